@@ -1,0 +1,166 @@
+"""The records of gnomon: a prompt, its responses, and how they compare.
+
+Every method in the field looks at one prompt and K responses to it, so there is one record, the
+:class:`Group`. A demonstration is a group with K = 1, a preference pair one with K = 2, a ranking
+one with K = 4..9, a rollout one with K = 1..64.
+
+Text-level records (:class:`Group`) are what readers produce and people write; token-level records
+(:class:`TokenGroup`) are what packing, training and rollouts pass on. Everything is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a record came from: a file and its 1-based row, for error messages."""
+
+    file: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. ``role`` is system, user, assistant or tool."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is asked.
+
+    Either ``messages`` (rendered by the tokenizer's chat template with a generation prompt) or, for
+    base models and plain text, ``text`` (tokenised as it stands).
+
+    Attributes:
+        id: unique within a data set; stable across runs.
+        messages: the conversation up to the response; empty when ``text`` is given.
+        text: a raw prompt without a template, or None.
+        source: where it was read.
+        category: a label results are broken down by (task, domain), or None.
+        meta: anything a reward needs (the reference answer, say); never shown to the model.
+    """
+
+    id: str
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    source: Source | None = None
+    category: str | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Response:
+    """One answer to a prompt.
+
+    ``messages`` starts with the assistant's turn; later user or tool turns may follow (multi-turn
+    demonstrations) and are context, never trained on. ``rank`` is 1 for the best; equal ranks tie.
+    """
+
+    messages: tuple[Message, ...]
+    id: str | None = None
+    rank: float | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The assistant's words, turns joined by a newline."""
+        return "\n".join(m.content for m in self.messages if m.role == "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One judgement between two responses of a group, by their indices in it.
+
+    Attributes:
+        better, worse: indices into ``Group.responses`` (for a tie the order means nothing).
+        weight: how much this judgement counts (labeller confidence, say); 0 removes it.
+        margin: by how much ``better`` should win, in units of reward (Llama 2's margin).
+        tie: the labeller called them equal.
+    """
+
+    better: int
+    worse: int
+    weight: float = 1.0
+    margin: float = 0.0
+    tie: bool = False
+
+
+def comparisons_from_ranks(ranks: Sequence[float], weight: float = 1.0) -> tuple[Comparison, ...]:
+    """All K(K-1)/2 comparisons that a ranking implies (1 = best; equal ranks give ties)."""
+    out: list[Comparison] = []
+    for i in range(len(ranks)):
+        for j in range(i + 1, len(ranks)):
+            better, worse = (i, j) if ranks[i] <= ranks[j] else (j, i)
+            out.append(Comparison(better, worse, weight=weight, tie=ranks[i] == ranks[j]))
+    return tuple(out)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt, K responses, and what is known of how they compare."""
+
+    prompt: Prompt
+    responses: tuple[Response, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TokenResponse:
+    """A response as tokens.
+
+    Attributes:
+        ids: the T tokens after the prompt, the closing EOS included when the turn ended.
+        mask: T flags, True where the token counts in a loss (the assistant's own tokens, EOS
+            included; never later user turns or tool output).
+        token: named per-token values, each a float tensor of shape [T]: ``sampler_logprobs``,
+            ``old_logprobs``, ``ref_logprobs``, ``advantages``, ``returns``, ``old_values``...
+        scalar: named per-response numbers: ``rank``, ``reward``, ``ref_logprob``...
+    """
+
+    ids: Sequence[int]
+    mask: Sequence[bool]
+    token: Mapping[str, Tensor] = field(default_factory=dict)
+    scalar: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.mask):
+            raise ValueError(f"{len(self.ids)} ids but {len(self.mask)} mask flags")
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """A group as tokens: the prompt once, and its K responses.
+
+    ``prompt_ids`` holds at least one token (a BOS, or a plain text's first token), since the first
+    response token is predicted from the prompt's last.
+    """
+
+    id: str
+    prompt_ids: Sequence[int]
+    responses: tuple[TokenResponse, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    weight: float = 1.0
+    source: Source | None = None
+    category: str | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.prompt_ids):
+            raise ValueError(f"group {self.id}: a prompt needs at least one token")
+
+    def num_tokens(self, shared: bool = True) -> int:
+        """Tokens the forward pass computes: the prompt once (shared) or once per response."""
+        copies = 1 if shared else len(self.responses)
+        return copies * len(self.prompt_ids) + sum(len(r.ids) for r in self.responses)

@@ -1,0 +1,26 @@
+"""Errors a user can act on: each message says what is wrong, where, and what to do about it.
+
+The command line prints these without a traceback; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class GnomonError(Exception):
+    """Base of every error whose cure is in the user's hands."""
+
+
+class DataError(GnomonError):
+    """A data file, row or tokenizer template that cannot be used."""
+
+
+class ConfigError(GnomonError):
+    """A recipe that cannot be run as written."""
+
+
+class ModelError(GnomonError):
+    """A model folder that cannot be loaded, or would have to be unpickled."""
+
+
+class RunError(GnomonError):
+    """A run that had to stop: NaN loss, failing rewards, a full disk. Nothing saved is lost."""
