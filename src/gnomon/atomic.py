@@ -1,0 +1,271 @@
+"""Files and folders that are either whole or not there, whatever kills the process.
+
+Everything is first written beside its target under a hidden temporary name, forced to disk, and
+then renamed onto the target in one step. A full disk leaves the target as it was and raises a
+:class:`~gnomon.errors.RunError` that says how much room is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import itertools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gnomon.errors import RunError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where abandoned temporaries are left for the user
+    fcntl = None  # type: ignore[assignment]
+
+_TMP = ".tmp-"
+_OLD = ".old"
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_counter = itertools.count()
+
+
+@contextmanager
+def write_folder(target: Path, need: int | None = None) -> Iterator[Path]:
+    """Fill a temporary sibling of ``target``, then put it in ``target``'s place at once.
+
+    Args:
+        target: the folder to appear; one that exists is replaced as a whole.
+        need: bytes that will be written, if known: too little room is then refused up front.
+
+    Yields:
+        The temporary folder to write into.
+
+    Raises:
+        RunError: the disk is full (or would be); ``target`` is as it was before.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(target)
+    _check_room(target, need)
+    tmp = _temporary_name(target)
+    with _guarded(target, tmp, need):
+        tmp.mkdir()
+        with _locked(tmp):
+            yield tmp
+            _sync_tree(tmp)
+            _swap(tmp, target)
+            _sync(target.parent)
+
+
+@contextmanager
+def write_file(path: Path, need: int | None = None) -> Iterator[Path]:
+    """Like :func:`write_folder` for one file: yields the temporary path to write to."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _check_room(path, need)
+    tmp = _temporary_name(path)
+    with _guarded(path, tmp, need):
+        tmp.touch(exist_ok=False)
+        with _locked(tmp):
+            yield tmp
+            _sync(tmp)
+            os.replace(tmp, path)
+            _sync(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` in one step."""
+    with write_file(path) as tmp:
+        tmp.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` (UTF-8, newlines as they stand) in one step."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Replace ``path`` by ``value`` as JSON in one step."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def recover_folder(target: Path) -> None:
+    """Finish a replacement of ``target`` that was cut off between its two renames.
+
+    Only file systems that cannot exchange two folders in one step need this; call it before
+    reading a folder that may have been replaced.
+    """
+    backup = _backup_name(target)
+    if not backup.exists():
+        return
+    if target.exists():
+        shutil.rmtree(backup, ignore_errors=True)
+    else:
+        os.rename(backup, target)
+
+
+def clean_temporaries(folder: Path) -> list[str]:
+    """Remove what killed processes left half-written in ``folder``; returns the names removed.
+
+    A temporary that a living process still writes is locked and stays.
+    """
+    removed = []
+    for tmp in sorted(folder.glob(f".*{_TMP}*")):
+        if not _is_abandoned(tmp):
+            continue
+        _remove(tmp)
+        removed.append(tmp.name)
+    return removed
+
+
+def _temporary_name(target: Path) -> Path:
+    return target.with_name(
+        f".{target.name}{_TMP}{os.getpid()}-{next(_counter)}-{os.urandom(3).hex()}"
+    )
+
+
+def _backup_name(target: Path) -> Path:
+    return target.with_name(f".{target.name}{_OLD}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(tmp: Path) -> Iterator[None]:
+    """Hold a lock that dies with the process, so that others can tell work from wreckage."""
+    if fcntl is None:
+        yield
+        return
+    fd = os.open(tmp, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no such locks
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _is_abandoned(tmp: Path) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        fd = os.open(tmp, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no handle to a folder that could be flushed
+    fd = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_tree(folder: Path) -> None:
+    for root, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            _sync(Path(root, name))
+        _sync(Path(root))
+
+
+def _swap(tmp: Path, target: Path) -> None:
+    """Put ``tmp`` in ``target``'s place and remove what stood there."""
+    if not target.exists():
+        os.rename(tmp, target)
+        return
+    if _exchange(tmp, target):
+        _sync(target.parent)
+        _remove(tmp)
+        return
+    backup = _backup_name(target)
+    os.rename(target, backup)
+    try:
+        os.rename(tmp, target)
+    except BaseException:
+        os.rename(backup, target)
+        raise
+    _sync(target.parent)
+    _remove(backup)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two folders in one step (Linux ``renameat2``); False where that is not on offer."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0)
+
+
+@contextmanager
+def _guarded(target: Path, tmp: Path, need: int | None) -> Iterator[None]:
+    """Remove ``tmp`` whatever goes wrong, and say a full disk in words a user can act on."""
+    try:
+        yield
+    except BaseException as error:
+        full = _is_disk_full(error)
+        needed = need or (_size(tmp) if full else 0)
+        _remove(tmp)
+        if not full:
+            raise
+        prefix = "" if need else "more than "
+        raise _disk_full(target, f"{prefix}{_human(needed)} are") from error
+
+
+def _check_room(target: Path, need: int | None) -> None:
+    if need and shutil.disk_usage(target.parent).free < need:
+        raise _disk_full(target, f"{_human(need)} are")
+
+
+def _disk_full(target: Path, needed: str) -> RunError:
+    free = _human(shutil.disk_usage(target.parent).free)
+    return RunError(
+        f"The disk is full: writing {target} failed. {needed} needed in {target.parent}, {free} "
+        "are free. Nothing saved before is lost. Free some space (old runs and their checkpoints are "
+        "the largest), or point the run at another disk, and go on with --resume."
+    )
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return True
+    # safetensors and arrow wrap the system's error and keep only its text
+    text = str(error)
+    return "No space left on device" in text or "StorageFull" in text
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(f.stat().st_size for f in files if f.is_file())
+
+
+def _human(size: int) -> str:
+    value = float(size)
+    for unit in ("bytes", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
