@@ -226,26 +226,25 @@ def _guarded(target: Path, tmp: Path, need: int | None) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        full = _is_disk_full(error)
-        needed = need or (_size(tmp) if full else 0)
         _remove(tmp)
-        if not full:
+        if not _is_disk_full(error):
             raise
-        prefix = "" if need else "more than "
-        raise _disk_full(target, f"{prefix}{_human(needed)} are") from error
+        raise _disk_full(target, need) from error
 
 
 def _check_room(target: Path, need: int | None) -> None:
     if need and shutil.disk_usage(target.parent).free < need:
-        raise _disk_full(target, f"{_human(need)} are")
+        raise _disk_full(target, need)
 
 
-def _disk_full(target: Path, needed: str) -> RunError:
-    free = _human(shutil.disk_usage(target.parent).free)
+def _disk_full(target: Path, need: int | None) -> RunError:
+    """The error to raise once the temporary is gone, so that what it held counts as free."""
+    free = shutil.disk_usage(target.parent).free
+    needed = _human(need) if need else f"more than {_human(free)}"
     return RunError(
-        f"The disk is full: writing {target} failed. {needed} needed in {target.parent}, {free} "
-        "are free. Nothing saved before is lost. Free some space (old runs and their checkpoints are "
-        "the largest), or point the run at another disk, and go on with --resume."
+        f"The disk is full: writing {target} failed. It needs {needed}, and {_human(free)} are free "
+        f"in {target.parent}. Nothing saved before is lost. Free some space (old runs and their "
+        "checkpoints are the largest), or point the run at another disk, and go on with --resume."
     )
 
 
@@ -255,11 +254,6 @@ def _is_disk_full(error: BaseException) -> bool:
     # safetensors and arrow wrap the system's error and keep only its text
     text = str(error)
     return "No space left on device" in text or "StorageFull" in text
-
-
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(f.stat().st_size for f in files if f.is_file())
 
 
 def _human(size: int) -> str:
