@@ -108,6 +108,13 @@ def recover_folder(target: Path) -> None:
         os.rename(backup, target)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that no half-removed one is ever seen under its name."""
+    tmp = _temporary_name(folder)
+    os.rename(folder, tmp)
+    _remove(tmp)
+
+
 def clean_temporaries(folder: Path) -> list[str]:
     """Remove what killed processes left half-written in ``folder``; returns the names removed.
 
@@ -242,8 +249,8 @@ def _disk_full(target: Path, need: int | None) -> RunError:
     free = shutil.disk_usage(target.parent).free
     needed = _human(need) if need else f"more than {_human(free)}"
     return RunError(
-        f"The disk is full: writing {target} failed. It needs {needed}, and {_human(free)} are free "
-        f"in {target.parent}. Nothing saved before is lost. Free some space (old runs and their "
+        f"The disk is full: writing {target} failed. It needs {needed}, and {_human(free)} are "
+        f"free in {target.parent}. Nothing saved before is lost. Free some space (old runs and their "
         "checkpoints are the largest), or point the run at another disk, and go on with --resume."
     )
 
