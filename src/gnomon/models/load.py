@@ -1,0 +1,258 @@
+"""Loading models: from the package, a folder or a hub, from safetensors files only.
+
+Nothing is ever unpickled and no code that comes with a model is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from gnomon.errors import ModelError
+from gnomon.models import smollm2
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
+HUB_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+CONVERT = (
+    "A pickle can run code when it is read, so it is refused. Convert it where you trust it: "
+    "load it there with transformers and call model.save_pretrained(FOLDER), which writes "
+    "safetensors"
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model, its tokenizer, and where they came from.
+
+    Attributes:
+        model: in evaluation mode, all parameters trainable.
+        tokenizer: as its folder says.
+        source: what was asked for ("tunnel", a folder, a hub id).
+        fingerprint: see :func:`fingerprint`; "random:..." for a random start.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    fingerprint: str
+
+
+def load_causal_lm(
+    source: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str | torch.device = "cpu",
+    random_init: bool = False,
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        source: ``"tunnel"`` (the small model in this package), ``"smollm2-135m"`` (from the
+            ``quickstart`` extra), a local folder, or a hub id such as ``org/name``.
+        dtype: ``float32``, ``bfloat16`` or ``float16``. On CPUs without bfloat16 units float32
+            is a hundred times faster.
+        device: where to put the model.
+        random_init: take only the configuration and tokenizer, and draw fresh weights from torch's
+            global random state.
+
+    Raises:
+        ModelError: nothing there, no safetensors, weights that do not fit, an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
+    folder = fetch(source)
+    config = read_config(folder)
+    tokenizer = load_tokenizer(folder)
+    if random_init:
+        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
+        print_of = "random:" + state_fingerprint(model)
+    else:
+        model = load_weights(AutoModelForCausalLM, folder, config=config, dtype=DTYPES[dtype])
+        print_of = fingerprint(folder)
+    return LoadedModel(model.to(device).eval(), tokenizer, str(source), print_of)
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of any source that :func:`load_causal_lm` takes."""
+    folder = fetch(source)
+    if not any((folder / n).is_file() for n in ("tokenizer.json", "tokenizer_config.json")):
+        raise ModelError(
+            f"{folder} has no tokenizer (tokenizer.json). Save the tokenizer beside the model: "
+            "tokenizer.save_pretrained(FOLDER)"
+        )
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"the tokenizer in {folder} cannot be read: {_first(error)}") from error
+    return tokenizer
+
+
+def resolve(source: str | Path) -> Path | str:
+    """What a source means: a local folder, or a hub id for :func:`fetch` to download.
+
+    Raises:
+        ModelError: the folder does not exist, or the name cannot be a hub id.
+    """
+    if source == "tunnel":
+        return Path(str(resources.files("gnomon"))) / "tunnel" / "base"
+    if source == "smollm2-135m":
+        return smollm2.cached_folder()
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file; give the folder that holds the model")
+    text = str(source)
+    parts = text.split("/")
+    if isinstance(source, Path) or text.startswith(("/", ".", "~")) or len(parts) != 2:
+        raise ModelError(
+            f"no model at {text!r}: there is no such folder, and a hub id has the form org/name. "
+            "Models that need no download: tunnel, smollm2-135m"
+        )
+    return text
+
+
+def fetch(source: str | Path) -> Path:
+    """The local folder of a source, downloaded from the hub when it is not here yet."""
+    found = resolve(source)
+    if isinstance(found, str):
+        found = _download(found)
+    if not (found / "config.json").is_file():
+        if (found / "adapter_config.json").is_file():
+            raise ModelError(
+                f"{found} is a LoRA adapter, not a model: load its base model, and give this "
+                "folder as the adapter to start from"
+            )
+        raise ModelError(f"{found} is not a model folder: it has no config.json")
+    return found
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=HUB_PATTERNS))
+    except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
+        raise ModelError(
+            f"model {hub_id!r}: there is no such folder here, and the hub did not give it "
+            f"({_first(error)}). Check the spelling and the network (HF_HUB_OFFLINE), or give a "
+            "local folder"
+        ) from error
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """The configuration in a model folder; architectures that need their own code are refused."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be used: {_first(error)}") from error
+
+
+def load_weights(
+    auto_class: Any, folder: Path, *, config: PretrainedConfig, dtype: torch.dtype
+) -> PreTrainedModel:
+    """``auto_class.from_pretrained`` on safetensors, with every weight accounted for."""
+    weight_files(folder)
+    try:
+        model, info = auto_class.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"the weights in {folder} cannot be loaded: {_first(error)}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{folder} lacks {len(missing)} weights of {type(model).__name__}, such as "
+            f"{missing[0]}: it holds another kind of model, or is incomplete"
+        )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the weights, in a fixed order.
+
+    Raises:
+        ModelError: there are none (naming any pickle that is there instead), or a shard is missing.
+    """
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if (folder / INDEX).is_file():
+        shards = sorted({folder / f for f in read_json(folder / INDEX)["weight_map"].values()})
+        lost = [s.name for s in shards if not s.is_file()]
+        if lost:
+            raise ModelError(f"{folder} lacks {', '.join(lost)}, which {INDEX} names")
+        return shards
+    pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
+    if pickles:
+        raise ModelError(f"{folder} has only {pickles[0]} and no {SINGLE}. {CONVERT}")
+    raise ModelError(f"{folder} has no weights: {SINGLE} is missing")
+
+
+def fingerprint(folder: str | Path) -> str:
+    """sha256 of a model folder's weights and configuration (hexadecimal).
+
+    Adapters, cached reference log-probs and reward models carry the fingerprint of the weights
+    they were made for.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    for noise in ("transformers_version", "_name_or_path"):
+        config.pop(noise, None)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for file in weight_files(folder):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def state_fingerprint(model: PreTrainedModel) -> str:
+    """sha256 of the weights of a model in memory (hexadecimal)."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file, or a ModelError that names the file."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read: {_first(error)}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{file} holds no JSON object")
+    return value
+
+
+def _first(error: Exception) -> str:
+    """The first line of an error: libraries add paragraphs of advice that do not apply here."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,371 @@
+"""One trunk, many roles: policy, reference, reward and value model on one copy of the weights.
+
+A :class:`Trunk` is a transformer with any number of LoRA adapters (Hu et al. 2021, "LoRA") side by
+side on it; a :class:`Role` is one way of using a trunk: through one adapter or none, with one
+scalar head or none. With LoRA the trunk is frozen, so the reference model is simply the trunk with
+its adapters off, and cannot drift. With full fine-tuning each role has a trunk of its own, and
+sharing one that is trained is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gnomon.data.batch import Batch
+from gnomon.errors import ModelError
+from gnomon.models import adapters as lora_adapters
+from gnomon.models.adapters import LoraSettings
+from gnomon.models.attention_switch import attention_implementation
+from gnomon.models.heads import ScalarHead
+from gnomon.models.load import LoadedModel
+
+if TYPE_CHECKING:
+    from gnomon.models.logprobs import TokenLogprobs
+    from gnomon.models.packed import PackedForward
+
+__all__ = ["LoraSettings", "Role", "Trunk"]
+
+
+class Trunk:
+    """One copy of transformer weights and any number of LoRA adapters on it.
+
+    Args:
+        model: a causal language model of transformers (or its headless base, for reward models).
+        tokenizer: its tokenizer.
+        fingerprint: of the weights as loaded (see ``gnomon.models.load``); adapters are tied to it.
+        source: where the weights came from, for people to read.
+        gradient_checkpointing: recompute each layer in the backward pass instead of keeping its
+            activations. Takes effect in roles that are in training mode.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        fingerprint: str = "",
+        source: str = "",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.fingerprint = fingerprint
+        self.source = source
+        self.gradient_checkpointing = gradient_checkpointing
+        self._layers: list[LoraLayer] = []
+        self._adapter: str | None = None
+        self._training = False
+        self._roles: weakref.WeakSet[Role] = weakref.WeakSet()
+        if gradient_checkpointing:
+            self._enable_checkpointing()
+
+    @classmethod
+    def from_loaded(cls, loaded: LoadedModel, *, gradient_checkpointing: bool = False) -> Trunk:
+        """A trunk of a model that ``load_causal_lm`` returned."""
+        return cls(
+            loaded.model,
+            loaded.tokenizer,
+            fingerprint=loaded.fingerprint,
+            source=loaded.source,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+
+    @cached_property
+    def packed(self) -> PackedForward:
+        """The forward pass over packed groups."""
+        from gnomon.models.packed import PackedForward
+
+        return PackedForward(self.model)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters, in the order they were added."""
+        return tuple(getattr(self.model, "peft_config", {}))
+
+    @property
+    def active_adapter(self) -> str | None:
+        """The adapter that a forward pass would use now; None outside ``active``."""
+        return self._adapter
+
+    def add_adapter(
+        self,
+        name: str,
+        lora: LoraSettings | None = None,
+        *,
+        init_from: Path | str | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Put one more adapter on the trunk and freeze the trunk; adapters stay off until used.
+
+        Args:
+            name: a new name (letters, digits, ``_`` and ``-``).
+            lora: its settings; may be left out when ``init_from`` brings its own.
+            init_from: an adapter's name on this trunk, or the folder of a saved PEFT adapter, to
+                start from. Without it the adapter starts as the identity (B = 0).
+            seed: for the initial A matrices; the global random state is left as it was.
+
+        Raises:
+            ModelError: a taken or unusable name, settings that contradict ``init_from``, an
+                adapter made for other weights, a trunk that some role trains in full.
+        """
+        for role in self._roles:
+            if role.trains_trunk:
+                raise ModelError(
+                    f"adapter {name!r} cannot go on this trunk: role {role.name!r} trains all of "
+                    "its weights. Give the adapter a copy of its own (trunk.copy())."
+                )
+        lora_adapters.add(self, name, lora, init_from=init_from, seed=seed)
+        self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
+        self._switch(self._adapter)
+
+    def adapter_parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """The adapter's parameters by name; the adapter's own name is left out of the keys."""
+        if name not in self.adapters:
+            raise ModelError(f"no adapter {name!r} on this trunk; it has {list(self.adapters)}")
+        return lora_adapters.parameters(self.model, name)
+
+    @contextmanager
+    def active(self, adapter: str | None) -> Iterator[None]:
+        """Use ``adapter`` (None: the plain trunk) within the block; then what was used before."""
+        if adapter is not None and adapter not in self.adapters:
+            raise ModelError(f"no adapter {adapter!r} on this trunk; it has {list(self.adapters)}")
+        before = self._adapter
+        try:
+            self._switch(adapter)
+            yield
+        finally:
+            self._switch(before)
+
+    @contextmanager
+    def mode(self, training: bool) -> Iterator[None]:
+        """Run the trunk's modules in training mode (dropout) or not within the block."""
+        before = self._training
+        try:
+            self._set_training(training)
+            yield
+        finally:
+            self._set_training(before)
+
+    def copy(self) -> Trunk:
+        """A trunk of its own with the same weights and adapters (for full fine-tuning)."""
+        model = copy.deepcopy(self.model)
+        twin = Trunk(
+            model,
+            self.tokenizer,
+            fingerprint=self.fingerprint,
+            source=self.source,
+            gradient_checkpointing=self.gradient_checkpointing,
+        )
+        twin._layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+        twin._switch(None)
+        return twin
+
+    def _switch(self, adapter: str | None) -> None:
+        # peft's own set_adapter and enable_adapters also flip requires_grad on every adapter, which
+        # would freeze one role's parameters while another is at work; so only the choice is set.
+        for layer in self._layers:
+            layer._active_adapter = [] if adapter is None else [adapter]
+            layer._disable_adapters = adapter is None
+        self._adapter = adapter
+
+    def _set_training(self, training: bool) -> None:
+        if training != self._training:
+            self.model.train(training)
+            self._training = training
+
+    def _enable_checkpointing(self) -> None:
+        kwargs = {"use_reentrant": False, "context_fn": self._checkpoint_contexts}
+        enable = getattr(self.model, "activation_checkpointing_enable", None)
+        (enable or self.model.gradient_checkpointing_enable)(kwargs)
+        self.model.disable_input_require_grads()  # only reentrant checkpointing needs it
+
+    def _checkpoint_contexts(self) -> tuple[AbstractContextManager[None], ...]:
+        # The backward pass recomputes a layer after the forward's blocks were left: it must find
+        # the same adapter, mode and attention function as the forward did.
+        training = self._training and _has_dropout(self.model)
+        attention = self.model.config._attn_implementation
+        return nullcontext(), self._as_now(self._adapter, training, attention)
+
+    @contextmanager
+    def _as_now(self, adapter: str | None, training: bool, attention: str) -> Iterator[None]:
+        with (
+            self.active(adapter),
+            self.mode(training),
+            attention_implementation(self.model, attention),
+        ):
+            yield
+
+
+class Role:
+    """Policy, reference, reward model or value model: a trunk seen through an adapter and a head.
+
+    A trainable role trains its adapter (and head); without an adapter it trains the whole trunk,
+    which it then must have to itself. A role that is not trainable is always in evaluation mode
+    and computes no gradients. Roles start in evaluation mode; ``train()`` switches dropout on.
+
+    Args:
+        name: what it is ("policy", "reference", ...); part of its parameters' names.
+        trunk: the weights.
+        adapter: name of the adapter on the trunk, or None for the plain trunk. Two roles may share
+            one (a value model on the policy's hidden states).
+        head: the scalar head, or None.
+        trainable: whether it is trained.
+
+    Raises:
+        ModelError: unknown adapter, a head of another width, or a fully trained trunk shared.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        trunk: Trunk,
+        *,
+        adapter: str | None = None,
+        head: ScalarHead | None = None,
+        trainable: bool = False,
+    ) -> None:
+        if adapter is not None and adapter not in trunk.adapters:
+            raise ModelError(f"role {name!r}: no adapter {adapter!r}; has {list(trunk.adapters)}")
+        if head is not None and head.hidden_size != trunk.hidden_size:
+            raise ModelError(
+                f"role {name!r}: the head is for width {head.hidden_size}, the model has "
+                f"{trunk.hidden_size}"
+            )
+        self.name = name
+        self.trunk = trunk
+        self.adapter = adapter
+        self.head = None if head is None else head.to(trunk.model.device)
+        self.trainable = trainable
+        self.training = False
+        self._refuse_shared_training()
+        trunk._roles.add(self)
+        if self.trains_trunk:
+            trunk.model.requires_grad_(True)
+        if self.head is not None:
+            self.head.requires_grad_(trainable)
+            self.head.eval()
+
+    @property
+    def trains_trunk(self) -> bool:
+        """True when training changes the trunk itself (no adapter in between)."""
+        return self.trainable and self.adapter is None
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Final hidden states [N, H] of the packed tokens, as the vocabulary head takes them."""
+        with self._running():
+            hidden: Tensor = self.trunk.packed.hidden(batch)
+        return hidden
+
+    def logprobs(
+        self,
+        batch: Batch,
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        hidden: Tensor | None = None,
+    ) -> TokenLogprobs:
+        """Log-probabilities (nats) of the R response tokens under softmax(logits / temperature).
+
+        Args:
+            entropy: also give the entropy (nats) of each token's distribution.
+            hidden: [N, H] from :meth:`hidden`, when it was computed already.
+        """
+        from gnomon.models.logprobs import token_logprobs
+
+        hidden = self.hidden(batch) if hidden is None else hidden
+        with self._running():
+            return token_logprobs(
+                self.trunk.model, hidden, batch, temperature=temperature, entropy=entropy
+            )
+
+    def scores(self, batch: Batch, *, hidden: Tensor | None = None) -> Tensor:
+        """The head at each response's last token: raw scores [S], or [S, n] of an n-fold head."""
+        hidden = self.hidden(batch) if hidden is None else hidden
+        with self._running():
+            return _squeeze(self._head("scores")(hidden[batch.last_index]))
+
+    def values(self, batch: Batch, *, hidden: Tensor | None = None) -> Tensor:
+        """V(s_t) [R]: the head at the token *before* each response token, the state it was
+        sampled from (Schulman et al. 2016, "GAE": the value must not see the action)."""
+        hidden = self.hidden(batch) if hidden is None else hidden
+        with self._running():
+            return _squeeze(self._head("values")(hidden[batch.source_index]))
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name, for optimizers and checkpoints.
+
+        Names do not depend on which other roles exist: ``adapter.<adapter>...`` (the same for two
+        roles that share the adapter), ``<role>.trunk...`` and ``<role>.head...``.
+        """
+        if not self.trainable:
+            return {}
+        named: dict[str, nn.Parameter] = {}
+        if self.adapter is not None:
+            for key, parameter in self.trunk.adapter_parameters(self.adapter).items():
+                named[f"adapter.{self.adapter}.{key}"] = parameter
+        else:
+            for key, parameter in self.trunk.model.named_parameters():
+                named[f"{self.name}.trunk.{key}"] = parameter
+        if self.head is not None:
+            for key, parameter in self.head.named_parameters():
+                named[f"{self.name}.head.{key}"] = parameter
+        return named
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters (none when the role is not trainable)."""
+        return list(self.named_parameters().values())
+
+    def train(self, mode: bool = True) -> Role:
+        """Dropout and gradient checkpointing on or off; an untrainable role stays off."""
+        self.training = mode and self.trainable
+        return self
+
+    def eval(self) -> Role:
+        return self.train(False)
+
+    def _head(self, wanted_for: str) -> ScalarHead:
+        if self.head is None:
+            raise ModelError(f"role {self.name!r} has no scalar head, so it gives no {wanted_for}")
+        return self.head
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        grad = nullcontext() if self.trainable else torch.no_grad()
+        with grad, self.trunk.active(self.adapter), self.trunk.mode(self.training):
+            yield
+
+    def _refuse_shared_training(self) -> None:
+        for other in self.trunk._roles:
+            for trained, shares in ((self, other), (other, self)):
+                if trained.trains_trunk:
+                    raise ModelError(
+                        f"role {trained.name!r} trains all weights of the trunk that role "
+                        f"{shares.name!r} uses too, so {shares.name!r} would drift with it. Give "
+                        "one of them a copy (trunk.copy()), or train through a LoRA adapter."
+                    )
+
+
+def _has_dropout(model: PreTrainedModel) -> bool:
+    """Whether training mode changes what a layer computes (if not, switching modes is wasted)."""
+    rates = [v for k, v in vars(model.config).items() if "drop" in k and isinstance(v, float)]
+    modules = (m.p for m in model.modules() if isinstance(m, nn.Dropout))
+    return any(rate > 0 for rate in (*rates, *modules))
+
+
+def _squeeze(scores: Tensor) -> Tensor:
+    return scores.squeeze(-1) if scores.shape[-1] == 1 else scores
