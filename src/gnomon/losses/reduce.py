@@ -1,0 +1,164 @@
+"""From unreduced losses to one number, with the whole step's denominator.
+
+Losses in this package return one value per token [R], per response [S] or per comparison [C]. They
+are summed here and divided by a denominator that the caller computed over the *whole optimiser
+step* before splitting it, so the losses of its micro-batches add up to the step's loss, and any
+split gives the same gradient.
+
+Masked entries are left out, not multiplied by 0: a NaN loss there does not reach the sum.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Aggregation = Literal["token", "sequence", "constant"]
+
+
+def require_same_shape(**tensors: Tensor | None) -> None:
+    """Raise ValueError unless all given tensors have one shape.
+
+    Broadcasting [C] against [C, 1] would quietly make a [C, C] loss; losses refuse it instead.
+    """
+    shapes = {name: tuple(t.shape) for name, t in tensors.items() if t is not None}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"shapes must be equal: {listed}")
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Half-precision values as float32, since long sums lose too much in 8 or 11 bits."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum of ``values`` where ``mask`` is True; a scalar."""
+    require_same_shape(values=values, mask=mask)
+    return _wide(values).masked_fill(~mask, 0.0).sum()
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``values`` where ``mask`` is True; a scalar, 0 when nothing is counted.
+
+    For metrics and whitening. A loss needs :func:`aggregate` with the step's own denominator.
+    """
+    return masked_sum(values, mask) / mask.sum().clamp(min=1)
+
+
+def segment_sum(values: Tensor, segment_of: Tensor, num_segments: int) -> Tensor:
+    """Sums per segment: out[s] = sum of values[i] over i with segment_of[i] = s.
+
+    Args:
+        values: [R] (or any [N]).
+        segment_of: [R] index of each value's segment, 0..num_segments-1.
+        num_segments: S.
+
+    Returns:
+        [S]; an empty segment sums to 0.
+    """
+    require_same_shape(values=values, segment_of=segment_of)
+    wide = _wide(values)
+    return wide.new_zeros(num_segments).index_add(0, segment_of, wide)
+
+
+def response_logprobs(
+    logprobs: Tensor, response_mask: Tensor, response_of: Tensor, num_responses: int
+) -> Tensor:
+    """Each response's log-probability in nats: the sum over its counted tokens.
+
+    Args:
+        logprobs: [R] per-token log-probabilities.
+        response_mask: [R] bool.
+        response_of: [R].
+        num_responses: S.
+
+    Returns:
+        [S].
+    """
+    require_same_shape(logprobs=logprobs, response_mask=response_mask)
+    return segment_sum(logprobs.masked_fill(~response_mask, 0.0), response_of, num_responses)
+
+
+def step_denominator(
+    lengths: Tensor, *, mode: Aggregation, max_length: int | None = None
+) -> Tensor:
+    """The denominator of :func:`aggregate` for all responses of one optimiser step.
+
+    Args:
+        lengths: [S] counted tokens of *every* response of the step (all micro-batches, all ranks).
+        mode: "token": the number of counted tokens. "sequence": the number of responses with at
+            least one counted token. "constant": S * ``max_length``, whatever was generated (Dr.
+            GRPO, Liu et al. 2025, arXiv:2503.20783, which removes the length bias).
+        max_length: the token budget of a response; only for "constant".
+
+    Returns:
+        A scalar, at least 1, so that a step with nothing to count has loss 0 rather than NaN.
+    """
+    if mode == "token":
+        total = lengths.sum()
+    elif mode == "sequence":
+        total = (lengths > 0).sum()
+    elif mode == "constant":
+        if max_length is None or max_length < 1:
+            raise ValueError(f'mode "constant" needs max_length >= 1, got {max_length}')
+        total = torch.tensor(lengths.numel() * max_length, device=lengths.device)
+    else:
+        raise ValueError(f"unknown aggregation {mode!r}: use token, sequence or constant")
+    return total.clamp(min=1)
+
+
+def aggregate(
+    token_loss: Tensor,
+    response_mask: Tensor,
+    response_of: Tensor,
+    lengths: Tensor,
+    *,
+    mode: Aggregation,
+    denominator: Tensor | float,
+) -> Tensor:
+    """A micro-batch's share of the step's loss, from its per-token losses.
+
+    - "token": every token of the step weighs the same (DAPO, Yu et al. 2025, eq. 12).
+    - "sequence": mean over each response's tokens, then every response weighs the same (GRPO, Shao
+      et al. 2024, eq. 3).
+    - "constant": the plain sum over a fixed constant (Dr. GRPO).
+
+    Args:
+        token_loss: [R].
+        response_mask: [R] bool, tokens that count.
+        response_of: [R] the response (0..S-1) of each token.
+        lengths: [S] counted tokens of each response in this micro-batch.
+        mode: see above.
+        denominator: from :func:`step_denominator` over the whole step.
+
+    Returns:
+        A scalar. The sum over the step's micro-batches is the step's loss.
+    """
+    require_same_shape(token_loss=token_loss, response_mask=response_mask, response_of=response_of)
+    if mode == "sequence":
+        sums = response_logprobs(token_loss, response_mask, response_of, lengths.numel())
+        return (sums / lengths.clamp(min=1)).sum() / denominator
+    if mode in ("token", "constant"):
+        return masked_sum(token_loss, response_mask) / denominator
+    raise ValueError(f"unknown aggregation {mode!r}: use token, sequence or constant")
+
+
+def weighted_sum(values: Tensor, weight: Tensor | None, *, denominator: Tensor | float) -> Tensor:
+    """A micro-batch's share of a per-comparison or per-response loss.
+
+    Args:
+        values: [C] (or [S]) unreduced losses.
+        weight: [C] how much each counts, or None for 1 each. 0 removes an entry, NaN or not.
+        denominator: of the whole step: its sum of weights, or its number of prompts when the
+            weights come from :func:`gnomon.losses.preference.group_balanced_weight`.
+
+    Returns:
+        A scalar.
+    """
+    if weight is None:
+        return _wide(values).sum() / denominator
+    require_same_shape(values=values, weight=weight)
+    return (_wide(values).masked_fill(weight == 0, 0.0) * weight).sum() / denominator
