@@ -118,14 +118,16 @@ def remove_folder(folder: Path) -> None:
 def clean_temporaries(folder: Path) -> list[str]:
     """Remove what killed processes left half-written in ``folder``; returns the names removed.
 
-    A temporary that a living process still writes is locked and stays.
+    A temporary that a living process still writes is locked and stays. Replacements cut off
+    half-way are finished (see :func:`recover_folder`).
     """
     removed = []
     for tmp in sorted(folder.glob(f".*{_TMP}*")):
-        if not _is_abandoned(tmp):
-            continue
-        _remove(tmp)
-        removed.append(tmp.name)
+        if _is_abandoned(tmp):
+            _remove(tmp)
+            removed.append(tmp.name)
+    for backup in folder.glob(f".*{_OLD}"):
+        recover_folder(backup.with_name(backup.name[1 : -len(_OLD)]))
     return removed
 
 
@@ -250,8 +252,8 @@ def _disk_full(target: Path, need: int | None) -> RunError:
     needed = _human(need) if need else f"more than {_human(free)}"
     return RunError(
         f"The disk is full: writing {target} failed. It needs {needed}, and {_human(free)} are "
-        f"free in {target.parent}. Nothing saved before is lost. Free some space (old runs and their "
-        "checkpoints are the largest), or point the run at another disk, and go on with --resume."
+        f"free in {target.parent}. Nothing saved before is lost. Free some space (old runs and "
+        "their checkpoints are the largest) or choose another disk, and go on with --resume."
     )
 
 

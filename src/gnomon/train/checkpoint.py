@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gnomon.atomic import clean_temporaries, recover_folder, remove_folder, write_folder
+from gnomon.atomic import clean_temporaries, remove_folder, write_folder
 from gnomon.errors import RunError
 
 _FORMAT = 1
@@ -48,7 +48,8 @@ class Checkpoint:
         iteration: the loop's iteration after which it was saved.
         step: optimizer steps taken: the caller's ``state["step"]``, or else ``iteration``.
         tensors: the trained parameters by name.
-        optimizer: ``{"state": {parameter name: {key: value}}, "groups": [{..., "params": names}]}``.
+        optimizer: ``state`` ({parameter name: {key: value}}) and ``groups`` (each with its settings
+            and, as ``params``, its parameters' names).
         algorithm_state: what the caller passed as ``state``.
     """
 
@@ -121,8 +122,6 @@ class CheckpointStore:
         if not self.folder.is_dir():
             return None
         clean_temporaries(self.folder)
-        for backup in self.folder.glob(".step-*.old"):
-            recover_folder(backup.with_name(backup.name[1 : -len(".old")]))
         for iteration in reversed(self.iterations()):
             problem = self._problem(iteration)
             if problem is None:
@@ -145,8 +144,8 @@ class CheckpointStore:
         if problem is not None:
             have = ", ".join(map(str, self.iterations())) or "none"
             raise RunError(
-                f"The checkpoint {folder} cannot be used: {problem}. Resume from another one (there "
-                f"are: {have}) or start the stage anew."
+                f"The checkpoint {folder} cannot be used: {problem}. Resume from another one "
+                f"(there are: {have}) or start the stage anew."
             )
         extra = load_file(folder / _TENSORS)
         content = json.loads((folder / _STATE).read_text(encoding="utf-8"))

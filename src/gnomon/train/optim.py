@@ -1,0 +1,167 @@
+"""The optimizer, its learning rate, and gradient clipping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from gnomon.errors import ConfigError
+
+Schedule = Literal["cosine", "linear", "constant"]
+
+# Learning rates at 7e9 parameters, full fine-tuning, by method.
+_REFERENCE_SIZE = 7e9
+_SCALING_EXPONENT = 0.6
+_SUPERVISED = 1e-5
+_REINFORCEMENT = 1e-6
+_PREFERENCE = 5e-7
+_BASE_LR = {
+    **dict.fromkeys(("sft", "reward_model"), _SUPERVISED),
+    **dict.fromkeys(("ppo", "grpo", "rloo", "reinforce"), _REINFORCEMENT),
+    **dict.fromkeys(("dpo", "online_dpo", "kto"), _PREFERENCE),
+}
+_LORA_FACTOR = 10.0
+_LORA_CAP = 2e-3
+
+# A module of one of these names is a scalar reward or value head, never the vocabulary head.
+_SCALAR_HEADS = {"head", "score", "v_head", "value_head", "reward_head"}
+
+
+def make_optimizer(
+    named_parameters: Sequence[tuple[str, Parameter]],
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) in two named groups.
+
+    ``decay`` holds the weight matrices (LoRA's too). ``no_decay`` holds what weight decay only
+    harms: biases, norms and other tensors of one dimension or none, and scalar reward and value
+    heads, whose scale is what they have to learn. A frozen parameter is left out; one that occurs
+    under several names (tied weights) counts once. A group without parameters is left out.
+
+    Raises:
+        ConfigError: nothing is trainable.
+    """
+    groups: dict[str, list[tuple[str, Parameter]]] = {"decay": [], "no_decay": []}
+    seen: set[int] = set()
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad or id(parameter) in seen:
+            continue
+        seen.add(id(parameter))
+        plain = parameter.ndim <= 1 or not _SCALAR_HEADS.isdisjoint(name.split("."))
+        groups["no_decay" if plain else "decay"].append((name, parameter))
+    if not seen:
+        raise ConfigError("Nothing to train: every parameter of this stage is frozen.")
+    return torch.optim.AdamW(
+        [
+            {
+                "params": members,
+                "name": group,
+                "weight_decay": weight_decay if group == "decay" else 0.0,
+            }
+            for group, members in groups.items()
+            if members
+        ],
+        lr=lr,
+        betas=betas,
+        eps=eps,
+    )
+
+
+def lr_at(
+    iteration: int,
+    total: int,
+    *,
+    peak: float,
+    schedule: Schedule = "cosine",
+    warmup: float = 0.0,
+    floor: float = 0.0,
+) -> float:
+    """The learning rate of an iteration: a linear warm-up to ``peak``, then the schedule.
+
+    With w warm-up iterations and i < w, lr = peak (i + 1) / w: never zero, so no iteration is
+    wasted. Afterwards t = (i - w) / (total - w) goes from 0 to just under 1 and lr falls from
+    ``peak`` towards ``floor * peak`` along (1 + cos(pi t)) / 2, or 1 - t, or not at all.
+
+    Args:
+        iteration: 0-based; beyond ``total`` the rate stays where it ended.
+        warmup: a share of ``total`` when below 1, else a number of iterations.
+        floor: the lowest rate after warm-up, as a share of ``peak``.
+    """
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor = {floor} is not a share of the peak rate (0 to 1)")
+    warm = round(warmup * total) if warmup < 1 else round(warmup)
+    if iteration < warm:
+        return peak * (iteration + 1) / warm
+    t = min(1.0, (iteration - warm) / max(1, total - warm))
+    if schedule == "cosine":
+        share = (1 + math.cos(math.pi * t)) / 2
+    elif schedule == "linear":
+        share = 1 - t
+    elif schedule == "constant":
+        share = 1.0
+    else:
+        raise ValueError(f"unknown schedule {schedule!r}: cosine, linear or constant")
+    return peak * (floor + (1 - floor) * share)
+
+
+def default_lr(method: str, num_parameters: int, lora: bool = False) -> float:
+    """What ``lr: auto`` means: the field's rate at 7e9 parameters, scaled to the model's size.
+
+    lr = base (7e9 / N)^0.6, with base 1e-5 for SFT and reward models, 1e-6 for PPO and the other
+    policy-gradient methods, 5e-7 for DPO and its relatives. The exponent is a rule of thumb
+    between "constant" (0) and "inverse size" (1); for PPO it gives 1.07e-5 at 135M parameters and
+    1.3e-4 at 2M. LoRA takes ten times as much, at most 2e-3.
+
+    Args:
+        method: the algorithm's name in a recipe.
+        num_parameters: N, all parameters of the model (with LoRA too, not the adapter's).
+
+    Raises:
+        ConfigError: no rule is known for the method.
+    """
+    if method not in _BASE_LR:
+        raise ConfigError(
+            f"lr: auto has no rule for {method!r} (it has for {', '.join(sorted(_BASE_LR))}); "
+            "give lr as a number"
+        )
+    lr = _BASE_LR[method] * (_REFERENCE_SIZE / max(1, num_parameters)) ** _SCALING_EXPONENT
+    return min(lr * _LORA_FACTOR, _LORA_CAP) if lora else lr
+
+
+class GradNorm(NamedTuple):
+    """The gradient's norm before clipping, and whether every entry of it is a number."""
+
+    norm: float
+    finite: bool
+
+
+@torch.no_grad()
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> GradNorm:
+    """Scale all gradients together so that their joint L2 norm is at most ``max_norm``.
+
+    One norm over everything that is trained (policy, value head, adapters), so the direction of
+    the step never changes. It is computed in float32 at least. A gradient with a NaN or infinity
+    is left as it is and flagged: skip the step, or stop.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
+        return GradNorm(0.0, True)
+    norms = [
+        torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)).double()
+        for g in grads
+    ]
+    norm = float(torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])))
+    if not math.isfinite(norm):
+        return GradNorm(norm, False)
+    if norm > max_norm:
+        torch._foreach_mul_(grads, max_norm / norm)
+    return GradNorm(norm, True)
