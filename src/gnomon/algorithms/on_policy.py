@@ -1,0 +1,319 @@
+"""What every on-line method shares: prompts are sampled, scored and laid out as groups.
+
+    prompts -> rollout -> reward -> (log-probs, values, advantages) -> minibatches
+
+A method gives ``annotate`` (what each token carries into the loss) and ``loss``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gnomon.algorithms.base import (
+    Algorithm,
+    EncodedPrompt,
+    Evaluation,
+    Experience,
+    Ingredients,
+    Minibatch,
+    Settings,
+)
+from gnomon.data.batch import Batch
+from gnomon.data.pack import microbatches, pack
+from gnomon.data.records import TokenGroup, TokenResponse
+from gnomon.data.sampler import Sampler, epoch_order
+from gnomon.errors import RunError
+from gnomon.evals.statistics import mean_interval
+from gnomon.rewards.guard import score_safely
+from gnomon.rewards.protocol import Sample, Score
+from gnomon.rollout.protocol import Completion, Request
+
+EVALUATION_SEED = 2**30
+"""Rollout seeds of evaluations: the same prompts get the same random numbers every time."""
+
+
+class OnPolicySettings(Settings):
+    """Settings that every on-line method has."""
+
+    epochs: int = Field(1, ge=1, description="passes over an iteration's rollouts")
+    minibatches: int = Field(1, ge=1, description="optimiser steps per pass")
+    pretraining_coef: float = Field(
+        0.0, ge=0, description="weight of the pretraining-mix term (ptx)"
+    )
+    pretraining_batch: int = Field(8, ge=1, description="pretraining documents per optimiser step")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One prompt's completions with their scores; an observer's scores lie under its name."""
+
+    prompt: EncodedPrompt
+    completions: Sequence[Completion]
+    scores: Sequence[Score]
+    observed: Mapping[str, Sequence[Score]]
+
+
+class OnPolicy(Algorithm):
+    """Base of the methods that learn from what the policy itself writes."""
+
+    data: ClassVar = "prompts"
+    dropout: ClassVar[bool] = False  # old and new log-probs must differ by the update alone
+
+    def __init__(self, ingredients: Ingredients, settings: Any) -> None:
+        super().__init__(ingredients, settings)
+        self.sampler = Sampler(len(ingredients.prompts), ingredients.batch_size, ingredients.seed)
+        self.on_progress: Callable[[int, int], None] | None = None
+
+    # -- what a method gives ----------------------------------------------------------------------
+
+    @abstractmethod
+    def annotate(self, groups: Sequence[TokenGroup], temperature: float) -> Annotated:
+        """Add what the loss needs to each token (``token``) and say what was seen (``metrics``)."""
+
+    # -- the shared path --------------------------------------------------------------------------
+
+    def temperature(self, iteration: int) -> float:
+        """The sampling temperature, annealed linearly over the run."""
+        start = self.ingredients.sampling.params.temperature
+        end = self.ingredients.sampling.final_temperature
+        if end is None or self.ingredients.iterations < 2:
+            return start
+        return start + (end - start) * min(1.0, iteration / (self.ingredients.iterations - 1))
+
+    def experience(self, iteration: int) -> Experience:
+        prompts = [self.ingredients.prompts[i] for i in self.sampler.batch(iteration)]
+        temperature = self.temperature(iteration)
+        seed = self.ingredients.seed * 1_000_003 + iteration
+        rollouts = self.rollout(prompts, temperature, seed, self.ingredients.sampling.samples)
+        self._check_errors(rollouts, iteration)
+        groups = [g for i, r in enumerate(rollouts) if (g := token_group(r, f"{iteration}:{i}"))]
+        if not groups:
+            raise RunError(f"iteration {iteration}: no response got a reward; see samples.parquet")
+        annotated = self.annotate(groups, temperature)
+        metrics = rollout_metrics(rollouts) | dict(annotated.metrics)
+        metrics["temperature"] = temperature
+        return Experience(
+            self._minibatches(annotated.groups, iteration), metrics, sample_rows(rollouts)
+        )
+
+    def rollout(
+        self, prompts: Sequence[EncodedPrompt], temperature: float, seed: int, samples: int
+    ) -> list[Rollout]:
+        """Sample every prompt ``samples`` times and score what comes back."""
+        engine, reward = self.ingredients.engine, self.ingredients.reward
+        assert engine is not None and reward is not None, (
+            "an on-line method needs engine and reward"
+        )
+        engine.sync_weights()
+        n = samples
+        requests = [
+            Request(p.prompt.id, p.ids, n, seed=(seed * 65_537 + i) % 2**62)
+            for i, p in enumerate(prompts)
+        ]
+        params = replace(self.ingredients.sampling.params, temperature=temperature)
+        completions = engine.generate(requests, params, self.on_progress)
+        finished = [
+            Sample(p.prompt, c.text, p.ids, c.ids, c.finished)
+            for p, row in zip(prompts, completions, strict=True)
+            for c in row
+        ]
+        scores = score_safely(reward, finished)
+        observed = {o.name: score_safely(o, finished) for o in self.ingredients.observers}
+        out: list[Rollout] = []
+        for i, (prompt, row) in enumerate(zip(prompts, completions, strict=True)):
+            part = slice(i * n, (i + 1) * n)
+            out.append(
+                Rollout(prompt, row, scores[part], {k: v[part] for k, v in observed.items()})
+            )
+        return out
+
+    def evaluate(self, iteration: int, final: bool) -> Evaluation:
+        """Sample each held-out prompt once with fixed seeds; means with 95% intervals."""
+        prompts = self.ingredients.eval_prompts
+        if not prompts:
+            return Evaluation()
+        temperature = self.ingredients.sampling.params.temperature
+        rollouts = self.rollout(prompts, temperature, EVALUATION_SEED, samples=1)
+        groups = [g for i, r in enumerate(rollouts) if (g := token_group(r, f"eval:{i}"))]
+        series = score_series(rollouts)
+        series["length"] = [float(len(c.ids)) for r in rollouts for c in r.completions]
+        series["finished"] = [float(c.finished) for r in rollouts for c in r.completions]
+        if groups and "reference" in self.roles:
+            series["kl"] = self.response_kl(groups, temperature).tolist()
+        intervals = {name: mean_interval(values) for name, values in series.items() if values}
+        metrics = {f"eval/{name}": interval.value for name, interval in intervals.items()}
+        details = {name: interval.to_dict() for name, interval in intervals.items()}
+        return Evaluation(metrics, {"held-out prompts": details}, sample_rows(rollouts))
+
+    @torch.no_grad()
+    def response_kl(self, groups: Sequence[TokenGroup], temperature: float) -> Tensor:
+        """[S] sum of log(policy / reference) over each response, in nats (estimator k1)."""
+        parts: list[Tensor] = []
+        for batch in self.batches(groups):
+            policy = self.roles["policy"].logprobs(batch, temperature=temperature).logprobs
+            reference = self.roles["reference"].logprobs(batch, temperature=temperature).logprobs
+            parts.append(per_response_sum((policy - reference) * batch.response_mask, batch))
+        return torch.cat(parts)
+
+    def _check_errors(self, rollouts: Sequence[Rollout], iteration: int) -> None:
+        failed = [s.error for r in rollouts for s in r.scores if s.error is not None]
+        total = sum(len(r.scores) for r in rollouts)
+        if len(failed) > self.ingredients.max_reward_errors * total:
+            raise RunError(
+                f"iteration {iteration}: {len(failed)} of {total} rewards failed, more than the "
+                f"{self.ingredients.max_reward_errors:.0%} allowed (max_reward_errors). The first: "
+                f"{failed[0]}\nMend the reward and go on with --resume; nothing saved is lost."
+            )
+
+    def _minibatches(self, groups: Sequence[TokenGroup], iteration: int) -> list[Minibatch]:
+        count = min(self.settings.minibatches, len(groups))
+        out: list[Minibatch] = []
+        for epoch in range(self.settings.epochs):
+            seed = self.ingredients.seed * 7_919 + iteration
+            order = epoch_order(len(groups), seed, epoch)
+            for m in range(count):
+                step = (iteration * self.settings.epochs + epoch) * count + m
+                out.append(Minibatch([groups[i] for i in order[m::count]], self.text_for(step)))
+        return out
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """Groups that carry what the loss needs, and what was seen while computing it."""
+
+    groups: Sequence[TokenGroup]
+    metrics: Mapping[str, float]
+
+
+def token_group(rollout: Rollout, group_id: str) -> TokenGroup | None:
+    """A rollout as a group; responses whose reward failed are left out (None when all are)."""
+    responses = tuple(
+        TokenResponse(
+            ids=c.ids,
+            mask=[True] * len(c.ids),
+            token={"sampler_logprobs": c.logprobs.float().cpu()},
+            scalar={"reward": float(s.value), "finished": float(c.finished)},
+        )
+        for c, s in zip(rollout.completions, rollout.scores, strict=True)
+        if s.value is not None and len(c.ids)
+    )
+    if not responses:
+        return None
+    prompt = rollout.prompt
+    return TokenGroup(
+        group_id,
+        prompt.ids,
+        responses,
+        source=prompt.prompt.source,
+        category=prompt.prompt.category,
+    )
+
+
+def annotate_tokens(
+    groups: Sequence[TokenGroup],
+    compute: Callable[[Batch], Mapping[str, Tensor]],
+    tokens_per_microbatch: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Run ``compute`` on packed micro-batches and join its [R] columns over all groups."""
+    columns: dict[str, list[Tensor]] = {}
+    for part in microbatches(groups, tokens_per_microbatch):
+        for name, values in compute(pack(part).to(device)).items():
+            columns.setdefault(name, []).append(values.detach().float().cpu())
+    return {name: torch.cat(parts) for name, parts in columns.items()}
+
+
+def with_tokens(groups: Sequence[TokenGroup], columns: Mapping[str, Tensor]) -> list[TokenGroup]:
+    """The groups with [R] columns cut up again and added to each response's ``token``."""
+    out: list[TokenGroup] = []
+    at = 0
+    for group in groups:
+        responses: list[TokenResponse] = []
+        for response in group.responses:
+            end = at + len(response.ids)
+            added = {name: values[at:end] for name, values in columns.items()}
+            responses.append(replace(response, token={**response.token, **added}))
+            at = end
+        out.append(replace(group, responses=tuple(responses)))
+    return out
+
+
+def per_response_sum(values: Tensor, batch: Batch) -> Tensor:
+    """[S] sums of [R] values."""
+    out = torch.zeros(batch.num_responses, dtype=values.dtype, device=values.device)
+    return out.index_add(0, batch.response_of, values)
+
+
+def score_series(rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
+    """Every reward, its parts and the observers', as flat lists without the failed ones."""
+    series: dict[str, list[float]] = {"reward": []}
+    for rollout in rollouts:
+        for score in rollout.scores:
+            if score.value is None:
+                continue
+            series["reward"].append(score.value)
+            for name, part in score.parts.items():
+                series.setdefault(f"reward/{name}", []).append(part)
+        for observer, scores in rollout.observed.items():
+            for score in scores:
+                if score.value is None:
+                    continue
+                series.setdefault(observer, []).append(score.value)
+                for name, part in score.parts.items():
+                    series.setdefault(f"{observer}/{name}", []).append(part)
+    return series
+
+
+def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Means over an iteration's responses."""
+    metrics = {k: sum(v) / len(v) for k, v in score_series(rollouts).items() if v}
+    completions = [c for r in rollouts for c in r.completions]
+    rewards = [s.value for r in rollouts for s in r.scores if s.value is not None]
+    mean = sum(rewards) / max(1, len(rewards))
+    metrics["reward_std"] = math.sqrt(sum((x - mean) ** 2 for x in rewards) / max(1, len(rewards)))
+    metrics["length"] = sum(len(c.ids) for c in completions) / len(completions)
+    metrics["finished"] = sum(c.finished for c in completions) / len(completions)
+    metrics["reward_errors"] = float(sum(s.error is not None for r in rollouts for s in r.scores))
+    return metrics
+
+
+def sample_rows(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
+    """Rows of samples.parquet."""
+    rows: list[dict[str, Any]] = []
+    for rollout in rollouts:
+        prompt = rollout.prompt.prompt
+        text = (
+            prompt.text
+            if prompt.text is not None
+            else "\n".join(
+                m.content if m.role == "user" else f"[{m.role}] {m.content}"
+                for m in prompt.messages
+            )
+        )
+        for i, (completion, score) in enumerate(
+            zip(rollout.completions, rollout.scores, strict=True)
+        ):
+            observed = {name: scores[i].value for name, scores in rollout.observed.items()}
+            rows.append(
+                {
+                    "prompt_id": prompt.id,
+                    "category": prompt.category,
+                    "prompt": text,
+                    "response": completion.text,
+                    "reward": score.value,
+                    "parts": json.dumps({**score.parts, **observed}),
+                    "error": score.error,
+                    "length": len(completion.ids),
+                    "finished": completion.finished,
+                }
+            )
+    return rows

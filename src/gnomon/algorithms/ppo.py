@@ -1,0 +1,186 @@
+"""PPO with a critic under a KL penalty to the frozen reference.
+
+Schulman et al. 2017 (arXiv 1707.06347) for the clipped objective, Ziegler et al. 2019 (1909.08593)
+for the penalty in the reward and its adaptive coefficient, Ouyang et al. 2022 (2203.02155) for the
+pretraining mix. One token is one action; an episode is a response, scored at its last token:
+
+    r_t = -beta * (log pi(a_t) - log pi_ref(a_t)) + [t = T] * score
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gnomon.algorithms.base import Ingredients, LossOutput, Settings, Totals, mean_metric
+from gnomon.algorithms.on_policy import (
+    Annotated,
+    OnPolicy,
+    OnPolicySettings,
+    annotate_tokens,
+    per_response_sum,
+    with_tokens,
+)
+from gnomon.data.batch import Batch
+from gnomon.data.records import TokenGroup
+from gnomon.losses.advantages import gae, whiten
+from gnomon.losses.kl import adaptive_beta, kl_estimate
+from gnomon.losses.policy_gradient import is_clipped, ppo_clip
+from gnomon.losses.value import explained_variance, value_loss
+
+
+class PPOSettings(OnPolicySettings):
+    """Settings of PPO; the defaults are the field's."""
+
+    epochs: int = Field(2, ge=1, description="passes over an iteration's rollouts")
+    minibatches: int = Field(2, ge=1, description="optimiser steps per pass")
+    beta: float = Field(0.02, ge=0, description="KL coefficient")
+    kl_in: Literal["reward", "loss"] = "reward"
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(
+        "k3", description="estimator of the KL in the loss (the reward always uses k1)"
+    )
+    target_kl: float | None = Field(
+        None, gt=0, description="nats per response; given, beta adapts to hold the KL there"
+    )
+    kl_horizon: int = Field(2000, gt=0, description="responses over which beta adapts")
+    clip_eps: float = Field(0.2, gt=0)
+    value_clip_eps: float = Field(0.2, gt=0)
+    value_coef: float = Field(0.5, ge=0)
+    entropy_coef: float = Field(0.01, ge=0)
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    whiten_advantages: bool = True
+    no_eos_penalty: float = Field(
+        0.0, ge=0, description="taken off the score of a cut-off response"
+    )
+    bootstrap_truncated: bool = Field(
+        False, description="a cut-off response's return goes on with the value at its end"
+    )
+    reward_clip: float | None = Field(None, gt=0, description="scores are clipped to +- this")
+    value_warmup: int = Field(0, ge=0, description="first iterations that train the critic alone")
+
+
+class PPO(OnPolicy):
+    """Proximal policy optimisation: policy, reference, value model and any reward."""
+
+    name: ClassVar[str] = "ppo"
+    summary: ClassVar[str] = "PPO with a critic, under a KL penalty to the reference"
+    Settings: ClassVar[type[Settings]] = PPOSettings
+    needs: ClassVar[tuple[str, ...]] = ("policy", "reference", "value_model")
+
+    def __init__(self, ingredients: Ingredients, settings: PPOSettings) -> None:
+        super().__init__(ingredients, settings)
+        self.beta = settings.beta
+        self.iteration = 0
+
+    def experience(self, iteration: int) -> Any:
+        self.iteration = iteration
+        return super().experience(iteration)
+
+    @torch.no_grad()
+    def annotate(self, groups: Sequence[TokenGroup], temperature: float) -> Annotated:
+        self.sampling_temperature = temperature
+        columns = annotate_tokens(
+            groups, self._forward, self.ingredients.tokens_per_microbatch, self.ingredients.device
+        )
+        everywhere = torch.ones_like(columns["advantages"], dtype=torch.bool)
+        if self.settings.whiten_advantages:
+            columns["advantages"] = whiten(columns["advantages"], everywhere)
+        mismatch = torch.cat([r.token["sampler_logprobs"] for g in groups for r in g.responses])
+        responses = sum(len(g.responses) for g in groups)
+        log_ratio = columns["old_logprobs"] - columns["ref_logprobs"]
+        metrics = {
+            "kl": float(log_ratio.sum()) / responses,
+            "kl_k3": float(
+                kl_estimate(columns["old_logprobs"], columns["ref_logprobs"], "k3").mean()
+            ),
+            "mismatch": float((columns["old_logprobs"] - mismatch).abs().mean()),
+            "explained_variance": float(
+                explained_variance(columns["old_values"], columns["returns"], everywhere)
+            ),
+            "beta": self.beta,
+        }
+        keep = {k: v for k, v in columns.items() if k != "ref_logprobs" or self._kl_in_loss}
+        return Annotated(with_tokens(groups, keep), metrics)
+
+    @property
+    def _kl_in_loss(self) -> bool:
+        return bool(self.settings.kl_in == "loss")
+
+    def _forward(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Log-probs, values, rewards and advantages of freshly sampled responses, each [R]."""
+        s = self.settings
+        old = self.roles["policy"].logprobs(batch, temperature=self.sampling_temperature).logprobs
+        ref = (
+            self.roles["reference"].logprobs(batch, temperature=self.sampling_temperature).logprobs
+        )
+        values = self.roles["value_model"].values(batch).float()
+        finished = batch.scalar["finished"]
+        score = batch.scalar["reward"] - s.no_eos_penalty * (1 - finished)
+        if s.reward_clip is not None:
+            score = score.clamp(-s.reward_clip, s.reward_clip)
+        last = batch.response_start[1:] - 1
+        rewards = torch.zeros_like(old) if self._kl_in_loss else -self.beta * (old - ref)
+        rewards = rewards.index_add(0, last, score.to(rewards.dtype))
+        bootstrap = values[last] * (1 - finished) if s.bootstrap_truncated else None
+        advantages, returns = gae(
+            rewards, values, batch.response_start, gamma=s.gamma, lam=s.lam, bootstrap=bootstrap
+        )
+        return {
+            "old_logprobs": old,
+            "ref_logprobs": ref,
+            "old_values": values,
+            "advantages": advantages,
+            "returns": returns,
+        }
+
+    def loss(self, batch: Batch, totals: Totals) -> LossOutput:
+        s = self.settings
+        out = self.roles["policy"].logprobs(
+            batch, temperature=self.sampling_temperature, entropy=True
+        )
+        values = self.roles["value_model"].values(batch).float()
+        old = batch.token["old_logprobs"]
+        advantages = batch.token["advantages"]
+        policy_loss = ppo_clip(out.logprobs, old, advantages, eps_low=s.clip_eps)
+        clipped = is_clipped((out.logprobs - old).exp(), advantages, eps_low=s.clip_eps)
+        critic_loss = value_loss(
+            values, batch.token["returns"], batch.token["old_values"], clip_eps=s.value_clip_eps
+        )
+        per_token = s.value_coef * critic_loss
+        if self.iteration >= s.value_warmup:
+            per_token = per_token + policy_loss - s.entropy_coef * out.entropy
+            if self._kl_in_loss:
+                kl = kl_estimate(out.logprobs, batch.token["ref_logprobs"], s.kl_estimator)
+                per_token = per_token + self.beta * kl
+        mask = batch.response_mask
+        metrics = {
+            "policy_loss": mean_metric(policy_loss, mask),
+            "value_loss": mean_metric(critic_loss, mask),
+            "entropy": mean_metric(out.entropy, mask),
+            "clip_fraction": mean_metric(clipped.float(), mask),
+            "update_kl": mean_metric(kl_estimate(out.logprobs, old, "k3"), mask),
+            "tokens_per_response": mean_metric(per_response_sum(mask.float(), batch)),
+        }
+        return LossOutput((per_token * mask).sum() / totals.tokens, metrics)
+
+    def end_iteration(self, metrics: Mapping[str, float]) -> None:
+        if self.settings.target_kl is not None:
+            responses = self.ingredients.batch_size * self.ingredients.sampling.samples
+            self.beta = adaptive_beta(
+                self.beta,
+                metrics["kl"],
+                self.settings.target_kl,
+                steps=responses,
+                horizon=self.settings.kl_horizon,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"beta": self.beta}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.beta = float(state["beta"])

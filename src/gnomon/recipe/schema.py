@@ -1,0 +1,206 @@
+"""The schema of a recipe: what a user writes, checked before anything is loaded.
+
+A recipe is a model, a seed and stages in order. Unknown keys are errors with a suggestion; every
+default is written out in the run's own ``recipe.yaml``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+DataKind = Literal[
+    "auto", "demonstrations", "preferences", "rankings", "unpaired", "prompts", "text"
+]
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+class Spec(BaseModel):
+    """Base of every part of a recipe: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, populate_by_name=True)
+
+
+class DataSpec(Spec):
+    """Where rows come from.
+
+    ``path`` is a file, a folder or a hub id; ``stage:NAME`` takes what an earlier ``collect`` stage
+    of the same recipe wrote; ``tunnel:demonstrations`` and the like are the built-in world.
+    """
+
+    path: str
+    kind: Literal[
+        "auto", "demonstrations", "preferences", "rankings", "unpaired", "prompts", "text"
+    ] = "auto"
+    format: str = "auto"
+    split: str | None = None
+    limit: int | None = Field(None, ge=1, description="read at most this many usable rows")
+    columns: dict[str, str] = Field(default_factory=dict, description="our name: name in the file")
+    category: str | None = Field(None, description="column to break results down by")
+    options: dict[str, Any] = Field(default_factory=dict, description="for built-in sources")
+
+
+class LoraSpec(Spec):
+    """Train low-rank adapters instead of the whole model."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+
+
+class TrainSpec(Spec):
+    """How long and how fast to train; counts are of groups (a prompt with its responses)."""
+
+    steps: int | None = Field(None, ge=1, description="iterations; or give epochs")
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(16, ge=1, description="groups (prompts) per iteration")
+    lr: float | Literal["auto"] = "auto"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(0.05, ge=0, description="share of the steps (< 1) or a number of steps")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    tokens_per_microbatch: int = Field(4096, ge=64)
+    gradient_checkpointing: bool = False
+    eval_every: int = Field(0, ge=0, description="iterations between evaluations; 0: only the end")
+    eval_size: int = Field(256, ge=1, description="held-out groups scored at each evaluation")
+    checkpoint_every: int = Field(50, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    sample_every: int = Field(10, ge=1, description="iterations between rows in samples.parquet")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainSpec:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give either steps or epochs, not both")
+        return self
+
+
+class RolloutSpec(Spec):
+    """How the policy is sampled."""
+
+    samples: int = Field(1, ge=1, description="responses per prompt")
+    max_new_tokens: int = Field(64, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    final_temperature: float | None = Field(
+        None, gt=0, description="anneal linearly to this by the last iteration"
+    )
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    min_p: float = Field(0.0, ge=0, lt=1)
+    stop: list[str] = Field(default_factory=list)
+    max_rows: int = Field(256, ge=1, description="responses generated at the same time")
+
+
+class RewardSpec(Spec):
+    """One reward: exactly one of ``model``, ``function`` or ``builtin``.
+
+    ``model`` is a reward-model stage of this recipe or a folder; ``function`` is
+    ``package.module:name`` or ``path/to/file.py:name``; ``builtin`` is a name such as ``gold``.
+    """
+
+    model: str | None = None
+    function: str | None = None
+    builtin: str | None = None
+    name: str | None = None
+    weight: float = 1.0
+    ensemble: Literal["mean", "min", "mean-std"] = "mean"
+    std_coef: float = Field(1.0, ge=0, description="how many std below the mean, for mean-std")
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> RewardSpec:
+        if sum(x is not None for x in (self.model, self.function, self.builtin)) != 1:
+            raise ValueError("give exactly one of model, function, builtin")
+        return self
+
+    @property
+    def label(self) -> str:
+        raw = self.name or self.builtin or self.model or (self.function or "").split(":")[-1]
+        return re.sub(r"[^A-Za-z0-9_]+", "_", raw).strip("_")
+
+
+class StageSpec(Spec):
+    """One stage: an algorithm, the model it starts from, its data and its settings."""
+
+    name: str
+    algorithm: str
+    from_: str | None = Field(
+        None, alias="from", description="stage or model to start from; default: the last policy"
+    )
+    data: list[DataSpec] = Field(default_factory=list)
+    eval_data: list[DataSpec] = Field(default_factory=list)
+    holdout: float = Field(0.0, ge=0, lt=1, description="share of prompts kept for evaluation")
+    pretraining: list[DataSpec] = Field(default_factory=list, description="text to mix in (ptx)")
+    normalise_on: list[DataSpec] = Field(
+        default_factory=list, description="demonstrations that a reward model scores 0 on average"
+    )
+    lora: LoraSpec | None = None
+    train: TrainSpec = Field(default_factory=TrainSpec)
+    rollout: RolloutSpec = Field(default_factory=RolloutSpec)
+    reward: list[RewardSpec] = Field(default_factory=list)
+    observe: list[RewardSpec] = Field(
+        default_factory=list, description="rewards that are logged but never trained on"
+    )
+    max_reward_errors: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="stop when a larger share of the rewards fails",
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="the algorithm's own")
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not NAME.match(value):
+            raise ValueError("a stage's name is letters, digits, '-', '_' and '.'")
+        return value
+
+    @field_validator("data", "eval_data", "pretraining", "normalise_on", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        items = value if isinstance(value, list) else [value]
+        return [{"path": item} if isinstance(item, str) else item for item in items]
+
+    @field_validator("reward", "observe", mode="before")
+    @classmethod
+    def _reward_list(cls, value: Any) -> Any:
+        items = value if isinstance(value, list) else [value]
+        return [{"builtin": item} if isinstance(item, str) else item for item in items]
+
+
+class Recipe(Spec):
+    """A whole run."""
+
+    name: str
+    model: str = Field(description="'tunnel', 'smollm2-135m', a folder of safetensors, or a hub id")
+    seed: int = 0
+    output: str = Field("runs", description="folder that holds the run's folder")
+    template: str | None = Field(None, description="chat template by name, when the model has none")
+    max_length: int = Field(1024, ge=8, description="tokens of a prompt with one response")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    sinks: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+    stages: list[StageSpec] = Field(min_length=1)
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not NAME.match(value):
+            raise ValueError("a run's name is letters, digits, '-', '_' and '.'")
+        return value
+
+    @model_validator(mode="after")
+    def _stage_names(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two stages are called {name!r}")
+        return self
+
+    def stage_folder(self, name: str) -> str:
+        """The folder of a stage under ``stages/``: its place in the recipe and its name."""
+        index = [stage.name for stage in self.stages].index(name)
+        return f"{index + 1:02d}-{name}"

@@ -1,0 +1,31 @@
+"""A weighted sum of rewards, each logged under its own name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gnomon.rewards.guard import score_safely
+from gnomon.rewards.protocol import Reward, Sample, Score
+
+
+class Mixture:
+    """sum_i weight_i * reward_i; where any part fails the sample is an error, not a partial sum."""
+
+    name = "mixture"
+
+    def __init__(self, parts: Sequence[tuple[Reward, float]]) -> None:
+        self.parts = list(parts)
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Score]:
+        columns = [(r.name, w, score_safely(r, samples)) for r, w in self.parts]
+        out: list[Score] = []
+        for i in range(len(samples)):
+            row = [(name, weight, scores[i]) for name, weight, scores in columns]
+            errors = [score.error for _, _, score in row if score.error is not None]
+            values = {name: score.value for name, _, score in row if score.value is not None}
+            if errors:
+                out.append(Score(None, values, "; ".join(errors)))
+            else:
+                total = sum(w * s.value for _, w, s in row if s.value is not None)
+                out.append(Score(total, values))
+        return out

@@ -1,0 +1,276 @@
+"""THE loop: experience, micro-batches, one optimiser step per minibatch, metrics, checkpoints.
+
+It does not know which algorithm it runs. All randomness hangs on (seed, iteration), so a run that
+is killed goes on from its last checkpoint with the same result as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from gnomon.algorithms.base import Algorithm, LossOutput, Minibatch, Totals
+from gnomon.atomic import write_json
+from gnomon.data.batch import Batch
+from gnomon.errors import RunError
+from gnomon.train.checkpoint import CheckpointStore
+from gnomon.train.metrics import MetricsStore
+from gnomon.train.optim import clip_grad_norm, lr_at, make_optimizer
+from gnomon.train.progress import Progress
+from gnomon.train.samples import SampleStore
+from gnomon.train.sinks import Sink
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How long, how fast and how often; see ``TrainSpec`` for the units."""
+
+    iterations: int
+    lr: float
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    eval_every: int = 0
+    checkpoint_every: int = 50
+    keep_checkpoints: int = 2
+    sample_every: int = 10
+    seed: int = 0
+
+
+class Loop:
+    """Runs an algorithm in a stage's folder.
+
+    Args:
+        algorithm: what to train.
+        options: see :class:`LoopOptions`.
+        folder: the stage's folder; metrics, samples, evals and checkpoints are kept there.
+        progress: shows how it goes.
+        sinks: further places metrics are sent to.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        options: LoopOptions,
+        folder: Path,
+        progress: Progress,
+        sinks: Sequence[Sink] = (),
+    ) -> None:
+        self.algorithm = algorithm
+        self.options = options
+        self.folder = folder
+        self.progress = progress
+        self.sinks = sinks
+        self.parameters = dict(algorithm.named_parameters())
+        self.optimizer = make_optimizer(
+            list(self.parameters.items()), lr=options.lr, weight_decay=options.weight_decay
+        )
+        self.checkpoints = CheckpointStore(folder / "checkpoints", options.keep_checkpoints)
+        self.metrics = MetricsStore(folder / "metrics.parquet")
+        self.samples = SampleStore(folder / "samples.parquet")
+        self.step = 0
+        self._peak_rss = 0.0
+
+    def run(self, resume: bool = False) -> dict[str, float]:
+        """Train to the end and return the last metrics.
+
+        Args:
+            resume: go on from the newest checkpoint in the folder, if there is one.
+
+        Raises:
+            RunError: NaN loss or gradient, too many failed rewards, a full disk. The last
+                checkpoint stays usable.
+        """
+        start = self._restore() if resume else 0
+        last: dict[str, float] = {}
+        for iteration in range(start, self.options.iterations):
+            last = self._iteration(iteration)
+            done = iteration + 1
+            if done % self.options.checkpoint_every == 0 or done == self.options.iterations:
+                self._checkpoint(done)
+        self._final_evaluation()
+        self.metrics.flush()
+        self.samples.flush()
+        return last
+
+    # -- one iteration ----------------------------------------------------------------------------
+
+    def _iteration(self, iteration: int) -> dict[str, float]:
+        began = time.perf_counter()
+        torch.manual_seed(self.options.seed * 1_000_003 + iteration)
+        every = self.options.eval_every
+        evaluation = self._evaluate(iteration) if every and iteration % every == 0 else {}
+        lr = lr_at(
+            iteration,
+            self.options.iterations,
+            peak=self.options.lr,
+            schedule=self.options.schedule,
+            warmup=self.options.warmup,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.algorithm.train_mode(False)
+        experience = self.algorithm.experience(iteration)
+        self.algorithm.train_mode(True)
+        averages = _Averages()
+        norms: list[float] = []
+        tokens = 0
+        for minibatch in experience.minibatches:
+            norms.append(self._step(minibatch, averages, iteration))
+            tokens += sum(g.num_tokens() for g in (*minibatch.groups, *minibatch.text))
+        self.algorithm.train_mode(False)
+        seconds = time.perf_counter() - began
+        row = {
+            **averages.means(),
+            **experience.metrics,
+            "grad_norm": sum(norms) / max(1, len(norms)),
+            "lr": lr,
+            **evaluation,
+        }
+        self.algorithm.end_iteration(row)
+        self._record(iteration, row, experience.samples, seconds, tokens)
+        return row
+
+    def _step(self, minibatch: Minibatch, averages: _Averages, iteration: int) -> float:
+        """One optimiser step; the loss is the same however it is cut into micro-batches."""
+        totals = Totals.of(minibatch.groups, minibatch.text)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = 0.0
+        for batch in self.algorithm.batches(minibatch.groups):
+            loss += self._backward(self.algorithm.loss(batch, totals), batch, averages, iteration)
+        if minibatch.text:
+            for batch in self.algorithm.batches(minibatch.text):
+                output = self.algorithm.text_loss(batch, totals)
+                loss += self._backward(output, batch, averages, iteration)
+        averages.add("loss", loss, 1.0)
+        norm = clip_grad_norm(list(self.parameters.values()), self.options.max_grad_norm)
+        if not math.isfinite(norm):
+            raise self._not_finite(f"the gradient's norm is {norm}", iteration, None)
+        self.optimizer.step()
+        self.step += 1
+        return norm
+
+    def _backward(
+        self, output: LossOutput, batch: Batch, averages: _Averages, iteration: int
+    ) -> float:
+        loss = float(output.loss.detach())
+        if not math.isfinite(loss):
+            raise self._not_finite(f"the loss is {loss}", iteration, batch)
+        output.loss.backward()  # type: ignore[no-untyped-call]
+        for name, (total, weight) in output.metrics.items():
+            averages.add(name, total, weight)
+        return loss
+
+    def _not_finite(self, what: str, iteration: int, batch: Batch | None) -> RunError:
+        saved = self.checkpoints.latest()
+        where = f" on groups {', '.join(batch.group_ids[:5])}" if batch is not None else ""
+        back = f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
+        return RunError(
+            f"iteration {iteration}: {what}{where}; {back}. Usual cures: a lower train.lr, a "
+            "longer train.warmup, max_grad_norm below 1, a look at those rows; then --resume."
+        )
+
+    # -- records ----------------------------------------------------------------------------------
+
+    def _record(
+        self,
+        iteration: int,
+        row: Mapping[str, float],
+        samples: Sequence[Mapping[str, Any]],
+        seconds: float,
+        tokens: int,
+    ) -> None:
+        self._peak_rss = max(self._peak_rss, psutil.Process().memory_info().rss / 1e9)
+        full: dict[str, float | int] = {
+            "step": self.step,
+            "iteration": iteration + 1,
+            **row,
+            "seconds": seconds,
+            "tokens_per_second": tokens / seconds,
+            "peak_rss_gb": self._peak_rss,
+        }
+        self.metrics.append(full)
+        self.progress.update(iteration + 1, full)
+        for sink in self.sinks:
+            sink.log(self.step, full)
+        if samples and (iteration + 1) % self.options.sample_every == 0:
+            self._keep_samples(samples)
+
+    def _keep_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        rows = [{"step": self.step, **sample} for sample in samples]
+        for row in rows:
+            self.samples.append(row)
+        for sink in self.sinks:
+            sink.text(self.step, rows)
+
+    def _evaluate(self, iteration: int) -> dict[str, float]:
+        self.algorithm.train_mode(False)
+        return dict(self.algorithm.evaluate(iteration, final=False).metrics)
+
+    def _final_evaluation(self) -> None:
+        self.algorithm.train_mode(False)
+        evaluation = self.algorithm.evaluate(self.options.iterations, final=True)
+        write_json(self.folder / "evals.json", dict(evaluation.details))
+        if evaluation.metrics:
+            self.metrics.append(
+                {
+                    "step": self.step,
+                    "iteration": self.options.iterations,
+                    "final": 1,
+                    **evaluation.metrics,
+                }
+            )
+        self._keep_samples(evaluation.samples)
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def _checkpoint(self, iteration: int) -> None:
+        self.metrics.flush()
+        self.samples.flush()
+        self.checkpoints.save(
+            iteration,
+            parameters={name: p.detach() for name, p in self.parameters.items()},
+            optimizer=self.optimizer,
+            state={
+                "step": self.step,
+                "algorithm": self.algorithm.state_dict(),
+                "peak_rss_gb": self._peak_rss,
+            },
+        )
+
+    def _restore(self) -> int:
+        iteration = self.checkpoints.latest()
+        if iteration is None:
+            self.metrics.truncate_after(-1)
+            self.samples.truncate_after(-1)
+            return 0
+        state = self.checkpoints.load(iteration, self.parameters, self.optimizer)
+        self.algorithm.load_state_dict(state["algorithm"])
+        self.step = int(state["step"])
+        self._peak_rss = float(state["peak_rss_gb"])
+        self.metrics.truncate_after(self.step)
+        self.samples.truncate_after(self.step)
+        return iteration
+
+
+class _Averages:
+    """Weighted means of metrics over an iteration's micro-batches."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[float]] = {}
+
+    def add(self, name: str, total: float, weight: float) -> None:
+        entry = self._sums.setdefault(name, [0.0, 0.0])
+        entry[0] += total
+        entry[1] += weight
+
+    def means(self) -> dict[str, float]:
+        return {name: total / weight for name, (total, weight) in self._sums.items() if weight}
