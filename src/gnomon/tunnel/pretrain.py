@@ -1,0 +1,150 @@
+"""Pretrain the tunnel's base model from nothing: ``python -m gnomon.tunnel.pretrain --out DIR``.
+
+A Llama of a few million parameters learns the world's documents (corpus.py) by plain next-token
+prediction. Documents are packed end to end, each between BOS and EOS. The folder written is in
+plain Hugging Face format, with the tokenizer and its chat template.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from gnomon.tunnel.corpus import document
+from gnomon.tunnel.tokenizer import CONTEXT, END, build_tokenizer
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What the shipped base model was trained with (see base/README.md).
+
+    Attributes:
+        steps, batch_size: updates, and rows of ``CONTEXT`` tokens in each.
+        lr: peak learning rate, reached after ``warmup`` steps, then a cosine down to
+            ``final_lr`` times it.
+        weight_decay: of matrices only, never of norms.
+        hidden_size, layers, heads, kv_heads, ffn: the model's shape.
+    """
+
+    steps: int = 5000
+    batch_size: int = 4
+    lr: float = 3e-3
+    final_lr: float = 0.02
+    warmup: int = 100
+    weight_decay: float = 0.05
+    hidden_size: int = 192
+    layers: int = 4
+    heads: int = 6
+    kv_heads: int = 2
+    ffn: int = 512
+
+
+def make_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A freshly initialised Llama with tied embeddings."""
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.ffn,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+            initializer_range=0.02,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    # A chat ends with EOS; a stray end-of-turn ends it as well.
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END)]
+    model.generation_config.eos_token_id = ends
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def packed_rows(tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int) -> Iterator[Tensor]:
+    """Endless [batch_size, CONTEXT] batches of documents laid end to end."""
+    stream: list[int] = []
+    index = 0
+    while True:
+        while len(stream) < batch_size * CONTEXT:
+            ids = tokenizer.encode(document(seed, index), add_special_tokens=False)
+            stream += [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+            index += 1
+        yield torch.tensor(stream[: batch_size * CONTEXT]).view(batch_size, CONTEXT)
+        del stream[: batch_size * CONTEXT]
+
+
+def learning_rate(step: int, config: PretrainConfig) -> float:
+    """Linear warm-up, then a cosine from ``lr`` down to ``final_lr`` x ``lr``."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    share = config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+    return config.lr * share
+
+
+def pretrain(config: PretrainConfig, seed: int, log_every: int = 100) -> LlamaForCausalLM:
+    """Train from ``seed`` and return the model, loss printed every ``log_every`` steps."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    model = make_model(config, tokenizer)
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
+    started, recent = time.monotonic(), []
+    rows = packed_rows(tokenizer, seed, config.batch_size)
+    for step in range(config.steps):
+        batch = next(rows)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, config)
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        recent.append(loss.item())
+        if (step + 1) % log_every == 0 or step + 1 == config.steps:
+            mean, seconds = sum(recent) / len(recent), time.monotonic() - started
+            speed = (step + 1) * batch.numel() / seconds
+            print(f"step {step + 1} loss {mean:.4f} {seconds:.0f} s {speed:.0f} tok/s", flush=True)
+            recent.clear()
+    return model.eval()
+
+
+def main() -> None:
+    """The command line: every field of PretrainConfig is an option."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--seed", type=int, default=0)
+    for name, default in asdict(PretrainConfig()).items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    options = vars(parser.parse_args())
+    out, seed = options.pop("out"), options.pop("seed")
+    config = PretrainConfig(**options)
+    model = pretrain(config, seed)
+    model.save_pretrained(out, safe_serialization=True)
+    build_tokenizer().save_pretrained(out)
+    (out / "pretrain.json").write_text(
+        json.dumps({"seed": seed, **asdict(config)}, indent=2) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
