@@ -1,0 +1,165 @@
+"""From what a row is to what a method needs, and the checks that every group must pass.
+
+A ranking holds preferences (best against worst), a preference holds a demonstration (the chosen)
+and two unpaired judgements, and everything holds a prompt. The other way round nothing is invented:
+asking for preferences of a file of demonstrations is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gnomon.data.formats import Kind, ReadOptions
+from gnomon.data.records import Comparison, Group, Prompt, Response, comparisons_from_ranks
+from gnomon.data.turns import RowError
+
+#: Which kinds a kind can be read as.
+READABLE_AS: dict[str, tuple[Kind, ...]] = {
+    "demonstrations": ("demonstrations", "prompts"),
+    "preferences": ("preferences", "rankings", "demonstrations", "unpaired", "prompts"),
+    "rankings": ("rankings", "preferences", "demonstrations", "unpaired", "prompts"),
+    "unpaired": ("unpaired", "demonstrations", "prompts"),
+    "prompts": ("prompts",),
+}
+
+
+def convert(group: Group, want: Kind, options: ReadOptions) -> list[Group]:
+    """Read a group as another kind. One group becomes one, or (unpaired) one for each response.
+
+    Raises:
+        RowError: the group does not hold what is wanted.
+    """
+    if want == "prompts":
+        return [_as_prompt(group)]
+    if not group.responses:
+        raise RowError("no response", "this kind of data needs answers")
+    if want == "demonstrations":
+        return [_as_demonstration(group)]
+    if want == "unpaired":
+        return _as_unpaired(group, options)
+    if len(group.responses) < 2:
+        raise RowError("only one response", "a comparison needs two or more")
+    return [_as_pair(group)] if want == "preferences" else [group]
+
+
+def _as_prompt(group: Group) -> Group:
+    """The best answer stays in meta as ``reference``, where a verifier can find it."""
+    prompt = group.prompt
+    if not group.responses:
+        return group
+    best = best_response(group)
+    if prompt.text == "" and not prompt.messages:  # a document: its text is the prompt
+        return Group(replace(prompt, text=best.text), weight=group.weight)
+    meta = {"reference": best.text, **prompt.meta}
+    return Group(replace(prompt, meta=meta), weight=group.weight)
+
+
+def _as_demonstration(group: Group) -> Group:
+    if len(group.responses) == 1 and group.responses[0].meta.get("label") is False:
+        raise RowError("labelled bad", "only good answers are demonstrations")
+    return replace(group, responses=(best_response(group),), comparisons=())
+
+
+def best_response(group: Group) -> Response:
+    """The response that wins most: lowest rank, or most wins less losses among comparisons."""
+    ranks = [r.rank for r in group.responses]
+    if all(r is not None for r in ranks):
+        return min(group.responses, key=lambda r: r.rank or 0.0)
+    return group.responses[max(range(len(ranks)), key=_scores(group).__getitem__)]
+
+
+def _scores(group: Group) -> list[float]:
+    scores = [0.0] * len(group.responses)
+    for c in group.comparisons:
+        if not c.tie:
+            scores[c.better] += c.weight
+            scores[c.worse] -= c.weight
+    return scores
+
+
+def _as_pair(group: Group) -> Group:
+    """The best response against the worst (a pair stays as it is, ties and margins included)."""
+    if len(group.responses) == 2:
+        return group if group.comparisons else replace(group, comparisons=judgements(group))
+    ranks = [r.rank for r in group.responses]
+    ranked = [-r for r in ranks if r is not None]
+    scores = ranked if len(ranked) == len(ranks) else _scores(group)
+    best, worst = scores.index(max(scores)), scores.index(min(scores))
+    if scores[best] == scores[worst]:
+        raise RowError("all responses are rated alike", "no pair of better and worse can be made")
+    pair = (group.responses[best], group.responses[worst])
+    return replace(group, responses=pair, comparisons=(Comparison(0, 1),))
+
+
+def _as_unpaired(group: Group, options: ReadOptions) -> list[Group]:
+    if all("label" in r.meta for r in group.responses):
+        labels = [bool(r.meta["label"]) for r in group.responses]
+    elif all("score" in r.meta for r in group.responses):
+        if options.good_from is None:
+            raise RowError("scores, but no threshold", "set good_from: the lowest good score")
+        labels = [r.meta["score"] >= options.good_from for r in group.responses]
+    elif len(group.responses) == 2 and group.comparisons and not group.comparisons[0].tie:
+        better = group.comparisons[0].better
+        labels = [i == better for i in range(2)]
+    else:
+        raise RowError("nothing says which responses are good", "give each a label or a score")
+    if len(labels) == 1:
+        only = group.responses[0]
+        labelled = replace(only, meta={**only.meta, "label": labels[0]})
+        return [replace(group, responses=(labelled,), comparisons=())]
+    return [
+        Group(
+            replace(group.prompt, id=f"{group.prompt.id}/{response.id or i}"),
+            (replace(response, rank=None, meta={**response.meta, "label": label}),),
+            weight=group.weight,
+        )
+        for i, (response, label) in enumerate(zip(group.responses, labels, strict=True))
+    ]
+
+
+def judgements(group: Group) -> tuple[Comparison, ...]:
+    """The group's comparisons: those given, else all that its ranks imply, else none."""
+    if group.comparisons:
+        return group.comparisons
+    ranks = [r.rank for r in group.responses if r.rank is not None]
+    return comparisons_from_ranks(ranks) if len(ranks) == len(group.responses) > 1 else ()
+
+
+def check(group: Group) -> None:
+    """What must hold of every group, whatever its format.
+
+    Raises:
+        RowError: empty prompt or response, turns in an impossible order, a better and a worse
+            answer that are the same.
+    """
+    _check_prompt(group.prompt, document=len(group.responses) == 1)
+    for response in group.responses:
+        if not response.messages or response.messages[0].role != "assistant":
+            raise RowError("a response does not open with the assistant", "check the roles")
+        if not response.text.strip():
+            which = f" ({response.id})" if response.id else ""
+            raise RowError(f"empty response{which}", "fill it in or remove the row")
+    for c in judgements(group):
+        if not c.tie and _words(group.responses[c.better]) == _words(group.responses[c.worse]):
+            raise RowError(
+                "chosen and rejected are the same", "a pair needs two different answers, or a tie"
+            )
+
+
+def _words(response: Response) -> list[tuple[str, str]]:
+    return [(m.role, m.content.strip()) for m in response.messages]
+
+
+def _check_prompt(prompt: Prompt, document: bool) -> None:
+    if prompt.text is not None:
+        if not prompt.text.strip() and not (document and prompt.text == ""):
+            raise RowError("empty prompt", "fill it in or remove the row")
+        return
+    if not prompt.messages:
+        raise RowError("no turn before the assistant's first", "a response needs a prompt")
+    if prompt.messages[-1].role == "assistant":
+        raise RowError("the prompt ends with an assistant turn", "end it with a user or tool turn")
+    if not any(m.content.strip() for m in prompt.messages if m.role != "system") and not (
+        prompt.messages[-1].role == "system" and prompt.messages[-1].content.strip()
+    ):
+        raise RowError("empty prompt", "fill it in or remove the row")
