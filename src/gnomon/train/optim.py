@@ -133,7 +133,8 @@ def default_lr(method: str, num_parameters: int, lora: bool = False) -> float:
             f"lr: auto has no rule for {method!r} (it has for {', '.join(sorted(_BASE_LR))}); "
             "give lr as a number"
         )
-    lr = _BASE_LR[method] * (_REFERENCE_SIZE / max(1, num_parameters)) ** _SCALING_EXPONENT
+    scale = math.pow(_REFERENCE_SIZE / max(1, num_parameters), _SCALING_EXPONENT)
+    lr = _BASE_LR[method] * scale
     return min(lr * _LORA_FACTOR, _LORA_CAP) if lora else lr
 
 

@@ -50,6 +50,7 @@ class RowStore:
         self.flush_seconds = flush_seconds
         self._clock = clock
         self._last_flush = clock()
+        self._interval = flush_seconds
         self._schema = dict(schema or {})
         self._table = pa.table({k: pa.array([], t) for k, t in self._schema.items()})
         self._pending: list[dict[str, Any]] = []
@@ -73,8 +74,7 @@ class RowStore:
         """
         self._pending.append({key: _plain(key, value) for key, value in row.items()})
         self._dirty = True
-        interval = self.flush_seconds * (1 + self._table.nbytes / _BYTES_PER_INTERVAL)
-        if self._clock() - self._last_flush >= interval:
+        if self._clock() - self._last_flush >= self._interval:
             self.flush()
 
     def flush(self) -> None:
@@ -88,6 +88,7 @@ class RowStore:
             with write_file(self.path) as tmp:
                 pq.write_table(self._table, tmp, compression="zstd")
             self._dirty = False
+        self._interval = self.flush_seconds * (1 + self._table.nbytes / _BYTES_PER_INTERVAL)
         self._last_flush = self._clock()
 
     def truncate_after(self, step: int) -> None:
