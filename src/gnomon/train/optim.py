@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from gnomon.errors import ConfigError
-
-Schedule = Literal["cosine", "linear", "constant"]
 
 # Learning rates at 7e9 parameters, full fine-tuning, by method.
 _REFERENCE_SIZE = 7e9
@@ -81,7 +78,7 @@ def lr_at(
     total: int,
     *,
     peak: float,
-    schedule: Schedule = "cosine",
+    schedule: str = "cosine",
     warmup: float = 0.0,
     floor: float = 0.0,
 ) -> float:
@@ -94,10 +91,14 @@ def lr_at(
     Args:
         iteration: 0-based; beyond ``total`` the rate stays where it ended.
         warmup: a share of ``total`` when below 1, else a number of iterations.
+        schedule: cosine, linear or constant.
         floor: the lowest rate after warm-up, as a share of ``peak``.
+
+    Raises:
+        ConfigError: an unknown schedule, or a floor that is no share.
     """
     if not 0 <= floor <= 1:
-        raise ValueError(f"floor = {floor} is not a share of the peak rate (0 to 1)")
+        raise ConfigError(f"floor = {floor} is not a share of the peak rate (0 to 1)")
     warm = round(warmup * total) if warmup < 1 else round(warmup)
     if iteration < warm:
         return peak * (iteration + 1) / warm
@@ -109,7 +110,7 @@ def lr_at(
     elif schedule == "constant":
         share = 1.0
     else:
-        raise ValueError(f"unknown schedule {schedule!r}: cosine, linear or constant")
+        raise ConfigError(f"unknown schedule {schedule!r}: cosine, linear or constant")
     return peak * (floor + (1 - floor) * share)
 
 
@@ -138,31 +139,25 @@ def default_lr(method: str, num_parameters: int, lora: bool = False) -> float:
     return min(lr * _LORA_FACTOR, _LORA_CAP) if lora else lr
 
 
-class GradNorm(NamedTuple):
-    """The gradient's norm before clipping, and whether every entry of it is a number."""
-
-    norm: float
-    finite: bool
-
-
 @torch.no_grad()
-def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> GradNorm:
+def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients together so that their joint L2 norm is at most ``max_norm``.
 
     One norm over everything that is trained (policy, value head, adapters), so the direction of
-    the step never changes. It is computed in float32 at least. A gradient with a NaN or infinity
-    is left as it is and flagged: skip the step, or stop.
+    the step never changes. It is computed in float32 at least.
+
+    Returns:
+        The norm before clipping. It is NaN or infinite exactly when a gradient is (or overflows);
+        the gradients are then left as they are: stop, or skip the step.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
-        return GradNorm(0.0, True)
+        return 0.0
     norms = [
         torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)).double()
         for g in grads
     ]
     norm = float(torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])))
-    if not math.isfinite(norm):
-        return GradNorm(norm, False)
-    if norm > max_norm:
+    if math.isfinite(norm) and norm > max_norm:
         torch._foreach_mul_(grads, max_norm / norm)
-    return GradNorm(norm, True)
+    return norm

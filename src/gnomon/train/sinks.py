@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -157,7 +157,11 @@ class GuardedSink:
             )
 
 
-_SINKS = {"tensorboard": TensorBoardSink, "wandb": WandbSink, "trackio": TrackioSink}
+_SINKS: Mapping[str, Callable[[Path, str, Mapping[str, Any], int | None], Sink]] = {
+    "tensorboard": TensorBoardSink,
+    "wandb": WandbSink,
+    "trackio": TrackioSink,
+}
 
 
 def make_sinks(
