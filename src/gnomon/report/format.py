@@ -1,0 +1,96 @@
+"""Numbers, names and units as people read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gnomon.report.read import Measured
+
+# Metric -> (title, unit). The order is the order of panels; metrics not listed follow by name.
+METRICS: dict[str, tuple[str, str]] = {
+    "loss": ("Loss", "nats"),
+    "accuracy": ("Ranking accuracy", "share of pairs"),
+    "margin": ("Margin, better - worse", "reward"),
+    "reward": ("Proxy reward", "reward"),
+    "gold": ("Gold reward", "reward"),
+    "kl": ("KL from the reference", "nats per response"),
+    "length": ("Response length", "tokens"),
+    "entropy": ("Policy entropy", "nats per token"),
+    "finished": ("Responses that end by themselves", "share"),
+    "ece": ("Calibration error (ECE)", "probability"),
+    "clip_fraction": ("Ratios clipped", "share of tokens"),
+    "value_loss": ("Value loss", "reward²"),
+    "explained_variance": ("Explained variance of returns", "share"),
+    "beta": ("KL coefficient β", "reward per nat"),
+    "mismatch": ("Sampler-trainer mismatch", "nats per token"),
+    "grad_norm": ("Gradient norm", "before clipping"),
+    "lr": ("Learning rate", ""),
+    "tokens_per_second": ("Throughput", "tokens / s"),
+    "peak_rss_gb": ("Peak memory", "GB"),
+}
+
+LOWER_IS_BETTER = ("loss", "ece", "error", "repetition", "mismatch")
+
+
+def metric_label(name: str) -> tuple[str, str]:
+    """(title, unit) of a metric column; an unknown one is titled by its own name."""
+    return METRICS.get(name, (name.replace("_", " ").replace("/", ": "), ""))
+
+
+def number(x: float | None) -> str:
+    """About three significant digits: 0.714, 12.3, 1 240, 2.1e-06; "n/a" without a value."""
+    if x is None or not math.isfinite(x):
+        return "n/a"
+    size = abs(x)
+    if size == 0:
+        return "0"
+    if size < 1e-3 or size >= 1e7:
+        return f"{x:.2g}"
+    if float(x).is_integer() and size < 1e7:
+        return f"{int(x):,}".replace(",", " ")
+    if size >= 1000:
+        return f"{x:,.0f}".replace(",", " ")
+    decimals = 3 if size < 10 else 1
+    return f"{x:.{decimals}f}"
+
+
+def interval(m: Measured) -> str:
+    """ "[low, high]", or nothing where there is no interval."""
+    if m.low is None or m.high is None:
+        return ""
+    return f"[{number(m.low)}, {number(m.high)}]"
+
+
+def measured(m: Measured | None) -> str:
+    """The value with its interval behind it."""
+    if m is None:
+        return "n/a"
+    return f"{number(m.value)} {interval(m)}".rstrip()
+
+
+def duration(seconds: float | None) -> str:
+    """48 s, 12 min 05 s, 3 h 20 min."""
+    if seconds is None or not math.isfinite(seconds):
+        return "n/a"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def flatten(raw: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, text) of a nested mapping, for tables of settings and versions."""
+    for key, value in raw.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        elif isinstance(value, (list, tuple)):
+            yield name, ", ".join(str(v) for v in value)
+        elif isinstance(value, float):
+            yield name, number(value)
+        else:
+            yield name, "n/a" if value is None else str(value)

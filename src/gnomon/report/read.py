@@ -1,0 +1,282 @@
+"""Read a run directory into plain values, whatever is missing from it.
+
+A report can be made of a run that is still going, was killed, or came from an older version: what
+cannot be read is left out and named in ``RunView.problems``, and only a folder that is no run at
+all is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+
+from gnomon.errors import DataError
+
+Column = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A number, and its interval where one was given."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the interval's width, or None without one."""
+        if self.low is None or self.high is None:
+            return None
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Models (rows) by measures (columns), and samples of each model side by side."""
+
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, tuple[Measured | None, ...]], ...] = ()
+    samples: tuple[Mapping[str, str], ...] = ()
+
+    def column(self, name: str) -> list[tuple[str, Measured]]:
+        """(model, value) of one column, models without a value left out."""
+        i = self.columns.index(name)
+        return [(model, v) for model, values in self.rows if (v := values[i]) is not None]
+
+
+@dataclass(frozen=True)
+class StageView:
+    """One stage of a run.
+
+    Attributes:
+        metrics: column -> [rows] floats, NaN where the row has no value.
+        samples: rows of samples.parquet.
+        evals: evals.json as it stands.
+        status: running, done, failed, or unknown when stage.json is missing.
+    """
+
+    folder: Path
+    name: str
+    algorithm: str = ""
+    status: str = "unknown"
+    seconds: float | None = None
+    iterations: int | None = None
+    summary: Mapping[str, Measured] = field(default_factory=dict)
+    skipped: int = 0
+    skipped_examples: tuple[str, ...] = ()
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Column] = field(default_factory=dict)
+    samples: Sequence[Mapping[str, Any]] = ()
+    evals: Mapping[str, Any] = field(default_factory=dict)
+
+    def series(self, name: str, against: str = "step") -> tuple[Column, Column]:
+        """(x, y) of a metric where it was logged, in order of logging; x counts rows without it."""
+        y = self.metrics.get(name, np.empty(0))
+        x = self.metrics.get(against, np.arange(y.size, dtype=np.float64))
+        present = np.isfinite(y) & np.isfinite(x)
+        return x[present], y[present]
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A whole run, as read from its directory."""
+
+    path: Path
+    name: str
+    recipe_text: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    stages: tuple[StageView, ...] = ()
+    comparison: Comparison = Comparison()
+    problems: tuple[str, ...] = ()
+
+
+def read_run(path: str | Path) -> RunView:
+    """Read ``runs/<name>``.
+
+    Raises:
+        DataError: the folder does not exist, or holds nothing of a run.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise DataError(f"{path} is not a folder: give the run's directory, such as runs/<name>")
+    folders = sorted((p for p in path.glob("stages/*") if _is_stage(p)), key=_stage_order)
+    if not folders and not any((path / f).exists() for f in ("recipe.yaml", "manifest.json")):
+        raise DataError(
+            f"{path} holds no recipe.yaml, manifest.json or stages/: it is not a run directory"
+        )
+    problems: list[str] = []
+    text, recipe = _recipe(path / "recipe.yaml", problems)
+    manifest = _json_object(path / "manifest.json", problems, required=True)
+    return RunView(
+        path=path,
+        name=path.resolve().name,
+        recipe_text=text,
+        recipe=recipe,
+        manifest=manifest,
+        stages=tuple(_stage(folder, problems) for folder in folders),
+        comparison=parse_comparison(_json_object(path / "comparison.json", problems)),
+        problems=tuple(problems),
+    )
+
+
+def parse_measured(raw: Any) -> Measured | None:
+    """A number or ``{"value", "low", "high"}``; None for anything else, NaN included."""
+    if isinstance(raw, Mapping):
+        value = _finite(raw.get("value"))
+        if value is None:
+            return None
+        return Measured(value, _finite(raw.get("low")), _finite(raw.get("high")))
+    value = _finite(raw)
+    return None if value is None else Measured(value)
+
+
+def parse_comparison(raw: Mapping[str, Any]) -> Comparison:
+    """``comparison.json``; rows shorter than the columns are filled with None."""
+    columns = tuple(str(c) for c in _items(raw.get("columns")))
+    rows: list[tuple[str, tuple[Measured | None, ...]]] = []
+    for row in _items(raw.get("rows")):
+        if isinstance(row, Mapping):
+            values = [parse_measured(v) for v in _items(row.get("values"))][: len(columns)]
+            values += [None] * (len(columns) - len(values))
+            rows.append((str(row.get("model", f"model {len(rows) + 1}")), tuple(values)))
+    samples = [
+        {str(k): "" if v is None else str(v) for k, v in sample.items()}
+        for sample in _items(raw.get("samples"))
+        if isinstance(sample, Mapping)
+    ]
+    return Comparison(columns, tuple(rows), tuple(samples))
+
+
+def flatten_evals(evals: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Measured]]:
+    """(dotted name, value) of every number in an evals.json; lists (tables) are passed over."""
+    for key, raw in evals.items():
+        name = f"{prefix}{key}"
+        value = parse_measured(raw)
+        if value is not None:
+            yield name, value
+        elif isinstance(raw, Mapping):
+            yield from flatten_evals(raw, f"{name}.")
+
+
+def find_tables(evals: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:
+    """(path of the parent, value) of every entry called ``key`` at any depth."""
+    for name, raw in evals.items():
+        if isinstance(raw, Mapping):
+            if key in raw:
+                yield str(name), raw[key]
+            for parent, value in find_tables(raw, key):
+                yield f"{name}.{parent}", value
+
+
+def _stage(folder: Path, problems: list[str]) -> StageView:
+    about = _json_object(folder / "stage.json", problems, required=True)
+    skipped = about.get("skipped")
+    skipped = skipped if isinstance(skipped, Mapping) else {}
+    memory, summary = about.get("memory"), about.get("summary")
+    summary = summary if isinstance(summary, Mapping) else {}
+    iterations, count = _finite(about.get("iterations")), _finite(skipped.get("count"))
+    samples = _table(folder / "samples.parquet", problems)
+    return StageView(
+        folder=folder,
+        name=str(about.get("name") or re.sub(r"^\d+-", "", folder.name)),
+        algorithm=str(about.get("algorithm") or ""),
+        status=str(about.get("status") or "unknown"),
+        seconds=_finite(about.get("seconds")),
+        iterations=None if iterations is None else int(iterations),
+        summary={str(k): m for k, v in summary.items() if (m := parse_measured(v))},
+        skipped=int(count or 0),
+        skipped_examples=tuple(str(e) for e in _items(skipped.get("examples"))),
+        memory=memory if isinstance(memory, Mapping) else {},
+        metrics=_columns(_table(folder / "metrics.parquet", problems)),
+        samples=[] if samples is None else samples.to_pylist(),
+        evals=_json_object(folder / "evals.json", problems),
+    )
+
+
+def _columns(table: pa.Table | None) -> dict[str, Column]:
+    if table is None:
+        return {}
+    out = {}
+    for name in table.column_names:
+        kind = table.schema.field(name).type
+        if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+            values = table.column(name).to_pylist()
+            out[name] = np.array([math.nan if v is None else float(v) for v in values])
+    return out
+
+
+def _table(path: Path, problems: list[str]) -> pa.Table | None:
+    if not path.exists():
+        return None
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        problems.append(f"{_short(path)} cannot be read ({str(error).splitlines()[0]})")
+        return None
+
+
+def _json_object(path: Path, problems: list[str], required: bool = False) -> dict[str, Any]:
+    if not path.exists():
+        if required:
+            problems.append(f"{_short(path)} is missing: the run has not got that far, or was cut")
+        return {}
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        problems.append(f"{_short(path)} cannot be read ({error})")
+        return {}
+    if not isinstance(raw, dict):
+        problems.append(f"{_short(path)} should hold a JSON object, not a {type(raw).__name__}")
+        return {}
+    return raw
+
+
+def _recipe(path: Path, problems: list[str]) -> tuple[str, dict[str, Any]]:
+    if not path.exists():
+        problems.append("recipe.yaml is missing: the report cannot say what was asked")
+        return "", {}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        parsed = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problems.append(f"recipe.yaml cannot be parsed ({str(error).splitlines()[0]})")
+        return text, {}
+    return text, parsed if isinstance(parsed, dict) else {}
+
+
+def _is_stage(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def _stage_order(path: Path) -> tuple[int, str]:
+    number = re.match(r"\d+", path.name)
+    return (int(number.group()) if number else 10**9, path.name)
+
+
+def _short(path: Path) -> str:
+    """The path from ``stages/`` on, or the file's name, for messages."""
+    parts = path.parts
+    return "/".join(parts[parts.index("stages") :]) if "stages" in parts else path.name
+
+
+def _items(raw: Any) -> list[Any]:
+    return list(raw) if isinstance(raw, (list, tuple)) else []
+
+
+def _finite(raw: Any) -> float | None:
+    if isinstance(raw, bool) or not isinstance(raw, (int, float, np.number)):
+        return None
+    return float(raw) if math.isfinite(raw) else None

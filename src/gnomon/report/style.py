@@ -1,0 +1,138 @@
+"""One look for every plot: palette, fonts, figures without global state, and saving.
+
+The colours are Okabe & Ito's (2008), told apart by readers with any common colour blindness; series
+differ by dash or marker too, so that a print in grey still reads.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from gnomon.atomic import write_bytes
+from gnomon.report.read import Column
+
+BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+PURPLE, SKY, GREY, INK = "#CC79A7", "#56B4E9", "#8A8F98", "#22262B"
+PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DPI = 200
+
+_STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "text.color": INK,
+    # Names come from users and models: a "$" in one is a dollar, not mathematics.
+    "text.parse_math": False,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 7.0,
+    "axes.labelsize": 8.5,
+    "axes.labelcolor": "#4A4F57",
+    "axes.edgecolor": "#9AA0A8",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E8EB",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#6A7079",
+    "ytick.color": "#6A7079",
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 3.0,
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "lines.linewidth": 1.7,
+    "lines.solid_capstyle": "round",
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+}
+
+
+@contextmanager
+def new_figure(width: float, height: float) -> Iterator[Figure]:
+    """A figure of ``width`` x ``height`` inches in gnomon's style, free of pyplot's state."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a PNG in one step; call inside ``new_figure``. Glyphs a font lacks show as boxes."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(buffer, format="png", dpi=DPI)
+    path = Path(path)
+    write_bytes(path, buffer.getvalue())
+    return path
+
+
+def title(figure: Figure, text: str, note: str = "") -> None:
+    """The figure's headline, and under it in grey how to read it."""
+    figure.suptitle(text, x=0.008, ha="left", fontsize=11.5, fontweight="bold", color=INK)
+    if note:
+        # An empty supxlabel-like line inside the layout keeps the note clear of the axes.
+        figure.supxlabel(note, x=0.008, ha="left", fontsize=8.0, color="#6A7079")
+
+
+def smooth(y: Column) -> tuple[Column, int]:
+    """Centred running mean and its window: about a fifteenth of the points, 1 below 20 points.
+
+    The window narrows symmetrically at the ends, so the curve starts and ends on the data and a
+    trend is not bent there.
+    """
+    n = y.size
+    if n < 20:
+        return y, 1
+    half = max(1, n // 30)
+    totals = np.concatenate([[0.0], np.cumsum(y)])
+    i = np.arange(n)
+    reach = np.minimum(half, np.minimum(i, n - 1 - i))
+    means: Column = (totals[i + reach + 1] - totals[i - reach]) / (2 * reach + 1)
+    return means, 2 * half + 1
+
+
+def draw_series(axis: Any, x: Column, y: Column, color: str, label: str | None, **line: Any) -> int:
+    """A smoothed line over the faint raw one; markers where there are few points. The window."""
+    mean, window = smooth(y)
+    marker = "o" if y.size <= 12 else ""
+    if window > 1:
+        axis.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
+    axis.plot(x, mean, color=color, label=label, marker=marker, markersize=3.5, **line)
+    return window
+
+
+def tidy(axis: Any, *, integer_x: bool = False) -> None:
+    """Few, plain ticks."""
+    axis.yaxis.set_major_locator(MaxNLocator(5))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v)))
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=integer_x))
+    if integer_x:
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v)))
+
+
+def _tick(v: float) -> str:
+    size = abs(v)
+    if size == 0:
+        return "0"
+    if size >= 1e6 or size < 1e-3:
+        return f"{v:.1e}".replace("e-0", "e-").replace("e+0", "e")
+    if size >= 1e4:
+        return f"{v / 1e3:g}k"
+    return f"{round(v, 4):g}"

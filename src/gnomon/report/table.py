@@ -1,0 +1,80 @@
+"""The comparison and its samples for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from gnomon.report.format import interval, number
+from gnomon.report.read import parse_comparison
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> Table:
+    """``comparison.json`` as a table: one row per model, each value with its interval.
+
+    The best value of each reward and accuracy column is bold, unless intervals say that it cannot
+    be told from the runner-up.
+    """
+    view = parse_comparison(comparison)
+    table = Table(box=box.SIMPLE_HEAD, title="Results", title_justify="left", title_style="bold")
+    table.add_column("model")
+    for column in view.columns:
+        table.add_column(Text(column), justify="right")
+    best = {i: _clear_best([row[1][i] for row in view.rows], c) for i, c in enumerate(view.columns)}
+    for r, (model, values) in enumerate(view.rows):
+        cells = [Text(model)]
+        for i, value in enumerate(values):
+            if value is None:
+                cells.append(Text("n/a", style="dim"))
+                continue
+            cell = Text(number(value.value), style="bold green" if best[i] == r else "")
+            cells.append(cell.append(f" {interval(value)}".rstrip(), style="not bold dim"))
+        table.add_row(*cells)
+    return table
+
+
+def samples_panel(
+    comparison: Mapping[str, Any], *, limit: int = 3, max_chars: int = 400
+) -> Panel | None:
+    """The first ``limit`` prompts with each model's response; None without samples.
+
+    Texts are shown as they are: no markup or control sequence of theirs reaches the terminal.
+    """
+    samples = parse_comparison(comparison).samples[:limit]
+    if not samples:
+        return None
+    blocks: list[Table] = []
+    for sample in samples:
+        block = Table(box=None, show_header=False, padding=(0, 1), expand=True)
+        block.add_column(style="bold cyan", no_wrap=True)
+        block.add_column(ratio=1)
+        for name, text in sample.items():
+            block.add_row(Text(name), Text(_shown(text, max_chars)))
+        block.add_row("", "")
+        blocks.append(block)
+    return Panel(Group(*blocks), title="Samples", title_align="left", box=box.ROUNDED)
+
+
+def _clear_best(values: list[Any], column: str) -> int | None:
+    words = column.lower()
+    known = [(v.value, i, v) for i, v in enumerate(values) if v is not None]
+    if not ("reward" in words or "accuracy" in words) or len(known) < 2:
+        return None
+    known.sort(key=lambda item: -item[0])
+    first, second = known[0][2], known[1][2]
+    if first.value == second.value:
+        return None
+    if first.low is not None and second.high is not None and first.low <= second.high:
+        return None
+    return int(known[0][1])
+
+
+def _shown(text: str, limit: int) -> str:
+    clean = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"

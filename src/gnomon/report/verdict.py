@@ -1,0 +1,243 @@
+"""What the figures of a run say, in sentences, each computed from the data and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from gnomon.report.format import LOWER_IS_BETTER, interval, measured, number
+from gnomon.report.overoptimisation import Trajectory, trajectory
+from gnomon.report.read import (
+    Column,
+    Measured,
+    RunView,
+    StageView,
+    find_tables,
+    flatten_evals,
+    parse_measured,
+)
+
+Kind = Literal["good", "bad", "warn", "plain"]
+_NEUTRAL = ("kl", "length", "tokens", "seconds", "memory")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One sentence, and whether it is good news, bad news, a warning, or neither."""
+
+    kind: Kind
+    text: str
+
+
+def verdicts(run: RunView) -> list[Verdict]:
+    """All the sentences the run's figures support; empty when it has none to show."""
+    out = [*_completeness(run), *_comparison(run)]
+    for stage in run.stages:
+        out += [*_finite_loss(stage), *_held_out_accuracy(stage), *_policy(stage)]
+        t = trajectory(stage)
+        if t is not None:
+            out += _overoptimisation(stage, t)
+    return out
+
+
+def ends_differ(y: Column) -> tuple[float, float, bool]:
+    """Means of the first and last fifth of a series, and whether they differ beyond its noise.
+
+    Noise is taken from differences of neighbours (variance = half their mean square), which a slow
+    trend does not inflate; beyond means more than twice the standard error of the difference.
+    """
+    k = max(1, y.size // 5)
+    first, last = float(y[:k].mean()), float(y[-k:].mean())
+    if y.size < 5:
+        return first, last, False
+    noise = math.sqrt(float(np.mean(np.diff(y) ** 2)) / 2)
+    return first, last, abs(last - first) > 2 * noise * math.sqrt(2 / k)
+
+
+def _completeness(run: RunView) -> Iterator[Verdict]:
+    for stage in run.stages:
+        if stage.status == "failed":
+            yield Verdict("bad", f"Stage {stage.name} failed; what follows is what it left.")
+        elif stage.status != "done":
+            yield Verdict("warn", f"Stage {stage.name} has not finished (status: {stage.status}).")
+        if stage.skipped:
+            rows = "row was" if stage.skipped == 1 else "rows were"
+            yield Verdict(
+                "warn", f"Stage {stage.name}: {stage.skipped} {rows} skipped (listed below)."
+            )
+
+
+def _comparison(run: RunView) -> Iterator[Verdict]:
+    """The last model against each one before it, on every measure with a better direction."""
+    for column in run.comparison.columns:
+        rows = run.comparison.column(column)
+        name = column.lower()
+        if len(rows) < 2 or any(word in name.split() for word in _NEUTRAL):
+            continue
+        sign = -1.0 if any(word in name for word in LOWER_IS_BETTER) else 1.0
+        (last, new) = rows[-1]
+        for model, old in rows[:-1]:
+            yield _difference(column, last, new, model, old, sign)
+
+
+def _difference(
+    column: str, last: str, new: Measured, model: str, old: Measured, sign: float
+) -> Verdict:
+    gap = new.value - old.value
+    figures = f"{measured(new)} against {measured(old)}"
+    if new.half_width is None or old.half_width is None:
+        return Verdict("plain", f"{column}: {last} {figures} for {model}, given without intervals.")
+    # Two independent estimates: the half-widths add in squares.
+    half = math.hypot(new.half_width, old.half_width)
+    size = f"{gap:+.3g} ± {half:.2g}"
+    if abs(gap) <= half:
+        return Verdict(
+            "plain", f"{column}: {last} and {model} cannot be told apart ({size}; {figures})."
+        )
+    better = gap * sign > 0
+    word = "better than" if better else "worse than"
+    return Verdict(
+        "good" if better else "bad", f"{column}: {last} is {word} {model} by {size} ({figures})."
+    )
+
+
+def _finite_loss(stage: StageView) -> Iterator[Verdict]:
+    _, loss = stage.series("loss")
+    if loss.size < 10 or stage.algorithm not in ("sft", "reward_model"):
+        return
+    first, last, beyond = ends_differ(loss)
+    if beyond:
+        word = "rose" if last > first else "fell"
+        text = f"the training loss {word} from {number(first)} to {number(last)} nats."
+        yield Verdict("bad" if last > first else "plain", f"Stage {stage.name}: {text}")
+    _, held = stage.series("eval/loss")
+    if held.size >= 3 and held[-1] > 1.02 * held.min():
+        yield Verdict(
+            "warn",
+            f"Stage {stage.name}: the held-out loss ended at {number(float(held[-1]))}, above its "
+            f"lowest {number(float(held.min()))}: it over-fits; fewer epochs would do.",
+        )
+
+
+def _held_out_accuracy(stage: StageView) -> Iterator[Verdict]:
+    if stage.algorithm != "reward_model":
+        return
+    found = [(n, m) for n, m in flatten_evals(stage.evals) if n.split(".")[-1] == "accuracy"]
+    accuracy = found[0][1] if found else _last_accuracy(stage)
+    if accuracy is None:
+        return
+    text = f"Stage {stage.name}: held-out accuracy {number(accuracy.value)} {interval(accuracy)}"
+    if accuracy.low is None or accuracy.high is None:
+        yield Verdict("plain", f"{text.rstrip()}, given without an interval.")
+    elif accuracy.low > 0.5:
+        yield Verdict("good", f"{text}, above chance.")
+    else:
+        yield Verdict("bad", f"{text}, not shown to be better than chance.")
+    for _, length in find_tables(stage.evals, "length"):
+        yield from _length_bias(stage, length)
+
+
+def _last_accuracy(stage: StageView) -> Measured | None:
+    _, y = stage.series("eval/accuracy")
+    if not y.size:
+        return None
+    ends = [stage.series(f"eval/accuracy_{side}")[1] for side in ("low", "high")]
+    low, high = (float(e[-1]) if e.size else None for e in ends)
+    return Measured(float(y[-1]), low, high)
+
+
+def _length_bias(stage: StageView, length: object) -> Iterator[Verdict]:
+    if not isinstance(length, dict):
+        return
+    short = parse_measured(length.get("accuracy_better_shorter"))
+    long = parse_measured(length.get("accuracy_better_longer"))
+    if short is None or long is None or short.half_width is None or long.half_width is None:
+        return
+    gap, half = long.value - short.value, math.hypot(short.half_width, long.half_width)
+    if abs(gap) > half:
+        favours = "longer" if gap > 0 else "shorter"
+        yield Verdict(
+            "warn",
+            f"Stage {stage.name}: the reward model favours {favours} responses: accuracy "
+            f"{measured(long)} where the better one is longer, {measured(short)} where shorter.",
+        )
+
+
+def _policy(stage: StageView) -> Iterator[Verdict]:
+    """Length growth and unfinished responses of a policy-gradient stage."""
+    _, length = stage.series("length")
+    if length.size >= 5 and "reward" in stage.metrics:
+        first, last, beyond = ends_differ(length)
+        if beyond and first > 0 and not 1 / 1.3 < last / first < 1.3:
+            change = "grew" if last > first else "shrank"
+            yield Verdict(
+                "warn",
+                f"Stage {stage.name}: responses {change} from {number(first)} to {number(last)} "
+                "tokens; check that the reward is not paid for length.",
+            )
+    _, finished = stage.series("finished")
+    if finished.size:
+        last = ends_differ(finished)[1]
+        if last < 0.8:
+            yield Verdict(
+                "warn",
+                f"Stage {stage.name}: only {last:.0%} of the last responses ended by themselves.",
+            )
+
+
+def _overoptimisation(stage: StageView, t: Trajectory) -> Iterator[Verdict]:
+    end = f"at a KL of {number(float(t.kl[-max(1, t.kl.size // 5) :].mean()))} nats per response"
+    proxy_first, proxy_last, proxy_moved = ends_differ(t.proxy)
+    proxy = f"from {number(proxy_first)} to {number(proxy_last)}"
+    if t.gold is None:
+        word = "moved" if proxy_moved else "did not move beyond noise,"
+        yield Verdict("plain", f"Stage {stage.name}: the proxy reward {word} {proxy} {end}.")
+        return
+    gold_first, gold_last, gold_moved = ends_differ(t.gold)
+    gold = f"from {number(gold_first)} to {number(gold_last)}"
+    if fall := _fall_from_peak(t):
+        peak, at = fall
+        if proxy_moved and proxy_last > proxy_first:
+            yield Verdict(
+                "bad",
+                f"Stage {stage.name}: the reward model is over-optimised. The proxy reward "
+                f"rose {proxy} while the gold reward fell from its peak {number(peak)} at √KL {number(at)} to "
+                f"{number(gold_last)} {end}. Stop earlier, raise β, or train the reward model on "
+                "the policy's own samples.",
+            )
+            return
+    if gold_moved and gold_last > gold_first:
+        yield Verdict(
+            "good", f"Stage {stage.name}: the gold reward rose {gold} {end}; proxy {proxy}."
+        )
+    elif gold_moved:
+        yield Verdict(
+            "bad", f"Stage {stage.name}: the gold reward fell {gold} {end}; proxy {proxy}."
+        )
+    else:
+        yield Verdict(
+            "plain",
+            f"Stage {stage.name}: the gold reward did not move beyond noise ({gold}) {end}; "
+            f"proxy {proxy}.",
+        )
+
+
+def _fall_from_peak(t: Trajectory) -> tuple[float, float] | None:
+    """(peak gold, sqrt KL there) when the gold reward ends below its peak beyond noise."""
+    assert t.gold is not None
+    n = t.gold.size
+    k = max(1, n // 5)
+    if n < 10:
+        return None
+    means = np.convolve(t.gold, np.ones(k) / k, mode="valid")
+    peak = int(means.argmax())
+    last = float(means[-1])
+    noise = math.sqrt(float(np.mean(np.diff(t.gold) ** 2)) / 2)
+    # A peak is the best of many means, so it is asked for three standard errors rather than two.
+    if float(means[peak]) - last <= 3 * noise * math.sqrt(2 / k):
+        return None
+    return float(means[peak]), float(t.distance[peak : peak + k].mean())
