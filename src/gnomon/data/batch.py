@@ -16,8 +16,9 @@ all responses in order). Per-token values of losses live on response tokens only
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor
 
 
@@ -37,7 +38,7 @@ class Segment:
         return self.responses[-1][1] if self.responses else self.prompt[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """A packed micro-batch of G groups, S responses, R response tokens and N packed tokens.
 
@@ -100,3 +101,18 @@ class Batch:
     @property
     def num_responses(self) -> int:
         return int(self.lengths.numel())
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch with every tensor on ``device``; ``self`` when they are there already."""
+        if self.input_ids.device == torch.device(device):
+            return self
+        moved: dict[str, Tensor | dict[str, Tensor]] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                moved[f.name] = value.to(device, non_blocking=non_blocking)
+            elif isinstance(value, Mapping):
+                moved[f.name] = {
+                    k: v.to(device, non_blocking=non_blocking) for k, v in value.items()
+                }
+        return replace(self, **moved)  # type: ignore[arg-type]

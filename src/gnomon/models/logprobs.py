@@ -1,0 +1,310 @@
+"""Log-probabilities and entropies of response tokens, without the [N, V] logits.
+
+Hidden states are gathered at the positions that predict response tokens, and only those rows are
+projected on the vocabulary, a chunk at a time. The backward pass recomputes each chunk (or keeps
+the only chunk, when there is one), so at most about two [chunk, V] tensors exist at any moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from gnomon.data.batch import Batch
+from gnomon.errors import ModelError
+from gnomon.models.packed import PackedForward, plain_model
+
+# logits held at once when the caller does not choose: 2^25 floats are 128 MiB
+_CHUNK_LOGITS = 2**25
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Per response token, in nats.
+
+    Attributes:
+        logprobs: [R] log-probability of each response token given what precedes it.
+        entropy: [R] entropy of the distribution it was drawn from, or None when not asked for.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """The map from hidden states to logits: cap * tanh(scale * (W h + b) / cap).
+
+    Attributes:
+        module: the model's output embeddings; a plain ``nn.Linear`` takes the fast path, anything
+            else (one with an adapter, say) is called as it is.
+        scale: a factor on the logits (1 for most models).
+        softcap: Gemma 2's bound on the logits, or None.
+    """
+
+    module: nn.Module
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel | nn.Module) -> OutputHead:
+        """The head of a causal language model, with or without PEFT around it.
+
+        Raises:
+            ModelError: the model has no language-model head.
+        """
+        whole = plain_model(model)
+        module = whole.get_output_embeddings()
+        if module is None:
+            raise ModelError(
+                f"{type(whole).__name__} has no language-model head; load it as a causal LM"
+            )
+        config = whole.config.get_text_config()
+        scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere multiplies
+        scale /= float(getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
+        return cls(module, scale, getattr(config, "final_logit_softcapping", None))
+
+    def logits(self, rows: Tensor, temperature: float = 1.0) -> Tensor:
+        """Logits [n, V] of hidden states [n, H], at least float32, over ``temperature``."""
+        z = _upcast(self.module(rows)) * self.scale
+        if self.softcap is not None:
+            z = self.softcap * torch.tanh(z / self.softcap)
+        return z / temperature
+
+
+def logprobs(
+    packed: PackedForward,
+    batch: Batch,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    only_masked: bool = False,
+    chunk_tokens: int | None = None,
+) -> TokenLogprobs:
+    """Log-probabilities (nats) of a batch's response tokens under ``packed.model``.
+
+    See :func:`token_logprobs` for the arguments.
+    """
+    return token_logprobs(
+        packed.hidden(batch),
+        OutputHead.of(packed.model),
+        batch,
+        temperature=temperature,
+        entropy=entropy,
+        only_masked=only_masked,
+        chunk_tokens=chunk_tokens,
+    )
+
+
+def token_logprobs(
+    hidden: Tensor,
+    head: OutputHead,
+    batch: Batch,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    only_masked: bool = False,
+    chunk_tokens: int | None = None,
+) -> TokenLogprobs:
+    """Log-probabilities and entropies of the response tokens from final hidden states.
+
+    Args:
+        hidden: [N, H] from :meth:`PackedForward.hidden`.
+        head: the model's head, ``OutputHead.of(model)``.
+        batch: the batch ``hidden`` was computed from.
+        temperature: logits are divided by it; use the sampler's to compare with its log-probs.
+        entropy: compute entropies as well (differentiable).
+        only_masked: compute only where ``batch.response_mask`` is True and return 0 elsewhere.
+        chunk_tokens: rows projected at once; by default as many as make 128 MiB of logits.
+
+    Returns:
+        values in float32 (float64 for float64 hidden states) with gradients to ``hidden`` and to
+        the head's weight and bias where these require them.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}; log-probabilities need it above 0")
+    source, targets = batch.source_index, batch.targets
+    chosen: Tensor | None = None
+    if only_masked:
+        chosen = batch.response_mask.nonzero().flatten()
+        source, targets = source[chosen], targets[chosen]
+    rows = hidden.index_select(0, source)
+    if type(head.module) is nn.Linear:
+        values, entropies = _linear_head(rows, head, targets, temperature, entropy, chunk_tokens)
+    else:
+        values, entropies = _any_head(rows, head, targets, temperature, entropy, chunk_tokens)
+    if chosen is not None:
+        empty = values.new_zeros(batch.targets.numel())
+        values = empty.index_copy(0, chosen, values)
+        entropies = None if entropies is None else empty.index_copy(0, chosen, entropies)
+    return TokenLogprobs(values, entropies)
+
+
+def _linear_head(
+    rows: Tensor,
+    head: OutputHead,
+    targets: Tensor,
+    temperature: float,
+    entropy: bool,
+    chunk_tokens: int | None,
+) -> tuple[Tensor, Tensor | None]:
+    weight: Tensor = head.module.weight  # type: ignore[assignment]
+    bias: Tensor | None = head.module.bias  # type: ignore[assignment]
+    kind = rows.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        rows, weight = rows.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    chunk = chunk_tokens or _default_chunk(weight.shape[0])
+    with torch.autocast(kind, enabled=False):
+        values, entropies = _LinearLogprobs.apply(  # type: ignore[no-untyped-call]
+            rows, weight, bias, targets, head.scale, head.softcap, temperature, entropy, chunk
+        )
+    return values, entropies if entropy else None
+
+
+def _any_head(
+    rows: Tensor,
+    head: OutputHead,
+    targets: Tensor,
+    temperature: float,
+    entropy: bool,
+    chunk_tokens: int | None,
+) -> tuple[Tensor, Tensor | None]:
+    """The same through autograd, each chunk checkpointed: for heads that are not plain matrices."""
+
+    def chunk_values(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        logp = head.logits(h, temperature).log_softmax(-1)
+        plogp = -(logp.exp() * logp).sum(-1) if entropy else logp.new_zeros(len(t))
+        return logp.gather(1, t[:, None])[:, 0], plogp
+
+    chunk = chunk_tokens or _default_chunk(_vocabulary(head.module, rows))
+    parts = [
+        checkpoint(chunk_values, h, t, use_reentrant=False)
+        for h, t in zip(torch.split(rows, chunk), torch.split(targets, chunk), strict=True)
+    ]
+    values = torch.cat([p[0] for p in parts])
+    return values, torch.cat([p[1] for p in parts]) if entropy else None
+
+
+def _vocabulary(module: nn.Module, rows: Tensor) -> int:
+    with torch.no_grad():
+        return int(module(rows[:1]).shape[-1])
+
+
+def _default_chunk(vocabulary: int) -> int:
+    return max(64, _CHUNK_LOGITS // vocabulary)
+
+
+def _upcast(z: Tensor) -> Tensor:
+    return z if z.dtype == torch.float64 else z.float()
+
+
+class _LinearLogprobs(torch.autograd.Function):
+    """Chunked log-softmax of a linear head.
+
+    With z the logits after scale, softcap and temperature, p = softmax(z) and H the entropy:
+    d log p_t / dz_j = [j = t] - p_j and dH / dz_j = -p_j (log p_j + H).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        scale: float,
+        softcap: float | None,
+        temperature: float,
+        entropy: bool,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor]:
+        R = rows.shape[0]
+        dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        values = torch.empty(R, dtype=dtype, device=rows.device)
+        lse, entropies = torch.empty_like(values), torch.zeros_like(values)
+        keep = chunk >= R and any(ctx.needs_input_grad)
+        kept = None
+        for a in range(0, R, chunk):
+            part = slice(a, a + chunk)
+            z = _scaled_logits(rows[part], weight, bias, scale, softcap, temperature)
+            lse[part] = torch.logsumexp(z, -1)
+            values[part] = z.gather(1, targets[part, None])[:, 0] - lse[part]
+            if entropy:
+                p = torch.exp(z - lse[part, None])
+                entropies[part] = lse[part] - (p * z).sum(-1)
+            kept = z if keep else None
+        ctx.save_for_backward(rows, weight, bias, targets, lse, entropies, kept)
+        ctx.settings = (scale, softcap, temperature, chunk)
+        ctx.entropy = entropy
+        if not entropy:
+            ctx.mark_non_differentiable(entropies)
+        return values, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, bias, targets, lse, entropies, kept = ctx.saved_tensors
+        scale, softcap, temperature, chunk = ctx.settings
+        g, e = grads
+        want_rows, want_weight, want_bias = ctx.needs_input_grad[:3]
+        d_rows = torch.empty_like(rows) if want_rows else None
+        d_weight = torch.zeros_like(weight, dtype=lse.dtype) if want_weight else None
+        d_bias = torch.zeros_like(bias, dtype=lse.dtype) if want_bias else None
+        for a in range(0, rows.shape[0], chunk):
+            part = slice(a, a + chunk)
+            z = kept
+            if z is None:
+                z = _scaled_logits(rows[part], weight, bias, scale, softcap, temperature)
+            log_p = z - lse[part, None]
+            p = log_p.exp()
+            if ctx.entropy:
+                dz = log_p.add_(entropies[part, None]).mul_(e[part, None]).add_(g[part, None])
+                dz.mul_(p).neg_()
+            else:
+                dz = p.mul_(-g[part, None])
+            dz.scatter_add_(1, targets[part, None], g[part, None])
+            if softcap is not None:  # d cap*tanh(x/cap) / dx = 1 - tanh^2
+                dz.mul_(1 - (z * (temperature / softcap)).square_())
+            dz = dz.mul_(scale / temperature).to(rows.dtype)
+            if d_rows is not None:
+                d_rows[part] = dz @ weight
+            if d_weight is not None:
+                _add_product(d_weight, dz, rows[part])
+            if d_bias is not None:
+                d_bias += dz.sum(0)
+        return (
+            d_rows,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None else d_bias.to(bias.dtype),
+            *(None,) * 6,
+        )
+
+
+def _add_product(total: Tensor, dz: Tensor, rows: Tensor) -> None:
+    """total += dz^T rows, accumulated in total's precision."""
+    if total.dtype == rows.dtype:
+        total.addmm_(dz.T, rows)
+    else:
+        total += dz.T @ rows
+
+
+def _scaled_logits(
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    temperature: float,
+) -> Tensor:
+    """Logits [n, V] after scale, softcap and temperature, in float32 (float64 for float64)."""
+    z = _upcast(nn.functional.linear(rows, weight, bias))
+    if softcap is not None:
+        return z.mul_(scale / softcap).tanh_().mul_(softcap / temperature)
+    factor = scale / temperature
+    return z if factor == 1 else z.mul_(factor)

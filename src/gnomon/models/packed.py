@@ -1,0 +1,215 @@
+"""The packed forward: one pass over a batch of groups that computes each prompt once.
+
+An ordinary transformers model runs on all packed tokens as a single row; only its attention is
+replaced (see :mod:`gnomon.models.attention`). Models that cannot run so fall back, with a warning,
+to one padded row per response, behind the same interface.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from gnomon.data.batch import Batch
+from gnomon.data.pack import pack
+from gnomon.data.records import TokenGroup, TokenResponse
+from gnomon.errors import ModelError
+from gnomon.models.attention import PACKED_ATTENTION, AttentionPlan
+from gnomon.models.attention_switch import attention_implementation
+
+_PLANS: weakref.WeakKeyDictionary[Batch, AttentionPlan] = weakref.WeakKeyDictionary()
+"""One plan per batch, shared by every model and epoch that runs it."""
+
+# largest difference, relative to the largest hidden state, that rounding explains
+_PROBE_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-5}
+_PROBE_TOLERANCE_HALF = 4e-2
+
+
+def plan_of(batch: Batch) -> AttentionPlan:
+    """The batch's attention plan, made on first use and kept as long as the batch."""
+    plan = _PLANS.get(batch)
+    if plan is None:
+        plan = _PLANS[batch] = AttentionPlan(batch)
+    return plan
+
+
+class PackedForward:
+    """Hidden states of packed batches from an ordinary transformers model.
+
+    Args:
+        model: a transformers model with or without a head, or a PEFT model around one. It is not
+            changed; adapters, train or eval mode and gradient checkpointing are honoured as they
+            are set at each call.
+        probe: run two small groups both ways and compare, to find out whether the model can share
+            prompts. Without it, a model that declares support for custom attention is trusted.
+
+    Attributes:
+        model: the model as given.
+        trunk: the part below the head that is run.
+        shares_prefix: True when prompts are computed once per group.
+        fallback_reason: why not, or None.
+
+    Raises:
+        ModelError: a PEFT method that adds virtual tokens to the prompt.
+    """
+
+    def __init__(self, model: PreTrainedModel | nn.Module, *, probe: bool = True) -> None:
+        self.model = model
+        whole = plain_model(model)
+        self.trunk: PreTrainedModel = whole.base_model
+        self.fallback_reason = self._reason_not_to_share(whole, probe)
+        self.shares_prefix = self.fallback_reason is None
+        if self.fallback_reason is not None:
+            warnings.warn(
+                f"{type(whole).__name__} cannot share prompts among responses: "
+                f"{self.fallback_reason}. Each response is computed with its own copy of the "
+                "prompt, which is slower and needs more memory.",
+                stacklevel=2,
+            )
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Final hidden states [N, H] of all packed tokens: what the model's head would be given.
+
+        Gradients flow unless the caller switched them off. The batch must be on the model's device.
+        """
+        return self._shared(batch) if self.shares_prefix else self._padded(batch)
+
+    def _shared(self, batch: Batch) -> Tensor:
+        with self._packed_attention():
+            out = self.trunk(
+                input_ids=batch.input_ids[None],
+                position_ids=batch.position_ids[None],
+                use_cache=False,
+                attention_plan=plan_of(batch),
+            )
+        return out[0][0]  # type: ignore[no-any-return]
+
+    def _padded(self, batch: Batch) -> Tensor:
+        """One row per response, prompt included, scattered back to the packed positions."""
+        rows = _rows(batch)
+        width = max(len(row) for row in rows)
+        index = torch.tensor([row + row[-1:] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        # the first slot of each packed position: a shared prompt is read from its first copy
+        slots = torch.full((batch.num_tokens,), index.numel())
+        real = mask.flatten().nonzero().flatten()
+        slots.scatter_reduce_(0, index.flatten()[real], real, "amin")
+        device = batch.input_ids.device
+        out = self.trunk(
+            input_ids=batch.input_ids[index.to(device)],
+            attention_mask=mask.to(device),
+            use_cache=False,
+        )
+        return out[0].flatten(0, 1).index_select(0, slots.to(device))  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _packed_attention(self) -> Iterator[None]:
+        """Use the packed attention now, and again whenever a checkpointed layer is recomputed.
+
+        Gradient checkpointing runs layers a second time in the backward pass, after this block has
+        ended; the checkpoint functions are therefore wrapped so that what they recompute runs under
+        the packed attention as well.
+        """
+        wrapped: list[tuple[nn.Module, str, Callable[..., Any]]] = []
+        try:
+            for module in self.trunk.modules():
+                for name in ("_gradient_checkpointing_func", "checkpoint_fn"):
+                    function = module.__dict__.get(name)
+                    if function is not None:
+                        wrapped.append((module, name, function))
+                        setattr(module, name, self._recomputing(function))
+            with attention_implementation(self.trunk, PACKED_ATTENTION):
+                yield
+        finally:
+            for module, name, function in wrapped:
+                setattr(module, name, function)
+
+    def _recomputing(self, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+        def run(layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            def packed_layer(*inner: Any, **named: Any) -> Any:
+                with attention_implementation(self.trunk, PACKED_ATTENTION):
+                    return layer(*inner, **named)
+
+            return checkpoint(packed_layer, *args, **kwargs)
+
+        return run
+
+    def _reason_not_to_share(self, whole: PreTrainedModel, probe: bool) -> str | None:
+        if not getattr(whole, "_supports_attention_backend", False):
+            return "its attention cannot be replaced (no attention backend support)"
+        return self._probe() if probe else None
+
+    def _probe(self) -> str | None:
+        """Compare packed and padded hidden states of two small groups; None when they agree."""
+        batch = _probe_batch(self.trunk)
+        modes = [(m, m.training) for m in self.trunk.modules()]
+        try:
+            self.trunk.eval()
+            with torch.no_grad():
+                expected = self._padded(batch).double()
+                try:
+                    found = self._shared(batch)
+                except Exception as error:  # whatever a foreign model raises means it cannot
+                    return f"its packed forward fails ({type(error).__name__}: {error})"
+        finally:
+            for module, training in modes:
+                module.training = training
+        gap = (found.double() - expected).abs().max() / expected.abs().max()
+        tolerance = _PROBE_TOLERANCE.get(found.dtype, _PROBE_TOLERANCE_HALF)
+        if not gap <= tolerance:  # NaN is a failure too
+            return f"packed and separate results differ by {float(gap):.1e} of the largest value"
+        return None
+
+
+def plain_model(model: PreTrainedModel | nn.Module) -> PreTrainedModel:
+    """The transformers model itself, under PEFT's wrapper if there is one (adapters stay active).
+
+    Raises:
+        ModelError: not a transformers model, or PEFT with virtual prompt tokens.
+    """
+    configs = getattr(model, "peft_config", None)
+    if not isinstance(model, PreTrainedModel) and configs is not None:
+        for name, config in configs.items():
+            if config.is_prompt_learning:
+                raise ModelError(
+                    f"adapter {name!r} ({config.peft_type.value}) puts virtual tokens before the "
+                    "prompt, which packed batches cannot hold; use LoRA or another weight adapter"
+                )
+        model = model.get_base_model()  # type: ignore[operator]
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(f"{type(model).__name__} is not a transformers model")
+    return model
+
+
+def _rows(batch: Batch) -> list[list[int]]:
+    """Packed positions of each response's whole conversation (the prompt alone when K = 0)."""
+    rows: list[list[int]] = []
+    for segment in batch.segments:
+        prompt = list(range(*segment.prompt))
+        rows.extend([*prompt, *range(*r)] for r in segment.responses)
+        if not segment.responses:
+            rows.append(prompt)
+    return rows
+
+
+def _probe_batch(trunk: PreTrainedModel) -> Batch:
+    """Two groups of random tokens, drawn from a generator of their own."""
+    embeddings = trunk.get_input_embeddings().weight
+    draw = torch.Generator().manual_seed(0)
+
+    def tokens(n: int) -> list[int]:
+        ids: list[int] = torch.randint(embeddings.shape[0], (n,), generator=draw).tolist()
+        return ids
+
+    def group(name: str, prompt: int, *responses: int) -> TokenGroup:
+        answers = tuple(TokenResponse(tokens(n), [True] * n) for n in responses)
+        return TokenGroup(name, tokens(prompt), answers)
+
+    return pack([group("a", 5, 3, 4), group("b", 2, 6)]).to(embeddings.device)
