@@ -7,6 +7,7 @@ the only chunk, when there is one), so at most about two [chunk, V] tensors exis
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,10 @@ from transformers import PreTrainedModel
 
 from gnomon.data.batch import Batch
 from gnomon.errors import ModelError
-from gnomon.models.packed import PackedForward, plain_model
+from gnomon.models.packed import PackedForward, measuring, plain_model
+
+_CHECKED: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
+"""Models whose logits were found to be what their OutputHead computes."""
 
 # logits held at once when the caller does not choose: 2^25 floats are 128 MiB
 _CHUNK_LOGITS = 2**25
@@ -55,8 +59,11 @@ class OutputHead:
     def of(cls, model: PreTrainedModel | nn.Module) -> OutputHead:
         """The head of a causal language model, with or without PEFT around it.
 
+        The first time a model is seen, its own logits for two tokens are compared with these.
+
         Raises:
-            ModelError: the model has no language-model head.
+            ModelError: the model has no language-model head, or its logits are computed in some
+                other way than this class knows.
         """
         whole = plain_model(model)
         module = whole.get_output_embeddings()
@@ -67,7 +74,11 @@ class OutputHead:
         config = whole.config.get_text_config()
         scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere multiplies
         scale /= float(getattr(config, "logits_scaling", None) or 1.0)  # Granite divides
-        return cls(module, scale, getattr(config, "final_logit_softcapping", None))
+        head = cls(module, scale, getattr(config, "final_logit_softcapping", None))
+        if whole not in _CHECKED:
+            _check_head(whole, head)
+            _CHECKED.add(whole)
+        return head
 
     def logits(self, rows: Tensor, temperature: float = 1.0) -> Tensor:
         """Logits [n, V] of hidden states [n, H], at least float32, over ``temperature``."""
@@ -190,6 +201,25 @@ def _any_head(
     ]
     values = torch.cat([p[0] for p in parts])
     return values, torch.cat([p[1] for p in parts]) if entropy else None
+
+
+def _check_head(model: PreTrainedModel, head: OutputHead) -> None:
+    """Compare the model's own logits with the head's, given what the model gave its head."""
+    given: list[Tensor] = []
+    hook = head.module.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    try:
+        with measuring(model):
+            ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)
+            found = _upcast(model(input_ids=ids, use_cache=False).logits)[0]
+            expected = head.logits(given[0][0])
+    finally:
+        hook.remove()
+    exact = given[0].dtype in (torch.float32, torch.float64)
+    if not (found - expected).abs().max() <= (1e-4 if exact else 5e-2) * expected.abs().max():
+        raise ModelError(
+            f"{type(model).__name__} transforms its logits in a way gnomon does not know, so "
+            "log-probabilities from its hidden states would be wrong; use another model class"
+        )
 
 
 def _vocabulary(module: nn.Module, rows: Tensor) -> int:

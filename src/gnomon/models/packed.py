@@ -149,23 +149,30 @@ class PackedForward:
     def _probe(self) -> str | None:
         """Compare packed and padded hidden states of two small groups; None when they agree."""
         batch = _probe_batch(self.trunk)
-        modes = [(m, m.training) for m in self.trunk.modules()]
-        try:
-            self.trunk.eval()
-            with torch.no_grad():
-                expected = self._padded(batch).double()
-                try:
-                    found = self._shared(batch)
-                except Exception as error:  # whatever a foreign model raises means it cannot
-                    return f"its packed forward fails ({type(error).__name__}: {error})"
-        finally:
-            for module, training in modes:
-                module.training = training
+        with measuring(self.trunk):
+            expected = self._padded(batch).double()
+            try:
+                found = self._shared(batch)
+            except Exception as error:  # whatever a foreign model raises means it cannot
+                return f"its packed forward fails ({type(error).__name__}: {error})"
         gap = (found.double() - expected).abs().max() / expected.abs().max()
         tolerance = _PROBE_TOLERANCE.get(found.dtype, _PROBE_TOLERANCE_HALF)
         if not gap <= tolerance:  # NaN is a failure too
             return f"packed and separate results differ by {float(gap):.1e} of the largest value"
         return None
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; every module's own mode comes back afterwards."""
+    modes = [(m, m.training) for m in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def plain_model(model: PreTrainedModel | nn.Module) -> PreTrainedModel:
