@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from gnomon.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 BASE_PATH = Path(__file__).parent / "base"
 """A plain Hugging Face model folder: anything that takes a model path takes this one."""
@@ -17,6 +19,8 @@ def load_base() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 
     Raises ModelError if the folder is not there (a broken installation).
     """
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # slow to import
+
     if not (BASE_PATH / "model.safetensors").is_file():
         raise ModelError(
             f"{BASE_PATH} holds no model.safetensors: reinstall gnomon, or make it again with "

@@ -35,7 +35,7 @@ class PretrainConfig:
         hidden_size, layers, heads, kv_heads, ffn: the model's shape.
     """
 
-    steps: int = 5000
+    steps: int = 4000
     batch_size: int = 4
     lr: float = 3e-3
     final_lr: float = 0.02
@@ -95,8 +95,20 @@ def learning_rate(step: int, config: PretrainConfig) -> float:
     return config.lr * share
 
 
-def pretrain(config: PretrainConfig, seed: int, log_every: int = 100) -> LlamaForCausalLM:
-    """Train from ``seed`` and return the model, loss printed every ``log_every`` steps."""
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """Write the plain Hugging Face folder."""
+    model.save_pretrained(out, safe_serialization=True)
+    tokenizer.save_pretrained(out)
+
+
+def pretrain(
+    config: PretrainConfig, seed: int, out: Path, log_every: int = 100, save_every: int = 500
+) -> LlamaForCausalLM:
+    """Train from ``seed`` and return the model.
+
+    The mean loss is printed every ``log_every`` steps and the model so far written to ``out`` every
+    ``save_every`` steps and at the end.
+    """
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     model = make_model(config, tokenizer)
@@ -125,6 +137,8 @@ def pretrain(config: PretrainConfig, seed: int, log_every: int = 100) -> LlamaFo
             speed = (step + 1) * batch.numel() / seconds
             print(f"step {step + 1} loss {mean:.4f} {seconds:.0f} s {speed:.0f} tok/s", flush=True)
             recent.clear()
+        if (step + 1) % save_every == 0 or step + 1 == config.steps:
+            save(model, tokenizer, out)
     return model.eval()
 
 
@@ -138,9 +152,7 @@ def main() -> None:
     options = vars(parser.parse_args())
     out, seed = options.pop("out"), options.pop("seed")
     config = PretrainConfig(**options)
-    model = pretrain(config, seed)
-    model.save_pretrained(out, safe_serialization=True)
-    build_tokenizer().save_pretrained(out)
+    pretrain(config, seed, out)
     (out / "pretrain.json").write_text(
         json.dumps({"seed": seed, **asdict(config)}, indent=2) + "\n"
     )
