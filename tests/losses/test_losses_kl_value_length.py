@@ -1,0 +1,184 @@
+"""KL estimators against an exact KL, the value loss by cases, and the length term on known data."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from gnomon.losses.kl import adaptive_beta, kl_estimate
+from gnomon.losses.length_bias import (
+    fit_length_slope,
+    length_correlation,
+    length_term,
+    remove_length,
+)
+from gnomon.losses.preference import bradley_terry
+from gnomon.losses.value import explained_variance, value_loss
+
+POLICY_LOGITS = torch.tensor([0.5, -0.3, 1.0, 0.0], dtype=torch.float64)
+REF = torch.tensor([0.1, 0.4, 0.8, -0.5], dtype=torch.float64).log_softmax(0)
+
+
+def exact(estimator, logits):
+    """Expectation of the estimate under the (fixed) policy, over all four tokens."""
+    logprobs = logits.log_softmax(0)
+    return (logprobs.detach().exp() * kl_estimate(logprobs, REF, estimator)).sum()
+
+
+def reverse_kl(logits):
+    logprobs = logits.log_softmax(0)
+    return (logprobs.exp() * (logprobs - REF)).sum()
+
+
+def forward_kl(logits):
+    return (REF.exp() * (REF - logits.log_softmax(0))).sum()
+
+
+def gradient(function):
+    logits = POLICY_LOGITS.clone().requires_grad_()
+    return torch.autograd.grad(function(logits), logits)[0]
+
+
+def test_k1_and_k3_are_unbiased_and_k2_is_close():
+    truth = reverse_kl(POLICY_LOGITS)
+    torch.testing.assert_close(exact("k1", POLICY_LOGITS), truth)
+    torch.testing.assert_close(exact("k3", POLICY_LOGITS), truth)
+    assert exact("k2", POLICY_LOGITS).item() == pytest.approx(truth.item(), rel=0.3)
+    assert exact("k2", POLICY_LOGITS) != truth
+    d = torch.linspace(-3, 3, 50, dtype=torch.float64)
+    assert (kl_estimate(d, torch.zeros_like(d), "k3") >= 0).all()
+
+
+def test_gradients_are_what_the_docstring_says():
+    torch.testing.assert_close(gradient(lambda x: exact("k1", x)), torch.zeros(4).double())
+    torch.testing.assert_close(gradient(lambda x: exact("k2", x)), gradient(reverse_kl))
+    torch.testing.assert_close(gradient(lambda x: exact("k3", x)), gradient(forward_kl))
+    assert not torch.allclose(gradient(reverse_kl), gradient(forward_kl))
+
+
+def test_unknown_estimator_is_refused():
+    with pytest.raises(ValueError, match="use k1, k2 or k3"):
+        kl_estimate(REF, REF, "k4")
+
+
+def test_adaptive_beta_hand_worked():
+    assert adaptive_beta(0.1, 12.0, 6.0, 1000, 10000) == pytest.approx(0.1 * 1.02)  # clipped at 0.2
+    assert adaptive_beta(0.1, 0.0, 6.0, 1000, 10000) == pytest.approx(0.1 * 0.98)
+    assert adaptive_beta(0.1, 6.6, 6.0, 1000, 10000) == pytest.approx(0.1 * 1.01)
+    assert adaptive_beta(0.1, 6.0, 6.0, 1000, 10000) == 0.1
+    with pytest.raises(ValueError, match="positive"):
+        adaptive_beta(0.1, 6.0, 0.0, 1, 10)
+    with pytest.raises(ValueError, match="raise the horizon"):
+        adaptive_beta(0.1, 6.0, 6.0, 50, 10)
+
+
+def test_value_loss_by_cases():
+    # value, old value, return; clip 0.2: old 1 -> [0.8, 1.2]
+    values = torch.tensor([1.1, 1.5, 1.5, 0.5], requires_grad=True)
+    returns = torch.tensor([2.0, 2.0, 0.0, 0.9])
+    loss = value_loss(values, returns, torch.ones(4), clip_eps=0.2)
+    clipped_ones = [0.9**2, 0.8**2, 1.5**2, 0.4**2]
+    assert loss.tolist() == pytest.approx([0.5 * x for x in clipped_ones])
+    loss.sum().backward()
+    # the second moved beyond the trust region towards its return: no gradient
+    assert values.grad.tolist() == pytest.approx([-0.9, 0.0, 1.5, -0.4])
+    plain = value_loss(values, returns)
+    assert plain.tolist() == pytest.approx((0.5 * (values - returns) ** 2).tolist())
+    with pytest.raises(ValueError, match="old_values"):
+        value_loss(values, returns, clip_eps=0.2)
+
+
+def test_explained_variance():
+    rng = np.random.default_rng(0)
+    returns, noise = rng.normal(size=50), rng.normal(size=50)
+    mask = rng.random(50) < 0.7
+    values = returns + 0.5 * noise
+    expected = 1 - np.var((returns - values)[mask]) / np.var(returns[mask])
+    as_tensors = [torch.tensor(x) for x in (values, returns, mask)]
+    assert explained_variance(*as_tensors).item() == pytest.approx(expected)
+    r, m = as_tensors[1:]
+    assert explained_variance(r + 3, r, m).item() == pytest.approx(1)
+    assert explained_variance(torch.zeros_like(r), r, m).item() == pytest.approx(0)
+    assert explained_variance(r, torch.zeros_like(r), m).isnan()
+
+
+def test_slope_matches_scipy_and_removal_decorrelates():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 200, size=100)
+    scores = 0.02 * lengths + rng.normal(size=100)
+    expected = stats.linregress(lengths, scores)
+    s, n = torch.tensor(scores), torch.tensor(lengths)
+    slope = fit_length_slope(s, n)
+    assert slope == pytest.approx(expected.slope)
+    assert length_correlation(s, n).item() == pytest.approx(expected.rvalue)
+    cleaned = remove_length(s, n, slope, reference_length=float(n.double().mean()))
+    assert length_correlation(cleaned, n).item() == pytest.approx(0, abs=1e-12)
+    assert cleaned.mean().item() == pytest.approx(s.mean().item())
+    wrong_sign = remove_length(s, n, -slope, reference_length=0.0)
+    assert length_correlation(wrong_sign, n) > 0.5
+
+
+def test_slope_within_prompts_ignores_differences_between_prompts():
+    # Prompt 1 calls for long answers and scores high; within each prompt length costs reward.
+    lengths = torch.tensor([10, 20, 110, 120])
+    scores = torch.tensor([1.0, 0.5, 9.0, 8.5])
+    group = torch.tensor([0, 0, 1, 1])
+    assert fit_length_slope(scores, lengths) > 0
+    assert fit_length_slope(scores, lengths, group) == pytest.approx(-0.05)
+    assert length_correlation(scores, lengths, group).item() == pytest.approx(-1)
+
+
+def test_no_spread_gives_zero_not_nan():
+    flat = torch.full((7,), 0.1, requires_grad=True)
+    lengths = torch.arange(7)
+    correlation = length_correlation(flat, lengths)
+    (grad,) = torch.autograd.grad(correlation, flat)
+    assert correlation == 0
+    assert (grad == 0).all()
+    assert fit_length_slope(lengths.float(), torch.full((7,), 3)) == 0.0
+
+
+def test_length_correlation_gradient():
+    scores = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    lengths, group = torch.tensor([3, 9, 4, 8, 1, 5]), torch.tensor([0, 0, 0, 1, 1, 1])
+    assert torch.autograd.gradcheck(lambda s: length_correlation(s, lengths, group), (scores,))
+
+
+def test_joint_length_term_recovers_a_planted_bias():
+    """Labels follow 1.5 quality + 0.8 per 50 tokens. Each pair enters in both orders, weighted by
+    its exact probability, so there is no sampling noise and the optimum is the planted values."""
+    generator = torch.Generator().manual_seed(0)
+    count, scale = 300, 50.0
+    q = torch.randn(2, count, generator=generator, dtype=torch.float64)
+    n = torch.randint(10, 200, (2, count), generator=generator)
+    first_wins = torch.sigmoid(1.5 * (q[0] - q[1]) + 0.8 * (n[0] - n[1]) / scale)
+
+    def fit(with_length_term):
+        weight = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        coefficient = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        optimiser = torch.optim.LBFGS(
+            [weight, coefficient], max_iter=100, tolerance_grad=1e-10, line_search_fn="strong_wolfe"
+        )
+
+        def closure():
+            optimiser.zero_grad()
+            used = coefficient if with_length_term else 0.0 * coefficient
+            loss = sum(
+                (
+                    p
+                    * bradley_terry(
+                        weight * q[w] + length_term(n[w], n[l_], used, scale=scale), weight * q[l_]
+                    )
+                ).mean()
+                for w, l_, p in ((0, 1, first_wins), (1, 0, 1 - first_wins))
+            )
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)
+        return weight.item(), coefficient.item()
+
+    assert fit(with_length_term=True) == pytest.approx((1.5, 0.8), abs=1e-4)
+    assert fit(with_length_term=False)[0] < 1.4  # unexplained length blurs the quality weight
+    with pytest.raises(ValueError, match="scale"):
+        length_term(n[0], n[1], 1.0, scale=0.0)
