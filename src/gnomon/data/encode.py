@@ -1,0 +1,370 @@
+"""From groups to tokens. The one place that decides which tokens are trained on.
+
+Prompt and response are tokenised apart, so the prompt's tokens are the same in all responses of a
+group (DPO's prompt terms then cancel, and the prompt is computed once) and the same as in rollouts.
+Masks come from the template's turns, never from a token's id: pad may equal EOS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from gnomon.data.kinds import judgements
+from gnomon.data.readers import Skipped, summarise_skipped
+from gnomon.data.records import Group, Prompt, Response, TokenGroup, TokenResponse
+from gnomon.data.template import ChatTemplate, Span, adds_bos, eos_text, resolve_template
+from gnomon.data.turns import RowError
+from gnomon.data.window import (
+    Tokens,
+    Truncation,
+    Window,
+    check_tokens,
+    first_token_out,
+    ranks_of,
+    scalars_of,
+)
+from gnomon.errors import DataError
+
+TrainOn = Literal["all_assistant", "last"]
+How = Literal["demonstrations", "groups", "prompts", "text"]
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A group as pieces of text, before tokenising."""
+
+    group: Group
+    prompt: str
+    responses: tuple[tuple[Span, ...], ...]
+
+
+class Encoder:
+    """A tokenizer with its template and window.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        max_length: tokens that a prompt and one response may take together.
+        max_prompt_length: tokens that a prompt may take (default: all but one of ``max_length``).
+        template: "chatml", "plain" (``role: content`` lines), "raw" (contents end to end), Jinja
+            text or the path of a .jinja file; None takes the tokenizer's own.
+        truncation: what to do with a group that does not fit. "skip" leaves it out; "left" cuts
+            the prompt's start (a BOS stays); "right" cuts the responses' ends (which then have no
+            EOS). What still does not fit is skipped.
+        train_on: of several assistant turns after the prompt, train on all or on the last.
+
+    Attributes:
+        stop_ids: the ids that end an assistant turn (EOS and the template's end of turn).
+
+    Raises:
+        DataError: an unusable template, or a tokenizer without EOS.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        max_prompt_length: int | None = None,
+        template: str | None = None,
+        truncation: Truncation = "skip",
+        train_on: TrainOn = "all_assistant",
+    ) -> None:
+        if max_length < 2:
+            raise DataError(f"max_length is {max_length}: a prompt and a response need 2 tokens")
+        self.tokenizer = tokenizer
+        self._window = Window(
+            max_length, min(max_prompt_length or max_length, max_length - 1), truncation
+        )
+        self.train_on = train_on
+        self._template_text = resolve_template(tokenizer, template)
+        self._bos = [int(tokenizer.bos_token_id)] if adds_bos(tokenizer) else []
+        self._eos = eos_text(tokenizer)
+        self.stop_ids = self._stop_ids()
+
+    def _stop_ids(self) -> tuple[int, ...]:
+        stops = [int(self.tokenizer.eos_token_id)]
+        if self._template_text is not None and self._template.turn_end:
+            last = self._tokenise([self._template.turn_end])[0][-1]
+            if last in self._special:
+                stops.append(last)
+        return tuple(dict.fromkeys(stops))
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        marked = (i for i, token in added.items() if token.special)
+        return frozenset([*self.tokenizer.all_special_ids, *marked])
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        if self._template_text is None:
+            raise DataError(
+                "the tokenizer has no chat template, but the prompts are conversations. Give one "
+                "(template: chatml, plain, raw, or a .jinja file), or read the prompts as plain "
+                "text (as_text: true)."
+            )
+        return ChatTemplate(self.tokenizer, self._template_text)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of all that decides which tokens come out: vocabulary, template, window."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            pieces: Any = sorted(self.tokenizer.get_vocab().items())
+        else:
+            state = json.loads(backend.to_str())
+            pieces = {k: v for k, v in state.items() if k not in ("padding", "truncation")}
+        said = [pieces, self._template_text, self._bos, self._eos, self.train_on]
+        said.append(asdict(self._window))
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+    # --- one at a time ---------------------------------------------------------------------
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """A prompt's tokens, generation prompt included: what a rollout starts from.
+
+        Raises:
+            DataError: it is longer than ``max_prompt_length`` and may not be cut.
+        """
+        return list(self._one(Group(prompt), self._plan_prompt).prompt_ids)
+
+    def encode_demonstration(self, group: Group) -> TokenGroup:
+        """A demonstration: the prompt runs up to the first assistant turn, later user and tool
+        turns lie in the response with mask False. With ``train_on="last"`` the prompt runs up to
+        the last assistant turn.
+
+        Raises:
+            DataError: see :meth:`encode_group`; or not exactly one response.
+        """
+        return self._one(group, self._plan_demonstration)
+
+    def encode_group(self, group: Group) -> TokenGroup:
+        """All K responses, with comparisons (from the ranks if none are given).
+
+        ``scalar["rank"]`` is set where the group is ranked or compared (net wins, then), and
+        ``scalar["label"]`` (1 good, 0 bad) where responses are labelled.
+
+        Raises:
+            DataError: too long, nothing to train on, a better and a worse response that come out
+                as the same tokens, or a template that cannot be applied. Names file and row.
+        """
+        return self._one(group, self._plan_group)
+
+    def encode_text(self, text: str, id: str = "text") -> TokenGroup:
+        """Pretraining text: its first token (a BOS if the tokenizer adds one) stands as the
+        prompt, all others and the EOS count in the loss.
+
+        Raises:
+            DataError: empty, or longer than ``max_length`` and not truncated on the right.
+        """
+        windows = self.encode_document(text, id)
+        if len(windows) > 1 and self._window.truncation != "right":
+            raise DataError(
+                f"{id}: longer than {self._window.max_length} tokens; use encode_document"
+            )
+        return replace(windows[0], id=id)
+
+    def encode_document(self, text: str, id: str = "text") -> list[TokenGroup]:
+        """A text of any length as windows of ``max_length`` tokens. Each window's first token is
+        the last of the one before, so every token is predicted exactly once."""
+        ids = [*self._bos, *self._tokenise([text])[0], int(self.tokenizer.eos_token_id)]
+        if not text.strip() or len(ids) < 2:
+            raise DataError(f"{id}: empty text; remove it")
+        size = self._window.max_length
+        windows = [ids[i : i + size] for i in range(0, len(ids) - 1, size - 1)]
+        return [
+            TokenGroup(
+                id=id if len(windows) == 1 else f"{id}/{n}",
+                prompt_ids=w[:1],
+                responses=(TokenResponse(w[1:], [True] * (len(w) - 1)),),
+            )
+            for n, w in enumerate(windows)
+        ]
+
+    # --- many ------------------------------------------------------------------------------
+
+    def encode_all(
+        self, groups: Sequence[Group], how: How = "groups"
+    ) -> tuple[list[TokenGroup], list[Skipped]]:
+        """Encode groups in order; those that cannot be encoded are listed, with reason and cure.
+
+        Prompts come out as groups without responses; ``how="text"`` splits documents into windows.
+
+        Raises:
+            DataError: no group could be encoded, or the tokenizer has no usable template.
+        """
+        done: list[TokenGroup] = []
+        skipped: list[Skipped] = []
+        for item in self._encode_each(groups, how):
+            if isinstance(item, Skipped):
+                skipped.append(item)
+            else:
+                done += item
+        if groups and not done:
+            raise DataError(
+                f"none of {len(groups)} groups could be encoded. The first: {skipped[0]}.\n"
+                f"{summarise_skipped(skipped)}"
+            )
+        return done, skipped
+
+    def _encode_each(
+        self, groups: Sequence[Group], how: How
+    ) -> Iterator[list[TokenGroup] | Skipped]:
+        if how == "text":
+            for group in groups:
+                text = group.responses[0].text if group.responses else group.prompt.text or ""
+                try:
+                    yield [
+                        replace(w, source=group.prompt.source, category=group.prompt.category)
+                        for w in self.encode_document(text, group.prompt.id)
+                    ]
+                except DataError:
+                    yield Skipped(group.prompt.source, "empty text", "remove it")
+            return
+        plan = {
+            "demonstrations": self._plan_demonstration,
+            "groups": self._plan_group,
+            "prompts": self._plan_prompt,
+        }[how]
+        for start in range(0, len(groups), CHUNK):
+            yield from self._encode_chunk(groups[start : start + CHUNK], plan)
+
+    def _encode_chunk(
+        self, groups: Sequence[Group], plan: Callable[[Group], _Plan]
+    ) -> Iterator[list[TokenGroup] | Skipped]:
+        """One tokenizer call for all the texts of a chunk: fast tokenizers run them in parallel."""
+        plans: list[_Plan | Skipped] = []
+        for group in groups:
+            try:
+                plans.append(plan(group))
+            except RowError as error:
+                plans.append(Skipped(group.prompt.source, error.reason, error.cure))
+        texts = [t for p in plans if isinstance(p, _Plan) for t in self._texts(p)]
+        tokens = iter(self._tokenise(texts))
+        for item in plans:
+            if isinstance(item, Skipped):
+                yield item
+                continue
+            ids = [next(tokens) for _ in self._texts(item)]
+            try:
+                yield [self._assemble(item, ids)]
+            except RowError as error:
+                yield Skipped(item.group.prompt.source, error.reason, error.cure)
+
+    def _one(self, group: Group, plan: Callable[[Group], _Plan]) -> TokenGroup:
+        try:
+            planned = plan(group)
+            return self._assemble(planned, self._tokenise(list(self._texts(planned))))
+        except RowError as error:
+            where = group.prompt.source or group.prompt.id
+            raise DataError(f"{where}: {error.reason}; {error.cure}") from error
+
+    # --- text ------------------------------------------------------------------------------
+
+    def _plan_prompt(self, group: Group) -> _Plan:
+        prompt = group.prompt
+        if prompt.text is not None:
+            return _Plan(group, prompt.text, ())
+        return _Plan(group, self._template.render(prompt.messages, generation_prompt=True), ())
+
+    def _plan_group(self, group: Group) -> _Plan:
+        spans = tuple(tuple(self._spans(group.prompt, r)) for r in group.responses)
+        return replace(self._plan_prompt(group), responses=spans)
+
+    def _plan_demonstration(self, group: Group) -> _Plan:
+        if len(group.responses) != 1:
+            raise RowError(
+                f"{len(group.responses)} responses", "a demonstration has exactly one response"
+            )
+        response = group.responses[0]
+        last = max((i for i, m in enumerate(response.messages) if m.role == "assistant"), default=0)
+        if self.train_on == "last" and last > 0:
+            prompt = group.prompt
+            earlier = (*prompt.messages, *response.messages[:last])
+            flags = response.meta.get("train")
+            meta = {**response.meta, "train": flags[last:]} if flags else response.meta
+            response = replace(response, messages=response.messages[last:], meta=meta)
+            group = replace(group, prompt=replace(prompt, messages=earlier), responses=(response,))
+        return self._plan_group(replace(group, comparisons=()))
+
+    def _spans(self, prompt: Prompt, response: Response) -> list[Span]:
+        if prompt.text is not None:
+            if len(response.messages) != 1:
+                raise RowError(
+                    "a plain-text prompt with an answer of several turns", "read it as chat"
+                )
+            return [Span(response.text, True), Span(self._eos, True)]
+        spans = self._template.spans(prompt.messages, response)
+        trained = [i for i, span in enumerate(spans) if span.trained]
+        flags = [
+            flag
+            for flag, m in zip(response.meta.get("train", ()), response.messages, strict=False)
+            if m.role == "assistant"
+        ]
+        off = {i for i, flag in zip(trained, flags, strict=False) if not flag}
+        if self.train_on == "last":
+            off |= set(trained[:-1])
+        return [replace(s, trained=s.trained and i not in off) for i, s in enumerate(spans)]
+
+    @staticmethod
+    def _texts(plan: _Plan) -> Iterator[str]:
+        yield plan.prompt
+        for spans in plan.responses:
+            for span in spans:
+                yield span.text
+
+    def _tokenise(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
+        return [list(ids) for ids in encoded]
+
+    # --- tokens ----------------------------------------------------------------------------
+
+    def _assemble(self, plan: _Plan, ids: Sequence[list[int]]) -> TokenGroup:
+        group = plan.group
+        parts = iter(ids)
+        prompt = next(parts)
+        responses = []
+        for spans in plan.responses:
+            tokens = Tokens([], [])
+            for span in spans:
+                piece = next(parts)
+                tokens.ids.extend(piece)
+                tokens.mask.extend([span.trained] * len(piece))
+            responses.append(self._finish(tokens, plain=group.prompt.text is not None))
+        if group.prompt.text is not None:
+            prompt = [*self._bos, *prompt]
+            if not prompt and responses:  # a document: its first token stands as the prompt
+                prompt, responses = first_token_out(responses)
+        if not prompt:
+            raise RowError("empty prompt", "fill it in or remove the row")
+        prompt, responses = self._window.fit(prompt, responses, self.tokenizer.bos_token_id)
+        comparisons = judgements(group)
+        check_tokens(responses, comparisons)
+        ranks = ranks_of(group, comparisons)
+        return TokenGroup(
+            id=group.prompt.id,
+            prompt_ids=prompt,
+            responses=tuple(
+                TokenResponse(t.ids, t.mask, scalar=scalars_of(r, rank))
+                for t, r, rank in zip(responses, group.responses, ranks, strict=False)
+            ),
+            comparisons=comparisons,
+            weight=group.weight,
+            source=group.prompt.source,
+            category=group.prompt.category,
+        )
+
+    def _finish(self, tokens: Tokens, plain: bool) -> Tokens:
+        """Close a turn that the template leaves open, so that the model learns to stop."""
+        if not plain and (not tokens.ids or tokens.ids[-1] not in self.stop_ids):
+            tokens.ids.append(int(self.tokenizer.eos_token_id))
+            tokens.mask.append(tokens.mask[-1] if tokens.mask else True)
+        return tokens
