@@ -10,7 +10,7 @@ from gnomon.report.read import Measured
 
 # Metric -> (title, unit). The order is the order of panels; metrics not listed follow by name.
 METRICS: dict[str, tuple[str, str]] = {
-    "loss": ("Loss", "nats"),
+    "loss": ("Loss", ""),
     "accuracy": ("Ranking accuracy", "share of pairs"),
     "margin": ("Margin, better - worse", "reward"),
     "reward": ("Proxy reward", "reward"),
@@ -41,33 +41,42 @@ def metric_label(name: str) -> tuple[str, str]:
 
 def number(x: float | None) -> str:
     """About three significant digits: 0.714, 12.3, 1 240, 2.1e-06; "n/a" without a value."""
-    if x is None or not math.isfinite(x):
-        return "n/a"
-    size = abs(x)
-    if size == 0:
-        return "0"
-    if size < 1e-3 or size >= 1e7:
-        return f"{x:.2g}"
-    if float(x).is_integer() and size < 1e7:
-        return f"{int(x):,}".replace(",", " ")
-    if size >= 1000:
-        return f"{x:,.0f}".replace(",", " ")
-    decimals = 3 if size < 10 else 1
-    return f"{x:.{decimals}f}"
+    return "n/a" if x is None or not math.isfinite(x) else _number(x, _decimals([x]))
+
+
+def value(m: Measured) -> str:
+    """The value, to as many decimals as its interval's ends are shown with."""
+    return _number(m.value, _decimals(_ends(m)))
 
 
 def interval(m: Measured) -> str:
     """ "[low, high]", or nothing where there is no interval."""
     if m.low is None or m.high is None:
         return ""
-    return f"[{number(m.low)}, {number(m.high)}]"
+    decimals = _decimals(_ends(m))
+    return f"[{_number(m.low, decimals)}, {_number(m.high, decimals)}]"
 
 
 def measured(m: Measured | None) -> str:
     """The value with its interval behind it."""
-    if m is None:
-        return "n/a"
-    return f"{number(m.value)} {interval(m)}".rstrip()
+    return "n/a" if m is None else f"{value(m)} {interval(m)}".rstrip()
+
+
+def _ends(m: Measured) -> list[float]:
+    return [x for x in (m.value, m.low, m.high) if x is not None]
+
+
+def _decimals(values: list[float]) -> int:
+    size = max(abs(x) for x in values)
+    if size >= 1000 or all(float(x).is_integer() for x in values):
+        return 0
+    return 3 if size < 10 else 1
+
+
+def _number(x: float, decimals: int) -> str:
+    if x != 0 and (abs(x) < 10.0**-decimals and abs(x) < 1e-3 or abs(x) >= 1e7):
+        return f"{x:.2g}"
+    return f"{x:,.{decimals}f}".replace(",", " ")
 
 
 def duration(seconds: float | None) -> str:

@@ -104,7 +104,7 @@ def overoptimisation_plot(runs: Mapping[str, Source], path: str | Path) -> Path:
             "the over-optimisation plot needs a PPO stage with at least two iterations"
         )
     split = not _share_axis(list(found.values()))
-    with style.new_figure(8.6 if split else 6.6, 4.3) as figure:
+    with style.new_figure(8.6 if split else 5.2, 4.3) as figure:
         panels = figure.subplots(1, 2) if split else [figure.subplots()] * 2
         proxy_axis, gold_axis = panels[0], panels[1]
         for i, (label, t) in enumerate(found.items()):
@@ -124,9 +124,9 @@ def overoptimisation_plot(runs: Mapping[str, Source], path: str | Path) -> Path:
             t.held_out for t in found.values()) else "held-out prompts where logged"  # fmt: skip
         style.title(
             figure,
-            "Proxy and gold reward as the policy leaves the reference",
-            f"Dashed: proxy. Solid: gold, its highest point ringed. On {where}. "
-            "Form: Gao et al. 2022.",
+            "Proxy and gold reward against √KL",
+            f"Dashed: proxy. Solid: gold, its highest point ringed.\nOn {where}, after Gao et al. "
+            "2022.",
         )
         return style.save(figure, path)
 
@@ -166,7 +166,8 @@ def _draw(axis: Any, d: Column, y: Column, color: str, label: str, *, dashed: bo
         axis.plot(d, y, "o", color=color, alpha=0.16, markersize=2.6, markeredgewidth=0)
     axis.plot(
         x_mean, y_mean, color=color, linestyle=(0, (4, 1.6)) if dashed else "-", label=label,
-        marker="" if window > 1 else "o", markersize=3.5,
+        marker="" if window > 1 else "s" if dashed else "o", markersize=3.8,
+        markerfacecolor="white" if dashed else color,
     )  # fmt: skip
     if not dashed:
         top = int(np.argmax(y_mean))
@@ -187,7 +188,7 @@ def _draw_fit(axis: Any, t: Trajectory) -> None:
 
 
 def _finish(axis: Any) -> None:
-    axis.set(xlabel="√KL(policy ‖ reference)  (KL in nats per response)", ylabel="mean reward")
+    axis.set(xlabel="√KL(policy ‖ reference), KL in nats per response", ylabel="mean reward")
     axis.set_xlim(left=0)
-    axis.legend(loc="best")
+    axis.legend(loc="best", handlelength=3.2)
     style.tidy(axis)

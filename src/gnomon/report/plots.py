@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from gnomon.report import style
 from gnomon.report.format import METRICS, metric_label, number
+from gnomon.report.format import value as format_value
 from gnomon.report.read import Column, Comparison, Measured, StageView
 
 _AXES = {"step", "iteration", "seconds"}
@@ -34,7 +34,7 @@ def training_curves(stage: StageView, path: str | Path, columns: int = 3) -> Pat
     panels = curve_panels(stage)
     if not panels:
         return None
-    columns = min(columns, len(panels))
+    columns = 2 if len(panels) == 4 else min(columns, len(panels))
     rows = math.ceil(len(panels) / columns)
     with style.new_figure(3.45 * columns + 0.2, 2.2 * rows + 0.75) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
@@ -70,7 +70,7 @@ def reliability_diagram(
     confidence = np.array(
         [float(b.get("confidence", x)) for b, x in zip(rows, left + width / 2, strict=True)]
     )
-    with style.new_figure(4.6, 4.9) as figure:
+    with style.new_figure(5.2, 4.6) as figure:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
         start = min(0.5, float(left.min()))
         top.bar(
@@ -89,7 +89,8 @@ def reliability_diagram(
         style.tidy(top)
         style.tidy(bottom)
         error = "" if ece is None else f" (ECE {number(ece)})"
-        style.title(figure, f"Calibration{f' of {what}' if what else ''}{error}")
+        where = f", {what.replace('_', ' ')}" if what else ""
+        style.title(figure, f"Reward-model calibration{where}{error}")
         return style.save(figure, path)
 
 
@@ -100,7 +101,7 @@ def category_accuracy(
     if not by_category:
         return None
     items = sorted(by_category.items(), key=lambda item: item[1].value)
-    with style.new_figure(6.2, 1.4 + 0.32 * len(items)) as figure:
+    with style.new_figure(5.2, 1.5 + 0.32 * len(items)) as figure:
         axis = figure.subplots()
         for i, (_, m) in enumerate(items):
             axis.errorbar(
@@ -112,10 +113,11 @@ def category_accuracy(
             label = f"all: {number(overall.value)}"
             axis.axvline(overall.value, color=style.GREY, linestyle=":", linewidth=1.4, label=label)
         axis.set_yticks(range(len(items)), [_cut(name, 32) for name, _ in items])
-        axis.set(xlim=(0.0, 1.0), xlabel="share of held-out pairs ranked as labelled")
+        axis.set(xlim=(0.0, 1.0), ylim=(-0.6, len(items) - 0.4))
+        axis.set(xlabel="share of held-out pairs ranked as labelled")
         axis.grid(axis="y", visible=False)
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        style.title(figure, "Reward-model accuracy by category, with intervals")
+        axis.legend(loc="upper left", frameon=True, framealpha=0.9, edgecolor="none")
+        style.title(figure, "Reward-model accuracy by category")
         return style.save(figure, path)
 
 
@@ -151,9 +153,11 @@ def length_histogram(stage: StageView, path: str | Path) -> Path | None:
     if not groups:
         return None
     everything = np.concatenate([lengths for _, lengths in groups])
-    bins = min(30, max(5, 2 * int(np.sqrt(everything.size))))
-    edges: list[float] = np.histogram_bin_edges(everything, bins=bins).tolist()
-    with style.new_figure(6.2, 3.2) as figure:
+    # Bins of a whole number of tokens: fractional ones hold unequal counts of integers.
+    first_token, last_token = int(everything.min()), int(everything.max())
+    width = max(1, math.ceil((last_token - first_token + 1) / 24))
+    edges = [edge - 0.5 for edge in range(first_token, last_token + width + 1, width)]
+    with style.new_figure(5.2, 3.2) as figure:
         axis = figure.subplots()
         for (name, lengths), color in zip(groups, (style.GREY, style.BLUE), strict=False):
             share = np.full(lengths.size, 1 / lengths.size)
@@ -165,7 +169,8 @@ def length_histogram(stage: StageView, path: str | Path) -> Path | None:
             )  # fmt: skip
             axis.axvline(float(lengths.mean()), color=color, linestyle="--", linewidth=1.3)
         axis.set(xlabel="response length (tokens)", ylabel="share of samples")
-        axis.legend()
+        axis.legend(ncols=2, loc="upper left")
+        axis.margins(y=0.2)
         style.tidy(axis)
         style.title(figure, f"Response lengths before and after stage {stage.name}")
         return style.save(figure, path)
@@ -200,6 +205,9 @@ def _draw_panel(axis: Any, stage: StageView, name: str) -> int:
     if "held out" in drawn:
         axis.legend(loc="best")
     style.tidy(axis, integer_x=True)
+    values = np.concatenate([stage.series(key)[1] for key, _, _ in sources])
+    if np.ptp(values) <= 1e-9 * np.abs(values).max():
+        style.level_axis(axis, float(values[0]))
     return window
 
 
@@ -218,6 +226,8 @@ def _draw_bars(axis: Any, models: Sequence[str], comparison: Comparison, column:
     for i, model in enumerate(models):
         m = values.get(model)
         if m is None:
+            axis.annotate("n/a", (i, 0), xytext=(0, 3), textcoords="offset points", ha="center",
+                          fontsize=8, color=style.GREY)  # fmt: skip
             continue
         color = style.PALETTE[i % len(style.PALETTE)]
         axis.bar(i, m.value, 0.68, color=color, alpha=0.85)
@@ -226,7 +236,7 @@ def _draw_bars(axis: Any, models: Sequence[str], comparison: Comparison, column:
         bottom = m.value if m.low is None else m.low
         up = m.value >= 0
         axis.annotate(
-            number(m.value), (i, top if up else bottom), xytext=(0, 3 if up else -3),
+            format_value(m), (i, top if up else bottom), xytext=(0, 3 if up else -3),
             textcoords="offset points", ha="center", va="bottom" if up else "top", fontsize=8,
         )  # fmt: skip
     axis.axhline(0, color="#9AA0A8", linewidth=0.8)
@@ -237,10 +247,11 @@ def _draw_bars(axis: Any, models: Sequence[str], comparison: Comparison, column:
         range(len(models)), [_cut(m, 18) for m in models], rotation=turn,
         ha="right" if turn else "center",
     )  # fmt: skip
-    unit = {"kl": "nats per response", "length": "tokens"}.get(column.lower(), "")
-    axis.set_ylabel(unit or ("share" if "accuracy" in column.lower() else column))
+    units = {"kl": "nats per response", "length": "tokens", "accuracy": "share", "reward": "reward"}
+    words = column.lower().split()
+    axis.set_ylabel(next((unit for word, unit in units.items() if word in words), ""))
     axis.grid(axis="x", visible=False)
-    axis.yaxis.set_major_locator(MaxNLocator(5))
+    axis.yaxis.set_major_locator(style.locator())
 
 
 def _error(m: Measured) -> Any:

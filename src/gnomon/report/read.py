@@ -83,7 +83,9 @@ class StageView:
 
     def series(self, name: str, against: str = "step") -> tuple[Column, Column]:
         """(x, y) of a metric where it was logged, in order of logging; x counts rows without it."""
-        y = self.metrics.get(name, np.empty(0))
+        y = self.metrics.get(name)
+        if y is None:
+            return np.empty(0), np.empty(0)
         x = self.metrics.get(against, np.arange(y.size, dtype=np.float64))
         present = np.isfinite(y) & np.isfinite(x)
         return x[present], y[present]

@@ -94,8 +94,8 @@ def title(figure: Figure, text: str, note: str = "") -> None:
 def smooth(y: Column) -> tuple[Column, int]:
     """Centred running mean and its window: about a fifteenth of the points, 1 below 20 points.
 
-    The window narrows symmetrically at the ends, so the curve starts and ends on the data and a
-    trend is not bent there.
+    At the ends the mean is over the part of the window that exists: the single last point, noise
+    and all, is never shown as the trend.
     """
     n = y.size
     if n < 20:
@@ -103,8 +103,8 @@ def smooth(y: Column) -> tuple[Column, int]:
     half = max(1, n // 30)
     totals = np.concatenate([[0.0], np.cumsum(y)])
     i = np.arange(n)
-    reach = np.minimum(half, np.minimum(i, n - 1 - i))
-    means: Column = (totals[i + reach + 1] - totals[i - reach]) / (2 * reach + 1)
+    start, end = np.maximum(i - half, 0), np.minimum(i + half + 1, n)
+    means: Column = (totals[end] - totals[start]) / (end - start)
     return means, 2 * half + 1
 
 
@@ -119,12 +119,23 @@ def draw_series(axis: Any, x: Column, y: Column, color: str, label: str | None, 
 
 
 def tidy(axis: Any, *, integer_x: bool = False) -> None:
-    """Few, plain ticks."""
-    axis.yaxis.set_major_locator(MaxNLocator(5))
+    """Few, round, plain ticks."""
+    axis.yaxis.set_major_locator(locator())
     axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v)))
-    axis.xaxis.set_major_locator(MaxNLocator(5, integer=integer_x))
-    if integer_x:
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v)))
+    axis.xaxis.set_major_locator(locator(integer=integer_x))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v)))
+
+
+def level_axis(axis: Any, value: float) -> None:
+    """One tick for a series that never changes, rather than five for its rounding."""
+    reach = abs(value) / 2 or 1.0
+    axis.set_ylim(value - reach, value + reach)
+    axis.set_yticks([value], [_tick(value)])
+
+
+def locator(*, integer: bool = False) -> MaxNLocator:
+    """At most about five ticks, at multiples of 1, 2, 2.5 or 5."""
+    return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=integer)
 
 
 def _tick(v: float) -> str:
@@ -132,7 +143,7 @@ def _tick(v: float) -> str:
     if size == 0:
         return "0"
     if size >= 1e6 or size < 1e-3:
-        return f"{v:.1e}".replace("e-0", "e-").replace("e+0", "e")
+        return f"{v:.3g}".replace("e-0", "e-").replace("e+0", "e")
     if size >= 1e4:
         return f"{v / 1e3:g}k"
     return f"{round(v, 4):g}"

@@ -11,7 +11,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from gnomon.report.format import interval, number
+from gnomon.report.format import interval
+from gnomon.report.format import value as figure
 from gnomon.report.read import parse_comparison
 
 
@@ -33,7 +34,7 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
             if value is None:
                 cells.append(Text("n/a", style="dim"))
                 continue
-            cell = Text(number(value.value), style="bold green" if best[i] == r else "")
+            cell = Text(figure(value), style="bold green" if best[i] == r else "")
             cells.append(cell.append(f" {interval(value)}".rstrip(), style="not bold dim"))
         table.add_row(*cells)
     return table

@@ -41,21 +41,28 @@ def verdicts(run: RunView) -> list[Verdict]:
         t = trajectory(stage)
         if t is not None:
             out += _overoptimisation(stage, t)
-    return out
+    return out + [v for stage in run.stages for v in _skipped(stage)]
 
 
 def ends_differ(y: Column) -> tuple[float, float, bool]:
     """Means of the first and last fifth of a series, and whether they differ beyond its noise.
 
-    Noise is taken from differences of neighbours (variance = half their mean square), which a slow
-    trend does not inflate; beyond means more than twice the standard error of the difference.
+    Beyond means more than twice the standard error of the difference.
     """
     k = max(1, y.size // 5)
     first, last = float(y[:k].mean()), float(y[-k:].mean())
     if y.size < 5:
         return first, last, False
-    noise = math.sqrt(float(np.mean(np.diff(y) ** 2)) / 2)
+    noise = _noise(y)
     return first, last, abs(last - first) > 2 * noise * math.sqrt(2 / k)
+
+
+def _noise(y: Column) -> float:
+    """Standard deviation of the noise around a trend, from second differences.
+
+    They cancel whatever is linear; for independent noise their mean square is 6 variances.
+    """
+    return math.sqrt(float(np.mean(np.diff(y, 2) ** 2)) / 6)
 
 
 def _completeness(run: RunView) -> Iterator[Verdict]:
@@ -64,11 +71,12 @@ def _completeness(run: RunView) -> Iterator[Verdict]:
             yield Verdict("bad", f"Stage {stage.name} failed; what follows is what it left.")
         elif stage.status != "done":
             yield Verdict("warn", f"Stage {stage.name} has not finished (status: {stage.status}).")
-        if stage.skipped:
-            rows = "row was" if stage.skipped == 1 else "rows were"
-            yield Verdict(
-                "warn", f"Stage {stage.name}: {stage.skipped} {rows} skipped (listed below)."
-            )
+
+
+def _skipped(stage: StageView) -> Iterator[Verdict]:
+    if stage.skipped:
+        rows = "row was" if stage.skipped == 1 else "rows were"
+        yield Verdict("warn", f"Stage {stage.name}: {stage.skipped} {rows} skipped (listed below).")
 
 
 def _comparison(run: RunView) -> Iterator[Verdict]:
@@ -88,21 +96,22 @@ def _difference(
     column: str, last: str, new: Measured, model: str, old: Measured, sign: float
 ) -> Verdict:
     gap = new.value - old.value
+    heading = f"{column[:1].upper()}{column[1:]}"
     figures = f"{measured(new)} against {measured(old)}"
     if new.half_width is None or old.half_width is None:
-        return Verdict("plain", f"{column}: {last} {figures} for {model}, given without intervals.")
+        text = f"{heading}: {last} {figures} for {model}, given without intervals."
+        return Verdict("plain", text)
     # Two independent estimates: the half-widths add in squares.
     half = math.hypot(new.half_width, old.half_width)
-    size = f"{gap:+.3g} ± {half:.2g}"
+    size = f"{abs(gap):.2g} ± {half:.2g}"
     if abs(gap) <= half:
-        return Verdict(
-            "plain", f"{column}: {last} and {model} cannot be told apart ({size}; {figures})."
-        )
+        text = f"{heading}: {last} and {model} cannot be told apart ({size}; {figures})."
+        return Verdict("plain", text)
     better = gap * sign > 0
+    # The proxy is what was optimised: that it rose is no evidence of a better model.
+    kind: Kind = "plain" if "proxy" in column.lower() else "good" if better else "bad"
     word = "better than" if better else "worse than"
-    return Verdict(
-        "good" if better else "bad", f"{column}: {last} is {word} {model} by {size} ({figures})."
-    )
+    return Verdict(kind, f"{heading}: {last} is {word} {model} by {size} ({figures}).")
 
 
 def _finite_loss(stage: StageView) -> Iterator[Verdict]:
@@ -205,9 +214,9 @@ def _overoptimisation(stage: StageView, t: Trajectory) -> Iterator[Verdict]:
             yield Verdict(
                 "bad",
                 f"Stage {stage.name}: the reward model is over-optimised. The proxy reward "
-                f"rose {proxy} while the gold reward fell from its peak {number(peak)} at √KL {number(at)} to "
-                f"{number(gold_last)} {end}. Stop earlier, raise β, or train the reward model on "
-                "the policy's own samples.",
+                f"rose {proxy} while the gold reward fell from its peak {number(peak)} "
+                f"at √KL {number(at)} to {number(gold_last)} {end}. Stop "
+                "earlier, raise β, or train the reward model on the policy's own samples.",
             )
             return
     if gold_moved and gold_last > gold_first:
@@ -236,7 +245,7 @@ def _fall_from_peak(t: Trajectory) -> tuple[float, float] | None:
     means = np.convolve(t.gold, np.ones(k) / k, mode="valid")
     peak = int(means.argmax())
     last = float(means[-1])
-    noise = math.sqrt(float(np.mean(np.diff(t.gold) ** 2)) / 2)
+    noise = _noise(t.gold)
     # A peak is the best of many means, so it is asked for three standard errors rather than two.
     if float(means[peak]) - last <= 3 * noise * math.sqrt(2 / k):
         return None
