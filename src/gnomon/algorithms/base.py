@@ -181,7 +181,7 @@ class Algorithm(ABC):
 
     @abstractmethod
     def experience(self, iteration: int) -> Experience:
-        """What iteration ``iteration`` (from 0) trains on; hangs on the weights and the seed alone."""
+        """What iteration ``iteration`` (from 0) trains on; fixed by the weights and the seed."""
 
     @abstractmethod
     def loss(self, batch: Batch, totals: Totals) -> LossOutput:
@@ -199,12 +199,10 @@ class Algorithm(ABC):
         """State beyond the weights, as JSON (an adaptive beta, say)."""
         return {}
 
-    def load_state_dict(  # noqa: B027 - most methods keep no state
-        self, state: Mapping[str, Any]
-    ) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - mostly no state
         """Restore what :meth:`state_dict` gave."""
 
-    def end_iteration(self, metrics: Mapping[str, float]) -> None:
+    def end_iteration(self, metrics: Mapping[str, float]) -> None:  # noqa: B027 - optional
         """Called after an iteration's steps with its averaged metrics (adaptive controllers)."""
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:

@@ -31,7 +31,7 @@ from gnomon.data.batch import Batch
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.data.sampler import Sampler, epoch_order
-from gnomon.errors import RunError
+from gnomon.errors import ConfigError, RunError
 from gnomon.evals.statistics import mean_interval
 from gnomon.rewards.guard import score_safely
 from gnomon.rewards.protocol import Sample, Score
@@ -110,9 +110,8 @@ class OnPolicy(Algorithm):
     ) -> list[Rollout]:
         """Sample every prompt ``samples`` times and score what comes back."""
         engine, reward = self.ingredients.engine, self.ingredients.reward
-        assert engine is not None and reward is not None, (
-            "an on-line method needs engine and reward"
-        )
+        if engine is None or reward is None:
+            raise ConfigError(f"{self.name} samples its own responses: give the stage a reward")
         engine.sync_weights()
         n = samples
         requests = [

@@ -61,6 +61,9 @@ class PPOSettings(OnPolicySettings):
         False, description="a cut-off response's return goes on with the value at its end"
     )
     reward_clip: float | None = Field(None, gt=0, description="scores are clipped to +- this")
+    value_init: Literal["policy", "reward_model"] = Field(
+        "reward_model", description="whose trunk the value model starts from"
+    )
     value_warmup: int = Field(0, ge=0, description="first iterations that train the critic alone")
 
 

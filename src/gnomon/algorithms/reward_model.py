@@ -8,11 +8,12 @@ models to follow instructions with human feedback", eq. 1).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from gnomon.algorithms.base import (
     Evaluation,
@@ -26,11 +27,13 @@ from gnomon.algorithms.base import (
 from gnomon.data.batch import Batch
 from gnomon.data.records import TokenGroup
 from gnomon.evals.reward_model import evaluate_comparisons
+from gnomon.losses.length_bias import fit_length_coefficient, fit_length_slope
 from gnomon.losses.preference import bradley_terry, group_balanced_weight, plackett_luce
+from gnomon.models.heads import RewardNormaliser
 from gnomon.models.roles import Role
 
 LENGTH_UNIT = 100.0
-"""The length term counts hundreds of tokens, so that its coefficient is of the order of one."""
+"""Length counts in hundreds of tokens, so that its coefficient is of the order of one."""
 
 
 class RewardModelSettings(Settings):
@@ -41,8 +44,10 @@ class RewardModelSettings(Settings):
     members: int = Field(1, ge=1, description="ensemble members, each on a subset of the prompts")
     share_trunk: bool = Field(True, description="members are heads on one trunk; else whole models")
     member_fraction: float = Field(0.8, gt=0, le=1, description="share of prompts a member sees")
-    length_debias: bool = Field(
-        False, description="fit a length term beside the score and leave it out when scoring"
+    length_debias: Literal["none", "offset", "slope"] = Field(
+        "none",
+        description="offset: what length alone explains of the labels is fitted first and left out "
+        "of the score; slope: the score's slope on length is taken off after training",
     )
     normalise: bool = Field(True, description="shift scores to zero mean on demonstrations")
     score_penalty: float = Field(
@@ -69,11 +74,9 @@ class RewardModel(Offline):
         self.members: list[Role] = [
             role for name, role in sorted(self.roles.items()) if name.startswith("reward_model")
         ]
-        self.length_coef = nn.Parameter(torch.zeros((), device=ingredients.device))
-
-    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        extra = [("length_coef", self.length_coef)] if self.settings.length_debias else []
-        return super().named_parameters() + extra
+        self.length_offset = (
+            _length_offset(ingredients.groups) if settings.length_debias == "offset" else 0.0
+        )
 
     def scores(self, batch: Batch) -> Tensor:
         """[S, n] raw scores, one column per ensemble member."""
@@ -82,9 +85,7 @@ class RewardModel(Offline):
 
     def loss(self, batch: Batch, totals: Totals) -> LossOutput:
         scores = self.scores(batch)
-        trained = scores
-        if self.settings.length_debias:
-            trained = scores + self.length_coef * (batch.lengths / LENGTH_UNIT)[:, None]
+        trained = scores + (self.length_offset / LENGTH_UNIT) * batch.lengths[:, None]
         seen = self._seen(batch, scores.shape[1])
         if self.settings.loss == "plackett_luce":
             per_group = torch.stack(
@@ -134,14 +135,11 @@ class RewardModel(Offline):
     def _metrics(self, batch: Batch, scores: Tensor) -> dict[str, tuple[float, float]]:
         better, worse = batch.pairs.unbind(1)
         margin = (scores[better] - scores[worse])[~batch.pair_tie]
-        metrics = {
+        return {
             "accuracy": mean_metric((margin > 0).float() + 0.5 * (margin == 0).float()),
             "margin": mean_metric(margin),
             "score": mean_metric(scores),
         }
-        if self.settings.length_debias:
-            metrics["length_coef"] = (float(self.length_coef.detach()), 1.0)
-        return metrics
 
     @torch.no_grad()
     def evaluate(self, iteration: int, final: bool) -> Evaluation:
@@ -186,21 +184,40 @@ class RewardModel(Offline):
         )
 
     @torch.no_grad()
-    def finish(self) -> dict[str, Any]:
-        """Mean and spread of the score on demonstrations, to be taken off when scoring."""
+    def normaliser(self) -> RewardNormaliser:
+        """What is taken off raw scores: a slope on length if asked for, and the mean reward of
+        demonstrations (of the best responses, where no demonstrations were given)."""
+        slopes = self._length_slopes() if self.settings.length_debias == "slope" else None
         groups = self.ingredients.normalisation_groups or [
             _best_only(g) for g in self.ingredients.groups[:512]
         ]
-        scores = torch.cat([self.scores(b) for b in self.batches(groups)])
-        mean = scores.mean(0) if self.settings.normalise else torch.zeros(scores.shape[1])
-        return {
-            "reward": {
-                "mean": mean.tolist(),
-                "std_on_demonstrations": scores.std(0).tolist() if len(scores) > 1 else None,
-                "length_coef_removed": float(self.length_coef) / LENGTH_UNIT,
-                "members": scores.shape[1],
-            }
-        }
+        parts: list[Tensor] = []
+        for batch in self.batches(groups):
+            scores = self.scores(batch)
+            if slopes is not None:
+                scores = scores - slopes * batch.lengths[:, None]
+            parts.append(scores)
+        mean = torch.cat(parts).mean(0)
+        return RewardNormaliser(
+            mean=tuple(mean.tolist()) if self.settings.normalise else 0.0,
+            length_coef=tuple(slopes.tolist()) if slopes is not None else 0.0,
+        )
+
+    def finish(self) -> dict[str, Any]:
+        return {"length_offset": self.length_offset / LENGTH_UNIT}
+
+    def _length_slopes(self) -> Tensor:
+        """[n] each member's reward per token, fitted within prompts (held-out ones if given)."""
+        groups = self.ingredients.eval_groups or self.ingredients.groups[:512]
+        scores, lengths, group_of, seen = [], [], [], 0
+        for batch in self.batches(groups):
+            scores.append(self.scores(batch))
+            lengths.append(batch.lengths)
+            group_of.append(batch.group_of + seen)
+            seen += batch.num_groups
+        of, length = torch.cat(group_of), torch.cat(lengths).float()
+        columns = torch.cat(scores).unbind(1)
+        return torch.tensor([fit_length_slope(c, length, of) for c in columns], device=of.device)
 
 
 def _best_only(group: TokenGroup) -> TokenGroup:
@@ -210,6 +227,18 @@ def _best_only(group: TokenGroup) -> TokenGroup:
         wins[comparison.better] += 0.0 if comparison.tie else 1.0
     best = max(range(len(wins)), key=lambda i: wins[i])
     return TokenGroup(group.id, group.prompt_ids, (group.responses[best],))
+
+
+def _length_offset(groups: Sequence[TokenGroup]) -> float:
+    """What length alone explains of the labels, in reward per LENGTH_UNIT tokens."""
+    rows = [
+        (sum(g.responses[c.better].mask), sum(g.responses[c.worse].mask), g.weight * c.weight)
+        for g in groups
+        for c in g.comparisons
+        if not c.tie
+    ]
+    better, worse, weight = torch.tensor(rows, dtype=torch.float64).reshape(-1, 3).unbind(1)
+    return fit_length_coefficient(better, worse, weight, scale=LENGTH_UNIT)
 
 
 def _hash(seed: int, member: int, group_id: str) -> float:

@@ -42,9 +42,7 @@ class SFT(Offline):
         logprobs = self.roles["policy"].logprobs(batch).logprobs
         nll = negative_log_likelihood(logprobs)
         weight = token_weight(batch)
-        return LossOutput(
-            (nll * weight).sum() / totals.tokens, {"loss/tokens": mean_metric(nll, weight)}
-        )
+        return LossOutput((nll * weight).sum() / totals.tokens, {"nll": mean_metric(nll, weight)})
 
     @torch.no_grad()
     def evaluate(self, iteration: int, final: bool) -> Evaluation:

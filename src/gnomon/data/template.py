@@ -39,6 +39,9 @@ BUILT_IN = {"chatml": CHATML, "plain": PLAIN, "raw": RAW}
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE = "gnomon probe"
+# Llama 3's templates write today's date into the system turn unless given one: tokens would change
+# overnight. This is the date they fall back to themselves.
+_FIXED = {"date_string": "26 Jul 2024"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,7 @@ class ChatTemplate:
                     chat_template=self.text,
                     tokenize=False,
                     add_generation_prompt=generation_prompt,
+                    **_FIXED,
                 )
             )
         except Exception as error:  # Jinja's own errors, and whatever the template trips over
@@ -217,6 +221,7 @@ class ChatTemplate:
             chat_template=self.text,
             return_assistant_tokens_mask=True,
             **self.tokenizer.special_tokens_map,
+            **_FIXED,
         )
         text: str = rendered[0]
         ranges: list[tuple[int, int]] = [tuple(mark) for mark in marks[0]]

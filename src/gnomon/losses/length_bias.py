@@ -120,3 +120,39 @@ def length_correlation(scores: Tensor, lengths: Tensor, group_of: Tensor | None 
     safe = torch.where(product > 0, product, torch.ones_like(product))
     correlation = (length * score).sum() / safe.sqrt()
     return torch.where(product > 0, correlation, torch.zeros_like(correlation)).to(scores.dtype)
+
+
+@torch.no_grad()
+def fit_length_coefficient(
+    better_length: Tensor,
+    worse_length: Tensor,
+    weight: Tensor | None = None,
+    *,
+    scale: float,
+    iterations: int = 25,
+) -> float:
+    """How far length alone predicts the labels: c in P(better wins) = sigma(c (l_b - l_w) / scale).
+
+    Maximum likelihood by Newton's method, with a unit Gaussian prior on c so that labels that
+    length predicts perfectly still give a finite c. Fitted before training and held fixed in
+    :func:`length_term`, it leaves to the reward only what length does not explain (a product of
+    experts: Clark et al. 2019, arXiv:1909.03683).
+
+    Args:
+        better_length, worse_length: [C] tokens.
+        weight: [C] weight of each comparison (0 for ties), or None.
+        scale: as in :func:`length_term`.
+
+    Returns:
+        c, reward units per ``scale`` tokens.
+    """
+    require_same_shape(better_length=better_length, worse_length=worse_length)
+    x = (better_length - worse_length).double() / scale
+    w = torch.ones_like(x) if weight is None else weight.double()
+    c = torch.zeros((), dtype=torch.float64, device=x.device)
+    for _ in range(iterations):
+        p = torch.sigmoid(c * x)
+        gradient = (w * (1 - p) * x).sum() - c
+        curvature = (w * p * (1 - p) * x.square()).sum() + 1
+        c = c + gradient / curvature
+    return float(c)

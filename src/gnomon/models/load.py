@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,6 +24,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as hf_logging
 
 from gnomon.errors import ModelError
 from gnomon.models import smollm2
@@ -75,18 +78,24 @@ def load_causal_lm(
     Raises:
         ModelError: nothing there, no safetensors, weights that do not fit, an unknown dtype.
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
+    precision = dtype_of(dtype)
     folder = fetch(source)
     config = read_config(folder)
     tokenizer = load_tokenizer(folder)
     if random_init:
-        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
+        model = AutoModelForCausalLM.from_config(config, dtype=precision)
         print_of = "random:" + state_fingerprint(model)
     else:
-        model = load_weights(AutoModelForCausalLM, folder, config=config, dtype=DTYPES[dtype])
+        model = load_weights(AutoModelForCausalLM, folder, config=config, dtype=precision)
         print_of = fingerprint(folder)
     return LoadedModel(model.to(device).eval(), tokenizer, str(source), print_of)
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """The torch dtype of a name in a recipe."""
+    if name not in DTYPES:
+        raise ModelError(f"unknown dtype {name!r}; use one of {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -173,7 +182,7 @@ def load_weights(
 ) -> PreTrainedModel:
     """``auto_class.from_pretrained`` on safetensors, with every weight accounted for."""
     weight_files(folder)
-    try:
+    with reading(folder), quietly():  # what it would warn about is checked below
         model, info = auto_class.from_pretrained(
             folder,
             config=config,
@@ -183,8 +192,6 @@ def load_weights(
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ModelError(f"the weights in {folder} cannot be loaded: {_first(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
@@ -250,6 +257,29 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{file} holds no JSON object")
     return value
+
+
+@contextmanager
+def reading(weights: Path) -> Iterator[None]:
+    """Turn what can go wrong in reading weights into a ModelError that names the place."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"the weights in {weights} cannot be loaded: {_first(error)}") from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers' progress bars and warnings off the screen within the block."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def _first(error: Exception) -> str:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -26,13 +25,11 @@ from gnomon.data.batch import Batch
 from gnomon.errors import ModelError
 from gnomon.models import adapters as lora_adapters
 from gnomon.models.adapters import LoraSettings
-from gnomon.models.attention_switch import attention_implementation
 from gnomon.models.heads import ScalarHead
 from gnomon.models.load import LoadedModel
-
-if TYPE_CHECKING:
-    from gnomon.models.logprobs import TokenLogprobs
-    from gnomon.models.packed import PackedForward
+from gnomon.models.logprobs import OutputHead, TokenLogprobs, token_logprobs
+from gnomon.models.packed import PackedForward
+from gnomon.models.recompute import Recompute
 
 __all__ = ["LoraSettings", "Role", "Trunk"]
 
@@ -46,7 +43,7 @@ class Trunk:
         fingerprint: of the weights as loaded (see ``gnomon.models.load``); adapters are tied to it.
         source: where the weights came from, for people to read.
         gradient_checkpointing: recompute each layer in the backward pass instead of keeping its
-            activations. Takes effect in roles that are in training mode.
+            activations, whenever gradients are wanted (with dropout or without).
     """
 
     def __init__(
@@ -65,10 +62,8 @@ class Trunk:
         self.gradient_checkpointing = gradient_checkpointing
         self._layers: list[LoraLayer] = []
         self._adapter: str | None = None
-        self._training = False
         self._roles: weakref.WeakSet[Role] = weakref.WeakSet()
-        if gradient_checkpointing:
-            self._enable_checkpointing()
+        self._recompute = Recompute(model, self._remember) if gradient_checkpointing else None
 
     @classmethod
     def from_loaded(cls, loaded: LoadedModel, *, gradient_checkpointing: bool = False) -> Trunk:
@@ -84,8 +79,6 @@ class Trunk:
     @cached_property
     def packed(self) -> PackedForward:
         """The forward pass over packed groups."""
-        from gnomon.models.packed import PackedForward
-
         return PackedForward(self.model)
 
     @property
@@ -131,6 +124,7 @@ class Trunk:
                 )
         lora_adapters.add(self, name, lora, init_from=init_from, seed=seed)
         self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
+        self.model.train(self.model.training)  # new modules start in training mode
         self._switch(self._adapter)
 
     def adapter_parameters(self, name: str) -> dict[str, nn.Parameter]:
@@ -152,14 +146,23 @@ class Trunk:
             self._switch(before)
 
     @contextmanager
+    def running(self, adapter: str | None, *, training: bool = False) -> Iterator[None]:
+        """Everything a role's forward pass needs: adapter, mode, gradient checkpointing."""
+        checkpointing = self._recompute.enabled() if self._recompute else nullcontext()
+        with self.active(adapter), self.mode(training), checkpointing:
+            yield
+
+    @contextmanager
     def mode(self, training: bool) -> Iterator[None]:
         """Run the trunk's modules in training mode (dropout) or not within the block."""
-        before = self._training
+        before = self.model.training
         try:
-            self._set_training(training)
+            if before != training:
+                self.model.train(training)
             yield
         finally:
-            self._set_training(before)
+            if before != training:
+                self.model.train(before)
 
     def copy(self) -> Trunk:
         """A trunk of its own with the same weights and adapters (for full fine-tuning)."""
@@ -183,32 +186,15 @@ class Trunk:
             layer._disable_adapters = adapter is None
         self._adapter = adapter
 
-    def _set_training(self, training: bool) -> None:
-        if training != self._training:
-            self.model.train(training)
-            self._training = training
+    def _remember(self) -> Callable[[], AbstractContextManager[None]]:
+        adapter, training = self._adapter, self.model.training and _has_dropout(self.model)
 
-    def _enable_checkpointing(self) -> None:
-        kwargs = {"use_reentrant": False, "context_fn": self._checkpoint_contexts}
-        enable = getattr(self.model, "activation_checkpointing_enable", None)
-        (enable or self.model.gradient_checkpointing_enable)(kwargs)
-        self.model.disable_input_require_grads()  # only reentrant checkpointing needs it
+        @contextmanager
+        def restore() -> Iterator[None]:
+            with self.active(adapter), self.mode(training):
+                yield
 
-    def _checkpoint_contexts(self) -> tuple[AbstractContextManager[None], ...]:
-        # The backward pass recomputes a layer after the forward's blocks were left: it must find
-        # the same adapter, mode and attention function as the forward did.
-        training = self._training and _has_dropout(self.model)
-        attention = self.model.config._attn_implementation
-        return nullcontext(), self._as_now(self._adapter, training, attention)
-
-    @contextmanager
-    def _as_now(self, adapter: str | None, training: bool, attention: str) -> Iterator[None]:
-        with (
-            self.active(adapter),
-            self.mode(training),
-            attention_implementation(self.model, attention),
-        ):
-            yield
+        return restore
 
 
 class Role:
@@ -256,6 +242,9 @@ class Role:
         trunk._roles.add(self)
         if self.trains_trunk:
             trunk.model.requires_grad_(True)
+        elif adapter is not None and (trainable or not self._shares_trained_adapter()):
+            for parameter in trunk.adapter_parameters(adapter).values():
+                parameter.requires_grad_(trainable)
         if self.head is not None:
             self.head.requires_grad_(trainable)
             self.head.eval()
@@ -267,9 +256,9 @@ class Role:
 
     def hidden(self, batch: Batch) -> Tensor:
         """Final hidden states [N, H] of the packed tokens, as the vocabulary head takes them."""
+        packed = self.trunk.packed  # made, and tried out, before the role's own settings
         with self._running():
-            hidden: Tensor = self.trunk.packed.hidden(batch)
-        return hidden
+            return packed.hidden(batch)
 
     def logprobs(
         self,
@@ -285,12 +274,14 @@ class Role:
             entropy: also give the entropy (nats) of each token's distribution.
             hidden: [N, H] from :meth:`hidden`, when it was computed already.
         """
-        from gnomon.models.logprobs import token_logprobs
-
         hidden = self.hidden(batch) if hidden is None else hidden
         with self._running():
             return token_logprobs(
-                self.trunk.model, hidden, batch, temperature=temperature, entropy=entropy
+                hidden,
+                OutputHead.of(self.trunk.model),
+                batch,
+                temperature=temperature,
+                entropy=entropy,
             )
 
     def scores(self, batch: Batch, *, hidden: Tensor | None = None) -> Tensor:
@@ -331,7 +322,7 @@ class Role:
         return list(self.named_parameters().values())
 
     def train(self, mode: bool = True) -> Role:
-        """Dropout and gradient checkpointing on or off; an untrainable role stays off."""
+        """Dropout on or off; in a role that is not trainable it stays off."""
         self.training = mode and self.trainable
         return self
 
@@ -346,8 +337,12 @@ class Role:
     @contextmanager
     def _running(self) -> Iterator[None]:
         grad = nullcontext() if self.trainable else torch.no_grad()
-        with grad, self.trunk.active(self.adapter), self.trunk.mode(self.training):
+        with grad, self.trunk.running(self.adapter, training=self.training):
             yield
+
+    def _shares_trained_adapter(self) -> bool:
+        others = (r for r in self.trunk._roles if r is not self)
+        return any(r.trainable and r.adapter == self.adapter for r in others)
 
     def _refuse_shared_training(self) -> None:
         for other in self.trunk._roles:

@@ -31,15 +31,19 @@ class DataSpec(Spec):
     """
 
     path: str
-    kind: Literal[
-        "auto", "demonstrations", "preferences", "rankings", "unpaired", "prompts", "text"
-    ] = "auto"
+    kind: DataKind = "auto"
     format: str = "auto"
     split: str | None = None
     limit: int | None = Field(None, ge=1, description="read at most this many usable rows")
+    sample_seed: int | None = Field(None, description="with limit: a random sample, not the first")
     columns: dict[str, str] = Field(default_factory=dict, description="our name: name in the file")
-    category: str | None = Field(None, description="column to break results down by")
-    options: dict[str, Any] = Field(default_factory=dict, description="for built-in sources")
+    labels: dict[str, Literal["a", "b", "tie"]] = Field(
+        default_factory=dict, description="what the values of a preference column mean"
+    )
+    as_text: bool = Field(False, description="prompts are plain text for a base model")
+    good_from: float | None = Field(None, description="ratings from here on count as good")
+    max_skipped: float = Field(0.5, ge=0, le=1, description="refuse a file with more bad rows")
+    options: dict[str, Any] = Field(default_factory=dict, description="of a built-in source")
 
 
 class LoraSpec(Spec):
@@ -121,6 +125,18 @@ class RewardSpec(Spec):
         return re.sub(r"[^A-Za-z0-9_]+", "_", raw).strip("_")
 
 
+def data_list(value: Any) -> Any:
+    """One source or several; a bare string is a path."""
+    items = value if isinstance(value, list) else [value]
+    return [{"path": item} if isinstance(item, str) else item for item in items]
+
+
+def reward_list(value: Any) -> Any:
+    """One reward or several; a bare string is a builtin's name."""
+    items = value if isinstance(value, list) else [value]
+    return [{"builtin": item} if isinstance(item, str) else item for item in items]
+
+
 class StageSpec(Spec):
     """One stage: an algorithm, the model it starts from, its data and its settings."""
 
@@ -161,14 +177,35 @@ class StageSpec(Spec):
     @field_validator("data", "eval_data", "pretraining", "normalise_on", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
-        items = value if isinstance(value, list) else [value]
-        return [{"path": item} if isinstance(item, str) else item for item in items]
+        return data_list(value)
 
     @field_validator("reward", "observe", mode="before")
     @classmethod
     def _reward_list(cls, value: Any) -> Any:
-        items = value if isinstance(value, list) else [value]
-        return [{"builtin": item} if isinstance(item, str) else item for item in items]
+        return reward_list(value)
+
+
+class CompareSpec(Spec):
+    """After the last stage: every policy answers the same held-out prompts, side by side."""
+
+    prompts: list[DataSpec]
+    rewards: list[RewardSpec] = Field(default_factory=list, description="one column each")
+    rollout: RolloutSpec = Field(default_factory=RolloutSpec)
+    reference: str | None = Field(
+        None, description="stage that KL is measured against; default: the last stage's start"
+    )
+    size: int = Field(256, ge=1, description="how many prompts")
+    show: int = Field(4, ge=0, description="samples shown side by side")
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return data_list(value)
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _reward_list(cls, value: Any) -> Any:
+        return reward_list(value)
 
 
 class Recipe(Spec):
@@ -180,10 +217,15 @@ class Recipe(Spec):
     output: str = Field("runs", description="folder that holds the run's folder")
     template: str | None = Field(None, description="chat template by name, when the model has none")
     max_length: int = Field(1024, ge=8, description="tokens of a prompt with one response")
+    max_prompt_length: int | None = Field(None, ge=1, description="tokens of a prompt alone")
+    truncation: Literal["skip", "left", "right"] = Field(
+        "skip", description="rows too long: left out, or cut at the prompt's start or the end"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     sinks: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
     stages: list[StageSpec] = Field(min_length=1)
+    compare: CompareSpec | None = None
 
     @field_validator("name")
     @classmethod

@@ -74,7 +74,7 @@ def _decimals(values: list[float]) -> int:
 
 
 def _number(x: float, decimals: int) -> str:
-    if x != 0 and (abs(x) < 10.0**-decimals and abs(x) < 1e-3 or abs(x) >= 1e7):
+    if x != 0 and not 1e-3 <= abs(x) < 1e7:
         return f"{x:.2g}"
     return f"{x:,.{decimals}f}".replace(",", " ")
 

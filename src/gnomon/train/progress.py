@@ -59,8 +59,6 @@ class Progress:
         self.title = title
         self.total = total
         self._console = console or Console(stderr=True)
-        self._live = self._make_live(enabled)
-        self._lines = enabled == "auto" and self._live is None
         self._clock = clock
         self._done = start
         self._metrics: Numbers = {}
@@ -69,6 +67,8 @@ class Progress:
         self._iteration_at = clock()
         self._printed_at: float | None = None
         self._unprinted = False
+        self._live = self._make_live(enabled)
+        self._lines = enabled == "auto" and self._live is None
 
     def __enter__(self) -> Progress:
         self._iteration_at = self._clock()

@@ -1,0 +1,179 @@
+"""The ``gnomon`` command: parse, call, render."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from gnomon.errors import GnomonError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""From raw feedback to a model that is safe to ship.
+
+[bold]gnomon quickstart[/]          the whole pipeline on a built-in world in minutes, no download
+[bold]gnomon run recipe.yaml[/]     any recipe; [bold]--dry-run[/] first, [bold]--resume[/] after a stop
+[bold]gnomon data inspect FILE[/]   what a data file holds, before training on it
+[bold]gnomon report RUN[/]          the report of a run, finished or not, built again
+""",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
+app.add_typer(data_app, name="data")
+out = Console()
+err = Console(stderr=True)
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file (YAML); see docs/recipes.md.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="key=value, as in seed=1 or ppo.settings.beta=0.05 (STAGE.KEY=VALUE)."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and print the plan; train nothing.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with this run from its last checkpoint.")
+    ] = False,
+) -> None:
+    """Run a recipe's stages in order and write its report.
+
+    Everything lands in OUTPUT/NAME (runs/NAME unless the recipe says otherwise): metrics, samples,
+    checkpoints, models that plain transformers loads, and report.html. A killed run goes on with
+    --resume and ends with the same weights as if it had never stopped.
+    """
+    from gnomon.pipeline.plan import render_plan
+    from gnomon.pipeline.run import run_recipe
+    from gnomon.recipe.load import load_recipe
+
+    parsed = load_recipe(recipe, overrides or [])
+    base = recipe.resolve().parent
+    if dry_run:
+        out.print(render_plan(parsed, base))
+        return
+    finish(run_recipe(parsed, base=base, resume=resume, announce=announce))
+
+
+@app.command()
+def quickstart(
+    preset: Annotated[
+        str,
+        typer.Argument(
+            help="quickstart: SFT, reward model, PPO. overoptimise: the same without KL penalty."
+        ),
+    ] = "quickstart",
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, as for run: seed=1, name=mine.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted one.")
+    ] = False,
+) -> None:
+    """The whole pipeline in a built-in world, with nothing to download: a few minutes on 2 cores.
+
+    A small pretrained model learns from demonstrations (SFT), a reward model learns from simulated
+    labellers, PPO optimises it, and a program that knows the true preference says how well it went.
+    """
+    from gnomon.pipeline.run import run_recipe
+    from gnomon.recipe.presets import load_preset
+
+    finish(
+        run_recipe(
+            load_preset(preset, overrides or []), base=Path.cwd(), resume=resume, announce=announce
+        )
+    )
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(help="A run's folder, as in runs/quickstart.")],
+) -> None:
+    """Build a run's report and plots again from what the run left."""
+    finish(run_folder)
+
+
+@data_app.command("inspect")
+def inspect_data(
+    file: Annotated[Path, typer.Argument(help="A .jsonl, .json, .parquet or .csv file (or .gz).")],
+    against: Annotated[
+        Path | None, typer.Option(help="Another split: are prompts shared between the two?")
+    ] = None,
+    format: Annotated[
+        str, typer.Option(help="The format by name, when it is not detected.")
+    ] = "auto",
+    limit: Annotated[int | None, typer.Option(help="Read at most this many rows.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a PNG of the distributions here.")
+    ] = None,
+) -> None:
+    """Say what a data file holds: format, counts, lengths, duplicates, contradictions, leakage."""
+    from gnomon.data.inspect import inspect
+
+    inspection = inspect(file, against=against, format=format, limit=limit)
+    out.print(inspection.render())
+    if plot is not None:
+        inspection.plot(plot)
+        out.print(f"plot: {plot}")
+
+
+@app.command()
+def algorithms() -> None:
+    """List the algorithms a recipe can name, with their settings and defaults."""
+    from rich.table import Table
+
+    from gnomon.algorithms.registry import ALGORITHMS
+    from gnomon.pipeline.collect import COLLECT, CollectSettings
+
+    listed = [(a.name, a.summary, a.Settings) for a in ALGORITHMS.values()]
+    listed.append((COLLECT, "sample responses and have a judge rank them", CollectSettings))
+    for name, summary, settings in listed:
+        table = Table(title=f"{name}: {summary}", title_justify="left", title_style="bold")
+        for column in ("setting", "default", "meaning"):
+            table.add_column(column)
+        for key, field in settings.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            table.add_row(key, str(default), field.description or "")
+        out.print(table)
+
+
+def announce(message: str) -> None:
+    """Tell how a stage went."""
+    out.print(f"[bold]{escape(message)}[/]")
+
+
+def finish(folder: Path) -> None:
+    """Print the comparison, if there is one, and where everything lies."""
+    import json
+
+    from gnomon.report.html import write_report
+    from gnomon.report.table import comparison_table, samples_panel
+
+    file = folder / "comparison.json"
+    page = write_report(folder)
+    if file.is_file():
+        comparison = json.loads(file.read_text(encoding="utf-8"))
+        out.print(comparison_table(comparison))
+        out.print(samples_panel(comparison))
+    out.print(f"report: {page}")
+    out.print(f"plots:  {folder / 'plots'}")
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are printed without a traceback."""
+    try:
+        app()
+    except GnomonError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("stopped; go on with --resume")
+        sys.exit(130)

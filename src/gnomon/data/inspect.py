@@ -1,0 +1,361 @@
+"""What a data file holds, before anything is trained on it.
+
+>>> found = inspect("pairs.jsonl", other="test.jsonl")
+>>> rich.print(found.render()); found.plot("pairs.png")
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console, RenderableType
+from rich.console import Group as Stack
+from rich.table import Table
+from rich.text import Text
+
+from gnomon.data.kinds import judgements
+from gnomon.data.readers import ReadResult, Skipped, read_groups, summarise_skipped
+from gnomon.data.records import Group, Prompt, Response
+from gnomon.data.sampler import prompt_key
+
+_WORD = re.compile(r"[㐀-鿿぀-ヿ가-힯]|[^\s㐀-鿿぀-ヿ가-힯]+")
+SAME = "chosen and rejected are the same"
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths of one kind of text, in the inspection's unit (words or tokens)."""
+
+    values: tuple[int, ...]
+
+    def quantile(self, q: float) -> float:
+        return float(np.quantile(self.values, q)) if self.values else 0.0
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.values)) if self.values else 0.0
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was understood of a file.
+
+    Attributes:
+        name, format, kind: the file, and how it was read.
+        rows: rows used or skipped (one row may give several groups).
+        groups, prompts: groups read, and how many different prompts they have.
+        skipped: rows left out, with reasons.
+        unit: "words" (Chinese, Japanese and Korean by the character) or "tokens".
+        lengths: by part: "prompt", and "chosen"/"rejected", "good"/"bad" or "response".
+        gaps: length of the better response minus the worse, for each strict comparison.
+        longer: share of those in which the better is longer; None without any.
+        group_sizes: how many groups have K responses.
+        duplicates: groups that repeat an earlier one exactly (prompt and responses).
+        contradictions: pairs of responses judged one way and the other way round.
+        comparisons, ties: judgements, and how many of them are ties.
+        identical: rows skipped because chosen and rejected are the same.
+        labels: unpaired responses labelled good and bad.
+        categories: groups by category.
+        leaked: groups whose prompt also stands in the other file; None without another file.
+        other: that file's name.
+    """
+
+    name: str
+    format: str
+    kind: str
+    rows: int
+    groups: int
+    prompts: int
+    skipped: list[Skipped]
+    unit: str
+    lengths: dict[str, Lengths]
+    gaps: tuple[int, ...]
+    longer: float | None
+    group_sizes: dict[int, int]
+    duplicates: int
+    contradictions: int
+    comparisons: int
+    ties: int
+    identical: int
+    labels: dict[bool, int]
+    categories: dict[str, int] = field(default_factory=dict)
+    leaked: int | None = None
+    other: str | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to look at before training, each with a cure."""
+        out = []
+        if self.skipped:
+            out.append(f"{len(self.skipped)} of {self.rows} rows cannot be used (listed below)")
+        if self.duplicates:
+            out.append(f"{self.duplicates} exact duplicates; remove them or they count twice")
+        if self.contradictions:
+            out.append(
+                f"{self.contradictions} pairs are judged both ways; settle or remove them "
+                "(or train with label smoothing)"
+            )
+        spread = 2 * (0.25 / max(1, len(self.gaps))) ** 0.5
+        if self.longer is not None and abs(self.longer - 0.5) > max(0.1, spread):
+            side = "longer" if self.longer > 0.5 else "shorter"
+            out.append(
+                f"the better response is the {side} one in {max(self.longer, 1 - self.longer):.0%} "
+                "of pairs: a reward model can learn length instead of quality (length-debiased "
+                "reward model, SimPO, R-DPO)"
+            )
+        if self.labels and min(self.labels.get(True, 0), self.labels.get(False, 0)) == 0:
+            only = "good" if self.labels.get(True) else "bad"
+            out.append(f"all labels are {only}: KTO cannot learn from one side; add the other")
+        if self.leaked:
+            out.append(
+                f"{self.leaked} groups have a prompt that is also in {self.other}: scores there "
+                "would be on seen prompts; remove them from one side"
+            )
+        return out
+
+    def render(self) -> RenderableType:
+        """Tables and warnings, for a terminal."""
+        facts = Table(title=f"{self.name}", title_justify="left", show_header=False, box=None)
+        facts.add_column(style="bold")
+        facts.add_column()
+        for label, value in self._facts():
+            facts.add_row(label, Text(value))
+        parts: list[RenderableType] = [facts, Text(), self._length_table()]
+        if self.warnings:
+            parts += [Text(), *(Text(f"! {w}", style="yellow") for w in self.warnings)]
+        if self.skipped:
+            parts += [Text(), Text(summarise_skipped(self.skipped))]
+        return Stack(*parts)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        sizes = ", ".join(f"{n} of K={k}" for k, n in sorted(self.group_sizes.items()))
+        facts = [
+            ("format", f"{self.format} ({self.kind})"),
+            ("rows", f"{self.rows} ({len(self.skipped)} skipped)"),
+            ("groups", f"{self.groups}: {sizes}"),
+            ("prompts", f"{self.prompts} different"),
+            ("duplicates", str(self.duplicates)),
+        ]
+        if self.comparisons:
+            facts.append(
+                (
+                    "judgements",
+                    f"{self.comparisons} ({self.ties} ties, {self.contradictions} contradictory, "
+                    f"{self.identical} rows with the same text on both sides)",
+                )
+            )
+        if self.longer is not None:
+            facts.append(
+                (
+                    "length gap",
+                    f"better - worse: mean {np.mean(self.gaps):+.1f}, median "
+                    f"{np.median(self.gaps):+.1f} {self.unit}; better is longer in "
+                    f"{self.longer:.1%}",
+                )
+            )
+        if self.labels:
+            good, bad = self.labels.get(True, 0), self.labels.get(False, 0)
+            facts.append(("labels", f"{good} good, {bad} bad ({good / (good + bad):.0%} good)"))
+        if self.categories:
+            top = sorted(self.categories.items(), key=lambda kv: -kv[1])
+            text = ", ".join(f"{name} {n}" for name, n in top[:6])
+            facts.append(("categories", f"{len(top)}: {text}{', ...' if len(top) > 6 else ''}"))
+        if self.leaked is not None:
+            facts.append(("leakage", f"{self.leaked} groups share a prompt with {self.other}"))
+        return facts
+
+    def _length_table(self) -> Table:
+        table = Table(title=f"length ({self.unit})", title_justify="left")
+        for head in ("", "mean", "median", "90%", "99%", "longest"):
+            table.add_column(head, justify="left" if not head else "right")
+        for part, lengths in self.lengths.items():
+            numbers = [lengths.mean, *(lengths.quantile(q) for q in (0.5, 0.9, 0.99, 1.0))]
+            table.add_row(part, *(f"{n:.0f}" for n in numbers))
+        return table
+
+    def text(self, width: int = 100) -> str:
+        """:meth:`render` as plain text."""
+        console = Console(file=io.StringIO(), width=width, force_terminal=False)
+        console.print(self.render())
+        out = console.file
+        assert isinstance(out, io.StringIO)
+        return out.getvalue()
+
+    def plot(self, path: str | Path) -> None:
+        """Save a PNG: lengths by part and, where responses are compared, the length gap."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        panels = 2 if self.gaps else 1
+        figure = Figure(figsize=(5.5 * panels, 3.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(1, panels, squeeze=False)[0]
+        shown = {p: v.values for p, v in self.lengths.items() if v.values}
+        if shown:
+            limit = max(float(np.quantile(v, 0.99)) for v in shown.values())
+            bins = np.linspace(0, max(1.0, limit), 41)
+            for part, values in shown.items():
+                share = f"{part} (median {np.median(values):.0f})"
+                axes[0].hist(np.minimum(values, bins[-1]), bins, histtype="step", label=share)
+            axes[0].legend(frameon=False)
+        axes[0].set_xlabel(f"{self.unit} (the last bin holds everything longer)")
+        axes[0].set_ylabel("texts")
+        axes[0].set_title(f"{Path(self.name).name}: lengths")
+        if self.gaps:
+            edge = max(1.0, float(np.quantile(np.abs(self.gaps), 0.99)))
+            axes[1].hist(np.clip(self.gaps, -edge, edge), 41, color="tab:grey")
+            axes[1].axvline(0, color="black", linewidth=1)
+            axes[1].set_xlabel(f"better - worse, {self.unit}")
+            axes[1].set_title(f"better response is longer in {self.longer:.0%}")
+        figure.savefig(path, dpi=120)
+
+
+def inspect(
+    path: str | Path,
+    *,
+    other: str | Path | None = None,
+    tokenizer: Any = None,
+    **read_options: Any,
+) -> Inspection:
+    """Read a file and describe it; with ``other``, also count prompts that stand in both.
+
+    Args:
+        other: a second file (the test split, say), read with the same options.
+        tokenizer: measure lengths in its tokens rather than in words.
+        read_options: of :func:`~gnomon.data.readers.read_groups`.
+
+    Raises:
+        DataError: no row of the file can be used, or it cannot be read at all.
+    """
+    options = {"max_skipped": 1.0, **read_options}
+    result = read_groups(path, **options)
+    against = read_groups(other, **options) if other is not None else None
+    return inspect_groups(
+        result, str(path), against=against, other=None if other is None else str(other),
+        tokenizer=tokenizer,
+    )  # fmt: skip
+
+
+def inspect_groups(
+    result: ReadResult,
+    name: str,
+    *,
+    against: ReadResult | None = None,
+    other: str | None = None,
+    tokenizer: Any = None,
+) -> Inspection:
+    """Describe groups already read (see :func:`inspect`)."""
+    groups = result.groups
+    measure = _words if tokenizer is None else _tokens(tokenizer)
+    keys = [prompt_key(g) for g in groups]
+    prompt_lengths = measure([_prompt_text(g.prompt) for g in groups])
+    sizes = [len(g.responses) for g in groups]
+    flat = iter(measure([r.text for g in groups for r in g.responses]))
+    response_lengths = [[next(flat) for _ in range(n)] for n in sizes]
+    gaps = tuple(
+        lengths[c.better] - lengths[c.worse]
+        for g, lengths in zip(groups, response_lengths, strict=True)
+        for c in judgements(g)
+        if not c.tie
+    )
+    seen_elsewhere = {prompt_key(g) for g in against.groups} if against else None
+    rows = {g.prompt.source.row for g in groups if g.prompt.source}
+    said = [c for g in groups for c in judgements(g)]
+    labels = Counter(
+        bool(r.meta["label"]) for g in groups for r in g.responses if "label" in r.meta
+    )
+    return Inspection(
+        name=name,
+        format=result.format,
+        kind=result.kind,
+        rows=len(rows) + len(result.skipped),
+        groups=len(groups),
+        prompts=len(set(keys)),
+        skipped=result.skipped,
+        unit="words" if tokenizer is None else "tokens",
+        lengths=_by_part(groups, prompt_lengths, response_lengths),
+        gaps=gaps,
+        longer=float(np.mean([g > 0 for g in gaps])) if gaps else None,
+        group_sizes=dict(Counter(sizes)),
+        duplicates=_duplicates(groups, keys),
+        contradictions=_contradictions(groups, keys),
+        comparisons=len(said),
+        ties=sum(c.tie for c in said),
+        identical=sum(s.reason == SAME for s in result.skipped),
+        labels=dict(labels),
+        categories=dict(Counter(g.prompt.category for g in groups if g.prompt.category)),
+        leaked=None if seen_elsewhere is None else sum(k in seen_elsewhere for k in keys),
+        other=other,
+    )
+
+
+def _words(texts: Sequence[str]) -> list[int]:
+    return [len(_WORD.findall(text)) for text in texts]
+
+
+def _tokens(tokenizer: Any) -> Callable[[Sequence[str]], list[int]]:
+    def measure(texts: Sequence[str]) -> list[int]:
+        if not texts:
+            return []
+        ids = tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
+        return [len(i) for i in ids]
+
+    return measure
+
+
+def _prompt_text(prompt: Prompt) -> str:
+    return prompt.text or "\n".join(m.content for m in prompt.messages)
+
+
+def _by_part(
+    groups: Sequence[Group], prompts: Sequence[int], responses: Sequence[Sequence[int]]
+) -> dict[str, Lengths]:
+    parts: dict[str, list[int]] = {"prompt": list(prompts)}
+    for group, lengths in zip(groups, responses, strict=True):
+        for i, (response, length) in enumerate(zip(group.responses, lengths, strict=True)):
+            parts.setdefault(_part(group, response, i), []).append(length)
+    return {part: Lengths(tuple(values)) for part, values in parts.items()}
+
+
+def _part(group: Group, response: Response, index: int) -> str:
+    if "label" in response.meta:
+        return "good" if response.meta["label"] else "bad"
+    said = judgements(group)
+    if len(group.responses) == 2 and said and not said[0].tie:
+        return "chosen" if said[0].better == index else "rejected"
+    return "response"
+
+
+def _plain(response: Response) -> str:
+    return " ".join(response.text.split())
+
+
+def _duplicates(groups: Sequence[Group], keys: Sequence[str]) -> int:
+    def identity(group: Group, key: str) -> tuple[Any, ...]:
+        said = sorted((_plain(r), r.rank or 0.0, str(r.meta.get("label"))) for r in group.responses)
+        return key, tuple(said)
+
+    counts = Counter(identity(g, k) for g, k in zip(groups, keys, strict=True))
+    return sum(n - 1 for n in counts.values())
+
+
+def _contradictions(groups: Sequence[Group], keys: Sequence[str]) -> int:
+    """Pairs of answers to one prompt judged both ways, and answers labelled both good and bad."""
+    seen: set[tuple[str, str, str]] = set()
+    for group, key in zip(groups, keys, strict=True):
+        texts = [_plain(r) for r in group.responses]
+        for c in judgements(group):
+            if not c.tie:
+                seen.add((key, texts[c.better], texts[c.worse]))
+        for response, text in zip(group.responses, texts, strict=True):
+            if "label" in response.meta:
+                good = bool(response.meta["label"])
+                seen.add((key, text, "\0bad") if good else (key, "\0bad", text))
+    return sum((key, b, a) in seen for key, a, b in seen) // 2

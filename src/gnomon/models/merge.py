@@ -1,0 +1,120 @@
+"""Plain weights from a trunk and one of its adapters, without touching either."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from gnomon.errors import ModelError
+
+
+def merged_state(model: PreTrainedModel, adapter: str | None) -> dict[str, Tensor]:
+    """The state dict that a plain model would have with the adapter's B A added to its weights.
+
+    Tensors without an adapter are the model's own, not copies. The live weights stay as they are.
+    """
+    state = {
+        key.replace(".base_layer.", "."): tensor.detach()
+        for key, tensor in model.state_dict().items()
+        if ".lora_" not in key
+    }
+    if adapter is None:
+        return state
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer) and adapter in layer.lora_A:
+            weight = state[f"{name}.weight"]
+            delta = layer.get_delta_weight(adapter).detach()
+            state[f"{name}.weight"] = (weight.float() + delta.float()).to(weight.dtype)
+    return state
+
+
+def plain_config(model: PreTrainedModel) -> PretrainedConfig:
+    """A copy of the configuration that can be saved: weights in memory are never quantised."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    return config
+
+
+def shell(auto_class: Any, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """A model without memory behind its weights, to save a state dict through."""
+    with torch.device("meta"):
+        try:
+            empty: PreTrainedModel = auto_class.from_config(config, dtype=dtype)
+        except ValueError as error:
+            raise ModelError(
+                f"transformers has no {auto_class.__name__} for {config.model_type!r} models"
+            ) from error
+    return empty
+
+
+def reward_state(
+    model: PreTrainedModel, state: dict[str, Tensor], score: Tensor, target: PreTrainedModel
+) -> dict[str, Tensor]:
+    """The weights below the vocabulary head and the scalar head, under ``target``'s names.
+
+    Args:
+        model, state: the trunk and its merged weights.
+        score: [n, H] the scalar head.
+        target: the (empty) sequence classification model they are for.
+    """
+    headless = model.base_model is model
+    here = "" if headless else model.base_model_prefix + "."
+    there = target.base_model_prefix + "."
+    renamed = {
+        there + key.removeprefix(here): tensor
+        for key, tensor in state.items()
+        if key.startswith(here)
+    }
+    renamed["score.weight"] = score
+    wanted = set(target.state_dict())
+    if wanted != renamed.keys():
+        odd = sorted(wanted ^ renamed.keys())
+        raise ModelError(
+            f"{type(target).__name__} has other weights than {type(model).__name__} ({odd[0]}), "
+            "so this architecture cannot be saved as a plain reward model"
+        )
+    return renamed
+
+
+def padding_for_pooling(
+    tokenizer: PreTrainedTokenizerBase, vocabulary: int, eos: set[int]
+) -> tuple[PreTrainedTokenizerBase, int]:
+    """A tokenizer whose padding can never be a response's last token, and the rows it needs.
+
+    transformers reads a reward at the last token that is not padding. Where pad is EOS it would
+    skip the EOS that the reward was trained to be read at, so another token is chosen: an unused
+    one the vocabulary has already, else a new one.
+
+    Args:
+        vocabulary: rows of the embedding.
+        eos: ids that end a response.
+
+    Returns:
+        a copy of the tokenizer that pads on the right, and how many embedding rows it needs.
+    """
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = "right"
+    taken = eos | {tokenizer.eos_token_id}
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in taken:
+        return tokenizer, vocabulary
+    spare = [t for t in (tokenizer.unk_token,) if t is not None]
+    added = sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
+    spare += [t for t, _ in added if any(w in t.lower() for w in ("pad", "reserved", "unused"))]
+    for token in spare:
+        if tokenizer.convert_tokens_to_ids(token) not in taken:
+            tokenizer.pad_token = token
+            return tokenizer, vocabulary
+    tokenizer.add_special_tokens({"pad_token": "<|gnomon_pad|>"})
+    return tokenizer, max(vocabulary, int(tokenizer.pad_token_id) + 1)
+
+
+def grow_embedding(weight: Tensor, rows: int) -> Tensor:
+    """Embedding weights [V, H] with rows of zeros added up to ``rows``."""
+    extra = weight.new_zeros(rows - weight.shape[0], weight.shape[1])
+    return torch.cat([weight, extra])

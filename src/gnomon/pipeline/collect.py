@@ -1,0 +1,164 @@
+"""The ``collect`` stage: sample K responses to each prompt and have a judge rank them.
+
+The judge is any reward (learned, verifier, your function) or simulated labellers. What it writes,
+``groups.jsonl``, is ordinary preference data for a later stage (``data: stage:NAME``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gnomon.algorithms.base import EncodedPrompt
+from gnomon.atomic import write_text
+from gnomon.data.records import Prompt
+from gnomon.errors import RunError
+from gnomon.rewards.guard import score_safely
+from gnomon.rewards.protocol import Reward, Sample
+from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
+from gnomon.train.progress import Progress
+from gnomon.tunnel.labellers import Labeller
+
+COLLECT = "collect"
+"""The name of this stage in a recipe."""
+
+
+class LabellerSpec(BaseModel):
+    """A simulated labeller of the tunnel; see ``gnomon.tunnel.labellers.Labeller``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = "labeller"
+    noise: float = Field(0.2, ge=0)
+    careless: float = Field(0.0, ge=0, le=1)
+    inattention: float = Field(0.0, ge=0, le=1)
+    length_bias: float = 0.0
+    politeness_bias: float = 0.0
+    sycophancy: float = 0.0
+    tie_margin: float = Field(0.0, ge=0)
+
+
+class CollectSettings(BaseModel):
+    """Settings of a collect stage."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    labellers: list[LabellerSpec] = Field(
+        default_factory=list,
+        description="simulated labellers, taking turns; else the reward judges",
+    )
+    tie_margin: float = Field(0.0, ge=0, description="rewards closer than this are ties")
+    keep: Literal["all", "best-worst"] = Field(
+        "all", description="every distinct response, or only the best and the worst"
+    )
+    chunk: int = Field(64, ge=1, description="prompts between two saves")
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Samples and judges; see :func:`collect`."""
+
+    engine: Engine
+    judge: Reward | Sequence[Labeller]
+    settings: CollectSettings
+    params: SamplingParams
+    samples: int
+    seed: int
+
+    def rows(self, prompts: Sequence[EncodedPrompt], first: int) -> list[dict[str, Any]]:
+        """One native row per prompt with at least two distinct responses that were judged."""
+        requests = [
+            Request(p.prompt.id, p.ids, self.samples, seed=self.seed * 1_000_003 + first + i)
+            for i, p in enumerate(prompts)
+        ]
+        completions = self.engine.generate(requests, self.params)
+        rows: list[dict[str, Any]] = []
+        for i, (prompt, row) in enumerate(zip(prompts, completions, strict=True)):
+            distinct = list({c.text: c for c in row if c.text.strip()}.values())
+            if len(distinct) < 2:
+                continue
+            ranks = self._ranks(prompt.prompt, prompt.ids, distinct, first + i)
+            if ranks is not None:
+                rows.append(self._row(prompt.prompt, distinct, ranks))
+        return rows
+
+    def _ranks(
+        self, prompt: Prompt, ids: Sequence[int], completions: Sequence[Completion], index: int
+    ) -> list[float] | None:
+        if not callable(self.judge):
+            who = self.judge[index % len(self.judge)]
+            return who.label_group(prompt, [c.text for c in completions])
+        samples = [Sample(prompt, c.text, ids, c.ids, c.finished) for c in completions]
+        values = [score.value for score in score_safely(self.judge, samples)]
+        known = [v for v in values if v is not None]
+        return (
+            ranks_from_rewards(known, self.settings.tie_margin)
+            if len(known) == len(values)
+            else None
+        )
+
+    def _row(
+        self, prompt: Prompt, completions: Sequence[Completion], ranks: Sequence[float]
+    ) -> dict[str, Any]:
+        keep = range(len(ranks))
+        order = sorted(keep, key=lambda i: ranks[i])
+        if self.settings.keep == "best-worst":
+            order = [order[0], order[-1]]
+        row: dict[str, Any] = {
+            "id": prompt.id,
+            "responses": [
+                {"id": str(i), "text": completions[i].text, "rank": ranks[i]} for i in order
+            ],
+            "meta": dict(prompt.meta),
+        }
+        if prompt.category is not None:
+            row["category"] = prompt.category
+        if prompt.text is not None:
+            row["prompt"] = prompt.text
+        else:
+            row["messages"] = [{"role": m.role, "content": m.content} for m in prompt.messages]
+        return row
+
+
+def ranks_from_rewards(rewards: Sequence[float], tie_margin: float) -> list[float]:
+    """1 for the highest reward; neighbours within ``tie_margin`` share a rank."""
+    order = sorted(range(len(rewards)), key=lambda i: -rewards[i])
+    ranks = [0.0] * len(rewards)
+    for place, i in enumerate(order):
+        above = order[place - 1] if place else None
+        tied = above is not None and rewards[above] - rewards[i] <= tie_margin
+        ranks[i] = ranks[above] if tied and above is not None else place + 1.0
+    return ranks
+
+
+def collect(
+    collector: Collector, prompts: Sequence[EncodedPrompt], folder: Path, progress: Progress
+) -> dict[str, float]:
+    """Fill ``folder/groups.jsonl``, chunk by chunk; finished chunks are kept over a restart.
+
+    Raises:
+        RunError: no prompt gave two responses that the judge could tell of.
+    """
+    parts = folder / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    size = collector.settings.chunk
+    for first in range(0, len(prompts), size):
+        file = parts / f"{first:08d}.jsonl"
+        if not file.is_file():
+            rows = collector.rows(prompts[first : first + size], first)
+            write_text(file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+        progress.update(min(first + size, len(prompts)), {})
+    text = "".join(p.read_text(encoding="utf-8") for p in sorted(parts.glob("*.jsonl")))
+    groups = text.count("\n")
+    if not groups:
+        raise RunError(
+            f"none of {len(prompts)} prompts gave two different responses with a judgement; raise "
+            "rollout.samples or rollout.temperature, or look at the judge"
+        )
+    write_text(folder / "groups.jsonl", text)
+    return {"prompts": float(len(prompts)), "groups": float(groups)}

@@ -1,0 +1,172 @@
+"""Every policy of a run on the same held-out prompts: rewards, KL and length with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnomon.algorithms.base import EncodedPrompt
+from gnomon.algorithms.on_policy import per_response_sum
+from gnomon.atomic import write_json
+from gnomon.data.pack import microbatches, pack
+from gnomon.data.records import TokenGroup, TokenResponse
+from gnomon.errors import ConfigError
+from gnomon.evals.statistics import Interval, mean_interval
+from gnomon.models.load import load_causal_lm
+from gnomon.models.roles import Role, Trunk
+from gnomon.models.save import load_reward_model
+from gnomon.pipeline.resolve import pick_device, policy_stages, reward_folder, sampling
+from gnomon.pipeline.rewards import one_reward
+from gnomon.pipeline.rundir import RunFolder
+from gnomon.pipeline.sources import DataReport, encode_prompts, read_specs, recipe_encoder
+from gnomon.recipe.schema import CompareSpec, Recipe
+from gnomon.rewards.guard import score_safely
+from gnomon.rewards.protocol import Reward, Sample
+from gnomon.rollout.protocol import Completion, Request
+from gnomon.rollout.torch_engine import TorchEngine
+
+BASE = "base"
+TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One policy to compare: its name in the recipe and where its weights are."""
+
+    name: str
+    source: str
+
+
+def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
+    """Sample the base model and every trained policy, score them, write ``comparison.json``.
+
+    One policy is in memory at a time, beside the reference and the reward models.
+    """
+    spec = recipe.compare
+    if spec is None:
+        raise ConfigError("the recipe has no compare section")
+    prompts = _prompts(spec, recipe, run, base)
+    policies = [Policy(BASE, recipe.model)] + [
+        Policy(stage.name, str(run.stage(stage.name).model)) for stage in policy_stages(recipe)
+    ]
+    reference = _reference(spec, policies)
+    reference_role = _load(reference, recipe)
+    rewards = [
+        one_reward(
+            reward,
+            base=base,
+            load=lambda name: load_reward_model(reward_folder(recipe, run, base, name)),
+        )
+        for reward in spec.rewards
+    ]
+    rows: list[dict[str, Any]] = []
+    shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in prompts[: spec.show]]
+    for policy in policies:
+        role = reference_role if policy == reference else _load(policy, recipe)
+        completions = _answer(role, prompts, recipe, spec)
+        for sample, completion in zip(shown, completions, strict=False):
+            sample[policy.name] = completion.text
+        values = _scores(prompts, completions, rewards)
+        kl = _kl(role, reference_role, prompts, completions, spec.rollout.temperature)
+        values.append(mean_interval(kl.tolist()))
+        values.append(mean_interval([float(len(c.ids)) for c in completions]))
+        values.append(mean_interval([float(c.finished) for c in completions]))
+        rows.append({"model": policy.name, "values": [v.to_dict() for v in values]})
+    columns = [reward.name for reward in rewards] + [
+        f"KL from {reference.name} (nats)",
+        "length (tokens)",
+        "finished",
+    ]
+    result = {"columns": columns, "rows": rows, "samples": shown}
+    write_json(run.path / "comparison.json", result)
+    return result
+
+
+def _prompts(spec: CompareSpec, recipe: Recipe, run: RunFolder, base: Path) -> list[EncodedPrompt]:
+    report = DataReport()
+    groups = read_specs(
+        spec.prompts,
+        base=base,
+        stage_groups=lambda name: run.stage(name).groups,
+        kind="prompts",
+        report=report,
+    )
+    tokenizer = load_causal_lm(recipe.model).tokenizer
+    return encode_prompts(recipe_encoder(recipe, tokenizer), groups, report)[: spec.size]
+
+
+def _reference(spec: CompareSpec, policies: Sequence[Policy]) -> Policy:
+    """The policy that KL is measured against: the one asked for, else the last but one."""
+    if spec.reference is None:
+        return policies[-2] if len(policies) > 1 else policies[0]
+    by_name = {policy.name: policy for policy in policies}
+    if spec.reference not in by_name:
+        raise ConfigError(
+            f"compare.reference {spec.reference!r} is no policy; there are {', '.join(by_name)}"
+        )
+    return by_name[spec.reference]
+
+
+def _load(policy: Policy, recipe: Recipe) -> Role:
+    loaded = load_causal_lm(policy.source, dtype=recipe.dtype, device=pick_device(recipe.device))
+    return Role(policy.name, Trunk.from_loaded(loaded))
+
+
+def _answer(
+    role: Role, prompts: Sequence[EncodedPrompt], recipe: Recipe, spec: CompareSpec
+) -> list[Completion]:
+    encoder = recipe_encoder(recipe, role.trunk.tokenizer)
+    engine = TorchEngine(
+        role.trunk.model,
+        role.trunk.tokenizer,
+        max_rows=spec.rollout.max_rows,
+        eos_token_ids=encoder.stop_ids,
+    )
+    requests = [Request(p.prompt.id, p.ids, 1, seed=i) for i, p in enumerate(prompts)]
+    return [row[0] for row in engine.generate(requests, sampling(spec.rollout).params)]
+
+
+def _scores(
+    prompts: Sequence[EncodedPrompt],
+    completions: Sequence[Completion],
+    rewards: Sequence[Reward],
+) -> list[Interval]:
+    samples = [
+        Sample(p.prompt, c.text, p.ids, c.ids, c.finished)
+        for p, c in zip(prompts, completions, strict=True)
+    ]
+    scored = [[s.value for s in score_safely(reward, samples)] for reward in rewards]
+    return [mean_interval([v for v in values if v is not None]) for values in scored]
+
+
+@torch.no_grad()
+def _kl(
+    policy: Role,
+    reference: Role,
+    prompts: Sequence[EncodedPrompt],
+    completions: Sequence[Completion],
+    temperature: float,
+) -> Tensor:
+    """[prompts] log(policy / reference) summed over each response the policy wrote, in nats."""
+    groups = [
+        TokenGroup(str(i), p.ids, (TokenResponse(c.ids, [True] * len(c.ids)),))
+        for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
+    ]
+    parts: list[Tensor] = []
+    for part in microbatches(groups, TOKENS):
+        batch = pack(part).to(policy.trunk.model.device)
+        own = policy.logprobs(batch, temperature=temperature).logprobs
+        theirs = reference.logprobs(batch, temperature=temperature).logprobs
+        parts.append(per_response_sum(own - theirs, batch))
+    return torch.cat(parts)
+
+
+def _text(prompt: EncodedPrompt) -> str:
+    if prompt.prompt.text is not None:
+        return prompt.prompt.text
+    return "\n".join(m.content for m in prompt.prompt.messages)

@@ -1,0 +1,92 @@
+"""What the names in a recipe mean: models, reward models, settings, devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gnomon.algorithms.base import Sampling
+from gnomon.algorithms.registry import find_algorithm
+from gnomon.errors import ConfigError
+from gnomon.pipeline.collect import COLLECT, CollectSettings
+from gnomon.pipeline.rundir import RunFolder
+from gnomon.recipe.load import validate_as
+from gnomon.recipe.schema import Recipe, RolloutSpec, StageSpec
+from gnomon.rollout.protocol import SamplingParams
+
+
+def stage_settings(stage: StageSpec) -> Any:
+    """The algorithm's own settings, validated.
+
+    Raises:
+        ConfigError: unknown algorithm or setting, with a suggestion.
+    """
+    where = f"stage {stage.name!r}, settings"
+    if stage.algorithm == COLLECT:
+        return validate_as(CollectSettings, stage.settings, where)
+    return validate_as(find_algorithm(stage.algorithm).Settings, stage.settings, where)
+
+
+def resolve_start(recipe: Recipe, stage: StageSpec, run: RunFolder) -> str:
+    """Where a stage starts: its ``from``, else the last policy before it, else the model."""
+    names = [s.name for s in recipe.stages]
+    index = names.index(stage.name)
+    if stage.from_ is not None:
+        if stage.from_ in names:
+            if names.index(stage.from_) >= index:
+                raise ConfigError(
+                    f"stage {stage.name!r} starts from {stage.from_!r}, a later stage"
+                )
+            return str(run.stage(stage.from_).model)
+        return recipe.model if stage.from_ == "model" else stage.from_
+    for earlier in reversed(recipe.stages[:index]):
+        if earlier.algorithm != COLLECT and find_algorithm(earlier.algorithm).produces == "policy":
+            return str(run.stage(earlier.name).model)
+    return recipe.model
+
+
+def policy_stages(recipe: Recipe) -> list[StageSpec]:
+    """The stages that train a policy, in order."""
+    return [
+        stage
+        for stage in recipe.stages
+        if stage.algorithm != COLLECT and find_algorithm(stage.algorithm).produces == "policy"
+    ]
+
+
+def reward_folder(recipe: Recipe, run: RunFolder, base: Path, name: str) -> Path:
+    """The folder of a reward model: a stage of the recipe, or a path.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if name in {stage.name for stage in recipe.stages}:
+        return run.stage(name).model
+    for candidate in (base / name, Path(name)):
+        if candidate.is_dir():
+            return candidate
+    raise ConfigError(f"reward model {name!r} is neither a stage of this recipe nor a folder")
+
+
+def sampling(spec: RolloutSpec) -> Sampling:
+    """The rollout settings as the engine takes them."""
+    params = SamplingParams(
+        max_new_tokens=spec.max_new_tokens,
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        top_k=spec.top_k,
+        min_p=spec.min_p,
+        stop=tuple(spec.stop),
+    )
+    return Sampling(params, spec.samples, spec.final_temperature)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device a recipe asks for; "auto" takes an accelerator where there is one."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")

@@ -1,0 +1,65 @@
+"""Running a recipe: its stages in order, those done already skipped, then the comparison."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gnomon.pipeline.compare import compare
+from gnomon.pipeline.rundir import RunFolder
+from gnomon.pipeline.stage import StageRun
+from gnomon.recipe.schema import Recipe
+from gnomon.report.html import write_report
+
+Announce = Callable[[str], None]
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    base: Path,
+    resume: bool = False,
+    announce: Announce = print,
+) -> Path:
+    """Run every stage that is not done, compare the policies, write the report.
+
+    Args:
+        recipe: what to run.
+        base: the folder that the recipe's relative paths start from.
+        resume: go on with an earlier run of the same recipe.
+        announce: is told what begins and what came of it.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        GnomonError: whatever the user can mend; everything saved so far stays usable.
+    """
+    run = RunFolder(recipe)
+    run.open(resume)
+    began = time.time()
+    for stage in recipe.stages:
+        folder = run.stage(stage.name)
+        if resume and folder.done():
+            announce(f"{stage.name}: done already")
+            continue
+        info = StageRun(recipe, stage, run, base).execute(resume)
+        announce(f"{stage.name}: {_summary(info)}")
+    if recipe.compare is not None and not (run.path / "comparison.json").is_file():
+        compare(recipe, run, base)
+    run.update_manifest(
+        finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        seconds={"last call": round(time.time() - began, 1)},
+    )
+    write_report(run.path)
+    return run.path
+
+
+def _summary(info: dict[str, Any]) -> str:
+    keys = ("loss", "accuracy", "reward", "gold", "kl", "length", "groups")
+    figures = [f"{k} {info['summary'][k]:.3g}" for k in keys if k in info["summary"]]
+    skipped = info["skipped"]["count"]
+    tail = f", {skipped} rows skipped (see stage.json)" if skipped else ""
+    return f"{info['seconds']:.0f} s, {', '.join(figures)}{tail}"

@@ -1,0 +1,190 @@
+"""From a recipe's data to tokens: files, earlier stages and the built-in world."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gnomon.algorithms.base import EncodedPrompt
+from gnomon.data.encode import Encoder, How
+from gnomon.data.readers import Skipped, read_groups
+from gnomon.data.records import Group, Message, Prompt, Response, TokenGroup
+from gnomon.data.sampler import fingerprint
+from gnomon.errors import ConfigError, DataError
+from gnomon.recipe.schema import DataSpec, Recipe
+from gnomon.tunnel.corpus import documents
+from gnomon.tunnel.demonstrations import demonstrations
+from gnomon.tunnel.world import generate_prompts
+
+
+@dataclass
+class DataReport:
+    """What was read for a stage: rows, hashes and what was left out."""
+
+    hashes: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def skipped_info(self) -> dict[str, Any]:
+        """For stage.json: the count and the first examples."""
+        return {"count": len(self.skipped), "examples": [str(s) for s in self.skipped[:20]]}
+
+
+def read_specs(
+    specs: Sequence[DataSpec],
+    *,
+    base: Path,
+    stage_groups: Callable[[str], Path],
+    kind: str,
+    report: DataReport,
+) -> list[Group]:
+    """Read every source of a stage, in order.
+
+    Args:
+        specs: as written in the recipe.
+        base: the folder that relative paths start from (the recipe's own).
+        stage_groups: the file that an earlier ``collect`` stage wrote.
+        kind: what the algorithm needs, when a spec says "auto".
+        report: is filled in.
+
+    Raises:
+        DataError, ConfigError: a file that is missing or cannot be understood.
+    """
+    groups: list[Group] = []
+    for spec in specs:
+        found, skipped = _read_one(spec, base, stage_groups, kind)
+        report.hashes[spec.path] = fingerprint(found)
+        report.counts[spec.path] = len(found)
+        report.skipped += skipped
+        groups += found
+    return groups
+
+
+def _read_one(
+    spec: DataSpec, base: Path, stage_groups: Callable[[str], Path], kind: str
+) -> tuple[list[Group], list[Skipped]]:
+    where, colon, what = spec.path.partition(":")
+    if colon and where == "tunnel":
+        return tunnel_groups(what, spec.options), []
+    if colon and where == "stage":
+        file = stage_groups(what)
+        if not file.is_file():
+            raise ConfigError(f"data {spec.path!r}: stage {what!r} has written no groups")
+        path: Path | str = file
+    else:
+        path = resolve_path(spec.path, base)
+    columns = dict(spec.columns)
+    result = read_groups(
+        path,
+        kind=spec.kind if spec.kind != "auto" else kind,  # type: ignore[arg-type]
+        split=spec.split,
+        format=spec.format,
+        limit=spec.limit,
+        sample_seed=spec.sample_seed,
+        columns=columns or None,
+        labels=dict(spec.labels) or None,
+        as_text=spec.as_text,
+        good_from=spec.good_from,
+        max_skipped=spec.max_skipped,
+    )
+    return result.groups, result.skipped
+
+
+def resolve_path(path: str, base: Path) -> Path | str:
+    """A path as the recipe's author meant it: beside the recipe, else from here, else a hub id."""
+    if path.startswith("~"):
+        return Path(path).expanduser()
+    for candidate in (base / path, Path(path)):
+        if candidate.exists():
+            return candidate
+    return path
+
+
+# -- the built-in world ---------------------------------------------------------------------------
+
+
+def _prompts(n: int, **options: Any) -> list[Group]:
+    return [Group(prompt) for prompt in generate_prompts(n, **options)]
+
+
+def _text(n: int, seed: int = 0) -> list[Group]:
+    return [
+        Group(Prompt(f"document-{i}", text=""), (Response((Message("assistant", text),)),))
+        for i, text in enumerate(documents(n, seed))
+    ]
+
+
+TUNNEL: Mapping[str, Callable[..., list[Group]]] = {
+    "demonstrations": demonstrations,
+    "prompts": _prompts,
+    "text": _text,
+}
+
+
+def tunnel_groups(what: str, options: Mapping[str, Any]) -> list[Group]:
+    """Groups of the built-in world: ``demonstrations``, ``prompts`` or ``text``.
+
+    Raises:
+        ConfigError: unknown source or option, naming those there are.
+    """
+    if what not in TUNNEL:
+        raise ConfigError(f"data 'tunnel:{what}': choose one of {', '.join(TUNNEL)}")
+    make = TUNNEL[what]
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        known = ", ".join(inspect.signature(make).parameters)
+        raise ConfigError(f"data 'tunnel:{what}': {error}; its options are {known}") from error
+    return make(**options)
+
+
+# -- tokens ---------------------------------------------------------------------------------------
+
+
+def encode(
+    encoder: Encoder, groups: Sequence[Group], how: How, report: DataReport
+) -> list[TokenGroup]:
+    """Tokenise groups; those that cannot be used are counted in the report.
+
+    Raises:
+        DataError: nothing is left, or the tokenizer has no usable template.
+    """
+    tokens, skipped = encoder.encode_all(groups, how)
+    report.skipped += skipped
+    return tokens
+
+
+def encode_prompts(
+    encoder: Encoder, groups: Sequence[Group], report: DataReport
+) -> list[EncodedPrompt]:
+    """Tokenise the prompts of groups; those too long are counted in the report.
+
+    Raises:
+        DataError: not one can be used.
+    """
+    prompts: list[EncodedPrompt] = []
+    first: DataError | None = None
+    for group in groups:
+        try:
+            prompts.append(EncodedPrompt(group.prompt, encoder.encode_prompt(group.prompt)))
+        except DataError as error:
+            first = first or error
+            cure = "shorten it, or raise max_length"
+            report.skipped.append(Skipped(group.prompt.source, str(error), cure))
+    if first is not None and not prompts:
+        raise first
+    return prompts
+
+
+def recipe_encoder(recipe: Recipe, tokenizer: Any) -> Encoder:
+    """The encoder a recipe asks for."""
+    return Encoder(
+        tokenizer,
+        max_length=recipe.max_length,
+        max_prompt_length=recipe.max_prompt_length,
+        template=recipe.template,
+        truncation=recipe.truncation,
+    )

@@ -1,0 +1,317 @@
+"""Running one stage: model, roles, data, rewards, the loop, and the saved result."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from gnomon.algorithms.base import (
+    Algorithm,
+    Ingredients,
+    Settings,
+)
+from gnomon.algorithms.on_policy import OnPolicy
+from gnomon.algorithms.registry import find_algorithm
+from gnomon.algorithms.reward_model import RewardModel
+from gnomon.data.encode import Encoder, How
+from gnomon.data.records import Group, TokenGroup
+from gnomon.data.sampler import split
+from gnomon.errors import ConfigError
+from gnomon.models.load import LoadedModel, load_causal_lm
+from gnomon.models.roles import Role
+from gnomon.models.save import LoadedReward, save_policy, save_reward_model
+from gnomon.pipeline.collect import COLLECT, Collector, CollectSettings, collect
+from gnomon.pipeline.resolve import (
+    pick_device,
+    resolve_start,
+    reward_folder,
+    sampling,
+    stage_settings,
+)
+from gnomon.pipeline.rewards import build_reward, one_reward
+from gnomon.pipeline.roles import RoleBuilder
+from gnomon.pipeline.rundir import RunFolder
+from gnomon.pipeline.sources import (
+    DataReport,
+    encode,
+    encode_prompts,
+    read_specs,
+    recipe_encoder,
+)
+from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
+from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.train.loop import Loop, LoopOptions
+from gnomon.train.optim import default_lr
+from gnomon.train.progress import Progress
+from gnomon.train.sinks import make_sinks
+from gnomon.tunnel.labellers import Labeller
+
+DATA_KIND = {"demonstrations": "demonstrations", "comparisons": "rankings", "prompts": "prompts"}
+
+
+class StageRun:
+    """One stage of a recipe, from its specification to its folder.
+
+    Args:
+        recipe, stage: what was asked.
+        folder: the run's folder.
+        base: the recipe's own folder, from which relative paths start.
+    """
+
+    def __init__(self, recipe: Recipe, stage: StageSpec, folder: RunFolder, base: Path) -> None:
+        self.recipe = recipe
+        self.stage = stage
+        self.run = folder
+        self.folder = folder.stage(stage.name)
+        self.base = base
+        self.report = DataReport()
+        self.device = pick_device(recipe.device)
+        self.seed = recipe.seed * 101 + [s.name for s in recipe.stages].index(stage.name)
+
+    def execute(self, resume: bool) -> dict[str, Any]:
+        """Run the stage to its end and return its summary (also in stage.json)."""
+        began = time.time()
+        info: dict[str, Any] = {
+            "name": self.stage.name,
+            "algorithm": self.stage.algorithm,
+            "status": "running",
+            "seconds": self.folder.info().get("seconds", 0.0) if resume else 0.0,
+        }
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        self.folder.write_info(info)
+        before = info["seconds"]
+        try:
+            torch.manual_seed(self.seed)
+            loaded = load_causal_lm(self.start_model(), dtype=self.recipe.dtype, device=self.device)
+            if self.stage.algorithm == COLLECT:
+                info |= self._collect(loaded)
+            else:
+                info |= self._train(loaded, resume)
+            info["status"] = "done"
+        except BaseException as error:
+            info |= {"status": "failed", "error": str(error)}
+            raise
+        finally:
+            info["seconds"] = before + time.time() - began
+            info["skipped"] = self.report.skipped_info()
+            self.folder.write_info(info)
+        self.run.update_manifest(
+            data={
+                path: {"sha256": h, "rows": self.report.counts[path]}
+                for path, h in self.report.hashes.items()
+            },
+            models={self.stage.name: {"from": loaded.source, "sha256": loaded.fingerprint}},
+        )
+        return info
+
+    def start_model(self) -> str:
+        """Where the stage's weights come from: a stage's folder, or a model's name."""
+        return resolve_start(self.recipe, self.stage, self.run)
+
+    # -- training stages --------------------------------------------------------------------------
+
+    def _train(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
+        algorithm_class = find_algorithm(self.stage.algorithm)
+        settings = stage_settings(self.stage)
+        builder = RoleBuilder(self.stage, loaded, self.seed)
+        encoder = recipe_encoder(self.recipe, loaded.tokenizer)
+        value_from = self._value_source(settings)
+        roles = builder.build(algorithm_class, settings, value_from)
+        ingredients = self._ingredients(algorithm_class, roles, builder, encoder)
+        algorithm = algorithm_class(ingredients, settings)
+        with self._progress(ingredients.iterations) as progress:
+            if isinstance(algorithm, OnPolicy):
+                algorithm.on_progress = lambda done, total: progress.phase("rollout", done, total)
+            loop = Loop(
+                algorithm,
+                self._loop_options(algorithm_class, ingredients, loaded),
+                self.folder.path,
+                progress,
+                make_sinks(
+                    self.recipe.sinks,
+                    self.folder.path,
+                    f"{self.recipe.name}/{self.stage.name}",
+                    self.stage.model_dump(mode="json"),
+                ),
+            )
+            last = loop.run(resume)
+        self._save(algorithm, roles, loaded)
+        return {"iterations": ingredients.iterations, "summary": last}
+
+    def _ingredients(
+        self,
+        algorithm: type[Algorithm],
+        roles: Mapping[str, Role],
+        builder: RoleBuilder,
+        encoder: Encoder,
+    ) -> Ingredients:
+        train, stage = self.stage.train, self.stage
+        groups, held_out = self._groups(DATA_KIND[algorithm.data])
+        common: dict[str, Any] = {
+            "roles": roles,
+            "seed": self.seed,
+            "batch_size": train.batch_size,
+            "tokens_per_microbatch": train.tokens_per_microbatch,
+            "text": self._text(encoder),
+            "device": self.device,
+            "max_reward_errors": stage.max_reward_errors,
+        }
+        if algorithm.data == "prompts":
+            prompts = encode_prompts(encoder, groups, self.report)
+            return Ingredients(
+                **common,
+                iterations=self._iterations(len(prompts)),
+                prompts=prompts,
+                eval_prompts=encode_prompts(encoder, held_out, self.report),
+                engine=self._engine(roles["policy"], encoder),
+                reward=self._reward(builder),
+                observers=[
+                    one_reward(spec, base=self.base, load=lambda m: self._load_reward(builder, m))
+                    for spec in stage.observe
+                ],
+                sampling=sampling(stage.rollout),
+            )
+        how: How = "demonstrations" if algorithm.data == "demonstrations" else "groups"
+        encoded = encode(encoder, groups, how, self.report)
+        return Ingredients(
+            **common,
+            iterations=self._iterations(len(encoded)),
+            groups=encoded,
+            eval_groups=encode(encoder, held_out, how, self.report),
+            normalisation_groups=self._demonstrations(stage.normalise_on, encoder),
+        )
+
+    def _groups(self, kind: str) -> tuple[list[Group], list[Group]]:
+        """Training and held-out groups, no prompt on both sides."""
+        groups = self._read(self.stage.data, kind)
+        if not groups:
+            raise ConfigError(f"stage {self.stage.name!r} has no data: give data: [path: ...]")
+        held_out = self._read(self.stage.eval_data, kind)
+        if self.stage.holdout and not held_out:
+            groups, held_out = split(groups, self.stage.holdout, self.seed)
+        return groups, held_out[: self.stage.train.eval_size]
+
+    def _read(self, specs: Sequence[DataSpec], kind: str) -> list[Group]:
+        return read_specs(
+            specs,
+            base=self.base,
+            stage_groups=lambda name: self.run.stage(name).groups,
+            kind=kind,
+            report=self.report,
+        )
+
+    def _text(self, encoder: Encoder) -> list[TokenGroup]:
+        groups = self._read(self.stage.pretraining, "text")
+        return encode(encoder, groups, "text", self.report)
+
+    def _demonstrations(self, specs: Sequence[DataSpec], encoder: Encoder) -> list[TokenGroup]:
+        groups = self._read(specs, "demonstrations")
+        return encode(encoder, groups, "demonstrations", self.report)
+
+    def _iterations(self, rows: int) -> int:
+        train = self.stage.train
+        if train.steps is not None:
+            return train.steps
+        return max(1, math.ceil((train.epochs or 1) * rows / train.batch_size))
+
+    def _loop_options(
+        self, algorithm: type[Algorithm], ingredients: Ingredients, loaded: LoadedModel
+    ) -> LoopOptions:
+        train = self.stage.train
+        parameters = sum(p.numel() for p in loaded.model.parameters())
+        lora = self.stage.lora is not None
+        return LoopOptions(
+            iterations=ingredients.iterations,
+            lr=default_lr(algorithm.name, parameters, lora) if train.lr == "auto" else train.lr,
+            schedule=train.schedule,
+            warmup=train.warmup,
+            weight_decay=train.weight_decay,
+            max_grad_norm=train.max_grad_norm,
+            eval_every=train.eval_every,
+            checkpoint_every=train.checkpoint_every,
+            keep_checkpoints=train.keep_checkpoints,
+            sample_every=train.sample_every,
+            seed=self.seed,
+        )
+
+    def _save(self, algorithm: Algorithm, roles: Mapping[str, Role], loaded: LoadedModel) -> None:
+        facts: dict[str, Any] = {"algorithm": algorithm.name, "base": loaded.source}
+        facts |= algorithm.finish()
+        if isinstance(algorithm, RewardModel):
+            save_reward_model(
+                self.folder.model,
+                algorithm.members,
+                normaliser=algorithm.normaliser(),
+                facts=facts,
+            )
+        else:
+            save_policy(self.folder.model, roles["policy"], facts=facts)
+
+    # -- rewards and engines ----------------------------------------------------------------------
+
+    def _value_source(self, settings: Settings) -> Path | None:
+        """The reward model that the value model starts from, where that is asked for."""
+        if getattr(settings, "value_init", None) != "reward_model":
+            return None
+        named = [spec.model for spec in self.stage.reward if spec.model is not None]
+        return reward_folder(self.recipe, self.run, self.base, named[0]) if named else None
+
+    def _load_reward(self, builder: RoleBuilder, name: str) -> LoadedReward:
+        return builder.reward(reward_folder(self.recipe, self.run, self.base, name))
+
+    def _reward(self, builder: RoleBuilder) -> Any:
+        if not self.stage.reward:
+            raise ConfigError(
+                f"stage {self.stage.name!r} samples its own responses and needs a reward: "
+                "reward: [{model: STAGE}], [{function: file.py:name}] or [{builtin: gold}]"
+            )
+        return build_reward(
+            self.stage.reward, base=self.base, load=lambda name: self._load_reward(builder, name)
+        )
+
+    def _engine(self, policy: Role, encoder: Encoder) -> TorchEngine:
+        def activate() -> AbstractContextManager[Any]:
+            return policy.trunk.active(policy.adapter)
+
+        return TorchEngine(
+            policy.trunk.model,
+            encoder.tokenizer,
+            activate=activate,
+            max_rows=self.stage.rollout.max_rows,
+            eos_token_ids=encoder.stop_ids,
+        )
+
+    # -- collecting -------------------------------------------------------------------------------
+
+    def _collect(self, loaded: LoadedModel) -> dict[str, Any]:
+        settings = cast(CollectSettings, stage_settings(self.stage))
+        builder = RoleBuilder(self.stage, loaded, self.seed)
+        encoder = recipe_encoder(self.recipe, loaded.tokenizer)
+        policy = Role("policy", builder.trunk)
+        groups, _ = self._groups("prompts")
+        prompts = encode_prompts(encoder, groups, self.report)
+        judge: Any
+        if settings.labellers:
+            judge = [Labeller(**s.model_dump(), seed=self.seed) for s in settings.labellers]
+        else:
+            judge = self._reward(builder)
+        collector = Collector(
+            self._engine(policy, encoder),
+            judge,
+            settings,
+            sampling(self.stage.rollout).params,
+            self.stage.rollout.samples,
+            self.seed,
+        )
+        with self._progress(len(prompts)) as progress:
+            summary = collect(collector, prompts, self.folder.path, progress)
+        return {"iterations": len(prompts), "summary": summary}
+
+    def _progress(self, total: int) -> Progress:
+        return Progress(f"{self.stage.name} ({self.stage.algorithm})", total)

@@ -1,0 +1,244 @@
+"""The KV cache of the torch engine and the attention function that reads and writes it.
+
+One forward pass serves rows that decode and prompts that are prefilled, packed side by side as
+one sequence of N tokens without padding: first one token of each of B decoding rows, then whole
+prompts. Row b of the cache belongs to decoding row b, so live rows always fill the front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+IMPLEMENTATION = "gnomon_rollout"
+_GROWTH = 64  # positions; cache lengths are rounded up to a multiple
+
+
+@dataclass
+class KVCache:
+    """Keys and values of every layer, [rows, kv heads, positions, head size], grown on demand.
+
+    Attributes:
+        rows: rows that can be alive at once.
+        limit: most positions a row can ever need; growth stops there.
+    """
+
+    rows: int
+    limit: int
+    positions: int = 0
+    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def reserve(self, positions: int) -> None:
+        """Make room for ``positions`` tokens in every row (rows grow together, by half)."""
+        if positions <= self.positions:
+            return
+        wanted = max(positions, min(self.limit, self.positions * 3 // 2))
+        self.positions = -(-wanted // _GROWTH) * _GROWTH
+        for index, (keys, values) in self.layers.items():
+            self.layers[index] = (self._grown(keys), self._grown(values))
+
+    def _grown(self, old: Tensor) -> Tensor:
+        new = old.new_zeros(old.shape[0], old.shape[1], self.positions, old.shape[3])
+        new[:, :, : old.shape[2]] = old
+        return new
+
+    def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The stores of one layer; zeros at first, since a masked NaN would still be a NaN."""
+        if index not in self.layers:
+            self.layers[index] = (
+                key.new_zeros(self.rows, key.shape[1], self.positions, key.shape[3]),
+                value.new_zeros(self.rows, value.shape[1], self.positions, value.shape[3]),
+            )
+        return self.layers[index]
+
+    def copy_rows(self, source: Sequence[int], target: Sequence[int], length: int) -> None:
+        """Copy the first ``length`` positions of the rows ``source`` over the rows ``target``."""
+        if not target:
+            return
+        for stores in self.layers.values():
+            for store in stores:
+                src = torch.tensor(source, device=store.device)
+                dst = torch.tensor(target, device=store.device)
+                view = store[:, :, :length]
+                view.index_copy_(0, dst, view.index_select(0, src))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A prompt inside a packed pass: ``length`` tokens from ``start``, kept in cache row ``row``."""
+
+    row: int
+    start: int
+    length: int
+
+
+@dataclass
+class Step:
+    """What attention must know about one packed pass.
+
+    Attributes:
+        cache: where keys and values live.
+        lengths: [B] tokens already cached in each decoding row, which is also the position of
+            the token it feeds now.
+        segments: the prompts after the B decoding tokens.
+        calls: attention calls served, by layer index (read by the engine's self-check).
+        windows: the sliding window each layer asked for.
+    """
+
+    cache: KVCache
+    lengths: Tensor
+    longest: int
+    shortest: int
+    segments: Sequence[Segment] = ()
+    calls: dict[int, int] = field(default_factory=dict)
+    windows: dict[int, int | None] = field(default_factory=dict)
+    _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+    _places: dict[int, Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """[B, 1, 1, longest + 1] additive mask over cached positions; None when all are visible."""
+        if window is not None and self.longest < window:
+            window = None
+        if window not in self._masks:
+            mask = None
+            if window is not None or self.shortest < self.longest:
+                at = torch.arange(self.longest + 1, device=self.lengths.device)
+                lengths = self.lengths[:, None]
+                seen = at <= lengths
+                if window is not None:
+                    seen &= at > lengths - window
+                mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+                mask = mask.masked_fill_(~seen, float("-inf"))[:, None, None]
+            self._masks[window] = mask
+        return self._masks[window]
+
+    def places(self, heads: int) -> Tensor:
+        """[B * heads] flat index (row, head, position) of the new tokens in a store."""
+        if heads not in self._places:
+            device = self.lengths.device
+            rows = torch.arange(len(self.lengths), device=device)[:, None] * heads
+            rows = rows + torch.arange(heads, device=device)
+            self._places[heads] = (rows * self.cache.positions + self.lengths[:, None]).flatten()
+        return self._places[heads]
+
+
+def rollout_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    rollout: Step | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention over the engine's cache, in transformers' calling convention.
+
+    ``query`` is [1, H, N, D], ``key`` and ``value`` [1, H_kv, N, D]; returns [1, N, H, D_v].
+    """
+    if rollout is None:
+        raise ValueError(f"{IMPLEMENTATION} attention runs only inside the rollout engine")
+    if kwargs.get("s_aux") is not None:
+        raise ValueError("attention sinks are not supported")
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    rollout.calls[layer] = rollout.calls.get(layer, 0) + 1
+    rollout.windows[layer] = sliding_window
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    stores = rollout.cache.layer(layer, key, value)
+    parts = []
+    rows = len(rollout.lengths)
+    if rows:
+        new = slice(0, rows)
+        step_query = query[0, :, new].transpose(0, 1)
+        fresh = (key[0, :, new].transpose(0, 1), value[0, :, new].transpose(0, 1))
+        parts.append(_decode(rollout, step_query, fresh, stores, scale, sliding_window, softcap))
+    for segment in rollout.segments:
+        span = slice(segment.start, segment.start + segment.length)
+        k, v = key[:, :, span], value[:, :, span]
+        stores[0][segment.row, :, : segment.length] = k[0]
+        stores[1][segment.row, :, : segment.length] = v[0]
+        out = _prefill(query[:, :, span], k, v, scale, sliding_window, softcap)
+        parts.append(out[0].transpose(0, 1))
+    return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
+
+
+def _decode(
+    step: Step,
+    query: Tensor,
+    fresh: tuple[Tensor, Tensor],
+    stores: tuple[Tensor, Tensor],
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """One query per row over that row's cache: ``query`` [B, H, D] to [B, H, D_v].
+
+    Query heads that share a key head attend as if they were several queries of it, so keys and
+    values are never repeated in memory.
+    """
+    rows, heads, size = query.shape
+    kv_heads = stores[0].shape[1]
+    for store, new in zip(stores, fresh, strict=True):
+        flat = store.view(-1, store.shape[-1])
+        flat.index_copy_(0, step.places(kv_heads), new.reshape(-1, store.shape[-1]))
+    seen = step.longest + 1
+    keys, values = (store[:rows, :, :seen] for store in stores)
+    grouped = query.reshape(rows, kv_heads, heads // kv_heads, size)
+    mask = step.mask(window, query.dtype)
+    out = _attend(grouped, keys, values, mask, scale, softcap)
+    return out.reshape(rows, heads, -1)
+
+
+def _prefill(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """Causal attention inside one prompt: [1, H, P, D] and [1, H_kv, P, D] to [1, H, P, D_v]."""
+    length = query.shape[2]
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    banded = window is not None and length > window
+    if not banded and not softcap:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+    at = torch.arange(length, device=query.device)
+    seen = at[:, None] >= at
+    if window is not None:
+        seen &= at[:, None] - at < window
+    mask = torch.zeros(seen.shape, dtype=query.dtype, device=query.device)
+    mask.masked_fill_(~seen, float("-inf"))
+    return _attend(query, key, value, mask, scale, softcap)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    """Attention with an additive mask, and Gemma 2's soft cap on the scores when given."""
+    if not softcap:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scale
+    scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask
+    return torch.matmul(scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype), value)
+
+
+ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, rollout_attention)

@@ -1,0 +1,164 @@
+"""From logits to tokens: counter-based randomness, truncation, and one inverse-CDF draw per row.
+
+Randomness is a pure function of (request, sample number, step): a row draws the same uniform
+number whichever rows share its batch, and torch's own generators are never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gnomon.errors import ConfigError
+from gnomon.rollout.protocol import Request, SamplingParams
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)  # the odd increment of SplitMix64
+_WORD = (1 << 64) - 1
+_BLOCK = 256  # vocabulary entries per block of the two-level inverse CDF
+_FIRST_WIDTH = 1024  # candidates tried first for top-p before a wider search
+_BELOW_ONE = 1.0 - 1e-12  # keeps a rounded target strictly inside the cumulative mass
+
+Words = npt.NDArray[np.uint64]
+
+
+def _mix(z: Words) -> Words:
+    """The SplitMix64 finaliser (Steele, Lea & Flood 2014): a bijection that scrambles 64 bits."""
+    with np.errstate(over="ignore"):
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def stream_keys(request: Request) -> list[int]:
+    """One 64-bit key for each of ``request.n`` samples, from its seed and its prompt.
+
+    The prompt is mixed in so that requests left at the same seed draw unrelated numbers.
+    """
+    with np.errstate(over="ignore"):
+        ids = np.asarray(request.prompt_ids, dtype=np.uint64)
+        places = np.arange(1, ids.size + 1, dtype=np.uint64) * _GAMMA
+        prompt = np.bitwise_xor.reduce(_mix(_mix(places) + ids))
+        root = _mix(_mix(np.array([request.seed & _WORD], dtype=np.uint64)) + prompt)
+        samples = np.arange(1, request.n + 1, dtype=np.uint64)
+        return [int(key) for key in _mix(root + _mix(samples * _GAMMA))]
+
+
+def uniforms(keys: Sequence[int], steps: Sequence[int]) -> Tensor:
+    """[S] float64 numbers in [0, 1): number ``steps[i]`` of the stream ``keys[i]``."""
+    with np.errstate(over="ignore"):
+        counters = (np.asarray(steps, dtype=np.uint64) + np.uint64(1)) * _GAMMA
+        words = _mix(np.asarray(keys, dtype=np.uint64) + counters)
+    return torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def check_params(params: SamplingParams) -> None:
+    """Raise ConfigError for settings no distribution can be made from."""
+    checks = (
+        (params.max_new_tokens >= 1, f"max_new_tokens is {params.max_new_tokens}; use 1 or more"),
+        (params.temperature >= 0, f"temperature is {params.temperature}; use 0 (greedy) or more"),
+        (0 < params.top_p <= 1, f"top_p is {params.top_p}; use 1.0 to switch it off"),
+        (params.top_k >= 0, f"top_k is {params.top_k}; use 0 to switch it off"),
+        (0 <= params.min_p <= 1, f"min_p is {params.min_p}; use 0.0 to switch it off"),
+        (all(params.stop), "stop holds an empty string; remove it"),
+    )
+    for good, message in checks:
+        if not good:
+            raise ConfigError(f"sampling: {message}")
+
+
+def draw(logits: Tensor, rows: Tensor, u: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """Draw one token for each of S samples.
+
+    Args:
+        logits: [R, V] scores; overwritten when they are float32.
+        rows: [S] which row of ``logits`` each sample draws from (samples of a prompt share one).
+        u: [S] uniform numbers in [0, 1), float64; unused when greedy.
+        params: temperature and truncation.
+
+    Returns:
+        ([S] token ids, [S] float32 log-probabilities in nats under softmax(logits / temperature),
+        before truncation).
+    """
+    weights = logits.float()
+    if params.temperature == 0:
+        best, tokens = weights.max(dim=-1)
+        total = _block_sums(weights.sub_(best[:, None]).exp_()).sum(dim=-1)
+        return tokens[rows], -total.log().float()[rows]
+    if params.temperature != 1:
+        weights.div_(params.temperature)
+    weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
+    sums = _block_sums(weights)
+    total = sums.sum(dim=-1)
+    if params.top_k or params.top_p < 1:
+        values, tokens_of = _candidates(weights, total, params)
+        tokens = tokens_of[rows].gather(1, _invert(values.double()[rows], u)[:, None])[:, 0]
+        chosen = weights[rows, tokens]
+    else:
+        kept = weights
+        if params.min_p:  # the most likely token weighs exactly 1
+            kept = weights.where(weights >= params.min_p, 0.0)
+            sums = _block_sums(kept)
+        tokens = _invert_blocks(kept, sums, rows, u)
+        chosen = weights[rows, tokens]
+    return tokens, (chosen.double().log() - total[rows].log()).float()
+
+
+def _block_sums(weights: Tensor) -> Tensor:
+    """[R, ceil(V / block)] float64 sums of ``weights`` [R, V] over blocks of the vocabulary."""
+    whole = weights.shape[1] // _BLOCK * _BLOCK
+    parts = [weights[:, :whole].unflatten(1, (-1, _BLOCK)).sum(dim=-1)] if whole else []
+    if whole < weights.shape[1]:
+        parts.append(weights[:, whole:].sum(dim=-1, keepdim=True))
+    return torch.cat(parts, dim=1).double()
+
+
+def _invert(mass: Tensor, u: Tensor) -> Tensor:
+    """[S] index of the entry of ``mass`` [S, K] at which the cumulative mass passes u.
+
+    An entry without mass is never chosen: the first entry whose cumulative mass exceeds the
+    target always has some.
+    """
+    cumulative = mass.cumsum(dim=-1)
+    target = (u.clamp(max=_BELOW_ONE) * cumulative[:, -1])[:, None]
+    return torch.searchsorted(cumulative, target, right=True)[:, 0]
+
+
+def _invert_blocks(weights: Tensor, sums: Tensor, rows: Tensor, u: Tensor) -> Tensor:
+    """[S] token drawn from ``weights`` [R, V] by finding first its block, then its place in it."""
+    mass = sums[rows]
+    block = _invert(mass, u)
+    here = mass.gather(1, block[:, None])[:, 0]
+    before = mass.cumsum(dim=-1).gather(1, block[:, None])[:, 0] - here
+    inside_u = ((u * mass.sum(dim=-1) - before) / here).clamp(0.0, _BELOW_ONE)
+    tokens = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=weights.device)
+    vocabulary = weights.shape[1]
+    inside = weights[rows[:, None], tokens.clamp(max=vocabulary - 1)].double()
+    inside = inside.where(tokens < vocabulary, 0.0)
+    return block * _BLOCK + _invert(inside, inside_u)
+
+
+def _candidates(weights: Tensor, total: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+    """The heaviest entries of each row after top-k, top-p and min-p: [R, K] weights and tokens.
+
+    Dropped entries weigh 0. Top-p alone needs no full sort: the search widens only until the
+    candidates of every row hold the asked-for mass.
+    """
+    vocabulary = weights.shape[1]
+    width = min(params.top_k or _FIRST_WIDTH, vocabulary)
+    values, tokens = weights.topk(width, dim=-1)
+    while not params.top_k and width < vocabulary:
+        if bool((values.sum(dim=-1, dtype=torch.float64) >= params.top_p * total).all()):
+            break
+        width = min(width * 8, vocabulary)
+        values, tokens = weights.topk(width, dim=-1)
+    if params.top_p < 1:
+        cumulative = values.double().cumsum(dim=-1)
+        whole = cumulative[:, -1:] if params.top_k else total[:, None]
+        values = values.where(cumulative - values < params.top_p * whole, 0.0)
+    if params.min_p:
+        values = values.where(values >= params.min_p * values[:, :1], 0.0)
+    return values, tokens
