@@ -60,22 +60,35 @@ def add(
     if name in trunk.adapters:
         raise ModelError(f"this trunk has an adapter {name!r} already")
     config, weights = _start(trunk, lora, init_from)
-    trained_before = {
+    trained = {
         id(p)
         for adapter in trunk.adapters
         for p in parameters(model, adapter).values()
         if p.requires_grad
     }
-    _inject(model, config, name, seed)
-    own = parameters(model, name)
-    for parameter in own.values():
-        if parameter.dtype in (torch.bfloat16, torch.float16):  # updates would vanish in rounding
-            parameter.data = parameter.data.float()
-    mine = {id(p) for p in own.values()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in mine or id(parameter) in trained_before)
-    if weights is not None:
-        _fill(own, weights, f"adapter {name!r} from {init_from}")
+    try:
+        _inject(model, config, name, seed)
+        own = parameters(model, name)
+        for parameter in own.values():
+            if parameter.dtype in (torch.bfloat16, torch.float16):  # updates would be rounded away
+                parameter.data = parameter.data.float()
+        if weights is not None:
+            _fill(own, weights, f"adapter {name!r} from {init_from}")
+        trained |= {id(p) for p in own.values()}
+    except BaseException:
+        _remove(model, name)
+        raise
+    finally:
+        # peft's injection and removal both change flags of adapters that were there before
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+
+
+def _remove(model: PreTrainedModel, name: str) -> None:
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer) and name in layer.lora_A:
+            layer.delete_adapter(name)
+    getattr(model, "peft_config", {}).pop(name, None)
 
 
 def parameters(model: PreTrainedModel, name: str) -> dict[str, nn.Parameter]:

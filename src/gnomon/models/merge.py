@@ -114,7 +114,10 @@ def padding_for_pooling(
     return tokenizer, max(vocabulary, int(tokenizer.pad_token_id) + 1)
 
 
-def grow_embedding(weight: Tensor, rows: int) -> Tensor:
-    """Embedding weights [V, H] with rows of zeros added up to ``rows``."""
+def grow_embedding(model: PreTrainedModel, state: dict[str, Tensor], rows: int) -> None:
+    """Add rows of zeros to the input embedding in ``state`` up to ``rows``."""
+    table = model.get_input_embeddings()
+    key = next(n for n, m in model.named_modules() if m is table) + ".weight"
+    weight = state[key]
     extra = weight.new_zeros(rows - weight.shape[0], weight.shape[1])
-    return torch.cat([weight, extra])
+    state[key] = torch.cat([weight, extra])

@@ -122,10 +122,12 @@ class Trunk:
                     f"adapter {name!r} cannot go on this trunk: role {role.name!r} trains all of "
                     "its weights. Give the adapter a copy of its own (trunk.copy())."
                 )
-        lora_adapters.add(self, name, lora, init_from=init_from, seed=seed)
-        self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
-        self.model.train(self.model.training)  # new modules start in training mode
-        self._switch(self._adapter)
+        try:
+            lora_adapters.add(self, name, lora, init_from=init_from, seed=seed)
+        finally:
+            self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
+            self.model.train(self.model.training)  # new modules start in training mode
+            self._switch(self._adapter)
 
     def adapter_parameters(self, name: str) -> dict[str, nn.Parameter]:
         """The adapter's parameters by name; the adapter's own name is left out of the keys."""

@@ -181,15 +181,12 @@ def _save_reward(folder: Path, role: Role, facts: Mapping[str, Any]) -> Path:
     config.num_labels = head.outputs
     config.problem_type = "regression"
     text.pad_token_id = tokenizer.pad_token_id
-    plain = merge.shell(AutoModelForSequenceClassification, config, trunk.model.dtype)
     merged = merge.merged_state(trunk.model, role.adapter)
-    state = merge.reward_state(trunk.model, merged, head.weight.detach(), plain)
     if rows > text.vocab_size:
-        table = plain.get_input_embeddings()
-        key = next(n for n, m in plain.named_modules() if m is table) + ".weight"
-        state[key] = merge.grow_embedding(state[key], rows)
+        merge.grow_embedding(trunk.model, merged, rows)
         text.vocab_size = rows
-        plain = merge.shell(AutoModelForSequenceClassification, config, trunk.model.dtype)
+    plain = merge.shell(AutoModelForSequenceClassification, config, trunk.model.dtype)
+    state = merge.reward_state(trunk.model, merged, head.weight.detach(), plain)
     with _writing(folder, state) as tmp:
         with load.quietly():
             plain.save_pretrained(tmp, state_dict=state)
