@@ -136,6 +136,11 @@ def as_bool(value: Any, name: str) -> bool:
     return flag
 
 
+def is_text_list(value: Any) -> bool:
+    """Whether a value is a list of plain strings."""
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+
+
 def response_turns(value: Any, name: str) -> tuple[Turn, ...]:
     """A response as written: a string, one message, or a list of messages."""
     if isinstance(value, Mapping | list):

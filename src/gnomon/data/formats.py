@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
+from gnomon.data.build import Kind, ReadOptions, to_prompt, to_response
 from gnomon.data.fields import (
     CHOSEN,
     COMPLETION,
@@ -26,30 +26,14 @@ from gnomon.data.fields import (
     Row,
     as_bool,
     conversation,
+    is_text_list,
     prompt_turns,
     response_turns,
 )
+from gnomon.data.pairs import parse_preference, parse_verdict
 from gnomon.data.rankings import parse_ranking, ranking_kind
-from gnomon.data.records import Comparison, Group, Message, Prompt, Response
-from gnomon.data.turns import RowError, Turn, is_transcript, split_pair
-
-Kind = Literal["demonstrations", "preferences", "rankings", "unpaired", "prompts"]
-Verdict = Literal["a", "b", "tie"]
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """Choices that change what a row means.
-
-    Attributes:
-        as_text: prompts are plain text for a base model, not chat turns.
-        labels: what the values of a `preference` column mean, e.g. {0: "a", 1: "b", 2: "tie"}.
-        good_from: scores at or above this are good, below it bad (ratings read as unpaired).
-    """
-
-    as_text: bool = False
-    labels: Mapping[Any, Verdict] = field(default_factory=dict)
-    good_from: float | None = None
+from gnomon.data.records import Group, Message, Response
+from gnomon.data.turns import RowError, Turn, is_transcript
 
 
 @dataclass(frozen=True)
@@ -63,157 +47,9 @@ class Format:
     needs: tuple[str, ...]
 
 
-def to_response(turns: Sequence[Turn], **known: Any) -> Response:
-    """A response of these turns; turns switched off for training are noted in ``meta['train']``."""
-    messages = tuple(t.message for t in turns)
-    meta = dict(known.pop("meta", {}))
-    if not all(t.train for t in turns if t.role == "assistant"):
-        meta["train"] = tuple(t.train for t in turns)
-    return Response(messages, meta=meta, **known)
-
-
-def to_prompt(row: Row, turns: Sequence[Turn], options: ReadOptions, suffix: str = "") -> Prompt:
-    """The row's prompt, with every unused field in its meta. Call it after all other fields."""
-    category = row.take("category")
-    own_id = row.take("id")
-    extra = row.take("meta")
-    meta = {**(extra if isinstance(extra, Mapping) else {}), **row.rest()}
-    messages: tuple[Message, ...] = tuple(t.message for t in turns)
-    text = None
-    if options.as_text:
-        if len(messages) != 1:
-            raise RowError(
-                f"a conversation of {len(messages)} turns cannot be read as plain text",
-                "read it as chat (as_text=False)",
-            )
-        text, messages = messages[0].content, ()
-    return Prompt(
-        id=(row.default_id if own_id is None else str(own_id)) + suffix,
-        messages=messages,
-        text=text,
-        source=row.source,
-        category=None if category is None else str(category),
-        meta=meta,
-    )
-
-
 def _has(*alternatives: Iterable[str]) -> Callable[[Mapping[str, Any]], bool]:
     """True where, of every list of synonyms, the row has a field."""
     return lambda data: all(any(data.get(n) is not None for n in names) for names in alternatives)
-
-
-# --- preferences -------------------------------------------------------------------------------
-
-
-def _pair(row: Row, options: ReadOptions, prompt: Sequence[Turn], pair: list[Response]) -> Group:
-    confidence, margin = row.number("confidence", 1.0), row.number("margin", 0.0)
-    comparison = Comparison(0, 1, weight=confidence, margin=margin)
-    weight = row.number("weight", 1.0)
-    return Group(to_prompt(row, prompt, options), tuple(pair), (comparison,), weight)
-
-
-def _parse_preference(row: Row, options: ReadOptions) -> list[Group]:
-    chosen, rejected = row.need(*CHOSEN), row.need(*REJECTED)
-    if _string_lists(chosen) or _string_lists(rejected):
-        return [_many_sided(row, options, chosen, rejected)]
-    whole = conversation(chosen, "chosen"), conversation(rejected, "rejected")
-    if whole[0] and whole[1]:  # the conversations hold the prompt; a prompt column repeats it
-        row.take(*PROMPT_TEXT)
-        prompt, good, bad = split_pair(whole[0], whole[1])
-    elif row.first((*PROMPT_TEXT, *PROMPT_TURNS)):
-        prompt = prompt_turns(row)
-        good, bad = response_turns(chosen, "chosen"), response_turns(rejected, "rejected")
-    elif isinstance(chosen, str) and isinstance(rejected, str):
-        return [_shared_text(row, chosen, rejected)]
-    else:
-        raise row.missing("prompt")
-    pair = [to_response(good, id="chosen", rank=1.0), to_response(bad, id="rejected", rank=2.0)]
-    return [_pair(row, options, prompt, pair)]
-
-
-def _string_lists(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
-
-
-def _many_sided(row: Row, options: ReadOptions, chosen: Any, rejected: Any) -> Group:
-    """Lists of good and of bad answers: each good one beats each bad one, nothing else is said."""
-    sides = [v if isinstance(v, list) else [v] for v in (chosen, rejected)]
-    responses = [
-        to_response(response_turns(text, name), id=f"{name}-{i}", rank=rank)
-        for rank, name, side in ((1.0, "chosen", sides[0]), (2.0, "rejected", sides[1]))
-        for i, text in enumerate(side)
-    ]
-    good = len(sides[0])
-    pairs = tuple(Comparison(i, j) for i in range(good) for j in range(good, len(responses)))
-    weight = row.number("weight", 1.0)
-    prompt = to_prompt(row, prompt_turns(row), options)
-    return Group(prompt, tuple(responses), pairs, weight)
-
-
-def _shared_text(row: Row, chosen: str, rejected: str) -> Group:
-    """TRL's implicit prompt in plain strings: the common opening, cut back to a word's end."""
-    if chosen == rejected:
-        raise RowError("chosen and rejected are the same", "a pair needs two different answers")
-    common = 0
-    while common < min(len(chosen), len(rejected)) and chosen[common] == rejected[common]:
-        common += 1
-    match = re.search(r"\s+\S*$", chosen[:common])
-    cut = match.start() if match else 0
-    if not chosen[:cut].strip():
-        raise RowError(
-            "chosen and rejected share no prompt", "add a 'prompt' column or a shared opening"
-        )
-    pair = [
-        to_response(response_turns(text[cut:], name), id=name, rank=rank)
-        for name, text, rank in (("chosen", chosen, 1.0), ("rejected", rejected, 2.0))
-    ]
-    turns = (Turn(Message("user", chosen[:cut])),)
-    return _pair(row, ReadOptions(as_text=True), turns, pair)
-
-
-# --- two responses and a verdict ---------------------------------------------------------------
-
-_A_OR_B = re.compile(r"(?:model|output|response)?[_ -]?([ab])\b(?!\w)", re.IGNORECASE)
-
-
-def verdict(value: Any, labels: Mapping[Any, Verdict]) -> Verdict:
-    """Which of two responses a `preference` value names.
-
-    Words are understood (a, model_b, "a-is-better", tie); numbers are not guessed, since 0, 1 and 2
-    mean different things in different sets: they need ``labels``.
-    """
-    for key, meaning in labels.items():
-        if value == key or str(value) == str(key):
-            return meaning
-    if isinstance(value, str) and not labels:
-        if "tie" in value.lower():
-            return "tie"
-        match = _A_OR_B.match(value.strip().replace("-is-", " is "))
-        if match:
-            return "a" if match.group(1).lower() == "a" else "b"
-    raise RowError(
-        f"the preference {value!r} is not understood",
-        "say what each value means: labels={0: 'a', 1: 'b', 2: 'tie'}",
-    )
-
-
-def _parse_verdict(row: Row, options: ReadOptions) -> list[Group]:
-    said = verdict(row.need(*PREFERENCE), options.labels)
-    a, b = row.need(*RESPONSE_A), row.need(*RESPONSE_B)
-    whole = conversation(a, "response_a"), conversation(b, "response_b")
-    if whole[0] and whole[1]:
-        prompt, turns_a, turns_b = split_pair(whole[0], whole[1])
-    else:
-        prompt = prompt_turns(row)
-        turns_a, turns_b = response_turns(a, "response_a"), response_turns(b, "response_b")
-    ranks = {"a": (1.0, 2.0), "b": (2.0, 1.0), "tie": (1.0, 1.0)}[said]
-    pair = [
-        to_response(turns_a, id="a", rank=ranks[0]),
-        to_response(turns_b, id="b", rank=ranks[1]),
-    ]
-    group = _pair(row, options, prompt, pair if said != "b" else pair[::-1])
-    ties = tuple(replace(c, tie=said == "tie") for c in group.comparisons)
-    return [replace(group, comparisons=ties)]
 
 
 # --- unpaired ----------------------------------------------------------------------------------
@@ -277,7 +113,7 @@ def _parse_completion(row: Row, options: ReadOptions) -> list[Group]:
         raise row.missing("prompt")
     name = row.first(COMPLETION) or COMPLETION[0]
     value = row.need(name)
-    many = _string_lists(value)
+    many = is_text_list(value)
     answers = [response_turns(v, name) for v in (value if many else [value])]
     weight = row.number("weight", 1.0)
     base = to_prompt(row, prompt, options)
@@ -317,10 +153,6 @@ def _always(kind: Kind) -> Callable[[Mapping[str, Any]], Kind]:
     return lambda _data: kind
 
 
-def _preference_name(data: Mapping[str, Any]) -> bool:
-    return any(is_transcript(data.get(n)) for n in CHOSEN)
-
-
 def _parse_ranking(row: Row, options: ReadOptions) -> list[Group]:
     prompt = prompt_turns(row)
     if not prompt:
@@ -347,21 +179,21 @@ FORMATS: tuple[Format, ...] = (
         "verdict",
         _always("preferences"),
         _has(RESPONSE_A, RESPONSE_B, PREFERENCE),
-        _parse_verdict,
+        parse_verdict,
         ("prompt", "response_a", "response_b", "preference"),
     ),
     Format(
         "hh-rlhf",
         _always("preferences"),
-        lambda d: _PAIR_FIELDS(d) and _preference_name(d),
-        _parse_preference,
+        lambda d: _PAIR_FIELDS(d) and any(is_transcript(d.get(n)) for n in CHOSEN),
+        parse_preference,
         ("chosen", "rejected"),
     ),
     Format(
         "chosen-rejected",
         _always("preferences"),
         _PAIR_FIELDS,
-        _parse_preference,
+        parse_preference,
         ("prompt", "chosen", "rejected"),
     ),
     Format(

@@ -55,7 +55,8 @@ class Inspection:
         unit: "words" (Chinese, Japanese and Korean by the character) or "tokens".
         lengths: by part: "prompt", and "chosen"/"rejected", "good"/"bad" or "response".
         gaps: length of the better response minus the worse, for each strict comparison.
-        longer: share of those in which the better is longer; None without any.
+        longer: of those whose lengths differ, the share in which the better is longer; None if
+            there are none.
         group_sizes: how many groups have K responses.
         duplicates: groups that repeat an earlier one exactly (prompt and responses).
         contradictions: pairs of responses judged one way and the other way round.
@@ -122,12 +123,12 @@ class Inspection:
 
     def render(self) -> RenderableType:
         """Tables and warnings, for a terminal."""
-        facts = Table(title=f"{self.name}", title_justify="left", show_header=False, box=None)
+        facts = Table(show_header=False, box=None)
         facts.add_column(style="bold")
         facts.add_column()
         for label, value in self._facts():
             facts.add_row(label, Text(value))
-        parts: list[RenderableType] = [facts, Text(), self._length_table()]
+        parts: list[RenderableType] = [Text(self.name, style="bold"), facts, self._length_table()]
         if self.warnings:
             parts += [Text(), *(Text(f"! {w}", style="yellow") for w in self.warnings)]
         if self.skipped:
@@ -213,7 +214,7 @@ class Inspection:
             axes[1].hist(np.clip(self.gaps, -edge, edge), 41, color="tab:grey")
             axes[1].axvline(0, color="black", linewidth=1)
             axes[1].set_xlabel(f"better - worse, {self.unit}")
-            axes[1].set_title(f"better response is longer in {self.longer:.0%}")
+            axes[1].set_title(f"better response is longer in {self.longer or 0.0:.0%}")
         figure.savefig(path, dpi=120)
 
 
@@ -282,7 +283,7 @@ def inspect_groups(
         unit="words" if tokenizer is None else "tokens",
         lengths=_by_part(groups, prompt_lengths, response_lengths),
         gaps=gaps,
-        longer=float(np.mean([g > 0 for g in gaps])) if gaps else None,
+        longer=float(np.mean([g > 0 for g in gaps if g])) if any(gaps) else None,
         group_sizes=dict(Counter(sizes)),
         duplicates=_duplicates(groups, keys),
         contradictions=_contradictions(groups, keys),

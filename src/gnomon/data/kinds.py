@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gnomon.data.formats import Kind, ReadOptions
+from gnomon.data.build import Kind, ReadOptions
 from gnomon.data.records import Comparison, Group, Prompt, Response, comparisons_from_ranks
 from gnomon.data.turns import RowError
 

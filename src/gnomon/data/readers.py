@@ -17,8 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from gnomon.data.build import Kind, ReadOptions, Verdict
 from gnomon.data.fields import KNOWN, Row, did_you_mean
-from gnomon.data.formats import BY_NAME, FORMATS, Format, Kind, ReadOptions, Verdict, detect
+from gnomon.data.formats import BY_NAME, FORMATS, Format, detect
 from gnomon.data.kinds import READABLE_AS, check, convert
 from gnomon.data.records import Group, Source
 from gnomon.data.rows import BadRow, RawRow, iter_rows, stem
