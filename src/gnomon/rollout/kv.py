@@ -71,7 +71,7 @@ class KVCache:
 
 @dataclass(frozen=True)
 class Segment:
-    """A prompt inside a packed pass: ``length`` tokens from ``start``, kept in cache row ``row``."""
+    """A prompt in a packed pass: ``length`` tokens from ``start``, kept in cache row ``row``."""
 
     row: int
     start: int

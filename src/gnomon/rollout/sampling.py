@@ -110,7 +110,8 @@ def draw(logits: Tensor, rows: Tensor, u: Tensor, params: SamplingParams) -> tup
 def _block_sums(weights: Tensor) -> Tensor:
     """[R, ceil(V / block)] float64 sums of ``weights`` [R, V] over blocks of the vocabulary."""
     whole = weights.shape[1] // _BLOCK * _BLOCK
-    parts = [weights[:, :whole].unflatten(1, (-1, _BLOCK)).sum(dim=-1)] if whole else []
+    blocks = weights[:, :whole].view(len(weights), -1, _BLOCK)
+    parts = [blocks.sum(dim=-1)] if whole else []
     if whole < weights.shape[1]:
         parts.append(weights[:, whole:].sum(dim=-1, keepdim=True))
     return torch.cat(parts, dim=1).double()

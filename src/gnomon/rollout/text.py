@@ -38,7 +38,7 @@ class StopText:
         ]
 
     def text(self, ids: Sequence[int]) -> str:
-        """The response's text, without its EOS, special tokens, and from the first stop string on."""
+        """The response's text up to the first stop string, without EOS and special tokens."""
         body = ids[:-1] if ids and ids[-1] in self._eos else ids
         text = self._decode([body])[0]
         cut = self._first(text)

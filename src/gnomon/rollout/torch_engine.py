@@ -1,0 +1,295 @@
+"""The in-process rollout engine: continuous batching over an ordinary transformers model."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gnomon.errors import ConfigError, DataError
+from gnomon.models.attention_switch import attention_implementation
+from gnomon.rollout.generate_engine import generate_bucketed
+from gnomon.rollout.kv import IMPLEMENTATION, KVCache
+from gnomon.rollout.packed_linear import packed_linears
+from gnomon.rollout.packed_model import packed_pass, sampling_mode, unsupported_reason
+from gnomon.rollout.protocol import Completion, Request, SamplingParams
+from gnomon.rollout.samples import Collector, Sample
+from gnomon.rollout.sampling import check_params
+
+Progress = Callable[[int, int], None]
+_PACK_FROM = 16  # decoding steps that repay laying the weights out anew
+_PREFILL_TOKENS = 2048  # prompt tokens per pass, so that a long queue cannot swell one pass
+
+
+class TorchEngine:
+    """Samples from the policy in this process, sharing its weights.
+
+    A prompt is computed once for its n samples, every row leaves the batch as soon as it ends and
+    the next sample takes its place, and nothing is padded. What a request gets depends on its
+    prompt, seed and sampling parameters only, up to the rounding of batched matrix products.
+
+    Args:
+        model: a causal language model, or a PEFT model around one.
+        tokenizer: decodes responses; its EOS token ends one.
+        activate: enters a context in which the policy's adapter is active.
+        max_rows: most sequences decoded at once.
+        eos_token_ids: tokens that end a response; those of the model's generation config and of
+            the tokenizer when None, none at all when empty.
+
+    Attributes:
+        fallback_reason: None while packed passes are used; otherwise why the model cannot be
+            driven so (ALiBi, state-space layers, ...) and transformers' own generation loop runs.
+            Set by the first ``generate``, which also warns.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        activate: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        max_rows: int = 256,
+        eos_token_ids: Sequence[int] | None = None,
+    ) -> None:
+        if max_rows < 1:
+            raise ConfigError(f"max_rows is {max_rows}; use 1 or more")
+        wrapped = getattr(model, "get_base_model", None)
+        self._model: PreTrainedModel = wrapped() if wrapped is not None else model
+        self._tokenizer = tokenizer
+        self._activate = activate
+        self._max_rows = max_rows
+        own_eos = _default_eos(self._model, tokenizer)
+        self._eos = own_eos if eos_token_ids is None else frozenset(eos_token_ids)
+        self._checked = False
+        self.fallback_reason: str | None = None
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """Sample ``request.n`` completions of each request, in the order of the requests.
+
+        Raises:
+            ConfigError: sampling parameters that describe no distribution.
+            DataError: a prompt that is empty, holds ids outside the vocabulary, or leaves no room
+                for ``max_new_tokens`` in the model's window.
+        """
+        check_params(params)
+        for request in requests:
+            self._check(request, params)
+        collector = Collector(requests, params, self._tokenizer, self._eos, progress)
+        with self._activate(), sampling_mode(self._model):
+            if not self._checked:
+                self._self_check()
+            if self.fallback_reason is not None:
+                generate_bucketed(self._model, collector, self._max_rows)
+            else:
+                pays = params.max_new_tokens >= _PACK_FROM
+                with (
+                    packed_linears(self._model) if pays else nullcontext(),
+                    attention_implementation(self._model, IMPLEMENTATION),
+                ):
+                    _Batch(self._model, collector, self._max_rows).run()
+        return collector.completions()
+
+    def sync_weights(self) -> None:
+        """Nothing to do: the engine samples from the policy's own weights."""
+
+    def _self_check(self) -> None:
+        self.fallback_reason = unsupported_reason(self._model)
+        self._checked = True
+        if self.fallback_reason is not None:
+            warnings.warn(
+                f"{type(self._model).__name__} cannot use gnomon's packed rollouts: "
+                f"{self.fallback_reason}. Falling back to transformers' generation loop, which is "
+                "slower but samples the same distribution.",
+                stacklevel=3,
+            )
+
+    def _check(self, request: Request, params: SamplingParams) -> None:
+        ids, where = request.prompt_ids, f"request {request.id!r}"
+        if request.n < 1:
+            raise DataError(f"{where}: n is {request.n}; ask for 1 or more samples")
+        if len(ids) == 0:
+            raise DataError(f"{where}: the prompt has no tokens; drop the row or add a BOS token")
+        vocabulary = self._model.get_input_embeddings().weight.shape[0]
+        if min(ids) < 0 or max(ids) >= vocabulary:
+            raise DataError(
+                f"{where}: prompt ids must be in 0..{vocabulary - 1}; "
+                "encode it with the tokenizer of this model"
+            )
+        config = self._model.config.get_text_config()
+        window = getattr(config, "max_position_embeddings", None)
+        if window is not None and len(ids) + params.max_new_tokens > window:
+            raise DataError(
+                f"{where}: a prompt of {len(ids)} tokens and max_new_tokens "
+                f"{params.max_new_tokens} do not fit the model's window of {window} tokens; "
+                "shorten or drop the prompt, or lower max_new_tokens"
+            )
+
+
+def _default_eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
+
+
+@dataclass
+class _Job:
+    """A request on its way: the samples not yet started and, once prefilled, where to start."""
+
+    prompt: Sequence[int]
+    waiting: deque[Sample]
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))  # [V] after the prompt
+
+
+@dataclass
+class _Row:
+    """A live row of the batch: its sample, and how many of its tokens the cache holds."""
+
+    job: _Job
+    sample: Sample
+    cached: int
+
+
+class _Batch:
+    """Rows in flight. Row i of the list is row i of the KV cache; live rows fill the front."""
+
+    def __init__(self, model: PreTrainedModel, collector: Collector, max_rows: int) -> None:
+        self._model = model
+        self._collector = collector
+        # Longest first: rows of like length run together, and the cache reaches its size early.
+        jobs = [
+            _Job(request.prompt_ids, deque(samples))
+            for request, samples in zip(collector.requests, collector.samples, strict=True)
+        ]
+        self._queue = deque(sorted(jobs, key=lambda job: -len(job.prompt)))
+        total = sum(len(job.waiting) for job in jobs)
+        self._max_rows = min(max_rows, total)
+        longest = max((len(job.prompt) for job in jobs), default=0)
+        limit = longest + collector.params.max_new_tokens
+        self._cache = KVCache(rows=self._max_rows, limit=limit)
+        self._rows: list[_Row] = []
+
+    def run(self) -> None:
+        """Sample everything in the queue."""
+        while self._rows or self._queue:
+            self._step()
+
+    def _step(self) -> None:
+        """One packed pass: every live row gets a token, and waiting samples fill free rows."""
+        old = len(self._rows)
+        prompts, forks = self._admit()
+        rows = self._rows[:old]
+        need = [row.cached + 1 for row in rows] + [len(job.prompt) for job in prompts]
+        self._cache.reserve(max(need))
+        logits, _ = packed_pass(
+            self._model,
+            self._cache,
+            [row.sample.ids[-1] for row in rows],
+            [row.cached for row in rows],
+            [job.prompt for job in prompts],
+        )
+        for row in rows:
+            row.cached += 1
+        for job, scores in zip(prompts, logits[old:], strict=True):
+            job.logits = scores.clone()
+        fresh = self._rows[old:]
+        length = max((self._rows[new].cached for _, new in forks), default=0)
+        self._cache.copy_rows([src for src, _ in forks], [new for _, new in forks], length)
+        done = []
+        if rows:
+            done = self._collector.extend(
+                [row.sample for row in rows], logits[:old], list(range(old))
+            )
+        ended = [i for i, over in enumerate(done) if over]
+        self._settle(ended, list(range(old, old + len(fresh))))
+
+    def _admit(self) -> tuple[list[_Job], list[tuple[int, int]]]:
+        """Fill free rows: the prompts to prefill now, and (from, to) row copies to make after.
+
+        The rows of the prompts come first, in order, then those copied from a row that holds the
+        same prompt already.
+        """
+        jobs: list[_Job] = []
+        tokens, planned = 0, {}
+        source = {id(row.job): i for i, row in enumerate(self._rows)}
+        free = self._max_rows - len(self._rows)
+        partial = {id(row.job): row.job for row in self._rows if row.job.waiting}
+        for job in partial.values():
+            planned[id(job)] = min(free, len(job.waiting))
+            free -= planned[id(job)]
+        while self._queue and free:
+            job = self._queue[0]
+            if jobs and tokens + len(job.prompt) > _PREFILL_TOKENS:
+                break
+            jobs.append(self._queue.popleft())
+            tokens += len(job.prompt)
+            planned[id(job)] = min(free, len(job.waiting)) - 1
+            free -= planned[id(job)] + 1
+        for job in jobs:
+            source[id(job)] = len(self._rows)
+            self._start(job)
+        forks = []
+        for job in (*partial.values(), *jobs):
+            for _ in range(planned[id(job)]):
+                forks.append((source[id(job)], len(self._rows)))
+                self._start(job)
+        return jobs, forks
+
+    def _start(self, job: _Job) -> None:
+        self._rows.append(_Row(job, job.waiting.popleft(), len(job.prompt)))
+
+    def _settle(self, ended: list[int], starting: list[int]) -> None:
+        """Draw first tokens, reuse or free the rows that ended, and close the gaps.
+
+        A row whose request has samples waiting starts the next one in place: its cache already
+        holds the prompt. Such a sample can itself end at once, hence the loop.
+        """
+        free: list[int] = []
+        while ended or starting:
+            for index in ended:
+                row = self._rows[index]
+                if row.job.waiting:
+                    self._rows[index] = _Row(
+                        row.job, row.job.waiting.popleft(), len(row.job.prompt)
+                    )
+                    starting.append(index)
+                else:
+                    free.append(index)
+            ended = self._first_tokens(starting) if starting else []
+            starting = []
+        self._compact(free)
+
+    def _first_tokens(self, starting: list[int]) -> list[int]:
+        """Draw the first token of the rows ``starting``; returns those that ended with it."""
+        jobs = {id(self._rows[i].job): self._rows[i].job for i in starting}
+        place = {key: at for at, key in enumerate(jobs)}
+        logits = torch.stack([job.logits for job in jobs.values()])
+        done = self._collector.extend(
+            [self._rows[i].sample for i in starting],
+            logits,
+            [place[id(self._rows[i].job)] for i in starting],
+        )
+        return [i for i, over in zip(starting, done, strict=True) if over]
+
+    def _compact(self, free: list[int]) -> None:
+        """Move the last live rows into the gaps, so that live rows fill the front again."""
+        gone = set(free)
+        count = len(self._rows) - len(gone)
+        movers = [i for i in range(count, len(self._rows)) if i not in gone]
+        gaps = sorted(i for i in gone if i < count)
+        length = max((self._rows[i].cached for i in movers), default=0)
+        self._cache.copy_rows(movers, gaps, length)
+        for source, target in zip(movers, gaps, strict=True):
+            self._rows[target] = self._rows[source]
+        del self._rows[count:]
