@@ -242,5 +242,5 @@ def _title(name: str) -> str:
     """A metric's title with its unit; dotted names of nested figures keep their path."""
     if name in fmt.METRICS:
         heading, unit = fmt.METRICS[name]
-        return f"{heading} ({unit})" if unit else heading
+        return f"{heading} ({unit})" if unit and unit not in heading.lower() else heading
     return name.replace("_", " ").replace(".", " › ")

@@ -169,7 +169,7 @@ def length_histogram(stage: StageView, path: str | Path) -> Path | None:
             )  # fmt: skip
             axis.axvline(float(lengths.mean()), color=color, linestyle="--", linewidth=1.3)
         axis.set(xlabel="response length (tokens)", ylabel="share of samples")
-        axis.legend(ncols=2, loc="upper left")
+        axis.legend(ncols=2, loc="upper left", frameon=True, framealpha=0.9, edgecolor="none")
         axis.margins(y=0.2)
         style.tidy(axis)
         style.title(figure, f"Response lengths before and after stage {stage.name}")

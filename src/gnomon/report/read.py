@@ -226,7 +226,8 @@ def _table(path: Path, problems: list[str]) -> pa.Table | None:
     try:
         return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        problems.append(f"{_short(path)} cannot be read ({str(error).splitlines()[0]})")
+        reason = str(error).splitlines()[0].replace(str(path), path.name)
+        problems.append(f"{_short(path)} cannot be read ({reason})")
         return None
 
 

@@ -34,8 +34,8 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
             if value is None:
                 cells.append(Text("n/a", style="dim"))
                 continue
-            cell = Text(figure(value), style="bold green" if best[i] == r else "")
-            cells.append(cell.append(f" {interval(value)}".rstrip(), style="not bold dim"))
+            cell = Text().append(figure(value), style="bold green" if best[i] == r else "")
+            cells.append(cell.append(f" {interval(value)}".rstrip(), style="dim"))
         table.add_row(*cells)
     return table
 

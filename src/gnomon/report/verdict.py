@@ -108,10 +108,13 @@ def _difference(
         text = f"{heading}: {last} and {model} cannot be told apart ({size}; {figures})."
         return Verdict("plain", text)
     better = gap * sign > 0
-    # The proxy is what was optimised: that it rose is no evidence of a better model.
-    kind: Kind = "plain" if "proxy" in column.lower() else "good" if better else "bad"
+    if "proxy" in column.lower():
+        # What was optimised: that it rose is no evidence of a better model.
+        word = "above" if gap > 0 else "below"
+        return Verdict("plain", f"{heading}: {last} is {word} {model} by {size} ({figures}).")
     word = "better than" if better else "worse than"
-    return Verdict(kind, f"{heading}: {last} is {word} {model} by {size} ({figures}).")
+    text = f"{heading}: {last} is {word} {model} by {size} ({figures})."
+    return Verdict("good" if better else "bad", text)
 
 
 def _finite_loss(stage: StageView) -> Iterator[Verdict]:

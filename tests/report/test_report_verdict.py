@@ -1,0 +1,87 @@
+"""Verdicts: said when planted, silent when not."""
+
+import numpy as np
+import pytest
+
+from gnomon.report import read_run
+from gnomon.report.read import Comparison, Measured, RunView, StageView
+from gnomon.report.verdict import ends_differ, verdicts
+
+
+def _texts(run, kind=None):
+    return [v.text for v in verdicts(run) if kind in (None, v.kind)]
+
+
+def _ppo(tmp_path, **metrics):
+    arrays = {k: np.asarray(v, dtype=float) for k, v in metrics.items()}
+    stage = StageView(tmp_path, "ppo", "ppo", "done", metrics=arrays)
+    return RunView(tmp_path, "run", stages=(stage,))
+
+
+def test_the_planted_faults_are_all_named(run_dir):
+    run = read_run(run_dir)
+    bad = "\n".join(_texts(run, "bad"))
+    assert "over-optimised" in bad
+    assert "Gold reward: ppo is worse than sft by 0.13" in bad
+    warned = "\n".join(_texts(run, "warn"))
+    assert "favours longer responses" in warned
+    assert "responses grew from" in warned
+    assert "3 rows were skipped" in warned
+    assert any("above chance" in t for t in _texts(run, "good"))
+    assert not any("proxy" in t.lower() for t in _texts(run, "good"))
+    assert any("ppo and sft cannot be told apart" in t for t in _texts(run, "plain"))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_gold_reward_that_rises_with_the_proxy_is_good(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    x = np.linspace(0, 1, 100)
+    run = _ppo(tmp_path, kl=9 * x, reward=x + rng.normal(0, 0.05, 100),
+               gold=np.sqrt(x) + rng.normal(0, 0.1, 100))  # fmt: skip
+    assert _texts(run, "bad") == []
+    assert "gold reward rose" in _texts(run, "good")[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_is_no_finding(tmp_path, seed):
+    rng = np.random.default_rng(100 + seed)
+    run = _ppo(tmp_path, kl=rng.random(60), reward=rng.normal(size=60), gold=rng.normal(size=60))
+    assert _texts(run, "bad") == []
+    assert not any("over-optimised" in t for t in _texts(run))
+
+
+def test_ends_differ_finds_trends_at_the_rate_asked_for():
+    rng = np.random.default_rng(0)
+    false = sum(ends_differ(rng.normal(size=100))[2] for _ in range(400))
+    assert false / 400 < 0.09
+    found = sum(ends_differ(np.linspace(0, 2, 100) + rng.normal(size=100))[2] for _ in range(100))
+    assert found > 90
+    # Held-out points are few and smooth; their own curvature must not hide the trend.
+    assert ends_differ(np.array([0.35, 0.6, 0.75, 0.8, 0.82, 0.83]))[2]
+
+
+def test_direction_of_better(tmp_path):
+    def run(column, a, b):
+        rows = (
+            ("old", (Measured(a, a - 0.01, a + 0.01),)),
+            ("new", (Measured(b, b - 0.01, b + 0.01),)),
+        )
+        return RunView(tmp_path, "r", comparison=Comparison((column,), rows))
+
+    assert "better than" in _texts(run("gold reward", 0.1, 0.5), "good")[0]
+    assert "worse than" in _texts(run("gold reward", 0.5, 0.1), "bad")[0]
+    assert "better than" in _texts(run("ECE", 0.5, 0.1), "good")[0]
+    assert _texts(run("KL", 0.1, 5.0)) == []
+    assert _texts(run("length", 10.0, 50.0)) == []
+
+
+def test_chance_unfinished_and_failed(tmp_path):
+    evals = {"held_out": {"accuracy": {"value": 0.55, "low": 0.45, "high": 0.65}}}
+    rm = StageView(tmp_path, "rm", "reward_model", "failed", evals=evals)
+    sft = StageView(tmp_path, "sft", "sft", "running")
+    texts = _texts(RunView(tmp_path, "r", stages=(rm, sft)))
+    assert any("not shown to be better than chance" in t for t in texts)
+    assert any("rm failed" in t for t in texts)
+    assert any("sft has not finished" in t for t in texts)
+    cut = _ppo(tmp_path, finished=np.full(20, 0.4))
+    assert "only 40% of the last responses" in _texts(cut, "warn")[0]
