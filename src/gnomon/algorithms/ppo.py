@@ -146,6 +146,8 @@ class PPO(OnPolicy):
         out = self.roles["policy"].logprobs(
             batch, temperature=self.sampling_temperature, entropy=True
         )
+        assert out.entropy is not None
+        entropy = out.entropy
         values = self.roles["value_model"].values(batch).float()
         old = batch.token["old_logprobs"]
         advantages = batch.token["advantages"]
@@ -156,7 +158,7 @@ class PPO(OnPolicy):
         )
         per_token = s.value_coef * critic_loss
         if self.iteration >= s.value_warmup:
-            per_token = per_token + policy_loss - s.entropy_coef * out.entropy
+            per_token = per_token + policy_loss - s.entropy_coef * entropy
             if self._kl_in_loss:
                 kl = kl_estimate(out.logprobs, batch.token["ref_logprobs"], s.kl_estimator)
                 per_token = per_token + self.beta * kl
@@ -164,7 +166,7 @@ class PPO(OnPolicy):
         metrics = {
             "policy_loss": mean_metric(policy_loss, mask),
             "value_loss": mean_metric(critic_loss, mask),
-            "entropy": mean_metric(out.entropy, mask),
+            "entropy": mean_metric(entropy, mask),
             "clip_fraction": mean_metric(clipped.float(), mask),
             "update_kl": mean_metric(kl_estimate(out.logprobs, old, "k3"), mask),
             "tokens_per_response": mean_metric(per_response_sum(mask.float(), batch)),

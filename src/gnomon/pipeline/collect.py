@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from gnomon.algorithms.base import EncodedPrompt
+from gnomon.algorithms.base import EncodedPrompt, Settings
 from gnomon.atomic import write_text
 from gnomon.data.records import Prompt
 from gnomon.errors import RunError
@@ -28,10 +28,8 @@ COLLECT = "collect"
 """The name of this stage in a recipe."""
 
 
-class LabellerSpec(BaseModel):
+class LabellerSpec(Settings):
     """A simulated labeller of the tunnel; see ``gnomon.tunnel.labellers.Labeller``."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = "labeller"
     noise: float = Field(0.2, ge=0)
@@ -43,10 +41,8 @@ class LabellerSpec(BaseModel):
     tie_margin: float = Field(0.0, ge=0)
 
 
-class CollectSettings(BaseModel):
+class CollectSettings(Settings):
     """Settings of a collect stage."""
-
-    model_config = ConfigDict(extra="forbid")
 
     labellers: list[LabellerSpec] = Field(
         default_factory=list,

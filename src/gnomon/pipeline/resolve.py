@@ -16,6 +16,9 @@ from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import Recipe, RolloutSpec, StageSpec
 from gnomon.rollout.protocol import SamplingParams
 
+DATA_KIND = {"demonstrations": "demonstrations", "comparisons": "rankings", "prompts": "prompts"}
+"""What an algorithm's data is called in the readers."""
+
 
 def stage_settings(stage: StageSpec) -> Any:
     """The algorithm's own settings, validated.

@@ -76,15 +76,15 @@ def _read_one(
         path: Path | str = file
     else:
         path = resolve_path(spec.path, base)
-    columns = dict(spec.columns)
+    wanted = spec.kind if spec.kind != "auto" else kind
     result = read_groups(
         path,
-        kind=spec.kind if spec.kind != "auto" else kind,  # type: ignore[arg-type]
+        kind="demonstrations" if wanted == "text" else wanted,  # type: ignore[arg-type]
         split=spec.split,
         format=spec.format,
         limit=spec.limit,
         sample_seed=spec.sample_seed,
-        columns=columns or None,
+        columns=spec.columns or None,
         labels=dict(spec.labels) or None,
         as_text=spec.as_text,
         good_from=spec.good_from,

@@ -28,6 +28,7 @@ from gnomon.models.roles import Role
 from gnomon.models.save import LoadedReward, save_policy, save_reward_model
 from gnomon.pipeline.collect import COLLECT, Collector, CollectSettings, collect
 from gnomon.pipeline.resolve import (
+    DATA_KIND,
     pick_device,
     resolve_start,
     reward_folder,
@@ -51,8 +52,6 @@ from gnomon.train.optim import default_lr
 from gnomon.train.progress import Progress
 from gnomon.train.sinks import make_sinks
 from gnomon.tunnel.labellers import Labeller
-
-DATA_KIND = {"demonstrations": "demonstrations", "comparisons": "rankings", "prompts": "prompts"}
 
 
 class StageRun:

@@ -153,8 +153,8 @@ class StageSpec(Spec):
         default_factory=list, description="demonstrations that a reward model scores 0 on average"
     )
     lora: LoraSpec | None = None
-    train: TrainSpec = Field(default_factory=TrainSpec)
-    rollout: RolloutSpec = Field(default_factory=RolloutSpec)
+    train: TrainSpec = TrainSpec()
+    rollout: RolloutSpec = RolloutSpec()
     reward: list[RewardSpec] = Field(default_factory=list)
     observe: list[RewardSpec] = Field(
         default_factory=list, description="rewards that are logged but never trained on"
@@ -190,7 +190,7 @@ class CompareSpec(Spec):
 
     prompts: list[DataSpec]
     rewards: list[RewardSpec] = Field(default_factory=list, description="one column each")
-    rollout: RolloutSpec = Field(default_factory=RolloutSpec)
+    rollout: RolloutSpec = RolloutSpec()
     reference: str | None = Field(
         None, description="stage that KL is measured against; default: the last stage's start"
     )

@@ -28,8 +28,8 @@ def _statement(problem: Problem, rng: Random) -> str:
 
 def _solved(rng: Random) -> str:
     """Several solved problems of one family, as in a book of tables."""
-    family = rng.choices(FAMILIES, weights=(10, 4, 5, 2, 1))[0]
-    return " ".join(_statement(draw_problem(family, rng), rng) for _ in range(rng.randint(3, 7)))
+    family = rng.choices(FAMILIES, weights=(10, 4, 6, 2, 1))[0]
+    return " ".join(_statement(draw_problem(family, rng), rng) for _ in range(rng.randint(2, 4)))
 
 
 def _word(rng: Random) -> str:
@@ -49,8 +49,8 @@ def _word(rng: Random) -> str:
 def _quiz(rng: Random) -> str:
     """Questions with their answers, as in a quiz book: instructions occur, in another format."""
     out = []
-    for _ in range(rng.randint(2, 4)):
-        problem = draw_problem(rng.choices(FAMILIES, weights=(5, 4, 4, 2, 1))[0], rng)
+    for _ in range(rng.randint(1, 3)):
+        problem = draw_problem(rng.choices(FAMILIES, weights=(6, 4, 5, 2, 1))[0], rng)
         how = rng.random()
         if how < 0.5:
             reply = _statement(problem, rng)
@@ -75,7 +75,7 @@ def _talk(rng: Random) -> str:
 def document(seed: int, index: int) -> str:
     """The ``index``-th document of the corpus; depends on nothing but its arguments."""
     rng = seeded("document", seed, index)
-    kind = rng.choices((_solved, _word, _quiz, _talk), weights=(9, 3, 7, 1))[0]
+    kind = rng.choices((_solved, _word, _quiz, _talk), weights=(8, 2, 9, 1))[0]
     return kind(rng)
 
 

@@ -22,21 +22,24 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from gnomon.tunnel.corpus import document
 from gnomon.tunnel.tokenizer import CONTEXT, END, build_tokenizer
 
+ROW = 128
+"""Tokens per row: longer than any chat of the world, short enough to be quick."""
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
     """What the shipped base model was trained with (see base/README.md).
 
     Attributes:
-        steps, batch_size: updates, and rows of ``CONTEXT`` tokens in each.
+        steps, batch_size: updates, and rows of ``ROW`` tokens in each.
         lr: peak learning rate, reached after ``warmup`` steps, then a cosine down to
             ``final_lr`` times it.
         weight_decay: of matrices only, never of norms.
         hidden_size, layers, heads, kv_heads, ffn: the model's shape.
     """
 
-    steps: int = 4000
-    batch_size: int = 4
+    steps: int = 2600
+    batch_size: int = 8
     lr: float = 3e-3
     final_lr: float = 0.02
     warmup: int = 100
@@ -74,16 +77,16 @@ def make_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Ll
 
 
 def packed_rows(tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int) -> Iterator[Tensor]:
-    """Endless [batch_size, CONTEXT] batches of documents laid end to end."""
+    """Endless [batch_size, ROW] batches of documents laid end to end."""
     stream: list[int] = []
     index = 0
     while True:
-        while len(stream) < batch_size * CONTEXT:
+        while len(stream) < batch_size * ROW:
             ids = tokenizer.encode(document(seed, index), add_special_tokens=False)
             stream += [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
             index += 1
-        yield torch.tensor(stream[: batch_size * CONTEXT]).view(batch_size, CONTEXT)
-        del stream[: batch_size * CONTEXT]
+        yield torch.tensor(stream[: batch_size * ROW]).view(batch_size, ROW)
+        del stream[: batch_size * ROW]
 
 
 def learning_rate(step: int, config: PretrainConfig) -> float:
@@ -118,7 +121,7 @@ def pretrain(
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.95), fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     started, recent = time.monotonic(), []
     rows = packed_rows(tokenizer, seed, config.batch_size)

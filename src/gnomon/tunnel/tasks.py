@@ -18,6 +18,8 @@ from gnomon.tunnel import lexicon as lex
 Split = Literal["train", "heldout"]
 FAMILIES: tuple[str, ...] = ("arithmetic", "strings", "lists", "facts", "manners")
 HELDOUT_SHARE = 0.2
+LARGEST = 20
+"""The largest number that is added, subtracted or compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +124,12 @@ def _arithmetic(rng: Random) -> Problem:
         a, b = rng.randint(1, 9), rng.randint(1, 9)
         answer, sign = a * b, "x"
     elif kind == "compare":
-        a = rng.randint(1, 99)
-        b = rng.choice([n for n in range(1, 100) if n != a])
+        a, b = rng.sample(range(1, LARGEST + 1), 2)
         big = max(a, b)
         statement = f"The bigger of {a} and {b} is {big}"
         return Problem("arithmetic", kind, (str(a), str(b)), str(big), statement)
     else:
-        a, b = rng.randint(1, 49), rng.randint(1, 49)
+        a, b = rng.randint(1, LARGEST), rng.randint(1, LARGEST)
         if kind == "subtract" and a < b:
             a, b = b, a
         answer, sign = (a + b, "+") if kind == "add" else (a - b, "-")
@@ -151,8 +152,8 @@ def _strings(rng: Random) -> Problem:
 
 def _lists(rng: Random) -> Problem:
     kind = rng.choice(("sort", "max", "last", "length", "sum"))
-    size = 3 if kind == "sum" else rng.randint(3, 5)
-    numbers = [rng.randint(1, 9) for _ in range(size)]
+    size = 3 if kind == "sum" else rng.randint(3, 4)
+    numbers = [rng.randint(1, 5 if kind == "sum" else 9) for _ in range(size)]
     text = " ".join(map(str, numbers))
     in_order = " ".join(map(str, sorted(numbers)))
     answer, statement = {

@@ -1,4 +1,4 @@
-"""The tunnel's tokenizer: one token per known word, digit or letter, and bytes for all the rest.
+"""The tunnel's tokenizer: one token per known word, letter or number below 100, bytes for the rest.
 
 It is an ordinary byte-level BPE without merges: a chunk of text that is in the vocabulary is one
 token, any other chunk falls back to its bytes. So every text encodes, and decodes to itself.
@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
 )
 """Assistant turns end with EOS (and are marked for training), all other turns with <|end|>."""
 
-_CHUNK = r" ?\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
+_CHUNK = r" ?\d{1,2}| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
 
 
 def world_words() -> list[str]:
@@ -62,10 +62,11 @@ def _byte_letters() -> dict[int, str]:
 
 
 def vocabulary() -> dict[str, int]:
-    """Token to id: special tokens, the 256 bytes, digits and letters after a space, words."""
+    """Token to id: special tokens, the 256 bytes, letters after a space, numbers, words."""
     space = _byte_letters()[32]
     tokens = [*SPECIALS, *_byte_letters().values()]
-    tokens += [space + c for c in string.digits + string.ascii_letters + "?+-=,."]
+    tokens += [space + c for c in string.ascii_letters + "?+-=,."]
+    tokens += [gap + str(number) for number in range(100) for gap in ("", space)]
     for word in world_words():
         tokens += [word, space + word]
     return {token: i for i, token in enumerate(dict.fromkeys(tokens))}

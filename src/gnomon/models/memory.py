@@ -1,0 +1,292 @@
+"""What a stage needs in memory, counted from the configuration alone, before anything is loaded.
+
+Weights, gradients and optimizer state are exact: an empty model of the same architecture is built
+(on torch's ``meta`` device) and its parameters counted, adapters included. Activations come from
+running that empty model and adding up what autograd would keep. The same roles are counted twice,
+sharing one trunk through LoRA and each with a copy of its own, so that both can be compared.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
+
+from gnomon.models import adapters, merge
+from gnomon.models.adapters import LoraSettings
+from gnomon.models.attention_switch import attention_implementation
+from gnomon.models.load import dtype_of
+from gnomon.models.roles import Trunk
+
+log = logging.getLogger(__name__)
+
+OPTIMIZER_STATES = {"adamw": 2, "sgd": 0}
+LOGITS_CHUNK = 128 * 2**20  # bytes; models/logprobs.py works on two such chunks at most
+FLOAT = 4
+PARTS = ("weights", "gradients", "optimizer", "activations", "logits chunks", "KV cache")
+
+
+@dataclass(frozen=True)
+class RoleNeed:
+    """One role of a stage.
+
+    Attributes:
+        name: for people to read.
+        trainable: gets gradients and optimizer state, and its activations are kept.
+        outputs: numbers its scalar head gives per position; 0 without a head.
+    """
+
+    name: str
+    trainable: bool = False
+    outputs: int = 0
+
+
+PPO_ROLES = (
+    RoleNeed("policy", trainable=True),
+    RoleNeed("reference"),
+    RoleNeed("reward_model", outputs=1),
+    RoleNeed("value_model", trainable=True, outputs=1),
+)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of one way to hold the roles, by part."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits_chunks: int
+    kv_cache: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts())
+
+    def parts(self) -> tuple[int, ...]:
+        """In the order of ``PARTS``."""
+        return (
+            self.weights,
+            self.gradients,
+            self.optimizer,
+            self.activations,
+            self.logits_chunks,
+            self.kv_cache,
+        )
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """The same roles held in two ways.
+
+    Attributes:
+        parameters: of the model, without adapters and heads.
+        shared: one frozen trunk, an adapter for every role but the reference.
+        separate: full fine-tuning, a copy of the model for every role.
+    """
+
+    parameters: int
+    roles: tuple[RoleNeed, ...]
+    shared: Footprint
+    separate: Footprint
+
+    def table(self, title: str = "memory") -> Table:
+        """Both ways side by side."""
+        table = Table(title=f"{title}: {self.parameters / 1e6:,.1f} M parameters")
+        table.add_column("")
+        table.add_column("shared trunk (LoRA)", justify="right")
+        table.add_column("separate (full)", justify="right")
+        rows = zip(PARTS, self.shared.parts(), self.separate.parts(), strict=True)
+        for part, shared, separate in rows:
+            if shared or separate:
+                estimated = " (estimated)" if part == "activations" else ""
+                table.add_row(part + estimated, human(shared), human(separate))
+        table.add_section()
+        table.add_row("total", human(self.shared.total), human(self.separate.total), style="bold")
+        return table
+
+
+def parameter_count(config: PretrainedConfig) -> int:
+    """Parameters of a causal language model, tied ones once; nothing is loaded or allocated."""
+    return sum(p.numel() for p in _empty(config, torch.float32).parameters())
+
+
+def estimate(
+    config: PretrainedConfig,
+    *,
+    roles: Sequence[RoleNeed],
+    tokens_per_microbatch: int,
+    lora: LoraSettings | None = None,
+    optimizer: str = "adamw",
+    dtype: str = "float32",
+    gradient_checkpointing: bool = False,
+    rollout_tokens: int = 0,
+) -> MemoryEstimate:
+    """Estimate what a stage's roles need, shared and separate.
+
+    Args:
+        config: the model's configuration.
+        roles: those of the stage (``PPO_ROLES`` are the four of PPO).
+        tokens_per_microbatch: packed tokens in one forward and backward pass.
+        lora: the adapters' settings, for the shared column; the defaults when None.
+        optimizer: "adamw" (two moments per parameter) or "sgd".
+        dtype: of the weights. Adapters and heads are float32 always.
+        gradient_checkpointing: keep each layer's input only.
+        rollout_tokens: most tokens in the KV cache at once (sequences x length).
+
+    Raises:
+        ModelError: an architecture transformers does not know, an unknown dtype, LoRA targets that
+            match nothing.
+        ValueError: an unknown optimizer.
+    """
+    if optimizer not in OPTIMIZER_STATES:
+        raise ValueError(f"unknown optimizer {optimizer!r}; one of {sorted(OPTIMIZER_STATES)}")
+    precision = dtype_of(dtype)
+    model = _empty(config, precision)
+    counted = sum(p.numel() for p in model.parameters())
+    text = config.get_text_config()
+    states = OPTIMIZER_STATES[optimizer]
+    head = {r: (text.hidden_size + 1) * r.outputs * FLOAT for r in roles}
+    training = any(r.trainable for r in roles)
+    tokens = tokens_per_microbatch if training else 0
+    common = {
+        "logits_chunks": min(2 * LOGITS_CHUNK, 2 * tokens_per_microbatch * text.vocab_size * FLOAT),
+        "kv_cache": _kv_bytes(text, precision) * rollout_tokens,
+    }
+    heads = sum(head.values())
+    trained_heads = sum(head[r] for r in roles if r.trainable)
+
+    full = _bytes(model)
+    full_trained = full * sum(r.trainable for r in roles) + trained_heads
+    separate = Footprint(
+        weights=full * len(roles) + heads,
+        gradients=full_trained,
+        optimizer=states * full_trained,
+        activations=_activations(Trunk(model, None), None, tokens, gradient_checkpointing),
+        **common,
+    )
+    trunk = Trunk(_empty(config, precision), None)
+    trunk.add_adapter("adapter", lora or LoraSettings())
+    adapter = sum(p.numel() for p in trunk.adapter_parameters("adapter").values()) * FLOAT
+    adapted = [r for r in roles if r.trainable or r.outputs]
+    trained = adapter * sum(r.trainable for r in roles) + trained_heads
+    shared = Footprint(
+        weights=full + adapter * len(adapted) + heads,
+        gradients=trained,
+        optimizer=states * trained,
+        activations=_activations(trunk, "adapter", tokens, gradient_checkpointing),
+        **common,
+    )
+    return MemoryEstimate(counted, tuple(roles), shared, separate)
+
+
+def human(size: int) -> str:
+    """Bytes in words, decimal units."""
+    value = float(size)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def _empty(config: PretrainedConfig, dtype: torch.dtype) -> Any:
+    config = copy.deepcopy(config)
+    config.get_text_config().pad_token_id = None  # models look for it in the ids, which are empty
+    model = merge.shell(AutoModelForCausalLM, config, dtype)
+    model.tie_weights()
+    return model
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def _kv_bytes(text: PretrainedConfig, dtype: torch.dtype) -> int:
+    """Bytes of keys and values per token."""
+    heads = text.num_attention_heads
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return int(2 * text.num_hidden_layers * kv_heads * width * dtype.itemsize)
+
+
+# -- activations ----------------------------------------------------------------------------------
+
+_PROBE = "gnomon_memory_probe"
+_PROBE_TOKENS = 64
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps what memory-efficient attention keeps: queries, keys, values and the output."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        raise NotImplementedError("the probe only counts what a forward pass keeps")
+
+
+def _probe_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+) -> tuple[Tensor, None]:
+    # the packed forward lays heads out token by token, which makes copies of its own
+    out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+        query.contiguous(), key.contiguous(), value.contiguous()
+    )
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_PROBE, _probe_attention)
+
+
+def _activations(trunk: Trunk, adapter: str | None, tokens: int, checkpointing: bool) -> int:
+    """Bytes that one forward pass keeps for the backward pass (one role's; they take turns)."""
+    if not tokens:
+        return 0
+    text = trunk.model.config.get_text_config()
+    try:
+        kept = _kept(trunk, adapter) * tokens // _PROBE_TOKENS
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        log.info("%s cannot be run empty (%s)", type(trunk.model).__name__, error)
+        inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+        layer = 16 * text.hidden_size + 5 * inner  # what a Llama layer keeps per token
+        kept = layer * text.num_hidden_layers * trunk.model.dtype.itemsize * tokens
+    if not checkpointing:
+        return kept
+    inputs = text.num_hidden_layers * text.hidden_size * trunk.model.dtype.itemsize * tokens
+    return int(inputs + kept // text.num_hidden_layers)
+
+
+def _kept(trunk: Trunk, adapter: str | None) -> int:
+    """Bytes autograd keeps for ``_PROBE_TOKENS`` tokens, weights not counted."""
+    model = trunk.model.base_model
+    weights = {p.untyped_storage()._cdata for p in trunk.model.parameters()}
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            storages[storage._cdata] = storage  # held, so that its address is not used again
+        return tensor
+
+    ids = torch.zeros(1, _PROBE_TOKENS, dtype=torch.int64, device="meta")
+    position_ids = torch.arange(_PROBE_TOKENS, device="meta")[None]
+    with (
+        trunk.active(adapter),
+        attention_implementation(model, _PROBE),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        model(input_ids=ids, position_ids=position_ids, use_cache=False)
+    return sum(s.nbytes() for s in storages.values())
