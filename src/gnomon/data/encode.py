@@ -58,9 +58,6 @@ class Encoder:
             EOS). What still does not fit is skipped.
         train_on: of several assistant turns after the prompt, train on all or on the last.
 
-    Attributes:
-        stop_ids: the ids that end an assistant turn (EOS and the template's end of turn).
-
     Raises:
         DataError: an unusable template, or a tokenizer without EOS.
     """
@@ -85,15 +82,19 @@ class Encoder:
         self._template_text = resolve_template(tokenizer, template)
         self._bos = [int(tokenizer.bos_token_id)] if adds_bos(tokenizer) else []
         self._eos = eos_text(tokenizer)
-        self.stop_ids = self._stop_ids()
+        if template is not None:
+            _ = self._template  # asked for by name: say at once if it is unusable
 
-    def _stop_ids(self) -> tuple[int, ...]:
-        stops = [int(self.tokenizer.eos_token_id)]
-        if self._template_text is not None and self._template.turn_end:
-            last = self._tokenise([self._template.turn_end])[0][-1]
-            if last in self._special:
-                stops.append(last)
-        return tuple(dict.fromkeys(stops))
+    @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end an assistant turn: EOS and the template's end of turn."""
+        eos = int(self.tokenizer.eos_token_id)
+        try:
+            turn_end = self._template.turn_end
+        except DataError:  # no usable template of its own: plain text only
+            return (eos,)
+        last = self._tokenise([turn_end])[0][-1] if turn_end else eos
+        return (eos, last) if last != eos and last in self._special else (eos,)
 
     @cached_property
     def _special(self) -> frozenset[int]:
