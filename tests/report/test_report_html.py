@@ -86,8 +86,8 @@ def test_rebuilt_from_a_moved_copy_it_is_the_same(run_dir, tmp_path):
     first = write_report(run_dir).read_text(encoding="utf-8")
     copy = tmp_path / "moved" / run_dir.name
     shutil.copytree(run_dir, copy, ignore=shutil.ignore_patterns("plots", "report.html"))
-    second = write_report(copy).read_text(encoding="utf-8")
-    assert second.replace(copy.as_posix(), run_dir.as_posix()) == first
+    assert write_report(copy).read_text(encoding="utf-8") == first
+    assert str(run_dir) not in first
 
 
 def test_a_run_cut_short_still_gets_its_report(run_dir):

@@ -70,13 +70,17 @@ def test_only_numbers_are_measured(raw, value):
 
 def test_comparison_rows_of_the_wrong_length():
     view = parse_comparison(
-        {"columns": ["a", "b"], "rows": [{"model": "x", "values": [1]}, {"values": [1, 2, 3]}, 5]}
+        {
+            "columns": ["a_score", "b"],
+            "rows": [{"model": "x", "values": [1]}, {"values": [1, 2, 3]}, 5],
+        }
     )
     assert [(m, [v and v.value for v in vs]) for m, vs in view.rows] == [
         ("x", [1.0, None]),
         ("model 2", [1.0, 2.0]),
     ]
     assert [m for m, _ in view.column("b")] == ["model 2"]
+    assert view.columns == ("a score", "b")
 
 
 def test_nested_evals_are_flattened():

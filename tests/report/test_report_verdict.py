@@ -71,17 +71,26 @@ def test_direction_of_better(tmp_path):
     assert "better than" in _texts(run("gold reward", 0.1, 0.5), "good")[0]
     assert "worse than" in _texts(run("gold reward", 0.5, 0.1), "bad")[0]
     assert "better than" in _texts(run("ECE", 0.5, 0.1), "good")[0]
-    assert _texts(run("KL", 0.1, 5.0)) == []
-    assert _texts(run("length", 10.0, 50.0)) == []
+    assert _texts(run("KL from sft (nats)", 0.1, 5.0)) == []
+    assert _texts(run("length (tokens)", 10.0, 50.0)) == []
+
+
+def test_the_learned_reward_is_no_evidence_whatever_it_is_called(tmp_path):
+    stage = StageView(tmp_path, "helpful_rm", "reward_model", "done")
+    low, high = Measured(0.1, 0.0, 0.2), Measured(5.0, 4.9, 5.1)
+    for column, kinds in (("helpful rm", ["plain"]), ("judge", ["good"])):
+        view = Comparison((column,), (("old", (low,)), ("new", (high,))))
+        run = RunView(tmp_path, "r", stages=(stage,), comparison=view)
+        assert [v.kind for v in verdicts(run)] == kinds
 
 
 def test_chance_unfinished_and_failed(tmp_path):
     evals = {"held_out": {"accuracy": {"value": 0.55, "low": 0.45, "high": 0.65}}}
-    rm = StageView(tmp_path, "rm", "reward_model", "failed", evals=evals)
+    rm = StageView(tmp_path, "rm", "reward_model", "failed", "disk full", evals=evals)
     sft = StageView(tmp_path, "sft", "sft", "running")
     texts = _texts(RunView(tmp_path, "r", stages=(rm, sft)))
     assert any("not shown to be better than chance" in t for t in texts)
-    assert any("rm failed" in t for t in texts)
+    assert any("rm failed (disk full)" in t for t in texts)
     assert any("sft has not finished" in t for t in texts)
     cut = _ppo(tmp_path, finished=np.full(20, 0.4))
     assert "only 40% of the last responses" in _texts(cut, "warn")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,7 +32,16 @@ METRICS: dict[str, tuple[str, str]] = {
     "peak_rss_gb": ("Peak memory", "GB"),
 }
 
-LOWER_IS_BETTER = ("loss", "ece", "error", "repetition", "mismatch")
+LOWER_IS_BETTER = ("loss", "ece", "error", "errors", "repetition", "mismatch")
+NEUTRAL = ("kl", "length", "tokens", "seconds", "memory", "entropy")
+
+
+def better_sign(column: str) -> int:
+    """+1 where a higher value of a compared column is better, -1 where a lower one is, else 0."""
+    words = set(re.findall(r"[^\W_]+", column.lower()))
+    if words & set(NEUTRAL):
+        return 0
+    return -1 if words & set(LOWER_IS_BETTER) else 1
 
 
 def metric_label(name: str) -> tuple[str, str]:

@@ -205,7 +205,7 @@ def _commands(run: RunView) -> list[str]:
         # An argv list is one command; a list of whole commands has spaces in each.
         commands = commands if all(" " in c for c in commands) else [" ".join(commands)]
     if run.recipe_text:
-        commands.append(f"gnomon run {run.path.as_posix()}/recipe.yaml")
+        commands.append(f"gnomon run {run.name}/recipe.yaml")
     return [str(c) for c in dict.fromkeys(commands)]
 
 

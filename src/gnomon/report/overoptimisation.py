@@ -113,7 +113,8 @@ def overoptimisation_plot(runs: Mapping[str, Source], path: str | Path) -> Path:
             _draw(proxy_axis, t.distance, t.proxy, color, f"{name}proxy reward", dashed=True)
             if t.gold is not None:
                 _draw(gold_axis, t.distance, t.gold, color, f"{name}gold reward", dashed=False)
-                _draw_fit(gold_axis, t)
+                if len(found) == 1:  # one fit explains; several hide the curves
+                    _draw_fit(gold_axis, t)
         if split:
             proxy_axis.set_title("Proxy reward (what is optimised)")
             gold_axis.set_title("Gold reward (what was meant)")

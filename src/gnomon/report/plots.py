@@ -127,7 +127,7 @@ def comparison_bars(comparison: Comparison, path: str | Path) -> Path | None:
     if not columns:
         return None
     models = [model for model, _ in comparison.rows]
-    across = min(5, len(columns))
+    across = len(columns) if len(columns) <= 5 else min(5, math.ceil(len(columns) / 2))
     rows = math.ceil(len(columns) / across)
     with style.new_figure(max(4.0, 2.15 * across), 2.75 * rows + 0.5) as figure:
         grid = figure.subplots(rows, across, squeeze=False)

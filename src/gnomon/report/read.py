@@ -65,12 +65,14 @@ class StageView:
         samples: rows of samples.parquet.
         evals: evals.json as it stands.
         status: running, done, failed, or unknown when stage.json is missing.
+        error: why it failed, when it did.
     """
 
     folder: Path
     name: str
     algorithm: str = ""
     status: str = "unknown"
+    error: str = ""
     seconds: float | None = None
     iterations: int | None = None
     summary: Mapping[str, Measured] = field(default_factory=dict)
@@ -146,8 +148,8 @@ def parse_measured(raw: Any) -> Measured | None:
 
 
 def parse_comparison(raw: Mapping[str, Any]) -> Comparison:
-    """``comparison.json``; rows shorter than the columns are filled with None."""
-    columns = tuple(str(c) for c in _items(raw.get("columns")))
+    """``comparison.json``; underscores of columns become spaces, missing values None."""
+    columns = tuple(str(c).replace("_", " ") for c in _items(raw.get("columns")))
     rows: list[tuple[str, tuple[Measured | None, ...]]] = []
     for row in _items(raw.get("rows")):
         if isinstance(row, Mapping):
@@ -196,6 +198,7 @@ def _stage(folder: Path, problems: list[str]) -> StageView:
         name=str(about.get("name") or re.sub(r"^\d+-", "", folder.name)),
         algorithm=str(about.get("algorithm") or ""),
         status=str(about.get("status") or "unknown"),
+        error=str(about.get("error") or ""),
         seconds=_finite(about.get("seconds")),
         iterations=None if iterations is None else int(iterations),
         summary={str(k): m for k, v in summary.items() if (m := parse_measured(v))},

@@ -135,7 +135,7 @@ def level_axis(axis: Any, value: float) -> None:
 
 def locator(*, integer: bool = False) -> MaxNLocator:
     """At most about five ticks, at multiples of 1, 2, 2.5 or 5."""
-    return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=integer)
+    return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=integer, min_n_ticks=3)
 
 
 def _tick(v: float) -> str:

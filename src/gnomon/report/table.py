@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from gnomon.report.format import interval
+from gnomon.report.format import better_sign, interval
 from gnomon.report.format import value as figure
 from gnomon.report.read import parse_comparison
 
@@ -19,8 +19,8 @@ from gnomon.report.read import parse_comparison
 def comparison_table(comparison: Mapping[str, Any]) -> Table:
     """``comparison.json`` as a table: one row per model, each value with its interval.
 
-    The best value of each reward and accuracy column is bold, unless intervals say that it cannot
-    be told from the runner-up.
+    The best value of each column that has a better direction is bold, unless its interval overlaps
+    the runner-up's.
     """
     view = parse_comparison(comparison)
     table = Table(box=box.SIMPLE_HEAD, title="Results", title_justify="left", title_style="bold")
@@ -63,15 +63,16 @@ def samples_panel(
 
 
 def _clear_best(values: list[Any], column: str) -> int | None:
-    words = column.lower()
     known = [(v.value, i, v) for i, v in enumerate(values) if v is not None]
-    if not ("reward" in words or "accuracy" in words) or len(known) < 2:
+    sign = better_sign(column)
+    if sign == 0 or len(known) < 2:
         return None
-    known.sort(key=lambda item: -item[0])
+    known.sort(key=lambda item: -sign * item[0])
     first, second = known[0][2], known[1][2]
     if first.value == second.value:
         return None
-    if first.low is not None and second.high is not None and first.low <= second.high:
+    (worse, better) = (second, first) if sign > 0 else (first, second)
+    if better.low is not None and worse.high is not None and better.low <= worse.high:
         return None
     return int(known[0][1])
 

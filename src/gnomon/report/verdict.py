@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from gnomon.report.format import LOWER_IS_BETTER, interval, measured, number
+from gnomon.report.format import better_sign, interval, measured, number
 from gnomon.report.overoptimisation import Trajectory, trajectory
 from gnomon.report.read import (
     Column,
@@ -22,7 +22,6 @@ from gnomon.report.read import (
 )
 
 Kind = Literal["good", "bad", "warn", "plain"]
-_NEUTRAL = ("kl", "length", "tokens", "seconds", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,8 @@ def _noise(y: Column) -> float:
 def _completeness(run: RunView) -> Iterator[Verdict]:
     for stage in run.stages:
         if stage.status == "failed":
-            yield Verdict("bad", f"Stage {stage.name} failed; what follows is what it left.")
+            why = f" ({stage.error})" if stage.error else ""
+            yield Verdict("bad", f"Stage {stage.name} failed{why}; what follows is what it left.")
         elif stage.status != "done":
             yield Verdict("warn", f"Stage {stage.name} has not finished (status: {stage.status}).")
 
@@ -81,19 +81,23 @@ def _skipped(stage: StageView) -> Iterator[Verdict]:
 
 def _comparison(run: RunView) -> Iterator[Verdict]:
     """The last model against each one before it, on every measure with a better direction."""
+    learned = {
+        s.name.replace("_", " ").lower() for s in run.stages if s.algorithm == "reward_model"
+    }
     for column in run.comparison.columns:
         rows = run.comparison.column(column)
-        name = column.lower()
-        if len(rows) < 2 or any(word in name.split() for word in _NEUTRAL):
+        sign = better_sign(column)
+        if len(rows) < 2 or sign == 0:
             continue
-        sign = -1.0 if any(word in name for word in LOWER_IS_BETTER) else 1.0
+        if column.lower() in learned or "proxy" in column.lower():
+            sign = 0  # what was optimised: that it rose is no evidence of a better model
         (last, new) = rows[-1]
         for model, old in rows[:-1]:
             yield _difference(column, last, new, model, old, sign)
 
 
 def _difference(
-    column: str, last: str, new: Measured, model: str, old: Measured, sign: float
+    column: str, last: str, new: Measured, model: str, old: Measured, sign: int
 ) -> Verdict:
     gap = new.value - old.value
     heading = f"{column[:1].upper()}{column[1:]}"
@@ -108,8 +112,7 @@ def _difference(
         text = f"{heading}: {last} and {model} cannot be told apart ({size}; {figures})."
         return Verdict("plain", text)
     better = gap * sign > 0
-    if "proxy" in column.lower():
-        # What was optimised: that it rose is no evidence of a better model.
+    if sign == 0:
         word = "above" if gap > 0 else "below"
         return Verdict("plain", f"{heading}: {last} is {word} {model} by {size} ({figures}).")
     word = "better than" if better else "worse than"
