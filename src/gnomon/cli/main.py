@@ -19,10 +19,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="""From raw feedback to a model that is safe to ship.
 
-[bold]gnomon quickstart[/]          the whole pipeline on a built-in world in minutes, no download
-[bold]gnomon run recipe.yaml[/]     any recipe; [bold]--dry-run[/] first, [bold]--resume[/] after a stop
-[bold]gnomon data inspect FILE[/]   what a data file holds, before training on it
-[bold]gnomon report RUN[/]          the report of a run, finished or not, built again
+New here: [bold]gnomon quickstart[/]. With data of your own: [bold]gnomon data inspect FILE[/], then
+[bold]gnomon run recipe.yaml --dry-run[/], then the same without --dry-run.
 """,
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")

@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
-from gnomon.models import adapters, merge
+from gnomon.models import merge
 from gnomon.models.adapters import LoraSettings
 from gnomon.models.attention_switch import attention_implementation
 from gnomon.models.load import dtype_of
@@ -154,15 +154,15 @@ def estimate(
     counted = sum(p.numel() for p in model.parameters())
     text = config.get_text_config()
     states = OPTIMIZER_STATES[optimizer]
-    head = {r: (text.hidden_size + 1) * r.outputs * FLOAT for r in roles}
+    head = [(text.hidden_size + 1) * r.outputs * FLOAT for r in roles]  # weight and bias
     training = any(r.trainable for r in roles)
     tokens = tokens_per_microbatch if training else 0
     common = {
         "logits_chunks": min(2 * LOGITS_CHUNK, 2 * tokens_per_microbatch * text.vocab_size * FLOAT),
         "kv_cache": _kv_bytes(text, precision) * rollout_tokens,
     }
-    heads = sum(head.values())
-    trained_heads = sum(head[r] for r in roles if r.trainable)
+    heads = sum(head)
+    trained_heads = sum(size for size, r in zip(head, roles, strict=True) if r.trainable)
 
     full = _bytes(model)
     full_trained = full * sum(r.trainable for r in roles) + trained_heads

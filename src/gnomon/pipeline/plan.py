@@ -9,14 +9,17 @@ from pathlib import Path
 from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
+from gnomon.algorithms.base import Settings
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.errors import ConfigError, DataError, GnomonError
 from gnomon.models.load import fetch, read_config
-from gnomon.models.memory import estimate, parameter_count
+from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate, parameter_count
+from gnomon.models.roles import LoraSettings
+from gnomon.models.save import load_reward_model
 from gnomon.pipeline.collect import COLLECT
 from gnomon.pipeline.resolve import DATA_KIND, resolve_start, reward_folder, stage_settings
+from gnomon.pipeline.rewards import one_reward
 from gnomon.pipeline.roles import lora_settings
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.sources import DataReport, read_specs
@@ -79,8 +82,8 @@ def _plan_stage(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) ->
     if collecting:
         iterations = rows
     elif iterations is None and rows is not None:
-        train_rows = rows * (1 - stage.holdout)
-        iterations = max(1, math.ceil((stage.train.epochs or 1) * train_rows / stage.train.batch_size))
+        visits = (stage.train.epochs or 1) * rows * (1 - stage.holdout)
+        iterations = max(1, math.ceil(visits / stage.train.batch_size))
     lr = None
     if algorithm is not None:
         parameters = parameter_count(read_config(fetch(recipe.model)))
@@ -132,10 +135,11 @@ def _count(
         if name not in [s.name for s in recipe.stages if s.algorithm == COLLECT]:
             raise ConfigError(f"data {spec.path!r}: there is no collect stage {name!r}")
     report = DataReport()
+    rows = 0
     everything = [*stage.data, *stage.eval_data, *stage.pretraining, *stage.normalise_on]
     ready = [spec for spec in everything if not spec.path.startswith("stage:")]
     for spec in ready:
-        wanted = kind if spec in stage.data or spec in stage.eval_data else "auto"
+        wanted = kind if spec in [*stage.data, *stage.eval_data] else "auto"
         found = read_specs(
             [spec],
             base=base,
@@ -145,17 +149,16 @@ def _count(
         )
         if not found:
             raise DataError(f"{spec.path}: no usable rows")
-    if pending:
-        return None, len(report.skipped)
-    return sum(report.counts[spec.path] for spec in stage.data), len(report.skipped)
+        rows += len(found) if any(spec is s for s in stage.data) else 0
+    return (None if pending else rows), len(report.skipped)
 
 
 def render_plan(recipe: Recipe, base: Path) -> RenderableType:
     """The plan as a table, with an estimate of the memory of every stage."""
     plans = make_plan(recipe, base)
     table = Table(title=f"{recipe.name}: {len(plans)} stages, nothing trained yet")
-    for column in ("stage", "algorithm", "starts from", "rows", "iterations", "lr", "roles"):
-        table.add_column(column, overflow="fold")
+    for column in ("stage", "algorithm", "starts from", "rows", "iterations", "lr"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("stage", "algorithm"))
     for plan in plans:
         rows = "from an earlier stage" if plan.rows is None else f"{plan.rows:,}"
         if plan.skipped:
@@ -167,9 +170,42 @@ def render_plan(recipe: Recipe, base: Path) -> RenderableType:
             rows,
             "?" if plan.iterations is None else f"{plan.iterations:,}",
             "" if plan.lr is None else f"{plan.lr:.2g}",
-            ", ".join(plan.roles) + (" (LoRA)" if plan.stage.lora else ""),
         )
-    return Lines(table, *(_memory(recipe, plan) for plan in plans if plan.lr is not None))
+    tables = [
+        stage_memory(recipe, plan.stage).table(_memory_title(plan))
+        for plan in plans
+        if plan.stage.algorithm != COLLECT
+    ]
+    return Lines(table, *tables)
+
+
+def stage_memory(recipe: Recipe, stage: StageSpec) -> MemoryEstimate:
+    """What a training stage needs, with its roles on one shared trunk and on separate copies."""
+    algorithm = find_algorithm(stage.algorithm)
+    settings = stage_settings(stage)
+    needs = [_role_need(name, settings) for name in algorithm.needs]
+    if any(reward.model for reward in stage.reward):
+        needs.append(RoleNeed("reward_model", outputs=1))
+    rollout = stage.rollout.max_rows * stage.rollout.max_new_tokens
+    return estimate(
+        read_config(fetch(recipe.model)),
+        roles=needs,
+        tokens_per_microbatch=stage.train.tokens_per_microbatch,
+        lora=lora_settings(stage) or LoraSettings(),
+        dtype=recipe.dtype,
+        gradient_checkpointing=stage.train.gradient_checkpointing,
+        rollout_tokens=rollout if algorithm.data == "prompts" else 0,
+    )
+
+
+def _memory_title(plan: StagePlan) -> str:
+    chosen = "shared trunk (LoRA)" if plan.stage.lora else "separate (full)"
+    return f"{plan.stage.name}: {', '.join(plan.roles)}; runs as {chosen}"
+
+
+def _role_need(name: str, settings: Settings) -> RoleNeed:
+    outputs = {"value_model": 1, "reward_model": int(getattr(settings, "members", 1))}
+    return RoleNeed(name, trainable=name != "reference", outputs=outputs.get(name, 0))
 
 
 def _short(start: str, recipe: Recipe) -> str:

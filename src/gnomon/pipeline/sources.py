@@ -24,9 +24,16 @@ from gnomon.tunnel.world import generate_prompts
 class DataReport:
     """What was read for a stage: rows, hashes and what was left out."""
 
-    hashes: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
+
+    def add(self, path: str, groups: Sequence[Group], skipped: Sequence[Skipped]) -> None:
+        """Note what one source gave; a source that is used twice is noted twice."""
+        sha256 = fingerprint(groups)
+        same = [key for key in self.files if key == path or key.startswith(f"{path} (")]
+        key = f"{path} ({len(same) + 1})" if same else path
+        self.files[key] = {"sha256": sha256, "rows": len(groups)}
+        self.skipped += skipped
 
     def skipped_info(self) -> dict[str, Any]:
         """For stage.json: the count and the first examples."""
@@ -56,9 +63,7 @@ def read_specs(
     groups: list[Group] = []
     for spec in specs:
         found, skipped = _read_one(spec, base, stage_groups, kind)
-        report.hashes[spec.path] = fingerprint(found)
-        report.counts[spec.path] = len(found)
-        report.skipped += skipped
+        report.add(spec.path, found, skipped)
         groups += found
     return groups
 

@@ -101,10 +101,7 @@ class StageRun:
             info["skipped"] = self.report.skipped_info()
             self.folder.write_info(info)
         self.run.update_manifest(
-            data={
-                path: {"sha256": h, "rows": self.report.counts[path]}
-                for path, h in self.report.hashes.items()
-            },
+            data={f"{self.stage.name}: {k}": v for k, v in self.report.files.items()},
             models={self.stage.name: {"from": loaded.source, "sha256": loaded.fingerprint}},
         )
         return info

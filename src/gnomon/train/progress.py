@@ -43,7 +43,6 @@ class Progress:
         total: int,
         enabled: Literal["auto"] | bool = "auto",
         *,
-        start: int = 0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -52,7 +51,6 @@ class Progress:
         total: iterations of the whole stage.
         enabled: "auto" draws on a terminal and prints lines elsewhere; True draws always;
             False shows nothing.
-        start: iterations done before (a resumed run), which do not count for the pace.
         console: where to show it; standard error by default.
         clock: seconds, from anywhere.
         """
@@ -60,7 +58,7 @@ class Progress:
         self.total = total
         self._console = console or Console(stderr=True)
         self._clock = clock
-        self._done = start
+        self._done = 0
         self._metrics: Numbers = {}
         self._phase: tuple[str, int, int] | None = None
         self._pace: float | None = None
@@ -86,6 +84,11 @@ class Progress:
             self._live.stop()
         elif self._lines and self._unprinted:
             self._print()
+
+    def resume(self, iteration: int) -> None:
+        """``iteration`` iterations were done before; they do not count for the pace."""
+        self._done = iteration
+        self._iteration_at = self._clock()
 
     def update(self, iteration: int, metrics: Numbers) -> None:
         """``iteration`` iterations are done now; ``metrics`` are the last one's figures."""

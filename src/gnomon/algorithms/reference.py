@@ -1,0 +1,203 @@
+"""Where a preference method's reference log-probs come from.
+
+- ``cached``: one pass over the data before training, with the start weights. No second model.
+- ``adapter_off``: computed in each step with the LoRA adapter switched off. The same numbers.
+- ``live``: computed in each step by a frozen copy of the model (with LoRA: the frozen trunk).
+- ``synced``: a reference that follows the policy (TR-DPO, Gorbatovski et al. 2024, arXiv:2404.09656):
+
+      every tau steps   pi_ref <- alpha pi_theta + (1 - alpha) pi_ref
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gnomon.algorithms.base import Ingredients, Settings
+from gnomon.algorithms.on_policy import annotate_tokens
+from gnomon.data.batch import Batch
+from gnomon.data.records import TokenGroup, TokenResponse
+from gnomon.errors import ConfigError
+from gnomon.losses.reduce import response_logprobs
+from gnomon.models.roles import Role
+
+REF_SUM, REF_TOKENS = "ref_logprob", "ref_logprobs"
+"""Names of a response's reference log-prob in ``scalar``, and per token in ``token``."""
+
+
+class ReferenceSettings(Settings):
+    """Settings of every method that has a reference."""
+
+    reference: Literal["cached", "adapter_off", "live", "synced"] = Field(
+        "cached",
+        description="cached: one pass before training; adapter_off: LoRA switched off; live: a "
+        "second model in memory; synced: a second model that follows the policy (TR-DPO)",
+    )
+    sync_every: int = Field(64, ge=1, description="steps between two syncs (TR-DPO's tau)")
+    sync_alpha: float = Field(
+        0.6, gt=0, le=1, description="share of the policy in a sync (TR-DPO's alpha; 1: a copy)"
+    )
+
+
+class ReferenceStore(Protocol):
+    """Keeps the reference's log-probs between runs; see ``gnomon.pipeline.reference_cache``."""
+
+    def fetch(
+        self,
+        groups: Sequence[TokenGroup],
+        per_token: bool,
+        compute: Callable[[Sequence[TokenGroup]], Tensor],
+    ) -> Tensor:
+        """[S] sums over counted tokens, or [R] values, of all responses of the groups in order.
+
+        Args:
+            compute: gives the [R] log-probs of groups, where nothing is stored for them.
+        """
+        ...
+
+
+def reference_roles(settings: ReferenceSettings) -> tuple[str, ...]:
+    """The roles a method with these settings needs: no reference where it is cached."""
+    return ("policy",) if settings.reference == "cached" else ("policy", "reference")
+
+
+class Reference:
+    """The reference of one training stage.
+
+    Args:
+        ingredients: of the stage; the policy must still have its start weights.
+        settings: which of the four ways.
+        per_token: the method needs log-probs of tokens, not only of responses.
+
+    Raises:
+        ConfigError: a reference role that the way needs is not there, or a sync that never comes.
+    """
+
+    def __init__(
+        self, ingredients: Ingredients, settings: ReferenceSettings, per_token: bool = False
+    ) -> None:
+        self.ingredients = ingredients
+        self.settings = settings
+        self.per_token = per_token
+        self.cached = settings.reference == "cached"
+        if not self.cached:
+            self._check()
+
+    def annotate(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+        """The groups with what the reference says of them, where it is computed beforehand."""
+        if not self.cached or not groups:
+            return list(groups)
+        store = self.ingredients.reference_store
+        if store is not None:
+            values = store.fetch(groups, self.per_token, self._compute)
+        else:
+            values = self._compute(groups)
+            values = values if self.per_token else sums_of(groups, values)
+        return _attach(groups, values, self.per_token)
+
+    def logprobs(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+        """([R] or None where only sums are cached, [S]) log-probs in nats; constants."""
+        if self.cached and not self.per_token:
+            return None, batch.scalar[REF_SUM]
+        if self.cached:
+            tokens = batch.token[REF_TOKENS]
+        else:
+            with torch.no_grad():
+                tokens = self.ingredients.roles["reference"].logprobs(batch).logprobs
+        sums = response_logprobs(
+            tokens, batch.response_mask, batch.response_of, batch.num_responses
+        )
+        return tokens, sums
+
+    @torch.no_grad()
+    def after_iteration(self, iteration: int) -> None:
+        """Sync with the policy when it is time; ``iteration`` counts from 0."""
+        s = self.settings
+        if s.reference == "synced" and (iteration + 1) % s.sync_every == 0:
+            moving, policy = self._weights("reference"), self._weights("policy")
+            for name, weight in moving.items():
+                weight.lerp_(policy[name], s.sync_alpha)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights of a reference that moves; nothing otherwise."""
+        if self.settings.reference != "synced":
+            return {}
+        return {"reference": {k: v.detach().clone() for k, v in self._weights("reference").items()}}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self.settings.reference == "synced":
+            for name, weight in self._weights("reference").items():
+                weight.copy_(state["reference"][name])
+
+    @torch.no_grad()
+    def _compute(self, groups: Sequence[TokenGroup]) -> Tensor:
+        """[R] log-probs under the start weights, dropout off."""
+        policy = self.ingredients.roles["policy"].eval()
+        columns = annotate_tokens(
+            groups,
+            lambda batch: {REF_TOKENS: policy.logprobs(batch).logprobs},
+            self.ingredients.tokens_per_microbatch,
+            self.ingredients.device,
+        )
+        return columns[REF_TOKENS]
+
+    def _weights(self, role: str) -> dict[str, Tensor]:
+        """What training moves, under names that policy and reference share."""
+        return trained_weights(self.ingredients.roles[role])
+
+    def _check(self) -> None:
+        s, roles = self.settings, self.ingredients.roles
+        if "reference" not in roles:
+            raise ConfigError(f"reference: {s.reference} needs a role 'reference'")
+        lora = roles["policy"].adapter is not None
+        if s.reference == "adapter_off" and not lora:
+            raise ConfigError("reference: adapter_off needs LoRA (lora: {}); or take cached")
+        if s.reference == "synced":
+            if lora and s.sync_alpha < 1:
+                raise ConfigError(
+                    "a reference synced with LoRA must copy the adapter (sync_alpha: 1): the mean "
+                    "of two adapters is not the adapter of the mean"
+                )
+            if s.sync_every > self.ingredients.iterations:
+                raise ConfigError(
+                    f"sync_every is {s.sync_every}, but the stage has only "
+                    f"{self.ingredients.iterations} steps: the reference would never move"
+                )
+
+
+def trained_weights(role: Role) -> dict[str, Tensor]:
+    """A role's adapter, or all its weights where it has none."""
+    if role.adapter is not None:
+        return dict(role.trunk.adapter_parameters(role.adapter))
+    return dict(role.trunk.model.named_parameters())
+
+
+def sums_of(groups: Sequence[TokenGroup], values: Tensor) -> Tensor:
+    """[S] sums of [R] values over each response's counted tokens."""
+    responses = [r for g in groups for r in g.responses]
+    mask = torch.tensor([m for r in responses for m in r.mask], dtype=torch.bool)
+    of = torch.repeat_interleave(
+        torch.arange(len(responses)), torch.tensor([len(r.ids) for r in responses])
+    )
+    return response_logprobs(values, mask, of, len(responses))
+
+
+def _attach(
+    groups: Sequence[TokenGroup], values: Tensor, per_token: bool
+) -> list[TokenGroup]:
+    lengths = [len(r.ids) for g in groups for r in g.responses]
+    parts = iter(values.split(lengths) if per_token else values.tolist())
+
+    def with_value(response: TokenResponse) -> TokenResponse:
+        value = next(parts)
+        if isinstance(value, Tensor):
+            return replace(response, token={**response.token, REF_TOKENS: value})
+        return replace(response, scalar={**response.scalar, REF_SUM: value})
+
+    return [replace(g, responses=tuple(map(with_value, g.responses))) for g in groups]
