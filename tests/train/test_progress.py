@@ -88,7 +88,9 @@ def test_the_numbers_that_matter_in_their_order() -> None:
 
 def test_the_pace_follows_recent_iterations_and_not_those_before_a_resume() -> None:
     clock = Clock()
-    progress = Progress("x", 110, start=100, console=log_console(), clock=clock)
+    progress = Progress("x", 110, console=log_console(), clock=clock)
+    clock.now += 1000  # loading the model and the checkpoint
+    progress.resume(100)
     assert progress.eta() == "?"
     clock.now += 10
     progress.update(101, {})
