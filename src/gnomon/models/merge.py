@@ -29,7 +29,8 @@ def merged_state(model: PreTrainedModel, adapter: str | None) -> dict[str, Tenso
         if isinstance(layer, LoraLayer) and adapter in layer.lora_A:
             weight = state[f"{name}.weight"]
             delta = layer.get_delta_weight(adapter).detach()
-            state[f"{name}.weight"] = (weight.float() + delta.float()).to(weight.dtype)
+            merged = (weight.float() + delta.float()).to(weight.dtype)
+            state[f"{name}.weight"] = merged.cpu()  # a GPU has no room for a second model
     return state
 
 

