@@ -22,7 +22,7 @@ from gnomon.algorithms.base import Ingredients, Settings
 from gnomon.algorithms.on_policy import annotate_tokens
 from gnomon.data.batch import Batch
 from gnomon.data.records import TokenGroup, TokenResponse
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, ModelError
 from gnomon.losses.reduce import response_logprobs
 from gnomon.models.roles import Role
 
@@ -98,6 +98,11 @@ class Reference:
         else:
             values = self._compute(groups)
             values = values if self.per_token else sums_of(groups, values)
+        if not torch.isfinite(values).all():
+            raise ModelError(
+                "the reference gives log-probs that are not finite: its weights are broken, or "
+                "dtype is too narrow for them"
+            )
         return _attach(groups, values, self.per_token)
 
     def logprobs(self, batch: Batch) -> tuple[Tensor | None, Tensor]:

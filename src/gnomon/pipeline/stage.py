@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,6 +47,7 @@ from gnomon.pipeline.sources import (
 )
 from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
 from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.train.checkpoint import CheckpointStore
 from gnomon.train.loop import Loop, LoopOptions
 from gnomon.train.optim import default_lr
 from gnomon.train.progress import Progress
@@ -121,24 +122,29 @@ class StageRun:
         roles = builder.build(algorithm_class, settings, value_from)
         ingredients = self._ingredients(algorithm_class, roles, builder, encoder)
         algorithm = algorithm_class(ingredients, settings)
-        with self._progress(ingredients.iterations) as progress:
+        with self._progress(ingredients.iterations) as progress, ExitStack() as closing:
             if isinstance(algorithm, OnPolicy):
                 algorithm.on_progress = lambda done, total: progress.phase("rollout", done, total)
-            loop = Loop(
-                algorithm,
-                self._loop_options(algorithm_class, ingredients, loaded),
+            sinks = make_sinks(
+                self.recipe.sinks,
                 self.folder.path,
-                progress,
-                make_sinks(
-                    self.recipe.sinks,
-                    self.folder.path,
-                    f"{self.recipe.name}/{self.stage.name}",
-                    self.stage.model_dump(mode="json"),
-                ),
+                f"{self.recipe.name}/{self.stage.name}",
+                self.stage.model_dump(mode="json"),
+                resume_step=self._resume_step() if resume else None,
             )
+            for sink in sinks:
+                closing.callback(sink.close)
+            options = self._loop_options(algorithm_class, ingredients, loaded)
+            loop = Loop(algorithm, options, self.folder.path, progress, sinks)
             last = loop.run(resume)
         self._save(algorithm, roles, loaded)
         return {"iterations": ingredients.iterations, "summary": last}
+
+    def _resume_step(self) -> int | None:
+        """The optimiser step of the newest checkpoint, where sinks go on."""
+        store = CheckpointStore(self.folder.path / "checkpoints")
+        iteration = store.latest()
+        return None if iteration is None else store.read(iteration).step
 
     def _ingredients(
         self,

@@ -94,12 +94,11 @@ class Loop:
         for iteration in range(start, self.options.iterations):
             last = self._iteration(iteration)
             done = iteration + 1
+            if done == self.options.iterations:
+                self._final_evaluation()  # before the last checkpoint, so that it is done once
             if done % self.options.checkpoint_every == 0 or done == self.options.iterations:
                 self._checkpoint(done)
-        self._final_evaluation()
-        self.metrics.flush()
-        self.samples.flush()
-        return last
+        return last or self._last_metrics()
 
     # -- one iteration ----------------------------------------------------------------------------
 
@@ -232,6 +231,11 @@ class Loop:
 
     # -- checkpoints ------------------------------------------------------------------------------
 
+    def _last_metrics(self) -> dict[str, float]:
+        """The last training row, for a run that was resumed after its last step."""
+        rows = [row for row in self.metrics.rows if not row.get("final")]
+        return {k: float(v) for k, v in rows[-1].items() if isinstance(v, int | float)}
+
     def _checkpoint(self, iteration: int) -> None:
         self.metrics.flush()
         self.samples.flush()
@@ -258,6 +262,7 @@ class Loop:
         self._peak_rss = float(state["peak_rss_gb"])
         self.metrics.truncate_after(self.step)
         self.samples.truncate_after(self.step)
+        self.progress.resume(iteration)
         return iteration
 
 

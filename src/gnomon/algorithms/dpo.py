@@ -1,0 +1,144 @@
+"""Direct preference optimisation against a reference (Rafailov et al. 2023, arXiv:2305.18290).
+
+One class for the whole family, since its members differ in one function of the margin h: cDPO,
+robust DPO, IPO, hinge, f-DPO, R-DPO, LD-DPO, the RPO / Llama 3 likelihood term, and Plackett-Luce
+on rankings. The equations stand in ``gnomon.losses.dpo``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from gnomon.algorithms.base import Ingredients, Settings, Totals
+from gnomon.algorithms.preference_pairs import ReferencedPairMethod, Seen, usable_pairs
+from gnomon.algorithms.reference import ReferenceSettings
+from gnomon.data.readers import Skipped
+from gnomon.data.records import TokenGroup
+from gnomon.losses import dpo as losses
+
+
+class DPOSettings(ReferenceSettings):
+    """Settings of DPO and its variants."""
+
+    beta: float = Field(0.1, gt=0, description="how strongly the reference holds")
+    loss: Literal["sigmoid", "robust", "ipo", "hinge", "plackett_luce"] = "sigmoid"
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="share of labels taken to be flipped (cDPO, robust DPO)"
+    )
+    ipo_average: bool = Field(
+        True, description="IPO: log-ratios per token, as the field does; else the paper's sums"
+    )
+    divergence: losses.Divergence = Field("reverse_kl", description="what holds to the reference")
+    alpha: float = Field(0.5, gt=0, le=1, description="of the alpha divergence")
+    length_regularisation: float = Field(
+        0.0, ge=0, description="R-DPO: reward taken off for each token (0.001 to 0.05)"
+    )
+    length_desensitise: float = Field(
+        1.0, ge=0, le=1, description="LD-DPO: weight of tokens beyond the shorter answer's length"
+    )
+    nll_coef: float = Field(
+        0.0, ge=0, description="weight of the chosen answer's NLL per token (RPO 1, Llama 3 0.2)"
+    )
+
+    @model_validator(mode="after")
+    def _combinations(self) -> DPOSettings:
+        sigmoid = self.loss == "sigmoid"
+        if self.label_smoothing and self.loss not in ("sigmoid", "robust"):
+            raise ValueError(f"label_smoothing has no meaning with loss {self.loss}")
+        if self.divergence != "reverse_kl" and not sigmoid:
+            raise ValueError(f"divergence {self.divergence} goes with loss sigmoid only")
+        plain = sigmoid and not self.label_smoothing and self.divergence == "reverse_kl"
+        if self.length_regularisation and not plain:
+            raise ValueError(
+                "length_regularisation goes with loss sigmoid, reverse_kl, no label_smoothing"
+            )
+        if self.length_desensitise < 1 and self.loss not in ("sigmoid", "robust", "hinge"):
+            raise ValueError(f"length_desensitise does not go with loss {self.loss}")
+        if self.nll_coef and self.loss == "plackett_luce":
+            raise ValueError("nll_coef goes with pairs, not with plackett_luce")
+        return self
+
+
+class DPO(ReferencedPairMethod):
+    """DPO: raise the chosen above the rejected, as far from the reference as beta allows."""
+
+    name: ClassVar[str] = "dpo"
+    summary: ClassVar[str] = "direct preference optimisation, and its variants"
+    Settings: ClassVar[type[Settings]] = DPOSettings
+
+    def __init__(self, ingredients: Ingredients, settings: DPOSettings) -> None:
+        super().__init__(ingredients, settings, per_token=settings.length_desensitise < 1)
+
+    @classmethod
+    def prepare(
+        cls, groups: Sequence[TokenGroup], settings: Any, training: bool = True
+    ) -> tuple[list[TokenGroup], list[Skipped]]:
+        return usable_pairs(groups, whole=training and settings.loss == "plackett_luce")
+
+    def objective(self, seen: Seen, totals: Totals) -> Tensor:
+        if self.settings.loss != "plackett_luce":
+            return super().objective(seen, totals)
+        batch = seen.batch
+        per_group = losses.plackett_luce_dpo(
+            seen.logprob,
+            seen.reference,
+            batch.scalar["rank"],
+            batch.group_of,
+            batch.num_groups,
+            beta=self.settings.beta,
+        )
+        return (per_group * batch.group_weight).sum() / totals.groups
+
+    def pair_loss(self, seen: Seen) -> Tensor:
+        s = self.settings
+        loss = self._preference(seen, *self._logprobs(seen))
+        if s.nll_coef:
+            chosen, _ = seen.sides(seen.logprob)
+            loss = loss + s.nll_coef * losses.nll_term(chosen, seen.lengths[0])
+        return loss
+
+    def _preference(self, seen: Seen, *logprobs: Tensor) -> Tensor:
+        """[C] from the log-probs of chosen, rejected, ref_chosen and ref_rejected."""
+        s = self.settings
+        if s.loss == "ipo":
+            lengths = seen.lengths if s.ipo_average else (None, None)
+            return losses.ipo(
+                *logprobs, beta=s.beta, chosen_length=lengths[0], rejected_length=lengths[1]
+            )
+        if s.loss == "hinge":
+            return losses.hinge(*logprobs, beta=s.beta)
+        if s.loss == "robust":
+            return losses.robust_dpo(*logprobs, beta=s.beta, label_smoothing=s.label_smoothing)
+        if s.length_regularisation:
+            return losses.length_regularised_dpo(
+                *logprobs, *seen.lengths, beta=s.beta, length_coef=s.length_regularisation
+            )
+        return losses.dpo(
+            *logprobs,
+            beta=s.beta,
+            label_smoothing=s.label_smoothing,
+            divergence=s.divergence,
+            alpha=s.alpha,
+        )
+
+    def _logprobs(self, seen: Seen) -> tuple[Tensor, ...]:
+        """Chosen, rejected, ref_chosen and ref_rejected [C], surplus tokens discounted if asked."""
+        alpha = self.settings.length_desensitise
+        if alpha == 1:
+            return (*seen.sides(seen.logprob), *seen.sides(seen.reference))
+        batch, both = seen.batch, []
+        assert seen.ref_tokens is not None
+        for tokens in (seen.tokens, seen.ref_tokens):
+            both += losses.length_desensitised_logprobs(
+                tokens,
+                batch.response_mask,
+                batch.response_of,
+                batch.lengths,
+                batch.pairs,
+                alpha=alpha,
+            )
+        return tuple(both)
