@@ -103,6 +103,21 @@ def test_train_on_last_moves_the_prompt(chat) -> None:
     assert trained_text(chat, group) == ["Bye<|im_end|>"]
 
 
+def test_train_on_last_in_a_pair_masks_the_earlier_answers(chat) -> None:
+    """Conversations that part early: the shared prompt stays, only each last answer counts."""
+    base = pair("x", "y")
+    answers = tuple(
+        replace(r, messages=messages("", first, "And?", last)[1:])
+        for r, first, last in zip(base.responses, ("x", "y"), ("good", "bad"), strict=True)
+    )
+    group = replace(base, responses=answers)
+    encoded = Encoder(chat, max_length=300, train_on="last").encode_group(group)
+    assert trained_text(chat, encoded, 0) == ["good<|im_end|>"]
+    assert trained_text(chat, encoded, 1) == ["bad<|im_end|>"]
+    both = Encoder(chat, max_length=300).encode_group(group)
+    assert trained_text(chat, both, 0) == ["x<|im_end|>", "good<|im_end|>"]
+
+
 def test_tool_turns_are_context(chat) -> None:
     said = (
         Message("assistant", "call"),

@@ -484,6 +484,8 @@ def test_verdict_words(read, word, expected) -> None:
     (group,) = read(row).groups
     c = group.comparisons[0]
     assert ("tie" if c.tie else group.responses[c.better].id) == expected
+    ranks = {r.id: r.rank for r in group.responses}
+    assert (ranks["a"] < ranks["b"], ranks["b"] < ranks["a"]) == (expected == "a", expected == "b")
 
 
 # --- files --------------------------------------------------------------------------------------
