@@ -2,8 +2,8 @@
 
 Layout of N packed tokens: for each group its prompt, then its responses one after another. The
 prompt is written once and shared; a token attends to token j <= i of its own group if j belongs to
-the prompt (branch 0) or to its own response (same branch). Positions restart at the prompt's end for
-each response, so every response sees exactly what it would see alone.
+the prompt (branch 0) or to its own response (same branch). Positions restart at the prompt's end
+for each response, so every response sees exactly what it would see alone.
 
     group      0 0 0 0 0 0 0 0 1 1 1 1 1
     branch     0 0 0 1 1 1 2 2 0 0 1 1 1
@@ -26,8 +26,8 @@ from torch import Tensor
 class Segment:
     """Where one group lies among the packed tokens: the prompt and then each response.
 
-    ``prompt`` is (start, end) of the shared prompt; ``responses`` the (start, end) of each response,
-    contiguous and in order, the first starting where the prompt ends.
+    ``prompt`` is (start, end) of the shared prompt; ``responses`` the (start, end) of each
+    response, contiguous and in order, the first starting where the prompt ends.
     """
 
     prompt: tuple[int, int]
