@@ -205,7 +205,7 @@ def test_gradient_checkpointing(family: str, reentrant: bool) -> None:
 
 
 def test_dropout_is_honoured() -> None:
-    """With attention dropout in train mode, results vary and average to about the plain ones."""
+    """Attention dropout makes results vary in train mode and not in eval mode."""
     model = make("llama", attention_dropout=0.3).train()
     packed, batch = PackedForward(model), pack(random_groups(MIXED[:4]))
     with torch.no_grad():
