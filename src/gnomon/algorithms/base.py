@@ -9,9 +9,9 @@ given) or :class:`~gnomon.algorithms.on_policy.OnPolicy` (the policy is sampled)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gnomon.data.batch import Batch
 from gnomon.data.pack import microbatches, pack
+from gnomon.data.readers import Skipped
 from gnomon.data.records import Prompt, TokenGroup
 from gnomon.data.sampler import Sampler
 from gnomon.losses.reduce import masked_sum
@@ -26,7 +27,7 @@ from gnomon.models.roles import Role
 from gnomon.rewards.protocol import Reward
 from gnomon.rollout.protocol import Engine, SamplingParams
 
-DataKind = Literal["demonstrations", "comparisons", "prompts"]
+DataKind = Literal["demonstrations", "comparisons", "unpaired", "prompts"]
 
 
 class Settings(BaseModel):
@@ -52,6 +53,23 @@ class Sampling:
     final_temperature: float | None = None
 
 
+class ReferenceStore(Protocol):
+    """Keeps the reference's log-probs between runs; see ``gnomon.pipeline.reference_cache``."""
+
+    def fetch(
+        self,
+        groups: Sequence[TokenGroup],
+        per_token: bool,
+        compute: Callable[[Sequence[TokenGroup]], Tensor],
+    ) -> Tensor:
+        """[S] sums over counted tokens, or [R] values, of all responses of the groups in order.
+
+        Args:
+            compute: gives the [R] log-probs of groups, where nothing is stored for them.
+        """
+        ...
+
+
 @dataclass
 class Ingredients:
     """Everything a stage hands to its algorithm.
@@ -67,6 +85,8 @@ class Ingredients:
         iterations: how many iterations the stage runs.
         tokens_per_microbatch: the budget of one forward pass.
         max_reward_errors: the share of failed rewards in an iteration past which the run stops.
+        reference_store: keeps the reference's log-probs between runs; without one they are
+            computed anew.
     """
 
     roles: Mapping[str, Role]
@@ -85,6 +105,7 @@ class Ingredients:
     observers: Sequence[Reward] = ()
     sampling: Sampling = field(default_factory=Sampling)
     max_reward_errors: float = 0.05
+    reference_store: ReferenceStore | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
@@ -178,6 +199,22 @@ class Algorithm(ABC):
             if ingredients.text
             else None
         )
+
+    @classmethod
+    def roles_for(cls, settings: Any) -> tuple[str, ...]:
+        """The roles it uses with these settings; those of ``needs`` unless a setting adds one."""
+        return cls.needs
+
+    @classmethod
+    def prepare(
+        cls, groups: Sequence[TokenGroup], settings: Any, training: bool = True
+    ) -> tuple[list[TokenGroup], list[Skipped]]:
+        """The groups it can learn from (``training``) or be judged by, and what it leaves out.
+
+        Raises:
+            DataError: the data as a whole cannot be learned from.
+        """
+        return list(groups), []
 
     @abstractmethod
     def experience(self, iteration: int) -> Experience:

@@ -20,6 +20,9 @@ from gnomon.data.readers import Skipped
 from gnomon.data.records import TokenGroup
 from gnomon.losses import dpo as losses
 
+Sides = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Log-probs [C] of chosen, rejected, ref_chosen and ref_rejected."""
+
 
 class DPOSettings(ReferenceSettings):
     """Settings of DPO and its variants."""
@@ -95,14 +98,14 @@ class DPO(ReferencedPairMethod):
 
     def pair_loss(self, seen: Seen) -> Tensor:
         s = self.settings
-        loss = self._preference(seen, *self._logprobs(seen))
+        loss = self._preference(seen, self._logprobs(seen))
         if s.nll_coef:
             chosen, _ = seen.sides(seen.logprob)
             loss = loss + s.nll_coef * losses.nll_term(chosen, seen.lengths[0])
         return loss
 
-    def _preference(self, seen: Seen, *logprobs: Tensor) -> Tensor:
-        """[C] from the log-probs of chosen, rejected, ref_chosen and ref_rejected."""
+    def _preference(self, seen: Seen, logprobs: Sides) -> Tensor:
+        """[C] the preference part of the loss."""
         s = self.settings
         if s.loss == "ipo":
             lengths = seen.lengths if s.ipo_average else (None, None)
@@ -115,7 +118,10 @@ class DPO(ReferencedPairMethod):
             return losses.robust_dpo(*logprobs, beta=s.beta, label_smoothing=s.label_smoothing)
         if s.length_regularisation:
             return losses.length_regularised_dpo(
-                *logprobs, *seen.lengths, beta=s.beta, length_coef=s.length_regularisation
+                *logprobs,
+                *seen.lengths,
+                beta=s.beta,
+                length_coef=s.length_regularisation,
             )
         return losses.dpo(
             *logprobs,
@@ -125,20 +131,14 @@ class DPO(ReferencedPairMethod):
             alpha=s.alpha,
         )
 
-    def _logprobs(self, seen: Seen) -> tuple[Tensor, ...]:
-        """Chosen, rejected, ref_chosen and ref_rejected [C], surplus tokens discounted if asked."""
+    def _logprobs(self, seen: Seen) -> Sides:
+        """What the loss compares, surplus tokens discounted where that is asked for."""
         alpha = self.settings.length_desensitise
         if alpha == 1:
             return (*seen.sides(seen.logprob), *seen.sides(seen.reference))
-        batch, both = seen.batch, []
         assert seen.ref_tokens is not None
-        for tokens in (seen.tokens, seen.ref_tokens):
-            both += losses.length_desensitised_logprobs(
-                tokens,
-                batch.response_mask,
-                batch.response_of,
-                batch.lengths,
-                batch.pairs,
-                alpha=alpha,
-            )
-        return tuple(both)
+        batch = seen.batch
+        layout = (batch.response_mask, batch.response_of, batch.lengths, batch.pairs)
+        policy = losses.length_desensitised_logprobs(seen.tokens, *layout, alpha=alpha)
+        reference = losses.length_desensitised_logprobs(seen.ref_tokens, *layout, alpha=alpha)
+        return (*policy, *reference)

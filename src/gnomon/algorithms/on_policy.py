@@ -31,7 +31,7 @@ from gnomon.data.batch import Batch
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.data.sampler import Sampler, epoch_order
-from gnomon.errors import ConfigError, RunError
+from gnomon.errors import ConfigError, RewardsFailedError
 from gnomon.evals.statistics import mean_interval
 from gnomon.rewards.guard import score_safely
 from gnomon.rewards.protocol import Sample, Score
@@ -96,8 +96,6 @@ class OnPolicy(Algorithm):
         rollouts = self.rollout(prompts, temperature, seed, self.ingredients.sampling.samples)
         self._check_errors(rollouts, iteration)
         groups = [g for i, r in enumerate(rollouts) if (g := token_group(r, f"{iteration}:{i}"))]
-        if not groups:
-            raise RunError(f"iteration {iteration}: no response got a reward; see samples.parquet")
         annotated = self.annotate(groups, temperature)
         metrics = rollout_metrics(rollouts) | dict(annotated.metrics)
         metrics["temperature"] = temperature
@@ -166,11 +164,13 @@ class OnPolicy(Algorithm):
     def _check_errors(self, rollouts: Sequence[Rollout], iteration: int) -> None:
         failed = [s.error for r in rollouts for s in r.scores if s.error is not None]
         total = sum(len(r.scores) for r in rollouts)
-        if len(failed) > self.ingredients.max_reward_errors * total:
-            raise RunError(
-                f"iteration {iteration}: {len(failed)} of {total} rewards failed, more than the "
-                f"{self.ingredients.max_reward_errors:.0%} allowed (max_reward_errors). The first: "
-                f"{failed[0]}\nMend the reward and go on with --resume; nothing saved is lost."
+        if len(failed) == total or len(failed) > self.ingredients.max_reward_errors * total:
+            raise RewardsFailedError(
+                f"iteration {iteration + 1}: {len(failed)} of {total} rewards failed, more than "
+                f"the {self.ingredients.max_reward_errors:.0%} allowed (max_reward_errors). The "
+                f"first: {failed[0]}\nAll of them are in samples.parquet, column error. Mend the "
+                "reward and go on with --resume; nothing saved is lost.",
+                sample_rows(rollouts),
             )
 
     def _minibatches(self, groups: Sequence[TokenGroup], iteration: int) -> list[Minibatch]:
@@ -282,6 +282,9 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     metrics["length"] = sum(len(c.ids) for c in completions) / len(completions)
     metrics["finished"] = sum(c.finished for c in completions) / len(completions)
     metrics["reward_errors"] = float(sum(s.error is not None for r in rollouts for s in r.scores))
+    for name in rollouts[0].observed:
+        errors = sum(s.error is not None for r in rollouts for s in r.observed[name])
+        metrics[f"{name}_errors"] = float(errors)
     return metrics
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from gnomon.algorithms.base import Ingredients, LossOutput, Settings, Totals, mean_metric
@@ -27,6 +27,7 @@ from gnomon.algorithms.on_policy import (
 )
 from gnomon.data.batch import Batch
 from gnomon.data.records import TokenGroup
+from gnomon.errors import ConfigError
 from gnomon.losses.advantages import gae, whiten
 from gnomon.losses.kl import adaptive_beta, kl_estimate
 from gnomon.losses.policy_gradient import is_clipped, ppo_clip
@@ -66,6 +67,12 @@ class PPOSettings(OnPolicySettings):
     )
     value_warmup: int = Field(0, ge=0, description="first iterations that train the critic alone")
 
+    @model_validator(mode="after")
+    def _adaptive(self) -> PPOSettings:
+        if self.target_kl is not None and self.beta == 0:
+            raise ValueError("target_kl scales beta up and down, so beta must start above 0")
+        return self
+
 
 class PPO(OnPolicy):
     """Proximal policy optimisation: policy, reference, value model and any reward."""
@@ -79,6 +86,12 @@ class PPO(OnPolicy):
         super().__init__(ingredients, settings)
         self.beta = settings.beta
         self.iteration = 0
+        if settings.target_kl is not None and self._responses > 4 * settings.kl_horizon:
+            raise ConfigError(
+                f"kl_horizon is {settings.kl_horizon}, but each iteration samples "
+                f"{self._responses} responses: beta would jump. Set kl_horizon to at least "
+                f"{-(-self._responses // 4)}, better to ten times the responses of an iteration"
+            )
 
     def experience(self, iteration: int) -> Any:
         self.iteration = iteration
@@ -111,6 +124,10 @@ class PPO(OnPolicy):
         return Annotated(with_tokens(groups, keep), metrics)
 
     @property
+    def _responses(self) -> int:
+        return self.ingredients.batch_size * self.ingredients.sampling.samples
+
+    @property
     def _kl_in_loss(self) -> bool:
         return bool(self.settings.kl_in == "loss")
 
@@ -121,7 +138,9 @@ class PPO(OnPolicy):
         ref = (
             self.roles["reference"].logprobs(batch, temperature=self.sampling_temperature).logprobs
         )
-        values = self.roles["value_model"].values(batch).float()
+        critic = self.roles["value_model"]
+        hidden = critic.hidden(batch)
+        values = critic.values(batch, hidden=hidden).float()
         finished = batch.scalar["finished"]
         score = batch.scalar["reward"] - s.no_eos_penalty * (1 - finished)
         if s.reward_clip is not None:
@@ -129,7 +148,9 @@ class PPO(OnPolicy):
         last = batch.response_start[1:] - 1
         rewards = torch.zeros_like(old) if self._kl_in_loss else -self.beta * (old - ref)
         rewards = rewards.index_add(0, last, score.to(rewards.dtype))
-        bootstrap = values[last] * (1 - finished) if s.bootstrap_truncated else None
+        bootstrap = None
+        if s.bootstrap_truncated:  # the value of the state that the last token leads to
+            bootstrap = critic.scores(batch, hidden=hidden).float() * (1 - finished)
         advantages, returns = gae(
             rewards, values, batch.response_start, gamma=s.gamma, lam=s.lam, bootstrap=bootstrap
         )
@@ -140,6 +161,10 @@ class PPO(OnPolicy):
             "advantages": advantages,
             "returns": returns,
         }
+
+    def text_for(self, step: int) -> list[TokenGroup]:
+        """None while the critic warms up: the text would train the policy."""
+        return [] if self.iteration < self.settings.value_warmup else super().text_for(step)
 
     def loss(self, batch: Batch, totals: Totals) -> LossOutput:
         s = self.settings
@@ -175,12 +200,11 @@ class PPO(OnPolicy):
 
     def end_iteration(self, metrics: Mapping[str, float]) -> None:
         if self.settings.target_kl is not None:
-            responses = self.ingredients.batch_size * self.ingredients.sampling.samples
             self.beta = adaptive_beta(
                 self.beta,
                 metrics["kl"],
                 self.settings.target_kl,
-                steps=responses,
+                steps=self._responses,
                 horizon=self.settings.kl_horizon,
             )
 

@@ -21,7 +21,6 @@ from gnomon.algorithms.base import (
     Ingredients,
     LossOutput,
     Offline,
-    Settings,
     Totals,
     mean_metric,
 )
@@ -87,7 +86,6 @@ class PairMethod(Offline):
     data: ClassVar = "comparisons"
     needs: ClassVar[tuple[str, ...]] = ("policy",)
     dropout: ClassVar[bool] = False  # policy and reference must differ by training alone
-    whole_rankings: bool = False
     reference: Reference | None = None
 
     # -- what a method gives ----------------------------------------------------------------------

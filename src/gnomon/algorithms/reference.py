@@ -3,16 +3,18 @@
 - ``cached``: one pass over the data before training, with the start weights. No second model.
 - ``adapter_off``: computed in each step with the LoRA adapter switched off. The same numbers.
 - ``live``: computed in each step by a frozen copy of the model (with LoRA: the frozen trunk).
-- ``synced``: a reference that follows the policy (TR-DPO, Gorbatovski et al. 2024, arXiv:2404.09656):
+- ``synced``: a reference that follows the policy, every tau steps by
 
-      every tau steps   pi_ref <- alpha pi_theta + (1 - alpha) pi_ref
+      pi_ref <- alpha pi_theta + (1 - alpha) pi_ref
+
+  (TR-DPO: Gorbatovski et al. 2024, "Learn your reference model", arXiv:2404.09656).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -42,23 +44,6 @@ class ReferenceSettings(Settings):
     sync_alpha: float = Field(
         0.6, gt=0, le=1, description="share of the policy in a sync (TR-DPO's alpha; 1: a copy)"
     )
-
-
-class ReferenceStore(Protocol):
-    """Keeps the reference's log-probs between runs; see ``gnomon.pipeline.reference_cache``."""
-
-    def fetch(
-        self,
-        groups: Sequence[TokenGroup],
-        per_token: bool,
-        compute: Callable[[Sequence[TokenGroup]], Tensor],
-    ) -> Tensor:
-        """[S] sums over counted tokens, or [R] values, of all responses of the groups in order.
-
-        Args:
-            compute: gives the [R] log-probs of groups, where nothing is stored for them.
-        """
-        ...
 
 
 def reference_roles(settings: ReferenceSettings) -> tuple[str, ...]:
@@ -193,11 +178,9 @@ def sums_of(groups: Sequence[TokenGroup], values: Tensor) -> Tensor:
     return response_logprobs(values, mask, of, len(responses))
 
 
-def _attach(
-    groups: Sequence[TokenGroup], values: Tensor, per_token: bool
-) -> list[TokenGroup]:
+def _attach(groups: Sequence[TokenGroup], values: Tensor, per_token: bool) -> list[TokenGroup]:
     lengths = [len(r.ids) for g in groups for r in g.responses]
-    parts = iter(values.split(lengths) if per_token else values.tolist())
+    parts = iter(torch.split(values, lengths) if per_token else values.tolist())
 
     def with_value(response: TokenResponse) -> TokenResponse:
         value = next(parts)

@@ -70,7 +70,7 @@ class ORPO(PairMethod):
 
 
 class CPO(PairMethod):
-    """CPO (Xu et al. 2024, arXiv:2401.08417): DPO with a uniform reference, and SFT on the chosen."""
+    """CPO (Xu et al. 2024, arXiv:2401.08417): uniform-reference DPO and SFT on the chosen."""
 
     name: ClassVar[str] = "cpo"
     summary: ClassVar[str] = "DPO with a uniform reference, plus SFT on the chosen"

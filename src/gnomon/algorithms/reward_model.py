@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from gnomon.algorithms.base import (
@@ -53,6 +53,12 @@ class RewardModelSettings(Settings):
     score_penalty: float = Field(
         0.0, ge=0, description="weight of the mean squared score, which keeps scores near zero"
     )
+
+    @model_validator(mode="after")
+    def _combinations(self) -> RewardModelSettings:
+        if self.loss == "plackett_luce" and self.label_smoothing:
+            raise ValueError("label_smoothing goes with bradley_terry, not with plackett_luce")
+        return self
 
     def member_share(self, members: int) -> float:
         """Expected number of members that train on a group: the loss is their average."""
@@ -116,8 +122,9 @@ class RewardModel(Offline):
             weighted = per_pair * (weight[:, None] * seen[batch.pair_group])
         loss = weighted.sum() / (totals.groups * self.settings.member_share(scores.shape[1]))
         if self.settings.score_penalty:
-            loss = loss + self.settings.score_penalty * scores.square().sum() / (
-                totals.responses * scores.shape[1]
+            weight = batch.group_weight[batch.group_of]
+            loss = loss + self.settings.score_penalty * (scores.square().mean(1) * weight).sum() / (
+                totals.responses
             )
         return LossOutput(loss, self._metrics(batch, scores.detach().mean(1)))
 
@@ -150,6 +157,7 @@ class RewardModel(Offline):
             k: [] for k in ("better", "worse", "tie", "weight", "lb", "lw")
         }
         categories: list[str | None] = []
+        by_id = {g.id: g.category for g in groups}
         for batch in self.batches(groups):
             scores = self.scores(batch).mean(1)
             better, worse = batch.pairs.unbind(1)
@@ -162,7 +170,6 @@ class RewardModel(Offline):
                 ("lw", batch.lengths[worse]),
             ):
                 columns[key].extend(value.tolist())
-            by_id = {g.id: g.category for g in groups}
             categories.extend(by_id[batch.group_ids[g]] for g in batch.pair_group.tolist())
         report = evaluate_comparisons(
             columns["better"],

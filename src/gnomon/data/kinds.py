@@ -98,8 +98,8 @@ def _as_unpaired(group: Group, options: ReadOptions) -> list[Group]:
         if options.good_from is None:
             raise RowError("scores, but no threshold", "set good_from: the lowest good score")
         labels = [r.meta["score"] >= options.good_from for r in group.responses]
-    elif len(group.responses) == 2 and group.comparisons and not group.comparisons[0].tie:
-        better = group.comparisons[0].better
+    elif len(group.responses) == 2 and (said := judgements(group)) and not said[0].tie:
+        better = said[0].better
         labels = [i == better for i in range(2)]
     else:
         raise RowError("nothing says which responses are good", "give each a label or a score")

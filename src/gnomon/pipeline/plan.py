@@ -89,7 +89,7 @@ def _plan_stage(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) ->
         parameters = parameter_count(read_config(fetch(recipe.model)))
         auto = default_lr(algorithm.name, parameters, stage.lora is not None)
         lr = auto if stage.train.lr == "auto" else stage.train.lr
-    roles = ("policy",) if algorithm is None else algorithm.needs
+    roles = ("policy",) if algorithm is None else algorithm.roles_for(settings)
     return StagePlan(stage, start, rows, skipped, iterations, lr, roles)
 
 
@@ -183,7 +183,7 @@ def stage_memory(recipe: Recipe, stage: StageSpec) -> MemoryEstimate:
     """What a training stage needs, with its roles on one shared trunk and on separate copies."""
     algorithm = find_algorithm(stage.algorithm)
     settings = stage_settings(stage)
-    needs = [_role_need(name, settings) for name in algorithm.needs]
+    needs = [_role_need(name, settings) for name in algorithm.roles_for(settings)]
     if any(reward.model for reward in stage.reward):
         needs.append(RoleNeed("reward_model", outputs=1))
     rollout = stage.rollout.max_rows * stage.rollout.max_new_tokens

@@ -16,7 +16,12 @@ from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import Recipe, RolloutSpec, StageSpec
 from gnomon.rollout.protocol import SamplingParams
 
-DATA_KIND = {"demonstrations": "demonstrations", "comparisons": "rankings", "prompts": "prompts"}
+DATA_KIND = {
+    "demonstrations": "demonstrations",
+    "comparisons": "rankings",
+    "unpaired": "unpaired",
+    "prompts": "prompts",
+}
 """What an algorithm's data is called in the readers."""
 
 

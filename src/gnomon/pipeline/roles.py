@@ -44,19 +44,18 @@ class RoleBuilder:
     def build(
         self, algorithm: type[Algorithm], settings: Settings, value_from: Path | None
     ) -> Mapping[str, Role]:
-        """All roles of ``algorithm.needs``, by name.
+        """All roles that ``algorithm`` needs with these settings, by name.
 
         Args:
             value_from: the reward model whose trunk the value model starts from, or None for the
                 policy's.
         """
         roles: dict[str, Role] = {}
-        for need in algorithm.needs:
+        for need in algorithm.roles_for(settings):
             if need == "policy":
                 roles[need] = self._trained("policy", head=None)
             elif need == "reference":
-                trunk = self.trunk if self.lora else self.trunk.copy()
-                roles[need] = Role("reference", trunk)
+                roles[need] = self._reference(moves=getattr(settings, "reference", "") == "synced")
             elif need == "value_model":
                 roles[need] = self._value_model(value_from)
             elif need == "reward_model":
@@ -72,6 +71,16 @@ class RoleBuilder:
             return Role(name, trunk, head=head, trainable=True)
         self.trunk.add_adapter(name, self.lora, seed=self.seed)
         return Role(name, self.trunk, adapter=name, head=head, trainable=True)
+
+    def _reference(self, moves: bool) -> Role:
+        """The frozen reference: the plain trunk under LoRA, else a copy of the model. One that
+        moves after the policy (TR-DPO) has an adapter of its own under LoRA."""
+        if self.lora is None:
+            return Role("reference", self.trunk.copy())
+        if not moves:
+            return Role("reference", self.trunk)
+        self.trunk.add_adapter("reference", init_from="policy")
+        return Role("reference", self.trunk, adapter="reference")
 
     def _value_model(self, value_from: Path | None) -> Role:
         head = ScalarHead(self.trunk.hidden_size, init_std=0.0, bias=True)

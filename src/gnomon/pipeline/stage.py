@@ -27,6 +27,7 @@ from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.roles import Role
 from gnomon.models.save import LoadedReward, save_policy, save_reward_model
 from gnomon.pipeline.collect import COLLECT, Collector, CollectSettings, collect
+from gnomon.pipeline.reference_cache import ReferenceCache
 from gnomon.pipeline.resolve import (
     DATA_KIND,
     pick_device,
@@ -121,8 +122,11 @@ class StageRun:
         value_from = self._value_source(settings)
         roles = builder.build(algorithm_class, settings, value_from)
         ingredients = self._ingredients(algorithm_class, roles, builder, encoder)
-        algorithm = algorithm_class(ingredients, settings)
+        cache = ingredients.reference_store = self._reference_cache(settings, loaded, encoder)
         with self._progress(ingredients.iterations) as progress, ExitStack() as closing:
+            if cache is not None:
+                cache.on_progress = lambda done, total: progress.phase("reference", done, total)
+            algorithm = algorithm_class(ingredients, settings)
             if isinstance(algorithm, OnPolicy):
                 algorithm.on_progress = lambda done, total: progress.phase("rollout", done, total)
             sinks = make_sinks(
@@ -138,7 +142,17 @@ class StageRun:
             loop = Loop(algorithm, options, self.folder.path, progress, sinks)
             last = loop.run(resume)
         self._save(algorithm, roles, loaded)
-        return {"iterations": ingredients.iterations, "summary": last}
+        info = {"iterations": ingredients.iterations, "summary": last}
+        return info if cache is None else info | {"reference": cache.summary()}
+
+    def _reference_cache(
+        self, settings: Settings, loaded: LoadedModel, encoder: Encoder
+    ) -> ReferenceCache | None:
+        """Beside the runs, so that they share it; for methods whose reference is cached."""
+        if getattr(settings, "reference", None) != "cached":
+            return None
+        folder = Path(self.recipe.output) / ".cache" / "reference"
+        return ReferenceCache(folder, loaded.fingerprint, encoder.fingerprint, self.recipe.dtype)
 
     def _resume_step(self) -> int | None:
         """The optimiser step of the newest checkpoint, where sinks go on."""
@@ -180,12 +194,19 @@ class StageRun:
                 sampling=sampling(stage.rollout),
             )
         how: How = "demonstrations" if algorithm.data == "demonstrations" else "groups"
-        encoded = encode(encoder, groups, how, self.report)
+        settings = stage_settings(stage)
+        encoded, left_out = algorithm.prepare(
+            encode(encoder, groups, how, self.report), settings, training=True
+        )
+        evaluated, also = algorithm.prepare(
+            encode(encoder, held_out, how, self.report), settings, training=False
+        )
+        self.report.skipped += [*left_out, *also]
         return Ingredients(
             **common,
             iterations=self._iterations(len(encoded)),
             groups=encoded,
-            eval_groups=encode(encoder, held_out, how, self.report),
+            eval_groups=evaluated,
             normalisation_groups=self._demonstrations(stage.normalise_on, encoder),
         )
 

@@ -20,7 +20,7 @@ _PREFERENCE = 5e-7
 _BASE_LR = {
     **dict.fromkeys(("sft", "reward_model"), _SUPERVISED),
     **dict.fromkeys(("ppo", "grpo", "rloo", "reinforce"), _REINFORCEMENT),
-    **dict.fromkeys(("dpo", "online_dpo", "kto"), _PREFERENCE),
+    **dict.fromkeys(("dpo", "online_dpo", "kto", "simpo", "orpo", "cpo"), _PREFERENCE),
 }
 _LORA_FACTOR = 10.0
 _LORA_CAP = 2e-3

@@ -1,0 +1,265 @@
+"""KTO: learning from single answers labelled good or bad.
+
+Ethayarajh et al. 2024, "KTO: model alignment as prospect theoretic optimization", arXiv:2402.01306.
+A good answer should gain on the reference by more than the policy's answers do on average, a bad
+one by less. That average, z_0, is estimated on every prompt with *another* prompt's answer: fixed
+mismatches, so that their reference log-probs are computed once, and one z_0 for the whole step,
+without gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gnomon.algorithms.base import (
+    Evaluation,
+    Experience,
+    Ingredients,
+    LossOutput,
+    Minibatch,
+    Offline,
+    Settings,
+    Totals,
+    mean_metric,
+)
+from gnomon.algorithms.preference_pairs import Seen
+from gnomon.algorithms.reference import Reference, ReferenceSettings, reference_roles
+from gnomon.data.batch import Batch
+from gnomon.data.readers import Skipped
+from gnomon.data.records import TokenGroup
+from gnomon.data.sampler import epoch_order
+from gnomon.errors import DataError
+from gnomon.evals.statistics import accuracy_by_category, weighted_proportion
+from gnomon.losses.kto import kto, kto_baseline
+
+BASELINE = "kto_baseline"
+
+
+class KTOSettings(ReferenceSettings):
+    """Settings of KTO."""
+
+    beta: float = Field(0.1, gt=0, description="how strongly the reference holds")
+    desirable_weight: float | Literal["auto"] = Field(
+        1.0, description="weight of good answers; auto: both classes weigh the same in total"
+    )
+    undesirable_weight: float = Field(1.0, gt=0, description="weight of bad answers")
+
+
+class KTO(Offline):
+    """KTO on unpaired good and bad answers."""
+
+    name: ClassVar[str] = "kto"
+    summary: ClassVar[str] = "preferences from single good/bad labels"
+    Settings: ClassVar[type[Settings]] = KTOSettings
+    data: ClassVar = "unpaired"
+    needs: ClassVar[tuple[str, ...]] = ("policy",)
+    dropout: ClassVar[bool] = False  # policy and reference must differ by training alone
+
+    def __init__(self, ingredients: Ingredients, settings: KTOSettings) -> None:
+        self.reference = Reference(ingredients, settings)
+        groups, held_out = ingredients.groups, ingredients.eval_groups
+        seed = ingredients.seed
+        self.mismatched = self.reference.annotate(mismatch(groups, groups, seed))
+        others = self.reference.annotate(mismatch(held_out, groups, seed)) if held_out else []
+        self.eval_mismatched = others
+        annotated = replace(
+            ingredients,
+            groups=self.reference.annotate(groups),
+            eval_groups=self.reference.annotate(held_out),
+        )
+        super().__init__(annotated, settings)
+        self.weights = class_weights(groups, settings)
+        self.iteration = 0
+
+    @classmethod
+    def roles_for(cls, settings: Any) -> tuple[str, ...]:
+        return reference_roles(settings)
+
+    @classmethod
+    def prepare(
+        cls, groups: Sequence[TokenGroup], settings: Any, training: bool = True
+    ) -> tuple[list[TokenGroup], list[Skipped]]:
+        return usable_labels(groups, both=training)
+
+    def experience(self, iteration: int) -> Experience:
+        self.iteration = iteration
+        index = self.sampler.batch(iteration)
+        baseline = self.baseline([self.mismatched[i] for i in index])
+        groups = [_with_baseline(self.ingredients.groups[i], baseline) for i in index]
+        return Experience([Minibatch(groups, self.text_for(iteration))], {"kl": baseline})
+
+    @torch.no_grad()
+    def baseline(self, mismatched: Sequence[TokenGroup]) -> float:
+        """z_0 of these prompts with other prompts' answers, in nats."""
+        seen = [self._see(batch) for batch in self.batches(mismatched)]
+        logprobs = torch.cat([s.logprob for s in seen])
+        return float(kto_baseline(logprobs, torch.cat([s.reference for s in seen])))
+
+    def loss(self, batch: Batch, totals: Totals) -> LossOutput:
+        seen = self._see(batch)
+        good = batch.scalar["label"] > 0.5
+        desirable, undesirable = self.weights
+        per_response = kto(
+            seen.logprob,
+            seen.reference,
+            good,
+            batch.scalar[BASELINE],
+            beta=self.settings.beta,
+            desirable_weight=desirable,
+            undesirable_weight=undesirable,
+        )
+        weight = batch.group_weight[batch.group_of]
+        loss = (per_response * weight).sum() / totals.responses
+        return LossOutput(loss, self._metrics(seen, good))
+
+    @torch.no_grad()
+    def _metrics(self, seen: Seen, good: Tensor) -> dict[str, tuple[float, float]]:
+        change = seen.logprob - seen.reference
+        metrics: dict[str, tuple[float, float]] = {}
+        for side, of in (("chosen", good), ("rejected", ~good)):
+            metrics |= {
+                f"rewards/{side}": mean_metric(self.settings.beta * change, of),
+                f"logprobs/{side}": mean_metric(seen.logprob, of),
+                f"logprobs/{side}_change": mean_metric(change, of),
+                f"length/{side}": mean_metric(seen.batch.lengths, of),
+            }
+        gain = change - seen.batch.scalar[BASELINE]
+        return metrics | {"accuracy": mean_metric(_on_its_side(gain, good))}
+
+    @torch.no_grad()
+    def evaluate(self, iteration: int, final: bool) -> Evaluation:
+        """The share of held-out answers on their side of z_0, with 95% Wilson intervals."""
+        groups = self.ingredients.eval_groups
+        if not groups:
+            return Evaluation()
+        baseline = self.baseline(self.eval_mismatched)
+        right: list[float] = []
+        for batch in self.batches(groups):
+            seen = self._see(batch)
+            gain = seen.logprob - seen.reference - baseline
+            right += _on_its_side(gain, batch.scalar["label"] > 0.5).tolist()
+        accuracy = weighted_proportion(right)
+        categories = accuracy_by_category(right, [g.category for g in groups for _ in g.responses])
+        return Evaluation(
+            {
+                "eval/accuracy": accuracy.value,
+                "eval/accuracy_low": accuracy.low,
+                "eval/accuracy_high": accuracy.high,
+                "eval/kl": baseline,
+            },
+            {
+                "held-out labels": {
+                    "accuracy": accuracy.to_dict(),
+                    "by_category": {name: i.to_dict() for name, i in categories.items()},
+                }
+            },
+        )
+
+    def end_iteration(self, metrics: Mapping[str, float]) -> None:
+        self.reference.after_iteration(self.iteration)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.reference.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.reference.load_state_dict(state)
+
+    def _see(self, batch: Batch) -> Seen:
+        tokens = self.roles["policy"].logprobs(batch).logprobs
+        return Seen.of(batch, tokens, self.reference)
+
+
+def _on_its_side(gain: Tensor, good: Tensor) -> Tensor:
+    """1 where a good answer gained more than the baseline or a bad one less, 1/2 at a draw."""
+    signed = torch.where(good, gain, -gain)
+    return (signed > 0).float() + 0.5 * (signed == 0).float()
+
+
+def mismatch(
+    groups: Sequence[TokenGroup], answers: Sequence[TokenGroup], seed: int
+) -> list[TokenGroup]:
+    """Each group's prompt with the first answer of another prompt's group, fixed by the seed.
+
+    Answers are cut where prompt and answer would be longer than the longest of the data.
+
+    Raises:
+        DataError: all prompts are the same.
+    """
+    order = epoch_order(len(answers), seed, 0)
+    place = {id(answers[j]): n for n, j in enumerate(order)}
+    longest = max(len(g.prompt_ids) + len(r.ids) for g in (*groups, *answers) for r in g.responses)
+    out: list[TokenGroup] = []
+    for i, group in enumerate(groups):
+        prompt, start = list(group.prompt_ids), place.get(id(group), i)
+        turns = (answers[order[(start + n) % len(order)]] for n in range(1, len(order) + 1))
+        other = next((a for a in turns if list(a.prompt_ids) != prompt), None)
+        if other is None:
+            raise DataError(
+                f"{group.source or group.id}: KTO measures its baseline on other prompts' answers, "
+                "but all prompts are the same; give it at least two"
+            )
+        room = max(1, longest - len(prompt))
+        answer = other.responses[0]
+        cut = replace(answer, ids=answer.ids[:room], mask=answer.mask[:room], token={})
+        out.append(replace(group, responses=(cut,), comparisons=()))
+    return out
+
+
+def class_weights(groups: Sequence[TokenGroup], settings: KTOSettings) -> tuple[float, float]:
+    """(lambda_D, lambda_U); "auto" makes lambda_D n_D = lambda_U n_U (the paper, sec. 4.2)."""
+    bad_weight = settings.undesirable_weight
+    if settings.desirable_weight != "auto":
+        return settings.desirable_weight, bad_weight
+    labels = [(g.weight, r.scalar["label"]) for g in groups for r in g.responses]
+    good = sum(w for w, label in labels if label > 0.5)
+    bad = sum(w for w, label in labels if label <= 0.5)
+    return bad_weight * bad / good, bad_weight
+
+
+def usable_labels(
+    groups: Sequence[TokenGroup], both: bool
+) -> tuple[list[TokenGroup], list[Skipped]]:
+    """Groups whose answer is labelled good or bad and not both, and what was left out.
+
+    Raises:
+        DataError: no labels, or (``both``) only one class of them.
+    """
+    labels: dict[tuple[tuple[int, ...], tuple[int, ...]], set[bool]] = {}
+    for group in groups:
+        for r in group.responses:
+            if "label" not in r.scalar:
+                where = group.source or group.id
+                raise DataError(f"{where}: no label; KTO needs answers labelled good or bad")
+            key = (tuple(group.prompt_ids), tuple(r.ids))
+            labels.setdefault(key, set()).add(r.scalar["label"] > 0.5)
+    kept: list[TokenGroup] = []
+    skipped: list[Skipped] = []
+    for group in groups:
+        keys = [(tuple(group.prompt_ids), tuple(r.ids)) for r in group.responses]
+        if all(len(labels[key]) == 1 for key in keys):
+            kept.append(group)
+        else:
+            reason = "the same answer is labelled good and bad"
+            cure = "keep the label that is right, or remove the rows"
+            skipped.append(Skipped(group.source, reason, cure))
+    classes = {r.scalar["label"] > 0.5 for g in kept for r in g.responses}
+    if both and len(classes) < 2:
+        only = {True: "good", False: "bad"}
+        found = f"all {len(kept)} answers are {only[classes.pop()]}" if classes else "none is left"
+        first = groups[0].source.file if groups and groups[0].source else "the data"
+        raise DataError(
+            f"{first}: {found}. KTO needs good and bad answers: add the other kind, move good_from "
+            "(ratings), or use sft where all are good"
+        )
+    return kept, skipped
+
+
+def _with_baseline(group: TokenGroup, baseline: float) -> TokenGroup:
+    responses = (replace(r, scalar={**r.scalar, BASELINE: baseline}) for r in group.responses)
+    return replace(group, responses=tuple(responses))
