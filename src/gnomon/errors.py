@@ -5,6 +5,9 @@ The command line prints these without a traceback; anything else is a bug and ke
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class GnomonError(Exception):
     """Base of every error whose cure is in the user's hands."""
@@ -24,3 +27,11 @@ class ModelError(GnomonError):
 
 class RunError(GnomonError):
     """A run that had to stop: NaN loss, failing rewards, a full disk. Nothing saved is lost."""
+
+
+class RewardsFailedError(RunError):
+    """Too many rewards of one iteration failed; ``samples`` are its rows of samples.parquet."""
+
+    def __init__(self, message: str, samples: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(message)
+        self.samples = samples

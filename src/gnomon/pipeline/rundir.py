@@ -78,8 +78,8 @@ class RunFolder:
             self._same_recipe(existing)
         else:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_text(existing, dump_recipe(self.recipe))
             write_json(self.path / "manifest.json", self._manifest())
+            write_text(existing, dump_recipe(self.recipe))  # last: it says that a run is here
 
     def _same_recipe(self, file: Path) -> None:
         before = parse_recipe(yaml.safe_load(file.read_text(encoding="utf-8")), str(file))

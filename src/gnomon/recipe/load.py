@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -31,7 +32,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise ConfigError(f"{path}: no such recipe{hint}")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -39,6 +40,35 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         apply_override(raw, override)
     return parse_recipe(raw, where=str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: 1e-5 is a number, and a key written twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands there twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Plain data from YAML.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or a mapping has a key twice.
+    """
+    return yaml.load(text, Loader=_Loader)
 
 
 def parse_recipe(raw: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -51,7 +81,7 @@ def validate_as(model: type[BaseModel], raw: Any, where: str) -> BaseModel:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(model, item, raw) for item in error.errors()]
+        lines = [_explain(model, item, raw) for item in _without_alternatives(error.errors())]
         raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
 
 
@@ -61,12 +91,9 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     if not eq or not key:
         raise ConfigError(f"{override!r}: an override is key=value, as in train.lr=1e-5")
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{override!r}: the value is not valid YAML: {error}") from error
-    if isinstance(value, str):  # YAML 1.1 reads 1e-5 as a string; a number is meant
-        with contextlib.suppress(ValueError):
-            value = float(value)
     parts = key.split(".")
     node: Any = raw
     stages = raw.get("stages")
@@ -88,7 +115,9 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{override!r}: name the setting of the stage, as in {key}.train.lr=1e-5")
     for part in parts[:-1]:
         is_list = isinstance(node, list)
-        node = _item(node, part, override) if is_list else node.setdefault(part, {})
+        if not is_list and node.get(part) is None:
+            node[part] = {}
+        node = _item(node, part, override) if is_list else node[part]
         if not isinstance(node, dict | list):
             raise ConfigError(f"{override!r}: {part!r} holds a value, not settings")
     if isinstance(node, list):
@@ -105,6 +134,23 @@ def _index(node: list[Any], part: str, override: str) -> int:
 
 def _item(node: list[Any], part: str, override: str) -> Any:
     return node[_index(node, part, override)]
+
+
+def _without_alternatives(errors: Sequence[Any]) -> list[dict[str, Any]]:
+    """One error for a value that fits none of the types it may have.
+
+    Pydantic gives one for each, with the type's name at the end of the location.
+    """
+    out: dict[tuple[int | str, ...], dict[str, Any]] = {}
+    for error in errors:
+        loc, kind = tuple(error["loc"]), str(error["loc"][-1]) if error["loc"] else ""
+        union = kind in ("float", "int", "str") or kind.startswith(("literal[", "list["))
+        key = loc[:-1] if union else loc
+        if union and key in out:
+            out[key]["msg"] += f", or: {str(error['msg']).removeprefix('Input ')}"
+        else:
+            out[key] = {**error, "loc": key}
+    return list(out.values())
 
 
 def _explain(model: type[BaseModel], item: Any, raw: Any) -> str:

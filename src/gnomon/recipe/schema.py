@@ -20,7 +20,9 @@ NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 class Spec(BaseModel):
     """Base of every part of a recipe: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, populate_by_name=True, coerce_numbers_to_str=True
+    )
 
 
 class DataSpec(Spec):

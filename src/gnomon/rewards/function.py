@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ class FunctionReward:
     """Wraps ``function(samples) -> list``: floats, None, Scores, or (value, parts) pairs.
 
     The function gets the whole batch of :class:`Sample` and answers with one item per sample, in
-    order. What it raises, and every None or NaN, is kept as the error of the sample it belongs to.
+    order; an array or tensor of numbers will do. What it raises, and every item that is no number,
+    is kept as the error of the sample it belongs to.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> None:
@@ -27,6 +30,8 @@ class FunctionReward:
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
         result = self.function(samples, **self.options)
+        if hasattr(result, "tolist"):  # numpy arrays and tensors
+            result = result.tolist()
         if not isinstance(result, Sequence) or isinstance(result, str):
             raise TypeError(
                 f"returned {type(result).__name__}, expected a list with one reward per sample"
@@ -39,9 +44,21 @@ def _as_score(item: Any) -> Score:
         return item
     if item is None:
         return Score(None, error="the function returned None for this sample")
+    value: Any = item
+    parts: Mapping[Any, Any] = {}
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Mapping):
-        return Score(float(item[0]), {str(k): float(v) for k, v in item[1].items()})
-    return Score(float(item))
+        value, parts = item
+    try:
+        if isinstance(value, str):
+            raise TypeError("text is no reward")
+        return Score(float(value), {str(k): float(v) for k, v in parts.items()})
+    except (TypeError, ValueError):
+        return Score(None, error=f"the function returned {_short(item)} for this sample")
+
+
+def _short(item: Any) -> str:
+    text = repr(item)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def load_function(reference: str, base: Path) -> Callable[..., Any]:
@@ -58,12 +75,12 @@ def load_function(reference: str, base: Path) -> Callable[..., Any]:
     if not colon or not where or not name:
         raise ConfigError(f"reward function {reference!r}: write module:name or path/file.py:name")
     try:
-        module = (
-            _load_file(base / where) if where.endswith(".py") else importlib.import_module(where)
-        )
-    except (ImportError, SyntaxError, OSError) as error:
+        file = base / where if where.endswith(".py") else None
+        with _importable(base if file is None else file.parent):
+            module = importlib.import_module(where) if file is None else _load_file(file)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything at import
         raise ConfigError(
-            f"reward function {reference!r}: cannot import {where}: {error}"
+            f"reward function {reference!r}: cannot import {where}: {_said(error)}"
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -78,10 +95,48 @@ def load_function(reference: str, base: Path) -> Callable[..., Any]:
 def function_reward(reference: str, base: Path, options: Mapping[str, Any], name: str) -> Reward:
     """The reward behind a recipe's ``function`` key: a function of samples, or a Reward class."""
     found = load_function(reference, base)
-    if isinstance(found, type):
+    arguments = () if isinstance(found, type) else ((),)
+    try:
+        inspect.signature(found).bind(*arguments, **options)
+    except TypeError as error:
+        raise ConfigError(f"reward function {reference!r}: its options: {error}") from error
+    except ValueError:  # no signature to be had, of a builtin, say
+        pass
+    if not isinstance(found, type):
+        return FunctionReward(found, name, options)
+    try:
         reward: Reward = found(**options)
-        return reward
-    return FunctionReward(found, name, options)
+        reward.name = name
+    except Exception as error:
+        raise ConfigError(
+            f"reward class {reference!r} could not be made: {_said(error)}"
+        ) from error
+    if not callable(reward):
+        raise ConfigError(
+            f"reward class {reference!r}: its objects cannot be called; give it "
+            "__call__(self, samples)"
+        )
+    return reward
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Find modules in ``folder`` too, as a script there would, and leave no bytecode in it.
+
+    The folder stays on the path, at its end, for what the module imports later.
+    """
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def _said(error: BaseException) -> str:
+    said = f"{error}" if isinstance(error, ImportError | SyntaxError | OSError) else repr(error)
+    return said or type(error).__name__
 
 
 def _load_file(path: Path) -> Any:

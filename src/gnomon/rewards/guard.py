@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from gnomon.rewards.protocol import Reward, Sample, Score
 
@@ -12,7 +13,7 @@ def score_safely(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
     """Score ``samples``; whatever goes wrong becomes the error of the samples it went wrong for.
 
     A reward that raises on the whole batch is asked again sample by sample, so that one bad sample
-    does not take the others with it. NaN, infinities, None and results that are not one Score per
+    does not take the others with it. NaN, infinities, None and anything that is not one Score per
     sample are errors.
     """
     if not samples:
@@ -29,9 +30,20 @@ def score_safely(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
     return [_checked(reward.name, score) for score in scores]
 
 
-def _checked(name: str, score: Score) -> Score:
+def _checked(name: str, score: Any) -> Score:
+    if not isinstance(score, Score):
+        return Score(None, error=f"{name}: gave a {type(score).__name__}, not a Score")
     if score.error is not None:
-        return Score(None, score.parts, score.error)
-    if score.value is None or not math.isfinite(score.value):
-        return Score(None, score.parts, f"{name}: the reward is {score.value}")
-    return score
+        return Score(None, score.parts, _named(name, score.error))
+    try:
+        value = None if score.value is None else float(score.value)
+    except (TypeError, ValueError):
+        return Score(None, score.parts, f"{name}: the reward is {score.value!r}, not a number")
+    if value is None or not math.isfinite(value):
+        return Score(None, score.parts, f"{name}: the reward is {value}")
+    return Score(value, score.parts)
+
+
+def _named(name: str, error: str) -> str:
+    """The error with the reward's name in front, once."""
+    return error if error.startswith(f"{name}: ") else f"{name}: {error}"

@@ -23,6 +23,8 @@ class Mixture:
             row = [(name, weight, scores[i]) for name, weight, scores in columns]
             errors = [score.error for _, _, score in row if score.error is not None]
             values = {name: score.value for name, _, score in row if score.value is not None}
+            for name, _, score in row:
+                values |= {f"{name}/{part}": value for part, value in score.parts.items()}
             if errors:
                 out.append(Score(None, values, "; ".join(errors)))
             else:

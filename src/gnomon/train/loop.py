@@ -6,6 +6,7 @@ is killed goes on from its last checkpoint with the same result as if it had nev
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ import torch
 from gnomon.algorithms.base import Algorithm, LossOutput, Minibatch, Totals
 from gnomon.atomic import write_json
 from gnomon.data.batch import Batch
-from gnomon.errors import RunError
+from gnomon.errors import RewardsFailedError, RunError
 from gnomon.train.checkpoint import CheckpointStore
 from gnomon.train.metrics import MetricsStore
 from gnomon.train.optim import clip_grad_norm, lr_at, make_optimizer
@@ -91,13 +92,17 @@ class Loop:
         """
         start = self._restore() if resume else 0
         last: dict[str, float] = {}
-        for iteration in range(start, self.options.iterations):
-            last = self._iteration(iteration)
-            done = iteration + 1
-            if done == self.options.iterations:
-                self._final_evaluation()  # before the last checkpoint, so that it is done once
-            if done % self.options.checkpoint_every == 0 or done == self.options.iterations:
-                self._checkpoint(done)
+        try:
+            for iteration in range(start, self.options.iterations):
+                last = self._iteration(iteration)
+                done = iteration + 1
+                if done == self.options.iterations:
+                    self._final_evaluation()  # before the last checkpoint, so that it is done once
+                if done % self.options.checkpoint_every == 0 or done == self.options.iterations:
+                    self._checkpoint(done)
+        except BaseException as error:
+            self._keep_what_was_seen(error)
+            raise
         return last or self._last_metrics()
 
     # -- one iteration ----------------------------------------------------------------------------
@@ -152,7 +157,8 @@ class Loop:
         averages.add("loss", loss, 1.0)
         norm = clip_grad_norm(list(self.parameters.values()), self.options.max_grad_norm)
         if not math.isfinite(norm):
-            raise self._not_finite(f"the gradient's norm is {norm}", iteration, None)
+            ids = [g.id for g in minibatch.groups]
+            raise self._not_finite(f"the gradient's norm is {norm}", iteration, ids)
         self.optimizer.step()
         self.step += 1
         return norm
@@ -162,19 +168,20 @@ class Loop:
     ) -> float:
         loss = float(output.loss.detach())
         if not math.isfinite(loss):
-            raise self._not_finite(f"the loss is {loss}", iteration, batch)
+            raise self._not_finite(f"the loss is {loss}", iteration, batch.group_ids)
         output.loss.backward()  # type: ignore[no-untyped-call]
         for name, (total, weight) in output.metrics.items():
             averages.add(name, total, weight)
         return loss
 
-    def _not_finite(self, what: str, iteration: int, batch: Batch | None) -> RunError:
+    def _not_finite(self, what: str, iteration: int, groups: Sequence[str]) -> RunError:
         saved = self.checkpoints.latest()
-        where = f" on groups {', '.join(batch.group_ids[:5])}" if batch is not None else ""
+        names = ", ".join(groups[:5]) + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")
         back = f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
         return RunError(
-            f"iteration {iteration}: {what}{where}; {back}. Usual cures: a lower train.lr, a "
-            "longer train.warmup, max_grad_norm below 1, a look at those rows; then --resume."
+            f"iteration {iteration + 1}: {what} on groups {names}; {back}. Mend or remove those "
+            "rows if they are odd and go on with --resume; or begin anew under another name with "
+            "a lower train.lr, a longer train.warmup or a smaller train.max_grad_norm."
         )
 
     # -- records ----------------------------------------------------------------------------------
@@ -228,6 +235,18 @@ class Loop:
                 }
             )
         self._keep_samples(evaluation.samples)
+
+    def _keep_what_was_seen(self, error: BaseException) -> None:
+        """Write the rows up to the error, and the samples whose rewards failed.
+
+        A resumed run drops them again: they belong to steps after its checkpoint.
+        """
+        with contextlib.suppress(RunError):  # a full disk; the error itself says more
+            if isinstance(error, RewardsFailedError):
+                for sample in error.samples:
+                    self.samples.append({"step": self.step + 1, **sample})
+            self.metrics.flush()
+            self.samples.flush()
 
     # -- checkpoints ------------------------------------------------------------------------------
 
