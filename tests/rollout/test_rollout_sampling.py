@@ -68,7 +68,7 @@ def test_first_tokens_follow_the_truncated_softmax_exactly(setting, llama, token
     else:
         assert chi_square_p(counts, expected) > 1e-3
         # The check can fail: the same counts do not fit another temperature.
-        assert chi_square_p(counts, truncated(next_distribution(llama, PROMPT, 1.0), params)) < 1e-6
+        assert chi_square_p(counts, truncated(next_distribution(llama, PROMPT, 0.9), params)) < 1e-4
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
