@@ -13,7 +13,7 @@ from rollout_zoo import FAMILIES, alibi_model, family_model, naive_logprobs, sta
 from transformers import GenerationConfig
 
 from gnomon.errors import ConfigError, DataError
-from gnomon.rollout import Completion, Request, SamplingParams, TorchEngine
+from gnomon.rollout import Completion, Request, SamplingParams, TorchEngine, packed_linear
 
 PROMPTS = [[5, 9, 33], [70, 71, 72, 73, 74, 75, 76, 77, 78, 79, 80], [41], [8, 100, 200, 3, 2, 1]]
 GREEDY = SamplingParams(max_new_tokens=20, temperature=0)
@@ -72,6 +72,22 @@ def test_a_wrong_sliding_window_would_be_seen(tokenizer):
     for layer in model.model.layers:
         layer.self_attn.config.sliding_window = 100
     assert own_greedy(model, PROMPTS[1], 20) != windowed.ids
+
+
+def test_the_cache_grows_with_long_responses(llama, tokenizer):
+    engine = TorchEngine(llama, tokenizer, max_rows=2, eos_token_ids=())
+    params = SamplingParams(max_new_tokens=110, temperature=0)
+    results = engine.generate([Request(str(i), p) for i, p in enumerate(PROMPTS[:3])], params)
+    for prompt, [completion] in zip(PROMPTS, results, strict=False):
+        assert completion.ids == own_greedy(llama, prompt, 110)
+
+
+def test_reordered_weights_do_not_change_the_tokens(llama, tokenizer, monkeypatch):
+    monkeypatch.setattr(packed_linear, "_MIN_SIZE", 1)
+    [[completion]] = TorchEngine(llama, tokenizer, eos_token_ids=()).generate(
+        [Request("a", PROMPTS[1])], GREEDY
+    )
+    assert completion.ids == own_greedy(llama, PROMPTS[1], 20)
 
 
 def test_early_eos_ends_rows_and_keeps_the_token(llama, tokenizer):

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 IMPLEMENTATION = "gnomon_rollout"
-_GROWTH = 64  # positions; cache lengths are rounded up to a multiple
+_AHEAD = 64  # least positions allocated ahead of need
+_MULTIPLE = 16  # cache lengths are rounded up to a multiple of this
 
 
 @dataclass
@@ -38,14 +39,16 @@ class KVCache:
         """Make room for ``positions`` tokens in every row (rows grow together, by half)."""
         if positions <= self.positions:
             return
-        wanted = max(positions, min(self.limit, self.positions * 3 // 2))
-        self.positions = -(-wanted // _GROWTH) * _GROWTH
+        ahead = max(self.positions * 3 // 2, positions + _AHEAD)
+        wanted = max(positions, min(self.limit, ahead))
+        self.positions = -(-wanted // _MULTIPLE) * _MULTIPLE
         for index, (keys, values) in self.layers.items():
             self.layers[index] = (self._grown(keys), self._grown(values))
 
     def _grown(self, old: Tensor) -> Tensor:
-        new = old.new_zeros(old.shape[0], old.shape[1], self.positions, old.shape[3])
+        new = old.new_empty(old.shape[0], old.shape[1], self.positions, old.shape[3])
         new[:, :, : old.shape[2]] = old
+        new[:, :, old.shape[2] :] = 0
         return new
 
     def layer(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

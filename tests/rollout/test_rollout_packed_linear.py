@@ -1,0 +1,62 @@
+"""Reordered CPU weights give the same products, only inside the block, never stale."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from gnomon.rollout import packed_linear
+from gnomon.rollout.packed_linear import packed_linears
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Linear(96, 200, bias=False)
+        self.conv = Conv1D(96, 200)
+        self.narrow = nn.Linear(96, 4)
+        self.half = nn.Linear(128, 128, dtype=torch.bfloat16)
+        nn.init.normal_(self.conv.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.narrow(self.conv(self.wide(x)))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 32, 130])
+def test_products_are_the_same_and_modules_are_restored(rows):
+    model = Mixed()
+    x = torch.randn(1, rows, 96)
+    with torch.no_grad():
+        expected = model(x)
+        for _ in range(2):
+            with packed_linears(model) as served:
+                assert served == 2
+                torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=1e-4)
+                assert "forward" in vars(model.wide)
+            assert not any("forward" in vars(module) for module in model.modules())
+            model.wide.weight.data.mul_(2)  # which no version counter records
+            expected = model(x)
+
+
+def test_modules_are_restored_after_an_error_and_foreign_forwards_are_kept():
+    model = Mixed()
+    hooked = model.conv.forward
+    model.conv.forward = hooked
+
+    def fail() -> None:
+        with packed_linears(model) as served:
+            assert served == 1
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
+    assert vars(model.conv)["forward"] is hooked
+    assert "forward" not in vars(model.wide)
+
+
+def test_copies_are_not_made_when_memory_is_short(monkeypatch):
+    monkeypatch.setattr(packed_linear, "_MEMORY_SHARE", 0.0)
+    with packed_linears(Mixed()) as served:
+        assert served == 0
