@@ -16,6 +16,7 @@ from pydantic import Field
 
 from gnomon.algorithms.base import EncodedPrompt, Settings
 from gnomon.atomic import write_text
+from gnomon.data.readers import Skipped
 from gnomon.data.records import Prompt
 from gnomon.errors import RunError
 from gnomon.rewards.guard import score_safely
@@ -24,6 +25,7 @@ from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
 from gnomon.train.progress import Progress
 from gnomon.tunnel.labellers import Labeller
 
+MEND = "mend the judge"
 COLLECT = "collect"
 """The name of this stage in a recipe."""
 
@@ -65,9 +67,15 @@ class Collector:
     params: SamplingParams
     samples: int
     seed: int
+    max_errors: float = 0.05
 
     def rows(self, prompts: Sequence[EncodedPrompt], first: int) -> list[dict[str, Any]]:
-        """One native row per prompt with at least two distinct responses that were judged."""
+        """One row per prompt, in order: in the native format where at least two distinct responses
+        were judged, else ``{"id", "skipped": reason, "cure"}``.
+
+        Raises:
+            RunError: the judge failed on more than ``max_errors`` of the prompts.
+        """
         requests = [
             Request(p.prompt.id, p.ids, self.samples, seed=self.seed * 1_000_003 + first + i)
             for i, p in enumerate(prompts)
@@ -77,26 +85,38 @@ class Collector:
         for i, (prompt, row) in enumerate(zip(prompts, completions, strict=True)):
             distinct = list({c.text: c for c in row if c.text.strip()}.values())
             if len(distinct) < 2:
+                reason = f"{len(row)} samples gave {len(distinct)} distinct answers"
+                cure = "raise rollout.samples or rollout.temperature"
+                rows.append({"id": prompt.prompt.id, "skipped": reason, "cure": cure})
                 continue
             ranks = self._ranks(prompt.prompt, prompt.ids, distinct, first + i)
-            if ranks is not None:
+            if isinstance(ranks, str):
+                rows.append({"id": prompt.prompt.id, "skipped": ranks, "cure": MEND})
+            else:
                 rows.append(self._row(prompt.prompt, distinct, ranks))
+        errors = [row["skipped"] for row in rows if row.get("cure") == MEND]
+        if len(errors) > self.max_errors * len(prompts):
+            raise RunError(
+                f"the judge failed on {len(errors)} of {len(prompts)} prompts, more than the "
+                f"{self.max_errors:.0%} allowed (max_reward_errors). The first: {errors[0]}\n"
+                "Mend it and go on with --resume; what was judged before is kept."
+            )
         return rows
 
     def _ranks(
         self, prompt: Prompt, ids: Sequence[int], completions: Sequence[Completion], index: int
-    ) -> list[float] | None:
+    ) -> list[float] | str:
+        """The ranks, or what went wrong."""
         if not callable(self.judge):
             who = self.judge[index % len(self.judge)]
             return who.label_group(prompt, [c.text for c in completions])
         samples = [Sample(prompt, c.text, ids, c.ids, c.finished) for c in completions]
-        values = [score.value for score in score_safely(self.judge, samples)]
-        known = [v for v in values if v is not None]
-        return (
-            ranks_from_rewards(known, self.settings.tie_margin)
-            if len(known) == len(values)
-            else None
-        )
+        scores = score_safely(self.judge, samples)
+        errors = [score.error for score in scores if score.error is not None]
+        if errors:
+            return errors[0]
+        values = [score.value for score in scores if score.value is not None]
+        return ranks_from_rewards(values, self.settings.tie_margin)
 
     def _row(
         self, prompt: Prompt, completions: Sequence[Completion], ranks: Sequence[float]
@@ -134,8 +154,11 @@ def ranks_from_rewards(rewards: Sequence[float], tie_margin: float) -> list[floa
 
 def collect(
     collector: Collector, prompts: Sequence[EncodedPrompt], folder: Path, progress: Progress
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[Skipped]]:
     """Fill ``folder/groups.jsonl``, chunk by chunk; finished chunks are kept over a restart.
+
+    Returns:
+        The counts, and the prompts that gave no group.
 
     Raises:
         RunError: no prompt gave two responses that the judge could tell of.
@@ -147,14 +170,29 @@ def collect(
         file = parts / f"{first:08d}.jsonl"
         if not file.is_file():
             rows = collector.rows(prompts[first : first + size], first)
-            write_text(file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+            write_text(file, _lines(rows))
         progress.update(min(first + size, len(prompts)), {})
-    text = "".join(p.read_text(encoding="utf-8") for p in sorted(parts.glob("*.jsonl")))
-    groups = text.count("\n")
+    everything = [
+        json.loads(line)
+        for first in range(0, len(prompts), size)
+        for line in (parts / f"{first:08d}.jsonl").read_text(encoding="utf-8").split("\n")
+        if line
+    ]
+    by_id = {p.prompt.id: p.prompt.source for p in prompts}
+    skipped = [
+        Skipped(by_id.get(row["id"]), f"prompt {row['id']}: {row['skipped']}", row["cure"])
+        for row in everything
+        if "skipped" in row
+    ]
+    groups = [row for row in everything if "skipped" not in row]
     if not groups:
         raise RunError(
             f"none of {len(prompts)} prompts gave two different responses with a judgement; raise "
             "rollout.samples or rollout.temperature, or look at the judge"
         )
-    write_text(folder / "groups.jsonl", text)
-    return {"prompts": float(len(prompts)), "groups": float(groups)}
+    write_text(folder / "groups.jsonl", _lines(groups))
+    return {"prompts": float(len(prompts)), "groups": float(len(groups))}, skipped
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)

@@ -15,15 +15,21 @@ from gnomon.algorithms.on_policy import per_response_sum
 from gnomon.atomic import write_json
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.records import TokenGroup, TokenResponse
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, RunError
 from gnomon.evals.statistics import Interval, mean_interval
-from gnomon.models.load import load_causal_lm
+from gnomon.models.load import fetch, load_causal_lm, load_tokenizer, read_config
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import load_reward_model
 from gnomon.pipeline.resolve import pick_device, policy_stages, reward_folder, sampling
 from gnomon.pipeline.rewards import one_reward
 from gnomon.pipeline.rundir import RunFolder
-from gnomon.pipeline.sources import DataReport, encode_prompts, read_specs, recipe_encoder
+from gnomon.pipeline.sources import (
+    DataReport,
+    context_of,
+    encode_prompts,
+    read_specs,
+    recipe_encoder,
+)
 from gnomon.recipe.schema import CompareSpec, Recipe
 from gnomon.rewards.guard import score_safely
 from gnomon.rewards.protocol import Reward, Sample
@@ -61,6 +67,7 @@ def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
             reward,
             base=base,
             load=lambda name: load_reward_model(reward_folder(recipe, run, base, name)),
+            tokenizer=reference_role.trunk.tokenizer,
         )
         for reward in spec.rewards
     ]
@@ -96,8 +103,14 @@ def _prompts(spec: CompareSpec, recipe: Recipe, run: RunFolder, base: Path) -> l
         kind="prompts",
         report=report,
     )
-    tokenizer = load_causal_lm(recipe.model).tokenizer
-    return encode_prompts(recipe_encoder(recipe, tokenizer), groups, report)[: spec.size]
+    folder = fetch(recipe.model)
+    encoder = recipe_encoder(
+        recipe,
+        load_tokenizer(folder),
+        context=context_of(read_config(folder)),
+        new_tokens=spec.rollout.max_new_tokens,
+    )
+    return encode_prompts(encoder, groups, report)[: spec.size]
 
 
 def _reference(spec: CompareSpec, policies: Sequence[Policy]) -> Policy:
@@ -140,8 +153,17 @@ def _scores(
         Sample(p.prompt, c.text, p.ids, c.ids, c.finished)
         for p, c in zip(prompts, completions, strict=True)
     ]
-    scored = [[s.value for s in score_safely(reward, samples)] for reward in rewards]
-    return [mean_interval([v for v in values if v is not None]) for values in scored]
+    intervals: list[Interval] = []
+    for reward in rewards:
+        scores = score_safely(reward, samples)
+        values = [s.value for s in scores if s.value is not None]
+        if not values:
+            raise RunError(
+                f"compare: reward {reward.name!r} failed on all {len(scores)} samples. The first: "
+                f"{scores[0].error}\nMend it and go on with --resume; the trained stages are kept."
+            )
+        intervals.append(mean_interval(values))
+    return intervals
 
 
 @torch.no_grad()

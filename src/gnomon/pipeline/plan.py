@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,20 +13,23 @@ from rich.table import Table
 
 from gnomon.algorithms.base import Settings
 from gnomon.algorithms.registry import find_algorithm
+from gnomon.data.encode import Encoder, How
 from gnomon.errors import ConfigError, DataError, GnomonError
-from gnomon.models.load import fetch, read_config
+from gnomon.models.load import fetch, load_tokenizer, read_config
 from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate, parameter_count
 from gnomon.models.roles import LoraSettings
-from gnomon.models.save import load_reward_model
+from gnomon.pipeline.check import check_compare, check_stage
 from gnomon.pipeline.collect import COLLECT
-from gnomon.pipeline.resolve import DATA_KIND, resolve_start, reward_folder, stage_settings
-from gnomon.pipeline.rewards import one_reward
+from gnomon.pipeline.resolve import DATA_KIND, resolve_start, stage_settings
 from gnomon.pipeline.roles import lora_settings
 from gnomon.pipeline.rundir import RunFolder
-from gnomon.pipeline.sources import DataReport, read_specs
-from gnomon.recipe.schema import Recipe, RewardSpec, StageSpec
-from gnomon.rewards.function import load_function
+from gnomon.pipeline.sources import DataReport, context_of, read_specs, recipe_encoder
+from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.train.optim import default_lr
+
+TRIED = 256
+"""Rows of each source that the plan tokenises."""
+_HOW: Mapping[str, How] = {"demonstrations": "demonstrations", "prompts": "prompts"}
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,10 @@ def make_plan(recipe: Recipe, base: Path) -> list[StagePlan]:
             plans.append(_plan_stage(recipe, stage, run, base))
         except GnomonError as error:
             problems.append(f"stage {stage.name!r}: {error}")
-    if recipe.compare is not None:
-        try:
-            _check_rewards(recipe.compare.rewards, recipe, len(recipe.stages), run, base)
-        except GnomonError as error:
-            problems.append(f"compare: {error}")
+    try:
+        check_compare(recipe, run, base)
+    except GnomonError as error:
+        problems.append(f"compare: {error}")
     if problems:
         raise ConfigError("\n".join(problems))
     return plans
@@ -68,15 +71,10 @@ def make_plan(recipe: Recipe, base: Path) -> list[StagePlan]:
 def _plan_stage(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> StagePlan:
     settings = stage_settings(stage)
     start = resolve_start(recipe, stage, run)
-    position = [s.name for s in recipe.stages].index(stage.name)
-    _check_start(recipe, stage, run)
-    _check_rewards([*stage.reward, *stage.observe], recipe, position, run, base)
+    check_stage(recipe, stage, run, base)
     collecting = stage.algorithm == COLLECT
     algorithm = None if collecting else find_algorithm(stage.algorithm)
     kind = "prompts" if algorithm is None else DATA_KIND[algorithm.data]
-    judged = bool(getattr(settings, "labellers", None) or stage.reward)
-    if kind == "prompts" and not judged:
-        raise ConfigError("it samples its own responses and needs a reward (or labellers)")
     rows, skipped = _count(recipe, stage, run, base, kind)
     iterations = stage.train.steps
     if collecting:
@@ -93,53 +91,21 @@ def _plan_stage(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) ->
     return StagePlan(stage, start, rows, skipped, iterations, lr, roles)
 
 
-def _check_start(recipe: Recipe, stage: StageSpec, run: RunFolder) -> None:
-    start = resolve_start(recipe, stage, run)
-    if not any(start == str(run.stage(s.name).model) for s in recipe.stages):
-        fetch(start)
-
-
-def _check_rewards(
-    rewards: list[RewardSpec], recipe: Recipe, position: int, run: RunFolder, base: Path
-) -> None:
-    """Every reward exists: a file that imports, a folder, or an earlier reward-model stage."""
-    for reward in rewards:
-        if reward.function is not None:
-            load_function(reward.function, base)
-        if reward.builtin is not None:
-            one_reward(reward, base=base, load=load_reward_model)
-        if reward.model is None:
-            continue
-        earlier = {s.name: s.algorithm for s in recipe.stages[:position]}
-        if reward.model in earlier:
-            if earlier[reward.model] != "reward_model":
-                raise ConfigError(
-                    f"reward {reward.model!r} is a stage that trains no reward model "
-                    f"(it is {earlier[reward.model]})"
-                )
-        elif reward.model in {s.name for s in recipe.stages}:
-            raise ConfigError(f"reward {reward.model!r} is a stage that comes later")
-        else:
-            reward_folder(recipe, run, base, reward.model)
-
-
 def _count(
     recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path, kind: str
 ) -> tuple[int | None, int]:
     """(usable rows or None when an earlier stage still has to write them, rows skipped)."""
-    if not stage.data:
-        raise ConfigError("it has no data: give data: [path: ...]")
-    pending = [spec for spec in stage.data if spec.path.startswith("stage:")]
-    for spec in pending:
-        name = spec.path.removeprefix("stage:")
-        if name not in [s.name for s in recipe.stages if s.algorithm == COLLECT]:
-            raise ConfigError(f"data {spec.path!r}: there is no collect stage {name!r}")
+    pending = any(spec.path.startswith("stage:") for spec in stage.data)
     report = DataReport()
     rows = 0
-    everything = [*stage.data, *stage.eval_data, *stage.pretraining, *stage.normalise_on]
-    ready = [spec for spec in everything if not spec.path.startswith("stage:")]
-    for spec in ready:
-        wanted = kind if spec in [*stage.data, *stage.eval_data] else "auto"
+    room = stage.rollout.max_new_tokens if kind == "prompts" else 0
+    encoder = plan_encoder(recipe, room)
+    sources = [(spec, kind, _HOW.get(kind, "groups")) for spec in [*stage.data, *stage.eval_data]]
+    sources += [(spec, "text", "text") for spec in stage.pretraining]
+    sources += [(spec, "demonstrations", "demonstrations") for spec in stage.normalise_on]
+    for spec, wanted, how in sources:
+        if spec.path.startswith("stage:"):
+            continue
         found = read_specs(
             [spec],
             base=base,
@@ -149,8 +115,20 @@ def _count(
         )
         if not found:
             raise DataError(f"{spec.path}: no usable rows")
+        encoder.encode_all(found[:TRIED], how)  # template and window, on the first rows
         rows += len(found) if any(spec is s for s in stage.data) else 0
     return (None if pending else rows), len(report.skipped)
+
+
+def plan_encoder(recipe: Recipe, new_tokens: int) -> Encoder:
+    """The encoder of a stage that has not loaded its model yet."""
+    folder = fetch(recipe.model)
+    return recipe_encoder(
+        recipe,
+        load_tokenizer(folder),
+        context=context_of(read_config(folder)),
+        new_tokens=new_tokens,
+    )
 
 
 def render_plan(recipe: Recipe, base: Path) -> RenderableType:

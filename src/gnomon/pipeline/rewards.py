@@ -2,38 +2,82 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gnomon.data.encode import Encoder
+from gnomon.data.records import Group, Message, Response
 from gnomon.errors import ConfigError
 from gnomon.models.save import LoadedReward
+from gnomon.pipeline.sources import context_of
 from gnomon.recipe.schema import RewardSpec
 from gnomon.rewards.function import function_reward
-from gnomon.rewards.learned import LearnedReward
+from gnomon.rewards.learned import Encode, LearnedReward
 from gnomon.rewards.mixture import Mixture
-from gnomon.rewards.protocol import Reward
+from gnomon.rewards.protocol import Reward, Sample
 from gnomon.tunnel.gold import CorrectReward, GoldReward
 
 BUILTIN: Mapping[str, Callable[..., Reward]] = {"gold": GoldReward, "correct": CorrectReward}
 
 
+RESERVED = (
+    *("reward", "kl", "kl_k3", "length", "finished", "loss", "entropy", "beta", "lr", "step"),
+    *("reward_std", "reward_errors", "grad_norm", "temperature", "mismatch", "iteration"),
+    *("policy_loss", "value_loss", "clip_fraction", "update_kl", "seconds", "text_loss"),
+)
+"""Names of metrics that a reward's own column must not take."""
+
+
+def check_labels(rewards: Sequence[RewardSpec], observers: Sequence[RewardSpec]) -> None:
+    """Every reward of a stage is logged under a name of its own.
+
+    Raises:
+        ConfigError: a name that is used twice, or that is another metric's.
+    """
+    for specs in (rewards, observers):
+        labels = [spec.label for spec in specs]
+        for label in labels:
+            if not label or labels.count(label) > 1:
+                raise ConfigError(f"two rewards are called {label!r}; give each a name: name: ...")
+    for spec in observers:
+        if spec.label in RESERVED:
+            raise ConfigError(
+                f"an observed reward cannot be called {spec.label!r}, which is a metric already; "
+                f"give it another name: name: my_{spec.label}"
+            )
+
+
 def build_reward(
-    specs: Sequence[RewardSpec], *, base: Path, load: Callable[[str], LoadedReward]
+    specs: Sequence[RewardSpec],
+    *,
+    base: Path,
+    load: Callable[[str], LoadedReward],
+    tokenizer: Any = None,
 ) -> Reward:
     """One reward, or the weighted sum of several (each logged under its own name).
 
     Args:
         base: the folder that files are looked up in (the recipe's own).
         load: reads the reward model that a spec names.
+        tokenizer: the policy's; a reward model with another one reads the text anew.
     """
-    parts = [(one_reward(spec, base=base, load=load), spec.weight) for spec in specs]
+    parts = [
+        (one_reward(spec, base=base, load=load, tokenizer=tokenizer), spec.weight) for spec in specs
+    ]
     if len(parts) == 1 and parts[0][1] == 1.0:
         return parts[0][0]
     return Mixture(parts)
 
 
-def one_reward(spec: RewardSpec, *, base: Path, load: Callable[[str], LoadedReward]) -> Reward:
+def one_reward(
+    spec: RewardSpec,
+    *,
+    base: Path,
+    load: Callable[[str], LoadedReward],
+    tokenizer: Any = None,
+) -> Reward:
     """The reward behind one entry.
 
     Raises:
@@ -47,6 +91,7 @@ def one_reward(spec: RewardSpec, *, base: Path, load: Callable[[str], LoadedRewa
             name=spec.label,
             ensemble=spec.ensemble,
             std_coef=spec.std_coef,
+            encode=None if tokenizer is None else own_encoding(loaded, tokenizer),
         )
     if spec.function is not None:
         return function_reward(spec.function, base, spec.options, spec.label)
@@ -55,9 +100,36 @@ def one_reward(spec: RewardSpec, *, base: Path, load: Callable[[str], LoadedRewa
     return reward
 
 
+def own_encoding(loaded: LoadedReward, tokenizer: Any) -> Encode | None:
+    """How a reward model tokenises samples of a policy with another tokenizer; None for the same.
+
+    The same means that every token of the policy has the same id (a padding token more is no
+    difference).
+    """
+    trunk = loaded.members[0].trunk
+    theirs = trunk.tokenizer.get_vocab()
+    if all(theirs.get(token) == i for token, i in tokenizer.get_vocab().items()):
+        return None
+    window = context_of(trunk.model.config) or 1_000_000
+    encoder = Encoder(trunk.tokenizer, max_length=window, truncation="left")
+
+    def encode(sample: Sample) -> tuple[Sequence[int], Sequence[int]]:
+        answer = Response((Message("assistant", sample.text),))
+        group = encoder.encode_group(Group(sample.prompt, (answer,)))
+        ids, mask = list(group.responses[0].ids), group.responses[0].mask
+        if not sample.finished:  # a cut-off answer must not look finished
+            while len(ids) > 1 and (not mask[len(ids) - 1] or ids[-1] in encoder.stop_ids):
+                ids.pop()
+        return group.prompt_ids, ids
+
+    return encode
+
+
 def _builtin(name: str, options: Mapping[str, Any]) -> Reward:
     if name not in BUILTIN:
-        raise ConfigError(f"reward {name!r}: builtin rewards are {', '.join(BUILTIN)}")
+        near = difflib.get_close_matches(name, BUILTIN, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(BUILTIN)}"
+        raise ConfigError(f"no builtin reward {name!r}; {hint}")
     try:
         return BUILTIN[name](**options)
     except TypeError as error:

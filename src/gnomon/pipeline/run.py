@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gnomon.pipeline.check import check_recipe
 from gnomon.pipeline.compare import compare
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.stage import StageRun
@@ -38,21 +39,27 @@ def run_recipe(
         GnomonError: whatever the user can mend; everything saved so far stays usable.
     """
     run = RunFolder(recipe)
-    run.open(resume)
+    check_recipe(recipe, run, base)
+    if not run.open(resume) and resume:
+        announce(f"{run.path} holds no run yet: nothing to resume, so it starts from the beginning")
     began = time.time()
+    worked = False
     for stage in recipe.stages:
         folder = run.stage(stage.name)
         if resume and folder.done():
             announce(f"{stage.name}: done already")
             continue
+        worked = True
         info = StageRun(recipe, stage, run, base).execute(resume)
         announce(f"{stage.name}: {_summary(info)}")
     if recipe.compare is not None and not (run.path / "comparison.json").is_file():
+        worked = True
         compare(recipe, run, base)
-    run.update_manifest(
-        finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        seconds={"last call": round(time.time() - began, 1)},
-    )
+    if worked:
+        run.update_manifest(
+            finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            seconds={"last call": round(time.time() - began, 1)},
+        )
     write_report(run.path)
     return run.path
 
@@ -61,5 +68,5 @@ def _summary(info: dict[str, Any]) -> str:
     keys = ("loss", "accuracy", "reward", "gold", "kl", "length", "groups")
     figures = [f"{k} {info['summary'][k]:.3g}" for k in keys if k in info["summary"]]
     skipped = info["skipped"]["count"]
-    tail = f", {skipped} rows skipped (see stage.json)" if skipped else ""
+    tail = f", {skipped} rows skipped (see skipped.txt)" if skipped else ""
     return f"{info['seconds']:.0f} s, {', '.join(figures)}{tail}"

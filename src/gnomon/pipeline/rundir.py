@@ -62,8 +62,11 @@ class RunFolder:
     def stage(self, name: str) -> StageFolder:
         return StageFolder(self.path / "stages" / self.recipe.stage_folder(name))
 
-    def open(self, resume: bool) -> None:
+    def open(self, resume: bool) -> bool:
         """Create the folder, or check that it may be gone on with.
+
+        Returns:
+            True when it held a run already.
 
         Raises:
             ConfigError: it exists and ``resume`` was not asked for, or it holds another recipe.
@@ -76,10 +79,11 @@ class RunFolder:
                     "name (name=...), or remove the folder."
                 )
             self._same_recipe(existing)
-        else:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.path / "manifest.json", self._manifest())
-            write_text(existing, dump_recipe(self.recipe))  # last: it says that a run is here
+            return True
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "manifest.json", self._manifest())
+        write_text(existing, dump_recipe(self.recipe))  # last: it says that a run is here
+        return False
 
     def _same_recipe(self, file: Path) -> None:
         before = parse_recipe(yaml.safe_load(file.read_text(encoding="utf-8")), str(file))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from gnomon.algorithms.base import EncodedPrompt
 from gnomon.data.encode import Encoder, How
 from gnomon.data.readers import Skipped, read_groups
 from gnomon.data.records import Group, Message, Prompt, Response, TokenGroup
+from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.data.sampler import fingerprint
 from gnomon.errors import ConfigError, DataError
 from gnomon.recipe.schema import DataSpec, Recipe
@@ -105,7 +107,23 @@ def resolve_path(path: str, base: Path) -> Path | str:
     for candidate in (base / path, Path(path)):
         if candidate.exists():
             return candidate
-    return path
+    is_file = path.lower().endswith(SUFFIXES) or path.startswith((".", "/"))
+    return base / path if is_file else path
+
+
+def check_source(spec: DataSpec, base: Path) -> None:
+    """See that a source exists, without reading it (a hub id is taken on trust).
+
+    Raises:
+        DataError, ConfigError: no such file or built-in source, with what comes nearest.
+    """
+    where, colon, what = spec.path.partition(":")
+    if colon and where == "tunnel":
+        tunnel_source(what, spec.options)
+        return
+    path = resolve_path(spec.path, base)
+    if isinstance(path, Path):
+        iter_rows(path, split=spec.split)  # opens nothing before the first row is asked for
 
 
 # -- the built-in world ---------------------------------------------------------------------------
@@ -135,15 +153,30 @@ def tunnel_groups(what: str, options: Mapping[str, Any]) -> list[Group]:
     Raises:
         ConfigError: unknown source or option, naming those there are.
     """
+    make = tunnel_source(what, options)
+    try:
+        return make(**options)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"data 'tunnel:{what}': its options {dict(options)}: {error}") from error
+
+
+def tunnel_source(what: str, options: Mapping[str, Any]) -> Callable[..., list[Group]]:
+    """The function behind a source of the built-in world, which takes these options.
+
+    Raises:
+        ConfigError: see :func:`tunnel_groups`.
+    """
     if what not in TUNNEL:
-        raise ConfigError(f"data 'tunnel:{what}': choose one of {', '.join(TUNNEL)}")
+        near = difflib.get_close_matches(what, TUNNEL, n=1)
+        hint = f"did you mean 'tunnel:{near[0]}'?" if near else f"choose one of {', '.join(TUNNEL)}"
+        raise ConfigError(f"data 'tunnel:{what}': {hint}")
     make = TUNNEL[what]
     try:
         inspect.signature(make).bind(**options)
     except TypeError as error:
         known = ", ".join(inspect.signature(make).parameters)
         raise ConfigError(f"data 'tunnel:{what}': {error}; its options are {known}") from error
-    return make(**options)
+    return make
 
 
 # -- tokens ---------------------------------------------------------------------------------------
@@ -184,12 +217,36 @@ def encode_prompts(
     return prompts
 
 
-def recipe_encoder(recipe: Recipe, tokenizer: Any) -> Encoder:
-    """The encoder a recipe asks for."""
+def context_of(config: Any) -> int | None:
+    """The most tokens a model takes, by its configuration."""
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if length is None else int(length)
+
+
+def recipe_encoder(
+    recipe: Recipe, tokenizer: Any, *, context: int | None = None, new_tokens: int = 0
+) -> Encoder:
+    """The encoder a recipe asks for.
+
+    Args:
+        context: the model's own window, which ``max_length`` cannot exceed.
+        new_tokens: what a rollout may add to a prompt; together they stay within the window.
+
+    Raises:
+        ConfigError: the new tokens leave no room for a prompt.
+    """
+    window = min(recipe.max_length, context or recipe.max_length)
+    longest = window - new_tokens
+    if longest < 1:
+        raise ConfigError(
+            f"rollout.max_new_tokens ({new_tokens}) leaves no room for a prompt in the {window} "
+            "tokens of max_length and the model's window"
+        )
+    limits = [n for n in (recipe.max_prompt_length, longest if new_tokens else None) if n]
     return Encoder(
         tokenizer,
-        max_length=recipe.max_length,
-        max_prompt_length=recipe.max_prompt_length,
+        max_length=window,
+        max_prompt_length=min(limits) if limits else None,
         template=recipe.template,
         truncation=recipe.truncation,
     )

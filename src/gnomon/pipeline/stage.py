@@ -19,6 +19,7 @@ from gnomon.algorithms.base import (
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.algorithms.reward_model import RewardModel
+from gnomon.atomic import write_text
 from gnomon.data.encode import Encoder, How
 from gnomon.data.records import Group, TokenGroup
 from gnomon.data.sampler import split
@@ -41,6 +42,7 @@ from gnomon.pipeline.roles import RoleBuilder
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.sources import (
     DataReport,
+    context_of,
     encode,
     encode_prompts,
     read_specs,
@@ -94,19 +96,26 @@ class StageRun:
                 info |= self._collect(loaded)
             else:
                 info |= self._train(loaded, resume)
+            self.run.update_manifest(
+                data={f"{self.stage.name}: {k}": v for k, v in self.report.files.items()},
+                models={self.stage.name: {"from": loaded.source, "sha256": loaded.fingerprint}},
+            )
             info["status"] = "done"
         except BaseException as error:
-            info |= {"status": "failed", "error": str(error)}
+            info |= {"status": "failed", "error": str(error) or type(error).__name__}
             raise
         finally:
             info["seconds"] = before + time.time() - began
             info["skipped"] = self.report.skipped_info()
+            self._write_skipped()
             self.folder.write_info(info)
-        self.run.update_manifest(
-            data={f"{self.stage.name}: {k}": v for k, v in self.report.files.items()},
-            models={self.stage.name: {"from": loaded.source, "sha256": loaded.fingerprint}},
-        )
         return info
+
+    def _write_skipped(self) -> None:
+        """Every row left out, with its place, the reason and the cure, one a line."""
+        if self.report.skipped:
+            lines = [str(skipped).replace("\n", " ") for skipped in self.report.skipped]
+            write_text(self.folder.path / "skipped.txt", "\n".join(lines) + "\n")
 
     def start_model(self) -> str:
         """Where the stage's weights come from: a stage's folder, or a model's name."""
@@ -118,7 +127,7 @@ class StageRun:
         algorithm_class = find_algorithm(self.stage.algorithm)
         settings = stage_settings(self.stage)
         builder = RoleBuilder(self.stage, loaded, self.seed)
-        encoder = recipe_encoder(self.recipe, loaded.tokenizer)
+        encoder = self._encoder(loaded, algorithm_class.data == "prompts")
         value_from = self._value_source(settings)
         roles = builder.build(algorithm_class, settings, value_from)
         ingredients = self._ingredients(algorithm_class, roles, builder, encoder)
@@ -154,6 +163,14 @@ class StageRun:
         folder = Path(self.recipe.output) / ".cache" / "reference"
         return ReferenceCache(folder, loaded.fingerprint, encoder.fingerprint, self.recipe.dtype)
 
+    def _encoder(self, loaded: LoadedModel, samples: bool) -> Encoder:
+        return recipe_encoder(
+            self.recipe,
+            loaded.tokenizer,
+            context=context_of(loaded.model.config),
+            new_tokens=self.stage.rollout.max_new_tokens if samples else 0,
+        )
+
     def _resume_step(self) -> int | None:
         """The optimiser step of the newest checkpoint, where sinks go on."""
         store = CheckpointStore(self.folder.path / "checkpoints")
@@ -188,7 +205,12 @@ class StageRun:
                 engine=self._engine(roles["policy"], encoder),
                 reward=self._reward(builder),
                 observers=[
-                    one_reward(spec, base=self.base, load=lambda m: self._load_reward(builder, m))
+                    one_reward(
+                        spec,
+                        base=self.base,
+                        load=lambda name: self._load_reward(builder, name),
+                        tokenizer=builder.trunk.tokenizer,
+                    )
                     for spec in stage.observe
                 ],
                 sampling=sampling(stage.rollout),
@@ -217,7 +239,10 @@ class StageRun:
             raise ConfigError(f"stage {self.stage.name!r} has no data: give data: [path: ...]")
         held_out = self._read(self.stage.eval_data, kind)
         if self.stage.holdout and not held_out:
-            groups, held_out = split(groups, self.stage.holdout, self.seed)
+            try:
+                groups, held_out = split(groups, self.stage.holdout, self.seed)
+            except ValueError as error:
+                raise ConfigError(f"stage {self.stage.name!r}: {error}; lower holdout") from error
         return groups, held_out[: self.stage.train.eval_size]
 
     def _read(self, specs: Sequence[DataSpec], kind: str) -> list[Group]:
@@ -295,7 +320,10 @@ class StageRun:
                 "reward: [{model: STAGE}], [{function: file.py:name}] or [{builtin: gold}]"
             )
         return build_reward(
-            self.stage.reward, base=self.base, load=lambda name: self._load_reward(builder, name)
+            self.stage.reward,
+            base=self.base,
+            load=lambda name: self._load_reward(builder, name),
+            tokenizer=builder.trunk.tokenizer,
         )
 
     def _engine(self, policy: Role, encoder: Encoder) -> TorchEngine:
@@ -315,7 +343,7 @@ class StageRun:
     def _collect(self, loaded: LoadedModel) -> dict[str, Any]:
         settings = cast(CollectSettings, stage_settings(self.stage))
         builder = RoleBuilder(self.stage, loaded, self.seed)
-        encoder = recipe_encoder(self.recipe, loaded.tokenizer)
+        encoder = self._encoder(loaded, samples=True)
         policy = Role("policy", builder.trunk)
         groups, _ = self._groups("prompts")
         prompts = encode_prompts(encoder, groups, self.report)
@@ -331,9 +359,11 @@ class StageRun:
             sampling(self.stage.rollout).params,
             self.stage.rollout.samples,
             self.seed,
+            self.stage.max_reward_errors,
         )
         with self._progress(len(prompts)) as progress:
-            summary = collect(collector, prompts, self.folder.path, progress)
+            summary, skipped = collect(collector, prompts, self.folder.path, progress)
+        self.report.skipped += skipped
         return {"iterations": len(prompts), "summary": summary}
 
     def _progress(self, total: int) -> Progress:
