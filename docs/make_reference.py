@@ -1,0 +1,241 @@
+"""Write the tables of docs/recipes.md from the schema and the algorithms' settings.
+
+    python docs/make_reference.py           write them
+    python docs/make_reference.py --check   say whether they are stale (exit code 1)
+
+A table stands between ``<!-- reference: NAME -->`` and ``<!-- end reference -->``. The meaning of
+a key is its ``description`` in the code; MEANINGS holds those that the code does not describe. A
+key with neither is an error, so that no key goes undocumented.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from gnomon.algorithms.registry import ALGORITHMS
+from gnomon.pipeline.collect import COLLECT, CollectSettings, LabellerSpec
+from gnomon.recipe import schema
+
+PAGE = Path(__file__).parent / "recipes.md"
+BLOCK = re.compile(r"(<!-- reference: (\w+) -->\n).*?(<!-- end reference -->)", re.DOTALL)
+TITLES: dict[type[BaseModel], str] = {
+    schema.Recipe: "The recipe",
+    schema.StageSpec: "A stage",
+    schema.DataSpec: "A data source",
+    schema.TrainSpec: "`train`",
+    schema.RolloutSpec: "`rollout`",
+    schema.RewardSpec: "A reward",
+    schema.LoraSpec: "`lora`",
+    schema.CompareSpec: "`compare`",
+}
+NAMES: dict[type[BaseModel], str] = {
+    schema.StageSpec: "[stage](#a-stage)",
+    schema.DataSpec: "[data source](#a-data-source)",
+    schema.TrainSpec: "[train](#train)",
+    schema.RolloutSpec: "[rollout](#rollout)",
+    schema.RewardSpec: "[reward](#a-reward)",
+    schema.LoraSpec: "[lora](#lora)",
+    schema.CompareSpec: "[compare](#compare)",
+    LabellerSpec: "[labeller](#a-labeller)",
+}
+BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+MEANINGS = {
+    "Recipe.name": "the run's name; it lands in `output`/`name`",
+    "Recipe.seed": "fixes initial weights, order, sampling and noise",
+    "Recipe.device": "`auto` takes CUDA where there is one, else the CPU",
+    "Recipe.dtype": "of the weights; use float32 on a CPU without bfloat16 units",
+    "Recipe.sinks": "where metrics are copied to, beside the run folder",
+    "Recipe.stages": "run in this order",
+    "Recipe.compare": "sample every policy on the same prompts at the end",
+    "StageSpec.name": "later stages refer to it; overrides begin with it",
+    "StageSpec.algorithm": "see [the algorithms](#the-algorithms), or `collect`",
+    "StageSpec.data": "what to train on (or, for `collect`, to sample on)",
+    "StageSpec.eval_data": "held-out rows; give these or `holdout`",
+    "StageSpec.lora": "null trains all weights; `{}` trains adapters with the defaults",
+    "StageSpec.train": "how long, how fast, how often",
+    "StageSpec.rollout": "how responses are sampled (on-line methods and `collect`)",
+    "StageSpec.reward": "what is maximised (on-line methods), or judges (`collect`)",
+    "DataSpec.path": "file, folder, hub id, `stage:NAME` or `tunnel:WHAT`",
+    "DataSpec.kind": "read the rows as this; `auto` is what the algorithm needs",
+    "DataSpec.format": "a format's name from [data.md](data.md); `auto` detects it",
+    "DataSpec.split": "of a `datasets` folder or a hub id; not for single files",
+    "LoraSpec.rank": "rank of the update",
+    "LoraSpec.alpha": "the update is scaled by alpha / rank",
+    "LoraSpec.dropout": "on the adapter's input",
+    "LoraSpec.targets": "which linear modules, by name; `all-linear` leaves out the output head",
+    "TrainSpec.epochs": "passes over the data; 1 when neither this nor `steps` is given",
+    "TrainSpec.lr": "peak rate; `auto` follows [this rule](#lr-auto)",
+    "TrainSpec.schedule": "after the warm-up; cosine and linear fall towards 0",
+    "TrainSpec.weight_decay": "AdamW's, on weight matrices only",
+    "TrainSpec.max_grad_norm": "the joint norm that gradients are cut down to",
+    "TrainSpec.tokens_per_microbatch": "memory against speed; never changes the gradient",
+    "TrainSpec.gradient_checkpointing": "recompute layers in the backward pass: slow, saves memory",
+    "TrainSpec.checkpoint_every": "iterations between two checkpoints; the last is always saved",
+    "TrainSpec.keep_checkpoints": "how many of the newest stay on disk",
+    "RolloutSpec.max_new_tokens": "a longer response is cut off and counts as unfinished",
+    "RolloutSpec.temperature": "logits are divided by it",
+    "RolloutSpec.top_p": "sample from the smallest set with this probability; 1 is off",
+    "RolloutSpec.top_k": "sample from the k most likely tokens; 0 is off",
+    "RolloutSpec.min_p": "drop tokens below this share of the likeliest one's probability",
+    "RolloutSpec.stop": "strings that end a response",
+    "RewardSpec.model": "a reward-model stage, or a reward model's folder",
+    "RewardSpec.function": "your Python: `module:name` or `file.py:name`",
+    "RewardSpec.builtin": "a reward that comes with gnomon",
+    "RewardSpec.name": "its name in metrics; by default made from the above",
+    "RewardSpec.weight": "its factor where several rewards are summed",
+    "RewardSpec.ensemble": "how the members of an ensemble become one number",
+    "RewardSpec.options": "keyword arguments of the function or builtin",
+    "CompareSpec.prompts": "what every policy answers; take held-out ones",
+    "CompareSpec.rollout": "one sample per prompt; `samples` is not used here",
+    "LabellerSpec.name": "labellers of different names draw different noise",
+    "LabellerSpec.noise": "temperature of the choice, in units of gold reward; 0 is exact",
+    "LabellerSpec.careless": "chance that a whole group is ranked at random",
+    "LabellerSpec.inattention": "chance that right and wrong are not looked at",
+    "LabellerSpec.length_bias": "utility per ten words",
+    "LabellerSpec.politeness_bias": "utility per polite or flattering sentence",
+    "LabellerSpec.sycophancy": "utility for agreeing with what the user said they believe",
+    "LabellerSpec.tie_margin": "responses closer than this in noisy utility tie",
+    "RewardModelSettings.loss": "pairs, or the whole ranking at once",
+    "RewardModelSettings.label_smoothing": "share of labels taken to be wrong (bradley_terry)",
+    "PPOSettings.kl_in": "where the KL penalty enters; see [ppo.md](ppo.md)",
+    "PPOSettings.clip_eps": "ratios outside 1 ± this get no more gradient",
+    "PPOSettings.value_clip_eps": "the same for values, in units of reward",
+    "PPOSettings.value_coef": "weight of the critic's loss",
+    "PPOSettings.entropy_coef": "weight of the entropy bonus",
+    "PPOSettings.gamma": "discount per token",
+    "PPOSettings.lam": "GAE's λ",
+    "PPOSettings.whiten_advantages": "over the iteration's tokens: mean 0, variance 1",
+    "DPOSettings.loss": "the function of the margin",
+    "CPOSettings.beta": "scale of the log-prob difference",
+    "CPOSettings.label_smoothing": "share of labels taken to be flipped",
+}
+"""Keyed by the class that has the field, or one it inherits from."""
+
+
+def recipe_reference() -> str:
+    """The tables of a recipe's keys."""
+    return "\n".join(_section(model, f"### {title}") for model, title in TITLES.items())
+
+
+def settings_reference() -> str:
+    """The tables of the algorithms' settings."""
+    parts = [
+        _section(a.Settings, f"### `{name}`: {a.summary}", about=_facts(a))
+        for name, a in ALGORITHMS.items()
+    ]
+    about = "Needs prompts. It writes preference data for a later stage (`data: stage:NAME`)."
+    title = f"### `{COLLECT}`: sample responses and have a judge rank them"
+    parts.append(_section(CollectSettings, title, about=about))
+    about = "A simulated labeller of the built-in world; see [tunnel.md](tunnel.md)."
+    parts.append(_section(LabellerSpec, "### A labeller", about=about))
+    return "\n".join(parts)
+
+
+def render(page: str) -> str:
+    """The page with its tables written anew.
+
+    Raises:
+        KeyError: a marker names no table, or a key has no meaning.
+    """
+    tables = {"recipe": recipe_reference, "settings": settings_reference}
+    return BLOCK.sub(lambda m: f"{m[1]}\n{tables[m[2]]()}\n{m[3]}", page)
+
+
+def _facts(algorithm: Any) -> str:
+    kinds = {"comparisons": "preferences or rankings", "unpaired": "answers labelled good or bad"}
+    out = {"reward_model": "a reward model", "policy": "a policy"}[algorithm.produces]
+    return f"Needs {kinds.get(algorithm.data, algorithm.data)}. Gives {out}."
+
+
+def _section(model: type[BaseModel], title: str, about: str | None = None) -> str:
+    if about is None:
+        about = re.sub(r"``(.*?)``", r"`\1`", "\n".join(map(str.strip, _doc(model))))
+    rows = "\n".join(_rows(model))
+    return f"{title}\n\n{about}\n\n| key | type | default | meaning |\n|---|---|---|---|\n{rows}\n"
+
+
+def _doc(model: type[BaseModel]) -> list[str]:
+    return (model.__doc__ or "").strip().splitlines()
+
+
+def _rows(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        cells = (f"`{field.alias or name}`", _type(field), _default(field), _meaning(model, name))
+        yield "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+
+
+def _meaning(model: type[BaseModel], name: str) -> str:
+    said = model.model_fields[name].description
+    if said:
+        return said
+    for owner in model.__mro__:
+        if (found := MEANINGS.get(f"{owner.__name__}.{name}")) is not None:
+            return found
+    raise KeyError(
+        f"{model.__name__}.{name} has no meaning: give its Field a description, or add it to "
+        "MEANINGS in docs/make_reference.py"
+    )
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    if isinstance(value, float) and value and abs(value) < 1e-3:
+        return f"`{value:g}`"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _type(field: FieldInfo) -> str:
+    bounds = [
+        f"{sign} {getattr(m, bound):g}"
+        for m in field.metadata
+        for bound, sign in BOUNDS.items()
+        if hasattr(m, bound)
+    ]
+    return ", ".join([_name(field.annotation), *bounds])
+
+
+def _name(annotation: Any) -> str:
+    """An annotation in words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(f"`{a}`" for a in arguments)
+    if origin in (Union, UnionType):
+        parts = [_name(a) for a in arguments if a is not NoneType]
+        return " | ".join(parts + (["null"] if NoneType in arguments else []))
+    if origin is list:
+        return f"list of {_name(arguments[0])}"
+    if origin is dict:
+        return "mapping" if arguments[1] is Any else f"mapping to {_name(arguments[1])}"
+    plain = {str: "text", int: "integer", float: "number", bool: "true | false"}
+    return NAMES.get(annotation) or plain.get(annotation) or str(annotation)
+
+
+def main() -> int:
+    page = PAGE.read_text(encoding="utf-8")
+    fresh = render(page)
+    if "--check" in sys.argv[1:]:
+        stale = fresh != page
+        print(
+            "docs/recipes.md is " + ("stale: python docs/make_reference.py" if stale else "fresh")
+        )
+        return int(stale)
+    PAGE.write_text(fresh, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
