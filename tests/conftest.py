@@ -23,3 +23,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the real data in ../shared/data, which is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with the tunnel's tokenizer, as a folder that a recipe can name."""
+    from tiny_world import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("tiny"))
