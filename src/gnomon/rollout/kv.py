@@ -89,6 +89,7 @@ class Step:
         cache: where keys and values live.
         lengths: [B] tokens already cached in each decoding row, which is also the position of
             the token it feeds now.
+        longest, shortest: the extremes of ``lengths``, known without asking the device.
         segments: the prompts after the B decoding tokens.
         calls: attention calls served, by layer index (read by the engine's self-check).
         windows: the sliding window each layer asked for.
