@@ -80,7 +80,8 @@ class DPO(ReferencedPairMethod):
     def prepare(
         cls, groups: Sequence[TokenGroup], settings: Any, training: bool = True
     ) -> tuple[list[TokenGroup], list[Skipped]]:
-        return usable_pairs(groups, whole=training and settings.loss == "plackett_luce")
+        whole = training and settings.loss == "plackett_luce"
+        return usable_pairs(groups, whole=whole, needed=training)
 
     def objective(self, seen: Seen, totals: Totals) -> Tensor:
         if self.settings.loss != "plackett_luce":

@@ -104,7 +104,7 @@ class PairMethod(Offline):
     def prepare(
         cls, groups: Sequence[TokenGroup], settings: Any, training: bool = True
     ) -> tuple[list[TokenGroup], list[Skipped]]:
-        return usable_pairs(groups, whole=False)
+        return usable_pairs(groups, whole=False, needed=training)
 
     def loss(self, batch: Batch, totals: Totals) -> LossOutput:
         tokens = self.roles["policy"].logprobs(batch).logprobs
@@ -240,7 +240,7 @@ def report_metrics(report: RewardModelReport) -> dict[str, float]:
 
 
 def usable_pairs(
-    groups: Sequence[TokenGroup], whole: bool
+    groups: Sequence[TokenGroup], whole: bool, needed: bool = True
 ) -> tuple[list[TokenGroup], list[Skipped]]:
     """Groups with the comparisons a pair method can learn from, and what was left out.
 
@@ -249,9 +249,10 @@ def usable_pairs(
 
     Args:
         whole: a group stands or falls as a whole and keeps its ties (rankings as rankings).
+        needed: something must be left.
 
     Raises:
-        DataError: nothing is left.
+        DataError: nothing is left, and it is needed.
     """
     said = {key for g in groups for key in _judged(g)}
     kept: list[TokenGroup] = []
@@ -273,7 +274,7 @@ def usable_pairs(
             skipped.append(Skipped(group.source, reason, "a pair needs a better and a worse side"))
         if clear and not (whole and len(clear) < len(strict)):
             kept.append(group if whole else replace(group, comparisons=tuple(clear)))
-    if groups and not kept:
+    if needed and groups and not kept:
         raise DataError(
             f"none of {len(groups)} groups has a pair to learn from. The first: {skipped[0]}"
         )

@@ -70,8 +70,10 @@ class Reference:
         self.settings = settings
         self.per_token = per_token
         self.cached = settings.reference == "cached"
-        if not self.cached:
-            self._check()
+        if not self.cached and "reference" not in ingredients.roles:
+            raise ConfigError(f"reference: {settings.reference} needs a role 'reference'")
+        lora = ingredients.roles["policy"].adapter is not None
+        check_reference(settings, lora, ingredients.iterations)
 
     def annotate(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
         """The groups with what the reference says of them, where it is computed beforehand."""
@@ -141,24 +143,31 @@ class Reference:
         """What training moves, under names that policy and reference share."""
         return trained_weights(self.ingredients.roles[role])
 
-    def _check(self) -> None:
-        s, roles = self.settings, self.ingredients.roles
-        if "reference" not in roles:
-            raise ConfigError(f"reference: {s.reference} needs a role 'reference'")
-        lora = roles["policy"].adapter is not None
-        if s.reference == "adapter_off" and not lora:
-            raise ConfigError("reference: adapter_off needs LoRA (lora: {}); or take cached")
-        if s.reference == "synced":
-            if lora and s.sync_alpha < 1:
-                raise ConfigError(
-                    "a reference synced with LoRA must copy the adapter (sync_alpha: 1): the mean "
-                    "of two adapters is not the adapter of the mean"
-                )
-            if s.sync_every > self.ingredients.iterations:
-                raise ConfigError(
-                    f"sync_every is {s.sync_every}, but the stage has only "
-                    f"{self.ingredients.iterations} steps: the reference would never move"
-                )
+
+def check_reference(settings: ReferenceSettings, lora: bool, iterations: int | None) -> None:
+    """Whether the reference can be had as asked.
+
+    Args:
+        lora: whether the policy is an adapter on a frozen model.
+        iterations: of the stage, where they are known.
+
+    Raises:
+        ConfigError: it cannot, or it would never move.
+    """
+    if settings.reference == "adapter_off" and not lora:
+        raise ConfigError("reference: adapter_off needs LoRA (lora: {}); or take cached")
+    if settings.reference != "synced":
+        return
+    if lora and settings.sync_alpha < 1:
+        raise ConfigError(
+            "a reference synced with LoRA must copy the adapter (sync_alpha: 1): the mean of two "
+            "adapters is not the adapter of the mean"
+        )
+    if iterations is not None and settings.sync_every > iterations:
+        raise ConfigError(
+            f"sync_every is {settings.sync_every}, but the stage has only {iterations} steps: the "
+            "reference would never move"
+        )
 
 
 def trained_weights(role: Role) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from gnomon.algorithms.base import Settings
+from gnomon.algorithms.reference import ReferenceSettings, check_reference
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.encode import Encoder, How
 from gnomon.errors import ConfigError, DataError, GnomonError
@@ -83,6 +84,8 @@ def _plan_stage(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) ->
         visits = (stage.train.epochs or 1) * rows * (1 - stage.holdout)
         iterations = max(1, math.ceil(visits / stage.train.batch_size))
     lr = None
+    if isinstance(settings, ReferenceSettings):
+        check_reference(settings, stage.lora is not None, iterations)
     if algorithm is not None:
         parameters = parameter_count(read_config(fetch(recipe.model)))
         auto = default_lr(algorithm.name, parameters, stage.lora is not None)
