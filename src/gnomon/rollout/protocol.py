@@ -80,5 +80,5 @@ class Engine(Protocol):
         ...
 
     def sync_weights(self) -> None:
-        """Make the engine sample from the policy's current weights (a no-op when they are shared)."""
+        """Sample from the policy's current weights from now on (nothing to do if shared)."""
         ...
