@@ -191,12 +191,14 @@ def test_metrics_of_each_side():
     algorithm = make("dpo", ingredients(groups, BASE), beta=0.2)
     move(algorithm, POLICY)
     found = measured(algorithm)
-    now = [[x.sum() for x in padded_logprobs(POLICY, g)] for g in groups]
-    then = [[x.sum() for x in padded_logprobs(BASE, g)] for g in groups]
+    now, then = (
+        [[x.sum().item() for x in padded_logprobs(network, g)] for g in groups]
+        for network in (POLICY, BASE)
+    )
     change = torch.tensor(
         [[a - b for a, b in zip(*g, strict=True)] for g in zip(now, then, strict=True)]
     )
-    assert found["logprobs/chosen"] == pytest.approx(float(sum(x[0] for x in now)) / 6, rel=1e-4)
+    assert found["logprobs/chosen"] == pytest.approx(sum(x[0] for x in now) / 6, rel=1e-4)
     assert found["logprobs/rejected_change"] == pytest.approx(float(change[:, 1].mean()), rel=1e-3)
     assert found["rewards/chosen"] == pytest.approx(0.2 * float(change[:, 0].mean()), rel=1e-3)
     assert found["margin"] == pytest.approx(

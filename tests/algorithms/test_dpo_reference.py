@@ -110,6 +110,7 @@ def test_settings_that_cannot_work_are_refused(role, lora, settings, said):
         make("dpo", ingredients(pairs(), BASE, lora=lora, reference=role), **settings)
 
 
+@pytest.mark.filterwarnings("ignore:.*cannot share prompts")
 def test_a_broken_reference_is_refused():
     broken = shaken(BASE)
     with torch.no_grad():
