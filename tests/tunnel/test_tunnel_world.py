@@ -6,7 +6,14 @@ from random import Random
 import pytest
 
 from gnomon.errors import ConfigError
-from gnomon.tunnel import FAMILIES, demonstrations, documents, generate_prompts, task_accuracy
+from gnomon.tunnel import (
+    FAMILIES,
+    MIXED,
+    demonstrations,
+    documents,
+    generate_prompts,
+    task_accuracy,
+)
 from gnomon.tunnel.tasks import draw_problem, draw_wording, wrong_answer
 from gnomon.tunnel.world import problem_of, prompt_for, seeded
 
@@ -93,8 +100,9 @@ def test_answers_agree_with_python() -> None:
 def test_demonstrations_are_as_good_as_asked() -> None:
     groups = demonstrations(2500, seed=5, belief_rate=0.0)
     accuracy = task_accuracy([(g.prompt, g.responses[0].text) for g in groups])
-    assert accuracy["arithmetic"] < 0.4  # 0.35 right, less refusals
-    assert 0.4 < accuracy["all"] < 0.55
+    refused = MIXED.refuse
+    for family, correct in MIXED.correct.items():  # 500 of each: 3 standard errors are 0.067
+        assert accuracy[family] == pytest.approx(correct * (1 - refused), abs=0.067)
     assert all(problem_of(g.prompt).split == "train" for g in groups)
     assert demonstrations(3, seed=5, belief_rate=0.0) == groups[:3]
 

@@ -30,11 +30,11 @@ class Quality:
 
     correct: Mapping[str, float] = field(
         default_factory=lambda: {
-            "arithmetic": 0.35,
-            "strings": 0.5,
-            "lists": 0.5,
-            "facts": 0.6,
-            "manners": 0.6,
+            "arithmetic": 0.5,
+            "strings": 0.75,
+            "lists": 0.75,
+            "facts": 0.8,
+            "manners": 0.8,
         }
     )
     opener: float = 0.4

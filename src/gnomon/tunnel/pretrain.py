@@ -35,6 +35,7 @@ class PretrainConfig:
         lr: peak learning rate, reached after ``warmup`` steps, then a cosine down to
             ``final_lr`` times it.
         weight_decay: of matrices only, never of norms.
+        mix: which corpus.MIXES the documents come from.
         hidden_size, layers, heads, kv_heads, ffn: the model's shape.
     """
 
@@ -44,6 +45,7 @@ class PretrainConfig:
     final_lr: float = 0.02
     warmup: int = 100
     weight_decay: float = 0.05
+    mix: str = "broad"
     hidden_size: int = 192
     layers: int = 4
     heads: int = 6
@@ -76,13 +78,15 @@ def make_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Ll
     return model
 
 
-def packed_rows(tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int) -> Iterator[Tensor]:
+def packed_rows(
+    tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int, mix: str
+) -> Iterator[Tensor]:
     """Endless [batch_size, ROW] batches of documents laid end to end."""
     stream: list[int] = []
     index = 0
     while True:
         while len(stream) < batch_size * ROW:
-            ids = tokenizer.encode(document(seed, index), add_special_tokens=False)
+            ids = tokenizer.encode(document(seed, index, mix), add_special_tokens=False)
             stream += [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
             index += 1
         yield torch.tensor(stream[: batch_size * ROW]).view(batch_size, ROW)
@@ -105,16 +109,26 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
 
 
 def pretrain(
-    config: PretrainConfig, seed: int, out: Path, log_every: int = 100, save_every: int = 500
+    config: PretrainConfig,
+    seed: int,
+    out: Path,
+    init: Path | None = None,
+    log_every: int = 100,
+    save_every: int = 500,
 ) -> LlamaForCausalLM:
-    """Train from ``seed`` and return the model.
+    """Train from ``seed``, or on from the model folder ``init``, and return the model.
 
     The mean loss is printed every ``log_every`` steps and the model so far written to ``out`` every
     ``save_every`` steps and at the end.
     """
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    model = make_model(config, tokenizer)
+    if init is None:
+        model = make_model(config, tokenizer)
+    else:
+        model = LlamaForCausalLM.from_pretrained(
+            init, use_safetensors=True, dtype="float32"
+        ).train()
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [
@@ -124,7 +138,7 @@ def pretrain(
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     started, recent = time.monotonic(), []
-    rows = packed_rows(tokenizer, seed, config.batch_size)
+    rows = packed_rows(tokenizer, seed, config.batch_size, config.mix)
     for step in range(config.steps):
         batch = next(rows)
         for group in optimizer.param_groups:
@@ -149,13 +163,14 @@ def main() -> None:
     """The command line: every field of PretrainConfig is an option."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--init", type=Path, help="train on from this model, in its shape")
     parser.add_argument("--seed", type=int, default=0)
     for name, default in asdict(PretrainConfig()).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     options = vars(parser.parse_args())
-    out, seed = options.pop("out"), options.pop("seed")
+    out, init, seed = (options.pop(name) for name in ("out", "init", "seed"))
     config = PretrainConfig(**options)
-    pretrain(config, seed, out)
+    pretrain(config, seed, out, init)
     (out / "pretrain.json").write_text(
         json.dumps({"seed": seed, **asdict(config)}, indent=2) + "\n"
     )
