@@ -1,0 +1,123 @@
+"""Plain values as JSON and back: the only things that cross from a program to its tests.
+
+Never pickle, and no object of the program's own making: an answer whose ``__eq__`` always says
+True does not get through, it is an :class:`UnsupportedError`.
+"""
+
+from __future__ import annotations
+
+import binascii
+import sys
+
+TYPE_CHECKING = False  # typing itself takes longer to import than a program takes to run
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_DEPTH = 100
+"""Nesting that values may have."""
+ARGUMENTS = -MAX_DEPTH
+"""The depth arguments are encoded from: they may wrap an answer, and so nest deeper than one."""
+
+_SAFE_INT = 2**53
+
+
+class UnsupportedError(TypeError):
+    """A value that is not made of plain builtin types."""
+
+
+def encode(value: Any, depth: int = 0) -> Any:
+    """``value`` as JSON: scalars and lists as they are, the rest as {tag: ...}.
+
+    Subclasses are sent as the builtin type they extend (a Counter as a dict).
+
+    Raises:
+        UnsupportedError: an object of another type, or nesting beyond MAX_DEPTH.
+    """
+    if depth > MAX_DEPTH:
+        raise UnsupportedError(f"a value nested more than {MAX_DEPTH} deep")
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        plain = int.__int__(value)
+        return plain if -_SAFE_INT <= plain <= _SAFE_INT else {"i": hex(plain)}
+    if isinstance(value, float):
+        return float.__float__(value)
+    return _encode_container(value, depth + 1)
+
+
+def _encode_container(value: Any, depth: int) -> Any:
+    if isinstance(value, list):
+        return [encode(item, depth) for item in list.__iter__(value)]
+    if isinstance(value, dict):
+        pairs = [[encode(k, depth), encode(v, depth)] for k, v in dict.items(value)]
+        return {"d": pairs}
+    for tag, kind in (("t", tuple), ("s", set), ("f", frozenset)):
+        if isinstance(value, kind):
+            items: Any = kind
+            return {tag: [encode(item, depth) for item in items.__iter__(value)]}
+    if isinstance(value, bytes | bytearray):
+        tag = "b" if isinstance(value, bytes) else "y"
+        return {tag: binascii.hexlify(value).decode()}
+    if isinstance(value, complex):
+        return {"c": [value.real, value.imag]}
+    if _is(value, "fractions", "Fraction"):
+        return {"q": [hex(value.numerator), hex(value.denominator)]}
+    if _is(value, "decimal", "Decimal"):
+        return {"n": str(value)}
+    if type(value) is range:
+        return {"r": [encode(part) for part in (value.start, value.stop, value.step)]}
+    raise UnsupportedError(f"a value of type {type(value).__name__} is not plain data")
+
+
+def _is(value: Any, module: str, name: str) -> bool:
+    """Whether ``value`` is of a library type, without importing that library for the question."""
+    return module in sys.modules and type(value) is getattr(sys.modules[module], name, None)
+
+
+def decode(data: Any, depth: int = 0) -> Any:
+    """The inverse of :func:`encode`; makes builtin types only, whatever ``data`` says.
+
+    Raises:
+        UnsupportedError: ``data`` was not made by :func:`encode`.
+    """
+    if depth > MAX_DEPTH:
+        raise UnsupportedError("a value nested too deep")
+    if data is None or isinstance(data, bool | int | float | str):
+        return data
+    if isinstance(data, list):
+        return [decode(item, depth + 1) for item in data]
+    if not isinstance(data, dict) or len(data) != 1:
+        raise UnsupportedError("not an encoded value")
+    ((tag, body),) = data.items()
+    try:
+        return _decode_tag(tag, body, depth + 1)
+    except (ValueError, TypeError, ArithmeticError, KeyError) as error:
+        raise UnsupportedError(f"not an encoded value: {error}") from error
+
+
+def _decode_tag(tag: str, body: Any, depth: int) -> Any:
+    if tag == "d":
+        return {decode(k, depth): decode(v, depth) for k, v in body}
+    if tag in ("t", "s", "f"):
+        kind = {"t": tuple, "s": set, "f": frozenset}[tag]
+        return kind(decode(item, depth) for item in body)
+    if tag == "i":
+        return int(body, 16)
+    if tag in ("b", "y"):
+        raw = binascii.unhexlify(body)
+        return raw if tag == "b" else bytearray(raw)
+    if tag == "c":
+        return complex(*body)
+    if tag == "q":
+        from fractions import Fraction
+
+        return Fraction(int(body[0], 16), int(body[1], 16))
+    if tag == "n":
+        from decimal import Decimal
+
+        return Decimal(body)
+    if tag == "r":
+        return range(*(decode(part) for part in body))
+    raise KeyError(tag)
