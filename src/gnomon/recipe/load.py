@@ -27,6 +27,17 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: unreadable file, unknown key (with a suggestion), bad value.
     """
+    raw = _read(path)
+    for override in overrides:
+        apply_override(raw, override)
+    return parse_recipe(raw, where=str(path))
+
+
+def _read(path: Path, depth: int = 0) -> dict[str, Any]:
+    """The raw recipe in a file; ``extends: other.yaml`` with ``changes: [key=value]`` is another
+    recipe with those overrides."""
+    if depth > 8:
+        raise ConfigError(f"{path}: recipes extend each other in a circle")
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")])
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
@@ -37,9 +48,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a recipe is a mapping with name, model and stages")
-    for override in overrides:
-        apply_override(raw, override)
-    return parse_recipe(raw, where=str(path))
+    if "extends" not in raw:
+        return raw
+    unknown = sorted(set(raw) - {"extends", "changes"})
+    if unknown:
+        raise ConfigError(f"{path}: beside extends there is only changes, not {', '.join(unknown)}")
+    extended = _read(path.parent / str(raw["extends"]), depth + 1)
+    for change in raw.get("changes") or []:
+        apply_override(extended, str(change))
+    return extended
 
 
 class _Loader(yaml.SafeLoader):
