@@ -1,0 +1,325 @@
+"""The loop: what is stopped, recorded and resumed, with algorithms that misbehave on cue."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from rich.console import Console
+
+import tiny_world as tw
+from gnomon.algorithms.base import (
+    Evaluation,
+    Experience,
+    Ingredients,
+    LossOutput,
+    Minibatch,
+    Totals,
+)
+from gnomon.algorithms.sft import SFT, SFTSettings
+from gnomon.data.batch import Batch
+from gnomon.errors import RewardsFailedError, RunError
+from gnomon.models.roles import Role
+from gnomon.train.loop import Loop, LoopOptions
+from gnomon.train.progress import Progress
+
+
+class Staged(SFT):
+    """SFT that breaks, evaluates and keeps state as a test wants it."""
+
+    nan_at: int | None = None
+    infinite_gradient_at: int | None = None
+    fail_rewards_at: int | None = None
+    eval_calls: list[tuple[int, bool]]
+    count = 0
+    modes: list[bool]
+
+    def experience(self, iteration: int) -> Experience:
+        self.now = iteration
+        self.modes = [role.training for role in self.roles.values()]
+        if iteration == self.fail_rewards_at:
+            raise RewardsFailedError("all failed", [{"response": "bad", "error": "why"}])
+        given = super().experience(iteration)
+        return Experience(given.minibatches, {"seen": float(iteration)}, [{"response": "x"}])
+
+    def loss(self, batch: Batch, totals: Totals) -> LossOutput:
+        assert all(role.training for role in self.roles.values())
+        out = super().loss(batch, totals)
+        if self.now == self.nan_at:
+            return LossOutput(out.loss * math.nan, out.metrics)
+        if self.now == self.infinite_gradient_at:  # a finite loss with an infinite gradient
+            weight = next(p for _, p in self.named_parameters())
+            return LossOutput(out.loss + (weight - weight.detach()).abs().sqrt().sum() * 0, {})
+        return out
+
+    def evaluate(self, iteration: int, final: bool) -> Evaluation:
+        assert not any(role.training for role in self.roles.values())
+        self.eval_calls.append((iteration, final))
+        return Evaluation({"eval/x": 1.0}, {"x": 1.0}, [{"response": "held out"}])
+
+    def end_iteration(self, metrics: Any) -> None:
+        self.count += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.count = state["count"]
+
+
+def make(folder: Path, *, iterations: int = 4, **options: Any) -> Loop:
+    ingredients = Ingredients(
+        roles={"policy": Role("policy", tw.trunk(), trainable=True)},
+        seed=0,
+        batch_size=2,
+        iterations=iterations,
+        tokens_per_microbatch=20,
+        groups=tw.demonstrations(),
+    )
+    algorithm = Staged(ingredients, SFTSettings())
+    algorithm.eval_calls = []
+    settings = {"lr": 1e-2, "checkpoint_every": 1, "sample_every": 1, "seed": 3} | options
+    return Loop(
+        algorithm,
+        LoopOptions(iterations=iterations, **settings),
+        folder,
+        Progress("test", iterations, enabled=False, console=Console(quiet=True)),
+    )
+
+
+def weights(loop: Loop) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in loop.parameters.items()}
+
+
+def same(one: Loop, other: Loop) -> bool:
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(weights(one).values(), weights(other).values(), strict=True)
+    )
+
+
+def rows(folder: Path, name: str = "metrics") -> list[dict[str, Any]]:
+    return pq.read_table(folder / f"{name}.parquet").to_pylist()
+
+
+def training_steps(folder: Path) -> list[int]:
+    return [r["step"] for r in rows(folder) if not r.get("final")]
+
+
+def test_a_run_leaves_one_row_for_each_iteration_and_one_of_the_end(tmp_path: Path) -> None:
+    loop = make(tmp_path, eval_every=2)
+    last = loop.run()
+    assert training_steps(tmp_path) == [1, 2, 3, 4]
+    assert [r["iteration"] for r in rows(tmp_path)] == [1, 2, 3, 4, 4]
+    assert rows(tmp_path)[-1]["eval/x"] == 1.0
+    assert last["seen"] == 3.0
+    assert last["loss"] == rows(tmp_path)[3]["loss"]
+    assert loop.algorithm.eval_calls == [(0, False), (2, False), (4, True)]
+    assert (tmp_path / "evals.json").is_file()
+    samples = rows(tmp_path, "samples")
+    assert [s["step"] for s in samples] == [1, 2, 3, 4, 4]
+    assert not any(role.training for role in loop.algorithm.roles.values())
+
+
+def test_the_loss_that_is_logged_is_the_steps_whatever_the_split(tmp_path: Path) -> None:
+    whole = make(tmp_path / "a")
+    whole.algorithm.ingredients.tokens_per_microbatch = 10_000
+    split = make(tmp_path / "b")
+    a, b = whole.run(), split.run()
+    assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+    assert a["nll"] == pytest.approx(b["nll"], rel=1e-4)
+    for p, q in zip(weights(whole).values(), weights(split).values(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+
+
+def test_experience_is_gathered_without_dropout_and_the_loss_with_it(tmp_path: Path) -> None:
+    loop = make(tmp_path)
+    loop.run()
+    assert loop.algorithm.modes == [False]  # and the loss asserts that it is on
+
+
+@pytest.mark.parametrize("kind", ["nan_at", "infinite_gradient_at"])
+def test_a_loss_that_is_not_finite_stops_with_a_name_and_a_usable_checkpoint(
+    tmp_path: Path, kind: str
+) -> None:
+    loop = make(tmp_path)
+    setattr(loop.algorithm, kind, 2)
+    with pytest.raises(RunError) as caught:
+        loop.run()
+    message = str(caught.value)
+    assert "iteration 3:" in message  # counted from 1, as in the metrics
+    assert "checkpoint of iteration 2 is intact" in message
+    groups = {g.id for g in SFT.experience(loop.algorithm, 2).minibatches[0].groups}
+    assert any(g in message for g in groups)
+    assert "--resume" in message
+    assert all(torch.isfinite(p).all() for p in loop.parameters.values())  # not stepped
+    assert training_steps(tmp_path) == [1, 2]
+    again = make(tmp_path)
+    again.run(resume=True)  # the cause is gone
+    straight = make(tmp_path / "straight")
+    straight.run()
+    assert same(again, straight)
+    assert training_steps(tmp_path) == [1, 2, 3, 4]
+
+
+def test_before_the_first_checkpoint_it_says_that_there_is_none(tmp_path: Path) -> None:
+    loop = make(tmp_path)
+    loop.algorithm.nan_at = 0
+    with pytest.raises(RunError, match=r"iteration 1: .*no checkpoint yet"):
+        loop.run()
+
+
+def test_failed_rewards_are_kept_for_people_and_dropped_by_the_resumed_run(tmp_path: Path) -> None:
+    loop = make(tmp_path)
+    loop.algorithm.fail_rewards_at = 2
+    with pytest.raises(RewardsFailedError):
+        loop.run()
+    kept = rows(tmp_path, "samples")
+    assert (kept[-1]["step"], kept[-1]["error"]) == (3, "why")
+    make(tmp_path).run(resume=True)
+    assert [s["error"] for s in rows(tmp_path, "samples")] == [None] * 5
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_run_that_is_cut_off_goes_on_bit_for_bit(tmp_path: Path, stop: int) -> None:
+    straight = make(tmp_path / "straight", checkpoint_every=2)
+    straight.run()
+    cut = make(tmp_path / "cut", checkpoint_every=2)
+
+    class Killed(BaseException):
+        pass
+
+    original = cut.algorithm.experience
+
+    def experience(iteration: int) -> Experience:
+        if iteration == stop:
+            raise Killed
+        return original(iteration)
+
+    cut.algorithm.experience = experience
+    with pytest.raises(Killed):
+        cut.run()
+    again = make(tmp_path / "cut", checkpoint_every=2)
+    last = again.run(resume=True)
+    assert same(again, straight)
+    assert again.algorithm.count == straight.algorithm.count == 4
+    assert training_steps(tmp_path / "cut") == [1, 2, 3, 4]
+    assert len(rows(tmp_path / "cut", "samples")) == len(rows(tmp_path / "straight", "samples"))
+    assert last["loss"] == rows(tmp_path / "straight")[3]["loss"]
+    a, b = rows(tmp_path / "cut"), rows(tmp_path / "straight")
+    assert [r["loss"] for r in a] == [r["loss"] for r in b]
+
+
+def test_resuming_a_finished_run_trains_nothing_and_gives_its_last_figures(tmp_path: Path) -> None:
+    first = make(tmp_path)
+    last = first.run()
+    again = make(tmp_path)
+    again.algorithm.nan_at = 3  # would raise if an iteration ran
+    figures = again.run(resume=True)
+    assert same(again, first)
+    assert again.algorithm.eval_calls == []
+    assert figures["loss"] == last["loss"]
+    assert training_steps(tmp_path) == [1, 2, 3, 4]
+
+
+def test_a_run_that_is_not_resumed_starts_from_the_beginning(tmp_path: Path) -> None:
+    make(tmp_path).run()
+    fresh = make(tmp_path)
+    fresh.run()
+    assert fresh.algorithm.count == 4
+
+
+def test_a_full_disk_at_a_checkpoint_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = make(tmp_path / "straight")
+    straight.run()
+    real, calls = os.fsync, []
+
+    def full(fd: int) -> None:
+        target = os.readlink(f"/proc/self/fd/{fd}")
+        if "step-000003" in target:
+            calls.append(target)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(fd)
+
+    loop = make(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match="disk is full") as caught:
+            loop.run()
+    assert calls
+    assert "--resume" in str(caught.value)
+    assert loop.checkpoints.latest() == 2
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))  # the half-written one is gone
+    again = make(tmp_path / "run")
+    again.run(resume=True)
+    assert same(again, straight)
+    assert training_steps(tmp_path / "run") == [1, 2, 3, 4]
+
+
+def test_random_numbers_hang_on_the_iteration_alone(tmp_path: Path) -> None:
+    """Dropout and the like draw the same numbers whatever was drawn before."""
+    drawn: dict[str, list[float]] = {}
+    for name, extra in (("a", 0), ("b", 5)):
+        loop = make(tmp_path / name)
+        real = loop.algorithm.experience
+
+        def experience(iteration: int, real: Any = real, name: str = name) -> Experience:
+            drawn.setdefault(name, []).append(float(torch.rand(())))
+            return real(iteration)
+
+        loop.algorithm.experience = experience
+        torch.rand(extra)
+        loop.run()
+    assert drawn["a"] == drawn["b"]
+    assert len(set(drawn["a"])) == 4
+
+
+def test_sinks_get_the_same_rows(tmp_path: Path) -> None:
+    class Sink:
+        def __init__(self) -> None:
+            self.logged: list[tuple[int, float]] = []
+            self.texts: list[int] = []
+
+        def log(self, step: int, metrics: Any) -> None:
+            self.logged.append((step, metrics["loss"]))
+
+        def text(self, step: int, samples: Any) -> None:
+            self.texts.append(step)
+
+        def close(self) -> None: ...
+
+    sink = Sink()
+    loop = make(tmp_path, sample_every=2)
+    loop.sinks = [sink]
+    loop.run()
+    assert sink.logged == [(r["step"], r["loss"]) for r in rows(tmp_path) if not r.get("final")]
+    assert sink.texts == [2, 4, 4]
+
+
+def test_an_iteration_without_minibatches_is_recorded(tmp_path: Path) -> None:
+    loop = make(tmp_path, iterations=1)
+    loop.algorithm.experience = lambda iteration: Experience([], {"reward": 0.5})
+    before = weights(loop)
+    assert loop.run()["reward"] == 0.5
+    assert all(torch.equal(p, before[n]) for n, p in loop.parameters.items())
+
+
+def test_several_minibatches_are_several_steps(tmp_path: Path) -> None:
+    loop = make(tmp_path, iterations=2)
+    groups = tw.demonstrations()
+    loop.algorithm.experience = lambda i: (
+        setattr(loop.algorithm, "now", i)
+        or Experience([Minibatch(groups[:2]), Minibatch(groups[2:4]), Minibatch(groups[4:])])
+    )
+    loop.run()
+    assert loop.step == 6
+    assert training_steps(tmp_path) == [3, 6]
