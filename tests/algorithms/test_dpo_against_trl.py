@@ -26,6 +26,8 @@ datasets = pytest.importorskip("datasets")
 
 BASE = model()
 POLICY = shaken(BASE)
+FLATTER = shaken(BASE)  # random answers are likelier to it, so KTO's baseline is positive
+FLATTER.get_output_embeddings().weight.data.mul_(0.8)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def dpo_trainer(tmp_path_factory, tokenizer):
 def kto_trainer(tmp_path_factory, tokenizer):
     rows = [{"prompt": "w5 ", "completion": "w6", "label": bool(i % 2)} for i in range(4)]
     return trl.KTOTrainer(
-        model=copy.deepcopy(POLICY),
+        model=copy.deepcopy(FLATTER),
         ref_model=copy.deepcopy(BASE),
         args=options(trl.KTOConfig, tmp_path_factory.mktemp("kto")),
         train_dataset=datasets.Dataset.from_list(rows),
@@ -150,7 +152,7 @@ def test_kto_loss_and_gradient(kto_trainer, monkeypatch):
     groups = labelled()
     parts = ingredients(groups, BASE)
     algorithm = make("kto", parts, **settings)
-    move(algorithm, POLICY)
+    move(algorithm, FLATTER)
     examples = [
         {
             "prompt_ids": list(g.prompt_ids),
@@ -162,5 +164,6 @@ def test_kto_loss_and_gradient(kto_trainer, monkeypatch):
     ]
     loss, gradient = theirs(kto_trainer, examples)
     found = step(algorithm)
+    assert algorithm.experience(0).metrics["kl"] > 0.1
     assert found[0] == pytest.approx(loss, rel=1e-4)
     assert_same(found[1], gradient)
