@@ -116,7 +116,7 @@ def inspect_data(
     """Say what a data file holds: format, counts, lengths, duplicates, contradictions, leakage."""
     from gnomon.data.inspect import inspect
 
-    inspection = inspect(file, against=against, format=format, limit=limit)
+    inspection = inspect(file, other=against, format=format, limit=limit)
     out.print(inspection.render())
     if plot is not None:
         inspection.plot(plot)

@@ -14,7 +14,7 @@ from gnomon.report.format import METRICS, metric_label, number
 from gnomon.report.format import value as format_value
 from gnomon.report.read import Column, Comparison, Measured, StageView
 
-_AXES = {"step", "iteration", "seconds"}
+_AXES = {"step", "iteration", "seconds", "final"}
 
 
 def curve_panels(stage: StageView) -> list[str]:
@@ -23,6 +23,9 @@ def curve_panels(stage: StageView) -> list[str]:
         name
         for name, y in stage.metrics.items()
         if name not in _AXES and np.isfinite(y).any() and not _is_bound(name, stage.metrics)
+    }
+    logged -= {
+        name for name in logged if name.endswith("errors") and not np.nansum(stage.metrics[name])
     }
     bases = {name.removeprefix("eval/") for name in logged}
     known = [name for name in METRICS if name in bases]
