@@ -60,7 +60,8 @@ def run_recipe(
             finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             seconds={"last call": round(time.time() - began, 1)},
         )
-    write_report(run.path)
+    if worked or not (run.path / "report.html").is_file():
+        write_report(run.path)
     return run.path
 
 
