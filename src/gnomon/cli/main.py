@@ -96,7 +96,7 @@ def report(
     run_folder: Annotated[Path, typer.Argument(help="A run's folder, as in runs/quickstart.")],
 ) -> None:
     """Build a run's report and plots again from what the run left."""
-    finish(run_folder)
+    finish(run_folder, rebuild=True)
 
 
 @data_app.command("inspect")
@@ -148,7 +148,7 @@ def announce(message: str) -> None:
     out.print(f"[bold]{escape(message)}[/]")
 
 
-def finish(folder: Path) -> None:
+def finish(folder: Path, rebuild: bool = False) -> None:
     """Print the comparison, if there is one, and where everything lies."""
     import json
 
@@ -156,7 +156,9 @@ def finish(folder: Path) -> None:
     from gnomon.report.table import comparison_table, samples_panel
 
     file = folder / "comparison.json"
-    page = write_report(folder)
+    page = folder / "report.html"
+    if rebuild or not page.is_file():
+        page = write_report(folder)
     if file.is_file():
         comparison = json.loads(file.read_text(encoding="utf-8"))
         out.print(comparison_table(comparison))
