@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -85,9 +86,10 @@ def load_function(reference: str, base: Path) -> Callable[..., Any]:
     found = getattr(module, name, None)
     if not callable(found):
         known = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
         raise ConfigError(
-            f"reward function {reference!r}: {where} has no function {name!r}; it has "
-            f"{', '.join(known) or 'none'}"
+            f"reward function {reference!r}: {where} has no function {name!r}; {hint}"
         )
     return found  # type: ignore[no-any-return]
 
