@@ -84,11 +84,11 @@ def quickstart(
     from gnomon.pipeline.run import run_recipe
     from gnomon.recipe.presets import load_preset
 
-    finish(
-        run_recipe(
-            load_preset(preset, overrides or []), base=Path.cwd(), resume=resume, announce=announce
-        )
-    )
+    changes = overrides or []
+    if "=" in preset:  # no preset was named, only changes to the usual one
+        preset, changes = "quickstart", [preset, *changes]
+    recipe = load_preset(preset, changes)
+    finish(run_recipe(recipe, base=Path.cwd(), resume=resume, announce=announce))
 
 
 @app.command()
