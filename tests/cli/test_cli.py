@@ -336,6 +336,21 @@ def test_a_judge_that_fails_stops_collecting_and_keeps_what_was_judged(
     assert len(groups) + stage_json(tmp_path)["skipped"]["count"] == 6
 
 
+def test_a_stage_goes_on_with_the_data_it_was_begun_with(
+    gnomon: Run, write: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text("def score(samples):\n    return None\n")
+    prompts = [{"prompt": f"question {i}"} for i in range(8)]
+    rows(tmp_path, "prompts.jsonl", *prompts)
+    recipe = write(PPO)
+    assert gnomon("run", recipe).code == 1
+    (tmp_path / "mine.py").write_text("def score(samples):\n    return [1.0] * len(samples)\n")
+    rows(tmp_path, "prompts.jsonl", *prompts, {"prompt": "one more"})
+    refused(gnomon("run", recipe, "--resume"), "prompts.jsonl changed", "name=")
+    rows(tmp_path, "prompts.jsonl", *prompts)
+    assert gnomon("run", recipe, "--resume").code == 0
+
+
 # -- the disk -------------------------------------------------------------------------------------
 
 

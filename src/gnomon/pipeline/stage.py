@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from gnomon.algorithms.base import (
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.algorithms.reward_model import RewardModel
-from gnomon.atomic import write_text
+from gnomon.atomic import write_json, write_text
 from gnomon.data.encode import Encoder, How
 from gnomon.data.records import Group, TokenGroup
 from gnomon.data.sampler import split
@@ -93,7 +94,7 @@ class StageRun:
             torch.manual_seed(self.seed)
             loaded = load_causal_lm(self.start_model(), dtype=self.recipe.dtype, device=self.device)
             if self.stage.algorithm == COLLECT:
-                info |= self._collect(loaded)
+                info |= self._collect(loaded, resume)
             else:
                 info |= self._train(loaded, resume)
             self.run.update_manifest(
@@ -131,6 +132,7 @@ class StageRun:
         value_from = self._value_source(settings)
         roles = builder.build(algorithm_class, settings, value_from)
         ingredients = self._ingredients(algorithm_class, roles, builder, encoder)
+        self._same_data(resume)
         cache = ingredients.reference_store = self._reference_cache(settings, loaded, encoder)
         with self._progress(ingredients.iterations) as progress, ExitStack() as closing:
             if cache is not None:
@@ -162,6 +164,24 @@ class StageRun:
             return None
         folder = Path(self.recipe.output) / ".cache" / "reference"
         return ReferenceCache(folder, loaded.fingerprint, encoder.fingerprint, self.recipe.dtype)
+
+    def _same_data(self, resume: bool) -> None:
+        """Note the data's hashes; a stage that was begun goes on with the same data only.
+
+        Raises:
+            ConfigError: some of it is not what it was, so a resumed run would mix the two.
+        """
+        file = self.folder.path / "data.json"
+        if resume and file.is_file():
+            before = json.loads(file.read_text(encoding="utf-8"))
+            paths = sorted(before.keys() | self.report.files.keys())
+            changed = [p for p in paths if before.get(p) != self.report.files.get(p)]
+            if changed:
+                raise ConfigError(
+                    f"stage {self.stage.name!r}: {', '.join(changed)} changed since this run was "
+                    "begun. Put it back to resume, or begin anew under another name (name=...)."
+                )
+        write_json(file, self.report.files)
 
     def _encoder(self, loaded: LoadedModel, samples: bool) -> Encoder:
         return recipe_encoder(
@@ -340,13 +360,14 @@ class StageRun:
 
     # -- collecting -------------------------------------------------------------------------------
 
-    def _collect(self, loaded: LoadedModel) -> dict[str, Any]:
+    def _collect(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
         settings = cast(CollectSettings, stage_settings(self.stage))
         builder = RoleBuilder(self.stage, loaded, self.seed)
         encoder = self._encoder(loaded, samples=True)
         policy = Role("policy", builder.trunk)
         groups, _ = self._groups("prompts")
         prompts = encode_prompts(encoder, groups, self.report)
+        self._same_data(resume)
         judge: Any
         if settings.labellers:
             judge = [Labeller(**s.model_dump(), seed=self.seed) for s in settings.labellers]

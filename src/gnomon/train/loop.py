@@ -179,9 +179,9 @@ class Loop:
         names = ", ".join(groups[:5]) + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")
         back = f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
         return RunError(
-            f"iteration {iteration + 1}: {what} on groups {names}; {back}. Mend or remove those "
-            "rows if they are odd and go on with --resume; or begin anew under another name with "
-            "a lower train.lr, a longer train.warmup or a smaller train.max_grad_norm."
+            f"iteration {iteration + 1}: {what} on groups {names}; {back}. Look at those rows, and "
+            "begin anew (name=...) without them, or with a lower train.lr, a longer train.warmup "
+            "or a smaller train.max_grad_norm; --resume alone meets the same step again."
         )
 
     # -- records ----------------------------------------------------------------------------------
