@@ -361,7 +361,7 @@ TAMPERING = {
 
 @pytest.mark.parametrize("trick", TAMPERING)
 def test_no_program_passes_by_tampering(name: str, trick: str) -> None:
-    sandbox = Sandbox(name, limits=Limits(wall_s=2))
+    sandbox = Sandbox(name, limits=Limits(wall_s=1.5))
     assert not any(sandbox.run_asserts(TAMPERING[trick], TESTS).passed)
     calls = [CallTest("f", [1], SECRET), CallTest("f", [2], "quince")]
     assert not any(sandbox.run_calls(TAMPERING[trick], calls).passed)

@@ -17,9 +17,15 @@ from gnomon.rewards.function import function_reward
 from gnomon.rewards.learned import Encode, LearnedReward
 from gnomon.rewards.mixture import Mixture
 from gnomon.rewards.protocol import Reward, Sample
-from gnomon.tunnel.gold import CorrectReward, GoldReward
+from gnomon.rewards.verifiers import BUILTINS as VERIFIERS
+from gnomon.rewards.verifiers.adapter import load_factory
 
-BUILTIN: Mapping[str, Callable[..., Reward]] = {"gold": GoldReward, "correct": CorrectReward}
+BUILTIN: Mapping[str, str] = {
+    "gold": "gnomon.tunnel.gold:GoldReward",
+    "correct": "gnomon.tunnel.gold:CorrectReward",
+    **VERIFIERS,
+}
+"""Names of builtin rewards and where each is made; only what a recipe names is imported."""
 
 
 RESERVED = (
@@ -131,6 +137,7 @@ def _builtin(name: str, options: Mapping[str, Any]) -> Reward:
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(BUILTIN)}"
         raise ConfigError(f"no builtin reward {name!r}; {hint}")
     try:
-        return BUILTIN[name](**options)
+        reward: Reward = load_factory(BUILTIN[name])(**options)
+        return reward
     except TypeError as error:
         raise ConfigError(f"reward {name!r}: {error}") from error

@@ -1,0 +1,416 @@
+"""Verifiers, adapter and shaping, against labelled answers, hand-worked values and broken input."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gnomon.data.records import Prompt, Source
+from gnomon.errors import ConfigError
+from gnomon.pipeline.rewards import build_reward
+from gnomon.recipe.schema import RewardSpec
+from gnomon.rewards.guard import score_safely
+from gnomon.rewards.protocol import Sample
+from gnomon.rewards.verifiers import BUILTINS, rewards
+from gnomon.rewards.verifiers.adapter import VerifierReward, load_factory
+from gnomon.rewards.verifiers.expressions import NotAnExpressionError, evaluate
+from gnomon.rewards.verifiers.extract import boxed, final_answer
+from gnomon.rewards.verifiers.maths import equivalent
+from gnomon.rewards.verifiers.schema import violations
+from gnomon.rewards.verifiers.shaping import FormatReward, LengthReward, RepetitionReward
+from gnomon.rewards.verifiers.text import parse_json
+
+DEFAULT = ("boxed", "hash", "phrase", "number")
+
+
+def sample(text: str, finished: bool = True, **meta: Any) -> Sample:
+    return Sample(Prompt("p1", meta=meta, source=Source("d.jsonl", 7)), text, finished=finished)
+
+
+def values(reward: Any, *samples: Sample) -> list[float | None]:
+    return [score.value for score in score_safely(reward, samples)]
+
+
+# -- maths -----------------------------------------------------------------------------------------
+
+SAME = [
+    ("1/2", "0.5"),
+    ("\\frac{1}{2}", "\\dfrac12"),
+    ("50\\%", "0.5"),
+    ("50%", "50"),
+    ("1,234", "1234"),
+    ("10,\\!080", "10080"),
+    ("$1,234.50", "1234.5"),
+    ("12 apples", "12"),
+    ("5 cm", "0.05 m"),
+    ("3 hours", "180 minutes"),
+    ("x=5", "5"),
+    ("x \\in [1,2]", "[1,2]"),
+    ("(1,2)", "(1, 2)"),
+    ("\\{1,2\\}", "2,1"),
+    ("1\\frac{1}{2}", "\\frac32"),
+    ("1 1/2", "1.5"),
+    ("2\\sqrt{3}", "\\sqrt{12}"),
+    ("\\sqrt[3]{8}", "2"),
+    ("\\frac{\\pi}{2}", "pi/2"),
+    ("(x+1)^2", "x^2+2x+1"),
+    ("y=2x+1", "2x-y+1=0"),
+    ("\\text{(B)}", "B"),
+    ("30^\\circ", "30"),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix} \\frac{2}{2} \\\\ 2 \\end{pmatrix}"),
+    ("-5", "−5"),
+    ("1e3", "1000"),
+    ("2^{3}", "8"),
+    ("$18.00", "18 dollars"),
+]
+DIFFERENT = [
+    ("3", "4"),
+    ("13", "3"),
+    ("1234", "1,235"),
+    ("50%", "0.05"),
+    ("0.5%", "0.5"),
+    ("5 cm", "5 m^2"),
+    ("5 kg", "5 m"),
+    ("(1,2)", "(2,1)"),
+    ("[1,2)", "[1,2]"),
+    ("0.333", "1/3"),
+    ("3 or 4", "3"),
+    ("1,2,3", "3"),
+    ("3.14", "\\pi"),
+    ("2x", "2"),
+    ("3R^2", "3"),
+    ("x+1", "x"),
+    ("A", "B"),
+    ("9^{9^{9^9}}", "1"),
+    ("\\frac{1}{0}", "1"),
+    ("(" * 300, "1"),
+    ("3", "\\text{none}"),
+]
+
+
+@pytest.mark.parametrize(("a", "b"), SAME)
+def test_same_answers(a: str, b: str) -> None:
+    assert equivalent(a, b)
+    assert equivalent(b, a)
+
+
+@pytest.mark.parametrize(("a", "b"), DIFFERENT)
+def test_different_answers(a: str, b: str) -> None:
+    assert not equivalent(a, b)
+    assert not equivalent(b, a)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  ", "\\boxed{}", "\\boxed{ }", "$$", "The answer is .", "####"]
+)
+def test_the_empty_answer_is_never_right(text: str) -> None:
+    reward = rewards.maths(engine="own")
+    assert values(reward, sample(text, answer="3"), sample(text, answer="$$")) == [0.0, 0.0]
+    assert values(rewards.exact(), sample(text.strip("#$"), answer="abc")) == [0.0]
+
+
+def test_where_the_answer_is_found() -> None:
+    assert boxed("so \\boxed{\\frac{1}{2}} not \\boxed{3}") == "3"
+    assert boxed("\\boxed{\\frac{a}{b}}.") == "\\frac{a}{b}"
+    assert boxed("\\boxed{\\frac{1}{2") is None
+    assert final_answer("5 + 5 = 10\n#### 1,010", DEFAULT) == "1,010"
+    assert final_answer("The answer is 3.5. Then 7 more.", DEFAULT) == "3.5"
+    assert final_answer("**Answer:** 12 cm", DEFAULT) == "12 cm"
+    assert final_answer("First 3, then 4 and 1,250.", DEFAULT) == "1,250"
+    assert final_answer("no digits here", DEFAULT) is None
+    assert final_answer("it is \\boxed{} and 7", DEFAULT) is None
+
+
+def test_naming_every_answer_is_not_answering() -> None:
+    reward = rewards.maths(engine="own")
+    spray = "The answer is 1, 2, 3, 4, 5, 6, 7, 8, 9 or 10."
+    assert values(reward, sample(spray, answer="3"), sample(spray, answer="9")) == [0.0, 0.0]
+
+
+def test_gsm8k_verdicts_agree_with_the_published_labels(shared_data: Path) -> None:
+    with gzip.open(shared_data / "gsm8k" / "example_model_solutions.jsonl.gz", "rt") as lines:
+        rows = [json.loads(line) for line in itertools.islice(lines, 400)]
+    solutions = [
+        (r["ground_truth"].split("A: ")[-1], s)
+        for r in rows
+        for s in r.values()
+        if isinstance(s, dict)
+    ]
+    reward = rewards.maths(engine="own", unfinished=None)
+    scored = values(reward, *[sample(s["solution"], answer=truth) for truth, s in solutions])
+    assert len(solutions) == 1600
+    assert scored == [float(s["is_correct"]) for _, s in solutions]
+
+
+def test_math500_solutions_are_right_and_others_wrong(shared_data: Path) -> None:
+    with gzip.open(shared_data / "math500" / "test.jsonl.gz", "rt") as lines:
+        rows = [json.loads(line) for line in lines]
+    reward = rewards.maths(engine="own")
+    right = values(reward, *[sample(r["solution"], answer=r["answer"]) for r in rows])
+    assert right == [1.0] * 500
+    shifted = itertools.pairwise(rows)
+    wrong = [
+        (r["answer"], s["answer"])
+        for r, s in shifted
+        if r["answer"] != s["answer"] and equivalent(r["answer"], s["answer"])
+    ]
+    assert wrong == [("5", "x=5")]
+
+
+def test_expressions_by_hand() -> None:
+    assert evaluate("1 - 2 - 3") == -4
+    assert evaluate("-2^2") == -4
+    assert evaluate("2^3^2") == 512
+    assert evaluate("6/2(1+2)") == 9
+    assert evaluate("\\binom{5}{2} + 3!") == 16
+    assert evaluate("\\log_{2}{8}") == pytest.approx(3)
+    for text in ("", "1 +", "x", "2 3", "\\foo{1}", "1/0", "5000!", "\\sqrt{-1}", "(" * 100):
+        with pytest.raises(NotAnExpressionError):
+            evaluate(text)
+
+
+def test_maths_options() -> None:
+    only_boxed = rewards.maths(extract=["boxed"], engine="own", rel_tol=0.01)
+    got = values(
+        only_boxed,
+        sample("it is 3", answer="3"),
+        sample("\\boxed{3.01}", answer="3"),
+        sample("\\boxed{3}", finished=False, answer="3"),
+        sample("\\boxed{3}", solution="3"),
+    )
+    assert got == [0.0, 1.0, 0.0, None]
+    with pytest.raises(ConfigError, match="extract"):
+        rewards.maths(extract=["oracle"])
+    with pytest.raises(ConfigError, match="engine"):
+        rewards.maths(engine="sympy")  # type: ignore[arg-type]
+
+
+def test_math_verify_where_installed() -> None:
+    pytest.importorskip("math_verify", reason="math-verify is in the eval extra")
+    reward = rewards.maths(engine="math-verify", timeout_s=60, workers=1)
+    assert values(reward, sample("\\boxed{\\frac{2}{4}}", answer="0.5")) == [1.0]
+    assert values(reward, sample("\\boxed{}", answer="0.5")) == [0.0]
+
+
+# -- text, patterns, JSON --------------------------------------------------------------------------
+
+
+def test_exact_compares_the_whole_answer() -> None:
+    reward = rewards.exact(extract=["phrase", "all"])
+    got = values(
+        reward,
+        sample("Paris!", answer="paris"),
+        sample("The answer is Paris.", answer=["Rome", "Paris"]),
+        sample("Paris, Rome, Berlin", answer="paris"),
+        sample("", answer="paris"),
+    )
+    assert got == [1.0, 1.0, 0.0, 0.0]
+    assert values(rewards.exact(case=True), sample("paris", answer="Paris")) == [0.0]
+
+
+def test_a_missing_answer_is_named() -> None:
+    for meta in ({}, {"answer": None}, {"answer": " "}, {"answer": []}):
+        (score,) = score_safely(rewards.exact(), [sample("x", gold="3", **meta)])
+        assert score.value is None
+        assert "d.jsonl, row 7" in str(score.error)
+        assert "gold" in str(score.error)
+
+
+def test_a_pattern_that_runs_away_costs_one_sample() -> None:
+    reward = rewards.regex(r"^(a+)+$", timeout_s=1.0, workers=1)
+    began = time.monotonic()
+    scores = score_safely(
+        reward, [sample("aaa"), sample("a" * 40 + "b"), sample("aa"), sample("b")]
+    )
+    assert [s.value for s in scores] == [1.0, None, 1.0, 0.0]
+    assert "killed" in str(scores[1].error)
+    assert time.monotonic() - began < 60
+
+
+def test_patterns_are_checked_before_the_run() -> None:
+    for pattern in ("(", "a*", "^$|x"):
+        with pytest.raises(ConfigError):
+            rewards.regex(pattern)
+    with pytest.raises(ConfigError, match="either"):
+        rewards.regex()
+
+
+SCHEMA = {
+    "type": "object",
+    "required": ["name", "age"],
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "pattern": "^[A-Z]"},
+        "age": {"type": "integer", "minimum": 0, "exclusiveMaximum": 150},
+        "tags": {
+            "type": "array",
+            "items": {"enum": ["a", "b"]},
+            "uniqueItems": True,
+            "maxItems": 2,
+        },
+        "next": {"$ref": "#"},
+    },
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "parses", "valid"),
+    [
+        ('{"name": "Ada", "age": 36}', 1, 1),
+        ('```json\n{"name": "Ada", "age": 36.0, "tags": ["a", "b"]}\n```', 1, 1),
+        ('{"name": "Ada", "age": 1, "next": {"name": "B", "age": 2}}', 1, 1),
+        ('{"name": "Ada", "age": 1, "next": {"name": "b", "age": 2}}', 1, 0),
+        ('{"name": "Ada", "age": true}', 1, 0),
+        ('{"name": "Ada", "age": 150}', 1, 0),
+        ('{"name": "Ada", "age": 3, "tags": ["a", "a"]}', 1, 0),
+        ('{"name": "Ada", "age": 3, "x": 1}', 1, 0),
+        ('{"name": "", "age": 3}', 1, 0),
+        ("[]", 1, 0),
+        ('{"name": "Ada", "age": NaN}', 0, 0),
+        ('{"name": "Ada", "age": 1, "age": 2}', 0, 0),
+        ('Here: {"name": "Ada", "age": 1}', 0, 0),
+        ("[" * 100_000, 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_json_against_a_schema(text: str, parses: int, valid: int) -> None:
+    (score,) = score_safely(rewards.json_schema(SCHEMA), [sample(text)])
+    assert (score.value, dict(score.parts)) == (valid, {"parses": parses, "valid": valid})
+
+
+def test_schema_combinations_and_refusals() -> None:
+    either = {"oneOf": [{"type": "integer"}, {"minimum": 5}], "not": {"const": 7}}
+    assert [not violations(v, either) for v in (3, 5.5, 6, 7, "x")] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert violations(0.3, {"multipleOf": 0.1}) == []
+    with pytest.raises(ConfigError, match="dependentSchemas"):
+        rewards.json_schema({"dependentSchemas": {}})
+    with pytest.raises(ConfigError, match="no type"):
+        rewards.json_schema({"properties": {"a": {"type": "text"}}})
+    assert parse_json(" [1] ") == [1]
+
+
+# -- the adapter -----------------------------------------------------------------------------------
+
+
+def test_failures_stay_with_their_samples() -> None:
+    def verify(text: str, answer: Any) -> Any:
+        outcomes: dict[str, Any] = {
+            "none": None,
+            "nan": float("nan"),
+            "inf": float("inf"),
+            "text": "1",
+            "list": [1, 2, 3],
+            "parts": (0.5, {"a": 1}),
+            "yes": True,
+        }
+        if text == "raise":
+            raise RuntimeError("boom")
+        return outcomes[text]
+
+    reward = VerifierReward(verify, "mine", field=None)
+    names = ["none", "nan", "inf", "text", "list", "raise", "parts", "yes"]
+    scores = score_safely(reward, [sample(name) for name in names])
+    assert [s.value for s in scores] == [None] * 6 + [0.5, 1.0]
+    assert all(s.error for s in scores[:6])
+    assert "boom" in str(scores[5].error)
+    assert scores[6].parts == {"a": 1.0}
+
+
+def test_a_users_verifier_that_hangs_dies_or_prints(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import os, time\n"
+        "def verify(text, answer, bonus=0):\n"
+        "    print('chatter')\n"
+        "    if text == 'hang':\n        time.sleep(60)\n"
+        "    if text == 'die':\n        os._exit(1)\n"
+        "    if text == 'raise':\n        raise ValueError('bad sample')\n"
+        "    return (text == answer) + bonus, {'length': len(text)}\n"
+    )
+    options = {"bonus": 1}
+    reward = rewards.verifier(f"{file}:verify", options=options, timeout_s=2.0, workers=1)
+    texts = ["x", "die", "raise", "x"]
+    scores = score_safely(reward, [sample(t, answer="x") for t in texts])
+    assert [s.value for s in scores] == [2.0, None, None, 2.0]
+    assert "died" in str(scores[1].error)
+    assert "bad sample" in str(scores[2].error)
+    assert scores[0].parts == {"length": 1.0}
+    (hung,) = score_safely(reward, [sample("hang", answer="x")])
+    assert "longer than 2 s" in str(hung.error)
+    with pytest.raises(ConfigError):
+        rewards.verifier(f"{file}:missing")
+
+
+# -- shaping ---------------------------------------------------------------------------------------
+
+
+def test_soft_overlong_punishment_by_hand() -> None:
+    reward = LengthReward("tokens", low=10, high=100, ramp=50)
+    lengths = {0: -1.0, 5: -0.5, 10: 0.0, 100: 0.0, 125: -0.5, 150: -1.0, 999: -1.0}
+    assert {n: reward.penalty(n) for n in lengths} == lengths
+    assert LengthReward("words", high=2)([sample("a b c d")])[0].value == -1.0
+    for bad in ({}, {"low": 5, "high": 3}, {"high": 3, "ramp": 0}):
+        with pytest.raises(ConfigError):
+            LengthReward(**bad)
+
+
+def test_format_tags() -> None:
+    reward = FormatReward(["think", "answer"])
+    good = "<think>so</think>\n<answer>3</answer>"
+    texts = {
+        good: 1.0,
+        "<answer>3</answer><think>so</think>": 0.0,
+        "<think></think><answer>3</answer>": 0.0,
+        f"{good} and more": 0.0,
+        f"{good}{good}": 0.0,
+        "<think><answer>3</answer></think>": 0.0,
+        "": 0.0,
+    }
+    assert {t: reward.value(t) for t in texts} == texts
+    assert FormatReward(["think", "answer"], outside=True).value(f"Well: {good}") == 1.0
+    assert FormatReward(["think", "answer"], partial=True).value("<think>so</think> 3") == 0.5
+
+
+def test_repetition() -> None:
+    reward = RepetitionReward(2)
+    assert reward.share("a b c d") == 0
+    assert reward.share("a b a b a b") == pytest.approx(3 / 5)
+    assert reward.share("") == 0
+
+
+# -- recipes ---------------------------------------------------------------------------------------
+
+
+def test_recipes_name_builtins_and_mixtures() -> None:
+    specs = [
+        RewardSpec(builtin="maths", options={"engine": "own"}),
+        RewardSpec(builtin="format", weight=0.5, options={"outside": True, "tags": ["think"]}),
+    ]
+    reward = build_reward(specs, base=Path(), load=lambda name: pytest.fail(name))
+    (score,) = score_safely(reward, [sample("<think>2+1</think> \\boxed{3}", answer="3")])
+    assert score.value == 1.5
+    assert score.parts == {"maths": 1.0, "maths/answered": 1.0, "format": 1.0}
+    for spec in (
+        RewardSpec(builtin="mathz"),
+        RewardSpec(builtin="maths", options={"colour": "red"}),
+        RewardSpec(builtin="length"),
+    ):
+        with pytest.raises(ConfigError):
+            build_reward([spec], base=Path(), load=lambda name: pytest.fail(name))
+
+
+def test_every_builtin_exists() -> None:
+    for reference in BUILTINS.values():
+        assert callable(load_factory(reference))
