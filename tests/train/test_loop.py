@@ -120,6 +120,7 @@ def test_a_run_leaves_one_row_for_each_iteration_and_one_of_the_end(tmp_path: Pa
     assert rows(tmp_path)[-1]["eval/x"] == 1.0
     assert last["seen"] == 3.0
     assert last["loss"] == rows(tmp_path)[3]["loss"]
+    assert last["eval/x"] == 1.0  # of the final evaluation
     assert loop.algorithm.eval_calls == [(0, False), (2, False), (4, True)]
     assert (tmp_path / "evals.json").is_file()
     samples = rows(tmp_path, "samples")

@@ -66,8 +66,16 @@ def run_recipe(
 
 
 def _summary(info: dict[str, Any]) -> str:
-    keys = ("loss", "accuracy", "reward", "gold", "kl", "length", "groups")
-    figures = [f"{k} {info['summary'][k]:.3g}" for k in keys if k in info["summary"]]
+    seen = info["summary"]
+    keys = ["reward", "gold", "kl", "length", "groups"]
+    if "reward" not in seen:
+        keys = ["loss", "accuracy", *keys]
+    figures = [f"{k} {seen[k]:.3g}" for k in keys if k in seen]
+    held_out = [f"{k} {seen[f'eval/{k}']:.3g}" for k in keys if f"eval/{k}" in seen]
+    if "eval/accuracy_low" in seen:
+        held_out[0] += f" [{seen['eval/accuracy_low']:.3g}, {seen['eval/accuracy_high']:.3g}]"
+    if held_out:
+        figures.append("held out: " + ", ".join(held_out))
     skipped = info["skipped"]["count"]
     tail = f", {skipped} rows skipped (see skipped.txt)" if skipped else ""
     return f"{info['seconds']:.0f} s, {', '.join(figures)}{tail}"

@@ -81,7 +81,7 @@ class Loop:
         self._peak_rss = 0.0
 
     def run(self, resume: bool = False) -> dict[str, float]:
-        """Train to the end and return the last metrics.
+        """Train to the end and return the last iteration's metrics and the final evaluation's.
 
         Args:
             resume: go on from the newest checkpoint in the folder, if there is one.
@@ -91,10 +91,9 @@ class Loop:
                 checkpoint stays usable.
         """
         start = self._restore() if resume else 0
-        last: dict[str, float] = {}
         try:
             for iteration in range(start, self.options.iterations):
-                last = self._iteration(iteration)
+                self._iteration(iteration)
                 done = iteration + 1
                 if done == self.options.iterations:
                     self._final_evaluation()  # before the last checkpoint, so that it is done once
@@ -103,11 +102,11 @@ class Loop:
         except BaseException as error:
             self._keep_what_was_seen(error)
             raise
-        return last or self._last_metrics()
+        return self._last_metrics()
 
     # -- one iteration ----------------------------------------------------------------------------
 
-    def _iteration(self, iteration: int) -> dict[str, float]:
+    def _iteration(self, iteration: int) -> None:
         began = time.perf_counter()
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
         every = self.options.eval_every
@@ -141,7 +140,6 @@ class Loop:
         }
         self.algorithm.end_iteration(row)
         self._record(iteration, row, experience.samples, seconds, tokens)
-        return row
 
     def _step(self, minibatch: Minibatch, averages: _Averages, iteration: int) -> float:
         """One optimiser step; the loss is the same however it is cut into micro-batches."""
@@ -251,9 +249,10 @@ class Loop:
     # -- checkpoints ------------------------------------------------------------------------------
 
     def _last_metrics(self) -> dict[str, float]:
-        """The last training row, for a run that was resumed after its last step."""
-        rows = [row for row in self.metrics.rows if not row.get("final")]
-        return {k: float(v) for k, v in rows[-1].items() if isinstance(v, int | float)}
+        """The last training row and what the final evaluation added to it."""
+        rows = [row for row in self.metrics.rows if row["iteration"] == self.options.iterations]
+        merged = {k: v for row in rows for k, v in row.items() if v is not None}
+        return {k: float(v) for k, v in merged.items() if k != "final"}
 
     def _checkpoint(self, iteration: int) -> None:
         self.metrics.flush()
