@@ -32,7 +32,7 @@ from gnomon.data.pack import microbatches, pack
 from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.data.sampler import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
-from gnomon.evals.statistics import mean_interval
+from gnomon.evals.statistics import mean_interval, wilson_interval
 from gnomon.rewards.guard import score_safely
 from gnomon.rewards.protocol import Sample, Score
 from gnomon.rollout.protocol import Completion, Request
@@ -143,10 +143,11 @@ class OnPolicy(Algorithm):
         groups = [g for i, r in enumerate(rollouts) if (g := token_group(r, f"eval:{i}"))]
         series = score_series(rollouts)
         series["length"] = [float(len(c.ids)) for r in rollouts for c in r.completions]
-        series["finished"] = [float(c.finished) for r in rollouts for c in r.completions]
+        finished = [c.finished for r in rollouts for c in r.completions]
         if groups and "reference" in self.roles:
             series["kl"] = self.response_kl(groups, temperature).tolist()
         intervals = {name: mean_interval(values) for name, values in series.items() if values}
+        intervals["finished"] = wilson_interval(sum(finished), len(finished))
         metrics = {f"eval/{name}": interval.value for name, interval in intervals.items()}
         details = {name: interval.to_dict() for name, interval in intervals.items()}
         return Evaluation(metrics, {"held-out prompts": details}, sample_rows(rollouts))

@@ -16,7 +16,7 @@ from gnomon.atomic import write_json
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.errors import ConfigError, RunError
-from gnomon.evals.statistics import Interval, mean_interval
+from gnomon.evals.statistics import Interval, mean_interval, wilson_interval
 from gnomon.models.load import fetch, load_causal_lm, load_tokenizer, read_config
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import load_reward_model
@@ -82,7 +82,7 @@ def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
         kl = _kl(role, reference_role, prompts, completions, spec.rollout.temperature)
         values.append(mean_interval(kl.tolist()))
         values.append(mean_interval([float(len(c.ids)) for c in completions]))
-        values.append(mean_interval([float(c.finished) for c in completions]))
+        values.append(wilson_interval(sum(c.finished for c in completions), len(completions)))
         rows.append({"model": policy.name, "values": [v.to_dict() for v in values]})
     columns = [reward.name for reward in rewards] + [
         f"KL from {reference.name} (nats)",
