@@ -34,7 +34,7 @@ CONTRIBUTING = blocks(ROOT / "CONTRIBUTING.md")
 def recipe_of(block: Block) -> dict[str, Any] | None:
     """The block as a raw recipe, where it is a full one."""
     raw = yaml.safe_load(block.text) if block.language in ("yaml", "yml") else None
-    return raw if isinstance(raw, dict) and "stages" in raw else None
+    return raw if isinstance(raw, dict) and {"name", "model", "stages"} <= raw.keys() else None
 
 
 RECIPES = [
@@ -95,8 +95,9 @@ def test_every_sample_row_is_read_as_its_format(tmp_path: Path) -> None:
             assert (read.format, len(read.groups), read.skipped) == (name, 1, [])
 
 
-def test_the_mask_example_prints_what_the_page_says() -> None:
-    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["data.md", "tunnel.md"])
+def test_python_on_a_page_prints_what_the_page_says(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     found = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", page, re.DOTALL)
     assert found is not None
     printed = io.StringIO()
