@@ -127,6 +127,23 @@ def test_a_run_tells_where_everything_is_and_resumes_to_nothing(
     assert (tmp_path / "runs" / "other").is_dir()
 
 
+def test_a_stages_line_tells_what_was_held_out(
+    gnomon: Run, write: Callable[..., str], tmp_path: Path
+) -> None:
+    rows(tmp_path, "demos.jsonl", *good(8))
+    said = gnomon("run", write({"holdout": 0.3})).out
+    assert "loss" in said
+    assert "held out: loss" in said
+    info = stage_json(tmp_path)
+    assert f"held out: loss {info['held_out']['loss']:.3g}" in said
+    rows(tmp_path, "pairs.jsonl", *[
+        {"prompt": f"q {i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(8)
+    ])  # fmt: skip
+    said = gnomon("run", write(PAIRS | {"holdout": 0.3}, name="rm")).said
+    assert "held out: accuracy" in said
+    assert said.split("held out: accuracy ")[1].split()[1].startswith("[")
+
+
 def test_the_model_folder_is_plain_transformers(
     gnomon: Run, write: Callable[..., str], tmp_path: Path
 ) -> None:

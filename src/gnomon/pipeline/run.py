@@ -71,9 +71,10 @@ def _summary(info: dict[str, Any]) -> str:
     if "reward" not in seen:
         keys = ["loss", "accuracy", *keys]
     figures = [f"{k} {seen[k]:.3g}" for k in keys if k in seen]
-    held_out = [f"{k} {seen[f'eval/{k}']:.3g}" for k in keys if f"eval/{k}" in seen]
-    if "eval/accuracy_low" in seen:
-        held_out[0] += f" [{seen['eval/accuracy_low']:.3g}, {seen['eval/accuracy_high']:.3g}]"
+    kept = info.get("held_out", {})
+    held_out = [f"{k} {kept[k]:.3g}" for k in keys if k in kept]
+    if "accuracy_low" in kept:
+        held_out[-1] += f" [{kept['accuracy_low']:.3g}, {kept['accuracy_high']:.3g}]"
     if held_out:
         figures.append("held out: " + ", ".join(held_out))
     skipped = info["skipped"]["count"]

@@ -153,7 +153,11 @@ class StageRun:
             loop = Loop(algorithm, options, self.folder.path, progress, sinks)
             last = loop.run(resume)
         self._save(algorithm, roles, loaded)
-        info = {"iterations": ingredients.iterations, "summary": last}
+        info = {
+            "iterations": ingredients.iterations,
+            "summary": {k: v for k, v in last.items() if not k.startswith("eval/")},
+            "held_out": {k[5:]: v for k, v in last.items() if k.startswith("eval/")},
+        }
         return info if cache is None else info | {"reference": cache.summary()}
 
     def _reference_cache(

@@ -252,7 +252,8 @@ class Loop:
         """The last training row and what the final evaluation added to it."""
         rows = [row for row in self.metrics.rows if row["iteration"] == self.options.iterations]
         merged = {k: v for row in rows for k, v in row.items() if v is not None}
-        return {k: float(v) for k, v in merged.items() if k != "final"}
+        places = ("step", "iteration", "final")
+        return {k: float(v) for k, v in merged.items() if k not in places}
 
     def _checkpoint(self, iteration: int) -> None:
         self.metrics.flush()
