@@ -1,0 +1,123 @@
+"""Windows, reward models with a tokenizer of their own, ranks from rewards, collected rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+import tiny_world as tw
+from gnomon.data.readers import read_groups
+from gnomon.data.records import Message, Prompt
+from gnomon.errors import ConfigError, DataError, RunError
+from gnomon.models.roles import Role
+from gnomon.pipeline.collect import Collector, CollectSettings, collect, ranks_from_rewards
+from gnomon.pipeline.rewards import own_encoding
+from gnomon.pipeline.sources import recipe_encoder
+from gnomon.rewards.protocol import Sample, Score
+from gnomon.rollout.protocol import SamplingParams
+from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.train.progress import Progress
+from gnomon.tunnel.tokenizer import build_tokenizer
+
+ASK = Prompt("p", (Message("user", "What is 1 plus 2?"),))
+
+
+def test_a_reward_model_with_another_tokenizer_reads_the_text_anew() -> None:
+    loaded = SimpleNamespace(members=[Role("rm", tw.trunk(), head=tw.head())])
+    assert own_encoding(loaded, tw.tokenizer()) is None
+    policys = build_tokenizer()
+    policys.add_tokens(["another"])
+    encode = own_encoding(loaded, policys)
+    assert encode is not None
+    prompt = tw.tokenizer().apply_chat_template(
+        [{"role": "user", "content": ASK.messages[0].content}],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    text = tw.tokenizer()("It is 3.", add_special_tokens=False).input_ids
+    prompt_ids, ids = encode(Sample(ASK, "It is 3.", [999], [999]))
+    assert prompt_ids == tw.tokenizer()(prompt, add_special_tokens=False).input_ids
+    assert ids == [*text, tw.EOS]
+    assert encode(Sample(ASK, "It is 3.", finished=False))[1] == text  # cut off: no EOS
+
+
+def test_a_prompt_leaves_room_for_what_is_sampled_within_the_models_window() -> None:
+    recipe = tw.make_recipe("tunnel", Path("runs"), tw.sft_stage())  # max_length 120
+    long = Prompt("p", (Message("user", "word " * 60),))
+    size = len(recipe_encoder(recipe, tw.tokenizer()).encode_prompt(long))
+    assert 60 < size < 120
+    recipe_encoder(recipe, tw.tokenizer(), new_tokens=120 - size).encode_prompt(long)
+    for limits in ({"new_tokens": 121 - size}, {"context": size}):
+        with pytest.raises(DataError, match="max_"):
+            recipe_encoder(recipe, tw.tokenizer(), **limits).encode_prompt(long)
+    with pytest.raises(ConfigError, match="leaves no room"):
+        recipe_encoder(recipe, tw.tokenizer(), new_tokens=120)
+
+
+def test_ranks_from_rewards() -> None:
+    assert ranks_from_rewards([0.1, 0.9, 0.5], 0.0) == [3.0, 1.0, 2.0]
+    assert ranks_from_rewards([0.5, 0.5, 0.1], 0.0) == [1.0, 1.0, 3.0]
+    assert ranks_from_rewards([1.0, 0.95, 0.2], 0.1) == [1.0, 1.0, 3.0]
+
+
+class Judge:
+    name = "judge"
+
+    def __init__(self, fail: Sequence[int] = ()) -> None:
+        self.calls = 0
+        self.fail = fail
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Score]:
+        self.calls += 1
+        value = None if self.calls in self.fail else 1.0
+        return [Score(value and float(len(s.response_ids))) for s in samples]
+
+
+def collector(judge: Judge, **more: float) -> Collector:
+    role = Role("policy", tw.trunk())
+    engine = TorchEngine(role.trunk.model, tw.tokenizer(), eos_token_ids=(2, *range(8, 150)))
+    params = SamplingParams(max_new_tokens=8)
+    return Collector(engine, judge, CollectSettings(chunk=3), params, 4, seed=1, **more)
+
+
+def quiet(total: int) -> Progress:
+    return Progress("test", total, enabled=False, console=Console(quiet=True))
+
+
+def test_collected_groups_rank_longer_answers_first_as_the_judge_said(tmp_path: Path) -> None:
+    summary, skipped = collect(collector(Judge()), tw.prompts(7), tmp_path, quiet(7))
+    assert summary["groups"] + len(skipped) == summary["prompts"] == 7
+    groups = read_groups(tmp_path / "groups.jsonl", kind="rankings").groups
+    assert len(groups) == summary["groups"]
+    for line in (tmp_path / "groups.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        assert [r["rank"] for r in row["responses"]] == sorted(r["rank"] for r in row["responses"])
+        assert len({r["text"] for r in row["responses"]}) == len(row["responses"])
+
+
+def test_one_failed_judgement_is_listed_and_many_stop(tmp_path: Path) -> None:
+    summary, skipped = collect(
+        collector(Judge(fail=[2]), max_errors=0.4), tw.prompts(6), tmp_path, quiet(6)
+    )
+    failed = [s for s in skipped if "the reward is None" in s.reason]
+    assert len(failed) == 1
+    assert "prompt p" in failed[0].reason
+    assert summary["groups"] == 6 - len(skipped)
+    with pytest.raises(RunError, match="the judge failed on 3 of 3"):
+        collect(collector(Judge(fail=range(9))), tw.prompts(6), tmp_path / "other", quiet(6))
+
+
+def test_chunks_do_not_change_what_is_collected(tmp_path: Path) -> None:
+    one = collector(Judge())
+    other = Collector(
+        one.engine, Judge(), CollectSettings(chunk=100), one.params, one.samples, one.seed
+    )
+    collect(one, tw.prompts(7), tmp_path / "a", quiet(7))
+    collect(other, tw.prompts(7), tmp_path / "b", quiet(7))
+    name = "groups.jsonl"
+    assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
