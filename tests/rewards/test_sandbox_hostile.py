@@ -102,7 +102,7 @@ def test_memory_bomb(name: str) -> None:
 @pytest.mark.parametrize("body", ["while True: pass", "__import__('time').sleep(99)"])
 def test_endless_loops_end_at_the_wall_clock(name: str, body: str) -> None:
     began = time.monotonic()
-    sandbox = Sandbox(name, limits=Limits(wall_s=1))
+    sandbox = Sandbox(name, limits=Limits(wall_s=0.5))
     result = sandbox.run_calls(f"def f(x):\n    {body}\n", ONE)
     assert not result.all_passed
     assert result.verdict == "timeout" or "signal 9" in result.detail
@@ -361,14 +361,17 @@ TAMPERING = {
 
 @pytest.mark.parametrize("trick", TAMPERING)
 def test_no_program_passes_by_tampering(name: str, trick: str) -> None:
-    sandbox = Sandbox(name, limits=Limits(wall_s=1.5))
+    sandbox = Sandbox(name, limits=Limits(wall_s=1))
     assert not any(sandbox.run_asserts(TAMPERING[trick], TESTS).passed)
     calls = [CallTest("f", [1], SECRET), CallTest("f", [2], "quince")]
     assert not any(sandbox.run_calls(TAMPERING[trick], calls).passed)
     script = f"{TAMPERING[trick]}\nprint(f(1))"
     assert not sandbox.run_inputs(script, [InputTest("", str(SECRET))]).all_passed
+
+
+def test_an_honest_program_passes_the_same_tests(name: str) -> None:
     honest = f"def f(x): return {SECRET} if x == 1 else 'quince'"
-    assert sandbox.run_asserts(honest, TESTS).all_passed
+    assert Sandbox(name).run_asserts(honest, TESTS).all_passed
 
 
 def test_expected_answers_are_not_in_the_programs_memory(name: str) -> None:

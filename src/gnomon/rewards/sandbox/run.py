@@ -18,8 +18,6 @@ from gnomon.rewards.sandbox.backends import SandboxError
 from gnomon.rewards.sandbox.inside import codec, wire
 from gnomon.rewards.sandbox.limits import Limits, Outcome
 
-_START_S = 30.0
-"""Seconds a sandbox may take to come up on a busy machine, on top of the program's own."""
 _ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"} | {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")
 }
@@ -242,7 +240,7 @@ class Sandbox:
             "limits": limits.to_job() | {"tasks": self.backend.tasks(limits)},
             "scratch": backends.SCRATCH,
         }
-        seconds = limits.wall_s * tests + (_START_S if mode == "io" else 0.0)
+        seconds = limits.wall_s * tests + (supervise.START_S if mode == "io" else 0.0)
         arguments: dict[str, Any] = {
             "seconds": seconds,
             "max_bytes": 2 * wire.MAX_FRAME + 8 * limits.output_kb * 1024 * tests,

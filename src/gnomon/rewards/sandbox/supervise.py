@@ -19,6 +19,8 @@ from gnomon.rewards.sandbox.backends import SandboxError
 from gnomon.rewards.sandbox.inside.wire import MAX_FRAME
 from gnomon.rewards.sandbox.limits import Outcome, Verdict
 
+START_S = 30.0
+"""Seconds a sandbox may take to come up on a busy machine."""
 _TICK_S = 0.1
 _MAX_ENTRIES = 20_000
 _STDERR = 4000
@@ -40,7 +42,7 @@ def supervise(
     """Run ``command``, write ``job`` to it, collect its frames; then kill all that is left of it.
 
     Args:
-        seconds: until everything is killed.
+        seconds: from the sandbox's greeting until everything is killed.
         max_bytes: of reports; more is cut off.
         overfull: asked now and then; True kills the run (too much written to the disk).
         enough: asked for every frame; True ends the run early (one test failed, say).
@@ -63,7 +65,7 @@ def supervise(
         raise SandboxError(f"the sandbox cannot be started: {error}") from error
     try:
         reader = _Reader(process, job, max_bytes, enough)
-        verdict = reader.run(began + seconds, overfull)
+        verdict = reader.run(seconds, overfull)
     finally:
         _end(process)
     return _outcome(reader, verdict, time.monotonic() - began)
@@ -77,7 +79,7 @@ def _outcome(reader: _Reader, verdict: Verdict, seconds: float) -> Outcome:
         said = refused[0] if refused else reader.stderr.decode("utf-8", "replace").strip()
         raise SandboxError(f"the sandbox did not come up: {said or 'it ended without a word'}")
     if not ready:
-        raise SandboxError(f"the sandbox did not come up within {seconds:.0f} s: is it overloaded?")
+        raise SandboxError(f"the sandbox did not come up within {START_S:g} s: is it overloaded?")
     complete = frames[-1] == {"done": True}
     return Outcome(frames[1 : -1 if complete else None], complete, verdict, seconds)
 
@@ -113,13 +115,17 @@ class _Reader:
         self.frames: list[Any] = []
         self.stderr = b""
 
-    def run(self, deadline: float, overfull: Watch | None) -> Verdict:
+    def run(self, seconds: float, overfull: Watch | None) -> Verdict:
+        deadline = time.monotonic() + START_S
+        greeted = False
         os.set_blocking(self.stdin.fileno(), False)
         with selectors.DefaultSelector() as selector:
             selector.register(self.stdin, selectors.EVENT_WRITE, self._write)
             selector.register(self.stdout, selectors.EVENT_READ, self._read)
             selector.register(self.errors, selectors.EVENT_READ, self._read_errors)
             while self._open(selector):
+                if self.frames and not greeted:  # a slow start is not the program's time
+                    greeted, deadline = True, time.monotonic() + seconds
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return "timeout"

@@ -30,6 +30,8 @@ TOPICS = (
     "working from home", "street markets", "keeping a diary", "the moon", "swimming",
     "choosing a present",
 )  # fmt: skip
+_MISSES = 2000
+"""After so many repeats in a row there is nothing new to be drawn."""
 _TEST_EVERY = 5
 """Every fifth topic is kept for the test split."""
 
@@ -63,11 +65,11 @@ def generate_instruction_prompts(
     topics = [t for i, t in enumerate(TOPICS) if (i % _TEST_EVERY == 0) == (split == "test")]
     rng = random.Random(f"instructions {split} {seed}")
     out: dict[str, Prompt] = {}
-    for _ in range(50 * n + 100):
-        if len(out) == n:
-            break
+    misses = 0
+    while len(out) < n and misses < _MISSES:
         prompt = _prompt(rng, rng.choice(topics), names, most, f"{split}-{seed}-{len(out)}")
-        out.setdefault(prompt.messages[0].content, prompt)
+        kept = out.setdefault(prompt.messages[0].content, prompt)
+        misses = 0 if kept is prompt else misses + 1
     if len(out) < n:
         raise ConfigError(f"only {len(out)} different prompts can be made of these, not {n}")
     return list(out.values())
