@@ -90,7 +90,7 @@ MEANINGS = {
     "RolloutSpec.stop": "strings that end a response",
     "RewardSpec.model": "a reward-model stage, or a reward model's folder",
     "RewardSpec.function": "your Python: `module:name` or `file.py:name`",
-    "RewardSpec.builtin": "a reward that comes with gnomon",
+    "RewardSpec.builtin": "a reward that comes with gnomon; see [rewards.md](rewards.md)",
     "RewardSpec.name": "its name in metrics; by default made from the above",
     "RewardSpec.weight": "its factor where several rewards are summed",
     "RewardSpec.ensemble": "how the members of an ensemble become one number",

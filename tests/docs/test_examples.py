@@ -24,7 +24,7 @@ from gnomon.data.readers import read_groups
 from gnomon.errors import ConfigError
 from gnomon.pipeline.resolve import stage_settings
 from gnomon.pipeline.run import run_recipe
-from gnomon.recipe.load import apply_override, parse_recipe
+from gnomon.recipe.load import apply_override, load_recipe, parse_recipe
 from gnomon.tunnel.tokenizer import build_tokenizer
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
@@ -40,10 +40,7 @@ def recipe_of(block: Block) -> dict[str, Any] | None:
 RECIPES = [
     pytest.param(b.page, r, id=f"{b.page}-{r['name']}") for b in BLOCKS if (r := recipe_of(b))
 ]
-RECIPES += [
-    pytest.param(p.name, yaml.safe_load(p.read_text(encoding="utf-8")), id=p.name)
-    for p in sorted([*ROOT.glob("recipes/*.yaml"), *ROOT.glob("src/gnomon/recipe/presets/*.yaml")])
-]
+FILES = sorted([*ROOT.glob("recipes/*.yaml"), *ROOT.glob("src/gnomon/recipe/presets/*.yaml")])
 COMMANDS = sorted(
     {
         line.split("  #")[0].strip()
@@ -59,6 +56,12 @@ COMMANDS = sorted(
 def test_every_recipe_validates(page: str, raw: dict[str, Any], contributed: Path) -> None:
     recipe = parse_recipe(raw, where=page)
     for stage in recipe.stages:
+        stage_settings(stage)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_recipe_file_validates(file: Path) -> None:
+    for stage in load_recipe(file).stages:
         stage_settings(stage)
 
 
