@@ -29,6 +29,10 @@ class RunError(GnomonError):
     """A run that had to stop: NaN loss, failing rewards, a full disk. Nothing saved is lost."""
 
 
+class RunPaused(RunError):  # noqa: N818 - nothing went wrong
+    """A run that waits for people: the message says for what, and ``--resume`` goes on."""
+
+
 class RewardsFailedError(RunError):
     """Too many rewards of one iteration failed; ``samples`` are its rows of samples.parquet."""
 

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from gnomon.algorithms.base import Ingredients, Settings, Totals
-from gnomon.algorithms.preference_pairs import ReferencedPairMethod, Seen, usable_pairs
+from gnomon.algorithms.preference_pairs import PairLoss, ReferencedPairMethod, Seen, usable_pairs
 from gnomon.algorithms.reference import ReferenceSettings
 from gnomon.data.readers import Skipped
 from gnomon.data.records import TokenGroup
@@ -24,8 +24,8 @@ Sides = tuple[Tensor, Tensor, Tensor, Tensor]
 """Log-probs [C] of chosen, rejected, ref_chosen and ref_rejected."""
 
 
-class DPOSettings(ReferenceSettings):
-    """Settings of DPO and its variants."""
+class DPOLossSettings(Settings):
+    """Settings of the loss of DPO and its variants, wherever the pairs come from."""
 
     beta: float = Field(0.1, gt=0, description="how strongly the reference holds")
     loss: Literal["sigmoid", "robust", "ipo", "hinge", "plackett_luce"] = "sigmoid"
@@ -48,7 +48,7 @@ class DPOSettings(ReferenceSettings):
     )
 
     @model_validator(mode="after")
-    def _combinations(self) -> DPOSettings:
+    def _combinations(self) -> DPOLossSettings:
         sigmoid = self.loss == "sigmoid"
         if self.label_smoothing and self.loss not in ("sigmoid", "robust"):
             raise ValueError(f"label_smoothing has no meaning with loss {self.loss}")
@@ -66,22 +66,15 @@ class DPOSettings(ReferenceSettings):
         return self
 
 
-class DPO(ReferencedPairMethod):
-    """DPO: raise the chosen above the rejected, as far from the reference as beta allows."""
+class DPOSettings(ReferenceSettings, DPOLossSettings):
+    """Settings of DPO and its variants."""
 
-    name: ClassVar[str] = "dpo"
-    summary: ClassVar[str] = "direct preference optimisation, and its variants"
-    Settings: ClassVar[type[Settings]] = DPOSettings
 
-    def __init__(self, ingredients: Ingredients, settings: DPOSettings) -> None:
-        super().__init__(ingredients, settings, per_token=settings.length_desensitise < 1)
+class DPOLoss(PairLoss):
+    """The loss of DPO and its variants; see :class:`DPO` and ``online_dpo.OnlineDPO``."""
 
-    @classmethod
-    def prepare(
-        cls, groups: Sequence[TokenGroup], settings: Any, training: bool = True
-    ) -> tuple[list[TokenGroup], list[Skipped]]:
-        whole = training and settings.loss == "plackett_luce"
-        return usable_pairs(groups, whole=whole, needed=training)
+    def rewards(self, seen: Seen) -> Tensor:
+        return losses.implicit_reward(seen.logprob, seen.reference, self.settings.beta)
 
     def objective(self, seen: Seen, totals: Totals) -> Tensor:
         if self.settings.loss != "plackett_luce":
@@ -143,3 +136,21 @@ class DPO(ReferencedPairMethod):
         policy = losses.length_desensitised_logprobs(seen.tokens, *layout, alpha=alpha)
         reference = losses.length_desensitised_logprobs(seen.ref_tokens, *layout, alpha=alpha)
         return (*policy, *reference)
+
+
+class DPO(DPOLoss, ReferencedPairMethod):
+    """DPO: raise the chosen above the rejected, as far from the reference as beta allows."""
+
+    name: ClassVar[str] = "dpo"
+    summary: ClassVar[str] = "direct preference optimisation, and its variants"
+    Settings: ClassVar[type[Settings]] = DPOSettings
+
+    def __init__(self, ingredients: Ingredients, settings: DPOSettings) -> None:
+        super().__init__(ingredients, settings, per_token=settings.length_desensitise < 1)
+
+    @classmethod
+    def prepare(
+        cls, groups: Sequence[TokenGroup], settings: Any, training: bool = True
+    ) -> tuple[list[TokenGroup], list[Skipped]]:
+        whole = training and settings.loss == "plackett_luce"
+        return usable_pairs(groups, whole=whole, needed=training)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gnomon.algorithms.base import (
+    Algorithm,
     Evaluation,
     Ingredients,
     LossOutput,
@@ -24,7 +25,12 @@ from gnomon.algorithms.base import (
     Totals,
     mean_metric,
 )
-from gnomon.algorithms.reference import Reference, ReferenceSettings, reference_roles
+from gnomon.algorithms.reference import (
+    ReadsReference,
+    Reference,
+    ReferenceSettings,
+    reference_roles,
+)
 from gnomon.data.batch import Batch
 from gnomon.data.readers import Skipped
 from gnomon.data.records import TokenGroup
@@ -54,7 +60,7 @@ class Seen:
     ref_logprob: Tensor | None = None
 
     @classmethod
-    def of(cls, batch: Batch, tokens: Tensor, reference: Reference | None = None) -> Seen:
+    def of(cls, batch: Batch, tokens: Tensor, reference: ReadsReference | None = None) -> Seen:
         """Sum the policy's [R] log-probs, and look up the reference's."""
         logprob = response_logprobs(
             tokens, batch.response_mask, batch.response_of, batch.num_responses
@@ -80,13 +86,11 @@ class Seen:
         return self.ref_logprob
 
 
-class PairMethod(Offline):
-    """Base of the methods on pairs."""
+class PairLoss(Algorithm):
+    """The loss of pairs, wherever they come from: data (:class:`PairMethod`) or the policy."""
 
-    data: ClassVar = "comparisons"
-    needs: ClassVar[tuple[str, ...]] = ("policy",)
     dropout: ClassVar[bool] = False  # policy and reference must differ by training alone
-    reference: Reference | None = None
+    reference: ReadsReference | None = None
 
     # -- what a method gives ----------------------------------------------------------------------
 
@@ -99,12 +103,6 @@ class PairMethod(Offline):
         """[S] the implicit reward of each response, in the unit in which the loss compares them."""
 
     # -- the shared path --------------------------------------------------------------------------
-
-    @classmethod
-    def prepare(
-        cls, groups: Sequence[TokenGroup], settings: Any, training: bool = True
-    ) -> tuple[list[TokenGroup], list[Skipped]]:
-        return usable_pairs(groups, whole=False, needed=training)
 
     def loss(self, batch: Batch, totals: Totals) -> LossOutput:
         tokens = self.roles["policy"].logprobs(batch).logprobs
@@ -122,6 +120,19 @@ class PairMethod(Offline):
     def metrics(self, seen: Seen) -> Metrics:
         """What people tune by, over the pairs of the micro-batch; log-probs in nats."""
         return side_metrics(seen, *seen.sides(self.rewards(seen)))
+
+
+class PairMethod(PairLoss, Offline):
+    """Base of the methods on pairs that are given."""
+
+    data: ClassVar = "comparisons"
+    needs: ClassVar[tuple[str, ...]] = ("policy",)
+
+    @classmethod
+    def prepare(
+        cls, groups: Sequence[TokenGroup], settings: Any, training: bool = True
+    ) -> tuple[list[TokenGroup], list[Skipped]]:
+        return usable_pairs(groups, whole=False, needed=training)
 
     @torch.no_grad()
     def evaluate(self, iteration: int, final: bool) -> Evaluation:
@@ -190,9 +201,6 @@ class ReferencedPairMethod(PairMethod):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.reference.load_state_dict(state)
-
-    def rewards(self, seen: Seen) -> Tensor:
-        return float(self.settings.beta) * (seen.logprob - seen.reference)
 
 
 def pair_weights(batch: Batch) -> Tensor:

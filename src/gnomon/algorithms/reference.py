@@ -8,13 +8,15 @@
       pi_ref <- alpha pi_theta + (1 - alpha) pi_ref
 
   (TR-DPO: Gorbatovski et al. 2024, "Learn your reference model", arXiv:2404.09656).
+
+On-line methods have a :class:`RoundReference`: once per round, before the round's updates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -44,6 +46,19 @@ class ReferenceSettings(Settings):
     sync_alpha: float = Field(
         0.6, gt=0, le=1, description="share of the policy in a sync (TR-DPO's alpha; 1: a copy)"
     )
+
+    @property
+    def reference_moves(self) -> bool:
+        """Whether the reference needs weights of its own under LoRA."""
+        return self.reference == "synced"
+
+
+class ReadsReference(Protocol):
+    """Anything that knows the reference's log-probs of a micro-batch."""
+
+    def logprobs(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+        """([R] or None where only sums are at hand, [S]) log-probs in nats; constants."""
+        ...
 
 
 def reference_roles(settings: ReferenceSettings) -> tuple[str, ...]:
@@ -85,26 +100,15 @@ class Reference:
         else:
             values = self._compute(groups)
             values = values if self.per_token else sums_of(groups, values)
-        if not torch.isfinite(values).all():
-            raise ModelError(
-                "the reference gives log-probs that are not finite: its weights are broken, or "
-                "dtype is too narrow for them"
-            )
-        return _attach(groups, values, self.per_token)
+        return attach_reference(groups, values, self.per_token)
 
     def logprobs(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
         """([R] or None where only sums are cached, [S]) log-probs in nats; constants."""
-        if self.cached and not self.per_token:
-            return None, batch.scalar[REF_SUM]
         if self.cached:
-            tokens = batch.token[REF_TOKENS]
-        else:
-            with torch.no_grad():
-                tokens = self.ingredients.roles["reference"].logprobs(batch).logprobs
-        sums = response_logprobs(
-            tokens, batch.response_mask, batch.response_of, batch.num_responses
-        )
-        return tokens, sums
+            return attached_reference(batch)
+        with torch.no_grad():
+            tokens = self.ingredients.roles["reference"].logprobs(batch).logprobs
+        return tokens, _sums(tokens, batch)
 
     @torch.no_grad()
     def after_iteration(self, iteration: int) -> None:
@@ -127,21 +131,76 @@ class Reference:
             for name, weight in self._weights("reference").items():
                 weight.copy_(state["reference"][name])
 
-    @torch.no_grad()
     def _compute(self, groups: Sequence[TokenGroup]) -> Tensor:
         """[R] log-probs under the start weights, dropout off."""
-        policy = self.ingredients.roles["policy"].eval()
-        columns = annotate_tokens(
-            groups,
-            lambda batch: {REF_TOKENS: policy.logprobs(batch).logprobs},
-            self.ingredients.tokens_per_microbatch,
-            self.ingredients.device,
-        )
-        return columns[REF_TOKENS]
+        return token_logprobs(self.ingredients, self.ingredients.roles["policy"].eval(), groups)
 
     def _weights(self, role: str) -> dict[str, Tensor]:
         """What training moves, under names that policy and reference share."""
         return trained_weights(self.ingredients.roles[role])
+
+
+class RoundReference:
+    """The reference of an on-line method: its log-probs are computed once a round.
+
+    Args:
+        refresh_every: rounds after which the policy becomes the reference. 1: in each round the
+            policy of the round's start, with no second model; 0: never, the start weights.
+        per_token: the loss needs log-probs of tokens, not only of responses.
+
+    Raises:
+        ConfigError: a reference that would never be refreshed.
+    """
+
+    def __init__(self, ingredients: Ingredients, refresh_every: int, per_token: bool) -> None:
+        if refresh_every > 1 and refresh_every >= ingredients.iterations:
+            raise ConfigError(
+                f"refresh_reference is {refresh_every}, but the stage has only "
+                f"{ingredients.iterations} rounds: the reference would never be refreshed"
+            )
+        self.ingredients = ingredients
+        self.refresh_every = refresh_every
+        self.per_token = per_token
+
+    def annotate(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+        """The groups with what the reference of this round says of them."""
+        if not groups:
+            return []
+        roles = self.ingredients.roles
+        role = roles["policy"] if self.refresh_every == 1 else roles["reference"]
+        values = token_logprobs(self.ingredients, role, groups)
+        values = values if self.per_token else sums_of(groups, values)
+        return attach_reference(groups, values, self.per_token)
+
+    def logprobs(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
+        """([R] or None where only sums are at hand, [S]) log-probs in nats; constants."""
+        return attached_reference(batch)
+
+    @property
+    def moves(self) -> bool:
+        """Whether it has weights of its own that change."""
+        return self.refresh_every > 1
+
+    @torch.no_grad()
+    def after_round(self, iteration: int) -> None:
+        """Take over the policy's weights when it is time; ``iteration`` counts from 0."""
+        if self.moves and (iteration + 1) % self.refresh_every == 0:
+            policy = trained_weights(self.ingredients.roles["policy"])
+            for name, weight in trained_weights(self.ingredients.roles["reference"]).items():
+                weight.copy_(policy[name])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights of a reference that moves; nothing otherwise."""
+        if not self.moves:
+            return {}
+        weights = trained_weights(self.ingredients.roles["reference"])
+        return {name: weight.detach().clone() for name, weight in weights.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        if self.moves:
+            for name, weight in trained_weights(self.ingredients.roles["reference"]).items():
+                weight.copy_(state[name])
 
 
 def check_reference(settings: ReferenceSettings, lora: bool, iterations: int | None) -> None:
@@ -187,7 +246,43 @@ def sums_of(groups: Sequence[TokenGroup], values: Tensor) -> Tensor:
     return response_logprobs(values, mask, of, len(responses))
 
 
-def _attach(groups: Sequence[TokenGroup], values: Tensor, per_token: bool) -> list[TokenGroup]:
+@torch.no_grad()
+def token_logprobs(ingredients: Ingredients, role: Role, groups: Sequence[TokenGroup]) -> Tensor:
+    """[R] log-probs (nats) of all response tokens under a role."""
+    columns = annotate_tokens(
+        groups,
+        lambda batch: {REF_TOKENS: role.logprobs(batch).logprobs},
+        ingredients.tokens_per_microbatch,
+        ingredients.device,
+    )
+    return columns[REF_TOKENS]
+
+
+def attached_reference(batch: Batch) -> tuple[Tensor | None, Tensor]:
+    """What :func:`attach_reference` left with the responses: ([R] or None, [S])."""
+    if REF_TOKENS not in batch.token:
+        return None, batch.scalar[REF_SUM]
+    tokens = batch.token[REF_TOKENS]
+    return tokens, _sums(tokens, batch)
+
+
+def _sums(tokens: Tensor, batch: Batch) -> Tensor:
+    return response_logprobs(tokens, batch.response_mask, batch.response_of, batch.num_responses)
+
+
+def attach_reference(
+    groups: Sequence[TokenGroup], values: Tensor, per_token: bool
+) -> list[TokenGroup]:
+    """The groups with the reference's log-probs: [R] with their tokens, or [S] with the responses.
+
+    Raises:
+        ModelError: they are not finite.
+    """
+    if not torch.isfinite(values).all():
+        raise ModelError(
+            "the reference gives log-probs that are not finite: its weights are broken, or "
+            "dtype is too narrow for them"
+        )
     lengths = [len(r.ids) for g in groups for r in g.responses]
     parts = iter(torch.split(values, lengths) if per_token else values.tolist())
 

@@ -55,7 +55,7 @@ class RoleBuilder:
             if need == "policy":
                 roles[need] = self._trained("policy", head=None)
             elif need == "reference":
-                roles[need] = self._reference(moves=getattr(settings, "reference", "") == "synced")
+                roles[need] = self._reference(moves=getattr(settings, "reference_moves", False))
             elif need == "value_model":
                 roles[need] = self._value_model(value_from)
             elif need == "reward_model":
@@ -74,7 +74,7 @@ class RoleBuilder:
 
     def _reference(self, moves: bool) -> Role:
         """The frozen reference: the plain trunk under LoRA, else a copy of the model. One that
-        moves after the policy (TR-DPO) has an adapter of its own under LoRA."""
+        follows the policy (TR-DPO, on-line DPO) has an adapter of its own under LoRA."""
         if self.lora is None:
             return Role("reference", self.trunk.copy())
         if not moves:
