@@ -66,7 +66,7 @@ class DPOLossSettings(Settings):
         return self
 
 
-class DPOSettings(ReferenceSettings, DPOLossSettings):
+class DPOSettings(DPOLossSettings, ReferenceSettings):
     """Settings of DPO and its variants."""
 
 

@@ -34,6 +34,7 @@ from gnomon.data.sampler import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
 from gnomon.evals.statistics import mean_interval, wilson_interval
 from gnomon.rewards.guard import score_safely
+from gnomon.rewards.human import Rounds
 from gnomon.rewards.protocol import Sample, Score
 from gnomon.rollout.protocol import Completion, Request
 
@@ -67,9 +68,15 @@ class OnPolicy(Algorithm):
 
     data: ClassVar = "prompts"
     dropout: ClassVar[bool] = False  # old and new log-probs must differ by the update alone
+    min_samples: ClassVar[int] = 1  # responses to a prompt that the method cannot do without
 
     def __init__(self, ingredients: Ingredients, settings: Any) -> None:
         super().__init__(ingredients, settings)
+        if ingredients.sampling.samples < self.min_samples:
+            raise ConfigError(
+                f"{self.name} compares responses to the same prompt: set rollout.samples to at "
+                f"least {self.min_samples} (it is {ingredients.sampling.samples})"
+            )
         self.sampler = Sampler(len(ingredients.prompts), ingredients.batch_size, ingredients.seed)
         self.on_progress: Callable[[int, int], None] | None = None
 
@@ -78,6 +85,11 @@ class OnPolicy(Algorithm):
     @abstractmethod
     def annotate(self, groups: Sequence[TokenGroup], temperature: float) -> Annotated:
         """Add what the loss needs to each token (``token``) and say what was seen (``metrics``)."""
+
+    def learnable(self, rollouts: Sequence[Rollout], iteration: int) -> Annotated:
+        """What of the rollouts is learned from, before :meth:`annotate`; all that was scored."""
+        groups = (token_group(r, f"{iteration}:{i}") for i, r in enumerate(rollouts))
+        return Annotated([g for g in groups if g is not None], {})
 
     # -- the shared path --------------------------------------------------------------------------
 
@@ -93,11 +105,13 @@ class OnPolicy(Algorithm):
         prompts = [self.ingredients.prompts[i] for i in self.sampler.batch(iteration)]
         temperature = self.temperature(iteration)
         seed = self.ingredients.seed * 1_000_003 + iteration
+        if isinstance(self.ingredients.reward, Rounds):
+            self.ingredients.reward.open_round(iteration + 1)
         rollouts = self.rollout(prompts, temperature, seed, self.ingredients.sampling.samples)
         self._check_errors(rollouts, iteration)
-        groups = [g for i, r in enumerate(rollouts) if (g := token_group(r, f"{iteration}:{i}"))]
-        annotated = self.annotate(groups, temperature)
-        metrics = rollout_metrics(rollouts) | dict(annotated.metrics)
+        learned = self.learnable(rollouts, iteration)
+        annotated = self.annotate(learned.groups, temperature)
+        metrics = rollout_metrics(rollouts) | dict(learned.metrics) | dict(annotated.metrics)
         metrics["temperature"] = temperature
         return Experience(
             self._minibatches(annotated.groups, iteration), metrics, sample_rows(rollouts)
@@ -287,6 +301,18 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         errors = sum(s.error is not None for r in rollouts for s in r.observed[name])
         metrics[f"{name}_errors"] = float(errors)
     return metrics
+
+
+def spread_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """How rewards differ within prompts: means over prompts of the best and the worst reward, and
+    the share of prompts whose rewards are all the same (or fewer than two)."""
+    values = [[s.value for s in r.scores if s.value is not None] for r in rollouts]
+    known = [v for v in values if v]
+    return {
+        "reward_best": sum(max(v) for v in known) / max(1, len(known)),
+        "reward_worst": sum(min(v) for v in known) / max(1, len(known)),
+        "zero_spread": sum(len(set(v)) < 2 for v in values) / max(1, len(values)),
+    }
 
 
 def sample_rows(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:

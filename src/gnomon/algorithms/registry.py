@@ -7,14 +7,16 @@ import difflib
 from gnomon.algorithms.base import Algorithm
 from gnomon.algorithms.dpo import DPO
 from gnomon.algorithms.kto import KTO
+from gnomon.algorithms.online_dpo import OnlineDPO
 from gnomon.algorithms.ppo import PPO
+from gnomon.algorithms.raft import RAFT
 from gnomon.algorithms.reference_free import CPO, ORPO, SimPO
 from gnomon.algorithms.reward_model import RewardModel
 from gnomon.algorithms.sft import SFT
 from gnomon.errors import ConfigError
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    a.name: a for a in (SFT, RewardModel, PPO, DPO, KTO, SimPO, ORPO, CPO)
+    a.name: a for a in (SFT, RewardModel, PPO, DPO, KTO, SimPO, ORPO, CPO, OnlineDPO, RAFT)
 }
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gnomon.errors import GnomonError
+from gnomon.errors import GnomonError, RunPaused
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -168,9 +168,13 @@ def finish(folder: Path, rebuild: bool = False) -> None:
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are printed without a traceback."""
+    """Entry point: errors that a user can mend are printed without a traceback (exit code 1); a run
+    that waits for people says for what (3)."""
     try:
         app()
+    except RunPaused as pause:
+        err.print(f"[bold yellow]paused:[/] {escape(str(pause))}", highlight=False)
+        sys.exit(3)
     except GnomonError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)

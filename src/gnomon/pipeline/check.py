@@ -18,7 +18,7 @@ from gnomon.models.load import fetch, load_tokenizer, reading, weight_files
 from gnomon.models.save import load_reward_model
 from gnomon.pipeline.collect import COLLECT
 from gnomon.pipeline.resolve import policy_stages, resolve_start, reward_folder, stage_settings
-from gnomon.pipeline.rewards import check_labels, one_reward
+from gnomon.pipeline.rewards import HUMAN, check_labels, one_reward
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.sources import check_source
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec
@@ -97,6 +97,13 @@ def _check_sense(stage: StageSpec) -> None:
         )
     if not samples and (stage.reward or stage.observe):
         raise ConfigError(f"{stage.algorithm} trains on its data and uses no reward; remove it")
+    needed = getattr(algorithm, "min_samples", 2 if algorithm is None else 1)
+    if samples and stage.rollout.samples < needed:
+        raise ConfigError(
+            f"{stage.algorithm} compares responses to the same prompt: set rollout.samples to at "
+            f"least {needed} (it is {stage.rollout.samples})"
+        )
+    _check_people(stage)
     if stage.holdout and stage.eval_data:
         raise ConfigError("give either holdout or eval_data, not both")
     coefficient = getattr(settings, "pretraining_coef", 0.0)
@@ -109,6 +116,20 @@ def _check_sense(stage: StageSpec) -> None:
         )
     if stage.normalise_on and (algorithm is None or algorithm.produces != "reward_model"):
         raise ConfigError(f"normalise_on is for reward models, and this is {stage.algorithm}")
+
+
+def _check_people(stage: StageSpec) -> None:
+    """People judge the responses of each round, alone, and nothing else."""
+    queued = [spec for spec in stage.reward if spec.builtin == HUMAN]
+    if queued and (len(stage.reward) > 1 or queued[0].weight != 1.0):
+        raise ConfigError(f"{HUMAN} judges alone, with weight 1; observe other rewards instead")
+    if any(spec.builtin == HUMAN for spec in stage.observe):
+        raise ConfigError(f"{HUMAN} cannot be observed: it would stop the run; make it the reward")
+    if queued and (stage.holdout or stage.eval_data):
+        raise ConfigError(
+            f"people ({HUMAN}) judge the rounds, not held-out prompts: remove holdout and "
+            "eval_data, and let the recipe's compare look at the result"
+        )
 
 
 def _check_rewards(
@@ -166,6 +187,8 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path) -> None:
     if spec is None:
         return
     after = len(recipe.stages)
+    if any(reward.builtin == HUMAN for reward in spec.rewards):
+        raise ConfigError(f"{HUMAN} judges a stage's rounds and cannot be a column here; remove it")
     check_labels(spec.rewards, ())
     _check_rewards(spec.rewards, recipe, after, run, base)
     _check_sources(spec.prompts, recipe, after, base)

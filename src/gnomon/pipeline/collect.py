@@ -1,13 +1,14 @@
 """The ``collect`` stage: sample K responses to each prompt and have a judge rank them.
 
-The judge is any reward (learned, verifier, your function) or simulated labellers. What it writes,
-``groups.jsonl``, is ordinary preference data for a later stage (``data: stage:NAME``).
+The judge is any reward (learned, verifier, your function), simulated labellers, or people (the
+reward ``human_queue``: the stage asks about all prompts at once and waits for the labels). What it
+writes, ``groups.jsonl``, is ordinary preference data for a later stage (``data: stage:NAME``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +16,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from gnomon.algorithms.base import EncodedPrompt, Settings
+from gnomon.algorithms.sampled_pairs import ranks_from_rewards
 from gnomon.atomic import write_text
 from gnomon.data.readers import Skipped
 from gnomon.data.records import Prompt
 from gnomon.errors import RunError
 from gnomon.rewards.guard import score_safely
+from gnomon.rewards.human import HumanQueue
 from gnomon.rewards.protocol import Reward, Sample
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
 from gnomon.train.progress import Progress
@@ -75,6 +78,7 @@ class Collector:
 
         Raises:
             RunError: the judge failed on more than ``max_errors`` of the prompts.
+            RunPaused: people are the judge, and their labels are not all there.
         """
         requests = [
             Request(p.prompt.id, p.ids, self.samples, seed=self.seed * 1_000_003 + first + i)
@@ -82,12 +86,17 @@ class Collector:
         ]
         completions = self.engine.generate(requests, self.params)
         rows: list[dict[str, Any]] = []
-        for i, (prompt, row) in enumerate(zip(prompts, completions, strict=True)):
-            distinct = list({c.text: c for c in row if c.text.strip()}.values())
+        answers = [list({c.text: c for c in r if c.text.strip()}.values()) for r in completions]
+        if isinstance(self.judge, HumanQueue):
+            self.judge(_samples(prompts, answers))
+        for i, (prompt, distinct) in enumerate(zip(prompts, answers, strict=True)):
             if len(distinct) < 2:
-                reason = f"{len(row)} samples gave {len(distinct)} distinct answers"
+                reason = f"{self.samples} samples gave {len(distinct)} distinct answers"
                 cure = "raise rollout.samples or rollout.temperature"
                 rows.append({"id": prompt.prompt.id, "skipped": reason, "cure": cure})
+                continue
+            if isinstance(self.judge, HumanQueue):
+                rows.append(self._judged(self.judge, prompt.prompt, distinct))
                 continue
             ranks = self._ranks(prompt.prompt, prompt.ids, distinct, first + i)
             if isinstance(ranks, str):
@@ -125,31 +134,54 @@ class Collector:
         order = sorted(keep, key=lambda i: ranks[i])
         if self.settings.keep == "best-worst":
             order = [order[0], order[-1]]
-        row: dict[str, Any] = {
-            "id": prompt.id,
-            "responses": [
-                {"id": str(i), "text": completions[i].text, "rank": ranks[i]} for i in order
-            ],
-            "meta": dict(prompt.meta),
-        }
-        if prompt.category is not None:
-            row["category"] = prompt.category
-        if prompt.text is not None:
-            row["prompt"] = prompt.text
-        else:
-            row["messages"] = [{"role": m.role, "content": m.content} for m in prompt.messages]
-        return row
+        texts = [{"id": str(i), "text": completions[i].text, "rank": ranks[i]} for i in order]
+        return _with_prompt(prompt, {"responses": texts})
+
+    def _judged(
+        self, people: HumanQueue, prompt: Prompt, completions: Sequence[Completion]
+    ) -> dict[str, Any]:
+        """The judgements of people, as they are: not every pair need have one."""
+        texts = [c.text for c in completions]
+        compared = list(people.compare(prompt, texts))
+        if not compared:
+            cure = "nothing to mend; or give it a label before the stage ends"
+            return {"id": prompt.id, "skipped": "people judged nothing of it", "cure": cure}
+        if self.settings.keep == "best-worst":
+            share = [people.value(prompt, text) for text in texts]
+            compared.sort(key=lambda c: share[c.worse] - share[c.better])
+            compared = compared[:1]
+        used = sorted({i for c in compared for i in (c.better, c.worse)})
+        return _with_prompt(
+            prompt,
+            {
+                "responses": [{"id": str(i), "text": texts[i]} for i in used],
+                "comparisons": [
+                    {"better": str(c.better), "worse": str(c.worse), "tie": c.tie} for c in compared
+                ],
+            },
+        )
 
 
-def ranks_from_rewards(rewards: Sequence[float], tie_margin: float) -> list[float]:
-    """1 for the highest reward; neighbours within ``tie_margin`` share a rank."""
-    order = sorted(range(len(rewards)), key=lambda i: -rewards[i])
-    ranks = [0.0] * len(rewards)
-    for place, i in enumerate(order):
-        above = order[place - 1] if place else None
-        tied = above is not None and rewards[above] - rewards[i] <= tie_margin
-        ranks[i] = ranks[above] if tied and above is not None else place + 1.0
-    return ranks
+def _samples(
+    prompts: Sequence[EncodedPrompt], answers: Sequence[Sequence[Completion]]
+) -> list[Sample]:
+    return [
+        Sample(p.prompt, c.text, p.ids, c.ids, c.finished)
+        for p, row in zip(prompts, answers, strict=True)
+        for c in row
+    ]
+
+
+def _with_prompt(prompt: Prompt, said: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of groups.jsonl."""
+    row: dict[str, Any] = {"id": prompt.id, **said, "meta": dict(prompt.meta)}
+    if prompt.category is not None:
+        row["category"] = prompt.category
+    if prompt.text is not None:
+        row["prompt"] = prompt.text
+    else:
+        row["messages"] = [{"role": m.role, "content": m.content} for m in prompt.messages]
+    return row
 
 
 def collect(
@@ -162,10 +194,14 @@ def collect(
 
     Raises:
         RunError: no prompt gave two responses that the judge could tell of.
+        RunPaused: people are the judge, and their labels are not all there.
     """
     parts = folder / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     size = collector.settings.chunk
+    if isinstance(collector.judge, HumanQueue):  # one round: people are asked about all at once
+        size = max(1, len(prompts))
+        collector.judge.open_round(1)
     for first in range(0, len(prompts), size):
         file = parts / f"{first:08d}.jsonl"
         if not file.is_file():

@@ -20,9 +20,12 @@ from gnomon.rewards.protocol import Reward, Sample
 from gnomon.rewards.verifiers import BUILTINS as VERIFIERS
 from gnomon.rewards.verifiers.adapter import load_factory
 
+HUMAN = "human_queue"
+"""The builtin that asks people."""
 BUILTIN: Mapping[str, str] = {
     "gold": "gnomon.tunnel.gold:GoldReward",
     "correct": "gnomon.tunnel.gold:CorrectReward",
+    HUMAN: "gnomon.rewards.human:HumanQueue",
     **VERIFIERS,
 }
 """Names of builtin rewards and where each is made; only what a recipe names is imported."""
@@ -32,6 +35,8 @@ RESERVED = (
     *("reward", "kl", "kl_k3", "length", "finished", "loss", "entropy", "beta", "lr", "step"),
     *("reward_std", "reward_errors", "grad_norm", "temperature", "mismatch", "iteration"),
     *("policy_loss", "value_loss", "clip_fraction", "update_kl", "seconds", "text_loss"),
+    *("reward_best", "reward_worst", "reward_kept", "zero_spread", "pairs", "ties_dropped"),
+    *("prompts_used", "replayed", "kept", "margin", "accuracy", "displacement", "nll"),
 )
 """Names of metrics that a reward's own column must not take."""
 

@@ -24,7 +24,7 @@ from gnomon.atomic import write_json, write_text
 from gnomon.data.encode import Encoder, How
 from gnomon.data.records import Group, TokenGroup
 from gnomon.data.sampler import split
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, RunPaused
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.roles import Role
 from gnomon.models.save import LoadedReward, save_policy, save_reward_model
@@ -50,6 +50,7 @@ from gnomon.pipeline.sources import (
     recipe_encoder,
 )
 from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
+from gnomon.rewards.human import HumanQueue
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.train.checkpoint import CheckpointStore
 from gnomon.train.loop import Loop, LoopOptions
@@ -102,6 +103,9 @@ class StageRun:
                 models={self.stage.name: {"from": loaded.source, "sha256": loaded.fingerprint}},
             )
             info["status"] = "done"
+        except RunPaused as pause:
+            info |= {"status": "paused", "error": str(pause)}
+            raise
         except BaseException as error:
             info |= {"status": "failed", "error": str(error) or type(error).__name__}
             raise
@@ -343,12 +347,15 @@ class StageRun:
                 f"stage {self.stage.name!r} samples its own responses and needs a reward: "
                 "reward: [{model: STAGE}], [{function: file.py:name}] or [{builtin: gold}]"
             )
-        return build_reward(
+        reward = build_reward(
             self.stage.reward,
             base=self.base,
             load=lambda name: self._load_reward(builder, name),
             tokenizer=builder.trunk.tokenizer,
         )
+        if isinstance(reward, HumanQueue):
+            reward.folder = self.folder.path / "queue"
+        return reward
 
     def _engine(self, policy: Role, encoder: Encoder) -> TorchEngine:
         def activate() -> AbstractContextManager[Any]:

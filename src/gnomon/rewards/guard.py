@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from gnomon.errors import RunError
 from gnomon.rewards.protocol import Reward, Sample, Score
 
 
@@ -15,11 +16,16 @@ def score_safely(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
     A reward that raises on the whole batch is asked again sample by sample, so that one bad sample
     does not take the others with it. NaN, infinities, None and anything that is not one Score per
     sample are errors.
+
+    Raises:
+        RunError: the reward itself says that the run must stop, or pause for people.
     """
     if not samples:
         return []
     try:
         scores = list(reward(samples))
+    except RunError:
+        raise
     except Exception as error:
         if len(samples) == 1:
             return [Score(None, error=f"{reward.name}: {type(error).__name__}: {error}")]

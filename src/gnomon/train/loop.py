@@ -20,7 +20,7 @@ import torch
 from gnomon.algorithms.base import Algorithm, LossOutput, Minibatch, Totals
 from gnomon.atomic import write_json
 from gnomon.data.batch import Batch
-from gnomon.errors import RewardsFailedError, RunError
+from gnomon.errors import RewardsFailedError, RunError, RunPaused
 from gnomon.train.checkpoint import CheckpointStore
 from gnomon.train.metrics import MetricsStore
 from gnomon.train.optim import clip_grad_norm, lr_at, make_optimizer
@@ -89,11 +89,17 @@ class Loop:
         Raises:
             RunError: NaN loss or gradient, too many failed rewards, a full disk. The last
                 checkpoint stays usable.
+            RunPaused: people have to judge first; everything up to here is saved.
         """
         start = self._restore() if resume else 0
         try:
             for iteration in range(start, self.options.iterations):
-                self._iteration(iteration)
+                try:
+                    self._iteration(iteration)
+                except RunPaused:  # nothing of this iteration has changed the state yet
+                    if iteration > start:
+                        self._checkpoint(iteration)
+                    raise
                 done = iteration + 1
                 if done == self.options.iterations:
                     self._final_evaluation()  # before the last checkpoint, so that it is done once

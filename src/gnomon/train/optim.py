@@ -18,7 +18,7 @@ _SUPERVISED = 1e-5
 _REINFORCEMENT = 1e-6
 _PREFERENCE = 5e-7
 _BASE_LR = {
-    **dict.fromkeys(("sft", "reward_model"), _SUPERVISED),
+    **dict.fromkeys(("sft", "raft", "reward_model"), _SUPERVISED),
     **dict.fromkeys(("ppo", "grpo", "rloo", "reinforce"), _REINFORCEMENT),
     **dict.fromkeys(("dpo", "online_dpo", "kto", "simpo", "orpo", "cpo"), _PREFERENCE),
 }

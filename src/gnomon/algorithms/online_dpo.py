@@ -1,0 +1,133 @@
+"""DPO on the policy's own responses, in rounds (on-line and iterative DPO).
+
+    prompts -> K responses -> a judge -> pairs -> reference log-probs -> minibatches
+
+Xiong et al. 2023, "Iterative preference learning from human feedback" (arXiv:2312.11456); Guo et
+al. 2024, "Direct language model alignment from online AI feedback" (arXiv:2402.04792); so train
+Llama 3 (arXiv:2407.21783, section 4.1) and Tulu 3. A round is one iteration of the loop: with many
+prompts and several epochs it is iterative DPO, with few prompts and one step it is on-line DPO. The
+losses stand in ``gnomon.losses.dpo``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from gnomon.algorithms.base import Experience, Ingredients, Settings
+from gnomon.algorithms.dpo import DPOLoss, DPOLossSettings
+from gnomon.algorithms.on_policy import (
+    Annotated,
+    OnPolicy,
+    OnPolicySettings,
+    Rollout,
+    spread_metrics,
+)
+from gnomon.algorithms.reference import RoundReference
+from gnomon.algorithms.replay import Replay
+from gnomon.algorithms.sampled_pairs import PairMaking
+from gnomon.data.records import TokenGroup
+from gnomon.rewards.human import Comparing
+
+
+class OnlineDPOSettings(DPOLossSettings, OnPolicySettings):
+    """Settings of on-line and iterative DPO; the loss's are DPO's."""
+
+    pairs: Literal["best_worst", "all"] = Field(
+        "best_worst", description="of each prompt the best against the worst, or every pair"
+    )
+    tie_margin: float = Field(
+        0.0, ge=0, description="pairs whose rewards differ by no more are left out"
+    )
+    no_eos_penalty: float = Field(
+        0.0, ge=0, description="taken off the reward of a cut-off response"
+    )
+    refresh_reference: int = Field(
+        0,
+        ge=0,
+        description="rounds after which the policy becomes the reference; 0: never, 1: each round",
+    )
+    replay: float = Field(
+        0.0, ge=0, lt=1, description="share of a round's groups that comes from earlier rounds"
+    )
+    replay_rounds: int = Field(1, ge=1, description="how many rounds back replay reaches")
+
+    @model_validator(mode="after")
+    def _whole_rankings(self) -> OnlineDPOSettings:
+        if self.loss == "plackett_luce" and self.pairs != "all":
+            raise ValueError("plackett_luce learns whole rankings: set pairs: all")
+        if self.replay_rounds > 1 and not self.replay:
+            raise ValueError("replay_rounds is given but nothing is replayed: set replay above 0")
+        return self
+
+    @property
+    def reference_moves(self) -> bool:
+        """Whether the reference needs weights of its own under LoRA."""
+        return self.refresh_reference > 1
+
+
+class OnlineDPO(DPOLoss, OnPolicy):
+    """On-line DPO: sample, judge, pair, and learn from the pairs as DPO does."""
+
+    name: ClassVar[str] = "online_dpo"
+    summary: ClassVar[str] = "DPO in rounds on the policy's own responses (on-line, iterative)"
+    Settings: ClassVar[type[Settings]] = OnlineDPOSettings
+    needs: ClassVar[tuple[str, ...]] = ("policy", "reference")
+    min_samples: ClassVar[int] = 2
+
+    def __init__(self, ingredients: Ingredients, settings: OnlineDPOSettings) -> None:
+        super().__init__(ingredients, settings)
+        self.reference: RoundReference = RoundReference(
+            ingredients, settings.refresh_reference, per_token=settings.length_desensitise < 1
+        )
+        self.replay = Replay(settings.replay, settings.replay_rounds, ingredients.seed)
+        self.iteration = 0
+        self._fresh: Sequence[TokenGroup] = ()
+        reward = ingredients.reward
+        self.pair_making = PairMaking(
+            settings.pairs,
+            settings.tie_margin,
+            settings.no_eos_penalty,
+            whole=settings.loss == "plackett_luce",
+            judge=reward if isinstance(reward, Comparing) else None,
+        )
+
+    @classmethod
+    def roles_for(cls, settings: Any) -> tuple[str, ...]:
+        return ("policy",) if settings.refresh_reference == 1 else cls.needs
+
+    def experience(self, iteration: int) -> Experience:
+        self.iteration = iteration
+        return super().experience(iteration)
+
+    def learnable(self, rollouts: Sequence[Rollout], iteration: int) -> Annotated:
+        made = [
+            self.pair_making.group(rollout, f"{iteration}:{i}")
+            for i, rollout in enumerate(rollouts)
+        ]
+        groups = [group for group, _ in made if group is not None]
+        metrics = spread_metrics(rollouts) | {
+            "pairs": float(sum(len(g.comparisons) for g in groups)),
+            "ties_dropped": float(sum(ties for _, ties in made)),
+            "prompts_used": len(groups) / len(rollouts),
+        }
+        return Annotated(groups, metrics)
+
+    def annotate(self, groups: Sequence[TokenGroup], temperature: float) -> Annotated:
+        replayed = self.replay.draw(len(groups), self.iteration)
+        self._fresh = groups
+        metrics = {"replayed": float(len(replayed))} if self.settings.replay else {}
+        return Annotated(self.reference.annotate([*groups, *replayed]), metrics)
+
+    def end_iteration(self, metrics: Mapping[str, float]) -> None:
+        self.reference.after_round(self.iteration)
+        self.replay.add(self._fresh)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"reference": self.reference.state_dict(), "replay": self.replay.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.reference.load_state_dict(state["reference"])
+        self.replay.load_state_dict(state["replay"])

@@ -1,0 +1,99 @@
+"""From one prompt's sampled responses and what a judge says of them to pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gnomon.algorithms.on_policy import Rollout
+from gnomon.data.records import Comparison, TokenGroup, TokenResponse
+from gnomon.rewards.human import Comparing
+
+
+@dataclass(frozen=True)
+class PairMaking:
+    """How pairs are made.
+
+    Attributes:
+        pairs: the best against the worst, or every pair.
+        tie_margin: rewards that differ by no more than this are a tie.
+        no_eos_penalty: taken off the reward of a cut-off response.
+        whole: the whole ranking is learned from, so every response stays, those of ties too.
+        judge: knows itself what was compared; without one the rewards say it.
+    """
+
+    pairs: Literal["best_worst", "all"] = "best_worst"
+    tie_margin: float = 0.0
+    no_eos_penalty: float = 0.0
+    whole: bool = False
+    judge: Comparing | None = None
+
+    def group(self, rollout: Rollout, group_id: str) -> tuple[TokenGroup | None, int]:
+        """The group to learn from, None where nothing tells its responses apart; and the ties.
+
+        Responses carry ``rank`` and ``reward``; those in no pair are left out, and so are pairs of
+        the same tokens and responses whose reward failed.
+        """
+        scored = [
+            (c, s.value - self.no_eos_penalty * (not c.finished))
+            for c, s in zip(rollout.completions, rollout.scores, strict=True)
+            if s.value is not None and len(c.ids)
+        ]
+        rewards = [value for _, value in scored]
+        if self.judge is None:
+            compared = compare_rewards(rewards, self.tie_margin)
+        else:
+            texts = [c.text for c, _ in scored]
+            compared = self.judge.compare(rollout.prompt.prompt, texts)
+        ids = [c.ids for c, _ in scored]
+        strict = [c for c in compared if not c.tie and ids[c.better] != ids[c.worse]]
+        ties = len(compared) - len(strict)
+        if self.pairs == "best_worst":
+            ties = int(bool(compared) and not strict)  # all are equal: its one pair is a tie
+            strict = sorted(strict, key=lambda c: rewards[c.worse] - rewards[c.better])[:1]
+        ranks = ranks_from_rewards(rewards, 0.0 if self.judge else self.tie_margin)
+        used = sorted({i for c in strict for i in (c.better, c.worse)})
+        if self.whole and strict:
+            used = list(range(len(scored)))
+        if not used:
+            return None, ties
+        place = {i: k for k, i in enumerate(used)}
+        responses = tuple(
+            TokenResponse(
+                ids[i], [True] * len(ids[i]), scalar={"rank": ranks[i], "reward": rewards[i]}
+            )
+            for i in used
+        )
+        prompt = rollout.prompt
+        group = TokenGroup(
+            group_id,
+            prompt.ids,
+            responses,
+            tuple(replace(c, better=place[c.better], worse=place[c.worse]) for c in strict),
+            source=prompt.prompt.source,
+            category=prompt.prompt.category,
+        )
+        return group, ties
+
+
+def compare_rewards(rewards: Sequence[float], tie_margin: float) -> tuple[Comparison, ...]:
+    """All K(K-1)/2 comparisons; ``margin`` is by how much the better one's reward is higher."""
+    out: list[Comparison] = []
+    for i in range(len(rewards)):
+        for j in range(i + 1, len(rewards)):
+            better, worse = (i, j) if rewards[i] >= rewards[j] else (j, i)
+            gap = rewards[better] - rewards[worse]
+            out.append(Comparison(better, worse, margin=gap, tie=gap <= tie_margin))
+    return tuple(out)
+
+
+def ranks_from_rewards(rewards: Sequence[float], tie_margin: float) -> list[float]:
+    """1 for the highest reward; neighbours within ``tie_margin`` share a rank."""
+    order = sorted(range(len(rewards)), key=lambda i: -rewards[i])
+    ranks = [0.0] * len(rewards)
+    for place, i in enumerate(order):
+        above = order[place - 1] if place else None
+        tied = above is not None and rewards[above] - rewards[i] <= tie_margin
+        ranks[i] = ranks[above] if tied and above is not None else place + 1.0
+    return ranks
