@@ -104,10 +104,9 @@ class OnPolicy(Algorithm):
     def experience(self, iteration: int) -> Experience:
         prompts = [self.ingredients.prompts[i] for i in self.sampler.batch(iteration)]
         temperature = self.temperature(iteration)
-        seed = self.ingredients.seed * 1_000_003 + iteration
         if isinstance(self.ingredients.reward, Rounds):
             self.ingredients.reward.open_round(iteration + 1)
-        rollouts = self.rollout(prompts, temperature, seed, self.ingredients.sampling.samples)
+        rollouts = self.sampled(prompts, temperature, iteration)
         self._check_errors(rollouts, iteration)
         learned = self.learnable(rollouts, iteration)
         annotated = self.annotate(learned.groups, temperature)
@@ -116,6 +115,13 @@ class OnPolicy(Algorithm):
         return Experience(
             self._minibatches(annotated.groups, iteration), metrics, sample_rows(rollouts)
         )
+
+    def sampled(
+        self, prompts: Sequence[EncodedPrompt], temperature: float, iteration: int
+    ) -> list[Rollout]:
+        """The iteration's rollouts; a method that wants more of them overrides this."""
+        seed = self.ingredients.seed * 1_000_003 + iteration
+        return self.rollout(prompts, temperature, seed, self.ingredients.sampling.samples)
 
     def rollout(
         self, prompts: Sequence[EncodedPrompt], temperature: float, seed: int, samples: int
