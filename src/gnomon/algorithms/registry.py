@@ -6,6 +6,7 @@ import difflib
 
 from gnomon.algorithms.base import Algorithm
 from gnomon.algorithms.dpo import DPO
+from gnomon.algorithms.grpo import FAMILY
 from gnomon.algorithms.kto import KTO
 from gnomon.algorithms.online_dpo import OnlineDPO
 from gnomon.algorithms.ppo import PPO
@@ -16,7 +17,7 @@ from gnomon.algorithms.sft import SFT
 from gnomon.errors import ConfigError
 
 ALGORITHMS: dict[str, type[Algorithm]] = {
-    a.name: a for a in (SFT, RewardModel, PPO, DPO, KTO, SimPO, ORPO, CPO, OnlineDPO, RAFT)
+    a.name: a for a in (SFT, RewardModel, PPO, DPO, KTO, SimPO, ORPO, CPO, OnlineDPO, RAFT, *FAMILY)
 }
 
 

@@ -19,7 +19,8 @@ _REINFORCEMENT = 1e-6
 _PREFERENCE = 5e-7
 _BASE_LR = {
     **dict.fromkeys(("sft", "raft", "reward_model"), _SUPERVISED),
-    **dict.fromkeys(("ppo", "grpo", "rloo", "reinforce"), _REINFORCEMENT),
+    **dict.fromkeys(("ppo", "grpo", "dr_grpo", "dapo", "rloo", "reinforce"), _REINFORCEMENT),
+    **dict.fromkeys(("reinforce_pp", "gspo", "cispo", "gmpo"), _REINFORCEMENT),
     **dict.fromkeys(("dpo", "online_dpo", "kto", "simpo", "orpo", "cpo"), _PREFERENCE),
 }
 _LORA_FACTOR = 10.0

@@ -1,0 +1,164 @@
+"""The settings of the policy-gradient family, and how a preset of them is made.
+
+Each setting is one decision of a paper and can be changed alone; a method's name in a recipe is a
+preset of all of them (``gnomon.algorithms.grpo``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, create_model, model_validator
+
+from gnomon.algorithms.on_policy import OnPolicySettings
+from gnomon.losses.kl import Estimator
+from gnomon.losses.reduce import Aggregation
+
+Baseline = Literal["none", "group", "leave_one_out", "batch", "ema"]
+Scale = Literal["none", "group", "batch"]
+Ratio = Literal["none", "token", "sequence", "cispo", "gmpo"]
+KLPlace = Literal["none", "reward", "reward_to_go", "loss"]
+GROUP_BASELINES = ("group", "leave_one_out")
+
+
+class PolicyGradientSettings(OnPolicySettings):
+    """Settings of the policy-gradient family; the defaults are GRPO's (Shao et al. 2024)."""
+
+    baseline: Baseline = Field(
+        "group",
+        description="what a reward is measured against: the mean of its group, of the others in "
+        "its group, of the iteration (batch), or of earlier iterations (ema)",
+    )
+    advantage_scale: Scale = Field(
+        "group",
+        description="advantages are divided by the rewards' std in the group or the iteration",
+    )
+    ema_decay: float = Field(
+        0.9, ge=0, lt=1, description="baseline ema: what it keeps in each iteration"
+    )
+    ratio: Ratio = Field(
+        "token",
+        description="importance ratio to the policy that sampled: per token (PPO's), per sequence "
+        "(GSPO), a clipped weight (CISPO), a geometric mean (GMPO), or none (REINFORCE)",
+    )
+    aggregation: Aggregation = Field(
+        "sequence",
+        description="token: each token of a step weighs the same; sequence: each response; "
+        "constant: the sum over tokens / (responses x constant_length)",
+    )
+    constant_length: int | None = Field(
+        None, ge=1, description="of aggregation constant; null: rollout.max_new_tokens"
+    )
+    clip_low: float = Field(
+        0.2, gt=0, description="no more gradient below 1 - this (gmpo: below e^-this)"
+    )
+    clip_high: float | None = Field(
+        None, gt=0, description="the same above 1 + this (gmpo: above e^this); null: clip_low"
+    )
+    dual_clip: float | None = Field(
+        None, gt=1, description="ratio token: bounds the loss of a bad token at this x |advantage|"
+    )
+    beta: float = Field(0.04, ge=0, description="KL coefficient; at 0 no reference is loaded")
+    kl_in: KLPlace = Field(
+        "loss",
+        description="reward: a response's summed KL is taken off its reward; reward_to_go: off "
+        "each token only the KL from it on; none: no penalty",
+    )
+    kl_estimator: Estimator = Field(
+        "k3", description="estimator of the penalty; k1 in the loss has no gradient on average"
+    )
+    log_kl: bool = Field(
+        False, description="load the reference to log the KL, penalty or not (one forward pass)"
+    )
+    sync_reference_every: int = Field(
+        0, ge=0, description="iterations after which the reference becomes the policy; 0: never"
+    )
+    truncated: Literal["keep", "mask", "penalise"] = Field(
+        "keep",
+        description="cut-off responses: like any other; in the baseline but not trained on; or "
+        "truncated_penalty off their reward",
+    )
+    truncated_penalty: float = Field(1.0, ge=0, description="for truncated: penalise")
+    overlong_buffer: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="DAPO's soft penalty: last share of max_new_tokens over which the reward falls",
+    )
+    overlong_penalty: float = Field(1.0, ge=0, description="how far it falls by max_new_tokens")
+    zero_spread: Literal["drop", "resample", "keep"] = Field(
+        "drop",
+        description="groups without signal: drop costs nothing and changes no other gradient; "
+        "resample draws other prompts instead; keep trains on their KL and entropy",
+    )
+    max_resamples: int = Field(
+        3, ge=1, description="further rounds of prompts that zero_spread: resample may draw"
+    )
+    importance_correction: Literal["off", "truncate", "mask"] = Field(
+        "truncate",
+        description="for a sampler whose log-probs differ: weights pi_old / pi_sampler, capped "
+        "(TIS), or tokens outside [1 / importance_cap, importance_cap] left out",
+    )
+    importance_cap: float = Field(2.0, gt=1, description="of importance_correction")
+    entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")
+
+    @model_validator(mode="after")
+    def _combinations(self) -> PolicyGradientSettings:
+        given = self.model_fields_set
+        if self.advantage_scale == "group" and self.baseline not in GROUP_BASELINES:
+            raise ValueError(
+                f"advantage_scale group needs baseline group or leave_one_out, not {self.baseline}:"
+                " a group whose rewards are nearly equal would get boundless advantages"
+            )
+        if self.ratio == "none" and self.steps_per_iteration > 1:
+            raise ValueError(
+                "ratio none is right on the first step only: set epochs and minibatches to 1, or "
+                "ratio to token"
+            )
+        if self.ratio in ("token", "sequence") and self.clip_low >= 1:
+            raise ValueError(f"clip_low must be below 1 with ratio {self.ratio}")
+        if self.dual_clip is not None and self.ratio != "token":
+            raise ValueError(f"dual_clip goes with ratio token, not {self.ratio}")
+        if self.kl_in == "none" and self.beta and "beta" in given:
+            raise ValueError("beta has no effect with kl_in none: leave one of them out")
+        if self.sync_reference_every and not self.needs_reference:
+            raise ValueError("sync_reference_every is given, but nothing uses a reference")
+        if self.constant_length is not None and self.aggregation != "constant":
+            raise ValueError(f"constant_length has no effect with aggregation {self.aggregation}")
+        return self
+
+    @property
+    def penalised(self) -> bool:
+        """Whether a KL penalty enters anywhere."""
+        return self.beta > 0 and self.kl_in != "none"
+
+    @property
+    def kl_in_reward(self) -> bool:
+        return self.penalised and self.kl_in in ("reward", "reward_to_go")
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.penalised or self.log_kl
+
+    @property
+    def reference_moves(self) -> bool:
+        """Whether the reference needs weights of its own under LoRA."""
+        return self.sync_reference_every > 0
+
+    @property
+    def steps_per_iteration(self) -> int:
+        return self.epochs * self.minibatches
+
+
+def preset(name: str, about: str, **defaults: Any) -> type[PolicyGradientSettings]:
+    """The family's settings with other defaults; every one of them can still be set."""
+    fields: dict[str, Any] = {}
+    for key, value in defaults.items():
+        field = PolicyGradientSettings.model_fields[key]
+        annotation: Any = field.annotation
+        if field.metadata:
+            annotation = Annotated[(annotation, *field.metadata)]
+        fields[key] = (annotation, Field(value, description=field.description))
+    return create_model(
+        name, __base__=PolicyGradientSettings, __doc__=about, __module__=__name__, **fields
+    )
