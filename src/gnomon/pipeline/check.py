@@ -97,8 +97,8 @@ def _check_sense(stage: StageSpec) -> None:
         )
     if not samples and (stage.reward or stage.observe):
         raise ConfigError(f"{stage.algorithm} trains on its data and uses no reward; remove it")
-    needed = getattr(algorithm, "min_samples", 2 if algorithm is None else 1)
-    if samples and stage.rollout.samples < needed:
+    needed = getattr(algorithm, "min_samples", 1)
+    if stage.rollout.samples < needed:
         raise ConfigError(
             f"{stage.algorithm} compares responses to the same prompt: set rollout.samples to at "
             f"least {needed} (it is {stage.rollout.samples})"
