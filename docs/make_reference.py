@@ -115,7 +115,6 @@ MEANINGS = {
     "PPOSettings.gamma": "discount per token",
     "PPOSettings.lam": "GAE's λ",
     "PPOSettings.whiten_advantages": "over the iteration's tokens: mean 0, variance 1",
-    "DPOSettings.loss": "the function of the margin",
     "CPOSettings.beta": "scale of the log-prob difference",
     "CPOSettings.label_smoothing": "share of labels taken to be flipped",
 }

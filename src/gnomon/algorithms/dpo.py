@@ -28,7 +28,9 @@ class DPOLossSettings(Settings):
     """Settings of the loss of DPO and its variants, wherever the pairs come from."""
 
     beta: float = Field(0.1, gt=0, description="how strongly the reference holds")
-    loss: Literal["sigmoid", "robust", "ipo", "hinge", "plackett_luce"] = "sigmoid"
+    loss: Literal["sigmoid", "robust", "ipo", "hinge", "plackett_luce"] = Field(
+        "sigmoid", description="the function of the margin"
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=0.5, description="share of labels taken to be flipped (cDPO, robust DPO)"
     )
