@@ -11,18 +11,16 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
 
-from gnomon.algorithms.base import Settings
 from gnomon.algorithms.reference import ReferenceSettings, check_reference
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.encode import Encoder, How
 from gnomon.errors import ConfigError, DataError, GnomonError
 from gnomon.models.load import fetch, load_tokenizer, read_config
-from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate, parameter_count
-from gnomon.models.roles import LoraSettings
+from gnomon.models.memory import parameter_count
 from gnomon.pipeline.check import check_compare, check_stage
 from gnomon.pipeline.collect import COLLECT
+from gnomon.pipeline.memory import stage_memory
 from gnomon.pipeline.resolve import DATA_KIND, resolve_start, stage_settings
-from gnomon.pipeline.roles import lora_settings
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.sources import DataReport, context_of, read_specs, recipe_encoder
 from gnomon.recipe.schema import Recipe, StageSpec
@@ -160,33 +158,9 @@ def render_plan(recipe: Recipe, base: Path) -> RenderableType:
     return Lines(table, *tables)
 
 
-def stage_memory(recipe: Recipe, stage: StageSpec) -> MemoryEstimate:
-    """What a training stage needs, with its roles on one shared trunk and on separate copies."""
-    algorithm = find_algorithm(stage.algorithm)
-    settings = stage_settings(stage)
-    needs = [_role_need(name, settings) for name in algorithm.roles_for(settings)]
-    if any(reward.model for reward in stage.reward):
-        needs.append(RoleNeed("reward_model", outputs=1))
-    rollout = stage.rollout.max_rows * stage.rollout.max_new_tokens
-    return estimate(
-        read_config(fetch(recipe.model)),
-        roles=needs,
-        tokens_per_microbatch=stage.train.tokens_per_microbatch,
-        lora=lora_settings(stage) or LoraSettings(),
-        dtype=recipe.dtype,
-        gradient_checkpointing=stage.train.gradient_checkpointing,
-        rollout_tokens=rollout if algorithm.data == "prompts" else 0,
-    )
-
-
 def _memory_title(plan: StagePlan) -> str:
     chosen = "shared trunk (LoRA)" if plan.stage.lora else "separate (full)"
     return f"{plan.stage.name}: {', '.join(plan.roles)}; runs as {chosen}"
-
-
-def _role_need(name: str, settings: Settings) -> RoleNeed:
-    outputs = {"value_model": 1, "reward_model": int(getattr(settings, "members", 1))}
-    return RoleNeed(name, trainable=name != "reference", outputs=outputs.get(name, 0))
 
 
 def _short(start: str, recipe: Recipe) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gnomon.pipeline.check import check_recipe
+from gnomon.pipeline.collect import COLLECT
 from gnomon.pipeline.compare import compare
+from gnomon.pipeline.memory import memory_info
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.stage import StageRun
 from gnomon.recipe.schema import Recipe
@@ -50,7 +52,9 @@ def run_recipe(
             announce(f"{stage.name}: done already")
             continue
         worked = True
-        info = StageRun(recipe, stage, run, base).execute(resume)
+        memory = {} if stage.algorithm == COLLECT else memory_info(recipe, stage)
+        announce(f"{stage.name}: {stage.algorithm} begins{_memory(memory)}")
+        info = StageRun(recipe, stage, run, base, memory).execute(resume)
         announce(f"{stage.name}: {_summary(info)}")
     if recipe.compare is not None and not (run.path / "comparison.json").is_file():
         worked = True
@@ -63,6 +67,13 @@ def run_recipe(
     if worked or not (run.path / "report.html").is_file():
         write_report(run.path)
     return run.path
+
+
+def _memory(memory: Mapping[str, str]) -> str:
+    if not memory:
+        return ""
+    ways = [f"{memory[way]} as {way}" for way in list(memory)[1:]]
+    return f"; it runs as {memory['runs as']}; estimated memory {', '.join(ways)}"
 
 
 def _summary(info: dict[str, Any]) -> str:

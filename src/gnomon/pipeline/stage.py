@@ -67,14 +67,23 @@ class StageRun:
         recipe, stage: what was asked.
         folder: the run's folder.
         base: the recipe's own folder, from which relative paths start.
+        memory: the estimate to note in stage.json.
     """
 
-    def __init__(self, recipe: Recipe, stage: StageSpec, folder: RunFolder, base: Path) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        stage: StageSpec,
+        folder: RunFolder,
+        base: Path,
+        memory: Mapping[str, str] | None = None,
+    ) -> None:
         self.recipe = recipe
         self.stage = stage
         self.run = folder
         self.folder = folder.stage(stage.name)
         self.base = base
+        self.memory = memory or {}
         self.report = DataReport()
         self.device = pick_device(recipe.device)
         self.seed = recipe.seed * 101 + [s.name for s in recipe.stages].index(stage.name)
@@ -86,6 +95,7 @@ class StageRun:
             "name": self.stage.name,
             "algorithm": self.stage.algorithm,
             "status": "running",
+            "memory": dict(self.memory),
             "seconds": self.folder.info().get("seconds", 0.0) if resume else 0.0,
         }
         self.folder.path.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,46 @@
+"""What a stage needs of memory, with its roles on one shared trunk and on separate copies."""
+
+from __future__ import annotations
+
+from gnomon.algorithms.base import Settings
+from gnomon.algorithms.registry import find_algorithm
+from gnomon.models.load import fetch, read_config
+from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate, human
+from gnomon.models.roles import LoraSettings
+from gnomon.pipeline.resolve import stage_settings
+from gnomon.pipeline.roles import lora_settings
+from gnomon.recipe.schema import Recipe, StageSpec
+
+
+def stage_memory(recipe: Recipe, stage: StageSpec) -> MemoryEstimate:
+    """What a training stage needs, with its roles on one shared trunk and on separate copies."""
+    algorithm = find_algorithm(stage.algorithm)
+    settings = stage_settings(stage)
+    needs = [_role_need(name, settings) for name in algorithm.roles_for(settings)]
+    if any(reward.model for reward in stage.reward):
+        needs.append(RoleNeed("reward_model", outputs=1))
+    rollout = stage.rollout.max_rows * stage.rollout.max_new_tokens
+    return estimate(
+        read_config(fetch(recipe.model)),
+        roles=needs,
+        tokens_per_microbatch=stage.train.tokens_per_microbatch,
+        lora=lora_settings(stage) or LoraSettings(),
+        dtype=recipe.dtype,
+        gradient_checkpointing=stage.train.gradient_checkpointing,
+        rollout_tokens=rollout if algorithm.data == "prompts" else 0,
+    )
+
+
+def memory_info(recipe: Recipe, stage: StageSpec) -> dict[str, str]:
+    """The totals in words, for stage.json and the terminal."""
+    needed = stage_memory(recipe, stage)
+    return {
+        "runs as": "shared trunk (LoRA)" if stage.lora else "separate copies (full)",
+        "shared trunk (LoRA)": human(needed.shared.total),
+        "separate copies (full)": human(needed.separate.total),
+    }
+
+
+def _role_need(name: str, settings: Settings) -> RoleNeed:
+    outputs = {"value_model": 1, "reward_model": int(getattr(settings, "members", 1))}
+    return RoleNeed(name, trainable=name != "reference", outputs=outputs.get(name, 0))
