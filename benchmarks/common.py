@@ -72,8 +72,8 @@ class Measured:
         checks: what the sides must agree on at step 0. For DPO, whose loss starts at log 2 whatever
             it computes, the mean log-prob of the step's answers in nats; else the loss.
         seconds, cpu_seconds: of the step, on the wall and on all cores together.
-        before_seconds: of work before the first step that is part of the training (a pass of the
-            reference, say); loading and tokenising are not.
+        before_seconds, before_cpu_seconds: of work before the first step that is part of the
+            training (a pass of the reference, say); loading and tokenising are not.
         peak_rss_gb: the process's highest resident memory up to the end of the last step.
         speed: the machine's and the model's FLOP rates, and the profile; empty unless asked for.
     """
@@ -83,6 +83,7 @@ class Measured:
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     before_seconds: float = 0.0
+    before_cpu_seconds: float = 0.0
     peak_rss_gb: float = 0.0
     speed: dict[str, float] = field(default_factory=dict)
 

@@ -10,6 +10,9 @@ in a fresh process; log-probs must agree at step 0. gnomon caches the reference'
 default, so in "full" and "lora" its pass over the pairs is counted in: pairs/s is that of a first
 epoch. TRL's reference runs in each step (with LoRA: the adapter switched off). In "cached" and
 "prompt" both have the reference's log-probs before the steps, and only the steps count.
+
+"trl" runs its batch whole, as its users get it; "trl-accumulated" cuts it into single pairs, as
+gnomon cuts its own into micro-batches, and is the side to compare memory with.
 """
 
 from __future__ import annotations
@@ -79,15 +82,12 @@ def job_of(side: str, args: argparse.Namespace, place: Workplace, rows: str) -> 
     return replace(job, accumulate=args.batch) if side == "trl-accumulated" else job
 
 
-def seconds_of(args: argparse.Namespace, m: Measured, pairs: int) -> tuple[float, float]:
-    """Seconds and CPU seconds that all pairs took once; with the reference's pass, if in ``part``.
-
-    The reference's pass is timed on the wall; its CPU time is taken to be in the same proportion.
-    """
+def seconds_of(args: argparse.Namespace, m: Measured) -> tuple[float, float]:
+    """Seconds and CPU seconds of the timed steps, and of the reference's pass unless it is given
+    (the part "cached"). The pass covers each pair once, as the timed steps do."""
     if args.part == "cached":
         return m.timed(), m.timed_cpu()
-    busy = m.timed_cpu() / m.timed()
-    return m.timed() + m.before_seconds, m.timed_cpu() + busy * m.before_seconds
+    return m.timed() + m.before_seconds, m.timed_cpu() + m.before_cpu_seconds
 
 
 def report_pairs(
@@ -99,7 +99,7 @@ def report_pairs(
     base = next((m for name, m in sides.items() if name.startswith("trl")), None)
     lines, results = [], {}
     for name, m in sides.items():
-        wall, cpu = seconds_of(args, m, timed)
+        wall, cpu = seconds_of(args, m)
         said = {
             "pairs_per_second": timed / wall,
             "cpu_seconds_per_pair": cpu / timed,
@@ -107,7 +107,7 @@ def report_pairs(
             "peak_rss_gb": m.peak_rss_gb,
         }
         if base is not None:
-            base_wall, base_cpu = seconds_of(args, base, timed)
+            base_wall, base_cpu = seconds_of(args, base)
             said |= {
                 "speed_ratio": base_wall / wall,
                 "speed_ratio_cpu": base_cpu / cpu,

@@ -94,7 +94,7 @@ def report(
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("--k", type=int, default=8, help="responses to a prompt")
-    made.add_argument("--max-length", type=int, default=200, help="longer prompts are left out")
+    made.add_argument("--max-length", type=int, default=400, help="longer prompts are left out")
     made.add_argument("--trl", action="store_true", help="the pairs through TRL as well")
     args = made.parse_args()
     print(machine())

@@ -105,7 +105,9 @@ def report(args: argparse.Namespace, rows: Rows, sides: dict[str, Measured]) -> 
 def main() -> None:
     made = parser(__doc__)
     made.add_argument("task", choices=TASKS)
-    made.add_argument("--sides", nargs="+", choices=SIDES, default=["gnomon", "trl"])
+    made.add_argument(
+        "--sides", nargs="+", choices=SIDES, default=["gnomon", "trl", "trl-accumulated"]
+    )
     made.add_argument("--batch", type=int, default=8, help="rows (or pairs) a step")
     made.add_argument("--max-length", type=int, default=300, help="longer rows are left out")
     args = made.parse_args()

@@ -110,9 +110,9 @@ def run_gnomon(job: Job) -> Measured:
         tokens_per_microbatch=job.microbatch_tokens,
         groups=rows.groups,
     )
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), cpu_seconds()
     algorithm: Any = algorithm_class(ingredients, settings)
-    before = time.perf_counter() - began
+    before, before_cpu = time.perf_counter() - began, cpu_seconds() - began_cpu
     algorithm.sampler = _Scheduled(rows.schedule)
     clock: Any = Clock(len(rows.schedule))
     with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +131,7 @@ def run_gnomon(job: Job) -> Measured:
             loop.run()
         except Finished:
             measured: Measured = clock.measured
-        measured.before_seconds = before
+        measured.before_seconds, measured.before_cpu_seconds = before, before_cpu
         if job.profile:
             tokens, responses = _computed(rows.steps()[-1])
             head_tokens = 0 if job.algorithm == "reward_model" else responses
@@ -240,12 +240,13 @@ def run_trl(job: Job) -> Measured:
         make = {"sft": _trl_sft, "reward_model": _trl_reward, "dpo": _trl_dpo}[job.algorithm]
         data = Dataset.from_list([_trl_row(job.algorithm, group) for group in flat])
         clock = Clock(len(rows.schedule))
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), cpu_seconds()
         trainer = make(job, data, tokenizer, _trl_arguments(job, rows, folder))
-        before = time.perf_counter() - began
+        before, before_cpu = time.perf_counter() - began, cpu_seconds() - began_cpu
         _train_in_order(trainer, clock)
     if job.cached:
         clock.measured.before_seconds = before
+        clock.measured.before_cpu_seconds = before_cpu
     return clock.measured
 
 
