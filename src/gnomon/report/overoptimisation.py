@@ -181,8 +181,8 @@ def _draw(axis: Any, d: Column, y: Column, color: str, label: str, *, dashed: bo
 def _draw_fit(axis: Any, t: Trajectory) -> None:
     assert t.gold is not None
     fit = fit_gold(t.distance, t.gold)
-    if fit is None or fit.r2 < 0.7:
-        return
+    if fit is None or fit.r2 < 0.7 or min(fit.alpha, fit.beta) <= 0:
+        return  # the form describes a rise and a fall; anything else it would only distort
     d = np.linspace(float(t.distance.min()), float(t.distance.max()), 200)
     label = f"fit d (α - β ln d): α {number(fit.alpha)}, β {number(fit.beta)}, R² {fit.r2:.2f}"
     axis.plot(d, fit(d), color=style.INK, linestyle=":", linewidth=1.2, label=label)
