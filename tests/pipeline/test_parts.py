@@ -8,16 +8,23 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
 import tiny_world as tw
+from gnomon.algorithms.ppo import PPO, PPOSettings
 from gnomon.data.readers import read_groups
 from gnomon.data.records import Message, Prompt
 from gnomon.errors import ConfigError, DataError, RunError
+from gnomon.models.heads import RewardNormaliser
+from gnomon.models.load import LoadedModel
 from gnomon.models.roles import Role
+from gnomon.models.save import LoadedReward
 from gnomon.pipeline.collect import Collector, CollectSettings, collect, ranks_from_rewards
 from gnomon.pipeline.rewards import own_encoding
+from gnomon.pipeline.roles import RoleBuilder
 from gnomon.pipeline.sources import recipe_encoder
+from gnomon.recipe.schema import LoraSpec, StageSpec
 from gnomon.rewards.protocol import Sample, Score
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
@@ -44,6 +51,25 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text_anew() -> None:
     assert prompt_ids == tw.tokenizer()(prompt, add_special_tokens=False).input_ids
     assert ids == [*text, tw.EOS]
     assert encode(Sample(ASK, "It is 3.", finished=False))[1] == text  # cut off: no EOS
+
+
+@pytest.mark.parametrize("lora", [None, LoraSpec(rank=2)])
+def test_the_critic_starts_from_the_reward_model_only_if_it_reads_the_policys_tokens(
+    monkeypatch: pytest.MonkeyPatch, lora: LoraSpec | None
+) -> None:
+    stage = StageSpec(name="ppo", algorithm="ppo", lora=lora)
+    for policys, same in ((tw.tokenizer(), True), (build_tokenizer(), False)):
+        if not same:
+            policys.add_tokens(["another"])
+        rewards = tw.trunk(seed=1)
+        loaded = LoadedReward((Role("rm", rewards, head=tw.head()),), RewardNormaliser())
+        builder = RoleBuilder(stage, LoadedModel(tw.trunk().model, policys, "", ""), seed=0)
+        monkeypatch.setattr(builder, "reward", lambda folder, loaded=loaded: loaded)
+        critic = builder.build(PPO, PPOSettings(), Path("rm"))["value_model"]
+        first = next(iter(rewards.model.parameters()))
+        assert torch.equal(next(iter(critic.trunk.model.parameters())), first) == same
+        assert critic.trainable
+        assert critic.trunk is not rewards
 
 
 def test_a_prompt_leaves_room_for_what_is_sampled_within_the_models_window() -> None:

@@ -111,6 +111,12 @@ def one_reward(
     return reward
 
 
+def reads_tokens_of(tokenizer: Any, policys: Any) -> bool:
+    """Whether every token of the policy has the same id in ``tokenizer``."""
+    vocabulary = tokenizer.get_vocab()
+    return all(vocabulary.get(token) == i for token, i in policys.get_vocab().items())
+
+
 def own_encoding(loaded: LoadedReward, tokenizer: Any) -> Encode | None:
     """How a reward model tokenises samples of a policy with another tokenizer; None for the same.
 
@@ -118,8 +124,7 @@ def own_encoding(loaded: LoadedReward, tokenizer: Any) -> Encode | None:
     difference).
     """
     trunk = loaded.members[0].trunk
-    theirs = trunk.tokenizer.get_vocab()
-    if all(theirs.get(token) == i for token, i in tokenizer.get_vocab().items()):
+    if reads_tokens_of(trunk.tokenizer, tokenizer):
         return None
     window = context_of(trunk.model.config) or 1_000_000
     encoder = Encoder(trunk.tokenizer, max_length=window, truncation="left")

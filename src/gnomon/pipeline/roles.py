@@ -11,6 +11,7 @@ from gnomon.models.heads import ScalarHead
 from gnomon.models.load import LoadedModel
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.models.save import LoadedReward, load_reward_model
+from gnomon.pipeline.rewards import reads_tokens_of
 from gnomon.recipe.schema import StageSpec
 
 
@@ -87,6 +88,9 @@ class RoleBuilder:
         if value_from is None:
             return self._trained("value_model", head, own_copy=True)
         source = self.reward(value_from).members[0]
+        if not reads_tokens_of(source.trunk.tokenizer, self.trunk.tokenizer):
+            # the critic reads the policy's own tokens, which mean something else to that model
+            return self._trained("value_model", head, own_copy=True)
         if self.lora is not None and source.trunk is self.trunk:
             if source.adapter is None:
                 return self._trained("value_model", head)
