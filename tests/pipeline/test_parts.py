@@ -19,7 +19,7 @@ from gnomon.errors import ConfigError, DataError, RunError
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.load import LoadedModel
 from gnomon.models.roles import Role
-from gnomon.models.save import LoadedReward
+from gnomon.models.save import LoadedReward, save_reward_model
 from gnomon.pipeline.collect import Collector, CollectSettings, collect, ranks_from_rewards
 from gnomon.pipeline.rewards import own_encoding
 from gnomon.pipeline.roles import RoleBuilder
@@ -70,6 +70,20 @@ def test_the_critic_starts_from_the_reward_model_only_if_it_reads_the_policys_to
         assert torch.equal(next(iter(critic.trunk.model.parameters())), first) == same
         assert critic.trainable
         assert critic.trunk is not rewards
+
+
+def test_the_critics_copy_recomputes_as_the_policy_does_and_rewards_take_its_precision(
+    tmp_path: Path,
+) -> None:
+    save_reward_model(tmp_path / "rm", Role("rm", tw.trunk(), head=tw.head()))
+    stage = StageSpec(name="ppo", algorithm="ppo", train={"gradient_checkpointing": True})
+    policys = LoadedModel(tw.trunk().model.bfloat16(), tw.tokenizer(), "", "")
+    builder = RoleBuilder(stage, policys, seed=0)
+    critic = builder.build(PPO, PPOSettings(), tmp_path / "rm")["value_model"]
+    assert critic.trunk.gradient_checkpointing
+    reward = builder.reward(tmp_path / "rm").members[0].trunk
+    assert not reward.gradient_checkpointing
+    assert reward.model.dtype == critic.trunk.model.dtype == torch.bfloat16
 
 
 def test_a_prompt_leaves_room_for_what_is_sampled_within_the_models_window() -> None:

@@ -166,15 +166,21 @@ class Trunk:
             if before != training:
                 self.model.train(before)
 
-    def copy(self) -> Trunk:
-        """A trunk of its own with the same weights and adapters (for full fine-tuning)."""
+    def copy(self, *, gradient_checkpointing: bool | None = None) -> Trunk:
+        """A trunk of its own with the same weights and adapters (for full fine-tuning).
+
+        Args:
+            gradient_checkpointing: of the copy; None for the same as here.
+        """
+        if gradient_checkpointing is None:
+            gradient_checkpointing = self.gradient_checkpointing
         model = copy.deepcopy(self.model)
         twin = Trunk(
             model,
             self.tokenizer,
             fingerprint=self.fingerprint,
             source=self.source,
-            gradient_checkpointing=self.gradient_checkpointing,
+            gradient_checkpointing=gradient_checkpointing,
         )
         twin._layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
         twin._switch(None)

@@ -66,7 +66,11 @@ def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
         one_reward(
             reward,
             base=base,
-            load=lambda name: load_reward_model(reward_folder(recipe, run, base, name)),
+            load=lambda name: load_reward_model(
+                reward_folder(recipe, run, base, name),
+                dtype=recipe.dtype,
+                device=pick_device(recipe.device),
+            ),
             tokenizer=reference_role.trunk.tokenizer,
         )
         for reward in spec.rewards

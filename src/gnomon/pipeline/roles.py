@@ -38,7 +38,10 @@ class RoleBuilder:
         if folder not in self._rewards:
             share = self.trunk if self.lora is not None else None
             self._rewards[folder] = load_reward_model(
-                folder, share_trunk=share, device=self.trunk.model.device
+                folder,
+                share_trunk=share,
+                dtype=str(self.trunk.model.dtype).removeprefix("torch."),
+                device=self.trunk.model.device,
             )
         return self._rewards[folder]
 
@@ -96,7 +99,8 @@ class RoleBuilder:
                 return self._trained("value_model", head)
             self.trunk.add_adapter("value_model", init_from=source.adapter)
             return Role("value_model", self.trunk, adapter="value_model", head=head, trainable=True)
-        trunk = source.trunk.copy()
+        checkpointing = self.trunk.gradient_checkpointing  # a frozen reward model has none
+        trunk = source.trunk.copy(gradient_checkpointing=checkpointing)
         head = ScalarHead(trunk.hidden_size, init_std=0.0, bias=True)
         if self.lora is None:
             return Role("value_model", trunk, head=head, trainable=True)
