@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
+from transformers import AutoTokenizer, GenerationConfig
 
 import tiny_world as tw
 from gnomon.algorithms.ppo import PPO, PPOSettings
@@ -18,12 +19,12 @@ from gnomon.data.records import Message, Prompt
 from gnomon.errors import ConfigError, DataError, RunError
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.load import LoadedModel
-from gnomon.models.roles import Role
-from gnomon.models.save import LoadedReward, save_reward_model
+from gnomon.models.roles import Role, Trunk
+from gnomon.models.save import LoadedReward, save_policy, save_reward_model
 from gnomon.pipeline.collect import Collector, CollectSettings, collect, ranks_from_rewards
 from gnomon.pipeline.rewards import own_encoding
 from gnomon.pipeline.roles import RoleBuilder
-from gnomon.pipeline.sources import recipe_encoder
+from gnomon.pipeline.sources import keep_template, recipe_encoder
 from gnomon.recipe.schema import LoraSpec, StageSpec
 from gnomon.rewards.protocol import Sample, Score
 from gnomon.rollout.protocol import SamplingParams
@@ -84,6 +85,34 @@ def test_the_critics_copy_recomputes_as_the_policy_does_and_rewards_take_its_pre
     reward = builder.reward(tmp_path / "rm").members[0].trunk
     assert not reward.gradient_checkpointing
     assert reward.model.dtype == critic.trunk.model.dtype == torch.bfloat16
+
+
+def test_a_saved_model_keeps_the_recipes_template_and_stops_where_its_turns_end(
+    tmp_path: Path,
+) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>"]})
+    loaded = LoadedModel(tw.trunk().model, tokenizer, "", "")
+    loaded.model.generation_config.eos_token_id = tw.EOS
+    recipe = tw.make_recipe("tunnel", Path("runs"), tw.sft_stage(), template="chatml")
+    keep_template(loaded, recipe_encoder(recipe, tokenizer))
+    save_policy(tmp_path / "model", Role("policy", Trunk.from_loaded(loaded)))
+    saved = AutoTokenizer.from_pretrained(tmp_path / "model")
+    messages = [{"role": "user", "content": "hello"}]
+    written = saved.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert written.endswith("hello<|im_end|>\n<|im_start|>assistant\n")
+    ends = GenerationConfig.from_pretrained(tmp_path / "model").eos_token_id
+    assert ends == [tw.EOS, saved.convert_tokens_to_ids("<|im_end|>")]
+
+
+def test_a_template_of_the_tokenizers_own_is_left_as_it_is() -> None:
+    tokenizer = build_tokenizer()
+    loaded = LoadedModel(tw.trunk().model, tokenizer, "", "")
+    before = tokenizer.chat_template, loaded.model.generation_config.eos_token_id
+    recipe = tw.make_recipe("tunnel", Path("runs"), tw.sft_stage())
+    keep_template(loaded, recipe_encoder(recipe, tokenizer))
+    assert (tokenizer.chat_template, loaded.model.generation_config.eos_token_id) == before
 
 
 def test_a_prompt_leaves_room_for_what_is_sampled_within_the_models_window() -> None:

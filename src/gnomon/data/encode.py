@@ -85,6 +85,11 @@ class Encoder:
         if template is not None:
             _ = self._template  # asked for by name: say at once if it is unusable
 
+    @property
+    def template(self) -> str | None:
+        """The chat template's Jinja text; None where there is none."""
+        return self._template_text
+
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """The ids that end an assistant turn: EOS and the template's end of turn."""

@@ -15,7 +15,9 @@ from gnomon.data.readers import Skipped, read_groups
 from gnomon.data.records import Group, Message, Prompt, Response, TokenGroup
 from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.data.sampler import fingerprint
+from gnomon.data.template import resolve_template
 from gnomon.errors import ConfigError, DataError
+from gnomon.models.load import LoadedModel
 from gnomon.recipe.schema import DataSpec, Recipe
 from gnomon.tunnel.corpus import documents
 from gnomon.tunnel.demonstrations import demonstrations
@@ -250,3 +252,16 @@ def recipe_encoder(
         template=recipe.template,
         truncation=recipe.truncation,
     )
+
+
+def keep_template(loaded: LoadedModel, encoder: Encoder) -> None:
+    """Let the model that a stage saves speak as it was trained: its tokenizer has the template the
+    recipe named, and generation stops where the template's turns end."""
+    if encoder.template != resolve_template(loaded.tokenizer, None):
+        loaded.tokenizer.chat_template = encoder.template
+    config = loaded.model.generation_config
+    ends = config.eos_token_id
+    known = [] if ends is None else list(ends) if isinstance(ends, list) else [ends]
+    more = [i for i in encoder.stop_ids if i not in known]
+    if more:
+        config.eos_token_id = [*known, *more]

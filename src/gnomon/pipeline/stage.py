@@ -46,6 +46,7 @@ from gnomon.pipeline.sources import (
     context_of,
     encode,
     encode_prompts,
+    keep_template,
     read_specs,
     recipe_encoder,
 )
@@ -143,6 +144,7 @@ class StageRun:
         settings = stage_settings(self.stage)
         builder = RoleBuilder(self.stage, loaded, self.seed)
         encoder = self._encoder(loaded, algorithm_class.data == "prompts")
+        keep_template(loaded, encoder)
         value_from = self._value_source(settings)
         roles = builder.build(algorithm_class, settings, value_from)
         ingredients = self._ingredients(algorithm_class, roles, builder, encoder)
