@@ -315,7 +315,7 @@ class PolicyGradient(OnPolicy):
             "entropy": mean_metric(out.entropy, mask),
             "clip_low": mean_metric(policy.low.float(), mask),
             "clip_high": mean_metric(policy.high.float(), mask),
-            "update_kl": mean_metric(kl_estimate(out.logprobs, old, "k3"), mask),
+            "update_kl": mean_metric(kl_estimate(old, out.logprobs, "k3"), mask),
         }
         share = batch.scalar["loss_weight"][batch.response_of]
         return LossOutput(masked_sum(per_token * share, mask), metrics)

@@ -193,7 +193,7 @@ class PPO(OnPolicy):
             "value_loss": mean_metric(critic_loss, mask),
             "entropy": mean_metric(entropy, mask),
             "clip_fraction": mean_metric(clipped.float(), mask),
-            "update_kl": mean_metric(kl_estimate(out.logprobs, old, "k3"), mask),
+            "update_kl": mean_metric(kl_estimate(old, out.logprobs, "k3"), mask),
             "tokens_per_response": mean_metric(per_response_sum(mask.float(), batch)),
         }
         return LossOutput((per_token * mask).sum() / totals.tokens, metrics)
