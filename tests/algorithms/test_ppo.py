@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -230,6 +231,27 @@ def test_adaptive_beta_moves_towards_its_target_and_survives_a_restart() -> None
     fixed = make_ppo(beta=0.1)
     fixed.end_iteration({"kl": 10.0})
     assert fixed.beta == 0.1
+
+
+def test_beta_waits_while_the_critic_warms_up_and_the_policy_stands_still() -> None:
+    ppo = make_ppo(target_kl=2.0, kl_horizon=80, beta=0.1, value_warmup=1)
+    ppo.experience(0)
+    ppo.end_iteration({"kl": 0.0})
+    assert ppo.beta == 0.1
+    ppo.experience(1)
+    ppo.end_iteration({"kl": 0.0})
+    assert ppo.beta < 0.1
+
+
+def test_update_kl_is_the_kl_from_the_sampling_policy() -> None:
+    ppo = make_ppo()
+    groups = all_groups(ppo.experience(0))
+    batch = next(iter(ppo.batches(groups)))
+    moved = batch.token["old_logprobs"] - 0.5  # the new log-probs lie 0.5 above these
+    batch = replace(batch, token={**batch.token, "old_logprobs": moved})
+    total, count = ppo.loss(batch, tw.Totals.of(groups)).metrics["update_kl"]
+    # E_old[ratio - 1 - log ratio], a ratio of exp(0.5) at every token
+    assert total / count == pytest.approx(math.exp(0.5) - 1 - 0.5, rel=1e-3)
 
 
 def test_the_adapted_beta_is_the_one_in_the_rewards() -> None:

@@ -199,7 +199,8 @@ class PPO(OnPolicy):
         return LossOutput((per_token * mask).sum() / totals.tokens, metrics)
 
     def end_iteration(self, metrics: Mapping[str, float]) -> None:
-        if self.settings.target_kl is not None:
+        warming = self.iteration < self.settings.value_warmup  # the policy cannot move yet
+        if self.settings.target_kl is not None and not warming:
             self.beta = adaptive_beta(
                 self.beta,
                 metrics["kl"],
