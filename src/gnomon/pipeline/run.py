@@ -54,6 +54,11 @@ def run_recipe(
         worked = True
         memory = {} if stage.algorithm == COLLECT else memory_info(recipe, stage)
         announce(f"{stage.name}: {stage.algorithm} begins{_memory(memory)}")
+        if recipe.dtype == "bfloat16" and stage.lora is None and stage.algorithm != COLLECT:
+            announce(
+                f"{stage.name}: warning: all weights are trained in bfloat16, which rounds steps "
+                "below about 1/256 of a weight away; give it lora, or set dtype=float32"
+            )
         info = StageRun(recipe, stage, run, base, memory).execute(resume)
         announce(f"{stage.name}: {_summary(info)}")
     if recipe.compare is not None and not (run.path / "comparison.json").is_file():
