@@ -128,10 +128,14 @@ def recipe_reference() -> str:
 
 def settings_reference() -> str:
     """The tables of the algorithms' settings."""
-    parts = [
-        _section(a.Settings, f"### `{name}`: {a.summary}", about=_facts(a))
-        for name, a in ALGORITHMS.items()
-    ]
+    parts, seen = [], dict[type[BaseModel], str]()
+    for name, a in ALGORITHMS.items():
+        preset_of = next((base for base in a.Settings.__mro__[1:] if base in seen), None)
+        about = _facts(a)
+        if preset_of is not None:
+            about += f" The settings of `{seen[preset_of]}`, with these defaults:"
+        seen.setdefault(a.Settings, name)
+        parts.append(_section(a.Settings, f"### `{name}`: {a.summary}", about, preset_of))
     about = "Needs prompts. It writes preference data for a later stage (`data: stage:NAME`)."
     title = f"### `{COLLECT}`: sample responses and have a judge rank them"
     parts.append(_section(CollectSettings, title, about=about))
@@ -156,10 +160,15 @@ def _facts(algorithm: Any) -> str:
     return f"Needs {kinds.get(algorithm.data, algorithm.data)}. Gives {out}."
 
 
-def _section(model: type[BaseModel], title: str, about: str | None = None) -> str:
+def _section(
+    model: type[BaseModel],
+    title: str,
+    about: str | None = None,
+    preset_of: type[BaseModel] | None = None,
+) -> str:
     if about is None:
         about = re.sub(r"``(.*?)``", r"`\1`", "\n".join(map(str.strip, _doc(model))))
-    rows = "\n".join(_rows(model))
+    rows = "\n".join(_rows(model, preset_of))
     return f"{title}\n\n{about}\n\n| key | type | default | meaning |\n|---|---|---|---|\n{rows}\n"
 
 
@@ -167,8 +176,11 @@ def _doc(model: type[BaseModel]) -> list[str]:
     return (model.__doc__ or "").strip().splitlines()
 
 
-def _rows(model: type[BaseModel]) -> Iterator[str]:
+def _rows(model: type[BaseModel], preset_of: type[BaseModel] | None = None) -> Iterator[str]:
+    known = {} if preset_of is None else preset_of.model_fields
     for name, field in model.model_fields.items():
+        if name in known and _default(known[name]) == _default(field):
+            continue
         cells = (f"`{field.alias or name}`", _type(field), _default(field), _meaning(model, name))
         yield "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
 
