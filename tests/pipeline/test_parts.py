@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +19,12 @@ from gnomon.data.readers import read_groups
 from gnomon.data.records import Message, Prompt
 from gnomon.errors import ConfigError, DataError, RunError
 from gnomon.models.heads import RewardNormaliser
-from gnomon.models.load import LoadedModel
+from gnomon.models.load import LoadedModel, fetch, read_config
+from gnomon.models.memory import parameter_count
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import LoadedReward, save_policy, save_reward_model
 from gnomon.pipeline.collect import Collector, CollectSettings, collect, ranks_from_rewards
+from gnomon.pipeline.memory import stage_memory
 from gnomon.pipeline.rewards import own_encoding
 from gnomon.pipeline.roles import RoleBuilder
 from gnomon.pipeline.sources import keep_template, recipe_encoder
@@ -113,6 +116,19 @@ def test_a_template_of_the_tokenizers_own_is_left_as_it_is() -> None:
     recipe = tw.make_recipe("tunnel", Path("runs"), tw.sft_stage())
     keep_template(loaded, recipe_encoder(recipe, tokenizer))
     assert (tokenizer.chat_template, loaded.model.generation_config.eos_token_id) == before
+
+
+def test_an_ensemble_of_whole_models_needs_the_memory_of_each() -> None:
+    def separate(**settings: Any) -> int:
+        stage = {"name": "rm", "algorithm": "reward_model", "data": "x", "settings": settings}
+        recipe = tw.make_recipe("tunnel", Path("runs"), stage)
+        return stage_memory(recipe, recipe.stages[0]).separate.total
+
+    one, heads = separate(members=1), separate(members=4)
+    models = separate(members=4, share_trunk=False)
+    assert heads - one < 0.01 * one
+    copy = 4 * 4 * parameter_count(read_config(fetch("tunnel")))  # weight, gradient, two moments
+    assert models - one == pytest.approx(3 * copy, rel=0.05)
 
 
 def test_a_prompt_leaves_room_for_what_is_sampled_within_the_models_window() -> None:

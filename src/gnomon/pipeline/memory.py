@@ -16,7 +16,7 @@ def stage_memory(recipe: Recipe, stage: StageSpec) -> MemoryEstimate:
     """What a training stage needs, with its roles on one shared trunk and on separate copies."""
     algorithm = find_algorithm(stage.algorithm)
     settings = stage_settings(stage)
-    needs = [_role_need(name, settings) for name in algorithm.roles_for(settings)]
+    needs = [need for name in algorithm.roles_for(settings) for need in _needs(name, settings)]
     if any(reward.model for reward in stage.reward):
         needs.append(RoleNeed("reward_model", outputs=1))
     rollout = stage.rollout.max_rows * stage.rollout.max_new_tokens
@@ -41,6 +41,10 @@ def memory_info(recipe: Recipe, stage: StageSpec) -> dict[str, str]:
     }
 
 
-def _role_need(name: str, settings: Settings) -> RoleNeed:
-    outputs = {"value_model": 1, "reward_model": int(getattr(settings, "members", 1))}
-    return RoleNeed(name, trainable=name != "reference", outputs=outputs.get(name, 0))
+def _needs(name: str, settings: Settings) -> list[RoleNeed]:
+    """What a role needs: an ensemble of whole models is several roles."""
+    members = int(getattr(settings, "members", 1))
+    if name == "reward_model" and members > 1 and not getattr(settings, "share_trunk", True):
+        return [RoleNeed(f"{name}_{m}", trainable=True, outputs=1) for m in range(members)]
+    outputs = {"value_model": 1, "reward_model": members}
+    return [RoleNeed(name, trainable=name != "reference", outputs=outputs.get(name, 0))]
