@@ -159,7 +159,8 @@ class PairMethod(PairLoss, Offline):
                 ("other", seen.lengths[1]),
             ):
                 columns.setdefault(name, []).extend(values.tolist())
-            ids = (batch.group_ids[g] for g in batch.pair_group.tolist())
+            ids = [batch.group_ids[g] for g in batch.pair_group.tolist()]
+            columns.setdefault("prompt", []).extend(ids)
             columns.setdefault("category", []).extend(category[i] for i in ids)
         return evaluate_comparisons(
             columns["better"],
@@ -167,6 +168,7 @@ class PairMethod(PairLoss, Offline):
             category=columns["category"],
             weights=columns["weight"],
             lengths=(columns["longer"], columns["other"]),
+            prompts=columns["prompt"],
         )
 
 

@@ -157,6 +157,7 @@ class RewardModel(Offline):
             k: [] for k in ("better", "worse", "tie", "weight", "lb", "lw")
         }
         categories: list[str | None] = []
+        prompts: list[str] = []
         by_id = {g.id: g.category for g in groups}
         for batch in self.batches(groups):
             scores = self.scores(batch).mean(1)
@@ -170,7 +171,9 @@ class RewardModel(Offline):
                 ("lw", batch.lengths[worse]),
             ):
                 columns[key].extend(value.tolist())
-            categories.extend(by_id[batch.group_ids[g]] for g in batch.pair_group.tolist())
+            about = [batch.group_ids[g] for g in batch.pair_group.tolist()]
+            prompts.extend(about)
+            categories.extend(by_id[group_id] for group_id in about)
         report = evaluate_comparisons(
             columns["better"],
             columns["worse"],
@@ -178,6 +181,7 @@ class RewardModel(Offline):
             ties=columns["tie"],
             weights=columns["weight"],
             lengths=(columns["lb"], columns["lw"]),
+            prompts=prompts,
         )
         accuracy = report.accuracy
         return Evaluation(

@@ -122,6 +122,7 @@ def evaluate_comparisons(
     ties: Sequence[bool] | None = None,
     weights: ArrayLike | None = None,
     lengths: tuple[ArrayLike, ArrayLike] | None = None,
+    prompts: Sequence[object] | None = None,
     bins: int = 10,
     level: float = 0.95,
 ) -> RewardModelReport:
@@ -133,6 +134,8 @@ def evaluate_comparisons(
         ties: [C] True where the labeller called them equal; these say nothing of accuracy.
         weights: [C] weight of each judgement; 0 removes it.
         lengths: ([C], [C]) tokens (or characters) of the better and the worse response.
+        prompts: [C] which prompt each comparison is about. The comparisons of one ranking share
+            their scores; intervals are then as wide as that makes them.
 
     Raises:
         DataError: a score that is not finite (the message names the comparison).
@@ -144,7 +147,8 @@ def evaluate_comparisons(
     tie = np.zeros(count, dtype=bool) if ties is None else np.asarray(ties, dtype=bool)
     names = list(category) if category is not None else [None] * count
     for what, size in (("worse", worse.size), ("weights", w.size), ("ties", tie.size),
-                       ("category", len(names))):  # fmt: skip
+                       ("category", len(names)),
+                       ("prompts", count if prompts is None else len(prompts))):  # fmt: skip
         if size != count:
             raise ValueError(f"{count} better scores but {size} in {what}")
 
@@ -153,22 +157,25 @@ def evaluate_comparisons(
     decided = counted & ~tie
     correct = np.where(margin > 0, 1.0, np.where(margin == 0, 0.5, 0.0))
     confidence = 1.0 / (1.0 + np.exp(-np.minimum(np.abs(margin), 700.0)))
+    about = None if prompts is None else np.array(list(prompts), dtype=object)
+    decided_about = None if about is None else about[decided].tolist()
     by_category = (
         accuracy_by_category(
             correct[decided],
             [names[i] for i in np.flatnonzero(decided)],
             weights=w[decided],
             level=level,
+            clusters=decided_about,
         )
         if category is not None
         else {}
     )
     is_tie = counted & tie
     length = {} if lengths is None else _length_probe(
-        better, worse, lengths, correct, decided, counted, w, level
+        better, worse, lengths, correct, decided, counted, w, level, about
     )  # fmt: skip
     return RewardModelReport(
-        accuracy=weighted_proportion(correct[decided], w[decided], level),
+        accuracy=weighted_proportion(correct[decided], w[decided], level, clusters=decided_about),
         by_category=by_category,
         # The label puts the winner first, so sigmoid(margin) against "first wins" would always be
         # judged against 1. The confidence in whichever response the model prefers is symmetric.
@@ -192,6 +199,7 @@ def _length_probe(
     counted: np.ndarray[Any, np.dtype[np.bool_]],
     w: Floats,
     level: float,
+    about: Any,
 ) -> dict[str, Any]:
     long_b = np.asarray(lengths[0], dtype=np.float64)
     long_w = np.asarray(lengths[1], dtype=np.float64)
@@ -202,11 +210,16 @@ def _length_probe(
     scores = np.concatenate([better[counted], worse[counted]])
     sizes = np.concatenate([long_b[counted], long_w[counted]])
     shorter, longer = decided & (long_b < long_w), decided & (long_b > long_w)
+
+    def share(chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> Interval:
+        own = None if about is None else about[chosen].tolist()
+        return weighted_proportion(correct[chosen], w[chosen], level, clusters=own)
+
     return {
         "length_pearson": pearson(scores, sizes),
         "length_spearman": spearman(scores, sizes),
-        "better_shorter": weighted_proportion(correct[shorter], w[shorter], level),
-        "better_longer": weighted_proportion(correct[longer], w[longer], level),
+        "better_shorter": share(shorter),
+        "better_longer": share(longer),
     }
 
 

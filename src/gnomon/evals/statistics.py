@@ -242,11 +242,18 @@ def expected_calibration_error(
 
 
 def weighted_proportion(
-    correct: ArrayLike, weights: ArrayLike | None = None, level: float = 0.95
+    correct: ArrayLike,
+    weights: ArrayLike | None = None,
+    level: float = 0.95,
+    *,
+    clusters: Sequence[object] | None = None,
 ) -> Interval:
     """Share correct with a Wilson interval; ``correct`` [n] holds 0, 1 or a half for a draw.
 
-    With unequal weights n is Kish's effective sample size, (sum w)^2 / sum w^2.
+    With unequal weights n is Kish's effective sample size, (sum w)^2 / sum w^2. Outcomes of one
+    cluster (the pairs of one prompt's ranking, which share their scores) are not independent: with
+    ``clusters`` [n] n is no more than p (1 - p) / v, with v the cluster-robust variance of the
+    share (Liang & Zeger 1986), and no more than the number of clusters where all agree.
     """
     x = _vector(correct, "correct")
     w = np.ones_like(x) if weights is None else _vector(weights, "weights")
@@ -258,7 +265,24 @@ def weighted_proportion(
     if total == 0.0:
         return wilson_interval(0, 0, level)
     n = total**2 / float((w**2).sum())
-    return wilson_interval(float((w * x).sum()) / total * n, n, level)
+    p = float((w * x).sum()) / total
+    if clusters is not None:
+        n = min(n, _clustered_size(x, w, p, clusters))
+    return wilson_interval(p * n, n, level)
+
+
+def _clustered_size(x: Floats, w: Floats, p: float, clusters: Sequence[object]) -> float:
+    """How many independent outcomes the share p of clustered outcomes is worth, at least 1."""
+    if len(clusters) != x.size:
+        raise ValueError(f"{x.size} outcomes but {len(clusters)} clusters")
+    sums: dict[object, float] = {}
+    for key, residual in zip(clusters, w * (x - p), strict=True):
+        sums[key] = sums.get(key, 0.0) + float(residual)
+    count = len(sums)
+    if count < 2 or not 0.0 < p < 1.0:
+        return float(count)
+    variance = count / (count - 1) * sum(s**2 for s in sums.values()) / float(w.sum()) ** 2
+    return max(1.0, p * (1 - p) / variance) if variance > 0 else float(x.size)
 
 
 def accuracy_by_category(
@@ -267,6 +291,7 @@ def accuracy_by_category(
     *,
     weights: ArrayLike | None = None,
     level: float = 0.95,
+    clusters: Sequence[object] | None = None,
 ) -> dict[str, Interval]:
     """``weighted_proportion`` for each category, in order of name; None is "(none)"."""
     x = _vector(correct, "correct")
@@ -274,10 +299,12 @@ def accuracy_by_category(
     if x.size != len(category):
         raise ValueError(f"{x.size} outcomes but {len(category)} categories")
     names = np.array([c if c is not None else "(none)" for c in category], dtype=object)
-    return {
-        str(name): weighted_proportion(x[names == name], w[names == name], level)
-        for name in sorted(set(names.tolist()))
-    }
+    out: dict[str, Interval] = {}
+    for name in sorted(set(names.tolist())):
+        at = np.flatnonzero(names == name)
+        own = None if clusters is None else [clusters[i] for i in at]
+        out[str(name)] = weighted_proportion(x[at], w[at], level, clusters=own)
+    return out
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

@@ -26,7 +26,7 @@ class LearnedReward:
         normaliser: puts raw scores on the scale where demonstrations average zero.
         ensemble: how members become one number: their mean, their minimum (Coste et al. 2023,
             "Reward model ensembles help mitigate overoptimization", worst-case optimisation), or
-            mean - std_coef * std (uncertainty-weighted).
+            mean - std_coef * std over the members (uncertainty-weighted; the population std).
         encode: turns a sample into (prompt ids, response ids) for a reward model whose tokenizer is
             not the policy's; by default the very tokens the policy saw and wrote are scored.
     """

@@ -211,7 +211,8 @@ class Loop:
         self.progress.update(iteration + 1, full)
         for sink in self.sinks:
             sink.log(self.step, full)
-        if samples and (iteration + 1) % self.options.sample_every == 0:
+        done = iteration + 1
+        if samples and (done % self.options.sample_every == 0 or done == self.options.iterations):
             self._keep_samples(samples)
 
     def _keep_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:

@@ -1,0 +1,27 @@
+"""Comparisons of one prompt share their scores: intervals must know."""
+
+import numpy as np
+import pytest
+
+from gnomon.evals.statistics import weighted_proportion, wilson_interval
+
+
+def test_pairs_of_one_prompt_are_not_independent() -> None:
+    """Duplicating every outcome within its prompt must not narrow the interval."""
+    rng = np.random.default_rng(0)
+    once = (rng.random(200) < 0.65).astype(float)
+    prompts = [str(i) for i in range(200)]
+    alone = weighted_proportion(once, clusters=prompts)
+    tenfold = weighted_proportion(
+        np.repeat(once, 10), clusters=[p for p in prompts for _ in range(10)]
+    )
+    naive = weighted_proportion(np.repeat(once, 10))
+    assert tenfold.low == pytest.approx(alone.low, abs=2e-3)
+    assert tenfold.high == pytest.approx(alone.high, abs=2e-3)
+    assert naive.high - naive.low < 0.5 * (alone.high - alone.low)  # what clusters prevent
+    assert weighted_proportion(once).low == pytest.approx(alone.low, abs=2e-3)
+
+
+def test_clusters_that_all_agree_count_once_each() -> None:
+    every = weighted_proportion(np.ones(50), clusters=[i // 10 for i in range(50)])
+    assert every.low == pytest.approx(wilson_interval(5, 5).low)
