@@ -10,7 +10,7 @@ a sum of named parts, in units of reward:
     repetition -0.2 per sentence said before, at most -0.6
     garbage    -0.5 x the share of words that belong to neither the world nor the prompt
 
-so the best total is 1.3, and the worst about -2.1 (a long, repetitive, wrong rant).
+so the best total is 1.3, and the worst about -2.4 (a long, repetitive, wrong rant).
 """
 
 from __future__ import annotations
