@@ -302,7 +302,7 @@ def accuracy_by_category(
     out: dict[str, Interval] = {}
     for name in sorted(set(names.tolist())):
         at = np.flatnonzero(names == name)
-        own = None if clusters is None else [clusters[i] for i in at]
+        own = None if clusters is None else [clusters[int(i)] for i in at]
         out[str(name)] = weighted_proportion(x[at], w[at], level, clusters=own)
     return out
 
