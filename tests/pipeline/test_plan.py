@@ -240,3 +240,20 @@ def test_resuming_nothing_says_so(base: Path, tiny_folder: Path) -> None:
     one = tw.make_recipe(tiny_folder, base / "runs", tw.sft_stage(steps=1), name="fresh")
     run_recipe(one, base=base, resume=True, announce=said.append)
     assert "nothing to resume" in said[0]
+
+
+@pytest.mark.parametrize("unused", [{"holdout": 0.1}, {"lora": {"rank": 4}}])
+def test_collecting_refuses_what_it_would_leave_unused(
+    tiny_folder: Path, tmp_path: Path, unused: dict[str, Any]
+) -> None:
+    stage = {
+        "name": "feedback",
+        "algorithm": "collect",
+        "data": {"path": "tunnel:prompts", "options": {"n": 4}},
+        "rollout": {"samples": 2},
+        "settings": {"labellers": [{}]},
+    }
+    raw = {"name": "r", "model": str(tiny_folder), "output": str(tmp_path), "max_length": 160}
+    make_plan(parse_recipe({**raw, "stages": [stage]}), tmp_path)
+    with pytest.raises(ConfigError, match="a collect stage trains and evaluates nothing"):
+        make_plan(parse_recipe({**raw, "stages": [{**stage, **unused}]}), tmp_path)

@@ -104,6 +104,10 @@ def _check_sense(stage: StageSpec) -> None:
             f"least {needed} (it is {stage.rollout.samples})"
         )
     _check_people(stage)
+    if algorithm is None and (stage.holdout or stage.eval_data or stage.lora):
+        raise ConfigError(
+            "a collect stage trains and evaluates nothing: remove holdout, eval_data and lora"
+        )
     if stage.holdout and stage.eval_data:
         raise ConfigError("give either holdout or eval_data, not both")
     coefficient = getattr(settings, "pretraining_coef", 0.0)
