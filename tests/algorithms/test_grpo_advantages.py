@@ -1,0 +1,226 @@
+"""Advantages against loops over groups, and what must hold whatever the settings."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from gnomon.algorithms.group_metrics import group_metrics, pass_at_k, right_answers
+from gnomon.algorithms.on_policy import Rollout
+from gnomon.algorithms.policy_gradient import RunningMax
+from gnomon.algorithms.policy_gradient_settings import PolicyGradientSettings
+from gnomon.algorithms.policy_objective import EPS, Layout, kl_before, token_advantages
+from gnomon.data.records import TokenGroup, TokenResponse
+from gnomon.losses.advantages import group_advantages
+from gnomon.rewards.protocol import Score
+from gnomon.rollout.protocol import Completion
+
+LENGTHS = [[3, 1, 4], [2, 2, 5], [1, 6, 2]]
+REWARDS = torch.tensor([1.0, 0.0, 0.5, 2.0, 2.0, 2.0, -1.0, 0.25, 0.0])
+
+
+def groups() -> list[TokenGroup]:
+    """Three groups of three; one token in the middle of the longest response does not count."""
+    out = []
+    for g, lengths in enumerate(LENGTHS):
+        responses = []
+        for n in lengths:
+            mask = [True] * n
+            if n == 6:
+                mask[2] = False
+            responses.append(TokenResponse(list(range(n)), mask))
+        out.append(TokenGroup(str(g), [1], tuple(responses)))
+    return out
+
+
+LAYOUT = Layout.of(groups())
+KL = torch.rand(len(LAYOUT.response_of), generator=torch.Generator().manual_seed(0)) - 0.3
+
+
+def settings(**given: object) -> PolicyGradientSettings:
+    return PolicyGradientSettings(**given)  # type: ignore[arg-type]
+
+
+def naive(s: PolicyGradientSettings, ema: float | None, with_kl: bool) -> Tensor:
+    """Token by token, with statistics written out."""
+    tokens = [
+        (i, t, bool(LAYOUT.mask[row]), float(KL[row]))
+        for row, (i, t) in enumerate(
+            (i, t) for i, n in enumerate(itertools.chain(*LENGTHS)) for t in range(n)
+        )
+    ]
+    to_go = s.kl_in == "reward_to_go"
+
+    def penalty(i: int, since: int) -> float:
+        if not with_kl:
+            return 0.0
+        return s.beta * sum(k for j, t, m, k in tokens if j == i and t >= since and m)
+
+    R = [float(REWARDS[i]) - penalty(i, 0) for i in range(9)]
+    G = [float(REWARDS[i]) - penalty(i, t if to_go else 0) for i, t, _, _ in tokens]
+    counted = [g for g, (_, _, m, _) in zip(G, tokens, strict=True) if m]
+    everything = counted if to_go else R
+    out = []
+    for g, (i, _, _, _) in zip(G, tokens, strict=True):
+        mine = R[i // 3 * 3 : i // 3 * 3 + 3]
+        others = [x for j, x in enumerate(mine) if j != i % 3]
+        base = {
+            "none": 0.0,
+            "group": sum(mine) / 3,
+            "leave_one_out": sum(others) / 2,
+            "batch": sum(everything) / len(everything),
+            "ema": ema if ema is not None else sum(R) / 9,
+        }[s.baseline]
+        A = g - base
+        std = {
+            "none": 1.0,
+            "group": float(torch.tensor(mine, dtype=torch.float64).std()) + EPS,
+            "batch": float(torch.tensor(everything, dtype=torch.float64).std()) + EPS,
+        }[s.advantage_scale]
+        flat = s.advantage_scale == "group" and max(mine) == min(mine)
+        out.append(A / (1.0 if flat else std))
+    return torch.tensor(out)
+
+
+BASELINES = ("none", "group", "leave_one_out", "batch", "ema")
+CASES = [
+    (b, scale, place)
+    for b in BASELINES
+    for scale in ("none", "group", "batch")
+    for place in ("none", "reward", "reward_to_go")
+    if scale != "group" or b in ("group", "leave_one_out")
+]
+
+
+@pytest.mark.parametrize(("baseline", "scale", "place"), CASES)
+def test_every_baseline_scale_and_place_of_the_kl(baseline: str, scale: str, place: str) -> None:
+    s = settings(baseline=baseline, advantage_scale=scale, kl_in=place)
+    s = s.model_copy(update={"beta": 0.3})
+    kl = None if place == "none" else KL
+    for ema in (None, 0.7):
+        found = token_advantages(REWARDS, LAYOUT, s, kl=kl, ema=ema)
+        expected = naive(s, ema, with_kl=kl is not None)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_kl_before_a_token_leaves_out_its_own_and_uncounted_ones() -> None:
+    found = kl_before(KL, LAYOUT)
+    starts = [0, 3, 4, 8, 10, 12, 17, 18, 24]
+    assert found[starts].abs().max() < 1e-6
+    masked = 18 + 2
+    assert not LAYOUT.mask[masked]
+    assert found[masked + 1] == pytest.approx(float(KL[18] + KL[19]), abs=1e-6)
+
+
+@pytest.mark.parametrize("baseline", ["group", "leave_one_out"])
+@pytest.mark.parametrize("scale", ["none", "group", "batch"])
+def test_a_group_without_spread_has_no_advantage_at_all(baseline: str, scale: str) -> None:
+    s = settings(baseline=baseline, advantage_scale=scale)
+    rewards = REWARDS.clone()
+    rewards[3:6] = 0.1 + 0.2  # its mean need not be itself in floating point
+    found = token_advantages(rewards, LAYOUT, s)
+    second = (LAYOUT.response_of >= 3) & (LAYOUT.response_of < 6)
+    assert torch.equal(found[second], torch.zeros(int(second.sum())))
+    assert found[~second].abs().max() > 0
+
+
+@pytest.mark.parametrize("baseline", ["none", "batch", "ema"])
+def test_a_step_without_spread_is_not_blown_up(baseline: str) -> None:
+    s = settings(baseline=baseline, advantage_scale="batch")
+    found = token_advantages(torch.full((9,), 0.1), LAYOUT, s, ema=0.0)
+    assert found.abs().max() <= 0.1 + 1e-6
+
+
+def test_a_group_of_one_has_no_advantage_and_no_nan() -> None:
+    one = [TokenGroup("0", [1], (TokenResponse([1, 2], [True, True]),))]
+    for baseline in ("group", "leave_one_out"):
+        for scale in ("none", "group", "batch"):
+            s = settings(baseline=baseline, advantage_scale=scale)
+            found = token_advantages(torch.tensor([3.0]), Layout.of(one), s)
+            assert torch.equal(found, torch.zeros(2))
+
+
+def test_grpos_advantage_is_that_of_the_losses_package() -> None:
+    found = token_advantages(REWARDS, LAYOUT, settings())
+    expected = group_advantages(REWARDS, LAYOUT.group_of, scale="group", eps=EPS)
+    torch.testing.assert_close(found, expected[LAYOUT.response_of])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"advantage_scale": "group", "baseline": "batch"}, "boundless"),
+        ({"ratio": "none", "epochs": 2}, "first step only"),
+        ({"ratio": "sequence", "dual_clip": 3.0}, "dual_clip goes with ratio token"),
+        ({"beta": 0.1, "kl_in": "none"}, "no effect"),
+        ({"beta": 0.0, "sync_reference_every": 5}, "nothing uses a reference"),
+        ({"constant_length": 5}, "no effect"),
+        ({"clip_low": 1.5}, "below 1"),
+        ({"dual_clip": 0.5}, "greater than 1"),
+        ({"clip_hihg": 0.28}, "Extra inputs"),
+    ],
+)
+def test_settings_that_make_no_sense_together_are_refused(given: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        settings(**given)
+
+
+# -- metrics --------------------------------------------------------------------------------------
+
+
+def rollout(values: list[float | None], lengths: list[int], observed: list[float] | None = None):
+    completions = [Completion(tuple(range(n)), torch.zeros(n), "eos", "") for n in lengths]
+    scores = [Score(v, error="failed" if v is None else None) for v in values]
+    seen = {} if observed is None else {"correct": [Score(v) for v in observed]}
+    return Rollout(None, completions, scores, seen)  # type: ignore[arg-type]
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer() -> None:
+    for n, right in ((5, 0), (5, 1), (5, 3), (5, 5)):
+        answers = [True] * right + [False] * (n - right)
+        for k in range(1, n + 1):
+            subsets = list(itertools.combinations(answers, k))
+            expected = sum(any(s) for s in subsets) / len(subsets)
+            assert pass_at_k(n, right, k) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="cannot be estimated"):
+        pass_at_k(4, 1, 5)
+
+
+def test_metrics_of_groups_by_hand() -> None:
+    rollouts = [rollout([1, 0, 0, 1], [2, 8, 8, 4]), rollout([0, 0, 0, 0], [9, 9, 9, 9])]
+    found = group_metrics(rollouts)
+    assert found["pass@1"] == pytest.approx(0.25)
+    assert found["pass@4"] == pytest.approx(0.5)
+    assert found["solved"] == 0
+    assert found["unsolved"] == 0.5
+    assert found["length_correct"] == 3
+    assert found["length_incorrect"] == pytest.approx((16 + 36) / 6)
+    assert found["reward_std_in_group"] == pytest.approx((1 / 3) ** 0.5 / 2)
+
+
+def test_an_observer_called_correct_says_what_is_right() -> None:
+    rollouts = [rollout([0.3, 0.7], [1, 5], observed=[1.0, 0.0])]
+    assert right_answers(rollouts) == [[True, False]]
+    assert group_metrics(rollouts)["length_correct"] == 1
+    graded = [rollout([0.3, 0.7], [1, 5])]
+    assert right_answers(graded) is None
+    assert set(group_metrics(graded)) == {"reward_std_in_group"}
+
+
+def test_a_failed_reward_is_neither_right_nor_wrong() -> None:
+    rollouts = [rollout([1, None, 0], [1, 50, 3]), rollout([None, None, None], [1, 1, 1])]
+    found = group_metrics(rollouts)
+    assert found["pass@1"] == 0.5
+    assert "pass@3" not in found  # no group has three judged answers
+    assert found["length_incorrect"] == 3
+
+
+def test_a_running_maximum_through_sums_and_weights() -> None:
+    largest = RunningMax("m")
+    parts = [[1.0, 4.0], [2.0], [], [9.5, -3.0]]
+    pairs = [p["m"] for v in parts if (p := largest.add(torch.tensor(v)))]
+    assert sum(a for a, _ in pairs) / sum(w for _, w in pairs) == 9.5
