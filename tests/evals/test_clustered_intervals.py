@@ -16,10 +16,10 @@ def test_pairs_of_one_prompt_are_not_independent() -> None:
         np.repeat(once, 10), clusters=[p for p in prompts for _ in range(10)]
     )
     naive = weighted_proportion(np.repeat(once, 10))
-    assert tenfold.low == pytest.approx(alone.low, abs=2e-3)
-    assert tenfold.high == pytest.approx(alone.high, abs=2e-3)
+    assert tenfold.low == pytest.approx(alone.low, abs=1e-9)
+    assert tenfold.high == pytest.approx(alone.high, abs=1e-9)
     assert naive.high - naive.low < 0.5 * (alone.high - alone.low)  # what clusters prevent
-    assert weighted_proportion(once).low == pytest.approx(alone.low, abs=2e-3)
+    assert weighted_proportion(once).low == pytest.approx(alone.low, abs=1e-9)
 
 
 def test_clusters_that_all_agree_count_once_each() -> None:

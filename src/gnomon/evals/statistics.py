@@ -252,8 +252,7 @@ def weighted_proportion(
 
     With unequal weights n is Kish's effective sample size, (sum w)^2 / sum w^2. Outcomes of one
     cluster (the pairs of one prompt's ranking, which share their scores) are not independent: with
-    ``clusters`` [n] n is no more than p (1 - p) / v, with v the cluster-robust variance of the
-    share (Liang & Zeger 1986), and no more than the number of clusters where all agree.
+    ``clusters`` [n] n is divided by the design effect.
     """
     x = _vector(correct, "correct")
     w = np.ones_like(x) if weights is None else _vector(weights, "weights")
@@ -267,22 +266,22 @@ def weighted_proportion(
     n = total**2 / float((w**2).sum())
     p = float((w * x).sum()) / total
     if clusters is not None:
-        n = min(n, _clustered_size(x, w, p, clusters))
+        n = _clustered_size(n, w * (x - p), clusters)
     return wilson_interval(p * n, n, level)
 
 
-def _clustered_size(x: Floats, w: Floats, p: float, clusters: Sequence[object]) -> float:
-    """How many independent outcomes the share p of clustered outcomes is worth, at least 1."""
-    if len(clusters) != x.size:
-        raise ValueError(f"{x.size} outcomes but {len(clusters)} clusters")
+def _clustered_size(n: float, residuals: Floats, clusters: Sequence[object]) -> float:
+    """n over the design effect (Kish 1965): the variance of a sum of clusters over that of a sum
+    of independent outcomes. Clusters of one leave n as it is."""
+    if len(clusters) != residuals.size:
+        raise ValueError(f"{residuals.size} outcomes but {len(clusters)} clusters")
     sums: dict[object, float] = {}
-    for key, residual in zip(clusters, w * (x - p), strict=True):
+    for key, residual in zip(clusters, residuals, strict=True):
         sums[key] = sums.get(key, 0.0) + float(residual)
-    count = len(sums)
-    if count < 2 or not 0.0 < p < 1.0:
-        return float(count)
-    variance = count / (count - 1) * sum(s**2 for s in sums.values()) / float(w.sum()) ** 2
-    return max(1.0, p * (1 - p) / variance) if variance > 0 else float(x.size)
+    together = sum(value**2 for value in sums.values())
+    if together == 0.0:  # all right or all wrong: nothing shows how outcomes of a cluster agree
+        return min(n, float(len(sums)))
+    return n * min(1.0, float((residuals**2).sum()) / together)
 
 
 def accuracy_by_category(

@@ -37,6 +37,8 @@ RESERVED = (
     *("policy_loss", "value_loss", "clip_fraction", "update_kl", "seconds", "text_loss"),
     *("reward_best", "reward_worst", "reward_kept", "zero_spread", "pairs", "ties_dropped"),
     *("prompts_used", "replayed", "kept", "margin", "accuracy", "displacement", "nll"),
+    *("groups_trained", "prompts_sampled", "solved", "unsolved", "clip_low", "clip_high"),
+    *("shaped_reward", "reward_std_in_group", "length_correct", "length_incorrect"),
 )
 """Names of metrics that a reward's own column must not take."""
 
