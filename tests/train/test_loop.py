@@ -132,12 +132,15 @@ def test_the_loss_that_is_logged_is_the_steps_whatever_the_split(tmp_path: Path)
     whole = make(tmp_path / "a")
     whole.algorithm.ingredients.tokens_per_microbatch = 10_000
     split = make(tmp_path / "b")
+    start = weights(whole)
     a, b = whole.run(), split.run()
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
     assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
     assert a["nll"] == pytest.approx(b["nll"], rel=1e-4)
-    for p, q in zip(weights(whole).values(), weights(split).values(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+    # Adam turns the rounding of a gradient near zero into a step of up to lr, so single weights may
+    # differ; the updates as a whole may not.
+    updates = [{n: p - start[n] for n, p in weights(loop).items()} for loop in (whole, split)]
+    assert tw.distance(*updates) < 1e-3
 
 
 def test_experience_is_gathered_without_dropout_and_the_loss_with_it(tmp_path: Path) -> None:
