@@ -30,6 +30,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "lr": ("Learning rate", ""),
     "tokens_per_second": ("Throughput", "tokens / s"),
     "peak_rss_gb": ("Peak memory", "GB"),
+    "peak_gpu_gb": ("Peak GPU memory", "GB"),
 }
 
 LOWER_IS_BETTER = ("loss", "ece", "error", "errors", "repetition", "mismatch")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from gnomon.algorithms.base import Algorithm, LossOutput, Minibatch, Totals
@@ -27,6 +26,7 @@ from gnomon.train.optim import clip_grad_norm, lr_at, make_optimizer
 from gnomon.train.progress import Progress
 from gnomon.train.samples import SampleStore
 from gnomon.train.sinks import Sink
+from gnomon.train.usage import PeakMemory
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Loop:
         self.metrics = MetricsStore(folder / "metrics.parquet")
         self.samples = SampleStore(folder / "samples.parquet")
         self.step = 0
-        self._peak_rss = 0.0
+        self.memory = PeakMemory()
 
     def run(self, resume: bool = False) -> dict[str, float]:
         """Train to the end and return the last iteration's metrics and the final evaluation's.
@@ -198,14 +198,13 @@ class Loop:
         seconds: float,
         tokens: int,
     ) -> None:
-        self._peak_rss = max(self._peak_rss, psutil.Process().memory_info().rss / 1e9)
         full: dict[str, float | int] = {
             "step": self.step,
             "iteration": iteration + 1,
             **row,
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
-            "peak_rss_gb": self._peak_rss,
+            **self.memory.metrics(),
         }
         self.metrics.append(full)
         self.progress.update(iteration + 1, full)
@@ -272,7 +271,7 @@ class Loop:
             state={
                 "step": self.step,
                 "algorithm": self.algorithm.state_dict(),
-                "peak_rss_gb": self._peak_rss,
+                "peak_rss_gb": self.memory.metrics()["peak_rss_gb"],
             },
         )
 
@@ -285,7 +284,7 @@ class Loop:
         state = self.checkpoints.load(iteration, self.parameters, self.optimizer)
         self.algorithm.load_state_dict(state["algorithm"])
         self.step = int(state["step"])
-        self._peak_rss = float(state["peak_rss_gb"])
+        self.memory.restore(float(state["peak_rss_gb"]))
         self.metrics.truncate_after(self.step)
         self.samples.truncate_after(self.step)
         self.progress.resume(iteration)

@@ -1,0 +1,42 @@
+"""The peak of a stage: within a step, and not that of what came before."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from gnomon.train.usage import PeakMemory
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's high-water mark")
+MB = 1e-3
+
+
+def hold(megabytes: int) -> None:
+    """Take memory, touch it, give it back."""
+    block = torch.ones(megabytes * 250_000)
+    del block
+
+
+@linux
+def test_a_peak_between_two_looks_counts():
+    memory = PeakMemory()
+    before = memory.metrics()["peak_rss_gb"]
+    hold(300)
+    assert memory.metrics()["peak_rss_gb"] - before > 250 * MB
+
+
+@linux
+def test_what_was_held_before_does_not_count():
+    earlier = PeakMemory()
+    hold(300)
+    highest = earlier.metrics()["peak_rss_gb"]
+    assert highest - PeakMemory().metrics()["peak_rss_gb"] > 200 * MB
+
+
+def test_a_peak_never_falls_and_a_resumed_stage_keeps_its_own():
+    memory = PeakMemory()
+    memory.restore(1000.0)
+    assert memory.metrics()["peak_rss_gb"] == 1000.0
+    assert memory.metrics()["peak_rss_gb"] == 1000.0
