@@ -444,6 +444,26 @@ def test_pairs_read_as_unpaired_and_demonstrations(read) -> None:
     assert texts(demo) == ["a"]
 
 
+def test_a_ranking_read_as_unpaired_labels_its_ends(read) -> None:
+    ranked = {
+        "prompt": "Hi",
+        "responses": [
+            {"text": "middle", "rank": 2},
+            {"text": "worst", "rank": 3},
+            {"text": "best", "rank": 1},
+        ],
+    }
+    groups = read(ranked, kind="unpaired").groups
+    assert [(texts(g)[0], g.responses[0].meta["label"]) for g in groups] == [
+        ("best", True),
+        ("worst", False),
+    ]
+    level = {**ranked, "responses": [{**r, "rank": 1} for r in ranked["responses"]]}
+    result = read(ranked, level, kind="unpaired")
+    assert len(result.groups) == 2
+    assert "rated alike" in str(result.skipped[0])
+
+
 def test_columns_and_labels(read) -> None:
     row = {"q": "Hi", "response 1": "one", "response 2": "two", "label": 1, "scenario": "x"}
     columns = {

@@ -98,9 +98,12 @@ def _as_unpaired(group: Group, options: ReadOptions) -> list[Group]:
         if options.good_from is None:
             raise RowError("scores, but no threshold", "set good_from: the lowest good score")
         labels = [r.meta["score"] >= options.good_from for r in group.responses]
-    elif len(group.responses) == 2 and (said := judgements(group)) and not said[0].tie:
-        better = said[0].better
-        labels = [i == better for i in range(2)]
+    elif judgements(group):  # a ranking says it of its ends only
+        group = _as_pair(group)
+        said = group.comparisons[0]
+        if said.tie:
+            raise RowError("a tie", "neither answer is good or bad by it")
+        labels = [i == said.better for i in range(2)]
     else:
         raise RowError("nothing says which responses are good", "give each a label or a score")
     if len(labels) == 1:

@@ -16,7 +16,12 @@ from gnomon.atomic import write_json
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.errors import ConfigError, RunError
-from gnomon.evals.statistics import Interval, mean_interval, wilson_interval
+from gnomon.evals.statistics import (
+    Interval,
+    mean_interval,
+    paired_difference,
+    wilson_interval,
+)
 from gnomon.models.load import fetch, load_causal_lm, load_tokenizer, read_config
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import load_reward_model
@@ -51,6 +56,8 @@ class Policy:
 def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
     """Sample the base model and every trained policy, score them, write ``comparison.json``.
 
+    A row's ``gains`` are its rewards less the reference's, prompt by prompt (paired intervals).
+
     One policy is in memory at a time, beside the reference and the reward models.
     """
     spec = recipe.compare
@@ -76,13 +83,16 @@ def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
         for reward in spec.rewards
     ]
     rows: list[dict[str, Any]] = []
+    by_policy: dict[str, list[dict[int, float]]] = {}
     shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in prompts[: spec.show]]
     for policy in policies:
         role = reference_role if policy == reference else _load(policy, recipe)
         completions = _answer(role, prompts, recipe, spec)
         for sample, completion in zip(shown, completions, strict=False):
             sample[policy.name] = completion.text
-        values = _scores(prompts, completions, rewards)
+        scored = _scores(prompts, completions, rewards)
+        by_policy[policy.name] = scored
+        values = [mean_interval(list(column.values())) for column in scored]
         kl = _kl(role, reference_role, prompts, completions, spec.rollout.temperature)
         values.append(mean_interval(kl.tolist()))
         values.append(mean_interval([float(len(c.ids)) for c in completions]))
@@ -93,7 +103,15 @@ def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
         "length (tokens)",
         "finished",
     ]
-    result = {"columns": columns, "rows": rows, "samples": shown}
+    for row in rows:
+        gains = _gains(by_policy[row["model"]], by_policy[reference.name])
+        row["gains"] = [gain.to_dict() for gain in gains]
+    result = {
+        "columns": columns,
+        "reference": reference.name,
+        "rows": rows,
+        "samples": shown,
+    }
     write_json(run.path / "comparison.json", result)
     return result
 
@@ -152,22 +170,34 @@ def _scores(
     prompts: Sequence[EncodedPrompt],
     completions: Sequence[Completion],
     rewards: Sequence[Reward],
-) -> list[Interval]:
+) -> list[dict[int, float]]:
+    """Each reward's scores by the prompt's place; those that failed are left out."""
     samples = [
         Sample(p.prompt, c.text, p.ids, c.ids, c.finished)
         for p, c in zip(prompts, completions, strict=True)
     ]
-    intervals: list[Interval] = []
+    columns: list[dict[int, float]] = []
     for reward in rewards:
         scores = score_safely(reward, samples)
-        values = [s.value for s in scores if s.value is not None]
+        values = {i: s.value for i, s in enumerate(scores) if s.value is not None}
         if not values:
             raise RunError(
                 f"compare: reward {reward.name!r} failed on all {len(scores)} samples. The first: "
                 f"{scores[0].error}\nMend it and go on with --resume; the trained stages are kept."
             )
-        intervals.append(mean_interval(values))
-    return intervals
+        columns.append(values)
+    return columns
+
+
+def _gains(
+    own: Sequence[dict[int, float]], reference: Sequence[dict[int, float]]
+) -> list[Interval]:
+    """What each reward gained on the reference, prompt by prompt."""
+    gains: list[Interval] = []
+    for mine, theirs in zip(own, reference, strict=True):
+        both = sorted(mine.keys() & theirs.keys())
+        gains.append(paired_difference([mine[i] for i in both], [theirs[i] for i in both]))
+    return gains
 
 
 @torch.no_grad()
