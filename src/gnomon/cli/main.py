@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from gnomon.atomic import write_text
 from gnomon.errors import GnomonError, RunPaused
 
 app = typer.Typer(
@@ -42,6 +43,13 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with this run from its last checkpoint.")
     ] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Run it once for each of these seeds (0,1,2), as NAME-seed0 and so on, and show "
+            "what holds on all of them. With --resume, those done already are kept."
+        ),
+    ] = None,
 ) -> None:
     """Run a recipe's stages in order and write its report.
 
@@ -58,7 +66,18 @@ def run(
     if dry_run:
         out.print(render_plan(parsed, base))
         return
-    finish(run_recipe(parsed, base=base, resume=resume, announce=announce))
+    if seeds is None:
+        finish(run_recipe(parsed, base=base, resume=resume, announce=announce))
+        return
+    from gnomon.pipeline.seeds import run_seeds
+    from gnomon.report.seeds import read_seeds, seeds_markdown, seeds_table
+
+    folders = run_seeds(parsed, seeds, base=base, resume=resume, announce=announce)
+    together = read_seeds(folders)
+    out.print(seeds_table(together))
+    file = folders[0].parent / f"{parsed.name}-seeds.md"
+    write_text(file, seeds_markdown(together))
+    out.print(f"table: {file}")
 
 
 @app.command()

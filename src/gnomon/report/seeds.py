@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from gnomon.errors import RunError
 from gnomon.report.format import better_sign, number
-from gnomon.report.read import Comparison, Measured, RunView, parse_measured, read_run
+from gnomon.report.read import Comparison, RunView, parse_measured, read_run
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ def _row(
         tuple(m.value for seed in measured if (m := seed[c]) is not None)
         for c in range(len(measured[0]))
     )
-    gains = tuple(_gain(list(column)) for column in zip(*(r.get("gains", []) for r in raw)))
+    gains = tuple(
+        _gain(list(column)) for column in zip(*(r.get("gains", []) for r in raw), strict=True)
+    )
     stages = [s for view in views for s in view.stages if s.name == model]
     seconds = [s.seconds for s in stages if s.seconds is not None]
     peaks = [m.value for s in stages if (m := s.summary.get("peak_rss_gb")) is not None]

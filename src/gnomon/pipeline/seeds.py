@@ -1,0 +1,56 @@
+"""One recipe on several seeds: a run of its own for each, so that all of them can be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gnomon.errors import ConfigError
+from gnomon.pipeline.run import Announce, run_recipe
+from gnomon.recipe.schema import Recipe
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``0,1,2`` as numbers.
+
+    Raises:
+        ConfigError: something that is no number, the same seed twice, or only one.
+    """
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"--seeds {text!r}: give whole numbers with commas, as in 0,1,2"
+        ) from None
+    if len(set(seeds)) != len(seeds) or len(seeds) < 2:
+        raise ConfigError(f"--seeds {text!r}: give two or more different seeds, as in 0,1,2")
+    return seeds
+
+
+def seeded_recipes(recipe: Recipe, seeds: Sequence[int]) -> list[Recipe]:
+    """The recipe once for each seed, named after it."""
+    return [
+        recipe.model_copy(update={"seed": seed, "name": f"{recipe.name}-seed{seed}"})
+        for seed in seeds
+    ]
+
+
+def run_seeds(
+    recipe: Recipe, seeds: str, *, base: Path, resume: bool, announce: Announce
+) -> list[Path]:
+    """Run the recipe for each seed, one after the other, and return the runs' folders.
+
+    Raises:
+        ConfigError: seeds that cannot be understood, or a recipe that compares nothing.
+        GnomonError: what a run raises; ``resume`` goes on with the run that it stopped in.
+    """
+    numbers = parse_seeds(seeds)
+    if recipe.compare is None:
+        raise ConfigError(
+            "several seeds are put together by what the recipe compares: give it a compare section"
+        )
+    folders: list[Path] = []
+    for one in seeded_recipes(recipe, numbers):
+        announce(f"seed {one.seed}: {one.name}")
+        folders.append(run_recipe(one, base=base, resume=resume, announce=announce))
+    return folders
