@@ -29,7 +29,7 @@ from gnomon.algorithms.reference import sums_of
 from gnomon.atomic import recover_folder, write_folder
 from gnomon.data.records import TokenGroup
 
-GROUPS_PER_SHARD = 1024
+GROUPS_PER_SHARD = 128
 VALUES, ABOUT = "logprobs.safetensors", "about.json"
 
 _Known = dict[bytes, tuple[float, Tensor | None]]
@@ -77,6 +77,8 @@ class ReferenceCache:
         missing = [i for i, of in enumerate(keys) if not all(map(has, of))]
         if missing:
             self._name_others({key for i in missing for key in keys[i]})
+            if self.on_progress is not None:
+                self.on_progress(0, len(missing))
         for start in range(0, len(missing), GROUPS_PER_SHARD):
             part = missing[start : start + GROUPS_PER_SHARD]
             self._compute([groups[i] for i in part], per_token, compute)
