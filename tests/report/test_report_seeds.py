@@ -19,7 +19,13 @@ def make_run(folder: Path, gold: float, gain: tuple[float, float, float], peak: 
     stage = folder / "stages" / "01-dpo"
     stage.mkdir(parents=True)
     (folder / "recipe.yaml").write_text("name: x")
-    about = {"name": "dpo", "algorithm": "dpo", "status": "done", "seconds": 10 * peak}
+    about = {
+        "name": "dpo",
+        "algorithm": "dpo",
+        "status": "done",
+        "seconds": 10 * peak,
+        "cpu_seconds": 5 * peak,
+    }
     (stage / "stage.json").write_text(json.dumps({**about, "summary": {"peak_rss_gb": peak}}))
     zero = measured(0, 0, 0)
     rows = [
@@ -43,12 +49,16 @@ def test_means_spreads_and_counts_by_hand(tmp_path: Path) -> None:
     (gain,) = dpo.gains
     assert (gain.up, gain.down, gain.seeds) == (2, 0, 3)
     assert gain.mean == pytest.approx(0.3)
-    assert (dpo.seconds, dpo.peak_gb) == (20.0, 3.0)
+    assert (dpo.seconds, dpo.cpu_seconds, dpo.peak_gb) == (20.0, 10.0, 3.0)
     assert (base.seconds, base.peak_gb) == (None, None)
     header, _, first, second = seeds_markdown(seeds).splitlines()
-    assert header == ("| model | gold | gain in gold | length | stage, s | peak memory, GB |")
+    assert header == (
+        "| model | gold | gain in gold | length | seconds | processor seconds | peak memory, GB |"
+    )
     assert first.split(" | ")[2] == ""  # the reference gains nothing on itself
-    assert second == ("| dpo | 0.400 (0.200 to 0.600) | +0.300, 2/3 up | 5 (5 to 5) | 20 | 3 |")
+    assert second == (
+        "| dpo | 0.400 (0.200 to 0.600) | +0.300, 2/3 up | 5 (5 to 5) | 20 | 10 | 3 |"
+    )
     assert len(seeds_table(seeds).rows) == 2
 
 

@@ -74,6 +74,7 @@ class StageView:
     status: str = "unknown"
     error: str = ""
     seconds: float | None = None
+    cpu_seconds: float | None = None
     iterations: int | None = None
     summary: Mapping[str, Measured] = field(default_factory=dict)
     skipped: int = 0
@@ -200,6 +201,7 @@ def _stage(folder: Path, problems: list[str]) -> StageView:
         status=str(about.get("status") or "unknown"),
         error=str(about.get("error") or ""),
         seconds=_finite(about.get("seconds")),
+        cpu_seconds=_finite(about.get("cpu_seconds")),
         iterations=None if iterations is None else int(iterations),
         summary={str(k): m for k, v in summary.items() if (m := parse_measured(v))},
         skipped=int(count or 0),

@@ -42,6 +42,7 @@ class SeedsRow:
     values: tuple[tuple[float, ...], ...]
     gains: tuple[Gain, ...]
     seconds: float | None
+    cpu_seconds: float | None
     peak_gb: float | None
 
 
@@ -106,12 +107,14 @@ def _row(
     )
     stages = [s for view in views for s in view.stages if s.name == model]
     seconds = [s.seconds for s in stages if s.seconds is not None]
+    cpu_seconds = [s.cpu_seconds for s in stages if s.cpu_seconds is not None]
     peaks = [m.value for s in stages if (m := s.summary.get("peak_rss_gb")) is not None]
     return SeedsRow(
         model,
         values,
         gains,
         fmean(seconds) if seconds else None,
+        fmean(cpu_seconds) if cpu_seconds else None,
         max(peaks) if peaks else None,
     )
 
@@ -128,13 +131,13 @@ def _gain(raw: Sequence[Any]) -> Gain:
 
 def _header(seeds: Seeds) -> list[str]:
     gains = [f"gain in {column}" for column in seeds.columns[: seeds.rewards]]
-    own = ["stage, s", "peak memory, GB"]
+    own = ["seconds", "processor seconds", "peak memory, GB"]
     return ["model", *seeds.columns[: seeds.rewards], *gains, *seeds.columns[seeds.rewards :], *own]
 
 
 def _cells(seeds: Seeds, row: SeedsRow) -> list[str]:
     spread = [_spread(values) for values in row.values]
-    own = [number(row.seconds), number(row.peak_gb)]
+    own = [number(row.seconds), number(row.cpu_seconds), number(row.peak_gb)]
     gains = ["" if row.model == seeds.reference else _shown(g) for g in row.gains]
     return [row.model, *spread[: seeds.rewards], *gains, *spread[seeds.rewards :], *own]
 
