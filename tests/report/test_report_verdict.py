@@ -94,3 +94,30 @@ def test_chance_unfinished_and_failed(tmp_path):
     assert any("sft has not finished" in t for t in texts)
     cut = _ppo(tmp_path, finished=np.full(20, 0.4))
     assert "only 40% of the last responses" in _texts(cut, "warn")[0]
+
+
+def _pairs(tmp_path, **metrics):
+    arrays = {k.replace("__", "/"): np.asarray(v, dtype=float) for k, v in metrics.items()}
+    return RunView(
+        tmp_path, "run", stages=(StageView(tmp_path, "dpo", "dpo", "done", metrics=arrays),)
+    )
+
+
+def test_likelihood_displacement_is_named_and_its_absence_is_not(tmp_path):
+    x = np.linspace(0, 1, 20)
+    falling = _pairs(tmp_path, displacement=0.9 * x, logprobs__chosen_change=-3 * x,
+                     logprobs__rejected_change=-9 * x)  # fmt: skip
+    (said,) = _texts(falling, "warn")
+    assert "both answers became less likely" in said
+    assert "nll_coef" in said
+    rising = _pairs(tmp_path, displacement=0.2 * x, logprobs__chosen_change=3 * x,
+                    logprobs__rejected_change=-9 * x)  # fmt: skip
+    assert _texts(rising, "warn") == []
+
+
+@pytest.mark.parametrize(("low", "kind"), [(0.55, "good"), (0.45, "bad")])
+def test_held_out_accuracy_of_pairs_is_judged_against_chance(tmp_path, low, kind):
+    run = _pairs(tmp_path, displacement=[0.0], eval__accuracy=[0.6], eval__accuracy_low=[low],
+                 eval__accuracy_high=[0.65])  # fmt: skip
+    (said,) = _texts(run, kind)
+    assert "held-out accuracy 0.6" in said

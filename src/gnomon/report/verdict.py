@@ -37,6 +37,7 @@ def verdicts(run: RunView) -> list[Verdict]:
     out = [*_completeness(run), *_comparison(run)]
     for stage in run.stages:
         out += [*_finite_loss(stage), *_held_out_accuracy(stage), *_policy(stage)]
+        out += _displacement(stage)
         t = trajectory(stage)
         if t is not None:
             out += _overoptimisation(stage, t)
@@ -139,8 +140,8 @@ def _finite_loss(stage: StageView) -> Iterator[Verdict]:
 
 
 def _held_out_accuracy(stage: StageView) -> Iterator[Verdict]:
-    if stage.algorithm != "reward_model":
-        return
+    if stage.algorithm != "reward_model" and "displacement" not in stage.metrics:
+        return  # only where accuracy is the share of pairs ranked as labelled
     found = [(n, m) for n, m in flatten_evals(stage.evals) if n.split(".")[-1] == "accuracy"]
     accuracy = found[0][1] if found else _last_accuracy(stage)
     if accuracy is None:
@@ -202,6 +203,25 @@ def _policy(stage: StageView) -> Iterator[Verdict]:
                 "warn",
                 f"Stage {stage.name}: only {last:.0%} of the last responses ended by themselves.",
             )
+
+
+def _displacement(stage: StageView) -> Iterator[Verdict]:
+    """Likelihood displacement: chosen and rejected answers both became less likely."""
+    share, chosen, rejected = (
+        stage.series(name)[1]
+        for name in ("displacement", "logprobs/chosen_change", "logprobs/rejected_change")
+    )
+    if share.size < 5 or not chosen.size or not rejected.size:
+        return
+    falls = [ends_differ(y)[1] for y in (chosen, rejected)]
+    if ends_differ(share)[1] > 0.5 and max(falls) < 0:
+        yield Verdict(
+            "warn",
+            f"Stage {stage.name}: in {ends_differ(share)[1]:.0%} of the last pairs both answers "
+            f"became less likely (chosen by {number(-falls[0])}, rejected by {number(-falls[1])} "
+            "nats on average): probability goes to answers nobody wrote. Look at the samples; "
+            "nll_coef, a higher beta or a lower learning rate hold it.",
+        )
 
 
 def _overoptimisation(stage: StageView, t: Trajectory) -> Iterator[Verdict]:
