@@ -76,6 +76,8 @@ class Measured:
             training (a pass of the reference, say); loading and tokenising are not.
         peak_rss_gb: the process's highest resident memory up to the end of the last step.
         speed: the machine's and the model's FLOP rates, and the profile; empty unless asked for.
+        grad_norms: before clipping.  tokens: sampled.  phases: seconds of a step by what they were
+            spent on. (On-line methods only.)
     """
 
     losses: list[float] = field(default_factory=list)
@@ -86,6 +88,10 @@ class Measured:
     before_cpu_seconds: float = 0.0
     peak_rss_gb: float = 0.0
     speed: dict[str, float] = field(default_factory=dict)
+    # of on-line methods
+    grad_norms: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    phases: list[dict[str, float]] = field(default_factory=list)
 
     def timed(self) -> float:
         """Seconds of all steps after the warm-up."""
@@ -96,8 +102,12 @@ class Measured:
         return sum(self.cpu_seconds[1:])
 
 
-def run(job: Job) -> Measured:
-    """Run a job in a fresh process.
+def run(job: Any, worker: Path = WORKER, threads: int | None = None) -> Measured:
+    """Run a job (a dataclass with a ``side``) in a fresh process.
+
+    Args:
+        worker: the script that takes JOB.json and MEASURED.json.
+        threads: of its torch; None leaves that to the environment.
 
     Raises:
         SystemExit: it failed; its own message has been printed.
@@ -106,8 +116,10 @@ def run(job: Job) -> Measured:
         asked, answer = Path(folder, "job.json"), Path(folder, "measured.json")
         asked.write_text(json.dumps(asdict(job)))
         env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        if threads is not None:
+            env |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         done = subprocess.run(
-            [sys.executable, str(WORKER), str(asked), str(answer)],
+            [sys.executable, str(worker), str(asked), str(answer)],
             env=env,
             capture_output=True,
             text=True,

@@ -96,7 +96,7 @@ MEANINGS = {
     "RewardSpec.ensemble": "how the members of an ensemble become one number",
     "RewardSpec.options": "keyword arguments of the function or builtin",
     "CompareSpec.prompts": "what every policy answers; take held-out ones",
-    "CompareSpec.rollout": "one sample per prompt; `samples` is not used here",
+    "CompareSpec.rollout": "with `samples` above 1, 0/1 rewards get a table of pass@k",
     "LabellerSpec.name": "labellers of different names draw different noise",
     "LabellerSpec.noise": "temperature of the choice, in units of gold reward; 0 is exact",
     "LabellerSpec.careless": "chance that a whole group is ranked at random",

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from gnomon.algorithms.group_metrics import group_metrics, pass_at_k, right_answers
+from gnomon.algorithms.group_metrics import group_metrics, right_answers
 from gnomon.algorithms.on_policy import Rollout
 from gnomon.algorithms.policy_gradient import RunningMax
 from gnomon.algorithms.policy_gradient_settings import PolicyGradientSettings
@@ -177,17 +177,6 @@ def rollout(values: list[float | None], lengths: list[int], observed: list[float
     scores = [Score(v, error="failed" if v is None else None) for v in values]
     seen = {} if observed is None else {"correct": [Score(v) for v in observed]}
     return Rollout(None, completions, scores, seen)  # type: ignore[arg-type]
-
-
-def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer() -> None:
-    for n, right in ((5, 0), (5, 1), (5, 3), (5, 5)):
-        answers = [True] * right + [False] * (n - right)
-        for k in range(1, n + 1):
-            subsets = list(itertools.combinations(answers, k))
-            expected = sum(any(s) for s in subsets) / len(subsets)
-            assert pass_at_k(n, right, k) == pytest.approx(expected)
-    with pytest.raises(ValueError, match="cannot be estimated"):
-        pass_at_k(4, 1, 5)
 
 
 def test_metrics_of_groups_by_hand() -> None:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from gnomon.algorithms.on_policy import Rollout
+from gnomon.evals.statistics import pass_at_k
 
 CORRECT = "correct"
 """The observer (or part of a reward) whose values above 0.5 count as right answers."""
@@ -26,21 +27,6 @@ def right_answers(rollouts: Sequence[Rollout]) -> list[list[bool | None]] | None
         if not {v for row in values for v in row if v is not None} <= {0.0, 1.0}:
             return None
     return [[None if v is None else v > 0.5 for v in row] for row in values]
-
-
-def pass_at_k(n: int, right: int, k: int) -> float:
-    """The unbiased estimate of P(at least one of k samples is right) from n samples, ``right`` of
-    which are: 1 - C(n - right, k) / C(n, k) (Chen et al. 2021, arXiv:2107.03374, eq. 1).
-
-    Raises:
-        ValueError: k is not in 1..n.
-    """
-    if not 1 <= k <= n:
-        raise ValueError(f"pass@{k} cannot be estimated from {n} samples")
-    miss = 1.0
-    for i in range(k):
-        miss *= max(0, n - right - i) / (n - i)
-    return 1.0 - miss
 
 
 def group_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:

@@ -172,7 +172,7 @@ def finish(folder: Path, rebuild: bool = False) -> None:
     import json
 
     from gnomon.report.html import write_report
-    from gnomon.report.table import comparison_table, samples_panel
+    from gnomon.report.table import comparison_table, further_tables, samples_panel
 
     file = folder / "comparison.json"
     page = folder / "report.html"
@@ -181,6 +181,8 @@ def finish(folder: Path, rebuild: bool = False) -> None:
     if file.is_file():
         comparison = json.loads(file.read_text(encoding="utf-8"))
         out.print(comparison_table(comparison))
+        for table in further_tables(comparison):
+            out.print(table)
         out.print(samples_panel(comparison))
     out.print(f"report: {page}")
     out.print(f"plots:  {folder / 'plots'}")

@@ -1,6 +1,7 @@
 """Evaluations: intervals for every number, reward-model quality, and the shape of sampled text."""
 
 from gnomon.evals.generation import GenerationReport, evaluate_generations
+from gnomon.evals.passk import pass_curve, pass_gain
 from gnomon.evals.reward_model import RewardModelReport, evaluate_comparisons
 from gnomon.evals.statistics import (
     Interval,
@@ -24,6 +25,8 @@ __all__ = [
     "mean_interval",
     "paired_difference",
     "pass_at_k",
+    "pass_curve",
+    "pass_gain",
     "wilson_interval",
     "win_rate",
 ]

@@ -1,4 +1,8 @@
-"""Every policy of a run on the same held-out prompts: rewards, KL and length with intervals."""
+"""Every policy of a run on the same held-out prompts: rewards, KL and length with intervals.
+
+With several samples a prompt (``compare.rollout.samples``), intervals are over the prompts, and
+every reward that gave nothing but 0 and 1 gets a table of pass@k.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.algorithms.on_policy import per_response_sum
@@ -16,6 +19,7 @@ from gnomon.atomic import write_json
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.errors import ConfigError, RunError
+from gnomon.evals.passk import ks_up_to, pass_curve, pass_gain
 from gnomon.evals.statistics import (
     Interval,
     mean_interval,
@@ -43,6 +47,11 @@ from gnomon.rollout.torch_engine import TorchEngine
 
 BASE = "base"
 TOKENS = 8192
+
+Answers = list[list[Completion]]
+"""[prompts][samples]"""
+Values = list[list[float | None]]
+"""[prompts][samples] a reward's values; None where it failed."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +92,19 @@ def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
         for reward in spec.rewards
     ]
     rows: list[dict[str, Any]] = []
-    by_policy: dict[str, list[dict[int, float]]] = {}
     shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in prompts[: spec.show]]
+    judged: dict[str, list[Values]] = {}
     for policy in policies:
         role = reference_role if policy == reference else _load(policy, recipe)
-        completions = _answer(role, prompts, recipe, spec)
-        for sample, completion in zip(shown, completions, strict=False):
-            sample[policy.name] = completion.text
-        scored = _scores(prompts, completions, rewards)
-        by_policy[policy.name] = scored
-        values = [mean_interval(list(column.values())) for column in scored]
-        kl = _kl(role, reference_role, prompts, completions, spec.rollout.temperature)
-        values.append(mean_interval(kl.tolist()))
-        values.append(mean_interval([float(len(c.ids)) for c in completions]))
-        values.append(wilson_interval(sum(c.finished for c in completions), len(completions)))
+        answers = _answer(role, prompts, recipe, spec)
+        for sample, own in zip(shown, answers, strict=False):
+            sample[policy.name] = own[0].text
+        judged[policy.name] = _scores(prompts, answers, rewards)
+        values = [over_prompts(v) for v in judged[policy.name]]
+        kl = _kl(role, reference_role, prompts, answers, spec.rollout.temperature)
+        values.append(over_prompts(kl))
+        values.append(over_prompts([[float(len(c.ids)) for c in own] for own in answers]))
+        values.append(_finished(answers))
         rows.append({"model": policy.name, "values": [v.to_dict() for v in values]})
     columns = [reward.name for reward in rewards] + [
         f"KL from {reference.name} (nats)",
@@ -104,16 +112,83 @@ def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
         "finished",
     ]
     for row in rows:
-        gains = _gains(by_policy[row["model"]], by_policy[reference.name])
-        row["gains"] = [gain.to_dict() for gain in gains]
-    result = {
+        pairs = zip(judged[row["model"]], judged[reference.name], strict=True)
+        row["gains"] = [_gain(own, theirs).to_dict() for own, theirs in pairs]
+    result: dict[str, Any] = {
         "columns": columns,
         "reference": reference.name,
         "rows": rows,
         "samples": shown,
     }
+    names = [reward.name for reward in rewards]
+    result["tables"] = pass_tables(names, judged, reference.name, spec.rollout.samples)
     write_json(run.path / "comparison.json", result)
     return result
+
+
+def pass_tables(
+    names: Sequence[str], judged: dict[str, list[Values]], reference: str, samples: int
+) -> list[dict[str, Any]]:
+    """For each reward of 0 and 1: pass@k of every policy, and its gain over the reference.
+
+    Args:
+        names: of the rewards.
+        judged: for each policy, the values of each reward.
+        samples: answers to a prompt; with one there is nothing to tabulate.
+    """
+    tables: list[dict[str, Any]] = []
+    ks = ks_up_to(samples)
+    for i, name in enumerate(names):
+        values = {policy: rewards[i] for policy, rewards in judged.items()}
+        found = {v for rows in values.values() for row in rows for v in row if v is not None}
+        if samples < 2 or not found <= {0.0, 1.0}:
+            continue
+        right = {
+            policy: [[None if v is None else v == 1.0 for v in row] for row in rows]
+            for policy, rows in values.items()
+        }
+        curves = {policy: pass_curve(rows, ks) for policy, rows in right.items()}
+        gains = {
+            policy: pass_gain(rows, right[reference], ks)
+            for policy, rows in right.items()
+            if policy != reference
+        }
+        for title, figures in (
+            (f"{name}: pass@k", curves),
+            (f"{name}: gain in pass@k over {reference}, paired by prompt", gains),
+        ):
+            table_rows = [
+                {"model": policy, "values": [v.to_dict() for v in intervals]}
+                for policy, intervals in figures.items()
+            ]
+            columns = [f"pass@{k}" for k in ks]
+            tables.append({"title": title, "columns": columns, "rows": table_rows})
+    return tables
+
+
+def over_prompts(values: Sequence[Sequence[float | None]]) -> Interval:
+    """The mean over prompts of their samples' means, with its interval; failed samples are left
+    out, and prompts without any other."""
+    return mean_interval([mean for row in values if (mean := _mean(row)) is not None])
+
+
+def _gain(own: Values, reference: Values) -> Interval:
+    """What a reward gained on the reference, paired by prompt."""
+    pairs = [(_mean(a), _mean(b)) for a, b in zip(own, reference, strict=True)]
+    both = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return paired_difference([a for a, _ in both], [b for _, b in both])
+
+
+def _mean(row: Sequence[float | None]) -> float | None:
+    known = [v for v in row if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _finished(answers: Answers) -> Interval:
+    done = [[float(c.finished) for c in own] for own in answers]
+    if max(map(len, done)) > 1:
+        return over_prompts(done)
+    return wilson_interval(sum(map(sum, done)), len(done))
 
 
 def _prompts(spec: CompareSpec, recipe: Recipe, run: RunFolder, base: Path) -> list[EncodedPrompt]:
@@ -154,7 +229,7 @@ def _load(policy: Policy, recipe: Recipe) -> Role:
 
 def _answer(
     role: Role, prompts: Sequence[EncodedPrompt], recipe: Recipe, spec: CompareSpec
-) -> list[Completion]:
+) -> Answers:
     encoder = recipe_encoder(recipe, role.trunk.tokenizer)
     engine = TorchEngine(
         role.trunk.model,
@@ -162,42 +237,30 @@ def _answer(
         max_rows=spec.rollout.max_rows,
         eos_token_ids=encoder.stop_ids,
     )
-    requests = [Request(p.prompt.id, p.ids, 1, seed=i) for i, p in enumerate(prompts)]
-    return [row[0] for row in engine.generate(requests, sampling(spec.rollout).params)]
+    n = spec.rollout.samples
+    requests = [Request(p.prompt.id, p.ids, n, seed=i) for i, p in enumerate(prompts)]
+    return engine.generate(requests, sampling(spec.rollout).params)
 
 
 def _scores(
-    prompts: Sequence[EncodedPrompt],
-    completions: Sequence[Completion],
-    rewards: Sequence[Reward],
-) -> list[dict[int, float]]:
-    """Each reward's scores by the prompt's place; those that failed are left out."""
+    prompts: Sequence[EncodedPrompt], answers: Answers, rewards: Sequence[Reward]
+) -> list[Values]:
     samples = [
         Sample(p.prompt, c.text, p.ids, c.ids, c.finished)
-        for p, c in zip(prompts, completions, strict=True)
+        for p, own in zip(prompts, answers, strict=True)
+        for c in own
     ]
-    columns: list[dict[int, float]] = []
+    out: list[Values] = []
     for reward in rewards:
         scores = score_safely(reward, samples)
-        values = {i: s.value for i, s in enumerate(scores) if s.value is not None}
-        if not values:
+        if all(s.value is None for s in scores):
             raise RunError(
                 f"compare: reward {reward.name!r} failed on all {len(scores)} samples. The first: "
                 f"{scores[0].error}\nMend it and go on with --resume; the trained stages are kept."
             )
-        columns.append(values)
-    return columns
-
-
-def _gains(
-    own: Sequence[dict[int, float]], reference: Sequence[dict[int, float]]
-) -> list[Interval]:
-    """What each reward gained on the reference, prompt by prompt."""
-    gains: list[Interval] = []
-    for mine, theirs in zip(own, reference, strict=True):
-        both = sorted(mine.keys() & theirs.keys())
-        gains.append(paired_difference([mine[i] for i in both], [theirs[i] for i in both]))
-    return gains
+        values = iter([s.value for s in scores])
+        out.append([[next(values) for _ in own] for own in answers])
+    return out
 
 
 @torch.no_grad()
@@ -205,21 +268,23 @@ def _kl(
     policy: Role,
     reference: Role,
     prompts: Sequence[EncodedPrompt],
-    completions: Sequence[Completion],
+    answers: Answers,
     temperature: float,
-) -> Tensor:
-    """[prompts] log(policy / reference) summed over each response the policy wrote, in nats."""
+) -> list[list[float]]:
+    """[prompts][samples] log(policy / reference) summed over each response the policy wrote, in
+    nats."""
     groups = [
-        TokenGroup(str(i), p.ids, (TokenResponse(c.ids, [True] * len(c.ids)),))
-        for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
+        TokenGroup(str(i), p.ids, tuple(TokenResponse(c.ids, [True] * len(c.ids)) for c in own))
+        for i, (p, own) in enumerate(zip(prompts, answers, strict=True))
     ]
-    parts: list[Tensor] = []
+    sums: list[float] = []
     for part in microbatches(groups, TOKENS):
         batch = pack(part).to(policy.trunk.model.device)
         own = policy.logprobs(batch, temperature=temperature).logprobs
         theirs = reference.logprobs(batch, temperature=temperature).logprobs
-        parts.append(per_response_sum(own - theirs, batch))
-    return torch.cat(parts)
+        sums += per_response_sum(own - theirs, batch).tolist()
+    values = iter(sums)
+    return [[next(values) for _ in group.responses] for group in groups]
 
 
 def _text(prompt: EncodedPrompt) -> str:

@@ -44,11 +44,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models (rows) by measures (columns), and samples of each model side by side."""
+    """Models (rows) by measures (columns), and samples of each model side by side.
+
+    ``tables`` are further ones, such as pass@k, each with its ``title``.
+    """
 
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, tuple[Measured | None, ...]], ...] = ()
     samples: tuple[Mapping[str, str], ...] = ()
+    title: str = "Results"
+    tables: tuple[Comparison, ...] = ()
 
     def column(self, name: str) -> list[tuple[str, Measured]]:
         """(model, value) of one column, models without a value left out."""
@@ -162,7 +167,11 @@ def parse_comparison(raw: Mapping[str, Any]) -> Comparison:
         for sample in _items(raw.get("samples"))
         if isinstance(sample, Mapping)
     ]
-    return Comparison(columns, tuple(rows), tuple(samples))
+    tables = [parse_comparison(t) for t in _items(raw.get("tables")) if isinstance(t, Mapping)]
+    title = str(raw.get("title", "Results")).replace("_", " ")
+    return Comparison(
+        columns, tuple(rows), tuple(samples), title, tuple(t for t in tables if t.rows)
+    )
 
 
 def flatten_evals(evals: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Measured]]:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gnomon.report.format import better_sign, interval
 from gnomon.report.format import value as figure
-from gnomon.report.read import parse_comparison
+from gnomon.report.read import Comparison, parse_comparison
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> Table:
@@ -22,8 +22,18 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
     The best value of each column that has a better direction is bold, unless its interval overlaps
     the runner-up's.
     """
-    view = parse_comparison(comparison)
-    table = Table(box=box.SIMPLE_HEAD, title="Results", title_justify="left", title_style="bold")
+    return _table(parse_comparison(comparison))
+
+
+def further_tables(comparison: Mapping[str, Any]) -> list[Table]:
+    """The further tables of ``comparison.json`` (pass@k), in the same style."""
+    return [_table(view) for view in parse_comparison(comparison).tables]
+
+
+def _table(view: Comparison) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD, title=Text(view.title), title_justify="left", title_style="bold"
+    )
     table.add_column("model")
     for column in view.columns:
         table.add_column(Text(column), justify="right")
