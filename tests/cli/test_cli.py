@@ -127,6 +127,35 @@ def test_a_run_tells_where_everything_is_and_resumes_to_nothing(
     assert (tmp_path / "runs" / "other").is_dir()
 
 
+def test_several_seeds_are_runs_of_their_own_and_one_table(
+    gnomon: Run, write: Callable[..., str], tmp_path: Path
+) -> None:
+    rows(tmp_path, "demos.jsonl", *good())
+    reward = "def long(samples):\n    return [float(len(s.text)) for s in samples]\n"
+    (tmp_path / "mine.py").write_text(reward)
+    compare = {
+        "prompts": {"path": "demos.jsonl", "kind": "prompts"},
+        "rewards": [{"function": "mine.py:long"}],
+        "rollout": {"max_new_tokens": 3},
+        "reference": "base",
+    }
+    recipe = write(compare=compare)
+    done = gnomon("run", recipe, "--seeds", "3,4")
+    assert done.code == 0, done.said
+    assert "2 seeds" in done.out
+    table = (tmp_path / "runs" / "run-seeds.md").read_text().splitlines()
+    assert table[0].startswith("| model | long | gain in long | KL from base (nats) |")
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| base", "| s"]
+    for seed in (3, 4):
+        written = yaml.safe_load((tmp_path / f"runs/run-seed{seed}/recipe.yaml").read_text())
+        assert written["seed"] == seed
+    again = gnomon("run", recipe, "--seeds", "3,4", "--resume")
+    assert again.out.count("done already") == 2
+    refused(gnomon("run", recipe, "--seeds", "3,3"), "different seeds")
+    refused(gnomon("run", recipe, "--seeds", "a"), "whole numbers")
+    refused(gnomon("run", write(), "--seeds", "3,4"), "compare section")
+
+
 def test_a_stages_line_tells_what_was_held_out(
     gnomon: Run, write: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -75,6 +75,18 @@ def test_pass_at_k_is_tabulated_for_rewards_of_0_and_1_only(run: Path) -> None:
         assert gain["value"] == pytest.approx(after[k]["value"] - before[k]["value"])
 
 
+def test_gains_are_differences_from_the_reference(run: Path) -> None:
+    said = json.loads((run / "comparison.json").read_text())
+    assert said["reference"] == "base"
+    base, sft = said["rows"]
+    assert [(g["value"], g["low"], g["high"]) for g in base["gains"]] == [(0, 0, 0)] * 2
+    for column, gain in enumerate(sft["gains"]):  # only the rewards have one
+        difference = sft["values"][column]["value"] - base["values"][column]["value"]
+        assert gain["value"] == pytest.approx(difference)
+        assert gain["low"] <= gain["value"] <= gain["high"]
+    assert len(sft["gains"]) == 2
+
+
 def test_the_terminal_and_the_page_show_it(run: Path) -> None:
     said = json.loads((run / "comparison.json").read_text())
     out = io.StringIO()
