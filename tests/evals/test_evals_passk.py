@@ -69,6 +69,14 @@ def test_gains_are_paired_by_prompt():
         pass_gain(after, before[:-1], [1])
 
 
+def test_intervals_stay_within_0_and_1_and_one_prompt_says_nothing():
+    (high,) = pass_curve([[True, True]] * 9 + [[True, False]], [1])
+    assert high.value == pytest.approx(0.95)
+    assert high.high == 1.0
+    (one,) = pass_curve([[True]], [1])
+    assert (one.low, one.value, one.high, one.n) == (0.0, 1.0, 1.0, 1)
+
+
 def test_ks():
     assert [ks_up_to(n) for n in (1, 2, 5, 8, 12)] == [
         [1], [1, 2], [1, 2, 4, 5], [1, 2, 4, 8], [1, 2, 4, 8, 12],

@@ -85,7 +85,8 @@ def quickstart(
     preset: Annotated[
         str,
         typer.Argument(
-            help="quickstart: SFT, reward model, PPO. overoptimise: the same without KL penalty."
+            help="quickstart: SFT, reward model, PPO. overoptimise: the same without KL penalty. "
+            "hackable: GRPO against a verifier with a loophole."
         ),
     ] = "quickstart",
     overrides: Annotated[

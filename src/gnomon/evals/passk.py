@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gnomon.evals.statistics import Interval, mean_interval, paired_difference, pass_at_k
 
@@ -31,9 +32,10 @@ def prompt_pass_at_k(right: Right, k: int) -> list[float]:
 
 
 def pass_curve(right: Right, ks: Sequence[int]) -> list[Interval]:
-    """The mean over prompts of pass@k, for each k; prompts with too few judged answers are left
-    out of it."""
-    return [mean_interval(_known(prompt_pass_at_k(right, k))) for k in ks]
+    """The mean over prompts of pass@k, for each k, with a t interval cut at 0 and 1; prompts with
+    too few judged answers are left out of it."""
+    found = [mean_interval(_known(prompt_pass_at_k(right, k))) for k in ks]
+    return [replace(i, low=max(0.0, i.low), high=min(1.0, i.high)) for i in found]
 
 
 def pass_gain(after: Right, before: Right, ks: Sequence[int]) -> list[Interval]:

@@ -25,6 +25,7 @@ HUMAN = "human_queue"
 BUILTIN: Mapping[str, str] = {
     "gold": "gnomon.tunnel.gold:GoldReward",
     "correct": "gnomon.tunnel.gold:CorrectReward",
+    "leaky": "gnomon.tunnel.gold:LeakyReward",
     HUMAN: "gnomon.rewards.human:HumanQueue",
     **VERIFIERS,
 }

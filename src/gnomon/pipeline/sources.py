@@ -18,6 +18,7 @@ from gnomon.data.sampler import fingerprint
 from gnomon.data.template import resolve_template
 from gnomon.errors import ConfigError, DataError
 from gnomon.models.load import LoadedModel
+from gnomon.pipeline.generated import GENERATED, check_generated, generated_groups
 from gnomon.recipe.schema import DataSpec, Recipe
 from gnomon.tunnel.corpus import documents
 from gnomon.tunnel.demonstrations import demonstrations
@@ -78,6 +79,8 @@ def _read_one(
     where, colon, what = spec.path.partition(":")
     if colon and where == "tunnel":
         return tunnel_groups(what, spec.options), []
+    if colon and where in GENERATED:
+        return generated_groups(where, what, spec.options), []
     if colon and where == "stage":
         file = stage_groups(what)
         if not file.is_file():
@@ -122,6 +125,9 @@ def check_source(spec: DataSpec, base: Path) -> None:
     where, colon, what = spec.path.partition(":")
     if colon and where == "tunnel":
         tunnel_source(what, spec.options)
+        return
+    if colon and where in GENERATED:
+        check_generated(where, what, spec.options)
         return
     path = resolve_path(spec.path, base)
     if isinstance(path, Path):

@@ -29,7 +29,8 @@ class DataSpec(Spec):
     """Where rows come from.
 
     ``path`` is a file, a folder or a hub id; ``stage:NAME`` takes what an earlier ``collect`` stage
-    of the same recipe wrote; ``tunnel:demonstrations`` and the like are the built-in world.
+    of the same recipe wrote; ``tunnel:demonstrations`` and the like are the built-in world, and
+    ``instructions:prompts`` and ``reasoning-gym:DATASET`` make prompts that a verifier can check.
     """
 
     path: str

@@ -10,6 +10,7 @@ BUILTINS = {
     "code": "gnomon.rewards.code:CodeReward",
     "length": "gnomon.rewards.verifiers.shaping:LengthReward",
     "format": "gnomon.rewards.verifiers.shaping:FormatReward",
+    "reasoning_gym": "gnomon.rewards.verifiers.reasoning_gym:reasoning_gym",
     "repetition": "gnomon.rewards.verifiers.shaping:RepetitionReward",
 }
 """Names that a recipe's ``builtin`` takes, and where each is made."""
