@@ -121,3 +121,19 @@ def test_held_out_accuracy_of_pairs_is_judged_against_chance(tmp_path, low, kind
                  eval__accuracy_high=[0.65])  # fmt: skip
     (said,) = _texts(run, kind)
     assert "held-out accuracy 0.6" in said
+
+
+def test_many_models_are_told_in_one_sentence_for_each_measure(tmp_path):
+    def row(name, value):
+        return name, (Measured(value, value - 0.1, value + 0.1),)
+
+    rows = [row("sft", 0.5), row("a", 0.9), row("b", 0.55), row("c", 0.1), row("d", 0.8),
+            row("e", 0.5)]  # fmt: skip
+    comparison = Comparison(("gold",), tuple(rows), reference="sft")
+    run = RunView(tmp_path, "run", comparison=comparison)
+    (said,) = verdicts(run)
+    assert said.text == (
+        "Gold against sft (0.500 [0.400, 0.600]): a, d above it; c below it; "
+        "b, e not told apart from it."
+    )
+    assert said.kind == "warn"

@@ -46,7 +46,8 @@ class Measured:
 class Comparison:
     """Models (rows) by measures (columns), and samples of each model side by side.
 
-    ``tables`` are further ones, such as pass@k, each with its ``title``.
+    ``tables`` are further ones, such as pass@k, each with its ``title``; ``reference`` is the model
+    that the others are measured against.
     """
 
     columns: tuple[str, ...] = ()
@@ -54,6 +55,7 @@ class Comparison:
     samples: tuple[Mapping[str, str], ...] = ()
     title: str = "Results"
     tables: tuple[Comparison, ...] = ()
+    reference: str = ""
 
     def column(self, name: str) -> list[tuple[str, Measured]]:
         """(model, value) of one column, models without a value left out."""
@@ -170,7 +172,12 @@ def parse_comparison(raw: Mapping[str, Any]) -> Comparison:
     tables = [parse_comparison(t) for t in _items(raw.get("tables")) if isinstance(t, Mapping)]
     title = str(raw.get("title", "Results")).replace("_", " ")
     return Comparison(
-        columns, tuple(rows), tuple(samples), title, tuple(t for t in tables if t.rows)
+        columns,
+        tuple(rows),
+        tuple(samples),
+        title,
+        tuple(t for t in tables if t.rows),
+        str(raw.get("reference", "")),
     )
 
 

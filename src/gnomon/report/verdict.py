@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,8 @@ from gnomon.report.read import (
 )
 
 Kind = Literal["good", "bad", "warn", "plain"]
+MANY = 5
+"""Models beyond which a comparison is told in one sentence per measure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,8 @@ def _skipped(stage: StageView) -> Iterator[Verdict]:
 
 
 def _comparison(run: RunView) -> Iterator[Verdict]:
-    """The last model against each one before it, on every measure with a better direction."""
+    """The last model against each one before it, on every measure with a better direction; of many
+    models, all against the reference."""
     learned = {
         s.name.replace("_", " ").lower() for s in run.stages if s.algorithm == "reward_model"
     }
@@ -92,9 +95,32 @@ def _comparison(run: RunView) -> Iterator[Verdict]:
             continue
         if column.lower() in learned or "proxy" in column.lower():
             sign = 0  # what was optimised: that it rose is no evidence of a better model
+        by_name = dict(rows)
+        if len(rows) > MANY and run.comparison.reference in by_name:
+            yield _many(column, rows, run.comparison.reference, sign)
+            continue
         (last, new) = rows[-1]
         for model, old in rows[:-1]:
             yield _difference(column, last, new, model, old, sign)
+
+
+def _many(column: str, rows: Sequence[tuple[str, Measured]], reference: str, sign: int) -> Verdict:
+    """Which of many models are above and below the reference beyond noise."""
+    before = dict(rows)[reference]
+    found: dict[str, list[str]] = {"above": [], "below": [], "": []}
+    for model, m in rows:
+        if model == reference:
+            continue
+        gap, half = m.value - before.value, math.inf
+        if m.half_width is not None and before.half_width is not None:
+            half = math.hypot(m.half_width, before.half_width)
+        found["" if abs(gap) <= half else "above" if gap > 0 else "below"].append(model)
+    words = {"above": "above it", "below": "below it", "": "not told apart from it"}
+    parts = [f"{', '.join(models)} {words[k]}" for k, models in found.items() if models]
+    heading = f"{column[:1].upper()}{column[1:]}"
+    worse = found["below" if sign > 0 else "above"]
+    kind: Kind = "plain" if sign == 0 else "warn" if worse else "good"
+    return Verdict(kind, f"{heading} against {reference} ({measured(before)}): {'; '.join(parts)}.")
 
 
 def _difference(
