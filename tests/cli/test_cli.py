@@ -223,6 +223,22 @@ def test_bad_rows_are_skipped_counted_and_listed(
         assert "(" in line  # the cure
 
 
+def test_eval_size_counts_what_can_be_evaluated(
+    gnomon: Run, write: Callable[..., str], tmp_path: Path
+) -> None:
+    def pairs(*prompts: str) -> list[dict[str, str]]:
+        return [{"prompt": p, "chosen": "yes", "rejected": "no"} for p in prompts]
+
+    rows(tmp_path, "train.jsonl", *pairs("a", "b", "c", "d"))
+    rows(tmp_path, "test.jsonl", *pairs("word " * 200, "word " * 300, "e", "f", "g"))
+    stage = {"algorithm": "dpo", "data": "train.jsonl", "eval_data": "test.jsonl"}
+    stage["train"] = {"steps": 1, "batch_size": 2, "lr": 1e-3, "eval_size": 2}
+    result = gnomon("run", write(stage))
+    assert result.code == 0, result.said
+    evals = json.loads((tmp_path / "runs/run/stages/01-s/evals.json").read_text())
+    assert evals["held-out implicit reward"]["accuracy"]["n"] == pytest.approx(2)
+
+
 PAIRS = {"name": "s", "algorithm": "reward_model", "data": "pairs.jsonl"}
 BAD_DATA: dict[str, tuple[dict[str, Any], list[Any], tuple[str, ...]]] = {
     "misspelt field": (

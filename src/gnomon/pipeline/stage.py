@@ -246,7 +246,7 @@ class StageRun:
                 **common,
                 iterations=self._iterations(len(prompts)),
                 prompts=prompts,
-                eval_prompts=encode_prompts(encoder, held_out, self.report),
+                eval_prompts=encode_prompts(encoder, held_out, self.report)[: train.eval_size],
                 engine=self._engine(roles["policy"], encoder),
                 reward=self._reward(builder),
                 observers=[
@@ -273,7 +273,7 @@ class StageRun:
             **common,
             iterations=self._iterations(len(encoded)),
             groups=encoded,
-            eval_groups=evaluated,
+            eval_groups=evaluated[: train.eval_size],  # of those that can be used
             normalisation_groups=self._demonstrations(stage.normalise_on, encoder),
         )
 
@@ -288,7 +288,7 @@ class StageRun:
                 groups, held_out = split(groups, self.stage.holdout, self.seed)
             except ValueError as error:
                 raise ConfigError(f"stage {self.stage.name!r}: {error}; lower holdout") from error
-        return groups, held_out[: self.stage.train.eval_size]
+        return groups, held_out
 
     def _read(self, specs: Sequence[DataSpec], kind: str) -> list[Group]:
         return read_specs(
