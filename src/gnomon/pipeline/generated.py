@@ -29,6 +29,7 @@ def _check_instructions(what: str, options: Mapping[str, Any]) -> None:
     if what != "prompts":
         raise ConfigError(f"data 'instructions:{what}': did you mean 'instructions:prompts'?")
     _bind(f"instructions:{what}", _instructions, options)
+    _instructions(**{**options, "n": 1})  # kinds and split
 
 
 def _reasoning_gym(what: str, options: Mapping[str, Any]) -> list[Group]:
