@@ -22,7 +22,7 @@ from gnomon.models.roles import Role
 from gnomon.rollout.protocol import Completion, FinishReason, Request, SamplingParams
 from gnomon.rollout.replica import Snapshot, StaleWeightsError
 from gnomon.rollout.text import StopText
-from gnomon.rollout.weights import PolicyWriter, WeightsFile
+from gnomon.rollout.weights import PolicyWriter, WeightsFile, check_shapes
 
 PROBE_TOKENS = 24
 TOLERANCE = {"float32": 0.02, "bfloat16": 0.25, "float16": 0.1}
@@ -140,7 +140,7 @@ class HostReplica:
         self._eos = tuple(eos)
         about = host.about()
         check_same_model(policy.trunk.model.config.to_dict(), about)
-        self._window = about.window
+        self._shapes: Mapping[str, Sequence[int]] | None = about.shapes
         self._tolerance = TOLERANCE.get(about.dtype, max(TOLERANCE.values()))
         self._probe = probe_ids(int(policy.trunk.model.config.get_text_config().vocab_size))
         self._writer = PolicyWriter(policy, folder)
@@ -156,6 +156,9 @@ class HostReplica:
 
     def load(self, snapshot: Snapshot) -> None:
         assert isinstance(snapshot, FileSnapshot)
+        if self._shapes is not None:  # once, before anything is sent
+            check_shapes(snapshot.weights, self._shapes)
+            self._shapes = None
         seen = self._host.load(snapshot.weights, self._probe)
         gaps = [abs(a - b) for a, b in zip(seen, snapshot.probe, strict=True)]
         gap = sum(gaps) / len(gaps)

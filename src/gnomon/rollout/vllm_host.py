@@ -21,7 +21,7 @@ from gnomon.rollout.replica import StaleWeightsError
 from gnomon.rollout.sampling import check_params, check_request, stream_keys
 from gnomon.rollout.text import StopText
 from gnomon.rollout.vllm_worker import QUALNAME
-from gnomon.rollout.weights import WeightsFile, check_weights, shapes_in
+from gnomon.rollout.weights import WeightsFile, check_content, check_shapes, shapes_in
 
 OLDEST, TRIED = (0, 11), (0, 32)
 OURS = ("model", "tokenizer", "logprobs_mode", "worker_extension_cls", "generation_config")
@@ -86,7 +86,8 @@ class VLLMHost:
         )
 
     def load(self, weights: WeightsFile, probe: Sequence[int]) -> list[float]:
-        check_weights(weights, self._shapes)
+        check_content(weights)
+        check_shapes(weights, self._shapes)
         self._version = "half loaded"
         try:
             counts = self._llm.collective_rpc("gnomon_load", args=(str(weights.path),))
@@ -100,9 +101,7 @@ class VLLMHost:
         self._version = weights.version
         return self._score(probe)
 
-    def sample(
-        self, job: Job, progress: Callable[[int, int], None] | None
-    ) -> list[list[Sampled]]:
+    def sample(self, job: Job, progress: Callable[[int, int], None] | None) -> list[list[Sampled]]:
         if job.version != self._version:
             raise StaleWeightsError(f"vLLM serves {self._version[:12]}, not {job.version[:12]}")
         check_params(job.params)

@@ -51,8 +51,8 @@ class PolicyWorker:
         Returns:
             None, or why this version of vLLM cannot do so.
         """
-        sampler = getattr(self.model_runner, "sampler", None)
-        inner = getattr(sampler, "topk_topp_sampler", None)
+        sampler: Any = getattr(self.model_runner, "sampler", None)
+        inner: Any = getattr(sampler, "topk_topp_sampler", None)
         parts = (
             hasattr(sampler, "compute_logprobs"),
             hasattr(sampler, "logprobs_mode"),
@@ -80,6 +80,6 @@ def _pack_again(model: Any) -> None:
     leaves as it was when the embedding is loaded anew: every log-prob would be of the old head.
     """
     for module in model.modules():
-        weight, method = getattr(module, "weight", None), getattr(module, "quant_method", None)
+        weight: Tensor | None = getattr(module, "weight", None)
         if hasattr(module, "cpu_linear") and weight is not None and weight.numel():
-            method.process_weights_after_loading(module)
+            module.quant_method.process_weights_after_loading(module)

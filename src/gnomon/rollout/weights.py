@@ -87,17 +87,17 @@ def shapes_in(files: Sequence[Path]) -> dict[str, list[int]]:
     return found
 
 
-def check_weights(file: WeightsFile, expected: Mapping[str, Sequence[int]]) -> None:
-    """What a receiver checks before it loads anything.
-
-    Raises:
-        EngineError: the content is not what was sent, or other tensors than ``expected``.
-    """
+def check_content(file: WeightsFile) -> None:
+    """Raise EngineError unless the file holds what its sender put into it."""
     if digest(file.path) != file.version:
         raise EngineError(
             "the weights were damaged on the way: their checksum is not the sender's. Look at the "
             "disk and the network between trainer and sampler, and go on with --resume."
         )
+
+
+def check_shapes(file: WeightsFile, expected: Mapping[str, Sequence[int]]) -> None:
+    """Raise EngineError unless the file holds tensors of the names and shapes ``expected``."""
     shapes = shapes_in([file.path])
     tied = {"lm_head.weight"}  # some checkpoints store a tied head as well
     problems = [f"{n} is missing" for n in expected if n not in shapes and n not in tied]
