@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,23 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def serve(model: str, engine: str, address: str, port: int, options: Mapping[str, Any]) -> None:
-    """Load the model, say where it is served, and serve until interrupted."""
+def serve(
+    model: str,
+    engine: str,
+    address: str,
+    port: int,
+    options: Mapping[str, Any],
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Load the model, say where it is served (the last word is the URL), and serve it until
+    interrupted or terminated."""
     from gnomon.rollout.server import RolloutServer
 
     host = make_host(engine, fetch(model), options)
     server = RolloutServer(host, address, port, os.environ.get(TOKEN_VARIABLE))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    print(f"serving {model} with {host.about().program} at {server.url}", flush=True)
+    say = announce or partial(print, flush=True)
+    say(f"serving {model} with {host.about().program} at {server.url}")
     try:
         server.run()
     except KeyboardInterrupt:
