@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from importlib.util import find_spec
@@ -61,6 +62,7 @@ def make_engine(
             return torch_engine(trunk.model, lambda: trunk.active(policy.adapter))
         engine = ReplicaEngine(TorchReplica(policy, torch_engine))
     else:
+        closing.callback(shutil.rmtree, folder, ignore_errors=True)
         host = _remote(spec) if spec.url is not None else _vllm(spec, policy, folder / "start")
         engine = ReplicaEngine(
             HostReplica(

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, GnomonError
 from gnomon.models.load import fetch
 from gnomon.rollout.host import Host
 from gnomon.rollout.wire import TOKEN_VARIABLE
@@ -85,7 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8300)
     parser.add_argument("--option", action="append", default=[], help="KEY=VALUE of the engine")
     args = parser.parse_args(arguments)
-    serve(args.model, args.engine, args.host, args.port, parse_options(args.option))
+    try:
+        serve(args.model, args.engine, args.host, args.port, parse_options(args.option))
+    except GnomonError as error:
+        parser.exit(1, f"error: {error}\n")
 
 
 if __name__ == "__main__":
