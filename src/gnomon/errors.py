@@ -33,6 +33,10 @@ class RunPaused(RunError):  # noqa: N818 - nothing went wrong
     """A run that waits for people: the message says for what, and ``--resume`` goes on."""
 
 
+class EngineError(RunError):
+    """The sampler is gone, or does not serve the policy's weights. Nothing saved is lost."""
+
+
 class RewardsFailedError(RunError):
     """Too many rewards of one iteration failed; ``samples`` are its rows of samples.parquet."""
 

@@ -46,11 +46,13 @@ class EncodedPrompt:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How rollouts are drawn: ``samples`` per prompt, annealed to ``final_temperature``."""
+    """How rollouts are drawn: ``samples`` per prompt, annealed to ``final_temperature``, by weights
+    that are up to ``max_staleness`` iterations old."""
 
     params: SamplingParams = field(default_factory=SamplingParams)
     samples: int = 1
     final_temperature: float | None = None
+    max_staleness: int = 0
 
 
 class ReferenceStore(Protocol):

@@ -27,6 +27,8 @@ from gnomon.algorithms.base import (
     Minibatch,
     Settings,
 )
+from gnomon.algorithms.prefetch import Prefetch
+from gnomon.algorithms.rollout_state import pack_rollouts, unpack_rollouts
 from gnomon.data.batch import Batch
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.records import TokenGroup, TokenResponse
@@ -79,6 +81,7 @@ class OnPolicy(Algorithm):
             )
         self.sampler = Sampler(len(ingredients.prompts), ingredients.batch_size, ingredients.seed)
         self.on_progress: Callable[[int, int], None] | None = None
+        self.prefetch = self._prefetch()
 
     # -- what a method gives ----------------------------------------------------------------------
 
@@ -102,19 +105,63 @@ class OnPolicy(Algorithm):
         return start + (end - start) * min(1.0, iteration / (self.ingredients.iterations - 1))
 
     def experience(self, iteration: int) -> Experience:
-        prompts = [self.ingredients.prompts[i] for i in self.sampler.batch(iteration)]
         temperature = self.temperature(iteration)
         if isinstance(self.ingredients.reward, Rounds):
             self.ingredients.reward.open_round(iteration + 1)
-        rollouts = self.sampled(prompts, temperature, iteration)
+        ahead: dict[str, float] = {}
+        if self.prefetch is None:
+            rollouts, written_by = self._rollouts(iteration), iteration
+        else:
+            taken = self.prefetch.take(iteration)
+            rollouts, written_by = taken.rollouts, taken.weights
+            ahead = {"staleness": float(iteration - written_by), "rollout_wait": taken.seconds}
         self._check_errors(rollouts, iteration)
         learned = self.learnable(rollouts, iteration)
         annotated = self.annotate(learned.groups, temperature)
         metrics = rollout_metrics(rollouts) | dict(learned.metrics) | dict(annotated.metrics)
-        metrics["temperature"] = temperature
-        return Experience(
-            self._minibatches(annotated.groups, iteration), metrics, sample_rows(rollouts)
+        metrics |= {"temperature": temperature, **ahead}
+        rows = [{**row, "policy_iteration": written_by} for row in sample_rows(rollouts)]
+        return Experience(self._minibatches(annotated.groups, iteration), metrics, rows)
+
+    def _rollouts(self, iteration: int) -> list[Rollout]:
+        prompts = [self.ingredients.prompts[i] for i in self.sampler.batch(iteration)]
+        return self.sampled(prompts, self.temperature(iteration), iteration)
+
+    # -- sampling ahead (max_staleness) -----------------------------------------------------------
+
+    @classmethod
+    def stale_problem(cls, settings: Any) -> str | None:
+        """Why the method cannot learn from what older weights wrote; None where it can."""
+        return None
+
+    def _prefetch(self) -> Prefetch[list[Rollout]] | None:
+        given = self.ingredients
+        if not given.sampling.max_staleness:
+            return None
+        problem = self.stale_problem(self.settings)
+        if isinstance(given.reward, Rounds):
+            problem = "people judge in rounds, which cannot run ahead"
+        if problem is not None:
+            raise ConfigError(f"rollout.max_staleness: {problem}")
+        return Prefetch(
+            given.engine, self._rollouts, given.sampling.max_staleness, given.iterations
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.prefetch is None:
+            return {}
+        prompts = self.ingredients.prompts
+        return {"ahead": self.prefetch.state(lambda rollouts: pack_rollouts(rollouts, prompts))}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self.prefetch is not None:
+            prompts = self.ingredients.prompts
+            self.prefetch.restore(state["ahead"], lambda s: unpack_rollouts(s, prompts, Rollout))
+
+    def close(self) -> None:
+        """Stop what samples ahead; the algorithm is of no use afterwards."""
+        if self.prefetch is not None:
+            self.prefetch.close()
 
     def sampled(
         self, prompts: Sequence[EncodedPrompt], temperature: float, iteration: int
@@ -159,7 +206,11 @@ class OnPolicy(Algorithm):
         if not prompts:
             return Evaluation()
         temperature = self.ingredients.sampling.params.temperature
-        rollouts = self.rollout(prompts, temperature, EVALUATION_SEED, samples=1)
+
+        def answers() -> list[Rollout]:
+            return self.rollout(prompts, temperature, EVALUATION_SEED, samples=1)
+
+        rollouts = answers() if self.prefetch is None else self.prefetch.alone(answers)
         groups = [g for i, r in enumerate(rollouts) if (g := token_group(r, f"eval:{i}"))]
         series = score_series(rollouts)
         series["length"] = [float(len(c.ids)) for r in rollouts for c in r.completions]

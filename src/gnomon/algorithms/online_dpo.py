@@ -126,8 +126,13 @@ class OnlineDPO(DPOLoss, OnPolicy):
         self.replay.add(self._fresh)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"reference": self.reference.state_dict(), "replay": self.replay.state_dict()}
+        return {
+            **super().state_dict(),
+            "reference": self.reference.state_dict(),
+            "replay": self.replay.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
         self.reference.load_state_dict(state["reference"])
         self.replay.load_state_dict(state["replay"])

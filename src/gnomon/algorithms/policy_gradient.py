@@ -89,6 +89,15 @@ class PolicyGradient(OnPolicy):
         self._mean_reward = 0.0
         self._weight_max = RunningMax("importance_max")
 
+    @classmethod
+    def stale_problem(cls, settings: Any) -> str | None:
+        if settings.importance_correction == "off":
+            return (
+                "older weights write the responses, and importance_correction is off: set it to "
+                "truncate or mask"
+            )
+        return None
+
     # -- rollouts ---------------------------------------------------------------------------------
 
     def experience(self, iteration: int) -> Any:
@@ -335,7 +344,7 @@ class PolicyGradient(OnPolicy):
                 weight.copy_(policy[name])
 
     def state_dict(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"ema": self.ema}
+        state: dict[str, Any] = {**super().state_dict(), "ema": self.ema}
         if self.settings.reference_moves:
             weights = trained_weights(self.roles["reference"])
             state["reference"] = {k: w.detach().clone() for k, w in weights.items()}
@@ -343,6 +352,7 @@ class PolicyGradient(OnPolicy):
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
         self.ema = state["ema"]
         if self.settings.reference_moves:
             for name, weight in trained_weights(self.roles["reference"]).items():

@@ -93,6 +93,10 @@ class PPO(OnPolicy):
                 f"{-(-self._responses // 4)}, better to ten times the responses of an iteration"
             )
 
+    @classmethod
+    def stale_problem(cls, settings: Any) -> str | None:
+        return "ppo does not correct for responses of older weights; grpo and its relatives do"
+
     def experience(self, iteration: int) -> Any:
         self.iteration = iteration
         return super().experience(iteration)
@@ -210,7 +214,8 @@ class PPO(OnPolicy):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"beta": self.beta}
+        return {**super().state_dict(), "beta": self.beta}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
         self.beta = float(state["beta"])

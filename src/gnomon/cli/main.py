@@ -143,6 +143,26 @@ def inspect_data(
         out.print(f"plot: {plot}")
 
 
+@app.command("serve-rollouts")
+def serve_rollouts(
+    model: Annotated[str, typer.Argument(help="What the stage starts from: a folder or a name.")],
+    engine: Annotated[str, typer.Option(help="vllm or torch.")] = "vllm",
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8300,
+    option: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of the engine, as in dtype=float32.")
+    ] = None,
+) -> None:
+    """Sample for a trainer from a process of its own, which may have another Python.
+
+    Give the printed address to a recipe as rollout.url; see docs/engines.md. Beyond this machine a
+    secret in GNOMON_ROLLOUT_TOKEN is needed, here and where the trainer runs.
+    """
+    from gnomon.rollout.serve import parse_options, serve
+
+    serve(model, engine, host, port, parse_options(option or []))
+
+
 @app.command()
 def algorithms() -> None:
     """List the algorithms a recipe can name, with their settings and defaults."""

@@ -9,14 +9,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
+from gnomon.algorithms.base import Algorithm
+from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.errors import ConfigError, GnomonError, ModelError
 from gnomon.models.load import fetch, load_tokenizer, reading, weight_files
 from gnomon.models.save import load_reward_model
 from gnomon.pipeline.collect import COLLECT
+from gnomon.pipeline.engines import check_engine
 from gnomon.pipeline.resolve import policy_stages, resolve_start, reward_folder, stage_settings
 from gnomon.pipeline.rewards import HUMAN, check_labels, one_reward
 from gnomon.pipeline.rundir import RunFolder
@@ -104,6 +108,7 @@ def _check_sense(stage: StageSpec) -> None:
             f"least {needed} (it is {stage.rollout.samples})"
         )
     _check_people(stage)
+    _check_rollout(stage, algorithm, settings)
     if algorithm is None and (stage.holdout or stage.eval_data or stage.lora):
         raise ConfigError(
             "a collect stage trains and evaluates nothing: remove holdout, eval_data and lora"
@@ -120,6 +125,23 @@ def _check_sense(stage: StageSpec) -> None:
         )
     if stage.normalise_on and (algorithm is None or algorithm.produces != "reward_model"):
         raise ConfigError(f"normalise_on is for reward models, and this is {stage.algorithm}")
+
+
+def _check_rollout(stage: StageSpec, algorithm: type[Algorithm] | None, settings: Any) -> None:
+    """The engine can be had, and the method can learn from what it samples ahead."""
+    if algorithm is not None and algorithm.data != "prompts":
+        return
+    check_engine(stage.rollout)
+    if not stage.rollout.max_staleness:
+        return
+    if algorithm is None:
+        raise ConfigError("a collect stage trains nothing: remove rollout.max_staleness")
+    if any(spec.builtin == HUMAN for spec in stage.reward):
+        raise ConfigError(f"{HUMAN} judges in rounds: remove rollout.max_staleness")
+    assert issubclass(algorithm, OnPolicy)
+    problem = algorithm.stale_problem(settings)
+    if problem is not None:
+        raise ConfigError(f"rollout.max_staleness: {problem}")
 
 
 def _check_people(stage: StageSpec) -> None:
@@ -190,6 +212,11 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path) -> None:
     spec = recipe.compare
     if spec is None:
         return
+    if spec.rollout.engine != "torch" or spec.rollout.url or spec.rollout.max_staleness:
+        raise ConfigError(
+            "rollout: the comparison samples with the torch engine, one policy after the other; "
+            "remove engine, url and max_staleness"
+        )
     after = len(recipe.stages)
     if any(reward.builtin == HUMAN for reward in spec.rewards):
         raise ConfigError(f"{HUMAN} judges a stage's rounds and cannot be a column here; remove it")

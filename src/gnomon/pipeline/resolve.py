@@ -88,7 +88,7 @@ def sampling(spec: RolloutSpec) -> Sampling:
         min_p=spec.min_p,
         stop=tuple(spec.stop),
     )
-    return Sampling(params, spec.samples, spec.final_temperature)
+    return Sampling(params, spec.samples, spec.final_temperature, spec.max_staleness)
 
 
 def pick_device(name: str) -> torch.device:

@@ -40,6 +40,7 @@ RESERVED = (
     *("prompts_used", "replayed", "kept", "margin", "accuracy", "displacement", "nll"),
     *("groups_trained", "prompts_sampled", "solved", "unsolved", "clip_low", "clip_high"),
     *("shaped_reward", "reward_std_in_group", "length_correct", "length_incorrect"),
+    *("staleness", "rollout_wait"),
 )
 """Names of metrics that a reward's own column must not take."""
 

@@ -36,7 +36,9 @@ class RoleBuilder:
     def reward(self, folder: Path) -> LoadedReward:
         """The reward model in ``folder``, on the stage's own trunk where it belongs there."""
         if folder not in self._rewards:
-            share = self.trunk if self.lora is not None else None
+            # rewards that are computed while the policy trains need a trunk of their own
+            shared = self.lora is not None and not self.stage.rollout.max_staleness
+            share = self.trunk if shared else None
             self._rewards[folder] = load_reward_model(
                 folder,
                 share_trunk=share,

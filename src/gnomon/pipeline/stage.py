@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.roles import Role
 from gnomon.models.save import LoadedReward, save_policy, save_reward_model
 from gnomon.pipeline.collect import COLLECT, Collector, CollectSettings, collect
+from gnomon.pipeline.engines import make_engine
 from gnomon.pipeline.reference_cache import ReferenceCache
 from gnomon.pipeline.resolve import (
     DATA_KIND,
@@ -52,7 +53,7 @@ from gnomon.pipeline.sources import (
 )
 from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
 from gnomon.rewards.human import HumanQueue
-from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.rollout.protocol import Engine
 from gnomon.train.checkpoint import CheckpointStore
 from gnomon.train.loop import Loop, LoopOptions
 from gnomon.train.optim import default_lr
@@ -86,6 +87,7 @@ class StageRun:
         self.base = base
         self.memory = memory or {}
         self.report = DataReport()
+        self.closing = ExitStack()  # engines, sinks: closed when the stage ends, whichever way
         self.device = pick_device(recipe.device)
         self.seed = recipe.seed * 101 + [s.name for s in recipe.stages].index(stage.name)
 
@@ -126,6 +128,7 @@ class StageRun:
             info |= {"status": "failed", "error": str(error) or type(error).__name__}
             raise
         finally:
+            self.closing.close()
             info |= {name: before[name] + clock() for name, clock in clocks.items()}
             info["skipped"] = self.report.skipped_info()
             self._write_skipped()
@@ -155,11 +158,12 @@ class StageRun:
         ingredients = self._ingredients(algorithm_class, roles, builder, encoder)
         self._same_data(resume)
         cache = ingredients.reference_store = self._reference_cache(settings, loaded, encoder)
-        with self._progress(ingredients.iterations) as progress, ExitStack() as closing:
+        with self._progress(ingredients.iterations) as progress:
             if cache is not None:
                 cache.on_progress = lambda done, total: progress.phase("reference", done, total)
             algorithm = algorithm_class(ingredients, settings)
             if isinstance(algorithm, OnPolicy):
+                self.closing.callback(algorithm.close)
                 algorithm.on_progress = lambda done, total: progress.phase("rollout", done, total)
             sinks = make_sinks(
                 self.recipe.sinks,
@@ -169,7 +173,7 @@ class StageRun:
                 resume_step=self._resume_step() if resume else None,
             )
             for sink in sinks:
-                closing.callback(sink.close)
+                self.closing.callback(sink.close)
             options = self._loop_options(algorithm_class, ingredients, loaded)
             loop = Loop(algorithm, options, self.folder.path, progress, sinks)
             last = loop.run(resume)
@@ -374,16 +378,9 @@ class StageRun:
             reward.folder = self.folder.path / "queue"
         return reward
 
-    def _engine(self, policy: Role, encoder: Encoder) -> TorchEngine:
-        def activate() -> AbstractContextManager[Any]:
-            return policy.trunk.active(policy.adapter)
-
-        return TorchEngine(
-            policy.trunk.model,
-            encoder.tokenizer,
-            activate=activate,
-            max_rows=self.stage.rollout.max_rows,
-            eos_token_ids=encoder.stop_ids,
+    def _engine(self, policy: Role, encoder: Encoder) -> Engine:
+        return make_engine(
+            self.stage.rollout, policy, encoder, self.folder.path / "rollout-weights", self.closing
         )
 
     # -- collecting -------------------------------------------------------------------------------

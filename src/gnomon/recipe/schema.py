@@ -98,6 +98,19 @@ class RolloutSpec(Spec):
     min_p: float = Field(0.0, ge=0, lt=1)
     stop: list[str] = Field(default_factory=list)
     max_rows: int = Field(256, ge=1, description="responses generated at the same time")
+    engine: Literal["torch", "vllm"] = Field(
+        "torch", description="what samples: torch shares the trainer's weights; see engines.md"
+    )
+    url: str | None = Field(None, description="of a server started with gnomon serve-rollouts")
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="of engine vllm (as for vllm.LLM), or with url: retries and timeout",
+    )
+    max_staleness: int = Field(
+        0,
+        ge=0,
+        description="iterations by which sampling may run ahead of training; 0: in turns",
+    )
 
 
 class RewardSpec(Spec):

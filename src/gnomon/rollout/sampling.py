@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, DataError
 from gnomon.rollout.protocol import Request, SamplingParams
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # the odd increment of SplitMix64
@@ -68,6 +68,28 @@ def check_params(params: SamplingParams) -> None:
     for good, message in checks:
         if not good:
             raise ConfigError(f"sampling: {message}")
+
+
+def check_request(
+    request: Request, params: SamplingParams, vocabulary: int, window: int | None
+) -> None:
+    """Raise DataError for a request that a model of this vocabulary and window cannot answer."""
+    ids, where = request.prompt_ids, f"request {request.id!r}"
+    if request.n < 1:
+        raise DataError(f"{where}: n is {request.n}; ask for 1 or more samples")
+    if len(ids) == 0:
+        raise DataError(f"{where}: the prompt has no tokens; drop the row or add a BOS token")
+    if min(ids) < 0 or max(ids) >= vocabulary:
+        raise DataError(
+            f"{where}: prompt ids must be in 0..{vocabulary - 1}; "
+            "encode it with the tokenizer of this model"
+        )
+    if window is not None and len(ids) + params.max_new_tokens > window:
+        raise DataError(
+            f"{where}: a prompt of {len(ids)} tokens and max_new_tokens "
+            f"{params.max_new_tokens} do not fit the model's window of {window} tokens; "
+            "shorten or drop the prompt, or lower max_new_tokens"
+        )
 
 
 def draw(logits: Tensor, rows: Tensor, u: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:

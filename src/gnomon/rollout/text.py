@@ -26,6 +26,11 @@ class StopText:
         self._specials = tuple(str(token) for token in tokenizer.all_special_tokens)
         self._spell = any(token in s for s in self._stop for token in self._specials)
 
+    @property
+    def spells(self) -> bool:
+        """Whether special tokens must be written out for a stop string to be seen."""
+        return self._spell
+
     def matched(self, responses: Sequence[Sequence[int]]) -> list[bool]:
         """For each growing response, whether a stop string is now complete in it."""
         if not self._stop or not responses:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gnomon.errors import ConfigError, DataError
+from gnomon.errors import ConfigError
 from gnomon.models.attention_switch import attention_implementation
 from gnomon.rollout.generate_engine import generate_bucketed
 from gnomon.rollout.kv import IMPLEMENTATION, KVCache
@@ -21,7 +21,7 @@ from gnomon.rollout.packed_linear import packed_linears
 from gnomon.rollout.packed_model import packed_pass, sampling_mode, unsupported_reason
 from gnomon.rollout.protocol import Completion, Request, SamplingParams
 from gnomon.rollout.samples import Collector, Sample
-from gnomon.rollout.sampling import check_params
+from gnomon.rollout.sampling import check_params, check_request
 
 Progress = Callable[[int, int], None]
 _PACK_FROM = 16  # decoding steps that repay laying the weights out anew
@@ -116,25 +116,10 @@ class TorchEngine:
             )
 
     def _check(self, request: Request, params: SamplingParams) -> None:
-        ids, where = request.prompt_ids, f"request {request.id!r}"
-        if request.n < 1:
-            raise DataError(f"{where}: n is {request.n}; ask for 1 or more samples")
-        if len(ids) == 0:
-            raise DataError(f"{where}: the prompt has no tokens; drop the row or add a BOS token")
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
-        if min(ids) < 0 or max(ids) >= vocabulary:
-            raise DataError(
-                f"{where}: prompt ids must be in 0..{vocabulary - 1}; "
-                "encode it with the tokenizer of this model"
-            )
         config = self._model.config.get_text_config()
         window = getattr(config, "max_position_embeddings", None)
-        if window is not None and len(ids) + params.max_new_tokens > window:
-            raise DataError(
-                f"{where}: a prompt of {len(ids)} tokens and max_new_tokens "
-                f"{params.max_new_tokens} do not fit the model's window of {window} tokens; "
-                "shorten or drop the prompt, or lower max_new_tokens"
-            )
+        check_request(request, params, vocabulary, window)
 
 
 def _default_eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -1,0 +1,70 @@
+"""An iteration's rollouts as a checkpoint can hold them: JSON and a few tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gnomon.algorithms.base import EncodedPrompt
+from gnomon.rewards.protocol import Score
+from gnomon.rollout.protocol import Completion
+
+if TYPE_CHECKING:  # on_policy imports this module
+    from gnomon.algorithms.on_policy import Rollout
+
+STORED = {
+    "Rollout": ("prompt", "completions", "scores", "observed"),
+    "Completion": ("ids", "logprobs", "finish_reason", "text"),
+    "Score": ("value", "parts", "error"),
+}
+"""The fields that are stored here; a test sees to it that there are no others."""
+
+
+def pack_rollouts(rollouts: Sequence[Rollout], prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
+    """Rollouts of some of ``prompts``."""
+    place = {id(prompt): i for i, prompt in enumerate(prompts)}
+    completions = [c for r in rollouts for c in r.completions]
+    return {
+        "prompts": [place[id(r.prompt)] for r in rollouts],
+        "counts": [len(r.completions) for r in rollouts],
+        "lengths": [len(c.ids) for c in completions],
+        "ids": torch.tensor([i for c in completions for i in c.ids], dtype=torch.int64),
+        "logprobs": torch.cat([torch.zeros(0), *(c.logprobs.float().cpu() for c in completions)]),
+        "finish": [c.finish_reason for c in completions],
+        "texts": [c.text for c in completions],
+        "scores": [[asdict(s) for s in r.scores] for r in rollouts],
+        "observed": [
+            {name: [asdict(s) for s in scores] for name, scores in r.observed.items()}
+            for r in rollouts
+        ],
+    }
+
+
+def unpack_rollouts(
+    state: Mapping[str, Any], prompts: Sequence[EncodedPrompt], make: type[Rollout]
+) -> list[Rollout]:
+    """The inverse of :func:`pack_rollouts`, bit for bit; ``make`` is the class Rollout."""
+    ids = torch.split(state["ids"], state["lengths"])
+    logprobs = torch.split(state["logprobs"], state["lengths"])
+    completions = [
+        Completion(tuple(i.tolist()), lp.clone(), finish, text)
+        for i, lp, finish, text in zip(ids, logprobs, state["finish"], state["texts"], strict=True)
+    ]
+    out: list[Rollout] = []
+    at = 0
+    for prompt, count, scores, observed in zip(
+        state["prompts"], state["counts"], state["scores"], state["observed"], strict=True
+    ):
+        out.append(
+            make(
+                prompts[prompt],
+                completions[at : at + count],
+                [Score(**s) for s in scores],
+                {name: [Score(**s) for s in values] for name, values in observed.items()},
+            )
+        )
+        at += count
+    return out

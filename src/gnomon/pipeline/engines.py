@@ -1,0 +1,116 @@
+"""The rollout engine that a recipe asks for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from gnomon.data.encode import Encoder
+from gnomon.errors import ConfigError
+from gnomon.models.roles import Role
+from gnomon.models.save import save_policy
+from gnomon.recipe.schema import RolloutSpec
+from gnomon.rollout.host import Host, HostReplica
+from gnomon.rollout.protocol import Engine
+from gnomon.rollout.remote import RemoteHost
+from gnomon.rollout.replica import ReplicaEngine
+from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.rollout.torch_replica import TorchReplica
+from gnomon.rollout.wire import TOKEN_VARIABLE
+
+_REMOTE = {"retries": int, "timeout": float}
+
+
+def make_engine(
+    spec: RolloutSpec, policy: Role, encoder: Encoder, folder: Path, closing: ExitStack
+) -> Engine:
+    """Build the engine of a stage; what it holds is given back by ``closing``.
+
+    Args:
+        spec: the stage's rollout section.
+        policy: whose weights it samples from.
+        encoder: brings the tokenizer and the tokens that end a response.
+        folder: for weights on their way to the sampler.
+
+    Raises:
+        ConfigError: see :func:`check_engine`; or a server with another model.
+        EngineError: a server that cannot be reached.
+    """
+    check_engine(spec)
+
+    def torch_engine(
+        model: PreTrainedModel, activate: Callable[[], AbstractContextManager[Any]]
+    ) -> TorchEngine:
+        return TorchEngine(
+            model,
+            encoder.tokenizer,
+            activate=activate,
+            max_rows=spec.max_rows,
+            eos_token_ids=encoder.stop_ids,
+        )
+
+    trunk = policy.trunk
+    if spec.engine == "torch" and spec.url is None:
+        if not spec.max_staleness:
+            return torch_engine(trunk.model, lambda: trunk.active(policy.adapter))
+        engine = ReplicaEngine(TorchReplica(policy, torch_engine))
+    else:
+        closing.callback(shutil.rmtree, folder, ignore_errors=True)
+        host = _remote(spec) if spec.url is not None else _vllm(spec, policy, folder / "start")
+        engine = ReplicaEngine(
+            HostReplica(
+                policy, host, encoder.tokenizer, tuple(encoder.stop_ids), folder / "versions"
+            )
+        )
+    closing.callback(engine.close)
+    return engine
+
+
+def check_engine(spec: RolloutSpec) -> None:
+    """Refuse an engine that cannot be had, before anything is loaded.
+
+    Raises:
+        ConfigError: vLLM is missing, or options that nothing would read.
+    """
+    if spec.url is not None:
+        for key, value in spec.options.items():
+            if key not in _REMOTE or isinstance(value, bool) or not isinstance(value, int | float):
+                raise ConfigError(
+                    f"rollout.options.{key}: with url there are retries and timeout (numbers); "
+                    "options of the engine itself are given to gnomon serve-rollouts"
+                )
+        return
+    if spec.engine == "torch" and spec.options:
+        raise ConfigError(f"rollout.options are of engine vllm; torch has none: {spec.options}")
+    if spec.engine == "vllm" and find_spec("vllm") is None:
+        from gnomon.rollout.vllm_host import import_vllm
+
+        import_vllm()
+
+
+def _remote(spec: RolloutSpec) -> Host:
+    given = {key: _REMOTE[key](value) for key, value in spec.options.items()}
+    host = RemoteHost(str(spec.url), os.environ.get(TOKEN_VARIABLE), **given)
+    about = host.about()
+    if about.kind != spec.engine:
+        raise ConfigError(
+            f"rollout.engine is {spec.engine}, but {about.program} serves at {spec.url}: set "
+            f"engine: {about.kind}"
+        )
+    return host
+
+
+def _vllm(spec: RolloutSpec, policy: Role, folder: Path) -> Host:
+    """vLLM in this process, started from the policy as it is now."""
+    from gnomon.rollout.vllm_host import VLLMHost
+
+    save_policy(folder, policy)
+    dtype = str(policy.trunk.model.dtype).removeprefix("torch.")
+    return VLLMHost(folder, {"dtype": dtype, "max_num_seqs": spec.max_rows, **spec.options})

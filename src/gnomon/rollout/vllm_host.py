@@ -1,0 +1,256 @@
+"""vLLM in this process: takes the policy's weights in place and samples from token ids.
+
+vLLM is imported when a host is made, never before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from gnomon.errors import ConfigError, EngineError
+from gnomon.models import load
+from gnomon.rollout.host import About, Job, Sampled
+from gnomon.rollout.protocol import FinishReason, SamplingParams
+from gnomon.rollout.replica import StaleWeightsError
+from gnomon.rollout.sampling import check_params, check_request, stream_keys
+from gnomon.rollout.text import StopText
+from gnomon.rollout.vllm_worker import QUALNAME
+from gnomon.rollout.weights import WeightsFile, check_content, check_shapes, shapes_in
+
+OLDEST, TRIED = (0, 11), (0, 32)
+OURS = ("model", "tokenizer", "logprobs_mode", "worker_extension_cls", "generation_config")
+"""Settings of vLLM that gnomon makes itself."""
+
+
+class VLLMHost:
+    """A model in vLLM.
+
+    Scheduling runs in this process, so that a job with the same seeds is batched the same way and
+    gives the same tokens again. What a request gets is its own up to the rounding of batched
+    products; the numbers drawn differ from the torch engine's.
+
+    Args:
+        folder: the model, as a folder of safetensors with its tokenizer.
+        options: passed to ``vllm.LLM`` (``dtype``, ``max_model_len``, ``enforce_eager``,
+            ``gpu_memory_utilization``, ``tensor_parallel_size``, ...).
+
+    Raises:
+        ConfigError: vLLM is missing or too old, or options that it or gnomon refuses.
+    """
+
+    def __init__(self, folder: Path, options: Mapping[str, Any] | None = None) -> None:
+        options = dict(options or {})
+        taken = sorted(set(options) & set(OURS))
+        if taken:
+            raise ConfigError(f"vLLM's {', '.join(taken)} is set by gnomon: remove it from options")
+        for name, value in {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the process has other work to do
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING",
+        }.items():
+            os.environ.setdefault(name, value)
+        self._vllm = import_vllm()
+        self._shapes = shapes_in(load.weight_files(folder))
+        self._config = load.read_config(folder).to_dict()
+        self._version = "the start weights"
+        self._count = 0
+        try:
+            self._llm = self._vllm.LLM(
+                model=str(folder),
+                logprobs_mode="processed_logprobs",
+                worker_extension_cls=QUALNAME,
+                generation_config="vllm",
+                **options,
+            )
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ConfigError(f"vLLM does not start with this model: {error}") from error
+        self._tokenizer = load.load_tokenizer(folder)
+
+    def about(self) -> About:
+        config = self._llm.llm_engine.model_config
+        return About(
+            kind="vllm",
+            program=f"vLLM {self._vllm.__version__}",
+            dtype=str(config.dtype).removeprefix("torch."),
+            version=self._version,
+            window=int(config.max_model_len),
+            config=self._config,
+            shapes=self._shapes,
+        )
+
+    def load(self, weights: WeightsFile, probe: Sequence[int]) -> list[float]:
+        check_content(weights)
+        check_shapes(weights, self._shapes)
+        self._version = "half loaded"
+        try:
+            counts = self._llm.collective_rpc("gnomon_load", args=(str(weights.path),))
+        except Exception as error:  # whatever a worker raises
+            raise EngineError(f"vLLM did not take the weights: {error}") from error
+        if any(count != counts[0] for count in counts) or not self._llm.reset_prefix_cache():
+            raise EngineError(
+                "vLLM still holds results of the old weights (its prefix cache could not be "
+                "emptied): restart it and go on with --resume"
+            )
+        self._version = weights.version
+        return self._score(probe)
+
+    def sample(self, job: Job, progress: Callable[[int, int], None] | None) -> list[list[Sampled]]:
+        if job.version != self._version:
+            raise StaleWeightsError(f"vLLM serves {self._version[:12]}, not {job.version[:12]}")
+        check_params(job.params)
+        self._check(job)
+        self._score_before_truncation(job.params)
+        names = [[f"{self._count}-{i}-{k}" for k in range(r.n)] for i, r in enumerate(job.requests)]
+        self._count += 1
+        stop = StopText(self._tokenizer, job.params.stop, frozenset(job.eos))
+        requests: dict[str, tuple[Sequence[int], Any]] = {}
+        for row, request in zip(names, job.requests, strict=True):
+            for name, key in zip(row, stream_keys(request), strict=True):
+                requests[name] = (request.prompt_ids, self._params(job, key, stop.spells))
+        done = self._run(requests, progress)
+        return [[_sampled(done[name], self._version) for name in row] for row in names]
+
+    def close(self) -> None:
+        """Free what vLLM holds of memory."""
+        shutdown = getattr(self._llm.llm_engine.engine_core, "shutdown", None)
+        if shutdown is not None:
+            shutdown()
+
+    # -- driving vLLM -----------------------------------------------------------------------------
+
+    def _run(
+        self,
+        requests: Mapping[str, tuple[Sequence[int], Any]],
+        progress: Callable[[int, int], None] | None,
+    ) -> dict[str, Any]:
+        """Every request's final output. All are queued before the first step is taken."""
+        engine = self._llm.llm_engine
+        done: dict[str, Any] = {}
+        try:
+            for name, (ids, params) in requests.items():
+                engine.add_request(name, {"prompt_token_ids": list(ids)}, params)
+            while engine.has_unfinished_requests():
+                for output in engine.step():
+                    if output.finished:
+                        done[output.request_id] = output
+                        if progress is not None:
+                            progress(len(done), len(requests))
+        except Exception as error:
+            if type(error).__name__ in ("EngineDeadError", "EngineGenerateError"):
+                raise EngineError(f"vLLM's engine died: {error}") from error
+            raise
+        finally:
+            left = [name for name in requests if name not in done]
+            if left:
+                engine.abort_request(left)
+        if len(done) != len(requests):
+            raise EngineError(f"vLLM finished {len(done)} of {len(requests)} requests")
+        return done
+
+    def _params(self, job: Job, key: int, spell: bool) -> Any:
+        p = job.params
+        return self._vllm.SamplingParams(
+            temperature=p.temperature,
+            top_p=p.top_p,
+            top_k=p.top_k,
+            min_p=p.min_p,
+            max_tokens=p.max_new_tokens,
+            seed=key % 2**63,
+            logprobs=0,
+            stop=list(p.stop) or None,
+            stop_token_ids=list(job.eos),
+            ignore_eos=True,  # the model's own: job.eos says what ends a response
+            detokenize=bool(p.stop),
+            skip_special_tokens=not spell,
+            output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _score(self, probe: Sequence[int]) -> list[float]:
+        """Log-probs at temperature 1 of ``probe``'s tokens after the first."""
+        self._score_before_truncation(SamplingParams())
+        params = self._vllm.SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False
+        )
+        self._count += 1
+        name = f"{self._count}-probe"
+        rows = self._run({name: (probe, params)}, None)[name].prompt_logprobs
+        return [float(row[i].logprob) for row, i in zip(rows[1:], probe[1:], strict=True)]
+
+    def _score_before_truncation(self, p: SamplingParams) -> None:
+        """Have vLLM report log-probs as the protocol defines them: untruncated, tempered."""
+        cut = p.temperature > 0 and bool(p.top_k or p.top_p < 1 or p.min_p)
+        if cut and p.min_p and p.top_p < 1:
+            raise ConfigError(
+                "vLLM cuts by min_p before top_p and gnomon after it: set one of them, not both"
+            )
+        for problem in self._llm.collective_rpc(
+            "gnomon_score_at", args=(p.temperature if cut else None,)
+        ):
+            if problem is not None and cut:
+                raise ConfigError(
+                    "this vLLM gives log-probs only after truncation, where they are not the "
+                    f"policy's ({problem}): set top_p to 1, top_k and min_p to 0"
+                )
+
+    def _check(self, job: Job) -> None:
+        vocabulary = int(self._llm.llm_engine.model_config.get_vocab_size())
+        window = int(self._llm.llm_engine.model_config.max_model_len)
+        for request in job.requests:
+            check_request(request, job.params, vocabulary, window)
+
+
+def import_vllm() -> Any:
+    """The module vllm.
+
+    Raises:
+        ConfigError: it is missing, broken, or too old.
+    """
+    if find_spec("vllm") is None:
+        raise ConfigError(
+            "engine: vllm needs vLLM in this environment: pip install 'gnomon-rlhf[vllm]'. Or "
+            "start it in an environment of its own (gnomon serve-rollouts MODEL) and give its "
+            "address as rollout.url"
+        )
+    try:
+        import vllm
+    except Exception as error:  # a build for another machine fails in many ways
+        raise ConfigError(f"vLLM is installed but does not import here: {error}") from error
+    check_version(str(getattr(vllm, "__version__", "")))
+    return vllm
+
+
+def check_version(version: str) -> None:
+    """Refuse a vLLM that is too old, and warn of one that nobody has tried."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    found = (int(match.group(1)), int(match.group(2))) if match else None
+    if found is not None and found < OLDEST:
+        raise ConfigError(
+            f"vLLM {version} is too old: gnomon needs {OLDEST[0]}.{OLDEST[1]} or newer"
+        )
+    if found is None or found > TRIED:
+        warnings.warn(
+            f"vLLM {version or 'of unknown version'} has not been tried with gnomon (the newest "
+            f"that was: {TRIED[0]}.{TRIED[1]}). Weights are checked after each update, so that a "
+            "change in it cannot pass unseen; watch the metric mismatch.",
+            stacklevel=2,
+        )
+
+
+def _sampled(output: Any, version: str) -> Sampled:
+    out = output.outputs[0]
+    ids = [int(i) for i in out.token_ids]
+    reasons: dict[str, FinishReason] = {"length": "length", "stop": "eos"}
+    reason = reasons.get(str(out.finish_reason))
+    if reason is None:
+        raise EngineError(f"vLLM ended a request with {out.finish_reason!r}")
+    if isinstance(out.stop_reason, str):
+        reason = "stop"
+    logprobs = [float(row[i].logprob) for row, i in zip(out.logprobs, ids, strict=False)]
+    return Sampled(ids, logprobs, reason, version)

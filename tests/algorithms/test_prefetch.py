@@ -1,0 +1,319 @@
+"""Sampling ahead of training: which weights write what, resuming, overlap, refusals, failures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import online_zoo
+import pytest
+import torch
+from grpo_zoo import ENDS, Spread, loop, make, weights
+from torch import Tensor
+
+import tiny_world as tw
+from gnomon.algorithms.on_policy import Rollout
+from gnomon.algorithms.prefetch import Prefetch, StoppedError
+from gnomon.algorithms.registry import find_algorithm
+from gnomon.algorithms.rollout_state import STORED, pack_rollouts, unpack_rollouts
+from gnomon.errors import ConfigError, EngineError
+from gnomon.rewards.protocol import Sample, Score
+from gnomon.rollout.protocol import Completion, Request, SamplingParams
+from gnomon.rollout.replica import ReplicaEngine
+from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.rollout.torch_replica import TorchReplica
+from gnomon.train.loop import Loop
+
+
+def ahead(algorithm: Any, staleness: int, **more: Any) -> Any:
+    """The same method, sampling from a copy of its weights that far ahead."""
+    given = algorithm.ingredients
+    engine = ReplicaEngine(
+        TorchReplica(
+            given.roles["policy"],
+            lambda model, activate: TorchEngine(
+                model, tw.tokenizer(), activate=activate, eos_token_ids=ENDS
+            ),
+        )
+    )
+    sampling = replace(given.sampling, max_staleness=staleness)
+    return type(algorithm)(
+        replace(given, engine=engine, sampling=sampling, **more), algorithm.settings
+    )
+
+
+class Watched(Loop):
+    """Keeps the weights that each iteration started from."""
+
+    start: dict[int, dict[str, Tensor]]
+
+    def _iteration(self, iteration: int) -> None:
+        if not hasattr(self, "start"):
+            self.start = {}
+        self.start[iteration] = weights(self.algorithm)  # type: ignore[arg-type]
+        super()._iteration(iteration)
+
+
+def watched(algorithm: Any, folder: Path, every: int = 1000) -> Watched:
+    made = loop(algorithm, folder, every=every)
+    made.__class__ = Watched
+    made.options = replace(made.options, sample_every=1)
+    return made  # type: ignore[return-value]
+
+
+def rows(run: Loop) -> list[dict[str, Any]]:
+    timing = ("seconds", "tokens_per_second", "peak_rss_gb", "rollout_wait")
+    return [{k: v for k, v in r.items() if k not in timing} for r in run.metrics.rows]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("staleness", [1, 2])
+def test_iteration_i_learns_from_what_the_weights_of_i_minus_k_wrote(
+    staleness: int, lora: bool, tmp_path: Path
+) -> None:
+    algorithm = ahead(make(lora=lora, iterations=5), staleness)
+    seen: dict[int, Sequence[Rollout]] = {}
+    check = algorithm._check_errors
+    algorithm._check_errors = lambda r, i: (seen.setdefault(i, r), check(r, i))
+    run = watched(algorithm, tmp_path)
+    run.run()
+    algorithm.close()
+    assert sorted(seen) == [0, 1, 2, 3, 4]  # and nothing beyond the last
+    oracle = make(lora=lora, iterations=5)
+    for i, rollouts in seen.items():
+        wrote = run.start[max(0, i - staleness)]
+        with torch.no_grad():
+            for name, parameter in oracle.named_parameters():
+                parameter.copy_(wrote[name])
+        wanted = oracle._rollouts(i)
+        for mine, theirs in zip(rollouts, wanted, strict=True):
+            assert mine.prompt.prompt.id == theirs.prompt.prompt.id
+            assert [c.ids for c in mine.completions] == [c.ids for c in theirs.completions]
+            assert mine.scores == theirs.scores
+    metrics = [r for r in run.metrics.rows if not r.get("final")]
+    assert [r["staleness"] for r in metrics] == [min(i, staleness) for i in range(5)]
+    assert all(r["mismatch"] < 1e-5 for r in metrics[:1])
+    assert all(r["mismatch"] > 1e-4 for r in metrics[1:])  # the weights did move
+    sampled = [r for r in run.samples.rows if r.get("policy_iteration") is not None]
+    by = {r["step"]: r["policy_iteration"] for r in sampled}
+    assert [by[s] for s in sorted(by)] == [max(0, i - staleness) for i in range(5)]
+
+
+def test_sampling_overlaps_training_and_timing_changes_nothing(tmp_path: Path) -> None:
+    """Rewards of iteration i + 1 wait until iteration i trains; then the other way round."""
+
+    def run(gate: bool, folder: Path) -> dict[str, Tensor]:
+        training = [threading.Event() for _ in range(4)]
+
+        class Gated(Spread):
+            calls = 0
+
+            def __call__(self, samples: Sequence[Sample]) -> list[Score]:
+                if gate and self.calls:  # of iteration `calls`, while the one before trains
+                    assert training[self.calls - 1].wait(20), "sampling does not overlap training"
+                self.calls += 1
+                return super().__call__(samples)
+
+        algorithm = ahead(make(reward=Gated()), 1, eval_prompts=())
+        loss = algorithm.loss
+
+        def noted(batch: Any, totals: Any) -> Any:
+            training[algorithm.iteration].set()
+            return loss(batch, totals)
+
+        algorithm.loss = noted
+        loop(algorithm, folder).run()
+        algorithm.close()
+        return weights(algorithm)
+
+    free, gated = run(False, tmp_path / "a"), run(True, tmp_path / "b")
+    assert all(torch.equal(free[n], gated[n]) for n in free)
+
+
+@pytest.mark.parametrize(
+    ("staleness", "lora", "name"),
+    [(1, False, "grpo"), (2, True, "grpo"), (1, True, "online_dpo")],
+)
+def test_a_killed_run_goes_on_to_the_same_end(
+    staleness: int, lora: bool, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With evaluations in between; the checkpoint holds what was under way."""
+
+    def fresh() -> Any:
+        made = (
+            online_zoo.make(name, lora=lora, iterations=6)
+            if name == "online_dpo"
+            else make(name, lora=lora, iterations=6)
+        )
+        return ahead(made, staleness)
+
+    def go(algorithm: Any, folder: Path) -> Loop:
+        made = loop(algorithm, folder, every=3)
+        made.options = replace(made.options, eval_every=2)
+        return made
+
+    whole = fresh()
+    straight = go(whole, tmp_path / "whole")
+    straight.run()
+    iterate = Loop._iteration
+
+    def killed(self: Loop, iteration: int) -> None:
+        if iteration == 5:
+            raise KeyboardInterrupt
+        iterate(self, iteration)
+
+    monkeypatch.setattr(Loop, "_iteration", killed)
+    broken = fresh()
+    with pytest.raises(KeyboardInterrupt):
+        go(broken, tmp_path / "broken").run()
+    monkeypatch.undo()
+    resumed = fresh()
+    second = go(resumed, tmp_path / "broken")
+    second.run(resume=True)
+    for algorithm in (whole, broken, resumed):
+        algorithm.close()
+    ends = weights(whole)
+    assert all(torch.equal(ends[n], p) for n, p in resumed.named_parameters())
+    assert repr(rows(second)) == repr(rows(straight))
+
+    forgetful = fresh()  # this test can fail: what was under way matters
+    forgetful.load_state_dict = lambda state: None
+    third = go(forgetful, tmp_path / "broken")
+    third.checkpoints.keep = 2
+    for newer in [i for i in third.checkpoints.iterations() if i > 3]:
+        for file in sorted(third.checkpoints.path(newer).iterdir()):
+            file.unlink()
+        third.checkpoints.path(newer).rmdir()
+    third.run(resume=True)
+    forgetful.close()
+    assert any(not torch.equal(ends[n], p) for n, p in forgetful.named_parameters())
+
+
+def test_evaluations_are_of_the_weights_of_now(tmp_path: Path) -> None:
+    algorithm = ahead(make(), 1)
+    algorithm.experience(0)  # iteration 1 is now under way, from the start weights
+    tw.shake(algorithm.roles["policy"], 0.2)
+    shared = make()
+    tw.shake(shared.roles["policy"], 0.2)
+    assert algorithm.evaluate(0, False).metrics == shared.evaluate(0, False).metrics
+    algorithm.close()
+
+
+def test_rollouts_come_back_from_a_checkpoint_as_they_were() -> None:
+    prompts = tw.prompts(3)
+    completions = [
+        Completion((5, 6), torch.tensor([-0.1, -2.5]), "eos", "a"),
+        Completion((7,), torch.tensor([-1e-7]), "length", ""),
+    ]
+    scores = [Score(0.1, {"x": 1.5}), Score(None, error="it failed")]
+    observed = {"gold": [Score(2.0), Score(3.0)]}
+    given = [Rollout(prompts[2], completions, scores, observed), Rollout(prompts[0], [], [], {})]
+    back = unpack_rollouts(pack_rollouts(given, prompts), prompts, Rollout)
+    assert [r.prompt for r in back] == [prompts[2], prompts[0]]
+    assert back[0].scores == scores
+    assert back[0].observed == observed
+    for mine, theirs in zip(back[0].completions, completions, strict=True):
+        assert (mine.ids, mine.finish_reason, mine.text) == (
+            theirs.ids,
+            theirs.finish_reason,
+            theirs.text,
+        )
+        assert torch.equal(mine.logprobs, theirs.logprobs)
+    assert list(back[1].completions) == []
+
+
+@pytest.mark.parametrize("kind", [Rollout, Completion, Score])
+def test_no_field_of_a_rollout_is_lost_in_a_checkpoint(kind: type) -> None:
+    assert tuple(f.name for f in fields(kind)) == STORED[kind.__name__]
+
+
+# -- refusals and failures ------------------------------------------------------------------------
+
+
+def test_an_engine_that_shares_the_weights_cannot_run_ahead() -> None:
+    given = make()
+    sampling = replace(given.ingredients.sampling, max_staleness=1)
+    with pytest.raises(ConfigError, match="TorchEngine samples from the very weights"):
+        type(given)(replace(given.ingredients, sampling=sampling), given.settings)
+
+
+def test_methods_that_cannot_correct_for_old_weights_refuse_them() -> None:
+    ppo: Any = find_algorithm("ppo")
+    assert "ppo does not correct" in str(ppo.stale_problem(ppo.Settings()))
+    for name in ("online_dpo", "raft", "grpo"):
+        method: Any = find_algorithm(name)
+        assert method.stale_problem(method.Settings()) is None
+    with pytest.raises(ConfigError, match="importance_correction is off"):
+        ahead(make(importance_correction="off"), 1)
+
+
+class Dies:
+    """An engine whose process goes away at a certain call."""
+
+    def __init__(self, inner: ReplicaEngine, at: int) -> None:
+        self.inner, self.left = inner, at
+        self.capture, self.pinned = inner.capture, inner.pinned
+        self.sync_weights = inner.sync_weights
+
+    def generate(self, requests: Sequence[Request], params: SamplingParams, p: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise EngineError("the rollout server is gone")
+        return self.inner.generate(requests, params, p)
+
+
+def test_an_engine_that_dies_stops_the_run_with_its_checkpoint_intact(tmp_path: Path) -> None:
+    whole = ahead(make(iterations=5), 1)
+    loop(whole, tmp_path / "whole", every=1).run()
+    whole.close()
+    algorithm = ahead(make(iterations=5), 1)
+    algorithm.prefetch._engine = algorithm.ingredients.engine = Dies(
+        algorithm.ingredients.engine, 3
+    )
+    run = loop(algorithm, tmp_path / "run", every=1)
+    with pytest.raises(EngineError, match="is gone"):
+        run.run()
+    algorithm.close()
+    assert run.checkpoints.latest() == 2  # the next one would have held what could not be sampled
+    again = ahead(make(iterations=5), 1)
+    loop(again, tmp_path / "run", every=1).run(resume=True)
+    again.close()
+    ends = weights(whole)
+    assert all(torch.equal(ends[n], p) for n, p in again.named_parameters())
+
+
+def test_closing_does_not_wait_for_everything_that_was_ordered() -> None:
+    entered, asked = threading.Event(), []
+
+    class Engine:
+        def capture(self) -> str:
+            return "now"
+
+        def pinned(self, snapshot: str, progress: Any) -> Any:
+            self.progress = progress
+            return threading.Lock()
+
+    engine = Engine()
+
+    def sample(i: int) -> int:
+        asked.append(i)
+        entered.set()
+        while True:  # as an engine does, until its progress is no longer wanted
+            engine.progress(0, 1)
+
+    prefetch: Prefetch[int] = Prefetch(engine, sample, 3, 10)
+
+    def take() -> None:
+        with pytest.raises(StoppedError):
+            prefetch.take(0)
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    assert entered.wait(10)
+    prefetch.close()
+    taker.join(10)
+    assert not taker.is_alive()
+    assert asked == [0]
