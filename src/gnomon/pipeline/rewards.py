@@ -39,6 +39,7 @@ RESERVED = (
     *("prompts_used", "replayed", "kept", "margin", "accuracy", "displacement", "nll"),
     *("groups_trained", "prompts_sampled", "solved", "unsolved", "clip_low", "clip_high"),
     *("shaped_reward", "reward_std_in_group", "length_correct", "length_incorrect"),
+    *("return", "turns", "tool_calls", "tool_errors", "episode_tokens"),
 )
 """Names of metrics that a reward's own column must not take."""
 
