@@ -15,6 +15,7 @@ from fractions import Fraction
 from random import Random
 from typing import Literal
 
+from gnomon.agents.calls import parsed
 from gnomon.agents.environment import ToolEnvironment
 from gnomon.agents.protocol import Observation
 from gnomon.agents.tools import ToolError
@@ -53,10 +54,10 @@ def calculate(expression: str) -> Fraction:
     if len(expression) > LONGEST:
         raise ToolError(f"the expression is longer than {LONGEST} characters")
     try:
-        tree = ast.parse(_TIMES.sub("*", expression).strip(), mode="eval")
+        tree = parsed(_TIMES.sub("*", expression).strip())
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise ToolError(f"cannot read {expression.strip()!r}") from None
-    return _value(tree.body, expression)
+    return _value(tree, expression)
 
 
 def _value(node: ast.expr, expression: str) -> Fraction:
@@ -117,7 +118,7 @@ class Calculator(ToolEnvironment):
         Args:
             expression: the expression, such as (12 + 7) * 3
         """
-        return written(calculate(expression))
+        return f"{expression.strip()} = {written(calculate(expression))}"
 
     def reset(self, prompt: Prompt, seed: int) -> Sequence[Message] | None:
         """Look the right answer up.
@@ -149,7 +150,7 @@ def last_number(text: str) -> Fraction | None:
 # -- prompts --------------------------------------------------------------------------------------
 
 _FORMS = ("{a} x {b} + {c}", "{a} x {b} - {c}", "({a} + {b}) x {c}", "{a} + {b} x {c}")
-_ASKED = ("{0} = ?", "Compute {0}.", "What is {0}?")
+_ASKED = ("Compute {0}.", "What is {0}?", "Find {0}.")
 _STORIES = (
     (
         "{x} has {a} boxes of {b} eggs and {c} more. How many eggs is that?",
@@ -192,7 +193,7 @@ def calculator_prompts(
         n: how many; the i-th does not depend on it.
         seed: fixes them.
         split: "train" or "heldout".
-        kinds: "expression" (``47 x 86 + 15 = ?``) and "words", taking turns.
+        kinds: "expression" (``Compute 47 x 86 + 15.``) and "words", taking turns.
         largest: of the numbers in a problem; the least is 11.
 
     Raises:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +27,9 @@ from gnomon.data.turns import Turn, with_tools
 CallFormat = Literal["hermes", "llama", "python"]
 LONGEST = 20_000
 """Characters of a turn that are searched for calls."""
+
+MODEL_TEXT = "model-text"
+warnings.filterwarnings("ignore", category=SyntaxWarning, module=MODEL_TEXT)
 
 _HERMES = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _PYTHON = re.compile(r"\s*([A-Za-z_]\w*)\((.*)\)\s*\Z", re.DOTALL)
@@ -126,7 +130,7 @@ def _python_arguments(inside: str, tool: Tool | None) -> dict[str, Any]:
     names, plain = list(tool.parameters.get("properties", {})), tool.text_parameters
     source = f"f({inside})"
     try:
-        tree = ast.parse(source, mode="eval").body
+        tree = parsed(source)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         tree = None
     if not isinstance(tree, ast.Call) or tree.func.end_col_offset != 1:
@@ -141,6 +145,15 @@ def _python_arguments(inside: str, tool: Tool | None) -> dict[str, Any]:
             raise ValueError("** or an argument given twice")
         given.append((keyword.arg, keyword.value))
     return {name: _literal(node, source, name in plain) for name, node in given}
+
+
+def parsed(source: str) -> ast.expr:
+    """The syntax tree of an expression, without Python's own remarks on its style.
+
+    Raises:
+        SyntaxError, ValueError, MemoryError, RecursionError: it is none.
+    """
+    return ast.parse(source, filename=MODEL_TEXT, mode="eval").body
 
 
 def _literal(node: ast.expr, source: str, plain: bool) -> Any:

@@ -48,8 +48,12 @@ def play(
 
 
 def compact(name: str, argument: str) -> str:
-    """A call in python style whose one argument stands without quotes."""
-    return f"{name}({argument})"
+    """A call in python style whose one argument stands without quotes.
+
+    The space makes the argument's first token the one it is in a sentence, so that a small model
+    can copy it.
+    """
+    return f"{name}( {argument})"
 
 
 def calculator_demonstrations(
@@ -74,9 +78,9 @@ def calculator_demonstrations(
         expression, answer = str(prompt.meta["expression"]), str(prompt.meta["answer"])
         if rng.random() >= careful:
             off = rng.choice((1, 2, 5, 10, 20, 100)) * rng.choice((-1, 1))
-            return f"{int(last_number(answer) or 0) + off}."
+            return f"The answer is {int(last_number(answer) or 0) + off}."
         if turns:
-            return f"{turns[-1].content}."
+            return f"The answer is {turns[-1].content.split()[-1]}."
         if calls == "python":
             return compact("calculator", expression)
         return write_call(ToolCall("calculator", {"expression": expression}), calls)

@@ -17,7 +17,7 @@ from gnomon.rewards.verifiers.adapter import load_factory
 BUILTIN: Mapping[str, str] = {
     "calculator": "gnomon.agents.calculator:Calculator",
     "rooms": "gnomon.agents.rooms:Rooms",
-    "gymnasium": "gnomon.agents.adapters:GymnasiumText",
+    "gymnasium": "gnomon.agents.adapters:gymnasium_text",
 }
 """Names of environments that come with gnomon, and where each is made."""
 
