@@ -32,9 +32,7 @@ def prompt(name: str = "p", text: str = "Add 1 and 2.", **meta: Any) -> Prompt:
 
 
 def encoder(template: str | None = None, max_prompt: int = 150) -> Encoder:
-    return Encoder(
-        tw.tokenizer(), max_length=250, max_prompt_length=max_prompt, template=template
-    )
+    return Encoder(tw.tokenizer(), max_length=250, max_prompt_length=max_prompt, template=template)
 
 
 class Adder(ToolEnvironment):
@@ -123,7 +121,7 @@ class Script:
         self.finish = finish
         self.asked: list[Request] = []
         self.params: list[SamplingParams] = []
-        self._told: dict[int, int] = {}
+        self._told: dict[tuple[int, ...], int] = {}
 
     def generate(
         self, requests: Sequence[Request], params: SamplingParams, progress: Any = None
@@ -133,12 +131,14 @@ class Script:
         return [[self._say(r, params) for _ in range(r.n)] for r in requests]
 
     def _say(self, request: Request, params: SamplingParams) -> Completion:
-        turn = list(request.prompt_ids).count(tw.EOS)
+        history = tuple(request.prompt_ids)
+        turn = max((t for h, t in self._told.items() if history[: len(h)] == h), default=0)
         said = self.turns[turn % len(self.turns)]
         ids = said if not isinstance(said, str) else tw.tokenizer()(said).input_ids
         ids = [*ids, tw.EOS] if self.finish == "eos" else list(ids)
         cut = len(ids) > params.max_new_tokens
         ids = ids[: params.max_new_tokens]
+        self._told[(*history, *ids)] = turn + 1
         text = tw.tokenizer().decode(ids, skip_special_tokens=True)
         finish: Any = "length" if cut or self.finish == "length" else self.finish
         return Completion(tuple(ids), -0.5 - torch.arange(len(ids)) / 10, finish, text)

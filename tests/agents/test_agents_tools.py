@@ -185,7 +185,22 @@ def test_a_written_call_is_read_back(
 
 
 PIECES = st.sampled_from(
-    ["<tool_call>", "</tool_call>", "{", "}", '"name"', ":", "add(", ")", "'", '"', "\n", ",", "[", "\\"]
+    [
+        "<tool_call>",
+        "</tool_call>",
+        "{",
+        "}",
+        '"name"',
+        ":",
+        "add(",
+        ")",
+        "'",
+        '"',
+        "\n",
+        ",",
+        "[",
+        "\\",
+    ]
 )
 
 

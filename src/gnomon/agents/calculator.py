@@ -118,7 +118,7 @@ class Calculator(ToolEnvironment):
         Args:
             expression: the expression, such as (12 + 7) * 3
         """
-        return f"{expression.strip()} = {written(calculate(expression))}"
+        return written(calculate(expression))
 
     def reset(self, prompt: Prompt, seed: int) -> Sequence[Message] | None:
         """Look the right answer up.

@@ -80,7 +80,7 @@ def calculator_demonstrations(
             off = rng.choice((1, 2, 5, 10, 20, 100)) * rng.choice((-1, 1))
             return f"The answer is {int(last_number(answer) or 0) + off}."
         if turns:
-            return f"The answer is {turns[-1].content.split()[-1]}."
+            return f"The answer is {turns[-1].content}."
         if calls == "python":
             return compact("calculator", expression)
         return write_call(ToolCall("calculator", {"expression": expression}), calls)
