@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -14,7 +14,7 @@ from gnomon.agents.environment import ToolEnvironment
 from gnomon.agents.episodes import EpisodeRunner
 from gnomon.agents.protocol import Action, Observation
 from gnomon.agents.tools import Tool, ToolError
-from gnomon.algorithms.base import Ingredients, Sampling
+from gnomon.algorithms.base import EncodedPrompt, Ingredients, Sampling
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.encode import Encoder
@@ -38,7 +38,7 @@ def encoder(template: str | None = None, max_prompt: int = 150) -> Encoder:
 class Adder(ToolEnvironment):
     """A tool, an answer, and every way to misbehave, by the prompt's meta."""
 
-    made: list[Adder] = []
+    made: ClassVar[list[Adder]] = []
 
     def __init__(self, how: str = "") -> None:
         super().__init__(self.add)
@@ -192,8 +192,6 @@ def algorithm(
     played = runner(make, **(runner_settings or {}))
     asked = [prompt(f"p{i}", f"question {i}", **(meta or {}).get(i, {})) for i in range(prompts)]
     tokens = played.dialogue
-    from gnomon.algorithms.base import EncodedPrompt
-
     encoded = [EncodedPrompt(p, tokens.encode(p)) for p in asked]
     ingredients = Ingredients(
         roles=roles,

@@ -137,7 +137,7 @@ def test_a_template_that_refuses_tools_is_named_with_the_cure() -> None:
         "{% endif %}{{ m['role'] + ':' + m['content'] + eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     )
-    with pytest.raises(ConfigError, match="no tools.*observation_role: user"):
+    with pytest.raises(ConfigError, match=r"no tools.*observation_role: user"):
         Dialogue(encoder(strict))
     Dialogue(encoder(strict), role="user")
 
@@ -327,7 +327,7 @@ def test_an_opening_without_room_is_every_samples_error_and_nothing_is_sampled()
 
 
 def test_plain_text_prompts_are_refused_with_the_cure() -> None:
-    with pytest.raises(ConfigError, match="plain text.*as_text"):
+    with pytest.raises(ConfigError, match=r"plain text.*as_text"):
         runner().dialogue.opening(Prompt("p", text="hello"))
 
 

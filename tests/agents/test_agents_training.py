@@ -51,7 +51,7 @@ def test_what_the_model_was_told_changes_no_loss(name: str) -> None:
     made = algorithm(name, **SETTINGS.get(name, {}))
     groups = with_told_tokens(groups_of(made))
     totals = Totals.of(groups)
-    before = {k: v for k, v in pack(groups).token.items()}
+    before = dict(pack(groups).token)
     batch = pack(groups)
     told = ~batch.response_mask
     policy = made.roles["policy"]
