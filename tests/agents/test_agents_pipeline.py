@@ -54,11 +54,18 @@ def stage(**more: Any) -> dict[str, Any]:
 
 
 def recipe(model: Path, output: Path, **more: Any) -> Recipe:
-    return tw.make_recipe(model, output, stage(**more), max_length=160)
+    longest = more.pop("max_length", 160)
+    return tw.make_recipe(model, output, stage(**more), max_length=longest)
+
+
+def opened(made: Recipe, base: Path) -> StageRun:
+    folder = RunFolder(made)
+    folder.open(False)
+    return StageRun(made, made.stages[0], folder, base)
 
 
 def run(made: Recipe, base: Path) -> Path:
-    ran = StageRun(made, made.stages[0], RunFolder(made), base)
+    ran = opened(made, base)
     ran.execute(resume=False)
     return ran.folder.path
 
@@ -91,7 +98,8 @@ def test_the_tools_are_in_the_prompt_where_they_are_shown(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
     shown = stage()["environment"] | {"show_tools": True}
-    folder = run(recipe(tiny_folder, tmp_path, environment=shown), tmp_path)
+    made = recipe(tiny_folder, tmp_path, environment=shown, max_length=250)
+    folder = run(made, tmp_path)
     rows = pq.read_table(folder / "samples.parquet").to_pylist()
     assert "[system] You may call these tools" in rows[0]["prompt"]
 
@@ -102,7 +110,7 @@ def test_prompts_that_leave_no_room_for_an_episode_are_listed(
     wide = stage()["environment"] | {"max_episode_tokens": 128}
     data = {"path": "agents:rooms", "options": {"n": 30, "seed": 1, "rooms": 3}}
     made = recipe(tiny_folder, tmp_path, environment=wide, data=data)
-    ran = StageRun(made, made.stages[0], RunFolder(made), tmp_path)
+    ran = opened(made, tmp_path)
     ran.execute(resume=False)
     assert 0 < len(ran.report.skipped) < 30
     assert "longer than 32 tokens" in str(ran.report.skipped[0])
@@ -139,7 +147,10 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(name: str, tmp_path: Path) 
         ({"reward": {"builtin": "gold", "name": "rooms"}}, "environment's name"),
         ({"environment": None}, "or an environment"),
         ({"data": "agents:room"}, "did you mean 'agents:rooms'"),
-        ({"data": {"path": "agents:rooms", "options": {"n": 2, "x": 1}}}, "its options are n, "),
+        (
+            {"data": {"path": "agents:rooms", "options": {"n": 2, "x": 1}}},
+            "its options are n, seed",
+        ),
         ({"data": {"path": "p.jsonl", "as_text": True}}, "remove as_text"),
     ],
 )
@@ -169,7 +180,7 @@ def test_nearly_all_demonstrations_of_the_recipe_fit() -> None:
     _, skipped = Encoder(tw.tokenizer(), max_length=made.max_length).encode_all(
         groups, "demonstrations"
     )
-    assert len(skipped) <= 2
+    assert len(skipped) <= 8
 
 
 def test_the_environment_on_the_page_runs(tiny_folder: Path, tmp_path: Path) -> None:

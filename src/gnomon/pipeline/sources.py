@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -145,12 +146,14 @@ def _text(n: int, seed: int = 0) -> list[Group]:
     ]
 
 
-def _calculator(n: int, **options: Any) -> list[Group]:
-    return [Group(prompt) for prompt in calculator_prompts(n, **options)]
+def _groups_of(make: Callable[..., list[Prompt]]) -> Callable[..., list[Group]]:
+    """The same source, with the same options, giving groups without responses."""
 
+    @functools.wraps(make)
+    def groups(*args: Any, **options: Any) -> list[Group]:
+        return [Group(prompt) for prompt in make(*args, **options)]
 
-def _rooms(n: int, **options: Any) -> list[Group]:
-    return [Group(prompt) for prompt in rooms_prompts(n, **options)]
+    return groups
 
 
 TUNNEL: Mapping[str, Callable[..., list[Group]]] = {
@@ -159,9 +162,9 @@ TUNNEL: Mapping[str, Callable[..., list[Group]]] = {
     "text": _text,
 }
 AGENTS: Mapping[str, Callable[..., list[Group]]] = {
-    "calculator": _calculator,
+    "calculator": _groups_of(calculator_prompts),
     "calculator-demonstrations": calculator_demonstrations,
-    "rooms": _rooms,
+    "rooms": _groups_of(rooms_prompts),
     "rooms-demonstrations": rooms_demonstrations,
 }
 BUILTIN = {"tunnel": TUNNEL, "agents": AGENTS}
