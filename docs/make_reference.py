@@ -34,6 +34,7 @@ TITLES: dict[type[BaseModel], str] = {
     schema.TrainSpec: "`train`",
     schema.RolloutSpec: "`rollout`",
     schema.RewardSpec: "A reward",
+    schema.EnvironmentSpec: "`environment`",
     schema.LoraSpec: "`lora`",
     schema.CompareSpec: "`compare`",
 }
@@ -43,6 +44,7 @@ NAMES: dict[type[BaseModel], str] = {
     schema.TrainSpec: "[train](#train)",
     schema.RolloutSpec: "[rollout](#rollout)",
     schema.RewardSpec: "[reward](#a-reward)",
+    schema.EnvironmentSpec: "[environment](#environment)",
     schema.LoraSpec: "[lora](#lora)",
     schema.CompareSpec: "[compare](#compare)",
     LabellerSpec: "[labeller](#a-labeller)",
@@ -65,7 +67,7 @@ MEANINGS = {
     "StageSpec.train": "how long, how fast, how often",
     "StageSpec.rollout": "how responses are sampled (on-line methods and `collect`)",
     "StageSpec.reward": "what is maximised (on-line methods), or judges (`collect`)",
-    "DataSpec.path": "file, folder, hub id, `stage:NAME`, `tunnel:WHAT`, "
+    "DataSpec.path": "file, folder, hub id, `stage:NAME`, `tunnel:WHAT`, `agents:WHAT`, "
     "`instructions:prompts` or `reasoning-gym:DATASET`",
     "DataSpec.kind": "read the rows as this; `auto` is what the algorithm needs",
     "DataSpec.format": "a format's name from [data.md](data.md); `auto` detects it",
@@ -83,7 +85,7 @@ MEANINGS = {
     "TrainSpec.gradient_checkpointing": "recompute layers in the backward pass: slow, saves memory",
     "TrainSpec.checkpoint_every": "iterations between two checkpoints; the last is always saved",
     "TrainSpec.keep_checkpoints": "how many of the newest stay on disk",
-    "RolloutSpec.max_new_tokens": "a longer response is cut off and counts as unfinished",
+    "RolloutSpec.max_new_tokens": "a longer response or turn is cut off and counts as unfinished",
     "RolloutSpec.temperature": "logits are divided by it",
     "RolloutSpec.top_p": "sample from the smallest set with this probability; 1 is off",
     "RolloutSpec.top_k": "sample from the k most likely tokens; 0 is off",

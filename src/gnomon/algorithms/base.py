@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from gnomon.agents.episodes import EpisodeRunner
 from gnomon.data.batch import Batch
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.readers import Skipped
@@ -83,6 +84,7 @@ class Ingredients:
         text: pretraining text to mix in, one group per document.
         normalisation_groups: demonstrations on which a reward model's mean becomes zero.
         engine, reward, observers: of on-line methods; observers are logged, never trained on.
+        environment: plays episodes of several turns, whose return is (part of) the reward.
         batch_size: groups or prompts per iteration.
         iterations: how many iterations the stage runs.
         tokens_per_microbatch: the budget of one forward pass.
@@ -104,6 +106,7 @@ class Ingredients:
     normalisation_groups: Sequence[TokenGroup] = ()
     engine: Engine | None = None
     reward: Reward | None = None
+    environment: EpisodeRunner | None = None
     observers: Sequence[Reward] = ()
     sampling: Sampling = field(default_factory=Sampling)
     max_reward_errors: float = 0.05

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from gnomon.algorithms.episodes import written
 from gnomon.algorithms.on_policy import Rollout
 from gnomon.evals.statistics import pass_at_k
 
@@ -56,7 +57,7 @@ def group_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
                 metrics[f"pass@{k}"] = sum(found) / len(found)
     for name, wanted in (("length_correct", True), ("length_incorrect", False)):
         lengths = [
-            len(c.ids)
+            written(c)
             for r, row in zip(rollouts, right, strict=True)
             for c, v in zip(r.completions, row, strict=True)
             if v is wanted

@@ -27,6 +27,14 @@ from gnomon.algorithms.base import (
     Minibatch,
     Settings,
 )
+from gnomon.algorithms.episodes import (
+    as_response,
+    episode_series,
+    play,
+    shown,
+    with_returns,
+    written,
+)
 from gnomon.algorithms.prefetch import Prefetch
 from gnomon.algorithms.rollout_state import pack_rollouts, unpack_rollouts
 from gnomon.data.batch import Batch
@@ -139,6 +147,8 @@ class OnPolicy(Algorithm):
         if not given.sampling.max_staleness:
             return None
         problem = self.stale_problem(self.settings)
+        if given.environment is not None:
+            problem = "episodes are not sampled ahead of training"
         if isinstance(given.reward, Rounds):
             problem = "people judge in rounds, which cannot run ahead"
         if problem is not None:
@@ -163,6 +173,14 @@ class OnPolicy(Algorithm):
         if self.prefetch is not None:
             self.prefetch.close()
 
+    @property
+    def longest_response(self) -> int:
+        """The most tokens a response may have: an episode's budget where there is one."""
+        environment = self.ingredients.environment
+        if environment is not None:
+            return environment.max_episode_tokens
+        return self.ingredients.sampling.params.max_new_tokens
+
     def sampled(
         self, prompts: Sequence[EncodedPrompt], temperature: float, iteration: int
     ) -> list[Rollout]:
@@ -173,9 +191,11 @@ class OnPolicy(Algorithm):
     def rollout(
         self, prompts: Sequence[EncodedPrompt], temperature: float, seed: int, samples: int
     ) -> list[Rollout]:
-        """Sample every prompt ``samples`` times and score what comes back."""
+        """Sample every prompt ``samples`` times and score what comes back; with an environment,
+        play as many episodes of it."""
         engine, reward = self.ingredients.engine, self.ingredients.reward
-        if engine is None or reward is None:
+        environment = self.ingredients.environment
+        if engine is None or (reward is None and environment is None):
             raise ConfigError(f"{self.name} samples its own responses: give the stage a reward")
         engine.sync_weights()
         n = samples
@@ -184,13 +204,22 @@ class OnPolicy(Algorithm):
             for i, p in enumerate(prompts)
         ]
         params = replace(self.ingredients.sampling.params, temperature=temperature)
-        completions = engine.generate(requests, params, self.on_progress)
+        completions: list[Sequence[Completion]]
+        if environment is None:
+            completions = [*engine.generate(requests, params, self.on_progress)]
+        else:
+            prompts, completions = play(
+                environment, engine, prompts, requests, params, self.on_progress
+            )
         finished = [
             Sample(p.prompt, c.text, p.ids, c.ids, c.finished)
             for p, row in zip(prompts, completions, strict=True)
             for c in row
         ]
-        scores = score_safely(reward, finished)
+        scores = [] if reward is None else score_safely(reward, finished)
+        if environment is not None:
+            flat = [c for row in completions for c in row]
+            scores = with_returns(environment.name, flat, None if reward is None else scores)
         observed = {o.name: score_safely(o, finished) for o in self.ingredients.observers}
         out: list[Rollout] = []
         for i, (prompt, row) in enumerate(zip(prompts, completions, strict=True)):
@@ -213,8 +242,10 @@ class OnPolicy(Algorithm):
         rollouts = answers() if self.prefetch is None else self.prefetch.alone(answers)
         groups = [g for i, r in enumerate(rollouts) if (g := token_group(r, f"eval:{i}"))]
         series = score_series(rollouts)
-        series["length"] = [float(len(c.ids)) for r in rollouts for c in r.completions]
-        finished = [c.finished for r in rollouts for c in r.completions]
+        completions = [c for r in rollouts for c in r.completions]
+        series["length"] = [float(written(c)) for c in completions]
+        series |= episode_series(completions)
+        finished = [c.finished for c in completions]
         if groups and "reference" in self.roles:
             series["kl"] = self.response_kl(groups, temperature).tolist()
         intervals = {name: mean_interval(values) for name, values in series.items() if values}
@@ -268,12 +299,7 @@ class Annotated:
 def token_group(rollout: Rollout, group_id: str) -> TokenGroup | None:
     """A rollout as a group; responses whose reward failed are left out (None when all are)."""
     responses = tuple(
-        TokenResponse(
-            ids=c.ids,
-            mask=[True] * len(c.ids),
-            token={"sampler_logprobs": c.logprobs.float().cpu()},
-            scalar={"reward": float(s.value), "finished": float(c.finished)},
-        )
+        as_response(c, reward=float(s.value), finished=float(c.finished))
         for c, s in zip(rollout.completions, rollout.scores, strict=True)
         if s.value is not None and len(c.ids)
     )
@@ -351,7 +377,8 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     rewards = [s.value for r in rollouts for s in r.scores if s.value is not None]
     mean = sum(rewards) / max(1, len(rewards))
     metrics["reward_std"] = math.sqrt(sum((x - mean) ** 2 for x in rewards) / max(1, len(rewards)))
-    metrics["length"] = sum(len(c.ids) for c in completions) / len(completions)
+    metrics["length"] = sum(written(c) for c in completions) / len(completions)
+    metrics |= {k: sum(v) / len(v) for k, v in episode_series(completions).items() if v}
     metrics["finished"] = sum(c.finished for c in completions) / len(completions)
     metrics["reward_errors"] = float(sum(s.error is not None for r in rollouts for s in r.scores))
     for name in rollouts[0].observed:
@@ -394,11 +421,11 @@ def sample_rows(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
                     "prompt_id": prompt.id,
                     "category": prompt.category,
                     "prompt": text,
-                    "response": completion.text,
+                    "response": shown(completion),
                     "reward": score.value,
                     "parts": json.dumps({**score.parts, **observed}),
                     "error": score.error,
-                    "length": len(completion.ids),
+                    "length": written(completion),
                     "finished": completion.finished,
                 }
             )

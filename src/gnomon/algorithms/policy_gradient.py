@@ -146,7 +146,7 @@ class PolicyGradient(OnPolicy):
             cut = torch.tensor([1.0 - v["finished"] for v in scalars])
             rewards = rewards - s.truncated_penalty * cut
         if s.overlong_buffer:
-            longest = self.ingredients.sampling.params.max_new_tokens
+            longest = self.longest_response
             lengths = torch.tensor([len(r.ids) for g in groups for r in g.responses])
             buffer = round(s.overlong_buffer * longest)
             fall = soft_overlong_penalty(lengths, max_length=longest, buffer=buffer)
@@ -284,7 +284,7 @@ class PolicyGradient(OnPolicy):
             step_denominator(
                 lengths,
                 mode=s.aggregation,
-                max_length=s.constant_length or self.ingredients.sampling.params.max_new_tokens,
+                max_length=s.constant_length or self.longest_response,
             )
         )
         out: list[TokenGroup] = []

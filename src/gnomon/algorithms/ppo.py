@@ -5,6 +5,9 @@ for the penalty in the reward and its adaptive coefficient, Ouyang et al. 2022 (
 pretraining mix. One token is one action; an episode is a response, scored at its last token:
 
     r_t = -beta * (log pi(a_t) - log pi_ref(a_t)) + [t = T] * score
+
+In an environment each turn's reward lies on its last token, and T gets the rest of the score. What
+the model was told is no action: it has no reward, advantage, return or loss.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from gnomon.algorithms.base import Ingredients, LossOutput, Settings, Totals, mean_metric
+from gnomon.algorithms.episodes import remaining_reward
 from gnomon.algorithms.on_policy import (
     Annotated,
     OnPolicy,
@@ -107,20 +111,18 @@ class PPO(OnPolicy):
         columns = annotate_tokens(
             groups, self._forward, self.ingredients.tokens_per_microbatch, self.ingredients.device
         )
-        everywhere = torch.ones_like(columns["advantages"], dtype=torch.bool)
+        responses = [r for g in groups for r in g.responses]
+        chosen = torch.tensor([bool(m) for r in responses for m in r.mask], dtype=torch.bool)
         if self.settings.whiten_advantages:
-            columns["advantages"] = whiten(columns["advantages"], everywhere)
-        mismatch = torch.cat([r.token["sampler_logprobs"] for g in groups for r in g.responses])
-        responses = sum(len(g.responses) for g in groups)
-        log_ratio = columns["old_logprobs"] - columns["ref_logprobs"]
+            columns["advantages"] = whiten(columns["advantages"], chosen)
+        sampler = torch.cat([r.token["sampler_logprobs"] for r in responses])[chosen]
+        old, ref = columns["old_logprobs"][chosen], columns["ref_logprobs"][chosen]
         metrics = {
-            "kl": float(log_ratio.sum()) / responses,
-            "kl_k3": float(
-                kl_estimate(columns["old_logprobs"], columns["ref_logprobs"], "k3").mean()
-            ),
-            "mismatch": float((columns["old_logprobs"] - mismatch).abs().mean()),
+            "kl": float((old - ref).sum()) / len(responses),
+            "kl_k3": float(kl_estimate(old, ref, "k3").mean()),
+            "mismatch": float((old - sampler).abs().mean()),
             "explained_variance": float(
-                explained_variance(columns["old_values"], columns["returns"], everywhere)
+                explained_variance(columns["old_values"], columns["returns"], chosen)
             ),
             "beta": self.beta,
         }
@@ -149,14 +151,25 @@ class PPO(OnPolicy):
         score = batch.scalar["reward"] - s.no_eos_penalty * (1 - finished)
         if s.reward_clip is not None:
             score = score.clamp(-s.reward_clip, s.reward_clip)
+        mask = batch.response_mask
         last = batch.response_start[1:] - 1
-        rewards = torch.zeros_like(old) if self._kl_in_loss else -self.beta * (old - ref)
+        rewards = torch.zeros_like(old) if self._kl_in_loss else -self.beta * (old - ref) * mask
+        turns = batch.token.get("turn_rewards")
+        if turns is not None:
+            rewards = rewards + turns
+            score = remaining_reward(score, turns, batch.response_of)
         rewards = rewards.index_add(0, last, score.to(rewards.dtype))
         bootstrap = None
         if s.bootstrap_truncated:  # the value of the state that the last token leads to
             bootstrap = critic.scores(batch, hidden=hidden).float() * (1 - finished)
         advantages, returns = gae(
-            rewards, values, batch.response_start, gamma=s.gamma, lam=s.lam, bootstrap=bootstrap
+            rewards,
+            values,
+            batch.response_start,
+            gamma=s.gamma,
+            lam=s.lam,
+            bootstrap=bootstrap,
+            response_mask=None if bool(mask.all()) else mask,
         )
         return {
             "old_logprobs": old,

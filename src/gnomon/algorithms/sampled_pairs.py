@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from gnomon.algorithms.episodes import as_response
 from gnomon.algorithms.on_policy import Rollout
 from gnomon.data.records import Comparison, TokenGroup, TokenResponse
 from gnomon.rewards.human import Comparing
@@ -46,6 +47,7 @@ class PairMaking:
         else:
             texts = [c.text for c, _ in scored]
             compared = self.judge.compare(rollout.prompt.prompt, texts)
+        made = [as_response(c) for c, _ in scored]
         ids = [c.ids for c, _ in scored]
         strict = [c for c in compared if not c.tie and ids[c.better] != ids[c.worse]]
         ties = len(compared) - len(strict)
@@ -61,7 +63,7 @@ class PairMaking:
         place = {i: k for k, i in enumerate(used)}
         responses = tuple(
             TokenResponse(
-                ids[i], [True] * len(ids[i]), scalar={"rank": ranks[i], "reward": rewards[i]}
+                made[i].ids, made[i].mask, scalar={"rank": ranks[i], "reward": rewards[i]}
             )
             for i in used
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from gnomon.agents.load import environment_factory
 from gnomon.algorithms.base import Algorithm
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
@@ -56,6 +57,7 @@ def check_stage(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) ->
     stage_settings(stage)
     _check_start(recipe, stage, run)
     _check_sense(stage)
+    _check_environment(stage, base)
     position = [s.name for s in recipe.stages].index(stage.name)
     check_labels(stage.reward, stage.observe)
     _check_rewards([*stage.reward, *stage.observe], recipe, position, run, base)
@@ -92,11 +94,11 @@ def _check_sense(stage: StageSpec) -> None:
     settings = stage_settings(stage)
     algorithm = None if stage.algorithm == COLLECT else find_algorithm(stage.algorithm)
     samples = algorithm is None or algorithm.data == "prompts"
-    judged = bool(stage.reward or getattr(settings, "labellers", None))
+    judged = bool(stage.reward or stage.environment or getattr(settings, "labellers", None))
     if samples and not judged:
         raise ConfigError(
             "it samples its own responses and needs a reward: reward: [{model: STAGE}], "
-            "[{function: file.py:name}] or [{builtin: gold}]"
+            "[{function: file.py:name}] or [{builtin: gold}], or an environment"
             + (", or settings.labellers" if algorithm is None else "")
         )
     if not samples and (stage.reward or stage.observe):
@@ -142,6 +144,28 @@ def _check_rollout(stage: StageSpec, algorithm: type[Algorithm] | None, settings
     problem = algorithm.stale_problem(settings)
     if problem is not None:
         raise ConfigError(f"rollout.max_staleness: {problem}")
+
+
+def _check_environment(stage: StageSpec, base: Path) -> None:
+    """It exists, and the stage can play it."""
+    spec = stage.environment
+    if spec is None:
+        return
+    if stage.algorithm == COLLECT or find_algorithm(stage.algorithm).data != "prompts":
+        raise ConfigError(f"{stage.algorithm} plays no episodes; remove environment")
+    if any(reward.builtin == HUMAN for reward in stage.reward):
+        raise ConfigError(f"{HUMAN} judges answers, not episodes: remove it or environment")
+    if stage.rollout.max_staleness:
+        raise ConfigError(
+            "episodes are not sampled ahead of training: remove rollout.max_staleness or environment"
+        )
+    if any(text.as_text for text in [*stage.data, *stage.eval_data]):
+        raise ConfigError("an environment needs conversations: remove as_text from the data")
+    if any(reward.label == spec.label for reward in stage.reward):
+        raise ConfigError(
+            f"a reward has the environment's name, {spec.label!r}; give it another: name: ..."
+        )
+    environment_factory(spec.name, spec.options, base)
 
 
 def _check_people(stage: StageSpec) -> None:

@@ -19,7 +19,7 @@ def stage_memory(recipe: Recipe, stage: StageSpec) -> MemoryEstimate:
     needs = [need for name in algorithm.roles_for(settings) for need in _needs(name, settings)]
     if any(reward.model for reward in stage.reward):
         needs.append(RoleNeed("reward_model", outputs=1))
-    rollout = stage.rollout.max_rows * stage.rollout.max_new_tokens
+    rollout = stage.rollout.max_rows * stage.response_tokens
     return estimate(
         read_config(fetch(recipe.model)),
         roles=needs,

@@ -99,7 +99,7 @@ def _count(
     pending = any(spec.path.startswith("stage:") for spec in stage.data)
     report = DataReport()
     rows = 0
-    room = stage.rollout.max_new_tokens if kind == "prompts" else 0
+    room = stage.response_tokens if kind == "prompts" else 0
     encoder = plan_encoder(recipe, room)
     sources = [(spec, kind, _HOW.get(kind, "groups")) for spec in [*stage.data, *stage.eval_data]]
     sources += [(spec, "text", "text") for spec in stage.pretraining]

@@ -41,6 +41,7 @@ RESERVED = (
     *("groups_trained", "prompts_sampled", "solved", "unsolved", "clip_low", "clip_high"),
     *("shaped_reward", "reward_std_in_group", "length_correct", "length_incorrect"),
     *("staleness", "rollout_wait"),
+    *("return", "turns", "tool_calls", "tool_errors", "episode_tokens"),
 )
 """Names of metrics that a reward's own column must not take."""
 

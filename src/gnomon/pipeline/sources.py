@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gnomon.agents.calculator import calculator_prompts
+from gnomon.agents.demonstrations import calculator_demonstrations, rooms_demonstrations
+from gnomon.agents.rooms import rooms_prompts
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.data.encode import Encoder, How
 from gnomon.data.readers import Skipped, read_groups
@@ -77,8 +81,8 @@ def _read_one(
     spec: DataSpec, base: Path, stage_groups: Callable[[str], Path], kind: str
 ) -> tuple[list[Group], list[Skipped]]:
     where, colon, what = spec.path.partition(":")
-    if colon and where == "tunnel":
-        return tunnel_groups(what, spec.options), []
+    if colon and where in BUILTIN:
+        return tunnel_groups(what, spec.options, where), []
     if colon and where in GENERATED:
         return generated_groups(where, what, spec.options), []
     if colon and where == "stage":
@@ -123,8 +127,8 @@ def check_source(spec: DataSpec, base: Path) -> None:
         DataError, ConfigError: no such file or built-in source, with what comes nearest.
     """
     where, colon, what = spec.path.partition(":")
-    if colon and where == "tunnel":
-        tunnel_source(what, spec.options)
+    if colon and where in BUILTIN:
+        tunnel_source(what, spec.options, where)
         return
     if colon and where in GENERATED:
         check_generated(where, what, spec.options)
@@ -148,42 +152,63 @@ def _text(n: int, seed: int = 0) -> list[Group]:
     ]
 
 
+def _groups_of(make: Callable[..., list[Prompt]]) -> Callable[..., list[Group]]:
+    """The same source, with the same options, giving groups without responses."""
+
+    @functools.wraps(make)
+    def groups(*args: Any, **options: Any) -> list[Group]:
+        return [Group(prompt) for prompt in make(*args, **options)]
+
+    return groups
+
+
 TUNNEL: Mapping[str, Callable[..., list[Group]]] = {
     "demonstrations": demonstrations,
     "prompts": _prompts,
     "text": _text,
 }
+AGENTS: Mapping[str, Callable[..., list[Group]]] = {
+    "calculator": _groups_of(calculator_prompts),
+    "calculator-demonstrations": calculator_demonstrations,
+    "rooms": _groups_of(rooms_prompts),
+    "rooms-demonstrations": rooms_demonstrations,
+}
+BUILTIN = {"tunnel": TUNNEL, "agents": AGENTS}
 
 
-def tunnel_groups(what: str, options: Mapping[str, Any]) -> list[Group]:
-    """Groups of the built-in world: ``demonstrations``, ``prompts`` or ``text``.
+def tunnel_groups(what: str, options: Mapping[str, Any], where: str = "tunnel") -> list[Group]:
+    """Groups of the built-in world (``demonstrations``, ``prompts``, ``text``) or, with ``where``
+    "agents", of the built-in tasks.
 
     Raises:
         ConfigError: unknown source or option, naming those there are.
     """
-    make = tunnel_source(what, options)
+    make = tunnel_source(what, options, where)
     try:
         return make(**options)
     except (TypeError, ValueError, KeyError) as error:
-        raise ConfigError(f"data 'tunnel:{what}': its options {dict(options)}: {error}") from error
+        raise ConfigError(f"data '{where}:{what}': its options {dict(options)}: {error}") from error
 
 
-def tunnel_source(what: str, options: Mapping[str, Any]) -> Callable[..., list[Group]]:
+def tunnel_source(
+    what: str, options: Mapping[str, Any], where: str = "tunnel"
+) -> Callable[..., list[Group]]:
     """The function behind a source of the built-in world, which takes these options.
 
     Raises:
         ConfigError: see :func:`tunnel_groups`.
     """
-    if what not in TUNNEL:
-        near = difflib.get_close_matches(what, TUNNEL, n=1)
-        hint = f"did you mean 'tunnel:{near[0]}'?" if near else f"choose one of {', '.join(TUNNEL)}"
-        raise ConfigError(f"data 'tunnel:{what}': {hint}")
-    make = TUNNEL[what]
+    known = BUILTIN[where]
+    if what not in known:
+        near = difflib.get_close_matches(what, known, n=1)
+        hint = f"did you mean '{where}:{near[0]}'?" if near else f"choose one of {', '.join(known)}"
+        raise ConfigError(f"data '{where}:{what}': {hint}")
+    make = known[what]
     try:
         inspect.signature(make).bind(**options)
     except TypeError as error:
-        known = ", ".join(inspect.signature(make).parameters)
-        raise ConfigError(f"data 'tunnel:{what}': {error}; its options are {known}") from error
+        names = ", ".join(inspect.signature(make).parameters)
+        raise ConfigError(f"data '{where}:{what}': {error}; its options are {names}") from error
     return make
 
 
@@ -247,8 +272,8 @@ def recipe_encoder(
     longest = window - new_tokens
     if longest < 1:
         raise ConfigError(
-            f"rollout.max_new_tokens ({new_tokens}) leaves no room for a prompt in the {window} "
-            "tokens of max_length and the model's window"
+            f"rollout.max_new_tokens, or environment.max_episode_tokens ({new_tokens}), leaves no "
+            f"room for a prompt in the {window} tokens of max_length and the model's window"
         )
     limits = [n for n in (recipe.max_prompt_length, longest if new_tokens else None) if n]
     return Encoder(

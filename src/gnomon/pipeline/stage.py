@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 
+from gnomon.agents.episodes import EpisodeRunner
 from gnomon.algorithms.base import (
     Algorithm,
     Ingredients,
@@ -30,6 +31,7 @@ from gnomon.models.roles import Role
 from gnomon.models.save import LoadedReward, save_policy, save_reward_model
 from gnomon.pipeline.collect import COLLECT, Collector, CollectSettings, collect
 from gnomon.pipeline.engines import make_engine
+from gnomon.pipeline.environments import build_environment, openings
 from gnomon.pipeline.reference_cache import ReferenceCache
 from gnomon.pipeline.resolve import (
     DATA_KIND,
@@ -217,7 +219,7 @@ class StageRun:
             self.recipe,
             loaded.tokenizer,
             context=context_of(loaded.model.config),
-            new_tokens=self.stage.rollout.max_new_tokens if samples else 0,
+            new_tokens=self.stage.response_tokens if samples else 0,
         )
 
     def _resume_step(self) -> int | None:
@@ -245,14 +247,18 @@ class StageRun:
             "max_reward_errors": stage.max_reward_errors,
         }
         if algorithm.data == "prompts":
-            prompts = encode_prompts(encoder, groups, self.report)
+            environment = self._environment(builder, encoder)
+            prompts = encode_prompts(encoder, openings(environment, groups), self.report)
             return Ingredients(
                 **common,
                 iterations=self._iterations(len(prompts)),
                 prompts=prompts,
-                eval_prompts=encode_prompts(encoder, held_out, self.report)[: train.eval_size],
+                eval_prompts=encode_prompts(encoder, openings(environment, held_out), self.report)[
+                    : train.eval_size
+                ],
                 engine=self._engine(roles["policy"], encoder),
-                reward=self._reward(builder),
+                reward=None if environment and not stage.reward else self._reward(builder),
+                environment=environment,
                 observers=[
                     one_reward(
                         spec,
@@ -361,6 +367,13 @@ class StageRun:
 
     def _load_reward(self, builder: RoleBuilder, name: str) -> LoadedReward:
         return builder.reward(reward_folder(self.recipe, self.run, self.base, name))
+
+    def _environment(self, builder: RoleBuilder, encoder: Encoder) -> EpisodeRunner | None:
+        spec = self.stage.environment
+        if spec is None:
+            return None
+        window = context_of(builder.trunk.model.config) or self.recipe.max_length
+        return build_environment(spec, encoder, base=self.base, window=window)
 
     def _reward(self, builder: RoleBuilder) -> Any:
         if not self.stage.reward:

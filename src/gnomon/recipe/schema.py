@@ -30,7 +30,8 @@ class DataSpec(Spec):
 
     ``path`` is a file, a folder or a hub id; ``stage:NAME`` takes what an earlier ``collect`` stage
     of the same recipe wrote; ``tunnel:demonstrations`` and the like are the built-in world, and
-    ``instructions:prompts`` and ``reasoning-gym:DATASET`` make prompts that a verifier can check.
+    ``agents:calculator`` and the like the built-in tasks; ``instructions:prompts`` and
+    ``reasoning-gym:DATASET`` make prompts that a verifier can check.
     """
 
     path: str
@@ -141,6 +142,36 @@ class RewardSpec(Spec):
         return re.sub(r"[^A-Za-z0-9_]+", "_", raw).strip("_")
 
 
+class EnvironmentSpec(Spec):
+    """A task of several turns that the policy works on, in place of, or beside, a ``reward``.
+
+    ``name`` is ``calculator``, ``rooms``, ``gymnasium``, ``package.module:name`` or
+    ``path/to/file.py:name``; see [agents.md](agents.md).
+    """
+
+    name: str = Field(description="which environment; a bare string is this")
+    options: dict[str, Any] = Field(default_factory=dict, description="its keyword arguments")
+    max_turns: int = Field(8, ge=1, description="turns of the policy in an episode")
+    max_episode_tokens: int = Field(
+        512, ge=1, description="tokens of an episode after its opening, tool output included"
+    )
+    calls: Literal["auto", "hermes", "llama", "python"] = Field(
+        "auto", description="how tool calls are written; auto is the chat template's way"
+    )
+    show_tools: bool = Field(True, description="list the tools in the system turn")
+    observation_role: Literal["tool", "user"] = Field(
+        "tool", description="the role that tool output is written in"
+    )
+    step_timeout_s: float | None = Field(
+        60.0, gt=0, description="seconds a step may take; null runs steps without a limit"
+    )
+    workers: int = Field(1, ge=1, description="environments stepped at the same time, in threads")
+
+    @property
+    def label(self) -> str:
+        return re.sub(r"[^A-Za-z0-9_]+", "_", self.name.split(":")[-1]).strip("_")
+
+
 def data_list(value: Any) -> Any:
     """One source or several; a bare string is a path."""
     items = value if isinstance(value, list) else [value]
@@ -172,6 +203,9 @@ class StageSpec(Spec):
     train: TrainSpec = TrainSpec()
     rollout: RolloutSpec = RolloutSpec()
     reward: list[RewardSpec] = Field(default_factory=list)
+    environment: EnvironmentSpec | None = Field(
+        None, description="episodes of several turns; their return is added to any reward"
+    )
     observe: list[RewardSpec] = Field(
         default_factory=list, description="rewards that are logged but never trained on"
     )
@@ -199,6 +233,18 @@ class StageSpec(Spec):
     @classmethod
     def _reward_list(cls, value: Any) -> Any:
         return reward_list(value)
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _environment(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def response_tokens(self) -> int:
+        """The most tokens that a response adds to its prompt."""
+        if self.environment is not None:
+            return self.environment.max_episode_tokens
+        return self.rollout.max_new_tokens
 
 
 class CompareSpec(Spec):

@@ -62,35 +62,32 @@ def _short(item: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def load_function(reference: str, base: Path) -> Callable[..., Any]:
+def load_function(reference: str, base: Path, what: str = "reward function") -> Callable[..., Any]:
     """The object that ``package.module:name`` or ``file.py:name`` refers to.
 
     Args:
         reference: as written in the recipe.
         base: the folder that a relative file is looked up in.
+        what: what it is, for the errors.
 
     Raises:
         ConfigError: no such module, file or name, with the reason.
     """
     where, colon, name = reference.rpartition(":")
     if not colon or not where or not name:
-        raise ConfigError(f"reward function {reference!r}: write module:name or path/file.py:name")
+        raise ConfigError(f"{what} {reference!r}: write module:name or path/file.py:name")
     try:
         file = base / where if where.endswith(".py") else None
         with _importable(base if file is None else file.parent):
             module = importlib.import_module(where) if file is None else _load_file(file)
     except (Exception, SystemExit) as error:  # a user's module may raise anything at import
-        raise ConfigError(
-            f"reward function {reference!r}: cannot import {where}: {_said(error)}"
-        ) from error
+        raise ConfigError(f"{what} {reference!r}: cannot import {where}: {_said(error)}") from error
     found = getattr(module, name, None)
     if not callable(found):
         known = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
-        raise ConfigError(
-            f"reward function {reference!r}: {where} has no function {name!r}; {hint}"
-        )
+        raise ConfigError(f"{what} {reference!r}: {where} has no function {name!r}; {hint}")
     return found  # type: ignore[no-any-return]
 
 

@@ -33,10 +33,11 @@ def score_safely(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
     if len(scores) != len(samples):
         message = f"{reward.name}: returned {len(scores)} scores for {len(samples)} samples"
         return [Score(None, error=message) for _ in samples]
-    return [_checked(reward.name, score) for score in scores]
+    return [checked(reward.name, score) for score in scores]
 
 
-def _checked(name: str, score: Any) -> Score:
+def checked(name: str, score: Any) -> Score:
+    """The score, its error named; one whose value is no finite number becomes an error."""
     if not isinstance(score, Score):
         return Score(None, error=f"{name}: gave a {type(score).__name__}, not a Score")
     if score.error is not None:

@@ -1,0 +1,108 @@
+"""Calling environments so that one that raises or hangs takes nothing else with it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from gnomon.errors import RunError
+
+T = TypeVar("T")
+
+
+class StepError(Exception):
+    """What went wrong in an environment, in words; ``hung`` where its call never came back."""
+
+    def __init__(self, message: str, hung: bool = False) -> None:
+        super().__init__(message)
+        self.hung = hung
+
+
+def guarded(
+    jobs: Sequence[Callable[[], T]], timeout_s: float | None, workers: int = 1
+) -> list[T | StepError]:
+    """The result of each job in order, or the StepError that took its place.
+
+    Args:
+        timeout_s: seconds per job. A job that takes longer is left behind in its thread (threads
+            cannot be killed) and counts as failed; the others go on. None runs all jobs here, one
+            after another, without a limit.
+        workers: jobs that run at the same time.
+
+    Raises:
+        RunError: a job says that the run must stop.
+    """
+    if timeout_s is None:
+        return [_call(job) for job in jobs]
+    board = _Board(jobs, timeout_s)
+    for _ in range(min(workers, len(jobs))):
+        board.hire()
+    return board.wait()
+
+
+def _call(job: Callable[[], T]) -> T | StepError:
+    try:
+        return job()
+    except RunError:
+        raise
+    except (Exception, SystemExit) as error:
+        return StepError(f"{type(error).__name__}: {error}")
+
+
+class _Board:
+    """Jobs, who works on which since when, and what came back."""
+
+    def __init__(self, jobs: Sequence[Callable[[], Any]], timeout_s: float) -> None:
+        self.jobs = jobs
+        self.timeout_s = timeout_s
+        self.results: dict[int, Any] = {}
+        self.running: dict[int, float] = {}
+        self.next = 0
+        self.stop: RunError | None = None
+        self.changed = threading.Condition()
+
+    def hire(self) -> None:
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            with self.changed:
+                if self.next >= len(self.jobs) or self.stop is not None:
+                    return
+                mine = self.next
+                self.next += 1
+                self.running[mine] = time.monotonic()
+            result: Any
+            stop: RunError | None = None
+            try:
+                result = _call(self.jobs[mine])
+            except RunError as error:
+                result, stop = StepError(str(error)), error
+            with self.changed:
+                if mine in self.results:
+                    return  # given up on, and replaced
+                self.results[mine] = result
+                self.running.pop(mine, None)
+                self.stop = self.stop or stop
+                self.changed.notify()
+
+    def wait(self) -> list[Any]:
+        with self.changed:
+            while len(self.results) < len(self.jobs) and self.stop is None:
+                oldest = min(self.running.values(), default=None)
+                now = time.monotonic()
+                left = self.timeout_s if oldest is None else oldest + self.timeout_s - now
+                if left > 0:
+                    self.changed.wait(left)
+                    continue
+                late = [j for j, t in self.running.items() if t + self.timeout_s <= now]
+                for job in late:
+                    del self.running[job]
+                    message = f"took longer than {self.timeout_s:g} s (step_timeout_s)"
+                    self.results[job] = StepError(message, hung=True)
+                    self.hire()
+        if self.stop is not None:
+            raise self.stop
+        return [self.results[i] for i in range(len(self.jobs))]

@@ -1,0 +1,87 @@
+"""From a name to environments."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gnomon.agents.protocol import Environment
+from gnomon.agents.tools import Tool
+from gnomon.errors import ConfigError
+from gnomon.rewards.function import load_function
+from gnomon.rewards.verifiers.adapter import load_factory
+
+BUILTIN: Mapping[str, str] = {
+    "calculator": "gnomon.agents.calculator:Calculator",
+    "rooms": "gnomon.agents.rooms:Rooms",
+    "gymnasium": "gnomon.agents.adapters:gymnasium_text",
+}
+"""Names of environments that come with gnomon, and where each is made."""
+
+
+def environment_factory(
+    name: str, options: Mapping[str, Any], base: Path
+) -> Callable[[], Environment]:
+    """What makes an environment per episode.
+
+    Args:
+        name: of ``BUILTIN``, ``package.module:name`` or ``file.py:name``; a class, or a function
+            that returns an environment.
+        options: its keyword arguments.
+        base: the folder that a file is looked up in.
+
+    Raises:
+        ConfigError: no such environment, options it does not take, or one that lacks a method.
+    """
+    if ":" not in name:
+        if name not in BUILTIN:
+            near = difflib.get_close_matches(name, BUILTIN, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(BUILTIN)}"
+            raise ConfigError(
+                f"no environment {name!r}; {hint} Your own is module:name or file.py:name."
+            )
+        found: Callable[..., Any] = load_factory(BUILTIN[name])
+    else:
+        found = load_function(name, base, what="environment")
+    try:
+        inspect.signature(found).bind(**options)
+    except TypeError as error:
+        raise ConfigError(f"environment {name!r}: its options: {error}") from error
+    except ValueError:  # no signature to be had
+        pass
+
+    def make() -> Environment:
+        environment: Environment = found(**options)
+        return environment
+
+    _try(name, make)
+    return make
+
+
+def _try(name: str, make: Callable[[], Environment]) -> None:
+    """Make one, so that what is wrong with it is known before anything is trained."""
+    try:
+        environment = make()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"environment {name!r} could not be made: {type(error).__name__}: {error}"
+        ) from error
+    lacking = [m for m in ("reset", "step", "close") if not callable(getattr(environment, m, None))]
+    tools = getattr(environment, "tools", None)
+    if lacking or tools is None:
+        missing = [*lacking, *(["tools"] if tools is None else [])]
+        raise ConfigError(
+            f"environment {name!r}: a {type(environment).__name__} has no {', '.join(missing)}"
+        )
+    wrong = [t for t in tools if not isinstance(t, Tool)]
+    if wrong:
+        raise ConfigError(
+            f"environment {name!r}: its tools must be Tool objects, not {str(wrong[0])[:60]!r}; "
+            "use Tool.of(function)"
+        )
+    environment.close()
