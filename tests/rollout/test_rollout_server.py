@@ -163,6 +163,15 @@ def test_what_is_not_understood_is_refused_and_the_server_goes_on(
     assert client(policy(), url, tmp_path).generate(REQUESTS, PARAMS)
 
 
+def test_a_web_page_cannot_reach_it(serve: Serve, tiny_folder: Path) -> None:
+    url = urlsplit(serve(TorchHost(tiny_folder)))
+    connection = HTTPConnection(str(url.hostname), url.port, timeout=10)
+    connection.request("POST", "/sample", b"{}", {"Origin": "http://example.org"})
+    answer = connection.getresponse()
+    assert (answer.status, b"not for browsers" in answer.read()) == (403, True)
+    connection.close()
+
+
 def test_a_file_too_large_for_the_model_is_not_even_read(serve: Serve, tiny_folder: Path) -> None:
     url = urlsplit(serve(TorchHost(tiny_folder)))
     connection = HTTPConnection(str(url.hostname), url.port, timeout=10)

@@ -231,6 +231,10 @@ class _Handler(BaseHTTPRequestHandler):
                 return
 
     def _admitted(self) -> bool:
+        if self.headers.get("Origin"):  # a web page, by way of somebody's browser
+            self._start(403)
+            self._line({"error": "this is not for browsers", "kind": "config"})
+            return False
         if self._rollouts.admits(self.headers.get("Authorization")):
             return True
         self._start(401)
