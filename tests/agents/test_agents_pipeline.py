@@ -112,8 +112,8 @@ def test_prompts_that_leave_no_room_for_an_episode_are_listed(
     made = recipe(tiny_folder, tmp_path, environment=wide, data=data)
     ran = opened(made, tmp_path)
     ran.execute(resume=False)
-    assert 0 < len(ran.report.skipped) < 30
-    assert "longer than 32 tokens" in str(ran.report.skipped[0])
+    assert 0 < len(ran.data.report.skipped) < 30
+    assert "longer than 32 tokens" in str(ran.data.report.skipped[0])
 
 
 @pytest.mark.parametrize("name", ["grpo", "ppo"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -21,10 +20,8 @@ from gnomon.algorithms.base import (
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.algorithms.reward_model import RewardModel
-from gnomon.atomic import write_json, write_text
 from gnomon.data.encode import Encoder, How
-from gnomon.data.records import Group, TokenGroup
-from gnomon.data.sampler import split
+from gnomon.data.records import Group
 from gnomon.errors import ConfigError, RunPaused
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.roles import Role
@@ -45,15 +42,12 @@ from gnomon.pipeline.rewards import build_reward, one_reward
 from gnomon.pipeline.roles import RoleBuilder
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.sources import (
-    DataReport,
     context_of,
-    encode,
-    encode_prompts,
     keep_template,
-    read_specs,
     recipe_encoder,
 )
-from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
+from gnomon.pipeline.stage_data import StageData
+from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.rewards.human import HumanQueue
 from gnomon.rollout.protocol import Engine
 from gnomon.train.checkpoint import CheckpointStore
@@ -88,10 +82,10 @@ class StageRun:
         self.folder = folder.stage(stage.name)
         self.base = base
         self.memory = memory or {}
-        self.report = DataReport()
         self.closing = ExitStack()  # engines, sinks: closed when the stage ends, whichever way
         self.device = pick_device(recipe.device)
         self.seed = recipe.seed * 101 + [s.name for s in recipe.stages].index(stage.name)
+        self.data = StageData(stage, base, lambda name: folder.stage(name).groups, self.seed)
 
     def execute(self, resume: bool) -> dict[str, Any]:
         """Run the stage to its end and return its summary (also in stage.json).
@@ -119,7 +113,7 @@ class StageRun:
             else:
                 info |= self._train(loaded, resume)
             self.run.update_manifest(
-                data={f"{self.stage.name}: {k}": v for k, v in self.report.files.items()},
+                data={f"{self.stage.name}: {k}": v for k, v in self.data.report.files.items()},
                 models={self.stage.name: {"from": loaded.source, "sha256": loaded.fingerprint}},
             )
             info["status"] = "done"
@@ -132,16 +126,10 @@ class StageRun:
         finally:
             self.closing.close()
             info |= {name: before[name] + clock() for name, clock in clocks.items()}
-            info["skipped"] = self.report.skipped_info()
-            self._write_skipped()
+            info["skipped"] = self.data.report.skipped_info()
+            self.data.write_skipped(self.folder.path / "skipped.txt")
             self.folder.write_info(info)
         return info
-
-    def _write_skipped(self) -> None:
-        """Every row left out, with its place, the reason and the cure, one a line."""
-        if self.report.skipped:
-            lines = [str(skipped).replace("\n", " ") for skipped in self.report.skipped]
-            write_text(self.folder.path / "skipped.txt", "\n".join(lines) + "\n")
 
     def start_model(self) -> str:
         """Where the stage's weights come from: a stage's folder, or a model's name."""
@@ -158,7 +146,7 @@ class StageRun:
         value_from = self._value_source(settings)
         roles = builder.build(algorithm_class, settings, value_from)
         ingredients = self._ingredients(algorithm_class, roles, builder, encoder)
-        self._same_data(resume)
+        self.data.note(self.folder.path / "data.json", resume)
         cache = ingredients.reference_store = self._reference_cache(settings, loaded, encoder)
         with self._progress(ingredients.iterations) as progress:
             if cache is not None:
@@ -196,24 +184,6 @@ class StageRun:
         folder = Path(self.recipe.output) / ".cache" / "reference"
         return ReferenceCache(folder, loaded.fingerprint, encoder.fingerprint, self.recipe.dtype)
 
-    def _same_data(self, resume: bool) -> None:
-        """Note the data's hashes; a stage that was begun goes on with the same data only.
-
-        Raises:
-            ConfigError: some of it is not what it was, so a resumed run would mix the two.
-        """
-        file = self.folder.path / "data.json"
-        if resume and file.is_file():
-            before = json.loads(file.read_text(encoding="utf-8"))
-            paths = sorted(before.keys() | self.report.files.keys())
-            changed = [p for p in paths if before.get(p) != self.report.files.get(p)]
-            if changed:
-                raise ConfigError(
-                    f"stage {self.stage.name!r}: {', '.join(changed)} changed since this run was "
-                    "begun. Put it back to resume, or begin anew under another name (name=...)."
-                )
-        write_json(file, self.report.files)
-
     def _encoder(self, loaded: LoadedModel, samples: bool) -> Encoder:
         return recipe_encoder(
             self.recipe,
@@ -235,87 +205,77 @@ class StageRun:
         builder: RoleBuilder,
         encoder: Encoder,
     ) -> Ingredients:
-        train, stage = self.stage.train, self.stage
-        groups, held_out = self._groups(DATA_KIND[algorithm.data])
+        train = self.stage.train
+        groups, held_out = self.data.groups(DATA_KIND[algorithm.data])
         common: dict[str, Any] = {
             "roles": roles,
             "seed": self.seed,
             "batch_size": train.batch_size,
             "tokens_per_microbatch": train.tokens_per_microbatch,
-            "text": self._text(encoder),
+            "text": self.data.text(encoder),
             "device": self.device,
-            "max_reward_errors": stage.max_reward_errors,
+            "max_reward_errors": self.stage.max_reward_errors,
         }
         if algorithm.data == "prompts":
-            environment = self._environment(builder, encoder)
-            prompts = encode_prompts(encoder, openings(environment, groups), self.report)
-            return Ingredients(
-                **common,
-                iterations=self._iterations(len(prompts)),
-                prompts=prompts,
-                eval_prompts=encode_prompts(encoder, openings(environment, held_out), self.report)[
-                    : train.eval_size
-                ],
-                engine=self._engine(roles["policy"], encoder),
-                reward=None if environment and not stage.reward else self._reward(builder),
-                environment=environment,
-                observers=[
-                    one_reward(
-                        spec,
-                        base=self.base,
-                        load=lambda name: self._load_reward(builder, name),
-                        tokenizer=builder.trunk.tokenizer,
-                    )
-                    for spec in stage.observe
-                ],
-                sampling=sampling(stage.rollout),
-            )
+            own = self._online(builder, encoder, roles["policy"], groups, held_out)
+        else:
+            own = self._offline(algorithm, encoder, groups, held_out)
+        rows = len(own.get("prompts", own.get("groups", ())))
+        return Ingredients(**common, **own, iterations=self._iterations(rows))
+
+    def _online(
+        self,
+        builder: RoleBuilder,
+        encoder: Encoder,
+        policy: Role,
+        groups: Sequence[Group],
+        held_out: Sequence[Group],
+    ) -> dict[str, Any]:
+        """What a method that samples needs."""
+        stage = self.stage
+        environment = self._environment(builder, encoder)
+        prompts = self.data.prompts(encoder, openings(environment, groups))
+        held_out_prompts = self.data.prompts(encoder, openings(environment, held_out))
+        return {
+            "prompts": prompts,
+            "eval_prompts": held_out_prompts[: stage.train.eval_size],  # of those that can be used
+            "engine": self._engine(policy, encoder),
+            "reward": None if environment and not stage.reward else self._reward(builder),
+            "environment": environment,
+            "observers": [
+                one_reward(
+                    spec,
+                    base=self.base,
+                    load=lambda name: self._load_reward(builder, name),
+                    tokenizer=builder.trunk.tokenizer,
+                )
+                for spec in stage.observe
+            ],
+            "sampling": sampling(stage.rollout),
+        }
+
+    def _offline(
+        self,
+        algorithm: type[Algorithm],
+        encoder: Encoder,
+        groups: Sequence[Group],
+        held_out: Sequence[Group],
+    ) -> dict[str, Any]:
+        """What a method needs whose responses are given."""
         how: How = "demonstrations" if algorithm.data == "demonstrations" else "groups"
-        settings = stage_settings(stage)
+        settings = stage_settings(self.stage)
         encoded, left_out = algorithm.prepare(
-            encode(encoder, groups, how, self.report), settings, training=True
+            self.data.encode(encoder, groups, how), settings, training=True
         )
         evaluated, also = algorithm.prepare(
-            encode(encoder, held_out, how, self.report), settings, training=False
+            self.data.encode(encoder, held_out, how), settings, training=False
         )
-        self.report.skipped += [*left_out, *also]
-        return Ingredients(
-            **common,
-            iterations=self._iterations(len(encoded)),
-            groups=encoded,
-            eval_groups=evaluated[: train.eval_size],  # of those that can be used
-            normalisation_groups=self._demonstrations(stage.normalise_on, encoder),
-        )
-
-    def _groups(self, kind: str) -> tuple[list[Group], list[Group]]:
-        """Training and held-out groups, no prompt on both sides."""
-        groups = self._read(self.stage.data, kind)
-        if not groups:
-            raise ConfigError(f"stage {self.stage.name!r} has no data: give data: [path: ...]")
-        held_out = self._read(self.stage.eval_data, kind)
-        if self.stage.holdout and not held_out:
-            try:
-                groups, held_out = split(groups, self.stage.holdout, self.seed)
-            except ValueError as error:
-                raise ConfigError(f"stage {self.stage.name!r}: {error}; lower holdout") from error
-        return groups, held_out
-
-    def _read(self, specs: Sequence[DataSpec], kind: str) -> list[Group]:
-        return read_specs(
-            specs,
-            base=self.base,
-            stage_groups=lambda name: self.run.stage(name).groups,
-            kind=kind,
-            report=self.report,
-        )
-
-    def _text(self, encoder: Encoder) -> list[TokenGroup]:
-        groups = self._read(self.stage.pretraining, "text")
-        return encode(encoder, groups, "text", self.report)
-
-    def _demonstrations(self, specs: Sequence[DataSpec], encoder: Encoder) -> list[TokenGroup]:
-        groups = self._read(specs, "demonstrations")
-        return encode(encoder, groups, "demonstrations", self.report)
+        self.data.report.skipped += [*left_out, *also]
+        return {
+            "groups": encoded,
+            "eval_groups": evaluated[: self.stage.train.eval_size],  # of those that can be used
+            "normalisation_groups": self.data.normalisers(encoder),
+        }
 
     def _iterations(self, rows: int) -> int:
         train = self.stage.train
@@ -403,9 +363,9 @@ class StageRun:
         builder = RoleBuilder(self.stage, loaded, self.seed)
         encoder = self._encoder(loaded, samples=True)
         policy = Role("policy", builder.trunk)
-        groups, _ = self._groups("prompts")
-        prompts = encode_prompts(encoder, groups, self.report)
-        self._same_data(resume)
+        groups, _ = self.data.groups("prompts")
+        prompts = self.data.prompts(encoder, groups)
+        self.data.note(self.folder.path / "data.json", resume)
         judge: Any
         if settings.labellers:
             judge = [Labeller(**s.model_dump(), seed=self.seed) for s in settings.labellers]
@@ -422,7 +382,7 @@ class StageRun:
         )
         with self._progress(len(prompts)) as progress:
             summary, skipped = collect(collector, prompts, self.folder.path, progress)
-        self.report.skipped += skipped
+        self.data.report.skipped += skipped
         return {"iterations": len(prompts), "summary": summary}
 
     def _progress(self, total: int) -> Progress:
