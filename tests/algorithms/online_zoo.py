@@ -11,8 +11,9 @@ from torch import Tensor
 
 import tiny_world as tw
 from gnomon.algorithms.base import Ingredients, Sampling
-from gnomon.algorithms.on_policy import OnPolicy, Rollout
+from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
+from gnomon.algorithms.rollouts import Rollout
 from gnomon.data.records import TokenGroup
 from gnomon.models.roles import Role
 from gnomon.rewards.protocol import Reward, Sample, Score

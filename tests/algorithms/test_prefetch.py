@@ -15,10 +15,10 @@ from grpo_zoo import ENDS, Spread, loop, make, weights
 from torch import Tensor
 
 import tiny_world as tw
-from gnomon.algorithms.on_policy import Rollout
 from gnomon.algorithms.prefetch import Prefetch, StoppedError
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.algorithms.rollout_state import STORED, pack_rollouts, unpack_rollouts
+from gnomon.algorithms.rollouts import Rollout
 from gnomon.errors import ConfigError, EngineError
 from gnomon.rewards.protocol import Sample, Score
 from gnomon.rollout.protocol import Completion, Request, SamplingParams
@@ -211,7 +211,7 @@ def test_rollouts_come_back_from_a_checkpoint_as_they_were() -> None:
     scores = [Score(0.1, {"x": 1.5}), Score(None, error="it failed")]
     observed = {"gold": [Score(2.0), Score(3.0)]}
     given = [Rollout(prompts[2], completions, scores, observed), Rollout(prompts[0], [], [], {})]
-    back = unpack_rollouts(pack_rollouts(given, prompts), prompts, Rollout)
+    back = unpack_rollouts(pack_rollouts(given, prompts), prompts)
     assert [r.prompt for r in back] == [prompts[2], prompts[0]]
     assert back[0].scores == scores
     assert back[0].observed == observed

@@ -10,7 +10,7 @@ import torch
 from online_zoo import Even, all_groups, loop, make, rollout, split_steps, sum_logprob, trained
 
 import tiny_world as tw
-from gnomon.algorithms.on_policy import Rollout
+from gnomon.algorithms.rollouts import Rollout
 from gnomon.errors import ConfigError
 
 

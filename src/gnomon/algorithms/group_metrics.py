@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from gnomon.algorithms.episodes import written
-from gnomon.algorithms.on_policy import Rollout
+from gnomon.algorithms.rollouts import Rollout
 from gnomon.evals.statistics import pass_at_k
 
 CORRECT = "correct"

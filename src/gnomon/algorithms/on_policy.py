@@ -7,8 +7,6 @@ A method gives ``annotate`` (what each token carries into the loss) and ``loss``
 
 from __future__ import annotations
 
-import json
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,24 +26,28 @@ from gnomon.algorithms.base import (
     Settings,
 )
 from gnomon.algorithms.episodes import (
-    as_response,
     episode_series,
     play,
-    shown,
     with_returns,
     written,
 )
 from gnomon.algorithms.prefetch import Prefetch
 from gnomon.algorithms.rollout_state import pack_rollouts, unpack_rollouts
-from gnomon.data.batch import Batch
-from gnomon.data.pack import microbatches, pack
-from gnomon.data.records import TokenGroup, TokenResponse
+from gnomon.algorithms.rollouts import (
+    Rollout,
+    rollout_metrics,
+    sample_rows,
+    score_series,
+    token_group,
+)
+from gnomon.algorithms.token_columns import per_response_sum
+from gnomon.data.records import TokenGroup
 from gnomon.data.sampler import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
 from gnomon.evals.statistics import mean_interval, wilson_interval
 from gnomon.rewards.guard import score_safely
 from gnomon.rewards.human import Rounds
-from gnomon.rewards.protocol import Sample, Score
+from gnomon.rewards.protocol import Sample
 from gnomon.rollout.protocol import Completion, Request
 
 EVALUATION_SEED = 2**30
@@ -61,16 +63,6 @@ class OnPolicySettings(Settings):
         0.0, ge=0, description="weight of the pretraining-mix term (ptx)"
     )
     pretraining_batch: int = Field(8, ge=1, description="pretraining documents per optimiser step")
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """One prompt's completions with their scores; an observer's scores lie under its name."""
-
-    prompt: EncodedPrompt
-    completions: Sequence[Completion]
-    scores: Sequence[Score]
-    observed: Mapping[str, Sequence[Score]]
 
 
 class OnPolicy(Algorithm):
@@ -166,7 +158,7 @@ class OnPolicy(Algorithm):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.prefetch is not None:
             prompts = self.ingredients.prompts
-            self.prefetch.restore(state["ahead"], lambda s: unpack_rollouts(s, prompts, Rollout))
+            self.prefetch.restore(state["ahead"], lambda s: unpack_rollouts(s, prompts))
 
     def close(self) -> None:
         """Stop what samples ahead; the algorithm is of no use afterwards."""
@@ -294,139 +286,3 @@ class Annotated:
 
     groups: Sequence[TokenGroup]
     metrics: Mapping[str, float]
-
-
-def token_group(rollout: Rollout, group_id: str) -> TokenGroup | None:
-    """A rollout as a group; responses whose reward failed are left out (None when all are)."""
-    responses = tuple(
-        as_response(c, reward=float(s.value), finished=float(c.finished))
-        for c, s in zip(rollout.completions, rollout.scores, strict=True)
-        if s.value is not None and len(c.ids)
-    )
-    if not responses:
-        return None
-    prompt = rollout.prompt
-    return TokenGroup(
-        group_id,
-        prompt.ids,
-        responses,
-        source=prompt.prompt.source,
-        category=prompt.prompt.category,
-    )
-
-
-def annotate_tokens(
-    groups: Sequence[TokenGroup],
-    compute: Callable[[Batch], Mapping[str, Tensor]],
-    tokens_per_microbatch: int,
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """Run ``compute`` on packed micro-batches and join its [R] columns over all groups."""
-    columns: dict[str, list[Tensor]] = {}
-    for part in microbatches(groups, tokens_per_microbatch):
-        for name, values in compute(pack(part).to(device)).items():
-            columns.setdefault(name, []).append(values.detach().float().cpu())
-    return {name: torch.cat(parts) for name, parts in columns.items()}
-
-
-def with_tokens(groups: Sequence[TokenGroup], columns: Mapping[str, Tensor]) -> list[TokenGroup]:
-    """The groups with [R] columns cut up again and added to each response's ``token``."""
-    out: list[TokenGroup] = []
-    at = 0
-    for group in groups:
-        responses: list[TokenResponse] = []
-        for response in group.responses:
-            end = at + len(response.ids)
-            added = {name: values[at:end] for name, values in columns.items()}
-            responses.append(replace(response, token={**response.token, **added}))
-            at = end
-        out.append(replace(group, responses=tuple(responses)))
-    return out
-
-
-def per_response_sum(values: Tensor, batch: Batch) -> Tensor:
-    """[S] sums of [R] values."""
-    out = torch.zeros(batch.num_responses, dtype=values.dtype, device=values.device)
-    return out.index_add(0, batch.response_of, values)
-
-
-def score_series(rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
-    """Every reward, its parts and the observers', as flat lists without the failed ones."""
-    series: dict[str, list[float]] = {"reward": []}
-    for rollout in rollouts:
-        for score in rollout.scores:
-            if score.value is None:
-                continue
-            series["reward"].append(score.value)
-            for name, part in score.parts.items():
-                series.setdefault(f"reward/{name}", []).append(part)
-        for observer, scores in rollout.observed.items():
-            for score in scores:
-                if score.value is None:
-                    continue
-                series.setdefault(observer, []).append(score.value)
-                for name, part in score.parts.items():
-                    series.setdefault(f"{observer}/{name}", []).append(part)
-    return series
-
-
-def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Means over an iteration's responses."""
-    metrics = {k: sum(v) / len(v) for k, v in score_series(rollouts).items() if v}
-    completions = [c for r in rollouts for c in r.completions]
-    rewards = [s.value for r in rollouts for s in r.scores if s.value is not None]
-    mean = sum(rewards) / max(1, len(rewards))
-    metrics["reward_std"] = math.sqrt(sum((x - mean) ** 2 for x in rewards) / max(1, len(rewards)))
-    metrics["length"] = sum(written(c) for c in completions) / len(completions)
-    metrics |= {k: sum(v) / len(v) for k, v in episode_series(completions).items() if v}
-    metrics["finished"] = sum(c.finished for c in completions) / len(completions)
-    metrics["reward_errors"] = float(sum(s.error is not None for r in rollouts for s in r.scores))
-    for name in rollouts[0].observed:
-        errors = sum(s.error is not None for r in rollouts for s in r.observed[name])
-        metrics[f"{name}_errors"] = float(errors)
-    return metrics
-
-
-def spread_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """How rewards differ within prompts: means over prompts of the best and the worst reward, and
-    the share of prompts whose rewards are all the same (or fewer than two)."""
-    values = [[s.value for s in r.scores if s.value is not None] for r in rollouts]
-    known = [v for v in values if v]
-    return {
-        "reward_best": sum(max(v) for v in known) / max(1, len(known)),
-        "reward_worst": sum(min(v) for v in known) / max(1, len(known)),
-        "zero_spread": sum(len(set(v)) < 2 for v in values) / max(1, len(values)),
-    }
-
-
-def sample_rows(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
-    """Rows of samples.parquet."""
-    rows: list[dict[str, Any]] = []
-    for rollout in rollouts:
-        prompt = rollout.prompt.prompt
-        text = (
-            prompt.text
-            if prompt.text is not None
-            else "\n".join(
-                m.content if m.role == "user" else f"[{m.role}] {m.content}"
-                for m in prompt.messages
-            )
-        )
-        for i, (completion, score) in enumerate(
-            zip(rollout.completions, rollout.scores, strict=True)
-        ):
-            observed = {name: scores[i].value for name, scores in rollout.observed.items()}
-            rows.append(
-                {
-                    "prompt_id": prompt.id,
-                    "category": prompt.category,
-                    "prompt": text,
-                    "response": shown(completion),
-                    "reward": score.value,
-                    "parts": json.dumps({**score.parts, **observed}),
-                    "error": score.error,
-                    "length": written(completion),
-                    "finished": completion.finished,
-                }
-            )
-    return rows

@@ -18,15 +18,10 @@ from pydantic import Field, model_validator
 
 from gnomon.algorithms.base import Experience, Ingredients, Settings
 from gnomon.algorithms.dpo import DPOLoss, DPOLossSettings
-from gnomon.algorithms.on_policy import (
-    Annotated,
-    OnPolicy,
-    OnPolicySettings,
-    Rollout,
-    spread_metrics,
-)
+from gnomon.algorithms.on_policy import Annotated, OnPolicy, OnPolicySettings
 from gnomon.algorithms.reference import RoundReference
 from gnomon.algorithms.replay import Replay
+from gnomon.algorithms.rollouts import Rollout, spread_metrics
 from gnomon.algorithms.sampled_pairs import PairMaking
 from gnomon.data.records import TokenGroup
 from gnomon.rewards.human import Comparing

@@ -29,14 +29,7 @@ from gnomon.algorithms.base import (
     mean_metric,
 )
 from gnomon.algorithms.group_metrics import group_metrics
-from gnomon.algorithms.on_policy import (
-    Annotated,
-    OnPolicy,
-    Rollout,
-    annotate_tokens,
-    token_group,
-    with_tokens,
-)
+from gnomon.algorithms.on_policy import Annotated, OnPolicy
 from gnomon.algorithms.policy_gradient_settings import GROUP_BASELINES, PolicyGradientSettings
 from gnomon.algorithms.policy_objective import (
     Layout,
@@ -45,6 +38,8 @@ from gnomon.algorithms.policy_objective import (
     token_loss,
 )
 from gnomon.algorithms.reference import trained_weights
+from gnomon.algorithms.rollouts import Rollout, token_group
+from gnomon.algorithms.token_columns import annotate_tokens, with_tokens
 from gnomon.data.batch import Batch
 from gnomon.data.records import TokenGroup
 from gnomon.data.sampler import Sampler

@@ -21,14 +21,8 @@ from torch import Tensor
 
 from gnomon.algorithms.base import Ingredients, LossOutput, Settings, Totals, mean_metric
 from gnomon.algorithms.episodes import remaining_reward
-from gnomon.algorithms.on_policy import (
-    Annotated,
-    OnPolicy,
-    OnPolicySettings,
-    annotate_tokens,
-    per_response_sum,
-    with_tokens,
-)
+from gnomon.algorithms.on_policy import Annotated, OnPolicy, OnPolicySettings
+from gnomon.algorithms.token_columns import annotate_tokens, per_response_sum, with_tokens
 from gnomon.data.batch import Batch
 from gnomon.data.records import TokenGroup
 from gnomon.errors import ConfigError

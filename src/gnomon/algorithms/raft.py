@@ -15,14 +15,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from gnomon.algorithms.base import LossOutput, Settings, Totals, mean_metric, token_weight
-from gnomon.algorithms.on_policy import (
-    Annotated,
-    OnPolicy,
-    OnPolicySettings,
-    Rollout,
-    spread_metrics,
-    token_group,
-)
+from gnomon.algorithms.on_policy import Annotated, OnPolicy, OnPolicySettings
+from gnomon.algorithms.rollouts import Rollout, spread_metrics, token_group
 from gnomon.data.batch import Batch
 from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.losses.sft import negative_log_likelihood

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gnomon.algorithms.base import Ingredients, Settings
-from gnomon.algorithms.on_policy import annotate_tokens
+from gnomon.algorithms.token_columns import annotate_tokens
 from gnomon.data.batch import Batch
 from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.errors import ConfigError, ModelError

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from gnomon.algorithms.base import EncodedPrompt
+from gnomon.algorithms.rollouts import Rollout
 from gnomon.rewards.protocol import Score
 from gnomon.rollout.protocol import Completion
-
-if TYPE_CHECKING:  # on_policy imports this module
-    from gnomon.algorithms.on_policy import Rollout
 
 STORED = {
     "Rollout": ("prompt", "completions", "scores", "observed"),
@@ -43,10 +41,8 @@ def pack_rollouts(rollouts: Sequence[Rollout], prompts: Sequence[EncodedPrompt])
     }
 
 
-def unpack_rollouts(
-    state: Mapping[str, Any], prompts: Sequence[EncodedPrompt], make: type[Rollout]
-) -> list[Rollout]:
-    """The inverse of :func:`pack_rollouts`, bit for bit; ``make`` is the class Rollout."""
+def unpack_rollouts(state: Mapping[str, Any], prompts: Sequence[EncodedPrompt]) -> list[Rollout]:
+    """The inverse of :func:`pack_rollouts`, bit for bit."""
     ids = torch.split(state["ids"], state["lengths"])
     logprobs = torch.split(state["logprobs"], state["lengths"])
     completions = [
@@ -59,7 +55,7 @@ def unpack_rollouts(
         state["prompts"], state["counts"], state["scores"], state["observed"], strict=True
     ):
         out.append(
-            make(
+            Rollout(
                 prompts[prompt],
                 completions[at : at + count],
                 [Score(**s) for s in scores],

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gnomon.algorithms.episodes import as_response
-from gnomon.algorithms.on_policy import Rollout
+from gnomon.algorithms.rollouts import Rollout
 from gnomon.data.records import Comparison, TokenGroup, TokenResponse
 from gnomon.rewards.human import Comparing
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from gnomon.algorithms.base import EncodedPrompt
-from gnomon.algorithms.on_policy import per_response_sum
+from gnomon.algorithms.token_columns import per_response_sum
 from gnomon.atomic import write_json
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.records import TokenGroup, TokenResponse
