@@ -72,8 +72,15 @@ class Dialogue:
                 f"prompt {prompt.id} is plain text, and an environment needs a conversation: leave "
                 "as_text out, and set template: plain for a model without one"
             )
-        shown = describe_tools(shown, self._tools, self._calls)
+        if not self._listed(shown):
+            shown = describe_tools(shown, self._tools, self._calls)
         return replace(prompt, messages=shown, text=None)
+
+    def _listed(self, messages: Sequence[Message]) -> bool:
+        """Whether the tools stand there already, as where ``reset`` gives back the prompt's own
+        turns with one more."""
+        notes = describe_tools((), self._tools, self._calls)
+        return all(any(note.content in m.content for m in messages) for note in notes)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The opening's tokens, generation prompt included.
