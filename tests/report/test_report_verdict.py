@@ -147,7 +147,7 @@ def test_many_models_are_told_in_one_sentence_for_each_measure(tmp_path):
         ("gold", (0.5, 0.9, 0.5, 0.1, 0.5), "warn"),
         ("errors", (0.5, 0.9, 0.5, 0.5, 0.5), "warn"),
         ("errors", (0.5, 0.1, 0.5, 0.5, 0.5), "good"),
-        ("length", (0.5, 0.1, 0.9, 0.5, 0.5), "plain"),
+        ("proxy reward", (0.5, 0.1, 0.9, 0.5, 0.5), "plain"),
     ],
 )
 def test_many_models_are_good_news_only_where_one_is_better(tmp_path, column, values, kind):

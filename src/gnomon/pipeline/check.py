@@ -157,7 +157,8 @@ def _check_environment(stage: StageSpec, base: Path) -> None:
         raise ConfigError(f"{HUMAN} judges answers, not episodes: remove it or environment")
     if stage.rollout.max_staleness:
         raise ConfigError(
-            "episodes are not sampled ahead of training: remove rollout.max_staleness or environment"
+            "episodes are not sampled ahead of training: remove rollout.max_staleness or "
+            "environment"
         )
     if any(text.as_text for text in [*stage.data, *stage.eval_data]):
         raise ConfigError("an environment needs conversations: remove as_text from the data")
