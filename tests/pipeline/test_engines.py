@@ -105,8 +105,11 @@ def test_what_cannot_work_is_refused_before_the_run(
         check_recipe(recipe, RunFolder(recipe), Path.cwd())
 
 
-def test_the_comparison_samples_with_torch(tiny_folder: Path, tmp_path: Path) -> None:
-    compared = {"prompts": tunnel("prompts", 4, 7), "rollout": {"engine": "vllm"}}
+@pytest.mark.parametrize("rollout", [{"engine": "vllm"}, {"options": {"dtype": "float32"}}])
+def test_the_comparison_samples_with_torch(
+    tiny_folder: Path, tmp_path: Path, rollout: dict[str, Any]
+) -> None:
+    compared = {"prompts": tunnel("prompts", 4, 7), "rollout": rollout}
     recipe = parse_recipe(raw(tiny_folder, tmp_path) | {"compare": compared})
     with pytest.raises(ConfigError, match="samples with the torch engine"):
         check_recipe(recipe, RunFolder(recipe), Path.cwd())
