@@ -134,6 +134,22 @@ def test_tool_output_may_be_written_as_a_users_turn() -> None:
     assert tw.tokenizer().decode(spoken) == "<|user|>3<|end|><|assistant|>"
 
 
+def test_what_several_calls_of_a_turn_gave_is_one_turn_of_the_user() -> None:
+    """Gemma's and Mistral's templates refuse two turns of the user in a row."""
+    strict = (
+        "{% for m in messages %}"
+        "{% if loop.index0 and m['role'] == messages[loop.index0 - 1]['role'] %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}"
+        "{{ m['role'] + ':' + m['content'] + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    results = [Message("tool", "3"), Message("tool", "4"), Message("user", "Go on.")]
+    told = Dialogue(encoder(strict), role="user").continuation(tw.EOS, results)
+    assert tw.tokenizer().decode(told) == "user:3\n4\nGo on.<|eos|>assistant:"
+    apart = Dialogue(encoder()).continuation(tw.EOS, results[:2])  # a tool role keeps them apart
+    assert tw.tokenizer().decode(apart).count("<|end|>") == 2
+
+
 def test_a_template_that_refuses_tools_is_named_with_the_cure() -> None:
     strict = (
         "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}"
