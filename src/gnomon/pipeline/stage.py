@@ -130,11 +130,13 @@ class StageRun:
             info |= {"status": "failed", "error": str(error) or type(error).__name__}
             raise
         finally:
-            self.closing.close()
-            info |= {name: before[name] + clock() for name, clock in clocks.items()}
-            info["skipped"] = self.report.skipped_info()
-            self._write_skipped()
-            self.folder.write_info(info)
+            try:
+                self.closing.close()
+            finally:  # an impatient second Ctrl-C, say: what came of the stage is noted all the same
+                info |= {name: before[name] + clock() for name, clock in clocks.items()}
+                info["skipped"] = self.report.skipped_info()
+                self._write_skipped()
+                self.folder.write_info(info)
         return info
 
     def _write_skipped(self) -> None:
