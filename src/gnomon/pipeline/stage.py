@@ -132,7 +132,7 @@ class StageRun:
         finally:
             try:
                 self.closing.close()
-            finally:  # an impatient second Ctrl-C, say: what came of the stage is noted all the same
+            finally:  # after an impatient second Ctrl-C, say
                 info |= {name: before[name] + clock() for name, clock in clocks.items()}
                 info["skipped"] = self.report.skipped_info()
                 self._write_skipped()
