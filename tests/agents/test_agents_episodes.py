@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import tiny_world as tw
 from gnomon.agents.dialogue import Dialogue
 from gnomon.agents.episodes import Episode, EpisodeRunner
 from gnomon.agents.guard import StepError, guarded
+from gnomon.data.encode import Encoder
 from gnomon.data.records import Group, Message, Prompt, Response
 from gnomon.data.template import ChatTemplate
 from gnomon.errors import ConfigError, RunError
@@ -22,6 +24,7 @@ from gnomon.rollout.torch_engine import TorchEngine
 
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 2}}</tool_call>'
 PARAMS = SamplingParams(max_new_tokens=90)
+TALK = (Message("user", "Add 1 and 2."),)
 
 
 def play(
@@ -129,6 +132,22 @@ def test_tool_output_cannot_forge_a_turn() -> None:
 def test_tool_output_may_be_written_as_a_users_turn() -> None:
     spoken = Dialogue(encoder(), role="user").continuation(tw.EOS, [Message("tool", "3")])
     assert tw.tokenizer().decode(spoken) == "<|user|>3<|end|><|assistant|>"
+
+
+def test_what_several_calls_of_a_turn_gave_is_one_turn_of_the_user() -> None:
+    """Gemma's and Mistral's templates refuse two turns of the user in a row."""
+    strict = (
+        "{% for m in messages %}"
+        "{% if loop.index0 and m['role'] == messages[loop.index0 - 1]['role'] %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}"
+        "{{ m['role'] + ':' + m['content'] + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    results = [Message("tool", "3"), Message("tool", "4"), Message("user", "Go on.")]
+    told = Dialogue(encoder(strict), role="user").continuation(tw.EOS, results)
+    assert tw.tokenizer().decode(told) == "user:3\n4\nGo on.<|eos|>assistant:"
+    apart = Dialogue(encoder()).continuation(tw.EOS, results[:2])  # a tool role keeps them apart
+    assert tw.tokenizer().decode(apart).count("<|end|>") == 2
 
 
 def test_a_template_that_refuses_tools_is_named_with_the_cure() -> None:
@@ -300,6 +319,24 @@ def test_openings_are_drawn_from_the_seed_and_become_the_prompt() -> None:
     for group in groups:
         assert list(group.ids) == encoder().encode_prompt(group.prompt)
         assert all(e.value == 1.0 for e in group.episodes)
+
+
+@pytest.mark.parametrize("calls", ["hermes", "llama", "python"])
+def test_tools_are_listed_once_where_reset_gives_the_prompts_own_turns_back(calls: Any) -> None:
+    class Adds(Adder):
+        def reset(self, prompt: Prompt, seed: int) -> Sequence[Message]:
+            return (*prompt.messages, Message("user", "Room 1."))
+
+    wide = Encoder(tw.tokenizer(), max_length=4000, template="chatml")
+    dialogue = Dialogue(wide, tools=Adds().tools, calls=calls)
+    played = EpisodeRunner("task", Adds, dialogue, calls=calls, max_turns=1)
+    for given in (prompt(), replace(prompt(), messages=(Message("system", "S"), *TALK))):
+        opened = dialogue.opening(given)  # as a stage shows it, before any reset
+        group = played.run(
+            [(opened, dialogue.encode(opened))], Script("3"), PARAMS, seeds=[1], samples=1
+        )[0]
+        assert group.prompt.messages == (*opened.messages, Message("user", "Room 1."))
+        assert sum(m.content.count("Add two numbers.") for m in group.prompt.messages) == 1
 
 
 def test_an_opening_that_is_not_drawn_from_the_seed_is_an_error() -> None:

@@ -140,6 +140,16 @@ def test_several_seeds_are_runs_of_their_own_and_one_table(
         "reference": "base",
     }
     recipe = write(compare=compare)
+    plan = gnomon("run", recipe, "--seeds", "3,4", "--dry-run")
+    assert plan.code == 0, plan.said
+    assert "run-seed3: 1 stages" in plan.out
+    assert "run-seed4: the same with seed=4" in plan.said
+    refused(gnomon("run", recipe, "--seeds", "3,3", "--dry-run"), "different seeds")
+    assert not (tmp_path / "runs").exists()
+    taken = gnomon("run", recipe, "seed=5", "name=run-seed5")
+    assert taken.code == 0, taken.said
+    refused(gnomon("run", recipe, "--seeds", "3,5"), "run-seed5 already holds a run")
+    assert not (tmp_path / "runs" / "run-seed3").exists()  # said before anything was trained
     done = gnomon("run", recipe, "--seeds", "3,4")
     assert done.code == 0, done.said
     assert "2 seeds" in done.out

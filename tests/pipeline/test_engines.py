@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.machinery
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 import torch
 from killing import run_and_die
 
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, EngineError
 from gnomon.models.load import load_causal_lm
 from gnomon.pipeline import engines
 from gnomon.pipeline.check import check_recipe
 from gnomon.pipeline.roles import RoleBuilder
 from gnomon.pipeline.run import run_recipe
 from gnomon.pipeline.rundir import RunFolder
+from gnomon.pipeline.stage import StageRun
 from gnomon.recipe.load import parse_recipe
 from gnomon.rollout.server import RolloutServer
 from gnomon.rollout.torch_host import TorchHost
@@ -105,8 +107,11 @@ def test_what_cannot_work_is_refused_before_the_run(
         check_recipe(recipe, RunFolder(recipe), Path.cwd())
 
 
-def test_the_comparison_samples_with_torch(tiny_folder: Path, tmp_path: Path) -> None:
-    compared = {"prompts": tunnel("prompts", 4, 7), "rollout": {"engine": "vllm"}}
+@pytest.mark.parametrize("rollout", [{"engine": "vllm"}, {"options": {"dtype": "float32"}}])
+def test_the_comparison_samples_with_torch(
+    tiny_folder: Path, tmp_path: Path, rollout: dict[str, Any]
+) -> None:
+    compared = {"prompts": tunnel("prompts", 4, 7), "rollout": rollout}
     recipe = parse_recipe(raw(tiny_folder, tmp_path) | {"compare": compared})
     with pytest.raises(ConfigError, match="samples with the torch engine"):
         check_recipe(recipe, RunFolder(recipe), Path.cwd())
@@ -221,3 +226,20 @@ def test_rewards_in_the_background_have_a_trunk_of_their_own(
         builder = RoleBuilder(spec.stages[0], load_causal_lm(str(tiny_folder)), 0)
         reward = builder.reward(folder).members[0]
         assert (reward.trunk is builder.trunk) == shares
+
+
+def test_what_came_of_a_stage_is_noted_even_where_something_does_not_close(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impatient() -> None:
+        raise KeyboardInterrupt
+
+    def broken(stage: StageRun, *args: Any) -> Any:
+        stage.closing.callback(impatient)
+        raise EngineError("the sampler is gone")
+
+    monkeypatch.setattr(StageRun, "_train", broken)
+    with pytest.raises(KeyboardInterrupt):
+        go(raw(tiny_folder, tmp_path))
+    about = json.loads((tmp_path / "run/stages/01-grpo/stage.json").read_text())
+    assert (about["status"], about["error"]) == ("failed", "the sampler is gone")

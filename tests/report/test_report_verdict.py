@@ -137,3 +137,21 @@ def test_many_models_are_told_in_one_sentence_for_each_measure(tmp_path):
         "b, e not told apart from it."
     )
     assert said.kind == "warn"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kind"),
+    [
+        ("gold", (0.5, 0.5, 0.5, 0.5, 0.5), "plain"),  # nobody gained: nothing to praise
+        ("gold", (0.5, 0.9, 0.5, 0.5, 0.5), "good"),
+        ("gold", (0.5, 0.9, 0.5, 0.1, 0.5), "warn"),
+        ("errors", (0.5, 0.9, 0.5, 0.5, 0.5), "warn"),
+        ("errors", (0.5, 0.1, 0.5, 0.5, 0.5), "good"),
+        ("proxy reward", (0.5, 0.1, 0.9, 0.5, 0.5), "plain"),
+    ],
+)
+def test_many_models_are_good_news_only_where_one_is_better(tmp_path, column, values, kind):
+    rows = [(f"m{i}", (Measured(v, v - 0.1, v + 0.1),)) for i, v in enumerate((0.5, *values))]
+    comparison = Comparison((column,), tuple(rows), reference="m0")
+    (said,) = verdicts(RunView(tmp_path, "run", comparison=comparison))
+    assert said.kind == kind

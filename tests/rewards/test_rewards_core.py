@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Sequence
@@ -111,6 +112,21 @@ def test_a_reward_object_that_gives_plain_numbers_is_told_what_it_lacks() -> Non
     assert values(scores) == [None, None, 2.0]
     assert "not a Score" in str(scores[0].error)
     assert "'high'" in str(scores[1].error)
+
+
+def test_parts_of_any_number_type_can_be_stored_and_others_are_errors() -> None:
+    parts = {"a": np.float32(0.5), "b": torch.tensor(2), "c": True}
+
+    def mine(samples: Sequence[Sample]) -> list[Score]:
+        return [Score(1.0, parts), Score(2.0, {"a": "much"}), Score(None, parts, "no")]  # type: ignore[dict-item]
+
+    good, bad, failed = score_safely(FunctionReward(mine, "mine", {}), [sample("x")] * 3)
+    assert json.dumps([good.parts, failed.parts]) == json.dumps(
+        [{"a": 0.5, "b": 2.0, "c": 1.0}] * 2
+    )
+    assert bad.value is None
+    assert "not all numbers" in str(bad.error)
+    assert failed.error == "mine: no"
 
 
 def test_nothing_is_scored_when_there_is_nothing() -> None:

@@ -118,6 +118,34 @@ def test_a_silent_task_sends_signs_of_life(
     timer.join()
 
 
+def test_a_client_that_is_told_to_stop_does_so_while_the_server_is_silent(
+    serve: Serve, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a run that is stopped need not wait for a response that takes minutes."""
+    monkeypatch.setattr(server_module, "ALIVE_SECONDS", 0.02)
+    go, calls = threading.Event(), []
+
+    class Silent(TorchHost):
+        def sample(self, job: Job, progress: Any) -> Sequence[Sequence[Sampled]]:
+            assert go.wait(10)
+            return super().sample(job, progress)
+
+    class StopError(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        calls.append((done, total))
+        if len(calls) == 3:
+            raise StopError
+
+    engine = client(policy(), serve(Silent(tiny_folder)), tmp_path)
+    engine.sync_weights()
+    with pytest.raises(StopError):
+        engine.generate(REQUESTS, PARAMS, stop)
+    assert calls == [(0, 12)] * 3
+    go.set()
+
+
 # -- who may come in, and with what ---------------------------------------------------------------
 
 
@@ -163,15 +191,6 @@ def test_what_is_not_understood_is_refused_and_the_server_goes_on(
     assert client(policy(), url, tmp_path).generate(REQUESTS, PARAMS)
 
 
-def test_a_web_page_cannot_reach_it(serve: Serve, tiny_folder: Path) -> None:
-    url = urlsplit(serve(TorchHost(tiny_folder)))
-    connection = HTTPConnection(str(url.hostname), url.port, timeout=10)
-    connection.request("POST", "/sample", b"{}", {"Origin": "http://example.org"})
-    answer = connection.getresponse()
-    assert (answer.status, b"not for browsers" in answer.read()) == (403, True)
-    connection.close()
-
-
 def test_a_file_too_large_for_the_model_is_not_even_read(serve: Serve, tiny_folder: Path) -> None:
     url = urlsplit(serve(TorchHost(tiny_folder)))
     connection = HTTPConnection(str(url.hostname), url.port, timeout=10)
@@ -180,6 +199,28 @@ def test_a_file_too_large_for_the_model_is_not_even_read(serve: Serve, tiny_fold
     connection.endheaders()
     assert b"too many" in connection.getresponse().read()
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "said"),
+    [
+        ("Content-Length", "-1", "not understood"),
+        ("Content-Length", "many", "not understood"),
+        ("Origin", "http://evil.example", "not for browsers"),
+    ],
+)
+def test_headers_that_no_trainer_sends_are_refused(
+    serve: Serve, tiny_folder: Path, header: str, value: str, said: str
+) -> None:
+    """A length below 0 would be read without end; a page in a browser needs no token here."""
+    url = urlsplit(serve(TorchHost(tiny_folder)))
+    for path in ("/sample", "/weights?version=x&probe=1"):
+        connection = HTTPConnection(str(url.hostname), url.port, timeout=5)
+        connection.putrequest("POST", path)
+        connection.putheader(header, value)
+        connection.endheaders()
+        assert said in json.loads(connection.getresponse().read().splitlines()[-1])["error"]
+        connection.close()
 
 
 def test_something_else_at_that_address_is_named(tmp_path: Path) -> None:
@@ -203,6 +244,27 @@ def test_something_else_at_that_address_is_named(tmp_path: Path) -> None:
 
 
 # -- death ----------------------------------------------------------------------------------------
+
+
+def test_a_proxy_without_its_server_counts_as_a_server_that_is_away(tmp_path: Path) -> None:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(502)
+
+        def log_message(self, *args: Any) -> None: ...
+
+    proxy = HTTPServer(("127.0.0.1", 0), Proxy)
+    thread = threading.Thread(target=proxy.serve_forever)
+    thread.start()
+    try:
+        with pytest.raises(EngineError, match=r"is gone \(HTTP 502.*tried 3 times"):
+            client(policy(), f"http://127.0.0.1:{proxy.server_port}", tmp_path)
+    finally:
+        proxy.shutdown()
+        thread.join()
+        proxy.server_close()
 
 
 def free_port() -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 
+import psutil
 import pytest
 import torch
 
+from gnomon.train import usage
 from gnomon.train.usage import PeakMemory
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's high-water mark")
@@ -33,6 +35,16 @@ def test_what_was_held_before_does_not_count():
     hold(300)
     highest = earlier.metrics()["peak_rss_gb"]
     assert highest - PeakMemory().metrics()["peak_rss_gb"] > 200 * MB
+
+
+@linux
+def test_where_the_mark_cannot_be_set_back_an_earlier_peak_is_not_taken_for_ones_own(
+    tmp_path, monkeypatch
+):
+    hold(300)
+    monkeypatch.setattr(usage, "CLEAR", tmp_path)  # a folder: cannot be written to
+    peak = PeakMemory().metrics()["peak_rss_gb"]
+    assert abs(peak - psutil.Process().memory_info().rss / 1e9) < 100 * MB
 
 
 def test_a_peak_never_falls_and_a_resumed_stage_keeps_its_own():

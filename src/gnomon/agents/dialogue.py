@@ -72,8 +72,15 @@ class Dialogue:
                 f"prompt {prompt.id} is plain text, and an environment needs a conversation: leave "
                 "as_text out, and set template: plain for a model without one"
             )
-        shown = describe_tools(shown, self._tools, self._calls)
+        if not self._listed(shown):
+            shown = describe_tools(shown, self._tools, self._calls)
         return replace(prompt, messages=shown, text=None)
+
+    def _listed(self, messages: Sequence[Message]) -> bool:
+        """Whether the tools stand there already, as where ``reset`` gives back the prompt's own
+        turns with one more."""
+        notes = describe_tools((), self._tools, self._calls)
+        return all(any(note.content in m.content for m in messages) for note in notes)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The opening's tokens, generation prompt included.
@@ -94,10 +101,7 @@ class Dialogue:
         Raises:
             ConfigError: the template refuses them.
         """
-        told = [
-            Message(self._role if m.role == "tool" else m.role, self._harmless(m.content))
-            for m in messages
-        ]
+        told = self._told(messages)
         try:
             closed = self._template.render((_QUESTION, Message("assistant", _PROBE)))
             text = self._template.render(
@@ -120,6 +124,21 @@ class Dialogue:
             tail = tail[place + len(end) :]
         ids = self._encoder.tokenizer(tail, add_special_tokens=False, verbose=False).input_ids
         return [int(i) for i in ids]
+
+    def _told(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages in the roles and the words that the template is given.
+
+        Where the user says what tools gave, all that comes together is one turn: templates without
+        a tool role often want user and assistant to take turns.
+        """
+        told: list[Message] = []
+        for m in messages:
+            role = self._role if m.role == "tool" else m.role
+            said = self._harmless(m.content)
+            if told and role == told[-1].role == self._role == "user":
+                said = f"{told.pop().content}\n{said}"
+            told.append(Message(role, said))
+        return told
 
     def text(self, ids: Sequence[int]) -> str:
         """Sampled tokens as text, without special tokens."""

@@ -63,15 +63,21 @@ def run(
 
     parsed = load_recipe(recipe, overrides or [])
     base = recipe.resolve().parent
-    if dry_run:
-        out.print(render_plan(parsed, base))
-        return
     if seeds is None:
-        finish(run_recipe(parsed, base=base, resume=resume, announce=announce))
+        if dry_run:
+            out.print(render_plan(parsed, base))
+        else:
+            finish(run_recipe(parsed, base=base, resume=resume, announce=announce))
         return
-    from gnomon.pipeline.seeds import run_seeds
+    from gnomon.pipeline.seeds import run_seeds, seeded_recipes
     from gnomon.report.seeds import read_seeds, seeds_markdown, seeds_table
 
+    if dry_run:
+        first, *others = seeded_recipes(parsed, seeds)
+        out.print(render_plan(first, base))
+        for other in others:
+            announce(f"{other.name}: the same with seed={other.seed}")
+        return
     folders = run_seeds(parsed, seeds, base=base, resume=resume, announce=announce)
     together = read_seeds(folders)
     out.print(seeds_table(together))

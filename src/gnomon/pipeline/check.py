@@ -237,10 +237,11 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path) -> None:
     spec = recipe.compare
     if spec is None:
         return
-    if spec.rollout.engine != "torch" or spec.rollout.url or spec.rollout.max_staleness:
+    rollout = spec.rollout
+    if rollout.engine != "torch" or rollout.url or rollout.options or rollout.max_staleness:
         raise ConfigError(
             "rollout: the comparison samples with the torch engine, one policy after the other; "
-            "remove engine, url and max_staleness"
+            "remove engine, url, options and max_staleness"
         )
     after = len(recipe.stages)
     if any(reward.builtin == HUMAN for reward in spec.rewards):

@@ -69,21 +69,32 @@ class RunFolder:
             True when it held a run already.
 
         Raises:
-            ConfigError: it exists and ``resume`` was not asked for, or it holds another recipe.
+            ConfigError: see :meth:`check`.
         """
-        existing = self.path / "recipe.yaml"
-        if existing.is_file():
-            if not resume:
-                raise ConfigError(
-                    f"{self.path} already holds a run. Go on with it (--resume), choose another "
-                    "name (name=...), or remove the folder."
-                )
-            self._same_recipe(existing)
+        if self.check(resume):
             return True
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "manifest.json", self._manifest())
-        write_text(existing, dump_recipe(self.recipe))  # last: it says that a run is here
+        # last: it says that a run is here
+        write_text(self.path / "recipe.yaml", dump_recipe(self.recipe))
         return False
+
+    def check(self, resume: bool) -> bool:
+        """Whether a run is here already; nothing is written.
+
+        Raises:
+            ConfigError: one is and ``resume`` was not asked for, or it is of another recipe.
+        """
+        existing = self.path / "recipe.yaml"
+        if not existing.is_file():
+            return False
+        if not resume:
+            raise ConfigError(
+                f"{self.path} already holds a run. Go on with it (--resume), choose another "
+                "name (name=...), or remove the folder."
+            )
+        self._same_recipe(existing)
+        return True
 
     def _same_recipe(self, file: Path) -> None:
         before = parse_recipe(yaml.safe_load(file.read_text(encoding="utf-8")), str(file))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from gnomon.errors import ConfigError
 from gnomon.pipeline.run import Announce, run_recipe
+from gnomon.pipeline.rundir import RunFolder
 from gnomon.recipe.schema import Recipe
 
 
@@ -27,11 +27,20 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def seeded_recipes(recipe: Recipe, seeds: Sequence[int]) -> list[Recipe]:
-    """The recipe once for each seed, named after it."""
+def seeded_recipes(recipe: Recipe, seeds: str) -> list[Recipe]:
+    """The recipe once for each seed, named after it.
+
+    Raises:
+        ConfigError: seeds that cannot be understood, or a recipe that compares nothing.
+    """
+    numbers = parse_seeds(seeds)
+    if recipe.compare is None:
+        raise ConfigError(
+            "several seeds are put together by what the recipe compares: give it a compare section"
+        )
     return [
         recipe.model_copy(update={"seed": seed, "name": f"{recipe.name}-seed{seed}"})
-        for seed in seeds
+        for seed in numbers
     ]
 
 
@@ -41,16 +50,15 @@ def run_seeds(
     """Run the recipe for each seed, one after the other, and return the runs' folders.
 
     Raises:
-        ConfigError: seeds that cannot be understood, or a recipe that compares nothing.
+        ConfigError: see :func:`seeded_recipes`; or a seed's folder holds a run that cannot be gone
+            on with, which is said before the first one begins.
         GnomonError: what a run raises; ``resume`` goes on with the run that it stopped in.
     """
-    numbers = parse_seeds(seeds)
-    if recipe.compare is None:
-        raise ConfigError(
-            "several seeds are put together by what the recipe compares: give it a compare section"
-        )
+    recipes = seeded_recipes(recipe, seeds)
+    for one in recipes:
+        RunFolder(one).check(resume)
     folders: list[Path] = []
-    for one in seeded_recipes(recipe, numbers):
+    for one in recipes:
         announce(f"seed {one.seed}: {one.name}")
         folders.append(run_recipe(one, base=base, resume=resume, announce=announce))
     return folders

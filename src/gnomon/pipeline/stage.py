@@ -124,11 +124,13 @@ class StageRun:
             info |= {"status": "failed", "error": str(error) or type(error).__name__}
             raise
         finally:
-            self.closing.close()
-            info |= {name: before[name] + clock() for name, clock in clocks.items()}
-            info["skipped"] = self.data.report.skipped_info()
-            self.data.write_skipped(self.folder.path / "skipped.txt")
-            self.folder.write_info(info)
+            try:
+                self.closing.close()
+            finally:  # after an impatient second Ctrl-C, say
+                info |= {name: before[name] + clock() for name, clock in clocks.items()}
+                info["skipped"] = self.data.report.skipped_info()
+                self.data.write_skipped(self.folder.path / "skipped.txt")
+                self.folder.write_info(info)
         return info
 
     def start_model(self) -> str:

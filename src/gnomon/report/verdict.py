@@ -118,8 +118,10 @@ def _many(column: str, rows: Sequence[tuple[str, Measured]], reference: str, sig
     words = {"above": "above it", "below": "below it", "": "not told apart from it"}
     parts = [f"{', '.join(models)} {words[k]}" for k, models in found.items() if models]
     heading = f"{column[:1].upper()}{column[1:]}"
-    worse = found["below" if sign > 0 else "above"]
-    kind: Kind = "plain" if sign == 0 else "warn" if worse else "good"
+    better, worse = (found[k] for k in (("above", "below") if sign > 0 else ("below", "above")))
+    kind: Kind = "plain"
+    if sign and (better or worse):
+        kind = "warn" if worse else "good"
     return Verdict(kind, f"{heading} against {reference} ({measured(before)}): {'; '.join(parts)}.")
 
 

@@ -37,18 +37,23 @@ def score_safely(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
 
 
 def checked(name: str, score: Any) -> Score:
-    """The score, its error named; one whose value is no finite number becomes an error."""
+    """The score in plain Python numbers (parts of numpy's or torch's cannot be stored), its error
+    named; one whose value is no finite number becomes an error."""
     if not isinstance(score, Score):
         return Score(None, error=f"{name}: gave a {type(score).__name__}, not a Score")
+    try:
+        parts = {str(key): float(part) for key, part in score.parts.items()}
+    except (TypeError, ValueError, AttributeError):
+        return Score(None, error=f"{name}: the parts {score.parts!r} are not all numbers")
     if score.error is not None:
-        return Score(None, score.parts, _named(name, score.error))
+        return Score(None, parts, _named(name, score.error))
     try:
         value = None if score.value is None else float(score.value)
     except (TypeError, ValueError):
-        return Score(None, score.parts, f"{name}: the reward is {score.value!r}, not a number")
+        return Score(None, parts, f"{name}: the reward is {score.value!r}, not a number")
     if value is None or not math.isfinite(value):
-        return Score(None, score.parts, f"{name}: the reward is {value}")
-    return Score(value, score.parts)
+        return Score(None, parts, f"{name}: the reward is {value}")
+    return Score(value, parts)
 
 
 def _named(name: str, error: str) -> str:

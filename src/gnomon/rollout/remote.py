@@ -79,9 +79,12 @@ class RemoteHost:
 
     def sample(self, job: Job, progress: Callable[[int, int], None] | None) -> list[list[Sampled]]:
         body = json.dumps(job_to_json(job)).encode()
-        return rows_from_json(
-            self._tried(lambda: self._result("POST", "/sample", body, {}, progress))
-        )
+        total = sum(request.n for request in job.requests)
+
+        def ask() -> Any:
+            return self._result("POST", "/sample", body, {}, progress, total)
+
+        return rows_from_json(self._tried(ask))
 
     def close(self) -> None:
         """Nothing to do: no connection is kept open between calls."""
@@ -95,15 +98,26 @@ class RemoteHost:
         body: Any,
         headers: Mapping[str, str],
         progress: Callable[[int, int], None] | None = None,
+        total: int = 0,
     ) -> Any:
-        """The result line of an answer; raises what its error line says."""
+        """The result line of an answer; raises what its error line says.
+
+        ``progress`` is called before each try and at each sign of life, news or not: by raising it
+        says that nobody waits any more.
+        """
+        seen = (0, total)
+        if progress is not None:
+            progress(*seen)
         for line in self._lines(method, path, body, headers):
             if "result" in line:
                 return line["result"]
             if "error" in line:
                 raise_line(line)
-            if "progress" in line and progress is not None:
-                progress(*line["progress"])
+            if "progress" in line:
+                done, total = line["progress"]
+                seen = (int(done), int(total))
+            if progress is not None:
+                progress(*seen)
         raise ConnectionError("the answer broke off")
 
     def _lines(
@@ -146,7 +160,10 @@ class RemoteHost:
 
 
 def _json_lines(response: HTTPResponse) -> Iterator[dict[str, Any]]:
-    """The lines of an answer; one that was cut off in the middle counts as a broken connection."""
+    """The lines of an answer; one that was cut off in the middle counts as a broken connection, and
+    so does what a proxy says while the server behind it is away."""
+    if response.status in (502, 503, 504):
+        raise ConnectionError(f"HTTP {response.status} {response.reason}")
     for raw in response:
         if not raw.endswith(b"\n"):
             raise ConnectionError("the answer broke off")

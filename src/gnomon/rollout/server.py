@@ -182,8 +182,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._admitted():
             return
         url = urlsplit(self.path)
-        length = int(self.headers.get("Content-Length") or 0)
         try:
+            length = int(self.headers.get("Content-Length") or 0)
+            if length < 0:
+                raise ValueError(f"a body of {length} bytes")
             if url.path == "/sample":
                 if length > MAX_JOB_BYTES:
                     raise DataError(f"a job of {length} bytes is too large")
@@ -212,8 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, work: Callable[[Progress], Any]) -> None:
         """Stream a task's lines until its last one."""
-        task = self._rollouts.submit(work)
         self._start(200)
+        task = self._rollouts.submit(work)
         while True:
             try:
                 line = task.lines.get(timeout=ALIVE_SECONDS)

@@ -237,8 +237,8 @@ def check_version(version: str) -> None:
     if found is None or found > TRIED:
         warnings.warn(
             f"vLLM {version or 'of unknown version'} has not been tried with gnomon (the newest "
-            f"that was: {TRIED[0]}.{TRIED[1]}). Weights are checked after each update, so that a "
-            "change in it cannot pass unseen; watch the metric mismatch.",
+            f"that was: {TRIED[0]}.{TRIED[1]}). A test sequence is scored after each update, which "
+            "sees more than rounding; watch the metric mismatch for less.",
             stacklevel=2,
         )
 

@@ -27,8 +27,10 @@ class PeakMemory:
         with contextlib.suppress(OSError, AttributeError):  # give back what earlier stages freed
             if sys.platform == "linux":
                 ctypes.CDLL(None).malloc_trim(0)
+        self._own_mark = False
         with contextlib.suppress(OSError):
             CLEAR.write_text("5")  # proc(5): set the high-water mark to the present size
+            self._own_mark = True
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
@@ -45,8 +47,9 @@ class PeakMemory:
         self._highest = max(self._highest, peak_rss_gb)
 
     def _resident(self) -> float:
-        with contextlib.suppress(OSError):
-            for line in STATUS.read_text(encoding="utf-8").splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024 / 1e9
+        if self._own_mark:
+            with contextlib.suppress(OSError):
+                for line in STATUS.read_text(encoding="utf-8").splitlines():
+                    if line.startswith("VmHWM:"):
+                        return int(line.split()[1]) * 1024 / 1e9
         return float(psutil.Process().memory_info().rss) / 1e9
