@@ -138,6 +138,17 @@ def test_many_models_are_told_in_one_sentence_for_each_measure(tmp_path):
     )
     assert said.kind == "warn"
 
+    # paired by prompt, b's small gain is beyond noise
+    paired = {"b": (Measured(0.05, 0.01, 0.09),)}
+    (said,) = verdicts(
+        RunView(
+            tmp_path,
+            "run",
+            comparison=Comparison(("gold",), tuple(rows), reference="sft", gains=paired),
+        )
+    )
+    assert "a, b, d above it" in said.text
+
 
 @pytest.mark.parametrize(
     ("column", "values", "kind"),

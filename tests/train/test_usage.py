@@ -49,6 +49,6 @@ def test_where_the_mark_cannot_be_set_back_an_earlier_peak_is_not_taken_for_ones
 
 def test_a_peak_never_falls_and_a_resumed_stage_keeps_its_own():
     memory = PeakMemory()
-    memory.restore(1000.0)
+    memory.restore({"peak_rss_gb": 1000.0})
     assert memory.metrics()["peak_rss_gb"] == 1000.0
     assert memory.metrics()["peak_rss_gb"] == 1000.0

@@ -131,8 +131,9 @@ class OnPolicy(Algorithm):
 
     @classmethod
     def stale_problem(cls, settings: Any) -> str | None:
-        """Why the method cannot learn from what older weights wrote; None where it can."""
-        return None
+        """Why the method cannot learn from what older weights wrote; None where it can, which a
+        method has to say of itself."""
+        return f"{cls.name} is not made to learn from responses of older weights"
 
     def _prefetch(self) -> Prefetch[list[Rollout]] | None:
         given = self.ingredients

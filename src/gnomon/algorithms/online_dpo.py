@@ -72,6 +72,10 @@ class OnlineDPO(DPOLoss, OnPolicy):
     needs: ClassVar[tuple[str, ...]] = ("policy", "reference")
     min_samples: ClassVar[int] = 2
 
+    @classmethod
+    def stale_problem(cls, settings: Any) -> str | None:
+        return None  # DPO learns from pairs, whoever wrote them
+
     def __init__(self, ingredients: Ingredients, settings: OnlineDPOSettings) -> None:
         super().__init__(ingredients, settings)
         self.reference: RoundReference = RoundReference(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -48,6 +48,10 @@ class RAFT(OnPolicy):
     Settings: ClassVar[type[Settings]] = RAFTSettings
     needs: ClassVar[tuple[str, ...]] = ("policy",)
     min_samples: ClassVar[int] = 2
+
+    @classmethod
+    def stale_problem(cls, settings: Any) -> str | None:
+        return None  # a good response is good to imitate, whoever wrote it
 
     def learnable(self, rollouts: Sequence[Rollout], iteration: int) -> Annotated:
         made = (token_group(r, f"{iteration}:{i}") for i, r in enumerate(rollouts))

@@ -132,6 +132,9 @@ def _check_sense(stage: StageSpec) -> None:
 def _check_rollout(stage: StageSpec, algorithm: type[Algorithm] | None, settings: Any) -> None:
     """The engine can be had, and the method can learn from what it samples ahead."""
     if algorithm is not None and algorithm.data != "prompts":
+        given = ", ".join(sorted(stage.rollout.model_fields_set))
+        if given:
+            raise ConfigError(f"{stage.algorithm} samples no responses: remove rollout ({given})")
         return
     check_engine(stage.rollout)
     if not stage.rollout.max_staleness:

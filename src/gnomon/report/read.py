@@ -47,7 +47,8 @@ class Comparison:
     """Models (rows) by measures (columns), and samples of each model side by side.
 
     ``tables`` are further ones, such as pass@k, each with its ``title``; ``reference`` is the model
-    that the others are measured against.
+    that the others are measured against, and ``gains`` are their differences from it in the first
+    columns, paired by prompt.
     """
 
     columns: tuple[str, ...] = ()
@@ -56,6 +57,7 @@ class Comparison:
     title: str = "Results"
     tables: tuple[Comparison, ...] = ()
     reference: str = ""
+    gains: Mapping[str, tuple[Measured | None, ...]] = field(default_factory=dict)
 
     def column(self, name: str) -> list[tuple[str, Measured]]:
         """(model, value) of one column, models without a value left out."""
@@ -164,6 +166,11 @@ def parse_comparison(raw: Mapping[str, Any]) -> Comparison:
             values = [parse_measured(v) for v in _items(row.get("values"))][: len(columns)]
             values += [None] * (len(columns) - len(values))
             rows.append((str(row.get("model", f"model {len(rows) + 1}")), tuple(values)))
+    gains = {
+        str(row.get("model")): tuple(parse_measured(v) for v in _items(row.get("gains")))
+        for row in _items(raw.get("rows"))
+        if isinstance(row, Mapping)
+    }
     samples = [
         {str(k): "" if v is None else str(v) for k, v in sample.items()}
         for sample in _items(raw.get("samples"))
@@ -178,6 +185,7 @@ def parse_comparison(raw: Mapping[str, Any]) -> Comparison:
         title,
         tuple(t for t in tables if t.rows),
         str(raw.get("reference", "")),
+        gains,
     )
 
 

@@ -13,6 +13,7 @@ from gnomon.report.format import better_sign, interval, measured, number
 from gnomon.report.overoptimisation import Trajectory, trajectory
 from gnomon.report.read import (
     Column,
+    Comparison,
     Measured,
     RunView,
     StageView,
@@ -97,22 +98,30 @@ def _comparison(run: RunView) -> Iterator[Verdict]:
             sign = 0  # what was optimised: that it rose is no evidence of a better model
         by_name = dict(rows)
         if len(rows) > MANY and run.comparison.reference in by_name:
-            yield _many(column, rows, run.comparison.reference, sign)
+            yield _many(run.comparison, column, rows, sign)
             continue
         (last, new) = rows[-1]
         for model, old in rows[:-1]:
             yield _difference(column, last, new, model, old, sign)
 
 
-def _many(column: str, rows: Sequence[tuple[str, Measured]], reference: str, sign: int) -> Verdict:
-    """Which of many models are above and below the reference beyond noise."""
+def _many(
+    comparison: Comparison, column: str, rows: Sequence[tuple[str, Measured]], sign: int
+) -> Verdict:
+    """Which of many models are above and below the reference beyond noise: by differences paired
+    by prompt where the comparison has them."""
+    reference, place = comparison.reference, comparison.columns.index(column)
     before = dict(rows)[reference]
     found: dict[str, list[str]] = {"above": [], "below": [], "": []}
     for model, m in rows:
         if model == reference:
             continue
         gap, half = m.value - before.value, math.inf
-        if m.half_width is not None and before.half_width is not None:
+        gains = comparison.gains.get(model, ())
+        paired = gains[place] if place < len(gains) else None
+        if paired is not None and paired.half_width is not None:
+            gap, half = paired.value, paired.half_width
+        elif m.half_width is not None and before.half_width is not None:
             half = math.hypot(m.half_width, before.half_width)
         found["" if abs(gap) <= half else "above" if gap > 0 else "below"].append(model)
     words = {"above": "above it", "below": "below it", "": "not told apart from it"}

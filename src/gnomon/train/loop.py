@@ -271,7 +271,7 @@ class Loop:
             state={
                 "step": self.step,
                 "algorithm": self.algorithm.state_dict(),
-                "peak_rss_gb": self.memory.metrics()["peak_rss_gb"],
+                "memory": self.memory.metrics(),
             },
         )
 
@@ -284,7 +284,7 @@ class Loop:
         state = self.checkpoints.load(iteration, self.parameters, self.optimizer)
         self.algorithm.load_state_dict(state["algorithm"])
         self.step = int(state["step"])
-        self.memory.restore(float(state["peak_rss_gb"]))
+        self.memory.restore(state["memory"])
         self.metrics.truncate_after(self.step)
         self.samples.truncate_after(self.step)
         self.progress.resume(iteration)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,7 @@ class PeakMemory:
 
     def __init__(self) -> None:
         self._highest = 0.0
+        self._highest_gpu = 0.0
         with contextlib.suppress(OSError, AttributeError):  # give back what earlier stages freed
             if sys.platform == "linux":
                 ctypes.CDLL(None).malloc_trim(0)
@@ -39,12 +41,14 @@ class PeakMemory:
         self._highest = max(self._highest, self._resident())
         out = {"peak_rss_gb": self._highest}
         if torch.cuda.is_available():
-            out["peak_gpu_gb"] = torch.cuda.max_memory_allocated() / 1e9
+            taken = torch.cuda.max_memory_allocated() / 1e9
+            out["peak_gpu_gb"] = self._highest_gpu = max(self._highest_gpu, taken)
         return out
 
-    def restore(self, peak_rss_gb: float) -> None:
-        """Go on from the peak of an earlier part of the same stage."""
-        self._highest = max(self._highest, peak_rss_gb)
+    def restore(self, seen: Mapping[str, float]) -> None:
+        """Go on from the peaks of an earlier part of the same stage."""
+        self._highest = max(self._highest, seen["peak_rss_gb"])
+        self._highest_gpu = max(self._highest_gpu, seen.get("peak_gpu_gb", 0.0))
 
     def _resident(self) -> float:
         if self._own_mark:
