@@ -141,7 +141,7 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(name: str, tmp_path: Path) 
         ({"environment": "room"}, "did you mean 'rooms'"),
         ({"environment": {"name": "rooms", "options": {"cost": 1}}}, "cost"),
         ({"environment": "none.py:It"}, "environment 'none.py:It'"),
-        ({"algorithm": "sft", "settings": {}}, "sft plays no episodes"),
+        ({"algorithm": "sft", "settings": {}, "rollout": {}}, "sft plays no episodes"),
         ({"algorithm": "collect", "settings": {}}, "collect plays no episodes"),
         ({"reward": "human_queue"}, "judges answers, not episodes"),
         ({"rollout": {"samples": 2, "max_staleness": 1}}, "not sampled ahead"),
