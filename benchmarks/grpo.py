@@ -38,7 +38,7 @@ from rows import Rows, demonstrations, in_steps, random_groups
 
 WORKER = Path(__file__).with_name("grpo_worker.py")
 SIDES = ("gnomon", "trl", "gnomon-checkpointed", "trl-checkpointed", "trl-accumulated")
-CHECK_LR = 1e-4
+CHECK_LR = 1e-5
 TOLERANCES = {"float32": 2e-3, "bfloat16": 5e-2}
 LOSS_FLOORS = {"float32": 1e-4, "bfloat16": 1e-1}
 """Losses below are compared as if they were this large: rounding of a sum of unit advantages."""

@@ -343,6 +343,7 @@ def _trl_config(job: GrpoJob, rows: row_files.Rows, folder: str) -> Any:
         beta=BETA,
         loss_type="grpo",
         scale_rewards="group",
+        use_bias_correction_kl=False,  # TRL's default weighs k3 by the ratio; the paper does not
         generation_kwargs={"min_new_tokens": job.new_tokens} if job.forced else None,
         use_vllm=job.trl_vllm,
         use_liger_kernel=job.trl_liger,
