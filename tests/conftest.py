@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from collections import deque
 from fractions import Fraction
 from random import Random
@@ -319,7 +319,9 @@ def test_a_game_whose_observations_are_no_text_is_a_samples_error() -> None:
     assert "observation is a list, not text" in str(group.episodes[0].error)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gymnasium") is not None, reason="it is installed")
-def test_without_gymnasium_the_cure_is_named(tmp_path: Any) -> None:
+def test_without_gymnasium_the_cure_is_named(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(ConfigError, match="pip install gymnasium"):
         environment_factory("gymnasium", {"id": "Text-v0"}, tmp_path)
