@@ -143,8 +143,8 @@ def missing_field(prompt: Prompt, field: str) -> str:
     """What to say about a prompt without its reference answer, and what to do about it."""
     there = ", ".join(sorted(map(str, prompt.meta))) or "none"
     return (
-        f"{place_of(prompt)}: no reference answer in meta[{field!r}] (fields there: {there}); add it to the "
-        "data, or name another with the reward's option field"
+        f"{place_of(prompt)}: no reference answer in meta[{field!r}] (fields there: {there}); "
+        "add it to the data, or name another with the reward's option field"
     )
 
 

@@ -1,13 +1,13 @@
 """math-verify as the engine for expressions, with bounds on what it may compute.
 
 The LaTeX is read by math-verify's parser (latex2sympy2_extended). What is read is first compared by
-value, at fixed points where it has letters (Schwartz 1980 and Zippel 1979: different functions agree
-at such points only by a rare accident), to 25 digits and relative to their size: math-verify rounds
-to six decimals and drops what is small, so that 1/2^99 equals 1/2^98. ``math_verify.verify`` decides
-what has no value: sets, unions, undefined functions.
+value, at fixed points where it has letters (Schwartz 1980 and Zippel 1979: different functions
+agree at such points only by a rare accident), to 25 digits and relative to their size: math-verify
+rounds to six decimals and drops what is small, so that 1/2^99 equals 1/2^98. ``math_verify.verify``
+decides what has no value: sets, unions, matrices, undefined functions.
 
-Everything here may be slow: it is meant for a process that is killed when its time is up. What would
-be too large to compute is refused beforehand, by the size of the result, not of each step.
+Everything here may be slow: it is meant for a process that is killed when its time is up. What
+would be too large to compute is refused beforehand, by the size of the result, not of each step.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ import re
 from functools import lru_cache
 from typing import Any
 
-import sympy
-from latex2sympy2_extended.latex2sympy2 import (
+import sympy  # type: ignore[import-untyped,unused-ignore]
+from latex2sympy2_extended.latex2sympy2 import (  # type: ignore[import-untyped,unused-ignore]
     NormalizationConfig,
     latex2sympy,
     normalize_latex,
 )
-from math_verify import verify
-from sympy.core.numbers import Infinity, NegativeInfinity
+from math_verify import verify  # type: ignore[import-untyped,unused-ignore]
 
 from gnomon.rewards.verifiers.notation import THOUSANDS, depth_of
 
@@ -94,7 +93,7 @@ def value_of(text: str) -> float | None:
 
 
 def same_expression(answer: str, truth: str, rel_tol: float = 0.0) -> bool:
-    """Whether two canonical texts are the same expression, value or set; False if one is unreadable."""
+    """Whether two canonical texts are the same expression or set; False if one is unreadable."""
     if _letters(answer) != _letters(truth) and _letters(answer, True) == _letters(truth, True):
         return False  # the parser takes r and R for one letter
     if ("'" in answer) != ("'" in truth):
@@ -149,12 +148,11 @@ def _letters(text: str, lower: bool = False) -> frozenset[str]:
 
 def _letters_allowed(answer: Any, truth: Any) -> bool:
     """An answer with letters to a truth without is no answer (x - x + 5)."""
-    own, given = getattr(answer, "free_symbols", set()), getattr(truth, "free_symbols", set())
-    return bool(given) or not own
+    return bool(truth.free_symbols) or not answer.free_symbols
 
 
 def _latex(text: str) -> str:
-    """The canonical text as the parser wants it: exact decimals, no thousands, degrees in radians."""
+    """The canonical text for the parser: exact decimals, no thousands, degrees in radians."""
     text = re.sub(
         rf"(?<![\d.])\d{{1,3}}(?:[,{THOUSANDS}]\d{{3}})+(?![\d.])",
         lambda m: re.sub(r"\D", "", m[0]),
@@ -202,7 +200,9 @@ def _part_log10(part: Any, sizes: list[float]) -> float:
         return min(math.inf, count * max(1.0, sizes[0]))
     if part.func in (sympy.Sum, sympy.Product):
         terms = _terms(part)
-        return math.inf if terms > MAX_TERMS else max(sizes, default=0.0) * 2 + math.log10(terms + 1)
+        return (
+            math.inf if terms > MAX_TERMS else max(sizes, default=0.0) * 2 + math.log10(terms + 1)
+        )
     return sum(sizes) if part.is_Mul or part.func is sympy.binomial else max(sizes) + 1.0
 
 
@@ -244,13 +244,15 @@ def _same_values(first: Any, second: Any, rel_tol: float) -> bool | None:
     return True if agreed >= (2 if letters else 1) else None
 
 
-def _at(expression: Any, values: dict[Any, Any]) -> Any:
-    """The value at a point as mpmath's complex number; None where there is none, or it is infinite."""
+def _at(expression: Any, values: dict[Any, Any]) -> _Point | None:
+    """The value at a point; None where there is none, or it is infinite."""
     try:
-        found = sympy.N(expression.doit(deep=True) if not values else expression, DIGITS, subs=values)
+        found = sympy.N(
+            expression.doit(deep=True) if not values else expression, DIGITS, subs=values
+        )
     except Exception:  # sympy raises nearly anything where a function is undefined
         return None
-    if isinstance(found, Infinity | NegativeInfinity) or not found.is_number or not found.is_finite:
+    if not found.is_number or not found.is_finite:
         return None
     real, imaginary = found.as_real_imag()
     if not (real.is_Float or real.is_Rational) or not (imaginary.is_Float or imaginary.is_Rational):

@@ -16,12 +16,13 @@ MAX_TAIL = 20_000
 
 _BOX = re.compile(r"\\f?box(?:ed)?(?![A-Za-z])\s*")
 _BETWEEN_BOXES = re.compile(
-    r"[\s$.\\()\[\]]{0,12}(?:,|;|\band\b|\bor\b|\\text\{\s*(?:and|or)\s*\})[\s$,\\()\[\]]{0,12}(?:and\b|or\b)?"
-    r"[\s$\\(\[]{0,8}(?P<name>[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=\s*)?"
+    r"[\s$.,;\\()\[\]]{0,12}(?:(?:,|;|\band\b|\bor\b|\\text\{\s*(?:and|or)\s*\})[\s$,\\()\[\]]{0,12}"
+    r"(?:and\b|or\b)?[\s$\\(\[]{0,8}(?P<name>[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=\s*)?)?"
 )
 _NAME_BEFORE = re.compile(r"(?<![A-Za-z\\])([A-Za-z](?:_\{?\w{1,3}\}?)?\s*=\s*)$")
 _BEHIND_BOX = re.compile(
-    r"\s*\\?%|\s*(?:\^\s*\{?\s*\\circ\s*\}?|°)|[\s~]*(?:\\[,; ])?[\s~]*\\(?:text|mathrm)\s*\{([^{}]{1,24})\}"
+    r"\s*\\?%|\s*(?:\^\s*\{?\s*\\circ\s*\}?|°)"
+    r"|[\s~]*(?:\\[,; ])?[\s~]*\\(?:text|mathrm)\s*\{([^{}]{1,24})\}"
 )
 
 
@@ -122,30 +123,58 @@ def after_phrase(text: str) -> str | None:
     line = _CLAUSE.sub("", line)
     if re.fullmatch(r"[^$]*\d!", line):
         line = line[:-1]  # an exclamation, no factorial
-    return line.strip().strip("*").strip()
+    return _said(line.strip().strip("*").strip())
+
+
+def _said(line: str) -> str | None:
+    """The answer in "the largest n is 34"; None for a sentence that says nothing of the kind."""
+    if len(line.split()) < 4 or not re.match(r"[A-Za-z]{3,}\s", line) or not re.search(r"\d", line):
+        return line
+    if re.search(r"\b(?:not|no|isn't|never|neither|or)\b", line, re.IGNORECASE):
+        return line
+    found = re.search(
+        r".*\b(?:is|are|equals|be|was)\b\s+(?:(?:exactly|about|approximately)\s+)?(.+)$", line
+    )
+    return found[1] if found and re.match(r"[^A-Za-z]|[A-Za-z]\b", found[1]) else None
 
 
 # -- the last number -------------------------------------------------------------------------------
 
 _DIGITS = r"(?:\d{1,3}(?:[,\u202f\u00a0]\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))"
 _FORMULA = re.compile(
-    rf"(?<![\w.\\])(?:[-+−–]?\s?(?:US)?\\?[$€£¥₹]\s?[-−]?|[-+−–])?{_DIGITS}"
+    rf"(?<![\w.\\])(?:[-+−–]?[ \t]?(?:US)?\\?[$€£¥₹][ \t]?[-−]?|[-+−–])?{_DIGITS}"
     r"(?:"
-    r"\s\d+\s?/\s?\d+(?![\d/])|\s?[½⅓⅔¼¾⅕⅛⅜⅝⅞]|:\d{2}(?!\d)"
-    r"|\s?[*/^×÷·⁄]+\s?\(?[-−]?(?:\d+(?:\.\d+)?)\)?|[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|\s?\*\*\s?\d+|[-+−–]\d+(?:\.\d+)?"
-    r"|\s[+−-]\s\d+(?:\.\d+)?|[eE][-+]?\d+|![\^*/+!\d-]+|_\{?\d+\}?|\s?[x×]\s?10\^\{?[-−]?\d+\}?"
+    r"[ \t]\d+[ \t]?/[ \t]?\d+(?![\d/])|[ \t]?[½⅓⅔¼¾⅕⅛⅜⅝⅞]|:\d+"
+    r"|[ \t]?[*/^×÷·⁄]+[ \t]?\(?[-−]?(?:\d+(?:\.\d+)?)\)?|[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|[ \t]?\*\*[ \t]?\d+"
+    r"|[-+−–]\d+(?:\.\d+)?|[ \t][+−-][ \t]\d+(?:\.\d+)?|[eE][-+]?\d+|![\^*/+!\d-]+|_\{?\d+\}?"
+    r"|[ \t]?[x×][ \t]?10\^\{?[-−]?\d+\}?"
     r")*"
-    r"(?:\s?\\?%|\s?°[CF]?)?(?P<letters>[A-Za-z_\\]\S*)?(?P<word>\s(?:square\s|cubic\s)?[A-Za-z/.^]+\d?)?"
+    r"(?:[ \t]?\\?%|[ \t]?°[CF]?)?(?P<letters>[A-Za-z_\\]\S*)?"
+    r"(?P<word>[ \t](?:square\s|cubic\s)?[A-Za-z/.^]+\d?)?"
+)
+_SET_AS_MATHS = re.compile(
+    r"(?<![\\$])\$(?=[^\s$])([^$\n]{1,600}?)(?<=[^\s\\])\$(?![\d$])|\$\$([^$]{1,600})\$\$"
+    r"|\\\((.{1,600}?)\\\)|\\\[(.{1,600}?)\\\]",
+    re.DOTALL,
 )
 _MERIDIEM = re.compile(r"[ap]\.?m\.?", re.IGNORECASE)
-_MANY = re.compile(r"(?:hundred|thousand|million|billion|trillion|dozen|percent)[.,]?", re.IGNORECASE)
+_MANY = re.compile(
+    r"(?:hundred|thousand|million|billion|trillion|dozen|percent)[.,]?", re.IGNORECASE
+)
 _NOT_IN_PROSE = frozenset({"in", "a", "h", "k", "n", "j", "w", "v", "s", "l", "g", "c", "t"})
 
 
 def last_number(text: str) -> str | None:
     """The last number written in the text, whole: with its sign, its fraction, its exponent and a
-    unit behind it ("1 1/2", "2^10", "12 inches", "3 PM"). None where there is none, or where the
-    last digits are part of something else (``x_2``, ``2x``)."""
+    unit behind it ("1 1/2", "2^10", "12 inches", "3 PM"); the formula it stands in, where that is
+    set as maths (``$x = 5$``). None where there is no number.
+    """
+    digits = re.search(r"\d(?=\D*$)", text)
+    if digits is None:
+        return None
+    for formula in _SET_AS_MATHS.finditer(text):
+        if formula.start() < digits.start() < formula.end():
+            return next(group for group in formula.groups() if group)
     found: str | None = None
     for match in _FORMULA.finditer(text):
         number = match[0][: match.start("word") - match.start()] if match["word"] else match[0]
@@ -199,9 +228,9 @@ def check_methods(methods: Sequence[str]) -> tuple[str, ...]:
 def final_answer(text: str, methods: Sequence[str]) -> str | None:
     """The answer by the first of ``methods`` that finds one; None where none does.
 
-    What a model thinks (up to the last ``</think>``) is not looked at, if anything follows. A method
-    whose mark is there but holds nothing (``\\boxed{}``, or a last box that never closes) ends the
-    search: an empty answer is no answer.
+    What a model thinks (up to the last ``</think>``) is not looked at, if anything follows. A
+    method whose mark is there but holds nothing (``\\boxed{}``, or a last box that never closes)
+    ends the search: an empty answer is no answer.
     """
     tail = text[-MAX_TAIL:]
     said = tail.rpartition("</think>")[2]

@@ -17,7 +17,8 @@ MONEY = "\\$"
 
 _CHARACTERS = {
     **dict.fromkeys("\u2212\u2013\u2014\u2012\u2010\u2011\ufe63\uff0d", "-"),
-    **dict.fromkeys("\u00a0\u2007\u2008\u2009\u200a\u202f\u2002\u2003\u3000\u2004\u2005\u2006", " "),
+    **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a", " "),
+    **dict.fromkeys("\u202f\u3000", " "),
     **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
     **dict.fromkeys("\u2018\u2019\u02bc\u2032", "'"),
     **dict.fromkeys("\u201c\u201d\u2033", '"'),
@@ -33,7 +34,8 @@ _CHARACTERS = {
     "→": "\\to ", "⟨": "\\langle ", "⟩": "\\rangle ", "〈": "\\langle ", "〉": "\\rangle ",
     "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}",
     "∣": "|", "º": "°", "˚": "°", "℃": "°C", "℉": "°F", "％": "%", "…": "...",
-    "﹣": "-", "，": ",", "、": ",", "；": ";", "：": ":", "（": "(", "）": ")", "．": ".", "。": ".",
+    "﹣": "-", "，": ",", "、": ",", "；": ";", "：": ":", "（": "(",
+    "）": ")", "．": ".", "。": ".",
 }  # fmt: skip
 _TRANSLATION = str.maketrans(_CHARACTERS)
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
@@ -108,7 +110,7 @@ def squeezed(text: str) -> str:
 
 
 def split_outside(text: str, separator: str) -> list[str]:
-    """The parts between the matches of ``separator`` (a pattern) that stand outside all brackets."""
+    """The parts between matches of ``separator`` (a pattern) that stand outside all brackets."""
     parts, start, depth, at = [], 0, 0, 0
     pattern = re.compile(separator)
     while at < len(text):
@@ -213,7 +215,9 @@ def _separators(text: str) -> str:
     text = re.sub(r"(?<=\d)(?:\{,\}|,\s*\\!|\\!\s*,|,\s*\\,)\s*(?=\d{3}(?!\d))", THOUSANDS, text)
     text = re.sub(r"\{,\}", ",", text)
     text = text.replace("\\!", "")
-    return re.sub(r"(?<!\\)\\[,;: >]|\\(?:quad|qquad|thinspace|enspace|space)(?![A-Za-z])|~", " ", text)
+    return re.sub(
+        r"(?<!\\)\\[,;: >]|\\(?:quad|qquad|thinspace|enspace|space)(?![A-Za-z])|~", " ", text
+    )
 
 
 def _braced(text: str) -> str:

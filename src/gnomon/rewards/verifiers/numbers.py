@@ -16,15 +16,15 @@ MAX_DIGITS = 400
 MAX_POWER = 300
 """Exponent of ten in scientific notation."""
 FLOAT_DIGITS = 10
-"""Significant digits from which a decimal stands for the irrational or endless number it rounds."""
+"""Significant digits from which a decimal stands for the endless number that it rounds."""
 _CLOSE = Fraction(1, 10**9)
 
 _GROUPED = re.compile(
-    rf"[1-9]\d{{0,2}}(?:,\d{{3}})+|[1-9]\d{{0,2}}(?:{THOUSANDS}\d{{3}})+|[1-9]\d{{0,2}}(?: \d{{3}})+"
+    rf"[1-9]\d{{0,2}}(?:(?:,\d{{3}})+|(?:{THOUSANDS}\d{{3}})+|(?: \d{{3}})+)"
     r"|[1-9]\d{0,2}(?:'\d{3})+|[1-9]\d{0,2}(?:_\d{3})+|[1-9]\d?(?:,\d{2})+,\d{3}"
 )
 _CONTINENTAL = re.compile(r"([1-9]\d{0,2}(?:\.\d{3})+),(\d+)|([1-9]\d{0,2}(?:\.\d{3}){2,})()")
-_DECIMAL_COMMA = re.compile(r"(\d+),(\d{1,2}|\d{4,})")
+_DECIMAL_COMMA = re.compile(r"(\d+),(\d{1,2}|\d{4,}|(?<=^0,)\d{3})")
 _DECIMAL = re.compile(r"(\d*)\.(\d+)|(\d+)\.?()")
 _REPEATING = re.compile(
     r"(\d*)\.(\d*)(?:\\overline\s*\{?\s*(\d+)\s*\}?|\((\d+)\)|\\dot\s*\{?(\d)\}?)"
@@ -41,13 +41,13 @@ _MIXED = re.compile(
     r"(\d+)\s*(?:\s|and|&)?\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"
     r"|(\d+)(?:\s+|\s*and\s*|\s*&\s*)(\d+)\s*/\s*(\d+)"
 )
-_ONES = (
+_UP_TO_19 = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_WORDS = {word: i for i, word in enumerate(_ONES)} | {
-    word: 10 * i for i, word in enumerate(_TENS, start=2)
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_WORDS = {word: i for i, word in enumerate(_UP_TO_19.split())} | {
+    word: 10 * i for i, word in enumerate(_TENS.split(), start=2)
 }
 _TIMES = {"hundred": 100, "thousand": 1000}
 
@@ -74,9 +74,10 @@ def read_number(text: str, decimal_comma: bool = False) -> Number | None:
     text = text.strip()
     if not text or len(text) > MAX_DIGITS:
         return None
-    sign = re.match(r"[-+]?\s*", text)
+    sign = re.match(r"(?:[-+]|negative |minus )?\s*", text, re.IGNORECASE)
     assert sign is not None
-    negative, body = sign[0].startswith("-"), text[sign.end() :]
+    negative = sign[0][:1].lower() in tuple("-nm")
+    body = text[sign.end() :]
     if body.startswith("(") and body.endswith(")") and re.fullmatch(r"[^(),;]*", body[1:-1]):
         found = read_number(body[1:-1], decimal_comma)
     else:
@@ -170,7 +171,7 @@ def _in_words(text: str) -> Number | None:
 
 
 def same_number(a: Number, b: Number, rel_tol: float = 0.0) -> bool:
-    """Equal exactly, within ``rel_tol``, or a long decimal of what has no end (0.3333333333, 1/3)."""
+    """Equal exactly, within ``rel_tol``, or a long decimal of what has no end (1/3)."""
     if a.value == b.value:
         return True
     gap, size = abs(a.value - b.value), max(abs(a.value), abs(b.value))

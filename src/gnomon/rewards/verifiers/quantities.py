@@ -1,4 +1,4 @@
-"""Numbers with what stands behind them (percent, money, units), times of day, dates, ratios, bases."""
+"""Numbers with what stands behind them: percent, money, units, things."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ _WORD_FRACTION = re.compile(
     rf"([a-z]+)[\s-]+({'|'.join(_PARTS)}|halve)s?(?:\s+of\s.*)?|(half)", re.IGNORECASE
 )
 _COMPOUND = re.compile(r"(\d[\d.,/]*)\s*([A-Za-z]+)\.?(?:\s*,?\s*(?:and\s+)?|$)")
-_CHANGING = frozenset(
-    "squared cubed factorial half third quarter percent not no or and than plus minus over divided "
+_CHANGE = (
+    "squared cubed factorial half halve third quarter fourth fifth sixth seventh eighth ninth "
+    "tenth hundredth thousandth percent not no or and than plus minus over divided "
     "time multiplied root square cube power mod modulo log negative if unless except but instead "
-    "to through until between either neither is isnt wrong incorrect maybe".split()
+    "to through until between either neither is isnt wrong incorrect maybe"
 )
+_CHANGING = frozenset(_CHANGE.split())
 """Words behind a number that make it another one, or take it back."""
 _CELSIUS = re.compile(r"(?:degrees?|°)\s*(celsius|fahrenheit|c|f)(?![a-z])", re.IGNORECASE)
-_NO_UNIT = Unit((), Fraction(1))
+_TAIL = re.compile(r"(?<![A-Za-z\\])(?:[A-Za-z]+|\\Omega)|[%°¢€£¥₹]")
+NO_UNIT = Unit((), Fraction(1))
 _RADIANS = read_unit("radians")
 
 
@@ -55,14 +58,14 @@ class Quantity:
     @property
     def bare(self) -> bool:
         """Whether nothing stands behind the number."""
-        return not self.percent and self.unit == _NO_UNIT
+        return not self.percent and self.unit == NO_UNIT
 
 
 def read_quantity(text: str, decimal_comma: bool = False) -> Quantity | None:
-    """The quantity that a canonical text is ("12", "$1,200", "5 cm", "2\\sqrt{3} m", "12 apples")."""
+    """The quantity that a canonical text is ("12", "5 cm", "2\\sqrt{3} m", "12 apples")."""
     number = read_number(text, decimal_comma) or _word_fraction(text)
     if number:
-        return Quantity(number, text, False, _NO_UNIT)
+        return Quantity(number, text, False, NO_UNIT)
     currency = _CURRENCY.fullmatch(text)
     if currency:
         inner = read_quantity(f"{currency['sign']}{currency['rest']}", decimal_comma)
@@ -77,10 +80,8 @@ def read_quantity(text: str, decimal_comma: bool = False) -> Quantity | None:
 
 def _with_words(text: str, decimal_comma: bool) -> Quantity | None:
     """A number in front and words or a sign behind it; the longest number there is."""
-    text = _CELSIUS.sub(lambda m: m[1].lower().replace("c", "celsius", 1)
-                        if len(m[1]) == 1 and m[1] in "cC" else
-                        "fahrenheit" if m[1] in "fF" else m[1], text)  # fmt: skip
-    starts = [m.start() for m in re.finditer(r"(?<![A-Za-z\\])(?:[A-Za-z]+|\\Omega)|[%°¢€£¥₹]", text)]
+    text = _CELSIUS.sub(_scale, text)
+    starts = [match.start() for match in _TAIL.finditer(text)]
     for start in reversed(starts):
         head, tail = text[:start].strip(), text[start:].strip()
         if not head or (head[-1] in "/^_{(\\+-=<>" and not tail.startswith("°")):
@@ -89,6 +90,10 @@ def _with_words(text: str, decimal_comma: bool) -> Quantity | None:
         if found is not None:
             return found
     return None
+
+
+def _scale(match: re.Match[str]) -> str:
+    return "celsius" if match[1][0] in "cC" else "fahrenheit"
 
 
 def _number_and_unit(head: str, tail: str, spaced: bool, decimal_comma: bool) -> Quantity | None:
@@ -119,7 +124,7 @@ _FORMULA = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|\\(?:a?sin|a?cos|a?tan|cot|sec|c
 
 
 def _compound(text: str) -> Quantity | None:
-    """"5 feet 11 inches" in the unit of its first part."""
+    """ "5 feet 11 inches" in the unit of its first part."""
     parts, at = [], 0
     while at < len(text):
         match = _COMPOUND.match(text, at)
@@ -172,12 +177,14 @@ def same_quantity(a: Quantity, b: Quantity, rel_tol: float) -> bool:
         percent, bare = (a, b) if a.percent else (b, a)
         if _same_value(percent, bare, Fraction(1, 100), Fraction(1), rel_tol):
             return True
-        size = bare.number.value if bare.number else engine.value_of(bare.expression)
-        return bool(size and abs(size) >= 1) and _same_value(a, b, _ONE, _ONE, rel_tol)
-    if _same_value(a, b, _ONE, _ONE, rel_tol):
-        return a.unit.measures or b.unit.measures or a.unit.size == b.unit.size or a.bare or b.bare
-    scaled = a.unit.size != b.unit.size and not (a.unit.measures or b.unit.measures)
-    return scaled and _same_value(a, b, a.unit.size, b.unit.size, rel_tol)  # two dozen are 24
+        size = float(bare.number.value) if bare.number else engine.value_of(bare.expression)
+        return size is not None and abs(size) >= 1 and _same_value(a, b, _ONE, _ONE, rel_tol)
+    plain = a.bare or b.bare or a.unit.measures or b.unit.measures
+    if (plain or a.unit.size == b.unit.size) and _same_value(a, b, _ONE, _ONE, rel_tol):
+        return True
+    if a.unit.measures or b.unit.measures:
+        return False
+    return _same_value(a, b, a.unit.size, b.unit.size, rel_tol)  # two dozen are 24
 
 
 _ONE = Fraction(1)
@@ -201,83 +208,3 @@ def _same_value(a: Quantity, b: Quantity, size_a: Fraction, size_b: Fraction, to
 
 def _irrational(size: Fraction) -> bool:
     return _RADIANS is not None and size == _RADIANS.size
-
-
-# -- times, dates, ratios, bases -------------------------------------------------------------------
-
-_CLOCK = re.compile(
-    r"(\d{1,2})(?::(\d{2}))?(?::(\d{2}))?\s*(?:([ap])\s*\.?\s*m\s*\.?|(o'?clock))?", re.IGNORECASE
-)
-_MONTHS = "january february march april may june july august september october november december"
-_MONTH = {name[:3]: i for i, name in enumerate(_MONTHS.split(), start=1)}
-_DATES = (
-    re.compile(r"(?P<m>[A-Za-z]{3,9})\.?\s+(?P<d>\d{1,2})(?:st|nd|rd|th)?(?:\s*,?\s*(?P<y>\d{4}))?"),
-    re.compile(r"(?P<d>\d{1,2})(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<m>[A-Za-z]{3,9})\.?(?:\s*,?\s*(?P<y>\d{4}))?"),
-    re.compile(r"(?P<y>\d{4})-(?P<m>\d{2})-(?P<d>\d{2})"),
-)  # fmt: skip
-NUMERIC_DATE = re.compile(r"\d{1,2}[/-]\d{1,2}[/-]\d{2,4}|\d{4}/\d{1,2}/\d{1,2}")
-"""A date whose order of day and month nobody knows; compared by its text."""
-_BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?\s*(?:_\{(\d{1,2}|\\[a-z]+)\}|\(?\s*base\s+(\d{1,2})\)?)")
-
-
-def read_clock(text: str) -> tuple[int, int, str] | None:
-    """A time of day as (hour, second of the hour, "a", "p" or "")."""
-    lowered = text.lower()
-    if lowered in ("noon", "midnight", "12 noon", "12 midnight"):
-        return (12, 0, "p" if "noon" in lowered else "a")
-    match = _CLOCK.fullmatch(text)
-    if match is None or not (match[2] or match[4] or match[5]):
-        return None
-    hour, minute, second = (int(x or 0) for x in match.group(1, 2, 3))
-    if minute > 59 or second > 59 or hour > 24:
-        return None
-    return hour, 60 * minute + second, (match[4] or "").lower()
-
-
-def same_clock(a: tuple[int, int, str], b: tuple[int, int, str]) -> bool:
-    """Whether two times are the same; one without a.m. or p.m. is the other's half of the day."""
-    if a[1] != b[1]:
-        return False
-    if bool(a[2]) != bool(b[2]) and all(1 <= x[0] <= 12 for x in (a, b)):
-        return a[0] == b[0]
-    return _hour(a) == _hour(b)
-
-
-def _hour(clock: tuple[int, int, str]) -> int:
-    if not clock[2]:
-        return clock[0] % 24
-    return clock[0] % 12 + (12 if clock[2] == "p" else 0)
-
-
-def read_date(text: str) -> tuple[int, int, int] | None:
-    """A date as (year or 0, month, day); the month in words, or year first."""
-    for pattern in _DATES:
-        match = pattern.fullmatch(text)
-        if match:
-            month = match["m"]
-            number = int(month) if month.isdigit() else _MONTH.get(month[:3].lower(), 0)
-            if number and (month.isdigit() or _MONTHS.split()[number - 1].startswith(month.lower())):
-                return int(match["y"] or 0), number, int(match["d"])
-    return None
-
-
-def read_ratio(text: str) -> list[Fraction] | None:
-    """The terms of a ratio ("2:3", "2 to 3", "1:2:3")."""
-    parts = re.split(r"\s*:\s*|\s+to\s+", text)
-    numbers = [read_number(part) for part in parts]
-    if len(parts) < 2 or any(n is None for n in numbers):
-        return None
-    return [n.value for n in numbers if n is not None]
-
-
-def same_ratio(a: list[Fraction], b: list[Fraction]) -> bool:
-    """Whether two ratios are proportional, no term of them 0."""
-    if len(a) != len(b) or 0 in a or 0 in b:
-        return a == b
-    return len({x / y for x, y in zip(a, b, strict=True)}) == 1
-
-
-def read_based(text: str) -> tuple[str, str] | None:
-    """A numeral with its base as (digits, base)."""
-    match = _BASED.fullmatch(text)
-    return (match[1].upper().lstrip("0") or "0", match[2] or match[3]) if match else None

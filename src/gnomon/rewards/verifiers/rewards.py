@@ -51,7 +51,7 @@ def maths(
     if engine is not None:
         if engine not in _OLD_ENGINES:
             raise ConfigError(
-                f"maths reward: there is no engine {engine!r}, and none to choose: remove the option"
+                f"maths reward: there is no engine {engine!r}, nor any to choose: remove it"
             )
         warnings.warn(
             f"maths reward: engine: {engine} changes nothing any more; one engine (math-verify "

@@ -1,9 +1,8 @@
-"""The structure of an answer: choices, words, relations, intervals, lists, tuples, sets, matrices."""
+"""The structure of an answer: choices, words, relations, intervals, lists, sets, matrices."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gnomon.rewards.verifiers.notation import split_outside, squeezed
@@ -11,8 +10,8 @@ from gnomon.rewards.verifiers.notation import split_outside, squeezed
 # -- choices and words -----------------------------------------------------------------------------
 
 _CHOICES = (
-    re.compile(r"(?:(?:option|choice|answer)\s*:?\s*)?\(\s*([A-Ja-j])\s*\)\s*[.:]?\s*(.*)", re.IGNORECASE),
-    re.compile(r"(?:option|choice|answer)\s*:?\s*([A-Ja-j])(?![A-Za-z])\s*[.:)]?\s*(.*)", re.IGNORECASE),
+    re.compile(r"(?:(?:option|choice|answer)\s*:?\s*)?\(\s*([A-J])\s*\)\s*[.:]?\s*(.*)", re.I),
+    re.compile(r"(?:option|choice|answer)\s*:?\s*([A-J])(?![A-Za-z])\s*[.:)]?\s*(.*)", re.I),
     re.compile(r"\[([A-J])\]\s*(.*)"),
     re.compile(r"([A-J])\s*[.:)](?:\s+(.*)|\s*$)"),
     re.compile(r"([a-j])\)\s*(.*)"),
@@ -39,10 +38,11 @@ _SYNONYMS = {
     "dne": "does not exist", "limit does not exist": "does not exist", "n/a": "undefined",
     "not defined": "undefined", "all real numbers": "\\mathbb{R}", "all reals": "\\mathbb{R}",
     "all real": "\\mathbb{R}", "reals": "\\mathbb{R}", "real numbers": "\\mathbb{R}",
-    "infinitely many": "infinitely many solutions", "infinite solutions": "infinitely many solutions",
+    "infinitely many": "infinitely many solutions",
+    "infinite solutions": "infinitely many solutions",
     "infinitely many solution": "infinitely many solutions",
     "it does not exist": "does not exist", "can not be determined": "cannot be determined",
-    "an even": "even", "impossible to determine": "cannot be determined",
+    "impossible to determine": "cannot be determined",
 }  # fmt: skip
 
 
@@ -54,12 +54,22 @@ def words(text: str) -> str:
     return _SYNONYMS.get(text, text)
 
 
-_SHORT_WORDS = frozenset("is if or no to of in on at by as an not and the for are was but all any odd".split())
+_VERDICTS = frozenset(("yes", "no", "true", "false"))
+
+
+def verdict(text: str) -> str | None:
+    """The yes, no, true or false that a sentence begins with and a comma or stop follows."""
+    match = re.match(r"([A-Za-z]+)\s*(?:[,.;:!-]|$)", text)
+    return match[1].lower() if match and match[1].lower() in _VERDICTS else None
+
+
+_SHORT = "is if or no to of in on at by as an not and the for are was but all any odd"
+_SHORT_WORDS = frozenset(_SHORT.split())
 
 
 def has_words(text: str) -> bool:
     """Whether there are English words in the text, so that it is no formula."""
-    plain = re.sub(r"\\[A-Za-z]+", "\\ ", text)
+    plain = re.sub(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+", "\\ ", text)
     for match in re.finditer(r"[A-Za-z]+", plain):
         word = match[0]
         apart = (match.start() == 0 or plain[match.start() - 1] == " ") and (
@@ -74,17 +84,26 @@ def has_words(text: str) -> bool:
 
 _OPERATOR = r"\\(?:le|ge|ne|in|approx)(?![A-Za-z])|:=|==|=|<|>"
 _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
-_ATOM = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|sigma|phi|omega|rho|varepsilon|ell))"
-_NAME = re.compile(rf"{_ATOM}(?:_\{{[^{{}}]*\}})?'*(?:\(\s*{_ATOM}(?:\s*,\s*{_ATOM})*\s*\))?|[A-Za-z]+(?: [A-Za-z]+)*")
-_ASKED = re.compile(
-    r"(?:[A-Za-z |()+_{}\[\]/,]|\\(?:alpha|beta|gamma|theta|lambda|angle|triangle|overline|cdot|mathbb"
-    r"|Delta|vec|hat|cap|cup|mid|max|min|sum|pi(?=\s*[(_]))(?![A-Za-z])|_\{\w+\}|°)+(?<![+/])"
+_ATOM = (
+    r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|sigma|phi|omega|rho|varepsilon|ell))"
 )
+_NAME = re.compile(
+    rf"{_ATOM}(?:_\{{[^{{}}]*\}})?'*(?:\(\s*{_ATOM}(?:\s*,\s*{_ATOM})*\s*\))?"
+    r"|[A-Za-z]+(?: [A-Za-z]+)*"
+)
+_ASKED = re.compile(
+    r"(?:[A-Za-z |()+'{}\[\]/,-]|_\{\w+\}|°|\^\{-1\}(?=\()"
+    r"|\\(?:alpha|beta|gamma|theta|lambda|angle|triangle|overline|cdot|mathbb|Delta|vec|hat|cap|cup"
+    r"|mid|max|min|sum|sin|cos|tan|cot|sec|csc|pi(?=\s*[(_]))(?![A-Za-z])"
+    r"|\\frac\{d\^?\{?\d?\}?[A-Za-z]?\}\{d[A-Za-z](?:\^\{\d\})?\}"
+    r"|\^\{\d\}(?=[^=]*[+-])|(?<=[A-Za-z])\^\{\d\}$)+(?<![+/-])"
+)
+"""What a question asks for: names, their sums and products, no numbers in front of them."""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """Terms with the signs between them (``=``, ``<``, ``>``, ``\\le``, ``\\ge``, ``\\ne``, ``\\in``)."""
+    """Terms and the signs between them (``=``, ``<``, ``\\le``, ``\\ne``, ``\\in`` and so on)."""
 
     terms: tuple[str, ...]
     signs: tuple[str, ...]
@@ -110,7 +129,7 @@ class Relation:
         named = self.naming()
         if named is not None:
             return named[0], (named[1],)
-        if self.equation and _ASKED.fullmatch(self.terms[0]):
+        if self.equation and _ASKED.fullmatch(self.terms[0]) and self.terms[0][0] != "-":
             return squeezed(self.terms[0]), self.terms[1:]
         return None
 
@@ -121,7 +140,7 @@ def read_relation(text: str) -> Relation | None:
     if len(parts) < 2 or not all(parts):
         return None
     signs, rest = [], text
-    for before, _ in zip(parts, parts[1:], strict=False):
+    for before in parts[:-1]:
         rest = rest[rest.index(before) + len(before) :].lstrip()
         match = re.match(_OPERATOR, rest)
         if match is None:
@@ -148,7 +167,9 @@ class Piece:
 
 def read_intervals(text: str) -> tuple[str, list[Piece]] | None:
     """(variable or "", pieces) of intervals, unions of them, and inequalities in one variable."""
-    text = re.sub(r"^\\\{\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||\\mid|:)\s*(.*)\\\}$", r"\1", text)
+    text = re.sub(
+        r"^\\\{\s*[A-Za-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||\\mid|:)\s*(.*)\\\}$", r"\1", text
+    )
     if words(text) in ("\\mathbb{R}", "\\mathbb{r}"):
         return "", [Piece(f"-{INFINITE}", False, INFINITE, False)]
     member = read_relation(text)
@@ -217,13 +238,22 @@ def _inequality(text: str) -> tuple[str, list[Piece]] | None:
             terms, signs = terms[::-1], tuple(_FLIP[sign] for sign in signs[::-1])
         if {*signs} <= {"<", "\\le"}:
             ends = squeezed(terms[0]), squeezed(terms[2])
-            return squeezed(terms[1]), [Piece(ends[0], signs[0] == "\\le", ends[1], signs[1] == "\\le")]
+            return squeezed(terms[1]), [
+                Piece(ends[0], signs[0] == "\\le", ends[1], signs[1] == "\\le")
+            ]
     return None
 
 
 # -- what has parts --------------------------------------------------------------------------------
 
-_BRACKETS = (("\\{", "\\}"), ("\\langle", "\\rangle"), ("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"))
+_BRACKETS = (
+    ("\\{", "\\}"),
+    ("\\langle", "\\rangle"),
+    ("(", ")"),
+    ("[", "]"),
+    ("(", "]"),
+    ("[", ")"),
+)
 _GROUPED_ITEM = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
@@ -242,7 +272,11 @@ class Items:
 def read_items(text: str) -> Items | None:
     """The parts of a tuple, set or bare list; None for a single thing."""
     for opening, closing in _BRACKETS:
-        if text.startswith(opening) and text.endswith(closing) and _one_bracket(text, opening, closing):
+        if (
+            text.startswith(opening)
+            and text.endswith(closing)
+            and _one_bracket(text, opening, closing)
+        ):
             inner = text[len(opening) : len(text) - len(closing)].strip()
             parts = _parts(inner)
             kind = {"\\{": "set", "\\langle": "()"}.get(opening, opening + closing)
@@ -250,7 +284,7 @@ def read_items(text: str) -> Items | None:
                 return Items(kind, tuple(part for part in parts if part))
     parts = _parts(text)
     if len(parts) == 1:
-        parts = split_outside(text, r"\s+(?:and|or|&)\s+")
+        parts = split_outside(text, r"\s+(?:and|or)\s+")
     if len(parts) > 1:
         parts = [re.sub(r"^(?:and|or)\s+", "", part) for part in parts]
         last = split_outside(parts[-1], r"\s+(?:and|or)\s+")
@@ -281,7 +315,7 @@ def _one_bracket(text: str, opening: str, closing: str) -> bool:
 
 
 _MATRIX = re.compile(
-    r"\[?\(?\s*\\begin\{(?P<kind>[pbvBV]?matrix|smallmatrix|array)\}(?:\{[lcr|]*\})?(?P<body>.*)"
+    r"\[?\(?\s*\\begin\{(?P<kind>[pbvBV]?matrix|smallmatrix|array)\}(?:\{[lcr|]*\})?(?P<body>(?:(?!\\end\{).)*)"
     r"\\end\{(?P=kind)\}\s*\]?\)?",
     re.DOTALL,
 )
@@ -308,8 +342,10 @@ def both_signs(text: str) -> list[str] | None:
     """``1 \\pm \\sqrt{2}`` as its two values; None without such a sign."""
     if not _SIGNS.search(text):
         return None
-    made: Sequence[tuple[str, str]] = (("+", "-"), ("-", "+"))
-    return [
-        re.sub(r"^\+|(?<=[(=,])\+", "", _SIGNS.sub(lambda m, s=signs: s["mp" in m[0]], text)).strip()  # type: ignore[misc]
-        for signs in made
-    ]
+    return [_signed(text, *signs) for signs in (("+", "-"), ("-", "+"))]
+
+
+def _signed(text: str, upper: str, lower: str) -> str:
+    """With ``upper`` for each plus-minus and ``lower`` for each minus-plus."""
+    text = _SIGNS.sub(lambda match: lower if "mp" in match[0] else upper, text)
+    return re.sub(r"^\+|(?<=[(=,])\+", "", text).strip()

@@ -134,7 +134,7 @@ def _known(word: str) -> tuple[Fraction, Mapping[str, int]] | None:
 
 
 def read_unit(words: str) -> Unit | None:
-    """The unit that ``words`` name ("cm", "square feet", "m/s^{2}", "dollars per hour", "red apples").
+    """The unit that ``words`` name ("cm", "square feet", "m/s^{2}", "red apples").
 
     Words that are no unit are things that are counted. None where it is neither: digits, signs.
     """
@@ -197,7 +197,7 @@ def _singular(word: str) -> str:
 
 
 def agree(a: Unit, b: Unit) -> bool:
-    """Whether two units can stand behind the same quantity: the same dimension, and no other things.
+    """Whether two units can stand behind one quantity: the same dimension, and no other things.
 
     A quantity without a unit agrees with every unit.
     """

@@ -184,7 +184,7 @@ def _answered(verify: Any, question: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         if "check" in question:
             check = getattr(verify, "check", None)
-            result = None if check is None else check(question["check"])
+            result: Any = None if check is None else check(question["check"])
         else:
             result = verify(question["text"], question["answer"])
         result = result.item() if hasattr(result, "item") else result
