@@ -8,12 +8,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gnomon.data.records import Prompt
 from gnomon.errors import ConfigError
 from gnomon.rewards.protocol import Sample, Score
 from gnomon.rewards.verifiers.workers import VerifierError, VerifierTimeoutError, WorkerPool
+
+if TYPE_CHECKING:
+    from gnomon.data.records import Prompt
 
 Verify = Callable[[str, Any], Any]
 """(response, reference answer) -> bool, float, or (value, named parts)."""

@@ -219,9 +219,10 @@ class Comparison:
         one = first or second
         if one is not None and one.kind == "set" and len(one.parts) == 1:
             return self.same(one.parts[0], b) if first else self.same(a, one.parts[0])
-        several = first.parts[:MAX_ITEMS] if first and first.kind == "list" else ()
-        if several and not read_relation(b) and all(self.same(part, b) for part in several):
-            return True
+        if one is not None and one.kind == "list" and len(one.parts) <= MAX_ITEMS:
+            pairs = [(part, b) if first else (a, part) for part in one.parts]
+            if not read_relation(b if first else a) and all(self.same(*pair) for pair in pairs):
+                return True
         named = self._values(a, b)
         return named is not None and self.same(*named)
 

@@ -47,7 +47,7 @@ def boxed(text: str) -> str | None:
             content = word[0] if word else ""
             at = max(match.end() + len(content), match.start() + 1)
         behind = _BEHIND_BOX.match(text, at)
-        if behind and (behind[1] is None or is_unit(behind[1].strip())):
+        if behind and (behind[1] is None or is_unit(behind[1].strip(" ~"))):
             content += behind[0]
             at = behind.end()
         boxes.append((match.start(), at, content))
