@@ -90,6 +90,11 @@ SCHEMA = {
 }
 
 
+@pytest.fixture(scope="module")
+def json_reward() -> VerifierReward:
+    return rewards.json_schema(SCHEMA, workers=1)
+
+
 @pytest.mark.parametrize(
     ("text", "parses", "valid"),
     [
@@ -110,9 +115,17 @@ SCHEMA = {
         ("", 0, 0),
     ],
 )
-def test_json_against_a_schema(text: str, parses: int, valid: int) -> None:
-    (score,) = score_safely(rewards.json_schema(SCHEMA), [sample(text)])
+def test_json_against_a_schema(
+    json_reward: VerifierReward, text: str, parses: int, valid: int
+) -> None:
+    (score,) = score_safely(json_reward, [sample(text)])
     assert (score.value, dict(score.parts)) == (valid, {"parses": parses, "valid": valid})
+
+
+def test_a_schemas_pattern_that_runs_away_costs_one_sample() -> None:
+    reward = rewards.json_schema({"type": "string", "pattern": "^(a+)+$"}, timeout_s=0.5, workers=1)
+    good, runaway = sample('"aa"'), sample('"' + "a" * 40 + 'b"')
+    assert values(reward, good, runaway, good) == [1.0, 0.0, 1.0]
 
 
 def test_schema_combinations_and_refusals() -> None:

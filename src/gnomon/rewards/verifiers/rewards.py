@@ -126,10 +126,27 @@ def json_schema(
     *,
     field: str = "schema",
     unfinished: float | None = 0.0,
+    timeout_s: float = 5.0,
+    workers: int = 2,
 ) -> VerifierReward:
-    """1 where the response is JSON that obeys a schema (``schema``, or each prompt's own)."""
-    name = None if schema is not None else field
-    return VerifierReward(json_verifier(schema), "json", field=name, unfinished=unfinished)
+    """1 where the response is JSON that obeys a schema (``schema``, or each prompt's own).
+
+    It runs in processes that are killed after ``timeout_s``: a schema's ``pattern`` can run away.
+
+    Raises:
+        ConfigError: a schema with what is not checked (see :mod:`.schema`).
+    """
+    json_verifier(schema)
+    return VerifierReward(
+        None,
+        "json",
+        field=None if schema is not None else field,
+        unfinished=unfinished,
+        reference=f"{_HERE}.text:json_verifier",
+        options={"schema": None if schema is None else dict(schema)},
+        timeout_s=timeout_s,
+        workers=workers,
+    )
 
 
 def verifier(
