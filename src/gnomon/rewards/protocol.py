@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from gnomon.data.records import Prompt
+if TYPE_CHECKING:  # it needs torch, which takes a second to load, and a verifier's worker does not
+    from gnomon.data.records import Prompt
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,25 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from gnomon.data.records import Prompt
 from gnomon.errors import ConfigError
 from gnomon.rewards.protocol import Sample, Score
-from gnomon.rewards.verifiers.workers import WorkerPool
+from gnomon.rewards.verifiers.workers import VerifierError, VerifierTimeoutError, WorkerPool
+
+if TYPE_CHECKING:
+    from gnomon.data.records import Prompt
 
 Verify = Callable[[str, Any], Any]
 """(response, reference answer) -> bool, float, or (value, named parts)."""
 
 MISSING = object()
+TIMED_OUT = "timed_out"
+"""The part that says which responses took too long to judge."""
+MAX_UNANSWERED = 8
+"""Questions in a row that may run out of time before the first is answered; then it is not the
+responses that are at fault."""
 
 
 class VerifierReward:
@@ -31,7 +39,11 @@ class VerifierReward:
         unfinished: the value of a response that was cut off; None judges it like any other.
         reference: ``module:factory``; ``factory(**options)`` makes the verifier in each worker.
         timeout_s: per sample; a worker that takes longer is killed and started anew.
+        timed_out: the value of a response that takes longer; None makes it an error. Where the
+            reference answer alone takes as long, or no response was ever judged in time, it is an
+            error anyway: the data or the verifier is at fault.
         workers: worker processes.
+        memory_mb: that each of them may use; None for no limit.
     """
 
     def __init__(
@@ -44,7 +56,9 @@ class VerifierReward:
         reference: str | None = None,
         options: Mapping[str, Any] | None = None,
         timeout_s: float = 10.0,
+        timed_out: float | None = 0.0,
         workers: int = 2,
+        memory_mb: int | None = None,
     ) -> None:
         if (verify is None) == (reference is None):
             raise ConfigError(f"{name}: give either a verifier or a reference to one")
@@ -54,18 +68,24 @@ class VerifierReward:
         self.field = field
         self.unfinished = unfinished
         self.workers = workers
+        self.timed_out = timed_out
         self._verify = verify
         self._pool = (
             None
             if reference is None
-            else WorkerPool(reference, dict(options or {}), timeout_s, workers)
+            else WorkerPool(reference, dict(options or {}), timeout_s, workers, memory_mb)
         )
+        self._judged = False
+        self._unanswered = 0
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
         if self._pool is None or len(samples) < 2:
             return [self.score(sample) for sample in samples]
         with ThreadPoolExecutor(self.workers) as threads:
-            return list(threads.map(self.score, samples))
+            scores = list(threads.map(self.score, samples))
+        if any(TIMED_OUT in score.parts for score in scores):  # its mean is then their share
+            return [replace(s, parts={TIMED_OUT: 0.0, **s.parts}) for s in scores]
+        return scores
 
     def score(self, sample: Sample) -> Score:
         """The score of one sample; whatever goes wrong is its error."""
@@ -75,12 +95,43 @@ class VerifierReward:
         if answer is MISSING:
             return Score(None, error=missing_field(sample.prompt, str(self.field)))
         try:
-            if self._pool is not None:
-                return as_score(self._pool.ask(sample.text, _jsonable(answer)))
-            assert self._verify is not None
-            return as_score(self._verify(sample.text, answer))
+            if self._pool is None:
+                assert self._verify is not None
+                return as_score(self._verify(sample.text, answer))
+            return self._asked(self._pool, sample, _jsonable(answer))
         except Exception as error:
-            return Score(None, error=f"{type(error).__name__}: {error}")
+            said = str(error) if isinstance(error, VerifierError) else _named(error)
+            return Score(None, error=f"{place_of(sample.prompt)}: {said}")
+
+    def _asked(self, pool: WorkerPool, sample: Sample, answer: Any) -> Score:
+        try:
+            result = pool.ask(sample.text, answer)
+        except VerifierTimeoutError as error:
+            return self._ran_out(pool, answer, error)
+        self._judged = True
+        return as_score(result)
+
+    def _ran_out(self, pool: WorkerPool, answer: Any, error: VerifierTimeoutError) -> Score:
+        """A response that could not be judged in time is wrong, unless the fault is elsewhere."""
+        try:
+            pool.check(answer)
+        except VerifierError as reason:
+            raise VerifierError(f"the reference answer cannot be read: {reason}") from error
+        self._unanswered += 1
+        if not self._judged and self._unanswered > MAX_UNANSWERED:
+            raise VerifierError(f"{error}, as all {self._unanswered} before it; raise timeout_s")
+        if self.timed_out is None:
+            raise error
+        return Score(self.timed_out, {TIMED_OUT: 1.0})
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def place_of(prompt: Prompt) -> str:
+    """Which prompt, and from which row of which file."""
+    return f"prompt {prompt.id}" + (f" ({prompt.source})" if prompt.source else "")
 
 
 def answer_of(prompt: Prompt, field: str) -> Any:
@@ -92,11 +143,10 @@ def answer_of(prompt: Prompt, field: str) -> Any:
 
 def missing_field(prompt: Prompt, field: str) -> str:
     """What to say about a prompt without its reference answer, and what to do about it."""
-    where = f"prompt {prompt.id}" + (f" ({prompt.source})" if prompt.source else "")
     there = ", ".join(sorted(map(str, prompt.meta))) or "none"
     return (
-        f"{where}: no reference answer in meta[{field!r}] (fields there: {there}); add it to the "
-        "data, or name another with the reward's option field"
+        f"{place_of(prompt)}: no reference answer in meta[{field!r}] (fields there: {there}); "
+        "add it to the data, or name another with the reward's option field"
     )
 
 

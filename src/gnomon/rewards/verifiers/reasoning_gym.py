@@ -135,7 +135,8 @@ def reasoning_gym(
 
 
 def grader(extract: Extract) -> Callable[[str, Any], Any]:
-    """The verifier, made in the worker."""
+    """The verifier, made in the worker; the library is loaded before the first question's clock."""
+    library()
 
     def verify(text: str, kept: Mapping[str, Any]) -> Sequence[Any]:
         dataset, entry = _entry(

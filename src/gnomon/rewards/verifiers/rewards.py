@@ -2,68 +2,74 @@
 
 from __future__ import annotations
 
-import importlib.util
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gnomon.errors import ConfigError
 from gnomon.rewards.function import load_function
 from gnomon.rewards.verifiers.adapter import VerifierReward
 from gnomon.rewards.verifiers.extract import check_methods
-from gnomon.rewards.verifiers.maths import maths_verifier
 from gnomon.rewards.verifiers.text import exact_verifier, json_verifier, regex_verifier
 
 _HERE = "gnomon.rewards.verifiers"
-MathsEngine = Literal["own", "math-verify", "auto"]
+_MATHS_MEMORY_MB = 2048
+_OLD_ENGINES = ("own", "math-verify", "auto")
 
 
 def maths(
     field: str = "answer",
     *,
     extract: Sequence[str] = ("boxed", "hash", "phrase", "number"),
-    engine: MathsEngine = "auto",
     rel_tol: float = 0.0,
     unfinished: float | None = 0.0,
     timeout_s: float = 5.0,
     workers: int = 2,
+    engine: str | None = None,
 ) -> VerifierReward:
     """1 where the final answer is the right one, else 0; part ``answered``: an answer was found.
 
+    A response that takes longer than ``timeout_s`` to judge is wrong, and has the part
+    ``timed_out``.
+
     Args:
-        field: the field of ``Prompt.meta`` with the truth (GSM8K's solutions with ``####`` too).
+        field: the field of ``Prompt.meta`` with the truth (a whole solution that ends in ``####``,
+            a box or "A: 18" too; a list holds several truths, of which each will do).
         extract: where the answer is looked for, in this order: boxed, hash (``####``), phrase
             ("the answer is"), number (the last one), all (the whole response).
-        engine: own (strict, see :mod:`gnomon.rewards.verifiers.maths`), math-verify, or auto: own,
-            and where it says no, math-verify too if that is installed.
         rel_tol: relative error allowed between numbers.
         unfinished: the value of a response that was cut off; None judges it like any other.
-        timeout_s, workers: of the processes math-verify runs in.
+        timeout_s, workers: of the processes that compare.
+        engine: chose between two engines once. There is one now, the same on every machine; the
+            old names still pass, with a warning.
 
     Raises:
-        ConfigError: an unknown way to extract or engine; math-verify asked for but not installed.
+        ConfigError: an unknown way to extract, or an engine that never was.
     """
     methods = check_methods([extract] if isinstance(extract, str) else extract)
-    installed = importlib.util.find_spec("math_verify") is not None
-    if engine not in ("own", "math-verify", "auto"):
-        raise ConfigError(f"maths reward: engine is own, math-verify or auto, not {engine!r}")
-    if engine == "math-verify" and not installed:
-        raise ConfigError(
-            "maths reward: math-verify is not installed; pip install gnomon-rlhf[eval]"
+    if engine is not None:
+        if engine not in _OLD_ENGINES:
+            raise ConfigError(
+                f"maths reward: there is no engine {engine!r}, nor any to choose: remove it"
+            )
+        warnings.warn(
+            f"maths reward: engine: {engine} changes nothing any more; one engine (math-verify "
+            "under strict rules) grades everywhere alike: remove the option",
+            stacklevel=2,
         )
-    options = {"extract": list(methods), "engine": engine, "rel_tol": rel_tol}
-    if engine == "own" or not installed:
-        verify = maths_verifier(methods, "own", rel_tol)
-        return VerifierReward(verify, "maths", field=field, unfinished=unfinished)
+    if not 0 <= rel_tol < 1:
+        raise ConfigError(f"maths reward: rel_tol is from 0 to below 1, not {rel_tol}")
     return VerifierReward(
         None,
         "maths",
         field=field,
         unfinished=unfinished,
         reference=f"{_HERE}.maths:maths_verifier",
-        options=options,
+        options={"extract": list(methods), "rel_tol": rel_tol},
         timeout_s=timeout_s,
         workers=workers,
+        memory_mb=_MATHS_MEMORY_MB,
     )
 
 
@@ -120,10 +126,27 @@ def json_schema(
     *,
     field: str = "schema",
     unfinished: float | None = 0.0,
+    timeout_s: float = 5.0,
+    workers: int = 2,
 ) -> VerifierReward:
-    """1 where the response is JSON that obeys a schema (``schema``, or each prompt's own)."""
-    name = None if schema is not None else field
-    return VerifierReward(json_verifier(schema), "json", field=name, unfinished=unfinished)
+    """1 where the response is JSON that obeys a schema (``schema``, or each prompt's own).
+
+    It runs in processes that are killed after ``timeout_s``: a schema's ``pattern`` can run away.
+
+    Raises:
+        ConfigError: a schema with what is not checked (see :mod:`.schema`).
+    """
+    json_verifier(schema)
+    return VerifierReward(
+        None,
+        "json",
+        field=None if schema is not None else field,
+        unfinished=unfinished,
+        reference=f"{_HERE}.text:json_verifier",
+        options={"schema": None if schema is None else dict(schema)},
+        timeout_s=timeout_s,
+        workers=workers,
+    )
 
 
 def verifier(
@@ -133,6 +156,7 @@ def verifier(
     options: Mapping[str, Any] | None = None,
     unfinished: float | None = None,
     timeout_s: float = 10.0,
+    timed_out: float | None = 0.0,
     workers: int = 2,
 ) -> VerifierReward:
     """A user's own ``verify(text, answer)``, called sample by sample in killable processes.
@@ -141,6 +165,8 @@ def verifier(
         function: ``package.module:name`` or ``path/file.py:name``.
         field: the field of ``Prompt.meta`` passed as the answer; null passes all of it.
         options: further keyword arguments of the function.
+        timeout_s: per call; a process that takes longer is killed.
+        timed_out: the value of a response whose call took longer; None makes it an error.
 
     Raises:
         ConfigError: it cannot be imported.
@@ -157,6 +183,7 @@ def verifier(
         reference=f"{_HERE}.rewards:user_verifier",
         options={"function": function, "options": dict(options or {})},
         timeout_s=timeout_s,
+        timed_out=timed_out,
         workers=workers,
     )
 

@@ -2,70 +2,208 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+# dimension: {size in base units: words}. A dimension may be a product of powers of others.
 _TABLE: dict[str, dict[str, str]] = {
     "length": {
         "1": "m meter meters metre metres",
+        "1/1000000000": "nm nanometer nanometers",
+        "1/1000000": "micron microns micrometer micrometers",
         "1/1000": "mm millimeter millimeters millimetre millimetres",
-        "1/100": "cm centimeter centimeters centimetre centimetres",
-        "1000": "km kilometer kilometers kilometre kilometres",
-        "0.0254": "inch inches",
+        "1/100": "cm centimeter centimeters centimetre centimetres cms",
+        "1/10": "dm decimeter decimeters decimetre decimetres",
+        "1000": "km kilometer kilometers kilometre kilometres kms",
+        "0.0254": "in inch inches",
         "0.3048": "ft foot feet",
-        "0.9144": "yd yard yards",
+        "0.9144": "yd yds yard yards",
         "1609.344": "mi mile miles",
     },
     "mass": {
-        "1": "g gram grams",
-        "1/1000": "mg milligram milligrams",
-        "1000": "kg kilogram kilograms",
-        "453.59237": "lb lbs pound pounds",
-        "28.349523125": "oz ounce ounces",
-        "1000000": "tonne tonnes",
+        "1": "kg kilogram kilograms kilo kilos kgs",
+        "1/1000": "g gram grams gm gms",
+        "1/1000000": "mg milligram milligrams",
+        "0.45359237": "lb lbs pound pounds",
+        "0.028349523125": "oz ounce ounces",
+        "1000": "tonne tonnes",
+        "907.18474": "ton tons",
     },
     "time": {
         "1": "s sec secs second seconds",
+        "1/1000": "ms millisecond milliseconds",
         "60": "min mins minute minutes",
         "3600": "h hr hrs hour hours",
         "86400": "day days",
         "604800": "week weeks",
     },
-    "volume": {
-        "1": "l liter liters litre litres",
-        "1/1000": "ml milliliter milliliters millilitre millilitres",
+    "month": {"1": "month months", "12": "year years yr yrs"},
+    "length^3": {
+        "1/1000": "l liter liters litre litres",
+        "1/1000000": "ml milliliter milliliters millilitre millilitres cc",
+        "0.003785411784": "gallon gallons gal",
+        "0.000946352946": "quart quarts qt",
+        "0.000473176473": "pint pints pt",
+        "0.0002365882365": "cup cups",
     },
-    "money": {"1": "$ dollar dollars usd", "1/100": "¢ cent cents"},
+    "length^2": {"10000": "hectare hectares ha", "4046.8564224": "acre acres"},
+    "length time^-1": {"0.44704": "mph", "5/18": "kph kmph kmh"},
+    "money": {"1": "\\$ dollar dollars usd buck bucks", "1/100": "¢ cent cents"},
     "euro": {"1": "€ euro euros eur"},
-    "sterling": {"1": "£ gbp"},
-    "angle": {"1": "° degree degrees deg"},
-    "radian": {"1": "rad radian radians"},
+    "sterling": {"1": "£ gbp", "1/100": "pence"},
+    "yen": {"1": "¥ yen jpy"},
+    "rupee": {"1": "₹ rupee rupees inr rs"},
+    "angle": {"1": "° degree degrees deg", "1/60": "arcmin arcminutes"},
+    "temperature": {"1": "°c celsius"},
+    "fahrenheit": {"1": "°f fahrenheit"},
+    "kelvin": {"1": "k kelvin kelvins"},
+    "mass length time^-2": {"1": "n newton newtons"},
+    "mass length^2 time^-2": {"1": "j joule joules", "1000": "kj kilojoule kilojoules"},
+    "mass length^2 time^-3": {"1": "w watt watts", "1000": "kw kilowatt kilowatts"},
+    "mass length^-1 time^-2": {"1": "pa pascal pascals", "1000": "kpa"},
+    "time^-1": {"1": "hz hertz", "1000": "khz"},
+    "current": {"1": "amp amps ampere amperes"},
+    "voltage": {"1": "v volt volts"},
+    "resistance": {"1": "ohm ohms \\omega"},
+    "amount": {"1": "mol mole moles"},
+    "": {"12": "dozen dozens", "1": "unit units"},
 }
+_CASED = {"K": "k", "N": "n", "J": "j", "W": "w", "V": "v", "L": "l", "C": "", "H": "", "S": "",
+          "M": "", "G": "", "c": "", "n": "", "j": "", "w": "", "v": "", "k": ""}  # fmt: skip
+"""Single letters that are a unit in one case only; an empty one is none."""
+RADIAN = Fraction(180 / math.pi)
 
-_UNITS = {
-    word: (dimension, Fraction(size))
+
+def _parsed(dimension: str) -> dict[str, int]:
+    powers = {}
+    for part in dimension.split():
+        name, _, power = part.partition("^")
+        powers[name] = int(power or 1)
+    return powers
+
+
+_UNITS: dict[str, tuple[Fraction, dict[str, int]]] = {
+    word: (Fraction(size), _parsed(dimension))
     for dimension, sizes in _TABLE.items()
     for size, words in sizes.items()
     for word in words.split()
-}
-_SQUARES = re.compile(r"^(?:(square|sq|cubic)\s+)?([a-z$€£¢°]+)(?:\s*\^?\s*\{?([23])\}?|([²³]))?$")
-_POWERS = {"square": 2, "sq": 2, "cubic": 3, "²": 2, "³": 3}
+} | {word: (RADIAN, {"angle": 1}) for word in ("rad", "radian", "radians")}
+_FILLER = re.compile(
+    r"^(?:of|the|a|an|total|in total|altogether|more|each|left|exactly|only|about|away|per se)\b",
+    re.IGNORECASE,
+)
+_PART = re.compile(
+    r"(?:(square|sq\.?|cubic|cu\.?)\s+)?([A-Za-z°¢€£¥₹'\\$]+(?: ?°?[CF])?)\.?"
+    r"(?:\^\{\s*(-?\d)\s*\}|(?<=[A-Za-z])([23])(?!\d))?(?:\s+(squared|cubed))?"
+)
+_RAISED = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What is measured (``length``, ``length^2``), and how many of its base units one is."""
+    """What is measured, and how many of its base units one is.
 
-    dimension: str
+    Attributes:
+        dimension: powers of base dimensions, sorted; a thing that is counted is one of its own.
+        size: in base units.
+        things: words of what is counted ("red apples"), in the singular.
+    """
+
+    dimension: tuple[tuple[str, int], ...]
     size: Fraction
+    things: frozenset[str] = frozenset()
+
+    @property
+    def measures(self) -> bool:
+        """Whether it is a unit of measure rather than things that are counted."""
+        return bool(self.dimension)
+
+
+def is_unit(word: str) -> bool:
+    """Whether one word (or sign) is a unit in the table."""
+    return _known(word) is not None
+
+
+def _known(word: str) -> tuple[Fraction, Mapping[str, int]] | None:
+    if word in _CASED:
+        word = _CASED[word]
+    return _UNITS.get(word) or _UNITS.get(word.lower())
 
 
 def read_unit(words: str) -> Unit | None:
-    """The unit that ``words`` name ("cm", "square feet", "m^2"); None if none we know."""
-    match = _SQUARES.match(words.strip().lower())
-    if match is None or match.group(2) not in _UNITS:
-        return None
-    dimension, size = _UNITS[match.group(2)]
-    power = int(match.group(3) or _POWERS.get(match.group(1) or match.group(4) or "", 1))
-    return Unit(dimension if power == 1 else f"{dimension}^{power}", size**power)
+    """The unit that ``words`` name ("cm", "square feet", "m/s^{2}", "red apples").
+
+    Words that are no unit are things that are counted. None where it is neither: digits, signs.
+    """
+    words = words.strip().strip(".,;:!").strip()
+    if not words:
+        return Unit((), Fraction(1))
+    size, powers, things = Fraction(1), dict[str, int](), set[str]()
+    for i, side in enumerate(re.split(r"\s*/\s*|\s+per\s+|^per\s+", words)):
+        found = _side(side)
+        if found is None:
+            return None
+        direction = 1 if i == 0 else -1
+        size *= found.size**direction
+        for name, power in found.dimension:
+            powers[name] = powers.get(name, 0) + direction * power
+        if direction == 1:
+            things |= found.things
+        else:
+            powers |= {f"of {thing}": -1 for thing in found.things}
+    kept = tuple(sorted((n, p) for n, p in powers.items() if p))
+    return Unit(kept, size, frozenset(things))
+
+
+def _side(text: str) -> Unit | None:
+    """A product of units, or words of what is counted."""
+    text = re.sub(r"\\cdot|\*|-(?=[A-Za-z])", " ", text).strip()
+    size, powers, things, at = Fraction(1), dict[str, int](), list[str](), 0
+    while at < len(text):
+        filler = _FILLER.match(text[at:])
+        match = None if filler else _PART.match(text, at)
+        if filler:
+            at += filler.end()
+        elif match is None or match.end() == at:
+            return None
+        else:
+            known = _known(match[2]) if not things else None
+            raised = match[3] or match[4]
+            power = int(raised or _RAISED.get((match[1] or match[5] or "").strip("."), 1))
+            if known is None:
+                if raised:
+                    return None
+                things += [word for word in match.group(1, 2, 5) if word]
+            else:
+                size *= known[0] ** power
+                for name, each in known[1].items():
+                    powers[name] = powers.get(name, 0) + each * power
+            at = match.end()
+        at += len(text[at:]) - len(text[at:].lstrip(" ,"))
+    words = frozenset(_singular(word) for word in things)
+    kept = tuple(sorted((n, p) for n, p in powers.items() if p))
+    return Unit(kept, size, words)
+
+
+def _singular(word: str) -> str:
+    word = word.lower().strip("'")
+    for ending, single in (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("s", "")):
+        if word.endswith(ending) and len(word) > len(ending) + 1 and not word.endswith("ss"):
+            return word[: -len(ending)] + single
+    return {"children": "child", "people": "person", "men": "man", "women": "woman"}.get(word, word)
+
+
+def agree(a: Unit, b: Unit) -> bool:
+    """Whether two units can stand behind one quantity: the same dimension, and no other things.
+
+    A quantity without a unit agrees with every unit.
+    """
+    if a.measures and b.measures:
+        return a.dimension == b.dimension
+    if a.measures or b.measures:
+        counted = b if a.measures else a
+        return not counted.things
+    return a.things <= b.things or b.things <= a.things
