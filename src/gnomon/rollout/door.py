@@ -68,7 +68,7 @@ class Door:
         bound: the address that the server listens on.
         names: further names that it is called by: of a proxy in front of it, say.
         token: wanted of everybody, when it is given.
-        linger_seconds: see :class:`Refusal`.
+        limits: of headers, and of how long a refused body is read.
         note: hears of who was refused and why.
     """
 
@@ -78,14 +78,14 @@ class Door:
         bound: str,
         names: Iterable[str],
         token: str | None,
-        linger_seconds: float,
+        limits: Limits,
         note: Callable[[str], None],
     ) -> None:
         self._app = app
         self._names = {"localhost", bound.lower(), socket.gethostname().lower()}
         self._names |= {host_name(name) for name in names}
         self._token = token
-        self._linger = linger_seconds
+        self._limits = limits
         self._note = note
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,11 +96,14 @@ class Door:
         except RefusedError as error:
             client = (scope.get("client") or ["a client"])[0]
             self._note(f"{client}: {error}")
-            await Refusal(error, self._linger)(scope, receive, send)
+            await Refusal(error, self._limits.linger_seconds)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
+        size = sum(len(name) + len(value) for name, value in scope["headers"])
+        if size + len(scope["raw_path"]) + len(scope["query_string"]) > self._limits.header_bytes:
+            raise RefusedError(431, "not understood: huge headers")
         headers: dict[bytes, bytes] = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._is_ours(host, scope):

@@ -7,10 +7,12 @@ that which samples ahead, can give up within a tenth of a second, whatever the n
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import TimeoutError as StillRunning
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,8 +100,9 @@ class Exchange:
 
     async def object(self, path: str, most: int) -> dict[str, Any]:
         """The JSON object that a GET gives, of at most ``most`` bytes."""
-        async for line in self._lines("GET", path, most):
-            return line
+        async with aclosing(self._lines("GET", path, most)) as lines:
+            async for line in lines:
+                return line
         raise AwayError("the answer broke off")
 
     async def result(
@@ -117,17 +120,17 @@ class Exchange:
             most: bytes that a line of the answer may have.
             progress: called on the event loop with (finished, all).
         """
-        async for line in self._lines("POST", path, most, body):
-            if "result" in line:
-                return line["result"]
-            if "progress" in line and progress is not None:
-                done, total = line["progress"]
-                progress(int(done), int(total))
+        async with aclosing(self._lines("POST", path, most, body)) as lines:
+            async for line in lines:
+                if "result" in line:
+                    return line["result"]
+                if "progress" in line and progress is not None:
+                    progress(*_counts(line["progress"]))
         raise AwayError("the answer broke off")
 
     async def _lines(
         self, method: str, path: str, most: int, body: bytes | Path | None = None
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any]]:
         headers = dict(self._headers)
         content: bytes | AsyncIterator[bytes] | None = None
         if isinstance(body, Path):
@@ -198,6 +201,14 @@ async def _split(pieces: AsyncIterator[bytes], most: int) -> AsyncIterator[bytes
         raise AwayError("the answer broke off")
 
 
+def _counts(value: Any) -> tuple[int, int]:
+    try:
+        done, total = value
+        return int(done), int(total)
+    except (TypeError, ValueError) as error:
+        raise EngineError(_STRANGER) from error
+
+
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         value = from_json(line)
@@ -226,5 +237,6 @@ def _explained(error: httpx.TransportError, timeout: float) -> Exception:
         return AwayError(f"no connection within {timeout:g} s")
     if isinstance(error, httpx.TimeoutException):
         return AwayError(f"no sign of life for {timeout:g} s")
-    system = [c for c in causes if isinstance(c, OSError) and c.strerror]
-    return AwayError(system[-1].strerror if system else str(error) or type(error).__name__)
+    system = [c.errno for c in causes if isinstance(c, OSError) and c.errno]
+    words = os.strerror(system[-1]) if system and system[-1] > 0 else str(error)
+    return AwayError(words or type(error).__name__)

@@ -67,7 +67,7 @@ class RolloutServer:
         app = make_app(host, self._tasks, Path(self._scratch.name), limits, say)
         bound = str(self._socket.getsockname()[0])
         try:
-            door = Door(app, bound, names, check_token(token), limits.linger_seconds, note)
+            door = Door(app, bound, names, check_token(token), limits, note)
         except ConfigError:
             self._socket.close()
             raise

@@ -81,9 +81,12 @@ class TorchHost:
                     f"this kind of model has other names in memory than in its files "
                     f"({strange[0]}): it cannot be sampled behind a server with engine torch"
                 )
-            self._version = "half loaded"  # whatever happens from here on
-            for name in names:
-                state[name].copy_(tensors.get_tensor(name))
+            self._version = "half loaded"  # until the last one is in its place
+            try:
+                for name in names:
+                    state[name].copy_(tensors.get_tensor(name))
+            except Exception as error:  # whatever a device raises
+                raise EngineError(f"the weights were taken over by half only: {error}") from error
 
     def sample(self, job: Job, progress: Callable[[int, int], None] | None) -> list[list[Sampled]]:
         if job.version != self._version:
