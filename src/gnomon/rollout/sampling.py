@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gnomon.errors import ConfigError, DataError
+from gnomon.errors import ConfigError, DataError, EngineError
 from gnomon.rollout.protocol import Request, SamplingParams
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # the odd increment of SplitMix64
@@ -131,17 +131,22 @@ def draw(logits: Tensor, rows: Tensor, u: Tensor, params: SamplingParams) -> tup
     Returns:
         ([S] token ids, [S] float32 log-probabilities in nats under softmax(logits / temperature),
         before truncation).
+
+    Raises:
+        EngineError: scores that are NaN or infinite, from which nothing can be drawn.
     """
     weights = logits.float()
     if params.temperature == 0:
         best, tokens = weights.max(dim=-1)
         total = _block_sums(weights.sub_(best[:, None]).exp_()).sum(dim=-1)
+        _check_total(total)
         return tokens[rows], -total.log().float()[rows]
     if params.temperature != 1:
         weights.div_(params.temperature)
     weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
     sums = _block_sums(weights)
     total = sums.sum(dim=-1)
+    _check_total(total)
     if params.top_k or params.top_p < 1:
         values, tokens_of = _candidates(weights, total, params)
         tokens = tokens_of[rows].gather(1, _invert(values.double()[rows], u)[:, None])[:, 0]
@@ -154,6 +159,15 @@ def draw(logits: Tensor, rows: Tensor, u: Tensor, params: SamplingParams) -> tup
         tokens = _invert_blocks(kept, sums, rows, u)
         chosen = weights[rows, tokens]
     return tokens, (chosen.double().log() - total[rows].log()).float()
+
+
+def _check_total(total: Tensor) -> None:
+    if not bool(total.isfinite().all()):  # NaN where a score is NaN or +infinity, or all are -inf
+        raise EngineError(
+            "the policy's scores are not finite numbers, so no token can be drawn: its weights "
+            "hold NaN or infinity, or its dtype is too small for them. Lower the learning rate, "
+            "and go on from an earlier checkpoint."
+        )
 
 
 def _block_sums(weights: Tensor) -> Tensor:
