@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from served import Serve, ask, client, policy
 from torch import Tensor
 
 import tiny_world as tw
@@ -20,6 +19,7 @@ from gnomon.rollout.remote import RemoteHost
 from gnomon.rollout.sampling import check_probe
 from gnomon.rollout.torch_host import TorchHost
 from gnomon.rollout.weights import WeightsFile, check_weights, digest, shapes_in
+from served import Serve, ask, client, policy
 
 PARAMS = SamplingParams(max_new_tokens=8, temperature=0.9)
 REQUESTS = [Request("a", [5, 9, 60], n=2, seed=3)]
