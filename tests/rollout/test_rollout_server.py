@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from served import EOS, Process, Serve, ask, client, free_port, own, policy
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, DataError, EngineError, ModelError
@@ -21,6 +22,7 @@ from gnomon.rollout.remote import RemoteHost
 from gnomon.rollout.serve import make_host, parse_options
 from gnomon.rollout.server import RolloutServer
 from gnomon.rollout.torch_host import TorchHost
+from served import EOS, Process, Serve, ask, client, free_port, own, policy
 
 PARAMS = SamplingParams(max_new_tokens=8, temperature=0.9, top_p=0.8, stop=("e",))
 REQUESTS = [Request("a", [5, 9, 60], n=9, seed=3), Request("b", [7, 80], n=3, seed=4)]
@@ -293,3 +295,14 @@ def test_a_server_that_is_stopped_says_so_to_who_waits(
         host.close()
         if process.process.is_alive():
             process.kill()
+
+
+def test_what_only_servers_and_their_clients_need_is_imported_by_them_alone() -> None:
+    code = (
+        "import sys, gnomon.cli.main, gnomon.pipeline.engines;"
+        "print({'fastapi', 'starlette', 'uvicorn'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100
+    )
+    assert done.stdout.strip() == "set()"

@@ -202,7 +202,12 @@ class _Service:
 
 
 def make_app(
-    host: Host, tasks: Tasks, scratch: Path, limits: Limits, log: Callable[[str], None]
+    host: Host,
+    tasks: Tasks,
+    scratch: Path,
+    limits: Limits,
+    log: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> FastAPI:
     """The application around a host.
 
@@ -212,6 +217,7 @@ def make_app(
         scratch: a folder for weights on their way.
         limits: of bodies and answers.
         log: hears of what was done.
+        note: hears of what was refused.
     """
     service = _Service(host, tasks, scratch, limits, log)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -222,11 +228,11 @@ def make_app(
     async def weights(request: Request, query: Annotated[WeightsQuery, Query()]) -> Response:
         return await service.weights(request, query)
 
-    _explain(app, limits.linger_seconds, log)
+    _explain(app, limits.linger_seconds, note)
     return app
 
 
-def _explain(app: FastAPI, linger_seconds: float, log: Callable[[str], None]) -> None:
+def _explain(app: FastAPI, linger_seconds: float, note: Callable[[str], None]) -> None:
     """Have every refusal said in words, as the client reads them."""
 
     def answer(status: int, message: str, kind: str) -> Response:
@@ -234,11 +240,11 @@ def _explain(app: FastAPI, linger_seconds: float, log: Callable[[str], None]) ->
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, RefusedError)
-        log(f"refused {request.url.path}: {error}")
+        note(f"{request.url.path}: {error}")
         return Refusal(error, linger_seconds)
 
     async def unusable(request: Request, error: Exception) -> Response:
-        log(f"refused {request.url.path}: {error}")
+        note(f"{request.url.path}: {error}")
         return answer(500 if isinstance(error, RunError) else 422, str(error), kind_of(error))
 
     async def odd(request: Request, error: Exception) -> Response:
@@ -253,7 +259,7 @@ def _explain(app: FastAPI, linger_seconds: float, log: Callable[[str], None]) ->
         return answer(error.status_code, f"there is nothing at {where}", "engine")
 
     async def left(request: Request, error: Exception) -> Response:
-        log("a client went away in the middle of its request")
+        note(f"{request.url.path}: the client went away in the middle of it")
         return answer(499, "gone", "busy")
 
     app.add_exception_handler(RefusedError, refused)

@@ -108,6 +108,8 @@ def serve(
 
 
 def _log(text: str) -> None:
+    """A line on stderr; what clients sent may stand in it, so it stays one line, and short."""
+    text = "".join(c if c.isprintable() else "?" for c in text[:1000])
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 

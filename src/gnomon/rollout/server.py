@@ -64,7 +64,7 @@ class RolloutServer:
         self._socket = listen(address, port, token, limits.backlog)
         self._scratch = tempfile.TemporaryDirectory(prefix="gnomon-rollouts-")
         self._tasks = Tasks(limits.tasks)
-        app = make_app(host, self._tasks, Path(self._scratch.name), limits, say)
+        app = make_app(host, self._tasks, Path(self._scratch.name), limits, say, note)
         bound = str(self._socket.getsockname()[0])
         try:
             door = Door(app, bound, names, check_token(token), limits, note)
