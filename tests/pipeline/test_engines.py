@@ -26,6 +26,7 @@ from gnomon.recipe.load import parse_recipe
 from gnomon.rollout.server import RolloutServer
 from gnomon.rollout.torch_host import TorchHost
 from gnomon.rollout.vllm_host import check_version
+from served import Process
 
 LORA = {"rank": 2, "alpha": 4}
 TRAIN = {"steps": 4, "batch_size": 4, "lr": 1e-2, "checkpoint_every": 1, "sample_every": 1}
@@ -87,6 +88,10 @@ def metrics(run: Path, stage: str) -> list[dict[str, Any]]:
         ({"rollout": {"options": {"dtype": "float32"}}}, "torch has none"),
         ({"rollout": {"url": "http://x", "options": {"dtype": 1}}}, "retries and timeout"),
         ({"rollout": {"url": "http://x", "options": {"retries": "9"}}}, "retries and timeout"),
+        ({"rollout": {"url": "http://x", "options": {"retries": float("inf")}}}, "retries is inf"),
+        ({"rollout": {"url": "http://x", "options": {"timeout": -1}}}, "timeout is -1"),
+        ({"rollout": {"url": "http://x", "options": {"timeout": 0}}}, "timeout is 0"),
+        ({"rollout": {"url": "localhost:8300"}}, "write http://HOST:PORT"),
         ({"rollout": {"engine": "vllm"}}, "pip install 'gnomon-rlhf"),
         ({"rollout": {"max_staleness": 1}, "algorithm": "ppo"}, "ppo does not correct"),
         (
@@ -161,6 +166,54 @@ def test_a_run_with_a_server_ends_as_one_without(tiny_folder: Path, tmp_path: Pa
     assert [r["staleness"] for r in metrics(early, "01-grpo")] == [0, 1, 1, 1]
     assert all("staleness" not in r for r in metrics(apart, "01-grpo"))
     assert not list(tmp_path.rglob("rollout-weights"))
+
+
+KILLING = '''
+import os, signal
+
+def reward(samples, victim, mark, at):
+    """The length of the answer; the ``at``-th call kills the server, once."""
+    with open(mark, "a") as calls:
+        calls.write("x")
+    if os.path.getsize(mark) == at:
+        os.kill(victim, signal.SIGKILL)
+    return [float(len(sample.text)) for sample in samples]
+'''
+
+
+def test_a_run_whose_server_was_killed_resumes_to_the_same_bytes(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "killing.py").write_text(KILLING)
+    started = [Process(tiny_folder, 0)]
+    url = started[0].url
+
+    def recipe(name: str, at: int) -> dict[str, Any]:
+        options = {"victim": started[0].process.pid, "mark": str(tmp_path / name), "at": at}
+        return raw(
+            tiny_folder,
+            tmp_path / f"{name}-runs",
+            reward={"function": f"{tmp_path / 'killing.py'}:reward", "options": options},
+            rollout={"url": url, "options": {"retries": 0}},
+        )
+
+    try:
+        straight = go(recipe("straight", at=-1))
+        broken = recipe("broken", at=3)
+        with pytest.raises(EngineError, match=r"is gone .*--resume"):
+            go(broken)
+        started.append(Process(tiny_folder, int(url.rsplit(":", 1)[1])))
+        resumed = run_recipe(
+            parse_recipe(broken), base=Path.cwd(), resume=True, announce=lambda text: None
+        )
+    finally:
+        for process in started:
+            if process.process.is_alive():
+                process.kill()
+    assert sha(resumed, "01-grpo") == sha(straight, "01-grpo")
+    assert [r["reward"] for r in metrics(resumed, "01-grpo")] == [
+        r["reward"] for r in metrics(straight, "01-grpo")
+    ]
 
 
 # -- sampling ahead, with a learned reward on the same base ---------------------------------------

@@ -145,7 +145,7 @@ class Tampering(TorchHost):
         self.how = how
         self._head = torch.nn.Parameter(self._model.lm_head.weight.detach().clone())
 
-    def load(self, weights: WeightsFile, probe: Sequence[int]) -> list[float]:
+    def load(self, weights: WeightsFile, probe: Sequence[int], wanted: Any = None) -> list[float]:
         if self.how == "damaged":
             with weights.path.open("r+b") as file:
                 file.seek(-8, 2)
@@ -195,7 +195,9 @@ def test_other_shapes_are_found_before_anything_is_sent(tiny_folder: Path, tmp_p
             shapes = dict(about.shapes) | {"model.norm.weight": [33]}
             return type(about)(**{**vars(about), "shapes": shapes})
 
-        def load(self, weights: WeightsFile, probe: Sequence[int]) -> list[float]:
+        def load(
+            self, weights: WeightsFile, probe: Sequence[int], wanted: Any = None
+        ) -> list[float]:
             raise AssertionError("was sent")
 
     engine = over(policy(), Odd(tiny_folder), tmp_path)
@@ -215,7 +217,9 @@ def test_a_host_that_serves_other_weights_is_sent_them_again_and_then_given_up(
     host._model.model.norm.weight.data.mul_(3)
     assert flat(engine.generate(REQUESTS, PARAMS)) == flat(wanted)
 
-    def keeps_changing(weights: WeightsFile, probe: Sequence[int]) -> list[float]:
+    def keeps_changing(
+        weights: WeightsFile, probe: Sequence[int], wanted: Any = None
+    ) -> list[float]:
         scores = TorchHost.load(host, weights, probe)
         host._version = "somebody else's"
         return scores

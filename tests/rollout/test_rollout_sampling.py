@@ -13,8 +13,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from gnomon.errors import ConfigError, EngineError
 from gnomon.rollout import Request, SamplingParams, TorchEngine
-from gnomon.rollout.sampling import draw, stream_keys, uniforms
+from gnomon.rollout.sampling import check_params, draw, stream_keys, uniforms
 
 PROMPT = [5, 9, 33]
 
@@ -120,3 +121,35 @@ def test_streams_are_uniform_and_unrelated():
     same_seed = [stream_keys(Request("a", prompt, seed=0))[0] for prompt in ([1, 2], [2, 1], [1])]
     assert len(set(same_seed)) == 3
     assert stream_keys(Request("x", PROMPT, seed=-1)) != stream_keys(Request("x", PROMPT, seed=1))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("setting", [{}, {"temperature": 0}, {"top_p": 0.9}, {"top_k": 3}])
+def test_scores_that_are_not_finite_are_named(bad, setting):
+    """A diverged policy: the search for a token would run off the end of the vocabulary."""
+    logits = torch.randn(2, 300)
+    logits[1, 7] = bad
+    u = torch.tensor([0.3, 0.7]).double()
+    with pytest.raises(EngineError, match="scores are not finite"):
+        draw(logits, torch.tensor([0, 1]), u, SamplingParams(**setting))
+    masked = torch.randn(2, 300)
+    masked[:, 50:] = float("-inf")  # a masked token is no error
+    tokens, logprobs = draw(masked, torch.tensor([0, 1]), u, SamplingParams(**setting))
+    assert int(tokens.max()) < 50
+    assert bool(logprobs.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": 1e-9}, "use 0 .greedy., or 0.0001 or more"),
+        ({"top_p": float("nan")}, "top_p is nan"),
+        ({"min_p": float("nan")}, "min_p is nan"),
+        ({"stop": ("\ud83d",)}, "half of a surrogate pair"),
+    ],
+)
+def test_settings_that_make_no_distribution_are_named(setting, said):
+    with pytest.raises(ConfigError, match=said):
+        check_params(SamplingParams(**setting))

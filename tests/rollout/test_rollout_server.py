@@ -3,70 +3,29 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import signal
-import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from http.client import HTTPConnection
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import torch
 
 import tiny_world as tw
-from gnomon.errors import ConfigError, DataError, EngineError
-from gnomon.models.roles import Role
-from gnomon.rollout import server as server_module
-from gnomon.rollout.host import HostReplica, Job, Sampled
+from gnomon.errors import ConfigError, DataError, EngineError, ModelError
+from gnomon.rollout.host import Job, Sampled
 from gnomon.rollout.protocol import Request, SamplingParams
 from gnomon.rollout.remote import RemoteHost
-from gnomon.rollout.replica import ReplicaEngine
-from gnomon.rollout.serve import serve as serve_model
+from gnomon.rollout.serve import make_host, parse_options
 from gnomon.rollout.server import RolloutServer
-from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.rollout.torch_host import TorchHost
+from served import EOS, Process, Serve, ask, client, free_port, own, policy
 
-EOS = (tw.EOS, *range(8, 40))
 PARAMS = SamplingParams(max_new_tokens=8, temperature=0.9, top_p=0.8, stop=("e",))
 REQUESTS = [Request("a", [5, 9, 60], n=9, seed=3), Request("b", [7, 80], n=3, seed=4)]
-Serve = Callable[..., str]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Starts servers in threads of this process; gives their addresses."""
-    running: list[tuple[RolloutServer, threading.Thread]] = []
-
-    def start(host: Any, port: int = 0, token: str | None = None) -> str:
-        server = RolloutServer(host, port=port, token=token)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        running.append((server, thread))
-        return server.url
-
-    yield start
-    for server, thread in running:
-        server.stop()
-        thread.join(20)
-        assert not thread.is_alive()
-
-
-def policy() -> Role:
-    return Role("policy", tw.trunk(0), trainable=True)
-
-
-def client(role: Role, url: str, folder: Path, **more: Any) -> ReplicaEngine:
-    more = {"retries": 2, "sleep": lambda seconds: None} | more
-    host = RemoteHost(url, **more)
-    return ReplicaEngine(HostReplica(role, host, tw.tokenizer(), EOS, folder / "weights"))
-
-
-def own(role: Role) -> TorchEngine:
-    return TorchEngine(role.trunk.model, tw.tokenizer(), eos_token_ids=EOS)
 
 
 def flat(rows: Any) -> list[tuple[Any, ...]]:
@@ -98,11 +57,8 @@ def test_errors_come_back_as_what_they_are(serve: Serve, tiny_folder: Path, tmp_
         engine.generate(REQUESTS, SamplingParams(top_p=0.0))
 
 
-def test_a_silent_task_sends_signs_of_life(
-    serve: Serve, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_task_sends_signs_of_life(serve: Serve, tiny_folder: Path, tmp_path: Path) -> None:
     """A job that takes longer than the client's timeout is no dead server."""
-    monkeypatch.setattr(server_module, "ALIVE_SECONDS", 0.02)
     go = threading.Event()
 
     class Slow(TorchHost):
@@ -110,7 +66,9 @@ def test_a_silent_task_sends_signs_of_life(
             assert go.wait(10)
             return super().sample(job, progress)
 
-    engine = client(policy(), serve(Slow(tiny_folder)), tmp_path, timeout=0.4, retries=0)
+    engine = client(
+        policy(), serve(Slow(tiny_folder), alive_seconds=0.05), tmp_path, timeout=0.4, retries=0
+    )
     engine.sync_weights()
     timer = threading.Timer(1.0, go.set)
     timer.start()
@@ -119,10 +77,9 @@ def test_a_silent_task_sends_signs_of_life(
 
 
 def test_a_client_that_is_told_to_stop_does_so_while_the_server_is_silent(
-    serve: Serve, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, tiny_folder: Path, tmp_path: Path
 ) -> None:
     """So that a run that is stopped need not wait for a response that takes minutes."""
-    monkeypatch.setattr(server_module, "ALIVE_SECONDS", 0.02)
     go, calls = threading.Event(), []
 
     class Silent(TorchHost):
@@ -138,7 +95,7 @@ def test_a_client_that_is_told_to_stop_does_so_while_the_server_is_silent(
         if len(calls) == 3:
             raise StopError
 
-    engine = client(policy(), serve(Silent(tiny_folder)), tmp_path)
+    engine = client(policy(), serve(Silent(tiny_folder), alive_seconds=0.02), tmp_path)
     engine.sync_weights()
     with pytest.raises(StopError):
         engine.generate(REQUESTS, PARAMS, stop)
@@ -158,26 +115,64 @@ def test_a_token_is_asked_for(serve: Serve, tiny_folder: Path, tmp_path: Path) -
 
 
 def test_other_machines_need_a_token(tiny_folder: Path) -> None:
-    with pytest.raises(ConfigError, match="GNOMON_ROLLOUT_TOKEN"):
-        RolloutServer(TorchHost(tiny_folder), "0.0.0.0", 0)
+    for address in ("0.0.0.0", "", "::"):
+        with pytest.raises(ConfigError, match="GNOMON_ROLLOUT_TOKEN"):
+            RolloutServer(TorchHost(tiny_folder), address, 0)
 
 
-def post(url: str, path: str, body: bytes) -> dict[str, Any]:
-    parts = urlsplit(url)
-    connection = HTTPConnection(str(parts.hostname), parts.port, timeout=10)
-    connection.request("POST", path, body)
-    lines = connection.getresponse().read().splitlines()
-    connection.close()
-    return dict(json.loads(lines[-1]))
+@pytest.mark.parametrize(
+    ("address", "port", "token", "said"),
+    [
+        ("127.0.0.1", 70_000, None, "from 0 to 65535"),
+        ("no such host", 0, None, "cannot listen"),
+        ("127.0.0.1", 0, "two words", "GNOMON_ROLLOUT_TOKEN must be"),
+        ("127.0.0.1", 0, "line\n", "GNOMON_ROLLOUT_TOKEN must be"),
+        ("127.0.0.1", 0, "Schlüssel", "GNOMON_ROLLOUT_TOKEN must be"),
+    ],
+)
+def test_what_cannot_be_listened_on_is_named(
+    tiny_folder: Path, address: str, port: int, token: str | None, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        RolloutServer(TorchHost(tiny_folder), address, port, token)
+
+
+def test_a_port_that_is_taken_is_named(serve: Serve, tiny_folder: Path) -> None:
+    host = TorchHost(tiny_folder)
+    port = int(serve(host).rsplit(":", 1)[1])
+    with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
+        RolloutServer(host, port=port)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_rows": 0}, "max_rows is 0"),
+        ({"max_rows": "many"}, "max_rows is 'many'"),
+        ({"device": "no such"}, "device 'no such'"),
+        ({"dtype": "float3"}, "unknown dtype"),
+        ({"colour": 1}, "colour is none; there are device, dtype, max_rows"),
+    ],
+)
+def test_options_of_the_torch_engine_that_are_none(
+    tiny_folder: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises((ConfigError, ModelError), match=said):
+        make_host("torch", tiny_folder, options)
+
+
+def test_options_that_are_no_yaml() -> None:
+    with pytest.raises(ConfigError, match="no YAML"):
+        parse_options(["dtype=[float32"])
 
 
 @pytest.mark.parametrize(
     ("path", "body", "said"),
     [
-        ("/sample", b"no json", "not JSON"),
+        ("/sample", b"no json", "Invalid JSON"),
         ("/sample", b"[1]", "not a job"),
         ("/sample", json.dumps({"params": {"temperature": float("nan")}}).encode(), "not a job"),
-        ("/weights?version=x&probe=1,2", b"\x80\x04pickled", "damaged"),
+        (f"/weights?version={'0' * 64}&probe=1,2", b"\x80\x04pickled", "damaged"),
         ("/weights?version=x&probe=a", b"", "not understood"),
         ("/weights?probe=1", b"", "not understood"),
         ("/etc/passwd", b"", "nothing at"),
@@ -187,90 +182,11 @@ def test_what_is_not_understood_is_refused_and_the_server_goes_on(
     serve: Serve, tiny_folder: Path, tmp_path: Path, path: str, body: bytes, said: str
 ) -> None:
     url = serve(TorchHost(tiny_folder))
-    assert said in post(url, path, body)["error"]
+    assert said in ask(url, "POST", path, body)[1]["error"]
     assert client(policy(), url, tmp_path).generate(REQUESTS, PARAMS)
 
 
-def test_a_file_too_large_for_the_model_is_not_even_read(serve: Serve, tiny_folder: Path) -> None:
-    url = urlsplit(serve(TorchHost(tiny_folder)))
-    connection = HTTPConnection(str(url.hostname), url.port, timeout=10)
-    connection.putrequest("POST", "/weights?version=x&probe=1")
-    connection.putheader("Content-Length", str(10**12))
-    connection.endheaders()
-    assert b"too many" in connection.getresponse().read()
-    connection.close()
-
-
-@pytest.mark.parametrize(
-    ("header", "value", "said"),
-    [
-        ("Content-Length", "-1", "not understood"),
-        ("Content-Length", "many", "not understood"),
-        ("Origin", "http://evil.example", "not for browsers"),
-    ],
-)
-def test_headers_that_no_trainer_sends_are_refused(
-    serve: Serve, tiny_folder: Path, header: str, value: str, said: str
-) -> None:
-    """A length below 0 would be read without end; a page in a browser needs no token here."""
-    url = urlsplit(serve(TorchHost(tiny_folder)))
-    for path in ("/sample", "/weights?version=x&probe=1"):
-        connection = HTTPConnection(str(url.hostname), url.port, timeout=5)
-        connection.putrequest("POST", path)
-        connection.putheader(header, value)
-        connection.endheaders()
-        assert said in json.loads(connection.getresponse().read().splitlines()[-1])["error"]
-        connection.close()
-
-
-def test_something_else_at_that_address_is_named(tmp_path: Path) -> None:
-    from http.server import HTTPServer, SimpleHTTPRequestHandler
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None: ...
-
-    other = HTTPServer(("127.0.0.1", 0), Quiet)
-    thread = threading.Thread(target=other.serve_forever)
-    thread.start()
-    try:
-        with pytest.raises(EngineError, match="no rollout server"):
-            client(policy(), f"http://127.0.0.1:{other.server_port}", tmp_path)
-    finally:
-        other.shutdown()
-        thread.join()
-        other.server_close()
-    with pytest.raises(ConfigError, match="http://HOST:PORT"):
-        RemoteHost("localhost:8300")
-
-
 # -- death ----------------------------------------------------------------------------------------
-
-
-def test_a_proxy_without_its_server_counts_as_a_server_that_is_away(tmp_path: Path) -> None:
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
-    class Proxy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_error(502)
-
-        def log_message(self, *args: Any) -> None: ...
-
-    proxy = HTTPServer(("127.0.0.1", 0), Proxy)
-    thread = threading.Thread(target=proxy.serve_forever)
-    thread.start()
-    try:
-        with pytest.raises(EngineError, match=r"is gone \(HTTP 502.*tried 3 times"):
-            client(policy(), f"http://127.0.0.1:{proxy.server_port}", tmp_path)
-    finally:
-        proxy.shutdown()
-        thread.join()
-        proxy.server_close()
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def test_a_server_that_is_not_there_is_named_after_a_bounded_number_of_tries(
@@ -281,29 +197,6 @@ def test_a_server_that_is_not_there_is_named_after_a_bounded_number_of_tries(
     with pytest.raises(EngineError, match=r"is gone .*tried 9 times.*--resume"):
         client(policy(), url, tmp_path, retries=8, sleep=pauses.append)
     assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
-
-
-class Process:
-    """A server around the torch engine in a process of its own, forked from one that has imported
-    everything and computed nothing."""
-
-    def __init__(self, model: Path, port: int) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["gnomon.pipeline.run", "gnomon.rollout.torch_host"])
-        said, say = context.Pipe(duplex=False)
-        self.process = context.Process(target=_serve, args=(str(model), port, say))
-        self.process.start()
-        say.close()
-        self.url = said.recv().split()[-1]
-
-    def kill(self, how: signal.Signals = signal.SIGKILL) -> int | None:
-        os.kill(self.process.pid or 0, how)
-        self.process.join(20)
-        return self.process.exitcode
-
-
-def _serve(model: str, port: int, say: Any) -> None:
-    serve_model(model, "torch", "127.0.0.1", port, {}, announce=say.send)
 
 
 def test_killed_in_the_middle_of_a_rollout_and_started_again(
@@ -362,3 +255,54 @@ def test_a_trainer_that_goes_away_does_not_hold_the_server_up(
     with pytest.raises(DiedError):
         engine.generate(many, SamplingParams(max_new_tokens=60), die)
     assert flat(engine.generate(REQUESTS, PARAMS)) == flat(own(role).generate(REQUESTS, PARAMS))
+
+
+def test_what_was_done_is_said_in_plain_words(
+    serve: Serve, tiny_folder: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    url = serve(TorchHost(tiny_folder), log=said.append)
+    client(policy(), url, tmp_path).generate(REQUESTS, PARAMS)
+    ask(url, "POST", "/sample", b"[1]")
+    assert said[0].startswith("took over weights ")
+    assert said[1].startswith("sampled 12 responses to 2 prompts: ")
+    assert said[2].startswith("refused /sample: not a job")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_is_stopped_says_so_to_who_waits(
+    tiny_folder: Path, how: signal.Signals
+) -> None:
+    """In the middle of a task: the exit is clean, and the client need not find out by itself."""
+    process = Process(tiny_folder, 0)
+    ended: list[int | None] = []
+    killers: list[threading.Thread] = []
+
+    def stop(done: int, total: int) -> None:
+        if done and not killers:
+            killers.append(threading.Thread(target=lambda: ended.append(process.kill(how))))
+            killers[0].start()
+
+    many = [Request(f"r{i}", [5, 9, 60 + i], n=200, seed=i) for i in range(20)]
+    job = Job("the start weights", many, SamplingParams(max_new_tokens=200), EOS)
+    host = RemoteHost(process.url, retries=0)
+    try:
+        with pytest.raises(EngineError, match=r"is gone \(it is being stopped; tried 1 times"):
+            host.sample(job, stop)
+        killers[0].join(20)
+        assert ended == [0]
+    finally:
+        host.close()
+        if process.process.is_alive():
+            process.kill()
+
+
+def test_what_only_servers_and_their_clients_need_is_imported_by_them_alone() -> None:
+    code = (
+        "import sys, gnomon.cli.main, gnomon.pipeline.engines;"
+        "print({'fastapi', 'starlette', 'uvicorn'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100
+    )
+    assert done.stdout.strip() == "set()"

@@ -158,6 +158,10 @@ def serve_rollouts(
     option: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of the engine, as in dtype=float32.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name that it is reached by: of a proxy in front of it, say."),
+    ] = None,
 ) -> None:
     """Sample for a trainer from a process of its own, which may have another Python.
 
@@ -166,7 +170,7 @@ def serve_rollouts(
     """
     from gnomon.rollout.serve import parse_options, serve
 
-    serve(model, engine, host, port, parse_options(option or []))
+    serve(model, engine, host, port, parse_options(option or []), names=allow_host or [])
 
 
 @app.command()

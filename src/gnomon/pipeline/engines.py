@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -19,11 +20,10 @@ from gnomon.models.save import save_policy
 from gnomon.recipe.schema import RolloutSpec
 from gnomon.rollout.host import Host, HostReplica
 from gnomon.rollout.protocol import Engine
-from gnomon.rollout.remote import RemoteHost
 from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.rollout.torch_replica import TorchReplica
-from gnomon.rollout.wire import TOKEN_VARIABLE
+from gnomon.rollout.wire import TOKEN_VARIABLE, check_token, check_url
 
 _REMOTE = {"retries": int, "timeout": float}
 
@@ -86,6 +86,10 @@ def check_engine(spec: RolloutSpec) -> None:
                     f"rollout.options.{key}: with url there are retries and timeout (numbers); "
                     "options of the engine itself are given to gnomon serve-rollouts"
                 )
+            if not 0 <= value < math.inf or (key == "timeout" and value == 0):
+                raise ConfigError(f"rollout.options.{key} is {value}; use a number above 0")
+        check_url(spec.url)
+        check_token(os.environ.get(TOKEN_VARIABLE))
         return
     if spec.engine == "torch" and spec.options:
         raise ConfigError(f"rollout.options are of engine vllm; torch has none: {spec.options}")
@@ -96,6 +100,8 @@ def check_engine(spec: RolloutSpec) -> None:
 
 
 def _remote(spec: RolloutSpec) -> Host:
+    from gnomon.rollout.remote import RemoteHost  # httpx takes a while to import
+
     given = {key: _REMOTE[key](value) for key, value in spec.options.items()}
     host = RemoteHost(str(spec.url), os.environ.get(TOKEN_VARIABLE), **given)
     about = host.about()

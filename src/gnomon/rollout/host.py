@@ -8,6 +8,7 @@ log-probs must be the policy's own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,7 @@ class About:
         dtype: of its weights.
         version: of the weights it serves now.
         window: most tokens of a prompt with its response.
+        vocabulary: how many token ids it knows.
         config: the model's configuration.
         shapes: names and shapes of the weights it takes.
     """
@@ -54,6 +56,7 @@ class About:
     dtype: str
     version: str
     window: int
+    vocabulary: int
     config: Mapping[str, Any]
     shapes: Mapping[str, Sequence[int]]
 
@@ -83,11 +86,23 @@ class Host(Protocol):
 
     def about(self) -> About: ...
 
-    def load(self, weights: WeightsFile, probe: Sequence[int]) -> Sequence[float]:
+    def load(
+        self, weights: WeightsFile, probe: Sequence[int], wanted: Callable[[], None] | None = None
+    ) -> Sequence[float]:
         """Serve these weights, and score ``probe`` (T ids): T - 1 log-probs at temperature 1.
 
+        All is checked before any of it is taken over; where that then fails half-way, the host
+        serves no version at all until it is sent one again.
+
+        Args:
+            weights: a safetensors file.
+            probe: fewer ids than the window has places.
+            wanted: called now and then where this can take long; raises when it is not wanted any
+                more.
+
         Raises:
-            EngineError: they were damaged on the way, do not fit, or the host is gone.
+            EngineError: they were damaged on the way, do not fit, are not finite, or the host is
+                gone.
         """
         ...
 
@@ -142,7 +157,9 @@ class HostReplica:
         check_same_model(policy.trunk.model.config.to_dict(), about)
         self._shapes: Mapping[str, Sequence[int]] | None = about.shapes
         self._tolerance = TOLERANCE.get(about.dtype, max(TOLERANCE.values()))
-        self._probe = probe_ids(int(policy.trunk.model.config.get_text_config().vocab_size))
+        known = int(policy.trunk.model.config.get_text_config().vocab_size)
+        self._vocabulary = min(known, about.vocabulary)
+        self._probe = probe_ids(self._vocabulary, about.window)
         self._writer = PolicyWriter(policy, folder)
 
     @torch.no_grad()
@@ -154,12 +171,17 @@ class HostReplica:
         scores = logits.float().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
         return FileSnapshot(self._writer.write(), tuple(scores.tolist()))
 
-    def load(self, snapshot: Snapshot) -> None:
+    def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:
         assert isinstance(snapshot, FileSnapshot)
         if self._shapes is not None:  # once, before anything is sent
             check_shapes(snapshot.weights, self._shapes)
             self._shapes = None
-        seen = self._host.load(snapshot.weights, self._probe)
+        seen = self._host.load(snapshot.weights, self._probe, wanted)
+        if len(seen) != len(snapshot.probe):
+            raise EngineError(
+                f"the sampler scored {len(seen)} tokens of a test sequence, not "
+                f"{len(snapshot.probe)}"
+            )
         gaps = [abs(a - b) for a, b in zip(seen, snapshot.probe, strict=True)]
         gap = sum(gaps) / len(gaps)
         if not gap <= self._tolerance:
@@ -177,8 +199,9 @@ class HostReplica:
         params: SamplingParams,
         progress: Callable[[int, int], None] | None,
     ) -> list[list[Completion]]:
-        rows = self._host.sample(Job(version, requests, params, self._eos), progress)
-        self._check(rows, requests, version)
+        job = Job(version, requests, params, self._eos)
+        rows = self._host.sample(job, progress)
+        self._check(job, rows)
         text = StopText(self._tokenizer, params.stop, frozenset(self._eos))
         return [
             [
@@ -197,26 +220,44 @@ class HostReplica:
         self._host.close()
         self._writer.close()
 
-    def _check(
-        self, rows: Sequence[Sequence[Sampled]], requests: Sequence[Request], version: str
-    ) -> None:
-        if [len(row) for row in rows] != [r.n for r in requests]:
+    def _check(self, job: Job, rows: Sequence[Sequence[Sampled]]) -> None:
+        """See that an answer is one to this job; what is trained on must not rest on trust."""
+        if [len(row) for row in rows] != [r.n for r in job.requests]:
             raise EngineError("the sampler gave another number of responses than it was asked for")
         for sampled in (s for row in rows for s in row):
-            if sampled.version != version:
+            if sampled.version != job.version:
                 raise StaleWeightsError(
-                    f"a response came from the weights {sampled.version[:12]}, not {version[:12]}"
+                    f"a response came from the weights {sampled.version[:12]}, not "
+                    f"{job.version[:12]}"
                 )
-            if not sampled.ids or len(sampled.ids) != len(sampled.logprobs):
+            ids, logprobs = sampled.ids, sampled.logprobs
+            if not ids or len(ids) != len(logprobs) or len(ids) > job.params.max_new_tokens:
                 raise EngineError(
-                    f"the sampler gave {len(sampled.logprobs)} log-probs for "
-                    f"{len(sampled.ids)} tokens"
+                    f"the sampler gave {len(logprobs)} log-probs for {len(ids)} tokens, of at most "
+                    f"{job.params.max_new_tokens}"
+                )
+            if min(ids) < 0 or max(ids) >= self._vocabulary:
+                raise EngineError(
+                    f"the sampler gave token ids outside 0..{self._vocabulary - 1}, the policy's "
+                    "vocabulary"
+                )
+            if not all(map(math.isfinite, logprobs)):
+                raise EngineError(
+                    "the sampler gave a log-prob that is no finite number: the policy's weights "
+                    "lead nowhere. Lower the learning rate, or start again from an earlier "
+                    "checkpoint"
                 )
 
 
-def probe_ids(vocabulary: int) -> list[int]:
-    """Token ids from all over the vocabulary, always the same."""
-    return [(7 + i * 2_654_435_761) % vocabulary for i in range(PROBE_TOKENS)]
+def probe_ids(vocabulary: int, window: int) -> list[int]:
+    """Token ids from all over the vocabulary, always the same; fewer where the window is small.
+
+    Raises:
+        ConfigError: a window that nothing can be scored in.
+    """
+    if window < 3:
+        raise ConfigError(f"the sampler's window of {window} tokens is too small to sample in")
+    return [(7 + i * 2_654_435_761) % vocabulary for i in range(min(PROBE_TOKENS, window - 1))]
 
 
 def check_same_model(config: Mapping[str, Any], about: About) -> None:

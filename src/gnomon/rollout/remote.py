@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
-import json
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from gnomon.errors import ConfigError, EngineError
+from gnomon.rollout.exchange import Exchange, Waiter
 from gnomon.rollout.host import About, Job, Sampled
 from gnomon.rollout.weights import WeightsFile
 from gnomon.rollout.wire import (
     TOKEN_VARIABLE,
+    AwayError,
     about_from_json,
+    check_token,
+    check_url,
     job_to_json,
-    raise_line,
     rows_from_json,
+    scores_from_json,
 )
 
 _LONGEST_WAIT = 30.0
-_BLOCK = 1 << 20  # bytes sent at a time; the 8 kB that is usual makes weights crawl
+_TICK = 0.1  # seconds between two looks whether the caller still wants an answer
+_SMALL = 64 << 20  # bytes: more than any answer that holds no samples
+_PER_TOKEN = 64  # bytes of an answer, for its id and its log-prob
 
 
 class RemoteHost:
-    """Talks to a rollout server; a connection that breaks is tried again a few times.
+    """Talks to a rollout server; what fails for want of a connection is tried again a few times.
 
-    A server that was started anew serves its start weights: it then says so (StaleWeightsError),
-    and the engine sends the policy's again before it samples.
+    All that is asked can be asked twice: weights are named by their content, and samples follow
+    from the weights and the job's seeds. A server that was started anew serves its start weights:
+    it then says so (StaleWeightsError), and the engine sends the policy's again before it samples.
 
     Args:
         url: as printed by ``gnomon serve-rollouts``.
         token: shown to the server, when it is given.
         retries: further tries after a failed one; the pauses double from 1 s to 30 s.
         timeout: seconds without a sign of life after which the server counts as gone.
-        sleep: how to pause.
+        sleep: how to pause; by default so that the caller can give up meanwhile.
 
     Raises:
-        ConfigError: a URL that is none.
+        ConfigError: a URL or a token that is none, or numbers that make no sense.
     """
 
     def __init__(
@@ -48,109 +53,83 @@ class RemoteHost:
         *,
         retries: int = 8,
         timeout: float = 60.0,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{url!r} is no address of a rollout server: http://HOST:PORT")
-        self._url = url
-        self._parts = parts
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if retries < 0 or not 0 < timeout < math.inf:
+            raise ConfigError(
+                f"{retries} retries and a timeout of {timeout} s: use 0 or more, and a number of "
+                "seconds above 0"
+            )
+        self._url = check_url(url)
+        token = check_token(token)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._exchange = Exchange(self._url, headers, timeout)
+        self._waiter = Waiter()
         self._retries = retries
-        self._timeout = timeout
         self._sleep = sleep
 
     def about(self) -> About:
-        line = self._tried(lambda: next(self._lines("GET", "/about")))
-        if "error" in line:
-            raise_line(line)
-        return about_from_json(line)
+        return about_from_json(self._tried(lambda: self._exchange.object("/about", _SMALL)))
 
-    def load(self, weights: WeightsFile, probe: Sequence[int]) -> list[float]:
-        query = f"version={weights.version}&probe={','.join(map(str, probe))}"
-
-        def send() -> Any:
-            size = str(weights.path.stat().st_size)
-            with weights.path.open("rb") as body:
-                path = f"/weights?{query}"
-                return self._result("POST", path, body, {"Content-Length": size})
-
-        return [float(x) for x in self._tried(send)]
+    def load(
+        self, weights: WeightsFile, probe: Sequence[int], wanted: Callable[[], None] | None = None
+    ) -> list[float]:
+        path = f"/weights?version={weights.version}&probe={','.join(map(str, probe))}"
+        result = self._tried(
+            lambda: self._exchange.result(path, weights.path, _SMALL), wanted or _always
+        )
+        return scores_from_json(result)
 
     def sample(self, job: Job, progress: Callable[[int, int], None] | None) -> list[list[Sampled]]:
-        body = json.dumps(job_to_json(job)).encode()
+        """``progress`` is called before each try, ten times a second while the server works, and
+        at the end; by raising it says that nobody waits any more."""
+        body = job_to_json(job)
         total = sum(request.n for request in job.requests)
-
-        def ask() -> Any:
-            return self._result("POST", "/sample", body, {}, progress, total)
-
-        return rows_from_json(self._tried(ask))
-
-    def close(self) -> None:
-        """Nothing to do: no connection is kept open between calls."""
-
-    # -- one exchange -----------------------------------------------------------------------------
-
-    def _result(
-        self,
-        method: str,
-        path: str,
-        body: Any,
-        headers: Mapping[str, str],
-        progress: Callable[[int, int], None] | None = None,
-        total: int = 0,
-    ) -> Any:
-        """The result line of an answer; raises what its error line says.
-
-        ``progress`` is called before each try and at each sign of life, news or not: by raising it
-        says that nobody waits any more.
-        """
+        most = _SMALL + total * (200 + _PER_TOKEN * job.params.max_new_tokens)
         seen = (0, total)
-        if progress is not None:
-            progress(*seen)
-        for line in self._lines(method, path, body, headers):
-            if "result" in line:
-                return line["result"]
-            if "error" in line:
-                raise_line(line)
-            if "progress" in line:
-                done, total = line["progress"]
-                seen = (int(done), int(total))
+
+        def news(done: int, of: int) -> None:
+            nonlocal seen
+            seen = (done, of)
+
+        def tell() -> None:
             if progress is not None:
                 progress(*seen)
-        raise ConnectionError("the answer broke off")
 
-    def _lines(
-        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
-    ) -> Iterator[dict[str, Any]]:
-        kind = HTTPSConnection if self._parts.scheme == "https" else HTTPConnection
-        connection = kind(
-            str(self._parts.hostname),
-            self._parts.port,
-            timeout=self._timeout,
-            blocksize=_BLOCK,
-        )
-        try:
-            path = self._parts.path.rstrip("/") + path
-            connection.request(method, path, body, {**self._headers, **(headers or {})})
-            yield from _json_lines(connection.getresponse())
-        finally:
-            connection.close()
+        def ask() -> Coroutine[Any, Any, Any]:
+            nonlocal seen
+            seen = (0, total)
+            tell()
+            return self._exchange.result("/sample", body, most, news)
 
-    def _tried(self, exchange: Callable[[], Any]) -> Any:
-        """Do it again while the connection fails, at most ``retries`` times.
+        rows = rows_from_json(self._tried(ask, tell))
+        if seen == (total, total):
+            tell()
+        return rows
+
+    def close(self) -> None:
+        """End the thread that waits for answers; no connection is kept open between calls."""
+        self._waiter.close()
+
+    def _tried(
+        self,
+        exchange: Callable[[], Coroutine[Any, Any, Any]],
+        wanted: Callable[[], None] | None = None,
+    ) -> Any:
+        """Do it again while the server is away, at most ``retries`` times.
 
         Raises:
-            EngineError: it failed every time.
+            EngineError: it was away every time.
         """
+        check = wanted or _always
         wait = 1.0
         for left in range(self._retries, -1, -1):
             try:
-                return exchange()
-            except (OSError, HTTPException, StopIteration) as error:
-                problem = str(error) or type(error).__name__
+                return self._waiter.run(exchange(), check)
+            except AwayError as error:
+                problem = str(error)
                 if left:
-                    self._sleep(wait)
+                    self._pause(wait, check)
                     wait = min(2 * wait, _LONGEST_WAIT)
         raise EngineError(
             f"the rollout server at {self._url} is gone ({problem}; tried {self._retries + 1} "
@@ -158,19 +137,15 @@ class RemoteHost:
             f"saved is lost. If it wants a token, set {TOKEN_VARIABLE}."
         )
 
+    def _pause(self, seconds: float, check: Callable[[], None]) -> None:
+        if self._sleep is not None:
+            self._sleep(seconds)
+            return
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            check()
+            time.sleep(min(left, _TICK))
 
-def _json_lines(response: HTTPResponse) -> Iterator[dict[str, Any]]:
-    """The lines of an answer; one that was cut off in the middle counts as a broken connection, and
-    so does what a proxy says while the server behind it is away."""
-    if response.status in (502, 503, 504):
-        raise ConnectionError(f"HTTP {response.status} {response.reason}")
-    for raw in response:
-        if not raw.endswith(b"\n"):
-            raise ConnectionError("the answer broke off")
-        try:
-            line = json.loads(raw)
-        except ValueError as error:
-            raise EngineError("what answers there is no rollout server of gnomon") from error
-        if not isinstance(line, dict):
-            raise EngineError("what answers there is no rollout server of gnomon")
-        yield line
+
+def _always() -> None:
+    """Whoever asked goes on waiting."""

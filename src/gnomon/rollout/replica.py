@@ -41,8 +41,11 @@ class Replica(Protocol):
         """The policy's weights now. Called while nothing trains them."""
         ...
 
-    def load(self, snapshot: Snapshot) -> None:
+    def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:
         """Sample from these weights from now on.
+
+        ``wanted`` is called now and then where that can take long, and raises when nobody waits
+        for it any more.
 
         Raises:
             EngineError: they did not arrive whole, or do not fit.
@@ -140,5 +143,6 @@ class ReplicaEngine:
         if self._loaded == snapshot.version:
             return
         self._loaded = None  # whatever happens now, the old weights are no longer to be trusted
-        self.replica.load(snapshot)
+        told = self._pinned_progress
+        self.replica.load(snapshot, None if told is None else lambda: told(0, 0))
         self._loaded = snapshot.version

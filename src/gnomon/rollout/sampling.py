@@ -6,6 +6,7 @@ number whichever rows share its batch, and torch's own generators are never touc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,13 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gnomon.errors import ConfigError, DataError
+from gnomon.errors import ConfigError, DataError, EngineError
 from gnomon.rollout.protocol import Request, SamplingParams
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # the odd increment of SplitMix64
 _WORD = (1 << 64) - 1
 _BLOCK = 256  # vocabulary entries per block of the two-level inverse CDF
 _FIRST_WIDTH = 1024  # candidates tried first for top-p before a wider search
+_COLDEST = 1e-4  # a temperature below it divides logits into infinities
 _BELOW_ONE = 1.0 - 1e-12  # keeps a rounded target strictly inside the cumulative mass
 
 Words = npt.NDArray[np.uint64]
@@ -59,15 +61,40 @@ def check_params(params: SamplingParams) -> None:
     """Raise ConfigError for settings no distribution can be made from."""
     checks = (
         (params.max_new_tokens >= 1, f"max_new_tokens is {params.max_new_tokens}; use 1 or more"),
-        (params.temperature >= 0, f"temperature is {params.temperature}; use 0 (greedy) or more"),
+        (
+            params.temperature == 0 or _COLDEST <= params.temperature < math.inf,
+            f"temperature is {params.temperature}; use 0 (greedy), or {_COLDEST} or more",
+        ),
         (0 < params.top_p <= 1, f"top_p is {params.top_p}; use 1.0 to switch it off"),
         (params.top_k >= 0, f"top_k is {params.top_k}; use 0 to switch it off"),
         (0 <= params.min_p <= 1, f"min_p is {params.min_p}; use 0.0 to switch it off"),
         (all(params.stop), "stop holds an empty string; remove it"),
+        (
+            all(_is_text(s) for s in params.stop),
+            "stop holds half of a surrogate pair, which no text contains; write the character",
+        ),
     )
     for good, message in checks:
         if not good:
             raise ConfigError(f"sampling: {message}")
+
+
+def _is_text(string: str) -> bool:
+    """Whether it can be written as UTF-8, which half a surrogate pair cannot."""
+    return not any("\ud800" <= c <= "\udfff" for c in string)
+
+
+def check_probe(probe: Sequence[int], vocabulary: int, window: int) -> None:
+    """Raise DataError for ids that a model of this vocabulary and window cannot score.
+
+    One token of the window stays free, since some engines score only while they sample.
+    """
+    if not 2 <= len(probe) < window:
+        raise DataError(
+            f"a probe of {len(probe)} tokens: send 2 or more, and fewer than the window's {window}"
+        )
+    if min(probe) < 0 or max(probe) >= vocabulary:
+        raise DataError(f"the probe's ids must be in 0..{vocabulary - 1}")
 
 
 def check_request(
@@ -104,17 +131,22 @@ def draw(logits: Tensor, rows: Tensor, u: Tensor, params: SamplingParams) -> tup
     Returns:
         ([S] token ids, [S] float32 log-probabilities in nats under softmax(logits / temperature),
         before truncation).
+
+    Raises:
+        EngineError: scores that are NaN or infinite, from which nothing can be drawn.
     """
     weights = logits.float()
     if params.temperature == 0:
         best, tokens = weights.max(dim=-1)
         total = _block_sums(weights.sub_(best[:, None]).exp_()).sum(dim=-1)
+        _check_total(total)
         return tokens[rows], -total.log().float()[rows]
     if params.temperature != 1:
         weights.div_(params.temperature)
     weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
     sums = _block_sums(weights)
     total = sums.sum(dim=-1)
+    _check_total(total)
     if params.top_k or params.top_p < 1:
         values, tokens_of = _candidates(weights, total, params)
         tokens = tokens_of[rows].gather(1, _invert(values.double()[rows], u)[:, None])[:, 0]
@@ -127,6 +159,15 @@ def draw(logits: Tensor, rows: Tensor, u: Tensor, params: SamplingParams) -> tup
         tokens = _invert_blocks(kept, sums, rows, u)
         chosen = weights[rows, tokens]
     return tokens, (chosen.double().log() - total[rows].log()).float()
+
+
+def _check_total(total: Tensor) -> None:
+    if not bool(total.isfinite().all()):  # NaN where a score is NaN or +infinity, or all are -inf
+        raise EngineError(
+            "the policy's scores are not finite numbers, so no token can be drawn: its weights "
+            "hold NaN or infinity, or its dtype is too small for them. Lower the learning rate, "
+            "and go on from an earlier checkpoint."
+        )
 
 
 def _block_sums(weights: Tensor) -> Tensor:

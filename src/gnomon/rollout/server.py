@@ -1,73 +1,33 @@
 """A rollout server: one host behind HTTP, for one trainer.
 
-The host works in the main thread, one task after the other; connections are read in others. Only
-JSON and safetensors are accepted, and nothing outside its scratch folder is written. There is no
-encryption: beyond one machine, use a private network or a tunnel.
+The host works in the main thread, one task after the other; an event loop in another thread reads
+and answers. Only JSON and safetensors are accepted, nothing outside its scratch folder is written,
+and whatever a client can make the server hold has a bound (:mod:`gnomon.rollout.limits`). There is
+no encryption: beyond one machine, use a private network or a tunnel.
 """
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
-import json
-import queue
+import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-from gnomon.atomic import write_file
-from gnomon.errors import ConfigError, DataError, EngineError, GnomonError
+import uvicorn
+
+from gnomon.errors import ConfigError
+from gnomon.rollout.app import make_app
+from gnomon.rollout.connection import protocol_with
+from gnomon.rollout.door import Door
 from gnomon.rollout.host import Host
-from gnomon.rollout.weights import WeightsFile
-from gnomon.rollout.wire import (
-    ALIVE_SECONDS,
-    MAX_JOB_BYTES,
-    TOKEN_VARIABLE,
-    error_line,
-    job_from_json,
-    rows_to_json,
-)
+from gnomon.rollout.limits import Limits
+from gnomon.rollout.tasks import Tasks
+from gnomon.rollout.wire import PROTOCOL, TOKEN_VARIABLE, VERSION_HEADER, check_token
 
-Progress = Callable[[int, int], None]
-_CHUNK = 1 << 22
-_READ_SECONDS = 300.0
-
-
-class GoneError(Exception):
-    """The client went away in the middle of a task."""
-
-
-class _Task:
-    """Something for the host to do, and the lines that it answers."""
-
-    def __init__(self, work: Callable[[Progress], Any]) -> None:
-        self.work = work
-        self.lines: queue.Queue[dict[str, Any]] = queue.Queue()
-        self.gone = threading.Event()
-
-    def run(self) -> None:
-        """Do it, unless nobody waits for it any more; the last line says how it went."""
-        try:
-            self._check()
-            line = {"result": self.work(self._progress)}
-        except Exception as error:
-            line = error_line(error)
-        self.lines.put(line)
-
-    def _check(self) -> None:
-        if self.gone.is_set():
-            raise GoneError("the client went away")
-
-    def _progress(self, done: int, total: int) -> None:
-        self._check()
-        self.lines.put({"progress": [done, total]})
+_QUIET_SECONDS = 10.0
 
 
 class RolloutServer:
@@ -77,207 +37,124 @@ class RolloutServer:
         host: what samples.
         address, port: where to listen; port 0 takes a free one.
         token: clients must show it, when it is given.
+        names: what else the server is called in a ``Host`` header, beside ``localhost`` and the
+            addresses it has: the name of a proxy in front of it, say.
+        limits: what clients may make it hold.
+        log: hears in plain words of what was done and refused; nobody does by default.
 
     Raises:
-        ConfigError: an address that others can reach without a token, or that cannot be had.
+        ConfigError: an address that others can reach without a token, or that cannot be had; a
+            token or a name that no header can carry.
     """
 
     def __init__(
-        self, host: Host, address: str = "127.0.0.1", port: int = 8300, token: str | None = None
+        self,
+        host: Host,
+        address: str = "127.0.0.1",
+        port: int = 8300,
+        token: str | None = None,
+        *,
+        names: Sequence[str] = (),
+        limits: Limits | None = None,
+        log: Callable[[str], None] | None = None,
     ) -> None:
-        if not token and not _is_loopback(address):
-            raise ConfigError(
-                f"{address} can be reached by others, and whoever reaches it can replace the "
-                f"model's weights: set {TOKEN_VARIABLE} to a secret, here and for the trainer"
-            )
-        self._host = host
-        self._token = token or ""
-        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        limits = limits or Limits()
+        say = log or (lambda text: None)
+        note = _Sparing(say)
+        self._socket = listen(address, port, token, limits.backlog)
         self._scratch = tempfile.TemporaryDirectory(prefix="gnomon-rollouts-")
-        weights = sum(_size(shape) for shape in host.about().shapes.values())
-        self._most = 8 * weights + (1 << 24)  # bytes of a weights file, in any dtype
+        self._tasks = Tasks(limits.tasks)
+        app = make_app(host, self._tasks, Path(self._scratch.name), limits, say, note)
+        bound = str(self._socket.getsockname()[0])
         try:
-            self._http = ThreadingHTTPServer((address, port), partial(_Handler, self))
-        except OSError as error:
-            raise ConfigError(f"cannot listen on {address}:{port}: {error}") from error
-        self._http.daemon_threads = True
+            door = Door(app, bound, names, check_token(token), limits, note)
+        except ConfigError:
+            self._socket.close()
+            raise
+        self._http = uvicorn.Server(
+            uvicorn.Config(
+                door,
+                loop="asyncio",
+                http=protocol_with(limits, note),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                headers=[("Connection", "close"), (VERSION_HEADER, str(PROTOCOL))],
+                backlog=limits.backlog,
+                timeout_graceful_shutdown=limits.stop_seconds,
+                h11_max_incomplete_event_size=limits.header_bytes,
+            )
+        )
 
     @property
     def url(self) -> str:
         """Where it is reached."""
-        address, port = self._http.server_address[:2]
-        return f"http://{address!s}:{port}"
+        address, port = self._socket.getsockname()[:2]
+        return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
     def run(self) -> None:
-        """Work until :meth:`stop`, in the calling thread."""
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        """Work until :meth:`stop`, in the calling thread; what waits then is told so."""
+        thread = threading.Thread(target=self._http.run, args=([self._socket],), daemon=True)
+        thread.start()
         try:
-            while (task := self._tasks.get()) is not None:
-                task.run()
+            self._tasks.work()
         finally:
-            self._http.shutdown()
-            self._http.server_close()
+            self._tasks.end()
+            self._http.should_exit = True
+            thread.join()
+            self._socket.close()
             self._scratch.cleanup()
 
     def stop(self) -> None:
         """Have :meth:`run` return after the task at hand."""
-        self._tasks.put(None)
+        self._tasks.stop()
 
-    # -- what the handlers use --------------------------------------------------------------------
 
-    def admits(self, header: str | None) -> bool:
-        """Whether this Authorization header may come in."""
-        return not self._token or hmac.compare_digest(
-            (header or "").encode(), f"Bearer {self._token}".encode()
+def listen(
+    address: str, port: int, token: str | None, backlog: int = Limits.backlog
+) -> socket.socket:
+    """A listening socket; only where nobody else reaches it, unless there is a token.
+
+    Raises:
+        ConfigError: others could reach it, or it cannot be had.
+    """
+    secret = check_token(token)
+    try:
+        if not 0 <= port <= 65535:
+            raise OSError("a port is a number from 0 to 65535")
+        found = socket.getaddrinfo(
+            address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-
-    def about(self) -> dict[str, Any]:
-        return asdict(self._host.about())
-
-    def sampling(self, body: bytes) -> Callable[[Progress], Any]:
-        """The task that a job asks for."""
-        job = job_from_json(_json(body))
-        return lambda progress: rows_to_json(self._host.sample(job, progress))
-
-    @contextmanager
-    def loading(
-        self, stream: Any, length: int, version: str, probe: list[int]
-    ) -> Iterator[Callable[[Progress], Any]]:
-        """The task that takes weights over; they are on disk within the block."""
-        if length > self._most:
-            raise DataError(f"{length} bytes are too many for this model's weights")
-        file = Path(self._scratch.name) / f"{threading.get_ident()}.safetensors"
-        try:
-            with write_file(file, need=length) as tmp, tmp.open("wb") as out:
-                left = length
-                while left:
-                    chunk = stream.read(min(left, _CHUNK))
-                    if not chunk:
-                        raise DataError("the weights broke off on the way")
-                    out.write(chunk)
-                    left -= len(chunk)
-            yield lambda progress: list(self._host.load(WeightsFile(file, version), probe))
-        finally:
-            file.unlink(missing_ok=True)
-
-    def submit(self, work: Callable[[Progress], Any]) -> _Task:
-        task = _Task(work)
-        self._tasks.put(task)
-        return task
+        found.sort(key=lambda info: info[0] != socket.AF_INET)  # "localhost" may be both
+        family, _, _, _, where = found[0]
+        if not (secret or ipaddress.ip_address(where[0]).is_loopback):
+            raise ConfigError(
+                f"{address or 'every address'} can be reached by others, and whoever reaches it "
+                f"can replace the model's weights: set {TOKEN_VARIABLE} to a secret, here and for "
+                "the trainer"
+            )
+        return socket.create_server((str(where[0]), port), family=family, backlog=backlog)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"cannot listen on {address}:{port}: {error}") from error
 
 
-class _Handler(BaseHTTPRequestHandler):
-    timeout = _READ_SECONDS
+class _Sparing:
+    """Passes on a refusal now and then: a flood of them must not fill a disk."""
 
-    def __init__(self, server: RolloutServer, *args: Any) -> None:
-        self._rollouts = server
-        super().__init__(*args)
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._last = float("-inf")
+        self._left_out = 0
 
-    def do_GET(self) -> None:
-        if self._admitted() and self._path("/about"):
-            self._start(200)
-            self._line(self._rollouts.about())
-
-    def do_POST(self) -> None:
-        if not self._admitted():
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._last < _QUIET_SECONDS:
+            self._left_out += 1
             return
-        url = urlsplit(self.path)
-        try:
-            length = int(self.headers.get("Content-Length") or 0)
-            if length < 0:
-                raise ValueError(f"a body of {length} bytes")
-            if url.path == "/sample":
-                if length > MAX_JOB_BYTES:
-                    raise DataError(f"a job of {length} bytes is too large")
-                self._answer(self._rollouts.sampling(self.rfile.read(length)))
-            elif url.path == "/weights":
-                query = parse_qs(url.query)
-                probe = [int(i) for i in query["probe"][0].split(",")]
-                version = query["version"][0]
-                with self._rollouts.loading(self.rfile, length, version, probe) as work:
-                    self._answer(work)
-            else:
-                self._path("")
-        except (KeyError, ValueError) as error:
-            self._start(200)
-            self._line(error_line(DataError(f"not understood: {error!r}")))
-        except GnomonError as error:
-            self._start(200)
-            self._line(error_line(error))
-        except OSError as error:  # the connection, or the disk
-            with suppress(OSError):
-                self._start(200)
-                self._line(error_line(EngineError(f"the server could not go on: {error}")))
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep quiet: the trainer says what happens."""
-
-    def _answer(self, work: Callable[[Progress], Any]) -> None:
-        """Stream a task's lines until its last one."""
-        self._start(200)
-        task = self._rollouts.submit(work)
-        while True:
-            try:
-                line = task.lines.get(timeout=ALIVE_SECONDS)
-            except queue.Empty:
-                line = {"alive": True}
-            try:
-                self._line(line)
-            except OSError:
-                task.gone.set()
-                if "/weights" in self.path:  # the file must stay until it is done with
-                    while not {"result", "error"} & task.lines.get().keys():
-                        pass
-                return
-            if "result" in line or "error" in line:
-                return
-
-    def _admitted(self) -> bool:
-        if self.headers.get("Origin"):  # a web page, by way of somebody's browser
-            self._start(403)
-            self._line({"error": "this is not for browsers", "kind": "config"})
-            return False
-        if self._rollouts.admits(self.headers.get("Authorization")):
-            return True
-        self._start(401)
-        self._line({"error": "the token is missing or wrong", "kind": "config"})
-        return False
-
-    def _path(self, wanted: str) -> bool:
-        if urlsplit(self.path).path == wanted:
-            return True
-        self._start(404)
-        self._line({"error": f"nothing at {self.path}", "kind": "engine"})
-        return False
-
-    def _start(self, status: int) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/jsonlines")
-        self.end_headers()
-
-    def _line(self, value: dict[str, Any]) -> None:
-        self.wfile.write(json.dumps(value).encode() + b"\n")
-        self.wfile.flush()
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}") from error
-
-
-def _size(shape: Any) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
-
-
-def _is_loopback(address: str) -> bool:
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
+        more = f" ({self._left_out} more were refused meanwhile)" if self._left_out else ""
+        self._last, self._left_out = now, 0
+        self._say(f"refused {text}{more}")

@@ -54,7 +54,7 @@ class TorchReplica:
         return TensorSnapshot(str(next(self._versions)), kept)
 
     @torch.no_grad()
-    def load(self, snapshot: Snapshot) -> None:
+    def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:
         assert isinstance(snapshot, TensorSnapshot)
         for name, tensor in _trained(self._twin, self._adapter).items():
             tensor.copy_(snapshot.tensors[name])

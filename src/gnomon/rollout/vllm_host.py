@@ -18,14 +18,15 @@ from gnomon.models import load
 from gnomon.rollout.host import About, Job, Sampled
 from gnomon.rollout.protocol import FinishReason, SamplingParams
 from gnomon.rollout.replica import StaleWeightsError
-from gnomon.rollout.sampling import check_params, check_request, stream_keys
+from gnomon.rollout.sampling import check_params, check_probe, check_request, stream_keys
 from gnomon.rollout.text import StopText
 from gnomon.rollout.vllm_worker import QUALNAME
-from gnomon.rollout.weights import WeightsFile, check_content, check_shapes, shapes_in
+from gnomon.rollout.weights import WeightsFile, check_weights, shapes_in
 
 OLDEST, TRIED = (0, 11), (0, 32)
 OURS = ("model", "tokenizer", "logprobs_mode", "worker_extension_cls", "generation_config")
 """Settings of vLLM that gnomon makes itself."""
+_COLDEST = 0.01  # vLLM raises lower temperatures to it
 
 
 class VLLMHost:
@@ -81,13 +82,17 @@ class VLLMHost:
             dtype=str(config.dtype).removeprefix("torch."),
             version=self._version,
             window=int(config.max_model_len),
+            vocabulary=int(config.get_vocab_size()),
             config=self._config,
             shapes=self._shapes,
         )
 
-    def load(self, weights: WeightsFile, probe: Sequence[int]) -> list[float]:
-        check_content(weights)
-        check_shapes(weights, self._shapes)
+    def load(
+        self, weights: WeightsFile, probe: Sequence[int], wanted: Callable[[], None] | None = None
+    ) -> list[float]:
+        about = self.about()
+        check_probe(probe, about.vocabulary, about.window)
+        check_weights(weights, self._shapes, load.dtype_of(about.dtype))
         self._version = "half loaded"
         try:
             counts = self._llm.collective_rpc("gnomon_load", args=(str(weights.path),))
@@ -104,7 +109,6 @@ class VLLMHost:
     def sample(self, job: Job, progress: Callable[[int, int], None] | None) -> list[list[Sampled]]:
         if job.version != self._version:
             raise StaleWeightsError(f"vLLM serves {self._version[:12]}, not {job.version[:12]}")
-        check_params(job.params)
         self._check(job)
         self._score_before_truncation(job.params)
         names = [[f"{self._count}-{i}-{k}" for k in range(r.n)] for i, r in enumerate(job.requests)]
@@ -200,10 +204,15 @@ class VLLMHost:
                 )
 
     def _check(self, job: Job) -> None:
-        vocabulary = int(self._llm.llm_engine.model_config.get_vocab_size())
-        window = int(self._llm.llm_engine.model_config.max_model_len)
+        check_params(job.params)
+        if 0 < job.params.temperature < _COLDEST:
+            raise ConfigError(
+                f"temperature is {job.params.temperature}, and vLLM would take {_COLDEST} for it "
+                f"without a word: use 0 (greedy), or {_COLDEST} or more"
+            )
+        about = self.about()
         for request in job.requests:
-            check_request(request, job.params, vocabulary, window)
+            check_request(request, job.params, about.vocabulary, about.window)
 
 
 def import_vllm() -> Any:

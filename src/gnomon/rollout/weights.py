@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
+from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from gnomon.atomic import clean_temporaries, write_folder
@@ -19,15 +21,26 @@ from gnomon.models import load, merge
 from gnomon.models.roles import Role
 
 _NAME = "model.safetensors"
-_CHUNK = 1 << 22
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+DAMAGED = (
+    "the weights were damaged on the way: their checksum is not the sender's. Look at the disk and "
+    "the network between trainer and sampler, and go on with --resume."
+)
 
 
 @dataclass(frozen=True, eq=False)
 class WeightsFile:
-    """A safetensors file; ``version`` is the SHA-256 of its content, in hex."""
+    """A safetensors file.
+
+    Attributes:
+        path: where it is.
+        version: the SHA-256 of its content, in hex.
+        intact: the content is known to be that; otherwise :func:`check_weights` reads it again.
+    """
 
     path: Path
     version: str
+    intact: bool = False
 
 
 class PolicyWriter:
@@ -87,12 +100,42 @@ def shapes_in(files: Sequence[Path]) -> dict[str, list[int]]:
     return found
 
 
-def check_content(file: WeightsFile) -> None:
-    """Raise EngineError unless the file holds what its sender put into it."""
-    if digest(file.path) != file.version:
+def check_weights(
+    file: WeightsFile, expected: Mapping[str, Sequence[int]], dtype: torch.dtype
+) -> None:
+    """See that a file can be taken over as a whole, before any of it is.
+
+    Args:
+        file: as it came.
+        expected: names and shapes of the tensors that the model has.
+        dtype: which the numbers are to be stored in.
+
+    Raises:
+        EngineError: it was damaged on the way, or holds other tensors, or numbers that are not
+            finite in ``dtype``.
+        ModelError: it is no safetensors file.
+    """
+    if not file.intact and digest(file.path) != file.version:
+        raise EngineError(DAMAGED)
+    check_shapes(file, expected)
+    largest = torch.finfo(dtype).max
+    with load.reading(file.path), safe_open(file.path, "pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+            kind = tensors.get_slice(name).get_dtype()
+            if kind not in _FLOATS:
+                raise EngineError(f"{name} holds {kind}, not floating-point numbers")
+            _check_finite(name, tensors.get_tensor(name), largest, dtype)
+
+
+def _check_finite(name: str, tensor: Tensor, largest: float, dtype: torch.dtype) -> None:
+    if not tensor.numel():
+        return
+    low, high = (float(x) for x in tensor.aminmax())  # NaN when any number is
+    if not (-largest <= low and high <= largest):
         raise EngineError(
-            "the weights were damaged on the way: their checksum is not the sender's. Look at the "
-            "disk and the network between trainer and sampler, and go on with --resume."
+            f"the policy's weights are not finite numbers of {str(dtype).removeprefix('torch.')}: "
+            f"{name} goes from {low:.3g} to {high:.3g}. The training diverged, or the sampler's "
+            "dtype is too small for it; the old weights are still loaded."
         )
 
 

@@ -1,29 +1,36 @@
-"""What crosses between trainer and rollout server: JSON lines and safetensors, nothing else.
+"""What crosses between trainer and rollout server: JSON and safetensors, nothing else.
 
-    GET  /about                      About
+    GET  /about                      -> About
     POST /weights?version=&probe=    a safetensors file    -> {"result": T - 1 log-probs}
     POST /sample                     Job                   -> {"result": responses}
 
 A POST is answered by lines of JSON: any number of ``{"alive": true}`` (so that a silent server is a
 dead one) and ``{"progress": [finished, all]}``, then one ``{"result": ...}`` or
-``{"error": message, "kind": kind}``. An answer without such a last line was cut off.
+``{"error": message, "kind": kind}``. An answer without such a last line was cut off. What is
+refused before the host hears of it has a status of 400 or more, and the error as its only line.
+
+Both sides send the version of this exchange in the header ``Gnomon-Rollouts``.
 """
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from gnomon.errors import ConfigError, DataError, EngineError, GnomonError, ModelError, RunError
 from gnomon.rollout.host import About, Job, Sampled
 from gnomon.rollout.protocol import Request, SamplingParams
 from gnomon.rollout.replica import StaleWeightsError
 
+PROTOCOL = 2
+VERSION_HEADER = "Gnomon-Rollouts"
 TOKEN_VARIABLE = "GNOMON_ROLLOUT_TOKEN"
-MAX_JOB_BYTES = 1 << 28
-ALIVE_SECONDS = 5.0
+MAX_RESPONSES = 1 << 17
 _KINDS: Mapping[str, type[Exception]] = {
     "stale": StaleWeightsError,
     "config": ConfigError,
@@ -34,55 +41,175 @@ _KINDS: Mapping[str, type[Exception]] = {
 }
 
 
-def error_line(error: Exception) -> dict[str, str]:
+class AwayError(Exception):
+    """The server cannot answer now, but may in a while: it is busy, stopping, or not there."""
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+def refusal(message: str, kind: str) -> bytes:
+    """An error as a line of an answer. ``kind`` "busy" says that it is worth another try."""
+    return json.dumps({"error": message, "kind": kind}).encode() + b"\n"
+
+
+def kind_of(error: Exception) -> str:
+    """What an exception is called in an answer."""
+    named = (kind for kind, of in _KINDS.items() if isinstance(error, of))
+    return next(named, "run" if isinstance(error, GnomonError) else "engine")
+
+
+def error_line(error: Exception) -> bytes:
     """An exception as the last line of an answer; one that is a bug says only its type and text."""
-    for kind, of in _KINDS.items():
-        if isinstance(error, of):
-            return {"error": str(error), "kind": kind}
-    if isinstance(error, GnomonError):
-        return {"error": str(error), "kind": "run"}
-    return {"error": f"the server failed: {type(error).__name__}: {error}", "kind": "engine"}
+    known = isinstance(error, GnomonError | StaleWeightsError)
+    message = str(error) if known else f"the server failed: {type(error).__name__}: {error}"
+    return refusal(message, kind_of(error))
 
 
 def raise_line(line: Mapping[str, Any]) -> None:
-    """Raise what :func:`error_line` wrote."""
-    kind, message = _KINDS.get(str(line.get("kind")), EngineError), str(line["error"])
+    """Raise what :func:`error_line` or :func:`refusal` wrote."""
+    name, message = str(line.get("kind")), str(line["error"])
+    if name == "busy":
+        raise AwayError(message)
+    kind = _KINDS.get(name, EngineError)
     if issubclass(kind, RunError):
         message = f"on the rollout server: {message}"
     raise kind(message)
 
 
-def job_to_json(job: Job) -> dict[str, Any]:
-    return {
-        "version": job.version,
-        "eos": list(job.eos),
-        "params": asdict(job.params) | {"stop": list(job.params.stop)},
-        "requests": [
-            {"id": r.id, "prompt_ids": [int(i) for i in r.prompt_ids], "n": r.n, "seed": r.seed}
-            for r in job.requests
-        ],
-    }
+# -- who talks to whom ----------------------------------------------------------------------------
 
 
-def job_from_json(value: Any) -> Job:
-    """The inverse; raises DataError for anything else."""
+def check_token(token: str | None) -> str | None:
+    """The secret, or None where there is none.
+
+    Raises:
+        ConfigError: one that no header can carry.
+    """
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
+        raise ConfigError(
+            f"{TOKEN_VARIABLE} must be letters, digits and signs of ASCII without spaces or line "
+            "breaks, such as `openssl rand -hex 32` prints"
+        )
+    return token or None
+
+
+def check_url(url: str) -> str:
+    """The address of a server, without a slash at its end.
+
+    Raises:
+        ConfigError: it is none.
+    """
     try:
-        params = dict(value["params"])
-        known = {f.name for f in fields(SamplingParams)}
-        if set(params) != known:
-            raise ValueError(f"sampling parameters {sorted(set(params) ^ known)}")
-        numbers = [v for k, v in params.items() if k != "stop"]
-        if not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers):
-            raise ValueError("a sampling parameter is no number")
-        params["stop"] = tuple(map(str, params["stop"]))
-        requests = [
-            Request(str(r["id"]), [int(i) for i in r["prompt_ids"]], int(r["n"]), int(r["seed"]))
-            for r in value["requests"]
-        ]
-        eos = [int(i) for i in value["eos"]]
-        return Job(str(value["version"]), requests, SamplingParams(**params), eos)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"not a job that this server understands: {error!r}") from error
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # of the port, or of brackets
+        parts, port = urlsplit(""), None
+    plain = url.isascii() and url.isprintable() and " " not in url
+    odd = parts.query or parts.fragment or parts.username or port == 0
+    if parts.scheme not in ("http", "https") or not parts.hostname or odd or not plain:
+        raise ConfigError(f"{url!r} is no address of a rollout server: write http://HOST:PORT")
+    return url.rstrip("/")
+
+
+# -- jobs -----------------------------------------------------------------------------------------
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+_TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class _RequestIn(_Strict):
+    id: str = Field(max_length=10_000)
+    prompt_ids: Annotated[list[_TokenId], FailFast()] = Field(min_length=1)
+    n: int = Field(ge=1, le=MAX_RESPONSES)
+    seed: int = Field(ge=0, lt=2**64)
+
+
+class _ParamsIn(_Strict):
+    max_new_tokens: int = Field(lt=2**31)
+    temperature: float
+    top_p: float
+    top_k: int = Field(lt=2**31)
+    min_p: float
+    stop: Annotated[list[Annotated[str, Field(max_length=10_000)]], FailFast()] = Field(
+        max_length=256
+    )
+
+
+class _JobIn(_Strict):
+    version: str = Field(min_length=1, max_length=100)
+    eos: Annotated[list[_TokenId], FailFast()] = Field(max_length=4096)
+    params: _ParamsIn
+    requests: Annotated[list[_RequestIn], FailFast()] = Field(max_length=MAX_RESPONSES)
+
+
+class WeightsQuery(BaseModel):
+    """What comes with a file of weights: its name, and the token ids to score."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: str = Field(pattern=r"^[0-9a-f]{64}$")
+    probe: str = Field(pattern=r"^[0-9]{1,9}(,[0-9]{1,9}){1,4095}$")
+
+    @property
+    def probe_ids(self) -> list[int]:
+        return [int(i) for i in self.probe.split(",")]
+
+
+def job_to_json(job: Job) -> bytes:
+    word = (1 << 64) - 1  # all that a seed's stream depends on
+    return json.dumps(
+        {
+            "version": job.version,
+            "eos": [int(i) for i in job.eos],
+            "params": asdict(job.params) | {"stop": list(job.params.stop)},
+            "requests": [
+                {
+                    "id": r.id,
+                    "prompt_ids": [int(i) for i in r.prompt_ids],
+                    "n": r.n,
+                    "seed": r.seed & word,
+                }
+                for r in job.requests
+            ],
+        }
+    ).encode()
+
+
+def job_from_json(body: bytes) -> Job:
+    """The inverse.
+
+    Raises:
+        DataError: anything else: no JSON, JSON nested too deep, other fields, numbers that are none
+            or out of bounds, more responses than ``MAX_RESPONSES``.
+    """
+    try:
+        job = _JobIn.model_validate_json(body)
+    except ValidationError as error:
+        raise DataError(f"not a job that this server understands: {first_problem(error)}") from None
+    total = sum(r.n for r in job.requests)
+    if total > MAX_RESPONSES:
+        raise DataError(f"{total} responses in one job; ask for at most {MAX_RESPONSES}")
+    p = job.params
+    params = SamplingParams(
+        p.max_new_tokens, p.temperature, p.top_p, p.top_k, p.min_p, tuple(p.stop)
+    )
+    requests = [Request(r.id, r.prompt_ids, r.n, r.seed) for r in job.requests]
+    return Job(job.version, requests, params, job.eos)
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong, and where."""
+    details = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(str(part) for part in details["loc"])
+    return f"{place}: {details['msg']}" if place else str(details["msg"])
+
+
+# -- answers --------------------------------------------------------------------------------------
 
 
 def rows_to_json(rows: Sequence[Sequence[Sampled]]) -> list[list[list[Any]]]:
@@ -103,6 +230,14 @@ def _sampled(ids: Any, logprobs: Any, reason: Any, version: Any) -> Sampled:
     if reason not in ("eos", "stop", "length"):
         raise ValueError(f"finish reason {reason!r}")
     return Sampled([int(i) for i in ids], [float(x) for x in logprobs], reason, str(version))
+
+
+def scores_from_json(value: Any) -> list[float]:
+    """Log-probs of a probe; raises EngineError for anything else."""
+    try:
+        return [float(x) for x in value]
+    except (TypeError, ValueError) as error:
+        raise EngineError(f"the server's answer is not understood: {error!r}") from error
 
 
 def about_from_json(value: Any) -> About:
