@@ -89,7 +89,9 @@ def _as_pair(group: Group) -> Group:
     if scores[best] == scores[worst]:
         raise RowError("all responses are rated alike", "no pair of better and worse can be made")
     pair = (group.responses[best], group.responses[worst])
-    return replace(group, responses=pair, comparisons=(Comparison(0, 1),))
+    direct = (c for c in judgements(group) if (c.better, c.worse) == (best, worst) and not c.tie)
+    said = replace(next(direct, Comparison(0, 1)), better=0, worse=1)
+    return replace(group, responses=pair, comparisons=(said,))
 
 
 def _as_unpaired(group: Group, options: ReadOptions) -> list[Group]:

@@ -124,8 +124,7 @@ def verdict(value: Any, labels: Mapping[Any, Verdict]) -> Verdict:
         )
     raise RowError(
         f"the preference {shown(value)} is not understood",
-        "numbers mean different things in different files, so say it: labels {0: a, 1: b, 2: tie}, "
-        "or --labels 0=a,1=b,2=tie",
+        "say what each value means: labels={0: 'a', 1: 'b', 2: 'tie'} (--labels 0=a,1=b,2=tie)",
     )
 
 

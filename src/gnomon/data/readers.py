@@ -222,8 +222,8 @@ def _read_row(
 
 def _keep_answers(group: Group, row: Row) -> Group:
     """Prompts alone keep the row's plain answer fields in meta: a verifier needs them."""
-    fields = dict(row.aside) | dict(row.data)
-    plain = {k: fields[k] for k in ("answer", "solution", "completion", "output") if k in fields}
+    answers = ("answer", "solution", "completion", "output")
+    plain = {k: v for part in (row.aside, row.data) for k, v in part.items() if k in answers}
     meta = {**plain, **group.prompt.meta}
     return replace(group, prompt=replace(group.prompt, meta=meta))
 
