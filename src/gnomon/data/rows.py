@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gnomon.data.fields import KNOWN
 from gnomon.data.jsonvalues import JsonReader, without_missing
@@ -272,7 +272,7 @@ def _csv(path: Path, caps: Caps) -> Iterator[RawRow | BadRow]:
     """Cells are text, whatever they look like; an empty one is missing."""
     csv.field_size_limit(min(caps.row, sys.maxsize, 2**31 - 1))
     with open_text(path, caps) as file:
-        lines = iter(lambda: file.readline(caps.row), "")
+        lines = _short_lines(path, file, caps)
         opening = next(lines, "")
         delimiter = _delimiter(path, opening)
         if opening.lower().startswith("sep="):  # Excel's way of naming it
@@ -299,6 +299,15 @@ def _csv(path: Path, caps: Caps) -> Iterator[RawRow | BadRow]:
                 'is not closed or not doubled ("" inside quotes), in or before that line, or '
                 "raise max_gb for fields that are meant to be so long."
             ) from error
+
+
+def _short_lines(path: Path, file: TextIO, caps: Caps) -> Iterator[str]:
+    number = 0
+    while line := file.readline(caps.row + 1):
+        number += 1
+        if len(line) > caps.row:
+            raise DataError(f"{path}, line {number}: {': '.join(caps.long_row())}.")
+        yield line
 
 
 def _delimiter(path: Path, header: str) -> str:
