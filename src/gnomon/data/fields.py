@@ -104,6 +104,7 @@ class Row:
         self.aside = aside or {}
         self.columns = columns or {}
         self._used: set[str] = set()
+        self._seen: set[str] = set()
 
     def first(self, names: Iterable[str]) -> str | None:
         """The first of these names that the row has with a value other than null."""
@@ -120,6 +121,14 @@ class Row:
         if name is None:
             return None
         self._used.add(name)
+        return self.data[name]
+
+    def see(self, *names: str) -> Any:
+        """As :meth:`take`, but the field stays in ``Prompt.meta`` as well."""
+        name = self.first(names)
+        if name is None:
+            return None
+        self._seen.add(name)
         return self.data[name]
 
     def need(self, *names: str) -> Any:
@@ -159,6 +168,11 @@ class Row:
         """How sure the labeller was, from 0 to 1."""
         value = self.take("confidence")
         return 1.0 if value is None else as_confidence(value, "confidence")
+
+    def unused_columns(self) -> list[str]:
+        """Mapped columns, in gnomon's words, that no format asked for."""
+        asked_for = self._used | self._seen
+        return [n for n in self.columns if n not in asked_for and self.data.get(n) is not None]
 
     def rest(self) -> dict[str, Any]:
         """Fields that no format asked for and that hold something."""
@@ -222,7 +236,7 @@ def with_side_columns(row: Row, turns: Sequence[Turn]) -> tuple[Turn, ...]:
         )
     if system.strip() and not opening:
         turns = (Turn(Message("system", system)), *turns)
-    tools = row.data.get("tools")  # stays in meta as well: a reward may need it
+    tools = row.see("tools")  # a reward may need it, too
     if tools is not None and not isinstance(tools, str | list | Mapping):
         raise RowError("field 'tools' is not a list of tools", "write it as a list, or as JSON")
     return with_tools(turns, tools) if tools else turns

@@ -70,16 +70,12 @@ def _is_unpaired(data: Mapping[str, Any]) -> bool:
 
 def _parse_unpaired(row: Row, options: ReadOptions) -> list[Group]:
     good = as_bool(row.need(*LABEL), row.first(LABEL) or "label")
-    answered = _answered_field(row.data)
+    judged = _answered_field(row.data, last=True)
     name = row.first(COMPLETION)
-    if answered is not None and (name is None or row.first(PROMPT_TEXT) is None):
-        prompt, answer = _last_answer(prompt_turns(row, (answered,)))
+    if judged is not None or name is None:
+        prompt, answer = _last_answer(prompt_turns(row, (judged,) if judged else PROMPT_TURNS))
     else:
-        prompt = prompt_turns(row)
-        if name is None:
-            prompt, answer = _last_answer(prompt)
-        else:
-            answer = response_turns(row.need(name), name)
+        prompt, answer = prompt_turns(row), response_turns(row.need(name), name)
     response = to_response(answer, meta={"label": good})
     weight = row.weight() * row.confidence()
     return [Group(to_prompt(row, prompt, options), (response,), (), weight)]
@@ -94,15 +90,16 @@ def _last_answer(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[Turn, .
 # --- demonstrations ----------------------------------------------------------------------------
 
 
-def _answered_field(data: Mapping[str, Any]) -> str | None:
-    """The field whose conversation has an assistant turn; None if there is none."""
-    return next((n for n in PROMPT_TURNS if _is_answered(data.get(n))), None)
+def _answered_field(data: Mapping[str, Any], last: bool = False) -> str | None:
+    """The field whose conversation has an assistant turn (or ends with one), None without one."""
+    return next((n for n in PROMPT_TURNS if _is_answered(data.get(n), last)), None)
 
 
-def _is_answered(value: Any) -> bool:
+def _is_answered(value: Any, last: bool) -> bool:
     turns = value if isinstance(value, list) else []
-    roles = (m.get("role") or m.get("from") for m in turns if isinstance(m, Mapping))
-    return any(ROLES.get(str(role).strip().lower()) == "assistant" for role in roles)
+    said = [m.get("role") or m.get("from") for m in turns if isinstance(m, Mapping)]
+    roles = [ROLES.get(str(role).strip().lower()) for role in said]
+    return "assistant" in (roles[-1:] if last else roles)
 
 
 def _parse_messages(row: Row, options: ReadOptions) -> list[Group]:

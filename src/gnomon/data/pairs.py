@@ -176,8 +176,8 @@ def parse_verdict(row: Row, options: ReadOptions) -> list[Group]:
     ]
     group = _pair(row, options, prompt, pair if only != "b" else pair[::-1])
     ties = tuple(replace(c, tie=only == "tie") for c in group.comparisons)
-    labeller = row.first(LABELLER)
-    who = () if labeller is None else (str(row.data[labeller]),)
+    labeller = row.see(*LABELLER)
+    who = () if labeller is None else (str(labeller),)
     return [with_labellers(replace(group, comparisons=ties), who)]
 
 

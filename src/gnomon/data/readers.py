@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 
 from gnomon.data.build import Kind, ReadOptions, Verdict
 from gnomon.data.columns import decode, rename
-from gnomon.data.fields import KNOWN, Row, did_you_mean
+from gnomon.data.fields import COMPLETION, KNOWN, Row, did_you_mean
 from gnomon.data.formats import BY_NAME, FORMATS, Format, detect
 from gnomon.data.kinds import READABLE_AS, check, convert
 from gnomon.data.records import Group, Source
@@ -217,6 +217,12 @@ def _read_row(
             group = _keep_answers(group, row)
         check(group)
         out += convert(group, want, options)
+    unused = [n for n in row.unused_columns() if want != "prompts" or n not in COMPLETION]
+    if unused:
+        raise RowError(
+            f"{', '.join(unused)} is mapped, but {chosen.name} rows have no use for it",
+            "take it out of columns, or say which format is meant (format)",
+        )
     return out
 
 
