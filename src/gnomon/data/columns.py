@@ -58,7 +58,7 @@ def rename(raw: Rows, columns: Mapping[str, str], name: str) -> list[RawRow | Ba
                 f"{name}: columns maps onto the unknown field {ours!r}; "
                 f"{did_you_mean(ours, KNOWN) or 'known: ' + ', '.join(sorted(set(KNOWN)))}"
             )
-        if theirs not in present:
+        if present and theirs not in present:
             hint = did_you_mean(theirs, present) or f"the file has {', '.join(sorted(present))}"
             raise DataError(f"{name}: columns names {theirs!r}, which no row has; {hint}")
     taken = set(columns.values())
