@@ -163,7 +163,8 @@ def _empty_columns(raw: Iterable[RawRow | BadRow]) -> tuple[str, ...]:
 def _not_readable_as(
     name: str, chosen: Format, native: Kind, want: Kind, empty: Sequence[str]
 ) -> str:
-    formats = [f for f in FORMATS if want in f.kinds]
+    same = {want, "preferences"} if want == "rankings" else {want}
+    formats = [f for f in FORMATS if same & set(f.kinds)]
     nulls = f"No row fills {', '.join(empty)}. " if empty else ""
     needs = "; ".join(f"{f.name} ({', '.join(f.needs)})" for f in formats)
     return (

@@ -134,10 +134,10 @@ def open_text(path: Path, caps: Caps) -> Iterator[io.TextIOWrapper]:
     except UnicodeDecodeError as error:
         raise DataError(_wrong_encoding(path)) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path}: broken gzip ({error}). Fetch or compress the file again, or take .gz from "
-            "its name if it is not compressed."
-        ) from error
+        cure = "Fetch or compress the file again."
+        if str(error).startswith("Not a gzipped"):
+            cure = "If it is not compressed, take .gz from its name."
+        raise DataError(f"{path}: broken gzip ({error}). {cure}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
