@@ -159,3 +159,14 @@ def test_rows_of_several_files_are_counted_apart(tmp_path) -> None:
     found = inspect(tmp_path)
     assert (found.rows, len(found.skipped)) == (4, 2)
     assert "a-1.jsonl 2, a-2.jsonl 2" in " ".join(found.text().split())
+
+
+def test_words_for_missing_values_and_broken_text_are_pointed_out(tmp_path) -> None:
+    rows = [
+        {"instruction": "Name a colour", "input": "nan", "output": "Blue"},
+        {"instruction": "Name a bird", "output": "NaN"},
+        {"instruction": "What is nan?", "output": "Caf\ufffd nan"},
+    ]
+    found = inspect(write(tmp_path / "a.jsonl", rows))
+    assert (found.missing_words, found.broken_texts) == (2, 1)
+    assert sum("'nan'" in w or "wrong encoding" in w for w in found.warnings) == 2

@@ -26,6 +26,7 @@ from gnomon.data.records import Group, Prompt, Response
 from gnomon.data.sampler import prompt_key
 
 _WORD = re.compile(r"[㐀-鿿぀-ヿ가-힯]|[^\s㐀-鿿぀-ヿ가-힯]+")
+_MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})
 _OWN_META = ("tools", "labellers", "reference")  # in the prompt, or written by the reader
 SAME = "chosen and rejected are the same"
 
@@ -69,6 +70,8 @@ class Inspection:
         switched_off: groups of weight 0.
         unseen: columns that no format uses: a reward can read them, the model never does.
         empty: columns that no row fills.
+        missing_words: texts whose last line is what programs write for a missing value ("nan").
+        broken_texts: texts with the character that stands for bytes read in a wrong encoding.
         leaked: groups whose prompt also stands in the other file; None without another file.
         other: that file's name.
     """
@@ -95,6 +98,8 @@ class Inspection:
     switched_off: int = 0
     unseen: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
+    missing_words: int = 0
+    broken_texts: int = 0
     leaked: int | None = None
     other: str | None = None
 
@@ -110,6 +115,16 @@ class Inspection:
             out.append(
                 f"{self.contradictions} pairs are judged both ways; settle or remove them "
                 "(or train with label smoothing)"
+            )
+        if self.missing_words:
+            out.append(
+                f"{self.missing_words} texts have 'nan' as a line of its own; where it stands for a "
+                "missing value, leave the field out"
+            )
+        if self.broken_texts:
+            out.append(
+                f"{self.broken_texts} texts hold \ufffd: the file was made from one that was read "
+                "in a wrong encoding; make it again"
             )
         spread = 2 * (0.25 / max(1, len(self.gaps))) ** 0.5
         if self.longer is not None and abs(self.longer - 0.5) > max(0.1, spread):
@@ -283,6 +298,7 @@ def inspect_groups(
     seen_elsewhere = {prompt_key(g) for g in against.groups} if against else None
     rows = {g.prompt.source for g in groups if g.prompt.source}
     unseen = {str(k): None for g in groups for k in g.prompt.meta if k not in _OWN_META}
+    texts = [r.text for g in groups for r in g.responses] + [_prompt_text(g.prompt) for g in groups]
     said = [c for g in groups for c in judgements(g)]
     labels = Counter(
         bool(r.meta["label"]) for g in groups for r in g.responses if "label" in r.meta
@@ -310,6 +326,8 @@ def inspect_groups(
         switched_off=sum(g.weight == 0 for g in groups),
         unseen=tuple(unseen),
         empty=result.empty,
+        missing_words=sum(t.split("\n")[-1].strip() in _MISSING for t in texts),
+        broken_texts=sum("\ufffd" in t for t in texts),
         leaked=None if seen_elsewhere is None else sum(k in seen_elsewhere for k in keys),
         other=other,
     )

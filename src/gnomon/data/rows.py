@@ -131,7 +131,7 @@ def _jsonl(path: Path, caps: Caps) -> Iterator[RawRow | BadRow]:
             number += 1
             source = Source(str(path), number)
             if len(line) > caps.row:
-                while line and not line.endswith("\n"):
+                while line and not line.endswith(("\n", "\r")):
                     line = lines.readline(1 << 20)
                 yield BadRow(source, *caps.long_row())
                 continue
