@@ -67,6 +67,22 @@ def test_dollys_context_is_part_of_the_prompt(read: Read) -> None:
     assert turns(group) == [("user", "Who?\n\nKim did it.")]
 
 
+def test_the_instances_of_an_instruction_are_demonstrations(read: Read) -> None:
+    instances = [{"input": "1 2", "output": "3"}, {"input": "", "output": "none"}]
+    row = {"id": "seed", "instruction": "Add", "instances": instances, "system": "Be kind"}
+    result = read(row, {**row, "instances": [{"input": "1"}]}, {**row, "instances": ["x"]}, row)
+    assert result.format == "self-instruct"
+    one, two, *_ = result.groups
+    assert turns(one) == [("system", "Be kind"), ("user", "Add\n\n1 2")]
+    assert (turns(two)[1], texts(two)) == (("user", "Add"), ["none"])
+    ids = [g.prompt.id for g in result.groups]
+    assert ids == ["seed/0", "seed/1", "seed/0@4", "seed/1@4"]
+    assert [s.reason for s in result.skipped] == [
+        "no field 'output'",
+        "field 'instances' is not a list of objects",
+    ]
+
+
 def test_a_judged_conversation_beside_a_prompt(read: Read) -> None:
     row = {"prompt": "Hi", "messages": [U, A, *AGAIN], "label": False, "answer": "4"}
     (group,) = read(row).groups
@@ -358,6 +374,7 @@ def test_ids_stay_unique_across_shards(tmp_path: Path) -> None:
 
 REAL = [
     ("pandalm/testset-v1", "verdict", "preferences", 749, 45),
+    ("alpaca_seed/seed_tasks", "self-instruct", "demonstrations", 175, 0),
     ("biggen_bench/prompts_rubrics", "prompts", "prompts", 695, 0),
 ]
 

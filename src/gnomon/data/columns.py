@@ -32,7 +32,7 @@ Rows = Sequence[RawRow | BadRow]
 STRUCTURED = (
     *(*PROMPT_TURNS, *RESPONSES, "chosen_messages", "rejected_messages", "conversation_a"),
     *("conversation_b", "corrects", "incorrects", "comparisons", "ranking", "scores", "history"),
-    "meta",
+    *("instances", "meta"),
 )
 #: Fields of text or of conversations: they are JSON only where the whole column is conversations.
 EITHER = tuple(

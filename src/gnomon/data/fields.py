@@ -69,7 +69,7 @@ KNOWN = (
     *INPUT,
     *LABELLER,
     *("id", "text", "history", "tools", "category", "weight", "margin", "confidence"),
-    *("comparisons", "ranking", "scores", "meta"),
+    *("comparisons", "ranking", "scores", "instances", "meta"),
 )
 
 

@@ -145,6 +145,27 @@ def _completion_of(
     return parse
 
 
+_parse_alpaca = _completion_of(("instruction",), ("output",))
+
+
+def _parse_instances(row: Row, options: ReadOptions) -> list[Group]:
+    """One instruction with several inputs and their outputs, as in Self-Instruct's seed tasks."""
+    instances = row.take("instances")
+    if not isinstance(instances, list) or not all(isinstance(i, Mapping) for i in instances):
+        raise RowError("field 'instances' is not a list of objects", 'write [{"output": "..."}]')
+    shared = {k: v for k, v in row.data.items() if k != "instances"}
+    groups: list[Group] = []
+    for number, instance in enumerate(instances):
+        one = Row({**shared, **instance}, row.source, row.default_id, row.aside, row.columns)
+        groups += [
+            replace(group, prompt=replace(group.prompt, id=f"{group.prompt.id}/{number}"))
+            for group in _parse_alpaca(one, options)
+        ]
+    for name in row.columns:
+        row.see(name)
+    return groups
+
+
 def _parse_transcript(row: Row, options: ReadOptions) -> list[Group]:
     value = row.need("text")
     if not is_transcript(value):
@@ -240,8 +261,15 @@ FORMATS: tuple[Format, ...] = (
         "alpaca",
         ("demonstrations",),
         _has(("instruction",), ("output",)),
-        _completion_of(("instruction",), ("output",)),
+        _parse_alpaca,
         ("instruction", "output"),
+    ),
+    Format(
+        "self-instruct",
+        ("demonstrations",),
+        _has(("instruction",), ("instances",)),
+        _parse_instances,
+        ("instruction", "instances"),
     ),
     Format(
         "question-answer",

@@ -118,8 +118,8 @@ class Inspection:
             )
         if self.missing_words:
             out.append(
-                f"{self.missing_words} texts have 'nan' as a line of its own; where it stands for a "
-                "missing value, leave the field out"
+                f"{self.missing_words} texts have 'nan' as a line of its own; where it stands for "
+                "a missing value, leave the field out"
             )
         if self.broken_texts:
             out.append(
