@@ -52,7 +52,7 @@ def iter_rows(
 ) -> Iterator[RawRow | BadRow]:
     """Rows of a file, a folder or glob of shards, a folder saved by `datasets`, or a hub id.
 
-    Nothing is opened before the first row is asked for.
+    Files are opened when the first row is asked for, not before.
 
     Args:
         path_or_id: where they stand; the endings are in ``SUFFIXES``.
