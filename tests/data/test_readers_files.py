@@ -267,6 +267,11 @@ def test_unreadable_files_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyP
         read_groups(path)
 
 
+def test_a_path_that_the_system_refuses_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be looked at"):
+        read_groups(tmp_path / ("x" * 5000 + ".jsonl"))
+
+
 # --- JSON ---------------------------------------------------------------------------------------
 
 
@@ -319,6 +324,8 @@ def test_two_objects_on_a_line_are_a_bad_row(tmp_path: Path) -> None:
     good = json.dumps(GOOD_PAIR)
     (tmp_path / "a.jsonl").write_text(f"{good}\n{good}{good}\n{good}\n")
     assert "more than one JSON value" in read_groups(tmp_path / "a.jsonl").skipped[0].reason
+    (tmp_path / "a.jsonl").write_text(f"{good}\n{good},\n{good}\n")
+    assert "',' after the value" in read_groups(tmp_path / "a.jsonl").skipped[0].reason
 
 
 ONE_LIST = json.dumps([GOOD_PAIR, GOOD_PAIR])
@@ -541,6 +548,5 @@ def test_folders_that_hold_something_else(tmp_path: Path) -> None:
         read_groups(tmp_path / "mixed")
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "state.json").write_text("{broken")
-    pytest.importorskip("datasets")
     with pytest.raises(DataError, match="cannot be loaded as a datasets folder"):
         read_groups(tmp_path / "saved")

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -79,7 +80,8 @@ def test_arrows_padding_of_tool_calls_is_not_trained(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "a.parquet")
     with pa.ipc.new_stream(tmp_path / "b.arrow", table.schema) as writer:
         writer.write_table(table)
-    for name in ("a.parquet", "b.arrow"):
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    for name in ("a.parquet", "b.arrow", "saved"):
         first, second = read_groups(tmp_path / name).groups
         assert texts(first) == [
             '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'

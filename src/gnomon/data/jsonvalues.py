@@ -35,8 +35,12 @@ class JsonReader:
             value, end = self.read_at(text, start)
         except json.JSONDecodeError as error:
             raise RowError(f"invalid JSON at column {error.colno} ({error.msg})", _ONE) from error
-        if text[end:].strip():
-            raise RowError(f"more than one JSON value on the line (at column {end + 1})", _ONE)
+        rest = text[end:].strip()
+        if rest:
+            what = (
+                "more than one JSON value" if rest[0] in "[{" else f"{rest[:20]!r} after the value"
+            )
+            raise RowError(f"{what} on the line (at column {end + 1})", _ONE)
         if isinstance(value, RowError):
             raise value
         return value

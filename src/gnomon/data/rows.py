@@ -65,11 +65,15 @@ def iter_rows(
     """
     path = Path(path_or_id)
     caps = Caps.of(max_gb)
-    if path.is_dir() and is_saved_dataset(path):
+    try:
+        saved = path.is_dir() and is_saved_dataset(path)
+        files = None if saved else find_files(path, split)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be looked at ({error.strerror or error}).") from error
+    if saved:
         from gnomon.data.arrowfiles import saved_dataset_rows
 
         return map(_from_arrow, saved_dataset_rows(path, split))
-    files = find_files(path, split)
     if files is not None:
         return chain.from_iterable(_from_file(file, caps) for file in files)
     from gnomon.data.arrowfiles import hub_rows
