@@ -116,3 +116,57 @@ def test_real_data(shared_data) -> None:
     gsm = shared_data / "gsm8k"
     leak = inspect(gsm / "test.jsonl.gz", other=gsm / "example_model_solutions.jsonl.gz")
     assert leak.leaked == leak.groups == 1056
+
+
+def test_rows_that_differ_in_anything_said_are_no_duplicates(tmp_path) -> None:
+    prompt = {"prompt": "q", "answer_key": 1}
+    prompts = [prompt, {**prompt, "answer_key": 2}, prompt]
+    assert inspect(write(tmp_path / "p.jsonl", prompts)).duplicates == 1
+    judged = {"prompt": "q", "response1": "x", "response2": "y", "annotator1": 1, "annotator2": 2}
+    rows = [judged, {**judged, "response2": "z"}, {**judged, "annotator2": 1}, judged]
+    found = inspect(write(tmp_path / "j.jsonl", rows))
+    assert (found.kind, found.duplicates) == ("preferences", 1)
+    verdict = {"prompt": "q", "response_a": "x", "response_b": "y", "preference": "a"}
+    by = [{**verdict, "evaluator": name} for name in ("kim", "lee", "kim")]
+    assert inspect(write(tmp_path / "v.jsonl", by)).duplicates == 1
+
+
+def test_sides_of_several_labellers_go_by_the_majority(tmp_path) -> None:
+    row = {"prompt": "q", "response1": "one", "response2": "one two three"}
+    votes = {"annotator1": 2, "annotator2": 1, "annotator3": 2}
+    found = inspect(write(tmp_path / "j.jsonl", [{**row, **votes}]))
+    assert found.lengths["chosen"].values == (3,)
+    assert (found.comparisons, found.contradictions) == (3, 1)
+
+
+def test_what_the_model_never_sees_is_named(tmp_path) -> None:
+    rows = [
+        {"prompt": "q", "completion": "a", "system": "s", "note": 1, "gone": None, "weight": 0},
+        {"prompt": "r", "completion": "a", "tools": [{"name": "f"}]},
+    ]
+    found = inspect(write(tmp_path / "a.jsonl", rows))
+    assert found.unseen == ("note",)
+    assert found.empty == ("gone",)
+    assert found.switched_off == 1
+    text = " ".join(found.text().split())
+    for part in ("note (kept for rewards)", "empty columns gone", "1 groups have weight 0"):
+        assert part in text, part
+
+
+def test_rows_of_several_files_are_counted_apart(tmp_path) -> None:
+    for name in ("a-1.jsonl", "a-2.jsonl"):
+        write(tmp_path / name, [pair("q", "a", "b"), pair("q", "a", "a")])
+    found = inspect(tmp_path)
+    assert (found.rows, len(found.skipped)) == (4, 2)
+    assert "a-1.jsonl 2, a-2.jsonl 2" in " ".join(found.text().split())
+
+
+def test_words_for_missing_values_and_broken_text_are_pointed_out(tmp_path) -> None:
+    rows = [
+        {"instruction": "Name a colour", "input": "nan", "output": "Blue"},
+        {"instruction": "Name a bird", "output": "NaN"},
+        {"instruction": "What is nan?", "output": "Caf\ufffd nan"},
+    ]
+    found = inspect(write(tmp_path / "a.jsonl", rows))
+    assert (found.missing_words, found.broken_texts) == (2, 1)
+    assert sum("'nan'" in w or "wrong encoding" in w for w in found.warnings) == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -127,22 +127,69 @@ def report(
 
 @data_app.command("inspect")
 def inspect_data(
-    file: Annotated[Path, typer.Argument(help="A .jsonl, .json, .parquet or .csv file (or .gz).")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A .jsonl, .json, .parquet, .arrow, .csv or .tsv file, or a folder."),
+    ],
     against: Annotated[
         Path | None, typer.Option(help="Another split: are prompts shared between the two?")
     ] = None,
+    kind: Annotated[
+        str, typer.Option(help="Read it as demonstrations, preferences, ..., as a stage would.")
+    ] = "auto",
     format: Annotated[
         str, typer.Option(help="The format by name, when it is not detected.")
     ] = "auto",
-    limit: Annotated[int | None, typer.Option(help="Read at most this many rows.")] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(help="OURS=THEIRS, as in prompt=question,chosen=good; may be repeated."),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help="What a preference column's values mean, as in 0=a,1=b,2=tie."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of a folder or a hub id with several.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Read at most this many rows.", min=1)] = None,
+    sample_seed: Annotated[
+        int | None, typer.Option(help="With --limit: a random sample, not the first rows.")
+    ] = None,
+    as_text: Annotated[
+        bool, typer.Option("--as-text", help="Prompts are plain text for a base model.")
+    ] = False,
+    good_from: Annotated[
+        float | None, typer.Option(help="Ratings from here on count as good.")
+    ] = None,
+    max_gb: Annotated[float, typer.Option(help="GB a file may hold once unpacked.")] = 1.0,
     plot: Annotated[
         Path | None, typer.Option(help="Write a PNG of the distributions here.")
     ] = None,
 ) -> None:
-    """Say what a data file holds: format, counts, lengths, duplicates, contradictions, leakage."""
-    from gnomon.data.inspect import inspect
+    """Say what a data file holds: format, counts, lengths, duplicates, contradictions, leakage.
 
-    inspection = inspect(file, other=against, format=format, limit=limit)
+    The options are a recipe's data keys, so that a file is read as the recipe would read it.
+    """
+    from gnomon.cli.mapping import parse_mapping
+    from gnomon.data.inspect import inspect
+    from gnomon.pipeline.sources import read_options
+    from gnomon.recipe.load import validate_as
+    from gnomon.recipe.schema import DataSpec
+
+    spec = {
+        "path": str(file),
+        "kind": kind,
+        "format": format,
+        "columns": parse_mapping("--columns", columns or []),
+        "labels": parse_mapping("--labels", labels or []),
+        "split": split,
+        "limit": limit,
+        "sample_seed": sample_seed,
+        "as_text": as_text,
+        "good_from": good_from,
+        "max_gb": max_gb,
+    }
+    checked = cast(DataSpec, validate_as(DataSpec, spec, "data inspect"))
+    options = {**read_options(checked), "max_skipped": 1.0}
+    inspection = inspect(file, other=against, **options)
     out.print(inspection.render())
     if plot is not None:
         inspection.plot(plot)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gnomon.data.fields import Row
+from gnomon.data.fields import Row, with_side_columns
 from gnomon.data.records import Message, Prompt, Response
 from gnomon.data.turns import RowError, Turn
 
@@ -39,7 +39,9 @@ def to_response(turns: Sequence[Turn], **known: Any) -> Response:
 
 
 def to_prompt(row: Row, turns: Sequence[Turn], options: ReadOptions, suffix: str = "") -> Prompt:
-    """The row's prompt, with every unused field in its meta. Call it after all other fields."""
+    """The row's prompt, its side columns (system, tools, history) written in and every unused field
+    in its meta. Call it after all other fields."""
+    turns = with_side_columns(row, turns)
     category = row.take("category")
     own_id = row.take("id")
     extra = row.take("meta")
@@ -50,7 +52,7 @@ def to_prompt(row: Row, turns: Sequence[Turn], options: ReadOptions, suffix: str
         if len(messages) != 1:
             raise RowError(
                 f"a conversation of {len(messages)} turns cannot be read as plain text",
-                "read it as chat (as_text=False)",
+                "read it as chat (as_text=False), or write system, tools and history into the text",
             )
         text, messages = messages[0].content, ()
     return Prompt(

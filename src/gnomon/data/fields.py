@@ -7,13 +7,13 @@ A format asks a :class:`Row` for what it needs; whatever it did not ask for ends
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gnomon.data.records import Message, Source
+from gnomon.data.scalars import RowError, as_confidence, as_number, as_text, as_weight
 from gnomon.data.turns import (
-    RowError,
     Turn,
     is_messages,
     is_transcript,
@@ -22,16 +22,36 @@ from gnomon.data.turns import (
     with_tools,
 )
 
-PROMPT_TEXT = ("prompt", "instruction", "question", "query", "problem", "goal", "forbidden_prompt")
+PROMPT_TEXT = (
+    *("prompt", "instruction", "question", "query", "problem", "goal", "forbidden_prompt"),
+    "input",  # what is asked, unless an instruction says what to do with it
+)
 PROMPT_TURNS = ("messages", "conversations", "conversation")
 CHOSEN = ("chosen", "chosen_response", "chosen_messages", "corrects")
 REJECTED = ("rejected", "rejected_response", "rejected_messages", "incorrects")
 COMPLETION = ("completion", "output", "response", "solution", "answer")
 LABEL = ("label", "kto_tag")
 RESPONSES = ("responses", "completions")
-RESPONSE_A = ("response_a", "output_1", "completion_a", "conversation_a", "response1")
-RESPONSE_B = ("response_b", "output_2", "completion_b", "conversation_b", "response2")
+RESPONSE_A = (
+    *("response_a", "output_1", "completion_a", "conversation_a", "response1", "response_1"),
+    *("response 1", "answer_a", "output_a"),
+)
+RESPONSE_B = (
+    *("response_b", "output_2", "completion_b", "conversation_b", "response2", "response_2"),
+    *("response 2", "answer_b", "output_b"),
+)
 PREFERENCE = ("preference", "winner")
+SYSTEM = ("system", "system_prompt")
+INPUT = ("input", "context")
+LABELLER = ("labeller", "labeler", "annotator", "evaluator")
+ANNOTATOR = re.compile(r"annotator_?\d+")
+
+#: Fields of which a row uses one: mapping a column onto one of them puts the others aside.
+RIVALS: tuple[tuple[str, ...], ...] = (
+    (*PROMPT_TEXT[:-1], *PROMPT_TURNS),
+    *(CHOSEN, REJECTED, COMPLETION, LABEL, RESPONSES, RESPONSE_A, RESPONSE_B, PREFERENCE),
+    *(SYSTEM, INPUT, LABELLER),
+)
 
 #: Every field name a format may ask for (what `columns` may map onto).
 KNOWN = (
@@ -45,8 +65,11 @@ KNOWN = (
     *RESPONSE_A,
     *RESPONSE_B,
     *PREFERENCE,
-    *("id", "text", "system", "history", "input", "tools", "category", "weight", "margin"),
-    *("comparisons", "ranking", "scores", "meta", "confidence"),
+    *SYSTEM,
+    *INPUT,
+    *LABELLER,
+    *("id", "text", "history", "tools", "category", "weight", "margin", "confidence"),
+    *("comparisons", "ranking", "scores", "instances", "meta"),
 )
 
 
@@ -57,17 +80,40 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 
 
 class Row:
-    """One row's fields, remembering which were used."""
+    """One row's fields, remembering which were used.
 
-    def __init__(self, data: Mapping[str, Any], source: Source, default_id: str) -> None:
+    Args:
+        data: the fields, under gnomon's names where columns were mapped.
+        source: where the row stands.
+        default_id: the prompt's id if the row has none.
+        aside: fields that only ``Prompt.meta`` takes.
+        columns: gnomon's name -> the file's own.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        source: Source,
+        default_id: str,
+        aside: Mapping[str, Any] | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
         self.data = data
         self.source = source
         self.default_id = default_id
+        self.aside = aside or {}
+        self.columns = columns or {}
         self._used: set[str] = set()
+        self._seen: set[str] = set()
 
     def first(self, names: Iterable[str]) -> str | None:
         """The first of these names that the row has with a value other than null."""
         return next((n for n in names if self.data.get(n) is not None), None)
+
+    def name(self, names: Sequence[str]) -> str:
+        """As :meth:`first`, in the file's own words, for messages."""
+        ours = self.first(names) or names[0]
+        return self.columns.get(ours, ours)
 
     def take(self, *names: str) -> Any:
         """The value of the first of these fields present, marked as used; None if there is none."""
@@ -75,6 +121,14 @@ class Row:
         if name is None:
             return None
         self._used.add(name)
+        return self.data[name]
+
+    def see(self, *names: str) -> Any:
+        """As :meth:`take`, but the field stays in ``Prompt.meta`` as well."""
+        name = self.first(names)
+        if name is None:
+            return None
+        self._seen.add(name)
         return self.data[name]
 
     def need(self, *names: str) -> Any:
@@ -105,35 +159,25 @@ class Row:
         value = self.take(name)
         return default if value is None else as_number(value, name)
 
+    def weight(self) -> float:
+        """How much the row counts; 0 switches it off."""
+        value = self.take("weight")
+        return 1.0 if value is None else as_weight(value, "weight")
+
+    def confidence(self) -> float:
+        """How sure the labeller was, from 0 to 1."""
+        value = self.take("confidence")
+        return 1.0 if value is None else as_confidence(value, "confidence")
+
+    def unused_columns(self) -> list[str]:
+        """Mapped columns, in gnomon's words, that no format asked for."""
+        asked_for = self._used | self._seen
+        return [n for n in self.columns if n not in asked_for and self.data.get(n) is not None]
+
     def rest(self) -> dict[str, Any]:
         """Fields that no format asked for and that hold something."""
-        return {k: v for k, v in self.data.items() if k not in self._used and v is not None}
-
-
-def as_text(value: Any, name: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise RowError(
-            f"field {name!r} is a {type(value).__name__}, not text", f"write {name!r} as a string"
-        )
-    return str(value)
-
-
-def as_number(value: Any, name: str) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise RowError(f"field {name!r} is {value!r}, not a number", f"write {name!r} as a number")
-    return number
-
-
-def as_bool(value: Any, name: str) -> bool:
-    words = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
-    flag = words.get(str(value).strip().lower())
-    if flag is None:
-        raise RowError(f"field {name!r} is {value!r}", f"write {name!r} as true or false")
-    return flag
+        unused = {k: v for k, v in self.data.items() if k not in self._used and v is not None}
+        return {**self.aside, **unused}
 
 
 def is_text_list(value: Any) -> bool:
@@ -148,36 +192,53 @@ def response_turns(value: Any, name: str) -> tuple[Turn, ...]:
     return (Turn(Message("assistant", as_text(value, name))),)
 
 
-def prompt_turns(row: Row) -> tuple[Turn, ...]:
-    """What the row asks, from whichever prompt fields it has (empty if it has none).
+def prompt_turns(
+    row: Row, names: Sequence[str] = (*PROMPT_TEXT, *PROMPT_TURNS)
+) -> tuple[Turn, ...]:
+    """What the row asks, from the first of these fields that it has (empty if it has none).
 
-    `instruction` takes `input` below it, `system` and `tools` go into the system turn, `history`
-    (LLaMA-Factory's [[question, answer], ...]) comes before the question.
+    `instruction` takes `input` (or `context`) below it, whatever it is called in the file.
     """
-    name = row.first((*PROMPT_TEXT, *PROMPT_TURNS))
+    name = row.first(names)
     if name is None:
         return ()
     value = row.take(name)
     if isinstance(value, list | Mapping):
-        turns = parse_messages(value, name)
-    elif is_transcript(value):
+        return parse_messages(value, name)
+    if is_transcript(value):
         turns = parse_transcript(value)
         if turns[-1].role == "assistant" and not turns[-1].message.content:
             turns = turns[:-1]
-    else:
-        text = as_text(value, name)
-        extra = row.take("input") if name == "instruction" else None
-        if extra is not None and as_text(extra, "input").strip():
-            text = f"{text}\n\n{extra}"
-        turns = (*_history(row), Turn(Message("user", text)))
-    return _with_system(row, turns)
+        return turns
+    text = as_text(value, name)
+    if "instruction" in (name, row.columns.get(name)) or row.columns.keys() & set(INPUT) - {name}:
+        more = row.first(INPUT)
+        extra = "" if more is None else as_text(row.take(more), more)
+        text = f"{text}\n\n{extra}" if extra.strip() else text
+    return (Turn(Message("user", text)),)
 
 
-def _with_system(row: Row, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    system = row.take("system")
-    if system is not None and as_text(system, "system") and turns[:1] and turns[0].role != "system":
+def with_side_columns(row: Row, turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """A prompt with what the row says of it beside it: `system` (its first turn), `tools` (written
+    into that) and `history` ([[question, answer], ...], before the question).
+
+    Raises:
+        RowError: the conversation begins with another system turn than `system`.
+    """
+    opening = 1 if turns and turns[0].role == "system" else 0
+    turns = (*turns[:opening], *_history(row), *turns[opening:])
+    name = row.first(SYSTEM)
+    system = "" if name is None else as_text(row.take(name), name)
+    if system.strip() and opening and turns[0].message.content.strip() != system.strip():
+        raise RowError(
+            f"the field {name!r} and the conversation's own system turn differ",
+            "keep one of them",
+        )
+    if system.strip() and not opening:
         turns = (Turn(Message("system", system)), *turns)
-    tools = row.data.get("tools")  # stays in meta as well: a reward may need it
+    tools = row.see("tools")  # a reward may need it, too
+    if tools is not None and not isinstance(tools, str | list | Mapping):
+        raise RowError("field 'tools' is not a list of tools", "write it as a list, or as JSON")
     return with_tools(turns, tools) if tools else turns
 
 
@@ -185,11 +246,11 @@ def _history(row: Row) -> tuple[Turn, ...]:
     value = row.take("history") or []
     if not isinstance(value, list) or not all(isinstance(p, list) and len(p) == 2 for p in value):
         raise RowError("field 'history' is not a list of [question, answer]", "write it as such")
-    pairs = [
-        (Turn(Message("user", as_text(q, "history"))), Turn(Message("assistant", str(a))))
-        for q, a in value
-    ]
-    return tuple(turn for pair in pairs for turn in pair)
+    return tuple(
+        Turn(Message(role, as_text(text, "history")))
+        for pair in value
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    )
 
 
 def conversation(value: Any, name: str) -> tuple[Turn, ...] | None:

@@ -20,12 +20,14 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
-from gnomon.data.kinds import judgements
+from gnomon.data.kinds import judgements, net_wins
 from gnomon.data.readers import ReadResult, Skipped, read_groups, summarise_skipped
 from gnomon.data.records import Group, Prompt, Response
 from gnomon.data.sampler import prompt_key
 
 _WORD = re.compile(r"[㐀-鿿぀-ヿ가-힯]|[^\s㐀-鿿぀-ヿ가-힯]+")
+_MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})
+_OWN_META = ("tools", "labellers", "reference")  # in the prompt, or written by the reader
 SAME = "chosen and rejected are the same"
 
 
@@ -58,12 +60,18 @@ class Inspection:
         longer: of those whose lengths differ, the share in which the better is longer; None if
             there are none.
         group_sizes: how many groups have K responses.
-        duplicates: groups that repeat an earlier one exactly (prompt and responses).
+        duplicates: groups that repeat an earlier one exactly (prompt, responses and who judged
+            them; of prompts alone, all that the row says).
         contradictions: pairs of responses judged one way and the other way round.
         comparisons, ties: judgements, and how many of them are ties.
         identical: rows skipped because chosen and rejected are the same.
         labels: unpaired responses labelled good and bad.
         categories: groups by category.
+        switched_off: groups of weight 0.
+        unseen: columns that no format uses: a reward can read them, the model never does.
+        empty: columns that no row fills.
+        missing_words: texts whose last line is what programs write for a missing value ("nan").
+        broken_texts: texts with the character that stands for bytes read in a wrong encoding.
         leaked: groups whose prompt also stands in the other file; None without another file.
         other: that file's name.
     """
@@ -87,6 +95,11 @@ class Inspection:
     identical: int
     labels: dict[bool, int]
     categories: dict[str, int] = field(default_factory=dict)
+    switched_off: int = 0
+    unseen: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+    missing_words: int = 0
+    broken_texts: int = 0
     leaked: int | None = None
     other: str | None = None
 
@@ -102,6 +115,16 @@ class Inspection:
             out.append(
                 f"{self.contradictions} pairs are judged both ways; settle or remove them "
                 "(or train with label smoothing)"
+            )
+        if self.missing_words:
+            out.append(
+                f"{self.missing_words} texts have 'nan' as a line of its own; where it stands for "
+                "a missing value, leave the field out"
+            )
+        if self.broken_texts:
+            out.append(
+                f"{self.broken_texts} texts hold \ufffd: the file was made from one that was read "
+                "in a wrong encoding; make it again"
             )
         spread = 2 * (0.25 / max(1, len(self.gaps))) ** 0.5
         if self.longer is not None and abs(self.longer - 0.5) > max(0.1, spread):
@@ -168,6 +191,12 @@ class Inspection:
             top = sorted(self.categories.items(), key=lambda kv: -kv[1])
             text = ", ".join(f"{name} {n}" for name, n in top[:6])
             facts.append(("categories", f"{len(top)}: {text}{', ...' if len(top) > 6 else ''}"))
+        if self.switched_off:
+            facts.append(("switched off", f"{self.switched_off} groups have weight 0"))
+        if self.unseen:
+            facts.append(("not for the model", f"{', '.join(self.unseen)} (kept for rewards)"))
+        if self.empty:
+            facts.append(("empty columns", ", ".join(self.empty)))
         if self.leaked is not None:
             facts.append(("leakage", f"{self.leaked} groups share a prompt with {self.other}"))
         return facts
@@ -267,7 +296,9 @@ def inspect_groups(
         if not c.tie
     )
     seen_elsewhere = {prompt_key(g) for g in against.groups} if against else None
-    rows = {g.prompt.source.row for g in groups if g.prompt.source}
+    rows = {g.prompt.source for g in groups if g.prompt.source}
+    unseen = {str(k): None for g in groups for k in g.prompt.meta if k not in _OWN_META}
+    texts = [r.text for g in groups for r in g.responses] + [_prompt_text(g.prompt) for g in groups]
     said = [c for g in groups for c in judgements(g)]
     labels = Counter(
         bool(r.meta["label"]) for g in groups for r in g.responses if "label" in r.meta
@@ -292,6 +323,11 @@ def inspect_groups(
         identical=sum(s.reason == SAME for s in result.skipped),
         labels=dict(labels),
         categories=dict(Counter(g.prompt.category for g in groups if g.prompt.category)),
+        switched_off=sum(g.weight == 0 for g in groups),
+        unseen=tuple(unseen),
+        empty=result.empty,
+        missing_words=sum(t.split("\n")[-1].strip() in _MISSING for t in texts),
+        broken_texts=sum("\ufffd" in t for t in texts),
         leaked=None if seen_elsewhere is None else sum(k in seen_elsewhere for k in keys),
         other=other,
     )
@@ -328,9 +364,9 @@ def _by_part(
 def _part(group: Group, response: Response, index: int) -> str:
     if "label" in response.meta:
         return "good" if response.meta["label"] else "bad"
-    said = judgements(group)
-    if len(group.responses) == 2 and said and not said[0].tie:
-        return "chosen" if said[0].better == index else "rejected"
+    net = net_wins(group)
+    if len(net) == 2 and net[0] != net[1]:
+        return "chosen" if net[index] > 0 else "rejected"
     return "response"
 
 
@@ -340,8 +376,10 @@ def _plain(response: Response) -> str:
 
 def _duplicates(groups: Sequence[Group], keys: Sequence[str]) -> int:
     def identity(group: Group, key: str) -> tuple[Any, ...]:
-        said = sorted((_plain(r), r.rank or 0.0, str(r.meta.get("label"))) for r in group.responses)
-        return key, tuple(said)
+        said = [(_plain(r), r.rank or 0.0, str(r.meta.get("label"))) for r in group.responses]
+        judged = [(_plain(group.responses[c.better]), c.tie) for c in group.comparisons]
+        about = group.prompt.meta.get("labellers") if said else sorted(group.prompt.meta.items())
+        return key, tuple(sorted(said)), tuple(judged), repr(about)
 
     counts = Counter(identity(g, k) for g, k in zip(groups, keys, strict=True))
     return sum(n - 1 for n in counts.values())

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from gnomon.data.build import Kind, ReadOptions
 from gnomon.data.records import Comparison, Group, Prompt, Response, comparisons_from_ranks
-from gnomon.data.turns import RowError
+from gnomon.data.scalars import RowError
 
 #: Which kinds a kind can be read as.
 READABLE_AS: dict[str, tuple[Kind, ...]] = {
@@ -65,12 +65,13 @@ def best_response(group: Group) -> Response:
     ranks = [r.rank for r in group.responses]
     if all(r is not None for r in ranks):
         return min(group.responses, key=lambda r: r.rank or 0.0)
-    return group.responses[max(range(len(ranks)), key=_scores(group).__getitem__)]
+    return group.responses[max(range(len(ranks)), key=net_wins(group).__getitem__)]
 
 
-def _scores(group: Group) -> list[float]:
+def net_wins(group: Group) -> list[float]:
+    """For each response, the weight of the judgements it wins less that of those it loses."""
     scores = [0.0] * len(group.responses)
-    for c in group.comparisons:
+    for c in judgements(group):
         if not c.tie:
             scores[c.better] += c.weight
             scores[c.worse] -= c.weight
@@ -83,15 +84,18 @@ def _as_pair(group: Group) -> Group:
         return group if group.comparisons else replace(group, comparisons=judgements(group))
     ranks = [r.rank for r in group.responses]
     ranked = [-r for r in ranks if r is not None]
-    scores = ranked if len(ranked) == len(ranks) else _scores(group)
+    scores = ranked if len(ranked) == len(ranks) else net_wins(group)
     best, worst = scores.index(max(scores)), scores.index(min(scores))
     if scores[best] == scores[worst]:
         raise RowError("all responses are rated alike", "no pair of better and worse can be made")
     pair = (group.responses[best], group.responses[worst])
-    return replace(group, responses=pair, comparisons=(Comparison(0, 1),))
+    direct = (c for c in judgements(group) if (c.better, c.worse) == (best, worst) and not c.tie)
+    said = replace(next(direct, Comparison(0, 1)), better=0, worse=1)
+    return replace(group, responses=pair, comparisons=(said,))
 
 
 def _as_unpaired(group: Group, options: ReadOptions) -> list[Group]:
+    weight = group.weight
     if all("label" in r.meta for r in group.responses):
         labels = [bool(r.meta["label"]) for r in group.responses]
     elif all("score" in r.meta for r in group.responses):
@@ -100,10 +104,12 @@ def _as_unpaired(group: Group, options: ReadOptions) -> list[Group]:
         labels = [r.meta["score"] >= options.good_from for r in group.responses]
     elif judgements(group):  # a ranking says it of its ends only
         group = _as_pair(group)
-        said = group.comparisons[0]
-        if said.tie:
+        net = net_wins(group)
+        if net[0] == net[1]:
             raise RowError("a tie", "neither answer is good or bad by it")
-        labels = [i == said.better for i in range(2)]
+        labels = [wins > 0 for wins in net]
+        # labellers who disagree or doubt count for less: 1 if all are sure
+        weight *= abs(net[0]) / len(group.comparisons)
     else:
         raise RowError("nothing says which responses are good", "give each a label or a score")
     if len(labels) == 1:
@@ -114,7 +120,7 @@ def _as_unpaired(group: Group, options: ReadOptions) -> list[Group]:
         Group(
             replace(group.prompt, id=f"{group.prompt.id}/{response.id or i}"),
             (replace(response, rank=None, meta={**response.meta, "label": label}),),
-            weight=group.weight,
+            weight=weight,
         )
         for i, (response, label) in enumerate(zip(group.responses, labels, strict=True))
     ]
@@ -142,10 +148,22 @@ def check(group: Group) -> None:
         if not response.text.strip():
             which = f" ({response.id})" if response.id else ""
             raise RowError(f"empty response{which}", "fill it in or remove the row")
+        _check_turns(response)
     for c in judgements(group):
         if not c.tie and _words(group.responses[c.better]) == _words(group.responses[c.worse]):
             raise RowError(
                 "chosen and rejected are the same", "a pair needs two different answers, or a tie"
+            )
+
+
+def _check_turns(response: Response) -> None:
+    """No turn that is trained on may be empty: it would teach to end at once."""
+    flags = response.meta.get("train") or (True,) * len(response.messages)
+    for message, trained in zip(response.messages, flags, strict=True):
+        if message.role == "assistant" and trained and not message.content.strip():
+            raise RowError(
+                "an empty assistant turn, which would teach the model to say nothing",
+                "fill it in, remove it, or switch the turn off (weight: 0)",
             )
 
 

@@ -14,12 +14,13 @@ gnomon's own form, which the feedback store writes, and UltraFeedback-style rati
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from gnomon.data.fields import RESPONSES, Row, as_bool, as_number, did_you_mean, response_turns
+from gnomon.data.fields import RESPONSES, Row, did_you_mean, response_turns
 from gnomon.data.records import Comparison
-from gnomon.data.turns import RowError, Turn
+from gnomon.data.scalars import RowError, as_bool, as_confidence, as_number, as_weight
+from gnomon.data.turns import TRAIN_FLAGS, Turn, is_trained
 
 TEXT = ("text", "content", "response", "completion", "output", "messages")
 SCORE = ("score", "overall_score", "rating", "reward")
@@ -83,11 +84,15 @@ def _response(item: Any, where: str) -> tuple[tuple[Turn, ...], str | None, dict
     if field is None:
         close = next((hint for k in item if (hint := did_you_mean(str(k), TEXT))), "")
         raise RowError(f"{where} has no 'text'", close or "write the answer under 'text'")
-    meta = {k: v for k, v in item.items() if k not in (field, "id", "role") and v is not None}
+    apart = (field, "id", "role", *TRAIN_FLAGS)
+    meta = {k: v for k, v in item.items() if k not in apart and v is not None}
     if "label" in meta:
         meta["label"] = as_bool(meta["label"], f"{where}.label")
     own_id = item.get("id")
-    return response_turns(item[field], where), None if own_id is None else str(own_id), meta
+    turns = response_turns(item[field], where)
+    if not is_trained(item, where):
+        turns = tuple(replace(turn, train=False) for turn in turns)
+    return turns, None if own_id is None else str(own_id), meta
 
 
 def _ranks(
@@ -166,12 +171,8 @@ def _comparisons(
             raise RowError(f"{where} compares a response with itself", "name two responses")
         given = {"weight": 1.0, "confidence": 1.0, "margin": 0.0, "tie": False}
         given |= {k: v for k, v in item.items() if v is not None}
-        weight = as_number(given["weight"], f"{where}.weight")
-        confidence = as_number(given["confidence"], f"{where}.confidence")
-        if weight < 0 or not 0 <= confidence <= 1:
-            raise RowError(
-                f"{where} has a negative weight or a confidence outside 0..1", "correct the number"
-            )
+        weight = as_weight(given["weight"], f"{where}.weight")
+        confidence = as_confidence(given["confidence"], f"{where}.confidence")
         margin = as_number(given["margin"], f"{where}.margin")
         tie = as_bool(given["tie"], f"{where}.tie")
         out.append(Comparison(better, worse, weight * confidence, margin, tie))

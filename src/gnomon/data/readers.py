@@ -13,17 +13,19 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from gnomon.data.build import Kind, ReadOptions, Verdict
-from gnomon.data.fields import KNOWN, Row, did_you_mean
+from gnomon.data.columns import decode, rename
+from gnomon.data.fields import COMPLETION, KNOWN, Row, did_you_mean
 from gnomon.data.formats import BY_NAME, FORMATS, Format, detect
 from gnomon.data.kinds import READABLE_AS, check, convert
 from gnomon.data.records import Group, Source
 from gnomon.data.rows import BadRow, RawRow, iter_rows, stem
-from gnomon.data.turns import RowError
+from gnomon.data.scalars import RowError
+from gnomon.data.textfile import MAX_GB
 from gnomon.errors import DataError
 
 DETECT_ROWS = 200
@@ -44,12 +46,14 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ReadResult:
-    """What was read: the groups, the rows left out, and how the file was understood."""
+    """What was read: the groups, the rows left out, how the file was understood, and which of its
+    columns no row fills."""
 
     groups: list[Group]
     skipped: list[Skipped]
     format: str
     kind: str
+    empty: tuple[str, ...] = ()
 
 
 def read_groups(
@@ -65,14 +69,15 @@ def read_groups(
     as_text: bool = False,
     good_from: float | None = None,
     max_skipped: float = 0.5,
+    max_gb: float = MAX_GB,
 ) -> ReadResult:
-    """Read a file, a `datasets` folder or a hub id.
+    """Read a file, a folder or glob of shards, a `datasets` folder or a hub id.
 
     Args:
-        path_or_id: .jsonl, .json, .parquet, .csv (also gzipped text), a folder saved by `datasets`,
-            or a hub id.
+        path_or_id: a file with one of the endings in ``rows.SUFFIXES``, a folder or a pattern
+            (``data/*.parquet``) of such files, a folder saved by `datasets`, or a hub id.
         kind: read the rows as this kind; "auto" takes what the format holds.
-        split: of a `datasets` folder or a hub id.
+        split: of a folder or a hub id with several.
         format: one of ``formats.BY_NAME``, or "auto" to detect it from the fields.
         limit: at most this many rows; the first ones, or a random sample with ``sample_seed``.
         sample_seed: seed of that sample (kept in file order).
@@ -82,44 +87,58 @@ def read_groups(
         as_text: prompts are plain text for a base model, without chat turns.
         good_from: with ``kind="unpaired"`` on ratings, the lowest score that counts as good.
         max_skipped: refuse the file when more than this share of its rows is unusable.
+        max_gb: GiB that one file may hold once unpacked (a row: 1/32 of it).
 
     Raises:
         DataError: the file is missing, unreadable or not understood, cannot be read as ``kind``,
-            or has too many unusable rows. The message names file, row, reason and cure.
+            has too many unusable rows, or all of its rows have weight 0. The message names file,
+            row, reason and cure.
     """
     name = str(path_or_id)
-    raw = _select(iter_rows(path_or_id, split=split), limit, sample_seed)
+    raw = select(iter_rows(path_or_id, split=split, max_gb=max_gb), limit, sample_seed)
     if not raw:
         raise DataError(f"{name}: no rows. Check that this is the file you meant.")
-    if columns:
-        raw = _rename(raw, columns, name)
+    columns = columns or {}
+    raw = decode(rename(raw, columns, name) if columns else raw)
     chosen, native = _understand(raw, format, name)
+    empty = _empty_columns(raw)
     want: Kind = native if kind == "auto" else kind
     if want not in READABLE_AS[native]:
-        raise DataError(
-            f"{name}: holds {native} (format {chosen.name}), which cannot be read as {want}. "
-            f"It can be read as {', '.join(READABLE_AS[native])}."
-        )
+        raise DataError(_not_readable_as(name, chosen, native, want, empty))
     options = ReadOptions(as_text=as_text, labels=labels or {}, good_from=good_from)
     groups: list[Group] = []
     skipped: list[Skipped] = []
-    prefix = stem(path_or_id, split)
     for item in raw:
         if isinstance(item, BadRow):
             skipped.append(Skipped(item.source, item.reason, item.cure))
             continue
         try:
-            groups += _read_row(item, chosen, want, options, prefix)
+            groups += _read_row(item, chosen, want, options, split, columns)
         except RowError as error:
             skipped.append(Skipped(item.source, error.reason, error.cure))
     _refuse_if_too_many(name, len(raw), skipped, max_skipped)
-    return ReadResult(_unique_ids(groups), skipped, chosen.name, want)
+    if groups and all(_is_switched_off(group) for group in groups):
+        raise DataError(
+            f"{name}: every row has weight (or confidence) 0, so nothing would be learnt from it. "
+            "Give some a positive weight, or leave the file out."
+        )
+    return ReadResult(_unique_ids(groups), skipped, chosen.name, want, empty)
 
 
-def _select(
-    rows: Iterable[RawRow | BadRow], limit: int | None, sample_seed: int | None
-) -> list[RawRow | BadRow]:
-    if limit is None or sample_seed is None:
+T = TypeVar("T")
+
+
+def select(rows: Iterable[T], limit: int | None, sample_seed: int | None) -> list[T]:
+    """The first ``limit`` items or, with a seed, that many drawn at random (kept in order).
+
+    Raises:
+        DataError: a seed without a limit, which would draw nothing.
+    """
+    if limit is None:
+        if sample_seed is not None:
+            raise DataError("sample_seed draws a sample only together with limit; give both")
+        return list(rows)
+    if sample_seed is None:
         return list(islice(rows, limit))
     everything = list(rows)
     if limit >= len(everything):
@@ -128,29 +147,32 @@ def _select(
     return [everything[i] for i in sorted(picked)]
 
 
-def _rename(
-    raw: Sequence[RawRow | BadRow], columns: Mapping[str, str], name: str
-) -> list[RawRow | BadRow]:
-    present = {key for item in raw if isinstance(item, RawRow) for key in item.data}
-    for ours, theirs in columns.items():
-        if ours not in KNOWN:
-            raise DataError(
-                f"{name}: columns maps onto the unknown field {ours!r}; "
-                f"{did_you_mean(ours, KNOWN) or 'known: ' + ', '.join(sorted(set(KNOWN)))}"
-            )
-        if theirs not in present:
-            hint = did_you_mean(theirs, present) or f"the file has {', '.join(sorted(present))}"
-            raise DataError(f"{name}: columns names {theirs!r}, which no row has; {hint}")
-    taken = set(columns.values())
+def _is_switched_off(group: Group) -> bool:
+    judged = group.comparisons
+    return group.weight == 0 or (bool(judged) and all(c.weight == 0 for c in judged))
 
-    def renamed(item: RawRow | BadRow) -> RawRow | BadRow:
-        if isinstance(item, BadRow):
-            return item
-        data = {k: v for k, v in item.data.items() if k not in taken and k not in columns}
-        data |= {o: item.data[t] for o, t in columns.items() if t in item.data}
-        return replace(item, data=data)
 
-    return [renamed(item) for item in raw]
+def _empty_columns(raw: Iterable[RawRow | BadRow]) -> tuple[str, ...]:
+    filled: dict[str, bool] = {}
+    for item in raw:
+        for key, value in item.data.items() if isinstance(item, RawRow) else ():
+            filled[key] = filled.get(key, False) or value is not None
+    return tuple(str(key) for key, some in filled.items() if not some)
+
+
+def _not_readable_as(
+    name: str, chosen: Format, native: Kind, want: Kind, empty: Sequence[str]
+) -> str:
+    same = {want, "preferences"} if want == "rankings" else {want}
+    formats = [f for f in FORMATS if same & set(f.kinds)]
+    nulls = f"No row fills {', '.join(empty)}. " if empty else ""
+    needs = "; ".join(f"{f.name} ({', '.join(f.needs)})" for f in formats)
+    return (
+        f"{name}: holds {native} (format {chosen.name}), which cannot be read as {want}. "
+        f"It can be read as {', '.join(READABLE_AS[native])}. {want.capitalize()} come from: "
+        f"{needs}. {nulls}If the file has these fields under other names, map them (columns), or "
+        "say which it is (format)."
+    )
 
 
 def _understand(raw: Sequence[RawRow | BadRow], format: str, name: str) -> tuple[Format, Kind]:
@@ -170,7 +192,8 @@ def _understand(raw: Sequence[RawRow | BadRow], format: str, name: str) -> tuple
     if detected is not None:
         return detected
     fields = sorted({str(key) for row in rows for key in row})
-    hints = [f"{f!r}: {hint}" for f in fields if (hint := did_you_mean(f, KNOWN))]
+    odd = [f for f in fields if f not in KNOWN]
+    hints = [f"{f!r}: {hint}" for f in odd if (hint := did_you_mean(f.lower(), KNOWN))]
     needs = "; ".join(f"{f.name} ({', '.join(f.needs)})" for f in FORMATS)
     raise DataError(
         f"{name}, row 1: no known format has the fields {', '.join(fields)}. "
@@ -180,23 +203,34 @@ def _understand(raw: Sequence[RawRow | BadRow], format: str, name: str) -> tuple
 
 
 def _read_row(
-    item: RawRow, chosen: Format, want: Kind, options: ReadOptions, prefix: str
+    item: RawRow,
+    chosen: Format,
+    want: Kind,
+    options: ReadOptions,
+    split: str | None,
+    columns: Mapping[str, str],
 ) -> list[Group]:
-    row = Row(item.data, item.source, f"{prefix}-{item.source.row}")
+    default_id = f"{stem(item.source.file, split)}-{item.source.row}"
+    row = Row(item.data, item.source, default_id, item.aside, columns)
     out: list[Group] = []
     for group in chosen.parse(row, options):
         if want == "prompts":
             group = _keep_answers(group, row)
         check(group)
         out += convert(group, want, options)
+    unused = [n for n in row.unused_columns() if want != "prompts" or n not in COMPLETION]
+    if unused:
+        raise RowError(
+            f"{', '.join(unused)} is mapped, but {chosen.name} rows have no use for it",
+            "take it out of columns, or say which format is meant (format)",
+        )
     return out
 
 
 def _keep_answers(group: Group, row: Row) -> Group:
     """Prompts alone keep the row's plain answer fields in meta: a verifier needs them."""
-    plain = {
-        k: v for k, v in row.data.items() if k in ("answer", "solution", "completion", "output")
-    }
+    answers = ("answer", "solution", "completion", "output")
+    plain = {k: v for part in (row.aside, row.data) for k, v in part.items() if k in answers}
     meta = {**plain, **group.prompt.meta}
     return replace(group, prompt=replace(group.prompt, meta=meta))
 
@@ -207,8 +241,11 @@ def _unique_ids(groups: list[Group]) -> list[Group]:
     out: list[Group] = []
     for group in groups:
         prompt = group.prompt
-        if prompt.id in seen and prompt.source is not None:
-            group = replace(group, prompt=replace(prompt, id=f"{prompt.id}@{prompt.source.row}"))
+        if prompt.id in seen:
+            own = prompt.id if prompt.source is None else f"{prompt.id}@{prompt.source.row}"
+            names = chain([own], (f"{own}.{n}" for n in count(2)))
+            unique = next(name for name in names if name not in seen)
+            group = replace(group, prompt=replace(prompt, id=unique))
         seen.add(group.prompt.id)
         out.append(group)
     return out
@@ -236,7 +273,9 @@ def summarise_skipped(skipped: Sequence[Skipped], examples: int = 3, reasons: in
     lines = [f"{len(skipped)} skipped"]
     ordered = sorted(by_reason.items(), key=lambda kv: -len(kv[1]))
     for reason, items in ordered[:reasons]:
-        rows = ", ".join(str(i.source.row) for i in items[:examples] if i.source)
+        sources = [i.source for i in items[:examples] if i.source]
+        shards = len({i.source.file for i in skipped if i.source}) > 1
+        rows = ", ".join(f"{Path(s.file).name} {s.row}" if shards else str(s.row) for s in sources)
         more = ", ..." if len(items) > examples else ""
         where = f" (row {rows}{more})" if rows else ""
         lines.append(f"  {len(items)} x {reason}{where}: {items[0].cure}")

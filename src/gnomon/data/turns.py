@@ -18,16 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gnomon.data.jsonvalues import JsonReader
 from gnomon.data.records import Message
-
-
-class RowError(Exception):
-    """Why one row cannot be used, and what would make it usable."""
-
-    def __init__(self, reason: str, cure: str) -> None:
-        super().__init__(f"{reason}: {cure}")
-        self.reason = reason
-        self.cure = cure
+from gnomon.data.scalars import RowError as RowError
+from gnomon.data.scalars import as_bool, as_number, as_text, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +55,7 @@ ROLES = {
     "function_response": "tool",
 }
 
+TRAIN_FLAGS = ("loss_weight", "weight", "train", "training")
 _TRANSCRIPT_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
@@ -136,22 +131,33 @@ def _turn(item: Any, where: str) -> Turn:
         content = _tool_call(content)
     calls = item.get("tool_calls")
     if role == "assistant" and calls:
-        content = "\n".join([*([content] if content else []), *map(_openai_call, calls)])
+        content = "\n".join([*([content] if content else []), *_openai_calls(calls, where)])
     reasoning = item.get("reasoning_content") or item.get("thinking")
     if role == "assistant" and reasoning:
-        content = f"<think>\n{reasoning}\n</think>\n\n{content}"
-    return Turn(Message(role, content), train=_is_trained(item))
+        content = f"<think>\n{as_text(reasoning, f'{where}.thinking')}\n</think>\n\n{content}"
+    return Turn(Message(role, content), train=is_trained(item, where))
 
 
-def _is_trained(item: Mapping[str, Any]) -> bool:
-    """OpenAI's `weight`, LLaMA-Factory's `loss_weight`, Axolotl's `train`: 0 switches a turn off.
+def is_trained(item: Mapping[str, Any], where: str) -> bool:
+    """OpenAI's `weight`, LLaMA-Factory's `loss_weight` (0 or 1), Axolotl's `train` and `training`:
+    0 and false switch a turn off.
 
-    Only 0 means off; other weights count as 1.
+    Raises:
+        RowError: a weight between, above or below (gnomon weighs rows, not turns), or no flag.
     """
-    for name in ("loss_weight", "weight", "train", "training"):
+    for name in TRAIN_FLAGS:
         flag = item.get(name)
-        if flag is not None:
-            return bool(flag)
+        if flag is None:
+            continue
+        if name in ("train", "training"):
+            return as_bool(flag, f"{where}.{name}")
+        weight = float(flag) if isinstance(flag, bool) else as_number(flag, f"{where}.{name}")
+        if weight not in (0, 1):
+            raise RowError(
+                f"{where} has the {name} {shown(flag)}",
+                "a turn's weight is 0 or 1; put other weights on the row (weight)",
+            )
+        return weight == 1
     return True
 
 
@@ -185,22 +191,33 @@ def _tool_call(body: str) -> str:
     return f"<tool_call>\n{body.strip()}\n</tool_call>"
 
 
-def _openai_call(call: Any) -> str:
-    function = call.get("function", call) if isinstance(call, Mapping) else {}
+def _openai_calls(calls: Any, where: str) -> list[str]:
+    if not isinstance(calls, list):
+        raise RowError(f"{where}.tool_calls is not a list", 'write [{"function": {...}}, ...]')
+    return [_openai_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)]
+
+
+def _openai_call(call: Any, where: str) -> str:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise RowError(f"{where} names no function", 'write {"function": {"name": ...}}')
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
-        # broken JSON is what the model wrote: its words are kept
-        with contextlib.suppress(json.JSONDecodeError):
-            arguments = json.loads(arguments)
-    body = {"name": function.get("name"), "arguments": arguments}
-    return _tool_call(json.dumps(body, ensure_ascii=False))
+        with contextlib.suppress(RowError):  # broken JSON is what the model wrote: kept as it is
+            arguments = JsonReader().read(arguments)
+    body = {"name": function["name"], "arguments": arguments}
+    return _tool_call(json.dumps(body, ensure_ascii=False, default=str))
 
 
 def with_tools(turns: Sequence[Turn], tools: Any) -> tuple[Turn, ...]:
     """Put the list of tools into the system turn, so the model sees what it may call."""
-    listing = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False)
-    if listing.strip() in ("", "[]", "null"):
+    listing = (
+        tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False, default=str)
+    )
+    if listing.strip() in ("", "[]", "{}", "null"):
         return tuple(turns)
+    if any(t.role == "system" and listing.strip() in t.message.content for t in turns):
+        return tuple(turns)  # the conversation says it already
     note = (
         f"You may call these tools:\n<tools>\n{listing.strip()}\n</tools>\n"
         'To call one, write <tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>.'

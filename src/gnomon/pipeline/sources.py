@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import glob
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +15,15 @@ from gnomon.agents.calculator import calculator_prompts
 from gnomon.agents.demonstrations import calculator_demonstrations, rooms_demonstrations
 from gnomon.agents.rooms import rooms_prompts
 from gnomon.algorithms.base import EncodedPrompt
+from gnomon.data.build import ReadOptions
 from gnomon.data.encode import Encoder, How
-from gnomon.data.readers import Skipped, read_groups
+from gnomon.data.kinds import convert
+from gnomon.data.readers import Skipped, read_groups, select
 from gnomon.data.records import Group, Message, Prompt, Response, TokenGroup
 from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.data.sampler import fingerprint
+from gnomon.data.scalars import RowError
+from gnomon.data.shards import is_glob
 from gnomon.data.template import resolve_template
 from gnomon.errors import ConfigError, DataError
 from gnomon.models.load import LoadedModel
@@ -27,6 +32,11 @@ from gnomon.recipe.schema import DataSpec, Recipe
 from gnomon.tunnel.corpus import documents
 from gnomon.tunnel.demonstrations import demonstrations
 from gnomon.tunnel.world import generate_prompts
+
+FILES_ONLY = (
+    *("format", "split", "columns", "labels", "as_text", "good_from", "max_skipped", "max_gb"),
+)
+"""Keys of a data entry that say how a file is read."""
 
 
 @dataclass
@@ -80,11 +90,10 @@ def read_specs(
 def _read_one(
     spec: DataSpec, base: Path, stage_groups: Callable[[str], Path], kind: str
 ) -> tuple[list[Group], list[Skipped]]:
+    _refuse_unused(spec)
+    if is_made(spec.path):
+        return _made_groups(spec), []
     where, colon, what = spec.path.partition(":")
-    if colon and where in BUILTIN:
-        return tunnel_groups(what, spec.options, where), []
-    if colon and where in GENERATED:
-        return generated_groups(where, what, spec.options), []
     if colon and where == "stage":
         file = stage_groups(what)
         if not file.is_file():
@@ -92,31 +101,95 @@ def _read_one(
         path: Path | str = file
     else:
         path = resolve_path(spec.path, base)
+    options = read_options(spec, kind)
+    result = read_groups(path, **options)
+    groups = result.groups
+    if (
+        options["kind"] == "prompts"
+    ):  # nothing else would keep a row of weight 0 from being sampled from
+        groups = [group for group in groups if group.weight > 0]
+    return groups, result.skipped
+
+
+def read_options(spec: DataSpec, kind: str = "auto") -> dict[str, Any]:
+    """How :func:`read_groups` is to read a file: as the entry says, and as ``kind`` where it says
+    nothing of that."""
     wanted = spec.kind if spec.kind != "auto" else kind
-    result = read_groups(
-        path,
-        kind="demonstrations" if wanted == "text" else wanted,  # type: ignore[arg-type]
-        split=spec.split,
-        format=spec.format,
-        limit=spec.limit,
-        sample_seed=spec.sample_seed,
-        columns=spec.columns or None,
-        labels=dict(spec.labels) or None,
-        as_text=spec.as_text,
-        good_from=spec.good_from,
-        max_skipped=spec.max_skipped,
-    )
-    return result.groups, result.skipped
+    return {
+        "kind": "demonstrations" if wanted == "text" else wanted,
+        "labels": dict(spec.labels) or None,
+        "columns": spec.columns or None,
+        **{
+            key: getattr(spec, key)
+            for key in ("split", "format", "limit", "sample_seed", "as_text", "good_from")
+        },
+        "max_skipped": spec.max_skipped,
+        "max_gb": spec.max_gb,
+    }
+
+
+def is_made(path: str) -> bool:
+    """Whether a source is made when asked for, and no file."""
+    where, colon, _what = path.partition(":")
+    return bool(colon) and (where in BUILTIN or where in GENERATED)
+
+
+def _made_groups(spec: DataSpec) -> list[Group]:
+    where, _colon, what = spec.path.partition(":")
+    if where in BUILTIN:
+        groups = tunnel_groups(what, spec.options, where)
+    else:
+        groups = generated_groups(where, what, spec.options)
+    if spec.kind != "auto" and spec.kind != "text":
+        try:
+            groups = [g for group in groups for g in convert(group, spec.kind, ReadOptions())]
+        except RowError as error:
+            raise ConfigError(
+                f"data {spec.path!r} cannot be read as {spec.kind}: {error}"
+            ) from error
+    return select(groups, spec.limit, spec.sample_seed)
+
+
+def _refuse_unused(spec: DataSpec) -> None:
+    """Refuse what a source would leave unused without a word.
+
+    Raises:
+        ConfigError: a key that only files have on a source that is made, or the reverse.
+    """
+    if spec.sample_seed is not None and spec.limit is None:
+        raise ConfigError(
+            f"data {spec.path!r}: sample_seed draws a sample only together with limit; give both"
+        )
+    if not is_made(spec.path):
+        if spec.options:
+            raise ConfigError(
+                f"data {spec.path!r}: options are for sources that are made "
+                f"({', '.join([*BUILTIN, *GENERATED])}); a file has none. Remove them"
+            )
+        return
+    fields = type(spec).model_fields
+    given = [
+        key
+        for key in FILES_ONLY
+        if getattr(spec, key) != fields[key].get_default(call_default_factory=True)
+    ]
+    if given:
+        raise ConfigError(
+            f"data {spec.path!r}: {', '.join(given)} mean something for files only, and this "
+            "source is made when it is asked for; what it can do stands in its options "
+            "(options: {...})"
+        )
 
 
 def resolve_path(path: str, base: Path) -> Path | str:
-    """A path as the recipe's author meant it: beside the recipe, else from here, else a hub id."""
+    """A path or pattern as the recipe's author meant it: beside the recipe, else from here, else a
+    hub id."""
     if path.startswith("~"):
         return Path(path).expanduser()
     for candidate in (base / path, Path(path)):
-        if candidate.exists():
+        if candidate.exists() or glob.glob(str(candidate)):
             return candidate
-    is_file = path.lower().endswith(SUFFIXES) or path.startswith((".", "/"))
+    is_file = path.lower().endswith(SUFFIXES) or path.startswith((".", "/")) or is_glob(path)
     return base / path if is_file else path
 
 
@@ -126,12 +199,13 @@ def check_source(spec: DataSpec, base: Path) -> None:
     Raises:
         DataError, ConfigError: no such file or built-in source, with what comes nearest.
     """
-    where, colon, what = spec.path.partition(":")
-    if colon and where in BUILTIN:
-        tunnel_source(what, spec.options, where)
-        return
-    if colon and where in GENERATED:
-        check_generated(where, what, spec.options)
+    _refuse_unused(spec)
+    where, _colon, what = spec.path.partition(":")
+    if is_made(spec.path):
+        if where in BUILTIN:
+            tunnel_source(what, spec.options, where)
+        else:
+            check_generated(where, what, spec.options)
         return
     path = resolve_path(spec.path, base)
     if isinstance(path, Path):

@@ -28,17 +28,17 @@ class Spec(BaseModel):
 class DataSpec(Spec):
     """Where rows come from.
 
-    ``path`` is a file, a folder or a hub id; ``stage:NAME`` takes what an earlier ``collect`` stage
-    of the same recipe wrote; ``tunnel:demonstrations`` and the like are the built-in world, and
-    ``agents:calculator`` and the like the built-in tasks; ``instructions:prompts`` and
-    ``reasoning-gym:DATASET`` make prompts that a verifier can check.
+    ``path`` is a file, a folder or a pattern of files, or a hub id; ``stage:NAME`` takes what an
+    earlier ``collect`` stage of the same recipe wrote; ``tunnel:demonstrations`` and the like are
+    the built-in world, and ``agents:calculator`` and the like the built-in tasks;
+    ``instructions:prompts`` and ``reasoning-gym:DATASET`` make prompts that a verifier can check.
     """
 
     path: str
     kind: DataKind = "auto"
     format: str = "auto"
     split: str | None = None
-    limit: int | None = Field(None, ge=1, description="read at most this many usable rows")
+    limit: int | None = Field(None, ge=1, description="read at most this many rows")
     sample_seed: int | None = Field(None, description="with limit: a random sample, not the first")
     columns: dict[str, str] = Field(default_factory=dict, description="our name: name in the file")
     labels: dict[str, Literal["a", "b", "tie"]] = Field(
@@ -47,6 +47,9 @@ class DataSpec(Spec):
     as_text: bool = Field(False, description="prompts are plain text for a base model")
     good_from: float | None = Field(None, description="ratings from here on count as good")
     max_skipped: float = Field(0.5, ge=0, le=1, description="refuse a file with more bad rows")
+    max_gb: float = Field(
+        1.0, gt=0, description="GB a file may hold once unpacked; one row may take 1/32 of it"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="of a built-in source")
 
 

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from gnomon.atomic import write_text
-from gnomon.data.fields import Row, as_bool, did_you_mean
+from gnomon.data.fields import Row, did_you_mean
 from gnomon.data.rankings import parse_ranking
 from gnomon.data.records import Comparison, Prompt, Source, comparisons_from_ranks
 from gnomon.data.rows import BadRow, iter_rows
-from gnomon.data.turns import RowError
+from gnomon.data.scalars import RowError, as_bool
 from gnomon.errors import RunError, RunPaused
 from gnomon.rewards.protocol import Sample, Score
 
