@@ -246,6 +246,41 @@ def test_reward_kinds_of_tests_and_errors() -> None:
         CodeReward(score="most")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [
+        ({}, "no tests in its fields (nothing)"),
+        ({"answer": "3"}, "no tests in its fields (answer)"),
+        ({"test_list": []}, "no tests"),
+        ({"tests": []}, "no tests"),
+        ({"tests": None, "test": None, "entry_point": None}, "no tests"),
+        ({"test_list": "assert f(1)"}, "not a list"),
+        ({"tests": [{"args": [1]}]}, "expected"),
+        ({"tests": ["assert f(1)"]}, "neither input"),
+        ({"tests": [{"args": [1], "expected": 1}]}, "name a function"),
+    ],
+)
+def test_a_prompt_without_tests_is_said_before_anything_runs(
+    meta: dict[str, Any], said: str
+) -> None:
+    reward = _reward()
+    prompt = Prompt("p7", meta=meta)
+    assert said in str(reward.problem(prompt))
+    (score,) = score_safely(reward, [Sample(prompt, "def f(x): return x")])
+    assert score.value is None
+    assert "p7" in str(score.error)
+    assert said in str(score.error)
+
+
+def test_fields_filled_up_with_none_do_not_hide_the_tests() -> None:
+    padded = {"input": None, "output": None, "function": "f", "args": [2], "expected": None}
+    meta = {"test": None, "entry_point": None, "test_list": None, "tests": [padded]}
+    prompt = Prompt("p", meta=meta)
+    assert _reward().problem(prompt) is None
+    (score,) = score_safely(_reward(), [Sample(prompt, "def f(x): return None")])
+    assert score.value == 1.0
+
+
 def _humaneval(folder: Path) -> list[dict[str, Any]]:
     with gzip.open(folder / "humaneval" / "HumanEval.jsonl.gz", "rt") as lines:
         return [json.loads(line) for line in lines]
