@@ -99,15 +99,13 @@ def test_threads_run(sandbox: Sandbox) -> None:
     assert sandbox.run_calls(source, [CallTest("f", [10], 45)]).all_passed
 
 
-def test_python_path_makes_folders_importable(tmp_path: Path) -> None:
+def test_python_path_makes_folders_importable(sandbox: Sandbox, tmp_path: Path) -> None:
     (tmp_path / "extra_module.py").write_text("VALUE = 7\n")
     test = [CallTest("f", [], 7)]
     source = "def f():\n    import extra_module\n    return extra_module.VALUE\n"
-    backend, reason = probe("bubblewrap")
-    if backend is None:
-        pytest.skip(reason)
-    assert Sandbox("bubblewrap", python_path=[str(tmp_path)]).run_calls(source, test).all_passed
-    assert not Sandbox("bubblewrap").run_calls(source, test).all_passed
+    name = sandbox.backend.name
+    assert Sandbox(name, python_path=[str(tmp_path)]).run_calls(source, test).all_passed
+    assert not Sandbox(name).run_calls(source, test).all_passed
 
 
 def test_without_walls_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ and ``queue/round-001.labels.jsonl``, which people write, a line or more for eac
     {"id": "001-0001", "better": "r1", "worse": "r2"}            or "tie": true
     {"id": "001-0001", "skip": true}                             cannot be judged
 
-Several judgements of the same two responses are a vote, in which each counts its ``weight`` (1 where
-none is given; 0 takes it out).
+Several judgements of the same two responses are a vote, in which each counts its ``weight`` (1
+where none is given; 0 takes it out).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gnomon.rewards.verifiers.instructions.counting import plain, sentences, words
+from gnomon.rewards.verifiers.instructions.counting import plain, words
 
 Params = dict[str, Any]
 
@@ -72,6 +72,3 @@ def obeys(text: str, name: str, params: Mapping[str, Any]) -> bool:
     if not chosen.short and len(set(words(text.lower()))) < FEWEST_WORDS:
         return False
     return chosen.check(text, dict(params))
-
-
-__all__ = ["KINDS", "Kind", "Params", "kind", "obeys", "sentences", "words"]
