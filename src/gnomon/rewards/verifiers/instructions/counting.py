@@ -28,17 +28,18 @@ QUESTION_MARKS = "?？؟"
 _CLOSING = "\"'”’»)]}*_」』）】》"
 _OPENING = "\"'“‘«([{*_「『（【《"
 
-_TITLES = {
-    "mr", "mrs", "ms", "dr", "prof", "st", "gen", "col", "capt", "cpt", "lt", "sgt", "rev", "hon",
-    "gov", "sen", "rep", "pres", "messrs", "mme", "mlle", "mt", "ft", "vs", "cf", "viz", "fig",
-    "figs", "eq", "e.g", "i.e", "approx", "ca", "esp",
-}  # fmt: skip
+_NEVER = {"mr", "mrs", "ms", "dr", "prof", "messrs", "mme", "mlle", "vs", "cf", "viz", "e.g", "i.e"}
 """Abbreviations that something always follows: no sentence ends with them."""
+_TITLES = {
+    "st", "gen", "col", "capt", "cpt", "lt", "sgt", "rev", "hon", "gov", "sen", "rep", "pres",
+    "mt", "fig", "figs", "eq", "approx", "ca", "esp",
+}  # fmt: skip
+"""Abbreviations that a name or a number follows, more often than not."""
 _SHORT = {
     "etc", "inc", "ltd", "co", "corp", "jr", "sr", "al", "dept", "est", "ave", "blvd", "rd",
     "a.m", "p.m", "u.s", "u.k", "u.s.a", "u.n", "d.c", "b.c", "a.d", "b.c.e", "c.e", "ph.d", "m.d",
     "b.a", "m.a", "b.sc", "m.sc", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept",
-    "oct", "nov", "dec", "hr", "hrs", "min", "sec", "oz", "lb", "lbs", "tsp", "tbsp", "vol", "pp",
+    "oct", "nov", "dec", "hr", "hrs", "min", "sec", "oz", "lb", "lbs", "tsp", "tbsp", "vol", "pp", "ft",
 }  # fmt: skip
 """Abbreviations that end a sentence where a capital follows, and not before small letters."""
 _NUMBERED = {"no", "nos", "p", "vol", "pp", "ch", "sec", "art", "fig", "eq"}
@@ -162,14 +163,16 @@ def _stop_ends(before: str, following: str, first: str) -> bool:
     next_word = found[0].lower() if found else ""
     if word in _NUMBERED and first.isdigit():
         return False
-    if word in _TITLES:
+    if word in _NEVER:
         return False
+    if word in _TITLES:
+        return first.isupper() and next_word in _STARTERS
     if word in _SHORT:
         return first.isupper() and (word not in ("u.s", "u.k", "u.s.a") or next_word in _STARTERS)
     if last is not None and re.fullmatch(r"[A-HJ-Z]", last[0]):  # an initial, or an option
         return first.isupper() and next_word in _STARTERS
-    # a list's number within a line: "1. Boil it. 2. Drain it."
-    return not re.search(r"(?:^|[.!?:;]\s+)\(?\d{1,2}$", before)
+    # a list's number within a line: "First: 1. Boil it. 2. Drain it."
+    return not re.search(r"(?:^|[.!?]\s+)\(?\d{1,2}$|[:;]\s+\(?1$", before)
 
 
 def paragraphs(text: str) -> list[str]:
