@@ -39,7 +39,8 @@ _SHORT = {
     "etc", "inc", "ltd", "co", "corp", "jr", "sr", "al", "dept", "est", "ave", "blvd", "rd",
     "a.m", "p.m", "u.s", "u.k", "u.s.a", "u.n", "d.c", "b.c", "a.d", "b.c.e", "c.e", "ph.d", "m.d",
     "b.a", "m.a", "b.sc", "m.sc", "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept",
-    "oct", "nov", "dec", "hr", "hrs", "min", "sec", "oz", "lb", "lbs", "tsp", "tbsp", "vol", "pp", "ft",
+    "oct", "nov", "dec", "hr", "hrs", "min", "sec", "oz", "lb", "lbs", "tsp", "tbsp", "vol", "pp",
+    "ft",
 }  # fmt: skip
 """Abbreviations that end a sentence where a capital follows, and not before small letters."""
 _NUMBERED = {"no", "nos", "p", "vol", "pp", "ch", "sec", "art", "fig", "eq"}
