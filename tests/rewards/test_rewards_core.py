@@ -503,6 +503,16 @@ def test_ensembles_as_mean_worst_case_and_mean_less_spread() -> None:
     assert LearnedReward([two], RewardNormaliser())(samples())[0].parts == {}
 
 
+@pytest.mark.parametrize(
+    "options", [{"ensemble": "median"}, {"std_coef": math.nan}, {"std_coef": math.inf}]
+)
+def test_options_of_a_learned_reward_are_checked(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        LearnedReward([member(1)], RewardNormaliser(), **options)
+    with pytest.raises(ConfigError, match="needs a reward model"):
+        LearnedReward([], RewardNormaliser())
+
+
 def test_a_sample_without_tokens_is_its_own_error() -> None:
     learned = LearnedReward([member(1)], RewardNormaliser(), name="rm")
     scores = score_safely(learned, [*samples(), sample("", [5, 6], [])])
