@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -230,7 +232,8 @@ def test_a_tools_own_error_is_told_and_counted_but_others_are_failures() -> None
     assert (episode.tool_errors, episode.tool_calls, episode.error) == (1, 1, None)
     broken = one(runner(), Script(CALL.replace("2", "14"), "3"))
     assert broken.value is None
-    assert broken.error == "task, step 1: KeyError: 'broken'"
+    assert str(broken.error).startswith("task, step 1: KeyError: 'broken' (")
+    assert "agents_zoo.py:" in str(broken.error)
 
 
 def test_the_model_is_shown_the_tools() -> None:
@@ -307,7 +310,38 @@ def test_guarded_calls_keep_their_order_and_pass_a_stop_on() -> None:
     for timeout in (None, 5.0):
         with pytest.raises(RunError, match="disk full"):
             guarded([stop], timeout)
-    assert guarded([lambda: exit(3)], 5.0)[0].__class__ is StepError  # type: ignore[list-item]
+
+
+class Stranger(BaseException):
+    """As some libraries raise."""
+
+
+@pytest.mark.parametrize("timeout", [None, 5.0])
+def test_whatever_a_job_raises_is_its_own_but_an_interrupt_stops(timeout: float | None) -> None:
+    async def later(value: int) -> int:
+        await asyncio.sleep(0)
+        return 10 // value
+
+    def leave(error: BaseException) -> None:
+        raise error
+
+    jobs: list[Any] = [
+        partial(leave, SystemExit(3)),
+        partial(leave, Stranger("odd")),
+        partial(leave, GeneratorExit()),
+        partial(later, 5),
+        partial(later, 0),
+    ]
+    results = guarded(jobs, timeout, 2)
+    assert results[3] == 2
+    texts = [str(results[i]) for i in (0, 1, 2, 4)]
+    for text, kind in zip(
+        texts, ("SystemExit: 3", "Stranger: odd", "GeneratorExit", "ZeroDivision"), strict=True
+    ):
+        assert text.startswith(kind)
+        assert f"{__file__}:" in text
+    with pytest.raises(KeyboardInterrupt):
+        guarded([partial(leave, KeyboardInterrupt()), partial(later, 5)], timeout, 2)
 
 
 def test_openings_are_drawn_from_the_seed_and_become_the_prompt() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,43 @@ def test_a_group_whose_rewards_fail_but_for_one_is_dropped_not_nan() -> None:
 def test_when_all_rewards_fail_the_run_stops() -> None:
     with pytest.raises(RewardsFailedError, match="16 of 16"):
         make(reward=Listed(*[None] * 16)).experience(0)
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+@pytest.mark.parametrize(
+    ("rewards", "said"),
+    [
+        ([0.5] * 16, "all 16 rewards are 0.5"),
+        ([0.0] * 4 + [1.0] * 12, "each prompt's responses are all equal"),
+        ([1e9 + i % 4 for i in range(16)], "differ by less than float32 can tell apart"),
+    ],
+)
+def test_rewards_that_teach_nothing_are_said_once(
+    name: str, rewards: list[float], said: str
+) -> None:
+    algorithm = make(name, reward=Listed(*rewards))
+    with pytest.warns(UserWarning, match=f"iteration 1: .*{said}"):
+        algorithm.experience(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        algorithm.experience(1)
+
+
+def test_rewards_that_teach_something_are_not_warned_of() -> None:
+    by_prompt = [0.0] * 4 + [1.0] * 12  # differences between prompts teach a batch baseline
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(reward=Listed(*[0.0] * 15, 1.0)).experience(0)
+        make("reinforce", reward=Listed(*by_prompt)).experience(0)
+        make("reinforce", samples=1).experience(0)
+    with pytest.warns(UserWarning, match="all 16 rewards are 1"):
+        make("reinforce", reward=Listed(*[1.0] * 16)).experience(0)
+
+
+def test_rewards_that_overflow_are_errors_and_not_silence() -> None:
+    with pytest.raises(RewardsFailedError, match=r"16 of 16 .*1e\+38.*scale it") as caught:
+        make(reward=Listed(*[1e38, -1e38] * 8)).experience(0)
+    assert all("scale it" in row["error"] for row in caught.value.samples)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -57,6 +57,25 @@ def test_a_ranking_is_the_share_of_comparisons_won(tmp_path: Path) -> None:
     assert [frozenset((c.better, c.worse)) for c in said if c.tie] == [frozenset((0, 2))]
 
 
+def test_a_judgement_counts_its_weight_and_none_at_zero(tmp_path: Path) -> None:
+    asked = samples("x", "y")
+
+    def said(better: str, worse: str, **more: Any) -> dict[str, Any]:
+        return {"id": "001-0001", "better": better, "worse": worse, **more}
+
+    for i, (labels, expected) in enumerate(
+        [
+            ([said("r1", "r2", weight=2), said("r2", "r1")], [1.0, 0.0]),
+            ([said("r1", "r2", weight=0), said("r2", "r1")], [0.0, 1.0]),
+            ([said("r1", "r2", weight=0)], [0.5, 0.5]),
+            ([said("r1", "r2", confidence=0.5), said("r2", "r1")], [0.0, 1.0]),
+        ]
+    ):
+        queue = labelled(tmp_path / str(i), asked, *labels)
+        assert values(queue, asked) == expected
+    assert queue.compare(ASK, ["x", "y"]) == (Comparison(1, 0),)
+
+
 def test_one_judgement_says_nothing_of_the_others(tmp_path: Path) -> None:
     asked = samples("x", "y", "z")
     queue = labelled(tmp_path, asked, {"id": "001-0001", "better": "r3", "worse": "r1"})

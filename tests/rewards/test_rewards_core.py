@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import sys
 from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from gnomon.models.roles import Role
 from gnomon.pipeline.rewards import build_reward, check_labels, one_reward
 from gnomon.recipe.schema import RewardSpec
 from gnomon.rewards.function import FunctionReward, function_reward, load_function
-from gnomon.rewards.guard import score_safely
+from gnomon.rewards.guard import score_safely, trainable
 from gnomon.rewards.learned import LearnedReward
 from gnomon.rewards.mixture import Mixture
 from gnomon.rewards.protocol import Sample, Score
@@ -48,6 +51,11 @@ def test_good_results_of_every_kind_are_taken() -> None:
         (1.0, 2.0, 1.0),
         np.array([1.0, 2.0, 1.0]),
         torch.tensor([1.0, 2.0, 1.0]),
+        torch.tensor([[1.0], [2.0], [1.0]], dtype=torch.bfloat16, requires_grad=True),
+        np.array([[1], [2], [1]]),
+        (x for x in (1.0, 2.0, 1.0)),
+        [np.array([1.0]), torch.tensor([2.0]), np.bool_(True)],
+        [Decimal(1), Fraction(2), True],
         [Score(1.0), Score(2.0), Score(1.0)],
         [(1.0, {"a": 3}), (2.0, {"a": 4}), (1.0, {"a": 5})],
         [np.float32(1), torch.tensor(2.0), 1],
@@ -68,13 +76,19 @@ def test_one_bad_sample_does_not_take_the_others_with_it() -> None:
 
     scores = score_safely(reward(fussy), THREE)
     assert values(scores) == [1.0, None, 3.0]
-    assert scores[1].error == "mine: ValueError: cannot read 'bad'"
+    line = fussy.__code__.co_firstlineno + 3
+    where = f"{__file__}:{line}, in fussy"
+    assert scores[1].error == f"mine: ValueError: cannot read 'bad' ({where})"
     assert calls == [3, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
-    "item", [None, math.nan, math.inf, "0.5", [1.0], {"a": 1}, (1.0, {"a": "x"}), object()]
-)
+    "item",
+    [
+        None, math.nan, math.inf, "0.5", b"0.5", [1.0], {"a": 1}, (1.0, {"a": "x"}), object(),
+        10**400, 1j, Score("0.5"), Score(10**400), Score(1.0, {"a": b"1"}), np.zeros(2),
+    ],
+)  # fmt: skip
 def test_an_item_that_is_no_number_is_an_error_of_its_own_sample(item: Any) -> None:
     scores = score_safely(reward(lambda samples: [1.0, item, 2.0]), THREE)
     assert values(scores) == [1.0, None, 2.0]
@@ -93,6 +107,8 @@ def test_an_item_that_is_no_number_is_an_error_of_its_own_sample(item: Any) -> N
         ([], "0 scores for 3"),
         (np.zeros((3, 2)), "[0.0, 0.0]"),
         (torch.tensor(1.0), "float"),
+        (np.zeros((1, 3)), "1 scores for 3"),
+        (b"abc", "bytes"),
     ],
 )
 def test_a_result_of_the_wrong_shape_is_an_error_of_every_sample(result: Any, message: str) -> None:
@@ -144,6 +160,160 @@ def test_stopping_the_program_is_no_reward_error() -> None:
         score_safely(reward(stop), THREE)
 
 
+# -- whatever it raises ---------------------------------------------------------------------------
+
+
+class Stranger(BaseException):
+    """As some libraries raise."""
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(), SystemExit(0), SystemExit("no key"), GeneratorExit(), Stranger("odd")]
+)
+def test_leaving_the_program_is_an_error_of_the_sample(error: BaseException) -> None:
+    def leave(samples: Sequence[Sample]) -> list[float]:
+        if any(s.text == "bad" for s in samples):
+            raise error
+        return [1.0] * len(samples)
+
+    async def leave_later(samples: Sequence[Sample]) -> list[float]:
+        await asyncio.sleep(0)
+        return leave(samples)
+
+    for function in (leave, leave_later):
+        scores = score_safely(reward(function), THREE)
+        assert values(scores) == [1.0, None, 1.0]
+        assert type(error).__name__ in str(scores[1].error)
+        assert f"{__file__}:{leave.__code__.co_firstlineno + 2}, in leave" in str(scores[1].error)
+
+
+def test_the_place_is_the_users_line_also_below_a_library() -> None:
+    def parse(samples: Sequence[Sample]) -> list[float]:
+        return [json.loads("{") for _ in samples]
+
+    (score,) = score_safely(reward(parse), [sample("x")])
+    assert f"{__file__}:{parse.__code__.co_firstlineno + 1}, in " in str(score.error)
+    assert "JSONDecodeError" in str(score.error)
+
+
+def test_an_error_that_cannot_be_printed() -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    def fail(samples: Sequence[Sample]) -> list[float]:
+        raise MuteError
+
+    (score,) = score_safely(reward(fail), [sample("x")])
+    assert "MuteError: an error that cannot be printed" in str(score.error)
+
+
+# -- coroutines -----------------------------------------------------------------------------------
+
+
+async def lengths(samples: Sequence[Sample], extra: float = 0.0) -> list[float]:
+    await asyncio.sleep(0)
+    return [len(s.text) + extra for s in samples]
+
+
+async def one_by_one(samples: Sequence[Sample]) -> Any:
+    for s in samples:
+        await asyncio.sleep(0)
+        yield float(len(s.text))
+
+
+def an_awaitable_each(samples: Sequence[Sample]) -> list[Any]:
+    async def one(s: Sample) -> float:
+        await asyncio.sleep(0)
+        if s.text == "bad":
+            sys.exit("bad")
+        return float(len(s.text))
+
+    return [one(s) for s in samples]
+
+
+class AsyncReward:
+    name = "later"
+
+    async def __call__(self, samples: Sequence[Sample]) -> list[Score]:
+        return [Score(v) for v in await lengths(samples)]
+
+
+def test_coroutines_are_awaited() -> None:
+    assert values(score_safely(reward(lengths), THREE)) == [1.0, 3.0, 3.0]
+    assert values(score_safely(reward(lengths, extra=1), THREE)) == [2.0, 4.0, 4.0]
+    assert values(score_safely(reward(one_by_one), THREE)) == [1.0, 3.0, 3.0]
+    assert values(score_safely(AsyncReward(), THREE)) == [1.0, 3.0, 3.0]
+    scores = score_safely(reward(an_awaitable_each), THREE)
+    assert values(scores) == [1.0, None, 3.0]
+    assert "SystemExit: bad" in str(scores[1].error)
+    assert "in one" in str(scores[1].error)
+
+
+def test_coroutines_run_where_a_loop_is_running_and_keep_their_own() -> None:
+    loops: list[Any] = []
+    gate = asyncio.Semaphore(1)
+
+    async def gated(samples: Sequence[Sample]) -> list[float]:
+        async def one(s: Sample) -> float:
+            async with gate:  # bound to the first loop that waits at it
+                await asyncio.sleep(0)
+                return float(len(s.text))
+
+        loops.append(asyncio.get_running_loop())
+        return list(await asyncio.gather(*map(one, samples)))
+
+    async def main() -> list[Score]:
+        return score_safely(reward(gated), THREE)
+
+    assert values(asyncio.run(main())) == values(score_safely(reward(gated), THREE)) == [1, 3, 3]
+    assert loops[0] is loops[1]
+
+
+def test_a_coroutine_may_call_a_reward_of_its_own() -> None:
+    async def outer(samples: Sequence[Sample]) -> list[float | None]:
+        return values(score_safely(reward(lengths), samples))
+
+    assert values(score_safely(reward(outer), THREE)) == [1.0, 3.0, 3.0]
+
+
+def test_the_loop_survives_what_tasks_raise() -> None:
+    async def fails(samples: Sequence[Sample]) -> list[float]:
+        async def leave() -> None:
+            sys.exit(0)
+
+        await asyncio.create_task(leave())
+        return [0.0]
+
+    assert "SystemExit" in str(score_safely(reward(fails), THREE[:1])[0].error)
+    assert values(score_safely(reward(lengths), THREE)) == [1.0, 3.0, 3.0]
+
+
+def test_an_interrupt_within_a_coroutine_stops_the_program() -> None:
+    async def stop(samples: Sequence[Sample]) -> list[float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_safely(reward(stop), THREE)
+
+    def each(samples: Sequence[Sample]) -> list[Any]:
+        return [stop(samples) for _ in samples]
+
+    with pytest.raises(KeyboardInterrupt):
+        score_safely(reward(each), THREE)
+
+
+# -- sizes ----------------------------------------------------------------------------------------
+
+
+def test_rewards_that_float32_cannot_square_are_errors() -> None:
+    assert trainable(Score(1e18)).value == 1e18
+    for value in (1e38, -1e38, 1e19):
+        score = trainable(Score(value, {"a": 1.0}))
+        assert (score.value, score.parts) == (None, {"a": 1.0})
+        assert "scale it" in str(score.error)
+
+
 # -- mixtures -------------------------------------------------------------------------------------
 
 
@@ -163,6 +333,21 @@ def test_where_a_part_fails_there_is_no_partial_sum() -> None:
     assert "one" in str(scores[1].error)
     assert "two" in str(scores[2].error)
     assert scores[1].parts == {"two": 20.0}
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf, "1", None])
+def test_a_weight_that_is_no_number_is_refused(weight: Any) -> None:
+    with pytest.raises(ConfigError, match="'one': its weight"):
+        Mixture([(FunctionReward(lambda s: [1.0], "one", {}), weight)])
+    with pytest.raises(ConfigError, match="at least one"):
+        Mixture([])
+
+
+def test_a_sum_beyond_all_numbers_is_an_error() -> None:
+    one = FunctionReward(lambda s: [1e308], "one", {})
+    (score,) = score_safely(Mixture([(one, 1.0), (one, 1.0)]), [sample("x")])
+    assert score.value is None
+    assert "inf" in str(score.error)
 
 
 # -- loading --------------------------------------------------------------------------------------
@@ -232,6 +417,8 @@ def test_a_reference_that_leads_nowhere_says_why(base: Path, reference: str) -> 
         ("import not_installed", "No module named 'not_installed'"),
         ("def f(:", "invalid syntax"),
         ("import sys; sys.exit(3)", "SystemExit"),
+        ("\n\nraise ValueError('late')", "broken.py:3"),
+        ("class Odd(BaseException): pass\nraise Odd('x')", "broken.py:2"),
     ],
 )
 def test_a_file_that_raises_at_import_is_named(base: Path, code: str, message: str) -> None:
@@ -240,6 +427,19 @@ def test_a_file_that_raises_at_import_is_named(base: Path, code: str, message: s
         load_function("broken.py:f", base)
     assert message in str(caught.value)
     assert "broken.py" in str(caught.value)
+
+
+def test_an_interrupt_at_import_stops_the_program(base: Path) -> None:
+    (base / "broken.py").write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_function("broken.py:f", base)
+
+
+@pytest.mark.parametrize("body", ["import sys; sys.exit(0)", "raise GeneratorExit"])
+def test_a_class_that_leaves_when_made_is_named(base: Path, body: str) -> None:
+    (base / "leaves.py").write_text(f"class Kind:\n    def __init__(self):\n        {body}\n")
+    with pytest.raises(ConfigError, match=r"could not be made: .*leaves\.py:3, in __init__"):
+        function_reward("leaves.py:Kind", base, {}, "x")
 
 
 def test_options_are_checked_against_the_signature(base: Path) -> None:
@@ -301,6 +501,16 @@ def test_ensembles_as_mean_worst_case_and_mean_less_spread() -> None:
         torch.testing.assert_close(torch.tensor(values(found)), expected, rtol=1e-4, atol=1e-5)
         assert found[0].parts["std"] == pytest.approx(float(spread[0]), rel=1e-3)
     assert LearnedReward([two], RewardNormaliser())(samples())[0].parts == {}
+
+
+@pytest.mark.parametrize(
+    "options", [{"ensemble": "median"}, {"std_coef": math.nan}, {"std_coef": math.inf}]
+)
+def test_options_of_a_learned_reward_are_checked(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        LearnedReward([member(1)], RewardNormaliser(), **options)
+    with pytest.raises(ConfigError, match="needs a reward model"):
+        LearnedReward([], RewardNormaliser())
 
 
 def test_a_sample_without_tokens_is_its_own_error() -> None:

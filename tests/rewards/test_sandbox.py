@@ -99,15 +99,13 @@ def test_threads_run(sandbox: Sandbox) -> None:
     assert sandbox.run_calls(source, [CallTest("f", [10], 45)]).all_passed
 
 
-def test_python_path_makes_folders_importable(tmp_path: Path) -> None:
+def test_python_path_makes_folders_importable(sandbox: Sandbox, tmp_path: Path) -> None:
     (tmp_path / "extra_module.py").write_text("VALUE = 7\n")
     test = [CallTest("f", [], 7)]
     source = "def f():\n    import extra_module\n    return extra_module.VALUE\n"
-    backend, reason = probe("bubblewrap")
-    if backend is None:
-        pytest.skip(reason)
-    assert Sandbox("bubblewrap", python_path=[str(tmp_path)]).run_calls(source, test).all_passed
-    assert not Sandbox("bubblewrap").run_calls(source, test).all_passed
+    name = sandbox.backend.name
+    assert Sandbox(name, python_path=[str(tmp_path)]).run_calls(source, test).all_passed
+    assert not Sandbox(name).run_calls(source, test).all_passed
 
 
 def test_without_walls_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +242,41 @@ def test_reward_kinds_of_tests_and_errors() -> None:
     assert "expected" in str(scores[4].error)
     with pytest.raises(ConfigError):
         CodeReward(score="most")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [
+        ({}, "no tests in its fields (nothing)"),
+        ({"answer": "3"}, "no tests in its fields (answer)"),
+        ({"test_list": []}, "no tests"),
+        ({"tests": []}, "no tests"),
+        ({"tests": None, "test": None, "entry_point": None}, "no tests"),
+        ({"test_list": "assert f(1)"}, "not a list"),
+        ({"tests": [{"args": [1]}]}, "expected"),
+        ({"tests": ["assert f(1)"]}, "neither input"),
+        ({"tests": [{"args": [1], "expected": 1}]}, "name a function"),
+    ],
+)
+def test_a_prompt_without_tests_is_said_before_anything_runs(
+    meta: dict[str, Any], said: str
+) -> None:
+    reward = _reward()
+    prompt = Prompt("p7", meta=meta)
+    assert said in str(reward.problem(prompt))
+    (score,) = score_safely(reward, [Sample(prompt, "def f(x): return x")])
+    assert score.value is None
+    assert "p7" in str(score.error)
+    assert said in str(score.error)
+
+
+def test_fields_filled_up_with_none_do_not_hide_the_tests() -> None:
+    padded = {"input": None, "output": None, "function": "f", "args": [2], "expected": None}
+    meta = {"test": None, "entry_point": None, "test_list": None, "tests": [padded]}
+    prompt = Prompt("p", meta=meta)
+    assert _reward().problem(prompt) is None
+    (score,) = score_safely(_reward(), [Sample(prompt, "def f(x): return None")])
+    assert score.value == 1.0
 
 
 def _humaneval(folder: Path) -> list[dict[str, Any]]:

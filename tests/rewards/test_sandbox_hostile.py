@@ -7,11 +7,15 @@ from __future__ import annotations
 import os
 import socket
 import time
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gnomon.rewards.sandbox import CallTest, InputTest, Limits, Sandbox, probe
+from gnomon.rewards.sandbox import CallTest, InputTest, Limits, Sandbox, probe, supervise
+from gnomon.rewards.sandbox.compare import same_value, shown
 
 ONE = [CallTest("f", [1], 1)]
 
@@ -395,3 +399,118 @@ def test_expected_answers_are_not_in_the_programs_memory(name: str) -> None:
     assert sandbox.run_asserts(source, [test]).all_passed
     # the search does find it where it is: the test fails when the answer is in the program
     assert not sandbox.run_asserts(source + "KNOWN = ['quin' 'ce']\n", [test]).all_passed
+
+
+# -- answers that cost the grader time -------------------------------------------------------------
+
+COLLIDING = "','.join('{\"i\": \"%s\"}' % hex(k * (2**61 - 1)) for k in range(150_000))"
+PAIRS = "','.join('[{\"i\": \"%s\"}, 0]' % hex(k * (2**61 - 1)) for k in range(150_000))"
+WANTED: list[Any] = [
+    Fraction(1, 3),
+    {1, 2},
+    {1: 2},
+    2**80,
+    1.5,
+    Decimal("1.5"),
+    [1, [2]],
+    (1,),
+    "text",
+    b"x",
+    1j,
+    range(3),
+    {frozenset(range(1000))},
+    None,
+]
+COSTLY = {
+    "a fraction": "'{\"q\": [\"%s\", \"%s\"]}' % ('f' * 4_000_000, '7' * 4_000_000)",
+    "fractions": "'[' + ','.join(['{\"q\": [\"%s\", \"%s\"]}' % ('f' * 30_000, '7' * 30_000)] * 120) + ']'",
+    "a set": f"'{{\"s\": [' + {COLLIDING} + ']}}'",
+    "a set in a set": f"'{{\"s\": [{{\"f\": [' + {COLLIDING} + ']}}]}}'",
+    "a dict": f"'{{\"d\": [' + {PAIRS} + ']}}'",
+    "an integer": "'{\"i\": \"0x%s\"}' % ('f' * 2_000_000)",
+    "a decimal integer": "'7' * 2_000_000",
+    "a long float": "'0.' + '7' * 2_000_000",
+    "a decimal": "'{\"n\": \"%s\"}' % ('7' * 2_000_000)",
+    "a decimal with an exponent": '\'{"n": "1e999999999999999999"}\'',
+    "a signal": '\'{"n": "sNaN"}\'',
+    "a string": "'\"%s\"' % ('x' * 2_000_000)",
+    "escapes": "'\"%s\"' % ('\\\\u0001' * 300_000)",
+    "bytes": "'{\"b\": \"%s\"}' % ('00' * 1_000_000)",
+    "empty lists": "'[' + ','.join(['[]'] * 700_000) + ']'",
+    "empty objects": "'[' + ','.join(['{}'] * 700_000) + ']'",
+    "nesting": "'[' * 4_000_000 + ']' * 4_000_000",
+    "nested tuples": "'{\"t\": [' * 400 + ']}' * 400",
+    "a range": '\'{"r": [0, {"i": "0x%s"}, 1]}\' % (\'f\' * 4_000_000)',
+    "a range without steps": "'{\"r\": [0, 3, 0]}'",
+    "a complex": '\'{"c": [{"i": "0x%s"}, 0]}\' % (\'f\' * 4_000_000)',
+    "many tags": "'{' + ','.join('\"%d\": 0' % i for i in range(150_000)) + '}'",
+    "no json": "'nothing of the kind'",
+    "twin members": "'{\"s\": [1, 1]}'",
+    "twin keys": "'{\"d\": [[1, 2], [1, 2]]}'",
+    "half a pair": "'{\"d\": [[1]]}'",
+    "a list as member": "'{\"s\": [[1], [2]]}'",
+}
+
+
+def sender(form: str, kind: str = "ok") -> str:
+    """A program that writes such an answer past the runner's encoder."""
+    return (
+        f"import os\nDATA = ('{{\"{kind}\": ' + {COSTLY[form]} + '}}').encode()\n"
+        "def f(x):\n    view = memoryview(len(DATA).to_bytes(4, 'little') + DATA)\n"
+        "    while view: view = view[os.write(4, view):]\n    return 0\n"
+    )
+
+
+QUICK = Limits(wall_s=2, memory_mb=2048)
+
+
+@pytest.mark.parametrize("form", COSTLY)
+def test_no_answer_holds_the_grader_up(form: str) -> None:
+    began = time.monotonic()
+    result = Sandbox("landlock", limits=QUICK).run_calls(sender(form), [CallTest("f", [1], {1, 2})])
+    assert time.monotonic() - began < 20
+    assert not result.all_passed
+    assert len(result.detail) <= 500
+    answer = _frame(COSTLY[form])
+    for want in WANTED:
+        began = time.monotonic()
+        assert not same_value(answer, want)
+        assert time.monotonic() - began < 1
+    assert len(shown(answer, 500)) <= 500
+
+
+@pytest.mark.parametrize("form", ["a fraction", "nesting", "empty lists", "many tags"])
+def test_no_error_holds_the_grader_up(form: str) -> None:
+    began = time.monotonic()
+    sandbox = Sandbox("landlock", limits=QUICK)
+    assert not sandbox.run_calls(sender(form, "error"), [CallTest("f", [1], 1)]).all_passed
+    assert time.monotonic() - began < 20
+
+
+def _frame(expression: str) -> Any:
+    """The answer as the grader sees it; None where it cannot even be read."""
+    try:
+        return supervise.parsed(b'{"ok": ' + eval(expression).encode() + b"}")["ok"]
+    except (ValueError, RecursionError):
+        return {"refused": True}
+
+
+def test_as_large_an_answer_as_expected_is_compared_in_time() -> None:
+    """The worst a program can do with an answer of the right shape and size."""
+    prime = 2**61 - 1
+    hostile = [{"i": hex(k * prime)} for k in range(1, 50_001)]
+    honest = set(range(50_000))
+    began = time.monotonic()
+    assert not same_value({"s": hostile}, honest)
+    assert not same_value({"d": [[k, 0] for k in hostile]}, dict.fromkeys(honest, 0))
+    assert not same_value({"s": [{"f": hostile}]}, {frozenset(honest)})
+    assert time.monotonic() - began < 10
+    assert same_value({"s": [{"f": [2, 1.0, 0]}]}, {frozenset(range(3))})
+
+
+@pytest.mark.parametrize("form", ["a fraction", "a set", "an integer", "nesting", "empty lists"])
+def test_asserts_decode_within_the_clock(form: str) -> None:
+    began = time.monotonic()
+    result = Sandbox("landlock", limits=QUICK).run_asserts(sender(form), ["assert f(1) == 3"])
+    assert not result.all_passed
+    assert time.monotonic() - began < 20

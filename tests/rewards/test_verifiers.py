@@ -219,6 +219,21 @@ def test_a_verifier_that_exits_costs_its_sample(tmp_path: Path) -> None:
     assert "SystemExit" in str(score.error)
 
 
+def test_a_users_verifier_that_leaves_or_is_a_coroutine(tmp_path: Path) -> None:
+    file = tmp_path / "later.py"
+    file.write_text(
+        "import asyncio, sys\n"
+        "async def verify(text, answer):\n"
+        "    await asyncio.sleep(0)\n"
+        "    if text == 'leave':\n        sys.exit(0)\n"
+        "    return text == answer\n"
+    )
+    reward = rewards.verifier(f"{file}:verify", timeout_s=30.0, workers=1)
+    scores = score_safely(reward, [sample(t, answer="x") for t in ("x", "leave", "y")])
+    assert [s.value for s in scores] == [1.0, None, 0.0]
+    assert f"SystemExit: 0 ({file}:5, in verify)" in str(scores[1].error)
+
+
 # -- shaping ---------------------------------------------------------------------------------------
 
 

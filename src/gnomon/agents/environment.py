@@ -9,6 +9,7 @@ from typing import Any
 from gnomon.agents.protocol import Action, Observation
 from gnomon.agents.tools import Tool, ToolError
 from gnomon.data.records import Message, Prompt
+from gnomon.rewards.failure import settled
 
 
 class ToolEnvironment:
@@ -44,7 +45,7 @@ class ToolEnvironment:
             if function is None:
                 raise TypeError(f"tool {call.name!r} has no function, and step() is not overridden")
             try:
-                said, failed = function(**call.arguments), 0
+                said, failed = settled(function(**call.arguments)), 0
             except ToolError as error:
                 said, failed = f"error: {error}", 1
             messages = (*seen.messages, Message("tool", str(said)))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from gnomon.errors import RunError
+from gnomon.rewards.failure import is_interrupt, said, settled
 
 T = TypeVar("T")
 
@@ -31,8 +32,10 @@ def guarded(
             after another, without a limit.
         workers: jobs that run at the same time.
 
+    A job may return an awaitable, which is awaited.
+
     Raises:
-        RunError: a job says that the run must stop.
+        RunError, KeyboardInterrupt: a job says that the run must stop.
     """
     if timeout_s is None:
         return [_call(job) for job in jobs]
@@ -44,11 +47,12 @@ def guarded(
 
 def _call(job: Callable[[], T]) -> T | StepError:
     try:
-        return job()
-    except RunError:
-        raise
-    except (Exception, SystemExit) as error:
-        return StepError(f"{type(error).__name__}: {error}")
+        result: T = settled(job())
+        return result
+    except BaseException as error:
+        if isinstance(error, RunError) or is_interrupt(error):
+            raise
+        return StepError(said(error))
 
 
 class _Board:
@@ -60,7 +64,7 @@ class _Board:
         self.results: dict[int, Any] = {}
         self.running: dict[int, float] = {}
         self.next = 0
-        self.stop: RunError | None = None
+        self.stop: BaseException | None = None
         self.changed = threading.Condition()
 
     def hire(self) -> None:
@@ -75,11 +79,11 @@ class _Board:
                 self.next += 1
                 self.running[mine] = time.monotonic()
             result: Any
-            stop: RunError | None = None
+            stop: BaseException | None = None
             try:
                 result = _call(self.jobs[mine])
-            except RunError as error:
-                result, stop = StepError(str(error)), error
+            except BaseException as error:  # the run must stop: said by whoever waits
+                result, stop = StepError(said(error)), error
             with self.changed:
                 if mine in self.results:
                     return  # given up on, and replaced

@@ -11,6 +11,7 @@ from typing import Any
 from gnomon.agents.protocol import Environment
 from gnomon.agents.tools import Tool
 from gnomon.errors import ConfigError
+from gnomon.rewards.failure import is_interrupt, said, settled
 from gnomon.rewards.function import load_function
 from gnomon.rewards.verifiers.adapter import load_factory
 
@@ -65,12 +66,10 @@ def _try(name: str, make: Callable[[], Environment]) -> None:
     """Make one, so that what is wrong with it is known before anything is trained."""
     try:
         environment = make()
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"environment {name!r} could not be made: {type(error).__name__}: {error}"
-        ) from error
+    except BaseException as error:
+        if isinstance(error, ConfigError) or is_interrupt(error):
+            raise
+        raise ConfigError(f"environment {name!r} could not be made: {said(error)}") from error
     lacking = [m for m in ("reset", "step", "close") if not callable(getattr(environment, m, None))]
     tools = getattr(environment, "tools", None)
     if lacking or tools is None:
@@ -84,4 +83,10 @@ def _try(name: str, make: Callable[[], Environment]) -> None:
             f"environment {name!r}: its tools must be Tool objects, not {str(wrong[0])[:60]!r}; "
             "use Tool.of(function)"
         )
-    environment.close()
+    close: Callable[[], Any] = environment.close
+    try:
+        settled(close())
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        raise ConfigError(f"environment {name!r} could not be closed: {said(error)}") from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+import numpy as np
+
 from gnomon.algorithms.episodes import written
 from gnomon.algorithms.rollouts import Rollout
 from gnomon.evals.statistics import pass_at_k
@@ -28,6 +30,30 @@ def right_answers(rollouts: Sequence[Rollout]) -> list[list[bool | None]] | None
         if not {v for row in values for v in row if v is not None} <= {0.0, 1.0}:
             return None
     return [[None if v is None else v > 0.5 for v in row] for row in values]
+
+
+def no_signal(rollouts: Sequence[Rollout], *, within_groups: bool) -> str | None:
+    """Why an iteration's rewards teach nothing, in words; None where they teach something.
+
+    Args:
+        within_groups: only differences between responses to the same prompt count.
+    """
+    rewards = [[s.value for s in r.scores if s.value is not None] for r in rollouts]
+    values = [v for row in rewards for v in row]
+    if len(values) < 2 or (_differ(values) and not within_groups):
+        return None
+    if within_groups and any(map(_differ, rewards)):
+        return None
+    if len(set(values)) == 1:
+        return f"all {len(values)} rewards are {values[0]:g}"
+    if all(len(set(row)) < 2 for row in rewards):
+        return "the rewards of each prompt's responses are all equal"
+    return f"the rewards (around {values[0]:g}) differ by less than float32 can tell apart"
+
+
+def _differ(values: Sequence[float]) -> bool:
+    """Whether the values differ in float32, which they are trained on in."""
+    return len(set(np.asarray(values, dtype=np.float32).tolist())) > 1
 
 
 def group_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:

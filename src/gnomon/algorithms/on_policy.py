@@ -7,6 +7,7 @@ A method gives ``annotate`` (what each token carries into the loss) and ``loss``
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from gnomon.algorithms.episodes import (
     with_returns,
     written,
 )
+from gnomon.algorithms.group_metrics import no_signal
 from gnomon.algorithms.prefetch import Prefetch
 from gnomon.algorithms.rollout_state import pack_rollouts, unpack_rollouts
 from gnomon.algorithms.rollouts import (
@@ -45,7 +47,7 @@ from gnomon.data.records import TokenGroup
 from gnomon.data.sampler import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
 from gnomon.evals.statistics import mean_interval, wilson_interval
-from gnomon.rewards.guard import score_safely
+from gnomon.rewards.guard import score_safely, trainable
 from gnomon.rewards.human import Rounds
 from gnomon.rewards.protocol import Sample
 from gnomon.rollout.protocol import Completion, Request
@@ -82,6 +84,7 @@ class OnPolicy(Algorithm):
         self.sampler = Sampler(len(ingredients.prompts), ingredients.batch_size, ingredients.seed)
         self.on_progress: Callable[[int, int], None] | None = None
         self.prefetch = self._prefetch()
+        self._warned_of_no_signal = False
 
     # -- what a method gives ----------------------------------------------------------------------
 
@@ -116,6 +119,7 @@ class OnPolicy(Algorithm):
             rollouts, written_by = taken.rollouts, taken.weights
             ahead = {"staleness": float(iteration - written_by), "rollout_wait": taken.seconds}
         self._check_errors(rollouts, iteration)
+        self._warn_of_no_signal(rollouts, iteration)
         learned = self.learnable(rollouts, iteration)
         annotated = self.annotate(learned.groups, temperature)
         metrics = rollout_metrics(rollouts) | dict(learned.metrics) | dict(annotated.metrics)
@@ -213,6 +217,7 @@ class OnPolicy(Algorithm):
         if environment is not None:
             flat = [c for row in completions for c in row]
             scores = with_returns(environment.name, flat, None if reward is None else scores)
+        scores = [trainable(score) for score in scores]
         observed = {o.name: score_safely(o, finished) for o in self.ingredients.observers}
         out: list[Rollout] = []
         for i, (prompt, row) in enumerate(zip(prompts, completions, strict=True)):
@@ -267,6 +272,26 @@ class OnPolicy(Algorithm):
                 f"first: {failed[0]}\nAll of them are in samples.parquet, column error. Mend the "
                 "reward and go on with --resume; nothing saved is lost.",
                 sample_rows(rollouts),
+            )
+
+    @property
+    def compares_within_groups(self) -> bool:
+        """Whether only differences between responses to the same prompt teach anything."""
+        return self.min_samples > 1
+
+    def _warn_of_no_signal(self, rollouts: Sequence[Rollout], iteration: int) -> None:
+        """Say, the first time it happens, that an iteration's rewards teach nothing."""
+        if self._warned_of_no_signal:
+            return
+        problem = no_signal(rollouts, within_groups=self.compares_within_groups)
+        if problem is not None:
+            self._warned_of_no_signal = True
+            warnings.warn(
+                f"iteration {iteration + 1}: {problem}, so the policy learns nothing from its "
+                "reward here. If that goes on, look at samples.parquet: the reward may not tell "
+                "answers apart, or the prompts may be too easy or too hard, or the temperature "
+                "too low. (Said once; the metric zero_spread counts on.)",
+                stacklevel=2,
             )
 
     def _minibatches(self, groups: Sequence[TokenGroup], iteration: int) -> list[Minibatch]:

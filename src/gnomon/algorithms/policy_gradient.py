@@ -84,6 +84,10 @@ class PolicyGradient(OnPolicy):
         self._mean_reward = 0.0
         self._weight_max = RunningMax("importance_max")
 
+    @property
+    def compares_within_groups(self) -> bool:
+        return self.settings.baseline in GROUP_BASELINES
+
     @classmethod
     def stale_problem(cls, settings: Any) -> str | None:
         if settings.importance_correction == "off":

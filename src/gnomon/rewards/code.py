@@ -102,6 +102,14 @@ class CodeReward:
         code = extract_code(sample.text)
         return self._plan(sample.prompt)(code)
 
+    def problem(self, prompt: Prompt) -> str | None:
+        """Why programs cannot be tested on this prompt, found without running one; else None."""
+        try:
+            self._plan(prompt)
+        except BadTestsError as error:
+            return str(error)
+        return None
+
     def _score(self, result: Any) -> Score:
         if isinstance(result, Exception):
             return Score(None, error=f"{type(result).__name__}: {result}")
@@ -114,19 +122,22 @@ class CodeReward:
 
     def _plan(self, prompt: Prompt) -> Callable[[str], Result]:
         meta = prompt.meta
-        if "test" in meta and "entry_point" in meta:
-            return partial(self._humaneval, str(meta.get("prompt", "")), meta)
-        if "test_list" in meta:
+        if meta.get("test") and meta.get("entry_point"):
+            return partial(self._humaneval, str(meta.get("prompt") or ""), meta)
+        if meta.get("test_list"):
+            if isinstance(meta["test_list"], str):
+                raise BadTestsError(f"{_where(prompt)}: test_list is text, not a list of asserts")
             setup = str(meta.get("test_setup_code") or "")
             parts = [str(part) for part in meta["test_list"]]
             return partial(self.sandbox.run_asserts, parts=parts, setup=setup)
         tests = meta.get("tests")
         if isinstance(tests, Sequence) and not isinstance(tests, str) and tests:
             return self._listed(tests, prompt)
-        found = ", ".join(sorted(meta)) or "nothing"
+        found = ", ".join(sorted(map(str, meta))) or "nothing"
         raise BadTestsError(
-            f"{_where(prompt)}: no tests in meta: give test + entry_point, test_list, or a list "
-            f"under tests; it has {found}"
+            f"{_where(prompt)}: no tests in its fields ({found}), so no program can pass: the code "
+            "reward needs test + entry_point (HumanEval), test_list (MBPP), or tests, a list of "
+            "{input, output} or {function, args, expected}"
         )
 
     def _humaneval(self, prefix: str, meta: Mapping[str, Any], code: str) -> Result:
@@ -140,7 +151,8 @@ class CodeReward:
 
     def _listed(self, tests: Sequence[Any], prompt: Prompt) -> Callable[[str], Result]:
         try:
-            if all("input" in test and "output" in test for test in tests):
+            # columnar files fill fields up with None
+            if all(t.get("input") is not None and t.get("output") is not None for t in tests):
                 inputs = [InputTest(str(t["input"]), str(t["output"])) for t in tests]
                 return partial(
                     self.sandbox.run_inputs, tests=inputs, stop_early=self.score == "all"
@@ -148,16 +160,19 @@ class CodeReward:
             calls = [
                 CallTest(
                     str(t.get("function") or prompt.meta.get("entry_point") or ""),
-                    t["args"],
+                    list(t["args"] or ()),
                     t["expected"],
-                    t.get("kwargs", {}),
+                    t.get("kwargs") or {},
                 )
                 for t in tests
             ]
             if all(call.function for call in calls):
                 return partial(self.sandbox.run_calls, tests=calls, rel_tol=self.rel_tol)
         except (KeyError, TypeError, AttributeError) as error:
-            raise BadTestsError(f"{_where(prompt)}: a test in meta lacks {error}") from error
+            raise BadTestsError(
+                f"{_where(prompt)}: a test is neither input and output nor function, args and "
+                f"expected ({type(error).__name__}: {error})"
+            ) from error
         raise BadTestsError(f"{_where(prompt)}: tests of calls name a function (or entry_point)")
 
 

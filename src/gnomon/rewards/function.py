@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.errors import ConfigError
+from gnomon.rewards.failure import FailedError, all_settled, is_interrupt, place, settled
+from gnomon.rewards.guard import number
 from gnomon.rewards.protocol import Reward, Sample, Score
 
 
@@ -20,8 +22,9 @@ class FunctionReward:
     """Wraps ``function(samples) -> list``: floats, None, Scores, or (value, parts) pairs.
 
     The function gets the whole batch of :class:`Sample` and answers with one item per sample, in
-    order; an array or tensor of numbers will do. What it raises, and every item that is no number,
-    is kept as the error of the sample it belongs to.
+    order; an array or tensor of shape [n] or [n, 1] will do, and so will an iterator. It may be a
+    coroutine function, or answer with one awaitable per sample. What it raises, and every item that
+    is no number, is kept as the error of the sample it belongs to.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> None:
@@ -30,19 +33,30 @@ class FunctionReward:
         self.options = dict(options)
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
-        result = self.function(samples, **self.options)
-        if hasattr(result, "tolist"):  # numpy arrays and tensors
-            result = result.tolist()
-        if not isinstance(result, Sequence) or isinstance(result, str):
+        result = _listed(settled(self.function(samples, **self.options)))
+        if not isinstance(result, Sequence) or isinstance(result, str | bytes):
             raise TypeError(
                 f"returned {type(result).__name__}, expected a list with one reward per sample"
             )
-        return [_as_score(item) for item in result]
+        return [_as_score(item) for item in all_settled(result)]
+
+
+def _listed(result: Any) -> Any:
+    """Arrays, tensors, columns of data frames and iterators as lists; the rest as it is."""
+    if hasattr(result, "to_numpy") and not hasattr(result, "tolist"):  # a data frame
+        result = result.to_numpy()
+    shape: Sequence[int] = getattr(result, "shape", ())
+    if hasattr(result, "tolist"):
+        column = len(shape) == 2 and shape[1] == 1
+        return (result.reshape(-1) if column else result).tolist()
+    return list(result) if isinstance(result, Iterator) else result
 
 
 def _as_score(item: Any) -> Score:
     if isinstance(item, Score):
         return item
+    if isinstance(item, FailedError):
+        return Score(None, error=str(item))
     if item is None:
         return Score(None, error="the function returned None for this sample")
     value: Any = item
@@ -50,10 +64,8 @@ def _as_score(item: Any) -> Score:
     if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Mapping):
         value, parts = item
     try:
-        if isinstance(value, str):
-            raise TypeError("text is no reward")
-        return Score(float(value), {str(k): float(v) for k, v in parts.items()})
-    except (TypeError, ValueError):
+        return Score(number(value), {str(k): number(v) for k, v in parts.items()})
+    except (TypeError, ValueError, OverflowError):
         return Score(None, error=f"the function returned {_short(item)} for this sample")
 
 
@@ -80,7 +92,9 @@ def load_function(reference: str, base: Path, what: str = "reward function") -> 
         file = base / where if where.endswith(".py") else None
         with _importable(base if file is None else file.parent):
             module = importlib.import_module(where) if file is None else _load_file(file)
-    except (Exception, SystemExit) as error:  # a user's module may raise anything at import
+    except BaseException as error:  # a user's module may raise anything at import
+        if is_interrupt(error):
+            raise
         raise ConfigError(f"{what} {reference!r}: cannot import {where}: {_said(error)}") from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -106,7 +120,9 @@ def function_reward(reference: str, base: Path, options: Mapping[str, Any], name
     try:
         reward: Reward = found(**options)
         reward.name = name
-    except Exception as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         raise ConfigError(
             f"reward class {reference!r} could not be made: {_said(error)}"
         ) from error
@@ -135,7 +151,8 @@ def _importable(folder: Path) -> Iterator[None]:
 
 def _said(error: BaseException) -> str:
     said = f"{error}" if isinstance(error, ImportError | SyntaxError | OSError) else repr(error)
-    return said or type(error).__name__
+    where = place(error)
+    return (said or type(error).__name__) + (f" ({where})" if where else "")
 
 
 def _load_file(path: Path) -> Any:

@@ -12,7 +12,8 @@ and ``queue/round-001.labels.jsonl``, which people write, a line or more for eac
     {"id": "001-0001", "better": "r1", "worse": "r2"}            or "tie": true
     {"id": "001-0001", "skip": true}                             cannot be judged
 
-Several judgements of the same two responses are a vote.
+Several judgements of the same two responses are a vote, in which each counts its ``weight`` (1
+where none is given; 0 takes it out).
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class HumanQueue:
         self.name = "human_queue"
         self.folder = Path("queue") if folder is None else folder
         self.number = 1
-        self._said: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
+        self._said: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
 
     @property
     def file(self) -> Path:
@@ -164,7 +165,7 @@ class HumanQueue:
     def _read(self, asked: Sequence[Mapping[str, Any]]) -> None:
         """Fill in what the labels say, or pause until all are there."""
         rows = {str(row["id"]): row for row in asked}
-        judged: dict[str, list[tuple[str, str, int]]] = {}
+        judged: dict[str, list[tuple[str, str, float]]] = {}
         for number, label in self._labels():
             try:
                 name = str(label.get("id"))
@@ -178,7 +179,7 @@ class HumanQueue:
         if missing:
             raise RunPaused(self._request(len(rows), missing))
         for name, row in rows.items():
-            votes: dict[tuple[str, str], int] = {}
+            votes: dict[tuple[str, str], float] = {}
             for a, b, won in judged[name]:
                 pair, sign = ((a, b), won) if (b, a) not in votes else ((b, a), -won)
                 votes[pair] = votes.get(pair, 0) + sign
@@ -218,8 +219,8 @@ def _row_key(row: Mapping[str, Any]) -> tuple[str, str]:
     return str(row["prompt_id"]), json.dumps([row.get("prompt"), turns])
 
 
-def _judgements(row: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[str, str, int]]:
-    """(text, other text, +1 won or 0 tied) for each pair that a label judges.
+def _judgements(row: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """(text, other text, its vote: 0 for a tie) for each pair that a label judges.
 
     Raises:
         RowError: it judges nothing, or not in a way that can be understood.
@@ -248,7 +249,11 @@ def _judgements(row: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[
     comparisons = said.comparisons or comparisons_from_ranks(
         [r for r in said.ranks if r is not None]
     )
-    return [(texts[c.better], texts[c.worse], 0 if c.tie else 1) for c in comparisons]
+    return [
+        (texts[c.better], texts[c.worse], 0.0 if c.tie else c.weight)
+        for c in comparisons
+        if c.weight > 0
+    ]
 
 
 def _rank(responses: Sequence[dict[str, Any]], ranks: Any) -> None:

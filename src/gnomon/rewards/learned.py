@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Literal
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.records import TokenGroup, TokenResponse
+from gnomon.errors import ConfigError
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.roles import Role
 from gnomon.rewards.protocol import Sample, Score
@@ -29,6 +31,9 @@ class LearnedReward:
             mean - std_coef * std over the members (uncertainty-weighted; the population std).
         encode: turns a sample into (prompt ids, response ids) for a reward model whose tokenizer is
             not the policy's; by default the very tokens the policy saw and wrote are scored.
+
+    Raises:
+        ConfigError: no members, an unknown ensemble, or a std_coef that is not finite.
     """
 
     def __init__(
@@ -42,6 +47,12 @@ class LearnedReward:
         tokens_per_microbatch: int = 8192,
         encode: Encode | None = None,
     ) -> None:
+        if not members:
+            raise ConfigError(f"{name}: a learned reward needs a reward model")
+        if ensemble not in ("mean", "min", "mean-std"):
+            raise ConfigError(f"{name}: ensemble is mean, min or mean-std, not {ensemble!r}")
+        if not math.isfinite(std_coef):
+            raise ConfigError(f"{name}: std_coef is {std_coef}, not a number")
         self.members = list(members)
         self.normaliser = normaliser
         self.name = name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +14,16 @@ from typing import Any
 
 from gnomon.rewards.sandbox import backends, supervise
 from gnomon.rewards.sandbox.backends import SandboxError
+from gnomon.rewards.sandbox.compare import same_value, shown
 from gnomon.rewards.sandbox.inside import codec, wire
 from gnomon.rewards.sandbox.limits import Limits, Outcome
 
 _ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"} | {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")
 }
+_ROOM, _ROOM_FACTOR = 2**16, 16
+"""An answer may have so many bytes, and so many times those of the one expected; none that is right
+has more, and reading a longer one would only cost the grader."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +155,28 @@ class Sandbox:
                 }
                 for t in tests
             ]
-            expected = [codec.decode(codec.encode(t.expected)) for t in tests]
+            coded = [codec.encode(t.expected) for t in tests]
+            expected = [codec.decode(value) for value in coded]
         except codec.UnsupportedError as error:
             raise BadTestsError(f"a test's values: {error}") from error
-        outcome = self._run(source, "calls", [wire.frame(calls)])
-        passed: list[bool] = []
-        detail = ""
-        for frame, want in zip(outcome.frames, expected, strict=False):
-            good, said = _call_passed(frame, want, rel_tol)
-            passed.append(good)
-            detail = detail or said
+        rooms = [_ROOM + _ROOM_FACTOR * len(wire.frame(value)) for value in coded]
+        rooms.append(_ROOM)  # of the runner's farewell
+        verdicts: list[tuple[bool, str]] = []
+
+        def judged(data: bytes) -> Any:
+            message = supervise.parsed(data) if len(data) <= rooms[len(verdicts)] else None
+            if message is not None and "answer" not in message:
+                return message
+            if message is None:
+                verdicts.append((False, f"the answer is too long: {len(data):,} bytes"))
+            else:
+                want = expected[len(verdicts)]
+                verdicts.append(_call_passed(message["answer"], want, rel_tol))
+            return {"judged": len(verdicts)}
+
+        outcome = self._run(source, "calls", [wire.frame(calls)], read=judged)
+        detail = next((said for good, said in verdicts if not good), "")
+        passed = [good for good, _ in verdicts]
         return _result(passed, len(tests), outcome, str(outcome.verdict), detail)
 
     def run_asserts(
@@ -226,6 +241,7 @@ class Sandbox:
         *,
         tests: int = 1,
         enough: supervise.Stop | None = None,
+        read: supervise.Read = supervise.parsed,
     ) -> Outcome:
         limits, uid = self.limits, self.backend.uid()
         job: dict[str, Any] = {
@@ -245,6 +261,7 @@ class Sandbox:
             "seconds": seconds,
             "max_bytes": 2 * wire.MAX_FRAME + 8 * limits.output_kb * 1024 * tests,
             "enough": enough,
+            "read": read,
         }
         command = self.backend.command(limits, self.read_paths)
         if self.backend.name == "bubblewrap":
@@ -321,37 +338,15 @@ def _input_detail(frame: Mapping[str, Any]) -> str:
     return f"wrote {frame['out'][:200]!r}"
 
 
-def _call_passed(frame: Any, want: Any, rel_tol: float) -> tuple[bool, str]:
-    answer = frame.get("answer") if isinstance(frame, dict) else None
+def _call_passed(answer: Any, want: Any, rel_tol: float) -> tuple[bool, str]:
+    """Whether a call's answer is the one expected; if not, what it was, in words."""
     if not isinstance(answer, dict) or "ok" not in answer:
         error = answer.get("error") if isinstance(answer, dict) else None
-        return False, ": ".join(map(str, error))[:500] if isinstance(error, list) else "no answer"
-    try:  # what a program answers must not be able to stop us: huge numbers, endless nesting
-        got = codec.decode(answer["ok"])
-        good = same_value(got, want, rel_tol)
-        return good, "" if good else f"gave {got!r}"[:500]
-    except Exception as error:
-        return False, f"the answer cannot be compared: {type(error).__name__}: {error}"[:500]
-
-
-def same_value(got: Any, want: Any, rel_tol: float = 0.0) -> bool:
-    """Equality of plain values: numbers within ``rel_tol``, True is not 1, nan equals nan."""
-    if isinstance(got, bool) or isinstance(want, bool) or got is None or want is None:
-        return type(got) is type(want) and got == want
-    if isinstance(got, float) and isinstance(want, float | int):
-        same_nan = math.isnan(got) and isinstance(want, float) and math.isnan(want)
-        return same_nan or (got == want or math.isclose(got, want, rel_tol=rel_tol))
-    if isinstance(want, float) and isinstance(got, int):
-        return got == want or math.isclose(got, want, rel_tol=rel_tol)
-    if isinstance(want, list | tuple):
-        if type(got) is not type(want) or len(got) != len(want):
-            return False
-        return all(same_value(g, w, rel_tol) for g, w in zip(got, want, strict=True))
-    if isinstance(want, dict):
-        if not isinstance(got, dict) or got.keys() != want.keys():
-            return False
-        return all(same_value(got[k], want[k], rel_tol) for k in want)
-    return type(got) is type(want) and bool(got == want)
+        if not isinstance(error, list) or not all(isinstance(part, str) for part in error):
+            return False, "no answer"
+        return False, ": ".join(part[:500] for part in error)[:500]
+    good = same_value(answer["ok"], want, rel_tol)
+    return good, "" if good else f"gave {shown(answer['ok'], 500)}"[:500]
 
 
 def _result(
@@ -364,4 +359,12 @@ def _result(
     return Result([*passed, *rest], verdict, detail, outcome.seconds)
 
 
-__all__ = ["BadTestsError", "CallTest", "InputTest", "Result", "Sandbox", "SandboxError"]
+__all__ = [
+    "BadTestsError",
+    "CallTest",
+    "InputTest",
+    "Result",
+    "Sandbox",
+    "SandboxError",
+    "same_value",
+]

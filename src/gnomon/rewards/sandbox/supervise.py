@@ -24,9 +24,30 @@ START_S = 30.0
 _TICK_S = 0.1
 _MAX_ENTRIES = 20_000
 _STDERR = 4000
+_MAX_DIGITS = 20
 
 Watch = Callable[[], bool]
 Stop = Callable[[Any], bool]
+Read = Callable[[bytes], Any]
+
+
+def parsed(data: bytes) -> Any:
+    """The frame in ``data``, in time proportional to its size.
+
+    Raises:
+        ValueError, RecursionError: it is none of the runner's.
+    """
+    message = json.loads(data, parse_int=_small)
+    if not isinstance(message, dict):
+        raise ValueError("no frame")
+    return message
+
+
+def _small(digits: str) -> int:
+    """The codec writes large integers in hexadecimal; long decimal ones take quadratic time."""
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def supervise(
@@ -38,6 +59,7 @@ def supervise(
     max_bytes: int,
     overfull: Watch | None = None,
     enough: Stop | None = None,
+    read: Read = parsed,
 ) -> Outcome:
     """Run ``command``, write ``job`` to it, collect its frames; then kill all that is left of it.
 
@@ -46,6 +68,7 @@ def supervise(
         max_bytes: of reports; more is cut off.
         overfull: asked now and then; True kills the run (too much written to the disk).
         enough: asked for every frame; True ends the run early (one test failed, say).
+        read: makes a message of a frame's bytes, which may hold a program's own: outside the clock.
 
     Raises:
         SandboxError: the sandbox did not come up.
@@ -64,7 +87,7 @@ def supervise(
     except OSError as error:
         raise SandboxError(f"the sandbox cannot be started: {error}") from error
     try:
-        reader = _Reader(process, job, max_bytes, enough)
+        reader = _Reader(process, job, max_bytes, enough, read)
         verdict = reader.run(seconds, overfull)
     finally:
         _end(process)
@@ -101,7 +124,12 @@ class _Reader:
     """Writes the job and reads frames, never blocking and never reading without bound."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], job: bytes, max_bytes: int, enough: Stop | None
+        self,
+        process: subprocess.Popen[bytes],
+        job: bytes,
+        max_bytes: int,
+        enough: Stop | None,
+        read: Read,
     ) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -112,6 +140,7 @@ class _Reader:
         self.total = 0
         self.max_bytes = max_bytes
         self.enough = enough
+        self.read = read
         self.frames: list[Any] = []
         self.stderr = b""
 
@@ -178,7 +207,7 @@ class _Reader:
             if len(self.buffer) < 4 + size:
                 return None
             try:
-                message = json.loads(self.buffer[4 : 4 + size])
+                message = self.read(bytes(self.buffer[4 : 4 + size]))
             except (ValueError, RecursionError):
                 return "died"
             del self.buffer[: 4 + size]

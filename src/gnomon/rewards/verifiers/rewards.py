@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.errors import ConfigError
+from gnomon.rewards.failure import called
 from gnomon.rewards.function import load_function
 from gnomon.rewards.verifiers.adapter import VerifierReward
 from gnomon.rewards.verifiers.extract import check_methods
@@ -193,6 +194,6 @@ def user_verifier(function: str, options: Mapping[str, Any]) -> Callable[[str, A
     found = load_function(function, Path.cwd())
 
     def verify(text: str, answer: Any) -> Any:
-        return found(text, answer, **options)
+        return called(found, text, answer, **options)
 
     return verify

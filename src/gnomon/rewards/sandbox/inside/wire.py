@@ -40,7 +40,7 @@ def receive(fd: int, limit: int = MAX_FRAME) -> Any:
         raise ClosedError(f"a frame of {size} bytes, more than {limit}")
     try:
         return json.loads(read_exactly(fd, size))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise ClosedError(f"not a frame: {error}") from error
 
 

@@ -1,22 +1,37 @@
 """The instruction kinds: each with its parameters, its words in the prompt and its check.
 
 Most follow IFEval (Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models",
-table 1); counts are of our own ``words`` and ``sentences``, without outside tokenizers.
+table 1). A check does what its sentence in the prompt says, as a careful reader understands it;
+where IFEval's own checkers do something else, docs/rewards.md says so and why.
 """
 
 from __future__ import annotations
 
-import json
-import re
+from itertools import takewhile
 
-from gnomon.rewards.verifiers.instructions.kinds import (
-    Params,
+from gnomon.rewards.verifiers.instructions.counting import (
+    COMMAS,
+    FULL_STOPS,
+    QUESTION_MARKS,
     count_word,
-    kind,
     listed,
     paragraphs,
     sentences,
     words,
+)
+from gnomon.rewards.verifiers.instructions.kinds import kind
+from gnomon.rewards.verifiers.instructions.layout import (
+    bare,
+    bullets,
+    has_postscript,
+    has_title,
+    highlights,
+    json_object,
+    numbers,
+    placeholders,
+    sections,
+    star_parts,
+    wrapped,
 )
 
 WORDS = [
@@ -76,7 +91,7 @@ kind(
     "parts_with_stars",
     lambda r: {"n": r.randint(2, 4)},
     "Write {n} paragraphs and separate them with ***",
-    lambda t, p: len([x for x in re.split(r"\s*\*\*\*\s*", t) if x.strip()]) == p["n"],
+    lambda t, p: len(star_parts(t)) == p["n"] and all(map(words, star_parts(t))),
     clashes="layout size choice",
 )
 
@@ -121,21 +136,21 @@ kind(
     "lowercase",
     lambda r: {},
     "Write in lowercase letters only, without any capital.",
-    lambda t, p: t == t.lower(),
+    lambda t, p: t == t.lower() != t.upper(),
     clashes="case frame json",
 )
 kind(
     "uppercase",
     lambda r: {},
     "Write in CAPITAL LETTERS only.",
-    lambda t, p: t == t.upper(),
+    lambda t, p: t == t.upper() != t.lower(),
     clashes="case frame json",
 )
 kind(
     "capital_words",
     lambda r: {"n": r.randint(2, 5)},
     "Write at least {n} words entirely in capital letters.",
-    lambda t, p: sum(w.isupper() and len(w) > 1 for w in words(t)) >= p["n"],
+    lambda t, p: sum(w.isupper() and sum(map(str.isalpha, w)) > 1 for w in words(t)) >= p["n"],
     clashes="case choice",
 )
 
@@ -145,130 +160,122 @@ kind(
     "no_commas",
     lambda r: {},
     "Do not use any commas.",
-    lambda t, p: "," not in t,
+    lambda t, p: not set(COMMAS) & set(t),
     clashes="frame json",
 )
 kind(
     "no_full_stops",
     lambda r: {},
     "Do not use any full stops (periods).",
-    lambda t, p: "." not in t,
+    lambda t, p: not set(FULL_STOPS) & set(t),
     clashes="frame sentences layout",
 )
+
+
+def _is_question(sentence: str) -> bool:
+    tail = takewhile(lambda c: not c.isalnum(), reversed(sentence))
+    return any(c in QUESTION_MARKS for c in tail)
+
+
 kind(
     "ask_question",
     lambda r: {"n": r.randint(1, 3)},
     "Ask at least {n} question(s), each ending in a question mark.",
-    lambda t, p: sum(s.rstrip("\"'”)*").endswith("?") for s in sentences(t)) >= p["n"],
+    lambda t, p: sum(map(_is_question, sentences(t))) >= p["n"],
     clashes="sentences json choice",
 )
 kind(
     "in_quotes",
     lambda r: {},
     "Put your whole answer inside double quotation marks.",
-    lambda t, p: len(t.strip()) > 2 and t.strip()[0] == t.strip()[-1] == '"',
+    lambda t, p: wrapped(t),
     clashes="frame json",
 )
 
 # -- layout ----------------------------------------------------------------------------------------
 
-
-def _items(text: str, pattern: str) -> list[str]:
-    return [m for m in re.findall(pattern, text, re.MULTILINE) if words(m)]
-
-
 kind(
     "bullets_exactly",
     lambda r: {"n": r.randint(2, 6)},
     "Give exactly {n} bullet points, each on its own line starting with * or -",
-    lambda t, p: len(_items(t, r"^\s*[*-]\s+(.+)$")) == p["n"],
+    lambda t, p: len(bullets(t)) == p["n"],
     clashes="layout json choice",
 )
 kind(
     "numbered_exactly",
     lambda r: {"n": r.randint(2, 6)},
     "Give a numbered list of exactly {n} items (1. 2. and so on).",
-    lambda t, p: (
-        [int(i) for i in re.findall(r"^\s*(\d+)[.)]\s+\w", t, re.MULTILINE)]
-        == list(range(1, p["n"] + 1))
-    ),
+    lambda t, p: numbers(t) == list(range(1, p["n"] + 1)),
     clashes="layout json choice",
 )
 kind(
     "title",
     lambda r: {},
     "Give your answer a title in double angle brackets, such as <<title>>.",
-    lambda t, p: bool(re.search(r"<<[^<>\n]*\w[^<>\n]*>>", t)),
+    lambda t, p: has_title(t),
     clashes="json choice",
 )
 kind(
     "highlights",
     lambda r: {"n": r.randint(1, 4)},
     "Highlight at least {n} part(s) of your answer with stars, like *this*.",
-    lambda t, p: len(set(re.findall(r"(?<!\*)\*([^*\n]*\w[^*\n]*)\*(?!\*)", t))) >= p["n"],
+    lambda t, p: highlights(t) >= p["n"],
     clashes="layout json choice",
 )
 kind(
     "placeholders",
     lambda r: {"n": r.randint(1, 3)},
     "Include at least {n} placeholder(s) in square brackets, such as [name].",
-    lambda t, p: len(set(re.findall(r"\[[^\[\]\n]*\w[^\[\]\n]*\]", t))) >= p["n"],
+    lambda t, p: len(placeholders(t)) >= p["n"],
     clashes="json choice",
 )
 kind(
     "sections",
     lambda r: {"n": r.randint(2, 4)},
     "Divide your answer into {n} sections, headed Section 1, Section 2 and so on.",
-    lambda t, p: (
-        [int(i) for i in re.findall(r"^\W*section\s+(\d+)", t, re.MULTILINE | re.I)]
-        == list(range(1, p["n"] + 1))
-    ),
+    lambda t, p: sections(t) == list(range(1, p["n"] + 1)),
     clashes="layout json size choice",
 )
 kind(
     "postscript",
     lambda r: {},
     "Add a postscript at the end that starts with P.S.",
-    lambda t, p: (
-        bool(re.search(r"^\W*p\.\s?s\.\s*\W*\w[^\n]*\s*$", t, re.MULTILINE | re.I))
-        and bool(words(t[: t.lower().rfind("p.")]))
-    ),
+    lambda t, p: has_postscript(t),
     clashes="ending layout json choice",
 )
-
-
-def _is_json(text: str, params: Params) -> bool:
-    body = re.fullmatch(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", text, re.DOTALL | re.IGNORECASE)
-    try:
-        value = json.loads(body[1] if body else text)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and set(params["keys"]) <= set(value)
-
-
 kind(
     "json_object",
     lambda r: {"keys": r.sample(("answer", "reason", "topic", "summary", "confidence"), 2)},
     lambda p: f"Answer with a JSON object only; it must have the keys {listed(p['keys'])}.",
-    _is_json,
+    lambda t, p: set(p["keys"]) <= set(json_object(t) or ()) and json_object(t) is not None,
     clashes="layout frame json ending opening choice",
     short=True,
 )
 
 # -- beginning and end -----------------------------------------------------------------------------
 
+
+def _stands(text: str, phrase: str, *, first: bool) -> bool:
+    """Whether the text begins (or ends) with the phrase and has more to say than it."""
+    text, phrase = bare(text).lower(), bare(phrase).lower()
+    if first:
+        return text.startswith(phrase) and bool(words(text[len(phrase) :]))
+    before = text.removesuffix(phrase)
+    return before != text and bool(words(before)) and not before[-1:].isalnum()
+
+
 kind(
     "starts_with",
     lambda r: {"phrase": r.choice(OPENINGS)},
     'Start your answer with the exact words "{phrase}"',
-    lambda t, p: t.lstrip().startswith(p["phrase"]) and len(t.strip()) > len(p["phrase"]),
+    lambda t, p: _stands(t, p["phrase"], first=True),
     clashes="frame opening choice",
 )
 kind(
     "ends_with",
     lambda r: {"phrase": r.choice(CLOSINGS)},
     'End your answer with the exact words "{phrase}"',
-    lambda t, p: t.rstrip().endswith(p["phrase"]) and len(t.strip()) > len(p["phrase"]),
+    lambda t, p: _stands(t, p["phrase"], first=False),
     clashes="frame ending choice",
 )
 kind(
@@ -289,7 +296,7 @@ kind(
     "one_of",
     lambda r: {"choices": list(CHOICES)},
     lambda p: f"Answer with exactly one of these: {', '.join(p['choices'])}",
-    lambda t, p: t.strip() in p["choices"],
+    lambda t, p: bare(t) in map(bare, p["choices"]),
     clashes="choice frame layout size json",
     short=True,
 )

@@ -1,17 +1,21 @@
-"""What an instruction kind is, and how texts are counted."""
+"""What an instruction kind is."""
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from gnomon.rewards.verifiers.instructions.counting import plain, words
 
 Params = dict[str, Any]
 
 KINDS: dict[str, Kind] = {}
 """Every kind by its name."""
+
+FEWEST_WORDS = 5
+"""Different words that an answer needs, where its kind does not ask for a short one."""
 
 
 @dataclass(frozen=True)
@@ -62,33 +66,9 @@ def obeys(text: str, name: str, params: Mapping[str, Any]) -> bool:
         KeyError: no such kind, or a parameter is missing.
     """
     chosen = KINDS[name]
-    if not text.strip() or (not chosen.short and len(set(words(text.lower()))) < 5):
+    text = plain(text)
+    if not text.strip():
+        return False
+    if not chosen.short and len(set(words(text.lower()))) < FEWEST_WORDS:
         return False
     return chosen.check(text, dict(params))
-
-
-def words(text: str) -> list[str]:
-    """The words: runs of letters, digits, apostrophes and hyphens that hold a letter or digit."""
-    return re.findall(r"[^\W_]+(?:['’\-][^\W_]+)*", text)
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences: what ends in . ! or ? before a blank or the end, with a word in it."""
-    parts = re.split(r"(?<=[.!?])[\"'”)*]*(?:\s+|$)|\n{2,}", text.strip())
-    return [part for part in parts if words(part)]
-
-
-def paragraphs(text: str) -> list[str]:
-    """The paragraphs: what stands between empty lines."""
-    return [part for part in re.split(r"\n\s*\n", text.strip()) if part.strip()]
-
-
-def count_word(text: str, word: str) -> int:
-    """How often a word (or phrase) stands in the text, whatever its case."""
-    return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE))
-
-
-def listed(items: list[str]) -> str:
-    """Items in quotes, as English lists them."""
-    quoted = [f'"{item}"' for item in items]
-    return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " and " + quoted[-1]
