@@ -274,14 +274,15 @@ def test_no_template_is_an_error_with_a_cure_unless_prompts_are_text() -> None:
 def test_bad_templates_are_refused(chat) -> None:
     with pytest.raises(DataError, match="unknown chat template 'chatlm'"):
         Encoder(chat, max_length=100, template="chatlm")
-    think = CHAT.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>'")
-    with pytest.raises(DataError, match="does not begin an answered conversation"):
-        Encoder(chat, max_length=100, template=think)
+    with pytest.raises(DataError, match="leaves out what the assistant says"):
+        Encoder(chat, max_length=100, template="{{ messages[0]['content'] }}")
+    odd = CHAT.replace("'<|im_start|>assistant\n'", "'<|im_start|>model\n'")
     tokenizer = byte_tokenizer()
-    tokenizer.chat_template = think  # its own: plain text still works, conversations do not
+    tokenizer.chat_template = odd  # its own: plain text still works, conversations do not
     own = Encoder(tokenizer, max_length=100)
     assert own.stop_ids == (tokenizer.eos_token_id,)
     assert own.encode_prompt(Prompt("t", text="Hi"))
+    assert tokenizer.decode(own.encode_prompt(Prompt("t", messages("Hi")))).endswith("model\n")
     with pytest.raises(DataError, match="does not begin an answered conversation"):
         own.encode_group(pair("yes", "no"))
     with pytest.raises(DataError, match="no EOS"):

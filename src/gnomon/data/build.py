@@ -50,7 +50,7 @@ def to_prompt(row: Row, turns: Sequence[Turn], options: ReadOptions, suffix: str
         if len(messages) != 1:
             raise RowError(
                 f"a conversation of {len(messages)} turns cannot be read as plain text",
-                "read it as chat (as_text=False)",
+                "read it as chat (as_text: false)",
             )
         text, messages = messages[0].content, ()
     return Prompt(
