@@ -166,6 +166,11 @@ class Encoder:
         """
         return list(self._one(Group(prompt), self._plan_prompt).prompt_ids)
 
+    def encode_continuation(self, before: str, after: str) -> list[int]:
+        """The tokens of ``after`` where the conversation goes on from ``before``, whose own tokens
+        stay as they are: what a model is told between two turns that it sampled."""
+        return self._tokeniser.following(before, after)
+
     def encode_demonstration(self, group: Group) -> TokenGroup:
         """A demonstration: the prompt runs up to the first assistant turn, later user and tool
         turns lie in the response with mask False. With ``train_on="last"`` the prompt runs up to

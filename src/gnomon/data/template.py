@@ -42,17 +42,18 @@ BUILT_IN = {"chatml": CHATML, "plain": PLAIN, "raw": RAW}
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _REASONING = re.compile(r"think|thought|reason", re.IGNORECASE)
-_CLOSED = re.compile(r"(</[^<>]+>|<[^<>|/]+\|>)\s*$")
+_EMPTY_REASONING = re.compile(r"<[^<>/]+>\s*\w*\s*(</[^<>]+>|<[^<>|/]+\|>)\s*$")
 _OPENER = re.compile(r"<(\w+)>\s*$")
 _QUESTION = (Message("user", "hello"),)
 _PROBE = "gnomon probe"
 # Templates that write today's date would give other tokens tomorrow. This is the date that Llama
-# 3's templates fall back to themselves.
+# 3's templates fall back to themselves; the macro takes the place of transformers' strftime_now.
 _TODAY = datetime(2024, 7, 26)
-_FIXED: dict[str, Any] = {
-    "date_string": _TODAY.strftime("%d %b %Y"),
-    "strftime_now": _TODAY.strftime,
-}
+_FIXED = {"date_string": _TODAY.strftime("%d %b %Y")}
+_FIXED_NOW = "{% macro strftime_now(form) %}{{ form"
+for _field in (*"YymdeBbAaHIMSpjD", "-d", "-m"):
+    _FIXED_NOW += f" | replace('%{_field}', {_TODAY.strftime('%' + _field)!r})"
+_FIXED_NOW += " }}{% endmacro +%}"
 EMPTY = (
     "an assistant turn is empty, which would train the model to say nothing",
     "fill it in, switch the turn off (train: false), or remove the row",
@@ -175,7 +176,6 @@ class ChatTemplate:
             raise DataError(f"{error.reason}; {error.cure}") from error
         self._marks_generation = bool(_GENERATION.search(self.text))
         self._header = cue[len(plain) :] if cue.startswith(plain) else ""
-        self._opened = self._reasoning_of(cue, answered)
         self._suffix = answered.rpartition(_PROBE)[2]
 
     def _answered(self) -> str:
@@ -201,20 +201,22 @@ class ChatTemplate:
             "chatml, plain, raw or a .jinja file)"
         )
 
-    def _reasoning_of(self, cue: str, answered: str) -> str:
-        """What the generation prompt says beyond the opening of a finished turn ("<think>\\n")."""
-        if answered.startswith(cue) or not _REASONING.search(self._header):
-            return ""
-        common = 0
-        for a, b in zip(cue, answered, strict=False):
-            if a != b:
-                break
-            common += 1
-        if common < len(cue) - len(self._header):
-            return ""
-        whole = cue[:common]  # not within a tag: "<think>" and "</think>" share their "<"
-        cut = whole.rfind("<")
-        return cue[cut if cut >= 0 and ">" not in whole[cut:] else common :]
+    def _shared(self, before: str, closed: str) -> str | None:
+        """Where a generation prompt that opens a reasoning ("<think>\\n") and the finished turn
+        part; None where they part elsewhere than in such an opening."""
+        if not _REASONING.search(self._header):
+            return None
+        same = (a == b for a, b in zip(before, closed, strict=False))
+        shared = before[: next((i for i, s in enumerate(same) if not s), len(before))]
+        tag = shared.rfind("<")  # not within a tag: "<think>" and "</think>" share their "<"
+        if ">" not in shared[tag:]:
+            shared = shared[: max(tag, 0)]
+        return shared if len(shared) >= len(before) - len(self._header) else None
+
+    @property
+    def _source(self) -> str:
+        """What is rendered: the template, today's date held fixed."""
+        return (_FIXED_NOW if "strftime_now" in self.text else "") + self.text
 
     @property
     def turn_end(self) -> str:
@@ -234,7 +236,7 @@ class ChatTemplate:
             return str(
                 self.tokenizer.apply_chat_template(
                     self._chat(messages),
-                    chat_template=self.text,
+                    chat_template=self._source,
                     tokenize=False,
                     add_generation_prompt=generation_prompt,
                     **_FIXED,
@@ -342,7 +344,7 @@ class ChatTemplate:
             closed = self.render((*prompt, *answer[: i + 1]))
             start, text = self._turn(before, closed, answer[i], last=i == wanted[-1])
             if not spans:
-                opening = done = self._first_opening(start, cue) if i else start
+                opening = done = (self._shared(cue, start) or cue) if i else start
             if not start.startswith(done) and spans:
                 done = self._reopen(spans, done, start)
             if not start.startswith(done):
@@ -354,24 +356,19 @@ class ChatTemplate:
             done = start + text
         return Turns(opening, tuple(spans))
 
-    def _first_opening(self, start: str, cue: str) -> str:
-        """The prompt before an untrained answer: as a rollout sees it, or without its ``<think>``
-        where the template has dropped that from the answer."""
-        return cue if start.startswith(cue) else cue.removesuffix(self._opened)
-
     def _turn(self, before: str, closed: str, said: Message, last: bool) -> tuple[str, str]:
         """What precedes a turn, and the turn with its end."""
         if closed.startswith(before):
             return before, closed[len(before) :]
-        base = before.removesuffix(self._opened)
-        if not self._opened or not closed.startswith(base):
+        base = self._shared(before, closed)
+        if base is None:
             raise RowError(
                 "the chat template does not begin an answered conversation with the text it "
                 f"writes for the prompt: the prompt ends in {before[-40:]!r}, the conversation "
                 f"has {closed[max(0, len(before) - 40) : len(before)]!r} there",
                 "give a template that does (template: chatml, plain, raw or a .jinja file)",
             )
-        if last and _CLOSED.search(before):  # an empty reasoning, which every rollout is given
+        if last and _EMPTY_REASONING.match(before[len(base) :]):  # every rollout is given it
             return before, closed[len(base) :]
         opener = _OPENER.search(before)
         reasoning, close, _ = self._said(said).partition(f"</{opener[1]}>" if opener else "\0")
@@ -404,7 +401,7 @@ class ChatTemplate:
         everything = (*prompt, *answer)
         rendered, marks = render_jinja_template(
             conversations=[self._chat(everything)],
-            chat_template=self.text,
+            chat_template=self._source,
             return_assistant_tokens_mask=True,
             **{**self.tokenizer.special_tokens_map, **_FIXED},
         )

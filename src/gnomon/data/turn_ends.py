@@ -39,6 +39,14 @@ class TurnEnds:
                 return text
             text = bare.removesuffix(end)
 
+    def after(self, text: str) -> str:
+        """What follows an end of turn that the text opens with; the text if there is none."""
+        for end in (self.turn_end, self.middle):
+            before, found, rest = text.partition(end) if end else (text, "", "")
+            if found and not before.strip():
+                return rest
+        return text
+
     def cut(self, text: str) -> str:
         """A turn up to its end; the line break (or an EOS) after that is not the assistant's."""
         places = [text.rfind(e) + len(e) for e in (self.turn_end, self.middle) if e and e in text]
