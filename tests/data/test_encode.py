@@ -446,7 +446,9 @@ def test_text_windows_predict_every_token_once(chat) -> None:
     assert list(same.prompt_ids) == list(whole.prompt_ids)
 
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), min_size=1, max_size=20)
+TEXT = st.text(
+    st.characters(codec="utf-8", exclude_characters="<|>"), min_size=1, max_size=20
+).filter(str.strip)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -58,10 +58,9 @@ class SpanTokeniser:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._has_offsets = bool(tokenizer.is_fast)
-        known = special_tokens(tokenizer)
-        known.pop(tokenizer.unk_token_id, None)  # may stand for any text
-        self._special = frozenset(known)
-        self._special_text = re.compile("|".join(map(re.escape, known.values())) or r"(?!)")
+        self._exact = _without_trimming(tokenizer) if self._has_offsets else None
+        self._special = special_tokens(tokenizer)
+        self._special_text = re.compile("|".join(map(re.escape, self._special.values())) or r"(?!)")
         self._openings: dict[str, _Encoded] = {}
 
     def ids(self, text: str) -> list[int]:
@@ -132,6 +131,9 @@ class SpanTokeniser:
     def _encode(self, texts: Sequence[str]) -> list[_Encoded]:
         if not texts:
             return []
+        if self._exact is not None:
+            made = self._exact.encode_batch(list(texts), add_special_tokens=False)
+            return [_encoded(t, m.ids, m.offsets) for t, m in zip(texts, made, strict=True)]
         given = self._tokenizer(
             list(texts),
             add_special_tokens=False,
@@ -144,13 +146,12 @@ class SpanTokeniser:
             return [
                 _Encoded(t, list(ids)) for t, ids in zip(texts, given["input_ids"], strict=True)
             ]
-        out = []
-        for text, ids, offsets in zip(
-            texts, given["input_ids"], given["offset_mapping"], strict=True
-        ):
-            starts, ends = zip(*offsets, strict=True) if offsets else ((), ())
-            out.append(_Encoded(text, list(ids), list(starts), list(ends)))
-        return out
+        return [
+            _encoded(text, ids, offsets)
+            for text, ids, offsets in zip(
+                texts, given["input_ids"], given["offset_mapping"], strict=True
+            )
+        ]
 
     def _anchor(self, prompt: str) -> int:
         """Where the prompt's last special token begins: what stands before it has no influence on
@@ -163,12 +164,10 @@ class SpanTokeniser:
     def _respond(
         self, t: Text, spans: Sequence[Span], prompt: list[int], whole: _Encoded, anchor: int
     ) -> Tokens:
-        tail = self._since_last_special(prompt)
-        if anchor and (not tail or tail[0] not in self._special or whole.ids[:1] != tail[:1]):
-            anchor = 0  # what looks like a special token is none
+        tail = self._since_last_special(prompt) if anchor else prompt
+        if anchor and whole.ids[:1] != tail[:1]:  # what looks like a special token is none
+            anchor, tail = 0, prompt
             (whole,) = self._encode([_after(t, spans, 0)])
-        if not anchor:
-            tail = prompt
         if self._has_offsets:
             return self._by_offsets(spans, whole, tail, len(t.prompt) - anchor)
         return self._by_prefixes(spans, whole, tail, len(t.prompt) - anchor)
@@ -177,7 +176,15 @@ class SpanTokeniser:
         for i in range(len(ids) - 1, -1, -1):
             if ids[i] in self._special:
                 return ids[i:]
-        return ids
+        return []
+
+    def _is_special(self, whole: _Encoded, i: int) -> bool:
+        """Whether a token is a special token's text; the unknown token and those of single bytes
+        may stand for any."""
+        content = self._special.get(whole.ids[i])
+        return content is not None and (
+            whole.text[whole.starts[i] : whole.ends[i]].strip() == content.strip()
+        )
 
     # --- with offsets ------------------------------------------------------------------------
 
@@ -211,9 +218,9 @@ class SpanTokeniser:
         ``floor`` is the (token, character) where an earlier turn began; nothing before it changes.
         """
         since = bisect_left(whole.starts, place, lo=floor[0]) - 1
-        while since >= floor[0] and whole.ids[since] not in self._special:
+        while since >= floor[0] and not self._is_special(whole, since):
             since -= 1
-        if since >= max(floor[0] - 1, 0) and whole.ids[since] in self._special:
+        if since >= 0 and self._is_special(whole, since):
             begin = whole.starts[since]
             left = self._opening(whole.text[begin:place])
         else:  # no special token since then: the text goes on from there
@@ -237,7 +244,7 @@ class SpanTokeniser:
         index = bisect_left(whole.starts, place)
         takes_in_spaces = (
             index > 0
-            and whole.ids[index - 1] in self._special
+            and self._is_special(whole, index - 1)
             and whole.ends[index - 1] > place
             and not whole.text[whole.starts[index - 1] : place].strip()
         )
@@ -249,7 +256,7 @@ class SpanTokeniser:
         token, goes on from them."""
         until = since
         while until < len(whole.ids) and not (
-            whole.ids[until] in self._special and whole.starts[until] >= place
+            whole.starts[until] >= place and self._is_special(whole, until)
         ):
             until += 1
         end = whole.starts[until] if until < len(whole.ids) else len(whole.text)
@@ -264,8 +271,7 @@ class SpanTokeniser:
     def _continuation(self, text: str) -> _Encoded:
         """Tokens of text that goes on within a word or a line: no space is put before it."""
         made = self._bare.encode(text, add_special_tokens=False)
-        starts, ends = ([o[i] for o in made.offsets] for i in (0, 1))
-        return _Encoded(text, list(made.ids), starts, ends)
+        return _encoded(text, made.ids, made.offsets)
 
     @cached_property
     def _bare(self) -> Tokenizer:
@@ -301,6 +307,24 @@ class SpanTokeniser:
                 "does not say which words its tokens stand for",
                 "give the model's fast tokenizer (tokenizer.json)",
             )
+
+
+def _encoded(text: str, ids: Iterable[int], offsets: Sequence[tuple[int, int]]) -> _Encoded:
+    starts, ends = zip(*offsets, strict=True) if offsets else ((), ())
+    return _Encoded(text, list(ids), list(starts), list(ends))
+
+
+def _without_trimming(tokenizer: Any) -> Tokenizer | None:
+    """A copy whose offsets hold the spaces of tokens, where the tokenizer trims them and also adds
+    a space of its own: trimming that one loses a letter. None for all others."""
+    last = tokenizer.backend_tokenizer.post_processor
+    if last is None or b'"trim_offsets":true' not in last.__getstate__():
+        return None
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    if '"add_prefix_space": true' not in json.dumps(state["pre_tokenizer"]):
+        return None
+    state["post_processor"] = state["truncation"] = state["padding"] = None
+    return Tokenizer.from_str(json.dumps(state))
 
 
 def _after(text: Text, spans: Sequence[Span], anchor: int) -> str:
