@@ -160,9 +160,12 @@ class ChatTemplate:
         self._specials = special_texts(tokenizer)
         self.ends = TurnEnds(self._eos)
         self._in_parts = False
+        self._bos = ""
         try:
             answered = self._answered()
             plain = self.render(_QUESTION)
+            if tokenizer.bos_token and plain.startswith(tokenizer.bos_token):
+                self._bos = str(tokenizer.bos_token)
             cue = self.render(_QUESTION, generation_prompt=True)
             if cue == plain and answered.startswith(plain):
                 header = answered[len(plain) : answered.rfind(_PROBE)]
@@ -226,8 +229,8 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], generation_prompt: bool = False) -> str:
         """The conversation as the template writes it.
 
-        A BOS that opens the first turn's text and an end of turn that closes an assistant's are
-        left to the template, so that neither is there twice.
+        Where the template writes a BOS, one that opens the first turn's text is left out, and so is
+        an end of turn that closes an assistant's text: neither is there twice.
 
         Raises:
             RowError: the template refuses it (no system role, say).
@@ -253,9 +256,8 @@ class ChatTemplate:
         chat: list[dict[str, Any]] = []
         for m in messages:
             content = self._said(m) if m.role == "assistant" else m.content
-            bos = self.tokenizer.bos_token
-            if not chat and bos and bos != self._eos:
-                content = content.removeprefix(bos)
+            if not chat:
+                content = content.removeprefix(self._bos)
             shown = [{"type": "text", "text": content}] if self._in_parts else content
             chat.append({"role": m.role, "content": shown})
         return chat

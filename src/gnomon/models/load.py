@@ -255,7 +255,8 @@ def _shard_names(index: Path) -> list[str]:
     if not isinstance(places, dict) or not places:
         raise ModelError(f"{index} names no weights: it has no weight_map")
     for name in places.values():
-        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
+        beside = isinstance(name, str) and name not in ("", "..") and "\\" not in name
+        if not beside or Path(name).name != name:
             raise ModelError(
                 f"{index} names {name!r}, which is no file beside it; weights are read from the "
                 "model's own folder alone"
