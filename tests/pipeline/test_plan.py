@@ -268,7 +268,7 @@ def test_a_model_its_tokenizer_and_the_recipe_must_fit(base: Path, tiny_folder: 
     stretched = recipe(base, tiny_folder).model_copy(update={"max_length": 100_000})
     for attempt in (make_plan, run_recipe):
         with pytest.raises(GnomonError, match=r"max_length is 100000, and the model takes"):
-            attempt(stretched, base)
+            attempt(stretched, base=base)
     folder = base / "small"
     shutil.copytree(tiny_folder, folder)
     tokenizer = tw.tokenizer()
@@ -276,7 +276,7 @@ def test_a_model_its_tokenizer_and_the_recipe_must_fit(base: Path, tiny_folder: 
     tokenizer.save_pretrained(folder)
     for attempt in (make_plan, run_recipe):
         with pytest.raises(ConfigError, match=r"does not fit the model.*<one-more>"):
-            attempt(recipe(base, folder), base)
+            attempt(recipe(base, folder), base=base)
 
 
 @pytest.mark.parametrize(("device", "message"), [("mps", "no float64"), ("cuda", "no CUDA device")])
@@ -287,7 +287,7 @@ def test_a_device_that_is_not_there_is_refused(
     named = recipe(base, tiny_folder).model_copy(update={"device": device})
     for attempt in (make_plan, run_recipe):
         with pytest.raises(ConfigError, match=message):
-            attempt(named, base)
+            attempt(named, base=base)
     assert pick_device("auto") == torch.device("cpu")
 
 
