@@ -272,6 +272,7 @@ def test_a_bos_in_the_text_is_not_doubled() -> None:
         encoder.encode_demonstration(text_group("<s>[INST] Hi [/INST]", " Blue.</s>")),
         encoder.encode_demonstration(text_group("Hi", " Blue.")),
         encoder.encode_demonstration(demo("<s>Hi", "Blue.")),
+        encoder.encode_demonstration(text_group("", "<s>[INST] Hi [/INST] Blue.</s>")),
         encoder.encode_text("<s>[INST] Hi [/INST] Blue.</s>"),
         encoder.encode_text("<s>[INST] Hi [/INST] Blue.</s>\n"),
         encoder.encode_text("Hi"),
