@@ -366,8 +366,8 @@ class Encoder:
             raise found
         responses = [self._finish(tokens) for tokens in found]
         if group.prompt.text is not None:
-            carried = not prompt and all(r.ids[:1] == self._bos for r in responses)
-            prompt = prompt if carried else self._with_bos(prompt)
+            begun = [r.ids[:1] == self._bos for r in responses]  # a document with its own BOS
+            prompt = prompt if begun and all(begun) and not prompt else self._with_bos(prompt)
             if not prompt and responses:  # a document: its first token stands as the prompt
                 prompt, responses = first_token_out(responses)
         if not prompt:
