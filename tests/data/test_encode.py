@@ -274,14 +274,15 @@ def test_no_template_is_an_error_with_a_cure_unless_prompts_are_text() -> None:
 def test_bad_templates_are_refused(chat) -> None:
     with pytest.raises(DataError, match="unknown chat template 'chatlm'"):
         Encoder(chat, max_length=100, template="chatlm")
-    think = CHAT.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>'")
-    with pytest.raises(DataError, match="does not begin an answered conversation"):
-        Encoder(chat, max_length=100, template=think)
+    with pytest.raises(DataError, match="leaves out what the assistant says"):
+        Encoder(chat, max_length=100, template="{{ messages[0]['content'] }}")
+    odd = CHAT.replace("'<|im_start|>assistant\n'", "'<|im_start|>model\n'")
     tokenizer = byte_tokenizer()
-    tokenizer.chat_template = think  # its own: plain text still works, conversations do not
+    tokenizer.chat_template = odd  # its own: plain text still works, conversations do not
     own = Encoder(tokenizer, max_length=100)
     assert own.stop_ids == (tokenizer.eos_token_id,)
     assert own.encode_prompt(Prompt("t", text="Hi"))
+    assert tokenizer.decode(own.encode_prompt(Prompt("t", messages("Hi")))).endswith("model\n")
     with pytest.raises(DataError, match="does not begin an answered conversation"):
         own.encode_group(pair("yes", "no"))
     with pytest.raises(DataError, match="no EOS"):
@@ -445,7 +446,9 @@ def test_text_windows_predict_every_token_once(chat) -> None:
     assert list(same.prompt_ids) == list(whole.prompt_ids)
 
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), min_size=1, max_size=20)
+TEXT = st.text(
+    st.characters(codec="utf-8", exclude_characters="<|>"), min_size=1, max_size=20
+).filter(str.strip)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -15,7 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from gnomon.errors import ModelError
 from gnomon.models import smollm2
-from gnomon.models.load import fingerprint, load_causal_lm, load_tokenizer, resolve
+from gnomon.models.load import (
+    fingerprint,
+    load_causal_lm,
+    load_tokenizer,
+    read_model,
+    resolve,
+)
 
 
 @pytest.fixture
@@ -117,7 +123,7 @@ def test_folders_that_are_no_language_model(folder: Path, tmp_path: Path) -> Non
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     broken(r"lacks 1 weights of LlamaForCausalLM, such as lm_head\.weight")
     save_file({**weights, "lm_head.weight": head[:5].clone()}, folder / "model.safetensors")
-    broken("cannot be loaded|lacks")
+    broken(r"do not belong together: lm_head\.weight has the shape \[5, 32\]")
     (folder / "model.safetensors").write_bytes(b"not safetensors at all")
     broken("weights in .* cannot be loaded")
     (folder / "model.safetensors").unlink()
@@ -141,6 +147,69 @@ def test_a_folder_with_code_of_its_own_is_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="cannot be used"):
         load_causal_lm(folder)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../outside.safetensors", "/tmp/outside.safetensors", "sub/in.safetensors", "..", 7, ""],
+)
+def test_a_shard_index_names_files_of_its_own_folder_alone(folder: Path, name: object) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
+    index = {"metadata": {}, "weight_map": {"model.norm.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="no file beside it"):
+        load_causal_lm(folder)
+    for broken in ({}, {"weight_map": []}, {"weight_map": {}}):
+        (folder / "model.safetensors.index.json").write_text(json.dumps(broken))
+        with pytest.raises(ModelError, match="names no weights"):
+            load_causal_lm(folder)
+
+
+@pytest.mark.parametrize("random_init", [False, True])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocab_size": 10**15}, "vocab_size is 1000000000000000"),
+        ({"vocab_size": -5}, "vocab_size is -5"),
+        ({"vocab_size": "many"}, "expected int, got str"),
+        ({"hidden_size": 0}, "hidden_size is 0"),
+        ({"num_hidden_layers": 10**8}, "num_hidden_layers is 100000000"),
+        ({"num_attention_heads": 0}, r"config\.json cannot be used"),
+        ({"num_attention_heads": 7}, "not a multiple"),
+        ({"max_position_embeddings": 10**30}, "max_position_embeddings is 1"),
+        ({"hidden_act": "nope"}, "nope"),
+        ({"vocab_size": 10**7, "hidden_size": 2**19}, "do not belong together|of memory"),
+    ],
+)
+def test_a_damaged_configuration_is_an_error(
+    folder: Path, change: dict[str, object], message: str, random_init: bool
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ModelError, match=message):
+        load_causal_lm(folder, random_init=random_init)
+
+
+def test_weights_of_another_size_and_layers_left_out(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    wider = {**config, "intermediate_size": 2 * config["intermediate_size"]}
+    (folder / "config.json").write_text(json.dumps(wider))
+    with pytest.raises(ModelError, match=r"do not belong together: model\.layers\.0\.mlp"):
+        load_causal_lm(folder)
+    fewer = {**config, "num_hidden_layers": config["num_hidden_layers"] - 1}
+    (folder / "config.json").write_text(json.dumps(fewer))
+    with pytest.raises(ModelError, match="the weights hold more layers"):
+        load_causal_lm(folder)
+
+
+def test_ids_beyond_the_embedding_are_refused(folder: Path) -> None:
+    tokenizer = zoo.tokenizer()
+    size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    tokenizer.add_tokens([f"<more-{i}>" for i in range(size)])
+    tokenizer.save_pretrained(folder)
+    for load in (load_causal_lm, read_model):
+        with pytest.raises(ModelError, match=rf"embeddings for {size} tokens.*resize_token_emb"):
+            load(folder)
 
 
 @pytest.mark.parametrize(

@@ -137,9 +137,13 @@ def test_a_prompt_leaves_room_for_what_is_sampled_within_the_models_window() -> 
     size = len(recipe_encoder(recipe, tw.tokenizer()).encode_prompt(long))
     assert 60 < size < 120
     recipe_encoder(recipe, tw.tokenizer(), new_tokens=120 - size).encode_prompt(long)
-    for limits in ({"new_tokens": 121 - size}, {"context": size}):
-        with pytest.raises(DataError, match="max_"):
-            recipe_encoder(recipe, tw.tokenizer(), **limits).encode_prompt(long)
+    with pytest.raises(DataError, match="max_"):
+        recipe_encoder(recipe, tw.tokenizer(), new_tokens=121 - size).encode_prompt(long)
+    with pytest.raises(ConfigError, match=rf"is 120.* takes {size} .*max_length: {size}"):
+        recipe_encoder(recipe, tw.tokenizer(), context=size)
+    own = recipe.model_copy(update={"max_length": None})  # as long as the model takes
+    with pytest.raises(DataError, match="max_"):
+        recipe_encoder(own, tw.tokenizer(), context=size).encode_prompt(long)
     with pytest.raises(ConfigError, match="leaves no room"):
         recipe_encoder(recipe, tw.tokenizer(), new_tokens=120)
 

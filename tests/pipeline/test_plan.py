@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import tiny_world as tw
+from gnomon.data.records import Message, Prompt
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.pipeline.plan import make_plan, render_plan
+from gnomon.pipeline.resolve import pick_device
 from gnomon.pipeline.run import run_recipe
+from gnomon.pipeline.sources import recipe_encoder
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import Recipe
 
@@ -257,3 +261,41 @@ def test_collecting_refuses_what_it_would_leave_unused(
     make_plan(parse_recipe({**raw, "stages": [stage]}), tmp_path)
     with pytest.raises(ConfigError, match="a collect stage trains and evaluates nothing"):
         make_plan(parse_recipe({**raw, "stages": [{**stage, **unused}]}), tmp_path)
+
+
+def test_a_model_its_tokenizer_and_the_recipe_must_fit(base: Path, tiny_folder: Path) -> None:
+    """In the dry run and before the first stage."""
+    stretched = recipe(base, tiny_folder).model_copy(update={"max_length": 100_000})
+    for attempt in (make_plan, run_recipe):
+        with pytest.raises(GnomonError, match=r"max_length is 100000, and the model takes"):
+            attempt(stretched, base=base)
+    folder = base / "small"
+    shutil.copytree(tiny_folder, folder)
+    tokenizer = tw.tokenizer()
+    tokenizer.add_tokens(["<one-more>"])
+    tokenizer.save_pretrained(folder)
+    for attempt in (make_plan, run_recipe):
+        with pytest.raises(ConfigError, match=r"does not fit the model.*<one-more>"):
+            attempt(recipe(base, folder), base=base)
+
+
+@pytest.mark.parametrize(("device", "message"), [("mps", "no float64"), ("cuda", "no CUDA device")])
+def test_a_device_that_is_not_there_is_refused(
+    base: Path, tiny_folder: Path, device: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    named = recipe(base, tiny_folder).model_copy(update={"device": device})
+    for attempt in (make_plan, run_recipe):
+        with pytest.raises(ConfigError, match=message):
+            attempt(named, base=base)
+    assert pick_device("auto") == torch.device("cpu")
+
+
+def test_train_on_and_merge_are_recipe_keys(base: Path, tiny_folder: Path) -> None:
+    own = recipe(base, tiny_folder)
+    named = own.model_copy(update={"train_on": "last", "merge": ["system"]})
+    encoder = recipe_encoder(named, tw.tokenizer())
+    assert encoder.train_on == "last"
+    assert encoder.fingerprint != recipe_encoder(own, tw.tokenizer()).fingerprint
+    joined = Prompt("p", (Message("system", "Be brief."), Message("user", "Hi")))
+    assert "Be brief.\n\nHi" in tw.tokenizer().decode(encoder.encode_prompt(joined))

@@ -118,12 +118,10 @@ class Dialogue:
                 "the chat template rewrites the assistant's turn when others follow; give one that "
                 "does not (template: chatml)"
             )
-        tail, end = text[cut:], self._template.turn_end
-        place = tail.find(end) if end else -1
-        if last in self._stops and place >= 0 and not tail[:place].strip():
-            tail = tail[place + len(end) :]
-        ids = self._encoder.tokenizer(tail, add_special_tokens=False, verbose=False).input_ids
-        return [int(i) for i in ids]
+        tail = text[cut:]
+        if last in self._stops:
+            tail = self._template.ends.after(tail)
+        return self._encoder.encode_continuation(text.removesuffix(tail), tail)
 
     def _told(self, messages: Sequence[Message]) -> list[Message]:
         """The messages in the roles and the words that the template is given.

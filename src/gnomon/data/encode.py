@@ -1,8 +1,9 @@
 """From groups to tokens. The one place that decides which tokens are trained on.
 
-Prompt and response are tokenised apart, so the prompt's tokens are the same in all responses of a
-group (DPO's prompt terms then cancel, and the prompt is computed once) and the same as in rollouts.
-Masks come from the template's turns, never from a token's id: pad may equal EOS.
+A conversation's tokens are those of the text that the template writes. The prompt's are the same in
+all responses of a group (DPO's prompt terms then cancel, and the prompt is computed once) and the
+same as in rollouts. Masks come from the template's turns, never from a token's id: pad may equal
+EOS.
 """
 
 from __future__ import annotations
@@ -11,13 +12,23 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 from gnomon.data.kinds import judgements
+from gnomon.data.merge import Merge
 from gnomon.data.readers import Skipped, summarise_skipped
 from gnomon.data.records import Group, Prompt, Response, TokenGroup, TokenResponse
-from gnomon.data.template import ChatTemplate, Span, adds_bos, eos_text, resolve_template
+from gnomon.data.template import (
+    EMPTY,
+    ChatTemplate,
+    Span,
+    adds_bos,
+    eos_text,
+    resolve_template,
+)
+from gnomon.data.tokenise import SpanTokeniser, Text
+from gnomon.data.turn_ends import TurnEnds, special_tokens
 from gnomon.data.turns import RowError
 from gnomon.data.window import (
     Tokens,
@@ -40,8 +51,7 @@ class _Plan:
     """A group as pieces of text, before tokenising."""
 
     group: Group
-    prompt: str
-    responses: tuple[tuple[Span, ...], ...]
+    text: Text
 
 
 class Encoder:
@@ -57,6 +67,7 @@ class Encoder:
             the prompt's start (a BOS stays); "right" cuts the responses' ends (which then have no
             EOS). What still does not fit is skipped.
         train_on: of several assistant turns after the prompt, train on all or on the last.
+        merge: turns to join before the template is applied, see :mod:`gnomon.data.merge`.
 
     Raises:
         DataError: an unusable template, or a tokenizer without EOS.
@@ -71,6 +82,7 @@ class Encoder:
         template: str | None = None,
         truncation: Truncation = "skip",
         train_on: TrainOn = "all_assistant",
+        merge: Sequence[Merge] = (),
     ) -> None:
         if max_length < 2:
             raise DataError(f"max_length is {max_length}: a prompt and a response need 2 tokens")
@@ -79,6 +91,8 @@ class Encoder:
             max_length, min(max_prompt_length or max_length, max_length - 1), truncation
         )
         self.train_on = train_on
+        self._merge = tuple(merge)
+        self._tokeniser = SpanTokeniser(tokenizer)
         self._template_text = resolve_template(tokenizer, template)
         self._bos = [int(tokenizer.bos_token_id)] if adds_bos(tokenizer) else []
         self._eos = eos_text(tokenizer)
@@ -87,8 +101,15 @@ class Encoder:
 
     @property
     def template(self) -> str | None:
-        """The chat template's Jinja text; None where there is none."""
-        return self._template_text
+        """The chat template's Jinja text; None where there is none.
+
+        It is the text as given, or with the generation prompt that it lacked (see
+        :class:`ChatTemplate`).
+        """
+        try:
+            return None if self._template_text is None else self._template.text
+        except DataError:  # unusable, which is said where a conversation needs it
+            return self._template_text
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -98,14 +119,17 @@ class Encoder:
             turn_end = self._template.turn_end
         except DataError:  # no usable template of its own: plain text only
             return (eos,)
-        last = self._tokenise([turn_end])[0][-1] if turn_end else eos
-        return (eos, last) if last != eos and last in self._special else (eos,)
+        last = self._tokeniser.ids(turn_end)[-1] if turn_end else eos
+        special = special_tokens(self.tokenizer)
+        return (eos, last) if last != eos and last in special else (eos,)
 
     @cached_property
-    def _special(self) -> frozenset[int]:
-        added = getattr(self.tokenizer, "added_tokens_decoder", {})
-        marked = (i for i, token in added.items() if token.special)
-        return frozenset([*self.tokenizer.all_special_ids, *marked])
+    def _ends(self) -> TurnEnds:
+        """What ends a response, in text: the template's ends, or the EOS alone."""
+        try:
+            return self._template.ends
+        except DataError:
+            return TurnEnds(self._eos)
 
     @cached_property
     def _template(self) -> ChatTemplate:
@@ -115,7 +139,9 @@ class Encoder:
                 "(template: chatml, plain, raw, or a .jinja file), or read the prompts as plain "
                 "text (as_text: true)."
             )
-        return ChatTemplate(self.tokenizer, self._template_text)
+        template = ChatTemplate(self.tokenizer, self._template_text, self._merge)
+        self._tokeniser.check(template.example())
+        return template
 
     @cached_property
     def fingerprint(self) -> str:
@@ -127,7 +153,7 @@ class Encoder:
             state = json.loads(backend.to_str())
             pieces = {k: v for k, v in state.items() if k not in ("padding", "truncation")}
         said = [pieces, self._template_text, self._bos, self._eos, self.train_on]
-        said.append(asdict(self._window))
+        said += [asdict(self._window), self._merge]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     # --- one at a time ---------------------------------------------------------------------
@@ -140,6 +166,11 @@ class Encoder:
         """
         return list(self._one(Group(prompt), self._plan_prompt).prompt_ids)
 
+    def encode_continuation(self, before: str, after: str) -> list[int]:
+        """The tokens of ``after`` where the conversation goes on from ``before``, whose own tokens
+        stay as they are: what a model is told between two turns that it sampled."""
+        return self._tokeniser.following(before, after)
+
     def encode_demonstration(self, group: Group) -> TokenGroup:
         """A demonstration: the prompt runs up to the first assistant turn, later user and tool
         turns lie in the response with mask False. With ``train_on="last"`` the prompt runs up to
@@ -150,17 +181,21 @@ class Encoder:
         """
         return self._one(group, self._plan_demonstration)
 
-    def encode_group(self, group: Group) -> TokenGroup:
+    def encode_group(self, group: Group, *, empty_ok: bool = False) -> TokenGroup:
         """All K responses, with comparisons (from the ranks if none are given).
 
         ``scalar["rank"]`` is set where the group is ranked or compared (net wins, then), and
         ``scalar["label"]`` (1 good, 0 bad) where responses are labelled.
 
+        Args:
+            empty_ok: take an answer that says nothing. Rollouts can end at once and are scored;
+                data that trains a model to say nothing is a fault.
+
         Raises:
             DataError: too long, nothing to train on, a better and a worse response that come out
                 as the same tokens, or a template that cannot be applied. Names file and row.
         """
-        return self._one(group, self._plan_group)
+        return self._one(group, partial(self._plan_group, empty_ok=empty_ok))
 
     def encode_text(self, text: str, id: str = "text") -> TokenGroup:
         """Pretraining text: its first token (a BOS if the tokenizer adds one) stands as the
@@ -179,7 +214,10 @@ class Encoder:
     def encode_document(self, text: str, id: str = "text") -> list[TokenGroup]:
         """A text of any length as windows of ``max_length`` tokens. Each window's first token is
         the last of the one before, so every token is predicted exactly once."""
-        ids = [*self._bos, *self._tokenise([text])[0], int(self.tokenizer.eos_token_id)]
+        text = text.rstrip() if text.rstrip().endswith(self._eos) else text
+        ids = self._with_bos(self._tokeniser.ids(text))
+        eos = int(self.tokenizer.eos_token_id)
+        ids += [eos] if ids[-1:] != [eos] else []
         if not text.strip() or len(ids) < 2:
             raise DataError(f"{id}: empty text; remove it")
         size = self._window.max_length
@@ -251,22 +289,20 @@ class Encoder:
                 plans.append(plan(group))
             except RowError as error:
                 plans.append(Skipped(group.prompt.source, error.reason, error.cure))
-        texts = [t for p in plans if isinstance(p, _Plan) for t in self._texts(p)]
-        tokens = iter(self._tokenise(texts))
+        tokens = iter(self._tokeniser.tokenise([p.text for p in plans if isinstance(p, _Plan)]))
         for item in plans:
             if isinstance(item, Skipped):
                 yield item
                 continue
-            ids = [next(tokens) for _ in self._texts(item)]
             try:
-                yield [self._assemble(item, ids)]
+                yield [self._assemble(item.group, *next(tokens))]
             except RowError as error:
                 yield Skipped(item.group.prompt.source, error.reason, error.cure)
 
     def _one(self, group: Group, plan: Callable[[Group], _Plan]) -> TokenGroup:
         try:
             planned = plan(group)
-            return self._assemble(planned, self._tokenise(list(self._texts(planned))))
+            return self._assemble(planned.group, *self._tokeniser.tokenise([planned.text])[0])
         except RowError as error:
             where = group.prompt.source or group.prompt.id
             raise DataError(f"{where}: {error.reason}; {error.cure}") from error
@@ -276,12 +312,34 @@ class Encoder:
     def _plan_prompt(self, group: Group) -> _Plan:
         prompt = group.prompt
         if prompt.text is not None:
-            return _Plan(group, prompt.text, ())
-        return _Plan(group, self._template.render(prompt.messages, generation_prompt=True), ())
+            return _Plan(group, Text(prompt.text))
+        return _Plan(group, Text(self._template.opening(prompt.messages)))
 
-    def _plan_group(self, group: Group) -> _Plan:
-        spans = tuple(tuple(self._spans(group.prompt, r)) for r in group.responses)
-        return replace(self._plan_prompt(group), responses=spans)
+    def _plan_group(self, group: Group, empty_ok: bool = False) -> _Plan:
+        prompt = group.prompt
+        if not group.responses:
+            return self._plan_prompt(group)
+        if prompt.text is not None:
+            answers = [self._plain(r, empty_ok) for r in group.responses]
+            return _Plan(group, Text(prompt.text, answers))
+        last = self.train_on == "last"
+        turns = [
+            self._template.turns(prompt.messages, r, last_only=last, empty_ok=empty_ok)
+            for r in group.responses
+        ]
+        opening = min((t.opening for t in turns), key=len)
+        spans = [[Span(t.opening[len(opening) :], False), *t.spans] for t in turns]
+        return _Plan(group, Text(opening, spans))
+
+    def _plain(self, response: Response, empty_ok: bool) -> list[Span]:
+        """A plain text's answer, whatever blanks follow an end of turn in it left out."""
+        if len(response.messages) != 1:
+            raise RowError("a plain-text prompt with an answer of several turns", "read it as chat")
+        text = response.text
+        said = self._ends.strip(text)
+        if not said.strip() and not empty_ok:
+            raise RowError(*EMPTY)
+        return [Span(text if said == text else text.rstrip(), True)]
 
     def _plan_demonstration(self, group: Group) -> _Plan:
         if len(group.responses) != 1:
@@ -299,54 +357,17 @@ class Encoder:
             group = replace(group, prompt=replace(prompt, messages=earlier), responses=(response,))
         return self._plan_group(replace(group, comparisons=()))
 
-    def _spans(self, prompt: Prompt, response: Response) -> list[Span]:
-        if prompt.text is not None:
-            if len(response.messages) != 1:
-                raise RowError(
-                    "a plain-text prompt with an answer of several turns", "read it as chat"
-                )
-            return [Span(response.text, True), Span(self._eos, True)]
-        spans = self._template.spans(prompt.messages, response)
-        trained = [i for i, span in enumerate(spans) if span.trained]
-        flags = [
-            flag
-            for flag, m in zip(response.meta.get("train", ()), response.messages, strict=False)
-            if m.role == "assistant"
-        ]
-        off = {i for i, flag in zip(trained, flags, strict=False) if not flag}
-        if self.train_on == "last":
-            off |= set(trained[:-1])
-        return [replace(s, trained=s.trained and i not in off) for i, s in enumerate(spans)]
-
-    @staticmethod
-    def _texts(plan: _Plan) -> Iterator[str]:
-        yield plan.prompt
-        for spans in plan.responses:
-            for span in spans:
-                yield span.text
-
-    def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
-        return [list(ids) for ids in encoded]
-
     # --- tokens ----------------------------------------------------------------------------
 
-    def _assemble(self, plan: _Plan, ids: Sequence[list[int]]) -> TokenGroup:
-        group = plan.group
-        parts = iter(ids)
-        prompt = next(parts)
-        responses = []
-        for spans in plan.responses:
-            tokens = Tokens([], [])
-            for span in spans:
-                piece = next(parts)
-                tokens.ids.extend(piece)
-                tokens.mask.extend([span.trained] * len(piece))
-            responses.append(self._finish(tokens, plain=group.prompt.text is not None))
+    def _assemble(
+        self, group: Group, prompt: list[int], found: list[Tokens] | RowError
+    ) -> TokenGroup:
+        if isinstance(found, RowError):
+            raise found
+        responses = [self._finish(tokens) for tokens in found]
         if group.prompt.text is not None:
-            prompt = [*self._bos, *prompt]
+            begun = [r.ids[:1] == self._bos for r in responses]  # a document with its own BOS
+            prompt = prompt if begun and all(begun) and not prompt else self._with_bos(prompt)
             if not prompt and responses:  # a document: its first token stands as the prompt
                 prompt, responses = first_token_out(responses)
         if not prompt:
@@ -368,9 +389,13 @@ class Encoder:
             category=group.prompt.category,
         )
 
-    def _finish(self, tokens: Tokens, plain: bool) -> Tokens:
-        """Close a turn that the template leaves open, so that the model learns to stop."""
-        if not plain and (not tokens.ids or tokens.ids[-1] not in self.stop_ids):
+    def _with_bos(self, ids: list[int]) -> list[int]:
+        """With the BOS that the tokenizer puts before plain text, unless the text begins so."""
+        return ids if ids[: len(self._bos)] == self._bos else [*self._bos, *ids]
+
+    def _finish(self, tokens: Tokens) -> Tokens:
+        """Close a turn that is left open, so that the model learns to stop."""
+        if not tokens.ids or tokens.ids[-1] not in self.stop_ids:
             tokens.ids.append(int(self.tokenizer.eos_token_id))
             tokens.mask.append(tokens.mask[-1] if tokens.mask else True)
         return tokens

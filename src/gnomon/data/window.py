@@ -10,6 +10,10 @@ from gnomon.data.records import Comparison, Group, Response
 from gnomon.data.turns import RowError
 
 Truncation = Literal["skip", "left", "right"]
+NOTHING = (
+    "nothing to train on: no assistant token is left",
+    "check the turns' train flags, train_on and max_length",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +50,14 @@ class Window:
         if len(prompt) > self.max_prompt_length:
             raise RowError(
                 f"the prompt is longer than {self.max_prompt_length} tokens",
-                "raise max_prompt_length or max_length, or cut prompts with truncation=left",
+                "raise max_prompt_length or max_length, or cut prompts with truncation: left",
             )
         if self.truncation == "right":
             left = self.max_length - len(prompt)
             return prompt, [Tokens(r.ids[:left], r.mask[:left]) for r in responses]
         raise RowError(
             f"prompt and response are longer than {self.max_length} tokens",
-            "raise max_length, or cut with truncation=left (prompts) or right (responses)",
+            "raise max_length, or cut with truncation: left (prompts) or right (responses)",
         )
 
 
@@ -72,9 +76,7 @@ def check_tokens(responses: Sequence[Tokens], comparisons: Sequence[Comparison])
         RowError: a response without a trained token, or a better one equal to a worse one.
     """
     if any(not any(r.mask) for r in responses):
-        raise RowError(
-            "nothing to train on: no assistant token is left", "check train flags and max_length"
-        )
+        raise RowError(*NOTHING)
     for c in comparisons:
         if not c.tie and responses[c.better].ids == responses[c.worse].ids:
             raise RowError(

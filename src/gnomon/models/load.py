@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,6 +29,13 @@ from transformers.utils import logging as hf_logging
 
 from gnomon.errors import ModelError
 from gnomon.models import smollm2
+from gnomon.models.fit import (
+    check_loaded,
+    check_memory,
+    check_sizes,
+    check_tokenizer,
+    check_weights,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -76,14 +84,16 @@ def load_causal_lm(
             global random state.
 
     Raises:
-        ModelError: nothing there, no safetensors, weights that do not fit, an unknown dtype.
+        ModelError: nothing there, no safetensors, an unknown dtype, or a configuration, weights
+            and tokenizer that do not belong together.
     """
     precision = dtype_of(dtype)
     folder = fetch(source)
-    config = read_config(folder)
-    tokenizer = load_tokenizer(folder)
+    config, tokenizer = read_model(folder)
     if random_init:
-        model = AutoModelForCausalLM.from_config(config, dtype=precision)
+        check_memory(config, precision.itemsize, folder)
+        with building(folder):
+            model = AutoModelForCausalLM.from_config(config, dtype=precision)
         print_of = "random:" + state_fingerprint(model)
     else:
         model = load_weights(AutoModelForCausalLM, folder, config=config, dtype=precision)
@@ -172,16 +182,30 @@ def _download(hub_id: str) -> Path:
 def read_config(folder: Path) -> PretrainedConfig:
     """The configuration in a model folder; architectures that need their own code are refused."""
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # a damaged file can trip any of a configuration's own checks
         raise ModelError(f"{folder / 'config.json'} cannot be used: {_first(error)}") from error
+    check_sizes(config, folder)
+    return config
+
+
+def read_model(source: str | Path) -> tuple[PretrainedConfig, PreTrainedTokenizerBase]:
+    """The configuration and tokenizer of any source that :func:`load_causal_lm` takes.
+
+    Raises:
+        ModelError: they cannot be read, or do not fit each other.
+    """
+    folder = fetch(source)
+    config, tokenizer = read_config(folder), load_tokenizer(folder)
+    check_tokenizer(config, tokenizer, folder)
+    return config, tokenizer
 
 
 def load_weights(
     auto_class: Any, folder: Path, *, config: PretrainedConfig, dtype: torch.dtype
 ) -> PreTrainedModel:
     """``auto_class.from_pretrained`` on safetensors, with every weight accounted for."""
-    weight_files(folder)
+    check_weights(config, stored_numbers(weight_files(folder)), folder)
     with reading(folder), quietly():  # what it would warn about is checked below
         model, info = auto_class.from_pretrained(
             folder,
@@ -190,8 +214,10 @@ def load_weights(
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    check_loaded(config, info, folder)
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
@@ -206,12 +232,13 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that hold the weights, in a fixed order.
 
     Raises:
-        ModelError: there are none (naming any pickle that is there instead), or a shard is missing.
+        ModelError: there are none (naming any pickle that is there instead), or the index names a
+            shard that is missing or lies elsewhere.
     """
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        shards = sorted({folder / f for f in read_json(folder / INDEX)["weight_map"].values()})
+        shards = [folder / name for name in _shard_names(folder / INDEX)]
         lost = [s.name for s in shards if not s.is_file()]
         if lost:
             raise ModelError(f"{folder} lacks {', '.join(lost)}, which {INDEX} names")
@@ -220,6 +247,34 @@ def weight_files(folder: Path) -> list[Path]:
     if pickles:
         raise ModelError(f"{folder} has only {pickles[0]} and no {SINGLE}. {CONVERT}")
     raise ModelError(f"{folder} has no weights: {SINGLE} is missing")
+
+
+def _shard_names(index: Path) -> list[str]:
+    """The files an index names, each of them beside the index."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ModelError(f"{index} names no weights: it has no weight_map")
+    for name in places.values():
+        beside = isinstance(name, str) and name not in ("", "..") and "\\" not in name
+        if not beside or Path(name).name != name:
+            raise ModelError(
+                f"{index} names {name!r}, which is no file beside it; weights are read from the "
+                "model's own folder alone"
+            )
+    return sorted(set(places.values()))
+
+
+def stored_numbers(files: Sequence[Path]) -> int:
+    """How many numbers safetensors files hold; only their headers are read.
+
+    Raises:
+        ModelError: a file that is damaged or no safetensors.
+    """
+    total = 0
+    for file in files:
+        with reading(file), safe_open(file, "pt") as tensors:
+            total += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
+    return total
 
 
 def fingerprint(folder: str | Path) -> str:
@@ -269,6 +324,17 @@ def reading(weights: Path) -> Iterator[None]:
 
 
 @contextmanager
+def building(source: Any) -> Iterator[None]:
+    """Turn what can go wrong in making a model of its configuration into a ModelError."""
+    try:
+        yield
+    except Exception as error:  # whatever the architecture's own code trips over
+        raise ModelError(
+            f"no model can be made of the configuration of {source}: {_first(error)}"
+        ) from error
+
+
+@contextmanager
 def quietly() -> Iterator[None]:
     """Keep transformers' progress bars and warnings off the screen within the block."""
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
@@ -284,5 +350,6 @@ def quietly() -> Iterator[None]:
 
 def _first(error: Exception) -> str:
     """The first line of an error: libraries add paragraphs of advice that do not apply here."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    opened = bool(lines) and lines[0].endswith(":")  # the reason is on the next line
+    return " ".join(lines[: 1 + opened]) or type(error).__name__

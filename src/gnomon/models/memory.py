@@ -22,7 +22,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedCon
 from gnomon.models import merge
 from gnomon.models.adapters import LoraSettings
 from gnomon.models.attention_switch import attention_implementation
-from gnomon.models.load import dtype_of
+from gnomon.models.load import building, dtype_of
 from gnomon.models.roles import Trunk
 
 log = logging.getLogger(__name__)
@@ -201,8 +201,9 @@ def human(size: int) -> str:
 def _empty(config: PretrainedConfig, dtype: torch.dtype) -> Any:
     config = copy.deepcopy(config)
     config.get_text_config().pad_token_id = None  # models look for it in the ids, which are empty
-    model = merge.shell(AutoModelForCausalLM, config, dtype)
-    model.tie_weights()
+    with building(config.name_or_path or "the model"):
+        model = merge.shell(AutoModelForCausalLM, config, dtype)
+        model.tie_weights()
     return model
 
 

@@ -213,11 +213,11 @@ def _load_reward(
             share.add_adapter(adapter, init_from=folder / ADAPTER)
             return Role(name, share, adapter=adapter, head=head, trainable=trainable)
         log.info("%s was trained on other weights: it gets a copy of its own", folder)
-    config = load.read_config(folder)
+    config, tokenizer = load.read_model(folder)
     model = load.load_weights(AutoModel, folder, config=config, dtype=load.dtype_of(dtype))
     trunk = Trunk(
         model.to(device),
-        load.load_tokenizer(folder),
+        tokenizer,
         fingerprint=load.fingerprint(folder),
         source=str(folder),
     )

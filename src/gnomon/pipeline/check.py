@@ -18,11 +18,17 @@ from gnomon.algorithms.base import Algorithm
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.errors import ConfigError, GnomonError, ModelError
-from gnomon.models.load import fetch, load_tokenizer, reading, weight_files
+from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
 from gnomon.pipeline.collect import COLLECT
 from gnomon.pipeline.engines import check_engine
-from gnomon.pipeline.resolve import policy_stages, resolve_start, reward_folder, stage_settings
+from gnomon.pipeline.resolve import (
+    pick_device,
+    policy_stages,
+    resolve_start,
+    reward_folder,
+    stage_settings,
+)
 from gnomon.pipeline.rewards import HUMAN, check_labels, one_reward
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.sources import check_source
@@ -37,6 +43,10 @@ def check_recipe(recipe: Recipe, run: RunFolder, base: Path) -> None:
         ConfigError: everything that is wrong, one problem a line.
     """
     problems: list[str] = []
+    try:
+        pick_device(recipe.device)
+    except ConfigError as error:
+        problems.append(str(error))
     for stage in recipe.stages:
         if run.stage(stage.name).done():
             continue
@@ -86,7 +96,7 @@ def _check_start(recipe: Recipe, stage: StageSpec, run: RunFolder) -> None:
             raise
         raise ConfigError(f"from {start!r}: did you mean the stage {near[0]!r}? {error}") from error
     weight_files(folder)
-    load_tokenizer(folder)
+    read_model(folder)
 
 
 def _check_sense(stage: StageSpec) -> None:

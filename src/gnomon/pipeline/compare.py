@@ -26,7 +26,7 @@ from gnomon.evals.statistics import (
     paired_difference,
     wilson_interval,
 )
-from gnomon.models.load import fetch, load_causal_lm, load_tokenizer, read_config
+from gnomon.models.load import load_causal_lm, read_model
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import load_reward_model
 from gnomon.pipeline.resolve import pick_device, policy_stages, reward_folder, sampling
@@ -200,11 +200,11 @@ def _prompts(spec: CompareSpec, recipe: Recipe, run: RunFolder, base: Path) -> l
         kind="prompts",
         report=report,
     )
-    folder = fetch(recipe.model)
+    config, tokenizer = read_model(recipe.model)
     encoder = recipe_encoder(
         recipe,
-        load_tokenizer(folder),
-        context=context_of(read_config(folder)),
+        tokenizer,
+        context=context_of(config),
         new_tokens=spec.rollout.max_new_tokens,
     )
     return encode_prompts(encoder, groups, report)[: spec.size]

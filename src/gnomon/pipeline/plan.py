@@ -15,12 +15,12 @@ from gnomon.algorithms.reference import ReferenceSettings, check_reference
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.encode import Encoder, How
 from gnomon.errors import ConfigError, DataError, GnomonError
-from gnomon.models.load import fetch, load_tokenizer, read_config
+from gnomon.models.load import fetch, read_config, read_model
 from gnomon.models.memory import parameter_count
 from gnomon.pipeline.check import check_compare, check_stage
 from gnomon.pipeline.collect import COLLECT
 from gnomon.pipeline.memory import stage_memory
-from gnomon.pipeline.resolve import DATA_KIND, resolve_start, stage_settings
+from gnomon.pipeline.resolve import DATA_KIND, pick_device, resolve_start, stage_settings
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.sources import DataReport, context_of, read_specs, recipe_encoder
 from gnomon.recipe.schema import Recipe, StageSpec
@@ -53,6 +53,10 @@ def make_plan(recipe: Recipe, base: Path) -> list[StagePlan]:
     run = RunFolder(recipe)
     plans: list[StagePlan] = []
     problems: list[str] = []
+    try:
+        pick_device(recipe.device)
+    except ConfigError as error:
+        problems.append(str(error))
     for stage in recipe.stages:
         try:
             plans.append(_plan_stage(recipe, stage, run, base))
@@ -123,13 +127,8 @@ def _count(
 
 def plan_encoder(recipe: Recipe, new_tokens: int) -> Encoder:
     """The encoder of a stage that has not loaded its model yet."""
-    folder = fetch(recipe.model)
-    return recipe_encoder(
-        recipe,
-        load_tokenizer(folder),
-        context=context_of(read_config(folder)),
-        new_tokens=new_tokens,
-    )
+    config, tokenizer = read_model(recipe.model)
+    return recipe_encoder(recipe, tokenizer, context=context_of(config), new_tokens=new_tokens)
 
 
 def render_plan(recipe: Recipe, base: Path) -> RenderableType:

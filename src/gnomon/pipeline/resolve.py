@@ -92,9 +92,21 @@ def sampling(spec: RolloutSpec) -> Sampling:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device a recipe asks for; "auto" takes an accelerator where there is one."""
+    """The device a recipe asks for; "auto" takes CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: CUDA where torch sees none; Apple's GPU, which has no float64.
+    """
+    if name == "mps":
+        raise ConfigError(
+            "device: mps cannot be used: Apple's GPU has no float64, in which gnomon adds up "
+            "gradient norms and draws tokens. Set device: cpu, or leave device out"
+        )
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device: cuda, but torch sees no CUDA device here (nvidia-smi lists them; torch must "
+            f"be a CUDA build, this one is {torch.__version__}). Set device: cpu, or leave it out"
+        )
     if name != "auto":
         return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -136,7 +136,7 @@ def own_encoding(loaded: LoadedReward, tokenizer: Any) -> Encode | None:
 
     def encode(sample: Sample) -> tuple[Sequence[int], Sequence[int]]:
         answer = Response((Message("assistant", sample.text),))
-        group = encoder.encode_group(Group(sample.prompt, (answer,)))
+        group = encoder.encode_group(Group(sample.prompt, (answer,)), empty_ok=True)
         ids, mask = list(group.responses[0].ids), group.responses[0].mask
         if not sample.finished:  # a cut-off answer must not look finished
             while len(ids) > 1 and (not mask[len(ids) - 1] or ids[-1] in encoder.stop_ids):

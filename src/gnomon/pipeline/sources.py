@@ -324,6 +324,10 @@ def encode_prompts(
     return prompts
 
 
+LENGTH = 1024
+"""``max_length`` where the recipe gives none and the model takes as many."""
+
+
 def context_of(config: Any) -> int | None:
     """The most tokens a model takes, by its configuration."""
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -340,9 +344,15 @@ def recipe_encoder(
         new_tokens: what a rollout may add to a prompt; together they stay within the window.
 
     Raises:
-        ConfigError: the new tokens leave no room for a prompt.
+        ConfigError: ``max_length`` is beyond the model's window, or the new tokens leave no room
+            for a prompt.
     """
-    window = min(recipe.max_length, context or recipe.max_length)
+    window = recipe.max_length or min(LENGTH, context or LENGTH)
+    if context is not None and window > context:
+        raise ConfigError(
+            f"max_length is {window}, and the model takes {context} tokens "
+            f"(max_position_embeddings in its config.json); set max_length: {context}, or less"
+        )
     longest = window - new_tokens
     if longest < 1:
         raise ConfigError(
@@ -356,6 +366,8 @@ def recipe_encoder(
         max_prompt_length=min(limits) if limits else None,
         template=recipe.template,
         truncation=recipe.truncation,
+        train_on=recipe.train_on,
+        merge=recipe.merge,
     )
 
 

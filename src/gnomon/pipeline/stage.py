@@ -42,6 +42,7 @@ from gnomon.pipeline.rewards import build_reward, one_reward
 from gnomon.pipeline.roles import RoleBuilder
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.sources import (
+    LENGTH,
     context_of,
     keep_template,
     recipe_encoder,
@@ -334,7 +335,7 @@ class StageRun:
         spec = self.stage.environment
         if spec is None:
             return None
-        window = context_of(builder.trunk.model.config) or self.recipe.max_length
+        window = context_of(builder.trunk.model.config) or self.recipe.max_length or LENGTH
         return build_environment(spec, encoder, base=self.base, window=window)
 
     def _reward(self, builder: RoleBuilder) -> Any:

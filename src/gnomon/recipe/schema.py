@@ -281,10 +281,23 @@ class Recipe(Spec):
     seed: int = 0
     output: str = Field("runs", description="folder that holds the run's folder")
     template: str | None = Field(None, description="chat template by name, when the model has none")
-    max_length: int = Field(1024, ge=8, description="tokens of a prompt with one response")
+    max_length: int | None = Field(
+        None,
+        ge=8,
+        description="tokens of a prompt with one response; null is 1024, or what the model takes "
+        "if that is less",
+    )
     max_prompt_length: int | None = Field(None, ge=1, description="tokens of a prompt alone")
     truncation: Literal["skip", "left", "right"] = Field(
         "skip", description="rows too long: left out, or cut at the prompt's start or the end"
+    )
+    train_on: Literal["all_assistant", "last"] = Field(
+        "all_assistant", description="of several answers in a conversation: all, or the last alone"
+    )
+    merge: list[Literal["system", "tool", "turns"]] = Field(
+        default_factory=list,
+        description="turns to join for templates without a system or tool role, or with strict "
+        "alternation; see [data.md](data.md#templates)",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
