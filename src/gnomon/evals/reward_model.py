@@ -157,7 +157,10 @@ def evaluate_comparisons(
     decided = counted & ~tie
     correct = np.where(margin > 0, 1.0, np.where(margin == 0, 0.5, 0.0))
     confidence = 1.0 / (1.0 + np.exp(-np.minimum(np.abs(margin), 700.0)))
-    about = None if prompts is None else np.array(list(prompts), dtype=object)
+    places: dict[object, int] = {}
+    about = (
+        None if prompts is None else np.array([places.setdefault(p, len(places)) for p in prompts])
+    )
     decided_about = None if about is None else about[decided].tolist()
     by_category = (
         accuracy_by_category(
