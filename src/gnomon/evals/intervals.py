@@ -168,9 +168,9 @@ def weighted_proportion(
     total = float(w.sum())
     if total == 0.0:
         return exact_interval(0, 0, level)
+    p = min(1.0, float((w * x).sum()) / total)
     w = w * (total / float((w**2).sum()))  # now they sum to Kish's size, as their squares do
     n = float(w.sum())
-    p = min(1.0, float((w * x).sum()) / n)
     spread = n * p * (1 - p)
     own = (float((w * (x - p) ** 2).sum()) + PRIOR) / (spread + PRIOR)  # 1 for rights and wrongs
     if clusters is None:

@@ -152,9 +152,8 @@ def _told(heading: str, model: str, gap: Interval, figures: str, sign: int) -> V
         return Verdict("plain", f"{heading} is {word} {model} by {size} ({figures}).")
     better = gap.value * sign > 0
     word = "better than" if better else "worse than"
-    return Verdict(
-        "good" if better else "bad", f"{heading} is {word} {model} by {size} ({figures})."
-    )
+    text = f"{heading} is {word} {model} by {size} ({figures})."
+    return Verdict("good" if better else "bad", text)
 
 
 def _finite_loss(stage: StageView) -> Iterator[Verdict]:
