@@ -23,7 +23,7 @@ Bounds = tuple[float, float]
 
 PRIOR = 0.5
 """How many successes the assumptions below weigh against what the data show."""
-AGREEMENT = 0.5
+AGREEMENT = 0.65
 """The correlation within clusters that is assumed where the data do not show it: all outcomes are
 the same, or nearly."""
 
@@ -244,7 +244,7 @@ def _clustered_size(
 
 def _at_size(p: float, effective: float, n: float, level: float) -> Interval:
     found = exact_interval(p * effective, effective, level)
-    return Interval(found.value, found.low, found.high, n, level)
+    return Interval(p, min(found.low, p), max(found.high, p), n, level)
 
 
 # -- means ----------------------------------------------------------------------------------------

@@ -103,15 +103,16 @@ class TrainSpec(Spec):
     @field_validator("lr", mode="before")
     @classmethod
     def _rate(cls, value: Any) -> Any:
-        if value == "auto":
-            return value
-        with contextlib.suppress(TypeError, ValueError):
-            if not isinstance(value, bool) and 0 <= float(value) <= MAX_LR:
-                return value
-        raise ValueError(
-            f"the learning rate is a number from 0 to {MAX_LR:g} (AdamW moves a weight by about lr "
-            "a step; 1e-6 to 1e-3 is usual), or auto"
-        )
+        try:
+            fits = not isinstance(value, bool) and 0 <= float(value) <= MAX_LR
+        except (TypeError, ValueError):
+            return value  # auto, or no number at all
+        if not fits:
+            raise ValueError(
+                f"the learning rate is a number from 0 to {MAX_LR:g} (AdamW moves a weight by "
+                "about lr a step; 1e-6 to 1e-3 is usual), or auto"
+            )
+        return value
 
     @field_validator("betas", mode="before")
     @classmethod
@@ -120,7 +121,7 @@ class TrainSpec(Spec):
             if len(value) == 2 and all(0 <= float(beta) < 1 for beta in value):
                 return value
         raise ValueError(
-            f"betas are two numbers from 0 to below 1, as in [0.9, 0.999]; got {value}"
+            f"betas are two numbers from 0 to below 1, as in [0.9, 0.999], not {value}"
         )
 
     @model_validator(mode="after")
