@@ -1,6 +1,6 @@
 """Coverage and width of gnomon's intervals of shares, enumerated or drawn.
 
-    python benchmarks/intervals.py                 # the tables of docs/intervals.md, 5 minutes
+    python benchmarks/intervals.py                 # the tables of docs/intervals.md, some minutes
     python benchmarks/intervals.py --draws 500     # sooner, with more noise in the last digit
 
 Coverage is how often the 95% interval holds the true figure. Width is the mean width over that of
@@ -40,7 +40,7 @@ class Case:
         coverage: how often the interval holds the truth.
         width: over Wilson's at the effective sample size.
         events: how many outcomes of the rarer kind are expected; of differences, how many prompts
-            (or answers) on which the two models differ.
+            on which the two models differ; NaN where that is not counted.
         newcombe: of paired differences, the width over that of Newcombe's interval, made from two
             of Wilson's.
     """
@@ -272,7 +272,7 @@ def paired_samples(
                     )
                     reference = difference_width(q - p, float((gaps / k).var()), n)
                     note = f"{p:g} and {q:g}, {k} answers, correlation {correlation}"
-                    yield Case(n, q, note, coverage, width / reference, n * k * (p + q))
+                    yield Case(n, q, note, coverage, width / reference, math.nan)
 
 
 def shared_difficulty(
@@ -309,9 +309,13 @@ def table(cases: list[Case]) -> str:
         f"{sum(c.coverage >= 0.93 for c in cases)} of {len(cases)} cells cover 93% or more (lowest "
         f"{low.coverage:.3f}: n = {low.n}, {low.note}, p = {low.p:g}).",
         f"{sum(c.width <= 1.25 for c in cases)} are at most 1.25 times as wide (widest "
-        f"{wide.width:.2f}: n = {wide.n}, {wide.note}, p = {wide.p:g}); of the {len(often)} with 4 "
-        f"or more expected events, {sum(w <= 1.25 for w in often)} (widest {max(often):.2f}).",
+        f"{wide.width:.2f}: n = {wide.n}, {wide.note}, p = {wide.p:g}).",
     ]
+    if often:
+        said.append(
+            f"Of the {len(often)} with 4 or more expected events, {sum(w <= 1.25 for w in often)} "
+            f"are (widest {max(often):.2f})."
+        )
     if not math.isnan(wide.newcombe):
         worst = max(c.newcombe for c in cases)
         said.append(f"Against Newcombe's interval the widest is {worst:.2f}.")

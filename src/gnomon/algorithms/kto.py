@@ -153,6 +153,7 @@ class KTO(Offline):
                 "eval/accuracy": accuracy.value,
                 "eval/accuracy_low": accuracy.low,
                 "eval/accuracy_high": accuracy.high,
+                "eval/accuracy_n": accuracy.n,
                 "eval/kl": baseline,
             },
             {

@@ -245,6 +245,7 @@ def report_metrics(report: RewardModelReport) -> dict[str, float]:
         "eval/accuracy": report.accuracy.value,
         "eval/accuracy_low": report.accuracy.low,
         "eval/accuracy_high": report.accuracy.high,
+        "eval/accuracy_n": report.accuracy.n,
         "eval/margin": report.mean_margin,
         "eval/ece": report.ece,
     }

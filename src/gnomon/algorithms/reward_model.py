@@ -189,6 +189,7 @@ class RewardModel(Offline):
                 "eval/accuracy": accuracy.value,
                 "eval/accuracy_low": accuracy.low,
                 "eval/accuracy_high": accuracy.high,
+                "eval/accuracy_n": accuracy.n,
                 "eval/ece": report.ece,
             },
             {"held-out comparisons": report.to_dict()},

@@ -196,9 +196,8 @@ def _last_accuracy(stage: StageView) -> Measured | None:
     _, y = stage.series("eval/accuracy")
     if not y.size:
         return None
-    ends = [stage.series(f"eval/accuracy_{side}")[1] for side in ("low", "high")]
-    low, high = (float(e[-1]) if e.size else None for e in ends)
-    return Measured(float(y[-1]), low, high)
+    rest = [stage.series(f"eval/accuracy_{part}")[1] for part in ("low", "high", "n")]
+    return Measured(float(y[-1]), *(float(r[-1]) if r.size else None for r in rest))
 
 
 def _length_bias(stage: StageView, length: object) -> Iterator[Verdict]:
