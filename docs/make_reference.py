@@ -78,9 +78,9 @@ MEANINGS = {
     "LoraSpec.targets": "which linear modules, by name; `all-linear` leaves out the output head",
     "TrainSpec.epochs": "passes over the data; 1 when neither this nor `steps` is given",
     "TrainSpec.lr": "peak rate; `auto` follows [this rule](#lr-auto)",
-    "TrainSpec.schedule": "after the warm-up; cosine and linear fall towards 0",
-    "TrainSpec.weight_decay": "AdamW's, on weight matrices only",
-    "TrainSpec.max_grad_norm": "the joint norm that gradients are cut down to",
+    "TrainSpec.schedule": "after the warm-up; cosine and linear fall towards `min_lr_ratio`",
+    "TrainSpec.weight_decay": "AdamW's, on weight matrices; not on biases, norms, scalar heads",
+    "TrainSpec.max_grad_norm": "the joint norm that gradients are cut down to; null: never",
     "TrainSpec.tokens_per_microbatch": "memory against speed; never changes the gradient",
     "TrainSpec.gradient_checkpointing": "recompute layers in the backward pass: slow, saves memory",
     "TrainSpec.checkpoint_every": "iterations between two checkpoints; the last is always saved",
@@ -232,6 +232,8 @@ def _name(annotation: Any) -> str:
         return " | ".join(parts + (["null"] if NoneType in arguments else []))
     if origin is list:
         return f"list of {_name(arguments[0])}"
+    if origin is tuple:
+        return f"[{', '.join(_name(a) for a in arguments)}]"
     if origin is dict:
         return "mapping" if arguments[1] is Any else f"mapping to {_name(arguments[1])}"
     plain = {str: "text", int: "integer", float: "number", bool: "true | false"}

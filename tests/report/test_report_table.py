@@ -22,6 +22,13 @@ def test_table_shows_values_intervals_and_gaps():
         assert expected in text
 
 
+def test_n_stands_beside_every_interval():
+    row = {"model": "a", "values": [{"value": 0.5, "low": 0.3, "high": 0.7, "n": 20.0}]}
+    assert "0.500 [0.300, 0.700] n=20" in _render(
+        comparison_table({"columns": ["accuracy"], "rows": [row]})
+    )
+
+
 def test_only_a_best_beyond_its_interval_is_bold():
     coloured = _render(comparison_table(comparison()), force_terminal=True, color_system="standard")
     bold = "\x1b[1;32m"
@@ -50,6 +57,9 @@ def test_numbers_as_people_read_them():
         "0", "0.714", "12.3", "1 240", "2.1e-06", "n/a", "n/a",
     ]  # fmt: skip
     assert measured(Measured(-0.9, -1.0, -0.8)) == "-0.900 [-1.000, -0.800]"
+    assert measured(Measured(0.5, 0.3, 0.7, 20)) == "0.500 [0.300, 0.700] n=20"
+    assert measured(Measured(0.5, 0.3, 0.7, 1240)) == "0.500 [0.300, 0.700] n=1 240"
+    assert measured(Measured(0.5, None, None, 1.6)) == "0.500 n=1.6"
     assert [duration(s) for s in (4.25, 48, 725, 12000)] == [
         "4.2 s", "48 s", "12 min 05 s", "3 h 20 min",
     ]  # fmt: skip

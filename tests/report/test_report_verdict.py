@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from gnomon.evals.differences import paired_difference
+from gnomon.evals.intervals import mean_interval
 from gnomon.report import read_run
-from gnomon.report.read import Comparison, Measured, RunView, StageView
+from gnomon.report.read import Comparison, Measured, RunView, StageView, parse_comparison
 from gnomon.report.verdict import ends_differ, verdicts
 
 
@@ -73,6 +75,60 @@ def test_direction_of_better(tmp_path):
     assert "better than" in _texts(run("ECE", 0.5, 0.1), "good")[0]
     assert _texts(run("KL from sft (nats)", 0.1, 5.0)) == []
     assert _texts(run("length (tokens)", 10.0, 50.0)) == []
+
+
+def _compared(tmp_path, old, new, gain=None, column="accuracy"):
+    """Two models' 0/1 answers, as compare would write them; with ``gain`` paired by prompt."""
+    rows = [
+        {"model": "old", "values": [mean_interval(old).to_dict()], "gains": [0.0]},
+        {"model": "new", "values": [mean_interval(new).to_dict()], "gains": []},
+    ]
+    if gain:
+        rows[1]["gains"] = [paired_difference(new, old).to_dict()]
+    said = {"columns": [column], "reference": "old", "rows": rows}
+    return RunView(tmp_path, "r", comparison=parse_comparison(said))
+
+
+@pytest.mark.parametrize("gain", [True, False])
+def test_few_answers_that_are_all_alike_are_not_told_apart(tmp_path, gain):
+    (said,) = verdicts(_compared(tmp_path, [0, 0], [1, 1], gain))
+    assert said.kind == "plain"
+    assert "cannot be told apart" in said.text
+    assert "n=2" in said.text
+    (said,) = verdicts(_compared(tmp_path, [0] * 20, [1] + [0] * 19, gain))
+    assert "cannot be told apart" in said.text
+    (said,) = verdicts(_compared(tmp_path, [0] * 20, [1] * 20, gain))
+    assert said.kind == "good"
+
+
+def test_the_reference_is_compared_by_prompt_where_it_can_be(tmp_path):
+    """Every second prompt is easy, and 6 of the hard ones are gained: only pairing sees it."""
+    old, new = [1, 0] * 20, [1, 0] * 14 + [1, 1] * 6
+    apart, paired = (verdicts(_compared(tmp_path, old, new, g))[0] for g in (False, True))
+    assert (apart.kind, paired.kind) == ("plain", "good")
+    worse = verdicts(_compared(tmp_path, new, old, True))[0]
+    assert worse.kind == "bad"
+    assert "worse than old by 0.15" in worse.text
+
+
+def test_a_gap_without_intervals_is_said_to_have_none(tmp_path):
+    rows = (("old", (Measured(2.0),)), ("new", (Measured(3.0, n=9),)))
+    (said,) = verdicts(RunView(tmp_path, "r", comparison=Comparison(("reward",), rows)))
+    assert said.kind == "plain"
+    assert "given without intervals" in said.text
+
+
+def test_rare_successes_in_a_row_are_no_trend():
+    assert not ends_differ(np.zeros(40))[2]
+    assert not ends_differ(np.array([0.0] * 8 + [1.0, 1.0]))[2]
+    assert not ends_differ(np.array([0.0, 0, 0, 0, 1]))[2]
+    assert ends_differ(np.array([0.0] * 60 + [1.0] * 60))[2]
+
+
+def test_few_points_of_noise_are_seldom_a_trend():
+    rng = np.random.default_rng(1)
+    for n in (5, 8, 12):
+        assert sum(ends_differ(rng.normal(size=n))[2] for _ in range(400)) / 400 < 0.1
 
 
 def test_the_learned_reward_is_no_evidence_whatever_it_is_called(tmp_path):

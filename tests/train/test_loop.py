@@ -128,6 +128,38 @@ def test_a_run_leaves_one_row_for_each_iteration_and_one_of_the_end(tmp_path: Pa
     assert not any(role.training for role in loop.algorithm.roles.values())
 
 
+def test_every_number_of_the_optimizer_arrives(tmp_path: Path) -> None:
+    numbers = {"betas": (0.8, 0.999), "eps": 1e-6, "weight_decay": 0.1, "head_weight_decay": 0.2}
+    loop = make(tmp_path, lr=1e-3, schedule="linear", warmup=0, min_lr_ratio=0.5, **numbers)
+    decay = next(g for g in loop.optimizer.param_groups if g["name"] == "decay")
+    assert {k: decay[k] for k in ("betas", "eps", "weight_decay")} == {
+        k: v for k, v in numbers.items() if k != "head_weight_decay"
+    }
+    loop.run()
+    rates = [r["lr"] for r in rows(tmp_path) if not r.get("final")]
+    assert rates == pytest.approx([1e-3 * (0.5 + 0.5 * (1 - i / 4)) for i in range(4)])
+    assert loop.options.optimizer() == {
+        "name": "AdamW",
+        "lr": 1e-3,
+        "schedule": "linear",
+        "min_lr_ratio": 0.5,
+        "warmup": 0,
+        "max_grad_norm": 1.0,
+        **numbers,
+    }
+
+
+def test_gradients_are_cut_at_the_norm_asked_for_or_never(tmp_path: Path) -> None:
+    free, cut, far = (
+        make(tmp_path / str(limit), iterations=2, max_grad_norm=limit, eps=1.0)
+        for limit in (None, 1e-3, 1e9)
+    )
+    for loop in (free, cut, far):
+        loop.run()
+    assert same(free, far)
+    assert not same(free, cut)
+
+
 def test_the_loss_that_is_logged_is_the_steps_whatever_the_split(tmp_path: Path) -> None:
     whole = make(tmp_path / "a")
     whole.algorithm.ingredients.tokens_per_microbatch = 10_000

@@ -63,6 +63,38 @@ def test_what_decays_and_what_does_not() -> None:
     assert values["policy.trunk.norm.weight"] == 1.0
 
 
+def test_heads_decay_only_where_it_is_asked_for() -> None:
+    named = toy()
+    optimizer = make_optimizer(named, lr=0.1, weight_decay=0.5, head_weight_decay=0.2)
+    groups = {g["name"]: g for g in optimizer.param_groups}
+    assert {name: g["weight_decay"] for name, g in groups.items()} == {
+        "decay": 0.5,
+        "no_decay": 0.0,
+        "heads": 0.2,
+    }
+    (head,) = groups["heads"]["params"]
+    assert head is dict(named)["value_model.head.weight"]
+    assert dict(named)["reward_model.length_coef"] in set(groups["no_decay"]["params"])
+    for _, parameter in named:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert float(head.detach()[0, 0]) == pytest.approx(0.98)  # 1 - lr 0.2
+
+
+def test_betas_and_eps_are_adams() -> None:
+    """One step on a gradient g moves a weight by lr g / (|g| + eps), the second by the betas'."""
+    weight = nn.Parameter(torch.zeros(1, 1))
+    optimizer = make_optimizer([("w", weight)], lr=1.0, betas=(0.5, 0.25), eps=1.0)
+    gradients, mean, square, expected = (3.0, -1.0), 0.0, 0.0, 0.0
+    for step, g in enumerate(gradients, 1):
+        weight.grad = torch.full((1, 1), g)
+        optimizer.step()
+        mean, square = 0.5 * mean + 0.5 * g, 0.25 * square + 0.75 * g * g
+        root = math.sqrt(square / (1 - 0.25**step))
+        expected -= mean / (1 - 0.5**step) / (root + 1.0)
+        assert float(weight.detach()) == pytest.approx(expected)
+
+
 def test_nothing_to_train_is_said() -> None:
     with pytest.raises(ConfigError, match="Nothing to train"):
         make_optimizer([("a", nn.Parameter(torch.ones(2), requires_grad=False))], lr=1.0)

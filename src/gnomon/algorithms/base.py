@@ -34,7 +34,7 @@ DataKind = Literal["demonstrations", "comparisons", "unpaired", "prompts"]
 class Settings(BaseModel):
     """Base of an algorithm's own settings: unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class KTO(Offline):
 
     @torch.no_grad()
     def evaluate(self, iteration: int, final: bool) -> Evaluation:
-        """The share of held-out answers on their side of z_0, with 95% Wilson intervals."""
+        """The share of held-out answers on their side of z_0, with 95% intervals."""
         groups = self.ingredients.eval_groups
         if not groups:
             return Evaluation()
@@ -144,13 +144,16 @@ class KTO(Offline):
             seen = self._see(batch)
             gain = seen.logprob - seen.reference - baseline
             right += _on_its_side(gain, batch.scalar["label"] > 0.5).tolist()
-        accuracy = weighted_proportion(right)
-        categories = accuracy_by_category(right, [g.category for g in groups for _ in g.responses])
+        rows = [g for g in groups for _ in g.responses]
+        prompts = [tuple(g.prompt_ids) for g in rows]
+        accuracy = weighted_proportion(right, clusters=prompts)
+        categories = accuracy_by_category(right, [g.category for g in rows], clusters=prompts)
         return Evaluation(
             {
                 "eval/accuracy": accuracy.value,
                 "eval/accuracy_low": accuracy.low,
                 "eval/accuracy_high": accuracy.high,
+                "eval/accuracy_n": accuracy.n,
                 "eval/kl": baseline,
             },
             {

@@ -46,7 +46,8 @@ from gnomon.algorithms.token_columns import per_response_sum
 from gnomon.data.records import TokenGroup
 from gnomon.data.sampler import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
-from gnomon.evals.statistics import mean_interval, wilson_interval
+from gnomon.evals.intervals import mean_interval, weighted_proportion
+from gnomon.evals.prompts import over_prompts
 from gnomon.rewards.guard import score_safely, trainable
 from gnomon.rewards.human import Rounds
 from gnomon.rewards.protocol import Sample
@@ -239,15 +240,18 @@ class OnPolicy(Algorithm):
 
         rollouts = answers() if self.prefetch is None else self.prefetch.alone(answers)
         groups = [g for i, r in enumerate(rollouts) if (g := token_group(r, f"eval:{i}"))]
-        series = score_series(rollouts)
+        scores = score_series(rollouts)
         completions = [c for r in rollouts for c in r.completions]
-        series["length"] = [float(written(c)) for c in completions]
+        series = {"length": [float(written(c)) for c in completions]}
         series |= episode_series(completions)
+        if "return" in series:
+            scores["return"] = series.pop("return")
         finished = [c.finished for c in completions]
         if groups and "reference" in self.roles:
             series["kl"] = self.response_kl(groups, temperature).tolist()
-        intervals = {name: mean_interval(values) for name, values in series.items() if values}
-        intervals["finished"] = wilson_interval(sum(finished), len(finished))
+        intervals = {name: mean_interval(v, method="t") for name, v in series.items() if v}
+        intervals |= {name: over_prompts([[x] for x in v]) for name, v in scores.items() if v}
+        intervals["finished"] = weighted_proportion(finished)
         metrics = {f"eval/{name}": interval.value for name, interval in intervals.items()}
         details = {name: interval.to_dict() for name, interval in intervals.items()}
         return Evaluation(metrics, {"held-out prompts": details}, sample_rows(rollouts))

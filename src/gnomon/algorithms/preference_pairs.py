@@ -136,7 +136,7 @@ class PairMethod(PairLoss, Offline):
 
     @torch.no_grad()
     def evaluate(self, iteration: int, final: bool) -> Evaluation:
-        """How well implicit rewards order held-out pairs, with 95% Wilson intervals."""
+        """How well implicit rewards order held-out pairs, with 95% intervals."""
         if not self.ingredients.eval_groups:
             return Evaluation()
         report = self.held_out()
@@ -146,6 +146,7 @@ class PairMethod(PairLoss, Offline):
         """The held-out comparisons, judged by the implicit reward."""
         groups = self.ingredients.eval_groups
         category = {g.id: g.category for g in groups}
+        prompt = {g.id: tuple(g.prompt_ids) for g in groups}  # pairs of one prompt are alike
         columns: dict[str, list[Any]] = {}
         for batch in self.batches(groups):
             tokens = self.roles["policy"].logprobs(batch).logprobs
@@ -160,7 +161,7 @@ class PairMethod(PairLoss, Offline):
             ):
                 columns.setdefault(name, []).extend(values.tolist())
             ids = [batch.group_ids[g] for g in batch.pair_group.tolist()]
-            columns.setdefault("prompt", []).extend(ids)
+            columns.setdefault("prompt", []).extend(prompt[i] for i in ids)
             columns.setdefault("category", []).extend(category[i] for i in ids)
         return evaluate_comparisons(
             columns["better"],
@@ -244,6 +245,7 @@ def report_metrics(report: RewardModelReport) -> dict[str, float]:
         "eval/accuracy": report.accuracy.value,
         "eval/accuracy_low": report.accuracy.low,
         "eval/accuracy_high": report.accuracy.high,
+        "eval/accuracy_n": report.accuracy.n,
         "eval/margin": report.mean_margin,
         "eval/ece": report.ece,
     }

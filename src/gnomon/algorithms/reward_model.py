@@ -157,8 +157,8 @@ class RewardModel(Offline):
             k: [] for k in ("better", "worse", "tie", "weight", "lb", "lw")
         }
         categories: list[str | None] = []
-        prompts: list[str] = []
-        by_id = {g.id: g.category for g in groups}
+        prompts: list[tuple[int, ...]] = []  # pairs of one prompt are alike
+        by_id = {g.id: (g.category, tuple(g.prompt_ids)) for g in groups}
         for batch in self.batches(groups):
             scores = self.scores(batch).mean(1)
             better, worse = batch.pairs.unbind(1)
@@ -172,8 +172,8 @@ class RewardModel(Offline):
             ):
                 columns[key].extend(value.tolist())
             about = [batch.group_ids[g] for g in batch.pair_group.tolist()]
-            prompts.extend(about)
-            categories.extend(by_id[group_id] for group_id in about)
+            categories.extend(by_id[group_id][0] for group_id in about)
+            prompts.extend(by_id[group_id][1] for group_id in about)
         report = evaluate_comparisons(
             columns["better"],
             columns["worse"],
@@ -189,6 +189,7 @@ class RewardModel(Offline):
                 "eval/accuracy": accuracy.value,
                 "eval/accuracy_low": accuracy.low,
                 "eval/accuracy_high": accuracy.high,
+                "eval/accuracy_n": accuracy.n,
                 "eval/ece": report.ece,
             },
             {"held-out comparisons": report.to_dict()},

@@ -1,16 +1,22 @@
 """Evaluations: intervals for every number, reward-model quality, and the shape of sampled text."""
 
+from gnomon.evals.differences import independent_difference, paired_difference, paired_shares
 from gnomon.evals.generation import GenerationReport, evaluate_generations
+from gnomon.evals.intervals import (
+    Interval,
+    exact_interval,
+    mean_interval,
+    mean_of_shares,
+    weighted_proportion,
+    wilson_interval,
+)
 from gnomon.evals.passk import pass_curve, pass_gain
+from gnomon.evals.prompts import gain_between_runs, gain_over_prompts, over_prompts
 from gnomon.evals.reward_model import RewardModelReport, evaluate_comparisons
 from gnomon.evals.statistics import (
-    Interval,
     accuracy_by_category,
     expected_calibration_error,
-    mean_interval,
-    paired_difference,
     pass_at_k,
-    wilson_interval,
     win_rate,
 )
 
@@ -21,12 +27,20 @@ __all__ = [
     "accuracy_by_category",
     "evaluate_comparisons",
     "evaluate_generations",
+    "exact_interval",
     "expected_calibration_error",
+    "gain_between_runs",
+    "gain_over_prompts",
+    "independent_difference",
     "mean_interval",
+    "mean_of_shares",
+    "over_prompts",
     "paired_difference",
+    "paired_shares",
     "pass_at_k",
     "pass_curve",
     "pass_gain",
+    "weighted_proportion",
     "wilson_interval",
     "win_rate",
 ]

@@ -15,7 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from gnomon.evals.statistics import Interval, finite_or_none, mean_interval
+from gnomon.evals.intervals import (
+    Interval,
+    bounded_mean,
+    finite_or_none,
+    mean_interval,
+    mean_of_shares,
+    mean_samples,
+)
 
 NGram = tuple[str, ...]
 
@@ -108,16 +115,14 @@ def evaluate_generations(
         prompts=len(texts),
         samples=len(flat),
         distinct={n: distinct_n(flat, n) for n in (1, 2, 3)},
-        self_bleu=mean_interval([self_bleu(words[i]) for i in several]) if several else None,
+        self_bleu=bounded_mean([self_bleu(words[i]) for i in several]) if several else None,
         unique=(
-            mean_interval([len(set(texts[i])) / len(texts[i]) for i in several])
-            if several
-            else None
+            bounded_mean([len(set(texts[i])) / len(texts[i]) for i in several]) if several else None
         ),
-        repetition=mean_interval([_mean(repetition_rate(w) for w in s) for s in words]),
+        repetition=bounded_mean([_mean(repetition_rate(w) for w in s) for s in words]),
         length=_length_stats(sizes),
         length_unit="tokens" if lengths is not None else "words",
-        eos=None if finished is None else mean_interval([_mean(f) for f in finished]),
+        eos=None if finished is None else _share_over_prompts(finished),
         empty=sum(not w for w in flat),
     )
 
@@ -178,6 +183,11 @@ def _ngrams(words: Sequence[str], n: int) -> Iterable[NGram]:
     return zip(*(words[i:] for i in range(n)), strict=False)
 
 
+def _share_over_prompts(finished: Sequence[Sequence[bool]]) -> Interval:
+    samples = mean_samples([len(row) for row in finished])
+    return mean_of_shares([_mean(row) for row in finished], samples)
+
+
 def _mean(values: Iterable[float]) -> float:
     return float(np.mean([float(v) for v in values]))
 
@@ -185,7 +195,7 @@ def _mean(values: Iterable[float]) -> float:
 def _length_stats(sizes: Sequence[Sequence[int]]) -> LengthStats:
     flat = np.array([size for row in sizes for size in row], dtype=np.float64)
     return LengthStats(
-        mean=mean_interval([_mean(row) for row in sizes]),
+        mean=mean_interval([_mean(row) for row in sizes], method="t"),
         std=float(flat.std()),
         minimum=float(flat.min()),
         median=float(np.median(flat)),

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
-from gnomon.evals.statistics import Interval, mean_interval, paired_difference, pass_at_k
+from gnomon.evals.differences import paired_shares
+from gnomon.evals.intervals import Interval, mean_of_shares, mean_samples
+from gnomon.evals.statistics import pass_at_k
 
 Right = Sequence[Sequence[bool | None]]
 """[P][n] whether the i-th answer to a prompt is right; None where it could not be judged."""
@@ -32,10 +33,14 @@ def prompt_pass_at_k(right: Right, k: int) -> list[float]:
 
 
 def pass_curve(right: Right, ks: Sequence[int]) -> list[Interval]:
-    """The mean over prompts of pass@k, for each k, with a t interval cut at 0 and 1; prompts with
-    too few judged answers are left out of it."""
-    found = [mean_interval(_known(prompt_pass_at_k(right, k))) for k in ks]
-    return [replace(i, low=max(0.0, i.low), high=min(1.0, i.high)) for i in found]
+    """The mean over prompts of pass@k, for each k, with its interval; prompts with too few judged
+    answers are left out of it. A share of 0 of 20 is no proof of never: see
+    :func:`~gnomon.evals.intervals.mean_of_shares`."""
+    out = []
+    for k in ks:
+        known = [x for x in prompt_pass_at_k(right, k) if not math.isnan(x)]
+        out.append(mean_of_shares(known, _samples([right], k)))
+    return out
 
 
 def pass_gain(after: Right, before: Right, ks: Sequence[int]) -> list[Interval]:
@@ -50,9 +55,13 @@ def pass_gain(after: Right, before: Right, ks: Sequence[int]) -> list[Interval]:
     for k in ks:
         pairs = zip(prompt_pass_at_k(after, k), prompt_pass_at_k(before, k), strict=True)
         both = [(a, b) for a, b in pairs if not (math.isnan(a) or math.isnan(b))]
-        out.append(paired_difference([a for a, _ in both], [b for _, b in both]))
+        samples = _samples([after, before], k)
+        out.append(paired_shares([a for a, _ in both], [b for _, b in both], samples))
     return out
 
 
-def _known(values: Sequence[float]) -> list[float]:
-    return [v for v in values if not math.isnan(v)]
+def _samples(sides: Sequence[Right], k: int) -> float:
+    """As how many rights and wrongs a prompt's pass@k counts: n / k of its n judged answers, the
+    harmonic mean over prompts."""
+    counts = [sum(r is not None for r in row) for right in sides for row in right]
+    return mean_samples([n / k for n in counts if n >= k])

@@ -157,7 +157,7 @@ def evaluate_comparisons(
     decided = counted & ~tie
     correct = np.where(margin > 0, 1.0, np.where(margin == 0, 0.5, 0.0))
     confidence = 1.0 / (1.0 + np.exp(-np.minimum(np.abs(margin), 700.0)))
-    about = None if prompts is None else np.array(list(prompts), dtype=object)
+    about = None if prompts is None else _numbered(prompts)
     decided_about = None if about is None else about[decided].tolist()
     by_category = (
         accuracy_by_category(
@@ -188,6 +188,12 @@ def evaluate_comparisons(
         tie_margin=_weighted_mean(np.abs(margin[is_tie]), w[is_tie]),
         **length,
     )
+
+
+def _numbered(names: Sequence[object]) -> Any:
+    """[C] a number for each different name."""
+    places: dict[object, int] = {}
+    return np.array([places.setdefault(name, len(places)) for name in names], dtype=np.int64)
 
 
 def _length_probe(

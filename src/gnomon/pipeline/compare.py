@@ -6,7 +6,7 @@ every reward that gave nothing but 0 and 1 gets a table of pass@k.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,9 @@ from gnomon.atomic import write_json
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.errors import ConfigError, RunError
+from gnomon.evals.intervals import Bounds, Interval
 from gnomon.evals.passk import ks_up_to, pass_curve, pass_gain
-from gnomon.evals.statistics import (
-    Interval,
-    mean_interval,
-    paired_difference,
-    wilson_interval,
-)
+from gnomon.evals.prompts import common_bounds, gain_over_prompts, over_prompts
 from gnomon.models.load import load_causal_lm, read_model
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import load_reward_model
@@ -65,7 +61,8 @@ class Policy:
 def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
     """Sample the base model and every trained policy, score them, write ``comparison.json``.
 
-    A row's ``gains`` are its rewards less the reference's, prompt by prompt (paired intervals).
+    A row's ``gains`` are its rewards less the reference's, prompt by prompt (paired intervals), and
+    its ``scores`` [rewards][prompts][samples] what both are made from, for ``prompts`` by id.
 
     One policy is in memory at a time, beside the reference and the reward models.
     """
@@ -100,24 +97,32 @@ def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
         for sample, own in zip(shown, answers, strict=False):
             sample[policy.name] = own[0].text
         judged[policy.name] = _scores(prompts, answers, rewards)
-        values = [over_prompts(v) for v in judged[policy.name]]
         kl = _kl(role, reference_role, prompts, answers, spec.rollout.temperature)
-        values.append(over_prompts(kl))
-        values.append(over_prompts([[float(len(c.ids)) for c in own] for own in answers]))
-        values.append(_finished(answers))
+        values = [
+            over_prompts(kl, None),
+            over_prompts([[float(len(c.ids)) for c in own] for own in answers], None),
+            over_prompts([[float(c.finished) for c in own] for own in answers], (0.0, 1.0)),
+        ]
         rows.append({"model": policy.name, "values": [v.to_dict() for v in values]})
     columns = [reward.name for reward in rewards] + [
         f"KL from {reference.name} (nats)",
         "length (tokens)",
         "finished",
     ]
+    bounds = _bounds(judged)
     for row in rows:
-        pairs = zip(judged[row["model"]], judged[reference.name], strict=True)
-        row["gains"] = [_gain(own, theirs).to_dict() for own, theirs in pairs]
+        scores, theirs = judged[row["model"]], judged[reference.name]
+        means = [over_prompts(v, b).to_dict() for v, b in zip(scores, bounds, strict=True)]
+        gains = [gain_over_prompts(*x) for x in zip(scores, theirs, bounds, strict=True)]
+        if row["model"] == reference.name:  # on itself: nothing, and that is certain
+            gains = [Interval(0.0, 0.0, 0.0, gain.n) for gain in gains]
+        row["values"] = [*means, *row["values"]]
+        row |= {"gains": [gain.to_dict() for gain in gains], "scores": scores}
     result: dict[str, Any] = {
         "columns": columns,
         "reference": reference.name,
         "rows": rows,
+        "prompts": [p.prompt.id for p in prompts],
         "samples": shown,
     }
     names = [reward.name for reward in rewards]
@@ -166,29 +171,10 @@ def pass_tables(
     return tables
 
 
-def over_prompts(values: Sequence[Sequence[float | None]]) -> Interval:
-    """The mean over prompts of their samples' means, with its interval; failed samples are left
-    out, and prompts without any other."""
-    return mean_interval([mean for row in values if (mean := _mean(row)) is not None])
-
-
-def _gain(own: Values, reference: Values) -> Interval:
-    """What a reward gained on the reference, paired by prompt."""
-    pairs = [(_mean(a), _mean(b)) for a, b in zip(own, reference, strict=True)]
-    both = [(a, b) for a, b in pairs if a is not None and b is not None]
-    return paired_difference([a for a, _ in both], [b for _, b in both])
-
-
-def _mean(row: Sequence[float | None]) -> float | None:
-    known = [v for v in row if v is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _finished(answers: Answers) -> Interval:
-    done = [[float(c.finished) for c in own] for own in answers]
-    if max(map(len, done)) > 1:
-        return over_prompts(done)
-    return wilson_interval(sum(map(sum, done)), len(done))
+def _bounds(judged: Mapping[str, Sequence[Values]]) -> list[Bounds | None]:
+    """Of each reward, whether its values are shares: asked of all policies' together."""
+    columns = zip(*judged.values(), strict=True)
+    return [common_bounds(row for rows in column for row in rows) for column in columns]
 
 
 def _prompts(spec: CompareSpec, recipe: Recipe, run: RunFolder, base: Path) -> list[EncodedPrompt]:

@@ -90,7 +90,8 @@ def _summary(info: dict[str, Any]) -> str:
     kept = info.get("held_out", {})
     held_out = [f"{k} {kept[k]:.3g}" for k in keys if k in kept]
     if "accuracy_low" in kept:
-        held_out[-1] += f" [{kept['accuracy_low']:.3g}, {kept['accuracy_high']:.3g}]"
+        ends = f" [{kept['accuracy_low']:.3g}, {kept['accuracy_high']:.3g}]"
+        held_out[-1] += ends + (f" n={kept['accuracy_n']:.0f}" if "accuracy_n" in kept else "")
     if held_out:
         figures.append("held out: " + ", ".join(held_out))
     skipped = info["skipped"]["count"]

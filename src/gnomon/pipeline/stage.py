@@ -168,6 +168,7 @@ class StageRun:
             for sink in sinks:
                 self.closing.callback(sink.close)
             options = self._loop_options(algorithm_class, ingredients, loaded)
+            self.run.update_manifest(optimizer={self.stage.name: options.optimizer()})
             loop = Loop(algorithm, options, self.folder.path, progress, sinks)
             last = loop.run(resume)
         self._save(algorithm, roles, loaded)
@@ -296,8 +297,12 @@ class StageRun:
             iterations=ingredients.iterations,
             lr=default_lr(algorithm.name, parameters, lora) if train.lr == "auto" else train.lr,
             schedule=train.schedule,
+            min_lr_ratio=train.min_lr_ratio,
             warmup=train.warmup,
+            betas=train.betas,
+            eps=train.eps,
             weight_decay=train.weight_decay,
+            head_weight_decay=train.head_weight_decay,
             max_grad_norm=train.max_grad_norm,
             eval_every=train.eval_every,
             checkpoint_every=train.checkpoint_every,

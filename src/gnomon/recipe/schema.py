@@ -6,6 +6,7 @@ default is written out in the run's own ``recipe.yaml``.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import Any, Literal
 
@@ -14,14 +15,19 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 DataKind = Literal[
     "auto", "demonstrations", "preferences", "rankings", "unpaired", "prompts", "text"
 ]
+MAX_LR = 10.0
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
 class Spec(BaseModel):
-    """Base of every part of a recipe: unknown keys are refused."""
+    """Base of every part of a recipe: unknown keys are refused, and numbers that are not finite."""
 
     model_config = ConfigDict(
-        extra="forbid", validate_default=True, populate_by_name=True, coerce_numbers_to_str=True
+        extra="forbid",
+        validate_default=True,
+        populate_by_name=True,
+        coerce_numbers_to_str=True,
+        allow_inf_nan=False,
     )
 
 
@@ -63,16 +69,32 @@ class LoraSpec(Spec):
 
 
 class TrainSpec(Spec):
-    """How long and how fast to train; counts are of groups (a prompt with its responses)."""
+    """How long and how fast to train; counts are of groups (a prompt with its responses).
+
+    The optimizer is AdamW; [defaults.md](defaults.md) has these defaults beside TRL's.
+    """
 
     steps: int | None = Field(None, ge=1, description="iterations; or give epochs")
     epochs: float | None = Field(None, gt=0)
     batch_size: int = Field(16, ge=1, description="groups (prompts) per iteration")
     lr: float | Literal["auto"] = "auto"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    min_lr_ratio: float = Field(
+        0.0, ge=0, le=1, description="the share of `lr` that cosine and linear fall to"
+    )
     warmup: float = Field(0.05, ge=0, description="share of the steps (< 1) or a number of steps")
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    betas: tuple[float, float] = Field(
+        (0.9, 0.95),
+        description="AdamW's: what the means of the gradient and of its square keep in a step",
+    )
+    eps: float = Field(
+        1e-8, gt=0, le=1, description="AdamW's: added to the root of the gradient's mean square"
+    )
+    weight_decay: float = Field(0.0, ge=0, le=10)
+    head_weight_decay: float = Field(
+        0.0, ge=0, le=10, description="the same on scalar heads: of rewards and of values"
+    )
+    max_grad_norm: float | None = Field(1.0, gt=0)
     tokens_per_microbatch: int = Field(4096, ge=64)
     gradient_checkpointing: bool = False
     eval_every: int = Field(0, ge=0, description="iterations between evaluations; 0: only the end")
@@ -81,10 +103,36 @@ class TrainSpec(Spec):
     keep_checkpoints: int = Field(2, ge=1)
     sample_every: int = Field(10, ge=1, description="iterations between rows in samples.parquet")
 
+    @field_validator("lr", mode="before")
+    @classmethod
+    def _rate(cls, value: Any) -> Any:
+        try:
+            fits = not isinstance(value, bool) and 0 <= float(value) <= MAX_LR
+        except (TypeError, ValueError):
+            return value  # auto, or no number at all
+        if not fits:
+            raise ValueError(
+                f"the learning rate is a number from 0 to {MAX_LR:g} (AdamW moves a weight by "
+                "about lr a step; 1e-6 to 1e-3 is usual), or auto"
+            )
+        return value
+
+    @field_validator("betas", mode="before")
+    @classmethod
+    def _decays(cls, value: Any) -> Any:
+        with contextlib.suppress(TypeError, ValueError):
+            if len(value) == 2 and all(0 <= float(beta) < 1 for beta in value):
+                return value
+        raise ValueError(
+            f"betas are two numbers from 0 to below 1, as in [0.9, 0.999], not {value}"
+        )
+
     @model_validator(mode="after")
     def _one_length(self) -> TrainSpec:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give either steps or epochs, not both")
+        if self.schedule == "constant" and self.min_lr_ratio:
+            raise ValueError("min_lr_ratio has no effect with schedule constant: leave one out")
         return self
 
 

@@ -61,15 +61,23 @@ def value(m: Measured) -> str:
 
 
 def interval(m: Measured) -> str:
-    """ "[low, high]", or nothing where there is no interval."""
-    if m.low is None or m.high is None:
-        return ""
-    decimals = _decimals(_ends(m))
-    return f"[{_number(m.low, decimals)}, {_number(m.high, decimals)}]"
+    """ "[low, high] n=20", without what was not given."""
+    parts = []
+    if m.low is not None and m.high is not None:
+        decimals = _decimals(_ends(m))
+        parts.append(f"[{_number(m.low, decimals)}, {_number(m.high, decimals)}]")
+    if m.n:
+        parts.append(f"n={count(m.n)}")
+    return " ".join(parts)
+
+
+def count(n: float) -> str:
+    """How many observations: whole, or to a decimal where weights made it a small fraction."""
+    return f"{n:.1f}" if n < 10 and not float(n).is_integer() else f"{n:,.0f}".replace(",", " ")
 
 
 def measured(m: Measured | None) -> str:
-    """The value with its interval behind it."""
+    """The value with its interval and number behind it."""
     return "n/a" if m is None else f"{value(m)} {interval(m)}".rstrip()
 
 

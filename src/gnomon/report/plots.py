@@ -264,9 +264,9 @@ def _error(m: Measured) -> Any:
 
 
 def _is_bound(name: str, columns: Mapping[str, Column]) -> bool:
-    """Whether ``x_low`` or ``x_high`` is the interval of a logged x."""
+    """Whether ``x_low``, ``x_high`` or ``x_n`` is of the interval of a logged x."""
     return any(
-        name.endswith(end) and name.removesuffix(end) in columns for end in ("_low", "_high")
+        name.endswith(end) and name.removesuffix(end) in columns for end in ("_low", "_high", "_n")
     )
 
 

@@ -28,18 +28,12 @@ Column = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A number, and its interval where one was given."""
+    """A number, and where they were given its interval and how many observations it is of."""
 
     value: float
     low: float | None = None
     high: float | None = None
-
-    @property
-    def half_width(self) -> float | None:
-        """Half the interval's width, or None without one."""
-        if self.low is None or self.high is None:
-            return None
-        return (self.high - self.low) / 2
+    n: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +146,7 @@ def parse_measured(raw: Any) -> Measured | None:
         value = _finite(raw.get("value"))
         if value is None:
             return None
-        return Measured(value, _finite(raw.get("low")), _finite(raw.get("high")))
+        return Measured(value, *(_finite(raw.get(key)) for key in ("low", "high", "n")))
     value = _finite(raw)
     return None if value is None else Measured(value)
 

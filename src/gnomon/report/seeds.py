@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gnomon.errors import RunError
-from gnomon.report.format import better_sign, number
-from gnomon.report.read import Comparison, RunView, parse_measured, read_run
+from gnomon.report.format import better_sign, count, number
+from gnomon.report.read import Comparison, Measured, RunView, parse_measured, read_run
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,24 @@ class Gain:
         mean: of the seeds' mean differences.
         up, down: seeds on which the paired interval lies above, or below, zero.
         seeds: how many there are.
+        n: prompts that each seed's interval is of; the fewest where they differ.
     """
 
     mean: float
     up: int
     down: int
     seeds: int
+    n: float | None = None
 
 
 @dataclass(frozen=True)
 class SeedsRow:
-    """One policy: a value per column and seed, its gains per reward, what its own stage took."""
+    """One policy: a value per column and seed (``n``: the prompts that each is of, the fewest where
+    they differ), its gains per reward, what its own stage took."""
 
     model: str
     values: tuple[tuple[float, ...], ...]
+    n: tuple[float | None, ...]
     gains: tuple[Gain, ...]
     seconds: float | None
     cpu_seconds: float | None
@@ -102,6 +106,7 @@ def _row(
         tuple(m.value for seed in measured if (m := seed[c]) is not None)
         for c in range(len(measured[0]))
     )
+    n = tuple(_fewest(seed[c] for seed in measured) for c in range(len(measured[0])))
     gains = tuple(
         _gain(list(column)) for column in zip(*(r.get("gains", []) for r in raw), strict=True)
     )
@@ -112,6 +117,7 @@ def _row(
     return SeedsRow(
         model,
         values,
+        n,
         gains,
         fmean(seconds) if seconds else None,
         fmean(cpu_seconds) if cpu_seconds else None,
@@ -123,7 +129,13 @@ def _gain(raw: Sequence[Any]) -> Gain:
     known = [m for r in raw if (m := parse_measured(r)) is not None]
     up = sum(m.low is not None and m.low > 0 for m in known)
     down = sum(m.high is not None and m.high < 0 for m in known)
-    return Gain(fmean(m.value for m in known) if known else float("nan"), up, down, len(known))
+    mean = fmean(m.value for m in known) if known else float("nan")
+    return Gain(mean, up, down, len(known), _fewest(known))
+
+
+def _fewest(figures: Iterable[Measured | None]) -> float | None:
+    """The smallest number of observations that any of the figures is of."""
+    return min((m.n for m in figures if m is not None and m.n), default=None)
 
 
 # -- showing --------------------------------------------------------------------------------------
@@ -136,25 +148,27 @@ def _header(seeds: Seeds) -> list[str]:
 
 
 def _cells(seeds: Seeds, row: SeedsRow) -> list[str]:
-    spread = [_spread(values) for values in row.values]
+    spread = [_spread(values, n) for values, n in zip(row.values, row.n, strict=True)]
     own = [number(row.seconds), number(row.cpu_seconds), number(row.peak_gb)]
     gains = ["" if row.model == seeds.reference else _shown(g) for g in row.gains]
     return [row.model, *spread[: seeds.rewards], *gains, *spread[seeds.rewards :], *own]
 
 
-def _spread(values: Sequence[float]) -> str:
-    """Mean (lowest to highest)."""
+def _spread(values: Sequence[float], n: float | None) -> str:
+    """Mean (lowest to highest), and the prompts that each is of."""
     if not values:
         return "n/a"
-    return f"{number(fmean(values))} ({number(min(values))} to {number(max(values))})"
+    prompts = f" n={count(n)}" if n else ""
+    return f"{number(fmean(values))} ({number(min(values))} to {number(max(values))}){prompts}"
 
 
 def _shown(gain: Gain) -> str:
-    """The mean gain, and on how many seeds it is beyond noise: up, or down."""
+    """The mean gain, on how many seeds it is beyond noise, up or down, and on how many prompts."""
     sign = "+" if gain.mean >= 0 else ""
     parts = [f"{gain.up}/{gain.seeds} up"] if gain.up or not gain.down else []
     parts += [f"{gain.down}/{gain.seeds} down"] if gain.down else []
-    return f"{sign}{number(gain.mean)}, {', '.join(parts)}"
+    prompts = f", n={count(gain.n)}" if gain.n else ""
+    return f"{sign}{number(gain.mean)}, {', '.join(parts)}{prompts}"
 
 
 def seeds_table(seeds: Seeds) -> Table:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from gnomon.evals.differences import independent_difference
+from gnomon.evals.intervals import Interval, t_quantile, weighted_proportion
 from gnomon.report.format import better_sign, interval, measured, number
+from gnomon.report.gaps import as_interval, difference
 from gnomon.report.overoptimisation import Trajectory, trajectory
 from gnomon.report.read import (
     Column,
@@ -50,14 +53,20 @@ def verdicts(run: RunView) -> list[Verdict]:
 def ends_differ(y: Column) -> tuple[float, float, bool]:
     """Means of the first and last fifth of a series, and whether they differ beyond its noise.
 
-    Beyond means more than twice the standard error of the difference.
+    Beyond means that Student's 95% interval of the difference leaves out 0. Where every value is 0
+    or 1 the two are shares of few outcomes, and judged as such.
     """
     k = max(1, y.size // 5)
     first, last = float(y[:k].mean()), float(y[-k:].mean())
     if y.size < 5:
         return first, last, False
-    noise = _noise(y)
-    return first, last, abs(last - first) > 2 * noise * math.sqrt(2 / k)
+    if np.isin(y, (0.0, 1.0)).all():
+        ends = (weighted_proportion(part) for part in (y[-k:], y[:k]))
+        return first, last, independent_difference(*ends).excludes(0)
+    # of the n - 2 second differences, each shares its values with its neighbours: 18/35 of them
+    # say as much about the noise as as many values of their own would
+    t = t_quantile(0.95, 18 / 35 * (y.size - 2))
+    return first, last, abs(last - first) > t * _noise(y) * math.sqrt(2 / k)
 
 
 def _noise(y: Column) -> float:
@@ -86,44 +95,38 @@ def _skipped(stage: StageView) -> Iterator[Verdict]:
 def _comparison(run: RunView) -> Iterator[Verdict]:
     """The last model against each one before it, on every measure with a better direction; of many
     models, all against the reference."""
+    view = run.comparison
     learned = {
         s.name.replace("_", " ").lower() for s in run.stages if s.algorithm == "reward_model"
     }
-    for column in run.comparison.columns:
-        rows = run.comparison.column(column)
+    for place, column in enumerate(view.columns):
+        rows = view.column(column)
         sign = better_sign(column)
         if len(rows) < 2 or sign == 0:
             continue
         if column.lower() in learned or "proxy" in column.lower():
             sign = 0  # what was optimised: that it rose is no evidence of a better model
         by_name = dict(rows)
-        if len(rows) > MANY and run.comparison.reference in by_name:
-            yield _many(run.comparison, column, rows, sign)
+        if len(rows) > MANY and view.reference in by_name:
+            yield _many(view, place, by_name, sign)
             continue
-        (last, new) = rows[-1]
+        last, new = rows[-1]
         for model, old in rows[:-1]:
-            yield _difference(column, last, new, model, old, sign)
+            figures = f"{measured(new)} against {measured(old)}"
+            heading = f"{column[:1].upper()}{column[1:]}: {last}"
+            yield _told(heading, model, difference(view, place, last, model), figures, sign)
 
 
-def _many(
-    comparison: Comparison, column: str, rows: Sequence[tuple[str, Measured]], sign: int
-) -> Verdict:
-    """Which of many models are above and below the reference beyond noise: by differences paired
-    by prompt where the comparison has them."""
-    reference, place = comparison.reference, comparison.columns.index(column)
-    before = dict(rows)[reference]
+def _many(view: Comparison, place: int, rows: Mapping[str, Measured], sign: int) -> Verdict:
+    """Which of many models are above and below the reference beyond noise."""
+    column, reference = view.columns[place], view.reference
     found: dict[str, list[str]] = {"above": [], "below": [], "": []}
-    for model, m in rows:
-        if model == reference:
-            continue
-        gap, half = m.value - before.value, math.inf
-        gains = comparison.gains.get(model, ())
-        paired = gains[place] if place < len(gains) else None
-        if paired is not None and paired.half_width is not None:
-            gap, half = paired.value, paired.half_width
-        elif m.half_width is not None and before.half_width is not None:
-            half = math.hypot(m.half_width, before.half_width)
-        found["" if abs(gap) <= half else "above" if gap > 0 else "below"].append(model)
+    for model in rows:
+        if model != reference:
+            gap = difference(view, place, model, reference)
+            found["" if not gap.excludes(0) else "above" if gap.value > 0 else "below"].append(
+                model
+            )
     words = {"above": "above it", "below": "below it", "": "not told apart from it"}
     parts = [f"{', '.join(models)} {words[k]}" for k, models in found.items() if models]
     heading = f"{column[:1].upper()}{column[1:]}"
@@ -131,30 +134,25 @@ def _many(
     kind: Kind = "plain"
     if sign and (better or worse):
         kind = "warn" if worse else "good"
-    return Verdict(kind, f"{heading} against {reference} ({measured(before)}): {'; '.join(parts)}.")
+    about = f"{heading} against {reference} ({measured(rows[reference])})"
+    return Verdict(kind, f"{about}: {'; '.join(parts)}.")
 
 
-def _difference(
-    column: str, last: str, new: Measured, model: str, old: Measured, sign: int
-) -> Verdict:
-    gap = new.value - old.value
-    heading = f"{column[:1].upper()}{column[1:]}"
-    figures = f"{measured(new)} against {measured(old)}"
-    if new.half_width is None or old.half_width is None:
-        text = f"{heading}: {last} {figures} for {model}, given without intervals."
+def _told(heading: str, model: str, gap: Interval, figures: str, sign: int) -> Verdict:
+    """Whether the model of ``heading`` and another are told apart, and which is the better."""
+    if math.isnan(gap.low) or math.isnan(gap.high):
+        return Verdict("plain", f"{heading} {figures} for {model}, given without intervals.")
+    ends = sorted((gap.low, gap.high) if gap.value >= 0 else (-gap.low, -gap.high))
+    size = f"{abs(gap.value):.2g} [{ends[0]:.2g}, {ends[1]:.2g}]"
+    if not gap.excludes(0):
+        text = f"{heading} and {model} cannot be told apart ({size}; {figures})."
         return Verdict("plain", text)
-    # Two independent estimates: the half-widths add in squares.
-    half = math.hypot(new.half_width, old.half_width)
-    size = f"{abs(gap):.2g} ± {half:.2g}"
-    if abs(gap) <= half:
-        text = f"{heading}: {last} and {model} cannot be told apart ({size}; {figures})."
-        return Verdict("plain", text)
-    better = gap * sign > 0
     if sign == 0:
-        word = "above" if gap > 0 else "below"
-        return Verdict("plain", f"{heading}: {last} is {word} {model} by {size} ({figures}).")
+        word = "above" if gap.value > 0 else "below"
+        return Verdict("plain", f"{heading} is {word} {model} by {size} ({figures}).")
+    better = gap.value * sign > 0
     word = "better than" if better else "worse than"
-    text = f"{heading}: {last} is {word} {model} by {size} ({figures})."
+    text = f"{heading} is {word} {model} by {size} ({figures})."
     return Verdict("good" if better else "bad", text)
 
 
@@ -198,9 +196,8 @@ def _last_accuracy(stage: StageView) -> Measured | None:
     _, y = stage.series("eval/accuracy")
     if not y.size:
         return None
-    ends = [stage.series(f"eval/accuracy_{side}")[1] for side in ("low", "high")]
-    low, high = (float(e[-1]) if e.size else None for e in ends)
-    return Measured(float(y[-1]), low, high)
+    rest = [stage.series(f"eval/accuracy_{part}")[1] for part in ("low", "high", "n")]
+    return Measured(float(y[-1]), *(float(r[-1]) if r.size else None for r in rest))
 
 
 def _length_bias(stage: StageView, length: object) -> Iterator[Verdict]:
@@ -208,11 +205,11 @@ def _length_bias(stage: StageView, length: object) -> Iterator[Verdict]:
         return
     short = parse_measured(length.get("accuracy_better_shorter"))
     long = parse_measured(length.get("accuracy_better_longer"))
-    if short is None or long is None or short.half_width is None or long.half_width is None:
+    if short is None or long is None:
         return
-    gap, half = long.value - short.value, math.hypot(short.half_width, long.half_width)
-    if abs(gap) > half:
-        favours = "longer" if gap > 0 else "shorter"
+    gap = independent_difference(as_interval(long), as_interval(short))
+    if gap.excludes(0):
+        favours = "longer" if gap.value > 0 else "shorter"
         yield Verdict(
             "warn",
             f"Stage {stage.name}: the reward model favours {favours} responses: accuracy "

@@ -28,6 +28,11 @@ from gnomon.train.samples import SampleStore
 from gnomon.train.sinks import Sink
 from gnomon.train.usage import PeakMemory
 
+OPTIMIZER = (  # of LoopOptions
+    *("lr", "schedule", "min_lr_ratio", "warmup", "betas", "eps"),
+    *("weight_decay", "head_weight_decay", "max_grad_norm"),
+)
+
 
 @dataclass(frozen=True)
 class LoopOptions:
@@ -37,13 +42,21 @@ class LoopOptions:
     lr: float
     schedule: str = "cosine"
     warmup: float = 0.05
+    min_lr_ratio: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
     weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    head_weight_decay: float = 0.0
+    max_grad_norm: float | None = 1.0
     eval_every: int = 0
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
     sample_every: int = 10
     seed: int = 0
+
+    def optimizer(self) -> dict[str, Any]:
+        """The numbers of the optimizer, as the manifest keeps them."""
+        return {"name": "AdamW"} | {key: getattr(self, key) for key in OPTIMIZER}
 
 
 class Loop:
@@ -72,7 +85,12 @@ class Loop:
         self.sinks = sinks
         self.parameters = dict(algorithm.named_parameters())
         self.optimizer = make_optimizer(
-            list(self.parameters.items()), lr=options.lr, weight_decay=options.weight_decay
+            list(self.parameters.items()),
+            lr=options.lr,
+            betas=options.betas,
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+            head_weight_decay=options.head_weight_decay,
         )
         self.checkpoints = CheckpointStore(folder / "checkpoints", options.keep_checkpoints)
         self.metrics = MetricsStore(folder / "metrics.parquet")
@@ -123,6 +141,7 @@ class Loop:
             peak=self.options.lr,
             schedule=self.options.schedule,
             warmup=self.options.warmup,
+            floor=self.options.min_lr_ratio,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -159,7 +178,8 @@ class Loop:
                 output = self.algorithm.text_loss(batch, totals)
                 loss += self._backward(output, batch, averages, iteration)
         averages.add("loss", loss, 1.0)
-        norm = clip_grad_norm(list(self.parameters.values()), self.options.max_grad_norm)
+        limit = self.options.max_grad_norm
+        norm = clip_grad_norm(self.parameters.values(), math.inf if limit is None else limit)
         if not math.isfinite(norm):
             ids = [g.id for g in minibatch.groups]
             raise self._not_finite(f"the gradient's norm is {norm}", iteration, ids)

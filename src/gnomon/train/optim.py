@@ -37,36 +37,38 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.95),
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    head_weight_decay: float = 0.0,
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) in two named groups.
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) in named groups.
 
     ``decay`` holds the weight matrices (LoRA's too). ``no_decay`` holds what weight decay only
     harms: biases, norms and other tensors of one dimension or none, and scalar reward and value
-    heads, whose scale is what they have to learn. A frozen parameter is left out; one that occurs
-    under several names (tied weights) counts once. A group without parameters is left out.
+    heads, whose scale is what they have to learn; with ``head_weight_decay`` the heads' matrices
+    are in ``heads``. A frozen parameter is left out; one that occurs under several names (tied
+    weights) counts once. A group without parameters is left out.
 
     Raises:
         ConfigError: nothing is trainable.
     """
-    groups: dict[str, list[tuple[str, Parameter]]] = {"decay": [], "no_decay": []}
+    decays = {"decay": weight_decay, "no_decay": 0.0, "heads": head_weight_decay}
+    groups: dict[str, list[tuple[str, Parameter]]] = {group: [] for group in decays}
     seen: set[int] = set()
     for name, parameter in named_parameters:
         if not parameter.requires_grad or id(parameter) in seen:
             continue
         seen.add(id(parameter))
-        plain = parameter.ndim <= 1 or not _SCALAR_HEADS.isdisjoint(name.split("."))
-        groups["no_decay" if plain else "decay"].append((name, parameter))
+        head = not _SCALAR_HEADS.isdisjoint(name.split("."))
+        if parameter.ndim <= 1 or (head and head_weight_decay == 0):
+            groups["no_decay"].append((name, parameter))
+        else:
+            groups["heads" if head else "decay"].append((name, parameter))
     if not seen:
         raise ConfigError("Nothing to train: every parameter of this stage is frozen.")
     # one pass over each tensor and no temporaries: a quarter of the plain loop's time on a CPU
     fused = all(p.device.type in ("cpu", "cuda") for m in groups.values() for _, p in m)
     return torch.optim.AdamW(
         [
-            {
-                "params": members,
-                "name": group,
-                "weight_decay": weight_decay if group == "decay" else 0.0,
-            }
+            {"params": members, "name": group, "weight_decay": decays[group]}
             for group, members in groups.items()
             if members
         ],
