@@ -19,6 +19,7 @@ from gnomon.models.load import fetch, load_tokenizer, read_config
 from gnomon.models.memory import parameter_count
 from gnomon.pipeline.check import check_compare, check_stage
 from gnomon.pipeline.collect import COLLECT
+from gnomon.pipeline.machine import check_machine
 from gnomon.pipeline.memory import stage_memory
 from gnomon.pipeline.resolve import DATA_KIND, resolve_start, stage_settings
 from gnomon.pipeline.rundir import RunFolder
@@ -53,6 +54,10 @@ def make_plan(recipe: Recipe, base: Path) -> list[StagePlan]:
     run = RunFolder(recipe)
     plans: list[StagePlan] = []
     problems: list[str] = []
+    try:
+        check_machine(recipe)
+    except ConfigError as error:
+        problems.append(str(error))
     for stage in recipe.stages:
         try:
             plans.append(_plan_stage(recipe, stage, run, base))

@@ -92,7 +92,17 @@ def sampling(spec: RolloutSpec) -> Sampling:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device a recipe asks for; "auto" takes an accelerator where there is one."""
+    """The device a recipe asks for; "auto" takes an accelerator where there is one.
+
+    Raises:
+        ConfigError: this machine does not have it.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name, True):
+        raise ConfigError(
+            f"device: {name} was asked for, but torch finds none here (torch {torch.__version__}). "
+            "Set device: auto, which takes what there is, or install a torch that was built for it"
+        )
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():

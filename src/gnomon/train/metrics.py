@@ -1,4 +1,7 @@
-"""Metrics of a stage: one row per iteration (and per evaluation), in ``metrics.parquet``."""
+"""Metrics of a stage: one row per iteration (and per evaluation).
+
+They are in ``metrics.jsonl`` as they come, and in ``metrics.parquet`` when the stage ends.
+"""
 
 from __future__ import annotations
 
