@@ -32,6 +32,7 @@ except ImportError:  # not on Windows, where abandoned temporaries are left for 
 _TMP = ".tmp-"
 _OLD = ".old"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY}
 # safetensors and arrow wrap the system's error and keep only its number, as text
 _WRAPPED = re.compile(r"(?:os error|\[?errno) (\d+)", re.IGNORECASE)
 _DISK_FULL_WORDS = ("No space left on device", "StorageFull", "quota exceeded", "QuotaExceeded")
@@ -96,7 +97,15 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def plain_errors(target: Path, need: int | None = None) -> Iterator[None]:
-    """Turn what the system says against writing ``target`` into a RunError with a cure."""
+    """Turn what the system says against writing ``target`` into a RunError with a cure.
+
+    Args:
+        target: what is written, for the message.
+        need: bytes that it needs, if known.
+
+    Raises:
+        RunError: the disk is full, broken or not writable, or something else lies there.
+    """
     try:
         yield
     except BaseException as error:
@@ -105,6 +114,11 @@ def plain_errors(target: Path, need: int | None = None) -> Iterator[None]:
             raise
         if number in _DISK_FULL:
             raise _disk_full(target, need) from error
+        if number in _IN_THE_WAY:
+            raise RunError(
+                f"{target} cannot be written: something that is no part of the run lies there "
+                f"({error}). Move it away and go on with --resume."
+            ) from error
         raise RunError(
             f"{target} cannot be written: {error}. Nothing saved before is lost. Make the place "
             "writable, or choose another (output=FOLDER; a run that has begun is moved there "

@@ -176,10 +176,11 @@ def _outliving(announce: Announce) -> Announce:
 
 
 def _left(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What later stages read of a stage: its weights and its groups."""
+    """What later stages learn from of a stage: its weights and its groups."""
     files = info.get("files")
-    wanted = ("model/", "groups.jsonl")
-    return {k: v for k, v in (files or {}).items() if k.startswith(wanted)}
+    if not isinstance(files, Mapping):
+        return {}
+    return {k: v for k, v in files.items() if k.endswith((".safetensors", "groups.jsonl"))}
 
 
 def _check_repairable(folder: StageFolder, damage: str) -> None:

@@ -20,6 +20,7 @@ from gnomon.algorithms.base import Algorithm, LossOutput, Minibatch, Totals
 from gnomon.atomic import write_json
 from gnomon.data.batch import Batch
 from gnomon.errors import RewardsFailedError, RunError, RunPaused, RunStopped
+from gnomon.integrity import Prints, fingerprints, problem
 from gnomon.models.finite import first_not_finite
 from gnomon.train.checkpoint import CheckpointStore
 from gnomon.train.idle import IdleWatch
@@ -31,6 +32,8 @@ from gnomon.train.samples import SampleStore
 from gnomon.train.sinks import Sink
 from gnomon.train.stop import Stop
 from gnomon.train.usage import PeakMemory
+
+EVALS = "evals.json"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Loop:
         self.idle = IdleWatch(algorithm, options.iterations, progress.note)
         self.step = 0
         self.evaluated = False
+        self.evals: Prints | None = None
         self.saved: int | None = None
         self.memory = PeakMemory()
 
@@ -109,7 +113,7 @@ class Loop:
                 done = iteration + 1
                 if done % self.options.checkpoint_every == 0 and done < self.options.iterations:
                     self._checkpoint(done)
-            if not self.evaluated:  # before the last checkpoint, so that it is done once
+            if not self._evals_are_there():  # before the last checkpoint, so that it is done once
                 self._or_save(self.options.iterations, start, self._final_evaluation)
             if self.saved != self.options.iterations:
                 self._checkpoint(self.options.iterations)
@@ -284,21 +288,22 @@ class Loop:
         return dict(self.algorithm.evaluate(iteration, final=False).metrics)
 
     def _final_evaluation(self, iteration: int) -> None:
+        """Evaluate and keep what was found; its rows only once, also where its file was lost."""
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
         self.algorithm.train_mode(False)
-        evaluation = self.algorithm.evaluate(self.options.iterations, final=True)
-        write_json(self.folder / "evals.json", dict(evaluation.details))
+        evaluation = self.algorithm.evaluate(iteration, final=True)
+        write_json(self.folder / EVALS, dict(evaluation.details))
+        if self.evaluated:
+            return
         if evaluation.metrics:
-            self.metrics.append(
-                {
-                    "step": self.step,
-                    "iteration": self.options.iterations,
-                    "final": 1,
-                    **evaluation.metrics,
-                }
-            )
+            place = {"step": self.step, "iteration": iteration, "final": 1}
+            self.metrics.append({**place, **evaluation.metrics})
         self._keep_samples(evaluation.samples)
         self.evaluated = True
+
+    def _evals_are_there(self) -> bool:
+        """Whether the final evaluation was done and its file is what was written."""
+        return self.evaluated and (self.evals is None or problem(self.folder, self.evals) is None)
 
     def _keep_what_was_seen(self, error: BaseException) -> None:
         """Write the rows up to the error, and the samples whose rewards failed.
@@ -337,6 +342,7 @@ class Loop:
                 "of": self._identity,
                 "step": self.step,
                 "evaluated": self.evaluated,
+                "evals": fingerprints(self.folder, [EVALS]) if self.evaluated else None,
                 "rows": marks,
                 "algorithm": self.algorithm.state_dict(),
                 "memory": self.memory.metrics(),
@@ -375,7 +381,7 @@ class Loop:
         self.checkpoints.load(iteration, self.parameters, self.optimizer)
         self.algorithm.load_state_dict(state["algorithm"])
         self.step = int(state["step"])
-        self.evaluated = bool(state["evaluated"])
+        self.evaluated, self.evals = bool(state["evaluated"]), state["evals"]
         self.saved = iteration
         self.memory.restore(state["memory"])
         self.progress.resume(iteration)
