@@ -159,8 +159,8 @@ def test_a_report_of_damaged_files(
     monkeypatch.setattr("gnomon.report.html._stage_plots", lambda stage, folder: [])
     monkeypatch.setattr("gnomon.report.html._comparison_plot", lambda run, folder: None)
     cli.report(folder)
-    if damage != "removed":
-        assert len(read_run(folder).problems) >= 3
+    if damage != "removed":  # an object may be what it should be, as far as a report can tell
+        assert len(read_run(folder).problems) >= (1 if damage == "object" else 3)
     assert "<html" in (folder / "report.html").read_text()
 
 
@@ -190,9 +190,7 @@ def test_a_checkpoint_of_another_method(
     stages = tmp_path / "copy" / "run" / "stages"
     shutil.rmtree(stages / "04-grpo" / "checkpoints")
     shutil.copytree(stages / "03-dpo" / "checkpoints", stages / "04-grpo" / "checkpoints")
-    with pytest.raises(
-        RunError, match=r"is of another stage .algorithm dpo .*Put this stage's own"
-    ):
+    with pytest.raises(RunError, match=r"another stage .algorithm dpo .*Put this stage's own"):
         run(tiny_folder, tmp_path / "copy")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from gnomon.errors import ConfigError
@@ -36,6 +37,8 @@ def _place_problem(folder: Path) -> str | None:
         return f"{folder} cannot be made ({error.strerror})"
     if not place.is_dir():
         return f"{place} is no folder"
-    if not os.access(place, os.W_OK | os.X_OK):
-        return f"{place} cannot be written to"
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".gnomon-", dir=place))
+    except OSError as error:
+        return f"{place} cannot be written to ({error.strerror})"
     return None

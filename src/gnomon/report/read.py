@@ -135,6 +135,8 @@ def read_run(path: str | Path) -> RunView:
     problems: list[str] = []
     text, recipe = _recipe(path / "recipe.yaml", problems)
     manifest = _json_object(path / "manifest.json", problems, required=True)
+    comparison, problem = read_comparison(path)
+    problems += [problem] if problem is not None else []
     return RunView(
         path=path,
         name=path.resolve().name,
@@ -142,7 +144,7 @@ def read_run(path: str | Path) -> RunView:
         recipe=recipe,
         manifest=manifest,
         stages=tuple(_stage(folder, problems) for folder in folders),
-        comparison=parse_comparison(_json_object(path / "comparison.json", problems)),
+        comparison=parse_comparison(comparison),
         problems=tuple(problems),
     )
 
@@ -151,6 +153,8 @@ def read_comparison(path: str | Path) -> tuple[dict[str, Any], str | None]:
     """comparison.json of a run's folder, and what is wrong with it; empty where there is none."""
     problems: list[str] = []
     raw = _json_object(Path(path) / "comparison.json", problems)
+    if raw and not parse_comparison(raw).rows:
+        return {}, "comparison.json holds no comparison"
     return raw, problems[0] if problems else None
 
 
