@@ -19,7 +19,7 @@ from gnomon.models.heads import RewardNormaliser, ScalarHead
 from gnomon.models.load import fingerprint, load_causal_lm
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.models.save import load_reward_model, save_adapter, save_policy, save_reward_model
-from tiny_world import LORA, save_tiny, trunk
+from tiny_world import save_tiny, trunk
 
 LORA = LoraSettings(rank=4, alpha=8)
 

@@ -251,6 +251,12 @@ class Algorithm(ABC):
     def end_iteration(self, metrics: Mapping[str, float]) -> None:  # noqa: B027 - optional
         """Called after an iteration's steps with its averaged metrics (adaptive controllers)."""
 
+    @property
+    def can_gather_again(self) -> bool:
+        """Whether an iteration's experience may be dropped and gathered anew with the same result:
+        what a run that is to stop does with it."""
+        return True
+
     def why_idle(self, metrics: Mapping[str, float]) -> str | None:
         """Why an iteration trained nothing, judged by its row of metrics; None where it did."""
         return None if metrics["grad_norm"] else "its gradient is 0 (or all its rows weigh 0)"

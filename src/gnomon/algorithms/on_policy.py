@@ -166,6 +166,10 @@ class OnPolicy(Algorithm):
         if self.prefetch is not None:
             self.prefetch.close()
 
+    @property
+    def can_gather_again(self) -> bool:
+        return self.prefetch is None
+
     def why_idle(self, metrics: Mapping[str, float]) -> str | None:
         if metrics.get("zero_spread") == 1.0:
             return (

@@ -113,7 +113,8 @@ class RunFolder:
             write_json(self.path / "manifest.json", self._manifest())
             # last: it says that a run is here
             self._write_recipe()
-            return [f"{self.path} holds no run yet: nothing to resume"] if resume else []
+            nothing = "nothing to resume, so it starts from the beginning"
+            return [f"{self.path} holds no run yet: {nothing}"] if resume else []
         said = []
         clean_tree(self.path)
         try:

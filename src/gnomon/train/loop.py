@@ -19,12 +19,12 @@ import torch
 from gnomon.algorithms.base import Algorithm, LossOutput, Minibatch, Totals
 from gnomon.atomic import write_json
 from gnomon.data.batch import Batch
-from gnomon.errors import RewardsFailedError, RunError, RunPaused, RunStopped
+from gnomon.errors import EngineError, RewardsFailedError, RunError, RunPaused, RunStopped
 from gnomon.integrity import Prints, fingerprints, problem
 from gnomon.models.finite import first_not_finite
 from gnomon.train.checkpoint import CheckpointStore
 from gnomon.train.idle import IdleWatch
-from gnomon.train.metrics import MetricsStore
+from gnomon.train.metrics import Averages, MetricsStore
 from gnomon.train.optim import clip_grad_norm, lr_at, make_optimizer
 from gnomon.train.progress import Progress
 from gnomon.train.rows import Mark, RowStore
@@ -136,7 +136,11 @@ class Loop:
         try:
             self.stop.check()
             work(iteration)
-        except (RunPaused, RunStopped) as pause:
+        except (RunPaused, RunStopped, RewardsFailedError, EngineError) as pause:
+            # a Ctrl-C reaches the processes of rewards and engines too, and they fail of it
+            number = pause.signal if isinstance(pause, RunStopped) else self.stop.signal
+            if number is None and not isinstance(pause, RunPaused):
+                raise
             if iteration > start and self.saved != iteration:
                 self._checkpoint(iteration)
             if isinstance(pause, RunPaused):
@@ -145,7 +149,7 @@ class Loop:
             what = f"the checkpoint of iteration {iteration} of {total} is saved"
             if self.saved is None:
                 what = "before its first iteration: nothing of it had to be saved"
-            raise RunStopped(what, pause.signal) from None
+            raise RunStopped(what, number or 0) from None
 
     # -- one iteration ----------------------------------------------------------------------------
 
@@ -165,8 +169,10 @@ class Loop:
             group["lr"] = lr
         self.algorithm.train_mode(False)
         experience = self.algorithm.experience(iteration)
+        if self.algorithm.can_gather_again:
+            self.stop.check()
         self.algorithm.train_mode(True)
-        averages = _Averages()
+        averages = Averages()
         norms: list[float] = []
         tokens = 0
         for minibatch in experience.minibatches:
@@ -185,7 +191,7 @@ class Loop:
         self._record(iteration, row, experience.samples, seconds, tokens)
         self.idle.see(iteration + 1, row)
 
-    def _step(self, minibatch: Minibatch, averages: _Averages, iteration: int) -> float:
+    def _step(self, minibatch: Minibatch, averages: Averages, iteration: int) -> float:
         """One optimiser step; the loss is the same however it is cut into micro-batches.
 
         Groups of weight 0 are left out; a step that nothing is left of changes nothing.
@@ -213,7 +219,7 @@ class Loop:
         return norm
 
     def _backward(
-        self, output: LossOutput, batch: Batch, averages: _Averages, iteration: int
+        self, output: LossOutput, batch: Batch, averages: Averages, iteration: int
     ) -> float:
         loss = float(output.loss.detach())
         if not math.isfinite(loss):
@@ -390,18 +396,3 @@ class Loop:
 
 def _said(identity: Any) -> str:
     return " ".join(f"{k} {v}" for k, v in dict(identity or {"algorithm": "unknown"}).items())
-
-
-class _Averages:
-    """Weighted means of metrics over an iteration's micro-batches."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, list[float]] = {}
-
-    def add(self, name: str, total: float, weight: float) -> None:
-        entry = self._sums.setdefault(name, [0.0, 0.0])
-        entry[0] += total
-        entry[1] += weight
-
-    def means(self) -> dict[str, float]:
-        return {name: total / weight for name, (total, weight) in self._sums.items() if weight}
