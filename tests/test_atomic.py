@@ -8,8 +8,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from gnomon import atomic
 from gnomon.errors import RunError
@@ -152,3 +156,60 @@ def current_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_all_files_of_a_folder_have_the_modes_that_the_umask_gives(
+    tmp_path: Path, mask: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        with atomic.write_folder(tmp_path / "model") as tmp:
+            (tmp / "sub").mkdir()
+            for file in (tmp / "model.safetensors", tmp / "sub" / "a"):
+                save_file({"x": torch.zeros(2)}, file)
+                file.chmod(0o600)  # as safetensors leaves it
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "model").rglob("*")}
+    expected = {"model.safetensors": 0o666 & ~mask, "a": 0o666 & ~mask, "sub": 0o777 & ~mask}
+    assert modes == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk is full"),
+        (SafetensorError("I/O error: Disk quota exceeded (os error 122)"), "disk is full"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "disk is full"),
+        (SafetensorError("I/O error: Input/output error (os error 5)"), "cannot be written"),
+        (SafetensorError("I/O error: Read-only file system (os error 30)"), "cannot be written"),
+        (OSError("[Errno 5] Error writing bytes to file. Detail: [errno 5]"), "cannot be written"),
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be written"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory"), "Move it away"),
+    ],
+)
+@pytest.mark.parametrize("write", [atomic.write_folder, atomic.write_file])
+def test_what_a_library_says_of_a_broken_disk_becomes_an_error_with_a_cure(
+    tmp_path: Path, write: Any, error: Exception, said: str
+) -> None:
+    (tmp_path / "kept").write_text("before")
+
+    def fail() -> None:
+        with write(tmp_path / "target"):
+            raise error
+
+    with pytest.raises(RunError, match=said) as caught:
+        fail()
+    assert str(tmp_path / "target") in str(caught.value)
+    assert "--resume" in str(caught.value)
+    assert os.listdir(tmp_path) == ["kept"]
+
+
+def test_an_error_that_is_not_of_the_disk_stays_what_it_is(tmp_path: Path) -> None:
+    def fail() -> None:
+        with atomic.write_folder(tmp_path / "target"):
+            raise SafetensorError("tensors share memory")
+
+    with pytest.raises(SafetensorError):
+        fail()

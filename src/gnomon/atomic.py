@@ -1,8 +1,9 @@
 """Files and folders that are either whole or not there, whatever kills the process.
 
 Everything is first written beside its target under a hidden temporary name, forced to disk, and
-then renamed onto the target in one step. A full disk leaves the target as it was and raises a
-:class:`~gnomon.errors.RunError` that says how much room is needed.
+then renamed onto the target in one step. A disk that is full, broken or not writable leaves the
+target as it was and raises a :class:`~gnomon.errors.RunError` that says what to do. Files have the
+modes that the user's umask gives, whatever library wrote them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -30,6 +32,10 @@ except ImportError:  # not on Windows, where abandoned temporaries are left for 
 _TMP = ".tmp-"
 _OLD = ".old"
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY}
+# safetensors and arrow wrap the system's error and keep only its number, as text
+_WRAPPED = re.compile(r"(?:os error|\[?errno) (\d+)", re.IGNORECASE)
+_DISK_FULL_WORDS = ("No space left on device", "StorageFull", "quota exceeded", "QuotaExceeded")
 _counter = itertools.count()
 
 
@@ -45,17 +51,19 @@ def write_folder(target: Path, need: int | None = None) -> Iterator[Path]:
         The temporary folder to write into.
 
     Raises:
-        RunError: the disk is full (or would be); ``target`` is as it was before.
+        RunError: the disk is full (or would be), or cannot be written; ``target`` is as it was
+            before.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    recover_folder(target)
-    _check_room(target, need)
+    make_folder(target.parent)
     tmp = _temporary_name(target)
     with _guarded(target, tmp, need):
+        recover_folder(target)
+        _check_room(target, need)
         tmp.mkdir()
         with _locked(tmp):
             yield tmp
+            _give_modes(tmp)
             _sync_tree(tmp)
             _swap(tmp, target)
             _sync(target.parent)
@@ -65,16 +73,57 @@ def write_folder(target: Path, need: int | None = None) -> Iterator[Path]:
 def write_file(path: Path, need: int | None = None) -> Iterator[Path]:
     """Like :func:`write_folder` for one file: yields the temporary path to write to."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _check_room(path, need)
+    make_folder(path.parent)
     tmp = _temporary_name(path)
     with _guarded(path, tmp, need):
+        _check_room(path, need)
         tmp.touch(exist_ok=False)
         with _locked(tmp):
             yield tmp
             _sync(tmp)
             os.replace(tmp, path)
             _sync(path.parent)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    with plain_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def plain_errors(target: Path, need: int | None = None) -> Iterator[None]:
+    """Turn what the system says against writing ``target`` into a RunError with a cure.
+
+    Args:
+        target: what is written, for the message.
+        need: bytes that it needs, if known.
+
+    Raises:
+        RunError: the disk is full, broken or not writable, or something else lies there.
+    """
+    try:
+        yield
+    except BaseException as error:
+        number = _system_error(error)
+        if number is None:
+            raise
+        if number in _DISK_FULL:
+            raise _disk_full(target, need) from error
+        if number in _IN_THE_WAY:
+            raise RunError(
+                f"{target} cannot be written: something that is no part of the run lies there "
+                f"({error}). Move it away and go on with --resume."
+            ) from error
+        raise RunError(
+            f"{target} cannot be written: {error}. Nothing saved before is lost. Make the place "
+            "writable, or choose another (output=FOLDER; a run that has begun is moved there "
+            "first), and go on with --resume."
+        ) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -111,8 +160,18 @@ def recover_folder(target: Path) -> None:
 def remove_folder(folder: Path) -> None:
     """Remove a folder so that no half-removed one is ever seen under its name."""
     tmp = _temporary_name(folder)
-    os.rename(folder, tmp)
+    with plain_errors(folder):
+        os.rename(folder, tmp)
     _remove(tmp)
+
+
+def clean_tree(folder: Path) -> list[str]:
+    """:func:`clean_temporaries` in a folder and in all below it."""
+    removed = []
+    for root, folders, _ in os.walk(folder):
+        removed += clean_temporaries(Path(root))
+        folders[:] = sorted(name for name in folders if Path(root, name).is_dir())
+    return removed
 
 
 def clean_temporaries(folder: Path) -> list[str]:
@@ -229,16 +288,26 @@ def _exchange(a: Path, b: Path) -> bool:
     return bool(renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0)
 
 
+def _give_modes(tmp: Path) -> None:
+    """Files as open as the folder that the umask made: some libraries write them for the owner
+    alone."""
+    folder_mode = tmp.stat().st_mode & 0o777
+    for root, _, files in os.walk(tmp):
+        if Path(root) != tmp:
+            os.chmod(root, folder_mode)
+        for name in files:
+            os.chmod(Path(root, name), folder_mode & 0o666)
+
+
 @contextmanager
 def _guarded(target: Path, tmp: Path, need: int | None) -> Iterator[None]:
-    """Remove ``tmp`` whatever goes wrong, and say a full disk in words a user can act on."""
-    try:
-        yield
-    except BaseException as error:
-        _remove(tmp)
-        if not _is_disk_full(error):
+    """Remove ``tmp`` whatever goes wrong, and say it in words a user can act on."""
+    with plain_errors(target, need):
+        try:
+            yield
+        except BaseException:
+            _remove(tmp)
             raise
-        raise _disk_full(target, need) from error
 
 
 def _check_room(target: Path, need: int | None) -> None:
@@ -248,21 +317,31 @@ def _check_room(target: Path, need: int | None) -> None:
 
 def _disk_full(target: Path, need: int | None) -> RunError:
     """The error to raise once the temporary is gone, so that what it held counts as free."""
-    free = shutil.disk_usage(target.parent).free
+    place = next((p for p in target.absolute().parents if p.is_dir()), Path("/"))
+    free = shutil.disk_usage(place).free
     needed = _human(need) if need else f"more than {_human(free)}"
     return RunError(
-        f"The disk is full: writing {target} failed. It needs {needed}, and {_human(free)} are "
-        f"free in {target.parent}. Nothing saved before is lost. Free some space (old runs and "
-        "their checkpoints are the largest) or choose another disk, and go on with --resume."
+        f"The disk is full (or your quota of it): writing {target} failed. It needs {needed}, and "
+        f"{_human(free)} are free in {place}. Nothing saved before is lost. Free some space (old "
+        "runs and their checkpoints are the largest) and go on with --resume; or move the run's "
+        "folder to another disk and go on there with --resume output=FOLDER."
     )
 
 
-def _is_disk_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return True
-    # safetensors and arrow wrap the system's error and keep only its text
+def _system_error(error: BaseException) -> int | None:
+    """The system's error number, where that is what went wrong."""
+    if isinstance(error, RunError):
+        return None
+    if isinstance(error, OSError):
+        if error.errno is not None:
+            return error.errno
+    elif not isinstance(error, Exception):
+        return None
     text = str(error)
-    return "No space left on device" in text or "StorageFull" in text
+    if any(words.lower() in text.lower() for words in _DISK_FULL_WORDS):
+        return errno.ENOSPC
+    found = _WRAPPED.search(text)
+    return int(found.group(1)) if found else None
 
 
 def _human(size: int) -> str:

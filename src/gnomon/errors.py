@@ -33,6 +33,15 @@ class RunPaused(RunError):  # noqa: N818 - nothing went wrong
     """A run that waits for people: the message says for what, and ``--resume`` goes on."""
 
 
+class RunStopped(RunError):  # noqa: N818 - nothing went wrong
+    """A run that was asked to stop (Ctrl-C, SIGTERM): the message says what is saved and how to go
+    on; ``signal`` is the signal's number."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 class EngineError(RunError):
     """The sampler is gone, or does not serve the policy's weights. Nothing saved is lost."""
 

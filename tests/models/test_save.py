@@ -18,7 +18,8 @@ from gnomon.models import save as save_module
 from gnomon.models.heads import RewardNormaliser, ScalarHead
 from gnomon.models.load import fingerprint, load_causal_lm
 from gnomon.models.roles import LoraSettings, Role, Trunk
-from gnomon.models.save import load_reward_model, save_policy, save_reward_model
+from gnomon.models.save import load_reward_model, save_adapter, save_policy, save_reward_model
+from tiny_world import save_tiny, trunk
 
 LORA = LoraSettings(rank=4, alpha=8)
 
@@ -265,3 +266,18 @@ def test_adapters_that_are_pickled_foreign_or_do_not_fit(tmp_path: Path) -> None
     save_file(weights, folder / "adapter_model.safetensors")
     with pytest.raises(ModelError, match="DoRA"):
         target.add_adapter("a", init_from=folder)
+
+
+def test_an_adapter_names_its_base_so_that_any_program_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_tiny(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    expected = {"base": str(base.resolve()), "org/name": "org/name"}
+    for source, named in expected.items():
+        base_trunk = trunk()
+        base_trunk.source = source
+        base_trunk.add_adapter("policy", LORA)
+        folder = save_adapter(tmp_path / "adapter", base_trunk, "policy")
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == named

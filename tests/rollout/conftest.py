@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 from rollout_zoo import byte_tokenizer, family_model
-from served import Serve, Servers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from served import Serve, Servers
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import EOS, Servers, client, dial, free_port, policy
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, EngineError, RunError
@@ -22,6 +21,7 @@ from gnomon.rollout.remote import RemoteHost
 from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.torch_host import TorchHost
 from gnomon.rollout.weights import WeightsFile
+from served import EOS, Servers, client, dial, free_port, policy
 
 OURS = "Gnomon-Rollouts: 2"
 LINES = "Content-Type: application/jsonlines"

@@ -10,13 +10,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from served import Serve, ask, dial, hear
 
 from gnomon.rollout.host import About, Job, Sampled
 from gnomon.rollout.limits import Budget, Lease
 from gnomon.rollout.protocol import Request, SamplingParams
 from gnomon.rollout.weights import WeightsFile
 from gnomon.rollout.wire import MAX_RESPONSES, PROTOCOL, job_to_json
+from served import Serve, ask, dial, hear
 
 SOON = 5.0  # seconds; every deadline set here is far shorter
 VERSION = "0" * 64

@@ -286,7 +286,7 @@ def victim(folder, where):
         places = {
             "first_file": (checkpoint, "save_file", 1),
             "second_file": (checkpoint, "save_file", 2),
-            "manifest": (checkpoint, "_fingerprint", 3),
+            "manifest": (checkpoint, "fingerprint", 3),
             "sync": (os, "fsync", 2),
             "before_rename": (os, "rename", 1),
             "after_rename": (checkpoint.CheckpointStore, "_prune", 1),

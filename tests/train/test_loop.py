@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from gnomon.algorithms.base import (
 )
 from gnomon.algorithms.sft import SFT, SFTSettings
 from gnomon.data.batch import Batch
-from gnomon.errors import RewardsFailedError, RunError
+from gnomon.data.records import TokenGroup
+from gnomon.errors import RewardsFailedError, RunError, RunStopped
 from gnomon.models.roles import Role
+from gnomon.models.save import save_policy
 from gnomon.train.loop import Loop, LoopOptions
 from gnomon.train.progress import Progress
 
@@ -359,3 +362,100 @@ def test_several_minibatches_are_several_steps(tmp_path: Path) -> None:
     loop.run()
     assert loop.step == 6
     assert training_steps(tmp_path) == [3, 6]
+
+
+# -- weights of 0, weights that blow up, and iterations that train nothing -------------------------
+
+
+def weighted(*weights: float) -> list[TokenGroup]:
+    groups = tw.demonstrations()[: len(weights)]
+    return [replace(g, weight=w) for g, w in zip(groups, weights, strict=True)]
+
+
+def train_on(folder: Path, *steps: list[TokenGroup]) -> Loop:
+    loop = make(folder, iterations=len(steps))
+    loop.algorithm.experience = lambda i: (
+        setattr(loop.algorithm, "now", i) or Experience([Minibatch(steps[i])])
+    )
+    loop.run()
+    return loop
+
+
+def test_a_group_of_weight_0_counts_nothing_and_a_step_of_them_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    some = train_on(tmp_path / "some", weighted(1, 0, 0.5), weighted(0, 0), weighted(0.25, 0))
+    first, second, third = weighted(1, 0, 0.5), weighted(0, 0), weighted(0.25, 0)
+    none = train_on(tmp_path / "none", [first[0], first[2]], [], [third[0]])
+    assert second[0].weight == 0
+    assert same(some, none)
+    assert all(torch.isfinite(p).all() for p in some.parameters.values())
+    assert [r["grad_norm"] == 0 for r in rows(tmp_path / "some")[:3]] == [False, True, False]
+    assert some.idle.count == 1
+
+
+@pytest.mark.parametrize("lr", [math.inf, 1e39])
+def test_weights_that_are_not_finite_are_neither_checkpointed_nor_saved(
+    tmp_path: Path, lr: float
+) -> None:
+    loop = make(tmp_path, iterations=1, lr=lr)
+    with pytest.raises(RunError, match=r"iteration 1: the weights are not finite .*train\.lr is"):
+        loop.run()
+    assert loop.checkpoints.iterations() == []
+    with pytest.raises(RunError, match=r"model was not written: .* is not finite"):
+        save_policy(tmp_path / "model", loop.algorithm.roles["policy"])
+    assert not (tmp_path / "model").exists()
+
+
+def test_weights_that_blew_up_are_blamed_on_the_steps_and_not_on_the_rows(tmp_path: Path) -> None:
+    loop = make(tmp_path, lr=1e39, checkpoint_every=100)
+    with pytest.raises(RunError, match=r"iteration 2: the loss is nan, since the weights are not"):
+        loop.run()
+    assert loop.checkpoints.latest() is None
+
+
+def test_iterations_that_train_nothing_are_told_of(tmp_path: Path) -> None:
+    loop = make(tmp_path, iterations=12)
+    told: list[str] = []
+    loop.idle.tell = told.append
+    loop.algorithm.experience = lambda i: Experience([])
+    loop.run()
+    assert [line.split(" trained nothing")[0] for line in told] == [
+        "warning: iteration 1",
+        "warning: iteration 10 (and 9 before it)",
+        "warning: the stage",
+    ]
+    assert "any of its 12 iterations" in told[-1]
+    assert loop.idle.count == 12
+
+
+def test_an_evals_file_that_was_lost_is_made_again_without_its_rows_twice(tmp_path: Path) -> None:
+    make(tmp_path).run()
+    before = (tmp_path / "evals.json").read_bytes()
+    (tmp_path / "evals.json").unlink()
+    make(tmp_path).run(resume=True)
+    assert (tmp_path / "evals.json").read_bytes() == before
+    assert [r["iteration"] for r in rows(tmp_path)] == [1, 2, 3, 4, 4]
+
+
+def test_a_stop_is_saved_before_any_part_of_an_iteration_changed_the_weights(
+    tmp_path: Path,
+) -> None:
+    straight = make(tmp_path / "straight", checkpoint_every=100)
+    straight.run()
+    loop = make(tmp_path / "run", checkpoint_every=100)
+    real = loop.algorithm.experience
+
+    def experience(iteration: int) -> Experience:
+        if iteration == 2:
+            loop.stop.signal = 2
+            loop.stop.watching(lambda done, total: None)(1, 2)  # as a rollout does
+        return real(iteration)
+
+    loop.algorithm.experience = experience
+    with pytest.raises(RunStopped, match="the checkpoint of iteration 2 of 4 is saved"):
+        loop.run()
+    again = make(tmp_path / "run", checkpoint_every=100)
+    again.run(resume=True)
+    assert same(again, straight)
+    assert training_steps(tmp_path / "run") == [1, 2, 3, 4]

@@ -130,14 +130,18 @@ class Totals:
 
     @classmethod
     def of(cls, groups: Sequence[TokenGroup], text: Sequence[TokenGroup] = ()) -> Totals:
-        """Count groups, responses, loss tokens and comparison weight, each times its group's."""
-        return cls(
-            groups=sum(g.weight for g in groups),
-            responses=sum(g.weight * len(g.responses) for g in groups),
-            tokens=sum(g.weight * sum(sum(r.mask) for r in g.responses) for g in groups),
-            pair_weight=sum(g.weight * sum(c.weight for c in g.comparisons) for g in groups),
-            text_tokens=sum(sum(sum(r.mask) for r in g.responses) for g in text),
-        )
+        """Count groups, responses, loss tokens and comparison weight, each times its group's.
+
+        A count of 0 becomes 1: what is divided by it is 0 too, and stays 0.
+        """
+        counts = {
+            "groups": sum(g.weight for g in groups),
+            "responses": sum(g.weight * len(g.responses) for g in groups),
+            "tokens": sum(g.weight * sum(sum(r.mask) for r in g.responses) for g in groups),
+            "pair_weight": sum(g.weight * sum(c.weight for c in g.comparisons) for g in groups),
+            "text_tokens": sum(sum(sum(r.mask) for r in g.responses) for g in text),
+        }
+        return cls(**{name: count or 1.0 for name, count in counts.items()})
 
 
 @dataclass(frozen=True)
@@ -246,6 +250,16 @@ class Algorithm(ABC):
 
     def end_iteration(self, metrics: Mapping[str, float]) -> None:  # noqa: B027 - optional
         """Called after an iteration's steps with its averaged metrics (adaptive controllers)."""
+
+    @property
+    def can_gather_again(self) -> bool:
+        """Whether an iteration's experience may be dropped and gathered anew with the same result:
+        what a run that is to stop does with it."""
+        return True
+
+    def why_idle(self, metrics: Mapping[str, float]) -> str | None:
+        """Why an iteration trained nothing, judged by its row of metrics; None where it did."""
+        return None if metrics["grad_norm"] else "its gradient is 0 (or all its rows weigh 0)"
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Everything that is trained, each parameter once, under stable names."""

@@ -90,13 +90,15 @@ class KTO(Offline):
     def experience(self, iteration: int) -> Experience:
         self.iteration = iteration
         index = self.sampler.batch(iteration)
-        baseline = self.baseline([self.mismatched[i] for i in index])
+        baseline = self.baseline([g for i in index if (g := self.mismatched[i]).weight])
         groups = [_with_baseline(self.ingredients.groups[i], baseline) for i in index]
         return Experience([Minibatch(groups, self.text_for(iteration))], {"kl": baseline})
 
     @torch.no_grad()
     def baseline(self, mismatched: Sequence[TokenGroup]) -> float:
-        """z_0 of these prompts with other prompts' answers, in nats."""
+        """z_0 of these prompts with other prompts' answers, in nats; 0 without any."""
+        if not mismatched:
+            return 0.0
         seen = [self._see(batch) for batch in self.batches(mismatched)]
         logprobs = torch.cat([s.logprob for s in seen])
         return float(kto_baseline(logprobs, torch.cat([s.reference for s in seen])))

@@ -172,6 +172,22 @@ class OnPolicy(Algorithm):
             self.prefetch.close()
 
     @property
+    def can_gather_again(self) -> bool:
+        return self.prefetch is None
+
+    def why_idle(self, metrics: Mapping[str, float]) -> str | None:
+        if metrics.get("zero_spread") == 1.0:
+            return (
+                f"all responses to each prompt have the same reward (its mean is "
+                f"{metrics.get('reward', 0.0):g}), so none is better than another; look at the "
+                "reward, raise rollout.samples, or take prompts that are neither too easy nor too "
+                "hard"
+            )
+        if metrics.get("prompts_used") == 0.0:
+            return "no response was one to learn from (see the threshold, and what is cut off)"
+        return super().why_idle(metrics)
+
+    @property
     def longest_response(self) -> int:
         """The most tokens a response may have: an episode's budget where there is one."""
         environment = self.ingredients.environment

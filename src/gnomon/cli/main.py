@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from gnomon.atomic import write_text
-from gnomon.errors import GnomonError, RunPaused
+from gnomon.console import make_console
+from gnomon.errors import GnomonError, RunPaused, RunStopped
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,8 +26,8 @@ New here: [bold]gnomon quickstart[/]. With data of your own: [bold]gnomon data i
 )
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
 app.add_typer(data_app, name="data")
-out = Console()
-err = Console(stderr=True)
+out = make_console()
+err = make_console(stderr=True)
 
 
 @app.command()
@@ -247,36 +247,42 @@ def announce(message: str) -> None:
 
 def finish(folder: Path, rebuild: bool = False) -> None:
     """Print the comparison, if there is one, and where everything lies."""
-    import json
-
     from gnomon.report.html import write_report
+    from gnomon.report.read import read_comparison
     from gnomon.report.table import comparison_table, further_tables, samples_panel
 
-    file = folder / "comparison.json"
     page = folder / "report.html"
     if rebuild or not page.is_file():
         page = write_report(folder)
-    if file.is_file():
-        comparison = json.loads(file.read_text(encoding="utf-8"))
+    comparison, problem = read_comparison(folder)
+    if problem is not None:
+        err.print(f"[bold yellow]warning:[/] {escape(problem)}", highlight=False)
+    if comparison:
         out.print(comparison_table(comparison))
         for table in further_tables(comparison):
             out.print(table)
-        out.print(samples_panel(comparison))
+        samples = samples_panel(comparison)
+        if samples is not None:
+            out.print(samples)
     out.print(f"report: {page}")
     out.print(f"plots:  {folder / 'plots'}")
 
 
 def main() -> None:
     """Entry point: errors that a user can mend are printed without a traceback (exit code 1); a run
-    that waits for people says for what (3)."""
+    that waits for people says for what (3); one that was asked to stop says what is saved (130
+    after Ctrl-C, 143 after SIGTERM)."""
     try:
         app()
     except RunPaused as pause:
         err.print(f"[bold yellow]paused:[/] {escape(str(pause))}", highlight=False)
         sys.exit(3)
+    except RunStopped as stopped:
+        err.print(escape(str(stopped)), highlight=False)
+        sys.exit(128 + stopped.signal)
     except GnomonError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
-        err.print("stopped; go on with --resume")
+        err.print("stopped; nothing was being saved")
         sys.exit(130)

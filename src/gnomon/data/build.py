@@ -52,7 +52,7 @@ def to_prompt(row: Row, turns: Sequence[Turn], options: ReadOptions, suffix: str
         if len(messages) != 1:
             raise RowError(
                 f"a conversation of {len(messages)} turns cannot be read as plain text",
-                "read it as chat (as_text: false), or write system, tools and history into the text",
+                "read it as chat (as_text: false), or write system and history into the text",
             )
         text, messages = messages[0].content, ()
     return Prompt(

@@ -35,6 +35,7 @@ from gnomon.atomic import write_folder
 from gnomon.errors import ModelError, RunError
 from gnomon.models import load, merge
 from gnomon.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PEFT_PREFIX
+from gnomon.models.finite import first_not_finite
 from gnomon.models.heads import RewardNormaliser, ScalarHead
 from gnomon.models.roles import Role, Trunk
 
@@ -84,7 +85,10 @@ def save_policy(folder: Path | str, role: Role, *, facts: Mapping[str, Any] | No
 
 
 def save_adapter(folder: Path | str, trunk: Trunk, name: str) -> Path:
-    """Save one adapter as a folder that ``PeftModel.from_pretrained`` loads on the base model."""
+    """Save one adapter as a folder that ``PeftModel.from_pretrained`` loads on the base model.
+
+    Its ``base_model_name_or_path`` is the base's hub id, or the absolute path of its folder.
+    """
     parameters = trunk.adapter_parameters(name)
     tensors = {
         PEFT_PREFIX + key: parameter.detach().cpu().contiguous()
@@ -92,7 +96,7 @@ def save_adapter(folder: Path | str, trunk: Trunk, name: str) -> Path:
     }
     with _writing(folder, tensors) as tmp:
         config = copy.deepcopy(trunk.model.peft_config[name])
-        config.base_model_name_or_path = trunk.source or None
+        config.base_model_name_or_path = _place(trunk.source) if trunk.source else None
         config.inference_mode = True
         config.save_pretrained(str(tmp))
         save_file(tensors, tmp / ADAPTER_WEIGHTS, metadata={"format": "pt"})
@@ -279,13 +283,26 @@ def _write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _writing(folder: Path | str, tensors: Mapping[str, Tensor]) -> Iterator[Path]:
-    """``write_folder`` with the room the tensors need, and other write errors put into words."""
-    need = sum(t.numel() * t.element_size() for t in tensors.values())
-    try:
-        with write_folder(Path(folder), need=need) as tmp:
-            yield tmp
-    except OSError as error:
+    """``write_folder`` with the room the tensors need; weights that are not finite are refused.
+
+    Raises:
+        RunError: a tensor holds a NaN or an infinity, or the folder cannot be written.
+    """
+    broken = first_not_finite(tensors)
+    if broken is not None:
         raise RunError(
-            f"{folder} could not be written: {error}. What was there before is untouched; choose "
-            "another folder or make this one writable"
-        ) from error
+            f"{folder} was not written: {broken} is not finite, so the model is of no use. Train "
+            "it anew with a lower train.lr or a smaller train.max_grad_norm."
+        )
+    need = sum(t.numel() * t.element_size() for t in tensors.values())
+    with write_folder(Path(folder), need=need) as tmp:
+        yield tmp
+
+
+def _place(source: str) -> str:
+    """A model's source as another program finds it: a hub id, or a folder's absolute path."""
+    try:
+        found = load.resolve(source)
+    except ModelError:
+        return source
+    return found if isinstance(found, str) else str(found.resolve())

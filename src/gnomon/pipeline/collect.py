@@ -7,8 +7,10 @@ writes, ``groups.jsonl``, is ordinary preference data for a later stage (``data:
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,15 +19,16 @@ from pydantic import Field
 
 from gnomon.algorithms.base import EncodedPrompt, Settings
 from gnomon.algorithms.sampled_pairs import ranks_from_rewards
-from gnomon.atomic import write_text
+from gnomon.atomic import make_folder, write_text
 from gnomon.data.readers import Skipped
 from gnomon.data.records import Prompt
-from gnomon.errors import RunError
+from gnomon.errors import RunError, RunStopped
 from gnomon.rewards.guard import score_safely
 from gnomon.rewards.human import HumanQueue
 from gnomon.rewards.protocol import Reward, Sample
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
 from gnomon.train.progress import Progress
+from gnomon.train.stop import Stop
 from gnomon.tunnel.labellers import Labeller
 
 MEND = "mend the judge"
@@ -71,6 +74,7 @@ class Collector:
     samples: int
     seed: int
     max_errors: float = 0.05
+    on_progress: Callable[[int, int], None] | None = None
 
     def rows(self, prompts: Sequence[EncodedPrompt], first: int) -> list[dict[str, Any]]:
         """One row per prompt, in order: in the native format where at least two distinct responses
@@ -84,7 +88,7 @@ class Collector:
             Request(p.prompt.id, p.ids, self.samples, seed=self.seed * 1_000_003 + first + i)
             for i, p in enumerate(prompts)
         ]
-        completions = self.engine.generate(requests, self.params)
+        completions = self.engine.generate(requests, self.params, self.on_progress)
         rows: list[dict[str, Any]] = []
         answers = [list({c.text: c for c in r if c.text.strip()}.values()) for r in completions]
         if isinstance(self.judge, HumanQueue):
@@ -185,7 +189,11 @@ def _with_prompt(prompt: Prompt, said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def collect(
-    collector: Collector, prompts: Sequence[EncodedPrompt], folder: Path, progress: Progress
+    collector: Collector,
+    prompts: Sequence[EncodedPrompt],
+    folder: Path,
+    progress: Progress,
+    stop: Stop | None = None,
 ) -> tuple[dict[str, float], list[Skipped]]:
     """Fill ``folder/groups.jsonl``, chunk by chunk; finished chunks are kept over a restart.
 
@@ -195,25 +203,13 @@ def collect(
     Raises:
         RunError: no prompt gave two responses that the judge could tell of.
         RunPaused: people are the judge, and their labels are not all there.
+        RunStopped: the run was asked to stop; finished chunks are kept.
     """
-    parts = folder / "parts"
-    parts.mkdir(parents=True, exist_ok=True)
     size = collector.settings.chunk
     if isinstance(collector.judge, HumanQueue):  # one round: people are asked about all at once
         size = max(1, len(prompts))
         collector.judge.open_round(1)
-    for first in range(0, len(prompts), size):
-        file = parts / f"{first:08d}.jsonl"
-        if not file.is_file():
-            rows = collector.rows(prompts[first : first + size], first)
-            write_text(file, _lines(rows))
-        progress.update(min(first + size, len(prompts)), {})
-    everything = [
-        json.loads(line)
-        for first in range(0, len(prompts), size)
-        for line in (parts / f"{first:08d}.jsonl").read_text(encoding="utf-8").split("\n")
-        if line
-    ]
+    everything = _chunks(collector, prompts, folder / "parts", size, progress, stop or Stop())
     by_id = {p.prompt.id: p.prompt.source for p in prompts}
     skipped = [
         Skipped(by_id.get(row["id"]), f"prompt {row['id']}: {row['skipped']}", row["cure"])
@@ -228,6 +224,68 @@ def collect(
         )
     write_text(folder / "groups.jsonl", _lines(groups))
     return {"prompts": float(len(prompts)), "groups": float(len(groups))}, skipped
+
+
+def _chunks(
+    collector: Collector,
+    prompts: Sequence[EncodedPrompt],
+    parts: Path,
+    size: int,
+    progress: Progress,
+    stop: Stop,
+) -> list[dict[str, Any]]:
+    """The rows of all chunks; those that ``parts`` has are taken from there."""
+    make_folder(parts)
+    everything: list[dict[str, Any]] = []
+    try:
+        for first in range(0, len(prompts), size):
+            stop.check()
+            file = parts / f"{first:08d}.jsonl"
+            rows = _read_part(file)
+            if rows is None:
+                if not parts.is_dir():
+                    raise RunError(
+                        f"{parts} was removed while the run was writing it. Put the folder back "
+                        "and go on with --resume; without it --resume begins this stage anew."
+                    )
+                rows = _normal(collector.rows(prompts[first : first + size], first))
+                text = _lines(rows)
+                write_text(file, text + json.dumps({"sha256": _hash(text)}) + "\n")
+            everything += rows
+            progress.update(min(first + size, len(prompts)), {})
+    except RunStopped as stopped:
+        done = f"{len(everything)} of {len(prompts)} prompts are saved"
+        raise RunStopped(done, stopped.signal) from None
+    return everything
+
+
+def _read_part(file: Path) -> list[dict[str, Any]] | None:
+    """A chunk's rows, or None where it has not been made, or is not what was written."""
+    if not file.exists():
+        return None
+    try:
+        text = file.read_text(encoding="utf-8")
+        body, _, last = text.rstrip("\n").rpartition("\n")
+        body += "\n" if body else ""
+        if json.loads(last)["sha256"] == _hash(body):
+            return [json.loads(line) for line in body.split("\n") if line]
+        wrong = "its SHA-256 differs"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        wrong = str(error) or type(error).__name__
+    warnings.warn(
+        f"{file} is damaged ({wrong}); its prompts are sampled again.",
+        stacklevel=2,
+    )
+    return None
+
+
+def _normal(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as they come back from a file."""
+    return [json.loads(line) for line in _lines(rows).split("\n") if line]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> str:

@@ -27,7 +27,7 @@ from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import load_reward_model
 from gnomon.pipeline.resolve import pick_device, policy_stages, reward_folder, sampling
 from gnomon.pipeline.rewards import one_reward
-from gnomon.pipeline.rundir import RunFolder
+from gnomon.pipeline.rundir import COMPARISON, RunFolder
 from gnomon.pipeline.sources import (
     DataReport,
     context_of,
@@ -40,6 +40,7 @@ from gnomon.rewards.guard import score_safely
 from gnomon.rewards.protocol import Reward, Sample
 from gnomon.rollout.protocol import Completion, Request
 from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.train.stop import Stop
 
 BASE = "base"
 TOKENS = 8192
@@ -58,14 +59,18 @@ class Policy:
     source: str
 
 
-def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
+def compare(recipe: Recipe, run: RunFolder, base: Path, stop: Stop | None = None) -> dict[str, Any]:
     """Sample the base model and every trained policy, score them, write ``comparison.json``.
 
     A row's ``gains`` are its rewards less the reference's, prompt by prompt (paired intervals), and
     its ``scores`` [rewards][prompts][samples] what both are made from, for ``prompts`` by id.
 
     One policy is in memory at a time, beside the reference and the reward models.
+
+    Raises:
+        RunStopped: the run was asked to stop; nothing of the comparison is kept.
     """
+    stop = stop or Stop()
     spec = recipe.compare
     if spec is None:
         raise ConfigError("the recipe has no compare section")
@@ -92,8 +97,9 @@ def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
     shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in prompts[: spec.show]]
     judged: dict[str, list[Values]] = {}
     for policy in policies:
+        stop.check()
         role = reference_role if policy == reference else _load(policy, recipe)
-        answers = _answer(role, prompts, recipe, spec)
+        answers = _answer(role, prompts, recipe, spec, stop)
         for sample, own in zip(shown, answers, strict=False):
             sample[policy.name] = own[0].text
         judged[policy.name] = _scores(prompts, answers, rewards)
@@ -127,7 +133,7 @@ def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
     }
     names = [reward.name for reward in rewards]
     result["tables"] = pass_tables(names, judged, reference.name, spec.rollout.samples)
-    write_json(run.path / "comparison.json", result)
+    write_json(run.path / COMPARISON, result)
     return result
 
 
@@ -214,7 +220,7 @@ def _load(policy: Policy, recipe: Recipe) -> Role:
 
 
 def _answer(
-    role: Role, prompts: Sequence[EncodedPrompt], recipe: Recipe, spec: CompareSpec
+    role: Role, prompts: Sequence[EncodedPrompt], recipe: Recipe, spec: CompareSpec, stop: Stop
 ) -> Answers:
     encoder = recipe_encoder(recipe, role.trunk.tokenizer)
     engine = TorchEngine(
@@ -225,7 +231,8 @@ def _answer(
     )
     n = spec.rollout.samples
     requests = [Request(p.prompt.id, p.ids, n, seed=i) for i, p in enumerate(prompts)]
-    return engine.generate(requests, sampling(spec.rollout).params)
+    watch = stop.watching(lambda done, total: None)
+    return engine.generate(requests, sampling(spec.rollout).params, watch)
 
 
 def _scores(

@@ -19,8 +19,9 @@ from gnomon.models.load import fetch, read_config, read_model
 from gnomon.models.memory import parameter_count
 from gnomon.pipeline.check import check_compare, check_stage
 from gnomon.pipeline.collect import COLLECT
+from gnomon.pipeline.machine import check_machine
 from gnomon.pipeline.memory import stage_memory
-from gnomon.pipeline.resolve import DATA_KIND, pick_device, resolve_start, stage_settings
+from gnomon.pipeline.resolve import DATA_KIND, resolve_start, stage_settings
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.sources import DataReport, context_of, read_specs, recipe_encoder
 from gnomon.recipe.schema import Recipe, StageSpec
@@ -54,7 +55,7 @@ def make_plan(recipe: Recipe, base: Path) -> list[StagePlan]:
     plans: list[StagePlan] = []
     problems: list[str] = []
     try:
-        pick_device(recipe.device)
+        check_machine(recipe)
     except ConfigError as error:
         problems.append(str(error))
     for stage in recipe.stages:

@@ -26,7 +26,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from gnomon.algorithms.reference import sums_of
-from gnomon.atomic import recover_folder, write_folder
+from gnomon.atomic import clean_temporaries, recover_folder, write_folder
 from gnomon.data.records import TokenGroup
 
 GROUPS_PER_SHARD = 128
@@ -113,6 +113,7 @@ class ReferenceCache:
         """What the folder has for this model; read once."""
         if self._known is None:
             self._known = {}
+            clean_temporaries(self.home)
             for shard in _shards(self.home):
                 about, values = _read(shard)
                 if about is None or values is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,11 +18,17 @@ import torch
 import yaml
 
 import gnomon
-from gnomon.atomic import write_json, write_text
-from gnomon.errors import ConfigError
+from gnomon.atomic import clean_tree, make_folder, write_json, write_text
+from gnomon.errors import ConfigError, RunError
+from gnomon.integrity import fingerprints, problem, read_object
+from gnomon.pipeline.invocation import invocation
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import Recipe
 
+OUTPUTS = ("model", "groups.jsonl", "metrics.parquet", "samples.parquet", "evals.json")
+"""What a stage leaves for what comes after it."""
+COMPARISON = "comparison.json"
+_SHOWN = 8
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "pyarrow")
 
 
@@ -41,12 +48,40 @@ class StageFolder:
         return self.path / "groups.jsonl"
 
     def info(self) -> dict[str, Any]:
-        """stage.json, or nothing when the stage has not begun."""
-        file = self.path / "stage.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        """stage.json; nothing when the stage has not begun, or the file is damaged (see
+        :meth:`damage`)."""
+        try:
+            return read_object(self.path / "stage.json")
+        except ValueError:
+            return {}
 
     def done(self) -> bool:
         return self.info().get("status") == "done"
+
+    def damage(self) -> str | None:
+        """What is wrong with a stage that was done or begun, or None.
+
+        Every file that it left is compared with what it was when the stage was done.
+        """
+        file = self.path / "stage.json"
+        if not file.exists():
+            began = self.path.is_dir() and any(self.path.iterdir())
+            return f"{file} is missing" if began else None
+        try:
+            info = read_object(file)
+        except ValueError as error:
+            return str(error)
+        if info.get("status") != "done":
+            return None
+        try:
+            wrong = problem(self.path, info["files"])
+        except (KeyError, TypeError, AttributeError):
+            return f"{file} does not list the stage's files"
+        return None if wrong is None else f"{self.path}: {wrong}"
+
+    def fingerprints(self) -> dict[str, dict[str, Any]]:
+        """Sizes and SHA-256 of what the stage left."""
+        return fingerprints(self.path, OUTPUTS)
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         write_json(self.path / "stage.json", dict(info))
@@ -62,60 +97,155 @@ class RunFolder:
     def stage(self, name: str) -> StageFolder:
         return StageFolder(self.path / "stages" / self.recipe.stage_folder(name))
 
-    def open(self, resume: bool) -> bool:
-        """Create the folder, or check that it may be gone on with.
+    def open(self, resume: bool) -> list[str]:
+        """Create the folder, or make it ready to be gone on with; nobody else may work in it.
+
+        Damaged notes that can be made again are; what killed processes left half-written goes.
 
         Returns:
-            True when it held a run already.
+            What the user should know of it.
 
         Raises:
-            ConfigError: see :meth:`check`.
+            ConfigError, RunError: see :meth:`check`.
         """
-        if self.check(resume):
-            return True
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "manifest.json", self._manifest())
-        # last: it says that a run is here
-        write_text(self.path / "recipe.yaml", dump_recipe(self.recipe))
-        return False
+        if not self.check(resume):
+            make_folder(self.path)
+            write_json(self.path / "manifest.json", self._manifest())
+            # last: it says that a run is here
+            self._write_recipe()
+            nothing = "nothing to resume, so it starts from the beginning"
+            return [f"{self.path} holds no run yet: {nothing}"] if resume else []
+        said = []
+        clean_tree(self.path)
+        try:
+            read_object(self.path / "manifest.json")
+        except ValueError as error:
+            said.append(f"warning: {error}; it is written anew")
+            write_json(self.path / "manifest.json", self._manifest() | self._remembered())
+        try:
+            moved = self._written().get("output") != _plain(self.recipe)["output"]
+        except ValueError as error:
+            said.append(f"warning: {error}; it is written anew: the recipe is the same")
+            moved = True
+        if moved:
+            self._write_recipe()
+        return said
 
     def check(self, resume: bool) -> bool:
         """Whether a run is here already; nothing is written.
 
+        A run that was moved (another ``output``) is the same run.
+
         Raises:
             ConfigError: one is and ``resume`` was not asked for, or it is of another recipe.
+            RunError: its recipe.yaml is damaged, and nothing else says that it is the same.
         """
-        existing = self.path / "recipe.yaml"
-        if not existing.is_file():
+        if not (self.path / "recipe.yaml").exists() and not (self.path / "stages").exists():
             return False
         if not resume:
             raise ConfigError(
                 f"{self.path} already holds a run. Go on with it (--resume), choose another "
                 "name (name=...), or remove the folder."
             )
-        self._same_recipe(existing)
+        try:
+            self._same_recipe(self._written())
+        except ValueError as error:
+            if self._noted_recipe() != recipe_hash(self.recipe):
+                raise RunError(
+                    f"{error}, and manifest.json does not say that this recipe is the one that the "
+                    f"run was begun with. Put {self.path / 'recipe.yaml'} back and resume; or "
+                    "begin anew under another name (name=...)."
+                ) from error
         return True
 
-    def _same_recipe(self, file: Path) -> None:
-        before = parse_recipe(yaml.safe_load(file.read_text(encoding="utf-8")), str(file))
-        old, new = _plain(before), _plain(self.recipe)
-        changed = sorted(_differences(old, new))
+    def _written(self) -> dict[str, Any]:
+        """recipe.yaml as plain data.
+
+        Raises:
+            ValueError: it cannot be read; the message begins with the file.
+        """
+        file = self.path / "recipe.yaml"
+        try:
+            raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            raise ValueError(f"{file} cannot be read ({_first_line(error)})") from error
+        if not isinstance(raw, dict):
+            raise ValueError(f"{file} holds no recipe")
+        try:
+            return _plain(parse_recipe(raw, str(file)))
+        except ConfigError as error:
+            raise ValueError(f"{file} holds no recipe ({_first_line(error)})") from error
+
+    def _write_recipe(self) -> None:
+        write_text(self.path / "recipe.yaml", dump_recipe(self.recipe))
+
+    def _noted_recipe(self) -> str | None:
+        try:
+            noted = read_object(self.path / "manifest.json").get("recipe_sha256")
+        except ValueError:
+            return None
+        return noted if isinstance(noted, str) else None
+
+    def _same_recipe(self, old: dict[str, Any]) -> None:
+        changed = list(_differences(_by_stage(old), _by_stage(_plain(self.recipe))))
         if changed:
+            more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+            listed = "".join(f"\n  {line}" for line in changed[:_SHOWN])
             raise ConfigError(
-                f"{self.path} was begun with another recipe ({', '.join(changed[:5])} differ). "
+                f"{self.path} was begun with another recipe:{listed}{more}\n"
                 "Resume with the same recipe and overrides, or choose another name (name=...)."
             )
 
+    def _remembered(self) -> dict[str, Any]:
+        """What the stages know of the manifest's entries."""
+        out: dict[str, Any] = {"data": {}, "models": {}}
+        for stage in self.recipe.stages:
+            folder = self.stage(stage.name)
+            start = folder.info().get("start")
+            if isinstance(start, dict):
+                out["models"][stage.name] = start
+            try:
+                files = read_object(folder.path / "data.json")
+            except ValueError:
+                continue
+            out["data"] |= {f"{stage.name}: {name}": about for name, about in files.items()}
+        return out
+
     def update_manifest(self, **entries: Any) -> None:
-        """Merge entries into manifest.json (dicts one level deep)."""
+        """Merge entries into manifest.json (dicts one level deep).
+
+        Raises:
+            RunError: it was removed or damaged while the run went on.
+        """
         file = self.path / "manifest.json"
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            manifest = read_object(file)
+        except ValueError as error:
+            raise RunError(
+                f"{error}: it was removed or changed while the run went on. Put the run's folder "
+                "back and go on with --resume."
+            ) from error
         for key, value in entries.items():
-            if isinstance(value, dict):
-                manifest.setdefault(key, {}).update(value)
-            else:
-                manifest[key] = value
+            known = manifest.get(key)
+            manifest[key] = known | value if isinstance(known, dict) and value else value
         write_json(file, manifest)
+
+    def comparison_problem(self) -> str | None:
+        """What is wrong with comparison.json, or None if it is what was written."""
+        try:
+            noted = read_object(self.path / "manifest.json").get("files")
+        except ValueError:
+            noted = None
+        if not isinstance(noted, dict) or COMPARISON not in noted:
+            return f"{COMPARISON} is not noted in manifest.json"
+        try:
+            return problem(self.path, {COMPARISON: noted[COMPARISON]})
+        except (TypeError, AttributeError):
+            return f"{COMPARISON} is not noted in manifest.json as it should be"
+
+    def note_comparison(self) -> None:
+        """Note in manifest.json what comparison.json is."""
+        self.update_manifest(files=fingerprints(self.path, [COMPARISON]))
 
     def _manifest(self) -> dict[str, Any]:
         return {
@@ -125,8 +255,11 @@ class RunFolder:
             "versions": {"gnomon": gnomon.__version__, "python": platform.python_version()}
             | {name: _version(name) for name in PACKAGES},
             "hardware": hardware(),
+            "recipe_sha256": recipe_hash(self.recipe),
+            **invocation(),
             "data": {},
             "models": {},
+            "files": {},
         }
 
 
@@ -151,20 +284,41 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", by_alias=True)
 
 
-def _differences(old: Any, new: Any, at: str = "") -> set[str]:
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 of everything in a recipe but where its folder lies."""
+    plain = {key: value for key, value in _plain(recipe).items() if key != "output"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _by_stage(plain: dict[str, Any]) -> dict[str, Any]:
+    """A plain recipe without its place, its stages by name."""
+    stages = {f"stage {stage['name']!r}": stage for stage in plain["stages"]}
+    order = {"order of stages": list(stages)} if stages else {}
+    rest = {k: v for k, v in plain.items() if k not in ("output", "stages")}
+    return {**rest, **stages, **order}
+
+
+def _differences(old: Any, new: Any, at: str = "") -> Iterator[str]:
+    """A line for each value that differs: where, what it was, what it is now."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return {
-            d
-            for key in old.keys() | new.keys()
-            for d in _differences(old.get(key), new.get(key), f"{at}.{key}" if at else str(key))
-        }
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return {
-            d
-            for i, (a, b) in enumerate(zip(old, new, strict=True))
-            for d in _differences(a, b, f"{at}.{i}")
-        }
-    return set() if old == new else {at}
+        for key in dict.fromkeys([*old, *new]):
+            sep = ": " if at.startswith("stage ") and ":" not in at else "."
+            yield from _differences(old.get(key), new.get(key), f"{at}{sep}{key}" if at else key)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (a, b) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(a, b, f"{at}.{i}")
+    elif old != new:
+        yield f"{at} was {_shown(old)} and is now {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    text = "not there" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _version(name: str) -> str | None:

@@ -83,8 +83,18 @@ def read_specs(
     for spec in specs:
         found, skipped = _read_one(spec, base, stage_groups, kind)
         report.add(spec.path, found, skipped)
-        groups += found
+        used = [group for group in found if _counts(group)]
+        if found and not used:
+            raise DataError(f"{spec.path}: all {len(found)} rows have weight 0, so none is used")
+        groups += used
     return groups
+
+
+def _counts(group: Group) -> bool:
+    """Whether a row counts: weight 0, of itself or of all its comparisons, switches it off."""
+    return bool(group.weight) and (
+        not group.comparisons or any(c.weight for c in group.comparisons)
+    )
 
 
 def _read_one(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from gnomon.atomic import write_json, write_text
 from gnomon.data.encode import Encoder, How
 from gnomon.data.records import Group, TokenGroup
 from gnomon.data.sampler import split
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, RunError
+from gnomon.integrity import read_object
 from gnomon.pipeline.sources import DataReport, encode, encode_prompts, read_specs
 from gnomon.recipe.schema import DataSpec, StageSpec
 
@@ -74,8 +74,15 @@ class StageData:
         Raises:
             ConfigError: some of it is not what it was, so a resumed run would mix the two.
         """
-        if resume and file.is_file():
-            before = json.loads(file.read_text(encoding="utf-8"))
+        if resume and file.exists():
+            try:
+                before = read_object(file)
+            except ValueError as error:
+                raise RunError(
+                    f"{error}, so it cannot be told whether the data is still what it was. Put the "
+                    "file back; or remove it, if you know that the data is the same, and go on "
+                    "with --resume."
+                ) from error
             paths = sorted(before.keys() | self.report.files.keys())
             changed = [p for p in paths if before.get(p) != self.report.files.get(p)]
             if changed:

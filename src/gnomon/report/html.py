@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,7 +14,7 @@ from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 
-from gnomon.atomic import write_text
+from gnomon.atomic import plain_errors, write_text
 from gnomon.report import format as fmt
 from gnomon.report import plots
 from gnomon.report.overoptimisation import overoptimisation_plot, trajectory
@@ -29,6 +31,7 @@ from gnomon.report.verdict import verdicts
 
 _MAX_SAMPLES = 8
 _MIN_TRAJECTORY = 4
+_CALL = ("command", "cwd")  # of the manifest; shown as what to type
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,20 @@ def write_report(run_dir: str | Path) -> Path:
 
     Raises:
         DataError: ``run_dir`` is not a run directory.
-        RunError: the disk is full.
+        RunError: the disk is full or cannot be written.
     """
     run = read_run(run_dir)
     folder = run.path / "plots"
-    folder.mkdir(exist_ok=True)
-    page = _environment().get_template("report").render(
+    with plain_errors(folder):
+        folder.mkdir(exist_ok=True)
+        page = _page(run, folder)
+    path = run.path / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _page(run: RunView, folder: Path) -> str:
+    return _environment().get_template("report").render(
         run=run,
         status=_status(run),
         verdicts=verdicts(run),
@@ -74,11 +85,8 @@ def write_report(run_dir: str | Path) -> Path:
         samples=_samples(run),
         skipped=[s for s in run.stages if s.skipped],
         commands=_commands(run),
-        manifest=list(fmt.flatten({k: v for k, v in run.manifest.items() if "command" not in k})),
+        manifest=list(fmt.flatten({k: v for k, v in run.manifest.items() if k not in _CALL})),
     )  # fmt: skip
-    path = run.path / "report.html"
-    write_text(path, page)
-    return path
 
 
 def _environment() -> Environment:
@@ -198,15 +206,18 @@ def _json(raw: Any) -> Mapping[str, Any]:
 
 
 def _commands(run: RunView) -> list[str]:
-    """How to make the run again: the command recorded, and the recipe's."""
-    recorded = run.manifest.get("command", run.manifest.get("commands"))
-    commands = [recorded] if isinstance(recorded, str) else list(recorded or [])
-    if commands and all(isinstance(c, str) for c in commands) and isinstance(recorded, list):
-        # An argv list is one command; a list of whole commands has spaces in each.
-        commands = commands if all(" " in c for c in commands) else [" ".join(commands)]
-    if run.recipe_text:
-        commands.append(f"gnomon run {run.name}/recipe.yaml")
-    return [str(c) for c in dict.fromkeys(commands)]
+    """How to make the run again, beside this one: the command recorded, or else the recipe's."""
+    recorded, cwd = run.manifest.get("command"), run.manifest.get("cwd")
+    if isinstance(recorded, list) and all(isinstance(part, str) for part in recorded):
+        recorded = shlex.join(recorded)
+    if not isinstance(recorded, str) or not recorded.strip():
+        if not run.recipe_text:
+            return []
+        recorded = shlex.join(["gnomon", "run", str(run.path.resolve() / "recipe.yaml")])
+    again = re.sub(r" --resume\b", "", recorded)
+    name = re.sub(r"-seed-?\d+$", "", run.name) if "--seeds" in again else run.name
+    commands = [f"cd {shlex.quote(cwd)}"] if isinstance(cwd, str) else []
+    return [*commands, f"{again} {shlex.quote(f'name={name}-again')}"]
 
 
 def _status(run: RunView) -> str:

@@ -7,7 +7,6 @@ all is an error.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,8 @@ import yaml
 from numpy.typing import NDArray
 
 from gnomon.errors import DataError
+from gnomon.integrity import read_object
+from gnomon.row_lines import lines_of, read_lines
 
 Column = NDArray[np.float64]
 
@@ -65,9 +66,9 @@ class StageView:
 
     Attributes:
         metrics: column -> [rows] floats, NaN where the row has no value.
-        samples: rows of samples.parquet.
+        samples: rows of samples.parquet (of samples.jsonl, while the stage goes on).
         evals: evals.json as it stands.
-        status: running, done, failed, or unknown when stage.json is missing.
+        status: running, done, paused, stopped, failed, or unknown when stage.json is missing.
         error: why it failed, when it did.
     """
 
@@ -128,6 +129,8 @@ def read_run(path: str | Path) -> RunView:
     problems: list[str] = []
     text, recipe = _recipe(path / "recipe.yaml", problems)
     manifest = _json_object(path / "manifest.json", problems, required=True)
+    comparison, problem = read_comparison(path)
+    problems += [problem] if problem is not None else []
     return RunView(
         path=path,
         name=path.resolve().name,
@@ -135,9 +138,18 @@ def read_run(path: str | Path) -> RunView:
         recipe=recipe,
         manifest=manifest,
         stages=tuple(_stage(folder, problems) for folder in folders),
-        comparison=parse_comparison(_json_object(path / "comparison.json", problems)),
+        comparison=parse_comparison(comparison),
         problems=tuple(problems),
     )
+
+
+def read_comparison(path: str | Path) -> tuple[dict[str, Any], str | None]:
+    """comparison.json of a run's folder, and what is wrong with it; empty where there is none."""
+    problems: list[str] = []
+    raw = _json_object(Path(path) / "comparison.json", problems)
+    if raw and not parse_comparison(raw).rows:
+        return {}, "comparison.json holds no comparison"
+    return raw, problems[0] if problems else None
 
 
 def parse_measured(raw: Any) -> Measured | None:
@@ -211,7 +223,8 @@ def _stage(folder: Path, problems: list[str]) -> StageView:
     memory, summary = about.get("memory"), about.get("summary")
     summary = summary if isinstance(summary, Mapping) else {}
     iterations, count = _finite(about.get("iterations")), _finite(skipped.get("count"))
-    samples = _table(folder / "samples.parquet", problems)
+    done = about.get("status") == "done"
+    samples = _rows(folder / "samples.parquet", done, problems)
     return StageView(
         folder=folder,
         name=str(about.get("name") or re.sub(r"^\d+-", "", folder.name)),
@@ -225,7 +238,7 @@ def _stage(folder: Path, problems: list[str]) -> StageView:
         skipped=int(count or 0),
         skipped_examples=tuple(str(e) for e in _items(skipped.get("examples"))),
         memory=memory if isinstance(memory, Mapping) else {},
-        metrics=_columns(_table(folder / "metrics.parquet", problems)),
+        metrics=_columns(_rows(folder / "metrics.parquet", done, problems)),
         samples=[] if samples is None else samples.to_pylist(),
         evals=_json_object(folder / "evals.json", problems),
     )
@@ -243,15 +256,19 @@ def _columns(table: pa.Table | None) -> dict[str, Column]:
     return out
 
 
-def _table(path: Path, problems: list[str]) -> pa.Table | None:
-    if not path.exists():
-        return None
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0].replace(str(path), path.name)
-        problems.append(f"{_short(path)} cannot be read ({reason})")
-        return None
+def _rows(parquet: Path, done: bool, problems: list[str]) -> pa.Table | None:
+    """A stage's rows: of the parquet file when it is done, else of the lines that it is made of.
+
+    Either stands in for the other where one cannot be read.
+    """
+    files = [f for f in (parquet, lines_of(parquet)) if f.exists()]
+    for file in files if done else files[::-1]:
+        try:
+            return pq.read_table(file) if file == parquet else read_lines(file)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = _first_line(error).replace(str(file), file.name)
+            problems.append(f"{_short(file)} cannot be read ({reason})")
+    return None
 
 
 def _json_object(path: Path, problems: list[str], required: bool = False) -> dict[str, Any]:
@@ -260,27 +277,35 @@ def _json_object(path: Path, problems: list[str], required: bool = False) -> dic
             problems.append(f"{_short(path)} is missing: the run has not got that far, or was cut")
         return {}
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        problems.append(f"{_short(path)} cannot be read ({error})")
+        return read_object(path)
+    except ValueError as error:
+        problems.append(str(error).replace(str(path), _short(path)))
         return {}
-    if not isinstance(raw, dict):
-        problems.append(f"{_short(path)} should hold a JSON object, not a {type(raw).__name__}")
-        return {}
-    return raw
 
 
 def _recipe(path: Path, problems: list[str]) -> tuple[str, dict[str, Any]]:
     if not path.exists():
         problems.append("recipe.yaml is missing: the report cannot say what was asked")
         return "", {}
-    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        problems.append(f"recipe.yaml cannot be read ({error.strerror})")
+        return "", {}
     try:
         parsed = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        problems.append(f"recipe.yaml cannot be parsed ({str(error).splitlines()[0]})")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problems.append(f"recipe.yaml cannot be parsed ({_first_line(error)})")
         return text, {}
-    return text, parsed if isinstance(parsed, dict) else {}
+    if not isinstance(parsed, dict):
+        problems.append("recipe.yaml holds no recipe")
+        return text, {}
+    return text, parsed
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _is_stage(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,15 @@ from rich.text import Text
 
 from gnomon.errors import RunError
 from gnomon.report.format import better_sign, count, number
-from gnomon.report.read import Comparison, Measured, RunView, parse_measured, read_run
+from gnomon.report.read import (
+    Comparison,
+    Measured,
+    RunView,
+    parse_comparison,
+    parse_measured,
+    read_comparison,
+    read_run,
+)
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,14 @@ def read_seeds(folders: Sequence[Path]) -> Seeds:
 
 def _raw(folder: Path) -> dict[str, Any]:
     file = folder / "comparison.json"
-    if not file.is_file():
+    if not file.exists():
         raise RunError(f"{folder} has no comparison.json: several seeds are put together by it")
-    raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    raw, problem = read_comparison(folder)
+    if problem is not None or not parse_comparison(raw).rows:
+        raise RunError(
+            f"{file}: {problem or 'it compares nothing'}. Remove it and run the seed again with "
+            "--resume, which compares anew."
+        )
     return raw
 
 

@@ -13,12 +13,10 @@ a hidden temporary that the next run removes).
 
 from __future__ import annotations
 
-import hashlib
 import json
-import numbers
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,15 +27,24 @@ from torch import Tensor
 
 from gnomon.atomic import clean_temporaries, remove_folder, write_folder
 from gnomon.errors import RunError
+from gnomon.integrity import fingerprint, problem, read_object
+from gnomon.models.finite import first_not_finite
+from gnomon.train.optimizer_state import (
+    check_groups,
+    check_parameters,
+    names_by_parameter,
+    optimizer_state,
+    restore_optimizer,
+)
+from gnomon.train.packing import pack, plain_tensors, unpack
 
-_FORMAT = 1
+_FORMAT = 2
 _PARAMETERS = "parameters.safetensors"
 _TENSORS = "state.safetensors"
 _STATE = "state.json"
 _MANIFEST = "manifest.json"
+_OTHER_VERSION = "another version of gnomon"
 _FOLDER = re.compile(r"step-(\d{6,})")
-# How the optimizer computes, not what: these follow the machine that resumes.
-_IMPLEMENTATION = ("foreach", "fused", "capturable")
 
 
 @dataclass(frozen=True)
@@ -92,22 +99,26 @@ class CheckpointStore:
                 strings, None and tensors.
 
         Raises:
-            RunError: the disk is full; the earlier checkpoints are intact.
+            RunError: the disk is full, or a parameter is not finite; the earlier checkpoints are
+                intact.
             TypeError: ``state`` or the optimizer holds something that is none of the above.
         """
+        broken = first_not_finite(parameters)
+        if broken is not None:
+            raise RunError(f"{broken} is not finite, so no checkpoint of it was written")
         extra: dict[str, Tensor] = {}
         content = {
             "iteration": iteration,
-            "optimizer": _pack(_optimizer_state(optimizer, parameters), "optimizer", extra),
-            "state": _pack(dict(state), "state", extra),
+            "optimizer": pack(optimizer_state(optimizer, parameters), "optimizer", extra),
+            "state": pack(dict(state), "state", extra),
         }
         need = sum(t.numel() * t.element_size() for t in [*parameters.values(), *extra.values()])
         target = self.path(iteration)
         with write_folder(target, need=need) as tmp:
-            save_file(_plain(parameters), tmp / _PARAMETERS)
-            save_file(_plain(extra), tmp / _TENSORS)
+            save_file(plain_tensors(parameters), tmp / _PARAMETERS)
+            save_file(plain_tensors(extra), tmp / _TENSORS)
             (tmp / _STATE).write_text(json.dumps(content), encoding="utf-8")
-            files = {name: _fingerprint(tmp / name) for name in (_PARAMETERS, _TENSORS, _STATE)}
+            files = {name: fingerprint(tmp / name) for name in (_PARAMETERS, _TENSORS, _STATE)}
             manifest = json.dumps({"format": _FORMAT, "files": files}, indent=2)
             (tmp / _MANIFEST).write_text(manifest, encoding="utf-8")
         self._sound.add(iteration)
@@ -118,18 +129,28 @@ class CheckpointStore:
         """The newest iteration with a sound checkpoint, or None; removes half-written ones.
 
         A damaged checkpoint is passed over with a warning that says what is wrong with it.
+
+        Raises:
+            RunError: there are some, and all are of another version of gnomon.
         """
         if not self.folder.is_dir():
             return None
         clean_temporaries(self.folder)
+        problems = []
         for iteration in reversed(self.iterations()):
-            problem = self._problem(iteration)
-            if problem is None:
+            wrong = self._problem(iteration)
+            if wrong is None:
                 return iteration
+            problems.append(wrong)
             warnings.warn(
-                f"The checkpoint {self.path(iteration)} is damaged ({problem}); going back to the "
+                f"The checkpoint {self.path(iteration)} is damaged ({wrong}); going back to the "
                 "one before it.",
                 stacklevel=2,
+            )
+        if problems and all(wrong.endswith(_OTHER_VERSION) for wrong in problems):
+            raise RunError(
+                f"The checkpoints in {self.folder} cannot be used: {problems[0]}. Go on with that "
+                "version, or begin anew under another name (name=...)."
             )
         return None
 
@@ -140,21 +161,21 @@ class CheckpointStore:
             RunError: it is missing or damaged.
         """
         folder = self.path(iteration)
-        problem = self._problem(iteration)
-        if problem is not None:
+        wrong = self._problem(iteration)
+        if wrong is not None:
             have = ", ".join(map(str, self.iterations())) or "none"
             raise RunError(
-                f"The checkpoint {folder} cannot be used: {problem}. Resume from another one "
+                f"The checkpoint {folder} cannot be used: {wrong}. Resume from another one "
                 f"(there are: {have}) or start the stage anew."
             )
         extra = load_file(folder / _TENSORS)
         content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        state = _unpack(content["state"], extra)
+        state = unpack(content["state"], extra)
         return Checkpoint(
             iteration=content["iteration"],
             step=int(state.get("step", content["iteration"])),
             tensors=load_file(folder / _PARAMETERS),
-            optimizer=_unpack(content["optimizer"], extra),
+            optimizer=unpack(content["optimizer"], extra),
             algorithm_state=state,
         )
 
@@ -173,13 +194,13 @@ class CheckpointStore:
         """
         checkpoint = self.read(iteration)
         folder = self.path(iteration)
-        _check_parameters(folder, checkpoint.tensors, parameters)
-        names = _names_by_parameter(optimizer, parameters)
-        _check_groups(folder, checkpoint.optimizer, optimizer, names)
+        check_parameters(folder, checkpoint.tensors, parameters)
+        names = names_by_parameter(optimizer, parameters)
+        check_groups(folder, checkpoint.optimizer, optimizer, names)
         with torch.no_grad():
             for name, tensor in parameters.items():
                 tensor.copy_(checkpoint.tensors[name])
-        _restore_optimizer(optimizer, checkpoint.optimizer, names)
+        restore_optimizer(optimizer, checkpoint.optimizer, names)
         return checkpoint.algorithm_state
 
     def path(self, iteration: int) -> Path:
@@ -209,173 +230,14 @@ class CheckpointStore:
         if not folder.is_dir():
             return "it does not exist"
         try:
-            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-            if manifest["format"] != _FORMAT:
-                return f"format {manifest['format']} was written by another version of gnomon"
+            manifest = read_object(folder / _MANIFEST)
             expected = {n: manifest["files"][n] for n in (_PARAMETERS, _TENSORS, _STATE)}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            wrong = problem(folder, expected)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             return f"{_MANIFEST} is missing or unreadable: {error!r}"
-        for name, fingerprint in expected.items():
-            file = folder / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != fingerprint["size"]:
-                return f"{name} has {file.stat().st_size} bytes instead of {fingerprint['size']}"
-            if _fingerprint(file) != fingerprint:
-                return f"{name} is not what was written (its SHA-256 differs)"
+        if wrong is not None:
+            return wrong
+        if manifest.get("format") != _FORMAT:
+            return f"format {manifest.get('format')} was written by {_OTHER_VERSION}"
         self._sound.add(iteration)
         return None
-
-
-def _fingerprint(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"size": file.stat().st_size, "sha256": digest}
-
-
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors with memory of their own: safetensors refuses shared memory."""
-    out: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        plain = tensor.detach().cpu().contiguous()
-        storage = plain.untyped_storage().data_ptr()
-        out[name] = plain.clone() if storage in seen else plain
-        seen.add(storage)
-    return out
-
-
-def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """``value`` as JSON, its tensors moved to ``tensors`` under their path."""
-    if isinstance(value, Tensor):
-        tensors[path] = value
-        return {"__tensor__": path}
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"{path}: a checkpoint's keys are strings, not {key!r}")
-        return {k: _pack(v, f"{path}/{k}", tensors) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        items = [_pack(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
-        return items if isinstance(value, list) else {"__tuple__": items}
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value)
-    raise TypeError(f"{path}: a checkpoint cannot hold a {type(value).__name__}")
-
-
-def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of :func:`_pack`; tensors get memory of their own, not the file's."""
-    if isinstance(value, dict):
-        if value.keys() == {"__tensor__"}:
-            return tensors[value["__tensor__"]].clone()
-        if value.keys() == {"__tuple__"}:
-            return tuple(_unpack(v, tensors) for v in value["__tuple__"])
-        return {k: _unpack(v, tensors) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_unpack(v, tensors) for v in value]
-    return value
-
-
-def _names_by_parameter(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
-) -> dict[Tensor, str]:
-    """The name of each of the optimizer's parameters, found by identity or by shared memory."""
-    by_id = {id(t): name for name, t in reversed(list(parameters.items()))}
-    by_memory = {(t.data_ptr(), t.shape): n for n, t in reversed(list(parameters.items()))}
-    names: dict[Tensor, str] = {}
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            name = by_id.get(id(p)) or by_memory.get((p.data_ptr(), p.shape))
-            if name is None:
-                raise ValueError(
-                    f"the optimizer has a parameter of shape {tuple(p.shape)} that is not among "
-                    "the parameters to save"
-                )
-            names[p] = name
-    return names
-
-
-def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in group.items() if k not in ("params", "param_names", *_IMPLEMENTATION)}
-
-
-def _optimizer_state(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
-) -> dict[str, Any]:
-    names = _names_by_parameter(optimizer, parameters)
-    return {
-        "state": {names[p]: dict(s) for p, s in optimizer.state.items()},
-        "groups": [
-            {**_settings(group), "params": [names[p] for p in group["params"]]}
-            for group in optimizer.param_groups
-        ],
-    }
-
-
-def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], names: Mapping[Tensor, str]
-) -> None:
-    """Put the saved state back by name.
-
-    Not through ``load_state_dict``, which goes by position and casts state to the parameter's type.
-    """
-    optimizer.state.clear()
-    for group, old in zip(optimizer.param_groups, saved["groups"], strict=True):
-        group.update(_settings(old))
-        steps_on_device = group.get("capturable") or group.get("fused")
-        for p in group["params"]:
-            if names[p] not in saved["state"]:
-                continue
-            optimizer.state[p] = {
-                key: value.to(p.device)
-                if isinstance(value, Tensor) and (key != "step" or steps_on_device)
-                else value
-                for key, value in saved["state"][names[p]].items()
-            }
-
-
-def _check_parameters(
-    folder: Path, saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
-) -> None:
-    problems = [f"{n} is not in the checkpoint" for n in wanted if n not in saved]
-    problems += [f"{n} is only in the checkpoint" for n in saved if n not in wanted]
-    problems += [
-        f"{n} is {_describe(saved[n])} in the checkpoint but {_describe(wanted[n])} in this run"
-        for n in wanted
-        if n in saved and _describe(saved[n]) != _describe(wanted[n])
-    ]
-    _refuse(folder, problems)
-
-
-def _check_groups(
-    folder: Path,
-    saved: Mapping[str, Any],
-    optimizer: torch.optim.Optimizer,
-    names: Mapping[Tensor, str],
-) -> None:
-    before = [set(group["params"]) for group in saved["groups"]]
-    now = [{names[p] for p in group["params"]} for group in optimizer.param_groups]
-    if len(before) != len(now):
-        _refuse(folder, [f"{len(before)} parameter groups were optimised then, {len(now)} now"])
-    moved = [n for old, new in zip(before, now, strict=True) for n in sorted(old ^ new)]
-    _refuse(folder, [f"{n} is optimised in another group" for n in dict.fromkeys(moved)])
-
-
-def _refuse(folder: Path, problems: Iterable[str]) -> None:
-    listed = list(problems)
-    if not listed:
-        return
-    more = f"; and {len(listed) - 5} more" if len(listed) > 5 else ""
-    raise RunError(
-        f"The checkpoint {folder} does not fit this run: {'; '.join(listed[:5])}{more}. The recipe "
-        "(model, LoRA settings, trained parts) has changed since it was saved: undo the change to "
-        "resume, or start under another run name."
-    )
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"

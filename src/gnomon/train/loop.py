@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,21 @@ import torch
 from gnomon.algorithms.base import Algorithm, LossOutput, Minibatch, Totals
 from gnomon.atomic import write_json
 from gnomon.data.batch import Batch
-from gnomon.errors import RewardsFailedError, RunError, RunPaused
+from gnomon.errors import EngineError, RewardsFailedError, RunError, RunPaused, RunStopped
+from gnomon.integrity import Prints, fingerprints, problem
+from gnomon.models.finite import first_not_finite
 from gnomon.train.checkpoint import CheckpointStore
-from gnomon.train.metrics import MetricsStore
+from gnomon.train.idle import IdleWatch
+from gnomon.train.metrics import Averages, MetricsStore
 from gnomon.train.optim import clip_grad_norm, lr_at, make_optimizer
 from gnomon.train.progress import Progress
+from gnomon.train.rows import Mark, RowStore
 from gnomon.train.samples import SampleStore
 from gnomon.train.sinks import Sink
+from gnomon.train.stop import Stop
 from gnomon.train.usage import PeakMemory
 
+EVALS = "evals.json"
 OPTIMIZER = (  # of LoopOptions
     *("lr", "schedule", "min_lr_ratio", "warmup", "betas", "eps"),
     *("weight_decay", "head_weight_decay", "max_grad_norm"),
@@ -68,6 +74,7 @@ class Loop:
         folder: the stage's folder; metrics, samples, evals and checkpoints are kept there.
         progress: shows how it goes.
         sinks: further places metrics are sent to.
+        stop: asked between iterations whether to go on.
     """
 
     def __init__(
@@ -77,12 +84,14 @@ class Loop:
         folder: Path,
         progress: Progress,
         sinks: Sequence[Sink] = (),
+        stop: Stop | None = None,
     ) -> None:
         self.algorithm = algorithm
         self.options = options
         self.folder = folder
         self.progress = progress
         self.sinks = sinks
+        self.stop = stop or Stop()
         self.parameters = dict(algorithm.named_parameters())
         self.optimizer = make_optimizer(
             list(self.parameters.items()),
@@ -95,7 +104,11 @@ class Loop:
         self.checkpoints = CheckpointStore(folder / "checkpoints", options.keep_checkpoints)
         self.metrics = MetricsStore(folder / "metrics.parquet")
         self.samples = SampleStore(folder / "samples.parquet")
+        self.idle = IdleWatch(algorithm, options.iterations, progress.note)
         self.step = 0
+        self.evaluated = False
+        self.evals: Prints | None = None
+        self.saved: int | None = None
         self.memory = PeakMemory()
 
     def run(self, resume: bool = False) -> dict[str, float]:
@@ -105,28 +118,55 @@ class Loop:
             resume: go on from the newest checkpoint in the folder, if there is one.
 
         Raises:
-            RunError: NaN loss or gradient, too many failed rewards, a full disk. The last
-                checkpoint stays usable.
+            RunError: NaN loss or gradient, weights that are not finite, too many failed rewards, a
+                full disk. The last checkpoint stays usable.
             RunPaused: people have to judge first; everything up to here is saved.
+            RunStopped: the run was asked to stop; everything up to here is saved.
         """
-        start = self._restore() if resume else 0
+        start = self._restore() if resume else self._begin()
         try:
             for iteration in range(start, self.options.iterations):
-                try:
-                    self._iteration(iteration)
-                except RunPaused:  # nothing of this iteration has changed the state yet
-                    if iteration > start:
-                        self._checkpoint(iteration)
-                    raise
+                self._or_save(iteration, start, self._iteration)
                 done = iteration + 1
-                if done == self.options.iterations:
-                    self._final_evaluation()  # before the last checkpoint, so that it is done once
-                if done % self.options.checkpoint_every == 0 or done == self.options.iterations:
+                if done % self.options.checkpoint_every == 0 and done < self.options.iterations:
                     self._checkpoint(done)
+            if not self._evals_are_there():  # before the last checkpoint, so that it is done once
+                self._or_save(self.options.iterations, start, self._final_evaluation)
+            if self.saved != self.options.iterations:
+                self._checkpoint(self.options.iterations)
+            self.metrics.finish()
+            self.samples.finish()
         except BaseException as error:
             self._keep_what_was_seen(error)
             raise
+        finally:
+            self.metrics.close()
+            self.samples.close()
         return self._last_metrics()
+
+    def _or_save(self, iteration: int, start: int, work: Callable[[int], None]) -> None:
+        """Do ``work``, or save what is before it if the run is to stop or pause first.
+
+        It stops before ``work`` or in its first part, which samples and evaluates: nothing of the
+        iteration has changed the state yet.
+        """
+        try:
+            self.stop.check()
+            work(iteration)
+        except (RunPaused, RunStopped, RewardsFailedError, EngineError) as pause:
+            # a Ctrl-C reaches the processes of rewards and engines too, and they fail of it
+            number = pause.signal if isinstance(pause, RunStopped) else self.stop.signal
+            if number is None and not isinstance(pause, RunPaused):
+                raise
+            if iteration > start and self.saved != iteration:
+                self._checkpoint(iteration)
+            if isinstance(pause, RunPaused):
+                raise
+            total = self.options.iterations
+            what = f"the checkpoint of iteration {iteration} of {total} is saved"
+            if self.saved is None:
+                what = "before its first iteration: nothing of it had to be saved"
+            raise RunStopped(what, number or 0) from None
 
     # -- one iteration ----------------------------------------------------------------------------
 
@@ -147,8 +187,10 @@ class Loop:
             group["lr"] = lr
         self.algorithm.train_mode(False)
         experience = self.algorithm.experience(iteration)
+        if self.algorithm.can_gather_again:
+            self.stop.check()
         self.algorithm.train_mode(True)
-        averages = _Averages()
+        averages = Averages()
         norms: list[float] = []
         tokens = 0
         for minibatch in experience.minibatches:
@@ -165,13 +207,21 @@ class Loop:
         }
         self.algorithm.end_iteration(row)
         self._record(iteration, row, experience.samples, seconds, tokens)
+        self.idle.see(iteration + 1, row)
 
-    def _step(self, minibatch: Minibatch, averages: _Averages, iteration: int) -> float:
-        """One optimiser step; the loss is the same however it is cut into micro-batches."""
-        totals = Totals.of(minibatch.groups, minibatch.text)
+    def _step(self, minibatch: Minibatch, averages: Averages, iteration: int) -> float:
+        """One optimiser step; the loss is the same however it is cut into micro-batches.
+
+        Groups of weight 0 are left out; a step that nothing is left of changes nothing.
+        """
+        groups = [group for group in minibatch.groups if group.weight]
+        totals = Totals.of(groups, minibatch.text)
         self.optimizer.zero_grad(set_to_none=True)
+        if not groups and not minibatch.text:
+            self.step += 1
+            return 0.0
         loss = 0.0
-        for batch in self.algorithm.batches(minibatch.groups):
+        for batch in self.algorithm.batches(groups):
             loss += self._backward(self.algorithm.loss(batch, totals), batch, averages, iteration)
         if minibatch.text:
             for batch in self.algorithm.batches(minibatch.text):
@@ -181,14 +231,14 @@ class Loop:
         limit = self.options.max_grad_norm
         norm = clip_grad_norm(self.parameters.values(), math.inf if limit is None else limit)
         if not math.isfinite(norm):
-            ids = [g.id for g in minibatch.groups]
+            ids = [g.id for g in groups]
             raise self._not_finite(f"the gradient's norm is {norm}", iteration, ids)
         self.optimizer.step()
         self.step += 1
         return norm
 
     def _backward(
-        self, output: LossOutput, batch: Batch, averages: _Averages, iteration: int
+        self, output: LossOutput, batch: Batch, averages: Averages, iteration: int
     ) -> float:
         loss = float(output.loss.detach())
         if not math.isfinite(loss):
@@ -199,14 +249,31 @@ class Loop:
         return loss
 
     def _not_finite(self, what: str, iteration: int, groups: Sequence[str]) -> RunError:
-        saved = self.checkpoints.latest()
+        where = f"iteration {iteration + 1}: {what}"
+        broken = first_not_finite(self._tensors())
+        if broken is not None:
+            return self._blown_up(f"{where}, since the weights are not ({broken})")
         names = ", ".join(groups[:5]) + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")
-        back = f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
         return RunError(
-            f"iteration {iteration + 1}: {what} on groups {names}; {back}. Look at those rows, and "
+            f"{where} on groups {names}; {self._way_back()}. Look at those rows, and "
             "begin anew (name=...) without them, or with a lower train.lr, a longer train.warmup "
             "or a smaller train.max_grad_norm; --resume alone meets the same step again."
         )
+
+    def _blown_up(self, what: str) -> RunError:
+        lr = self.options.lr
+        return RunError(
+            f"{what}: the steps were too large (train.lr is {lr:g}). {self._way_back()}. Begin "
+            "anew (name=...) with a lower train.lr, a longer train.warmup or a smaller "
+            "train.max_grad_norm; --resume alone meets the same steps again."
+        )
+
+    def _way_back(self) -> str:
+        saved = self.checkpoints.latest()
+        return f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {name: p.detach() for name, p in self.parameters.items()}
 
     # -- records ----------------------------------------------------------------------------------
 
@@ -245,20 +312,23 @@ class Loop:
         self.algorithm.train_mode(False)
         return dict(self.algorithm.evaluate(iteration, final=False).metrics)
 
-    def _final_evaluation(self) -> None:
+    def _final_evaluation(self, iteration: int) -> None:
+        """Evaluate and keep what was found; its rows only once, also where its file was lost."""
+        torch.manual_seed(self.options.seed * 1_000_003 + iteration)
         self.algorithm.train_mode(False)
-        evaluation = self.algorithm.evaluate(self.options.iterations, final=True)
-        write_json(self.folder / "evals.json", dict(evaluation.details))
+        evaluation = self.algorithm.evaluate(iteration, final=True)
+        write_json(self.folder / EVALS, dict(evaluation.details))
+        if self.evaluated:
+            return
         if evaluation.metrics:
-            self.metrics.append(
-                {
-                    "step": self.step,
-                    "iteration": self.options.iterations,
-                    "final": 1,
-                    **evaluation.metrics,
-                }
-            )
+            place = {"step": self.step, "iteration": iteration, "final": 1}
+            self.metrics.append({**place, **evaluation.metrics})
         self._keep_samples(evaluation.samples)
+        self.evaluated = True
+
+    def _evals_are_there(self) -> bool:
+        """Whether the final evaluation was done and its file is what was written."""
+        return self.evaluated and (self.evals is None or problem(self.folder, self.evals) is None)
 
     def _keep_what_was_seen(self, error: BaseException) -> None:
         """Write the rows up to the error, and the samples whose rewards failed.
@@ -269,58 +339,79 @@ class Loop:
             if isinstance(error, RewardsFailedError):
                 for sample in error.samples:
                     self.samples.append({"step": self.step + 1, **sample})
-            self.metrics.flush()
-            self.samples.flush()
+            self.metrics.finish()
+            self.samples.finish()
 
     # -- checkpoints ------------------------------------------------------------------------------
 
     def _last_metrics(self) -> dict[str, float]:
         """The last training row and what the final evaluation added to it."""
-        rows = [row for row in self.metrics.rows if row["iteration"] == self.options.iterations]
+        everything = self.metrics.rows
+        self.idle.sum_up(everything)
+        rows = [row for row in everything if row["iteration"] == self.options.iterations]
         merged = {k: v for row in rows for k, v in row.items() if v is not None}
         places = ("step", "iteration", "final")
         return {k: float(v) for k, v in merged.items() if k not in places}
 
     def _checkpoint(self, iteration: int) -> None:
-        self.metrics.flush()
-        self.samples.flush()
+        parameters = self._tensors()
+        broken = first_not_finite(parameters)
+        if broken is not None:
+            raise self._blown_up(f"iteration {iteration}: the weights are not finite ({broken})")
+        marks = {name: store.mark().to_dict() for name, store in self._tables.items()}
         self.checkpoints.save(
             iteration,
-            parameters={name: p.detach() for name, p in self.parameters.items()},
+            parameters=parameters,
             optimizer=self.optimizer,
             state={
+                "of": self._identity,
                 "step": self.step,
+                "evaluated": self.evaluated,
+                "evals": fingerprints(self.folder, [EVALS]) if self.evaluated else None,
+                "rows": marks,
                 "algorithm": self.algorithm.state_dict(),
                 "memory": self.memory.metrics(),
             },
         )
+        self.saved = iteration
+
+    @property
+    def _tables(self) -> dict[str, RowStore]:
+        return {"metrics": self.metrics, "samples": self.samples}
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must be of to be gone on with."""
+        return {"algorithm": self.algorithm.name, "iterations": self.options.iterations}
+
+    def _begin(self) -> int:
+        for store in self._tables.values():
+            store.reset()
+        return 0
 
     def _restore(self) -> int:
         iteration = self.checkpoints.latest()
         if iteration is None:
-            self.metrics.truncate_after(-1)
-            self.samples.truncate_after(-1)
-            return 0
-        state = self.checkpoints.load(iteration, self.parameters, self.optimizer)
+            return self._begin()
+        folder = self.checkpoints.path(iteration)
+        state = self.checkpoints.read(iteration).algorithm_state
+        if state.get("of") != self._identity:
+            raise RunError(
+                f"The checkpoint {folder} is of another stage ({_said(state.get('of'))} instead "
+                f"of {_said(self._identity)}). Put this stage's own checkpoints back, or remove "
+                f"{folder.parent} to begin the stage anew."
+            )
+        for name, store in self._tables.items():
+            store.restore(Mark(**state["rows"][name]))
+        self.checkpoints.load(iteration, self.parameters, self.optimizer)
         self.algorithm.load_state_dict(state["algorithm"])
         self.step = int(state["step"])
+        self.evaluated, self.evals = bool(state["evaluated"]), state["evals"]
+        self.saved = iteration
         self.memory.restore(state["memory"])
-        self.metrics.truncate_after(self.step)
-        self.samples.truncate_after(self.step)
         self.progress.resume(iteration)
         return iteration
 
 
-class _Averages:
-    """Weighted means of metrics over an iteration's micro-batches."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, list[float]] = {}
-
-    def add(self, name: str, total: float, weight: float) -> None:
-        entry = self._sums.setdefault(name, [0.0, 0.0])
-        entry[0] += total
-        entry[1] += weight
-
-    def means(self) -> dict[str, float]:
-        return {name: total / weight for name, (total, weight) in self._sums.items() if weight}
+def _said(identity: Any) -> str:
+    return " ".join(f"{k} {v}" for k, v in dict(identity or {"algorithm": "unknown"}).items())

@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gnomon.console import make_console
+
 Numbers = Mapping[str, float | int | str | None]
 
 _LINE_SECONDS = 5.0
@@ -56,7 +58,7 @@ class Progress:
         """
         self.title = title
         self.total = total
-        self._console = console or Console(stderr=True)
+        self._console = console or make_console(stderr=True)
         self._clock = clock
         self._done = 0
         self._metrics: Numbers = {}
@@ -107,6 +109,11 @@ class Progress:
         """Within the current iteration, ``done`` of ``total`` units of ``name`` are finished."""
         self._phase = (name, done, total)
         self._changed()
+
+    def note(self, text: str) -> None:
+        """Say something beside the figures, above the bar where there is one."""
+        line = Text(f"{self.title}: {text}", style="yellow")
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def line(self) -> str:
         """What is known now, as one plain line."""

@@ -1,10 +1,9 @@
-"""Sampled responses of a stage with their rewards, in ``samples.parquet``."""
+"""Sampled responses of a stage with their rewards: ``samples.jsonl``, at the end also parquet."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,8 @@ class SampleStore(RowStore):
     included) and ``finished`` (False when cut off). A row may hold more.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        flush_seconds: float = 10,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        super().__init__(path, flush_seconds, schema=COLUMNS, clock=clock)
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, schema=COLUMNS)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a sample; ``parts`` may be a mapping or its JSON.

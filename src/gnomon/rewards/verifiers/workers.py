@@ -113,7 +113,10 @@ class _Worker:
 
     def _start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", _BOOT],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C is for the run, which stops when it can
         )
         reply = json.loads(self._exchange(self.job, _START_S, "did not start"))
         if "error" in reply:

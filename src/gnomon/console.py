@@ -1,0 +1,57 @@
+"""What gnomon says on the screen, written so that nothing on its other end can stop a run.
+
+``gnomon run … | head -1`` closes standard output after a line, ``>&-`` before the first, and a log
+file may lie on a full disk. What was to be said is then lost; what is being done goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import IO, Any, cast
+
+from rich.console import Console
+
+
+class _Stream:
+    """Standard output or error, as it is at the moment of writing; silent once it is gone."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def write(self, text: str) -> int:
+        try:
+            self._now.write(text)
+        except UnicodeEncodeError:
+            encoding = getattr(self._now, "encoding", None) or "ascii"
+            self.write(text.encode(encoding, "replace").decode(encoding))
+        except (OSError, ValueError, AttributeError):
+            self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._now.flush()
+        except (OSError, ValueError, AttributeError):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Send the rest nowhere, so that Python's own last flush does not fail either."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._now.fileno())
+            os.close(null)
+
+    @property
+    def _now(self) -> Any:
+        return getattr(sys, self._name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._now, name)
+
+
+def make_console(stderr: bool = False) -> Console:
+    """A console on standard output (or error) that outlives it."""
+    stream = _Stream("stderr" if stderr else "stdout")
+    return Console(file=cast(IO[str], stream), stderr=stderr)
