@@ -90,7 +90,8 @@ _PHRASE = re.compile(
 )
 _SENTENCE_END = re.compile(r"(?<=[^\d\s])\.\s|\.\s+(?=[A-Z*\\])|\.\s*$|(?<=[\d}])\.\*\*")
 _CLAUSE = re.compile(
-    r"\s*[,;(:-]?\s+(?:because|since|as (?:the|it|we)|which|so that|due to)\b.*$", re.DOTALL | re.I
+    r"(?:\s+|\s*[,;(:-]+\s*)(?:because|since|as (?:the|it|we)|which|so that|due to)\b.*$",
+    re.DOTALL | re.I,
 )
 
 
@@ -128,6 +129,9 @@ def after_phrase(text: str) -> str | None:
 
 def _said(line: str) -> str | None:
     """The answer in "the largest n is 34"; None for a sentence that says nothing of the kind."""
+    chosen = re.search(r"\b(?:choice|option|answer)\s+is\s+(\W*[A-J]\W*)$", line)
+    if chosen:
+        return chosen[1]
     if len(line.split()) < 4 or not re.match(r"[A-Za-z]{3,}\s", line) or not re.search(r"\d", line):
         return line
     if re.search(r"\b(?:not|no|isn't|never|neither|or)\b", line, re.IGNORECASE):

@@ -18,7 +18,7 @@ from gnomon.rewards.verifiers.notation import canonical, depth_of
 MAX_ANSWER = 600
 """Characters of an answer; longer ones are wrong."""
 _REASON = re.compile(
-    r"\s*[,;:.(-]?\s+(?:because|since|which|as\s+(?:the|it|we|there|a)\b|so\b|thus|therefore|hence|"
+    r"(?:\s+|\s*[,;:.(-]+\s*)(?:because|since|which|as\s+(?:the|it|we|there|a)\b|so\b|thus|therefore|hence|"
     r"due to|given that|making|i hope)(?![A-Za-z]).*$",
     re.IGNORECASE | re.DOTALL,
 )

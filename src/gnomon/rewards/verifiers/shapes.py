@@ -19,11 +19,15 @@ _CHOICES = (
 )  # fmt: skip
 
 
+_GOES_ON = re.compile(r"-(?!\d)|[+=<>^*/,;&]|\((?!\d)|\\(?!frac|sqrt|pi|begin|\$)|and\b|or\b")
+"""What makes a letter the start of a formula or list, not of a choice with its text."""
+
+
 def read_choice(text: str) -> tuple[str, str] | None:
     """A multiple-choice letter with the text behind it: ("B", "12 apples")."""
     for pattern in _CHOICES:
         match = pattern.fullmatch(text)
-        if match and not re.match(r"[-+=<>^*/,;&(\\]|and\b|or\b", match[2] or ""):
+        if match and not _GOES_ON.match(match[2] or ""):
             return match[1].upper(), (match[2] or "").strip()
     return None
 
