@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gzip
 import json
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -178,9 +179,18 @@ def test_only_plain_values_cross() -> None:
         deep = [deep]
     with pytest.raises(codec.UnsupportedError, match="nested"):
         codec.encode(deep)
-    for bad in ({"z": 1}, {"d": 3}, {"i": "x", "t": []}, {"r": [0, 1, 0]}):
+    began = time.monotonic()
+    many = [{"i": hex(k * (2**61 - 1))} for k in range(100_000)]
+    slow = (
+        {"s": many},
+        {"f": many},
+        {"d": [[k, 0] for k in many]},
+        {"q": ["f" * 10**6, "7" * 10**6]},
+    )
+    for bad in ({"z": 1}, {"d": 3}, {"i": "x", "t": []}, {"r": [0, 1, 0]}, *slow):
         with pytest.raises(codec.UnsupportedError):
             codec.decode(bad)
+    assert time.monotonic() - began < 10
 
 
 def test_values_compare_strictly() -> None:

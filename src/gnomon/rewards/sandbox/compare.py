@@ -26,8 +26,6 @@ _SLACK = 64
 """Characters that an equal value may be longer by than the one expected (1.0 for 1, say)."""
 _FLOAT_DIGITS = 257
 """Hexadecimal digits of the largest integer that a float can equal, and one more."""
-_COLLISIONS = 256
-"""So many different members of a set may share a hash."""
 _SHOWN = 300
 """Characters of a text, and digits of a number, that are shown."""
 
@@ -141,31 +139,13 @@ def _room(want: Any) -> int:
 def _hashable(data: Any, room: int) -> Any:
     """A member of a set or a dict's key, built if it is no longer than ``room``."""
     try:
-        if len(json.dumps(data)) > room or not _few_collisions(data):
+        if len(json.dumps(data)) > room:
             return _NoMember()
         value = codec.decode(data)
         hash(value)
     except (codec.UnsupportedError, TypeError, ValueError, ArithmeticError, RecursionError):
         return _NoMember()
     return value
-
-
-def _few_collisions(data: Any) -> bool:
-    """False where a set within has many members of one hash, and would take long to build."""
-    if isinstance(data, list):
-        return all(map(_few_collisions, data))
-    if not isinstance(data, dict):
-        return True
-    if not all(map(_few_collisions, data.values())):
-        return False
-    members = data.get("f") or data.get("s") or []
-    if not isinstance(members, list) or len(members) <= _COLLISIONS:
-        return True
-    hashes: dict[int, int] = {}
-    for member in members:
-        number = hash(codec.decode(member))
-        hashes[number] = hashes.get(number, 0) + 1
-    return max(hashes.values()) <= _COLLISIONS
 
 
 def _same_rare(body: Any, want: Any, rel_tol: float) -> bool:

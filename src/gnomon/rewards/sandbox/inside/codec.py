@@ -18,6 +18,11 @@ MAX_DEPTH = 100
 ARGUMENTS = -MAX_DEPTH
 """The depth arguments are encoded from: they may wrap an answer, and so nest deeper than one."""
 
+MAX_FRACTION = 50_000
+"""Hexadecimal digits of a fraction's two numbers; bringing it to lowest terms is quadratic."""
+MAX_COLLISIONS = 256
+"""So many members of a set, or keys, may share a hash; putting in many more is quadratic."""
+
 _SAFE_INT = 2**53
 
 
@@ -79,8 +84,11 @@ def _is(value: Any, module: str, name: str) -> bool:
 def decode(data: Any, depth: int = 0) -> Any:
     """The inverse of :func:`encode`; makes builtin types only, whatever ``data`` says.
 
+    Takes time proportional to the size of ``data``.
+
     Raises:
-        UnsupportedError: ``data`` was not made by :func:`encode`.
+        UnsupportedError: ``data`` was not made by :func:`encode`, or would take far longer to build
+            than to read.
     """
     if depth > MAX_DEPTH:
         raise UnsupportedError("a value nested too deep")
@@ -99,10 +107,13 @@ def decode(data: Any, depth: int = 0) -> Any:
 
 def _decode_tag(tag: str, body: Any, depth: int) -> Any:
     if tag == "d":
-        return {decode(k, depth): decode(v, depth) for k, v in body}
-    if tag in ("t", "s", "f"):
-        kind = {"t": tuple, "s": set, "f": frozenset}[tag]
-        return kind(decode(item, depth) for item in body)
+        keys = _apart([decode(key, depth) for key, _ in body])
+        return {key: decode(value, depth) for key, (_, value) in zip(keys, body, strict=True)}
+    if tag == "t":
+        return tuple(decode(item, depth) for item in body)
+    if tag in ("s", "f"):
+        members = _apart([decode(item, depth) for item in body])
+        return set(members) if tag == "s" else frozenset(members)
     if tag == "i":
         return int(body, 16)
     if tag in ("b", "y"):
@@ -113,6 +124,8 @@ def _decode_tag(tag: str, body: Any, depth: int) -> Any:
     if tag == "q":
         from fractions import Fraction
 
+        if sum(map(len, body)) > MAX_FRACTION:
+            raise ValueError("a fraction of too many digits")
         return Fraction(int(body[0], 16), int(body[1], 16))
     if tag == "n":
         from decimal import Decimal
@@ -121,3 +134,19 @@ def _decode_tag(tag: str, body: Any, depth: int) -> Any:
     if tag == "r":
         return range(*(decode(part) for part in body))
     raise KeyError(tag)
+
+
+def _apart(members: list[Any]) -> list[Any]:
+    """``members``, of which not many share a hash.
+
+    Raises:
+        ValueError: too many do.
+    """
+    if len(members) > MAX_COLLISIONS:
+        counts: dict[int, int] = {}
+        for member in members:
+            number = hash(member)
+            counts[number] = counts.get(number, 0) + 1
+        if max(counts.values()) > MAX_COLLISIONS:
+            raise ValueError("members that all collide")
+    return members
