@@ -57,6 +57,7 @@ STRICT = (  # Gemma: no system role, strict alternation
     "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
     "{{ '<|im_start|>' + m.role + '\n' + m.content | trim + '<|im_end|>\n' }}{% endfor %}" + CUE
 )
+GENERATION = "{% if false %}{% generation %}{% endgeneration %}{% endif %}"
 REASONED = "<think>\nBecause.\n</think>\n\nBlue."
 
 
@@ -213,6 +214,9 @@ def test_templates_without_a_system_role_or_with_alternation() -> None:
     assert "user\nBe brief.\n\nHi<|im_end|>" in tokenizer.decode(encoded.prompt_ids)
     assert list(encoded.prompt_ids) == encoder.encode_prompt(group.prompt)
     assert trained_text(tokenizer, encoded) == ["Blue.<|im_end|>"]
+    marked = made(STRICT + GENERATION)
+    with pytest.raises(DataError, match="System role not supported"):
+        Encoder(marked, max_length=99).encode_demonstration(group)
     said = (
         Message("assistant", "call"),
         Message("tool", "42"),

@@ -7,7 +7,8 @@ starts and stops, and :mod:`gnomon.data.tokenise` maps them onto the text's own 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -135,6 +136,19 @@ def resolve_template(tokenizer: Any, template: str | None) -> str | None:
     )
 
 
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what a template raises into a RowError."""
+    try:
+        yield
+    except Exception as error:  # Jinja's own errors, and whatever the template trips over
+        raise RowError(
+            f"the chat template refuses the conversation: {error}",
+            "change its roles to what the template knows, let merge: [system, tool, turns] do "
+            "so, or choose another template (template: chatml)",
+        ) from error
+
+
 class ChatTemplate:
     """A template bound to a tokenizer.
 
@@ -235,7 +249,7 @@ class ChatTemplate:
         Raises:
             RowError: the template refuses it (no system role, say).
         """
-        try:
+        with _refusals():
             return str(
                 self.tokenizer.apply_chat_template(
                     self._chat(messages),
@@ -245,12 +259,6 @@ class ChatTemplate:
                     **_FIXED,
                 )
             )
-        except Exception as error:  # Jinja's own errors, and whatever the template trips over
-            raise RowError(
-                f"the chat template refuses the conversation: {error}",
-                "change its roles to what the template knows, let merge: [system, tool, turns] do "
-                "so, or choose another template (template: chatml)",
-            ) from error
 
     def _chat(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         chat: list[dict[str, Any]] = []
@@ -401,12 +409,13 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         everything = (*prompt, *answer)
-        rendered, marks = render_jinja_template(
-            conversations=[self._chat(everything)],
-            chat_template=self._source,
-            return_assistant_tokens_mask=True,
-            **{**self.tokenizer.special_tokens_map, **_FIXED},
-        )
+        with _refusals():
+            rendered, marks = render_jinja_template(
+                conversations=[self._chat(everything)],
+                chat_template=self._source,
+                return_assistant_tokens_mask=True,
+                **{**self.tokenizer.special_tokens_map, **_FIXED},
+            )
         text: str = rendered[0]
         ranges: list[tuple[int, int]] = [tuple(mark) for mark in marks[0]]
         turns = sum(m.role == "assistant" for m in everything)
