@@ -53,7 +53,6 @@ BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 MEANINGS = {
     "Recipe.name": "the run's name; it lands in `output`/`name`",
-    "Recipe.seed": "fixes initial weights, order, sampling and noise",
     "Recipe.device": "`auto` takes CUDA where there is one, else the CPU",
     "Recipe.dtype": "of the weights; use float32 on a CPU without bfloat16 units",
     "Recipe.sinks": "where metrics are copied to, beside the run folder",
