@@ -21,8 +21,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from gnomon.algorithms.collect_settings import (
+    COLLECT,
+    COLLECT_SUMMARY,
+    CollectSettings,
+    LabellerSpec,
+)
 from gnomon.algorithms.registry import ALGORITHMS
-from gnomon.pipeline.collect import COLLECT, CollectSettings, LabellerSpec
 from gnomon.recipe import schema
 
 PAGE = Path(__file__).parent / "recipes.md"
@@ -139,7 +144,7 @@ def settings_reference() -> str:
         seen.setdefault(a.Settings, name)
         parts.append(_section(a.Settings, f"### `{name}`: {a.summary}", about, preset_of))
     about = "Needs prompts. It writes preference data for a later stage (`data: stage:NAME`)."
-    title = f"### `{COLLECT}`: sample responses and have a judge rank them"
+    title = f"### `{COLLECT}`: {COLLECT_SUMMARY}"
     parts.append(_section(CollectSettings, title, about=about))
     about = "A simulated labeller of the built-in world; see [tunnel.md](tunnel.md)."
     parts.append(_section(LabellerSpec, "### A labeller", about=about))

@@ -15,12 +15,12 @@ from safetensors import safe_open
 
 from gnomon.agents.load import environment_factory
 from gnomon.algorithms.base import Algorithm
+from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.errors import ConfigError, GnomonError, ModelError
 from gnomon.models.load import fetch, load_tokenizer, reading, weight_files
 from gnomon.models.save import load_reward_model
-from gnomon.pipeline.collect import COLLECT
 from gnomon.pipeline.engines import check_engine
 from gnomon.pipeline.resolve import policy_stages, resolve_start, reward_folder, stage_settings
 from gnomon.pipeline.rewards import HUMAN, check_labels, one_reward

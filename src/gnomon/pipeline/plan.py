@@ -11,14 +11,15 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.table import Table
 
-from gnomon.algorithms.reference import ReferenceSettings, check_reference
+from gnomon.algorithms.collect_settings import COLLECT
+from gnomon.algorithms.offline_settings import ReferenceSettings
+from gnomon.algorithms.reference import check_reference
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.encode import Encoder, How
 from gnomon.errors import ConfigError, DataError, GnomonError
 from gnomon.models.load import fetch, load_tokenizer, read_config
 from gnomon.models.memory import parameter_count
 from gnomon.pipeline.check import check_compare, check_stage
-from gnomon.pipeline.collect import COLLECT
 from gnomon.pipeline.memory import stage_memory
 from gnomon.pipeline.resolve import DATA_KIND, resolve_start, stage_settings
 from gnomon.pipeline.rundir import RunFolder

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.pipeline.check import check_recipe
-from gnomon.pipeline.collect import COLLECT
 from gnomon.pipeline.compare import compare
 from gnomon.pipeline.memory import memory_info
 from gnomon.pipeline.rundir import RunFolder

@@ -17,6 +17,7 @@ from gnomon.algorithms.base import (
     Ingredients,
     Settings,
 )
+from gnomon.algorithms.collect_settings import COLLECT, CollectSettings
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.algorithms.reward_model import RewardModel
@@ -26,7 +27,7 @@ from gnomon.errors import ConfigError, RunPaused
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.roles import Role
 from gnomon.models.save import LoadedReward, save_policy, save_reward_model
-from gnomon.pipeline.collect import COLLECT, Collector, CollectSettings, collect
+from gnomon.pipeline.collect import Collector, collect
 from gnomon.pipeline.engines import make_engine
 from gnomon.pipeline.environments import build_environment, openings
 from gnomon.pipeline.reference_cache import ReferenceCache

@@ -75,7 +75,9 @@ def _from_root(raw: dict[str, Any], parts: list[str], shown: str) -> list[str]:
             )
         return ["stages", str(named[parts[0]]), *parts[1:]]
     if len(parts) > 1 and parts[0] == "stages" and parts[1] in named:
-        raise ConfigError(f"{shown!r}: did you mean {'.'.join(parts[1:])}? A stage goes by its name")
+        raise ConfigError(
+            f"{shown!r}: did you mean {'.'.join(parts[1:])}? A stage goes by its name"
+        )
     if len(parts) > 1 and parts[0] not in raw and parts[0] not in Recipe.model_fields:
         near = difflib.get_close_matches(parts[0], [*named, *Recipe.model_fields], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the stages are {', '.join(named)}"

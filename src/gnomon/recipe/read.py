@@ -105,7 +105,8 @@ class _Composer(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise _error(f"nested more than {MAX_DEPTH} levels deep", self.peek_event().start_mark)
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise _error(f"nested more than {MAX_DEPTH} levels deep", mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -133,14 +134,13 @@ class _Builder:
                 node.start_mark,
             )
         self.lines[where] = node.start_mark.line + 1
-        kind = {yaml.ScalarNode: "", yaml.MappingNode: "map", yaml.SequenceNode: "seq"}[type(node)]
-        if kind and node.tag != _TAG + kind:
+        if isinstance(node, yaml.ScalarNode):
+            return _scalar(node)
+        if node.tag != _TAG + ("map" if isinstance(node, yaml.MappingNode) else "seq"):
             raise _tagged(node)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, where, depth)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(n, (*where, i), depth + 1) for i, n in enumerate(node.value)]
-        return _scalar(node)
+        return [self.build(n, (*where, i), depth + 1) for i, n in enumerate(node.value)]
 
     def _mapping(self, node: yaml.MappingNode, where: Where, depth: int) -> dict[str, Any]:
         merged: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from gnomon.recipe.checked import Checked
+from gnomon.checked import Checked
 
 DataKind = Literal[
     "auto", "demonstrations", "preferences", "rankings", "unpaired", "prompts", "text"
@@ -299,7 +299,7 @@ class Recipe(Spec):
     name: str
     model: str = Field(description="'tunnel', 'smollm2-135m', a folder of safetensors, or a hub id")
     seed: int = Field(
-        0, ge=0, lt=2**32, description="fixes initial weights, order, sampling and noise"
+        0, ge=0, le=1_000_000_000, description="fixes initial weights, order, sampling and noise"
     )
     output: str = Field("runs", description="folder that holds the run's folder")
     template: str | None = Field(None, description="chat template by name, when the model has none")
