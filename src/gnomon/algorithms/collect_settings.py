@@ -16,14 +16,24 @@ COLLECT_SUMMARY = "sample responses and have a judge rank them"
 class LabellerSpec(Settings):
     """A simulated labeller of the tunnel; see ``gnomon.tunnel.labellers.Labeller``."""
 
-    name: str = "labeller"
-    noise: float = Field(0.2, ge=0)
-    careless: float = Field(0.0, ge=0, le=1)
-    inattention: float = Field(0.0, ge=0, le=1)
-    length_bias: float = 0.0
-    politeness_bias: float = 0.0
-    sycophancy: float = 0.0
-    tie_margin: float = Field(0.0, ge=0)
+    name: str = Field("labeller", description="labellers of different names draw different noise")
+    noise: float = Field(
+        0.2, ge=0, description="temperature of the choice, in units of gold reward; 0 is exact"
+    )
+    careless: float = Field(
+        0.0, ge=0, le=1, description="chance that a whole group is ranked at random"
+    )
+    inattention: float = Field(
+        0.0, ge=0, le=1, description="chance that right and wrong are not looked at"
+    )
+    length_bias: float = Field(0.0, description="utility per ten words")
+    politeness_bias: float = Field(0.0, description="utility per polite or flattering sentence")
+    sycophancy: float = Field(
+        0.0, description="utility for agreeing with what the user said they believe"
+    )
+    tie_margin: float = Field(
+        0.0, ge=0, description="responses closer than this in noisy utility tie"
+    )
 
 
 class CollectSettings(Settings):

@@ -29,8 +29,12 @@ class SFTSettings(Settings):
 class RewardModelSettings(Settings):
     """Settings of a reward model."""
 
-    loss: Literal["bradley_terry", "plackett_luce"] = "bradley_terry"
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    loss: Literal["bradley_terry", "plackett_luce"] = Field(
+        "bradley_terry", description="pairs, or the whole ranking at once"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="share of labels taken to be wrong (bradley_terry)"
+    )
     members: int = Field(1, ge=1, description="ensemble members, each on a subset of the prompts")
     share_trunk: bool = Field(True, description="members are heads on one trunk; else whole models")
     member_fraction: float = Field(0.8, gt=0, le=1, description="share of prompts a member sees")
@@ -148,6 +152,8 @@ class ORPOSettings(Settings):
 class CPOSettings(Settings):
     """Settings of CPO."""
 
-    beta: float = Field(0.1, gt=0)
+    beta: float = Field(0.1, gt=0, description="scale of the log-prob difference")
     nll_coef: float = Field(1.0, ge=0, description="weight of the chosen answer's NLL per token")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="share of labels taken to be flipped"
+    )

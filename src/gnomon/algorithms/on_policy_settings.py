@@ -29,7 +29,9 @@ class PPOSettings(OnPolicySettings):
     epochs: int = Field(2, ge=1, description="passes over an iteration's rollouts")
     minibatches: int = Field(2, ge=1, description="optimiser steps per pass")
     beta: float = Field(0.02, ge=0, description="KL coefficient")
-    kl_in: Literal["reward", "loss"] = "reward"
+    kl_in: Literal["reward", "loss"] = Field(
+        "reward", description="where the KL penalty enters; see docs/ppo.md"
+    )
     kl_estimator: Literal["k1", "k2", "k3"] = Field(
         "k3", description="estimator of the KL in the loss (the reward always uses k1)"
     )
@@ -37,13 +39,15 @@ class PPOSettings(OnPolicySettings):
         None, gt=0, description="nats per response; given, beta adapts to hold the KL there"
     )
     kl_horizon: int = Field(2000, gt=0, description="responses over which beta adapts")
-    clip_eps: float = Field(0.2, gt=0)
-    value_clip_eps: float = Field(0.2, gt=0)
-    value_coef: float = Field(0.5, ge=0)
-    entropy_coef: float = Field(0.01, ge=0)
-    gamma: float = Field(1.0, gt=0, le=1)
-    lam: float = Field(0.95, ge=0, le=1)
-    whiten_advantages: bool = True
+    clip_eps: float = Field(0.2, gt=0, description="ratios outside 1 ± this get no more gradient")
+    value_clip_eps: float = Field(0.2, gt=0, description="the same for values, in units of reward")
+    value_coef: float = Field(0.5, ge=0, description="weight of the critic's loss")
+    entropy_coef: float = Field(0.01, ge=0, description="weight of the entropy bonus")
+    gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
+    lam: float = Field(0.95, ge=0, le=1, description="GAE's λ")
+    whiten_advantages: bool = Field(
+        True, description="over the iteration's tokens: mean 0, variance 1"
+    )
     no_eos_penalty: float = Field(
         0.0, ge=0, description="taken off the score of a cut-off response"
     )

@@ -3,7 +3,6 @@ names, summaries and settings are known without torch."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from gnomon.algorithms import offline_settings as offline
 from gnomon.algorithms import on_policy_settings as on_policy
 from gnomon.algorithms import policy_gradient_settings as pg
 from gnomon.errors import ConfigError
+from gnomon.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from gnomon.algorithms.base import Algorithm
@@ -164,8 +164,5 @@ def check_name(name: str, more: tuple[str, ...] = ()) -> None:
         ConfigError: see :func:`find_algorithm`.
     """
     known = [*ALGORITHMS, *more]
-    if name in known:
-        return
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-    raise ConfigError(f"unknown algorithm {name!r}; {hint}")
+    if name not in known:
+        raise ConfigError(f"unknown algorithm {name!r}; {did_you_mean(name, known, 'known:')}")

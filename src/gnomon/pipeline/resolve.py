@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -65,6 +66,11 @@ def reward_folder(recipe: Recipe, run: RunFolder, base: Path, name: str) -> Path
     raise ConfigError(f"reward model {name!r} is neither a stage of this recipe nor a folder")
 
 
+def stage_seed(recipe: Recipe, name: str) -> int:
+    """The seed of a stage: the recipe's, and the stage's place in it."""
+    return recipe.seed * 101 + [stage.name for stage in recipe.stages].index(name)
+
+
 def sampling(spec: RolloutSpec) -> Sampling:
     """The rollout settings as the engine takes them."""
     params = SamplingParams(
@@ -79,9 +85,18 @@ def sampling(spec: RolloutSpec) -> Sampling:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device a recipe asks for; "auto" takes an accelerator where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("cpu")
+    """The device a recipe asks for; "auto" takes an accelerator where there is one.
+
+    Raises:
+        ConfigError: this machine, or this build of torch, has none of that kind.
+    """
+    there: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if name == "auto":
+        return torch.device(next((kind for kind, found in there.items() if found()), "cpu"))
+    if name in there and not there[name]():
+        build = f"torch {torch.__version__}"
+        raise ConfigError(f"device: {name}: {build} finds none here; take auto or cpu")
+    return torch.device(name)

@@ -37,6 +37,7 @@ from gnomon.pipeline.resolve import (
     resolve_start,
     reward_folder,
     sampling,
+    stage_seed,
     stage_settings,
 )
 from gnomon.pipeline.rewards import build_reward, one_reward
@@ -85,7 +86,7 @@ class StageRun:
         self.memory = memory or {}
         self.closing = ExitStack()  # engines, sinks: closed when the stage ends, whichever way
         self.device = pick_device(recipe.device)
-        self.seed = recipe.seed * 101 + [s.name for s in recipe.stages].index(stage.name)
+        self.seed = stage_seed(recipe, stage.name)
         self.data = StageData(stage, base, lambda name: folder.stage(name).groups, self.seed)
 
     def execute(self, resume: bool) -> dict[str, Any]:

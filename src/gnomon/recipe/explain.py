@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from gnomon.errors import ConfigError
+from gnomon.nearest import did_you_mean
 from gnomon.recipe.read import Where
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -69,9 +69,9 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], raw: Any) -> str:
     if item["type"] == "extra_forbidden":
         owner = _model_at(model, item["loc"][:-1])
         known = _field_names(owner) if owner else []
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return f"unknown key {location!r}; {hint}"
+        return (
+            f"unknown key {location!r}; {did_you_mean(str(item['loc'][-1]), known, 'known keys:')}"
+        )
     if item["type"] == "missing":
         return f"missing key {location!r}"
     message = str(item["msg"]).removeprefix("Value error, ")
