@@ -41,8 +41,10 @@ def _list(listed: list[tuple[str, type[BaseModel], str]]) -> None:
     table.add_column("what it is")
     table.add_column("settings", style="dim")
     for name, settings, summary in listed:
-        table.add_row(name, summary, ", ".join(settings.model_fields))
-    show(table)
+        family = next((n for n, s, _ in listed if n != name and s in settings.__mro__), None)
+        own = f"those of {family}" if family else ", ".join(settings.model_fields)
+        table.add_row(name, summary, own)
+    show(table, most=140)
 
 
 def _explain(title: str, settings: type[BaseModel], only: str | None) -> None:
@@ -71,4 +73,4 @@ def _explain(title: str, settings: type[BaseModel], only: str | None) -> None:
                 field.description or "",
             )
             table.add_row(*(Text(cell.replace("`", "")) for cell in cells))
-    show(table)
+    show(table, most=140)

@@ -22,14 +22,16 @@ def complain(label: str, style: str, text: str) -> None:
     err.print(f"[bold {style}]{label}:[/] {escape(text)}", soft_wrap=True, highlight=False)
 
 
-def show(renderable: RenderableType) -> None:
-    """A table or a panel: as wide as the terminal; in a file or a pipe as wide as it is."""
+def show(renderable: RenderableType, most: int = _WIDEST) -> None:
+    """A table or a panel: as wide as the terminal; in a file or a pipe as wide as it is, up to
+    ``most`` columns."""
     if out.is_terminal:
         out.print(renderable)
         return
     wide = Console(width=_WIDEST)
     widest = Measurement.get(wide, wide.options, renderable).maximum
-    Console(width=_PIPED if widest >= _WIDEST else max(_PIPED, widest)).print(renderable)
+    width = _PIPED if widest >= _WIDEST else min(max(_PIPED, widest), most)
+    Console(width=width).print(renderable)
 
 
 def announce(message: str) -> None:

@@ -50,7 +50,7 @@ def check_recipe(recipe: Recipe, run: RunFolder, base: Path) -> None:
     """
     problems: list[str] = []
     try:
-        check_machine(recipe)
+        check_tools(recipe)
     except GnomonError as error:
         problems.append(str(error))
     for stage in recipe.stages:
@@ -68,7 +68,7 @@ def check_recipe(recipe: Recipe, run: RunFolder, base: Path) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def check_machine(recipe: Recipe) -> None:
+def check_tools(recipe: Recipe) -> None:
     """See that the device is there, and the packages of the sinks.
 
     Raises:

@@ -22,7 +22,7 @@ from gnomon.data.readers import Skipped, summarise_skipped
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.models.load import fetch, load_tokenizer, read_config
 from gnomon.models.memory import parameter_count
-from gnomon.pipeline.check import check_compare, check_machine, check_stage, own_code
+from gnomon.pipeline.check import check_compare, check_stage, check_tools, own_code
 from gnomon.pipeline.clock import SPREAD, Speed, measure, stage_seconds
 from gnomon.pipeline.judge import check_judging
 from gnomon.pipeline.memory import stage_memory
@@ -31,7 +31,6 @@ from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.sources import context_of, recipe_encoder
 from gnomon.pipeline.usable import Usable, usable_rows
 from gnomon.recipe.schema import Recipe, StageSpec
-from gnomon.report.format import duration
 from gnomon.train.optim import default_lr
 
 
@@ -76,7 +75,7 @@ def make_plan(recipe: Recipe, base: Path, code: bool = True) -> list[StagePlan]:
     plans: list[StagePlan] = []
     problems: list[str] = []
     try:
-        check_machine(recipe)
+        check_tools(recipe)
         planner = _Planner(recipe, run, base, code)
     except GnomonError as error:
         raise ConfigError(str(error)) from error
@@ -224,7 +223,7 @@ def _stage_table(recipe: Recipe, plans: Sequence[StagePlan]) -> Table:
     table.add_column("algorithm", no_wrap=True)
     table.add_column("starts from", overflow="fold", min_width=8)
     table.add_column("rows", overflow="fold", min_width=10)
-    for column in ("held out", "iterations", "lr", "time"):
+    for column in ("held\nout", "iter.", "lr", "time"):
         table.add_column(column, no_wrap=True, justify="right")
     for plan in plans:
         table.add_row(
@@ -235,7 +234,7 @@ def _stage_table(recipe: Recipe, plans: Sequence[StagePlan]) -> Table:
             f"{plan.held_out:,}" if plan.held_out else "",
             "?" if plan.iterations is None else f"{plan.iterations:,}",
             "" if plan.lr is None else f"{plan.lr:.2g}",
-            "?" if plan.seconds is None else f"~ {duration(plan.seconds)}",
+            "?" if plan.seconds is None else _about(plan.seconds),
         )
     return table
 
@@ -252,13 +251,20 @@ def _total(plans: Sequence[StagePlan]) -> str:
     known = [plan.seconds for plan in plans if plan.seconds is not None]
     if not known:
         return "time: it hangs on what earlier stages write"
-    low, high = duration(sum(known) / SPREAD), duration(sum(known) * SPREAD)
+    low, high = _about(sum(known) / SPREAD), _about(sum(known) * SPREAD)
     missing = len(plans) - len(known)
     more = ", beside what is marked ?" if missing else ""
     return (
         f"time: a rough estimate, between {low} and {high} on this machine{more}: arithmetic "
         "counted, not run; slow rewards and the comparison are left out"
     )
+
+
+def _about(seconds: float) -> str:
+    """A duration as roughly as it is known."""
+    if seconds < 90:
+        return f"~ {max(seconds, 1):.0f} s"
+    return f"~ {seconds / 60:.0f} min" if seconds < 5400 else f"~ {seconds / 3600:.1f} h"
 
 
 def _code_note(recipe: Recipe, code: bool) -> Iterator[Text]:

@@ -81,8 +81,8 @@ def check_specs(specs: Sequence[DataSpec], recipe: Recipe, place: int, base: Pat
     for spec in specs:
         name = spec.path.removeprefix("stage:")
         if name == spec.path:
-            file = Path(name).expanduser()
-            if name.lower().endswith(SUFFIXES) and not ((base / file).exists() or file.exists()):
+            file = Path(name)
+            if name.lower().endswith(SUFFIXES) and not (_there(base / file) or _there(file)):
                 iter_rows(base / file)  # which says what is there instead
         elif name not in collecting:
             known = ", ".join(collecting) or "none"
@@ -108,7 +108,7 @@ def _check_settings(recipe: Recipe, place: int, base: Path) -> None:
 def _check_from(recipe: Recipe, place: int, base: Path) -> None:
     start = recipe.stages[place].from_
     names = [stage.name for stage in recipe.stages]
-    if start is None or start in (*names, "model", recipe.model) or Path(start).exists():
+    if start is None or start in (*names, "model", recipe.model) or _there(Path(start)):
         return
     near = difflib.get_close_matches(start, names, n=1, cutoff=0.6)
     if near and "/" not in start:
@@ -117,6 +117,20 @@ def _check_from(recipe: Recipe, place: int, base: Path) -> None:
 
 def _check_data(recipe: Recipe, place: int, base: Path) -> None:
     check_specs(stage_data(recipe.stages[place]), recipe, place, base)
+
+
+def _there(path: Path) -> bool:
+    """Whether there is such a file or folder.
+
+    Raises:
+        ConfigError: it is none that could be there (a name of 300 characters, say).
+    """
+    try:
+        return path.expanduser().exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        short = str(path) if len(str(path)) < 200 else f"{str(path)[:160]}..."
+        said = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{short}: cannot be looked up: {said}") from error
 
 
 def _check_rewards(recipe: Recipe, place: int, base: Path) -> None:

@@ -66,7 +66,12 @@ def _read(path: Path, depth: int = 0) -> Document:
     changes = [] if changes is None else changes
     if not isinstance(changes, list) or not all(isinstance(c, str) for c in changes):
         raise ConfigError(f"{path}: changes is a list of key=value, as in [name=mine, seed=1]")
-    extended = _read(path.parent / other, depth + 1).data
+    try:
+        extended = _read(path.parent / other, depth + 1).data
+    except ConfigError as error:
+        if depth:  # the outermost says it once
+            raise
+        raise ConfigError(f"{path}: extends {other}: {error}") from error
     for change in changes:
         try:
             apply_override(extended, change)
