@@ -249,7 +249,7 @@ def test_a_value_of_the_wrong_kind_names_its_key(file: Path, override: str) -> N
 
 @pytest.mark.parametrize("override", [f"sft.data={'x' * 300}.jsonl", "sft.from=" + "x" * 300])
 def test_a_path_that_no_file_can_have(file: Path, override: str) -> None:
-    with pytest.raises(ConfigError, match="stage 'sft': .*cannot be looked up"):
+    with pytest.raises(ConfigError, match=r"stage 'sft': .*cannot be looked up"):
         check_names(load_recipe(file, [override]), file.parent)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from gnomon.pipeline.stage_data import StageData
 from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
 
 TRIED = 20_000
-"""Groups of a stage that are tokenised; of more, as many at even distances stand for all."""
+"""Groups of a stage that are tokenised; of more, as many drawn at random stand for all."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ def _some(groups: Sequence[Group]) -> tuple[Sequence[Group], float]:
     """Groups to tokenise, and the share of all that they are."""
     if len(groups) <= TRIED:
         return groups, 1.0
-    some = [groups[i * len(groups) // TRIED] for i in range(TRIED)]
-    return some, len(some) / len(groups)
+    chosen = sorted(random.Random(0).sample(range(len(groups)), TRIED))
+    return [groups[i] for i in chosen], TRIED / len(groups)
 
 
 def _mean(values: Iterable[int]) -> float:
