@@ -54,7 +54,7 @@ NAMES: dict[type[BaseModel], str] = {
 }
 MEANINGS = {
     "Recipe.name": "the run's name; it lands in `output`/`name`",
-    "Recipe.device": "`auto` takes CUDA where there is one, else the CPU",
+    "Recipe.device": "`auto` takes CUDA or MPS where there is one, else the CPU",
     "Recipe.dtype": "of the weights; use float32 on a CPU without bfloat16 units",
     "Recipe.sinks": "where metrics are copied to, beside the run folder",
     "Recipe.stages": "run in this order",

@@ -138,8 +138,9 @@ def test_no_path_is_broken_when_piped(folder: Path) -> None:
     (folder / "prompts.jsonl").unlink()
     missing = gnomon("run", str(recipe))
     assert f"{deep / 'prompts.jsonl'}: no such file" in missing.stderr
-    nothing = gnomon("report", str(deep))
-    assert f"error: {deep} holds no recipe.yaml" in nothing.stderr
+    (deep / "no-run").mkdir()
+    nothing = gnomon("report", str(deep / "no-run"))
+    assert f"error: {deep / 'no-run'} holds no recipe.yaml" in nothing.stderr
 
 
 def test_no_code_goes_with_a_dry_run(folder: Path) -> None:

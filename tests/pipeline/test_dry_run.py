@@ -162,7 +162,7 @@ REWARDS = {
     "a value of a builtin": ({"builtin": "length", "options": {"target": "long"}}, "length"),
     "a field that is not there": (
         {"builtin": "maths", "options": {"field": "answre"}},
-        "cannot judge 10 of 10 prompts.*answre.*answer",
+        "cannot judge 8 of 8 prompts.*answre.*answer",
     ),
     "code without tests": ({"builtin": "code"}, "cannot judge 2 of 2 prompts.*tests"),
     "the tunnel's gold elsewhere": ({"builtin": "gold"}, "cannot judge"),
