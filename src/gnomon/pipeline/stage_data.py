@@ -9,10 +9,9 @@ from pathlib import Path
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.atomic import write_json, write_text
 from gnomon.data.encode import Encoder, How
-from gnomon.data.readers import summarise_skipped
 from gnomon.data.records import Group, TokenGroup
 from gnomon.data.sampler import split
-from gnomon.errors import ConfigError, DataError
+from gnomon.errors import ConfigError
 from gnomon.pipeline.sources import DataReport, encode, encode_prompts, read_specs
 from gnomon.recipe.schema import DataSpec, StageSpec
 
@@ -62,32 +61,12 @@ class StageData:
         return self.encode(encoder, groups, "demonstrations")
 
     def encode(self, encoder: Encoder, groups: Sequence[Group], how: How) -> list[TokenGroup]:
-        """Tokens of groups; those that do not fit are listed as left out.
-
-        Raises:
-            DataError: more are left out than ``max_skipped`` of the data allows.
-        """
-        before = len(self.report.skipped)
-        tokens = encode(encoder, groups, how, self.report)
-        self._refuse_many(len(groups), before)
-        return tokens
+        """Tokens of groups; those that do not fit are listed as left out."""
+        return encode(encoder, groups, how, self.report)
 
     def prompts(self, encoder: Encoder, groups: Sequence[Group]) -> list[EncodedPrompt]:
-        """Tokens of the groups' prompts; see :meth:`encode`."""
-        before = len(self.report.skipped)
-        prompts = encode_prompts(encoder, groups, self.report)
-        self._refuse_many(len(groups), before)
-        return prompts
-
-    def _refuse_many(self, rows: int, before: int) -> None:
-        """What is left for training would be another data set than the one that was given."""
-        left_out = self.report.skipped[before:]
-        allowed = max((s.max_skipped for s in [*self.stage.data, *self.stage.eval_data]), default=1)
-        if len(left_out) > allowed * rows:
-            raise DataError(
-                f"{len(left_out)} of {rows} rows cannot be used, more than the {allowed:.0%} "
-                f"allowed (max_skipped of the data). {summarise_skipped(left_out)}"
-            )
+        """Tokens of the groups' prompts; those that do not fit are listed as left out."""
+        return encode_prompts(encoder, groups, self.report)
 
     def note(self, file: Path, resume: bool) -> None:
         """Note the sources' hashes; a stage that was begun goes on with the same data only.

@@ -11,8 +11,9 @@ from gnomon.algorithms.base import EncodedPrompt
 from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.encode import Encoder, How
-from gnomon.data.readers import Skipped
+from gnomon.data.readers import Skipped, summarise_skipped
 from gnomon.data.records import Group
+from gnomon.errors import DataError
 from gnomon.pipeline.environments import build_environment, openings
 from gnomon.pipeline.resolve import DATA_KIND, stage_seed, stage_settings
 from gnomon.pipeline.rundir import RunFolder
@@ -94,8 +95,10 @@ def _online(
         groups = list(openings(environment, groups))
         held_out = list(openings(environment, held_out))
     some, share = _some(groups)
+    unread = len(data.report.skipped)
     prompts = data.prompts(encoder, some)
     kept = data.prompts(encoder, held_out)
+    _refuse_many(stage, len(some) + len(held_out), data.report.skipped[unread:])
     return Usable(
         rows=round(len(prompts) / share),
         read=read,
@@ -114,8 +117,10 @@ def _offline(stage: StageSpec, data: StageData, encoder: Encoder) -> Usable:
     read = len(groups) + len(held_out) + len(data.report.skipped)
     how: How = "demonstrations" if algorithm.data == "demonstrations" else "groups"
     some, share = _some(groups)
+    unread = len(data.report.skipped)
     rows, left_out = algorithm.prepare(data.encode(encoder, some, how), settings, training=True)
     kept, also = algorithm.prepare(data.encode(encoder, held_out, how), settings, training=False)
+    _refuse_many(stage, len(some) + len(held_out), data.report.skipped[unread:])
     return Usable(
         rows=round(len(rows) / share),
         read=read,
@@ -125,6 +130,16 @@ def _offline(stage: StageSpec, data: StageData, encoder: Encoder) -> Usable:
         prompt_tokens=_mean(len(g.prompt_ids) for g in rows),
         response_tokens=_mean(sum(len(r.ids) for r in g.responses) for g in rows),
     )
+
+
+def _refuse_many(stage: StageSpec, rows: int, left_out: Sequence[Skipped]) -> None:
+    """What is left would be another data set than the one that was given."""
+    allowed = max((s.max_skipped for s in [*stage.data, *stage.eval_data]), default=1.0)
+    if len(left_out) > allowed * rows:
+        raise DataError(
+            f"{len(left_out)} of {rows} rows cannot be used, more than the {allowed:.0%} allowed "
+            f"(max_skipped of the data). {summarise_skipped(left_out)}"
+        )
 
 
 def _some(groups: Sequence[Group]) -> tuple[Sequence[Group], float]:
