@@ -10,20 +10,23 @@ key with neither is an error, so that no key goes undocumented.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
+from gnomon.algorithms.collect_settings import (
+    COLLECT,
+    COLLECT_SUMMARY,
+    CollectSettings,
+    LabellerSpec,
+)
 from gnomon.algorithms.registry import ALGORITHMS
-from gnomon.pipeline.collect import COLLECT, CollectSettings, LabellerSpec
 from gnomon.recipe import schema
+from gnomon.recipe.reference import default_of, type_of
 
 PAGE = Path(__file__).parent / "recipes.md"
 BLOCK = re.compile(r"(<!-- reference: (\w+) -->\n).*?(<!-- end reference -->)", re.DOTALL)
@@ -49,11 +52,8 @@ NAMES: dict[type[BaseModel], str] = {
     schema.CompareSpec: "[compare](#compare)",
     LabellerSpec: "[labeller](#a-labeller)",
 }
-BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-
 MEANINGS = {
     "Recipe.name": "the run's name; it lands in `output`/`name`",
-    "Recipe.seed": "fixes initial weights, order, sampling and noise",
     "Recipe.device": "`auto` takes CUDA, else the CPU; `mps` is refused (it has no float64)",
     "Recipe.dtype": "of the weights; use float32 on a CPU without bfloat16 units",
     "Recipe.sinks": "where metrics are copied to, beside the run folder",
@@ -100,26 +100,6 @@ MEANINGS = {
     "RewardSpec.options": "keyword arguments of the function or builtin",
     "CompareSpec.prompts": "what every policy answers; take held-out ones",
     "CompareSpec.rollout": "with `samples` above 1, 0/1 rewards get a table of pass@k",
-    "LabellerSpec.name": "labellers of different names draw different noise",
-    "LabellerSpec.noise": "temperature of the choice, in units of gold reward; 0 is exact",
-    "LabellerSpec.careless": "chance that a whole group is ranked at random",
-    "LabellerSpec.inattention": "chance that right and wrong are not looked at",
-    "LabellerSpec.length_bias": "utility per ten words",
-    "LabellerSpec.politeness_bias": "utility per polite or flattering sentence",
-    "LabellerSpec.sycophancy": "utility for agreeing with what the user said they believe",
-    "LabellerSpec.tie_margin": "responses closer than this in noisy utility tie",
-    "RewardModelSettings.loss": "pairs, or the whole ranking at once",
-    "RewardModelSettings.label_smoothing": "share of labels taken to be wrong (bradley_terry)",
-    "PPOSettings.kl_in": "where the KL penalty enters; see [ppo.md](ppo.md)",
-    "PPOSettings.clip_eps": "ratios outside 1 ± this get no more gradient",
-    "PPOSettings.value_clip_eps": "the same for values, in units of reward",
-    "PPOSettings.value_coef": "weight of the critic's loss",
-    "PPOSettings.entropy_coef": "weight of the entropy bonus",
-    "PPOSettings.gamma": "discount per token",
-    "PPOSettings.lam": "GAE's λ",
-    "PPOSettings.whiten_advantages": "over the iteration's tokens: mean 0, variance 1",
-    "CPOSettings.beta": "scale of the log-prob difference",
-    "CPOSettings.label_smoothing": "share of labels taken to be flipped",
 }
 """Keyed by the class that has the field, or one it inherits from."""
 
@@ -140,7 +120,7 @@ def settings_reference() -> str:
         seen.setdefault(a.Settings, name)
         parts.append(_section(a.Settings, f"### `{name}`: {a.summary}", about, preset_of))
     about = "Needs prompts. It writes preference data for a later stage (`data: stage:NAME`)."
-    title = f"### `{COLLECT}`: sample responses and have a judge rank them"
+    title = f"### `{COLLECT}`: {COLLECT_SUMMARY}"
     parts.append(_section(CollectSettings, title, about=about))
     about = "A simulated labeller of the built-in world; see [tunnel.md](tunnel.md)."
     parts.append(_section(LabellerSpec, "### A labeller", about=about))
@@ -182,9 +162,14 @@ def _doc(model: type[BaseModel]) -> list[str]:
 def _rows(model: type[BaseModel], preset_of: type[BaseModel] | None = None) -> Iterator[str]:
     known = {} if preset_of is None else preset_of.model_fields
     for name, field in model.model_fields.items():
-        if name in known and _default(known[name]) == _default(field):
+        if name in known and default_of(known[name]) == default_of(field):
             continue
-        cells = (f"`{field.alias or name}`", _type(field), _default(field), _meaning(model, name))
+        cells = (
+            f"`{field.alias or name}`",
+            type_of(field, NAMES),
+            default_of(field),
+            _meaning(model, name),
+        )
         yield "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
 
 
@@ -199,45 +184,6 @@ def _meaning(model: type[BaseModel], name: str) -> str:
         f"{model.__name__}.{name} has no meaning: give its Field a description, or add it to "
         "MEANINGS in docs/make_reference.py"
     )
-
-
-def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    value = field.get_default(call_default_factory=True)
-    if isinstance(value, BaseModel):
-        return "its defaults"
-    if isinstance(value, float) and value and abs(value) < 1e-3:
-        return f"`{value:g}`"
-    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
-
-
-def _type(field: FieldInfo) -> str:
-    bounds = [
-        f"{sign} {getattr(m, bound):g}"
-        for m in field.metadata
-        for bound, sign in BOUNDS.items()
-        if hasattr(m, bound)
-    ]
-    return ", ".join([_name(field.annotation), *bounds])
-
-
-def _name(annotation: Any) -> str:
-    """An annotation in words."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return " | ".join(f"`{a}`" for a in arguments)
-    if origin in (Union, UnionType):
-        parts = [_name(a) for a in arguments if a is not NoneType]
-        return " | ".join(parts + (["null"] if NoneType in arguments else []))
-    if origin is list:
-        return f"list of {_name(arguments[0])}"
-    if origin is tuple:
-        return f"[{', '.join(_name(a) for a in arguments)}]"
-    if origin is dict:
-        return "mapping" if arguments[1] is Any else f"mapping to {_name(arguments[1])}"
-    plain = {str: "text", int: "integer", float: "number", bool: "true | false"}
-    return NAMES.get(annotation) or plain.get(annotation) or str(annotation)
 
 
 def main() -> int:

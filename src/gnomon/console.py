@@ -51,7 +51,7 @@ class _Stream:
         return getattr(self._now, name)
 
 
-def make_console(stderr: bool = False) -> Console:
-    """A console on standard output (or error) that outlives it."""
+def make_console(stderr: bool = False, width: int | None = None) -> Console:
+    """A console on standard output (or error) that outlives it, ``width`` columns wide if given."""
     stream = _Stream("stderr" if stderr else "stdout")
-    return Console(file=cast(IO[str], stream), stderr=stderr)
+    return Console(file=cast(IO[str], stream), stderr=stderr, width=width)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from gnomon.agents.episodes import EpisodeRunner
+from gnomon.algorithms.offline_settings import Settings as Settings
 from gnomon.data.batch import Batch
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.readers import Skipped
@@ -29,12 +29,6 @@ from gnomon.rewards.protocol import Reward
 from gnomon.rollout.protocol import Engine, SamplingParams
 
 DataKind = Literal["demonstrations", "comparisons", "unpaired", "prompts"]
-
-
-class Settings(BaseModel):
-    """Base of an algorithm's own settings: unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -183,7 +177,7 @@ class Algorithm(ABC):
 
     Class attributes:
         name: as written in a recipe.
-        summary: one line for ``--help``.
+        summary: one line for ``--help``; of those that come with gnomon it is in ``registry.py``.
         Settings: the method's own settings.
         data: what its rows must be.
         needs: the roles it uses; the first one is trained and saved.
@@ -192,7 +186,7 @@ class Algorithm(ABC):
     """
 
     name: ClassVar[str]
-    summary: ClassVar[str]
+    summary: ClassVar[str] = ""
     Settings: ClassVar[type[Settings]]
     data: ClassVar[DataKind]
     needs: ClassVar[tuple[str, ...]]

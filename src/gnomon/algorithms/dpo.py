@@ -8,68 +8,19 @@ on rankings. The equations stand in ``gnomon.losses.dpo``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from gnomon.algorithms.base import Ingredients, Settings, Totals
+from gnomon.algorithms.offline_settings import DPOSettings
 from gnomon.algorithms.preference_pairs import PairLoss, ReferencedPairMethod, Seen, usable_pairs
-from gnomon.algorithms.reference import ReferenceSettings
 from gnomon.data.readers import Skipped
 from gnomon.data.records import TokenGroup
 from gnomon.losses import dpo as losses
 
 Sides = tuple[Tensor, Tensor, Tensor, Tensor]
 """Log-probs [C] of chosen, rejected, ref_chosen and ref_rejected."""
-
-
-class DPOLossSettings(Settings):
-    """Settings of the loss of DPO and its variants, wherever the pairs come from."""
-
-    beta: float = Field(0.1, gt=0, description="how strongly the reference holds")
-    loss: Literal["sigmoid", "robust", "ipo", "hinge", "plackett_luce"] = Field(
-        "sigmoid", description="the function of the margin"
-    )
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="share of labels taken to be flipped (cDPO, robust DPO)"
-    )
-    ipo_average: bool = Field(
-        True, description="IPO: log-ratios per token, as the field does; else the paper's sums"
-    )
-    divergence: losses.Divergence = Field("reverse_kl", description="what holds to the reference")
-    alpha: float = Field(0.5, gt=0, le=1, description="of the alpha divergence")
-    length_regularisation: float = Field(
-        0.0, ge=0, description="R-DPO: reward taken off for each token (0.001 to 0.05)"
-    )
-    length_desensitise: float = Field(
-        1.0, ge=0, le=1, description="LD-DPO: weight of tokens beyond the shorter answer's length"
-    )
-    nll_coef: float = Field(
-        0.0, ge=0, description="weight of the chosen answer's NLL per token (RPO 1, Llama 3 0.2)"
-    )
-
-    @model_validator(mode="after")
-    def _combinations(self) -> DPOLossSettings:
-        sigmoid = self.loss == "sigmoid"
-        if self.label_smoothing and self.loss not in ("sigmoid", "robust"):
-            raise ValueError(f"label_smoothing has no meaning with loss {self.loss}")
-        if self.divergence != "reverse_kl" and not sigmoid:
-            raise ValueError(f"divergence {self.divergence} goes with loss sigmoid only")
-        plain = sigmoid and not self.label_smoothing and self.divergence == "reverse_kl"
-        if self.length_regularisation and not plain:
-            raise ValueError(
-                "length_regularisation goes with loss sigmoid, reverse_kl, no label_smoothing"
-            )
-        if self.length_desensitise < 1 and self.loss not in ("sigmoid", "robust", "hinge"):
-            raise ValueError(f"length_desensitise does not go with loss {self.loss}")
-        if self.nll_coef and self.loss == "plackett_luce":
-            raise ValueError("nll_coef goes with pairs, not with plackett_luce")
-        return self
-
-
-class DPOSettings(DPOLossSettings, ReferenceSettings):
-    """Settings of DPO and its variants."""
 
 
 class DPOLoss(PairLoss):
@@ -144,7 +95,6 @@ class DPO(DPOLoss, ReferencedPairMethod):
     """DPO: raise the chosen above the rejected, as far from the reference as beta allows."""
 
     name: ClassVar[str] = "dpo"
-    summary: ClassVar[str] = "direct preference optimisation, and its variants"
     Settings: ClassVar[type[Settings]] = DPOSettings
 
     def __init__(self, ingredients: Ingredients, settings: DPOSettings) -> None:

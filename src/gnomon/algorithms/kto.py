@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from gnomon.algorithms.base import (
@@ -28,8 +27,9 @@ from gnomon.algorithms.base import (
     Totals,
     mean_metric,
 )
+from gnomon.algorithms.offline_settings import KTOSettings
 from gnomon.algorithms.preference_pairs import Seen
-from gnomon.algorithms.reference import Reference, ReferenceSettings, reference_roles
+from gnomon.algorithms.reference import Reference, reference_roles
 from gnomon.data.batch import Batch
 from gnomon.data.readers import Skipped
 from gnomon.data.records import TokenGroup
@@ -41,21 +41,10 @@ from gnomon.losses.kto import kto, kto_baseline
 BASELINE = "kto_baseline"
 
 
-class KTOSettings(ReferenceSettings):
-    """Settings of KTO."""
-
-    beta: float = Field(0.1, gt=0, description="how strongly the reference holds")
-    desirable_weight: float | Literal["auto"] = Field(
-        1.0, description="weight of good answers; auto: both classes weigh the same in total"
-    )
-    undesirable_weight: float = Field(1.0, gt=0, description="weight of bad answers")
-
-
 class KTO(Offline):
     """KTO on unpaired good and bad answers."""
 
     name: ClassVar[str] = "kto"
-    summary: ClassVar[str] = "preferences from single good/bad labels"
     Settings: ClassVar[type[Settings]] = KTOSettings
     data: ClassVar = "unpaired"
     needs: ClassVar[tuple[str, ...]] = ("policy",)

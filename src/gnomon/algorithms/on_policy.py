@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from gnomon.algorithms.base import (
@@ -24,7 +23,6 @@ from gnomon.algorithms.base import (
     Experience,
     Ingredients,
     Minibatch,
-    Settings,
 )
 from gnomon.algorithms.episodes import (
     episode_series,
@@ -55,17 +53,6 @@ from gnomon.rollout.protocol import Completion, Request
 
 EVALUATION_SEED = 2**30
 """Rollout seeds of evaluations: the same prompts get the same random numbers every time."""
-
-
-class OnPolicySettings(Settings):
-    """Settings that every on-line method has."""
-
-    epochs: int = Field(1, ge=1, description="passes over an iteration's rollouts")
-    minibatches: int = Field(1, ge=1, description="optimiser steps per pass")
-    pretraining_coef: float = Field(
-        0.0, ge=0, description="weight of the pretraining-mix term (ptx)"
-    )
-    pretraining_batch: int = Field(8, ge=1, description="pretraining documents per optimiser step")
 
 
 class OnPolicy(Algorithm):

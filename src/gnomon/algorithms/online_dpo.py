@@ -12,13 +12,12 @@ losses stand in ``gnomon.losses.dpo``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
-
-from pydantic import Field, model_validator
+from typing import Any, ClassVar
 
 from gnomon.algorithms.base import Experience, Ingredients, Settings
-from gnomon.algorithms.dpo import DPOLoss, DPOLossSettings
-from gnomon.algorithms.on_policy import Annotated, OnPolicy, OnPolicySettings
+from gnomon.algorithms.dpo import DPOLoss
+from gnomon.algorithms.on_policy import Annotated, OnPolicy
+from gnomon.algorithms.on_policy_settings import OnlineDPOSettings
 from gnomon.algorithms.reference import RoundReference
 from gnomon.algorithms.replay import Replay
 from gnomon.algorithms.rollouts import Rollout, spread_metrics
@@ -27,47 +26,10 @@ from gnomon.data.records import TokenGroup
 from gnomon.rewards.human import Comparing
 
 
-class OnlineDPOSettings(DPOLossSettings, OnPolicySettings):
-    """Settings of on-line and iterative DPO; the loss's are DPO's."""
-
-    pairs: Literal["best_worst", "all"] = Field(
-        "best_worst", description="of each prompt the best against the worst, or every pair"
-    )
-    tie_margin: float = Field(
-        0.0, ge=0, description="pairs whose rewards differ by no more are left out"
-    )
-    no_eos_penalty: float = Field(
-        0.0, ge=0, description="taken off the reward of a cut-off response"
-    )
-    refresh_reference: int = Field(
-        0,
-        ge=0,
-        description="rounds after which the policy becomes the reference; 0: never, 1: each round",
-    )
-    replay: float = Field(
-        0.0, ge=0, lt=1, description="share of a round's groups that comes from earlier rounds"
-    )
-    replay_rounds: int = Field(1, ge=1, description="how many rounds back replay reaches")
-
-    @model_validator(mode="after")
-    def _whole_rankings(self) -> OnlineDPOSettings:
-        if self.loss == "plackett_luce" and self.pairs != "all":
-            raise ValueError("plackett_luce learns whole rankings: set pairs: all")
-        if self.replay_rounds > 1 and not self.replay:
-            raise ValueError("replay_rounds is given but nothing is replayed: set replay above 0")
-        return self
-
-    @property
-    def reference_moves(self) -> bool:
-        """Whether the reference needs weights of its own under LoRA."""
-        return self.refresh_reference > 1
-
-
 class OnlineDPO(DPOLoss, OnPolicy):
     """On-line DPO: sample, judge, pair, and learn from the pairs as DPO does."""
 
     name: ClassVar[str] = "online_dpo"
-    summary: ClassVar[str] = "DPO in rounds on the policy's own responses (on-line, iterative)"
     Settings: ClassVar[type[Settings]] = OnlineDPOSettings
     needs: ClassVar[tuple[str, ...]] = ("policy", "reference")
     min_samples: ClassVar[int] = 2

@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from gnomon.algorithms.on_policy import OnPolicySettings
-from gnomon.losses.kl import Estimator
-from gnomon.losses.reduce import Aggregation
+from gnomon.algorithms.on_policy_settings import OnPolicySettings
+from gnomon.losses.names import Aggregation, Estimator
 
 Baseline = Literal["none", "group", "leave_one_out", "batch", "ema"]
 Scale = Literal["none", "group", "batch"]
@@ -162,3 +161,79 @@ def preset(name: str, about: str, **defaults: Any) -> type[PolicyGradientSetting
     return create_model(
         name, __base__=PolicyGradientSettings, __doc__=about, __module__=__name__, **fields
     )
+
+
+DrGRPOSettings = preset(
+    "DrGRPOSettings",
+    "Settings of Dr. GRPO.",
+    advantage_scale="none",
+    aggregation="constant",
+    beta=0.0,
+)
+DAPOSettings = preset(
+    "DAPOSettings",
+    "Settings of DAPO.",
+    aggregation="token",
+    clip_high=0.28,
+    beta=0.0,
+    zero_spread="resample",
+    overlong_buffer=0.2,
+    minibatches=4,
+)
+RLOOSettings = preset(
+    "RLOOSettings",
+    "Settings of RLOO.",
+    baseline="leave_one_out",
+    advantage_scale="none",
+    aggregation="constant",
+    beta=0.05,
+    kl_in="reward",
+    kl_estimator="k1",
+)
+ReinforcePPSettings = preset(
+    "ReinforcePPSettings",
+    "Settings of REINFORCE++.",
+    baseline="batch",
+    advantage_scale="batch",
+    aggregation="token",
+    beta=0.01,
+    kl_in="reward_to_go",
+    kl_estimator="k1",
+)
+GSPOSettings = preset(
+    "GSPOSettings",
+    "Settings of GSPO.",
+    ratio="sequence",
+    clip_low=3e-4,
+    clip_high=4e-4,
+    beta=0.0,
+    minibatches=4,
+)
+CISPOSettings = preset(
+    "CISPOSettings",
+    "Settings of CISPO.",
+    ratio="cispo",
+    aggregation="token",
+    clip_low=1.0,
+    clip_high=4.0,
+    beta=0.0,
+    minibatches=4,
+)
+GMPOSettings = preset(
+    "GMPOSettings",
+    "Settings of GMPO.",
+    ratio="gmpo",
+    clip_low=0.4,
+    clip_high=0.4,
+    beta=0.0,
+    minibatches=4,
+)
+ReinforceSettings = preset(
+    "ReinforceSettings",
+    "Settings of REINFORCE.",
+    baseline="ema",
+    advantage_scale="none",
+    ratio="none",
+    aggregation="constant",
+    beta=0.0,
+)

@@ -13,15 +13,15 @@ the model was told is no action: it has no reward, advantage, return or loss.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from gnomon.algorithms.base import Ingredients, LossOutput, Settings, Totals, mean_metric
 from gnomon.algorithms.episodes import remaining_reward
-from gnomon.algorithms.on_policy import Annotated, OnPolicy, OnPolicySettings
+from gnomon.algorithms.on_policy import Annotated, OnPolicy
+from gnomon.algorithms.on_policy_settings import PPOSettings
 from gnomon.algorithms.token_columns import annotate_tokens, per_response_sum, with_tokens
 from gnomon.data.batch import Batch
 from gnomon.data.records import TokenGroup
@@ -32,51 +32,10 @@ from gnomon.losses.policy_gradient import is_clipped, ppo_clip
 from gnomon.losses.value import explained_variance, value_loss
 
 
-class PPOSettings(OnPolicySettings):
-    """Settings of PPO; the defaults are the field's."""
-
-    epochs: int = Field(2, ge=1, description="passes over an iteration's rollouts")
-    minibatches: int = Field(2, ge=1, description="optimiser steps per pass")
-    beta: float = Field(0.02, ge=0, description="KL coefficient")
-    kl_in: Literal["reward", "loss"] = "reward"
-    kl_estimator: Literal["k1", "k2", "k3"] = Field(
-        "k3", description="estimator of the KL in the loss (the reward always uses k1)"
-    )
-    target_kl: float | None = Field(
-        None, gt=0, description="nats per response; given, beta adapts to hold the KL there"
-    )
-    kl_horizon: int = Field(2000, gt=0, description="responses over which beta adapts")
-    clip_eps: float = Field(0.2, gt=0)
-    value_clip_eps: float = Field(0.2, gt=0)
-    value_coef: float = Field(0.5, ge=0)
-    entropy_coef: float = Field(0.01, ge=0)
-    gamma: float = Field(1.0, gt=0, le=1)
-    lam: float = Field(0.95, ge=0, le=1)
-    whiten_advantages: bool = True
-    no_eos_penalty: float = Field(
-        0.0, ge=0, description="taken off the score of a cut-off response"
-    )
-    bootstrap_truncated: bool = Field(
-        False, description="a cut-off response's return goes on with the value at its end"
-    )
-    reward_clip: float | None = Field(None, gt=0, description="scores are clipped to +- this")
-    value_init: Literal["policy", "reward_model"] = Field(
-        "reward_model", description="whose trunk the value model starts from"
-    )
-    value_warmup: int = Field(0, ge=0, description="first iterations that train the critic alone")
-
-    @model_validator(mode="after")
-    def _adaptive(self) -> PPOSettings:
-        if self.target_kl is not None and self.beta == 0:
-            raise ValueError("target_kl scales beta up and down, so beta must start above 0")
-        return self
-
-
 class PPO(OnPolicy):
     """Proximal policy optimisation: policy, reference, value model and any reward."""
 
     name: ClassVar[str] = "ppo"
-    summary: ClassVar[str] = "PPO with a critic, under a KL penalty to the reference"
     Settings: ClassVar[type[Settings]] = PPOSettings
     needs: ClassVar[tuple[str, ...]] = ("policy", "reference", "value_model")
 

@@ -25,10 +25,10 @@ from gnomon.algorithms.base import (
     Totals,
     mean_metric,
 )
+from gnomon.algorithms.offline_settings import ReferenceSettings
 from gnomon.algorithms.reference import (
     ReadsReference,
     Reference,
-    ReferenceSettings,
     reference_roles,
 )
 from gnomon.data.batch import Batch

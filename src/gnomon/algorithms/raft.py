@@ -10,41 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
-
-from pydantic import Field, model_validator
+from typing import Any, ClassVar
 
 from gnomon.algorithms.base import LossOutput, Settings, Totals, mean_metric, token_weight
-from gnomon.algorithms.on_policy import Annotated, OnPolicy, OnPolicySettings
+from gnomon.algorithms.on_policy import Annotated, OnPolicy
+from gnomon.algorithms.on_policy_settings import RAFTSettings
 from gnomon.algorithms.rollouts import Rollout, spread_metrics, token_group
 from gnomon.data.batch import Batch
 from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.losses.sft import negative_log_likelihood
 
 
-class RAFTSettings(OnPolicySettings):
-    """Settings of rejection sampling."""
-
-    keep: Literal["best", "above"] = Field(
-        "best", description="each prompt's best response, or all from the threshold on"
-    )
-    threshold: float | None = Field(
-        None, description="the least reward that is learned from; with keep: best, too"
-    )
-    drop_unfinished: bool = Field(True, description="never learn from a cut-off response")
-
-    @model_validator(mode="after")
-    def _above_what(self) -> RAFTSettings:
-        if self.keep == "above" and self.threshold is None:
-            raise ValueError("keep: above needs a threshold")
-        return self
-
-
 class RAFT(OnPolicy):
     """RAFT: sample K responses, keep the best, imitate them."""
 
     name: ClassVar[str] = "raft"
-    summary: ClassVar[str] = "rejection sampling: SFT on the best of K own responses (RAFT)"
     Settings: ClassVar[type[Settings]] = RAFTSettings
     needs: ClassVar[tuple[str, ...]] = ("policy",)
     min_samples: ClassVar[int] = 2

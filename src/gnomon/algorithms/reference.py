@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from gnomon.algorithms.base import Ingredients, Settings
+from gnomon.algorithms.base import Ingredients
+from gnomon.algorithms.offline_settings import ReferenceSettings
 from gnomon.algorithms.token_columns import annotate_tokens
 from gnomon.data.batch import Batch
 from gnomon.data.records import TokenGroup, TokenResponse
@@ -32,25 +32,6 @@ from gnomon.models.roles import Role
 
 REF_SUM, REF_TOKENS = "ref_logprob", "ref_logprobs"
 """Names of a response's reference log-prob in ``scalar``, and per token in ``token``."""
-
-
-class ReferenceSettings(Settings):
-    """Settings of every method that has a reference."""
-
-    reference: Literal["cached", "adapter_off", "live", "synced"] = Field(
-        "cached",
-        description="cached: one pass before training; adapter_off: LoRA switched off; live: a "
-        "second model in memory; synced: a second model that follows the policy (TR-DPO)",
-    )
-    sync_every: int = Field(64, ge=1, description="steps between two syncs (TR-DPO's tau)")
-    sync_alpha: float = Field(
-        0.6, gt=0, le=1, description="share of the policy in a sync (TR-DPO's alpha; 1: a copy)"
-    )
-
-    @property
-    def reference_moves(self) -> bool:
-        """Whether the reference needs weights of its own under LoRA."""
-        return self.reference == "synced"
 
 
 class ReadsReference(Protocol):

@@ -8,40 +8,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor
 
 from gnomon.algorithms.base import Settings
+from gnomon.algorithms.offline_settings import CPOSettings, ORPOSettings, SimPOSettings
 from gnomon.algorithms.preference_pairs import PairMethod, Seen
 from gnomon.losses import reference_free as losses
-
-
-class SimPOSettings(Settings):
-    """Settings of SimPO; the paper's ranges are beta 2 to 10, gamma 0.3 beta to 0.8 beta."""
-
-    beta: float = Field(2.0, gt=0, description="scale of the average log-prob")
-    gamma: float = Field(1.0, ge=0, description="margin to reach, in units of reward")
-
-
-class ORPOSettings(Settings):
-    """Settings of ORPO."""
-
-    beta: float = Field(0.1, gt=0, description="weight of the odds-ratio term (the paper's lambda)")
-
-
-class CPOSettings(Settings):
-    """Settings of CPO."""
-
-    beta: float = Field(0.1, gt=0)
-    nll_coef: float = Field(1.0, ge=0, description="weight of the chosen answer's NLL per token")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
 
 
 class SimPO(PairMethod):
     """SimPO (Meng et al. 2024, arXiv:2405.14734): average log-probs as rewards, and a margin."""
 
     name: ClassVar[str] = "simpo"
-    summary: ClassVar[str] = "preferences on average log-probs, without a reference"
     Settings: ClassVar[type[Settings]] = SimPOSettings
 
     def pair_loss(self, seen: Seen) -> Tensor:
@@ -59,7 +37,6 @@ class ORPO(PairMethod):
     """
 
     name: ClassVar[str] = "orpo"
-    summary: ClassVar[str] = "SFT and preferences in one, without a reference"
     Settings: ClassVar[type[Settings]] = ORPOSettings
 
     def pair_loss(self, seen: Seen) -> Tensor:
@@ -73,7 +50,6 @@ class CPO(PairMethod):
     """CPO (Xu et al. 2024, arXiv:2401.08417): uniform-reference DPO and SFT on the chosen."""
 
     name: ClassVar[str] = "cpo"
-    summary: ClassVar[str] = "DPO with a uniform reference, plus SFT on the chosen"
     Settings: ClassVar[type[Settings]] = CPOSettings
 
     def pair_loss(self, seen: Seen) -> Tensor:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from gnomon.algorithms.base import (
@@ -24,6 +23,7 @@ from gnomon.algorithms.base import (
     Totals,
     mean_metric,
 )
+from gnomon.algorithms.offline_settings import RewardModelSettings
 from gnomon.data.batch import Batch
 from gnomon.data.records import TokenGroup
 from gnomon.evals.reward_model import evaluate_comparisons
@@ -36,40 +36,10 @@ LENGTH_UNIT = 100.0
 """Length counts in hundreds of tokens, so that its coefficient is of the order of one."""
 
 
-class RewardModelSettings(Settings):
-    """Settings of a reward model."""
-
-    loss: Literal["bradley_terry", "plackett_luce"] = "bradley_terry"
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    members: int = Field(1, ge=1, description="ensemble members, each on a subset of the prompts")
-    share_trunk: bool = Field(True, description="members are heads on one trunk; else whole models")
-    member_fraction: float = Field(0.8, gt=0, le=1, description="share of prompts a member sees")
-    length_debias: Literal["none", "offset", "slope"] = Field(
-        "none",
-        description="offset: what length alone explains of the labels is fitted first and left out "
-        "of the score; slope: the score's slope on length is taken off after training",
-    )
-    normalise: bool = Field(True, description="shift scores to zero mean on demonstrations")
-    score_penalty: float = Field(
-        0.0, ge=0, description="weight of the mean squared score, which keeps scores near zero"
-    )
-
-    @model_validator(mode="after")
-    def _combinations(self) -> RewardModelSettings:
-        if self.loss == "plackett_luce" and self.label_smoothing:
-            raise ValueError("label_smoothing goes with bradley_terry, not with plackett_luce")
-        return self
-
-    def member_share(self, members: int) -> float:
-        """Expected number of members that train on a group: the loss is their average."""
-        return 1.0 if members == 1 else members * self.member_fraction
-
-
 class RewardModel(Offline):
     """Train a scalar head, and the trunk beneath it, to order responses as people did."""
 
     name: ClassVar[str] = "reward_model"
-    summary: ClassVar[str] = "a scalar reward from pairs or rankings"
     Settings: ClassVar[type[Settings]] = RewardModelSettings
     data: ClassVar = "comparisons"
     needs: ClassVar[tuple[str, ...]] = ("reward_model",)

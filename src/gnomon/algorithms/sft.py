@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 
 from gnomon.algorithms.base import (
     Evaluation,
@@ -16,24 +15,15 @@ from gnomon.algorithms.base import (
     mean_metric,
     token_weight,
 )
+from gnomon.algorithms.offline_settings import SFTSettings
 from gnomon.data.batch import Batch
 from gnomon.losses.sft import negative_log_likelihood
-
-
-class SFTSettings(Settings):
-    """Settings of supervised fine-tuning."""
-
-    pretraining_coef: float = Field(
-        0.0, ge=0, description="weight of the loss on mixed-in pretraining text"
-    )
-    pretraining_batch: int = Field(8, ge=1, description="pretraining documents per step")
 
 
 class SFT(Offline):
     """Minimise -log p(demonstration | prompt), averaged over the step's assistant tokens."""
 
     name: ClassVar[str] = "sft"
-    summary: ClassVar[str] = "supervised fine-tuning on demonstrations"
     Settings: ClassVar[type[Settings]] = SFTSettings
     data: ClassVar = "demonstrations"
     needs: ClassVar[tuple[str, ...]] = ("policy",)

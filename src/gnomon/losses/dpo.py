@@ -12,16 +12,14 @@ and beta h is the difference of implicit rewards.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from gnomon.losses.names import Divergence
 from gnomon.losses.preference import plackett_luce
 from gnomon.losses.reduce import require_same_shape, segment_sum
-
-Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 
 
 def implicit_reward(logprob: Tensor, ref_logprob: Tensor, beta: float) -> Tensor:

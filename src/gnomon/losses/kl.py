@@ -7,14 +7,11 @@ loss or only the log is a setting of the algorithm.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from gnomon.losses.names import Estimator
 from gnomon.losses.reduce import require_same_shape
-
-Estimator = Literal["k1", "k2", "k3"]
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) -> Tensor:

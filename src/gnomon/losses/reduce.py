@@ -10,12 +10,10 @@ Masked entries are left out, not multiplied by 0: a NaN loss there does not reac
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Aggregation = Literal["token", "sequence", "constant"]
+from gnomon.losses.names import Aggregation
 
 
 def require_same_shape(**tensors: Tensor | None) -> None:

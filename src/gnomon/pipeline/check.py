@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,30 @@ from safetensors import safe_open
 
 from gnomon.agents.load import environment_factory
 from gnomon.algorithms.base import Algorithm
+from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.errors import ConfigError, GnomonError, ModelError
 from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
-from gnomon.pipeline.collect import COLLECT
 from gnomon.pipeline.engines import check_engine
+from gnomon.pipeline.generated import GENERATED
 from gnomon.pipeline.resolve import (
+    DATA_KIND,
     pick_device,
     policy_stages,
     resolve_start,
     reward_folder,
     stage_settings,
 )
-from gnomon.pipeline.rewards import HUMAN, check_labels, one_reward
+from gnomon.pipeline.rewards import check_labels, one_reward
 from gnomon.pipeline.rundir import RunFolder
-from gnomon.pipeline.sources import check_source
+from gnomon.pipeline.settings import check_specs, stage_data
+from gnomon.pipeline.sources import BUILTIN, check_source, resolve_path
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec
+from gnomon.rewards.builtins import HUMAN
 from gnomon.rewards.function import function_reward
+from gnomon.train.sinks import check_sinks
 
 
 def check_recipe(recipe: Recipe, run: RunFolder, base: Path) -> None:
@@ -44,8 +50,8 @@ def check_recipe(recipe: Recipe, run: RunFolder, base: Path) -> None:
     """
     problems: list[str] = []
     try:
-        pick_device(recipe.device)
-    except ConfigError as error:
+        check_tools(recipe)
+    except GnomonError as error:
         problems.append(str(error))
     for stage in recipe.stages:
         if run.stage(stage.name).done():
@@ -62,19 +68,44 @@ def check_recipe(recipe: Recipe, run: RunFolder, base: Path) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def check_stage(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> None:
-    """Check one stage; see :func:`check_recipe`."""
+def check_tools(recipe: Recipe) -> None:
+    """See that the device is there, and the packages of the sinks.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    pick_device(recipe.device)
+    check_sinks(recipe.sinks)
+
+
+def own_code(recipe: Recipe) -> list[str]:
+    """The Python of its author's that a recipe runs: reward functions and environments."""
+    rewards = [r for s in recipe.stages for r in (*s.reward, *s.observe)]
+    rewards += recipe.compare.rewards if recipe.compare is not None else []
+    named = [r.function for r in rewards if r.function is not None]
+    places = [s.environment.name for s in recipe.stages if s.environment is not None]
+    return list(dict.fromkeys([*named, *(name for name in places if ":" in name)]))
+
+
+def check_stage(
+    recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path, code: bool = True
+) -> None:
+    """Check one stage; see :func:`check_recipe`.
+
+    Args:
+        code: whether the Python that the recipe names may be imported.
+    """
     stage_settings(stage)
     _check_start(recipe, stage, run)
     _check_sense(stage)
-    _check_environment(stage, base)
+    _check_environment(stage, base, code)
+    _check_kinds(stage)
     position = [s.name for s in recipe.stages].index(stage.name)
     check_labels(stage.reward, stage.observe)
-    _check_rewards([*stage.reward, *stage.observe], recipe, position, run, base)
+    _check_rewards([*stage.reward, *stage.observe], recipe, position, run, base, code)
     if not stage.data:
         raise ConfigError("it has no data: give data: [path: ...]")
-    everything = [*stage.data, *stage.eval_data, *stage.pretraining, *stage.normalise_on]
-    _check_sources(everything, recipe, position, base)
+    _check_sources(stage_data(stage), recipe, position, base)
 
 
 def _check_start(recipe: Recipe, stage: StageSpec, run: RunFolder) -> None:
@@ -159,7 +190,7 @@ def _check_rollout(stage: StageSpec, algorithm: type[Algorithm] | None, settings
         raise ConfigError(f"rollout.max_staleness: {problem}")
 
 
-def _check_environment(stage: StageSpec, base: Path) -> None:
+def _check_environment(stage: StageSpec, base: Path, code: bool) -> None:
     """It exists, and the stage can play it."""
     spec = stage.environment
     if spec is None:
@@ -179,7 +210,26 @@ def _check_environment(stage: StageSpec, base: Path) -> None:
         raise ConfigError(
             f"a reward has the environment's name, {spec.label!r}; give it another: name: ..."
         )
-    environment_factory(spec.name, spec.options, base)
+    if code or ":" not in spec.name:
+        environment_factory(spec.name, spec.options, base)
+
+
+def _check_kinds(stage: StageSpec) -> None:
+    """Built-in data is of the kind that the stage learns from."""
+    kind = "prompts" if stage.algorithm == COLLECT else find_algorithm(stage.algorithm).data
+    wanted: list[tuple[DataSpec, str]] = [(spec, kind) for spec in [*stage.data, *stage.eval_data]]
+    wanted += [(spec, "text") for spec in stage.pretraining]
+    wanted += [(spec, "demonstrations") for spec in stage.normalise_on]
+    for spec, needed in wanted:
+        where, colon, what = spec.path.partition(":")
+        if not colon or where not in (*BUILTIN, *GENERATED):
+            continue
+        holds = "demonstrations" if what.endswith("demonstrations") else "prompts"
+        holds = "text" if what == "text" else holds
+        if holds != needed and (holds, needed) != ("demonstrations", "prompts"):
+            needs = DATA_KIND.get(needed, needed)
+            hint = "; take tunnel:" + needed if needed in ("demonstrations", "text") else ""
+            raise ConfigError(f"data {spec.path!r} holds {holds}, and {needs} are needed{hint}")
 
 
 def _check_people(stage: StageSpec) -> None:
@@ -197,12 +247,17 @@ def _check_people(stage: StageSpec) -> None:
 
 
 def _check_rewards(
-    rewards: Sequence[RewardSpec], recipe: Recipe, position: int, run: RunFolder, base: Path
+    rewards: Sequence[RewardSpec],
+    recipe: Recipe,
+    position: int,
+    run: RunFolder,
+    base: Path,
+    code: bool,
 ) -> None:
     """Every reward exists: a file that imports, a folder, or an earlier reward-model stage."""
     earlier = {s.name: s.algorithm for s in recipe.stages[:position]}
     for reward in rewards:
-        if reward.function is not None:
+        if reward.function is not None and code:
             function_reward(reward.function, base, reward.options, reward.label)
         if reward.builtin is not None:
             one_reward(reward, base=base, load=load_reward_model)
@@ -231,22 +286,28 @@ def _check_reward_folder(folder: Path) -> None:
 
 
 def _check_sources(specs: Sequence[DataSpec], recipe: Recipe, position: int, base: Path) -> None:
-    """Files are there, and stages that write data come earlier."""
-    collecting = [s.name for s in recipe.stages if s.algorithm == COLLECT]
-    earlier = [s.name for s in recipe.stages[:position]]
+    """Sources can be had, and stages that write data come earlier."""
+    check_specs(specs, recipe, position, base)
     for spec in specs:
-        name = spec.path.removeprefix("stage:")
-        if name == spec.path:
+        if not spec.path.startswith("stage:"):
             check_source(spec, base)
-        elif name not in collecting:
-            known = ", ".join(collecting) or "none"
-            raise ConfigError(f"data {spec.path!r}: no such collect stage; there are: {known}")
-        elif name not in earlier:
-            raise ConfigError(f"data {spec.path!r}: that stage comes later")
+            _check_hub(spec, base)
 
 
-def check_compare(recipe: Recipe, run: RunFolder, base: Path) -> None:
-    """Check the comparison; see :func:`check_recipe`."""
+def _check_hub(spec: DataSpec, base: Path) -> None:
+    """What is neither here nor built in is a hub id, which needs a package."""
+    where = spec.path.partition(":")[0]
+    if where in (*BUILTIN, *GENERATED) or isinstance(resolve_path(spec.path, base), Path):
+        return
+    if find_spec("datasets") is None:
+        raise ConfigError(
+            f"data {spec.path!r} is not here, and a hub id needs the datasets package: "
+            "pip install 'gnomon-rlhf[hub]'"
+        )
+
+
+def check_compare(recipe: Recipe, run: RunFolder, base: Path, code: bool = True) -> None:
+    """Check the comparison; see :func:`check_stage`."""
     spec = recipe.compare
     if spec is None:
         return
@@ -260,7 +321,7 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path) -> None:
     if any(reward.builtin == HUMAN for reward in spec.rewards):
         raise ConfigError(f"{HUMAN} judges a stage's rounds and cannot be a column here; remove it")
     check_labels(spec.rewards, ())
-    _check_rewards(spec.rewards, recipe, after, run, base)
+    _check_rewards(spec.rewards, recipe, after, run, base, code)
     _check_sources(spec.prompts, recipe, after, base)
     names = ["base", *(stage.name for stage in policy_stages(recipe))]
     if spec.reference is not None and spec.reference not in names:

@@ -13,11 +13,10 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from gnomon.algorithms.base import EncodedPrompt, Settings
+from gnomon.algorithms.base import EncodedPrompt
+from gnomon.algorithms.collect_settings import CollectSettings
 from gnomon.algorithms.sampled_pairs import ranks_from_rewards
 from gnomon.atomic import make_folder, write_text
 from gnomon.data.readers import Skipped
@@ -32,35 +31,6 @@ from gnomon.train.stop import Stop
 from gnomon.tunnel.labellers import Labeller
 
 MEND = "mend the judge"
-COLLECT = "collect"
-"""The name of this stage in a recipe."""
-
-
-class LabellerSpec(Settings):
-    """A simulated labeller of the tunnel; see ``gnomon.tunnel.labellers.Labeller``."""
-
-    name: str = "labeller"
-    noise: float = Field(0.2, ge=0)
-    careless: float = Field(0.0, ge=0, le=1)
-    inattention: float = Field(0.0, ge=0, le=1)
-    length_bias: float = 0.0
-    politeness_bias: float = 0.0
-    sycophancy: float = 0.0
-    tie_margin: float = Field(0.0, ge=0)
-
-
-class CollectSettings(Settings):
-    """Settings of a collect stage."""
-
-    labellers: list[LabellerSpec] = Field(
-        default_factory=list,
-        description="simulated labellers, taking turns; else the reward judges",
-    )
-    tie_margin: float = Field(0.0, ge=0, description="rewards closer than this are ties")
-    keep: Literal["all", "best-worst"] = Field(
-        "all", description="every distinct response, or only the best and the worst"
-    )
-    chunk: int = Field(64, ge=1, description="prompts between two saves")
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from gnomon.algorithms.base import Sampling
+from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.errors import ConfigError
-from gnomon.pipeline.collect import COLLECT, CollectSettings
 from gnomon.pipeline.rundir import RunFolder
-from gnomon.recipe.load import validate_as
+from gnomon.pipeline.settings import stage_settings as stage_settings
 from gnomon.recipe.schema import Recipe, RolloutSpec, StageSpec
 from gnomon.rollout.protocol import SamplingParams
 
@@ -23,18 +22,6 @@ DATA_KIND = {
     "prompts": "prompts",
 }
 """What an algorithm's data is called in the readers."""
-
-
-def stage_settings(stage: StageSpec) -> Any:
-    """The algorithm's own settings, validated.
-
-    Raises:
-        ConfigError: unknown algorithm or setting, with a suggestion.
-    """
-    where = f"stage {stage.name!r}, settings"
-    if stage.algorithm == COLLECT:
-        return validate_as(CollectSettings, stage.settings, where)
-    return validate_as(find_algorithm(stage.algorithm).Settings, stage.settings, where)
 
 
 def resolve_start(recipe: Recipe, stage: StageSpec, run: RunFolder) -> str:
@@ -76,6 +63,11 @@ def reward_folder(recipe: Recipe, run: RunFolder, base: Path, name: str) -> Path
         if candidate.is_dir():
             return candidate
     raise ConfigError(f"reward model {name!r} is neither a stage of this recipe nor a folder")
+
+
+def stage_seed(recipe: Recipe, name: str) -> int:
+    """The seed of a stage: the recipe's, and the stage's place in it."""
+    return recipe.seed * 101 + [stage.name for stage in recipe.stages].index(name)
 
 
 def sampling(spec: RolloutSpec) -> Sampling:

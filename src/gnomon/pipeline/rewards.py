@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,12 @@ from gnomon.errors import ConfigError
 from gnomon.models.save import LoadedReward
 from gnomon.pipeline.sources import context_of
 from gnomon.recipe.schema import RewardSpec
+from gnomon.rewards.builtins import BUILTIN, check_builtin
 from gnomon.rewards.function import function_reward
 from gnomon.rewards.learned import Encode, LearnedReward
 from gnomon.rewards.mixture import Mixture
 from gnomon.rewards.protocol import Reward, Sample
-from gnomon.rewards.verifiers import BUILTINS as VERIFIERS
 from gnomon.rewards.verifiers.adapter import load_factory
-
-HUMAN = "human_queue"
-"""The builtin that asks people."""
-BUILTIN: Mapping[str, str] = {
-    "gold": "gnomon.tunnel.gold:GoldReward",
-    "correct": "gnomon.tunnel.gold:CorrectReward",
-    "leaky": "gnomon.tunnel.gold:LeakyReward",
-    HUMAN: "gnomon.rewards.human:HumanQueue",
-    **VERIFIERS,
-}
-"""Names of builtin rewards and where each is made; only what a recipe names is imported."""
-
 
 RESERVED = (
     *("reward", "kl", "kl_k3", "length", "finished", "loss", "entropy", "beta", "lr", "step"),
@@ -147,12 +134,9 @@ def own_encoding(loaded: LoadedReward, tokenizer: Any) -> Encode | None:
 
 
 def _builtin(name: str, options: Mapping[str, Any]) -> Reward:
-    if name not in BUILTIN:
-        near = difflib.get_close_matches(name, BUILTIN, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(BUILTIN)}"
-        raise ConfigError(f"no builtin reward {name!r}; {hint}")
+    check_builtin(name)
     try:
         reward: Reward = load_factory(BUILTIN[name])(**options)
         return reward
-    except TypeError as error:
-        raise ConfigError(f"reward {name!r}: {error}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"reward {name!r}: its options {dict(options)}: {error}") from error

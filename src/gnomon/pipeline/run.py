@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.errors import RunError, RunStopped
 from gnomon.pipeline.check import check_recipe
-from gnomon.pipeline.collect import COLLECT
 from gnomon.pipeline.compare import compare
 from gnomon.pipeline.invocation import resume_command
 from gnomon.pipeline.lock import run_lock

@@ -327,8 +327,10 @@ def encode_prompts(
             prompts.append(EncodedPrompt(group.prompt, encoder.encode_prompt(group.prompt)))
         except DataError as error:
             first = first or error
-            cure = "shorten it, or raise max_length"
-            report.skipped.append(Skipped(group.prompt.source, str(error), cure))
+            row = error.__cause__  # says the reason alone, so that equal ones are counted together
+            reason = row.reason if isinstance(row, RowError) else str(error)
+            cure = row.cure if isinstance(row, RowError) else "shorten it, or raise max_length"
+            report.skipped.append(Skipped(group.prompt.source, reason, cure))
     if first is not None and not prompts:
         raise first
     return prompts

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 
 from gnomon.algorithms.base import Algorithm
+from gnomon.algorithms.collect_settings import COLLECT, CollectSettings
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.algorithms.reward_model import RewardModel
@@ -18,7 +19,7 @@ from gnomon.errors import RunPaused, RunStopped
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.roles import Role
 from gnomon.models.save import save_policy, save_reward_model
-from gnomon.pipeline.collect import COLLECT, Collector, CollectSettings, collect
+from gnomon.pipeline.collect import Collector, collect
 from gnomon.pipeline.resolve import resolve_start, sampling, stage_settings
 from gnomon.pipeline.roles import RoleBuilder
 from gnomon.pipeline.rundir import RunFolder

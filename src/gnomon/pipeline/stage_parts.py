@@ -24,6 +24,7 @@ from gnomon.pipeline.resolve import (
     pick_device,
     reward_folder,
     sampling,
+    stage_seed,
     stage_settings,
 )
 from gnomon.pipeline.rewards import build_reward, one_reward
@@ -59,7 +60,7 @@ class StageParts:
         self.base = base
         self.closing = ExitStack()
         self.device = pick_device(recipe.device)
-        self.seed = recipe.seed * 101 + [s.name for s in recipe.stages].index(stage.name)
+        self.seed = stage_seed(recipe, stage.name)
         self.data = StageData(stage, base, lambda name: folder.stage(name).groups, self.seed)
 
     def reference_cache(

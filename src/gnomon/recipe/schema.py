@@ -10,25 +10,36 @@ import contextlib
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from gnomon.checked import Checked
 
 DataKind = Literal[
     "auto", "demonstrations", "preferences", "rankings", "unpaired", "prompts", "text"
 ]
 MAX_LR = 10.0
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+LONGEST_NAME = 100
+"""Of a run or stage; with what is put around it, it stays a file name on every file system."""
 
 
-class Spec(BaseModel):
-    """Base of every part of a recipe: unknown keys are refused, and numbers that are not finite."""
+class Spec(Checked):
+    """Base of every part of a recipe: unknown keys are refused."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        validate_default=True,
-        populate_by_name=True,
-        coerce_numbers_to_str=True,
-        allow_inf_nan=False,
-    )
+    model_config = ConfigDict(populate_by_name=True, coerce_numbers_to_str=True)
+
+
+def check_name(value: str, whose: str) -> str:
+    """A name that can be a folder's.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not NAME.fullmatch(value):
+        raise ValueError(f"a {whose}'s name is letters, digits, '-', '_' and '.'")
+    if len(value) > LONGEST_NAME:
+        raise ValueError(f"a {whose}'s name has at most {LONGEST_NAME} characters")
+    return value
 
 
 class DataSpec(Spec):
@@ -223,6 +234,14 @@ class EnvironmentSpec(Spec):
         return re.sub(r"[^A-Za-z0-9_]+", "_", self.name.split(":")[-1]).strip("_")
 
 
+RESERVED_NAMES = {
+    "model": "that is what the recipe starts from",
+    "base": "that is the start model's row in the comparison",
+    "stages": "an override with it would mean the recipe's own key",
+    "compare": "an override with it would mean the recipe's own key",
+}
+
+
 def data_list(value: Any) -> Any:
     """One source or several; a bare string is a path."""
     items = value if isinstance(value, list) else [value]
@@ -271,9 +290,9 @@ class StageSpec(Spec):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, value: str) -> str:
-        if not NAME.match(value):
-            raise ValueError("a stage's name is letters, digits, '-', '_' and '.'")
-        return value
+        if value in RESERVED_NAMES:
+            raise ValueError(f"a stage cannot be called {value!r}: {RESERVED_NAMES[value]}")
+        return check_name(value, "stage")
 
     @field_validator("data", "eval_data", "pretraining", "normalise_on", mode="before")
     @classmethod
@@ -326,7 +345,9 @@ class Recipe(Spec):
 
     name: str
     model: str = Field(description="'tunnel', 'smollm2-135m', a folder of safetensors, or a hub id")
-    seed: int = 0
+    seed: int = Field(
+        0, ge=0, le=1_000_000_000, description="fixes initial weights, order, sampling and noise"
+    )
     output: str = Field("runs", description="folder that holds the run's folder")
     template: str | None = Field(None, description="chat template by name, when the model has none")
     max_length: int | None = Field(
@@ -356,9 +377,7 @@ class Recipe(Spec):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, value: str) -> str:
-        if not NAME.match(value):
-            raise ValueError("a run's name is letters, digits, '-', '_' and '.'")
-        return value
+        return check_name(value, "run")
 
     @model_validator(mode="after")
     def _stage_names(self) -> Recipe:

@@ -13,6 +13,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -201,14 +202,30 @@ def make_sinks(
     return opened
 
 
+def check_sinks(names: Sequence[str]) -> None:
+    """See that the packages of the named sinks are installed, without opening anything.
+
+    Raises:
+        ConfigError: one is not, with the extra to add.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            extra = "tracking" if name == "tensorboard" else name
+            raise ConfigError(_missing(name, extra, "it is not installed"))
+
+
+def _missing(sink: str, extra: str, why: object) -> str:
+    return (
+        f"The {sink} sink needs a package that cannot be imported ({why}): "
+        f"pip install 'gnomon-rlhf[{extra}]', or take {sink} out of the recipe's sinks."
+    )
+
+
 def _import(module: str, sink: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(
-            f"The {sink} sink needs a package that cannot be imported ({error}): "
-            f"pip install 'gnomon-rlhf[{extra}]', or take {sink} out of the recipe's sinks."
-        ) from error
+        raise ConfigError(_missing(sink, extra, error)) from error
 
 
 def _numbers(metrics: Mapping[str, float | int | str | None]) -> dict[str, float]:

@@ -1,0 +1,168 @@
+"""``gnomon run`` and ``gnomon quickstart``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gnomon.cli.console import announce, complain, say, show
+from gnomon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gnomon.recipe.schema import Recipe
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file (YAML); see docs/recipes.md.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="key=value, as in seed=1 or ppo.settings.beta=0.05 (STAGE.KEY=VALUE)."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and print the plan; train nothing.")
+    ] = False,
+    no_code: Annotated[
+        bool,
+        typer.Option(
+            "--no-code",
+            help="With --dry-run: import none of the recipe's own Python (reward functions, "
+            "environments), for a recipe of somebody you do not know.",
+        ),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with this run from its last checkpoint.")
+    ] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Run it once for each of these seeds (0,1,2), as NAME-seed0 and so on, and show "
+            "what holds on all of them. With --resume, those done already are kept."
+        ),
+    ] = None,
+) -> None:
+    """Run a recipe's stages in order and write its report.
+
+    Everything lands in OUTPUT/NAME (runs/NAME unless the recipe says otherwise): metrics, samples,
+    checkpoints, models that plain transformers loads, and report.html. A killed run goes on with
+    --resume and ends with the same weights as if it had never stopped.
+
+    A recipe runs its author's code: the Python files that its rewards and environments name. They
+    are imported by --dry-run too, unless --no-code is given.
+    """
+    from gnomon.pipeline.settings import check_names
+    from gnomon.recipe.load import load_recipe
+
+    if no_code and not dry_run:
+        raise ConfigError("--no-code goes with --dry-run: a run needs the recipe's own code")
+    parsed = load_recipe(recipe, overrides or [])
+    base = recipe.absolute().parent
+    check_names(parsed, base)
+    if seeds is not None:
+        _run_seeds(parsed, seeds, base, dry_run, not no_code, resume)
+    elif dry_run:
+        _plan(parsed, base, not no_code)
+    else:
+        finish(_run(parsed, base, resume))
+
+
+def quickstart(
+    preset: Annotated[
+        str,
+        typer.Argument(
+            help="quickstart: SFT, reward model, PPO. overoptimise: the same without KL penalty. "
+            "hackable: GRPO against a verifier with a loophole."
+        ),
+    ] = "quickstart",
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, as for run: seed=1, name=mine.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted one.")
+    ] = False,
+) -> None:
+    """The whole pipeline in a built-in world, with nothing to download: a few minutes on 2 cores.
+
+    A small pretrained model learns from demonstrations (SFT), a reward model learns from simulated
+    labellers, PPO optimises it, and a program that knows the true preference says how well it went.
+    """
+    from gnomon.pipeline.settings import check_names
+    from gnomon.recipe.presets import load_preset
+
+    changes = overrides or []
+    if "=" in preset:  # no preset was named, only changes to the usual one
+        preset, changes = "quickstart", [preset, *changes]
+    recipe = load_preset(preset, changes)
+    check_names(recipe, Path.cwd())
+    finish(_run(recipe, Path.cwd(), resume))
+
+
+def finish(folder: Path, rebuild: bool = False) -> None:
+    """Print the comparison, if there is one, and where everything lies."""
+    from gnomon.report.html import write_report
+    from gnomon.report.read import read_comparison
+    from gnomon.report.table import comparison_table, further_tables, samples_panel
+
+    page = folder / "report.html"
+    if rebuild or not page.is_file():
+        page = write_report(folder)
+    comparison, problem = read_comparison(folder)
+    if problem is not None:
+        complain("warning", "yellow", problem)
+    if comparison:
+        show(comparison_table(comparison))
+        for table in further_tables(comparison):
+            show(table)
+        samples = samples_panel(comparison)
+        if samples is not None:
+            show(samples)
+    say(f"report: {page}")
+    say(f"plots:  {folder / 'plots'}")
+
+
+def _run(recipe: Recipe, base: Path, resume: bool) -> Path:
+    from gnomon.pipeline.run import run_recipe
+
+    _quiet()
+    return run_recipe(recipe, base=base, resume=resume, announce=announce)
+
+
+def _plan(recipe: Recipe, base: Path, code: bool) -> None:
+    from gnomon.pipeline.plan import plan_parts
+
+    _quiet()
+    for part in plan_parts(recipe, base, code):
+        show(part)
+
+
+def _run_seeds(
+    recipe: Recipe, seeds: str, base: Path, dry_run: bool, code: bool, resume: bool
+) -> None:
+    from gnomon.atomic import write_text
+    from gnomon.pipeline.seeds import run_seeds, seeded_recipes
+    from gnomon.report.seeds import read_seeds, seeds_markdown, seeds_table
+
+    if dry_run:
+        first, *others = seeded_recipes(recipe, seeds)
+        _plan(first, base, code)
+        for other in others:
+            announce(f"{other.name}: the same with seed={other.seed}")
+        return
+    _quiet()
+    folders = run_seeds(recipe, seeds, base=base, resume=resume, announce=announce)
+    together = read_seeds(folders)
+    show(seeds_table(together))
+    file = folders[0].parent / f"{recipe.name}-seeds.md"
+    write_text(file, seeds_markdown(together))
+    say(f"table: {file}")
+
+
+def _quiet() -> None:
+    """No bars and notices of the libraries beneath on the console; gnomon has its own."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
