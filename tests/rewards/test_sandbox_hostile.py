@@ -473,9 +473,9 @@ def test_no_answer_holds_the_grader_up(form: str) -> None:
     assert len(result.detail) <= 500
     answer = _frame(COSTLY[form])
     for want in WANTED:
-        began = time.monotonic()
+        began = time.process_time()
         assert not same_value(answer, want)
-        assert time.monotonic() - began < 1
+        assert time.process_time() - began < 1
     assert len(shown(answer, 500)) <= 500
 
 

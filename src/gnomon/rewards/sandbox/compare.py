@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import binascii
 import cmath
-import json
 import math
 from collections.abc import Iterator
 from decimal import Decimal
@@ -132,14 +131,25 @@ class _NoMember:
 
 
 def _room(want: Any) -> int:
-    """Characters that one encoded member may have."""
-    return _SLACK + 2 * max((len(json.dumps(codec.encode(member))) for member in want), default=0)
+    """The size that one encoded member may have."""
+    return _SLACK + 2 * max((_size(codec.encode(member)) for member in want), default=0)
+
+
+def _size(data: Any, limit: float = math.inf) -> int:
+    """Characters and parts of an encoded value, counted until they are more than ``limit``."""
+    size, stack = 0, [data]
+    while stack and size <= limit:
+        part = stack.pop()
+        size += len(part) if isinstance(part, str | list | dict) else 1
+        if isinstance(part, list | dict) and size <= limit:
+            stack += part if isinstance(part, list) else part.values()
+    return size
 
 
 def _hashable(data: Any, room: int) -> Any:
     """A member of a set or a dict's key, built if it is no longer than ``room``."""
     try:
-        if len(json.dumps(data)) > room:
+        if _size(data, room) > room:
             return _NoMember()
         value = codec.decode(data)
         hash(value)
