@@ -44,6 +44,7 @@ from gnomon.rewards.guard import score_safely
 from gnomon.rewards.protocol import Reward, Sample
 from gnomon.rollout.protocol import Completion, Request
 from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.train.progress import Progress
 
 BASE = "base"
 TOKENS = 8192
@@ -62,7 +63,9 @@ class Policy:
     source: str
 
 
-def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
+def compare(
+    recipe: Recipe, run: RunFolder, base: Path, progress: Progress | None = None
+) -> dict[str, Any]:
     """Sample the base model and every trained policy, score them, write ``comparison.json``.
 
     A row's ``gains`` are its rewards less the reference's, prompt by prompt (paired intervals).
@@ -94,9 +97,10 @@ def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in prompts[: spec.show]]
     judged: dict[str, list[Values]] = {}
-    for policy in policies:
+    progress = progress or Progress("compare", len(policies), enabled=False)
+    for done, policy in enumerate(policies, start=1):
         role = reference_role if policy == reference else _load(policy, recipe)
-        answers = _answer(role, prompts, recipe, spec)
+        answers = _answer(role, prompts, recipe, spec, progress)
         for sample, own in zip(shown, answers, strict=False):
             sample[policy.name] = own[0].text
         judged[policy.name] = _scores(prompts, answers, rewards)
@@ -106,6 +110,7 @@ def compare(recipe: Recipe, run: RunFolder, base: Path) -> dict[str, Any]:
         values.append(over_prompts([[float(len(c.ids)) for c in own] for own in answers]))
         values.append(_finished(answers))
         rows.append({"model": policy.name, "values": [v.to_dict() for v in values]})
+        progress.update(done, {})
     columns = [reward.name for reward in rewards] + [
         f"KL from {reference.name} (nats)",
         "length (tokens)",
@@ -228,7 +233,11 @@ def _load(policy: Policy, recipe: Recipe) -> Role:
 
 
 def _answer(
-    role: Role, prompts: Sequence[EncodedPrompt], recipe: Recipe, spec: CompareSpec
+    role: Role,
+    prompts: Sequence[EncodedPrompt],
+    recipe: Recipe,
+    spec: CompareSpec,
+    progress: Progress,
 ) -> Answers:
     encoder = recipe_encoder(recipe, role.trunk.tokenizer)
     engine = TorchEngine(
@@ -239,7 +248,11 @@ def _answer(
     )
     n = spec.rollout.samples
     requests = [Request(p.prompt.id, p.ids, n, seed=i) for i, p in enumerate(prompts)]
-    return engine.generate(requests, sampling(spec.rollout).params)
+    return engine.generate(
+        requests,
+        sampling(spec.rollout).params,
+        lambda done, total: progress.phase(role.name, done, total),
+    )
 
 
 def _scores(

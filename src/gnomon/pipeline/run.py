@@ -11,10 +11,12 @@ from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.pipeline.check import check_recipe
 from gnomon.pipeline.compare import compare
 from gnomon.pipeline.memory import memory_info
+from gnomon.pipeline.resolve import policy_stages
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.stage import StageRun
 from gnomon.recipe.schema import Recipe
 from gnomon.report.html import write_report
+from gnomon.train.progress import Progress
 
 Announce = Callable[[str], None]
 
@@ -63,7 +65,8 @@ def run_recipe(
         announce(f"{stage.name}: {_summary(info)}")
     if recipe.compare is not None and not (run.path / "comparison.json").is_file():
         worked = True
-        compare(recipe, run, base)
+        with Progress("compare", 1 + len(policy_stages(recipe))) as progress:
+            compare(recipe, run, base, progress)
     if worked:
         run.update_manifest(
             finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
