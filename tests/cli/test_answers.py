@@ -105,8 +105,9 @@ def test_version_and_completion() -> None:
     said = CliRunner().invoke(app, ["--version"])
     assert said.output.strip() == f"gnomon {package.__version__}"
     assert said.exit_code == 0
-    shown = CliRunner().invoke(app, ["--show-completion", "bash"]).output
-    assert "_GNOMON_COMPLETE" in shown or "complete" in shown
+    words = {"_GNOMON_COMPLETE": "complete_bash", "COMP_WORDS": "gnomon alg", "COMP_CWORD": "1"}
+    completed = CliRunner().invoke(app, [], env=words, prog_name="gnomon").output
+    assert "algorithms" in completed.split()
 
 
 def test_algorithms_lists_explains_and_narrows() -> None:

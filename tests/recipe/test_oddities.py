@@ -91,11 +91,11 @@ LINES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "a number of 5,000 digits": (TEXT + f"seed: {'9' * 5000}\n", ("line 12", "5,000 digits")),
     "a large number": (TEXT + f"seed: {'9' * 40}\n", ("line 12", "seed", "too large")),
     "a negative seed": (TEXT + "seed: -1\n", ("line 12", "seed", "greater than or equal to 0")),
-    "nan": (TEXT.replace("lr: 1e-4", "lr: .nan"), ("line 7", "sft.train.lr", "finite")),
-    "infinity": (TEXT.replace("lr: 1e-4", "lr: .inf"), ("line 7", "sft.train.lr", "finite")),
+    "nan": (TEXT.replace("lr: 1e-4", "lr: .nan"), ("line 7", "sft.train.lr", "from 0 to 10")),
+    "infinity": (TEXT.replace("lr: 1e-4", "lr: .inf"), ("line 7", "sft.train.lr", "from 0 to 10")),
     "a number too large for a float": (
         TEXT.replace("lr: 1e-4", "lr: 1e999"),
-        ("sft.train.lr", "finite"),
+        ("sft.train.lr", "from 0 to 10"),
     ),
     "a truth value for a number": (
         TEXT.replace("steps: 2", "steps: yes"),

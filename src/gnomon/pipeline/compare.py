@@ -40,6 +40,7 @@ from gnomon.rewards.guard import score_safely
 from gnomon.rewards.protocol import Reward, Sample
 from gnomon.rollout.protocol import Completion, Request
 from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.train.progress import Progress
 from gnomon.train.stop import Stop
 
 BASE = "base"
@@ -59,7 +60,13 @@ class Policy:
     source: str
 
 
-def compare(recipe: Recipe, run: RunFolder, base: Path, stop: Stop | None = None) -> dict[str, Any]:
+def compare(
+    recipe: Recipe,
+    run: RunFolder,
+    base: Path,
+    stop: Stop | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Sample the base model and every trained policy, score them, write ``comparison.json``.
 
     A row's ``gains`` are its rewards less the reference's, prompt by prompt (paired intervals), and
@@ -96,10 +103,11 @@ def compare(recipe: Recipe, run: RunFolder, base: Path, stop: Stop | None = None
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in prompts[: spec.show]]
     judged: dict[str, list[Values]] = {}
-    for policy in policies:
+    progress = progress or Progress("compare", len(policies), enabled=False)
+    for done, policy in enumerate(policies, start=1):
         stop.check()
         role = reference_role if policy == reference else _load(policy, recipe)
-        answers = _answer(role, prompts, recipe, spec, stop)
+        answers = _answer(role, prompts, recipe, spec, stop, progress)
         for sample, own in zip(shown, answers, strict=False):
             sample[policy.name] = own[0].text
         judged[policy.name] = _scores(prompts, answers, rewards)
@@ -110,6 +118,7 @@ def compare(recipe: Recipe, run: RunFolder, base: Path, stop: Stop | None = None
             over_prompts([[float(c.finished) for c in own] for own in answers], (0.0, 1.0)),
         ]
         rows.append({"model": policy.name, "values": [v.to_dict() for v in values]})
+        progress.update(done, {})
     columns = [reward.name for reward in rewards] + [
         f"KL from {reference.name} (nats)",
         "length (tokens)",
@@ -220,7 +229,12 @@ def _load(policy: Policy, recipe: Recipe) -> Role:
 
 
 def _answer(
-    role: Role, prompts: Sequence[EncodedPrompt], recipe: Recipe, spec: CompareSpec, stop: Stop
+    role: Role,
+    prompts: Sequence[EncodedPrompt],
+    recipe: Recipe,
+    spec: CompareSpec,
+    stop: Stop,
+    progress: Progress,
 ) -> Answers:
     encoder = recipe_encoder(recipe, role.trunk.tokenizer)
     engine = TorchEngine(
@@ -231,7 +245,7 @@ def _answer(
     )
     n = spec.rollout.samples
     requests = [Request(p.prompt.id, p.ids, n, seed=i) for i, p in enumerate(prompts)]
-    watch = stop.watching(lambda done, total: None)
+    watch = stop.watching(lambda done, total: progress.phase(role.name, done, total))
     return engine.generate(requests, sampling(spec.rollout).params, watch)
 
 

@@ -16,10 +16,12 @@ from gnomon.pipeline.invocation import resume_command
 from gnomon.pipeline.lock import run_lock
 from gnomon.pipeline.machine import check_machine
 from gnomon.pipeline.memory import memory_info
+from gnomon.pipeline.resolve import policy_stages
 from gnomon.pipeline.rundir import COMPARISON, RunFolder, StageFolder
 from gnomon.pipeline.stage import StageRun
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.report.html import write_report
+from gnomon.train.progress import Progress
 from gnomon.train.stop import Stop
 
 Announce = Callable[[str], None]
@@ -159,7 +161,8 @@ class _Running:
         self.stop.check()
         self.where = "in the comparison, which begins anew; the stages are done"
         self.worked = True
-        compare(self.recipe, self.run, self.base, self.stop)
+        with Progress("compare", 1 + len(policy_stages(self.recipe))) as progress:
+            compare(self.recipe, self.run, self.base, self.stop, progress)
         self.run.note_comparison()
 
 
