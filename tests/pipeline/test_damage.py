@@ -191,7 +191,7 @@ def test_a_checkpoint_of_another_method(
     shutil.rmtree(stages / "04-grpo" / "checkpoints")
     shutil.copytree(stages / "03-dpo" / "checkpoints", stages / "04-grpo" / "checkpoints")
     with pytest.raises(
-        RunError, match=r"another stage .its algorithm is dpo.*Put this stage's own"
+        RunError, match=r"its algorithm is dpo, not grpo.*Put this stage's own"
     ):
         run(tiny_folder, tmp_path / "copy")
 
