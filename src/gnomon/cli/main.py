@@ -227,7 +227,7 @@ def main() -> None:
         err.print(f"[bold yellow]paused:[/] {escape(str(pause))}", highlight=False)
         sys.exit(3)
     except RunStopped as stopped:
-        err.print(escape(str(stopped)), highlight=False)
+        err.print(escape(str(stopped)), highlight=False, soft_wrap=True)  # a command to copy
         sys.exit(128 + stopped.signal)
     except GnomonError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
