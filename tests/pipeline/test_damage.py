@@ -190,7 +190,7 @@ def test_a_checkpoint_of_another_method(
     stages = tmp_path / "copy" / "run" / "stages"
     shutil.rmtree(stages / "04-grpo" / "checkpoints")
     shutil.copytree(stages / "03-dpo" / "checkpoints", stages / "04-grpo" / "checkpoints")
-    with pytest.raises(RunError, match=r"another stage .algorithm dpo .*Put this stage's own"):
+    with pytest.raises(RunError, match=r"its algorithm is dpo, not grpo.*Put this stage's own"):
         run(tiny_folder, tmp_path / "copy")
 
 

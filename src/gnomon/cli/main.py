@@ -147,7 +147,7 @@ def main() -> None:
         complain("paused", "yellow", str(pause))
         sys.exit(3)
     except RunStopped as stopped:
-        err.print(str(stopped), soft_wrap=True, markup=False, highlight=False)
+        err.print(str(stopped), soft_wrap=True, markup=False, highlight=False)  # a command to copy
         sys.exit(128 + stopped.signal)
     except GnomonError as error:
         complain("error", "red", str(error))

@@ -364,7 +364,7 @@ class Loop:
             parameters=parameters,
             optimizer=self.optimizer,
             state={
-                "of": self._identity,
+                "algorithm_name": self.algorithm.name,
                 "step": self.step,
                 "evaluated": self.evaluated,
                 "evals": fingerprints(self.folder, [EVALS]) if self.evaluated else None,
@@ -379,11 +379,6 @@ class Loop:
     def _tables(self) -> dict[str, RowStore]:
         return {"metrics": self.metrics, "samples": self.samples}
 
-    @property
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint must be of to be gone on with."""
-        return {"algorithm": self.algorithm.name, "iterations": self.options.iterations}
-
     def _begin(self) -> int:
         for store in self._tables.values():
             store.reset()
@@ -395,10 +390,11 @@ class Loop:
             return self._begin()
         folder = self.checkpoints.path(iteration)
         state = self.checkpoints.read(iteration).algorithm_state
-        if state.get("of") != self._identity:
+        method = state.get("algorithm_name")
+        if method != self.algorithm.name:
             raise RunError(
-                f"The checkpoint {folder} is of another stage ({_said(state.get('of'))} instead "
-                f"of {_said(self._identity)}). Put this stage's own checkpoints back, or remove "
+                f"The checkpoint {folder} is of another stage (its algorithm is {method}, not "
+                f"{self.algorithm.name}). Put this stage's own checkpoints back, or remove "
                 f"{folder.parent} to begin the stage anew."
             )
         for name, store in self._tables.items():
@@ -411,7 +407,3 @@ class Loop:
         self.memory.restore(state["memory"])
         self.progress.resume(iteration)
         return iteration
-
-
-def _said(identity: Any) -> str:
-    return " ".join(f"{k} {v}" for k, v in dict(identity or {"algorithm": "unknown"}).items())
