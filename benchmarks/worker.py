@@ -66,6 +66,10 @@ class Clock:
         if iteration == self.steps:
             raise Finished
 
+    def note(self, text: str) -> None:
+        """gnomon's Loop says what a benchmark must not contain: a step that trained nothing."""
+        raise RuntimeError(text)
+
 
 def reward_head_weight(hidden_size: int) -> torch.Tensor:
     """[1, H] the reward head both sides start from."""

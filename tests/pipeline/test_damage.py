@@ -158,7 +158,7 @@ def test_a_report_of_damaged_files(
         DAMAGES[damage](file)
     monkeypatch.setattr("gnomon.report.html._stage_plots", lambda stage, folder: [])
     monkeypatch.setattr("gnomon.report.html._comparison_plot", lambda run, folder: None)
-    cli.report(folder)
+    cli.report([folder])
     if damage != "removed":  # an object may be what it should be, as far as a report can tell
         assert len(read_run(folder).problems) >= (1 if damage == "object" else 3)
     assert "<html" in (folder / "report.html").read_text()

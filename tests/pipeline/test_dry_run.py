@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -215,15 +216,11 @@ def test_a_device_that_is_not_there(
         run_recipe(one, base=base, announce=lambda said: None)
 
 
-def test_auto_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_auto_takes_cuda_and_nothing_that_has_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert pick_device("auto").type == "mps"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert pick_device("auto").type == "cuda"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert pick_device("auto").type == "cpu"
+    for there, taken in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert pick_device("auto").type == taken
 
 
 # -- the recipe's own code ------------------------------------------------------------------------
@@ -302,8 +299,14 @@ def test_sampling_takes_time_too(base: Path, tiny_folder: Path) -> None:
 SHIPPED = sorted([*ROOT.glob("recipes/*.yaml"), *ROOT.glob("src/gnomon/recipe/presets/*.yaml")])
 
 
-SMALLER = {"gsm8k-grpo": ["grpo.rollout.max_new_tokens=64"]}
-"""What the untrained model's window of 256 tokens needs."""
+@pytest.fixture(scope="module")
+def untrained(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a window as wide as a real one's."""
+    folder = tmp_path_factory.mktemp("untrained") / "model"
+    shutil.copytree(tiny_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    return folder
 
 
 def test_no_recipe_names_a_place_outside_its_folder() -> None:
@@ -313,18 +316,18 @@ def test_no_recipe_names_a_place_outside_its_folder() -> None:
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_every_shipped_recipe_passes_its_dry_run(
-    file: Path, tiny_folder: Path, tmp_path: Path
+    file: Path, untrained: Path, tmp_path: Path
 ) -> None:
     """With an untrained model in place of one that has to be fetched; all else as it is."""
-    raw = load_recipe(file, SMALLER.get(file.stem, []))
+    raw = load_recipe(file, [])
     stages = [
-        s.model_copy(update={"from_": str(tiny_folder)}) if s.from_ == raw.model else s
+        s.model_copy(update={"from_": str(untrained)}) if s.from_ == raw.model else s
         for s in raw.stages
     ]
     fetched = raw.model != "tunnel"
     one = raw.model_copy(
         update={"output": str(tmp_path), "device": "cpu"}
-        | ({"model": str(tiny_folder), "stages": stages} if fetched else {})
+        | ({"model": str(untrained), "stages": stages} if fetched else {})
     )
     plans = make_plan(one, file.parent)
     assert [plan.stage.name for plan in plans] == [stage.name for stage in raw.stages]

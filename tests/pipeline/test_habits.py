@@ -85,7 +85,7 @@ def test_a_file_whose_rows_are_all_switched_off(tmp_path: Path, tiny_folder: Pat
     file = tmp_path / "off.jsonl"
     file.write_text(json.dumps({"prompt": "a", "response": "b", "weight": 0}) + "\n")
     stage = sft_stage(steps=1) | {"data": {"path": str(file)}}
-    with pytest.raises((DataError, ConfigError), match="all 1 rows have weight 0"):
+    with pytest.raises((DataError, ConfigError), match="every row has weight"):
         pipeline.run_recipe(
             make_recipe(tiny_folder, tmp_path, stage), base=tmp_path, announce=lambda text: None
         )
@@ -96,9 +96,9 @@ def test_a_device_that_is_not_there_is_said_before_any_work(
     tmp_path: Path, tiny_folder: Path
 ) -> None:
     recipe = make_recipe(tiny_folder, tmp_path, sft_stage(steps=1), device="cuda")
-    with pytest.raises(ConfigError, match="device: cuda was asked for, but torch finds none"):
+    with pytest.raises(ConfigError, match="device: cuda, but torch sees no CUDA"):
         make_plan(recipe, tmp_path)
-    with pytest.raises(ConfigError, match="device: auto"):
+    with pytest.raises(ConfigError, match="device: cpu"):
         pipeline.run_recipe(recipe, base=tmp_path, announce=lambda text: None)
     assert not (tmp_path / "run").exists()
 

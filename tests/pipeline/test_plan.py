@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -271,7 +272,7 @@ def test_a_model_its_tokenizer_and_the_recipe_must_fit(base: Path, tiny_folder: 
             attempt(stretched, base=base)
     folder = base / "small"
     shutil.copytree(tiny_folder, folder)
-    tokenizer = tw.tokenizer()
+    tokenizer = copy.deepcopy(tw.tokenizer())  # the others share it
     tokenizer.add_tokens(["<one-more>"])
     tokenizer.save_pretrained(folder)
     for attempt in (make_plan, run_recipe):

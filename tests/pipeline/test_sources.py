@@ -107,13 +107,13 @@ def test_folders_and_patterns_start_from_the_recipe(tmp_path: Path) -> None:
             check_source(DataSpec(path=path), tmp_path)
 
 
-def test_prompts_of_weight_0_are_not_sampled_from(tmp_path: Path) -> None:
+def test_rows_of_weight_0_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     lines = [{"prompt": f"q{i}", "completion": "a", "weight": i % 2} for i in range(4)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [g.prompt.messages[0].content for g in read(path=str(path))] == ["q1", "q3"]
     kept = read(path=str(path), wanted="demonstrations")
-    assert [g.weight for g in kept] == [0, 1, 0, 1]
+    assert [g.prompt.messages[0].content for g in kept] == ["q1", "q3"]
 
 
 def test_a_recipes_labels_and_caps_reach_the_reader(tmp_path: Path) -> None:

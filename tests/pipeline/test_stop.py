@@ -7,7 +7,7 @@ import json
 import shutil
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,17 @@ def straight(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         folder = run(tiny_folder, tmp_path_factory.mktemp("straight"))
         torch.set_num_threads(threads)
         return folder
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> Iterator[None]:
+    """The signals are heard, whatever started the tests: a shell's background job ignores SIGINT."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def at(patch: pytest.MonkeyPatch, n: int, number: int = signal.SIGINT) -> list[str]:

@@ -117,7 +117,7 @@ def read_groups(
         except RowError as error:
             skipped.append(Skipped(item.source, error.reason, error.cure))
     _refuse_if_too_many(name, len(raw), skipped, max_skipped)
-    if groups and all(_is_switched_off(group) for group in groups):
+    if groups and all(is_switched_off(group) for group in groups):
         raise DataError(
             f"{name}: every row has weight (or confidence) 0, so nothing would be learnt from it. "
             "Give some a positive weight, or leave the file out."
@@ -147,7 +147,8 @@ def select(rows: Iterable[T], limit: int | None, sample_seed: int | None) -> lis
     return [everything[i] for i in sorted(picked)]
 
 
-def _is_switched_off(group: Group) -> bool:
+def is_switched_off(group: Group) -> bool:
+    """Whether nothing of a row counts: its weight is 0, or that of all its comparisons."""
     judged = group.comparisons
     return group.weight == 0 or (bool(judged) and all(c.weight == 0 for c in judged))
 

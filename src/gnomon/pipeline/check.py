@@ -30,12 +30,19 @@ from gnomon.pipeline.resolve import (
     policy_stages,
     resolve_start,
     reward_folder,
+    samples_responses,
     stage_settings,
 )
 from gnomon.pipeline.rewards import check_labels, one_reward
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.settings import check_specs, stage_data
-from gnomon.pipeline.sources import BUILTIN, check_source, resolve_path
+from gnomon.pipeline.sources import (
+    BUILTIN,
+    check_source,
+    context_of,
+    recipe_encoder,
+    resolve_path,
+)
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec
 from gnomon.rewards.builtins import HUMAN
 from gnomon.rewards.function import function_reward
@@ -127,14 +134,16 @@ def _check_start(recipe: Recipe, stage: StageSpec, run: RunFolder) -> None:
             raise
         raise ConfigError(f"from {start!r}: did you mean the stage {near[0]!r}? {error}") from error
     weight_files(folder)
-    read_model(folder)
+    config, tokenizer = read_model(folder)
+    new_tokens = stage.response_tokens if samples_responses(stage) else 0
+    recipe_encoder(recipe, tokenizer, context=context_of(config), new_tokens=new_tokens)
 
 
 def _check_sense(stage: StageSpec) -> None:
     """Refuse what would be left unused without a word."""
     settings = stage_settings(stage)
     algorithm = None if stage.algorithm == COLLECT else find_algorithm(stage.algorithm)
-    samples = algorithm is None or algorithm.data == "prompts"
+    samples = samples_responses(stage)
     judged = bool(stage.reward or stage.environment or getattr(settings, "labellers", None))
     if samples and not judged:
         raise ConfigError(

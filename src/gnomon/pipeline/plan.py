@@ -27,7 +27,7 @@ from gnomon.pipeline.clock import SPREAD, Speed, measure, stage_seconds
 from gnomon.pipeline.judge import check_judging
 from gnomon.pipeline.machine import check_machine
 from gnomon.pipeline.memory import stage_memory
-from gnomon.pipeline.resolve import pick_device, resolve_start, stage_settings
+from gnomon.pipeline.resolve import pick_device, resolve_start, samples_responses, stage_settings
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.sources import context_of, recipe_encoder
 from gnomon.pipeline.usable import Usable, usable_rows
@@ -107,8 +107,9 @@ class _Planner:
         start = resolve_start(self.recipe, stage, self.run)
         check_stage(self.recipe, stage, self.run, self.base, self.code)
         algorithm = None if stage.algorithm == COLLECT else find_algorithm(stage.algorithm)
-        samples = algorithm is None or algorithm.data == "prompts"
-        encoder = plan_encoder(self.recipe, stage.response_tokens if samples else 0)
+        encoder = plan_encoder(
+            self.recipe, stage.response_tokens if samples_responses(stage) else 0
+        )
         usable = usable_rows(self.recipe, stage, self.run, self.base, encoder, self.code)
         check_judging(stage, usable.prompts, self.base)
         iterations = _iterations(stage, usable.rows)

@@ -102,3 +102,8 @@ def pick_device(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def samples_responses(stage: StageSpec) -> bool:
+    """Whether the stage learns from, or collects, what a policy writes."""
+    return stage.algorithm == COLLECT or find_algorithm(stage.algorithm).data == "prompts"

@@ -277,7 +277,7 @@ def hardware() -> dict[str, Any]:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every default written out."""
-    return yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True, width=float("inf"))
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

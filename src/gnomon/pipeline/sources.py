@@ -18,7 +18,7 @@ from gnomon.algorithms.base import EncodedPrompt
 from gnomon.data.build import ReadOptions
 from gnomon.data.encode import Encoder, How
 from gnomon.data.kinds import convert
-from gnomon.data.readers import Skipped, read_groups, select
+from gnomon.data.readers import Skipped, is_switched_off, read_groups, select
 from gnomon.data.records import Group, Message, Prompt, Response, TokenGroup
 from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.data.sampler import fingerprint
@@ -83,18 +83,8 @@ def read_specs(
     for spec in specs:
         found, skipped = _read_one(spec, base, stage_groups, kind)
         report.add(spec.path, found, skipped)
-        used = [group for group in found if _counts(group)]
-        if found and not used:
-            raise DataError(f"{spec.path}: all {len(found)} rows have weight 0, so none is used")
-        groups += used
+        groups += [group for group in found if not is_switched_off(group)]
     return groups
-
-
-def _counts(group: Group) -> bool:
-    """Whether a row counts: weight 0, of itself or of all its comparisons, switches it off."""
-    return bool(group.weight) and (
-        not group.comparisons or any(c.weight for c in group.comparisons)
-    )
 
 
 def _read_one(
@@ -111,14 +101,8 @@ def _read_one(
         path: Path | str = file
     else:
         path = resolve_path(spec.path, base)
-    options = read_options(spec, kind)
-    result = read_groups(path, **options)
-    groups = result.groups
-    if (
-        options["kind"] == "prompts"
-    ):  # nothing else would keep a row of weight 0 from being sampled from
-        groups = [group for group in groups if group.weight > 0]
-    return groups, result.skipped
+    result = read_groups(path, **read_options(spec, kind))
+    return result.groups, result.skipped
 
 
 def read_options(spec: DataSpec, kind: str = "auto") -> dict[str, Any]:

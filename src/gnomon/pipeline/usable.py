@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gnomon.algorithms.base import EncodedPrompt
-from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.encode import Encoder, How
 from gnomon.data.readers import Skipped, summarise_skipped
 from gnomon.data.records import Group
 from gnomon.errors import DataError
 from gnomon.pipeline.environments import build_environment, openings
-from gnomon.pipeline.resolve import DATA_KIND, stage_seed, stage_settings
+from gnomon.pipeline.resolve import DATA_KIND, samples_responses, stage_seed, stage_settings
 from gnomon.pipeline.rundir import RunFolder
 from gnomon.pipeline.sources import LENGTH
 from gnomon.pipeline.stage_data import StageData
@@ -74,8 +73,7 @@ def usable_rows(
     data.normalisers(encoder)
     if not ready.data:
         return Usable(None, skipped=data.report.skipped)
-    online = stage.algorithm == COLLECT or find_algorithm(stage.algorithm).data == "prompts"
-    if online:
+    if samples_responses(stage):
         return _online(recipe, stage, data, base, encoder, code)
     return _offline(stage, data, encoder)
 
