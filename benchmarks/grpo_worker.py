@@ -226,6 +226,10 @@ class _Progress:
         if iteration == self.steps:
             raise Finished
 
+    def note(self, text: str) -> None:
+        """The Loop says what a benchmark must not contain: a step that trained nothing."""
+        raise RuntimeError(text)
+
 
 class _Scripted:
     """An engine that says what the rows say. Its log-probs are not used: nothing is corrected."""

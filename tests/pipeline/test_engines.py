@@ -14,7 +14,7 @@ import pytest
 import torch
 from killing import run_and_die
 
-from gnomon.errors import ConfigError, EngineError
+from gnomon.errors import ConfigError, EngineError, RunStopped
 from gnomon.models.load import load_causal_lm
 from gnomon.pipeline import engines
 from gnomon.pipeline.check import check_recipe
@@ -292,7 +292,7 @@ def test_what_came_of_a_stage_is_noted_even_where_something_does_not_close(
         raise EngineError("the sampler is gone")
 
     monkeypatch.setattr(StageRun, "_train", broken)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RunStopped, match="at once"):
         go(raw(tiny_folder, tmp_path))
     about = json.loads((tmp_path / "run/stages/01-grpo/stage.json").read_text())
     assert (about["status"], about["error"]) == ("failed", "the sampler is gone")

@@ -51,7 +51,7 @@ def straight(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(autouse=True)
 def _heard() -> Iterator[None]:
-    """The signals are heard, whatever started the tests: a shell's background job ignores SIGINT."""
+    """Signals are heard, whatever started the tests (a shell's background job ignores SIGINT)."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

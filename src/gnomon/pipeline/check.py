@@ -19,6 +19,7 @@ from gnomon.algorithms.base import Algorithm
 from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
+from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, GnomonError, ModelError
 from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
@@ -113,6 +114,7 @@ def check_stage(
     if not stage.data:
         raise ConfigError("it has no data: give data: [path: ...]")
     _check_sources(stage_data(stage), recipe, position, base)
+    stage_encoder(recipe, stage)
 
 
 def _check_start(recipe: Recipe, stage: StageSpec, run: RunFolder) -> None:
@@ -134,9 +136,18 @@ def _check_start(recipe: Recipe, stage: StageSpec, run: RunFolder) -> None:
             raise
         raise ConfigError(f"from {start!r}: did you mean the stage {near[0]!r}? {error}") from error
     weight_files(folder)
-    config, tokenizer = read_model(folder)
+    read_model(folder)
+
+
+def stage_encoder(recipe: Recipe, stage: StageSpec) -> Encoder:
+    """The encoder of a stage that has not loaded its model yet.
+
+    Raises:
+        ConfigError: prompts and responses cannot have the lengths that are asked for.
+    """
+    config, tokenizer = read_model(recipe.model)
     new_tokens = stage.response_tokens if samples_responses(stage) else 0
-    recipe_encoder(recipe, tokenizer, context=context_of(config), new_tokens=new_tokens)
+    return recipe_encoder(recipe, tokenizer, context=context_of(config), new_tokens=new_tokens)
 
 
 def _check_sense(stage: StageSpec) -> None:

@@ -17,19 +17,23 @@ from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.algorithms.offline_settings import ReferenceSettings
 from gnomon.algorithms.reference import check_reference
 from gnomon.algorithms.registry import find_algorithm
-from gnomon.data.encode import Encoder
 from gnomon.data.readers import Skipped, summarise_skipped
 from gnomon.errors import ConfigError, GnomonError
-from gnomon.models.load import fetch, read_config, read_model
+from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import parameter_count
-from gnomon.pipeline.check import check_compare, check_stage, check_tools, own_code
+from gnomon.pipeline.check import (
+    check_compare,
+    check_stage,
+    check_tools,
+    own_code,
+    stage_encoder,
+)
 from gnomon.pipeline.clock import SPREAD, Speed, measure, stage_seconds
 from gnomon.pipeline.judge import check_judging
 from gnomon.pipeline.machine import check_machine
 from gnomon.pipeline.memory import stage_memory
-from gnomon.pipeline.resolve import pick_device, resolve_start, samples_responses, stage_settings
+from gnomon.pipeline.resolve import pick_device, resolve_start, stage_settings
 from gnomon.pipeline.rundir import RunFolder
-from gnomon.pipeline.sources import context_of, recipe_encoder
 from gnomon.pipeline.usable import Usable, usable_rows
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.train.optim import default_lr
@@ -107,9 +111,7 @@ class _Planner:
         start = resolve_start(self.recipe, stage, self.run)
         check_stage(self.recipe, stage, self.run, self.base, self.code)
         algorithm = None if stage.algorithm == COLLECT else find_algorithm(stage.algorithm)
-        encoder = plan_encoder(
-            self.recipe, stage.response_tokens if samples_responses(stage) else 0
-        )
+        encoder = stage_encoder(self.recipe, stage)
         usable = usable_rows(self.recipe, stage, self.run, self.base, encoder, self.code)
         check_judging(stage, usable.prompts, self.base)
         iterations = _iterations(stage, usable.rows)
@@ -173,12 +175,6 @@ def _iterations(stage: StageSpec, rows: int | None) -> int | None:
     if stage.train.steps is not None or rows is None:
         return stage.train.steps
     return max(1, math.ceil((stage.train.epochs or 1) * rows / stage.train.batch_size))
-
-
-def plan_encoder(recipe: Recipe, new_tokens: int) -> Encoder:
-    """The encoder of a stage that has not loaded its model yet."""
-    config, tokenizer = read_model(recipe.model)
-    return recipe_encoder(recipe, tokenizer, context=context_of(config), new_tokens=new_tokens)
 
 
 # -- showing --------------------------------------------------------------------------------------

@@ -192,7 +192,7 @@ class RunFolder:
             more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
             listed = "".join(f"\n  {line}" for line in changed[:_SHOWN])
             raise ConfigError(
-                f"{self.path} was begun with another recipe:{listed}{more}\n"
+                f"{self.path} was begun with another recipe (see its recipe.yaml):{listed}{more}\n"
                 "Resume with the same recipe and overrides, or choose another name (name=...)."
             )
 
