@@ -204,4 +204,12 @@ def likely_encodings(sample: bytes) -> list[tuple[str, str]]:
     order = list(_ENCODINGS)
     known = [m for m in matches if m.encoding in _ENCODINGS]
     known.sort(key=lambda m: (round(m.chaos, 2), -m.coherence, order.index(m.encoding)))
-    return [_ENCODINGS[m.encoding] for m in known[:2]]
+    return [_ENCODINGS[m.encoding] for m in known[:2]] or _western(sample[:end])
+
+
+def _western(sample: bytes) -> list[tuple[str, str]]:
+    """Windows-1252 (which holds Latin-1's letters) where the bytes beyond ASCII are letters in it:
+    too few of them for statistics, say."""
+    high = bytes(byte for byte in sample if byte > 127).decode("cp1252", "replace")
+    letters = sum(char.isalpha() for char in high)
+    return [_ENCODINGS["cp1252"]] if letters > 0.8 * len(high) else []

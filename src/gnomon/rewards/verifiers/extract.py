@@ -83,12 +83,14 @@ _HEADING = re.compile(
     re.IGNORECASE,
 )
 _PHRASE = re.compile(
-    r"\banswer\**\s*(?:\bis\b|=|:)|\banswer\b[^.\n:]{0,40}?\b(?:is|will be|would be|equals)\b"
+    r"\banswer\**\s*(?:\bis\b|=|:)|\b(?:correct|right|best)\s+(?:option|choice)\**\s*(?:\bis\b|:)"
+    r"|\banswer\b[^.\n:]{0,40}?\b(?:is|will be|would be|equals)\b"
     r"|(?:^|\n)[ \t]*\**A:(?=\**[ \t]*\S[^\n]*\s*$)"
     r"|(?:^|\n)[ \t#*]*final answer[ \t*]*(?=\n)",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<=[^\d\s])\.\s|\.\s+(?=[A-Z*\\])|\.\s*$|(?<=[\d}])\.\*\*")
+_CHOSEN = re.compile(r"[*(\[]*[A-J](?:[).\]*:]+|$)(?:\s+\S.{0,40})?")
 _CLAUSE = re.compile(
     r"(?:\s+|\s*[,;(:-]+\s*)(?:because|since|as (?:the|it|we)|which|so that|due to)\b.*$",
     re.DOTALL | re.I,
@@ -110,10 +112,12 @@ def _only_number(line: str) -> bool:
 
 def after_phrase(text: str) -> str | None:
     """What follows the last "the answer is", "Answer:", or a last line "A: ...", up to the end of
-    its sentence, without a reason behind it."""
+    its sentence, without a reason behind it; or a response that is nothing but a choice and its
+    reason ("(C) because 3 > 2")."""
     ends = [match.end() for match in _PHRASE.finditer(text)]
     if not ends:
-        return None
+        line = _CLAUSE.sub("", text.strip()).strip()
+        return line.replace("**", "") if _CHOSEN.fullmatch(line) else None
     rest = re.sub(r"^[\s:*=]*(?:\*\*)?", "", text[ends[-1] :])
     if rest.startswith(("\\[", "$$")):
         stop = rest.find("\\]" if rest.startswith("\\[") else "$$", 2)
