@@ -102,7 +102,7 @@ PROSE = {
     "cp949": ("EUC-KR", "오늘 날씨가 어때요? 산책하러 가고 싶어요."),
     "cp1251": ("Windows-1251", "Какая сегодня погода? Я хочу погулять в парке."),
     "latin-1": ("Latin-1", "Quel temps fait-il aujourd'hui ? Où est la forêt, s'il vous plaît ?"),
-    "cp1252": ("Latin-1", "é à ç"),  # too little for statistics
+    "cp1252": ("Latin-1", "Dites é à ç. Voilà ! Déjà été."),  # too little for statistics
     "utf-16": ("UTF-16", "Plain words."),
     "utf-16-le": ("UTF-16LE", "Plain words."),
     "utf-16-be": ("UTF-16BE", "Plain words."),
