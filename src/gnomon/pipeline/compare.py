@@ -24,7 +24,7 @@ from gnomon.evals.passk import ks_up_to, pass_curve, pass_gain
 from gnomon.evals.prompts import common_bounds, gain_over_prompts, over_prompts
 from gnomon.models.load import load_causal_lm, read_model
 from gnomon.models.roles import Role, Trunk
-from gnomon.models.save import load_reward_model
+from gnomon.models.save import LoadedReward, load_reward_model
 from gnomon.pipeline.resolve import pick_device, policy_stages, reward_folder, sampling
 from gnomon.pipeline.rewards import one_reward
 from gnomon.pipeline.rundir import COMPARISON, RunFolder
@@ -87,19 +87,7 @@ def compare(
     ]
     reference = _reference(spec, policies)
     reference_role = _load(reference, recipe)
-    rewards = [
-        one_reward(
-            reward,
-            base=base,
-            load=lambda name: load_reward_model(
-                reward_folder(recipe, run, base, name),
-                dtype=recipe.dtype,
-                device=pick_device(recipe.device),
-            ),
-            tokenizer=reference_role.trunk.tokenizer,
-        )
-        for reward in spec.rewards
-    ]
+    rewards = _rewards(spec, recipe, run, base, reference_role)
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in prompts[: spec.show]]
     judged: dict[str, list[Values]] = {}
@@ -119,11 +107,42 @@ def compare(
         ]
         rows.append({"model": policy.name, "values": [v.to_dict() for v in values]})
         progress.update(done, {})
-    columns = [reward.name for reward in rewards] + [
-        f"KL from {reference.name} (nats)",
-        "length (tokens)",
-        "finished",
+    names = [reward.name for reward in rewards]
+    _add_rewards(rows, judged, reference)
+    result: dict[str, Any] = {
+        "columns": [*names, f"KL from {reference.name} (nats)", "length (tokens)", "finished"],
+        "reference": reference.name,
+        "rows": rows,
+        "prompts": [p.prompt.id for p in prompts],
+        "samples": shown,
+        "tables": pass_tables(names, judged, reference.name, spec.rollout.samples),
+    }
+    write_json(run.path / COMPARISON, result)
+    return result
+
+
+def _rewards(
+    spec: CompareSpec, recipe: Recipe, run: RunFolder, base: Path, reference: Role
+) -> list[Reward]:
+    """What judges every policy's answers."""
+
+    def load(name: str) -> LoadedReward:
+        folder = reward_folder(recipe, run, base, name)
+        return load_reward_model(folder, dtype=recipe.dtype, device=pick_device(recipe.device))
+
+    return [
+        one_reward(reward, base=base, load=load, tokenizer=reference.trunk.tokenizer)
+        for reward in spec.rewards
     ]
+
+
+def _add_rewards(
+    rows: Sequence[dict[str, Any]], judged: Mapping[str, list[Values]], reference: Policy
+) -> None:
+    """Complete the rows by the rewards' means, the gains over the reference, and the scores.
+
+    It comes last, since a reward's bounds are known only once every policy is judged.
+    """
     bounds = _bounds(judged)
     for row in rows:
         scores, theirs = judged[row["model"]], judged[reference.name]
@@ -133,17 +152,6 @@ def compare(
             gains = [Interval(0.0, 0.0, 0.0, gain.n) for gain in gains]
         row["values"] = [*means, *row["values"]]
         row |= {"gains": [gain.to_dict() for gain in gains], "scores": scores}
-    result: dict[str, Any] = {
-        "columns": columns,
-        "reference": reference.name,
-        "rows": rows,
-        "prompts": [p.prompt.id for p in prompts],
-        "samples": shown,
-    }
-    names = [reward.name for reward in rewards]
-    result["tables"] = pass_tables(names, judged, reference.name, spec.rollout.samples)
-    write_json(run.path / COMPARISON, result)
-    return result
 
 
 def pass_tables(
