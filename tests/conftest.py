@@ -1,9 +1,10 @@
-"""Shared fixtures: everything offline, on one or two threads, seeded."""
+"""Shared fixtures: everything offline, on one thread, seeded."""
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the workers of -n share the cores
 
 from pathlib import Path
 

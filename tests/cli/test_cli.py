@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,6 +165,38 @@ def test_several_seeds_are_runs_of_their_own_and_one_table(
     refused(gnomon("run", recipe, "--seeds", "3,3"), "different seeds")
     refused(gnomon("run", recipe, "--seeds", "a"), "whole numbers")
     refused(gnomon("run", write(), "--seeds", "3,4"), "compare section")
+
+
+def test_runs_side_by_side(gnomon: Run, write: Callable[..., str], tmp_path: Path) -> None:
+    rows(tmp_path, "demos.jsonl", *good())
+    rows(tmp_path, "others.jsonl", *[{"prompt": f"what {i}", "completion": "x"} for i in range(6)])
+    (tmp_path / "mine.py").write_text(
+        "def asked(samples):\n"
+        "    return [float(len(s.prompt.messages[0].content)) for s in samples]\n"
+    )
+
+    def runs(name: str, *changes: str) -> None:
+        compare = {
+            "prompts": {"path": "demos.jsonl", "kind": "prompts"},
+            "rewards": [{"function": "mine.py:asked"}],
+            "rollout": {"max_new_tokens": 3},
+        }
+        done = gnomon("run", write(compare=compare), f"name={name}", *changes)
+        assert done.code == 0, done.said
+
+    runs("one")
+    runs("two", "s.train.lr=2e-3")
+    runs("else", "compare.prompts.path=others.jsonl")
+    beside = gnomon("report", "runs/one", "runs/two", "runs/else")
+    assert beside.code == 0, beside.said
+    (line,) = [line for line in beside.out.splitlines() if line.strip().startswith("asked")]
+    # prompts are as long as themselves; paired, that is certain, and other prompts are shorter
+    assert "0 n=6" in line
+    assert re.search(r"-4(\.\d+)? ", line)
+    assert "s.train.lr: 0.001, then 0.002" in beside.out
+    assert "compare.prompts.0.path: demos.jsonl, then others.jsonl" in beside.out
+    refused(gnomon("report", "runs/one", "runs/one"), "the same run is given twice")
+    refused(gnomon("report", "runs/one", "runs/none"), "runs/none")
 
 
 def test_a_stages_line_tells_what_was_held_out(

@@ -43,7 +43,8 @@ class Comparison:
 
     ``tables`` are further ones, such as pass@k, each with its ``title``; ``reference`` is the model
     that the others are measured against, and ``gains`` are their differences from it in the first
-    columns, paired by prompt.
+    columns, paired by prompt. ``scores`` are what these columns are means of: for each model and
+    column, a prompt's values by its id.
     """
 
     columns: tuple[str, ...] = ()
@@ -53,6 +54,9 @@ class Comparison:
     tables: tuple[Comparison, ...] = ()
     reference: str = ""
     gains: Mapping[str, tuple[Measured | None, ...]] = field(default_factory=dict)
+    scores: Mapping[str, tuple[Mapping[str, Sequence[float | None]], ...]] = field(
+        default_factory=dict
+    )
 
     def column(self, name: str) -> list[tuple[str, Measured]]:
         """(model, value) of one column, models without a value left out."""
@@ -192,7 +196,31 @@ def parse_comparison(raw: Mapping[str, Any]) -> Comparison:
         tuple(t for t in tables if t.rows),
         str(raw.get("reference", "")),
         gains,
+        _scores(raw),
     )
+
+
+def _scores(
+    raw: Mapping[str, Any],
+) -> dict[str, tuple[Mapping[str, Sequence[float | None]], ...]]:
+    """Each row's ``scores`` by prompt; rows whose scores are not one list a prompt have none."""
+    prompts = [str(prompt) for prompt in _items(raw.get("prompts"))]
+    out: dict[str, tuple[Mapping[str, Sequence[float | None]], ...]] = {}
+    for row in _items(raw.get("rows")):
+        columns = _items(row.get("scores")) if isinstance(row, Mapping) else []
+        whole = all(
+            isinstance(column, list)
+            and len(column) == len(prompts)
+            and all(isinstance(v, int | float | None) for own in column for v in _items(own))
+            for column in columns
+        )
+        if columns and whole:
+            by_prompt = tuple(
+                {prompt: _items(own) for prompt, own in zip(prompts, column, strict=True)}
+                for column in columns
+            )
+            out[str(row.get("model"))] = by_prompt
+    return out
 
 
 def flatten_evals(evals: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Measured]]:

@@ -13,7 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from gnomon.errors import DataError
+from gnomon.evals.differences import independent_difference
+from gnomon.evals.intervals import Interval
+from gnomon.evals.prompts import gain_between_runs
 from gnomon.report.format import duration, measured
+from gnomon.report.gaps import as_interval
 from gnomon.report.read import Measured, RunView, flatten_evals, read_run
 
 _MOST_CHANGES = 12
@@ -32,8 +36,8 @@ def compare_runs(folders: Sequence[Path]) -> RunsComparison:
     """Put runs side by side: one row a measure, one column a run, and the difference of each from
     the first.
 
-    A difference between two runs takes their intervals as independent (Newcombe's square-and-add),
-    since their answers are not paired; a gain over a run's own reference is paired by prompt.
+    Where both runs compared their policies on the same prompts, a difference of rewards is paired
+    by prompt; any other takes the two intervals as independent (Newcombe's square-and-add).
 
     Raises:
         DataError: a folder that is no run, or one given twice.
@@ -53,10 +57,15 @@ def compare_runs(folders: Sequence[Path]) -> RunsComparison:
     for label in labels[1:]:
         table.add_column(Text(f"{label} less {labels[0]}"))
     table.add_row("last policy", *(Text(_policy(run)) for run in runs))
+    paired = [_paired(run, runs[0]) for run in runs[1:]]
     for name in names:
         own = [of.get(name) for of in figures]
         cells = [Text("" if m is None else measured(m)) for m in own]
-        table.add_row(Text(name), *cells, *(_gap(m, own[0]) for m in own[1:]))
+        gaps = [
+            _shown(known[name]) if name in known else _gap(m, own[0])
+            for m, known in zip(own[1:], paired, strict=True)
+        ]
+        table.add_row(Text(name), *cells, *gaps)
     table.add_section()
     table.add_row("time", *(_time(run) for run in runs))
     return RunsComparison((table,), tuple(_notes(runs, labels)))
@@ -93,20 +102,37 @@ def _figures(run: RunView) -> Iterator[tuple[str, Measured]]:
             yield f"at the end of training: {name}", value
 
 
+def _paired(new: RunView, old: RunView) -> dict[str, Interval]:
+    """What the last policy's rewards are above the other run's, prompt by prompt; empty unless both
+    were asked the same prompts (an id alone does not say so)."""
+    asked = [run.recipe.get("compare") or {} for run in (new, old)]
+    if any(asked[0].get(key) != asked[1].get(key) for key in ("prompts", "size")):
+        return {}
+    sides: list[dict[str, Mapping[str, Sequence[float | None]]]] = []
+    for compared in (new.comparison, old.comparison):
+        model = compared.rows[-1][0] if compared.rows else ""
+        sides.append(dict(zip(compared.columns, compared.scores.get(model, ()), strict=False)))
+    gaps = {
+        name: gain_between_runs(sides[0][name], sides[1][name])
+        for name in sides[0]
+        if name in sides[1]
+    }
+    return {name: gap for name, gap in gaps.items() if gap.n}
+
+
 def _gap(new: Measured | None, old: Measured | None) -> Text:
-    """The difference of two figures with its interval, coloured where that leaves out 0."""
+    """The difference of two figures that are not paired."""
     if new is None or old is None:
         return Text("")
-    gap = new.value - old.value
-    ends = (new.low, new.high, old.low, old.high)
-    if any(end is None for end in ends):
-        return Text(measured(Measured(gap)))
-    low, high, old_low, old_high = (float(end) for end in ends if end is not None)
-    below = math.hypot(new.value - low, old_high - old.value)
-    above = math.hypot(high - new.value, old.value - old_low)
-    known = Measured(gap, gap - below, gap + above)
-    beyond = gap - below > 0 or gap + above < 0
-    return Text(measured(known), style="bold" if beyond else "dim")
+    return _shown(independent_difference(as_interval(new), as_interval(old)))
+
+
+def _shown(gap: Interval) -> Text:
+    """A difference with its interval, bold where that leaves out 0."""
+    low, high = (None if math.isnan(end) else end for end in (gap.low, gap.high))
+    known = low is not None and high is not None
+    style = ("bold" if gap.excludes(0) else "dim") if known else ""
+    return Text(measured(Measured(gap.value, low, high, gap.n or None)), style=style)
 
 
 def _time(run: RunView) -> Text:
