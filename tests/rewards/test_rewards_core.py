@@ -59,6 +59,7 @@ def test_good_results_of_every_kind_are_taken() -> None:
         [Score(1.0), Score(2.0), Score(1.0)],
         [(1.0, {"a": 3}), (2.0, {"a": 4}), (1.0, {"a": 5})],
         [np.float32(1), torch.tensor(2.0), 1],
+        [[1.0], [2.0], [1.0]],
     ):
         assert values(score_safely(reward(lambda s, r=result: r), THREE)) == [1.0, 2.0, 1.0]
     scores = score_safely(reward(lambda s: [(1.0, {"a": 3})] * 3), THREE)

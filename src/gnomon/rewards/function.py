@@ -22,9 +22,9 @@ class FunctionReward:
     """Wraps ``function(samples) -> list``: floats, None, Scores, or (value, parts) pairs.
 
     The function gets the whole batch of :class:`Sample` and answers with one item per sample, in
-    order; an array or tensor of shape [n] or [n, 1] will do, and so will an iterator. It may be a
-    coroutine function, or answer with one awaitable per sample. What it raises, and every item that
-    is no number, is kept as the error of the sample it belongs to.
+    order; an array, tensor or nested list of shape [n] or [n, 1] will do, and so will an iterator.
+    It may be a coroutine function, or answer with one awaitable per sample. What it raises, and
+    every item that is no number, is kept as the error of the sample it belongs to.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> None:
@@ -42,13 +42,16 @@ class FunctionReward:
 
 
 def _listed(result: Any) -> Any:
-    """Arrays, tensors, columns of data frames and iterators as lists; the rest as it is."""
+    """Arrays, tensors, columns of data frames and iterators as lists, nested columns ([[1.0], ...])
+    flat; the rest as it is."""
     if hasattr(result, "to_numpy") and not hasattr(result, "tolist"):  # a data frame
         result = result.to_numpy()
     shape: Sequence[int] = getattr(result, "shape", ())
     if hasattr(result, "tolist"):
         column = len(shape) == 2 and shape[1] == 1
         return (result.reshape(-1) if column else result).tolist()
+    if isinstance(result, list) and all(isinstance(row, list) and len(row) == 1 for row in result):
+        return [row[0] for row in result]
     return list(result) if isinstance(result, Iterator) else result
 
 
