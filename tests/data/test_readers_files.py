@@ -296,9 +296,9 @@ def one_bad_row(tmp_path: Path, line: str) -> str:
 def test_json_that_cannot_be_meant_is_a_bad_row(tmp_path: Path) -> None:
     pair = json.dumps(GOOD_PAIR)
     twice = pair[:-1] + ', "chosen": "z"}'
-    assert "the key 'chosen' stands there twice" in one_bad_row(tmp_path, twice)
+    assert "the key 'chosen' appears twice" in one_bad_row(tmp_path, twice)
     inner = pair[:-1] + ', "meta": {"k": 1, "k": 2}}'
-    assert "the key 'k' stands there twice" in one_bad_row(tmp_path, inner)
+    assert "the key 'k' appears twice" in one_bad_row(tmp_path, inner)
     half = '{"prompt": "Hi \\ud83d", "chosen": "a", "rejected": "b"}'
     assert "lone surrogate" in one_bad_row(tmp_path, half)
     key = '{"\\udc00": 1, "prompt": "Hi", "chosen": "a", "rejected": "b"}'
@@ -457,7 +457,7 @@ def test_csv_that_loses_rows_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not doubled"):
         read_groups(path)
     path.write_text("prompt,completion,prompt\nHi,a,b\n")
-    with pytest.raises(DataError, match="the column 'prompt' stands there twice"):
+    with pytest.raises(DataError, match="the column 'prompt' appears twice"):
         read_groups(path)
     path.write_text("prompt,completion\nHi,a\nHo,b,c\nHa,d\n")
     assert "more fields than the header" in read_groups(path).skipped[0].reason

@@ -249,8 +249,8 @@ def test_numbers_reach_a_reward_functions_options_as_numbers(file: Path) -> None
 
 
 FILES: dict[str, tuple[Any, str]] = {
-    "twice": (TEXT + "name: again\n", "'name' stands there twice"),
-    "twice within": (TEXT.replace("{epochs: 2,", "{epochs: 2, epochs: 3,"), "'epochs' stands"),
+    "twice": (TEXT + "name: again\n", "'name' appears twice"),
+    "twice within": (TEXT.replace("{epochs: 2,", "{epochs: 2, epochs: 3,"), "'epochs' appears"),
     "list": ("- a\n", "a recipe is a mapping"),
     "empty": ("", "a recipe is a mapping"),
     "broken": ("name: [", "not valid YAML"),

@@ -295,7 +295,7 @@ class EpisodeRunner:
     def _extend(self, live: _Live, completion: Completion, stop: Sequence[str]) -> None:
         """Add a sampled turn, cut where the episode's tokens are spent.
 
-        Sampling hangs on nothing that comes later, so the tokens up to the cut are those that a
+        Sampling does not depend on what comes later, so the tokens up to the cut are those that a
         shorter limit would have given.
         """
         if live.end:

@@ -75,7 +75,7 @@ class JsonReader:
             names = [name for name, _ in pairs]
             twice = next(name for name in value if names.count(name) > 1)
             self._flaws.append(
-                RowError(f"the key {twice!r} stands there twice", "keep the one that is meant")
+                RowError(f"the key {twice!r} appears twice", "keep the one that is meant")
             )
         return value
 

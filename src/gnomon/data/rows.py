@@ -325,4 +325,4 @@ def _delimiter(path: Path, header: str) -> str:
 def _check_header(path: Path, header: list[str]) -> None:
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
-        raise DataError(f"{path}: the column {twice!r} stands there twice; rename one of them.")
+        raise DataError(f"{path}: the column {twice!r} appears twice; rename one of them.")

@@ -244,7 +244,7 @@ def _rows(plan: StagePlan) -> str:
 def _total(plans: Sequence[StagePlan]) -> str:
     known = [plan.seconds for plan in plans if plan.seconds is not None]
     if not known:
-        return "time: it hangs on what earlier stages write"
+        return "time: not known before earlier stages have written their data"
     low, high = _about(sum(known) / SPREAD), _about(sum(known) * SPREAD)
     missing = len(plans) - len(known)
     more = ", beside what is marked ?" if missing else ""

@@ -98,7 +98,7 @@ class RunFolder:
         return StageFolder(self.path / "stages" / self.recipe.stage_folder(name))
 
     def open(self, resume: bool) -> list[str]:
-        """Create the folder, or make it ready to be gone on with; nobody else may work in it.
+        """Create the folder, or prepare it for resuming; nobody else may work in it.
 
         Damaged notes that can be made again are; what killed processes left half-written goes.
 

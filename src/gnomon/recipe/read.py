@@ -154,7 +154,7 @@ class _Builder:
                 continue
             key = _text(key_node)
             if any(key == other for other, _ in own):
-                raise _error(f"the key {key!r} stands there twice", key_node.start_mark)
+                raise _error(f"the key {key!r} appears twice", key_node.start_mark)
             own.append((key, value_node))
         written = {key: self.build(value, (*where, key), depth + 1) for key, value in own}
         self.lines[where] = node.start_mark.line + 1  # not that of what was merged

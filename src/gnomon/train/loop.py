@@ -1,6 +1,6 @@
 """THE loop: experience, micro-batches, one optimiser step per minibatch, metrics, checkpoints.
 
-It does not know which algorithm it runs. All randomness hangs on (seed, iteration), so a run that
+It does not know which algorithm it runs. All randomness depends on (seed, iteration), so a run that
 is killed goes on from its last checkpoint with the same result as if it had never stopped.
 """
 
