@@ -287,7 +287,7 @@ def _existing(data: Path) -> Path | None:
 def _tiny_model(folder: Path) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from gnomon.tunnel.tokenizer import build_tokenizer
+    from gnomon.tasks.tunnel.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer()
     torch.manual_seed(0)

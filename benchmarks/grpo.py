@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from common import Measured, Workplace, finish, machine, parser, rate, run, show, workplace
-from gnomon.data.records import TokenGroup, TokenResponse
+from gnomon.records import TokenGroup, TokenResponse
 from grpo_worker import GrpoJob
 from rows import Rows, demonstrations, in_steps, random_groups
 

@@ -133,13 +133,13 @@ def run_gnomon(job: GrpoJob) -> Measured:
     """The job by gnomon's own roles, engine, algorithm and loop."""
     from gnomon.algorithms.base import EncodedPrompt, Ingredients, Sampling
     from gnomon.algorithms.registry import find_algorithm
-    from gnomon.data.records import Message, Prompt
     from gnomon.models.load import load_causal_lm
-    from gnomon.pipeline.resolve import stage_settings
-    from gnomon.pipeline.roles import RoleBuilder
     from gnomon.recipe.schema import StageSpec, TrainSpec
+    from gnomon.records import Message, Prompt
     from gnomon.rollout.protocol import SamplingParams
     from gnomon.rollout.torch_engine import TorchEngine
+    from gnomon.stages.resolve import stage_settings
+    from gnomon.stages.roles import RoleBuilder
     from gnomon.train.loop import Loop, LoopOptions
 
     rows = row_files.load(Path(job.rows))
@@ -252,7 +252,7 @@ class _ScriptedReward:
     name = "scripted"
 
     def __call__(self, samples: Sequence[Any]) -> list[Any]:
-        from gnomon.rewards.protocol import Score
+        from gnomon.judges.protocol import Score
 
         return [Score(value) for value in scripted_rewards(len(samples))]
 

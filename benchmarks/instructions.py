@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import ifeval
-from gnomon.rewards.verifiers.instructions import catalogue as catalogue
-from gnomon.rewards.verifiers.instructions.kinds import KINDS, obeys
+from gnomon.judges.verifiers.instructions import catalogue as catalogue
+from gnomon.judges.verifiers.instructions.kinds import KINDS, obeys
 
 EXACT = ("bullets_exactly", "paragraphs_exactly", "parts_with_stars", "word_count")
 

@@ -4,7 +4,7 @@ python benchmarks/maths_verifier.py [--gsm8k SOLUTIONS.jsonl.gz] [--math500 test
 
 Processor seconds per 1,000 answers on one core, in this process, with nothing but the start left
 out; answers graded otherwise than their labels say; and the public forms of
-``tests/rewards/maths_forms.jsonl``: wrong answers accepted and right ones refused by each side.
+``tests/judges/maths_forms.jsonl``: wrong answers accepted and right ones refused by each side.
 MATH's answers are each reference in a box against itself (right) and against the next (wrong
 unless they are the same). Prints one JSON object a line.
 """
@@ -24,9 +24,9 @@ from typing import Any
 
 from math_verify import parse, verify
 
-from gnomon.rewards.verifiers.maths import maths_verifier
+from gnomon.judges.verifiers.maths import maths_verifier
 
-FORMS = Path(__file__).parents[1] / "tests" / "rewards" / "maths_forms.jsonl"
+FORMS = Path(__file__).parents[1] / "tests" / "judges" / "maths_forms.jsonl"
 Case = tuple[str, str, bool]
 """(response, truth, whether it is right)."""
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from gnomon.data.encode import Encoder
 from gnomon.data.readers import read_groups
-from gnomon.data.records import (
+from gnomon.data.rows import RawRow, iter_rows
+from gnomon.records import (
     Comparison,
     Group,
     Message,
@@ -26,7 +27,6 @@ from gnomon.data.records import (
     TokenResponse,
     comparisons_from_ranks,
 )
-from gnomon.data.rows import RawRow, iter_rows
 
 DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -20,10 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gnomon.data.records import Prompt
-from gnomon.rewards.code import CodeReward
-from gnomon.rewards.protocol import Sample
-from gnomon.rewards.sandbox import probe
+from gnomon.judges.code import CodeReward
+from gnomon.judges.protocol import Sample
+from gnomon.records import Prompt
+from gnomon.sandbox import probe
 
 SMALL = "def f(n):\n    return sum(i * i for i in range(n))\n"
 SMALL_TESTS = [

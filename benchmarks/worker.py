@@ -20,7 +20,7 @@ import torch
 
 import rows as row_files
 from common import Job, Measured, cpu_seconds, matmul_gflops, parameter_counts, peak_rss_gb
-from gnomon.data.records import TokenGroup
+from gnomon.records import TokenGroup
 
 BETA = 0.1
 LORA_RANK, LORA_ALPHA = 16, 32
@@ -85,9 +85,9 @@ def run_gnomon(job: Job) -> Measured:
     from gnomon.algorithms.base import Ingredients
     from gnomon.algorithms.registry import find_algorithm
     from gnomon.models.load import load_causal_lm
-    from gnomon.pipeline.resolve import stage_settings
-    from gnomon.pipeline.roles import RoleBuilder
     from gnomon.recipe.schema import LoraSpec, StageSpec, TrainSpec
+    from gnomon.stages.resolve import stage_settings
+    from gnomon.stages.roles import RoleBuilder
     from gnomon.train.loop import Loop, LoopOptions
 
     rows = row_files.load(Path(job.rows))

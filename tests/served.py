@@ -65,7 +65,7 @@ class Process:
 
     def __init__(self, model: Path, port: int) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["gnomon.pipeline.run", "gnomon.rollout.torch_host"])
+        context.set_forkserver_preload(["gnomon.stages.run", "gnomon.rollout.torch_host"])
         said, say = context.Pipe(duplex=False)
         self.process = context.Process(target=_serve, args=(str(model), port, say))
         self.process.start()

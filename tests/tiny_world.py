@@ -12,12 +12,12 @@ import transformers as tf
 from torch import Tensor
 
 from gnomon.algorithms.base import Algorithm, EncodedPrompt, Totals
-from gnomon.data.records import Comparison, Message, Prompt, TokenGroup, TokenResponse
 from gnomon.models.heads import ScalarHead
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import Recipe
-from gnomon.tunnel.tokenizer import build_tokenizer
+from gnomon.records import Comparison, Message, Prompt, TokenGroup, TokenResponse
+from gnomon.tasks.tunnel.tokenizer import build_tokenizer
 
 EOS = 2
 CONTEXT = 256

@@ -18,8 +18,8 @@ from gnomon.algorithms.base import EncodedPrompt, Ingredients, Sampling
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.encode import Encoder
-from gnomon.data.records import Message, Prompt
 from gnomon.models.roles import Role
+from gnomon.records import Message, Prompt
 from gnomon.rollout.protocol import Completion, Request, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 

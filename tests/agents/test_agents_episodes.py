@@ -18,9 +18,9 @@ from gnomon.agents.dialogue import Dialogue
 from gnomon.agents.episodes import Episode, EpisodeRunner
 from gnomon.agents.guard import StepError, guarded
 from gnomon.data.encode import Encoder
-from gnomon.data.records import Group, Message, Prompt, Response
 from gnomon.data.template import ChatTemplate
 from gnomon.errors import ConfigError, RunError
+from gnomon.records import Group, Message, Prompt, Response
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 

@@ -14,14 +14,14 @@ import yaml
 from agents_zoo import Chatter, algorithm
 
 import tiny_world as tw
-from gnomon.agents.demonstrations import rooms_demonstrations
 from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError
-from gnomon.pipeline.check import check_stage
-from gnomon.pipeline.rundir import RunFolder
-from gnomon.pipeline.stage import StageRun
 from gnomon.recipe.load import apply_override, load_recipe, parse_recipe
 from gnomon.recipe.schema import Recipe
+from gnomon.runs.folder import RunFolder
+from gnomon.stages.check import check_stage
+from gnomon.stages.stage import StageRun
+from gnomon.tasks.demonstrations import rooms_demonstrations
 from gnomon.train.loop import Loop, LoopOptions
 from gnomon.train.progress import Progress
 

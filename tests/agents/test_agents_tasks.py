@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 import tiny_world as tw
 from gnomon.agents.adapters import TextGame
-from gnomon.agents.calculator import Calculator, calculate, calculator_prompts, written
 from gnomon.agents.calls import parse_calls
-from gnomon.agents.demonstrations import calculator_demonstrations, rooms_demonstrations
 from gnomon.agents.load import environment_factory
 from gnomon.agents.protocol import Action
-from gnomon.agents.rooms import Place, Rooms, act, actions, rooms_prompts, solve, world_of
 from gnomon.agents.tools import ToolError
-from gnomon.data.records import Message, Prompt
 from gnomon.errors import ConfigError
+from gnomon.records import Message, Prompt
+from gnomon.tasks.calculator import Calculator, calculate, calculator_prompts, written
+from gnomon.tasks.demonstrations import calculator_demonstrations, rooms_demonstrations
+from gnomon.tasks.rooms import Place, Rooms, act, actions, rooms_prompts, solve, world_of
 
 # -- the calculator -------------------------------------------------------------------------------
 

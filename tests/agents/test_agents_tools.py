@@ -20,9 +20,9 @@ from gnomon.agents.calls import (
 )
 from gnomon.agents.protocol import ToolCall
 from gnomon.agents.tools import Tool
-from gnomon.data.records import Message
 from gnomon.data.turns import Turn, with_tools
 from gnomon.errors import ConfigError
+from gnomon.records import Message
 
 FORMATS: tuple[CallFormat, ...] = ("hermes", "llama", "python")
 

@@ -15,9 +15,9 @@ import tiny_world as tw
 from gnomon.agents.protocol import Action, Observation
 from gnomon.algorithms.base import Totals
 from gnomon.data.pack import pack
-from gnomon.data.records import Message, TokenGroup
 from gnomon.errors import RewardsFailedError
-from gnomon.rewards.protocol import Sample, Score
+from gnomon.judges.protocol import Sample, Score
+from gnomon.records import Message, TokenGroup
 from gnomon.train.loop import Loop, LoopOptions
 from gnomon.train.progress import Progress
 

@@ -15,9 +15,9 @@ import tiny_world as tw
 from gnomon.algorithms.base import Experience, Ingredients, Sampling
 from gnomon.algorithms.policy_gradient import PolicyGradient
 from gnomon.algorithms.registry import find_algorithm
-from gnomon.data.records import TokenGroup
+from gnomon.judges.protocol import Reward, Sample, Score
 from gnomon.models.roles import Role
-from gnomon.rewards.protocol import Reward, Sample, Score
+from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.train.loop import Loop, LoopOptions

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gnomon.algorithms.base import Algorithm, Ingredients, Totals
 from gnomon.algorithms.registry import find_algorithm
-from gnomon.data.records import Comparison, TokenGroup, TokenResponse, comparisons_from_ranks
 from gnomon.models.roles import LoraSettings, Role, Trunk
+from gnomon.records import Comparison, TokenGroup, TokenResponse, comparisons_from_ranks
 
 V, EOS, PAD = 40, 1, 2
 LORA = LoraSettings(rank=4, alpha=8)

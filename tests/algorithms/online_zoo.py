@@ -14,9 +14,9 @@ from gnomon.algorithms.base import Ingredients, Sampling
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.algorithms.rollouts import Rollout
-from gnomon.data.records import TokenGroup
+from gnomon.judges.protocol import Reward, Sample, Score
 from gnomon.models.roles import Role
-from gnomon.rewards.protocol import Reward, Sample, Score
+from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import Completion, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.train.loop import Loop, LoopOptions

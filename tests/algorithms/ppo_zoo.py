@@ -11,9 +11,9 @@ from torch import Tensor
 import tiny_world as tw
 from gnomon.algorithms.base import Ingredients, Sampling
 from gnomon.algorithms.ppo import PPO, PPOSettings
-from gnomon.data.records import TokenGroup
+from gnomon.judges.protocol import Reward, Sample, Score
 from gnomon.models.roles import Role
-from gnomon.rewards.protocol import Reward, Sample, Score
+from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 

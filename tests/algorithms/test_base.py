@@ -13,9 +13,9 @@ from gnomon.algorithms.base import Ingredients, Totals, mean_metric, token_weigh
 from gnomon.algorithms.registry import ALGORITHMS, find_algorithm
 from gnomon.algorithms.sft import SFT, SFTSettings
 from gnomon.data.pack import microbatches, pack
-from gnomon.data.records import Comparison
 from gnomon.errors import ConfigError
 from gnomon.models.roles import Role
+from gnomon.records import Comparison
 
 
 def test_totals_by_hand() -> None:

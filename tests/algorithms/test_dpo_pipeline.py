@@ -8,13 +8,13 @@ import pytest
 import transformers as tf
 
 from gnomon.errors import ConfigError, DataError
-from gnomon.pipeline.plan import make_plan
-from gnomon.pipeline.rundir import RunFolder
-from gnomon.pipeline.stage import StageRun
 from gnomon.recipe.load import parse_recipe
+from gnomon.runs.folder import RunFolder
+from gnomon.stages.plan import make_plan
+from gnomon.stages.stage import StageRun
+from gnomon.tasks.tunnel.demonstrations import demonstrations
+from gnomon.tasks.tunnel.tokenizer import build_tokenizer
 from gnomon.train.loop import Loop
-from gnomon.tunnel.demonstrations import demonstrations
-from gnomon.tunnel.tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")

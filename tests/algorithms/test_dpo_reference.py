@@ -22,7 +22,7 @@ from offline_zoo import (
 
 from gnomon.algorithms.reference import trained_weights
 from gnomon.errors import ConfigError, ModelError
-from gnomon.pipeline.reference_cache import ReferenceCache
+from gnomon.train.reference_cache import ReferenceCache
 
 BASE = model()
 POLICY = shaken(BASE)

@@ -25,7 +25,7 @@ from torch import Tensor
 import tiny_world as tw
 from gnomon.algorithms.base import Totals
 from gnomon.algorithms.policy_gradient import PolicyGradient
-from gnomon.data.records import TokenGroup
+from gnomon.records import TokenGroup
 
 
 def one_step(name: str, **more: object) -> tuple[PolicyGradient, list[TokenGroup], Tensor]:

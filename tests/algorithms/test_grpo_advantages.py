@@ -14,9 +14,9 @@ from gnomon.algorithms.policy_gradient import RunningMax
 from gnomon.algorithms.policy_gradient_settings import PolicyGradientSettings
 from gnomon.algorithms.policy_objective import EPS, Layout, kl_before, token_advantages
 from gnomon.algorithms.rollouts import Rollout
-from gnomon.data.records import TokenGroup, TokenResponse
+from gnomon.judges.protocol import Score
 from gnomon.losses.advantages import group_advantages
-from gnomon.rewards.protocol import Score
+from gnomon.records import TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Completion
 
 LENGTHS = [[3, 1, 4], [2, 2, 5], [1, 6, 2]]

@@ -30,11 +30,11 @@ import tiny_world as tw
 from gnomon.algorithms.base import Totals
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.errors import ConfigError, RewardsFailedError
+from gnomon.judges.protocol import Sample, Score
 from gnomon.losses.policy_gradient import soft_overlong_penalty
-from gnomon.pipeline.rundir import RunFolder
-from gnomon.pipeline.stage import StageRun
 from gnomon.recipe.load import parse_recipe
-from gnomon.rewards.protocol import Sample, Score
+from gnomon.runs.folder import RunFolder
+from gnomon.stages.stage import StageRun
 from gnomon.train.optim import default_lr
 
 

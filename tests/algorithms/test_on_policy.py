@@ -12,7 +12,7 @@ from ppo_zoo import Spread, make_ppo
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, RewardsFailedError
-from gnomon.rewards.protocol import Sample, Score
+from gnomon.judges.protocol import Sample, Score
 
 
 class Sometimes:

@@ -378,7 +378,7 @@ def gnomon(
     """Runs ``gnomon ARGS`` in ``tmp_path``: exit code, and what was said on one line."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("gnomon.pipeline.run.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("gnomon.stages.run.write_report", lambda folder: folder / "report.html")
     monkeypatch.setattr("gnomon.report.html.write_report", lambda folder: folder / "report.html")
 
     def run(*arguments: str) -> tuple[int, str]:

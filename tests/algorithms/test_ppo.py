@@ -15,9 +15,9 @@ from torch import Tensor
 import tiny_world as tw
 from gnomon.algorithms.base import Experience
 from gnomon.algorithms.ppo import PPO, PPOSettings
-from gnomon.data.records import TokenGroup
 from gnomon.errors import ConfigError
-from gnomon.rewards.protocol import Sample, Score
+from gnomon.judges.protocol import Sample, Score
+from gnomon.records import TokenGroup
 
 DEFAULTS = {"beta": 0.02, "no_eos_penalty": 0.0, "gamma": 1.0, "lam": 0.95}
 

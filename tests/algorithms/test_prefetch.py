@@ -20,7 +20,7 @@ from gnomon.algorithms.registry import find_algorithm
 from gnomon.algorithms.rollout_state import STORED, pack_rollouts, unpack_rollouts
 from gnomon.algorithms.rollouts import Rollout
 from gnomon.errors import ConfigError, EngineError
-from gnomon.rewards.protocol import Sample, Score
+from gnomon.judges.protocol import Sample, Score
 from gnomon.rollout.protocol import Completion, Request, SamplingParams
 from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.torch_engine import TorchEngine

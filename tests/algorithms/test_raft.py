@@ -109,6 +109,6 @@ def test_with_the_reward_turned_round_it_learns_the_opposite(tmp_path: Path) -> 
 
 
 def tw_sample(ids: Any) -> Any:
-    from gnomon.rewards.protocol import Sample
+    from gnomon.judges.protocol import Sample
 
     return Sample(tw.prompts(1)[0].prompt, "", (), ids)

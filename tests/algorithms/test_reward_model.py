@@ -15,9 +15,9 @@ from torch.nn.functional import logsigmoid
 import tiny_world as tw
 from gnomon.algorithms.base import Ingredients
 from gnomon.algorithms.reward_model import RewardModel, RewardModelSettings
-from gnomon.data.records import TokenGroup
 from gnomon.models.heads import ScalarHead
 from gnomon.models.roles import Role
+from gnomon.records import TokenGroup
 
 SEED = 3
 

@@ -11,8 +11,8 @@ from torch import Tensor
 import tiny_world as tw
 from gnomon.algorithms.base import Ingredients
 from gnomon.algorithms.sft import SFT, SFTSettings
-from gnomon.data.records import TokenGroup
 from gnomon.models.roles import Role
+from gnomon.records import TokenGroup
 
 
 def sft(text: list[TokenGroup] | None = None, seed: int = 0, **settings: float) -> SFT:

@@ -41,7 +41,7 @@ def gnomon(
     """Runs ``gnomon ARGS`` in ``tmp_path`` as the shell would."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr("gnomon.pipeline.run.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("gnomon.stages.run.write_report", lambda folder: folder / "report.html")
     monkeypatch.setattr("gnomon.report.html.write_report", lambda folder: folder / "report.html")
 
     def run(*arguments: str) -> Result:

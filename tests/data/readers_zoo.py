@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.data.readers import ReadResult
-from gnomon.data.records import Group
+from gnomon.records import Group
 
 Read = Callable[..., ReadResult]
 """What the `read` fixture is: rows and options of read_groups in, what was read out."""

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from gnomon.data.encode import Encoder
-from gnomon.data.records import Comparison, Group, Message, Prompt, Response, Source, TokenGroup
 from gnomon.data.template import CHATML
 from gnomon.errors import DataError
+from gnomon.records import Comparison, Group, Message, Prompt, Response, Source, TokenGroup
 
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|eot|>"]
 CHAT = CHATML.replace("END", "'<|im_end|>'")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gnomon.data.pack import microbatches, pack
-from gnomon.data.records import Comparison, Source, TokenGroup, TokenResponse
 from gnomon.errors import DataError
+from gnomon.records import Comparison, Source, TokenGroup, TokenResponse
 
 ids = st.integers(0, 99)
 

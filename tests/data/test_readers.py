@@ -9,8 +9,8 @@ import pytest
 from readers_zoo import GOOD_PAIR, A, B, S, U, texts, turns
 
 from gnomon.data.readers import Skipped, read_groups, summarise_skipped
-from gnomon.data.records import Comparison, Message, Source
 from gnomon.errors import DataError
+from gnomon.records import Comparison, Message, Source
 
 PAIRS = {
     "trl explicit strings": {"prompt": "Hi", "chosen": "Hello", "rejected": "Go away"},

@@ -10,8 +10,8 @@ import pytest
 from readers_zoo import GOOD_PAIR, A, B, Read, S, U, texts, turns
 
 from gnomon.data.readers import read_groups
-from gnomon.data.records import Comparison
 from gnomon.errors import DataError
+from gnomon.records import Comparison
 
 AGAIN = [{"role": "user", "content": "And?"}, {"role": "assistant", "content": "Bye"}]
 

@@ -16,7 +16,7 @@ from readers_zoo import GOOD_PAIR, A, B, Read, U, texts, turns
 from gnomon.data.encode import Encoder
 from gnomon.data.readers import read_groups
 from gnomon.errors import DataError
-from gnomon.tunnel.tokenizer import build_tokenizer
+from gnomon.tasks.tunnel.tokenizer import build_tokenizer
 
 NAN = math.nan
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon.data.records import Comparison, Group, Message, Prompt, Response, Source
 from gnomon.data.sampler import Sampler, epoch_order, fingerprint, prompt_key, split
+from gnomon.records import Comparison, Group, Message, Prompt, Response, Source
 
 
 def group(prompt: str, answer: str = "x", id: str = "g") -> Group:

@@ -9,10 +9,10 @@ from test_encode import byte_tokenizer, demo, messages, pair, trained_text, whol
 
 from gnomon.data.encode import Encoder
 from gnomon.data.merge import merge_answer
-from gnomon.data.records import Group, Message, Prompt, Response
 from gnomon.data.template import ChatTemplate
 from gnomon.data.turns import RowError
 from gnomon.errors import DataError
+from gnomon.records import Group, Message, Prompt, Response
 
 IM = "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
 CUE = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"

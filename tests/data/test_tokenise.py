@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tokenizer_zoo import MAKERS, MARKED, TEMPLATES, Letters, tokenizer
 
 from gnomon.data.encode import Encoder
-from gnomon.data.records import Group, Message, Prompt, Response, TokenGroup
 from gnomon.data.tokenise import SpanTokeniser
 from gnomon.errors import DataError
+from gnomon.records import Group, Message, Prompt, Response, TokenGroup
 
 ROLES = ("user", "assistant")
 

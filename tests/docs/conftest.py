@@ -9,10 +9,10 @@ from docs_pages import contributed_files
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import gnomon.algorithms
-import gnomon.evals
 import gnomon.losses
+import gnomon.stats
 from gnomon.algorithms.registry import ALGORITHMS
-from gnomon.tunnel.tokenizer import build_tokenizer
+from gnomon.tasks.tunnel.tokenizer import build_tokenizer
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def contributed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-    for package in (gnomon.losses, gnomon.algorithms, gnomon.evals):
+    for package in (gnomon.losses, gnomon.algorithms, gnomon.stats):
         part = package.__name__.rpartition(".")[2]
         extra = str(tmp_path / "src" / "gnomon" / part)
         monkeypatch.setattr(package, "__path__", [*package.__path__, extra])

@@ -22,10 +22,10 @@ from gnomon.data.formats import FORMATS
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.readers import read_groups
 from gnomon.errors import ConfigError
-from gnomon.pipeline.resolve import stage_settings
-from gnomon.pipeline.run import run_recipe
 from gnomon.recipe.load import apply_override, load_recipe, parse_recipe
-from gnomon.tunnel.tokenizer import build_tokenizer
+from gnomon.stages.resolve import stage_settings
+from gnomon.stages.run import run_recipe
+from gnomon.tasks.tunnel.tokenizer import build_tokenizer
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
 CONTRIBUTING = blocks(ROOT / "CONTRIBUTING.md")

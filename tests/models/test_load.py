@@ -233,7 +233,7 @@ def test_names_resolve_without_loading(folder: Path) -> None:
     assert resolve(folder) == folder
     tunnel = resolve("tunnel")
     assert isinstance(tunnel, Path)
-    assert tunnel.parts[-3:] == ("gnomon", "tunnel", "base")
+    assert tunnel.parts[-3:] == ("tasks", "tunnel", "base")
     assert load_tokenizer(folder).eos_token_id == zoo.EOS
     with pytest.raises(ModelError, match="is a file"):
         resolve(folder / "config.json")

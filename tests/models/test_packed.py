@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from gnomon.data.batch import Batch
 from gnomon.data.pack import pack
-from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.models import attention, attention_units
 from gnomon.models.logprobs import logprobs
 from gnomon.models.packed import PackedForward, plan_of
+from gnomon.records import TokenGroup, TokenResponse
 
 V = 61
 COMMON = {

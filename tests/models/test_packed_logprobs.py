@@ -9,10 +9,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from gnomon.data.pack import pack
-from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.errors import ModelError
 from gnomon.models.logprobs import OutputHead, logprobs, token_logprobs
 from gnomon.models.packed import PackedForward
+from gnomon.records import TokenGroup, TokenResponse
 
 V, H = 37, 16
 

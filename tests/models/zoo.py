@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from gnomon.data.batch import Batch
 from gnomon.data.pack import pack
-from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.models.roles import Trunk
+from gnomon.records import TokenGroup, TokenResponse
 
 V, H, EOS, PAD = 64, 32, 1, 2
 COMMON = {

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from gnomon.evals.differences import paired_difference
-from gnomon.evals.intervals import mean_interval
 from gnomon.report import read_run
 from gnomon.report.read import Comparison, Measured, RunView, StageView, parse_comparison
 from gnomon.report.verdict import ends_differ, verdicts
+from gnomon.stats.differences import paired_difference
+from gnomon.stats.intervals import mean_interval
 
 
 def _texts(run, kind=None):

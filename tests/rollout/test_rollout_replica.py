@@ -235,7 +235,7 @@ def test_a_full_disk_is_named(
 ) -> None:
     engine = over(policy(), TorchHost(tiny_folder), tmp_path)
     usage = type("usage", (), {"free": 10})
-    monkeypatch.setattr("gnomon.atomic.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("gnomon.files.shutil.disk_usage", lambda path: usage)
     with pytest.raises(RunError, match="disk is full"):
         engine.sync_weights()
 

@@ -299,7 +299,7 @@ def test_a_server_that_is_stopped_says_so_to_who_waits(
 
 def test_what_only_servers_and_their_clients_need_is_imported_by_them_alone() -> None:
     code = (
-        "import sys, gnomon.cli.main, gnomon.pipeline.engines;"
+        "import sys, gnomon.cli.main, gnomon.stages.engines;"
         "print({'fastapi', 'starlette', 'uvicorn'} & set(sys.modules))"
     )
     done = subprocess.run(

@@ -24,13 +24,13 @@ from torch import Tensor
 from gnomon.errors import ConfigError, DataError, EngineError
 from gnomon.models.load import fetch, load_causal_lm
 from gnomon.models.roles import LoraSettings, Role, Trunk
-from gnomon.pipeline.run import run_recipe
 from gnomon.recipe.load import parse_recipe
 from gnomon.rollout.host import Host, HostReplica
 from gnomon.rollout.protocol import Completion, Request, SamplingParams
 from gnomon.rollout.remote import RemoteHost
 from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.stages.run import run_recipe
 
 if find_spec("vllm") is None:
     pytest.skip("vLLM is not in this environment (pip install vllm)", allow_module_level=True)

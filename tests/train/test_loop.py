@@ -25,10 +25,10 @@ from gnomon.algorithms.base import (
 )
 from gnomon.algorithms.sft import SFT, SFTSettings
 from gnomon.data.batch import Batch
-from gnomon.data.records import TokenGroup
 from gnomon.errors import RewardsFailedError, RunError, RunStopped
 from gnomon.models.roles import Role
 from gnomon.models.save import save_policy
+from gnomon.records import TokenGroup
 from gnomon.train.loop import Loop, LoopOptions
 from gnomon.train.progress import Progress
 

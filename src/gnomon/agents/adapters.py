@@ -8,8 +8,8 @@ from typing import Any
 
 from gnomon.agents.protocol import Action, Observation
 from gnomon.agents.tools import Tool
-from gnomon.data.records import Message, Prompt
 from gnomon.errors import ConfigError
+from gnomon.records import Message, Prompt
 
 
 class TextGame:

@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 from gnomon.agents.protocol import ToolCall
 from gnomon.agents.tools import Tool
-from gnomon.data.records import Message
 from gnomon.data.turns import Turn, with_tools
+from gnomon.records import Message
 
 CallFormat = Literal["hermes", "llama", "python"]
 LONGEST = 20_000

@@ -13,10 +13,10 @@ from typing import Literal
 from gnomon.agents.calls import CallFormat, describe_tools
 from gnomon.agents.tools import Tool
 from gnomon.data.encode import Encoder
-from gnomon.data.records import Message, Prompt
 from gnomon.data.template import ChatTemplate
 from gnomon.data.turns import RowError
 from gnomon.errors import ConfigError
+from gnomon.records import Message, Prompt
 
 _QUESTION = Message("user", "hello")
 _PROBE = "gnomon probe"

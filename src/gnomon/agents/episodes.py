@@ -22,8 +22,8 @@ from gnomon.agents.calls import CallFormat, parse_calls
 from gnomon.agents.dialogue import TOLD, Dialogue
 from gnomon.agents.guard import StepError, guarded
 from gnomon.agents.protocol import Action, Environment, Observation
-from gnomon.data.records import Message, Prompt
 from gnomon.errors import GnomonError, RunError
+from gnomon.records import Message, Prompt
 from gnomon.rollout.protocol import Completion, Engine, FinishReason, Request, SamplingParams
 
 Progress = Callable[[int, int], None]

@@ -11,13 +11,13 @@ from typing import Any
 from gnomon.agents.protocol import Environment
 from gnomon.agents.tools import Tool
 from gnomon.errors import ConfigError
-from gnomon.rewards.failure import is_interrupt, said, settled
-from gnomon.rewards.function import load_function
-from gnomon.rewards.verifiers.adapter import load_factory
+from gnomon.judges.failure import is_interrupt, said, settled
+from gnomon.judges.function import load_function
+from gnomon.judges.verifiers.adapter import load_factory
 
 BUILTIN: Mapping[str, str] = {
-    "calculator": "gnomon.agents.calculator:Calculator",
-    "rooms": "gnomon.agents.rooms:Rooms",
+    "calculator": "gnomon.tasks.calculator:Calculator",
+    "rooms": "gnomon.tasks.rooms:Rooms",
     "gymnasium": "gnomon.agents.adapters:gymnasium_text",
 }
 """Names of environments that come with gnomon, and where each is made."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from gnomon.agents.tools import Tool
-from gnomon.data.records import Message, Prompt
+from gnomon.records import Message, Prompt
 
 
 @dataclass(frozen=True)

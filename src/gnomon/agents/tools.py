@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gnomon.errors import ConfigError
-from gnomon.rewards.verifiers.schema import check_schema, violations
+from gnomon.judges.verifiers.schema import check_schema, violations
 
 
 class ToolError(Exception):

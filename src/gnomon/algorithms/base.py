@@ -21,11 +21,11 @@ from gnomon.algorithms.offline_settings import Settings as Settings
 from gnomon.data.batch import Batch
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.readers import Skipped
-from gnomon.data.records import Prompt, TokenGroup
 from gnomon.data.sampler import Sampler
+from gnomon.judges.protocol import Reward
 from gnomon.losses.reduce import masked_sum
 from gnomon.models.roles import Role
-from gnomon.rewards.protocol import Reward
+from gnomon.records import Prompt, TokenGroup
 from gnomon.rollout.protocol import Engine, SamplingParams
 
 DataKind = Literal["demonstrations", "comparisons", "unpaired", "prompts"]
@@ -51,7 +51,7 @@ class Sampling:
 
 
 class ReferenceStore(Protocol):
-    """Keeps the reference's log-probs between runs; see ``gnomon.pipeline.reference_cache``."""
+    """Keeps the reference's log-probs between runs; see ``gnomon.train.reference_cache``."""
 
     def fetch(
         self,

@@ -14,7 +14,7 @@ COLLECT_SUMMARY = "sample responses and have a judge rank them"
 
 
 class LabellerSpec(Settings):
-    """A simulated labeller of the tunnel; see ``gnomon.tunnel.labellers.Labeller``."""
+    """A simulated labeller of the tunnel; see ``gnomon.tasks.tunnel.labellers.Labeller``."""
 
     name: str = Field("labeller", description="labellers of different names draw different noise")
     noise: float = Field(

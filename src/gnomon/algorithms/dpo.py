@@ -16,8 +16,8 @@ from gnomon.algorithms.base import Ingredients, Settings, Totals
 from gnomon.algorithms.offline_settings import DPOSettings
 from gnomon.algorithms.preference_pairs import PairLoss, ReferencedPairMethod, Seen, usable_pairs
 from gnomon.data.readers import Skipped
-from gnomon.data.records import TokenGroup
 from gnomon.losses import dpo as losses
+from gnomon.records import TokenGroup
 
 Sides = tuple[Tensor, Tensor, Tensor, Tensor]
 """Log-probs [C] of chosen, rejected, ref_chosen and ref_rejected."""

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gnomon.agents.episodes import Episode, EpisodeRunner, Played
 from gnomon.algorithms.base import EncodedPrompt
-from gnomon.data.records import TokenResponse
-from gnomon.rewards.guard import checked
-from gnomon.rewards.protocol import Score
+from gnomon.judges.guard import checked
+from gnomon.judges.protocol import Score
+from gnomon.records import TokenResponse
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
 
 

@@ -32,11 +32,11 @@ from gnomon.algorithms.preference_pairs import Seen
 from gnomon.algorithms.reference import Reference, reference_roles
 from gnomon.data.batch import Batch
 from gnomon.data.readers import Skipped
-from gnomon.data.records import TokenGroup
 from gnomon.data.sampler import epoch_order
 from gnomon.errors import DataError
-from gnomon.evals.statistics import accuracy_by_category, weighted_proportion
 from gnomon.losses.kto import kto, kto_baseline
+from gnomon.records import TokenGroup
+from gnomon.stats.statistics import accuracy_by_category, weighted_proportion
 
 BASELINE = "kto_baseline"
 

@@ -41,15 +41,15 @@ from gnomon.algorithms.rollouts import (
     token_group,
 )
 from gnomon.algorithms.token_columns import per_response_sum
-from gnomon.data.records import TokenGroup
 from gnomon.data.sampler import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
-from gnomon.evals.intervals import mean_interval, weighted_proportion
-from gnomon.evals.prompts import over_prompts
-from gnomon.rewards.guard import score_safely, trainable
-from gnomon.rewards.human import Rounds
-from gnomon.rewards.protocol import Sample
+from gnomon.judges.guard import score_safely, trainable
+from gnomon.judges.human import Rounds
+from gnomon.judges.protocol import Sample
+from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import Completion, Request
+from gnomon.stats.intervals import mean_interval, weighted_proportion
+from gnomon.stats.prompts import over_prompts
 
 EVALUATION_SEED = 2**30
 """Rollout seeds of evaluations: the same prompts get the same random numbers every time."""

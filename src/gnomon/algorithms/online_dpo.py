@@ -22,8 +22,8 @@ from gnomon.algorithms.reference import RoundReference
 from gnomon.algorithms.replay import Replay
 from gnomon.algorithms.rollouts import Rollout, spread_metrics
 from gnomon.algorithms.sampled_pairs import PairMaking
-from gnomon.data.records import TokenGroup
-from gnomon.rewards.human import Comparing
+from gnomon.judges.human import Comparing
+from gnomon.records import TokenGroup
 
 
 class OnlineDPO(DPOLoss, OnPolicy):

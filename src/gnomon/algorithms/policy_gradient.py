@@ -41,13 +41,13 @@ from gnomon.algorithms.reference import trained_weights
 from gnomon.algorithms.rollouts import Rollout, token_group
 from gnomon.algorithms.token_columns import annotate_tokens, with_tokens
 from gnomon.data.batch import Batch
-from gnomon.data.records import TokenGroup
 from gnomon.data.sampler import Sampler
 from gnomon.errors import ConfigError
 from gnomon.losses.advantages import zero_spread
 from gnomon.losses.kl import kl_estimate
 from gnomon.losses.policy_gradient import soft_overlong_penalty
 from gnomon.losses.reduce import masked_sum, step_denominator
+from gnomon.records import TokenGroup
 
 Pairs = dict[str, tuple[float, float]]
 """Metrics as (sum, weight)."""

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from gnomon.algorithms.policy_gradient_settings import PolicyGradientSettings
 from gnomon.data.batch import Batch
-from gnomon.data.records import TokenGroup
 from gnomon.losses import policy_gradient as pg
 from gnomon.losses.advantages import group_advantages, leave_one_out
 from gnomon.losses.reduce import masked_mean, response_logprobs, segment_sum
+from gnomon.records import TokenGroup
 
 EPS = 1e-4
 """Added to a standard deviation before dividing (as TRL does)."""

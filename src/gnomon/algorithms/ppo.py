@@ -24,12 +24,12 @@ from gnomon.algorithms.on_policy import Annotated, OnPolicy
 from gnomon.algorithms.on_policy_settings import PPOSettings
 from gnomon.algorithms.token_columns import annotate_tokens, per_response_sum, with_tokens
 from gnomon.data.batch import Batch
-from gnomon.data.records import TokenGroup
 from gnomon.errors import ConfigError
 from gnomon.losses.advantages import gae, whiten
 from gnomon.losses.kl import adaptive_beta, kl_estimate
 from gnomon.losses.policy_gradient import is_clipped, ppo_clip
 from gnomon.losses.value import explained_variance, value_loss
+from gnomon.records import TokenGroup
 
 
 class PPO(OnPolicy):

@@ -33,11 +33,11 @@ from gnomon.algorithms.reference import (
 )
 from gnomon.data.batch import Batch
 from gnomon.data.readers import Skipped
-from gnomon.data.records import TokenGroup
 from gnomon.errors import DataError
-from gnomon.evals.reward_model import RewardModelReport, evaluate_comparisons
 from gnomon.losses.preference import group_balanced_weight
 from gnomon.losses.reduce import response_logprobs, weighted_sum
+from gnomon.records import TokenGroup
+from gnomon.stats.reward_model import RewardModelReport, evaluate_comparisons
 
 Metrics = dict[str, tuple[float, float]]
 

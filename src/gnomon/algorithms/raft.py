@@ -17,8 +17,8 @@ from gnomon.algorithms.on_policy import Annotated, OnPolicy
 from gnomon.algorithms.on_policy_settings import RAFTSettings
 from gnomon.algorithms.rollouts import Rollout, spread_metrics, token_group
 from gnomon.data.batch import Batch
-from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.losses.sft import negative_log_likelihood
+from gnomon.records import TokenGroup, TokenResponse
 
 
 class RAFT(OnPolicy):

@@ -25,10 +25,10 @@ from gnomon.algorithms.base import Ingredients
 from gnomon.algorithms.offline_settings import ReferenceSettings
 from gnomon.algorithms.token_columns import annotate_tokens
 from gnomon.data.batch import Batch
-from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.errors import ConfigError, ModelError
 from gnomon.losses.reduce import response_logprobs
 from gnomon.models.roles import Role
+from gnomon.records import TokenGroup, TokenResponse
 
 REF_SUM, REF_TOKENS = "ref_logprob", "ref_logprobs"
 """Names of a response's reference log-prob in ``scalar``, and per token in ``token``."""

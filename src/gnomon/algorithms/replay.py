@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnomon.data.records import Comparison, TokenGroup, TokenResponse
 from gnomon.data.sampler import epoch_order
+from gnomon.records import Comparison, TokenGroup, TokenResponse
 
 
 class Replay:

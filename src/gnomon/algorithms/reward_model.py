@@ -25,12 +25,12 @@ from gnomon.algorithms.base import (
 )
 from gnomon.algorithms.offline_settings import RewardModelSettings
 from gnomon.data.batch import Batch
-from gnomon.data.records import TokenGroup
-from gnomon.evals.reward_model import evaluate_comparisons
 from gnomon.losses.length_bias import fit_length_coefficient, fit_length_slope
 from gnomon.losses.preference import bradley_terry, group_balanced_weight, plackett_luce
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.roles import Role
+from gnomon.records import TokenGroup
+from gnomon.stats.reward_model import evaluate_comparisons
 
 LENGTH_UNIT = 100.0
 """Length counts in hundreds of tokens, so that its coefficient is of the order of one."""

@@ -10,7 +10,7 @@ import torch
 
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.algorithms.rollouts import Rollout
-from gnomon.rewards.protocol import Score
+from gnomon.judges.protocol import Score
 from gnomon.rollout.protocol import Completion
 
 STORED = {

@@ -10,8 +10,8 @@ from typing import Any
 
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.algorithms.episodes import as_response, episode_series, shown, written
-from gnomon.data.records import TokenGroup
-from gnomon.rewards.protocol import Score
+from gnomon.judges.protocol import Score
+from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import Completion
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 from gnomon.algorithms.episodes import as_response
 from gnomon.algorithms.rollouts import Rollout
-from gnomon.data.records import Comparison, TokenGroup, TokenResponse
-from gnomon.rewards.human import Comparing
+from gnomon.judges.human import Comparing
+from gnomon.records import Comparison, TokenGroup, TokenResponse
 
 
 @dataclass(frozen=True)

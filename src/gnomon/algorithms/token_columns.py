@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gnomon.data.batch import Batch
 from gnomon.data.pack import microbatches, pack
-from gnomon.data.records import TokenGroup, TokenResponse
+from gnomon.records import TokenGroup, TokenResponse
 
 
 def annotate_tokens(

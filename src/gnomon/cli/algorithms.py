@@ -21,7 +21,7 @@ def algorithms(
     """List the algorithms a recipe can name, or explain the settings of one."""
     from gnomon.algorithms.collect_settings import COLLECT, LabellerSpec
     from gnomon.algorithms.registry import ALGORITHMS
-    from gnomon.pipeline.settings import describe
+    from gnomon.stages.settings import describe
 
     if name is None:
         _list([(n, *describe(n)) for n in (*ALGORITHMS, COLLECT)])

@@ -87,9 +87,9 @@ def inspect_data(
     """
     from gnomon.cli.mapping import parse_mapping
     from gnomon.data.inspect import inspect
-    from gnomon.pipeline.sources import read_options
     from gnomon.recipe.load import validate_as
     from gnomon.recipe.schema import DataSpec
+    from gnomon.stages.sources import read_options
 
     spec = {
         "path": str(file),

@@ -52,8 +52,8 @@ def run(
     A recipe runs its author's code: the Python files that its rewards and environments name. They
     are imported by --dry-run too, unless --no-code is given.
     """
-    from gnomon.pipeline.settings import check_names
     from gnomon.recipe.load import load_recipe
+    from gnomon.stages.settings import check_names
 
     if no_code and not dry_run:
         raise ConfigError("--no-code goes with --dry-run: a run needs the recipe's own code")
@@ -88,8 +88,8 @@ def quickstart(
     A small pretrained model learns from demonstrations (SFT), a reward model learns from simulated
     labellers, PPO optimises it, and a program that knows the true preference says how well it went.
     """
-    from gnomon.pipeline.settings import check_names
     from gnomon.recipe.presets import load_preset
+    from gnomon.stages.settings import check_names
 
     changes = overrides or []
     if "=" in preset:  # no preset was named, only changes to the usual one
@@ -123,14 +123,14 @@ def finish(folder: Path, rebuild: bool = False) -> None:
 
 
 def _run(recipe: Recipe, base: Path, resume: bool) -> Path:
-    from gnomon.pipeline.run import run_recipe
+    from gnomon.stages.run import run_recipe
 
     _quiet()
     return run_recipe(recipe, base=base, resume=resume, announce=announce)
 
 
 def _plan(recipe: Recipe, base: Path, code: bool) -> None:
-    from gnomon.pipeline.plan import plan_parts
+    from gnomon.stages.plan import plan_parts
 
     _quiet()
     for part in plan_parts(recipe, base, code):
@@ -140,9 +140,9 @@ def _plan(recipe: Recipe, base: Path, code: bool) -> None:
 def _run_seeds(
     recipe: Recipe, seeds: str, base: Path, dry_run: bool, code: bool, resume: bool
 ) -> None:
-    from gnomon.atomic import write_text
-    from gnomon.pipeline.seeds import run_seeds, seeded_recipes
+    from gnomon.files import write_text
     from gnomon.report.seeds import read_seeds, seeds_markdown, seeds_table
+    from gnomon.stages.seeds import run_seeds, seeded_recipes
 
     if dry_run:
         first, *others = seeded_recipes(recipe, seeds)

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gnomon.data.records import Source
 from gnomon.data.textfile import Caps
 from gnomon.errors import DataError
+from gnomon.records import Source
 
 # What a damaged file makes Arrow raise, here or there.
 _BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, MemoryError)

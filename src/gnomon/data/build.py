@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gnomon.data.fields import Row, with_side_columns
-from gnomon.data.records import Message, Prompt, Response
 from gnomon.data.turns import RowError, Turn
+from gnomon.records import Message, Prompt, Response
 
 Kind = Literal["demonstrations", "preferences", "rankings", "unpaired", "prompts"]
 Verdict = Literal["a", "b", "tie"]

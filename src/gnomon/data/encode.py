@@ -18,7 +18,6 @@ from typing import Any, Literal
 from gnomon.data.kinds import judgements
 from gnomon.data.merge import Merge
 from gnomon.data.readers import Skipped, summarise_skipped
-from gnomon.data.records import Group, Prompt, Response, TokenGroup, TokenResponse
 from gnomon.data.template import (
     EMPTY,
     ChatTemplate,
@@ -40,6 +39,7 @@ from gnomon.data.window import (
     scalars_of,
 )
 from gnomon.errors import DataError
+from gnomon.records import Group, Prompt, Response, TokenGroup, TokenResponse
 
 TrainOn = Literal["all_assistant", "last"]
 How = Literal["demonstrations", "groups", "prompts", "text"]

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gnomon.data.records import Message, Source
 from gnomon.data.scalars import RowError, as_confidence, as_number, as_text, as_weight
 from gnomon.data.turns import (
     Turn,
@@ -21,6 +20,7 @@ from gnomon.data.turns import (
     parse_transcript,
     with_tools,
 )
+from gnomon.records import Message, Source
 
 PROMPT_TEXT = (
     *("prompt", "instruction", "question", "query", "problem", "goal", "forbidden_prompt"),

@@ -29,9 +29,9 @@ from gnomon.data.fields import (
 from gnomon.data.kinds import judgements
 from gnomon.data.pairs import is_verdict, parse_preference, parse_verdict, with_labellers
 from gnomon.data.rankings import parse_ranking, ranking_kind
-from gnomon.data.records import Group, Message, Response
 from gnomon.data.scalars import RowError, as_bool, as_flag
 from gnomon.data.turns import ROLES, Turn, is_transcript
+from gnomon.records import Group, Message, Response
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from rich.text import Text
 
 from gnomon.data.kinds import judgements, net_wins
 from gnomon.data.readers import ReadResult, Skipped, read_groups, summarise_skipped
-from gnomon.data.records import Group, Prompt, Response
 from gnomon.data.sampler import prompt_key
+from gnomon.records import Group, Prompt, Response
 
 _WORD = re.compile(r"[㐀-鿿぀-ヿ가-힯]|[^\s㐀-鿿぀-ヿ가-힯]+")
 _MISSING = frozenset({"nan", "NaN", "NAN", "<NA>", "NaT"})

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gnomon.data.build import Kind, ReadOptions
-from gnomon.data.records import Comparison, Group, Prompt, Response, comparisons_from_ranks
 from gnomon.data.scalars import RowError
+from gnomon.records import Comparison, Group, Prompt, Response, comparisons_from_ranks
 
 #: Which kinds a kind can be read as.
 READABLE_AS: dict[str, tuple[Kind, ...]] = {

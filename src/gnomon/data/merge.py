@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from gnomon.data.records import Message
 from gnomon.data.turns import RowError
+from gnomon.records import Message
 
 Merge = Literal["system", "tool", "turns"]
 """``system``: a system turn's text opens the next user turn. ``tool``: tool output is said by the

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gnomon.data.batch import Batch, Segment
-from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.errors import DataError
+from gnomon.records import TokenGroup, TokenResponse
 
 
 def pack(groups: Sequence[TokenGroup]) -> Batch:

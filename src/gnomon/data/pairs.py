@@ -24,9 +24,9 @@ from gnomon.data.fields import (
     prompt_turns,
     response_turns,
 )
-from gnomon.data.records import Comparison, Group, Message, Response
 from gnomon.data.scalars import RowError, shown
 from gnomon.data.turns import Turn, split_pair
+from gnomon.records import Comparison, Group, Message, Response
 
 
 def _pair(row: Row, options: ReadOptions, prompt: Sequence[Turn], pair: list[Response]) -> Group:

@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gnomon.data.fields import RESPONSES, Row, did_you_mean, response_turns
-from gnomon.data.records import Comparison
 from gnomon.data.scalars import RowError, as_bool, as_confidence, as_number, as_weight
 from gnomon.data.turns import TRAIN_FLAGS, Turn, is_trained
+from gnomon.records import Comparison
 
 TEXT = ("text", "content", "response", "completion", "output", "messages")
 SCORE = ("score", "overall_score", "rating", "reward")

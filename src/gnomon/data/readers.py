@@ -22,11 +22,11 @@ from gnomon.data.columns import decode, rename
 from gnomon.data.fields import COMPLETION, KNOWN, Row, did_you_mean
 from gnomon.data.formats import BY_NAME, FORMATS, Format, detect
 from gnomon.data.kinds import READABLE_AS, check, convert
-from gnomon.data.records import Group, Source
 from gnomon.data.rows import BadRow, RawRow, iter_rows, stem
 from gnomon.data.scalars import RowError
 from gnomon.data.textfile import MAX_GB
 from gnomon.errors import DataError
+from gnomon.records import Group, Source
 
 DETECT_ROWS = 200
 

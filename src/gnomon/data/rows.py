@@ -18,12 +18,12 @@ from typing import Any, TextIO
 
 from gnomon.data.fields import KNOWN
 from gnomon.data.jsonvalues import JsonReader, without_missing
-from gnomon.data.records import Source
 from gnomon.data.scalars import RowError
 from gnomon.data.shards import find_files, is_saved_dataset
 from gnomon.data.suffixes import ARROW, CSV, JSON, JSONL, PARQUET, SUFFIXES, stem
 from gnomon.data.textfile import MAX_GB, Caps, open_text
 from gnomon.errors import DataError
+from gnomon.records import Source
 
 __all__ = ["SUFFIXES", "BadRow", "RawRow", "iter_rows", "stem"]
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from gnomon.data.records import Group
+from gnomon.records import Group
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

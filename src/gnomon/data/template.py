@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.data.merge import Merge, merge_answer, merge_turns
-from gnomon.data.records import Message, Response
 from gnomon.data.turn_ends import TurnEnds, find_ends, special_texts
 from gnomon.data.turns import RowError
 from gnomon.data.window import NOTHING
 from gnomon.errors import DataError
+from gnomon.records import Message, Response
 
 CHATML = (
     "{% for m in messages %}"

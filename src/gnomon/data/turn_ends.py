@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gnomon.data.records import Message
 from gnomon.data.turns import RowError
+from gnomon.records import Message
 
 _AGAIN = "gnomon again"
 

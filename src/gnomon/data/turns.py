@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gnomon.data.jsonvalues import JsonReader
-from gnomon.data.records import Message
 from gnomon.data.scalars import RowError as RowError
 from gnomon.data.scalars import as_bool, as_number, as_text, shown
+from gnomon.records import Message
 
 
 @dataclass(frozen=True, slots=True)

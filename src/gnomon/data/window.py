@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gnomon.data.records import Comparison, Group, Response
 from gnomon.data.turns import RowError
+from gnomon.records import Comparison, Group, Response
 
 Truncation = Literal["skip", "left", "right"]
 NOTHING = (

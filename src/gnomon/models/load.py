@@ -132,7 +132,7 @@ def resolve(source: str | Path) -> Path | str:
         ModelError: the folder does not exist, or the name cannot be a hub id.
     """
     if source == "tunnel":
-        return Path(str(resources.files("gnomon"))) / "tunnel" / "base"
+        return Path(str(resources.files("gnomon"))) / "tasks" / "tunnel" / "base"
     if source == "smollm2-135m":
         return smollm2.cached_folder()
     folder = Path(source).expanduser()

@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 
 from gnomon.data.batch import Batch
 from gnomon.data.pack import pack
-from gnomon.data.records import TokenGroup, TokenResponse
 from gnomon.errors import ModelError
 from gnomon.models.attention import PACKED_ATTENTION, AttentionPlan
 from gnomon.models.attention_switch import attention_implementation
+from gnomon.records import TokenGroup, TokenResponse
 
 _PLANS: weakref.WeakKeyDictionary[Batch, AttentionPlan] = weakref.WeakKeyDictionary()
 """One plan per batch, shared by every model and epoch that runs it."""

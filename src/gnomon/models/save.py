@@ -6,7 +6,7 @@
       adapter/                         adapter/     with LoRA: the PEFT adapter alone
       gnomon.json                      gnomon.json  what the weights were trained on; statistics
 
-Every folder appears whole or not at all (``gnomon.atomic``).
+Every folder appears whole or not at all (``gnomon.files``).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from gnomon.atomic import write_folder
 from gnomon.errors import ModelError, RunError
+from gnomon.files import write_folder
 from gnomon.models import load, merge
 from gnomon.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PEFT_PREFIX
 from gnomon.models.finite import first_not_finite

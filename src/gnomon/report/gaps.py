@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from gnomon.evals.differences import independent_difference
-from gnomon.evals.intervals import Interval
 from gnomon.report.read import Comparison, Measured
+from gnomon.stats.differences import independent_difference
+from gnomon.stats.intervals import Interval
 
 
 def difference(comparison: Comparison, place: int, model: str, other: str) -> Interval:

@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
 
-from gnomon.atomic import plain_errors, write_text
+from gnomon.files import plain_errors, write_text
 from gnomon.report import format as fmt
 from gnomon.report import plots
 from gnomon.report.overoptimisation import overoptimisation_plot, trajectory

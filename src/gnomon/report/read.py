@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gnomon.errors import DataError
 from gnomon.integrity import read_object
-from gnomon.row_lines import lines_of, read_lines
+from gnomon.runs.lines import lines_of, read_lines
 
 Column = NDArray[np.float64]
 

@@ -9,8 +9,6 @@ from typing import Literal
 
 import numpy as np
 
-from gnomon.evals.differences import independent_difference
-from gnomon.evals.intervals import Interval, t_quantile, weighted_proportion
 from gnomon.report.format import better_sign, interval, measured, number
 from gnomon.report.gaps import as_interval, difference
 from gnomon.report.overoptimisation import Trajectory, trajectory
@@ -24,6 +22,8 @@ from gnomon.report.read import (
     flatten_evals,
     parse_measured,
 )
+from gnomon.stats.differences import independent_difference
+from gnomon.stats.intervals import Interval, t_quantile, weighted_proportion
 
 Kind = Literal["good", "bad", "warn", "plain"]
 MANY = 5

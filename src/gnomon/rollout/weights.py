@@ -15,8 +15,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from gnomon.atomic import clean_temporaries, write_folder
 from gnomon.errors import EngineError
+from gnomon.files import clean_temporaries, write_folder
 from gnomon.models import load, merge
 from gnomon.models.roles import Role
 

@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from gnomon.atomic import write_text
 from gnomon.errors import ConfigError
+from gnomon.files import write_text
 
 Row = Mapping[str, Any]
 _MAX_SAMPLES = 16  # shown per call; all of them are in samples.parquet

@@ -1,0 +1,194 @@
+"""Unit tests as a reward: the program in a response is run in a sandbox against its prompt's tests.
+
+Four kinds of tests, told apart by the fields of ``Prompt.meta``:
+
+    test, entry_point     HumanEval's form: code that defines check(candidate)
+    test_list             MBPP's form: a list of assert statements (and test_setup_code)
+    tests                 a list of {input, output}: run as a script, stdin to stdout
+    tests                 a list of {function, args, kwargs, expected}: calls of plain values
+
+Expected outputs and values stay outside the sandbox in the last two. In the first two they lie in
+another process than the program (see gnomon.sandbox).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+from gnomon.errors import ConfigError
+from gnomon.judges.protocol import Sample, Score
+from gnomon.records import Prompt
+from gnomon.sandbox import CallTest, InputTest, Limits, Result, Sandbox
+from gnomon.sandbox.run import BadTestsError
+
+_FENCE = re.compile(
+    r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE
+)
+_PYTHON = ("python", "py", "python3", "")
+
+
+def extract_code(text: str) -> str:
+    """The program in a response: its last fenced Python block, or else the text as it stands."""
+    blocks = [body for language, body in _FENCE.findall(text) if language.lower() in _PYTHON]
+    return blocks[-1] if blocks else text
+
+
+def complete_program(prefix: str, code: str, entry_point: str | None) -> str:
+    """``code`` put after the prompt's own code, whether it goes on from there or starts anew.
+
+    Code that defines the entry point itself is set below the prompt's (whose imports and helpers it
+    may need); anything else is taken as the continuation of the prompt's last line.
+    """
+    if entry_point is not None and _defines(code, entry_point):
+        return f"{prefix.rstrip()}\n\n{code}" if _parses(prefix) else code
+    return prefix + code
+
+
+class CodeReward:
+    """Runs each response's program against its prompt's tests.
+
+    A program that fails, hangs, or breaks a limit is worth 0; tests that cannot be run, or a
+    sandbox that does not start, are the sample's error, never a zero.
+
+    Args:
+        score: all (1 if every test passed, else 0) or share (of the tests that passed).
+        backend, allow_unsafe, python_path, workers: see :class:`gnomon.sandbox.Sandbox`.
+        rel_tol: how far floats may be off where values are compared outside.
+        limits: the rest, as in :class:`gnomon.sandbox.Limits`.
+
+    Raises:
+        ConfigError: a wrong option, or no sandbox on this machine.
+    """
+
+    def __init__(
+        self,
+        score: Literal["all", "share"] = "all",
+        *,
+        backend: str = "auto",
+        allow_unsafe: bool = False,
+        python_path: Sequence[str] = (),
+        workers: int | None = None,
+        rel_tol: float = 1e-6,
+        **limits: Any,
+    ) -> None:
+        if score not in ("all", "share"):
+            raise ConfigError(f"code reward: score is all or share, not {score!r}")
+        self.name = "code"
+        self.score = score
+        self.rel_tol = rel_tol
+        self.sandbox = Sandbox(
+            backend,
+            allow_unsafe=allow_unsafe,
+            limits=Limits(**limits),
+            python_path=python_path,
+            workers=workers,
+        )
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Score]:
+        results = self.sandbox.map([partial(self.result, s) for s in samples])
+        return [self._score(result) for result in results]
+
+    def result(self, sample: Sample) -> Result:
+        """Run one sample's program.
+
+        Raises:
+            BadTestsError: the prompt has no tests, or they cannot be run.
+            SandboxError: the sandbox did not come up.
+        """
+        code = extract_code(sample.text)
+        return self._plan(sample.prompt)(code)
+
+    def problem(self, prompt: Prompt) -> str | None:
+        """Why programs cannot be tested on this prompt, found without running one; else None."""
+        try:
+            self._plan(prompt)
+        except BadTestsError as error:
+            return str(error)
+        return None
+
+    def _score(self, result: Any) -> Score:
+        if isinstance(result, Exception):
+            return Score(None, error=f"{type(result).__name__}: {result}")
+        parts = {
+            "passed": result.share,
+            "timeout": float(result.verdict == "timeout"),
+            "killed": float(result.verdict in ("output", "scratch", "died")),
+        }
+        return Score(float(result.all_passed) if self.score == "all" else result.share, parts)
+
+    def _plan(self, prompt: Prompt) -> Callable[[str], Result]:
+        meta = prompt.meta
+        if meta.get("test") and meta.get("entry_point"):
+            return partial(self._humaneval, str(meta.get("prompt") or ""), meta)
+        if meta.get("test_list"):
+            if isinstance(meta["test_list"], str):
+                raise BadTestsError(f"{_where(prompt)}: test_list is text, not a list of asserts")
+            setup = str(meta.get("test_setup_code") or "")
+            parts = [str(part) for part in meta["test_list"]]
+            return partial(self.sandbox.run_asserts, parts=parts, setup=setup)
+        tests = meta.get("tests")
+        if isinstance(tests, Sequence) and not isinstance(tests, str) and tests:
+            return self._listed(tests, prompt)
+        found = ", ".join(sorted(map(str, meta))) or "nothing"
+        raise BadTestsError(
+            f"{_where(prompt)}: no tests in its fields ({found}), so no program can pass: the code "
+            "reward needs test + entry_point (HumanEval), test_list (MBPP), or tests, a list of "
+            "{input, output} or {function, args, expected}"
+        )
+
+    def _humaneval(self, prefix: str, meta: Mapping[str, Any], code: str) -> Result:
+        entry = str(meta["entry_point"])
+        return self.sandbox.run_asserts(
+            complete_program(prefix, code, entry),
+            [f"{meta['test']}\ncheck({entry})\n"],
+            setup=prefix,
+            functions=[entry],
+        )
+
+    def _listed(self, tests: Sequence[Any], prompt: Prompt) -> Callable[[str], Result]:
+        try:
+            # columnar files fill fields up with None
+            if all(t.get("input") is not None and t.get("output") is not None for t in tests):
+                inputs = [InputTest(str(t["input"]), str(t["output"])) for t in tests]
+                return partial(
+                    self.sandbox.run_inputs, tests=inputs, stop_early=self.score == "all"
+                )
+            calls = [
+                CallTest(
+                    str(t.get("function") or prompt.meta.get("entry_point") or ""),
+                    list(t["args"] or ()),
+                    t["expected"],
+                    t.get("kwargs") or {},
+                )
+                for t in tests
+            ]
+            if all(call.function for call in calls):
+                return partial(self.sandbox.run_calls, tests=calls, rel_tol=self.rel_tol)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BadTestsError(
+                f"{_where(prompt)}: a test is neither input and output nor function, args and "
+                f"expected ({type(error).__name__}: {error})"
+            ) from error
+        raise BadTestsError(f"{_where(prompt)}: tests of calls name a function (or entry_point)")
+
+
+def _where(prompt: Prompt) -> str:
+    return f"prompt {prompt.id}" + (f" ({prompt.source})" if prompt.source else "")
+
+
+def _parses(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _defines(code: str, name: str) -> bool:
+    """Whether a line at the margin defines ``name`` (by eye: model code is not parsed here)."""
+    pattern = rf"^(?:(?:async\s+)?def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*="
+    return re.search(pattern, code, re.MULTILINE) is not None

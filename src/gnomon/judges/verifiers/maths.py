@@ -1,0 +1,115 @@
+"""Whether a mathematical answer is the right one.
+
+Strict means: an answer is extracted first and compared as a value; the truth is never looked for in
+the text, and no answer, or an empty one, is wrong. The rules are in :mod:`.comparison`;
+``docs/rewards.md`` says what counts as the same, kind by kind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from gnomon.judges.verifiers.comparison import Comparison
+from gnomon.judges.verifiers.extract import final_answer, worked_answer
+from gnomon.judges.verifiers.notation import canonical, depth_of
+
+MAX_ANSWER = 600
+"""Characters of an answer; longer ones are wrong."""
+_REASON = re.compile(
+    r"(?:\s+|\s*[,;:.(-]+\s*)(?:because|since|which|as\s+(?:the|it|we|there|a)\b|so\b|thus|therefore|hence|"
+    r"due to|given that|making|i hope)(?![A-Za-z]).*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_ASIDE = re.compile(r"(?<=[\d}%)]),\s+(?!and\b|or\b)(?![a-z]\s*[=<>\\(])[a-z]{2,}\s.*$", re.DOTALL)
+_LEAD = re.compile(
+    r"^(?:(?:about|approximately|approx\.?|roughly|around|exactly|simply|just|only|a total of|"
+    r"equal to|equals|therefore|thus|hence|so|the (?:final )?answer is|answer\s*:|the value of|=|:|"
+    r"\\approx|\\therefore)(?![A-Za-z])[\s:,]*|[:=]\s*)+",
+    re.IGNORECASE,
+)
+
+
+def equivalent(answer: str, truth: str, rel_tol: float = 0.0) -> bool:
+    """True if ``answer`` says the same as ``truth``.
+
+    It runs no longer than the parser and sympy take for what is left after the bounds on size and
+    depth; where a hard limit is needed, ask the reward, whose processes are killed.
+
+    Args:
+        rel_tol: relative error allowed between numbers; 0 for exact.
+    """
+    if not answer.strip() or len(answer) > MAX_ANSWER or len(truth) > MAX_ANSWER:
+        return False
+    a, b = _tidy(canonical(answer)), _tidy(canonical(truth))
+    if not _says_something(a) or not _says_something(b) or max(depth_of(a), depth_of(b)) > 100:
+        return False
+    return Comparison(rel_tol).same(a, b)
+
+
+def _tidy(text: str) -> str:
+    """Without words of introduction in front, or the reason behind an answer."""
+    short = _LEAD.sub("", _ASIDE.sub("", _REASON.sub("", text)))
+    return canonical(short) if short and short != text else text
+
+
+def _says_something(text: str) -> bool:
+    return bool(re.search(r"[^\W_]|\\[{a-zA-Z]|[°%$€£]", text))
+
+
+class MathsVerifier:
+    """``verify(text, answer)`` of the maths reward, as a worker makes it."""
+
+    def __init__(self, extract: Sequence[str], rel_tol: float) -> None:
+        self.methods = tuple(extract)
+        self.rel_tol = rel_tol
+
+    def __call__(self, text: str, answer: Any) -> tuple[float, dict[str, float]]:
+        """1 where the final answer of ``text`` is (one of) the truth, else 0.
+
+        Raises:
+            ValueError: the truth is no answer: empty, or far too long.
+        """
+        truths = self.truths(answer)
+        found = final_answer(text, self.methods)
+        if found is None:
+            return 0.0, {"answered": 0.0}
+        try:
+            right = any(equivalent(found, truth, self.rel_tol) for truth in truths)
+        except (MemoryError, RecursionError, ArithmeticError, ValueError):
+            self.check(answer)  # raises where the truth is at fault
+            right = False
+        return float(right), {"answered": 1.0}
+
+    def check(self, answer: Any) -> None:
+        """Read the truth alone, as long as that takes.
+
+        Raises:
+            ValueError: it is no answer.
+        """
+        for truth in self.truths(answer):
+            Comparison(self.rel_tol).same("0", _tidy(canonical(truth)))
+
+    def truths(self, answer: Any) -> list[str]:
+        """The reference answers of one prompt: one, or a list of which each will do.
+
+        Raises:
+            ValueError: there is none in it, or it is too long to be an answer.
+        """
+        given = answer if isinstance(answer, list | tuple) else [answer]
+        truths = [worked_answer(str(truth)) for truth in given]
+        for raw, truth in zip(given, truths, strict=True):
+            if len(truth) <= MAX_ANSWER and not _says_something(canonical(truth)):
+                raise ValueError(f"the reference answer {str(raw)[:80]!r} holds no answer")
+            if len(truth) > MAX_ANSWER:
+                raise ValueError(
+                    f"the reference answer is {len(truth)} characters long ({truth[:40]!r}...) and "
+                    "marks no final answer; mark it with \\boxed{}, #### or 'The answer is'"
+                )
+        return truths
+
+
+def maths_verifier(extract: Sequence[str], rel_tol: float) -> MathsVerifier:
+    """The verifier of the maths reward (made in each worker)."""
+    return MathsVerifier(extract, rel_tol)

@@ -1,0 +1,243 @@
+"""Checkpoints: everything a killed run needs to go on as if it had never stopped.
+
+One folder per checkpoint, ``step-000123``, holding only safetensors and JSON::
+
+    parameters.safetensors   the weights being trained, by name
+    state.safetensors        every tensor of the optimizer and of the caller's state
+    state.json               the rest of both; a tensor is a pointer into state.safetensors
+    manifest.json            size and SHA-256 of the files above
+
+A folder appears in one rename, so a process killed at any moment leaves only whole checkpoints (and
+a hidden temporary that the next run removes).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gnomon.errors import RunError
+from gnomon.files import clean_temporaries, remove_folder, write_folder
+from gnomon.integrity import fingerprint, problem, read_object
+from gnomon.models.finite import first_not_finite
+from gnomon.runs.optimizer_state import (
+    check_groups,
+    check_parameters,
+    names_by_parameter,
+    optimizer_state,
+    restore_optimizer,
+)
+from gnomon.runs.packing import pack, plain_tensors, unpack
+
+_FORMAT = 2
+_PARAMETERS = "parameters.safetensors"
+_TENSORS = "state.safetensors"
+_STATE = "state.json"
+_MANIFEST = "manifest.json"
+_OTHER_VERSION = "another version of gnomon"
+_FOLDER = re.compile(r"step-(\d{6,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read from disk, on the CPU.
+
+    Attributes:
+        iteration: the loop's iteration after which it was saved.
+        step: optimizer steps taken: the caller's ``state["step"]``, or else ``iteration``.
+        tensors: the trained parameters by name.
+        optimizer: ``state`` ({parameter name: {key: value}}) and ``groups`` (each with its settings
+            and, as ``params``, its parameters' names).
+        algorithm_state: what the caller passed as ``state``.
+    """
+
+    iteration: int
+    step: int
+    tensors: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    algorithm_state: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one stage: the newest ``keep`` of them, in ``folder``.
+
+    One process writes; any number may read. With more than one of them kept, a newest one that the
+    disk has damaged costs only the steps since the one before.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep = {keep}: at least one checkpoint has to be kept")
+        self.folder = Path(folder)
+        self.keep = keep
+        self._sound: set[int] = set()
+
+    def save(
+        self,
+        iteration: int,
+        *,
+        parameters: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+        state: Mapping[str, Any],
+    ) -> Path:
+        """Write a checkpoint, then drop those no longer kept (and any of a later iteration).
+
+        Args:
+            iteration: the iteration just finished.
+            parameters: every trained tensor by name; all the optimizer's parameters are among them.
+            optimizer: any torch optimizer; its state is stored by parameter name.
+            state: whatever else the run needs: nested dicts (string keys), lists, tuples, numbers,
+                strings, None and tensors.
+
+        Raises:
+            RunError: the disk is full, or a parameter is not finite; the earlier checkpoints are
+                intact.
+            TypeError: ``state`` or the optimizer holds something that is none of the above.
+        """
+        broken = first_not_finite(parameters)
+        if broken is not None:
+            raise RunError(f"{broken} is not finite, so no checkpoint of it was written")
+        extra: dict[str, Tensor] = {}
+        content = {
+            "iteration": iteration,
+            "optimizer": pack(optimizer_state(optimizer, parameters), "optimizer", extra),
+            "state": pack(dict(state), "state", extra),
+        }
+        need = sum(t.numel() * t.element_size() for t in [*parameters.values(), *extra.values()])
+        target = self.path(iteration)
+        with write_folder(target, need=need) as tmp:
+            save_file(plain_tensors(parameters), tmp / _PARAMETERS)
+            save_file(plain_tensors(extra), tmp / _TENSORS)
+            (tmp / _STATE).write_text(json.dumps(content), encoding="utf-8")
+            files = {name: fingerprint(tmp / name) for name in (_PARAMETERS, _TENSORS, _STATE)}
+            manifest = json.dumps({"format": _FORMAT, "files": files}, indent=2)
+            (tmp / _MANIFEST).write_text(manifest, encoding="utf-8")
+        self._sound.add(iteration)
+        self._prune(iteration)
+        return target
+
+    def latest(self) -> int | None:
+        """The newest iteration with a sound checkpoint, or None; removes half-written ones.
+
+        A damaged checkpoint is passed over with a warning that says what is wrong with it.
+
+        Raises:
+            RunError: there are some, and all are of another version of gnomon.
+        """
+        if not self.folder.is_dir():
+            return None
+        clean_temporaries(self.folder)
+        problems = []
+        for iteration in reversed(self.iterations()):
+            wrong = self._problem(iteration)
+            if wrong is None:
+                return iteration
+            problems.append(wrong)
+            warnings.warn(
+                f"The checkpoint {self.path(iteration)} is damaged ({wrong}); going back to the "
+                "one before it.",
+                stacklevel=2,
+            )
+        if problems and all(wrong.endswith(_OTHER_VERSION) for wrong in problems):
+            raise RunError(
+                f"The checkpoints in {self.folder} cannot be used: {problems[0]}. Go on with that "
+                "version, or begin anew under another name (name=...)."
+            )
+        return None
+
+    def read(self, iteration: int) -> Checkpoint:
+        """Read a checkpoint without putting it anywhere.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        folder = self.path(iteration)
+        wrong = self._problem(iteration)
+        if wrong is not None:
+            have = ", ".join(map(str, self.iterations())) or "none"
+            raise RunError(
+                f"The checkpoint {folder} cannot be used: {wrong}. Resume from another one "
+                f"(there are: {have}) or start the stage anew."
+            )
+        extra = load_file(folder / _TENSORS)
+        content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        state = unpack(content["state"], extra)
+        return Checkpoint(
+            iteration=content["iteration"],
+            step=int(state.get("step", content["iteration"])),
+            tensors=load_file(folder / _PARAMETERS),
+            optimizer=unpack(content["optimizer"], extra),
+            algorithm_state=state,
+        )
+
+    def load(
+        self,
+        iteration: int,
+        parameters: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+    ) -> dict[str, Any]:
+        """Restore parameters and optimizer in place, bit for bit, and return the saved ``state``.
+
+        Everything is compared before anything is changed.
+
+        Raises:
+            RunError: the checkpoint is missing or damaged, or holds other parameters than these.
+        """
+        checkpoint = self.read(iteration)
+        folder = self.path(iteration)
+        check_parameters(folder, checkpoint.tensors, parameters)
+        names = names_by_parameter(optimizer, parameters)
+        check_groups(folder, checkpoint.optimizer, optimizer, names)
+        with torch.no_grad():
+            for name, tensor in parameters.items():
+                tensor.copy_(checkpoint.tensors[name])
+        restore_optimizer(optimizer, checkpoint.optimizer, names)
+        return checkpoint.algorithm_state
+
+    def path(self, iteration: int) -> Path:
+        """The folder of an iteration's checkpoint, whether it exists or not."""
+        return self.folder / f"step-{iteration:06d}"
+
+    def iterations(self) -> list[int]:
+        """The iterations that have a folder, oldest first, sound or not."""
+        if not self.folder.is_dir():
+            return []
+        matches = (_FOLDER.fullmatch(p.name) for p in self.folder.iterdir() if p.is_dir())
+        return sorted(int(m.group(1)) for m in matches if m)
+
+    def _prune(self, newest: int) -> None:
+        """Drop the oldest, and later ones: a run that went back must not resume from those."""
+        earlier = [i for i in self.iterations() if i <= newest]
+        for iteration in self.iterations():
+            if iteration > newest or iteration not in earlier[-self.keep :]:
+                self._sound.discard(iteration)
+                remove_folder(self.path(iteration))
+
+    def _problem(self, iteration: int) -> str | None:
+        """What is wrong with a checkpoint, or None. Files are hashed once per store."""
+        if iteration in self._sound:
+            return None
+        folder = self.path(iteration)
+        if not folder.is_dir():
+            return "it does not exist"
+        try:
+            manifest = read_object(folder / _MANIFEST)
+            expected = {n: manifest["files"][n] for n in (_PARAMETERS, _TENSORS, _STATE)}
+            wrong = problem(folder, expected)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"{_MANIFEST} is missing or unreadable: {error!r}"
+        if wrong is not None:
+            return wrong
+        if manifest.get("format") != _FORMAT:
+            return f"format {manifest.get('format')} was written by {_OTHER_VERSION}"
+        self._sound.add(iteration)
+        return None

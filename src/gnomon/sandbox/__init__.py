@@ -1,0 +1,16 @@
+"""Running programs that nobody trusts: see :class:`Sandbox`."""
+
+from gnomon.sandbox.backends import SandboxError, choose, probe
+from gnomon.sandbox.limits import Limits
+from gnomon.sandbox.run import CallTest, InputTest, Result, Sandbox
+
+__all__ = [
+    "CallTest",
+    "InputTest",
+    "Limits",
+    "Result",
+    "Sandbox",
+    "SandboxError",
+    "choose",
+    "probe",
+]

@@ -1,0 +1,135 @@
+"""How long a stage may take: its arithmetic, counted, over this machine's speed, tried out.
+
+A multiplication of matrices as they occur in the model is timed, and one of a vector by a matrix
+larger than the caches. With N parameters and T tokens a forward pass costs 2NT operations and a
+backward pass 4NT (2NT with LoRA), and a step of sampling reads N weights. What the count leaves out
+(attention, Python, the reward) makes the estimate good to a factor of about 3, not better.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gnomon.algorithms.collect_settings import COLLECT
+from gnomon.models.load import dtype_of
+from gnomon.recipe.schema import StageSpec
+from gnomon.stages.usable import Usable
+
+SPREAD = 3.0
+"""The estimate is good to this factor, either way."""
+_TRIES = 25
+_CALLS = 60
+"""Calls of a kernel in a layer's forward pass, about."""
+_TYPICAL = 0.6
+"""Of ``max_new_tokens``, what a batch of samples takes: most responses end earlier."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What this machine does in a second.
+
+    Attributes:
+        operations: of multiplications of matrices as large as the model's.
+        weights: parameters that pass through the processor, as in sampling one row.
+        layer: seconds that a layer's Python and kernels take however little there is to multiply.
+    """
+
+    operations: float
+    weights: float
+    layer: float
+
+
+def measure(config: Any, dtype: str, device: torch.device) -> Speed:
+    """Try the machine out, for about a third of a second."""
+    text = config.get_text_config()
+    width = int(getattr(text, "hidden_size", 512))
+    kind = dtype_of(dtype)
+    rows = torch.ones(512, width, dtype=kind, device=device)
+    matrix = torch.ones(width, 3 * width, dtype=kind, device=device)
+    once = _best(lambda: rows @ matrix, device)
+    big = torch.ones(4096, 4096, dtype=kind, device=device)
+    vector = torch.ones(1, 4096, dtype=kind, device=device)
+    passed = _best(lambda: vector @ big, device)
+    little = torch.ones(8, 8, dtype=kind, device=device)
+    call = _best(lambda: torch.nn.functional.silu(little), device)
+    return Speed(2 * rows.shape[0] * matrix.numel() / once, big.numel() / passed, _CALLS * call)
+
+
+def _best(work: Any, device: torch.device) -> float:
+    """Seconds of one call, the quickest of several, so that a busy machine counts for less."""
+    best = float("inf")
+    for _ in range(_TRIES):
+        began, calls = time.perf_counter(), 0
+        while calls < 2 or time.perf_counter() - began < 0.002:
+            work()
+            calls += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, (time.perf_counter() - began) / calls)
+    return best
+
+
+def stage_seconds(
+    stage: StageSpec,
+    usable: Usable,
+    iterations: int,
+    *,
+    roles: tuple[str, ...],
+    settings: Any,
+    parameters: int,
+    config: Any,
+    speed: Speed,
+) -> float:
+    """Seconds that a stage takes, to a factor of ``SPREAD``.
+
+    Args:
+        iterations: of training; of ``collect``, prompts.
+        roles: the models that take part.
+        parameters: of one of them.
+    """
+    layers = int(getattr(config.get_text_config(), "num_hidden_layers", 12))
+    sampled = stage.rollout.samples * _TYPICAL * stage.response_tokens
+    if stage.algorithm == COLLECT:
+        return _sampling(stage, iterations, usable, parameters, layers, speed)
+    train = stage.train
+    online = bool(usable.prompts)
+    tokens = usable.prompt_tokens + (sampled if online else usable.response_tokens)
+    passes = int(getattr(settings, "epochs", 1)) if online else 1
+    steps = passes * int(getattr(settings, "minibatches", 1)) if online else 1
+    backward = 2 if stage.lora is not None else 4
+    again = 2 if train.gradient_checkpointing else 0
+    learning = sum(name != "reference" for name in roles)
+    forward = len(roles) + sum(reward.model is not None for reward in stage.reward)
+    work = passes * learning * (2 + backward + again) + (2 * forward if online else 0)
+    per_iteration = work * parameters * tokens * train.batch_size / speed.operations
+    chunks = max(1.0, tokens * train.batch_size / train.tokens_per_microbatch)
+    per_iteration += 3 * layers * speed.layer * max(steps, passes * chunks) * learning
+    update = parameters if stage.lora is None else parameters / 20
+    per_iteration += steps * learning * 4 * update / speed.weights
+    if online:
+        per_iteration += _sampling(stage, train.batch_size, usable, parameters, layers, speed)
+    looks = 1 + (iterations // train.eval_every if train.eval_every else 0)
+    seen = min(usable.held_out, train.eval_size)
+    if online:
+        look = _sampling(stage, seen, usable, parameters, layers, speed)
+    else:
+        look = 2 * parameters * seen * tokens / speed.operations
+    return iterations * per_iteration + looks * look
+
+
+def _sampling(
+    stage: StageSpec, prompts: int, usable: Usable, parameters: int, layers: int, speed: Speed
+) -> float:
+    """Seconds of answering so many prompts."""
+    rows = prompts * stage.rollout.samples
+    if not rows:
+        return 0.0
+    together = min(rows, stage.rollout.max_rows)
+    rounds = rows / together
+    step = max(2 * parameters * together / speed.operations, parameters / speed.weights)
+    decode = rounds * _TYPICAL * stage.response_tokens * (step + layers * speed.layer)
+    return decode + 2 * parameters * prompts * usable.prompt_tokens / speed.operations

@@ -1,0 +1,308 @@
+"""Every policy of a run on the same held-out prompts: rewards, KL and length with intervals.
+
+With several samples a prompt (``compare.rollout.samples``), intervals are over the prompts, and
+every reward that gave nothing but 0 and 1 gets a table of pass@k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gnomon.algorithms.base import EncodedPrompt
+from gnomon.algorithms.token_columns import per_response_sum
+from gnomon.data.pack import microbatches, pack
+from gnomon.errors import ConfigError, RunError
+from gnomon.files import write_json
+from gnomon.judges.guard import score_safely
+from gnomon.judges.protocol import Reward, Sample
+from gnomon.models.load import load_causal_lm, read_model
+from gnomon.models.roles import Role, Trunk
+from gnomon.models.save import LoadedReward, load_reward_model
+from gnomon.recipe.schema import CompareSpec, Recipe
+from gnomon.records import TokenGroup, TokenResponse
+from gnomon.rollout.protocol import Completion, Request
+from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.runs.folder import COMPARISON, RunFolder
+from gnomon.stages.resolve import pick_device, policy_stages, reward_folder, sampling
+from gnomon.stages.rewards import one_reward
+from gnomon.stages.sources import (
+    DataReport,
+    context_of,
+    encode_prompts,
+    read_specs,
+    recipe_encoder,
+)
+from gnomon.stats.intervals import Bounds, Interval
+from gnomon.stats.passk import ks_up_to, pass_curve, pass_gain
+from gnomon.stats.prompts import common_bounds, gain_over_prompts, over_prompts
+from gnomon.train.progress import Progress
+from gnomon.train.stop import Stop
+
+BASE = "base"
+TOKENS = 8192
+
+Answers = list[list[Completion]]
+"""[prompts][samples]"""
+Values = list[list[float | None]]
+"""[prompts][samples] a reward's values; None where it failed."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One policy to compare: its name in the recipe and where its weights are."""
+
+    name: str
+    source: str
+
+
+def compare(
+    recipe: Recipe,
+    run: RunFolder,
+    base: Path,
+    stop: Stop | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Sample the base model and every trained policy, score them, write ``comparison.json``.
+
+    A row's ``gains`` are its rewards less the reference's, prompt by prompt (paired intervals), and
+    its ``scores`` [rewards][prompts][samples] what both are made from, for ``prompts`` by id.
+
+    One policy is in memory at a time, beside the reference and the reward models.
+
+    Raises:
+        RunStopped: the run was asked to stop; nothing of the comparison is kept.
+    """
+    stop = stop or Stop()
+    spec = recipe.compare
+    if spec is None:
+        raise ConfigError("the recipe has no compare section")
+    prompts = _prompts(spec, recipe, run, base)
+    policies = [Policy(BASE, recipe.model)] + [
+        Policy(stage.name, str(run.stage(stage.name).model)) for stage in policy_stages(recipe)
+    ]
+    reference = _reference(spec, policies)
+    reference_role = _load(reference, recipe)
+    rewards = _rewards(spec, recipe, run, base, reference_role)
+    rows: list[dict[str, Any]] = []
+    shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in prompts[: spec.show]]
+    judged: dict[str, list[Values]] = {}
+    progress = progress or Progress("compare", len(policies), enabled=False)
+    for done, policy in enumerate(policies, start=1):
+        stop.check()
+        role = reference_role if policy == reference else _load(policy, recipe)
+        answers = _answer(role, prompts, recipe, spec, stop, progress)
+        for sample, own in zip(shown, answers, strict=False):
+            sample[policy.name] = own[0].text
+        judged[policy.name] = _scores(prompts, answers, rewards)
+        kl = _kl(role, reference_role, prompts, answers, spec.rollout.temperature)
+        values = [
+            over_prompts(kl, None),
+            over_prompts([[float(len(c.ids)) for c in own] for own in answers], None),
+            over_prompts([[float(c.finished) for c in own] for own in answers], (0.0, 1.0)),
+        ]
+        rows.append({"model": policy.name, "values": [v.to_dict() for v in values]})
+        progress.update(done, {})
+    names = [reward.name for reward in rewards]
+    _add_rewards(rows, judged, reference)
+    result: dict[str, Any] = {
+        "columns": [*names, f"KL from {reference.name} (nats)", "length (tokens)", "finished"],
+        "reference": reference.name,
+        "rows": rows,
+        "prompts": [p.prompt.id for p in prompts],
+        "samples": shown,
+        "tables": pass_tables(names, judged, reference.name, spec.rollout.samples),
+    }
+    write_json(run.path / COMPARISON, result)
+    return result
+
+
+def _rewards(
+    spec: CompareSpec, recipe: Recipe, run: RunFolder, base: Path, reference: Role
+) -> list[Reward]:
+    """What judges every policy's answers."""
+
+    def load(name: str) -> LoadedReward:
+        folder = reward_folder(recipe, run, base, name)
+        return load_reward_model(folder, dtype=recipe.dtype, device=pick_device(recipe.device))
+
+    return [
+        one_reward(reward, base=base, load=load, tokenizer=reference.trunk.tokenizer)
+        for reward in spec.rewards
+    ]
+
+
+def _add_rewards(
+    rows: Sequence[dict[str, Any]], judged: Mapping[str, list[Values]], reference: Policy
+) -> None:
+    """Complete the rows by the rewards' means, the gains over the reference, and the scores.
+
+    It comes last, since a reward's bounds are known only once every policy is judged.
+    """
+    bounds = _bounds(judged)
+    for row in rows:
+        scores, theirs = judged[row["model"]], judged[reference.name]
+        means = [over_prompts(v, b).to_dict() for v, b in zip(scores, bounds, strict=True)]
+        gains = [gain_over_prompts(*x) for x in zip(scores, theirs, bounds, strict=True)]
+        if row["model"] == reference.name:  # on itself: nothing, and that is certain
+            gains = [Interval(0.0, 0.0, 0.0, gain.n) for gain in gains]
+        row["values"] = [*means, *row["values"]]
+        row |= {"gains": [gain.to_dict() for gain in gains], "scores": scores}
+
+
+def pass_tables(
+    names: Sequence[str], judged: dict[str, list[Values]], reference: str, samples: int
+) -> list[dict[str, Any]]:
+    """For each reward of 0 and 1: pass@k of every policy, and its gain over the reference.
+
+    Args:
+        names: of the rewards.
+        judged: for each policy, the values of each reward.
+        samples: answers to a prompt; with one there is nothing to tabulate.
+    """
+    tables: list[dict[str, Any]] = []
+    ks = ks_up_to(samples)
+    for i, name in enumerate(names):
+        values = {policy: rewards[i] for policy, rewards in judged.items()}
+        found = {v for rows in values.values() for row in rows for v in row if v is not None}
+        if samples < 2 or not found <= {0.0, 1.0}:
+            continue
+        right = {
+            policy: [[None if v is None else v == 1.0 for v in row] for row in rows]
+            for policy, rows in values.items()
+        }
+        curves = {policy: pass_curve(rows, ks) for policy, rows in right.items()}
+        gains = {
+            policy: pass_gain(rows, right[reference], ks)
+            for policy, rows in right.items()
+            if policy != reference
+        }
+        for title, figures in (
+            (f"{name}: pass@k", curves),
+            (f"{name}: gain in pass@k over {reference}, paired by prompt", gains),
+        ):
+            table_rows = [
+                {"model": policy, "values": [v.to_dict() for v in intervals]}
+                for policy, intervals in figures.items()
+            ]
+            columns = [f"pass@{k}" for k in ks]
+            tables.append({"title": title, "columns": columns, "rows": table_rows})
+    return tables
+
+
+def _bounds(judged: Mapping[str, Sequence[Values]]) -> list[Bounds | None]:
+    """Of each reward, whether its values are shares: asked of all policies' together."""
+    columns = zip(*judged.values(), strict=True)
+    return [common_bounds(row for rows in column for row in rows) for column in columns]
+
+
+def _prompts(spec: CompareSpec, recipe: Recipe, run: RunFolder, base: Path) -> list[EncodedPrompt]:
+    report = DataReport()
+    groups = read_specs(
+        spec.prompts,
+        base=base,
+        stage_groups=lambda name: run.stage(name).groups,
+        kind="prompts",
+        report=report,
+    )
+    config, tokenizer = read_model(recipe.model)
+    encoder = recipe_encoder(
+        recipe,
+        tokenizer,
+        context=context_of(config),
+        new_tokens=spec.rollout.max_new_tokens,
+    )
+    return encode_prompts(encoder, groups, report)[: spec.size]
+
+
+def _reference(spec: CompareSpec, policies: Sequence[Policy]) -> Policy:
+    """The policy that KL is measured against: the one asked for, else the last but one."""
+    if spec.reference is None:
+        return policies[-2] if len(policies) > 1 else policies[0]
+    by_name = {policy.name: policy for policy in policies}
+    if spec.reference not in by_name:
+        raise ConfigError(
+            f"compare.reference {spec.reference!r} is no policy; there are {', '.join(by_name)}"
+        )
+    return by_name[spec.reference]
+
+
+def _load(policy: Policy, recipe: Recipe) -> Role:
+    loaded = load_causal_lm(policy.source, dtype=recipe.dtype, device=pick_device(recipe.device))
+    return Role(policy.name, Trunk.from_loaded(loaded))
+
+
+def _answer(
+    role: Role,
+    prompts: Sequence[EncodedPrompt],
+    recipe: Recipe,
+    spec: CompareSpec,
+    stop: Stop,
+    progress: Progress,
+) -> Answers:
+    encoder = recipe_encoder(recipe, role.trunk.tokenizer)
+    engine = TorchEngine(
+        role.trunk.model,
+        role.trunk.tokenizer,
+        max_rows=spec.rollout.max_rows,
+        eos_token_ids=encoder.stop_ids,
+    )
+    n = spec.rollout.samples
+    requests = [Request(p.prompt.id, p.ids, n, seed=i) for i, p in enumerate(prompts)]
+    watch = stop.watching(lambda done, total: progress.phase(role.name, done, total))
+    return engine.generate(requests, sampling(spec.rollout).params, watch)
+
+
+def _scores(
+    prompts: Sequence[EncodedPrompt], answers: Answers, rewards: Sequence[Reward]
+) -> list[Values]:
+    samples = [
+        Sample(p.prompt, c.text, p.ids, c.ids, c.finished)
+        for p, own in zip(prompts, answers, strict=True)
+        for c in own
+    ]
+    out: list[Values] = []
+    for reward in rewards:
+        scores = score_safely(reward, samples)
+        if all(s.value is None for s in scores):
+            raise RunError(
+                f"compare: reward {reward.name!r} failed on all {len(scores)} samples. The first: "
+                f"{scores[0].error}\nMend it and go on with --resume; the trained stages are kept."
+            )
+        values = iter([s.value for s in scores])
+        out.append([[next(values) for _ in own] for own in answers])
+    return out
+
+
+@torch.no_grad()
+def _kl(
+    policy: Role,
+    reference: Role,
+    prompts: Sequence[EncodedPrompt],
+    answers: Answers,
+    temperature: float,
+) -> list[list[float]]:
+    """[prompts][samples] log(policy / reference) summed over each response the policy wrote, in
+    nats."""
+    groups = [
+        TokenGroup(str(i), p.ids, tuple(TokenResponse(c.ids, [True] * len(c.ids)) for c in own))
+        for i, (p, own) in enumerate(zip(prompts, answers, strict=True))
+    ]
+    sums: list[float] = []
+    for part in microbatches(groups, TOKENS):
+        batch = pack(part).to(policy.trunk.model.device)
+        own = policy.logprobs(batch, temperature=temperature).logprobs
+        theirs = reference.logprobs(batch, temperature=temperature).logprobs
+        sums += per_response_sum(own - theirs, batch).tolist()
+    values = iter(sums)
+    return [[next(values) for _ in group.responses] for group in groups]
+
+
+def _text(prompt: EncodedPrompt) -> str:
+    if prompt.prompt.text is not None:
+        return prompt.prompt.text
+    return "\n".join(m.content for m in prompt.prompt.messages)

@@ -1,0 +1,82 @@
+"""Built-in sources of prompts that are made when asked for: ``instructions:prompts`` (checkable
+instructions) and ``reasoning-gym:DATASET``. The tunnel's are in ``sources.py``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from gnomon.errors import ConfigError
+from gnomon.judges.verifiers.reasoning_gym import open_dataset, reasoning_gym_groups
+from gnomon.records import Group
+from gnomon.tasks.instructions import generate_instruction_prompts
+
+
+def _instructions(
+    n: int,
+    seed: int = 0,
+    split: Literal["train", "test"] = "train",
+    most: int = 3,
+    kinds: Sequence[str] | None = None,
+) -> list[Group]:
+    chosen = None if kinds is None else tuple(kinds)
+    prompts = generate_instruction_prompts(n, seed, split, most=most, kinds=chosen)
+    return [Group(prompt) for prompt in prompts]
+
+
+def _check_instructions(what: str, options: Mapping[str, Any]) -> None:
+    if what != "prompts":
+        raise ConfigError(f"data 'instructions:{what}': did you mean 'instructions:prompts'?")
+    _bind(f"instructions:{what}", _instructions, options)
+    _instructions(**{**options, "n": 1})  # kinds and split
+
+
+def _reasoning_gym(what: str, options: Mapping[str, Any]) -> list[Group]:
+    return reasoning_gym_groups(what, **options)
+
+
+def _check_reasoning_gym(what: str, options: Mapping[str, Any]) -> None:
+    _bind(f"reasoning-gym:{what}", reasoning_gym_groups, {"name": what, **options})
+    own = {k: v for k, v in options.items() if k not in ("n", "seed", "tags")}
+    open_dataset(what, {**own, "size": options["n"], "seed": options.get("seed", 0)})
+
+
+def _bind(where: str, make: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        known = ", ".join(p for p in inspect.signature(make).parameters if p != "name")
+        raise ConfigError(f"data {where!r}: {error}; its options are {known}") from error
+
+
+Check = Callable[[str, Mapping[str, Any]], None]
+Make = Callable[[str, Mapping[str, Any]], list[Group]]
+GENERATED: Mapping[str, tuple[Check, Make]] = {
+    "instructions": (_check_instructions, lambda what, options: _instructions(**options)),
+    "reasoning-gym": (_check_reasoning_gym, _reasoning_gym),
+}
+"""What stands before the colon: how its options are checked, and how it is made."""
+
+
+def check_generated(where: str, what: str, options: Mapping[str, Any]) -> None:
+    """Whether a source can be made, without making it.
+
+    Raises:
+        ConfigError: it cannot: an unknown name or option, or a missing extra.
+    """
+    GENERATED[where][0](what, options)
+
+
+def generated_groups(where: str, what: str, options: Mapping[str, Any]) -> list[Group]:
+    """The groups of ``where:what``.
+
+    Raises:
+        ConfigError: see :func:`check_generated`.
+    """
+    check, make = GENERATED[where]
+    check(what, options)
+    try:
+        return make(what, options)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"data '{where}:{what}': its options {dict(options)}: {error}") from error

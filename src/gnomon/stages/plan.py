@@ -1,0 +1,282 @@
+"""``--dry-run``: everything that can be checked before the first step, and the plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich import box
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gnomon.algorithms.collect_settings import COLLECT
+from gnomon.algorithms.offline_settings import ReferenceSettings
+from gnomon.algorithms.reference import check_reference
+from gnomon.algorithms.registry import find_algorithm
+from gnomon.data.readers import Skipped, summarise_skipped
+from gnomon.errors import ConfigError, GnomonError
+from gnomon.models.load import fetch, read_config
+from gnomon.models.memory import parameter_count
+from gnomon.recipe.schema import Recipe, StageSpec
+from gnomon.runs.folder import RunFolder
+from gnomon.stages.check import (
+    check_compare,
+    check_stage,
+    check_tools,
+    own_code,
+    stage_encoder,
+)
+from gnomon.stages.clock import SPREAD, Speed, measure, stage_seconds
+from gnomon.stages.judge import check_judging
+from gnomon.stages.machine import check_machine
+from gnomon.stages.memory import stage_memory
+from gnomon.stages.resolve import pick_device, resolve_start, stage_settings
+from gnomon.stages.usable import Usable, usable_rows
+from gnomon.train.optim import default_lr
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What one stage will do; counts that hang on an earlier stage's output are None.
+
+    Attributes:
+        rows: that can be trained on, of ``read``; ``held_out`` beside them.
+        skipped: rows that cannot be used; ``left_out`` says which and why.
+        seconds: a rough estimate, good to a factor of ``clock.SPREAD``.
+    """
+
+    stage: StageSpec
+    start: str
+    rows: int | None
+    skipped: int
+    iterations: int | None
+    lr: float | None
+    roles: tuple[str, ...]
+    read: int = 0
+    held_out: int = 0
+    estimated: bool = False
+    left_out: Sequence[Skipped] = field(default_factory=list)
+    seconds: float | None = None
+
+
+def make_plan(recipe: Recipe, base: Path, code: bool = True) -> list[StagePlan]:
+    """Check a recipe against the world: settings, models, data, rewards, references to stages.
+
+    Every row is tokenised, so that what the plan counts is what a run will train on.
+
+    Args:
+        base: the folder that the recipe's relative paths start from.
+        code: whether to import the Python that the recipe names; without it, rewards and
+            environments of the recipe's own go unchecked.
+
+    Raises:
+        GnomonError: everything that is wrong, one problem a line.
+    """
+    run = RunFolder(recipe)
+    plans: list[StagePlan] = []
+    problems: list[str] = []
+    try:
+        check_machine(recipe)
+        check_tools(recipe)
+        planner = _Planner(recipe, run, base, code)
+    except GnomonError as error:
+        raise ConfigError(str(error)) from error
+    for stage in recipe.stages:
+        try:
+            plans.append(planner.plan(stage))
+        except GnomonError as error:
+            problems.append(f"stage {stage.name!r}: {error}")
+    try:
+        check_compare(recipe, run, base, code)
+    except GnomonError as error:
+        problems.append(f"compare: {error}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return plans
+
+
+class _Planner:
+    """Plans the stages of a recipe, one after the other."""
+
+    def __init__(self, recipe: Recipe, run: RunFolder, base: Path, code: bool) -> None:
+        self.recipe, self.run, self.base, self.code = recipe, run, base, code
+        self._speed: Speed | None = None
+
+    def plan(self, stage: StageSpec) -> StagePlan:
+        settings = stage_settings(stage)
+        start = resolve_start(self.recipe, stage, self.run)
+        check_stage(self.recipe, stage, self.run, self.base, self.code)
+        algorithm = None if stage.algorithm == COLLECT else find_algorithm(stage.algorithm)
+        encoder = stage_encoder(self.recipe, stage)
+        usable = usable_rows(self.recipe, stage, self.run, self.base, encoder, self.code)
+        check_judging(stage, usable.prompts, self.base)
+        iterations = _iterations(stage, usable.rows)
+        if isinstance(settings, ReferenceSettings):
+            check_reference(settings, stage.lora is not None, iterations)
+        config = read_config(fetch(self.recipe.model))
+        parameters = parameter_count(config)
+        lr = None
+        if algorithm is not None:
+            auto = default_lr(algorithm.name, parameters, stage.lora is not None)
+            lr = auto if stage.train.lr == "auto" else stage.train.lr
+        roles = ("policy",) if algorithm is None else algorithm.roles_for(settings)
+        seconds = None
+        if iterations is not None and usable.rows is not None:
+            seconds = stage_seconds(
+                stage,
+                usable,
+                iterations,
+                roles=roles,
+                settings=settings,
+                parameters=parameters,
+                config=config,
+                speed=self._measured(config),
+            )
+        return _stage_plan(stage, start, usable, iterations, lr, roles, seconds)
+
+    def _measured(self, config: object) -> Speed:
+        if self._speed is None:
+            self._speed = measure(config, self.recipe.dtype, pick_device(self.recipe.device))
+        return self._speed
+
+
+def _stage_plan(
+    stage: StageSpec,
+    start: str,
+    usable: Usable,
+    iterations: int | None,
+    lr: float | None,
+    roles: tuple[str, ...],
+    seconds: float | None,
+) -> StagePlan:
+    return StagePlan(
+        stage,
+        start,
+        usable.rows,
+        len(usable.skipped),
+        iterations,
+        lr,
+        roles,
+        read=usable.read,
+        held_out=usable.held_out,
+        estimated=usable.estimated,
+        left_out=usable.skipped,
+        seconds=seconds,
+    )
+
+
+def _iterations(stage: StageSpec, rows: int | None) -> int | None:
+    if stage.algorithm == COLLECT:
+        return rows
+    if stage.train.steps is not None or rows is None:
+        return stage.train.steps
+    return max(1, math.ceil((stage.train.epochs or 1) * rows / stage.train.batch_size))
+
+
+# -- showing --------------------------------------------------------------------------------------
+
+
+def render_plan(recipe: Recipe, base: Path, code: bool = True) -> RenderableType:
+    """The plan as one renderable; see :func:`plan_parts`."""
+    return Lines(*plan_parts(recipe, base, code))
+
+
+def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table | Text]:
+    """The plan: a table of the stages, what is left out and why, whose code runs, the memory of
+    every stage.
+
+    Raises:
+        GnomonError: see :func:`make_plan`.
+    """
+    plans = make_plan(recipe, base, code)
+    yield _stage_table(recipe, plans)
+    yield Text(_total(plans))
+    for plan in plans:
+        if plan.left_out:
+            yield Text(f"{plan.stage.name}: {summarise_skipped(plan.left_out)}")
+    yield from _code_note(recipe, code)
+    for plan in plans:
+        if plan.stage.algorithm != COLLECT:
+            yield stage_memory(recipe, plan.stage).table(_memory_title(plan))
+
+
+def _stage_table(recipe: Recipe, plans: Sequence[StagePlan]) -> Table:
+    title = f"{recipe.name}: {len(plans)} stages, nothing trained yet"
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("stage", no_wrap=True)
+    table.add_column("algorithm", no_wrap=True)
+    table.add_column("starts from", overflow="fold", min_width=8)
+    table.add_column("rows", overflow="fold", min_width=10)
+    for column in ("held\nout", "iter.", "lr", "time"):
+        table.add_column(column, no_wrap=True, justify="right")
+    for plan in plans:
+        table.add_row(
+            plan.stage.name,
+            plan.stage.algorithm,
+            _short(plan.start, recipe),
+            _rows(plan),
+            f"{plan.held_out:,}" if plan.held_out else "",
+            "?" if plan.iterations is None else f"{plan.iterations:,}",
+            "" if plan.lr is None else f"{plan.lr:.2g}",
+            "?" if plan.seconds is None else _about(plan.seconds),
+        )
+    return table
+
+
+def _rows(plan: StagePlan) -> str:
+    if plan.rows is None:
+        return "from an earlier stage"
+    about = "about " if plan.estimated else ""
+    usable = f"{about}{plan.rows:,}"
+    return f"{usable} of {plan.read:,}" if plan.skipped else usable
+
+
+def _total(plans: Sequence[StagePlan]) -> str:
+    known = [plan.seconds for plan in plans if plan.seconds is not None]
+    if not known:
+        return "time: not known before earlier stages have written their data"
+    low, high = _about(sum(known) / SPREAD), _about(sum(known) * SPREAD)
+    missing = len(plans) - len(known)
+    more = ", beside what is marked ?" if missing else ""
+    return (
+        f"time: a rough estimate, between {low} and {high} on this machine{more}: arithmetic "
+        "counted, not run; slow rewards and the comparison are left out"
+    )
+
+
+def _about(seconds: float) -> str:
+    """A duration as roughly as it is known."""
+    if seconds < 90:
+        return f"~ {max(seconds, 1):.0f} s"
+    return f"~ {seconds / 60:.0f} min" if seconds < 5400 else f"~ {seconds / 3600:.1f} h"
+
+
+def _code_note(recipe: Recipe, code: bool) -> Iterator[Text]:
+    files = own_code(recipe)
+    if files:
+        how = (
+            "was imported just now (--no-code leaves it out)"
+            if code
+            else "was not imported (--no-code) and is not checked; a run will import it"
+        )
+        yield Text(f"this recipe runs its author's code, which {how}: {', '.join(files)}")
+
+
+def _memory_title(plan: StagePlan) -> str:
+    chosen = "shared trunk (LoRA)" if plan.stage.lora else "separate (full)"
+    return f"{plan.stage.name}: {', '.join(plan.roles)}; runs as {chosen}"
+
+
+def _short(start: str, recipe: Recipe) -> str:
+    prefix = str(RunFolder(recipe).path / "stages") + "/"
+    return start.removeprefix(prefix).removesuffix("/model") if start.startswith(prefix) else start

@@ -1,0 +1,228 @@
+"""Running a recipe: its stages in order, those done already skipped, then the comparison."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gnomon.algorithms.collect_settings import COLLECT
+from gnomon.errors import RunError, RunStopped
+from gnomon.recipe.schema import Recipe, StageSpec
+from gnomon.report.html import write_report
+from gnomon.runs.folder import COMPARISON, RunFolder, StageFolder
+from gnomon.runs.invocation import resume_command
+from gnomon.runs.lock import run_lock
+from gnomon.stages.check import check_recipe
+from gnomon.stages.compare import compare
+from gnomon.stages.machine import check_machine
+from gnomon.stages.memory import memory_info
+from gnomon.stages.resolve import policy_stages
+from gnomon.stages.stage import StageRun
+from gnomon.train.progress import Progress
+from gnomon.train.stop import Stop
+
+Announce = Callable[[str], None]
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    base: Path,
+    resume: bool = False,
+    announce: Announce = print,
+) -> Path:
+    """Run every stage that is not done, compare the policies, write the report.
+
+    Ctrl-C and SIGTERM stop it where it can be taken up again: what is done is saved first. A second
+    one stops it at once.
+
+    Args:
+        recipe: what to run.
+        base: the folder that the recipe's relative paths start from.
+        resume: go on with an earlier run of the same recipe.
+        announce: is told what begins and what came of it. If it cannot pass that on (a closed
+            pipe), the run goes on without a word.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        RunStopped: it was asked to stop; the message says what is saved and how to go on.
+        GnomonError: whatever the user can mend; everything saved so far stays usable.
+    """
+    run = RunFolder(recipe)
+    check_machine(recipe)
+    run.check(resume)
+    check_recipe(recipe, run, base)
+    with run_lock(run.path):
+        return _Running(recipe, run, base, resume, _outliving(announce)).execute()
+
+
+class _Running:
+    """One call of :func:`run_recipe`, the run's folder locked."""
+
+    def __init__(
+        self, recipe: Recipe, run: RunFolder, base: Path, resume: bool, announce: Announce
+    ) -> None:
+        self.recipe = recipe
+        self.run = run
+        self.base = base
+        self.resume = resume
+        self.announce = announce
+        self.stop = Stop()
+        self.where = "before the first stage"
+        self.worked = False
+
+    def execute(self) -> Path:
+        try:
+            with self.stop.listening():
+                return self._execute()
+        except RunStopped as stopped:
+            raise RunStopped(self._said(str(stopped)), stopped.signal) from None
+        except KeyboardInterrupt:
+            number = self.stop.signal or signal.SIGINT
+            what = "at once; what was saved before is whole"
+            raise RunStopped(self._said(what), number) from None
+
+    def _said(self, what: str) -> str:
+        detail = f" ({what})" if what else ""
+        return f"stopped {self.where}{detail}. Go on with: {resume_command()}"
+
+    def _execute(self) -> Path:
+        for line in self.run.open(self.resume):
+            self.announce(line)
+        began = time.time()
+        for stage in self.recipe.stages:
+            self.where = f"before stage {stage.name}; those before it are done"
+            self._stage(stage)
+        self._compare()
+        path = self.run.path
+        if self.worked:
+            self.run.update_manifest(
+                finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                seconds={"last call": round(time.time() - began, 1)},
+            )
+        if self.worked or not (path / "report.html").is_file():
+            self.where = "before the report; all else is done"
+            write_report(path)
+        return path
+
+    def _stage(self, stage: StageSpec) -> None:
+        """Run a stage, unless it is done and all that it left is as it was."""
+        folder = self.run.stage(stage.name)
+        damage = folder.damage() if self.resume else None
+        if self.resume and folder.done() and damage is None:
+            self.announce(f"{stage.name}: done already")
+            return
+        before = _left(folder.info())
+        if damage is not None:
+            _check_repairable(folder, damage)
+            self.announce(f"{stage.name}: warning: {damage}; it is made again from what was saved")
+        self.stop.check()
+        self.where = f"in stage {stage.name}"
+        self.worked = True
+        memory = {} if stage.algorithm == COLLECT else memory_info(self.recipe, stage)
+        self.announce(f"{stage.name}: {stage.algorithm} begins{_memory(memory)}")
+        if self.recipe.dtype == "bfloat16" and stage.lora is None and stage.algorithm != COLLECT:
+            self.announce(
+                f"{stage.name}: warning: all weights are trained in bfloat16, which rounds steps "
+                "below about 1/256 of a weight away; give it lora, or set dtype=float32"
+            )
+        run = StageRun(self.recipe, stage, self.run, self.base, memory, self.stop)
+        info = run.execute(self.resume)
+        self.announce(f"{stage.name}: {_summary(info)}")
+        if before and before != _left(info):
+            self._refuse_another(stage, folder)
+
+    def _refuse_another(self, stage: StageSpec, folder: StageFolder) -> None:
+        """A stage that was made again is not what it was: later ones must not be mixed with it."""
+        names = [s.name for s in self.recipe.stages]
+        later = [self.run.stage(n) for n in names[names.index(stage.name) + 1 :]]
+        built = [str(f.path) for f in later if f.info()]
+        if built:
+            raise RunError(
+                f"{folder.path} was damaged and came out otherwise than before (another machine or "
+                "version?), and later stages were built on what it was. Put the old files back, or "
+                f"remove {', '.join(built)} and go on with --resume to make those again too."
+            )
+
+    def _compare(self) -> None:
+        if self.recipe.compare is None:
+            return
+        wrong = self.run.comparison_problem()
+        if wrong is None:
+            return
+        if (self.run.path / COMPARISON).exists():
+            self.announce(f"compare: warning: {wrong}; the policies are compared again")
+        self.where = "before the comparison; the stages are done"
+        self.stop.check()
+        self.where = "in the comparison, which begins anew; the stages are done"
+        self.worked = True
+        with Progress("compare", 1 + len(policy_stages(self.recipe))) as progress:
+            compare(self.recipe, self.run, self.base, self.stop, progress)
+        self.run.note_comparison()
+
+
+def _outliving(announce: Announce) -> Announce:
+    """``announce``, whatever becomes of the one who listens."""
+
+    def tell(message: str) -> None:
+        try:
+            announce(message)
+        except (OSError, ValueError):
+            return
+
+    return tell
+
+
+def _left(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What later stages learn from of a stage: its weights and its groups."""
+    files = info.get("files")
+    if not isinstance(files, Mapping):
+        return {}
+    return {k: v for k, v in files.items() if k.endswith((".safetensors", "groups.jsonl"))}
+
+
+def _check_repairable(folder: StageFolder, damage: str) -> None:
+    """Refuse to train a finished stage from its very beginning without being asked to.
+
+    Raises:
+        RunError: it had been finished, and nothing is left to make it again from.
+    """
+    finished = folder.model.exists() or folder.groups.exists()
+    kept = [folder.path / "checkpoints", folder.path / "parts"]
+    if finished and not any(k.is_dir() and any(k.iterdir()) for k in kept):
+        raise RunError(
+            f"{damage}. It cannot be made again, since the stage's checkpoints are gone. Put it "
+            f"back as it was, or remove {folder.path} to run the stage anew."
+        )
+
+
+def _memory(memory: Mapping[str, str]) -> str:
+    if not memory:
+        return ""
+    ways = [f"{memory[way]} as {way}" for way in list(memory)[1:]]
+    return f"; it runs as {memory['runs as']}; estimated memory {', '.join(ways)}"
+
+
+def _summary(info: dict[str, Any]) -> str:
+    seen = info["summary"]
+    keys = ["reward", "gold", "kl", "length", "groups"]
+    if "reward" not in seen:
+        keys = ["loss", "accuracy", *keys]
+    figures = [f"{k} {seen[k]:.3g}" for k in keys if k in seen]
+    kept = info.get("held_out", {})
+    held_out = [f"{k} {kept[k]:.3g}" for k in keys if k in kept]
+    if "accuracy_low" in kept:
+        ends = f" [{kept['accuracy_low']:.3g}, {kept['accuracy_high']:.3g}]"
+        held_out[-1] += ends + (f" n={kept['accuracy_n']:.0f}" if "accuracy_n" in kept else "")
+    if held_out:
+        figures.append("held out: " + ", ".join(held_out))
+    if info.get("idle_iterations"):
+        figures.append(f"{info['idle_iterations']} iterations trained nothing")
+    skipped = info["skipped"]["count"]
+    tail = f", {skipped} rows skipped (see skipped.txt)" if skipped else ""
+    return f"{info['seconds']:.0f} s, {', '.join(figures)}{tail}"

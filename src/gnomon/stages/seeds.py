@@ -1,0 +1,64 @@
+"""One recipe on several seeds: a run of its own for each, so that all of them can be looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gnomon.errors import ConfigError
+from gnomon.recipe.schema import Recipe
+from gnomon.runs.folder import RunFolder
+from gnomon.stages.run import Announce, run_recipe
+
+
+def parse_seeds(text: str) -> list[int]:
+    """``0,1,2`` as numbers.
+
+    Raises:
+        ConfigError: something that is no number, the same seed twice, or only one.
+    """
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"--seeds {text!r}: give whole numbers with commas, as in 0,1,2"
+        ) from None
+    if len(set(seeds)) != len(seeds) or len(seeds) < 2:
+        raise ConfigError(f"--seeds {text!r}: give two or more different seeds, as in 0,1,2")
+    return seeds
+
+
+def seeded_recipes(recipe: Recipe, seeds: str) -> list[Recipe]:
+    """The recipe once for each seed, named after it.
+
+    Raises:
+        ConfigError: seeds that cannot be understood, or a recipe that compares nothing.
+    """
+    numbers = parse_seeds(seeds)
+    if recipe.compare is None:
+        raise ConfigError(
+            "several seeds are put together by what the recipe compares: give it a compare section"
+        )
+    return [
+        recipe.model_copy(update={"seed": seed, "name": f"{recipe.name}-seed{seed}"})
+        for seed in numbers
+    ]
+
+
+def run_seeds(
+    recipe: Recipe, seeds: str, *, base: Path, resume: bool, announce: Announce
+) -> list[Path]:
+    """Run the recipe for each seed, one after the other, and return the runs' folders.
+
+    Raises:
+        ConfigError: see :func:`seeded_recipes`; or a seed's folder holds a run that cannot be gone
+            on with, which is said before the first one begins.
+        GnomonError: what a run raises; ``resume`` goes on with the run that it stopped in.
+    """
+    recipes = seeded_recipes(recipe, seeds)
+    for one in recipes:
+        RunFolder(one).check(resume)
+    folders: list[Path] = []
+    for one in recipes:
+        announce(f"seed {one.seed}: {one.name}")
+        folders.append(run_recipe(one, base=base, resume=resume, announce=announce))
+    return folders

@@ -1,0 +1,380 @@
+"""From a recipe's data to tokens: files, earlier stages and the built-in world."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import glob
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gnomon.algorithms.base import EncodedPrompt
+from gnomon.data.build import ReadOptions
+from gnomon.data.encode import Encoder, How
+from gnomon.data.kinds import convert
+from gnomon.data.readers import Skipped, is_switched_off, read_groups, select
+from gnomon.data.rows import SUFFIXES, iter_rows
+from gnomon.data.sampler import fingerprint
+from gnomon.data.scalars import RowError
+from gnomon.data.shards import is_glob
+from gnomon.data.template import resolve_template
+from gnomon.errors import ConfigError, DataError
+from gnomon.models.load import LoadedModel
+from gnomon.recipe.schema import DataSpec, Recipe
+from gnomon.records import Group, Message, Prompt, Response, TokenGroup
+from gnomon.stages.generated import GENERATED, check_generated, generated_groups
+from gnomon.tasks.calculator import calculator_prompts
+from gnomon.tasks.demonstrations import calculator_demonstrations, rooms_demonstrations
+from gnomon.tasks.rooms import rooms_prompts
+from gnomon.tasks.tunnel.corpus import documents
+from gnomon.tasks.tunnel.demonstrations import demonstrations
+from gnomon.tasks.tunnel.world import generate_prompts
+
+FILES_ONLY = (
+    *("format", "split", "columns", "labels", "as_text", "good_from", "max_skipped", "max_gb"),
+)
+"""Keys of a data entry that say how a file is read."""
+
+
+@dataclass
+class DataReport:
+    """What was read for a stage: rows, hashes and what was left out."""
+
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def add(self, path: str, groups: Sequence[Group], skipped: Sequence[Skipped]) -> None:
+        """Note what one source gave; a source that is used twice is noted twice."""
+        sha256 = fingerprint(groups)
+        same = [key for key in self.files if key == path or key.startswith(f"{path} (")]
+        key = f"{path} ({len(same) + 1})" if same else path
+        self.files[key] = {"sha256": sha256, "rows": len(groups)}
+        self.skipped += skipped
+
+    def skipped_info(self) -> dict[str, Any]:
+        """For stage.json: the count and the first examples."""
+        return {"count": len(self.skipped), "examples": [str(s) for s in self.skipped[:20]]}
+
+
+def read_specs(
+    specs: Sequence[DataSpec],
+    *,
+    base: Path,
+    stage_groups: Callable[[str], Path],
+    kind: str,
+    report: DataReport,
+) -> list[Group]:
+    """Read every source of a stage, in order.
+
+    Args:
+        specs: as written in the recipe.
+        base: the folder that relative paths start from (the recipe's own).
+        stage_groups: the file that an earlier ``collect`` stage wrote.
+        kind: what the algorithm needs, when a spec says "auto".
+        report: is filled in.
+
+    Raises:
+        DataError, ConfigError: a file that is missing or cannot be understood.
+    """
+    groups: list[Group] = []
+    for spec in specs:
+        found, skipped = _read_one(spec, base, stage_groups, kind)
+        report.add(spec.path, found, skipped)
+        groups += [group for group in found if not is_switched_off(group)]
+    return groups
+
+
+def _read_one(
+    spec: DataSpec, base: Path, stage_groups: Callable[[str], Path], kind: str
+) -> tuple[list[Group], list[Skipped]]:
+    _refuse_unused(spec)
+    if is_made(spec.path):
+        return _made_groups(spec), []
+    where, colon, what = spec.path.partition(":")
+    if colon and where == "stage":
+        file = stage_groups(what)
+        if not file.is_file():
+            raise ConfigError(f"data {spec.path!r}: stage {what!r} has written no groups")
+        path: Path | str = file
+    else:
+        path = resolve_path(spec.path, base)
+    result = read_groups(path, **read_options(spec, kind))
+    return result.groups, result.skipped
+
+
+def read_options(spec: DataSpec, kind: str = "auto") -> dict[str, Any]:
+    """How :func:`read_groups` is to read a file: as the entry says, and as ``kind`` where it says
+    nothing of that."""
+    wanted = spec.kind if spec.kind != "auto" else kind
+    return {
+        "kind": "demonstrations" if wanted == "text" else wanted,
+        "labels": dict(spec.labels) or None,
+        "columns": spec.columns or None,
+        **{
+            key: getattr(spec, key)
+            for key in ("split", "format", "limit", "sample_seed", "as_text", "good_from")
+        },
+        "max_skipped": spec.max_skipped,
+        "max_gb": spec.max_gb,
+    }
+
+
+def is_made(path: str) -> bool:
+    """Whether a source is made when asked for, and no file."""
+    where, colon, _what = path.partition(":")
+    return bool(colon) and (where in BUILTIN or where in GENERATED)
+
+
+def _made_groups(spec: DataSpec) -> list[Group]:
+    where, _colon, what = spec.path.partition(":")
+    if where in BUILTIN:
+        groups = tunnel_groups(what, spec.options, where)
+    else:
+        groups = generated_groups(where, what, spec.options)
+    if spec.kind != "auto" and spec.kind != "text":
+        try:
+            groups = [g for group in groups for g in convert(group, spec.kind, ReadOptions())]
+        except RowError as error:
+            raise ConfigError(
+                f"data {spec.path!r} cannot be read as {spec.kind}: {error}"
+            ) from error
+    return select(groups, spec.limit, spec.sample_seed)
+
+
+def _refuse_unused(spec: DataSpec) -> None:
+    """Refuse what a source would leave unused without a word.
+
+    Raises:
+        ConfigError: a key that only files have on a source that is made, or the reverse.
+    """
+    if spec.sample_seed is not None and spec.limit is None:
+        raise ConfigError(
+            f"data {spec.path!r}: sample_seed draws a sample only together with limit; give both"
+        )
+    if not is_made(spec.path):
+        if spec.options:
+            raise ConfigError(
+                f"data {spec.path!r}: options are for sources that are made "
+                f"({', '.join([*BUILTIN, *GENERATED])}); a file has none. Remove them"
+            )
+        return
+    fields = type(spec).model_fields
+    given = [
+        key
+        for key in FILES_ONLY
+        if getattr(spec, key) != fields[key].get_default(call_default_factory=True)
+    ]
+    if given:
+        raise ConfigError(
+            f"data {spec.path!r}: {', '.join(given)} mean something for files only, and this "
+            "source is made when it is asked for; what it can do stands in its options "
+            "(options: {...})"
+        )
+
+
+def resolve_path(path: str, base: Path) -> Path | str:
+    """A path or pattern as the recipe's author meant it: beside the recipe, else from here, else a
+    hub id."""
+    if path.startswith("~"):
+        return Path(path).expanduser()
+    for candidate in (base / path, Path(path)):
+        if candidate.exists() or glob.glob(str(candidate)):
+            return candidate
+    is_file = path.lower().endswith(SUFFIXES) or path.startswith((".", "/")) or is_glob(path)
+    return base / path if is_file else path
+
+
+def check_source(spec: DataSpec, base: Path) -> None:
+    """See that a source exists, without reading it (a hub id is taken on trust).
+
+    Raises:
+        DataError, ConfigError: no such file or built-in source, with what comes nearest.
+    """
+    _refuse_unused(spec)
+    where, _colon, what = spec.path.partition(":")
+    if is_made(spec.path):
+        if where in BUILTIN:
+            tunnel_source(what, spec.options, where)
+        else:
+            check_generated(where, what, spec.options)
+        return
+    path = resolve_path(spec.path, base)
+    if isinstance(path, Path):
+        iter_rows(path, split=spec.split)  # opens nothing before the first row is asked for
+
+
+# -- the built-in world ---------------------------------------------------------------------------
+
+
+def _prompts(n: int, **options: Any) -> list[Group]:
+    return [Group(prompt) for prompt in generate_prompts(n, **options)]
+
+
+def _text(n: int, seed: int = 0) -> list[Group]:
+    return [
+        Group(Prompt(f"document-{i}", text=""), (Response((Message("assistant", text),)),))
+        for i, text in enumerate(documents(n, seed))
+    ]
+
+
+def _groups_of(make: Callable[..., list[Prompt]]) -> Callable[..., list[Group]]:
+    """The same source, with the same options, giving groups without responses."""
+
+    @functools.wraps(make)
+    def groups(*args: Any, **options: Any) -> list[Group]:
+        return [Group(prompt) for prompt in make(*args, **options)]
+
+    return groups
+
+
+TUNNEL: Mapping[str, Callable[..., list[Group]]] = {
+    "demonstrations": demonstrations,
+    "prompts": _prompts,
+    "text": _text,
+}
+AGENTS: Mapping[str, Callable[..., list[Group]]] = {
+    "calculator": _groups_of(calculator_prompts),
+    "calculator-demonstrations": calculator_demonstrations,
+    "rooms": _groups_of(rooms_prompts),
+    "rooms-demonstrations": rooms_demonstrations,
+}
+BUILTIN = {"tunnel": TUNNEL, "agents": AGENTS}
+
+
+def tunnel_groups(what: str, options: Mapping[str, Any], where: str = "tunnel") -> list[Group]:
+    """Groups of the built-in world (``demonstrations``, ``prompts``, ``text``) or, with ``where``
+    "agents", of the built-in tasks.
+
+    Raises:
+        ConfigError: unknown source or option, naming those there are.
+    """
+    make = tunnel_source(what, options, where)
+    try:
+        return make(**options)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"data '{where}:{what}': its options {dict(options)}: {error}") from error
+
+
+def tunnel_source(
+    what: str, options: Mapping[str, Any], where: str = "tunnel"
+) -> Callable[..., list[Group]]:
+    """The function behind a source of the built-in world, which takes these options.
+
+    Raises:
+        ConfigError: see :func:`tunnel_groups`.
+    """
+    known = BUILTIN[where]
+    if what not in known:
+        near = difflib.get_close_matches(what, known, n=1)
+        hint = f"did you mean '{where}:{near[0]}'?" if near else f"choose one of {', '.join(known)}"
+        raise ConfigError(f"data '{where}:{what}': {hint}")
+    make = known[what]
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        names = ", ".join(inspect.signature(make).parameters)
+        raise ConfigError(f"data '{where}:{what}': {error}; its options are {names}") from error
+    return make
+
+
+# -- tokens ---------------------------------------------------------------------------------------
+
+
+def encode(
+    encoder: Encoder, groups: Sequence[Group], how: How, report: DataReport
+) -> list[TokenGroup]:
+    """Tokenise groups; those that cannot be used are counted in the report.
+
+    Raises:
+        DataError: nothing is left, or the tokenizer has no usable template.
+    """
+    tokens, skipped = encoder.encode_all(groups, how)
+    report.skipped += skipped
+    return tokens
+
+
+def encode_prompts(
+    encoder: Encoder, groups: Sequence[Group], report: DataReport
+) -> list[EncodedPrompt]:
+    """Tokenise the prompts of groups; those too long are counted in the report.
+
+    Raises:
+        DataError: not one can be used.
+    """
+    prompts: list[EncodedPrompt] = []
+    first: DataError | None = None
+    for group in groups:
+        try:
+            prompts.append(EncodedPrompt(group.prompt, encoder.encode_prompt(group.prompt)))
+        except DataError as error:
+            first = first or error
+            row = error.__cause__  # says the reason alone, so that equal ones are counted together
+            reason = row.reason if isinstance(row, RowError) else str(error)
+            cure = row.cure if isinstance(row, RowError) else "shorten it, or raise max_length"
+            report.skipped.append(Skipped(group.prompt.source, reason, cure))
+    if first is not None and not prompts:
+        raise first
+    return prompts
+
+
+LENGTH = 1024
+"""``max_length`` where the recipe gives none and the model takes as many."""
+
+
+def context_of(config: Any) -> int | None:
+    """The most tokens a model takes, by its configuration."""
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if length is None else int(length)
+
+
+def recipe_encoder(
+    recipe: Recipe, tokenizer: Any, *, context: int | None = None, new_tokens: int = 0
+) -> Encoder:
+    """The encoder a recipe asks for.
+
+    Args:
+        context: the model's own window, which ``max_length`` cannot exceed.
+        new_tokens: what a rollout may add to a prompt; together they stay within the window.
+
+    Raises:
+        ConfigError: ``max_length`` is beyond the model's window, or the new tokens leave no room
+            for a prompt.
+    """
+    window = recipe.max_length or min(LENGTH, context or LENGTH)
+    if context is not None and window > context:
+        raise ConfigError(
+            f"max_length is {window}, and the model takes {context} tokens "
+            f"(max_position_embeddings in its config.json); set max_length: {context}, or less"
+        )
+    longest = window - new_tokens
+    if longest < 1:
+        raise ConfigError(
+            f"rollout.max_new_tokens, or environment.max_episode_tokens ({new_tokens}), leaves no "
+            f"room for a prompt in the {window} tokens of max_length and the model's window"
+        )
+    limits = [n for n in (recipe.max_prompt_length, longest if new_tokens else None) if n]
+    return Encoder(
+        tokenizer,
+        max_length=window,
+        max_prompt_length=min(limits) if limits else None,
+        template=recipe.template,
+        truncation=recipe.truncation,
+        train_on=recipe.train_on,
+        merge=recipe.merge,
+    )
+
+
+def keep_template(loaded: LoadedModel, encoder: Encoder) -> None:
+    """Let the model that a stage saves speak as it was trained: its tokenizer has the template the
+    recipe named, and generation stops where the template's turns end."""
+    if encoder.template != resolve_template(loaded.tokenizer, None):
+        loaded.tokenizer.chat_template = encoder.template
+    config = loaded.model.generation_config
+    ends = config.eos_token_id
+    known = [] if ends is None else list(ends) if isinstance(ends, list) else [ends]
+    more = [i for i in encoder.stop_ids if i not in known]
+    if more:
+        config.eos_token_id = [*known, *more]
