@@ -1,9 +1,24 @@
-"""What a misspelt word was probably meant to be."""
+"""How a thing that a recipe names is found: ``name``, ``package.module:attr``, ``file.py:attr``.
+
+One lookup for algorithms, judges, environments, sources and engines. A known name is looked up in a
+table of import paths, so that nothing is imported before it is asked for; what has a colon is the
+user's own, from a module or from a file beside the recipe.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gnomon.errors import ConfigError
+from gnomon.usercode import is_interrupt, place
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "there are") -> str:
@@ -11,3 +26,119 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "there are") 
     words = list(known)
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(words) or 'none'}"
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is the user's own code: ``package.module:attr`` or ``file.py:attr``."""
+    return ":" in name
+
+
+def check_known(name: str, known: Iterable[str], what: str, own: bool = True) -> None:
+    """Check that ``name`` is known, or is the user's own; nothing is imported.
+
+    Args:
+        what: what is looked for, for the error ("algorithm", "environment").
+        own: whether it may be the user's own.
+
+    Raises:
+        ConfigError: it is not, with the nearest known name.
+    """
+    known = list(known)
+    if name in known or (own and is_own(name)):
+        return
+    more = f"; your own is file.py:Name or package.module:Name, not {name!r}" if own else ""
+    raise ConfigError(f"unknown {what} {name!r}; {did_you_mean(name, known, 'known:')}{more}")
+
+
+def find(name: str, known: Mapping[str, str], base: Path, what: str) -> Any:
+    """What ``name`` refers to: an entry of ``known``, or the user's own.
+
+    Args:
+        known: import paths (``module:attr``) by name.
+        base: the folder that a user's file is looked up in (the recipe's own).
+        what: what is looked for, for the errors.
+
+    Raises:
+        ConfigError: no such name, module, file or attribute, with the reason.
+    """
+    check_known(name, known, what)
+    return load_own(name, base, what) if is_own(name) else load_builtin(known[name])
+
+
+def load_builtin(reference: str) -> Any:
+    """The object behind ``module:attr``, an import path that gnomon itself wrote down.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{reference!r}: {error}") from error
+
+
+def load_own(reference: str, base: Path, what: str) -> Any:
+    """The callable that ``package.module:name`` or ``file.py:name`` refers to.
+
+    Args:
+        reference: as written in the recipe.
+        base: the folder that a relative file is looked up in.
+        what: what it is, for the errors ("reward function").
+
+    Raises:
+        ConfigError: no such module, file or name, with the reason.
+    """
+    where, colon, name = reference.rpartition(":")
+    if not colon or not where or not name:
+        raise ConfigError(f"{what} {reference!r}: write module:name or path/file.py:name")
+    try:
+        file = base / where if where.endswith(".py") else None
+        with _importable(base if file is None else file.parent):
+            module = importlib.import_module(where) if file is None else _load_file(file)
+    except BaseException as error:  # a user's module may raise anything at import
+        if is_interrupt(error):
+            raise
+        raise ConfigError(
+            f"{what} {reference!r}: cannot import {where}: {import_problem(error)}"
+        ) from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
+        near = did_you_mean(name, known, "it has")
+        raise ConfigError(f"{what} {reference!r}: {where} has no function {name!r}; {near}")
+    return found
+
+
+def import_problem(error: BaseException) -> str:
+    """What importing or making a user's object raised, and where."""
+    said = f"{error}" if isinstance(error, ImportError | SyntaxError | OSError) else repr(error)
+    where = place(error)
+    return (said or type(error).__name__) + (f" ({where})" if where else "")
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Find modules in ``folder`` too, as a script there would, and leave no bytecode in it.
+
+    The folder stays on the path, at its end, for what the module imports later.
+    """
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    spec = importlib.util.spec_from_file_location(f"gnomon_user_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -67,12 +67,16 @@ class Response:
 
     ``messages`` starts with the assistant's turn; later user or tool turns may follow (multi-turn
     demonstrations) and are context, never trained on. ``rank`` is 1 for the best; equal ranks tie.
+    A sampled response has the very tokens that the policy wrote (``ids``), and ``finished`` is
+    False where it was cut off at the length limit.
     """
 
     messages: tuple[Message, ...]
     id: str | None = None
     rank: float | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    ids: Sequence[int] = ()
+    finished: bool = True
 
     @property
     def text(self) -> str:
@@ -110,12 +114,62 @@ def comparisons_from_ranks(ranks: Sequence[float], weight: float = 1.0) -> tuple
 
 @dataclass(frozen=True)
 class Group:
-    """One prompt, K responses, and what is known of how they compare."""
+    """One prompt, K responses, and what is known of how they compare.
+
+    ``prompt_ids`` are the very tokens that the policy saw, where the responses were sampled.
+    """
 
     prompt: Prompt
     responses: tuple[Response, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     weight: float = 1.0
+    prompt_ids: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """A response's reward with its named parts, or the error that took its place.
+
+    Attributes:
+        value: the reward, or None when ``error`` is set.
+        parts: named components (of a mixture, of an ensemble), for the metrics.
+        error: what went wrong with this one response, or None.
+    """
+
+    value: float | None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a judgement took: ``seconds`` by the clock, ``tokens`` of a model, ``money`` (euros)."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    money: float = 0.0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a judge says of one group: a score for each response, or comparisons, or both.
+
+    Attributes:
+        judge, version: who says so.
+        scores: one for each response, in order; empty where the judge only compares.
+        comparisons: which responses the judge compared, and how; None where it only scores.
+        cost: of this group.
+        reason: why, in the judge's words, where it gives any.
+        error: what went wrong with the whole group; an answer that is missing is never a zero.
+    """
+
+    judge: str
+    scores: tuple[Score, ...] = ()
+    comparisons: tuple[Comparison, ...] | None = None
+    version: str = ""
+    cost: Cost = Cost()
+    reason: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ import torch
 
 import tiny_world as tw
 from gnomon.errors import ConfigError
-from gnomon.judges.function import FunctionReward, function_reward, load_function
+from gnomon.judges.function import FunctionReward, function_reward
 from gnomon.judges.guard import score_safely, trainable
 from gnomon.judges.learned import LearnedReward
 from gnomon.judges.mixture import Mixture
 from gnomon.judges.protocol import Sample, Score
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.roles import Role
+from gnomon.plugins import load_own
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Message, Prompt
 from gnomon.stages.rewards import build_reward, check_labels, one_reward
@@ -380,7 +381,7 @@ def test_functions_and_classes_are_found_in_a_file_or_a_module(base: Path) -> No
     assert values(made(THREE)) == [5.0] * 3  # with the module beside it
     kind = function_reward("mine.py:Kind", base, {"scale": 4}, "kind")
     assert (kind.name, values(kind(THREE))) == ("kind", [4] * 3)
-    assert load_function("os.path:basename", base)("/a/b") == "b"
+    assert load_own("os.path:basename", base, "reward function")("/a/b") == "b"
 
 
 def test_loading_leaves_nothing_behind(base: Path) -> None:
@@ -425,7 +426,7 @@ def test_a_reference_that_leads_nowhere_says_why(base: Path, reference: str) -> 
 def test_a_file_that_raises_at_import_is_named(base: Path, code: str, message: str) -> None:
     (base / "broken.py").write_text(code)
     with pytest.raises(ConfigError) as caught:
-        load_function("broken.py:f", base)
+        load_own("broken.py:f", base, "reward function")
     assert message in str(caught.value)
     assert "broken.py" in str(caught.value)
 
@@ -433,7 +434,7 @@ def test_a_file_that_raises_at_import_is_named(base: Path, code: str, message: s
 def test_an_interrupt_at_import_stops_the_program(base: Path) -> None:
     (base / "broken.py").write_text("raise KeyboardInterrupt")
     with pytest.raises(KeyboardInterrupt):
-        load_function("broken.py:f", base)
+        load_own("broken.py:f", base, "reward function")
 
 
 @pytest.mark.parametrize("body", ["import sys; sys.exit(0)", "raise GeneratorExit"])

@@ -12,10 +12,11 @@ from gnomon.errors import ConfigError
 from gnomon.judges.guard import score_safely
 from gnomon.judges.protocol import Sample
 from gnomon.judges.verifiers import BUILTINS, rewards
-from gnomon.judges.verifiers.adapter import MAX_UNANSWERED, VerifierReward, load_factory
+from gnomon.judges.verifiers.adapter import MAX_UNANSWERED, VerifierReward
 from gnomon.judges.verifiers.schema import violations
 from gnomon.judges.verifiers.shaping import FormatReward, LengthReward, RepetitionReward
 from gnomon.judges.verifiers.text import parse_json
+from gnomon.plugins import load_builtin
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Prompt, Source
 from gnomon.stages.rewards import build_reward
@@ -294,4 +295,4 @@ def test_recipes_name_builtins_and_mixtures() -> None:
 
 def test_every_builtin_exists() -> None:
     for reference in BUILTINS.values():
-        assert callable(load_factory(reference))
+        assert callable(load_builtin(reference))

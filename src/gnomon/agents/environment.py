@@ -8,8 +8,8 @@ from typing import Any
 
 from gnomon.agents.protocol import Action, Observation
 from gnomon.agents.tools import Tool, ToolError
-from gnomon.judges.failure import settled
 from gnomon.records import Message, Prompt
+from gnomon.usercode import settled
 
 
 class ToolEnvironment:

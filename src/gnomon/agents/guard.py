@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from gnomon.errors import RunError
-from gnomon.judges.failure import is_interrupt, said, settled
+from gnomon.usercode import is_interrupt, said, settled
 
 T = TypeVar("T")
 

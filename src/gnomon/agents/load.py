@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 from gnomon.agents.protocol import Environment
 from gnomon.agents.tools import Tool
 from gnomon.errors import ConfigError
-from gnomon.judges.failure import is_interrupt, said, settled
-from gnomon.judges.function import load_function
-from gnomon.judges.verifiers.adapter import load_factory
+from gnomon.plugins import find
+from gnomon.usercode import is_interrupt, said, settled
 
 BUILTIN: Mapping[str, str] = {
     "calculator": "gnomon.tasks.calculator:Calculator",
@@ -37,16 +35,7 @@ def environment_factory(
     Raises:
         ConfigError: no such environment, options it does not take, or one that lacks a method.
     """
-    if ":" not in name:
-        if name not in BUILTIN:
-            near = difflib.get_close_matches(name, BUILTIN, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(BUILTIN)}"
-            raise ConfigError(
-                f"no environment {name!r}; {hint} Your own is module:name or file.py:name."
-            )
-        found: Callable[..., Any] = load_factory(BUILTIN[name])
-    else:
-        found = load_function(name, base, what="environment")
+    found: Callable[..., Any] = find(name, BUILTIN, base, "environment")
     try:
         inspect.signature(found).bind(**options)
     except TypeError as error:

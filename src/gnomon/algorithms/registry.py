@@ -12,7 +12,7 @@ from gnomon.algorithms import offline_settings as offline
 from gnomon.algorithms import on_policy_settings as on_policy
 from gnomon.algorithms import policy_gradient_settings as pg
 from gnomon.errors import ConfigError
-from gnomon.nearest import did_you_mean
+from gnomon.plugins import did_you_mean
 
 if TYPE_CHECKING:
     from gnomon.algorithms.base import Algorithm

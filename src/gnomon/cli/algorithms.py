@@ -54,7 +54,7 @@ def _explain(title: str, settings: type[BaseModel], only: str | None) -> None:
 
     from gnomon.algorithms.collect_settings import LabellerSpec
     from gnomon.errors import ConfigError
-    from gnomon.nearest import did_you_mean
+    from gnomon.plugins import did_you_mean
     from gnomon.recipe.reference import default_of, type_of
 
     fields = settings.model_fields

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gnomon.errors import ConfigError
 from gnomon.judges.verifiers import BUILTINS as VERIFIERS
-from gnomon.nearest import did_you_mean
+from gnomon.plugins import did_you_mean
 
 HUMAN = "human_queue"
 """The builtin that asks people."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gnomon.errors import ConfigError
-from gnomon.judges.failure import FailedError, all_settled, is_interrupt, place, settled
 from gnomon.judges.guard import number
 from gnomon.judges.protocol import Reward, Sample, Score
+from gnomon.plugins import import_problem, load_own
+from gnomon.usercode import FailedError, all_settled, is_interrupt, settled
 
 
 class FunctionReward:
@@ -77,40 +73,9 @@ def _short(item: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def load_function(reference: str, base: Path, what: str = "reward function") -> Callable[..., Any]:
-    """The object that ``package.module:name`` or ``file.py:name`` refers to.
-
-    Args:
-        reference: as written in the recipe.
-        base: the folder that a relative file is looked up in.
-        what: what it is, for the errors.
-
-    Raises:
-        ConfigError: no such module, file or name, with the reason.
-    """
-    where, colon, name = reference.rpartition(":")
-    if not colon or not where or not name:
-        raise ConfigError(f"{what} {reference!r}: write module:name or path/file.py:name")
-    try:
-        file = base / where if where.endswith(".py") else None
-        with _importable(base if file is None else file.parent):
-            module = importlib.import_module(where) if file is None else _load_file(file)
-    except BaseException as error:  # a user's module may raise anything at import
-        if is_interrupt(error):
-            raise
-        raise ConfigError(f"{what} {reference!r}: cannot import {where}: {_said(error)}") from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        known = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
-        raise ConfigError(f"{what} {reference!r}: {where} has no function {name!r}; {hint}")
-    return found  # type: ignore[no-any-return]
-
-
 def function_reward(reference: str, base: Path, options: Mapping[str, Any], name: str) -> Reward:
     """The reward behind a recipe's ``function`` key: a function of samples, or a Reward class."""
-    found = load_function(reference, base)
+    found = load_own(reference, base, "reward function")
     arguments = () if isinstance(found, type) else ((),)
     try:
         inspect.signature(found).bind(*arguments, **options)
@@ -127,7 +92,7 @@ def function_reward(reference: str, base: Path, options: Mapping[str, Any], name
         if is_interrupt(error):
             raise
         raise ConfigError(
-            f"reward class {reference!r} could not be made: {_said(error)}"
+            f"reward class {reference!r} could not be made: {import_problem(error)}"
         ) from error
     if not callable(reward):
         raise ConfigError(
@@ -135,36 +100,3 @@ def function_reward(reference: str, base: Path, options: Mapping[str, Any], name
             "__call__(self, samples)"
         )
     return reward
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Find modules in ``folder`` too, as a script there would, and leave no bytecode in it.
-
-    The folder stays on the path, at its end, for what the module imports later.
-    """
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = before
-
-
-def _said(error: BaseException) -> str:
-    said = f"{error}" if isinstance(error, ImportError | SyntaxError | OSError) else repr(error)
-    where = place(error)
-    return (said or type(error).__name__) + (f" ({where})" if where else "")
-
-
-def _load_file(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    spec = importlib.util.spec_from_file_location(f"gnomon_user_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module

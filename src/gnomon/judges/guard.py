@@ -7,11 +7,28 @@ from collections.abc import Sequence
 from typing import Any
 
 from gnomon.errors import RunError
-from gnomon.judges.failure import is_interrupt, said, settled
 from gnomon.judges.protocol import Reward, Sample, Score
+from gnomon.records import Group, Judgement
+from gnomon.usercode import is_interrupt, said, settled
 
 LARGEST = 1e18
 """The largest reward that can be trained on: float32 holds its square, and sums of such squares."""
+
+
+def judged(judge: Reward, groups: Sequence[Group]) -> list[Judgement]:
+    """Ask a judge about groups; whatever goes wrong is an error in the judgement it went wrong for.
+
+    Raises:
+        RunError: the judge itself says that the run must stop, or pause for people.
+        KeyboardInterrupt: somebody stops the program.
+    """
+    samples = [
+        Sample(group.prompt, r.text, group.prompt_ids, r.ids, r.finished)
+        for group in groups
+        for r in group.responses
+    ]
+    scores = iter(score_safely(judge, samples))
+    return [Judgement(judge.name, tuple(next(scores) for _ in group.responses)) for group in groups]
 
 
 def score_safely(reward: Reward, samples: Sequence[Sample]) -> list[Score]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-if TYPE_CHECKING:  # it needs torch, which takes a second to load, and a verifier's worker does not
-    from gnomon.records import Prompt
+from gnomon.records import Group, Judgement, Prompt
+from gnomon.records import Score as Score
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,30 @@ class Sample:
     finished: bool = True
 
 
-@dataclass(frozen=True)
-class Score:
-    """A reward with its named parts, or the error that took its place.
-
-    Attributes:
-        value: the reward, or None when ``error`` is set.
-        parts: named components (of a mixture, of an ensemble), for the metrics.
-        error: what went wrong with this one sample, or None.
-    """
-
-    value: float | None
-    parts: Mapping[str, float] = field(default_factory=dict)
-    error: str | None = None
-
-
 class Reward(Protocol):
     """Scores a batch of samples; one Score per sample, in order."""
 
     name: str
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]: ...
+
+
+class Judge(Protocol):
+    """Anything that says how good responses are: learned models, verifiers, functions, mixtures,
+    people, simulated labellers.
+
+    Attributes:
+        name: what its figures are logged under.
+        version: of its weights, its prompt or its code; empty where there is nothing to tell apart.
+    """
+
+    name: str
+    version: str
+
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        """One judgement for each group, in order.
+
+        Raises:
+            Pending: people have not answered yet.
+        """
+        ...

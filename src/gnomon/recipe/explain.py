@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from gnomon.errors import ConfigError
-from gnomon.nearest import did_you_mean
+from gnomon.plugins import did_you_mean
 from gnomon.recipe.read import Where
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -13,8 +13,8 @@ from gnomon.judges.function import function_reward
 from gnomon.judges.learned import Encode, LearnedReward
 from gnomon.judges.mixture import Mixture
 from gnomon.judges.protocol import Reward, Sample
-from gnomon.judges.verifiers.adapter import load_factory
 from gnomon.models.save import LoadedReward
+from gnomon.plugins import load_builtin
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Group, Message, Response
 from gnomon.stages.sources import context_of
@@ -136,7 +136,7 @@ def own_encoding(loaded: LoadedReward, tokenizer: Any) -> Encode | None:
 def _builtin(name: str, options: Mapping[str, Any]) -> Reward:
     check_builtin(name)
     try:
-        reward: Reward = load_factory(BUILTIN[name])(**options)
+        reward: Reward = load_builtin(BUILTIN[name])(**options)
         return reward
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"reward {name!r}: its options {dict(options)}: {error}") from error

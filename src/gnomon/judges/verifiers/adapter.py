@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -168,20 +167,6 @@ def as_score(result: Any) -> Score:
     if not math.isfinite(number):
         return Score(None, named, f"the verifier returned {number}")
     return Score(number, named)
-
-
-def load_factory(reference: str) -> Callable[..., Any]:
-    """The function that ``module:name`` refers to.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    module, _, name = reference.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{reference!r}: {error}") from error
-    return found
 
 
 def _jsonable(answer: Any) -> Any:

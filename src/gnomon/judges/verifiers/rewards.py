@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.errors import ConfigError
-from gnomon.judges.failure import called
-from gnomon.judges.function import load_function
 from gnomon.judges.verifiers.adapter import VerifierReward
 from gnomon.judges.verifiers.extract import check_methods
 from gnomon.judges.verifiers.text import exact_verifier, json_verifier, regex_verifier
+from gnomon.plugins import load_own
+from gnomon.usercode import called
 
 _HERE = "gnomon.judges.verifiers"
 _MATHS_MEMORY_MB = 2048
@@ -175,7 +175,7 @@ def verifier(
     where, colon, name = function.rpartition(":")
     if where.endswith(".py"):
         function = f"{Path(where).resolve()}{colon}{name}"
-    load_function(function, Path.cwd())
+    load_own(function, Path.cwd(), "verifier")
     return VerifierReward(
         None,
         "verifier",
@@ -191,7 +191,7 @@ def verifier(
 
 def user_verifier(function: str, options: Mapping[str, Any]) -> Callable[[str, Any], Any]:
     """The user's function with its options filled in (made in the worker)."""
-    found = load_function(function, Path.cwd())
+    found = load_own(function, Path.cwd(), "verifier")
 
     def verify(text: str, answer: Any) -> Any:
         return called(found, text, answer, **options)
