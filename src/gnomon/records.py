@@ -200,7 +200,8 @@ class TokenGroup:
     """A group as tokens: the prompt once, and its K responses.
 
     ``prompt_ids`` holds at least one token (a BOS, or a plain text's first token), since the first
-    response token is predicted from the prompt's last.
+    response token is predicted from the prompt's last. With ``trained`` False nothing of the group
+    is computed, and it counts in its step's normalisers all the same.
     """
 
     id: str
@@ -210,6 +211,7 @@ class TokenGroup:
     weight: float = 1.0
     source: Source | None = None
     category: str | None = None
+    trained: bool = True
 
     def __post_init__(self) -> None:
         if not len(self.prompt_ids):

@@ -1,53 +1,102 @@
-"""What an algorithm is, and the parts every algorithm shares.
+"""What a method is: it declares what it needs, credits groups, and has a loss.
 
-An algorithm says which roles it needs, how groups become experience and which loss they get. It
-never sees files, optimisers or the loop. To write one, subclass :class:`Offline` (the data is
-given) or :class:`~gnomon.algorithms.on_policy.OnPolicy` (the policy is sampled), implement
-``loss``, and add a line to ``registry.py``.
+    credit   judged groups -> groups whose tokens carry what the loss needs
+    loss     a packed micro-batch -> its share of the step's loss
+
+A method is one class that derives from :class:`Algorithm`, which is a protocol with defaults, and
+holds whatever parts it uses (a reference, say). It never sees files, optimizers or the loop. Use it
+by name, or from a recipe as ``algorithm: my_method.py:Mine``.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gnomon.agents.episodes import EpisodeRunner
+from gnomon.algorithms.metric import Metric
 from gnomon.algorithms.offline_settings import Settings as Settings
 from gnomon.data.batch import Batch
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.readers import Skipped
-from gnomon.data.sampler import Sampler
-from gnomon.judges.protocol import Reward
-from gnomon.losses.reduce import masked_sum
+from gnomon.losses.reduce import Totals
+from gnomon.models.heads import RewardNormaliser
+from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import Role
-from gnomon.records import Prompt, TokenGroup
-from gnomon.rollout.protocol import Engine, SamplingParams
+from gnomon.records import TokenGroup, TokenResponse
 
-DataKind = Literal["demonstrations", "comparisons", "unpaired", "prompts"]
-
-
-@dataclass(frozen=True)
-class EncodedPrompt:
-    """A prompt and its tokens, generation prompt included."""
-
-    prompt: Prompt
-    ids: Sequence[int]
+DataKind = Literal["demonstrations", "rankings", "unpaired", "prompts"]
+"""What a method's rows are; the recipe's own words."""
+POLICY = RoleNeed("policy", trainable=True)
+SUPERVISED_LR = 1e-5
+REINFORCEMENT_LR = 1e-6
+PREFERENCE_LR = 5e-7
+"""The field's learning rates for full fine-tuning at 7e9 parameters."""
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How rollouts are drawn: ``samples`` per prompt, annealed to ``final_temperature``, by weights
-    that are up to ``max_staleness`` iterations old."""
+class Step:
+    """Where a run is; nothing of it is remembered by a method.
 
-    params: SamplingParams = field(default_factory=SamplingParams)
-    samples: int = 1
-    final_temperature: float | None = None
-    max_staleness: int = 0
+    Attributes:
+        iteration: from 0.
+        temperature: that responses are sampled at in this iteration.
+        totals: of the optimizer step that a loss belongs to.
+    """
+
+    iteration: int
+    temperature: float = 1.0
+    totals: Totals = field(default_factory=Totals)
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """A micro-batch's share of the step's loss, and its metrics, which stay on the device."""
+
+    loss: Tensor
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Credit:
+    """Groups that carry what the loss needs.
+
+    Attributes:
+        groups: in the order of the data; one with ``trained`` False only counts in normalisers.
+        metrics: what was seen on the way.
+        carried: handed to :meth:`Algorithm.end_iteration` once the iteration's steps are done.
+    """
+
+    groups: Sequence[TokenGroup]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    carried: Any = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out results: flat ``metrics`` for curves, ``details`` for evals.json, sampled rows."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    samples: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a method leaves: a policy, or the members of a reward model.
+
+    Attributes:
+        roles: whose weights are saved.
+        normaliser: puts a reward model's raw scores on their scale; None for a policy.
+        facts: what the saved model carries beside its weights.
+    """
+
+    roles: Sequence[Role]
+    normaliser: RewardNormaliser | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ReferenceStore(Protocol):
@@ -68,145 +117,81 @@ class ReferenceStore(Protocol):
 
 
 @dataclass
-class Ingredients:
-    """Everything a stage hands to its algorithm.
+class Workbench:
+    """What a method works with: the models in their roles, and how to run them on groups.
 
     Attributes:
-        roles: by name, those the algorithm declared in ``needs``.
-        groups, eval_groups: tokenised training and held-out groups (off-line methods).
-        prompts, eval_prompts: tokenised prompts (on-line methods).
-        text: pretraining text to mix in, one group per document.
-        normalisation_groups: demonstrations on which a reward model's mean becomes zero.
-        engine, reward, observers: of on-line methods; observers are logged, never trained on.
-        environment: plays episodes of several turns, whose return is (part of) the reward.
-        batch_size: groups or prompts per iteration.
-        iterations: how many iterations the stage runs.
+        roles: by name, those that the method declared.
+        method: what the recipe calls the method, for messages.
+        seed: of the stage.
+        iterations, batch_size: how many iterations the stage runs, of how many groups or prompts.
+        samples, longest_response: responses to a prompt, and the most tokens that one may have.
         tokens_per_microbatch: the budget of one forward pass.
-        max_reward_errors: the share of failed rewards in an iteration past which the run stops.
         reference_store: keeps the reference's log-probs between runs; without one they are
             computed anew.
+        normalise_on: demonstrations on which a reward model's mean becomes zero.
     """
 
     roles: Mapping[str, Role]
-    seed: int
-    batch_size: int
-    iterations: int
-    tokens_per_microbatch: int
-    groups: Sequence[TokenGroup] = ()
-    eval_groups: Sequence[TokenGroup] = ()
-    prompts: Sequence[EncodedPrompt] = ()
-    eval_prompts: Sequence[EncodedPrompt] = ()
-    text: Sequence[TokenGroup] = ()
-    normalisation_groups: Sequence[TokenGroup] = ()
-    engine: Engine | None = None
-    reward: Reward | None = None
-    environment: EpisodeRunner | None = None
-    observers: Sequence[Reward] = ()
-    sampling: Sampling = field(default_factory=Sampling)
-    max_reward_errors: float = 0.05
-    reference_store: ReferenceStore | None = None
+    method: str = "the method"
+    seed: int = 0
+    iterations: int = 1
+    batch_size: int = 1
+    samples: int = 1
+    longest_response: int = 1
+    tokens_per_microbatch: int = 4096
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    reference_store: ReferenceStore | None = None
+    normalise_on: Sequence[TokenGroup] = ()
+
+    def batches(self, groups: Sequence[TokenGroup]) -> Iterator[Batch]:
+        """Pack groups into micro-batches within the token budget, on the stage's device."""
+        for part in microbatches(groups, self.tokens_per_microbatch):
+            yield pack(part).to(self.device)
+
+    def columns(
+        self, groups: Sequence[TokenGroup], compute: Callable[[Batch], Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Run ``compute`` on packed micro-batches and join its [R] columns over all groups."""
+        columns: dict[str, list[Tensor]] = {}
+        for batch in self.batches(groups):
+            for name, values in compute(batch).items():
+                columns.setdefault(name, []).append(values.detach().float().cpu())
+        return {name: torch.cat(parts) for name, parts in columns.items()}
 
 
-@dataclass(frozen=True)
-class Totals:
-    """Normalisers of one optimiser step, counted before it is split into micro-batches.
-
-    Dividing by these, and not by a micro-batch's own counts, makes the gradient the same however
-    the step is split.
-    """
-
-    groups: float
-    responses: float
-    tokens: float
-    pair_weight: float
-    text_tokens: float
-
-    @classmethod
-    def of(cls, groups: Sequence[TokenGroup], text: Sequence[TokenGroup] = ()) -> Totals:
-        """Count groups, responses, loss tokens and comparison weight, each times its group's.
-
-        A count of 0 becomes 1: what is divided by it is 0 too, and stays 0.
-        """
-        counts = {
-            "groups": sum(g.weight for g in groups),
-            "responses": sum(g.weight * len(g.responses) for g in groups),
-            "tokens": sum(g.weight * sum(sum(r.mask) for r in g.responses) for g in groups),
-            "pair_weight": sum(g.weight * sum(c.weight for c in g.comparisons) for g in groups),
-            "text_tokens": sum(sum(sum(r.mask) for r in g.responses) for g in text),
-        }
-        return cls(**{name: count or 1.0 for name, count in counts.items()})
-
-
-@dataclass(frozen=True)
-class LossOutput:
-    """A micro-batch's share of the step's loss, and metrics as (sum, weight) pairs."""
-
-    loss: Tensor
-    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Minibatch:
-    """The groups of one optimiser step, and pretraining text that shares it."""
-
-    groups: Sequence[TokenGroup]
-    text: Sequence[TokenGroup] = ()
-
-
-@dataclass(frozen=True)
-class Experience:
-    """One iteration's work: an optimiser step per minibatch, with what was seen on the way."""
-
-    minibatches: Sequence[Minibatch]
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    samples: Sequence[Mapping[str, Any]] = ()
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Held-out results: flat ``metrics`` for curves, ``details`` for evals.json, sampled rows."""
-
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
-    samples: Sequence[Mapping[str, Any]] = ()
-
-
-class Algorithm(ABC):
-    """Base of every method.
+class Algorithm:
+    """A protocol with defaults: what the loop asks of a method.
 
     Class attributes:
-        name: as written in a recipe.
-        summary: one line for ``--help``; of those that come with gnomon it is in ``registry.py``.
+        summary: one line for lists; of those that come with gnomon it is in ``registry.py``.
         Settings: the method's own settings.
-        data: what its rows must be.
-        needs: the roles it uses; the first one is trained and saved.
+        data: what its rows must be; with "prompts" the policy is sampled and judged.
         produces: what its model folder holds.
+        base_lr: what ``lr: auto`` starts from: the field's rate at 7e9 parameters.
+        metrics: names of what it logs, which no reward may be called.
         dropout: whether the trained roles run with dropout in the loss.
     """
 
-    name: ClassVar[str]
     summary: ClassVar[str] = ""
-    Settings: ClassVar[type[Settings]]
+    Settings: ClassVar[type[Settings]] = Settings
     data: ClassVar[DataKind]
-    needs: ClassVar[tuple[str, ...]]
     produces: ClassVar[Literal["policy", "reward_model"]] = "policy"
+    base_lr: ClassVar[float | None] = None
+    metrics: ClassVar[tuple[str, ...]] = ()
     dropout: ClassVar[bool] = True
 
-    def __init__(self, ingredients: Ingredients, settings: Any) -> None:
-        self.ingredients = ingredients
+    def __init__(self, settings: Any, bench: Workbench) -> None:
         self.settings = settings
-        self.roles = ingredients.roles
-        self.text_sampler = (
-            Sampler(len(ingredients.text), self.text_batch_size(), ingredients.seed + 1)
-            if ingredients.text
-            else None
-        )
+        self.bench = bench
+        self.roles = bench.roles
+
+    # -- what it declares -------------------------------------------------------------------------
 
     @classmethod
-    def roles_for(cls, settings: Any) -> tuple[str, ...]:
-        """The roles it uses with these settings; those of ``needs`` unless a setting adds one."""
-        return cls.needs
+    def needs(cls, settings: Any) -> tuple[RoleNeed, ...]:
+        """The roles it uses with these settings; the first trained one is saved."""
+        return (POLICY,)
 
     @classmethod
     def prepare(
@@ -219,97 +204,101 @@ class Algorithm(ABC):
         """
         return list(groups), []
 
-    @abstractmethod
-    def experience(self, iteration: int) -> Experience:
-        """What iteration ``iteration`` (from 0) trains on; fixed by the weights and the seed."""
+    @classmethod
+    def refuses_older_weights(cls, settings: Any) -> str | None:
+        """Why it cannot learn from responses that older weights wrote; None where it can, which a
+        method has to say of itself."""
+        return f"{cls.__name__} is not made to learn from responses of older weights"
 
-    @abstractmethod
-    def loss(self, batch: Batch, totals: Totals) -> LossOutput:
-        """The micro-batch's share of the step's loss (already divided by ``totals``)."""
+    @classmethod
+    def least_samples(cls, settings: Any) -> int:
+        """Responses to a prompt that it cannot do without; above 1, only differences between
+        responses to the same prompt teach anything."""
+        return 1
 
-    def evaluate(self, iteration: int, final: bool) -> Evaluation:
-        """Held-out results; the default has none."""
+    # -- what it does -----------------------------------------------------------------------------
+
+    def begin(self, groups: Sequence[TokenGroup], training: bool) -> Sequence[TokenGroup]:
+        """The given groups with what must be known of them before the first step (the reference's
+        log-probs, say); held-out ones come after the training ones."""
+        return groups
+
+    def credit(self, groups: Sequence[Any], step: Step) -> Credit:
+        """What an iteration's groups teach: fixed by the weights and the seed.
+
+        Args:
+            groups: given groups of tokens, or, where the policy is sampled, one
+                :class:`~gnomon.algorithms.rollouts.Rollout` for each prompt.
+        """
+        return Credit(groups)
+
+    def loss(self, batch: Batch, step: Step) -> LossOutput:
+        """The micro-batch's share of the step's loss, already divided by ``step.totals``."""
+        raise NotImplementedError
+
+    def evaluate(self, groups: Sequence[TokenGroup]) -> Evaluation:
+        """How it does on held-out groups; where the policy is sampled, the stage does this."""
         return Evaluation()
 
-    def finish(self) -> dict[str, Any]:
-        """What the saved model must carry beside its weights (reward statistics, say)."""
-        return {}
+    def trains_policy(self, step: Step) -> bool:
+        """Whether this iteration trains the policy, so that pretraining text may be mixed in."""
+        return True
+
+    def spare_rounds(self) -> int:
+        """Rounds of further prompts that may be sampled in place of wasted ones."""
+        return 0
+
+    def is_wasted(self, group: Any) -> bool:
+        """Whether a rollout teaches nothing, so that another prompt is wanted in its place."""
+        return False
+
+    def end_iteration(self, step: Step, metrics: Mapping[str, float], carried: Any) -> None:
+        """Called after an iteration's steps, with its row of metrics and what credit carried."""
+
+    def result(self) -> Trained:
+        """What is saved when the stage ends."""
+        return Trained((self.roles["policy"],))
 
     def state_dict(self) -> dict[str, Any]:
-        """State beyond the weights, as JSON (an adaptive beta, say)."""
+        """All that it remembers beyond the weights: JSON and tensors."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - mostly no state
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
-
-    def end_iteration(self, metrics: Mapping[str, float]) -> None:  # noqa: B027 - optional
-        """Called after an iteration's steps with its averaged metrics (adaptive controllers)."""
-
-    @property
-    def can_gather_again(self) -> bool:
-        """Whether an iteration's experience may be dropped and gathered anew with the same result:
-        what a run that is to stop does with it."""
-        return True
 
     def why_idle(self, metrics: Mapping[str, float]) -> str | None:
         """Why an iteration trained nothing, judged by its row of metrics; None where it did."""
+        if metrics.get("zero_spread") == 1.0:
+            return (
+                f"all responses to each prompt have the same reward (its mean is "
+                f"{metrics.get('reward', 0.0):g}), so none is better than another; look at the "
+                "reward, raise rollout.samples, or take prompts that are neither too easy nor too "
+                "hard"
+            )
+        if metrics.get("prompts_used") == 0.0:
+            return "no response was one to learn from (see the threshold, and what is cut off)"
         return None if metrics["grad_norm"] else "its gradient is 0 (or all its rows weigh 0)"
 
-    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Everything that is trained, each parameter once, under stable names."""
-        named: dict[str, nn.Parameter] = {}
-        for role in self.roles.values():
-            named.update(role.named_parameters())
-        return list(named.items())
 
-    def train_mode(self, training: bool) -> None:
-        """Switch dropout of the trained roles on or off."""
-        for role in self.roles.values():
-            role.train(training and self.dropout)
-
-    # -- pretraining text (SFT's replay, PPO-ptx) ---------------------------------------------
-
-    def text_coefficient(self) -> float:
-        """The weight of the pretraining text's loss; 0 when the method mixes none in."""
-        return float(getattr(self.settings, "pretraining_coef", 0.0))
-
-    def text_batch_size(self) -> int:
-        """Documents per optimiser step."""
-        return int(getattr(self.settings, "pretraining_batch", self.ingredients.batch_size))
-
-    def text_for(self, step: int) -> list[TokenGroup]:
-        """The documents mixed into optimiser step ``step``."""
-        if self.text_sampler is None or self.text_coefficient() == 0:
-            return []
-        return [self.ingredients.text[i] for i in self.text_sampler.batch(step)]
-
-    def text_loss(self, batch: Batch, totals: Totals) -> LossOutput:
-        """The language-model loss on pretraining text, per token (InstructGPT's ptx term)."""
-        logprobs = self.roles["policy"].logprobs(batch).logprobs
-        nll = -masked_sum(logprobs, batch.response_mask)
-        return LossOutput(
-            self.text_coefficient() * nll / totals.text_tokens,
-            {"text_loss": (float(nll.detach()), float(batch.response_mask.sum()))},
-        )
-
-    # -- helpers --------------------------------------------------------------------------------
-
-    def batches(self, groups: Sequence[TokenGroup]) -> Iterator[Batch]:
-        """Pack groups into micro-batches within the token budget, on the stage's device."""
-        for part in microbatches(groups, self.ingredients.tokens_per_microbatch):
-            yield pack(part).to(self.ingredients.device)
+def with_tokens(groups: Sequence[TokenGroup], columns: Mapping[str, Tensor]) -> list[TokenGroup]:
+    """The groups with [R] columns cut up again and added to each response's ``token``."""
+    out: list[TokenGroup] = []
+    at = 0
+    for group in groups:
+        responses: list[TokenResponse] = []
+        for response in group.responses:
+            end = at + len(response.ids)
+            added = {name: values[at:end] for name, values in columns.items()}
+            responses.append(replace(response, token={**response.token, **added}))
+            at = end
+        out.append(replace(group, responses=tuple(responses)))
+    return out
 
 
-class Offline(Algorithm):
-    """A method whose groups are given: SFT, reward models, the DPO family."""
-
-    def __init__(self, ingredients: Ingredients, settings: Any) -> None:
-        super().__init__(ingredients, settings)
-        self.sampler = Sampler(len(ingredients.groups), ingredients.batch_size, ingredients.seed)
-
-    def experience(self, iteration: int) -> Experience:
-        groups = [self.ingredients.groups[i] for i in self.sampler.batch(iteration)]
-        return Experience([Minibatch(groups, self.text_for(iteration))])
+def per_response_sum(values: Tensor, batch: Batch) -> Tensor:
+    """[S] sums of [R] values."""
+    out = torch.zeros(batch.num_responses, dtype=values.dtype, device=values.device)
+    return out.index_add(0, batch.response_of, values)
 
 
 def token_weight(batch: Batch) -> Tensor:
@@ -318,10 +307,13 @@ def token_weight(batch: Batch) -> Tensor:
     return weight * batch.response_mask
 
 
-def mean_metric(values: Tensor, weight: Tensor | None = None) -> tuple[float, float]:
-    """(sum, weight) of a tensor's values, for :class:`LossOutput`."""
-    values = values.detach().float()
-    if weight is None:
-        return float(values.sum()), float(values.numel())
-    weight = weight.to(values.dtype)
-    return float((values * weight).sum()), float(weight.sum())
+def trained_weights(role: Role) -> dict[str, Tensor]:
+    """A role's adapter, or all its weights where it has none, under names that roles share."""
+    if role.adapter is not None:
+        return dict(role.trunk.adapter_parameters(role.adapter))
+    return dict(role.trunk.model.named_parameters())
+
+
+def responses_of(groups: Iterable[TokenGroup]) -> list[TokenResponse]:
+    """All responses of groups, in order."""
+    return [response for group in groups for response in group.responses]

@@ -1,91 +1,335 @@
-"""GRPO and its relatives: each is a name and its paper's settings of the one class.
+"""GRPO and its relatives: the policy-gradient family without a critic, one class.
 
-To add one, write the same few lines, its settings beside the others' in
-``policy_gradient_settings.py``, and a line in ``registry.py``.
+    reward   r_i   of the i-th response to a prompt, shaped (cut-off and overlong penalties)
+    A_i,t    = (r_i - baseline) / spread                       ``losses.advantages``
+    L_i,t    = w_i,t loss(pi / pi_old, A_i,t) + beta KL_i,t    ``losses.policy_gradient``
+    loss     = sum over the step's tokens of L_i,t / normaliser
+
+w corrects for a sampler that is not the trainer. The normaliser is that of the whole optimizer
+step, groups without signal included. Each method of the family is a preset of the settings
+(``policy_gradient_presets``): GRPO (Shao et al. 2024, "DeepSeekMath", arXiv:2402.03300, eq. 3) is
+their defaults.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
-from gnomon.algorithms import policy_gradient_settings as presets
-from gnomon.algorithms.base import Settings
-from gnomon.algorithms.policy_gradient import PolicyGradient
+import torch
+from torch import Tensor
 
-
-class GRPO(PolicyGradient):
-    """Shao et al. 2024, "DeepSeekMath", arXiv:2402.03300, eq. 3: the family's defaults."""
-
-    name: ClassVar[str] = "grpo"
-    Settings: ClassVar[type[Settings]] = presets.PolicyGradientSettings
-    min_samples: ClassVar[int] = 2
-
-
-class DrGRPO(PolicyGradient):
-    """Liu et al. 2025, "Understanding R1-Zero-like training", arXiv:2503.20783: no division by
-    length or std, which favoured long wrong answers and questions of extreme difficulty."""
-
-    name: ClassVar[str] = "dr_grpo"
-    Settings: ClassVar[type[Settings]] = presets.DrGRPOSettings
-    min_samples: ClassVar[int] = 2
-
-
-class DAPO(PolicyGradient):
-    """Yu et al. 2025, arXiv:2503.14476: clip-higher, dynamic sampling, every token the same, soft
-    overlong punishment."""
-
-    name: ClassVar[str] = "dapo"
-    Settings: ClassVar[type[Settings]] = presets.DAPOSettings
-    min_samples: ClassVar[int] = 2
-
-
-class RLOO(PolicyGradient):
-    """Ahmadian et al. 2024, "Back to basics", arXiv:2402.14740: REINFORCE with the mean of the
-    other samples as baseline and the whole response's KL in its reward."""
-
-    name: ClassVar[str] = "rloo"
-    Settings: ClassVar[type[Settings]] = presets.RLOOSettings
-    min_samples: ClassVar[int] = 2
+from gnomon.algorithms.base import (
+    POLICY,
+    REINFORCEMENT_LR,
+    Algorithm,
+    Credit,
+    LossOutput,
+    Settings,
+    Step,
+    Workbench,
+    responses_of,
+    with_tokens,
+)
+from gnomon.algorithms.metric import Metric, MetricSums, largest, mean, ratio
+from gnomon.algorithms.policy_gradient_settings import GROUP_BASELINES, PolicyGradientSettings
+from gnomon.algorithms.reference import MovingReference, check_it_moves
+from gnomon.algorithms.rollouts import (
+    GROUP_METRICS,
+    Rollout,
+    group_metrics,
+    token_group,
+    token_groups,
+)
+from gnomon.data.batch import Batch
+from gnomon.losses import policy_gradient as pg
+from gnomon.losses import policy_variants as variants
+from gnomon.losses.advantages import token_advantages, zero_spread
+from gnomon.losses.kl import kl_estimate
+from gnomon.losses.reduce import aggregate, masked_sum
+from gnomon.models.memory import RoleNeed
+from gnomon.records import TokenGroup
 
 
-class ReinforcePP(PolicyGradient):
-    """Hu 2025, "REINFORCE++", arXiv:2501.03262: advantages normalised over the whole batch's
-    tokens, KL of the rest of the response in each token's return; any number of samples."""
+class PolicyGradient(Algorithm):
+    """Policy gradients with a baseline from the responses themselves."""
 
-    name: ClassVar[str] = "reinforce_pp"
-    Settings: ClassVar[type[Settings]] = presets.ReinforcePPSettings
+    Settings: ClassVar[type[Settings]] = PolicyGradientSettings
+    data: ClassVar = "prompts"
+    base_lr: ClassVar[float | None] = REINFORCEMENT_LR
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("policy_loss", "entropy", "clip_low", "clip_high", "update_kl", "mismatch", "kl"),
+        *("kl_k3", "importance", "importance_cut", "importance_max", "zero_spread"),
+        *("groups_trained", "prompts_sampled", "shaped_reward", *GROUP_METRICS),
+    )
+    dropout: ClassVar[bool] = False  # old and new log-probs must differ by the update alone
+
+    def __init__(self, settings: PolicyGradientSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        check_it_moves(settings.sync_reference_every, bench.iterations - 1, "sync_reference_every")
+        self.moving = MovingReference(bench, settings.sync_reference_every)
+        self.ema: float | None = None
+
+    @classmethod
+    def needs(cls, settings: Any) -> tuple[RoleNeed, ...]:
+        if not settings.needs_reference:
+            return (POLICY,)
+        return (POLICY, RoleNeed("reference", moves=settings.sync_reference_every > 0))
+
+    @classmethod
+    def least_samples(cls, settings: Any) -> int:
+        return 2 if settings.baseline in GROUP_BASELINES else 1
+
+    @classmethod
+    def refuses_older_weights(cls, settings: Any) -> str | None:
+        if settings.importance_correction == "off":
+            return (
+                "older weights write the responses, and importance_correction is off: set it to "
+                "truncate or mask"
+            )
+        return None
+
+    def spare_rounds(self) -> int:
+        """DAPO's dynamic sampling (Yu et al. 2025, sec. 3.2)."""
+        return self.settings.max_resamples if self.settings.zero_spread == "resample" else 0
+
+    def is_wasted(self, group: Rollout) -> bool:
+        tokens = token_group(group, "spread")
+        if tokens is None:
+            return True
+        rewards = self.shaped([tokens])
+        return not bool(rewards.max() > rewards.min())
+
+    # -- the objective ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def credit(self, groups: Sequence[Rollout], step: Step) -> Credit:
+        """Advantages of all tokens, and the log-probs that the loss needs beforehand."""
+        s, judged = self.settings, token_groups(groups, step)
+        metrics = {"prompts_sampled": float(len(groups)), **group_metrics(groups)}
+        if not judged:
+            return Credit([], metrics | {"zero_spread": 1.0, "groups_trained": 0.0})
+        rewards = self.shaped(judged)
+        responses = responses_of(judged)
+        of = torch.arange(len(judged))
+        group_of = of.repeat_interleave(torch.tensor([len(g.responses) for g in judged]))
+        response_of = torch.arange(len(responses)).repeat_interleave(
+            torch.tensor([len(r.ids) for r in responses])
+        )
+        flat = zero_spread(rewards, group_of)
+        metrics["zero_spread"] = float(flat.float().mean())
+        if s.truncated == "penalise" or s.overlong_buffer:
+            metrics["shaped_reward"] = float(rewards.mean())
+        kl = None
+        if s.kl_in_reward:  # the penalty is needed before anything can be left out
+            judged, seen = self._with_logprobs(judged, step)
+            metrics |= seen
+            old, ref = (_column(judged, name) for name in ("old_logprobs", "ref_logprobs"))
+            kl = kl_estimate(old, ref, s.kl_estimator)
+        advantages = token_advantages(
+            rewards,
+            torch.tensor([bool(m) for r in responses for m in r.mask], dtype=torch.bool),
+            response_of,
+            group_of,
+            baseline=s.baseline,
+            scale=s.advantage_scale,
+            ema=self.ema,
+            kl=kl,
+            beta=s.beta,
+            to_go=s.kl_in == "reward_to_go",
+        )
+        credited = with_tokens(judged, {"advantages": advantages})
+        kept = self._trained_parts(credited, flat.tolist())
+        learned = [g for g in kept if g.trained]
+        if learned and not s.kl_in_reward:
+            learned, seen = self._with_logprobs(learned, step)
+            metrics |= seen
+        metrics["groups_trained"] = float(len(learned))
+        by_id = {g.id: g for g in learned}
+        every = [by_id.get(g.id, g) for g in kept]
+        return Credit(every, metrics, carried=float(rewards.mean()))
+
+    def loss(self, batch: Batch, step: Step) -> LossOutput:
+        s, mask = self.settings, batch.response_mask
+        out = self.roles["policy"].logprobs(batch, temperature=step.temperature, entropy=True)
+        assert out.entropy is not None
+        ref, metrics = batch.token.get("ref_logprobs"), dict[str, Metric]()
+        if self._needs_old:
+            old, weights = batch.token["old_logprobs"], batch.token["importance"]
+        else:  # on the only step of an iteration pi_old is pi itself
+            old = out.logprobs.detach()
+            weights = sampler_weights(old, batch, s)
+            metrics |= self._distances(batch, old, weights, ref)
+        advantages = batch.token["advantages"]
+        policy_loss, low, high = token_loss(out.logprobs, old, advantages, batch, s)
+        per_token = weights * policy_loss
+        if s.penalised and s.kl_in == "loss":
+            assert ref is not None
+            per_token = per_token + s.beta * kl_estimate(out.logprobs, ref, s.kl_estimator)
+        if s.entropy_coef:
+            per_token = per_token - s.entropy_coef * out.entropy
+        metrics |= {
+            "policy_loss": mean(policy_loss, mask),
+            "entropy": mean(out.entropy, mask),
+            "clip_low": mean(low.float(), mask),
+            "clip_high": mean(high.float(), mask),
+            "update_kl": mean(kl_estimate(old, out.logprobs, "k3"), mask),
+        }
+        longest = s.constant_length or self.bench.longest_response
+        loss = aggregate(
+            per_token,
+            mask,
+            batch.response_of,
+            batch.lengths,
+            mode=s.aggregation,
+            denominator=step.totals.denominator(s.aggregation, longest),
+        )
+        return LossOutput(loss, metrics)
+
+    def end_iteration(self, step: Step, metrics: Mapping[str, float], carried: Any) -> None:
+        if self.settings.baseline == "ema" and carried is not None:
+            kept = self.settings.ema_decay if self.ema is not None else 0.0
+            self.ema = kept * (self.ema or 0.0) + (1 - kept) * carried
+        self.moving.after(step)
+
+    # -- its parts --------------------------------------------------------------------------------
+
+    def shaped(self, groups: Sequence[TokenGroup]) -> Tensor:
+        """[S] rewards with what cut-off and overlong responses lose."""
+        s, responses = self.settings, responses_of(groups)
+        rewards = torch.tensor([r.scalar["reward"] for r in responses])
+        if s.truncated == "penalise":
+            cut = torch.tensor([1.0 - r.scalar["finished"] for r in responses])
+            rewards = rewards - s.truncated_penalty * cut
+        if s.overlong_buffer:
+            longest = self.bench.longest_response
+            lengths = torch.tensor([len(r.ids) for r in responses])
+            buffer = round(s.overlong_buffer * longest)
+            fall = variants.soft_overlong_penalty(lengths, max_length=longest, buffer=buffer)
+            rewards = rewards + s.overlong_penalty * fall
+        return rewards
+
+    def _trained_parts(
+        self, groups: Sequence[TokenGroup], without_spread: Sequence[bool]
+    ) -> list[TokenGroup]:
+        """The groups less their masked responses, those without signal marked; a group that must
+        not even count in normalisers is left out."""
+        s, out = self.settings, []
+        for group, flat in zip(groups, without_spread, strict=True):
+            if s.zero_spread == "resample" and flat:
+                continue
+            if s.truncated == "mask":
+                finished = tuple(r for r in group.responses if r.scalar["finished"])
+                group = replace(group, responses=finished)
+            signal = s.zero_spread == "keep" or any(
+                bool(r.token["advantages"].any()) for r in group.responses
+            )
+            if group.responses:
+                out.append(replace(group, trained=signal))
+        return out
+
+    @property
+    def _needs_old(self) -> bool:
+        """Whether pi_old takes a forward pass of its own."""
+        return bool(self.settings.kl_in_reward or self.settings.steps_per_iteration > 1)
+
+    def _with_logprobs(
+        self, groups: Sequence[TokenGroup], step: Step
+    ) -> tuple[list[TokenGroup], dict[str, float]]:
+        """The groups with log-probs where the loss needs them beforehand, and what they say."""
+        reference = self.settings.needs_reference
+        if not (self._needs_old or reference):
+            return list(groups), {}
+        sums = MetricSums()
+
+        def forward(batch: Batch) -> Mapping[str, Tensor]:
+            columns: dict[str, Tensor] = {}
+            if reference:
+                columns["ref_logprobs"] = self._logprobs("reference", batch, step)
+            if self._needs_old:
+                old = columns["old_logprobs"] = self._logprobs("policy", batch, step)
+                weights = columns["importance"] = sampler_weights(old, batch, self.settings)
+                sums.add(self._distances(batch, old, weights, columns.get("ref_logprobs")))
+            return columns
+
+        columns = self.bench.columns(groups, forward)
+        return with_tokens(groups, columns), sums.values()
+
+    def _logprobs(self, role: str, batch: Batch, step: Step) -> Tensor:
+        return self.roles[role].logprobs(batch, temperature=step.temperature).logprobs
+
+    def _distances(
+        self, batch: Batch, old: Tensor, weights: Tensor, ref: Tensor | None
+    ) -> dict[str, Metric]:
+        """Mismatch with the sampler and distance from the reference, before the iteration's steps.
+
+        ``mismatch`` is the mean |log pi_old - log pi_sampler| of a token, in nats; ``importance``
+        the mean weight, ``importance_max`` the largest, ``importance_cut`` the share that the
+        correction capped or left out; ``kl`` is k1 summed over a response, ``kl_k3`` per token.
+        """
+        mask, cap = batch.response_mask, self.settings.importance_cap
+        metrics = {"mismatch": mean((old - batch.token["sampler_logprobs"]).abs(), mask)}
+        if self.settings.importance_correction != "off":
+            cut = (weights >= cap) | (weights == 0)
+            metrics["importance"] = mean(weights, mask)
+            metrics["importance_cut"] = mean(cut.float(), mask)
+            metrics["importance_max"] = largest(weights, mask)
+        if ref is not None:
+            nats = masked_sum(kl_estimate(old, ref, "k1"), mask)
+            metrics["kl"] = ratio(nats, batch.num_responses)
+            metrics["kl_k3"] = mean(kl_estimate(old, ref, "k3"), mask)
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ema": self.ema, "reference": self.moving.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.ema = state["ema"]
+        self.moving.load_state_dict(state["reference"])
 
 
-class GSPO(PolicyGradient):
-    """Zheng et al. 2025, arXiv:2507.18071: the ratio is a whole response's, per token."""
+def token_loss(
+    logprobs: Tensor, old: Tensor, advantages: Tensor, batch: Batch, s: PolicyGradientSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The policy loss [R] with the ratio that the settings name, and the tokens [R] whose gradient,
+    or weight, was clipped below and above."""
+    low, high = s.clip_low, s.clip_low if s.clip_high is None else s.clip_high
+    layout = (batch.response_mask, batch.response_of, batch.lengths)
+    three = (logprobs, old, advantages)
+    if s.ratio == "none":
+        none = torch.zeros_like(batch.response_mask)
+        return pg.reinforce(logprobs, advantages), none, none
+    pi_ratio = pg.importance_ratio(logprobs.detach(), old)
+    if s.ratio == "cispo":
+        loss = variants.cispo(*three, eps_low=low, eps_high=high)
+        return loss, pi_ratio < 1 - low, pi_ratio > 1 + high
+    below, above = pi_ratio < 1 - low, pi_ratio > 1 + high
+    if s.ratio == "gmpo":
+        loss = variants.gmpo(*three, *layout, eps_low=low, eps_high=high)
+        below, above = pi_ratio.log() < -low, pi_ratio.log() > high
+    elif s.ratio == "sequence":
+        loss = variants.gspo(*three, *layout, eps_low=low, eps_high=high)
+        pi_ratio = variants.sequence_ratio(logprobs.detach(), old, *layout)[batch.response_of]
+        below, above = pi_ratio < 1 - low, pi_ratio > 1 + high
+    else:
+        loss = pg.ppo_clip(*three, eps_low=low, eps_high=high, dual_clip=s.dual_clip)
+    return loss, below & (advantages < 0), above & (advantages > 0)
 
-    name: ClassVar[str] = "gspo"
-    Settings: ClassVar[type[Settings]] = presets.GSPOSettings
-    min_samples: ClassVar[int] = 2
+
+@torch.no_grad()
+def sampler_weights(old: Tensor, batch: Batch, s: PolicyGradientSettings) -> Tensor:
+    """[R] importance weights against the sampler; of a whole response where the ratio is one: the
+    geometric mean of its tokens', as its ratio is."""
+    sampler = batch.token["sampler_logprobs"]
+    if s.ratio in ("sequence", "gmpo") and s.importance_correction != "off":
+        layout = (batch.response_mask, batch.response_of, batch.lengths)
+        sampler = old - variants.sequence_ratio(old, sampler, *layout).log()[batch.response_of]
+    return pg.importance_weights(
+        old, sampler, correction=s.importance_correction, cap=s.importance_cap
+    )
 
 
-class CISPO(PolicyGradient):
-    """MiniMax 2025, "MiniMax-M1", arXiv:2506.13585: the weight is clipped, never the gradient.
-
-    The paper does not give its upper clip; weights up to 5 are those of Khatri et al. 2025 ("The
-    art of scaling reinforcement learning compute for LLMs").
-    """
-
-    name: ClassVar[str] = "cispo"
-    Settings: ClassVar[type[Settings]] = presets.CISPOSettings
-    min_samples: ClassVar[int] = 2
-
-
-class GMPO(PolicyGradient):
-    """Zhao et al. 2025, arXiv:2507.20673: the geometric mean of clipped token ratios."""
-
-    name: ClassVar[str] = "gmpo"
-    Settings: ClassVar[type[Settings]] = presets.GMPOSettings
-    min_samples: ClassVar[int] = 2
-
-
-class Reinforce(PolicyGradient):
-    """Williams 1992 with the mean reward of earlier iterations as baseline; one step at a time."""
-
-    name: ClassVar[str] = "reinforce"
-    Settings: ClassVar[type[Settings]] = presets.ReinforceSettings
+def _column(groups: Sequence[TokenGroup], name: str) -> Tensor:
+    """[R] a per-token value of all responses in order."""
+    return torch.cat([r.token[name] for r in responses_of(groups)])

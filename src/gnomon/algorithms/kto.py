@@ -17,58 +17,54 @@ import torch
 from torch import Tensor
 
 from gnomon.algorithms.base import (
+    PREFERENCE_LR,
+    Algorithm,
+    Credit,
     Evaluation,
-    Experience,
-    Ingredients,
     LossOutput,
-    Minibatch,
-    Offline,
     Settings,
-    Totals,
-    mean_metric,
+    Step,
+    Workbench,
 )
+from gnomon.algorithms.metric import Metric, mean
 from gnomon.algorithms.offline_settings import KTOSettings
-from gnomon.algorithms.preference_pairs import Seen
-from gnomon.algorithms.reference import Reference, reference_roles
+from gnomon.algorithms.pairs import ScoredBatch, accuracy_metrics
+from gnomon.algorithms.reference import Reference, reference_needs
 from gnomon.data.batch import Batch
 from gnomon.data.readers import Skipped
 from gnomon.data.sampler import epoch_order
 from gnomon.errors import DataError
 from gnomon.losses.kto import kto, kto_baseline
+from gnomon.models.memory import RoleNeed
 from gnomon.records import TokenGroup
 from gnomon.stats.statistics import accuracy_by_category, weighted_proportion
 
 BASELINE = "kto_baseline"
 
 
-class KTO(Offline):
+class KTO(Algorithm):
     """KTO on unpaired good and bad answers."""
 
-    name: ClassVar[str] = "kto"
     Settings: ClassVar[type[Settings]] = KTOSettings
     data: ClassVar = "unpaired"
-    needs: ClassVar[tuple[str, ...]] = ("policy",)
+    base_lr: ClassVar[float | None] = PREFERENCE_LR
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("rewards/chosen", "rewards/rejected", "logprobs/chosen", "logprobs/rejected"),
+        *("logprobs/chosen_change", "logprobs/rejected_change"),
+        *("length/chosen", "length/rejected", "accuracy", "kl"),
+    )
     dropout: ClassVar[bool] = False  # policy and reference must differ by training alone
 
-    def __init__(self, ingredients: Ingredients, settings: KTOSettings) -> None:
-        self.reference = Reference(ingredients, settings)
-        groups, held_out = ingredients.groups, ingredients.eval_groups
-        seed = ingredients.seed
-        self.mismatched = self.reference.annotate(mismatch(groups, groups, seed))
-        others = self.reference.annotate(mismatch(held_out, groups, seed)) if held_out else []
-        self.eval_mismatched = others
-        annotated = replace(
-            ingredients,
-            groups=self.reference.annotate(groups),
-            eval_groups=self.reference.annotate(held_out),
-        )
-        super().__init__(annotated, settings)
-        self.weights = class_weights(groups, settings)
-        self.iteration = 0
+    def __init__(self, settings: KTOSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.reference = Reference(bench, settings)
+        self.weights = (1.0, settings.undesirable_weight)
+        self._given: Sequence[TokenGroup] = ()
+        self._mismatched: dict[int, tuple[TokenGroup, TokenGroup]] = {}
 
     @classmethod
-    def roles_for(cls, settings: Any) -> tuple[str, ...]:
-        return reference_roles(settings)
+    def needs(cls, settings: Any) -> tuple[RoleNeed, ...]:
+        return reference_needs(settings)
 
     @classmethod
     def prepare(
@@ -76,29 +72,42 @@ class KTO(Offline):
     ) -> tuple[list[TokenGroup], list[Skipped]]:
         return usable_labels(groups, both=training)
 
-    def experience(self, iteration: int) -> Experience:
-        self.iteration = iteration
-        index = self.sampler.batch(iteration)
-        baseline = self.baseline([g for i in index if (g := self.mismatched[i]).weight])
-        groups = [_with_baseline(self.ingredients.groups[i], baseline) for i in index]
-        return Experience([Minibatch(groups, self.text_for(iteration))], {"kl": baseline})
+    def begin(self, groups: Sequence[TokenGroup], training: bool) -> Sequence[TokenGroup]:
+        """The groups with their reference log-probs; each is also given a mismatched answer."""
+        if training:
+            self._given = groups
+            self.weights = class_weights(groups, self.settings)
+        others = mismatch(groups, self._given, self.bench.seed) if groups else []
+        others = self.reference.annotate(others)
+        groups = self.reference.annotate(groups)
+        for group, other in zip(groups, others, strict=True):
+            self._mismatched[id(group)] = (group, other)
+        return groups
+
+    def mismatched(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+        """The groups' prompts with answers to other prompts; groups of weight 0 are left out."""
+        return [self._mismatched[id(group)][1] for group in groups if group.weight]
+
+    def credit(self, groups: Sequence[TokenGroup], step: Step) -> Credit:
+        baseline = self.baseline(self.mismatched(groups))
+        return Credit([_with_baseline(g, baseline) for g in groups], {"kl": baseline})
 
     @torch.no_grad()
     def baseline(self, mismatched: Sequence[TokenGroup]) -> float:
         """z_0 of these prompts with other prompts' answers, in nats; 0 without any."""
         if not mismatched:
             return 0.0
-        seen = [self._see(batch) for batch in self.batches(mismatched)]
-        logprobs = torch.cat([s.logprob for s in seen])
-        return float(kto_baseline(logprobs, torch.cat([s.reference for s in seen])))
+        scored = [self._scored(batch) for batch in self.bench.batches(mismatched)]
+        logprobs = torch.cat([s.logprob for s in scored])
+        return float(kto_baseline(logprobs, torch.cat([s.reference for s in scored])))
 
-    def loss(self, batch: Batch, totals: Totals) -> LossOutput:
-        seen = self._see(batch)
+    def loss(self, batch: Batch, step: Step) -> LossOutput:
+        scored = self._scored(batch)
         good = batch.scalar["label"] > 0.5
         desirable, undesirable = self.weights
         per_response = kto(
-            seen.logprob,
-            seen.reference,
+            scored.logprob,
+            scored.reference,
             good,
             batch.scalar[BASELINE],
             beta=self.settings.beta,
@@ -106,67 +115,56 @@ class KTO(Offline):
             undesirable_weight=undesirable,
         )
         weight = batch.group_weight[batch.group_of]
-        loss = (per_response * weight).sum() / totals.responses
-        return LossOutput(loss, self._metrics(seen, good))
+        loss = (per_response * weight).sum() / step.totals.responses
+        return LossOutput(loss, self._metrics(scored, good))
 
     @torch.no_grad()
-    def _metrics(self, seen: Seen, good: Tensor) -> dict[str, tuple[float, float]]:
-        change = seen.logprob - seen.reference
-        metrics: dict[str, tuple[float, float]] = {}
+    def _metrics(self, scored: ScoredBatch, good: Tensor) -> dict[str, Metric]:
+        change = scored.logprob - scored.reference
+        metrics: dict[str, Metric] = {}
         for side, of in (("chosen", good), ("rejected", ~good)):
             metrics |= {
-                f"rewards/{side}": mean_metric(self.settings.beta * change, of),
-                f"logprobs/{side}": mean_metric(seen.logprob, of),
-                f"logprobs/{side}_change": mean_metric(change, of),
-                f"length/{side}": mean_metric(seen.batch.lengths, of),
+                f"rewards/{side}": mean(self.settings.beta * change, of),
+                f"logprobs/{side}": mean(scored.logprob, of),
+                f"logprobs/{side}_change": mean(change, of),
+                f"length/{side}": mean(scored.batch.lengths, of),
             }
-        gain = change - seen.batch.scalar[BASELINE]
-        return metrics | {"accuracy": mean_metric(_on_its_side(gain, good))}
+        gain = change - scored.batch.scalar[BASELINE]
+        return metrics | {"accuracy": mean(_on_its_side(gain, good))}
 
     @torch.no_grad()
-    def evaluate(self, iteration: int, final: bool) -> Evaluation:
+    def evaluate(self, groups: Sequence[TokenGroup]) -> Evaluation:
         """The share of held-out answers on their side of z_0, with 95% intervals."""
-        groups = self.ingredients.eval_groups
         if not groups:
             return Evaluation()
-        baseline = self.baseline(self.eval_mismatched)
+        baseline = self.baseline([self._mismatched[id(group)][1] for group in groups])
         right: list[float] = []
-        for batch in self.batches(groups):
-            seen = self._see(batch)
-            gain = seen.logprob - seen.reference - baseline
+        for batch in self.bench.batches(groups):
+            scored = self._scored(batch)
+            gain = scored.logprob - scored.reference - baseline
             right += _on_its_side(gain, batch.scalar["label"] > 0.5).tolist()
         rows = [g for g in groups for _ in g.responses]
         prompts = [tuple(g.prompt_ids) for g in rows]
         accuracy = weighted_proportion(right, clusters=prompts)
         categories = accuracy_by_category(right, [g.category for g in rows], clusters=prompts)
-        return Evaluation(
-            {
-                "eval/accuracy": accuracy.value,
-                "eval/accuracy_low": accuracy.low,
-                "eval/accuracy_high": accuracy.high,
-                "eval/accuracy_n": accuracy.n,
-                "eval/kl": baseline,
-            },
-            {
-                "held-out labels": {
-                    "accuracy": accuracy.to_dict(),
-                    "by_category": {name: i.to_dict() for name, i in categories.items()},
-                }
-            },
-        )
+        details = {
+            "accuracy": accuracy.to_dict(),
+            "by_category": {name: i.to_dict() for name, i in categories.items()},
+        }
+        metrics = accuracy_metrics(accuracy) | {"eval/kl": baseline}
+        return Evaluation(metrics, {"held-out labels": details})
 
-    def end_iteration(self, metrics: Mapping[str, float]) -> None:
-        self.reference.after_iteration(self.iteration)
+    def end_iteration(self, step: Step, metrics: Mapping[str, float], carried: Any) -> None:
+        self.reference.moving.after(step)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.reference.state_dict()
+        return {"reference": self.reference.moving.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.reference.load_state_dict(state)
+        self.reference.moving.load_state_dict(state["reference"])
 
-    def _see(self, batch: Batch) -> Seen:
-        tokens = self.roles["policy"].logprobs(batch).logprobs
-        return Seen.of(batch, tokens, self.reference)
+    def _scored(self, batch: Batch) -> ScoredBatch:
+        return ScoredBatch.of(self.bench, batch, self.reference.logprobs)
 
 
 def _on_its_side(gain: Tensor, good: Tensor) -> Tensor:

@@ -17,13 +17,17 @@ class Settings(Checked):
     """Base of an algorithm's own settings: unknown keys are refused."""
 
 
-class SFTSettings(Settings):
-    """Settings of supervised fine-tuning."""
+class TextMixSettings(Settings):
+    """Settings of every method that can mix pretraining text in (replay, PPO-ptx)."""
 
     pretraining_coef: float = Field(
-        0.0, ge=0, description="weight of the loss on mixed-in pretraining text"
+        0.0, ge=0, description="weight of the loss on mixed-in pretraining text (ptx)"
     )
     pretraining_batch: int = Field(8, ge=1, description="pretraining documents per step")
+
+
+class SFTSettings(TextMixSettings):
+    """Settings of supervised fine-tuning."""
 
 
 class RewardModelSettings(Settings):
@@ -71,11 +75,6 @@ class ReferenceSettings(Settings):
     sync_alpha: float = Field(
         0.6, gt=0, le=1, description="share of the policy in a sync (TR-DPO's alpha; 1: a copy)"
     )
-
-    @property
-    def reference_moves(self) -> bool:
-        """Whether the reference needs weights of its own under LoRA."""
-        return self.reference == "synced"
 
 
 class DPOLossSettings(Settings):

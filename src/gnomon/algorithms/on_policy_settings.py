@@ -9,18 +9,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gnomon.algorithms.offline_settings import DPOLossSettings, Settings
+from gnomon.algorithms.offline_settings import DPOLossSettings, TextMixSettings
 
 
-class OnPolicySettings(Settings):
+class OnPolicySettings(TextMixSettings):
     """Settings that every on-line method has."""
 
     epochs: int = Field(1, ge=1, description="passes over an iteration's rollouts")
     minibatches: int = Field(1, ge=1, description="optimiser steps per pass")
-    pretraining_coef: float = Field(
-        0.0, ge=0, description="weight of the pretraining-mix term (ptx)"
-    )
-    pretraining_batch: int = Field(8, ge=1, description="pretraining documents per optimiser step")
 
 
 class PPOSettings(OnPolicySettings):
@@ -96,11 +92,6 @@ class OnlineDPOSettings(DPOLossSettings, OnPolicySettings):
         if self.replay_rounds > 1 and not self.replay:
             raise ValueError("replay_rounds is given but nothing is replayed: set replay above 0")
         return self
-
-    @property
-    def reference_moves(self) -> bool:
-        """Whether the reference needs weights of its own under LoRA."""
-        return self.refresh_reference > 1
 
 
 class RAFTSettings(OnPolicySettings):

@@ -1,14 +1,14 @@
-"""The settings of the policy-gradient family, and how a preset of them is made.
+"""The settings of the policy-gradient family; the defaults are GRPO's.
 
 Each setting is one decision of a paper and can be changed alone; a method's name in a recipe is a
-preset of all of them (``gnomon.algorithms.grpo``).
+preset of all of them (``policy_gradient_presets``).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, model_validator
 
 from gnomon.algorithms.on_policy_settings import OnPolicySettings
 from gnomon.losses.names import Aggregation, Estimator
@@ -140,100 +140,5 @@ class PolicyGradientSettings(OnPolicySettings):
         return self.penalised or self.log_kl
 
     @property
-    def reference_moves(self) -> bool:
-        """Whether the reference needs weights of its own under LoRA."""
-        return self.sync_reference_every > 0
-
-    @property
     def steps_per_iteration(self) -> int:
         return self.epochs * self.minibatches
-
-
-def preset(name: str, about: str, **defaults: Any) -> type[PolicyGradientSettings]:
-    """The family's settings with other defaults; every one of them can still be set."""
-    fields: dict[str, Any] = {}
-    for key, value in defaults.items():
-        field = PolicyGradientSettings.model_fields[key]
-        annotation: Any = field.annotation
-        if field.metadata:
-            annotation = Annotated[(annotation, *field.metadata)]
-        fields[key] = (annotation, Field(value, description=field.description))
-    return create_model(
-        name, __base__=PolicyGradientSettings, __doc__=about, __module__=__name__, **fields
-    )
-
-
-DrGRPOSettings = preset(
-    "DrGRPOSettings",
-    "Settings of Dr. GRPO.",
-    advantage_scale="none",
-    aggregation="constant",
-    beta=0.0,
-)
-DAPOSettings = preset(
-    "DAPOSettings",
-    "Settings of DAPO.",
-    aggregation="token",
-    clip_high=0.28,
-    beta=0.0,
-    zero_spread="resample",
-    overlong_buffer=0.2,
-    minibatches=4,
-)
-RLOOSettings = preset(
-    "RLOOSettings",
-    "Settings of RLOO.",
-    baseline="leave_one_out",
-    advantage_scale="none",
-    aggregation="constant",
-    beta=0.05,
-    kl_in="reward",
-    kl_estimator="k1",
-)
-ReinforcePPSettings = preset(
-    "ReinforcePPSettings",
-    "Settings of REINFORCE++.",
-    baseline="batch",
-    advantage_scale="batch",
-    aggregation="token",
-    beta=0.01,
-    kl_in="reward_to_go",
-    kl_estimator="k1",
-)
-GSPOSettings = preset(
-    "GSPOSettings",
-    "Settings of GSPO.",
-    ratio="sequence",
-    clip_low=3e-4,
-    clip_high=4e-4,
-    beta=0.0,
-    minibatches=4,
-)
-CISPOSettings = preset(
-    "CISPOSettings",
-    "Settings of CISPO.",
-    ratio="cispo",
-    aggregation="token",
-    clip_low=1.0,
-    clip_high=4.0,
-    beta=0.0,
-    minibatches=4,
-)
-GMPOSettings = preset(
-    "GMPOSettings",
-    "Settings of GMPO.",
-    ratio="gmpo",
-    clip_low=0.4,
-    clip_high=0.4,
-    beta=0.0,
-    minibatches=4,
-)
-ReinforceSettings = preset(
-    "ReinforceSettings",
-    "Settings of REINFORCE.",
-    baseline="ema",
-    advantage_scale="none",
-    ratio="none",
-    aggregation="constant",
-    beta=0.0,
-)

@@ -18,103 +18,86 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gnomon.algorithms.base import Ingredients, LossOutput, Settings, Totals, mean_metric
-from gnomon.algorithms.episodes import remaining_reward
-from gnomon.algorithms.on_policy import Annotated, OnPolicy
+from gnomon.algorithms.base import (
+    POLICY,
+    REINFORCEMENT_LR,
+    Algorithm,
+    Credit,
+    LossOutput,
+    Settings,
+    Step,
+    Workbench,
+    per_response_sum,
+    responses_of,
+    with_tokens,
+)
+from gnomon.algorithms.metric import mean
 from gnomon.algorithms.on_policy_settings import PPOSettings
-from gnomon.algorithms.token_columns import annotate_tokens, per_response_sum, with_tokens
+from gnomon.algorithms.rollouts import Rollout, token_groups
 from gnomon.data.batch import Batch
 from gnomon.errors import ConfigError
-from gnomon.losses.advantages import gae, whiten
+from gnomon.losses.gae import gae, whiten
 from gnomon.losses.kl import adaptive_beta, kl_estimate
 from gnomon.losses.policy_gradient import is_clipped, ppo_clip
 from gnomon.losses.value import explained_variance, value_loss
-from gnomon.records import TokenGroup
+from gnomon.models.memory import RoleNeed
 
 
-class PPO(OnPolicy):
+class PPO(Algorithm):
     """Proximal policy optimisation: policy, reference, value model and any reward."""
 
-    name: ClassVar[str] = "ppo"
     Settings: ClassVar[type[Settings]] = PPOSettings
-    needs: ClassVar[tuple[str, ...]] = ("policy", "reference", "value_model")
+    data: ClassVar = "prompts"
+    base_lr: ClassVar[float | None] = REINFORCEMENT_LR
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("policy_loss", "value_loss", "entropy", "clip_fraction", "update_kl"),
+        *("tokens_per_response", "kl", "kl_k3", "mismatch", "explained_variance", "beta"),
+    )
+    dropout: ClassVar[bool] = False  # old and new log-probs must differ by the update alone
 
-    def __init__(self, ingredients: Ingredients, settings: PPOSettings) -> None:
-        super().__init__(ingredients, settings)
+    def __init__(self, settings: PPOSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
         self.beta = settings.beta
-        self.iteration = 0
-        if settings.target_kl is not None and self._responses > 4 * settings.kl_horizon:
+        self.responses = bench.batch_size * bench.samples
+        if settings.target_kl is not None and self.responses > 4 * settings.kl_horizon:
             raise ConfigError(
                 f"kl_horizon is {settings.kl_horizon}, but each iteration samples "
-                f"{self._responses} responses: beta would jump. Set kl_horizon to at least "
-                f"{-(-self._responses // 4)}, better to ten times the responses of an iteration"
+                f"{self.responses} responses: beta would jump. Set kl_horizon to at least "
+                f"{-(-self.responses // 4)}, better to ten times the responses of an iteration"
             )
 
     @classmethod
-    def stale_problem(cls, settings: Any) -> str | None:
+    def needs(cls, settings: Any) -> tuple[RoleNeed, ...]:
+        critic = RoleNeed(
+            "value_model",
+            trainable=True,
+            outputs=1,
+            critic=True,
+            from_reward=settings.value_init == "reward_model",
+        )
+        return (POLICY, RoleNeed("reference"), critic)
+
+    @classmethod
+    def refuses_older_weights(cls, settings: Any) -> str | None:
         return "ppo does not correct for responses of older weights; grpo and its relatives do"
 
-    def experience(self, iteration: int) -> Any:
-        self.iteration = iteration
-        return super().experience(iteration)
+    # -- the objective ----------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def annotate(self, groups: Sequence[TokenGroup], temperature: float) -> Annotated:
-        self.sampling_temperature = temperature
-        columns = annotate_tokens(
-            groups, self._forward, self.ingredients.tokens_per_microbatch, self.ingredients.device
+    def returns(self, batch: Batch, step: Step) -> Mapping[str, Tensor]:
+        """Log-probs, values, advantages and returns of freshly sampled responses, each [R]."""
+        s, critic, mask = self.settings, self.roles["value_model"], batch.response_mask
+        old, ref = (
+            self.roles[name].logprobs(batch, temperature=step.temperature).logprobs
+            for name in ("policy", "reference")
         )
-        responses = [r for g in groups for r in g.responses]
-        chosen = torch.tensor([bool(m) for r in responses for m in r.mask], dtype=torch.bool)
-        if self.settings.whiten_advantages:
-            columns["advantages"] = whiten(columns["advantages"], chosen)
-        sampler = torch.cat([r.token["sampler_logprobs"] for r in responses])[chosen]
-        old, ref = columns["old_logprobs"][chosen], columns["ref_logprobs"][chosen]
-        metrics = {
-            "kl": float((old - ref).sum()) / len(responses),
-            "kl_k3": float(kl_estimate(old, ref, "k3").mean()),
-            "mismatch": float((old - sampler).abs().mean()),
-            "explained_variance": float(
-                explained_variance(columns["old_values"], columns["returns"], chosen)
-            ),
-            "beta": self.beta,
-        }
-        keep = {k: v for k, v in columns.items() if k != "ref_logprobs" or self._kl_in_loss}
-        return Annotated(with_tokens(groups, keep), metrics)
-
-    @property
-    def _responses(self) -> int:
-        return self.ingredients.batch_size * self.ingredients.sampling.samples
-
-    @property
-    def _kl_in_loss(self) -> bool:
-        return bool(self.settings.kl_in == "loss")
-
-    def _forward(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Log-probs, values, rewards and advantages of freshly sampled responses, each [R]."""
-        s = self.settings
-        old = self.roles["policy"].logprobs(batch, temperature=self.sampling_temperature).logprobs
-        ref = (
-            self.roles["reference"].logprobs(batch, temperature=self.sampling_temperature).logprobs
-        )
-        critic = self.roles["value_model"]
         hidden = critic.hidden(batch)
         values = critic.values(batch, hidden=hidden).float()
-        finished = batch.scalar["finished"]
-        score = batch.scalar["reward"] - s.no_eos_penalty * (1 - finished)
-        if s.reward_clip is not None:
-            score = score.clamp(-s.reward_clip, s.reward_clip)
-        mask = batch.response_mask
-        last = batch.response_start[1:] - 1
-        rewards = torch.zeros_like(old) if self._kl_in_loss else -self.beta * (old - ref) * mask
-        turns = batch.token.get("turn_rewards")
-        if turns is not None:
-            rewards = rewards + turns
-            score = remaining_reward(score, turns, batch.response_of)
-        rewards = rewards.index_add(0, last, score.to(rewards.dtype))
+        rewards = torch.zeros_like(old) if s.kl_in == "loss" else -self.beta * (old - ref) * mask
+        rewards = with_scores(rewards, batch, s)
         bootstrap = None
         if s.bootstrap_truncated:  # the value of the state that the last token leads to
-            bootstrap = critic.scores(batch, hidden=hidden).float() * (1 - finished)
+            unfinished = 1 - batch.scalar["finished"]
+            bootstrap = critic.scores(batch, hidden=hidden).float() * unfinished
         advantages, returns = gae(
             rewards,
             values,
@@ -124,64 +107,91 @@ class PPO(OnPolicy):
             bootstrap=bootstrap,
             response_mask=None if bool(mask.all()) else mask,
         )
-        return {
-            "old_logprobs": old,
-            "ref_logprobs": ref,
-            "old_values": values,
-            "advantages": advantages,
-            "returns": returns,
-        }
+        columns = {"old_logprobs": old, "ref_logprobs": ref, "old_values": values}
+        return columns | {"advantages": advantages, "returns": returns}
 
-    def text_for(self, step: int) -> list[TokenGroup]:
-        """None while the critic warms up: the text would train the policy."""
-        return [] if self.iteration < self.settings.value_warmup else super().text_for(step)
-
-    def loss(self, batch: Batch, totals: Totals) -> LossOutput:
-        s = self.settings
-        out = self.roles["policy"].logprobs(
-            batch, temperature=self.sampling_temperature, entropy=True
-        )
+    def loss(self, batch: Batch, step: Step) -> LossOutput:
+        s, mask, old = self.settings, batch.response_mask, batch.token["old_logprobs"]
+        out = self.roles["policy"].logprobs(batch, temperature=step.temperature, entropy=True)
         assert out.entropy is not None
-        entropy = out.entropy
         values = self.roles["value_model"].values(batch).float()
-        old = batch.token["old_logprobs"]
         advantages = batch.token["advantages"]
         policy_loss = ppo_clip(out.logprobs, old, advantages, eps_low=s.clip_eps)
-        clipped = is_clipped((out.logprobs - old).exp(), advantages, eps_low=s.clip_eps)
         critic_loss = value_loss(
             values, batch.token["returns"], batch.token["old_values"], clip_eps=s.value_clip_eps
         )
         per_token = s.value_coef * critic_loss
-        if self.iteration >= s.value_warmup:
-            per_token = per_token + policy_loss - s.entropy_coef * entropy
-            if self._kl_in_loss:
+        if self.trains_policy(step):
+            per_token = per_token + policy_loss - s.entropy_coef * out.entropy
+            if s.kl_in == "loss":
                 kl = kl_estimate(out.logprobs, batch.token["ref_logprobs"], s.kl_estimator)
                 per_token = per_token + self.beta * kl
-        mask = batch.response_mask
+        clipped = is_clipped((out.logprobs - old).exp(), advantages, eps_low=s.clip_eps)
         metrics = {
-            "policy_loss": mean_metric(policy_loss, mask),
-            "value_loss": mean_metric(critic_loss, mask),
-            "entropy": mean_metric(entropy, mask),
-            "clip_fraction": mean_metric(clipped.float(), mask),
-            "update_kl": mean_metric(kl_estimate(old, out.logprobs, "k3"), mask),
-            "tokens_per_response": mean_metric(per_response_sum(mask.float(), batch)),
+            "policy_loss": mean(policy_loss, mask),
+            "value_loss": mean(critic_loss, mask),
+            "entropy": mean(out.entropy, mask),
+            "clip_fraction": mean(clipped.float(), mask),
+            "update_kl": mean(kl_estimate(old, out.logprobs, "k3"), mask),
+            "tokens_per_response": mean(per_response_sum(mask.float(), batch)),
         }
-        return LossOutput((per_token * mask).sum() / totals.tokens, metrics)
+        return LossOutput((per_token * mask).sum() / step.totals.tokens, metrics)
 
-    def end_iteration(self, metrics: Mapping[str, float]) -> None:
-        warming = self.iteration < self.settings.value_warmup  # the policy cannot move yet
-        if self.settings.target_kl is not None and not warming:
+    # -- around it --------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def credit(self, groups: Sequence[Rollout], step: Step) -> Credit:
+        """Advantages and returns of all tokens, whitened over the iteration."""
+        judged = token_groups(groups, step)
+        columns = self.bench.columns(judged, lambda batch: self.returns(batch, step))
+        responses = responses_of(judged)
+        chosen = torch.tensor([bool(m) for r in responses for m in r.mask], dtype=torch.bool)
+        if self.settings.whiten_advantages:
+            columns["advantages"] = whiten(columns["advantages"], chosen)
+        sampler = torch.cat([r.token["sampler_logprobs"] for r in responses])[chosen]
+        old, ref = columns["old_logprobs"][chosen], columns["ref_logprobs"][chosen]
+        explained = explained_variance(columns["old_values"], columns["returns"], chosen)
+        metrics = {
+            "kl": float((old - ref).sum()) / len(responses),
+            "kl_k3": float(kl_estimate(old, ref, "k3").mean()),
+            "mismatch": float((old - sampler).abs().mean()),
+            "explained_variance": float(explained),
+            "beta": self.beta,
+        }
+        if self.settings.kl_in != "loss":
+            del columns["ref_logprobs"]
+        return Credit(with_tokens(judged, columns), metrics)
+
+    def trains_policy(self, step: Step) -> bool:
+        """Not while the critic warms up."""
+        return bool(step.iteration >= self.settings.value_warmup)
+
+    def end_iteration(self, step: Step, metrics: Mapping[str, float], carried: Any) -> None:
+        s = self.settings
+        if s.target_kl is not None and self.trains_policy(step):
             self.beta = adaptive_beta(
-                self.beta,
-                metrics["kl"],
-                self.settings.target_kl,
-                steps=self._responses,
-                horizon=self.settings.kl_horizon,
+                self.beta, metrics["kl"], s.target_kl, steps=self.responses, horizon=s.kl_horizon
             )
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "beta": self.beta}
+        return {"beta": self.beta}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
         self.beta = float(state["beta"])
+
+
+def with_scores(rewards: Tensor, batch: Batch, s: PPOSettings) -> Tensor:
+    """[R] per-token rewards with the score on each response's last token.
+
+    In an environment each turn's reward lies on the turn's own last token, and the last one gets
+    what is left of the score.
+    """
+    score = batch.scalar["reward"] - s.no_eos_penalty * (1 - batch.scalar["finished"])
+    if s.reward_clip is not None:
+        score = score.clamp(-s.reward_clip, s.reward_clip)
+    turns = batch.token.get("turn_rewards")
+    if turns is not None:
+        rewards = rewards + turns
+        score = score - per_response_sum(turns.to(score.dtype), batch)
+    last = batch.response_start[1:] - 1
+    return rewards.index_add(0, last, score.to(rewards.dtype))

@@ -12,40 +12,56 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from gnomon.algorithms.base import LossOutput, Settings, Totals, mean_metric, token_weight
-from gnomon.algorithms.on_policy import Annotated, OnPolicy
+from gnomon.algorithms.base import (
+    SUPERVISED_LR,
+    Algorithm,
+    Credit,
+    LossOutput,
+    Settings,
+    Step,
+    responses_of,
+    token_weight,
+)
+from gnomon.algorithms.metric import mean
 from gnomon.algorithms.on_policy_settings import RAFTSettings
-from gnomon.algorithms.rollouts import Rollout, spread_metrics, token_group
+from gnomon.algorithms.rollouts import Rollout, spread_metrics, token_groups
 from gnomon.data.batch import Batch
 from gnomon.losses.sft import negative_log_likelihood
 from gnomon.records import TokenGroup, TokenResponse
 
 
-class RAFT(OnPolicy):
+class RAFT(Algorithm):
     """RAFT: sample K responses, keep the best, imitate them."""
 
-    name: ClassVar[str] = "raft"
     Settings: ClassVar[type[Settings]] = RAFTSettings
-    needs: ClassVar[tuple[str, ...]] = ("policy",)
-    min_samples: ClassVar[int] = 2
+    data: ClassVar = "prompts"
+    base_lr: ClassVar[float | None] = SUPERVISED_LR
+    metrics: ClassVar[tuple[str, ...]] = (
+        *("nll", "kept", "prompts_used", "reward_kept"),
+        *("reward_best", "reward_worst", "zero_spread"),
+    )
+    dropout: ClassVar[bool] = False
 
     @classmethod
-    def stale_problem(cls, settings: Any) -> str | None:
+    def least_samples(cls, settings: Any) -> int:
+        return 2
+
+    @classmethod
+    def refuses_older_weights(cls, settings: Any) -> str | None:
         return None  # a good response is good to imitate, whoever wrote it
 
-    def learnable(self, rollouts: Sequence[Rollout], iteration: int) -> Annotated:
-        made = (token_group(r, f"{iteration}:{i}") for i, r in enumerate(rollouts))
-        kept = [(g, self._kept(g)) for g in made if g is not None]
-        groups = [replace(g, responses=r) for g, r in kept if r]
-        responses = [r for g in groups for r in g.responses]
-        metrics = spread_metrics(rollouts) | {
+    def credit(self, groups: Sequence[Rollout], step: Step) -> Credit:
+        judged = [(g, self._kept(g)) for g in token_groups(groups, step)]
+        kept = [replace(g, responses=r) for g, r in judged if r]
+        responses = responses_of(kept)
+        metrics = spread_metrics(groups) | {
             "kept": float(len(responses)),
-            "prompts_used": len(groups) / len(rollouts),
+            "prompts_used": len(kept) / len(groups),
         }
         if responses:
             rewards = [r.scalar["reward"] for r in responses]
             metrics["reward_kept"] = sum(rewards) / len(rewards)
-        return Annotated(groups, metrics)
+        return Credit(kept, metrics)
 
     def _kept(self, group: TokenGroup) -> tuple[TokenResponse, ...]:
         """What is imitated, each text once; of equals the first."""
@@ -63,10 +79,7 @@ class RAFT(OnPolicy):
             left = [max(left, key=lambda r: r.scalar["reward"])]
         return tuple(left)
 
-    def annotate(self, groups: Sequence[TokenGroup], temperature: float) -> Annotated:
-        return Annotated(groups, {})
-
-    def loss(self, batch: Batch, totals: Totals) -> LossOutput:
+    def loss(self, batch: Batch, step: Step) -> LossOutput:
         nll = negative_log_likelihood(self.roles["policy"].logprobs(batch).logprobs)
         weight = token_weight(batch)
-        return LossOutput((nll * weight).sum() / totals.tokens, {"nll": mean_metric(nll, weight)})
+        return LossOutput((nll * weight).sum() / step.totals.tokens, {"nll": mean(nll, weight)})

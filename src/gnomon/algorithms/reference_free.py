@@ -1,71 +1,102 @@
 """Preference optimisation without a reference: SimPO, ORPO and CPO.
 
 One model and one pass; what the methods lack in a tether they must make up in a careful learning
-rate. The equations stand in ``gnomon.losses.reference_free``.
+rate. The equations are in ``gnomon.losses.reference_free``.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from gnomon.algorithms.base import Settings
+from gnomon.algorithms.base import PREFERENCE_LR, Algorithm, Evaluation, LossOutput, Settings, Step
 from gnomon.algorithms.offline_settings import CPOSettings, ORPOSettings, SimPOSettings
-from gnomon.algorithms.preference_pairs import PairMethod, Seen
+from gnomon.algorithms.pairs import (
+    PAIR_METRICS,
+    ScoredBatch,
+    evaluate_pairs,
+    pair_output,
+    prepare_pairs,
+)
+from gnomon.data.batch import Batch
 from gnomon.losses import reference_free as losses
+from gnomon.records import TokenGroup
 
 
-class SimPO(PairMethod):
+class SimPO(Algorithm):
     """SimPO (Meng et al. 2024, arXiv:2405.14734): average log-probs as rewards, and a margin."""
 
-    name: ClassVar[str] = "simpo"
     Settings: ClassVar[type[Settings]] = SimPOSettings
+    data: ClassVar = "rankings"
+    base_lr: ClassVar[float | None] = PREFERENCE_LR
+    metrics: ClassVar[tuple[str, ...]] = PAIR_METRICS
+    dropout: ClassVar[bool] = False
+    prepare: ClassVar[Any] = classmethod(prepare_pairs)
 
-    def pair_loss(self, seen: Seen) -> Tensor:
-        s = self.settings
-        return losses.simpo(*seen.sides(seen.logprob), *seen.lengths, beta=s.beta, gamma=s.gamma)
+    def rewards(self, scored: ScoredBatch) -> Tensor:
+        """[S] implicit rewards: beta times the average log-prob."""
+        return float(self.settings.beta) * scored.average
 
-    def rewards(self, seen: Seen) -> Tensor:
-        return float(self.settings.beta) * average(seen)
+    def loss(self, batch: Batch, step: Step) -> LossOutput:
+        s, scored = self.settings, ScoredBatch.of(self.bench, batch)
+        sides = scored.sides(scored.logprob)
+        per_pair = losses.simpo(*sides, *scored.lengths, beta=s.beta, gamma=s.gamma)
+        return pair_output(scored, per_pair, self.rewards(scored), step)
+
+    def evaluate(self, groups: Sequence[TokenGroup]) -> Evaluation:
+        return evaluate_pairs(self.bench, groups, self.rewards)
 
 
-class ORPO(PairMethod):
-    """ORPO (Hong et al. 2024, arXiv:2403.07691): SFT on the chosen and an odds-ratio term.
+class ORPO(Algorithm):
+    """ORPO (Hong et al. 2024, arXiv:2403.07691): SFT on the chosen and an odds-ratio term."""
 
-    Its implicit reward is the log-odds of a response's mean token probability.
-    """
-
-    name: ClassVar[str] = "orpo"
     Settings: ClassVar[type[Settings]] = ORPOSettings
+    data: ClassVar = "rankings"
+    base_lr: ClassVar[float | None] = PREFERENCE_LR
+    metrics: ClassVar[tuple[str, ...]] = PAIR_METRICS
+    dropout: ClassVar[bool] = False
+    prepare: ClassVar[Any] = classmethod(prepare_pairs)
 
-    def pair_loss(self, seen: Seen) -> Tensor:
-        return losses.orpo(*seen.sides(seen.logprob), *seen.lengths, beta=self.settings.beta)
+    def rewards(self, scored: ScoredBatch) -> Tensor:
+        """[S] implicit rewards: the log-odds of a response's mean token probability."""
+        return losses.log_odds(scored.average)
 
-    def rewards(self, seen: Seen) -> Tensor:
-        return losses.log_odds(average(seen))
+    def loss(self, batch: Batch, step: Step) -> LossOutput:
+        scored = ScoredBatch.of(self.bench, batch)
+        sides = scored.sides(scored.logprob)
+        per_pair = losses.orpo(*sides, *scored.lengths, beta=self.settings.beta)
+        return pair_output(scored, per_pair, self.rewards(scored), step)
+
+    def evaluate(self, groups: Sequence[TokenGroup]) -> Evaluation:
+        return evaluate_pairs(self.bench, groups, self.rewards)
 
 
-class CPO(PairMethod):
+class CPO(Algorithm):
     """CPO (Xu et al. 2024, arXiv:2401.08417): uniform-reference DPO and SFT on the chosen."""
 
-    name: ClassVar[str] = "cpo"
     Settings: ClassVar[type[Settings]] = CPOSettings
+    data: ClassVar = "rankings"
+    base_lr: ClassVar[float | None] = PREFERENCE_LR
+    metrics: ClassVar[tuple[str, ...]] = PAIR_METRICS
+    dropout: ClassVar[bool] = False
+    prepare: ClassVar[Any] = classmethod(prepare_pairs)
 
-    def pair_loss(self, seen: Seen) -> Tensor:
-        s = self.settings
-        return losses.cpo(
-            *seen.sides(seen.logprob),
-            seen.lengths[0],
+    def rewards(self, scored: ScoredBatch) -> Tensor:
+        """[S] implicit rewards: beta times the log-prob."""
+        return float(self.settings.beta) * scored.logprob
+
+    def loss(self, batch: Batch, step: Step) -> LossOutput:
+        s, scored = self.settings, ScoredBatch.of(self.bench, batch)
+        per_pair = losses.cpo(
+            *scored.sides(scored.logprob),
+            scored.lengths[0],
             beta=s.beta,
             nll_weight=s.nll_coef,
             label_smoothing=s.label_smoothing,
         )
+        return pair_output(scored, per_pair, self.rewards(scored), step)
 
-    def rewards(self, seen: Seen) -> Tensor:
-        return float(self.settings.beta) * seen.logprob
-
-
-def average(seen: Seen) -> Tensor:
-    """[S] nats per counted token."""
-    return seen.logprob / seen.batch.lengths.clamp(min=1)
+    def evaluate(self, groups: Sequence[TokenGroup]) -> Evaluation:
+        return evaluate_pairs(self.bench, groups, self.rewards)

@@ -1,168 +1,175 @@
-"""The algorithms by name: one line each. An algorithm is imported when it is asked for, so that
-names, summaries and settings are known without torch."""
+"""The methods that come with gnomon, by name. One is imported when it is asked for, so that names,
+summaries and settings are known without torch.
+
+A method of one's own needs no entry: a recipe names it as ``file.py:Class``.
+"""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gnomon.algorithms import offline_settings as offline
 from gnomon.algorithms import on_policy_settings as on_policy
-from gnomon.algorithms import policy_gradient_settings as pg
+from gnomon.algorithms import policy_gradient_presets as presets
+from gnomon.algorithms.policy_gradient_settings import PolicyGradientSettings
 from gnomon.errors import ConfigError
-from gnomon.plugins import did_you_mean
+from gnomon.plugins import check_known, is_own, load_builtin, load_own
 
 if TYPE_CHECKING:
     from gnomon.algorithms.base import Algorithm
 
 
 @dataclass(frozen=True)
-class Listed:
-    """What is known of an algorithm before it is imported.
+class Method:
+    """A method as a recipe names it.
 
     Attributes:
-        where: ``module:class``, the module in this package.
-        settings: its own settings; the same as the class's ``Settings``.
+        name: as written in a recipe.
+        where: its import path, ``module:Class``. A member of a family is a preset of the settings
+            on the family's one class.
+        settings: its own settings.
         summary: one line for lists and help.
     """
 
+    name: str
     where: str
     settings: type[offline.Settings]
     summary: str
 
-    def load(self) -> type[Algorithm]:
-        """The algorithm itself."""
-        module, _, name = self.where.partition(":")
-        found: type[Algorithm] = getattr(
-            importlib.import_module(f"gnomon.algorithms.{module}"), name
-        )
-        found.summary = self.summary
+    @property
+    def algorithm(self) -> type[Algorithm]:
+        """The class, imported now."""
+        found: type[Algorithm] = load_builtin(self.where)
         return found
 
 
-_LISTED = {
-    "sft": Listed("sft:SFT", offline.SFTSettings, "supervised fine-tuning on demonstrations"),
-    "reward_model": Listed(
+_LISTED: tuple[tuple[str, str, type[offline.Settings], str], ...] = (
+    ("sft", "sft:SFT", offline.SFTSettings, "supervised fine-tuning on demonstrations"),
+    (
+        "reward_model",
         "reward_model:RewardModel",
         offline.RewardModelSettings,
         "a scalar reward from pairs or rankings",
     ),
-    "ppo": Listed(
+    (
+        "ppo",
         "ppo:PPO",
         on_policy.PPOSettings,
         "PPO with a critic, under a KL penalty to the reference",
     ),
-    "dpo": Listed(
-        "dpo:DPO", offline.DPOSettings, "direct preference optimisation, and its variants"
-    ),
-    "kto": Listed("kto:KTO", offline.KTOSettings, "preferences from single good/bad labels"),
-    "simpo": Listed(
+    ("dpo", "dpo:DPO", offline.DPOSettings, "direct preference optimisation, and its variants"),
+    ("kto", "kto:KTO", offline.KTOSettings, "preferences from single good/bad labels"),
+    (
+        "simpo",
         "reference_free:SimPO",
         offline.SimPOSettings,
         "preferences on average log-probs, without a reference",
     ),
-    "orpo": Listed(
+    (
+        "orpo",
         "reference_free:ORPO",
         offline.ORPOSettings,
         "SFT and preferences in one, without a reference",
     ),
-    "cpo": Listed(
+    (
+        "cpo",
         "reference_free:CPO",
         offline.CPOSettings,
         "DPO with a uniform reference, plus SFT on the chosen",
     ),
-    "online_dpo": Listed(
-        "online_dpo:OnlineDPO",
+    (
+        "online_dpo",
+        "dpo:OnlineDPO",
         on_policy.OnlineDPOSettings,
         "DPO in rounds on the policy's own responses (on-line, iterative)",
     ),
-    "raft": Listed(
+    (
+        "raft",
         "raft:RAFT",
         on_policy.RAFTSettings,
         "rejection sampling: SFT on the best of K own responses (RAFT)",
     ),
-    "grpo": Listed("grpo:GRPO", pg.PolicyGradientSettings, "group-relative policy optimisation"),
-    "dr_grpo": Listed(
-        "grpo:DrGRPO", pg.DrGRPOSettings, "GRPO without its biases of length and difficulty"
+    ("grpo", "grpo:PolicyGradient", PolicyGradientSettings, "group-relative policy optimisation"),
+    (
+        "dr_grpo",
+        "grpo:PolicyGradient",
+        presets.DrGRPOSettings,
+        "GRPO without its biases of length and difficulty",
     ),
-    "dapo": Listed(
-        "grpo:DAPO",
-        pg.DAPOSettings,
+    (
+        "dapo",
+        "grpo:PolicyGradient",
+        presets.DAPOSettings,
         "GRPO with clip-higher, dynamic sampling and token-level loss",
     ),
-    "rloo": Listed("grpo:RLOO", pg.RLOOSettings, "REINFORCE with a leave-one-out baseline"),
-    "reinforce_pp": Listed(
-        "grpo:ReinforcePP",
-        pg.ReinforcePPSettings,
+    (
+        "rloo",
+        "grpo:PolicyGradient",
+        presets.RLOOSettings,
+        "REINFORCE with a leave-one-out baseline",
+    ),
+    (
+        "reinforce_pp",
+        "grpo:PolicyGradient",
+        presets.ReinforcePPSettings,
         "REINFORCE++: advantages normalised over the batch",
     ),
-    "gspo": Listed("grpo:GSPO", pg.GSPOSettings, "group sequence policy optimisation"),
-    "cispo": Listed(
-        "grpo:CISPO", pg.CISPOSettings, "clipped importance weights, gradient for every token"
+    ("gspo", "grpo:PolicyGradient", presets.GSPOSettings, "group sequence policy optimisation"),
+    (
+        "cispo",
+        "grpo:PolicyGradient",
+        presets.CISPOSettings,
+        "clipped importance weights, gradient for every token",
     ),
-    "gmpo": Listed("grpo:GMPO", pg.GMPOSettings, "geometric-mean policy optimisation"),
-    "reinforce": Listed(
-        "grpo:Reinforce",
-        pg.ReinforceSettings,
+    ("gmpo", "grpo:PolicyGradient", presets.GMPOSettings, "geometric-mean policy optimisation"),
+    (
+        "reinforce",
+        "grpo:PolicyGradient",
+        presets.ReinforceSettings,
         "plain REINFORCE with a moving-average baseline",
     ),
+)
+METHODS = {
+    name: Method(name, f"gnomon.algorithms.{where}", settings, summary)
+    for name, where, settings, summary in _LISTED
 }
 
 
-class _Registry(MutableMapping[str, "type[Algorithm]"]):
-    """Algorithms by name; a listed one is imported on first use, and a class can be added."""
+@dataclass(frozen=True)
+class _Own(Method):
+    """A method of the user's, whose class is at hand already."""
 
-    def __init__(self, listed: dict[str, Listed]) -> None:
-        self._known: dict[str, Listed | type[Algorithm]] = dict(listed)
+    found: type[Algorithm] | None = None
 
-    def __getitem__(self, name: str) -> type[Algorithm]:
-        known = self._known[name]
-        return known.load() if isinstance(known, Listed) else known
-
-    def __setitem__(self, name: str, algorithm: type[Algorithm]) -> None:
-        self._known[name] = algorithm
-
-    def __delitem__(self, name: str) -> None:
-        del self._known[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._known
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def describe(self, name: str) -> tuple[type[offline.Settings], str]:
-        """The settings and the summary of an algorithm, imported or not."""
-        known = self._known[name]
-        if isinstance(known, Listed):
-            return known.settings, known.summary
-        return known.Settings, known.summary
+    @property
+    def algorithm(self) -> type[Algorithm]:
+        assert self.found is not None
+        return self.found
 
 
-ALGORITHMS = _Registry(_LISTED)
+def find_method(name: str, base: Path | None = None) -> Method:
+    """The method called ``name``, one of gnomon's or the user's own (``file.py:Class``).
 
-
-def find_algorithm(name: str) -> type[Algorithm]:
-    """The algorithm called ``name``.
+    Args:
+        base: the folder that a user's file is looked up in (the recipe's own).
 
     Raises:
-        ConfigError: unknown name, with the nearest known one.
+        ConfigError: no such method, with the nearest known one; a class that is no method.
     """
-    check_name(name)
-    return ALGORITHMS[name]
+    check_known(name, METHODS, "algorithm")
+    if not is_own(name):
+        return METHODS[name]
+    from gnomon.algorithms.base import Algorithm
 
-
-def check_name(name: str, more: tuple[str, ...] = ()) -> None:
-    """See that there is an algorithm called ``name`` (or one of ``more``), without importing it.
-
-    Raises:
-        ConfigError: see :func:`find_algorithm`.
-    """
-    known = [*ALGORITHMS, *more]
-    if name not in known:
-        raise ConfigError(f"unknown algorithm {name!r}; {did_you_mean(name, known, 'known:')}")
+    found = load_own(name, base or Path(), "algorithm")
+    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+        raise ConfigError(
+            f"algorithm {name!r}: {found!r} is no method; derive a class from "
+            "gnomon.algorithms.base.Algorithm"
+        )
+    if getattr(found, "data", None) is None:
+        raise ConfigError(f"algorithm {name!r}: the class does not say what its data is (data)")
+    summary = found.summary or (found.__doc__ or "").strip().partition("\n")[0]
+    return _Own(name, name, found.Settings, summary, found)

@@ -15,54 +15,74 @@ import torch
 from torch import Tensor
 
 from gnomon.algorithms.base import (
+    SUPERVISED_LR,
+    Algorithm,
     Evaluation,
-    Ingredients,
     LossOutput,
-    Offline,
     Settings,
-    Totals,
-    mean_metric,
+    Step,
+    Trained,
+    Workbench,
 )
+from gnomon.algorithms.metric import Metric, mean
 from gnomon.algorithms.offline_settings import RewardModelSettings
+from gnomon.algorithms.pairs import accuracy_metrics, held_out_report
 from gnomon.data.batch import Batch
 from gnomon.losses.length_bias import fit_length_coefficient, fit_length_slope
 from gnomon.losses.preference import bradley_terry, group_balanced_weight, plackett_luce
 from gnomon.models.heads import RewardNormaliser
+from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
-from gnomon.stats.reward_model import evaluate_comparisons
 
 LENGTH_UNIT = 100.0
 """Length counts in hundreds of tokens, so that its coefficient is of the order of one."""
 
 
-class RewardModel(Offline):
+class RewardModel(Algorithm):
     """Train a scalar head, and the trunk beneath it, to order responses as people did."""
 
-    name: ClassVar[str] = "reward_model"
     Settings: ClassVar[type[Settings]] = RewardModelSettings
-    data: ClassVar = "comparisons"
-    needs: ClassVar[tuple[str, ...]] = ("reward_model",)
+    data: ClassVar = "rankings"
     produces: ClassVar = "reward_model"
+    base_lr: ClassVar[float | None] = SUPERVISED_LR
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "margin", "score")
 
-    def __init__(self, ingredients: Ingredients, settings: RewardModelSettings) -> None:
-        super().__init__(ingredients, settings)
-        self.members: list[Role] = [
-            role for name, role in sorted(self.roles.items()) if name.startswith("reward_model")
-        ]
-        self.length_offset = (
-            _length_offset(ingredients.groups) if settings.length_debias == "offset" else 0.0
+    def __init__(self, settings: RewardModelSettings, bench: Workbench) -> None:
+        super().__init__(settings, bench)
+        self.members: list[Role] = [role for _, role in sorted(bench.roles.items())]
+        self.length_offset = 0.0
+        self._training: Sequence[TokenGroup] = ()
+        self._held_out: Sequence[TokenGroup] = ()
+
+    @classmethod
+    def needs(cls, settings: Any) -> tuple[RoleNeed, ...]:
+        """One model with a head for each member, or a whole model each."""
+        members = settings.members
+        if members == 1 or settings.share_trunk:
+            return (RoleNeed("reward_model", trainable=True, outputs=members),)
+        return tuple(
+            RoleNeed(f"reward_model_{m}", trainable=True, outputs=1) for m in range(members)
         )
+
+    def begin(self, groups: Sequence[TokenGroup], training: bool) -> Sequence[TokenGroup]:
+        if not training:
+            self._held_out = groups
+            return groups
+        self._training = groups
+        if self.settings.length_debias == "offset":
+            self.length_offset = _length_offset(groups)
+        return groups
 
     def scores(self, batch: Batch) -> Tensor:
         """[S, n] raw scores, one column per ensemble member."""
         columns = [role.scores(batch) for role in self.members]
         return torch.cat([c if c.dim() == 2 else c[:, None] for c in columns], dim=1)
 
-    def loss(self, batch: Batch, totals: Totals) -> LossOutput:
+    def loss(self, batch: Batch, step: Step) -> LossOutput:
         scores = self.scores(batch)
         trained = scores + (self.length_offset / LENGTH_UNIT) * batch.lengths[:, None]
-        seen = self._seen(batch, scores.shape[1])
+        drawn = self._drawn(batch, scores.shape[1])
         if self.settings.loss == "plackett_luce":
             per_group = torch.stack(
                 [
@@ -71,7 +91,7 @@ class RewardModel(Offline):
                 ],
                 dim=1,
             )
-            weighted = per_group * (batch.group_weight[:, None] * seen)
+            weighted = per_group * (batch.group_weight[:, None] * drawn)
         else:
             better, worse = batch.pairs.unbind(1)
             per_pair = torch.stack(
@@ -89,92 +109,50 @@ class RewardModel(Offline):
             )
             share = group_balanced_weight(batch.pair_group, batch.pair_weight, batch.num_groups)
             weight = share * batch.group_weight[batch.pair_group]
-            weighted = per_pair * (weight[:, None] * seen[batch.pair_group])
-        loss = weighted.sum() / (totals.groups * self.settings.member_share(scores.shape[1]))
+            weighted = per_pair * (weight[:, None] * drawn[batch.pair_group])
+        loss = weighted.sum() / (step.totals.groups * self.settings.member_share(scores.shape[1]))
         if self.settings.score_penalty:
             weight = batch.group_weight[batch.group_of]
             loss = loss + self.settings.score_penalty * (scores.square().mean(1) * weight).sum() / (
-                totals.responses
+                step.totals.responses
             )
         return LossOutput(loss, self._metrics(batch, scores.detach().mean(1)))
 
-    def _seen(self, batch: Batch, members: int) -> Tensor:
+    def _drawn(self, batch: Batch, members: int) -> Tensor:
         """[G, n] 1 where a member trains on a group: a fixed random subset of prompts for each."""
         if members == 1:
             return torch.ones(batch.num_groups, 1, device=batch.lengths.device)
-        seed, fraction = self.ingredients.seed, self.settings.member_fraction
+        seed, fraction = self.bench.seed, self.settings.member_fraction
         rows = [
             [float(_hash(seed, member, group) < fraction) for member in range(members)]
             for group in batch.group_ids
         ]
         return torch.tensor(rows, device=batch.lengths.device)
 
-    def _metrics(self, batch: Batch, scores: Tensor) -> dict[str, tuple[float, float]]:
+    def _metrics(self, batch: Batch, scores: Tensor) -> dict[str, Metric]:
         better, worse = batch.pairs.unbind(1)
         margin = (scores[better] - scores[worse])[~batch.pair_tie]
         return {
-            "accuracy": mean_metric((margin > 0).float() + 0.5 * (margin == 0).float()),
-            "margin": mean_metric(margin),
-            "score": mean_metric(scores),
+            "accuracy": mean((margin > 0).float() + 0.5 * (margin == 0).float()),
+            "margin": mean(margin),
+            "score": mean(scores),
         }
 
-    @torch.no_grad()
-    def evaluate(self, iteration: int, final: bool) -> Evaluation:
-        groups = self.ingredients.eval_groups
+    def evaluate(self, groups: Sequence[TokenGroup]) -> Evaluation:
         if not groups:
             return Evaluation()
-        columns: dict[str, list[Any]] = {
-            k: [] for k in ("better", "worse", "tie", "weight", "lb", "lw")
-        }
-        categories: list[str | None] = []
-        prompts: list[tuple[int, ...]] = []  # pairs of one prompt are alike
-        by_id = {g.id: (g.category, tuple(g.prompt_ids)) for g in groups}
-        for batch in self.batches(groups):
-            scores = self.scores(batch).mean(1)
-            better, worse = batch.pairs.unbind(1)
-            for key, value in (
-                ("better", scores[better]),
-                ("worse", scores[worse]),
-                ("tie", batch.pair_tie),
-                ("weight", batch.pair_weight),
-                ("lb", batch.lengths[better]),
-                ("lw", batch.lengths[worse]),
-            ):
-                columns[key].extend(value.tolist())
-            about = [batch.group_ids[g] for g in batch.pair_group.tolist()]
-            categories.extend(by_id[group_id][0] for group_id in about)
-            prompts.extend(by_id[group_id][1] for group_id in about)
-        report = evaluate_comparisons(
-            columns["better"],
-            columns["worse"],
-            category=categories,
-            ties=columns["tie"],
-            weights=columns["weight"],
-            lengths=(columns["lb"], columns["lw"]),
-            prompts=prompts,
-        )
-        accuracy = report.accuracy
-        return Evaluation(
-            {
-                "eval/accuracy": accuracy.value,
-                "eval/accuracy_low": accuracy.low,
-                "eval/accuracy_high": accuracy.high,
-                "eval/accuracy_n": accuracy.n,
-                "eval/ece": report.ece,
-            },
-            {"held-out comparisons": report.to_dict()},
-        )
+        report = held_out_report(self.bench, groups, lambda batch: self.scores(batch).mean(1))
+        metrics = accuracy_metrics(report.accuracy) | {"eval/ece": report.ece}
+        return Evaluation(metrics, {"held-out comparisons": report.to_dict()})
 
     @torch.no_grad()
     def normaliser(self) -> RewardNormaliser:
         """What is taken off raw scores: a slope on length if asked for, and the mean reward of
         demonstrations (of the best responses, where no demonstrations were given)."""
         slopes = self._length_slopes() if self.settings.length_debias == "slope" else None
-        groups = self.ingredients.normalisation_groups or [
-            _best_only(g) for g in self.ingredients.groups[:512]
-        ]
+        groups = self.bench.normalise_on or [_best_only(g) for g in self._training[:512]]
         parts: list[Tensor] = []
-        for batch in self.batches(groups):
+        for batch in self.bench.batches(groups):
             scores = self.scores(batch)
             if slopes is not None:
                 scores = scores - slopes * batch.lengths[:, None]
@@ -185,14 +163,15 @@ class RewardModel(Offline):
             length_coef=tuple(slopes.tolist()) if slopes is not None else 0.0,
         )
 
-    def finish(self) -> dict[str, Any]:
-        return {"length_offset": self.length_offset / LENGTH_UNIT}
+    def result(self) -> Trained:
+        facts = {"length_offset": self.length_offset / LENGTH_UNIT}
+        return Trained(self.members, self.normaliser(), facts)
 
     def _length_slopes(self) -> Tensor:
         """[n] each member's reward per token, fitted within prompts (held-out ones if given)."""
-        groups = self.ingredients.eval_groups or self.ingredients.groups[:512]
+        groups = self._held_out or self._training[:512]
         scores, lengths, group_of, seen = [], [], [], 0
-        for batch in self.batches(groups):
+        for batch in self.bench.batches(groups):
             scores.append(self.scores(batch))
             lengths.append(batch.lengths)
             group_of.append(batch.group_of + seen)

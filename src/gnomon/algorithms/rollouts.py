@@ -1,28 +1,72 @@
-"""What was sampled and how it was judged: as groups, as metrics, and as rows of samples.parquet."""
+"""What was sampled and judged: as groups of tokens, as metrics, and as rows of samples.parquet."""
 
 from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gnomon.algorithms.base import EncodedPrompt
-from gnomon.algorithms.episodes import as_response, episode_series, shown, written
-from gnomon.judges.protocol import Score
-from gnomon.records import TokenGroup
+import numpy as np
+from torch import Tensor
+
+from gnomon.agents.episodes import Episode
+from gnomon.algorithms.base import Step
+from gnomon.records import Judgement, Prompt, Score, TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Completion
+from gnomon.stats.statistics import pass_at_k
+
+CORRECT = "correct"
+"""The observer (or part of a reward) whose values above 0.5 count as right answers."""
+GROUP_METRICS = (
+    *("reward_std_in_group", "solved", "unsolved", "length_correct", "length_incorrect"),
+    "pass@1",
+)
+ROLLOUT_METRICS = (
+    *("reward", "reward_std", "length", "finished", "reward_errors", "temperature"),
+    *("staleness", "rollout_wait"),
+    *("return", "turns", "tool_calls", "tool_errors", "episode_tokens"),
+)
+"""What every stage that samples logs."""
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt and its tokens, generation prompt included."""
+
+    prompt: Prompt
+    ids: Sequence[int]
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One prompt's completions with their scores; an observer's scores lie under its name."""
+    """One prompt's completions and what the judge says of them; observers' judgements by name."""
 
     prompt: EncodedPrompt
     completions: Sequence[Completion]
-    scores: Sequence[Score]
-    observed: Mapping[str, Sequence[Score]]
+    judgement: Judgement
+    observed: Mapping[str, Judgement]
+
+    @property
+    def scores(self) -> Sequence[Score]:
+        """The judge's score of each completion."""
+        return self.judgement.scores
+
+    @property
+    def rewards(self) -> list[float]:
+        """The rewards of the completions whose reward did not fail."""
+        return [s.value for s in self.scores if s.value is not None]
+
+
+# -- as groups ------------------------------------------------------------------------------------
+
+
+def token_groups(rollouts: Sequence[Rollout], step: Step) -> list[TokenGroup]:
+    """All that can be learned from of an iteration's rollouts."""
+    made = (token_group(r, f"{step.iteration}:{i}") for i, r in enumerate(rollouts))
+    return [group for group in made if group is not None]
 
 
 def token_group(rollout: Rollout, group_id: str) -> TokenGroup | None:
@@ -44,6 +88,28 @@ def token_group(rollout: Rollout, group_id: str) -> TokenGroup | None:
     )
 
 
+def as_response(completion: Completion, **scalar: float) -> TokenResponse:
+    """What was sampled as a response; what an episode's model was told counts in no loss."""
+    token: dict[str, Tensor] = {"sampler_logprobs": completion.logprobs.float().cpu()}
+    if not isinstance(completion, Episode):
+        return TokenResponse(completion.ids, [True] * len(completion.ids), token, scalar)
+    token["turn_rewards"] = completion.turn_rewards
+    return TokenResponse(completion.ids, list(completion.mask), token, scalar)
+
+
+def written(completion: Completion) -> int:
+    """Tokens that the model wrote."""
+    return completion.written if isinstance(completion, Episode) else len(completion.ids)
+
+
+def shown(completion: Completion) -> str:
+    """The text for people: an episode's whole transcript, with who said what."""
+    return completion.shown if isinstance(completion, Episode) else completion.text
+
+
+# -- as metrics -----------------------------------------------------------------------------------
+
+
 def score_series(rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
     """Every reward, its parts and the observers', as flat lists without the failed ones."""
     series: dict[str, list[float]] = {"reward": []}
@@ -54,8 +120,8 @@ def score_series(rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
             series["reward"].append(score.value)
             for name, part in score.parts.items():
                 series.setdefault(f"reward/{name}", []).append(part)
-        for observer, scores in rollout.observed.items():
-            for score in scores:
+        for observer, judgement in rollout.observed.items():
+            for score in judgement.scores:
                 if score.value is None:
                     continue
                 series.setdefault(observer, []).append(score.value)
@@ -68,7 +134,7 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """Means over an iteration's responses."""
     metrics = {k: sum(v) / len(v) for k, v in score_series(rollouts).items() if v}
     completions = [c for r in rollouts for c in r.completions]
-    rewards = [s.value for r in rollouts for s in r.scores if s.value is not None]
+    rewards = [value for r in rollouts for value in r.rewards]
     mean = sum(rewards) / max(1, len(rewards))
     metrics["reward_std"] = math.sqrt(sum((x - mean) ** 2 for x in rewards) / max(1, len(rewards)))
     metrics["length"] = sum(written(c) for c in completions) / len(completions)
@@ -76,7 +142,7 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     metrics["finished"] = sum(c.finished for c in completions) / len(completions)
     metrics["reward_errors"] = float(sum(s.error is not None for r in rollouts for s in r.scores))
     for name in rollouts[0].observed:
-        errors = sum(s.error is not None for r in rollouts for s in r.observed[name])
+        errors = sum(s.error is not None for r in rollouts for s in r.observed[name].scores)
         metrics[f"{name}_errors"] = float(errors)
     return metrics
 
@@ -84,7 +150,7 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 def spread_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """How rewards differ within prompts: means over prompts of the best and the worst reward, and
     the share of prompts whose rewards are all the same (or fewer than two)."""
-    values = [[s.value for s in r.scores if s.value is not None] for r in rollouts]
+    values = [r.rewards for r in rollouts]
     known = [v for v in values if v]
     return {
         "reward_best": sum(max(v) for v in known) / max(1, len(known)),
@@ -93,23 +159,114 @@ def spread_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     }
 
 
+def episode_series(completions: Sequence[Completion]) -> dict[str, list[float]]:
+    """The episodes' figures, as flat lists; empty without episodes."""
+    episodes = [c for c in completions if isinstance(c, Episode)]
+    if not episodes:
+        return {}
+    return {
+        "return": [e.value for e in episodes if e.value is not None],
+        "turns": [float(e.turns) for e in episodes],
+        "tool_calls": [float(e.tool_calls) for e in episodes],
+        "tool_errors": [float(e.tool_errors) for e in episodes],
+        "episode_tokens": [float(len(e.ids)) for e in episodes],
+    }
+
+
+def group_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Means over an iteration's groups; those of right answers only where they can be told.
+
+    ``reward_std_in_group`` (unbiased; groups of two and more), ``pass@1``, ``pass@K`` for groups
+    of K, ``solved`` and ``unsolved`` (shares of prompts with every answer right, or none), and
+    ``length_correct`` and ``length_incorrect`` in tokens.
+    """
+    metrics: dict[str, float] = {}
+    rewards = [r.rewards for r in rollouts]
+    stds = [statistics.stdev(values) for values in rewards if len(values) > 1]
+    if stds:
+        metrics["reward_std_in_group"] = sum(stds) / len(stds)
+    right = right_answers(rollouts)
+    if right is None:
+        return metrics
+    judged = [[v for v in row if v is not None] for row in right]
+    judged = [row for row in judged if row]
+    if judged:
+        metrics["solved"] = sum(all(row) for row in judged) / len(judged)
+        metrics["unsolved"] = sum(not any(row) for row in judged) / len(judged)
+        largest = max(len(row) for row in right)
+        for k in sorted({1, largest}):
+            found = [pass_at_k(len(row), sum(row), k) for row in judged if len(row) >= k]
+            if found:
+                metrics[f"pass@{k}"] = sum(found) / len(found)
+    for name, wanted in (("length_correct", True), ("length_incorrect", False)):
+        lengths = [
+            written(c)
+            for r, row in zip(rollouts, right, strict=True)
+            for c, v in zip(r.completions, row, strict=True)
+            if v is wanted
+        ]
+        if lengths:
+            metrics[name] = sum(lengths) / len(lengths)
+    return metrics
+
+
+def right_answers(rollouts: Sequence[Rollout]) -> list[list[bool | None]] | None:
+    """For each response of each group whether it is right (None: it could not be judged).
+
+    What says so is the observer ``correct``, else the reward's part ``correct``, else the reward
+    itself if it gave nothing but 0 and 1. None where nothing says so.
+    """
+    if all(CORRECT in r.observed for r in rollouts):
+        values = [[s.value for s in r.observed[CORRECT].scores] for r in rollouts]
+    elif any(CORRECT in s.parts for r in rollouts for s in r.scores):
+        values = [[s.parts.get(CORRECT) for s in r.scores] for r in rollouts]
+    else:
+        values = [[s.value for s in r.scores] for r in rollouts]
+        if not {v for row in values for v in row if v is not None} <= {0.0, 1.0}:
+            return None
+    return [[None if v is None else v > 0.5 for v in row] for row in values]
+
+
+def no_signal(rollouts: Sequence[Rollout], *, within_groups: bool) -> str | None:
+    """Why an iteration's rewards teach nothing, in words; None where they teach something.
+
+    Args:
+        within_groups: only differences between responses to the same prompt count.
+    """
+    rewards = [r.rewards for r in rollouts]
+    values = [v for row in rewards for v in row]
+    if len(values) < 2 or (_differ(values) and not within_groups):
+        return None
+    if within_groups and any(map(_differ, rewards)):
+        return None
+    if len(set(values)) == 1:
+        return f"all {len(values)} rewards are {values[0]:g}"
+    if all(len(set(row)) < 2 for row in rewards):
+        return "the rewards of each prompt's responses are all equal"
+    return f"the rewards (around {values[0]:g}) differ by less than float32 can tell apart"
+
+
+def _differ(values: Sequence[float]) -> bool:
+    """Whether the values differ in float32, which they are trained on in."""
+    return len(set(np.asarray(values, dtype=np.float32).tolist())) > 1
+
+
+# -- as rows --------------------------------------------------------------------------------------
+
+
 def sample_rows(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
     """Rows of samples.parquet."""
     rows: list[dict[str, Any]] = []
     for rollout in rollouts:
         prompt = rollout.prompt.prompt
-        text = (
-            prompt.text
-            if prompt.text is not None
-            else "\n".join(
-                m.content if m.role == "user" else f"[{m.role}] {m.content}"
-                for m in prompt.messages
-            )
+        turns = (
+            m.content if m.role == "user" else f"[{m.role}] {m.content}" for m in prompt.messages
         )
+        text = "\n".join(turns) if prompt.text is None else prompt.text
         for i, (completion, score) in enumerate(
             zip(rollout.completions, rollout.scores, strict=True)
         ):
-            observed = {name: scores[i].value for name, scores in rollout.observed.items()}
+            observed = {name: j.scores[i].value for name, j in rollout.observed.items()}
             rows.append(
                 {
                     "prompt_id": prompt.id,

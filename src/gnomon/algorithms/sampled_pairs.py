@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gnomon.algorithms.episodes import as_response
-from gnomon.algorithms.rollouts import Rollout
-from gnomon.judges.human import Comparing
+from gnomon.algorithms.rollouts import Rollout, as_response
 from gnomon.records import Comparison, TokenGroup, TokenResponse
 
 
@@ -21,40 +19,45 @@ class PairMaking:
         tie_margin: rewards that differ by no more than this are a tie.
         no_eos_penalty: taken off the reward of a cut-off response.
         whole: the whole ranking is learned from, so every response stays, those of ties too.
-        judge: knows itself what was compared; without one the rewards say it.
     """
 
     pairs: Literal["best_worst", "all"] = "best_worst"
     tie_margin: float = 0.0
     no_eos_penalty: float = 0.0
     whole: bool = False
-    judge: Comparing | None = None
 
     def group(self, rollout: Rollout, group_id: str) -> tuple[TokenGroup | None, int]:
         """The group to learn from, None where nothing tells its responses apart; and the ties.
 
+        A judge that compared responses says itself which pairs there are; else the rewards do.
+
         Responses carry ``rank`` and ``reward``; those in no pair are left out, and so are pairs of
         the same tokens and responses whose reward failed.
         """
-        scored = [
-            (c, s.value - self.no_eos_penalty * (not c.finished))
-            for c, s in zip(rollout.completions, rollout.scores, strict=True)
+        scored = {
+            i: (c, s.value - self.no_eos_penalty * (not c.finished))
+            for i, (c, s) in enumerate(zip(rollout.completions, rollout.scores, strict=True))
             if s.value is not None and len(c.ids)
-        ]
-        rewards = [value for _, value in scored]
-        if self.judge is None:
+        }
+        rewards = [value for _, value in scored.values()]
+        judged = rollout.judgement.comparisons
+        if judged is None:
             compared = compare_rewards(rewards, self.tie_margin)
         else:
-            texts = [c.text for c, _ in scored]
-            compared = self.judge.compare(rollout.prompt.prompt, texts)
-        made = [as_response(c) for c, _ in scored]
-        ids = [c.ids for c, _ in scored]
+            at = {i: k for k, i in enumerate(scored)}
+            compared = tuple(
+                replace(c, better=at[c.better], worse=at[c.worse])
+                for c in judged
+                if c.better in at and c.worse in at
+            )
+        made = [as_response(c) for c, _ in scored.values()]
+        ids = [c.ids for c, _ in scored.values()]
         strict = [c for c in compared if not c.tie and ids[c.better] != ids[c.worse]]
         ties = len(compared) - len(strict)
         if self.pairs == "best_worst":
             ties = int(bool(compared) and not strict)  # all are equal: its one pair is a tie
             strict = sorted(strict, key=lambda c: rewards[c.worse] - rewards[c.better])[:1]
-        ranks = ranks_from_rewards(rewards, 0.0 if self.judge else self.tie_margin)
+        ranks = ranks_from_rewards(rewards, self.tie_margin if judged is None else 0.0)
         used = sorted({i for c in strict for i in (c.better, c.worse)})
         if self.whole and strict:
             used = list(range(len(scored)))

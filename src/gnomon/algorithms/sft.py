@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 
 from gnomon.algorithms.base import (
+    SUPERVISED_LR,
+    Algorithm,
     Evaluation,
     LossOutput,
-    Offline,
     Settings,
-    Totals,
-    mean_metric,
+    Step,
     token_weight,
 )
+from gnomon.algorithms.metric import mean
 from gnomon.algorithms.offline_settings import SFTSettings
 from gnomon.data.batch import Batch
 from gnomon.losses.sft import negative_log_likelihood
+from gnomon.records import TokenGroup
 
 
-class SFT(Offline):
+class SFT(Algorithm):
     """Minimise -log p(demonstration | prompt), averaged over the step's assistant tokens."""
 
-    name: ClassVar[str] = "sft"
     Settings: ClassVar[type[Settings]] = SFTSettings
     data: ClassVar = "demonstrations"
-    needs: ClassVar[tuple[str, ...]] = ("policy",)
+    base_lr: ClassVar[float | None] = SUPERVISED_LR
+    metrics: ClassVar[tuple[str, ...]] = ("nll",)
 
-    def loss(self, batch: Batch, totals: Totals) -> LossOutput:
-        logprobs = self.roles["policy"].logprobs(batch).logprobs
-        nll = negative_log_likelihood(logprobs)
+    def loss(self, batch: Batch, step: Step) -> LossOutput:
+        nll = negative_log_likelihood(self.roles["policy"].logprobs(batch).logprobs)
         weight = token_weight(batch)
-        return LossOutput((nll * weight).sum() / totals.tokens, {"nll": mean_metric(nll, weight)})
+        return LossOutput((nll * weight).sum() / step.totals.tokens, {"nll": mean(nll, weight)})
 
     @torch.no_grad()
-    def evaluate(self, iteration: int, final: bool) -> Evaluation:
+    def evaluate(self, groups: Sequence[TokenGroup]) -> Evaluation:
         nats, tokens = 0.0, 0.0
-        for batch in self.batches(self.ingredients.eval_groups):
+        for batch in self.bench.batches(groups):
             logprobs = self.roles["policy"].logprobs(batch).logprobs
             nats -= float((logprobs * batch.response_mask).sum())
             tokens += float(batch.response_mask.sum())

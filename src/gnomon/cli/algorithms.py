@@ -20,11 +20,11 @@ def algorithms(
 ) -> None:
     """List the algorithms a recipe can name, or explain the settings of one."""
     from gnomon.algorithms.collect_settings import COLLECT, LabellerSpec
-    from gnomon.algorithms.registry import ALGORITHMS
-    from gnomon.stages.settings import describe
+    from gnomon.algorithms.registry import METHODS
+    from gnomon.stages.settings import KINDS, describe
 
     if name is None:
-        _list([(n, *describe(n)) for n in (*ALGORITHMS, COLLECT)])
+        _list([(n, *describe(n)) for n in (*METHODS, *KINDS)])
         say("gnomon algorithms NAME explains the settings; docs/recipes.md has all of them.")
         return
     settings, summary = describe(name)

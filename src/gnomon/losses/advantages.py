@@ -1,4 +1,6 @@
-"""Advantages: GAE with a critic, group and leave-one-out baselines without.
+"""Advantages without a critic: a reward against a baseline, over a spread.
+
+    R_i = r_i - beta KL_i,   A_i = (R_i - baseline) / (spread + eps)
 
 All results are constants (no gradient flows through an advantage).
 """
@@ -10,143 +12,128 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gnomon.losses.reduce import masked_mean, require_same_shape, segment_sum
+from gnomon.losses.reduce import masked_mean, require_same_shape, response_logprobs, segment_sum
 
+Baseline = Literal["none", "group", "leave_one_out", "batch", "ema"]
 AdvantageScale = Literal["none", "group", "batch"]
+EPS = 1e-4
+"""Added to a standard deviation before dividing (as TRL does)."""
 
 
 @torch.no_grad()
-def gae(
+def token_advantages(
     rewards: Tensor,
-    values: Tensor,
-    response_start: Tensor,
-    *,
-    gamma: float,
-    lam: float,
-    bootstrap: Tensor | None = None,
-    response_mask: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438, eq. 16).
-
-        delta_t = r_t + gamma V_{t+1} - V_t
-        A_t = sum_l (gamma lam)^l delta_{t+l},   R_t = A_t + V_t
-
-    V_t is the value *before* token t is chosen. V after a response's last token is 0 (it ended with
-    EOS) or ``bootstrap`` (it was cut off and would have gone on). Rewards already hold the KL
-    penalty, if any; it is discounted here once.
-
-    The sum is built by doubling: after k rounds A_t holds 2^k terms, so R tokens cost
-    O(R log T) with no padding and no loop over time.
-
-    Args:
-        rewards: [R] per-token rewards.
-        values: [R].
-        response_start: [S + 1] offsets of the responses.
-        gamma, lam: in [0, 1]. Whole answers usually take gamma = 1.
-        bootstrap: [S] value after the last token; None for 0 everywhere.
-        response_mask: [R] bool; tokens that the policy did not choose (tool output, user turns)
-            are no steps: they are skipped, get advantage 0 and return 0, and a reward on one is
-            credited to the last chosen token before it (the first, if none is before).
-
-    Returns:
-        (advantages [R], returns [R]).
-    """
-    require_same_shape(rewards=rewards, values=values, response_mask=response_mask)
-    num_responses = response_start.numel() - 1
-    if bootstrap is not None and bootstrap.shape != (num_responses,):
-        raise ValueError(f"bootstrap has shape {tuple(bootstrap.shape)}, not ({num_responses},)")
-    if response_mask is not None:
-        return _gae_chosen_only(
-            rewards, values, response_start, gamma, lam, bootstrap, response_mask
-        )
-    lengths = response_start.diff()
-    # [R] one past the last token of the response each token belongs to.
-    end = torch.repeat_interleave(response_start[1:], lengths, output_size=rewards.numel())
-    here = torch.arange(rewards.numel(), device=rewards.device)
-
-    def ahead(x: Tensor, k: int) -> Tensor:
-        """x[t + k] inside the same response, 0 beyond its end."""
-        shifted = torch.zeros_like(x)
-        shifted[: x.numel() - k] = x[k:]
-        return shifted.masked_fill(here + k >= end, 0.0)
-
-    next_values = ahead(values, 1)
-    if bootstrap is not None:
-        after_last = torch.repeat_interleave(
-            bootstrap.to(values.dtype), lengths, output_size=values.numel()
-        )
-        next_values = torch.where(here + 1 == end, after_last, next_values)
-
-    advantages = rewards + gamma * next_values - values
-    longest = int(lengths.max()) if num_responses else 0
-    step, discount = 1, gamma * lam
-    while step < longest:
-        advantages = advantages + discount * ahead(advantages, step)
-        step, discount = 2 * step, discount * discount
-    return advantages, advantages + values
-
-
-def _gae_chosen_only(
-    rewards: Tensor,
-    values: Tensor,
-    response_start: Tensor,
-    gamma: float,
-    lam: float,
-    bootstrap: Tensor | None,
     response_mask: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """GAE on the chosen tokens laid end to end, put back in place."""
-    chosen_before = torch.cat([response_start.new_zeros(1), response_mask.cumsum(0)])
-    start = chosen_before[response_start]
-    lengths = response_start.diff()
-    size = rewards.numel()
-    first = torch.repeat_interleave(start[:-1], lengths, output_size=size)
-    after = torch.repeat_interleave(start[1:], lengths, output_size=size)
-    # The last chosen token at or before each token, among chosen tokens of its own response.
-    credited = torch.maximum(chosen_before[1:] - 1, first)
-    has_chosen = after > first
-    chosen_rewards = segment_sum(
-        rewards[has_chosen], credited[has_chosen], int(response_mask.sum())
-    )
-    packed, packed_returns = gae(
-        chosen_rewards, values[response_mask], start, gamma=gamma, lam=lam, bootstrap=bootstrap
-    )
-    advantages, returns = torch.zeros_like(values), torch.zeros_like(values)
-    advantages[response_mask] = packed.to(values.dtype)
-    returns[response_mask] = packed_returns.to(values.dtype)
-    return advantages, returns
+    response_of: Tensor,
+    group_of: Tensor,
+    *,
+    baseline: Baseline = "group",
+    scale: AdvantageScale = "group",
+    ema: float | None = None,
+    kl: Tensor | None = None,
+    beta: float = 0.0,
+    to_go: bool = False,
+) -> Tensor:
+    """Advantages [R] of the tokens of an iteration's responses, the same for all of a response's.
+
+    Args:
+        rewards: [S] of the *whole* step.
+        response_mask, response_of: [R] tokens that count, and their response.
+        group_of: [S] the group of each response.
+        baseline, scale, ema: see :func:`centred` and :func:`spread`.
+        kl, beta: [R] the KL of each token; beta times a response's sum is taken off its reward.
+        to_go: a token answers only for the KL from it on, and "batch" statistics are over
+            tokens (REINFORCE++, Hu 2025, arXiv:2501.03262).
+
+    Returns:
+        [R]; exactly 0 all over a group whose R_i are equal, with a baseline by group. A spread of 0
+        is taken as 1: what does not spread is not blown up.
+    """
+    before = torch.zeros_like(response_of, dtype=rewards.dtype)
+    if kl is not None:
+        layout = (response_mask, response_of, rewards.numel())
+        rewards = rewards - beta * response_logprobs(kl, *layout)
+        if to_go:
+            before = beta * kl_before(kl, *layout)
+    advantages = centred(rewards, group_of, baseline, ema)[response_of] + before
+    divisor = spread(rewards, group_of, scale)
+    if to_go and "batch" in (baseline, scale):
+        returns = rewards[response_of] + before
+        if baseline == "batch":
+            advantages = returns - masked_mean(returns, response_mask)
+        if scale == "batch":
+            return _over(advantages, _std(returns[response_mask]))
+    return advantages if divisor is None else _over(advantages, divisor[response_of])
 
 
 @torch.no_grad()
-def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
-    """Counted values scaled to variance 1 and, with ``shift_mean``, moved to mean 0.
+def group_advantages(rewards: Tensor, group_of: Tensor, *, scale: AdvantageScale) -> Tensor:
+    """[S] rewards against their group's mean (GRPO, Shao et al. 2024, arXiv:2402.03300, 4.1.2):
+    what :func:`token_advantages` gives every token of a response."""
+    divisor = spread(rewards, group_of, scale)
+    values = centred(rewards, group_of, "group")
+    return values if divisor is None else _over(values, divisor)
+
+
+def centred(
+    rewards: Tensor, group_of: Tensor, baseline: Baseline, ema: float | None = None
+) -> Tensor:
+    """[S] rewards less their baseline.
 
     Args:
-        values: [R], of the *whole* step: whitening per micro-batch changes the objective.
-        mask: [R] bool. Statistics (population variance) are over counted values only.
-        shift_mean: False keeps the mean (for rewards, whose sign means something).
+        baseline: "group": the mean of the response's group. "leave_one_out": that of the *other*
+            responses to the prompt (RLOO, Kool et al. 2019; Ahmadian et al. 2024,
+            arXiv:2402.14740), A_i = K/(K-1) (r_i - mean_group). "batch": the mean of all.
+            "ema": ``ema``, or the mean of all while that is None. "none": 0.
 
     Returns:
-        [R], 0 where masked. Values without spread come out exactly 0 (or unscaled, if not shifted).
+        Exactly 0 in groups without spread and for K = 1, with a baseline by group.
     """
-    if not values.numel():
-        return values
-    mean = masked_mean(values, mask)
-    centred = (values - mean).masked_fill(~mask, 0.0)
-    variance = masked_mean(centred.square(), mask)
-    inf = float("inf")
-    spread = values.masked_fill(~mask, -inf).amax() - values.masked_fill(~mask, inf).amin()
-    flat = spread <= 0  # rounding of the mean must not be blown up to unit size
-    scaled = torch.where(flat, torch.zeros_like(centred), centred * torch.rsqrt(variance + 1e-8))
-    return scaled if shift_mean else (scaled + mean).masked_fill(~mask, 0.0)
+    require_same_shape(rewards=rewards, group_of=group_of)
+    if baseline == "none":
+        return rewards
+    if baseline == "ema" and ema is not None:
+        return rewards - ema
+    if baseline in ("batch", "ema"):
+        return rewards - rewards.mean()
+    if baseline not in ("group", "leave_one_out"):
+        raise ValueError(f"unknown baseline {baseline!r}")
+    counts = _counts(group_of)
+    mean = segment_sum(rewards, group_of, counts.numel()) / counts.clamp(min=1)
+    flat = zero_spread(rewards, group_of)
+    centre = (rewards - mean[group_of]).masked_fill(flat[group_of], 0.0)
+    if baseline == "group":
+        return centre
+    size = counts[group_of]
+    return centre * size / (size - 1).clamp(min=1)
 
 
-def _group_counts(group_of: Tensor, num_groups: int) -> Tensor:
-    return torch.bincount(group_of, minlength=num_groups)
+def spread(rewards: Tensor, group_of: Tensor, scale: AdvantageScale) -> Tensor | None:
+    """[S] what advantages are divided by; None for no division (Dr. GRPO).
+
+    Args:
+        scale: "group": the std of the response's own group (GRPO; favours very easy and very hard
+            prompts). "batch": the std of all rewards of the step (Liu et al. 2025,
+            arXiv:2508.08221). Both are the unbiased ones (n - 1), and 0 where all are equal.
+    """
+    if scale == "none":
+        return None
+    if scale == "batch":
+        return _std(rewards).expand_as(rewards)
+    if scale != "group":
+        raise ValueError(f"unknown advantage scale {scale!r}: use none, group or batch")
+    centre = centred(rewards, group_of, "group")
+    counts = _counts(group_of)
+    squares = segment_sum(centre.square(), group_of, counts.numel())
+    return (squares / (counts - 1).clamp(min=1)).sqrt()[group_of]
 
 
-def _num_groups(group_of: Tensor) -> int:
-    return int(group_of.max()) + 1 if group_of.numel() else 0
+def kl_before(kl: Tensor, response_mask: Tensor, response_of: Tensor, num_responses: int) -> Tensor:
+    """[R] the KL summed over a response's counted tokens before each token."""
+    counted = kl.masked_fill(~response_mask, 0.0).double()
+    totals = segment_sum(counted, response_of, num_responses)
+    start = totals.cumsum(0) - totals
+    return (counted.cumsum(0) - counted - start[response_of]).to(kl.dtype)
 
 
 @torch.no_grad()
@@ -157,73 +144,23 @@ def zero_spread(rewards: Tensor, group_of: Tensor) -> Tensor:
     sampling drops them, Yu et al. 2025, eq. 11). A NaN reward is not "equal".
     """
     require_same_shape(rewards=rewards, group_of=group_of)
-    num_groups = _num_groups(group_of)
-    low = rewards.new_full((num_groups,), float("inf"))
+    groups = _counts(group_of).numel()
+    low = rewards.new_full((groups,), float("inf"))
     high = -low
     low = low.scatter_reduce(0, group_of, rewards, "amin")
     high = high.scatter_reduce(0, group_of, rewards, "amax")
     return high <= low
 
 
-def _centred(rewards: Tensor, group_of: Tensor) -> Tensor:
-    """r - its group's mean, exactly 0 in groups without spread."""
-    num_groups = _num_groups(group_of)
-    counts = _group_counts(group_of, num_groups).clamp(min=1)
-    mean = segment_sum(rewards, group_of, num_groups) / counts
-    flat = zero_spread(rewards, group_of)
-    return (rewards - mean[group_of]).masked_fill(flat[group_of], 0.0)
+def _counts(group_of: Tensor) -> Tensor:
+    return torch.bincount(group_of)
 
 
-@torch.no_grad()
-def group_advantages(
-    rewards: Tensor, group_of: Tensor, *, scale: AdvantageScale, eps: float = 1e-4
-) -> Tensor:
-    """Rewards against their group's mean (GRPO, Shao et al. 2024, arXiv:2402.03300, sec. 4.1.2).
-
-        A_i = (r_i - mean_group) / (std + eps)
-
-    Args:
-        rewards: [S] of the *whole* step.
-        group_of: [S] the group of each response.
-        scale: "group": std of the response's own group (GRPO; favours very easy and very hard
-            prompts). "batch": std of all rewards of the step (Liu et al. 2025, arXiv:2508.08221).
-            "none": no division (Dr. GRPO).
-        eps: keeps small spreads from exploding.
-
-    Returns:
-        [S]; exactly 0 in groups without spread and for K = 1. Standard deviations are the unbiased
-        ones (n - 1).
-    """
-    require_same_shape(rewards=rewards, group_of=group_of)
-    centred = _centred(rewards, group_of)
-    if scale == "none":
-        return centred
-    if scale == "group":
-        num_groups = _num_groups(group_of)
-        freedom = (_group_counts(group_of, num_groups) - 1).clamp(min=1)
-        std = (segment_sum(centred.square(), group_of, num_groups) / freedom).sqrt()
-        return centred / (std[group_of] + eps)
-    if scale == "batch":
-        if rewards.numel() < 2:
-            return centred
-        return centred / (rewards.std() + eps)
-    raise ValueError(f"unknown advantage scale {scale!r}: use none, group or batch")
+def _std(values: Tensor) -> Tensor:
+    """The unbiased std; 0 where all are equal, whatever rounding says."""
+    flat = values.numel() < 2 or bool(values.max() <= values.min())
+    return values.new_zeros(()) if flat else values.std()
 
 
-@torch.no_grad()
-def leave_one_out(rewards: Tensor, group_of: Tensor) -> Tensor:
-    """Rewards against the mean of the *other* responses to the prompt (RLOO, Kool et al. 2019;
-    Ahmadian et al. 2024, arXiv:2402.14740):
-
-        A_i = r_i - 1/(K-1) sum_{j != i} r_j = K/(K-1) (r_i - mean_group)
-
-    Args:
-        rewards: [S].
-        group_of: [S].
-
-    Returns:
-        [S]; 0 for K = 1, which has no other response.
-    """
-    require_same_shape(rewards=rewards, group_of=group_of)
-    counts = _group_counts(group_of, _num_groups(group_of))[group_of]
-    return _centred(rewards, group_of) * counts / (counts - 1).clamp(min=1)
+def _over(values: Tensor, divisor: Tensor) -> Tensor:
+    return values / torch.where(divisor > 0, divisor + EPS, torch.ones_like(divisor))

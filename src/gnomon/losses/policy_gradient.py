@@ -1,4 +1,4 @@
-"""Policy-gradient losses on response tokens: REINFORCE, PPO and its successors.
+"""Policy-gradient losses on response tokens: REINFORCE and PPO's; others in ``policy_variants``.
 
 All return a loss per token [R] (to be minimised), to be aggregated by
 :func:`gnomon.losses.reduce.aggregate`. ``advantages`` are [R] constants (for one per response, pass
@@ -9,10 +9,12 @@ on every token of a response, so aggregation "sequence" gives their papers' obje
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from gnomon.losses.reduce import require_same_shape, response_logprobs
+from gnomon.losses.reduce import require_same_shape
 
 
 def reinforce(logprobs: Tensor, advantages: Tensor) -> Tensor:
@@ -57,16 +59,17 @@ def ppo_clip(
     """
     require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
     ratio = importance_ratio(logprobs, old_logprobs)
-    return _clipped_surrogate(ratio, advantages, eps_low, eps_high, dual_clip)
+    return clipped_surrogate(ratio, advantages, eps_low, eps_high, dual_clip)
 
 
-def _clipped_surrogate(
+def clipped_surrogate(
     ratio: Tensor,
     advantages: Tensor,
     eps_low: float,
     eps_high: float | None,
     dual_clip: float | None = None,
 ) -> Tensor:
+    """[R] PPO's objective for ratios that are at hand; see :func:`ppo_clip`."""
     upper = eps_low if eps_high is None else eps_high
     clipped = ratio.clamp(1.0 - eps_low, 1.0 + upper)
     surrogate = torch.minimum(ratio * advantages, clipped * advantages)
@@ -89,183 +92,34 @@ def is_clipped(
     return high | low
 
 
-def sequence_ratio(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    response_mask: Tensor,
-    response_of: Tensor,
-    lengths: Tensor,
-) -> Tensor:
-    """GSPO's length-normalised ratio of each response (Zheng et al. 2025, arXiv:2507.18071, eq. 7):
-
-        s = ( pi(y|x) / pi_old(y|x) )^{1/|y|} = exp( mean_t (log pi - log pi_old) )
-
-    Args:
-        logprobs, old_logprobs: [R].
-        response_mask: [R] bool.
-        response_of: [R].
-        lengths: [S] counted tokens.
-
-    Returns:
-        [S].
-    """
-    require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, response_mask=response_mask)
-    log_ratio = response_logprobs(
-        logprobs - old_logprobs, response_mask, response_of, lengths.numel()
-    )
-    return torch.exp(log_ratio / lengths.clamp(min=1))
-
-
-def gspo(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    response_mask: Tensor,
-    response_of: Tensor,
-    lengths: Tensor,
-    *,
-    eps_low: float = 3e-4,
-    eps_high: float = 4e-4,
-) -> Tensor:
-    """PPO's surrogate with one ratio for a whole response (Zheng et al. 2025, eq. 5).
-
-    Args:
-        logprobs, old_logprobs, advantages: [R]; advantages equal within a response.
-        response_mask: [R] bool.
-        response_of: [R].
-        lengths: [S] counted tokens.
-        eps_low, eps_high: the paper's clips, far smaller than PPO's since s is a mean.
-
-    Returns:
-        [R], the same for all tokens of a response; aggregate by "sequence".
-    """
-    require_same_shape(logprobs=logprobs, advantages=advantages)
-    s = sequence_ratio(logprobs, old_logprobs, response_mask, response_of, lengths)
-    return _clipped_surrogate(s[response_of], advantages, eps_low, eps_high)
-
-
-def gmpo(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    response_mask: Tensor,
-    response_of: Tensor,
-    lengths: Tensor,
-    *,
-    eps_low: float = 0.4,
-    eps_high: float = 0.4,
-) -> Tensor:
-    """The geometric mean of the token ratios (Zhao et al. 2025, arXiv:2507.20673).
-
-        L = -A exp( mean_t l_t ),   l_t = the log-ratio, clipped to [-eps_low, eps_high] on the
-        side where it would push further (above for A > 0, below for A < 0)
-
-    Args:
-        logprobs, old_logprobs, advantages: [R]; advantages equal within a response.
-        response_mask: [R] bool.
-        response_of: [R].
-        lengths: [S] counted tokens.
-        eps_low, eps_high: clips of the *log*-ratio; the paper's range is (e^-0.4, e^0.4).
-
-    Returns:
-        [R], the same for all tokens of a response; aggregate by "sequence".
-    """
-    require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
-    log_ratio = logprobs - old_logprobs
-    clipped = torch.where(
-        advantages > 0, log_ratio.clamp(max=eps_high), log_ratio.clamp(min=-eps_low)
-    )
-    mean = response_logprobs(clipped, response_mask, response_of, lengths.numel())
-    return -advantages * torch.exp(mean / lengths.clamp(min=1))[response_of]
-
-
-def cispo(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    *,
-    eps_high: float,
-    eps_low: float = 1.0,
-) -> Tensor:
-    """Clipped importance weights, gradient for every token (MiniMax-M1, arXiv:2506.13585, eq. 4-5).
-
-        L_t = -sg( clip(r_t, 1 - eps_low, 1 + eps_high) ) A_t log pi(y_t)
-
-    Args:
-        logprobs, old_logprobs, advantages: [R].
-        eps_high: upper clip of the weight.
-        eps_low: lower clip; 1 (none) as in the paper's runs.
-
-    Returns:
-        [R].
-    """
-    require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
-    ratio = importance_ratio(logprobs, old_logprobs).detach()
-    return -ratio.clamp(1.0 - eps_low, 1.0 + eps_high) * advantages * logprobs
-
-
 @torch.no_grad()
-def truncated_importance_weights(
-    old_logprobs: Tensor, sampler_logprobs: Tensor, cap: float
+def importance_weights(
+    old_logprobs: Tensor,
+    sampler_logprobs: Tensor,
+    *,
+    correction: Literal["off", "truncate", "mask"],
+    cap: float,
 ) -> Tensor:
-    """min( pi_old / pi_sampler, cap ) per token: corrects for a sampler that is not the trainer.
+    """w_t = pi_old / pi_sampler [R]: corrects for a sampler that is not the trainer.
 
     The rollout engine's log-probs differ from the trainer's (kernels, precision, stale weights), so
-    data are off-policy even at the first update. Multiply the token loss by these constants
-    (truncated importance sampling, Yao et al. 2025, "Your efficient RL framework secretly brings
-    you off-policy RL training").
+    data are off-policy even at the first update. Multiply the token loss by these constants.
 
     Args:
         old_logprobs: [R] of the trainer at the start of the step, at the sampling temperature.
         sampler_logprobs: [R] as recorded when the token was drawn.
-        cap: > 0; 2 is usual.
-
-    Returns:
-        [R].
+        correction: "truncate": at most ``cap`` (truncated importance sampling, Yao et al. 2025,
+            "Your efficient RL framework secretly brings you off-policy RL training"). "mask": 0
+            outside [1 / cap, cap], so that tokens on which the two disagree too much take no part.
+            "off": 1.
+        cap: above 0 (mask: above 1); 2 is usual.
     """
     require_same_shape(old_logprobs=old_logprobs, sampler_logprobs=sampler_logprobs)
-    if cap <= 0:
-        raise ValueError(f"cap must be positive, got {cap}")
-    return torch.exp(old_logprobs - sampler_logprobs).clamp(max=cap)
-
-
-@torch.no_grad()
-def masked_importance_weights(
-    old_logprobs: Tensor, sampler_logprobs: Tensor, *, low: float, high: float
-) -> Tensor:
-    """pi_old / pi_sampler where it lies in [low, high], else 0: tokens on which sampler and trainer
-    disagree too much take no part, where :func:`truncated_importance_weights` would keep them.
-
-    Args:
-        old_logprobs, sampler_logprobs: [R].
-        low, high: 0 <= low < high.
-
-    Returns:
-        [R].
-    """
-    require_same_shape(old_logprobs=old_logprobs, sampler_logprobs=sampler_logprobs)
-    if not 0 <= low < high:
-        raise ValueError(f"need 0 <= low < high, got low {low}, high {high}")
-    ratio = torch.exp(old_logprobs - sampler_logprobs)
-    return ratio.masked_fill((ratio < low) | (ratio > high), 0.0)
-
-
-def soft_overlong_penalty(lengths: Tensor, *, max_length: int, buffer: int) -> Tensor:
-    """DAPO's soft overlong punishment (Yu et al. 2025, arXiv:2503.14476, eq. 13), a reward <= 0.
-
-        0 up to max_length - buffer, then linearly down to -1 at max_length, -1 beyond
-
-    Args:
-        lengths: [S] tokens generated.
-        max_length: L_max.
-        buffer: L_cache, 0..max_length; 0 gives a hard limit.
-
-    Returns:
-        [S] float in [-1, 0].
-    """
-    if not 0 <= buffer <= max_length:
-        raise ValueError(f"buffer must lie in 0..max_length ({max_length}), got {buffer}")
-    over = lengths.float() - (max_length - buffer)
-    if buffer == 0:
-        return -(over > 0).float()
-    return -(over / buffer).clamp(0.0, 1.0)
+    if cap <= (1 if correction == "mask" else 0):
+        raise ValueError(f"cap must be above {1 if correction == 'mask' else 0}, got {cap}")
+    if correction == "off":
+        return torch.ones_like(old_logprobs)
+    weights = torch.exp(old_logprobs - sampler_logprobs)
+    if correction == "mask":
+        return weights.masked_fill((weights < 1 / cap) | (weights > cap), 0.0)
+    return weights.clamp(max=cap)

@@ -10,10 +10,75 @@ Masked entries are left out, not multiplied by 0: a NaN loss there does not reac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from gnomon.losses.names import Aggregation
+from gnomon.records import TokenGroup
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Normalisers of one optimizer step, counted over the whole of it before it is split.
+
+    Dividing by these, and not by a micro-batch's own counts, makes the gradient the same however
+    the step is split, and on however many processes.
+
+    Attributes:
+        groups, responses, tokens: each times its group's weight; tokens are those that count.
+        answered: responses with at least one token that counts.
+        pair_weight: of all comparisons.
+        text_tokens: of the pretraining text.
+    """
+
+    groups: float = 1.0
+    responses: float = 1.0
+    tokens: float = 1.0
+    answered: float = 1.0
+    pair_weight: float = 1.0
+    text_tokens: float = 1.0
+
+    @classmethod
+    def of(cls, groups: Sequence[TokenGroup], text: Sequence[TokenGroup] = ()) -> Totals:
+        """Count a step's groups, those that are not trained on included.
+
+        A count of 0 becomes 1: what is divided by it is 0 too, and stays 0.
+        """
+        lengths = [(g.weight, sum(map(bool, r.mask))) for g in groups for r in g.responses]
+        counts = {
+            "groups": sum(g.weight for g in groups),
+            "responses": sum(weight for weight, _ in lengths),
+            "tokens": sum(weight * length for weight, length in lengths),
+            "answered": sum(weight for weight, length in lengths if length),
+            "pair_weight": sum(g.weight * sum(c.weight for c in g.comparisons) for g in groups),
+            "text_tokens": sum(sum(sum(r.mask) for r in g.responses) for g in text),
+        }
+        return cls(**{name: float(count) or 1.0 for name, count in counts.items()})
+
+    def denominator(self, mode: Aggregation, max_length: int | None = None) -> float:
+        """What :func:`aggregate` divides a step's token losses by.
+
+        Args:
+            mode: "token": the tokens that count. "sequence": the responses that have any.
+                "constant": responses times ``max_length``, whatever was generated (Dr. GRPO, Liu
+                et al. 2025, arXiv:2503.20783, which removes the length bias).
+            max_length: the token budget of a response; only for "constant".
+
+        Raises:
+            ValueError: an unknown mode, or "constant" without a budget.
+        """
+        if mode == "token":
+            return self.tokens
+        if mode == "sequence":
+            return self.answered
+        if mode != "constant":
+            raise ValueError(f"unknown aggregation {mode!r}: use token, sequence or constant")
+        if max_length is None or max_length < 1:
+            raise ValueError(f'mode "constant" needs max_length >= 1, got {max_length}')
+        return self.responses * max_length
 
 
 def require_same_shape(**tensors: Tensor | None) -> None:
@@ -80,34 +145,6 @@ def response_logprobs(
     return segment_sum(logprobs.masked_fill(~response_mask, 0.0), response_of, num_responses)
 
 
-def step_denominator(
-    lengths: Tensor, *, mode: Aggregation, max_length: int | None = None
-) -> Tensor:
-    """The denominator of :func:`aggregate` for all responses of one optimiser step.
-
-    Args:
-        lengths: [S] counted tokens of *every* response of the step (all micro-batches, all ranks).
-        mode: "token": the number of counted tokens. "sequence": the number of responses with at
-            least one counted token. "constant": S * ``max_length``, whatever was generated (Dr.
-            GRPO, Liu et al. 2025, arXiv:2503.20783, which removes the length bias).
-        max_length: the token budget of a response; only for "constant".
-
-    Returns:
-        A scalar, at least 1, so that a step with nothing to count has loss 0 rather than NaN.
-    """
-    if mode == "token":
-        total = lengths.sum()
-    elif mode == "sequence":
-        total = (lengths > 0).sum()
-    elif mode == "constant":
-        if max_length is None or max_length < 1:
-            raise ValueError(f'mode "constant" needs max_length >= 1, got {max_length}')
-        total = torch.tensor(lengths.numel() * max_length, device=lengths.device)
-    else:
-        raise ValueError(f"unknown aggregation {mode!r}: use token, sequence or constant")
-    return total.clamp(min=1)
-
-
 def aggregate(
     token_loss: Tensor,
     response_mask: Tensor,
@@ -130,7 +167,7 @@ def aggregate(
         response_of: [R] the response (0..S-1) of each token.
         lengths: [S] counted tokens of each response in this micro-batch.
         mode: see above.
-        denominator: from :func:`step_denominator` over the whole step.
+        denominator: from :meth:`Totals.denominator`.
 
     Returns:
         A scalar. The sum over the step's micro-batches is the step's loss.

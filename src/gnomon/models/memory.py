@@ -35,17 +35,24 @@ PARTS = ("weights", "gradients", "optimizer", "activations", "logits chunks", "K
 
 @dataclass(frozen=True)
 class RoleNeed:
-    """One role of a stage.
+    """One role of a stage, as its method declares it.
 
     Attributes:
-        name: for people to read.
+        name: what the method calls it.
         trainable: gets gradients and optimizer state, and its activations are kept.
         outputs: numbers its scalar head gives per position; 0 without a head.
+        moves: a frozen role that takes over the policy's weights now and then, so that it needs
+            weights of its own under LoRA too.
+        critic: its head judges states and starts at zero.
+        from_reward: its trunk is the stage's reward model's, where there is one.
     """
 
     name: str
     trainable: bool = False
     outputs: int = 0
+    moves: bool = False
+    critic: bool = False
+    from_reward: bool = False
 
 
 PPO_ROLES = (

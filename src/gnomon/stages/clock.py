@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from gnomon.algorithms.collect_settings import COLLECT
+from gnomon.algorithms.on_policy_settings import OnPolicySettings
 from gnomon.models.load import dtype_of
 from gnomon.recipe.schema import StageSpec
+from gnomon.stages.stage import Stage
 from gnomon.stages.usable import Usable
 
 SPREAD = 3.0
@@ -74,48 +75,42 @@ def _best(work: Any, device: torch.device) -> float:
 
 
 def stage_seconds(
-    stage: StageSpec,
-    usable: Usable,
-    iterations: int,
-    *,
-    roles: tuple[str, ...],
-    settings: Any,
-    parameters: int,
-    config: Any,
-    speed: Speed,
+    stage: Stage, usable: Usable, iterations: int, parameters: int, config: Any, speed: Speed
 ) -> float:
     """Seconds that a stage takes, to a factor of ``SPREAD``.
 
     Args:
-        iterations: of training; of ``collect``, prompts.
-        roles: the models that take part.
-        parameters: of one of them.
+        iterations: of training; where nothing is trained, prompts.
+        parameters: of one of the stage's models.
     """
     layers = int(getattr(config.get_text_config(), "num_hidden_layers", 12))
-    sampled = stage.rollout.samples * _TYPICAL * stage.response_tokens
-    if stage.algorithm == COLLECT:
-        return _sampling(stage, iterations, usable, parameters, layers, speed)
-    train = stage.train
+    spec, needs = stage.spec, stage.needs()
+    sampled = spec.rollout.samples * _TYPICAL * spec.response_tokens
+    if not stage.trains:
+        return _sampling(spec, iterations, usable, parameters, layers, speed)
+    train = spec.train
     online = bool(usable.prompts)
     tokens = usable.prompt_tokens + (sampled if online else usable.response_tokens)
-    passes = int(getattr(settings, "epochs", 1)) if online else 1
-    steps = passes * int(getattr(settings, "minibatches", 1)) if online else 1
-    backward = 2 if stage.lora is not None else 4
+    settings = stage.settings
+    passes = steps = 1
+    if isinstance(settings, OnPolicySettings):
+        passes, steps = settings.epochs, settings.epochs * settings.minibatches
+    backward = 2 if spec.lora is not None else 4
     again = 2 if train.gradient_checkpointing else 0
-    learning = sum(name != "reference" for name in roles)
-    forward = len(roles) + sum(reward.model is not None for reward in stage.reward)
+    learning = sum(need.trainable for need in needs)
+    forward = len(needs) + sum(reward.model is not None for reward in spec.reward)
     work = passes * learning * (2 + backward + again) + (2 * forward if online else 0)
     per_iteration = work * parameters * tokens * train.batch_size / speed.operations
     chunks = max(1.0, tokens * train.batch_size / train.tokens_per_microbatch)
     per_iteration += 3 * layers * speed.layer * max(steps, passes * chunks) * learning
-    update = parameters if stage.lora is None else parameters / 20
+    update = parameters if spec.lora is None else parameters / 20
     per_iteration += steps * learning * 4 * update / speed.weights
     if online:
-        per_iteration += _sampling(stage, train.batch_size, usable, parameters, layers, speed)
+        per_iteration += _sampling(spec, train.batch_size, usable, parameters, layers, speed)
     looks = 1 + (iterations // train.eval_every if train.eval_every else 0)
     seen = min(usable.held_out, train.eval_size)
     if online:
-        look = _sampling(stage, seen, usable, parameters, layers, speed)
+        look = _sampling(spec, seen, usable, parameters, layers, speed)
     else:
         look = 2 * parameters * seen * tokens / speed.operations
     return iterations * per_iteration + looks * look

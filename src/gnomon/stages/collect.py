@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gnomon.algorithms.base import EncodedPrompt
 from gnomon.algorithms.collect_settings import CollectSettings
+from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.algorithms.sampled_pairs import ranks_from_rewards
 from gnomon.data.readers import Skipped
 from gnomon.errors import RunError, RunStopped

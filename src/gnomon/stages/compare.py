@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from gnomon.algorithms.base import EncodedPrompt
-from gnomon.algorithms.token_columns import per_response_sum
+from gnomon.algorithms.base import per_response_sum
+from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.pack import microbatches, pack
 from gnomon.errors import ConfigError, RunError
 from gnomon.files import write_json
@@ -83,7 +83,8 @@ def compare(
         raise ConfigError("the recipe has no compare section")
     prompts = _prompts(spec, recipe, run, base)
     policies = [Policy(BASE, recipe.model)] + [
-        Policy(stage.name, str(run.stage(stage.name).model)) for stage in policy_stages(recipe)
+        Policy(stage.name, str(run.stage(stage.name).model))
+        for stage in policy_stages(recipe, base)
     ]
     reference = _reference(spec, policies)
     reference_role = _load(reference, recipe)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gnomon.algorithms.base import EncodedPrompt
+from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.errors import ConfigError
 from gnomon.judges.builtins import HUMAN
 from gnomon.judges.guard import score_safely

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.algorithms.offline_settings import ReferenceSettings
 from gnomon.algorithms.reference import check_reference
-from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.readers import Skipped, summarise_skipped
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.models.load import fetch, read_config
@@ -34,9 +31,9 @@ from gnomon.stages.clock import SPREAD, Speed, measure, stage_seconds
 from gnomon.stages.judge import check_judging
 from gnomon.stages.machine import check_machine
 from gnomon.stages.memory import stage_memory
-from gnomon.stages.resolve import pick_device, resolve_start, stage_settings
-from gnomon.stages.usable import Usable, usable_rows
-from gnomon.train.optim import default_lr
+from gnomon.stages.resolve import pick_device
+from gnomon.stages.stage import Stage, open_stage
+from gnomon.stages.usable import usable_rows
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class StagePlan:
         seconds: a rough estimate, good to a factor of ``clock.SPREAD``.
     """
 
-    stage: StageSpec
+    stage: Stage
     start: str
     rows: int | None
     skipped: int
@@ -106,75 +103,40 @@ class _Planner:
         self.recipe, self.run, self.base, self.code = recipe, run, base, code
         self._speed: Speed | None = None
 
-    def plan(self, stage: StageSpec) -> StagePlan:
-        settings = stage_settings(stage)
-        start = resolve_start(self.recipe, stage, self.run)
-        check_stage(self.recipe, stage, self.run, self.base, self.code)
-        algorithm = None if stage.algorithm == COLLECT else find_algorithm(stage.algorithm)
-        encoder = stage_encoder(self.recipe, stage)
-        usable = usable_rows(self.recipe, stage, self.run, self.base, encoder, self.code)
-        check_judging(stage, usable.prompts, self.base)
-        iterations = _iterations(stage, usable.rows)
-        if isinstance(settings, ReferenceSettings):
-            check_reference(settings, stage.lora is not None, iterations)
+    def plan(self, spec: StageSpec) -> StagePlan:
+        stage = open_stage(self.recipe, spec, self.run, self.base)
+        check_stage(stage, self.code)
+        usable = usable_rows(stage, stage_encoder(stage), self.code)
+        check_judging(spec, usable.prompts, self.base)
+        known = usable.rows is not None or (stage.trains and spec.train.steps is not None)
+        iterations = stage.iterations(usable.rows or 0) if known else None
+        if isinstance(stage.settings, ReferenceSettings):
+            check_reference(stage.settings, spec.lora is not None, iterations)
         config = read_config(fetch(self.recipe.model))
         parameters = parameter_count(config)
-        lr = None
-        if algorithm is not None:
-            auto = default_lr(algorithm.name, parameters, stage.lora is not None)
-            lr = auto if stage.train.lr == "auto" else stage.train.lr
-        roles = ("policy",) if algorithm is None else algorithm.roles_for(settings)
         seconds = None
         if iterations is not None and usable.rows is not None:
-            seconds = stage_seconds(
-                stage,
-                usable,
-                iterations,
-                roles=roles,
-                settings=settings,
-                parameters=parameters,
-                config=config,
-                speed=self._measured(config),
-            )
-        return _stage_plan(stage, start, usable, iterations, lr, roles, seconds)
+            speed = self._measured(config)
+            seconds = stage_seconds(stage, usable, iterations, parameters, config, speed)
+        return StagePlan(
+            stage,
+            stage.start_model(),
+            usable.rows,
+            len(usable.skipped),
+            iterations,
+            stage.learning_rate(parameters),
+            tuple(need.name for need in stage.needs()),
+            read=usable.read,
+            held_out=usable.held_out,
+            estimated=usable.estimated,
+            left_out=usable.skipped,
+            seconds=seconds,
+        )
 
     def _measured(self, config: object) -> Speed:
         if self._speed is None:
             self._speed = measure(config, self.recipe.dtype, pick_device(self.recipe.device))
         return self._speed
-
-
-def _stage_plan(
-    stage: StageSpec,
-    start: str,
-    usable: Usable,
-    iterations: int | None,
-    lr: float | None,
-    roles: tuple[str, ...],
-    seconds: float | None,
-) -> StagePlan:
-    return StagePlan(
-        stage,
-        start,
-        usable.rows,
-        len(usable.skipped),
-        iterations,
-        lr,
-        roles,
-        read=usable.read,
-        held_out=usable.held_out,
-        estimated=usable.estimated,
-        left_out=usable.skipped,
-        seconds=seconds,
-    )
-
-
-def _iterations(stage: StageSpec, rows: int | None) -> int | None:
-    if stage.algorithm == COLLECT:
-        return rows
-    if stage.train.steps is not None or rows is None:
-        return stage.train.steps
-    return max(1, math.ceil((stage.train.epochs or 1) * rows / stage.train.batch_size))
 
 
 # -- showing --------------------------------------------------------------------------------------
@@ -197,11 +159,11 @@ def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table 
     yield Text(_total(plans))
     for plan in plans:
         if plan.left_out:
-            yield Text(f"{plan.stage.name}: {summarise_skipped(plan.left_out)}")
+            yield Text(f"{plan.stage.spec.name}: {summarise_skipped(plan.left_out)}")
     yield from _code_note(recipe, code)
     for plan in plans:
-        if plan.stage.algorithm != COLLECT:
-            yield stage_memory(recipe, plan.stage).table(_memory_title(plan))
+        if plan.stage.trains:
+            yield stage_memory(plan.stage).table(_memory_title(plan))
 
 
 def _stage_table(recipe: Recipe, plans: Sequence[StagePlan]) -> Table:
@@ -221,8 +183,8 @@ def _stage_table(recipe: Recipe, plans: Sequence[StagePlan]) -> Table:
         table.add_column(column, no_wrap=True, justify="right")
     for plan in plans:
         table.add_row(
-            plan.stage.name,
-            plan.stage.algorithm,
+            plan.stage.spec.name,
+            plan.stage.spec.algorithm,
             _short(plan.start, recipe),
             _rows(plan),
             f"{plan.held_out:,}" if plan.held_out else "",
@@ -273,8 +235,8 @@ def _code_note(recipe: Recipe, code: bool) -> Iterator[Text]:
 
 
 def _memory_title(plan: StagePlan) -> str:
-    chosen = "shared trunk (LoRA)" if plan.stage.lora else "separate (full)"
-    return f"{plan.stage.name}: {', '.join(plan.roles)}; runs as {chosen}"
+    chosen = "shared trunk (LoRA)" if plan.stage.spec.lora else "separate (full)"
+    return f"{plan.stage.spec.name}: {', '.join(plan.roles)}; runs as {chosen}"
 
 
 def _short(start: str, recipe: Recipe) -> str:

@@ -6,25 +6,17 @@ from pathlib import Path
 
 import torch
 
-from gnomon.algorithms.base import Sampling
-from gnomon.algorithms.collect_settings import COLLECT
-from gnomon.algorithms.registry import find_algorithm
+from gnomon.algorithms.registry import find_method
 from gnomon.errors import ConfigError
 from gnomon.recipe.schema import Recipe, RolloutSpec, StageSpec
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.runs.folder import RunFolder
+from gnomon.stages.settings import KINDS
 from gnomon.stages.settings import stage_settings as stage_settings
-
-DATA_KIND = {
-    "demonstrations": "demonstrations",
-    "comparisons": "rankings",
-    "unpaired": "unpaired",
-    "prompts": "prompts",
-}
-"""What an algorithm's data is called in the readers."""
+from gnomon.train.sampled import Sampling
 
 
-def resolve_start(recipe: Recipe, stage: StageSpec, run: RunFolder) -> str:
+def resolve_start(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> str:
     """Where a stage starts: its ``from``, else the last policy before it, else the model."""
     names = [s.name for s in recipe.stages]
     index = names.index(stage.name)
@@ -36,19 +28,20 @@ def resolve_start(recipe: Recipe, stage: StageSpec, run: RunFolder) -> str:
                 )
             return str(run.stage(stage.from_).model)
         return recipe.model if stage.from_ == "model" else stage.from_
-    for earlier in reversed(recipe.stages[:index]):
-        if earlier.algorithm != COLLECT and find_algorithm(earlier.algorithm).produces == "policy":
-            return str(run.stage(earlier.name).model)
-    return recipe.model
+    earlier = [s.name for s in policy_stages(recipe, base) if names.index(s.name) < index]
+    return str(run.stage(earlier[-1]).model) if earlier else recipe.model
 
 
-def policy_stages(recipe: Recipe) -> list[StageSpec]:
+def policy_stages(recipe: Recipe, base: Path) -> list[StageSpec]:
     """The stages that train a policy, in order."""
-    return [
-        stage
-        for stage in recipe.stages
-        if stage.algorithm != COLLECT and find_algorithm(stage.algorithm).produces == "policy"
-    ]
+    return [stage for stage in recipe.stages if produces(stage, base) == "policy"]
+
+
+def produces(stage: StageSpec, base: Path) -> str | None:
+    """What a stage's model folder holds: a policy or a reward model; None where it has none."""
+    if stage.algorithm in KINDS:
+        return None
+    return find_method(stage.algorithm, base).algorithm.produces
 
 
 def reward_folder(recipe: Recipe, run: RunFolder, base: Path, name: str) -> Path:
@@ -102,8 +95,3 @@ def pick_device(name: str) -> torch.device:
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def samples_responses(stage: StageSpec) -> bool:
-    """Whether the stage learns from, or collects, what a policy writes."""
-    return stage.algorithm == COLLECT or find_algorithm(stage.algorithm).data == "prompts"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,14 @@ from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Group, Message, Response
 from gnomon.stages.sources import context_of
 
-RESERVED = (
-    *("reward", "kl", "kl_k3", "length", "finished", "loss", "entropy", "beta", "lr", "step"),
-    *("reward_std", "reward_errors", "grad_norm", "temperature", "mismatch", "iteration"),
-    *("policy_loss", "value_loss", "clip_fraction", "update_kl", "seconds", "text_loss"),
-    *("reward_best", "reward_worst", "reward_kept", "zero_spread", "pairs", "ties_dropped"),
-    *("prompts_used", "replayed", "kept", "margin", "accuracy", "displacement", "nll"),
-    *("groups_trained", "prompts_sampled", "solved", "unsolved", "clip_low", "clip_high"),
-    *("shaped_reward", "reward_std_in_group", "length_correct", "length_incorrect"),
-    *("staleness", "rollout_wait"),
-    *("return", "turns", "tool_calls", "tool_errors", "episode_tokens"),
-)
-"""Names of metrics that a reward's own column must not take."""
 
-
-def check_labels(rewards: Sequence[RewardSpec], observers: Sequence[RewardSpec]) -> None:
+def check_labels(
+    rewards: Sequence[RewardSpec], observers: Sequence[RewardSpec], metrics: Collection[str]
+) -> None:
     """Every reward of a stage is logged under a name of its own.
+
+    Args:
+        metrics: what the stage logs anyway.
 
     Raises:
         ConfigError: a name that is used twice, or that is another metric's.
@@ -45,7 +37,7 @@ def check_labels(rewards: Sequence[RewardSpec], observers: Sequence[RewardSpec])
             if not label or labels.count(label) > 1:
                 raise ConfigError(f"two rewards are called {label!r}; give each a name: name: ...")
     for spec in observers:
-        if spec.label in RESERVED:
+        if spec.label in metrics:
             raise ConfigError(
                 f"an observed reward cannot be called {spec.label!r}, which is a metric already; "
                 f"give it another name: name: my_{spec.label}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gnomon.algorithms.base import Algorithm, Settings
-from gnomon.errors import ConfigError
 from gnomon.models.heads import ScalarHead
 from gnomon.models.load import LoadedModel
+from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.models.save import LoadedReward, load_reward_model
 from gnomon.recipe.schema import StageSpec
@@ -47,28 +46,32 @@ class RoleBuilder:
             )
         return self._rewards[folder]
 
-    def build(
-        self, algorithm: type[Algorithm], settings: Settings, value_from: Path | None
-    ) -> Mapping[str, Role]:
-        """All roles that ``algorithm`` needs with these settings, by name.
+    def build(self, needs: Sequence[RoleNeed], value_from: Path | None) -> Mapping[str, Role]:
+        """All roles that a method declared, by name.
 
         Args:
-            value_from: the reward model whose trunk the value model starts from, or None for the
-                policy's.
+            value_from: the reward model whose trunk a role starts from that asks for one, or None
+                for the policy's.
         """
         roles: dict[str, Role] = {}
-        for need in algorithm.roles_for(settings):
-            if need == "policy":
-                roles[need] = self._trained("policy", head=None)
-            elif need == "reference":
-                roles[need] = self._reference(moves=getattr(settings, "reference_moves", False))
-            elif need == "value_model":
-                roles[need] = self._value_model(value_from)
-            elif need == "reward_model":
-                roles.update(self._reward_models(settings))
+        for need in needs:
+            if not need.trainable:
+                roles[need.name] = self._frozen(need)
+            elif need.from_reward and value_from is not None:
+                roles[need.name] = self._from_reward(need, value_from)
             else:
-                raise ConfigError(f"{algorithm.name} asks for an unknown role {need!r}")
+                another = any(role.trainable for role in roles.values())
+                roles[need.name] = self._trained(need.name, self._head(need), own_copy=another)
         return roles
+
+    def _head(self, need: RoleNeed, hidden_size: int | None = None) -> ScalarHead | None:
+        """The role's head: a critic's starts at zero, so that the first advantages are returns."""
+        if not need.outputs:
+            return None
+        size = hidden_size or self.trunk.hidden_size
+        if need.critic:
+            return ScalarHead(size, outputs=need.outputs, init_std=0.0, bias=True)
+        return ScalarHead(size, outputs=need.outputs)
 
     def _trained(self, name: str, head: ScalarHead | None, own_copy: bool = False) -> Role:
         """A trained role: an adapter of its own on the shared trunk, or a whole trunk."""
@@ -78,50 +81,38 @@ class RoleBuilder:
         self.trunk.add_adapter(name, self.lora, seed=self.seed)
         return Role(name, self.trunk, adapter=name, head=head, trainable=True)
 
-    def _reference(self, moves: bool) -> Role:
-        """The frozen reference: the plain trunk under LoRA, else a copy of the model. One that
-        follows the policy (TR-DPO, on-line DPO) has an adapter of its own under LoRA."""
+    def _frozen(self, need: RoleNeed) -> Role:
+        """A frozen role: the plain trunk under LoRA, else a copy of the model. One that follows the
+        policy (TR-DPO, on-line DPO) has an adapter of its own under LoRA."""
         if self.lora is None:
-            return Role("reference", self.trunk.copy())
-        if not moves:
-            return Role("reference", self.trunk)
-        self.trunk.add_adapter("reference", init_from="policy")
-        return Role("reference", self.trunk, adapter="reference")
+            return Role(need.name, self.trunk.copy())
+        if not need.moves:
+            return Role(need.name, self.trunk)
+        self.trunk.add_adapter(need.name, init_from="policy")
+        return Role(need.name, self.trunk, adapter=need.name)
 
-    def _value_model(self, value_from: Path | None) -> Role:
-        head = ScalarHead(self.trunk.hidden_size, init_std=0.0, bias=True)
-        if value_from is None:
-            return self._trained("value_model", head, own_copy=True)
-        source = self.reward(value_from).members[0]
+    def _from_reward(self, need: RoleNeed, folder: Path) -> Role:
+        """A trained role on a reward model's trunk, where that reads the policy's own tokens."""
+        name, head = need.name, self._head(need)
+        source = self.reward(folder).members[0]
         if not reads_tokens_of(source.trunk.tokenizer, self.trunk.tokenizer):
             # the critic reads the policy's own tokens, which mean something else to that model
-            return self._trained("value_model", head, own_copy=True)
+            return self._trained(name, head, own_copy=True)
         if self.lora is not None and source.trunk is self.trunk:
             if source.adapter is None:
-                return self._trained("value_model", head)
-            self.trunk.add_adapter("value_model", init_from=source.adapter)
-            return Role("value_model", self.trunk, adapter="value_model", head=head, trainable=True)
+                return self._trained(name, head)
+            self.trunk.add_adapter(name, init_from=source.adapter)
+            return Role(name, self.trunk, adapter=name, head=head, trainable=True)
         checkpointing = self.trunk.gradient_checkpointing  # a frozen reward model has none
         trunk = source.trunk.copy(gradient_checkpointing=checkpointing)
-        head = ScalarHead(trunk.hidden_size, init_std=0.0, bias=True)
+        head = self._head(need, trunk.hidden_size)
         if self.lora is None:
-            return Role("value_model", trunk, head=head, trainable=True)
-        if source.adapter is not None:
-            return Role("value_model", trunk, adapter=source.adapter, head=head, trainable=True)
-        trunk.add_adapter("value_model", self.lora, seed=self.seed)
-        return Role("value_model", trunk, adapter="value_model", head=head, trainable=True)
-
-    def _reward_models(self, settings: Settings) -> dict[str, Role]:
-        members = int(getattr(settings, "members", 1))
-        if members == 1 or getattr(settings, "share_trunk", True):
-            head = ScalarHead(self.trunk.hidden_size, outputs=members)
-            return {"reward_model": self._trained("reward_model", head)}
-        roles: dict[str, Role] = {}
-        for m in range(members):
-            head = ScalarHead(self.trunk.hidden_size)
-            name = f"reward_model_{m}"
-            roles[name] = self._trained(name, head, own_copy=m > 0)
-        return roles
+            return Role(name, trunk, head=head, trainable=True)
+        adapter = source.adapter
+        if adapter is None:
+            adapter = name
+            trunk.add_adapter(name, self.lora, seed=self.seed)
+        return Role(name, trunk, adapter=adapter, head=head, trainable=True)
 
 
 def lora_settings(stage: StageSpec) -> LoraSettings | None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.errors import RunError, RunStopped
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.report.html import write_report
@@ -20,7 +19,7 @@ from gnomon.stages.compare import compare
 from gnomon.stages.machine import check_machine
 from gnomon.stages.memory import memory_info
 from gnomon.stages.resolve import policy_stages
-from gnomon.stages.stage import StageRun
+from gnomon.stages.stage import open_stage, run_stage
 from gnomon.train.progress import Progress
 from gnomon.train.stop import Stop
 
@@ -124,15 +123,15 @@ class _Running:
         self.stop.check()
         self.where = f"in stage {stage.name}"
         self.worked = True
-        memory = {} if stage.algorithm == COLLECT else memory_info(self.recipe, stage)
+        opened = open_stage(self.recipe, stage, self.run, self.base)
+        memory = memory_info(opened)
         self.announce(f"{stage.name}: {stage.algorithm} begins{_memory(memory)}")
-        if self.recipe.dtype == "bfloat16" and stage.lora is None and stage.algorithm != COLLECT:
+        if self.recipe.dtype == "bfloat16" and stage.lora is None and opened.trains:
             self.announce(
                 f"{stage.name}: warning: all weights are trained in bfloat16, which rounds steps "
                 "below about 1/256 of a weight away; give it lora, or set dtype=float32"
             )
-        run = StageRun(self.recipe, stage, self.run, self.base, memory, self.stop)
-        info = run.execute(self.resume)
+        info = run_stage(opened, self.resume, memory, self.stop)
         self.announce(f"{stage.name}: {_summary(info)}")
         if before and before != _left(info):
             self._refuse_another(stage, folder)
@@ -161,7 +160,7 @@ class _Running:
         self.stop.check()
         self.where = "in the comparison, which begins anew; the stages are done"
         self.worked = True
-        with Progress("compare", 1 + len(policy_stages(self.recipe))) as progress:
+        with Progress("compare", 1 + len(policy_stages(self.recipe, self.base))) as progress:
             compare(self.recipe, self.run, self.base, self.stop, progress)
         self.run.note_comparison()
 

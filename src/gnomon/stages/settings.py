@@ -5,39 +5,69 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gnomon.algorithms.collect_settings import COLLECT, COLLECT_SUMMARY, CollectSettings
 from gnomon.algorithms.offline_settings import Settings
-from gnomon.algorithms.registry import ALGORITHMS, check_name
+from gnomon.algorithms.registry import METHODS, find_method
 from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.judges.builtins import check_builtin
-from gnomon.plugins import did_you_mean
+from gnomon.plugins import check_known, did_you_mean, is_own
 from gnomon.recipe.explain import validate_as
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec
 
 
-def describe(name: str) -> tuple[type[Settings], str]:
-    """The settings and the one-line summary of an algorithm, or of ``collect``.
+@dataclass(frozen=True)
+class Kind:
+    """A kind of stage other than training a method; it is named where a method's name is.
+
+    Attributes:
+        where: import path of its :class:`~gnomon.stages.stage.Stage`.
+        settings: its own settings.
+        summary: one line for lists and help.
+        writes_groups: whether later stages can read what it writes (``stage:NAME``).
+    """
+
+    where: str
+    settings: type[Settings]
+    summary: str
+    writes_groups: bool = False
+
+
+KINDS = {
+    COLLECT: Kind("gnomon.stages.collecting:Collect", CollectSettings, COLLECT_SUMMARY, True),
+}
+"""All that a stage can do beside training."""
+TRAIN = "gnomon.stages.train:Train"
+"""The stage that trains a method."""
+
+
+def describe(name: str, base: Path | None = None) -> tuple[type[Settings], str]:
+    """The settings and the one-line summary of a method, or of another kind of stage.
+
+    Args:
+        base: the folder that a user's own method is looked up in.
 
     Raises:
         ConfigError: unknown name, with the nearest known one.
     """
-    check_name(name, (COLLECT,))
-    if name == COLLECT:
-        return CollectSettings, COLLECT_SUMMARY
-    return ALGORITHMS.describe(name)
+    check_known(name, (*METHODS, *KINDS), "algorithm")
+    if name in KINDS:
+        return KINDS[name].settings, KINDS[name].summary
+    method = find_method(name, base)
+    return method.settings, method.summary
 
 
-def stage_settings(stage: StageSpec) -> Any:
-    """The algorithm's own settings, validated.
+def stage_settings(stage: StageSpec, base: Path | None = None) -> Any:
+    """The stage's own settings, validated.
 
     Raises:
         ConfigError: unknown algorithm or setting, with a suggestion.
     """
-    settings, _ = describe(stage.algorithm)
+    settings, _ = describe(stage.algorithm, base)
     return validate_as(settings, stage.settings, f"stage {stage.name!r}, settings")
 
 
@@ -76,7 +106,8 @@ def check_specs(specs: Sequence[DataSpec], recipe: Recipe, place: int, base: Pat
     Raises:
         ConfigError, DataError: one does not, or is not, with what comes nearest.
     """
-    collecting = [s.name for s in recipe.stages if s.algorithm == COLLECT]
+    writers = [name for name, kind in KINDS.items() if kind.writes_groups]
+    collecting = [s.name for s in recipe.stages if s.algorithm in writers]
     earlier = [s.name for s in recipe.stages[:place]]
     for spec in specs:
         name = spec.path.removeprefix("stage:")
@@ -98,6 +129,9 @@ def stage_data(stage: StageSpec) -> list[DataSpec]:
 
 def _check_settings(recipe: Recipe, place: int, base: Path) -> None:
     stage = recipe.stages[place]
+    if is_own(stage.algorithm):  # its code is imported later, when all else is checked
+        _check_own_file(stage.algorithm, base, "algorithm")
+        return
     try:
         stage_settings(stage)
     except ConfigError as error:
@@ -142,9 +176,13 @@ def _check_reward_names(rewards: Sequence[RewardSpec], base: Path) -> None:
     for reward in rewards:
         if reward.builtin is not None:
             check_builtin(reward.builtin)
-        where = (reward.function or "").rpartition(":")[0]
-        if where.endswith(".py") and not (base / where).is_file():
-            near = did_you_mean(where, [p.name for p in base.glob("*.py")], "its folder holds")
-            raise ConfigError(
-                f"reward function {reward.function!r}: no file {base / where}; {near}"
-            )
+        if reward.function is not None:
+            _check_own_file(reward.function, base, "reward function")
+
+
+def _check_own_file(name: str, base: Path, what: str) -> None:
+    """See that the file of a user's own code is there; nothing of it is imported."""
+    where = name.rpartition(":")[0]
+    if where.endswith(".py") and not (base / where).is_file():
+        near = did_you_mean(where, [p.name for p in base.glob("*.py")], "its folder holds")
+        raise ConfigError(f"{what} {name!r}: no file {base / where}; {near}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gnomon.algorithms.base import EncodedPrompt
+from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.build import ReadOptions
 from gnomon.data.encode import Encoder, How
 from gnomon.data.kinds import convert

@@ -1,228 +1,270 @@
-"""Running one stage: model, roles, data, rewards, the loop, and the saved result."""
+"""What a stage is: a kind of work that a recipe can ask for, and one run of it.
+
+A kind of stage (training, collecting) is one file with a class that derives from :class:`Stage`. It
+says what it needs and does the work; what all stages share (seeds, data, engines, the folder, what
+is noted when it ends or fails) is here.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 
-from gnomon.algorithms.base import Algorithm
-from gnomon.algorithms.collect_settings import COLLECT, CollectSettings
-from gnomon.algorithms.on_policy import OnPolicy
-from gnomon.algorithms.registry import find_algorithm
-from gnomon.algorithms.reward_model import RewardModel
-from gnomon.errors import RunPaused, RunStopped
+from gnomon.algorithms.rollouts import EncodedPrompt
+from gnomon.data.encode import Encoder
+from gnomon.errors import ConfigError, RunPaused, RunStopped
 from gnomon.files import make_folder
+from gnomon.judges.human import HumanQueue
 from gnomon.models.load import LoadedModel, load_causal_lm
+from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import Role
-from gnomon.models.save import save_policy, save_reward_model
-from gnomon.recipe.schema import Recipe, StageSpec
-from gnomon.runs.checkpoint import CheckpointStore
+from gnomon.models.save import LoadedReward
+from gnomon.plugins import load_builtin
+from gnomon.recipe.schema import Recipe, RewardSpec, StageSpec
+from gnomon.rollout.protocol import Engine
 from gnomon.runs.folder import RunFolder
-from gnomon.stages.collect import Collector, collect
-from gnomon.stages.resolve import resolve_start, sampling, stage_settings
+from gnomon.stages.engines import make_engine
+from gnomon.stages.resolve import (
+    pick_device,
+    resolve_start,
+    reward_folder,
+    stage_seed,
+    stage_settings,
+)
+from gnomon.stages.rewards import build_reward, one_reward
 from gnomon.stages.roles import RoleBuilder
-from gnomon.stages.sources import keep_template
-from gnomon.stages.stage_parts import StageParts
-from gnomon.tasks.tunnel.labellers import Labeller
-from gnomon.train.loop import Loop
+from gnomon.stages.settings import KINDS, TRAIN
+from gnomon.stages.sources import context_of, recipe_encoder
+from gnomon.stages.stage_data import StageData
 from gnomon.train.progress import Progress
-from gnomon.train.sinks import make_sinks
 from gnomon.train.stop import Stop
 
 
-class StageRun:
-    """One stage of a recipe, from its specification to its folder.
+class Stage:
+    """One stage of a recipe, from its specification to its folder: a protocol with defaults.
+
+    Class attributes:
+        trains: whether it moves weights, so that training settings mean something.
+
+    Attributes:
+        settings: its own settings, validated.
+        data: what was read, once it was.
+        closing: engines and the like, to be closed when the stage ends, whichever way.
+        stop: asked now and then whether to go on.
 
     Args:
-        recipe, stage: what was asked.
-        folder: the run's folder.
+        recipe, spec: what was asked.
+        run: the run's folder.
         base: the recipe's own folder, from which relative paths start.
-        memory: the estimate to note in stage.json.
-        stop: asked now and then whether to go on.
+
+    Raises:
+        ConfigError: unknown settings.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        stage: StageSpec,
-        folder: RunFolder,
-        base: Path,
-        memory: Mapping[str, str] | None = None,
-        stop: Stop | None = None,
-    ) -> None:
+    trains: ClassVar[bool] = False
+
+    def __init__(self, recipe: Recipe, spec: StageSpec, run: RunFolder, base: Path) -> None:
         self.recipe = recipe
-        self.stage = stage
-        self.run = folder
-        self.folder = folder.stage(stage.name)
-        self.memory = memory or {}
-        self.stop = stop or Stop()
-        self.parts = StageParts(recipe, stage, folder, base)
-        self.data = self.parts.data
-        self.closing = self.parts.closing
+        self.spec = spec
+        self.run = run
+        self.base = base
+        self.folder = run.stage(spec.name)
+        self.settings: Any = stage_settings(spec, base)
+        self.seed = stage_seed(recipe, spec.name)
+        self.closing = ExitStack()
+        self.stop = Stop()
+        self.data = StageData(spec, base, lambda name: run.stage(name).groups, self.seed)
 
-    def execute(self, resume: bool) -> dict[str, Any]:
-        """Run the stage to its end and return its summary (also in stage.json).
+    # -- what a kind of stage says ----------------------------------------------------------------
 
-        ``seconds`` are on the clock; ``cpu_seconds`` of this process on all cores together, which a
-        busy machine does not lengthen. ``files`` are fingerprints of what the stage left, which
-        :meth:`StageFolder.damage` compares before a resumed run uses them.
+    @property
+    def data_kind(self) -> str:
+        """What its rows must be."""
+        raise NotImplementedError
+
+    @property
+    def samples(self) -> bool:
+        """Whether it learns from, or keeps, what a policy writes."""
+        return self.data_kind == "prompts"
+
+    @property
+    def judged(self) -> bool:
+        """Whether something judges what it samples."""
+        return bool(self.spec.reward or self.spec.environment)
+
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what it logs, which no observed reward may take."""
+        return ()
+
+    def check(self) -> None:
+        """Refuse what this kind of stage would leave unused without a word.
+
+        Raises:
+            ConfigError: there is such a thing.
         """
-        info: dict[str, Any] = {
-            "name": self.stage.name,
-            "algorithm": self.stage.algorithm,
-            "status": "running",
-            "memory": dict(self.memory),
-        }
-        spent = self.folder.info() if resume else {}
-        clocks = {"seconds": time.time, "cpu_seconds": time.process_time}
-        before = {name: _spent(spent, name) - clock() for name, clock in clocks.items()}
-        info |= {name: _spent(spent, name) for name in clocks}
-        make_folder(self.folder.path)
-        self.folder.write_info(info)
-        try:
-            torch.manual_seed(self.parts.seed)
-            loaded = load_causal_lm(
-                self.start_model(), dtype=self.recipe.dtype, device=self.parts.device
-            )
-            info["start"] = {"from": loaded.source, "sha256": loaded.fingerprint}
-            info |= self._work(loaded, resume)
-            self.run.update_manifest(
-                data={f"{self.stage.name}: {k}": v for k, v in self.data.report.files.items()},
-                models={self.stage.name: info["start"]},
-            )
-            info |= {"files": self.folder.fingerprints(), "status": "done"}
-        except RunPaused as pause:
-            info |= {"status": "paused", "error": str(pause)}
-            raise
-        except (RunStopped, KeyboardInterrupt) as stopped:
-            info |= {"status": "stopped", "error": str(stopped) or "stopped at once"}
-            raise
-        except BaseException as error:
-            info |= {"status": "failed", "error": str(error) or type(error).__name__}
-            raise
-        finally:
-            try:
-                self.closing.close()
-            finally:  # after an impatient second Ctrl-C, say
-                info |= {name: before[name] + clock() for name, clock in clocks.items()}
-                info["skipped"] = self.data.report.skipped_info()
-                if self.folder.path.is_dir():  # not where someone has removed it
-                    self.data.write_skipped(self.folder.path / "skipped.txt")
-                    self.folder.write_info(info)
-        return info
+
+    def needs(self) -> tuple[RoleNeed, ...]:
+        """The models that take part."""
+        return (RoleNeed("policy"),)
+
+    def prepare(
+        self, encoder: Encoder, groups: Sequence[Any], training: bool
+    ) -> tuple[list[Any], list[Any]]:
+        """The rows that it can use, as tokens, and those it leaves out; of given data."""
+        raise NotImplementedError
+
+    def iterations(self, rows: int) -> int:
+        """How many iterations it runs on so many rows."""
+        raise NotImplementedError
+
+    def learning_rate(self, parameters: int) -> float | None:
+        """``lr: auto`` worked out for a model of this size; None where nothing is trained."""
+        return None
+
+    def work(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
+        """Do the work, and return the stage's own part of stage.json."""
+        raise NotImplementedError
+
+    # -- what all of them use ---------------------------------------------------------------------
+
+    @cached_property
+    def device(self) -> torch.device:
+        return pick_device(self.recipe.device)
 
     def start_model(self) -> str:
         """Where the stage's weights come from: a stage's folder, or a model's name."""
-        return resolve_start(self.recipe, self.stage, self.run)
+        return resolve_start(self.recipe, self.spec, self.run, self.base)
 
-    def _work(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
-        """The stage's own part of stage.json."""
-        self.stop.check("before its first iteration: nothing of it had to be saved")
-        if self.stage.algorithm == COLLECT:
-            return self._collect(loaded, resume)
-        return self._train(loaded, resume)
+    def encoder(self, loaded: LoadedModel) -> Encoder:
+        """From conversations to tokens, with room for a response where it samples."""
+        return recipe_encoder(
+            self.recipe,
+            loaded.tokenizer,
+            context=context_of(loaded.model.config),
+            new_tokens=self.spec.response_tokens if self.samples else 0,
+        )
 
-    # -- training stages --------------------------------------------------------------------------
+    def prompts(self, encoder: Encoder, groups: Sequence[Any]) -> list[EncodedPrompt]:
+        """Tokens of the groups' prompts; those that do not fit are listed as left out."""
+        return self.data.prompts(encoder, groups)
 
-    def _train(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
-        algorithm_class = find_algorithm(self.stage.algorithm)
-        settings = stage_settings(self.stage)
-        builder = RoleBuilder(self.stage, loaded, self.parts.seed)
-        encoder = self.parts.encoder(loaded, algorithm_class.data == "prompts")
-        keep_template(loaded, encoder)
-        roles = builder.build(algorithm_class, settings, self.parts.value_source(settings))
-        ingredients = self.parts.ingredients(algorithm_class, roles, builder, encoder)
-        self.data.note(self.folder.path / "data.json", resume)
-        cache = ingredients.reference_store = self.parts.reference_cache(settings, loaded, encoder)
-        with self._progress(ingredients.iterations) as progress:
-            if cache is not None:
-                cache.on_progress = self._watched(progress, "reference")
-            algorithm = algorithm_class(ingredients, settings)
-            if isinstance(algorithm, OnPolicy):
-                self.closing.callback(algorithm.close)
-                algorithm.on_progress = self._watched(progress, "rollout")
-            sinks = make_sinks(
-                self.recipe.sinks,
-                self.folder.path,
-                f"{self.recipe.name}/{self.stage.name}",
-                self.stage.model_dump(mode="json"),
-                resume_step=self._resume_step() if resume else None,
+    def engine(self, policy: Role, encoder: Encoder) -> Engine:
+        """What samples; given back when the stage ends."""
+        folder = self.folder.path / "rollout-weights"
+        return make_engine(self.spec.rollout, policy, encoder, folder, self.closing)
+
+    def judge(self, builder: RoleBuilder) -> Any:
+        """What judges the stage's samples."""
+        if not self.spec.reward:
+            raise ConfigError(
+                f"stage {self.spec.name!r} samples its own responses and needs a reward: "
+                "reward: [{model: STAGE}], [{function: file.py:name}] or [{builtin: gold}]"
             )
-            for sink in sinks:
-                self.closing.callback(sink.close)
-            options = self.parts.loop_options(algorithm_class, ingredients, loaded)
-            self.run.update_manifest(optimizer={self.stage.name: options.optimizer()})
-            loop = Loop(algorithm, options, self.folder.path, progress, sinks, self.stop)
-            last = loop.run(resume)
-        self._save(algorithm, roles, loaded)
-        info = {
-            "iterations": ingredients.iterations,
-            "idle_iterations": loop.idle.count,
-            "summary": {k: v for k, v in last.items() if not k.startswith("eval/")},
-            "held_out": {k[5:]: v for k, v in last.items() if k.startswith("eval/")},
-        }
-        return info if cache is None else info | {"reference": cache.summary()}
+        reward = build_reward(
+            self.spec.reward,
+            base=self.base,
+            load=lambda name: self.load_reward(builder, name),
+            tokenizer=builder.trunk.tokenizer,
+        )
+        if isinstance(reward, HumanQueue):
+            reward.folder = self.folder.path / "queue"
+        return reward
 
-    def _watched(self, progress: Progress, phase: str) -> Any:
+    def observer(self, builder: RoleBuilder, spec: RewardSpec) -> Any:
+        """A judge whose figures are logged only."""
+        return one_reward(
+            spec,
+            base=self.base,
+            load=lambda name: self.load_reward(builder, name),
+            tokenizer=builder.trunk.tokenizer,
+        )
+
+    def load_reward(self, builder: RoleBuilder, name: str) -> LoadedReward:
+        """A reward model: an earlier stage's, or a folder's."""
+        return builder.reward(reward_folder(self.recipe, self.run, self.base, name))
+
+    def progress(self, total: int) -> Progress:
+        """Shows how far the stage is."""
+        return Progress(f"{self.spec.name} ({self.spec.algorithm})", total)
+
+    def watched(self, progress: Progress, phase: str) -> Callable[[int, int], None]:
         """Shows how far a phase is, and stops in it when that is asked for."""
         return self.stop.watching(lambda done, total: progress.phase(phase, done, total))
 
-    def _resume_step(self) -> int | None:
-        """The optimiser step of the newest checkpoint, where sinks go on."""
-        store = CheckpointStore(self.folder.path / "checkpoints")
-        iteration = store.latest()
-        return None if iteration is None else store.read(iteration).step
 
-    def _save(self, algorithm: Algorithm, roles: Mapping[str, Role], loaded: LoadedModel) -> None:
-        facts: dict[str, Any] = {"algorithm": algorithm.name, "base": loaded.source}
-        facts |= algorithm.finish()
-        if isinstance(algorithm, RewardModel):
-            save_reward_model(
-                self.folder.model,
-                algorithm.members,
-                normaliser=algorithm.normaliser(),
-                facts=facts,
-            )
-        else:
-            save_policy(self.folder.model, roles["policy"], facts=facts)
+def open_stage(recipe: Recipe, spec: StageSpec, run: RunFolder, base: Path) -> Stage:
+    """The stage that a specification asks for.
 
-    # -- collecting -------------------------------------------------------------------------------
+    Raises:
+        ConfigError: unknown algorithm or settings.
+    """
+    where = KINDS[spec.algorithm].where if spec.algorithm in KINDS else TRAIN
+    return cast(Stage, load_builtin(where)(recipe, spec, run, base))
 
-    def _collect(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
-        settings = cast(CollectSettings, stage_settings(self.stage))
-        builder = RoleBuilder(self.stage, loaded, self.parts.seed)
-        encoder = self.parts.encoder(loaded, samples=True)
-        policy = Role("policy", builder.trunk)
-        groups, _ = self.data.groups("prompts")
-        prompts = self.data.prompts(encoder, groups)
-        self.data.note(self.folder.path / "data.json", resume)
-        seed = self.parts.seed
-        judge: Any
-        if settings.labellers:
-            judge = [Labeller(**s.model_dump(), seed=seed) for s in settings.labellers]
-        else:
-            judge = self.parts.reward(builder)
-        with self._progress(len(prompts)) as progress:
-            collector = Collector(
-                self.parts.engine(policy, encoder),
-                judge,
-                settings,
-                sampling(self.stage.rollout).params,
-                self.stage.rollout.samples,
-                seed,
-                self.stage.max_reward_errors,
-                self._watched(progress, "rollout"),
-            )
-            summary, skipped = collect(collector, prompts, self.folder.path, progress, self.stop)
-        self.data.report.skipped += skipped
-        return {"iterations": len(prompts), "summary": summary}
 
-    def _progress(self, total: int) -> Progress:
-        return Progress(f"{self.stage.name} ({self.stage.algorithm})", total)
+def run_stage(
+    stage: Stage, resume: bool, memory: Mapping[str, str] | None = None, stop: Stop | None = None
+) -> dict[str, Any]:
+    """Run a stage to its end and return its summary (also in stage.json).
+
+    ``seconds`` are on the clock; ``cpu_seconds`` of this process on all cores together, which a
+    busy machine does not lengthen. ``files`` are fingerprints of what the stage left, which
+    :meth:`StageFolder.damage` compares before a resumed run uses them.
+
+    Args:
+        memory: the estimate to note in stage.json.
+        stop: asked now and then whether to go on.
+    """
+    folder, spec = stage.folder, stage.spec
+    stage.stop = stop or stage.stop
+    info: dict[str, Any] = {
+        "name": spec.name,
+        "algorithm": spec.algorithm,
+        "status": "running",
+        "memory": dict(memory or {}),
+    }
+    spent = folder.info() if resume else {}
+    clocks = {"seconds": time.time, "cpu_seconds": time.process_time}
+    before = {name: _spent(spent, name) - clock() for name, clock in clocks.items()}
+    info |= {name: _spent(spent, name) for name in clocks}
+    make_folder(folder.path)
+    folder.write_info(info)
+    try:
+        torch.manual_seed(stage.seed)
+        loaded = load_causal_lm(stage.start_model(), dtype=stage.recipe.dtype, device=stage.device)
+        info["start"] = {"from": loaded.source, "sha256": loaded.fingerprint}
+        stage.stop.check("before its first iteration: nothing of it had to be saved")
+        info |= stage.work(loaded, resume)
+        stage.run.update_manifest(
+            data={f"{spec.name}: {k}": v for k, v in stage.data.report.files.items()},
+            models={spec.name: info["start"]},
+        )
+        info |= {"files": folder.fingerprints(), "status": "done"}
+    except RunPaused as pause:
+        info |= {"status": "paused", "error": str(pause)}
+        raise
+    except (RunStopped, KeyboardInterrupt) as stopped:
+        info |= {"status": "stopped", "error": str(stopped) or "stopped at once"}
+        raise
+    except BaseException as error:
+        info |= {"status": "failed", "error": str(error) or type(error).__name__}
+        raise
+    finally:
+        try:
+            stage.closing.close()
+        finally:  # after an impatient second Ctrl-C, say
+            info |= {name: before[name] + clock() for name, clock in clocks.items()}
+            info["skipped"] = stage.data.report.skipped_info()
+            if folder.path.is_dir():  # not where someone has removed it
+                stage.data.write_skipped(folder.path / "skipped.txt")
+                folder.write_info(info)
+    return info
 
 
 def _spent(info: Mapping[str, Any], name: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gnomon.algorithms.base import EncodedPrompt
+from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.encode import Encoder, How
 from gnomon.data.sampler import split
 from gnomon.errors import ConfigError, RunError

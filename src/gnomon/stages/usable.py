@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
-from gnomon.algorithms.base import EncodedPrompt
-from gnomon.algorithms.registry import find_algorithm
-from gnomon.data.encode import Encoder, How
+from gnomon.algorithms.rollouts import EncodedPrompt
+from gnomon.data.encode import Encoder
 from gnomon.data.readers import Skipped, summarise_skipped
 from gnomon.errors import DataError
-from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
+from gnomon.recipe.schema import DataSpec, StageSpec
 from gnomon.records import Group
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.environments import build_environment, openings
-from gnomon.stages.resolve import DATA_KIND, samples_responses, stage_seed, stage_settings
 from gnomon.stages.sources import LENGTH
-from gnomon.stages.stage_data import StageData
+from gnomon.stages.stage import Stage
 
 TRIED = 20_000
 """Groups of a stage that are tokenised; of more, as many drawn at random stand for all."""
@@ -48,9 +45,7 @@ class Usable:
     prompts: Sequence[EncodedPrompt] = field(default_factory=list)
 
 
-def usable_rows(
-    recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path, encoder: Encoder, code: bool
-) -> Usable:
+def usable_rows(stage: Stage, encoder: Encoder, code: bool) -> Usable:
     """Read and tokenise a stage's data; sources that earlier stages still have to write are left
     out.
 
@@ -60,22 +55,28 @@ def usable_rows(
     Raises:
         DataError, ConfigError: nothing, or too little, can be used; with the reasons.
     """
+    run, spec = stage.run, stage.spec
 
     def there(specs: Sequence[DataSpec]) -> list[DataSpec]:
         return [s for s in specs if not _pending(s, run)]
 
-    fields = ("data", "eval_data", "pretraining", "normalise_on")
-    ready = stage.model_copy(update={name: there(getattr(stage, name)) for name in fields})
-    data = StageData(
-        ready, base, lambda name: run.stage(name).groups, stage_seed(recipe, stage.name)
+    ready = spec.model_copy(
+        update={
+            "data": there(spec.data),
+            "eval_data": there(spec.eval_data),
+            "pretraining": there(spec.pretraining),
+            "normalise_on": there(spec.normalise_on),
+        }
     )
-    data.text(encoder)
-    data.normalisers(encoder)
+    stage.data.stage = ready
+    stage.data.text(encoder)
+    stage.data.normalisers(encoder)
     if not ready.data:
-        return Usable(None, skipped=data.report.skipped)
-    if samples_responses(stage):
-        return _online(recipe, stage, data, base, encoder, code)
-    return _offline(stage, data, encoder)
+        return Usable(None, skipped=stage.data.report.skipped)
+    groups, held_out = stage.data.groups(stage.data_kind)
+    read = len(groups) + len(held_out) + len(stage.data.report.skipped)
+    usable = _online if stage.samples else _offline
+    return replace(usable(stage, groups, held_out, encoder, code), read=read)
 
 
 def _pending(spec: DataSpec, run: RunFolder) -> bool:
@@ -84,24 +85,20 @@ def _pending(spec: DataSpec, run: RunFolder) -> bool:
 
 
 def _online(
-    recipe: Recipe, stage: StageSpec, data: StageData, base: Path, encoder: Encoder, code: bool
+    stage: Stage, groups: Sequence[Group], held_out: Sequence[Group], encoder: Encoder, code: bool
 ) -> Usable:
-    groups, held_out = data.groups("prompts")
-    read = len(groups) + len(held_out) + len(data.report.skipped)
-    spec = stage.environment
+    data, spec = stage.data, stage.spec.environment
     if spec is not None and (code or ":" not in spec.name):
-        window = recipe.max_length or LENGTH
-        environment = build_environment(spec, encoder, base=base, window=window)
-        groups = list(openings(environment, groups))
-        held_out = list(openings(environment, held_out))
+        window = stage.recipe.max_length or LENGTH
+        environment = build_environment(spec, encoder, base=stage.base, window=window)
+        groups, held_out = openings(environment, groups), openings(environment, held_out)
     some, share = _some(groups)
     unread = len(data.report.skipped)
-    prompts = data.prompts(encoder, some)
-    kept = data.prompts(encoder, held_out)
-    _refuse_many(stage, len(some) + len(held_out), data.report.skipped[unread:])
+    prompts = stage.prompts(encoder, some)
+    kept = stage.prompts(encoder, held_out)
+    _refuse_many(stage.spec, len(some) + len(held_out), data.report.skipped[unread:])
     return Usable(
         rows=round(len(prompts) / share),
-        read=read,
         held_out=len(kept),
         skipped=data.report.skipped,
         estimated=share < 1,
@@ -110,22 +107,19 @@ def _online(
     )
 
 
-def _offline(stage: StageSpec, data: StageData, encoder: Encoder) -> Usable:
-    algorithm = find_algorithm(stage.algorithm)
-    settings = stage_settings(stage)
-    groups, held_out = data.groups(DATA_KIND[algorithm.data])
-    read = len(groups) + len(held_out) + len(data.report.skipped)
-    how: How = "demonstrations" if algorithm.data == "demonstrations" else "groups"
+def _offline(
+    stage: Stage, groups: Sequence[Group], held_out: Sequence[Group], encoder: Encoder, code: bool
+) -> Usable:
     some, share = _some(groups)
-    unread = len(data.report.skipped)
-    rows, left_out = algorithm.prepare(data.encode(encoder, some, how), settings, training=True)
-    kept, also = algorithm.prepare(data.encode(encoder, held_out, how), settings, training=False)
-    _refuse_many(stage, len(some) + len(held_out), data.report.skipped[unread:])
+    report = stage.data.report
+    unread = len(report.skipped)
+    rows, left_out = stage.prepare(encoder, some, training=True)
+    kept, also = stage.prepare(encoder, held_out, training=False)
+    _refuse_many(stage.spec, len(some) + len(held_out), report.skipped[unread:])
     return Usable(
         rows=round(len(rows) / share),
-        read=read,
         held_out=len(kept),
-        skipped=[*data.report.skipped, *left_out, *also],
+        skipped=[*report.skipped, *left_out, *also],
         estimated=share < 1,
         prompt_tokens=_mean(len(g.prompt_ids) for g in rows),
         response_tokens=_mean(sum(len(r.ids) for r in g.responses) for g in rows),

@@ -16,24 +16,33 @@ from typing import Any
 
 import torch
 
-from gnomon.algorithms.base import Algorithm, LossOutput, Minibatch, Totals
+from gnomon.algorithms.base import LossOutput
+from gnomon.algorithms.metric import MetricSums
 from gnomon.data.batch import Batch
 from gnomon.errors import EngineError, RewardsFailedError, RunError, RunPaused, RunStopped
 from gnomon.files import write_json
 from gnomon.integrity import Prints, fingerprints, problem
 from gnomon.models.finite import first_not_finite
+from gnomon.recipe.schema import TrainSpec
 from gnomon.runs.checkpoint import CheckpointStore
-from gnomon.runs.metrics import Averages, MetricsStore
+from gnomon.runs.metrics import MetricsStore
 from gnomon.runs.rows import Mark, RowStore
 from gnomon.runs.samples import SampleStore
 from gnomon.train.idle import IdleWatch
+from gnomon.train.learner import Experience, Learner, Minibatch
 from gnomon.train.optim import clip_grad_norm, lr_at, make_optimizer
 from gnomon.train.progress import Progress
 from gnomon.train.sinks import Sink
 from gnomon.train.stop import Stop
+from gnomon.train.strategy import OneDevice, Strategy
 from gnomon.train.usage import PeakMemory
 
 EVALS = "evals.json"
+LOOP_METRICS = (
+    *("loss", "text_loss", "grad_norm", "lr", "step", "iteration", "seconds"),
+    *("tokens_per_second", "peak_rss_gb", "peak_gpu_gb"),
+)
+"""What every training stage logs."""
 OPTIMIZER = (  # of LoopOptions
     *("lr", "schedule", "min_lr_ratio", "warmup", "betas", "eps"),
     *("weight_decay", "head_weight_decay", "max_grad_norm"),
@@ -60,6 +69,27 @@ class LoopOptions:
     sample_every: int = 10
     seed: int = 0
 
+    @classmethod
+    def of(cls, train: TrainSpec, iterations: int, lr: float, seed: int) -> LoopOptions:
+        """As a recipe asks for, with its length and rate worked out."""
+        return cls(
+            iterations=iterations,
+            lr=lr,
+            schedule=train.schedule,
+            warmup=train.warmup,
+            min_lr_ratio=train.min_lr_ratio,
+            betas=train.betas,
+            eps=train.eps,
+            weight_decay=train.weight_decay,
+            head_weight_decay=train.head_weight_decay,
+            max_grad_norm=train.max_grad_norm,
+            eval_every=train.eval_every,
+            checkpoint_every=train.checkpoint_every,
+            keep_checkpoints=train.keep_checkpoints,
+            sample_every=train.sample_every,
+            seed=seed,
+        )
+
     def optimizer(self) -> dict[str, Any]:
         """The numbers of the optimizer, as the manifest keeps them."""
         return {"name": "AdamW"} | {key: getattr(self, key) for key in OPTIMIZER}
@@ -69,30 +99,33 @@ class Loop:
     """Runs an algorithm in a stage's folder.
 
     Args:
-        algorithm: what to train.
+        learner: what to train.
         options: see :class:`LoopOptions`.
         folder: the stage's folder; metrics, samples, evals and checkpoints are kept there.
         progress: shows how it goes.
         sinks: further places metrics are sent to.
         stop: asked between iterations whether to go on.
+        strategy: where the work is done.
     """
 
     def __init__(
         self,
-        algorithm: Algorithm,
+        learner: Learner,
         options: LoopOptions,
         folder: Path,
         progress: Progress,
         sinks: Sequence[Sink] = (),
         stop: Stop | None = None,
+        strategy: Strategy | None = None,
     ) -> None:
-        self.algorithm = algorithm
+        self.learner = learner
         self.options = options
         self.folder = folder
         self.progress = progress
         self.sinks = sinks
         self.stop = stop or Stop()
-        self.parameters = dict(algorithm.named_parameters())
+        self.strategy = strategy or OneDevice()
+        self.parameters = dict(learner.named_parameters())
         self.optimizer = make_optimizer(
             list(self.parameters.items()),
             lr=options.lr,
@@ -104,7 +137,7 @@ class Loop:
         self.checkpoints = CheckpointStore(folder / "checkpoints", options.keep_checkpoints)
         self.metrics = MetricsStore(folder / "metrics.parquet")
         self.samples = SampleStore(folder / "samples.parquet")
-        self.idle = IdleWatch(algorithm, options.iterations, progress.note)
+        self.idle = IdleWatch(learner.algorithm, options.iterations, progress.note)
         self.step = 0
         self.evaluated = False
         self.evals: Prints | None = None
@@ -185,49 +218,53 @@ class Loop:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.algorithm.train_mode(False)
-        experience = self.algorithm.experience(iteration)
-        if self.algorithm.can_gather_again:
+        self.learner.train_mode(False)
+        experience = self.learner.experience(iteration)
+        if self.learner.source.can_draw_again():
             self.stop.check()
-        self.algorithm.train_mode(True)
-        averages = Averages()
+        self.learner.train_mode(True)
+        sums = MetricSums()
         norms: list[float] = []
+        losses: list[float] = []
         tokens = 0
         for minibatch in experience.minibatches:
-            norms.append(self._step(minibatch, averages, iteration))
-            tokens += sum(g.num_tokens() for g in (*minibatch.groups, *minibatch.text))
-        self.algorithm.train_mode(False)
+            norms.append(self._step(experience, minibatch, sums, losses))
+            tokens += sum(g.num_tokens() for g in (*minibatch.trained, *minibatch.text))
+        self.learner.train_mode(False)
         seconds = time.perf_counter() - began
         row = {
-            **averages.means(),
+            **self.strategy.figures(sums),
+            **({"loss": sum(losses) / len(losses)} if losses else {}),
             **experience.metrics,
             "grad_norm": sum(norms) / max(1, len(norms)),
             "lr": lr,
             **evaluation,
         }
-        self.algorithm.end_iteration(row)
+        self.learner.end_iteration(experience, row)
         self._record(iteration, row, experience.samples, seconds, tokens)
         self.idle.see(iteration + 1, row)
 
-    def _step(self, minibatch: Minibatch, averages: Averages, iteration: int) -> float:
-        """One optimiser step; the loss is the same however it is cut into micro-batches.
+    def _step(
+        self, experience: Experience, minibatch: Minibatch, sums: MetricSums, losses: list[float]
+    ) -> float:
+        """One optimizer step; the loss is the same however it is cut into micro-batches.
 
         Groups of weight 0 are left out; a step that nothing is left of changes nothing.
         """
-        groups = [group for group in minibatch.groups if group.weight]
-        totals = Totals.of(groups, minibatch.text)
+        groups, iteration = minibatch.trained, experience.step.iteration
         self.optimizer.zero_grad(set_to_none=True)
         if not groups and not minibatch.text:
             self.step += 1
             return 0.0
+        step = self.learner.step_of(experience, self.strategy.total(minibatch.totals()))
         loss = 0.0
-        for batch in self.algorithm.batches(groups):
-            loss += self._backward(self.algorithm.loss(batch, totals), batch, averages, iteration)
-        if minibatch.text:
-            for batch in self.algorithm.batches(minibatch.text):
-                output = self.algorithm.text_loss(batch, totals)
-                loss += self._backward(output, batch, averages, iteration)
-        averages.add("loss", loss, 1.0)
+        for part, loss_of in (
+            (groups, self.learner.loss),
+            (minibatch.text, self.learner.text_loss),
+        ):
+            for batch in self.learner.bench.batches(part):
+                loss += self._backward(loss_of(batch, step), batch, sums, iteration)
+        losses.append(loss)
         limit = self.options.max_grad_norm
         norm = clip_grad_norm(self.parameters.values(), math.inf if limit is None else limit)
         if not math.isfinite(norm):
@@ -238,14 +275,15 @@ class Loop:
         return norm
 
     def _backward(
-        self, output: LossOutput, batch: Batch, averages: Averages, iteration: int
+        self, output: LossOutput, batch: Batch, sums: MetricSums, iteration: int
     ) -> float:
         loss = float(output.loss.detach())
-        if not math.isfinite(loss):
-            raise self._not_finite(f"the loss is {loss}", iteration, batch.group_ids)
-        output.loss.backward()  # type: ignore[no-untyped-call]
-        for name, (total, weight) in output.metrics.items():
-            averages.add(name, total, weight)
+        problem = None if math.isfinite(loss) else f"the loss is {loss}"
+        problem = self.strategy.agree(problem)
+        if problem is not None:
+            raise self._not_finite(problem, iteration, batch.group_ids)
+        self.strategy.backward(output.loss)
+        sums.add(output.metrics)
         return loss
 
     def _not_finite(self, what: str, iteration: int, groups: Sequence[str]) -> RunError:
@@ -309,14 +347,14 @@ class Loop:
             sink.text(self.step, rows)
 
     def _evaluate(self, iteration: int) -> dict[str, float]:
-        self.algorithm.train_mode(False)
-        return dict(self.algorithm.evaluate(iteration, final=False).metrics)
+        self.learner.train_mode(False)
+        return dict(self.learner.evaluate().metrics)
 
     def _final_evaluation(self, iteration: int) -> None:
         """Evaluate and keep what was found; its rows only once, also where its file was lost."""
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
-        self.algorithm.train_mode(False)
-        evaluation = self.algorithm.evaluate(iteration, final=True)
+        self.learner.train_mode(False)
+        evaluation = self.learner.evaluate()
         write_json(self.folder / EVALS, dict(evaluation.details))
         if self.evaluated:
             return
@@ -364,12 +402,12 @@ class Loop:
             parameters=parameters,
             optimizer=self.optimizer,
             state={
-                "algorithm_name": self.algorithm.name,
+                "algorithm_name": self.learner.name,
                 "step": self.step,
                 "evaluated": self.evaluated,
                 "evals": fingerprints(self.folder, [EVALS]) if self.evaluated else None,
                 "rows": marks,
-                "algorithm": self.algorithm.state_dict(),
+                "algorithm": self.learner.state_dict(),
                 "memory": self.memory.metrics(),
             },
         )
@@ -391,16 +429,16 @@ class Loop:
         folder = self.checkpoints.path(iteration)
         state = self.checkpoints.read(iteration).algorithm_state
         method = state.get("algorithm_name")
-        if method != self.algorithm.name:
+        if method != self.learner.name:
             raise RunError(
                 f"The checkpoint {folder} is of another stage (its algorithm is {method}, not "
-                f"{self.algorithm.name}). Put this stage's own checkpoints back, or remove "
+                f"{self.learner.name}). Put this stage's own checkpoints back, or remove "
                 f"{folder.parent} to begin the stage anew."
             )
         for name, store in self._tables.items():
             store.restore(Mark(**state["rows"][name]))
         self.checkpoints.load(iteration, self.parameters, self.optimizer)
-        self.algorithm.load_state_dict(state["algorithm"])
+        self.learner.load_state_dict(state["algorithm"])
         self.step = int(state["step"])
         self.evaluated, self.evals = bool(state["evaluated"]), state["evals"]
         self.saved = iteration

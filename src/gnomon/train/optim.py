@@ -11,18 +11,9 @@ from torch.nn import Parameter
 
 from gnomon.errors import ConfigError
 
-# Learning rates at 7e9 parameters, full fine-tuning, by method.
+# The size that a method's own rate (``Algorithm.base_lr``) is given for, with full fine-tuning.
 _REFERENCE_SIZE = 7e9
 _SCALING_EXPONENT = 0.6
-_SUPERVISED = 1e-5
-_REINFORCEMENT = 1e-6
-_PREFERENCE = 5e-7
-_BASE_LR = {
-    **dict.fromkeys(("sft", "raft", "reward_model"), _SUPERVISED),
-    **dict.fromkeys(("ppo", "grpo", "dr_grpo", "dapo", "rloo", "reinforce"), _REINFORCEMENT),
-    **dict.fromkeys(("reinforce_pp", "gspo", "cispo", "gmpo"), _REINFORCEMENT),
-    **dict.fromkeys(("dpo", "online_dpo", "kto", "simpo", "orpo", "cpo"), _PREFERENCE),
-}
 _LORA_FACTOR = 10.0
 _LORA_CAP = 2e-3
 
@@ -120,7 +111,7 @@ def lr_at(
     return peak * (floor + (1 - floor) * share)
 
 
-def default_lr(method: str, num_parameters: int, lora: bool = False) -> float:
+def default_lr(base: float, num_parameters: int, lora: bool = False) -> float:
     """What ``lr: auto`` means: the field's rate at 7e9 parameters, scaled to the model's size.
 
     lr = base (7e9 / N)^0.6, with base 1e-5 for SFT and reward models, 1e-6 for PPO and the other
@@ -129,19 +120,10 @@ def default_lr(method: str, num_parameters: int, lora: bool = False) -> float:
     1.3e-4 at 2M. LoRA takes ten times as much, at most 2e-3.
 
     Args:
-        method: the algorithm's name in a recipe.
+        base: the method's rate at 7e9 parameters.
         num_parameters: N, all parameters of the model (with LoRA too, not the adapter's).
-
-    Raises:
-        ConfigError: no rule is known for the method.
     """
-    if method not in _BASE_LR:
-        raise ConfigError(
-            f"lr: auto has no rule for {method!r} (it has for {', '.join(sorted(_BASE_LR))}); "
-            "give lr as a number"
-        )
-    scale = math.pow(_REFERENCE_SIZE / max(1, num_parameters), _SCALING_EXPONENT)
-    lr = _BASE_LR[method] * scale
+    lr = base * math.pow(_REFERENCE_SIZE / max(1, num_parameters), _SCALING_EXPONENT)
     return min(lr * _LORA_FACTOR, _LORA_CAP) if lora else lr
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from gnomon.algorithms.base import EncodedPrompt
-from gnomon.algorithms.rollouts import Rollout
-from gnomon.judges.protocol import Score
+from gnomon.algorithms.rollouts import EncodedPrompt, Rollout
+from gnomon.records import Comparison, Cost, Judgement, Score
 from gnomon.rollout.protocol import Completion
 
 STORED = {
-    "Rollout": ("prompt", "completions", "scores", "observed"),
+    "Rollout": ("prompt", "completions", "judgement", "observed"),
     "Completion": ("ids", "logprobs", "finish_reason", "text"),
+    "Judgement": ("judge", "scores", "comparisons", "version", "cost", "reason", "error"),
     "Score": ("value", "parts", "error"),
 }
 """The fields that are stored here; a test sees to it that there are no others."""
@@ -33,11 +33,8 @@ def pack_rollouts(rollouts: Sequence[Rollout], prompts: Sequence[EncodedPrompt])
         "logprobs": torch.cat([torch.zeros(0), *(c.logprobs.float().cpu() for c in completions)]),
         "finish": [c.finish_reason for c in completions],
         "texts": [c.text for c in completions],
-        "scores": [[asdict(s) for s in r.scores] for r in rollouts],
-        "observed": [
-            {name: [asdict(s) for s in scores] for name, scores in r.observed.items()}
-            for r in rollouts
-        ],
+        "judgements": [asdict(r.judgement) for r in rollouts],
+        "observed": [{name: asdict(j) for name, j in r.observed.items()} for r in rollouts],
     }
 
 
@@ -51,16 +48,24 @@ def unpack_rollouts(state: Mapping[str, Any], prompts: Sequence[EncodedPrompt]) 
     ]
     out: list[Rollout] = []
     at = 0
-    for prompt, count, scores, observed in zip(
-        state["prompts"], state["counts"], state["scores"], state["observed"], strict=True
+    for prompt, count, judgement, observed in zip(
+        state["prompts"], state["counts"], state["judgements"], state["observed"], strict=True
     ):
         out.append(
             Rollout(
                 prompts[prompt],
                 completions[at : at + count],
-                [Score(**s) for s in scores],
-                {name: [Score(**s) for s in values] for name, values in observed.items()},
+                _judgement(judgement),
+                {name: _judgement(one) for name, one in observed.items()},
             )
         )
         at += count
     return out
+
+
+def _judgement(packed: Mapping[str, Any]) -> Judgement:
+    compared = packed["comparisons"]
+    comparisons = None if compared is None else tuple(Comparison(**c) for c in compared)
+    scores = tuple(Score(**s) for s in packed["scores"])
+    cost = Cost(**packed["cost"])
+    return Judgement(**{**packed, "scores": scores, "comparisons": comparisons, "cost": cost})

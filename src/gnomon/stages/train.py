@@ -1,0 +1,267 @@
+"""The stage that trains: a method, its roles, its data and rewards, the loop, the saved result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from gnomon.agents.episodes import EpisodeRunner
+from gnomon.algorithms.base import Algorithm, Settings, Workbench
+from gnomon.algorithms.offline_settings import ReferenceSettings, TextMixSettings
+from gnomon.algorithms.on_policy_settings import OnPolicySettings
+from gnomon.algorithms.registry import Method, find_method
+from gnomon.algorithms.rollouts import ROLLOUT_METRICS
+from gnomon.data.encode import Encoder, How
+from gnomon.errors import ConfigError
+from gnomon.models.load import LoadedModel
+from gnomon.models.memory import RoleNeed
+from gnomon.models.roles import Role
+from gnomon.models.save import save_policy, save_reward_model
+from gnomon.runs.checkpoint import CheckpointStore
+from gnomon.stages.environments import build_environment, openings
+from gnomon.stages.resolve import reward_folder, sampling
+from gnomon.stages.roles import RoleBuilder
+from gnomon.stages.sources import LENGTH, context_of, keep_template
+from gnomon.stages.stage import Stage
+from gnomon.train.learner import GivenSource, Learner, Source
+from gnomon.train.loop import LOOP_METRICS, Loop, LoopOptions
+from gnomon.train.optim import default_lr
+from gnomon.train.progress import Progress
+from gnomon.train.reference_cache import ReferenceCache
+from gnomon.train.sampled import Played, SampledSource
+from gnomon.train.sinks import make_sinks
+
+
+class Train(Stage):
+    """Trains a method on its data, or on what the policy writes to prompts."""
+
+    trains: ClassVar[bool] = True
+
+    @cached_property
+    def method(self) -> Method:
+        """The method as the recipe names it."""
+        return find_method(self.spec.algorithm, self.base)
+
+    @cached_property
+    def algorithm(self) -> type[Algorithm]:
+        """The method's class."""
+        return self.method.algorithm
+
+    @property
+    def data_kind(self) -> str:
+        return self.algorithm.data
+
+    def metrics(self) -> tuple[str, ...]:
+        sampled = ROLLOUT_METRICS if self.samples else ()
+        return (*self.algorithm.metrics, *sampled, *LOOP_METRICS)
+
+    def needs(self) -> tuple[RoleNeed, ...]:
+        return self.algorithm.needs(self.settings)
+
+    def iterations(self, rows: int) -> int:
+        train = self.spec.train
+        if train.steps is not None:
+            return train.steps
+        return max(1, math.ceil((train.epochs or 1) * rows / train.batch_size))
+
+    def learning_rate(self, parameters: int) -> float:
+        given, base = self.spec.train.lr, self.algorithm.base_lr
+        if given != "auto":
+            return given
+        if base is None:
+            raise ConfigError(
+                f"lr: auto has no rule for {self.spec.algorithm!r}, whose class gives no base_lr; "
+                "give lr as a number"
+            )
+        return default_lr(base, parameters, self.spec.lora is not None)
+
+    # -- checks -----------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        spec, settings = self.spec, self.settings
+        if not self.samples and (spec.reward or spec.observe):
+            raise ConfigError(f"{spec.algorithm} trains on its data and uses no reward; remove it")
+        if self.samples and not isinstance(settings, OnPolicySettings):
+            raise ConfigError(
+                f"{spec.algorithm} samples the policy, so its Settings must derive from "
+                "gnomon.algorithms.on_policy_settings.OnPolicySettings"
+            )
+        least = self.algorithm.least_samples(settings)
+        if self.samples and spec.rollout.samples < least:
+            raise ConfigError(
+                f"{spec.algorithm} compares responses to the same prompt: set rollout.samples to "
+                f"at least {least} (it is {spec.rollout.samples})"
+            )
+        self._check_rollout()
+        mix = isinstance(settings, TextMixSettings) and settings.pretraining_coef
+        if mix and not spec.pretraining:
+            raise ConfigError("settings.pretraining_coef needs text: give pretraining: [path: ...]")
+        if spec.pretraining and not mix:
+            raise ConfigError(
+                "pretraining text is given but would not be used: set settings.pretraining_coef "
+                "above 0, or remove it"
+            )
+        if spec.normalise_on and self.algorithm.produces != "reward_model":
+            raise ConfigError(f"normalise_on is for reward models, and this is {spec.algorithm}")
+
+    def _check_rollout(self) -> None:
+        """The method can learn from what is sampled ahead; nothing is given that none reads."""
+        spec = self.spec
+        if not self.samples:
+            given = ", ".join(sorted(spec.rollout.model_fields_set))
+            if given:
+                raise ConfigError(
+                    f"{spec.algorithm} samples no responses: remove rollout ({given})"
+                )
+            if spec.environment is not None:
+                raise ConfigError(f"{spec.algorithm} plays no episodes; remove environment")
+        elif spec.rollout.max_staleness:
+            problem = self.algorithm.refuses_older_weights(self.settings)
+            if problem is not None:
+                raise ConfigError(f"rollout.max_staleness: {problem}")
+
+    # -- work -------------------------------------------------------------------------------------
+
+    def work(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
+        builder = RoleBuilder(self.spec, loaded, self.seed)
+        encoder = self.encoder(loaded)
+        keep_template(loaded, encoder)
+        roles = builder.build(self.needs(), self._value_folder())
+        rows = self._rows(builder, encoder)
+        text = self.data.text(encoder)
+        normalise_on = self.data.normalisers(encoder) if not self.samples else []
+        self.data.note(self.folder.path / "data.json", resume)
+        cache = self._reference_cache(loaded, encoder)
+        bench = self._bench(roles, len(rows[0]))
+        bench.normalise_on, bench.reference_store = normalise_on, cache
+        with self.progress(bench.iterations) as progress:
+            if cache is not None:
+                cache.on_progress = self.watched(progress, "reference")
+            algorithm = self.algorithm(self.settings, bench)
+            source = self._source(algorithm, rows, builder, encoder, progress)
+            self.closing.callback(source.close)
+            learner = Learner(algorithm, source, text)
+            loop = self._loop(learner, loaded, progress, resume)
+            last = loop.run(resume)
+        self._save(algorithm, loaded)
+        info = {
+            "iterations": bench.iterations,
+            "idle_iterations": loop.idle.count,
+            "summary": {k: v for k, v in last.items() if not k.startswith("eval/")},
+            "held_out": {k[5:]: v for k, v in last.items() if k.startswith("eval/")},
+        }
+        return info if cache is None else info | {"reference": cache.summary()}
+
+    def _rows(self, builder: RoleBuilder, encoder: Encoder) -> tuple[Sequence[Any], Sequence[Any]]:
+        """The rows to train and to evaluate on, as tokens."""
+        groups, held_out = self.data.groups(self.data_kind)
+        if self.samples:
+            self.environment = self._environment(builder, encoder)
+            rows = self.prompts(encoder, openings(self.environment, groups))
+            kept = self.prompts(encoder, openings(self.environment, held_out))
+        else:
+            rows, left_out = self.prepare(encoder, groups, training=True)
+            kept, also = self.prepare(encoder, held_out, training=False)
+            self.data.report.skipped += [*left_out, *also]
+        return rows, kept[: self.spec.train.eval_size]  # of those that can be used
+
+    def prepare(
+        self, encoder: Encoder, groups: Sequence[Any], training: bool
+    ) -> tuple[list[Any], list[Any]]:
+        how: How = "demonstrations" if self.data_kind == "demonstrations" else "groups"
+        encoded = self.data.encode(encoder, groups, how)
+        return self.algorithm.prepare(encoded, self.settings, training=training)
+
+    def _bench(self, roles: Mapping[str, Role], rows: int) -> Workbench:
+        train = self.spec.train
+        return Workbench(
+            roles,
+            method=self.spec.algorithm,
+            seed=self.seed,
+            iterations=self.iterations(rows),
+            batch_size=train.batch_size,
+            samples=self.spec.rollout.samples,
+            longest_response=self.spec.response_tokens,
+            tokens_per_microbatch=train.tokens_per_microbatch,
+            device=self.device,
+        )
+
+    def _source(
+        self,
+        algorithm: Algorithm,
+        rows: tuple[Sequence[Any], Sequence[Any]],
+        builder: RoleBuilder,
+        encoder: Encoder,
+        progress: Progress,
+    ) -> Source:
+        if not self.samples:
+            return GivenSource(algorithm, *rows)
+        played = Played(
+            engine=self.engine(algorithm.roles["policy"], encoder),
+            judge=None if self.environment and not self.spec.reward else self.judge(builder),
+            environment=self.environment,
+            observers=[self.observer(builder, spec) for spec in self.spec.observe],
+            sampling=sampling(self.spec.rollout),
+            max_reward_errors=self.spec.max_reward_errors,
+            on_progress=self.watched(progress, "rollout"),
+        )
+        return SampledSource(algorithm, rows[0], played, rows[1])
+
+    def _environment(self, builder: RoleBuilder, encoder: Encoder) -> EpisodeRunner | None:
+        spec = self.spec.environment
+        if spec is None:
+            return None
+        window = context_of(builder.trunk.model.config) or self.recipe.max_length or LENGTH
+        return build_environment(spec, encoder, base=self.base, window=window)
+
+    def _value_folder(self) -> Path | None:
+        """The reward model that a role starts from, where one asks for it."""
+        if not any(need.from_reward for need in self.needs()):
+            return None
+        named = [spec.model for spec in self.spec.reward if spec.model is not None]
+        return reward_folder(self.recipe, self.run, self.base, named[0]) if named else None
+
+    def _reference_cache(self, loaded: LoadedModel, encoder: Encoder) -> ReferenceCache | None:
+        """Beside the runs, so that they share it; for methods whose reference is cached."""
+        settings: Settings = self.settings
+        if not (isinstance(settings, ReferenceSettings) and settings.reference == "cached"):
+            return None
+        folder = Path(self.recipe.output) / ".cache" / "reference"
+        return ReferenceCache(folder, loaded.fingerprint, encoder.fingerprint, self.recipe.dtype)
+
+    def _loop(
+        self, learner: Learner, loaded: LoadedModel, progress: Progress, resume: bool
+    ) -> Loop:
+        sinks = make_sinks(
+            self.recipe.sinks,
+            self.folder.path,
+            f"{self.recipe.name}/{self.spec.name}",
+            self.spec.model_dump(mode="json"),
+            resume_step=self._resume_step() if resume else None,
+        )
+        for sink in sinks:
+            self.closing.callback(sink.close)
+        parameters = sum(p.numel() for p in loaded.model.parameters())
+        options = LoopOptions.of(
+            self.spec.train, learner.bench.iterations, self.learning_rate(parameters), self.seed
+        )
+        self.run.update_manifest(optimizer={self.spec.name: options.optimizer()})
+        return Loop(learner, options, self.folder.path, progress, sinks, self.stop)
+
+    def _resume_step(self) -> int | None:
+        """The optimizer step of the newest checkpoint, where sinks go on."""
+        store = CheckpointStore(self.folder.path / "checkpoints")
+        iteration = store.latest()
+        return None if iteration is None else store.read(iteration).step
+
+    def _save(self, algorithm: Algorithm, loaded: LoadedModel) -> None:
+        result = algorithm.result()
+        facts = {"algorithm": self.spec.algorithm, "base": loaded.source, **result.facts}
+        folder = self.folder.model
+        if result.normaliser is None:
+            save_policy(folder, result.roles[0], facts=facts)
+        else:
+            save_reward_model(folder, result.roles, normaliser=result.normaliser, facts=facts)
