@@ -14,7 +14,6 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -24,7 +23,7 @@ from gnomon.algorithms.collect_settings import (
     CollectSettings,
     LabellerSpec,
 )
-from gnomon.algorithms.registry import ALGORITHMS
+from gnomon.algorithms.registry import METHODS, Method
 from gnomon.recipe import schema
 from gnomon.recipe.reference import default_of, type_of
 
@@ -112,13 +111,13 @@ def recipe_reference() -> str:
 def settings_reference() -> str:
     """The tables of the algorithms' settings."""
     parts, seen = [], dict[type[BaseModel], str]()
-    for name, a in ALGORITHMS.items():
-        preset_of = next((base for base in a.Settings.__mro__[1:] if base in seen), None)
-        about = _facts(a)
+    for name, method in METHODS.items():
+        preset_of = next((base for base in method.settings.__mro__[1:] if base in seen), None)
+        about = _facts(method)
         if preset_of is not None:
             about += f" The settings of `{seen[preset_of]}`, with these defaults:"
-        seen.setdefault(a.Settings, name)
-        parts.append(_section(a.Settings, f"### `{name}`: {a.summary}", about, preset_of))
+        seen.setdefault(method.settings, name)
+        parts.append(_section(method.settings, f"### `{name}`: {method.summary}", about, preset_of))
     about = "Needs prompts. It writes preference data for a later stage (`data: stage:NAME`)."
     title = f"### `{COLLECT}`: {COLLECT_SUMMARY}"
     parts.append(_section(CollectSettings, title, about=about))
@@ -137,8 +136,9 @@ def render(page: str) -> str:
     return BLOCK.sub(lambda m: f"{m[1]}\n{tables[m[2]]()}\n{m[3]}", page)
 
 
-def _facts(algorithm: Any) -> str:
-    kinds = {"comparisons": "preferences or rankings", "unpaired": "answers labelled good or bad"}
+def _facts(method: Method) -> str:
+    algorithm = method.algorithm
+    kinds = {"rankings": "preferences or rankings", "unpaired": "answers labelled good or bad"}
     out = {"reward_model": "a reward model", "policy": "a policy"}[algorithm.produces]
     return f"Needs {kinds.get(algorithm.data, algorithm.data)}. Gives {out}."
 

@@ -34,7 +34,7 @@ from gnomon.judges.protocol import Sample, Score
 from gnomon.losses.policy_gradient import soft_overlong_penalty
 from gnomon.recipe.load import parse_recipe
 from gnomon.runs.folder import RunFolder
-from gnomon.stages.stage import StageRun
+from gnomon.stages.stage import open_stage, run_stage
 from gnomon.train.optim import default_lr
 
 
@@ -428,7 +428,7 @@ def test_each_preset_runs_from_a_recipe(name: str, tiny_folder: Path, tmp_path: 
     recipe = parse_recipe({**raw, "max_length": 120})
     run = RunFolder(recipe)
     run.open(False)
-    StageRun(recipe, recipe.stages[0], run, tmp_path).execute(False)
+    run_stage(open_stage(recipe, recipe.stages[0], run, tmp_path), False)
     row = rows_of(run.stage("rl").path)[0]
     expected = {"reward", "pass@1", "pass@3", "zero_spread", "clip_low", "entropy", "finished"}
     assert expected | {"mismatch", "importance_max", "length_incorrect"} <= row.keys()

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import gnomon as package
-from gnomon.algorithms.registry import ALGORITHMS
+from gnomon.algorithms.registry import METHODS
 from gnomon.cli.main import app
 
 RECIPE = """\
@@ -94,11 +94,10 @@ def test_help_and_lists_are_quick_too(folder: Path, arguments: list[str]) -> Non
 
 
 def test_the_registry_tells_of_every_algorithm_what_its_class_says() -> None:
-    for name in ALGORITHMS:
-        settings, summary = ALGORITHMS.describe(name)
-        algorithm = ALGORITHMS[name]
-        assert (algorithm.name, algorithm.Settings, algorithm.summary) == (name, settings, summary)
-        assert summary
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert issubclass(method.settings, method.algorithm.Settings)
+        assert method.summary
 
 
 def test_version_and_completion() -> None:
@@ -112,7 +111,7 @@ def test_version_and_completion() -> None:
 
 def test_algorithms_lists_explains_and_narrows() -> None:
     listed = CliRunner().invoke(app, ["algorithms"]).output
-    for name in [*ALGORITHMS, "collect"]:
+    for name in [*METHODS, "collect"]:
         assert name in listed
     explained = CliRunner().invoke(app, ["algorithms", "ppo"]).output
     assert "PPO with a critic" in explained

@@ -8,10 +8,7 @@ import pytest
 from docs_pages import contributed_files
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import gnomon.algorithms
-import gnomon.losses
 import gnomon.stats
-from gnomon.algorithms.registry import ALGORITHMS
 from gnomon.tasks.tunnel.tokenizer import build_tokenizer
 
 
@@ -22,17 +19,13 @@ def contributed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-    for package in (gnomon.losses, gnomon.algorithms, gnomon.stats):
-        part = package.__name__.rpartition(".")[2]
-        extra = str(tmp_path / "src" / "gnomon" / part)
-        monkeypatch.setattr(package, "__path__", [*package.__path__, extra])
-    from gnomon.algorithms.unlikelihood import Unlikelihood  # type: ignore[import-not-found]
-
-    monkeypatch.setitem(ALGORITHMS, Unlikelihood.name, Unlikelihood)
+    extra = str(tmp_path / "src" / "gnomon" / "stats")
+    monkeypatch.setattr(gnomon.stats, "__path__", [*gnomon.stats.__path__, extra])
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    for module in ("losses.unlikelihood", "algorithms.unlikelihood", "evals.refusals"):
-        sys.modules.pop(f"gnomon.{module}", None)
+    for module in ("unlikelihood", "gnomon.stats.refusals"):
+        sys.modules.pop(module, None)
 
 
 @pytest.fixture(scope="session")

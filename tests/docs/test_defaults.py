@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from docs_pages import ROOT
 
-from gnomon.algorithms.registry import ALGORITHMS
+from gnomon.algorithms.registry import METHODS as BY_NAME
 from gnomon.recipe.schema import RolloutSpec, TrainSpec
 from gnomon.train.loop import OPTIMIZER
 from gnomon.train.optim import default_lr
@@ -54,7 +54,7 @@ def ours(key: str, method: str | None) -> Any:
     owner: Any = {"train": TrainSpec, "rollout": RolloutSpec}.get(place)
     if owner is None:
         assert method is not None
-        owner = ALGORITHMS[method].Settings
+        owner = BY_NAME[method].settings
     value = owner.model_fields[name].default
     return value[int(index[0])] if index else value
 
@@ -97,7 +97,9 @@ def test_the_rates_of_lr_auto() -> None:
     rows = rows_of("`lr: auto`")
     assert len(rows) == 9
     for method, rate, config, value in rows:
-        assert rate == shown(default_lr(method.strip("`"), 7 * 10**9))
+        base = BY_NAME[method.strip("`")].algorithm.base_lr
+        assert base is not None
+        assert rate == shown(default_lr(base, 7 * 10**9))
         assert value == shown(theirs(config, "learning_rate"))
 
 

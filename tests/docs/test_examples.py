@@ -15,13 +15,14 @@ import yaml
 from docs_pages import ROOT, Block, blocks, contributed_files, pages
 from typer.testing import CliRunner
 
-from gnomon.algorithms.base import Totals
+from gnomon.algorithms.base import Step, Workbench
 from gnomon.cli.main import app
 from gnomon.data.encode import Encoder
 from gnomon.data.formats import FORMATS
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.readers import read_groups
 from gnomon.errors import ConfigError
+from gnomon.losses.reduce import Totals
 from gnomon.recipe.load import apply_override, load_recipe, parse_recipe
 from gnomon.stages.resolve import stage_settings
 from gnomon.stages.run import run_recipe
@@ -56,7 +57,7 @@ COMMANDS = sorted(
 def test_every_recipe_validates(page: str, raw: dict[str, Any], contributed: Path) -> None:
     recipe = parse_recipe(raw, where=page)
     for stage in recipe.stages:
-        stage_settings(stage)
+        stage_settings(stage, contributed)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -128,7 +129,7 @@ def test_the_algorithm_example_trains(contributed: Path, tiny_model: Path) -> No
 def test_the_algorithm_example_does_not_depend_on_the_split(contributed: Path) -> None:
     """What CONTRIBUTING says of ``totals``: micro-batches add up to the step's loss."""
 
-    from gnomon.algorithms.unlikelihood import (  # type: ignore[import-not-found]
+    from unlikelihood import (  # type: ignore[import-not-found]
         Unlikelihood,
         UnlikelihoodSettings,
     )
@@ -139,18 +140,17 @@ def test_the_algorithm_example_does_not_depend_on_the_split(contributed: Path) -
     read = read_groups(file, kind="unpaired").groups
     groups, _ = Encoder(build_tokenizer(), max_length=64).encode_all(read)
     policy = SimpleNamespace(logprobs=lambda b: SimpleNamespace(logprobs=-0.1 * b.targets.sqrt()))
-    method = Unlikelihood.__new__(Unlikelihood)
-    method.roles, method.settings = {"policy": policy}, UnlikelihoodSettings(coef=0.5)
-    totals = Totals.of(groups)
+    method = Unlikelihood(UnlikelihoodSettings(coef=0.5), Workbench({"policy": policy}))
+    step = Step(0, totals=Totals.of(groups))
     parts = [pack(part) for part in microbatches(groups, 1)]
     assert len(parts) == 2
-    whole = method.loss(pack(groups), totals).loss
-    torch.testing.assert_close(sum(method.loss(b, totals).loss for b in parts), whole)
+    whole = method.loss(pack(groups), step).loss
+    torch.testing.assert_close(sum(method.loss(b, step).loss for b in parts), whole)
 
 
 def test_the_tests_of_the_example_pass(contributed: Path) -> None:
     names: dict[str, Any] = {}
-    exec(contributed_files()["tests/losses/test_losses_unlikelihood.py"], names)
+    exec(contributed_files()["test_unlikelihood.py"], names)
     tests = [f for name, f in names.items() if name.startswith("test_")]
     assert len(tests) == 2
     for test in tests:

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from gnomon.algorithms.registry import ALGORITHMS
+from gnomon.algorithms.registry import METHODS
 from gnomon.recipe.schema import Recipe, StageSpec, TrainSpec
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -31,10 +31,10 @@ def test_the_page_is_fresh(maker: ModuleType) -> None:
 
 def test_the_page_holds_every_key_and_every_algorithm() -> None:
     page = (DOCS / "recipes.md").read_text(encoding="utf-8")
-    for model in (Recipe, StageSpec, TrainSpec, *(a.Settings for a in ALGORITHMS.values())):
+    for model in (Recipe, StageSpec, TrainSpec, *(m.settings for m in METHODS.values())):
         for name, field in model.model_fields.items():
             assert f"| `{field.alias or name}` |" in page
-    for name in ALGORITHMS:
+    for name in METHODS:
         assert f"### `{name}`:" in page
 
 
@@ -73,7 +73,7 @@ def test_a_key_without_a_meaning_is_refused(maker: ModuleType) -> None:
 def test_no_meaning_is_left_over(maker: ModuleType) -> None:
     """A meaning for a key that is gone, or that the code describes by now, misleads."""
     known = [*maker.TITLES, maker.CollectSettings, maker.LabellerSpec]
-    known += [a.Settings for a in ALGORITHMS.values()]
+    known += [m.settings for m in METHODS.values()]
     undescribed = {
         f"{owner.__name__}.{name}"
         for model in known

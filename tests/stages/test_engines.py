@@ -25,7 +25,7 @@ from gnomon.stages import engines
 from gnomon.stages.check import check_recipe
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.run import run_recipe
-from gnomon.stages.stage import StageRun
+from gnomon.stages.train import Train
 from served import Process
 
 LORA = {"rank": 2, "alpha": 4}
@@ -287,11 +287,11 @@ def test_what_came_of_a_stage_is_noted_even_where_something_does_not_close(
     def impatient() -> None:
         raise KeyboardInterrupt
 
-    def broken(stage: StageRun, *args: Any) -> Any:
+    def broken(stage: Train, *args: Any) -> Any:
         stage.closing.callback(impatient)
         raise EngineError("the sampler is gone")
 
-    monkeypatch.setattr(StageRun, "_train", broken)
+    monkeypatch.setattr(Train, "work", broken)
     with pytest.raises(RunStopped, match="at once"):
         go(raw(tiny_folder, tmp_path))
     about = json.loads((tmp_path / "run/stages/01-grpo/stage.json").read_text())

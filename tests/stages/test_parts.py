@@ -27,11 +27,13 @@ from gnomon.recipe.schema import LoraSpec, StageSpec
 from gnomon.records import Message, Prompt
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.runs.folder import RunFolder
 from gnomon.stages.collect import Collector, CollectSettings, collect, ranks_from_rewards
 from gnomon.stages.memory import stage_memory
 from gnomon.stages.rewards import own_encoding
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import keep_template, recipe_encoder
+from gnomon.stages.stage import open_stage
 from gnomon.tasks.tunnel.tokenizer import build_tokenizer
 from gnomon.train.progress import Progress
 
@@ -69,7 +71,7 @@ def test_the_critic_starts_from_the_reward_model_only_if_it_reads_the_policys_to
         loaded = LoadedReward((Role("rm", rewards, head=tw.head()),), RewardNormaliser())
         builder = RoleBuilder(stage, LoadedModel(tw.trunk().model, policys, "", ""), seed=0)
         monkeypatch.setattr(builder, "reward", lambda folder, loaded=loaded: loaded)
-        critic = builder.build(PPO, PPOSettings(), Path("rm"))["value_model"]
+        critic = builder.build(PPO.needs(PPOSettings()), Path("rm"))["value_model"]
         first = next(iter(rewards.model.parameters()))
         assert torch.equal(next(iter(critic.trunk.model.parameters())), first) == same
         assert critic.trainable
@@ -83,7 +85,7 @@ def test_the_critics_copy_recomputes_as_the_policy_does_and_rewards_take_its_pre
     stage = StageSpec(name="ppo", algorithm="ppo", train={"gradient_checkpointing": True})
     policys = LoadedModel(tw.trunk().model.bfloat16(), tw.tokenizer(), "", "")
     builder = RoleBuilder(stage, policys, seed=0)
-    critic = builder.build(PPO, PPOSettings(), tmp_path / "rm")["value_model"]
+    critic = builder.build(PPO.needs(PPOSettings()), tmp_path / "rm")["value_model"]
     assert critic.trunk.gradient_checkpointing
     reward = builder.reward(tmp_path / "rm").members[0].trunk
     assert not reward.gradient_checkpointing
@@ -122,7 +124,8 @@ def test_an_ensemble_of_whole_models_needs_the_memory_of_each() -> None:
     def separate(**settings: Any) -> int:
         stage = {"name": "rm", "algorithm": "reward_model", "data": "x", "settings": settings}
         recipe = tw.make_recipe("tunnel", Path("runs"), stage)
-        return stage_memory(recipe, recipe.stages[0]).separate.total
+        opened = open_stage(recipe, recipe.stages[0], RunFolder(recipe), Path())
+        return stage_memory(opened).separate.total
 
     one, heads = separate(members=1), separate(members=4)
     models = separate(members=4, share_trunk=False)

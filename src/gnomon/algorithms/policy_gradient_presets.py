@@ -59,8 +59,8 @@ RLOOSettings = preset(
     kl_in="reward",
     kl_estimator="k1",
 )
-# REINFORCE++ (Hu 2025, arXiv:2501.03262): advantages normalised over the whole batch's tokens, KL of
-# the rest of the response in each token's return; any number of samples.
+# REINFORCE++ (Hu 2025, arXiv:2501.03262): advantages normalised over the whole batch's tokens, KL
+# of the rest of the response in each token's return; any number of samples.
 ReinforcePPSettings = preset(
     "ReinforcePPSettings",
     "Settings of REINFORCE++.",
@@ -81,9 +81,9 @@ GSPOSettings = preset(
     beta=0.0,
     minibatches=4,
 )
-# CISPO (MiniMax 2025, "MiniMax-M1", arXiv:2506.13585): the weight is clipped, never the gradient. The
-# paper does not give its upper clip; weights up to 5 are those of Khatri et al. 2025 ("The art of
-# scaling reinforcement learning compute for LLMs").
+# CISPO (MiniMax 2025, "MiniMax-M1", arXiv:2506.13585): the weight is clipped, never the gradient.
+# The paper does not give its upper clip; weights up to 5 are those of Khatri et al. 2025 ("The art
+# of scaling reinforcement learning compute for LLMs").
 CISPOSettings = preset(
     "CISPOSettings",
     "Settings of CISPO.",
@@ -104,7 +104,7 @@ GMPOSettings = preset(
     beta=0.0,
     minibatches=4,
 )
-# REINFORCE (Williams 1992) with the mean reward of earlier iterations as baseline; one step at a time.
+# REINFORCE (Williams 1992) with the mean reward of earlier iterations as baseline, one step each.
 ReinforceSettings = preset(
     "ReinforceSettings",
     "Settings of REINFORCE.",
