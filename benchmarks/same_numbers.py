@@ -227,7 +227,7 @@ def main() -> None:
         failed = 0
         for stage in sorted((one / "stages").iterdir()):
             names = differing(numbers(stage), numbers(other / "stages" / stage.name))
-            apart = distance(stage, other / "stages" / stage.name)
+            apart = distance(stage / "model", other / "stages" / stage.name / "model")
             same = not names and apart == 0.0
             failed += not same and not (arguments.bound and apart <= arguments.bound)
             detail = "same bytes" if same else f"weights {apart:.1e} apart; {', '.join(names[:6])}"

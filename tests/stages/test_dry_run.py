@@ -12,14 +12,17 @@ import pytest
 import torch
 from rich.console import Console
 
+import tiny_world as tw
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.recipe.load import load_recipe, parse_recipe
-from gnomon.recipe.schema import Recipe, StageSpec
+from gnomon.recipe.schema import Recipe
+from gnomon.runs.folder import RunFolder
 from gnomon.stages import usable
 from gnomon.stages.clock import Speed, stage_seconds
 from gnomon.stages.plan import make_plan, render_plan
 from gnomon.stages.resolve import pick_device
 from gnomon.stages.run import run_recipe
+from gnomon.stages.stage import open_stage
 from gnomon.stages.usable import Usable
 
 ROOT = Path(__file__).parents[2]
@@ -265,11 +268,10 @@ class Config:
 
 
 def seconds(stage: dict[str, Any], usable: Usable, iterations: int = 10) -> float:
-    spec = StageSpec.model_validate({"name": "s", "algorithm": "sft", "data": "x.jsonl", **stage})
-    return stage_seconds(
-        spec, usable, iterations,
-        roles=("policy",), settings=None, parameters=1_000_000, config=Config(), speed=SPEED,
-    )  # fmt: skip
+    raw = {"name": "s", "algorithm": "sft", "data": "x.jsonl", **stage}
+    made = tw.make_recipe("tunnel", Path("runs"), raw)
+    opened = open_stage(made, made.stages[0], RunFolder(made), Path())
+    return stage_seconds(opened, usable, iterations, 1_000_000, Config(), SPEED)
 
 
 def test_the_arithmetic_of_training() -> None:

@@ -159,7 +159,7 @@ def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table 
     yield Text(_total(plans))
     for plan in plans:
         if plan.left_out:
-            yield Text(f"{plan.stage.spec.name}: {summarise_skipped(plan.left_out)}")
+            yield Text(f"{plan.stage.name}: {summarise_skipped(plan.left_out)}")
     yield from _code_note(recipe, code)
     for plan in plans:
         if plan.stage.trains:
@@ -183,7 +183,7 @@ def _stage_table(recipe: Recipe, plans: Sequence[StagePlan]) -> Table:
         table.add_column(column, no_wrap=True, justify="right")
     for plan in plans:
         table.add_row(
-            plan.stage.spec.name,
+            plan.stage.name,
             plan.stage.spec.algorithm,
             _short(plan.start, recipe),
             _rows(plan),
@@ -236,7 +236,7 @@ def _code_note(recipe: Recipe, code: bool) -> Iterator[Text]:
 
 def _memory_title(plan: StagePlan) -> str:
     chosen = "shared trunk (LoRA)" if plan.stage.spec.lora else "separate (full)"
-    return f"{plan.stage.spec.name}: {', '.join(plan.roles)}; runs as {chosen}"
+    return f"{plan.stage.name}: {', '.join(plan.roles)}; runs as {chosen}"
 
 
 def _short(start: str, recipe: Recipe) -> str:

@@ -131,6 +131,10 @@ class Stage:
         """Do the work, and return the stage's own part of stage.json."""
         raise NotImplementedError
 
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
     # -- what all of them use ---------------------------------------------------------------------
 
     @cached_property
