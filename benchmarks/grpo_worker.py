@@ -138,9 +138,10 @@ def run_gnomon(job: GrpoJob) -> Measured:
     from gnomon.records import Message, Prompt
     from gnomon.rollout.protocol import SamplingParams
     from gnomon.rollout.torch_engine import TorchEngine
-    from gnomon.stages.resolve import stage_settings
+    from gnomon.stages.names import stage_settings
     from gnomon.stages.roles import RoleBuilder
-    from gnomon.train.loop import Loop, LoopOptions
+    from gnomon.train.loop import Loop
+from gnomon.train.optim import LoopOptions
 
     rows = row_files.load(Path(job.rows))
     steps, samples = len(rows.schedule), len(rows.groups[0].responses)

@@ -86,9 +86,10 @@ def run_gnomon(job: Job) -> Measured:
     from gnomon.algorithms.registry import find_algorithm
     from gnomon.models.load import load_causal_lm
     from gnomon.recipe.schema import LoraSpec, StageSpec, TrainSpec
-    from gnomon.stages.resolve import stage_settings
+    from gnomon.stages.names import stage_settings
     from gnomon.stages.roles import RoleBuilder
-    from gnomon.train.loop import Loop, LoopOptions
+    from gnomon.train.loop import Loop
+from gnomon.train.optim import LoopOptions
 
     rows = row_files.load(Path(job.rows))
     stage = StageSpec(

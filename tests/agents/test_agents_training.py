@@ -18,7 +18,8 @@ from gnomon.data.pack import pack
 from gnomon.errors import RewardsFailedError
 from gnomon.judges.protocol import Sample, Score
 from gnomon.records import Message, TokenGroup
-from gnomon.train.loop import Loop, LoopOptions
+from gnomon.train.loop import Loop
+from gnomon.train.optim import LoopOptions
 from gnomon.train.progress import Progress
 
 SETTINGS: dict[str, dict[str, Any]] = {"raft": {"drop_unfinished": False}}

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gnomon.algorithms.policy_gradient import PolicyGradient
 from ppo_zoo import Padded
 from torch import Tensor
 
 import tiny_world as tw
 from gnomon.algorithms.base import Experience, Ingredients, Sampling
-from gnomon.algorithms.policy_gradient import PolicyGradient
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.judges.protocol import Reward, Sample, Score
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.train.loop import Loop, LoopOptions
+from gnomon.train.loop import Loop
+from gnomon.train.optim import LoopOptions
 from gnomon.train.progress import Progress
 
 ENDS = (tw.EOS, *range(8, 60))

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gnomon.algorithms.on_policy import OnPolicy
 from torch import Tensor
 
 import tiny_world as tw
 from gnomon.algorithms.base import Ingredients, Sampling
-from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.algorithms.rollouts import Rollout
 from gnomon.judges.protocol import Reward, Sample, Score
@@ -19,7 +19,8 @@ from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import Completion, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.train.loop import Loop, LoopOptions
+from gnomon.train.loop import Loop
+from gnomon.train.optim import LoopOptions
 from gnomon.train.progress import Progress
 
 ENDS = (tw.EOS, *range(8, 40))

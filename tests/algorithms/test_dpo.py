@@ -27,7 +27,8 @@ from gnomon.algorithms.base import Totals
 from gnomon.algorithms.dpo import DPO, DPOSettings
 from gnomon.data.pack import pack
 from gnomon.records import Comparison, TokenGroup, TokenResponse
-from gnomon.train.loop import Loop, LoopOptions
+from gnomon.train.loop import Loop
+from gnomon.train.optim import LoopOptions
 from gnomon.train.progress import Progress
 
 BASE = model()

@@ -23,7 +23,8 @@ from gnomon.algorithms.kto import KTO, KTOSettings, mismatch
 from gnomon.data.pack import pack
 from gnomon.errors import DataError
 from gnomon.records import Source, TokenGroup, TokenResponse
-from gnomon.train.loop import Loop, LoopOptions
+from gnomon.train.loop import Loop
+from gnomon.train.optim import LoopOptions
 from gnomon.train.progress import Progress
 
 BASE = model()

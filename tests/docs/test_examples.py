@@ -24,7 +24,7 @@ from gnomon.data.readers import read_groups
 from gnomon.errors import ConfigError
 from gnomon.losses.reduce import Totals
 from gnomon.recipe.load import apply_override, load_recipe, parse_recipe
-from gnomon.stages.resolve import stage_settings
+from gnomon.stages.names import stage_settings
 from gnomon.stages.run import run_recipe
 from gnomon.tasks.tunnel.tokenizer import build_tokenizer
 

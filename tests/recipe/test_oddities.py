@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.recipe.load import load_recipe, read_yaml
 from gnomon.recipe.read import MAX_DEPTH, read_document
-from gnomon.stages.settings import check_names
+from gnomon.stages.names import check_names
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted([*ROOT.glob("recipes/*.yaml"), *ROOT.glob("src/gnomon/recipe/presets/*.yaml")])

@@ -20,9 +20,8 @@ from gnomon.runs.folder import RunFolder
 from gnomon.stages import usable
 from gnomon.stages.clock import Speed, stage_seconds
 from gnomon.stages.plan import make_plan, render_plan
-from gnomon.stages.resolve import pick_device
 from gnomon.stages.run import run_recipe
-from gnomon.stages.stage import open_stage
+from gnomon.stages.stage import open_stage, pick_device
 from gnomon.stages.usable import Usable
 
 ROOT = Path(__file__).parents[2]

@@ -29,7 +29,6 @@ from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.collect import Collector, CollectSettings, collect, ranks_from_rewards
-from gnomon.stages.memory import stage_memory
 from gnomon.stages.rewards import own_encoding
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import keep_template, recipe_encoder
@@ -125,7 +124,7 @@ def test_an_ensemble_of_whole_models_needs_the_memory_of_each() -> None:
         stage = {"name": "rm", "algorithm": "reward_model", "data": "x", "settings": settings}
         recipe = tw.make_recipe("tunnel", Path("runs"), stage)
         opened = open_stage(recipe, recipe.stages[0], RunFolder(recipe), Path())
-        return stage_memory(opened).separate.total
+        return opened.memory().separate.total
 
     one, heads = separate(members=1), separate(members=4)
     models = separate(members=4, share_trunk=False)

@@ -19,9 +19,9 @@ from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import Recipe
 from gnomon.records import Message, Prompt
 from gnomon.stages.plan import make_plan, render_plan
-from gnomon.stages.resolve import pick_device
 from gnomon.stages.run import run_recipe
 from gnomon.stages.sources import recipe_encoder
+from gnomon.stages.stage import pick_device
 
 
 def pair(i: int) -> dict[str, str]:

@@ -29,7 +29,8 @@ from gnomon.errors import RewardsFailedError, RunError, RunStopped
 from gnomon.models.roles import Role
 from gnomon.models.save import save_policy
 from gnomon.records import TokenGroup
-from gnomon.train.loop import Loop, LoopOptions
+from gnomon.train.loop import Loop
+from gnomon.train.optim import LoopOptions
 from gnomon.train.progress import Progress
 
 

@@ -21,7 +21,7 @@ def algorithms(
     """List the algorithms a recipe can name, or explain the settings of one."""
     from gnomon.algorithms.collect_settings import COLLECT, LabellerSpec
     from gnomon.algorithms.registry import METHODS
-    from gnomon.stages.settings import KINDS, describe
+    from gnomon.stages.names import KINDS, describe
 
     if name is None:
         _list([(n, *describe(n)) for n in (*METHODS, *KINDS)])

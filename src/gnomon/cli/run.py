@@ -53,7 +53,7 @@ def run(
     are imported by --dry-run too, unless --no-code is given.
     """
     from gnomon.recipe.load import load_recipe
-    from gnomon.stages.settings import check_names
+    from gnomon.stages.names import check_names
 
     if no_code and not dry_run:
         raise ConfigError("--no-code goes with --dry-run: a run needs the recipe's own code")
@@ -89,7 +89,7 @@ def quickstart(
     labellers, PPO optimises it, and a program that knows the true preference says how well it went.
     """
     from gnomon.recipe.presets import load_preset
-    from gnomon.stages.settings import check_names
+    from gnomon.stages.names import check_names
 
     changes = overrides or []
     if "=" in preset:  # no preset was named, only changes to the usual one

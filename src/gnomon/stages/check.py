@@ -7,7 +7,9 @@ found out after hours of training the first.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,19 +24,23 @@ from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec
 from gnomon.runs.folder import RunFolder
+from gnomon.stages.builtin import BUILTIN, GENERATED
 from gnomon.stages.engines import check_engine
-from gnomon.stages.generated import GENERATED
-from gnomon.stages.resolve import pick_device, policy_stages, produces, reward_folder
-from gnomon.stages.rewards import check_labels, one_reward
-from gnomon.stages.settings import check_specs, stage_data
+from gnomon.stages.names import (
+    check_specs,
+    policy_stages,
+    produces,
+    reward_folder,
+    stage_data,
+)
+from gnomon.stages.rewards import one_reward
 from gnomon.stages.sources import (
-    BUILTIN,
     check_source,
     context_of,
     recipe_encoder,
     resolve_path,
 )
-from gnomon.stages.stage import Stage, open_stage
+from gnomon.stages.stage import Stage, open_stage, pick_device
 from gnomon.train.sinks import check_sinks
 
 
@@ -62,6 +68,39 @@ def check_recipe(recipe: Recipe, run: RunFolder, base: Path) -> None:
         problems.append(f"compare: {error}")
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def check_machine(recipe: Recipe) -> None:
+    """Check the device and the place of the run's folder.
+
+    Raises:
+        ConfigError: either cannot be had, with the cure; both are said, one a line.
+    """
+    problems: list[str] = []
+    try:
+        pick_device(recipe.device)
+    except ConfigError as error:
+        problems.append(str(error))
+    problem = _place_problem(Path(recipe.output) / recipe.name)
+    if problem is not None:
+        problems.append(f"output: {problem}; choose another place (output=FOLDER)")
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _place_problem(folder: Path) -> str | None:
+    try:
+        places = (folder, *folder.absolute().parents)
+        place = next(p for p in places if p.exists() or p.is_symlink())
+    except OSError as error:  # a name that is too long, say
+        return f"{folder} cannot be made ({error.strerror})"
+    if not place.is_dir():
+        return f"{place} is no folder"
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".gnomon-", dir=place))
+    except OSError as error:
+        return f"{place} cannot be written to ({error.strerror})"
+    return None
 
 
 def check_tools(recipe: Recipe) -> None:
@@ -234,6 +273,30 @@ def _check_rewards(
             raise ConfigError(f"reward {reward.model!r} is a stage that comes later")
         else:
             _check_reward_folder(reward_folder(recipe, run, base, reward.model))
+
+
+def check_labels(
+    rewards: Sequence[RewardSpec], observers: Sequence[RewardSpec], metrics: Collection[str]
+) -> None:
+    """Every reward of a stage is logged under a name of its own.
+
+    Args:
+        metrics: what the stage logs anyway.
+
+    Raises:
+        ConfigError: a name that is used twice, or that is another metric's.
+    """
+    for specs in (rewards, observers):
+        labels = [spec.label for spec in specs]
+        for label in labels:
+            if not label or labels.count(label) > 1:
+                raise ConfigError(f"two rewards are called {label!r}; give each a name: name: ...")
+    for spec in observers:
+        if spec.label in metrics:
+            raise ConfigError(
+                f"an observed reward cannot be called {spec.label!r}, which is a metric already; "
+                f"give it another name: name: my_{spec.label}"
+            )
 
 
 def _check_reward_folder(folder: Path) -> None:

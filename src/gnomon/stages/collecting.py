@@ -8,10 +8,10 @@ from gnomon.errors import ConfigError
 from gnomon.models.load import LoadedModel
 from gnomon.models.roles import Role
 from gnomon.stages.collect import Collector, collect
-from gnomon.stages.resolve import sampling
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.stage import Stage
 from gnomon.tasks.tunnel.labellers import Labeller
+from gnomon.train.sampled import Sampling
 
 
 class Collect(Stage):
@@ -63,7 +63,7 @@ class Collect(Stage):
                 self.engine(policy, encoder),
                 judge,
                 self.settings,
-                sampling(self.spec.rollout).params,
+                Sampling.of(self.spec.rollout).params,
                 self.spec.rollout.samples,
                 self.seed,
                 self.spec.max_reward_errors,

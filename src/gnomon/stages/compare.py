@@ -28,7 +28,7 @@ from gnomon.records import TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Completion, Request
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.runs.folder import COMPARISON, RunFolder
-from gnomon.stages.resolve import pick_device, policy_stages, reward_folder, sampling
+from gnomon.stages.names import policy_stages, reward_folder
 from gnomon.stages.rewards import one_reward
 from gnomon.stages.sources import (
     DataReport,
@@ -37,10 +37,12 @@ from gnomon.stages.sources import (
     read_specs,
     recipe_encoder,
 )
+from gnomon.stages.stage import pick_device
 from gnomon.stats.intervals import Bounds, Interval
 from gnomon.stats.passk import ks_up_to, pass_curve, pass_gain
 from gnomon.stats.prompts import common_bounds, gain_over_prompts, over_prompts
 from gnomon.train.progress import Progress
+from gnomon.train.sampled import Sampling
 from gnomon.train.stop import Stop
 
 BASE = "base"
@@ -255,7 +257,7 @@ def _answer(
     n = spec.rollout.samples
     requests = [Request(p.prompt.id, p.ids, n, seed=i) for i, p in enumerate(prompts)]
     watch = stop.watching(lambda done, total: progress.phase(role.name, done, total))
-    return engine.generate(requests, sampling(spec.rollout).params, watch)
+    return engine.generate(requests, Sampling.of(spec.rollout).params, watch)
 
 
 def _scores(

@@ -50,8 +50,6 @@ def build_environment(
     )
 
 
-def openings(runner: EpisodeRunner | None, groups: Sequence[Group]) -> Sequence[Group]:
+def openings(runner: EpisodeRunner, groups: Sequence[Group]) -> list[Group]:
     """The groups with their prompts as an environment shows them, its tools listed."""
-    if runner is None:
-        return groups
     return [replace(g, prompt=runner.dialogue.opening(g.prompt)) for g in groups]

@@ -22,6 +22,7 @@ from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.check import (
     check_compare,
+    check_machine,
     check_stage,
     check_tools,
     own_code,
@@ -29,10 +30,7 @@ from gnomon.stages.check import (
 )
 from gnomon.stages.clock import SPREAD, Speed, measure, stage_seconds
 from gnomon.stages.judge import check_judging
-from gnomon.stages.machine import check_machine
-from gnomon.stages.memory import stage_memory
-from gnomon.stages.resolve import pick_device
-from gnomon.stages.stage import Stage, open_stage
+from gnomon.stages.stage import Stage, open_stage, pick_device
 from gnomon.stages.usable import usable_rows
 
 
@@ -162,8 +160,9 @@ def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table 
             yield Text(f"{plan.stage.name}: {summarise_skipped(plan.left_out)}")
     yield from _code_note(recipe, code)
     for plan in plans:
-        if plan.stage.trains:
-            yield stage_memory(plan.stage).table(_memory_title(plan))
+        memory = plan.stage.memory()
+        if memory is not None:
+            yield memory.table(_memory_title(plan))
 
 
 def _stage_table(recipe: Recipe, plans: Sequence[StagePlan]) -> Table:

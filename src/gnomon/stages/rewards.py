@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +18,6 @@ from gnomon.plugins import load_builtin
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Group, Message, Response
 from gnomon.stages.sources import context_of
-
-
-def check_labels(
-    rewards: Sequence[RewardSpec], observers: Sequence[RewardSpec], metrics: Collection[str]
-) -> None:
-    """Every reward of a stage is logged under a name of its own.
-
-    Args:
-        metrics: what the stage logs anyway.
-
-    Raises:
-        ConfigError: a name that is used twice, or that is another metric's.
-    """
-    for specs in (rewards, observers):
-        labels = [spec.label for spec in specs]
-        for label in labels:
-            if not label or labels.count(label) > 1:
-                raise ConfigError(f"two rewards are called {label!r}; give each a name: name: ...")
-    for spec in observers:
-        if spec.label in metrics:
-            raise ConfigError(
-                f"an observed reward cannot be called {spec.label!r}, which is a metric already; "
-                f"give it another name: name: my_{spec.label}"
-            )
 
 
 def build_reward(

@@ -14,12 +14,10 @@ from gnomon.report.html import write_report
 from gnomon.runs.folder import COMPARISON, RunFolder, StageFolder
 from gnomon.runs.invocation import resume_command
 from gnomon.runs.lock import run_lock
-from gnomon.stages.check import check_recipe
+from gnomon.stages.check import check_machine, check_recipe
 from gnomon.stages.compare import compare
-from gnomon.stages.machine import check_machine
-from gnomon.stages.memory import memory_info
-from gnomon.stages.resolve import policy_stages
-from gnomon.stages.stage import open_stage, run_stage
+from gnomon.stages.names import policy_stages
+from gnomon.stages.stage import memory_info, open_stage, run_stage
 from gnomon.train.progress import Progress
 from gnomon.train.stop import Stop
 

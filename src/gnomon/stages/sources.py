@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
 import glob
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,21 +14,24 @@ from gnomon.data.encode import Encoder, How
 from gnomon.data.kinds import convert
 from gnomon.data.readers import Skipped, is_switched_off, read_groups, select
 from gnomon.data.rows import SUFFIXES, iter_rows
-from gnomon.data.sampler import fingerprint
+from gnomon.data.sampler import fingerprint, split
 from gnomon.data.scalars import RowError
 from gnomon.data.shards import is_glob
 from gnomon.data.template import resolve_template
-from gnomon.errors import ConfigError, DataError
+from gnomon.errors import ConfigError, DataError, RunError
+from gnomon.files import write_json, write_text
+from gnomon.integrity import read_object
 from gnomon.models.load import LoadedModel
-from gnomon.recipe.schema import DataSpec, Recipe
-from gnomon.records import Group, Message, Prompt, Response, TokenGroup
-from gnomon.stages.generated import GENERATED, check_generated, generated_groups
-from gnomon.tasks.calculator import calculator_prompts
-from gnomon.tasks.demonstrations import calculator_demonstrations, rooms_demonstrations
-from gnomon.tasks.rooms import rooms_prompts
-from gnomon.tasks.tunnel.corpus import documents
-from gnomon.tasks.tunnel.demonstrations import demonstrations
-from gnomon.tasks.tunnel.world import generate_prompts
+from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
+from gnomon.records import Group, TokenGroup
+from gnomon.stages.builtin import (
+    BUILTIN,
+    GENERATED,
+    check_generated,
+    generated_groups,
+    tunnel_groups,
+    tunnel_source,
+)
 
 FILES_ONLY = (
     *("format", "split", "columns", "labels", "as_text", "good_from", "max_skipped", "max_gb"),
@@ -206,80 +206,6 @@ def check_source(spec: DataSpec, base: Path) -> None:
         iter_rows(path, split=spec.split)  # opens nothing before the first row is asked for
 
 
-# -- the built-in world ---------------------------------------------------------------------------
-
-
-def _prompts(n: int, **options: Any) -> list[Group]:
-    return [Group(prompt) for prompt in generate_prompts(n, **options)]
-
-
-def _text(n: int, seed: int = 0) -> list[Group]:
-    return [
-        Group(Prompt(f"document-{i}", text=""), (Response((Message("assistant", text),)),))
-        for i, text in enumerate(documents(n, seed))
-    ]
-
-
-def _groups_of(make: Callable[..., list[Prompt]]) -> Callable[..., list[Group]]:
-    """The same source, with the same options, giving groups without responses."""
-
-    @functools.wraps(make)
-    def groups(*args: Any, **options: Any) -> list[Group]:
-        return [Group(prompt) for prompt in make(*args, **options)]
-
-    return groups
-
-
-TUNNEL: Mapping[str, Callable[..., list[Group]]] = {
-    "demonstrations": demonstrations,
-    "prompts": _prompts,
-    "text": _text,
-}
-AGENTS: Mapping[str, Callable[..., list[Group]]] = {
-    "calculator": _groups_of(calculator_prompts),
-    "calculator-demonstrations": calculator_demonstrations,
-    "rooms": _groups_of(rooms_prompts),
-    "rooms-demonstrations": rooms_demonstrations,
-}
-BUILTIN = {"tunnel": TUNNEL, "agents": AGENTS}
-
-
-def tunnel_groups(what: str, options: Mapping[str, Any], where: str = "tunnel") -> list[Group]:
-    """Groups of the built-in world (``demonstrations``, ``prompts``, ``text``) or, with ``where``
-    "agents", of the built-in tasks.
-
-    Raises:
-        ConfigError: unknown source or option, naming those there are.
-    """
-    make = tunnel_source(what, options, where)
-    try:
-        return make(**options)
-    except (TypeError, ValueError, KeyError) as error:
-        raise ConfigError(f"data '{where}:{what}': its options {dict(options)}: {error}") from error
-
-
-def tunnel_source(
-    what: str, options: Mapping[str, Any], where: str = "tunnel"
-) -> Callable[..., list[Group]]:
-    """The function behind a source of the built-in world, which takes these options.
-
-    Raises:
-        ConfigError: see :func:`tunnel_groups`.
-    """
-    known = BUILTIN[where]
-    if what not in known:
-        near = difflib.get_close_matches(what, known, n=1)
-        hint = f"did you mean '{where}:{near[0]}'?" if near else f"choose one of {', '.join(known)}"
-        raise ConfigError(f"data '{where}:{what}': {hint}")
-    make = known[what]
-    try:
-        inspect.signature(make).bind(**options)
-    except TypeError as error:
-        names = ", ".join(inspect.signature(make).parameters)
-        raise ConfigError(f"data '{where}:{what}': {error}; its options are {names}") from error
-    return make
-
-
 # -- tokens ---------------------------------------------------------------------------------------
 
 
@@ -378,3 +304,95 @@ def keep_template(loaded: LoadedModel, encoder: Encoder) -> None:
     more = [i for i in encoder.stop_ids if i not in known]
     if more:
         config.eos_token_id = [*known, *more]
+
+
+class StageData:
+    """What a stage learns from and is judged by.
+
+    Args:
+        stage: as asked.
+        base: the recipe's own folder, from which relative paths start.
+        stage_groups: the file that an earlier ``collect`` stage wrote.
+        seed: of the split.
+
+    Attributes:
+        report: every source's hash and rows, and what was left out.
+    """
+
+    def __init__(
+        self, stage: StageSpec, base: Path, stage_groups: Callable[[str], Path], seed: int
+    ) -> None:
+        self.stage = stage
+        self.base = base
+        self.stage_groups = stage_groups
+        self.seed = seed
+        self.report = DataReport()
+
+    def groups(self, kind: str) -> tuple[list[Group], list[Group]]:
+        """Training and held-out groups, no prompt on both sides."""
+        groups = self._read(self.stage.data, kind)
+        if not groups:
+            raise ConfigError(f"stage {self.stage.name!r} has no data: give data: [path: ...]")
+        held_out = self._read(self.stage.eval_data, kind)
+        if self.stage.holdout and not held_out:
+            try:
+                groups, held_out = split(groups, self.stage.holdout, self.seed)
+            except ValueError as error:
+                raise ConfigError(f"stage {self.stage.name!r}: {error}; lower holdout") from error
+        return groups, held_out
+
+    def text(self, encoder: Encoder) -> list[TokenGroup]:
+        """Pretraining text to mix in."""
+        return self.encode(encoder, self._read(self.stage.pretraining, "text"), "text")
+
+    def normalisers(self, encoder: Encoder) -> list[TokenGroup]:
+        """Demonstrations on which a reward model's mean becomes zero."""
+        groups = self._read(self.stage.normalise_on, "demonstrations")
+        return self.encode(encoder, groups, "demonstrations")
+
+    def encode(self, encoder: Encoder, groups: Sequence[Group], how: How) -> list[TokenGroup]:
+        """Tokens of groups; those that do not fit are listed as left out."""
+        return encode(encoder, groups, how, self.report)
+
+    def prompts(self, encoder: Encoder, groups: Sequence[Group]) -> list[EncodedPrompt]:
+        """Tokens of the groups' prompts; those that do not fit are listed as left out."""
+        return encode_prompts(encoder, groups, self.report)
+
+    def note(self, file: Path, resume: bool) -> None:
+        """Note the sources' hashes; a stage that was begun goes on with the same data only.
+
+        Raises:
+            ConfigError: some of it is not what it was, so a resumed run would mix the two.
+        """
+        if resume and file.exists():
+            try:
+                before = read_object(file)
+            except ValueError as error:
+                raise RunError(
+                    f"{error}, so it cannot be told whether the data is still what it was. Put the "
+                    "file back; or remove it, if you know that the data is the same, and go on "
+                    "with --resume."
+                ) from error
+            paths = sorted(before.keys() | self.report.files.keys())
+            changed = [p for p in paths if before.get(p) != self.report.files.get(p)]
+            if changed:
+                raise ConfigError(
+                    f"stage {self.stage.name!r}: {', '.join(changed)} changed since this run was "
+                    "begun. Put it back to resume, or begin anew under another name (name=...)."
+                )
+        write_json(file, self.report.files)
+
+    def write_skipped(self, file: Path) -> None:
+        """Every row left out, with its place, the reason and the cure, one a line."""
+        if self.report.skipped:
+            lines = [str(skipped).replace("\n", " ") for skipped in self.report.skipped]
+            write_text(file, "\n".join(lines) + "\n")
+
+    def _read(self, specs: Sequence[DataSpec], kind: str) -> list[Group]:
+        return read_specs(
+            specs,
+            base=self.base,
+            stage_groups=self.stage_groups,
+            kind=kind,
+            report=self.report,
+        )

@@ -22,7 +22,7 @@ from gnomon.errors import ConfigError, RunPaused, RunStopped
 from gnomon.files import make_folder
 from gnomon.judges.human import HumanQueue
 from gnomon.models.load import LoadedModel, load_causal_lm
-from gnomon.models.memory import RoleNeed
+from gnomon.models.memory import MemoryEstimate, RoleNeed, human
 from gnomon.models.roles import Role
 from gnomon.models.save import LoadedReward
 from gnomon.plugins import load_builtin
@@ -30,8 +30,9 @@ from gnomon.recipe.schema import Recipe, RewardSpec, StageSpec
 from gnomon.rollout.protocol import Engine
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.engines import make_engine
-from gnomon.stages.resolve import (
-    pick_device,
+from gnomon.stages.names import (
+    KINDS,
+    TRAIN,
     resolve_start,
     reward_folder,
     stage_seed,
@@ -39,9 +40,7 @@ from gnomon.stages.resolve import (
 )
 from gnomon.stages.rewards import build_reward, one_reward
 from gnomon.stages.roles import RoleBuilder
-from gnomon.stages.settings import KINDS, TRAIN
-from gnomon.stages.sources import context_of, recipe_encoder
-from gnomon.stages.stage_data import StageData
+from gnomon.stages.sources import StageData, context_of, recipe_encoder
 from gnomon.train.progress import Progress
 from gnomon.train.stop import Stop
 
@@ -122,6 +121,10 @@ class Stage:
     def iterations(self, rows: int) -> int:
         """How many iterations it runs on so many rows."""
         raise NotImplementedError
+
+    def memory(self) -> MemoryEstimate | None:
+        """What its roles need, shared and separate; None where nothing is trained."""
+        return None
 
     def learning_rate(self, parameters: int) -> float | None:
         """``lr: auto`` worked out for a model of this size; None where nothing is trained."""
@@ -212,6 +215,19 @@ def open_stage(recipe: Recipe, spec: StageSpec, run: RunFolder, base: Path) -> S
     return cast(Stage, load_builtin(where)(recipe, spec, run, base))
 
 
+def memory_info(stage: Stage) -> dict[str, str]:
+    """What a stage needs, in words, for stage.json and the terminal; nothing where it does not
+    train."""
+    needed = stage.memory()
+    if needed is None:
+        return {}
+    return {
+        "runs as": "shared trunk (LoRA)" if stage.spec.lora else "separate copies (full)",
+        "shared trunk (LoRA)": human(needed.shared.total),
+        "separate copies (full)": human(needed.separate.total),
+    }
+
+
 def run_stage(
     stage: Stage, resume: bool, memory: Mapping[str, str] | None = None, stop: Stop | None = None
 ) -> dict[str, Any]:
@@ -275,3 +291,24 @@ def _spent(info: Mapping[str, Any], name: str) -> float:
     """Seconds that an earlier part of the stage took; 0 where stage.json does not say."""
     value = info.get(name, 0.0)
     return float(value) if isinstance(value, int | float) else 0.0
+
+
+def pick_device(name: str) -> torch.device:
+    """The device a recipe asks for; "auto" takes CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: CUDA where torch sees none; Apple's GPU, which has no float64.
+    """
+    if name == "mps":
+        raise ConfigError(
+            "device: mps cannot be used: Apple's GPU has no float64, in which gnomon adds up "
+            "gradient norms and draws tokens. Set device: cpu, or leave device out"
+        )
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device: cuda, but torch sees no CUDA device here (nvidia-smi lists them; torch must "
+            f"be a CUDA build, this one is {torch.__version__}). Set device: cpu, or leave it out"
+        )
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,22 +16,22 @@ from gnomon.algorithms.registry import Method, find_method
 from gnomon.algorithms.rollouts import ROLLOUT_METRICS
 from gnomon.data.encode import Encoder, How
 from gnomon.errors import ConfigError
-from gnomon.models.load import LoadedModel
-from gnomon.models.memory import RoleNeed
-from gnomon.models.roles import Role
+from gnomon.models.load import LoadedModel, fetch, read_config
+from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate
+from gnomon.models.roles import LoraSettings, Role
 from gnomon.models.save import save_policy, save_reward_model
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.stages.environments import build_environment, openings
-from gnomon.stages.resolve import reward_folder, sampling
-from gnomon.stages.roles import RoleBuilder
+from gnomon.stages.names import reward_folder
+from gnomon.stages.roles import RoleBuilder, lora_settings
 from gnomon.stages.sources import LENGTH, context_of, keep_template
 from gnomon.stages.stage import Stage
 from gnomon.train.learner import GivenSource, Learner, Source
-from gnomon.train.loop import LOOP_METRICS, Loop, LoopOptions
-from gnomon.train.optim import default_lr
+from gnomon.train.loop import LOOP_METRICS, Loop
+from gnomon.train.optim import LoopOptions, default_lr
 from gnomon.train.progress import Progress
 from gnomon.train.reference_cache import ReferenceCache
-from gnomon.train.sampled import Played, SampledSource
+from gnomon.train.sampled import Played, SampledSource, Sampling
 from gnomon.train.sinks import make_sinks
 
 
@@ -77,6 +77,21 @@ class Train(Stage):
                 "give lr as a number"
             )
         return default_lr(base, parameters, self.spec.lora is not None)
+
+    def memory(self) -> MemoryEstimate:
+        spec, needs = self.spec, list(self.needs())
+        if any(reward.model for reward in spec.reward):
+            needs.append(RoleNeed("reward_model", outputs=1))
+        rollout = spec.rollout.max_rows * spec.response_tokens
+        return estimate(
+            read_config(fetch(self.recipe.model)),
+            roles=needs,
+            tokens_per_microbatch=spec.train.tokens_per_microbatch,
+            lora=lora_settings(spec) or LoraSettings(),
+            dtype=self.recipe.dtype,
+            gradient_checkpointing=spec.train.gradient_checkpointing,
+            rollout_tokens=rollout if self.samples else 0,
+        )
 
     # -- checks -----------------------------------------------------------------------------------
 
@@ -160,8 +175,10 @@ class Train(Stage):
         groups, held_out = self.data.groups(self.data_kind)
         if self.samples:
             self.environment = self._environment(builder, encoder)
-            rows = self.prompts(encoder, openings(self.environment, groups))
-            kept = self.prompts(encoder, openings(self.environment, held_out))
+            if self.environment is not None:
+                groups = openings(self.environment, groups)
+                held_out = openings(self.environment, held_out)
+            rows, kept = self.prompts(encoder, groups), self.prompts(encoder, held_out)
         else:
             rows, left_out = self.prepare(encoder, groups, training=True)
             kept, also = self.prepare(encoder, held_out, training=False)
@@ -204,7 +221,7 @@ class Train(Stage):
             judge=None if self.environment and not self.spec.reward else self.judge(builder),
             environment=self.environment,
             observers=[self.observer(builder, spec) for spec in self.spec.observe],
-            sampling=sampling(self.spec.rollout),
+            sampling=Sampling.of(self.spec.rollout),
             max_reward_errors=self.spec.max_reward_errors,
             on_progress=self.watched(progress, "rollout"),
         )

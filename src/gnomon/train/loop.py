@@ -10,7 +10,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,13 @@ from gnomon.errors import EngineError, RewardsFailedError, RunError, RunPaused, 
 from gnomon.files import write_json
 from gnomon.integrity import Prints, fingerprints, problem
 from gnomon.models.finite import first_not_finite
-from gnomon.recipe.schema import TrainSpec
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.metrics import MetricsStore
 from gnomon.runs.rows import Mark, RowStore
 from gnomon.runs.samples import SampleStore
 from gnomon.train.idle import IdleWatch
 from gnomon.train.learner import Experience, Learner, Minibatch
-from gnomon.train.optim import clip_grad_norm, lr_at, make_optimizer
+from gnomon.train.optim import LoopOptions, clip_grad_norm, lr_at, make_optimizer
 from gnomon.train.progress import Progress
 from gnomon.train.sinks import Sink
 from gnomon.train.stop import Stop
@@ -43,56 +41,6 @@ LOOP_METRICS = (
     *("tokens_per_second", "peak_rss_gb", "peak_gpu_gb"),
 )
 """What every training stage logs."""
-OPTIMIZER = (  # of LoopOptions
-    *("lr", "schedule", "min_lr_ratio", "warmup", "betas", "eps"),
-    *("weight_decay", "head_weight_decay", "max_grad_norm"),
-)
-
-
-@dataclass(frozen=True)
-class LoopOptions:
-    """How long, how fast and how often; see ``TrainSpec`` for the units."""
-
-    iterations: int
-    lr: float
-    schedule: str = "cosine"
-    warmup: float = 0.05
-    min_lr_ratio: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    head_weight_decay: float = 0.0
-    max_grad_norm: float | None = 1.0
-    eval_every: int = 0
-    checkpoint_every: int = 50
-    keep_checkpoints: int = 2
-    sample_every: int = 10
-    seed: int = 0
-
-    @classmethod
-    def of(cls, train: TrainSpec, iterations: int, lr: float, seed: int) -> LoopOptions:
-        """As a recipe asks for, with its length and rate worked out."""
-        return cls(
-            iterations=iterations,
-            lr=lr,
-            schedule=train.schedule,
-            warmup=train.warmup,
-            min_lr_ratio=train.min_lr_ratio,
-            betas=train.betas,
-            eps=train.eps,
-            weight_decay=train.weight_decay,
-            head_weight_decay=train.head_weight_decay,
-            max_grad_norm=train.max_grad_norm,
-            eval_every=train.eval_every,
-            checkpoint_every=train.checkpoint_every,
-            keep_checkpoints=train.keep_checkpoints,
-            sample_every=train.sample_every,
-            seed=seed,
-        )
-
-    def optimizer(self) -> dict[str, Any]:
-        """The numbers of the optimizer, as the manifest keeps them."""
-        return {"name": "AdamW"} | {key: getattr(self, key) for key in OPTIMIZER}
 
 
 class Loop:

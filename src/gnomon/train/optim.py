@@ -1,15 +1,18 @@
-"""The optimizer, its learning rate, and gradient clipping."""
+"""How long and how fast: the optimizer, its learning rate, and gradient clipping."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from gnomon.errors import ConfigError
+from gnomon.recipe.schema import TrainSpec
 
 # The size that a method's own rate (``Algorithm.base_lr``) is given for, with full fine-tuning.
 _REFERENCE_SIZE = 7e9
@@ -19,6 +22,58 @@ _LORA_CAP = 2e-3
 
 # A module of one of these names is a scalar reward or value head, never the vocabulary head.
 _SCALAR_HEADS = {"head", "score", "v_head", "value_head", "reward_head"}
+
+
+OPTIMIZER = (  # of LoopOptions
+    *("lr", "schedule", "min_lr_ratio", "warmup", "betas", "eps"),
+    *("weight_decay", "head_weight_decay", "max_grad_norm"),
+)
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How long, how fast and how often; see ``TrainSpec`` for the units."""
+
+    iterations: int
+    lr: float
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    min_lr_ratio: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    head_weight_decay: float = 0.0
+    max_grad_norm: float | None = 1.0
+    eval_every: int = 0
+    checkpoint_every: int = 50
+    keep_checkpoints: int = 2
+    sample_every: int = 10
+    seed: int = 0
+
+    @classmethod
+    def of(cls, train: TrainSpec, iterations: int, lr: float, seed: int) -> LoopOptions:
+        """As a recipe asks for, with its length and rate worked out."""
+        return cls(
+            iterations=iterations,
+            lr=lr,
+            schedule=train.schedule,
+            warmup=train.warmup,
+            min_lr_ratio=train.min_lr_ratio,
+            betas=train.betas,
+            eps=train.eps,
+            weight_decay=train.weight_decay,
+            head_weight_decay=train.head_weight_decay,
+            max_grad_norm=train.max_grad_norm,
+            eval_every=train.eval_every,
+            checkpoint_every=train.checkpoint_every,
+            keep_checkpoints=train.keep_checkpoints,
+            sample_every=train.sample_every,
+            seed=seed,
+        )
+
+    def optimizer(self) -> dict[str, Any]:
+        """The numbers of the optimizer, as the manifest keeps them."""
+        return {"name": "AdamW"} | {key: getattr(self, key) for key in OPTIMIZER}
 
 
 def make_optimizer(

@@ -31,6 +31,7 @@ from gnomon.errors import ConfigError, RewardsFailedError
 from gnomon.judges.guard import checked, judged, trainable
 from gnomon.judges.human import Rounds
 from gnomon.judges.protocol import Reward
+from gnomon.recipe.schema import RolloutSpec
 from gnomon.records import Group, Judgement, Message, Response, Score, TokenGroup
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
 from gnomon.stats.intervals import mean_interval, weighted_proportion
@@ -52,6 +53,19 @@ class Sampling:
     samples: int = 1
     final_temperature: float | None = None
     max_staleness: int = 0
+
+    @classmethod
+    def of(cls, spec: RolloutSpec) -> Sampling:
+        """As a recipe asks for."""
+        params = SamplingParams(
+            max_new_tokens=spec.max_new_tokens,
+            temperature=spec.temperature,
+            top_p=spec.top_p,
+            top_k=spec.top_k,
+            min_p=spec.min_p,
+            stop=tuple(spec.stop),
+        )
+        return cls(params, spec.samples, spec.final_temperature, spec.max_staleness)
 
 
 @dataclass(frozen=True)

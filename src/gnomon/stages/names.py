@@ -1,5 +1,8 @@
-"""A stage's own settings and the references between stages: what can be checked of a recipe in a
-moment, before anything that needs torch is imported."""
+"""What the names in a recipe mean: stages, their settings, start models, reward models.
+
+Nothing here imports torch before it is asked for a method's class, so that what is misspelt is
+answered in a moment.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gnomon.algorithms.collect_settings import COLLECT, COLLECT_SUMMARY, CollectSettings
 from gnomon.algorithms.offline_settings import Settings
@@ -18,6 +21,9 @@ from gnomon.judges.builtins import check_builtin
 from gnomon.plugins import check_known, did_you_mean, is_own
 from gnomon.recipe.explain import validate_as
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec
+
+if TYPE_CHECKING:
+    from gnomon.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,53 @@ def stage_settings(stage: StageSpec, base: Path | None = None) -> Any:
     """
     settings, _ = describe(stage.algorithm, base)
     return validate_as(settings, stage.settings, f"stage {stage.name!r}, settings")
+
+
+def resolve_start(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> str:
+    """Where a stage starts: its ``from``, else the last policy before it, else the model."""
+    names = [s.name for s in recipe.stages]
+    index = names.index(stage.name)
+    if stage.from_ is not None:
+        if stage.from_ in names:
+            if names.index(stage.from_) >= index:
+                raise ConfigError(
+                    f"stage {stage.name!r} starts from {stage.from_!r}, a later stage"
+                )
+            return str(run.stage(stage.from_).model)
+        return recipe.model if stage.from_ == "model" else stage.from_
+    earlier = [s.name for s in policy_stages(recipe, base) if names.index(s.name) < index]
+    return str(run.stage(earlier[-1]).model) if earlier else recipe.model
+
+
+def policy_stages(recipe: Recipe, base: Path) -> list[StageSpec]:
+    """The stages that train a policy, in order."""
+    return [stage for stage in recipe.stages if produces(stage, base) == "policy"]
+
+
+def produces(stage: StageSpec, base: Path) -> str | None:
+    """What a stage's model folder holds: a policy or a reward model; None where it has none."""
+    if stage.algorithm in KINDS:
+        return None
+    return find_method(stage.algorithm, base).algorithm.produces
+
+
+def reward_folder(recipe: Recipe, run: RunFolder, base: Path, name: str) -> Path:
+    """The folder of a reward model: a stage of the recipe, or a path.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if name in {stage.name for stage in recipe.stages}:
+        return run.stage(name).model
+    for candidate in (base / name, Path(name)):
+        if candidate.is_dir():
+            return candidate
+    raise ConfigError(f"reward model {name!r} is neither a stage of this recipe nor a folder")
+
+
+def stage_seed(recipe: Recipe, name: str) -> int:
+    """The seed of a stage: the recipe's, and the stage's place in it."""
+    return recipe.seed * 101 + [stage.name for stage in recipe.stages].index(name)
 
 
 def check_names(recipe: Recipe, base: Path) -> None:

@@ -1,0 +1,164 @@
+"""Sources that are made when asked for: the built-in world (``tunnel:``), the built-in tasks
+(``agents:``), checkable instructions (``instructions:prompts``) and ``reasoning-gym:DATASET``."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from gnomon.errors import ConfigError
+from gnomon.judges.verifiers.reasoning_gym import open_dataset, reasoning_gym_groups
+from gnomon.records import Group, Message, Prompt, Response
+from gnomon.tasks.calculator import calculator_prompts
+from gnomon.tasks.demonstrations import calculator_demonstrations, rooms_demonstrations
+from gnomon.tasks.instructions import generate_instruction_prompts
+from gnomon.tasks.rooms import rooms_prompts
+from gnomon.tasks.tunnel.corpus import documents
+from gnomon.tasks.tunnel.demonstrations import demonstrations
+from gnomon.tasks.tunnel.world import generate_prompts
+
+
+def _instructions(
+    n: int,
+    seed: int = 0,
+    split: Literal["train", "test"] = "train",
+    most: int = 3,
+    kinds: Sequence[str] | None = None,
+) -> list[Group]:
+    chosen = None if kinds is None else tuple(kinds)
+    prompts = generate_instruction_prompts(n, seed, split, most=most, kinds=chosen)
+    return [Group(prompt) for prompt in prompts]
+
+
+def _check_instructions(what: str, options: Mapping[str, Any]) -> None:
+    if what != "prompts":
+        raise ConfigError(f"data 'instructions:{what}': did you mean 'instructions:prompts'?")
+    _bind(f"instructions:{what}", _instructions, options)
+    _instructions(**{**options, "n": 1})  # kinds and split
+
+
+def _reasoning_gym(what: str, options: Mapping[str, Any]) -> list[Group]:
+    return reasoning_gym_groups(what, **options)
+
+
+def _check_reasoning_gym(what: str, options: Mapping[str, Any]) -> None:
+    _bind(f"reasoning-gym:{what}", reasoning_gym_groups, {"name": what, **options})
+    own = {k: v for k, v in options.items() if k not in ("n", "seed", "tags")}
+    open_dataset(what, {**own, "size": options["n"], "seed": options.get("seed", 0)})
+
+
+def _bind(where: str, make: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        known = ", ".join(p for p in inspect.signature(make).parameters if p != "name")
+        raise ConfigError(f"data {where!r}: {error}; its options are {known}") from error
+
+
+Check = Callable[[str, Mapping[str, Any]], None]
+Make = Callable[[str, Mapping[str, Any]], list[Group]]
+GENERATED: Mapping[str, tuple[Check, Make]] = {
+    "instructions": (_check_instructions, lambda what, options: _instructions(**options)),
+    "reasoning-gym": (_check_reasoning_gym, _reasoning_gym),
+}
+"""What stands before the colon: how its options are checked, and how it is made."""
+
+
+def check_generated(where: str, what: str, options: Mapping[str, Any]) -> None:
+    """Whether a source can be made, without making it.
+
+    Raises:
+        ConfigError: it cannot: an unknown name or option, or a missing extra.
+    """
+    GENERATED[where][0](what, options)
+
+
+def generated_groups(where: str, what: str, options: Mapping[str, Any]) -> list[Group]:
+    """The groups of ``where:what``.
+
+    Raises:
+        ConfigError: see :func:`check_generated`.
+    """
+    check, make = GENERATED[where]
+    check(what, options)
+    try:
+        return make(what, options)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"data '{where}:{what}': its options {dict(options)}: {error}") from error
+
+
+# -- the built-in world ---------------------------------------------------------------------------
+
+
+def _prompts(n: int, **options: Any) -> list[Group]:
+    return [Group(prompt) for prompt in generate_prompts(n, **options)]
+
+
+def _text(n: int, seed: int = 0) -> list[Group]:
+    return [
+        Group(Prompt(f"document-{i}", text=""), (Response((Message("assistant", text),)),))
+        for i, text in enumerate(documents(n, seed))
+    ]
+
+
+def _groups_of(make: Callable[..., list[Prompt]]) -> Callable[..., list[Group]]:
+    """The same source, with the same options, giving groups without responses."""
+
+    @functools.wraps(make)
+    def groups(*args: Any, **options: Any) -> list[Group]:
+        return [Group(prompt) for prompt in make(*args, **options)]
+
+    return groups
+
+
+TUNNEL: Mapping[str, Callable[..., list[Group]]] = {
+    "demonstrations": demonstrations,
+    "prompts": _prompts,
+    "text": _text,
+}
+AGENTS: Mapping[str, Callable[..., list[Group]]] = {
+    "calculator": _groups_of(calculator_prompts),
+    "calculator-demonstrations": calculator_demonstrations,
+    "rooms": _groups_of(rooms_prompts),
+    "rooms-demonstrations": rooms_demonstrations,
+}
+BUILTIN = {"tunnel": TUNNEL, "agents": AGENTS}
+
+
+def tunnel_groups(what: str, options: Mapping[str, Any], where: str = "tunnel") -> list[Group]:
+    """Groups of the built-in world (``demonstrations``, ``prompts``, ``text``) or, with ``where``
+    "agents", of the built-in tasks.
+
+    Raises:
+        ConfigError: unknown source or option, naming those there are.
+    """
+    make = tunnel_source(what, options, where)
+    try:
+        return make(**options)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(f"data '{where}:{what}': its options {dict(options)}: {error}") from error
+
+
+def tunnel_source(
+    what: str, options: Mapping[str, Any], where: str = "tunnel"
+) -> Callable[..., list[Group]]:
+    """The function behind a source of the built-in world, which takes these options.
+
+    Raises:
+        ConfigError: see :func:`tunnel_groups`.
+    """
+    known = BUILTIN[where]
+    if what not in known:
+        near = difflib.get_close_matches(what, known, n=1)
+        hint = f"did you mean '{where}:{near[0]}'?" if near else f"choose one of {', '.join(known)}"
+        raise ConfigError(f"data '{where}:{what}': {hint}")
+    make = known[what]
+    try:
+        inspect.signature(make).bind(**options)
+    except TypeError as error:
+        names = ", ".join(inspect.signature(make).parameters)
+        raise ConfigError(f"data '{where}:{what}': {error}; its options are {names}") from error
+    return make
