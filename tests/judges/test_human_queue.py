@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from gnomon.errors import RunError, RunPaused
-from gnomon.judges.guard import score_safely
 from gnomon.judges.human import HumanQueue
-from gnomon.judges.protocol import Sample
+from gnomon.judges.protocol import Sample, score_safely
 from gnomon.records import Comparison, Message, Prompt
 
 ASK = Prompt("p", (Message("user", "which?"),))

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from gnomon.errors import ConfigError
+from gnomon.judges.build import one_reward
 from gnomon.judges.protocol import Sample, Score
 from gnomon.judges.verifiers.reasoning_gym import FIELD, extracted
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Prompt
 from gnomon.stages.generated import check_generated, generated_groups
-from gnomon.stages.rewards import one_reward
 
 FACTORY = """
 from dataclasses import dataclass

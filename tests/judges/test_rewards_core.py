@@ -18,17 +18,16 @@ import torch
 
 import tiny_world as tw
 from gnomon.errors import ConfigError
+from gnomon.judges.build import Mixture, build_reward, one_reward
 from gnomon.judges.function import FunctionReward, function_reward
-from gnomon.judges.guard import score_safely, trainable
 from gnomon.judges.learned import LearnedReward
-from gnomon.judges.mixture import Mixture
-from gnomon.judges.protocol import Sample, Score
+from gnomon.judges.protocol import Sample, Score, score_safely, trainable
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.roles import Role
 from gnomon.plugins import load_own
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Message, Prompt
-from gnomon.stages.rewards import build_reward, check_labels, one_reward
+from gnomon.stages.rewards import check_labels
 
 
 def sample(text: str, prompt_ids: Sequence[int] = (), ids: Sequence[int] = ()) -> Sample:

@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 
 from gnomon.errors import ConfigError
-from gnomon.judges.guard import score_safely
-from gnomon.judges.protocol import Sample
-from gnomon.judges.verifiers import BUILTINS, rewards
-from gnomon.judges.verifiers.adapter import MAX_UNANSWERED, VerifierReward
+from gnomon.judges.build import BUILTIN, build_reward
+from gnomon.judges.protocol import Sample, score_safely
+from gnomon.judges.verifiers import rewards
+from gnomon.judges.verifiers.rewards import MAX_UNANSWERED, VerifierReward
 from gnomon.judges.verifiers.schema import violations
 from gnomon.judges.verifiers.shaping import FormatReward, LengthReward, RepetitionReward
 from gnomon.judges.verifiers.text import parse_json
 from gnomon.plugins import load_builtin
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Prompt, Source
-from gnomon.stages.rewards import build_reward
 
 
 def sample(text: str, finished: bool = True, **meta: Any) -> Sample:
@@ -294,5 +293,5 @@ def test_recipes_name_builtins_and_mixtures() -> None:
 
 
 def test_every_builtin_exists() -> None:
-    for reference in BUILTINS.values():
+    for reference in BUILTIN.values():
         assert callable(load_builtin(reference))

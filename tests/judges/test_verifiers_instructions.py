@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from gnomon.errors import ConfigError
-from gnomon.judges.guard import score_safely
-from gnomon.judges.protocol import Sample
+from gnomon.judges.protocol import Sample, score_safely
 from gnomon.judges.verifiers.instructions.counting import (
     count_word,
     paragraphs,

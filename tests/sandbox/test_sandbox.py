@@ -14,8 +14,7 @@ import pytest
 
 from gnomon.errors import ConfigError
 from gnomon.judges.code import CodeReward, complete_program, extract_code
-from gnomon.judges.guard import score_safely
-from gnomon.judges.protocol import Sample
+from gnomon.judges.protocol import Sample, score_safely
 from gnomon.records import Prompt
 from gnomon.sandbox import CallTest, InputTest, Limits, Sandbox, SandboxError, probe
 from gnomon.sandbox.inside import codec

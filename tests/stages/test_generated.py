@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from gnomon.errors import ConfigError
+from gnomon.judges.build import one_reward
 from gnomon.judges.protocol import Sample
 from gnomon.recipe.load import load_recipe
 from gnomon.recipe.schema import DataSpec, RewardSpec
 from gnomon.records import Group
-from gnomon.stages.rewards import one_reward
 from gnomon.stages.sources import DataReport, check_source, read_specs
 from gnomon.tasks.instructions import TOPICS
 

@@ -17,6 +17,7 @@ import tiny_world as tw
 from gnomon.algorithms.ppo import PPO, PPOSettings
 from gnomon.data.readers import read_groups
 from gnomon.errors import ConfigError, DataError, RunError
+from gnomon.judges.learned import own_encoding
 from gnomon.judges.protocol import Sample, Score
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.load import LoadedModel, fetch, read_config
@@ -29,7 +30,6 @@ from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.stages.collect import Collector, CollectSettings, collect, ranks_from_rewards
 from gnomon.stages.memory import stage_memory
-from gnomon.stages.rewards import own_encoding
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import keep_template, recipe_encoder
 from gnomon.tasks.tunnel.tokenizer import build_tokenizer

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from gnomon.agents.episodes import Episode, EpisodeRunner, Played
 from gnomon.algorithms.base import EncodedPrompt
-from gnomon.judges.guard import checked
-from gnomon.judges.protocol import Score
+from gnomon.judges.protocol import Score, checked
 from gnomon.records import TokenResponse
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
 

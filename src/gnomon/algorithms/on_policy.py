@@ -43,9 +43,8 @@ from gnomon.algorithms.rollouts import (
 from gnomon.algorithms.token_columns import per_response_sum
 from gnomon.data.sampler import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
-from gnomon.judges.guard import score_safely, trainable
 from gnomon.judges.human import Rounds
-from gnomon.judges.protocol import Sample
+from gnomon.judges.protocol import Sample, score_safely, trainable
 from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import Completion, Request
 from gnomon.stats.intervals import mean_interval, weighted_proportion

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.errors import ConfigError
-from gnomon.judges.guard import number
-from gnomon.judges.protocol import Reward, Sample, Score
+from gnomon.judges.protocol import Reward, Sample, Score, number
 from gnomon.plugins import import_problem, load_own
 from gnomon.usercode import FailedError, all_settled, is_interrupt, settled
 

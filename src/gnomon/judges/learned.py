@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from gnomon.data.encode import Encoder
 from gnomon.data.pack import microbatches, pack
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Sample, Score
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.roles import Role
-from gnomon.records import TokenGroup, TokenResponse
+from gnomon.models.save import LoadedReward
+from gnomon.records import Group, Message, Response, TokenGroup, TokenResponse
 
 Encode = Callable[[Sample], tuple[Sequence[int], Sequence[int]]]
 
@@ -92,3 +94,35 @@ class LearnedReward:
             scores = torch.cat([c if c.dim() == 2 else c[:, None] for c in columns], dim=1)
             parts.append(self.normaliser.apply(scores, batch.lengths).float().cpu())
         return torch.cat(parts)
+
+
+def reads_tokens_of(tokenizer: Any, policys: Any) -> bool:
+    """Whether every token of the policy has the same id in ``tokenizer``."""
+    vocabulary = tokenizer.get_vocab()
+    return all(vocabulary.get(token) == i for token, i in policys.get_vocab().items())
+
+
+def own_encoding(loaded: LoadedReward, tokenizer: Any) -> Encode | None:
+    """How a reward model tokenises samples of a policy with another tokenizer; None for the same.
+
+    The same means that every token of the policy has the same id (a padding token more is no
+    difference).
+    """
+    trunk = loaded.members[0].trunk
+    if reads_tokens_of(trunk.tokenizer, tokenizer):
+        return None
+    window = (
+        getattr(trunk.model.config.get_text_config(), "max_position_embeddings", None) or 1_000_000
+    )
+    encoder = Encoder(trunk.tokenizer, max_length=window, truncation="left")
+
+    def encode(sample: Sample) -> tuple[Sequence[int], Sequence[int]]:
+        answer = Response((Message("assistant", sample.text),))
+        group = encoder.encode_group(Group(sample.prompt, (answer,)), empty_ok=True)
+        ids, mask = list(group.responses[0].ids), group.responses[0].mask
+        if not sample.finished:  # a cut-off answer must not look finished
+            while len(ids) > 1 and (not mask[len(ids) - 1] or ids[-1] in encoder.stop_ids):
+                ids.pop()
+        return group.prompt_ids, ids
+
+    return encode

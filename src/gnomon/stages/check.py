@@ -21,7 +21,7 @@ from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, GnomonError, ModelError
-from gnomon.judges.builtins import HUMAN
+from gnomon.judges.build import HUMAN, one_reward
 from gnomon.judges.function import function_reward
 from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
@@ -38,7 +38,7 @@ from gnomon.stages.resolve import (
     samples_responses,
     stage_settings,
 )
-from gnomon.stages.rewards import check_labels, one_reward
+from gnomon.stages.rewards import check_labels
 from gnomon.stages.settings import check_specs, stage_data
 from gnomon.stages.sources import (
     BUILTIN,

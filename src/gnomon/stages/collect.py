@@ -21,9 +21,8 @@ from gnomon.algorithms.sampled_pairs import ranks_from_rewards
 from gnomon.data.readers import Skipped
 from gnomon.errors import RunError, RunStopped
 from gnomon.files import make_folder, write_text
-from gnomon.judges.guard import score_safely
 from gnomon.judges.human import HumanQueue
-from gnomon.judges.protocol import Reward, Sample
+from gnomon.judges.protocol import Reward, Sample, score_safely
 from gnomon.records import Prompt
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
 from gnomon.tasks.tunnel.labellers import Labeller

@@ -18,8 +18,8 @@ from gnomon.algorithms.token_columns import per_response_sum
 from gnomon.data.pack import microbatches, pack
 from gnomon.errors import ConfigError, RunError
 from gnomon.files import write_json
-from gnomon.judges.guard import score_safely
-from gnomon.judges.protocol import Reward, Sample
+from gnomon.judges.build import one_reward
+from gnomon.judges.protocol import Reward, Sample, score_safely
 from gnomon.models.load import load_causal_lm, read_model
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import LoadedReward, load_reward_model
@@ -29,7 +29,6 @@ from gnomon.rollout.protocol import Completion, Request
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.runs.folder import COMPARISON, RunFolder
 from gnomon.stages.resolve import pick_device, policy_stages, reward_folder, sampling
-from gnomon.stages.rewards import one_reward
 from gnomon.stages.sources import (
     DataReport,
     context_of,

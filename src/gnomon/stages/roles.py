@@ -7,12 +7,12 @@ from pathlib import Path
 
 from gnomon.algorithms.base import Algorithm, Settings
 from gnomon.errors import ConfigError
+from gnomon.judges.learned import reads_tokens_of
 from gnomon.models.heads import ScalarHead
 from gnomon.models.load import LoadedModel
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.models.save import LoadedReward, load_reward_model
 from gnomon.recipe.schema import StageSpec
-from gnomon.stages.rewards import reads_tokens_of
 
 
 class RoleBuilder:

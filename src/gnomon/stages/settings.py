@@ -13,7 +13,7 @@ from gnomon.algorithms.offline_settings import Settings
 from gnomon.algorithms.registry import ALGORITHMS, check_name
 from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.errors import ConfigError, GnomonError
-from gnomon.judges.builtins import check_builtin
+from gnomon.judges.build import check_builtin
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.explain import validate_as
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec

@@ -12,6 +12,7 @@ from gnomon.agents.episodes import EpisodeRunner
 from gnomon.algorithms.base import Algorithm, Ingredients, Settings
 from gnomon.data.encode import Encoder, How
 from gnomon.errors import ConfigError
+from gnomon.judges.build import build_reward, one_reward
 from gnomon.judges.human import HumanQueue
 from gnomon.models.load import LoadedModel
 from gnomon.models.roles import Role
@@ -30,7 +31,6 @@ from gnomon.stages.resolve import (
     stage_seed,
     stage_settings,
 )
-from gnomon.stages.rewards import build_reward, one_reward
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import LENGTH, context_of, recipe_encoder
 from gnomon.stages.stage_data import StageData

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from gnomon.errors import ConfigError
-from gnomon.judges.verifiers.adapter import VerifierReward
+from gnomon.judges.verifiers.rewards import VerifierReward
 from gnomon.records import Group, Message, Prompt
 
 FIELD = "reasoning_gym"

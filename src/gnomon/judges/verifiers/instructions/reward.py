@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Sample, Score
-from gnomon.judges.verifiers.adapter import MISSING, answer_of, missing_field
 from gnomon.judges.verifiers.instructions import catalogue as catalogue
 from gnomon.judges.verifiers.instructions.kinds import KINDS, obeys
+from gnomon.judges.verifiers.rewards import MISSING, answer_of, missing_field
 
 
 class InstructionReward:
