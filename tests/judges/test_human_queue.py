@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gnomon.errors import RunError, RunPaused
+from gnomon.errors import Pending, RunError
 from gnomon.judges.human import HumanQueue
 from gnomon.judges.protocol import Sample, score_safely
 from gnomon.records import Comparison, Message, Prompt
@@ -25,7 +25,7 @@ def samples(*texts: str, prompt: Prompt = ASK) -> list[Sample]:
 def labelled(folder: Path, asked: Sequence[Sample], *labels: dict[str, Any]) -> HumanQueue:
     """A queue that has asked and has these labels."""
     queue = HumanQueue(folder)
-    with pytest.raises(RunPaused):
+    with pytest.raises(Pending):
         queue(asked)
     queue.labels.write_text("".join(json.dumps(row) + "\n" for row in labels))
     return queue
@@ -38,7 +38,7 @@ def values(queue: HumanQueue, asked: Sequence[Sample]) -> list[float | None]:
 def test_each_prompt_is_asked_about_once_with_its_different_responses(tmp_path: Path) -> None:
     queue = HumanQueue(tmp_path / "queue")
     asked = [*samples("x", "y", "x"), *samples("u", "v", prompt=OTHER), *samples("z")]
-    with pytest.raises(RunPaused, match="2 prompts wait"):
+    with pytest.raises(Pending, match="2 prompts wait"):
         queue(asked)
     rows = [json.loads(line) for line in queue.file.read_text().splitlines()]
     assert [row["id"] for row in rows] == ["001-0001", "001-0002"]
@@ -103,10 +103,10 @@ def test_several_judgements_are_a_vote(tmp_path: Path) -> None:
 def test_an_opened_round_waits_before_anything_is_sampled(tmp_path: Path) -> None:
     queue = HumanQueue(tmp_path)
     queue.open_round(4)
-    with pytest.raises(RunPaused, match="round 4"):
+    with pytest.raises(Pending, match="round 4"):
         queue(samples("x", "y"))
     again = HumanQueue(tmp_path)
-    with pytest.raises(RunPaused, match=r"round-004\.labels\.jsonl"):
+    with pytest.raises(Pending, match=r"round-004\.labels\.jsonl"):
         again.open_round(4)
     again.labels.write_text('{"id": "004-0001", "ranking": ["r2", "r1"]}\n')
     again.open_round(4)
@@ -122,7 +122,7 @@ def test_nothing_to_compare_is_not_asked(tmp_path: Path) -> None:
 
 
 def test_a_pause_is_no_failed_reward(tmp_path: Path) -> None:
-    with pytest.raises(RunPaused):
+    with pytest.raises(Pending):
         score_safely(HumanQueue(tmp_path), samples("x", "y"))
 
 

@@ -27,7 +27,7 @@ from gnomon.data.fields import Row, did_you_mean
 from gnomon.data.rankings import parse_ranking
 from gnomon.data.rows import BadRow, iter_rows
 from gnomon.data.scalars import RowError, as_bool
-from gnomon.errors import RunError, RunPaused
+from gnomon.errors import Pending, RunError
 from gnomon.files import write_text
 from gnomon.judges.protocol import Sample, Score
 from gnomon.records import Comparison, Prompt, Source, comparisons_from_ranks
@@ -84,7 +84,7 @@ class HumanQueue:
         """Begin a round; where it was asked before, its labels are read at once.
 
         Raises:
-            RunPaused: it was asked, and labels are missing.
+            Pending: it was asked, and labels are missing.
             RunError: a label that cannot be used, with its file, row and cure.
         """
         self.number = number
@@ -96,7 +96,7 @@ class HumanQueue:
         """Ask about a round's samples, or score them by the labels.
 
         Raises:
-            RunPaused: the labels are not there yet, or not all.
+            Pending: the labels are not there yet, or not all.
             RunError: the round was asked about other responses, or a label cannot be used.
         """
         rows = self._rows(samples)
@@ -177,7 +177,7 @@ class HumanQueue:
                 raise RunError(f"{self.labels}, row {number}: {error}") from error
         missing = [name for name in rows if name not in judged]
         if missing:
-            raise RunPaused(self._request(len(rows), missing))
+            raise Pending(self._request(len(rows), missing))
         for name, row in rows.items():
             votes: dict[tuple[str, str], float] = {}
             for a, b, won in judged[name]:

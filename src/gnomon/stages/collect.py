@@ -51,7 +51,7 @@ class Collector:
 
         Raises:
             RunError: the judge failed on more than ``max_errors`` of the prompts.
-            RunPaused: people are the judge, and their labels are not all there.
+            Pending: people are the judge, and their labels are not all there.
         """
         requests = [
             Request(p.prompt.id, p.ids, self.samples, seed=self.seed * 1_000_003 + first + i)
@@ -171,7 +171,7 @@ def collect(
 
     Raises:
         RunError: no prompt gave two responses that the judge could tell of.
-        RunPaused: people are the judge, and their labels are not all there.
+        Pending: people are the judge, and their labels are not all there.
         RunStopped: the run was asked to stop; finished chunks are kept.
     """
     size = collector.settings.chunk

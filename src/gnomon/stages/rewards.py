@@ -1,4 +1,4 @@
-"""What is checked of a stage's rewards before it runs: their names, and whether they fit its prompts."""
+"""What is checked of a stage's rewards beforehand: their names, and whether they fit its prompts."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from gnomon.algorithms.collect_settings import COLLECT, CollectSettings
 from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.algorithms.reward_model import RewardModel
-from gnomon.errors import RunPaused, RunStopped
+from gnomon.errors import Pending, RunStopped
 from gnomon.files import make_folder
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.roles import Role
@@ -95,7 +95,7 @@ class StageRun:
                 models={self.stage.name: info["start"]},
             )
             info |= {"files": self.folder.fingerprints(), "status": "done"}
-        except RunPaused as pause:
+        except Pending as pause:
             info |= {"status": "paused", "error": str(pause)}
             raise
         except (RunStopped, KeyboardInterrupt) as stopped:
