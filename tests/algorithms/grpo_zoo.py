@@ -15,7 +15,7 @@ import tiny_world as tw
 from gnomon.algorithms.base import Experience, Ingredients, Sampling
 from gnomon.algorithms.policy_gradient import PolicyGradient
 from gnomon.algorithms.registry import find_algorithm
-from gnomon.judges.protocol import Reward, Sample, Score
+from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import SamplingParams
@@ -29,7 +29,7 @@ PRESETS = ("grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo", "
 NEW_TOKENS = 6
 
 
-class Spread:
+class Spread(SampleJudge):
     """A reward that differs between samples; that of the prompts in ``flat`` is always 1."""
 
     name = "spread"
@@ -46,7 +46,7 @@ class Spread:
         ]
 
 
-class Even:
+class Even(SampleJudge):
     """The behaviour to learn: the share of even tokens."""
 
     name = "even"
@@ -55,7 +55,7 @@ class Even:
         return [Score(sum(i % 2 == 0 for i in s.response_ids) / NEW_TOKENS) for s in samples]
 
 
-class Listed:
+class Listed(SampleJudge):
     """Rewards in the order of the samples, the same in every call; None fails."""
 
     name = "listed"
@@ -74,8 +74,8 @@ def make(
     name: str = "grpo",
     *,
     lora: bool = False,
-    reward: Reward | None = None,
-    observers: Sequence[Reward] = (),
+    reward: Judge | None = None,
+    observers: Sequence[Judge] = (),
     prompts: int = 4,
     batch_size: int = 4,
     samples: int = 4,

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gnomon.errors import ConfigError
-from gnomon.judges.build import BUILTIN, build_reward
-from gnomon.judges.protocol import Sample, score_safely
+from gnomon.judges.build import BUILTIN, build_judge
+from gnomon.judges.protocol import Sample
 from gnomon.judges.verifiers import rewards
 from gnomon.judges.verifiers.rewards import MAX_UNANSWERED, VerifierReward
 from gnomon.judges.verifiers.schema import violations
@@ -19,6 +19,7 @@ from gnomon.judges.verifiers.text import parse_json
 from gnomon.plugins import load_builtin
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Prompt, Source
+from judging import score_safely
 
 
 def sample(text: str, finished: bool = True, **meta: Any) -> Sample:
@@ -279,7 +280,7 @@ def test_recipes_name_builtins_and_mixtures() -> None:
         RewardSpec(builtin="maths", options={"workers": 1}),
         RewardSpec(builtin="format", weight=0.5, options={"outside": True, "tags": ["think"]}),
     ]
-    reward = build_reward(specs, base=Path(), load=lambda name: pytest.fail(name))
+    reward = build_judge(specs, base=Path(), load=lambda name: pytest.fail(name))
     (score,) = score_safely(reward, [sample("<think>2+1</think> \\boxed{3}", answer="3")])
     assert score.value == 1.5
     assert score.parts == {"maths": 1.0, "maths/answered": 1.0, "format": 1.0}
@@ -289,7 +290,7 @@ def test_recipes_name_builtins_and_mixtures() -> None:
         RewardSpec(builtin="length"),
     ):
         with pytest.raises(ConfigError):
-            build_reward([spec], base=Path(), load=lambda name: pytest.fail(name))
+            build_judge([spec], base=Path(), load=lambda name: pytest.fail(name))
 
 
 def test_every_builtin_exists() -> None:

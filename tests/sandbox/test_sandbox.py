@@ -14,11 +14,12 @@ import pytest
 
 from gnomon.errors import ConfigError
 from gnomon.judges.code import CodeReward, complete_program, extract_code
-from gnomon.judges.protocol import Sample, score_safely
+from gnomon.judges.protocol import Sample
 from gnomon.records import Prompt
 from gnomon.sandbox import CallTest, InputTest, Limits, Sandbox, SandboxError, probe
 from gnomon.sandbox.inside import codec
 from gnomon.sandbox.run import BadTestsError, free_names, same_value
+from judging import score_safely
 
 
 @pytest.fixture(params=["bubblewrap", "landlock"], scope="module")

@@ -6,7 +6,9 @@ from itertools import permutations
 import pytest
 
 from gnomon.errors import ConfigError
-from gnomon.tasks.tunnel import Labeller, generate_prompts, gold_score, label, make_group
+from gnomon.judges.protocol import judged
+from gnomon.records import Comparison
+from gnomon.tasks.tunnel import Labeller, Turns, generate_prompts, gold_score, make_group
 from gnomon.tasks.tunnel.world import problem_of
 
 PROMPTS = generate_prompts(3000, seed=11, families=["arithmetic"], belief_rate=0.0)
@@ -79,16 +81,21 @@ def test_equal_texts_and_near_utilities_tie() -> None:
     assert Labeller(noise=0.0, tie_margin=0.2).label_group(p, texts) == [1, 1, 3]
 
 
-def test_label_sets_ranks_comparisons_and_names_in_turn() -> None:
+def test_labellers_take_turns_by_the_place_of_the_prompt() -> None:
     groups = [make_group(p, (right(p), "", "It is 0.")) for p in PROMPTS[:4]]
-    labelled = label(groups, [Labeller("a", noise=0.0), Labeller("b", noise=0.0)])
-    assert [g.responses[0].meta["labeller"] for g in labelled] == ["a", "b", "a", "b"]
-    for group in labelled:
-        assert group.responses[0].rank == 1
-        assert len(group.comparisons) == 3
-        assert (group.comparisons[0].better, group.comparisons[0].worse) == (0, 1)
+    order = [group.prompt.id for group in groups]
+    turns = Turns([Labeller("a", noise=0.0), Labeller("b", noise=0.0)], order)
+    judgements = judged(turns, groups)
+    assert [j.judge for j in judgements] == ["a", "b", "a", "b"]
+    for judgement in judgements:
+        assert judgement.scores[0].value == 1.0  # of all its comparisons
+        assert judgement.comparisons is not None
+        assert len(judgement.comparisons) == 3
+        assert judgement.comparisons[0] == Comparison(0, 1)
+    said = [(j.judge, j.comparisons) for j in judgements]
+    assert [(j.judge, j.comparisons) for j in judged(turns, groups[2:])] == said[2:]
     with pytest.raises(ConfigError, match="no labellers"):
-        label(groups, [])
+        Turns([], order)
 
 
 def test_settings_out_of_range_are_refused() -> None:

@@ -22,7 +22,7 @@ from gnomon.data.batch import Batch
 from gnomon.data.pack import microbatches, pack
 from gnomon.data.readers import Skipped
 from gnomon.data.sampler import Sampler
-from gnomon.judges.protocol import Reward
+from gnomon.judges.protocol import Judge
 from gnomon.losses.reduce import masked_sum
 from gnomon.models.roles import Role
 from gnomon.records import Prompt, TokenGroup
@@ -99,9 +99,9 @@ class Ingredients:
     text: Sequence[TokenGroup] = ()
     normalisation_groups: Sequence[TokenGroup] = ()
     engine: Engine | None = None
-    reward: Reward | None = None
+    reward: Judge | None = None
     environment: EpisodeRunner | None = None
-    observers: Sequence[Reward] = ()
+    observers: Sequence[Judge] = ()
     sampling: Sampling = field(default_factory=Sampling)
     max_reward_errors: float = 0.05
     reference_store: ReferenceStore | None = None

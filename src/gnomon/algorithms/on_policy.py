@@ -43,10 +43,9 @@ from gnomon.algorithms.rollouts import (
 from gnomon.algorithms.token_columns import per_response_sum
 from gnomon.data.sampler import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
-from gnomon.judges.human import Rounds
-from gnomon.judges.protocol import Sample, score_safely, trainable
+from gnomon.judges.protocol import judged, trainable
 from gnomon.records import TokenGroup
-from gnomon.rollout.protocol import Completion, Request
+from gnomon.rollout.protocol import Completion, Request, sampled_group
 from gnomon.stats.intervals import mean_interval, weighted_proportion
 from gnomon.stats.prompts import over_prompts
 
@@ -96,8 +95,8 @@ class OnPolicy(Algorithm):
 
     def experience(self, iteration: int) -> Experience:
         temperature = self.temperature(iteration)
-        if isinstance(self.ingredients.reward, Rounds):
-            self.ingredients.reward.open_round(iteration + 1)
+        if self.ingredients.reward is not None:
+            self.ingredients.reward.begin(iteration + 1)
         ahead: dict[str, float] = {}
         if self.prefetch is None:
             rollouts, written_by = self._rollouts(iteration), iteration
@@ -133,7 +132,7 @@ class OnPolicy(Algorithm):
         problem = self.stale_problem(self.settings)
         if given.environment is not None:
             problem = "episodes are not sampled ahead of training"
-        if isinstance(given.reward, Rounds):
+        if given.reward is not None and given.reward.in_rounds:
             problem = "people judge in rounds, which cannot run ahead"
         if problem is not None:
             raise ConfigError(f"rollout.max_staleness: {problem}")
@@ -211,23 +210,22 @@ class OnPolicy(Algorithm):
             prompts, completions = play(
                 environment, engine, prompts, requests, params, self.on_progress
             )
-        finished = [
-            Sample(p.prompt, c.text, p.ids, c.ids, c.finished)
-            for p, row in zip(prompts, completions, strict=True)
-            for c in row
+        groups = [
+            sampled_group(p.prompt, p.ids, row) for p, row in zip(prompts, completions, strict=True)
         ]
-        scores = [] if reward is None else score_safely(reward, finished)
+        judgements = [] if reward is None else judged(reward, groups)
+        scores = [score for judgement in judgements for score in judgement.scores]
         if environment is not None:
             flat = [c for row in completions for c in row]
             scores = with_returns(environment.name, flat, None if reward is None else scores)
         scores = [trainable(score) for score in scores]
-        observed = {o.name: score_safely(o, finished) for o in self.ingredients.observers}
+        observed = {o.name: judged(o, groups) for o in self.ingredients.observers}
         out: list[Rollout] = []
         for i, (prompt, row) in enumerate(zip(prompts, completions, strict=True)):
             part = slice(i * n, (i + 1) * n)
-            out.append(
-                Rollout(prompt, row, scores[part], {k: v[part] for k, v in observed.items()})
-            )
+            seen = {k: v[i].scores for k, v in observed.items()}
+            compared = judgements[i].comparisons if judgements and environment is None else None
+            out.append(Rollout(prompt, row, scores[part], seen, compared))
         return out
 
     def evaluate(self, iteration: int, final: bool) -> Evaluation:

@@ -22,7 +22,6 @@ from gnomon.algorithms.reference import RoundReference
 from gnomon.algorithms.replay import Replay
 from gnomon.algorithms.rollouts import Rollout, spread_metrics
 from gnomon.algorithms.sampled_pairs import PairMaking
-from gnomon.judges.human import Comparing
 from gnomon.records import TokenGroup
 
 
@@ -46,13 +45,11 @@ class OnlineDPO(DPOLoss, OnPolicy):
         self.replay = Replay(settings.replay, settings.replay_rounds, ingredients.seed)
         self.iteration = 0
         self._fresh: Sequence[TokenGroup] = ()
-        reward = ingredients.reward
         self.pair_making = PairMaking(
             settings.pairs,
             settings.tie_margin,
             settings.no_eos_penalty,
             whole=settings.loss == "plackett_luce",
-            judge=reward if isinstance(reward, Comparing) else None,
         )
 
     @classmethod

@@ -10,11 +10,11 @@ import torch
 
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.algorithms.rollouts import Rollout
-from gnomon.judges.protocol import Score
+from gnomon.records import Comparison, Score
 from gnomon.rollout.protocol import Completion
 
 STORED = {
-    "Rollout": ("prompt", "completions", "scores", "observed"),
+    "Rollout": ("prompt", "completions", "scores", "observed", "comparisons"),
     "Completion": ("ids", "logprobs", "finish_reason", "text"),
     "Score": ("value", "parts", "error"),
 }
@@ -38,6 +38,9 @@ def pack_rollouts(rollouts: Sequence[Rollout], prompts: Sequence[EncodedPrompt])
             {name: [asdict(s) for s in scores] for name, scores in r.observed.items()}
             for r in rollouts
         ],
+        "comparisons": [
+            None if r.comparisons is None else [asdict(c) for c in r.comparisons] for r in rollouts
+        ],
     }
 
 
@@ -51,15 +54,16 @@ def unpack_rollouts(state: Mapping[str, Any], prompts: Sequence[EncodedPrompt]) 
     ]
     out: list[Rollout] = []
     at = 0
-    for prompt, count, scores, observed in zip(
-        state["prompts"], state["counts"], state["scores"], state["observed"], strict=True
-    ):
+    compared = state.get("comparisons", [None] * len(state["prompts"]))  # older: none
+    columns = (state["prompts"], state["counts"], state["scores"], state["observed"], compared)
+    for prompt, count, scores, observed, comparisons in zip(*columns, strict=True):
         out.append(
             Rollout(
                 prompts[prompt],
                 completions[at : at + count],
                 [Score(**s) for s in scores],
                 {name: [Score(**s) for s in values] for name, values in observed.items()},
+                None if comparisons is None else [Comparison(**c) for c in comparisons],
             )
         )
         at += count

@@ -10,19 +10,20 @@ from typing import Any
 
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.algorithms.episodes import as_response, episode_series, shown, written
-from gnomon.judges.protocol import Score
-from gnomon.records import TokenGroup
+from gnomon.records import Comparison, Score, TokenGroup
 from gnomon.rollout.protocol import Completion
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One prompt's completions with their scores; an observer's scores lie under its name."""
+    """One prompt's completions with their scores, and how the judge compared them where it did; an
+    observer's scores lie under its name."""
 
     prompt: EncodedPrompt
     completions: Sequence[Completion]
     scores: Sequence[Score]
     observed: Mapping[str, Sequence[Score]]
+    comparisons: Sequence[Comparison] | None = None
 
 
 def token_group(rollout: Rollout, group_id: str) -> TokenGroup | None:

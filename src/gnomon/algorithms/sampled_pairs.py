@@ -8,7 +8,6 @@ from typing import Literal
 
 from gnomon.algorithms.episodes import as_response
 from gnomon.algorithms.rollouts import Rollout
-from gnomon.judges.human import Comparing
 from gnomon.records import Comparison, TokenGroup, TokenResponse
 
 
@@ -21,14 +20,12 @@ class PairMaking:
         tie_margin: rewards that differ by no more than this are a tie.
         no_eos_penalty: taken off the reward of a cut-off response.
         whole: the whole ranking is learned from, so every response stays, those of ties too.
-        judge: knows itself what was compared; without one the rewards say it.
     """
 
     pairs: Literal["best_worst", "all"] = "best_worst"
     tie_margin: float = 0.0
     no_eos_penalty: float = 0.0
     whole: bool = False
-    judge: Comparing | None = None
 
     def group(self, rollout: Rollout, group_id: str) -> tuple[TokenGroup | None, int]:
         """The group to learn from, None where nothing tells its responses apart; and the ties.
@@ -36,31 +33,30 @@ class PairMaking:
         Responses carry ``rank`` and ``reward``; those in no pair are left out, and so are pairs of
         the same tokens and responses whose reward failed.
         """
-        scored = [
-            (c, s.value - self.no_eos_penalty * (not c.finished))
-            for c, s in zip(rollout.completions, rollout.scores, strict=True)
+        scored = {
+            i: (c, s.value - self.no_eos_penalty * (not c.finished))
+            for i, (c, s) in enumerate(zip(rollout.completions, rollout.scores, strict=True))
             if s.value is not None and len(c.ids)
-        ]
-        rewards = [value for _, value in scored]
-        if self.judge is None:
+        }
+        rewards = [value for _, value in scored.values()]
+        if rollout.comparisons is None:
             compared = compare_rewards(rewards, self.tie_margin)
         else:
-            texts = [c.text for c, _ in scored]
-            compared = self.judge.compare(rollout.prompt.prompt, texts)
-        made = [as_response(c) for c, _ in scored]
-        ids = [c.ids for c, _ in scored]
+            compared = among(rollout.comparisons, list(scored))
+        made = [as_response(c) for c, _ in scored.values()]
+        ids = [c.ids for c, _ in scored.values()]
         strict = [c for c in compared if not c.tie and ids[c.better] != ids[c.worse]]
         ties = len(compared) - len(strict)
         if self.pairs == "best_worst":
             ties = int(bool(compared) and not strict)  # all are equal: its one pair is a tie
             strict = sorted(strict, key=lambda c: rewards[c.worse] - rewards[c.better])[:1]
-        ranks = ranks_from_rewards(rewards, 0.0 if self.judge else self.tie_margin)
+        margin = self.tie_margin if rollout.comparisons is None else 0.0
+        ranks = ranks_from_rewards(rewards, margin)
         used = sorted({i for c in strict for i in (c.better, c.worse)})
         if self.whole and strict:
             used = list(range(len(scored)))
         if not used:
             return None, ties
-        place = {i: k for k, i in enumerate(used)}
         responses = tuple(
             TokenResponse(
                 made[i].ids, made[i].mask, scalar={"rank": ranks[i], "reward": rewards[i]}
@@ -72,11 +68,21 @@ class PairMaking:
             group_id,
             prompt.ids,
             responses,
-            tuple(replace(c, better=place[c.better], worse=place[c.worse]) for c in strict),
+            among(strict, used),
             source=prompt.prompt.source,
             category=prompt.prompt.category,
         )
         return group, ties
+
+
+def among(comparisons: Sequence[Comparison], kept: Sequence[int]) -> tuple[Comparison, ...]:
+    """The comparisons between the responses that are kept, by their places among those."""
+    place = {i: k for k, i in enumerate(kept)}
+    return tuple(
+        replace(c, better=place[c.better], worse=place[c.worse])
+        for c in comparisons
+        if c.better in place and c.worse in place
+    )
 
 
 def compare_rewards(rewards: Sequence[float], tie_margin: float) -> tuple[Comparison, ...]:

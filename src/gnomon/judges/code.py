@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Literal
 
 from gnomon.errors import ConfigError
-from gnomon.judges.protocol import Sample, Score
+from gnomon.judges.protocol import Sample, SampleJudge, Score
 from gnomon.records import Prompt
 from gnomon.sandbox import CallTest, InputTest, Limits, Result, Sandbox
 from gnomon.sandbox.run import BadTestsError
@@ -48,7 +48,7 @@ def complete_program(prefix: str, code: str, entry_point: str | None) -> str:
     return prefix + code
 
 
-class CodeReward:
+class CodeReward(SampleJudge):
     """Runs each response's program against its prompt's tests.
 
     A program that fails, hangs, or breaks a limit is worth 0; tests that cannot be run, or a

@@ -1,19 +1,22 @@
-"""A user's own Python function as a reward."""
+"""A user's own Python as a judge: a function of samples, or a class."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gnomon.errors import ConfigError
-from gnomon.judges.protocol import Reward, Sample, Score, number
+from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score, number
 from gnomon.plugins import import_problem, load_own
+from gnomon.records import Group, Judgement
 from gnomon.usercode import FailedError, all_settled, is_interrupt, settled
 
 
-class FunctionReward:
+class FunctionReward(SampleJudge):
     """Wraps ``function(samples) -> list``: floats, None, Scores, or (value, parts) pairs.
 
     The function gets the whole batch of :class:`Sample` and answers with one item per sample, in
@@ -22,18 +25,66 @@ class FunctionReward:
     every item that is no number, is kept as the error of the sample it belongs to.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        options: Mapping[str, Any] | None = None,
+        version: str = "",
+    ) -> None:
         self.function = function
         self.name = name
-        self.options = dict(options)
+        self.options = dict(options or {})
+        self.version = version
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
-        result = _listed(settled(self.function(samples, **self.options)))
-        if not isinstance(result, Sequence) or isinstance(result, str | bytes):
-            raise TypeError(
-                f"returned {type(result).__name__}, expected a list with one reward per sample"
-            )
-        return [_as_score(item) for item in all_settled(result)]
+        result = settled(self.function(samples, **self.options))
+        return [_as_score(item) for item in _items(result, "sample")]
+
+
+class GroupReward(Judge):
+    """Wraps a user's object with ``judge(groups) -> list``, which sees whole groups.
+
+    It answers with one item per group, in order: a list of what :class:`FunctionReward` takes, one
+    item per response, or a :class:`Judgement`. It may be a coroutine, or answer with awaitables;
+    an optional ``begin(round)`` is told of each round. What it raises is the error of its group.
+    """
+
+    groupwise = True
+
+    def __init__(self, own: Any, name: str, version: str = "") -> None:
+        self.own = own
+        self.name = name
+        self.version = version
+
+    def begin(self, round: int) -> None:
+        if hasattr(self.own, "begin"):
+            settled(self.own.begin(round))
+
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        return [self._judgement(item) for item in _items(settled(self.own.judge(groups)), "group")]
+
+    def _judgement(self, item: Any) -> Judgement:
+        if isinstance(item, Judgement):
+            return replace(item, version=item.version or self.version)
+        if isinstance(item, FailedError):
+            return Judgement(self.name, error=str(item))
+        scores = tuple(_as_score(score) for score in _items(item, "response"))
+        return Judgement(self.name, scores, version=self.version)
+
+
+def _items(result: Any, what: str) -> list[Any]:
+    """The items of what a user's code returned, one for each ``what``; awaited where need be.
+
+    Raises:
+        TypeError: it is no list of any kind.
+    """
+    result = _listed(result)
+    if not isinstance(result, Sequence) or isinstance(result, str | bytes):
+        raise TypeError(
+            f"returned {type(result).__name__}, expected a list with one reward per {what}"
+        )
+    return all_settled(result)
 
 
 def _listed(result: Any) -> Any:
@@ -72,8 +123,13 @@ def _short(item: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def function_reward(reference: str, base: Path, options: Mapping[str, Any], name: str) -> Reward:
-    """The reward behind a recipe's ``function`` key: a function of samples, or a Reward class."""
+def function_reward(reference: str, base: Path, options: Mapping[str, Any], name: str) -> Judge:
+    """The judge behind a recipe's ``function`` key: a function of samples, or a class whose objects
+    have ``judge(groups)`` or are called with samples.
+
+    Raises:
+        ConfigError: it cannot be found, made or called, or does not take the options.
+    """
     found = load_own(reference, base, "reward function")
     arguments = () if isinstance(found, type) else ((),)
     try:
@@ -82,20 +138,31 @@ def function_reward(reference: str, base: Path, options: Mapping[str, Any], name
         raise ConfigError(f"reward function {reference!r}: its options: {error}") from error
     except ValueError:  # no signature to be had, of a builtin, say
         pass
+    version = source_version(found)
     if not isinstance(found, type):
-        return FunctionReward(found, name, options)
+        return FunctionReward(found, name, options, version)
     try:
-        reward: Reward = found(**options)
-        reward.name = name
+        own = found(**options)
     except BaseException as error:
         if is_interrupt(error):
             raise
         raise ConfigError(
             f"reward class {reference!r} could not be made: {import_problem(error)}"
         ) from error
-    if not callable(reward):
+    if hasattr(own, "judge") and not isinstance(own, SampleJudge):
+        return GroupReward(own, name, version)
+    if not callable(own):
         raise ConfigError(
-            f"reward class {reference!r}: its objects cannot be called; give it "
-            "__call__(self, samples)"
+            f"reward class {reference!r}: its objects judge nothing; give it "
+            "__call__(self, samples) or judge(self, groups)"
         )
-    return reward
+    return FunctionReward(own, name, version=version)
+
+
+def source_version(found: Any) -> str:
+    """The SHA-256 of the file that a function or class is written in; empty where there is none."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(found))
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    except (TypeError, OSError):
+        return ""

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from gnomon.data.fields import Row, did_you_mean
 from gnomon.data.rankings import parse_ranking
@@ -29,46 +29,39 @@ from gnomon.data.rows import BadRow, iter_rows
 from gnomon.data.scalars import RowError, as_bool
 from gnomon.errors import Pending, RunError
 from gnomon.files import write_text
-from gnomon.judges.protocol import Sample, Score
-from gnomon.records import Comparison, Prompt, Source, comparisons_from_ranks
+from gnomon.judges.protocol import Judge
+from gnomon.records import (
+    Comparison,
+    Group,
+    Judgement,
+    Prompt,
+    Score,
+    Source,
+    comparisons_from_ranks,
+)
 
-HOW = ("ranks", "ranking", "better", "comparisons", "skip")
+WAYS = ("ranks", "ranking", "better", "comparisons", "skip")
 """Ways to judge, of which a label has exactly one."""
 
 
-@runtime_checkable
-class Comparing(Protocol):
-    """A reward that knows which responses were compared, which its numbers alone cannot say."""
+class HumanQueue(Judge):
+    """People as a judge: a judgement holds the comparisons that they made, as they made them.
 
-    def compare(self, prompt: Prompt, texts: Sequence[str]) -> tuple[Comparison, ...]:
-        """The judgements between these responses, by their places; equal texts have none."""
-        ...
-
-
-@runtime_checkable
-class Rounds(Protocol):
-    """A reward that wants to be told when a round begins, before anything is sampled."""
-
-    def open_round(self, number: int) -> None:
-        """Round ``number`` (from 1) begins."""
-        ...
-
-
-class HumanQueue:
-    """The reward that people give.
-
-    A response's value is the share of its comparisons it won (a tie is half a win), in [0, 1]; one
-    without a judgement has 0.5. A method on pairs uses the judgements themselves (:meth:`compare`).
+    A response's score is the share of its comparisons that it won (a tie is half a win), in
+    [0, 1]; one without a comparison has 0.5.
 
     Args:
         folder: where the queue's files lie.
     """
 
+    groupwise = True
+    in_rounds = True
+
     def __init__(self, folder: Path | None = None) -> None:
         self.name = "human_queue"
         self.folder = Path("queue") if folder is None else folder
         self.number = 1
-        self._said: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+        self._votes: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
 
     @property
     def file(self) -> Path:
@@ -80,26 +73,26 @@ class HumanQueue:
         """What they answer."""
         return self.folder / f"round-{self.number:03d}.labels.jsonl"
 
-    def open_round(self, number: int) -> None:
-        """Begin a round; where it was asked before, its labels are read at once.
+    def begin(self, round: int) -> None:
+        """Begin a round; where it was asked before, read its labels at once.
 
         Raises:
             Pending: it was asked, and labels are missing.
             RunError: a label that cannot be used, with its file, row and cure.
         """
-        self.number = number
-        self._said = {}
+        self.number = round
+        self._votes = {}
         if self.file.is_file():
             self._read(self._asked())
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Score]:
-        """Ask about a round's samples, or score them by the labels.
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        """Ask about a round's groups, or say what the labels say of them.
 
         Raises:
             Pending: the labels are not there yet, or not all.
             RunError: the round was asked about other responses, or a label cannot be used.
         """
-        rows = self._rows(samples)
+        rows = self._rows(groups)
         if self.file.is_file():
             if self._asked() != rows:
                 raise RunError(
@@ -111,36 +104,31 @@ class HumanQueue:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
         self._read(rows)
-        return [Score(self.value(s.prompt, s.text)) for s in samples]
+        return [self._judgement(group) for group in groups]
 
-    def value(self, prompt: Prompt, text: str) -> float:
-        """The share of its comparisons that a response won; 0.5 for one that has none."""
-        won: list[float] = []
-        for (a, b), votes in self._said.get(_key(prompt), {}).items():
-            if text in (a, b):
-                sign = votes if text == a else -votes
-                won.append(0.5 if sign == 0 else float(sign > 0))
-        return sum(won) / len(won) if won else 0.5
-
-    def compare(self, prompt: Prompt, texts: Sequence[str]) -> tuple[Comparison, ...]:
-        votes = self._said.get(_key(prompt), {})
+    def _judgement(self, group: Group) -> Judgement:
+        """What people said of these responses; of equal texts the first stands for all."""
+        votes = self._votes.get(_key(group.prompt), {})
+        texts = [response.text for response in group.responses]
         first = {text: texts.index(text) for text in texts}
-        return tuple(
+        compared = tuple(
             Comparison(*((first[a], first[b]) if won >= 0 else (first[b], first[a])), tie=won == 0)
             for (a, b), won in votes.items()
             if a in first and b in first
         )
+        scores = tuple(Score(_share_won(votes, text)) for text in texts)
+        return Judgement(self.name, scores, compared)
 
     # -- the round's files ------------------------------------------------------------------------
 
-    def _rows(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """A row for each prompt with at least two different responses, in the samples' order."""
+    def _rows(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
+        """A row for each prompt with at least two different responses, in the groups' order."""
         texts: dict[tuple[str, str], dict[str, None]] = {}
         prompts: dict[tuple[str, str], Prompt] = {}
-        for sample in samples:
-            key = _key(sample.prompt)
-            prompts.setdefault(key, sample.prompt)
-            texts.setdefault(key, {})[sample.text] = None
+        for group in groups:
+            key = _key(group.prompt)
+            prompts.setdefault(key, group.prompt)
+            texts.setdefault(key, {}).update({r.text: None for r in group.responses})
         rows: list[dict[str, Any]] = []
         for key, found in texts.items():
             if len(found) < 2:
@@ -183,7 +171,7 @@ class HumanQueue:
             for a, b, won in judged[name]:
                 pair, sign = ((a, b), won) if (b, a) not in votes else ((b, a), -won)
                 votes[pair] = votes.get(pair, 0) + sign
-            self._said[_row_key(row)] = votes
+            self._votes[_row_key(row)] = votes
 
     def _labels(self) -> list[tuple[int, Mapping[str, Any]]]:
         if not self.labels.is_file():
@@ -204,8 +192,15 @@ class HumanQueue:
         return (
             f"round {self.number}: {what}. Read {self.file}, write {self.labels} with lines like\n"
             '  {"id": "ID", "ranks": {"r1": 1, "r2": 2}}  or  {"id": "ID", "better": "r1", "worse":'
-            ' "r2"}\nand go on with --resume.'
+            ' "r2"}\nThen resume with --resume.'
         )
+
+
+def _share_won(votes: Mapping[tuple[str, str], float], text: str) -> float:
+    """The share of its comparisons that a response won; 0.5 for one that has none."""
+    signs = [won if text == a else -won for (a, b), won in votes.items() if text in (a, b)]
+    points = [0.5 if sign == 0 else float(sign > 0) for sign in signs]
+    return sum(points) / len(points) if points else 0.5
 
 
 def _key(prompt: Prompt) -> tuple[str, str]:
@@ -225,11 +220,11 @@ def _judgements(row: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[
     Raises:
         RowError: it judges nothing, or not in a way that can be understood.
     """
-    ways = [name for name in HOW if label.get(name) is not None]
+    ways = [name for name in WAYS if label.get(name) is not None]
     if len(ways) != 1:
-        close = next((h for k in label if k != "id" and (h := did_you_mean(str(k), HOW))), "")
+        close = next((h for k in label if k != "id" and (h := did_you_mean(str(k), WAYS))), "")
         raise RowError(
-            f"a label has one of {', '.join(HOW)}; this one has {' and '.join(ways) or 'none'}",
+            f"a label has one of {', '.join(WAYS)}; this one has {' and '.join(ways) or 'none'}",
             close or "keep one of them",
         )
     responses = [dict(r) for r in row["responses"]]

@@ -1,15 +1,16 @@
-"""What a judge is, and how it is asked: its failures are kept with their samples, never lost and
-never zero."""
+"""What a judge is, and the one way to ask it: what fails is kept as an error, never as a zero."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from gnomon.errors import RunError
-from gnomon.records import Group, Judgement, Prompt
+from gnomon.records import Comparison, Cost, Group, Judgement, Prompt
 from gnomon.records import Score as Score
 from gnomon.usercode import is_interrupt, said, settled
 
@@ -35,76 +36,161 @@ class Sample:
     finished: bool = True
 
 
-class Reward(Protocol):
-    """Scores a batch of samples; one Score per sample, in order."""
-
-    name: str
-
-    def __call__(self, samples: Sequence[Sample]) -> list[Score]: ...
-
-
 class Judge(Protocol):
     """Anything that says how good responses are: learned models, verifiers, functions, mixtures,
-    people, simulated labellers.
+    people, simulated labellers. A class that inherits from it has all but ``name`` and ``judge``.
 
     Attributes:
         name: what its figures are logged under.
         version: of its weights, its prompt or its code; empty where there is nothing to tell apart.
+        groupwise: it judges responses in the light of each other, so a group cannot be split.
+        in_rounds: it is asked once a round, about everything in it (people are); so nothing can be
+            sampled ahead of its answers.
     """
 
     name: str
-    version: str
+    version: str = ""
+    groupwise: bool = False
+    in_rounds: bool = False
 
+    @abstractmethod
     def judge(self, groups: Sequence[Group]) -> list[Judgement]:
         """One judgement for each group, in order.
 
         Raises:
             Pending: people have not answered yet.
         """
-        ...
+
+    def begin(self, round: int) -> None:
+        """Hear that a round (from 1) begins, before anything is sampled. Most judges do nothing.
+
+        Raises:
+            Pending: people were asked about this round, and have not answered yet.
+        """
+        return
 
 
-def judged(judge: Reward, groups: Sequence[Group]) -> list[Judgement]:
+class SampleJudge(Judge):
+    """A judge that looks at each response by itself: called with samples, it scores each."""
+
+    @abstractmethod
+    def __call__(self, samples: Sequence[Sample]) -> list[Score]:
+        """One score for each sample, in order (or a coroutine that gives them)."""
+
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        samples = [sample for group in groups for sample in samples_of(group)]
+        found = list(settled(self(samples))) if samples else []
+        if len(found) != len(samples):
+            error = f"returned {len(found)} scores for {len(samples)} samples"
+            found = [Score(None, error=error)] * len(samples)
+        scores = iter(found)
+        return [
+            Judgement(self.name, tuple(next(scores) for _ in group.responses), version=self.version)
+            for group in groups
+        ]
+
+
+def samples_of(group: Group) -> list[Sample]:
+    """A group's responses one by one."""
+    return [
+        Sample(group.prompt, r.text, group.prompt_ids, r.ids, r.finished) for r in group.responses
+    ]
+
+
+# -- asking ----------------------------------------------------------------------------------------
+
+
+def judged(judge: Judge, groups: Sequence[Group]) -> list[Judgement]:
     """Ask a judge about groups; whatever goes wrong is an error in the judgement it went wrong for.
 
-    Raises:
-        RunError: the judge itself says that the run must stop, or pause for people.
-        KeyboardInterrupt: somebody stops the program.
-    """
-    samples = [
-        Sample(group.prompt, r.text, group.prompt_ids, r.ids, r.finished)
-        for group in groups
-        for r in group.responses
-    ]
-    scores = iter(score_safely(judge, samples))
-    return [Judgement(judge.name, tuple(next(scores) for _ in group.responses)) for group in groups]
-
-
-def score_safely(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
-    """Score ``samples``; whatever goes wrong becomes the error of the samples it went wrong for.
-
-    A reward that raises on the whole batch is asked again sample by sample, so that one bad sample
-    does not take the others with it; ``sys.exit`` counts as raising. NaN, infinities, None and
-    anything that is not one Score per sample are errors. A coroutine is awaited.
+    Every judgement has a :class:`Score` for each response: a value or an error. Where the judge
+    only compares, the value is the share of a response's comparisons that it won. A judge that
+    raises is asked again group by group, and about a group's responses one by one unless it is
+    groupwise, so that one bad sample does not take the others with it; ``sys.exit`` counts as
+    raising. NaN, infinities, None and anything that is no score are errors. A coroutine is awaited.
+    A judge that does not count its own seconds is timed.
 
     Raises:
-        RunError: the reward itself says that the run must stop, or pause for people.
+        RunError: the judge itself says that the run must stop, or (Pending) wait for people.
         KeyboardInterrupt: somebody stops the program.
     """
-    if not samples:
+    if not groups:
         return []
+    began = time.perf_counter()
     try:
-        scores = list(settled(reward(samples)))
+        found = list(settled(judge.judge(groups)))
     except BaseException as error:
         if isinstance(error, RunError) or is_interrupt(error):
             raise
-        if len(samples) == 1:
-            return [Score(None, error=f"{reward.name}: {said(error)}")]
-        return [score_safely(reward, [sample])[0] for sample in samples]
-    if len(scores) != len(samples):
-        message = f"{reward.name}: returned {len(scores)} scores for {len(samples)} samples"
-        return [Score(None, error=message) for _ in samples]
-    return [checked(reward.name, score) for score in scores]
+        return _in_pieces(judge, groups, said(error))
+    if len(found) != len(groups):
+        problem = f"returned {len(found)} judgements for {len(groups)} groups"
+        return [_failed(judge, group, problem) for group in groups]
+    each = (time.perf_counter() - began) / max(1, sum(len(g.responses) for g in groups))
+    return [
+        _complete(judge, group, judgement, each * len(group.responses))
+        for group, judgement in zip(groups, found, strict=True)
+    ]
+
+
+def _in_pieces(judge: Judge, groups: Sequence[Group], problem: str) -> list[Judgement]:
+    """Ask again about less at a time, down to what ``problem`` is about."""
+    if len(groups) > 1:
+        return [judged(judge, [group])[0] for group in groups]
+    group = groups[0]
+    if judge.groupwise or len(group.responses) < 2:
+        return [_failed(judge, group, problem)]
+    single = [replace(group, responses=(r,), comparisons=()) for r in group.responses]
+    found = [judged(judge, [piece])[0] for piece in single]
+    scores = tuple(score for judgement in found for score in judgement.scores)
+    cost = total_cost(judgement.cost for judgement in found)
+    return [Judgement(judge.name, scores, version=judge.version, cost=cost)]
+
+
+def _failed(judge: Judge, group: Group, problem: str, cost: Cost | None = None) -> Judgement:
+    """No response of the group could be judged."""
+    error = _named(judge.name, problem)
+    scores = (Score(None, error=error),) * len(group.responses)
+    return Judgement(judge.name, scores, version=judge.version, cost=cost or Cost(), error=error)
+
+
+def _complete(judge: Judge, group: Group, found: Any, seconds: float) -> Judgement:
+    """A judgement as it was given, with its scores checked, or made from its comparisons."""
+    count = len(group.responses)
+    if not isinstance(found, Judgement):
+        return _failed(judge, group, f"gave a {type(found).__name__}, not a Judgement")
+    cost = found.cost if found.cost.seconds else replace(found.cost, seconds=seconds)
+    scores: Sequence[Any] = found.scores
+    compared = found.comparisons or ()
+    if any(not 0 <= i < count for c in compared for i in (c.better, c.worse)):
+        return _failed(judge, group, f"compared other responses than the {count} given", cost)
+    if found.error is not None:
+        return _failed(judge, group, found.error, cost)
+    if not scores and found.comparisons is not None:
+        scores = [Score(share) for share in win_shares(compared, count)]
+    if len(scores) != count:
+        return _failed(judge, group, f"gave {len(scores)} scores for {count} responses", cost)
+    return replace(found, scores=tuple(checked(judge.name, s) for s in scores), cost=cost)
+
+
+def win_shares(comparisons: Sequence[Comparison], count: int) -> list[float]:
+    """[count] the share of its comparisons that each response won: 1/2 for a tie, or for none."""
+    won: list[list[float]] = [[] for _ in range(count)]
+    for c in comparisons:
+        won[c.better].append(0.5 if c.tie else 1.0)
+        won[c.worse].append(0.5 if c.tie else 0.0)
+    return [sum(points) / len(points) if points else 0.5 for points in won]
+
+
+def total_cost(costs: Iterable[Cost]) -> Cost:
+    """What several judgements took together."""
+    parts = list(costs)
+    return Cost(
+        sum(c.seconds for c in parts), sum(c.tokens for c in parts), sum(c.money for c in parts)
+    )
+
+
+# -- scores ----------------------------------------------------------------------------------------
 
 
 def checked(name: str, score: Any) -> Score:
@@ -152,5 +238,5 @@ def trainable(score: Score) -> Score:
 
 
 def _named(name: str, error: str) -> str:
-    """The error with the reward's name in front, once."""
+    """The error with the judge's name in front, once."""
     return error if error.startswith(f"{name}: ") else f"{name}: {error}"

@@ -21,7 +21,7 @@ from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, GnomonError, ModelError
-from gnomon.judges.build import HUMAN, one_reward
+from gnomon.judges.build import HUMAN, one_judge
 from gnomon.judges.function import function_reward
 from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
@@ -280,7 +280,7 @@ def _check_rewards(
         if reward.function is not None and code:
             function_reward(reward.function, base, reward.options, reward.label)
         if reward.builtin is not None:
-            one_reward(reward, base=base, load=load_reward_model)
+            one_judge(reward, base=base, load=load_reward_model)
         if reward.model is None:
             continue
         if reward.model in earlier:

@@ -1,4 +1,4 @@
-"""What is checked of a stage's rewards beforehand: their names, and whether they fit its prompts."""
+"""What is checked of a stage's rewards beforehand: their names, and whether they can judge."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.errors import ConfigError
-from gnomon.judges.build import HUMAN, one_reward
-from gnomon.judges.protocol import Sample, score_safely
+from gnomon.judges.build import HUMAN, one_judge
+from gnomon.judges.protocol import judged
 from gnomon.models.save import load_reward_model
 from gnomon.recipe.schema import RewardSpec, StageSpec
+from gnomon.records import Group, Message, Response
 
 RESERVED = (
     *("reward", "kl", "kl_k3", "length", "finished", "loss", "entropy", "beta", "lr", "step"),
@@ -52,7 +53,7 @@ ANSWER = "0"
 
 
 def check_judging(stage: StageSpec, prompts: Sequence[EncodedPrompt], base: Path) -> None:
-    """See that each builtin reward finds in the prompts what it needs (a reference answer, tests).
+    """Check that each builtin reward finds in the prompts what it needs (an answer, tests).
 
     Rewards of the recipe's own and reward models are not called.
 
@@ -66,12 +67,20 @@ def check_judging(stage: StageSpec, prompts: Sequence[EncodedPrompt], base: Path
 
 
 def _check(spec: RewardSpec, prompts: Sequence[EncodedPrompt], base: Path, allowed: float) -> None:
-    reward = one_reward(spec, base=base, load=load_reward_model)
-    samples = [Sample(p.prompt, ANSWER, p.ids, p.ids[-1:], True) for p in prompts]
-    said = [score.error or "" for score in score_safely(reward, samples) if score.value is None]
+    judge = one_judge(spec, base=base, load=load_reward_model)
+    groups = [
+        Group(
+            p.prompt,
+            (Response((Message("assistant", ANSWER),), ids=p.ids[-1:]),),
+            prompt_ids=p.ids,
+        )
+        for p in prompts
+    ]
+    scores = [score for judgement in judged(judge, groups) for score in judgement.scores]
+    said = [score.error for score in scores if score.error is not None]
     errors = [error for error in said if "took longer" not in error]  # a slow machine, not the data
-    if samples and len(errors) > allowed * len(samples):
+    if groups and len(errors) > allowed * len(groups):
         raise ConfigError(
-            f"reward {spec.label!r} cannot judge {len(errors)} of {len(samples)} prompts it was "
+            f"reward {spec.label!r} cannot judge {len(errors)} of {len(groups)} prompts it was "
             f"tried on: {errors[0]}"
         )

@@ -16,6 +16,7 @@ from gnomon.algorithms.registry import find_algorithm
 from gnomon.algorithms.reward_model import RewardModel
 from gnomon.errors import Pending, RunStopped
 from gnomon.files import make_folder
+from gnomon.judges.protocol import Judge
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.roles import Role
 from gnomon.models.save import save_policy, save_reward_model
@@ -27,7 +28,7 @@ from gnomon.stages.resolve import resolve_start, sampling, stage_settings
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import keep_template
 from gnomon.stages.stage_parts import StageParts
-from gnomon.tasks.tunnel.labellers import Labeller
+from gnomon.tasks.tunnel.labellers import Labeller, Turns
 from gnomon.train.loop import Loop
 from gnomon.train.progress import Progress
 from gnomon.train.sinks import make_sinks
@@ -201,9 +202,9 @@ class StageRun:
         prompts = self.data.prompts(encoder, groups)
         self.data.note(self.folder.path / "data.json", resume)
         seed = self.parts.seed
-        judge: Any
         if settings.labellers:
-            judge = [Labeller(**s.model_dump(), seed=seed) for s in settings.labellers]
+            labellers = [Labeller(**s.model_dump(), seed=seed) for s in settings.labellers]
+            judge: Judge = Turns(labellers, [p.prompt.id for p in prompts])
         else:
             judge = self.parts.reward(builder)
         with self._progress(len(prompts)) as progress:

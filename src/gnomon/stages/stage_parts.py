@@ -12,8 +12,8 @@ from gnomon.agents.episodes import EpisodeRunner
 from gnomon.algorithms.base import Algorithm, Ingredients, Settings
 from gnomon.data.encode import Encoder, How
 from gnomon.errors import ConfigError
-from gnomon.judges.build import build_reward, one_reward
-from gnomon.judges.human import HumanQueue
+from gnomon.judges.build import build_judge, one_judge
+from gnomon.judges.protocol import Judge
 from gnomon.models.load import LoadedModel
 from gnomon.models.roles import Role
 from gnomon.models.save import LoadedReward
@@ -127,7 +127,7 @@ class StageParts:
             "reward": None if environment and not stage.reward else self.reward(builder),
             "environment": environment,
             "observers": [
-                one_reward(
+                one_judge(
                     spec,
                     base=self.base,
                     load=lambda name: self._load_reward(builder, name),
@@ -211,22 +211,20 @@ class StageParts:
         window = context_of(builder.trunk.model.config) or self.recipe.max_length or LENGTH
         return build_environment(spec, encoder, base=self.base, window=window)
 
-    def reward(self, builder: RoleBuilder) -> Any:
+    def reward(self, builder: RoleBuilder) -> Judge:
         """What judges the stage's samples."""
         if not self.stage.reward:
             raise ConfigError(
                 f"stage {self.stage.name!r} samples its own responses and needs a reward: "
                 "reward: [{model: STAGE}], [{function: file.py:name}] or [{builtin: gold}]"
             )
-        reward = build_reward(
+        return build_judge(
             self.stage.reward,
             base=self.base,
             load=lambda name: self._load_reward(builder, name),
             tokenizer=builder.trunk.tokenizer,
+            queue=self.folder.path / "queue",
         )
-        if isinstance(reward, HumanQueue):
-            reward.folder = self.folder.path / "queue"
-        return reward
 
     def engine(self, policy: Role, encoder: Encoder) -> Engine:
         """What samples; given back when the stage ends."""

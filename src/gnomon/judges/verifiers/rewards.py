@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gnomon.errors import ConfigError
-from gnomon.judges.protocol import Sample, Score
+from gnomon.judges.protocol import Sample, SampleJudge, Score
 from gnomon.judges.verifiers.extract import check_methods
 from gnomon.judges.verifiers.text import exact_verifier, json_verifier, regex_verifier
 from gnomon.judges.verifiers.workers import VerifierError, VerifierTimeoutError, WorkerPool
@@ -34,7 +34,7 @@ MAX_UNANSWERED = 8
 responses that are at fault."""
 
 
-class VerifierReward:
+class VerifierReward(SampleJudge):
     """A verifier as a Reward: one call per sample, and a failure stays with its sample.
 
     Args:

@@ -22,7 +22,7 @@ from gnomon.tasks.tunnel.labellers import (
     ORDINARY,
     PERFECT,
     Labeller,
-    label,
+    Turns,
     make_group,
 )
 from gnomon.tasks.tunnel.tasks import FAMILIES
@@ -42,12 +42,12 @@ __all__ = [
     "GoldScore",
     "Labeller",
     "Quality",
+    "Turns",
     "demonstrations",
     "documents",
     "generate_prompts",
     "gold_score",
     "is_correct",
-    "label",
     "load_base",
     "make_group",
     "task_accuracy",
