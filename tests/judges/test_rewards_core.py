@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ THREE = [sample("a"), sample("bad"), sample("ccc")]
 
 
 def reward(function: Any, **options: Any) -> FunctionReward:
-    return FunctionReward(function, "mine", options)
+    return FunctionReward(partial(function, **options), "mine")
 
 
 def values(scores: Sequence[Score]) -> list[float | None]:
@@ -138,7 +139,7 @@ def test_parts_of_any_number_type_can_be_stored_and_others_are_errors() -> None:
     def mine(samples: Sequence[Sample]) -> list[Score]:
         return [Score(1.0, parts), Score(2.0, {"a": "much"}), Score(None, parts, "no")]  # type: ignore[dict-item]
 
-    good, bad, failed = score_safely(FunctionReward(mine, "mine", {}), [sample("x")] * 3)
+    good, bad, failed = score_safely(FunctionReward(mine, "mine"), [sample("x")] * 3)
     assert json.dumps([good.parts, failed.parts]) == json.dumps(
         [{"a": 0.5, "b": 2.0, "c": 1.0}] * 2
     )
@@ -320,16 +321,16 @@ def test_rewards_that_float32_cannot_square_are_errors() -> None:
 
 
 def test_a_mixture_is_the_weighted_sum_with_its_parts() -> None:
-    one = FunctionReward(lambda s: [(1.0, {"x": 7}), (2.0, {}), (3.0, {})], "one", {})
-    two = FunctionReward(lambda s: [10.0, 20.0, 30.0], "two", {})
+    one = FunctionReward(lambda s: [(1.0, {"x": 7}), (2.0, {}), (3.0, {})], "one")
+    two = FunctionReward(lambda s: [10.0, 20.0, 30.0], "two")
     scores = score_safely(Mixture([(one, 2.0), (two, -0.5)]), THREE)
     assert values(scores) == [-3.0, -6.0, -9.0]
     assert scores[0].parts == {"one": 1.0, "two": 10.0, "one/x": 7.0}
 
 
 def test_where_a_part_fails_there_is_no_partial_sum() -> None:
-    one = FunctionReward(lambda s: [1.0, None, 3.0], "one", {})
-    two = FunctionReward(lambda s: [10.0, 20.0, math.nan], "two", {})
+    one = FunctionReward(lambda s: [1.0, None, 3.0], "one")
+    two = FunctionReward(lambda s: [10.0, 20.0, math.nan], "two")
     scores = score_safely(Mixture([(one, 1.0), (two, 1.0)]), THREE)
     assert values(scores) == [11.0, None, None]
     assert "one" in str(scores[1].error)
@@ -340,13 +341,13 @@ def test_where_a_part_fails_there_is_no_partial_sum() -> None:
 @pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf, "1", None])
 def test_a_weight_that_is_no_number_is_refused(weight: Any) -> None:
     with pytest.raises(ConfigError, match="'one': its weight"):
-        Mixture([(FunctionReward(lambda s: [1.0], "one", {}), weight)])
+        Mixture([(FunctionReward(lambda s: [1.0], "one"), weight)])
     with pytest.raises(ConfigError, match="at least one"):
         Mixture([])
 
 
 def test_a_sum_beyond_all_numbers_is_an_error() -> None:
-    one = FunctionReward(lambda s: [1e308], "one", {})
+    one = FunctionReward(lambda s: [1e308], "one")
     (score,) = score_safely(Mixture([(one, 1.0), (one, 1.0)]), [sample("x")])
     assert score.value is None
     assert "inf" in str(score.error)

@@ -6,10 +6,11 @@ from itertools import permutations
 import pytest
 
 from gnomon.errors import ConfigError
-from gnomon.judges.protocol import judged
+from gnomon.judges.protocol import Sample, judged
 from gnomon.records import Comparison
-from gnomon.tasks.tunnel import Labeller, Turns, generate_prompts, gold_score, make_group
+from gnomon.tasks.tunnel import Labeller, Turns, generate_prompts, gold_score
 from gnomon.tasks.tunnel.world import problem_of
+from judging import group_of
 
 PROMPTS = generate_prompts(3000, seed=11, families=["arithmetic"], belief_rate=0.0)
 
@@ -18,9 +19,15 @@ def right(prompt) -> str:
     return f"The answer is {problem_of(prompt).answer}."
 
 
+def prefers_first(labeller: Labeller, prompt, first: str, second: str) -> bool | None:
+    """None for a tie."""
+    a, b = labeller.label_group(prompt, (first, second))
+    return None if a == b else a < b
+
+
 def share_preferring(labeller: Labeller, first, second) -> float:
     """How often ``first(prompt)`` is preferred to ``second(prompt)``."""
-    wins = [labeller.prefers_first(p, first(p), second(p)) for p in PROMPTS]
+    wins = [prefers_first(labeller, p, first(p), second(p)) for p in PROMPTS]
     return sum(w is True for w in wins) / len(wins)
 
 
@@ -40,8 +47,8 @@ def test_carelessness_flips_half_of_its_share() -> None:
 def test_inattention_ignores_correctness_but_not_style() -> None:
     inattentive = Labeller(noise=0.0, inattention=1.0)
     p = PROMPTS[0]
-    assert inattentive.prefers_first(p, "Sure! The answer is 0.", right(p)) is True
-    assert inattentive.prefers_first(p, "The answer is 0.", right(p)) is None
+    assert prefers_first(inattentive, p, "Sure! The answer is 0.", right(p)) is True
+    assert prefers_first(inattentive, p, "The answer is 0.", right(p)) is None
     half = Labeller(noise=0.0, inattention=0.5)
     share = share_preferring(half, lambda p: "Sure! The answer is 0.", right)
     assert share == pytest.approx(0.5, abs=0.03)
@@ -59,8 +66,8 @@ def test_sycophants_want_their_belief_repeated() -> None:
     prompts = generate_prompts(50, families=["arithmetic"], belief_rate=1.0)
     p = next(p for p in prompts if p.meta["belief"] != p.meta["answer"])
     agree, correct = f"It is {p.meta['belief']}.", f"It is {p.meta['answer']}."
-    assert Labeller(noise=0.0).prefers_first(p, agree, correct) is False
-    assert Labeller(noise=0.0, sycophancy=1.5).prefers_first(p, agree, correct) is True
+    assert prefers_first(Labeller(noise=0.0), p, agree, correct) is False
+    assert prefers_first(Labeller(noise=0.0, sycophancy=1.5), p, agree, correct) is True
 
 
 def test_rankings_do_not_depend_on_order_and_repeat() -> None:
@@ -82,7 +89,9 @@ def test_equal_texts_and_near_utilities_tie() -> None:
 
 
 def test_labellers_take_turns_by_the_place_of_the_prompt() -> None:
-    groups = [make_group(p, (right(p), "", "It is 0.")) for p in PROMPTS[:4]]
+    groups = [
+        group_of(*(Sample(p, text) for text in (right(p), "", "It is 0."))) for p in PROMPTS[:4]
+    ]
     order = [group.prompt.id for group in groups]
     turns = Turns([Labeller("a", noise=0.0), Labeller("b", noise=0.0)], order)
     judgements = judged(turns, groups)

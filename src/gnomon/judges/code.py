@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Literal
 
 from gnomon.errors import ConfigError
-from gnomon.judges.protocol import Sample, SampleJudge, Score
+from gnomon.judges.protocol import Sample, SampleJudge, Score, place_of
 from gnomon.records import Prompt
 from gnomon.sandbox import CallTest, InputTest, Limits, Result, Sandbox
 from gnomon.sandbox.run import BadTestsError
@@ -102,14 +102,6 @@ class CodeReward(SampleJudge):
         code = extract_code(sample.text)
         return self._plan(sample.prompt)(code)
 
-    def problem(self, prompt: Prompt) -> str | None:
-        """Why programs cannot be tested on this prompt, found without running one; else None."""
-        try:
-            self._plan(prompt)
-        except BadTestsError as error:
-            return str(error)
-        return None
-
     def _score(self, result: Any) -> Score:
         if isinstance(result, Exception):
             return Score(None, error=f"{type(result).__name__}: {result}")
@@ -126,7 +118,7 @@ class CodeReward(SampleJudge):
             return partial(self._humaneval, str(meta.get("prompt") or ""), meta)
         if meta.get("test_list"):
             if isinstance(meta["test_list"], str):
-                raise BadTestsError(f"{_where(prompt)}: test_list is text, not a list of asserts")
+                raise BadTestsError(f"{place_of(prompt)}: test_list is text, not a list of asserts")
             setup = str(meta.get("test_setup_code") or "")
             parts = [str(part) for part in meta["test_list"]]
             return partial(self.sandbox.run_asserts, parts=parts, setup=setup)
@@ -135,9 +127,9 @@ class CodeReward(SampleJudge):
             return self._listed(tests, prompt)
         found = ", ".join(sorted(map(str, meta))) or "nothing"
         raise BadTestsError(
-            f"{_where(prompt)}: no tests in its fields ({found}), so no program can pass: the code "
-            "reward needs test + entry_point (HumanEval), test_list (MBPP), or tests, a list of "
-            "{input, output} or {function, args, expected}"
+            f"{place_of(prompt)}: no tests in its fields ({found}), so no program can pass: the "
+            "code reward needs test + entry_point (HumanEval), test_list (MBPP), or tests, a list "
+            "of {input, output} or {function, args, expected}"
         )
 
     def _humaneval(self, prefix: str, meta: Mapping[str, Any], code: str) -> Result:
@@ -170,14 +162,10 @@ class CodeReward(SampleJudge):
                 return partial(self.sandbox.run_calls, tests=calls, rel_tol=self.rel_tol)
         except (KeyError, TypeError, AttributeError) as error:
             raise BadTestsError(
-                f"{_where(prompt)}: a test is neither input and output nor function, args and "
+                f"{place_of(prompt)}: a test is neither input and output nor function, args and "
                 f"expected ({type(error).__name__}: {error})"
             ) from error
-        raise BadTestsError(f"{_where(prompt)}: tests of calls name a function (or entry_point)")
-
-
-def _where(prompt: Prompt) -> str:
-    return f"prompt {prompt.id}" + (f" ({prompt.source})" if prompt.source else "")
+        raise BadTestsError(f"{place_of(prompt)}: tests of calls name a function (or entry_point)")
 
 
 def _parses(code: str) -> bool:

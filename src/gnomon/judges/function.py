@@ -6,11 +6,12 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gnomon.errors import ConfigError
-from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score, number
+from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score, as_score
 from gnomon.plugins import import_problem, load_own
 from gnomon.records import Group, Judgement
 from gnomon.usercode import FailedError, all_settled, is_interrupt, settled
@@ -25,21 +26,13 @@ class FunctionReward(SampleJudge):
     every item that is no number, is kept as the error of the sample it belongs to.
     """
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        name: str,
-        options: Mapping[str, Any] | None = None,
-        version: str = "",
-    ) -> None:
+    def __init__(self, function: Callable[[Any], Any], name: str, version: str = "") -> None:
         self.function = function
         self.name = name
-        self.options = dict(options or {})
         self.version = version
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
-        result = settled(self.function(samples, **self.options))
-        return [_as_score(item) for item in _items(result, "sample")]
+        return [_score(item) for item in _items(settled(self.function(samples)), "sample")]
 
 
 class GroupReward(Judge):
@@ -69,8 +62,14 @@ class GroupReward(Judge):
             return replace(item, version=item.version or self.version)
         if isinstance(item, FailedError):
             return Judgement(self.name, error=str(item))
-        scores = tuple(_as_score(score) for score in _items(item, "response"))
+        scores = tuple(_score(score) for score in _items(item, "response"))
         return Judgement(self.name, scores, version=self.version)
+
+
+def _score(item: Any) -> Score:
+    if isinstance(item, FailedError):
+        return Score(None, error=str(item))
+    return as_score(item, "the function")
 
 
 def _items(result: Any, what: str) -> list[Any]:
@@ -101,28 +100,6 @@ def _listed(result: Any) -> Any:
     return list(result) if isinstance(result, Iterator) else result
 
 
-def _as_score(item: Any) -> Score:
-    if isinstance(item, Score):
-        return item
-    if isinstance(item, FailedError):
-        return Score(None, error=str(item))
-    if item is None:
-        return Score(None, error="the function returned None for this sample")
-    value: Any = item
-    parts: Mapping[Any, Any] = {}
-    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Mapping):
-        value, parts = item
-    try:
-        return Score(number(value), {str(k): number(v) for k, v in parts.items()})
-    except (TypeError, ValueError, OverflowError):
-        return Score(None, error=f"the function returned {_short(item)} for this sample")
-
-
-def _short(item: Any) -> str:
-    text = repr(item)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def function_reward(reference: str, base: Path, options: Mapping[str, Any], name: str) -> Judge:
     """The judge behind a recipe's ``function`` key: a function of samples, or a class whose objects
     have ``judge(groups)`` or are called with samples.
@@ -140,7 +117,7 @@ def function_reward(reference: str, base: Path, options: Mapping[str, Any], name
         pass
     version = source_version(found)
     if not isinstance(found, type):
-        return FunctionReward(found, name, options, version)
+        return FunctionReward(partial(found, **options), name, version)
     try:
         own = found(**options)
     except BaseException as error:
@@ -156,7 +133,7 @@ def function_reward(reference: str, base: Path, options: Mapping[str, Any], name
             f"reward class {reference!r}: its objects judge nothing; give it "
             "__call__(self, samples) or judge(self, groups)"
         )
-    return FunctionReward(own, name, version=version)
+    return FunctionReward(own, name, version)
 
 
 def source_version(found: Any) -> str:

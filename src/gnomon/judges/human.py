@@ -42,6 +42,8 @@ from gnomon.records import (
 
 WAYS = ("ranks", "ranking", "better", "comparisons", "skip")
 """Ways to judge, of which a label has exactly one."""
+Votes = Mapping[tuple[str, str], float]
+"""By how much the first of two texts is preferred to the second (below 0: less; 0: a tie)."""
 
 
 class HumanQueue(Judge):
@@ -61,7 +63,6 @@ class HumanQueue(Judge):
         self.name = "human_queue"
         self.folder = Path("queue") if folder is None else folder
         self.number = 1
-        self._votes: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
 
     @property
     def file(self) -> Path:
@@ -74,14 +75,13 @@ class HumanQueue(Judge):
         return self.folder / f"round-{self.number:03d}.labels.jsonl"
 
     def begin(self, round: int) -> None:
-        """Begin a round; where it was asked before, read its labels at once.
+        """Begin a round; where it was asked before, its labels must be there.
 
         Raises:
             Pending: it was asked, and labels are missing.
             RunError: a label that cannot be used, with its file, row and cure.
         """
         self.number = round
-        self._votes = {}
         if self.file.is_file():
             self._read(self._asked())
 
@@ -92,7 +92,8 @@ class HumanQueue(Judge):
             Pending: the labels are not there yet, or not all.
             RunError: the round was asked about other responses, or a label cannot be used.
         """
-        rows = self._rows(groups)
+        asked = self._rows(groups)
+        rows = list(asked.values())
         if self.file.is_file():
             if self._asked() != rows:
                 raise RunError(
@@ -103,12 +104,11 @@ class HumanQueue(Judge):
         elif rows:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
-        self._read(rows)
-        return [self._judgement(group) for group in groups]
+        votes = dict(zip(asked, self._read(rows), strict=True))
+        return [self._judgement(group, votes.get(_key(group.prompt), {})) for group in groups]
 
-    def _judgement(self, group: Group) -> Judgement:
+    def _judgement(self, group: Group, votes: Votes) -> Judgement:
         """What people said of these responses; of equal texts the first stands for all."""
-        votes = self._votes.get(_key(group.prompt), {})
         texts = [response.text for response in group.responses]
         first = {text: texts.index(text) for text in texts}
         compared = tuple(
@@ -121,15 +121,16 @@ class HumanQueue(Judge):
 
     # -- the round's files ------------------------------------------------------------------------
 
-    def _rows(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
-        """A row for each prompt with at least two different responses, in the groups' order."""
-        texts: dict[tuple[str, str], dict[str, None]] = {}
-        prompts: dict[tuple[str, str], Prompt] = {}
+    def _rows(self, groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
+        """A row for each prompt with at least two different responses, in the groups' order, by
+        what tells the prompts apart."""
+        texts: dict[str, dict[str, None]] = {}
+        prompts: dict[str, Prompt] = {}
         for group in groups:
             key = _key(group.prompt)
             prompts.setdefault(key, group.prompt)
             texts.setdefault(key, {}).update({r.text: None for r in group.responses})
-        rows: list[dict[str, Any]] = []
+        rows: dict[str, dict[str, Any]] = {}
         for key, found in texts.items():
             if len(found) < 2:
                 continue
@@ -140,7 +141,7 @@ class HumanQueue(Judge):
                 asked = {"messages": turns}
             responses = [{"id": f"r{i + 1}", "text": text} for i, text in enumerate(found)]
             place = {"id": f"{self.number:03d}-{len(rows) + 1:04d}", "prompt_id": prompt.id}
-            rows.append(place | asked | {"responses": responses})
+            rows[key] = place | asked | {"responses": responses}
         return rows
 
     def _asked(self) -> list[dict[str, Any]]:
@@ -150,8 +151,13 @@ class HumanQueue(Judge):
         except ValueError as error:
             raise RunError(f"{self.file} is no longer what the run wrote: {error}") from error
 
-    def _read(self, asked: Sequence[Mapping[str, Any]]) -> None:
-        """Fill in what the labels say, or pause until all are there."""
+    def _read(self, asked: Sequence[Mapping[str, Any]]) -> list[Votes]:
+        """What the labels say of each row.
+
+        Raises:
+            Pending: some are missing.
+            RunError: a label that cannot be used.
+        """
         rows = {str(row["id"]): row for row in asked}
         judged: dict[str, list[tuple[str, str, float]]] = {}
         for number, label in self._labels():
@@ -166,12 +172,7 @@ class HumanQueue(Judge):
         missing = [name for name in rows if name not in judged]
         if missing:
             raise Pending(self._request(len(rows), missing))
-        for name, row in rows.items():
-            votes: dict[tuple[str, str], float] = {}
-            for a, b, won in judged[name]:
-                pair, sign = ((a, b), won) if (b, a) not in votes else ((b, a), -won)
-                votes[pair] = votes.get(pair, 0) + sign
-            self._votes[_row_key(row)] = votes
+        return [_counted(judged[name]) for name in rows]
 
     def _labels(self) -> list[tuple[int, Mapping[str, Any]]]:
         if not self.labels.is_file():
@@ -196,22 +197,25 @@ class HumanQueue(Judge):
         )
 
 
-def _share_won(votes: Mapping[tuple[str, str], float], text: str) -> float:
+def _counted(judgements: Sequence[tuple[str, str, float]]) -> Votes:
+    """The sum of the votes on each pair, in the order in which it was first judged."""
+    votes: dict[tuple[str, str], float] = {}
+    for a, b, won in judgements:
+        pair, sign = ((a, b), won) if (b, a) not in votes else ((b, a), -won)
+        votes[pair] = votes.get(pair, 0) + sign
+    return votes
+
+
+def _share_won(votes: Votes, text: str) -> float:
     """The share of its comparisons that a response won; 0.5 for one that has none."""
     signs = [won if text == a else -won for (a, b), won in votes.items() if text in (a, b)]
     points = [0.5 if sign == 0 else float(sign > 0) for sign in signs]
     return sum(points) / len(points) if points else 0.5
 
 
-def _key(prompt: Prompt) -> tuple[str, str]:
+def _key(prompt: Prompt) -> str:
     """What makes two prompts of a round the same."""
-    turns = [[m.role, m.content] for m in prompt.messages]
-    return prompt.id, json.dumps([prompt.text, turns])
-
-
-def _row_key(row: Mapping[str, Any]) -> tuple[str, str]:
-    turns = [[m["role"], m["content"]] for m in row.get("messages", ())]
-    return str(row["prompt_id"]), json.dumps([row.get("prompt"), turns])
+    return json.dumps([prompt.id, prompt.text, [[m.role, m.content] for m in prompt.messages]])
 
 
 def _judgements(row: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[str, str, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -95,6 +95,11 @@ def samples_of(group: Group) -> list[Sample]:
     return [
         Sample(group.prompt, r.text, group.prompt_ids, r.ids, r.finished) for r in group.responses
     ]
+
+
+def place_of(prompt: Prompt) -> str:
+    """Which prompt, and from which row of which file."""
+    return f"prompt {prompt.id}" + (f" ({prompt.source})" if prompt.source else "")
 
 
 # -- asking ----------------------------------------------------------------------------------------
@@ -212,6 +217,25 @@ def checked(name: str, score: Any) -> Score:
     if value is None or not math.isfinite(value):
         return Score(None, parts, f"{name}: the reward is {value}")
     return Score(value, parts)
+
+
+def as_score(item: Any, who: str) -> Score:
+    """What a user's code returned for one response: a Score, a number, or (number, {part: number}).
+
+    Args:
+        who: returned it, for the error that anything else becomes.
+    """
+    if isinstance(item, Score):
+        return item
+    value, parts = item, {}
+    if isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[1], Mapping):
+        value, parts = item
+    try:
+        return Score(number(value), {str(k): number(v) for k, v in parts.items()})
+    except (TypeError, ValueError, OverflowError):
+        text = repr(item)
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
+        return Score(None, error=f"{who} returned {shown}, not a number")
 
 
 def number(value: Any) -> float:

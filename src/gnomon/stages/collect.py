@@ -23,7 +23,7 @@ from gnomon.data.readers import Skipped
 from gnomon.errors import RunError, RunStopped
 from gnomon.files import make_folder, write_text
 from gnomon.judges.protocol import Judge, judged
-from gnomon.records import Comparison, Group, Judgement, Prompt, comparisons_from_ranks
+from gnomon.records import Comparison, Group, Judgement, Prompt
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams, sampled_group
 from gnomon.train.progress import Progress
 from gnomon.train.stop import Stop
@@ -120,13 +120,12 @@ class Collector:
 def ranks_of(comparisons: Sequence[Comparison], count: int) -> list[float] | None:
     """The ranks of ``count`` responses that imply just these comparisons; None where none do."""
     ranks = [1.0 + sum(c.worse == i and not c.tie for c in comparisons) for i in range(count)]
-
-    def content(pairs: Sequence[Comparison]) -> set[tuple[int, ...]]:
-        return {
-            (*sorted((c.better, c.worse)), 1) if c.tie else (c.better, c.worse, 0) for c in pairs
-        }
-
-    return ranks if content(comparisons) == content(comparisons_from_ranks(ranks)) else None
+    pairs = {frozenset((c.better, c.worse)) for c in comparisons}
+    agree = all(
+        ranks[c.better] == ranks[c.worse] if c.tie else ranks[c.better] < ranks[c.worse]
+        for c in comparisons
+    )
+    return ranks if agree and len(pairs) == len(comparisons) == count * (count - 1) // 2 else None
 
 
 def _distinct(prompt: EncodedPrompt, completions: Sequence[Completion]) -> Group:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gnomon.errors import ConfigError
-from gnomon.judges.protocol import Sample, SampleJudge, Score
+from gnomon.judges.protocol import Sample, SampleJudge, Score, as_score, place_of
 from gnomon.judges.verifiers.extract import check_methods
 from gnomon.judges.verifiers.text import exact_verifier, json_verifier, regex_verifier
 from gnomon.judges.verifiers.workers import VerifierError, VerifierTimeoutError, WorkerPool
@@ -103,7 +103,7 @@ class VerifierReward(SampleJudge):
         try:
             if self._pool is None:
                 assert self._verify is not None
-                return as_score(self._verify(sample.text, answer))
+                return as_score(self._verify(sample.text, answer), "the verifier")
             return self._asked(self._pool, sample, _jsonable(answer))
         except Exception as error:
             said = str(error) if isinstance(error, VerifierError) else _named(error)
@@ -115,7 +115,7 @@ class VerifierReward(SampleJudge):
         except VerifierTimeoutError as error:
             return self._ran_out(pool, answer, error)
         self._judged = True
-        return as_score(result)
+        return as_score(result, "the verifier")
 
     def _ran_out(self, pool: WorkerPool, answer: Any, error: VerifierTimeoutError) -> Score:
         """A response that could not be judged in time is wrong, unless the fault is elsewhere."""
@@ -135,11 +135,6 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def place_of(prompt: Prompt) -> str:
-    """Which prompt, and from which row of which file."""
-    return f"prompt {prompt.id}" + (f" ({prompt.source})" if prompt.source else "")
-
-
 def answer_of(prompt: Prompt, field: str) -> Any:
     """The reference answer of a prompt; MISSING where there is none, or an empty one."""
     value = prompt.meta.get(field)
@@ -154,26 +149,6 @@ def missing_field(prompt: Prompt, field: str) -> str:
         f"{place_of(prompt)}: no reference answer in meta[{field!r}] (fields there: {there}); "
         "add it to the data, or name another with the reward's option field"
     )
-
-
-def as_score(result: Any) -> Score:
-    """What a verifier returned, as a Score; None, NaN and what is no number become an error."""
-    if isinstance(result, Score):
-        return result
-    parts: Mapping[Any, Any] = {}
-    value = result
-    if isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], Mapping):
-        value, parts = result
-    if isinstance(value, str) or value is None:
-        return Score(None, error=f"the verifier returned {value!r}, not a number")
-    try:
-        number = float(value)
-        named = {str(k): float(v) for k, v in parts.items()}
-    except (TypeError, ValueError):
-        return Score(None, error=f"the verifier returned {str(result)[:80]}, not a number")
-    if not math.isfinite(number):
-        return Score(None, named, f"the verifier returned {number}")
-    return Score(number, named)
 
 
 def _jsonable(answer: Any) -> Any:

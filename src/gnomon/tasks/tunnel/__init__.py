@@ -14,16 +14,11 @@ from gnomon.tasks.tunnel.gold import (
     GoldScore,
     gold_score,
     is_correct,
-    task_accuracy,
 )
 from gnomon.tasks.tunnel.labellers import (
-    FLATTERED,
-    LENGTH_BIASED,
     ORDINARY,
-    PERFECT,
     Labeller,
     Turns,
-    make_group,
 )
 from gnomon.tasks.tunnel.tasks import FAMILIES
 from gnomon.tasks.tunnel.world import generate_prompts
@@ -32,11 +27,8 @@ __all__ = [
     "BASE_PATH",
     "EXPERT",
     "FAMILIES",
-    "FLATTERED",
-    "LENGTH_BIASED",
     "MIXED",
     "ORDINARY",
-    "PERFECT",
     "CorrectReward",
     "GoldReward",
     "GoldScore",
@@ -49,6 +41,4 @@ __all__ = [
     "gold_score",
     "is_correct",
     "load_base",
-    "make_group",
-    "task_accuracy",
 ]

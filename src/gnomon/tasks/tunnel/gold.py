@@ -207,13 +207,3 @@ def answer_anywhere(prompt: Prompt, text: str) -> bool:
     wanted, found = (_words(t) for t in (_normal(problem_of(prompt).answer), text))
     size = len(wanted)
     return any(found[i : i + size] == wanted for i in range(len(found) - size + 1))
-
-
-def task_accuracy(samples: Sequence[tuple[Prompt, str]]) -> dict[str, float]:
-    """Share of right answers, by family and over all (key ``all``)."""
-    hits: dict[str, list[bool]] = {}
-    for prompt, text in samples:
-        hit = is_correct(prompt, text)
-        for key in ("all", prompt.category or "none"):
-            hits.setdefault(key, []).append(hit)
-    return {key: sum(values) / len(values) for key, values in sorted(hits.items())}

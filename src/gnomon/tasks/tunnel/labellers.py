@@ -23,9 +23,7 @@ from gnomon.judges.protocol import Judge
 from gnomon.records import (
     Group,
     Judgement,
-    Message,
     Prompt,
-    Response,
     comparisons_from_ranks,
 )
 from gnomon.tasks.tunnel.gold import gold_score, read
@@ -110,11 +108,6 @@ class Labeller:
             ranks[i] = ranks[above] if tied and above is not None else place + 1.0
         return ranks
 
-    def prefers_first(self, prompt: Prompt, first: str, second: str, draw: int = 0) -> bool | None:
-        """True if ``first`` is preferred, False if ``second`` is, None for a tie."""
-        a, b = self.label_group(prompt, (first, second), draw)
-        return None if a == b else a < b
-
 
 class Turns(Judge):
     """Labellers who take turns: the i-th prompt is the i-th labeller's, whatever is asked when.
@@ -145,21 +138,7 @@ class Turns(Judge):
         return Judgement(who.name, comparisons=comparisons_from_ranks(ranks))
 
 
-def make_group(prompt: Prompt, texts: Sequence[str]) -> Group:
-    """A group of K unlabelled text responses."""
-    return Group(prompt, tuple(Response((Message("assistant", t),)) for t in texts))
-
-
-PERFECT = Labeller("perfect", noise=0.0)
-"""The gold preference itself."""
-
 ORDINARY = Labeller(
     "ordinary", noise=0.2, careless=0.05, inattention=0.1, length_bias=0.05, politeness_bias=0.1
 )
 """The default: mostly right, a little hasty, a little charmed by politeness."""
-
-LENGTH_BIASED = Labeller("length-biased", noise=0.2, length_bias=0.8)
-"""Takes length for effort: prefers longer answers well beyond what the gold preference allows."""
-
-FLATTERED = Labeller("flattered", noise=0.2, politeness_bias=0.6, sycophancy=0.8)
-"""Likes to be flattered and agreed with."""
