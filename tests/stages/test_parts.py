@@ -24,7 +24,7 @@ from gnomon.models.memory import parameter_count
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import LoadedReward, save_policy, save_reward_model
 from gnomon.recipe.schema import LoraSpec, StageSpec
-from gnomon.records import Message, Prompt
+from gnomon.records import Comparison, Group, Judgement, Message, Prompt
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.stages.collect import Collector, CollectSettings, collect, ranks_from_rewards
@@ -187,6 +187,34 @@ def test_collected_groups_rank_longer_answers_first_as_the_judge_said(tmp_path: 
         row = json.loads(line)
         assert [r["rank"] for r in row["responses"]] == sorted(r["rank"] for r in row["responses"])
         assert len({r["text"] for r in row["responses"]}) == len(row["responses"])
+
+
+class FirstAgainstLast(Judge):
+    """Compares one pair of each prompt's responses, and nothing of the prompt p1."""
+
+    name = "one_pair"
+    groupwise = True
+
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        pairs = [Comparison(len(g.responses) - 1, 0) for g in groups]
+        return [
+            Judgement(self.name, comparisons=() if g.prompt.id == "p1" else (pair,))
+            for g, pair in zip(groups, pairs, strict=True)
+        ]
+
+
+def test_a_judge_that_compares_gives_its_comparisons(tmp_path: Path) -> None:
+    _, skipped = collect(collector(FirstAgainstLast()), tw.prompts(4), tmp_path, quiet(4))
+    assert any("p1: one_pair compared none of its responses" in s.reason for s in skipped)
+    rows = [json.loads(line) for line in (tmp_path / "groups.jsonl").read_text().splitlines()]
+    assert rows
+    for row in rows:
+        if "comparisons" not in row:  # two responses: its comparison is a ranking
+            assert [(r["id"], r["rank"]) for r in row["responses"]] == [("1", 1.0), ("0", 2.0)]
+            continue
+        ids = [r["id"] for r in row["responses"]]
+        assert row["comparisons"] == [{"better": ids[1], "worse": "0", "tie": False}]
+    assert any("comparisons" in row for row in rows)
 
 
 def test_one_failed_judgement_is_listed_and_many_stop(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gnomon.errors import ConfigError
+from gnomon.judges.function import source_version
 from gnomon.judges.protocol import Sample, SampleJudge, Score, as_score, place_of
 from gnomon.judges.verifiers.extract import check_methods
 from gnomon.judges.verifiers.text import exact_verifier, json_verifier, regex_verifier
@@ -316,8 +317,8 @@ def verifier(
     where, colon, name = function.rpartition(":")
     if where.endswith(".py"):
         function = f"{Path(where).resolve()}{colon}{name}"
-    load_own(function, Path.cwd(), "verifier")
-    return VerifierReward(
+    found = load_own(function, Path.cwd(), "verifier")
+    reward = VerifierReward(
         None,
         "verifier",
         field=field,
@@ -328,6 +329,8 @@ def verifier(
         timed_out=timed_out,
         workers=workers,
     )
+    reward.version = source_version(found)
+    return reward
 
 
 def user_verifier(function: str, options: Mapping[str, Any]) -> Callable[[str, Any], Any]:
