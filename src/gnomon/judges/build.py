@@ -43,7 +43,7 @@ def check_builtin(name: str) -> None:
     """Check that there is such a builtin reward.
 
     Raises:
-        ConfigError: there is none, with the nearest one.
+        ConfigError: there is not; the message names the nearest one.
     """
     check_known(name, BUILTIN, "builtin reward", own=False)
 
@@ -61,7 +61,7 @@ def build_judge(
     Args:
         base: the folder that files are looked up in (the recipe's own).
         load: reads the reward model that an entry names.
-        tokenizer: the policy's; a reward model with another one reads the text anew.
+        tokenizer: the policy's; a reward model with another one tokenises the text itself.
         queue: the folder in which people are asked.
     """
     parts = [

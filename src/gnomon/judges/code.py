@@ -1,13 +1,13 @@
 """Unit tests as a reward: the program in a response is run in a sandbox against its prompt's tests.
 
-Four kinds of tests, told apart by the fields of ``Prompt.meta``:
+Four kinds of tests, recognised by the fields of ``Prompt.meta``:
 
     test, entry_point     HumanEval's form: code that defines check(candidate)
     test_list             MBPP's form: a list of assert statements (and test_setup_code)
     tests                 a list of {input, output}: run as a script, stdin to stdout
     tests                 a list of {function, args, kwargs, expected}: calls of plain values
 
-Expected outputs and values stay outside the sandbox in the last two. In the first two they lie in
+Expected outputs and values stay outside the sandbox in the last two. In the first two they are in
 another process than the program (see gnomon.sandbox).
 """
 
@@ -32,13 +32,13 @@ _PYTHON = ("python", "py", "python3", "")
 
 
 def extract_code(text: str) -> str:
-    """The program in a response: its last fenced Python block, or else the text as it stands."""
+    """The program in a response: its last fenced Python block, or else all of it."""
     blocks = [body for language, body in _FENCE.findall(text) if language.lower() in _PYTHON]
     return blocks[-1] if blocks else text
 
 
 def complete_program(prefix: str, code: str, entry_point: str | None) -> str:
-    """``code`` put after the prompt's own code, whether it goes on from there or starts anew.
+    """``code`` put after the prompt's own code, which it continues or writes again.
 
     Code that defines the entry point itself is set below the prompt's (whose imports and helpers it
     may need); anything else is taken as the continuation of the prompt's last line.

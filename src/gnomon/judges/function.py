@@ -21,9 +21,9 @@ class FunctionReward(SampleJudge):
     """Wraps ``function(samples) -> list``: floats, None, Scores, or (value, parts) pairs.
 
     The function gets the whole batch of :class:`Sample` and answers with one item per sample, in
-    order; an array, tensor or nested list of shape [n] or [n, 1] will do, and so will an iterator.
-    It may be a coroutine function, or answer with one awaitable per sample. What it raises, and
-    every item that is no number, is kept as the error of the sample it belongs to.
+    order; an array, tensor or nested list of shape [n] or [n, 1] also works, and so does an
+    iterator. It may be a coroutine function, or answer with one awaitable per sample. What it
+    raises, and every item that is not a number, is the error of its sample.
     """
 
     def __init__(self, function: Callable[[Any], Any], name: str, version: str = "") -> None:
@@ -39,8 +39,8 @@ class GroupReward(Judge):
     """Wraps a user's object with ``judge(groups) -> list``, which sees whole groups.
 
     It answers with one item per group, in order: a list of what :class:`FunctionReward` takes, one
-    item per response, or a :class:`Judgement`. It may be a coroutine, or answer with awaitables;
-    an optional ``begin(round)`` is told of each round. What it raises is the error of its group.
+    item per response, or a :class:`Judgement`. It may be a coroutine, or answer with awaitables.
+    Where it has ``begin(round)``, that is called too. What it raises is the error of its group.
     """
 
     groupwise = True
@@ -76,7 +76,7 @@ def _items(result: Any, what: str) -> list[Any]:
     """The items of what a user's code returned, one for each ``what``; awaited where need be.
 
     Raises:
-        TypeError: it is no list of any kind.
+        TypeError: it is not a list of any kind.
     """
     result = _listed(result)
     if not isinstance(result, Sequence) or isinstance(result, str | bytes):
@@ -137,7 +137,7 @@ def function_reward(reference: str, base: Path, options: Mapping[str, Any], name
 
 
 def source_version(found: Any) -> str:
-    """The SHA-256 of the file that a function or class is written in; empty where there is none."""
+    """The SHA-256 of the file that a function or class is written in; empty where it has none."""
     try:
         file = inspect.getsourcefile(inspect.unwrap(found))
         return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""

@@ -1,4 +1,4 @@
-"""People as the judge: responses go into a file, the run pauses, their labels come back in another.
+"""People as a judge: responses go into a file, the run pauses, labels come back in another.
 
 ``queue/round-001.jsonl`` has a line for each prompt::
 
@@ -53,7 +53,7 @@ class HumanQueue(Judge):
     [0, 1]; one without a comparison has 0.5.
 
     Args:
-        folder: where the queue's files lie.
+        folder: of the queue's files.
     """
 
     groupwise = True
@@ -99,7 +99,7 @@ class HumanQueue(Judge):
                 raise RunError(
                     f"{self.file} asks about other responses than the run now samples: the model, "
                     "the recipe, the software or the file has changed. Put it back as it was; or "
-                    "remove it and its labels, and this round is asked anew."
+                    "remove it and its labels, and people are asked about this round again."
                 )
         elif rows:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ class HumanQueue(Judge):
         return [self._judgement(group, votes.get(_key(group.prompt), {})) for group in groups]
 
     def _judgement(self, group: Group, votes: Votes) -> Judgement:
-        """What people said of these responses; of equal texts the first stands for all."""
+        """What people said of these responses; equal texts are compared as the first of them."""
         texts = [response.text for response in group.responses]
         first = {text: texts.index(text) for text in texts}
         compared = tuple(

@@ -62,7 +62,7 @@ class Judge(Protocol):
         """
 
     def begin(self, round: int) -> None:
-        """Hear that a round (from 1) begins, before anything is sampled. Most judges do nothing.
+        """Called as a round (from 1) begins, before anything is sampled. Does nothing by default.
 
         Raises:
             Pending: people were asked about this round, and have not answered yet.
@@ -112,7 +112,7 @@ def judged(judge: Judge, groups: Sequence[Group]) -> list[Judgement]:
     only compares, the value is the share of a response's comparisons that it won. A judge that
     raises is asked again group by group, and about a group's responses one by one unless it is
     groupwise, so that one bad sample does not take the others with it; ``sys.exit`` counts as
-    raising. NaN, infinities, None and anything that is no score are errors. A coroutine is awaited.
+    raising. NaN, infinities, None and what is not a score are errors. A coroutine is awaited.
     A judge that does not count its own seconds is timed.
 
     Raises:
@@ -242,10 +242,10 @@ def number(value: Any) -> float:
     """``value`` as a float: of Python's, numpy's and torch's numbers, and of arrays of one.
 
     Raises:
-        TypeError, ValueError, OverflowError: it is none (text is none either).
+        TypeError, ValueError, OverflowError: it is not one (nor is text).
     """
     if isinstance(value, str | bytes | bytearray):
-        raise TypeError("text is no number")
+        raise TypeError("text is not a number")
     return float(value.item() if hasattr(value, "item") else value)
 
 

@@ -210,7 +210,7 @@ def _chunks(
                 if not parts.is_dir():
                     raise RunError(
                         f"{parts} was removed while the run was writing it. Put the folder back "
-                        "and resume with --resume; without it --resume begins this stage anew."
+                        "and resume with --resume; without it --resume starts this stage again."
                     )
                 rows = _normal(collector.rows(prompts[first : first + size], first))
                 text = _lines(rows)

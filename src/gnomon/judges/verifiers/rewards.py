@@ -1,5 +1,4 @@
-"""Verifiers as rewards with options, as recipes name them: the answer is looked up, the verifier
-called, and what goes wrong kept."""
+"""Verifiers as judges, with options, as recipes name them."""
 
 from __future__ import annotations
 
@@ -36,16 +35,16 @@ responses that are at fault."""
 
 
 class VerifierReward(SampleJudge):
-    """A verifier as a Reward: one call per sample, and a failure stays with its sample.
+    """A verifier as a judge: one call per sample, and a failure stays with its sample.
 
     Args:
         verify: called as ``verify(text, answer)``. Give ``reference`` instead to have it run in
             worker processes that can be killed: a thread cannot be stopped, and a regular
-            expression that runs away does not even let other threads go on.
+            expression that runs away stops all other threads too.
         field: the field of ``Prompt.meta`` that holds the answer; None passes all of ``meta``.
         unfinished: the value of a response that was cut off; None judges it like any other.
         reference: ``module:factory``; ``factory(**options)`` makes the verifier in each worker.
-        timeout_s: per sample; a worker that takes longer is killed and started anew.
+        timeout_s: per sample; a worker that takes longer is killed and started again.
         timed_out: the value of a response that takes longer; None makes it an error. Where the
             reference answer alone takes as long, or no response was ever judged in time, it is an
             error anyway: the data or the verifier is at fault.
