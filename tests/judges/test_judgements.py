@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import tiny_world as tw
 from gnomon.errors import Pending
@@ -119,6 +121,17 @@ def test_a_judge_of_groups_sees_them_whole() -> None:
     assert [values(j) for j in judged(judge, GROUPS)] == [[-2.0, -3.0, 5.0], [-0.5, 0.5]]
     judge.begin(3)
     assert (judge.own.asked, judge.own.rounds) == ([2], [3])
+
+
+@pytest.mark.parametrize("made", [list, np.array, torch.tensor, iter])
+def test_groups_of_one_response_keep_their_lists(made: Any) -> None:
+    class Single:
+        def judge(self, groups: Sequence[Group]) -> Any:
+            return made([[float(i)] for i, _ in enumerate(groups)])
+
+    groups = [group(name, "yes") for name in ("one", "two", "three")]
+    judgements = judged(GroupReward(Single(), "single"), groups)
+    assert [values(j) for j in judgements] == [[0.0], [1.0], [2.0]]
 
 
 def test_a_judge_of_groups_may_be_a_coroutine() -> None:

@@ -32,7 +32,7 @@ class FunctionReward(SampleJudge):
         self.version = version
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
-        return [_score(item) for item in _items(settled(self.function(samples)), "sample")]
+        return _scores(settled(self.function(samples)), "sample")
 
 
 class GroupReward(Judge):
@@ -62,42 +62,44 @@ class GroupReward(Judge):
             return replace(item, version=item.version or self.version)
         if isinstance(item, FailedError):
             return Judgement(self.name, error=str(item))
-        scores = tuple(_score(score) for score in _items(item, "response"))
-        return Judgement(self.name, scores, version=self.version)
+        return Judgement(self.name, tuple(_scores(item, "response")), version=self.version)
 
 
-def _score(item: Any) -> Score:
-    if isinstance(item, FailedError):
-        return Score(None, error=str(item))
-    return as_score(item, "the function")
+def _scores(result: Any, what: str) -> list[Score]:
+    """A score for each of the items; those of a nested column ([[1.0], ...]) are flat numbers.
+
+    Raises:
+        TypeError: there is no list of them.
+    """
+    items = _items(result, what)
+    if all(isinstance(item, list) and len(item) == 1 for item in items):
+        items = [item[0] for item in items]
+    return [
+        Score(None, error=str(item))
+        if isinstance(item, FailedError)
+        else as_score(item, "the function")
+        for item in items
+    ]
 
 
 def _items(result: Any, what: str) -> list[Any]:
-    """The items of what a user's code returned, one for each ``what``; awaited where need be.
+    """The items of what a user's code returned, one for each ``what``, awaited where need be:
+    arrays, tensors, columns of data frames and iterators are lists too.
 
     Raises:
         TypeError: it is not a list of any kind.
     """
-    result = _listed(result)
+    if hasattr(result, "to_numpy") and not hasattr(result, "tolist"):  # a data frame
+        result = result.to_numpy()
+    if hasattr(result, "tolist"):
+        result = result.tolist()
+    if isinstance(result, Iterator):
+        result = list(result)
     if not isinstance(result, Sequence) or isinstance(result, str | bytes):
         raise TypeError(
             f"returned {type(result).__name__}, expected a list with one reward per {what}"
         )
     return all_settled(result)
-
-
-def _listed(result: Any) -> Any:
-    """Arrays, tensors, columns of data frames and iterators as lists, nested columns ([[1.0], ...])
-    flat; the rest as it is."""
-    if hasattr(result, "to_numpy") and not hasattr(result, "tolist"):  # a data frame
-        result = result.to_numpy()
-    shape: Sequence[int] = getattr(result, "shape", ())
-    if hasattr(result, "tolist"):
-        column = len(shape) == 2 and shape[1] == 1
-        return (result.reshape(-1) if column else result).tolist()
-    if isinstance(result, list) and all(isinstance(row, list) and len(row) == 1 for row in result):
-        return [row[0] for row in result]
-    return list(result) if isinstance(result, Iterator) else result
 
 
 def function_reward(reference: str, base: Path, options: Mapping[str, Any], name: str) -> Judge:
