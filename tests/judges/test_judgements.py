@@ -226,8 +226,9 @@ def test_a_group_that_a_judge_raises_on_takes_no_other_with_it_and_is_not_split(
         (3.0, "returned float, expected a list with one reward per response"),
         ([1.0, 2.0], "gave 2 scores for 3 responses"),
         (Judgement("x"), "gave 0 scores for 3 responses"),
-        (Judgement("x", comparisons=(Comparison(0, 3),)), "compared other responses than the 3"),
-        (Judgement("x", comparisons=(Comparison(-1, 0),)), "compared other responses than the 3"),
+        (Judgement("x", comparisons=(Comparison(0, 3),)), "no pair of the 3 responses"),
+        (Judgement("x", comparisons=(Comparison(-1, 0),)), "no pair of the 3 responses"),
+        (Judgement("x", comparisons=(Comparison(1, 1),)), "no pair of the 3 responses"),
         (Judgement("x", error="endpoint is down"), "endpoint is down"),
     ],
 )
@@ -288,9 +289,11 @@ def test_ranks_are_read_back_from_the_comparisons_they_imply() -> None:
         [Comparison(0, 1), Comparison(1, 2), Comparison(2, 0)],
         [Comparison(0, 1, tie=True), Comparison(1, 2, tie=True), Comparison(0, 2)],
         [Comparison(0, 1), Comparison(0, 1), Comparison(0, 1)],
+        [Comparison(0, 1, weight=0.5), Comparison(0, 2), Comparison(1, 2)],
+        [Comparison(0, 1, margin=2.0), Comparison(0, 2), Comparison(1, 2)],
     ],
 )
-def test_comparisons_that_contradict_each_other_are_no_ranking(
+def test_comparisons_that_contradict_each_other_or_say_more_are_no_ranking(
     comparisons: list[Comparison],
 ) -> None:
     assert ranks_of(comparisons, 3) is None

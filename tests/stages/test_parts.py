@@ -196,7 +196,7 @@ class FirstAgainstLast(Judge):
     groupwise = True
 
     def judge(self, groups: Sequence[Group]) -> list[Judgement]:
-        pairs = [Comparison(len(g.responses) - 1, 0) for g in groups]
+        pairs = [Comparison(len(g.responses) - 1, 0, weight=0.5, margin=2.0) for g in groups]
         return [
             Judgement(self.name, comparisons=() if g.prompt.id == "p1" else (pair,))
             for g, pair in zip(groups, pairs, strict=True)
@@ -209,12 +209,12 @@ def test_a_judge_that_compares_gives_its_comparisons(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "groups.jsonl").read_text().splitlines()]
     assert rows
     for row in rows:
-        if "comparisons" not in row:  # two responses: its comparison is a ranking
-            assert [(r["id"], r["rank"]) for r in row["responses"]] == [("1", 1.0), ("0", 2.0)]
-            continue
         ids = [r["id"] for r in row["responses"]]
-        assert row["comparisons"] == [{"better": ids[1], "worse": "0", "tie": False}]
-    assert any("comparisons" in row for row in rows)
+        assert len(ids) == 2
+        pair = {"better": ids[1], "worse": "0", "tie": False, "weight": 0.5, "margin": 2.0}
+        assert row["comparisons"] == [pair]
+    read = read_groups(tmp_path / "groups.jsonl", kind="preferences").groups
+    assert {g.comparisons for g in read} == {(Comparison(1, 0, 0.5, 2.0),)}
 
 
 def test_one_failed_judgement_is_listed_and_many_stop(tmp_path: Path) -> None:

@@ -167,8 +167,10 @@ def _complete(judge: Judge, group: Group, found: Any, seconds: float) -> Judgeme
     cost = found.cost if found.cost.seconds else replace(found.cost, seconds=seconds)
     scores: Sequence[Any] = found.scores
     compared = found.comparisons or ()
-    if any(not 0 <= i < count for c in compared for i in (c.better, c.worse)):
-        return _failed(judge, group, f"compared other responses than the {count} given", cost)
+    if any(
+        c.better == c.worse or not 0 <= i < count for c in compared for i in (c.better, c.worse)
+    ):
+        return _failed(judge, group, f"compared what is no pair of the {count} responses", cost)
     if found.error is not None:
         return _failed(judge, group, found.error, cost)
     if not scores and found.comparisons is not None:

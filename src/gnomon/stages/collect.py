@@ -110,10 +110,8 @@ class Collector:
         if self.settings.keep == "best-worst":
             comparisons = sorted(comparisons, key=lambda c: values[c.worse] - values[c.better])[:1]
         used = sorted({i for c in comparisons for i in (c.better, c.worse)})
-        pairs = [
-            {"better": str(c.better), "worse": str(c.worse), "tie": c.tie} for c in comparisons
-        ]
         texts = [_response(group, i) for i in used]
+        pairs = [_pair(c) for c in comparisons]
         return _with_prompt(group.prompt, {"responses": texts, "comparisons": pairs})
 
 
@@ -125,6 +123,8 @@ def ranks_of(comparisons: Sequence[Comparison], count: int) -> list[float] | Non
         ranks[c.better] == ranks[c.worse] if c.tie else ranks[c.better] < ranks[c.worse]
         for c in comparisons
     )
+    if any(c.weight != 1.0 or c.margin for c in comparisons):
+        return None
     return ranks if agree and len(pairs) == len(comparisons) == count * (count - 1) // 2 else None
 
 
@@ -140,6 +140,15 @@ def _skipped(group: Group, reason: str, cure: str) -> dict[str, Any]:
 
 def _response(group: Group, i: int) -> dict[str, Any]:
     return {"id": str(i), "text": group.responses[i].text}
+
+
+def _pair(c: Comparison) -> dict[str, Any]:
+    pair: dict[str, Any] = {"better": str(c.better), "worse": str(c.worse), "tie": c.tie}
+    if c.weight != 1.0:
+        pair["weight"] = c.weight
+    if c.margin:
+        pair["margin"] = c.margin
+    return pair
 
 
 def _with_prompt(prompt: Prompt, said: Mapping[str, Any]) -> dict[str, Any]:
