@@ -75,9 +75,7 @@ def _scores(result: Any, what: str) -> list[Score]:
     if all(isinstance(item, list) and len(item) == 1 for item in items):
         items = [item[0] for item in items]
     return [
-        Score(None, error=str(item))
-        if isinstance(item, FailedError)
-        else as_score(item, "the function")
+        Score(None, error=str(item)) if isinstance(item, FailedError) else as_score(item)
         for item in items
     ]
 

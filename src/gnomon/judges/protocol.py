@@ -221,23 +221,14 @@ def checked(name: str, score: Any) -> Score:
     return Score(value, parts)
 
 
-def as_score(item: Any, who: str) -> Score:
-    """What a user's code returned for one response: a Score, a number, or (number, {part: number}).
-
-    Args:
-        who: returned it, for the error that anything else becomes.
-    """
+def as_score(item: Any) -> Score:
+    """What a user's code returned for one response, a Score, a value or (value, {part: value}), as
+    a Score; :func:`checked` says whether its numbers are any."""
     if isinstance(item, Score):
         return item
-    value, parts = item, {}
     if isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[1], Mapping):
-        value, parts = item
-    try:
-        return Score(number(value), {str(k): number(v) for k, v in parts.items()})
-    except (TypeError, ValueError, OverflowError):
-        text = repr(item)
-        shown = text if len(text) <= 80 else f"{text[:77]}..."
-        return Score(None, error=f"{who} returned {shown}, not a number")
+        return Score(*item)
+    return Score(item)
 
 
 def number(value: Any) -> float:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,11 +104,11 @@ class VerifierReward(SampleJudge):
         try:
             if self._pool is None:
                 assert self._verify is not None
-                return as_score(self._verify(sample.text, answer), "the verifier")
+                return as_score(self._verify(sample.text, answer))
             return self._asked(self._pool, sample, _jsonable(answer))
         except Exception as error:
-            said = str(error) if isinstance(error, VerifierError) else _named(error)
-            return Score(None, error=f"{place_of(sample.prompt)}: {said}")
+            named = "" if isinstance(error, VerifierError) else f"{type(error).__name__}: "
+            return Score(None, error=f"{place_of(sample.prompt)}: {named}{error}")
 
     def _asked(self, pool: WorkerPool, sample: Sample, answer: Any) -> Score:
         try:
@@ -115,7 +116,7 @@ class VerifierReward(SampleJudge):
         except VerifierTimeoutError as error:
             return self._ran_out(pool, answer, error)
         self._judged = True
-        return as_score(result, "the verifier")
+        return as_score(result)
 
     def _ran_out(self, pool: WorkerPool, answer: Any, error: VerifierTimeoutError) -> Score:
         """A response that could not be judged in time is wrong, unless the fault is elsewhere."""
@@ -129,10 +130,6 @@ class VerifierReward(SampleJudge):
         if self.timed_out is None:
             raise error
         return Score(self.timed_out, {TIMED_OUT: 1.0})
-
-
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def answer_of(prompt: Prompt, field: str) -> Any:
@@ -334,9 +331,4 @@ def verifier(
 
 def user_verifier(function: str, options: Mapping[str, Any]) -> Callable[[str, Any], Any]:
     """The user's function with its options filled in (made in the worker)."""
-    found = load_own(function, Path.cwd(), "verifier")
-
-    def verify(text: str, answer: Any) -> Any:
-        return called(found, text, answer, **options)
-
-    return verify
+    return partial(called, load_own(function, Path.cwd(), "verifier"), **options)
