@@ -123,11 +123,10 @@ def reasoning_gym(
             f"reasoning_gym reward: extract is tags, tags_or_all or all, not {extract!r}"
         )
     return VerifierReward(
-        None,
+        "gnomon.judges.verifiers.reasoning_gym:grader",
         "reasoning_gym",
         field=FIELD,
         unfinished=unfinished,
-        reference="gnomon.judges.verifiers.reasoning_gym:grader",
         options={"extract": extract},
         timeout_s=timeout_s,
         workers=workers,

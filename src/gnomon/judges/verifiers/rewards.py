@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -39,12 +38,11 @@ class VerifierReward(SampleJudge):
     """A verifier as a judge: one call per sample, and a failure stays with its sample.
 
     Args:
-        verify: called as ``verify(text, answer)``. Give ``reference`` instead to have it run in
-            worker processes that can be killed: a thread cannot be stopped, and a regular
-            expression that runs away stops all other threads too.
+        verify: called as ``verify(text, answer)``; or ``module:factory``, whose
+            ``factory(**options)`` makes it in worker processes that can be killed: a thread cannot
+            be stopped, and a regular expression that runs away stops all other threads too.
         field: the field of ``Prompt.meta`` that holds the answer; None passes all of ``meta``.
         unfinished: the value of a response that was cut off; None judges it like any other.
-        reference: ``module:factory``; ``factory(**options)`` makes the verifier in each worker.
         timeout_s: per sample; a worker that takes longer is killed and started again.
         timed_out: the value of a response that takes longer; None makes it an error. Where the
             reference answer alone takes as long, or no response was ever judged in time, it is an
@@ -55,20 +53,17 @@ class VerifierReward(SampleJudge):
 
     def __init__(
         self,
-        verify: Verify | None,
+        verify: Verify | str,
         name: str,
         *,
         field: str | None = "answer",
         unfinished: float | None = None,
-        reference: str | None = None,
         options: Mapping[str, Any] | None = None,
         timeout_s: float = 10.0,
         timed_out: float | None = 0.0,
         workers: int = 2,
         memory_mb: int | None = None,
     ) -> None:
-        if (verify is None) == (reference is None):
-            raise ConfigError(f"{name}: give either a verifier or a reference to one")
         if not 0 < timeout_s < math.inf or workers < 1:
             raise ConfigError(f"{name}: timeout_s must be above 0 and workers at least 1")
         self.name = name
@@ -76,12 +71,11 @@ class VerifierReward(SampleJudge):
         self.unfinished = unfinished
         self.workers = workers
         self.timed_out = timed_out
+        self._pool: WorkerPool | None = None
+        if isinstance(verify, str):
+            self._pool = WorkerPool(verify, dict(options or {}), timeout_s, workers, memory_mb)
+            verify = self._pool.ask
         self._verify = verify
-        self._pool = (
-            None
-            if reference is None
-            else WorkerPool(reference, dict(options or {}), timeout_s, workers, memory_mb)
-        )
         self._judged = False
         self._unanswered = 0
 
@@ -98,30 +92,29 @@ class VerifierReward(SampleJudge):
         """The score of one sample; whatever goes wrong is its error."""
         if self.unfinished is not None and not sample.finished:
             return Score(self.unfinished)
-        answer = sample.prompt.meta if self.field is None else answer_of(sample.prompt, self.field)
+        prompt = sample.prompt
+        answer = dict(prompt.meta) if self.field is None else answer_of(prompt, self.field)
         if answer is MISSING:
-            return Score(None, error=missing_field(sample.prompt, str(self.field)))
+            return Score(None, error=missing_field(prompt, str(self.field)))
         try:
-            if self._pool is None:
-                assert self._verify is not None
-                return as_score(self._verify(sample.text, answer))
-            return self._asked(self._pool, sample, _jsonable(answer))
+            return self._asked(sample.text, answer)
         except Exception as error:
             named = "" if isinstance(error, VerifierError) else f"{type(error).__name__}: "
-            return Score(None, error=f"{place_of(sample.prompt)}: {named}{error}")
+            return Score(None, error=f"{place_of(prompt)}: {named}{error}")
 
-    def _asked(self, pool: WorkerPool, sample: Sample, answer: Any) -> Score:
+    def _asked(self, text: str, answer: Any) -> Score:
         try:
-            result = pool.ask(sample.text, answer)
+            result = self._verify(text, answer)
         except VerifierTimeoutError as error:
-            return self._ran_out(pool, answer, error)
+            return self._ran_out(answer, error)
         self._judged = True
         return as_score(result)
 
-    def _ran_out(self, pool: WorkerPool, answer: Any, error: VerifierTimeoutError) -> Score:
+    def _ran_out(self, answer: Any, error: VerifierTimeoutError) -> Score:
         """A response that could not be judged in time is wrong, unless the fault is elsewhere."""
+        assert self._pool is not None
         try:
-            pool.check(answer)
+            self._pool.check(answer)
         except VerifierError as reason:
             raise VerifierError(f"the reference answer cannot be read: {reason}") from error
         self._unanswered += 1
@@ -146,10 +139,6 @@ def missing_field(prompt: Prompt, field: str) -> str:
         f"{place_of(prompt)}: no reference answer in meta[{field!r}] (fields there: {there}); "
         "add it to the data, or name another with the reward's option field"
     )
-
-
-def _jsonable(answer: Any) -> Any:
-    return json.loads(json.dumps(dict(answer) if isinstance(answer, Mapping) else answer))
 
 
 _HERE = "gnomon.judges.verifiers"
@@ -200,11 +189,10 @@ def maths(
     if not 0 <= rel_tol < 1:
         raise ConfigError(f"maths reward: rel_tol is from 0 to below 1, not {rel_tol}")
     return VerifierReward(
-        None,
+        f"{_HERE}.maths:maths_verifier",
         "maths",
         field=field,
         unfinished=unfinished,
-        reference=f"{_HERE}.maths:maths_verifier",
         options={"extract": list(methods), "rel_tol": rel_tol},
         timeout_s=timeout_s,
         workers=workers,
@@ -249,11 +237,10 @@ def regex(
     options = {"pattern": pattern, "full": full, "ignore_case": ignore_case}
     regex_verifier(pattern, full=full, ignore_case=ignore_case)
     return VerifierReward(
-        None,
+        f"{_HERE}.text:regex_verifier",
         "regex",
         field=field,
         unfinished=unfinished,
-        reference=f"{_HERE}.text:regex_verifier",
         options=options,
         timeout_s=timeout_s,
         workers=workers,
@@ -277,11 +264,10 @@ def json_schema(
     """
     json_verifier(schema)
     return VerifierReward(
-        None,
+        f"{_HERE}.text:json_verifier",
         "json",
         field=None if schema is not None else field,
         unfinished=unfinished,
-        reference=f"{_HERE}.text:json_verifier",
         options={"schema": None if schema is None else dict(schema)},
         timeout_s=timeout_s,
         workers=workers,
@@ -315,11 +301,10 @@ def verifier(
         function = f"{Path(where).resolve()}{colon}{name}"
     found = load_own(function, Path.cwd(), "verifier")
     reward = VerifierReward(
-        None,
+        f"{_HERE}.rewards:user_verifier",
         "verifier",
         field=field,
         unfinished=unfinished,
-        reference=f"{_HERE}.rewards:user_verifier",
         options={"function": function, "options": dict(options or {})},
         timeout_s=timeout_s,
         timed_out=timed_out,
