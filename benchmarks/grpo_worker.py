@@ -133,6 +133,7 @@ def run_gnomon(job: GrpoJob) -> Measured:
     """The job by gnomon's own roles, engine, algorithm and loop."""
     from gnomon.algorithms.base import EncodedPrompt, Ingredients, Sampling
     from gnomon.algorithms.registry import find_algorithm
+    from gnomon.judges.function import FunctionReward
     from gnomon.models.load import load_causal_lm
     from gnomon.recipe.schema import StageSpec, TrainSpec
     from gnomon.records import Message, Prompt
@@ -177,7 +178,7 @@ from gnomon.train.optim import LoopOptions
             tokens_per_microbatch=job.microbatch_tokens,
             prompts=prompts,
             engine=engine,
-            reward=_ScriptedReward(),
+            reward=FunctionReward(lambda samples: scripted_rewards(len(samples)), "scripted"),
             sampling=Sampling(SamplingParams(max_new_tokens=job.new_tokens), samples),
             device=torch.device(job.device),
         ),
@@ -247,15 +248,6 @@ class _Scripted:
         ]
 
     def sync_weights(self) -> None: ...
-
-
-class _ScriptedReward:
-    name = "scripted"
-
-    def __call__(self, samples: Sequence[Any]) -> list[Any]:
-        from gnomon.judges.protocol import Score
-
-        return [Score(value) for value in scripted_rewards(len(samples))]
 
 
 # -- TRL ------------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ class RunError(GnomonError):
     """A run that had to stop: NaN loss, failing rewards, a full disk. Nothing saved is lost."""
 
 
-class RunPaused(RunError):  # noqa: N818 - nothing went wrong
-    """A run that waits for people: the message says for what, and ``--resume`` goes on."""
+class Pending(RunError):  # noqa: N818 - nothing went wrong
+    """A judge that has not answered yet: the message says who is waited for, and how to resume."""
 
 
 class RunStopped(RunError):  # noqa: N818 - nothing went wrong

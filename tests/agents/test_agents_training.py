@@ -16,7 +16,7 @@ from gnomon.agents.protocol import Action, Observation
 from gnomon.algorithms.base import Totals
 from gnomon.data.pack import pack
 from gnomon.errors import RewardsFailedError
-from gnomon.judges.protocol import Sample, Score
+from gnomon.judges.protocol import Sample, SampleJudge, Score
 from gnomon.records import Message, TokenGroup
 from gnomon.train.loop import Loop
 from gnomon.train.optim import LoopOptions
@@ -229,7 +229,7 @@ def test_too_many_failures_stop_the_run() -> None:
     assert metrics["reward_errors"] == 4
 
 
-class Length:
+class Length(SampleJudge):
     """A reward beside the environment's."""
 
     name = "length_of_text"

@@ -15,7 +15,7 @@ from torch import Tensor
 import tiny_world as tw
 from gnomon.algorithms.base import Experience, Ingredients, Sampling
 from gnomon.algorithms.registry import find_algorithm
-from gnomon.judges.protocol import Reward, Sample, Score
+from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import SamplingParams
@@ -30,7 +30,7 @@ PRESETS = ("grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo", "
 NEW_TOKENS = 6
 
 
-class Spread:
+class Spread(SampleJudge):
     """A reward that differs between samples; that of the prompts in ``flat`` is always 1."""
 
     name = "spread"
@@ -47,7 +47,7 @@ class Spread:
         ]
 
 
-class Even:
+class Even(SampleJudge):
     """The behaviour to learn: the share of even tokens."""
 
     name = "even"
@@ -56,7 +56,7 @@ class Even:
         return [Score(sum(i % 2 == 0 for i in s.response_ids) / NEW_TOKENS) for s in samples]
 
 
-class Listed:
+class Listed(SampleJudge):
     """Rewards in the order of the samples, the same in every call; None fails."""
 
     name = "listed"
@@ -75,8 +75,8 @@ def make(
     name: str = "grpo",
     *,
     lora: bool = False,
-    reward: Reward | None = None,
-    observers: Sequence[Reward] = (),
+    reward: Judge | None = None,
+    observers: Sequence[Judge] = (),
     prompts: int = 4,
     batch_size: int = 4,
     samples: int = 4,

@@ -14,7 +14,7 @@ import tiny_world as tw
 from gnomon.algorithms.base import Ingredients, Sampling
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.algorithms.rollouts import Rollout
-from gnomon.judges.protocol import Reward, Sample, Score
+from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import Completion, SamplingParams
@@ -27,7 +27,7 @@ ENDS = (tw.EOS, *range(8, 40))
 """Tokens that end a response, so that some finish and some are cut off."""
 
 
-class Even:
+class Even(SampleJudge):
     """The marker to learn: the share of even tokens."""
 
     name = "even"
@@ -41,7 +41,7 @@ def make(
     *,
     seed: int = 0,
     lora: bool = False,
-    reward: Reward | None = None,
+    reward: Judge | None = None,
     prompts: int = 6,
     batch_size: int = 4,
     samples: int = 4,

@@ -11,14 +11,14 @@ from torch import Tensor
 import tiny_world as tw
 from gnomon.algorithms.base import Ingredients, Sampling
 from gnomon.algorithms.ppo import PPO, PPOSettings
-from gnomon.judges.protocol import Reward, Sample, Score
+from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 
 
-class Spread:
+class Spread(SampleJudge):
     """A reward that differs between samples: counts of low token ids, over ten."""
 
     name = "spread"
@@ -50,8 +50,8 @@ def _head():
 def make_ppo(
     *,
     lora: bool = False,
-    reward: Reward | None = None,
-    observers: Sequence[Reward] = (),
+    reward: Judge | None = None,
+    observers: Sequence[Judge] = (),
     samples: int = 2,
     temperature: float = 1.0,
     final_temperature: float | None = None,

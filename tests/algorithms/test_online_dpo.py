@@ -523,13 +523,13 @@ def test_collecting_from_people_gives_their_judgements_to_the_next_stage(
     assert code == 0, said
     groups = [json.loads(x) for x in (tmp_path / STAGE / "groups.jsonl").read_text().splitlines()]
     assert len(groups) == 3
-    assert len(groups[0]["comparisons"]) == 3
-    assert sum(c["tie"] for c in groups[0]["comparisons"]) == 1
+    ranks = {r["text"]: r["rank"] for r in groups[0]["responses"]}  # they compared every pair
+    assert [ranks[r["text"]] for r in rows[0]["responses"]] == [2, 1, 2]
     (pair,) = groups[1]["comparisons"]
     texts = {r["id"]: r["text"] for r in groups[1]["responses"]}
     assert texts[pair["better"]] == rows[1]["responses"][2]["text"]
     assert len(texts) == 2
-    assert "people judged nothing" in (tmp_path / STAGE / "skipped.txt").read_text()
+    assert "human_queue compared none" in (tmp_path / STAGE / "skipped.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import tiny_world as tw
 from gnomon.algorithms.base import Experience
 from gnomon.algorithms.ppo import PPO, PPOSettings
 from gnomon.errors import ConfigError
-from gnomon.judges.protocol import Sample, Score
+from gnomon.judges.protocol import Sample, SampleJudge, Score
 from gnomon.records import TokenGroup
 
 DEFAULTS = {"beta": 0.02, "no_eos_penalty": 0.0, "gamma": 1.0, "lam": 0.95}
@@ -354,7 +354,7 @@ def test_ptx_is_the_texts_loss_times_its_coefficient() -> None:
 
 
 def test_observers_are_logged_and_never_trained_on() -> None:
-    class Loud:
+    class Loud(SampleJudge):
         name = "loud"
 
         def __call__(self, samples: Sequence[Sample]) -> list[Score]:
@@ -375,7 +375,7 @@ def test_observers_are_logged_and_never_trained_on() -> None:
 
 
 def test_a_failing_observer_is_counted_and_stops_nothing() -> None:
-    class Broken:
+    class Broken(SampleJudge):
         name = "broken"
 
         def __call__(self, samples: Sequence[Sample]) -> list[Score]:
@@ -392,7 +392,7 @@ def test_a_failing_observer_is_counted_and_stops_nothing() -> None:
 def test_ppo_raises_a_simple_reward(seed: int) -> None:
     """The share of even tokens goes from a half to more than 7 in 10 in 16 iterations."""
 
-    class Even:
+    class Even(SampleJudge):
         name = "even"
 
         def __call__(self, samples: Sequence[Sample]) -> list[Score]:

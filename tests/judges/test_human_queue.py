@@ -1,4 +1,4 @@
-"""People as a reward: what they are asked, what their labels mean, and what is refused."""
+"""People as a judge: what they are asked, what their labels mean, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,38 +9,44 @@ from typing import Any
 
 import pytest
 
-from gnomon.errors import RunError, RunPaused
-from gnomon.judges.guard import score_safely
+from gnomon.errors import Pending, RunError
 from gnomon.judges.human import HumanQueue
-from gnomon.judges.protocol import Sample
-from gnomon.records import Comparison, Message, Prompt
+from gnomon.judges.protocol import judged
+from gnomon.records import Comparison, Group, Message, Prompt, Response
 
 ASK = Prompt("p", (Message("user", "which?"),))
 OTHER = Prompt("p", (Message("user", "another with the same id"),))
 
 
-def samples(*texts: str, prompt: Prompt = ASK) -> list[Sample]:
-    return [Sample(prompt, text) for text in texts]
+def group(*texts: str, prompt: Prompt = ASK) -> Group:
+    return Group(prompt, tuple(Response((Message("assistant", text),)) for text in texts))
 
 
-def labelled(folder: Path, asked: Sequence[Sample], *labels: dict[str, Any]) -> HumanQueue:
-    """A queue that has asked and has these labels."""
+def labelled(folder: Path, asked: Group, *labels: dict[str, Any]) -> HumanQueue:
+    """A queue that has asked about the group and has these labels."""
     queue = HumanQueue(folder)
-    with pytest.raises(RunPaused):
-        queue(asked)
+    with pytest.raises(Pending):
+        queue.judge([asked])
     queue.labels.write_text("".join(json.dumps(row) + "\n" for row in labels))
     return queue
 
 
-def values(queue: HumanQueue, asked: Sequence[Sample]) -> list[float | None]:
-    return [score.value for score in queue(asked)]
+def values(queue: HumanQueue, asked: Group) -> list[float | None]:
+    (judgement,) = judged(queue, [asked])
+    return [score.value for score in judgement.scores]
+
+
+def compared(queue: HumanQueue, asked: Group) -> Sequence[Comparison]:
+    (judgement,) = judged(queue, [asked])
+    assert judgement.comparisons is not None
+    return judgement.comparisons
 
 
 def test_each_prompt_is_asked_about_once_with_its_different_responses(tmp_path: Path) -> None:
     queue = HumanQueue(tmp_path / "queue")
-    asked = [*samples("x", "y", "x"), *samples("u", "v", prompt=OTHER), *samples("z")]
-    with pytest.raises(RunPaused, match="2 prompts wait"):
-        queue(asked)
+    asked = [group("x", "y", "x"), group("u", "v", prompt=OTHER), group("z")]
+    with pytest.raises(Pending, match="2 prompts wait"):
+        queue.judge(asked)
     rows = [json.loads(line) for line in queue.file.read_text().splitlines()]
     assert [row["id"] for row in rows] == ["001-0001", "001-0002"]
     assert rows[0]["messages"] == [{"role": "user", "content": "which?"}]
@@ -49,16 +55,16 @@ def test_each_prompt_is_asked_about_once_with_its_different_responses(tmp_path: 
 
 
 def test_a_ranking_is_the_share_of_comparisons_won(tmp_path: Path) -> None:
-    asked = samples("x", "y", "z", "y")
+    asked = group("x", "y", "z", "y")
     queue = labelled(tmp_path, asked, {"id": "001-0001", "ranks": {"r1": 2, "r2": 1, "r3": 2}})
     assert values(queue, asked) == [0.25, 1.0, 0.25, 1.0]
-    said = set(queue.compare(ASK, ["x", "y", "z", "y"]))
+    said = set(compared(queue, asked))
     assert {(c.better, c.worse) for c in said if not c.tie} == {(1, 0), (1, 2)}
     assert [frozenset((c.better, c.worse)) for c in said if c.tie] == [frozenset((0, 2))]
 
 
 def test_a_judgement_counts_its_weight_and_none_at_zero(tmp_path: Path) -> None:
-    asked = samples("x", "y")
+    asked = group("x", "y")
 
     def said(better: str, worse: str, **more: Any) -> dict[str, Any]:
         return {"id": "001-0001", "better": better, "worse": worse, **more}
@@ -73,19 +79,18 @@ def test_a_judgement_counts_its_weight_and_none_at_zero(tmp_path: Path) -> None:
     ):
         queue = labelled(tmp_path / str(i), asked, *labels)
         assert values(queue, asked) == expected
-    assert queue.compare(ASK, ["x", "y"]) == (Comparison(1, 0),)
+        assert (compared(queue, asked) == (Comparison(1, 0),)) == (expected == [0.0, 1.0])
 
 
 def test_one_judgement_says_nothing_of_the_others(tmp_path: Path) -> None:
-    asked = samples("x", "y", "z")
+    asked = group("x", "y", "z")
     queue = labelled(tmp_path, asked, {"id": "001-0001", "better": "r3", "worse": "r1"})
     assert values(queue, asked) == [0.0, 0.5, 1.0]
-    assert queue.compare(ASK, ["x", "y", "z"]) == (Comparison(2, 0),)
-    assert queue.compare(OTHER, ["x", "y", "z"]) == ()
+    assert compared(queue, asked) == (Comparison(2, 0),)
 
 
 def test_several_judgements_are_a_vote(tmp_path: Path) -> None:
-    asked = samples("x", "y")
+    asked = group("x", "y")
     one = {"id": "001-0001", "better": "r1", "worse": "r2"}
     other = {"id": "001-0001", "better": "r2", "worse": "r1"}
     tie = {"id": "001-0001", "better": "r1", "worse": "r2", "tie": True}
@@ -103,35 +108,36 @@ def test_several_judgements_are_a_vote(tmp_path: Path) -> None:
 
 def test_an_opened_round_waits_before_anything_is_sampled(tmp_path: Path) -> None:
     queue = HumanQueue(tmp_path)
-    queue.open_round(4)
-    with pytest.raises(RunPaused, match="round 4"):
-        queue(samples("x", "y"))
+    queue.begin(4)
+    with pytest.raises(Pending, match="round 4"):
+        queue.judge([group("x", "y")])
     again = HumanQueue(tmp_path)
-    with pytest.raises(RunPaused, match=r"round-004\.labels\.jsonl"):
-        again.open_round(4)
+    with pytest.raises(Pending, match=r"round-004\.labels\.jsonl"):
+        again.begin(4)
     again.labels.write_text('{"id": "004-0001", "ranking": ["r2", "r1"]}\n')
-    again.open_round(4)
-    assert again.compare(ASK, ["x", "y"]) == (Comparison(1, 0),)
-    again.open_round(5)
-    assert again.compare(ASK, ["x", "y"]) == ()
+    again.begin(4)
+    assert compared(again, group("x", "y")) == (Comparison(1, 0),)
+    again.begin(5)
+    with pytest.raises(Pending, match="round 5"):
+        again.judge([group("x", "y")])
 
 
 def test_nothing_to_compare_is_not_asked(tmp_path: Path) -> None:
     queue = HumanQueue(tmp_path)
-    assert values(queue, samples("x", "x")) == [0.5, 0.5]
+    assert values(queue, group("x", "x")) == [0.5, 0.5]
     assert not queue.file.exists()
 
 
-def test_a_pause_is_no_failed_reward(tmp_path: Path) -> None:
-    with pytest.raises(RunPaused):
-        score_safely(HumanQueue(tmp_path), samples("x", "y"))
+def test_what_is_pending_is_no_failed_judgement(tmp_path: Path) -> None:
+    with pytest.raises(Pending):
+        judged(HumanQueue(tmp_path), [group("x", "y")])
 
 
 def test_other_responses_than_were_asked_about_are_refused(tmp_path: Path) -> None:
-    asked = samples("x", "y")
+    asked = group("x", "y")
     queue = labelled(tmp_path, asked, {"id": "001-0001", "ranking": ["r2", "r1"]})
     with pytest.raises(RunError, match="other responses"):
-        queue(samples("x", "y changed"))
+        queue.judge([group("x", "y changed")])
     assert values(queue, asked) == [0.0, 1.0]
 
 
@@ -155,16 +161,16 @@ def test_other_responses_than_were_asked_about_are_refused(tmp_path: Path) -> No
 def test_a_label_that_cannot_be_used_names_its_file_and_row(
     tmp_path: Path, label: dict[str, Any], said: str
 ) -> None:
-    asked = samples("x", "y")
+    asked = group("x", "y")
     good = {"id": "001-0001", "better": "r1", "worse": "r2"}
     queue = labelled(tmp_path, asked, good, label)
     with pytest.raises(RunError, match=r"round-001\.labels\.jsonl, row 2: ") as caught:
-        queue(asked)
+        queue.judge([asked])
     assert said in str(caught.value)
 
 
 def test_a_line_that_is_no_json_names_its_row(tmp_path: Path) -> None:
-    queue = labelled(tmp_path, samples("x", "y"))
+    queue = labelled(tmp_path, group("x", "y"))
     queue.labels.write_text('{"id": "001-0001", "skip": true}\n{"id": \n')
     with pytest.raises(RunError, match="row 2"):
-        queue(samples("x", "y"))
+        queue.judge([group("x", "y")])

@@ -8,14 +8,14 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from gnomon.stages.generated import check_generated, generated_groups
 
 from gnomon.errors import ConfigError
+from gnomon.judges.build import one_judge
 from gnomon.judges.protocol import Sample, Score
 from gnomon.judges.verifiers.reasoning_gym import FIELD, extracted
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Prompt
-from gnomon.stages.builtin import check_generated, generated_groups
-from gnomon.stages.rewards import one_reward
 
 FACTORY = """
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ def prompts(name: str, **options: object) -> list[Prompt]:
 
 def scores(pairs: list[tuple[Prompt, str]], **options: object) -> list[Score]:
     spec = RewardSpec(builtin="reasoning_gym", options=options)
-    reward = one_reward(spec, base=Path(), load=None)  # type: ignore[arg-type]
+    reward = one_judge(spec, base=Path(), load=None)  # type: ignore[arg-type]
     return reward([Sample(prompt, text) for prompt, text in pairs])
 
 
@@ -126,7 +126,7 @@ def test_cut_off_responses_fail_and_extraction_is_chosen(stand_in: Path) -> None
     (prompt,) = prompts("sums", n=1, tags=False)
     assert prompt.messages[0].content == prompt.meta[FIELD]["question"]
     spec = RewardSpec(builtin="reasoning_gym")
-    reward = one_reward(spec, base=Path(), load=None)  # type: ignore[arg-type]
+    reward = one_judge(spec, base=Path(), load=None)  # type: ignore[arg-type]
     cut = reward([Sample(prompt, str(prompt.meta["answer"]), finished=False)])
     assert cut[0].value == 0.0
     text = "<answer>1</answer> no, <answer> 2\n</answer> I think"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,17 @@ import torch
 
 import tiny_world as tw
 from gnomon.errors import ConfigError
+from gnomon.judges.build import Mixture, build_judge, one_judge
 from gnomon.judges.function import FunctionReward, function_reward
-from gnomon.judges.guard import score_safely, trainable
 from gnomon.judges.learned import LearnedReward
-from gnomon.judges.mixture import Mixture
-from gnomon.judges.protocol import Sample, Score
+from gnomon.judges.protocol import Sample, SampleJudge, Score, trainable
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.roles import Role
 from gnomon.plugins import load_own
 from gnomon.recipe.schema import RewardSpec
-from gnomon.records import Message, Prompt
-from gnomon.stages.rewards import build_reward, check_labels, one_reward
+from gnomon.records import Group, Judgement, Message, Prompt
+from gnomon.stages.check import check_labels
+from judging import group_of, score_safely
 
 
 def sample(text: str, prompt_ids: Sequence[int] = (), ids: Sequence[int] = ()) -> Sample:
@@ -39,7 +40,7 @@ THREE = [sample("a"), sample("bad"), sample("ccc")]
 
 
 def reward(function: Any, **options: Any) -> FunctionReward:
-    return FunctionReward(function, "mine", options)
+    return FunctionReward(partial(function, **options), "mine")
 
 
 def values(scores: Sequence[Score]) -> list[float | None]:
@@ -120,7 +121,7 @@ def test_a_result_of_the_wrong_shape_is_an_error_of_every_sample(result: Any, me
 
 
 def test_a_reward_object_that_gives_plain_numbers_is_told_what_it_lacks() -> None:
-    class Plain:
+    class Plain(SampleJudge):
         name = "plain"
 
         def __call__(self, samples: Sequence[Sample]) -> Any:
@@ -138,7 +139,7 @@ def test_parts_of_any_number_type_can_be_stored_and_others_are_errors() -> None:
     def mine(samples: Sequence[Sample]) -> list[Score]:
         return [Score(1.0, parts), Score(2.0, {"a": "much"}), Score(None, parts, "no")]  # type: ignore[dict-item]
 
-    good, bad, failed = score_safely(FunctionReward(mine, "mine", {}), [sample("x")] * 3)
+    good, bad, failed = score_safely(FunctionReward(mine, "mine"), [sample("x")] * 3)
     assert json.dumps([good.parts, failed.parts]) == json.dumps(
         [{"a": 0.5, "b": 2.0, "c": 1.0}] * 2
     )
@@ -234,7 +235,7 @@ def an_awaitable_each(samples: Sequence[Sample]) -> list[Any]:
     return [one(s) for s in samples]
 
 
-class AsyncReward:
+class AsyncReward(SampleJudge):
     name = "later"
 
     async def __call__(self, samples: Sequence[Sample]) -> list[Score]:
@@ -320,16 +321,16 @@ def test_rewards_that_float32_cannot_square_are_errors() -> None:
 
 
 def test_a_mixture_is_the_weighted_sum_with_its_parts() -> None:
-    one = FunctionReward(lambda s: [(1.0, {"x": 7}), (2.0, {}), (3.0, {})], "one", {})
-    two = FunctionReward(lambda s: [10.0, 20.0, 30.0], "two", {})
-    scores = Mixture([(one, 2.0), (two, -0.5)])(THREE)
+    one = FunctionReward(lambda s: [(1.0, {"x": 7}), (2.0, {}), (3.0, {})], "one")
+    two = FunctionReward(lambda s: [10.0, 20.0, 30.0], "two")
+    scores = score_safely(Mixture([(one, 2.0), (two, -0.5)]), THREE)
     assert values(scores) == [-3.0, -6.0, -9.0]
     assert scores[0].parts == {"one": 1.0, "two": 10.0, "one/x": 7.0}
 
 
 def test_where_a_part_fails_there_is_no_partial_sum() -> None:
-    one = FunctionReward(lambda s: [1.0, None, 3.0], "one", {})
-    two = FunctionReward(lambda s: [10.0, 20.0, math.nan], "two", {})
+    one = FunctionReward(lambda s: [1.0, None, 3.0], "one")
+    two = FunctionReward(lambda s: [10.0, 20.0, math.nan], "two")
     scores = score_safely(Mixture([(one, 1.0), (two, 1.0)]), THREE)
     assert values(scores) == [11.0, None, None]
     assert "one" in str(scores[1].error)
@@ -340,13 +341,13 @@ def test_where_a_part_fails_there_is_no_partial_sum() -> None:
 @pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf, "1", None])
 def test_a_weight_that_is_no_number_is_refused(weight: Any) -> None:
     with pytest.raises(ConfigError, match="'one': its weight"):
-        Mixture([(FunctionReward(lambda s: [1.0], "one", {}), weight)])
+        Mixture([(FunctionReward(lambda s: [1.0], "one"), weight)])
     with pytest.raises(ConfigError, match="at least one"):
         Mixture([])
 
 
 def test_a_sum_beyond_all_numbers_is_an_error() -> None:
-    one = FunctionReward(lambda s: [1e308], "one", {})
+    one = FunctionReward(lambda s: [1e308], "one")
     (score,) = score_safely(Mixture([(one, 1.0), (one, 1.0)]), [sample("x")])
     assert score.value is None
     assert "inf" in str(score.error)
@@ -365,7 +366,7 @@ def base(tmp_path: Path) -> Path:
         "class Kind:\n"
         "    def __init__(self, scale=1): self.scale = scale\n"
         "    def __call__(self, samples):\n"
-        "        from gnomon.judges.protocol import Score\n"
+        "        from gnomon.rewards.protocol import Score\n"
         "        return [Score(self.scale) for s in samples]\n"
         "class Dull:\n    pass\n"
         "class Picky:\n    def __init__(self): raise RuntimeError('no key')\n"
@@ -469,6 +470,16 @@ def samples() -> list[Sample]:
     return [sample("", p, d.ids(n)) for p, n in ((a, 3), (a, 5), (b, 1), (a, 2))]
 
 
+def groups() -> list[Group]:
+    """The same samples: two of the first prompt, then one each."""
+    a, b, c, d = samples()
+    return [group_of(a, b), group_of(c), group_of(d)]
+
+
+def flat(judgements: Sequence[Judgement]) -> list[Score]:
+    return [score for judgement in judgements for score in judgement.scores]
+
+
 def naive(role: Role) -> torch.Tensor:
     rows = []
     for s in samples():
@@ -482,7 +493,7 @@ def test_scores_are_each_samples_own_in_order_whatever_the_batching() -> None:
     role = member(1)
     for tokens in (1, 10_000):
         learned = LearnedReward([role], RewardNormaliser(), tokens_per_microbatch=tokens)
-        found = torch.tensor(values(learned(samples())))
+        found = torch.tensor(values(flat(learned.judge(groups()))))
         torch.testing.assert_close(found, naive(role)[:, 0], rtol=1e-4, atol=1e-5)
 
 
@@ -499,10 +510,10 @@ def test_ensembles_as_mean_worst_case_and_mean_less_spread() -> None:
         ("mean-std", mean - 0.5 * spread),
     ):
         learned = LearnedReward([one, two], normaliser, ensemble=ensemble, std_coef=0.5)
-        found = learned(samples())
+        found = flat(learned.judge(groups()))
         torch.testing.assert_close(torch.tensor(values(found)), expected, rtol=1e-4, atol=1e-5)
         assert found[0].parts["std"] == pytest.approx(float(spread[0]), rel=1e-3)
-    assert LearnedReward([two], RewardNormaliser())(samples())[0].parts == {}
+    assert LearnedReward([two], RewardNormaliser()).judge(groups())[0].scores[0].parts == {}
 
 
 @pytest.mark.parametrize(
@@ -527,8 +538,8 @@ def test_scoring_keeps_no_graph_and_no_dropout() -> None:
     role.trunk.model.config.attention_dropout = 0.5
     role.trunk.model.train()  # left on by somebody
     learned = LearnedReward([role], RewardNormaliser())
-    assert not learned.member_scores(samples()).requires_grad
-    assert values(learned(samples())) == values(learned(samples()))
+    first = values(flat(learned.judge(groups())))
+    assert values(flat(learned.judge(groups()))) == first
 
 
 # -- from a recipe --------------------------------------------------------------------------------
@@ -540,16 +551,16 @@ def none(name: str) -> Any:
 
 def test_a_single_reward_is_itself_and_several_are_a_mixture(tmp_path: Path) -> None:
     gold = RewardSpec(builtin="gold")
-    assert build_reward([gold], base=tmp_path, load=none).name == "gold"
-    heavy = build_reward([RewardSpec(builtin="gold", weight=2)], base=tmp_path, load=none)
+    assert build_judge([gold], base=tmp_path, load=none).name == "gold"
+    heavy = build_judge([RewardSpec(builtin="gold", weight=2)], base=tmp_path, load=none)
     assert heavy.name == "mixture"
 
 
 def test_unknown_builtins_and_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'gold'"):
-        one_reward(RewardSpec(builtin="glod"), base=tmp_path, load=none)
+        one_judge(RewardSpec(builtin="glod"), base=tmp_path, load=none)
     with pytest.raises(ConfigError, match="nope"):
-        one_reward(RewardSpec(builtin="gold", options={"nope": 1}), base=tmp_path, load=none)
+        one_judge(RewardSpec(builtin="gold", options={"nope": 1}), base=tmp_path, load=none)
 
 
 def test_names_that_would_hide_a_metric_or_each_other_are_refused() -> None:

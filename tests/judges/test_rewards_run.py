@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,49 @@ def test_a_reward_that_leaves_at_import_is_refused(code: str, said: str, run: Ru
     assert "mine.py:" in output
 
 
+def trained(run: Run, code: str) -> bytes:
+    """The weights that training on ``code`` ends with."""
+    status, output = run(code)
+    assert status == 0, output
+    (model,) = STAGE.rglob("model.safetensors")
+    weights = model.read_bytes()
+    shutil.rmtree("runs")
+    return weights
+
+
+def test_a_judge_of_groups_trains_like_a_function_that_gives_the_same(run: Run) -> None:
+    plain = "def score(samples):\n    return [sum(s.response_ids) % 7 / 7 for s in samples]\n"
+    grouped = (
+        "class score:\n"
+        "    def judge(self, groups):\n"
+        "        return [[sum(r.ids) % 7 / 7 for r in g.responses] for g in groups]\n"
+    )
+    assert trained(run, grouped) == trained(run, plain)
+
+
+def test_pairs_are_a_judges_own_comparisons(run: Run) -> None:
+    """A judge that only compares, and by every pair, trains on-line DPO as scores do."""
+    recipe = yaml.safe_load(Path("recipe.yaml").read_text())
+    recipe["stages"][0] |= {"algorithm": "online_dpo", "settings": {"pairs": "all"}}
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    plain = "def score(samples):\n    return [-sum(s.response_ids) for s in samples]\n"
+    grouped = (
+        "from gnomon.records import Comparison, Judgement\n"
+        "class score:\n"
+        "    def judge(self, groups):\n"
+        "        return [Judgement('me', comparisons=tuple(self.pairs(g))) for g in groups]\n"
+        "    def pairs(self, group):\n"
+        "        sums = [sum(r.ids) for r in group.responses]\n"
+        "        for i, a in enumerate(sums):\n"
+        "            for j, b in enumerate(sums[:i]):\n"
+        "                yield Comparison(i, j) if a < b else Comparison(j, i, tie=a == b)\n"
+    )
+    assert trained(run, grouped) == trained(run, plain)
+    turned = grouped.replace("a < b", "a > b")
+    assert trained(run, turned) != trained(run, plain)
+
+
 def test_a_coroutine_trains_like_any_function(run: Run) -> None:
     plain = "def score(samples):\n    return [sum(s.response_ids) % 7 / 7 for s in samples]\n"
-    assert run(plain)[0] == 0
-    (model,) = STAGE.rglob("model.safetensors")
-    before = model.read_bytes()
-    Path("runs").rename("before")
     later = plain.replace(":\n", ":\n    await asyncio.sleep(0)\n")
-    assert run(f"import asyncio\nasync {later}")[0] == 0
-    assert model.read_bytes() == before
+    assert trained(run, f"import asyncio\nasync {later}") == trained(run, plain)

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from gnomon.errors import ConfigError
-from gnomon.judges.guard import score_safely
+from gnomon.judges.build import BUILTIN, build_judge
 from gnomon.judges.protocol import Sample
-from gnomon.judges.verifiers import BUILTINS, rewards
-from gnomon.judges.verifiers.adapter import MAX_UNANSWERED, VerifierReward
+from gnomon.judges.verifiers import rewards
+from gnomon.judges.verifiers.rewards import MAX_UNANSWERED, VerifierReward
 from gnomon.judges.verifiers.schema import violations
 from gnomon.judges.verifiers.shaping import FormatReward, LengthReward, RepetitionReward
 from gnomon.judges.verifiers.text import parse_json
 from gnomon.plugins import load_builtin
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Prompt, Source
-from gnomon.stages.rewards import build_reward
+from judging import score_safely
 
 
 def sample(text: str, finished: bool = True, **meta: Any) -> Sample:
@@ -280,7 +280,7 @@ def test_recipes_name_builtins_and_mixtures() -> None:
         RewardSpec(builtin="maths", options={"workers": 1}),
         RewardSpec(builtin="format", weight=0.5, options={"outside": True, "tags": ["think"]}),
     ]
-    reward = build_reward(specs, base=Path(), load=lambda name: pytest.fail(name))
+    reward = build_judge(specs, base=Path(), load=lambda name: pytest.fail(name))
     (score,) = score_safely(reward, [sample("<think>2+1</think> \\boxed{3}", answer="3")])
     assert score.value == 1.5
     assert score.parts == {"maths": 1.0, "maths/answered": 1.0, "format": 1.0}
@@ -290,9 +290,9 @@ def test_recipes_name_builtins_and_mixtures() -> None:
         RewardSpec(builtin="length"),
     ):
         with pytest.raises(ConfigError):
-            build_reward([spec], base=Path(), load=lambda name: pytest.fail(name))
+            build_judge([spec], base=Path(), load=lambda name: pytest.fail(name))
 
 
 def test_every_builtin_exists() -> None:
-    for reference in BUILTINS.values():
+    for reference in BUILTIN.values():
         assert callable(load_builtin(reference))

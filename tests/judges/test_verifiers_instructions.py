@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from gnomon.errors import ConfigError
-from gnomon.judges.guard import score_safely
 from gnomon.judges.protocol import Sample
 from gnomon.judges.verifiers.instructions.counting import (
     count_word,
@@ -22,6 +21,7 @@ from gnomon.judges.verifiers.instructions.kinds import KINDS, obeys
 from gnomon.judges.verifiers.instructions.reward import InstructionReward
 from gnomon.records import Prompt
 from gnomon.tasks.instructions import generate_instruction_prompts
+from judging import score_safely
 
 BASE = "We all like good tea here."
 EXAMPLES: dict[str, tuple[dict[str, Any], str, str]] = {

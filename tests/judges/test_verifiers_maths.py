@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from gnomon.errors import ConfigError
-from gnomon.judges.guard import score_safely
 from gnomon.judges.protocol import Sample, Score
 from gnomon.judges.verifiers import rewards
-from gnomon.judges.verifiers.adapter import VerifierReward
 from gnomon.judges.verifiers.extract import boxed, final_answer, last_number
 from gnomon.judges.verifiers.maths import equivalent, maths_verifier
+from gnomon.judges.verifiers.rewards import VerifierReward
 from gnomon.records import Prompt, Source
+from judging import score_safely
 
 DEFAULT = ("boxed", "hash", "phrase", "number")
 FORMS = [

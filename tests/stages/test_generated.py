@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from gnomon.errors import ConfigError
+from gnomon.judges.build import one_judge
 from gnomon.judges.protocol import Sample
 from gnomon.recipe.load import load_recipe
 from gnomon.recipe.schema import DataSpec, RewardSpec
 from gnomon.records import Group
-from gnomon.stages.rewards import one_reward
 from gnomon.stages.sources import DataReport, check_source, read_specs
 from gnomon.tasks.instructions import TOPICS
 
@@ -46,7 +46,7 @@ def test_prompts_are_fixed_by_their_options_and_splits_share_no_topic() -> None:
 
 def test_a_made_prompt_is_judged_by_what_it_asks() -> None:
     spec = RewardSpec(builtin="instructions", options={"unfinished": 0})
-    reward = one_reward(spec, base=Path(), load=None)  # type: ignore[arg-type]
+    reward = one_judge(spec, base=Path(), load=None)  # type: ignore[arg-type]
     (group,) = read(n=1, kinds=["no_commas"], most=1)
     assert text_of(group).endswith("Do not use any commas.")
     plain, listed = "Bread needs flour water and time.", "Bread needs flour, water and time."

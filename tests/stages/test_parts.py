@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,19 +16,19 @@ import tiny_world as tw
 from gnomon.algorithms.ppo import PPO, PPOSettings
 from gnomon.data.readers import read_groups
 from gnomon.errors import ConfigError, DataError, RunError
-from gnomon.judges.protocol import Sample, Score
+from gnomon.judges.learned import own_encoding
+from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.load import LoadedModel, fetch, read_config
 from gnomon.models.memory import parameter_count
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import LoadedReward, save_policy, save_reward_model
 from gnomon.recipe.schema import LoraSpec, StageSpec
-from gnomon.records import Message, Prompt
+from gnomon.records import Comparison, Group, Judgement, Message, Prompt
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.collect import Collector, CollectSettings, collect, ranks_from_rewards
-from gnomon.stages.rewards import own_encoding
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import keep_template, recipe_encoder
 from gnomon.stages.stage import open_stage
@@ -40,11 +39,11 @@ ASK = Prompt("p", (Message("user", "What is 1 plus 2?"),))
 
 
 def test_a_reward_model_with_another_tokenizer_reads_the_text_anew() -> None:
-    loaded = SimpleNamespace(members=[Role("rm", tw.trunk(), head=tw.head())])
-    assert own_encoding(loaded, tw.tokenizer()) is None
+    trunk = tw.trunk()
+    assert own_encoding(trunk, tw.tokenizer()) is None
     policys = build_tokenizer()
     policys.add_tokens(["another"])
-    encode = own_encoding(loaded, policys)
+    encode = own_encoding(trunk, policys)
     assert encode is not None
     prompt = tw.tokenizer().apply_chat_template(
         [{"role": "user", "content": ASK.messages[0].content}],
@@ -156,17 +155,18 @@ def test_ranks_from_rewards() -> None:
     assert ranks_from_rewards([1.0, 0.95, 0.2], 0.1) == [1.0, 1.0, 3.0]
 
 
-class Judge:
+class ByLength(SampleJudge):
+    """Prefers the longer answer; fails on the prompts with these ids."""
+
     name = "judge"
 
-    def __init__(self, fail: Sequence[int] = ()) -> None:
-        self.calls = 0
+    def __init__(self, fail: Sequence[str] = ()) -> None:
         self.fail = fail
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
-        self.calls += 1
-        value = None if self.calls in self.fail else 1.0
-        return [Score(value and float(len(s.response_ids))) for s in samples]
+        return [
+            Score(None if s.prompt.id in self.fail else float(len(s.response_ids))) for s in samples
+        ]
 
 
 def collector(judge: Judge, **more: float) -> Collector:
@@ -181,7 +181,7 @@ def quiet(total: int) -> Progress:
 
 
 def test_collected_groups_rank_longer_answers_first_as_the_judge_said(tmp_path: Path) -> None:
-    summary, skipped = collect(collector(Judge()), tw.prompts(7), tmp_path, quiet(7))
+    summary, skipped = collect(collector(ByLength()), tw.prompts(7), tmp_path, quiet(7))
     assert summary["groups"] + len(skipped) == summary["prompts"] == 7
     groups = read_groups(tmp_path / "groups.jsonl", kind="rankings").groups
     assert len(groups) == summary["groups"]
@@ -191,22 +191,55 @@ def test_collected_groups_rank_longer_answers_first_as_the_judge_said(tmp_path: 
         assert len({r["text"] for r in row["responses"]}) == len(row["responses"])
 
 
+class FirstAgainstLast(Judge):
+    """Compares one pair of each prompt's responses, and nothing of the prompt p1."""
+
+    name = "one_pair"
+    groupwise = True
+
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        pairs = [Comparison(len(g.responses) - 1, 0, weight=0.5, margin=2.0) for g in groups]
+        return [
+            Judgement(self.name, comparisons=() if g.prompt.id == "p1" else (pair,))
+            for g, pair in zip(groups, pairs, strict=True)
+        ]
+
+
+def test_a_judge_that_compares_gives_its_comparisons(tmp_path: Path) -> None:
+    _, skipped = collect(collector(FirstAgainstLast()), tw.prompts(4), tmp_path, quiet(4))
+    assert any("p1: one_pair compared none of its responses" in s.reason for s in skipped)
+    rows = [json.loads(line) for line in (tmp_path / "groups.jsonl").read_text().splitlines()]
+    assert rows
+    for row in rows:
+        ids = [r["id"] for r in row["responses"]]
+        assert len(ids) == 2
+        pair = {"better": ids[1], "worse": "0", "tie": False, "weight": 0.5, "margin": 2.0}
+        assert row["comparisons"] == [pair]
+    read = read_groups(tmp_path / "groups.jsonl", kind="preferences").groups
+    assert {g.comparisons for g in read} == {(Comparison(1, 0, 0.5, 2.0),)}
+
+
 def test_one_failed_judgement_is_listed_and_many_stop(tmp_path: Path) -> None:
     summary, skipped = collect(
-        collector(Judge(fail=[2]), max_errors=0.4), tw.prompts(6), tmp_path, quiet(6)
+        collector(ByLength(fail=["p1"]), max_errors=0.4), tw.prompts(6), tmp_path, quiet(6)
     )
     failed = [s for s in skipped if "the reward is None" in s.reason]
     assert len(failed) == 1
     assert "prompt p" in failed[0].reason
     assert summary["groups"] == 6 - len(skipped)
     with pytest.raises(RunError, match="the judge failed on 3 of 3"):
-        collect(collector(Judge(fail=range(9))), tw.prompts(6), tmp_path / "other", quiet(6))
+        collect(
+            collector(ByLength(fail=[f"p{i}" for i in range(9)])),
+            tw.prompts(6),
+            tmp_path / "other",
+            quiet(6),
+        )
 
 
 def test_chunks_do_not_change_what_is_collected(tmp_path: Path) -> None:
-    one = collector(Judge())
+    one = collector(ByLength())
     other = Collector(
-        one.engine, Judge(), CollectSettings(chunk=100), one.params, one.samples, one.seed
+        one.engine, ByLength(), CollectSettings(chunk=100), one.params, one.samples, one.seed
     )
     collect(one, tw.prompts(7), tmp_path / "a", quiet(7))
     collect(other, tw.prompts(7), tmp_path / "b", quiet(7))

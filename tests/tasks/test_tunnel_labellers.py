@@ -6,8 +6,11 @@ from itertools import permutations
 import pytest
 
 from gnomon.errors import ConfigError
-from gnomon.tasks.tunnel import Labeller, generate_prompts, gold_score, label, make_group
+from gnomon.judges.protocol import Sample, judged
+from gnomon.records import Comparison
+from gnomon.tasks.tunnel import Labeller, Turns, generate_prompts, gold_score
 from gnomon.tasks.tunnel.world import problem_of
+from judging import group_of
 
 PROMPTS = generate_prompts(3000, seed=11, families=["arithmetic"], belief_rate=0.0)
 
@@ -16,9 +19,15 @@ def right(prompt) -> str:
     return f"The answer is {problem_of(prompt).answer}."
 
 
+def prefers_first(labeller: Labeller, prompt, first: str, second: str) -> bool | None:
+    """None for a tie."""
+    a, b = labeller.label_group(prompt, (first, second))
+    return None if a == b else a < b
+
+
 def share_preferring(labeller: Labeller, first, second) -> float:
     """How often ``first(prompt)`` is preferred to ``second(prompt)``."""
-    wins = [labeller.prefers_first(p, first(p), second(p)) for p in PROMPTS]
+    wins = [prefers_first(labeller, p, first(p), second(p)) for p in PROMPTS]
     return sum(w is True for w in wins) / len(wins)
 
 
@@ -38,8 +47,8 @@ def test_carelessness_flips_half_of_its_share() -> None:
 def test_inattention_ignores_correctness_but_not_style() -> None:
     inattentive = Labeller(noise=0.0, inattention=1.0)
     p = PROMPTS[0]
-    assert inattentive.prefers_first(p, "Sure! The answer is 0.", right(p)) is True
-    assert inattentive.prefers_first(p, "The answer is 0.", right(p)) is None
+    assert prefers_first(inattentive, p, "Sure! The answer is 0.", right(p)) is True
+    assert prefers_first(inattentive, p, "The answer is 0.", right(p)) is None
     half = Labeller(noise=0.0, inattention=0.5)
     share = share_preferring(half, lambda p: "Sure! The answer is 0.", right)
     assert share == pytest.approx(0.5, abs=0.03)
@@ -57,8 +66,8 @@ def test_sycophants_want_their_belief_repeated() -> None:
     prompts = generate_prompts(50, families=["arithmetic"], belief_rate=1.0)
     p = next(p for p in prompts if p.meta["belief"] != p.meta["answer"])
     agree, correct = f"It is {p.meta['belief']}.", f"It is {p.meta['answer']}."
-    assert Labeller(noise=0.0).prefers_first(p, agree, correct) is False
-    assert Labeller(noise=0.0, sycophancy=1.5).prefers_first(p, agree, correct) is True
+    assert prefers_first(Labeller(noise=0.0), p, agree, correct) is False
+    assert prefers_first(Labeller(noise=0.0, sycophancy=1.5), p, agree, correct) is True
 
 
 def test_rankings_do_not_depend_on_order_and_repeat() -> None:
@@ -79,16 +88,23 @@ def test_equal_texts_and_near_utilities_tie() -> None:
     assert Labeller(noise=0.0, tie_margin=0.2).label_group(p, texts) == [1, 1, 3]
 
 
-def test_label_sets_ranks_comparisons_and_names_in_turn() -> None:
-    groups = [make_group(p, (right(p), "", "It is 0.")) for p in PROMPTS[:4]]
-    labelled = label(groups, [Labeller("a", noise=0.0), Labeller("b", noise=0.0)])
-    assert [g.responses[0].meta["labeller"] for g in labelled] == ["a", "b", "a", "b"]
-    for group in labelled:
-        assert group.responses[0].rank == 1
-        assert len(group.comparisons) == 3
-        assert (group.comparisons[0].better, group.comparisons[0].worse) == (0, 1)
+def test_labellers_take_turns_by_the_place_of_the_prompt() -> None:
+    groups = [
+        group_of(*(Sample(p, text) for text in (right(p), "", "It is 0."))) for p in PROMPTS[:4]
+    ]
+    order = [group.prompt.id for group in groups]
+    turns = Turns([Labeller("a", noise=0.0), Labeller("b", noise=0.0)], order)
+    judgements = judged(turns, groups)
+    assert [j.judge for j in judgements] == ["a", "b", "a", "b"]
+    for judgement in judgements:
+        assert judgement.scores[0].value == 1.0  # of all its comparisons
+        assert judgement.comparisons is not None
+        assert len(judgement.comparisons) == 3
+        assert judgement.comparisons[0] == Comparison(0, 1)
+    said = [(j.judge, j.comparisons) for j in judgements]
+    assert [(j.judge, j.comparisons) for j in judged(turns, groups[2:])] == said[2:]
     with pytest.raises(ConfigError, match="no labellers"):
-        label(groups, [])
+        Turns([], order)
 
 
 def test_settings_out_of_range_are_refused() -> None:

@@ -13,7 +13,7 @@ from gnomon.cli.algorithms import algorithms
 from gnomon.cli.console import complain, err, say, show
 from gnomon.cli.report import report
 from gnomon.cli.run import quickstart, run
-from gnomon.errors import GnomonError, RunPaused, RunStopped
+from gnomon.errors import GnomonError, Pending, RunStopped
 
 ABOUT = """From raw feedback to a model that is safe to ship.
 
@@ -143,7 +143,7 @@ def main() -> None:
     after Ctrl-C, 143 after SIGTERM)."""
     try:
         app()
-    except RunPaused as pause:
+    except Pending as pause:
         complain("paused", "yellow", str(pause))
         sys.exit(3)
     except RunStopped as stopped:

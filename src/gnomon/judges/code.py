@@ -1,13 +1,13 @@
 """Unit tests as a reward: the program in a response is run in a sandbox against its prompt's tests.
 
-Four kinds of tests, told apart by the fields of ``Prompt.meta``:
+Four kinds of tests, recognised by the fields of ``Prompt.meta``:
 
     test, entry_point     HumanEval's form: code that defines check(candidate)
     test_list             MBPP's form: a list of assert statements (and test_setup_code)
     tests                 a list of {input, output}: run as a script, stdin to stdout
     tests                 a list of {function, args, kwargs, expected}: calls of plain values
 
-Expected outputs and values stay outside the sandbox in the last two. In the first two they lie in
+Expected outputs and values stay outside the sandbox in the last two. In the first two they are in
 another process than the program (see gnomon.sandbox).
 """
 
@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Literal
 
 from gnomon.errors import ConfigError
-from gnomon.judges.protocol import Sample, Score
+from gnomon.judges.protocol import Sample, SampleJudge, Score, place_of
 from gnomon.records import Prompt
 from gnomon.sandbox import CallTest, InputTest, Limits, Result, Sandbox
 from gnomon.sandbox.run import BadTestsError
@@ -32,13 +32,13 @@ _PYTHON = ("python", "py", "python3", "")
 
 
 def extract_code(text: str) -> str:
-    """The program in a response: its last fenced Python block, or else the text as it stands."""
+    """The program in a response: its last fenced Python block, or else all of it."""
     blocks = [body for language, body in _FENCE.findall(text) if language.lower() in _PYTHON]
     return blocks[-1] if blocks else text
 
 
 def complete_program(prefix: str, code: str, entry_point: str | None) -> str:
-    """``code`` put after the prompt's own code, whether it goes on from there or starts anew.
+    """``code`` put after the prompt's own code, which it continues or writes again.
 
     Code that defines the entry point itself is set below the prompt's (whose imports and helpers it
     may need); anything else is taken as the continuation of the prompt's last line.
@@ -48,7 +48,7 @@ def complete_program(prefix: str, code: str, entry_point: str | None) -> str:
     return prefix + code
 
 
-class CodeReward:
+class CodeReward(SampleJudge):
     """Runs each response's program against its prompt's tests.
 
     A program that fails, hangs, or breaks a limit is worth 0; tests that cannot be run, or a
@@ -102,14 +102,6 @@ class CodeReward:
         code = extract_code(sample.text)
         return self._plan(sample.prompt)(code)
 
-    def problem(self, prompt: Prompt) -> str | None:
-        """Why programs cannot be tested on this prompt, found without running one; else None."""
-        try:
-            self._plan(prompt)
-        except BadTestsError as error:
-            return str(error)
-        return None
-
     def _score(self, result: Any) -> Score:
         if isinstance(result, Exception):
             return Score(None, error=f"{type(result).__name__}: {result}")
@@ -126,7 +118,7 @@ class CodeReward:
             return partial(self._humaneval, str(meta.get("prompt") or ""), meta)
         if meta.get("test_list"):
             if isinstance(meta["test_list"], str):
-                raise BadTestsError(f"{_where(prompt)}: test_list is text, not a list of asserts")
+                raise BadTestsError(f"{place_of(prompt)}: test_list is text, not a list of asserts")
             setup = str(meta.get("test_setup_code") or "")
             parts = [str(part) for part in meta["test_list"]]
             return partial(self.sandbox.run_asserts, parts=parts, setup=setup)
@@ -135,9 +127,9 @@ class CodeReward:
             return self._listed(tests, prompt)
         found = ", ".join(sorted(map(str, meta))) or "nothing"
         raise BadTestsError(
-            f"{_where(prompt)}: no tests in its fields ({found}), so no program can pass: the code "
-            "reward needs test + entry_point (HumanEval), test_list (MBPP), or tests, a list of "
-            "{input, output} or {function, args, expected}"
+            f"{place_of(prompt)}: no tests in its fields ({found}), so no program can pass: the "
+            "code reward needs test + entry_point (HumanEval), test_list (MBPP), or tests, a list "
+            "of {input, output} or {function, args, expected}"
         )
 
     def _humaneval(self, prefix: str, meta: Mapping[str, Any], code: str) -> Result:
@@ -170,14 +162,10 @@ class CodeReward:
                 return partial(self.sandbox.run_calls, tests=calls, rel_tol=self.rel_tol)
         except (KeyError, TypeError, AttributeError) as error:
             raise BadTestsError(
-                f"{_where(prompt)}: a test is neither input and output nor function, args and "
+                f"{place_of(prompt)}: a test is neither input and output nor function, args and "
                 f"expected ({type(error).__name__}: {error})"
             ) from error
-        raise BadTestsError(f"{_where(prompt)}: tests of calls name a function (or entry_point)")
-
-
-def _where(prompt: Prompt) -> str:
-    return f"prompt {prompt.id}" + (f" ({prompt.source})" if prompt.source else "")
+        raise BadTestsError(f"{place_of(prompt)}: tests of calls name a function (or entry_point)")
 
 
 def _parses(code: str) -> bool:

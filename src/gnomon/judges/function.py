@@ -1,80 +1,112 @@
-"""A user's own Python function as a reward."""
+"""A user's own Python as a judge: a function of samples, or a class."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gnomon.errors import ConfigError
-from gnomon.judges.guard import number
-from gnomon.judges.protocol import Reward, Sample, Score
+from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score, as_score
 from gnomon.plugins import import_problem, load_own
+from gnomon.records import Group, Judgement
 from gnomon.usercode import FailedError, all_settled, is_interrupt, settled
 
 
-class FunctionReward:
+class FunctionReward(SampleJudge):
     """Wraps ``function(samples) -> list``: floats, None, Scores, or (value, parts) pairs.
 
     The function gets the whole batch of :class:`Sample` and answers with one item per sample, in
-    order; an array, tensor or nested list of shape [n] or [n, 1] will do, and so will an iterator.
-    It may be a coroutine function, or answer with one awaitable per sample. What it raises, and
-    every item that is no number, is kept as the error of the sample it belongs to.
+    order; an array, tensor or nested list of shape [n] or [n, 1] also works, and so does an
+    iterator. It may be a coroutine function, or answer with one awaitable per sample. What it
+    raises, and every item that is not a number, is the error of its sample.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any], name: str, version: str = "") -> None:
         self.function = function
         self.name = name
-        self.options = dict(options)
+        self.version = version
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
-        result = _listed(settled(self.function(samples, **self.options)))
-        if not isinstance(result, Sequence) or isinstance(result, str | bytes):
-            raise TypeError(
-                f"returned {type(result).__name__}, expected a list with one reward per sample"
-            )
-        return [_as_score(item) for item in all_settled(result)]
+        return _scores(settled(self.function(samples)), "sample")
 
 
-def _listed(result: Any) -> Any:
-    """Arrays, tensors, columns of data frames and iterators as lists, nested columns ([[1.0], ...])
-    flat; the rest as it is."""
+class GroupReward(Judge):
+    """Wraps a user's object with ``judge(groups) -> list``, which sees whole groups.
+
+    It answers with one item per group, in order: a list of what :class:`FunctionReward` takes, one
+    item per response, or a :class:`Judgement`. It may be a coroutine, or answer with awaitables.
+    Where it has ``begin(round)``, that is called too. What it raises is the error of its group.
+    """
+
+    groupwise = True
+
+    def __init__(self, own: Any, name: str, version: str = "") -> None:
+        self.own = own
+        self.name = name
+        self.version = version
+
+    def begin(self, round: int) -> None:
+        if hasattr(self.own, "begin"):
+            settled(self.own.begin(round))
+
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        return [self._judgement(item) for item in _items(settled(self.own.judge(groups)), "group")]
+
+    def _judgement(self, item: Any) -> Judgement:
+        if isinstance(item, Judgement):
+            return replace(item, version=item.version or self.version)
+        if isinstance(item, FailedError):
+            return Judgement(self.name, error=str(item))
+        return Judgement(self.name, tuple(_scores(item, "response")), version=self.version)
+
+
+def _scores(result: Any, what: str) -> list[Score]:
+    """A score for each of the items; those of a nested column ([[1.0], ...]) are flat numbers.
+
+    Raises:
+        TypeError: there is no list of them.
+    """
+    items = _items(result, what)
+    if all(isinstance(item, list) and len(item) == 1 for item in items):
+        items = [item[0] for item in items]
+    return [
+        Score(None, error=str(item)) if isinstance(item, FailedError) else as_score(item)
+        for item in items
+    ]
+
+
+def _items(result: Any, what: str) -> list[Any]:
+    """The items of what a user's code returned, one for each ``what``, awaited where need be:
+    arrays, tensors, columns of data frames and iterators are lists too.
+
+    Raises:
+        TypeError: it is not a list of any kind.
+    """
     if hasattr(result, "to_numpy") and not hasattr(result, "tolist"):  # a data frame
         result = result.to_numpy()
-    shape: Sequence[int] = getattr(result, "shape", ())
     if hasattr(result, "tolist"):
-        column = len(shape) == 2 and shape[1] == 1
-        return (result.reshape(-1) if column else result).tolist()
-    if isinstance(result, list) and all(isinstance(row, list) and len(row) == 1 for row in result):
-        return [row[0] for row in result]
-    return list(result) if isinstance(result, Iterator) else result
+        result = result.tolist()
+    if isinstance(result, Iterator):
+        result = list(result)
+    if not isinstance(result, Sequence) or isinstance(result, str | bytes):
+        raise TypeError(
+            f"returned {type(result).__name__}, expected a list with one reward per {what}"
+        )
+    return all_settled(result)
 
 
-def _as_score(item: Any) -> Score:
-    if isinstance(item, Score):
-        return item
-    if isinstance(item, FailedError):
-        return Score(None, error=str(item))
-    if item is None:
-        return Score(None, error="the function returned None for this sample")
-    value: Any = item
-    parts: Mapping[Any, Any] = {}
-    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Mapping):
-        value, parts = item
-    try:
-        return Score(number(value), {str(k): number(v) for k, v in parts.items()})
-    except (TypeError, ValueError, OverflowError):
-        return Score(None, error=f"the function returned {_short(item)} for this sample")
+def function_reward(reference: str, base: Path, options: Mapping[str, Any], name: str) -> Judge:
+    """The judge behind a recipe's ``function`` key: a function of samples, or a class whose objects
+    have ``judge(groups)`` or are called with samples.
 
-
-def _short(item: Any) -> str:
-    text = repr(item)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def function_reward(reference: str, base: Path, options: Mapping[str, Any], name: str) -> Reward:
-    """The reward behind a recipe's ``function`` key: a function of samples, or a Reward class."""
+    Raises:
+        ConfigError: it cannot be found, made or called, or does not take the options.
+    """
     found = load_own(reference, base, "reward function")
     arguments = () if isinstance(found, type) else ((),)
     try:
@@ -83,20 +115,31 @@ def function_reward(reference: str, base: Path, options: Mapping[str, Any], name
         raise ConfigError(f"reward function {reference!r}: its options: {error}") from error
     except ValueError:  # no signature to be had, of a builtin, say
         pass
+    version = source_version(found)
     if not isinstance(found, type):
-        return FunctionReward(found, name, options)
+        return FunctionReward(partial(found, **options), name, version)
     try:
-        reward: Reward = found(**options)
-        reward.name = name
+        own = found(**options)
     except BaseException as error:
         if is_interrupt(error):
             raise
         raise ConfigError(
             f"reward class {reference!r} could not be made: {import_problem(error)}"
         ) from error
-    if not callable(reward):
+    if hasattr(own, "judge") and not isinstance(own, SampleJudge):
+        return GroupReward(own, name, version)
+    if not callable(own):
         raise ConfigError(
-            f"reward class {reference!r}: its objects cannot be called; give it "
-            "__call__(self, samples)"
+            f"reward class {reference!r}: its objects judge nothing; give it "
+            "__call__(self, samples) or judge(self, groups)"
         )
-    return reward
+    return FunctionReward(own, name, version)
+
+
+def source_version(found: Any) -> str:
+    """The SHA-256 of the file that a function or class is written in; empty where it has none."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(found))
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    except (TypeError, OSError):
+        return ""

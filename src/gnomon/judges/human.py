@@ -1,4 +1,4 @@
-"""People as the judge: responses go into a file, the run pauses, their labels come back in another.
+"""People as a judge: responses go into a file, the run pauses, labels come back in another.
 
 ``queue/round-001.jsonl`` has a line for each prompt::
 
@@ -21,54 +21,48 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from gnomon.data.fields import Row, did_you_mean
 from gnomon.data.rankings import parse_ranking
 from gnomon.data.rows import BadRow, iter_rows
 from gnomon.data.scalars import RowError, as_bool
-from gnomon.errors import RunError, RunPaused
+from gnomon.errors import Pending, RunError
 from gnomon.files import write_text
-from gnomon.judges.protocol import Sample, Score
-from gnomon.records import Comparison, Prompt, Source, comparisons_from_ranks
+from gnomon.judges.protocol import Judge
+from gnomon.records import (
+    Comparison,
+    Group,
+    Judgement,
+    Prompt,
+    Score,
+    Source,
+    comparisons_from_ranks,
+)
 
-HOW = ("ranks", "ranking", "better", "comparisons", "skip")
+WAYS = ("ranks", "ranking", "better", "comparisons", "skip")
 """Ways to judge, of which a label has exactly one."""
+Votes = Mapping[tuple[str, str], float]
+"""By how much the first of two texts is preferred to the second (below 0: less; 0: a tie)."""
 
 
-@runtime_checkable
-class Comparing(Protocol):
-    """A reward that knows which responses were compared, which its numbers alone cannot say."""
+class HumanQueue(Judge):
+    """People as a judge: a judgement holds the comparisons that they made, as they made them.
 
-    def compare(self, prompt: Prompt, texts: Sequence[str]) -> tuple[Comparison, ...]:
-        """The judgements between these responses, by their places; equal texts have none."""
-        ...
-
-
-@runtime_checkable
-class Rounds(Protocol):
-    """A reward that wants to be told when a round begins, before anything is sampled."""
-
-    def open_round(self, number: int) -> None:
-        """Round ``number`` (from 1) begins."""
-        ...
-
-
-class HumanQueue:
-    """The reward that people give.
-
-    A response's value is the share of its comparisons it won (a tie is half a win), in [0, 1]; one
-    without a judgement has 0.5. A method on pairs uses the judgements themselves (:meth:`compare`).
+    A response's score is the share of its comparisons that it won (a tie is half a win), in
+    [0, 1]; one without a comparison has 0.5.
 
     Args:
-        folder: where the queue's files lie.
+        folder: of the queue's files.
     """
+
+    groupwise = True
+    in_rounds = True
 
     def __init__(self, folder: Path | None = None) -> None:
         self.name = "human_queue"
         self.folder = Path("queue") if folder is None else folder
         self.number = 1
-        self._said: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
 
     @property
     def file(self) -> Path:
@@ -80,68 +74,63 @@ class HumanQueue:
         """What they answer."""
         return self.folder / f"round-{self.number:03d}.labels.jsonl"
 
-    def open_round(self, number: int) -> None:
-        """Begin a round; where it was asked before, its labels are read at once.
+    def begin(self, round: int) -> None:
+        """Begin a round; where it was asked before, its labels must be there.
 
         Raises:
-            RunPaused: it was asked, and labels are missing.
+            Pending: it was asked, and labels are missing.
             RunError: a label that cannot be used, with its file, row and cure.
         """
-        self.number = number
-        self._said = {}
+        self.number = round
         if self.file.is_file():
             self._read(self._asked())
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Score]:
-        """Ask about a round's samples, or score them by the labels.
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        """Ask about a round's groups, or say what the labels say of them.
 
         Raises:
-            RunPaused: the labels are not there yet, or not all.
+            Pending: the labels are not there yet, or not all.
             RunError: the round was asked about other responses, or a label cannot be used.
         """
-        rows = self._rows(samples)
+        asked = self._rows(groups)
+        rows = list(asked.values())
         if self.file.is_file():
             if self._asked() != rows:
                 raise RunError(
                     f"{self.file} asks about other responses than the run now samples: the model, "
                     "the recipe, the software or the file has changed. Put it back as it was; or "
-                    "remove it and its labels, and this round is asked anew."
+                    "remove it and its labels, and people are asked about this round again."
                 )
         elif rows:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
-        self._read(rows)
-        return [Score(self.value(s.prompt, s.text)) for s in samples]
+        votes = dict(zip(asked, self._read(rows), strict=True))
+        return [self._judgement(group, votes.get(_key(group.prompt), {})) for group in groups]
 
-    def value(self, prompt: Prompt, text: str) -> float:
-        """The share of its comparisons that a response won; 0.5 for one that has none."""
-        won: list[float] = []
-        for (a, b), votes in self._said.get(_key(prompt), {}).items():
-            if text in (a, b):
-                sign = votes if text == a else -votes
-                won.append(0.5 if sign == 0 else float(sign > 0))
-        return sum(won) / len(won) if won else 0.5
-
-    def compare(self, prompt: Prompt, texts: Sequence[str]) -> tuple[Comparison, ...]:
-        votes = self._said.get(_key(prompt), {})
+    def _judgement(self, group: Group, votes: Votes) -> Judgement:
+        """What people said of these responses; equal texts are compared as the first of them."""
+        texts = [response.text for response in group.responses]
         first = {text: texts.index(text) for text in texts}
-        return tuple(
+        compared = tuple(
             Comparison(*((first[a], first[b]) if won >= 0 else (first[b], first[a])), tie=won == 0)
             for (a, b), won in votes.items()
             if a in first and b in first
         )
+        scores = tuple(Score(_share_won(votes, text)) for text in texts)
+        return Judgement(self.name, scores, compared)
 
     # -- the round's files ------------------------------------------------------------------------
 
-    def _rows(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """A row for each prompt with at least two different responses, in the samples' order."""
-        texts: dict[tuple[str, str], dict[str, None]] = {}
-        prompts: dict[tuple[str, str], Prompt] = {}
-        for sample in samples:
-            key = _key(sample.prompt)
-            prompts.setdefault(key, sample.prompt)
-            texts.setdefault(key, {})[sample.text] = None
-        rows: list[dict[str, Any]] = []
+    def _rows(self, groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
+        """A row for each prompt with at least two different responses, in the groups' order, by
+        what tells the prompts apart."""
+        texts: dict[str, dict[str, None]] = {}
+        prompts: dict[str, Prompt] = {}
+        for group in groups:
+            key = _key(group.prompt)
+            prompts.setdefault(key, group.prompt)
+            texts.setdefault(key, {}).update({r.text: None for r in group.responses})
+        rows: dict[str, dict[str, Any]] = {}
         for key, found in texts.items():
             if len(found) < 2:
                 continue
@@ -152,7 +141,7 @@ class HumanQueue:
                 asked = {"messages": turns}
             responses = [{"id": f"r{i + 1}", "text": text} for i, text in enumerate(found)]
             place = {"id": f"{self.number:03d}-{len(rows) + 1:04d}", "prompt_id": prompt.id}
-            rows.append(place | asked | {"responses": responses})
+            rows[key] = place | asked | {"responses": responses}
         return rows
 
     def _asked(self) -> list[dict[str, Any]]:
@@ -162,8 +151,13 @@ class HumanQueue:
         except ValueError as error:
             raise RunError(f"{self.file} is no longer what the run wrote: {error}") from error
 
-    def _read(self, asked: Sequence[Mapping[str, Any]]) -> None:
-        """Fill in what the labels say, or pause until all are there."""
+    def _read(self, asked: Sequence[Mapping[str, Any]]) -> list[Votes]:
+        """What the labels say of each row.
+
+        Raises:
+            Pending: some are missing.
+            RunError: a label that cannot be used.
+        """
         rows = {str(row["id"]): row for row in asked}
         judged: dict[str, list[tuple[str, str, float]]] = {}
         for number, label in self._labels():
@@ -177,13 +171,8 @@ class HumanQueue:
                 raise RunError(f"{self.labels}, row {number}: {error}") from error
         missing = [name for name in rows if name not in judged]
         if missing:
-            raise RunPaused(self._request(len(rows), missing))
-        for name, row in rows.items():
-            votes: dict[tuple[str, str], float] = {}
-            for a, b, won in judged[name]:
-                pair, sign = ((a, b), won) if (b, a) not in votes else ((b, a), -won)
-                votes[pair] = votes.get(pair, 0) + sign
-            self._said[_row_key(row)] = votes
+            raise Pending(self._request(len(rows), missing))
+        return [_counted(judged[name]) for name in rows]
 
     def _labels(self) -> list[tuple[int, Mapping[str, Any]]]:
         if not self.labels.is_file():
@@ -204,19 +193,29 @@ class HumanQueue:
         return (
             f"round {self.number}: {what}. Read {self.file}, write {self.labels} with lines like\n"
             '  {"id": "ID", "ranks": {"r1": 1, "r2": 2}}  or  {"id": "ID", "better": "r1", "worse":'
-            ' "r2"}\nand go on with --resume.'
+            ' "r2"}\nThen resume with --resume.'
         )
 
 
-def _key(prompt: Prompt) -> tuple[str, str]:
+def _counted(judgements: Sequence[tuple[str, str, float]]) -> Votes:
+    """The sum of the votes on each pair, in the order in which it was first judged."""
+    votes: dict[tuple[str, str], float] = {}
+    for a, b, won in judgements:
+        pair, sign = ((a, b), won) if (b, a) not in votes else ((b, a), -won)
+        votes[pair] = votes.get(pair, 0) + sign
+    return votes
+
+
+def _share_won(votes: Votes, text: str) -> float:
+    """The share of its comparisons that a response won; 0.5 for one that has none."""
+    signs = [won if text == a else -won for (a, b), won in votes.items() if text in (a, b)]
+    points = [0.5 if sign == 0 else float(sign > 0) for sign in signs]
+    return sum(points) / len(points) if points else 0.5
+
+
+def _key(prompt: Prompt) -> str:
     """What makes two prompts of a round the same."""
-    turns = [[m.role, m.content] for m in prompt.messages]
-    return prompt.id, json.dumps([prompt.text, turns])
-
-
-def _row_key(row: Mapping[str, Any]) -> tuple[str, str]:
-    turns = [[m["role"], m["content"]] for m in row.get("messages", ())]
-    return str(row["prompt_id"]), json.dumps([row.get("prompt"), turns])
+    return json.dumps([prompt.id, prompt.text, [[m.role, m.content] for m in prompt.messages]])
 
 
 def _judgements(row: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[str, str, float]]:
@@ -225,11 +224,11 @@ def _judgements(row: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[
     Raises:
         RowError: it judges nothing, or not in a way that can be understood.
     """
-    ways = [name for name in HOW if label.get(name) is not None]
+    ways = [name for name in WAYS if label.get(name) is not None]
     if len(ways) != 1:
-        close = next((h for k in label if k != "id" and (h := did_you_mean(str(k), HOW))), "")
+        close = next((h for k in label if k != "id" and (h := did_you_mean(str(k), WAYS))), "")
         raise RowError(
-            f"a label has one of {', '.join(HOW)}; this one has {' and '.join(ways) or 'none'}",
+            f"a label has one of {', '.join(WAYS)}; this one has {' and '.join(ways) or 'none'}",
             close or "keep one of them",
         )
     responses = [dict(r) for r in row["responses"]]

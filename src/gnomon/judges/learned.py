@@ -1,26 +1,36 @@
-"""A trained reward model as a reward; a prompt is computed once for all its samples."""
+"""A trained reward model as a judge; a prompt is computed once for all its responses."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from gnomon.data.encode import Encoder
 from gnomon.data.pack import microbatches, pack
 from gnomon.errors import ConfigError
-from gnomon.judges.protocol import Sample, Score
+from gnomon.judges.protocol import Judge, Sample, Score, samples_of
 from gnomon.models.heads import RewardNormaliser
-from gnomon.models.roles import Role
-from gnomon.records import TokenGroup, TokenResponse
+from gnomon.models.roles import Role, Trunk
+from gnomon.records import (
+    Cost,
+    Group,
+    Judgement,
+    Message,
+    Response,
+    TokenGroup,
+    TokenResponse,
+)
 
 Encode = Callable[[Sample], tuple[Sequence[int], Sequence[int]]]
 
 
-class LearnedReward:
+class LearnedReward(Judge):
     """Scores with a reward model, or with an ensemble of them.
 
     Args:
@@ -56,13 +66,42 @@ class LearnedReward:
         self.members = list(members)
         self.normaliser = normaliser
         self.name = name
+        self.version = _version(self.members)
         self.ensemble = ensemble
         self.std_coef = std_coef
         self.tokens_per_microbatch = tokens_per_microbatch
         self.encode = encode or (lambda sample: (sample.prompt_ids, sample.response_ids))
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Score]:
-        scores = self.member_scores(samples)
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        """Score every response; a judgement's cost counts the tokens that all members computed."""
+        encoded = [self._tokens(group) for group in groups]
+        scores = self.member_scores([tokens for parts in encoded for tokens in parts])
+        values = iter(self._combined(scores))
+        return [
+            Judgement(
+                self.name,
+                tuple(next(values) for _ in group.responses),
+                version=self.version,
+                cost=Cost(tokens=len(self.members) * sum(t.num_tokens() for t in parts)),
+            )
+            for group, parts in zip(groups, encoded, strict=True)
+        ]
+
+    def _tokens(self, group: Group) -> list[TokenGroup]:
+        """The group as the reward model reads it: one, or more where it cuts prompts differently
+        (to make room for responses of different lengths)."""
+        encoded = [self.encode(sample) for sample in samples_of(group)]
+        return [
+            TokenGroup(
+                group.prompt.id,
+                prompt_ids,
+                tuple(TokenResponse(ids, [True] * len(ids)) for _, ids in items),
+            )
+            for prompt_ids, items in groupby(encoded, key=lambda item: tuple(item[0]))
+        ]
+
+    def _combined(self, scores: Tensor) -> list[Score]:
+        """One score for each row of [S, members]."""
         mean, spread = scores.mean(1), scores.std(1, correction=0)
         if self.ensemble == "min":
             value = scores.min(1).values
@@ -77,13 +116,8 @@ class LearnedReward:
         ]
 
     @torch.no_grad()
-    def member_scores(self, samples: Sequence[Sample]) -> Tensor:
-        """[len(samples), members] normalised scores, on the CPU in float32."""
-        encoded = [self.encode(sample) for sample in samples]
-        groups: list[TokenGroup] = []
-        for prompt_ids, items in groupby(encoded, key=lambda item: tuple(item[0])):
-            responses = tuple(TokenResponse(ids, [True] * len(ids)) for _, ids in items)
-            groups.append(TokenGroup(f"sample {len(groups)}", prompt_ids, responses))
+    def member_scores(self, groups: Sequence[TokenGroup]) -> Tensor:
+        """[S, members] normalised scores of all responses in order, on the CPU in float32."""
         device = self.members[0].trunk.model.device
         parts: list[Tensor] = []
         for part in microbatches(groups, self.tokens_per_microbatch):
@@ -92,3 +126,42 @@ class LearnedReward:
             scores = torch.cat([c if c.dim() == 2 else c[:, None] for c in columns], dim=1)
             parts.append(self.normaliser.apply(scores, batch.lengths).float().cpu())
         return torch.cat(parts)
+
+
+def _version(members: Sequence[Role]) -> str:
+    """A fingerprint of the members: their trunks' as loaded, and the weights of their heads."""
+    digest = hashlib.sha256()
+    for role in members:
+        digest.update(role.trunk.fingerprint.encode())
+        for weights in role.head.state_dict().values() if role.head is not None else ():
+            digest.update(weights.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def reads_tokens_of(tokenizer: Any, policys: Any) -> bool:
+    """Whether every token of the policy has the same id in ``tokenizer``."""
+    vocabulary = tokenizer.get_vocab()
+    return all(vocabulary.get(token) == i for token, i in policys.get_vocab().items())
+
+
+def own_encoding(trunk: Trunk, tokenizer: Any) -> Encode | None:
+    """How a reward model tokenises samples of a policy with another tokenizer; None for the same.
+
+    The same means that every token of the policy has the same id (a padding token more is no
+    difference).
+    """
+    if reads_tokens_of(trunk.tokenizer, tokenizer):
+        return None
+    window = getattr(trunk.model.config.get_text_config(), "max_position_embeddings", None)
+    encoder = Encoder(trunk.tokenizer, max_length=window or 1_000_000, truncation="left")
+
+    def encode(sample: Sample) -> tuple[Sequence[int], Sequence[int]]:
+        answer = Response((Message("assistant", sample.text),))
+        group = encoder.encode_group(Group(sample.prompt, (answer,)), empty_ok=True)
+        ids, mask = list(group.responses[0].ids), group.responses[0].mask
+        if not sample.finished:  # a cut-off answer must not look finished
+            while len(ids) > 1 and (not mask[len(ids) - 1] or ids[-1] in encoder.stop_ids):
+                ids.pop()
+        return group.prompt_ids, ids
+
+    return encode

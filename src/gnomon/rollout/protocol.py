@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from gnomon.records import Group, Message, Prompt, Response
+
 FinishReason = Literal["eos", "stop", "length"]
 
 
@@ -62,6 +64,17 @@ class Completion:
     @property
     def finished(self) -> bool:
         return self.finish_reason != "length"
+
+
+def sampled_group(
+    prompt: Prompt, prompt_ids: Sequence[int], completions: Sequence[Completion]
+) -> Group:
+    """A prompt with what was sampled for it, as judges see it."""
+    responses = tuple(
+        Response((Message("assistant", c.text),), ids=c.ids, finished=c.finished)
+        for c in completions
+    )
+    return Group(prompt, responses, prompt_ids=prompt_ids)
 
 
 class Engine(Protocol):

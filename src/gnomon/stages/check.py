@@ -18,7 +18,7 @@ from safetensors import safe_open
 from gnomon.agents.load import environment_factory
 from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, GnomonError, ModelError
-from gnomon.judges.builtins import HUMAN
+from gnomon.judges.build import HUMAN, one_judge
 from gnomon.judges.function import function_reward
 from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
@@ -33,7 +33,6 @@ from gnomon.stages.names import (
     reward_folder,
     stage_data,
 )
-from gnomon.stages.rewards import one_reward
 from gnomon.stages.sources import (
     check_source,
     context_of,
@@ -260,7 +259,7 @@ def _check_rewards(
         if reward.function is not None and code:
             function_reward(reward.function, base, reward.options, reward.label)
         if reward.builtin is not None:
-            one_reward(reward, base=base, load=load_reward_model)
+            one_judge(reward, base=base, load=load_reward_model)
         if reward.model is None:
             continue
         if reward.model in earlier:

@@ -1,8 +1,9 @@
 """The ``collect`` stage: sample K responses to each prompt and have a judge rank them.
 
-The judge is any reward (learned, verifier, your function), simulated labellers, or people (the
-reward ``human_queue``: the stage asks about all prompts at once and waits for the labels). What it
-writes, ``groups.jsonl``, is ordinary preference data for a later stage (``data: stage:NAME``).
+The judge is any reward (a learned model, a verifier, your function), simulated labellers, or people
+(the reward ``human_queue``: the stage asks about all prompts at once and waits for the labels).
+What it writes, ``groups.jsonl``, is ordinary preference data for a later stage (``data:
+stage:NAME``).
 """
 
 from __future__ import annotations
@@ -19,18 +20,82 @@ from gnomon.algorithms.collect_settings import CollectSettings
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.algorithms.sampled_pairs import ranks_from_rewards
 from gnomon.data.readers import Skipped
-from gnomon.errors import RunError, RunStopped
+from gnomon.errors import ConfigError, RunError, RunStopped
 from gnomon.files import make_folder, write_text
-from gnomon.judges.guard import score_safely
-from gnomon.judges.human import HumanQueue
-from gnomon.judges.protocol import Reward, Sample
-from gnomon.records import Prompt
-from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
-from gnomon.tasks.tunnel.labellers import Labeller
+from gnomon.judges.protocol import Judge, judged
+from gnomon.models.load import LoadedModel
+from gnomon.models.roles import Role
+from gnomon.records import Comparison, Group, Judgement, Prompt
+from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams, sampled_group
+from gnomon.stages.roles import RoleBuilder
+from gnomon.stages.stage import Stage
+from gnomon.tasks.tunnel.labellers import Labeller, Turns
 from gnomon.train.progress import Progress
+from gnomon.train.sampled import Sampling
 from gnomon.train.stop import Stop
 
-MEND = "mend the judge"
+FIX = "fix the judge"
+
+
+class Collect(Stage):
+    """Samples responses and has a judge rank them, as data for later stages."""
+
+    @property
+    def data_kind(self) -> str:
+        return "prompts"
+
+    @property
+    def judged(self) -> bool:
+        return bool(self.spec.reward or self.settings.labellers)
+
+    def iterations(self, rows: int) -> int:
+        return rows
+
+    def check(self) -> None:
+        spec = self.spec
+        if spec.environment is not None:
+            raise ConfigError(f"{spec.algorithm} plays no episodes; remove environment")
+        if spec.rollout.max_staleness:
+            raise ConfigError("a collect stage trains nothing: remove rollout.max_staleness")
+        if spec.holdout or spec.eval_data or spec.lora:
+            raise ConfigError(
+                "a collect stage trains and evaluates nothing: remove holdout, eval_data and lora"
+            )
+        if spec.pretraining:
+            raise ConfigError(
+                "pretraining text is given but would not be used: a collect stage trains nothing; "
+                "remove it"
+            )
+        if spec.normalise_on:
+            raise ConfigError(f"normalise_on is for reward models, and this is {spec.algorithm}")
+
+    def work(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
+        builder = RoleBuilder(self.spec, loaded, self.seed)
+        encoder = self.encoder(loaded)
+        policy = Role("policy", builder.trunk)
+        groups, _ = self.data.groups("prompts")
+        prompts = self.prompts(encoder, groups)
+        self.data.note(self.folder.path / "data.json", resume)
+        judge = self._labellers(prompts) if self.settings.labellers else self.judge(builder)
+        with self.progress(len(prompts)) as progress:
+            collector = Collector(
+                self.engine(policy, encoder),
+                judge,
+                self.settings,
+                Sampling.of(self.spec.rollout).params,
+                self.spec.rollout.samples,
+                self.seed,
+                self.spec.max_reward_errors,
+                self.watched(progress, "rollout"),
+            )
+            summary, skipped = collect(collector, prompts, self.folder.path, progress, self.stop)
+        self.data.report.skipped += skipped
+        return {"iterations": len(prompts), "summary": summary}
+
+    def _labellers(self, prompts: Sequence[EncodedPrompt]) -> Judge:
+        """The simulated labellers, who take turns."""
+        who = [Labeller(**s.model_dump(), seed=self.seed) for s in self.settings.labellers]
+        return Turns(who, [p.prompt.id for p in prompts])
 
 
 @dataclass(frozen=True)
@@ -38,7 +103,7 @@ class Collector:
     """Samples and judges; see :func:`collect`."""
 
     engine: Engine
-    judge: Reward | Sequence[Labeller]
+    judge: Judge
     settings: CollectSettings
     params: SamplingParams
     samples: int
@@ -50,100 +115,107 @@ class Collector:
         """One row per prompt, in order: in the native format where at least two distinct responses
         were judged, else ``{"id", "skipped": reason, "cure"}``.
 
+        Args:
+            first: the place of the first of these prompts among all, which fixes their seeds.
+
         Raises:
             RunError: the judge failed on more than ``max_errors`` of the prompts.
-            RunPaused: people are the judge, and their labels are not all there.
+            Pending: the judge has not answered yet.
         """
         requests = [
             Request(p.prompt.id, p.ids, self.samples, seed=self.seed * 1_000_003 + first + i)
             for i, p in enumerate(prompts)
         ]
-        completions = self.engine.generate(requests, self.params, self.on_progress)
-        rows: list[dict[str, Any]] = []
-        answers = [list({c.text: c for c in r if c.text.strip()}.values()) for r in completions]
-        if isinstance(self.judge, HumanQueue):
-            self.judge(_samples(prompts, answers))
-        for i, (prompt, distinct) in enumerate(zip(prompts, answers, strict=True)):
-            if len(distinct) < 2:
-                reason = f"{self.samples} samples gave {len(distinct)} distinct answers"
-                cure = "raise rollout.samples or rollout.temperature"
-                rows.append({"id": prompt.prompt.id, "skipped": reason, "cure": cure})
-                continue
-            if isinstance(self.judge, HumanQueue):
-                rows.append(self._judged(self.judge, prompt.prompt, distinct))
-                continue
-            ranks = self._ranks(prompt.prompt, prompt.ids, distinct, first + i)
-            if isinstance(ranks, str):
-                rows.append({"id": prompt.prompt.id, "skipped": ranks, "cure": MEND})
-            else:
-                rows.append(self._row(prompt.prompt, distinct, ranks))
-        errors = [row["skipped"] for row in rows if row.get("cure") == MEND]
+        sampled = self.engine.generate(requests, self.params, self.on_progress)
+        groups = [_distinct(p, own) for p, own in zip(prompts, sampled, strict=True)]
+        judgements = iter(judged(self.judge, [g for g in groups if len(g.responses) > 1]))
+        rows = [
+            self._row(group, next(judgements)) if len(group.responses) > 1 else self._alike(group)
+            for group in groups
+        ]
+        errors = [row["skipped"] for row in rows if row.get("cure") == FIX]
         if len(errors) > self.max_errors * len(prompts):
             raise RunError(
                 f"the judge failed on {len(errors)} of {len(prompts)} prompts, more than the "
                 f"{self.max_errors:.0%} allowed (max_reward_errors). The first: {errors[0]}\n"
-                "Mend it and go on with --resume; what was judged before is kept."
+                "Fix it, then resume with --resume; what was judged before is kept."
             )
         return rows
 
-    def _ranks(
-        self, prompt: Prompt, ids: Sequence[int], completions: Sequence[Completion], index: int
-    ) -> list[float] | str:
-        """The ranks, or what went wrong."""
-        if not callable(self.judge):
-            who = self.judge[index % len(self.judge)]
-            return who.label_group(prompt, [c.text for c in completions])
-        samples = [Sample(prompt, c.text, ids, c.ids, c.finished) for c in completions]
-        scores = score_safely(self.judge, samples)
-        errors = [score.error for score in scores if score.error is not None]
-        if errors:
-            return errors[0]
-        values = [score.value for score in scores if score.value is not None]
-        return ranks_from_rewards(values, self.settings.tie_margin)
+    def _alike(self, group: Group) -> dict[str, Any]:
+        """What is said of a prompt without two distinct responses."""
+        reason = f"{self.samples} samples gave {len(group.responses)} distinct answers"
+        return _skipped(group, reason, "raise rollout.samples or rollout.temperature")
 
-    def _row(
-        self, prompt: Prompt, completions: Sequence[Completion], ranks: Sequence[float]
-    ) -> dict[str, Any]:
-        keep = range(len(ranks))
-        order = sorted(keep, key=lambda i: ranks[i])
+    def _row(self, group: Group, judgement: Judgement) -> dict[str, Any]:
+        """The group as it was judged: with ranks where those say it all, else the comparisons."""
+        errors = [score.error for score in judgement.scores if score.error is not None]
+        if errors:
+            return _skipped(group, errors[0], FIX)
+        values = [score.value for score in judgement.scores if score.value is not None]
+        if judgement.comparisons is None:
+            return self._ranked(group, ranks_from_rewards(values, self.settings.tie_margin))
+        if not judgement.comparisons:
+            cure = "label it before the stage ends, or leave it out"
+            return _skipped(group, f"{judgement.judge} compared none of its responses", cure)
+        ranks = ranks_of(judgement.comparisons, len(group.responses))
+        if ranks is not None:
+            return self._ranked(group, ranks)
+        return self._compared(group, judgement.comparisons, values)
+
+    def _ranked(self, group: Group, ranks: Sequence[float]) -> dict[str, Any]:
+        order = sorted(range(len(ranks)), key=lambda i: ranks[i])
         if self.settings.keep == "best-worst":
             order = [order[0], order[-1]]
-        texts = [{"id": str(i), "text": completions[i].text, "rank": ranks[i]} for i in order]
-        return _with_prompt(prompt, {"responses": texts})
+        texts = [{**_response(group, i), "rank": ranks[i]} for i in order]
+        return _with_prompt(group.prompt, {"responses": texts})
 
-    def _judged(
-        self, people: HumanQueue, prompt: Prompt, completions: Sequence[Completion]
+    def _compared(
+        self, group: Group, comparisons: Sequence[Comparison], values: Sequence[float]
     ) -> dict[str, Any]:
-        """The judgements of people, as they are: not every pair need have one."""
-        texts = [c.text for c in completions]
-        compared = list(people.compare(prompt, texts))
-        if not compared:
-            cure = "nothing to mend; or give it a label before the stage ends"
-            return {"id": prompt.id, "skipped": "people judged nothing of it", "cure": cure}
+        """Comparisons as they are: not every pair need have one."""
         if self.settings.keep == "best-worst":
-            share = [people.value(prompt, text) for text in texts]
-            compared.sort(key=lambda c: share[c.worse] - share[c.better])
-            compared = compared[:1]
-        used = sorted({i for c in compared for i in (c.better, c.worse)})
-        return _with_prompt(
-            prompt,
-            {
-                "responses": [{"id": str(i), "text": texts[i]} for i in used],
-                "comparisons": [
-                    {"better": str(c.better), "worse": str(c.worse), "tie": c.tie} for c in compared
-                ],
-            },
-        )
+            comparisons = sorted(comparisons, key=lambda c: values[c.worse] - values[c.better])[:1]
+        used = sorted({i for c in comparisons for i in (c.better, c.worse)})
+        texts = [_response(group, i) for i in used]
+        pairs = [_pair(c) for c in comparisons]
+        return _with_prompt(group.prompt, {"responses": texts, "comparisons": pairs})
 
 
-def _samples(
-    prompts: Sequence[EncodedPrompt], answers: Sequence[Sequence[Completion]]
-) -> list[Sample]:
-    return [
-        Sample(p.prompt, c.text, p.ids, c.ids, c.finished)
-        for p, row in zip(prompts, answers, strict=True)
-        for c in row
-    ]
+def ranks_of(comparisons: Sequence[Comparison], count: int) -> list[float] | None:
+    """The ranks of ``count`` responses that imply just these comparisons; None where none do."""
+    ranks = [1.0 + sum(c.worse == i and not c.tie for c in comparisons) for i in range(count)]
+    pairs = {frozenset((c.better, c.worse)) for c in comparisons}
+    agree = all(
+        ranks[c.better] == ranks[c.worse] if c.tie else ranks[c.better] < ranks[c.worse]
+        for c in comparisons
+    )
+    if any(c.weight != 1.0 or c.margin for c in comparisons):
+        return None
+    return ranks if agree and len(pairs) == len(comparisons) == count * (count - 1) // 2 else None
+
+
+def _distinct(prompt: EncodedPrompt, completions: Sequence[Completion]) -> Group:
+    """The prompt with its distinct, non-blank responses."""
+    distinct = {c.text: c for c in completions if c.text.strip()}
+    return sampled_group(prompt.prompt, prompt.ids, list(distinct.values()))
+
+
+def _skipped(group: Group, reason: str, cure: str) -> dict[str, Any]:
+    return {"id": group.prompt.id, "skipped": reason, "cure": cure}
+
+
+def _response(group: Group, i: int) -> dict[str, Any]:
+    return {"id": str(i), "text": group.responses[i].text}
+
+
+def _pair(c: Comparison) -> dict[str, Any]:
+    pair: dict[str, Any] = {"better": str(c.better), "worse": str(c.worse), "tie": c.tie}
+    if c.weight != 1.0:
+        pair["weight"] = c.weight
+    if c.margin:
+        pair["margin"] = c.margin
+    return pair
 
 
 def _with_prompt(prompt: Prompt, said: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,14 +243,12 @@ def collect(
         The counts, and the prompts that gave no group.
 
     Raises:
-        RunError: no prompt gave two responses that the judge could tell of.
-        RunPaused: people are the judge, and their labels are not all there.
+        RunError: no prompt gave two responses that the judge could tell apart.
+        Pending: the judge has not answered yet.
         RunStopped: the run was asked to stop; finished chunks are kept.
     """
-    size = collector.settings.chunk
-    if isinstance(collector.judge, HumanQueue):  # one round: people are asked about all at once
-        size = max(1, len(prompts))
-        collector.judge.open_round(1)
+    size = max(1, len(prompts)) if collector.judge.in_rounds else collector.settings.chunk
+    collector.judge.begin(1)
     everything = _chunks(collector, prompts, folder / "parts", size, progress, stop or Stop())
     by_id = {p.prompt.id: p.prompt.source for p in prompts}
     skipped = [
@@ -216,7 +286,7 @@ def _chunks(
                 if not parts.is_dir():
                     raise RunError(
                         f"{parts} was removed while the run was writing it. Put the folder back "
-                        "and go on with --resume; without it --resume begins this stage anew."
+                        "and resume with --resume; without it --resume starts this stage again."
                     )
                 rows = _normal(collector.rows(prompts[first : first + size], first))
                 text = _lines(rows)

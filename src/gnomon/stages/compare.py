@@ -18,18 +18,17 @@ from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.pack import microbatches, pack
 from gnomon.errors import ConfigError, RunError
 from gnomon.files import write_json
-from gnomon.judges.guard import score_safely
-from gnomon.judges.protocol import Reward, Sample
+from gnomon.judges.build import one_judge
+from gnomon.judges.protocol import Judge, judged
 from gnomon.models.load import load_causal_lm, read_model
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import LoadedReward, load_reward_model
 from gnomon.recipe.schema import CompareSpec, Recipe
 from gnomon.records import TokenGroup, TokenResponse
-from gnomon.rollout.protocol import Completion, Request
+from gnomon.rollout.protocol import Completion, Request, sampled_group
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.runs.folder import COMPARISON, RunFolder
 from gnomon.stages.names import policy_stages, reward_folder
-from gnomon.stages.rewards import one_reward
 from gnomon.stages.sources import (
     DataReport,
     context_of,
@@ -90,7 +89,7 @@ def compare(
     ]
     reference = _reference(spec, policies)
     reference_role = _load(reference, recipe)
-    rewards = _rewards(spec, recipe, run, base, reference_role)
+    judges = _judges(spec, recipe, run, base, reference_role)
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in prompts[: spec.show]]
     judged: dict[str, list[Values]] = {}
@@ -101,7 +100,7 @@ def compare(
         answers = _answer(role, prompts, recipe, spec, stop, progress)
         for sample, own in zip(shown, answers, strict=False):
             sample[policy.name] = own[0].text
-        judged[policy.name] = _scores(prompts, answers, rewards)
+        judged[policy.name] = _scores(prompts, answers, judges)
         kl = _kl(role, reference_role, prompts, answers, spec.rollout.temperature)
         values = [
             over_prompts(kl, None),
@@ -110,7 +109,7 @@ def compare(
         ]
         rows.append({"model": policy.name, "values": [v.to_dict() for v in values]})
         progress.update(done, {})
-    names = [reward.name for reward in rewards]
+    names = [judge.name for judge in judges]
     _add_rewards(rows, judged, reference)
     result: dict[str, Any] = {
         "columns": [*names, f"KL from {reference.name} (nats)", "length (tokens)", "finished"],
@@ -124,9 +123,9 @@ def compare(
     return result
 
 
-def _rewards(
+def _judges(
     spec: CompareSpec, recipe: Recipe, run: RunFolder, base: Path, reference: Role
-) -> list[Reward]:
+) -> list[Judge]:
     """What judges every policy's answers."""
 
     def load(name: str) -> LoadedReward:
@@ -134,7 +133,7 @@ def _rewards(
         return load_reward_model(folder, dtype=recipe.dtype, device=pick_device(recipe.device))
 
     return [
-        one_reward(reward, base=base, load=load, tokenizer=reference.trunk.tokenizer)
+        one_judge(reward, base=base, load=load, tokenizer=reference.trunk.tokenizer)
         for reward in spec.rewards
     ]
 
@@ -261,23 +260,25 @@ def _answer(
 
 
 def _scores(
-    prompts: Sequence[EncodedPrompt], answers: Answers, rewards: Sequence[Reward]
+    prompts: Sequence[EncodedPrompt], answers: Answers, judges: Sequence[Judge]
 ) -> list[Values]:
-    samples = [
-        Sample(p.prompt, c.text, p.ids, c.ids, c.finished)
-        for p, own in zip(prompts, answers, strict=True)
-        for c in own
-    ]
+    """Every judge's values of the answers.
+
+    Raises:
+        RunError: a judge failed on all of them.
+    """
+    groups = [sampled_group(p.prompt, p.ids, own) for p, own in zip(prompts, answers, strict=True)]
     out: list[Values] = []
-    for reward in rewards:
-        scores = score_safely(reward, samples)
-        if all(s.value is None for s in scores):
+    for judge in judges:
+        judgements = judged(judge, groups)
+        values = [[score.value for score in judgement.scores] for judgement in judgements]
+        if all(value is None for row in values for value in row):
             raise RunError(
-                f"compare: reward {reward.name!r} failed on all {len(scores)} samples. The first: "
-                f"{scores[0].error}\nMend it and go on with --resume; the trained stages are kept."
+                f"compare: reward {judge.name!r} failed on all {sum(map(len, values))} samples. "
+                f"The first: {judgements[0].scores[0].error}\n"
+                "Fix it, then resume with --resume; the trained stages are kept."
             )
-        values = iter([s.value for s in scores])
-        out.append([[next(values) for _ in own] for own in answers])
+        out.append(values)
     return out
 
 

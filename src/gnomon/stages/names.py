@@ -17,7 +17,7 @@ from gnomon.algorithms.offline_settings import Settings
 from gnomon.algorithms.registry import METHODS, find_method
 from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.errors import ConfigError, GnomonError
-from gnomon.judges.builtins import check_builtin
+from gnomon.judges.build import check_builtin
 from gnomon.plugins import check_known, did_you_mean, is_own
 from gnomon.recipe.explain import validate_as
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec
@@ -44,7 +44,7 @@ class Kind:
 
 
 KINDS = {
-    COLLECT: Kind("gnomon.stages.collecting:Collect", CollectSettings, COLLECT_SUMMARY, True),
+    COLLECT: Kind("gnomon.stages.collect:Collect", CollectSettings, COLLECT_SUMMARY, True),
 }
 """All that a stage can do beside training."""
 TRAIN = "gnomon.stages.train:Train"

@@ -29,9 +29,8 @@ from gnomon.stages.check import (
     stage_encoder,
 )
 from gnomon.stages.clock import SPREAD, Speed, measure, stage_seconds
-from gnomon.stages.judge import check_judging
 from gnomon.stages.stage import Stage, open_stage, pick_device
-from gnomon.stages.usable import usable_rows
+from gnomon.stages.usable import check_judging, usable_rows
 
 
 @dataclass(frozen=True)

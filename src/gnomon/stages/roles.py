@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gnomon.judges.learned import reads_tokens_of
 from gnomon.models.heads import ScalarHead
 from gnomon.models.load import LoadedModel
 from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.models.save import LoadedReward, load_reward_model
 from gnomon.recipe.schema import StageSpec
-from gnomon.stages.rewards import reads_tokens_of
 
 
 class RoleBuilder:

@@ -18,9 +18,10 @@ import torch
 
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.encode import Encoder
-from gnomon.errors import ConfigError, RunPaused, RunStopped
+from gnomon.errors import ConfigError, Pending, RunStopped
 from gnomon.files import make_folder
-from gnomon.judges.human import HumanQueue
+from gnomon.judges.build import build_judge, one_judge
+from gnomon.judges.protocol import Judge
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.memory import MemoryEstimate, RoleNeed, human
 from gnomon.models.roles import Role
@@ -38,7 +39,6 @@ from gnomon.stages.names import (
     stage_seed,
     stage_settings,
 )
-from gnomon.stages.rewards import build_reward, one_reward
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import StageData, context_of, recipe_encoder
 from gnomon.train.progress import Progress
@@ -166,26 +166,24 @@ class Stage:
         folder = self.folder.path / "rollout-weights"
         return make_engine(self.spec.rollout, policy, encoder, folder, self.closing)
 
-    def judge(self, builder: RoleBuilder) -> Any:
+    def judge(self, builder: RoleBuilder) -> Judge:
         """What judges the stage's samples."""
         if not self.spec.reward:
             raise ConfigError(
                 f"stage {self.spec.name!r} samples its own responses and needs a reward: "
                 "reward: [{model: STAGE}], [{function: file.py:name}] or [{builtin: gold}]"
             )
-        reward = build_reward(
+        return build_judge(
             self.spec.reward,
             base=self.base,
             load=lambda name: self.load_reward(builder, name),
             tokenizer=builder.trunk.tokenizer,
+            queue=self.folder.path / "queue",
         )
-        if isinstance(reward, HumanQueue):
-            reward.folder = self.folder.path / "queue"
-        return reward
 
-    def observer(self, builder: RoleBuilder, spec: RewardSpec) -> Any:
+    def observer(self, builder: RoleBuilder, spec: RewardSpec) -> Judge:
         """A judge whose figures are logged only."""
-        return one_reward(
+        return one_judge(
             spec,
             base=self.base,
             load=lambda name: self.load_reward(builder, name),
@@ -266,7 +264,7 @@ def run_stage(
             models={spec.name: info["start"]},
         )
         info |= {"files": folder.fingerprints(), "status": "done"}
-    except RunPaused as pause:
+    except Pending as pause:
         info |= {"status": "paused", "error": str(pause)}
         raise
     except (RunStopped, KeyboardInterrupt) as stopped:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.encode import Encoder
 from gnomon.data.readers import Skipped, summarise_skipped
-from gnomon.errors import DataError
-from gnomon.recipe.schema import DataSpec, StageSpec
-from gnomon.records import Group
+from gnomon.errors import ConfigError, DataError
+from gnomon.judges.build import HUMAN, one_judge
+from gnomon.judges.protocol import judged
+from gnomon.models.save import load_reward_model
+from gnomon.recipe.schema import DataSpec, RewardSpec, StageSpec
+from gnomon.records import Group, Message, Response
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.environments import build_environment, openings
 from gnomon.stages.sources import LENGTH
@@ -147,3 +151,43 @@ def _some(groups: Sequence[Group]) -> tuple[Sequence[Group], float]:
 def _mean(values: Iterable[int]) -> float:
     listed = list(values)
     return sum(listed) / len(listed) if listed else 0.0
+
+
+TRIED_PROMPTS = 8
+TRIED_PROGRAMS = 2
+"""Prompts that a reward is tried on; a program takes a sandbox each."""
+ANSWER = "0"
+
+
+def check_judging(stage: StageSpec, prompts: Sequence[EncodedPrompt], base: Path) -> None:
+    """Check that each builtin reward finds in the prompts what it needs (an answer, tests).
+
+    Rewards of the recipe's own and reward models are not called.
+
+    Raises:
+        ConfigError: it fails on more prompts than ``max_reward_errors`` allows.
+    """
+    for spec in [*stage.reward, *stage.observe]:
+        if spec.builtin not in (None, HUMAN):
+            tried = prompts[: TRIED_PROGRAMS if spec.builtin == "code" else TRIED_PROMPTS]
+            _check(spec, tried, base, stage.max_reward_errors)
+
+
+def _check(spec: RewardSpec, prompts: Sequence[EncodedPrompt], base: Path, allowed: float) -> None:
+    judge = one_judge(spec, base=base, load=load_reward_model)
+    groups = [
+        Group(
+            p.prompt,
+            (Response((Message("assistant", ANSWER),), ids=p.ids[-1:]),),
+            prompt_ids=p.ids,
+        )
+        for p in prompts
+    ]
+    scores = [score for judgement in judged(judge, groups) for score in judgement.scores]
+    said = [score.error for score in scores if score.error is not None]
+    errors = [error for error in said if "took longer" not in error]  # a slow machine, not the data
+    if groups and len(errors) > allowed * len(groups):
+        raise ConfigError(
+            f"reward {spec.label!r} cannot judge {len(errors)} of {len(groups)} prompts it was "
+            f"tried on: {errors[0]}"
+        )

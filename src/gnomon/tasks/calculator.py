@@ -20,7 +20,7 @@ from gnomon.agents.environment import ToolEnvironment
 from gnomon.agents.protocol import Observation
 from gnomon.agents.tools import ToolError
 from gnomon.errors import ConfigError
-from gnomon.judges.verifiers.adapter import MISSING, answer_of, missing_field
+from gnomon.judges.verifiers.rewards import MISSING, answer_of, missing_field
 from gnomon.records import Message, Prompt
 
 Split = Literal["train", "heldout"]

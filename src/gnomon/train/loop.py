@@ -18,7 +18,7 @@ import torch
 from gnomon.algorithms.base import LossOutput
 from gnomon.algorithms.metric import MetricSums
 from gnomon.data.batch import Batch
-from gnomon.errors import EngineError, RewardsFailedError, RunError, RunPaused, RunStopped
+from gnomon.errors import EngineError, Pending, RewardsFailedError, RunError, RunStopped
 from gnomon.files import write_json
 from gnomon.integrity import Prints, fingerprints, problem
 from gnomon.models.finite import first_not_finite
@@ -101,7 +101,7 @@ class Loop:
         Raises:
             RunError: NaN loss or gradient, weights that are not finite, too many failed rewards, a
                 full disk. The last checkpoint stays usable.
-            RunPaused: people have to judge first; everything up to here is saved.
+            Pending: people have to judge first; everything up to here is saved.
             RunStopped: the run was asked to stop; everything up to here is saved.
         """
         start = self._restore() if resume else self._begin()
@@ -134,14 +134,14 @@ class Loop:
         try:
             self.stop.check()
             work(iteration)
-        except (RunPaused, RunStopped, RewardsFailedError, EngineError) as pause:
+        except (Pending, RunStopped, RewardsFailedError, EngineError) as pause:
             # a Ctrl-C reaches the processes of rewards and engines too, and they fail of it
             number = pause.signal if isinstance(pause, RunStopped) else self.stop.signal
-            if number is None and not isinstance(pause, RunPaused):
+            if number is None and not isinstance(pause, Pending):
                 raise
             if iteration > start and self.saved != iteration:
                 self._checkpoint(iteration)
-            if isinstance(pause, RunPaused):
+            if isinstance(pause, Pending):
                 raise
             total = self.options.iterations
             what = f"the checkpoint of iteration {iteration} of {total} is saved"

@@ -28,12 +28,16 @@ from gnomon.algorithms.rollouts import (
 )
 from gnomon.data.sampler import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
-from gnomon.judges.guard import checked, judged, trainable
-from gnomon.judges.human import Rounds
-from gnomon.judges.protocol import Reward
+from gnomon.judges.protocol import Judge, checked, judged, trainable
 from gnomon.recipe.schema import RolloutSpec
-from gnomon.records import Group, Judgement, Message, Response, Score, TokenGroup
-from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
+from gnomon.records import Judgement, Score, TokenGroup
+from gnomon.rollout.protocol import (
+    Completion,
+    Engine,
+    Request,
+    SamplingParams,
+    sampled_group,
+)
 from gnomon.stats.intervals import mean_interval, weighted_proportion
 from gnomon.stats.prompts import over_prompts
 from gnomon.train.learner import Drawn
@@ -83,9 +87,9 @@ class Played:
     """
 
     engine: Engine
-    judge: Reward | None
+    judge: Judge | None
     environment: EpisodeRunner | None = None
-    observers: Sequence[Reward] = ()
+    observers: Sequence[Judge] = ()
     sampling: Sampling = field(default_factory=Sampling)
     max_reward_errors: float = 0.05
     on_progress: Callable[[int, int], None] | None = None
@@ -109,7 +113,8 @@ class Played:
                 self.environment, self.engine, prompts, requests, params, self.on_progress
             )
         groups = [
-            judged_group(prompt, row) for prompt, row in zip(prompts, completions, strict=True)
+            sampled_group(prompt.prompt, prompt.ids, row)
+            for prompt, row in zip(prompts, completions, strict=True)
         ]
         rewards = None if self.judge is None else judged(self.judge, groups)
         if self.environment is not None:
@@ -125,15 +130,6 @@ class Played:
             )
             for i, (prompt, row) in enumerate(zip(prompts, completions, strict=True))
         ]
-
-
-def judged_group(prompt: EncodedPrompt, completions: Sequence[Completion]) -> Group:
-    """A prompt's completions as a judge sees them."""
-    responses = tuple(
-        Response((Message("assistant", c.text),), ids=c.ids, finished=c.finished)
-        for c in completions
-    )
-    return Group(prompt.prompt, responses, prompt_ids=prompt.ids)
 
 
 def _play(
@@ -235,8 +231,8 @@ class SampledSource:
 
     def draw(self, step: Step) -> Drawn:
         iteration = step.iteration
-        if isinstance(self.played.judge, Rounds):
-            self.played.judge.open_round(iteration + 1)
+        if self.played.judge is not None:
+            self.played.judge.begin(iteration + 1)
         ahead: dict[str, float] = {}
         if self.prefetch is None:
             rollouts, written_by = self.rollouts(iteration), iteration
@@ -331,7 +327,7 @@ class SampledSource:
         problem = self.algorithm.refuses_older_weights(self.settings)
         if self.played.environment is not None:
             problem = "episodes are not sampled ahead of training"
-        if isinstance(self.played.judge, Rounds):
+        if self.played.judge is not None and self.played.judge.in_rounds:
             problem = "people judge in rounds, which cannot run ahead"
         if problem is not None:
             raise ConfigError(f"rollout.max_staleness: {problem}")

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from gnomon.errors import ConfigError
-from gnomon.judges.verifiers.adapter import VerifierReward
+from gnomon.judges.verifiers.rewards import VerifierReward
 from gnomon.records import Group, Message, Prompt
 
 FIELD = "reasoning_gym"
@@ -123,11 +123,10 @@ def reasoning_gym(
             f"reasoning_gym reward: extract is tags, tags_or_all or all, not {extract!r}"
         )
     return VerifierReward(
-        None,
+        "gnomon.judges.verifiers.reasoning_gym:grader",
         "reasoning_gym",
         field=FIELD,
         unfinished=unfinished,
-        reference="gnomon.judges.verifiers.reasoning_gym:grader",
         options={"extract": extract},
         timeout_s=timeout_s,
         workers=workers,

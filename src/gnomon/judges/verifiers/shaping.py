@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from gnomon.errors import ConfigError
-from gnomon.judges.protocol import Sample, Score
+from gnomon.judges.protocol import Sample, SampleJudge, Score
 
 LengthUnit = Literal["tokens", "words", "characters"]
 
@@ -18,7 +18,7 @@ _MEASURES: dict[str, Callable[[Sample], int]] = {
 }
 
 
-class LengthReward:
+class LengthReward(SampleJudge):
     """0 while the length is within bounds, then down linearly to -1.
 
     Beyond ``high`` the reward falls to -1 over ``ramp`` units. That is DAPO's soft overlong
@@ -63,7 +63,7 @@ class LengthReward:
         return 0.0
 
 
-class FormatReward:
+class FormatReward(SampleJudge):
     """1 where the response is made of the given tags, in order and each once, with text in each.
 
     ``tags: [think, answer]`` asks for ``<think>...</think><answer>...</answer>`` and nothing
@@ -109,7 +109,7 @@ class FormatReward:
         return float(share == 1.0 and (self.outside or not rest.strip()))
 
 
-class RepetitionReward:
+class RepetitionReward(SampleJudge):
     """Minus the share of n-grams (of words) that were said before: 0 for none, near -1 for a loop.
 
     Args:

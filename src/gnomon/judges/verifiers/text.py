@@ -81,7 +81,7 @@ def json_verifier(schema: Mapping[str, Any] | None = None) -> Callable[[str, Any
     is its schema.
 
     Raises:
-        ConfigError: a schema with what we do not check (see gnomon.judges.verifiers.schema).
+        ConfigError: a schema with what we do not check (see :mod:`.schema`).
     """
     if schema is not None:
         check_schema(schema)
@@ -104,7 +104,7 @@ def parse_json(text: str) -> Any:
     """The JSON of a response: all of it, or its one fenced block; strictly (no NaN, no twin keys).
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not JSON.
     """
     blocks = _FENCE.findall(text)
     source = blocks[0] if len(blocks) == 1 else text

@@ -1,7 +1,7 @@
 """Verifiers in processes of their own, so that one that hangs can be killed.
 
 A worker is a fresh interpreter (never a fork), kept from question to question, killed when it takes
-too long and started anew for the next one. A worker also ends itself: when its parent is gone, and
+too long and started again for the next one. A worker also ends itself: when its parent is gone, and
 some time after the parent should have killed it.
 """
 
@@ -34,10 +34,6 @@ class VerifierError(Exception):
 
 class VerifierTimeoutError(VerifierError):
     """It took longer than it may, and was killed."""
-
-
-class VerifierDiedError(VerifierError):
-    """Its process ended in the middle of a question."""
 
 
 class WorkerPool:
@@ -76,8 +72,7 @@ class WorkerPool:
 
         Raises:
             VerifierTimeoutError: it took longer than ``timeout_s`` and was killed.
-            VerifierDiedError: its process died.
-            VerifierError: it raised, or cannot be made.
+            VerifierError: it raised, died, or cannot be made.
         """
         return self._asked({"text": text, "answer": answer})
 
@@ -136,7 +131,7 @@ class _Worker:
             process.stdin.flush()
         except OSError as error:
             self._kill()
-            raise VerifierDiedError(f"the verifier's process died: {error}") from error
+            raise VerifierError(f"the verifier's process died: {error}") from error
         received = b""
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
@@ -152,7 +147,7 @@ class _Worker:
                 part = os.read(process.stdout.fileno(), 65536)
                 if not part:
                     self._kill()
-                    raise VerifierDiedError("the verifier's process died")
+                    raise VerifierError("the verifier's process died")
                 received += part
         return received
 

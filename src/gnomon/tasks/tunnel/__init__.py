@@ -14,16 +14,11 @@ from gnomon.tasks.tunnel.gold import (
     GoldScore,
     gold_score,
     is_correct,
-    task_accuracy,
 )
 from gnomon.tasks.tunnel.labellers import (
-    FLATTERED,
-    LENGTH_BIASED,
     ORDINARY,
-    PERFECT,
     Labeller,
-    label,
-    make_group,
+    Turns,
 )
 from gnomon.tasks.tunnel.tasks import FAMILIES
 from gnomon.tasks.tunnel.world import generate_prompts
@@ -32,23 +27,18 @@ __all__ = [
     "BASE_PATH",
     "EXPERT",
     "FAMILIES",
-    "FLATTERED",
-    "LENGTH_BIASED",
     "MIXED",
     "ORDINARY",
-    "PERFECT",
     "CorrectReward",
     "GoldReward",
     "GoldScore",
     "Labeller",
     "Quality",
+    "Turns",
     "demonstrations",
     "documents",
     "generate_prompts",
     "gold_score",
     "is_correct",
-    "label",
     "load_base",
-    "make_group",
-    "task_accuracy",
 ]

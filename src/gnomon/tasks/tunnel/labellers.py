@@ -16,10 +16,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gnomon.errors import ConfigError
-from gnomon.records import Group, Message, Prompt, Response, comparisons_from_ranks
+from gnomon.judges.protocol import Judge
+from gnomon.records import (
+    Group,
+    Judgement,
+    Prompt,
+    comparisons_from_ranks,
+)
 from gnomon.tasks.tunnel.gold import gold_score, read
 from gnomon.tasks.tunnel.world import seeded
 
@@ -102,48 +108,37 @@ class Labeller:
             ranks[i] = ranks[above] if tied and above is not None else place + 1.0
         return ranks
 
-    def prefers_first(self, prompt: Prompt, first: str, second: str, draw: int = 0) -> bool | None:
-        """True if ``first`` is preferred, False if ``second`` is, None for a tie."""
-        a, b = self.label_group(prompt, (first, second), draw)
-        return None if a == b else a < b
 
+class Turns(Judge):
+    """Labellers who take turns: the i-th prompt is the i-th labeller's, whatever is asked when.
 
-def label(groups: Sequence[Group], labellers: Sequence[Labeller]) -> list[Group]:
-    """Have each group ranked by one labeller, the labellers taking turns.
+    A judgement holds all comparisons of the labeller's ranking, and who it was.
 
-    Returns the groups with ``rank`` set on every response, all comparisons that the ranking
-    implies, and the labeller's name in ``Response.meta["labeller"]``.
+    Args:
+        order: the ids of all prompts, in the order in which the labellers share them out.
+
+    Raises:
+        ConfigError: no labellers.
     """
-    if not labellers:
-        raise ConfigError("no labellers: give at least one")
-    out = []
-    for i, group in enumerate(groups):
-        who = labellers[i % len(labellers)]
+
+    groupwise = True
+
+    def __init__(self, labellers: Sequence[Labeller], order: Sequence[str]) -> None:
+        if not labellers:
+            raise ConfigError("no labellers: give at least one")
+        self.name = "labellers"
+        self.turn = {id: labellers[i % len(labellers)] for i, id in enumerate(order)}
+
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        """Have each group ranked by the labeller whose turn it is."""
+        return [self._judgement(group, self.turn[group.prompt.id]) for group in groups]
+
+    def _judgement(self, group: Group, who: Labeller) -> Judgement:
         ranks = who.label_group(group.prompt, [r.text for r in group.responses])
-        responses = tuple(
-            replace(r, rank=rank, meta={**r.meta, "labeller": who.name})
-            for r, rank in zip(group.responses, ranks, strict=True)
-        )
-        comparisons = comparisons_from_ranks(ranks)
-        out.append(replace(group, responses=responses, comparisons=comparisons))
-    return out
+        return Judgement(who.name, comparisons=comparisons_from_ranks(ranks))
 
-
-def make_group(prompt: Prompt, texts: Sequence[str]) -> Group:
-    """A group of K unlabelled text responses."""
-    return Group(prompt, tuple(Response((Message("assistant", t),)) for t in texts))
-
-
-PERFECT = Labeller("perfect", noise=0.0)
-"""The gold preference itself."""
 
 ORDINARY = Labeller(
     "ordinary", noise=0.2, careless=0.05, inattention=0.1, length_bias=0.05, politeness_bias=0.1
 )
 """The default: mostly right, a little hasty, a little charmed by politeness."""
-
-LENGTH_BIASED = Labeller("length-biased", noise=0.2, length_bias=0.8)
-"""Takes length for effort: prefers longer answers well beyond what the gold preference allows."""
-
-FLATTERED = Labeller("flattered", noise=0.2, politeness_bias=0.6, sycophancy=0.8)
-"""Likes to be flattered and agreed with."""

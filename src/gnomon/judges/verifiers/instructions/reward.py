@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from gnomon.errors import ConfigError
-from gnomon.judges.protocol import Sample, Score
-from gnomon.judges.verifiers.adapter import MISSING, answer_of, missing_field
+from gnomon.judges.protocol import Sample, SampleJudge, Score
 from gnomon.judges.verifiers.instructions import catalogue as catalogue
 from gnomon.judges.verifiers.instructions.kinds import KINDS, obeys
+from gnomon.judges.verifiers.rewards import MISSING, answer_of, missing_field
 
 
-class InstructionReward:
+class InstructionReward(SampleJudge):
     """How far a response obeys its prompt's instructions.
 
     ``Prompt.meta[field]`` is a list of ``{"kind": name, "params": {...}}``. Parts: ``followed``

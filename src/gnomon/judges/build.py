@@ -1,0 +1,165 @@
+"""From a recipe's reward entries to one judge, and what can be named there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gnomon.errors import ConfigError
+from gnomon.judges.function import function_reward
+from gnomon.judges.protocol import Judge, Score, judged, total_cost
+from gnomon.plugins import check_known, load_builtin
+from gnomon.recipe.schema import RewardSpec
+from gnomon.records import Group, Judgement
+
+if TYPE_CHECKING:
+    from gnomon.models.save import LoadedReward
+
+HUMAN = "human_queue"
+"""The builtin that asks people."""
+BUILTIN: Mapping[str, str] = {
+    "gold": "gnomon.tasks.tunnel.gold:GoldReward",
+    "correct": "gnomon.tasks.tunnel.gold:CorrectReward",
+    "leaky": "gnomon.tasks.tunnel.gold:LeakyReward",
+    HUMAN: "gnomon.judges.human:HumanQueue",
+    "maths": "gnomon.judges.verifiers.rewards:maths",
+    "exact": "gnomon.judges.verifiers.rewards:exact",
+    "regex": "gnomon.judges.verifiers.rewards:regex",
+    "json": "gnomon.judges.verifiers.rewards:json_schema",
+    "verifier": "gnomon.judges.verifiers.rewards:verifier",
+    "instructions": "gnomon.judges.verifiers.instructions.reward:InstructionReward",
+    "code": "gnomon.judges.code:CodeReward",
+    "length": "gnomon.judges.verifiers.shaping:LengthReward",
+    "format": "gnomon.judges.verifiers.shaping:FormatReward",
+    "reasoning_gym": "gnomon.judges.verifiers.reasoning_gym:reasoning_gym",
+    "repetition": "gnomon.judges.verifiers.shaping:RepetitionReward",
+}
+"""Names of builtin rewards and where each is made; only what a recipe names is imported."""
+
+
+def check_builtin(name: str) -> None:
+    """Check that there is such a builtin reward.
+
+    Raises:
+        ConfigError: there is not; the message names the nearest one.
+    """
+    check_known(name, BUILTIN, "builtin reward", own=False)
+
+
+def build_judge(
+    specs: Sequence[RewardSpec],
+    *,
+    base: Path,
+    load: Callable[[str], LoadedReward],
+    tokenizer: Any = None,
+    queue: Path | None = None,
+) -> Judge:
+    """The judge of one entry, or the weighted sum of several (each logged under its own name).
+
+    Args:
+        base: the folder that files are looked up in (the recipe's own).
+        load: reads the reward model that an entry names.
+        tokenizer: the policy's; a reward model with another one tokenises the text itself.
+        queue: the folder in which people are asked.
+    """
+    parts = [
+        (one_judge(spec, base=base, load=load, tokenizer=tokenizer, queue=queue), spec.weight)
+        for spec in specs
+    ]
+    if len(parts) == 1 and parts[0][1] == 1.0:
+        return parts[0][0]
+    return Mixture(parts)
+
+
+def one_judge(
+    spec: RewardSpec,
+    *,
+    base: Path,
+    load: Callable[[str], LoadedReward],
+    tokenizer: Any = None,
+    queue: Path | None = None,
+) -> Judge:
+    """The judge behind one entry; see :func:`build_judge`.
+
+    Raises:
+        ConfigError: an unknown builtin, a function that cannot be imported, a wrong option.
+    """
+    if spec.model is not None:
+        from gnomon.judges.learned import LearnedReward, own_encoding  # the only one with torch
+
+        loaded = load(spec.model)
+        trunk = loaded.members[0].trunk
+        return LearnedReward(
+            loaded.members,
+            loaded.normaliser,
+            name=spec.label,
+            ensemble=spec.ensemble,
+            std_coef=spec.std_coef,
+            encode=None if tokenizer is None else own_encoding(trunk, tokenizer),
+        )
+    if spec.function is not None:
+        return function_reward(spec.function, base, spec.options, spec.label)
+    name, options = str(spec.builtin), dict(spec.options)
+    check_builtin(name)
+    if name == HUMAN and queue is not None:
+        options["folder"] = queue
+    try:
+        judge: Judge = load_builtin(BUILTIN[name])(**options)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"reward {name!r}: its options {spec.options}: {error}") from error
+    judge.name = spec.label
+    return judge
+
+
+class Mixture(Judge):
+    """sum_i weight_i * score_i; a response that any part fails on is an error, not a partial sum.
+
+    Raises:
+        ConfigError: no part, or a weight that is no finite number.
+    """
+
+    groupwise = True  # its parts are asked in pieces themselves
+
+    def __init__(self, parts: Sequence[tuple[Judge, float]]) -> None:
+        self.name = "mixture"
+        self.parts = list(parts)
+        if not self.parts:
+            raise ConfigError("a mixture of rewards needs at least one")
+        for judge, weight in self.parts:
+            if not isinstance(weight, int | float) or not math.isfinite(weight):
+                raise ConfigError(f"reward {judge.name!r}: its weight is {weight!r}, not a number")
+        self.version = "; ".join(f"{j.name}: {j.version}" for j, _ in self.parts if j.version)
+        self.in_rounds = any(judge.in_rounds for judge, _ in self.parts)
+
+    def begin(self, round: int) -> None:
+        for judge, _ in self.parts:
+            judge.begin(round)
+
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        columns = [judged(judge, groups) for judge, _ in self.parts]
+        return [self._together(row) for row in zip(*columns, strict=True)]
+
+    def _together(self, row: Sequence[Judgement]) -> Judgement:
+        """One judgement of all parts' judgements of a group."""
+        names = [judge.name for judge, _ in self.parts]
+        reasons = [f"{n}: {j.reason}" for n, j in zip(names, row, strict=True) if j.reason]
+        return Judgement(
+            self.name,
+            tuple(map(self._sum, zip(*(j.scores for j in row), strict=True))),
+            version=self.version,
+            cost=total_cost(judgement.cost for judgement in row),
+            reason="; ".join(reasons) or None,
+        )
+
+    def _sum(self, scores: Sequence[Score]) -> Score:
+        """One response's score from its scores by each part."""
+        row = [(judge.name, w, s) for (judge, w), s in zip(self.parts, scores, strict=True)]
+        errors = [score.error for _, _, score in row if score.error is not None]
+        values = {name: score.value for name, _, score in row if score.value is not None}
+        for name, _, score in row:
+            values |= {f"{name}/{part}": value for part, value in score.parts.items()}
+        if errors:
+            return Score(None, values, "; ".join(errors))
+        return Score(sum(w * s.value for _, w, s in row if s.value is not None), values)
