@@ -566,7 +566,7 @@ def test_unknown_builtins_and_options_are_refused(tmp_path: Path) -> None:
 def test_names_that_would_hide_a_metric_or_each_other_are_refused() -> None:
     twice = [RewardSpec(function="a.py:f"), RewardSpec(function="b.py:f")]
     with pytest.raises(ConfigError, match="two rewards are called 'f'"):
-        check_labels(twice, [])
+        check_labels(twice, [], ())
     with pytest.raises(ConfigError, match=r"'length'.*name: my_length"):
-        check_labels([], [RewardSpec(function="a.py:length")])
-    check_labels([RewardSpec(builtin="gold")], [RewardSpec(builtin="gold")])
+        check_labels([], [RewardSpec(function="a.py:length")], ("length",))
+    check_labels([RewardSpec(builtin="gold")], [RewardSpec(builtin="gold")], ())
