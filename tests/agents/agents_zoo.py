@@ -7,6 +7,7 @@ from random import Random
 from typing import Any, ClassVar
 
 import torch
+from gnomon.algorithms.on_policy import OnPolicy
 
 import tiny_world as tw
 from gnomon.agents.dialogue import Dialogue
@@ -15,7 +16,6 @@ from gnomon.agents.episodes import EpisodeRunner
 from gnomon.agents.protocol import Action, Observation
 from gnomon.agents.tools import Tool, ToolError
 from gnomon.algorithms.base import EncodedPrompt, Ingredients, Sampling
-from gnomon.algorithms.on_policy import OnPolicy
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.encode import Encoder
 from gnomon.models.roles import Role

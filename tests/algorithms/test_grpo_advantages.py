@@ -6,13 +6,13 @@ import itertools
 
 import pytest
 import torch
+from gnomon.algorithms.group_metrics import group_metrics, right_answers
+from gnomon.algorithms.policy_gradient import RunningMax
+from gnomon.algorithms.policy_objective import EPS, Layout, kl_before, token_advantages
 from pydantic import ValidationError
 from torch import Tensor
 
-from gnomon.algorithms.group_metrics import group_metrics, right_answers
-from gnomon.algorithms.policy_gradient import RunningMax
 from gnomon.algorithms.policy_gradient_settings import PolicyGradientSettings
-from gnomon.algorithms.policy_objective import EPS, Layout, kl_before, token_advantages
 from gnomon.algorithms.rollouts import Rollout
 from gnomon.judges.protocol import Score
 from gnomon.losses.advantages import group_advantages

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from gnomon.algorithms.metric import Metric
 from gnomon.algorithms.offline_settings import Settings as Settings
-from gnomon.data.batch import Batch
-from gnomon.data.pack import microbatches, pack
-from gnomon.data.readers import Skipped
+from gnomon.data.batch import Batch, microbatches, pack
+from gnomon.data.values import Skipped
 from gnomon.losses.reduce import Totals
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.memory import RoleNeed

@@ -48,7 +48,7 @@ from gnomon.algorithms.replay import Replay
 from gnomon.algorithms.rollouts import Rollout, spread_metrics
 from gnomon.algorithms.sampled_pairs import PairMaking
 from gnomon.data.batch import Batch
-from gnomon.data.readers import Skipped
+from gnomon.data.values import Skipped
 from gnomon.losses import dpo as losses
 from gnomon.models.memory import RoleNeed
 from gnomon.records import TokenGroup

@@ -30,9 +30,8 @@ from gnomon.algorithms.metric import Metric, mean
 from gnomon.algorithms.offline_settings import KTOSettings
 from gnomon.algorithms.pairs import ScoredBatch, accuracy_metrics
 from gnomon.algorithms.reference import Reference, reference_needs
-from gnomon.data.batch import Batch
-from gnomon.data.readers import Skipped
-from gnomon.data.sampler import epoch_order
+from gnomon.data.batch import Batch, epoch_order
+from gnomon.data.values import Skipped
 from gnomon.errors import DataError
 from gnomon.losses.kto import kto, kto_baseline
 from gnomon.models.memory import RoleNeed

@@ -18,7 +18,7 @@ from torch import Tensor
 from gnomon.algorithms.base import Evaluation, LossOutput, Step, Workbench
 from gnomon.algorithms.metric import Metric, mean
 from gnomon.data.batch import Batch
-from gnomon.data.readers import Skipped
+from gnomon.data.values import Skipped
 from gnomon.errors import DataError
 from gnomon.losses.preference import group_balanced_weight
 from gnomon.losses.reduce import response_logprobs, weighted_sum

@@ -23,13 +23,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gnomon.data.fields import Row, did_you_mean
-from gnomon.data.rankings import parse_ranking
-from gnomon.data.rows import BadRow, iter_rows
-from gnomon.data.scalars import RowError, as_bool
+from gnomon.data.fields import Row
+from gnomon.data.preferences import parse_ranking
+from gnomon.data.rows import iter_rows
+from gnomon.data.values import RowError, Skipped, as_bool
 from gnomon.errors import Pending, RunError
 from gnomon.files import write_text
 from gnomon.judges.protocol import Judge
+from gnomon.plugins import nearest
 from gnomon.records import (
     Comparison,
     Group,
@@ -164,7 +165,7 @@ class HumanQueue(Judge):
             try:
                 name = str(label.get("id"))
                 if name not in rows:
-                    hint = did_you_mean(name, rows) or f"the ids are those of {self.file.name}"
+                    hint = nearest(name, rows) or f"the ids are those of {self.file.name}"
                     raise RowError(f"no prompt {name!r} in this round", hint)
                 judged.setdefault(name, []).extend(_judgements(rows[name], label))
             except RowError as error:
@@ -179,7 +180,7 @@ class HumanQueue(Judge):
             return []
         out: list[tuple[int, Mapping[str, Any]]] = []
         for row in iter_rows(self.labels):
-            if isinstance(row, BadRow):
+            if isinstance(row, Skipped):
                 raise RunError(f"{row.source}: {row.reason}: {row.cure}")
             out.append((row.source.row, row.data))
         return out
@@ -226,7 +227,7 @@ def _judgements(row: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[
     """
     ways = [name for name in WAYS if label.get(name) is not None]
     if len(ways) != 1:
-        close = next((h for k in label if k != "id" and (h := did_you_mean(str(k), WAYS))), "")
+        close = next((h for k in label if k != "id" and (h := nearest(str(k), WAYS))), "")
         raise RowError(
             f"a label has one of {', '.join(WAYS)}; this one has {' and '.join(ways) or 'none'}",
             close or "keep one of them",
@@ -262,7 +263,7 @@ def _rank(responses: Sequence[dict[str, Any]], ranks: Any) -> None:
         raise RowError("'ranks' is not an object", 'write {"r1": 1, "r2": 2}')
     for name in ranks:
         if name not in ids:
-            hint = did_you_mean(str(name), ids) or f"the responses are {', '.join(ids)}"
+            hint = nearest(str(name), ids) or f"the responses are {', '.join(ids)}"
             raise RowError(f"'ranks' names an unknown response {name!r}", hint)
     for response in responses:
         if ranks.get(response["id"]) is None:

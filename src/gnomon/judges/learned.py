@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gnomon.data.batch import microbatches, pack
 from gnomon.data.encode import Encoder
-from gnomon.data.pack import microbatches, pack
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Judge, Sample, Score, samples_of
 from gnomon.models.heads import RewardNormaliser

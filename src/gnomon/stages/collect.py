@@ -19,7 +19,7 @@ from typing import Any
 from gnomon.algorithms.collect_settings import CollectSettings
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.algorithms.sampled_pairs import ranks_from_rewards
-from gnomon.data.readers import Skipped
+from gnomon.data.values import Skipped
 from gnomon.errors import ConfigError, RunError, RunStopped
 from gnomon.files import make_folder, write_text
 from gnomon.judges.protocol import Judge, judged

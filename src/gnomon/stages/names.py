@@ -19,7 +19,7 @@ from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.judges.build import check_builtin
 from gnomon.plugins import check_known, did_you_mean, is_own
-from gnomon.recipe.explain import validate_as
+from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec
 
 if TYPE_CHECKING:

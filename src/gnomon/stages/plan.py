@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gnomon.algorithms.offline_settings import ReferenceSettings
 from gnomon.algorithms.reference import check_reference
-from gnomon.data.readers import Skipped, summarise_skipped
+from gnomon.data.values import Skipped, summarise_skipped
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import parameter_count

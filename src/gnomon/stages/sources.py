@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.algorithms.rollouts import EncodedPrompt
-from gnomon.data.build import ReadOptions
-from gnomon.data.encode import Encoder, How
-from gnomon.data.kinds import convert
-from gnomon.data.readers import Skipped, is_switched_off, read_groups, select
+from gnomon.data.chat import resolve_template
+from gnomon.data.encode import EncodeAs, Encoder
+from gnomon.data.fields import ReadOptions
+from gnomon.data.formats import convert
+from gnomon.data.readers import fingerprint, is_switched_off, read_groups, select, split
 from gnomon.data.rows import SUFFIXES, iter_rows
-from gnomon.data.sampler import fingerprint, split
-from gnomon.data.scalars import RowError
 from gnomon.data.shards import is_glob
-from gnomon.data.template import resolve_template
+from gnomon.data.values import RowError, Skipped
 from gnomon.errors import ConfigError, DataError, RunError
 from gnomon.files import write_json, write_text
 from gnomon.integrity import read_object
@@ -210,7 +209,7 @@ def check_source(spec: DataSpec, base: Path) -> None:
 
 
 def encode(
-    encoder: Encoder, groups: Sequence[Group], how: How, report: DataReport
+    encoder: Encoder, groups: Sequence[Group], how: EncodeAs, report: DataReport
 ) -> list[TokenGroup]:
     """Tokenise groups; those that cannot be used are counted in the report.
 
@@ -350,7 +349,7 @@ class StageData:
         groups = self._read(self.stage.normalise_on, "demonstrations")
         return self.encode(encoder, groups, "demonstrations")
 
-    def encode(self, encoder: Encoder, groups: Sequence[Group], how: How) -> list[TokenGroup]:
+    def encode(self, encoder: Encoder, groups: Sequence[Group], how: EncodeAs) -> list[TokenGroup]:
         """Tokens of groups; those that do not fit are listed as left out."""
         return encode(encoder, groups, how, self.report)
 

@@ -14,7 +14,7 @@ from gnomon.algorithms.offline_settings import ReferenceSettings, TextMixSetting
 from gnomon.algorithms.on_policy_settings import OnPolicySettings
 from gnomon.algorithms.registry import Method, find_method
 from gnomon.algorithms.rollouts import ROLLOUT_METRICS
-from gnomon.data.encode import Encoder, How
+from gnomon.data.encode import EncodeAs, Encoder
 from gnomon.errors import ConfigError
 from gnomon.models.load import LoadedModel, fetch, read_config
 from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate
@@ -188,7 +188,7 @@ class Train(Stage):
     def prepare(
         self, encoder: Encoder, groups: Sequence[Any], training: bool
     ) -> tuple[list[Any], list[Any]]:
-        how: How = "demonstrations" if self.data_kind == "demonstrations" else "groups"
+        how: EncodeAs = "demonstrations" if self.data_kind == "demonstrations" else "groups"
         encoded = self.data.encode(encoder, groups, how)
         return self.algorithm.prepare(encoded, self.settings, training=training)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.encode import Encoder
-from gnomon.data.readers import Skipped, summarise_skipped
+from gnomon.data.values import Skipped, summarise_skipped
 from gnomon.errors import ConfigError, DataError
 from gnomon.judges.build import HUMAN, one_judge
 from gnomon.judges.protocol import judged

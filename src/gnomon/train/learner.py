@@ -16,8 +16,7 @@ from torch import nn
 from gnomon.algorithms.base import Algorithm, Credit, Evaluation, LossOutput, Step, Workbench
 from gnomon.algorithms.metric import mean
 from gnomon.algorithms.offline_settings import TextMixSettings
-from gnomon.data.batch import Batch
-from gnomon.data.sampler import Sampler
+from gnomon.data.batch import Batch, Sampler
 from gnomon.losses.reduce import Totals, masked_sum
 from gnomon.records import TokenGroup
 

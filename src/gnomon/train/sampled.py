@@ -26,7 +26,7 @@ from gnomon.algorithms.rollouts import (
     token_group,
     written,
 )
-from gnomon.data.sampler import Sampler, epoch_order
+from gnomon.data.batch import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
 from gnomon.judges.protocol import Judge, checked, judged, trainable
 from gnomon.recipe.schema import RolloutSpec
