@@ -11,7 +11,9 @@ import os
 import sys
 from typing import IO, Any, cast
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.measure import Measurement
 
 
 class _Stream:
@@ -55,3 +57,35 @@ def make_console(stderr: bool = False, width: int | None = None) -> Console:
     """A console on standard output (or error) that outlives it, ``width`` columns wide if given."""
     stream = _Stream("stderr" if stderr else "stdout")
     return Console(file=cast(IO[str], stream), stderr=stderr, width=width)
+
+
+out = make_console()
+err = make_console(stderr=True)
+_PIPED, _WIDEST = 120, 1000
+
+
+def say(text: str, style: str = "") -> None:
+    """One line of plain text."""
+    out.print(text, style=style or None, soft_wrap=True, markup=False, highlight=False)
+
+
+def complain(label: str, style: str, text: str) -> None:
+    """A labelled line on standard error."""
+    err.print(f"[bold {style}]{label}:[/] {escape(text)}", soft_wrap=True, highlight=False)
+
+
+def show(renderable: RenderableType, most: int = _WIDEST) -> None:
+    """A table or a panel: as wide as the terminal; in a file or a pipe as wide as it is, up to
+    ``most`` columns."""
+    if out.is_terminal:
+        out.print(renderable)
+        return
+    wide = Console(width=_WIDEST)
+    widest = Measurement.get(wide, wide.options, renderable).maximum
+    width = _PIPED if widest >= _WIDEST else min(max(_PIPED, widest), most)
+    make_console(width=width).print(renderable)
+
+
+def announce(message: str) -> None:
+    """Tell how a stage went."""
+    say(message, "bold")

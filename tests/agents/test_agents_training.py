@@ -14,7 +14,7 @@ from agents_zoo import Adder, Chatter, Script, algorithm
 import tiny_world as tw
 from gnomon.agents.protocol import Action, Observation
 from gnomon.algorithms.base import Totals
-from gnomon.data.pack import pack
+from gnomon.data.batch import pack
 from gnomon.errors import RewardsFailedError
 from gnomon.judges.protocol import Sample, Score
 from gnomon.records import Message, TokenGroup

@@ -12,7 +12,7 @@ import tiny_world as tw
 from gnomon.algorithms.base import Ingredients, Totals, mean_metric, token_weight
 from gnomon.algorithms.registry import ALGORITHMS, find_algorithm
 from gnomon.algorithms.sft import SFT, SFTSettings
-from gnomon.data.pack import microbatches, pack
+from gnomon.data.batch import microbatches, pack
 from gnomon.errors import ConfigError
 from gnomon.models.roles import Role
 from gnomon.records import Comparison

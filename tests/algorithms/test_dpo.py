@@ -25,7 +25,7 @@ from torch.nn.functional import logsigmoid
 
 from gnomon.algorithms.base import Totals
 from gnomon.algorithms.dpo import DPO, DPOSettings
-from gnomon.data.pack import pack
+from gnomon.data.batch import pack
 from gnomon.records import Comparison, TokenGroup, TokenResponse
 from gnomon.train.loop import Loop, LoopOptions
 from gnomon.train.progress import Progress

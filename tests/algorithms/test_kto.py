@@ -20,7 +20,7 @@ from offline_zoo import (
 
 from gnomon.algorithms.base import Totals
 from gnomon.algorithms.kto import KTO, KTOSettings, mismatch
-from gnomon.data.pack import pack
+from gnomon.data.batch import pack
 from gnomon.errors import DataError
 from gnomon.records import Source, TokenGroup, TokenResponse
 from gnomon.train.loop import Loop, LoopOptions

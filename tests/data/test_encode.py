@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from gnomon.data.chat import CHATML
 from gnomon.data.encode import Encoder
-from gnomon.data.template import CHATML
 from gnomon.errors import DataError
 from gnomon.records import Comparison, Group, Message, Prompt, Response, Source, TokenGroup
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnomon.data.pack import microbatches, pack
+from gnomon.data.batch import microbatches, pack
 from gnomon.errors import DataError
 from gnomon.records import Comparison, Source, TokenGroup, TokenResponse
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnomon.data.sampler import Sampler, epoch_order, fingerprint, prompt_key, split
+from gnomon.data.batch import Sampler, epoch_order
+from gnomon.data.readers import fingerprint, prompt_key, split
 from gnomon.records import Comparison, Group, Message, Prompt, Response, Source
 
 

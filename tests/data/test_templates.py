@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from test_encode import byte_tokenizer, demo, messages, pair, trained_text, whole_text
 
+from gnomon.data.chat import merge_answer
 from gnomon.data.encode import Encoder
-from gnomon.data.merge import merge_answer
 from gnomon.data.template import ChatTemplate
-from gnomon.data.turns import RowError
+from gnomon.data.values import RowError
 from gnomon.errors import DataError
 from gnomon.records import Group, Message, Prompt, Response
 

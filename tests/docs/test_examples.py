@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from gnomon.algorithms.base import Totals
 from gnomon.cli.main import app
+from gnomon.data.batch import microbatches, pack
 from gnomon.data.encode import Encoder
 from gnomon.data.formats import FORMATS
-from gnomon.data.pack import microbatches, pack
 from gnomon.data.readers import read_groups
 from gnomon.errors import ConfigError
 from gnomon.recipe.load import apply_override, load_recipe, parse_recipe

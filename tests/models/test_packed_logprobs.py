@@ -8,7 +8,7 @@ import transformers as tf
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from gnomon.data.pack import pack
+from gnomon.data.batch import pack
 from gnomon.errors import ModelError
 from gnomon.models.logprobs import OutputHead, logprobs, token_logprobs
 from gnomon.models.packed import PackedForward

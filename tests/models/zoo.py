@@ -6,8 +6,7 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from gnomon.data.batch import Batch
-from gnomon.data.pack import pack
+from gnomon.data.batch import Batch, pack
 from gnomon.models.roles import Trunk
 from gnomon.records import TokenGroup, TokenResponse
 

@@ -14,7 +14,7 @@ from gnomon.agents.calls import CallFormat, describe_tools
 from gnomon.agents.tools import Tool
 from gnomon.data.encode import Encoder
 from gnomon.data.template import ChatTemplate
-from gnomon.data.turns import RowError
+from gnomon.data.values import RowError
 from gnomon.errors import ConfigError
 from gnomon.records import Message, Prompt
 

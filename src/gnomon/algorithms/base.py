@@ -18,10 +18,8 @@ from torch import Tensor, nn
 
 from gnomon.agents.episodes import EpisodeRunner
 from gnomon.algorithms.offline_settings import Settings as Settings
-from gnomon.data.batch import Batch
-from gnomon.data.pack import microbatches, pack
+from gnomon.data.batch import Batch, Sampler, microbatches, pack
 from gnomon.data.readers import Skipped
-from gnomon.data.sampler import Sampler
 from gnomon.judges.protocol import Reward
 from gnomon.losses.reduce import masked_sum
 from gnomon.models.roles import Role

@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gnomon.checked import Checked
 from gnomon.losses.names import Divergence
+from gnomon.recipe.schema import Checked
 
 
 class Settings(Checked):

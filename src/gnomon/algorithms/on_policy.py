@@ -41,7 +41,7 @@ from gnomon.algorithms.rollouts import (
     token_group,
 )
 from gnomon.algorithms.token_columns import per_response_sum
-from gnomon.data.sampler import Sampler, epoch_order
+from gnomon.data.batch import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
 from gnomon.judges.guard import score_safely, trainable
 from gnomon.judges.human import Rounds

@@ -40,8 +40,7 @@ from gnomon.algorithms.policy_objective import (
 from gnomon.algorithms.reference import trained_weights
 from gnomon.algorithms.rollouts import Rollout, token_group
 from gnomon.algorithms.token_columns import annotate_tokens, with_tokens
-from gnomon.data.batch import Batch
-from gnomon.data.sampler import Sampler
+from gnomon.data.batch import Batch, Sampler
 from gnomon.errors import ConfigError
 from gnomon.losses.advantages import zero_spread
 from gnomon.losses.kl import kl_estimate

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnomon.data.sampler import epoch_order
+from gnomon.data.batch import epoch_order
 from gnomon.records import Comparison, TokenGroup, TokenResponse
 
 

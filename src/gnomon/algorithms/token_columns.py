@@ -8,8 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from gnomon.data.batch import Batch
-from gnomon.data.pack import microbatches, pack
+from gnomon.data.batch import Batch, microbatches, pack
 from gnomon.records import TokenGroup, TokenResponse
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,35 @@ import typer
 
 import gnomon
 from gnomon.cli.algorithms import algorithms
-from gnomon.cli.console import complain, err, say, show
-from gnomon.cli.report import report
-from gnomon.cli.run import quickstart, run
-from gnomon.errors import GnomonError, RunPaused, RunStopped
+from gnomon.cli.run import quickstart, report, run
+from gnomon.console import complain, err, say, show
+from gnomon.errors import ConfigError, GnomonError, RunPaused, RunStopped
+
+
+def parse_mapping(option: str, given: Sequence[str]) -> dict[str, str]:
+    """``["prompt=q,chosen=good", "rejected=bad"]`` as a mapping.
+
+    A comma separates two entries only where each has its own "=", so names may hold commas.
+
+    Raises:
+        ConfigError: an entry without "=", or a name given twice.
+    """
+    entries: list[str] = []
+    for text in given:
+        parts = text.split(",")
+        entries += parts if all("=" in part for part in parts) else [text]
+    found: dict[str, str] = {}
+    for entry in entries:
+        ours, equals, theirs = (part.strip() for part in entry.partition("="))
+        if not (ours and equals and theirs):
+            raise ConfigError(
+                f"{option} {entry!r}: write NAME=VALUE, as in {option} prompt=question"
+            )
+        if ours in found:
+            raise ConfigError(f"{option}: {ours!r} is given twice")
+        found[ours] = theirs
+    return found
+
 
 ABOUT = """From raw feedback to a model that is safe to ship.
 
@@ -85,7 +111,7 @@ def inspect_data(
 
     The options are a recipe's data keys, so that a file is read as the recipe would read it.
     """
-    from gnomon.cli.mapping import parse_mapping
+    # nothing
     from gnomon.data.inspect import inspect
     from gnomon.recipe.load import validate_as
     from gnomon.recipe.schema import DataSpec

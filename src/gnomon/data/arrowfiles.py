@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gnomon.data.textfile import Caps
+from gnomon.data.rows import Caps
 from gnomon.errors import DataError
 from gnomon.records import Source
 

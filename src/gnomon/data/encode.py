@@ -15,31 +15,23 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
-from gnomon.data.kinds import judgements
-from gnomon.data.merge import Merge
-from gnomon.data.readers import Skipped, summarise_skipped
-from gnomon.data.template import (
+from gnomon.data.chat import (
     EMPTY,
-    ChatTemplate,
-    Span,
+    NOTHING,
+    Merge,
+    TurnEnds,
     adds_bos,
     eos_text,
     resolve_template,
+    special_tokens,
 )
-from gnomon.data.tokenise import SpanTokeniser, Text
-from gnomon.data.turn_ends import TurnEnds, special_tokens
-from gnomon.data.turns import RowError
-from gnomon.data.window import (
-    Tokens,
-    Truncation,
-    Window,
-    check_tokens,
-    first_token_out,
-    ranks_of,
-    scalars_of,
-)
+from gnomon.data.formats import judgements
+from gnomon.data.readers import Skipped, summarise_skipped
+from gnomon.data.template import ChatTemplate, Span
+from gnomon.data.tokenise import SpanTokeniser, Text, Tokens
+from gnomon.data.values import RowError
 from gnomon.errors import DataError
-from gnomon.records import Group, Prompt, Response, TokenGroup, TokenResponse
+from gnomon.records import Comparison, Group, Prompt, Response, TokenGroup, TokenResponse
 
 TrainOn = Literal["all_assistant", "last"]
 How = Literal["demonstrations", "groups", "prompts", "text"]
@@ -67,7 +59,7 @@ class Encoder:
             the prompt's start (a BOS stays); "right" cuts the responses' ends (which then have no
             EOS). What still does not fit is skipped.
         train_on: of several assistant turns after the prompt, train on all or on the last.
-        merge: turns to join before the template is applied, see :mod:`gnomon.data.merge`.
+        merge: turns to join before the template is applied, see :mod:`gnomon.data.chat`.
 
     Raises:
         DataError: an unusable template, or a tokenizer without EOS.
@@ -399,3 +391,90 @@ class Encoder:
             tokens.ids.append(int(self.tokenizer.eos_token_id))
             tokens.mask.append(tokens.mask[-1] if tokens.mask else True)
         return tokens
+
+
+Truncation = Literal["skip", "left", "right"]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How many tokens fit, and what gives way when there are more (see ``Encoder``)."""
+
+    max_length: int
+    max_prompt_length: int
+    truncation: Truncation
+
+    def fit(
+        self, prompt: list[int], responses: list[Tokens], bos: int | None
+    ) -> tuple[list[int], list[Tokens]]:
+        """The prompt and responses, cut as ``truncation`` says.
+
+        Raises:
+            RowError: they do not fit and may not be cut.
+        """
+        longest = max((len(r.ids) for r in responses), default=0)
+        room = min(self.max_prompt_length, self.max_length - longest)
+        if len(prompt) <= room:
+            return prompt, responses
+        if self.truncation == "left" and room >= 1:
+            keeps_bos = room > 1 and prompt[0] == bos
+            return (prompt[:1] + prompt[1 - room :] if keeps_bos else prompt[-room:]), responses
+        if len(prompt) > self.max_prompt_length:
+            raise RowError(
+                f"the prompt is longer than {self.max_prompt_length} tokens",
+                "raise max_prompt_length or max_length, or cut prompts with truncation: left",
+            )
+        if self.truncation == "right":
+            left = self.max_length - len(prompt)
+            return prompt, [Tokens(r.ids[:left], r.mask[:left]) for r in responses]
+        raise RowError(
+            f"prompt and response are longer than {self.max_length} tokens",
+            "raise max_length, or cut with truncation: left (prompts) or right (responses)",
+        )
+
+
+def first_token_out(responses: list[Tokens]) -> tuple[list[int], list[Tokens]]:
+    """A document without BOS: its first token stands as the prompt."""
+    if len(responses) != 1 or len(responses[0].ids) < 2:
+        raise RowError("empty prompt", "fill it in or remove the row")
+    only = responses[0]
+    return only.ids[:1], [Tokens(only.ids[1:], only.mask[1:])]
+
+
+def check_tokens(responses: Sequence[Tokens], comparisons: Sequence[Comparison]) -> None:
+    """What must hold of tokens before they are trained on.
+
+    Raises:
+        RowError: a response without a trained token, or a better one equal to a worse one.
+    """
+    if any(not any(r.mask) for r in responses):
+        raise RowError(*NOTHING)
+    for c in comparisons:
+        if not c.tie and responses[c.better].ids == responses[c.worse].ids:
+            raise RowError(
+                "chosen and rejected come out as the same tokens",
+                "they differ only where they were cut or trimmed; raise max_length or remove it",
+            )
+
+
+def ranks_of(group: Group, comparisons: Sequence[Comparison]) -> list[float | None]:
+    """Given ranks, else places by net wins; none where nothing compares the responses."""
+    ranks = [r.rank for r in group.responses]
+    if len(ranks) < 2 or not comparisons:
+        return [None] * len(ranks)
+    if all(r is not None for r in ranks):
+        return ranks
+    wins = [0.0] * len(ranks)
+    for c in comparisons:
+        if not c.tie:
+            wins[c.better] += c.weight
+            wins[c.worse] -= c.weight
+    return [1.0 + sum(other > mine for other in wins) for mine in wins]
+
+
+def scalars_of(response: Response, rank: float | None) -> dict[str, float]:
+    """The numbers that go along with a response: its rank, its label (1 good, 0 bad)."""
+    out = {} if rank is None else {"rank": float(rank)}
+    if "label" in response.meta:
+        out["label"] = float(bool(response.meta["label"]))
+    return out

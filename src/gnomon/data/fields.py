@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from gnomon.data.scalars import RowError, as_confidence, as_number, as_text, as_weight
 from gnomon.data.turns import (
+    ROLES,
     Turn,
     is_messages,
     is_transcript,
@@ -20,7 +21,18 @@ from gnomon.data.turns import (
     parse_transcript,
     with_tools,
 )
-from gnomon.records import Message, Source
+from gnomon.data.values import (
+    BadRow,
+    JsonReader,
+    RawRow,
+    RowError,
+    as_confidence,
+    as_number,
+    as_text,
+    as_weight,
+)
+from gnomon.errors import DataError
+from gnomon.records import Message, Prompt, Response, Source
 
 PROMPT_TEXT = (
     *("prompt", "instruction", "question", "query", "problem", "goal", "forbidden_prompt"),
@@ -261,3 +273,191 @@ def conversation(value: Any, name: str) -> tuple[Turn, ...] | None:
         turns = parse_messages(value, name)
         return None if turns[0].role == "assistant" else turns
     return None
+
+
+def annotators(data: Mapping[str, Any]) -> list[str]:
+    """The columns of single labellers: annotator1, annotator2, ..."""
+    return [k for k, v in data.items() if ANNOTATOR.fullmatch(str(k)) and v is not None]
+
+
+# --- demonstrations ----------------------------------------------------------------------------
+
+
+def answered_field(data: Mapping[str, Any], last: bool = False) -> str | None:
+    """The field whose conversation has an assistant turn (or ends with one), None without one."""
+    return next((n for n in PROMPT_TURNS if _is_answered(data.get(n), last)), None)
+
+
+def _is_answered(value: Any, last: bool) -> bool:
+    turns = value if isinstance(value, list) else []
+    said = [m.get("role") or m.get("from") for m in turns if isinstance(m, Mapping)]
+    roles = [ROLES.get(str(role).strip().lower()) for role in said]
+    return "assistant" in (roles[-1:] if last else roles)
+
+
+Kind = Literal["demonstrations", "preferences", "rankings", "unpaired", "prompts"]
+Verdict = Literal["a", "b", "tie"]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Choices that change what a row means.
+
+    Attributes:
+        as_text: prompts are plain text for a base model, not chat turns.
+        labels: what the values of a `preference` column mean, e.g. {0: "a", 1: "b", 2: "tie"}.
+        good_from: scores at or above this are good, below it bad (ratings read as unpaired).
+    """
+
+    as_text: bool = False
+    labels: Mapping[Any, Verdict] = field(default_factory=dict)
+    good_from: float | None = None
+
+
+def to_response(turns: Sequence[Turn], **known: Any) -> Response:
+    """A response of these turns; turns switched off for training are noted in ``meta['train']``."""
+    messages = tuple(t.message for t in turns)
+    meta = dict(known.pop("meta", {}))
+    if not all(t.train for t in turns if t.role == "assistant"):
+        meta["train"] = tuple(t.train for t in turns)
+    return Response(messages, meta=meta, **known)
+
+
+def to_prompt(row: Row, turns: Sequence[Turn], options: ReadOptions, suffix: str = "") -> Prompt:
+    """The row's prompt, its side columns (system, tools, history) written in and every unused field
+    in its meta. Call it after all other fields."""
+    turns = with_side_columns(row, turns)
+    category = row.take("category")
+    own_id = row.take("id")
+    extra = row.take("meta")
+    meta = {**(extra if isinstance(extra, Mapping) else {}), **row.rest()}
+    messages: tuple[Message, ...] = tuple(t.message for t in turns)
+    text = None
+    if options.as_text:
+        if len(messages) != 1:
+            raise RowError(
+                f"a conversation of {len(messages)} turns cannot be read as plain text",
+                "read it as chat (as_text: false), or write system and history into the text",
+            )
+        text, messages = messages[0].content, ()
+    return Prompt(
+        id=(row.default_id if own_id is None else str(own_id)) + suffix,
+        messages=messages,
+        text=text,
+        source=row.source,
+        category=None if category is None else str(category),
+        meta=meta,
+    )
+
+
+Rows = Sequence[RawRow | BadRow]
+
+#: Fields that hold lists or objects: text in them that opens like JSON is JSON.
+STRUCTURED = (
+    *(*PROMPT_TURNS, *RESPONSES, "chosen_messages", "rejected_messages", "conversation_a"),
+    *("conversation_b", "corrects", "incorrects", "comparisons", "ranking", "scores", "history"),
+    *("instances", "meta"),
+)
+#: Fields of text or of conversations: they are JSON only where the whole column is conversations.
+EITHER = tuple(
+    name
+    for group in (PROMPT_TEXT, CHOSEN, REJECTED, COMPLETION, RESPONSE_A, RESPONSE_B)
+    for name in group
+    if name not in STRUCTURED
+)
+_PYTHON = re.compile(r"\s*\[\s*\{\s*'(role|from|content|value)'\s*:")
+
+
+def rename(raw: Rows, columns: Mapping[str, str], name: str) -> list[RawRow | BadRow]:
+    """Give mapped columns gnomon's names. What they displace, and the other columns that could
+    have been meant, go aside.
+
+    Raises:
+        DataError: a name that gnomon does not know, or that no row has.
+    """
+    present = {key for item in raw if isinstance(item, RawRow) for key in item.data}
+    for ours, theirs in columns.items():
+        if ours not in KNOWN:
+            raise DataError(
+                f"{name}: columns maps onto the unknown field {ours!r}; "
+                f"{did_you_mean(ours, KNOWN) or 'known: ' + ', '.join(sorted(set(KNOWN)))}"
+            )
+        if present and theirs not in present:
+            hint = did_you_mean(theirs, present) or f"the file has {', '.join(sorted(present))}"
+            raise DataError(f"{name}: columns names {theirs!r}, which no row has; {hint}")
+    taken = set(columns.values())
+    rivals = {n for group in RIVALS if columns.keys() & set(group) for n in group} | columns.keys()
+
+    def renamed(item: RawRow | BadRow) -> RawRow | BadRow:
+        if isinstance(item, BadRow):
+            return item
+        kept = {k: v for k, v in item.data.items() if k not in taken}
+        data = {k: v for k, v in kept.items() if k not in rivals}
+        data |= {o: item.data[t] for o, t in columns.items() if t in item.data}
+        return replace(item, data=data, aside={k: v for k, v in kept.items() if k in rivals})
+
+    return [renamed(item) for item in raw]
+
+
+def decode(raw: Rows) -> list[RawRow | BadRow]:
+    """Read structured fields that are written as JSON text. A text that merely looks like JSON
+    stays a text: a column of texts is one of conversations only if every cell is one."""
+    reader = JsonReader()
+    names = [n for n in EITHER if _all_conversations(raw, n, reader)]
+
+    def decoded(item: RawRow | BadRow) -> RawRow | BadRow:
+        if isinstance(item, BadRow):
+            return item
+        try:
+            found = {
+                n: _value(item.data[n], n, reader)
+                for n in (*STRUCTURED, *names)
+                if isinstance(item.data.get(n), str)
+            }
+            _refuse_python(item.data)
+        except RowError as error:
+            return BadRow(item.source, error.reason, error.cure)
+        return replace(item, data={**item.data, **found}) if found else item
+
+    return [decoded(item) for item in raw]
+
+
+def _value(text: str, name: str, reader: JsonReader) -> Any:
+    if text.lstrip()[:1] not in ("[", "{"):
+        return text
+    try:
+        return reader.read(text)
+    except RowError as error:
+        if _PYTHON.match(text):
+            return text  # its own error
+        raise RowError(
+            f"field {name!r} is text that is not JSON: {error.reason}", "correct it"
+        ) from error
+
+
+def _refuse_python(data: Mapping[str, Any]) -> None:
+    for name in (*STRUCTURED, *EITHER):
+        value = data.get(name)
+        if isinstance(value, str) and _PYTHON.match(value):
+            raise RowError(
+                f"field {name!r} is a Python list written as text, not JSON",
+                "write it with json.dumps, or save the table as parquet or .jsonl",
+            )
+
+
+def _all_conversations(raw: Rows, name: str, reader: JsonReader) -> bool:
+    cells = [item.data[name] for item in raw if isinstance(item, RawRow) and name in item.data]
+    texts = [cell for cell in cells if isinstance(cell, str)]
+    return bool(texts) and all(_is_conversation(text, reader) for text in texts)
+
+
+def _is_conversation(text: str, reader: JsonReader) -> bool:
+    if text.lstrip()[:1] != "[":
+        return False
+    try:
+        value = reader.read(text)
+    except RowError:
+        return False
+    return is_messages(value) and all(
+        str(m.get("role") or m.get("from")).strip().lower() in ROLES for m in value
+    )

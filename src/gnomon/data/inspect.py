@@ -20,9 +20,8 @@ from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
-from gnomon.data.kinds import judgements, net_wins
-from gnomon.data.readers import ReadResult, Skipped, read_groups, summarise_skipped
-from gnomon.data.sampler import prompt_key
+from gnomon.data.formats import judgements, net_wins
+from gnomon.data.readers import ReadResult, Skipped, prompt_key, read_groups, summarise_skipped
 from gnomon.records import Group, Prompt, Response
 
 _WORD = re.compile(r"[㐀-鿿぀-ヿ가-힯]|[^\s㐀-鿿぀-ヿ가-힯]+")

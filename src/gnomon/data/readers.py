@@ -9,6 +9,8 @@ if too many are (half, unless told otherwise), the file is refused.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,14 +19,20 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from gnomon.data.build import Kind, ReadOptions, Verdict
-from gnomon.data.columns import decode, rename
-from gnomon.data.fields import COMPLETION, KNOWN, Row, did_you_mean
-from gnomon.data.formats import BY_NAME, FORMATS, Format, detect
-from gnomon.data.kinds import READABLE_AS, check, convert
-from gnomon.data.rows import BadRow, RawRow, iter_rows, stem
-from gnomon.data.scalars import RowError
-from gnomon.data.textfile import MAX_GB
+from gnomon.data.fields import (
+    COMPLETION,
+    KNOWN,
+    Kind,
+    ReadOptions,
+    Row,
+    Verdict,
+    decode,
+    did_you_mean,
+    rename,
+)
+from gnomon.data.formats import BY_NAME, FORMATS, READABLE_AS, Format, check, convert, detect
+from gnomon.data.rows import MAX_GB, iter_rows, stem
+from gnomon.data.values import BadRow, RawRow, RowError
 from gnomon.errors import DataError
 from gnomon.records import Group, Source
 
@@ -284,3 +292,78 @@ def summarise_skipped(skipped: Sequence[Skipped], examples: int = 3, reasons: in
     if left:
         lines.append(f"  {left} x other reasons")
     return "\n".join(lines)
+
+
+def prompt_key(group: Group) -> str:
+    """What makes two prompts the same: their turns, whatever the case and spacing.
+
+    A document (empty prompt, text as the response) is known by its text.
+    """
+    prompt = group.prompt
+    turns = [(m.role, m.content) for m in prompt.messages] or [("text", prompt.text or "")]
+    if turns == [("text", "")]:
+        turns = [("text", r.text) for r in group.responses]
+    plain = [(role, " ".join(content.split()).casefold()) for role, content in turns]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+
+
+def split(
+    groups: Sequence[Group], holdout: float | int, seed: int
+) -> tuple[list[Group], list[Group]]:
+    """(train, held out), with all groups of one prompt on the same side.
+
+    Args:
+        holdout: a share of the groups (0 <= float < 1) or a number of groups (int). Prompts are
+            held out whole, in an order hashed from the seed, for as long as they fit; so the number
+            held out is at most what was asked, save that a positive request holds out one prompt.
+        seed: a prompt's side does not change when other prompts are added after it in hash order.
+
+    Raises:
+        ValueError: a holdout that is negative or leaves nothing to train on.
+    """
+    wanted = round(holdout * len(groups)) if isinstance(holdout, float) else holdout
+    if (
+        holdout < 0
+        or (isinstance(holdout, float) and holdout >= 1)
+        or wanted >= max(1, len(groups))
+    ):
+        raise ValueError(f"cannot hold out {holdout} of {len(groups)} groups")
+    members: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(prompt_key(group), []).append(i)
+    order = sorted(members, key=lambda k: hashlib.sha256(f"{seed}:{k}".encode()).digest())
+    held: set[int] = set()
+    for key in order:
+        if len(held) + len(members[key]) <= wanted:
+            held.update(members[key])
+    if wanted > 0 and not held and len(order) > 1:
+        held.update(members[min(order, key=lambda k: len(members[k]))])
+    train = [g for i, g in enumerate(groups) if i not in held]
+    return train, [g for i, g in enumerate(groups) if i in held]
+
+
+def fingerprint(groups: Sequence[Group]) -> str:
+    """sha256 of what the groups say, in order: prompts, responses, ranks, labels, comparisons.
+
+    Changes with anything that changes training or scoring; ``meta`` other than labels does not
+    count, nor does the file's place.
+    """
+    digest = hashlib.sha256()
+    for g in groups:
+        p = g.prompt
+        said = [
+            [p.id, p.text, [[m.role, m.content] for m in p.messages]],
+            [
+                [
+                    [[m.role, m.content] for m in r.messages],
+                    r.rank,
+                    r.meta.get("label"),
+                    r.meta.get("train"),
+                ]
+                for r in g.responses
+            ],
+            [[c.better, c.worse, c.weight, c.margin, c.tie] for c in g.comparisons],
+            g.weight,
+        ]
+        digest.update(json.dumps(said, ensure_ascii=True).encode() + b"\n")
+    return digest.hexdigest()

@@ -7,7 +7,7 @@ import glob
 import re
 from pathlib import Path
 
-from gnomon.data.suffixes import SUFFIXES, stem
+from gnomon.data.rows import SUFFIXES, stem
 from gnomon.errors import DataError
 
 _SHARD = re.compile(r"[-_.]?(?:shard|part)?[-_.]?(\d+)(?:[-_]of[-_](\d+))?(?:[-_][0-9a-f]{8,})?$")

@@ -19,11 +19,19 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from gnomon.data.chat import special_tokens
 from gnomon.data.template import Span
-from gnomon.data.turn_ends import special_tokens
-from gnomon.data.turns import RowError
-from gnomon.data.window import Tokens
+from gnomon.data.values import RowError
 from gnomon.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A response's tokens while they are put together: ids, and True where one is trained on."""
+
+    ids: list[int]
+    mask: list[bool]
+
 
 _REMEMBERED = 200
 """Openings of turns up to this many characters are tokenised once ("<|im_start|>assistant\\n")."""

@@ -18,9 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gnomon.data.jsonvalues import JsonReader
-from gnomon.data.scalars import RowError as RowError
-from gnomon.data.scalars import as_bool, as_number, as_text, shown
+from gnomon.data.values import JsonReader, as_bool, as_number, as_text, shown
+from gnomon.data.values import RowError as RowError
 from gnomon.records import Message
 
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from gnomon.data.fields import Row, did_you_mean
-from gnomon.data.rankings import parse_ranking
-from gnomon.data.rows import BadRow, iter_rows
-from gnomon.data.scalars import RowError, as_bool
+from gnomon.data.preferences import parse_ranking
+from gnomon.data.rows import iter_rows
+from gnomon.data.values import BadRow, RowError, as_bool
 from gnomon.errors import RunError, RunPaused
 from gnomon.files import write_text
 from gnomon.judges.protocol import Sample, Score

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gnomon.data.pack import microbatches, pack
+from gnomon.data.batch import microbatches, pack
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Sample, Score
 from gnomon.models.heads import RewardNormaliser

@@ -19,10 +19,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
-from gnomon.models import merge
 from gnomon.models.adapters import LoraSettings
-from gnomon.models.attention_switch import attention_implementation
-from gnomon.models.load import building, dtype_of
+from gnomon.models.load import building, dtype_of, shell
+from gnomon.models.packed import attention_implementation
 from gnomon.models.roles import Trunk
 
 log = logging.getLogger(__name__)
@@ -202,7 +201,7 @@ def _empty(config: PretrainedConfig, dtype: torch.dtype) -> Any:
     config = copy.deepcopy(config)
     config.get_text_config().pad_token_id = None  # models look for it in the ids, which are empty
     with building(config.name_or_path or "the model"):
-        model = merge.shell(AutoModelForCausalLM, config, dtype)
+        model = shell(AutoModelForCausalLM, config, dtype)
         model.tie_weights()
     return model
 

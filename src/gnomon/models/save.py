@@ -35,8 +35,8 @@ from gnomon.errors import ModelError, RunError
 from gnomon.files import write_folder
 from gnomon.models import load, merge
 from gnomon.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PEFT_PREFIX
-from gnomon.models.finite import first_not_finite
 from gnomon.models.heads import RewardNormaliser, ScalarHead
+from gnomon.models.merge import first_not_finite
 from gnomon.models.roles import Role, Trunk
 
 ADAPTER = "adapter"
@@ -74,7 +74,7 @@ def save_policy(folder: Path | str, role: Role, *, facts: Mapping[str, Any] | No
     trunk = role.trunk
     model = trunk.model
     state = merge.merged_state(model, role.adapter)
-    plain = merge.shell(AutoModelForCausalLM, merge.plain_config(model), model.dtype)
+    plain = load.shell(AutoModelForCausalLM, merge.plain_config(model), model.dtype)
     plain.generation_config = _generation_config(model)
     with _writing(folder, state) as tmp:
         with load.quietly():
@@ -189,7 +189,7 @@ def _save_reward(folder: Path, role: Role, facts: Mapping[str, Any]) -> Path:
     if rows > text.vocab_size:
         merge.grow_embedding(trunk.model, merged, rows)
         text.vocab_size = rows
-    plain = merge.shell(AutoModelForSequenceClassification, config, trunk.model.dtype)
+    plain = load.shell(AutoModelForSequenceClassification, config, trunk.model.dtype)
     state = merge.reward_state(trunk.model, merged, head.weight.detach(), plain)
     with _writing(folder, state) as tmp:
         with load.quietly():

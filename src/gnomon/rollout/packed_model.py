@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gnomon.models.attention_switch import attention_implementation
+from gnomon.models.packed import attention_implementation
 from gnomon.rollout.kv import IMPLEMENTATION, KVCache, Segment, Step
 
 _PROBE = ((5, 3, 7, 2, 6), (4, 6, 3))  # two short prompts for the self-check

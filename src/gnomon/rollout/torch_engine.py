@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gnomon.errors import ConfigError
-from gnomon.models.attention_switch import attention_implementation
+from gnomon.models.packed import attention_implementation
 from gnomon.rollout.generate_engine import generate_bucketed
 from gnomon.rollout.kv import IMPLEMENTATION, KVCache
 from gnomon.rollout.packed_linear import packed_linears

@@ -28,7 +28,7 @@ from torch import Tensor
 from gnomon.errors import RunError
 from gnomon.files import clean_temporaries, remove_folder, write_folder
 from gnomon.integrity import fingerprint, problem, read_object
-from gnomon.models.finite import first_not_finite
+from gnomon.models.merge import first_not_finite
 from gnomon.runs.optimizer_state import (
     check_groups,
     check_parameters,

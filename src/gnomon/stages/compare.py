@@ -15,7 +15,7 @@ import torch
 
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.algorithms.token_columns import per_response_sum
-from gnomon.data.pack import microbatches, pack
+from gnomon.data.batch import microbatches, pack
 from gnomon.errors import ConfigError, RunError
 from gnomon.files import write_json
 from gnomon.judges.guard import score_safely

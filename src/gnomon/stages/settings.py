@@ -15,7 +15,7 @@ from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.judges.builtins import check_builtin
 from gnomon.plugins import did_you_mean
-from gnomon.recipe.explain import validate_as
+from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec
 
 

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.algorithms.base import EncodedPrompt
-from gnomon.data.build import ReadOptions
+from gnomon.data.chat import resolve_template
 from gnomon.data.encode import Encoder, How
-from gnomon.data.kinds import convert
-from gnomon.data.readers import Skipped, is_switched_off, read_groups, select
+from gnomon.data.fields import ReadOptions
+from gnomon.data.formats import convert
+from gnomon.data.readers import Skipped, fingerprint, is_switched_off, read_groups, select
 from gnomon.data.rows import SUFFIXES, iter_rows
-from gnomon.data.sampler import fingerprint
-from gnomon.data.scalars import RowError
 from gnomon.data.shards import is_glob
-from gnomon.data.template import resolve_template
+from gnomon.data.values import RowError
 from gnomon.errors import ConfigError, DataError
 from gnomon.models.load import LoadedModel
 from gnomon.recipe.schema import DataSpec, Recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.data.encode import Encoder, How
-from gnomon.data.sampler import split
+from gnomon.data.readers import split
 from gnomon.errors import ConfigError, RunError
 from gnomon.files import write_json, write_text
 from gnomon.integrity import read_object

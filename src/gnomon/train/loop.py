@@ -21,7 +21,7 @@ from gnomon.data.batch import Batch
 from gnomon.errors import EngineError, RewardsFailedError, RunError, RunPaused, RunStopped
 from gnomon.files import write_json
 from gnomon.integrity import Prints, fingerprints, problem
-from gnomon.models.finite import first_not_finite
+from gnomon.models.merge import first_not_finite
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.metrics import Averages, MetricsStore
 from gnomon.runs.rows import Mark, RowStore
