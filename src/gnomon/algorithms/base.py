@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gnomon.agents.episodes import EpisodeRunner
 from gnomon.algorithms.offline_settings import Settings as Settings
 from gnomon.data.batch import Batch, Sampler, microbatches, pack
-from gnomon.data.readers import Skipped
+from gnomon.data.values import Skipped
 from gnomon.judges.protocol import Reward
 from gnomon.losses.reduce import masked_sum
 from gnomon.models.roles import Role

@@ -15,7 +15,7 @@ from torch import Tensor
 from gnomon.algorithms.base import Ingredients, Settings, Totals
 from gnomon.algorithms.offline_settings import DPOSettings
 from gnomon.algorithms.preference_pairs import PairLoss, ReferencedPairMethod, Seen, usable_pairs
-from gnomon.data.readers import Skipped
+from gnomon.data.values import Skipped
 from gnomon.losses import dpo as losses
 from gnomon.records import TokenGroup
 

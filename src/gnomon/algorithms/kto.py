@@ -31,7 +31,7 @@ from gnomon.algorithms.offline_settings import KTOSettings
 from gnomon.algorithms.preference_pairs import Seen
 from gnomon.algorithms.reference import Reference, reference_roles
 from gnomon.data.batch import Batch, epoch_order
-from gnomon.data.readers import Skipped
+from gnomon.data.values import Skipped
 from gnomon.errors import DataError
 from gnomon.losses.kto import kto, kto_baseline
 from gnomon.records import TokenGroup

@@ -32,7 +32,7 @@ from gnomon.algorithms.reference import (
     reference_roles,
 )
 from gnomon.data.batch import Batch
-from gnomon.data.readers import Skipped
+from gnomon.data.values import Skipped
 from gnomon.errors import DataError
 from gnomon.losses.preference import group_balanced_weight
 from gnomon.losses.reduce import response_logprobs, weighted_sum

@@ -16,11 +16,11 @@ from gnomon.data.fields import (
     is_text_list,
     prompt_turns,
     response_turns,
-    to_prompt,
+    to_group,
     to_response,
 )
 from gnomon.data.turns import Turn, is_transcript
-from gnomon.data.values import RowError, as_bool
+from gnomon.data.values import RowError, as_bool, as_text
 from gnomon.records import Group, Message, Response
 
 
@@ -32,9 +32,9 @@ def parse_unpaired(row: Row, options: ReadOptions) -> list[Group]:
         prompt, answer = _last_answer(prompt_turns(row, (judged,) if judged else PROMPT_TURNS))
     else:
         prompt, answer = prompt_turns(row), response_turns(row.need(name), name)
-    response = to_response(answer, meta={"label": good})
-    weight = row.weight() * row.confidence()
-    return [Group(to_prompt(row, prompt, options), (response,), (), weight)]
+    sure = row.confidence()
+    group = to_group(row, prompt, options, [to_response(answer, meta={"label": good})])
+    return [replace(group, weight=group.weight * sure)]
 
 
 def _last_answer(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[Turn, ...]]:
@@ -54,9 +54,7 @@ def parse_messages(row: Row, options: ReadOptions) -> list[Group]:
     first = next((i for i, t in enumerate(turns) if t.role == "assistant"), None)
     if first is None:
         raise RowError("no assistant turn", "a demonstration needs an answer; read it as prompts")
-    response = to_response(turns[first:])
-    weight = row.weight()
-    return [Group(to_prompt(row, turns[:first], options), (response,), (), weight)]
+    return [to_group(row, turns[:first], options, [to_response(turns[first:])])]
 
 
 def completion_of(
@@ -68,22 +66,22 @@ def completion_of(
         prompt = prompt_turns(row, prompts)
         if not prompt:
             raise row.missing(prompts[0])
-        name = row.first(completions)
-        if name is None:
-            raise row.missing(completions[0])
-        value = row.need(name)
+        value, name = row.need(*completions), row.first(completions) or ""
         many = is_text_list(value)
-        answers = [response_turns(v, name) for v in (value if many else [value])]
-        weight = row.weight()
-        base = to_prompt(row, prompt, options)
-        return [
-            Group(
-                replace(base, id=f"{base.id}/{i}") if many else base, (to_response(a),), (), weight
-            )
-            for i, a in enumerate(answers)
-        ]
+        answers = [to_response(response_turns(v, name)) for v in (value if many else [value])]
+        group = to_group(row, prompt, options, answers)
+        return _numbered(group) if many else [group]
 
     return parse
+
+
+def _numbered(group: Group) -> list[Group]:
+    """A group for each answer, its number in the prompt's id."""
+    prompt = group.prompt
+    return [
+        replace(group, prompt=replace(prompt, id=f"{prompt.id}/{i}"), responses=(answer,))
+        for i, answer in enumerate(group.responses)
+    ]
 
 
 parse_alpaca = completion_of(("instruction",), ("output",))
@@ -103,7 +101,7 @@ def parse_instances(row: Row, options: ReadOptions) -> list[Group]:
             for group in parse_alpaca(one, options)
         ]
     for name in row.columns:
-        row.see(name)
+        row.take(name, keep=True)
     return groups
 
 
@@ -114,22 +112,17 @@ def parse_transcript(row: Row, options: ReadOptions) -> list[Group]:
     turns = conversation(value, "text") or ()
     _last_answer(turns)
     first = next(i for i, t in enumerate(turns) if t.role == "assistant")
-    prompt, answer = turns[:first], turns[first:]
-    weight = row.weight()
-    return [Group(to_prompt(row, prompt, options), (to_response(answer),), (), weight)]
+    return [to_group(row, turns[:first], options, [to_response(turns[first:])])]
 
 
 def parse_text(row: Row, options: ReadOptions) -> list[Group]:
     """Plain text to train on as a whole: an empty plain prompt, the text as the response."""
-    text = row.text("text")
-    weight = row.weight()
-    prompt = to_prompt(row, (Turn(Message("user", "")),), ReadOptions(as_text=True))
-    return [Group(prompt, (Response((Message("assistant", text),)),), (), weight)]
+    text = Response((Message("assistant", as_text(row.need("text"), "text")),))
+    return [to_group(row, (Turn(Message("user", "")),), ReadOptions(as_text=True), [text])]
 
 
 def parse_prompts(row: Row, options: ReadOptions) -> list[Group]:
     turns = prompt_turns(row)
     if not turns:
         raise row.missing("prompt")
-    weight = row.weight()
-    return [Group(to_prompt(row, turns, options), weight=weight)]
+    return [to_group(row, turns, options)]

@@ -26,10 +26,9 @@ from gnomon.data.chat import (
     special_tokens,
 )
 from gnomon.data.formats import judgements
-from gnomon.data.readers import Skipped, summarise_skipped
 from gnomon.data.template import ChatTemplate, Span
 from gnomon.data.tokenise import SpanTokeniser, Text, Tokens
-from gnomon.data.values import RowError
+from gnomon.data.values import RowError, Skipped, summarise_skipped
 from gnomon.errors import DataError
 from gnomon.records import Comparison, Group, Prompt, Response, TokenGroup, TokenResponse
 

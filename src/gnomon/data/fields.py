@@ -1,4 +1,4 @@
-"""The fields of a row: known names and their synonyms, typed access, did-you-mean.
+"""The fields of a row: known names and their synonyms, typed access, and the group a row becomes.
 
 A format asks a :class:`Row` for what it needs; whatever it did not ask for ends up in
 ``Prompt.meta``, so a reward can use it.
@@ -8,37 +8,40 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from gnomon.data.turns import (
-    ROLES,
     Turn,
     is_messages,
     is_transcript,
     parse_messages,
     parse_transcript,
+    role_of,
     with_tools,
 )
 from gnomon.data.values import (
-    BadRow,
     JsonReader,
     RawRow,
     RowError,
+    Skipped,
     as_confidence,
     as_number,
     as_text,
     as_weight,
 )
 from gnomon.errors import DataError
-from gnomon.records import Message, Prompt, Response, Source
+from gnomon.plugins import did_you_mean
+from gnomon.recipe.schema import Verdict
+from gnomon.records import Comparison, Group, Message, Prompt, Response, Source
 
 PROMPT_TEXT = (
     *("prompt", "instruction", "question", "query", "problem", "goal", "forbidden_prompt"),
     "input",  # what is asked, unless an instruction says what to do with it
 )
 PROMPT_TURNS = ("messages", "conversations", "conversation")
+PROMPT = (*PROMPT_TEXT, *PROMPT_TURNS)
 CHOSEN = ("chosen", "chosen_response", "chosen_messages", "corrects")
 REJECTED = ("rejected", "rejected_response", "rejected_messages", "incorrects")
 COMPLETION = ("completion", "output", "response", "solution", "answer")
@@ -67,28 +70,10 @@ RIVALS: tuple[tuple[str, ...], ...] = (
 
 #: Every field name a format may ask for (what `columns` may map onto).
 KNOWN = (
-    *PROMPT_TEXT,
-    *PROMPT_TURNS,
-    *CHOSEN,
-    *REJECTED,
-    *COMPLETION,
-    *LABEL,
-    *RESPONSES,
-    *RESPONSE_A,
-    *RESPONSE_B,
-    *PREFERENCE,
-    *SYSTEM,
-    *INPUT,
-    *LABELLER,
+    *(name for group in RIVALS for name in group),
     *("id", "text", "history", "tools", "category", "weight", "margin", "confidence"),
     *("comparisons", "ranking", "scores", "instances", "meta"),
 )
-
-
-def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """ "did you mean 'x'?" or an empty string."""
-    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.7)
-    return f"did you mean {close[0]!r}?" if close else ""
 
 
 class Row:
@@ -96,7 +81,7 @@ class Row:
 
     Args:
         data: the fields, under gnomon's names where columns were mapped.
-        source: where the row stands.
+        source: the row's place.
         default_id: the prompt's id if the row has none.
         aside: fields that only ``Prompt.meta`` takes.
         columns: gnomon's name -> the file's own.
@@ -115,8 +100,8 @@ class Row:
         self.default_id = default_id
         self.aside = aside or {}
         self.columns = columns or {}
+        self._asked: set[str] = set()
         self._used: set[str] = set()
-        self._seen: set[str] = set()
 
     def first(self, names: Iterable[str]) -> str | None:
         """The first of these names that the row has with a value other than null."""
@@ -127,20 +112,17 @@ class Row:
         ours = self.first(names) or names[0]
         return self.columns.get(ours, ours)
 
-    def take(self, *names: str) -> Any:
-        """The value of the first of these fields present, marked as used; None if there is none."""
-        name = self.first(names)
-        if name is None:
-            return None
-        self._used.add(name)
-        return self.data[name]
+    def take(self, *names: str, keep: bool = False) -> Any:
+        """The value of the first of these fields that the row has; None if it has none.
 
-    def see(self, *names: str) -> Any:
-        """As :meth:`take`, but the field stays in ``Prompt.meta`` as well."""
+        A field that was taken is used up; with ``keep`` it stays in ``Prompt.meta`` as well.
+        """
         name = self.first(names)
         if name is None:
             return None
-        self._seen.add(name)
+        self._asked.add(name)
+        if not keep:
+            self._used.add(name)
         return self.data[name]
 
     def need(self, *names: str) -> Any:
@@ -161,30 +143,20 @@ class Row:
             cure = f"add it, or map another column onto it (fields found: {found})"
         return RowError(f"no field {name!r}", cure)
 
-    def text(self, *names: str) -> str:
-        """A required string field."""
-        value = self.need(*names)
-        return as_text(value, self.first(names) or names[0])
-
-    def number(self, name: str, default: float) -> float:
+    def number(
+        self, name: str, default: float, read: Callable[[Any, str], float] = as_number
+    ) -> float:
         """An optional number field."""
         value = self.take(name)
-        return default if value is None else as_number(value, name)
-
-    def weight(self) -> float:
-        """How much the row counts; 0 switches it off."""
-        value = self.take("weight")
-        return 1.0 if value is None else as_weight(value, "weight")
+        return default if value is None else read(value, name)
 
     def confidence(self) -> float:
         """How sure the labeller was, from 0 to 1."""
-        value = self.take("confidence")
-        return 1.0 if value is None else as_confidence(value, "confidence")
+        return self.number("confidence", 1.0, as_confidence)
 
     def unused_columns(self) -> list[str]:
         """Mapped columns, in gnomon's words, that no format asked for."""
-        asked_for = self._used | self._seen
-        return [n for n in self.columns if n not in asked_for and self.data.get(n) is not None]
+        return [n for n in self.columns if n not in self._asked and self.data.get(n) is not None]
 
     def rest(self) -> dict[str, Any]:
         """Fields that no format asked for and that hold something."""
@@ -204,9 +176,7 @@ def response_turns(value: Any, name: str) -> tuple[Turn, ...]:
     return (Turn(Message("assistant", as_text(value, name))),)
 
 
-def prompt_turns(
-    row: Row, names: Sequence[str] = (*PROMPT_TEXT, *PROMPT_TURNS)
-) -> tuple[Turn, ...]:
+def prompt_turns(row: Row, names: Sequence[str] = PROMPT) -> tuple[Turn, ...]:
     """What the row asks, from the first of these fields that it has (empty if it has none).
 
     `instruction` takes `input` (or `context`) below it, whatever it is called in the file.
@@ -248,7 +218,7 @@ def with_side_columns(row: Row, turns: Sequence[Turn]) -> tuple[Turn, ...]:
         )
     if system.strip() and not opening:
         turns = (Turn(Message("system", system)), *turns)
-    tools = row.see("tools")  # a reward may need it, too
+    tools = row.take("tools", keep=True)  # a reward may need it, too
     if tools is not None and not isinstance(tools, str | list | Mapping):
         raise RowError("field 'tools' is not a list of tools", "write it as a list, or as JSON")
     return with_tools(turns, tools) if tools else turns
@@ -280,9 +250,6 @@ def annotators(data: Mapping[str, Any]) -> list[str]:
     return [k for k, v in data.items() if ANNOTATOR.fullmatch(str(k)) and v is not None]
 
 
-# --- demonstrations ----------------------------------------------------------------------------
-
-
 def answered_field(data: Mapping[str, Any], last: bool = False) -> str | None:
     """The field whose conversation has an assistant turn (or ends with one), None without one."""
     return next((n for n in PROMPT_TURNS if _is_answered(data.get(n), last)), None)
@@ -290,13 +257,11 @@ def answered_field(data: Mapping[str, Any], last: bool = False) -> str | None:
 
 def _is_answered(value: Any, last: bool) -> bool:
     turns = value if isinstance(value, list) else []
-    said = [m.get("role") or m.get("from") for m in turns if isinstance(m, Mapping)]
-    roles = [ROLES.get(str(role).strip().lower()) for role in said]
+    roles = [role_of(m) for m in turns if isinstance(m, Mapping)]
     return "assistant" in (roles[-1:] if last else roles)
 
 
-Kind = Literal["demonstrations", "preferences", "rankings", "unpaired", "prompts"]
-Verdict = Literal["a", "b", "tie"]
+# --- groups of rows ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -323,9 +288,20 @@ def to_response(turns: Sequence[Turn], **known: Any) -> Response:
     return Response(messages, meta=meta, **known)
 
 
-def to_prompt(row: Row, turns: Sequence[Turn], options: ReadOptions, suffix: str = "") -> Prompt:
-    """The row's prompt, its side columns (system, tools, history) written in and every unused field
-    in its meta. Call it after all other fields."""
+def to_group(
+    row: Row,
+    turns: Sequence[Turn],
+    options: ReadOptions,
+    responses: Sequence[Response] = (),
+    comparisons: Sequence[Comparison] = (),
+) -> Group:
+    """The row as a group of its `weight`: its prompt with the side columns (system, tools, history)
+    written in and every unused field in its meta. Call it after all other fields."""
+    weight = row.number("weight", 1.0, as_weight)
+    return Group(_prompt(row, turns, options), tuple(responses), tuple(comparisons), weight)
+
+
+def _prompt(row: Row, turns: Sequence[Turn], options: ReadOptions) -> Prompt:
     turns = with_side_columns(row, turns)
     category = row.take("category")
     own_id = row.take("id")
@@ -341,7 +317,7 @@ def to_prompt(row: Row, turns: Sequence[Turn], options: ReadOptions, suffix: str
             )
         text, messages = messages[0].content, ()
     return Prompt(
-        id=(row.default_id if own_id is None else str(own_id)) + suffix,
+        id=row.default_id if own_id is None else str(own_id),
         messages=messages,
         text=text,
         source=row.source,
@@ -350,7 +326,9 @@ def to_prompt(row: Row, turns: Sequence[Turn], options: ReadOptions, suffix: str
     )
 
 
-Rows = Sequence[RawRow | BadRow]
+# --- columns -----------------------------------------------------------------------------------
+
+Rows = Sequence[RawRow | Skipped]
 
 #: Fields that hold lists or objects: text in them that opens like JSON is JSON.
 STRUCTURED = (
@@ -365,10 +343,12 @@ EITHER = tuple(
     for name in group
     if name not in STRUCTURED
 )
+_JSON = frozenset((*STRUCTURED, *EITHER))
+_OPENS = re.compile(r"\s*[\[{]")
 _PYTHON = re.compile(r"\s*\[\s*\{\s*'(role|from|content|value)'\s*:")
 
 
-def rename(raw: Rows, columns: Mapping[str, str], name: str) -> list[RawRow | BadRow]:
+def rename(raw: Rows, columns: Mapping[str, str], name: str) -> list[RawRow | Skipped]:
     """Give mapped columns gnomon's names. What they displace, and the other columns that could
     have been meant, go aside.
 
@@ -378,18 +358,16 @@ def rename(raw: Rows, columns: Mapping[str, str], name: str) -> list[RawRow | Ba
     present = {key for item in raw if isinstance(item, RawRow) for key in item.data}
     for ours, theirs in columns.items():
         if ours not in KNOWN:
-            raise DataError(
-                f"{name}: columns maps onto the unknown field {ours!r}; "
-                f"{did_you_mean(ours, KNOWN) or 'known: ' + ', '.join(sorted(set(KNOWN)))}"
-            )
+            hint = did_you_mean(ours, sorted(set(KNOWN)), "known:")
+            raise DataError(f"{name}: columns maps onto the unknown field {ours!r}; {hint}")
         if present and theirs not in present:
-            hint = did_you_mean(theirs, present) or f"the file has {', '.join(sorted(present))}"
+            hint = did_you_mean(theirs, sorted(present), "the file has")
             raise DataError(f"{name}: columns names {theirs!r}, which no row has; {hint}")
     taken = set(columns.values())
     rivals = {n for group in RIVALS if columns.keys() & set(group) for n in group} | columns.keys()
 
-    def renamed(item: RawRow | BadRow) -> RawRow | BadRow:
-        if isinstance(item, BadRow):
+    def renamed(item: RawRow | Skipped) -> RawRow | Skipped:
+        if isinstance(item, Skipped):
             return item
         kept = {k: v for k, v in item.data.items() if k not in taken}
         data = {k: v for k, v in kept.items() if k not in rivals}
@@ -399,65 +377,53 @@ def rename(raw: Rows, columns: Mapping[str, str], name: str) -> list[RawRow | Ba
     return [renamed(item) for item in raw]
 
 
-def decode(raw: Rows) -> list[RawRow | BadRow]:
+def decode(raw: Rows) -> list[RawRow | Skipped]:
     """Read structured fields that are written as JSON text. A text that merely looks like JSON
     stays a text: a column of texts is one of conversations only if every cell is one."""
     reader = JsonReader()
-    names = [n for n in EITHER if _all_conversations(raw, n, reader)]
+    texts: dict[str, list[str]] = {}
+    for item in raw:
+        for name, value in item.data.items() if isinstance(item, RawRow) else ():
+            if name in EITHER and isinstance(value, str):
+                texts.setdefault(name, []).append(value)
+    names = {n for n, cells in texts.items() if all(_is_conversation(c, reader) for c in cells)}
+    names |= set(STRUCTURED)
 
-    def decoded(item: RawRow | BadRow) -> RawRow | BadRow:
-        if isinstance(item, BadRow):
+    def decoded(item: RawRow | Skipped) -> RawRow | Skipped:
+        if isinstance(item, Skipped):
             return item
         try:
             found = {
-                n: _value(item.data[n], n, reader)
-                for n in (*STRUCTURED, *names)
-                if isinstance(item.data.get(n), str)
+                name: _value(text, name, reader if name in names else None)
+                for name, text in item.data.items()
+                if isinstance(text, str) and _OPENS.match(text) and name in _JSON
             }
-            _refuse_python(item.data)
         except RowError as error:
-            return BadRow(item.source, error.reason, error.cure)
+            return error.skip(item.source)
         return replace(item, data={**item.data, **found}) if found else item
 
     return [decoded(item) for item in raw]
 
 
-def _value(text: str, name: str, reader: JsonReader) -> Any:
-    if text.lstrip()[:1] not in ("[", "{"):
+def _value(text: str, name: str, reader: JsonReader | None) -> Any:
+    if _PYTHON.match(text):
+        raise RowError(
+            f"field {name!r} is a Python list written as text, not JSON",
+            "write it with json.dumps, or save the table as parquet or .jsonl",
+        )
+    if reader is None:
         return text
     try:
         return reader.read(text)
     except RowError as error:
-        if _PYTHON.match(text):
-            return text  # its own error
         raise RowError(
             f"field {name!r} is text that is not JSON: {error.reason}", "correct it"
         ) from error
 
 
-def _refuse_python(data: Mapping[str, Any]) -> None:
-    for name in (*STRUCTURED, *EITHER):
-        value = data.get(name)
-        if isinstance(value, str) and _PYTHON.match(value):
-            raise RowError(
-                f"field {name!r} is a Python list written as text, not JSON",
-                "write it with json.dumps, or save the table as parquet or .jsonl",
-            )
-
-
-def _all_conversations(raw: Rows, name: str, reader: JsonReader) -> bool:
-    cells = [item.data[name] for item in raw if isinstance(item, RawRow) and name in item.data]
-    texts = [cell for cell in cells if isinstance(cell, str)]
-    return bool(texts) and all(_is_conversation(text, reader) for text in texts)
-
-
 def _is_conversation(text: str, reader: JsonReader) -> bool:
-    if text.lstrip()[:1] != "[":
-        return False
     try:
-        value = reader.read(text)
+        value = reader.read(text) if _OPENS.match(text) else None
     except RowError:
         return False
-    return is_messages(value) and all(
-        str(m.get("role") or m.get("from")).strip().lower() in ROLES for m in value
-    )
+    return is_messages(value) and all(role_of(message) for message in value or ())

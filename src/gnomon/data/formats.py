@@ -29,13 +29,13 @@ from gnomon.data.fields import (
     COMPLETION,
     LABEL,
     PREFERENCE,
+    PROMPT,
     PROMPT_TEXT,
     PROMPT_TURNS,
     REJECTED,
     RESPONSE_A,
     RESPONSE_B,
     RESPONSES,
-    Kind,
     ReadOptions,
     Row,
     annotators,
@@ -44,6 +44,7 @@ from gnomon.data.fields import (
 from gnomon.data.preferences import parse_preference, parse_responses, parse_verdict
 from gnomon.data.turns import is_transcript
 from gnomon.data.values import RowError, as_flag
+from gnomon.recipe.schema import Kind
 from gnomon.records import Comparison, Group, Prompt, Response, comparisons_from_ranks
 
 
@@ -52,10 +53,10 @@ class Format:
     """A way of writing rows: its name, what it can hold, how to recognise it and how to read it."""
 
     name: str
-    kinds: tuple[Kind, ...]
-    matches: Callable[[Mapping[str, Any]], bool]
     parse: Callable[[Row, ReadOptions], list[Group]]
-    needs: tuple[str, ...]
+    matches: Callable[[Mapping[str, Any]], bool]
+    needs: str
+    kinds: tuple[Kind, ...] = ("demonstrations",)
 
     def kind(self, data: Mapping[str, Any]) -> Kind:
         """What this row holds."""
@@ -65,9 +66,6 @@ class Format:
 def _has(*alternatives: Iterable[str]) -> Callable[[Mapping[str, Any]], bool]:
     """True where, of every list of synonyms, the row has a field."""
     return lambda data: all(any(data.get(n) is not None for n in names) for names in alternatives)
-
-
-# --- unpaired ----------------------------------------------------------------------------------
 
 
 def _is_unpaired(data: Mapping[str, Any]) -> bool:
@@ -83,9 +81,8 @@ def _is_unpaired(data: Mapping[str, Any]) -> bool:
 
 def is_verdict(data: Mapping[str, Any]) -> bool:
     """Two responses, and a verdict on them or the verdicts of several labellers."""
-    has_both = all(any(data.get(n) is not None for n in side) for side in (RESPONSE_A, RESPONSE_B))
-    judged = any(data.get(n) is not None for n in (*PREFERENCE, "label"))
-    return has_both and (judged or bool(annotators(data)))
+    judged = _has((*PREFERENCE, "label"))(data) or bool(annotators(data))
+    return judged and _has(RESPONSE_A, RESPONSE_B)(data)
 
 
 def ranking_kind(
@@ -99,88 +96,56 @@ def ranking_kind(
     return "preferences" if isinstance(items, list) and len(items) == 2 else "rankings"
 
 
-_PAIR_FIELDS = _has(CHOSEN, REJECTED)
+def _is_transcript_pair(data: Mapping[str, Any]) -> bool:
+    return _has(CHOSEN, REJECTED)(data) and any(is_transcript(data.get(n)) for n in CHOSEN)
+
+
+def _answered(*fields: str) -> Callable[[Mapping[str, Any]], bool]:
+    """True where the first conversation that has an assistant turn is in one of these fields."""
+    return lambda data: answered_field(data) in fields
+
+
+_PAIR: tuple[Kind, ...] = ("preferences",)
+_QUESTION, _ANSWER = ("question",), ("answer",)
+_ANY: tuple[Kind, ...] = ("rankings", "preferences", "unpaired", "demonstrations")
 
 FORMATS: tuple[Format, ...] = (
+    Format("gnomon", parse_responses, _has(RESPONSES), "prompt, responses", _ANY),
     Format(
-        "gnomon",
-        ("rankings", "preferences", "unpaired", "demonstrations"),
-        _has(RESPONSES),
-        parse_responses,
-        ("prompt", "responses"),
+        "verdict", parse_verdict, is_verdict, "prompt, response_a, response_b, preference", _PAIR
     ),
-    Format(
-        "verdict",
-        ("preferences",),
-        is_verdict,
-        parse_verdict,
-        ("prompt", "response_a", "response_b", "preference"),
-    ),
-    Format(
-        "hh-rlhf",
-        ("preferences",),
-        lambda d: _PAIR_FIELDS(d) and any(is_transcript(d.get(n)) for n in CHOSEN),
-        parse_preference,
-        ("chosen", "rejected"),
-    ),
+    Format("hh-rlhf", parse_preference, _is_transcript_pair, "chosen, rejected", _PAIR),
     Format(
         "chosen-rejected",
-        ("preferences",),
-        _PAIR_FIELDS,
         parse_preference,
-        ("prompt", "chosen", "rejected"),
+        _has(CHOSEN, REJECTED),
+        "prompt, chosen, rejected",
+        _PAIR,
     ),
-    Format("kto", ("unpaired",), _is_unpaired, parse_unpaired, ("prompt", "completion", "label")),
-    Format(
-        "sharegpt",
-        ("demonstrations",),
-        lambda d: answered_field(d) == "conversations",
-        parse_messages,
-        ("conversations",),
-    ),
-    Format(
-        "messages",
-        ("demonstrations",),
-        lambda d: answered_field(d) is not None,
-        parse_messages,
-        ("messages",),
-    ),
-    Format(
-        "alpaca",
-        ("demonstrations",),
-        _has(("instruction",), ("output",)),
-        parse_alpaca,
-        ("instruction", "output"),
-    ),
+    Format("kto", parse_unpaired, _is_unpaired, "prompt, completion, label", ("unpaired",)),
+    Format("sharegpt", parse_messages, _answered("conversations"), "conversations"),
+    Format("messages", parse_messages, _answered(*PROMPT_TURNS), "messages"),
+    Format("alpaca", parse_alpaca, _has(["instruction"], ["output"]), "instruction, output"),
     Format(
         "self-instruct",
-        ("demonstrations",),
-        _has(("instruction",), ("instances",)),
         parse_instances,
-        ("instruction", "instances"),
+        _has(["instruction"], ["instances"]),
+        "instruction, instances",
     ),
     Format(
         "question-answer",
-        ("demonstrations",),
-        _has(("question",), ("answer",)),
-        completion_of(("question",), ("answer",)),
-        ("question", "answer"),
+        completion_of(_QUESTION, _ANSWER),
+        _has(_QUESTION, _ANSWER),
+        "question, answer",
     ),
     Format(
         "prompt-completion",
-        ("demonstrations",),
-        _has((*PROMPT_TEXT, *PROMPT_TURNS), COMPLETION),
-        completion_of((*PROMPT_TEXT, *PROMPT_TURNS), COMPLETION),
-        ("prompt", "completion"),
+        completion_of(PROMPT, COMPLETION),
+        _has(PROMPT, COMPLETION),
+        "prompt, completion",
     ),
-    Format("text", ("demonstrations",), _has(("text",)), parse_transcript, ("text",)),
-    Format(
-        "prompts",
-        ("prompts",),
-        _has((*PROMPT_TEXT, *PROMPT_TURNS)),
-        parse_prompts,
-        ("prompt",),
-    ),
+    Format("text", parse_transcript, _has(["text"]), "text"),
+    Format("prompts", parse_prompts, _has(PROMPT), "prompt", ("prompts",)),
 )
 
 BY_NAME = {f.name: f for f in FORMATS}
@@ -255,10 +220,14 @@ def _as_demonstration(group: Group) -> Group:
 
 def best_response(group: Group) -> Response:
     """The response that wins most: lowest rank, or most wins less losses among comparisons."""
-    ranks = [r.rank for r in group.responses]
-    if all(r is not None for r in ranks):
-        return min(group.responses, key=lambda r: r.rank or 0.0)
-    return group.responses[max(range(len(ranks)), key=net_wins(group).__getitem__)]
+    standing = _standing(group)
+    return group.responses[standing.index(max(standing))]
+
+
+def _standing(group: Group) -> list[float]:
+    """What speaks for each response: its rank (the lower, the better), or else its net wins."""
+    ranks = [-r.rank for r in group.responses if r.rank is not None]
+    return ranks if len(ranks) == len(group.responses) else net_wins(group)
 
 
 def net_wins(group: Group) -> list[float]:
@@ -275,9 +244,7 @@ def _as_pair(group: Group) -> Group:
     """The best response against the worst (a pair stays as it is, ties and margins included)."""
     if len(group.responses) == 2:
         return group if group.comparisons else replace(group, comparisons=judgements(group))
-    ranks = [r.rank for r in group.responses]
-    ranked = [-r for r in ranks if r is not None]
-    scores = ranked if len(ranked) == len(ranks) else net_wins(group)
+    scores = _standing(group)
     best, worst = scores.index(max(scores)), scores.index(min(scores))
     if scores[best] == scores[worst]:
         raise RowError("all responses are rated alike", "no pair of better and worse can be made")

@@ -21,7 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gnomon.data.formats import judgements, net_wins
-from gnomon.data.readers import ReadResult, Skipped, prompt_key, read_groups, summarise_skipped
+from gnomon.data.readers import ReadResult, prompt_key, read_groups
+from gnomon.data.values import Skipped, summarise_skipped
 from gnomon.records import Group, Prompt, Response
 
 _WORD = re.compile(r"[㐀-鿿぀-ヿ가-힯]|[^\s㐀-鿿぀-ヿ가-힯]+")

@@ -13,6 +13,7 @@ gnomon's own form of a ranking, which the feedback store writes, and UltraFeedba
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,54 +23,78 @@ from gnomon.data.fields import (
     CHOSEN,
     LABELLER,
     PREFERENCE,
+    PROMPT,
     PROMPT_TEXT,
-    PROMPT_TURNS,
     REJECTED,
     RESPONSE_A,
     RESPONSE_B,
     RESPONSES,
     ReadOptions,
     Row,
-    Verdict,
     annotators,
     conversation,
-    did_you_mean,
     is_text_list,
     prompt_turns,
     response_turns,
-    to_prompt,
+    to_group,
     to_response,
 )
-from gnomon.data.turns import TRAIN_FLAGS, Turn, is_trained, split_pair
+from gnomon.data.turns import TRAIN_FLAGS, Turn, is_trained, is_transcript, split_pair
 from gnomon.data.values import RowError, as_bool, as_confidence, as_number, as_weight, shown
+from gnomon.plugins import did_you_mean, nearest
+from gnomon.recipe.schema import Verdict
 from gnomon.records import Comparison, Group, Message, Response, comparisons_from_ranks
 
 
-def _pair(row: Row, options: ReadOptions, prompt: Sequence[Turn], pair: list[Response]) -> Group:
-    comparison = Comparison(0, 1, weight=row.confidence(), margin=row.number("margin", 0.0))
-    weight = row.weight()
-    return Group(to_prompt(row, prompt, options), tuple(pair), (comparison,), weight)
+def _compared(
+    row: Row,
+    options: ReadOptions,
+    prompt: Sequence[Turn],
+    responses: Sequence[Response],
+    said: Sequence[tuple[int, int, bool]] = ((0, 1, False),),
+    labellers: Sequence[str | None] = (),
+) -> Group:
+    """The row as a group in which ``said`` are the judgements: (better, worse, whether a tie)."""
+    sure, margin = row.confidence(), row.number("margin", 0.0)
+    comparisons = [Comparison(better, worse, sure, margin, tie) for better, worse, tie in said]
+    return with_labellers(to_group(row, prompt, options, responses, comparisons), labellers)
+
+
+def with_labellers(group: Group, names: Sequence[str | None]) -> Group:
+    """The group with who made each of its comparisons in its prompt's meta, where that is known."""
+    if not any(names):
+        return group
+    meta = {**group.prompt.meta, "labellers": tuple(names)}
+    return replace(group, prompt=replace(group.prompt, meta=meta))
+
+
+_Turns = Sequence[Turn]
+
+
+def _sides(row: Row, *sides: Sequence[str]) -> tuple[_Turns, _Turns, _Turns]:
+    """The prompt and two answers to it: from two whole conversations, or beside a prompt."""
+    (a, in_a), (b, in_b) = ((row.need(*names), row.name(names)) for names in sides)
+    whole_a, whole_b = conversation(a, in_a), conversation(b, in_b)
+    if whole_a and whole_b:  # they hold the prompt; a prompt column repeats it
+        row.take(*PROMPT_TEXT)
+        return split_pair(whole_a, whole_b)
+    if row.first(PROMPT) is None:
+        raise row.missing("prompt")
+    return prompt_turns(row), response_turns(a, in_a), response_turns(b, in_b)
 
 
 def parse_preference(row: Row, options: ReadOptions) -> list[Group]:
     """chosen and rejected as strings, messages, whole conversations or lists of answers."""
     chosen, rejected = row.need(*CHOSEN), row.need(*REJECTED)
-    names = row.name(CHOSEN), row.name(REJECTED)
     if is_text_list(chosen) or is_text_list(rejected):
         return [_many_sided(row, options, chosen, rejected)]
-    whole = conversation(chosen, names[0]), conversation(rejected, names[1])
-    if whole[0] and whole[1]:  # the conversations hold the prompt; a prompt column repeats it
-        row.take(*PROMPT_TEXT)
-        prompt, good, bad = split_pair(whole[0], whole[1])
-    elif row.first((*PROMPT_TEXT, *PROMPT_TURNS)):
-        prompt = prompt_turns(row)
-        good, bad = response_turns(chosen, names[0]), response_turns(rejected, names[1])
-    elif isinstance(chosen, str) and isinstance(rejected, str):
+    texts = isinstance(chosen, str) and isinstance(rejected, str)
+    transcripts = is_transcript(chosen) and is_transcript(rejected)
+    if texts and not transcripts and row.first(PROMPT) is None:
         return [_shared_text(row, chosen, rejected)]
-    else:
-        raise row.missing("prompt")
+    prompt, good, bad = _sides(row, CHOSEN, REJECTED)
     pair = [to_response(good, id="chosen", rank=1.0), to_response(bad, id="rejected", rank=2.0)]
-    return [_pair(row, options, prompt, pair)]
+    return [_compared(row, options, prompt, pair)]
 
 
 def _many_sided(row: Row, options: ReadOptions, chosen: Any, rejected: Any) -> Group:
@@ -80,37 +105,27 @@ def _many_sided(row: Row, options: ReadOptions, chosen: Any, rejected: Any) -> G
         for rank, name, side in ((1.0, "chosen", sides[0]), (2.0, "rejected", sides[1]))
         for i, text in enumerate(side)
     ]
-    good = len(sides[0])
-    confidence, margin = row.confidence(), row.number("margin", 0.0)
-    pairs = tuple(
-        Comparison(i, j, weight=confidence, margin=margin)
-        for i in range(good)
-        for j in range(good, len(responses))
-    )
-    weight = row.weight()
-    prompt = to_prompt(row, prompt_turns(row), options)
-    return Group(prompt, tuple(responses), pairs, weight)
+    good, total = len(sides[0]), len(responses)
+    said = [(i, j, False) for i in range(good) for j in range(good, total)]
+    return _compared(row, options, prompt_turns(row), responses, said)
 
 
 def _shared_text(row: Row, chosen: str, rejected: str) -> Group:
     """TRL's implicit prompt in plain strings: the common opening, cut back to a word's end."""
     if chosen == rejected:
         raise RowError("chosen and rejected are the same", "a pair needs two different answers")
-    common = 0
-    while common < min(len(chosen), len(rejected)) and chosen[common] == rejected[common]:
-        common += 1
-    match = re.search(r"\s+\S*$", chosen[:common])
-    cut = match.start() if match else 0
-    if not chosen[:cut].strip():
+    shared = os.path.commonprefix([chosen, rejected])  # noqa: RUF071 - the characters are meant
+    match = re.search(r"\s+\S*$", shared)
+    prompt = chosen[: match.start()] if match else ""
+    if not prompt.strip():
         raise RowError(
             "chosen and rejected share no prompt", "add a 'prompt' column or a shared opening"
         )
     pair = [
-        to_response(response_turns(text[cut:], name), id=name, rank=rank)
+        to_response(response_turns(text.removeprefix(prompt), name), id=name, rank=rank)
         for name, text, rank in (("chosen", chosen, 1.0), ("rejected", rejected, 2.0))
     ]
-    turns = (Turn(Message("user", chosen[:cut])),)
-    return _pair(row, ReadOptions(as_text=True), turns, pair)
+    return _compared(row, ReadOptions(as_text=True), (Turn(Message("user", prompt)),), pair)
 
 
 #: What PandaLM's annotator1, annotator2, ... say of response1 and response2.
@@ -153,71 +168,37 @@ def _plain(value: Any) -> str:
 def parse_verdict(row: Row, options: ReadOptions) -> list[Group]:
     """Two responses and who says which is better: one verdict (better first in the group), or one
     of each labeller (in the file's order, as comparisons)."""
-    said = row.first((*PREFERENCE, "label"))
+    field = row.first((*PREFERENCE, "label"))
     voters = [] if row.first(PREFERENCE) else annotators(row.data)
     if voters:
-        said = None
-    elif said is None:
+        labels = options.labels or (PANDALM if row.name(RESPONSE_A).endswith("1") else {})
+        votes = [verdict(row.take(name), labels) for name in voters]
+        prompt, a, b = _sides(row, RESPONSE_A, RESPONSE_B)
+        pair = [to_response(a, id="a"), to_response(b, id="b")]
+        said = [(int(vote == "b"), int(vote != "b"), vote == "tie") for vote in votes]
+        return [_compared(row, options, prompt, pair, said, voters)]
+    if field is None:
         raise row.missing("preference")
-    only = None if said is None else verdict(row.take(said), options.labels)
-    a, b = row.need(*RESPONSE_A), row.need(*RESPONSE_B)
-    names = row.name(RESPONSE_A), row.name(RESPONSE_B)
-    whole = conversation(a, names[0]), conversation(b, names[1])
-    if whole[0] and whole[1]:
-        prompt, turns_a, turns_b = split_pair(whole[0], whole[1])
-    else:
-        prompt = prompt_turns(row)
-        turns_a, turns_b = response_turns(a, names[0]), response_turns(b, names[1])
-    if only is None:
-        labels = options.labels or (PANDALM if names[0].endswith("1") else {})
-        votes = {name: verdict(row.take(name), labels) for name in voters}
-        pair = [to_response(turns_a, id="a"), to_response(turns_b, id="b")]
-        return [_voted(_pair(row, options, prompt, pair), votes)]
-    ranks = {"a": (1.0, 2.0), "b": (2.0, 1.0), "tie": (1.0, 1.0)}[only]
-    pair = [
-        to_response(turns_a, id="a", rank=ranks[0]),
-        to_response(turns_b, id="b", rank=ranks[1]),
-    ]
-    group = _pair(row, options, prompt, pair if only != "b" else pair[::-1])
-    ties = tuple(replace(c, tie=only == "tie") for c in group.comparisons)
-    labeller = row.see(*LABELLER)
+    vote = verdict(row.take(field), options.labels)
+    prompt, a, b = _sides(row, RESPONSE_A, RESPONSE_B)
+    ranks = {"a": (1.0, 2.0), "b": (2.0, 1.0), "tie": (1.0, 1.0)}[vote]
+    pair = [to_response(a, id="a", rank=ranks[0]), to_response(b, id="b", rank=ranks[1])]
+    if vote == "b":
+        pair.reverse()
+    labeller = row.take(*LABELLER, keep=True)
     who = () if labeller is None else (str(labeller),)
-    return [with_labellers(replace(group, comparisons=ties), who)]
-
-
-def _voted(group: Group, votes: Mapping[str, Verdict]) -> Group:
-    """A pair with one comparison for each labeller."""
-    (base,) = group.comparisons
-    comparisons = tuple(
-        replace(base, better=int(vote == "b"), worse=int(vote != "b"), tie=vote == "tie")
-        for vote in votes.values()
-    )
-    return with_labellers(replace(group, comparisons=comparisons), tuple(votes))
-
-
-def with_labellers(group: Group, names: Sequence[str | None]) -> Group:
-    """The group with who made each of its comparisons in its prompt's meta, where that is known."""
-    if not any(names):
-        return group
-    meta = {**group.prompt.meta, "labellers": tuple(names)}
-    return replace(group, prompt=replace(group.prompt, meta=meta))
+    return [_compared(row, options, prompt, pair, [(0, 1, vote == "tie")], who)]
 
 
 def parse_responses(row: Row, options: ReadOptions) -> list[Group]:
-    prompt = prompt_turns(row)
-    if not prompt:
+    """Any number of responses, ranked, scored or compared."""
+    if row.first(PROMPT) is None:
         raise row.missing("prompt")
-    ranked = parse_ranking(row)
-    responses = tuple(
-        to_response(t, id=i, rank=r, meta=m)
-        for t, i, r, m in zip(ranked.turns, ranked.ids, ranked.ranks, ranked.metas, strict=True)
-    )
-    weight, confidence = row.weight(), row.confidence()
-    said = tuple(replace(c, weight=c.weight * confidence) for c in ranked.comparisons)
-    ranks = [r for r in ranked.ranks if r is not None]
-    if confidence != 1 and not said and len(ranks) > 1:
-        said = comparisons_from_ranks(ranks, confidence)
-    group = Group(to_prompt(row, prompt, options), responses, said, weight)
+    prompt, ranked, sure = prompt_turns(row), parse_ranking(row), row.confidence()
+    said = tuple(replace(c, weight=c.weight * sure) for c in ranked.comparisons)
+    if sure != 1 and not said and len(ranked.ranks) > 1:
+        said = comparisons_from_ranks(ranked.ranks, sure)
+    group = to_group(row, prompt, options, ranked.responses, said)
     return [with_labellers(group, ranked.labellers)]
 
 
@@ -229,12 +210,14 @@ SCORE = ("score", "overall_score", "rating", "reward")
 class Ranked:
     """What a row says of its K responses; ``labellers`` runs along ``comparisons``."""
 
-    turns: list[tuple[Turn, ...]]
-    ids: list[str]
-    ranks: list[float | None]
-    metas: list[dict[str, Any]]
+    responses: tuple[Response, ...]
     comparisons: tuple[Comparison, ...]
     labellers: tuple[str | None, ...]
+
+    @property
+    def ranks(self) -> list[float]:
+        """The responses' ranks; empty where there are none."""
+        return [r.rank for r in self.responses if r.rank is not None]
 
 
 def parse_ranking(row: Row) -> Ranked:
@@ -250,19 +233,20 @@ def parse_ranking(row: Row) -> Ranked:
     scores = row.take("scores")
     if scores is not None and (not isinstance(scores, list) or len(scores) != len(items)):
         raise RowError(f"'scores' does not match {name!r}", f"give {len(items)} scores, in order")
-    turns, ids, metas = [], [], []
-    for i, item in enumerate(items):
-        body, own_id, meta = _response(item, f"{name}[{i}]")
-        if scores is not None:
-            meta["score"] = as_number(scores[i], f"scores[{i}]")
-        turns.append(body)
-        ids.append(str(i) if own_id is None else own_id)
-        metas.append(meta)
+    found = [_response(item, f"{name}[{i}]") for i, item in enumerate(items)]
+    ids = [str(i) if own is None else own for i, (_, own, _) in enumerate(found)]
+    metas = [meta for _, _, meta in found]
+    for i, score in enumerate(scores or ()):
+        metas[i]["score"] = as_number(score, f"scores[{i}]")
     if len(set(ids)) < len(ids):
         raise RowError("two responses have the same id", "give each response its own id")
     comparisons, labellers = _comparisons(row, ids)
     ranks = _ranks(row, ids, metas, needed=len(items) > 1 and not comparisons)
-    return Ranked(turns, ids, ranks, metas, comparisons, labellers)
+    responses = (
+        to_response(turns, id=i, rank=rank, meta=meta)
+        for (turns, _, meta), i, rank in zip(found, ids, ranks, strict=True)
+    )
+    return Ranked(tuple(responses), comparisons, labellers)
 
 
 def _response(item: Any, where: str) -> tuple[tuple[Turn, ...], str | None, dict[str, Any]]:
@@ -270,7 +254,7 @@ def _response(item: Any, where: str) -> tuple[tuple[Turn, ...], str | None, dict
         return response_turns(item, where), None, {}
     field = next((n for n in TEXT if item.get(n) is not None), None)
     if field is None:
-        close = next((hint for k in item if (hint := did_you_mean(str(k), TEXT))), "")
+        close = next((hint for k in item if (hint := nearest(str(k), TEXT))), "")
         raise RowError(f"{where} has no 'text'", close or "write the answer under 'text'")
     apart = (field, "id", "role", *TRAIN_FLAGS)
     meta = {k: v for k, v in item.items() if k not in apart and v is not None}
@@ -332,7 +316,7 @@ def _index(name: Any, ids: Sequence[str]) -> int:
     try:
         return ids.index(str(name))
     except ValueError:
-        hint = did_you_mean(str(name), ids) or f"the responses are {', '.join(ids)}"
+        hint = did_you_mean(str(name), ids, "the responses are")
         raise RowError(f"the ranking names an unknown response {name!r}", hint) from None
 
 
@@ -352,7 +336,7 @@ def _comparisons(
     for i, item in enumerate(items):
         where = f"comparisons[{i}]"
         if item.get("better") is None or item.get("worse") is None:
-            hint = next((h for k in item if (h := did_you_mean(str(k), ("better", "worse")))), "")
+            hint = next((h for k in item if (h := nearest(str(k), ("better", "worse")))), "")
             raise RowError(f"{where} has no 'better' or no 'worse'", hint or "name both by id")
         better, worse = _index(item["better"], ids), _index(item["worse"], ids)
         if better == worse:

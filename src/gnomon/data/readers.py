@@ -22,34 +22,20 @@ from typing import Any, Literal, TypeVar
 from gnomon.data.fields import (
     COMPLETION,
     KNOWN,
-    Kind,
     ReadOptions,
     Row,
-    Verdict,
     decode,
-    did_you_mean,
     rename,
 )
 from gnomon.data.formats import BY_NAME, FORMATS, READABLE_AS, Format, check, convert, detect
 from gnomon.data.rows import MAX_GB, iter_rows, stem
-from gnomon.data.values import BadRow, RawRow, RowError
+from gnomon.data.values import RawRow, RowError, Skipped, summarise_skipped
 from gnomon.errors import DataError
-from gnomon.records import Group, Source
+from gnomon.plugins import did_you_mean, nearest
+from gnomon.recipe.schema import Kind, Verdict
+from gnomon.records import Group
 
 DETECT_ROWS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A row (or group) left out: where it stands, why, and what would make it usable."""
-
-    source: Source | None
-    reason: str
-    cure: str
-
-    def __str__(self) -> str:
-        where = f"{self.source}: " if self.source else ""
-        return f"{where}{self.reason} ({self.cure})"
 
 
 @dataclass(frozen=True)
@@ -117,13 +103,13 @@ def read_groups(
     groups: list[Group] = []
     skipped: list[Skipped] = []
     for item in raw:
-        if isinstance(item, BadRow):
-            skipped.append(Skipped(item.source, item.reason, item.cure))
+        if isinstance(item, Skipped):
+            skipped.append(item)
             continue
         try:
             groups += _read_row(item, chosen, want, options, split, columns)
         except RowError as error:
-            skipped.append(Skipped(item.source, error.reason, error.cure))
+            skipped.append(error.skip(item.source))
     _refuse_if_too_many(name, len(raw), skipped, max_skipped)
     if groups and all(is_switched_off(group) for group in groups):
         raise DataError(
@@ -161,7 +147,7 @@ def is_switched_off(group: Group) -> bool:
     return group.weight == 0 or (bool(judged) and all(c.weight == 0 for c in judged))
 
 
-def _empty_columns(raw: Iterable[RawRow | BadRow]) -> tuple[str, ...]:
+def _empty_columns(raw: Iterable[RawRow | Skipped]) -> tuple[str, ...]:
     filled: dict[str, bool] = {}
     for item in raw:
         for key, value in item.data.items() if isinstance(item, RawRow) else ():
@@ -175,7 +161,7 @@ def _not_readable_as(
     same = {want, "preferences"} if want == "rankings" else {want}
     formats = [f for f in FORMATS if same & set(f.kinds)]
     nulls = f"No row fills {', '.join(empty)}. " if empty else ""
-    needs = "; ".join(f"{f.name} ({', '.join(f.needs)})" for f in formats)
+    needs = "; ".join(f"{f.name} ({f.needs})" for f in formats)
     return (
         f"{name}: holds {native} (format {chosen.name}), which cannot be read as {want}. "
         f"It can be read as {', '.join(READABLE_AS[native])}. {want.capitalize()} come from: "
@@ -184,15 +170,15 @@ def _not_readable_as(
     )
 
 
-def _understand(raw: Sequence[RawRow | BadRow], format: str, name: str) -> tuple[Format, Kind]:
+def _understand(raw: Sequence[RawRow | Skipped], format: str, name: str) -> tuple[Format, Kind]:
     rows = [item.data for item in raw if isinstance(item, RawRow)][:DETECT_ROWS]
     if not rows:
         first = raw[0]
-        assert isinstance(first, BadRow)
+        assert isinstance(first, Skipped)
         raise DataError(f"{first.source}: {first.reason}; {first.cure}. No row could be decoded.")
     if format != "auto":
         if format not in BY_NAME:
-            hint = did_you_mean(format, BY_NAME) or f"known: {', '.join(BY_NAME)}"
+            hint = did_you_mean(format, BY_NAME, "known:")
             raise DataError(f"{name}: unknown format {format!r}; {hint}")
         found = BY_NAME[format]
         votes = Counter(found.kind(row) for row in rows)
@@ -202,8 +188,8 @@ def _understand(raw: Sequence[RawRow | BadRow], format: str, name: str) -> tuple
         return detected
     fields = sorted({str(key) for row in rows for key in row})
     odd = [f for f in fields if f not in KNOWN]
-    hints = [f"{f!r}: {hint}" for f in odd if (hint := did_you_mean(f.lower(), KNOWN))]
-    needs = "; ".join(f"{f.name} ({', '.join(f.needs)})" for f in FORMATS)
+    hints = [f"{f!r}: {hint}" for f in odd if (hint := nearest(f.lower(), KNOWN))]
+    needs = "; ".join(f"{f.name} ({f.needs})" for f in FORMATS)
     raise DataError(
         f"{name}, row 1: no known format has the fields {', '.join(fields)}. "
         f"{' '.join(hints) + ' ' if hints else ''}"
@@ -270,28 +256,6 @@ def _refuse_if_too_many(
         f"{summarise_skipped(skipped)}\n"
         f"Correct the file, map its columns, or allow more with max_skipped (now {max_skipped:g})."
     )
-
-
-def summarise_skipped(skipped: Sequence[Skipped], examples: int = 3, reasons: int = 10) -> str:
-    """A line for each of the most frequent reasons, with the first few row numbers."""
-    if not skipped:
-        return "no rows skipped"
-    by_reason: dict[str, list[Skipped]] = {}
-    for item in skipped:
-        by_reason.setdefault(item.reason, []).append(item)
-    lines = [f"{len(skipped)} skipped"]
-    ordered = sorted(by_reason.items(), key=lambda kv: -len(kv[1]))
-    for reason, items in ordered[:reasons]:
-        sources = [i.source for i in items[:examples] if i.source]
-        shards = len({i.source.file for i in skipped if i.source}) > 1
-        rows = ", ".join(f"{Path(s.file).name} {s.row}" if shards else str(s.row) for s in sources)
-        more = ", ..." if len(items) > examples else ""
-        where = f" (row {rows}{more})" if rows else ""
-        lines.append(f"  {len(items)} x {reason}{where}: {items[0].cure}")
-    left = sum(len(items) for _reason, items in ordered[reasons:])
-    if left:
-        lines.append(f"  {left} x other reasons")
-    return "\n".join(lines)
 
 
 def prompt_key(group: Group) -> str:

@@ -1,8 +1,8 @@
-"""Raw rows from files, folders of shards and `datasets`: one mapping per row, with where it stood.
+"""Raw rows from files, folders of shards and `datasets`: one mapping per row, with its place.
 
-Nothing here knows what a row means. A line that cannot be decoded comes out as a
-:class:`BadRow`, so the caller counts it with the other skipped rows instead of losing the file.
-A file that cannot be read to its end is an error.
+Nothing here knows what a row means. A line that cannot be decoded comes out as :class:`Skipped`, so
+the caller counts it with the other rows left out instead of losing the file. A file that cannot be
+read to its end is an error. Only .jsonl is read here; other formats have modules of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
-from gnomon.data.values import BadRow, JsonReader, RawRow, RowError, without_missing
+from gnomon.data.values import JsonReader, RawRow, RowError, Skipped
 from gnomon.errors import DataError
 from gnomon.records import Source
 
@@ -55,7 +55,7 @@ _MAGIC = {
     b"<html": "a web page, not the data; fetch the raw file",
 }
 MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32",  # begins with UTF-16's mark, so it stands first
+    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16's mark, which it begins with
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
@@ -95,9 +95,7 @@ class _Counted(io.RawIOBase):
     """Bytes of an open file up to a cap."""
 
     def __init__(self, inner: IO[bytes], path: Path, caps: Caps) -> None:
-        self._inner = inner
-        self._path = path
-        self._caps = caps
+        self._inner, self._path, self._caps = inner, path, caps
         self._count = 0
 
     def readable(self) -> bool:
@@ -125,7 +123,7 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 @contextmanager
 def open_text(path: Path, caps: Caps) -> Iterator[io.TextIOWrapper]:
-    """Open a (gzipped) text file; line ends are kept as they stand, a BOM is dropped.
+    """Open a (gzipped) text file; line ends are kept as written, a BOM is dropped.
 
     Raises:
         DataError: while opening or reading: not UTF-8 (with the likely encoding), not text, a
@@ -165,13 +163,13 @@ def _wrong_encoding(path: Path) -> str:
 
 def iter_rows(
     path_or_id: str | Path, *, split: str | None = None, max_gb: float = MAX_GB
-) -> Iterator[RawRow | BadRow]:
+) -> Iterator[RawRow | Skipped]:
     """Rows of a file, a folder or glob of shards, a folder saved by `datasets`, or a hub id.
 
     Files are opened when the first row is asked for, not before.
 
     Args:
-        path_or_id: where they stand; the endings are in ``SUFFIXES``.
+        path_or_id: the rows' place; the endings are in ``SUFFIXES``.
         split: of a folder or a hub id with several.
         max_gb: GiB that one file may hold once unpacked; a row may take 1/32 of it.
 
@@ -179,27 +177,24 @@ def iter_rows(
         DataError: nothing is there, the ending is unknown, or `datasets` is needed and missing.
             While rows are read: the file is damaged, not UTF-8, or larger than ``max_gb``.
     """
-    from gnomon.data.shards import find_files, is_saved_dataset
-
     path = Path(path_or_id)
     caps = Caps.of(max_gb)
     try:
-        saved = path.is_dir() and is_saved_dataset(path)
-        files = None if saved else find_files(path, split)
+        if split is None and path.name.lower().endswith(SUFFIXES) and path.is_file():
+            return _from_file(path, caps)
+        from gnomon.data.shards import find_files
+
+        files = find_files(path, split)
     except OSError as error:
         raise DataError(f"{path}: cannot be looked at ({error.strerror or error}).") from error
-    if saved:
-        from gnomon.data.arrowfiles import saved_dataset_rows
-
-        return map(_from_arrow, saved_dataset_rows(path, split))
     if files is not None:
         return chain.from_iterable(_from_file(file, caps) for file in files)
-    from gnomon.data.arrowfiles import hub_rows
+    from gnomon.data.arrowfiles import dataset_rows
 
-    return map(_from_arrow, hub_rows(str(path_or_id), split))
+    return dataset_rows(path_or_id, split)
 
 
-def _from_file(path: Path, caps: Caps) -> Iterator[RawRow | BadRow]:
+def _from_file(path: Path, caps: Caps) -> Iterator[RawRow | Skipped]:
     name = path.name.lower()
     if name.endswith(JSONL):
         yield from jsonl_rows(path, caps)
@@ -208,26 +203,19 @@ def _from_file(path: Path, caps: Caps) -> Iterator[RawRow | BadRow]:
 
         yield from (json_rows if name.endswith(JSON) else csv_rows)(path, caps)
     else:
-        from gnomon.data.arrowfiles import arrow_rows, parquet_rows
+        from gnomon.data.arrowfiles import arrow_rows
 
-        assert name.endswith((*PARQUET, *ARROW))
-        read = parquet_rows if name.endswith(PARQUET) else arrow_rows
-        yield from map(_from_arrow, read(path, caps))
+        yield from arrow_rows(path, caps)
 
 
-def _from_arrow(found: tuple[Source, Any]) -> RawRow | BadRow:
-    source, value = found
-    return as_row(without_missing(value, padded=True), source)
-
-
-def as_row(value: Any, source: Source) -> RawRow | BadRow:
+def as_row(value: Any, source: Source) -> RawRow | Skipped:
     """A decoded value as a row, or what it is instead of one."""
     if isinstance(value, RowError):
-        return BadRow(source, value.reason, value.cure)
+        return value.skip(source)
     if isinstance(value, dict):
         return RawRow(source, value)
     messages = isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-    return BadRow(
+    return Skipped(
         source,
         f"the row is {what_it_is(value)}, not an object",
         'put the list under a name: {"messages": [...]}'
@@ -244,18 +232,17 @@ def what_it_is(value: Any) -> str:
 # --- JSON --------------------------------------------------------------------------------------
 
 
-def jsonl_rows(path: Path, caps: Caps) -> Iterator[RawRow | BadRow]:
+def jsonl_rows(path: Path, caps: Caps) -> Iterator[RawRow | Skipped]:
     reader = JsonReader()
-    first = True
+    number, first = 0, True
     with open_text(path, caps) as lines:
-        number = 0
         while line := lines.readline(caps.row + 1):
             number += 1
             source = Source(str(path), number)
             if len(line) > caps.row:
                 while line and not line.endswith(("\n", "\r")):
                     line = lines.readline(1 << 20)
-                yield BadRow(source, *caps.long_row())
+                yield Skipped(source, *caps.long_row())
                 continue
             if not line.strip():
                 continue
@@ -271,7 +258,7 @@ def jsonl_rows(path: Path, caps: Caps) -> Iterator[RawRow | BadRow]:
 
 
 def _refuse_other_layouts(path: Path, line: str, value: Any) -> None:
-    """Say it once, of the file, where every line would be wrong for the same reason."""
+    """Refuse the file once where every line would be wrong for the same reason."""
     rename = f"Rename it to {stem(path)}.json, or write one object on each line."
     opening = line.strip()
     if isinstance(value, RowError) and opening[0] == "[":

@@ -12,12 +12,12 @@ from typing import Any, TextIO
 
 from gnomon.data.fields import KNOWN
 from gnomon.data.rows import Caps, as_row, jsonl_rows, open_text, refuse_columns, what_it_is
-from gnomon.data.values import BadRow, JsonReader, RawRow, RowError
+from gnomon.data.values import JsonReader, RawRow, RowError, Skipped
 from gnomon.errors import DataError
 from gnomon.records import Source
 
 
-def json_rows(path: Path, caps: Caps) -> Iterator[RawRow | BadRow]:
+def json_rows(path: Path, caps: Caps) -> Iterator[RawRow | Skipped]:
     with open_text(path, caps) as file:
         text = file.read()
     reader = JsonReader()
@@ -45,7 +45,7 @@ def json_rows(path: Path, caps: Caps) -> Iterator[RawRow | BadRow]:
 
 def _items(
     path: Path, text: str, start: int, reader: JsonReader, caps: Caps
-) -> Iterator[RawRow | BadRow]:
+) -> Iterator[RawRow | Skipped]:
     """The items of a JSON list, each judged by itself."""
     number = 0
     start = _after_space(text, start)
@@ -59,7 +59,7 @@ def _items(
             raise _invalid(path, error) from error
         except RowError as error:
             raise DataError(f"{source}: {error.reason}; {error.cure}.") from error
-        yield BadRow(source, *caps.long_row()) if end - start > caps.row else as_row(value, source)
+        yield Skipped(source, *caps.long_row()) if end - start > caps.row else as_row(value, source)
         start = _after_space(text, end)
         closed = text[start : start + 1] == "]"
         if not closed and text[start : start + 1] != ",":
@@ -99,7 +99,7 @@ def _rows_of(path: Path, value: dict[str, Any]) -> list[Any]:
 # --- CSV ---------------------------------------------------------------------------------------
 
 
-def csv_rows(path: Path, caps: Caps) -> Iterator[RawRow | BadRow]:
+def csv_rows(path: Path, caps: Caps) -> Iterator[RawRow | Skipped]:
     """Cells are text, whatever they look like; an empty one is missing."""
     csv.field_size_limit(min(caps.row, sys.maxsize, 2**31 - 1))
     with open_text(path, caps) as file:
@@ -120,7 +120,7 @@ def csv_rows(path: Path, caps: Caps) -> Iterator[RawRow | BadRow]:
                 source = Source(str(path), number)
                 if len(cells) > len(header):
                     cure = "quote fields that hold separators or line breaks"
-                    yield BadRow(source, "more fields than the header has", cure)
+                    yield Skipped(source, "more fields than the header has", cure)
                     continue
                 named = zip(header, cells, strict=False)
                 yield RawRow(source, {name: cell for name, cell in named if cell != ""})

@@ -1,8 +1,8 @@
-"""Single values of a row, read strictly: JSON, text, numbers, weights and flags.
+"""Rows, used and left out, and their single values, read strictly: JSON, text, numbers and flags.
 
-CSV holds text only, so a number or a flag may be written as text ("0.5", "false") everywhere; what
-is neither is refused rather than taken for true or for its own spelling. Everything in a JSON text
-that Python's parser would take silently or choke on is named.
+CSV holds only text, so numbers and flags may be written as text everywhere ("0.5", "false"); what
+is neither is refused rather than guessed. Everything in JSON that Python's parser would take
+silently or choke on is named.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from gnomon.records import Source
@@ -30,6 +31,58 @@ class RowError(Exception):
         super().__init__(f"{reason}: {cure}")
         self.reason = reason
         self.cure = cure
+
+    def skip(self, source: Source | None) -> Skipped:
+        """The row at ``source``, left out for this reason."""
+        return Skipped(source, self.reason, self.cure)
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """One row as the file has it. ``aside`` holds fields that another was mapped over: they go into
+    ``Prompt.meta`` and mean nothing to a format."""
+
+    source: Source
+    data: Mapping[str, Any]
+    aside: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A row (or group) left out: where it is, why, and what would make it usable."""
+
+    source: Source | None
+    reason: str
+    cure: str
+
+    def __str__(self) -> str:
+        where = f"{self.source}: " if self.source else ""
+        return f"{where}{self.reason} ({self.cure})"
+
+
+def summarise_skipped(skipped: Sequence[Skipped], examples: int = 3, reasons: int = 10) -> str:
+    """A line for each of the most frequent reasons, with the first few row numbers."""
+    if not skipped:
+        return "no rows skipped"
+    by_reason: dict[str, list[Skipped]] = {}
+    for item in skipped:
+        by_reason.setdefault(item.reason, []).append(item)
+    lines = [f"{len(skipped)} skipped"]
+    ordered = sorted(by_reason.items(), key=lambda kv: -len(kv[1]))
+    shards = len({i.source.file for i in skipped if i.source}) > 1
+    for reason, items in ordered[:reasons]:
+        sources = [i.source for i in items[:examples] if i.source]
+        rows = ", ".join(f"{Path(s.file).name} {s.row}" if shards else str(s.row) for s in sources)
+        more = ", ..." if len(items) > examples else ""
+        where = f" (row {rows}{more})" if rows else ""
+        lines.append(f"  {len(items)} x {reason}{where}: {items[0].cure}")
+    left = sum(len(items) for _reason, items in ordered[reasons:])
+    if left:
+        lines.append(f"  {left} x other reasons")
+    return "\n".join(lines)
+
+
+# --- single values -----------------------------------------------------------------------------
 
 
 def shown(value: Any) -> str:
@@ -124,24 +177,7 @@ def as_flag(value: Any) -> bool | None:
     return _FLAGS.get(value.strip().lower())
 
 
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """One row as it stands in the file. ``aside`` holds fields that another was mapped over: they
-    go into ``Prompt.meta`` and mean nothing to a format."""
-
-    source: Source
-    data: Mapping[str, Any]
-    aside: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that could not even be decoded."""
-
-    source: Source
-    reason: str
-    cure: str
-
+# --- JSON --------------------------------------------------------------------------------------
 
 MAX_DEPTH = 100
 MAX_DIGITS = 1000
@@ -240,30 +276,22 @@ def depth(value: Any) -> int:
 
 
 def has_surrogate(value: Any) -> bool:
-    """Whether any text in a value has a lone surrogate, which no encoding can write."""
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, dict):
-            waiting += [*item, *item.values()]
-        elif isinstance(item, list):
-            waiting += item
-        elif isinstance(item, str) and not item.isascii():
-            try:
-                item.encode()
-            except UnicodeEncodeError:
-                return True
+    """Whether any text in a JSON value has a lone surrogate, which no encoding can write."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
     return False
 
 
-def without_missing(value: Any, padded: bool) -> Any:
-    """NaN is null. With ``padded``, fields of nested objects that are null are left out: Arrow
-    gives every object of a column the fields of all others, so nobody wrote them."""
+def without_missing(value: Any) -> Any:
+    """NaN is null, and null fields of objects are left out: Arrow gives every object of a column
+    the fields of all others, so nobody wrote them."""
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, Mapping):
-        cleaned = {k: without_missing(v, padded) for k, v in value.items()}
-        return {k: v for k, v in cleaned.items() if v is not None or not padded}
+        cleaned = {k: without_missing(v) for k, v in value.items()}
+        return {k: v for k, v in cleaned.items() if v is not None}
     if isinstance(value, list | tuple):
-        return [without_missing(item, padded) for item in value]
+        return [without_missing(item) for item in value]
     return value

@@ -23,13 +23,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from gnomon.data.fields import Row, did_you_mean
+from gnomon.data.fields import Row
 from gnomon.data.preferences import parse_ranking
 from gnomon.data.rows import iter_rows
-from gnomon.data.values import BadRow, RowError, as_bool
+from gnomon.data.values import RowError, Skipped, as_bool
 from gnomon.errors import RunError, RunPaused
 from gnomon.files import write_text
 from gnomon.judges.protocol import Sample, Score
+from gnomon.plugins import nearest
 from gnomon.records import Comparison, Prompt, Source, comparisons_from_ranks
 
 HOW = ("ranks", "ranking", "better", "comparisons", "skip")
@@ -170,7 +171,7 @@ class HumanQueue:
             try:
                 name = str(label.get("id"))
                 if name not in rows:
-                    hint = did_you_mean(name, rows) or f"the ids are those of {self.file.name}"
+                    hint = nearest(name, rows) or f"the ids are those of {self.file.name}"
                     raise RowError(f"no prompt {name!r} in this round", hint)
                 judged.setdefault(name, []).extend(_judgements(rows[name], label))
             except RowError as error:
@@ -190,7 +191,7 @@ class HumanQueue:
             return []
         out: list[tuple[int, Mapping[str, Any]]] = []
         for row in iter_rows(self.labels):
-            if isinstance(row, BadRow):
+            if isinstance(row, Skipped):
                 raise RunError(f"{row.source}: {row.reason}: {row.cure}")
             out.append((row.source.row, row.data))
         return out
@@ -227,7 +228,7 @@ def _judgements(row: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[
     """
     ways = [name for name in HOW if label.get(name) is not None]
     if len(ways) != 1:
-        close = next((h for k in label if k != "id" and (h := did_you_mean(str(k), HOW))), "")
+        close = next((h for k in label if k != "id" and (h := nearest(str(k), HOW))), "")
         raise RowError(
             f"a label has one of {', '.join(HOW)}; this one has {' and '.join(ways) or 'none'}",
             close or "keep one of them",
@@ -263,7 +264,7 @@ def _rank(responses: Sequence[dict[str, Any]], ranks: Any) -> None:
         raise RowError("'ranks' is not an object", 'write {"r1": 1, "r2": 2}')
     for name in ranks:
         if name not in ids:
-            hint = did_you_mean(str(name), ids) or f"the responses are {', '.join(ids)}"
+            hint = nearest(str(name), ids) or f"the responses are {', '.join(ids)}"
             raise RowError(f"'ranks' names an unknown response {name!r}", hint)
     for response in responses:
         if ranks.get(response["id"]) is None:

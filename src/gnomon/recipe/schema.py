@@ -43,9 +43,15 @@ def _types(annotation: Any) -> set[Any]:
     return set().union(*(_types(a) for a in arguments if not isinstance(a, str)))
 
 
-DataKind = Literal[
-    "auto", "demonstrations", "preferences", "rankings", "unpaired", "prompts", "text"
-]
+Kind = Literal["demonstrations", "preferences", "rankings", "unpaired", "prompts"]
+"""What rows of data can be, everywhere in gnomon."""
+DataKind = Literal["auto", Kind, "text"]
+Verdict = Literal["a", "b", "tie"]
+Truncation = Literal["skip", "left", "right"]
+TrainOn = Literal["all_assistant", "last"]
+Merge = Literal["system", "tool", "turns"]
+"""``system``: a system turn's text opens the next user turn. ``tool``: tool output is said by the
+user. ``turns``: neighbouring turns of one role become one, a blank line between them."""
 MAX_LR = 10.0
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LONGEST_NAME = 100
@@ -87,7 +93,7 @@ class DataSpec(Spec):
     limit: int | None = Field(None, ge=1, description="read at most this many rows")
     sample_seed: int | None = Field(None, description="with limit: a random sample, not the first")
     columns: dict[str, str] = Field(default_factory=dict, description="our name: name in the file")
-    labels: dict[str, Literal["a", "b", "tie"]] = Field(
+    labels: dict[str, Verdict] = Field(
         default_factory=dict, description="what the values of a preference column mean"
     )
     as_text: bool = Field(False, description="prompts are plain text for a base model")
@@ -386,13 +392,13 @@ class Recipe(Spec):
         "if that is less",
     )
     max_prompt_length: int | None = Field(None, ge=1, description="tokens of a prompt alone")
-    truncation: Literal["skip", "left", "right"] = Field(
+    truncation: Truncation = Field(
         "skip", description="rows too long: left out, or cut at the prompt's start or the end"
     )
-    train_on: Literal["all_assistant", "last"] = Field(
+    train_on: TrainOn = Field(
         "all_assistant", description="of several answers in a conversation: all, or the last alone"
     )
-    merge: list[Literal["system", "tool", "turns"]] = Field(
+    merge: list[Merge] = Field(
         default_factory=list,
         description="turns to join for templates without a system or tool role, or with strict "
         "alternation; see [data.md](data.md#templates)",

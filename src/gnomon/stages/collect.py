@@ -18,7 +18,7 @@ from typing import Any
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.algorithms.collect_settings import CollectSettings
 from gnomon.algorithms.sampled_pairs import ranks_from_rewards
-from gnomon.data.readers import Skipped
+from gnomon.data.values import Skipped
 from gnomon.errors import RunError, RunStopped
 from gnomon.files import make_folder, write_text
 from gnomon.judges.guard import score_safely

@@ -17,7 +17,7 @@ from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.algorithms.offline_settings import ReferenceSettings
 from gnomon.algorithms.reference import check_reference
 from gnomon.algorithms.registry import find_algorithm
-from gnomon.data.readers import Skipped, summarise_skipped
+from gnomon.data.values import Skipped, summarise_skipped
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import parameter_count

@@ -16,10 +16,10 @@ from gnomon.data.chat import resolve_template
 from gnomon.data.encode import Encoder, How
 from gnomon.data.fields import ReadOptions
 from gnomon.data.formats import convert
-from gnomon.data.readers import Skipped, fingerprint, is_switched_off, read_groups, select
+from gnomon.data.readers import fingerprint, is_switched_off, read_groups, select
 from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.data.shards import is_glob
-from gnomon.data.values import RowError
+from gnomon.data.values import RowError, Skipped
 from gnomon.errors import ConfigError, DataError
 from gnomon.models.load import LoadedModel
 from gnomon.recipe.schema import DataSpec, Recipe

@@ -10,7 +10,7 @@ from pathlib import Path
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.encode import Encoder, How
-from gnomon.data.readers import Skipped, summarise_skipped
+from gnomon.data.values import Skipped, summarise_skipped
 from gnomon.errors import DataError
 from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
 from gnomon.records import Group
