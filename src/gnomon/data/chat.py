@@ -6,11 +6,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gnomon.data.values import RowError
 from gnomon.errors import DataError
+from gnomon.recipe.schema import Merge
 from gnomon.records import Message
 
 CHATML = (
@@ -97,10 +99,6 @@ NOTHING = (
     "check the turns' train flags, train_on and max_length",
 )
 
-Merge = Literal["system", "tool", "turns"]
-"""``system``: a system turn's text opens the next user turn. ``tool``: tool output is said by the
-user. ``turns``: neighbouring turns of one role become one, a blank line between them."""
-
 
 def merge_turns(messages: Sequence[Message], merge: Sequence[Merge]) -> tuple[Message, ...]:
     """The turns of a prompt, joined as ``merge`` says."""
@@ -147,18 +145,15 @@ def _without_system(pairs: Sequence[tuple[Message, bool]]) -> list[tuple[Message
 
 def _joined(pairs: Sequence[tuple[Message, bool]]) -> list[tuple[Message, bool]]:
     out: list[tuple[Message, bool]] = []
-    for message, trained in pairs:
-        if not out or out[-1][0].role != message.role:
-            out.append((message, trained))
-            continue
-        before, was_trained = out[-1]
-        if message.role == "assistant" and trained != was_trained:
+    for role, run in groupby(pairs, key=lambda pair: pair[0].role):
+        turns, trained = zip(*run, strict=True)
+        if role == "assistant" and len(set(trained)) > 1:
             raise RowError(
                 "two assistant turns in a row would be one (merge: turns), but only one of them "
                 "is trained on",
                 "give both the same train flag, or leave turns out of merge",
             )
-        out[-1] = (Message(before.role, _paragraphs(before.content, message.content)), trained)
+        out.append((Message(role, _paragraphs(*(turn.content for turn in turns))), trained[-1]))
     return out
 
 

@@ -18,31 +18,24 @@ from typing import Any, Literal
 from gnomon.data.chat import (
     EMPTY,
     NOTHING,
-    Merge,
     TurnEnds,
     adds_bos,
     eos_text,
     resolve_template,
     special_tokens,
 )
-from gnomon.data.formats import judgements
+from gnomon.data.formats import judgements, net_wins
 from gnomon.data.template import ChatTemplate, Span
 from gnomon.data.tokenise import SpanTokeniser, Text, Tokens
 from gnomon.data.values import RowError, Skipped, summarise_skipped
 from gnomon.errors import DataError
+from gnomon.recipe.schema import Merge, TrainOn, Truncation
 from gnomon.records import Comparison, Group, Prompt, Response, TokenGroup, TokenResponse
 
-TrainOn = Literal["all_assistant", "last"]
-How = Literal["demonstrations", "groups", "prompts", "text"]
+EncodeAs = Literal["demonstrations", "groups", "prompts", "text"]
 CHUNK = 256
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A group as pieces of text, before tokenising."""
-
-    group: Group
-    text: Text
+_Planned = tuple[Group, Text]
+"""A group and its pieces of text, before tokenising."""
 
 
 class Encoder:
@@ -188,23 +181,15 @@ class Encoder:
         """
         return self._one(group, partial(self._plan_group, empty_ok=empty_ok))
 
-    def encode_text(self, text: str, id: str = "text") -> TokenGroup:
-        """Pretraining text: its first token (a BOS if the tokenizer adds one) stands as the
-        prompt, all others and the EOS count in the loss.
+    def encode_document(self, text: str, id: str = "text") -> list[TokenGroup]:
+        """Pretraining text of any length as windows of ``max_length`` tokens.
+
+        A window's first token (a BOS if the tokenizer adds one, then the last token of the window
+        before) is its prompt; all others and the EOS count in the loss, each exactly once.
 
         Raises:
-            DataError: empty, or longer than ``max_length`` and not truncated on the right.
+            DataError: it is empty.
         """
-        windows = self.encode_document(text, id)
-        if len(windows) > 1 and self._window.truncation != "right":
-            raise DataError(
-                f"{id}: longer than {self._window.max_length} tokens; use encode_document"
-            )
-        return replace(windows[0], id=id)
-
-    def encode_document(self, text: str, id: str = "text") -> list[TokenGroup]:
-        """A text of any length as windows of ``max_length`` tokens. Each window's first token is
-        the last of the one before, so every token is predicted exactly once."""
         text = text.rstrip() if text.rstrip().endswith(self._eos) else text
         ids = self._with_bos(self._tokeniser.ids(text))
         eos = int(self.tokenizer.eos_token_id)
@@ -225,7 +210,7 @@ class Encoder:
     # --- many ------------------------------------------------------------------------------
 
     def encode_all(
-        self, groups: Sequence[Group], how: How = "groups"
+        self, groups: Sequence[Group], how: EncodeAs = "groups"
     ) -> tuple[list[TokenGroup], list[Skipped]]:
         """Encode groups in order; those that cannot be encoded are listed, with reason and cure.
 
@@ -249,7 +234,7 @@ class Encoder:
         return done, skipped
 
     def _encode_each(
-        self, groups: Sequence[Group], how: How
+        self, groups: Sequence[Group], how: EncodeAs
     ) -> Iterator[list[TokenGroup] | Skipped]:
         if how == "text":
             for group in groups:
@@ -271,48 +256,49 @@ class Encoder:
             yield from self._encode_chunk(groups[start : start + CHUNK], plan)
 
     def _encode_chunk(
-        self, groups: Sequence[Group], plan: Callable[[Group], _Plan]
+        self, groups: Sequence[Group], plan: Callable[[Group], _Planned]
     ) -> Iterator[list[TokenGroup] | Skipped]:
         """One tokenizer call for all the texts of a chunk: fast tokenizers run them in parallel."""
-        plans: list[_Plan | Skipped] = []
+        plans: list[_Planned | Skipped] = []
         for group in groups:
             try:
                 plans.append(plan(group))
             except RowError as error:
-                plans.append(Skipped(group.prompt.source, error.reason, error.cure))
-        tokens = iter(self._tokeniser.tokenise([p.text for p in plans if isinstance(p, _Plan)]))
+                plans.append(error.skip(group.prompt.source))
+        texts = [plan[1] for plan in plans if not isinstance(plan, Skipped)]
+        tokens = iter(self._tokeniser.tokenise(texts))
         for item in plans:
             if isinstance(item, Skipped):
                 yield item
                 continue
             try:
-                yield [self._assemble(item.group, *next(tokens))]
+                yield [self._assemble(item[0], *next(tokens))]
             except RowError as error:
-                yield Skipped(item.group.prompt.source, error.reason, error.cure)
+                yield error.skip(item[0].prompt.source)
 
-    def _one(self, group: Group, plan: Callable[[Group], _Plan]) -> TokenGroup:
+    def _one(self, group: Group, plan: Callable[[Group], _Planned]) -> TokenGroup:
         try:
-            planned = plan(group)
-            return self._assemble(planned.group, *self._tokeniser.tokenise([planned.text])[0])
+            planned, text = plan(group)
+            return self._assemble(planned, *self._tokeniser.tokenise([text])[0])
         except RowError as error:
             where = group.prompt.source or group.prompt.id
             raise DataError(f"{where}: {error.reason}; {error.cure}") from error
 
     # --- text ------------------------------------------------------------------------------
 
-    def _plan_prompt(self, group: Group) -> _Plan:
+    def _plan_prompt(self, group: Group) -> _Planned:
         prompt = group.prompt
         if prompt.text is not None:
-            return _Plan(group, Text(prompt.text))
-        return _Plan(group, Text(self._template.opening(prompt.messages)))
+            return group, Text(prompt.text)
+        return group, Text(self._template.opening(prompt.messages))
 
-    def _plan_group(self, group: Group, empty_ok: bool = False) -> _Plan:
+    def _plan_group(self, group: Group, empty_ok: bool = False) -> _Planned:
         prompt = group.prompt
         if not group.responses:
             return self._plan_prompt(group)
         if prompt.text is not None:
             answers = [self._plain(r, empty_ok) for r in group.responses]
-            return _Plan(group, Text(prompt.text, answers))
+            return group, Text(prompt.text, answers)
         last = self.train_on == "last"
         turns = [
             self._template.turns(prompt.messages, r, last_only=last, empty_ok=empty_ok)
@@ -320,7 +306,7 @@ class Encoder:
         ]
         opening = min((t.opening for t in turns), key=len)
         spans = [[Span(t.opening[len(opening) :], False), *t.spans] for t in turns]
-        return _Plan(group, Text(opening, spans))
+        return group, Text(opening, spans)
 
     def _plain(self, response: Response, empty_ok: bool) -> list[Span]:
         """A plain text's answer, whatever blanks follow an end of turn in it left out."""
@@ -332,7 +318,7 @@ class Encoder:
             raise RowError(*EMPTY)
         return [Span(text if said == text else text.rstrip(), True)]
 
-    def _plan_demonstration(self, group: Group) -> _Plan:
+    def _plan_demonstration(self, group: Group) -> _Planned:
         if len(group.responses) != 1:
             raise RowError(
                 f"{len(group.responses)} responses", "a demonstration has exactly one response"
@@ -366,13 +352,12 @@ class Encoder:
         prompt, responses = self._window.fit(prompt, responses, self.tokenizer.bos_token_id)
         comparisons = judgements(group)
         check_tokens(responses, comparisons)
-        ranks = ranks_of(group, comparisons)
         return TokenGroup(
             id=group.prompt.id,
             prompt_ids=prompt,
             responses=tuple(
-                TokenResponse(t.ids, t.mask, scalar=scalars_of(r, rank))
-                for t, r, rank in zip(responses, group.responses, ranks, strict=False)
+                TokenResponse(t.ids, t.mask, scalar=_scalars(r, rank))
+                for t, r, rank in zip(responses, group.responses, _ranks(group), strict=False)
             ),
             comparisons=comparisons,
             weight=group.weight,
@@ -390,9 +375,6 @@ class Encoder:
             tokens.ids.append(int(self.tokenizer.eos_token_id))
             tokens.mask.append(tokens.mask[-1] if tokens.mask else True)
         return tokens
-
-
-Truncation = Literal["skip", "left", "right"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,22 +438,18 @@ def check_tokens(responses: Sequence[Tokens], comparisons: Sequence[Comparison])
             )
 
 
-def ranks_of(group: Group, comparisons: Sequence[Comparison]) -> list[float | None]:
+def _ranks(group: Group) -> list[float | None]:
     """Given ranks, else places by net wins; none where nothing compares the responses."""
     ranks = [r.rank for r in group.responses]
-    if len(ranks) < 2 or not comparisons:
+    if len(ranks) < 2 or not judgements(group):
         return [None] * len(ranks)
     if all(r is not None for r in ranks):
         return ranks
-    wins = [0.0] * len(ranks)
-    for c in comparisons:
-        if not c.tie:
-            wins[c.better] += c.weight
-            wins[c.worse] -= c.weight
+    wins = net_wins(group)
     return [1.0 + sum(other > mine for other in wins) for mine in wins]
 
 
-def scalars_of(response: Response, rank: float | None) -> dict[str, float]:
+def _scalars(response: Response, rank: float | None) -> dict[str, float]:
     """The numbers that go along with a response: its rank, its label (1 good, 0 bad)."""
     out = {} if rank is None else {"rank": float(rank)}
     if "label" in response.meta:

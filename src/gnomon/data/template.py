@@ -17,7 +17,6 @@ from gnomon.data.chat import (
     EMPTY,
     NOTHING,
     REWRITES,
-    Merge,
     TurnEnds,
     eos_text,
     find_ends,
@@ -27,6 +26,7 @@ from gnomon.data.chat import (
 )
 from gnomon.data.values import RowError
 from gnomon.errors import DataError
+from gnomon.recipe.schema import Merge
 from gnomon.records import Message, Response
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")

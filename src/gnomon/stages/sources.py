@@ -13,7 +13,7 @@ from typing import Any
 
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.data.chat import resolve_template
-from gnomon.data.encode import Encoder, How
+from gnomon.data.encode import EncodeAs, Encoder
 from gnomon.data.fields import ReadOptions
 from gnomon.data.formats import convert
 from gnomon.data.readers import fingerprint, is_switched_off, read_groups, select
@@ -283,7 +283,7 @@ def tunnel_source(
 
 
 def encode(
-    encoder: Encoder, groups: Sequence[Group], how: How, report: DataReport
+    encoder: Encoder, groups: Sequence[Group], how: EncodeAs, report: DataReport
 ) -> list[TokenGroup]:
     """Tokenise groups; those that cannot be used are counted in the report.
 

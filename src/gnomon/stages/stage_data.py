@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gnomon.algorithms.base import EncodedPrompt
-from gnomon.data.encode import Encoder, How
+from gnomon.data.encode import EncodeAs, Encoder
 from gnomon.data.readers import split
 from gnomon.errors import ConfigError, RunError
 from gnomon.files import write_json, write_text
@@ -60,7 +60,7 @@ class StageData:
         groups = self._read(self.stage.normalise_on, "demonstrations")
         return self.encode(encoder, groups, "demonstrations")
 
-    def encode(self, encoder: Encoder, groups: Sequence[Group], how: How) -> list[TokenGroup]:
+    def encode(self, encoder: Encoder, groups: Sequence[Group], how: EncodeAs) -> list[TokenGroup]:
         """Tokens of groups; those that do not fit are listed as left out."""
         return encode(encoder, groups, how, self.report)
 

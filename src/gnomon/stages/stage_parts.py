@@ -10,7 +10,7 @@ from typing import Any
 
 from gnomon.agents.episodes import EpisodeRunner
 from gnomon.algorithms.base import Algorithm, Ingredients, Settings
-from gnomon.data.encode import Encoder, How
+from gnomon.data.encode import EncodeAs, Encoder
 from gnomon.errors import ConfigError
 from gnomon.judges.human import HumanQueue
 from gnomon.models.load import LoadedModel
@@ -146,7 +146,7 @@ class StageParts:
         held_out: Sequence[Group],
     ) -> dict[str, Any]:
         """What a method needs whose responses are given."""
-        how: How = "demonstrations" if algorithm.data == "demonstrations" else "groups"
+        how: EncodeAs = "demonstrations" if algorithm.data == "demonstrations" else "groups"
         settings = stage_settings(self.stage)
         encoded, left_out = algorithm.prepare(
             self.data.encode(encoder, groups, how), settings, training=True

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.algorithms.registry import find_algorithm
-from gnomon.data.encode import Encoder, How
+from gnomon.data.encode import EncodeAs, Encoder
 from gnomon.data.values import Skipped, summarise_skipped
 from gnomon.errors import DataError
 from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
@@ -115,7 +115,7 @@ def _offline(stage: StageSpec, data: StageData, encoder: Encoder) -> Usable:
     settings = stage_settings(stage)
     groups, held_out = data.groups(DATA_KIND[algorithm.data])
     read = len(groups) + len(held_out) + len(data.report.skipped)
-    how: How = "demonstrations" if algorithm.data == "demonstrations" else "groups"
+    how: EncodeAs = "demonstrations" if algorithm.data == "demonstrations" else "groups"
     some, share = _some(groups)
     unread = len(data.report.skipped)
     rows, left_out = algorithm.prepare(data.encode(encoder, some, how), settings, training=True)
