@@ -9,10 +9,10 @@ import torch
 import transformers as tf
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from zoo import logprobs
 
 from gnomon.data.batch import Batch, pack
 from gnomon.models import attention
-from gnomon.models.logprobs import logprobs
 from gnomon.models.packed import PackedForward, packed_attention, plan_of, register
 from gnomon.records import TokenGroup, TokenResponse
 

@@ -6,8 +6,10 @@ never formed. Instead a :class:`AttentionPlan`, made once per batch and used by 
 queries and keys into a few dense blocks of similar shape and hands each to torch's
 ``scaled_dot_product_attention``.
 
-The function is registered with transformers as ``gnomon_packed``; an ordinary model run under that
-name, with ``attention_plan=`` among its keyword arguments, uses it in every layer.
+The pieces are units of work: a unit is a run of queries with the keys they may see. A short group
+is one unit. A long group with several responses is cut into its prompt and chunks of m responses,
+each chunk seeing the prompt and itself, so that the cost grows as P^2 + K*T*(P + m*T) and not as
+(P + K*T)^2. Units of similar shape share a block.
 """
 
 from __future__ import annotations
@@ -49,21 +51,6 @@ class Unit:
         return self.prompt_len + self.own_len
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """Units padded to one shape.
-
-    ``query_index`` [B, Lq] and ``key_index`` [B, Lk] are packed positions; padding repeats the
-    row's last one. ``query_pad`` and ``key_pad`` are 0 at real slots and 1, 2, ... at padding.
-    """
-
-    causal: bool
-    query_index: Tensor
-    query_pad: Tensor
-    key_index: Tensor
-    key_pad: Tensor
-
-
 def units(segments: Iterable[Segment]) -> list[Unit]:
     """The units of all groups, in packed order."""
     return [unit for segment in segments for unit in _group_units(segment)]
@@ -103,46 +90,26 @@ def _chunk_size(P: int, lengths: Sequence[int]) -> int:
     return max(1, min(len(lengths), round(math.sqrt(TOKEN_COST * P) / T)))
 
 
-def buckets(work: Sequence[Unit]) -> list[Bucket]:
+def buckets(work: Sequence[Unit]) -> list[list[Unit]]:
     """Group units of similar shape, so that padding costs less than the calls it saves.
 
     Units are taken from the longest down; a bucket closes when padding the next unit would bring
-    its waste above the cost of one more call. Units of the same shape stay in packed order.
+    its waste above the cost of one more call.
     """
     order = sorted(work, key=lambda u: (u.causal, -u.k_len, -u.q_len, u.q))
-    out: list[Bucket] = []
-    members: list[Unit] = []
+    out: list[list[Unit]] = []
     max_q = useful = 0
     for unit in order:
         pairs = unit.q_len * unit.k_len
-        if members:
-            max_k = members[0].k_len
-            area = (len(members) + 1) * max(max_q, unit.q_len) * max_k
-            new_kind = unit.causal != members[0].causal
-            if new_kind or area - useful - pairs > CALL_COST:
-                out.append(_bucket(members))
-                members, max_q, useful = [], 0, 0
-        members.append(unit)
+        if out:
+            first, rows = out[-1][0], len(out[-1]) + 1
+            waste = rows * max(max_q, unit.q_len) * first.k_len - useful - pairs
+        if not out or unit.causal != first.causal or waste > CALL_COST:
+            out.append([])
+            max_q = useful = 0
+        out[-1].append(unit)
         max_q, useful = max(max_q, unit.q_len), useful + pairs
-    if members:
-        out.append(_bucket(members))
     return out
-
-
-def _bucket(members: Sequence[Unit]) -> Bucket:
-    members = sorted(members, key=lambda u: u.q)
-    table = torch.tensor(
-        [(u.q, u.q_len, u.prompt, u.prompt_len, u.own, u.own_len) for u in members]
-    )
-    q, q_len, prompt, prompt_len, own, own_len = table.T[:, :, None]
-    slot = torch.arange(int(q_len.max()))[None]
-    query_pad = (slot - (q_len - 1)).clamp_(min=0)
-    query_index = q + slot - query_pad
-    slot = torch.arange(int((prompt_len + own_len).max()))[None]
-    key_pad = (slot - (prompt_len + own_len - 1)).clamp_(min=0)
-    real = slot - key_pad
-    key_index = torch.where(real < prompt_len, prompt + real, own + real - prompt_len)
-    return Bucket(members[0].causal, query_index, query_pad, key_index, key_pad)
 
 
 @dataclass
@@ -208,8 +175,9 @@ class AttentionPlan:
     def __init__(self, batch: Batch) -> None:
         device = batch.input_ids.device
         branch, position = batch.branch.cpu(), batch.position_ids.cpu()
-        parts = [_block(b, branch, position) for b in buckets(units(batch.segments))]
-        self.blocks = [_moved(block, device) for block, _, _ in parts]
+        work = buckets(units(batch.segments))
+        parts = [_block(members, branch, position, device) for members in work]
+        self.blocks = [block for block, _, _ in parts]
         N = batch.num_tokens
         self.queries = _Gather.plan(torch.cat([q.flatten() for _, q, _ in parts]), N, device)
         self.keys = _Gather.plan(torch.cat([k.flatten() for _, _, k in parts]), N, device)
@@ -308,48 +276,51 @@ def _softcapped(
     return F.dropout(weights, dropout) @ v
 
 
-def _block(bucket: Bucket, branch: Tensor, position: Tensor) -> tuple[Block, Tensor, Tensor]:
-    """The bucket as a block, with its query and key indices [B, Lq] and [B, Lk]."""
-    q_index, q_branch, q_position = _padded(bucket.query_index, bucket.query_pad, branch, position)
-    k_index, k_branch, k_position = _padded(bucket.key_index, bucket.key_pad, branch, position)
+def _block(
+    members: Sequence[Unit], branch: Tensor, position: Tensor, device: torch.device
+) -> tuple[Block, Tensor, Tensor]:
+    """Units in packed order as one block, with its query and key indices [B, Lq] and [B, Lk].
+
+    A row is padded with its last token again, the branch kept and the position counted on. So
+    padding never needs a mask of its own: real queries do not see it because it comes later, and it
+    sees something itself, so that its softmax is finite.
+    """
+    members = sorted(members, key=lambda u: u.q)
+    table = torch.tensor(
+        [(u.q, u.q_len, u.prompt, u.prompt_len, u.own, u.own_len) for u in members]
+    )
+    q, q_len, prompt, prompt_len, own, own_len = table.T[:, :, None]
+    slot = torch.arange(int(q_len.max()))[None]
+    pad = (slot - (q_len - 1)).clamp_(min=0)  # 0 at real slots, then 1, 2, ...
+    q_index = q + slot - pad
+    q_branch, q_position = branch[q_index], position[q_index] + pad
+    slot = torch.arange(int((prompt_len + own_len).max()))[None]
+    pad = (slot - (prompt_len + own_len - 1)).clamp_(min=0)
+    real = slot - pad
+    k_index = torch.where(real < prompt_len, prompt + real, own + real - prompt_len)
+    k_branch, k_position = branch[k_index], position[k_index] + pad
     # a padded query no later than the last key always sees a key, whatever the sliding window
     q_position = q_position.minimum(k_position.amax(1, keepdim=True))
-    if bucket.causal:  # branches hide nothing here
+    causal = members[0].causal
+    if causal:  # branches hide nothing here
         q_branch, k_branch = torch.zeros_like(q_branch), torch.zeros_like(k_branch)
+    reach = int(q_position.max() - k_position.min())
+    tables = [q_branch, q_position, k_branch, k_position]
+    if all(bool((t == t[:1]).all()) for t in tables):
+        tables = [t[:1] for t in tables]
+    q_branch, q_position, k_branch, k_position = (t.to(device) for t in tables)
     block = Block(
-        rows=q_index.shape[0],
+        rows=len(members),
         query_length=q_index.shape[1],
         key_length=k_index.shape[1],
-        causal=bucket.causal,
+        causal=causal,
         query_branch=q_branch,
         query_position=q_position,
         key_branch=k_branch,
         key_position=k_position,
-        reach=int(q_position.max() - k_position.min()),
+        reach=reach,
     )
-    tables = (q_branch, q_position, k_branch, k_position)
-    if all(bool((t == t[:1]).all()) for t in tables):
-        block.query_branch, block.query_position = q_branch[:1], q_position[:1]
-        block.key_branch, block.key_position = k_branch[:1], k_position[:1]
     return block, q_index, k_index
-
-
-def _padded(
-    index: Tensor, pad: Tensor, branch: Tensor, position: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Index, branch and position of each slot; padding carries its row's last branch onward.
-
-    ``index`` repeats the row's last token in the ``pad`` slots ([B, L], 0 for a real token, 1, 2...
-    for the padding after it). So padding never needs a mask of its own: real queries do not see it
-    because it comes later, and it sees something itself, so that its softmax is finite.
-    """
-    return index, branch[index], position[index] + pad
-
-
-def _moved(block: Block, device: torch.device) -> Block:
-    for name in ("query_branch", "query_position", "key_branch", "key_position"):
-        setattr(block, name, getattr(block, name).to(device))
-    return block
 
 
 @dataclass

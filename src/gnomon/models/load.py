@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from gnomon.errors import ModelError
+from gnomon.errors import GnomonError, ModelError
 from gnomon.models import smollm2
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -110,12 +110,10 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             f"{folder} has no tokenizer (tokenizer.json). Save the tokenizer beside the model: "
             "tokenizer.save_pretrained(FOLDER)"
         )
-    try:
+    with _explained(f"the tokenizer in {folder} cannot be read"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"the tokenizer in {folder} cannot be read: {_first(error)}") from error
     return tokenizer
 
 
@@ -161,24 +159,18 @@ def fetch(source: str | Path) -> Path:
 
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    try:
+    with _explained(
+        f"model {hub_id!r}: there is no such folder here, and the hub did not give it. Check the "
+        "spelling and the network (HF_HUB_OFFLINE), or give a local folder. The hub's reason"
+    ):
         return Path(snapshot_download(hub_id, allow_patterns=HUB_PATTERNS))
-    except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
-        raise ModelError(
-            f"model {hub_id!r}: there is no such folder here, and the hub did not give it "
-            f"({_first(error)}). Check the spelling and the network (HF_HUB_OFFLINE), or give a "
-            "local folder"
-        ) from error
 
 
 def read_config(folder: Path) -> PretrainedConfig:
     """The configuration in a model folder; architectures that need their own code are refused."""
-    try:
+    with _explained(f"{folder / 'config.json'} cannot be used"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # a damaged file can trip any of a configuration's own checks
-        raise ModelError(f"{folder / 'config.json'} cannot be used: {_first(error)}") from error
     check_sizes(config, folder)
     return config
 
@@ -299,33 +291,35 @@ def state_fingerprint(model: PreTrainedModel) -> str:
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file, or a ModelError that names the file."""
-    try:
+    with _explained(f"{file} cannot be read"):
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read: {_first(error)}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{file} holds no JSON object")
     return value
 
 
 @contextmanager
-def reading(weights: Path) -> Iterator[None]:
-    """Turn what can go wrong in reading weights into a ModelError that names the place."""
+def _explained(problem: str) -> Iterator[None]:
+    """Turn what a library raises into a ModelError: ``problem``, and the library's reason.
+
+    Every exception is caught: a damaged file can trip any check of an architecture's own code.
+    """
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ModelError(f"the weights in {weights} cannot be loaded: {_first(error)}") from error
+    except GnomonError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{problem}: {_first(error)}") from error
 
 
-@contextmanager
-def building(source: Any) -> Iterator[None]:
-    """Turn what can go wrong in making a model of its configuration into a ModelError."""
-    try:
-        yield
-    except Exception as error:  # whatever the architecture's own code trips over
-        raise ModelError(
-            f"no model can be made of the configuration of {source}: {_first(error)}"
-        ) from error
+def reading(weights: Path) -> AbstractContextManager[None]:
+    """Turn what can go wrong in reading weights into a ModelError that names the file."""
+    return _explained(f"the weights in {weights} cannot be loaded")
+
+
+def building(source: Any) -> AbstractContextManager[None]:
+    """Turn what can go wrong in making a model from its configuration into a ModelError."""
+    return _explained(f"no model can be made of the configuration of {source}")
 
 
 @contextmanager
