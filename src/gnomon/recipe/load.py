@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from gnomon.errors import ConfigError
-from gnomon.plugins import did_you_mean
+from gnomon.plugins import did_you_mean, nearest
 from gnomon.recipe.read import (
     MAX_BYTES,
     MAX_DEPTH,
@@ -42,7 +41,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         place = apply_override(document.data, override)
         lines = {w: n for w, n in lines.items() if w[: len(place)] != place}
-        lines[place] = 0  # it stands in no line
+        lines[place] = 0  # it is in no line
     return parse_recipe(document.data, where=str(path), lines=lines)
 
 
@@ -124,9 +123,8 @@ def _text(path: Path) -> str:
 def _absent(path: Path, error: Exception) -> str:
     if not isinstance(error, FileNotFoundError):
         return f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")])
-    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-    return f"{path}: no such recipe{hint}"
+    hint = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")], cutoff=0.6)
+    return f"{path}: no such recipe" + (f"; {hint}" if hint else "")
 
 
 def apply_override(raw: dict[str, Any], override: str) -> Where:
@@ -196,8 +194,8 @@ def _from_root(raw: dict[str, Any], parts: list[str], shown: str) -> list[str]:
             f"{shown!r}: did you mean {'.'.join(parts[1:])}? A stage goes by its name"
         )
     if len(parts) > 1 and parts[0] not in raw and parts[0] not in Recipe.model_fields:
-        near = difflib.get_close_matches(parts[0], [*named, *Recipe.model_fields], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the stages are {', '.join(named)}"
+        hint = nearest(parts[0], [*named, *Recipe.model_fields], cutoff=0.6)
+        hint = hint or f"the stages are {', '.join(named)}"
         raise ConfigError(f"{shown!r}: {parts[0]!r} is neither a stage nor a key; {hint}")
     return parts
 
@@ -287,7 +285,7 @@ def _short(value: Any) -> str:
 
 
 def _readable(loc: Sequence[int | str], raw: Any) -> list[str]:
-    """Name stages by their name rather than their index."""
+    """The place with a stage's name in place of its index."""
     out = [str(part) for part in loc]
     if len(loc) > 1 and loc[0] == "stages" and isinstance(loc[1], int):
         with contextlib.suppress(KeyError, TypeError, IndexError):

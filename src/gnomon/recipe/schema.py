@@ -9,9 +9,17 @@ from __future__ import annotations
 import contextlib
 import re
 from types import NoneType
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 LARGEST = 2**53
 """Beyond it, whole numbers are no longer exact as floats; nothing in a recipe is that large."""
@@ -277,16 +285,18 @@ RESERVED_NAMES = {
 }
 
 
-def data_list(value: Any) -> Any:
-    """One source or several; a bare string is a path."""
-    items = value if isinstance(value, list) else [value]
-    return [{"path": item} if isinstance(item, str) else item for item in items]
+def _listed(key: str) -> BeforeValidator:
+    """One item or several; a bare string is the item's ``key``."""
+
+    def listed(value: Any) -> Any:
+        items = value if isinstance(value, list) else [value]
+        return [{key: item} if isinstance(item, str) else item for item in items]
+
+    return BeforeValidator(listed)
 
 
-def reward_list(value: Any) -> Any:
-    """One reward or several; a bare string is a builtin's name."""
-    items = value if isinstance(value, list) else [value]
-    return [{"builtin": item} if isinstance(item, str) else item for item in items]
+DataSpecs = Annotated[list[DataSpec], _listed("path")]
+RewardSpecs = Annotated[list[RewardSpec], _listed("builtin")]
 
 
 class StageSpec(Spec):
@@ -297,21 +307,21 @@ class StageSpec(Spec):
     from_: str | None = Field(
         None, alias="from", description="stage or model to start from; default: the last policy"
     )
-    data: list[DataSpec] = Field(default_factory=list)
-    eval_data: list[DataSpec] = Field(default_factory=list)
+    data: DataSpecs = Field(default_factory=list)
+    eval_data: DataSpecs = Field(default_factory=list)
     holdout: float = Field(0.0, ge=0, lt=1, description="share of prompts kept for evaluation")
-    pretraining: list[DataSpec] = Field(default_factory=list, description="text to mix in (ptx)")
-    normalise_on: list[DataSpec] = Field(
+    pretraining: DataSpecs = Field(default_factory=list, description="text to mix in (ptx)")
+    normalise_on: DataSpecs = Field(
         default_factory=list, description="demonstrations that a reward model scores 0 on average"
     )
     lora: LoraSpec | None = None
     train: TrainSpec = TrainSpec()
     rollout: RolloutSpec = RolloutSpec()
-    reward: list[RewardSpec] = Field(default_factory=list)
+    reward: RewardSpecs = Field(default_factory=list)
     environment: EnvironmentSpec | None = Field(
         None, description="episodes of several turns; their return is added to any reward"
     )
-    observe: list[RewardSpec] = Field(
+    observe: RewardSpecs = Field(
         default_factory=list, description="rewards that are logged but never trained on"
     )
     max_reward_errors: float = Field(
@@ -329,16 +339,6 @@ class StageSpec(Spec):
             raise ValueError(f"a stage cannot be called {value!r}: {RESERVED_NAMES[value]}")
         return check_name(value, "stage")
 
-    @field_validator("data", "eval_data", "pretraining", "normalise_on", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return data_list(value)
-
-    @field_validator("reward", "observe", mode="before")
-    @classmethod
-    def _reward_list(cls, value: Any) -> Any:
-        return reward_list(value)
-
     @field_validator("environment", mode="before")
     @classmethod
     def _environment(cls, value: Any) -> Any:
@@ -355,24 +355,14 @@ class StageSpec(Spec):
 class CompareSpec(Spec):
     """After the last stage: every policy answers the same held-out prompts, side by side."""
 
-    prompts: list[DataSpec]
-    rewards: list[RewardSpec] = Field(default_factory=list, description="one column each")
+    prompts: DataSpecs
+    rewards: RewardSpecs = Field(default_factory=list, description="one column each")
     rollout: RolloutSpec = RolloutSpec()
     reference: str | None = Field(
         None, description="stage that KL is measured against; default: the last stage's start"
     )
     size: int = Field(256, ge=1, description="how many prompts")
     show: int = Field(4, ge=0, description="samples shown side by side")
-
-    @field_validator("prompts", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return data_list(value)
-
-    @field_validator("rewards", mode="before")
-    @classmethod
-    def _reward_list(cls, value: Any) -> Any:
-        return reward_list(value)
 
 
 class Recipe(Spec):
