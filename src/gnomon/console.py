@@ -1,7 +1,7 @@
-"""What gnomon says on the screen, written so that nothing on its other end can stop a run.
+"""Output on the screen, written so that nothing at its other end can stop a run.
 
 ``gnomon run … | head -1`` closes standard output after a line, ``>&-`` before the first, and a log
-file may lie on a full disk. What was to be said is then lost; what is being done goes on.
+file may be on a full disk. The output is then lost; the run continues.
 """
 
 from __future__ import annotations
@@ -87,5 +87,5 @@ def show(renderable: RenderableType, most: int = _WIDEST) -> None:
 
 
 def announce(message: str) -> None:
-    """Tell how a stage went."""
+    """One bold line about how a stage went."""
     say(message, "bold")

@@ -54,7 +54,7 @@ app.add_typer(data_app, name="data")
 @app.callback(help=ABOUT, invoke_without_command=True, no_args_is_help=True)
 def options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Say which gnomon it is, and stop.")
+        bool, typer.Option("--version", is_eager=True, help="Print gnomon's version and exit.")
     ] = False,
 ) -> None:
     if version:
@@ -107,7 +107,7 @@ def inspect_data(
         Path | None, typer.Option(help="Write a PNG of the distributions here.")
     ] = None,
 ) -> None:
-    """Say what a data file holds: format, counts, lengths, duplicates, contradictions, leakage.
+    """Show what a data file holds: format, counts, lengths, duplicates, contradictions, leakage.
 
     The options are a recipe's data keys, so that a file is read as the recipe would read it.
     """
@@ -150,7 +150,7 @@ def serve_rollouts(
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Another name that it is reached by: of a proxy in front of it, say."),
+        typer.Option(help="Another name that it is reached by, such as a proxy's."),
     ] = None,
 ) -> None:
     """Sample for a trainer from a process of its own, which may have another Python.
@@ -164,9 +164,9 @@ def serve_rollouts(
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are printed without a traceback (exit code 1); a run
-    that waits for people says for what (3); one that was asked to stop says what is saved (130
-    after Ctrl-C, 143 after SIGTERM)."""
+    """Entry point. Errors that a user can fix are printed without a traceback (exit code 1); a run
+    that waits for people exits with 3; one that was asked to stop with 130 (Ctrl-C) or 143
+    (SIGTERM), after a message about what is saved."""
     try:
         app()
     except RunPaused as pause:

@@ -14,7 +14,7 @@ from gnomon.data.values import RawRow, Skipped, without_missing
 from gnomon.errors import DataError
 from gnomon.records import Source
 
-# What a damaged file makes Arrow raise, here or there.
+# What Arrow raises on a damaged file, while opening or reading it.
 _BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, MemoryError)
 
 

@@ -33,7 +33,7 @@ from gnomon.records import TokenGroup, TokenResponse
 
 @dataclass(frozen=True)
 class Segment:
-    """Where one group lies among the packed tokens: the prompt and then each response.
+    """The place of one group among the packed tokens: the prompt and then each response.
 
     ``prompt`` is (start, end) of the shared prompt; ``responses`` the (start, end) of each
     response, contiguous and in order, the first starting where the prompt ends.
@@ -112,7 +112,7 @@ class Batch:
         return int(self.lengths.numel())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch with every tensor on ``device``; ``self`` when they are there already."""
+        """The same batch with every tensor on ``device``; ``self`` when they are on it already."""
         if self.input_ids.device == torch.device(device):
             return self
         moved: dict[str, Tensor | dict[str, Tensor]] = {}
@@ -190,8 +190,8 @@ def microbatches(
     """Split groups, in order, into the fewest runs of at most ``max_tokens`` packed tokens each.
 
     Among the splits with that many runs it takes the one whose largest run is smallest, so the
-    work is balanced. A group larger than the budget stands alone. The result depends on nothing but
-    the arguments.
+    work is balanced. A group larger than the budget gets a run of its own. The result depends on
+    the arguments alone.
 
     Args:
         max_tokens: tokens one forward pass may compute.

@@ -1,5 +1,5 @@
-"""What a chat template is given and how its turns end: templates by name, turns joined, ends told
-from what a template writes."""
+"""Around a chat template: the built-in ones, turns joined before it is applied, and how an
+assistant's turn ends, inferred from what the template writes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EMPTY = (
 )
 REWRITES = (
     "the chat template rewrites earlier turns when a later one is added, so the tokens to train "
-    "on cannot be told",
+    "on cannot be determined",
     "train_on: last keeps only the last answer; or give a template that does not (template: "
     "chatml), or one with {% generation %} marks",
 )
@@ -170,7 +170,7 @@ class TurnEnds:
 
     Attributes:
         eos: the tokenizer's EOS, which ends a turn in every template.
-        turn_end: what stands after what the assistant said ("<|im_end|>"); empty if nothing does.
+        turn_end: what follows the assistant's words ("<|im_end|>"); empty if nothing does.
         final: what the template writes after the last turn and not after earlier ones: an EOS
             after the whole conversation (Phi-3), or another end of turn (gpt-oss).
         middle: what takes its place after earlier turns, where it is an end of turn.
@@ -250,7 +250,7 @@ def find_ends(
 
 
 def _shared(last: Sequence[str], before_next: Sequence[str]) -> str:
-    """The common opening of two texts in pieces; within plain text only where one is all there."""
+    """The common opening of two texts in pieces; plain text counts only as a whole piece."""
     shared = ""
     for a, b in zip(last, before_next, strict=False):
         if not b.startswith(a):

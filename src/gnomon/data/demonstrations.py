@@ -60,7 +60,7 @@ def parse_messages(row: Row, options: ReadOptions) -> list[Group]:
 def completion_of(
     prompts: Sequence[str], completions: Sequence[str]
 ) -> Callable[[Row, ReadOptions], list[Group]]:
-    """Demonstrations whose prompt and answer stand in these fields, the first that a row has."""
+    """A parser of demonstrations with the prompt and the answer in the first of these fields."""
 
     def parse(row: Row, options: ReadOptions) -> list[Group]:
         prompt = prompt_turns(row, prompts)

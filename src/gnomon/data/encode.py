@@ -81,7 +81,7 @@ class Encoder:
         self._bos = [int(tokenizer.bos_token_id)] if adds_bos(tokenizer) else []
         self._eos = eos_text(tokenizer)
         if template is not None:
-            _ = self._template  # asked for by name: say at once if it is unusable
+            _ = self._template  # asked for by name: fail now if it is unusable
 
     @property
     def template(self) -> str | None:
@@ -92,7 +92,7 @@ class Encoder:
         """
         try:
             return None if self._template_text is None else self._template.text
-        except DataError:  # unusable, which is said where a conversation needs it
+        except DataError:  # unusable: an error only where a conversation needs it
             return self._template_text
 
     @cached_property
@@ -129,7 +129,7 @@ class Encoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of all that decides which tokens come out: vocabulary, template, window."""
+        """sha256 of everything that decides the tokens: vocabulary, template, window."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             pieces: Any = sorted(self.tokenizer.get_vocab().items())
@@ -151,13 +151,13 @@ class Encoder:
         return list(self._one(Group(prompt), self._plan_prompt).prompt_ids)
 
     def encode_continuation(self, before: str, after: str) -> list[int]:
-        """The tokens of ``after`` where the conversation goes on from ``before``, whose own tokens
-        stay as they are: what a model is told between two turns that it sampled."""
+        """The tokens of ``after`` where it follows ``before``, whose own tokens do not change: what
+        a model is given between two turns that it sampled."""
         return self._tokeniser.following(before, after)
 
     def encode_demonstration(self, group: Group) -> TokenGroup:
         """A demonstration: the prompt runs up to the first assistant turn, later user and tool
-        turns lie in the response with mask False. With ``train_on="last"`` the prompt runs up to
+        turns are in the response with mask False. With ``train_on="last"`` the prompt runs up to
         the last assistant turn.
 
         Raises:
@@ -172,8 +172,8 @@ class Encoder:
         ``scalar["label"]`` (1 good, 0 bad) where responses are labelled.
 
         Args:
-            empty_ok: take an answer that says nothing. Rollouts can end at once and are scored;
-                data that trains a model to say nothing is a fault.
+            empty_ok: accept an empty answer. Rollouts can end at once and are scored; in data it
+                is a fault, since it trains the model to say nothing.
 
         Raises:
             DataError: too long, nothing to train on, a better and a worse response that come out
@@ -345,7 +345,7 @@ class Encoder:
         if group.prompt.text is not None:
             begun = [r.ids[:1] == self._bos for r in responses]  # a document with its own BOS
             prompt = prompt if begun and all(begun) and not prompt else self._with_bos(prompt)
-            if not prompt and responses:  # a document: its first token stands as the prompt
+            if not prompt and responses:  # a document: its first token is the prompt
                 prompt, responses = first_token_out(responses)
         if not prompt:
             raise RowError("empty prompt", "fill it in or remove the row")
@@ -370,7 +370,7 @@ class Encoder:
         return ids if ids[: len(self._bos)] == self._bos else [*self._bos, *ids]
 
     def _finish(self, tokens: Tokens) -> Tokens:
-        """Close a turn that is left open, so that the model learns to stop."""
+        """Close a turn that has no end, so that the model learns to stop."""
         if not tokens.ids or tokens.ids[-1] not in self.stop_ids:
             tokens.ids.append(int(self.tokenizer.eos_token_id))
             tokens.mask.append(tokens.mask[-1] if tokens.mask else True)
@@ -379,7 +379,7 @@ class Encoder:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How many tokens fit, and what gives way when there are more (see ``Encoder``)."""
+    """How many tokens fit, and what is cut when there are more (see ``Encoder``)."""
 
     max_length: int
     max_prompt_length: int
@@ -415,7 +415,7 @@ class Window:
 
 
 def first_token_out(responses: list[Tokens]) -> tuple[list[int], list[Tokens]]:
-    """A document without BOS: its first token stands as the prompt."""
+    """A document without BOS: its first token is the prompt."""
     if len(responses) != 1 or len(responses[0].ids) < 2:
         raise RowError("empty prompt", "fill it in or remove the row")
     only = responses[0]
@@ -423,7 +423,7 @@ def first_token_out(responses: list[Tokens]) -> tuple[list[int], list[Tokens]]:
 
 
 def check_tokens(responses: Sequence[Tokens], comparisons: Sequence[Comparison]) -> None:
-    """What must hold of tokens before they are trained on.
+    """Check tokens before they are trained on.
 
     Raises:
         RowError: a response without a trained token, or a better one equal to a worse one.
@@ -450,7 +450,7 @@ def _ranks(group: Group) -> list[float | None]:
 
 
 def _scalars(response: Response, rank: float | None) -> dict[str, float]:
-    """The numbers that go along with a response: its rank, its label (1 good, 0 bad)."""
+    """A response's numbers: its rank, its label (1 good, 0 bad)."""
     out = {} if rank is None else {"rank": float(rank)}
     if "label" in response.meta:
         out["label"] = float(bool(response.meta["label"]))

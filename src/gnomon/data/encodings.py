@@ -8,7 +8,7 @@ from pathlib import Path
 from gnomon.data.rows import MARKS, is_gzip, open_bytes
 
 _SAMPLE = 1 << 16
-# Encodings that people's files have, the most common first: Python's name -> (said, iconv's name).
+# Encodings of people's files, the most common first: Python's name -> (name, iconv's name).
 _ENCODINGS = {
     "gb18030": ("GBK (GB18030)", "GB18030"),
     "big5": ("Big5", "BIG5"),
@@ -81,7 +81,7 @@ def likely_encodings(sample: bytes) -> list[tuple[str, str]]:
 
 def _western(sample: bytes) -> list[tuple[str, str]]:
     """Windows-1252 (which holds Latin-1's letters) where the bytes beyond ASCII are letters in it:
-    too few of them for statistics, say."""
+    for text with too few of them for statistics."""
     high = bytes(byte for byte in sample if byte > 127).decode("cp1252", "replace")
     letters = sum(char.isalpha() for char in high)
     return [_ENCODINGS["cp1252"]] if letters > 0.8 * len(high) else []

@@ -132,7 +132,7 @@ class Row:
         return self.take(*names)
 
     def missing(self, name: str) -> RowError:
-        """The error for a field that is not there: null, misspelt or absent."""
+        """The error for a field that a row lacks: null, misspelt or absent."""
         if name in self.data:
             return RowError(f"field {name!r} is null", f"fill {name!r} or remove the row")
         close = difflib.get_close_matches(name, [str(k) for k in self.data], n=1, cutoff=0.7)
@@ -201,8 +201,8 @@ def prompt_turns(row: Row, names: Sequence[str] = PROMPT) -> tuple[Turn, ...]:
 
 
 def with_side_columns(row: Row, turns: Sequence[Turn]) -> tuple[Turn, ...]:
-    """A prompt with what the row says of it beside it: `system` (its first turn), `tools` (written
-    into that) and `history` ([[question, answer], ...], before the question).
+    """A prompt with the row's side columns: `system` (its first turn), `tools` (written into that)
+    and `history` ([[question, answer], ...], before the question).
 
     Raises:
         RowError: the conversation begins with another system turn than `system`.
@@ -349,8 +349,8 @@ _PYTHON = re.compile(r"\s*\[\s*\{\s*'(role|from|content|value)'\s*:")
 
 
 def rename(raw: Rows, columns: Mapping[str, str], name: str) -> list[RawRow | Skipped]:
-    """Give mapped columns gnomon's names. What they displace, and the other columns that could
-    have been meant, go aside.
+    """Give mapped columns gnomon's names. Columns that they displace, or that have the
+    same meaning, go aside.
 
     Raises:
         DataError: a name that gnomon does not know, or that no row has.

@@ -1,4 +1,4 @@
-"""The formats people have: does a row look like one, what can it be read as, what must hold of it.
+"""The formats people have: detecting them, converting between kinds of data, checking groups.
 
 ``FORMATS`` is in order of detection: the more telling fields come first (a row with `chosen` and
 `messages` is a preference, not a demonstration). Adding a format is one function and one line.
@@ -71,8 +71,8 @@ def _has(*alternatives: Iterable[str]) -> Callable[[Mapping[str, Any]], bool]:
 def _is_unpaired(data: Mapping[str, Any]) -> bool:
     """A good/bad flag beside an answer: true, false, 1 or 0.
 
-    Other labels are a class of some task, not a judgement; so are 0 and 1 beside a 2, which is why
-    :func:`detect` looks at all rows.
+    Other labels are classes of some task, not judgements; so are 0 and 1 where there is a 2, which
+    is why :func:`detect` looks at all rows.
     """
     flag = next((data[n] for n in LABEL if data.get(n) is not None), None)
     answered = _has(PROMPT_TEXT, COMPLETION)(data) or _has(PROMPT_TURNS)(data)
@@ -152,7 +152,7 @@ BY_NAME = {f.name: f for f in FORMATS}
 
 
 def detect(rows: Sequence[Mapping[str, Any]]) -> tuple[Format, Kind] | None:
-    """The format and kind that most of these rows show, or None if no row looks like any."""
+    """The format and kind of most of these rows, or None if no row matches any."""
     known = [f for f in FORMATS if f.name != "kto" or _labels_are_flags(rows)]
     votes: Counter[tuple[str, Kind]] = Counter()
     for data in rows:
@@ -166,7 +166,7 @@ def detect(rows: Sequence[Mapping[str, Any]]) -> tuple[Format, Kind] | None:
 
 
 def _labels_are_flags(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether every label says good or bad: one that is 2, or a word, makes 0 and 1 classes."""
+    """Whether every label means good or bad: one that is 2, or a word, makes 0 and 1 classes."""
     labels = [data[n] for data in rows for n in LABEL if data.get(n) is not None]
     return all(as_flag(label) is not None for label in labels)
 
@@ -225,7 +225,7 @@ def best_response(group: Group) -> Response:
 
 
 def _standing(group: Group) -> list[float]:
-    """What speaks for each response: its rank (the lower, the better), or else its net wins."""
+    """A score for each response: its negated rank or, where some have none, its net wins."""
     ranks = [-r.rank for r in group.responses if r.rank is not None]
     return ranks if len(ranks) == len(group.responses) else net_wins(group)
 
@@ -262,7 +262,7 @@ def _as_unpaired(group: Group, options: ReadOptions) -> list[Group]:
         if options.good_from is None:
             raise RowError("scores, but no threshold", "set good_from: the lowest good score")
         labels = [r.meta["score"] >= options.good_from for r in group.responses]
-    elif judgements(group):  # a ranking says it of its ends only
+    elif judgements(group):  # of a ranking, only its ends are good or bad
         group = _as_pair(group)
         net = net_wins(group)
         if net[0] == net[1]:
@@ -295,7 +295,7 @@ def judgements(group: Group) -> tuple[Comparison, ...]:
 
 
 def check(group: Group) -> None:
-    """What must hold of every group, whatever its format.
+    """Check what must hold of every group, whatever its format.
 
     Raises:
         RowError: empty prompt or response, turns in an impossible order, a better and a worse

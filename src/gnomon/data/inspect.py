@@ -61,7 +61,7 @@ class Inspection:
             there are none.
         group_sizes: how many groups have K responses.
         duplicates: groups that repeat an earlier one exactly (prompt, responses and who judged
-            them; of prompts alone, all that the row says).
+            them; of prompts alone, everything in the row).
         contradictions: pairs of responses judged one way and the other way round.
         comparisons, ties: judgements, and how many of them are ties.
         identical: rows skipped because chosen and rejected are the same.
@@ -71,8 +71,8 @@ class Inspection:
         unseen: columns that no format uses: a reward can read them, the model never does.
         empty: columns that no row fills.
         missing_words: texts whose last line is what programs write for a missing value ("nan").
-        broken_texts: texts with the character that stands for bytes read in a wrong encoding.
-        leaked: groups whose prompt also stands in the other file; None without another file.
+        broken_texts: texts with the character that replaces bytes read in a wrong encoding.
+        leaked: groups whose prompt is also in the other file; None without another file.
         other: that file's name.
     """
 
@@ -254,7 +254,7 @@ def inspect(
     tokenizer: Any = None,
     **read_options: Any,
 ) -> Inspection:
-    """Read a file and describe it; with ``other``, also count prompts that stand in both.
+    """Read a file and describe it; with ``other``, also count prompts that are in both.
 
     Args:
         other: a second file (the test split, say), read with the same options.

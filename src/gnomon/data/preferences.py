@@ -54,7 +54,7 @@ def _compared(
     said: Sequence[tuple[int, int, bool]] = ((0, 1, False),),
     labellers: Sequence[str | None] = (),
 ) -> Group:
-    """The row as a group in which ``said`` are the judgements: (better, worse, whether a tie)."""
+    """The row as a group with the judgements ``said``: (better, worse, whether a tie)."""
     sure, margin = row.confidence(), row.number("margin", 0.0)
     comparisons = [Comparison(better, worse, sure, margin, tie) for better, worse, tie in said]
     return with_labellers(to_group(row, prompt, options, responses, comparisons), labellers)
@@ -72,7 +72,7 @@ _Turns = Sequence[Turn]
 
 
 def _sides(row: Row, *sides: Sequence[str]) -> tuple[_Turns, _Turns, _Turns]:
-    """The prompt and two answers to it: from two whole conversations, or beside a prompt."""
+    """The prompt and two answers: from two whole conversations, or from answers and a prompt."""
     (a, in_a), (b, in_b) = ((row.need(*names), row.name(names)) for names in sides)
     whole_a, whole_b = conversation(a, in_a), conversation(b, in_b)
     if whole_a and whole_b:  # they hold the prompt; a prompt column repeats it
@@ -98,7 +98,7 @@ def parse_preference(row: Row, options: ReadOptions) -> list[Group]:
 
 
 def _many_sided(row: Row, options: ReadOptions, chosen: Any, rejected: Any) -> Group:
-    """Lists of good and of bad answers: each good one beats each bad one, nothing else is said."""
+    """Lists of good and of bad answers: each good one beats each bad one."""
     sides = [v if isinstance(v, list) else [v] for v in (chosen, rejected)]
     responses = [
         to_response(response_turns(text, name), id=f"{name}-{i}", rank=rank)
@@ -128,7 +128,7 @@ def _shared_text(row: Row, chosen: str, rejected: str) -> Group:
     return _compared(row, ReadOptions(as_text=True), (Turn(Message("user", prompt)),), pair)
 
 
-#: What PandaLM's annotator1, annotator2, ... say of response1 and response2.
+#: What the values of PandaLM's annotator1, annotator2, ... mean for response1 and response2.
 PANDALM: Mapping[Any, Verdict] = {0: "tie", 1: "a", 2: "b"}
 _A_OR_B = re.compile(r"(?:model|output|response)?[_ -]?([ab])\b(?!\w)", re.IGNORECASE)
 
@@ -166,8 +166,8 @@ def _plain(value: Any) -> str:
 
 
 def parse_verdict(row: Row, options: ReadOptions) -> list[Group]:
-    """Two responses and who says which is better: one verdict (better first in the group), or one
-    of each labeller (in the file's order, as comparisons)."""
+    """Two responses with one verdict (the better comes first in the group), or with one verdict of
+    each labeller (responses in the file's order, verdicts as comparisons)."""
     field = row.first((*PREFERENCE, "label"))
     voters = [] if row.first(PREFERENCE) else annotators(row.data)
     if voters:
@@ -208,7 +208,7 @@ SCORE = ("score", "overall_score", "rating", "reward")
 
 @dataclass(frozen=True)
 class Ranked:
-    """What a row says of its K responses; ``labellers`` runs along ``comparisons``."""
+    """A row's K responses and how they compare; one of ``labellers`` for each comparison."""
 
     responses: tuple[Response, ...]
     comparisons: tuple[Comparison, ...]

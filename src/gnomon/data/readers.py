@@ -4,7 +4,7 @@
 >>> print(result.format, len(result.groups), summarise_skipped(result.skipped))
 
 A row that cannot be used is skipped, counted and listed with its number, the reason and the cure;
-if too many are (half, unless told otherwise), the file is refused.
+if too many are (half, by default), the file is refused.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def select(rows: Iterable[T], limit: int | None, sample_seed: int | None) -> lis
 
 
 def is_switched_off(group: Group) -> bool:
-    """Whether nothing of a row counts: its weight is 0, or that of all its comparisons."""
+    """Whether a group has no effect: its weight is 0, or that of all its comparisons."""
     judged = group.comparisons
     return group.weight == 0 or (bool(judged) and all(c.weight == 0 for c in judged))
 
@@ -259,7 +259,7 @@ def _refuse_if_too_many(
 
 
 def prompt_key(group: Group) -> str:
-    """What makes two prompts the same: their turns, whatever the case and spacing.
+    """A key that is equal for equal prompts: a hash of the turns, ignoring case and spacing.
 
     A document (empty prompt, text as the response) is known by its text.
     """
@@ -307,10 +307,10 @@ def split(
 
 
 def fingerprint(groups: Sequence[Group]) -> str:
-    """sha256 of what the groups say, in order: prompts, responses, ranks, labels, comparisons.
+    """sha256 of the groups in order: prompts, responses, ranks, labels, comparisons.
 
     Changes with anything that changes training or scoring; ``meta`` other than labels does not
-    count, nor does the file's place.
+    count, nor does the file's path.
     """
     digest = hashlib.sha256()
     for g in groups:

@@ -174,7 +174,7 @@ def iter_rows(
         max_gb: GiB that one file may hold once unpacked; a row may take 1/32 of it.
 
     Raises:
-        DataError: nothing is there, the ending is unknown, or `datasets` is needed and missing.
+        DataError: no such file, the ending is unknown, or `datasets` is needed and missing.
             While rows are read: the file is damaged, not UTF-8, or larger than ``max_gb``.
     """
     path = Path(path_or_id)
@@ -276,7 +276,7 @@ def _refuse_other_layouts(path: Path, line: str, value: Any) -> None:
 
 
 def refuse_columns(path: Path, value: Mapping[str, Any]) -> None:
-    """Refuse whole tables that are written as one object, as pandas does unless told otherwise."""
+    """Refuse whole tables that are written as one object, as pandas does by default."""
     cure = (
         "Write a list of objects, one for each row (pandas: "
         "df.to_json(..., orient='records', lines=True))."

@@ -15,7 +15,7 @@ _REST = re.compile(r"(\d+)")
 
 
 def is_glob(path: str | Path) -> bool:
-    """Whether a path that is not there itself names files by a pattern."""
+    """Whether a path names files by a pattern rather than one file that exists."""
     return glob.has_magic(str(path)) and not Path(path).exists()
 
 
@@ -24,8 +24,8 @@ def find_files(path: Path, split: str | None) -> list[Path] | None:
     path can only be a hub id.
 
     Raises:
-        DataError: nothing is there, an unknown ending, a missing shard, or files of several kinds
-            or splits where ``split`` does not say which.
+        DataError: no such file, an unknown ending, a missing shard, or files of several kinds or
+            splits and no ``split`` to choose one.
     """
     if path.is_dir():
         saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
@@ -52,7 +52,7 @@ def looks_like_hub_id(name: str) -> bool:
 
 def _nearby(path: Path) -> str:
     if not path.parent.is_dir():
-        return f" Its folder {path.parent} is not there either."
+        return f" Its folder {path.parent} does not exist either."
     names = [p.name for p in path.parent.iterdir()]
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     return f" Did you mean {path.parent / close[0]}?" if close else ""

@@ -59,7 +59,7 @@ class Turns:
 
     The last span is trained. ``opening`` is what a rollout is given, except where the template's
     generation prompt opens a reasoning that the finished turn does not have (see
-    :meth:`ChatTemplate.turns`): there it stops before that.
+    :meth:`ChatTemplate.turns`): then it stops before that.
     """
 
     opening: str
@@ -89,7 +89,7 @@ class ChatTemplate:
 
     Attributes:
         text: the Jinja source. A template that writes no generation prompt, but a header before
-            what the assistant says, is given that header as its generation prompt.
+            the assistant's words gets that header as its generation prompt.
         ends: what closes an assistant's turn.
 
     Raises:
@@ -174,7 +174,7 @@ class ChatTemplate:
         """The conversation as the template writes it.
 
         Where the template writes a BOS, one that opens the first turn's text is left out, and so is
-        an end of turn that closes an assistant's text: neither is there twice.
+        an end of turn that closes an assistant's text, so that neither appears twice.
 
         Raises:
             RowError: the template refuses it (no system role, say).
@@ -226,7 +226,7 @@ class ChatTemplate:
         return self.render(shown, generation_prompt=True)
 
     def example(self) -> list[Span]:
-        """A short conversation as spans, opening first, to see that a tokenizer can map it."""
+        """A short conversation as spans, opening first, to check that a tokenizer can map it."""
         answer = Response((Message("assistant", _PROBE),))
         try:
             turns = self.turns(_QUESTION, answer)
@@ -247,13 +247,13 @@ class ChatTemplate:
         """The conversation up to the last trained turn, cut where training starts and stops.
 
         Where the generation prompt opens a reasoning (``<think>``) that the template leaves out of
-        finished turns, an answer that has reasoning goes on from the generation prompt, as a
+        finished turns, an answer that has reasoning continues the generation prompt, as a
         rollout would; one that has none is trained on as the template writes it, and the opening
         stops before ``<think>``.
 
         Args:
             last_only: train on the last assistant turn alone.
-            empty_ok: take turns that say nothing.
+            empty_ok: accept empty turns.
 
         Raises:
             RowError: the template refuses the conversation or rewrites a trained turn when later

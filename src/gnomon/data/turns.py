@@ -220,7 +220,7 @@ def with_tools(turns: Sequence[Turn], tools: Any) -> tuple[Turn, ...]:
     if listing.strip() in ("", "[]", "{}", "null"):
         return tuple(turns)
     if any(t.role == "system" and listing.strip() in t.message.content for t in turns):
-        return tuple(turns)  # the conversation says it already
+        return tuple(turns)  # the conversation lists them already
     note = (
         f"You may call these tools:\n<tools>\n{listing.strip()}\n</tools>\n"
         'To call one, write <tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>.'
@@ -237,11 +237,12 @@ def split_pair(
 ) -> tuple[tuple[Turn, ...], tuple[Turn, ...], tuple[Turn, ...]]:
     """Two conversations -> (shared prompt, rest of chosen, rest of rejected).
 
-    The prompt is the longest common opening. Both must then go on with the assistant: its answers
-    are what is compared. The rests may hold later turns where the two parted early.
+    The prompt is the longest common opening. Both must then continue with the assistant: its
+    answers are what is compared. The rests may hold later turns where the two parted early.
 
     Raises:
-        RowError: they are the same, share no opening, or part at something else than an answer.
+        RowError: they are the same, share no opening, or first differ in something else than an
+            answer.
     """
     common = 0
     for a, b in zip(chosen, rejected, strict=False):

@@ -185,7 +185,7 @@ _ONE = "write one complete JSON object on each line"
 
 
 class JsonReader:
-    """Reads JSON values and says of each what is wrong with it. ``NaN`` is read as null."""
+    """Reads JSON values and finds what is wrong with each. ``NaN`` is read as null."""
 
     def __init__(self) -> None:
         self._flaws: list[RowError] = []
@@ -218,7 +218,7 @@ class JsonReader:
         """The value that begins at ``start`` (or what is wrong with it), and where it ends.
 
         Raises:
-            json.JSONDecodeError: no JSON, so nothing can be said of what follows.
+            json.JSONDecodeError: no JSON, so what follows cannot be read either.
             RowError: nested so deep that its end cannot be found.
         """
         self._flaws.clear()

@@ -1,6 +1,6 @@
 """Attention over packed groups: what may see what, and how to compute it in few large pieces.
 
-A packed token sees the earlier tokens of its own group that lie in the prompt or in its own
+A packed token sees the earlier tokens of its own group that are in the prompt or in its own
 response. Nearly all pairs of packed tokens are hidden from each other, so the [N, N] product is
 never formed. Instead a :class:`AttentionPlan`, made once per batch and used by every layer, gathers
 queries and keys into a few dense blocks of similar shape and hands each to torch's

@@ -48,7 +48,7 @@ class LoadedModel:
 
     Attributes:
         model: in evaluation mode, all parameters trainable.
-        tokenizer: as its folder says.
+        tokenizer: the folder's own.
         source: what was asked for ("tunnel", a folder, a hub id).
         fingerprint: see :func:`fingerprint`; "random:..." for a random start.
     """
@@ -78,7 +78,7 @@ def load_causal_lm(
             global random state.
 
     Raises:
-        ModelError: nothing there, no safetensors, an unknown dtype, or a configuration, weights
+        ModelError: no such model, no safetensors, an unknown dtype, or a configuration, weights
             and tokenizer that do not belong together.
     """
     precision = dtype_of(dtype)
@@ -236,7 +236,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shard_names(index: Path) -> list[str]:
-    """The files an index names, each of them beside the index."""
+    """The files an index names, all in the index's own folder."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ModelError(f"{index} names no weights: it has no weight_map")
@@ -244,8 +244,8 @@ def _shard_names(index: Path) -> list[str]:
         beside = isinstance(name, str) and name not in ("", "..") and "\\" not in name
         if not beside or Path(name).name != name:
             raise ModelError(
-                f"{index} names {name!r}, which is no file beside it; weights are read from the "
-                "model's own folder alone"
+                f"{index} names {name!r}, which is not in the same folder; weights are read only "
+                "from the model's own folder"
             )
     return sorted(set(places.values()))
 
@@ -353,7 +353,7 @@ SIZES = {
     "head_dim": 10**5,
     "max_position_embeddings": 10**9,
 }
-"""Far beyond every model there is: a configuration with more is damaged or hostile."""
+"""Far beyond any model: a configuration with more is damaged or hostile."""
 _PACKED = 16
 """Parameters that one stored number may hold, and more (quantised ones are packed 4 or 8 to one).
 """
@@ -374,7 +374,7 @@ def check_sizes(config: PretrainedConfig, folder: Path) -> None:
             if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= most:
                 raise ModelError(
                     f"{folder / 'config.json'} cannot be used: {name} is {size}, and must be a "
-                    f"whole number from 1 to {most:,}. Copy the model's own config.json anew"
+                    f"whole number from 1 to {most:,}. Copy the model's own config.json again"
                 )
 
 
@@ -382,7 +382,7 @@ def check_memory(config: PretrainedConfig, bytes_each: int, folder: Path) -> Non
     """Check that a model of this configuration fits the machine's memory.
 
     Raises:
-        ModelError: its embedding and feed-forward layers alone need more than there is.
+        ModelError: its embedding and feed-forward layers alone need more.
     """
     needed, there = at_least(config) * bytes_each, psutil.virtual_memory().total
     if needed > there:
@@ -402,12 +402,12 @@ def check_weights(config: PretrainedConfig, stored: int, folder: Path) -> None:
         raise ModelError(
             f"{folder / 'config.json'} describes a model of at least {at_least(config):,} "
             f"parameters, and the weights beside it hold {stored:,}: they do not belong together. "
-            "Copy the model anew"
+            "Copy the model again"
         )
 
 
 def check_loaded(config: PretrainedConfig, info: Mapping[str, Any], folder: Path) -> None:
-    """Check what transformers says of the weights that it loaded.
+    """Check what transformers reports about the weights that it loaded.
 
     Raises:
         ModelError: weights of another shape, or layers that the configuration leaves out.
@@ -418,14 +418,14 @@ def check_loaded(config: PretrainedConfig, info: Mapping[str, Any], folder: Path
         raise ModelError(
             f"{folder}: config.json and the weights do not belong together: {key} has the shape "
             f"{list(stored)} in the weights and {list(described)} by config.json "
-            f"({len(odd)} such weights). Copy the model anew"
+            f"({len(odd)} such weights). Copy the model again"
         )
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     more = [key for key in sorted(info["unexpected_keys"]) if f".layers.{layers}." in f".{key}"]
     if more:
         raise ModelError(
             f"{folder}: config.json has num_hidden_layers {layers}, but the weights hold more "
-            f"layers, such as {more[0]}. Copy the model anew"
+            f"layers, such as {more[0]}. Copy the model again"
         )
 
 

@@ -69,7 +69,7 @@ def save_policy(folder: Path | str, role: Role, *, facts: Mapping[str, Any] | No
         facts: more to put into ``gnomon.json`` (JSON values).
 
     Raises:
-        RunError: the disk is full or cannot be written; what stood in ``folder`` is still there.
+        RunError: the disk is full or cannot be written; the old ``folder`` is kept.
     """
     trunk = role.trunk
     model = trunk.model
@@ -119,7 +119,7 @@ def save_reward_model(
 
     Raises:
         ModelError: a role without a head, or with a bias (plain reward models have none).
-        RunError: the disk is full or cannot be written; what stood in ``folder`` is still there.
+        RunError: the disk is full or cannot be written; the old ``folder`` is kept.
     """
     roles = [members] if isinstance(members, Role) else list(members)
     scaled = {**(facts or {}), "normaliser": asdict(normaliser or RewardNormaliser())}
@@ -292,7 +292,7 @@ def _writing(folder: Path | str, tensors: Mapping[str, Tensor]) -> Iterator[Path
     if broken is not None:
         raise RunError(
             f"{folder} was not written: {broken} is not finite, so the model is of no use. Train "
-            "it anew with a lower train.lr or a smaller train.max_grad_norm."
+            "it again with a lower train.lr or a smaller train.max_grad_norm."
         )
     need = sum(t.numel() * t.element_size() for t in tensors.values())
     with write_folder(Path(folder), need=need) as tmp:

@@ -65,7 +65,7 @@ def _read(path: Path, depth: int = 0) -> Document:
         return document
     unknown = sorted(set(raw) - {"extends", "changes"})
     if unknown:
-        raise ConfigError(f"{path}: beside extends there is only changes, not {', '.join(unknown)}")
+        raise ConfigError(f"{path}: extends goes only with changes, not with {', '.join(unknown)}")
     other, changes = raw["extends"], raw.get("changes")
     if not isinstance(other, str) or not other:
         raise ConfigError(f"{path}: extends is the name of another recipe file (got {other!r})")
@@ -75,7 +75,7 @@ def _read(path: Path, depth: int = 0) -> Document:
     try:
         extended = _read(path.parent / other, depth + 1).data
     except ConfigError as error:
-        if depth:  # the outermost says it once
+        if depth:  # only the outermost adds its own path
             raise
         raise ConfigError(f"{path}: extends {other}: {error}") from error
     for change in changes:
@@ -139,7 +139,7 @@ def apply_override(raw: dict[str, Any], override: str) -> Where:
         The place that was set.
 
     Raises:
-        ConfigError: it is no ``key=value``, its value is not YAML, or its key leads nowhere.
+        ConfigError: it is not ``key=value``, its value is not YAML, or there is no such place.
     """
     shown = override if len(override) <= 200 else override[:197] + "..."
     key, eq, text = override.partition("=")
@@ -202,7 +202,7 @@ def _from_root(raw: dict[str, Any], parts: list[str], shown: str) -> list[str]:
 
 def _index(node: list[Any], part: str, shown: str) -> int:
     if not node:
-        raise ConfigError(f"{shown!r}: there is nothing to number: the list is empty")
+        raise ConfigError(f"{shown!r}: the list is empty, so it has no item of that number")
     if not (part.isascii() and part.isdecimal() and len(part) < 9 and int(part) < len(node)):
         raise ConfigError(f"{shown!r}: {part!r} must be a number below {len(node)}")
     return int(part)
@@ -218,7 +218,7 @@ def validate_as(
 
     Args:
         where: the file, or the part of it, that the errors begin with.
-        lines: the line of each value in the file, where it is known (0: it was put there later).
+        lines: the line of each value in the file, where it is known (0: set by an override).
 
     Raises:
         ConfigError: all that is wrong, one line each.
@@ -235,7 +235,7 @@ def validate_as(
 
 
 def _line(item: Mapping[str, Any], lines: Mapping[Where, int]) -> int | None:
-    """The line of the value, or of the nearest thing around it that was written."""
+    """The line of the value, or of the nearest thing around it that the file has."""
     place = tuple(item["loc"])
     if item["type"] != "extra_forbidden":
         while place and place not in lines:

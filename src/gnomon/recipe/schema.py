@@ -26,8 +26,8 @@ LARGEST = 2**53
 
 
 class Checked(BaseModel):
-    """Unknown keys are refused, and so are numbers that are none: true and false, infinity, nan,
-    and whole numbers beyond 2^53."""
+    """Base of recipes and settings: refuses unknown keys, and true, false, infinity, nan and whole
+    numbers beyond 2^53 where a number belongs."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -58,12 +58,12 @@ Verdict = Literal["a", "b", "tie"]
 Truncation = Literal["skip", "left", "right"]
 TrainOn = Literal["all_assistant", "last"]
 Merge = Literal["system", "tool", "turns"]
-"""``system``: a system turn's text opens the next user turn. ``tool``: tool output is said by the
-user. ``turns``: neighbouring turns of one role become one, a blank line between them."""
+"""``system``: a system turn's text opens the next user turn. ``tool``: tool output becomes the
+user's. ``turns``: neighbouring turns of one role become one, a blank line between them."""
 MAX_LR = 10.0
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LONGEST_NAME = 100
-"""Of a run or stage; with what is put around it, it stays a file name on every file system."""
+"""Of a run or stage: with what gnomon adds, it is still a file name on every file system."""
 
 
 class Spec(Checked):
@@ -125,7 +125,7 @@ class LoraSpec(Spec):
 class TrainSpec(Spec):
     """How long and how fast to train; counts are of groups (a prompt with its responses).
 
-    The optimizer is AdamW; [defaults.md](defaults.md) has these defaults beside TRL's.
+    The optimizer is AdamW; [defaults.md](defaults.md) compares these defaults with TRL's.
     """
 
     steps: int | None = Field(None, ge=1, description="iterations; or give epochs")
@@ -248,7 +248,7 @@ class RewardSpec(Spec):
 
 
 class EnvironmentSpec(Spec):
-    """A task of several turns that the policy works on, in place of, or beside, a ``reward``.
+    """A task of several turns that the policy works on, instead of a ``reward`` or with one.
 
     ``name`` is ``calculator``, ``rooms``, ``gymnasium``, ``package.module:name`` or
     ``path/to/file.py:name``; see [agents.md](agents.md).
