@@ -105,7 +105,10 @@ class Row:
 
     def first(self, names: Iterable[str]) -> str | None:
         """The first of these names that the row has with a value other than null."""
-        return next((n for n in names if self.data.get(n) is not None), None)
+        for name in names:
+            if self.data.get(name) is not None:
+                return name
+        return None
 
     def name(self, names: Sequence[str]) -> str:
         """As :meth:`first`, in the file's own words, for messages."""
@@ -117,19 +120,21 @@ class Row:
 
         A field that was taken is used up; with ``keep`` it stays in ``Prompt.meta`` as well.
         """
-        name = self.first(names)
-        if name is None:
-            return None
-        self._asked.add(name)
-        if not keep:
-            self._used.add(name)
-        return self.data[name]
+        for name in names:
+            value = self.data.get(name)
+            if value is not None:
+                self._asked.add(name)
+                if not keep:
+                    self._used.add(name)
+                return value
+        return None
 
     def need(self, *names: str) -> Any:
         """As :meth:`take`, but a missing field is an error with a hint."""
-        if self.first(names) is None:
+        value = self.take(*names)
+        if value is None:
             raise self.missing(names[0])
-        return self.take(*names)
+        return value
 
     def missing(self, name: str) -> RowError:
         """The error for a field that a row lacks: null, misspelt or absent."""
@@ -343,7 +348,7 @@ EITHER = tuple(
     for name in group
     if name not in STRUCTURED
 )
-_JSON = frozenset((*STRUCTURED, *EITHER))
+_EITHER, _JSON = frozenset(EITHER), frozenset((*STRUCTURED, *EITHER))
 _OPENS = re.compile(r"\s*[\[{]")
 _PYTHON = re.compile(r"\s*\[\s*\{\s*'(role|from|content|value)'\s*:")
 
@@ -384,7 +389,7 @@ def decode(raw: Rows) -> list[RawRow | Skipped]:
     texts: dict[str, list[str]] = {}
     for item in raw:
         for name, value in item.data.items() if isinstance(item, RawRow) else ():
-            if name in EITHER and isinstance(value, str):
+            if isinstance(value, str) and name in _EITHER:
                 texts.setdefault(name, []).append(value)
     names = {n for n, cells in texts.items() if all(_is_conversation(c, reader) for c in cells)}
     names |= set(STRUCTURED)

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
@@ -30,6 +31,7 @@ ARROW = (".arrow", ".feather")
 SUFFIXES = (*JSONL, *JSON, *PARQUET, *ARROW, *CSV)
 
 
+@lru_cache(maxsize=64)
 def stem(path_or_id: str | Path, split: str | None = None) -> str:
     """The name that identifiers start with: the file's name without its endings."""
     name = Path(path_or_id).name
