@@ -184,24 +184,18 @@ def pack(groups: Sequence[TokenGroup]) -> Batch:
     )
 
 
-def microbatches(
-    groups: Sequence[TokenGroup], max_tokens: int, *, shared: bool = True
-) -> list[list[TokenGroup]]:
+def microbatches(groups: Sequence[TokenGroup], max_tokens: int) -> list[list[TokenGroup]]:
     """Split groups, in order, into the fewest runs of at most ``max_tokens`` packed tokens each.
 
     Among the splits with that many runs it takes the one whose largest run is smallest, so the
     work is balanced. A group larger than the budget gets a run of its own. The result depends on
     the arguments alone.
-
-    Args:
-        max_tokens: tokens one forward pass may compute.
-        shared: count each prompt once (the packed forward), or once per response (the fallback).
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens is {max_tokens}; it must be at least 1")
     if not groups:
         return []
-    sizes = [g.num_tokens(shared=shared) for g in groups]
+    sizes = [g.num_tokens() for g in groups]
     ends = _runs(sizes, max_tokens)
     low, high = 1, max_tokens
     while low < high:  # smallest capacity that needs no more runs
@@ -390,11 +384,3 @@ class Sampler:
         first = step * self.batch_size
         places = range(first, first + self.batch_size)
         return [_cached_order(self.n, self.seed, p // self.n)[p % self.n] for p in places]
-
-    def epoch(self, step: int) -> float:
-        """Epochs completed before this step."""
-        return step * self.batch_size / self.n
-
-    def steps(self, epochs: float) -> int:
-        """Steps that visit the items this many times (the last batch may run into the next)."""
-        return int(-(-self.n * epochs // self.batch_size))

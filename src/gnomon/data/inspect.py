@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console, RenderableType
 from rich.console import Group as Stack
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from gnomon.data.formats import judgements, net_wins
-from gnomon.data.readers import ReadResult, prompt_key, read_groups
+from gnomon.data.readers import prompt_key, read_groups
 from gnomon.data.values import Skipped, summarise_skipped
 from gnomon.records import Group, Prompt, Response
 
@@ -210,14 +209,6 @@ class Inspection:
             table.add_row(part, *(f"{n:.0f}" for n in numbers))
         return table
 
-    def text(self, width: int = 100) -> str:
-        """:meth:`render` as plain text."""
-        console = Console(file=io.StringIO(), width=width, force_terminal=False)
-        console.print(self.render())
-        out = console.file
-        assert isinstance(out, io.StringIO)
-        return out.getvalue()
-
     def plot(self, path: str | Path) -> None:
         """Save a PNG: lengths by part and, where responses are compared, the length gap."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -267,21 +258,6 @@ def inspect(
     options = {"max_skipped": 1.0, **read_options}
     result = read_groups(path, **options)
     against = read_groups(other, **options) if other is not None else None
-    return inspect_groups(
-        result, str(path), against=against, other=None if other is None else str(other),
-        tokenizer=tokenizer,
-    )  # fmt: skip
-
-
-def inspect_groups(
-    result: ReadResult,
-    name: str,
-    *,
-    against: ReadResult | None = None,
-    other: str | None = None,
-    tokenizer: Any = None,
-) -> Inspection:
-    """Describe groups already read (see :func:`inspect`)."""
     groups = result.groups
     measure = _words if tokenizer is None else _tokens(tokenizer)
     keys = [prompt_key(g) for g in groups]
@@ -304,7 +280,7 @@ def inspect_groups(
         bool(r.meta["label"]) for g in groups for r in g.responses if "label" in r.meta
     )
     return Inspection(
-        name=name,
+        name=str(path),
         format=result.format,
         kind=result.kind,
         rows=len(rows) + len(result.skipped),
@@ -329,7 +305,7 @@ def inspect_groups(
         missing_words=sum(t.split("\n")[-1].strip() in _MISSING for t in texts),
         broken_texts=sum("\ufffd" in t for t in texts),
         leaked=None if seen_elsewhere is None else sum(k in seen_elsewhere for k in keys),
-        other=other,
+        other=None if other is None else str(other),
     )
 
 

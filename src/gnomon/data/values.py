@@ -60,8 +60,8 @@ class Skipped:
         return f"{where}{self.reason} ({self.cure})"
 
 
-def summarise_skipped(skipped: Sequence[Skipped], examples: int = 3, reasons: int = 10) -> str:
-    """A line for each of the most frequent reasons, with the first few row numbers."""
+def summarise_skipped(skipped: Sequence[Skipped]) -> str:
+    """A line for each of the ten most frequent reasons, with the first three row numbers."""
     if not skipped:
         return "no rows skipped"
     by_reason: dict[str, list[Skipped]] = {}
@@ -70,13 +70,13 @@ def summarise_skipped(skipped: Sequence[Skipped], examples: int = 3, reasons: in
     lines = [f"{len(skipped)} skipped"]
     ordered = sorted(by_reason.items(), key=lambda kv: -len(kv[1]))
     shards = len({i.source.file for i in skipped if i.source}) > 1
-    for reason, items in ordered[:reasons]:
-        sources = [i.source for i in items[:examples] if i.source]
+    for reason, items in ordered[:10]:
+        sources = [i.source for i in items[:3] if i.source]
         rows = ", ".join(f"{Path(s.file).name} {s.row}" if shards else str(s.row) for s in sources)
-        more = ", ..." if len(items) > examples else ""
+        more = ", ..." if len(items) > 3 else ""
         where = f" (row {rows}{more})" if rows else ""
         lines.append(f"  {len(items)} x {reason}{where}: {items[0].cure}")
-    left = sum(len(items) for _reason, items in ordered[reasons:])
+    left = sum(len(items) for _reason, items in ordered[10:])
     if left:
         lines.append(f"  {left} x other reasons")
     return "\n".join(lines)

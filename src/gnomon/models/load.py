@@ -15,7 +15,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from safetensors import safe_open
 from transformers import (
@@ -50,7 +49,7 @@ class LoadedModel:
         model: in evaluation mode, all parameters trainable.
         tokenizer: the folder's own.
         source: what was asked for ("tunnel", a folder, a hub id).
-        fingerprint: see :func:`fingerprint`; "random:..." for a random start.
+        fingerprint: see :func:`fingerprint`.
     """
 
     model: PreTrainedModel
@@ -64,7 +63,6 @@ def load_causal_lm(
     *,
     dtype: str = "float32",
     device: str | torch.device = "cpu",
-    random_init: bool = False,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
@@ -74,8 +72,6 @@ def load_causal_lm(
         dtype: ``float32``, ``bfloat16`` or ``float16``. On CPUs without bfloat16 units float32
             is a hundred times faster.
         device: where to put the model.
-        random_init: take only the configuration and tokenizer, and draw fresh weights from torch's
-            global random state.
 
     Raises:
         ModelError: no such model, no safetensors, an unknown dtype, or a configuration, weights
@@ -84,15 +80,8 @@ def load_causal_lm(
     precision = dtype_of(dtype)
     folder = fetch(source)
     config, tokenizer = read_model(folder)
-    if random_init:
-        check_memory(config, precision.itemsize, folder)
-        with building(folder):
-            model = AutoModelForCausalLM.from_config(config, dtype=precision)
-        print_of = "random:" + state_fingerprint(model)
-    else:
-        model = load_weights(AutoModelForCausalLM, folder, config=config, dtype=precision)
-        print_of = fingerprint(folder)
-    return LoadedModel(model.to(device).eval(), tokenizer, str(source), print_of)
+    model = load_weights(AutoModelForCausalLM, folder, config=config, dtype=precision)
+    return LoadedModel(model.to(device).eval(), tokenizer, str(source), fingerprint(folder))
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -280,15 +269,6 @@ def fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def state_fingerprint(model: PreTrainedModel) -> str:
-    """sha256 of the weights of a model in memory (hexadecimal)."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file, or a ModelError that names the file."""
     with _explained(f"{file} cannot be read"):
@@ -376,20 +356,6 @@ def check_sizes(config: PretrainedConfig, folder: Path) -> None:
                     f"{folder / 'config.json'} cannot be used: {name} is {size}, and must be a "
                     f"whole number from 1 to {most:,}. Copy the model's own config.json again"
                 )
-
-
-def check_memory(config: PretrainedConfig, bytes_each: int, folder: Path) -> None:
-    """Check that a model of this configuration fits the machine's memory.
-
-    Raises:
-        ModelError: its embedding and feed-forward layers alone need more.
-    """
-    needed, there = at_least(config) * bytes_each, psutil.virtual_memory().total
-    if needed > there:
-        raise ModelError(
-            f"{folder / 'config.json'} describes a model of at least {needed / 1e9:,.0f} GB, and "
-            f"this machine has {there / 1e9:,.0f} GB of memory; take a smaller model"
-        )
 
 
 def check_weights(config: PretrainedConfig, stored: int, folder: Path) -> None:
