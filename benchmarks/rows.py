@@ -16,7 +16,8 @@ from typing import Any
 
 from gnomon.data.encode import Encoder
 from gnomon.data.readers import read_groups
-from gnomon.data.rows import RawRow, iter_rows
+from gnomon.data.rows import iter_rows
+from gnomon.data.values import RawRow
 from gnomon.records import (
     Comparison,
     Group,

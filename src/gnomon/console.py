@@ -1,7 +1,7 @@
-"""What gnomon says on the screen, written so that nothing on its other end can stop a run.
+"""Output on the screen, written so that nothing at its other end can stop a run.
 
 ``gnomon run … | head -1`` closes standard output after a line, ``>&-`` before the first, and a log
-file may lie on a full disk. What was to be said is then lost; what is being done goes on.
+file may be on a full disk. The output is then lost; the run continues.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import os
 import sys
 from typing import IO, Any, cast
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.measure import Measurement
 
 
 class _Stream:
@@ -55,3 +57,35 @@ def make_console(stderr: bool = False, width: int | None = None) -> Console:
     """A console on standard output (or error) that outlives it, ``width`` columns wide if given."""
     stream = _Stream("stderr" if stderr else "stdout")
     return Console(file=cast(IO[str], stream), stderr=stderr, width=width)
+
+
+out = make_console()
+err = make_console(stderr=True)
+_PIPED, _WIDEST = 120, 1000
+
+
+def say(text: str, style: str = "") -> None:
+    """One line of plain text."""
+    out.print(text, style=style or None, soft_wrap=True, markup=False, highlight=False)
+
+
+def complain(label: str, style: str, text: str) -> None:
+    """A labelled line on standard error."""
+    err.print(f"[bold {style}]{label}:[/] {escape(text)}", soft_wrap=True, highlight=False)
+
+
+def show(renderable: RenderableType, most: int = _WIDEST) -> None:
+    """A table or a panel: as wide as the terminal; in a file or a pipe as wide as it is, up to
+    ``most`` columns."""
+    if out.is_terminal:
+        out.print(renderable)
+        return
+    wide = Console(width=_WIDEST)
+    widest = Measurement.get(wide, wide.options, renderable).maximum
+    width = _PIPED if widest >= _WIDEST else min(max(_PIPED, widest), most)
+    make_console(width=width).print(renderable)
+
+
+def announce(message: str) -> None:
+    """One bold line about how a stage went."""
+    say(message, "bold")

@@ -21,11 +21,16 @@ from gnomon.errors import ConfigError
 from gnomon.usercode import is_interrupt, place
 
 
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.7) -> str:
+    """ "did you mean 'x'?" with the nearest of the known words; empty if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "there are") -> str:
     """The nearest of the known words as a question, or else all of them."""
     words = list(known)
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(words) or 'none'}"
+    return nearest(word, words, cutoff=0.5) or f"{otherwise} {', '.join(words) or 'none'}"
 
 
 def is_own(name: str) -> bool:

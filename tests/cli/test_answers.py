@@ -57,7 +57,7 @@ def gnomon(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 QUICK = {
-    "no such recipe": (("run", "recpie.yaml"), "did you mean recipe.yaml"),
+    "no such recipe": (("run", "recpie.yaml"), "did you mean 'recipe.yaml'"),
     "a key": (("run", "recipe.yaml", "sft.train.stps=3"), "did you mean 'steps'"),
     "a value": (("run", "recipe.yaml", "sft.train.steps=-3", "--dry-run"), "greater than"),
     "a setting": (("run", "recipe.yaml", "ppo.settings.bta=3"), "did you mean 'beta'"),

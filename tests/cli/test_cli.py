@@ -359,7 +359,7 @@ def test_a_pickle_is_never_read(
 
 def test_unknown_keys_and_files(gnomon: Run, write: Callable[..., str]) -> None:
     recipe = write()
-    refused(gnomon("run", "recpie.yaml"), "did you mean recipe.yaml")
+    refused(gnomon("run", "recpie.yaml"), "did you mean 'recipe.yaml'")
     refused(gnomon("run", recipe, "s.train.stps=3"), "did you mean 'steps'", "recipe.yaml")
     refused(gnomon("run", recipe, "s.settings.pretrain_coef=1"), "did you mean 'pretraining_coef'")
     refused(gnomon("quickstart", "quikstart"), "did you mean 'quickstart'")

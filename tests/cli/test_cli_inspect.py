@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gnomon.cli.main import main
-from gnomon.cli.mapping import parse_mapping
+from gnomon.cli.main import main, parse_mapping
 from gnomon.errors import ConfigError
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from gnomon.data.chat import CHATML
 from gnomon.data.encode import Encoder
-from gnomon.data.template import CHATML
 from gnomon.errors import DataError
 from gnomon.records import Comparison, Group, Message, Prompt, Response, Source, TokenGroup
 
@@ -200,7 +200,7 @@ def test_bos_comes_once() -> None:
         own,
         built_in.encode_demonstration(demo("Hi", "Hello")),
         built_in.encode_group(text),
-        built_in.encode_text("Once"),
+        built_in.encode_document("Once")[0],
     )
     for group in groups:
         ids = [*group.prompt_ids, *group.responses[0].ids]
@@ -437,7 +437,7 @@ def test_text_windows_predict_every_token_once(chat) -> None:
     assert all(w.num_tokens() <= 5 for w in windows)
     context = [w.prompt_ids[0] for w in windows]
     assert context == [ids[0], *(w.responses[0].ids[-1] for w in windows[:-1])]
-    whole = Encoder(chat, max_length=50).encode_text("abc")
+    whole = Encoder(chat, max_length=50).encode_document("abc")[0]
     assert trained_text(chat, whole) == ["bc<|im_end|>"]
     document = Group(Prompt("doc", text=""), (Response((Message("assistant", "abc"),)),))
     done, _skipped = Encoder(chat, max_length=50).encode_all([document], "text")

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from gnomon.data.inspect import inspect
+from gnomon.data.inspect import Inspection, inspect
 
 
 def write(path: Path, rows: list[Any]) -> Path:
     path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     return path
+
+
+def shown(found: Inspection) -> str:
+    """The rendered inspection in one line."""
+    out = io.StringIO()
+    Console(file=out, width=100, force_terminal=False).print(found.render())
+    return " ".join(out.getvalue().split())
 
 
 def pair(prompt: str, chosen: str, rejected: str, **more: Any) -> dict[str, Any]:
@@ -41,7 +50,7 @@ def test_counts_by_hand(tmp_path) -> None:
     assert found.lengths["chosen"].values == (3, 3, 1, 2)
     assert found.lengths["rejected"].mean == pytest.approx(7 / 4)
     assert found.categories == {"x": 1}
-    text = " ".join(found.text().split())
+    text = shown(found)
     for part in (
         "chosen-rejected (preferences)",
         "6 (2 skipped)",
@@ -148,7 +157,7 @@ def test_what_the_model_never_sees_is_named(tmp_path) -> None:
     assert found.unseen == ("note",)
     assert found.empty == ("gone",)
     assert found.switched_off == 1
-    text = " ".join(found.text().split())
+    text = shown(found)
     for part in ("note (kept for rewards)", "empty columns gone", "1 groups have weight 0"):
         assert part in text, part
 
@@ -158,7 +167,7 @@ def test_rows_of_several_files_are_counted_apart(tmp_path) -> None:
         write(tmp_path / name, [pair("q", "a", "b"), pair("q", "a", "a")])
     found = inspect(tmp_path)
     assert (found.rows, len(found.skipped)) == (4, 2)
-    assert "a-1.jsonl 2, a-2.jsonl 2" in " ".join(found.text().split())
+    assert "a-1.jsonl 2, a-2.jsonl 2" in shown(found)
 
 
 def test_words_for_missing_values_and_broken_text_are_pointed_out(tmp_path) -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnomon.data.pack import microbatches, pack
+from gnomon.data.batch import microbatches, pack
 from gnomon.errors import DataError
 from gnomon.records import Comparison, Source, TokenGroup, TokenResponse
 
@@ -188,9 +188,3 @@ def test_microbatches(sizes: list[int], budget: int) -> None:
         assert max(loads) == best[len(parts)][len(sizes)]
         if max(sizes) <= budget:  # and none with fewer runs fits
             assert len(parts) == 1 or best[len(parts) - 1][len(sizes)] > budget
-
-
-def test_unshared_prompts_cost_more() -> None:
-    groups = [TokenGroup(str(i), [0] * 10, (response(1), response(1))) for i in range(4)]
-    assert len(microbatches(groups, 24)) == 2
-    assert len(microbatches(groups, 24, shared=False)) == 4

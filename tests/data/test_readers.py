@@ -8,7 +8,8 @@ import json
 import pytest
 from readers_zoo import GOOD_PAIR, A, B, S, U, texts, turns
 
-from gnomon.data.readers import Skipped, read_groups, summarise_skipped
+from gnomon.data.readers import read_groups
+from gnomon.data.values import Skipped, summarise_skipped
 from gnomon.errors import DataError
 from gnomon.records import Comparison, Message, Source
 

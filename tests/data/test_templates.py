@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from test_encode import byte_tokenizer, demo, messages, pair, trained_text, whole_text
 
+from gnomon.data.chat import merge_answer
 from gnomon.data.encode import Encoder
-from gnomon.data.merge import merge_answer
 from gnomon.data.template import ChatTemplate
-from gnomon.data.turns import RowError
+from gnomon.data.values import RowError
 from gnomon.errors import DataError
 from gnomon.records import Group, Message, Prompt, Response
 
@@ -277,9 +277,9 @@ def test_a_bos_in_the_text_is_not_doubled() -> None:
         encoder.encode_demonstration(text_group("Hi", " Blue.")),
         encoder.encode_demonstration(demo("<s>Hi", "Blue.")),
         encoder.encode_demonstration(text_group("", "<s>[INST] Hi [/INST] Blue.</s>")),
-        encoder.encode_text("<s>[INST] Hi [/INST] Blue.</s>"),
-        encoder.encode_text("<s>[INST] Hi [/INST] Blue.</s>\n"),
-        encoder.encode_text("Hi"),
+        encoder.encode_document("<s>[INST] Hi [/INST] Blue.</s>")[0],
+        encoder.encode_document("<s>[INST] Hi [/INST] Blue.</s>\n")[0],
+        encoder.encode_document("Hi")[0],
     )
     for group in groups:
         ids = [*group.prompt_ids, *group.responses[0].ids]

@@ -195,7 +195,7 @@ def test_what_looks_like_a_special_token_but_is_unknown_text() -> None:
 
 
 def test_a_tokenizer_without_offsets() -> None:
-    """Mapped by the tokens before each edge; refused where a token reaches over one."""
+    """Mapped by the tokens before each edge; refused where a token crosses one."""
     slow = Letters()
     assert not slow.is_fast
     slow.add_special_tokens({"additional_special_tokens": ["<eot>"]})
@@ -212,7 +212,7 @@ def test_a_tokenizer_without_offsets() -> None:
     over = conversation(["all", ":)"])
     done, skipped = encoder.encode_all([conversation(["a", "b"]), over], "demonstrations")
     assert len(done) == 1
-    assert "reaches over the edge" in skipped[0].reason
+    assert "crosses the edge" in skipped[0].reason
     assert "tokenizer.json" in skipped[0].cure
 
 

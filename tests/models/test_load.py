@@ -55,18 +55,6 @@ def test_a_folder_loads_as_transformers_loads_it(family: str, tmp_path: Path) ->
     assert load_causal_lm(str(tmp_path), dtype="bfloat16").model.dtype == torch.bfloat16
 
 
-def test_a_random_start_keeps_the_architecture_only(folder: Path) -> None:
-    torch.manual_seed(1)
-    one = load_causal_lm(folder, random_init=True)
-    torch.manual_seed(1)
-    same = load_causal_lm(folder, random_init=True)
-    other = load_causal_lm(folder, random_init=True)
-    trained = load_causal_lm(folder)
-    assert one.fingerprint == same.fingerprint
-    assert len({one.fingerprint, other.fingerprint, trained.fingerprint}) == 3
-    assert one.model.config.hidden_size == zoo.H
-
-
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "model.pkl"])
 def test_a_pickle_is_refused_and_never_read(folder: Path, name: str) -> None:
     (folder / "model.safetensors").unlink()
@@ -158,7 +146,7 @@ def test_a_shard_index_names_files_of_its_own_folder_alone(folder: Path, name: o
     (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
     index = {"metadata": {}, "weight_map": {"model.norm.weight": name}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match="no file beside it"):
+    with pytest.raises(ModelError, match="not in the same folder"):
         load_causal_lm(folder)
     for broken in ({}, {"weight_map": []}, {"weight_map": {}}):
         (folder / "model.safetensors.index.json").write_text(json.dumps(broken))
@@ -166,7 +154,6 @@ def test_a_shard_index_names_files_of_its_own_folder_alone(folder: Path, name: o
             load_causal_lm(folder)
 
 
-@pytest.mark.parametrize("random_init", [False, True])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -179,16 +166,16 @@ def test_a_shard_index_names_files_of_its_own_folder_alone(folder: Path, name: o
         ({"num_attention_heads": 7}, "not a multiple"),
         ({"max_position_embeddings": 10**30}, "max_position_embeddings is 1"),
         ({"hidden_act": "nope"}, "nope"),
-        ({"vocab_size": 10**7, "hidden_size": 2**19}, "do not belong together|of memory"),
+        ({"vocab_size": 10**7, "hidden_size": 2**19}, "do not belong together"),
     ],
 )
 def test_a_damaged_configuration_is_an_error(
-    folder: Path, change: dict[str, object], message: str, random_init: bool
+    folder: Path, change: dict[str, object], message: str
 ) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(ModelError, match=message):
-        load_causal_lm(folder, random_init=random_init)
+        load_causal_lm(folder)
 
 
 def test_weights_of_another_size_and_layers_left_out(folder: Path) -> None:

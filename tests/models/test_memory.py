@@ -12,10 +12,16 @@ from torch import Tensor, nn
 
 from gnomon.errors import ModelError
 from gnomon.models.heads import ScalarHead
-from gnomon.models.memory import PPO_ROLES, RoleNeed, estimate, parameter_count
+from gnomon.models.memory import RoleNeed, estimate, parameter_count
 from gnomon.models.roles import LoraSettings, Role, Trunk
 
 LORA = LoraSettings(rank=4)
+PPO_ROLES = (
+    RoleNeed("policy", trainable=True),
+    RoleNeed("reference"),
+    RoleNeed("reward_model", outputs=1),
+    RoleNeed("value_model", trainable=True, outputs=1),
+)
 
 
 def size(tensors: list[Tensor]) -> int:
@@ -107,7 +113,6 @@ def test_what_makes_it_smaller() -> None:
 
     plain = total()
     assert total(gradient_checkpointing=True).shared.activations < plain.shared.activations
-    assert total(optimizer="sgd").separate.optimizer == 0
     assert total(roles=[RoleNeed("reference")]).shared.activations == 0
     # two layers of keys and values for two heads of width 8, in float32
     assert total(rollout_tokens=10).shared.kv_cache == 10 * 2 * 2 * 2 * 8 * 4
@@ -123,5 +128,3 @@ def test_the_table_and_the_errors() -> None:
     assert all(word in text for word in ("shared trunk", "separate", "optimizer", "total"))
     with pytest.raises(ModelError, match="dtype"):
         estimate(config, roles=PPO_ROLES, tokens_per_microbatch=64, dtype="int8")
-    with pytest.raises(ValueError, match="optimizer"):
-        estimate(config, roles=PPO_ROLES, tokens_per_microbatch=64, optimizer="lion")

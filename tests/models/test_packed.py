@@ -9,12 +9,11 @@ import torch
 import transformers as tf
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from zoo import logprobs
 
-from gnomon.data.batch import Batch
-from gnomon.data.pack import pack
-from gnomon.models import attention, attention_units
-from gnomon.models.logprobs import logprobs
-from gnomon.models.packed import PackedForward, plan_of
+from gnomon.data.batch import Batch, pack
+from gnomon.models import attention
+from gnomon.models.packed import PackedForward, packed_attention, plan_of, register
 from gnomon.records import TokenGroup, TokenResponse
 
 V = 61
@@ -174,8 +173,8 @@ def test_every_group_size(family: str, K: int) -> None:
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "gpt2"])
 def test_split_groups(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cheap calls and tokens make every group be cut into prompt and response chunks."""
-    monkeypatch.setattr(attention_units, "CALL_COST", 0)
-    monkeypatch.setattr(attention_units, "TOKEN_COST", 0.4)
+    monkeypatch.setattr(attention, "CALL_COST", 0)
+    monkeypatch.setattr(attention, "TOKEN_COST", 0.4)
     groups = random_groups(MIXED)
     assert len(plan_of(pack(groups)).blocks) > 15
     compare(make(family), groups)
@@ -217,17 +216,17 @@ def test_dropout_is_honoured() -> None:
 
 def test_no_attention_mask_over_all_tokens_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    original = attention.packed_attention
+    original = packed_attention
 
     def spy(*args: object, **kwargs: object) -> object:
         seen.append(args[4])
         return original(*args, **kwargs)
 
-    attention.register(function=spy)
+    register(function=spy)
     try:
         PackedForward(make("gemma3")).hidden(pack(random_groups(MIXED)))
     finally:
-        attention.register()
+        register()
     assert seen
     assert all(mask is None for mask in seen)
 

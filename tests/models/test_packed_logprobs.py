@@ -7,10 +7,11 @@ import torch
 import transformers as tf
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from zoo import logprobs
 
-from gnomon.data.pack import pack
+from gnomon.data.batch import pack
 from gnomon.errors import ModelError
-from gnomon.models.logprobs import OutputHead, logprobs, token_logprobs
+from gnomon.models.logprobs import OutputHead, token_logprobs
 from gnomon.models.packed import PackedForward
 from gnomon.records import TokenGroup, TokenResponse
 
@@ -78,18 +79,6 @@ def test_frozen_head_gets_no_gradient() -> None:
     token_logprobs(hidden, OutputHead(linear), batch, chunk_tokens=3).logprobs.sum().backward()
     assert linear.weight.grad is None
     assert hidden.grad is not None
-
-
-@pytest.mark.parametrize("plain", [True, False])
-def test_only_masked(plain: bool) -> None:
-    batch, N = batch_of()
-    linear = nn.Linear(H, V)
-    head = OutputHead(linear if plain else nn.Sequential(linear))
-    hidden = torch.randn(N, H)
-    full = token_logprobs(hidden, head, batch, entropy=True)
-    some = token_logprobs(hidden, head, batch, entropy=True, only_masked=True)
-    torch.testing.assert_close(some.logprobs, full.logprobs * batch.response_mask)
-    torch.testing.assert_close(some.entropy, full.entropy * batch.response_mask)
 
 
 def test_other_head_modules() -> None:

@@ -6,8 +6,9 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from gnomon.data.batch import Batch
-from gnomon.data.pack import pack
+from gnomon.data.batch import Batch, pack
+from gnomon.models.logprobs import OutputHead, TokenLogprobs, token_logprobs
+from gnomon.models.packed import PackedForward
 from gnomon.models.roles import Trunk
 from gnomon.records import TokenGroup, TokenResponse
 
@@ -100,3 +101,8 @@ def shake(parameters: dict[str, torch.nn.Parameter], seed: int = 5, size: float 
     draw = torch.Generator().manual_seed(seed)
     for parameter in parameters.values():
         parameter.data.add_(size * torch.randn(parameter.shape, generator=draw))
+
+
+def logprobs(packed: PackedForward, batch: Batch, **options: object) -> TokenLogprobs:
+    """Log-probabilities of a batch's response tokens under ``packed.model``."""
+    return token_logprobs(packed.hidden(batch), OutputHead.of(packed.model), batch, **options)

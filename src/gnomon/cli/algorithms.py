@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gnomon.cli.console import say, show
+from gnomon.console import say, show
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,35 @@ import typer
 
 import gnomon
 from gnomon.cli.algorithms import algorithms
-from gnomon.cli.console import complain, err, say, show
-from gnomon.cli.report import report
-from gnomon.cli.run import quickstart, run
-from gnomon.errors import GnomonError, Pending, RunStopped
+from gnomon.cli.run import quickstart, report, run
+from gnomon.console import complain, err, say, show
+from gnomon.errors import ConfigError, GnomonError, Pending, RunStopped
+
+
+def parse_mapping(option: str, given: Sequence[str]) -> dict[str, str]:
+    """``["prompt=q,chosen=good", "rejected=bad"]`` as a mapping.
+
+    A comma separates two entries only where each has its own "=", so names may hold commas.
+
+    Raises:
+        ConfigError: an entry without "=", or a name given twice.
+    """
+    entries: list[str] = []
+    for text in given:
+        parts = text.split(",")
+        entries += parts if all("=" in part for part in parts) else [text]
+    found: dict[str, str] = {}
+    for entry in entries:
+        ours, equals, theirs = (part.strip() for part in entry.partition("="))
+        if not (ours and equals and theirs):
+            raise ConfigError(
+                f"{option} {entry!r}: write NAME=VALUE, as in {option} prompt=question"
+            )
+        if ours in found:
+            raise ConfigError(f"{option}: {ours!r} is given twice")
+        found[ours] = theirs
+    return found
+
 
 ABOUT = """From raw feedback to a model that is safe to ship.
 
@@ -28,7 +54,7 @@ app.add_typer(data_app, name="data")
 @app.callback(help=ABOUT, invoke_without_command=True, no_args_is_help=True)
 def options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Say which gnomon it is, and stop.")
+        bool, typer.Option("--version", is_eager=True, help="Print gnomon's version and exit.")
     ] = False,
 ) -> None:
     if version:
@@ -81,11 +107,11 @@ def inspect_data(
         Path | None, typer.Option(help="Write a PNG of the distributions here.")
     ] = None,
 ) -> None:
-    """Say what a data file holds: format, counts, lengths, duplicates, contradictions, leakage.
+    """Show what a data file holds: format, counts, lengths, duplicates, contradictions, leakage.
 
     The options are a recipe's data keys, so that a file is read as the recipe would read it.
     """
-    from gnomon.cli.mapping import parse_mapping
+    # nothing
     from gnomon.data.inspect import inspect
     from gnomon.recipe.load import validate_as
     from gnomon.recipe.schema import DataSpec
@@ -124,7 +150,7 @@ def serve_rollouts(
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Another name that it is reached by: of a proxy in front of it, say."),
+        typer.Option(help="Another name that it is reached by, such as a proxy's."),
     ] = None,
 ) -> None:
     """Sample for a trainer from a process of its own, which may have another Python.
@@ -138,9 +164,9 @@ def serve_rollouts(
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are printed without a traceback (exit code 1); a run
-    that waits for people says for what (3); one that was asked to stop says what is saved (130
-    after Ctrl-C, 143 after SIGTERM)."""
+    """Entry point. Errors that a user can fix are printed without a traceback (exit code 1); a run
+    that waits for people exits with 3; one that was asked to stop with 130 (Ctrl-C) or 143
+    (SIGTERM), after a message about what is saved."""
     try:
         app()
     except Pending as pause:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gnomon.cli.console import announce, complain, say, show
+from gnomon.console import announce, complain, say, show
 from gnomon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ def run(
         typer.Option(
             "--no-code",
             help="With --dry-run: import none of the recipe's own Python (reward functions, "
-            "environments), for a recipe of somebody you do not know.",
+            "environments), for a recipe that you do not trust.",
         ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with this run from its last checkpoint.")
+        bool, typer.Option("--resume", help="Resume this run from its last checkpoint.")
     ] = False,
     seeds: Annotated[
         str | None,
@@ -46,8 +46,8 @@ def run(
     """Run a recipe's stages in order and write its report.
 
     Everything lands in OUTPUT/NAME (runs/NAME unless the recipe says otherwise): metrics, samples,
-    checkpoints, models that plain transformers loads, and report.html. A killed run goes on with
-    --resume and ends with the same weights as if it had never stopped.
+    checkpoints, models that plain transformers loads, and report.html. Resume a killed run with
+    --resume: it ends with the same weights as if it had never stopped.
 
     A recipe runs its author's code: the Python files that its rewards and environments name. They
     are imported by --dry-run too, unless --no-code is given.
@@ -79,14 +79,12 @@ def quickstart(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value, as for run: seed=1, name=mine.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted one.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted one.")] = False,
 ) -> None:
     """The whole pipeline in a built-in world, with nothing to download: a few minutes on 2 cores.
 
     A small pretrained model learns from demonstrations (SFT), a reward model learns from simulated
-    labellers, PPO optimises it, and a program that knows the true preference says how well it went.
+    labellers, PPO optimises it, and a program that knows the true preference measures the result.
     """
     from gnomon.recipe.presets import load_preset
     from gnomon.stages.names import check_names
@@ -100,7 +98,7 @@ def quickstart(
 
 
 def finish(folder: Path, rebuild: bool = False) -> None:
-    """Print the comparison, if there is one, and where everything lies."""
+    """Print the comparison, if there is one, and where the report and the plots are."""
     from gnomon.report.html import write_report
     from gnomon.report.read import read_comparison
     from gnomon.report.table import comparison_table, further_tables, samples_panel
@@ -166,3 +164,26 @@ def _quiet() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+
+
+def report(
+    run_folders: Annotated[
+        list[Path],
+        typer.Argument(help="A run's folder, as in runs/quickstart; or several, to compare them."),
+    ],
+) -> None:
+    """Build a run's report and plots again from what the run left; or compare several runs.
+
+    Several runs are compared by their last stage's figures and their comparisons, side by side,
+    with the difference from the first run and its interval where there are intervals.
+    """
+    if len(run_folders) == 1:
+        finish(run_folders[0], rebuild=True)
+        return
+    from gnomon.report.runs import compare_runs
+
+    comparison = compare_runs(run_folders)
+    for table in comparison.tables:
+        show(table)
+    for note in comparison.notes:
+        say(note)

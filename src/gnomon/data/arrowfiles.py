@@ -9,50 +9,44 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gnomon.data.textfile import Caps
+from gnomon.data.rows import PARQUET, Caps, as_row
+from gnomon.data.values import RawRow, Skipped, without_missing
 from gnomon.errors import DataError
 from gnomon.records import Source
 
-# What a damaged file makes Arrow raise, here or there.
+# What Arrow raises on a damaged file, while opening or reading it.
 _BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, MemoryError)
 
 
-def parquet_rows(path: Path, caps: Caps) -> Iterator[tuple[Source, Any]]:
-    """Rows of a parquet file, its pages' checksums verified where it has them.
+def arrow_rows(path: Path, caps: Caps) -> Iterator[RawRow | Skipped]:
+    """Rows of a parquet file, whose pages' checksums are verified where it has them, or of an Arrow
+    file (also .feather) in the file or the stream form.
 
     Raises:
         DataError: it is damaged, or larger than ``caps.total`` unpacked.
     """
+    kind = "parquet" if path.name.lower().endswith(PARQUET) else "Arrow"
     try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        if kind == "parquet":
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                yield from _rows(path, file.iter_batches(batch_size=256), caps)
+        else:
+            with pa.memory_map(str(path)) as memory:
+                yield from _rows(path, _batches(memory), caps)
     except _BROKEN as error:
-        raise DataError(f"{path}: not a readable parquet file ({error}).") from error
-    with file:
-        yield from _batches(path, file.iter_batches(batch_size=256), caps)
+        raise DataError(f"{path}: not a readable {kind} file ({error}).") from error
 
 
-def arrow_rows(path: Path, caps: Caps) -> Iterator[tuple[Source, Any]]:
-    """Rows of an Arrow file (also .feather), in the file or the stream form.
-
-    Raises:
-        DataError: as for :func:`parquet_rows`.
-    """
+def _batches(memory: Any) -> Iterable[Any]:
     try:
-        with pa.memory_map(str(path)) as memory:
-            try:
-                whole = pa.ipc.open_file(memory)
-                batches: Iterable[Any] = (
-                    whole.get_batch(i) for i in range(whole.num_record_batches)
-                )
-            except pa.ArrowInvalid:
-                memory.seek(0)
-                batches = pa.ipc.open_stream(memory)
-            yield from _batches(path, batches, caps)
-    except _BROKEN as error:
-        raise DataError(f"{path}: not a readable Arrow file ({error}).") from error
+        whole = pa.ipc.open_file(memory)
+    except pa.ArrowInvalid:
+        memory.seek(0)
+        return pa.ipc.open_stream(memory)  # type: ignore[no-any-return]
+    return (whole.get_batch(i) for i in range(whole.num_record_batches))
 
 
-def _batches(path: Path, batches: Iterable[Any], caps: Caps) -> Iterator[tuple[Source, Any]]:
+def _rows(path: Path, batches: Iterable[Any], caps: Caps) -> Iterator[RawRow | Skipped]:
     number = size = 0
     waiting = iter(batches)
     while True:
@@ -70,10 +64,16 @@ def _batches(path: Path, batches: Iterable[Any], caps: Caps) -> Iterator[tuple[S
             ) from error
         for row in rows:
             number += 1
-            yield Source(str(path), number), row
+            yield as_row(without_missing(row), Source(str(path), number))
 
 
-def _datasets() -> Any:
+def dataset_rows(path_or_id: Path | str, split: str | None) -> Iterator[RawRow | Skipped]:
+    """Rows of a folder that `datasets` saved, or of a data set on the hub.
+
+    Raises:
+        DataError: it is damaged or cannot be fetched, `datasets` is missing, or ``split`` does not
+            name one of several.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -81,41 +81,25 @@ def _datasets() -> Any:
             "reading a datasets folder or a hub id needs the `datasets` package: "
             "pip install 'gnomon-rlhf[hub]', or point to a .jsonl, .parquet or .csv file."
         ) from error
-    return datasets
-
-
-def saved_dataset_rows(path: Path, split: str | None) -> Iterator[tuple[Source, Any]]:
-    """Rows of a folder that `datasets` saved.
-
-    Raises:
-        DataError: it is damaged, `datasets` is missing, or ``split`` does not name one of several.
-    """
-    package = _datasets()
+    name, saved = str(path_or_id), Path(path_or_id).is_dir()
     try:
-        loaded = package.load_from_disk(str(path))
-    except Exception as error:  # JSON, Arrow and file errors, and the package's own
-        raise DataError(f"{path}: cannot be loaded as a datasets folder ({error}).") from error
-    return _dataset_rows(loaded, str(path), split)
-
-
-def hub_rows(name: str, split: str | None) -> Iterator[tuple[Source, Any]]:
-    """Rows of a data set on the hub.
-
-    Raises:
-        DataError: it cannot be fetched; see also :func:`saved_dataset_rows`.
-    """
-    package = _datasets()
-    try:
-        loaded = package.load_dataset(name, split=split)
-    except Exception as error:  # the hub client raises a dozen unrelated types
+        if saved:
+            loaded = _split(datasets.load_from_disk(name), name, split)
+        else:
+            loaded = _split(datasets.load_dataset(name, split=split), name, None)
+    except DataError:
+        raise
+    except Exception as error:  # JSON, Arrow and file errors, and a dozen types of the hub client
         raise DataError(
-            f"{name}: no such file here, and it could not be loaded as a hub id ({error}). "
+            f"{name}: cannot be loaded as a datasets folder ({error})."
+            if saved
+            else f"{name}: no such file here, and it could not be loaded as a hub id ({error}). "
             "Check the spelling and the network, or point to a local file."
         ) from error
-    return _dataset_rows(loaded, name, None)
+    return _dataset_rows(loaded, name)
 
 
-def _dataset_rows(loaded: Any, name: str, split: str | None) -> Iterator[tuple[Source, Any]]:
+def _split(loaded: Any, name: str, split: str | None) -> Any:
     if hasattr(loaded, "keys"):  # a DatasetDict
         splits = list(loaded.keys())
         if split is None and len(splits) > 1:
@@ -123,9 +107,13 @@ def _dataset_rows(loaded: Any, name: str, split: str | None) -> Iterator[tuple[S
         chosen = split or splits[0]
         if chosen not in splits:
             raise DataError(f"{name}: no split {chosen!r}; it has {', '.join(splits)}.")
-        loaded = loaded[chosen]
-    elif split is not None and str(loaded.split) != split:
+        return loaded[chosen]
+    if split is not None and str(loaded.split) != split:
         raise DataError(f"{name}: has no splits; leave `split` out.")
+    return loaded
+
+
+def _dataset_rows(loaded: Any, name: str) -> Iterator[RawRow | Skipped]:
     number = 0
     rows = iter(loaded)
     while True:
@@ -136,4 +124,4 @@ def _dataset_rows(loaded: Any, name: str, split: str | None) -> Iterator[tuple[S
         if row is None:
             return
         number += 1
-        yield Source(name, number), dict(row)
+        yield as_row(without_missing(dict(row)), Source(name, number))

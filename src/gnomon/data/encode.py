@@ -15,43 +15,27 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
-from gnomon.data.kinds import judgements
-from gnomon.data.merge import Merge
-from gnomon.data.readers import Skipped, summarise_skipped
-from gnomon.data.template import (
+from gnomon.data.chat import (
     EMPTY,
-    ChatTemplate,
-    Span,
+    NOTHING,
+    TurnEnds,
     adds_bos,
     eos_text,
     resolve_template,
+    special_tokens,
 )
-from gnomon.data.tokenise import SpanTokeniser, Text
-from gnomon.data.turn_ends import TurnEnds, special_tokens
-from gnomon.data.turns import RowError
-from gnomon.data.window import (
-    Tokens,
-    Truncation,
-    Window,
-    check_tokens,
-    first_token_out,
-    ranks_of,
-    scalars_of,
-)
+from gnomon.data.formats import judgements, net_wins
+from gnomon.data.template import ChatTemplate, Span
+from gnomon.data.tokenise import SpanTokeniser, Text, Tokens
+from gnomon.data.values import RowError, Skipped, summarise_skipped
 from gnomon.errors import DataError
-from gnomon.records import Group, Prompt, Response, TokenGroup, TokenResponse
+from gnomon.recipe.schema import Merge, TrainOn, Truncation
+from gnomon.records import Comparison, Group, Prompt, Response, TokenGroup, TokenResponse
 
-TrainOn = Literal["all_assistant", "last"]
-How = Literal["demonstrations", "groups", "prompts", "text"]
+EncodeAs = Literal["demonstrations", "groups", "prompts", "text"]
 CHUNK = 256
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A group as pieces of text, before tokenising."""
-
-    group: Group
-    text: Text
+_Planned = tuple[Group, Text]
+"""A group and its pieces of text, before tokenising."""
 
 
 class Encoder:
@@ -67,7 +51,7 @@ class Encoder:
             the prompt's start (a BOS stays); "right" cuts the responses' ends (which then have no
             EOS). What still does not fit is skipped.
         train_on: of several assistant turns after the prompt, train on all or on the last.
-        merge: turns to join before the template is applied, see :mod:`gnomon.data.merge`.
+        merge: turns to join before the template is applied, see :mod:`gnomon.data.chat`.
 
     Raises:
         DataError: an unusable template, or a tokenizer without EOS.
@@ -97,7 +81,7 @@ class Encoder:
         self._bos = [int(tokenizer.bos_token_id)] if adds_bos(tokenizer) else []
         self._eos = eos_text(tokenizer)
         if template is not None:
-            _ = self._template  # asked for by name: say at once if it is unusable
+            _ = self._template  # asked for by name: fail now if it is unusable
 
     @property
     def template(self) -> str | None:
@@ -108,7 +92,7 @@ class Encoder:
         """
         try:
             return None if self._template_text is None else self._template.text
-        except DataError:  # unusable, which is said where a conversation needs it
+        except DataError:  # unusable: an error only where a conversation needs it
             return self._template_text
 
     @cached_property
@@ -145,7 +129,7 @@ class Encoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of all that decides which tokens come out: vocabulary, template, window."""
+        """sha256 of everything that decides the tokens: vocabulary, template, window."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             pieces: Any = sorted(self.tokenizer.get_vocab().items())
@@ -167,13 +151,13 @@ class Encoder:
         return list(self._one(Group(prompt), self._plan_prompt).prompt_ids)
 
     def encode_continuation(self, before: str, after: str) -> list[int]:
-        """The tokens of ``after`` where the conversation goes on from ``before``, whose own tokens
-        stay as they are: what a model is told between two turns that it sampled."""
+        """The tokens of ``after`` where it follows ``before``, whose own tokens do not change: what
+        a model is given between two turns that it sampled."""
         return self._tokeniser.following(before, after)
 
     def encode_demonstration(self, group: Group) -> TokenGroup:
         """A demonstration: the prompt runs up to the first assistant turn, later user and tool
-        turns lie in the response with mask False. With ``train_on="last"`` the prompt runs up to
+        turns are in the response with mask False. With ``train_on="last"`` the prompt runs up to
         the last assistant turn.
 
         Raises:
@@ -188,8 +172,8 @@ class Encoder:
         ``scalar["label"]`` (1 good, 0 bad) where responses are labelled.
 
         Args:
-            empty_ok: take an answer that says nothing. Rollouts can end at once and are scored;
-                data that trains a model to say nothing is a fault.
+            empty_ok: accept an empty answer. Rollouts can end at once and are scored; in data it
+                is a fault, since it trains the model to say nothing.
 
         Raises:
             DataError: too long, nothing to train on, a better and a worse response that come out
@@ -197,23 +181,15 @@ class Encoder:
         """
         return self._one(group, partial(self._plan_group, empty_ok=empty_ok))
 
-    def encode_text(self, text: str, id: str = "text") -> TokenGroup:
-        """Pretraining text: its first token (a BOS if the tokenizer adds one) stands as the
-        prompt, all others and the EOS count in the loss.
+    def encode_document(self, text: str, id: str = "text") -> list[TokenGroup]:
+        """Pretraining text of any length as windows of ``max_length`` tokens.
+
+        A window's first token (a BOS if the tokenizer adds one, then the last token of the window
+        before) is its prompt; all others and the EOS count in the loss, each exactly once.
 
         Raises:
-            DataError: empty, or longer than ``max_length`` and not truncated on the right.
+            DataError: it is empty.
         """
-        windows = self.encode_document(text, id)
-        if len(windows) > 1 and self._window.truncation != "right":
-            raise DataError(
-                f"{id}: longer than {self._window.max_length} tokens; use encode_document"
-            )
-        return replace(windows[0], id=id)
-
-    def encode_document(self, text: str, id: str = "text") -> list[TokenGroup]:
-        """A text of any length as windows of ``max_length`` tokens. Each window's first token is
-        the last of the one before, so every token is predicted exactly once."""
         text = text.rstrip() if text.rstrip().endswith(self._eos) else text
         ids = self._with_bos(self._tokeniser.ids(text))
         eos = int(self.tokenizer.eos_token_id)
@@ -234,7 +210,7 @@ class Encoder:
     # --- many ------------------------------------------------------------------------------
 
     def encode_all(
-        self, groups: Sequence[Group], how: How = "groups"
+        self, groups: Sequence[Group], how: EncodeAs = "groups"
     ) -> tuple[list[TokenGroup], list[Skipped]]:
         """Encode groups in order; those that cannot be encoded are listed, with reason and cure.
 
@@ -258,7 +234,7 @@ class Encoder:
         return done, skipped
 
     def _encode_each(
-        self, groups: Sequence[Group], how: How
+        self, groups: Sequence[Group], how: EncodeAs
     ) -> Iterator[list[TokenGroup] | Skipped]:
         if how == "text":
             for group in groups:
@@ -280,48 +256,49 @@ class Encoder:
             yield from self._encode_chunk(groups[start : start + CHUNK], plan)
 
     def _encode_chunk(
-        self, groups: Sequence[Group], plan: Callable[[Group], _Plan]
+        self, groups: Sequence[Group], plan: Callable[[Group], _Planned]
     ) -> Iterator[list[TokenGroup] | Skipped]:
         """One tokenizer call for all the texts of a chunk: fast tokenizers run them in parallel."""
-        plans: list[_Plan | Skipped] = []
+        plans: list[_Planned | Skipped] = []
         for group in groups:
             try:
                 plans.append(plan(group))
             except RowError as error:
-                plans.append(Skipped(group.prompt.source, error.reason, error.cure))
-        tokens = iter(self._tokeniser.tokenise([p.text for p in plans if isinstance(p, _Plan)]))
+                plans.append(error.skip(group.prompt.source))
+        texts = [plan[1] for plan in plans if not isinstance(plan, Skipped)]
+        tokens = iter(self._tokeniser.tokenise(texts))
         for item in plans:
             if isinstance(item, Skipped):
                 yield item
                 continue
             try:
-                yield [self._assemble(item.group, *next(tokens))]
+                yield [self._assemble(item[0], *next(tokens))]
             except RowError as error:
-                yield Skipped(item.group.prompt.source, error.reason, error.cure)
+                yield error.skip(item[0].prompt.source)
 
-    def _one(self, group: Group, plan: Callable[[Group], _Plan]) -> TokenGroup:
+    def _one(self, group: Group, plan: Callable[[Group], _Planned]) -> TokenGroup:
         try:
-            planned = plan(group)
-            return self._assemble(planned.group, *self._tokeniser.tokenise([planned.text])[0])
+            planned, text = plan(group)
+            return self._assemble(planned, *self._tokeniser.tokenise([text])[0])
         except RowError as error:
             where = group.prompt.source or group.prompt.id
             raise DataError(f"{where}: {error.reason}; {error.cure}") from error
 
     # --- text ------------------------------------------------------------------------------
 
-    def _plan_prompt(self, group: Group) -> _Plan:
+    def _plan_prompt(self, group: Group) -> _Planned:
         prompt = group.prompt
         if prompt.text is not None:
-            return _Plan(group, Text(prompt.text))
-        return _Plan(group, Text(self._template.opening(prompt.messages)))
+            return group, Text(prompt.text)
+        return group, Text(self._template.opening(prompt.messages))
 
-    def _plan_group(self, group: Group, empty_ok: bool = False) -> _Plan:
+    def _plan_group(self, group: Group, empty_ok: bool = False) -> _Planned:
         prompt = group.prompt
         if not group.responses:
             return self._plan_prompt(group)
         if prompt.text is not None:
             answers = [self._plain(r, empty_ok) for r in group.responses]
-            return _Plan(group, Text(prompt.text, answers))
+            return group, Text(prompt.text, answers)
         last = self.train_on == "last"
         turns = [
             self._template.turns(prompt.messages, r, last_only=last, empty_ok=empty_ok)
@@ -329,7 +306,7 @@ class Encoder:
         ]
         opening = min((t.opening for t in turns), key=len)
         spans = [[Span(t.opening[len(opening) :], False), *t.spans] for t in turns]
-        return _Plan(group, Text(opening, spans))
+        return group, Text(opening, spans)
 
     def _plain(self, response: Response, empty_ok: bool) -> list[Span]:
         """A plain text's answer, whatever blanks follow an end of turn in it left out."""
@@ -341,7 +318,7 @@ class Encoder:
             raise RowError(*EMPTY)
         return [Span(text if said == text else text.rstrip(), True)]
 
-    def _plan_demonstration(self, group: Group) -> _Plan:
+    def _plan_demonstration(self, group: Group) -> _Planned:
         if len(group.responses) != 1:
             raise RowError(
                 f"{len(group.responses)} responses", "a demonstration has exactly one response"
@@ -368,20 +345,19 @@ class Encoder:
         if group.prompt.text is not None:
             begun = [r.ids[:1] == self._bos for r in responses]  # a document with its own BOS
             prompt = prompt if begun and all(begun) and not prompt else self._with_bos(prompt)
-            if not prompt and responses:  # a document: its first token stands as the prompt
+            if not prompt and responses:  # a document: its first token is the prompt
                 prompt, responses = first_token_out(responses)
         if not prompt:
             raise RowError("empty prompt", "fill it in or remove the row")
         prompt, responses = self._window.fit(prompt, responses, self.tokenizer.bos_token_id)
         comparisons = judgements(group)
         check_tokens(responses, comparisons)
-        ranks = ranks_of(group, comparisons)
         return TokenGroup(
             id=group.prompt.id,
             prompt_ids=prompt,
             responses=tuple(
-                TokenResponse(t.ids, t.mask, scalar=scalars_of(r, rank))
-                for t, r, rank in zip(responses, group.responses, ranks, strict=False)
+                TokenResponse(t.ids, t.mask, scalar=_scalars(r, rank))
+                for t, r, rank in zip(responses, group.responses, _ranks(group), strict=False)
             ),
             comparisons=comparisons,
             weight=group.weight,
@@ -394,8 +370,88 @@ class Encoder:
         return ids if ids[: len(self._bos)] == self._bos else [*self._bos, *ids]
 
     def _finish(self, tokens: Tokens) -> Tokens:
-        """Close a turn that is left open, so that the model learns to stop."""
+        """Close a turn that has no end, so that the model learns to stop."""
         if not tokens.ids or tokens.ids[-1] not in self.stop_ids:
             tokens.ids.append(int(self.tokenizer.eos_token_id))
             tokens.mask.append(tokens.mask[-1] if tokens.mask else True)
         return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How many tokens fit, and what is cut when there are more (see ``Encoder``)."""
+
+    max_length: int
+    max_prompt_length: int
+    truncation: Truncation
+
+    def fit(
+        self, prompt: list[int], responses: list[Tokens], bos: int | None
+    ) -> tuple[list[int], list[Tokens]]:
+        """The prompt and responses, cut as ``truncation`` says.
+
+        Raises:
+            RowError: they do not fit and may not be cut.
+        """
+        longest = max((len(r.ids) for r in responses), default=0)
+        room = min(self.max_prompt_length, self.max_length - longest)
+        if len(prompt) <= room:
+            return prompt, responses
+        if self.truncation == "left" and room >= 1:
+            keeps_bos = room > 1 and prompt[0] == bos
+            return (prompt[:1] + prompt[1 - room :] if keeps_bos else prompt[-room:]), responses
+        if len(prompt) > self.max_prompt_length:
+            raise RowError(
+                f"the prompt is longer than {self.max_prompt_length} tokens",
+                "raise max_prompt_length or max_length, or cut prompts with truncation: left",
+            )
+        if self.truncation == "right":
+            left = self.max_length - len(prompt)
+            return prompt, [Tokens(r.ids[:left], r.mask[:left]) for r in responses]
+        raise RowError(
+            f"prompt and response are longer than {self.max_length} tokens",
+            "raise max_length, or cut with truncation: left (prompts) or right (responses)",
+        )
+
+
+def first_token_out(responses: list[Tokens]) -> tuple[list[int], list[Tokens]]:
+    """A document without BOS: its first token is the prompt."""
+    if len(responses) != 1 or len(responses[0].ids) < 2:
+        raise RowError("empty prompt", "fill it in or remove the row")
+    only = responses[0]
+    return only.ids[:1], [Tokens(only.ids[1:], only.mask[1:])]
+
+
+def check_tokens(responses: Sequence[Tokens], comparisons: Sequence[Comparison]) -> None:
+    """Check tokens before they are trained on.
+
+    Raises:
+        RowError: a response without a trained token, or a better one equal to a worse one.
+    """
+    if any(not any(r.mask) for r in responses):
+        raise RowError(*NOTHING)
+    for c in comparisons:
+        if not c.tie and responses[c.better].ids == responses[c.worse].ids:
+            raise RowError(
+                "chosen and rejected come out as the same tokens",
+                "they differ only where they were cut or trimmed; raise max_length or remove it",
+            )
+
+
+def _ranks(group: Group) -> list[float | None]:
+    """Given ranks, else places by net wins; none where nothing compares the responses."""
+    ranks = [r.rank for r in group.responses]
+    if len(ranks) < 2 or not judgements(group):
+        return [None] * len(ranks)
+    if all(r is not None for r in ranks):
+        return ranks
+    wins = net_wins(group)
+    return [1.0 + sum(other > mine for other in wins) for mine in wins]
+
+
+def _scalars(response: Response, rank: float | None) -> dict[str, float]:
+    """A response's numbers: its rank, its label (1 good, 0 bad)."""
+    out = {} if rank is None else {"rank": float(rank)}
+    if "label" in response.meta:
+        out["label"] = float(bool(response.meta["label"]))
+    return out

@@ -1,4 +1,4 @@
-"""The fields of a row: known names and their synonyms, typed access, did-you-mean.
+"""The fields of a row: known names and their synonyms, typed access, and the group a row becomes.
 
 A format asks a :class:`Row` for what it needs; whatever it did not ask for ends up in
 ``Prompt.meta``, so a reward can use it.
@@ -8,25 +8,40 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gnomon.data.scalars import RowError, as_confidence, as_number, as_text, as_weight
 from gnomon.data.turns import (
     Turn,
     is_messages,
     is_transcript,
     parse_messages,
     parse_transcript,
+    role_of,
     with_tools,
 )
-from gnomon.records import Message, Source
+from gnomon.data.values import (
+    JsonReader,
+    RawRow,
+    RowError,
+    Skipped,
+    as_confidence,
+    as_number,
+    as_text,
+    as_weight,
+)
+from gnomon.errors import DataError
+from gnomon.plugins import did_you_mean
+from gnomon.recipe.schema import Verdict
+from gnomon.records import Comparison, Group, Message, Prompt, Response, Source
 
 PROMPT_TEXT = (
     *("prompt", "instruction", "question", "query", "problem", "goal", "forbidden_prompt"),
     "input",  # what is asked, unless an instruction says what to do with it
 )
 PROMPT_TURNS = ("messages", "conversations", "conversation")
+PROMPT = (*PROMPT_TEXT, *PROMPT_TURNS)
 CHOSEN = ("chosen", "chosen_response", "chosen_messages", "corrects")
 REJECTED = ("rejected", "rejected_response", "rejected_messages", "incorrects")
 COMPLETION = ("completion", "output", "response", "solution", "answer")
@@ -55,28 +70,10 @@ RIVALS: tuple[tuple[str, ...], ...] = (
 
 #: Every field name a format may ask for (what `columns` may map onto).
 KNOWN = (
-    *PROMPT_TEXT,
-    *PROMPT_TURNS,
-    *CHOSEN,
-    *REJECTED,
-    *COMPLETION,
-    *LABEL,
-    *RESPONSES,
-    *RESPONSE_A,
-    *RESPONSE_B,
-    *PREFERENCE,
-    *SYSTEM,
-    *INPUT,
-    *LABELLER,
+    *(name for group in RIVALS for name in group),
     *("id", "text", "history", "tools", "category", "weight", "margin", "confidence"),
     *("comparisons", "ranking", "scores", "instances", "meta"),
 )
-
-
-def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """ "did you mean 'x'?" or an empty string."""
-    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.7)
-    return f"did you mean {close[0]!r}?" if close else ""
 
 
 class Row:
@@ -84,7 +81,7 @@ class Row:
 
     Args:
         data: the fields, under gnomon's names where columns were mapped.
-        source: where the row stands.
+        source: the row's place.
         default_id: the prompt's id if the row has none.
         aside: fields that only ``Prompt.meta`` takes.
         columns: gnomon's name -> the file's own.
@@ -103,42 +100,44 @@ class Row:
         self.default_id = default_id
         self.aside = aside or {}
         self.columns = columns or {}
+        self._asked: set[str] = set()
         self._used: set[str] = set()
-        self._seen: set[str] = set()
 
     def first(self, names: Iterable[str]) -> str | None:
         """The first of these names that the row has with a value other than null."""
-        return next((n for n in names if self.data.get(n) is not None), None)
+        for name in names:
+            if self.data.get(name) is not None:
+                return name
+        return None
 
     def name(self, names: Sequence[str]) -> str:
         """As :meth:`first`, in the file's own words, for messages."""
         ours = self.first(names) or names[0]
         return self.columns.get(ours, ours)
 
-    def take(self, *names: str) -> Any:
-        """The value of the first of these fields present, marked as used; None if there is none."""
-        name = self.first(names)
-        if name is None:
-            return None
-        self._used.add(name)
-        return self.data[name]
+    def take(self, *names: str, keep: bool = False) -> Any:
+        """The value of the first of these fields that the row has; None if it has none.
 
-    def see(self, *names: str) -> Any:
-        """As :meth:`take`, but the field stays in ``Prompt.meta`` as well."""
-        name = self.first(names)
-        if name is None:
-            return None
-        self._seen.add(name)
-        return self.data[name]
+        A field that was taken is used up; with ``keep`` it stays in ``Prompt.meta`` as well.
+        """
+        for name in names:
+            value = self.data.get(name)
+            if value is not None:
+                self._asked.add(name)
+                if not keep:
+                    self._used.add(name)
+                return value
+        return None
 
     def need(self, *names: str) -> Any:
         """As :meth:`take`, but a missing field is an error with a hint."""
-        if self.first(names) is None:
+        value = self.take(*names)
+        if value is None:
             raise self.missing(names[0])
-        return self.take(*names)
+        return value
 
     def missing(self, name: str) -> RowError:
-        """The error for a field that is not there: null, misspelt or absent."""
+        """The error for a field that a row lacks: null, misspelt or absent."""
         if name in self.data:
             return RowError(f"field {name!r} is null", f"fill {name!r} or remove the row")
         close = difflib.get_close_matches(name, [str(k) for k in self.data], n=1, cutoff=0.7)
@@ -149,30 +148,20 @@ class Row:
             cure = f"add it, or map another column onto it (fields found: {found})"
         return RowError(f"no field {name!r}", cure)
 
-    def text(self, *names: str) -> str:
-        """A required string field."""
-        value = self.need(*names)
-        return as_text(value, self.first(names) or names[0])
-
-    def number(self, name: str, default: float) -> float:
+    def number(
+        self, name: str, default: float, read: Callable[[Any, str], float] = as_number
+    ) -> float:
         """An optional number field."""
         value = self.take(name)
-        return default if value is None else as_number(value, name)
-
-    def weight(self) -> float:
-        """How much the row counts; 0 switches it off."""
-        value = self.take("weight")
-        return 1.0 if value is None else as_weight(value, "weight")
+        return default if value is None else read(value, name)
 
     def confidence(self) -> float:
         """How sure the labeller was, from 0 to 1."""
-        value = self.take("confidence")
-        return 1.0 if value is None else as_confidence(value, "confidence")
+        return self.number("confidence", 1.0, as_confidence)
 
     def unused_columns(self) -> list[str]:
         """Mapped columns, in gnomon's words, that no format asked for."""
-        asked_for = self._used | self._seen
-        return [n for n in self.columns if n not in asked_for and self.data.get(n) is not None]
+        return [n for n in self.columns if n not in self._asked and self.data.get(n) is not None]
 
     def rest(self) -> dict[str, Any]:
         """Fields that no format asked for and that hold something."""
@@ -192,9 +181,7 @@ def response_turns(value: Any, name: str) -> tuple[Turn, ...]:
     return (Turn(Message("assistant", as_text(value, name))),)
 
 
-def prompt_turns(
-    row: Row, names: Sequence[str] = (*PROMPT_TEXT, *PROMPT_TURNS)
-) -> tuple[Turn, ...]:
+def prompt_turns(row: Row, names: Sequence[str] = PROMPT) -> tuple[Turn, ...]:
     """What the row asks, from the first of these fields that it has (empty if it has none).
 
     `instruction` takes `input` (or `context`) below it, whatever it is called in the file.
@@ -219,8 +206,8 @@ def prompt_turns(
 
 
 def with_side_columns(row: Row, turns: Sequence[Turn]) -> tuple[Turn, ...]:
-    """A prompt with what the row says of it beside it: `system` (its first turn), `tools` (written
-    into that) and `history` ([[question, answer], ...], before the question).
+    """A prompt with the row's side columns: `system` (its first turn), `tools` (written into that)
+    and `history` ([[question, answer], ...], before the question).
 
     Raises:
         RowError: the conversation begins with another system turn than `system`.
@@ -236,7 +223,7 @@ def with_side_columns(row: Row, turns: Sequence[Turn]) -> tuple[Turn, ...]:
         )
     if system.strip() and not opening:
         turns = (Turn(Message("system", system)), *turns)
-    tools = row.see("tools")  # a reward may need it, too
+    tools = row.take("tools", keep=True)  # a reward may need it, too
     if tools is not None and not isinstance(tools, str | list | Mapping):
         raise RowError("field 'tools' is not a list of tools", "write it as a list, or as JSON")
     return with_tools(turns, tools) if tools else turns
@@ -261,3 +248,187 @@ def conversation(value: Any, name: str) -> tuple[Turn, ...] | None:
         turns = parse_messages(value, name)
         return None if turns[0].role == "assistant" else turns
     return None
+
+
+def annotators(data: Mapping[str, Any]) -> list[str]:
+    """The columns of single labellers: annotator1, annotator2, ..."""
+    return [k for k, v in data.items() if ANNOTATOR.fullmatch(str(k)) and v is not None]
+
+
+def answered_field(data: Mapping[str, Any], last: bool = False) -> str | None:
+    """The field whose conversation has an assistant turn (or ends with one), None without one."""
+    return next((n for n in PROMPT_TURNS if _is_answered(data.get(n), last)), None)
+
+
+def _is_answered(value: Any, last: bool) -> bool:
+    turns = value if isinstance(value, list) else []
+    roles = [role_of(m) for m in turns if isinstance(m, Mapping)]
+    return "assistant" in (roles[-1:] if last else roles)
+
+
+# --- groups of rows ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """Choices that change what a row means.
+
+    Attributes:
+        as_text: prompts are plain text for a base model, not chat turns.
+        labels: what the values of a `preference` column mean, e.g. {0: "a", 1: "b", 2: "tie"}.
+        good_from: scores at or above this are good, below it bad (ratings read as unpaired).
+    """
+
+    as_text: bool = False
+    labels: Mapping[Any, Verdict] = field(default_factory=dict)
+    good_from: float | None = None
+
+
+def to_response(turns: Sequence[Turn], **known: Any) -> Response:
+    """A response of these turns; turns switched off for training are noted in ``meta['train']``."""
+    messages = tuple(t.message for t in turns)
+    meta = dict(known.pop("meta", {}))
+    if not all(t.train for t in turns if t.role == "assistant"):
+        meta["train"] = tuple(t.train for t in turns)
+    return Response(messages, meta=meta, **known)
+
+
+def to_group(
+    row: Row,
+    turns: Sequence[Turn],
+    options: ReadOptions,
+    responses: Sequence[Response] = (),
+    comparisons: Sequence[Comparison] = (),
+) -> Group:
+    """The row as a group of its `weight`: its prompt with the side columns (system, tools, history)
+    written in and every unused field in its meta. Call it after all other fields."""
+    weight = row.number("weight", 1.0, as_weight)
+    return Group(_prompt(row, turns, options), tuple(responses), tuple(comparisons), weight)
+
+
+def _prompt(row: Row, turns: Sequence[Turn], options: ReadOptions) -> Prompt:
+    turns = with_side_columns(row, turns)
+    category = row.take("category")
+    own_id = row.take("id")
+    extra = row.take("meta")
+    meta = {**(extra if isinstance(extra, Mapping) else {}), **row.rest()}
+    messages: tuple[Message, ...] = tuple(t.message for t in turns)
+    text = None
+    if options.as_text:
+        if len(messages) != 1:
+            raise RowError(
+                f"a conversation of {len(messages)} turns cannot be read as plain text",
+                "read it as chat (as_text: false), or write system and history into the text",
+            )
+        text, messages = messages[0].content, ()
+    return Prompt(
+        id=row.default_id if own_id is None else str(own_id),
+        messages=messages,
+        text=text,
+        source=row.source,
+        category=None if category is None else str(category),
+        meta=meta,
+    )
+
+
+# --- columns -----------------------------------------------------------------------------------
+
+Rows = Sequence[RawRow | Skipped]
+
+#: Fields that hold lists or objects: text in them that opens like JSON is JSON.
+STRUCTURED = (
+    *(*PROMPT_TURNS, *RESPONSES, "chosen_messages", "rejected_messages", "conversation_a"),
+    *("conversation_b", "corrects", "incorrects", "comparisons", "ranking", "scores", "history"),
+    *("instances", "meta"),
+)
+#: Fields of text or of conversations: they are JSON only where the whole column is conversations.
+EITHER = tuple(
+    name
+    for group in (PROMPT_TEXT, CHOSEN, REJECTED, COMPLETION, RESPONSE_A, RESPONSE_B)
+    for name in group
+    if name not in STRUCTURED
+)
+_EITHER, _JSON = frozenset(EITHER), frozenset((*STRUCTURED, *EITHER))
+_OPENS = re.compile(r"\s*[\[{]")
+_PYTHON = re.compile(r"\s*\[\s*\{\s*'(role|from|content|value)'\s*:")
+
+
+def rename(raw: Rows, columns: Mapping[str, str], name: str) -> list[RawRow | Skipped]:
+    """Give mapped columns gnomon's names. Columns that they displace, or that have the
+    same meaning, go aside.
+
+    Raises:
+        DataError: a name that gnomon does not know, or that no row has.
+    """
+    present = {key for item in raw if isinstance(item, RawRow) for key in item.data}
+    for ours, theirs in columns.items():
+        if ours not in KNOWN:
+            hint = did_you_mean(ours, sorted(set(KNOWN)), "known:")
+            raise DataError(f"{name}: columns maps onto the unknown field {ours!r}; {hint}")
+        if present and theirs not in present:
+            hint = did_you_mean(theirs, sorted(present), "the file has")
+            raise DataError(f"{name}: columns names {theirs!r}, which no row has; {hint}")
+    taken = set(columns.values())
+    rivals = {n for group in RIVALS if columns.keys() & set(group) for n in group} | columns.keys()
+
+    def renamed(item: RawRow | Skipped) -> RawRow | Skipped:
+        if isinstance(item, Skipped):
+            return item
+        kept = {k: v for k, v in item.data.items() if k not in taken}
+        data = {k: v for k, v in kept.items() if k not in rivals}
+        data |= {o: item.data[t] for o, t in columns.items() if t in item.data}
+        return replace(item, data=data, aside={k: v for k, v in kept.items() if k in rivals})
+
+    return [renamed(item) for item in raw]
+
+
+def decode(raw: Rows) -> list[RawRow | Skipped]:
+    """Read structured fields that are written as JSON text. A text that merely looks like JSON
+    stays a text: a column of texts is one of conversations only if every cell is one."""
+    reader = JsonReader()
+    texts: dict[str, list[str]] = {}
+    for item in raw:
+        for name, value in item.data.items() if isinstance(item, RawRow) else ():
+            if isinstance(value, str) and name in _EITHER:
+                texts.setdefault(name, []).append(value)
+    names = {n for n, cells in texts.items() if all(_is_conversation(c, reader) for c in cells)}
+    names |= set(STRUCTURED)
+
+    def decoded(item: RawRow | Skipped) -> RawRow | Skipped:
+        if isinstance(item, Skipped):
+            return item
+        try:
+            found = {
+                name: _value(text, name, reader if name in names else None)
+                for name, text in item.data.items()
+                if isinstance(text, str) and _OPENS.match(text) and name in _JSON
+            }
+        except RowError as error:
+            return error.skip(item.source)
+        return replace(item, data={**item.data, **found}) if found else item
+
+    return [decoded(item) for item in raw]
+
+
+def _value(text: str, name: str, reader: JsonReader | None) -> Any:
+    if _PYTHON.match(text):
+        raise RowError(
+            f"field {name!r} is a Python list written as text, not JSON",
+            "write it with json.dumps, or save the table as parquet or .jsonl",
+        )
+    if reader is None:
+        return text
+    try:
+        return reader.read(text)
+    except RowError as error:
+        raise RowError(
+            f"field {name!r} is text that is not JSON: {error.reason}", "correct it"
+        ) from error
+
+
+def _is_conversation(text: str, reader: JsonReader) -> bool:
+    try:
+        value = reader.read(text) if _OPENS.match(text) else None
+    except RowError:
+        return False
+    return is_messages(value) and all(role_of(message) for message in value or ())

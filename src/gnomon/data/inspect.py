@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console, RenderableType
 from rich.console import Group as Stack
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gnomon.data.kinds import judgements, net_wins
-from gnomon.data.readers import ReadResult, Skipped, read_groups, summarise_skipped
-from gnomon.data.sampler import prompt_key
+from gnomon.data.formats import judgements, net_wins
+from gnomon.data.readers import prompt_key, read_groups
+from gnomon.data.values import Skipped, summarise_skipped
 from gnomon.records import Group, Prompt, Response
 
 _WORD = re.compile(r"[㐀-鿿぀-ヿ가-힯]|[^\s㐀-鿿぀-ヿ가-힯]+")
@@ -61,7 +60,7 @@ class Inspection:
             there are none.
         group_sizes: how many groups have K responses.
         duplicates: groups that repeat an earlier one exactly (prompt, responses and who judged
-            them; of prompts alone, all that the row says).
+            them; of prompts alone, everything in the row).
         contradictions: pairs of responses judged one way and the other way round.
         comparisons, ties: judgements, and how many of them are ties.
         identical: rows skipped because chosen and rejected are the same.
@@ -71,8 +70,8 @@ class Inspection:
         unseen: columns that no format uses: a reward can read them, the model never does.
         empty: columns that no row fills.
         missing_words: texts whose last line is what programs write for a missing value ("nan").
-        broken_texts: texts with the character that stands for bytes read in a wrong encoding.
-        leaked: groups whose prompt also stands in the other file; None without another file.
+        broken_texts: texts with the character that replaces bytes read in a wrong encoding.
+        leaked: groups whose prompt is also in the other file; None without another file.
         other: that file's name.
     """
 
@@ -210,14 +209,6 @@ class Inspection:
             table.add_row(part, *(f"{n:.0f}" for n in numbers))
         return table
 
-    def text(self, width: int = 100) -> str:
-        """:meth:`render` as plain text."""
-        console = Console(file=io.StringIO(), width=width, force_terminal=False)
-        console.print(self.render())
-        out = console.file
-        assert isinstance(out, io.StringIO)
-        return out.getvalue()
-
     def plot(self, path: str | Path) -> None:
         """Save a PNG: lengths by part and, where responses are compared, the length gap."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -254,7 +245,7 @@ def inspect(
     tokenizer: Any = None,
     **read_options: Any,
 ) -> Inspection:
-    """Read a file and describe it; with ``other``, also count prompts that stand in both.
+    """Read a file and describe it; with ``other``, also count prompts that are in both.
 
     Args:
         other: a second file (the test split, say), read with the same options.
@@ -267,21 +258,6 @@ def inspect(
     options = {"max_skipped": 1.0, **read_options}
     result = read_groups(path, **options)
     against = read_groups(other, **options) if other is not None else None
-    return inspect_groups(
-        result, str(path), against=against, other=None if other is None else str(other),
-        tokenizer=tokenizer,
-    )  # fmt: skip
-
-
-def inspect_groups(
-    result: ReadResult,
-    name: str,
-    *,
-    against: ReadResult | None = None,
-    other: str | None = None,
-    tokenizer: Any = None,
-) -> Inspection:
-    """Describe groups already read (see :func:`inspect`)."""
     groups = result.groups
     measure = _words if tokenizer is None else _tokens(tokenizer)
     keys = [prompt_key(g) for g in groups]
@@ -304,7 +280,7 @@ def inspect_groups(
         bool(r.meta["label"]) for g in groups for r in g.responses if "label" in r.meta
     )
     return Inspection(
-        name=name,
+        name=str(path),
         format=result.format,
         kind=result.kind,
         rows=len(rows) + len(result.skipped),
@@ -329,7 +305,7 @@ def inspect_groups(
         missing_words=sum(t.split("\n")[-1].strip() in _MISSING for t in texts),
         broken_texts=sum("\ufffd" in t for t in texts),
         leaked=None if seen_elsewhere is None else sum(k in seen_elsewhere for k in keys),
-        other=other,
+        other=None if other is None else str(other),
     )
 
 

@@ -4,11 +4,13 @@
 >>> print(result.format, len(result.groups), summarise_skipped(result.skipped))
 
 A row that cannot be used is skipped, counted and listed with its number, the reason and the cure;
-if too many are (half, unless told otherwise), the file is refused.
+if too many are (half, by default), the file is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,31 +19,23 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from gnomon.data.build import Kind, ReadOptions, Verdict
-from gnomon.data.columns import decode, rename
-from gnomon.data.fields import COMPLETION, KNOWN, Row, did_you_mean
-from gnomon.data.formats import BY_NAME, FORMATS, Format, detect
-from gnomon.data.kinds import READABLE_AS, check, convert
-from gnomon.data.rows import BadRow, RawRow, iter_rows, stem
-from gnomon.data.scalars import RowError
-from gnomon.data.textfile import MAX_GB
+from gnomon.data.fields import (
+    COMPLETION,
+    KNOWN,
+    ReadOptions,
+    Row,
+    decode,
+    rename,
+)
+from gnomon.data.formats import BY_NAME, FORMATS, READABLE_AS, Format, check, convert, detect
+from gnomon.data.rows import MAX_GB, iter_rows, stem
+from gnomon.data.values import RawRow, RowError, Skipped, summarise_skipped
 from gnomon.errors import DataError
-from gnomon.records import Group, Source
+from gnomon.plugins import did_you_mean, nearest
+from gnomon.recipe.schema import Kind, Verdict
+from gnomon.records import Group
 
 DETECT_ROWS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A row (or group) left out: where it stands, why, and what would make it usable."""
-
-    source: Source | None
-    reason: str
-    cure: str
-
-    def __str__(self) -> str:
-        where = f"{self.source}: " if self.source else ""
-        return f"{where}{self.reason} ({self.cure})"
 
 
 @dataclass(frozen=True)
@@ -109,13 +103,13 @@ def read_groups(
     groups: list[Group] = []
     skipped: list[Skipped] = []
     for item in raw:
-        if isinstance(item, BadRow):
-            skipped.append(Skipped(item.source, item.reason, item.cure))
+        if isinstance(item, Skipped):
+            skipped.append(item)
             continue
         try:
             groups += _read_row(item, chosen, want, options, split, columns)
         except RowError as error:
-            skipped.append(Skipped(item.source, error.reason, error.cure))
+            skipped.append(error.skip(item.source))
     _refuse_if_too_many(name, len(raw), skipped, max_skipped)
     if groups and all(is_switched_off(group) for group in groups):
         raise DataError(
@@ -148,12 +142,12 @@ def select(rows: Iterable[T], limit: int | None, sample_seed: int | None) -> lis
 
 
 def is_switched_off(group: Group) -> bool:
-    """Whether nothing of a row counts: its weight is 0, or that of all its comparisons."""
+    """Whether a group has no effect: its weight is 0, or that of all its comparisons."""
     judged = group.comparisons
     return group.weight == 0 or (bool(judged) and all(c.weight == 0 for c in judged))
 
 
-def _empty_columns(raw: Iterable[RawRow | BadRow]) -> tuple[str, ...]:
+def _empty_columns(raw: Iterable[RawRow | Skipped]) -> tuple[str, ...]:
     filled: dict[str, bool] = {}
     for item in raw:
         for key, value in item.data.items() if isinstance(item, RawRow) else ():
@@ -167,7 +161,7 @@ def _not_readable_as(
     same = {want, "preferences"} if want == "rankings" else {want}
     formats = [f for f in FORMATS if same & set(f.kinds)]
     nulls = f"No row fills {', '.join(empty)}. " if empty else ""
-    needs = "; ".join(f"{f.name} ({', '.join(f.needs)})" for f in formats)
+    needs = "; ".join(f"{f.name} ({f.needs})" for f in formats)
     return (
         f"{name}: holds {native} (format {chosen.name}), which cannot be read as {want}. "
         f"It can be read as {', '.join(READABLE_AS[native])}. {want.capitalize()} come from: "
@@ -176,15 +170,15 @@ def _not_readable_as(
     )
 
 
-def _understand(raw: Sequence[RawRow | BadRow], format: str, name: str) -> tuple[Format, Kind]:
+def _understand(raw: Sequence[RawRow | Skipped], format: str, name: str) -> tuple[Format, Kind]:
     rows = [item.data for item in raw if isinstance(item, RawRow)][:DETECT_ROWS]
     if not rows:
         first = raw[0]
-        assert isinstance(first, BadRow)
+        assert isinstance(first, Skipped)
         raise DataError(f"{first.source}: {first.reason}; {first.cure}. No row could be decoded.")
     if format != "auto":
         if format not in BY_NAME:
-            hint = did_you_mean(format, BY_NAME) or f"known: {', '.join(BY_NAME)}"
+            hint = did_you_mean(format, BY_NAME, "known:")
             raise DataError(f"{name}: unknown format {format!r}; {hint}")
         found = BY_NAME[format]
         votes = Counter(found.kind(row) for row in rows)
@@ -194,8 +188,8 @@ def _understand(raw: Sequence[RawRow | BadRow], format: str, name: str) -> tuple
         return detected
     fields = sorted({str(key) for row in rows for key in row})
     odd = [f for f in fields if f not in KNOWN]
-    hints = [f"{f!r}: {hint}" for f in odd if (hint := did_you_mean(f.lower(), KNOWN))]
-    needs = "; ".join(f"{f.name} ({', '.join(f.needs)})" for f in FORMATS)
+    hints = [f"{f!r}: {hint}" for f in odd if (hint := nearest(f.lower(), KNOWN))]
+    needs = "; ".join(f"{f.name} ({f.needs})" for f in FORMATS)
     raise DataError(
         f"{name}, row 1: no known format has the fields {', '.join(fields)}. "
         f"{' '.join(hints) + ' ' if hints else ''}"
@@ -264,23 +258,76 @@ def _refuse_if_too_many(
     )
 
 
-def summarise_skipped(skipped: Sequence[Skipped], examples: int = 3, reasons: int = 10) -> str:
-    """A line for each of the most frequent reasons, with the first few row numbers."""
-    if not skipped:
-        return "no rows skipped"
-    by_reason: dict[str, list[Skipped]] = {}
-    for item in skipped:
-        by_reason.setdefault(item.reason, []).append(item)
-    lines = [f"{len(skipped)} skipped"]
-    ordered = sorted(by_reason.items(), key=lambda kv: -len(kv[1]))
-    for reason, items in ordered[:reasons]:
-        sources = [i.source for i in items[:examples] if i.source]
-        shards = len({i.source.file for i in skipped if i.source}) > 1
-        rows = ", ".join(f"{Path(s.file).name} {s.row}" if shards else str(s.row) for s in sources)
-        more = ", ..." if len(items) > examples else ""
-        where = f" (row {rows}{more})" if rows else ""
-        lines.append(f"  {len(items)} x {reason}{where}: {items[0].cure}")
-    left = sum(len(items) for _reason, items in ordered[reasons:])
-    if left:
-        lines.append(f"  {left} x other reasons")
-    return "\n".join(lines)
+def prompt_key(group: Group) -> str:
+    """A key that is equal for equal prompts: a hash of the turns, ignoring case and spacing.
+
+    A document (empty prompt, text as the response) is known by its text.
+    """
+    prompt = group.prompt
+    turns = [(m.role, m.content) for m in prompt.messages] or [("text", prompt.text or "")]
+    if turns == [("text", "")]:
+        turns = [("text", r.text) for r in group.responses]
+    plain = [(role, " ".join(content.split()).casefold()) for role, content in turns]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+
+
+def split(
+    groups: Sequence[Group], holdout: float | int, seed: int
+) -> tuple[list[Group], list[Group]]:
+    """(train, held out), with all groups of one prompt on the same side.
+
+    Args:
+        holdout: a share of the groups (0 <= float < 1) or a number of groups (int). Prompts are
+            held out whole, in an order hashed from the seed, for as long as they fit; so the number
+            held out is at most what was asked, save that a positive request holds out one prompt.
+        seed: a prompt's side does not change when other prompts are added after it in hash order.
+
+    Raises:
+        ValueError: a holdout that is negative or leaves nothing to train on.
+    """
+    wanted = round(holdout * len(groups)) if isinstance(holdout, float) else holdout
+    if (
+        holdout < 0
+        or (isinstance(holdout, float) and holdout >= 1)
+        or wanted >= max(1, len(groups))
+    ):
+        raise ValueError(f"cannot hold out {holdout} of {len(groups)} groups")
+    members: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(prompt_key(group), []).append(i)
+    order = sorted(members, key=lambda k: hashlib.sha256(f"{seed}:{k}".encode()).digest())
+    held: set[int] = set()
+    for key in order:
+        if len(held) + len(members[key]) <= wanted:
+            held.update(members[key])
+    if wanted > 0 and not held and len(order) > 1:
+        held.update(members[min(order, key=lambda k: len(members[k]))])
+    train = [g for i, g in enumerate(groups) if i not in held]
+    return train, [g for i, g in enumerate(groups) if i in held]
+
+
+def fingerprint(groups: Sequence[Group]) -> str:
+    """sha256 of the groups in order: prompts, responses, ranks, labels, comparisons.
+
+    Changes with anything that changes training or scoring; ``meta`` other than labels does not
+    count, nor does the file's path.
+    """
+    digest = hashlib.sha256()
+    for g in groups:
+        p = g.prompt
+        said = [
+            [p.id, p.text, [[m.role, m.content] for m in p.messages]],
+            [
+                [
+                    [[m.role, m.content] for m in r.messages],
+                    r.rank,
+                    r.meta.get("label"),
+                    r.meta.get("train"),
+                ]
+                for r in g.responses
+            ],
+            [[c.better, c.worse, c.weight, c.margin, c.tie] for c in g.comparisons],
+            g.weight,
+        ]
+        digest.update(json.dumps(said, ensure_ascii=True).encode() + b"\n")
+    return digest.hexdigest()

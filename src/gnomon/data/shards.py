@@ -7,32 +7,29 @@ import glob
 import re
 from pathlib import Path
 
-from gnomon.data.suffixes import SUFFIXES, stem
+from gnomon.data.rows import SUFFIXES, stem
 from gnomon.errors import DataError
 
 _SHARD = re.compile(r"[-_.]?(?:shard|part)?[-_.]?(\d+)(?:[-_]of[-_](\d+))?(?:[-_][0-9a-f]{8,})?$")
 _REST = re.compile(r"(\d+)")
 
 
-def is_saved_dataset(folder: Path) -> bool:
-    """Whether the `datasets` package saved this folder."""
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
-
-
 def is_glob(path: str | Path) -> bool:
-    """Whether a path that is not there itself names files by a pattern."""
+    """Whether a path names files by a pattern rather than one file that exists."""
     return glob.has_magic(str(path)) and not Path(path).exists()
 
 
 def find_files(path: Path, split: str | None) -> list[Path] | None:
-    """The files that a path means, shards in order; None if it can only be a hub id.
+    """The files that a path means, shards in order; None if `datasets` saved the folder, or if the
+    path can only be a hub id.
 
     Raises:
-        DataError: nothing is there, an unknown ending, a missing shard, or files of several kinds
-            or splits where ``split`` does not say which.
+        DataError: no such file, an unknown ending, a missing shard, or files of several kinds or
+            splits and no ``split`` to choose one.
     """
     if path.is_dir():
-        return _in_folder(path, split)
+        saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+        return None if saved else _in_folder(path, split)
     if is_glob(path):
         files = sorted((Path(p) for p in glob.glob(str(path))), key=_natural)
         if not files:
@@ -55,7 +52,7 @@ def looks_like_hub_id(name: str) -> bool:
 
 def _nearby(path: Path) -> str:
     if not path.parent.is_dir():
-        return f" Its folder {path.parent} is not there either."
+        return f" Its folder {path.parent} does not exist either."
     names = [p.name for p in path.parent.iterdir()]
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
     return f" Did you mean {path.parent / close[0]}?" if close else ""
@@ -90,12 +87,13 @@ def _in_folder(folder: Path, split: str | None) -> list[Path]:
     for file in files:
         splits.setdefault(_split_of(file), []).append(file)
     if split is not None and split not in splits:
-        raise DataError(f"{folder}: no files of a split {split!r}; it has {_told(splits)}.")
+        raise DataError(f"{folder}: no files of a split {split!r}; it has {_counts(splits)}.")
     if split is None and len(splits) > 1:
         names = ", ".join(p.name for p in files[:8])
         raise DataError(
-            f"{folder}: holds files that do not belong together ({_told(splits)}). Say which with "
-            f"split, or by a pattern such as {folder / '*.jsonl'}. Name one of its files: {names}."
+            f"{folder}: holds files that do not belong together ({_counts(splits)}). Say which "
+            f"with split, or by a pattern such as {folder / '*.jsonl'}. Name one of its files: "
+            f"{names}."
         )
     chosen = splits[split] if split is not None else files
     if len({p.name[len(stem(p)) :].lower() for p in chosen}) > 1:
@@ -109,8 +107,9 @@ def _is_data(path: Path) -> bool:
     return path.is_file() and not hidden and path.name.lower().endswith(SUFFIXES)
 
 
-def _told(splits: dict[str, list[Path]]) -> str:
-    return ", ".join(f"{name or 'unnamed'}: {len(f)} files" for name, f in sorted(splits.items()))
+def _counts(splits: dict[str, list[Path]]) -> str:
+    named = sorted(splits.items())
+    return ", ".join(f"{name or 'unnamed'}: {len(files)} files" for name, files in named)
 
 
 def _split_of(path: Path) -> str:

@@ -11,35 +11,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from gnomon.data.merge import Merge, merge_answer, merge_turns
-from gnomon.data.turn_ends import TurnEnds, find_ends, special_texts
-from gnomon.data.turns import RowError
-from gnomon.data.window import NOTHING
+from gnomon.data.chat import (
+    EMPTY,
+    NOTHING,
+    REWRITES,
+    TurnEnds,
+    eos_text,
+    find_ends,
+    merge_answer,
+    merge_turns,
+    special_texts,
+)
+from gnomon.data.values import RowError
 from gnomon.errors import DataError
+from gnomon.recipe.schema import Merge
 from gnomon.records import Message, Response
-
-CHATML = (
-    "{% for m in messages %}"
-    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + END + '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-PLAIN = (
-    "{% for m in messages %}"
-    "{{ m['role'] + ': ' + m['content'] }}"
-    "{% if m['role'] == 'assistant' %}{{ END }}{% endif %}{{ '\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
-)
-RAW = (
-    "{% for m in messages %}"
-    "{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ END }}{% endif %}"
-    "{% endfor %}"
-)
-BUILT_IN = {"chatml": CHATML, "plain": PLAIN, "raw": RAW}
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _REASONING = re.compile(r"think|thought|reason", re.IGNORECASE)
@@ -55,16 +43,6 @@ _FIXED_NOW = "{% macro strftime_now(form) %}{{ form"
 for _field in (*"YymdeBbAaHIMSpjD", "-d", "-m"):
     _FIXED_NOW += f" | replace('%{_field}', {_TODAY.strftime('%' + _field)!r})"
 _FIXED_NOW += " }}{% endmacro +%}"
-EMPTY = (
-    "an assistant turn is empty, which would train the model to say nothing",
-    "fill it in, switch the turn off (train: false), or remove the row",
-)
-REWRITES = (
-    "the chat template rewrites earlier turns when a later one is added, so the tokens to train "
-    "on cannot be told",
-    "train_on: last keeps only the last answer; or give a template that does not (template: "
-    "chatml), or one with {% generation %} marks",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,59 +59,11 @@ class Turns:
 
     The last span is trained. ``opening`` is what a rollout is given, except where the template's
     generation prompt opens a reasoning that the finished turn does not have (see
-    :meth:`ChatTemplate.turns`): there it stops before that.
+    :meth:`ChatTemplate.turns`): then it stops before that.
     """
 
     opening: str
     spans: tuple[Span, ...]
-
-
-def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer itself puts a BOS before plain text."""
-    bos = tokenizer.bos_token_id
-    return bos is not None and list(tokenizer("a").input_ids[:1]) == [bos]
-
-
-def eos_text(tokenizer: Any) -> str:
-    """The tokenizer's EOS.
-
-    Raises:
-        DataError: it has none, so no response could end.
-    """
-    if tokenizer.eos_token is None:
-        raise DataError(
-            "the tokenizer has no EOS token, so a response could never end; set "
-            "tokenizer.eos_token (and eos_token_id in the model's generation config)"
-        )
-    return str(tokenizer.eos_token)
-
-
-def resolve_template(tokenizer: Any, template: str | None) -> str | None:
-    """The Jinja text to use: a built-in by name, a .jinja file, Jinja itself, or the tokenizer's.
-
-    None where nothing is given and the tokenizer has no template.
-
-    Raises:
-        DataError: a name that is none of these.
-    """
-    if template is None:
-        own = tokenizer.chat_template
-        return own if isinstance(own, str) or own is None else own.get("default")
-    if template in BUILT_IN:
-        end = eos_text(tokenizer)
-        if template == "chatml" and "<|im_end|>" in tokenizer.get_vocab():
-            end = "<|im_end|>"
-        text = BUILT_IN[template].replace("END", repr(end))
-        bos = "{{ bos_token }}" if adds_bos(tokenizer) else ""
-        return bos + text
-    if "{{" in template or "{%" in template:
-        return template
-    if Path(template).is_file():
-        return Path(template).read_text(encoding="utf-8")
-    raise DataError(
-        f"unknown chat template {template!r}: use {', '.join(BUILT_IN)}, the path of a .jinja "
-        "file, or leave it out for the tokenizer's own"
-    )
 
 
 @contextmanager
@@ -155,11 +85,11 @@ class ChatTemplate:
     Args:
         tokenizer: a transformers tokenizer.
         text: the Jinja source.
-        merge: what to join before rendering, see :mod:`gnomon.data.merge`.
+        merge: what to join before rendering, see :mod:`gnomon.data.chat`.
 
     Attributes:
         text: the Jinja source. A template that writes no generation prompt, but a header before
-            what the assistant says, is given that header as its generation prompt.
+            the assistant's words gets that header as its generation prompt.
         ends: what closes an assistant's turn.
 
     Raises:
@@ -244,7 +174,7 @@ class ChatTemplate:
         """The conversation as the template writes it.
 
         Where the template writes a BOS, one that opens the first turn's text is left out, and so is
-        an end of turn that closes an assistant's text: neither is there twice.
+        an end of turn that closes an assistant's text, so that neither appears twice.
 
         Raises:
             RowError: the template refuses it (no system role, say).
@@ -296,7 +226,7 @@ class ChatTemplate:
         return self.render(shown, generation_prompt=True)
 
     def example(self) -> list[Span]:
-        """A short conversation as spans, opening first, to see that a tokenizer can map it."""
+        """A short conversation as spans, opening first, to check that a tokenizer can map it."""
         answer = Response((Message("assistant", _PROBE),))
         try:
             turns = self.turns(_QUESTION, answer)
@@ -317,13 +247,13 @@ class ChatTemplate:
         """The conversation up to the last trained turn, cut where training starts and stops.
 
         Where the generation prompt opens a reasoning (``<think>``) that the template leaves out of
-        finished turns, an answer that has reasoning goes on from the generation prompt, as a
+        finished turns, an answer that has reasoning continues the generation prompt, as a
         rollout would; one that has none is trained on as the template writes it, and the opening
         stops before ``<think>``.
 
         Args:
             last_only: train on the last assistant turn alone.
-            empty_ok: take turns that say nothing.
+            empty_ok: accept empty turns.
 
         Raises:
             RowError: the template refuses the conversation or rewrites a trained turn when later

@@ -1,10 +1,10 @@
 """From text with spans to tokens: the conversation is tokenised once, as the template writes it.
 
-Which token belongs to which span is told by the characters that it stands for. So a span is never
+A token belongs to the span that its characters are in. So a span is never
 tokenised on its own, which would give it a space ("▁Paris") that the template does not write.
 
 One boundary is kept: where a response begins, the tokens before it are those of the prompt alone,
-which is what a rollout is given. A token that would reach over that boundary is taken apart there.
+which is what a rollout is given. A token that would cross that boundary is split there.
 """
 
 from __future__ import annotations
@@ -19,11 +19,19 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from gnomon.data.chat import special_tokens
 from gnomon.data.template import Span
-from gnomon.data.turn_ends import special_tokens
-from gnomon.data.turns import RowError
-from gnomon.data.window import Tokens
+from gnomon.data.values import RowError
 from gnomon.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A response's tokens while they are put together: ids, and True where one is trained on."""
+
+    ids: list[int]
+    mask: list[bool]
+
 
 _REMEMBERED = 200
 """Openings of turns up to this many characters are tokenised once ("<|im_start|>assistant\\n")."""
@@ -70,7 +78,7 @@ class SpanTokeniser:
     def tokenise(self, texts: Sequence[Text]) -> list[tuple[list[int], list[Tokens] | RowError]]:
         """For each prompt its tokens, and each response's tokens with their masks.
 
-        A RowError stands in place of responses whose spans cannot be told apart.
+        A RowError takes the place of responses whose spans cannot be told apart.
         """
         anchors = [self._anchor(t.prompt) for t in texts]
         pieces: list[str] = []
@@ -101,13 +109,12 @@ class SpanTokeniser:
         return found[0].ids
 
     def check(self, spans: Sequence[Span]) -> None:
-        """See on an example that tokens can be told apart: the trained tokens stand for the
-        trained text and for nothing else.
+        """Check on an example that the trained tokens cover the trained text and nothing else.
 
         Raises:
             DataError: they do not.
         """
-        problem = "its tokens reach over the edges of what the assistant says"
+        problem = "its tokens cross the edges of what the assistant says"
         ((_, found),) = self.tokenise([Text(spans[0].text, [spans[1:]])])
         if not isinstance(found, RowError):
             if not self._has_offsets:
@@ -119,11 +126,11 @@ class SpanTokeniser:
             lost = [c for c, seen in zip(whole.text, covered, strict=True) if not seen]
             if whole.starts == sorted(whole.starts) and not any(c.isalnum() for c in lost):
                 return
-            problem = "it does not say which words its tokens stand for"
+            problem = "it does not say which words its tokens cover"
         raise DataError(
             f"the tokenizer cannot be used with this chat template: {problem}, so the tokens to "
-            "train on cannot be told. Give a fast tokenizer (tokenizer.json), or another template "
-            "(template: chatml)"
+            "train on cannot be determined. Give a fast tokenizer (tokenizer.json), or another "
+            "template (template: chatml)"
         )
 
     # --- the text's own tokens ---------------------------------------------------------------
@@ -154,8 +161,8 @@ class SpanTokeniser:
         ]
 
     def _anchor(self, prompt: str) -> int:
-        """Where the prompt's last special token begins: what stands before it has no influence on
-        the tokens after it, so only what follows is tokenised with each response."""
+        """Where the prompt's last special token begins: text before it has no influence on the
+        tokens after it, so only what follows is tokenised with each response."""
         last = 0
         for match in self._special_text.finditer(prompt):
             last = match.start()
@@ -223,7 +230,7 @@ class SpanTokeniser:
         if since >= 0 and self._is_special(whole, since):
             begin = whole.starts[since]
             left = self._opening(whole.text[begin:place])
-        else:  # no special token since then: the text goes on from there
+        else:  # no special token since then: the text continues from there
             since, begin = floor
             left = self._continuation(whole.text[begin:place])
         index = since + len(left.ids)
@@ -251,9 +258,9 @@ class SpanTokeniser:
         return index - 1 if takes_in_spaces else index
 
     def _cut(self, whole: _Encoded, since: int, left: _Encoded, place: int, begin: int = 0) -> None:
-        """Take a token apart that reaches over ``place``: from token ``since``, which begins at
-        the character ``begin``, the tokens are ``left``, and what follows, up to the next special
-        token, goes on from them."""
+        """Split a token that crosses ``place``: from token ``since``, which begins at the character
+        ``begin``, the tokens are ``left``; what follows, up to the next special token, is
+        tokenised as their continuation."""
         until = since
         while until < len(whole.ids) and not (
             whole.starts[until] >= place and self._is_special(whole, until)
@@ -269,7 +276,7 @@ class SpanTokeniser:
             ours[since:until] = [*(begin + x for x in of_left), *(place + x for x in of_right)]
 
     def _continuation(self, text: str) -> _Encoded:
-        """Tokens of text that goes on within a word or a line: no space is put before it."""
+        """Tokens of text that continues a word or a line: no space is put before it."""
         made = self._bare.encode(text, add_special_tokens=False)
         return _encoded(text, made.ids, made.offsets)
 
@@ -303,8 +310,8 @@ class SpanTokeniser:
     def _same(ids: list[int], opening: list[int]) -> None:
         if ids[: len(opening)] != opening:
             raise RowError(
-                "a token reaches over the edge of what the assistant says, and the tokenizer "
-                "does not say which words its tokens stand for",
+                "a token crosses the edge of what the assistant says, and the tokenizer does not "
+                "say which words its tokens cover",
                 "give the model's fast tokenizer (tokenizer.json)",
             )
 

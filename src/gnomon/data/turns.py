@@ -11,16 +11,15 @@ turn, reasoning as ``<think>...</think>`` before it, and the list of tools in th
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gnomon.data.jsonvalues import JsonReader
-from gnomon.data.scalars import RowError as RowError
-from gnomon.data.scalars import as_bool, as_number, as_text, shown
+from gnomon.data.values import JsonReader, as_bool, as_number, as_text, shown
+from gnomon.data.values import RowError as RowError
+from gnomon.plugins import nearest
 from gnomon.records import Message
 
 
@@ -54,6 +53,12 @@ ROLES = {
     "ipython": "tool",
     "function_response": "tool",
 }
+
+
+def role_of(item: Mapping[str, Any]) -> str | None:
+    """gnomon's role of a role/content or from/value message; None if it has none that is known."""
+    return ROLES.get(str(item.get("role") or item.get("from")).strip().lower())
+
 
 TRAIN_FLAGS = ("loss_weight", "weight", "train", "training")
 _TRANSCRIPT_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
@@ -116,17 +121,15 @@ def _turn(item: Any, where: str) -> Turn:
     raw_role = item.get("role") or item.get("from")
     if raw_role is None:
         raise RowError(f"{where} has no 'role'", "each message needs a role (or 'from')")
-    role = ROLES.get(str(raw_role).strip().lower())
+    role = role_of(item)
     if role is None:
-        close = difflib.get_close_matches(str(raw_role).lower(), ROLES, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        hint = nearest(str(raw_role).lower(), ROLES, cutoff=0.6)
         raise RowError(
             f"{where} has the unknown role {raw_role!r}",
-            f"{hint}use system, user, assistant or tool",
+            f"{hint} use system, user, assistant or tool".strip(),
         )
-    content = _content(
-        item.get("content") if item.get("content") is not None else item.get("value"), where
-    )
+    text = item.get("content")
+    content = _content(item.get("value") if text is None else text, where)
     if str(raw_role).lower() == "function_call":
         content = _tool_call(content)
     calls = item.get("tool_calls")
@@ -217,7 +220,7 @@ def with_tools(turns: Sequence[Turn], tools: Any) -> tuple[Turn, ...]:
     if listing.strip() in ("", "[]", "{}", "null"):
         return tuple(turns)
     if any(t.role == "system" and listing.strip() in t.message.content for t in turns):
-        return tuple(turns)  # the conversation says it already
+        return tuple(turns)  # the conversation lists them already
     note = (
         f"You may call these tools:\n<tools>\n{listing.strip()}\n</tools>\n"
         'To call one, write <tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>.'
@@ -234,11 +237,12 @@ def split_pair(
 ) -> tuple[tuple[Turn, ...], tuple[Turn, ...], tuple[Turn, ...]]:
     """Two conversations -> (shared prompt, rest of chosen, rest of rejected).
 
-    The prompt is the longest common opening. Both must then go on with the assistant: its answers
-    are what is compared. The rests may hold later turns where the two parted early.
+    The prompt is the longest common opening. Both must then continue with the assistant: its
+    answers are what is compared. The rests may hold later turns where the two parted early.
 
     Raises:
-        RowError: they are the same, share no opening, or part at something else than an answer.
+        RowError: they are the same, share no opening, or first differ in something else than an
+            answer.
     """
     common = 0
     for a, b in zip(chosen, rejected, strict=False):

@@ -209,7 +209,7 @@ def read_adapter(folder: Path, *, fingerprint: str = "") -> tuple[LoraConfig, di
 
     Args:
         folder: with ``adapter_config.json`` and ``adapter_model.safetensors``.
-        fingerprint: of the weights it is to go on; refused when the adapter says it is for others.
+        fingerprint: of the weights it is put on; an adapter made for others is refused.
     """
     if not (folder / ADAPTER_CONFIG).is_file():
         raise ModelError(f"{folder} is no adapter folder: it has no {ADAPTER_CONFIG}")

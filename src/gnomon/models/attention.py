@@ -1,30 +1,115 @@
 """Attention over packed groups: what may see what, and how to compute it in few large pieces.
 
-A packed token sees the earlier tokens of its own group that lie in the prompt or in its own
+A packed token sees the earlier tokens of its own group that are in the prompt or in its own
 response. Nearly all pairs of packed tokens are hidden from each other, so the [N, N] product is
 never formed. Instead a :class:`AttentionPlan`, made once per batch and used by every layer, gathers
 queries and keys into a few dense blocks of similar shape and hands each to torch's
 ``scaled_dot_product_attention``.
 
-The function is registered with transformers as ``gnomon_packed``; an ordinary model run under that
-name, with ``attention_plan=`` among its keyword arguments, uses it in every layer.
+The pieces are units of work: a unit is a run of queries with the keys they may see. A short group
+is one unit. A long group with several responses is cut into its prompt and chunks of m responses,
+each chunk seeing the prompt and itself, so that the cost grows as P^2 + K*T*(P + m*T) and not as
+(P + K*T)^2. Units of similar shape share a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import AttentionInterface
+from torch import Tensor
 
-from gnomon.data.batch import Batch
-from gnomon.models.attention_units import Bucket, buckets, units
+from gnomon.data.batch import Batch, Segment
 
-PACKED_ATTENTION = "gnomon_packed"
+# One more kernel call costs about as much as this many query-key pairs.
+CALL_COST = 4096
+# Gathering one query or key costs about as much as this many query-key pairs.
+TOKEN_COST = 32
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Queries [q, q + q_len) over keys [prompt, prompt + prompt_len) and then [own, own + own_len).
+
+    ``causal``: the queries are the keys and each sees all that come before it.
+    """
+
+    q: int
+    q_len: int
+    prompt: int
+    prompt_len: int
+    own: int
+    own_len: int
+    causal: bool
+
+    @property
+    def k_len(self) -> int:
+        return self.prompt_len + self.own_len
+
+
+def units(segments: Iterable[Segment]) -> list[Unit]:
+    """The units of all groups, in packed order."""
+    return [unit for segment in segments for unit in _group_units(segment)]
+
+
+def _whole(begin: int, end: int, causal: bool) -> Unit:
+    return Unit(begin, end - begin, begin, 0, begin, end - begin, causal)
+
+
+def _group_units(segment: Segment) -> list[Unit]:
+    (begin, prompt_end), responses = segment.prompt, segment.responses
+    L = segment.end - begin
+    if len(responses) <= 1:
+        return [_whole(begin, segment.end, causal=True)]
+    P = prompt_end - begin
+    per_chunk = _chunk_size(P, [b - a for a, b in responses])
+    cut = [_whole(begin, prompt_end, causal=True)]
+    for i in range(0, len(responses), per_chunk):
+        a, b = responses[i][0], responses[min(i + per_chunk, len(responses)) - 1][1]
+        cut.append(Unit(a, b - a, begin, P, a, b - a, causal=False))
+    # the cut group needs up to two more kernel calls when nothing else in the batch has its shape
+    if sum(_cost(u) for u in cut) + 2 * CALL_COST < L * L + 2 * TOKEN_COST * L:
+        return cut
+    return [_whole(begin, segment.end, causal=False)]
+
+
+def _cost(unit: Unit) -> int:
+    return unit.q_len * unit.k_len + TOKEN_COST * (unit.q_len + unit.k_len)
+
+
+def _chunk_size(P: int, lengths: Sequence[int]) -> int:
+    """Responses per chunk: the m that minimises T*(P + m*T) + TOKEN_COST*P/m for each of them.
+
+    More per chunk wastes pairs of different responses; fewer copies the prompt's keys more often.
+    """
+    T = max(1.0, sum(lengths) / len(lengths))
+    return max(1, min(len(lengths), round(math.sqrt(TOKEN_COST * P) / T)))
+
+
+def buckets(work: Sequence[Unit]) -> list[list[Unit]]:
+    """Group units of similar shape, so that padding costs less than the calls it saves.
+
+    Units are taken from the longest down; a bucket closes when padding the next unit would bring
+    its waste above the cost of one more call.
+    """
+    order = sorted(work, key=lambda u: (u.causal, -u.k_len, -u.q_len, u.q))
+    out: list[list[Unit]] = []
+    max_q = useful = 0
+    for unit in order:
+        pairs = unit.q_len * unit.k_len
+        if out:
+            first, rows = out[-1][0], len(out[-1]) + 1
+            waste = rows * max(max_q, unit.q_len) * first.k_len - useful - pairs
+        if not out or unit.causal != first.causal or waste > CALL_COST:
+            out.append([])
+            max_q = useful = 0
+        out[-1].append(unit)
+        max_q, useful = max(max_q, unit.q_len), useful + pairs
+    return out
 
 
 @dataclass
@@ -90,8 +175,9 @@ class AttentionPlan:
     def __init__(self, batch: Batch) -> None:
         device = batch.input_ids.device
         branch, position = batch.branch.cpu(), batch.position_ids.cpu()
-        parts = [_block(b, branch, position) for b in buckets(units(batch.segments))]
-        self.blocks = [_moved(block, device) for block, _, _ in parts]
+        work = buckets(units(batch.segments))
+        parts = [_block(members, branch, position, device) for members in work]
+        self.blocks = [block for block, _, _ in parts]
         N = batch.num_tokens
         self.queries = _Gather.plan(torch.cat([q.flatten() for _, q, _ in parts]), N, device)
         self.keys = _Gather.plan(torch.cat([k.flatten() for _, _, k in parts]), N, device)
@@ -190,48 +276,51 @@ def _softcapped(
     return F.dropout(weights, dropout) @ v
 
 
-def _block(bucket: Bucket, branch: Tensor, position: Tensor) -> tuple[Block, Tensor, Tensor]:
-    """The bucket as a block, with its query and key indices [B, Lq] and [B, Lk]."""
-    q_index, q_branch, q_position = _padded(bucket.query_index, bucket.query_pad, branch, position)
-    k_index, k_branch, k_position = _padded(bucket.key_index, bucket.key_pad, branch, position)
+def _block(
+    members: Sequence[Unit], branch: Tensor, position: Tensor, device: torch.device
+) -> tuple[Block, Tensor, Tensor]:
+    """Units in packed order as one block, with its query and key indices [B, Lq] and [B, Lk].
+
+    A row is padded with its last token again, the branch kept and the position counted on. So
+    padding never needs a mask of its own: real queries do not see it because it comes later, and it
+    sees something itself, so that its softmax is finite.
+    """
+    members = sorted(members, key=lambda u: u.q)
+    table = torch.tensor(
+        [(u.q, u.q_len, u.prompt, u.prompt_len, u.own, u.own_len) for u in members]
+    )
+    q, q_len, prompt, prompt_len, own, own_len = table.T[:, :, None]
+    slot = torch.arange(int(q_len.max()))[None]
+    pad = (slot - (q_len - 1)).clamp_(min=0)  # 0 at real slots, then 1, 2, ...
+    q_index = q + slot - pad
+    q_branch, q_position = branch[q_index], position[q_index] + pad
+    slot = torch.arange(int((prompt_len + own_len).max()))[None]
+    pad = (slot - (prompt_len + own_len - 1)).clamp_(min=0)
+    real = slot - pad
+    k_index = torch.where(real < prompt_len, prompt + real, own + real - prompt_len)
+    k_branch, k_position = branch[k_index], position[k_index] + pad
     # a padded query no later than the last key always sees a key, whatever the sliding window
     q_position = q_position.minimum(k_position.amax(1, keepdim=True))
-    if bucket.causal:  # branches hide nothing here
+    causal = members[0].causal
+    if causal:  # branches hide nothing here
         q_branch, k_branch = torch.zeros_like(q_branch), torch.zeros_like(k_branch)
+    reach = int(q_position.max() - k_position.min())
+    tables = [q_branch, q_position, k_branch, k_position]
+    if all(bool((t == t[:1]).all()) for t in tables):
+        tables = [t[:1] for t in tables]
+    q_branch, q_position, k_branch, k_position = (t.to(device) for t in tables)
     block = Block(
-        rows=q_index.shape[0],
+        rows=len(members),
         query_length=q_index.shape[1],
         key_length=k_index.shape[1],
-        causal=bucket.causal,
+        causal=causal,
         query_branch=q_branch,
         query_position=q_position,
         key_branch=k_branch,
         key_position=k_position,
-        reach=int(q_position.max() - k_position.min()),
+        reach=reach,
     )
-    tables = (q_branch, q_position, k_branch, k_position)
-    if all(bool((t == t[:1]).all()) for t in tables):
-        block.query_branch, block.query_position = q_branch[:1], q_position[:1]
-        block.key_branch, block.key_position = k_branch[:1], k_position[:1]
     return block, q_index, k_index
-
-
-def _padded(
-    index: Tensor, pad: Tensor, branch: Tensor, position: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Index, branch and position of each slot; padding carries its row's last branch onward.
-
-    ``index`` repeats the row's last token in the ``pad`` slots ([B, L], 0 for a real token, 1, 2...
-    for the padding after it). So padding never needs a mask of its own: real queries do not see it
-    because it comes later, and it sees something itself, so that its softmax is finite.
-    """
-    return index, branch[index], position[index] + pad
-
-
-def _moved(block: Block, device: torch.device) -> Block:
-    for name in ("query_branch", "query_position", "key_branch", "key_position"):
-        setattr(block, name, getattr(block, name).to(device))
-    return block
 
 
 @dataclass
@@ -304,45 +393,3 @@ class _Collect(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         out = grad.new_zeros(ctx.slots, *grad.shape[1:])
         return out.index_copy_(0, ctx.gather.first, grad), None
-
-
-def packed_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    attention_plan: AttentionPlan | None = None,
-    **unused: Any,
-) -> tuple[Tensor, None]:
-    """transformers' attention interface: [1, H, N, d] in, [1, N, H, d] out."""
-    if attention_plan is None:
-        raise RuntimeError(
-            f"{type(module).__name__} did not pass the attention plan on; run it by PackedForward"
-        )
-    out = attention_plan.attend(
-        query[0],
-        key[0],
-        value[0],
-        scaling=scaling,
-        dropout=dropout,
-        window=sliding_window,
-        softcap=softcap,
-    )
-    return out[None], None
-
-
-def register(name: str = PACKED_ATTENTION, function: Callable[..., Any] = packed_attention) -> None:
-    """Make the packed attention known to transformers.
-
-    It is deliberately not given a mask function: transformers builds no mask for an attention that
-    has none, and a mask over all packed tokens would cost N^2.
-    """
-    AttentionInterface.register(name, function)
-
-
-register()

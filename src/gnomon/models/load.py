@@ -8,15 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,15 +27,8 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from gnomon.errors import ModelError
+from gnomon.errors import GnomonError, ModelError
 from gnomon.models import smollm2
-from gnomon.models.fit import (
-    check_loaded,
-    check_memory,
-    check_sizes,
-    check_tokenizer,
-    check_weights,
-)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -54,9 +47,9 @@ class LoadedModel:
 
     Attributes:
         model: in evaluation mode, all parameters trainable.
-        tokenizer: as its folder says.
+        tokenizer: the folder's own.
         source: what was asked for ("tunnel", a folder, a hub id).
-        fingerprint: see :func:`fingerprint`; "random:..." for a random start.
+        fingerprint: see :func:`fingerprint`.
     """
 
     model: PreTrainedModel
@@ -70,7 +63,6 @@ def load_causal_lm(
     *,
     dtype: str = "float32",
     device: str | torch.device = "cpu",
-    random_init: bool = False,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
@@ -80,25 +72,16 @@ def load_causal_lm(
         dtype: ``float32``, ``bfloat16`` or ``float16``. On CPUs without bfloat16 units float32
             is a hundred times faster.
         device: where to put the model.
-        random_init: take only the configuration and tokenizer, and draw fresh weights from torch's
-            global random state.
 
     Raises:
-        ModelError: nothing there, no safetensors, an unknown dtype, or a configuration, weights
+        ModelError: no such model, no safetensors, an unknown dtype, or a configuration, weights
             and tokenizer that do not belong together.
     """
     precision = dtype_of(dtype)
     folder = fetch(source)
     config, tokenizer = read_model(folder)
-    if random_init:
-        check_memory(config, precision.itemsize, folder)
-        with building(folder):
-            model = AutoModelForCausalLM.from_config(config, dtype=precision)
-        print_of = "random:" + state_fingerprint(model)
-    else:
-        model = load_weights(AutoModelForCausalLM, folder, config=config, dtype=precision)
-        print_of = fingerprint(folder)
-    return LoadedModel(model.to(device).eval(), tokenizer, str(source), print_of)
+    model = load_weights(AutoModelForCausalLM, folder, config=config, dtype=precision)
+    return LoadedModel(model.to(device).eval(), tokenizer, str(source), fingerprint(folder))
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -116,12 +99,10 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             f"{folder} has no tokenizer (tokenizer.json). Save the tokenizer beside the model: "
             "tokenizer.save_pretrained(FOLDER)"
         )
-    try:
+    with _explained(f"the tokenizer in {folder} cannot be read"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"the tokenizer in {folder} cannot be read: {_first(error)}") from error
     return tokenizer
 
 
@@ -167,24 +148,18 @@ def fetch(source: str | Path) -> Path:
 
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    try:
+    with _explained(
+        f"model {hub_id!r}: there is no such folder here, and the hub did not give it. Check the "
+        "spelling and the network (HF_HUB_OFFLINE), or give a local folder. The hub's reason"
+    ):
         return Path(snapshot_download(hub_id, allow_patterns=HUB_PATTERNS))
-    except (OSError, HfHubHTTPError, HFValidationError, ValueError) as error:
-        raise ModelError(
-            f"model {hub_id!r}: there is no such folder here, and the hub did not give it "
-            f"({_first(error)}). Check the spelling and the network (HF_HUB_OFFLINE), or give a "
-            "local folder"
-        ) from error
 
 
 def read_config(folder: Path) -> PretrainedConfig:
     """The configuration in a model folder; architectures that need their own code are refused."""
-    try:
+    with _explained(f"{folder / 'config.json'} cannot be used"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # a damaged file can trip any of a configuration's own checks
-        raise ModelError(f"{folder / 'config.json'} cannot be used: {_first(error)}") from error
     check_sizes(config, folder)
     return config
 
@@ -250,7 +225,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shard_names(index: Path) -> list[str]:
-    """The files an index names, each of them beside the index."""
+    """The files an index names, all in the index's own folder."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ModelError(f"{index} names no weights: it has no weight_map")
@@ -258,8 +233,8 @@ def _shard_names(index: Path) -> list[str]:
         beside = isinstance(name, str) and name not in ("", "..") and "\\" not in name
         if not beside or Path(name).name != name:
             raise ModelError(
-                f"{index} names {name!r}, which is no file beside it; weights are read from the "
-                "model's own folder alone"
+                f"{index} names {name!r}, which is not in the same folder; weights are read only "
+                "from the model's own folder"
             )
     return sorted(set(places.values()))
 
@@ -294,44 +269,37 @@ def fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def state_fingerprint(model: PreTrainedModel) -> str:
-    """sha256 of the weights of a model in memory (hexadecimal)."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a file, or a ModelError that names the file."""
-    try:
+    with _explained(f"{file} cannot be read"):
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read: {_first(error)}") from error
     if not isinstance(value, dict):
         raise ModelError(f"{file} holds no JSON object")
     return value
 
 
 @contextmanager
-def reading(weights: Path) -> Iterator[None]:
-    """Turn what can go wrong in reading weights into a ModelError that names the place."""
+def _explained(problem: str) -> Iterator[None]:
+    """Turn what a library raises into a ModelError: ``problem``, and the library's reason.
+
+    Every exception is caught: a damaged file can trip any check of an architecture's own code.
+    """
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise ModelError(f"the weights in {weights} cannot be loaded: {_first(error)}") from error
+    except GnomonError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{problem}: {_first(error)}") from error
 
 
-@contextmanager
-def building(source: Any) -> Iterator[None]:
-    """Turn what can go wrong in making a model of its configuration into a ModelError."""
-    try:
-        yield
-    except Exception as error:  # whatever the architecture's own code trips over
-        raise ModelError(
-            f"no model can be made of the configuration of {source}: {_first(error)}"
-        ) from error
+def reading(weights: Path) -> AbstractContextManager[None]:
+    """Turn what can go wrong in reading weights into a ModelError that names the file."""
+    return _explained(f"the weights in {weights} cannot be loaded")
+
+
+def building(source: Any) -> AbstractContextManager[None]:
+    """Turn what can go wrong in making a model from its configuration into a ModelError."""
+    return _explained(f"no model can be made of the configuration of {source}")
 
 
 @contextmanager
@@ -353,3 +321,122 @@ def _first(error: Exception) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines()]
     opened = bool(lines) and lines[0].endswith(":")  # the reason is on the next line
     return " ".join(lines[: 1 + opened]) or type(error).__name__
+
+
+SIZES = {
+    "vocab_size": 10**7,
+    "hidden_size": 10**6,
+    "intermediate_size": 10**7,
+    "num_hidden_layers": 10**3,
+    "num_attention_heads": 10**5,
+    "num_key_value_heads": 10**5,
+    "head_dim": 10**5,
+    "max_position_embeddings": 10**9,
+}
+"""Far beyond any model: a configuration with more is damaged or hostile."""
+_PACKED = 16
+"""Parameters that one stored number may hold, and more (quantised ones are packed 4 or 8 to one).
+"""
+
+
+def check_sizes(config: PretrainedConfig, folder: Path) -> None:
+    """Check that the sizes in a configuration are possible, before anything is made of them.
+
+    Raises:
+        ModelError: a size that is no positive number, or absurdly large.
+    """
+    text = config.get_text_config()
+    for name, most in SIZES.items():
+        value = getattr(text, name, None)
+        for size in value if isinstance(value, list | tuple) else [value]:
+            if size is None:
+                continue
+            if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= most:
+                raise ModelError(
+                    f"{folder / 'config.json'} cannot be used: {name} is {size}, and must be a "
+                    f"whole number from 1 to {most:,}. Copy the model's own config.json again"
+                )
+
+
+def check_weights(config: PretrainedConfig, stored: int, folder: Path) -> None:
+    """Check that weights of ``stored`` numbers could be a model of this size at all.
+
+    Raises:
+        ModelError: they are far too few.
+    """
+    if at_least(config) > _PACKED * stored:
+        raise ModelError(
+            f"{folder / 'config.json'} describes a model of at least {at_least(config):,} "
+            f"parameters, and the weights beside it hold {stored:,}: they do not belong together. "
+            "Copy the model again"
+        )
+
+
+def check_loaded(config: PretrainedConfig, info: Mapping[str, Any], folder: Path) -> None:
+    """Check what transformers reports about the weights that it loaded.
+
+    Raises:
+        ModelError: weights of another shape, or layers that the configuration leaves out.
+    """
+    odd = sorted(info["mismatched_keys"])
+    if odd:
+        key, stored, described = odd[0]
+        raise ModelError(
+            f"{folder}: config.json and the weights do not belong together: {key} has the shape "
+            f"{list(stored)} in the weights and {list(described)} by config.json "
+            f"({len(odd)} such weights). Copy the model again"
+        )
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    more = [key for key in sorted(info["unexpected_keys"]) if f".layers.{layers}." in f".{key}"]
+    if more:
+        raise ModelError(
+            f"{folder}: config.json has num_hidden_layers {layers}, but the weights hold more "
+            f"layers, such as {more[0]}. Copy the model again"
+        )
+
+
+def check_tokenizer(
+    config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Check that the model has an embedding for every token of the tokenizer.
+
+    Raises:
+        ModelError: it has not.
+    """
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    if not isinstance(size, int):
+        return
+    beyond = sorted((i, token) for token, i in tokenizer.get_vocab().items() if i >= size)
+    if beyond:
+        names = ", ".join(repr(token) for _, token in beyond[:3])
+        raise ModelError(
+            f"{folder}: the tokenizer does not fit the model: its ids go up to {beyond[-1][0]}, "
+            f"and the model has embeddings for {size} tokens; {len(beyond)} are beyond it "
+            f"({names}). Enlarge the model (model.resize_token_embeddings(len(tokenizer)), then "
+            "save it), or give it its own tokenizer"
+        )
+
+
+def at_least(config: PretrainedConfig) -> int:
+    """A lower bound on the parameters: the embedding and one matrix of each feed-forward layer."""
+    text = config.get_text_config()
+
+    def size(name: str) -> int:
+        value = getattr(text, name, None)
+        return min(value, default=0) if isinstance(value, list | tuple) else int(value or 0)
+
+    inner = size("intermediate_size") or size("hidden_size")
+    embedding = math.prod((size("vocab_size"), size("hidden_size")))
+    return embedding + size("num_hidden_layers") * size("hidden_size") * inner
+
+
+def shell(auto_class: Any, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """A model without memory behind its weights, to save a state dict through."""
+    with torch.device("meta"):
+        try:
+            empty: PreTrainedModel = auto_class.from_config(config, dtype=dtype)
+        except ValueError as error:
+            raise ModelError(
+                f"transformers has no {auto_class.__name__} for {config.model_type!r} models"
+            ) from error
+    return empty

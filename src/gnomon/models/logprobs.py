@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from gnomon.data.batch import Batch
 from gnomon.errors import ModelError
-from gnomon.models.packed import PackedForward, measuring, plain_model
+from gnomon.models.packed import measuring, plain_model
 
 _CHECKED: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 """Models whose logits were found to be what their OutputHead computes."""
@@ -88,30 +88,6 @@ class OutputHead:
         return z / temperature
 
 
-def logprobs(
-    packed: PackedForward,
-    batch: Batch,
-    *,
-    temperature: float = 1.0,
-    entropy: bool = False,
-    only_masked: bool = False,
-    chunk_tokens: int | None = None,
-) -> TokenLogprobs:
-    """Log-probabilities (nats) of a batch's response tokens under ``packed.model``.
-
-    See :func:`token_logprobs` for the arguments.
-    """
-    return token_logprobs(
-        packed.hidden(batch),
-        OutputHead.of(packed.model),
-        batch,
-        temperature=temperature,
-        entropy=entropy,
-        only_masked=only_masked,
-        chunk_tokens=chunk_tokens,
-    )
-
-
 def token_logprobs(
     hidden: Tensor,
     head: OutputHead,
@@ -119,7 +95,6 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
     entropy: bool = False,
-    only_masked: bool = False,
     chunk_tokens: int | None = None,
 ) -> TokenLogprobs:
     """Log-probabilities and entropies of the response tokens from final hidden states.
@@ -130,7 +105,6 @@ def token_logprobs(
         batch: the batch ``hidden`` was computed from.
         temperature: logits are divided by it; use the sampler's to compare with its log-probs.
         entropy: compute entropies as well (differentiable).
-        only_masked: compute only where ``batch.response_mask`` is True and return 0 elsewhere.
         chunk_tokens: rows projected at once; by default as many as make 128 MiB of logits.
 
     Returns:
@@ -139,21 +113,9 @@ def token_logprobs(
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; log-probabilities need it above 0")
-    source, targets = batch.source_index, batch.targets
-    chosen: Tensor | None = None
-    if only_masked:
-        chosen = batch.response_mask.nonzero().flatten()
-        source, targets = source[chosen], targets[chosen]
-    rows = hidden.index_select(0, source)
-    if type(head.module) is nn.Linear:
-        values, entropies = _linear_head(rows, head, targets, temperature, entropy, chunk_tokens)
-    else:
-        values, entropies = _any_head(rows, head, targets, temperature, entropy, chunk_tokens)
-    if chosen is not None:
-        empty = values.new_zeros(batch.targets.numel())
-        values = empty.index_copy(0, chosen, values)
-        entropies = None if entropies is None else empty.index_copy(0, chosen, entropies)
-    return TokenLogprobs(values, entropies)
+    rows = hidden.index_select(0, batch.source_index)
+    compute = _linear_head if type(head.module) is nn.Linear else _any_head
+    return TokenLogprobs(*compute(rows, head, batch.targets, temperature, entropy, chunk_tokens))
 
 
 def _linear_head(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -19,15 +19,14 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 
-from gnomon.models import merge
 from gnomon.models.adapters import LoraSettings
-from gnomon.models.attention_switch import attention_implementation
-from gnomon.models.load import building, dtype_of
+from gnomon.models.load import building, dtype_of, shell
+from gnomon.models.packed import attention_implementation
 from gnomon.models.roles import Trunk
 
 log = logging.getLogger(__name__)
 
-OPTIMIZER_STATES = {"adamw": 2, "sgd": 0}
+ADAMW_STATES = 2  # the two moments of every trained number
 LOGITS_CHUNK = 128 * 2**20  # bytes; models/logprobs.py works on two such chunks at most
 FLOAT = 4
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits chunks", "KV cache")
@@ -55,14 +54,6 @@ class RoleNeed:
     from_reward: bool = False
 
 
-PPO_ROLES = (
-    RoleNeed("policy", trainable=True),
-    RoleNeed("reference"),
-    RoleNeed("reward_model", outputs=1),
-    RoleNeed("value_model", trainable=True, outputs=1),
-)
-
-
 @dataclass(frozen=True)
 class Footprint:
     """Bytes of one way to hold the roles, by part."""
@@ -76,18 +67,7 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        return sum(self.parts())
-
-    def parts(self) -> tuple[int, ...]:
-        """In the order of ``PARTS``."""
-        return (
-            self.weights,
-            self.gradients,
-            self.optimizer,
-            self.activations,
-            self.logits_chunks,
-            self.kv_cache,
-        )
+        return sum(astuple(self))
 
 
 @dataclass(frozen=True)
@@ -111,8 +91,9 @@ class MemoryEstimate:
         table.add_column("")
         table.add_column("shared trunk (LoRA)", justify="right")
         table.add_column("separate (full)", justify="right")
-        rows = zip(PARTS, self.shared.parts(), self.separate.parts(), strict=True)
-        for part, shared, separate in rows:
+        for part, shared, separate in zip(
+            PARTS, astuple(self.shared), astuple(self.separate), strict=True
+        ):
             if shared or separate:
                 estimated = " (estimated)" if part == "activations" else ""
                 table.add_row(part + estimated, human(shared), human(separate))
@@ -132,7 +113,6 @@ def estimate(
     roles: Sequence[RoleNeed],
     tokens_per_microbatch: int,
     lora: LoraSettings | None = None,
-    optimizer: str = "adamw",
     dtype: str = "float32",
     gradient_checkpointing: bool = False,
     rollout_tokens: int = 0,
@@ -141,10 +121,9 @@ def estimate(
 
     Args:
         config: the model's configuration.
-        roles: those of the stage (``PPO_ROLES`` are the four of PPO).
+        roles: those of the stage.
         tokens_per_microbatch: packed tokens in one forward and backward pass.
         lora: the adapters' settings, for the shared column; the defaults when None.
-        optimizer: "adamw" (two moments per parameter) or "sgd".
         dtype: of the weights. Adapters and heads are float32 always.
         gradient_checkpointing: keep each layer's input only.
         rollout_tokens: most tokens in the KV cache at once (sequences x length).
@@ -152,15 +131,11 @@ def estimate(
     Raises:
         ModelError: an architecture transformers does not know, an unknown dtype, LoRA targets that
             match nothing.
-        ValueError: an unknown optimizer.
     """
-    if optimizer not in OPTIMIZER_STATES:
-        raise ValueError(f"unknown optimizer {optimizer!r}; one of {sorted(OPTIMIZER_STATES)}")
     precision = dtype_of(dtype)
     model = _empty(config, precision)
     counted = sum(p.numel() for p in model.parameters())
     text = config.get_text_config()
-    states = OPTIMIZER_STATES[optimizer]
     head = [(text.hidden_size + 1) * r.outputs * FLOAT for r in roles]  # weight and bias
     training = any(r.trainable for r in roles)
     tokens = tokens_per_microbatch if training else 0
@@ -176,7 +151,7 @@ def estimate(
     separate = Footprint(
         weights=full * len(roles) + heads,
         gradients=full_trained,
-        optimizer=states * full_trained,
+        optimizer=ADAMW_STATES * full_trained,
         activations=_activations(Trunk(model, None), None, tokens, gradient_checkpointing),
         **common,
     )
@@ -188,7 +163,7 @@ def estimate(
     shared = Footprint(
         weights=full + adapter * len(adapted) + heads,
         gradients=trained,
-        optimizer=states * trained,
+        optimizer=ADAMW_STATES * trained,
         activations=_activations(trunk, "adapter", tokens, gradient_checkpointing),
         **common,
     )
@@ -209,7 +184,7 @@ def _empty(config: PretrainedConfig, dtype: torch.dtype) -> Any:
     config = copy.deepcopy(config)
     config.get_text_config().pad_token_id = None  # models look for it in the ids, which are empty
     with building(config.name_or_path or "the model"):
-        model = merge.shell(AutoModelForCausalLM, config, dtype)
+        model = shell(AutoModelForCausalLM, config, dtype)
         model.tie_weights()
     return model
 

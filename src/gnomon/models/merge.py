@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -40,18 +40,6 @@ def plain_config(model: PreTrainedModel) -> PretrainedConfig:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     return config
-
-
-def shell(auto_class: Any, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """A model without memory behind its weights, to save a state dict through."""
-    with torch.device("meta"):
-        try:
-            empty: PreTrainedModel = auto_class.from_config(config, dtype=dtype)
-        except ValueError as error:
-            raise ModelError(
-                f"transformers has no {auto_class.__name__} for {config.model_type!r} models"
-            ) from error
-    return empty
 
 
 def reward_state(
@@ -122,3 +110,11 @@ def grow_embedding(model: PreTrainedModel, state: dict[str, Tensor], rows: int) 
     weight = state[key]
     extra = weight.new_zeros(rows - weight.shape[0], weight.shape[1])
     state[key] = torch.cat([weight, extra])
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds a NaN or an infinity."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return None

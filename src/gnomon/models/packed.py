@@ -15,14 +15,75 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
-from gnomon.data.batch import Batch
-from gnomon.data.pack import pack
+from gnomon.data.batch import Batch, pack
 from gnomon.errors import ModelError
-from gnomon.models.attention import PACKED_ATTENTION, AttentionPlan
-from gnomon.models.attention_switch import attention_implementation
+from gnomon.models.attention import AttentionPlan
 from gnomon.records import TokenGroup, TokenResponse
+
+PACKED_ATTENTION = "gnomon_packed"
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    attention_plan: AttentionPlan | None = None,
+    **unused: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: [1, H, N, d] in, [1, N, H, d] out."""
+    if attention_plan is None:
+        raise RuntimeError(
+            f"{type(module).__name__} did not pass the attention plan on; run it by PackedForward"
+        )
+    out = attention_plan.attend(
+        query[0],
+        key[0],
+        value[0],
+        scaling=scaling,
+        dropout=dropout,
+        window=sliding_window,
+        softcap=softcap,
+    )
+    return out[None], None
+
+
+def register(name: str = PACKED_ATTENTION, function: Callable[..., Any] = packed_attention) -> None:
+    """Make the packed attention known to transformers.
+
+    It is deliberately not given a mask function: transformers builds no mask for an attention that
+    has none, and a mask over all packed tokens would cost N^2.
+    """
+    AttentionInterface.register(name, function)
+
+
+register()
+
+
+@contextmanager
+def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Make every attention layer of ``model`` use the registered implementation ``name``.
+
+    ``name`` is a key of transformers' ``ALL_ATTENTION_FUNCTIONS``. The previous choice comes back
+    when the block ends, so the same weights can serve packed training, rollouts and plain calls.
+    """
+    configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    try:
+        for config in configs.values():
+            config._attn_implementation = name
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation = before[key]
+
 
 _PLANS: weakref.WeakKeyDictionary[Batch, AttentionPlan] = weakref.WeakKeyDictionary()
 """One plan per batch, shared by every model and epoch that runs it."""

@@ -90,11 +90,6 @@ class Trunk:
         """Names of the adapters, in the order they were added."""
         return tuple(getattr(self.model, "peft_config", {}))
 
-    @property
-    def active_adapter(self) -> str | None:
-        """The adapter that a forward pass would use now; None outside ``active``."""
-        return self._adapter
-
     def add_adapter(
         self,
         name: str,

@@ -35,8 +35,8 @@ from gnomon.errors import ModelError, RunError
 from gnomon.files import write_folder
 from gnomon.models import load, merge
 from gnomon.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PEFT_PREFIX
-from gnomon.models.finite import first_not_finite
 from gnomon.models.heads import RewardNormaliser, ScalarHead
+from gnomon.models.merge import first_not_finite
 from gnomon.models.roles import Role, Trunk
 
 ADAPTER = "adapter"
@@ -69,12 +69,12 @@ def save_policy(folder: Path | str, role: Role, *, facts: Mapping[str, Any] | No
         facts: more to put into ``gnomon.json`` (JSON values).
 
     Raises:
-        RunError: the disk is full or cannot be written; what stood in ``folder`` is still there.
+        RunError: the disk is full or cannot be written; the old ``folder`` is kept.
     """
     trunk = role.trunk
     model = trunk.model
     state = merge.merged_state(model, role.adapter)
-    plain = merge.shell(AutoModelForCausalLM, merge.plain_config(model), model.dtype)
+    plain = load.shell(AutoModelForCausalLM, merge.plain_config(model), model.dtype)
     plain.generation_config = _generation_config(model)
     with _writing(folder, state) as tmp:
         with load.quietly():
@@ -119,7 +119,7 @@ def save_reward_model(
 
     Raises:
         ModelError: a role without a head, or with a bias (plain reward models have none).
-        RunError: the disk is full or cannot be written; what stood in ``folder`` is still there.
+        RunError: the disk is full or cannot be written; the old ``folder`` is kept.
     """
     roles = [members] if isinstance(members, Role) else list(members)
     scaled = {**(facts or {}), "normaliser": asdict(normaliser or RewardNormaliser())}
@@ -189,7 +189,7 @@ def _save_reward(folder: Path, role: Role, facts: Mapping[str, Any]) -> Path:
     if rows > text.vocab_size:
         merge.grow_embedding(trunk.model, merged, rows)
         text.vocab_size = rows
-    plain = merge.shell(AutoModelForSequenceClassification, config, trunk.model.dtype)
+    plain = load.shell(AutoModelForSequenceClassification, config, trunk.model.dtype)
     state = merge.reward_state(trunk.model, merged, head.weight.detach(), plain)
     with _writing(folder, state) as tmp:
         with load.quietly():
@@ -292,7 +292,7 @@ def _writing(folder: Path | str, tensors: Mapping[str, Tensor]) -> Iterator[Path
     if broken is not None:
         raise RunError(
             f"{folder} was not written: {broken} is not finite, so the model is of no use. Train "
-            "it anew with a lower train.lr or a smaller train.max_grad_norm."
+            "it again with a lower train.lr or a smaller train.max_grad_norm."
         )
     need = sum(t.numel() * t.element_size() for t in tensors.values())
     with write_folder(Path(folder), need=need) as tmp:

@@ -74,7 +74,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         source, gguf_file=gguf.name, dtype=torch.float32
     )
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf.name)
-    # save_pretrained refuses a model whose config still says "quantised", though the weights are
+    # save_pretrained refuses a model whose config says "quantised", though the weights are
     # float32 by now: so the same weights go into a model with a plain config.
     settings = quantised.config.to_dict()
     settings.pop("quantization_config", None)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from gnomon.errors import ConfigError
-from gnomon.recipe.explain import validate_as
-from gnomon.recipe.overrides import apply_override
-from gnomon.recipe.read import MAX_BYTES, Document, Where, explain_yaml, read_document, read_yaml
+from gnomon.plugins import did_you_mean, nearest
+from gnomon.recipe.read import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    Document,
+    Where,
+    explain_yaml,
+    read_document,
+    read_yaml,
+)
 from gnomon.recipe.schema import Recipe
-
-__all__ = ["apply_override", "load_recipe", "parse_recipe", "read_yaml", "validate_as"]
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -35,7 +41,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         place = apply_override(document.data, override)
         lines = {w: n for w, n in lines.items() if w[: len(place)] != place}
-        lines[place] = 0  # it stands in no line
+        lines[place] = 0  # it is in no line
     return parse_recipe(document.data, where=str(path), lines=lines)
 
 
@@ -59,7 +65,7 @@ def _read(path: Path, depth: int = 0) -> Document:
         return document
     unknown = sorted(set(raw) - {"extends", "changes"})
     if unknown:
-        raise ConfigError(f"{path}: beside extends there is only changes, not {', '.join(unknown)}")
+        raise ConfigError(f"{path}: extends goes only with changes, not with {', '.join(unknown)}")
     other, changes = raw["extends"], raw.get("changes")
     if not isinstance(other, str) or not other:
         raise ConfigError(f"{path}: extends is the name of another recipe file (got {other!r})")
@@ -69,7 +75,7 @@ def _read(path: Path, depth: int = 0) -> Document:
     try:
         extended = _read(path.parent / other, depth + 1).data
     except ConfigError as error:
-        if depth:  # the outermost says it once
+        if depth:  # only the outermost adds its own path
             raise
         raise ConfigError(f"{path}: extends {other}: {error}") from error
     for change in changes:
@@ -117,6 +123,199 @@ def _text(path: Path) -> str:
 def _absent(path: Path, error: Exception) -> str:
     if not isinstance(error, FileNotFoundError):
         return f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")])
-    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-    return f"{path}: no such recipe{hint}"
+    hint = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")], cutoff=0.6)
+    return f"{path}: no such recipe" + (f"; {hint}" if hint else "")
+
+
+def apply_override(raw: dict[str, Any], override: str) -> Where:
+    """Set one dotted ``key=value`` in a raw recipe, in place.
+
+    Args:
+        raw: the recipe as read.
+        override: the first part of the key may be a stage's name; items of a list go by number; the
+            value is YAML.
+
+    Returns:
+        The place that was set.
+
+    Raises:
+        ConfigError: it is not ``key=value``, its value is not YAML, or there is no such place.
+    """
+    shown = override if len(override) <= 200 else override[:197] + "..."
+    key, eq, text = override.partition("=")
+    if not eq or not key.strip():
+        raise ConfigError(f"{shown!r}: an override is key=value, as in train.lr=1e-5")
+    parts = key.split(".")
+    if not all(part.strip() for part in parts) or len(parts) > MAX_DEPTH:
+        raise ConfigError(f"{shown!r}: a key is words with dots between them, as in train.lr")
+    value = _value(text, shown)
+    node: Any = raw
+    where: list[str | int] = []
+    path = _from_root(raw, parts, shown)
+    for part in path[:-1]:
+        if isinstance(node, dict) and node.get(part) is None:
+            node[part] = {}
+        where.append(_index(node, part, shown) if isinstance(node, list) else part)
+        node = node[where[-1]]
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"{shown!r}: {part!r} holds a value, not settings")
+    where.append(_index(node, path[-1], shown) if isinstance(node, list) else path[-1])
+    node[where[-1]] = value
+    return tuple(where)
+
+
+def _value(text: str, shown: str) -> Any:
+    if not text.strip():
+        raise ConfigError(
+            f"{shown!r}: the value is missing; write null for none, or '\"\"' for empty text"
+        )
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{shown!r}: the value is longer than {MAX_BYTES:,} characters")
+    try:
+        return read_yaml(text)
+    except yaml.YAMLError as error:
+        said = explain_yaml(error, with_line=False)
+        raise ConfigError(f"{shown!r}: the value is not valid YAML: {said}") from error
+
+
+def _from_root(raw: dict[str, Any], parts: list[str], shown: str) -> list[str]:
+    """The key from the recipe's root on: a stage's name becomes its number among the stages."""
+    stages = raw.get("stages")
+    listed = stages if isinstance(stages, list) else []
+    named = {str(s["name"]): i for i, s in enumerate(listed) if isinstance(s, dict) and "name" in s}
+    if parts[0] in named:
+        if len(parts) == 1:
+            raise ConfigError(
+                f"{shown!r}: name the setting of the stage, as in {parts[0]}.train.lr=1e-5"
+            )
+        return ["stages", str(named[parts[0]]), *parts[1:]]
+    if len(parts) > 1 and parts[0] == "stages" and parts[1] in named:
+        raise ConfigError(
+            f"{shown!r}: did you mean {'.'.join(parts[1:])}? A stage goes by its name"
+        )
+    if len(parts) > 1 and parts[0] not in raw and parts[0] not in Recipe.model_fields:
+        hint = nearest(parts[0], [*named, *Recipe.model_fields], cutoff=0.6)
+        hint = hint or f"the stages are {', '.join(named)}"
+        raise ConfigError(f"{shown!r}: {parts[0]!r} is neither a stage nor a key; {hint}")
+    return parts
+
+
+def _index(node: list[Any], part: str, shown: str) -> int:
+    if not node:
+        raise ConfigError(f"{shown!r}: the list is empty, so it has no item of that number")
+    if not (part.isascii() and part.isdecimal() and len(part) < 9 and int(part) < len(node)):
+        raise ConfigError(f"{shown!r}: {part!r} must be a number below {len(node)}")
+    return int(part)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate_as(
+    model: type[Model], raw: Any, where: str, lines: Mapping[Where, int] | None = None
+) -> Model:
+    """Validate ``raw`` against a pydantic model.
+
+    Args:
+        where: the file, or the part of it, that the errors begin with.
+        lines: the line of each value in the file, where it is known (0: set by an override).
+
+    Raises:
+        ConfigError: all that is wrong, one line each.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        said = []
+        for item in _without_alternatives(error.errors()):
+            line = _line(item, lines or {})
+            at = where if line is None else f"{where}, line {line}"
+            said.append(f"{at}: {_explain(model, item, raw)}")
+        raise ConfigError("\n".join(said)) from None
+
+
+def _line(item: Mapping[str, Any], lines: Mapping[Where, int]) -> int | None:
+    """The line of the value, or of the nearest thing around it that the file has."""
+    place = tuple(item["loc"])
+    if item["type"] != "extra_forbidden":
+        while place and place not in lines:
+            place = place[:-1]
+    return lines.get(place) or None
+
+
+def _without_alternatives(errors: Sequence[Any]) -> list[dict[str, Any]]:
+    """One error for a value that fits none of the types it may have.
+
+    Pydantic gives one for each, with the type's name at the end of the location.
+    """
+    out: dict[tuple[int | str, ...], dict[str, Any]] = {}
+    for error in errors:
+        loc, kind = tuple(error["loc"]), str(error["loc"][-1]) if error["loc"] else ""
+        union = kind in ("float", "int", "str") or kind.startswith(("literal[", "list["))
+        key = loc[:-1] if union else loc
+        if union and key in out:
+            out[key]["msg"] += f", or: {str(error['msg']).removeprefix('Input ')}"
+        else:
+            out[key] = {**error, "loc": key}
+    return list(out.values())
+
+
+def _explain(model: type[BaseModel], item: Mapping[str, Any], raw: Any) -> str:
+    location = ".".join(_readable(item["loc"], raw))
+    if item["type"] == "extra_forbidden":
+        owner = _model_at(model, item["loc"][:-1])
+        known = _field_names(owner) if owner else []
+        return (
+            f"unknown key {location!r}; {did_you_mean(str(item['loc'][-1]), known, 'known keys:')}"
+        )
+    if item["type"] == "missing":
+        return f"missing key {location!r}"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "string_type" and isinstance(item["input"], bool):
+        message = "Input should be text; yes, no, on, off, true and false need quotes to be text"
+    if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        message = "Input should be a mapping (key: value)"
+    shown = "" if isinstance(item["input"], dict | list) else f" (got {_short(item['input'])})"
+    return f"{location or 'recipe'}: {message}{shown}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... of {len(text):,} characters"
+
+
+def _readable(loc: Sequence[int | str], raw: Any) -> list[str]:
+    """The place with a stage's name in place of its index."""
+    out = [str(part) for part in loc]
+    if len(loc) > 1 and loc[0] == "stages" and isinstance(loc[1], int):
+        with contextlib.suppress(KeyError, TypeError, IndexError):
+            out = [str(raw["stages"][loc[1]]["name"])[:60], *out[2:]]
+    return out
+
+
+def _field_names(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_at(model: type[BaseModel], loc: Sequence[int | str]) -> type[BaseModel] | None:
+    """The model class that holds the key at ``loc``."""
+    current: type[BaseModel] | None = model
+    for part in loc:
+        if isinstance(part, int) or current is None:
+            continue
+        field = next(
+            (f for n, f in current.model_fields.items() if part in (n, f.alias)),
+            None,
+        )
+        current = _inner_model(field.annotation) if field else None
+    return current
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = _inner_model(argument)
+        if found:
+            return found
+    return None

@@ -47,7 +47,7 @@ Where = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """Plain data, and the line (from 1) that each value stands in."""
+    """Plain data, and the line (from 1) of each value."""
 
     data: Any
     lines: dict[Where, int] = field(default_factory=dict)
@@ -68,7 +68,7 @@ def read_document(text: str) -> Document:
     Raises:
         yaml.YAMLError: it is not YAML, or more than one document, too deep (40 levels), too large
             (100,000 values with aliases written out), a key twice, a tag, or text that cannot be
-            used. :func:`explain_yaml` says it in one line.
+            used. :func:`explain_yaml` puts it in one line.
     """
     loader = _Composer(text)
     try:
@@ -82,10 +82,10 @@ def read_document(text: str) -> Document:
 
 
 def explain_yaml(error: yaml.YAMLError, with_line: bool = True) -> str:
-    """What is wrong, in one line, with where it stands."""
+    """What is wrong and where, in one line."""
     said = str(getattr(error, "problem", None) or error).splitlines()[0]
     if isinstance(error, yaml.reader.ReaderError):
-        said = f"the character U+{int(error.character):04X} cannot stand in a text file"
+        said = f"the character U+{int(error.character):04X} is not allowed in a text file"
         return said if not with_line else f"{said} (at character {error.position + 1})"
     if "\\t" in said or "'\t'" in said:
         said += "; YAML is indented with spaces, not tabs"
@@ -98,7 +98,7 @@ def explain_yaml(error: yaml.YAMLError, with_line: bool = True) -> str:
 
 
 class _Composer(yaml.SafeLoader):
-    """PyYAML's composer with its own idea of plain values, and a limit to its recursion."""
+    """PyYAML's composer with gnomon's plain values and a limit on its recursion."""
 
     depth = 0
 

@@ -8,19 +8,62 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from gnomon.checked import Checked
+LARGEST = 2**53
+"""Beyond it, whole numbers are no longer exact as floats; nothing in a recipe is that large."""
 
-DataKind = Literal[
-    "auto", "demonstrations", "preferences", "rankings", "unpaired", "prompts", "text"
-]
+
+class Checked(BaseModel):
+    """Base of recipes and settings: refuses unknown keys, and true, false, infinity, nan and whole
+    numbers beyond 2^53 where a number belongs."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool):
+            taken = _types(cls.model_fields[str(info.field_name)].annotation)
+            if taken & {int, float} and not taken & {bool, Any}:
+                raise ValueError("a number belongs here, not true or false")
+        elif isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError("a number beyond 2^53 is too large")
+        return value
+
+
+def _types(annotation: Any) -> set[Any]:
+    """The plain types that an annotation takes, alone or in a union."""
+    arguments = [a for a in get_args(annotation) if a is not NoneType]
+    if not arguments or isinstance(annotation, type):
+        return {annotation}
+    return set().union(*(_types(a) for a in arguments if not isinstance(a, str)))
+
+
+Kind = Literal["demonstrations", "preferences", "rankings", "unpaired", "prompts"]
+"""What rows of data can be, everywhere in gnomon."""
+DataKind = Literal["auto", Kind, "text"]
+Verdict = Literal["a", "b", "tie"]
+Truncation = Literal["skip", "left", "right"]
+TrainOn = Literal["all_assistant", "last"]
+Merge = Literal["system", "tool", "turns"]
+"""``system``: a system turn's text opens the next user turn. ``tool``: tool output becomes the
+user's. ``turns``: neighbouring turns of one role become one, a blank line between them."""
 MAX_LR = 10.0
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LONGEST_NAME = 100
-"""Of a run or stage; with what is put around it, it stays a file name on every file system."""
+"""Of a run or stage: with what gnomon adds, it is still a file name on every file system."""
 
 
 class Spec(Checked):
@@ -58,7 +101,7 @@ class DataSpec(Spec):
     limit: int | None = Field(None, ge=1, description="read at most this many rows")
     sample_seed: int | None = Field(None, description="with limit: a random sample, not the first")
     columns: dict[str, str] = Field(default_factory=dict, description="our name: name in the file")
-    labels: dict[str, Literal["a", "b", "tie"]] = Field(
+    labels: dict[str, Verdict] = Field(
         default_factory=dict, description="what the values of a preference column mean"
     )
     as_text: bool = Field(False, description="prompts are plain text for a base model")
@@ -82,7 +125,7 @@ class LoraSpec(Spec):
 class TrainSpec(Spec):
     """How long and how fast to train; counts are of groups (a prompt with its responses).
 
-    The optimizer is AdamW; [defaults.md](defaults.md) has these defaults beside TRL's.
+    The optimizer is AdamW; [defaults.md](defaults.md) compares these defaults with TRL's.
     """
 
     steps: int | None = Field(None, ge=1, description="iterations; or give epochs")
@@ -205,7 +248,7 @@ class RewardSpec(Spec):
 
 
 class EnvironmentSpec(Spec):
-    """A task of several turns that the policy works on, in place of, or beside, a ``reward``.
+    """A task of several turns that the policy works on, instead of a ``reward`` or with one.
 
     ``name`` is ``calculator``, ``rooms``, ``gymnasium``, ``package.module:name`` or
     ``path/to/file.py:name``; see [agents.md](agents.md).
@@ -242,16 +285,18 @@ RESERVED_NAMES = {
 }
 
 
-def data_list(value: Any) -> Any:
-    """One source or several; a bare string is a path."""
-    items = value if isinstance(value, list) else [value]
-    return [{"path": item} if isinstance(item, str) else item for item in items]
+def _listed(key: str) -> BeforeValidator:
+    """One item or several; a bare string is the item's ``key``."""
+
+    def listed(value: Any) -> Any:
+        items = value if isinstance(value, list) else [value]
+        return [{key: item} if isinstance(item, str) else item for item in items]
+
+    return BeforeValidator(listed)
 
 
-def reward_list(value: Any) -> Any:
-    """One reward or several; a bare string is a builtin's name."""
-    items = value if isinstance(value, list) else [value]
-    return [{"builtin": item} if isinstance(item, str) else item for item in items]
+DataSpecs = Annotated[list[DataSpec], _listed("path")]
+RewardSpecs = Annotated[list[RewardSpec], _listed("builtin")]
 
 
 class StageSpec(Spec):
@@ -262,21 +307,21 @@ class StageSpec(Spec):
     from_: str | None = Field(
         None, alias="from", description="stage or model to start from; default: the last policy"
     )
-    data: list[DataSpec] = Field(default_factory=list)
-    eval_data: list[DataSpec] = Field(default_factory=list)
+    data: DataSpecs = Field(default_factory=list)
+    eval_data: DataSpecs = Field(default_factory=list)
     holdout: float = Field(0.0, ge=0, lt=1, description="share of prompts kept for evaluation")
-    pretraining: list[DataSpec] = Field(default_factory=list, description="text to mix in (ptx)")
-    normalise_on: list[DataSpec] = Field(
+    pretraining: DataSpecs = Field(default_factory=list, description="text to mix in (ptx)")
+    normalise_on: DataSpecs = Field(
         default_factory=list, description="demonstrations that a reward model scores 0 on average"
     )
     lora: LoraSpec | None = None
     train: TrainSpec = TrainSpec()
     rollout: RolloutSpec = RolloutSpec()
-    reward: list[RewardSpec] = Field(default_factory=list)
+    reward: RewardSpecs = Field(default_factory=list)
     environment: EnvironmentSpec | None = Field(
         None, description="episodes of several turns; their return is added to any reward"
     )
-    observe: list[RewardSpec] = Field(
+    observe: RewardSpecs = Field(
         default_factory=list, description="rewards that are logged but never trained on"
     )
     max_reward_errors: float = Field(
@@ -294,16 +339,6 @@ class StageSpec(Spec):
             raise ValueError(f"a stage cannot be called {value!r}: {RESERVED_NAMES[value]}")
         return check_name(value, "stage")
 
-    @field_validator("data", "eval_data", "pretraining", "normalise_on", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return data_list(value)
-
-    @field_validator("reward", "observe", mode="before")
-    @classmethod
-    def _reward_list(cls, value: Any) -> Any:
-        return reward_list(value)
-
     @field_validator("environment", mode="before")
     @classmethod
     def _environment(cls, value: Any) -> Any:
@@ -320,24 +355,14 @@ class StageSpec(Spec):
 class CompareSpec(Spec):
     """After the last stage: every policy answers the same held-out prompts, side by side."""
 
-    prompts: list[DataSpec]
-    rewards: list[RewardSpec] = Field(default_factory=list, description="one column each")
+    prompts: DataSpecs
+    rewards: RewardSpecs = Field(default_factory=list, description="one column each")
     rollout: RolloutSpec = RolloutSpec()
     reference: str | None = Field(
         None, description="stage that KL is measured against; default: the last stage's start"
     )
     size: int = Field(256, ge=1, description="how many prompts")
     show: int = Field(4, ge=0, description="samples shown side by side")
-
-    @field_validator("prompts", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return data_list(value)
-
-    @field_validator("rewards", mode="before")
-    @classmethod
-    def _reward_list(cls, value: Any) -> Any:
-        return reward_list(value)
 
 
 class Recipe(Spec):
@@ -357,13 +382,13 @@ class Recipe(Spec):
         "if that is less",
     )
     max_prompt_length: int | None = Field(None, ge=1, description="tokens of a prompt alone")
-    truncation: Literal["skip", "left", "right"] = Field(
+    truncation: Truncation = Field(
         "skip", description="rows too long: left out, or cut at the prompt's start or the end"
     )
-    train_on: Literal["all_assistant", "last"] = Field(
+    train_on: TrainOn = Field(
         "all_assistant", description="of several answers in a conversation: all, or the last alone"
     )
-    merge: list[Literal["system", "tool", "turns"]] = Field(
+    merge: list[Merge] = Field(
         default_factory=list,
         description="turns to join for templates without a system or tool role, or with strict "
         "alternation; see [data.md](data.md#templates)",

@@ -61,7 +61,7 @@ class PolicyWriter:
         for left in folder.iterdir():  # of a run that was killed
             shutil.rmtree(left, ignore_errors=True)
         model = policy.trunk.model
-        self._shell = merge.shell(AutoModelForCausalLM, merge.plain_config(model), model.dtype)
+        self._shell = load.shell(AutoModelForCausalLM, merge.plain_config(model), model.dtype)
         self._shell.generation_config = GenerationConfig()
         self._count = itertools.count()
 
