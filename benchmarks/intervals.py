@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 from scipy.stats import binom, multinomial
 
-from gnomon.stats.differences import paired_shares
 from gnomon.stats.intervals import Interval, mean_of_shares, weighted_proportion, wilson_interval
-from gnomon.stats.passk import pass_curve
+from gnomon.stats.prompts import paired_shares, pass_curve
 
 SIZES = (20, 30, 50, 100)
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)

@@ -119,7 +119,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
-ALLOWED = ("report", "errors", "atomic", "evals", "integrity", "row_lines")
+ALLOWED = ("report", "errors", "files", "stats", "runs")
 
 
 def test_the_report_knows_nothing_of_training():

@@ -6,8 +6,8 @@ import pytest
 from gnomon.report import read_run
 from gnomon.report.read import Comparison, Measured, RunView, StageView, parse_comparison
 from gnomon.report.verdict import ends_differ, verdicts
-from gnomon.stats.differences import paired_difference
 from gnomon.stats.intervals import mean_interval
+from gnomon.stats.prompts import paired_difference
 
 
 def _texts(run, kind=None):

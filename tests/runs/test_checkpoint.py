@@ -259,7 +259,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from gnomon import files
-from gnomon.train import checkpoint
+from gnomon.runs import checkpoint
 
 model = nn.Linear(3, 2)
 optimizer = torch.optim.AdamW(model.parameters())

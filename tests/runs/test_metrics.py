@@ -16,10 +16,7 @@ import pytest
 import torch
 
 from gnomon.errors import RunError
-from gnomon.runs.lines import read_lines
-from gnomon.runs.metrics import MetricsStore
-from gnomon.runs.rows import Mark, RowStore
-from gnomon.runs.samples import COLUMNS, SampleStore
+from gnomon.runs.rows import COLUMNS, Mark, MetricsStore, RowStore, SampleStore, read_lines
 
 
 def test_columns_are_the_union_in_order_of_appearance(tmp_path: Path) -> None:

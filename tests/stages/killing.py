@@ -51,8 +51,9 @@ def _arm(stage: str, what: str, number: int) -> None:
     """Patch the one function whose call is the place to die at."""
     import transformers
 
+    from gnomon.runs import checkpoint
     from gnomon.stages import collect, compare
-    from gnomon.train import checkpoint, loop
+    from gnomon.train import loop
 
     running = {"stage": "", "iteration": 0}
     real_run, real_iteration = loop.Loop.run, loop.Loop._iteration

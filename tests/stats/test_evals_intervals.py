@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gnomon.stats.differences import independent_difference, paired_difference, paired_shares
 from gnomon.stats.generation import evaluate_generations
 from gnomon.stats.intervals import (
     Interval,
@@ -20,8 +19,16 @@ from gnomon.stats.intervals import (
     t_quantile,
     weighted_proportion,
 )
-from gnomon.stats.passk import pass_curve, pass_gain
-from gnomon.stats.prompts import gain_between_runs, gain_over_prompts, over_prompts
+from gnomon.stats.prompts import (
+    gain_between_runs,
+    gain_over_prompts,
+    independent_difference,
+    over_prompts,
+    paired_difference,
+    paired_shares,
+    pass_curve,
+    pass_gain,
+)
 from gnomon.stats.statistics import win_rate
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from gnomon.stats.prompts import paired_difference
 from gnomon.stats.statistics import (
     accuracy_by_category,
     expected_calibration_error,
     mean_interval,
-    paired_difference,
     pass_at_k,
     pearson,
     spearman,

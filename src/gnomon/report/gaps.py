@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from gnomon.report.read import Comparison, Measured
-from gnomon.stats.differences import independent_difference
 from gnomon.stats.intervals import Interval
+from gnomon.stats.prompts import independent_difference
 
 
 def difference(comparison: Comparison, place: int, model: str, other: str) -> Interval:

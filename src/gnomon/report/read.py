@@ -21,8 +21,8 @@ import yaml
 from numpy.typing import NDArray
 
 from gnomon.errors import DataError
-from gnomon.integrity import read_object
-from gnomon.runs.lines import lines_of, read_lines
+from gnomon.files import read_object
+from gnomon.runs.rows import lines_of, read_lines
 
 Column = NDArray[np.float64]
 

@@ -16,9 +16,8 @@ from gnomon.errors import DataError
 from gnomon.report.format import duration, measured
 from gnomon.report.gaps import as_interval
 from gnomon.report.read import Measured, RunView, flatten_evals, read_run
-from gnomon.stats.differences import independent_difference
 from gnomon.stats.intervals import Interval
-from gnomon.stats.prompts import gain_between_runs
+from gnomon.stats.prompts import gain_between_runs, independent_difference
 
 _MOST_CHANGES = 12
 _NOT_IN_A_TABLE = 60

@@ -22,8 +22,8 @@ from gnomon.report.read import (
     flatten_evals,
     parse_measured,
 )
-from gnomon.stats.differences import independent_difference
 from gnomon.stats.intervals import Interval, t_quantile, weighted_proportion
+from gnomon.stats.prompts import independent_difference
 
 Kind = Literal["good", "bad", "warn", "plain"]
 MANY = 5

@@ -1,12 +1,4 @@
-"""A growing table: one JSON line per row as it comes, one parquet file when the stage ends.
-
-``x.jsonl`` only ever grows, so writing a row costs the same however many there are, and it can be
-followed while the run goes on (``tail -f``). ``x.parquet`` is made of it by :meth:`RowStore.finish`
-and holds the same rows by columns. A checkpoint keeps a :class:`Mark`; a resumed run cuts the lines
-off there, after checking that what lies before it is what was written.
-
-NaN and infinities stand in the lines as ``NaN``, ``Infinity`` and ``-Infinity``.
-"""
+"""Rows of named values as JSON lines, and by columns."""
 
 from __future__ import annotations
 
@@ -14,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from io import FileIO
 from itertools import islice
@@ -26,7 +18,73 @@ import pyarrow.parquet as pq
 
 from gnomon.errors import RunError
 from gnomon.files import make_folder, plain_errors, write_file
-from gnomon.runs.lines import Value, lines_of, parsed, table_of
+
+Value = float | int | str | bool | None
+_CHUNK = 4096  # rows that are put into columns together
+
+
+def lines_of(parquet: Path) -> Path:
+    """The file of lines that belongs to a parquet file."""
+    return parquet.with_suffix(".jsonl")
+
+
+def read_lines(file: Path) -> pa.Table:
+    """The rows of a file of lines as a table, while it is being written or after.
+
+    A last line that is not whole yet is left out.
+
+    Raises:
+        ValueError: a line that is no row, with its number.
+        OSError: the file cannot be read.
+    """
+    with file.open("rb") as stream:
+        return table_of(parsed(line for line in stream if line.endswith(b"\n")), pa.table({}))
+
+
+def parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Value]]:
+    """The rows in lines.
+
+    Raises:
+        ValueError: a line that is no row, with its number.
+    """
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number} is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} is no row, but {str(row)[:40]!r}")
+        yield row
+
+
+def table_of(rows: Iterator[dict[str, Value]], first: pa.Table) -> pa.Table:
+    """Rows by columns; ``first`` brings columns that are there in any case.
+
+    Raises:
+        ValueError: a column's values are of several kinds.
+    """
+    tables = [first]
+    types = {field.name: field.type for field in first.schema}
+    while chunk := list(islice(rows, _CHUNK)):
+        names = dict.fromkeys(name for row in chunk for name in row)
+        columns = {
+            name: _column([row.get(name) for row in chunk], types.get(name)) for name in names
+        }
+        tables.append(pa.table(columns))
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"a column's values change their kind: {error}") from error
+
+
+def _column(values: list[Value], kind: pa.DataType | None) -> pa.Array:
+    if any(isinstance(v, float) for v in values):
+        values = [float(v) if isinstance(v, int) else v for v in values]
+    try:
+        return pa.array(values, type=kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"a column's values change their kind: {error}") from error
+
 
 _INT64 = 2**63
 _KINDS = {bool: "truth value", int: "number", float: "number", str: "text"}
@@ -243,3 +301,73 @@ def _as_float(value: int) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
+
+
+class MetricsStore(RowStore):
+    """A :class:`~gnomon.runs.rows.RowStore` of figures; every row has a ``step``."""
+
+    def append(self, row: Mapping[str, float | int | str | None]) -> None:
+        """Add a row.
+
+        Raises:
+            ValueError: it has no ``step``, so a resumed run could not tell whether to keep it.
+        """
+        if row.get("step") is None:
+            raise ValueError("a row of metrics needs a 'step'")
+        super().append(row)
+
+
+class Averages:
+    """Weighted means of metrics over an iteration's micro-batches."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[float]] = {}
+
+    def add(self, name: str, total: float, weight: float) -> None:
+        """Count a (sum, weight) pair in."""
+        entry = self._sums.setdefault(name, [0.0, 0.0])
+        entry[0] += total
+        entry[1] += weight
+
+    def means(self) -> dict[str, float]:
+        """The mean of each metric that anything counted in."""
+        return {name: total / weight for name, (total, weight) in self._sums.items() if weight}
+
+
+COLUMNS = {
+    "step": pa.int64(),
+    "prompt_id": pa.string(),
+    "category": pa.string(),
+    "prompt": pa.string(),
+    "response": pa.string(),
+    "reward": pa.float64(),
+    "parts": pa.string(),
+    "error": pa.string(),
+    "length": pa.int64(),
+    "finished": pa.bool_(),
+}
+
+
+class SampleStore(RowStore):
+    """A :class:`~gnomon.runs.rows.RowStore` whose first columns are always there, and typed.
+
+    ``step``, ``prompt_id``, ``category``, ``prompt``, ``response``, ``reward`` (null when ``error``
+    is set), ``parts`` (the reward's named parts, as JSON), ``error``, ``length`` (tokens, EOS
+    included) and ``finished`` (False when cut off). A row may hold more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, schema=COLUMNS)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a sample; ``parts`` may be a mapping or its JSON.
+
+        Raises:
+            ValueError: it has no ``step``, so a resumed run could not tell whether to keep it.
+        """
+        if row.get("step") is None:
+            raise ValueError("a sample needs a 'step'")
+        parts = row.get("parts")
+        if isinstance(parts, Mapping):
+            row = {**row, "parts": json.dumps(dict(parts), ensure_ascii=False)}
+        super().append(row)

@@ -28,7 +28,7 @@ from gnomon.records import Prompt
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
 from gnomon.tasks.tunnel.labellers import Labeller
 from gnomon.train.progress import Progress
-from gnomon.train.stop import Stop
+from gnomon.train.watch import Stop
 
 MEND = "mend the judge"
 

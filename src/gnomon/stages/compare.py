@@ -38,10 +38,16 @@ from gnomon.stages.sources import (
     recipe_encoder,
 )
 from gnomon.stats.intervals import Bounds, Interval
-from gnomon.stats.passk import ks_up_to, pass_curve, pass_gain
-from gnomon.stats.prompts import common_bounds, gain_over_prompts, over_prompts
+from gnomon.stats.prompts import (
+    common_bounds,
+    gain_over_prompts,
+    ks_up_to,
+    over_prompts,
+    pass_curve,
+    pass_gain,
+)
 from gnomon.train.progress import Progress
-from gnomon.train.stop import Stop
+from gnomon.train.watch import Stop
 
 BASE = "base"
 TOKENS = 8192

@@ -12,9 +12,7 @@ from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.errors import RunError, RunStopped
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.report.html import write_report
-from gnomon.runs.folder import COMPARISON, RunFolder, StageFolder
-from gnomon.runs.invocation import resume_command
-from gnomon.runs.lock import run_lock
+from gnomon.runs.folder import COMPARISON, RunFolder, StageFolder, resume_command, run_lock
 from gnomon.stages.check import check_recipe
 from gnomon.stages.compare import compare
 from gnomon.stages.machine import check_machine
@@ -22,7 +20,7 @@ from gnomon.stages.memory import memory_info
 from gnomon.stages.resolve import policy_stages
 from gnomon.stages.stage import StageRun
 from gnomon.train.progress import Progress
-from gnomon.train.stop import Stop
+from gnomon.train.watch import Stop
 
 Announce = Callable[[str], None]
 

@@ -31,7 +31,7 @@ from gnomon.tasks.tunnel.labellers import Labeller
 from gnomon.train.loop import Loop
 from gnomon.train.progress import Progress
 from gnomon.train.sinks import make_sinks
-from gnomon.train.stop import Stop
+from gnomon.train.watch import Stop
 
 
 class StageRun:

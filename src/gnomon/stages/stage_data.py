@@ -9,8 +9,7 @@ from gnomon.algorithms.base import EncodedPrompt
 from gnomon.data.encode import Encoder, How
 from gnomon.data.sampler import split
 from gnomon.errors import ConfigError, RunError
-from gnomon.files import write_json, write_text
-from gnomon.integrity import read_object
+from gnomon.files import read_object, write_json, write_text
 from gnomon.recipe.schema import DataSpec, StageSpec
 from gnomon.records import Group, TokenGroup
 from gnomon.stages.sources import DataReport, encode, encode_prompts, read_specs

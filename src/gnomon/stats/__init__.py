@@ -1,6 +1,5 @@
 """Evaluations: intervals for every number, reward-model quality, and the shape of sampled text."""
 
-from gnomon.stats.differences import independent_difference, paired_difference, paired_shares
 from gnomon.stats.generation import GenerationReport, evaluate_generations
 from gnomon.stats.intervals import (
     Interval,
@@ -10,8 +9,16 @@ from gnomon.stats.intervals import (
     weighted_proportion,
     wilson_interval,
 )
-from gnomon.stats.passk import pass_curve, pass_gain
-from gnomon.stats.prompts import gain_between_runs, gain_over_prompts, over_prompts
+from gnomon.stats.prompts import (
+    gain_between_runs,
+    gain_over_prompts,
+    independent_difference,
+    over_prompts,
+    paired_difference,
+    paired_shares,
+    pass_curve,
+    pass_gain,
+)
 from gnomon.stats.reward_model import RewardModelReport, evaluate_comparisons
 from gnomon.stats.statistics import (
     accuracy_by_category,

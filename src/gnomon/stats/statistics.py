@@ -1,7 +1,7 @@
 """Scores for evaluations, in plain numpy: calibration, categories, pass@k, wins, correlations.
 
 Every number a person decides by comes with an interval; those are in :mod:`gnomon.stats.intervals`
-and :mod:`gnomon.stats.differences`. Levels are shares (0.95), probabilities lie in [0, 1].
+and :mod:`gnomon.stats.prompts`. Levels are shares (0.95), probabilities lie in [0, 1].
 """
 
 from __future__ import annotations
@@ -13,11 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gnomon.stats.differences import (
-    independent_difference,
-    paired_difference,
-    paired_shares,
-)
 from gnomon.stats.intervals import (
     Floats,
     Interval,
@@ -40,11 +35,8 @@ __all__ = [
     "exact_interval",
     "expected_calibration_error",
     "finite_or_none",
-    "independent_difference",
     "mean_interval",
     "mean_of_shares",
-    "paired_difference",
-    "paired_shares",
     "pass_at_k",
     "pearson",
     "spearman",

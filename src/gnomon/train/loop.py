@@ -19,19 +19,14 @@ import torch
 from gnomon.algorithms.base import Algorithm, LossOutput, Minibatch, Totals
 from gnomon.data.batch import Batch
 from gnomon.errors import EngineError, RewardsFailedError, RunError, RunPaused, RunStopped
-from gnomon.files import write_json
-from gnomon.integrity import Prints, fingerprints, problem
+from gnomon.files import Prints, fingerprints, problem, write_json
 from gnomon.models.finite import first_not_finite
 from gnomon.runs.checkpoint import CheckpointStore
-from gnomon.runs.metrics import Averages, MetricsStore
-from gnomon.runs.rows import Mark, RowStore
-from gnomon.runs.samples import SampleStore
-from gnomon.train.idle import IdleWatch
+from gnomon.runs.rows import Averages, Mark, MetricsStore, RowStore, SampleStore
 from gnomon.train.optim import clip_grad_norm, lr_at, make_optimizer
 from gnomon.train.progress import Progress
 from gnomon.train.sinks import Sink
-from gnomon.train.stop import Stop
-from gnomon.train.usage import PeakMemory
+from gnomon.train.watch import IdleWatch, PeakMemory, Stop
 
 EVALS = "evals.json"
 OPTIMIZER = (  # of LoopOptions
