@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: the first one stops a run where it can be taken up, the second at once."""
+"""What is watched while a stage runs: requests to stop, iterations that train nothing, peak memory.
+
+The first Ctrl-C or SIGTERM stops a run where it can be resumed, the second at once.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ _NOTE = b"\nstopping: what is done is saved first; once more (Ctrl-C) stops at o
 
 
 class Stop:
-    """Whether the run was asked to stop; those who work long ask it at places where they can.
+    """Whether the run was asked to stop; long work checks it wherever it can be left.
 
     Attributes:
         signal: the number of the signal that asked, or None.
@@ -36,8 +39,8 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Answer SIGINT and SIGTERM within the block, in the main thread (elsewhere they are left
-        as they are, and so is a signal that is being ignored)."""
+        """Handle SIGINT and SIGTERM within the block, in the main thread (in others they are left
+        alone, and so is a signal that is ignored)."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -52,7 +55,7 @@ class Stop:
                 signal.signal(number, handler)
 
     def check(self, what: str = "") -> None:
-        """Stop here, if that was asked for.
+        """Stop here, if the run was asked to.
 
         Raises:
             RunStopped: it was; the message is ``what``, which says what is saved.
@@ -61,8 +64,8 @@ class Stop:
             raise RunStopped(what, self.signal)
 
     def watching(self, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
-        """``progress``, and a stop where it was asked for; only in the main thread, since what is
-        sampled ahead in another one has to be finished for the checkpoint."""
+        """``progress`` with a :meth:`check` in the main thread only: what another thread samples
+        ahead has to be finished for the checkpoint."""
 
         def report(done: int, total: int) -> None:
             progress(done, total)
@@ -80,7 +83,8 @@ class Stop:
 
 
 class IdleWatch:
-    """Tells of iterations that trained nothing: the first in a row, the tenth, the hundredth, ...
+    """Warns of iterations that trained nothing, since a loss of 0 looks like success: of the first
+    in a row, the tenth, the hundredth, ...
 
     Args:
         algorithm: says why (:meth:`~gnomon.algorithms.base.Algorithm.why_idle`).
@@ -88,7 +92,7 @@ class IdleWatch:
         tell: shows a line to the user.
 
     Attributes:
-        count: how many there were, once :meth:`sum_up` was called.
+        count: how many there were; set by :meth:`sum_up`.
     """
 
     def __init__(self, algorithm: Algorithm, iterations: int, tell: Callable[[str], None]) -> None:
@@ -100,7 +104,7 @@ class IdleWatch:
         self._tell_at = 1
 
     def see(self, iteration: int, row: Mapping[str, Any]) -> None:
-        """Look at what an iteration recorded."""
+        """Check the row of an iteration."""
         why = self.algorithm.why_idle(row)
         if why is None:
             self._in_a_row = 0
@@ -113,7 +117,7 @@ class IdleWatch:
         self.tell(f"warning: iteration {iteration}{before} trained nothing: {why}")
 
     def sum_up(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Look at all rows of the stage, and say how many of its iterations trained nothing."""
+        """Say how many of the stage's iterations trained nothing, from all its rows."""
         reasons = [why for row in rows if not row.get("final") and (why := self._why(row))]
         self.count = len(reasons)
         if self.count == self.iterations:
@@ -138,15 +142,15 @@ CLEAR = Path("/proc/self/clear_refs")
 class PeakMemory:
     """Peaks since it was made, in GB (1e9 bytes).
 
-    On Linux the kernel's own high-water mark is set back, so that what an earlier stage of the same
-    process held does not count, and peaks within a step do. Elsewhere it is the highest of what was
-    seen at the moments it was asked.
+    On Linux the kernel's high-water mark is reset, so that what an earlier stage of the same
+    process held does not count, and peaks within a step do. Elsewhere it is the highest value at
+    the moments when it was asked.
     """
 
     def __init__(self) -> None:
         self._highest = 0.0
         self._highest_gpu = 0.0
-        with contextlib.suppress(OSError, AttributeError):  # give back what earlier stages freed
+        with contextlib.suppress(OSError, AttributeError):  # return what earlier stages freed
             if sys.platform == "linux":
                 ctypes.CDLL(None).malloc_trim(0)
         self._own_mark = False
@@ -166,7 +170,7 @@ class PeakMemory:
         return out
 
     def restore(self, seen: Mapping[str, float]) -> None:
-        """Go on from the peaks of an earlier part of the same stage."""
+        """Continue from the peaks of an earlier part of the same stage."""
         self._highest = max(self._highest, seen["peak_rss_gb"])
         self._highest_gpu = max(self._highest_gpu, seen.get("peak_gpu_gb", 0.0))
 
