@@ -11,7 +11,7 @@ from tests_report_oracles import HOSTILE
 
 import gnomon.report
 from gnomon.errors import DataError
-from gnomon.report import write_report
+from gnomon.report.html import write_report
 
 
 class _Page(HTMLParser):

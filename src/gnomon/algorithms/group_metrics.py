@@ -9,7 +9,7 @@ import numpy as np
 
 from gnomon.algorithms.episodes import written
 from gnomon.algorithms.rollouts import Rollout
-from gnomon.stats.statistics import pass_at_k
+from gnomon.stats.prompts import pass_at_k
 
 CORRECT = "correct"
 """The observer (or part of a reward) whose values above 0.5 count as right answers."""

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a killed run needs to go on as if it had never stopped.
+"""Checkpoints: everything a killed run needs to continue as if it had never stopped.
 
 One folder per checkpoint, ``step-000123``, holding only safetensors and JSON::
 
@@ -29,13 +29,13 @@ from torch import Tensor
 from gnomon.errors import RunError
 from gnomon.files import (
     clean_temporaries,
+    damage,
     fingerprint,
-    problem,
-    read_object,
     remove_folder,
     write_folder,
 )
 from gnomon.models.finite import first_not_finite
+from gnomon.runs.records import Record
 
 _FORMAT = 2
 _PARAMETERS = "parameters.safetensors"
@@ -44,6 +44,13 @@ _STATE = "state.json"
 _MANIFEST = "manifest.json"
 _OTHER_VERSION = "another version of gnomon"
 _FOLDER = re.compile(r"step-(\d{6,})")
+
+
+class CheckpointManifest(Record):
+    """manifest.json of a checkpoint: its format, and fingerprints of its other files."""
+
+    format: int
+    files: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -118,8 +125,7 @@ class CheckpointStore:
             save_file(plain_tensors(extra), tmp / _TENSORS)
             (tmp / _STATE).write_text(json.dumps(content), encoding="utf-8")
             files = {name: fingerprint(tmp / name) for name in (_PARAMETERS, _TENSORS, _STATE)}
-            manifest = json.dumps({"format": _FORMAT, "files": files}, indent=2)
-            (tmp / _MANIFEST).write_text(manifest, encoding="utf-8")
+            CheckpointManifest(format=_FORMAT, files=files).write(tmp / _MANIFEST)
         self._sound.add(iteration)
         self._prune(iteration)
         return target
@@ -148,8 +154,8 @@ class CheckpointStore:
             )
         if problems and all(wrong.endswith(_OTHER_VERSION) for wrong in problems):
             raise RunError(
-                f"The checkpoints in {self.folder} cannot be used: {problems[0]}. Go on with that "
-                "version, or begin anew under another name (name=...)."
+                f"The checkpoints in {self.folder} cannot be used: {problems[0]}. Resume with that "
+                "version, or start again under another name (name=...)."
             )
         return None
 
@@ -165,7 +171,7 @@ class CheckpointStore:
             have = ", ".join(map(str, self.iterations())) or "none"
             raise RunError(
                 f"The checkpoint {folder} cannot be used: {wrong}. Resume from another one "
-                f"(there are: {have}) or start the stage anew."
+                f"(there are: {have}) or start the stage again."
             )
         extra = load_file(folder / _TENSORS)
         content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
@@ -214,7 +220,7 @@ class CheckpointStore:
         return sorted(int(m.group(1)) for m in matches if m)
 
     def _prune(self, newest: int) -> None:
-        """Drop the oldest, and later ones: a run that went back must not resume from those."""
+        """Remove the oldest, and later ones: a run that went back must not resume from those."""
         earlier = [i for i in self.iterations() if i <= newest]
         for iteration in self.iterations():
             if iteration > newest or iteration not in earlier[-self.keep :]:
@@ -229,15 +235,15 @@ class CheckpointStore:
         if not folder.is_dir():
             return "it does not exist"
         try:
-            manifest = read_object(folder / _MANIFEST)
-            expected = {n: manifest["files"][n] for n in (_PARAMETERS, _TENSORS, _STATE)}
-            wrong = problem(folder, expected)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            manifest = CheckpointManifest.read(folder / _MANIFEST)
+            expected = {name: manifest.files[name] for name in (_PARAMETERS, _TENSORS, _STATE)}
+        except (ValueError, KeyError) as error:
             return f"{_MANIFEST} is missing or unreadable: {error!r}"
+        wrong = damage(folder, expected)
         if wrong is not None:
             return wrong
-        if manifest.get("format") != _FORMAT:
-            return f"format {manifest.get('format')} was written by {_OTHER_VERSION}"
+        if manifest.format != _FORMAT:
+            return f"format {manifest.format} was written by {_OTHER_VERSION}"
         self._sound.add(iteration)
         return None
 

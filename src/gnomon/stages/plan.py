@@ -32,9 +32,8 @@ from gnomon.stages.check import (
 )
 from gnomon.stages.clock import SPREAD, Speed, measure, stage_seconds
 from gnomon.stages.judge import check_judging
-from gnomon.stages.machine import check_machine
 from gnomon.stages.memory import stage_memory
-from gnomon.stages.resolve import pick_device, resolve_start, stage_settings
+from gnomon.stages.resolve import check_machine, pick_device, resolve_start, stage_settings
 from gnomon.stages.usable import Usable, usable_rows
 from gnomon.train.optim import default_lr
 

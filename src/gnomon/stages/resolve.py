@@ -107,3 +107,21 @@ def pick_device(name: str) -> torch.device:
 def samples_responses(stage: StageSpec) -> bool:
     """Whether the stage learns from, or collects, what a policy writes."""
     return stage.algorithm == COLLECT or find_algorithm(stage.algorithm).data == "prompts"
+
+
+def check_machine(recipe: Recipe) -> None:
+    """Check the device and the place of the run's folder.
+
+    Raises:
+        ConfigError: either cannot be used, with the cure; both are named, one a line.
+    """
+    problems: list[str] = []
+    try:
+        pick_device(recipe.device)
+    except ConfigError as error:
+        problems.append(str(error))
+    problem = RunFolder(recipe).place_problem()
+    if problem is not None:
+        problems.append(f"output: {problem}; choose another place (output=FOLDER)")
+    if problems:
+        raise ConfigError("\n".join(problems))

@@ -22,6 +22,7 @@ from gnomon.models.save import save_policy, save_reward_model
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.folder import RunFolder
+from gnomon.runs.records import DATA, Skipped, StageInfo
 from gnomon.stages.collect import Collector, collect
 from gnomon.stages.resolve import resolve_start, sampling, stage_settings
 from gnomon.stages.roles import RoleBuilder
@@ -64,23 +65,21 @@ class StageRun:
         self.data = self.parts.data
         self.closing = self.parts.closing
 
-    def execute(self, resume: bool) -> dict[str, Any]:
-        """Run the stage to its end and return its summary (also in stage.json).
+    def execute(self, resume: bool) -> StageInfo:
+        """Run the stage to its end and return what stage.json says of it.
 
-        ``seconds`` are on the clock; ``cpu_seconds`` of this process on all cores together, which a
-        busy machine does not lengthen. ``files`` are fingerprints of what the stage left, which
-        :meth:`StageFolder.damage` compares before a resumed run uses them.
+        Its ``files`` are fingerprints of what the stage left, which :meth:`StageFolder.damage`
+        compares before a resumed run uses them.
         """
-        info: dict[str, Any] = {
-            "name": self.stage.name,
-            "algorithm": self.stage.algorithm,
-            "status": "running",
-            "memory": dict(self.memory),
-        }
-        spent = self.folder.info() if resume else {}
-        clocks = {"seconds": time.time, "cpu_seconds": time.process_time}
-        before = {name: _spent(spent, name) - clock() for name, clock in clocks.items()}
-        info |= {name: _spent(spent, name) for name in clocks}
+        info = StageInfo(
+            name=self.stage.name,
+            algorithm=self.stage.algorithm,
+            status="running",
+            memory=dict(self.memory),
+        )
+        earlier = self.folder.info() if resume else StageInfo()
+        info.seconds, info.cpu_seconds = earlier.seconds or 0.0, earlier.cpu_seconds or 0.0
+        began, cpu_began = info.seconds - time.time(), info.cpu_seconds - time.process_time()
         make_folder(self.folder.path)
         self.folder.write_info(info)
         try:
@@ -88,28 +87,29 @@ class StageRun:
             loaded = load_causal_lm(
                 self.start_model(), dtype=self.recipe.dtype, device=self.parts.device
             )
-            info["start"] = {"from": loaded.source, "sha256": loaded.fingerprint}
-            info |= self._work(loaded, resume)
+            info.note(start={"from": loaded.source, "sha256": loaded.fingerprint})
+            info.note(**self._work(loaded, resume))
             self.run.update_manifest(
                 data={f"{self.stage.name}: {k}": v for k, v in self.data.report.files.items()},
-                models={self.stage.name: info["start"]},
+                models={self.stage.name: info.start},
             )
-            info |= {"files": self.folder.fingerprints(), "status": "done"}
+            info.note(files=self.folder.fingerprints(), status="done")
         except RunPaused as pause:
-            info |= {"status": "paused", "error": str(pause)}
+            info.note(status="paused", error=str(pause))
             raise
         except (RunStopped, KeyboardInterrupt) as stopped:
-            info |= {"status": "stopped", "error": str(stopped) or "stopped at once"}
+            info.note(status="stopped", error=str(stopped) or "stopped at once")
             raise
         except BaseException as error:
-            info |= {"status": "failed", "error": str(error) or type(error).__name__}
+            info.note(status="failed", error=str(error) or type(error).__name__)
             raise
         finally:
             try:
                 self.closing.close()
             finally:  # after an impatient second Ctrl-C, say
-                info |= {name: before[name] + clock() for name, clock in clocks.items()}
-                info["skipped"] = self.data.report.skipped_info()
+                info.seconds = began + time.time()
+                info.cpu_seconds = cpu_began + time.process_time()
+                info.skipped = Skipped(**self.data.report.skipped_info())
                 if self.folder.path.is_dir():  # not where someone has removed it
                     self.data.write_skipped(self.folder.path / "skipped.txt")
                     self.folder.write_info(info)
@@ -136,7 +136,7 @@ class StageRun:
         keep_template(loaded, encoder)
         roles = builder.build(algorithm_class, settings, self.parts.value_source(settings))
         ingredients = self.parts.ingredients(algorithm_class, roles, builder, encoder)
-        self.data.note(self.folder.path / "data.json", resume)
+        self.data.note(self.folder.path / DATA, resume)
         cache = ingredients.reference_store = self.parts.reference_cache(settings, loaded, encoder)
         with self._progress(ingredients.iterations) as progress:
             if cache is not None:
@@ -199,7 +199,7 @@ class StageRun:
         policy = Role("policy", builder.trunk)
         groups, _ = self.data.groups("prompts")
         prompts = self.data.prompts(encoder, groups)
-        self.data.note(self.folder.path / "data.json", resume)
+        self.data.note(self.folder.path / DATA, resume)
         seed = self.parts.seed
         judge: Any
         if settings.labellers:
@@ -223,9 +223,3 @@ class StageRun:
 
     def _progress(self, total: int) -> Progress:
         return Progress(f"{self.stage.name} ({self.stage.algorithm})", total)
-
-
-def _spent(info: Mapping[str, Any], name: str) -> float:
-    """Seconds that an earlier part of the stage took; 0 where stage.json does not say."""
-    value = info.get(name, 0.0)
-    return float(value) if isinstance(value, int | float) else 0.0

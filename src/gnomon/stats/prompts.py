@@ -1,4 +1,13 @@
-"""Confidence intervals of differences: of paired shares and quantities, and of figures apart."""
+"""Figures over prompts, answered once or several times: means, differences of two models, pass@k.
+
+``bounds`` says what the values are: shares between two values, or quantities where it is None. By
+default the values themselves say (:func:`share_bounds`); to compare models, ask all their values
+together, so that one model's constant answers are seen for what they are.
+
+pass@k is how often at least one of k answers is right; at k = 1 it is accuracy. A gain at 1 without
+one at a large k says that training sharpened what the policy could already do; a gain at a large k,
+that it reaches prompts it did not reach before (Yue et al. 2025, arXiv 2504.13837).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +22,6 @@ from gnomon.stats.intervals import (
     Bounds,
     Floats,
     Interval,
-    is_share,
     mean_interval,
     mean_of_shares,
     mean_samples,
@@ -21,34 +29,10 @@ from gnomon.stats.intervals import (
     t_quantile,
     vector,
 )
-from gnomon.stats.statistics import pass_at_k
 
 PAIRED_AGREEMENT = 0.1
 """The correlation that is assumed of differences between a prompt's answers, where the data do not
 show it. Difficulty has gone from them, so it is less than that of the answers."""
-
-
-def paired_difference(
-    a: ArrayLike,
-    b: ArrayLike,
-    level: float = 0.95,
-    *,
-    method: Literal["auto", "t", "bootstrap"] = "auto",
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Mean of a - b over pairs [n] (the same prompts, two models), with its interval.
-
-    Pairing removes the spread between prompts, so it sees differences that two separate intervals
-    would hide. ``interval.excludes(0)`` says whether the difference is beyond noise. ``auto`` takes
-    pairs of nothing but 0, 1/2 and 1 as :func:`paired_shares` does.
-    """
-    x, y = _pair(a, b)
-    if method == "auto":
-        if x.size and is_share(np.concatenate([x, y])):
-            return paired_shares(x, y, level=level)
-        method = "t"  # rights less wrongs may look like a share; here they are quantities
-    return mean_interval(x - y, level, method=method, resamples=resamples, seed=seed)
 
 
 def paired_shares(
@@ -142,7 +126,7 @@ def gain_over_prompts(
     if bounds == "auto":
         bounds = common_bounds(side for pair in pairs for side in pair)
     if bounds is None:
-        return paired_difference(first, second, level, method="t")
+        return mean_interval(np.subtract(first, second), level, method="t")
     samples = mean_samples([len(row) for pair in pairs for row in pair])
     gain = paired_shares(_as_shares(first, bounds), _as_shares(second, bounds), samples, level)
     return gain.scaled((0.0, bounds[1] - bounds[0]))
@@ -233,3 +217,16 @@ def _samples(sides: Sequence[Right], k: int) -> float:
     harmonic mean over prompts."""
     counts = [sum(r is not None for r in row) for right in sides for row in right]
     return mean_samples([n / k for n in counts if n >= k])
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Chance that at least one of k draws out of n samples, c of them correct, is correct.
+
+    The unbiased estimator 1 - C(n-c, k) / C(n, k) of Chen et al. 2021 (arXiv 2107.03374), eq. 1, as
+    a product that neither overflows nor cancels. Average it over prompts.
+    """
+    if not 0 <= c <= n or not 1 <= k <= n:
+        raise ValueError(f"need 0 <= c <= n and 1 <= k <= n, got n={n}, c={c}, k={k}")
+    if n - c < k:
+        return 1.0
+    return 1.0 - float(np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))

@@ -19,16 +19,16 @@ import torch
 from gnomon.algorithms.base import Algorithm, LossOutput, Minibatch, Totals
 from gnomon.data.batch import Batch
 from gnomon.errors import EngineError, RewardsFailedError, RunError, RunPaused, RunStopped
-from gnomon.files import Prints, fingerprints, problem, write_json
+from gnomon.files import Fingerprints, damage, fingerprints
 from gnomon.models.finite import first_not_finite
 from gnomon.runs.checkpoint import CheckpointStore
+from gnomon.runs.records import EVALS, Evals
 from gnomon.runs.rows import Averages, Mark, MetricsStore, RowStore, SampleStore
 from gnomon.train.optim import clip_grad_norm, lr_at, make_optimizer
 from gnomon.train.progress import Progress
 from gnomon.train.sinks import Sink
 from gnomon.train.watch import IdleWatch, PeakMemory, Stop
 
-EVALS = "evals.json"
 OPTIMIZER = (  # of LoopOptions
     *("lr", "schedule", "min_lr_ratio", "warmup", "betas", "eps"),
     *("weight_decay", "head_weight_decay", "max_grad_norm"),
@@ -102,7 +102,7 @@ class Loop:
         self.idle = IdleWatch(algorithm, options.iterations, progress.note)
         self.step = 0
         self.evaluated = False
-        self.evals: Prints | None = None
+        self.evals: Fingerprints | None = None
         self.saved: int | None = None
         self.memory = PeakMemory()
 
@@ -312,7 +312,7 @@ class Loop:
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
         self.algorithm.train_mode(False)
         evaluation = self.algorithm.evaluate(iteration, final=True)
-        write_json(self.folder / EVALS, dict(evaluation.details))
+        Evals(dict(evaluation.details)).write(self.folder / EVALS)
         if self.evaluated:
             return
         if evaluation.metrics:
@@ -323,7 +323,7 @@ class Loop:
 
     def _evals_are_there(self) -> bool:
         """Whether the final evaluation was done and its file is what was written."""
-        return self.evaluated and (self.evals is None or problem(self.folder, self.evals) is None)
+        return self.evaluated and (self.evals is None or damage(self.folder, self.evals) is None)
 
     def _keep_what_was_seen(self, error: BaseException) -> None:
         """Write the rows up to the error, and the samples whose rewards failed.
