@@ -66,8 +66,7 @@ def write_folder(target: Path, need: int | None = None) -> Iterator[Path]:
         tmp.mkdir()
         with _locked(tmp):
             yield tmp
-            _give_modes(tmp)
-            _sync_tree(tmp)
+            _finish_tree(tmp)
             _swap(tmp, target)
             _sync(target.parent)
 
@@ -242,10 +241,15 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-def _sync_tree(folder: Path) -> None:
+def _finish_tree(folder: Path) -> None:
+    """Force all files to disk, as open as the folder that the umask made: some libraries write them
+    for the owner alone."""
+    mode = folder.stat().st_mode & 0o777
     for root, _, files in os.walk(folder, topdown=False):
         for name in files:
+            os.chmod(Path(root, name), mode & 0o666)
             _sync(Path(root, name))
+        os.chmod(root, mode)
         _sync(Path(root))
 
 
@@ -279,17 +283,6 @@ def _exchange(a: Path, b: Path) -> bool:
         return False
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return bool(renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0)
-
-
-def _give_modes(tmp: Path) -> None:
-    """Files as open as the folder that the umask made: some libraries write them for the owner
-    alone."""
-    folder_mode = tmp.stat().st_mode & 0o777
-    for root, _, files in os.walk(tmp):
-        if Path(root) != tmp:
-            os.chmod(root, folder_mode)
-        for name in files:
-            os.chmod(Path(root, name), folder_mode & 0o666)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def compare_runs(folders: Sequence[Path]) -> RunsComparison:
     by prompt; any other takes the two intervals as independent (Newcombe's square-and-add).
 
     Raises:
-        DataError: a folder that is no run, or one given twice.
+        DataError: a folder that is not a run, or one given twice.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise DataError("the same run is given twice: give the folders of different runs")

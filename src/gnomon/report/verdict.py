@@ -106,7 +106,7 @@ def _comparison(run: RunView) -> Iterator[Verdict]:
         for model, old in before:
             figures = f"{measured(new)} against {measured(old)}"
             heading = f"{column[:1].upper()}{column[1:]}: {last}"
-            yield _told(heading, model, view.difference(place, last, model), figures, sign)
+            yield _pair(heading, model, view.difference(place, last, model), figures, sign)
 
 
 def _many(view: Comparison, place: int, rows: Mapping[str, Interval], sign: int) -> Verdict:
@@ -130,8 +130,8 @@ def _many(view: Comparison, place: int, rows: Mapping[str, Interval], sign: int)
     return Verdict(kind, f"{about}: {'; '.join(parts)}.")
 
 
-def _told(heading: str, model: str, gap: Interval, figures: str, sign: int) -> Verdict:
-    """Whether the model of ``heading`` and another are told apart, and which is the better."""
+def _pair(heading: str, model: str, gap: Interval, figures: str, sign: int) -> Verdict:
+    """Whether the model of ``heading`` and another differ, and which is the better."""
     if not gap.known:
         return Verdict("plain", f"{heading} {figures} for {model}, given without intervals.")
     ends = sorted((gap.low, gap.high) if gap.value >= 0 else (-gap.low, -gap.high))

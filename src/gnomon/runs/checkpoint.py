@@ -58,7 +58,7 @@ class Checkpoint:
     """A checkpoint as read from disk, on the CPU.
 
     Attributes:
-        iteration: the loop's iteration after which it was saved.
+        iteration: after which it was saved.
         step: optimizer steps taken: the caller's ``state["step"]``, or else ``iteration``.
         tensors: the trained parameters by name.
         optimizer: ``state`` ({parameter name: {key: value}}) and ``groups`` (each with its settings
@@ -76,8 +76,8 @@ class Checkpoint:
 class CheckpointStore:
     """The checkpoints of one stage: the newest ``keep`` of them, in ``folder``.
 
-    One process writes; any number may read. With more than one of them kept, a newest one that the
-    disk has damaged costs only the steps since the one before.
+    One process writes; any number may read. With more than one kept, damage to the newest costs
+    only the steps since the one before.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -99,7 +99,7 @@ class CheckpointStore:
 
         Args:
             iteration: the iteration just finished.
-            parameters: every trained tensor by name; all the optimizer's parameters are among them.
+            parameters: every trained tensor by name, all of the optimizer's among them.
             optimizer: any torch optimizer; its state is stored by parameter name.
             state: whatever else the run needs: nested dicts (string keys), lists, tuples, numbers,
                 strings, None and tensors.
@@ -214,10 +214,8 @@ class CheckpointStore:
 
     def iterations(self) -> list[int]:
         """The iterations that have a folder, oldest first, sound or not."""
-        if not self.folder.is_dir():
-            return []
-        matches = (_FOLDER.fullmatch(p.name) for p in self.folder.iterdir() if p.is_dir())
-        return sorted(int(m.group(1)) for m in matches if m)
+        names = (p.name for p in self.folder.glob("step-*") if p.is_dir())
+        return sorted(int(m.group(1)) for name in names if (m := _FOLDER.fullmatch(name)))
 
     def _prune(self, newest: int) -> None:
         """Remove the oldest, and later ones: a run that went back must not resume from those."""

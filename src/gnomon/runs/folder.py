@@ -69,12 +69,9 @@ class StageFolder:
         return self.path / "groups.jsonl"
 
     def info(self) -> StageInfo:
-        """stage.json; of status "unknown" when the stage has not begun, or the file is damaged (see
-        :meth:`damage`)."""
-        try:
-            return StageInfo.read(self.path / STAGE)
-        except ValueError:
-            return StageInfo()
+        """stage.json; of status "unknown" when the stage has not started, or the file is damaged
+        (see :meth:`damage`)."""
+        return StageInfo.read_or_empty(self.path / STAGE)
 
     def write_info(self, info: StageInfo) -> None:
         info.write(self.path / STAGE)
@@ -83,7 +80,7 @@ class StageFolder:
         return self.info().status == "done"
 
     def damage(self) -> str | None:
-        """What is wrong with a stage that was done or begun, or None.
+        """What is wrong with a stage that was done or started, or None.
 
         Every file that it left is compared with what it was when the stage was done.
         """
@@ -151,7 +148,9 @@ class RunFolder:
         try:
             self._check_same(self._written())
         except ValueError as error:
-            if self._manifest().recipe_sha256 != recipe_hash(self.recipe):
+            if Manifest.read_or_empty(self.path / MANIFEST).recipe_sha256 != recipe_hash(
+                self.recipe
+            ):
                 raise RunError(
                     f"{error}, and {MANIFEST} does not say that this recipe is the one that the "
                     f"run was started with. Put {self.path / 'recipe.yaml'} back and resume; or "
@@ -173,28 +172,28 @@ class RunFolder:
         """
         if not self.check(resume):
             make_folder(self.path)
-            self._begun().write(self.path / MANIFEST)
+            Manifest.begin(self.recipe).write(self.path / MANIFEST)
             # last: it says that a run is here
             self._write_recipe()
             nothing = "nothing to resume, so it starts from the beginning"
             return [f"{self.path} holds no run yet: {nothing}"] if resume else []
-        said = []
+        notes = []
         clean_tree(self.path)
         try:
             Manifest.read(self.path / MANIFEST)
         except ValueError as error:
-            said.append(f"warning: {error}; it is written again")
-            manifest = self._begun()
+            notes.append(f"warning: {error}; it is written again")
+            manifest = Manifest.begin(self.recipe)
             manifest.note(**self._remembered())
             manifest.write(self.path / MANIFEST)
         try:
             moved = self._written()["output"] != plain_recipe(self.recipe)["output"]
         except ValueError as error:
-            said.append(f"warning: {error}; it is written again: the recipe is the same")
+            notes.append(f"warning: {error}; it is written again: the recipe is the same")
             moved = True
         if moved:
             self._write_recipe()
-        return said
+        return notes
 
     def update_manifest(self, **entries: Any) -> None:
         """Merge entries into manifest.json (dicts one level deep).
@@ -214,7 +213,7 @@ class RunFolder:
 
     def comparison_problem(self) -> str | None:
         """What is wrong with comparison.json, or None if it is what was written."""
-        noted = self._manifest().files.get(COMPARISON)
+        noted = Manifest.read_or_empty(self.path / MANIFEST).files.get(COMPARISON)
         if not isinstance(noted, dict):
             return f"{COMPARISON} is not noted in {MANIFEST}"
         return damage(self.path, {COMPARISON: noted})
@@ -223,16 +222,6 @@ class RunFolder:
         """Note in manifest.json what comparison.json is."""
         self.update_manifest(files=fingerprints(self.path, [COMPARISON]))
 
-    def _manifest(self) -> Manifest:
-        """manifest.json; empty where it is missing or damaged."""
-        try:
-            return Manifest.read(self.path / MANIFEST)
-        except ValueError:
-            return Manifest()
-
-    def _begun(self) -> Manifest:
-        return Manifest.begin(self.recipe)
-
     def _remembered(self) -> dict[str, dict[str, Any]]:
         """What the stages know of the manifest's entries."""
         out: dict[str, dict[str, Any]] = {"data": {}, "models": {}}
@@ -240,9 +229,8 @@ class RunFolder:
             folder = self.stage(stage.name)
             if start := folder.info().start:
                 out["models"][stage.name] = start
-            with suppress(ValueError):
-                files = DataFiles.read(folder.path / DATA).root
-                out["data"] |= {f"{stage.name}: {name}": about for name, about in files.items()}
+            files = DataFiles.read_or_empty(folder.path / DATA).root
+            out["data"] |= {f"{stage.name}: {name}": about for name, about in files.items()}
         return out
 
     def _written(self) -> dict[str, Any]:
@@ -355,10 +343,7 @@ def _take(lock: filelock.BaseFileLock, folder: Path) -> bool:
                 lock.acquire()
             return True
         except filelock.Timeout:
-            try:
-                holder = _Holder.read(folder / HOLDER)
-            except ValueError:
-                holder = _Holder()
+            holder = _Holder.read_or_empty(folder / HOLDER)
             if last or not holder.is_dead():
                 raise RunError(
                     f"{folder} is being worked on by {holder}. Wait until it ends, or stop it; two "

@@ -67,6 +67,14 @@ class JsonFile(BaseModel):
             first = error.errors()[0]
             raise ValueError(f"{file}: {first['loc'][0]}: {first['msg']}") from error
 
+    @classmethod
+    def read_or_empty(cls, file: Path) -> Self:
+        """The record in ``file``; an empty one where the file is missing or damaged."""
+        try:
+            return cls.read(file)
+        except ValueError:
+            return cls.model_validate({})
+
     def write(self, file: Path) -> None:
         """Replace ``file`` in one step; fields that were never set are left out."""
         write_json(file, self.model_dump(exclude_unset=True))
@@ -171,7 +179,7 @@ class Manifest(Record):
 
     @classmethod
     def begin(cls, recipe: Recipe) -> Self:
-        """The manifest of a run that begins now, on this machine."""
+        """The manifest of a run that starts now, on this machine."""
         installed = {name: _version(name) for name in _PACKAGES}
         return cls(
             name=recipe.name,

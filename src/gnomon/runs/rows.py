@@ -276,11 +276,7 @@ def _as_float(value: int) -> float:
 
 
 def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Value]]:
-    """The rows in lines.
-
-    Raises:
-        ValueError: a line that is not a row, with its number.
-    """
+    """The rows in lines; a ValueError with the number of a line that is not a row."""
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
@@ -292,11 +288,7 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Value]]:
 
 
 def _table_of(rows: Iterator[dict[str, Value]], first: pa.Table) -> pa.Table:
-    """Rows by columns; ``first`` has columns that are there in any case.
-
-    Raises:
-        ValueError: a column's values are of several kinds.
-    """
+    """Rows by columns, those of ``first`` before them; a ValueError if kinds mix in a column."""
     tables = [first]
     types = {field.name: field.type for field in first.schema}
     while chunk := list(islice(rows, _CHUNK)):

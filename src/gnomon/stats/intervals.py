@@ -100,7 +100,7 @@ def t_quantile(level: float, dof: float) -> float:
     """The t with P(\\|T\\| <= t) = ``level`` for Student's t; with infinite ``dof`` the normal's.
 
     Raises:
-        ValueError: a level that is no share, or no degree of freedom.
+        ValueError: a level outside (0, 1), or degrees of freedom not above 0.
     """
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie between 0 and 1, got {level}")

@@ -186,7 +186,7 @@ def prompt_pass_at_k(right: Right, k: int) -> list[float]:
 
 def pass_curve(right: Right, ks: Sequence[int]) -> list[Interval]:
     """The mean over prompts of pass@k, for each k, with its interval; prompts with too few judged
-    answers are left out of it. A share of 0 of 20 is no proof of never: see
+    answers are left out of it. A share of 0 of 20 does not prove never: see
     :func:`~gnomon.stats.intervals.mean_of_shares`."""
     out = []
     for k in ks:
