@@ -18,11 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
-from scipy.stats import binom, multinomial
+from scipy.stats import binom, multinomial, norm
 
-from gnomon.stats.differences import paired_shares
-from gnomon.stats.intervals import Interval, mean_of_shares, weighted_proportion, wilson_interval
-from gnomon.stats.passk import pass_curve
+from gnomon.stats.intervals import Interval, mean_of_shares, weighted_proportion
+from gnomon.stats.prompts import paired_shares, pass_curve
 
 SIZES = (20, 30, 50, 100)
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -54,12 +53,21 @@ class Case:
     newcombe: float = math.nan
 
 
+def wilson(successes: Counts, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Wilson's score interval of proportions, the measure of width here (1927, "Probable
+    inference", JASA 22)."""
+    z, p = norm.ppf(0.975), successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return np.maximum(0.0, centre - half), np.minimum(1.0, centre + half)
+
+
 def wilson_width(p: float, n: float) -> float:
     """The mean width of Wilson's interval of n outcomes (to the next whole number)."""
     size = max(1, round(n))
     x = np.arange(size + 1)
-    ends = [wilson_interval(int(k), size) for k in x]
-    return float(binom.pmf(x, size, p) @ np.array([i.high - i.low for i in ends]))
+    low, high = wilson(x, size)
+    return float(binom.pmf(x, size, p) @ (high - low))
 
 
 def drawn(
@@ -203,10 +211,7 @@ def newcombe_width(n: int, both: float, up: float, down: float) -> float:
     a, b, c, d = rng.multinomial(n, chances, 20_000).T.astype(np.float64)
     sides = []
     for x in (a + b, a + c):
-        ends = [wilson_interval(k, n) for k in range(n + 1)]
-        low, high = (
-            np.array([getattr(i, e) for i in ends])[x.astype(int)] for e in ("low", "high")
-        )
+        low, high = wilson(x, n)
         sides.append((x / n - low, high - x / n))
     product = a * d - b * c
     product = np.where(product > 0, np.maximum(product - n / 2, 0), product)

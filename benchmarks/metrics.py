@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from gnomon.runs.metrics import MetricsStore
+from gnomon.runs.rows import MetricsStore
 
 FIGURES = 32
 CHECKPOINT_EVERY = 50

@@ -1,9 +1,12 @@
 """Files and folders that are either whole or not there, whatever kills the process.
 
 Everything is first written beside its target under a hidden temporary name, forced to disk, and
-then renamed onto the target in one step. A disk that is full, broken or not writable leaves the
-target as it was and raises a :class:`~gnomon.errors.RunError` that says what to do. Files have the
-modes that the user's umask gives, whatever library wrote them.
+then renamed onto the target in one step. A disk that is full, broken or read-only leaves the target
+as it was and raises a :class:`~gnomon.errors.RunError` that says what to do. Files get the modes of
+the user's umask, whatever library wrote them.
+
+Sizes and SHA-256 (:func:`fingerprints`) are noted when files are written and compared before they
+are used (:func:`damage`).
 """
 
 from __future__ import annotations
@@ -11,22 +14,25 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import hashlib
 import itertools
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from rich.filesize import decimal
 
 from gnomon.errors import RunError
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where abandoned temporaries are left for the user
+except ImportError:  # Windows: temporaries that a killed process leaves stay there
     fcntl = None  # type: ignore[assignment]
 
 _TMP = ".tmp-"
@@ -45,7 +51,7 @@ def write_folder(target: Path, need: int | None = None) -> Iterator[Path]:
 
     Args:
         target: the folder to appear; one that exists is replaced as a whole.
-        need: bytes that will be written, if known: too little room is then refused up front.
+        need: bytes that will be written, if known: too little space is then refused up front.
 
     Yields:
         The temporary folder to write into.
@@ -55,16 +61,12 @@ def write_folder(target: Path, need: int | None = None) -> Iterator[Path]:
             before.
     """
     target = Path(target)
-    make_folder(target.parent)
-    tmp = _temporary_name(target)
-    with _guarded(target, tmp, need):
+    with _temporary(target, need) as tmp:
         recover_folder(target)
-        _check_room(target, need)
         tmp.mkdir()
         with _locked(tmp):
             yield tmp
-            _give_modes(tmp)
-            _sync_tree(tmp)
+            _finish_tree(tmp)
             _swap(tmp, target)
             _sync(target.parent)
 
@@ -73,10 +75,7 @@ def write_folder(target: Path, need: int | None = None) -> Iterator[Path]:
 def write_file(path: Path, need: int | None = None) -> Iterator[Path]:
     """Like :func:`write_folder` for one file: yields the temporary path to write to."""
     path = Path(path)
-    make_folder(path.parent)
-    tmp = _temporary_name(path)
-    with _guarded(path, tmp, need):
-        _check_room(path, need)
+    with _temporary(path, need) as tmp:
         tmp.touch(exist_ok=False)
         with _locked(tmp):
             yield tmp
@@ -97,14 +96,14 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def plain_errors(target: Path, need: int | None = None) -> Iterator[None]:
-    """Turn what the system says against writing ``target`` into a RunError with a cure.
+    """Turn the system's errors while ``target`` is written into a RunError with a cure.
 
     Args:
         target: what is written, for the message.
         need: bytes that it needs, if known.
 
     Raises:
-        RunError: the disk is full, broken or not writable, or something else lies there.
+        RunError: the disk is full, broken or read-only, or something else is in the way.
     """
     try:
         yield
@@ -116,13 +115,13 @@ def plain_errors(target: Path, need: int | None = None) -> Iterator[None]:
             raise _disk_full(target, need) from error
         if number in _IN_THE_WAY:
             raise RunError(
-                f"{target} cannot be written: something that is no part of the run lies there "
-                f"({error}). Move it away and go on with --resume."
+                f"{target} cannot be written: something that is not part of the run is there "
+                f"({error}). Move it away and resume with --resume."
             ) from error
         raise RunError(
-            f"{target} cannot be written: {error}. Nothing saved before is lost. Make the place "
-            "writable, or choose another (output=FOLDER; a run that has begun is moved there "
-            "first), and go on with --resume."
+            f"{target} cannot be written: {error}. Nothing saved before is lost. Make the folder "
+            "writable, or move the run to another (and give output=FOLDER), then resume with "
+            "--resume."
         ) from error
 
 
@@ -159,8 +158,7 @@ def recover_folder(target: Path) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder so that no half-removed one is ever seen under its name."""
-    tmp = _temporary_name(folder)
-    with plain_errors(folder):
+    with _temporary(folder, None) as tmp:
         os.rename(folder, tmp)
     _remove(tmp)
 
@@ -175,7 +173,7 @@ def clean_tree(folder: Path) -> list[str]:
 
 
 def clean_temporaries(folder: Path) -> list[str]:
-    """Remove what killed processes left half-written in ``folder``; returns the names removed.
+    """Remove what killed processes left half-written in ``folder``; return the names removed.
 
     A temporary that a living process still writes is locked and stays. Replacements cut off
     half-way are finished (see :func:`recover_folder`).
@@ -188,12 +186,6 @@ def clean_temporaries(folder: Path) -> list[str]:
     for backup in folder.glob(f".*{_OLD}"):
         recover_folder(backup.with_name(backup.name[1 : -len(_OLD)]))
     return removed
-
-
-def _temporary_name(target: Path) -> Path:
-    return target.with_name(
-        f".{target.name}{_TMP}{os.getpid()}-{next(_counter)}-{os.urandom(3).hex()}"
-    )
 
 
 def _backup_name(target: Path) -> Path:
@@ -209,7 +201,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _locked(tmp: Path) -> Iterator[None]:
-    """Hold a lock that dies with the process, so that others can tell work from wreckage."""
+    """Hold a lock that dies with the process, so that others can tell whether it still writes."""
     if fcntl is None:
         yield
         return
@@ -249,10 +241,15 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-def _sync_tree(folder: Path) -> None:
+def _finish_tree(folder: Path) -> None:
+    """Force all files to disk, as open as the folder that the umask made: some libraries write them
+    for the owner alone."""
+    mode = folder.stat().st_mode & 0o777
     for root, _, files in os.walk(folder, topdown=False):
         for name in files:
+            os.chmod(Path(root, name), mode & 0o666)
             _sync(Path(root, name))
+        os.chmod(root, mode)
         _sync(Path(root))
 
 
@@ -288,43 +285,32 @@ def _exchange(a: Path, b: Path) -> bool:
     return bool(renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0)
 
 
-def _give_modes(tmp: Path) -> None:
-    """Files as open as the folder that the umask made: some libraries write them for the owner
-    alone."""
-    folder_mode = tmp.stat().st_mode & 0o777
-    for root, _, files in os.walk(tmp):
-        if Path(root) != tmp:
-            os.chmod(root, folder_mode)
-        for name in files:
-            os.chmod(Path(root, name), folder_mode & 0o666)
-
-
 @contextmanager
-def _guarded(target: Path, tmp: Path, need: int | None) -> Iterator[None]:
-    """Remove ``tmp`` whatever goes wrong, and say it in words a user can act on."""
+def _temporary(target: Path, need: int | None) -> Iterator[Path]:
+    """A name beside ``target`` to write to, removed again if anything goes wrong."""
+    make_folder(target.parent)
+    name = f".{target.name}{_TMP}{os.getpid()}-{next(_counter)}-{os.urandom(3).hex()}"
+    tmp = target.with_name(name)
     with plain_errors(target, need):
+        if need and shutil.disk_usage(target.parent).free < need:
+            raise _disk_full(target, need)
         try:
-            yield
+            yield tmp
         except BaseException:
             _remove(tmp)
             raise
-
-
-def _check_room(target: Path, need: int | None) -> None:
-    if need and shutil.disk_usage(target.parent).free < need:
-        raise _disk_full(target, need)
 
 
 def _disk_full(target: Path, need: int | None) -> RunError:
     """The error to raise once the temporary is gone, so that what it held counts as free."""
     place = next((p for p in target.absolute().parents if p.is_dir()), Path("/"))
     free = shutil.disk_usage(place).free
-    needed = _human(need) if need else f"more than {_human(free)}"
+    needed = decimal(need) if need else f"more than {decimal(free)}"
     return RunError(
         f"The disk is full (or your quota of it): writing {target} failed. It needs {needed}, and "
-        f"{_human(free)} are free in {place}. Nothing saved before is lost. Free some space (old "
-        "runs and their checkpoints are the largest) and go on with --resume; or move the run's "
-        "folder to another disk and go on there with --resume output=FOLDER."
+        f"{decimal(free)} are free in {place}. Nothing saved before is lost. Free some space (old "
+        "runs and their checkpoints are the largest) and resume with --resume; or move the run's "
+        "folder to another disk and resume there with --resume output=FOLDER."
     )
 
 
@@ -344,10 +330,62 @@ def _system_error(error: BaseException) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def _human(size: int) -> str:
-    value = float(size)
-    for unit in ("bytes", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
+Fingerprints = Mapping[str, Mapping[str, Any]]
+"""``{file: {"size": bytes, "sha256": hexadecimal}}``, paths relative to a folder."""
+
+
+def fingerprint(file: Path) -> dict[str, Any]:
+    """``{"size", "sha256"}`` of a file."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"size": file.stat().st_size, "sha256": digest}
+
+
+def fingerprints(folder: Path, parts: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Fingerprints of all files in ``parts`` (files or folders in ``folder``) that exist."""
+    files: list[Path] = []
+    for part in parts:
+        path = folder / part
+        files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return {p.relative_to(folder).as_posix(): fingerprint(p) for p in files if p.is_file()}
+
+
+def damage(folder: Path, expected: Fingerprints) -> str | None:
+    """The first thing wrong with the files in ``folder``, or None if all are as expected."""
+    for name, wanted in expected.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        size = file.stat().st_size
+        if size != wanted.get("size"):
+            return f"{name} has {size} bytes instead of {wanted.get('size')}"
+        try:
+            found = fingerprint(file)
+        except OSError as error:
+            return f"{name} cannot be read ({error})"
+        if found["sha256"] != wanted.get("sha256"):
+            return f"{name} is not what was written (its SHA-256 differs)"
+    return None
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ValueError: it cannot be read, is not JSON, or holds something else; the message begins
+            with the file and says which.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read ({first_line(error)})") from error
+    if not isinstance(value, dict):
+        names = {list: "a list", str: "a text", type(None): "null", bool: "a truth value"}
+        kind = names.get(type(value), "a number")
+        raise ValueError(f"{file} holds {kind} instead of a JSON object")
+    return value
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

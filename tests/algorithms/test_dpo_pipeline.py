@@ -99,13 +99,13 @@ def test_methods_share_one_reference_pass_and_later_runs_have_none(world):
     )
     first = run(recipe(world, "first", *stages))
     responses = 2 * len((world / "pairs.jsonl").read_text().splitlines())
-    said = [stage.info()["reference"] for stage in first]
+    said = [stage.info().reference for stage in first]
     assert said[0] == {"reused": 0, "computed": responses, "refused": {}}
     assert said[1] == {"reused": responses, "computed": 0, "refused": {}}
     assert said[2]["reused"] >= responses  # its own answers; the mismatched ones are new
     assert said[2]["reused"] + said[2]["computed"] == 2 * responses
     later = run(recipe(world, "later", *stages))
-    assert [stage.info()["reference"]["computed"] for stage in later] == [0, 0, 0]
+    assert [stage.info().reference["computed"] for stage in later] == [0, 0, 0]
     for a, b in zip(first, later, strict=True):
         losses = [pq.read_table(s.path / "metrics.parquet")["loss"].to_pylist() for s in (a, b)]
         assert losses[0] == losses[1]
@@ -115,7 +115,7 @@ def test_the_next_models_reference_is_its_own(world):
     """Stage two starts from stage one's policy: the base model's numbers must not be used."""
     asked = recipe(world, "chain", {"algorithm": "dpo"}, {"algorithm": "dpo", "from": "s0"})
     _, second = run(asked)
-    info = second.info()["reference"]
+    info = second.info().reference
     assert info["reused"] == 0
     assert info["refused"] == {"made with another model": info["computed"]}
     losses = pq.read_table(second.path / "metrics.parquet")["loss"].to_pylist()
@@ -149,9 +149,9 @@ def test_all_methods_and_references_run_and_save(world):
 def test_bad_rows_are_named_and_counted_never_trained_on(world):
     stage = {"algorithm": "dpo", "data": str(world / "doubtful.jsonl"), "holdout": 0}
     (done,) = run(recipe(world, "doubtful", stage))
-    skipped = done.info()["skipped"]
-    assert skipped["count"] == 4
-    said = "\n".join(skipped["examples"])
+    skipped = done.info().skipped
+    assert skipped.count == 4
+    said = "\n".join(skipped.examples)
     assert said.count("judged both ways") == 2
     assert "chosen and rejected are the same" in said
     assert "empty response" in said
@@ -203,4 +203,4 @@ def test_a_killed_stage_goes_on_to_the_same_end(world, monkeypatch):
     tables = [pq.read_table(s.path / "metrics.parquet") for s in (whole, resumed)]
     for column in ("loss", "margin", "logprobs/chosen_change"):
         assert tables[0][column].to_pylist() == tables[1][column].to_pylist()
-    assert resumed.info()["reference"]["computed"] == 0
+    assert resumed.info().reference["computed"] == 0

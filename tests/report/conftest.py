@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests_report_oracles import build_run
 
-from gnomon.report import write_report
+from gnomon.report.html import write_report
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tests_report_oracles import HOSTILE
 
 import gnomon.report
 from gnomon.errors import DataError
-from gnomon.report import write_report
+from gnomon.report.html import write_report
 
 
 class _Page(HTMLParser):
@@ -119,7 +119,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
-ALLOWED = ("report", "errors", "files", "stats", "integrity", "runs.lines")
+ALLOWED = ("report", "errors", "files", "stats", "runs")
 
 
 def test_the_report_knows_nothing_of_training():

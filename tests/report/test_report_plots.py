@@ -10,9 +10,11 @@ from scipy.optimize import curve_fit
 from tests_report_oracles import gold_at
 
 from gnomon.errors import DataError
-from gnomon.report import overoptimisation_plot, plots, read_run, style
-from gnomon.report.overoptimisation import fit_gold, trajectory
-from gnomon.report.read import Comparison, Measured, StageView
+from gnomon.report import plots, style
+from gnomon.report.overoptimisation import fit_gold, overoptimisation_plot, trajectory
+from gnomon.report.read import StageView, read_run
+from gnomon.runs.comparison import Comparison
+from gnomon.stats.intervals import Interval
 
 
 def _has_colour(path, colour):
@@ -106,10 +108,9 @@ def test_rewards_of_unlike_scale_get_a_panel_each(tmp_path):
 
 
 def test_bars_lengths_and_names_with_dollars(reported, tmp_path):
-    comparison = Comparison(
-        ("reward $x^{", "empty"),
-        (("$\\frac", (Measured(1.0, 0.9, 1.2), None)), ("b", (Measured(-1.0), None))),
-    )
+    rows = [{"model": "$\\frac", "values": [Interval(1.0, 0.9, 1.2), None]}]
+    rows += [{"model": "b", "values": [Interval(-1.0), None]}]
+    comparison = Comparison(columns=["reward $x^{", "empty"], rows=rows)
     path = plots.comparison_bars(comparison, tmp_path / "bars.png")
     assert path.stat().st_size > 5000
     assert plots.comparison_bars(Comparison(), tmp_path / "none.png") is None
@@ -125,5 +126,5 @@ def test_reliability_and_categories_need_data(tmp_path):
     bins = [{"low": 0.5, "high": 0.75, "accuracy": 0.6, "count": 5, "confidence": 0.62}]
     assert plots.reliability_diagram(bins, tmp_path / "r.png", ece=0.02).exists()
     assert plots.reliability_diagram([{"low": 1}], tmp_path / "r2.png") is None
-    assert plots.category_accuracy({"a": Measured(0.7)}, tmp_path / "c.png").exists()
+    assert plots.category_accuracy({"a": Interval(0.7)}, tmp_path / "c.png").exists()
     assert plots.category_accuracy({}, tmp_path / "c2.png") is None

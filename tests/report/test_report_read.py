@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 
 from gnomon.errors import DataError
-from gnomon.report import read_run
-from gnomon.report.read import find_tables, flatten_evals, parse_comparison, parse_measured
+from gnomon.report.read import read_comparison, read_run
+from gnomon.runs.records import Evals
+from gnomon.stats.intervals import Interval
 
 
 def test_a_whole_run_is_read(run_dir):
     run = read_run(run_dir)
     assert run.problems == ()
     assert [s.name for s in run.stages] == ["sft", "reward_model", "ppo"]
-    assert run.recipe["seed"] == run.manifest["seed"] == 7
+    assert run.recipe["seed"] == run.manifest.seed == 7
     sft = run.stages[0]
-    assert (sft.status, sft.seconds, sft.iterations, sft.skipped) == ("done", 46.5, 150, 3)
+    info = sft.info
+    assert (info.status, info.seconds, info.iterations) == ("done", 46.5, 150)
+    assert info.skipped.count == 3
     x, y = sft.series("eval/loss")
     assert x.tolist() == list(range(1, 151, 15))
     assert y.size == 10
@@ -39,11 +42,11 @@ def test_a_half_finished_run_is_read_and_what_is_missing_named(run_dir):
     (run_dir / "stages" / "02-reward_model" / "evals.json").write_text("[1, 2]")
     (run_dir / "recipe.yaml").unlink()
     run = read_run(run_dir)
-    assert run.stages[2].status == "unknown"
+    assert run.stages[2].info.status == "unknown"
     assert run.stages[2].name == "ppo"
     assert run.stages[2].samples == []
     assert run.stages[2].series("reward")[1].size == 120
-    assert run.comparison.rows == ()
+    assert run.comparison.rows == []
     text = "\n".join(run.problems)
     for name in ("stages/03-ppo/stage.json", "samples.parquet", "comparison.json", "evals.json",
                  "recipe.yaml"):  # fmt: skip
@@ -64,23 +67,36 @@ def test_no_run_is_an_error(tmp_path):
      ({"value": None, "low": 1}, None), ([1], None)],
 )  # fmt: skip
 def test_only_numbers_are_measured(raw, value):
-    got = parse_measured(raw)
+    got = Interval.parse(raw)
     assert (got.value if got else None) == value
 
 
-def test_comparison_rows_of_the_wrong_length():
-    view = parse_comparison(
-        {
-            "columns": ["a_score", "b"],
-            "rows": [{"model": "x", "values": [1]}, {"values": [1, 2, 3]}, 5],
-        }
-    )
-    assert [(m, [v and v.value for v in vs]) for m, vs in view.rows] == [
-        ("x", [1.0, None]),
-        ("model 2", [1.0, 2.0]),
-    ]
-    assert [m for m, _ in view.column("b")] == ["model 2"]
-    assert view.columns == ("a score", "b")
+def test_comparison_rows_of_the_wrong_length(tmp_path):
+    said = {
+        "columns": ["a_score", "b"],
+        "rows": [{"model": "x", "values": [1]}, {"values": [1, 2, 3], "gains": 4}, 5],
+        "reference": ["x"],
+    }
+    (tmp_path / "comparison.json").write_text(json.dumps(said))
+    view, problem = read_comparison(tmp_path)
+    assert problem is None
+    assert view.models == ["x", "model 2"]
+    assert {m: v.value for m, v in view.column(0).items()} == {"x": 1.0, "model 2": 1.0}
+    assert {m: v.value for m, v in view.column(1).items()} == {"model 2": 2.0}
+    assert view.columns == ["a score", "b"]
+    assert view.reference == ""
+
+
+def test_a_field_of_the_wrong_type_is_as_if_it_were_missing(run_dir):
+    file = run_dir / "stages" / "01-sft" / "stage.json"
+    said = json.loads(file.read_text())
+    said |= {"seconds": "long", "iterations": True, "skipped": 3, "summary": [1], "status": None}
+    file.write_text(json.dumps({**said, "later": {"versions": "keys"}}))
+    info = read_run(run_dir).stages[0].info
+    assert (info.name, info.status, info.seconds, info.iterations) == ("sft", "unknown", None, None)
+    assert (info.skipped.count, info.figures) == (0, {})
+    info.write(file)
+    assert json.loads(file.read_text())["later"] == {"versions": "keys"}
 
 
 def test_nested_evals_are_flattened():
@@ -89,6 +105,6 @@ def test_nested_evals_are_flattened():
         "t": {"bins": [1]},
         "e": 5,
     }
-    flat = {name: m.value for name, m in flatten_evals(json.loads(json.dumps(evals)))}
+    flat = {name: m.value for name, m in Evals(evals).figures().items()}
     assert flat == {"a.b": 1, "a.c.d": 4, "e": 5}
-    assert list(find_tables(evals, "bins")) == [("t", [1])]
+    assert list(Evals(evals).tables("bins")) == [("t", {"bins": [1]})]

@@ -3,20 +3,32 @@
 import numpy as np
 import pytest
 
-from gnomon.report import read_run
-from gnomon.report.read import Comparison, Measured, RunView, StageView, parse_comparison
+from gnomon.report.read import RunView, StageView, read_run
 from gnomon.report.verdict import ends_differ, verdicts
-from gnomon.stats.differences import paired_difference
-from gnomon.stats.intervals import mean_interval
+from gnomon.runs.comparison import Comparison
+from gnomon.runs.records import Evals, StageInfo
+from gnomon.stats.intervals import Interval, mean_interval
+from gnomon.stats.prompts import paired_shares
 
 
 def _texts(run, kind=None):
     return [v.text for v in verdicts(run) if kind in (None, v.kind)]
 
 
+def _stage(tmp_path, name, algorithm, status, error="", **rest):
+    info = StageInfo(algorithm=algorithm, status=status, error=error)
+    return StageView(tmp_path, name, info, **rest)
+
+
+def _table(columns, rows, **rest):
+    """A comparison of ``{model: [figures]}``."""
+    rows = [{"model": model, "values": list(values)} for model, values in rows.items()]
+    return Comparison(columns=list(columns), rows=rows, **rest)
+
+
 def _ppo(tmp_path, **metrics):
     arrays = {k: np.asarray(v, dtype=float) for k, v in metrics.items()}
-    stage = StageView(tmp_path, "ppo", "ppo", "done", metrics=arrays)
+    stage = _stage(tmp_path, "ppo", "ppo", "done", metrics=arrays)
     return RunView(tmp_path, "run", stages=(stage,))
 
 
@@ -64,11 +76,9 @@ def test_ends_differ_finds_trends_at_the_rate_asked_for():
 
 def test_direction_of_better(tmp_path):
     def run(column, a, b):
-        rows = (
-            ("old", (Measured(a, a - 0.01, a + 0.01),)),
-            ("new", (Measured(b, b - 0.01, b + 0.01),)),
-        )
-        return RunView(tmp_path, "r", comparison=Comparison((column,), rows))
+        ends = {"old": (a, a - 0.01, a + 0.01), "new": (b, b - 0.01, b + 0.01)}
+        rows = {model: [Interval(*figure)] for model, figure in ends.items()}
+        return RunView(tmp_path, "r", comparison=_table([column], rows))
 
     assert "better than" in _texts(run("gold reward", 0.1, 0.5), "good")[0]
     assert "worse than" in _texts(run("gold reward", 0.5, 0.1), "bad")[0]
@@ -84,9 +94,9 @@ def _compared(tmp_path, old, new, gain=None, column="accuracy"):
         {"model": "new", "values": [mean_interval(new).to_dict()], "gains": []},
     ]
     if gain:
-        rows[1]["gains"] = [paired_difference(new, old).to_dict()]
-    said = {"columns": [column], "reference": "old", "rows": rows}
-    return RunView(tmp_path, "r", comparison=parse_comparison(said))
+        rows[1]["gains"] = [paired_shares(new, old).to_dict()]
+    comparison = Comparison(columns=[column], reference="old", rows=rows)
+    return RunView(tmp_path, "r", comparison=comparison)
 
 
 @pytest.mark.parametrize("gain", [True, False])
@@ -112,8 +122,8 @@ def test_the_reference_is_compared_by_prompt_where_it_can_be(tmp_path):
 
 
 def test_a_gap_without_intervals_is_said_to_have_none(tmp_path):
-    rows = (("old", (Measured(2.0),)), ("new", (Measured(3.0, n=9),)))
-    (said,) = verdicts(RunView(tmp_path, "r", comparison=Comparison(("reward",), rows)))
+    rows = {"old": [Interval(2.0)], "new": [Interval(3.0, n=9)]}
+    (said,) = verdicts(RunView(tmp_path, "r", comparison=_table(["reward"], rows)))
     assert said.kind == "plain"
     assert "given without intervals" in said.text
 
@@ -132,18 +142,18 @@ def test_few_points_of_noise_are_seldom_a_trend():
 
 
 def test_the_learned_reward_is_no_evidence_whatever_it_is_called(tmp_path):
-    stage = StageView(tmp_path, "helpful_rm", "reward_model", "done")
-    low, high = Measured(0.1, 0.0, 0.2), Measured(5.0, 4.9, 5.1)
+    stage = _stage(tmp_path, "helpful_rm", "reward_model", "done")
+    low, high = Interval(0.1, 0.0, 0.2), Interval(5.0, 4.9, 5.1)
     for column, kinds in (("helpful rm", ["plain"]), ("judge", ["good"])):
-        view = Comparison((column,), (("old", (low,)), ("new", (high,))))
+        view = _table([column], {"old": [low], "new": [high]})
         run = RunView(tmp_path, "r", stages=(stage,), comparison=view)
         assert [v.kind for v in verdicts(run)] == kinds
 
 
 def test_chance_unfinished_and_failed(tmp_path):
     evals = {"held_out": {"accuracy": {"value": 0.55, "low": 0.45, "high": 0.65}}}
-    rm = StageView(tmp_path, "rm", "reward_model", "failed", "disk full", evals=evals)
-    sft = StageView(tmp_path, "sft", "sft", "running")
+    rm = _stage(tmp_path, "rm", "reward_model", "failed", "disk full", evals=Evals(evals))
+    sft = _stage(tmp_path, "sft", "sft", "running")
     texts = _texts(RunView(tmp_path, "r", stages=(rm, sft)))
     assert any("not shown to be better than chance" in t for t in texts)
     assert any("rm failed (disk full)" in t for t in texts)
@@ -154,9 +164,8 @@ def test_chance_unfinished_and_failed(tmp_path):
 
 def _pairs(tmp_path, **metrics):
     arrays = {k.replace("__", "/"): np.asarray(v, dtype=float) for k, v in metrics.items()}
-    return RunView(
-        tmp_path, "run", stages=(StageView(tmp_path, "dpo", "dpo", "done", metrics=arrays),)
-    )
+    stage = _stage(tmp_path, "dpo", "dpo", "done", metrics=arrays)
+    return RunView(tmp_path, "run", stages=(stage,))
 
 
 def test_likelihood_displacement_is_named_and_its_absence_is_not(tmp_path):
@@ -180,12 +189,9 @@ def test_held_out_accuracy_of_pairs_is_judged_against_chance(tmp_path, low, kind
 
 
 def test_many_models_are_told_in_one_sentence_for_each_measure(tmp_path):
-    def row(name, value):
-        return name, (Measured(value, value - 0.1, value + 0.1),)
-
-    rows = [row("sft", 0.5), row("a", 0.9), row("b", 0.55), row("c", 0.1), row("d", 0.8),
-            row("e", 0.5)]  # fmt: skip
-    comparison = Comparison(("gold",), tuple(rows), reference="sft")
+    values = {"sft": 0.5, "a": 0.9, "b": 0.55, "c": 0.1, "d": 0.8, "e": 0.5}
+    rows = {model: [Interval(v, v - 0.1, v + 0.1)] for model, v in values.items()}
+    comparison = _table(["gold"], rows, reference="sft")
     run = RunView(tmp_path, "run", comparison=comparison)
     (said,) = verdicts(run)
     assert said.text == (
@@ -195,14 +201,8 @@ def test_many_models_are_told_in_one_sentence_for_each_measure(tmp_path):
     assert said.kind == "warn"
 
     # paired by prompt, b's small gain is beyond noise
-    paired = {"b": (Measured(0.05, 0.01, 0.09),)}
-    (said,) = verdicts(
-        RunView(
-            tmp_path,
-            "run",
-            comparison=Comparison(("gold",), tuple(rows), reference="sft", gains=paired),
-        )
-    )
+    comparison.row("b").gains = [Interval(0.05, 0.01, 0.09)]
+    (said,) = verdicts(run)
     assert "a, b, d above it" in said.text
 
 
@@ -218,7 +218,7 @@ def test_many_models_are_told_in_one_sentence_for_each_measure(tmp_path):
     ],
 )
 def test_many_models_are_good_news_only_where_one_is_better(tmp_path, column, values, kind):
-    rows = [(f"m{i}", (Measured(v, v - 0.1, v + 0.1),)) for i, v in enumerate((0.5, *values))]
-    comparison = Comparison((column,), tuple(rows), reference="m0")
+    rows = {f"m{i}": [Interval(v, v - 0.1, v + 0.1)] for i, v in enumerate((0.5, *values))}
+    comparison = _table([column], rows, reference="m0")
     (said,) = verdicts(RunView(tmp_path, "run", comparison=comparison))
     assert said.kind == kind

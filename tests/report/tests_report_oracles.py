@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gnomon.stats import evaluate_comparisons
+from gnomon.stats.reward_model import evaluate_comparisons
 
 HOSTILE = "<script>alert('x')</script> costs $5 [bold]really[/bold] \x1b[31mred"
 

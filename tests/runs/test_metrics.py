@@ -16,10 +16,7 @@ import pytest
 import torch
 
 from gnomon.errors import RunError
-from gnomon.runs.lines import read_lines
-from gnomon.runs.metrics import MetricsStore
-from gnomon.runs.rows import Mark, RowStore
-from gnomon.runs.samples import COLUMNS, SampleStore
+from gnomon.runs.rows import COLUMNS, Mark, MetricsStore, RowStore, SampleStore
 
 
 def test_columns_are_the_union_in_order_of_appearance(tmp_path: Path) -> None:
@@ -49,7 +46,8 @@ def test_a_row_is_in_the_file_at_once_and_can_be_read_by_others(tmp_path: Path) 
         assert [json.loads(line)["step"] for line in lines] == list(range(1, step + 1))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "lo')  # what a reader may see of a row that is being written
-    assert read_lines(tmp_path / "metrics.jsonl")["step"].to_pylist() == [1, 2]
+    columns, problems = MetricsStore.read(tmp_path / "metrics.parquet", done=False)
+    assert (columns["step"].tolist(), problems) == ([1, 2], [])
 
 
 def test_numbers_that_json_does_not_know_and_whole_ones_come_back(tmp_path: Path) -> None:

@@ -99,4 +99,4 @@ def _arm(stage: str, what: str, number: int) -> None:
     loop.clip_grad_norm, checkpoint.save_file = clip, save
     collect.write_text = write
     if what == "compare":
-        compare.write_json = lambda *args: _die()
+        compare.Comparison.write = lambda *args: _die()

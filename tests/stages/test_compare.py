@@ -12,9 +12,12 @@ from rich.console import Console
 
 import tiny_world as tw
 from gnomon.recipe.load import parse_recipe
-from gnomon.report import further_tables, write_report
+from gnomon.report.html import write_report
+from gnomon.report.table import comparison_table
+from gnomon.runs.comparison import Comparison
 from gnomon.stages.compare import pass_tables
 from gnomon.stages.run import run_recipe
+from gnomon.stats.intervals import Interval
 from gnomon.stats.prompts import gain_between_runs, over_prompts
 
 # one in four answers is right, by the text alone; graded says the same in more than two values
@@ -129,12 +132,12 @@ def test_the_manifest_and_the_page_hold_the_optimizers_numbers(run: Path) -> Non
 
 
 def test_the_terminal_and_the_page_show_it(run: Path) -> None:
-    said = json.loads((run / "comparison.json").read_text())
+    said = Comparison.read(run / "comparison.json")
     out = io.StringIO()
-    for table in further_tables(said):
-        Console(file=out, width=140).print(table)
+    for table in said.tables:
+        Console(file=out, width=140).print(comparison_table(table))
     assert "right: pass@k" in out.getvalue()
-    value = said["tables"][0]["rows"][1]["values"][2]["value"]
+    value = said.tables[0].rows[1].values[2].value
     shown = "0" if value == 0 else f"{value:.3f}" if value < 1 else "1"
     assert shown in out.getvalue()
     page = write_report(run).read_text()
@@ -151,12 +154,12 @@ def test_tables_against_enumeration_with_a_failed_answer() -> None:
         sets = list(itertools.combinations([x for x in row if x is not None], k))
         return sum(any(s) for s in sets) / len(sets) if sets else None
 
-    for row, policy in zip(curves["rows"], "ab", strict=True):
-        for k, value in zip(ks, row["values"], strict=True):
+    for row, policy in zip(curves.rows, "ab", strict=True):
+        for k, value in zip(ks, row.values, strict=True):
             known = [s for r in values[policy][0] if (s := share(r, k)) is not None]
-            assert value["value"] == pytest.approx(sum(known) / len(known))
+            assert value.value == pytest.approx(sum(known) / len(known))
     # pass@3 is paired on the second prompt alone: the first has two judged answers under "a"
-    assert gains["rows"][0]["values"][2] == {"value": 0.0, "low": -1.0, "high": 1.0, "n": 1.0}
+    assert gains.rows[0].values[2] == Interval(0.0, -1.0, 1.0, 1.0)
 
 
 def test_one_sample_has_no_tables_and_means_are_over_prompts() -> None:

@@ -207,8 +207,8 @@ def test_a_changed_recipe_names_the_stage_and_both_values(
         run(tiny_folder, tmp_path / "copy", stages=stages, seed=3)
     said = str(caught.value)
     assert "seed was 0 and is now 3" in said
-    assert "stage 'dpo': train.lr was 0.01 and is now 0.5" in said
-    assert "stage 'grpo': lora was" in said
+    assert "dpo.train.lr was 0.01 and is now 0.5" in said
+    assert "grpo.lora was" in said
 
 
 def test_a_damaged_recipe_with_another_one_to_resume_is_refused(

@@ -12,7 +12,7 @@ import torch
 from gnomon.errors import ConfigError, DataError
 from gnomon.report.html import _commands
 from gnomon.report.read import RunView
-from gnomon.runs import invocation
+from gnomon.runs import records
 from gnomon.stages import run as pipeline
 from gnomon.stages.plan import make_plan
 from tiny_world import make_recipe, sft_stage
@@ -136,16 +136,16 @@ def test_commands_that_are_shown_can_be_pasted(
     called = ["/usr/bin/gnomon", "run", "my recipes/a.yaml", "name=my run", "--resume"]
     monkeypatch.setattr("sys.argv", called[:-1])
     plain = "gnomon run 'my recipes/a.yaml' 'name=my run'"
-    assert invocation.resume_command() == f"{plain} --resume"
-    noted = invocation.invocation()
+    assert records.resume_command() == f"{plain} --resume"
+    noted = records.invocation()
     assert noted == {"command": plain, "cwd": str(tmp_path)}
     monkeypatch.setattr("sys.argv", called)
-    assert invocation.resume_command() == f"{plain} --resume"
-    view = RunView(tmp_path / "runs" / "x", "x", manifest=invocation.invocation())
+    assert records.resume_command() == f"{plain} --resume"
+    view = RunView(tmp_path / "runs" / "x", "x", manifest=records.Manifest(**records.invocation()))
     assert _commands(view) == [f"cd {tmp_path}", f"{plain} name=x-again"]
     bare = RunView(tmp_path / "runs" / "a b", "a b", recipe_text="name: a b")
     recipe = tmp_path.resolve() / "runs" / "a b" / "recipe.yaml"
     assert _commands(bare) == [f"gnomon run '{recipe}' 'name=a b-again'"]
     monkeypatch.setattr("sys.argv", ["pytest"])
-    assert invocation.invocation() == {}
-    assert "resume=True" in invocation.resume_command()
+    assert records.invocation() == {}
+    assert "resume=True" in records.resume_command()

@@ -20,7 +20,7 @@ from gnomon.errors import RunStopped
 from gnomon.recipe.load import parse_recipe
 from gnomon.stages import run as pipeline
 from gnomon.train.loop import Loop
-from gnomon.train.stop import Stop
+from gnomon.train.watch import Stop
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gnomon.stats.statistics import exact_interval, weighted_proportion
+from gnomon.stats.intervals import exact_interval, weighted_proportion
 
 
 def test_pairs_of_one_prompt_are_not_independent() -> None:

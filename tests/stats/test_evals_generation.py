@@ -5,8 +5,12 @@ import math
 
 import pytest
 
-from gnomon.stats import evaluate_generations
-from gnomon.stats.generation import distinct_n, repetition_rate, self_bleu
+from gnomon.stats.generation import (
+    distinct_n,
+    evaluate_generations,
+    repetition_rate,
+    self_bleu,
+)
 
 
 def test_distinct_by_hand():

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gnomon.stats.differences import independent_difference, paired_difference, paired_shares
 from gnomon.stats.generation import evaluate_generations
 from gnomon.stats.intervals import (
     Interval,
@@ -20,9 +19,15 @@ from gnomon.stats.intervals import (
     t_quantile,
     weighted_proportion,
 )
-from gnomon.stats.passk import pass_curve, pass_gain
-from gnomon.stats.prompts import gain_between_runs, gain_over_prompts, over_prompts
-from gnomon.stats.statistics import win_rate
+from gnomon.stats.prompts import (
+    gain_between_runs,
+    gain_over_prompts,
+    independent_difference,
+    over_prompts,
+    paired_shares,
+    pass_curve,
+    pass_gain,
+)
 
 
 def ends(interval: Interval) -> tuple[float, float]:
@@ -38,17 +43,17 @@ def test_outcomes_that_are_all_the_same_prove_nothing_for_certain() -> None:
         assert curve.low == 0.0
         assert 0.1 < curve.high < 0.2
     assert pass_curve([[True] * 4] * 20, [1])[0].low < 0.9
-    assert win_rate([1] * 10, [0] * 10).low < 0.75
+    assert weighted_proportion([1] * 10).low < 0.75
     # a quantity without bounds that never moved has no interval, rather than a certain one
     assert all(math.isnan(x) for x in ends(mean_interval([3.0] * 5)))
-    assert all(math.isnan(x) for x in ends(mean_interval([0.1 + 0.2] * 9, method="bootstrap")))
+    assert all(math.isnan(x) for x in ends(mean_interval([0.1 + 0.2] * 9, method="t")))
     assert not mean_interval([3.0] * 5).excludes(0)
 
 
 @pytest.mark.parametrize("n", [2, 3, 20])
 def test_pairs_that_all_agree_leave_room_for_some_that_do_not(n: int) -> None:
-    assert not paired_difference([1] * 2, [0] * 2).excludes(0)
-    same = paired_difference([1] * n, [1] * n)
+    assert not paired_shares([1] * 2, [0] * 2).excludes(0)
+    same = paired_shares([1] * n, [1] * n)
     assert same.low == -same.high < -0.09
     gained = pass_gain([[True, True]] * n, [[True, True]] * n, [1, 2])
     assert all(g.low < 0 < g.high for g in gained)
@@ -58,10 +63,10 @@ def test_pairs_by_the_formula_of_bonett_and_price() -> None:
     a, b = [1] * 8 + [0] * 2 + [1] * 20, [0] * 8 + [1] * 2 + [1] * 20
     p, q, n = 9 / 32, 3 / 32, 32  # (8 + 1) / (30 + 2) gained, (2 + 1) / 32 lost
     half = stats.t.ppf(0.975, 29) * math.sqrt((p + q - (p - q) ** 2) / n)
-    found = paired_difference(a, b)
+    found = paired_shares(a, b)
     assert found.value == pytest.approx(0.2)
     assert ends(found) == pytest.approx((p - q - half, p - q + half))
-    assert ends(paired_difference(b, a)) == pytest.approx((-found.high, -found.low))
+    assert ends(paired_shares(b, a)) == pytest.approx((-found.high, -found.low))
     # several answers to a prompt say more than one
     assert paired_shares(a, b, samples=8).low > found.low
 
@@ -89,8 +94,8 @@ def test_clusters_count_for_between_one_and_all_of_their_outcomes() -> None:
 
 
 def test_draws_vary_less_than_wins_and_losses() -> None:
-    drawn = win_rate([1] * 40, [1] * 40)
-    decided = win_rate([1, 0] * 20, [0, 1] * 20)
+    drawn = weighted_proportion([0.5] * 40)
+    decided = weighted_proportion([1, 0] * 20)
     assert drawn.value == decided.value == 0.5
     assert drawn.high - drawn.low < 0.3 * (decided.high - decided.low)
     assert drawn.low < 0.5 < drawn.high

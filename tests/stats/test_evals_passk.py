@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from gnomon.stats.passk import ks_up_to, pass_curve, pass_gain, prompt_pass_at_k
+from gnomon.stats.prompts import ks_up_to, pass_curve, pass_gain, prompt_pass_at_k
 
 
 def by_enumeration(row, k):

@@ -35,7 +35,7 @@ def test_a_log_gets_a_line_at_most_every_five_seconds_and_at_the_end() -> None:
             progress.update(i + 1, {"reward": i / 10})
     lines = text_of(console).splitlines()
     assert [line.split()[1] for line in lines] == ["1/20", "6/20", "11/20", "16/20", "20/20"]
-    assert lines[1] == "03-ppo 6/20  reward 0.500  ETA 0:14"
+    assert lines[1] == "03-ppo 6/20  reward 0.500  ETA 0:00:14"
 
 
 def test_the_last_line_comes_once_and_also_when_the_run_fails() -> None:
@@ -57,7 +57,7 @@ def test_the_last_line_comes_once_and_also_when_the_run_fails() -> None:
     console = log_console()
     with Progress("sft", 1, console=console, clock=clock) as progress:
         progress.update(1, {})
-    assert text_of(console).splitlines() == ["sft 1/1  ETA 0:00"]
+    assert text_of(console).splitlines() == ["sft 1/1  ETA 0:00:00"]
 
 
 def test_the_numbers_that_matter_in_their_order() -> None:
@@ -94,10 +94,10 @@ def test_the_pace_follows_recent_iterations_and_not_those_before_a_resume() -> N
     assert progress.eta() == "?"
     clock.now += 10
     progress.update(101, {})
-    assert progress.eta() == "1:30"  # nine more of ten seconds
+    assert progress.eta() == "0:01:30"  # nine more of ten seconds
     clock.now += 20
     progress.update(102, {})
-    assert progress.eta() == "1:44"  # eight more of 0.3 * 20 + 0.7 * 10 = 13 seconds
+    assert progress.eta() == "0:01:44"  # eight more of 0.3 * 20 + 0.7 * 10 = 13 seconds
     clock.now += 3600
     progress.update(103, {})
     assert progress.eta() == "2:07:04"  # seven of 0.3 * 3600 + 0.7 * 13 = 1089.1 seconds
@@ -117,7 +117,7 @@ def test_phases_show_while_an_iteration_runs() -> None:
     assert text_of(console).splitlines() == [
         "ppo 0/5  rollout 1/32  ETA ?",
         "ppo 0/5  rollout 16/32  ETA ?",
-        "ppo 1/5  ETA 0:48",
+        "ppo 1/5  ETA 0:00:48",
     ]
 
 

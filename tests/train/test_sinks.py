@@ -149,14 +149,6 @@ def test_a_sink_that_cannot_be_opened_closes_those_before_it(
     assert wandb.finished == 1
 
 
-def test_an_unknown_sink_gets_a_hint(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="did you mean 'tensorboard'"):
-        make_sinks(["tensorbord"], tmp_path, "r", {})
-    with pytest.raises(ConfigError, match="known: tensorboard, wandb, trackio"):
-        make_sinks(["zzz"], tmp_path, "r", {})
-    assert make_sinks([], tmp_path, "r", {}) == []
-
-
 def test_a_sink_that_fails_is_dropped_with_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +160,7 @@ def test_a_sink_that_fails_is_dropped_with_one_warning(
         raise ConnectionError("offline")
 
     monkeypatch.setattr(wandb, "log", offline)
-    with pytest.warns(UserWarning, match=r"wandb sink failed.*offline.*the run goes on"):
+    with pytest.warns(UserWarning, match=r"wandb sink failed.*offline.*the run continues"):
         sink.log(1, {"loss": 1.0})
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -8,8 +8,8 @@ import psutil
 import pytest
 import torch
 
-from gnomon.train import usage
-from gnomon.train.usage import PeakMemory
+from gnomon.train import watch
+from gnomon.train.watch import PeakMemory
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's high-water mark")
 MB = 1e-3
@@ -42,7 +42,7 @@ def test_where_the_mark_cannot_be_set_back_an_earlier_peak_is_not_taken_for_ones
     tmp_path, monkeypatch
 ):
     hold(300)
-    monkeypatch.setattr(usage, "CLEAR", tmp_path)  # a folder: cannot be written to
+    monkeypatch.setattr(watch, "CLEAR", tmp_path)  # a folder: cannot be written to
     peak = PeakMemory().metrics()["peak_rss_gb"]
     assert abs(peak - psutil.Process().memory_info().rss / 1e9) < 100 * MB
 

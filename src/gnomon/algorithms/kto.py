@@ -36,7 +36,8 @@ from gnomon.errors import DataError
 from gnomon.losses.kto import kto, kto_baseline
 from gnomon.models.memory import RoleNeed
 from gnomon.records import TokenGroup
-from gnomon.stats.statistics import accuracy_by_category, weighted_proportion
+from gnomon.stats.intervals import weighted_proportion
+from gnomon.stats.reward_model import accuracy_by_category
 
 BASELINE = "kto_baseline"
 

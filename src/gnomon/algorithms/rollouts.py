@@ -16,7 +16,7 @@ from gnomon.agents.episodes import Episode
 from gnomon.algorithms.base import Step
 from gnomon.records import Judgement, Prompt, Score, TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Completion
-from gnomon.stats.statistics import pass_at_k
+from gnomon.stats.prompts import pass_at_k
 
 CORRECT = "correct"
 """The observer (or part of a reward) whose values above 0.5 count as right answers."""

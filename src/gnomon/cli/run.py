@@ -101,7 +101,7 @@ def finish(folder: Path, rebuild: bool = False) -> None:
     """Print the comparison, if there is one, and where the report and the plots are."""
     from gnomon.report.html import write_report
     from gnomon.report.read import read_comparison
-    from gnomon.report.table import comparison_table, further_tables, samples_panel
+    from gnomon.report.table import comparison_table, samples_panel
 
     page = folder / "report.html"
     if rebuild or not page.is_file():
@@ -110,9 +110,8 @@ def finish(folder: Path, rebuild: bool = False) -> None:
     if problem is not None:
         complain("warning", "yellow", problem)
     if comparison:
-        show(comparison_table(comparison))
-        for table in further_tables(comparison):
-            show(table)
+        for table in [comparison, *comparison.tables]:
+            show(comparison_table(table))
         samples = samples_panel(comparison)
         if samples is not None:
             show(samples)

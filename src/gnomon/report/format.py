@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gnomon.report.read import Measured
+from gnomon.stats.intervals import Interval
 
 # Metric -> (title, unit). The order is the order of panels; metrics not listed follow by name.
 METRICS: dict[str, tuple[str, str]] = {
@@ -55,15 +55,15 @@ def number(x: float | None) -> str:
     return "n/a" if x is None or not math.isfinite(x) else _number(x, _decimals([x]))
 
 
-def value(m: Measured) -> str:
+def value(m: Interval) -> str:
     """The value, to as many decimals as its interval's ends are shown with."""
     return _number(m.value, _decimals(_ends(m)))
 
 
-def interval(m: Measured) -> str:
+def interval(m: Interval) -> str:
     """ "[low, high] n=20", without what was not given."""
     parts = []
-    if m.low is not None and m.high is not None:
+    if m.known:
         decimals = _decimals(_ends(m))
         parts.append(f"[{_number(m.low, decimals)}, {_number(m.high, decimals)}]")
     if m.n:
@@ -76,13 +76,13 @@ def count(n: float) -> str:
     return f"{n:.1f}" if n < 10 and not float(n).is_integer() else f"{n:,.0f}".replace(",", " ")
 
 
-def measured(m: Measured | None) -> str:
+def measured(m: Interval | None) -> str:
     """The value with its interval and number behind it."""
     return "n/a" if m is None else f"{value(m)} {interval(m)}".rstrip()
 
 
-def _ends(m: Measured) -> list[float]:
-    return [x for x in (m.value, m.low, m.high) if x is not None]
+def _ends(m: Interval) -> list[float]:
+    return [x for x in (m.value, m.low, m.high) if math.isfinite(x)]
 
 
 def _decimals(values: list[float]) -> int:

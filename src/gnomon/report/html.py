@@ -18,20 +18,15 @@ from gnomon.files import plain_errors, write_text
 from gnomon.report import format as fmt
 from gnomon.report import plots
 from gnomon.report.overoptimisation import overoptimisation_plot, trajectory
-from gnomon.report.read import (
-    Measured,
-    RunView,
-    StageView,
-    find_tables,
-    flatten_evals,
-    parse_measured,
-    read_run,
-)
+from gnomon.report.read import RunView, StageView, read_run
 from gnomon.report.verdict import verdicts
+from gnomon.runs.records import Evals
+from gnomon.runs.rows import SampleRow
+from gnomon.stats.intervals import Interval
 
 _MAX_SAMPLES = 8
 _MIN_TRAJECTORY = 4
-_CALL = ("command", "cwd")  # of the manifest; shown as what to type
+_CALL = {"command", "cwd"}  # of the manifest; shown as what to type
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class StageSection:
 
     view: StageView
     plots: tuple[Plot, ...]
-    figures: tuple[tuple[str, Measured], ...]
+    figures: tuple[tuple[str, Interval], ...]
     memory: tuple[tuple[str, str], ...]
 
 
@@ -83,9 +78,9 @@ def _page(run: RunView, folder: Path) -> str:
         comparison_plot=_comparison_plot(run, folder),
         stages=[_stage_section(stage, folder) for stage in run.stages],
         samples=_samples(run),
-        skipped=[s for s in run.stages if s.skipped],
+        skipped=[s for s in run.stages if s.info.skipped.count],
         commands=_commands(run),
-        manifest=list(fmt.flatten({k: v for k, v in run.manifest.items() if k not in _CALL})),
+        manifest=list(fmt.flatten(run.manifest.model_dump(exclude_unset=True, exclude=_CALL))),
     )  # fmt: skip
 
 
@@ -105,12 +100,12 @@ def _environment() -> Environment:
 
 
 def _stage_section(stage: StageView, folder: Path) -> StageSection:
-    figures = {**stage.summary, **dict(flatten_evals(stage.evals))}
+    figures = {**stage.info.figures, **stage.evals.figures()}
     return StageSection(
         view=stage,
         plots=tuple(_stage_plots(stage, folder)),
         figures=tuple(figures.items()),
-        memory=tuple(fmt.flatten(stage.memory)),
+        memory=tuple(fmt.flatten(stage.info.memory)),
     )
 
 
@@ -123,20 +118,21 @@ def _stage_plots(stage: StageView, folder: Path) -> Iterator[Plot]:
     if t is not None and t.kl.size >= _MIN_TRAJECTORY:
         path = overoptimisation_plot({stage.name: stage}, folder / f"{name}-overoptimisation.png")
         yield _plot(path, "Proxy and gold reward against the square root of the KL", narrow=True)
-    for where, bins in find_tables({stage.name: stage.evals}, "reliability"):
-        ece = parse_measured(_lookup({stage.name: stage.evals}, where).get("ece"))
+    evals = Evals({stage.name: stage.evals.root})
+    for where, report in evals.tables("reliability"):
+        ece, bins = Interval.parse(report.get("ece")), report["reliability"]
         file = folder / f"{name}-reliability-{_slug(where)}.png"
         rows = [b for b in bins if isinstance(b, Mapping)] if isinstance(bins, list) else []
         value = None if ece is None else ece.value
         path = plots.reliability_diagram(rows, file, what=where.split(".")[-1], ece=value)
         if path:
             yield _plot(path, "Reliability diagram of the reward model", narrow=True)
-    for where, raw in find_tables({stage.name: stage.evals}, "by_category"):
-        parent = _lookup({stage.name: stage.evals}, where)
-        values = raw if isinstance(raw, Mapping) else {}
-        known = {str(k): m for k, v in values.items() if (m := parse_measured(v)) is not None}
+    for where, report in evals.tables("by_category"):
+        values = report["by_category"] if isinstance(report["by_category"], Mapping) else {}
+        known = {str(k): m for k, v in values.items() if (m := Interval.parse(v)) is not None}
         file = folder / f"{name}-categories-{_slug(where)}.png"
-        path = plots.category_accuracy(known, file, overall=parse_measured(parent.get("accuracy")))
+        overall = Interval.parse(report.get("accuracy"))
+        path = plots.category_accuracy(known, file, overall=overall)
         if path:
             yield _plot(path, "Accuracy by category", narrow=True)
     path = plots.length_histogram(stage, folder / f"{name}-lengths.png")
@@ -169,9 +165,7 @@ def _side_by_side(sample: Mapping[str, str]) -> dict[str, Any]:
     return {"prompt": sample.get("prompt", ""), "answers": answers}
 
 
-def _before_after(
-    stage: StageView, before: Mapping[str, Any], after: Mapping[str, Any]
-) -> dict[str, Any]:
+def _before_after(stage: StageView, before: SampleRow, after: SampleRow) -> dict[str, Any]:
     answers = [
         {"who": f"{when} {stage.name}", "text": s.get("response") or "", "note": _sample_note(s)}
         for when, s in (("before", before), ("after", after))
@@ -180,16 +174,16 @@ def _before_after(
     return {"prompt": after.get("prompt") or "", "answers": answers}
 
 
-def _sample_note(sample: Mapping[str, Any]) -> str:
+def _sample_note(sample: SampleRow) -> str:
     parts = []
     if sample.get("error"):
         parts.append(f"reward failed: {sample['error']}")
-    elif sample.get("reward") is not None:
-        parts.append(f"reward {fmt.number(float(sample['reward']))}")
+    elif (reward := sample.get("reward")) is not None:
+        parts.append(f"reward {fmt.number(reward)}")
     named = _json(sample.get("parts"))
-    parts += [f"{k} {fmt.number(m.value)}" for k, v in named.items() if (m := parse_measured(v))]
-    if sample.get("length") is not None:
-        parts.append(f"{int(sample['length'])} tokens")
+    parts += [f"{k} {fmt.number(m.value)}" for k, v in named.items() if (m := Interval.parse(v))]
+    if (length := sample.get("length")) is not None:
+        parts.append(f"{length} tokens")
     if sample.get("finished") is False:
         parts.append("cut off")
     return " · ".join(parts)
@@ -207,34 +201,24 @@ def _json(raw: Any) -> Mapping[str, Any]:
 
 def _commands(run: RunView) -> list[str]:
     """How to make the run again, beside this one: the command recorded, or else the recipe's."""
-    recorded, cwd = run.manifest.get("command"), run.manifest.get("cwd")
-    if isinstance(recorded, list) and all(isinstance(part, str) for part in recorded):
+    recorded, cwd = run.manifest.command, run.manifest.cwd
+    if isinstance(recorded, list):
         recorded = shlex.join(recorded)
-    if not isinstance(recorded, str) or not recorded.strip():
+    if not recorded.strip():
         if not run.recipe_text:
             return []
         recorded = shlex.join(["gnomon", "run", str(run.path.resolve() / "recipe.yaml")])
     again = re.sub(r" --resume\b", "", recorded)
     name = re.sub(r"-seed-?\d+$", "", run.name) if "--seeds" in again else run.name
-    commands = [f"cd {shlex.quote(cwd)}"] if isinstance(cwd, str) else []
+    commands = [f"cd {shlex.quote(cwd)}"] if cwd else []
     return [*commands, f"{again} {shlex.quote(f'name={name}-again')}"]
 
 
 def _status(run: RunView) -> str:
-    states = [s.status for s in run.stages]
+    states = [s.info.status for s in run.stages]
     if "failed" in states:
         return "failed"
     return "done" if states and all(s == "done" for s in states) else "unfinished"
-
-
-def _lookup(tree: Mapping[str, Any], dotted: str) -> Mapping[str, Any]:
-    """The mapping at a path that ``find_tables`` gave; names may hold dots themselves."""
-    if dotted in tree and isinstance(tree[dotted], Mapping):
-        return dict(tree[dotted])
-    for name, raw in tree.items():
-        if isinstance(raw, Mapping) and dotted.startswith(f"{name}."):
-            return _lookup(raw, dotted[len(str(name)) + 1 :])
-    return {}
 
 
 def _plot(path: Path, alt: str, narrow: bool = False) -> Plot:

@@ -12,7 +12,10 @@ import numpy as np
 from gnomon.report import style
 from gnomon.report.format import METRICS, metric_label, number
 from gnomon.report.format import value as format_value
-from gnomon.report.read import Column, Comparison, Measured, StageView
+from gnomon.report.read import StageView
+from gnomon.runs.comparison import Comparison
+from gnomon.runs.rows import Column, SampleRow
+from gnomon.stats.intervals import Interval
 
 _AXES = {"step", "iteration", "seconds", "final"}
 
@@ -49,7 +52,7 @@ def training_curves(stage: StageView, path: str | Path, columns: int = 3) -> Pat
             window = max(window, _draw_panel(axis, stage, panels[i]))
             if i + columns >= len(panels):
                 axis.set_xlabel("optimizer steps" if "step" in stage.metrics else "logged rows")
-        kind = f" ({stage.algorithm})" if stage.algorithm not in ("", stage.name) else ""
+        kind = f" ({stage.info.algorithm})" if stage.info.algorithm not in ("", stage.name) else ""
         note = (
             f"Line: centred running mean, up to {window} points. Faint: as logged."
             if window > 1
@@ -98,7 +101,7 @@ def reliability_diagram(
 
 
 def category_accuracy(
-    by_category: Mapping[str, Measured], path: str | Path, *, overall: Measured | None = None
+    by_category: Mapping[str, Interval], path: str | Path, *, overall: Interval | None = None
 ) -> Path | None:
     """Accuracy of each category with its interval, against chance."""
     if not by_category:
@@ -126,10 +129,9 @@ def category_accuracy(
 
 def comparison_bars(comparison: Comparison, path: str | Path) -> Path | None:
     """One group of bars per measure, one bar per model, whiskers for the intervals."""
-    columns = [c for c in comparison.columns if comparison.column(c)]
+    columns = [i for i in range(len(comparison.columns)) if comparison.column(i)]
     if not columns:
         return None
-    models = [model for model, _ in comparison.rows]
     across = len(columns) if len(columns) <= 5 else min(5, math.ceil(len(columns) / 2))
     rows = math.ceil(len(columns) / across)
     with style.new_figure(max(4.0, 2.15 * across), 2.75 * rows + 0.5) as figure:
@@ -138,8 +140,8 @@ def comparison_bars(comparison: Comparison, path: str | Path) -> Path | None:
             if i >= len(columns):
                 axis.set_visible(False)
                 continue
-            _draw_bars(axis, models, comparison, columns[i])
-        whiskers = any(m and m.low is not None for _, values in comparison.rows for m in values)
+            _draw_bars(axis, comparison, columns[i])
+        whiskers = any(m and m.known for row in comparison.rows for m in row.values)
         note = "Whiskers: intervals as reported in the table." if whiskers else ""
         style.title(figure, "The models side by side", note)
         return style.save(figure, path)
@@ -179,7 +181,7 @@ def length_histogram(stage: StageView, path: str | Path) -> Path | None:
         return style.save(figure, path)
 
 
-def before_after(stage: StageView) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+def before_after(stage: StageView) -> tuple[list[SampleRow], list[SampleRow]]:
     """The samples at the first and at the last step; the first is empty if there is but one."""
     steps = sorted({s["step"] for s in stage.samples if s.get("step") is not None})
     if not steps:
@@ -191,7 +193,8 @@ def before_after(stage: StageView) -> tuple[list[Mapping[str, Any]], list[Mappin
 def _draw_panel(axis: Any, stage: StageView, name: str) -> int:
     heading, unit = metric_label(name)
     if name == "loss":
-        unit = {"sft": "nats per token", "reward_model": "nats per pair"}.get(stage.algorithm, "")
+        units = {"sft": "nats per token", "reward_model": "nats per pair"}
+        unit = units.get(stage.info.algorithm, "")
     window, drawn = 1, []
     sources = ((name, "training", style.BLUE), (f"eval/{name}", "held out", style.VERMILLION))
     for key, label, color in sources:
@@ -224,8 +227,9 @@ def _band(stage: StageView, key: str) -> tuple[Column, Column, Column]:
     return x[present], low[present], high[present]
 
 
-def _draw_bars(axis: Any, models: Sequence[str], comparison: Comparison, column: str) -> None:
-    values = dict(comparison.column(column))
+def _draw_bars(axis: Any, comparison: Comparison, place: int) -> None:
+    models, column = comparison.models, comparison.columns[place]
+    values = comparison.column(place)
     for i, model in enumerate(models):
         m = values.get(model)
         if m is None:
@@ -235,8 +239,7 @@ def _draw_bars(axis: Any, models: Sequence[str], comparison: Comparison, column:
         color = style.PALETTE[i % len(style.PALETTE)]
         axis.bar(i, m.value, 0.68, color=color, alpha=0.85)
         axis.errorbar(i, m.value, yerr=_error(m), color=style.INK, capsize=3, elinewidth=1.2)
-        top = m.value if m.high is None else m.high
-        bottom = m.value if m.low is None else m.low
+        bottom, top = (m.low, m.high) if m.known else (m.value, m.value)
         up = m.value >= 0
         axis.annotate(
             format_value(m), (i, top if up else bottom), xytext=(0, 3 if up else -3),
@@ -257,8 +260,8 @@ def _draw_bars(axis: Any, models: Sequence[str], comparison: Comparison, column:
     axis.yaxis.set_major_locator(style.locator())
 
 
-def _error(m: Measured) -> Any:
-    if m.low is None or m.high is None:
+def _error(m: Interval) -> Any:
+    if not m.known:
         return None
     return np.array([[max(0.0, m.value - m.low)], [max(0.0, m.high - m.value)]])
 

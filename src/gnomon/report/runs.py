@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from rich.text import Text
 
 from gnomon.errors import DataError
 from gnomon.report.format import duration, measured
-from gnomon.report.gaps import as_interval
-from gnomon.report.read import Measured, RunView, flatten_evals, read_run
-from gnomon.stats.differences import independent_difference
+from gnomon.report.read import RunView, read_run
+from gnomon.runs.records import recipe_changes
 from gnomon.stats.intervals import Interval
-from gnomon.stats.prompts import gain_between_runs
+from gnomon.stats.prompts import gain_between_runs, independent_difference
 
 _MOST_CHANGES = 12
 _NOT_IN_A_TABLE = 60
@@ -40,7 +38,7 @@ def compare_runs(folders: Sequence[Path]) -> RunsComparison:
     by prompt; any other takes the two intervals as independent (Newcombe's square-and-add).
 
     Raises:
-        DataError: a folder that is no run, or one given twice.
+        DataError: a folder that is not a run, or one given twice.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise DataError("the same run is given twice: give the folders of different runs")
@@ -80,25 +78,24 @@ def _labels(runs: Sequence[RunView]) -> list[str]:
 def _policy(run: RunView) -> str:
     """The policy that a run's figures are of."""
     if run.comparison.rows:
-        return run.comparison.rows[-1][0]
+        return run.comparison.models[-1]
     return run.stages[-1].name if run.stages else "n/a"
 
 
-def _figures(run: RunView) -> Iterator[tuple[str, Measured]]:
+def _figures(run: RunView) -> Iterator[tuple[str, Interval]]:
     """What a run's last policy measured: in the comparison, then in its own stage."""
     compared = run.comparison
-    if compared.rows:
-        model, values = compared.rows[-1]
-        for column, value in zip(compared.columns, values, strict=False):
+    if compared:
+        row, reference = compared.rows[-1], compared.reference
+        for column, value in zip(compared.columns, row.values, strict=False):
             if value is not None:
                 yield column, value
-        gains = zip(compared.columns, compared.gains.get(model, ()), strict=False)
-        for column, gain in gains if model != compared.reference else ():
+        gains = zip(compared.columns, row.gains, strict=False)
+        for column, gain in gains if row.model != reference else ():
             if gain is not None:
-                yield f"gain in {column} over {compared.reference}, paired", gain
+                yield f"gain in {column} over {reference}, paired", gain
     if run.stages:
-        last = run.stages[-1]
-        for name, value in flatten_evals(last.evals):
+        for name, value in run.stages[-1].evals.figures().items():
             yield f"at the end of training: {name}", value
 
 
@@ -108,64 +105,48 @@ def _paired(new: RunView, old: RunView) -> dict[str, Interval]:
     asked = [run.recipe.get("compare") or {} for run in (new, old)]
     if any(asked[0].get(key) != asked[1].get(key) for key in ("prompts", "size")):
         return {}
-    sides: list[dict[str, Mapping[str, Sequence[float | None]]]] = []
-    for compared in (new.comparison, old.comparison):
-        model = compared.rows[-1][0] if compared.rows else ""
-        sides.append(dict(zip(compared.columns, compared.scores.get(model, ()), strict=False)))
-    gaps = {
-        name: gain_between_runs(sides[0][name], sides[1][name])
-        for name in sides[0]
-        if name in sides[1]
-    }
+    after, before = (
+        run.comparison.scores(run.comparison.models[-1]) if run.comparison else {}
+        for run in (new, old)
+    )
+    gaps = {name: gain_between_runs(after[name], before[name]) for name in after if name in before}
     return {name: gap for name, gap in gaps.items() if gap.n}
 
 
-def _gap(new: Measured | None, old: Measured | None) -> Text:
+def _gap(new: Interval | None, old: Interval | None) -> Text:
     """The difference of two figures that are not paired."""
     if new is None or old is None:
         return Text("")
-    return _shown(independent_difference(as_interval(new), as_interval(old)))
+    return _shown(independent_difference(new, old))
 
 
 def _shown(gap: Interval) -> Text:
     """A difference with its interval, bold where that leaves out 0."""
-    low, high = (None if math.isnan(end) else end for end in (gap.low, gap.high))
-    known = low is not None and high is not None
-    style = ("bold" if gap.excludes(0) else "dim") if known else ""
-    return Text(measured(Measured(gap.value, low, high, gap.n or None)), style=style)
+    style = ("bold" if gap.excludes(0) else "dim") if gap.known else ""
+    return Text(measured(gap), style=style)
 
 
 def _time(run: RunView) -> Text:
-    known = [stage.seconds for stage in run.stages if stage.seconds is not None]
+    known = [s.info.seconds for s in run.stages if s.info.seconds is not None]
     return Text(duration(sum(known)) if known else "n/a")
 
 
 def _notes(runs: Sequence[RunView], labels: Sequence[str]) -> Iterator[str]:
     for run, label in zip(runs, labels, strict=True):
-        unfinished = [f"{s.name} is {s.status}" for s in run.stages if s.status != "done"]
+        states = ((stage.name, stage.info.status) for stage in run.stages)
+        unfinished = [f"{name} is {status}" for name, status in states if status != "done"]
         if unfinished or not run.stages:
-            yield f"{label}: {', '.join(unfinished) or 'no stage has begun'}"
+            yield f"{label}: {', '.join(unfinished) or 'no stage has started'}"
         yield from (f"{label}: {problem}" for problem in run.problems)
     for run, label in zip(runs[1:], labels[1:], strict=True):
-        changes = list(_changes(runs[0].recipe, run.recipe))
+        changes = [
+            f"{key}: {_short(old)}, then {_short(new)}"
+            for key, old, new in recipe_changes(runs[0].recipe, run.recipe)
+            if key != "name"
+        ]
         shown = "; ".join(changes[:_MOST_CHANGES])
         more = f"; and {len(changes) - _MOST_CHANGES} more" if len(changes) > _MOST_CHANGES else ""
         yield f"recipes of {labels[0]} and {label}: {shown + more if changes else 'the same'}"
-
-
-def _changes(old: Any, new: Any, at: str = "") -> Iterator[str]:
-    """``key: old, then new`` of everything that differs, but for the run's name."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in dict.fromkeys([*old, *new]):
-            if at or key != "name":
-                place = f"{at}.{key}" if at else str(key)
-                yield from _changes(old.get(key), new.get(key), place)
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for i, (a, b) in enumerate(zip(old, new, strict=True)):
-            named = isinstance(a, Mapping) and at == "stages" and "name" in a
-            yield from _changes(a, b, str(a["name"]) if named else f"{at}.{i}")
-    elif old != new:
-        yield f"{at}: {_short(old)}, then {_short(new)}"
 
 
 def _short(value: Any) -> str:

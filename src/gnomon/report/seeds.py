@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -14,15 +13,9 @@ from rich.text import Text
 
 from gnomon.errors import RunError
 from gnomon.report.format import better_sign, count, number
-from gnomon.report.read import (
-    Comparison,
-    Measured,
-    RunView,
-    parse_comparison,
-    parse_measured,
-    read_comparison,
-    read_run,
-)
+from gnomon.report.read import RunView, read_comparison, read_run
+from gnomon.runs.records import COMPARISON
+from gnomon.stats.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -75,57 +68,47 @@ def read_seeds(folders: Sequence[Path]) -> Seeds:
         RunError: a run without a comparison, or runs that compare different things.
     """
     views = [read_run(folder) for folder in folders]
-    raw = [_raw(folder) for folder in folders]
+    for folder in folders:
+        _check_compared(folder)
     first = views[0].comparison
     for view in views[1:]:
         same = view.comparison.columns == first.columns
-        if not same or _models(view.comparison) != _models(first):
+        if not same or view.comparison.models != first.models:
             raise RunError(
                 f"{view.path} and {views[0].path} compare different models or measures: they are "
-                "not the same recipe. Run both anew."
+                "not the same recipe. Run both again."
             )
-    rewards = len(raw[0]["rows"][0].get("gains", []))
-    rows = tuple(
-        _row(model, r, views, [other["rows"][r] for other in raw])
-        for r, model in enumerate(_models(first))
+    return Seeds(
+        runs=tuple(view.name for view in views),
+        columns=tuple(first.columns),
+        reference=first.reference,
+        rewards=len(first.rows[0].gains),
+        rows=tuple(_row(model, place, views) for place, model in enumerate(first.models)),
     )
-    names = tuple(view.name for view in views)
-    return Seeds(names, first.columns, str(raw[0].get("reference", "")), rewards, rows)
 
 
-def _raw(folder: Path) -> dict[str, Any]:
-    file = folder / "comparison.json"
+def _check_compared(folder: Path) -> None:
+    file = folder / COMPARISON
     if not file.exists():
-        raise RunError(f"{folder} has no comparison.json: several seeds are put together by it")
-    raw, problem = read_comparison(folder)
-    if problem is not None or not parse_comparison(raw).rows:
+        raise RunError(f"{folder} has no {COMPARISON}: several seeds are put together by it")
+    _, problem = read_comparison(folder)
+    if problem is not None:
         raise RunError(
-            f"{file}: {problem or 'it compares nothing'}. Remove it and run the seed again with "
-            "--resume, which compares anew."
+            f"{file}: {problem}. Remove it and run the seed again with --resume, which compares "
+            "again."
         )
-    return raw
 
 
-def _models(comparison: Comparison) -> tuple[str, ...]:
-    return tuple(model for model, _ in comparison.rows)
-
-
-def _row(
-    model: str, place: int, views: Sequence[RunView], raw: Sequence[Mapping[str, Any]]
-) -> SeedsRow:
-    measured = [view.comparison.rows[place][1] for view in views]
-    values = tuple(
-        tuple(m.value for seed in measured if (m := seed[c]) is not None)
-        for c in range(len(measured[0]))
-    )
-    n = tuple(_fewest(seed[c] for seed in measured) for c in range(len(measured[0])))
-    gains = tuple(
-        _gain(list(column)) for column in zip(*(r.get("gains", []) for r in raw), strict=True)
-    )
-    stages = [s for view in views for s in view.stages if s.name == model]
+def _row(model: str, place: int, views: Sequence[RunView]) -> SeedsRow:
+    seeds = [view.comparison.rows[place] for view in views]
+    columns = [[row.value(c) for row in seeds] for c in range(len(views[0].comparison.columns))]
+    values = tuple(tuple(m.value for m in column if m is not None) for column in columns)
+    n = tuple(_fewest(column) for column in columns)
+    gains = tuple(_gain(column) for column in zip(*(row.gains for row in seeds), strict=True))
+    stages = [s.info for view in views for s in view.stages if s.name == model]
     seconds = [s.seconds for s in stages if s.seconds is not None]
     cpu_seconds = [s.cpu_seconds for s in stages if s.cpu_seconds is not None]
-    peaks = [m.value for s in stages if (m := s.summary.get("peak_rss_gb")) is not None]
+    peaks = [m.value for s in stages if (m := s.figures.get("peak_rss_gb")) is not None]
     return SeedsRow(
         model,
         values,
@@ -137,15 +120,14 @@ def _row(
     )
 
 
-def _gain(raw: Sequence[Any]) -> Gain:
-    known = [m for r in raw if (m := parse_measured(r)) is not None]
-    up = sum(m.low is not None and m.low > 0 for m in known)
-    down = sum(m.high is not None and m.high < 0 for m in known)
+def _gain(seeds: Sequence[Interval | None]) -> Gain:
+    known = [m for m in seeds if m is not None]
+    up, down = sum(m.low > 0 for m in known), sum(m.high < 0 for m in known)
     mean = fmean(m.value for m in known) if known else float("nan")
     return Gain(mean, up, down, len(known), _fewest(known))
 
 
-def _fewest(figures: Iterable[Measured | None]) -> float | None:
+def _fewest(figures: Iterable[Interval | None]) -> float | None:
     """The smallest number of observations that any of the figures is of."""
     return min((m.n for m in figures if m is not None and m.n), default=None)
 

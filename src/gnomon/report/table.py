@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group
@@ -13,34 +12,27 @@ from rich.text import Text
 
 from gnomon.report.format import better_sign, interval
 from gnomon.report.format import value as figure
-from gnomon.report.read import Comparison, parse_comparison
+from gnomon.runs.comparison import Comparison
+from gnomon.stats.intervals import Interval
 
 
-def comparison_table(comparison: Mapping[str, Any]) -> Table:
-    """``comparison.json`` as a table: one row per model, each value with its interval.
+def comparison_table(view: Comparison) -> Table:
+    """A comparison, or a further table of one: a row per model, each value with its interval.
 
     The best value of each column that has a better direction is bold, unless its interval overlaps
     the runner-up's.
     """
-    return _table(parse_comparison(comparison))
-
-
-def further_tables(comparison: Mapping[str, Any]) -> list[Table]:
-    """The further tables of ``comparison.json`` (pass@k), in the same style."""
-    return [_table(view) for view in parse_comparison(comparison).tables]
-
-
-def _table(view: Comparison) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD, title=Text(view.title), title_justify="left", title_style="bold"
     )
     table.add_column("model")
     for column in view.columns:
         table.add_column(Text(column), justify="right")
-    best = {i: _clear_best([row[1][i] for row in view.rows], c) for i, c in enumerate(view.columns)}
-    for r, (model, values) in enumerate(view.rows):
+    best = [_clear_best([row.value(i) for row in view.rows], c) for i, c in enumerate(view.columns)]
+    for r, (model, row) in enumerate(zip(view.models, view.rows, strict=True)):
         cells = [Text(model)]
-        for i, value in enumerate(values):
+        for i in range(len(view.columns)):
+            value = row.value(i)
             if value is None:
                 cells.append(Text("n/a", style="dim"))
                 continue
@@ -50,14 +42,12 @@ def _table(view: Comparison) -> Table:
     return table
 
 
-def samples_panel(
-    comparison: Mapping[str, Any], *, limit: int = 3, max_chars: int = 400
-) -> Panel | None:
+def samples_panel(comparison: Comparison, *, limit: int = 3, max_chars: int = 400) -> Panel | None:
     """The first ``limit`` prompts with each model's response; None without samples.
 
     Texts are shown as they are: no markup or control sequence of theirs reaches the terminal.
     """
-    samples = parse_comparison(comparison).samples[:limit]
+    samples = comparison.samples[:limit]
     if not samples:
         return None
     blocks: list[Table] = []
@@ -72,7 +62,7 @@ def samples_panel(
     return Panel(Group(*blocks), title="Samples", title_align="left", box=box.ROUNDED)
 
 
-def _clear_best(values: list[Any], column: str) -> int | None:
+def _clear_best(values: Sequence[Interval | None], column: str) -> int | None:
     known = [(v.value, i, v) for i, v in enumerate(values) if v is not None]
     sign = better_sign(column)
     if sign == 0 or len(known) < 2:
@@ -82,9 +72,7 @@ def _clear_best(values: list[Any], column: str) -> int | None:
     if first.value == second.value:
         return None
     (worse, better) = (second, first) if sign > 0 else (first, second)
-    if better.low is not None and worse.high is not None and better.low <= worse.high:
-        return None
-    return int(known[0][1])
+    return None if better.low <= worse.high else known[0][1]
 
 
 def _shown(text: str, limit: int) -> str:

@@ -10,20 +10,12 @@ from typing import Literal
 import numpy as np
 
 from gnomon.report.format import better_sign, interval, measured, number
-from gnomon.report.gaps import as_interval, difference
 from gnomon.report.overoptimisation import Trajectory, trajectory
-from gnomon.report.read import (
-    Column,
-    Comparison,
-    Measured,
-    RunView,
-    StageView,
-    find_tables,
-    flatten_evals,
-    parse_measured,
-)
-from gnomon.stats.differences import independent_difference
+from gnomon.report.read import RunView, StageView
+from gnomon.runs.comparison import Comparison
+from gnomon.runs.rows import Column
 from gnomon.stats.intervals import Interval, t_quantile, weighted_proportion
+from gnomon.stats.prompts import independent_difference
 
 Kind = Literal["good", "bad", "warn", "plain"]
 MANY = 5
@@ -79,17 +71,18 @@ def _noise(y: Column) -> float:
 
 def _completeness(run: RunView) -> Iterator[Verdict]:
     for stage in run.stages:
-        if stage.status == "failed":
-            why = f" ({stage.error})" if stage.error else ""
+        status, error = stage.info.status, stage.info.error
+        if status == "failed":
+            why = f" ({error})" if error else ""
             yield Verdict("bad", f"Stage {stage.name} failed{why}; what follows is what it left.")
-        elif stage.status != "done":
-            yield Verdict("warn", f"Stage {stage.name} has not finished (status: {stage.status}).")
+        elif status != "done":
+            yield Verdict("warn", f"Stage {stage.name} has not finished (status: {status}).")
 
 
 def _skipped(stage: StageView) -> Iterator[Verdict]:
-    if stage.skipped:
-        rows = "row was" if stage.skipped == 1 else "rows were"
-        yield Verdict("warn", f"Stage {stage.name}: {stage.skipped} {rows} skipped (listed below).")
+    if count := stage.info.skipped.count:
+        rows = "row was" if count == 1 else "rows were"
+        yield Verdict("warn", f"Stage {stage.name}: {count} {rows} skipped (listed below).")
 
 
 def _comparison(run: RunView) -> Iterator[Verdict]:
@@ -97,33 +90,32 @@ def _comparison(run: RunView) -> Iterator[Verdict]:
     models, all against the reference."""
     view = run.comparison
     learned = {
-        s.name.replace("_", " ").lower() for s in run.stages if s.algorithm == "reward_model"
+        s.name.replace("_", " ").lower() for s in run.stages if s.info.algorithm == "reward_model"
     }
     for place, column in enumerate(view.columns):
-        rows = view.column(column)
+        rows = view.column(place)
         sign = better_sign(column)
         if len(rows) < 2 or sign == 0:
             continue
         if column.lower() in learned or "proxy" in column.lower():
             sign = 0  # what was optimised: that it rose is no evidence of a better model
-        by_name = dict(rows)
-        if len(rows) > MANY and view.reference in by_name:
-            yield _many(view, place, by_name, sign)
+        if len(rows) > MANY and view.reference in rows:
+            yield _many(view, place, rows, sign)
             continue
-        last, new = rows[-1]
-        for model, old in rows[:-1]:
+        *before, (last, new) = rows.items()
+        for model, old in before:
             figures = f"{measured(new)} against {measured(old)}"
             heading = f"{column[:1].upper()}{column[1:]}: {last}"
-            yield _told(heading, model, difference(view, place, last, model), figures, sign)
+            yield _pair(heading, model, view.difference(place, last, model), figures, sign)
 
 
-def _many(view: Comparison, place: int, rows: Mapping[str, Measured], sign: int) -> Verdict:
+def _many(view: Comparison, place: int, rows: Mapping[str, Interval], sign: int) -> Verdict:
     """Which of many models are above and below the reference beyond noise."""
     column, reference = view.columns[place], view.reference
     found: dict[str, list[str]] = {"above": [], "below": [], "": []}
     for model in rows:
         if model != reference:
-            gap = difference(view, place, model, reference)
+            gap = view.difference(place, model, reference)
             found["" if not gap.excludes(0) else "above" if gap.value > 0 else "below"].append(
                 model
             )
@@ -138,9 +130,9 @@ def _many(view: Comparison, place: int, rows: Mapping[str, Measured], sign: int)
     return Verdict(kind, f"{about}: {'; '.join(parts)}.")
 
 
-def _told(heading: str, model: str, gap: Interval, figures: str, sign: int) -> Verdict:
-    """Whether the model of ``heading`` and another are told apart, and which is the better."""
-    if math.isnan(gap.low) or math.isnan(gap.high):
+def _pair(heading: str, model: str, gap: Interval, figures: str, sign: int) -> Verdict:
+    """Whether the model of ``heading`` and another differ, and which is the better."""
+    if not gap.known:
         return Verdict("plain", f"{heading} {figures} for {model}, given without intervals.")
     ends = sorted((gap.low, gap.high) if gap.value >= 0 else (-gap.low, -gap.high))
     size = f"{abs(gap.value):.2g} [{ends[0]:.2g}, {ends[1]:.2g}]"
@@ -158,7 +150,7 @@ def _told(heading: str, model: str, gap: Interval, figures: str, sign: int) -> V
 
 def _finite_loss(stage: StageView) -> Iterator[Verdict]:
     _, loss = stage.series("loss")
-    if loss.size < 10 or stage.algorithm not in ("sft", "reward_model"):
+    if loss.size < 10 or stage.info.algorithm not in ("sft", "reward_model"):
         return
     first, last, beyond = ends_differ(loss)
     if beyond:
@@ -175,39 +167,40 @@ def _finite_loss(stage: StageView) -> Iterator[Verdict]:
 
 
 def _held_out_accuracy(stage: StageView) -> Iterator[Verdict]:
-    if stage.algorithm != "reward_model" and "displacement" not in stage.metrics:
+    if stage.info.algorithm != "reward_model" and "displacement" not in stage.metrics:
         return  # only where accuracy is the share of pairs ranked as labelled
-    found = [(n, m) for n, m in flatten_evals(stage.evals) if n.split(".")[-1] == "accuracy"]
-    accuracy = found[0][1] if found else _last_accuracy(stage)
+    found = [m for n, m in stage.evals.figures().items() if n.split(".")[-1] == "accuracy"]
+    accuracy = found[0] if found else _last_accuracy(stage)
     if accuracy is None:
         return
     text = f"Stage {stage.name}: held-out accuracy {number(accuracy.value)} {interval(accuracy)}"
-    if accuracy.low is None or accuracy.high is None:
+    if not accuracy.known:
         yield Verdict("plain", f"{text.rstrip()}, given without an interval.")
     elif accuracy.low > 0.5:
         yield Verdict("good", f"{text}, above chance.")
     else:
         yield Verdict("bad", f"{text}, not shown to be better than chance.")
-    for _, length in find_tables(stage.evals, "length"):
-        yield from _length_bias(stage, length)
+    for _, report in stage.evals.tables("length"):
+        yield from _length_bias(stage, report["length"])
 
 
-def _last_accuracy(stage: StageView) -> Measured | None:
+def _last_accuracy(stage: StageView) -> Interval | None:
     _, y = stage.series("eval/accuracy")
     if not y.size:
         return None
     rest = [stage.series(f"eval/accuracy_{part}")[1] for part in ("low", "high", "n")]
-    return Measured(float(y[-1]), *(float(r[-1]) if r.size else None for r in rest))
+    low, high, n = (float(r[-1]) if r.size else math.nan for r in rest)
+    return Interval(float(y[-1]), low, high, 0.0 if math.isnan(n) else n)
 
 
 def _length_bias(stage: StageView, length: object) -> Iterator[Verdict]:
-    if not isinstance(length, dict):
+    if not isinstance(length, Mapping):
         return
-    short = parse_measured(length.get("accuracy_better_shorter"))
-    long = parse_measured(length.get("accuracy_better_longer"))
+    short = Interval.parse(length.get("accuracy_better_shorter"))
+    long = Interval.parse(length.get("accuracy_better_longer"))
     if short is None or long is None:
         return
-    gap = independent_difference(as_interval(long), as_interval(short))
+    gap = independent_difference(long, short)
     if gap.excludes(0):
         favours = "longer" if gap.value > 0 else "shorter"
         yield Verdict(

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a killed run needs to go on as if it had never stopped.
+"""Checkpoints: everything a killed run needs to continue as if it had never stopped.
 
 One folder per checkpoint, ``step-000123``, holding only safetensors and JSON::
 
@@ -14,9 +14,10 @@ a hidden temporary that the next run removes).
 from __future__ import annotations
 
 import json
+import numbers
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,17 +27,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gnomon.errors import RunError
-from gnomon.files import clean_temporaries, remove_folder, write_folder
-from gnomon.integrity import fingerprint, problem, read_object
-from gnomon.models.merge import first_not_finite
-from gnomon.runs.optimizer_state import (
-    check_groups,
-    check_parameters,
-    names_by_parameter,
-    optimizer_state,
-    restore_optimizer,
+from gnomon.files import (
+    clean_temporaries,
+    damage,
+    fingerprint,
+    remove_folder,
+    write_folder,
 )
-from gnomon.runs.packing import pack, plain_tensors, unpack
+from gnomon.models.merge import first_not_finite
+from gnomon.runs.records import Record
 
 _FORMAT = 2
 _PARAMETERS = "parameters.safetensors"
@@ -47,12 +46,19 @@ _OTHER_VERSION = "another version of gnomon"
 _FOLDER = re.compile(r"step-(\d{6,})")
 
 
+class CheckpointManifest(Record):
+    """manifest.json of a checkpoint: its format, and fingerprints of its other files."""
+
+    format: int
+    files: dict[str, dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint as read from disk, on the CPU.
 
     Attributes:
-        iteration: the loop's iteration after which it was saved.
+        iteration: after which it was saved.
         step: optimizer steps taken: the caller's ``state["step"]``, or else ``iteration``.
         tensors: the trained parameters by name.
         optimizer: ``state`` ({parameter name: {key: value}}) and ``groups`` (each with its settings
@@ -70,8 +76,8 @@ class Checkpoint:
 class CheckpointStore:
     """The checkpoints of one stage: the newest ``keep`` of them, in ``folder``.
 
-    One process writes; any number may read. With more than one of them kept, a newest one that the
-    disk has damaged costs only the steps since the one before.
+    One process writes; any number may read. With more than one kept, damage to the newest costs
+    only the steps since the one before.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -93,7 +99,7 @@ class CheckpointStore:
 
         Args:
             iteration: the iteration just finished.
-            parameters: every trained tensor by name; all the optimizer's parameters are among them.
+            parameters: every trained tensor by name, all of the optimizer's among them.
             optimizer: any torch optimizer; its state is stored by parameter name.
             state: whatever else the run needs: nested dicts (string keys), lists, tuples, numbers,
                 strings, None and tensors.
@@ -119,8 +125,7 @@ class CheckpointStore:
             save_file(plain_tensors(extra), tmp / _TENSORS)
             (tmp / _STATE).write_text(json.dumps(content), encoding="utf-8")
             files = {name: fingerprint(tmp / name) for name in (_PARAMETERS, _TENSORS, _STATE)}
-            manifest = json.dumps({"format": _FORMAT, "files": files}, indent=2)
-            (tmp / _MANIFEST).write_text(manifest, encoding="utf-8")
+            CheckpointManifest(format=_FORMAT, files=files).write(tmp / _MANIFEST)
         self._sound.add(iteration)
         self._prune(iteration)
         return target
@@ -149,8 +154,8 @@ class CheckpointStore:
             )
         if problems and all(wrong.endswith(_OTHER_VERSION) for wrong in problems):
             raise RunError(
-                f"The checkpoints in {self.folder} cannot be used: {problems[0]}. Go on with that "
-                "version, or begin anew under another name (name=...)."
+                f"The checkpoints in {self.folder} cannot be used: {problems[0]}. Resume with that "
+                "version, or start again under another name (name=...)."
             )
         return None
 
@@ -166,7 +171,7 @@ class CheckpointStore:
             have = ", ".join(map(str, self.iterations())) or "none"
             raise RunError(
                 f"The checkpoint {folder} cannot be used: {wrong}. Resume from another one "
-                f"(there are: {have}) or start the stage anew."
+                f"(there are: {have}) or start the stage again."
             )
         extra = load_file(folder / _TENSORS)
         content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
@@ -209,13 +214,11 @@ class CheckpointStore:
 
     def iterations(self) -> list[int]:
         """The iterations that have a folder, oldest first, sound or not."""
-        if not self.folder.is_dir():
-            return []
-        matches = (_FOLDER.fullmatch(p.name) for p in self.folder.iterdir() if p.is_dir())
-        return sorted(int(m.group(1)) for m in matches if m)
+        names = (p.name for p in self.folder.glob("step-*") if p.is_dir())
+        return sorted(int(m.group(1)) for name in names if (m := _FOLDER.fullmatch(name)))
 
     def _prune(self, newest: int) -> None:
-        """Drop the oldest, and later ones: a run that went back must not resume from those."""
+        """Remove the oldest, and later ones: a run that went back must not resume from those."""
         earlier = [i for i in self.iterations() if i <= newest]
         for iteration in self.iterations():
             if iteration > newest or iteration not in earlier[-self.keep :]:
@@ -230,14 +233,169 @@ class CheckpointStore:
         if not folder.is_dir():
             return "it does not exist"
         try:
-            manifest = read_object(folder / _MANIFEST)
-            expected = {n: manifest["files"][n] for n in (_PARAMETERS, _TENSORS, _STATE)}
-            wrong = problem(folder, expected)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            manifest = CheckpointManifest.read(folder / _MANIFEST)
+            expected = {name: manifest.files[name] for name in (_PARAMETERS, _TENSORS, _STATE)}
+        except (ValueError, KeyError) as error:
             return f"{_MANIFEST} is missing or unreadable: {error!r}"
+        wrong = damage(folder, expected)
         if wrong is not None:
             return wrong
-        if manifest.get("format") != _FORMAT:
-            return f"format {manifest.get('format')} was written by {_OTHER_VERSION}"
+        if manifest.format != _FORMAT:
+            return f"format {manifest.format} was written by {_OTHER_VERSION}"
         self._sound.add(iteration)
         return None
+
+
+# How the optimizer computes, not what: these follow the machine that resumes.
+_IMPLEMENTATION = ("foreach", "fused", "capturable")
+
+
+def names_by_parameter(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
+) -> dict[Tensor, str]:
+    """The name of each of the optimizer's parameters, found by identity or by shared memory."""
+    by_id = {id(t): name for name, t in reversed(list(parameters.items()))}
+    by_memory = {(t.data_ptr(), t.shape): n for n, t in reversed(list(parameters.items()))}
+    names: dict[Tensor, str] = {}
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            name = by_id.get(id(p)) or by_memory.get((p.data_ptr(), p.shape))
+            if name is None:
+                raise ValueError(
+                    f"the optimizer has a parameter of shape {tuple(p.shape)} that is not among "
+                    "the parameters to save"
+                )
+            names[p] = name
+    return names
+
+
+def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in group.items() if k not in ("params", "param_names", *_IMPLEMENTATION)}
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """The optimizer's state by parameter name, and its groups with their parameters' names."""
+    names = names_by_parameter(optimizer, parameters)
+    return {
+        "state": {names[p]: dict(s) for p, s in optimizer.state.items()},
+        "groups": [
+            {**_settings(group), "params": [names[p] for p in group["params"]]}
+            for group in optimizer.param_groups
+        ],
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], names: Mapping[Tensor, str]
+) -> None:
+    """Put the saved state back by name.
+
+    Not through ``load_state_dict``, which goes by position and casts state to the parameter's type.
+    """
+    optimizer.state.clear()
+    for group, old in zip(optimizer.param_groups, saved["groups"], strict=True):
+        group.update(_settings(old))
+        steps_on_device = group.get("capturable") or group.get("fused")
+        for p in group["params"]:
+            if names[p] not in saved["state"]:
+                continue
+            optimizer.state[p] = {
+                key: value.to(p.device)
+                if isinstance(value, Tensor) and (key != "step" or steps_on_device)
+                else value
+                for key, value in saved["state"][names[p]].items()
+            }
+
+
+def check_parameters(
+    folder: Path, saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> None:
+    """Refuse a checkpoint whose parameters are not those of the run, by name, type and shape."""
+    problems = [f"{n} is not in the checkpoint" for n in wanted if n not in saved]
+    problems += [f"{n} is only in the checkpoint" for n in saved if n not in wanted]
+    problems += [
+        f"{n} is {_describe(saved[n])} in the checkpoint but {_describe(wanted[n])} in this run"
+        for n in wanted
+        if n in saved and _describe(saved[n]) != _describe(wanted[n])
+    ]
+    _refuse(folder, problems)
+
+
+def check_groups(
+    folder: Path,
+    saved: Mapping[str, Any],
+    optimizer: torch.optim.Optimizer,
+    names: Mapping[Tensor, str],
+) -> None:
+    """Refuse a checkpoint whose parameter groups are not the optimizer's."""
+    before = [set(group["params"]) for group in saved["groups"]]
+    now = [{names[p] for p in group["params"]} for group in optimizer.param_groups]
+    if len(before) != len(now):
+        _refuse(folder, [f"{len(before)} parameter groups were optimised then, {len(now)} now"])
+    moved = [n for old, new in zip(before, now, strict=True) for n in sorted(old ^ new)]
+    _refuse(folder, [f"{n} is optimised in another group" for n in dict.fromkeys(moved)])
+
+
+def _refuse(folder: Path, problems: Iterable[str]) -> None:
+    listed = list(problems)
+    if not listed:
+        return
+    more = f"; and {len(listed) - 5} more" if len(listed) > 5 else ""
+    raise RunError(
+        f"The checkpoint {folder} does not fit this run: {'; '.join(listed[:5])}{more}. The recipe "
+        "(model, LoRA settings, trained parts) has changed since it was saved: undo the change to "
+        "resume, or start under another run name."
+    )
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """``value`` as JSON, its tensors moved to ``tensors`` under their path."""
+    if isinstance(value, Tensor):
+        tensors[path] = value
+        return {"__tensor__": path}
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{path}: a checkpoint's keys are strings, not {key!r}")
+        return {k: pack(v, f"{path}/{k}", tensors) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        items = [pack(v, f"{path}/{i}", tensors) for i, v in enumerate(value)]
+        return items if isinstance(value, list) else {"__tuple__": items}
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError(f"{path}: a checkpoint cannot hold a {type(value).__name__}")
+
+
+def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of :func:`pack`; tensors get memory of their own, not the file's."""
+    if isinstance(value, dict):
+        if value.keys() == {"__tensor__"}:
+            return tensors[value["__tensor__"]].clone()
+        if value.keys() == {"__tuple__"}:
+            return tuple(unpack(v, tensors) for v in value["__tuple__"])
+        return {k: unpack(v, tensors) for k, v in value.items()}
+    if isinstance(value, list):
+        return [unpack(v, tensors) for v in value]
+    return value
+
+
+def plain_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors with memory of their own: safetensors refuses shared memory."""
+    out: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        storage = plain.untyped_storage().data_ptr()
+        out[name] = plain.clone() if storage in seen else plain
+        seen.add(storage)
+    return out

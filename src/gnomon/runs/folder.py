@@ -1,35 +1,56 @@
-"""The run directory: what was asked, what happened, and where each stage keeps its files."""
+"""The run's folder: what is in it, whether a run can be resumed there, and who works in it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import platform
+import socket
+import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import filelock
 import psutil
-import torch
-import yaml
 
-import gnomon
 from gnomon.errors import ConfigError, RunError
-from gnomon.files import clean_tree, make_folder, write_json, write_text
-from gnomon.integrity import fingerprints, problem, read_object
+from gnomon.files import (
+    clean_tree,
+    damage,
+    fingerprints,
+    first_line,
+    make_folder,
+    plain_errors,
+    write_text,
+)
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import Recipe
-from gnomon.runs.invocation import invocation
+from gnomon.runs.records import (
+    COMPARISON,
+    DATA,
+    EVALS,
+    MANIFEST,
+    STAGE,
+    DataFiles,
+    Manifest,
+    Record,
+    StageInfo,
+    dump_recipe,
+    plain_recipe,
+    read_recipe,
+    recipe_changes,
+    recipe_hash,
+)
 
-OUTPUTS = ("model", "groups.jsonl", "metrics.parquet", "samples.parquet", "evals.json")
+OUTPUTS = ("model", "groups.jsonl", "metrics.parquet", "samples.parquet", EVALS)
 """What a stage leaves for what comes after it."""
-COMPARISON = "comparison.json"
+LOCK, HOLDER = ".lock", ".lock.json"
 _SHOWN = 8
-PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -47,44 +68,40 @@ class StageFolder:
         """What a ``collect`` stage wrote."""
         return self.path / "groups.jsonl"
 
-    def info(self) -> dict[str, Any]:
-        """stage.json; nothing when the stage has not begun, or the file is damaged (see
-        :meth:`damage`)."""
-        try:
-            return read_object(self.path / "stage.json")
-        except ValueError:
-            return {}
+    def info(self) -> StageInfo:
+        """stage.json; of status "unknown" when the stage has not started, or the file is damaged
+        (see :meth:`damage`)."""
+        return StageInfo.read_or_empty(self.path / STAGE)
+
+    def write_info(self, info: StageInfo) -> None:
+        info.write(self.path / STAGE)
 
     def done(self) -> bool:
-        return self.info().get("status") == "done"
+        return self.info().status == "done"
 
     def damage(self) -> str | None:
-        """What is wrong with a stage that was done or begun, or None.
+        """What is wrong with a stage that was done or started, or None.
 
         Every file that it left is compared with what it was when the stage was done.
         """
-        file = self.path / "stage.json"
+        file = self.path / STAGE
         if not file.exists():
             began = self.path.is_dir() and any(self.path.iterdir())
             return f"{file} is missing" if began else None
         try:
-            info = read_object(file)
+            info = StageInfo.read(file)
         except ValueError as error:
             return str(error)
-        if info.get("status") != "done":
+        if info.status != "done":
             return None
-        try:
-            wrong = problem(self.path, info["files"])
-        except (KeyError, TypeError, AttributeError):
+        if info.files is None:
             return f"{file} does not list the stage's files"
+        wrong = damage(self.path, info.files)
         return None if wrong is None else f"{self.path}: {wrong}"
 
     def fingerprints(self) -> dict[str, dict[str, Any]]:
         """Sizes and SHA-256 of what the stage left."""
         return fingerprints(self.path, OUTPUTS)
-
-    def write_info(self, info: Mapping[str, Any]) -> None:
-        write_json(self.path / "stage.json", dict(info))
 
 
 class RunFolder:
@@ -97,10 +114,55 @@ class RunFolder:
     def stage(self, name: str) -> StageFolder:
         return StageFolder(self.path / "stages" / self.recipe.stage_folder(name))
 
+    def place_problem(self) -> str | None:
+        """Why the folder cannot be made or written to, or None if it can."""
+        try:
+            places = (self.path, *self.path.absolute().parents)
+            place = next(p for p in places if p.exists() or p.is_symlink())
+        except OSError as error:  # a name that is too long, say
+            return f"{self.path} cannot be made ({error.strerror})"
+        if not place.is_dir():
+            return f"{place} is not a folder"
+        try:
+            os.rmdir(tempfile.mkdtemp(prefix=".gnomon-", dir=place))
+        except OSError as error:
+            return f"{place} cannot be written to ({error.strerror})"
+        return None
+
+    def check(self, resume: bool) -> bool:
+        """Whether the folder holds a run already; nothing is written.
+
+        A run that was moved (another ``output``) is the same run.
+
+        Raises:
+            ConfigError: it does and ``resume`` was not asked for, or the run is of another recipe.
+            RunError: its recipe.yaml is damaged, and nothing else says that it is the same.
+        """
+        if not (self.path / "recipe.yaml").exists() and not (self.path / "stages").exists():
+            return False
+        if not resume:
+            raise ConfigError(
+                f"{self.path} already holds a run. Resume it (--resume), choose another name "
+                "(name=...), or remove the folder."
+            )
+        try:
+            self._check_same(self._written())
+        except ValueError as error:
+            if Manifest.read_or_empty(self.path / MANIFEST).recipe_sha256 != recipe_hash(
+                self.recipe
+            ):
+                raise RunError(
+                    f"{error}, and {MANIFEST} does not say that this recipe is the one that the "
+                    f"run was started with. Put {self.path / 'recipe.yaml'} back and resume; or "
+                    "start again under another name (name=...)."
+                ) from error
+        return True
+
     def open(self, resume: bool) -> list[str]:
         """Create the folder, or prepare it for resuming; nobody else may work in it.
 
-        Damaged notes that can be made again are; what killed processes left half-written goes.
+        A damaged manifest or recipe is written again where that is safe; what killed processes
+        left half-written is removed.
 
         Returns:
             What the user should know of it.
@@ -110,205 +172,95 @@ class RunFolder:
         """
         if not self.check(resume):
             make_folder(self.path)
-            write_json(self.path / "manifest.json", self._manifest())
+            Manifest.begin(self.recipe).write(self.path / MANIFEST)
             # last: it says that a run is here
             self._write_recipe()
             nothing = "nothing to resume, so it starts from the beginning"
             return [f"{self.path} holds no run yet: {nothing}"] if resume else []
-        said = []
+        notes = []
         clean_tree(self.path)
         try:
-            read_object(self.path / "manifest.json")
+            Manifest.read(self.path / MANIFEST)
         except ValueError as error:
-            said.append(f"warning: {error}; it is written anew")
-            write_json(self.path / "manifest.json", self._manifest() | self._remembered())
+            notes.append(f"warning: {error}; it is written again")
+            manifest = Manifest.begin(self.recipe)
+            manifest.note(**self._remembered())
+            manifest.write(self.path / MANIFEST)
         try:
-            moved = self._written().get("output") != _plain(self.recipe)["output"]
+            moved = self._written()["output"] != plain_recipe(self.recipe)["output"]
         except ValueError as error:
-            said.append(f"warning: {error}; it is written anew: the recipe is the same")
+            notes.append(f"warning: {error}; it is written again: the recipe is the same")
             moved = True
         if moved:
             self._write_recipe()
-        return said
+        return notes
 
-    def check(self, resume: bool) -> bool:
-        """Whether a run is here already; nothing is written.
-
-        A run that was moved (another ``output``) is the same run.
+    def update_manifest(self, **entries: Any) -> None:
+        """Merge entries into manifest.json (dicts one level deep).
 
         Raises:
-            ConfigError: one is and ``resume`` was not asked for, or it is of another recipe.
-            RunError: its recipe.yaml is damaged, and nothing else says that it is the same.
+            RunError: it was removed or damaged during the run.
         """
-        if not (self.path / "recipe.yaml").exists() and not (self.path / "stages").exists():
-            return False
-        if not resume:
-            raise ConfigError(
-                f"{self.path} already holds a run. Go on with it (--resume), choose another "
-                "name (name=...), or remove the folder."
-            )
         try:
-            self._same_recipe(self._written())
+            manifest = Manifest.read(self.path / MANIFEST)
         except ValueError as error:
-            if self._noted_recipe() != recipe_hash(self.recipe):
-                raise RunError(
-                    f"{error}, and manifest.json does not say that this recipe is the one that the "
-                    f"run was begun with. Put {self.path / 'recipe.yaml'} back and resume; or "
-                    "begin anew under another name (name=...)."
-                ) from error
-        return True
+            raise RunError(
+                f"{error}: it was removed or changed during the run. Put the run's folder back and "
+                "resume with --resume."
+            ) from error
+        manifest.note(**entries)
+        manifest.write(self.path / MANIFEST)
+
+    def comparison_problem(self) -> str | None:
+        """What is wrong with comparison.json, or None if it is what was written."""
+        noted = Manifest.read_or_empty(self.path / MANIFEST).files.get(COMPARISON)
+        if not isinstance(noted, dict):
+            return f"{COMPARISON} is not noted in {MANIFEST}"
+        return damage(self.path, {COMPARISON: noted})
+
+    def note_comparison(self) -> None:
+        """Note in manifest.json what comparison.json is."""
+        self.update_manifest(files=fingerprints(self.path, [COMPARISON]))
+
+    def _remembered(self) -> dict[str, dict[str, Any]]:
+        """What the stages know of the manifest's entries."""
+        out: dict[str, dict[str, Any]] = {"data": {}, "models": {}}
+        for stage in self.recipe.stages:
+            folder = self.stage(stage.name)
+            if start := folder.info().start:
+                out["models"][stage.name] = start
+            files = DataFiles.read_or_empty(folder.path / DATA).root
+            out["data"] |= {f"{stage.name}: {name}": about for name, about in files.items()}
+        return out
 
     def _written(self) -> dict[str, Any]:
-        """recipe.yaml as plain data.
+        """recipe.yaml as this version understands it, as plain data.
 
         Raises:
             ValueError: it cannot be read; the message begins with the file.
         """
         file = self.path / "recipe.yaml"
         try:
-            raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-            raise ValueError(f"{file} cannot be read ({_first_line(error)})") from error
-        if not isinstance(raw, dict):
-            raise ValueError(f"{file} holds no recipe")
-        try:
-            return _plain(parse_recipe(raw, str(file)))
+            return plain_recipe(parse_recipe(read_recipe(file), str(file)))
         except ConfigError as error:
-            raise ValueError(f"{file} holds no recipe ({_first_line(error)})") from error
+            raise ValueError(f"{file} holds no recipe ({first_line(error)})") from error
 
     def _write_recipe(self) -> None:
         write_text(self.path / "recipe.yaml", dump_recipe(self.recipe))
 
-    def _noted_recipe(self) -> str | None:
-        try:
-            noted = read_object(self.path / "manifest.json").get("recipe_sha256")
-        except ValueError:
-            return None
-        return noted if isinstance(noted, str) else None
-
-    def _same_recipe(self, old: dict[str, Any]) -> None:
-        changed = list(_differences(_by_stage(old), _by_stage(_plain(self.recipe))))
+    def _check_same(self, old: dict[str, Any]) -> None:
+        changed = [
+            f"\n  {key} was {_shown(before)} and is now {_shown(after)}"
+            for key, before, after in recipe_changes(old, plain_recipe(self.recipe))
+            if key != "output"
+        ]
         if changed:
             more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-            listed = "".join(f"\n  {line}" for line in changed[:_SHOWN])
             raise ConfigError(
-                f"{self.path} was begun with another recipe (see its recipe.yaml):{listed}{more}\n"
+                f"{self.path} was started with another recipe (see its recipe.yaml):"
+                f"{''.join(changed[:_SHOWN])}{more}\n"
                 "Resume with the same recipe and overrides, or choose another name (name=...)."
             )
-
-    def _remembered(self) -> dict[str, Any]:
-        """What the stages know of the manifest's entries."""
-        out: dict[str, Any] = {"data": {}, "models": {}}
-        for stage in self.recipe.stages:
-            folder = self.stage(stage.name)
-            start = folder.info().get("start")
-            if isinstance(start, dict):
-                out["models"][stage.name] = start
-            try:
-                files = read_object(folder.path / "data.json")
-            except ValueError:
-                continue
-            out["data"] |= {f"{stage.name}: {name}": about for name, about in files.items()}
-        return out
-
-    def update_manifest(self, **entries: Any) -> None:
-        """Merge entries into manifest.json (dicts one level deep).
-
-        Raises:
-            RunError: it was removed or damaged while the run went on.
-        """
-        file = self.path / "manifest.json"
-        try:
-            manifest = read_object(file)
-        except ValueError as error:
-            raise RunError(
-                f"{error}: it was removed or changed while the run went on. Put the run's folder "
-                "back and go on with --resume."
-            ) from error
-        for key, value in entries.items():
-            known = manifest.get(key)
-            manifest[key] = known | value if isinstance(known, dict) and value else value
-        write_json(file, manifest)
-
-    def comparison_problem(self) -> str | None:
-        """What is wrong with comparison.json, or None if it is what was written."""
-        try:
-            noted = read_object(self.path / "manifest.json").get("files")
-        except ValueError:
-            noted = None
-        if not isinstance(noted, dict) or COMPARISON not in noted:
-            return f"{COMPARISON} is not noted in manifest.json"
-        try:
-            return problem(self.path, {COMPARISON: noted[COMPARISON]})
-        except (TypeError, AttributeError):
-            return f"{COMPARISON} is not noted in manifest.json as it should be"
-
-    def note_comparison(self) -> None:
-        """Note in manifest.json what comparison.json is."""
-        self.update_manifest(files=fingerprints(self.path, [COMPARISON]))
-
-    def _manifest(self) -> dict[str, Any]:
-        return {
-            "name": self.recipe.name,
-            "seed": self.recipe.seed,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "versions": {"gnomon": gnomon.__version__, "python": platform.python_version()}
-            | {name: _version(name) for name in PACKAGES},
-            "hardware": hardware(),
-            "recipe_sha256": recipe_hash(self.recipe),
-            **invocation(),
-            "data": {},
-            "models": {},
-            "files": {},
-        }
-
-
-def hardware() -> dict[str, Any]:
-    """What this run runs on."""
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "gpus": devices,
-    }
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML with every default written out."""
-    return yaml.safe_dump(_plain(recipe), sort_keys=False, allow_unicode=True, width=float("inf"))
-
-
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(mode="json", by_alias=True)
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of everything in a recipe but where its folder lies."""
-    plain = {key: value for key, value in _plain(recipe).items() if key != "output"}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-def _by_stage(plain: dict[str, Any]) -> dict[str, Any]:
-    """A plain recipe without its place, its stages by name."""
-    stages = {f"stage {stage['name']!r}": stage for stage in plain["stages"]}
-    order = {"order of stages": list(stages)} if stages else {}
-    rest = {k: v for k, v in plain.items() if k not in ("output", "stages")}
-    return {**rest, **stages, **order}
-
-
-def _differences(old: Any, new: Any, at: str = "") -> Iterator[str]:
-    """A line for each value that differs: where, what it was, what it is now."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in dict.fromkeys([*old, *new]):
-            sep = ": " if at.startswith("stage ") and ":" not in at else "."
-            yield from _differences(old.get(key), new.get(key), f"{at}{sep}{key}" if at else key)
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for i, (a, b) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(a, b, f"{at}.{i}")
-    elif old != new:
-        yield f"{at} was {_shown(old)} and is now {_shown(new)}"
 
 
 def _shown(value: Any) -> str:
@@ -316,13 +268,95 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+# -- one process at a time ------------------------------------------------------------------------
 
 
-def _version(name: str) -> str | None:
+class _Holder(Record):
+    """.lock.json: the process that works in a run's folder."""
+
+    pid: int = -1
+    host: str = ""
+    since: str = ""
+    command: str = ""
+    born: float = 0.0
+
+    @classmethod
+    def me(cls) -> _Holder:
+        return cls(
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            since=time.strftime("%Y-%m-%d %H:%M:%S"),
+            command=" ".join(sys.argv)[:200],
+            born=psutil.Process().create_time(),
+        )
+
+    def is_dead(self) -> bool:
+        """Whether it is known to have ended: it ran on this machine, and its id is free or another
+        process has it."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return True
+            return abs(process.create_time() - self.born) > 2
+        except psutil.NoSuchProcess:
+            return True
+        except (psutil.Error, ValueError):
+            return False
+
+    def __str__(self) -> str:
+        if not self.host:
+            return "another process"
+        return f"process {self.pid} on {self.host}, since {self.since} ({self.command})"
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder within the block; the folder is made if it is missing.
+
+    The lock is the operating system's and dies with the process, so a killed one blocks nobody.
+    ``.lock.json`` beside it says who holds it.
+
+    Raises:
+        RunError: another process works in the folder; the message says which, and where.
+    """
+    make_folder(folder)
+    lock = filelock.FileLock(folder / LOCK, timeout=0)
+    if not _take(lock, folder):
+        yield
+        return
     try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+        _Holder.me().write(folder / HOLDER)
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _take(lock: filelock.BaseFileLock, folder: Path) -> bool:
+    """Whether the lock could be taken; False where the file system has none."""
+    for last in (False, True):
+        try:
+            with plain_errors(folder / LOCK):
+                lock.acquire()
+            return True
+        except filelock.Timeout:
+            holder = _Holder.read_or_empty(folder / HOLDER)
+            if last or not holder.is_dead():
+                raise RunError(
+                    f"{folder} is being worked on by {holder}. Wait until it ends, or stop it; two "
+                    "at once would overwrite each other. To run the same beside it, give this one "
+                    "another name (name=...)."
+                ) from None
+            # a process that the dead one left behind still has its lock open
+            (folder / LOCK).unlink(missing_ok=True)
+        except NotImplementedError:
+            break
+    warnings.warn(
+        f"{folder} is on a file system without locks: make sure that no second process works in "
+        "it.",
+        stacklevel=4,
+    )
+    return False

@@ -1,11 +1,11 @@
-"""A growing table: one JSON line per row as it comes, one parquet file when the stage ends.
+"""Metrics and samples: one JSON line per row as it comes, one parquet file when the stage ends.
 
 ``x.jsonl`` only ever grows, so writing a row costs the same however many there are, and it can be
-followed while the run goes on (``tail -f``). ``x.parquet`` is made of it by :meth:`RowStore.finish`
-and holds the same rows by columns. A checkpoint keeps a :class:`Mark`; a resumed run cuts the lines
-off there, after checking that what lies before it is what was written.
+followed during the run (``tail -f``). ``x.parquet`` is made from it by :meth:`RowStore.finish` and
+holds the same rows by columns. A checkpoint keeps a :class:`Mark`; a resumed run cuts the lines off
+there, after checking that what is before it is what was written.
 
-NaN and infinities stand in the lines as ``NaN``, ``Infinity`` and ``-Infinity``.
+NaN and infinities are ``NaN``, ``Infinity`` and ``-Infinity`` in the lines.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from io import FileIO
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, get_args, get_type_hints
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from gnomon.errors import RunError
-from gnomon.files import make_folder, plain_errors, write_file
-from gnomon.runs.lines import Value, lines_of, parsed, table_of
+from gnomon.files import first_line, make_folder, plain_errors, write_file
 
+Value = float | int | str | bool | None
+Column = NDArray[np.float64]
+
+_CHUNK = 4096  # rows that are put into columns together
 _INT64 = 2**63
 _KINDS = {bool: "truth value", int: "number", float: "number", str: "text"}
 
@@ -48,18 +53,18 @@ class Mark:
 class RowStore:
     """Rows of named values, in ``<path>.jsonl`` as they come and in ``<path>`` at the end.
 
-    Columns are the union of the rows' keys, in order of first appearance; a value that a row lacks
-    is null. Whole numbers and fractions may mix in a column (it becomes float); numbers, truth
-    values and text may not. NaN and infinity are values, not null.
+    Every row has a ``step``. Columns are the union of the rows' keys, in order of first appearance;
+    a value that a row lacks is null. Whole numbers and fractions may mix in a column (it becomes
+    float); numbers, truth values and text may not. NaN and infinity are values, not null.
     """
 
     def __init__(self, path: Path, *, schema: Mapping[str, pa.DataType] | None = None) -> None:
         """Args:
-        path: the parquet file; the lines lie beside it. Nothing is read or written yet.
+        path: the parquet file; the lines are beside it. Nothing is read or written yet.
         schema: columns that are there from the start, in this order and of these types.
         """
         self.path = Path(path)
-        self.lines = lines_of(self.path)
+        self.lines = self.path.with_suffix(".jsonl")
         self._schema = dict(schema or {})
         self._kinds: dict[str, str] = {}
         self._file: FileIO | None = None
@@ -80,10 +85,13 @@ class RowStore:
         """Add a row; it is in the file when this returns.
 
         Raises:
+            ValueError: it has no ``step``, so nobody could tell which checkpoint it comes before.
             TypeError: a value is neither a number, a string, a bool nor None, or of another kind
                 than its column's.
             RunError: the disk is full or the file is gone; the rows before are as they were.
         """
+        if row.get("step") is None:
+            raise ValueError("a row needs a 'step'")
         plain = {key: _plain(key, value) for key, value in row.items()}
         for key, value in plain.items():
             self._check_kind(key, value)
@@ -92,9 +100,9 @@ class RowStore:
             file = self._open()
             if not self._still_there(file):
                 raise RunError(
-                    f"{self.lines} was removed while the run was writing it, so its folder is not "
-                    "whole any more. The run stops here. Put the folder back and go on with "
-                    "--resume; without it --resume begins this stage anew."
+                    f"{self.lines} was removed while the run was writing it, so its folder is no "
+                    "longer complete. The run stops here. Put the folder back and resume with "
+                    "--resume; without it --resume starts this stage again from the beginning."
                 )
             self._write(file, line)
         self._digest.update(line)
@@ -113,49 +121,49 @@ class RowStore:
         return Mark(self._size, self._rows, self._digest.hexdigest())
 
     def restore(self, mark: Mark) -> None:
-        """Take up the lines where a checkpoint left them and cut off what came after.
+        """Continue from the lines that a checkpoint marked; what came after is cut off.
 
         Raises:
-            RunError: what the checkpoint knows of is not there, or not what was written.
+            RunError: the rows that the checkpoint counts are not there, or not what was written.
         """
         self.close()
         if mark.rows == 0:
             self.reset()
             return
         cure = (
-            "Put the file back as it was and go on with --resume; or remove the folder "
-            f"{self.lines.parent}, and the stage begins anew."
+            "Put the file back as it was and resume with --resume; or remove the folder "
+            f"{self.lines.parent} to start the stage again from the beginning."
         )
         try:
             with self.lines.open("rb") as stream:
                 kept = stream.read(mark.bytes)
         except OSError as error:
             raise RunError(
-                f"{self.lines} cannot be read ({error}), and the checkpoint knows of {mark.rows} "
+                f"{self.lines} cannot be read ({error}), and the checkpoint counts {mark.rows} "
                 f"rows in it. {cure}"
             ) from error
         digest = hashlib.sha256(kept)
         if digest.hexdigest() != mark.sha256:
             raise RunError(
                 f"{self.lines} is not what the run wrote: it has {kept.count(10)} of the "
-                f"{mark.rows} rows that the checkpoint knows of, or others. {cure}"
+                f"{mark.rows} rows that the checkpoint counts, or other rows. {cure}"
             )
         with plain_errors(self.lines):
             os.truncate(self.lines, mark.bytes)
         self._size, self._rows, self._digest = mark.bytes, mark.rows, digest
-        for row in parsed(kept.splitlines()):
+        for row in _parsed(kept.splitlines()):
             for key, value in row.items():
                 self._check_kind(key, value)
 
     def reset(self) -> None:
-        """Begin with no rows: what an earlier run left is removed."""
+        """Start with no rows: what an earlier run left is removed."""
         self.close()
         self._remove_files()
         self._size, self._rows, self._digest = 0, 0, hashlib.sha256()
         self._kinds = {}
 
     def finish(self) -> None:
-        """Put all rows into the parquet file, in one step; none are written if there are none.
+        """Write all rows to the parquet file, in one step; without rows there is no file.
 
         Raises:
             RunError: the disk is full; the lines are whole.
@@ -168,10 +176,32 @@ class RowStore:
             pq.write_table(table, tmp, compression="zstd")
 
     def close(self) -> None:
-        """Let go of the file; the next row opens it again."""
+        """Close the file; the next row opens it again."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    @classmethod
+    def read_table(cls, path: Path, done: bool) -> tuple[pa.Table, list[str]]:
+        """A stage's rows as a table, during the run or after, and what could not be read.
+
+        The parquet file is read when the stage is ``done``, else the lines; or the other of the
+        two where one cannot be read.
+        """
+        store = cls(path)
+        files = [file for file in (store.path, store.lines) if file.exists()]
+        problems: list[str] = []
+        for file in files if done else files[::-1]:
+            try:
+                if file == store.path:
+                    return pq.read_table(file), problems
+                with file.open("rb") as stream:  # a last line may not be whole yet
+                    whole = (line for line in stream if line.endswith(b"\n"))
+                    return _table_of(_parsed(whole), pa.table({})), problems
+            except (pa.ArrowException, OSError, ValueError) as error:
+                reason = first_line(error).replace(str(file), file.name)
+                problems.append(f"{file} cannot be read ({reason})")
+        return pa.table({}), problems
 
     def _remove_files(self) -> None:
         with plain_errors(self.lines):
@@ -208,7 +238,7 @@ class RowStore:
         kind = _KINDS[type(value)]
         known = self._kinds.setdefault(key, kind)
         if kind != known:
-            raise TypeError(f"{self.path.name}, column {key!r}: {value!r} is no {known}")
+            raise TypeError(f"{self.path.name}, column {key!r}: {value!r} is not a {known}")
 
     def _table(self) -> pa.Table:
         first = pa.table({name: pa.array([], kind) for name, kind in self._schema.items()})
@@ -216,11 +246,11 @@ class RowStore:
             return first
         try:
             with self.lines.open("rb") as stream:
-                return table_of(parsed(islice(stream, self._rows)), first)
+                return _table_of(_parsed(islice(stream, self._rows)), first)
         except (OSError, ValueError) as error:
             raise RunError(
                 f"{self.lines} cannot be read ({error}): the disk or another program has damaged "
-                "it. Put it back and go on with --resume."
+                "it. Put it back and resume with --resume."
             ) from error
 
 
@@ -243,3 +273,121 @@ def _as_float(value: int) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
+
+
+def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Value]]:
+    """The rows in lines; a ValueError with the number of a line that is not a row."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} is not a row but {str(row)[:40]!r}")
+        yield row
+
+
+def _table_of(rows: Iterator[dict[str, Value]], first: pa.Table) -> pa.Table:
+    """Rows by columns, those of ``first`` before them; a ValueError if kinds mix in a column."""
+    tables = [first]
+    types = {field.name: field.type for field in first.schema}
+    while chunk := list(islice(rows, _CHUNK)):
+        names = dict.fromkeys(name for row in chunk for name in row)
+        columns = {
+            name: _column([row.get(name) for row in chunk], types.get(name)) for name in names
+        }
+        tables.append(pa.table(columns))
+    try:
+        return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"a column's values change their kind: {error}") from error
+
+
+def _column(values: list[Value], kind: pa.DataType | None) -> pa.Array:
+    if any(isinstance(v, float) for v in values):
+        values = [float(v) if isinstance(v, int) else v for v in values]
+    try:
+        return pa.array(values, type=kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(f"a column's values change their kind: {error}") from error
+
+
+class MetricsStore(RowStore):
+    """The figures of a stage: one row per iteration, and per evaluation."""
+
+    @classmethod
+    def read(cls, path: Path, done: bool) -> tuple[dict[str, Column], list[str]]:
+        """The numbers by column, NaN where a row has none, and what could not be read."""
+        table, problems = cls.read_table(path, done)
+        kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
+        columns = {
+            field.name: np.array(
+                [math.nan if v is None else float(v) for v in table.column(field.name).to_pylist()]
+            )
+            for field in table.schema
+            if any(is_kind(field.type) for is_kind in kinds)
+        }
+        return columns, problems
+
+
+class SampleRow(TypedDict, total=False):
+    """A sampled response with its reward; a row may hold more.
+
+    ``reward`` is null when ``error`` is set; ``parts`` are the reward's named parts, as JSON;
+    ``length`` counts tokens, EOS included; ``finished`` is False when it was cut off.
+    """
+
+    step: int
+    prompt_id: str
+    category: str | None
+    prompt: str
+    response: str
+    reward: float | None
+    parts: str | None
+    error: str | None
+    length: int
+    finished: bool
+
+
+_ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+COLUMNS = {
+    name: _ARROW[next(iter(get_args(kind)), kind)]
+    for name, kind in get_type_hints(SampleRow).items()
+}
+
+
+class SampleStore(RowStore):
+    """The samples of a stage; the columns of :class:`SampleRow` are there from the start."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, schema=COLUMNS)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a sample; ``parts`` may be a mapping or its JSON. See :meth:`RowStore.append`."""
+        parts = row.get("parts")
+        if isinstance(parts, Mapping):
+            row = {**row, "parts": json.dumps(dict(parts), ensure_ascii=False)}
+        super().append(row)
+
+    @classmethod
+    def read(cls, path: Path, done: bool) -> tuple[list[SampleRow], list[str]]:
+        """The samples, and what could not be read."""
+        table, problems = cls.read_table(path, done)
+        return table.to_pylist(), problems
+
+
+class Averages:
+    """Weighted means of metrics over an iteration's micro-batches."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[float]] = {}
+
+    def add(self, name: str, total: float, weight: float) -> None:
+        """Count a (sum, weight) pair in."""
+        entry = self._sums.setdefault(name, [0.0, 0.0])
+        entry[0] += total
+        entry[1] += weight
+
+    def means(self) -> dict[str, float]:
+        """The mean of each metric that anything counted in."""
+        return {name: total / weight for name, (total, weight) in self._sums.items() if weight}

@@ -7,8 +7,6 @@ found out after hours of training the first.
 from __future__ import annotations
 
 import difflib
-import os
-import tempfile
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,26 +78,11 @@ def check_machine(recipe: Recipe) -> None:
         pick_device(recipe.device)
     except ConfigError as error:
         problems.append(str(error))
-    problem = _place_problem(Path(recipe.output) / recipe.name)
+    problem = RunFolder(recipe).place_problem()
     if problem is not None:
         problems.append(f"output: {problem}; choose another place (output=FOLDER)")
     if problems:
         raise ConfigError("\n".join(problems))
-
-
-def _place_problem(folder: Path) -> str | None:
-    try:
-        places = (folder, *folder.absolute().parents)
-        place = next(p for p in places if p.exists() or p.is_symlink())
-    except OSError as error:  # a name that is too long, say
-        return f"{folder} cannot be made ({error.strerror})"
-    if not place.is_dir():
-        return f"{place} is no folder"
-    try:
-        os.rmdir(tempfile.mkdtemp(prefix=".gnomon-", dir=place))
-    except OSError as error:
-        return f"{place} cannot be written to ({error.strerror})"
-    return None
 
 
 def check_tools(recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""How long a stage may take: its arithmetic, counted, over this machine's speed, tried out.
+"""How long a stage may take: its arithmetic, counted, divided by this machine's measured speed.
 
 A multiplication of matrices as they occur in the model is timed, and one of a vector by a matrix
 larger than the caches. With N parameters and T tokens a forward pass costs 2NT operations and a
@@ -26,12 +26,12 @@ _TRIES = 25
 _CALLS = 60
 """Calls of a kernel in a layer's forward pass, about."""
 _TYPICAL = 0.6
-"""Of ``max_new_tokens``, what a batch of samples takes: most responses end earlier."""
+"""The share of ``max_new_tokens`` that a batch of samples takes: most responses end earlier."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What this machine does in a second.
+    """What this machine does in a second, and what a layer costs however small it is.
 
     Attributes:
         operations: of multiplications of matrices as large as the model's.
@@ -45,7 +45,7 @@ class Speed:
 
 
 def measure(config: Any, dtype: str, device: torch.device) -> Speed:
-    """Try the machine out, for about a third of a second."""
+    """Measure this machine's speed, in about a third of a second."""
     text = config.get_text_config()
     width = int(getattr(text, "hidden_size", 512))
     kind = dtype_of(dtype)
@@ -119,7 +119,7 @@ def stage_seconds(
 def _sampling(
     stage: StageSpec, prompts: int, usable: Usable, parameters: int, layers: int, speed: Speed
 ) -> float:
-    """Seconds of answering so many prompts."""
+    """Seconds to answer so many prompts."""
     rows = prompts * stage.rollout.samples
     if not rows:
         return 0.0

@@ -27,12 +27,13 @@ from gnomon.models.load import LoadedModel
 from gnomon.models.roles import Role
 from gnomon.records import Comparison, Group, Judgement, Prompt
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams, sampled_group
+from gnomon.runs.records import DATA
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.stage import Stage
 from gnomon.tasks.tunnel.labellers import Labeller, Turns
 from gnomon.train.progress import Progress
 from gnomon.train.sampled import Sampling
-from gnomon.train.stop import Stop
+from gnomon.train.watch import Stop
 
 FIX = "fix the judge"
 
@@ -75,7 +76,7 @@ class Collect(Stage):
         policy = Role("policy", builder.trunk)
         groups, _ = self.data.groups("prompts")
         prompts = self.prompts(encoder, groups)
-        self.data.note(self.folder.path / "data.json", resume)
+        self.data.note(self.folder.path / DATA, resume)
         judge = self._labellers(prompts) if self.settings.labellers else self.judge(builder)
         with self.progress(len(prompts)) as progress:
             collector = Collector(

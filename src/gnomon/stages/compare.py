@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,7 +16,6 @@ from gnomon.algorithms.base import per_response_sum
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.batch import microbatches, pack
 from gnomon.errors import ConfigError, RunError
-from gnomon.files import write_json
 from gnomon.judges.build import one_judge
 from gnomon.judges.protocol import Judge, judged
 from gnomon.models.load import load_causal_lm, read_model
@@ -27,7 +25,9 @@ from gnomon.recipe.schema import CompareSpec, Recipe
 from gnomon.records import TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Completion, Request, sampled_group
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.runs.folder import COMPARISON, RunFolder
+from gnomon.runs.comparison import Comparison, ComparisonRow
+from gnomon.runs.folder import RunFolder
+from gnomon.runs.records import COMPARISON
 from gnomon.stages.names import policy_stages, reward_folder
 from gnomon.stages.sources import (
     DataReport,
@@ -38,11 +38,17 @@ from gnomon.stages.sources import (
 )
 from gnomon.stages.stage import pick_device
 from gnomon.stats.intervals import Bounds, Interval
-from gnomon.stats.passk import ks_up_to, pass_curve, pass_gain
-from gnomon.stats.prompts import common_bounds, gain_over_prompts, over_prompts
+from gnomon.stats.prompts import (
+    common_bounds,
+    gain_over_prompts,
+    ks_up_to,
+    over_prompts,
+    pass_curve,
+    pass_gain,
+)
 from gnomon.train.progress import Progress
 from gnomon.train.sampled import Sampling
-from gnomon.train.stop import Stop
+from gnomon.train.watch import Stop
 
 BASE = "base"
 TOKENS = 8192
@@ -67,7 +73,7 @@ def compare(
     base: Path,
     stop: Stop | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Sample the base model and every trained policy, score them, write ``comparison.json``.
 
     A row's ``gains`` are its rewards less the reference's, prompt by prompt (paired intervals), and
@@ -90,7 +96,7 @@ def compare(
     reference = _reference(spec, policies)
     reference_role = _load(reference, recipe)
     judges = _judges(spec, recipe, run, base, reference_role)
-    rows: list[dict[str, Any]] = []
+    rows: list[ComparisonRow] = []
     shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in prompts[: spec.show]]
     judged: dict[str, list[Values]] = {}
     progress = progress or Progress("compare", len(policies), enabled=False)
@@ -102,24 +108,24 @@ def compare(
             sample[policy.name] = own[0].text
         judged[policy.name] = _scores(prompts, answers, judges)
         kl = _kl(role, reference_role, prompts, answers, spec.rollout.temperature)
-        values = [
+        values: list[Interval | None] = [
             over_prompts(kl, None),
             over_prompts([[float(len(c.ids)) for c in own] for own in answers], None),
             over_prompts([[float(c.finished) for c in own] for own in answers], (0.0, 1.0)),
         ]
-        rows.append({"model": policy.name, "values": [v.to_dict() for v in values]})
+        rows.append(ComparisonRow(model=policy.name, values=values))
         progress.update(done, {})
     names = [judge.name for judge in judges]
     _add_rewards(rows, judged, reference)
-    result: dict[str, Any] = {
-        "columns": [*names, f"KL from {reference.name} (nats)", "length (tokens)", "finished"],
-        "reference": reference.name,
-        "rows": rows,
-        "prompts": [p.prompt.id for p in prompts],
-        "samples": shown,
-        "tables": pass_tables(names, judged, reference.name, spec.rollout.samples),
-    }
-    write_json(run.path / COMPARISON, result)
+    result = Comparison(
+        columns=[*names, f"KL from {reference.name} (nats)", "length (tokens)", "finished"],
+        reference=reference.name,
+        rows=rows,
+        prompts=[p.prompt.id for p in prompts],
+        samples=shown,
+        tables=pass_tables(names, judged, reference.name, spec.rollout.samples),
+    )
+    result.write(run.path / COMPARISON)
     return result
 
 
@@ -139,7 +145,7 @@ def _judges(
 
 
 def _add_rewards(
-    rows: Sequence[dict[str, Any]], judged: Mapping[str, list[Values]], reference: Policy
+    rows: Sequence[ComparisonRow], judged: Mapping[str, list[Values]], reference: Policy
 ) -> None:
     """Complete the rows by the rewards' means, the gains over the reference, and the scores.
 
@@ -147,18 +153,18 @@ def _add_rewards(
     """
     bounds = _bounds(judged)
     for row in rows:
-        scores, theirs = judged[row["model"]], judged[reference.name]
-        means = [over_prompts(v, b).to_dict() for v, b in zip(scores, bounds, strict=True)]
+        scores, theirs = judged[row.model], judged[reference.name]
+        means = [over_prompts(v, b) for v, b in zip(scores, bounds, strict=True)]
         gains = [gain_over_prompts(*x) for x in zip(scores, theirs, bounds, strict=True)]
-        if row["model"] == reference.name:  # on itself: nothing, and that is certain
+        if row.model == reference.name:  # on itself: nothing, and that is certain
             gains = [Interval(0.0, 0.0, 0.0, gain.n) for gain in gains]
-        row["values"] = [*means, *row["values"]]
-        row |= {"gains": [gain.to_dict() for gain in gains], "scores": scores}
+        row.values = [*means, *row.values]
+        row.note(gains=gains, scores=scores)
 
 
 def pass_tables(
     names: Sequence[str], judged: dict[str, list[Values]], reference: str, samples: int
-) -> list[dict[str, Any]]:
+) -> list[Comparison]:
     """For each reward of 0 and 1: pass@k of every policy, and its gain over the reference.
 
     Args:
@@ -166,7 +172,7 @@ def pass_tables(
         judged: for each policy, the values of each reward.
         samples: answers to a prompt; with one there is nothing to tabulate.
     """
-    tables: list[dict[str, Any]] = []
+    tables: list[Comparison] = []
     ks = ks_up_to(samples)
     for i, name in enumerate(names):
         values = {policy: rewards[i] for policy, rewards in judged.items()}
@@ -187,12 +193,9 @@ def pass_tables(
             (f"{name}: pass@k", curves),
             (f"{name}: gain in pass@k over {reference}, paired by prompt", gains),
         ):
-            table_rows = [
-                {"model": policy, "values": [v.to_dict() for v in intervals]}
-                for policy, intervals in figures.items()
-            ]
+            table_rows = [ComparisonRow(model=m, values=list(v)) for m, v in figures.items()]
             columns = [f"pass@{k}" for k in ks]
-            tables.append({"title": title, "columns": columns, "rows": table_rows})
+            tables.append(Comparison(title=title, columns=columns, rows=table_rows))
     return tables
 
 

@@ -11,15 +11,14 @@ from typing import Any
 from gnomon.errors import RunError, RunStopped
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.report.html import write_report
-from gnomon.runs.folder import COMPARISON, RunFolder, StageFolder
-from gnomon.runs.invocation import resume_command
-from gnomon.runs.lock import run_lock
+from gnomon.runs.folder import RunFolder, StageFolder, run_lock
+from gnomon.runs.records import COMPARISON, StageInfo, now, resume_command
 from gnomon.stages.check import check_machine, check_recipe
 from gnomon.stages.compare import compare
 from gnomon.stages.names import policy_stages
 from gnomon.stages.stage import memory_info, open_stage, run_stage
 from gnomon.train.progress import Progress
-from gnomon.train.stop import Stop
+from gnomon.train.watch import Stop
 
 Announce = Callable[[str], None]
 
@@ -99,7 +98,7 @@ class _Running:
         path = self.run.path
         if self.worked:
             self.run.update_manifest(
-                finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                finished=now(),
                 seconds={"last call": round(time.time() - began, 1)},
             )
         if self.worked or not (path / "report.html").is_file():
@@ -138,7 +137,7 @@ class _Running:
         """A stage that was made again is not what it was: later ones must not be mixed with it."""
         names = [s.name for s in self.recipe.stages]
         later = [self.run.stage(n) for n in names[names.index(stage.name) + 1 :]]
-        built = [str(f.path) for f in later if f.info()]
+        built = [str(f.path) for f in later if f.info().status != "unknown"]
         if built:
             raise RunError(
                 f"{folder.path} was damaged and came out otherwise than before (another machine or "
@@ -175,11 +174,9 @@ def _outliving(announce: Announce) -> Announce:
     return tell
 
 
-def _left(info: Mapping[str, Any]) -> dict[str, Any]:
+def _left(info: StageInfo) -> dict[str, Any]:
     """What later stages learn from of a stage: its weights and its groups."""
-    files = info.get("files")
-    if not isinstance(files, Mapping):
-        return {}
+    files = info.files or {}
     return {k: v for k, v in files.items() if k.endswith((".safetensors", "groups.jsonl"))}
 
 
@@ -205,21 +202,21 @@ def _memory(memory: Mapping[str, str]) -> str:
     return f"; it runs as {memory['runs as']}; estimated memory {', '.join(ways)}"
 
 
-def _summary(info: dict[str, Any]) -> str:
-    seen = info["summary"]
+def _summary(info: StageInfo) -> str:
+    seen = info.summary
     keys = ["reward", "gold", "kl", "length", "groups"]
     if "reward" not in seen:
         keys = ["loss", "accuracy", *keys]
     figures = [f"{k} {seen[k]:.3g}" for k in keys if k in seen]
-    kept = info.get("held_out", {})
+    kept = info.held_out
     held_out = [f"{k} {kept[k]:.3g}" for k in keys if k in kept]
     if "accuracy_low" in kept:
         ends = f" [{kept['accuracy_low']:.3g}, {kept['accuracy_high']:.3g}]"
         held_out[-1] += ends + (f" n={kept['accuracy_n']:.0f}" if "accuracy_n" in kept else "")
     if held_out:
         figures.append("held out: " + ", ".join(held_out))
-    if info.get("idle_iterations"):
-        figures.append(f"{info['idle_iterations']} iterations trained nothing")
-    skipped = info["skipped"]["count"]
+    if info.idle_iterations:
+        figures.append(f"{info.idle_iterations} iterations trained nothing")
+    skipped = info.skipped.count
     tail = f", {skipped} rows skipped (see skipped.txt)" if skipped else ""
-    return f"{info['seconds']:.0f} s, {', '.join(figures)}{tail}"
+    return f"{info.seconds or 0.0:.0f} s, {', '.join(figures)}{tail}"

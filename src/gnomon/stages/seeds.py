@@ -1,4 +1,4 @@
-"""One recipe on several seeds: a run of its own for each, so that all of them can be looked at."""
+"""One recipe on several seeds: a run for each, so that all of them can be compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def parse_seeds(text: str) -> list[int]:
     """``0,1,2`` as numbers.
 
     Raises:
-        ConfigError: something that is no number, the same seed twice, or only one.
+        ConfigError: something that is not a number, the same seed twice, or only one.
     """
     try:
         seeds = [int(part) for part in text.split(",")]
@@ -50,9 +50,9 @@ def run_seeds(
     """Run the recipe for each seed, one after the other, and return the runs' folders.
 
     Raises:
-        ConfigError: see :func:`seeded_recipes`; or a seed's folder holds a run that cannot be gone
-            on with, which is said before the first one begins.
-        GnomonError: what a run raises; ``resume`` goes on with the run that it stopped in.
+        ConfigError: see :func:`seeded_recipes`; or a seed's folder holds a run that cannot be
+            resumed, which is said before the first run starts.
+        GnomonError: what a run raises; ``resume`` continues the run that it stopped in.
     """
     recipes = seeded_recipes(recipe, seeds)
     for one in recipes:

@@ -18,11 +18,11 @@ from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.data.shards import is_glob
 from gnomon.data.values import RowError, Skipped
 from gnomon.errors import ConfigError, DataError, RunError
-from gnomon.files import write_json, write_text
-from gnomon.integrity import read_object
+from gnomon.files import write_text
 from gnomon.models.load import LoadedModel
 from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
 from gnomon.records import Group, TokenGroup
+from gnomon.runs.records import DataFiles
 from gnomon.stages.builtin import (
     BUILTIN,
     GENERATED,
@@ -358,28 +358,26 @@ class StageData:
         return encode_prompts(encoder, groups, self.report)
 
     def note(self, file: Path, resume: bool) -> None:
-        """Note the sources' hashes; a stage that was begun goes on with the same data only.
+        """Note the sources' hashes; a stage resumes with the same data only.
 
         Raises:
             ConfigError: some of it is not what it was, so a resumed run would mix the two.
         """
         if resume and file.exists():
             try:
-                before = read_object(file)
+                changed = DataFiles.read(file).changed(self.report.files)
             except ValueError as error:
                 raise RunError(
-                    f"{error}, so it cannot be told whether the data is still what it was. Put the "
-                    "file back; or remove it, if you know that the data is the same, and go on "
+                    f"{error}, so nobody can tell whether the data is still what it was. Put the "
+                    "file back; or remove it, if you know that the data is the same, and resume "
                     "with --resume."
                 ) from error
-            paths = sorted(before.keys() | self.report.files.keys())
-            changed = [p for p in paths if before.get(p) != self.report.files.get(p)]
             if changed:
                 raise ConfigError(
                     f"stage {self.stage.name!r}: {', '.join(changed)} changed since this run was "
-                    "begun. Put it back to resume, or begin anew under another name (name=...)."
+                    "started. Put it back to resume, or start again under another name (name=...)."
                 )
-        write_json(file, self.report.files)
+        DataFiles(self.report.files).write(file)
 
     def write_skipped(self, file: Path) -> None:
         """Every row left out, with its place, the reason and the cure, one a line."""

@@ -30,6 +30,7 @@ from gnomon.plugins import load_builtin
 from gnomon.recipe.schema import Recipe, RewardSpec, StageSpec
 from gnomon.rollout.protocol import Engine
 from gnomon.runs.folder import RunFolder
+from gnomon.runs.records import Skipped, StageInfo
 from gnomon.stages.engines import make_engine
 from gnomon.stages.names import (
     KINDS,
@@ -42,7 +43,7 @@ from gnomon.stages.names import (
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import StageData, context_of, recipe_encoder
 from gnomon.train.progress import Progress
-from gnomon.train.stop import Stop
+from gnomon.train.watch import Stop
 
 
 class Stage:
@@ -228,12 +229,11 @@ def memory_info(stage: Stage) -> dict[str, str]:
 
 def run_stage(
     stage: Stage, resume: bool, memory: Mapping[str, str] | None = None, stop: Stop | None = None
-) -> dict[str, Any]:
-    """Run a stage to its end and return its summary (also in stage.json).
+) -> StageInfo:
+    """Run a stage to its end and return what stage.json says of it.
 
-    ``seconds`` are on the clock; ``cpu_seconds`` of this process on all cores together, which a
-    busy machine does not lengthen. ``files`` are fingerprints of what the stage left, which
-    :meth:`StageFolder.damage` compares before a resumed run uses them.
+    Its ``files`` are fingerprints of what the stage left, which :meth:`StageFolder.damage` compares
+    before a resumed run uses them.
 
     Args:
         memory: the estimate to note in stage.json.
@@ -241,54 +241,45 @@ def run_stage(
     """
     folder, spec = stage.folder, stage.spec
     stage.stop = stop or stage.stop
-    info: dict[str, Any] = {
-        "name": spec.name,
-        "algorithm": spec.algorithm,
-        "status": "running",
-        "memory": dict(memory or {}),
-    }
-    spent = folder.info() if resume else {}
-    clocks = {"seconds": time.time, "cpu_seconds": time.process_time}
-    before = {name: _spent(spent, name) - clock() for name, clock in clocks.items()}
-    info |= {name: _spent(spent, name) for name in clocks}
+    info = StageInfo(
+        name=spec.name, algorithm=spec.algorithm, status="running", memory=dict(memory or {})
+    )
+    earlier = folder.info() if resume else StageInfo()
+    info.seconds, info.cpu_seconds = earlier.seconds or 0.0, earlier.cpu_seconds or 0.0
+    began, cpu_began = info.seconds - time.time(), info.cpu_seconds - time.process_time()
     make_folder(folder.path)
     folder.write_info(info)
     try:
         torch.manual_seed(stage.seed)
         loaded = load_causal_lm(stage.start_model(), dtype=stage.recipe.dtype, device=stage.device)
-        info["start"] = {"from": loaded.source, "sha256": loaded.fingerprint}
+        info.note(start={"from": loaded.source, "sha256": loaded.fingerprint})
         stage.stop.check("before its first iteration: nothing of it had to be saved")
-        info |= stage.work(loaded, resume)
+        info.note(**stage.work(loaded, resume))
         stage.run.update_manifest(
             data={f"{spec.name}: {k}": v for k, v in stage.data.report.files.items()},
-            models={spec.name: info["start"]},
+            models={spec.name: info.start},
         )
-        info |= {"files": folder.fingerprints(), "status": "done"}
+        info.note(files=folder.fingerprints(), status="done")
     except Pending as pause:
-        info |= {"status": "paused", "error": str(pause)}
+        info.note(status="paused", error=str(pause))
         raise
     except (RunStopped, KeyboardInterrupt) as stopped:
-        info |= {"status": "stopped", "error": str(stopped) or "stopped at once"}
+        info.note(status="stopped", error=str(stopped) or "stopped at once")
         raise
     except BaseException as error:
-        info |= {"status": "failed", "error": str(error) or type(error).__name__}
+        info.note(status="failed", error=str(error) or type(error).__name__)
         raise
     finally:
         try:
             stage.closing.close()
         finally:  # after an impatient second Ctrl-C, say
-            info |= {name: before[name] + clock() for name, clock in clocks.items()}
-            info["skipped"] = stage.data.report.skipped_info()
+            info.seconds = began + time.time()
+            info.cpu_seconds = cpu_began + time.process_time()
+            info.skipped = Skipped(**stage.data.report.skipped_info())
             if folder.path.is_dir():  # not where someone has removed it
                 stage.data.write_skipped(folder.path / "skipped.txt")
                 folder.write_info(info)
     return info
-
-
-def _spent(info: Mapping[str, Any], name: str) -> float:
-    """Seconds that an earlier part of the stage took; 0 where stage.json does not say."""
-    value = info.get(name, 0.0)
-    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def pick_device(name: str) -> torch.device:

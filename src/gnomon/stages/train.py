@@ -21,6 +21,7 @@ from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate
 from gnomon.models.roles import LoraSettings, Role
 from gnomon.models.save import save_policy, save_reward_model
 from gnomon.runs.checkpoint import CheckpointStore
+from gnomon.runs.records import DATA
 from gnomon.stages.environments import build_environment, openings
 from gnomon.stages.names import reward_folder
 from gnomon.stages.roles import RoleBuilder, lora_settings
@@ -148,7 +149,7 @@ class Train(Stage):
         rows = self._rows(builder, encoder)
         text = self.data.text(encoder)
         normalise_on = self.data.normalisers(encoder) if not self.samples else []
-        self.data.note(self.folder.path / "data.json", resume)
+        self.data.note(self.folder.path / DATA, resume)
         cache = self._reference_cache(loaded, encoder)
         bench = self._bench(roles, len(rows[0]))
         bench.normalise_on, bench.reference_store = normalise_on, cache

@@ -1,4 +1,4 @@
-"""Confidence intervals of shares and of means; those of differences are in ``differences``.
+"""Confidence intervals of shares and of means; those of differences are in ``prompts``.
 
 A figure that is a share (of answers that are right, of pairs ordered as labelled, of responses that
 end) has an interval by the binomial distribution, which says something where all outcomes are the
@@ -10,7 +10,7 @@ docs/intervals.md has the coverage and the width of every one of these, by simul
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,19 +35,24 @@ class Interval:
     Attributes:
         value: the estimate; NaN when nothing was measured.
         low, high: the interval's ends; NaN where there is none.
-        n: how many independent observations stand behind it: prompts where there are several
-            answers to each, an effective number when they were weighted.
+        n: how many independent observations it is of: prompts where there are several answers to
+            each, an effective number when they were weighted; 0 where that is not known.
         level: the interval's coverage.
     """
 
     value: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
     n: float = 0.0
     level: float = 0.95
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n:.0f}"
+
+    @property
+    def known(self) -> bool:
+        """Whether it has both ends."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
     def excludes(self, x: float) -> bool:
         """Whether ``x`` lies outside the interval (False when it is NaN: nothing is shown)."""
@@ -62,11 +67,28 @@ class Interval:
             "n": self.n,
         }
 
+    @classmethod
+    def parse(cls, raw: object) -> Interval | None:
+        """The figure that :meth:`to_dict` wrote, or a plain number; None for anything else."""
+        if isinstance(raw, cls):
+            return raw
+        if not isinstance(raw, Mapping):
+            raw = {"value": raw}
+        value, low, high, n = (_number(raw.get(key)) for key in ("value", "low", "high", "n"))
+        return None if math.isnan(value) else cls(value, low, high, 0.0 if math.isnan(n) else n)
+
     def scaled(self, bounds: Bounds) -> Interval:
         """The interval of a share as that of a mean between two bounds."""
         low, high = bounds
         value, first, last = (low + (high - low) * x for x in (self.value, self.low, self.high))
         return Interval(value, first, last, self.n, self.level)
+
+
+def _number(raw: object) -> float:
+    """A finite number as a float; NaN for anything else."""
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
+        return math.nan
+    return float(raw)
 
 
 def finite_or_none(x: float) -> float | None:
@@ -78,7 +100,7 @@ def t_quantile(level: float, dof: float) -> float:
     """The t with P(\\|T\\| <= t) = ``level`` for Student's t; with infinite ``dof`` the normal's.
 
     Raises:
-        ValueError: a level that is no share, or no degree of freedom.
+        ValueError: a level outside (0, 1), or degrees of freedom not above 0.
     """
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie between 0 and 1, got {level}")
@@ -88,27 +110,6 @@ def t_quantile(level: float, dof: float) -> float:
 
 
 # -- shares ---------------------------------------------------------------------------------------
-
-
-def wilson_interval(successes: float, n: float, level: float = 0.95) -> Interval:
-    """Wilson's score interval for a proportion (Wilson 1927, "Probable inference", JASA 22).
-
-    Its coverage is right on average over p but 92% at n = 20, p = 0.05, and 90% at n = 21,
-    p = 0.026; gnomon's figures are given with :func:`exact_interval`.
-
-    Raises:
-        ValueError: successes outside [0, n].
-    """
-    p = _proportion(successes, n)
-    if n == 0:
-        return Interval(math.nan, 0.0, 1.0, 0.0, level)
-    z = t_quantile(level, math.inf)
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # Exact at the ends, where rounding would leave the estimate just outside its own interval.
-    low = 0.0 if p == 0.0 else max(0.0, centre - half)
-    high = 1.0 if p == 1.0 else min(1.0, centre + half)
-    return Interval(p, low, high, float(n), level)
 
 
 def exact_interval(successes: float, n: float, level: float = 0.95) -> Interval:
@@ -270,9 +271,7 @@ def mean_interval(
     values: ArrayLike,
     level: float = 0.95,
     *,
-    method: Literal["auto", "t", "bootstrap"] = "auto",
-    resamples: int = 2000,
-    seed: int = 0,
+    method: Literal["auto", "t"] = "auto",
 ) -> Interval:
     """Mean of ``values`` [n] with its interval.
 
@@ -282,8 +281,8 @@ def mean_interval(
     Args:
         method: ``auto`` takes nothing but 0, 1/2 and 1 as a share, as it does one value between 0
             and 1 throughout (:func:`weighted_proportion`), everything else as ``t``, Student's.
-            ``bootstrap`` is the percentile bootstrap. These two have no interval (NaN ends) where
-            all values are the same: nothing shows how far others would be.
+            It has no interval (NaN ends) where all values are the same: nothing shows how far
+            others would be.
 
     Raises:
         ValueError: values that are not finite, or not one-dimensional.
@@ -292,17 +291,11 @@ def mean_interval(
     n = x.size
     if n == 0:
         return Interval(math.nan, math.nan, math.nan, 0.0, level)
-    if method == "auto" and is_share(x):
+    if method == "auto" and _is_share(x):
         return weighted_proportion(x, level=level)
     mean = float(x.mean())
     if n == 1 or _constant(x):
         return Interval(mean, math.nan, math.nan, float(n), level)
-    if method == "bootstrap":
-        rng = np.random.default_rng(seed)
-        # Row by row, so that the memory stays O(n) rather than O(n * resamples).
-        means = np.array([x[rng.integers(0, n, n)].mean() for _ in range(resamples)])
-        low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
-        return Interval(mean, float(low), float(high), float(n), level)
     half = t_quantile(level, n - 1) * float(x.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, float(n), level)
 
@@ -314,7 +307,7 @@ def bounded_mean(values: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(found.value, max(0.0, found.low), min(1.0, found.high), found.n, level)
 
 
-def is_share(x: Floats) -> bool:
+def _is_share(x: Floats) -> bool:
     """Whether nothing but the values says that they are shares; see :func:`mean_interval`."""
     whole = bool(np.isin(x, (0.0, 0.5, 1.0)).all())
     return whole or (x.size > 1 and _constant(x) and bool(0.0 <= x[0] <= 1.0))

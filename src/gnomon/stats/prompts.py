@@ -1,18 +1,23 @@
-"""Figures over prompts that were answered once or several times: means, and gains paired by prompt.
+"""Figures over prompts, answered once or several times: means, differences of two models, pass@k.
 
 ``bounds`` says what the values are: shares between two values, or quantities where it is None. By
-default they are asked themselves (:func:`share_bounds`); to compare models ask all their values
+default the values themselves say (:func:`share_bounds`); to compare models, ask all their values
 together, so that one model's constant answers are seen for what they are.
+
+pass@k is how often at least one of k answers is right; at k = 1 it is accuracy. A gain at 1 without
+one at a large k says that training sharpened what the policy could already do; a gain at a large k,
+that it reaches prompts it did not reach before (Yue et al. 2025, arXiv 2504.13837).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from gnomon.stats.differences import paired_difference, paired_shares
 from gnomon.stats.intervals import (
     Bounds,
     Floats,
@@ -21,7 +26,69 @@ from gnomon.stats.intervals import (
     mean_of_shares,
     mean_samples,
     share_bounds,
+    t_quantile,
+    vector,
 )
+
+PAIRED_AGREEMENT = 0.1
+"""The correlation that is assumed of differences between a prompt's answers, where the data do not
+show it. Difficulty has gone from them, so it is less than that of the answers."""
+
+
+def paired_shares(
+    a: ArrayLike, b: ArrayLike, samples: float = 1.0, level: float = 0.95
+) -> Interval:
+    """Mean of a - b over prompts [P], both shares of ``samples`` rights and wrongs of the prompt.
+
+    Bonett & Price 2012, "Adjusted Wald confidence interval for a difference of binomial
+    proportions based on paired data": one pair more that gained and one more that lost, so that
+    pairs which all agree do not show that no pair can differ. Student's t in place of the normal
+    quantile. With several samples the two pairs differ by less: what the mean of ``samples``
+    answers would, were they correlated by PAIRED_AGREEMENT.
+
+    Raises:
+        ValueError: a share outside [0, 1], lengths that differ, fewer than one sample.
+    """
+    x, y = _pair(a, b)
+    for name, side in (("a", x), ("b", y)):
+        if side.size and not 0.0 <= side.min() <= side.max() <= 1.0:
+            raise ValueError(f"{name} holds shares between 0 and 1, got {side.min()}-{side.max()}")
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples}")
+    n = x.size
+    if n == 0:
+        return Interval(math.nan, -1.0, 1.0, 0.0, level)
+    difference = x - y
+    value = float(difference.mean())
+    if n == 1:
+        return Interval(value, -1.0, 1.0, 1.0, level)
+    added = (1.0 + (samples - 1.0) * PAIRED_AGREEMENT) / samples
+    centre = float(difference.sum()) / (n + 2)
+    variance = (float((difference**2).sum()) + 2 * added) / (n + 2) - centre**2
+    half = t_quantile(level, n - 1) * math.sqrt(variance / (n + 2))
+    low, high = max(-1.0, centre - half), min(1.0, centre + half)
+    return Interval(value, min(low, value), max(high, value), float(n), level)
+
+
+def independent_difference(a: Interval, b: Interval) -> Interval:
+    """a - b of two figures measured apart, from their intervals.
+
+    The method of variance estimates recovery (Newcombe 1998, method 10; Zou & Donner 2008): each
+    end is as far off as the two sides that lie towards it, added in squares, so that the
+    lopsided intervals of shares near 0 and 1 stay so. NaN ends where either has no interval.
+    """
+    gap = a.value - b.value
+    low = gap - math.hypot(a.value - a.low, b.high - b.value)
+    high = gap + math.hypot(a.high - a.value, b.value - b.low)
+    return Interval(gap, low, high, min(a.n, b.n), min(a.level, b.level))
+
+
+def _pair(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+    x, y = vector(a, "a"), vector(b, "b")
+    if x.size != y.size:
+        raise ValueError(f"paired values must match one to one, got {x.size} and {y.size}")
+    return x, y
+
 
 AskedBounds = Bounds | None | Literal["auto"]
 Values = Sequence[Sequence[float | None]]
@@ -59,7 +126,7 @@ def gain_over_prompts(
     if bounds == "auto":
         bounds = common_bounds(side for pair in pairs for side in pair)
     if bounds is None:
-        return paired_difference(first, second, level, method="t")
+        return mean_interval(np.subtract(first, second), level, method="t")
     samples = mean_samples([len(row) for pair in pairs for row in pair])
     gain = paired_shares(_as_shares(first, bounds), _as_shares(second, bounds), samples, level)
     return gain.scaled((0.0, bounds[1] - bounds[0]))
@@ -97,3 +164,69 @@ def _rows(values: Values) -> list[list[float]]:
 def _as_shares(means: Sequence[float], bounds: Bounds) -> Floats:
     low, high = bounds
     return np.clip((np.asarray(means, dtype=np.float64) - low) / (high - low), 0.0, 1.0)
+
+
+Right = Sequence[Sequence[bool | None]]
+"""[P][n] whether the i-th answer to a prompt is right; None where it could not be judged."""
+
+
+def ks_up_to(n: int) -> list[int]:
+    """1, 2, 4, ... and n itself."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    return sorted({2**i for i in range(n.bit_length()) if 2**i <= n} | {n})
+
+
+def prompt_pass_at_k(right: Right, k: int) -> list[float]:
+    """[P] the unbiased estimate of pass@k for each prompt (Chen et al. 2021, eq. 1); NaN for a
+    prompt with fewer than k judged answers."""
+    judged = [[r for r in row if r is not None] for row in right]
+    return [pass_at_k(len(row), sum(row), k) if len(row) >= k else math.nan for row in judged]
+
+
+def pass_curve(right: Right, ks: Sequence[int]) -> list[Interval]:
+    """The mean over prompts of pass@k, for each k, with its interval; prompts with too few judged
+    answers are left out of it. A share of 0 of 20 does not prove never: see
+    :func:`~gnomon.stats.intervals.mean_of_shares`."""
+    out = []
+    for k in ks:
+        known = [x for x in prompt_pass_at_k(right, k) if not math.isnan(x)]
+        out.append(mean_of_shares(known, _samples([right], k)))
+    return out
+
+
+def pass_gain(after: Right, before: Right, ks: Sequence[int]) -> list[Interval]:
+    """The mean over prompts of pass@k after less before, paired by prompt, for each k.
+
+    Raises:
+        ValueError: the two are not of the same prompts.
+    """
+    if len(after) != len(before):
+        raise ValueError(f"paired by prompt, but there are {len(after)} and {len(before)}")
+    out = []
+    for k in ks:
+        pairs = zip(prompt_pass_at_k(after, k), prompt_pass_at_k(before, k), strict=True)
+        both = [(a, b) for a, b in pairs if not (math.isnan(a) or math.isnan(b))]
+        samples = _samples([after, before], k)
+        out.append(paired_shares([a for a, _ in both], [b for _, b in both], samples))
+    return out
+
+
+def _samples(sides: Sequence[Right], k: int) -> float:
+    """As how many rights and wrongs a prompt's pass@k counts: n / k of its n judged answers, the
+    harmonic mean over prompts."""
+    counts = [sum(r is not None for r in row) for right in sides for row in right]
+    return mean_samples([n / k for n in counts if n >= k])
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Chance that at least one of k draws out of n samples, c of them correct, is correct.
+
+    The unbiased estimator 1 - C(n-c, k) / C(n, k) of Chen et al. 2021 (arXiv 2107.03374), eq. 1, as
+    a product that neither overflows nor cancels. Average it over prompts.
+    """
+    if not 0 <= c <= n or not 1 <= k <= n:
+        raise ValueError(f"need 0 <= c <= n and 1 <= k <= n, got n={n}, c={c}, k={k}")
+    if n - c < k:
+        return 1.0
+    return 1.0 - float(np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))

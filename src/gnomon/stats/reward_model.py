@@ -9,20 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from rich.table import Table
 
 from gnomon.errors import DataError
-from gnomon.stats.statistics import (
-    Calibration,
-    Floats,
-    Interval,
-    accuracy_by_category,
-    expected_calibration_error,
-    finite_or_none,
-    pearson,
-    spearman,
-    weighted_proportion,
-)
+from gnomon.stats.intervals import Floats, Interval, finite_or_none, vector, weighted_proportion
 
 
 @dataclass(frozen=True)
@@ -49,8 +38,8 @@ class RewardModelReport:
     undecided: int
     ties: int
     tie_margin: float
-    length_pearson: float | None = None
-    length_spearman: float | None = None
+    length_pearson: float = math.nan
+    length_spearman: float = math.nan
     better_shorter: Interval | None = None
     better_longer: Interval | None = None
 
@@ -82,36 +71,12 @@ class RewardModelReport:
         }
         if self.better_shorter is not None and self.better_longer is not None:
             out["length"] = {
-                "pearson": finite_or_none(_number(self.length_pearson)),
-                "spearman": finite_or_none(_number(self.length_spearman)),
+                "pearson": finite_or_none(self.length_pearson),
+                "spearman": finite_or_none(self.length_spearman),
                 "accuracy_better_shorter": self.better_shorter.to_dict(),
                 "accuracy_better_longer": self.better_longer.to_dict(),
             }
         return out
-
-    def render(self) -> Table:
-        """The figures as a table for the terminal."""
-        table = Table(title="Reward model on held-out comparisons", title_justify="left")
-        table.add_column("measure")
-        table.add_column("value", justify="right")
-        table.add_column(f"{self.accuracy.level:.0%} interval", justify="right")
-        table.add_column("n", justify="right")
-        _add_interval(table, "accuracy", self.accuracy)
-        if len(self.by_category) > 1:
-            for name, interval in self.by_category.items():
-                _add_interval(table, f"  {name}", interval)
-        if self.better_shorter is not None and self.better_longer is not None:
-            _add_interval(table, "accuracy, better is shorter", self.better_shorter)
-            _add_interval(table, "accuracy, better is longer", self.better_longer)
-            table.add_row("score-length Pearson r", f"{_number(self.length_pearson):+.3f}", "", "")
-            table.add_row(
-                "score-length Spearman ρ", f"{_number(self.length_spearman):+.3f}", "", ""
-            )
-        table.add_row("calibration error (ECE)", f"{self.ece:.3f}", "", "")
-        table.add_row("mean margin (reward)", f"{self.mean_margin:+.3f}", "", "")
-        if self.ties:
-            table.add_row("mean |margin| on ties", f"{self.tie_margin:.3f}", "", str(self.ties))
-        return table
 
 
 def evaluate_comparisons(
@@ -221,12 +186,22 @@ def _length_probe(
         own = None if about is None else about[chosen].tolist()
         return weighted_proportion(correct[chosen], w[chosen], level, clusters=own)
 
+    linear, rank = _correlations(scores, sizes)
     return {
-        "length_pearson": pearson(scores, sizes),
-        "length_spearman": spearman(scores, sizes),
+        "length_pearson": linear,
+        "length_spearman": rank,
         "better_shorter": share(shorter),
         "better_longer": share(longer),
     }
+
+
+def _correlations(x: Floats, y: Floats) -> tuple[float, float]:
+    """Pearson's and Spearman's correlation; NaN where either is constant or there is one value."""
+    if x.size < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan, math.nan
+    from scipy.stats import pearsonr, spearmanr  # type: ignore[import-untyped]  # slow to import
+
+    return float(pearsonr(x, y).statistic), float(spearmanr(x, y).statistic)
 
 
 def _scores(scores: ArrayLike, side: str) -> Floats:
@@ -248,14 +223,87 @@ def _weighted_mean(x: Floats, w: Floats) -> float:
     return float((x * w).sum()) / total if total > 0 else math.nan
 
 
-def _number(x: float | None) -> float:
-    return math.nan if x is None else x
+@dataclass(frozen=True, slots=True)
+class CalibrationBin:
+    """One bar of a reliability diagram: predictions in [low, high) and how often they came true."""
+
+    low: float
+    high: float
+    count: float
+    confidence: float
+    accuracy: float
 
 
-def _add_interval(table: Table, name: str, interval: Interval) -> None:
-    table.add_row(
-        name,
-        f"{interval.value:.3f}",
-        f"{interval.low:.3f} - {interval.high:.3f}",
-        f"{interval.n:.0f}",
-    )
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Expected calibration error and the table behind it (empty bins left out)."""
+
+    ece: float
+    bins: tuple[CalibrationBin, ...]
+
+
+def expected_calibration_error(
+    probabilities: ArrayLike,
+    outcomes: ArrayLike,
+    bins: int = 10,
+    *,
+    lower: float = 0.0,
+    weights: ArrayLike | None = None,
+) -> Calibration:
+    """Sum over bins of (share of predictions) * |accuracy - confidence|.
+
+    Naeini et al. 2015 and Guo et al. 2017 (arXiv 1706.04599), eq. 3, with equal-width bins over
+    [``lower``, 1]; pass ``lower=0.5`` for the confidence of a two-way choice.
+
+    Args:
+        probabilities: [n] predicted probability that the outcome is 1.
+        outcomes: [n] what happened, 0 or 1 (a half for a draw).
+        weights: [n] how much each prediction counts; one each by default.
+    """
+    p, y = vector(probabilities, "probabilities"), vector(outcomes, "outcomes")
+    w = np.ones_like(p) if weights is None else vector(weights, "weights")
+    if not p.size == y.size == w.size:
+        raise ValueError(f"lengths differ: {p.size} probabilities, {y.size} outcomes, {w.size}")
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    if p.size and (p.min() < lower or p.max() > 1.0):
+        raise ValueError(f"probabilities must lie in [{lower:g}, 1]")
+    total = float(w.sum())
+    if total == 0.0:
+        return Calibration(math.nan, ())
+    edges = np.linspace(lower, 1.0, bins + 1)
+    which = np.clip(np.searchsorted(edges, p, side="right") - 1, 0, bins - 1)
+    ece, table = 0.0, []
+    for i in range(bins):
+        inside = which == i
+        mass = float(w[inside].sum())
+        if mass == 0.0:
+            continue
+        confidence = float((w * p)[inside].sum()) / mass
+        accuracy = float((w * y)[inside].sum()) / mass
+        ece += mass / total * abs(accuracy - confidence)
+        bar = CalibrationBin(float(edges[i]), float(edges[i + 1]), mass, confidence, accuracy)
+        table.append(bar)
+    return Calibration(ece, tuple(table))
+
+
+def accuracy_by_category(
+    correct: ArrayLike,
+    category: Sequence[str | None],
+    *,
+    weights: ArrayLike | None = None,
+    level: float = 0.95,
+    clusters: Sequence[object] | None = None,
+) -> dict[str, Interval]:
+    """``weighted_proportion`` for each category, in order of name; None is "(none)"."""
+    x = vector(correct, "correct")
+    w = np.ones_like(x) if weights is None else vector(weights, "weights")
+    if x.size != len(category):
+        raise ValueError(f"{x.size} outcomes but {len(category)} categories")
+    names = np.array([c if c is not None else "(none)" for c in category], dtype=object)
+    out: dict[str, Interval] = {}
+    for name in sorted(set(names.tolist())):
+        at = np.flatnonzero(names == name)
+        own = None if clusters is None else [clusters[int(i)] for i in at]
+        out[str(name)] = weighted_proportion(x[at], w[at], level, clusters=own)
+    return out

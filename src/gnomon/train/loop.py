@@ -19,23 +19,18 @@ from gnomon.algorithms.base import LossOutput
 from gnomon.algorithms.metric import MetricSums
 from gnomon.data.batch import Batch
 from gnomon.errors import EngineError, Pending, RewardsFailedError, RunError, RunStopped
-from gnomon.files import write_json
-from gnomon.integrity import Prints, fingerprints, problem
+from gnomon.files import Fingerprints, damage, fingerprints
 from gnomon.models.merge import first_not_finite
 from gnomon.runs.checkpoint import CheckpointStore
-from gnomon.runs.metrics import MetricsStore
-from gnomon.runs.rows import Mark, RowStore
-from gnomon.runs.samples import SampleStore
-from gnomon.train.idle import IdleWatch
+from gnomon.runs.records import EVALS, Evals
+from gnomon.runs.rows import Mark, MetricsStore, RowStore, SampleStore
 from gnomon.train.learner import Experience, Learner, Minibatch
 from gnomon.train.optim import LoopOptions, clip_grad_norm, lr_at, make_optimizer
 from gnomon.train.progress import Progress
 from gnomon.train.sinks import Sink
-from gnomon.train.stop import Stop
 from gnomon.train.strategy import OneDevice, Strategy
-from gnomon.train.usage import PeakMemory
+from gnomon.train.watch import IdleWatch, PeakMemory, Stop
 
-EVALS = "evals.json"
 LOOP_METRICS = (
     *("loss", "text_loss", "grad_norm", "lr", "step", "iteration", "seconds"),
     *("tokens_per_second", "peak_rss_gb", "peak_gpu_gb"),
@@ -88,7 +83,7 @@ class Loop:
         self.idle = IdleWatch(learner.algorithm, options.iterations, progress.note)
         self.step = 0
         self.evaluated = False
-        self.evals: Prints | None = None
+        self.evals: Fingerprints | None = None
         self.saved: int | None = None
         self.memory = PeakMemory()
 
@@ -303,7 +298,7 @@ class Loop:
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
         self.learner.train_mode(False)
         evaluation = self.learner.evaluate()
-        write_json(self.folder / EVALS, dict(evaluation.details))
+        Evals(dict(evaluation.details)).write(self.folder / EVALS)
         if self.evaluated:
             return
         if evaluation.metrics:
@@ -314,7 +309,7 @@ class Loop:
 
     def _evals_are_there(self) -> bool:
         """Whether the final evaluation was done and its file is what was written."""
-        return self.evaluated and (self.evals is None or problem(self.folder, self.evals) is None)
+        return self.evaluated and (self.evals is None or damage(self.folder, self.evals) is None)
 
     def _keep_what_was_seen(self, error: BaseException) -> None:
         """Write the rows up to the error, and the samples whose rewards failed.

@@ -1,17 +1,15 @@
-"""Live progress of a stage: a bar and the numbers that matter, or plain lines in a log."""
+"""Live progress of a stage: a bar and the figures that matter, or plain lines in a log."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Literal
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich import progress as bar
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from gnomon.console import make_console
@@ -30,6 +28,14 @@ _SHOWN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("accuracy", ("accuracy",)),
     ("tokens/s", ("tokens_per_second", "tokens/s")),
 )
+
+
+class _Bar(bar.Progress):
+    """A bar with the figures in a line below it."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield from (Text(task.fields["figures"], style="dim") for task in self.tasks)
 
 
 class Progress:
@@ -51,7 +57,7 @@ class Progress:
         """Args:
         title: the stage's name.
         total: iterations of the whole stage.
-        enabled: "auto" draws on a terminal and prints lines elsewhere; True draws always;
+        enabled: "auto" draws on a terminal and prints lines elsewhere; True always draws;
             False shows nothing.
         console: where to show it; standard error by default.
         clock: seconds, from anywhere.
@@ -60,55 +66,55 @@ class Progress:
         self.total = total
         self._console = console or make_console(stderr=True)
         self._clock = clock
-        self._done = 0
-        self._metrics: Numbers = {}
-        self._phase: tuple[str, int, int] | None = None
+        self._live = enabled is True or (enabled == "auto" and self._console.is_terminal)
+        self._lines = enabled == "auto" and not self._live
+        self._bar = _Bar(
+            bar.TextColumn("{task.description}", style="bold", markup=False),
+            bar.BarColumn(28),
+            bar.MofNCompleteColumn(),
+            bar.TextColumn("{task.fields[phase]}", style="cyan", markup=False),
+            bar.TextColumn("ETA {task.fields[eta]}", style="dim"),
+            console=self._console,
+            refresh_per_second=4,
+        )
+        self._bar.add_task(title, total=total, phase="", eta="?", figures="")
+        self._task = self._bar.tasks[0]
         self._pace: float | None = None
         self._iteration_at = clock()
-        self._printed_at: float | None = None
+        self._printed_at = -math.inf
         self._unprinted = False
-        self._live = self._make_live(enabled)
-        self._lines = enabled == "auto" and self._live is None
 
     def __enter__(self) -> Progress:
         self._iteration_at = self._clock()
-        if self._live is not None:
-            self._live.start()
+        if self._live:
+            self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
-        elif self._lines and self._unprinted:
+    def __exit__(self, *error: object) -> None:
+        if self._live:
+            self._bar.stop()
+        elif self._unprinted:
             self._print()
 
     def resume(self, iteration: int) -> None:
         """``iteration`` iterations were done before; they do not count for the pace."""
-        self._done = iteration
+        self._task.completed = iteration
         self._iteration_at = self._clock()
 
     def update(self, iteration: int, metrics: Numbers) -> None:
         """``iteration`` iterations are done now; ``metrics`` are the last one's figures."""
-        now = self._clock()
-        if iteration > self._done:
-            seconds = (now - self._iteration_at) / (iteration - self._done)
-            old = self._pace
-            self._pace = seconds if old is None else _RECENT * seconds + (1 - _RECENT) * old
+        now, new = self._clock(), iteration - self._task.completed
+        if new > 0:
+            seconds = (now - self._iteration_at) / new
+            old = seconds if self._pace is None else self._pace
+            self._pace = _RECENT * seconds + (1 - _RECENT) * old
             self._iteration_at = now
-        self._done = iteration
-        self._metrics = metrics
-        self._phase = None
-        self._changed()
+        self._task.completed = iteration
+        self._show(phase="", figures="  ".join(_figures(metrics)), eta=self.eta())
 
     def phase(self, name: str, done: int, total: int) -> None:
         """Within the current iteration, ``done`` of ``total`` units of ``name`` are finished."""
-        self._phase = (name, done, total)
-        self._changed()
+        self._show(phase=f"{name} {done}/{total}")
 
     def note(self, text: str) -> None:
         """Say something beside the figures, above the bar where there is one."""
@@ -117,35 +123,22 @@ class Progress:
 
     def line(self) -> str:
         """What is known now, as one plain line."""
-        parts = [f"{self.title} {self._done}/{self.total}", *self._figures()]
-        if self._phase is not None:
-            parts.append(self._phase_text())
-        parts.append(f"ETA {self.eta()}")
-        return "  ".join(parts)
+        done = f"{self.title} {self._task.completed:.0f}/{self.total}"
+        fields = self._task.fields
+        parts = (done, fields["figures"], fields["phase"], f"ETA {fields['eta']}")
+        return "  ".join(part for part in parts if part)
 
     def eta(self) -> str:
-        """Time to the end at the recent pace, as ``1:02:03`` or ``2:03``; ``?`` when unknown."""
-        left = self.total - self._done
+        """Time to the end at the recent pace, as ``1:02:03``; ``?`` when unknown."""
+        left = self._task.remaining or 0
         if left <= 0:
-            return "0:00"
-        if self._pace is None:
-            return "?"
-        seconds = round(left * self._pace)
-        hours, rest = divmod(seconds, 3600)
-        minutes, rest = divmod(rest, 60)
-        return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+            return str(timedelta())
+        return "?" if self._pace is None else str(timedelta(seconds=round(left * self._pace)))
 
-    def _make_live(self, enabled: Literal["auto"] | bool) -> Live | None:
-        if enabled is True or (enabled == "auto" and self._console.is_terminal):
-            return Live(get_renderable=self._render, console=self._console, refresh_per_second=4)
-        return None
-
-    def _changed(self) -> None:
-        if not self._lines:
-            return  # a live bar refreshes itself
-        self._unprinted = True
-        now = self._clock()
-        if self._printed_at is None or now - self._printed_at >= _LINE_SECONDS:
+    def _show(self, **fields: Any) -> None:
+        self._task.fields.update(fields)  # a live bar refreshes itself
+        self._unprinted = self._lines
+        if self._lines and self._clock() - self._printed_at >= _LINE_SECONDS:
             self._print()
 
     def _print(self) -> None:
@@ -153,30 +146,12 @@ class Progress:
         self._printed_at = self._clock()
         self._unprinted = False
 
-    def _figures(self) -> list[str]:
-        shown = []
-        for label, keys in _SHOWN:
-            value = next((v for k in keys if (v := self._metrics.get(k)) is not None), None)
-            if isinstance(value, int | float):
-                shown.append(f"{label} {_short(value)}")
-        return shown
 
-    def _phase_text(self) -> str:
-        if self._phase is None:
-            return ""
-        name, done, total = self._phase
-        return f"{name} {done}/{total}"
-
-    def _render(self) -> Group:
-        row = Table.grid(padding=(0, 1))
-        row.add_row(
-            Text(self.title, style="bold"),
-            ProgressBar(total=max(1, self.total), completed=self._done, width=28),
-            Text(f"{self._done}/{self.total}"),
-            Text(self._phase_text(), style="cyan"),
-            Text(f"ETA {self.eta()}", style="dim"),
-        )
-        return Group(row, Text("  ".join(self._figures()), style="dim"))
+def _figures(metrics: Numbers) -> Iterable[str]:
+    for label, keys in _SHOWN:
+        value = next((v for k in keys if (v := metrics.get(k)) is not None), None)
+        if isinstance(value, int | float):
+            yield f"{label} {_short(value)}"
 
 
 def _short(value: float) -> str:

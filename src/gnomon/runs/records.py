@@ -1,0 +1,345 @@
+"""What a run leaves, as typed records: each class writes its file and reads it again.
+
+    recipe.yaml        the recipe            :func:`dump_recipe`, :func:`read_recipe`
+    manifest.json      :class:`Manifest`     versions, hardware, seeds, SHA-256 of data and models
+    stage.json         :class:`StageInfo`    what a stage did, and fingerprints of what it left
+    evals.json         :class:`Evals`        held-out figures
+    data.json          :class:`DataFiles`    SHA-256 and rows of a stage's data
+
+Metrics and samples are in :mod:`gnomon.runs.rows`, checkpoints in :mod:`gnomon.runs.checkpoint`,
+comparison.json in :mod:`gnomon.runs.comparison`.
+What a run of an older version does not have, or has in another form, is the field's default; keys
+that a class does not know are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    RootModel,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+
+import gnomon
+from gnomon.files import first_line, read_object, write_json
+from gnomon.recipe.schema import Recipe
+from gnomon.stats.intervals import Interval
+
+MANIFEST, STAGE, EVALS, DATA = "manifest.json", "stage.json", "evals.json", "data.json"
+COMPARISON = "comparison.json"
+_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors", "numpy", "pyarrow")
+
+_READ = {"lenient": True}
+"""The context of validation where a file is read; a record that is made is checked strictly."""
+
+
+class JsonFile(BaseModel):
+    """A record in a file of its own, a JSON object."""
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """The record in ``file``.
+
+        Raises:
+            ValueError: the file cannot be read or holds something else; the message begins with it.
+        """
+        try:
+            return cls.model_validate(read_object(file), context=_READ)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{file}: {first['loc'][0]}: {first['msg']}") from error
+
+    @classmethod
+    def read_or_empty(cls, file: Path) -> Self:
+        """The record in ``file``; an empty one where the file is missing or damaged."""
+        try:
+            return cls.read(file)
+        except ValueError:
+            return cls.model_validate({})
+
+    def write(self, file: Path) -> None:
+        """Replace ``file`` in one step; fields that were never set are left out."""
+        write_json(file, self.model_dump(exclude_unset=True))
+
+
+class Record(JsonFile):
+    """A record of named fields; one of the wrong type is read as the field's default."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _or_default(
+        cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            field = cls.model_fields[str(info.field_name)]
+            if info.context != _READ or field.is_required():
+                raise
+            return field.get_default(call_default_factory=True)
+
+    def note(self, **entries: Any) -> None:
+        """Set fields; a mapping is merged into the one that is there."""
+        for name, value in entries.items():
+            known = getattr(self, name)
+            setattr(self, name, {**known, **value} if isinstance(known, dict) else value)
+
+
+class Skipped(Record):
+    """How many rows of a stage's data were left out, and the first of them in words."""
+
+    count: int = 0
+    examples: list[str] = []
+
+
+class StageInfo(Record):
+    """stage.json.
+
+    Attributes:
+        status: running, done, paused, stopped, failed; unknown where the file does not say.
+        error: why it did not get to its end.
+        seconds: on the clock, of all calls together.
+        cpu_seconds: of the process on all cores together, which a busy machine does not lengthen.
+        memory: the estimate, in words.
+        start: where the weights came ``from`` and their ``sha256``.
+        iterations: of the whole stage; ``idle_iterations`` of them trained nothing.
+        summary: the last figures; ``held_out`` are those of the held-out rows.
+        reference: what the cache of reference log-probs did.
+        files: fingerprints of what the stage left, once it is done.
+        skipped: rows of its data that were left out.
+    """
+
+    name: str = ""
+    algorithm: str = ""
+    status: str = "unknown"
+    memory: dict[str, Any] = {}
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    start: dict[str, Any] = {}
+    iterations: int | None = None
+    idle_iterations: int = 0
+    summary: dict[str, Any] = {}
+    held_out: dict[str, Any] = {}
+    reference: dict[str, Any] = {}
+    files: dict[str, dict[str, Any]] | None = None
+    error: str = ""
+    skipped: Skipped = Skipped()
+
+    @property
+    def figures(self) -> dict[str, Interval]:
+        """The summary's numbers."""
+        return {k: m for k, v in self.summary.items() if (m := Interval.parse(v)) is not None}
+
+
+class Manifest(Record):
+    """manifest.json: what was run, when, how and on what.
+
+    Attributes:
+        command, cwd: how the ``gnomon`` command was called, and where.
+        data: SHA-256 and rows of each source, by stage.
+        models: where each stage's weights came from.
+        optimizer: the optimizer of each stage.
+        files: fingerprints of the run's own files.
+    """
+
+    name: str = ""
+    seed: int | None = None
+    started: str = ""
+    versions: dict[str, Any] = {}
+    hardware: dict[str, Any] = {}
+    recipe_sha256: str = ""
+    command: str | list[str] = ""
+    cwd: str = ""
+    data: dict[str, Any] = {}
+    models: dict[str, Any] = {}
+    files: dict[str, Any] = {}
+    optimizer: dict[str, Any] = {}
+    finished: str = ""
+    seconds: dict[str, Any] = {}
+
+    @classmethod
+    def begin(cls, recipe: Recipe) -> Self:
+        """The manifest of a run that starts now, on this machine."""
+        installed = {name: _version(name) for name in _PACKAGES}
+        return cls(
+            name=recipe.name,
+            seed=recipe.seed,
+            started=now(),
+            versions={"gnomon": gnomon.__version__, "python": platform.python_version()}
+            | installed,
+            hardware=_hardware(),
+            recipe_sha256=recipe_hash(recipe),
+            **invocation(),
+            data={},
+            models={},
+            files={},
+        )
+
+
+def invocation() -> dict[str, Any]:
+    """``command`` and ``cwd`` of this process, for the manifest; empty where it is not the
+    ``gnomon`` command (a program that calls gnomon knows how it was called)."""
+    arguments = _arguments()
+    return {} if arguments is None else {"command": shlex.join(arguments), "cwd": os.getcwd()}
+
+
+def resume_command() -> str:
+    """What to type, in this folder, to resume the run."""
+    arguments = _arguments()
+    if arguments is None:
+        return "the same call with resume=True"
+    if "--resume" not in arguments:
+        arguments = [*arguments, "--resume"]
+    return shlex.join(arguments)
+
+
+def _arguments() -> list[str] | None:
+    program = Path(sys.argv[0]).stem if sys.argv else ""
+    return ["gnomon", *sys.argv[1:]] if program == "gnomon" and len(sys.argv) > 1 else None
+
+
+def now() -> str:
+    """The local time with its offset, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _hardware() -> dict[str, Any]:
+    import torch  # not at the top: a report needs none of it
+
+    return {
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+class DataFiles(JsonFile, RootModel[dict[str, Any]]):
+    """data.json: SHA-256 and rows of each of a stage's sources."""
+
+    def changed(self, now: Mapping[str, Any]) -> list[str]:
+        """The sources that are not what they were, or are gone or new."""
+        sources = sorted(self.root.keys() | now.keys())
+        return [source for source in sources if self.root.get(source) != now.get(source)]
+
+
+class Evals(JsonFile, RootModel[dict[str, Any]]):
+    """evals.json: nested held-out figures of a stage, each a number or an interval, and tables."""
+
+    root: dict[str, Any] = {}
+
+    def figures(self) -> dict[str, Interval]:
+        """Every number by its dotted name; tables are passed over."""
+        return dict(_figures(self.root))
+
+    def tables(self, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """(dotted name, value) of every mapping that holds ``key``, at any depth."""
+        return _holders(self.root, key)
+
+
+def _figures(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Interval]]:
+    for key, raw in tree.items():
+        figure = Interval.parse(raw)
+        if figure is not None:
+            yield f"{prefix}{key}", figure
+        elif isinstance(raw, Mapping):
+            yield from _figures(raw, f"{prefix}{key}.")
+
+
+def _holders(
+    tree: Mapping[str, Any], key: str, prefix: str = ""
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, raw in tree.items():
+        if isinstance(raw, Mapping):
+            if key in raw:
+                yield f"{prefix}{name}", raw
+            yield from _holders(raw, key, f"{prefix}{name}.")
+
+
+# -- recipe.yaml ----------------------------------------------------------------------------------
+
+
+def plain_recipe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON has it."""
+    return recipe.model_dump(mode="json", by_alias=True)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out."""
+    plain = plain_recipe(recipe)
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=float("inf"))
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 of everything in a recipe except where its folder is."""
+    plain = {key: value for key, value in plain_recipe(recipe).items() if key != "output"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def read_recipe(file: Path) -> dict[str, Any]:
+    """recipe.yaml as plain data, which an older version may have written.
+
+    Raises:
+        ValueError: it cannot be read, or holds no recipe; the message begins with the file.
+    """
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read ({first_line(error)})") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{file} holds no recipe")
+    return raw
+
+
+def recipe_changes(old: Any, new: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(key, old value, new value) of everything that differs between two recipes as plain data.
+
+    Keys are written as on the command line: ``seed``, ``STAGE.train.lr``.
+    """
+    if at == "stages" and _named(old) and _named(new):
+        old, new = ({stage["name"]: stage for stage in stages} for stages in (old, new))
+        at = ""
+        if list(old) != list(new):
+            yield "order of stages", list(old), list(new)
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            yield from recipe_changes(old.get(key), new.get(key), f"{at}.{key}" if at else str(key))
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (a, b) in enumerate(zip(old, new, strict=True)):
+            yield from recipe_changes(a, b, f"{at}.{i}")
+    elif old != new:
+        yield at, old, new
+
+
+def _named(stages: Any) -> bool:
+    return isinstance(stages, Sequence) and all(
+        isinstance(stage, Mapping) and "name" in stage for stage in stages
+    )
