@@ -22,9 +22,8 @@ from gnomon.algorithms.rollouts import Rollout
 from gnomon.errors import ConfigError, EngineError
 from gnomon.judges.protocol import Sample, Score
 from gnomon.rollout.protocol import Completion, Request, SamplingParams
-from gnomon.rollout.replica import ReplicaEngine
+from gnomon.rollout.replica import ReplicaEngine, TorchReplica
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.rollout.torch_replica import TorchReplica
 from gnomon.train.loop import Loop
 
 

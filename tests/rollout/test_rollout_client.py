@@ -16,12 +16,10 @@ import pytest
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, EngineError, RunError
-from gnomon.rollout.host import HostReplica, Job, Sampled
-from gnomon.rollout.protocol import Request, SamplingParams
-from gnomon.rollout.remote import RemoteHost
-from gnomon.rollout.replica import ReplicaEngine
+from gnomon.rollout.client import RemoteHost
+from gnomon.rollout.protocol import Job, Request, Sampled, SamplingParams, WeightsFile
+from gnomon.rollout.replica import HostReplica, ReplicaEngine
 from gnomon.rollout.torch_host import TorchHost
-from gnomon.rollout.weights import WeightsFile
 from served import EOS, Servers, client, dial, free_port, policy
 
 OURS = "Gnomon-Rollouts: 2"

@@ -16,11 +16,9 @@ import torch
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, DataError, EngineError, ModelError
-from gnomon.rollout.host import Job, Sampled
-from gnomon.rollout.protocol import Request, SamplingParams
-from gnomon.rollout.remote import RemoteHost
-from gnomon.rollout.serve import make_host, parse_options
-from gnomon.rollout.server import RolloutServer
+from gnomon.rollout.client import RemoteHost
+from gnomon.rollout.protocol import Job, Request, Sampled, SamplingParams
+from gnomon.rollout.serve import RolloutServer, make_host, parse_options
 from gnomon.rollout.torch_host import TorchHost
 from served import EOS, Process, Serve, ask, client, free_port, own, policy
 

@@ -21,7 +21,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from gnomon.rollout.samples import Collector, Sample
+from gnomon.rollout.sampling import Collector, Sample
 
 
 class _Chooser(LogitsProcessor):  # type: ignore[misc]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -82,3 +83,151 @@ class Engine(Protocol):
     def sync_weights(self) -> None:
         """Sample from the policy's current weights from now on (nothing to do if shared)."""
         ...
+
+
+Progress = Callable[[int, int], None]
+
+
+class Snapshot(Protocol):
+    """Weights kept aside until they are no longer needed."""
+
+    @property
+    def version(self) -> str:
+        """Names the weights: equal versions are equal weights."""
+        ...
+
+
+class StaleWeightsError(Exception):
+    """The replica serves other weights than those asked for; loading them again may help."""
+
+
+class Replica(Protocol):
+    """A copy of the policy that samples."""
+
+    def capture(self) -> Snapshot:
+        """The policy's weights now. Called while nothing trains them."""
+        ...
+
+    def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:
+        """Sample from these weights from now on.
+
+        ``wanted`` is called now and then where that can take long, and raises when nobody waits
+        for it any more.
+
+        Raises:
+            EngineError: they did not arrive whole, or do not fit.
+        """
+        ...
+
+    def sample(
+        self,
+        version: str,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        progress: Progress | None,
+    ) -> list[list[Completion]]:
+        """Sample from the weights ``version``.
+
+        Raises:
+            StaleWeightsError: other weights are loaded.
+            EngineError: the replica is gone.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back memory, files and connections."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class WeightsFile:
+    """A safetensors file.
+
+    Attributes:
+        path: where it is.
+        version: the SHA-256 of its content, in hex.
+        intact: the content is known to be that; otherwise :func:`check_weights` reads it again.
+    """
+
+    path: Path
+    version: str
+    intact: bool = False
+
+
+@dataclass(frozen=True)
+class About:
+    """What a host is.
+
+    Attributes:
+        kind: "vllm" or "torch".
+        program: its name and version, for people.
+        dtype: of its weights.
+        version: of the weights it serves now.
+        window: most tokens of a prompt with its response.
+        vocabulary: how many token ids it knows.
+        config: the model's configuration.
+        shapes: names and shapes of the weights it takes.
+    """
+
+    kind: str
+    program: str
+    dtype: str
+    version: str
+    window: int
+    vocabulary: int
+    config: Mapping[str, Any]
+    shapes: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Requests that are sampled alike, from the weights ``version``; ``eos`` ids end a response."""
+
+    version: str
+    requests: Sequence[Request]
+    params: SamplingParams
+    eos: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One response as a host gives it; ``version`` is of the weights that it was sampled from."""
+
+    ids: Sequence[int]
+    logprobs: Sequence[float]
+    finish_reason: FinishReason
+    version: str
+
+
+class Host(Protocol):
+    """Holds a model of its own, takes weights for it, and samples from them."""
+
+    def about(self) -> About: ...
+
+    def load(
+        self, weights: WeightsFile, probe: Sequence[int], wanted: Callable[[], None] | None = None
+    ) -> Sequence[float]:
+        """Serve these weights, and score ``probe`` (T ids): T - 1 log-probs at temperature 1.
+
+        All is checked before any of it is taken over; where that then fails half-way, the host
+        serves no version at all until it is sent one again.
+
+        Args:
+            weights: a safetensors file.
+            probe: fewer ids than the window has places.
+            wanted: called now and then where this can take long; raises when it is not wanted any
+                more.
+
+        Raises:
+            EngineError: they were damaged on the way, do not fit, are not finite, or the host is
+                gone.
+        """
+        ...
+
+    def sample(
+        self, job: Job, progress: Callable[[int, int], None] | None
+    ) -> Sequence[Sequence[Sampled]]:
+        """Raises StaleWeightsError when other weights are served than the job asks for."""
+        ...
+
+    def close(self) -> None: ...

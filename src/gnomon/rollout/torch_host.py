@@ -11,11 +11,10 @@ from torch import Tensor
 
 from gnomon.errors import ConfigError, EngineError
 from gnomon.models import load
-from gnomon.rollout.host import About, Job, Sampled
-from gnomon.rollout.replica import StaleWeightsError
+from gnomon.rollout.protocol import About, Job, Sampled, StaleWeightsError, WeightsFile
 from gnomon.rollout.sampling import check_probe
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.rollout.weights import WeightsFile, check_weights, shapes_in
+from gnomon.rollout.weights import check_weights, shapes_in
 
 
 class TorchHost:

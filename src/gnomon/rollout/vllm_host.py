@@ -15,13 +15,18 @@ from typing import Any
 
 from gnomon.errors import ConfigError, EngineError
 from gnomon.models import load
-from gnomon.rollout.host import About, Job, Sampled
-from gnomon.rollout.protocol import FinishReason, SamplingParams
-from gnomon.rollout.replica import StaleWeightsError
-from gnomon.rollout.sampling import check_params, check_probe, check_request, stream_keys
-from gnomon.rollout.text import StopText
+from gnomon.rollout.protocol import (
+    About,
+    FinishReason,
+    Job,
+    Sampled,
+    SamplingParams,
+    StaleWeightsError,
+    WeightsFile,
+)
+from gnomon.rollout.sampling import StopText, check_params, check_probe, check_request, stream_keys
 from gnomon.rollout.vllm_worker import QUALNAME
-from gnomon.rollout.weights import WeightsFile, check_weights, shapes_in
+from gnomon.rollout.weights import check_weights, shapes_in
 
 OLDEST, TRIED = (0, 11), (0, 32)
 OURS = ("model", "tokenizer", "logprobs_mode", "worker_extension_cls", "generation_config")

@@ -7,7 +7,6 @@ import itertools
 import shutil
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from gnomon.errors import EngineError
 from gnomon.files import clean_temporaries, write_folder
 from gnomon.models import load, merge
 from gnomon.models.roles import Role
+from gnomon.rollout.protocol import WeightsFile
 
 _NAME = "model.safetensors"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -26,21 +26,6 @@ DAMAGED = (
     "the weights were damaged on the way: their checksum is not the sender's. Look at the disk and "
     "the network between trainer and sampler, and go on with --resume."
 )
-
-
-@dataclass(frozen=True, eq=False)
-class WeightsFile:
-    """A safetensors file.
-
-    Attributes:
-        path: where it is.
-        version: the SHA-256 of its content, in hex.
-        intact: the content is known to be that; otherwise :func:`check_weights` reads it again.
-    """
-
-    path: Path
-    version: str
-    intact: bool = False
 
 
 class PolicyWriter:

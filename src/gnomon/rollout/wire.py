@@ -23,9 +23,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from gnomon.errors import ConfigError, DataError, EngineError, GnomonError, ModelError, RunError
-from gnomon.rollout.host import About, Job, Sampled
-from gnomon.rollout.protocol import Request, SamplingParams
-from gnomon.rollout.replica import StaleWeightsError
+from gnomon.rollout.protocol import About, Job, Request, Sampled, SamplingParams, StaleWeightsError
 
 PROTOCOL = 2
 VERSION_HEADER = "Gnomon-Rollouts"
