@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnomon.agents.calls import CallFormat, parse_calls
-from gnomon.agents.dialogue import TOLD, Dialogue
+from gnomon.agents.dialogue import TOLD, CallFormat, Dialogue, parse_calls
+from gnomon.agents.environment import Action, Environment, Observation
 from gnomon.agents.guard import StepError, guarded
-from gnomon.agents.protocol import Action, Environment, Observation
 from gnomon.errors import GnomonError, RunError
 from gnomon.records import Message, Prompt
 from gnomon.rollout.protocol import Completion, Engine, FinishReason, Request, SamplingParams

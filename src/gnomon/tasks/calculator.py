@@ -15,10 +15,8 @@ from fractions import Fraction
 from random import Random
 from typing import Literal
 
-from gnomon.agents.calls import parsed
-from gnomon.agents.environment import ToolEnvironment
-from gnomon.agents.protocol import Observation
-from gnomon.agents.tools import ToolError
+from gnomon.agents.dialogue import parsed
+from gnomon.agents.environment import Observation, ToolEnvironment, ToolError
 from gnomon.errors import ConfigError
 from gnomon.judges.verifiers.adapter import MISSING, answer_of, missing_field
 from gnomon.records import Message, Prompt

@@ -7,7 +7,6 @@ import random
 from typing import Any, Literal
 
 from gnomon.errors import ConfigError
-from gnomon.judges.verifiers.instructions import catalogue as catalogue
 from gnomon.judges.verifiers.instructions.kinds import KINDS
 from gnomon.records import Message, Prompt
 

@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
-from gnomon.agents.environment import ToolEnvironment
-from gnomon.agents.protocol import Action, Observation
-from gnomon.agents.tools import ToolError
+from gnomon.agents.environment import Action, Observation, ToolEnvironment, ToolError
 from gnomon.errors import ConfigError
 from gnomon.records import Message, Prompt
 from gnomon.tasks.calculator import Split, split_of

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Sample, Score
 from gnomon.judges.verifiers.adapter import MISSING, answer_of, missing_field
-from gnomon.judges.verifiers.instructions import catalogue as catalogue
 from gnomon.judges.verifiers.instructions.kinds import KINDS, obeys
 
 
