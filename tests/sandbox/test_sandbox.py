@@ -18,7 +18,7 @@ from gnomon.judges.guard import score_safely
 from gnomon.judges.protocol import Sample
 from gnomon.records import Prompt
 from gnomon.sandbox import CallTest, InputTest, Limits, Sandbox, SandboxError, probe
-from gnomon.sandbox.inside import codec
+from gnomon.sandbox.inside import wire
 from gnomon.sandbox.run import BadTestsError, free_names, same_value
 
 
@@ -157,7 +157,7 @@ def test_limits_are_checked() -> None:
     ],
 )
 def test_values_cross_unchanged(value: Any) -> None:
-    back = codec.decode(json.loads(json.dumps(codec.encode(value))))
+    back = wire.decode(json.loads(json.dumps(wire.encode(value))))
     assert back == value
     assert type(back) is type(value)
 
@@ -170,15 +170,15 @@ def test_only_plain_values_cross() -> None:
         def __hash__(self) -> int:
             return 0
 
-    assert codec.decode(codec.encode(Liar(3))) != 4
+    assert wire.decode(wire.encode(Liar(3))) != 4
     for value in (object(), lambda: 1, type, iter([])):
-        with pytest.raises(codec.UnsupportedError):
-            codec.encode(value)
+        with pytest.raises(wire.UnsupportedError):
+            wire.encode(value)
     deep: list[Any] = []
     for _ in range(500):
         deep = [deep]
-    with pytest.raises(codec.UnsupportedError, match="nested"):
-        codec.encode(deep)
+    with pytest.raises(wire.UnsupportedError, match="nested"):
+        wire.encode(deep)
     began = time.monotonic()
     many = [{"i": hex(k * (2**61 - 1))} for k in range(100_000)]
     slow = (
@@ -188,8 +188,8 @@ def test_only_plain_values_cross() -> None:
         {"q": ["f" * 10**6, "7" * 10**6]},
     )
     for bad in ({"z": 1}, {"d": 3}, {"i": "x", "t": []}, {"r": [0, 1, 0]}, *slow):
-        with pytest.raises(codec.UnsupportedError):
-            codec.decode(bad)
+        with pytest.raises(wire.UnsupportedError):
+            wire.decode(bad)
     assert time.monotonic() - began < 10
 
 

@@ -57,7 +57,7 @@ def test_it_knows_the_world_and_its_facts() -> None:
 
 def test_a_missing_model_names_the_cure(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(base_model, "BASE_PATH", tmp_path)
-    with pytest.raises(ModelError, match=r"gnomon\.tunnel\.pretrain"):
+    with pytest.raises(ModelError, match=r"gnomon\.tasks\.tunnel\.pretrain"):
         load_base()
 
 

@@ -1,7 +1,6 @@
 """Running programs that nobody trusts: see :class:`Sandbox`."""
 
-from gnomon.sandbox.backends import SandboxError, choose, probe
-from gnomon.sandbox.limits import Limits
+from gnomon.sandbox.backends import Limits, SandboxError, choose, probe
 from gnomon.sandbox.run import CallTest, InputTest, Result, Sandbox
 
 __all__ = [

@@ -15,7 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from gnomon.sandbox.inside import codec
+from gnomon.sandbox.inside import wire
 
 _TAGS: dict[type, str] = {
     tuple: "t", set: "s", frozenset: "f", dict: "d", bytes: "b", bytearray: "y", complex: "c",
@@ -36,7 +36,7 @@ def same_value(data: Any, want: Any, rel_tol: float = 0.0) -> bool:
     everything else must be of the same type.
 
     Args:
-        data: what :func:`codec.encode` made, or whatever a program sent in its place.
+        data: what :func:`wire.encode` made, or whatever a program sent in its place.
         want: the value expected.
     """
     if want is None or isinstance(want, bool):
@@ -132,7 +132,7 @@ class _NoMember:
 
 def _room(want: Any) -> int:
     """The size that one encoded member may have."""
-    return _SLACK + 2 * max((_size(codec.encode(member)) for member in want), default=0)
+    return _SLACK + 2 * max((_size(wire.encode(member)) for member in want), default=0)
 
 
 def _size(data: Any, limit: float = math.inf) -> int:
@@ -151,9 +151,9 @@ def _hashable(data: Any, room: int) -> Any:
     try:
         if _size(data, room) > room:
             return _NoMember()
-        value = codec.decode(data)
+        value = wire.decode(data)
         hash(value)
-    except (codec.UnsupportedError, TypeError, ValueError, ArithmeticError, RecursionError):
+    except (wire.UnsupportedError, TypeError, ValueError, ArithmeticError, RecursionError):
         return _NoMember()
     return value
 
@@ -201,7 +201,7 @@ def shown(data: Any, limit: int) -> str:
 
 
 def _pieces(data: Any, depth: int) -> Iterator[str]:
-    if depth > codec.MAX_DEPTH:
+    if depth > wire.MAX_DEPTH:
         yield "..."
     elif isinstance(data, str):
         yield repr(data[:_SHOWN])
@@ -234,8 +234,8 @@ def _tagged(data: dict[str, Any], depth: int) -> Iterator[str]:
         yield f"a large value of kind {tag[:20]!r}"
     else:
         try:
-            yield repr(codec.decode(data))
-        except (codec.UnsupportedError, ValueError):
+            yield repr(wire.decode(data))
+        except (wire.UnsupportedError, ValueError):
             yield "no plain value"
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.sandbox import backends, supervise
-from gnomon.sandbox.backends import SandboxError
+from gnomon.sandbox.backends import Limits, SandboxError
 from gnomon.sandbox.compare import same_value, shown
-from gnomon.sandbox.inside import codec, wire
-from gnomon.sandbox.limits import Limits, Outcome
+from gnomon.sandbox.inside import wire
+from gnomon.sandbox.supervise import Outcome
 
 _ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"} | {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")
@@ -150,14 +150,14 @@ class Sandbox:
             calls = [
                 {
                     "f": t.function,
-                    "a": codec.encode(list(t.args), codec.ARGUMENTS),
-                    "k": codec.encode(dict(t.kwargs), codec.ARGUMENTS),
+                    "a": wire.encode(list(t.args), wire.ARGUMENTS),
+                    "k": wire.encode(dict(t.kwargs), wire.ARGUMENTS),
                 }
                 for t in tests
             ]
-            coded = [codec.encode(t.expected) for t in tests]
-            expected = [codec.decode(value) for value in coded]
-        except codec.UnsupportedError as error:
+            coded = [wire.encode(t.expected) for t in tests]
+            expected = [wire.decode(value) for value in coded]
+        except wire.UnsupportedError as error:
             raise BadTestsError(f"a test's values: {error}") from error
         rooms = [_ROOM + _ROOM_FACTOR * len(wire.frame(value)) for value in coded]
         rooms.append(_ROOM)  # of the runner's farewell

@@ -12,12 +12,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gnomon.sandbox.backends import SandboxError
 from gnomon.sandbox.inside.wire import MAX_FRAME
-from gnomon.sandbox.limits import Outcome, Verdict
 
 START_S = 30.0
 """Seconds a sandbox may take to come up on a busy machine."""
@@ -26,9 +26,28 @@ _MAX_ENTRIES = 20_000
 _STDERR = 4000
 _MAX_DIGITS = 20
 
+Verdict = Literal["ran", "timeout", "output", "scratch", "died"]
 Watch = Callable[[], bool]
 Stop = Callable[[Any], bool]
 Read = Callable[[bytes], Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sandboxed run reported.
+
+    Attributes:
+        frames: the runner's frames in order, without its greeting and farewell.
+        complete: the runner said it was done: nothing was cut short.
+        verdict: ran; timeout (killed at the wall clock); output or scratch (killed for writing too
+            much); died (the sandbox ended before it was done).
+        seconds: wall time.
+    """
+
+    frames: Sequence[Any]
+    complete: bool
+    verdict: Verdict
+    seconds: float
 
 
 def parsed(data: bytes) -> Any:
