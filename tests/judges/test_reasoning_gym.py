@@ -14,8 +14,8 @@ from gnomon.judges.protocol import Sample, Score
 from gnomon.judges.verifiers.reasoning_gym import FIELD, extracted
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Prompt
-from gnomon.stages.generated import check_generated, generated_groups
 from gnomon.stages.rewards import one_reward
+from gnomon.tasks.generated import check_generated, generated_groups
 
 FACTORY = """
 from dataclasses import dataclass

@@ -28,7 +28,6 @@ from gnomon.models.save import load_reward_model
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.engines import check_engine
-from gnomon.stages.generated import GENERATED
 from gnomon.stages.resolve import (
     DATA_KIND,
     pick_device,
@@ -47,6 +46,7 @@ from gnomon.stages.sources import (
     recipe_encoder,
     resolve_path,
 )
+from gnomon.tasks.generated import GENERATED
 from gnomon.train.sinks import check_sinks
 
 

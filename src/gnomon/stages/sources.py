@@ -25,9 +25,9 @@ from gnomon.errors import ConfigError, DataError
 from gnomon.models.load import LoadedModel
 from gnomon.recipe.schema import DataSpec, Recipe
 from gnomon.records import Group, Message, Prompt, Response, TokenGroup
-from gnomon.stages.generated import GENERATED, check_generated, generated_groups
 from gnomon.tasks.calculator import calculator_prompts
 from gnomon.tasks.demonstrations import calculator_demonstrations, rooms_demonstrations
+from gnomon.tasks.generated import GENERATED, check_generated, generated_groups
 from gnomon.tasks.rooms import rooms_prompts
 from gnomon.tasks.tunnel.corpus import documents
 from gnomon.tasks.tunnel.demonstrations import demonstrations

@@ -12,9 +12,8 @@ from typing import TypeVar
 
 from gnomon.judges.verifiers import engine
 from gnomon.judges.verifiers import quantities as q
-from gnomon.judges.verifiers.forms import same_form
 from gnomon.judges.verifiers.notation import split_outside, squeezed
-from gnomon.judges.verifiers.numbers import FLOAT_DIGITS, read_number
+from gnomon.judges.verifiers.numbers import FLOAT_DIGITS, read_number, same_form
 from gnomon.judges.verifiers.shapes import (
     Items,
     Piece,

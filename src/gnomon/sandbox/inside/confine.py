@@ -3,7 +3,8 @@
 Two seccomp filters, built by hand and stacked, say which system calls fail. The base filter holds
 for everything inside: no sockets, no namespaces or mounts, no looking into other processes, no
 kernel interfaces. The program's own filter adds: no new processes, no signals to others. Calls
-newer than the table fail with ENOSYS. Source: Linux, Documentation/userspace-api/seccomp_filter.rst.
+newer than the table fail with ENOSYS.
+Source: Linux, Documentation/userspace-api/seccomp_filter.rst.
 """
 
 from __future__ import annotations

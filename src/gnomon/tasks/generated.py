@@ -1,5 +1,5 @@
 """Built-in sources of prompts that are made when asked for: ``instructions:prompts`` (checkable
-instructions) and ``reasoning-gym:DATASET``. The tunnel's are in ``sources.py``."""
+instructions) and ``reasoning-gym:DATASET``. The tunnel's are in ``stages/sources.py``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from gnomon.errors import ConfigError
-from gnomon.judges.verifiers.reasoning_gym import open_dataset, reasoning_gym_groups
+from gnomon.judges.verifiers.reasoning_gym import open_dataset
 from gnomon.records import Group
 from gnomon.tasks.instructions import generate_instruction_prompts
+from gnomon.tasks.reasoning_gym import reasoning_gym_groups
 
 
 def _instructions(
