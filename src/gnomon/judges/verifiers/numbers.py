@@ -1,6 +1,4 @@
-"""Numbers as people write them, read exactly: plain ones, times of day, dates, ratios, numerals with a
-base; and when two of them are the same.
-"""
+"""Numbers as people write them, read exactly: plain, a time, a date, a ratio, with a base."""
 
 from __future__ import annotations
 
