@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from gnomon.errors import DataError, EngineError, GnomonError, RunError
 from gnomon.rollout.door import Budget, Lease, Limits, Refusal, RefusedError, body_of
-from gnomon.rollout.protocol import Host, Job, WeightsFile
+from gnomon.rollout.protocol import Host, Job, Progress, WeightsFile
 from gnomon.rollout.sampling import check_params, check_probe, check_request
 from gnomon.rollout.weights import DAMAGED
 from gnomon.rollout.wire import (
@@ -39,7 +39,6 @@ from gnomon.rollout.wire import (
     rows_to_json,
 )
 
-Progress = Callable[[int, int], None]
 _ALIVE = b'{"alive": true}\n'
 
 
@@ -93,7 +92,7 @@ class Task:
         """Do it, unless nobody waits for it any more."""
         try:
             self._check()
-            last = _result_line(self._work(self._told))
+            last = _result_line(self._work(self._report))
         except Exception as error:
             last = error_line(error)
         except BaseException:
@@ -109,18 +108,18 @@ class Task:
         self._after()
         self._tell(last=last)
 
-    def _told(self, done: int, total: int) -> None:
+    def _report(self, done: int, total: int) -> None:
         self._check()
         self._tell(progress=(done, total))
 
     def _tell(self, progress: tuple[int, int] | None = None, last: bytes | None = None) -> None:
-        def told() -> None:
+        def update() -> None:
             self._progress = progress or self._progress
             self._last = last or self._last
             self._news.set()
 
         with suppress(RuntimeError):  # the loop is over: nobody listens
-            self._loop.call_soon_threadsafe(told)
+            self._loop.call_soon_threadsafe(update)
 
     def _check(self) -> None:
         if self._gone.is_set():
@@ -169,7 +168,7 @@ def _result_line(result: Any) -> bytes:
         return json.dumps({"result": result}, allow_nan=False).encode() + b"\n"
     except ValueError as error:
         raise EngineError(
-            "the sampler's log-probs are no finite numbers: the weights it was given lead nowhere"
+            "the sampler's log-probs are not finite numbers: the weights it was given are broken"
         ) from error
 
 
@@ -177,7 +176,7 @@ _BLOCK = 4 << 20  # bytes written to disk at a time
 _PIECE = 1 << 20  # bytes of an answer sent at a time
 
 
-class Lines(Response):
+class TaskResponse(Response):
     """A task's answer, line by line, with signs of life in between."""
 
     media_type = "application/jsonlines"
@@ -282,7 +281,7 @@ class _Service:
         task = Task(work, after)
         if not self._tasks.add(task):
             raise RefusedError(503, "it has too much to do, or is being stopped", "busy")
-        return Lines(task, self._limits.alive_seconds)
+        return TaskResponse(task, self._limits.alive_seconds)
 
     def _job(self, body: bytes) -> Job:
         job = job_from_json(body)
@@ -358,8 +357,8 @@ def make_app(
         tasks: where work is queued.
         scratch: a folder for weights on their way.
         limits: of bodies and answers.
-        log: hears of what was done.
-        note: hears of what was refused.
+        log: called with what was done.
+        note: called with what was refused.
     """
     service = _Service(host, tasks, scratch, limits, log)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -375,7 +374,7 @@ def make_app(
 
 
 def _explain(app: FastAPI, linger_seconds: float, note: Callable[[str], None]) -> None:
-    """Have every refusal said in words, as the client reads them."""
+    """Answer every refusal in words, as the client reads them."""
 
     def answer(status: int, message: str, kind: str) -> Response:
         return Refusal(RefusedError(status, message, kind), linger_seconds)

@@ -22,7 +22,7 @@ import httpx
 from pydantic_core import from_json
 
 from gnomon.errors import ConfigError, EngineError
-from gnomon.rollout.protocol import About, Job, Sampled, WeightsFile
+from gnomon.rollout.protocol import About, Job, Progress, Sampled, WeightsFile
 from gnomon.rollout.wire import (
     PROTOCOL,
     TOKEN_VARIABLE,
@@ -39,7 +39,7 @@ from gnomon.rollout.wire import (
 
 _POLL_SECONDS = 0.1
 _BLOCK = 1 << 20  # bytes sent at a time; the 8 kB that is usual makes weights crawl
-_STRANGER = "what answers there is no rollout server of gnomon"
+_STRANGER = "what answers there is not a rollout server of gnomon"
 
 T = TypeVar("T")
 
@@ -125,7 +125,7 @@ class Exchange:
         path: str,
         body: bytes | Path,
         most: int,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Any:
         """What a POST of bytes or a file comes to; raises what its error line says.
 
@@ -278,7 +278,7 @@ class RemoteHost:
         sleep: how to pause; by default so that the caller can give up meanwhile.
 
     Raises:
-        ConfigError: a URL or a token that is none, or numbers that make no sense.
+        ConfigError: not a URL, not a token, or numbers that make no sense.
     """
 
     def __init__(
@@ -315,7 +315,7 @@ class RemoteHost:
         )
         return scores_from_json(result)
 
-    def sample(self, job: Job, progress: Callable[[int, int], None] | None) -> list[list[Sampled]]:
+    def sample(self, job: Job, progress: Progress | None) -> list[list[Sampled]]:
         """``progress`` is called before each try, ten times a second while the server works, and
         at the end; by raising it says that nobody waits any more."""
         body = job_to_json(job)
@@ -368,8 +368,9 @@ class RemoteHost:
                     wait = min(2 * wait, _LONGEST_WAIT)
         raise EngineError(
             f"the rollout server at {self._url} is gone ({problem}; tried {self._retries + 1} "
-            "times). Start it again (gnomon serve-rollouts MODEL) and go on with --resume; nothing "
-            f"saved is lost. If it wants a token, set {TOKEN_VARIABLE}."
+            "times). Start it again (gnomon serve-rollouts MODEL) and resume with --resume; "
+            "nothing saved is lost. If the server asks for a token, set "
+            f"{TOKEN_VARIABLE}."
         )
 
     def _pause(self, seconds: float, check: Callable[[], None]) -> None:
@@ -383,4 +384,4 @@ class RemoteHost:
 
 
 def _always() -> None:
-    """Whoever asked goes on waiting."""
+    """The caller still waits."""

@@ -40,7 +40,7 @@ class Limits:
     """The bounds of a server. The defaults suit a trainer on the same network.
 
     Attributes:
-        connections: open at once; further ones are told to come back later.
+        connections: open at once; further ones are asked to come back later.
         backlog: connections that the system may hold before they are accepted.
         tasks: waiting for the host at once.
         header_bytes: of a request's first line and headers together.
@@ -117,7 +117,7 @@ _READ = 1 << 20  # bytes taken from the system at a time
 
 
 def protocol_with(limits: Limits, note: Callable[[str], None]) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol under these limits; ``note`` hears of what they refused."""
+    """uvicorn's HTTP protocol under these limits; ``note`` is called with what they refused."""
 
     class Bounded(_Bounded):
         bounds = limits
@@ -139,7 +139,7 @@ class _Bounded(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.max_size = _READ  # type: ignore[attr-defined]
-        if len(self.connections) > 2 * self.bounds.connections:  # those told so are many already
+        if len(self.connections) > 2 * self.bounds.connections:  # many were turned away already
             self._turned_away = True
             transport.abort()
         elif len(self.connections) > self.bounds.connections:
@@ -280,7 +280,7 @@ class Door:
         names: further names that it is called by: of a proxy in front of it, say.
         token: wanted of everybody, when it is given.
         limits: of headers, and of how long a refused body is read.
-        note: hears of who was refused and why.
+        note: called with who was refused and why.
     """
 
     def __init__(
@@ -367,7 +367,7 @@ def host_name(host: str) -> str:
     """
     match = _NAME.fullmatch(host)
     if match is None:
-        raise ConfigError(f"{host!r} is no name of a host")
+        raise ConfigError(f"{host!r} is not the name of a host")
     return match.group(1).strip("[]").lower().rstrip(".")
 
 

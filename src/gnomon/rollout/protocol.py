@@ -1,13 +1,21 @@
-"""What every rollout engine offers: prompts in, sampled tokens with their log-probs out."""
+"""Who samples, with which weights: prompts in, sampled tokens with their log-probs out.
+
+Engine   what an algorithm holds: the torch engine on the policy itself, or one on a copy of it
+Replica  a copy of the policy that samples, in this process or behind a host
+Host     a model outside the trainer (vLLM, here or behind a URL) that takes weights as a file
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
+
+from gnomon.errors import EngineError
 
 FinishReason = Literal["eos", "stop", "length"]
 
@@ -65,27 +73,8 @@ class Completion:
         return self.finish_reason != "length"
 
 
-class Engine(Protocol):
-    """Anything that samples from the policy."""
-
-    def generate(
-        self,
-        requests: Sequence[Request],
-        params: SamplingParams,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> list[list[Completion]]:
-        """Sample ``request.n`` completions of each request, in the order of the requests.
-
-        ``progress`` is called with (finished sequences, all sequences) as they finish.
-        """
-        ...
-
-    def sync_weights(self) -> None:
-        """Sample from the policy's current weights from now on (nothing to do if shared)."""
-        ...
-
-
 Progress = Callable[[int, int], None]
+"""Called with (finished sequences, all sequences); it raises when nobody waits any more."""
 
 
 class Snapshot(Protocol):
@@ -95,6 +84,47 @@ class Snapshot(Protocol):
     def version(self) -> str:
         """Names the weights: equal versions are equal weights."""
         ...
+
+
+class Engine(Protocol):
+    """Who samples from the policy, and with which of its weights.
+
+    Attributes:
+        shares_weights: it samples from the very weights that are trained, so it always has the
+            newest and cannot be pinned to earlier ones.
+    """
+
+    shares_weights: bool
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """Sample ``request.n`` completions of each request, in the order of the requests.
+
+        ``progress`` is called with (finished sequences, all sequences) as they finish.
+        """
+        ...
+
+    def sync_weights(self) -> None:
+        """Sample from the policy's current weights (or the pinned ones) from now on."""
+        return
+
+    def capture(self) -> Snapshot:
+        """The policy's weights now, for :meth:`pinned`. Called while nothing trains them."""
+        raise EngineError(f"a {type(self).__name__} has no weights of its own")
+
+    def pinned(
+        self, snapshot: Snapshot, progress: Progress | None = None
+    ) -> AbstractContextManager[None]:
+        """Within the block, sample from ``snapshot`` and report to ``progress`` alone."""
+        raise EngineError(f"a {type(self).__name__} has no weights of its own")
+
+    def close(self) -> None:
+        """Give back memory, files and connections."""
+        return
 
 
 class StaleWeightsError(Exception):
@@ -224,9 +254,7 @@ class Host(Protocol):
         """
         ...
 
-    def sample(
-        self, job: Job, progress: Callable[[int, int], None] | None
-    ) -> Sequence[Sequence[Sampled]]:
+    def sample(self, job: Job, progress: Progress | None) -> Sequence[Sequence[Sampled]]:
         """Raises StaleWeightsError when other weights are served than the job asks for."""
         ...
 

@@ -26,6 +26,7 @@ from gnomon.models.roles import Role, Trunk
 from gnomon.rollout.protocol import (
     About,
     Completion,
+    Engine,
     Host,
     Job,
     Progress,
@@ -44,12 +45,14 @@ from gnomon.rollout.weights import PolicyWriter, check_shapes
 _LOADS = 3  # per call of generate: the first one, and two after the server lost the weights
 
 
-class ReplicaEngine:
-    """The engine on top of a replica: it never samples from other weights than it was told to.
+class ReplicaEngine(Engine):
+    """The engine on top of a replica: it never samples from other weights than those asked for.
 
     Not for several threads at once. Under :meth:`pinned`, ``sync_weights`` means the pinned weights
     whatever the policy has become, which is how rollouts are sampled while the policy trains.
     """
+
+    shares_weights = False
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
@@ -59,12 +62,10 @@ class ReplicaEngine:
         self._pinned_progress: Progress | None = None
 
     def capture(self) -> Snapshot:
-        """The policy's weights now, for :meth:`pinned`."""
         return self.replica.capture()
 
     @contextmanager
     def pinned(self, snapshot: Snapshot, progress: Progress | None = None) -> Iterator[None]:
-        """Sample from ``snapshot`` within the block, telling ``progress`` and nobody else."""
         self._pin, self._pinned_progress = snapshot, progress
         try:
             yield
@@ -72,7 +73,6 @@ class ReplicaEngine:
             self._pin = self._pinned_progress = self._wanted = None
 
     def sync_weights(self) -> None:
-        """Sample from the policy's current weights (or the pinned ones) from now on."""
         self._wanted = self._pin or self.replica.capture()
         self._load(self._wanted)
 
@@ -103,11 +103,10 @@ class ReplicaEngine:
                 self._loaded, problem = None, str(stale)
         raise EngineError(
             f"the weights were sent {_LOADS} times, and still {problem}. Is another run using the "
-            "same server? Give each run its own, and go on with --resume."
+            "same server? Give each run its own, and resume with --resume."
         )
 
     def close(self) -> None:
-        """Give back what the replica holds."""
         self._wanted = None
         self.replica.close()
 
@@ -115,8 +114,8 @@ class ReplicaEngine:
         if self._loaded == snapshot.version:
             return
         self._loaded = None  # whatever happens now, the old weights are no longer to be trusted
-        told = self._pinned_progress
-        self.replica.load(snapshot, None if told is None else lambda: told(0, 0))
+        progress = self._pinned_progress
+        self.replica.load(snapshot, None if progress is None else lambda: progress(0, 0))
         self._loaded = snapshot.version
 
 
@@ -278,7 +277,7 @@ class HostReplica:
         version: str,
         requests: Sequence[Request],
         params: SamplingParams,
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
     ) -> list[list[Completion]]:
         job = Job(version, requests, params, self._eos)
         rows = self._host.sample(job, progress)
@@ -324,8 +323,8 @@ class HostReplica:
                 )
             if not all(map(math.isfinite, logprobs)):
                 raise EngineError(
-                    "the sampler gave a log-prob that is no finite number: the policy's weights "
-                    "lead nowhere. Lower the learning rate, or start again from an earlier "
+                    "the sampler gave a log-prob that is not a finite number: the policy's "
+                    "weights are broken. Lower the learning rate, or start again from an earlier "
                     "checkpoint"
                 )
 

@@ -8,7 +8,7 @@ number whichever rows share its batch, and torch's own generators are never touc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gnomon.errors import ConfigError, DataError, EngineError
-from gnomon.rollout.protocol import Completion, FinishReason, Request, SamplingParams
+from gnomon.rollout.protocol import Completion, FinishReason, Progress, Request, SamplingParams
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # the odd increment of SplitMix64
 _WORD = (1 << 64) - 1
@@ -168,8 +168,8 @@ def _check_total(total: Tensor) -> None:
     if not bool(total.isfinite().all()):  # NaN where a score is NaN or +infinity, or all are -inf
         raise EngineError(
             "the policy's scores are not finite numbers, so no token can be drawn: its weights "
-            "hold NaN or infinity, or its dtype is too small for them. Lower the learning rate, "
-            "and go on from an earlier checkpoint."
+            "hold NaN or infinity, or its dtype is too small for them. Lower the learning rate "
+            "and resume from an earlier checkpoint."
         )
 
 
@@ -313,7 +313,7 @@ class Collector:
         params: SamplingParams,
         tokenizer: PreTrainedTokenizerBase,
         eos: frozenset[int],
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
     ) -> None:
         self.requests = requests
         self.params = params

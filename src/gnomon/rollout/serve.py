@@ -48,7 +48,7 @@ class RolloutServer:
         names: what else the server is called in a ``Host`` header, beside ``localhost`` and the
             addresses it has: the name of a proxy in front of it, say.
         limits: what clients may make it hold.
-        log: hears in plain words of what was done and refused; nobody does by default.
+        log: called with what was done and refused, in words; nothing by default.
 
     Raises:
         ConfigError: an address that others can reach without a token, or that cannot be had; a
@@ -105,7 +105,7 @@ class RolloutServer:
         return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
     def run(self) -> None:
-        """Work until :meth:`stop`, in the calling thread; what waits then is told so."""
+        """Work until :meth:`stop`, in the calling thread; what still waits is refused."""
         thread = threading.Thread(target=self._http.run, args=([self._socket],), daemon=True)
         thread.start()
         try:
@@ -186,7 +186,7 @@ def make_host(engine: str, folder: Path, options: Mapping[str, Any]) -> Host:
     unknown = sorted(set(options) - known)
     if unknown:
         raise ConfigError(
-            f"options of the torch engine: {', '.join(unknown)} is none; there are "
+            f"options of the torch engine: {', '.join(unknown)} is unknown; there are "
             f"{', '.join(sorted(known))}"
         )
     return TorchHost(folder, **options)
@@ -202,7 +202,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         try:
             options[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ConfigError(f"option {pair!r}: the value is no YAML") from error
+            raise ConfigError(f"option {pair!r}: the value is not YAML") from error
     return options
 
 
@@ -225,7 +225,7 @@ def serve(
         engine: vllm or torch.
         address, port: where to listen.
         options: of the engine.
-        announce: hears where it is served; printed by default.
+        announce: called with where it is served; printed by default.
         names: what else the server is called by its clients; see RolloutServer.
 
     Raises:
@@ -234,7 +234,7 @@ def serve(
     token = os.environ.get(TOKEN_VARIABLE)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        listen(address, port, token).close()  # what cannot be is said before minutes of loading
+        listen(address, port, token).close()  # fail before minutes of loading
         host = make_host(engine, fetch(model), options)
         try:
             server = RolloutServer(host, address, port, token, names=names, log=_log)

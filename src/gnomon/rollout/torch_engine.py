@@ -25,7 +25,7 @@ from gnomon.rollout.packed import (
     sampling_mode,
     unsupported_reason,
 )
-from gnomon.rollout.protocol import Completion, Request, SamplingParams
+from gnomon.rollout.protocol import Completion, Engine, Progress, Request, SamplingParams
 from gnomon.rollout.sampling import Collector, Sample, check_params, check_request
 
 _ROWS_HINT = 32  # the batch the layout is chosen for; it serves any other
@@ -82,12 +82,11 @@ def packed_linears(model: nn.Module) -> Iterator[int]:
             vars(module).pop("forward", None)
 
 
-Progress = Callable[[int, int], None]
 _PACK_FROM = 16  # decoding steps that repay laying the weights out anew
 _PREFILL_TOKENS = 2048  # prompt tokens per pass, so that a long queue cannot swell one pass
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Samples from the policy in this process, sharing its weights.
 
     A prompt is computed once for its n samples, every row leaves the batch as soon as it ends and
@@ -107,6 +106,8 @@ class TorchEngine:
             driven so (ALiBi, state-space layers, ...) and transformers' own generation loop runs.
             Set by the first ``generate``, which also warns.
     """
+
+    shares_weights = True
 
     def __init__(
         self,
@@ -159,9 +160,6 @@ class TorchEngine:
                 ):
                     _Batch(self._model, collector, self._max_rows).run()
         return collector.completions()
-
-    def sync_weights(self) -> None:
-        """Nothing to do: the engine samples from the policy's own weights."""
 
     def _self_check(self) -> None:
         self.fallback_reason = unsupported_reason(self._model)

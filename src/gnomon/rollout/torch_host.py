@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gnomon.errors import ConfigError, EngineError
 from gnomon.models import load
-from gnomon.rollout.protocol import About, Job, Sampled, StaleWeightsError, WeightsFile
+from gnomon.rollout.protocol import About, Job, Progress, Sampled, StaleWeightsError, WeightsFile
 from gnomon.rollout.sampling import check_probe
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.rollout.weights import check_weights, shapes_in
@@ -87,7 +87,7 @@ class TorchHost:
             except Exception as error:  # whatever a device raises
                 raise EngineError(f"the weights were taken over by half only: {error}") from error
 
-    def sample(self, job: Job, progress: Callable[[int, int], None] | None) -> list[list[Sampled]]:
+    def sample(self, job: Job, progress: Progress | None) -> list[list[Sampled]]:
         if job.version != self._version:
             raise StaleWeightsError(f"it serves {self._version[:12]}, not {job.version[:12]}")
         engine = TorchEngine(

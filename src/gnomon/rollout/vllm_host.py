@@ -19,6 +19,7 @@ from gnomon.rollout.protocol import (
     About,
     FinishReason,
     Job,
+    Progress,
     Sampled,
     SamplingParams,
     StaleWeightsError,
@@ -106,12 +107,12 @@ class VLLMHost:
         if any(count != counts[0] for count in counts) or not self._llm.reset_prefix_cache():
             raise EngineError(
                 "vLLM still holds results of the old weights (its prefix cache could not be "
-                "emptied): restart it and go on with --resume"
+                "emptied): restart it and resume with --resume"
             )
         self._version = weights.version
         return self._score(probe)
 
-    def sample(self, job: Job, progress: Callable[[int, int], None] | None) -> list[list[Sampled]]:
+    def sample(self, job: Job, progress: Progress | None) -> list[list[Sampled]]:
         if job.version != self._version:
             raise StaleWeightsError(f"vLLM serves {self._version[:12]}, not {job.version[:12]}")
         self._check(job)
@@ -137,7 +138,7 @@ class VLLMHost:
     def _run(
         self,
         requests: Mapping[str, tuple[Sequence[int], Any]],
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
     ) -> dict[str, Any]:
         """Every request's final output. All are queued before the first step is taken."""
         engine = self._llm.llm_engine

@@ -24,7 +24,7 @@ _NAME = "model.safetensors"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 DAMAGED = (
     "the weights were damaged on the way: their checksum is not the sender's. Look at the disk and "
-    "the network between trainer and sampler, and go on with --resume."
+    "the network between trainer and sampler, and resume with --resume."
 )
 
 

@@ -7,7 +7,7 @@
 A POST is answered by lines of JSON: any number of ``{"alive": true}`` (so that a silent server is a
 dead one) and ``{"progress": [finished, all]}``, then one ``{"result": ...}`` or
 ``{"error": message, "kind": kind}``. An answer without such a last line was cut off. What is
-refused before the host hears of it has a status of 400 or more, and the error as its only line.
+refused before it reaches the host has a status of 400 or more, and the error as its only line.
 
 Both sides send the version of this exchange in the header ``Gnomon-Rollouts``.
 """
@@ -96,7 +96,7 @@ def check_url(url: str) -> str:
     """The address of a server, without a slash at its end.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not an address.
     """
     try:
         parts = urlsplit(url)
@@ -106,7 +106,7 @@ def check_url(url: str) -> str:
     plain = url.isascii() and url.isprintable() and " " not in url
     odd = parts.query or parts.fragment or parts.username or port == 0
     if parts.scheme not in ("http", "https") or not parts.hostname or odd or not plain:
-        raise ConfigError(f"{url!r} is no address of a rollout server: write http://HOST:PORT")
+        raise ConfigError(f"{url!r} is not the address of a rollout server: write http://HOST:PORT")
     return url.rstrip("/")
 
 
