@@ -22,8 +22,7 @@ from typing import Any, Literal
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Sample, Score
 from gnomon.records import Prompt
-from gnomon.sandbox import CallTest, InputTest, Limits, Result, Sandbox
-from gnomon.sandbox.run import BadTestsError
+from gnomon.sandbox import BadTestsError, CallTest, InputTest, Limits, Result, Sandbox, SandboxError
 
 _FENCE = re.compile(
     r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE
@@ -80,13 +79,16 @@ class CodeReward:
         self.name = "code"
         self.score = score
         self.rel_tol = rel_tol
-        self.sandbox = Sandbox(
-            backend,
-            allow_unsafe=allow_unsafe,
-            limits=Limits(**limits),
-            python_path=python_path,
-            workers=workers,
-        )
+        try:
+            self.sandbox = Sandbox(
+                backend,
+                allow_unsafe=allow_unsafe,
+                limits=Limits(**limits),
+                python_path=python_path,
+                workers=workers,
+            )
+        except (SandboxError, ValueError) as error:
+            raise ConfigError(f"code reward: {error}") from error
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
         results = self.sandbox.map([partial(self.result, s) for s in samples])

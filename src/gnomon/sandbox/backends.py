@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from gnomon.errors import ConfigError
 from gnomon.sandbox.inside import confine
 
 BackendName = Literal["bubblewrap", "landlock", "none"]
@@ -30,8 +29,8 @@ _UIDS = range(0x70000000, 0x7F000000, 2)
 _PROBE_S = 20
 
 
-class SandboxError(ConfigError):
-    """No sandbox can be had here, or it failed to start; the program's doing never raises this."""
+class SandboxError(Exception):
+    """No sandbox works here, or it failed to start; a program never causes this."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Limits:
             value = getattr(self, field.name)
             least = 0 if field.name == "threads" else 64 if field.name == "open_files" else 1e-3
             if value is not None and not least <= value < math.inf:
-                raise ConfigError(f"sandbox limit {field.name}: {value} is not at least {least:g}")
+                raise ValueError(f"sandbox limit {field.name}: {value} is not at least {least:g}")
 
     def to_job(self) -> dict[str, Any]:
         """The limits in the units the runner sets them in."""
@@ -177,10 +176,10 @@ def choose(wanted: str = "auto", *, allow_unsafe: bool = False) -> Backend:
         SandboxError: nothing works, or the one asked for does not; with each one's reason.
     """
     if wanted not in ("auto", "bubblewrap", "landlock", "none"):
-        raise SandboxError(f"sandbox {wanted!r}: say auto, bubblewrap, landlock or none")
+        raise SandboxError(f"sandbox {wanted!r}: choose auto, bubblewrap, landlock or none")
     if wanted == "none" and not allow_unsafe:
         raise SandboxError(
-            "sandbox 'none' runs model-written code with your rights; say allow_unsafe: true if "
+            "sandbox 'none' runs model-written code with your rights; set allow_unsafe: true if "
             "this machine holds nothing worth protecting"
         )
     reasons: list[str] = []
@@ -257,12 +256,13 @@ def _kernel() -> tuple[int, int]:
 
 
 def _tasks_of_user() -> int:
-    import psutil
-
-    user = os.getuid()
+    """Threads of all processes whose real user we are."""
     count = 0
-    for process in psutil.process_iter(["uids", "num_threads"]):
-        uids = process.info["uids"]
-        if uids is not None and uids.real == user:
-            count += process.info["num_threads"] or 1
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        except OSError:  # it has ended
+            continue
+        if int(lines["Uid"].split()[0]) == os.getuid():
+            count += int(lines["Threads"])
     return count

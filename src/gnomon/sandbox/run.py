@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.sandbox import backends, supervise
-from gnomon.sandbox.backends import Limits, SandboxError
+from gnomon.sandbox.backends import Limits
 from gnomon.sandbox.compare import same_value, shown
 from gnomon.sandbox.inside import wire
 from gnomon.sandbox.supervise import Outcome
@@ -357,14 +357,3 @@ def _result(
         words = {"timeout": "out of time", "output": "too much output", "scratch": "too many files"}
         detail = words.get(verdict, "the program ended the sandbox")
     return Result([*passed, *rest], verdict, detail, outcome.seconds)
-
-
-__all__ = [
-    "BadTestsError",
-    "CallTest",
-    "InputTest",
-    "Result",
-    "Sandbox",
-    "SandboxError",
-    "same_value",
-]
