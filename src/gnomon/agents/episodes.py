@@ -23,9 +23,14 @@ from gnomon.agents.environment import Action, Environment, Observation
 from gnomon.agents.guard import StepError, guarded
 from gnomon.errors import GnomonError, RunError
 from gnomon.records import Message, Prompt
-from gnomon.rollout.protocol import Completion, Engine, FinishReason, Request, SamplingParams
-
-Progress = Callable[[int, int], None]
+from gnomon.rollout.protocol import (
+    Completion,
+    Engine,
+    FinishReason,
+    Progress,
+    Request,
+    SamplingParams,
+)
 
 
 @dataclass(frozen=True)

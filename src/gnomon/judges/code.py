@@ -117,8 +117,8 @@ class CodeReward:
             return Score(None, error=f"{type(result).__name__}: {result}")
         parts = {
             "passed": result.share,
-            "timeout": float(result.verdict == "timeout"),
-            "killed": float(result.verdict in ("output", "scratch", "died")),
+            "timeout": float(result.ending == "timeout"),
+            "killed": float(result.ending in ("output", "scratch", "died")),
         }
         return Score(float(result.all_passed) if self.score == "all" else result.share, parts)
 

@@ -87,7 +87,7 @@ class Segment:
 
 
 @dataclass
-class Step:
+class PackedPass:
     """What attention must know about one packed pass.
 
     Attributes:
@@ -147,7 +147,7 @@ def rollout_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    rollout: Step | None = None,
+    rollout: PackedPass | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention over the engine's cache, in transformers' calling convention.
@@ -181,7 +181,7 @@ def rollout_attention(
 
 
 def _decode(
-    step: Step,
+    step: PackedPass,
     query: Tensor,
     fresh: tuple[Tensor, Tensor],
     stores: tuple[Tensor, Tensor],
@@ -277,7 +277,7 @@ def packed_pass(
     tokens: Sequence[int],
     lengths: Sequence[int],
     prompts: Sequence[Sequence[int]],
-) -> tuple[Tensor, Step]:
+) -> tuple[Tensor, PackedPass]:
     """Feed one token to each decoding row and whole prompts to the cache rows after them.
 
     Args:
@@ -297,7 +297,7 @@ def packed_pass(
         ids.extend(prompt)
         positions.extend(range(len(prompt)))
         last.append(len(ids) - 1)
-    step = Step(
+    step = PackedPass(
         cache=cache,
         lengths=torch.tensor(lengths, dtype=torch.long, device=device),
         longest=max(lengths, default=0),

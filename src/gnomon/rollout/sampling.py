@@ -291,7 +291,7 @@ class StopText:
 
 
 @dataclass
-class Sample:
+class Draft:
     """One response in the making; ``key`` names its stream of random numbers."""
 
     key: int
@@ -317,14 +317,14 @@ class Collector:
     ) -> None:
         self.requests = requests
         self.params = params
-        self.samples = [[Sample(key) for key in stream_keys(request)] for request in requests]
+        self.samples = [[Draft(key) for key in stream_keys(request)] for request in requests]
         self._eos = eos
         self._text = StopText(tokenizer, params.stop, eos)
         self._progress = progress
         self._total = sum(len(samples) for samples in self.samples)
         self._finished = 0
 
-    def extend(self, samples: Sequence[Sample], logits: Tensor, rows: Sequence[int]) -> list[bool]:
+    def extend(self, samples: Sequence[Draft], logits: Tensor, rows: Sequence[int]) -> list[bool]:
         """Give each sample its next token, drawn from row ``rows[i]`` of ``logits`` [R, V].
 
         ``logits`` may be overwritten. Returns which samples are over.
@@ -356,7 +356,7 @@ class Collector:
         """The finished responses, by request."""
         return [[self._completion(sample) for sample in samples] for samples in self.samples]
 
-    def _completion(self, sample: Sample) -> Completion:
+    def _completion(self, sample: Draft) -> Completion:
         if sample.finish_reason is None:
             raise RuntimeError("a sample was left unfinished")
         return Completion(

@@ -7,23 +7,20 @@ data whose answers are numbers (GSM8K, say).
 from __future__ import annotations
 
 import ast
-import hashlib
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from random import Random
-from typing import Literal
 
 from gnomon.agents.dialogue import parsed
 from gnomon.agents.environment import Observation, ToolEnvironment, ToolError
 from gnomon.errors import ConfigError
 from gnomon.judges.verifiers.adapter import MISSING, answer_of, missing_field
 from gnomon.records import Message, Prompt
+from gnomon.tasks import Split, split_of
 
-Split = Literal["train", "heldout"]
 KINDS = ("expression", "words")
-HELDOUT_SHARE = 0.2
 LONGEST = 200
 """Characters of an expression."""
 LARGEST = 10**40
@@ -169,13 +166,6 @@ _STORIES = (
     ),
 )
 _PEOPLE = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivan", "Jo", "Kim", "Leo")
-
-
-def split_of(key: str) -> Split:
-    """The split a problem belongs to, fixed by a hash of what identifies it."""
-    digest = hashlib.sha256(key.encode()).digest()
-    share = int.from_bytes(digest[:8], "big") / 2**64
-    return "heldout" if share < HELDOUT_SHARE else "train"
 
 
 def calculator_prompts(

@@ -11,19 +11,16 @@ training split under another wording.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
 
 from gnomon.errors import ConfigError
 from gnomon.records import Message, Prompt
+from gnomon.tasks import Split, split_of
 from gnomon.tasks.tunnel import lexicon as lex
 
-Split = Literal["train", "heldout"]
 FAMILIES: tuple[str, ...] = ("arithmetic", "strings", "lists", "facts", "manners")
-HELDOUT_SHARE = 0.2
 LARGEST = 20
 """The largest number that is added, subtracted or compared."""
 
@@ -52,10 +49,8 @@ class Problem:
 
     @property
     def split(self) -> Split:
-        """Which split the problem belongs to, fixed for all time by a hash of its key."""
-        digest = hashlib.sha256(self.key.encode()).digest()
-        share = int.from_bytes(digest[:8], "big") / 2**64
-        return "heldout" if share < HELDOUT_SHARE else "train"
+        """Which split the problem belongs to."""
+        return split_of(self.key)
 
 
 WORDINGS: dict[str, tuple[str, ...]] = {
