@@ -44,7 +44,6 @@ _POINTS = (
 _CONFIG = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none"
 )
-_FIRST_LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|(?<=[A-Za-z])[A-Za-z]")
 _LARGE_CHOICE = re.compile(r"\\binom\{[^{}]*(?:\d{6}|[\^!])")
 """The parser computes binomial coefficients itself, before their size can be looked at."""
 logging.getLogger("math_verify").setLevel(logging.ERROR)
