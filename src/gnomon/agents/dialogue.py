@@ -8,8 +8,8 @@
 
 Nothing is evaluated: arguments are JSON, or Python literals.
 
-Token in, token out: what the model sampled stays as it was sampled. Only what it is told is
-tokenised, as the chat template writes it after an assistant's turn.
+Token in, token out: what the model sampled stays as it was sampled. Only the
+environment's messages are tokenised, as the chat template writes them after an assistant's turn.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _BEGUN = re.compile(r"\s*([A-Za-z_]\w*)\(")
 
 @dataclass(frozen=True)
 class Parsed:
-    """The calls of a turn, or what is wrong with them (then nothing is run)."""
+    """The calls of a turn, or what is wrong with them (then none is run)."""
 
     calls: tuple[ToolCall, ...] = ()
     errors: tuple[str, ...] = ()
 
 
 def format_of(template: str | None) -> CallFormat:
-    """The format a chat template writes; hermes where it knows no tools."""
+    """The format that a chat template writes; hermes where it has no tools."""
     if template and "<tool_call>" not in template and '"parameters"' in template:
         return "llama"
     return "hermes"
@@ -93,7 +93,7 @@ def _llama(text: str, tools: Mapping[str, Tool]) -> _Read:
         try:
             value, end = json.JSONDecoder().raw_decode(rest)
             if not calls and "name" not in value:
-                return [], []  # JSON that is no call is an answer
+                return [], []  # JSON that is not a call is an answer
             calls.append(_json_call(value))
         except (ValueError, RecursionError) as error:
             return calls, [f"the tool call is not valid: {error}"]
@@ -140,7 +140,7 @@ def _python_arguments(inside: str, tool: Tool | None) -> dict[str, Any]:
         tree = None
     if not isinstance(tree, ast.Call) or tree.func.end_col_offset != 1:
         if len(names) == 1 and names[0] in plain and inside.strip():
-            return {names[0]: inside.strip()}  # one argument of text: its words as they stand
+            return {names[0]: inside.strip()}  # one argument of text: its words unchanged
         raise ValueError("the arguments cannot be read")
     if len(tree.args) > len(names):
         raise ValueError(f"{len(tree.args)} arguments, but it takes {len(names)}")
@@ -156,7 +156,7 @@ def parsed(source: str) -> ast.expr:
     """The syntax tree of an expression, without Python's own remarks on its style.
 
     Raises:
-        SyntaxError, ValueError, MemoryError, RecursionError: it is none.
+        SyntaxError, ValueError, MemoryError, RecursionError: it cannot be parsed.
     """
     return ast.parse(source, filename=MODEL_TEXT, mode="eval").body
 
@@ -217,7 +217,7 @@ def _signature(tool: Tool) -> str:
 
 _QUESTION = Message("user", "hello")
 _PROBE = "gnomon probe"
-TOLD = ("tool", "user", "system")
+OBSERVER_ROLES = ("tool", "user", "system")
 """The roles that an environment may speak in."""
 
 
@@ -274,8 +274,7 @@ class Dialogue:
         return replace(prompt, messages=shown, text=None)
 
     def _listed(self, messages: Sequence[Message]) -> bool:
-        """Whether the tools stand there already, as where ``reset`` gives back the prompt's own
-        turns with one more."""
+        """Whether the tools are listed already, as where ``reset`` extends the prompt's turns."""
         notes = describe_tools((), self._tools, self._calls)
         return all(any(note.content in m.content for m in messages) for note in notes)
 
@@ -288,17 +287,17 @@ class Dialogue:
         return self._encoder.encode_prompt(prompt)
 
     def continuation(self, last: int | None, messages: Sequence[Message]) -> list[int]:
-        """What stands between the model's last token and its next turn.
+        """The tokens between the model's last token and its next turn.
 
         Args:
-            last: the token the turn ended with; where that is no end of turn (a stop string), the
-                end of turn is put first.
-            messages: what the model is told, in roles of ``TOLD``.
+            last: the token the turn ended with; where that does not end a turn (a stop string),
+                the end of turn is put first.
+            messages: what the environment says, in roles of ``OBSERVER_ROLES``.
 
         Raises:
             ConfigError: the template refuses them.
         """
-        told = self._told(messages)
+        told = self._as_template(messages)
         try:
             closed = self._template.render((_QUESTION, Message("assistant", _PROBE)))
             text = self._template.render(
@@ -320,11 +319,11 @@ class Dialogue:
             tail = self._template.ends.after(tail)
         return self._encoder.encode_continuation(text.removesuffix(tail), tail)
 
-    def _told(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages in the roles and the words that the template is given.
+    def _as_template(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages in the roles that the template takes, without forged special tokens.
 
-        Where the user says what tools gave, all that comes together is one turn: templates without
-        a tool role often want user and assistant to take turns.
+        Where tool output is written in the user's role, successive outputs are one turn: templates
+        without a tool role often want user and assistant to take turns.
         """
         told: list[Message] = []
         for m in messages:
@@ -344,7 +343,7 @@ class Dialogue:
         )
 
     def _harmless(self, content: str) -> str:
-        """Tool output cannot forge a turn: special tokens in it are spelt apart."""
+        """Tool output with its special tokens broken up, so that it cannot forge a turn."""
         for token in self._special:
             content = content.replace(token, f"{token[0]} {token[1:]}")
         return content

@@ -69,7 +69,7 @@ class Tool:
         name = getattr(function, "__name__", repr(function))
         try:
             schema = get_json_schema(function)["function"]
-        except Exception as error:  # its errors share no base
+        except Exception as error:  # its errors have no common base
             raise ConfigError(
                 f"tool {name!r}: no JSON schema can be made of the function: {error}. It needs a "
                 "docstring, with every argument under Args:, and a type hint for each"
@@ -96,7 +96,7 @@ class Tool:
 
 
 def _plain(schema: Any) -> Any:
-    """transformers' ``nullable`` as JSON Schema has it: the type null beside the type."""
+    """transformers' ``nullable`` in JSON Schema's form: null is one of the types."""
     if isinstance(schema, list):
         return [_plain(item) for item in schema]
     if not isinstance(schema, Mapping):
@@ -134,9 +134,9 @@ class Observation:
     """What an action led to.
 
     Attributes:
-        messages: what the model is told (roles tool, user or system); needed unless ``done``.
+        messages: shown to the model (roles tool, user or system); needed unless ``done``.
         reward: of this action; the episode's return is the sum.
-        done: the episode is over, of the environment's own accord.
+        done: the environment ends the episode.
         parts: named figures of this step, summed over the episode and logged under
             ``reward/NAME``. A part ``correct`` tells right answers (pass@k).
         tool_errors: how many of the action's calls failed for reasons the model can react to.
@@ -162,8 +162,8 @@ class Environment(Protocol):
     def reset(self, prompt: Prompt, seed: int) -> Sequence[Message] | None:
         """Begin the task of ``prompt``; its ``meta`` holds the row's other fields.
 
-        The samples of a prompt are reset with the same seed and must begin alike: whatever is
-        random here is drawn from the seed.
+        The samples of a prompt are reset with the same seed and must begin the same way: draw what
+        is random from the seed.
 
         Returns:
             the opening conversation, or None (or nothing) for the prompt's own messages.
@@ -183,8 +183,8 @@ class ToolEnvironment:
     """Runs the tools the model calls; a turn without a call is its answer.
 
     A subclass gives its functions (or ready :class:`Tool` objects with one) to ``__init__``, sets
-    its state up in ``reset`` and judges the final answer in ``answer``. What tools return is told
-    to the model as text; a :class:`ToolError` is told as ``error: ...``.
+    its state up in ``reset`` and judges the final answer in ``answer``. What tools return is
+    shown to the model as text; a :class:`ToolError` as ``error: ...``.
     """
 
     def __init__(self, *functions: Callable[..., Any] | Tool) -> None:
@@ -197,7 +197,7 @@ class ToolEnvironment:
         return None
 
     def answer(self, text: str) -> float | Observation:
-        """Judge a turn that calls no tool: the final reward, or an observation to go on."""
+        """Judge a turn without a call: the final reward, or an observation to continue with."""
         raise NotImplementedError(f"{type(self).__name__} has no answer() to judge the last turn")
 
     def step(self, action: Action) -> Observation:

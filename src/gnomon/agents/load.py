@@ -80,7 +80,7 @@ BUILTIN: Mapping[str, str] = {
     "rooms": "gnomon.tasks.rooms:Rooms",
     "gymnasium": "gnomon.agents.load:gymnasium_text",
 }
-"""Names of environments that come with gnomon, and where each is made."""
+"""Environments that come with gnomon, and where each is made."""
 
 
 def environment_factory(
@@ -102,7 +102,7 @@ def environment_factory(
         inspect.signature(found).bind(**options)
     except TypeError as error:
         raise ConfigError(f"environment {name!r}: its options: {error}") from error
-    except ValueError:  # no signature to be had
+    except ValueError:  # it has no signature
         pass
 
     def make() -> Environment:
@@ -114,7 +114,7 @@ def environment_factory(
 
 
 def _try(name: str, make: Callable[[], Environment]) -> None:
-    """Make one, so that what is wrong with it is known before anything is trained."""
+    """Make one, so that a broken environment is reported before anything is trained."""
     try:
         environment = make()
     except BaseException as error:

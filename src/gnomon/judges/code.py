@@ -7,7 +7,7 @@ Four kinds of tests, told apart by the fields of ``Prompt.meta``:
     tests                 a list of {input, output}: run as a script, stdin to stdout
     tests                 a list of {function, args, kwargs, expected}: calls of plain values
 
-Expected outputs and values stay outside the sandbox in the last two. In the first two they lie in
+In the last two, expected outputs and values stay outside the sandbox. In the first two they are in
 another process than the program (see gnomon.sandbox).
 """
 
@@ -31,16 +31,16 @@ _PYTHON = ("python", "py", "python3", "")
 
 
 def extract_code(text: str) -> str:
-    """The program in a response: its last fenced Python block, or else the text as it stands."""
+    """The program in a response: its last fenced Python block, or else the whole text."""
     blocks = [body for language, body in _FENCE.findall(text) if language.lower() in _PYTHON]
     return blocks[-1] if blocks else text
 
 
 def complete_program(prefix: str, code: str, entry_point: str | None) -> str:
-    """``code`` put after the prompt's own code, whether it goes on from there or starts anew.
+    """``code`` put after the prompt's own code, whether it continues that or starts again.
 
-    Code that defines the entry point itself is set below the prompt's (whose imports and helpers it
-    may need); anything else is taken as the continuation of the prompt's last line.
+    Code that defines the entry point goes below the prompt's (it may need its imports and helpers);
+    anything else continues the prompt's last line.
     """
     if entry_point is not None and _defines(code, entry_point):
         return f"{prefix.rstrip()}\n\n{code}" if _parses(prefix) else code
@@ -191,6 +191,6 @@ def _parses(code: str) -> bool:
 
 
 def _defines(code: str, name: str) -> bool:
-    """Whether a line at the margin defines ``name`` (by eye: model code is not parsed here)."""
+    """Whether an unindented line defines ``name`` (by pattern: model code is not parsed here)."""
     pattern = rf"^(?:(?:async\s+)?def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*="
     return re.search(pattern, code, re.MULTILINE) is not None

@@ -58,8 +58,8 @@ def plackett_luce(scores: Tensor, rank: Tensor, group_of: Tensor, num_groups: in
 
     Ties follow Breslow (1974): each of m tied responses is a choice among the tied ones and all
     that rank lower. In the last (lowest) block of m, w_i = (m - 1) / m, since choosing the only
-    response left is no choice; so every ranking makes K - 1 choices, one response alone makes none,
-    and K = 2 equals :func:`bradley_terry`, tie or not.
+    response left is not a choice. So every ranking makes K - 1 choices, one response alone makes
+    none, and K = 2 equals :func:`bradley_terry`, tie or not.
 
     Args:
         scores: [S] rewards (or beta times log-ratios) of the responses.

@@ -353,7 +353,7 @@ def make_app(
     """The application around a host.
 
     Args:
-        host: what samples; it is called by whoever works on ``tasks``.
+        host: what samples; called by the thread that works on ``tasks``.
         tasks: where work is queued.
         scratch: a folder for weights on their way.
         limits: of bodies and answers.

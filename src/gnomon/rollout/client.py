@@ -264,18 +264,18 @@ _PER_TOKEN = 64  # bytes of an answer, for its id and its log-prob
 
 
 class RemoteHost:
-    """Talks to a rollout server; what fails for want of a connection is tried again a few times.
+    """Talks to a rollout server; what fails because of the connection is tried again a few times.
 
-    All that is asked can be asked twice: weights are named by their content, and samples follow
-    from the weights and the job's seeds. A server that was started anew serves its start weights:
-    it then says so (StaleWeightsError), and the engine sends the policy's again before it samples.
+    Every request can be repeated: weights are named by their content, and samples follow from the
+    weights and the job's seeds. A server that was restarted serves its start weights: it
+    raises StaleWeightsError, and the engine sends the policy's again before it samples.
 
     Args:
         url: as printed by ``gnomon serve-rollouts``.
         token: shown to the server, when it is given.
         retries: further tries after a failed one; the pauses double from 1 s to 30 s.
         timeout: seconds without a sign of life after which the server counts as gone.
-        sleep: how to pause; by default so that the caller can give up meanwhile.
+        sleep: how to pause; by default the caller can give up during a pause.
 
     Raises:
         ConfigError: not a URL, not a token, or numbers that make no sense.

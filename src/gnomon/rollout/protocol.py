@@ -211,7 +211,7 @@ class About:
 
 @dataclass(frozen=True)
 class Job:
-    """Requests that are sampled alike, from the weights ``version``; ``eos`` ids end a response."""
+    """Requests with one set of parameters, for the weights ``version``; ``eos`` ids end one."""
 
     version: str
     requests: Sequence[Request]

@@ -113,7 +113,7 @@ class ReplicaEngine(Engine):
     def _load(self, snapshot: Snapshot) -> None:
         if self._loaded == snapshot.version:
             return
-        self._loaded = None  # whatever happens now, the old weights are no longer to be trusted
+        self._loaded = None  # if loading fails, the old weights cannot be trusted either
         progress = self._pinned_progress
         self.replica.load(snapshot, None if progress is None else lambda: progress(0, 0))
         self._loaded = snapshot.version
@@ -192,7 +192,7 @@ _SAME = (
     *("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps"),
     *("rope_theta", "rope_parameters", "rope_scaling", "sliding_window", "tie_word_embeddings"),
 )
-"""What the configurations of policy and host must agree on, where both say it."""
+"""Settings that the configurations of policy and host must share, where both have them."""
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ class HostReplica:
         self._writer.close()
 
     def _check(self, job: Job, rows: Sequence[Sequence[Sampled]]) -> None:
-        """See that an answer is one to this job; what is trained on must not rest on trust."""
+        """Check that an answer fits the job: nothing is trained on unchecked."""
         if [len(row) for row in rows] != [r.n for r in job.requests]:
             raise EngineError("the sampler gave another number of responses than it was asked for")
         for sampled in (s for row in rows for s in row):

@@ -45,14 +45,14 @@ class RolloutServer:
         host: what samples.
         address, port: where to listen; port 0 takes a free one.
         token: clients must show it, when it is given.
-        names: what else the server is called in a ``Host`` header, beside ``localhost`` and the
-            addresses it has: the name of a proxy in front of it, say.
+        names: what else the server is called in a ``Host`` header, besides ``localhost`` and its
+            addresses: the name of a proxy in front of it, say.
         limits: what clients may make it hold.
         log: called with what was done and refused, in words; nothing by default.
 
     Raises:
-        ConfigError: an address that others can reach without a token, or that cannot be had; a
-            token or a name that no header can carry.
+        ConfigError: an address that others can reach without a token, or that is not available; a
+            token or a name that cannot be sent in a header.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ def listen(
     """A listening socket; only where nobody else reaches it, unless there is a token.
 
     Raises:
-        ConfigError: others could reach it, or it cannot be had.
+        ConfigError: others could reach it, or it is not available.
     """
     secret = check_token(token)
     try:
@@ -141,7 +141,7 @@ def listen(
         family, _, _, _, where = found[0]
         if not (secret or ipaddress.ip_address(where[0]).is_loopback):
             raise ConfigError(
-                f"{address or 'every address'} can be reached by others, and whoever reaches it "
+                f"{address or 'every address'} can be reached by others, and anyone who reaches it "
                 f"can replace the model's weights: set {TOKEN_VARIABLE} to a secret, here and for "
                 "the trainer"
             )
@@ -163,7 +163,7 @@ class _Sparing:
         if now - self._last < _QUIET_SECONDS:
             self._left_out += 1
             return
-        more = f" ({self._left_out} more were refused meanwhile)" if self._left_out else ""
+        more = f" ({self._left_out} more were refused since)" if self._left_out else ""
         self._last, self._left_out = now, 0
         self._say(f"refused {text}{more}")
 
@@ -250,7 +250,7 @@ def serve(
 
 
 def _log(text: str) -> None:
-    """A line on stderr; what clients sent may stand in it, so it stays one line, and short."""
+    """A line on stderr; clients' text may be in it, so it is kept to one short line."""
     text = "".join(c if c.isprintable() else "?" for c in text[:1000])
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 

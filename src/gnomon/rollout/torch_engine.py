@@ -82,7 +82,7 @@ def packed_linears(model: nn.Module) -> Iterator[int]:
             vars(module).pop("forward", None)
 
 
-_PACK_FROM = 16  # decoding steps that repay laying the weights out anew
+_PACK_FROM = 16  # decoding steps that repay reordering the weights
 _PREFILL_TOKENS = 2048  # prompt tokens per pass, so that a long queue cannot swell one pass
 
 

@@ -88,7 +88,7 @@ def shapes_in(files: Sequence[Path]) -> dict[str, list[int]]:
 def check_weights(
     file: WeightsFile, expected: Mapping[str, Sequence[int]], dtype: torch.dtype
 ) -> None:
-    """See that a file can be taken over as a whole, before any of it is.
+    """Check that a whole file can be loaded, before any of it is.
 
     Args:
         file: as it came.
@@ -98,7 +98,7 @@ def check_weights(
     Raises:
         EngineError: it was damaged on the way, or holds other tensors, or numbers that are not
             finite in ``dtype``.
-        ModelError: it is no safetensors file.
+        ModelError: it is not a safetensors file.
     """
     if not file.intact and digest(file.path) != file.version:
         raise EngineError(DAMAGED)

@@ -79,10 +79,10 @@ def raise_line(line: Mapping[str, Any]) -> None:
 
 
 def check_token(token: str | None) -> str | None:
-    """The secret, or None where there is none.
+    """The secret, or None.
 
     Raises:
-        ConfigError: one that no header can carry.
+        ConfigError: it cannot be sent in a header.
     """
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         raise ConfigError(
@@ -182,8 +182,8 @@ def job_from_json(body: bytes) -> Job:
     """The inverse.
 
     Raises:
-        DataError: anything else: no JSON, JSON nested too deep, other fields, numbers that are none
-            or out of bounds, more responses than ``MAX_RESPONSES``.
+        DataError: anything else: no JSON, JSON nested too deep, other fields, values that are not
+            numbers or out of bounds, more responses than ``MAX_RESPONSES``.
     """
     try:
         job = _JobIn.model_validate_json(body)

@@ -1,4 +1,4 @@
-"""Running programs that nobody trusts: see :class:`Sandbox`."""
+"""Running untrusted programs: see :class:`Sandbox`."""
 
 from gnomon.sandbox.backends import Limits, SandboxError, choose, probe
 from gnomon.sandbox.run import BadTestsError, CallTest, InputTest, Result, Sandbox

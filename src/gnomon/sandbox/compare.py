@@ -2,7 +2,7 @@
 
 The answer is never built as a whole: what a program sends could take for ever to build (a fraction
 of millions of digits, a set of numbers that all collide) or to compare. The expected value leads,
-and only parts of the answer that are no larger than their counterparts are looked at.
+and parts of the answer that are larger than their counterparts are not looked at.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Programs and their tests: what passed, judged outside wherever the answer can be kept outside."""
+"""Programs and their tests, judged outside the sandbox wherever the answer can be kept outside."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ class Sandbox:
 
     Args:
         backend: auto (bubblewrap, else landlock), bubblewrap, landlock, or none.
-        allow_unsafe: with no walls to be had, run programs with our own rights.
+        allow_unsafe: where no sandbox works, run programs with our own rights.
         limits: of every program.
         python_path: folders the program may import from (site-packages, say) besides the standard
             library; they become readable inside.
         workers: programs at once.
 
     Raises:
-        SandboxError: no backend works here (say allow_unsafe to run anyway).
+        SandboxError: no backend works here (set allow_unsafe to run anyway).
     """
 
     def __init__(

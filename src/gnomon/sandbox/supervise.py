@@ -54,7 +54,7 @@ def parsed(data: bytes) -> Any:
     """The frame in ``data``, in time proportional to its size.
 
     Raises:
-        ValueError, RecursionError: it is none of the runner's.
+        ValueError, RecursionError: the runner did not write it.
     """
     message = json.loads(data, parse_int=_small)
     if not isinstance(message, dict):

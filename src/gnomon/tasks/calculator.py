@@ -1,4 +1,4 @@
-"""Sums too hard to do in the head, and a calculator to do them with.
+"""Sums that are too hard for mental arithmetic, and a calculator.
 
 The prompts carry the right answer in ``meta["answer"]``, so the environment also works on other
 data whose answers are numbers (GSM8K, say).
@@ -119,14 +119,14 @@ class Calculator(ToolEnvironment):
         """Look the right answer up.
 
         Raises:
-            ValueError: the prompt has none, or it is no number.
+            ValueError: the prompt has no answer, or the answer is not a number.
         """
         answer = answer_of(prompt, self.field)
         if answer is MISSING:
             raise ValueError(missing_field(prompt, self.field))
         number = last_number(str(answer))
         if number is None:
-            raise ValueError(f"prompt {prompt.id}: the answer {answer!r} is no number")
+            raise ValueError(f"prompt {prompt.id}: the answer {answer!r} is not a number")
         self._answer = number
         return None
 

@@ -137,7 +137,7 @@ def solve(world: World, place: Place) -> list[TURN]:
     """A shortest way to the goal (breadth first).
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the goal cannot be reached.
     """
     queue: deque[tuple[Place, list[TURN]]] = deque([(place, [])])
     seen = {place}
@@ -221,8 +221,8 @@ class Rooms(ToolEnvironment):
 
     def answer(self, text: str) -> Observation:
         """A turn that does nothing."""
-        told = Message("tool", "error: do something: go or take")
-        return Observation((told,), tool_errors=1)
+        hint = Message("tool", "error: do something: go or take")
+        return Observation((hint,), tool_errors=1)
 
     def step(self, action: Action) -> Observation:
         """Do it; taking the goal ends the episode."""

@@ -50,7 +50,7 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 class UnreadableError(ValueError):
-    """The text is no expression that can be computed."""
+    """The text is not an expression that can be computed."""
 
 
 @lru_cache(maxsize=2048)
@@ -77,12 +77,12 @@ def read(text: str) -> Any:
     except Exception as error:  # the parser raises plain Exceptions, sympy nearly anything
         raise UnreadableError(str(error).splitlines()[0] if str(error) else "unreadable") from error
     if not isinstance(found, sympy.Basic | sympy.MatrixBase):
-        raise UnreadableError(f"{text!r} is no expression")
+        raise UnreadableError(f"{text!r} is not an expression")
     return found
 
 
 def value_of(text: str) -> float | None:
-    """The real value of an expression without letters; None where there is none."""
+    """The real value of an expression without letters; None without one."""
     try:
         found = read(text)
         number = None if found.free_symbols else _at(found, {})
@@ -110,7 +110,7 @@ def same_expression(answer: str, truth: str, rel_tol: float = 0.0) -> bool:
 
 
 def ratio(first: str, second: str) -> float | None:
-    """The constant that ``first`` is ``second`` times; None where there is none (or it is 0)."""
+    """The constant c in first = c * second; None without one (or where it is 0)."""
     if _letters(first) != _letters(second):
         return None
     try:
@@ -146,7 +146,7 @@ def _letters(text: str, lower: bool = False) -> frozenset[str]:
 
 
 def _letters_allowed(answer: Any, truth: Any) -> bool:
-    """An answer with letters to a truth without is no answer (x - x + 5)."""
+    """An answer with letters to a truth without letters is wrong (x - x + 5)."""
     return bool(truth.free_symbols) or not answer.free_symbols
 
 
@@ -244,7 +244,7 @@ def _same_values(first: Any, second: Any, rel_tol: float) -> bool | None:
 
 
 def _at(expression: Any, values: dict[Any, Any]) -> _Point | None:
-    """The value at a point; None where there is none, or it is infinite."""
+    """The value at a point; None where it is undefined or infinite."""
     try:
         found = sympy.N(
             expression.doit(deep=True) if not values else expression, DIGITS, subs=values
@@ -260,7 +260,7 @@ def _at(expression: Any, values: dict[Any, Any]) -> _Point | None:
 
 
 class _Point:
-    """A complex number to 25 digits; an imaginary part that is only rounding is none."""
+    """A complex number to 25 digits; an imaginary part that is only rounding is 0."""
 
     def __init__(self, real: Any, imag: Any) -> None:
         size = abs(real) + abs(imag)

@@ -159,7 +159,7 @@ def _in_words(text: str) -> Number | None:
     for word in words:
         if word in _WORDS:
             if current % 100 and not (current % 100 >= 20 and current % 10 == 0):
-                return None  # "two three" is no number
+                return None  # "two three" is not a number
             current += _WORDS[word]
         elif word == "hundred":
             current = max(current, 1) * 100

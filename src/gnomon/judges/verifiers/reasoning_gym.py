@@ -107,7 +107,7 @@ def grader(extract: Extract) -> Callable[[str, Any], Any]:
         if str(entry["question"]) != kept["question"]:
             raise ValueError(
                 f"reasoning-gym:{kept['dataset']} entry {kept['index']} is another question now: "
-                "the prompts were made by another version of reasoning-gym; make them anew"
+                "the prompts were made by another version of reasoning-gym; make them again"
             )
         answer = extracted(text, extract)
         score = 0.0 if answer is None else float(dataset.score_answer(answer, entry))
@@ -128,7 +128,7 @@ def _dataset(name: str, config: str) -> Any:
 
 
 def extracted(text: str, extract: Extract) -> str | None:
-    """The answer that is graded; None where there is none."""
+    """The answer that is graded; None without one."""
     found = _TAG.findall(text)
     if extract != "all" and found:
         return str(found[-1]).strip() or None

@@ -72,7 +72,7 @@ _SHORT_WORDS = frozenset(_SHORT.split())
 
 
 def has_words(text: str) -> bool:
-    """Whether there are English words in the text, so that it is no formula."""
+    """Whether there are English words in the text, so that it is not a formula."""
     plain = re.sub(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+", "\\ ", text)
     for match in re.finditer(r"[A-Za-z]+", plain):
         word = match[0]

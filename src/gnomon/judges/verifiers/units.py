@@ -1,4 +1,4 @@
-"""Units behind a number: what they measure and how large they are."""
+"""Units after a number: what they measure and how large they are."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ _TABLE: dict[str, dict[str, str]] = {
 }
 _CASED = {"K": "k", "N": "n", "J": "j", "W": "w", "V": "v", "L": "l", "C": "", "H": "", "S": "",
           "M": "", "G": "", "c": "", "n": "", "j": "", "w": "", "v": "", "k": ""}  # fmt: skip
-"""Single letters that are a unit in one case only; an empty one is none."""
+"""Single letters that are a unit in one case only ("": not in this case)."""
 RADIAN = Fraction(180 / math.pi)
 
 
@@ -136,7 +136,7 @@ def _known(word: str) -> tuple[Fraction, Mapping[str, int]] | None:
 def read_unit(words: str) -> Unit | None:
     """The unit that ``words`` name ("cm", "square feet", "m/s^{2}", "red apples").
 
-    Words that are no unit are things that are counted. None where it is neither: digits, signs.
+    Words that are not units are things that are counted. None for anything else: digits, signs.
     """
     words = words.strip().strip(".,;:!").strip()
     if not words:
@@ -197,7 +197,7 @@ def _singular(word: str) -> str:
 
 
 def agree(a: Unit, b: Unit) -> bool:
-    """Whether two units can stand behind one quantity: the same dimension, and no other things.
+    """Whether two units can belong to one quantity: the same dimension, and the same things.
 
     A quantity without a unit agrees with every unit.
     """

@@ -187,7 +187,7 @@ class ConfineError(Exception):
 
 
 def landlock_abi() -> int:
-    """The kernel's landlock version, 0 where there is none."""
+    """The kernel's landlock version, 0 without landlock."""
     if not sys.platform.startswith("linux"):
         return 0
     return max(0, int(_libc().syscall(_CREATE_RULESET, None, 0, 1)))

@@ -20,7 +20,7 @@ MAX_FRAME = 8 * 2**20
 
 
 class ClosedError(Exception):
-    """The other side closed the pipe, or sent what is no frame."""
+    """The other side closed the pipe, or sent something else than a frame."""
 
 
 def read_exactly(fd: int, count: int) -> bytes:

@@ -67,7 +67,7 @@ EXPERT = Quality(
 
 
 def phrase_answer(problem: Problem, answer: str, rng: Random) -> str:
-    """Say ``answer`` in one of the ways people say it: bare, in a sentence, or as a statement."""
+    """``answer`` as people write it: bare, in a sentence, or as a statement."""
     if problem.family == "manners":
         return f"{answer}{rng.choice('.!')}"
     statement = problem.statement.removesuffix(problem.answer) + answer

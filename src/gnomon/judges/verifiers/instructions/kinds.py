@@ -50,12 +50,12 @@ class Kind:
     """One kind of checkable instruction.
 
     Attributes:
-        name: as it stands in ``Prompt.meta``.
+        name: in ``Prompt.meta``.
         sample: draws parameters (JSON values) from a random generator.
         describe: the sentence that goes into the prompt.
         check: whether a response obeys, given the parameters.
         clashes: marks; two kinds that share one are not asked for together.
-        short: a response of a few words can obey in earnest, so none is required to be longer.
+        short: a response of a few words can obey, so no minimum length is required.
     """
 
     name: str
@@ -86,8 +86,8 @@ def kind(
 def obeys(text: str, name: str, params: Mapping[str, Any]) -> bool:
     """Whether a response obeys one instruction.
 
-    An empty response obeys none, and a token answer ("a") none but those of short answers: at least
-    five different words are asked for, or a ban on commas would be met by saying nothing.
+    An empty response obeys none, and a token answer ("a") only those that ask for short answers:
+    otherwise five different words are required, or saying nothing would obey a ban on commas.
 
     Raises:
         KeyError: no such kind, or a parameter is missing.

@@ -54,7 +54,7 @@ _STARTERS = {
     "those", "there", "here", "but", "and", "however", "in", "on", "at", "for", "if", "when",
     "while", "what", "who", "how", "why", "where", "our", "my", "his", "her", "their", "its",
 }  # fmt: skip
-"""Words that begin a sentence rather than go on with a name after an initial (C. The)."""
+"""Words that begin a sentence, where a name could follow an initial (C. The)."""
 
 _ENDING = re.compile(
     rf"(?:\.{{2,}}|…+|[{re.escape(END)}])[{re.escape(END)}]*[{re.escape(_CLOSING)}]*"
@@ -90,7 +90,7 @@ def sentences(text: str) -> list[str]:
     Not ends are the stops of abbreviations (Mr., e.g.), initials, decimals and list numbers, an
     ellipsis that goes on in small letters, and what a quotation ends in where the sentence around
     it goes on. A line of a list, a heading or a table and the end of a paragraph end one too; a
-    line that leads in with a colon belongs to what it leads to, and a heading alone is none.
+    line that ends in a colon belongs to what follows, and a heading alone is not a sentence.
     """
     out: list[str] = []
     held: list[str] = []  # what goes on in the next block
@@ -161,7 +161,7 @@ def _ends(block: str, found: re.Match[str], start: int) -> bool:
 
 
 def _stop_ends(before: str, following: str, first: str) -> bool:
-    """Whether a single stop ends a sentence, given what stands on either side of it."""
+    """Whether a single stop ends a sentence, given the text on either side of it."""
     last = re.search(r"(?:[^\W\d_]\.)*[^\W\d_]+$|[\w.]+$", before)
     word = last[0].lower() if last else ""
     found = _WORD.search(following)
@@ -186,7 +186,7 @@ def paragraphs(text: str) -> list[str]:
 
 
 def count_word(text: str, word: str) -> int:
-    """How often a word (or phrase) stands in the text, whatever its case.
+    """How often a word (or phrase) occurs in the text, in any case.
 
     Neither a letter nor a digit may touch it, unless one of the two is of a script without spaces.
     """
@@ -211,7 +211,7 @@ _AFTER_END = "\"'”’»)*_」』）"
 def bullets(text: str) -> list[str]:
     """The items of lines that start with * or -; neither emphasis nor a rule is an item.
 
-    The blank behind the mark may be missing before a letter or bold text.
+    The blank after the mark may be missing before a letter or bold text.
     """
     found = re.findall(
         r"^[ \t]*(?:[*-][ \t]+|-(?=[^\W\d_]|[\"'“\[(]|\*\*)|\*(?=[^\W_][^*\n]*$))(\S.*)$",
@@ -224,7 +224,7 @@ def bullets(text: str) -> list[str]:
 def numbers(text: str) -> list[int]:
     """The numbers of a list's items in order: ``1.``, ``1)`` or ``1、``, also behind ``#`` or bold.
 
-    Items that stand further in than the first one belong to lists within it.
+    Items that are indented further than the first one belong to lists within it.
     """
     pattern = r"^([ \t]*)(?:[#>]+[ \t]*)?[*_]*\(?(\d{1,4})[.)．、](?!\d)[*_]*(.*)$"
     items = [
@@ -241,7 +241,7 @@ def sections(text: str) -> list[int]:
 
 
 def star_parts(text: str) -> list[str]:
-    """What stands between separators ``***``; stars around a word or two separate nothing.
+    """The parts between separators ``***``; stars around a word or two separate nothing.
 
     An empty part at the beginning or the end is left out.
     """
@@ -250,7 +250,7 @@ def star_parts(text: str) -> list[str]:
 
 
 def highlights(text: str) -> int:
-    """How many parts stand between stars (one, two or three) on one line: *this*, **this**.
+    """How many parts are between stars (one, two or three) on one line: *this*, **this**.
 
     The stars touch what they highlight, so neither bullets nor products are any.
     """
@@ -270,7 +270,7 @@ def highlights(text: str) -> int:
 
 
 def placeholders(text: str) -> list[str]:
-    """What stands in square brackets: no links, footnotes, ticked boxes or LaTeX."""
+    """What is in square brackets, except links, footnotes, ticked boxes and LaTeX."""
     found = re.findall(r"(?<![\\!])\[([^\[\]\n]+)\](?!\()", text)
     return [inner for inner in found if _names_something(inner)]
 
@@ -292,8 +292,8 @@ def has_title(text: str) -> bool:
 def has_postscript(text: str) -> bool:
     """Whether the text ends with a postscript: ``P.S.`` and words behind it, the main text before.
 
-    It stands on a line of its own or behind a sentence, and nothing but a further postscript
-    (P.P.S.) comes after its paragraph.
+    It is on a line of its own or after a sentence, and only a further postscript (P.P.S.) may come
+    after its paragraph.
     """
     mark = rf"(?:^|[{re.escape(END)}…:][{re.escape(_AFTER_END)}]*\s+)[^\w\n]{{0,8}}p\.\s?s\.(?!\w)"
     for found in re.finditer(mark, text, re.MULTILINE | re.I):
@@ -304,7 +304,7 @@ def has_postscript(text: str) -> bool:
 
 
 def wrapped(text: str) -> bool:
-    """Whether the whole text stands in double quotation marks, straight or curly."""
+    """Whether the whole text is in double quotation marks, straight or curly."""
     text = text.strip()
     return len(text) > 2 and any(
         text[0] in first and text[-1] in last for first, last in (('"', '"'), ("“„", "”“"))
@@ -319,7 +319,7 @@ def bare(text: str) -> str:
 def json_object(text: str) -> dict[str, Any] | None:
     """The object that the text is, bare or in one fence; None where it is anything else.
 
-    RFC 8259 is meant strictly: NaN and Infinity are no numbers, and a name stands once.
+    RFC 8259, strictly: NaN and Infinity are not numbers, and no key appears twice.
     """
     text = text.strip()
     if text.startswith("```") and text.endswith("```") and len(text) > 6:
@@ -337,5 +337,5 @@ def _refuse(constant: str) -> None:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a key appears twice")
     return dict(pairs)
