@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -117,16 +118,13 @@ def ratio(first: str, second: str) -> float | None:
         one, other = read(first), read(second)
     except UnreadableError:
         return None
-    letters = sorted(one.free_symbols | other.free_symbols, key=str)
-    if not letters or len(letters) > len(_POINTS[0]):
+    if not 0 < len(one.free_symbols | other.free_symbols) <= len(_POINTS[0]):
         return None
-    found: list[float] = []
-    for point in _POINTS:
-        values = {letter: sympy.Float(x, 40) for letter, x in zip(letters, point, strict=False)}
-        above, below = _at(one, values), _at(other, values)
-        if above is None or below is None or above.imag or below.imag or not below.real:
-            continue
-        found.append(float(above.real / below.real))
+    found = [
+        float(above.real / below.real)
+        for above, below, _ in _values(one, other)
+        if above and below and not above.imag and not below.imag and below.real
+    ]
     same = len(found) >= 2 and all(math.isclose(r, found[0], rel_tol=1e-12) for r in found)
     return found[0] if same and found[0] else None
 
@@ -220,22 +218,28 @@ def _ten_to(size: float) -> float:
 # -- values ---------------------------------------------------------------------------------------
 
 
+def _values(first: Any, second: Any) -> Iterator[tuple[_Point | None, _Point | None, bool]]:
+    """The values of two expressions at each fixed point, and whether a letter is below 0 there."""
+    letters = sorted(first.free_symbols | second.free_symbols, key=str)
+    for point in _POINTS if letters else _POINTS[:1]:
+        values = {letter: sympy.Float(x, 40) for letter, x in zip(letters, point, strict=False)}
+        yield _at(first, values), _at(second, values), bool(letters) and point[0] < 0
+
+
 def _same_values(first: Any, second: Any, rel_tol: float) -> bool | None:
     """Whether two expressions have the same values; None where they have none to compare."""
     if not all(isinstance(e, sympy.Expr) for e in (first, second)):
         return None
-    letters = sorted(first.free_symbols | second.free_symbols, key=str)
+    letters = first.free_symbols | second.free_symbols
     if len(letters) > len(_POINTS[0]):
         return None
     agreed = 0
-    for point in _POINTS if letters else _POINTS[:1]:
-        values = {letter: sympy.Float(x, 40) for letter, x in zip(letters, point, strict=False)}
-        one, other = _at(first, values), _at(second, values)
+    for one, other, negative in _values(first, second):
         if one is None or other is None:
             if (one is None) != (other is None) and not letters:
                 return False
             continue
-        if letters and point[0] < 0 and (one.imag or other.imag):
+        if negative and (one.imag or other.imag):
             continue  # roots and logarithms of letters are meant for positive ones
         if not _close(one, other, rel_tol):
             return False
