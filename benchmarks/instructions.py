@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import ifeval
-from gnomon.judges.verifiers.instructions import catalogue as catalogue
 from gnomon.judges.verifiers.instructions.kinds import KINDS, obeys
 
 EXACT = ("bullets_exactly", "paragraphs_exactly", "parts_with_stars", "word_count")

@@ -16,12 +16,11 @@ from urllib.parse import urlsplit
 
 import tiny_world as tw
 from gnomon.models.roles import Role
-from gnomon.rollout.host import HostReplica
-from gnomon.rollout.limits import Limits
-from gnomon.rollout.remote import RemoteHost
-from gnomon.rollout.replica import ReplicaEngine
+from gnomon.rollout.client import RemoteHost
+from gnomon.rollout.door import Limits
+from gnomon.rollout.replica import HostReplica, ReplicaEngine
+from gnomon.rollout.serve import RolloutServer
 from gnomon.rollout.serve import serve as serve_model
-from gnomon.rollout.server import RolloutServer
 from gnomon.rollout.torch_engine import TorchEngine
 
 EOS = (tw.EOS, *range(8, 40))

@@ -11,10 +11,8 @@ from gnomon.algorithms.on_policy import OnPolicy
 
 import tiny_world as tw
 from gnomon.agents.dialogue import Dialogue
-from gnomon.agents.environment import ToolEnvironment
+from gnomon.agents.environment import Action, Observation, Tool, ToolEnvironment, ToolError
 from gnomon.agents.episodes import EpisodeRunner
-from gnomon.agents.protocol import Action, Observation
-from gnomon.agents.tools import Tool, ToolError
 from gnomon.algorithms.base import EncodedPrompt, Ingredients, Sampling
 from gnomon.algorithms.registry import find_algorithm
 from gnomon.data.encode import Encoder

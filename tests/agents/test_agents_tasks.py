@@ -14,11 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny_world as tw
-from gnomon.agents.adapters import TextGame
-from gnomon.agents.calls import parse_calls
-from gnomon.agents.load import environment_factory
-from gnomon.agents.protocol import Action
-from gnomon.agents.tools import ToolError
+from gnomon.agents.dialogue import parse_calls
+from gnomon.agents.environment import Action, ToolError
+from gnomon.agents.load import TextGame, environment_factory
 from gnomon.errors import ConfigError
 from gnomon.records import Message, Prompt
 from gnomon.tasks.calculator import Calculator, calculate, calculator_prompts, written
@@ -157,7 +155,7 @@ def fewest(prompt: Prompt) -> int:
 
 
 def call(verb: str, key: str, what: str) -> Any:
-    from gnomon.agents.protocol import ToolCall
+    from gnomon.agents.environment import ToolCall
 
     return ToolCall(verb, {key: what})
 

@@ -11,15 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.utils import get_json_schema
 
-from gnomon.agents.calls import (
+from gnomon.agents.dialogue import (
     CallFormat,
     describe_tools,
     format_of,
     parse_calls,
     write_call,
 )
-from gnomon.agents.protocol import ToolCall
-from gnomon.agents.tools import Tool
+from gnomon.agents.environment import Tool, ToolCall
 from gnomon.data.turns import Turn, with_tools
 from gnomon.errors import ConfigError
 from gnomon.records import Message

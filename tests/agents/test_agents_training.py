@@ -12,7 +12,7 @@ import torch
 from agents_zoo import Adder, Chatter, Script, algorithm
 
 import tiny_world as tw
-from gnomon.agents.protocol import Action, Observation
+from gnomon.agents.environment import Action, Observation
 from gnomon.algorithms.base import Totals
 from gnomon.data.batch import pack
 from gnomon.errors import RewardsFailedError

@@ -11,20 +11,19 @@ from typing import Any
 import online_zoo
 import pytest
 import torch
+from gnomon.algorithms.prefetch import Prefetch, StoppedError
+from gnomon.algorithms.rollout_state import STORED, pack_rollouts, unpack_rollouts
 from grpo_zoo import ENDS, Spread, loop, make, weights
 from torch import Tensor
 
 import tiny_world as tw
-from gnomon.algorithms.prefetch import Prefetch, StoppedError
 from gnomon.algorithms.registry import find_algorithm
-from gnomon.algorithms.rollout_state import STORED, pack_rollouts, unpack_rollouts
 from gnomon.algorithms.rollouts import Rollout
 from gnomon.errors import ConfigError, EngineError
 from gnomon.judges.protocol import Sample, Score
 from gnomon.rollout.protocol import Completion, Request, SamplingParams
-from gnomon.rollout.replica import ReplicaEngine
+from gnomon.rollout.replica import ReplicaEngine, TorchReplica
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.rollout.torch_replica import TorchReplica
 from gnomon.train.loop import Loop
 
 
@@ -289,6 +288,8 @@ def test_closing_does_not_wait_for_everything_that_was_ordered() -> None:
     entered, asked = threading.Event(), []
 
     class Engine:
+        shares_weights = False
+
         def capture(self) -> str:
             return "now"
 

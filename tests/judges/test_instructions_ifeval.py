@@ -24,9 +24,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import ifeval  # noqa: E402
 import instructions  # noqa: E402
-from gnomon.judges.verifiers.instructions import layout  # noqa: E402
-from gnomon.judges.verifiers.instructions.counting import count_word, plain, words  # noqa: E402
+from gnomon.judges.verifiers.instructions import reading  # noqa: E402
 from gnomon.judges.verifiers.instructions.kinds import KINDS, obeys  # noqa: E402
+from gnomon.judges.verifiers.instructions.reading import count_word, plain, words  # noqa: E402
 
 Explains = Callable[[str, Mapping[str, Any]], bool]
 
@@ -144,7 +144,7 @@ REASONS: Mapping[str, Mapping[str, Explains]] = {
             not isinstance(lax_json(t), dict) or not set(p["keys"]) <= set(lax_json(t))
         ),
         "NaN, Infinity and a name that stands twice are not JSON": lambda t, p: (
-            lax_json(t) is not None and layout.json_object(t) is None
+            lax_json(t) is not None and reading.json_object(t) is None
         ),
     },
     "ends_with": {

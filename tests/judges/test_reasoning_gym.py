@@ -8,7 +8,6 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from gnomon.stages.generated import check_generated, generated_groups
 
 from gnomon.errors import ConfigError
 from gnomon.judges.build import one_judge
@@ -16,6 +15,7 @@ from gnomon.judges.protocol import Sample, Score
 from gnomon.judges.verifiers.reasoning_gym import FIELD, extracted
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Prompt
+from gnomon.tasks.sources import check_generated, generated_groups
 
 FACTORY = """
 from dataclasses import dataclass

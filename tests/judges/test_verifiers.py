@@ -139,11 +139,42 @@ def test_schema_combinations_and_refusals() -> None:
         True,
     ]
     assert violations(0.3, {"multipleOf": 0.1}) == []
-    with pytest.raises(ConfigError, match="dependentSchemas"):
-        rewards.json_schema({"dependentSchemas": {}})
-    with pytest.raises(ConfigError, match="no type"):
-        rewards.json_schema({"properties": {"a": {"type": "text"}}})
+    assert violations(1e300, {"multipleOf": 1e-300}) == []
+    assert violations(0.35, {"multipleOf": 0.1})
     assert parse_json(" [1] ") == [1]
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"properties": {"a": {"minLenght": 3}}}, "'minLenght'; did you mean 'minLength'"),
+        ({"anyOf": [{"items": {"$vocabulary": {}}}]}, "unknown keyword '\\$vocabulary'"),
+        ({"properties": {"a": {"type": "text"}}}, r"\$\.properties\.a\.type: no type 'text'"),
+        ({"items": {"pattern": "("}}, r"items\.pattern"),
+        ({"required": "a"}, "required"),
+        ({"$ref": "#/$defs/a"}, "leads nowhere"),
+        ({"not": {"$ref": "http://127.0.0.1:1/schema"}}, "leads out of the schema"),
+        ([], "not a schema"),
+    ],
+)
+def test_a_schema_that_would_not_be_checked_in_full_is_refused(schema: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        rewards.json_schema(schema)
+
+
+def test_what_is_nested_too_deep_breaks_its_schema() -> None:
+    deep: Any = 3
+    for _ in range(400):
+        deep = [deep]
+    assert violations(deep, {"items": {"$ref": "#"}}) == ["$: nested too deep"]
+    assert violations(3, {"$ref": "#"}) == ["$: nested too deep"]
+
+
+def test_a_huge_value_is_not_repeated_in_the_problem() -> None:
+    (problem,) = violations({"x": "a" * 10_000}, {"properties": {"x": {"type": "integer"}}})
+    assert problem.startswith("$.x: 'aaa")
+    assert problem.endswith("is not of type 'integer'")
+    assert len(problem) < 300
 
 
 # -- the adapter -----------------------------------------------------------------------------------

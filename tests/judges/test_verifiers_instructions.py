@@ -10,14 +10,14 @@ import pytest
 
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Sample
-from gnomon.judges.verifiers.instructions.counting import (
+from gnomon.judges.verifiers.instructions.kinds import KINDS, obeys
+from gnomon.judges.verifiers.instructions.reading import (
     count_word,
     paragraphs,
     plain,
     sentences,
     words,
 )
-from gnomon.judges.verifiers.instructions.kinds import KINDS, obeys
 from gnomon.judges.verifiers.instructions.reward import InstructionReward
 from gnomon.records import Prompt
 from gnomon.tasks.instructions import generate_instruction_prompts

@@ -1,18 +1,12 @@
-"""KL estimators against an exact KL, the value loss by cases, and the length term on known data."""
+"""KL estimators against an exact KL, the value loss by cases, and the length fits on known data."""
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 
 from gnomon.losses.kl import adaptive_beta, kl_estimate
-from gnomon.losses.length_bias import (
-    fit_length_slope,
-    length_correlation,
-    length_term,
-    remove_length,
-)
-from gnomon.losses.preference import bradley_terry
+from gnomon.losses.length_bias import fit_length_coefficient, fit_length_slope
 from gnomon.losses.value import explained_variance, value_loss
 
 POLICY_LOGITS = torch.tensor([0.5, -0.3, 1.0, 0.0], dtype=torch.float64)
@@ -102,20 +96,12 @@ def test_explained_variance():
     assert explained_variance(r, torch.zeros_like(r), m).isnan()
 
 
-def test_slope_matches_scipy_and_removal_decorrelates():
+def test_the_slope_is_that_of_a_regression():
     rng = np.random.default_rng(0)
     lengths = rng.integers(5, 200, size=100)
     scores = 0.02 * lengths + rng.normal(size=100)
-    expected = stats.linregress(lengths, scores)
-    s, n = torch.tensor(scores), torch.tensor(lengths)
-    slope = fit_length_slope(s, n)
-    assert slope == pytest.approx(expected.slope)
-    assert length_correlation(s, n).item() == pytest.approx(expected.rvalue)
-    cleaned = remove_length(s, n, slope, reference_length=float(n.double().mean()))
-    assert length_correlation(cleaned, n).item() == pytest.approx(0, abs=1e-12)
-    assert cleaned.mean().item() == pytest.approx(s.mean().item())
-    wrong_sign = remove_length(s, n, -slope, reference_length=0.0)
-    assert length_correlation(wrong_sign, n) > 0.5
+    slope = fit_length_slope(torch.tensor(scores), torch.tensor(lengths))
+    assert slope == pytest.approx(stats.linregress(lengths, scores).slope)
 
 
 def test_slope_within_prompts_ignores_differences_between_prompts():
@@ -125,60 +111,28 @@ def test_slope_within_prompts_ignores_differences_between_prompts():
     group = torch.tensor([0, 0, 1, 1])
     assert fit_length_slope(scores, lengths) > 0
     assert fit_length_slope(scores, lengths, group) == pytest.approx(-0.05)
-    assert length_correlation(scores, lengths, group).item() == pytest.approx(-1)
 
 
 def test_no_spread_gives_zero_not_nan():
-    flat = torch.full((7,), 0.1, requires_grad=True)
     lengths = torch.arange(7)
-    correlation = length_correlation(flat, lengths)
-    (grad,) = torch.autograd.grad(correlation, flat)
-    assert correlation == 0
-    assert (grad == 0).all()
+    assert fit_length_slope(torch.full((7,), 0.1), lengths) == 0.0
     assert fit_length_slope(lengths.float(), torch.full((7,), 3)) == 0.0
 
 
-def test_length_correlation_gradient():
-    scores = torch.randn(6, dtype=torch.float64, requires_grad=True)
-    lengths, group = torch.tensor([3, 9, 4, 8, 1, 5]), torch.tensor([0, 0, 0, 1, 1, 1])
-    assert torch.autograd.gradcheck(lambda s: length_correlation(s, lengths, group), (scores,))
-
-
-def test_joint_length_term_recovers_a_planted_bias():
-    """Labels follow 1.5 quality + 0.8 per 50 tokens. Each pair enters in both orders, weighted by
-    its exact probability, so there is no sampling noise and the optimum is the planted values."""
+def test_the_length_coefficient_is_the_posterior_mode():
+    """Each pair enters in both orders, weighted by its exact probability: 0.8 per 50 tokens."""
     generator = torch.Generator().manual_seed(0)
-    count, scale = 300, 50.0
-    q = torch.randn(2, count, generator=generator, dtype=torch.float64)
-    n = torch.randint(10, 200, (2, count), generator=generator)
-    first_wins = torch.sigmoid(1.5 * (q[0] - q[1]) + 0.8 * (n[0] - n[1]) / scale)
+    n = torch.randint(10, 200, (2, 300), generator=generator)
+    wins = torch.sigmoid(0.8 * (n[0] - n[1]).double() / 50.0)
+    better, worse = torch.cat([n[0], n[1]]), torch.cat([n[1], n[0]])
+    weight = torch.cat([wins, 1 - wins])
 
-    def fit(with_length_term):
-        weight = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        coefficient = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        optimiser = torch.optim.LBFGS(
-            [weight, coefficient], max_iter=100, tolerance_grad=1e-10, line_search_fn="strong_wolfe"
-        )
+    def objective(c):
+        z = c * (better - worse).numpy() / 50.0
+        return float((weight.numpy() * np.logaddexp(0.0, -z)).sum() + 0.5 * c**2)
 
-        def closure():
-            optimiser.zero_grad()
-            used = coefficient if with_length_term else 0.0 * coefficient
-            loss = sum(
-                (
-                    p
-                    * bradley_terry(
-                        weight * q[w] + length_term(n[w], n[l_], used, scale=scale), weight * q[l_]
-                    )
-                ).mean()
-                for w, l_, p in ((0, 1, first_wins), (1, 0, 1 - first_wins))
-            )
-            loss.backward()
-            return loss
-
-        optimiser.step(closure)
-        return weight.item(), coefficient.item()
-
-    assert fit(with_length_term=True) == pytest.approx((1.5, 0.8), abs=1e-4)
-    assert fit(with_length_term=False)[0] < 1.4  # unexplained length blurs the quality weight
-    with pytest.raises(ValueError, match="scale"):
-        length_term(n[0], n[1], 1.0, scale=0.0)
+    found = fit_length_coefficient(better, worse, weight, scale=50.0)
+    assert found == pytest.approx(optimize.minimize_scalar(objective).x, abs=1e-6)
+    assert found == pytest.approx(0.8, abs=0.02)
+    perfect = fit_length_coefficient(torch.tensor([9, 8]), torch.tensor([1, 2]), scale=5.0)
+    assert 0 < perfect < 3  # labels that length predicts perfectly still give a finite one

@@ -10,7 +10,6 @@ from gnomon.losses.preference import (
     bradley_terry,
     group_balanced_weight,
     plackett_luce,
-    rao_kupper,
 )
 
 
@@ -60,22 +59,6 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(
         lambda x, y: bradley_terry(x, y, margin=margin, label_smoothing=0.1, tie=tie), (a, b)
     )
-    eta = t(0.3).squeeze().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, y, e: rao_kupper(x, y, tie, threshold=e), (a, b, eta))
-
-
-def test_rao_kupper_is_a_distribution_and_matches_the_paper():
-    theta, worth_i, worth_j = 1.7, 2.0, 0.6
-    i, j = t(math.log(worth_i)), t(math.log(worth_j))
-    no, yes = torch.tensor([False]), torch.tensor([True])
-    eta = math.log(theta)
-    win = math.exp(-rao_kupper(i, j, no, threshold=eta))
-    lose = math.exp(-rao_kupper(j, i, no, threshold=eta))
-    tie = math.exp(-rao_kupper(i, j, yes, threshold=eta))
-    assert win == pytest.approx(worth_i / (worth_i + theta * worth_j))
-    assert lose == pytest.approx(worth_j / (worth_j + theta * worth_i))
-    assert win + lose + tie == pytest.approx(1)
-    assert math.isfinite(rao_kupper(i, j, yes, threshold=1e3).item())
 
 
 def naive_plackett_luce(scores: list[float]) -> float:

@@ -16,12 +16,10 @@ import pytest
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, EngineError, RunError
-from gnomon.rollout.host import HostReplica, Job, Sampled
-from gnomon.rollout.protocol import Request, SamplingParams
-from gnomon.rollout.remote import RemoteHost
-from gnomon.rollout.replica import ReplicaEngine
+from gnomon.rollout.client import RemoteHost
+from gnomon.rollout.protocol import Job, Request, Sampled, SamplingParams, WeightsFile
+from gnomon.rollout.replica import HostReplica, ReplicaEngine
 from gnomon.rollout.torch_host import TorchHost
-from gnomon.rollout.weights import WeightsFile
 from served import EOS, Servers, client, dial, free_port, policy
 
 OURS = "Gnomon-Rollouts: 2"
@@ -88,21 +86,21 @@ def sample(url: str, **more: Any) -> Any:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (http(b"<html>", "Content-Type: text/html"), r"no rollout server of gnomon \(HTTP 200 OK"),
+        (http(b"<html>", "Content-Type: text/html"), r"not a rollout server of gnomon \(HTTP 200"),
         (http(b"", "Location: http://x/", status="301 Moved"), r"\(HTTP 301"),
         (http(b"", status="404 Not Found"), r"\(HTTP 404 Not Found"),
-        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "no rollout server of gnomon"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "not a rollout server of gnomon"),
         (http(b'{"alive": true}\n', LINES), "version 1 of the exchange and this gnomon 2"),
         (http(b"{}\n", "Gnomon-Rollouts: 3"), "version 3 of the exchange and this gnomon 2"),
-        (http(b"[" * 100_000 + b"\n", OURS), "no rollout server"),
-        (http(b"no json\n", OURS), "no rollout server"),
-        (http(b"[1]\n", OURS), "no rollout server"),
+        (http(b"[" * 100_000 + b"\n", OURS), "not a rollout server"),
+        (http(b"no json\n", OURS), "not a rollout server"),
+        (http(b"[1]\n", OURS), "not a rollout server"),
         (http(b"x" * (70 << 20), OURS), "which no answer to this needs"),
         (line({"result": [[7]]}), "is not understood"),
         (line({"result": [[[[1], [0.0], "why", "v"]]]}), "is not understood"),
         (line({"result": None}), "is not understood"),
         (line({"error": "no room", "kind": "run"}), "on the rollout server: no room"),
-        (http(b'{"progress": 7}\n', OURS), "no rollout server"),
+        (http(b'{"progress": 7}\n', OURS), "not a rollout server"),
         (line({"error": "odd", "kind": "new kind"}), "on the rollout server: odd"),
     ],
     ids=range(16),
@@ -213,8 +211,8 @@ def test_a_token_that_no_header_can_carry_is_named() -> None:
         ([5] * 9, [-1.0] * 9, "9 log-probs for 9 tokens, of at most 8"),
         ([], [], "0 log-probs for 0 tokens"),
         ([5, 6], [-1.0], "1 log-probs for 2 tokens"),
-        ([5], [float("nan")], "no finite number"),
-        ([5], [float("-inf")], "no finite number"),
+        ([5], [float("nan")], "not a finite number"),
+        ([5], [float("-inf")], "not a finite number"),
     ],
 )
 def test_samples_that_cannot_be_are_refused(

@@ -13,7 +13,7 @@ from rollout_zoo import FAMILIES, alibi_model, family_model, naive_logprobs, sta
 from transformers import GenerationConfig
 
 from gnomon.errors import ConfigError, DataError
-from gnomon.rollout import Completion, Request, SamplingParams, TorchEngine, packed_linear
+from gnomon.rollout import Completion, Request, SamplingParams, TorchEngine, torch_engine
 
 PROMPTS = [[5, 9, 33], [70, 71, 72, 73, 74, 75, 76, 77, 78, 79, 80], [41], [8, 100, 200, 3, 2, 1]]
 GREEDY = SamplingParams(max_new_tokens=20, temperature=0)
@@ -83,7 +83,7 @@ def test_the_cache_grows_with_long_responses(llama, tokenizer):
 
 
 def test_reordered_weights_do_not_change_the_tokens(llama, tokenizer, monkeypatch):
-    monkeypatch.setattr(packed_linear, "_MIN_SIZE", 1)
+    monkeypatch.setattr(torch_engine, "_MIN_SIZE", 1)
     [[completion]] = TorchEngine(llama, tokenizer, eos_token_ids=()).generate(
         [Request("a", PROMPTS[1])], GREEDY
     )

@@ -13,13 +13,10 @@ from safetensors.torch import load_file, save_file
 import tiny_world as tw
 from gnomon.errors import ConfigError, EngineError, RunError
 from gnomon.models.roles import Role
-from gnomon.rollout.host import Host, HostReplica
-from gnomon.rollout.protocol import Completion, Request, SamplingParams
-from gnomon.rollout.replica import ReplicaEngine
+from gnomon.rollout.protocol import Completion, Host, Request, SamplingParams, WeightsFile
+from gnomon.rollout.replica import HostReplica, ReplicaEngine, TorchReplica
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.rollout.torch_host import TorchHost
-from gnomon.rollout.torch_replica import TorchReplica
-from gnomon.rollout.weights import WeightsFile
 
 EOS = (tw.EOS, *range(8, 40))
 PARAMS = SamplingParams(max_new_tokens=8, temperature=0.9)

@@ -16,11 +16,9 @@ import torch
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, DataError, EngineError, ModelError
-from gnomon.rollout.host import Job, Sampled
-from gnomon.rollout.protocol import Request, SamplingParams
-from gnomon.rollout.remote import RemoteHost
-from gnomon.rollout.serve import make_host, parse_options
-from gnomon.rollout.server import RolloutServer
+from gnomon.rollout.client import RemoteHost
+from gnomon.rollout.protocol import Job, Request, Sampled, SamplingParams
+from gnomon.rollout.serve import RolloutServer, make_host, parse_options
 from gnomon.rollout.torch_host import TorchHost
 from served import EOS, Process, Serve, ask, client, free_port, own, policy
 
@@ -151,7 +149,7 @@ def test_a_port_that_is_taken_is_named(serve: Serve, tiny_folder: Path) -> None:
         ({"max_rows": "many"}, "max_rows is 'many'"),
         ({"device": "no such"}, "device 'no such'"),
         ({"dtype": "float3"}, "unknown dtype"),
-        ({"colour": 1}, "colour is none; there are device, dtype, max_rows"),
+        ({"colour": 1}, "colour is unknown; there are device, dtype, max_rows"),
     ],
 )
 def test_options_of_the_torch_engine_that_are_none(
@@ -162,7 +160,7 @@ def test_options_of_the_torch_engine_that_are_none(
 
 
 def test_options_that_are_no_yaml() -> None:
-    with pytest.raises(ConfigError, match="no YAML"):
+    with pytest.raises(ConfigError, match="not YAML"):
         parse_options(["dtype=[float32"])
 
 

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from gnomon.rollout.host import About, Job, Sampled
-from gnomon.rollout.limits import Budget, Lease
-from gnomon.rollout.protocol import Request, SamplingParams
-from gnomon.rollout.weights import WeightsFile
+from gnomon.rollout.door import Budget, Lease
+from gnomon.rollout.protocol import About, Job, Request, Sampled, SamplingParams, WeightsFile
 from gnomon.rollout.wire import MAX_RESPONSES, PROTOCOL, job_to_json
 from served import Serve, ask, dial, hear
 

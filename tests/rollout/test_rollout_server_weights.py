@@ -13,12 +13,12 @@ from torch import Tensor
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, DataError, EngineError
-from gnomon.rollout.host import probe_ids
-from gnomon.rollout.protocol import Request, SamplingParams
-from gnomon.rollout.remote import RemoteHost
+from gnomon.rollout.client import RemoteHost
+from gnomon.rollout.protocol import Request, SamplingParams, WeightsFile
+from gnomon.rollout.replica import probe_ids
 from gnomon.rollout.sampling import check_probe
 from gnomon.rollout.torch_host import TorchHost
-from gnomon.rollout.weights import WeightsFile, check_weights, digest, shapes_in
+from gnomon.rollout.weights import check_weights, digest, shapes_in
 from served import Serve, ask, client, policy
 
 PARAMS = SamplingParams(max_new_tokens=8, temperature=0.9)

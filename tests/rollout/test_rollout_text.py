@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gnomon.rollout.text import StopText
+from gnomon.rollout.sampling import StopText
 
 
 def grow(text: StopText, ids: list[int]) -> int | None:

@@ -109,7 +109,7 @@ def test_endless_loops_end_at_the_wall_clock(name: str, body: str) -> None:
     sandbox = Sandbox(name, limits=Limits(wall_s=0.5))
     result = sandbox.run_calls(f"def f(x):\n    {body}\n", ONE)
     assert not result.all_passed
-    assert result.verdict == "timeout" or "signal 9" in result.detail
+    assert result.ending == "timeout" or "signal 9" in result.detail
     late = sandbox.run_inputs(body, [InputTest("", ""), InputTest("", "")], stop_early=False)
     assert list(late.passed) == [False, False]
     assert time.monotonic() - began < 20
@@ -117,7 +117,7 @@ def test_endless_loops_end_at_the_wall_clock(name: str, body: str) -> None:
 
 def test_endless_output(name: str) -> None:
     result = Sandbox(name).run_inputs("while True: print('x' * 10000)", [InputTest("", "x")])
-    assert (result.verdict, result.all_passed) == ("output", False)
+    assert (result.ending, result.all_passed) == ("output", False)
     result = Sandbox(name).run_calls("def f(x): return 'x' * 10**8", ONE)
     assert not result.all_passed
 
@@ -129,7 +129,7 @@ def test_files_are_limited_in_size_and_number(name: str) -> None:
     sandbox = Sandbox(name, limits=Limits(wall_s=8, file_mb=2, scratch_mb=4))
     result = sandbox.run_calls(f"def f(x):\n    {body}\n    return 1\n", ONE)
     assert not result.all_passed
-    assert result.verdict == "scratch" or "space" in result.detail
+    assert result.ending == "scratch" or "space" in result.detail
     assert "OSError" in attempt(name, "out = [open('/dev/null') for _ in range(999)]")
 
 

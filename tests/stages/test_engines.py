@@ -17,7 +17,7 @@ from killing import run_and_die
 from gnomon.errors import ConfigError, EngineError, RunStopped
 from gnomon.models.load import load_causal_lm
 from gnomon.recipe.load import parse_recipe
-from gnomon.rollout.server import RolloutServer
+from gnomon.rollout.serve import RolloutServer
 from gnomon.rollout.torch_host import TorchHost
 from gnomon.rollout.vllm_host import check_version
 from gnomon.runs.folder import RunFolder

@@ -7,8 +7,7 @@ from gnomon.judges.protocol import Sample
 from gnomon.records import Message, Prompt
 from gnomon.tasks.tunnel import EXPERT, CorrectReward, GoldReward, demonstrations, is_correct
 from gnomon.tasks.tunnel.gold import LeakyReward, gold_score
-from gnomon.tasks.tunnel.tasks import Problem
-from gnomon.tasks.tunnel.world import prompt_for, seeded
+from gnomon.tasks.tunnel.world import Problem, prompt_for, seeded
 
 
 def ask(family: str, kind: str, args: tuple[str, ...], answer: str, statement: str) -> Prompt:

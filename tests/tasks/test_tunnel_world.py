@@ -14,8 +14,14 @@ from gnomon.tasks.tunnel import (
     generate_prompts,
     is_correct,
 )
-from gnomon.tasks.tunnel.tasks import draw_problem, draw_wording, wrong_answer
-from gnomon.tasks.tunnel.world import problem_of, prompt_for, seeded
+from gnomon.tasks.tunnel.world import (
+    draw_problem,
+    draw_wording,
+    problem_of,
+    prompt_for,
+    seeded,
+    wrong_answer,
+)
 
 
 def test_splits_share_no_problem() -> None:

@@ -4,11 +4,17 @@ An :class:`Environment` plays one episode; :class:`EpisodeRunner` plays many tog
 engine. See ``docs/agents.md``.
 """
 
-from gnomon.agents.environment import ToolEnvironment
+from gnomon.agents.environment import (
+    Action,
+    Environment,
+    Observation,
+    Tool,
+    ToolCall,
+    ToolEnvironment,
+    ToolError,
+)
 from gnomon.agents.episodes import Episode, EpisodeRunner, Played
 from gnomon.agents.load import BUILTIN, environment_factory
-from gnomon.agents.protocol import Action, Environment, Observation, ToolCall
-from gnomon.agents.tools import Tool, ToolError
 
 __all__ = [
     "BUILTIN",

@@ -1,23 +1,190 @@
-"""A base for environments made of tools: subclass it, or write the protocol's methods yourself."""
+"""What an environment is: it is reset to a task, takes the model's actions, and answers them. One
+object plays one episode. Its tools are typed Python functions with JSON schemas made from them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
-from gnomon.agents.protocol import Action, Observation
-from gnomon.agents.tools import Tool, ToolError
+from gnomon.errors import ConfigError
+from gnomon.judges.verifiers.schema import check_schema, violations
 from gnomon.records import Message, Prompt
 from gnomon.usercode import settled
+
+
+class ToolError(Exception):
+    """Raised by a tool for what the model can react to (a division by zero, a locked door).
+
+    The message is shown to the model. Any other exception is the environment's failure.
+    """
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What the model may call.
+
+    Attributes:
+        name: as the model writes it.
+        description: one line or more, shown to the model.
+        parameters: JSON schema of the arguments, an object.
+        function: does the work; None where the environment does it in ``step``.
+
+    Raises:
+        ConfigError: the schema cannot be used, with the reason.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    function: Callable[..., Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ConfigError(f"tool {self.name!r}: a tool's name must be a Python identifier")
+        properties = self.parameters.get("properties", {})
+        if self.parameters.get("type") != "object" or not isinstance(properties, Mapping):
+            raise ConfigError(
+                f"tool {self.name!r}: its parameters must be a JSON schema of type object with "
+                f"properties, not {str(self.parameters)[:80]}"
+            )
+        unknown = [n for n in self.parameters.get("required", ()) if n not in properties]
+        if unknown:
+            raise ConfigError(f"tool {self.name!r}: {unknown} required but not in its properties")
+        try:
+            check_schema(self.parameters)
+        except ConfigError as error:
+            raise ConfigError(f"tool {self.name!r}: {error}") from error
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Tool:
+        """The tool a function is: its name, its docstring and its type hints.
+
+        Raises:
+            ConfigError: an argument without type hint or without a line under ``Args:``.
+        """
+        from transformers.utils import get_json_schema  # slow to import
+
+        name = getattr(function, "__name__", repr(function))
+        try:
+            schema = get_json_schema(function)["function"]
+        except Exception as error:  # its errors have no common base
+            raise ConfigError(
+                f"tool {name!r}: no JSON schema can be made of the function: {error}. It needs a "
+                "docstring, with every argument under Args:, and a type hint for each"
+            ) from error
+        return cls(schema["name"], schema["description"], _plain(schema["parameters"]), function)
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """As chat templates take it: ``{"type": "function", "function": {...}}``."""
+        said = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": said}
+
+    @property
+    def text_parameters(self) -> frozenset[str]:
+        """The arguments that are plain text."""
+        properties = self.parameters.get("properties", {})
+        return frozenset(k for k, v in properties.items() if v.get("type") == "string")
+
+    def wrong(self, arguments: Mapping[str, Any]) -> str | None:
+        """What does not fit the schema, in words; None where all does."""
+        strict = {"additionalProperties": False, **self.parameters}
+        found = violations(dict(arguments), strict)
+        return "; ".join(found) if found else None
+
+
+def _plain(schema: Any) -> Any:
+    """transformers' ``nullable`` in JSON Schema's form: null is one of the types."""
+    if isinstance(schema, list):
+        return [_plain(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    out = {key: _plain(value) for key, value in schema.items() if key != "nullable"}
+    if schema.get("nullable") and "type" in out:
+        kinds = out["type"] if isinstance(out["type"], list) else [out["type"]]
+        out["type"] = [*kinds, "null"]
+    return out
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call the model wrote: a tool that exists, with arguments that fit its schema."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Action:
+    """One turn of the model.
+
+    Attributes:
+        text: what it wrote, calls included.
+        calls: the tool calls in it, in order; empty where it called nothing.
+    """
+
+    text: str
+    calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What an action led to.
+
+    Attributes:
+        messages: shown to the model (roles tool, user or system); needed unless ``done``.
+        reward: of this action; the episode's return is the sum.
+        done: the environment ends the episode.
+        parts: named figures of this step, summed over the episode and logged under
+            ``reward/NAME``. A part ``correct`` tells right answers (pass@k).
+        tool_errors: how many of the action's calls failed for reasons the model can react to.
+    """
+
+    messages: Sequence[Message] = ()
+    reward: float = 0.0
+    done: bool = False
+    parts: Mapping[str, float] = field(default_factory=dict)
+    tool_errors: int = 0
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """A task the model works on in turns. Anything it raises is kept as its sample's error.
+
+    Attributes:
+        tools: what the model may call; may be empty (then an action is its text).
+    """
+
+    tools: Sequence[Tool]
+
+    def reset(self, prompt: Prompt, seed: int) -> Sequence[Message] | None:
+        """Begin the task of ``prompt``; its ``meta`` holds the row's other fields.
+
+        The samples of a prompt are reset with the same seed and must begin the same way: draw what
+        is random from the seed.
+
+        Returns:
+            the opening conversation, or None (or nothing) for the prompt's own messages.
+        """
+        ...
+
+    def step(self, action: Action) -> Observation:
+        """Take the model's turn."""
+        ...
+
+    def close(self) -> None:
+        """Free what the episode holds; called once, however it ended."""
+        ...
 
 
 class ToolEnvironment:
     """Runs the tools the model calls; a turn without a call is its answer.
 
     A subclass gives its functions (or ready :class:`Tool` objects with one) to ``__init__``, sets
-    its state up in ``reset`` and judges the final answer in ``answer``. What tools return is told
-    to the model as text; a :class:`ToolError` is told as ``error: ...``.
+    its state up in ``reset`` and judges the final answer in ``answer``. What tools return is
+    shown to the model as text; a :class:`ToolError` as ``error: ...``.
     """
 
     def __init__(self, *functions: Callable[..., Any] | Tool) -> None:
@@ -26,11 +193,11 @@ class ToolEnvironment:
         )
 
     def reset(self, prompt: Prompt, seed: int) -> Sequence[Message] | None:
-        """Begin the task; see :class:`~gnomon.agents.protocol.Environment`."""
+        """Begin the task; see :class:`~gnomon.agents.environment.Environment`."""
         return None
 
     def answer(self, text: str) -> float | Observation:
-        """Judge a turn that calls no tool: the final reward, or an observation to go on."""
+        """Judge a turn without a call: the final reward, or an observation to continue with."""
         raise NotImplementedError(f"{type(self).__name__} has no answer() to judge the last turn")
 
     def step(self, action: Action) -> Observation:

@@ -1,9 +1,9 @@
 """Playing episodes: all that are alive take their turns together.
 
-    reset -> [sample a turn -> parse its calls -> step -> tell the model] ... -> close
+    reset -> [sample a turn -> parse its calls -> step -> show the result] ... -> close
 
-An episode's tokens are the model's own, as sampled, and between them what it was told, which no
-loss counts. It always ends with a turn of the model.
+An episode's tokens are the model's own, as sampled, and between them the environment's messages,
+which no loss counts. It always ends with a turn of the model.
 """
 
 from __future__ import annotations
@@ -18,24 +18,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnomon.agents.calls import CallFormat, parse_calls
-from gnomon.agents.dialogue import TOLD, Dialogue
+from gnomon.agents.dialogue import OBSERVER_ROLES, CallFormat, Dialogue, parse_calls
+from gnomon.agents.environment import Action, Environment, Observation
 from gnomon.agents.guard import StepError, guarded
-from gnomon.agents.protocol import Action, Environment, Observation
 from gnomon.errors import GnomonError, RunError
 from gnomon.records import Message, Prompt
-from gnomon.rollout.protocol import Completion, Engine, FinishReason, Request, SamplingParams
-
-Progress = Callable[[int, int], None]
+from gnomon.rollout.protocol import (
+    Completion,
+    Engine,
+    FinishReason,
+    Progress,
+    Request,
+    SamplingParams,
+)
 
 
 @dataclass(frozen=True)
 class Episode(Completion):
     """A whole episode, as the completion of its opening.
 
-    ``ids`` are all T tokens after the opening, what the model was told included; ``logprobs`` are
-    0 there. ``finish_reason`` is "eos" where the environment ended the episode, and "length" where
-    a budget of turns or tokens did. ``text`` is what the model wrote, turns joined by a newline.
+    ``ids`` are all T tokens after the opening, the environment's messages included; their
+    ``logprobs`` are 0. ``finish_reason`` is "eos" where the environment ended the episode, and
+    "length" where a budget of turns or tokens did. ``text`` is what the model wrote, turns joined
+    by a newline.
 
     Attributes:
         mask: T flags, True for the tokens that the model sampled.
@@ -132,7 +137,7 @@ class EpisodeRunner:
         dialogue: the tokens.
         calls: how the model writes tool calls.
         max_turns: turns of the model.
-        max_episode_tokens: tokens after the opening, what the model is told included.
+        max_episode_tokens: tokens after the opening, the environment's messages included.
         window: tokens the model takes in all.
         step_timeout_s: seconds that reset, step and close may take each; None for no limit.
         workers: environments stepped at the same time.
@@ -177,7 +182,7 @@ class EpisodeRunner:
             prompts: with their tokens (generation prompt included).
             params: of a turn; ``max_new_tokens`` is the turn's own budget.
             seeds: one per prompt; with the prompt they fix its episodes, whatever else is played.
-            progress: is told (episodes over, all episodes).
+            progress: called with (episodes over, all episodes).
         """
         groups = [
             _Group(prompt, list(ids), seed, [_Live() for _ in range(samples)])
@@ -223,11 +228,11 @@ class EpisodeRunner:
             self._open(group, openings.get(id(group), []))
 
     def _open(self, group: _Group, openings: Sequence[tuple[_Live, Any]]) -> None:
-        """The group's prompt becomes what its environments open with; all must open alike."""
+        """Make the group's prompt what its environments open with; all must open the same way."""
         first: tuple[Message, ...] | None = None
         for live, opening in openings:
             try:
-                messages = _messages(opening or (), "reset", (*TOLD, "assistant"))
+                messages = _messages(opening or (), "reset", (*OBSERVER_ROLES, "assistant"))
             except TypeError as error:
                 live.fail(self.name, error)
                 continue
@@ -236,7 +241,7 @@ class EpisodeRunner:
             elif messages != first:
                 live.fail(
                     f"{self.name}, reset",
-                    "another opening than the first sample's, with the same prompt and seed; draw "
+                    "the opening differs from the first sample's, for one prompt and seed; draw "
                     "what is random from the seed",
                 )
         if first:
@@ -313,7 +318,7 @@ class EpisodeRunner:
             live.end = "length"
 
     def _step(self, lives: Sequence[_Live], turn: int) -> None:
-        """Have the environments answer the turns, and tell the models."""
+        """Have the environments answer the turns, and append their messages."""
         acting: list[_Live] = []
         jobs: list[Callable[[], Observation]] = []
         for live in lives:
@@ -349,7 +354,7 @@ class EpisodeRunner:
             live.end = "eos"
             return
         if not seen.messages:
-            raise ValueError("not done, but no message: the model has nothing to answer")
+            raise ValueError("not done, but without a message: the model has nothing to answer")
         told = self.dialogue.continuation(live.ids[-1], seen.messages)
         live.transcript += seen.messages
         if turn + 1 == self.max_turns or len(live.ids) + len(told) >= self.max_episode_tokens:
@@ -401,4 +406,4 @@ def _checked(seen: Any) -> Observation:
             raise TypeError(f"the {name} is {number!r}, not a number") from None
         if not finite:
             raise ValueError(f"the {name} is {number}")
-    return replace(seen, messages=_messages(seen.messages, "step", TOLD))
+    return replace(seen, messages=_messages(seen.messages, "step", OBSERVER_ROLES))

@@ -82,7 +82,7 @@ class _Board:
             stop: BaseException | None = None
             try:
                 result = _call(self.jobs[mine])
-            except BaseException as error:  # the run must stop: said by whoever waits
+            except BaseException as error:  # the run must stop: raised where it is waited for
                 result, stop = StepError(said(error)), error
             with self.changed:
                 if mine in self.results:

@@ -19,14 +19,7 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from gnomon.data.fields import (
-    COMPLETION,
-    KNOWN,
-    ReadOptions,
-    Row,
-    decode,
-    rename,
-)
+from gnomon.data.fields import COMPLETION, KNOWN, ReadOptions, Row, decode, rename
 from gnomon.data.formats import BY_NAME, FORMATS, READABLE_AS, Format, check, convert, detect
 from gnomon.data.rows import MAX_GB, iter_rows, stem
 from gnomon.data.values import RawRow, RowError, Skipped, summarise_skipped

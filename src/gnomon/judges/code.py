@@ -7,7 +7,7 @@ Four kinds of tests, recognised by the fields of ``Prompt.meta``:
     tests                 a list of {input, output}: run as a script, stdin to stdout
     tests                 a list of {function, args, kwargs, expected}: calls of plain values
 
-Expected outputs and values stay outside the sandbox in the last two. In the first two they are in
+In the last two, expected outputs and values stay outside the sandbox. In the first two they are in
 another process than the program (see gnomon.sandbox).
 """
 
@@ -22,8 +22,7 @@ from typing import Any, Literal
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Sample, SampleJudge, Score, place_of
 from gnomon.records import Prompt
-from gnomon.sandbox import CallTest, InputTest, Limits, Result, Sandbox
-from gnomon.sandbox.run import BadTestsError
+from gnomon.sandbox import BadTestsError, CallTest, InputTest, Limits, Result, Sandbox, SandboxError
 
 _FENCE = re.compile(
     r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE
@@ -32,16 +31,16 @@ _PYTHON = ("python", "py", "python3", "")
 
 
 def extract_code(text: str) -> str:
-    """The program in a response: its last fenced Python block, or else all of it."""
+    """The program in a response: its last fenced Python block, or else the whole text."""
     blocks = [body for language, body in _FENCE.findall(text) if language.lower() in _PYTHON]
     return blocks[-1] if blocks else text
 
 
 def complete_program(prefix: str, code: str, entry_point: str | None) -> str:
-    """``code`` put after the prompt's own code, which it continues or writes again.
+    """``code`` put after the prompt's own code, whether it continues that or starts again.
 
-    Code that defines the entry point itself is set below the prompt's (whose imports and helpers it
-    may need); anything else is taken as the continuation of the prompt's last line.
+    Code that defines the entry point goes below the prompt's (it may need its imports and helpers);
+    anything else continues the prompt's last line.
     """
     if entry_point is not None and _defines(code, entry_point):
         return f"{prefix.rstrip()}\n\n{code}" if _parses(prefix) else code
@@ -80,13 +79,16 @@ class CodeReward(SampleJudge):
         self.name = "code"
         self.score = score
         self.rel_tol = rel_tol
-        self.sandbox = Sandbox(
-            backend,
-            allow_unsafe=allow_unsafe,
-            limits=Limits(**limits),
-            python_path=python_path,
-            workers=workers,
-        )
+        try:
+            self.sandbox = Sandbox(
+                backend,
+                allow_unsafe=allow_unsafe,
+                limits=Limits(**limits),
+                python_path=python_path,
+                workers=workers,
+            )
+        except (SandboxError, ValueError) as error:
+            raise ConfigError(f"code reward: {error}") from error
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
         results = self.sandbox.map([partial(self.result, s) for s in samples])
@@ -107,8 +109,8 @@ class CodeReward(SampleJudge):
             return Score(None, error=f"{type(result).__name__}: {result}")
         parts = {
             "passed": result.share,
-            "timeout": float(result.verdict == "timeout"),
-            "killed": float(result.verdict in ("output", "scratch", "died")),
+            "timeout": float(result.ending == "timeout"),
+            "killed": float(result.ending in ("output", "scratch", "died")),
         }
         return Score(float(result.all_passed) if self.score == "all" else result.share, parts)
 
@@ -177,6 +179,6 @@ def _parses(code: str) -> bool:
 
 
 def _defines(code: str, name: str) -> bool:
-    """Whether a line at the margin defines ``name`` (by eye: model code is not parsed here)."""
+    """Whether an unindented line defines ``name`` (by pattern: model code is not parsed here)."""
     pattern = rf"^(?:(?:async\s+)?def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*="
     return re.search(pattern, code, re.MULTILINE) is not None

@@ -256,7 +256,7 @@ def length_desensitised_logprobs(
         log pi_LD(y) = sum_{t <= l_p} log pi(y_t) + alpha sum_{t > l_p} log pi(y_t)
         l_p = min(|y_w|, |y_l|)
 
-    Apply it to policy and reference log-probs alike, then use :func:`dpo`.
+    Apply it to policy and reference log-probs, then use :func:`dpo`.
 
     Args:
         logprobs: [R] per-token log-probs.

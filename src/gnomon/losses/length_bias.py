@@ -1,10 +1,10 @@
-"""Length in rewards: measured, fitted and removed.
+"""How far rewards follow length: two fits.
 
 Labellers and reward models favour longer answers, and a policy finds that quickly (Singhal et al.
-2023, arXiv:2310.03716). Two cures are here. Joint: a length term of its own in the Bradley-Terry
-logit explains that part of the labels while training and is left out when scoring. Afterwards: the
-slope of scores on length, fitted within prompts, is subtracted. Both also remove quality that truly
-goes with length, so look at accuracy on length-matched pairs before and after.
+2023, arXiv:2310.03716). Before training, the part of the labels that length alone explains can be
+fitted and held in the Bradley-Terry logit, so that the reward need not learn it; afterwards, the
+slope of scores on length, fitted within prompts, says what is left. Quality that truly goes with
+length is removed too, so look at accuracy on length-matched pairs before and after.
 """
 
 from __future__ import annotations
@@ -13,34 +13,6 @@ import torch
 from torch import Tensor
 
 from gnomon.losses.reduce import require_same_shape, segment_sum
-
-
-def length_term(
-    better_length: Tensor, worse_length: Tensor, coefficient: Tensor | float, *, scale: float
-) -> Tensor:
-    """What length alone adds to a comparison's logit: c (|y_better| - |y_worse|) / scale.
-
-    The joint model is P(better wins) = sigma(r_better - r_worse + term): pass
-
-        bradley_terry(better + length_term(...), worse)
-
-    with ``coefficient`` a learned scalar (start at 0), and score with r alone. The same idea as
-    in length-controlled AlpacaEval (Dubois et al. 2024, arXiv:2404.04475). It removes only what is
-    linear in length, and r itself can still encode length, so check :func:`length_correlation` of
-    the scores.
-
-    Args:
-        better_length, worse_length: [C] tokens.
-        coefficient: c, reward units per ``scale`` tokens.
-        scale: a typical length difference, so that c is of order 1.
-
-    Returns:
-        [C] in reward units; differentiable in ``coefficient``.
-    """
-    require_same_shape(better_length=better_length, worse_length=worse_length)
-    if scale <= 0:
-        raise ValueError(f"scale must be positive, got {scale}")
-    return coefficient * ((better_length - worse_length) / scale)
 
 
 def _within_groups(values: Tensor, group_of: Tensor | None) -> Tensor:
@@ -82,46 +54,6 @@ def fit_length_slope(scores: Tensor, lengths: Tensor, group_of: Tensor | None = 
     return float((length * score).sum() / total) if total > 0 else 0.0
 
 
-def remove_length(
-    scores: Tensor, lengths: Tensor, slope: float, *, reference_length: float
-) -> Tensor:
-    """Scores as if every response had ``reference_length`` tokens: s - slope (l - reference).
-
-    Args:
-        scores, lengths: [S].
-        slope: from :func:`fit_length_slope`, on data the scores were not trained on.
-        reference_length: usually the mean length of the data the slope was fitted on, which leaves
-            their mean score as it was.
-
-    Returns:
-        [S].
-    """
-    require_same_shape(scores=scores, lengths=lengths)
-    return scores - slope * (lengths.to(scores.dtype) - reference_length)
-
-
-def length_correlation(scores: Tensor, lengths: Tensor, group_of: Tensor | None = None) -> Tensor:
-    """Pearson correlation of scores and lengths, within prompts when ``group_of`` is given.
-
-    Differentiable in ``scores``: its absolute value is the decorrelation penalty of ODIN (Chen et
-    al. 2024, arXiv:2402.07319). As a penalty it is a statistic of the batch at hand and does not
-    add up over micro-batches.
-
-    Args:
-        scores, lengths: [S].
-        group_of: [S] or None.
-
-    Returns:
-        A scalar in [-1, 1]; 0 (with zero gradient) where either does not vary.
-    """
-    require_same_shape(scores=scores, lengths=lengths)
-    length, score = _within_groups(lengths, group_of), _within_groups(scores, group_of)
-    product = length.square().sum() * score.square().sum()
-    safe = torch.where(product > 0, product, torch.ones_like(product))
-    correlation = (length * score).sum() / safe.sqrt()
-    return torch.where(product > 0, correlation, torch.zeros_like(correlation)).to(scores.dtype)
-
-
 @torch.no_grad()
 def fit_length_coefficient(
     better_length: Tensor,
@@ -134,14 +66,14 @@ def fit_length_coefficient(
     """How far length alone predicts the labels: c in P(better wins) = sigma(c (l_b - l_w) / scale).
 
     Maximum likelihood by Newton's method, with a unit Gaussian prior on c so that labels that
-    length predicts perfectly still give a finite c. Fitted before training and held fixed in
-    :func:`length_term`, it leaves to the reward only what length does not explain (a product of
-    experts: Clark et al. 2019, arXiv:1909.03683).
+    length predicts perfectly still give a finite c. Fitted before training and added to the logit,
+    it leaves to the reward only what length does not explain (a product of experts: Clark et al.
+    2019, arXiv:1909.03683; in length-controlled AlpacaEval: Dubois et al. 2024, arXiv:2404.04475).
 
     Args:
         better_length, worse_length: [C] tokens.
         weight: [C] weight of each comparison (0 for ties), or None.
-        scale: as in :func:`length_term`.
+        scale: a typical length difference, so that c is of order 1.
 
     Returns:
         c, reward units per ``scale`` tokens.

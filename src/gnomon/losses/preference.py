@@ -49,31 +49,6 @@ def bradley_terry(
     return -p * logsigmoid(z) - (1.0 - p) * logsigmoid(-z)
 
 
-def rao_kupper(better: Tensor, worse: Tensor, tie: Tensor, *, threshold: Tensor | float) -> Tensor:
-    """Negative log-likelihood of each comparison when ties have a probability of their own.
-
-    Rao and Kupper (1967), with eta = log theta the least gap that a labeller notices:
-
-        P(i beats j) = sigma(d - eta),   d = r_i - r_j
-        P(tie) = 1 - P(i beats j) - P(j beats i) = (e^{2 eta} - 1) sigma(d - eta) sigma(-d - eta)
-
-    Args:
-        better, worse: [C] rewards.
-        tie: [C] bool.
-        threshold: eta > 0, in units of reward; a scalar tensor may be learned (keep it positive).
-
-    Returns:
-        [C] in nats.
-    """
-    require_same_shape(better=better, worse=worse, tie=tie)
-    eta = torch.as_tensor(threshold, dtype=better.dtype, device=better.device)
-    gap = better - worse
-    win = logsigmoid(gap - eta)
-    # log(e^{2 eta} - 1) = 2 eta + log(1 - e^{-2 eta}), which does not overflow.
-    log_ties = 2.0 * eta + torch.log(-torch.expm1(-2.0 * eta))
-    return -torch.where(tie, log_ties + win + logsigmoid(-gap - eta), win)
-
-
 def plackett_luce(scores: Tensor, rank: Tensor, group_of: Tensor, num_groups: int) -> Tensor:
     """Negative log-likelihood of each group's ranking under Plackett (1975) and Luce (1959).
 
@@ -83,8 +58,8 @@ def plackett_luce(scores: Tensor, rank: Tensor, group_of: Tensor, num_groups: in
 
     Ties follow Breslow (1974): each of m tied responses is a choice among the tied ones and all
     that rank lower. In the last (lowest) block of m, w_i = (m - 1) / m, since choosing the only
-    response left is no choice; so every ranking makes K - 1 choices, one response alone makes none,
-    and K = 2 equals :func:`bradley_terry`, tie or not.
+    response left is not a choice. So every ranking makes K - 1 choices, one response alone makes
+    none, and K = 2 equals :func:`bradley_terry`, tie or not.
 
     Args:
         scores: [S] rewards (or beta times log-ratios) of the responses.

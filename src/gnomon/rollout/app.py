@@ -1,4 +1,4 @@
-"""The three things that a rollout server answers: what it is, new weights, and samples."""
+"""What a rollout server answers (what it is, new weights, samples), and the queue of its work."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import errno
 import hashlib
 import itertools
 import json
+import queue
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
@@ -23,19 +26,157 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gnomon.errors import DataError, EngineError, GnomonError, RunError
-from gnomon.rollout.door import Refusal, RefusedError, body_of
-from gnomon.rollout.host import Host, Job
-from gnomon.rollout.limits import Budget, Lease, Limits
+from gnomon.rollout.door import Budget, Lease, Limits, Refusal, RefusedError, body_of
+from gnomon.rollout.protocol import Host, Job, Progress, WeightsFile
 from gnomon.rollout.sampling import check_params, check_probe, check_request
-from gnomon.rollout.tasks import Progress, Task, Tasks
-from gnomon.rollout.weights import DAMAGED, WeightsFile
-from gnomon.rollout.wire import WeightsQuery, job_from_json, kind_of, rows_to_json
+from gnomon.rollout.weights import DAMAGED
+from gnomon.rollout.wire import (
+    WeightsQuery,
+    error_line,
+    job_from_json,
+    kind_of,
+    refusal,
+    rows_to_json,
+)
+
+_ALIVE = b'{"alive": true}\n'
+
+
+class GoneError(Exception):
+    """The client went away in the middle of a task."""
+
+
+class Task:
+    """Something for the host to do, and the lines that it answers.
+
+    Made, and listened to, on an event loop; worked on in another thread.
+
+    Args:
+        work: what to do; it is given a function to call with (finished, all), which raises when
+            nobody waits for the result any more.
+        after: called when it is over, done or not.
+    """
+
+    def __init__(self, work: Callable[[Progress], Any], after: Callable[[], None]) -> None:
+        self._work = work
+        self._after = after
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+        self._progress: tuple[int, int] | None = None
+        self._last: bytes | None = None
+        self._gone = threading.Event()
+
+    # -- on the event loop
+
+    async def line(self, seconds: float) -> tuple[bytes, bool]:
+        """The next line, and whether it is the last; a sign of life after so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        progress, self._progress = self._progress, None
+        if progress is not None:
+            if self._last is None:
+                self._news.clear()
+            return json.dumps({"progress": progress}).encode() + b"\n", False
+        if self._last is not None:
+            return self._last, True
+        return _ALIVE, False
+
+    def leave(self) -> None:
+        """Nobody listens any more."""
+        self._gone.set()
+
+    # -- in the host's thread
+
+    def run(self) -> None:
+        """Do it, unless nobody waits for it any more."""
+        try:
+            self._check()
+            last = _result_line(self._work(self._report))
+        except Exception as error:
+            last = error_line(error)
+        except BaseException:
+            self.drop()
+            raise
+        self._end(last)
+
+    def drop(self) -> None:
+        """Leave it undone, because the server is being stopped."""
+        self._end(refusal("it is being stopped", "busy"))
+
+    def _end(self, last: bytes) -> None:
+        self._after()
+        self._tell(last=last)
+
+    def _report(self, done: int, total: int) -> None:
+        self._check()
+        self._tell(progress=(done, total))
+
+    def _tell(self, progress: tuple[int, int] | None = None, last: bytes | None = None) -> None:
+        def update() -> None:
+            self._progress = progress or self._progress
+            self._last = last or self._last
+            self._news.set()
+
+        with suppress(RuntimeError):  # the loop is over: nobody listens
+            self._loop.call_soon_threadsafe(update)
+
+    def _check(self) -> None:
+        if self._gone.is_set():
+            raise GoneError("the client went away")
+
+
+class Tasks:
+    """A queue of tasks, of which at most ``most`` wait."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._queue: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def add(self, task: Task) -> bool:
+        """Queue a task; False when too many wait or the server is being stopped."""
+        with self._lock:
+            if self._ended or self._queue.qsize() >= self._most:
+                return False
+            self._queue.put(task)
+            return True
+
+    def work(self) -> None:
+        """Do what is queued until :meth:`stop`."""
+        while (task := self._queue.get()) is not None:
+            task.run()
+
+    def stop(self) -> None:
+        """Have :meth:`work` return after the task at hand."""
+        self._queue.put(None)
+
+    def end(self) -> None:
+        """Take no more, and drop what waits."""
+        with self._lock:
+            self._ended = True
+        with suppress(queue.Empty):
+            while True:
+                task = self._queue.get_nowait()
+                if task is not None:
+                    task.drop()
+
+
+def _result_line(result: Any) -> bytes:
+    try:
+        return json.dumps({"result": result}, allow_nan=False).encode() + b"\n"
+    except ValueError as error:
+        raise EngineError(
+            "the sampler's log-probs are not finite numbers: the weights it was given are broken"
+        ) from error
+
 
 _BLOCK = 4 << 20  # bytes written to disk at a time
 _PIECE = 1 << 20  # bytes of an answer sent at a time
 
 
-class Lines(Response):
+class TaskResponse(Response):
     """A task's answer, line by line, with signs of life in between."""
 
     media_type = "application/jsonlines"
@@ -140,7 +281,7 @@ class _Service:
         task = Task(work, after)
         if not self._tasks.add(task):
             raise RefusedError(503, "it has too much to do, or is being stopped", "busy")
-        return Lines(task, self._limits.alive_seconds)
+        return TaskResponse(task, self._limits.alive_seconds)
 
     def _job(self, body: bytes) -> Job:
         job = job_from_json(body)
@@ -212,12 +353,12 @@ def make_app(
     """The application around a host.
 
     Args:
-        host: what samples; it is called by whoever works on ``tasks``.
+        host: what samples; called by the thread that works on ``tasks``.
         tasks: where work is queued.
         scratch: a folder for weights on their way.
         limits: of bodies and answers.
-        log: hears of what was done.
-        note: hears of what was refused.
+        log: called with what was done.
+        note: called with what was refused.
     """
     service = _Service(host, tasks, scratch, limits, log)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -233,7 +374,7 @@ def make_app(
 
 
 def _explain(app: FastAPI, linger_seconds: float, note: Callable[[str], None]) -> None:
-    """Have every refusal said in words, as the client reads them."""
+    """Answer every refusal in words, as the client reads them."""
 
     def answer(status: int, message: str, kind: str) -> Response:
         return Refusal(RefusedError(status, message, kind), linger_seconds)

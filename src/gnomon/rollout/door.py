@@ -1,8 +1,12 @@
-"""Who may come in to a rollout server, and how much of what they send is read.
+"""Who may come in to a rollout server, and what it grants them: bytes, seconds and connections.
 
 A page in somebody's browser can reach a server on their own machine. It cannot hide its ``Origin``,
 and it cannot give a name of this machine as ``Host``, even where a name of its own has been made to
 point here (DNS rebinding). Both are looked at before the token, and all three before any body.
+
+uvicorn alone waits for ever for headers that never come, and for a client that never reads its
+answer. Every answer closes its connection: a trainer makes few requests, and a connection that is
+used once needs one set of deadlines.
 """
 
 from __future__ import annotations
@@ -12,17 +16,224 @@ import hmac
 import ipaddress
 import re
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
+import h11
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gnomon.errors import ConfigError
-from gnomon.rollout.limits import Lease, Limits
 from gnomon.rollout.wire import PROTOCOL, TOKEN_VARIABLE, VERSION_HEADER, refusal
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of a server. The defaults suit a trainer on the same network.
+
+    Attributes:
+        connections: open at once; further ones are asked to come back later.
+        backlog: connections that the system may hold before they are accepted.
+        tasks: waiting for the host at once.
+        header_bytes: of a request's first line and headers together.
+        header_seconds: until they must be complete.
+        idle_seconds: without a byte of a body, or without the client taking any of its answer.
+        grace_seconds: that a body may take whatever its size.
+        slowest: bytes a second that it must reach beyond those.
+        job_bytes: of one job.
+        jobs_bytes: of all jobs that are being received or wait, together.
+        weights_bytes: of one file of weights; None: 8 bytes a number of the model, and a header.
+        uploads: files of weights that may be on disk at once.
+        linger_seconds: for which a refused body is still read, so that the refusal arrives.
+        alive_seconds: between signs of life while the host works.
+        stop_seconds: that open answers get to end when the server is stopped.
+    """
+
+    connections: int = 64
+    backlog: int = 64
+    tasks: int = 16
+    header_bytes: int = 16 * 1024
+    header_seconds: float = 10.0
+    idle_seconds: float = 30.0
+    grace_seconds: float = 60.0
+    slowest: float = 256 * 1024.0
+    job_bytes: int = 64 * _MIB
+    jobs_bytes: int = 128 * _MIB
+    weights_bytes: int | None = None
+    uploads: int = 2
+    linger_seconds: float = 2.0
+    alive_seconds: float = 5.0
+    stop_seconds: int = 2
+
+
+class Budget:
+    """A number of bytes that all bodies on their way share; safe to use from several threads."""
+
+    def __init__(self, total: int) -> None:
+        self._left = total
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Whether ``size`` more bytes could be had; they are then taken."""
+        with self._lock:
+            if size > self._left:
+                return False
+            self._left -= size
+            return True
+
+    def give(self, size: int) -> None:
+        """Give bytes back."""
+        with self._lock:
+            self._left += size
+
+
+class Lease:
+    """One body's share of a budget; :meth:`end` gives all of it back, once."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._held = 0
+
+    def grow(self, size: int) -> bool:
+        """Whether ``size`` more bytes were granted."""
+        granted = self._budget.take(size)
+        self._held += size if granted else 0
+        return granted
+
+    def end(self) -> None:
+        held, self._held = self._held, 0
+        self._budget.give(held)
+
+
+_READ = 1 << 20  # bytes taken from the system at a time
+
+
+def protocol_with(limits: Limits, note: Callable[[str], None]) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP protocol under these limits; ``note`` is called with what they refused."""
+
+    class Bounded(_Bounded):
+        bounds = limits
+        tell = staticmethod(note)
+
+    return Bounded
+
+
+class _Bounded(H11Protocol):
+    bounds: Limits
+    tell: Callable[[str], None]
+
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        super().__init__(*args, **kw)
+        self._turned_away = False
+        self._left: int | None = None  # bytes of a body that are to come past h11
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.max_size = _READ  # type: ignore[attr-defined]
+        if len(self.connections) > 2 * self.bounds.connections:  # many were turned away already
+            self._turned_away = True
+            transport.abort()
+        elif len(self.connections) > self.bounds.connections:
+            self._turn_away(503, "too many connections; try again")
+        else:
+            late = "the headers took too long"
+            self._due("headers", self.bounds.header_seconds, self._turn_away, 408, late)
+
+    def data_received(self, data: bytes) -> None:
+        if self._turned_away:
+            return
+        if self._left is not None:
+            self._body_received(data, self._left)
+            return
+        super().data_received(data)
+        if self.cycle is not None:
+            self._met("headers")
+            headers = dict(self.headers)
+            declared = headers.get(b"content-length")
+            if declared and b"transfer-encoding" not in headers and self.cycle.more_body:
+                self._left = int(declared) - len(self.cycle.body)
+
+    def _body_received(self, data: bytes, left: int) -> None:
+        """More of a body of known length, past h11, which would copy each of its bytes thrice.
+
+        What comes after the body is dropped: the connection ends with the answer.
+        """
+        self.cycle.body += data[:left]
+        self._left = max(0, left - len(data))
+        if self._left:
+            self.flow.pause_reading()  # until the application asks for more
+        else:
+            self.cycle.more_body = False
+        self.cycle.message_event.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for name in list(self._timers):
+            self._met(name)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not take what was written: it has some time to do so."""
+        super().pause_writing()
+        self._due("read", self.bounds.idle_seconds, self._drop, "it does not read its answer")
+
+    def resume_writing(self) -> None:
+        self._met("read")
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._due("end", self.bounds.idle_seconds, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._turn_away(400, "not understood: no HTTP request, or one with huge headers")
+        else:
+            self._drop("broken HTTP while it was being answered")
+
+    def _turn_away(self, status: int, reason: str) -> None:
+        """Say why, without reading on, and close."""
+        self._met("headers")
+        self._turned_away = True
+        if self.cycle is not None:  # the body was broken: nobody need wait for the rest
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._tell(reason)
+        body = refusal(reason, "busy" if status == 503 else "data")
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n"
+            f"{VERSION_HEADER}: {PROTOCOL}\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._due("end", self.bounds.linger_seconds, self.transport.abort)
+
+    def _drop(self, reason: str) -> None:
+        self._tell(reason)
+        self.transport.abort()
+
+    def _tell(self, reason: str) -> None:
+        self.tell(f"{self.client[0] if self.client else 'a client'}: {reason}")
+
+    def _due(self, name: str, seconds: float, call: Callable[..., Any], *args: Any) -> None:
+        self._met(name)
+        self._timers[name] = self.loop.call_later(seconds, call, *args)
+
+    def _met(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
 
 _NAME = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
 
@@ -69,7 +280,7 @@ class Door:
         names: further names that it is called by: of a proxy in front of it, say.
         token: wanted of everybody, when it is given.
         limits: of headers, and of how long a refused body is read.
-        note: hears of who was refused and why.
+        note: called with who was refused and why.
     """
 
     def __init__(
@@ -156,7 +367,7 @@ def host_name(host: str) -> str:
     """
     match = _NAME.fullmatch(host)
     if match is None:
-        raise ConfigError(f"{host!r} is no name of a host")
+        raise ConfigError(f"{host!r} is not the name of a host")
     return match.group(1).strip("[]").lower().rstrip(".")
 
 

@@ -21,13 +21,13 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from gnomon.rollout.samples import Collector, Sample
+from gnomon.rollout.sampling import Collector, Draft
 
 
 class _Chooser(LogitsProcessor):  # type: ignore[misc]
     """Draws each row's token itself and leaves the loop's greedy search no other choice."""
 
-    def __init__(self, collector: Collector, samples: list[Sample]) -> None:
+    def __init__(self, collector: Collector, samples: list[Draft]) -> None:
         self._collector = collector
         self._samples = samples
 
@@ -42,7 +42,7 @@ class _Chooser(LogitsProcessor):  # type: ignore[misc]
 class _AllDone(StoppingCriteria):  # type: ignore[misc]
     """Ends the loop once every sample of the batch is over."""
 
-    def __init__(self, samples: list[Sample]) -> None:
+    def __init__(self, samples: list[Draft]) -> None:
         self._samples = samples
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
@@ -66,7 +66,7 @@ def generate_bucketed(model: PreTrainedModel, collector: Collector, max_rows: in
 
     Equal lengths need no padding, which recurrent states and ALiBi would not forgive.
     """
-    buckets: defaultdict[int, list[tuple[list[int], Sample]]] = defaultdict(list)
+    buckets: defaultdict[int, list[tuple[list[int], Draft]]] = defaultdict(list)
     for request, samples in zip(collector.requests, collector.samples, strict=True):
         prompt = list(request.prompt_ids)
         buckets[len(prompt)].extend((prompt, sample) for sample in samples)

@@ -1,83 +1,58 @@
-"""An engine that samples from a copy of the policy: weights are kept aside, loaded, and checked.
+"""Sampling from a copy of the policy: weights are kept aside, loaded, and checked.
 
     capture()  the policy's weights as they are now, with a version that names them
     load()     the replica takes them over, in place
     sample()   refuses to serve any other version
 
-A :class:`Replica` is the copy: in this process (``torch_replica``), or in vLLM, here or behind a
-URL (``host``).
+A replica is the copy: in this process, or in vLLM, here or behind a URL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from gnomon.errors import EngineError
-from gnomon.rollout.protocol import Completion, Request, SamplingParams
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Progress = Callable[[int, int], None]
+from gnomon.errors import ConfigError, EngineError
+from gnomon.models.roles import Role, Trunk
+from gnomon.rollout.protocol import (
+    About,
+    Completion,
+    Engine,
+    Host,
+    Job,
+    Progress,
+    Replica,
+    Request,
+    Sampled,
+    SamplingParams,
+    Snapshot,
+    StaleWeightsError,
+    WeightsFile,
+)
+from gnomon.rollout.sampling import StopText
+from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.rollout.weights import PolicyWriter, check_shapes
+
 _LOADS = 3  # per call of generate: the first one, and two after the server lost the weights
 
 
-class Snapshot(Protocol):
-    """Weights kept aside until they are no longer needed."""
-
-    @property
-    def version(self) -> str:
-        """Names the weights: equal versions are equal weights."""
-        ...
-
-
-class StaleWeightsError(Exception):
-    """The replica serves other weights than those asked for; loading them again may help."""
-
-
-class Replica(Protocol):
-    """A copy of the policy that samples."""
-
-    def capture(self) -> Snapshot:
-        """The policy's weights now. Called while nothing trains them."""
-        ...
-
-    def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:
-        """Sample from these weights from now on.
-
-        ``wanted`` is called now and then where that can take long, and raises when nobody waits
-        for it any more.
-
-        Raises:
-            EngineError: they did not arrive whole, or do not fit.
-        """
-        ...
-
-    def sample(
-        self,
-        version: str,
-        requests: Sequence[Request],
-        params: SamplingParams,
-        progress: Progress | None,
-    ) -> list[list[Completion]]:
-        """Sample from the weights ``version``.
-
-        Raises:
-            StaleWeightsError: other weights are loaded.
-            EngineError: the replica is gone.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give back memory, files and connections."""
-        ...
-
-
-class ReplicaEngine:
-    """The engine on top of a replica: it never samples from other weights than it was told to.
+class ReplicaEngine(Engine):
+    """The engine on top of a replica: it never samples from other weights than those asked for.
 
     Not for several threads at once. Under :meth:`pinned`, ``sync_weights`` means the pinned weights
     whatever the policy has become, which is how rollouts are sampled while the policy trains.
     """
+
+    shares_weights = False
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
@@ -87,12 +62,10 @@ class ReplicaEngine:
         self._pinned_progress: Progress | None = None
 
     def capture(self) -> Snapshot:
-        """The policy's weights now, for :meth:`pinned`."""
         return self.replica.capture()
 
     @contextmanager
     def pinned(self, snapshot: Snapshot, progress: Progress | None = None) -> Iterator[None]:
-        """Sample from ``snapshot`` within the block, telling ``progress`` and nobody else."""
         self._pin, self._pinned_progress = snapshot, progress
         try:
             yield
@@ -100,7 +73,6 @@ class ReplicaEngine:
             self._pin = self._pinned_progress = self._wanted = None
 
     def sync_weights(self) -> None:
-        """Sample from the policy's current weights (or the pinned ones) from now on."""
         self._wanted = self._pin or self.replica.capture()
         self._load(self._wanted)
 
@@ -131,18 +103,252 @@ class ReplicaEngine:
                 self._loaded, problem = None, str(stale)
         raise EngineError(
             f"the weights were sent {_LOADS} times, and still {problem}. Is another run using the "
-            "same server? Give each run its own, and go on with --resume."
+            "same server? Give each run its own, and resume with --resume."
         )
 
     def close(self) -> None:
-        """Give back what the replica holds."""
         self._wanted = None
         self.replica.close()
 
     def _load(self, snapshot: Snapshot) -> None:
         if self._loaded == snapshot.version:
             return
-        self._loaded = None  # whatever happens now, the old weights are no longer to be trusted
-        told = self._pinned_progress
-        self.replica.load(snapshot, None if told is None else lambda: told(0, 0))
+        self._loaded = None  # if loading fails, the old weights cannot be trusted either
+        progress = self._pinned_progress
+        self.replica.load(snapshot, None if progress is None else lambda: progress(0, 0))
         self._loaded = snapshot.version
+
+
+MakeEngine = Callable[[PreTrainedModel, Callable[[], AbstractContextManager[Any]]], TorchEngine]
+
+
+@dataclass(frozen=True)
+class TensorSnapshot:
+    """The policy's trained tensors at one time, in memory."""
+
+    version: str
+    tensors: dict[str, Tensor]
+
+
+class TorchReplica:
+    """A second copy of the policy's trunk that only samples.
+
+    Memory: one copy of the model, and one of the trained tensors for each snapshot that is kept.
+
+    Args:
+        policy: whose weights are followed; with LoRA only the adapter's are copied.
+        make: builds the torch engine from a model and the context that activates its adapter.
+    """
+
+    def __init__(self, policy: Role, make: MakeEngine) -> None:
+        self._policy = policy
+        self._twin = policy.trunk.copy(gradient_checkpointing=False)
+        self._twin.model.requires_grad_(False)
+        self._adapter = policy.adapter
+        self._engine = make(self._twin.model, lambda: self._twin.active(self._adapter))
+        self._versions = itertools.count(1)
+        self._version = "the start weights"
+
+    @torch.no_grad()
+    def capture(self) -> TensorSnapshot:
+        tensors = _trained(self._policy.trunk, self._adapter)
+        kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        return TensorSnapshot(str(next(self._versions)), kept)
+
+    @torch.no_grad()
+    def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:
+        assert isinstance(snapshot, TensorSnapshot)
+        for name, tensor in _trained(self._twin, self._adapter).items():
+            tensor.copy_(snapshot.tensors[name])
+        self._version = snapshot.version
+
+    def sample(
+        self,
+        version: str,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        progress: Progress | None,
+    ) -> list[list[Completion]]:
+        if version != self._version:
+            raise StaleWeightsError(f"the copy holds version {self._version}, not {version}")
+        return self._engine.generate(requests, params, progress)
+
+    def close(self) -> None:
+        """Nothing to do: the copy goes with this object."""
+
+
+def _trained(trunk: Trunk, adapter: str | None) -> dict[str, Tensor]:
+    """What training the policy moves: its adapter, or all weights where it has none."""
+    if adapter is not None:
+        return dict(trunk.adapter_parameters(adapter))
+    return dict(trunk.model.named_parameters())
+
+
+PROBE_TOKENS = 24
+TOLERANCE = {"float32": 0.02, "bfloat16": 0.25, "float16": 0.1}
+"""Mean gap (nats a token) between the policy's log-probs of the probe and the host's."""
+_SAME = (
+    *("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "hidden_act", "rms_norm_eps"),
+    *("rope_theta", "rope_parameters", "rope_scaling", "sliding_window", "tie_word_embeddings"),
+)
+"""Settings that the configurations of policy and host must share, where both have them."""
+
+
+@dataclass(frozen=True)
+class FileSnapshot:
+    """The policy's weights in a file, and its own log-probs of the probe."""
+
+    weights: WeightsFile
+    probe: tuple[float, ...] = field(repr=False)
+
+    @property
+    def version(self) -> str:
+        return self.weights.version
+
+
+class HostReplica:
+    """Keeps a host in step with the policy.
+
+    Args:
+        policy: whose weights are sent, its adapter merged.
+        host: where they are sampled from.
+        tokenizer: decodes responses.
+        eos: token ids that end a response.
+        folder: where weights are written before they are sent.
+
+    Raises:
+        ConfigError: the host's model is not the policy's: other shapes, vocabulary, settings.
+    """
+
+    def __init__(
+        self,
+        policy: Role,
+        host: Host,
+        tokenizer: PreTrainedTokenizerBase,
+        eos: Sequence[int],
+        folder: Path,
+    ) -> None:
+        self._policy = policy
+        self._host = host
+        self._tokenizer = tokenizer
+        self._eos = tuple(eos)
+        about = host.about()
+        check_same_model(policy.trunk.model.config.to_dict(), about)
+        self._shapes: Mapping[str, Sequence[int]] | None = about.shapes
+        self._tolerance = TOLERANCE.get(about.dtype, max(TOLERANCE.values()))
+        known = int(policy.trunk.model.config.get_text_config().vocab_size)
+        self._vocabulary = min(known, about.vocabulary)
+        self._probe = probe_ids(self._vocabulary, about.window)
+        self._writer = PolicyWriter(policy, folder)
+
+    @torch.no_grad()
+    def capture(self) -> FileSnapshot:
+        trunk = self._policy.trunk
+        with trunk.running(self._policy.adapter):
+            ids = torch.tensor([self._probe], device=trunk.model.device)
+            logits: Tensor = trunk.model(input_ids=ids, use_cache=False).logits[0, :-1]
+        scores = logits.float().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        return FileSnapshot(self._writer.write(), tuple(scores.tolist()))
+
+    def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:
+        assert isinstance(snapshot, FileSnapshot)
+        if self._shapes is not None:  # once, before anything is sent
+            check_shapes(snapshot.weights, self._shapes)
+            self._shapes = None
+        seen = self._host.load(snapshot.weights, self._probe, wanted)
+        if len(seen) != len(snapshot.probe):
+            raise EngineError(
+                f"the sampler scored {len(seen)} tokens of a test sequence, not "
+                f"{len(snapshot.probe)}"
+            )
+        gaps = [abs(a - b) for a, b in zip(seen, snapshot.probe, strict=True)]
+        gap = sum(gaps) / len(gaps)
+        if not gap <= self._tolerance:
+            raise EngineError(
+                f"weights were sent to {self._host.about().program}, but what it serves is not the "
+                f"policy: its log-probs of a test sequence differ by {gap:.3g} nats a token "
+                f"(at most {self._tolerance} is rounding). The sampler did not take all of the "
+                "weights over; use engine: torch, or another version of it."
+            )
+
+    def sample(
+        self,
+        version: str,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        progress: Progress | None,
+    ) -> list[list[Completion]]:
+        job = Job(version, requests, params, self._eos)
+        rows = self._host.sample(job, progress)
+        self._check(job, rows)
+        text = StopText(self._tokenizer, params.stop, frozenset(self._eos))
+        return [
+            [
+                Completion(
+                    tuple(s.ids),
+                    torch.tensor(s.logprobs, dtype=torch.float32),
+                    s.finish_reason,
+                    text.text(s.ids),
+                )
+                for s in row
+            ]
+            for row in rows
+        ]
+
+    def close(self) -> None:
+        self._host.close()
+        self._writer.close()
+
+    def _check(self, job: Job, rows: Sequence[Sequence[Sampled]]) -> None:
+        """Check that an answer fits the job: nothing is trained on unchecked."""
+        if [len(row) for row in rows] != [r.n for r in job.requests]:
+            raise EngineError("the sampler gave another number of responses than it was asked for")
+        for sampled in (s for row in rows for s in row):
+            if sampled.version != job.version:
+                raise StaleWeightsError(
+                    f"a response came from the weights {sampled.version[:12]}, not "
+                    f"{job.version[:12]}"
+                )
+            ids, logprobs = sampled.ids, sampled.logprobs
+            if not ids or len(ids) != len(logprobs) or len(ids) > job.params.max_new_tokens:
+                raise EngineError(
+                    f"the sampler gave {len(logprobs)} log-probs for {len(ids)} tokens, of at most "
+                    f"{job.params.max_new_tokens}"
+                )
+            if min(ids) < 0 or max(ids) >= self._vocabulary:
+                raise EngineError(
+                    f"the sampler gave token ids outside 0..{self._vocabulary - 1}, the policy's "
+                    "vocabulary"
+                )
+            if not all(map(math.isfinite, logprobs)):
+                raise EngineError(
+                    "the sampler gave a log-prob that is not a finite number: the policy's "
+                    "weights are broken. Lower the learning rate, or start again from an earlier "
+                    "checkpoint"
+                )
+
+
+def probe_ids(vocabulary: int, window: int) -> list[int]:
+    """Token ids from all over the vocabulary, always the same; fewer where the window is small.
+
+    Raises:
+        ConfigError: a window that nothing can be scored in.
+    """
+    if window < 3:
+        raise ConfigError(f"the sampler's window of {window} tokens is too small to sample in")
+    return [(7 + i * 2_654_435_761) % vocabulary for i in range(min(PROBE_TOKENS, window - 1))]
+
+
+def check_same_model(config: Mapping[str, Any], about: About) -> None:
+    """Raise ConfigError unless the host's model has the policy's configuration."""
+    differ = [
+        f"{key} is {about.config[key]} there, {config[key]} here"
+        for key in _SAME
+        if key in config and key in about.config and about.config[key] != config[key]
+    ]
+    if differ:
+        raise ConfigError(
+            f"the model on the sampler ({about.program}) is not the policy: {'; '.join(differ)}. "
+            "Start it with the model that this stage starts from."
+        )

@@ -1,4 +1,5 @@
-"""From logits to tokens: counter-based randomness, truncation, and one inverse-CDF draw per row.
+"""From logits to finished responses: counter-based randomness, truncation, one inverse-CDF draw per
+row, stop strings, and the bookkeeping of samples that every engine shares.
 
 Randomness is a pure function of (request, sample number, step): a row draws the same uniform
 number whichever rows share its batch, and torch's own generators are never touched.
@@ -8,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from gnomon.errors import ConfigError, DataError, EngineError
-from gnomon.rollout.protocol import Request, SamplingParams
+from gnomon.rollout.protocol import Completion, FinishReason, Progress, Request, SamplingParams
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # the odd increment of SplitMix64
 _WORD = (1 << 64) - 1
@@ -165,8 +168,8 @@ def _check_total(total: Tensor) -> None:
     if not bool(total.isfinite().all()):  # NaN where a score is NaN or +infinity, or all are -inf
         raise EngineError(
             "the policy's scores are not finite numbers, so no token can be drawn: its weights "
-            "hold NaN or infinity, or its dtype is too small for them. Lower the learning rate, "
-            "and go on from an earlier checkpoint."
+            "hold NaN or infinity, or its dtype is too small for them. Lower the learning rate "
+            "and resume from an earlier checkpoint."
         )
 
 
@@ -226,3 +229,139 @@ def _candidates(weights: Tensor, total: Tensor, params: SamplingParams) -> tuple
     if params.min_p:
         values = values.where(values >= params.min_p * values[:, :1], 0.0)
     return values, tokens
+
+
+class StopText:
+    """Decodes responses and watches for stop strings, which may span any number of tokens.
+
+    While a row grows only its tail is decoded: as many tokens as the longest stop string has
+    bytes (each token of it holds at least one), and a few more so that a character cut at the
+    window's edge cannot hide a match. A match in the tail is confirmed on the whole text.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], eos: frozenset[int]
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._eos = eos
+        self._window = max((len(s.encode()) for s in self._stop), default=0) + 4
+        # A stop string that names a special token can only be seen when those are spelt out.
+        self._specials = tuple(str(token) for token in tokenizer.all_special_tokens)
+        self._spell = any(token in s for s in self._stop for token in self._specials)
+
+    @property
+    def spells(self) -> bool:
+        """Whether special tokens must be written out for a stop string to be seen."""
+        return self._spell
+
+    def matched(self, responses: Sequence[Sequence[int]]) -> list[bool]:
+        """For each growing response, whether a stop string is now complete in it."""
+        if not self._stop or not responses:
+            return [False] * len(responses)
+        tails = self._decode([ids[-self._window :] for ids in responses])
+        found = [self._first(tail) is not None for tail in tails]
+        return [
+            hit and self._first(self._decode([ids])[0]) is not None
+            for hit, ids in zip(found, responses, strict=True)
+        ]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The response's text up to the first stop string, without EOS and special tokens."""
+        body = ids[:-1] if ids and ids[-1] in self._eos else ids
+        text = self._decode([body])[0]
+        cut = self._first(text)
+        text = text if cut is None else text[:cut]
+        if self._spell:
+            for token in self._specials:
+                text = text.replace(token, "")
+        return text
+
+    def _first(self, text: str) -> int | None:
+        places = [place for s in self._stop if (place := text.find(s)) >= 0]
+        return min(places, default=None)
+
+    def _decode(self, sequences: Sequence[Sequence[int]]) -> list[str]:
+        texts = self._tokenizer.batch_decode(
+            [list(ids) for ids in sequences],
+            skip_special_tokens=not self._spell,
+            clean_up_tokenization_spaces=False,
+        )
+        return list(texts)
+
+
+@dataclass
+class Draft:
+    """One response in the making; ``key`` names its stream of random numbers."""
+
+    key: int
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
+class Collector:
+    """Draws tokens for samples, ends them, and turns them into completions.
+
+    Attributes:
+        samples: for each request, its n samples.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        tokenizer: PreTrainedTokenizerBase,
+        eos: frozenset[int],
+        progress: Progress | None,
+    ) -> None:
+        self.requests = requests
+        self.params = params
+        self.samples = [[Draft(key) for key in stream_keys(request)] for request in requests]
+        self._eos = eos
+        self._text = StopText(tokenizer, params.stop, eos)
+        self._progress = progress
+        self._total = sum(len(samples) for samples in self.samples)
+        self._finished = 0
+
+    def extend(self, samples: Sequence[Draft], logits: Tensor, rows: Sequence[int]) -> list[bool]:
+        """Give each sample its next token, drawn from row ``rows[i]`` of ``logits`` [R, V].
+
+        ``logits`` may be overwritten. Returns which samples are over.
+        """
+        u = uniforms([s.key for s in samples], [len(s.ids) for s in samples])
+        tokens, logprobs = draw(
+            logits, torch.tensor(rows, device=logits.device), u.to(logits.device), self.params
+        )
+        for sample, token, logprob in zip(samples, tokens.tolist(), logprobs.tolist(), strict=True):
+            sample.ids.append(token)
+            sample.logprobs.append(logprob)
+            if token in self._eos:
+                sample.finish_reason = "eos"
+        open_ = [sample for sample in samples if sample.finish_reason is None]
+        for sample, hit in zip(open_, self._text.matched([s.ids for s in open_]), strict=True):
+            if hit:
+                sample.finish_reason = "stop"
+            elif len(sample.ids) == self.params.max_new_tokens:
+                sample.finish_reason = "length"
+        done = [sample.finish_reason is not None for sample in samples]
+        for over in done:
+            if over:
+                self._finished += 1
+                if self._progress is not None:
+                    self._progress(self._finished, self._total)
+        return done
+
+    def completions(self) -> list[list[Completion]]:
+        """The finished responses, by request."""
+        return [[self._completion(sample) for sample in samples] for samples in self.samples]
+
+    def _completion(self, sample: Draft) -> Completion:
+        if sample.finish_reason is None:
+            raise RuntimeError("a sample was left unfinished")
+        return Completion(
+            ids=tuple(sample.ids),
+            logprobs=torch.tensor(sample.logprobs, dtype=torch.float32),
+            finish_reason=sample.finish_reason,
+            text=self._text.text(sample.ids),
+        )

@@ -4,31 +4,89 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from gnomon.errors import ConfigError
 from gnomon.models.packed import attention_implementation
 from gnomon.rollout.generate_engine import generate_bucketed
-from gnomon.rollout.kv import IMPLEMENTATION, KVCache
-from gnomon.rollout.packed_linear import packed_linears
-from gnomon.rollout.packed_model import packed_pass, sampling_mode, unsupported_reason
-from gnomon.rollout.protocol import Completion, Request, SamplingParams
-from gnomon.rollout.samples import Collector, Sample
-from gnomon.rollout.sampling import check_params, check_request
+from gnomon.rollout.packed import (
+    IMPLEMENTATION,
+    KVCache,
+    packed_pass,
+    sampling_mode,
+    unsupported_reason,
+)
+from gnomon.rollout.protocol import Completion, Engine, Progress, Request, SamplingParams
+from gnomon.rollout.sampling import Collector, Draft, check_params, check_request
 
-Progress = Callable[[int, int], None]
-_PACK_FROM = 16  # decoding steps that repay laying the weights out anew
+_ROWS_HINT = 32  # the batch the layout is chosen for; it serves any other
+_MEMORY_SHARE = 0.25  # copies may take this much of the memory that is free
+_MIN_SIZE = 1 << 14  # smaller weights gain nothing
+
+
+def _packable(module: nn.Module) -> bool:
+    if type(module) is not nn.Linear and type(module) is not Conv1D:
+        return False
+    weight = module.weight
+    return (
+        type(weight) is nn.Parameter
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and weight.numel() >= _MIN_SIZE
+    )
+
+
+def _packed_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A replacement for ``module.forward`` that uses a reordered copy of the weight."""
+    weight, bias = module.weight.detach(), module.bias  # type: ignore[operator]
+    dense = weight.t().contiguous() if isinstance(module, Conv1D) else weight
+    packed = torch.ops.mkldnn._reorder_linear_weight(dense, _ROWS_HINT)
+    product = torch.ops.mkldnn._linear_pointwise
+
+    def forward(x: Tensor) -> Tensor:
+        out: Tensor = product(x, packed, bias, "none", [], "")
+        return out
+
+    return forward
+
+
+@contextmanager
+def packed_linears(model: nn.Module) -> Iterator[int]:
+    """Serve the float32 CPU projections of ``model`` from reordered weights inside the block.
+
+    Yields the number of projections served so: 0 on other devices, without oneDNN, or when the
+    copies would take too much of the free memory. No gradient flows through a served projection.
+    """
+    modules = [module for module in model.modules() if _packable(module)]
+    size = sum(4 * parameter.numel() for m in modules for parameter in m.parameters(recurse=False))
+    usable = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    if not usable or size > _MEMORY_SHARE * psutil.virtual_memory().available:
+        modules = []
+    # A module may already carry its own ``forward`` (a hook library's, say): leave those alone.
+    modules = [module for module in modules if "forward" not in vars(module)]
+    try:
+        for module in modules:
+            module.forward = _packed_forward(module)
+        yield len(modules)
+    finally:
+        for module in modules:
+            vars(module).pop("forward", None)
+
+
+_PACK_FROM = 16  # decoding steps that repay reordering the weights
 _PREFILL_TOKENS = 2048  # prompt tokens per pass, so that a long queue cannot swell one pass
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Samples from the policy in this process, sharing its weights.
 
     A prompt is computed once for its n samples, every row leaves the batch as soon as it ends and
@@ -48,6 +106,8 @@ class TorchEngine:
             driven so (ALiBi, state-space layers, ...) and transformers' own generation loop runs.
             Set by the first ``generate``, which also warns.
     """
+
+    shares_weights = True
 
     def __init__(
         self,
@@ -76,7 +136,7 @@ class TorchEngine:
         params: SamplingParams,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """Sample ``request.n`` completions of each request, in the order of the requests.
+        """Draft ``request.n`` completions of each request, in the order of the requests.
 
         Raises:
             ConfigError: sampling parameters that describe no distribution.
@@ -100,9 +160,6 @@ class TorchEngine:
                 ):
                     _Batch(self._model, collector, self._max_rows).run()
         return collector.completions()
-
-    def sync_weights(self) -> None:
-        """Nothing to do: the engine samples from the policy's own weights."""
 
     def _self_check(self) -> None:
         self.fallback_reason = unsupported_reason(self._model)
@@ -129,11 +186,11 @@ def _default_eos(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 @dataclass
-class _Job:
+class _Prefill:
     """A request on its way: the samples not yet started and, once prefilled, where to start."""
 
     prompt: Sequence[int]
-    waiting: deque[Sample]
+    waiting: deque[Draft]
     logits: Tensor = field(default_factory=lambda: torch.empty(0))  # [V] after the prompt
 
 
@@ -141,8 +198,8 @@ class _Job:
 class _Row:
     """A live row of the batch: its sample, and how many of its tokens the cache holds."""
 
-    job: _Job
-    sample: Sample
+    prefill: _Prefill
+    sample: Draft
     cached: int
 
 
@@ -153,20 +210,20 @@ class _Batch:
         self._model = model
         self._collector = collector
         # Longest first: rows of like length run together, and the cache reaches its size early.
-        jobs = [
-            _Job(request.prompt_ids, deque(samples))
+        prefills = [
+            _Prefill(request.prompt_ids, deque(samples))
             for request, samples in zip(collector.requests, collector.samples, strict=True)
         ]
-        self._queue = deque(sorted(jobs, key=lambda job: -len(job.prompt)))
-        total = sum(len(job.waiting) for job in jobs)
+        self._queue = deque(sorted(prefills, key=lambda prefill: -len(prefill.prompt)))
+        total = sum(len(prefill.waiting) for prefill in prefills)
         self._max_rows = min(max_rows, total)
-        longest = max((len(job.prompt) for job in jobs), default=0)
+        longest = max((len(prefill.prompt) for prefill in prefills), default=0)
         limit = longest + collector.params.max_new_tokens
         self._cache = KVCache(rows=self._max_rows, limit=limit)
         self._rows: list[_Row] = []
 
     def run(self) -> None:
-        """Sample everything in the queue."""
+        """Draft everything in the queue."""
         while self._rows or self._queue:
             self._step()
 
@@ -175,19 +232,19 @@ class _Batch:
         old = len(self._rows)
         prompts, forks = self._admit()
         rows = self._rows[:old]
-        need = [row.cached + 1 for row in rows] + [len(job.prompt) for job in prompts]
+        need = [row.cached + 1 for row in rows] + [len(prefill.prompt) for prefill in prompts]
         self._cache.reserve(max(need))
         logits, _ = packed_pass(
             self._model,
             self._cache,
             [row.sample.ids[-1] for row in rows],
             [row.cached for row in rows],
-            [job.prompt for job in prompts],
+            [prefill.prompt for prefill in prompts],
         )
         for row in rows:
             row.cached += 1
-        for job, scores in zip(prompts, logits[old:], strict=True):
-            job.logits = scores.clone()
+        for prefill, scores in zip(prompts, logits[old:], strict=True):
+            prefill.logits = scores.clone()
         fresh = self._rows[old:]
         length = max((self._rows[new].cached for _, new in forks), default=0)
         self._cache.copy_rows([src for src, _ in forks], [new for _, new in forks], length)
@@ -199,40 +256,40 @@ class _Batch:
         ended = [i for i, over in enumerate(done) if over]
         self._settle(ended, list(range(old, old + len(fresh))))
 
-    def _admit(self) -> tuple[list[_Job], list[tuple[int, int]]]:
+    def _admit(self) -> tuple[list[_Prefill], list[tuple[int, int]]]:
         """Fill free rows: the prompts to prefill now, and (from, to) row copies to make after.
 
         The rows of the prompts come first, in order, then those copied from a row that holds the
         same prompt already.
         """
-        jobs: list[_Job] = []
+        prefills: list[_Prefill] = []
         tokens, planned = 0, {}
-        source = {id(row.job): i for i, row in enumerate(self._rows)}
+        source = {id(row.prefill): i for i, row in enumerate(self._rows)}
         free = self._max_rows - len(self._rows)
-        partial = {id(row.job): row.job for row in self._rows if row.job.waiting}
-        for job in partial.values():
-            planned[id(job)] = min(free, len(job.waiting))
-            free -= planned[id(job)]
+        partial = {id(row.prefill): row.prefill for row in self._rows if row.prefill.waiting}
+        for prefill in partial.values():
+            planned[id(prefill)] = min(free, len(prefill.waiting))
+            free -= planned[id(prefill)]
         while self._queue and free:
-            job = self._queue[0]
-            if jobs and tokens + len(job.prompt) > _PREFILL_TOKENS:
+            prefill = self._queue[0]
+            if prefills and tokens + len(prefill.prompt) > _PREFILL_TOKENS:
                 break
-            jobs.append(self._queue.popleft())
-            tokens += len(job.prompt)
-            planned[id(job)] = min(free, len(job.waiting)) - 1
-            free -= planned[id(job)] + 1
-        for job in jobs:
-            source[id(job)] = len(self._rows)
-            self._start(job)
+            prefills.append(self._queue.popleft())
+            tokens += len(prefill.prompt)
+            planned[id(prefill)] = min(free, len(prefill.waiting)) - 1
+            free -= planned[id(prefill)] + 1
+        for prefill in prefills:
+            source[id(prefill)] = len(self._rows)
+            self._start(prefill)
         forks = []
-        for job in (*partial.values(), *jobs):
-            for _ in range(planned[id(job)]):
-                forks.append((source[id(job)], len(self._rows)))
-                self._start(job)
-        return jobs, forks
+        for prefill in (*partial.values(), *prefills):
+            for _ in range(planned[id(prefill)]):
+                forks.append((source[id(prefill)], len(self._rows)))
+                self._start(prefill)
+        return prefills, forks
 
-    def _start(self, job: _Job) -> None:
-        self._rows.append(_Row(job, job.waiting.popleft(), len(job.prompt)))
+    def _start(self, prefill: _Prefill) -> None:
+        self._rows.append(_Row(prefill, prefill.waiting.popleft(), len(prefill.prompt)))
 
     def _settle(self, ended: list[int], starting: list[int]) -> None:
         """Draw first tokens, reuse or free the rows that ended, and close the gaps.
@@ -244,9 +301,9 @@ class _Batch:
         while ended or starting:
             for index in ended:
                 row = self._rows[index]
-                if row.job.waiting:
+                if row.prefill.waiting:
                     self._rows[index] = _Row(
-                        row.job, row.job.waiting.popleft(), len(row.job.prompt)
+                        row.prefill, row.prefill.waiting.popleft(), len(row.prefill.prompt)
                     )
                     starting.append(index)
                 else:
@@ -257,13 +314,13 @@ class _Batch:
 
     def _first_tokens(self, starting: list[int]) -> list[int]:
         """Draw the first token of the rows ``starting``; returns those that ended with it."""
-        jobs = {id(self._rows[i].job): self._rows[i].job for i in starting}
-        place = {key: at for at, key in enumerate(jobs)}
-        logits = torch.stack([job.logits for job in jobs.values()])
+        prefills = {id(self._rows[i].prefill): self._rows[i].prefill for i in starting}
+        place = {key: at for at, key in enumerate(prefills)}
+        logits = torch.stack([prefill.logits for prefill in prefills.values()])
         done = self._collector.extend(
             [self._rows[i].sample for i in starting],
             logits,
-            [place[id(self._rows[i].job)] for i in starting],
+            [place[id(self._rows[i].prefill)] for i in starting],
         )
         return [i for i, over in zip(starting, done, strict=True) if over]
 

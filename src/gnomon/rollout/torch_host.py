@@ -11,11 +11,10 @@ from torch import Tensor
 
 from gnomon.errors import ConfigError, EngineError
 from gnomon.models import load
-from gnomon.rollout.host import About, Job, Sampled
-from gnomon.rollout.replica import StaleWeightsError
+from gnomon.rollout.protocol import About, Job, Progress, Sampled, StaleWeightsError, WeightsFile
 from gnomon.rollout.sampling import check_probe
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.rollout.weights import WeightsFile, check_weights, shapes_in
+from gnomon.rollout.weights import check_weights, shapes_in
 
 
 class TorchHost:
@@ -88,7 +87,7 @@ class TorchHost:
             except Exception as error:  # whatever a device raises
                 raise EngineError(f"the weights were taken over by half only: {error}") from error
 
-    def sample(self, job: Job, progress: Callable[[int, int], None] | None) -> list[list[Sampled]]:
+    def sample(self, job: Job, progress: Progress | None) -> list[list[Sampled]]:
         if job.version != self._version:
             raise StaleWeightsError(f"it serves {self._version[:12]}, not {job.version[:12]}")
         engine = TorchEngine(

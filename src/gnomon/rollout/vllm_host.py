@@ -15,13 +15,19 @@ from typing import Any
 
 from gnomon.errors import ConfigError, EngineError
 from gnomon.models import load
-from gnomon.rollout.host import About, Job, Sampled
-from gnomon.rollout.protocol import FinishReason, SamplingParams
-from gnomon.rollout.replica import StaleWeightsError
-from gnomon.rollout.sampling import check_params, check_probe, check_request, stream_keys
-from gnomon.rollout.text import StopText
+from gnomon.rollout.protocol import (
+    About,
+    FinishReason,
+    Job,
+    Progress,
+    Sampled,
+    SamplingParams,
+    StaleWeightsError,
+    WeightsFile,
+)
+from gnomon.rollout.sampling import StopText, check_params, check_probe, check_request, stream_keys
 from gnomon.rollout.vllm_worker import QUALNAME
-from gnomon.rollout.weights import WeightsFile, check_weights, shapes_in
+from gnomon.rollout.weights import check_weights, shapes_in
 
 OLDEST, TRIED = (0, 11), (0, 32)
 OURS = ("model", "tokenizer", "logprobs_mode", "worker_extension_cls", "generation_config")
@@ -101,12 +107,12 @@ class VLLMHost:
         if any(count != counts[0] for count in counts) or not self._llm.reset_prefix_cache():
             raise EngineError(
                 "vLLM still holds results of the old weights (its prefix cache could not be "
-                "emptied): restart it and go on with --resume"
+                "emptied): restart it and resume with --resume"
             )
         self._version = weights.version
         return self._score(probe)
 
-    def sample(self, job: Job, progress: Callable[[int, int], None] | None) -> list[list[Sampled]]:
+    def sample(self, job: Job, progress: Progress | None) -> list[list[Sampled]]:
         if job.version != self._version:
             raise StaleWeightsError(f"vLLM serves {self._version[:12]}, not {job.version[:12]}")
         self._check(job)
@@ -132,7 +138,7 @@ class VLLMHost:
     def _run(
         self,
         requests: Mapping[str, tuple[Sequence[int], Any]],
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
     ) -> dict[str, Any]:
         """Every request's final output. All are queued before the first step is taken."""
         engine = self._llm.llm_engine

@@ -77,7 +77,7 @@ def _pack_again(model: Any) -> None:
     """Renew copies that a layer made of its weight when vLLM loaded it first.
 
     On a CPU a head that is tied to the embedding multiplies by a packed copy, which vLLM 0.32
-    leaves as it was when the embedding is loaded anew: every log-prob would be of the old head.
+    does not renew when the embedding is loaded again: every log-prob would be of the old head.
     """
     for module in model.modules():
         weight: Tensor | None = getattr(module, "weight", None)

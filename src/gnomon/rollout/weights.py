@@ -7,7 +7,6 @@ import itertools
 import shutil
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,28 +18,14 @@ from gnomon.errors import EngineError
 from gnomon.files import clean_temporaries, write_folder
 from gnomon.models import load, merge
 from gnomon.models.roles import Role
+from gnomon.rollout.protocol import WeightsFile
 
 _NAME = "model.safetensors"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 DAMAGED = (
     "the weights were damaged on the way: their checksum is not the sender's. Look at the disk and "
-    "the network between trainer and sampler, and go on with --resume."
+    "the network between trainer and sampler, and resume with --resume."
 )
-
-
-@dataclass(frozen=True, eq=False)
-class WeightsFile:
-    """A safetensors file.
-
-    Attributes:
-        path: where it is.
-        version: the SHA-256 of its content, in hex.
-        intact: the content is known to be that; otherwise :func:`check_weights` reads it again.
-    """
-
-    path: Path
-    version: str
-    intact: bool = False
 
 
 class PolicyWriter:
@@ -103,7 +88,7 @@ def shapes_in(files: Sequence[Path]) -> dict[str, list[int]]:
 def check_weights(
     file: WeightsFile, expected: Mapping[str, Sequence[int]], dtype: torch.dtype
 ) -> None:
-    """See that a file can be taken over as a whole, before any of it is.
+    """Check that a whole file can be loaded, before any of it is.
 
     Args:
         file: as it came.
@@ -113,7 +98,7 @@ def check_weights(
     Raises:
         EngineError: it was damaged on the way, or holds other tensors, or numbers that are not
             finite in ``dtype``.
-        ModelError: it is no safetensors file.
+        ModelError: it is not a safetensors file.
     """
     if not file.intact and digest(file.path) != file.version:
         raise EngineError(DAMAGED)

@@ -7,7 +7,7 @@
 A POST is answered by lines of JSON: any number of ``{"alive": true}`` (so that a silent server is a
 dead one) and ``{"progress": [finished, all]}``, then one ``{"result": ...}`` or
 ``{"error": message, "kind": kind}``. An answer without such a last line was cut off. What is
-refused before the host hears of it has a status of 400 or more, and the error as its only line.
+refused before it reaches the host has a status of 400 or more, and the error as its only line.
 
 Both sides send the version of this exchange in the header ``Gnomon-Rollouts``.
 """
@@ -23,9 +23,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from gnomon.errors import ConfigError, DataError, EngineError, GnomonError, ModelError, RunError
-from gnomon.rollout.host import About, Job, Sampled
-from gnomon.rollout.protocol import Request, SamplingParams
-from gnomon.rollout.replica import StaleWeightsError
+from gnomon.rollout.protocol import About, Job, Request, Sampled, SamplingParams, StaleWeightsError
 
 PROTOCOL = 2
 VERSION_HEADER = "Gnomon-Rollouts"
@@ -81,10 +79,10 @@ def raise_line(line: Mapping[str, Any]) -> None:
 
 
 def check_token(token: str | None) -> str | None:
-    """The secret, or None where there is none.
+    """The secret, or None.
 
     Raises:
-        ConfigError: one that no header can carry.
+        ConfigError: it cannot be sent in a header.
     """
     if token and not (token.isascii() and token.isprintable() and " " not in token):
         raise ConfigError(
@@ -98,7 +96,7 @@ def check_url(url: str) -> str:
     """The address of a server, without a slash at its end.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not an address.
     """
     try:
         parts = urlsplit(url)
@@ -108,7 +106,7 @@ def check_url(url: str) -> str:
     plain = url.isascii() and url.isprintable() and " " not in url
     odd = parts.query or parts.fragment or parts.username or port == 0
     if parts.scheme not in ("http", "https") or not parts.hostname or odd or not plain:
-        raise ConfigError(f"{url!r} is no address of a rollout server: write http://HOST:PORT")
+        raise ConfigError(f"{url!r} is not the address of a rollout server: write http://HOST:PORT")
     return url.rstrip("/")
 
 
@@ -184,8 +182,8 @@ def job_from_json(body: bytes) -> Job:
     """The inverse.
 
     Raises:
-        DataError: anything else: no JSON, JSON nested too deep, other fields, numbers that are none
-            or out of bounds, more responses than ``MAX_RESPONSES``.
+        DataError: anything else: no JSON, JSON nested too deep, other fields, values that are not
+            numbers or out of bounds, more responses than ``MAX_RESPONSES``.
     """
     try:
         job = _JobIn.model_validate_json(body)

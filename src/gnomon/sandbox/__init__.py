@@ -1,10 +1,10 @@
-"""Running programs that nobody trusts: see :class:`Sandbox`."""
+"""Running untrusted programs: see :class:`Sandbox`."""
 
-from gnomon.sandbox.backends import SandboxError, choose, probe
-from gnomon.sandbox.limits import Limits
-from gnomon.sandbox.run import CallTest, InputTest, Result, Sandbox
+from gnomon.sandbox.backends import Limits, SandboxError, choose, probe
+from gnomon.sandbox.run import BadTestsError, CallTest, InputTest, Result, Sandbox
 
 __all__ = [
+    "BadTestsError",
     "CallTest",
     "InputTest",
     "Limits",

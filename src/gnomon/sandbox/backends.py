@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import random
@@ -10,14 +11,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from gnomon.errors import ConfigError
-from gnomon.sandbox.inside import confine, seccomp
-from gnomon.sandbox.limits import Limits
+from gnomon.sandbox.inside import confine
 
 BackendName = Literal["bubblewrap", "landlock", "none"]
 
@@ -30,8 +29,53 @@ _UIDS = range(0x70000000, 0x7F000000, 2)
 _PROBE_S = 20
 
 
-class SandboxError(ConfigError):
-    """No sandbox can be had here, or it failed to start; the program's doing never raises this."""
+class SandboxError(Exception):
+    """No sandbox works here, or it failed to start; a program never causes this."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one program; each holds for every backend that says so in docs/rewards.md.
+
+    Attributes:
+        wall_s: seconds until the whole tree is killed (per test where a program is run per input).
+        cpu_s: processor seconds of one process; None follows ``wall_s``.
+        memory_mb: address space of one process.
+        processes: how many processes at once; 1 also forbids exec.
+        threads: threads on top of that, counted over the whole program.
+        file_mb, scratch_mb: size of one file, and of all that lies in the scratch folder.
+        open_files: descriptors at once.
+        output_kb: stdout and stderr of one test together.
+    """
+
+    wall_s: float = 10.0
+    cpu_s: float | None = None
+    memory_mb: int = 512
+    processes: int = 1
+    threads: int = 16
+    file_mb: int = 16
+    scratch_mb: int = 64
+    open_files: int = 64
+    output_kb: int = 1024
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name == "threads" else 64 if field.name == "open_files" else 1e-3
+            if value is not None and not least <= value < math.inf:
+                raise ValueError(f"sandbox limit {field.name}: {value} is not at least {least:g}")
+
+    def to_job(self) -> dict[str, Any]:
+        """The limits in the units the runner sets them in."""
+        return {
+            "wall_s": self.wall_s,
+            "cpu_s": math.ceil(self.cpu_s if self.cpu_s is not None else self.wall_s),
+            "memory_bytes": self.memory_mb * 2**20,
+            "processes": self.processes,
+            "file_bytes": self.file_mb * 2**20,
+            "open_files": self.open_files,
+            "output_bytes": self.output_kb * 2**10,
+        }
 
 
 @dataclass(frozen=True)
@@ -132,10 +176,10 @@ def choose(wanted: str = "auto", *, allow_unsafe: bool = False) -> Backend:
         SandboxError: nothing works, or the one asked for does not; with each one's reason.
     """
     if wanted not in ("auto", "bubblewrap", "landlock", "none"):
-        raise SandboxError(f"sandbox {wanted!r}: say auto, bubblewrap, landlock or none")
+        raise SandboxError(f"sandbox {wanted!r}: choose auto, bubblewrap, landlock or none")
     if wanted == "none" and not allow_unsafe:
         raise SandboxError(
-            "sandbox 'none' runs model-written code with your rights; say allow_unsafe: true if "
+            "sandbox 'none' runs model-written code with your rights; set allow_unsafe: true if "
             "this machine holds nothing worth protecting"
         )
     reasons: list[str] = []
@@ -164,7 +208,7 @@ def probe(name: str) -> tuple[Backend | None, str]:
 
 @lru_cache(maxsize=4)
 def _probe(name: str) -> tuple[Backend | None, str]:
-    if not sys.platform.startswith("linux") or platform.machine() not in seccomp.AUDIT_ARCH:
+    if not sys.platform.startswith("linux") or platform.machine() not in confine.AUDIT_ARCH:
         return None, f"needs Linux on x86_64 or aarch64, this is {sys.platform}"
     root = os.geteuid() == 0
     if name == "landlock":
@@ -212,12 +256,13 @@ def _kernel() -> tuple[int, int]:
 
 
 def _tasks_of_user() -> int:
-    import psutil
-
-    user = os.getuid()
+    """Threads of all processes whose real user we are."""
     count = 0
-    for process in psutil.process_iter(["uids", "num_threads"]):
-        uids = process.info["uids"]
-        if uids is not None and uids.real == user:
-            count += process.info["num_threads"] or 1
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        except OSError:  # it has ended
+            continue
+        if int(lines["Uid"].split()[0]) == os.getuid():
+            count += int(lines["Threads"])
     return count

@@ -2,20 +2,21 @@
 
 The answer is never built as a whole: what a program sends could take for ever to build (a fraction
 of millions of digits, a set of numbers that all collide) or to compare. The expected value leads,
-and only parts of the answer that are no larger than their counterparts are looked at.
+and parts of the answer that are larger than their counterparts are not looked at.
 """
 
 from __future__ import annotations
 
 import binascii
 import cmath
+import contextlib
+import json
 import math
-from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from gnomon.sandbox.inside import codec
+from gnomon.sandbox.inside import wire
 
 _TAGS: dict[type, str] = {
     tuple: "t", set: "s", frozenset: "f", dict: "d", bytes: "b", bytearray: "y", complex: "c",
@@ -25,8 +26,8 @@ _SLACK = 64
 """Characters that an equal value may be longer by than the one expected (1.0 for 1, say)."""
 _FLOAT_DIGITS = 257
 """Hexadecimal digits of the largest integer that a float can equal, and one more."""
-_SHOWN = 300
-"""Characters of a text, and digits of a number, that are shown."""
+_DECODED = 4
+"""Characters and parts of a value that is decoded to be shown, per character that is shown."""
 
 
 def same_value(data: Any, want: Any, rel_tol: float = 0.0) -> bool:
@@ -36,7 +37,7 @@ def same_value(data: Any, want: Any, rel_tol: float = 0.0) -> bool:
     everything else must be of the same type.
 
     Args:
-        data: what :func:`codec.encode` made, or whatever a program sent in its place.
+        data: what :func:`wire.encode` made, or whatever a program sent in its place.
         want: the value expected.
     """
     if want is None or isinstance(want, bool):
@@ -132,7 +133,7 @@ class _NoMember:
 
 def _room(want: Any) -> int:
     """The size that one encoded member may have."""
-    return _SLACK + 2 * max((_size(codec.encode(member)) for member in want), default=0)
+    return _SLACK + 2 * max((_size(wire.encode(member)) for member in want), default=0)
 
 
 def _size(data: Any, limit: float = math.inf) -> int:
@@ -151,9 +152,9 @@ def _hashable(data: Any, room: int) -> Any:
     try:
         if _size(data, room) > room:
             return _NoMember()
-        value = codec.decode(data)
+        value = wire.decode(data)
         hash(value)
-    except (codec.UnsupportedError, TypeError, ValueError, ArithmeticError, RecursionError):
+    except (wire.UnsupportedError, TypeError, ValueError, ArithmeticError, RecursionError):
         return _NoMember()
     return value
 
@@ -191,65 +192,19 @@ def _same_rare(body: Any, want: Any, rel_tol: float) -> bool:
 
 
 def shown(data: Any, limit: int) -> str:
-    """An encoded value as Python would print it, cut off at ``limit`` characters."""
+    """An encoded value as Python prints it, cut off at ``limit`` characters.
+
+    What is large, or was not made by :func:`wire.encode`, is shown as it was sent.
+    """
+    try:
+        if _size(data, _DECODED * limit) <= _DECODED * limit:
+            return repr(wire.decode(data))[:limit]
+    except (wire.UnsupportedError, ValueError, RecursionError):
+        pass
     text = ""
-    for piece in _pieces(data, 0):
-        text += piece
-        if len(text) > limit:
-            break
+    with contextlib.suppress(RecursionError):
+        for piece in json.JSONEncoder().iterencode(data):
+            text += piece[:limit]
+            if len(text) > limit:
+                break
     return text[:limit]
-
-
-def _pieces(data: Any, depth: int) -> Iterator[str]:
-    if depth > codec.MAX_DEPTH:
-        yield "..."
-    elif isinstance(data, str):
-        yield repr(data[:_SHOWN])
-    elif isinstance(data, list):
-        yield from _listed(data, "[", "]", depth)
-    elif not isinstance(data, dict):
-        yield repr(data)
-    else:
-        yield from _tagged(data, depth)
-
-
-def _tagged(data: dict[str, Any], depth: int) -> Iterator[str]:
-    tag, body = next(iter(data.items()), ("", None))
-    if tag == "d" and isinstance(body, list):
-        for i, pair in enumerate(body):
-            yield ", " if i else "{"
-            for j, part in enumerate(pair if isinstance(pair, list) else [pair]):
-                yield ": " if j else ""
-                yield from _pieces(part, depth + 1)
-        yield "}" if body else "{}"
-    elif tag == "t" and isinstance(body, list):
-        yield from _listed(body, "(", ",)" if len(body) == 1 else ")", depth)
-    elif tag in ("s", "f") and isinstance(body, list):
-        yield "frozenset(" if tag == "f" else ""
-        yield from _listed(body, "{", "}", depth)
-        yield ")" if tag == "f" else ""
-    elif tag == "i" and isinstance(body, str) and len(body) > _SHOWN:
-        yield f"an integer of {len(body)} hexadecimal digits"
-    elif _length(body) > _SHOWN:
-        yield f"a large value of kind {tag[:20]!r}"
-    else:
-        try:
-            yield repr(codec.decode(data))
-        except (codec.UnsupportedError, ValueError):
-            yield "no plain value"
-
-
-def _length(body: Any) -> int:
-    """Characters in a scalar's encoding; too many for one where containers are in it."""
-    parts = body if isinstance(body, list) else [body]
-    if len(parts) > 3 or any(isinstance(part, list | dict) for part in parts):
-        return _SHOWN + 1
-    return sum(len(part) if isinstance(part, str) else 1 for part in parts)
-
-
-def _listed(items: list[Any], begin: str, end: str, depth: int) -> Iterator[str]:
-    yield begin
-    for i, item in enumerate(items):
-        yield ", " if i else ""
-        yield from _pieces(item, depth + 1)
-    yield end

@@ -1,4 +1,4 @@
-"""Programs and their tests: what passed, judged outside wherever the answer can be kept outside."""
+"""Programs and their tests, judged outside the sandbox wherever the answer can be kept outside."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.sandbox import backends, supervise
-from gnomon.sandbox.backends import SandboxError
+from gnomon.sandbox.backends import Limits
 from gnomon.sandbox.compare import same_value, shown
-from gnomon.sandbox.inside import codec, wire
-from gnomon.sandbox.limits import Limits, Outcome
+from gnomon.sandbox.inside import wire
+from gnomon.sandbox.supervise import Outcome
 
 _ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"} | {
     f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR")
@@ -50,13 +50,13 @@ class Result:
 
     Attributes:
         passed: per test (with ``stop_early`` those after the first failure are False, not run).
-        verdict: ran, timeout, output, scratch or died (see Outcome).
+        ending: ran, timeout, output, scratch or died (see Outcome).
         detail: the first failure in words, for the samples file; written in part by the program.
         seconds: wall time.
     """
 
     passed: Sequence[bool]
-    verdict: str
+    ending: str
     detail: str
     seconds: float
 
@@ -76,18 +76,18 @@ class BadTestsError(Exception):
 
 
 class Sandbox:
-    """Runs programs behind walls and tests them so that the program has no say in the verdict.
+    """Runs programs behind walls and tests them so that the program has no say in the result.
 
     Args:
         backend: auto (bubblewrap, else landlock), bubblewrap, landlock, or none.
-        allow_unsafe: with no walls to be had, run programs with our own rights.
+        allow_unsafe: where no sandbox works, run programs with our own rights.
         limits: of every program.
         python_path: folders the program may import from (site-packages, say) besides the standard
             library; they become readable inside.
         workers: programs at once.
 
     Raises:
-        SandboxError: no backend works here (say allow_unsafe to run anyway).
+        SandboxError: no backend works here (set allow_unsafe to run anyway).
     """
 
     def __init__(
@@ -129,13 +129,13 @@ class Sandbox:
         outcome = self._run(source, "io", parts, tests=len(tests), enough=failed)
         frames = [f for f in outcome.frames if "out" in f]
         passed = [_input_passed(f, e) for f, e in zip(frames, expected, strict=False)]
-        detail, verdict = "", str(outcome.verdict)
+        detail, ending = "", str(outcome.ending)
         for frame, good in zip(frames, passed, strict=True):
             if not good:
-                verdict = frame["ended"] if frame["ended"] != "end" else verdict
+                ending = frame["ended"] if frame["ended"] != "end" else ending
                 detail = _input_detail(frame)
                 break
-        return _result(passed, len(tests), outcome, verdict, detail)
+        return _result(passed, len(tests), outcome, ending, detail)
 
     def run_calls(self, source: str, tests: Sequence[CallTest], *, rel_tol: float = 0.0) -> Result:
         """Load ``source``, make the calls, compare the values here, outside.
@@ -150,14 +150,14 @@ class Sandbox:
             calls = [
                 {
                     "f": t.function,
-                    "a": codec.encode(list(t.args), codec.ARGUMENTS),
-                    "k": codec.encode(dict(t.kwargs), codec.ARGUMENTS),
+                    "a": wire.encode(list(t.args), wire.ARGUMENTS),
+                    "k": wire.encode(dict(t.kwargs), wire.ARGUMENTS),
                 }
                 for t in tests
             ]
-            coded = [codec.encode(t.expected) for t in tests]
-            expected = [codec.decode(value) for value in coded]
-        except codec.UnsupportedError as error:
+            coded = [wire.encode(t.expected) for t in tests]
+            expected = [wire.decode(value) for value in coded]
+        except wire.UnsupportedError as error:
             raise BadTestsError(f"a test's values: {error}") from error
         rooms = [_ROOM + _ROOM_FACTOR * len(wire.frame(value)) for value in coded]
         rooms.append(_ROOM)  # of the runner's farewell
@@ -177,7 +177,7 @@ class Sandbox:
         outcome = self._run(source, "calls", [wire.frame(calls)], read=judged)
         detail = next((said for good, said in verdicts if not good), "")
         passed = [good for good, _ in verdicts]
-        return _result(passed, len(tests), outcome, str(outcome.verdict), detail)
+        return _result(passed, len(tests), outcome, str(outcome.ending), detail)
 
     def run_asserts(
         self,
@@ -211,7 +211,7 @@ class Sandbox:
             raise BadTestsError(frame["broken"])
         passed = [bool(x) for x in frame.get("passed", [])] if outcome.complete else []
         return _result(
-            passed, len(parts), outcome, str(outcome.verdict), str(frame.get("detail", ""))
+            passed, len(parts), outcome, str(outcome.ending), str(frame.get("detail", ""))
         )
 
     def map(self, work: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -350,21 +350,10 @@ def _call_passed(answer: Any, want: Any, rel_tol: float) -> tuple[bool, str]:
 
 
 def _result(
-    passed: Sequence[bool], count: int, outcome: Outcome, verdict: str, detail: str
+    passed: Sequence[bool], count: int, outcome: Outcome, ending: str, detail: str
 ) -> Result:
     rest = [False] * (count - len(passed))
     if not detail and rest:
         words = {"timeout": "out of time", "output": "too much output", "scratch": "too many files"}
-        detail = words.get(verdict, "the program ended the sandbox")
-    return Result([*passed, *rest], verdict, detail, outcome.seconds)
-
-
-__all__ = [
-    "BadTestsError",
-    "CallTest",
-    "InputTest",
-    "Result",
-    "Sandbox",
-    "SandboxError",
-    "same_value",
-]
+        detail = words.get(ending, "the program ended the sandbox")
+    return Result([*passed, *rest], ending, detail, outcome.seconds)

@@ -12,12 +12,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gnomon.sandbox.backends import SandboxError
 from gnomon.sandbox.inside.wire import MAX_FRAME
-from gnomon.sandbox.limits import Outcome, Verdict
 
 START_S = 30.0
 """Seconds a sandbox may take to come up on a busy machine."""
@@ -26,16 +26,35 @@ _MAX_ENTRIES = 20_000
 _STDERR = 4000
 _MAX_DIGITS = 20
 
+Ending = Literal["ran", "timeout", "output", "scratch", "died"]
 Watch = Callable[[], bool]
 Stop = Callable[[Any], bool]
 Read = Callable[[bytes], Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sandboxed run reported.
+
+    Attributes:
+        frames: the runner's frames in order, without its greeting and farewell.
+        complete: the runner said it was done: nothing was cut short.
+        ending: ran; timeout (killed at the wall clock); output or scratch (killed for writing too
+            much); died (the sandbox ended before it was done).
+        seconds: wall time.
+    """
+
+    frames: Sequence[Any]
+    complete: bool
+    ending: Ending
+    seconds: float
 
 
 def parsed(data: bytes) -> Any:
     """The frame in ``data``, in time proportional to its size.
 
     Raises:
-        ValueError, RecursionError: it is none of the runner's.
+        ValueError, RecursionError: the runner did not write it.
     """
     message = json.loads(data, parse_int=_small)
     if not isinstance(message, dict):
@@ -88,23 +107,23 @@ def supervise(
         raise SandboxError(f"the sandbox cannot be started: {error}") from error
     try:
         reader = _Reader(process, job, max_bytes, enough, read)
-        verdict = reader.run(seconds, overfull)
+        ending = reader.run(seconds, overfull)
     finally:
         _end(process)
-    return _outcome(reader, verdict, time.monotonic() - began)
+    return _outcome(reader, ending, time.monotonic() - began)
 
 
-def _outcome(reader: _Reader, verdict: Verdict, seconds: float) -> Outcome:
+def _outcome(reader: _Reader, ending: Ending, seconds: float) -> Outcome:
     frames = reader.frames
     refused = [f["refused"] for f in frames if isinstance(f, dict) and "refused" in f]
     ready = bool(frames) and frames[0] == {"ready": True}
-    if refused or (not ready and verdict == "died"):
+    if refused or (not ready and ending == "died"):
         said = refused[0] if refused else reader.stderr.decode("utf-8", "replace").strip()
         raise SandboxError(f"the sandbox did not come up: {said or 'it ended without a word'}")
     if not ready:
         raise SandboxError(f"the sandbox did not come up within {START_S:g} s: is it overloaded?")
     complete = frames[-1] == {"done": True}
-    return Outcome(frames[1 : -1 if complete else None], complete, verdict, seconds)
+    return Outcome(frames[1 : -1 if complete else None], complete, ending, seconds)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -144,7 +163,7 @@ class _Reader:
         self.frames: list[Any] = []
         self.stderr = b""
 
-    def run(self, seconds: float, overfull: Watch | None) -> Verdict:
+    def run(self, seconds: float, overfull: Watch | None) -> Ending:
         deadline = time.monotonic() + START_S
         greeted = False
         os.set_blocking(self.stdin.fileno(), False)
@@ -160,9 +179,9 @@ class _Reader:
                     return "timeout"
                 ready = selector.select(min(left, _TICK_S if overfull else left))
                 for key, _ in ready:
-                    verdict = key.data(selector)
-                    if verdict is not None:
-                        return verdict  # type: ignore[no-any-return]
+                    ending = key.data(selector)
+                    if ending is not None:
+                        return ending  # type: ignore[no-any-return]
                 if overfull is not None and overfull():
                     return "scratch"
         return "died"
@@ -170,7 +189,7 @@ class _Reader:
     def _open(self, selector: selectors.BaseSelector) -> bool:
         return any(key.fileobj is self.stdout for key in selector.get_map().values())
 
-    def _write(self, selector: selectors.BaseSelector) -> Verdict | None:
+    def _write(self, selector: selectors.BaseSelector) -> Ending | None:
         try:
             self.left = self.left[os.write(self.stdin.fileno(), self.left[:65536]) :]
         except BlockingIOError:
@@ -181,14 +200,14 @@ class _Reader:
             selector.unregister(self.stdin)
         return None
 
-    def _read_errors(self, selector: selectors.BaseSelector) -> Verdict | None:
+    def _read_errors(self, selector: selectors.BaseSelector) -> Ending | None:
         part = os.read(self.errors.fileno(), 65536)
         if not part:
             selector.unregister(self.errors)
         self.stderr = (self.stderr + part)[-_STDERR:]
         return None
 
-    def _read(self, selector: selectors.BaseSelector) -> Verdict | None:
+    def _read(self, selector: selectors.BaseSelector) -> Ending | None:
         part = os.read(self.stdout.fileno(), 65536)
         if not part:
             selector.unregister(self.stdout)
@@ -199,7 +218,7 @@ class _Reader:
             return "output"
         return self._take_frames()
 
-    def _take_frames(self) -> Verdict | None:
+    def _take_frames(self) -> Ending | None:
         while len(self.buffer) >= 4:
             size = int.from_bytes(self.buffer[:4], "little")
             if size > 8 * MAX_FRAME:

@@ -22,7 +22,6 @@ from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec
 from gnomon.runs.folder import RunFolder
-from gnomon.stages.builtin import BUILTIN, GENERATED
 from gnomon.stages.engines import check_engine
 from gnomon.stages.names import (
     check_specs,
@@ -38,6 +37,7 @@ from gnomon.stages.sources import (
     resolve_path,
 )
 from gnomon.stages.stage import Stage, open_stage, pick_device
+from gnomon.tasks.sources import BUILTIN, GENERATED
 from gnomon.train.sinks import check_sinks
 
 

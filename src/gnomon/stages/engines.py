@@ -18,11 +18,9 @@ from gnomon.errors import ConfigError
 from gnomon.models.roles import Role
 from gnomon.models.save import save_policy
 from gnomon.recipe.schema import RolloutSpec
-from gnomon.rollout.host import Host, HostReplica
-from gnomon.rollout.protocol import Engine
-from gnomon.rollout.replica import ReplicaEngine
+from gnomon.rollout.protocol import Engine, Host
+from gnomon.rollout.replica import HostReplica, ReplicaEngine, TorchReplica
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.rollout.torch_replica import TorchReplica
 from gnomon.rollout.wire import TOKEN_VARIABLE, check_token, check_url
 
 _REMOTE = {"retries": int, "timeout": float}
@@ -100,7 +98,7 @@ def check_engine(spec: RolloutSpec) -> None:
 
 
 def _remote(spec: RolloutSpec) -> Host:
-    from gnomon.rollout.remote import RemoteHost  # httpx takes a while to import
+    from gnomon.rollout.client import RemoteHost  # httpx takes a while to import
 
     given = {key: _REMOTE[key](value) for key, value in spec.options.items()}
     host = RemoteHost(str(spec.url), os.environ.get(TOKEN_VARIABLE), **given)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gnomon.agents.calls import format_of
-from gnomon.agents.dialogue import Dialogue
+from gnomon.agents.dialogue import Dialogue, format_of
 from gnomon.agents.episodes import EpisodeRunner
 from gnomon.agents.load import environment_factory
 from gnomon.data.encode import Encoder

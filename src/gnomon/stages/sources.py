@@ -23,7 +23,7 @@ from gnomon.models.load import LoadedModel
 from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
 from gnomon.records import Group, TokenGroup
 from gnomon.runs.records import DataFiles
-from gnomon.stages.builtin import (
+from gnomon.tasks.sources import (
     BUILTIN,
     GENERATED,
     check_generated,

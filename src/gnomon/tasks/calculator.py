@@ -1,4 +1,4 @@
-"""Sums too hard to do in the head, and a calculator to do them with.
+"""Sums that are too hard for mental arithmetic, and a calculator.
 
 The prompts carry the right answer in ``meta["answer"]``, so the environment also works on other
 data whose answers are numbers (GSM8K, say).
@@ -7,25 +7,20 @@ data whose answers are numbers (GSM8K, say).
 from __future__ import annotations
 
 import ast
-import hashlib
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from random import Random
-from typing import Literal
 
-from gnomon.agents.calls import parsed
-from gnomon.agents.environment import ToolEnvironment
-from gnomon.agents.protocol import Observation
-from gnomon.agents.tools import ToolError
+from gnomon.agents.dialogue import parsed
+from gnomon.agents.environment import Observation, ToolEnvironment, ToolError
 from gnomon.errors import ConfigError
 from gnomon.judges.verifiers.rewards import MISSING, answer_of, missing_field
 from gnomon.records import Message, Prompt
+from gnomon.tasks import Split, split_of
 
-Split = Literal["train", "heldout"]
 KINDS = ("expression", "words")
-HELDOUT_SHARE = 0.2
 LONGEST = 200
 """Characters of an expression."""
 LARGEST = 10**40
@@ -124,14 +119,14 @@ class Calculator(ToolEnvironment):
         """Look the right answer up.
 
         Raises:
-            ValueError: the prompt has none, or it is no number.
+            ValueError: the prompt has no answer, or the answer is not a number.
         """
         answer = answer_of(prompt, self.field)
         if answer is MISSING:
             raise ValueError(missing_field(prompt, self.field))
         number = last_number(str(answer))
         if number is None:
-            raise ValueError(f"prompt {prompt.id}: the answer {answer!r} is no number")
+            raise ValueError(f"prompt {prompt.id}: the answer {answer!r} is not a number")
         self._answer = number
         return None
 
@@ -171,13 +166,6 @@ _STORIES = (
     ),
 )
 _PEOPLE = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivan", "Jo", "Kim", "Leo")
-
-
-def split_of(key: str) -> Split:
-    """The split a problem belongs to, fixed by a hash of what identifies it."""
-    digest = hashlib.sha256(key.encode()).digest()
-    share = int.from_bytes(digest[:8], "big") / 2**64
-    return "heldout" if share < HELDOUT_SHARE else "train"
 
 
 def calculator_prompts(

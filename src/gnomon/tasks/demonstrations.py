@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from random import Random
 
-from gnomon.agents.calls import CallFormat, describe_tools, parse_calls, write_call
-from gnomon.agents.protocol import Action, Environment, ToolCall
-from gnomon.agents.tools import ToolError
+from gnomon.agents.dialogue import CallFormat, describe_tools, parse_calls, write_call
+from gnomon.agents.environment import Action, Environment, ToolCall, ToolError
 from gnomon.records import Group, Message, Prompt, Response
-from gnomon.tasks.calculator import KINDS, Calculator, Split, calculator_prompts, last_number
+from gnomon.tasks import Split
+from gnomon.tasks.calculator import KINDS, Calculator, calculator_prompts, last_number
 from gnomon.tasks.rooms import Place, Rooms, act, actions, rooms_prompts, solve, world_of
 
 Player = Callable[[Prompt, Sequence[Message]], str]

@@ -7,7 +7,6 @@ import random
 from typing import Any, Literal
 
 from gnomon.errors import ConfigError
-from gnomon.judges.verifiers.instructions import catalogue as catalogue
 from gnomon.judges.verifiers.instructions.kinds import KINDS
 from gnomon.records import Message, Prompt
 
@@ -46,8 +45,8 @@ def generate_instruction_prompts(
 ) -> list[Prompt]:
     """``n`` different prompts, each a small writing task with 1 to ``most`` instructions.
 
-    The splits share no topic, so no prompt of one stands in the other whatever the seeds. The same
-    arguments give the same prompts. ``meta["instructions"]`` is what InstructionReward reads;
+    The splits share no topic, so no prompt is in both whatever the seeds. The same arguments
+    give the same prompts. ``meta["instructions"]`` is what InstructionReward reads;
     ``category`` is the kind of the first instruction.
 
     Args:

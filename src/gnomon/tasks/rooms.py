@@ -11,12 +11,10 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
-from gnomon.agents.environment import ToolEnvironment
-from gnomon.agents.protocol import Action, Observation
-from gnomon.agents.tools import ToolError
+from gnomon.agents.environment import Action, Observation, ToolEnvironment, ToolError
 from gnomon.errors import ConfigError
 from gnomon.records import Message, Prompt
-from gnomon.tasks.calculator import Split, split_of
+from gnomon.tasks import Split, split_of
 
 Direction = Literal["up", "down", "left", "right"]
 MOVES: dict[str, tuple[int, int]] = {
@@ -139,7 +137,7 @@ def solve(world: World, place: Place) -> list[TURN]:
     """A shortest way to the goal (breadth first).
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the goal cannot be reached.
     """
     queue: deque[tuple[Place, list[TURN]]] = deque([(place, [])])
     seen = {place}
@@ -223,8 +221,8 @@ class Rooms(ToolEnvironment):
 
     def answer(self, text: str) -> Observation:
         """A turn that does nothing."""
-        told = Message("tool", "error: do something: go or take")
-        return Observation((told,), tool_errors=1)
+        hint = Message("tool", "error: do something: go or take")
+        return Observation((hint,), tool_errors=1)
 
     def step(self, action: Action) -> Observation:
         """Do it; taking the goal ends the episode."""

@@ -14,25 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from gnomon.errors import ConfigError
-from gnomon.rollout.protocol import Engine
+from gnomon.rollout.protocol import Engine, Snapshot
 
 T = TypeVar("T")
-
-
-class PinningEngine(Engine, Protocol):
-    """An engine with weights of its own, which can be told to sample from earlier ones."""
-
-    def capture(self) -> Any: ...
-
-    def pinned(
-        self, snapshot: Any, progress: Callable[[int, int], None] | None = None
-    ) -> AbstractContextManager[None]: ...
 
 
 class StoppedError(Exception):
@@ -68,14 +57,15 @@ class Prefetch(Generic[T]):
     """
 
     def __init__(
-        self, engine: Any, sample: Callable[[int], T], staleness: int, iterations: int
+        self, engine: Engine | None, sample: Callable[[int], T], staleness: int, iterations: int
     ) -> None:
-        if not (hasattr(engine, "capture") and hasattr(engine, "pinned")):
+        assert engine is not None
+        if engine.shares_weights:
             raise ConfigError(
                 f"max_staleness is {staleness}, but a {type(engine).__name__} samples from the "
                 "very weights that are trained: it cannot run ahead of them"
             )
-        self._engine: PinningEngine = engine
+        self._engine = engine
         self._sample = sample
         self._staleness = staleness
         self._iterations = iterations
@@ -122,7 +112,7 @@ class Prefetch(Generic[T]):
         self._jobs.clear()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(self, snapshot: Any, work: Callable[[], T]) -> Future[T]:
+    def _submit(self, snapshot: Snapshot, work: Callable[[], T]) -> Future[T]:
         def run() -> T:
             self._check()
             with self._engine.pinned(snapshot, lambda done, total: self._check()):

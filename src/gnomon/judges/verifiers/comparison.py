@@ -12,9 +12,8 @@ from typing import TypeVar
 
 from gnomon.judges.verifiers import engine
 from gnomon.judges.verifiers import quantities as q
-from gnomon.judges.verifiers.forms import same_form
 from gnomon.judges.verifiers.notation import split_outside, squeezed
-from gnomon.judges.verifiers.numbers import FLOAT_DIGITS, read_number
+from gnomon.judges.verifiers.numbers import FLOAT_DIGITS, read_number, same_form
 from gnomon.judges.verifiers.shapes import (
     Items,
     Piece,
@@ -145,7 +144,7 @@ class Comparison:
             return False  # decided already
         names = re.fullmatch(r"[A-Za-z]{2,}", a) and re.fullmatch(r"[A-Za-z]{2,}", b)
         if names and (len(a) > 2 or not (a + b).islower()):
-            return False  # AB and BA are no products
+            return False  # AB and BA are names, not products
         if not re.search(r"[\d\\A-Za-z]", a):
             return False
         tolerance = self.rel_tol
@@ -252,7 +251,7 @@ class Comparison:
         return kept
 
     def _named_tuple(self, first: Items, second: Items) -> bool:
-        """(1, 2) and "x = 1, y = 2"; any other tuple is no list."""
+        """(1, 2) and "x = 1, y = 2"; any other tuple is not a list."""
         ordered, loose = (first, second) if first.ordered else (second, first)
         named = _named_items(loose.parts)
         names = [name for name, _ in named]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -44,14 +45,13 @@ _POINTS = (
 _CONFIG = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none"
 )
-_FIRST_LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|(?<=[A-Za-z])[A-Za-z]")
 _LARGE_CHOICE = re.compile(r"\\binom\{[^{}]*(?:\d{6}|[\^!])")
 """The parser computes binomial coefficients itself, before their size can be looked at."""
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 class UnreadableError(ValueError):
-    """The text is no expression that can be computed."""
+    """The text is not an expression that can be computed."""
 
 
 @lru_cache(maxsize=2048)
@@ -78,12 +78,12 @@ def read(text: str) -> Any:
     except Exception as error:  # the parser raises plain Exceptions, sympy nearly anything
         raise UnreadableError(str(error).splitlines()[0] if str(error) else "unreadable") from error
     if not isinstance(found, sympy.Basic | sympy.MatrixBase):
-        raise UnreadableError(f"{text!r} is no expression")
+        raise UnreadableError(f"{text!r} is not an expression")
     return found
 
 
 def value_of(text: str) -> float | None:
-    """The real value of an expression without letters; None where there is none."""
+    """The real value of an expression without letters; None without one."""
     try:
         found = read(text)
         number = None if found.free_symbols else _at(found, {})
@@ -111,23 +111,20 @@ def same_expression(answer: str, truth: str, rel_tol: float = 0.0) -> bool:
 
 
 def ratio(first: str, second: str) -> float | None:
-    """The constant that ``first`` is ``second`` times; None where there is none (or it is 0)."""
+    """The constant c in first = c * second; None without one (or where it is 0)."""
     if _letters(first) != _letters(second):
         return None
     try:
         one, other = read(first), read(second)
     except UnreadableError:
         return None
-    letters = sorted(one.free_symbols | other.free_symbols, key=str)
-    if not letters or len(letters) > len(_POINTS[0]):
+    if not 0 < len(one.free_symbols | other.free_symbols) <= len(_POINTS[0]):
         return None
-    found: list[float] = []
-    for point in _POINTS:
-        values = {letter: sympy.Float(x, 40) for letter, x in zip(letters, point, strict=False)}
-        above, below = _at(one, values), _at(other, values)
-        if above is None or below is None or above.imag or below.imag or not below.real:
-            continue
-        found.append(float(above.real / below.real))
+    found = [
+        float(above.real / below.real)
+        for above, below, _ in _values(one, other)
+        if above and below and not above.imag and not below.imag and below.real
+    ]
     same = len(found) >= 2 and all(math.isclose(r, found[0], rel_tol=1e-12) for r in found)
     return found[0] if same and found[0] else None
 
@@ -147,7 +144,7 @@ def _letters(text: str, lower: bool = False) -> frozenset[str]:
 
 
 def _letters_allowed(answer: Any, truth: Any) -> bool:
-    """An answer with letters to a truth without is no answer (x - x + 5)."""
+    """An answer with letters to a truth without letters is wrong (x - x + 5)."""
     return bool(truth.free_symbols) or not answer.free_symbols
 
 
@@ -221,22 +218,28 @@ def _ten_to(size: float) -> float:
 # -- values ---------------------------------------------------------------------------------------
 
 
+def _values(first: Any, second: Any) -> Iterator[tuple[_Point | None, _Point | None, bool]]:
+    """The values of two expressions at each fixed point, and whether a letter is below 0 there."""
+    letters = sorted(first.free_symbols | second.free_symbols, key=str)
+    for point in _POINTS if letters else _POINTS[:1]:
+        values = {letter: sympy.Float(x, 40) for letter, x in zip(letters, point, strict=False)}
+        yield _at(first, values), _at(second, values), bool(letters) and point[0] < 0
+
+
 def _same_values(first: Any, second: Any, rel_tol: float) -> bool | None:
     """Whether two expressions have the same values; None where they have none to compare."""
     if not all(isinstance(e, sympy.Expr) for e in (first, second)):
         return None
-    letters = sorted(first.free_symbols | second.free_symbols, key=str)
+    letters = first.free_symbols | second.free_symbols
     if len(letters) > len(_POINTS[0]):
         return None
     agreed = 0
-    for point in _POINTS if letters else _POINTS[:1]:
-        values = {letter: sympy.Float(x, 40) for letter, x in zip(letters, point, strict=False)}
-        one, other = _at(first, values), _at(second, values)
+    for one, other, negative in _values(first, second):
         if one is None or other is None:
             if (one is None) != (other is None) and not letters:
                 return False
             continue
-        if letters and point[0] < 0 and (one.imag or other.imag):
+        if negative and (one.imag or other.imag):
             continue  # roots and logarithms of letters are meant for positive ones
         if not _close(one, other, rel_tol):
             return False
@@ -245,7 +248,7 @@ def _same_values(first: Any, second: Any, rel_tol: float) -> bool | None:
 
 
 def _at(expression: Any, values: dict[Any, Any]) -> _Point | None:
-    """The value at a point; None where there is none, or it is infinite."""
+    """The value at a point; None where it is undefined or infinite."""
     try:
         found = sympy.N(
             expression.doit(deep=True) if not values else expression, DIGITS, subs=values
@@ -261,7 +264,7 @@ def _at(expression: Any, values: dict[Any, Any]) -> _Point | None:
 
 
 class _Point:
-    """A complex number to 25 digits; an imaginary part that is only rounding is none."""
+    """A complex number to 25 digits; an imaginary part that is only rounding is 0."""
 
     def __init__(self, real: Any, imag: Any) -> None:
         size = abs(real) + abs(imag)

@@ -31,7 +31,7 @@ def boxed(text: str) -> str | None:
 
     Boxes that follow each other with nothing but "and", "or" or a comma between them are a list
     (``x = \\boxed{2}, y = \\boxed{3}``), so that several guesses are several. Boxes in a box are
-    unwrapped. A last box that never closes holds nothing: ``""``. None where there is no box.
+    unwrapped. A last box that never closes holds nothing: ``""``. None without a box.
     """
     boxes: list[tuple[int, int, str]] = []  # start, end, content
     at = 0
@@ -98,7 +98,7 @@ _CLAUSE = re.compile(
 
 
 def after_hash(text: str) -> str | None:
-    """What follows the last ``####`` (GSM8K's form) that is no heading of a section."""
+    """What follows the last ``####`` (GSM8K's form) that is not a section's heading."""
     found = [(a or b).strip() for a, b in _HASH.findall(text)]
     answers = [line for line in found if not (_HEADING.match(line) and not _only_number(line))]
     if found and not answers:
@@ -174,8 +174,8 @@ _NOT_IN_PROSE = frozenset({"in", "a", "h", "k", "n", "j", "w", "v", "s", "l", "g
 
 def last_number(text: str) -> str | None:
     """The last number written in the text, whole: with its sign, its fraction, its exponent and a
-    unit behind it ("1 1/2", "2^10", "12 inches", "3 PM"); the formula it stands in, where that is
-    set as maths (``$x = 5$``). None where there is no number.
+    unit behind it ("1 1/2", "2^10", "12 inches", "3 PM"); the formula around it, where that is
+    set as maths (``$x = 5$``). None without a number.
     """
     digits = re.search(r"\d(?=\D*$)", text)
     if digits is None:

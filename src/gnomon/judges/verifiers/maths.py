@@ -34,8 +34,8 @@ _LEAD = re.compile(
 def equivalent(answer: str, truth: str, rel_tol: float = 0.0) -> bool:
     """True if ``answer`` says the same as ``truth``.
 
-    It runs no longer than the parser and sympy take for what is left after the bounds on size and
-    depth; where a hard limit is needed, ask the reward, whose processes are killed.
+    The parser and sympy take as long as they need within the bounds on size and depth; for a hard
+    limit use the reward, whose processes are killed.
 
     Args:
         rel_tol: relative error allowed between numbers; 0 for exact.
@@ -49,7 +49,7 @@ def equivalent(answer: str, truth: str, rel_tol: float = 0.0) -> bool:
 
 
 def _tidy(text: str) -> str:
-    """Without words of introduction in front, or the reason behind an answer."""
+    """Without introductory words before an answer, or a reason after it."""
     short = _LEAD.sub("", _ASIDE.sub("", _REASON.sub("", text)))
     return canonical(short) if short and short != text else text
 
@@ -69,7 +69,7 @@ class MathsVerifier:
         """1 where the final answer of ``text`` is (one of) the truth, else 0.
 
         Raises:
-            ValueError: the truth is no answer: empty, or far too long.
+            ValueError: the truth is not an answer: empty, or far too long.
         """
         truths = self.truths(answer)
         found = final_answer(text, self.methods)
@@ -78,15 +78,15 @@ class MathsVerifier:
         try:
             right = any(equivalent(found, truth, self.rel_tol) for truth in truths)
         except (MemoryError, RecursionError, ArithmeticError, ValueError):
-            self.check(answer)  # raises where the truth is at fault
+            self.check(answer)  # raises if the truth cannot be read
             right = False
         return float(right), {"answered": 1.0}
 
     def check(self, answer: Any) -> None:
-        """Read the truth alone, as long as that takes.
+        """Read the truth alone, without a time limit.
 
         Raises:
-            ValueError: it is no answer.
+            ValueError: it is not an answer.
         """
         for truth in self.truths(answer):
             Comparison(self.rel_tol).same("0", _tidy(canonical(truth)))
@@ -95,7 +95,7 @@ class MathsVerifier:
         """The reference answers of one prompt: one, or a list of which each will do.
 
         Raises:
-            ValueError: there is none in it, or it is too long to be an answer.
+            ValueError: it holds no answer, or is too long to be one.
         """
         given = answer if isinstance(answer, list | tuple) else [answer]
         truths = [worked_answer(str(truth)) for truth in given]

@@ -177,7 +177,7 @@ def _undelimited(text: str) -> str:
     text = text.strip()
     text = re.sub(r"(?<!\\)\\[()\[\]]", " ", text)
     text = re.sub(r"(?<!\\)\$\$", " ", text)
-    # $...$ is maths if nothing blank stands inside next to the signs, and no digit after the second
+    # $...$ is maths if no blank follows the first sign or precedes the second, and no digit follows
     text = re.sub(r"(?<!\\)\$(?=\S)((?:[^$\\]|\\.)*?)(?<=\S)\$(?!\d)", r" \1 ", text)
     text = re.sub(r"(?<!\\)\$(?=[\s]*$)", " ", text)  # the end of maths whose start was cut off
     text = re.sub(r"(?<!\\)\$", lambda m: MONEY, text)

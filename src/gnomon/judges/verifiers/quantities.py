@@ -1,4 +1,4 @@
-"""Numbers with what stands behind them: percent, money, units, things."""
+"""Numbers with what follows them: percent, money, units, things."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _CHANGE = (
     "to through until between either neither is isnt wrong incorrect maybe"
 )
 _CHANGING = frozenset(_CHANGE.split())
-"""Words behind a number that make it another one, or take it back."""
+"""Words after a number that make it another one, or take it back."""
 _CELSIUS = re.compile(r"(?:degrees?|°)\s*(celsius|fahrenheit|c|f)(?![a-z])", re.IGNORECASE)
 _TAIL = re.compile(r"(?<![A-Za-z\\])(?:[A-Za-z]+|\\Omega)|[%°¢€£¥₹]")
 NO_UNIT = Unit((), Fraction(1))
@@ -57,7 +57,7 @@ class Quantity:
 
     @property
     def bare(self) -> bool:
-        """Whether nothing stands behind the number."""
+        """Whether nothing follows the number."""
         return not self.percent and self.unit == NO_UNIT
 
 

@@ -20,11 +20,9 @@ from typing import Any, Literal
 
 from gnomon.errors import ConfigError
 from gnomon.judges.verifiers.rewards import VerifierReward
-from gnomon.records import Group, Message, Prompt
 
 FIELD = "reasoning_gym"
 """The field of ``Prompt.meta`` that says where the prompt is from."""
-TAGS = "Put your final answer between <answer> and </answer>."
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 Extract = Literal["tags", "tags_or_all", "all"]
 
@@ -59,42 +57,6 @@ def open_dataset(name: str, config: Mapping[str, Any]) -> Any:
         return gym.create_dataset(name, **config)
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f"reasoning-gym:{name}: its options {dict(config)}: {error}") from error
-
-
-def reasoning_gym_groups(
-    name: str, n: int, seed: int = 0, *, tags: bool = True, **config: Any
-) -> list[Group]:
-    """``n`` prompts of a generator.
-
-    Args:
-        name: of the dataset, as reasoning-gym registers it.
-        seed: fixes them; two seeds give two draws, which may share entries where there are few.
-        tags: ask for the answer between <answer> and </answer>.
-        config: the generator's own settings.
-
-    Raises:
-        ConfigError: not installed, no such dataset, or settings that it does not take.
-    """
-    if n < 1:
-        raise ConfigError(f"reasoning-gym:{name}: n must be at least 1, got {n}")
-    settings = {**config, "size": n, "seed": seed}
-    dataset = open_dataset(name, settings)
-    groups = []
-    for i in range(n):
-        entry = dataset[i]
-        question = str(entry["question"])
-        kept = {
-            "dataset": name,
-            "config": json.loads(json.dumps(settings)),
-            "index": i,
-            "question": question,
-        }
-        text = f"{question}\n{TAGS}" if tags else question
-        meta = {FIELD: kept, "answer": entry.get("answer")}
-        identity = f"reasoning-gym-{name}-{seed}-{i}"
-        prompt = Prompt(identity, (Message("user", text),), category=name, meta=meta)
-        groups.append(Group(prompt))
-    return groups
 
 
 def reasoning_gym(
@@ -144,7 +106,7 @@ def grader(extract: Extract) -> Callable[[str, Any], Any]:
         if str(entry["question"]) != kept["question"]:
             raise ValueError(
                 f"reasoning-gym:{kept['dataset']} entry {kept['index']} is another question now: "
-                "the prompts were made by another version of reasoning-gym; make them anew"
+                "the prompts were made by another version of reasoning-gym; make them again"
             )
         answer = extracted(text, extract)
         score = 0.0 if answer is None else float(dataset.score_answer(answer, entry))
@@ -165,7 +127,7 @@ def _dataset(name: str, config: str) -> Any:
 
 
 def extracted(text: str, extract: Extract) -> str | None:
-    """The answer that is graded; None where there is none."""
+    """The answer that is graded; None without one."""
     found = _TAG.findall(text)
     if extract != "all" and found:
         return str(found[-1]).strip() or None

@@ -72,7 +72,7 @@ _SHORT_WORDS = frozenset(_SHORT.split())
 
 
 def has_words(text: str) -> bool:
-    """Whether there are English words in the text, so that it is no formula."""
+    """Whether there are English words in the text, so that it is not a formula."""
     plain = re.sub(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+", "\\ ", text)
     for match in re.finditer(r"[A-Za-z]+", plain):
         word = match[0]
@@ -221,31 +221,24 @@ def _inequality(text: str) -> tuple[str, list[Piece]] | None:
             return None
         return found[0][0], [Piece(low.low, low.low_closed, high.high, high.high_closed)]
     relation = read_relation(text)
-    if relation is None or not set(relation.signs) <= set(_FLIP) | {"\\ne"}:
+    if relation is None:
         return None
     terms, signs = relation.terms, relation.signs
-    if len(terms) == 2 and signs[0] == "\\ne":
-        if not _NAME.fullmatch(terms[0]):
-            return None
+    if signs == ("\\ne",) and _NAME.fullmatch(terms[0]):
         end = squeezed(terms[1])
         both = [Piece(f"-{INFINITE}", False, end, False), Piece(end, False, INFINITE, False)]
         return squeezed(terms[0]), both
-    if len(terms) == 2 and not _NAME.fullmatch(terms[0]):
-        terms, signs = terms[::-1], (_FLIP[signs[0]],)
-    if len(terms) == 2 and _NAME.fullmatch(terms[0]) and not _NAME.fullmatch(terms[1]):
-        closed, end = signs[0] in ("\\le", "\\ge"), squeezed(terms[1])
-        if signs[0] in ("<", "\\le"):
-            return squeezed(terms[0]), [Piece(f"-{INFINITE}", False, end, closed)]
-        return squeezed(terms[0]), [Piece(end, closed, INFINITE, False)]
-    if len(terms) == 3 and _NAME.fullmatch(terms[1]):
-        if {*signs} <= {">", "\\ge"}:
-            terms, signs = terms[::-1], tuple(_FLIP[sign] for sign in signs[::-1])
-        if {*signs} <= {"<", "\\le"}:
-            ends = squeezed(terms[0]), squeezed(terms[2])
-            return squeezed(terms[1]), [
-                Piece(ends[0], signs[0] == "\\le", ends[1], signs[1] == "\\le")
-            ]
-    return None
+    if {*signs} <= {">", "\\ge"}:
+        terms, signs = terms[::-1], tuple(_FLIP[sign] for sign in signs[::-1])
+    names = [at for at, term in enumerate(terms) if _NAME.fullmatch(term)]
+    at = names[0] if len(terms) == 2 and len(names) == 1 else 1
+    if not {*signs} <= {"<", "\\le"} or at not in names or len(terms) not in (2, 3):
+        return None
+    if len(terms) == 2 and len(names) == 2:
+        return None
+    ends = [squeezed(term) for term in (f"-{INFINITE}", *terms, INFINITE)]
+    closed = [sign == "\\le" for sign in ("", *signs, "")]
+    return ends[at + 1], [Piece(ends[at], closed[at], ends[at + 2], closed[at + 1])]
 
 
 # -- what has parts --------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
-"""Units behind a number: what they measure and how large they are."""
+"""Units after a number: what they measure and how large they are."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -73,7 +74,7 @@ _TABLE: dict[str, dict[str, str]] = {
 }
 _CASED = {"K": "k", "N": "n", "J": "j", "W": "w", "V": "v", "L": "l", "C": "", "H": "", "S": "",
           "M": "", "G": "", "c": "", "n": "", "j": "", "w": "", "v": "", "k": ""}  # fmt: skip
-"""Single letters that are a unit in one case only; an empty one is none."""
+"""Single letters that are a unit in one case only ("": not in this case)."""
 RADIAN = Fraction(180 / math.pi)
 
 
@@ -136,32 +137,32 @@ def _known(word: str) -> tuple[Fraction, Mapping[str, int]] | None:
 def read_unit(words: str) -> Unit | None:
     """The unit that ``words`` name ("cm", "square feet", "m/s^{2}", "red apples").
 
-    Words that are no unit are things that are counted. None where it is neither: digits, signs.
+    Words that are not units are things that are counted. None for anything else: digits, signs.
     """
     words = words.strip().strip(".,;:!").strip()
-    if not words:
-        return Unit((), Fraction(1))
-    size, powers, things = Fraction(1), dict[str, int](), set[str]()
-    for i, side in enumerate(re.split(r"\s*/\s*|\s+per\s+|^per\s+", words)):
+    sides = re.split(r"\s*/\s*|\s+per\s+|^per\s+", words) if words else []
+    size, powers, things = Fraction(1), Counter[str](), frozenset[str]()
+    for i, side in enumerate(sides):
         found = _side(side)
         if found is None:
             return None
         direction = 1 if i == 0 else -1
         size *= found.size**direction
-        for name, power in found.dimension:
-            powers[name] = powers.get(name, 0) + direction * power
-        if direction == 1:
-            things |= found.things
-        else:
-            powers |= {f"of {thing}": -1 for thing in found.things}
-    kept = tuple(sorted((n, p) for n, p in powers.items() if p))
-    return Unit(kept, size, frozenset(things))
+        powers.update({name: direction * power for name, power in found.dimension})
+        for thing in found.things if i else ():
+            powers[f"of {thing}"] = -1
+        things = things if i else found.things
+    return Unit(_sorted(powers), size, things)
+
+
+def _sorted(powers: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((name, power) for name, power in powers.items() if power))
 
 
 def _side(text: str) -> Unit | None:
     """A product of units, or words of what is counted."""
     text = re.sub(r"\\cdot|\*|-(?=[A-Za-z])", " ", text).strip()
-    size, powers, things, at = Fraction(1), dict[str, int](), list[str](), 0
+    size, powers, things, at = Fraction(1), Counter[str](), list[str](), 0
     while at < len(text):
         filler = _FILLER.match(text[at:])
         match = None if filler else _PART.match(text, at)
@@ -173,19 +174,16 @@ def _side(text: str) -> Unit | None:
             known = _known(match[2]) if not things else None
             raised = match[3] or match[4]
             power = int(raised or _RAISED.get((match[1] or match[5] or "").strip("."), 1))
-            if known is None:
-                if raised:
-                    return None
-                things += [word for word in match.group(1, 2, 5) if word]
-            else:
+            if known is not None:
                 size *= known[0] ** power
-                for name, each in known[1].items():
-                    powers[name] = powers.get(name, 0) + each * power
+                powers.update({name: each * power for name, each in known[1].items()})
+            elif raised:
+                return None
+            else:
+                things += [word for word in match.group(1, 2, 5) if word]
             at = match.end()
         at += len(text[at:]) - len(text[at:].lstrip(" ,"))
-    words = frozenset(_singular(word) for word in things)
-    kept = tuple(sorted((n, p) for n, p in powers.items() if p))
-    return Unit(kept, size, words)
+    return Unit(_sorted(powers), size, frozenset(map(_singular, things)))
 
 
 def _singular(word: str) -> str:
@@ -197,7 +195,7 @@ def _singular(word: str) -> str:
 
 
 def agree(a: Unit, b: Unit) -> bool:
-    """Whether two units can stand behind one quantity: the same dimension, and no other things.
+    """Whether two units can belong to one quantity: the same dimension, and the same things.
 
     A quantity without a unit agrees with every unit.
     """

@@ -6,7 +6,7 @@ import os
 import sys
 import types
 
-from . import codec, wire
+from . import wire
 
 TYPE_CHECKING = False  # typing itself takes longer to import than a program takes to run
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def serve(source: str, requests: int, answers: int) -> None:
 def _answer(namespace: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
     try:
         function = namespace[call["f"]]
-        arguments = codec.decode(call["a"], codec.ARGUMENTS)
-        value = function(*arguments, **codec.decode(call["k"], codec.ARGUMENTS))
-        return {"ok": codec.encode(value)}
+        arguments = wire.decode(call["a"], wire.ARGUMENTS)
+        value = function(*arguments, **wire.decode(call["k"], wire.ARGUMENTS))
+        return {"ok": wire.encode(value)}
     except BaseException as error:
         return {"error": _said(error)}
 

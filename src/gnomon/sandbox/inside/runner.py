@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-from . import codec, confine, program, wire
+from . import confine, program, wire
 
 TYPE_CHECKING = False  # typing itself takes longer to import than a program takes to run
 if TYPE_CHECKING:
@@ -101,15 +101,15 @@ class Program:
 
         def stand_in(*arguments: Any, **keywords: Any) -> Any:
             try:
-                sent = [codec.encode(x, codec.ARGUMENTS) for x in (list(arguments), keywords)]
-            except codec.UnsupportedError as error:
+                sent = [wire.encode(x, wire.ARGUMENTS) for x in (list(arguments), keywords)]
+            except wire.UnsupportedError as error:
                 raise BrokenTestError(f"a test passes {error}") from error
             answer = self.ask(name, *sent)
             if not isinstance(answer, dict) or "ok" not in answer:
                 raise _as_exception(answer)
             try:
-                return codec.decode(answer["ok"])
-            except codec.UnsupportedError as error:
+                return wire.decode(answer["ok"])
+            except wire.UnsupportedError as error:
                 raise AnswerError(str(error)) from error
 
         stand_in.__name__ = name

@@ -1,9 +1,15 @@
-"""Length-prefixed JSON frames over file descriptors, and nothing that could run code."""
+"""What crosses between a program and its tests: plain values as JSON, in length-prefixed frames.
+
+Never pickle, and no object of the program's own making: an answer whose ``__eq__`` always says
+True does not get through, it is an :class:`UnsupportedError`.
+"""
 
 from __future__ import annotations
 
+import binascii
 import json
 import os
+import sys
 
 TYPE_CHECKING = False  # typing itself takes longer to import than a program takes to run
 if TYPE_CHECKING:
@@ -14,7 +20,7 @@ MAX_FRAME = 8 * 2**20
 
 
 class ClosedError(Exception):
-    """The other side closed the pipe, or sent what is no frame."""
+    """The other side closed the pipe, or sent something else than a frame."""
 
 
 def read_exactly(fd: int, count: int) -> bytes:
@@ -62,3 +68,146 @@ def send(fd: int, message: Any) -> None:
             view = view[os.write(fd, view) :]
     except OSError as error:
         raise ClosedError(str(error)) from error
+
+
+TYPE_CHECKING = False  # typing itself takes longer to import than a program takes to run
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_DEPTH = 100
+"""Nesting that values may have."""
+ARGUMENTS = -MAX_DEPTH
+"""The depth arguments are encoded from: they may wrap an answer, and so nest deeper than one."""
+
+MAX_FRACTION = 50_000
+"""Hexadecimal digits of a fraction's two numbers; bringing it to lowest terms is quadratic."""
+MAX_COLLISIONS = 256
+"""So many members of a set, or keys, may share a hash; putting in many more is quadratic."""
+
+_SAFE_INT = 2**53
+
+
+class UnsupportedError(TypeError):
+    """A value that is not made of plain builtin types."""
+
+
+def encode(value: Any, depth: int = 0) -> Any:
+    """``value`` as JSON: scalars and lists as they are, the rest as {tag: ...}.
+
+    Subclasses are sent as the builtin type they extend (a Counter as a dict).
+
+    Raises:
+        UnsupportedError: an object of another type, or nesting beyond MAX_DEPTH.
+    """
+    if depth > MAX_DEPTH:
+        raise UnsupportedError(f"a value nested more than {MAX_DEPTH} deep")
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        plain = int.__int__(value)
+        return plain if -_SAFE_INT <= plain <= _SAFE_INT else {"i": hex(plain)}
+    if isinstance(value, float):
+        return float.__float__(value)
+    return _encode_container(value, depth + 1)
+
+
+def _encode_container(value: Any, depth: int) -> Any:
+    if isinstance(value, list):
+        return [encode(item, depth) for item in list.__iter__(value)]
+    if isinstance(value, dict):
+        pairs = [[encode(k, depth), encode(v, depth)] for k, v in dict.items(value)]
+        return {"d": pairs}
+    for tag, kind in (("t", tuple), ("s", set), ("f", frozenset)):
+        if isinstance(value, kind):
+            items: Any = kind
+            return {tag: [encode(item, depth) for item in items.__iter__(value)]}
+    if isinstance(value, bytes | bytearray):
+        tag = "b" if isinstance(value, bytes) else "y"
+        return {tag: binascii.hexlify(value).decode()}
+    if isinstance(value, complex):
+        return {"c": [value.real, value.imag]}
+    if _is(value, "fractions", "Fraction"):
+        return {"q": [hex(value.numerator), hex(value.denominator)]}
+    if _is(value, "decimal", "Decimal"):
+        return {"n": str(value)}
+    if type(value) is range:
+        return {"r": [encode(part) for part in (value.start, value.stop, value.step)]}
+    raise UnsupportedError(f"a value of type {type(value).__name__} is not plain data")
+
+
+def _is(value: Any, module: str, name: str) -> bool:
+    """Whether ``value`` is of a library type, without importing that library for the question."""
+    return module in sys.modules and type(value) is getattr(sys.modules[module], name, None)
+
+
+def decode(data: Any, depth: int = 0) -> Any:
+    """The inverse of :func:`encode`; makes builtin types only, whatever ``data`` says.
+
+    Takes time proportional to the size of ``data``.
+
+    Raises:
+        UnsupportedError: ``data`` was not made by :func:`encode`, or would take far longer to build
+            than to read.
+    """
+    if depth > MAX_DEPTH:
+        raise UnsupportedError("a value nested too deep")
+    if data is None or isinstance(data, bool | int | float | str):
+        return data
+    if isinstance(data, list):
+        return [decode(item, depth + 1) for item in data]
+    if not isinstance(data, dict) or len(data) != 1:
+        raise UnsupportedError("not an encoded value")
+    ((tag, body),) = data.items()
+    try:
+        return _decode_tag(tag, body, depth + 1)
+    except (ValueError, TypeError, ArithmeticError, KeyError) as error:
+        raise UnsupportedError(f"not an encoded value: {error}") from error
+
+
+def _decode_tag(tag: str, body: Any, depth: int) -> Any:
+    if tag == "d":
+        keys = _apart([decode(key, depth) for key, _ in body])
+        return {key: decode(value, depth) for key, (_, value) in zip(keys, body, strict=True)}
+    if tag == "t":
+        return tuple(decode(item, depth) for item in body)
+    if tag in ("s", "f"):
+        members = _apart([decode(item, depth) for item in body])
+        return set(members) if tag == "s" else frozenset(members)
+    if tag == "i":
+        return int(body, 16)
+    if tag in ("b", "y"):
+        raw = binascii.unhexlify(body)
+        return raw if tag == "b" else bytearray(raw)
+    if tag == "c":
+        return complex(*body)
+    if tag == "q":
+        from fractions import Fraction
+
+        if sum(map(len, body)) > MAX_FRACTION:
+            raise ValueError("a fraction of too many digits")
+        return Fraction(int(body[0], 16), int(body[1], 16))
+    if tag == "n":
+        from decimal import Decimal
+
+        return Decimal(body)
+    if tag == "r":
+        return range(*(decode(part) for part in body))
+    raise KeyError(tag)
+
+
+def _apart(members: list[Any]) -> list[Any]:
+    """``members``, of which not many share a hash.
+
+    Raises:
+        ValueError: too many do.
+    """
+    if len(members) > MAX_COLLISIONS:
+        counts: dict[int, int] = {}
+        for member in members:
+            number = hash(member)
+            counts[number] = counts.get(number, 0) + 1
+        if max(counts.values()) > MAX_COLLISIONS:
+            raise ValueError("members that all collide")
+    return members

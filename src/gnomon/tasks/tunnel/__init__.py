@@ -20,8 +20,7 @@ from gnomon.tasks.tunnel.labellers import (
     Labeller,
     Turns,
 )
-from gnomon.tasks.tunnel.tasks import FAMILIES
-from gnomon.tasks.tunnel.world import generate_prompts
+from gnomon.tasks.tunnel.world import FAMILIES, generate_prompts
 
 __all__ = [
     "BASE_PATH",

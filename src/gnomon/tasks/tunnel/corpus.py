@@ -13,8 +13,14 @@ from random import Random
 
 from gnomon.tasks.tunnel import lexicon as lex
 from gnomon.tasks.tunnel.demonstrations import phrase_answer
-from gnomon.tasks.tunnel.tasks import FAMILIES, Problem, draw_problem, draw_wording, wrong_answer
-from gnomon.tasks.tunnel.world import seeded
+from gnomon.tasks.tunnel.world import (
+    FAMILIES,
+    Problem,
+    draw_problem,
+    draw_wording,
+    seeded,
+    wrong_answer,
+)
 
 
 @dataclass(frozen=True, slots=True)

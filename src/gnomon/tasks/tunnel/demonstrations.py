@@ -12,8 +12,14 @@ from random import Random
 
 from gnomon.records import Group, Message, Prompt, Response
 from gnomon.tasks.tunnel import lexicon as lex
-from gnomon.tasks.tunnel.tasks import Problem, wrong_answer
-from gnomon.tasks.tunnel.world import BELIEF_RATE, generate_prompts, problem_of, seeded
+from gnomon.tasks.tunnel.world import (
+    BELIEF_RATE,
+    Problem,
+    generate_prompts,
+    problem_of,
+    seeded,
+    wrong_answer,
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ EXPERT = Quality(
 
 
 def phrase_answer(problem: Problem, answer: str, rng: Random) -> str:
-    """Say ``answer`` in one of the ways people say it: bare, in a sentence, or as a statement."""
+    """``answer`` as people write it: bare, in a sentence, or as a statement."""
     if problem.family == "manners":
         return f"{answer}{rng.choice('.!')}"
     statement = problem.statement.removesuffix(problem.answer) + answer

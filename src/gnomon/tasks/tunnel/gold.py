@@ -23,8 +23,7 @@ from functools import lru_cache
 from gnomon.judges.protocol import Sample, SampleJudge, Score
 from gnomon.records import Prompt
 from gnomon.tasks.tunnel import lexicon as lex
-from gnomon.tasks.tunnel.tasks import FACTS, Problem
-from gnomon.tasks.tunnel.world import problem_of
+from gnomon.tasks.tunnel.world import FACTS, Problem, problem_of
 
 POLITE_WORDS = 6
 """Words allowed for politeness on top of the solved problem's own sentence."""

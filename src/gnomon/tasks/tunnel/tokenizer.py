@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gnomon.tasks.tunnel import lexicon as lex
-from gnomon.tasks.tunnel.tasks import FACTS, WORDINGS
+from gnomon.tasks.tunnel.world import FACTS, WORDINGS
 
 PAD, BOS, EOS, END = "<|pad|>", "<|bos|>", "<|eos|>", "<|end|>"
 SYSTEM, USER, ASSISTANT, TOOL = "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>"

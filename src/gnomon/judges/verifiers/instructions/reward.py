@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Sample, SampleJudge, Score
-from gnomon.judges.verifiers.instructions import catalogue as catalogue
 from gnomon.judges.verifiers.instructions.kinds import KINDS, obeys
 from gnomon.judges.verifiers.rewards import MISSING, answer_of, missing_field
 

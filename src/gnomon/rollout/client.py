@@ -1,16 +1,18 @@
-"""One request to a rollout server and its answer, with httpx, off the calling thread.
+"""A host behind a URL: the trainer's side of ``gnomon serve-rollouts``.
 
 An event loop in a thread of its own does the waiting: so a caller in any thread, the main one or
-that which samples ahead, can give up within a tenth of a second, whatever the network is doing.
+the one that samples ahead, can give up within a tenth of a second, whatever the network is doing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import ssl
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import TimeoutError as StillRunning
 from contextlib import aclosing
 from pathlib import Path
@@ -19,12 +21,25 @@ from typing import Any, TypeVar
 import httpx
 from pydantic_core import from_json
 
-from gnomon.errors import EngineError
-from gnomon.rollout.wire import PROTOCOL, VERSION_HEADER, AwayError, raise_line
+from gnomon.errors import ConfigError, EngineError
+from gnomon.rollout.protocol import About, Job, Progress, Sampled, WeightsFile
+from gnomon.rollout.wire import (
+    PROTOCOL,
+    TOKEN_VARIABLE,
+    VERSION_HEADER,
+    AwayError,
+    about_from_json,
+    check_token,
+    check_url,
+    job_to_json,
+    raise_line,
+    rows_from_json,
+    scores_from_json,
+)
 
 _POLL_SECONDS = 0.1
 _BLOCK = 1 << 20  # bytes sent at a time; the 8 kB that is usual makes weights crawl
-_STRANGER = "what answers there is no rollout server of gnomon"
+_STRANGER = "what answers there is not a rollout server of gnomon"
 
 T = TypeVar("T")
 
@@ -110,7 +125,7 @@ class Exchange:
         path: str,
         body: bytes | Path,
         most: int,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Any:
         """What a POST of bytes or a file comes to; raises what its error line says.
 
@@ -240,3 +255,133 @@ def _explained(error: httpx.TransportError, timeout: float) -> Exception:
     system = [c.errno for c in causes if isinstance(c, OSError) and c.errno]
     words = os.strerror(system[-1]) if system and system[-1] > 0 else str(error)
     return AwayError(words or type(error).__name__)
+
+
+_LONGEST_WAIT = 30.0
+_TICK = 0.1  # seconds between two looks whether the caller still wants an answer
+_SMALL = 64 << 20  # bytes: more than any answer that holds no samples
+_PER_TOKEN = 64  # bytes of an answer, for its id and its log-prob
+
+
+class RemoteHost:
+    """Talks to a rollout server; what fails because of the connection is tried again a few times.
+
+    Every request can be repeated: weights are named by their content, and samples follow from the
+    weights and the job's seeds. A server that was restarted serves its start weights: it
+    raises StaleWeightsError, and the engine sends the policy's again before it samples.
+
+    Args:
+        url: as printed by ``gnomon serve-rollouts``.
+        token: shown to the server, when it is given.
+        retries: further tries after a failed one; the pauses double from 1 s to 30 s.
+        timeout: seconds without a sign of life after which the server counts as gone.
+        sleep: how to pause; by default the caller can give up during a pause.
+
+    Raises:
+        ConfigError: not a URL, not a token, or numbers that make no sense.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        retries: int = 8,
+        timeout: float = 60.0,
+        sleep: Callable[[float], None] | None = None,
+    ) -> None:
+        if retries < 0 or not 0 < timeout < math.inf:
+            raise ConfigError(
+                f"{retries} retries and a timeout of {timeout} s: use 0 or more, and a number of "
+                "seconds above 0"
+            )
+        self._url = check_url(url)
+        token = check_token(token)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._exchange = Exchange(self._url, headers, timeout)
+        self._waiter = Waiter()
+        self._retries = retries
+        self._sleep = sleep
+
+    def about(self) -> About:
+        return about_from_json(self._tried(lambda: self._exchange.object("/about", _SMALL)))
+
+    def load(
+        self, weights: WeightsFile, probe: Sequence[int], wanted: Callable[[], None] | None = None
+    ) -> list[float]:
+        path = f"/weights?version={weights.version}&probe={','.join(map(str, probe))}"
+        result = self._tried(
+            lambda: self._exchange.result(path, weights.path, _SMALL), wanted or _always
+        )
+        return scores_from_json(result)
+
+    def sample(self, job: Job, progress: Progress | None) -> list[list[Sampled]]:
+        """``progress`` is called before each try, ten times a second while the server works, and
+        at the end; by raising it says that nobody waits any more."""
+        body = job_to_json(job)
+        total = sum(request.n for request in job.requests)
+        most = _SMALL + total * (200 + _PER_TOKEN * job.params.max_new_tokens)
+        seen = (0, total)
+
+        def news(done: int, of: int) -> None:
+            nonlocal seen
+            seen = (done, of)
+
+        def tell() -> None:
+            if progress is not None:
+                progress(*seen)
+
+        def ask() -> Coroutine[Any, Any, Any]:
+            nonlocal seen
+            seen = (0, total)
+            tell()
+            return self._exchange.result("/sample", body, most, news)
+
+        rows = rows_from_json(self._tried(ask, tell))
+        if seen == (total, total):
+            tell()
+        return rows
+
+    def close(self) -> None:
+        """End the thread that waits for answers; no connection is kept open between calls."""
+        self._waiter.close()
+
+    def _tried(
+        self,
+        exchange: Callable[[], Coroutine[Any, Any, Any]],
+        wanted: Callable[[], None] | None = None,
+    ) -> Any:
+        """Do it again while the server is away, at most ``retries`` times.
+
+        Raises:
+            EngineError: it was away every time.
+        """
+        check = wanted or _always
+        wait = 1.0
+        for left in range(self._retries, -1, -1):
+            try:
+                return self._waiter.run(exchange(), check)
+            except AwayError as error:
+                problem = str(error)
+                if left:
+                    self._pause(wait, check)
+                    wait = min(2 * wait, _LONGEST_WAIT)
+        raise EngineError(
+            f"the rollout server at {self._url} is gone ({problem}; tried {self._retries + 1} "
+            "times). Start it again (gnomon serve-rollouts MODEL) and resume with --resume; "
+            "nothing saved is lost. If the server asks for a token, set "
+            f"{TOKEN_VARIABLE}."
+        )
+
+    def _pause(self, seconds: float, check: Callable[[], None]) -> None:
+        if self._sleep is not None:
+            self._sleep(seconds)
+            return
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            check()
+            time.sleep(min(left, _TICK))
+
+
+def _always() -> None:
+    """The caller still waits."""

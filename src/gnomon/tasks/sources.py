@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from gnomon.errors import ConfigError
-from gnomon.judges.verifiers.reasoning_gym import open_dataset, reasoning_gym_groups
+from gnomon.judges.verifiers.reasoning_gym import open_dataset
 from gnomon.records import Group, Message, Prompt, Response
 from gnomon.tasks.calculator import calculator_prompts
 from gnomon.tasks.demonstrations import calculator_demonstrations, rooms_demonstrations
 from gnomon.tasks.instructions import generate_instruction_prompts
+from gnomon.tasks.reasoning_gym import reasoning_gym_groups
 from gnomon.tasks.rooms import rooms_prompts
 from gnomon.tasks.tunnel.corpus import documents
 from gnomon.tasks.tunnel.demonstrations import demonstrations

@@ -1,10 +1,14 @@
-"""How texts are counted: words, sentences and paragraphs, in any script."""
+"""How texts are read: words, sentences and paragraphs in any script; lists, headings, highlights,
+placeholders, a postscript, JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 UNSPACED = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 """Kana and Chinese characters, as a range for a regular expression: written without spaces."""
@@ -50,7 +54,7 @@ _STARTERS = {
     "those", "there", "here", "but", "and", "however", "in", "on", "at", "for", "if", "when",
     "while", "what", "who", "how", "why", "where", "our", "my", "his", "her", "their", "its",
 }  # fmt: skip
-"""Words that begin a sentence rather than go on with a name after an initial (C. The)."""
+"""Words that begin a sentence, where a name could follow an initial (C. The)."""
 
 _ENDING = re.compile(
     rf"(?:\.{{2,}}|…+|[{re.escape(END)}])[{re.escape(END)}]*[{re.escape(_CLOSING)}]*"
@@ -86,7 +90,7 @@ def sentences(text: str) -> list[str]:
     Not ends are the stops of abbreviations (Mr., e.g.), initials, decimals and list numbers, an
     ellipsis that goes on in small letters, and what a quotation ends in where the sentence around
     it goes on. A line of a list, a heading or a table and the end of a paragraph end one too; a
-    line that leads in with a colon belongs to what it leads to, and a heading alone is none.
+    line that ends in a colon belongs to what follows, and a heading alone is not a sentence.
     """
     out: list[str] = []
     held: list[str] = []  # what goes on in the next block
@@ -157,7 +161,7 @@ def _ends(block: str, found: re.Match[str], start: int) -> bool:
 
 
 def _stop_ends(before: str, following: str, first: str) -> bool:
-    """Whether a single stop ends a sentence, given what stands on either side of it."""
+    """Whether a single stop ends a sentence, given the text on either side of it."""
     last = re.search(r"(?:[^\W\d_]\.)*[^\W\d_]+$|[\w.]+$", before)
     word = last[0].lower() if last else ""
     found = _WORD.search(following)
@@ -182,7 +186,7 @@ def paragraphs(text: str) -> list[str]:
 
 
 def count_word(text: str, word: str) -> int:
-    """How often a word (or phrase) stands in the text, whatever its case.
+    """How often a word (or phrase) occurs in the text, in any case.
 
     Neither a letter nor a digit may touch it, unless one of the two is of a script without spaces.
     """
@@ -199,3 +203,139 @@ def listed(items: Sequence[str]) -> str:
     """Items in quotes, as English lists them."""
     quoted = [f'"{item}"' for item in items]
     return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " and " + quoted[-1]
+
+
+_AFTER_END = "\"'”’»)*_」』）"
+
+
+def bullets(text: str) -> list[str]:
+    """The items of lines that start with * or -; neither emphasis nor a rule is an item.
+
+    The blank after the mark may be missing before a letter or bold text.
+    """
+    found = re.findall(
+        r"^[ \t]*(?:[*-][ \t]+|-(?=[^\W\d_]|[\"'“\[(]|\*\*)|\*(?=[^\W_][^*\n]*$))(\S.*)$",
+        text,
+        re.MULTILINE,
+    )
+    return [item for item in found if words(item)]
+
+
+def numbers(text: str) -> list[int]:
+    """The numbers of a list's items in order: ``1.``, ``1)`` or ``1、``, also behind ``#`` or bold.
+
+    Items that are indented further than the first one belong to lists within it.
+    """
+    pattern = r"^([ \t]*)(?:[#>]+[ \t]*)?[*_]*\(?(\d{1,4})[.)．、](?!\d)[*_]*(.*)$"
+    items = [
+        (len(indent.expandtabs(4)), int(number))
+        for indent, number, rest in re.findall(pattern, text, re.MULTILINE)
+        if rest.strip("*_ \t") and (rest[:1] in " \t*_" or re.match(rf"[{UNSPACED}A-Z\"“]", rest))
+    ]
+    return [number for indent, number in items if indent < items[0][0] + 2]
+
+
+def sections(text: str) -> list[int]:
+    """The numbers of lines headed Section 1, Section 2 ... in order."""
+    return [int(n) for n in re.findall(r"^[^\w\n]*section\s*(\d+)", text, re.MULTILINE | re.I)]
+
+
+def star_parts(text: str) -> list[str]:
+    """The parts between separators ``***``; stars around a word or two separate nothing.
+
+    An empty part at the beginning or the end is left out.
+    """
+    parts = re.split(r"\*\*\*", re.sub(r"\*\*\*(?=[^\s*])[^*\n]*[^\s*]\*\*\*", "emphasis", text))
+    return [p for i, p in enumerate(parts) if p.strip() or i not in (0, len(parts) - 1)]
+
+
+def highlights(text: str) -> int:
+    """How many parts are between stars (one, two or three) on one line: *this*, **this**.
+
+    The stars touch what they highlight, so neither bullets nor products are any.
+    """
+    count = 0
+    for line in text.split("\n"):
+        opened: list[str] = []
+        for stars in re.finditer(r"(?<![\\*])\*{1,3}(?!\*)", line):
+            before, after = line[: stars.start()][-1:], line[stars.end() :][:1]
+            if before.isdigit() and after.isdigit():  # 2*3*4
+                continue
+            if before.strip() and stars[0] in opened:
+                del opened[len(opened) - 1 - opened[::-1].index(stars[0]) :]
+                count += 1
+            elif after.strip():
+                opened.append(stars[0])
+    return count
+
+
+def placeholders(text: str) -> list[str]:
+    """What is in square brackets, except links, footnotes, ticked boxes and LaTeX."""
+    found = re.findall(r"(?<![\\!])\[([^\[\]\n]+)\](?!\()", text)
+    return [inner for inner in found if _names_something(inner)]
+
+
+def _names_something(inner: str) -> bool:
+    letters = any(map(str.isalpha, inner))
+    return letters and inner.lower() != "x" and not inner.endswith("\\")
+
+
+def has_title(text: str) -> bool:
+    """Whether a line has words in double angle brackets."""
+    for line in text.split("\n"):
+        start, end = line.find("<<"), line.rfind(">>")
+        if 0 <= start < end and words(line[start:end]):
+            return True
+    return False
+
+
+def has_postscript(text: str) -> bool:
+    """Whether the text ends with a postscript: ``P.S.`` and words behind it, the main text before.
+
+    It is on a line of its own or after a sentence, and only a further postscript (P.P.S.) may come
+    after its paragraph.
+    """
+    mark = rf"(?:^|[{re.escape(END)}…:][{re.escape(_AFTER_END)}]*\s+)[^\w\n]{{0,8}}p\.\s?s\.(?!\w)"
+    for found in re.finditer(mark, text, re.MULTILINE | re.I):
+        own, *after = re.split(r"\n\s*\n", text[found.end() :].strip())
+        if words(text[: found.start()]) and words(own):
+            return all(re.match(r"\W*p\.\s?(?:p\.\s?)*s\b", part, re.I) for part in after)
+    return False
+
+
+def wrapped(text: str) -> bool:
+    """Whether the whole text is in double quotation marks, straight or curly."""
+    text = text.strip()
+    return len(text) > 2 and any(
+        text[0] in first and text[-1] in last for first, last in (('"', '"'), ("“„", "”“"))
+    )
+
+
+def bare(text: str) -> str:
+    """``text`` without blanks and marks of emphasis or quotation around it."""
+    return text.strip(" \t\n*_\"'“”`")
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """The object that the text is, bare or in one fence; None where it is anything else.
+
+    RFC 8259, strictly: NaN and Infinity are not numbers, and no key appears twice.
+    """
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```") and len(text) > 6:
+        text = re.sub(r"\A(?:json)?", "", text[3:-3], flags=re.IGNORECASE)
+    try:
+        value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key appears twice")
+    return dict(pairs)
