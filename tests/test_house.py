@@ -16,7 +16,7 @@ import pytest
 import gnomon
 
 ROOMS = (
-    *("records", "errors", "files", "integrity", "usercode", "plugins", "checked", "console"),
+    *("records", "errors", "files", "usercode", "plugins", "console"),
     *("stats", "recipe", "losses", "data", "models", "rollout", "sandbox", "judges", "agents"),
     *("tasks", "runs", "algorithms", "train", "report", "stages", "cli", "rewards"),
 )
@@ -24,8 +24,8 @@ ROOMS = (
 STANDARD_ONLY = ("sandbox",)
 """Rooms that import the standard library and themselves, nothing else."""
 TORCH_FREE = (
-    *("records", "errors", "files", "integrity", "usercode", "plugins", "checked", "console"),
-    *("recipe", "stats", "sandbox", "judges.protocol", "judges.builtins", "judges.verifiers"),
+    *("records", "errors", "files", "usercode", "plugins", "console"),
+    *("recipe", "stats", "sandbox", "judges.protocol", "judges.build", "judges.verifiers"),
     *("algorithms.registry", "report", "cli"),
 )
 """Rooms and modules that are imported without any of ``HEAVY``."""

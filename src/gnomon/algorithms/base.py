@@ -25,10 +25,9 @@ from gnomon.losses.reduce import Totals
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import Role
+from gnomon.recipe.schema import Kind
 from gnomon.records import TokenGroup, TokenResponse
 
-DataKind = Literal["demonstrations", "rankings", "unpaired", "prompts"]
-"""What a method's rows are; the recipe's own words."""
 POLICY = RoleNeed("policy", trainable=True)
 SUPERVISED_LR = 1e-5
 REINFORCEMENT_LR = 1e-6
@@ -174,7 +173,7 @@ class Algorithm:
 
     summary: ClassVar[str] = ""
     Settings: ClassVar[type[Settings]] = Settings
-    data: ClassVar[DataKind]
+    data: ClassVar[Kind]
     produces: ClassVar[Literal["policy", "reward_model"]] = "policy"
     base_lr: ClassVar[float | None] = None
     metrics: ClassVar[tuple[str, ...]] = ()

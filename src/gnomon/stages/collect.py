@@ -25,6 +25,7 @@ from gnomon.files import make_folder, write_text
 from gnomon.judges.protocol import Judge, judged
 from gnomon.models.load import LoadedModel
 from gnomon.models.roles import Role
+from gnomon.recipe.schema import Kind
 from gnomon.records import Comparison, Group, Judgement, Prompt
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams, sampled_group
 from gnomon.runs.records import DATA
@@ -42,7 +43,7 @@ class Collect(Stage):
     """Samples responses and has a judge rank them, as data for later stages."""
 
     @property
-    def data_kind(self) -> str:
+    def data_kind(self) -> Kind:
         return "prompts"
 
     @property

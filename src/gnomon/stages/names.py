@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Kind:
+class StageKind:
     """A kind of stage other than training a method; it is named where a method's name is.
 
     Attributes:
@@ -44,7 +44,7 @@ class Kind:
 
 
 KINDS = {
-    COLLECT: Kind("gnomon.stages.collect:Collect", CollectSettings, COLLECT_SUMMARY, True),
+    COLLECT: StageKind("gnomon.stages.collect:Collect", CollectSettings, COLLECT_SUMMARY, True),
 }
 """All that a stage can do beside training."""
 TRAIN = "gnomon.stages.train:Train"

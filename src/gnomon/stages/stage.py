@@ -27,7 +27,7 @@ from gnomon.models.memory import MemoryEstimate, RoleNeed, human
 from gnomon.models.roles import Role
 from gnomon.models.save import LoadedReward
 from gnomon.plugins import load_builtin
-from gnomon.recipe.schema import Recipe, RewardSpec, StageSpec
+from gnomon.recipe.schema import Kind, Recipe, RewardSpec, StageSpec
 from gnomon.rollout.protocol import Engine
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.records import Skipped, StageInfo
@@ -84,7 +84,7 @@ class Stage:
     # -- what a kind of stage says ----------------------------------------------------------------
 
     @property
-    def data_kind(self) -> str:
+    def data_kind(self) -> Kind:
         """What its rows must be."""
         raise NotImplementedError
 

@@ -20,6 +20,7 @@ from gnomon.models.load import LoadedModel, fetch, read_config
 from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate
 from gnomon.models.roles import LoraSettings, Role
 from gnomon.models.save import save_policy, save_reward_model
+from gnomon.recipe.schema import Kind
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.records import DATA
 from gnomon.stages.environments import build_environment, openings
@@ -33,7 +34,7 @@ from gnomon.train.optim import LoopOptions, default_lr
 from gnomon.train.progress import Progress
 from gnomon.train.reference_cache import ReferenceCache
 from gnomon.train.sampled import Played, SampledSource, Sampling
-from gnomon.train.sinks import make_sinks
+from gnomon.train.sinks import Sink, make_sinks
 
 
 class Train(Stage):
@@ -52,7 +53,7 @@ class Train(Stage):
         return self.method.algorithm
 
     @property
-    def data_kind(self) -> str:
+    def data_kind(self) -> Kind:
         return self.algorithm.data
 
     def metrics(self) -> tuple[str, ...]:
@@ -253,6 +254,16 @@ class Train(Stage):
     def _loop(
         self, learner: Learner, loaded: LoadedModel, progress: Progress, resume: bool
     ) -> Loop:
+        sinks = self._sinks(resume) if self.recipe.sinks else []
+        parameters = sum(p.numel() for p in loaded.model.parameters())
+        options = LoopOptions.of(
+            self.spec.train, learner.bench.iterations, self.learning_rate(parameters), self.seed
+        )
+        self.run.update_manifest(optimizer={self.spec.name: options.optimizer()})
+        return Loop(learner, options, self.folder.path, progress, sinks, self.stop)
+
+    def _sinks(self, resume: bool) -> Sequence[Sink]:
+        """Further places that metrics are sent to."""
         sinks = make_sinks(
             self.recipe.sinks,
             self.folder.path,
@@ -262,12 +273,7 @@ class Train(Stage):
         )
         for sink in sinks:
             self.closing.callback(sink.close)
-        parameters = sum(p.numel() for p in loaded.model.parameters())
-        options = LoopOptions.of(
-            self.spec.train, learner.bench.iterations, self.learning_rate(parameters), self.seed
-        )
-        self.run.update_manifest(optimizer={self.spec.name: options.optimizer()})
-        return Loop(learner, options, self.folder.path, progress, sinks, self.stop)
+        return sinks
 
     def _resume_step(self) -> int | None:
         """The optimizer step of the newest checkpoint, where sinks go on."""
