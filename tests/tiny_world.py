@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,19 @@ import torch
 import transformers as tf
 from torch import Tensor
 
-from gnomon.algorithms.base import Algorithm, EncodedPrompt, Totals
+from gnomon.algorithms.base import Algorithm, Step, Workbench
+from gnomon.algorithms.metric import Metric, MetricSums
+from gnomon.algorithms.registry import find_method
+from gnomon.algorithms.rollouts import EncodedPrompt
+from gnomon.losses.reduce import Totals
 from gnomon.models.heads import ScalarHead
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import Recipe
 from gnomon.records import Comparison, Message, Prompt, TokenGroup, TokenResponse
 from gnomon.tasks.tunnel.tokenizer import build_tokenizer
+from gnomon.train.learner import GivenSource, Learner
+from gnomon.train.sampled import Played, SampledSource
 
 EOS = 2
 CONTEXT = 256
@@ -144,31 +151,125 @@ def prompts(n: int = 4, seed: int = 9) -> list[EncodedPrompt]:
     ]
 
 
+# -- methods --------------------------------------------------------------------------------------
+
+
+def method(name: str) -> type[Algorithm]:
+    """The class behind a recipe's ``algorithm:``."""
+    return find_method(name).algorithm
+
+
+def settings(name: str, **given: Any) -> Any:
+    """A method's settings, those that are not given at their defaults."""
+    return find_method(name).settings(**given)
+
+
+def role_names(name: str, **given: Any) -> tuple[str, ...]:
+    """The roles that a method needs with these settings."""
+    return tuple(need.name for need in method(name).needs(settings(name, **given)))
+
+
+def moves(name: str, role: str, **given: Any) -> bool:
+    """Whether a role follows the policy with these settings."""
+    return any(n.name == role and n.moves for n in method(name).needs(settings(name, **given)))
+
+
+def on_groups(
+    name: str,
+    bench: Workbench,
+    groups: Sequence[TokenGroup],
+    given: Mapping[str, Any],
+    *,
+    held_out: Sequence[TokenGroup] = (),
+    text: Sequence[TokenGroup] = (),
+) -> Learner:
+    """A method at work on given groups."""
+    algorithm = method(name)(settings(name, **given), replace(bench, method=name))
+    return Learner(algorithm, GivenSource(algorithm, groups, held_out), text)
+
+
+def on_prompts(
+    name: str,
+    bench: Workbench,
+    played: Played,
+    given: Mapping[str, Any],
+    *,
+    prompts: Sequence[EncodedPrompt],
+    held_out: Sequence[EncodedPrompt] = (),
+    text: Sequence[TokenGroup] = (),
+) -> Learner:
+    """A method at work on what its policy writes to prompts."""
+    longest = played.sampling.params.max_new_tokens
+    if played.environment is not None:
+        longest = played.environment.max_episode_tokens
+    bench = replace(
+        bench, method=name, samples=played.sampling.samples, longest_response=longest
+    )
+    algorithm = method(name)(settings(name, **given), bench)
+    return Learner(algorithm, SampledSource(algorithm, prompts, played, held_out), text)
+
+
+def sampled(learner: Learner) -> SampledSource:
+    """The source of a learner that samples."""
+    assert isinstance(learner.source, SampledSource)
+    return learner.source
+
+
+def step_of(
+    learner: Learner,
+    groups: Sequence[TokenGroup],
+    text: Sequence[TokenGroup] = (),
+    iteration: int = 0,
+) -> Step:
+    """An iteration's optimizer step on these groups."""
+    return replace(learner.source.step(iteration), totals=Totals.of(groups, text))
+
+
+def figures(*outputs: Mapping[str, Metric]) -> dict[str, float]:
+    """The metrics of micro-batches as the loop logs them."""
+    sums = MetricSums()
+    for metrics in outputs:
+        sums.add(metrics)
+    return sums.values()
+
+
+def step_figures(
+    learner: Learner, groups: Sequence[TokenGroup], *, tokens: int = 100_000
+) -> dict[str, float]:
+    """What the loss logs of a step that is cut into micro-batches of ``tokens`` tokens."""
+    learner.bench.tokens_per_microbatch = tokens
+    step = step_of(learner, groups)
+    trained = [g for g in groups if g.trained]
+    return figures(*(learner.loss(b, step).metrics for b in learner.bench.batches(trained)))
+
+
 # -- gradients ------------------------------------------------------------------------------------
 
 
 def step_gradient(
-    algorithm: Algorithm,
+    learner: Learner,
     groups: Sequence[TokenGroup],
     text: Sequence[TokenGroup] = (),
     *,
     tokens: int = 100_000,
+    iteration: int = 0,
+    step: Step | None = None,
 ) -> tuple[float, dict[str, Tensor]]:
-    """Loss and gradient of one optimiser step in micro-batches of ``tokens`` tokens."""
-    algorithm.ingredients.tokens_per_microbatch = tokens
-    parameters = dict(algorithm.named_parameters())
+    """Loss and gradient of one optimizer step in micro-batches of ``tokens`` tokens.
+
+    Groups that are not trained on count in the step's normalisers, as in the loop.
+    """
+    learner.bench.tokens_per_microbatch = tokens
+    parameters = dict(learner.named_parameters())
     for parameter in parameters.values():
         parameter.grad = None
-    totals = Totals.of(groups, text)
+    step = step or step_of(learner, groups, text, iteration)
     total = 0.0
-    for batch in algorithm.batches(groups):
-        loss = algorithm.loss(batch, totals).loss
-        loss.backward()
-        total += float(loss.detach())
-    for batch in algorithm.batches(text):
-        loss = algorithm.text_loss(batch, totals).loss
-        loss.backward()
-        total += float(loss.detach())
+    for part, loss_of in (([g for g in groups if g.trained], learner.loss), (text, learner.text_loss)):
+        for batch in learner.bench.batches(part):
+            loss = loss_of(batch, step).loss
+            loss.backward()
+            total += float(loss.detach())
     return total, {n: p.grad.clone() for n, p in parameters.items() if p.grad is not None}
 
 
