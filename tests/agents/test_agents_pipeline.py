@@ -20,7 +20,7 @@ from gnomon.recipe.load import apply_override, load_recipe, parse_recipe
 from gnomon.recipe.schema import Recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.check import check_stage
-from gnomon.stages.stage import StageRun
+from gnomon.stages.stage import Stage, open_stage, run_stage
 from gnomon.tasks.demonstrations import rooms_demonstrations
 from gnomon.train.loop import Loop, LoopOptions
 from gnomon.train.progress import Progress
@@ -58,15 +58,20 @@ def recipe(model: Path, output: Path, **more: Any) -> Recipe:
     return tw.make_recipe(model, output, stage(**more), max_length=longest)
 
 
-def opened(made: Recipe, base: Path) -> StageRun:
+def unopened(made: Recipe, base: Path) -> Stage:
+    """The stage, before there is a folder."""
+    return open_stage(made, made.stages[0], RunFolder(made), base)
+
+
+def opened(made: Recipe, base: Path) -> Stage:
     folder = RunFolder(made)
     folder.open(False)
-    return StageRun(made, made.stages[0], folder, base)
+    return open_stage(made, made.stages[0], folder, base)
 
 
 def run(made: Recipe, base: Path) -> Path:
     ran = opened(made, base)
-    ran.execute(resume=False)
+    run_stage(ran, resume=False)
     return ran.folder.path
 
 
@@ -83,7 +88,7 @@ def test_methods_run_in_an_environment(name: str, tiny_folder: Path, tmp_path: P
     }
     settings = {"value_init": "policy"} if name == "ppo" else {}
     made = recipe(tiny_folder, tmp_path, algorithm=name, settings=settings, eval_data=held_out)
-    check_stage(made, made.stages[0], RunFolder(made), tmp_path)
+    check_stage(unopened(made, tmp_path))
     folder = run(made, tmp_path)
     seen = columns(folder)
     for metric in ("turns", "tool_calls", "tool_errors", "episode_tokens", "return", "reward"):
@@ -111,7 +116,7 @@ def test_prompts_that_leave_no_room_for_an_episode_are_listed(
     data = {"path": "agents:rooms", "options": {"n": 30, "seed": 1, "rooms": 3}}
     made = recipe(tiny_folder, tmp_path, environment=wide, data=data)
     ran = opened(made, tmp_path)
-    ran.execute(resume=False)
+    run_stage(ran, resume=False)
     assert 0 < len(ran.data.report.skipped) < 30
     assert "longer than 32 tokens" in str(ran.data.report.skipped[0])
 
@@ -160,7 +165,7 @@ def test_what_cannot_run_is_refused_beforehand(
 ) -> None:
     made = recipe(tiny_folder, tmp_path, **change)
     with pytest.raises(ConfigError, match=message):
-        check_stage(made, made.stages[0], RunFolder(made), tmp_path)
+        check_stage(unopened(made, tmp_path))
 
 
 def test_an_unknown_key_of_the_environment_is_named(tmp_path: Path) -> None:
@@ -197,7 +202,7 @@ def test_the_environment_on_the_page_runs(tiny_folder: Path, tmp_path: Path) -> 
     for override in (f"model={tiny_folder}", f"output={tmp_path}", "grpo.train.steps=1"):
         apply_override(raw, override)
     made = parse_recipe(raw)
-    check_stage(made, made.stages[0], RunFolder(made), tmp_path)
+    check_stage(unopened(made, tmp_path))
     assert "tool_errors" in columns(run(made, tmp_path))
     lines = [x for x in source[2].splitlines() if x.strip()]
     assert len(lines) <= 28

@@ -17,6 +17,8 @@ from gnomon.data.pack import pack
 from gnomon.errors import RewardsFailedError
 from gnomon.judges.protocol import Sample, Score
 from gnomon.records import Message, TokenGroup
+from gnomon.runs.folder import RunFolder
+from gnomon.stages.stage import open_stage
 from gnomon.train.loop import Loop, LoopOptions
 from gnomon.train.progress import Progress
 
@@ -275,10 +277,31 @@ def test_held_out_episodes_are_the_same_every_time() -> None:
         assert name in first.metrics
 
 
-def test_overlong_penalties_and_constants_go_by_the_episodes_budget() -> None:
-    made = algorithm("dr_grpo")
-    assert made.longest_response == 100
-    assert algorithm("dapo", overlong_buffer=0.5).longest_response == 100
+def test_overlong_penalties_and_constants_go_by_the_episodes_budget(tmp_path: Path) -> None:
+    """Of a stage in an environment, and not by the tokens of one turn."""
+    stage = {
+        "name": "rl",
+        "algorithm": "dapo",
+        "data": "agents:rooms",
+        "environment": {"name": "rooms", "max_episode_tokens": 100},
+        "rollout": {"samples": 2, "max_new_tokens": 6},
+    }
+    recipe = tw.make_recipe("tiny", tmp_path, stage)
+    opened = open_stage(recipe, recipe.stages[0], RunFolder(recipe), tmp_path)
+    assert opened._bench({}, 4).longest_response == 100  # type: ignore[attr-defined]
+    made = algorithm("dapo", overlong_buffer=0.5)
+    d = tw.Draw(0)
+    responses = tuple(d.response(n, reward=0.0, finished=1.0) for n in (6, 50, 75, 100))
+    shaped = made.algorithm.shaped([TokenGroup("g", d.ids(2), responses)])  # type: ignore[attr-defined]
+    assert shaped.tolist() == pytest.approx([0.0, 0.0, -0.5, -1.0])
+    constant = algorithm("dr_grpo")
+    groups = groups_of(constant)
+    batch = pack(groups)
+    loss = constant.loss(batch, tw.step_of(constant, groups)).loss.item()
+    logprobs = constant.roles["policy"].logprobs(batch).logprobs
+    ratio = torch.exp(logprobs - logprobs.detach())
+    own = -(ratio * batch.token["advantages"])[batch.response_mask].sum()
+    assert loss == pytest.approx(own.item() / (100 * batch.num_responses), rel=1e-5)
 
 
 def test_a_scripted_engine_gives_the_groups_it_should() -> None:

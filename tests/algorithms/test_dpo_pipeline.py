@@ -11,7 +11,7 @@ from gnomon.errors import ConfigError, DataError
 from gnomon.recipe.load import parse_recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.plan import make_plan
-from gnomon.stages.stage import StageRun
+from gnomon.stages.stage import open_stage, run_stage
 from gnomon.tasks.tunnel.demonstrations import demonstrations
 from gnomon.tasks.tunnel.tokenizer import build_tokenizer
 from gnomon.train.loop import Loop
@@ -87,7 +87,7 @@ def run(asked, resume=False):
     folder = RunFolder(asked)
     folder.open(resume)
     for stage in asked.stages:
-        StageRun(asked, stage, folder, Path()).execute(resume)
+        run_stage(open_stage(asked, stage, folder, Path()), resume)
     return [folder.stage(stage.name) for stage in asked.stages]
 
 
