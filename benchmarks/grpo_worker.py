@@ -130,17 +130,20 @@ class Recorder:
 
 
 def run_gnomon(job: GrpoJob) -> Measured:
-    """The job by gnomon's own roles, engine, algorithm and loop."""
-    from gnomon.algorithms.base import EncodedPrompt, Ingredients, Sampling
-    from gnomon.algorithms.registry import find_algorithm
+    """The job by gnomon's own roles, engine, method and loop."""
+    from gnomon.algorithms.base import Workbench
+    from gnomon.algorithms.registry import METHODS
+    from gnomon.algorithms.rollouts import EncodedPrompt
     from gnomon.models.load import load_causal_lm
     from gnomon.recipe.schema import StageSpec, TrainSpec
     from gnomon.records import Message, Prompt
     from gnomon.rollout.protocol import SamplingParams
     from gnomon.rollout.torch_engine import TorchEngine
-    from gnomon.stages.resolve import stage_settings
     from gnomon.stages.roles import RoleBuilder
+    from gnomon.stages.settings import stage_settings
+    from gnomon.train.learner import Learner
     from gnomon.train.loop import Loop, LoopOptions
+    from gnomon.train.sampled import Played, SampledSource, Sampling
 
     rows = row_files.load(Path(job.rows))
     steps, samples = len(rows.schedule), len(rows.groups[0].responses)
@@ -151,9 +154,9 @@ def run_gnomon(job: GrpoJob) -> Measured:
         # TRL corrects for the sampler with vLLM only, and then by other weights
         settings={"beta": BETA, "importance_correction": "off"},
     )
-    algorithm_class, settings = find_algorithm("grpo"), stage_settings(stage)
+    method, settings = METHODS["grpo"].algorithm, stage_settings(stage)
     loaded = load_causal_lm(job.model, dtype=job.dtype, device=job.device)
-    roles = RoleBuilder(stage, loaded, seed=0).build(algorithm_class, settings, None)
+    roles = RoleBuilder(stage, loaded, seed=0).build(method.needs(settings), None)
     recorder = Recorder(job.device)
     prompts = [
         EncodedPrompt(Prompt(g.id, (Message("user", g.id),)), list(g.prompt_ids))
@@ -167,24 +170,24 @@ def run_gnomon(job: GrpoJob) -> Measured:
     if job.scripted:
         engine = _Scripted(rows)
     engine.generate = recorder.timed("generation", _counting(engine.generate, recorder))
-    algorithm: Any = algorithm_class(
-        Ingredients(
-            roles=roles,
-            seed=0,
-            batch_size=len(rows.schedule[0]),
-            iterations=steps,
-            tokens_per_microbatch=job.microbatch_tokens,
-            prompts=prompts,
-            engine=engine,
-            reward=_ScriptedReward(),
-            sampling=Sampling(SamplingParams(max_new_tokens=job.new_tokens), samples),
-            device=torch.device(job.device),
-        ),
-        settings,
+    bench = Workbench(
+        roles,
+        method="grpo",
+        batch_size=len(rows.schedule[0]),
+        iterations=steps,
+        samples=samples,
+        longest_response=job.new_tokens,
+        tokens_per_microbatch=job.microbatch_tokens,
+        device=torch.device(job.device),
     )
-    algorithm.sampler = _Scheduled(rows.schedule)
-    algorithm.experience = recorder.timed("rollouts", algorithm.experience)
-    algorithm.loss = recorder.timed("forward", algorithm.loss)
+    sampling = Sampling(SamplingParams(max_new_tokens=job.new_tokens), samples)
+    algorithm = method(settings, bench)
+    played = Played(engine, _ScriptedReward(), sampling=sampling)
+    source: Any = SampledSource(algorithm, prompts, played)
+    source.sampler = _Scheduled(rows.schedule)
+    learner: Any = Learner(algorithm, source)
+    learner.experience = recorder.timed("rollouts", learner.experience)
+    learner.loss = recorder.timed("forward", learner.loss)
     options = LoopOptions(
         iterations=steps + 1,
         lr=job.lr,
@@ -196,7 +199,7 @@ def run_gnomon(job: GrpoJob) -> Measured:
     )
     with tempfile.TemporaryDirectory() as folder:
         progress: Any = _Progress(recorder, steps)
-        loop: Any = Loop(algorithm, options, Path(folder), progress)
+        loop: Any = Loop(learner, options, Path(folder), progress)
         loop._backward = recorder.timed("backward", loop._backward)
         recorder.start()
         with suppress(Finished):

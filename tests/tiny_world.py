@@ -202,9 +202,7 @@ def on_prompts(
     longest = played.sampling.params.max_new_tokens
     if played.environment is not None:
         longest = played.environment.max_episode_tokens
-    bench = replace(
-        bench, method=name, samples=played.sampling.samples, longest_response=longest
-    )
+    bench = replace(bench, method=name, samples=played.sampling.samples, longest_response=longest)
     algorithm = method(name)(settings(name, **given), bench)
     return Learner(algorithm, SampledSource(algorithm, prompts, played, held_out), text)
 
@@ -265,7 +263,10 @@ def step_gradient(
         parameter.grad = None
     step = step or step_of(learner, groups, text, iteration)
     total = 0.0
-    for part, loss_of in (([g for g in groups if g.trained], learner.loss), (text, learner.text_loss)):
+    for part, loss_of in (
+        ([g for g in groups if g.trained], learner.loss),
+        (text, learner.text_loss),
+    ):
         for batch in learner.bench.batches(part):
             loss = loss_of(batch, step).loss
             loss.backward()

@@ -212,7 +212,7 @@ def test_a_surplus_discount_needs_the_references_tokens() -> None:
 
 
 def test_a_refresh_that_never_comes_is_refused() -> None:
-    with pytest.raises(ConfigError, match="refresh_reference is 8.* would never move"):
+    with pytest.raises(ConfigError, match=r"refresh_reference is 8.* would never move"):
         make("online_dpo", refresh_reference=8, iterations=8)
 
 

@@ -81,7 +81,9 @@ def test_rewards_advantages_and_returns_are_the_naive_ones(case: str, lora: bool
 def test_each_of_these_settings_changes_the_returns(case: str) -> None:
     ppo = make_ppo(**CASES[case])
     groups = all_groups(ppo.experience(0))
-    ppo.algorithm.settings = ppo.algorithm.settings.model_copy(update={**DEFAULTS, "bootstrap_truncated": False})
+    ppo.algorithm.settings = ppo.algorithm.settings.model_copy(
+        update={**DEFAULTS, "bootstrap_truncated": False}
+    )
     assert (naive_experience(ppo, groups)["returns"] - column(groups, "returns")).abs().max() > 0.01
 
 

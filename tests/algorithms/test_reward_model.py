@@ -181,7 +181,9 @@ def test_the_score_is_read_at_the_last_real_token_of_each_response() -> None:
     expected = torch.cat([s for g in tw.rankings() for s in naive.scores(g)])
     for tokens in (1, 100_000):
         algorithm.bench.tokens_per_microbatch = tokens
-        found = torch.cat([algorithm.scores(b)[:, 0] for b in algorithm.bench.batches(tw.rankings())])
+        found = torch.cat(
+            [algorithm.scores(b)[:, 0] for b in algorithm.bench.batches(tw.rankings())]
+        )
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 

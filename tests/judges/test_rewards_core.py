@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import tiny_world as tw
+from gnomon.algorithms.rollouts import ROLLOUT_METRICS
 from gnomon.errors import ConfigError
 from gnomon.judges.function import FunctionReward, function_reward
 from gnomon.judges.guard import score_safely, trainable
@@ -29,6 +30,7 @@ from gnomon.plugins import load_own
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Message, Prompt
 from gnomon.stages.rewards import build_reward, check_labels, one_reward
+from gnomon.train.loop import LOOP_METRICS
 
 
 def sample(text: str, prompt_ids: Sequence[int] = (), ids: Sequence[int] = ()) -> Sample:
@@ -555,7 +557,8 @@ def test_unknown_builtins_and_options_are_refused(tmp_path: Path) -> None:
 def test_names_that_would_hide_a_metric_or_each_other_are_refused() -> None:
     twice = [RewardSpec(function="a.py:f"), RewardSpec(function="b.py:f")]
     with pytest.raises(ConfigError, match="two rewards are called 'f'"):
-        check_labels(twice, [])
+        check_labels(twice, [], [])
+    metrics = (*tw.method("grpo").metrics, *ROLLOUT_METRICS, *LOOP_METRICS)
     with pytest.raises(ConfigError, match=r"'length'.*name: my_length"):
-        check_labels([], [RewardSpec(function="a.py:length")])
-    check_labels([RewardSpec(builtin="gold")], [RewardSpec(builtin="gold")])
+        check_labels([], [RewardSpec(function="a.py:length")], metrics)
+    check_labels([RewardSpec(builtin="gold")], [RewardSpec(builtin="gold")], metrics)
