@@ -149,6 +149,21 @@ def test_all_that_a_method_declares_is_logged_with_some_settings(name: str, tmp_
     assert set(tw.method(name).metrics) - found == set()
 
 
+@pytest.mark.filterwarnings("ignore:.*the policy learns nothing")
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_no_loss_reads_a_number_off_the_device(name: str) -> None:
+    """Its metrics are added up where they are; only the model's own layout is looked at."""
+    learner = fresh(name)
+    experience = learner.experience(0)
+    minibatch = experience.minibatches[0]
+    step = learner.step_of(experience, minibatch.totals())
+    batch = next(iter(learner.bench.batches(minibatch.trained)))
+    with tw.watched_reads() as read:
+        output = learner.loss(batch, step)
+    assert set(read) <= {"models"}
+    assert output.metrics
+
+
 def test_mixed_in_text_is_logged_by_the_loops_own_name(tmp_path: Path) -> None:
     assert "text_loss" in logged("sft", tmp_path, text=True, pretraining_coef=0.1)
 
