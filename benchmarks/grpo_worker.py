@@ -130,10 +130,10 @@ class Recorder:
 
 
 def run_gnomon(job: GrpoJob) -> Measured:
-    """The job by gnomon's own roles, engine, algorithm and loop."""
-    from gnomon.algorithms.base import EncodedPrompt, Ingredients, Sampling
-    from gnomon.algorithms.registry import find_algorithm
-    from gnomon.judges.function import FunctionReward
+    """The job by gnomon's own roles, engine, method and loop."""
+    from gnomon.algorithms.base import Workbench
+    from gnomon.algorithms.registry import METHODS
+    from gnomon.algorithms.rollouts import EncodedPrompt
     from gnomon.models.load import load_causal_lm
     from gnomon.recipe.schema import StageSpec, TrainSpec
     from gnomon.records import Message, Prompt
@@ -141,8 +141,10 @@ def run_gnomon(job: GrpoJob) -> Measured:
     from gnomon.rollout.torch_engine import TorchEngine
     from gnomon.stages.names import stage_settings
     from gnomon.stages.roles import RoleBuilder
+    from gnomon.train.learner import Learner
     from gnomon.train.loop import Loop
-from gnomon.train.optim import LoopOptions
+    from gnomon.train.optim import LoopOptions
+    from gnomon.train.sampled import Played, SampledSource, Sampling
 
     rows = row_files.load(Path(job.rows))
     steps, samples = len(rows.schedule), len(rows.groups[0].responses)
@@ -153,9 +155,9 @@ from gnomon.train.optim import LoopOptions
         # TRL corrects for the sampler with vLLM only, and then by other weights
         settings={"beta": BETA, "importance_correction": "off"},
     )
-    algorithm_class, settings = find_algorithm("grpo"), stage_settings(stage)
+    method, settings = METHODS["grpo"].algorithm, stage_settings(stage)
     loaded = load_causal_lm(job.model, dtype=job.dtype, device=job.device)
-    roles = RoleBuilder(stage, loaded, seed=0).build(algorithm_class, settings, None)
+    roles = RoleBuilder(stage, loaded, seed=0).build(method.needs(settings), None)
     recorder = Recorder(job.device)
     prompts = [
         EncodedPrompt(Prompt(g.id, (Message("user", g.id),)), list(g.prompt_ids))
@@ -169,24 +171,24 @@ from gnomon.train.optim import LoopOptions
     if job.scripted:
         engine = _Scripted(rows)
     engine.generate = recorder.timed("generation", _counting(engine.generate, recorder))
-    algorithm: Any = algorithm_class(
-        Ingredients(
-            roles=roles,
-            seed=0,
-            batch_size=len(rows.schedule[0]),
-            iterations=steps,
-            tokens_per_microbatch=job.microbatch_tokens,
-            prompts=prompts,
-            engine=engine,
-            reward=FunctionReward(lambda samples: scripted_rewards(len(samples)), "scripted"),
-            sampling=Sampling(SamplingParams(max_new_tokens=job.new_tokens), samples),
-            device=torch.device(job.device),
-        ),
-        settings,
+    bench = Workbench(
+        roles,
+        method="grpo",
+        batch_size=len(rows.schedule[0]),
+        iterations=steps,
+        samples=samples,
+        longest_response=job.new_tokens,
+        tokens_per_microbatch=job.microbatch_tokens,
+        device=torch.device(job.device),
     )
-    algorithm.sampler = _Scheduled(rows.schedule)
-    algorithm.experience = recorder.timed("rollouts", algorithm.experience)
-    algorithm.loss = recorder.timed("forward", algorithm.loss)
+    sampling = Sampling(SamplingParams(max_new_tokens=job.new_tokens), samples)
+    algorithm = method(settings, bench)
+    played = Played(engine, _scripted_judge(), sampling=sampling)
+    source: Any = SampledSource(algorithm, prompts, played)
+    source.sampler = _Scheduled(rows.schedule)
+    learner: Any = Learner(algorithm, source)
+    learner.experience = recorder.timed("rollouts", learner.experience)
+    learner.loss = recorder.timed("forward", learner.loss)
     options = LoopOptions(
         iterations=steps + 1,
         lr=job.lr,
@@ -198,7 +200,7 @@ from gnomon.train.optim import LoopOptions
     )
     with tempfile.TemporaryDirectory() as folder:
         progress: Any = _Progress(recorder, steps)
-        loop: Any = Loop(algorithm, options, Path(folder), progress)
+        loop: Any = Loop(learner, options, Path(folder), progress)
         loop._backward = recorder.timed("backward", loop._backward)
         recorder.start()
         with suppress(Finished):
@@ -248,6 +250,19 @@ class _Scripted:
         ]
 
     def sync_weights(self) -> None: ...
+
+
+def _scripted_judge() -> Any:
+    """A judge that takes no time: the rewards are written down."""
+    from gnomon.judges.protocol import Sample, SampleJudge, Score
+
+    class Scripted(SampleJudge):
+        name = "scripted"
+
+        def __call__(self, samples: Sequence[Sample]) -> list[Score]:
+            return [Score(value) for value in scripted_rewards(len(samples))]
+
+    return Scripted()
 
 
 # -- TRL ------------------------------------------------------------------------------------------

@@ -81,15 +81,16 @@ def reward_head_weight(hidden_size: int) -> torch.Tensor:
 
 
 def run_gnomon(job: Job) -> Measured:
-    """The job by gnomon's own roles, algorithm and loop."""
-    from gnomon.algorithms.base import Ingredients
-    from gnomon.algorithms.registry import find_algorithm
+    """The job by gnomon's own roles, method and loop."""
+    from gnomon.algorithms.base import Workbench
+    from gnomon.algorithms.registry import METHODS
     from gnomon.models.load import load_causal_lm
     from gnomon.recipe.schema import LoraSpec, StageSpec, TrainSpec
     from gnomon.stages.names import stage_settings
     from gnomon.stages.roles import RoleBuilder
+    from gnomon.train.learner import GivenSource, Learner
     from gnomon.train.loop import Loop
-from gnomon.train.optim import LoopOptions
+    from gnomon.train.optim import LoopOptions
 
     rows = row_files.load(Path(job.rows))
     stage = StageSpec(
@@ -99,26 +100,26 @@ from gnomon.train.optim import LoopOptions
         train=TrainSpec(steps=len(rows.schedule), gradient_checkpointing=job.checkpointing),
         settings=_settings(job),
     )
-    algorithm_class, settings = find_algorithm(job.algorithm), stage_settings(stage)
+    method, settings = METHODS[job.algorithm].algorithm, stage_settings(stage)
     loaded = load_causal_lm(job.model)
     trunk_size, head_size = parameter_counts(loaded.model)
-    roles = RoleBuilder(stage, loaded, seed=0).build(algorithm_class, settings, None)
+    roles = RoleBuilder(stage, loaded, seed=0).build(method.needs(settings), None)
     if job.algorithm == "reward_model":
         head = roles["reward_model"].head
         assert head is not None
         head.weight.data.copy_(reward_head_weight(head.hidden_size))
-    ingredients = Ingredients(
-        roles=roles,
-        seed=0,
+    bench = Workbench(
+        roles,
+        method=job.algorithm,
         batch_size=len(rows.schedule[0]),
         iterations=len(rows.schedule),
         tokens_per_microbatch=job.microbatch_tokens,
-        groups=rows.groups,
     )
     began, began_cpu = time.perf_counter(), cpu_seconds()
-    algorithm: Any = algorithm_class(ingredients, settings)
+    algorithm = method(settings, bench)
+    source: Any = GivenSource(algorithm, rows.groups)
     before, before_cpu = time.perf_counter() - began, cpu_seconds() - began_cpu
-    algorithm.sampler = _Scheduled(rows.schedule)
+    source.sampler = _Scheduled(rows.schedule)
     clock: Any = Clock(len(rows.schedule))
     with tempfile.TemporaryDirectory() as folder:
         options = LoopOptions(
@@ -130,7 +131,7 @@ from gnomon.train.optim import LoopOptions
             checkpoint_every=10**9,
             sample_every=10**9,
         )
-        loop = Loop(algorithm, options, Path(folder), clock)
+        loop = Loop(Learner(algorithm, source), options, Path(folder), clock)
         clock.start()
         try:
             loop.run()
@@ -186,15 +187,12 @@ def _speed(loop: Any, clock: Clock, flops: float) -> dict[str, float]:
 
 def _one_more(loop: Any) -> None:
     """The last step once more, through the loop's own code."""
-    loop.algorithm.train_mode(True)
-    for minibatch in loop.algorithm.experience(10**6).minibatches:
-        loop._step(minibatch, _Ignored(), 0)
+    from gnomon.algorithms.metric import MetricSums
 
-
-class _Ignored:
-    """Takes the metrics of a step that is only profiled."""
-
-    def add(self, name: str, total: float, weight: float) -> None: ...
+    loop.learner.train_mode(True)
+    experience = loop.learner.experience(10**6)
+    for minibatch in experience.minibatches:
+        loop._step(experience, minibatch, MetricSums(), [])
 
 
 OPERATIONS = {

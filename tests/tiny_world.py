@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -239,6 +241,37 @@ def step_figures(
     step = step_of(learner, groups)
     trained = [g for g in groups if g.trained]
     return figures(*(learner.loss(b, step).metrics for b in learner.bench.batches(trained)))
+
+
+READS = ("__float__", "__int__", "__bool__", "__index__", "item", "tolist", "cpu", "numpy")
+
+
+@contextmanager
+def watched_reads() -> Iterator[list[str]]:
+    """The folders of gnomon (``losses``) whose code reads numbers off tensors meanwhile, in order.
+
+    On an accelerator each such read waits for the device.
+    """
+    seen: list[str] = []
+
+    def watched(real: Any) -> Any:
+        def reading(self: Tensor, *given: Any, **named: Any) -> Any:
+            frame = sys._getframe(1)
+            while frame.f_back is not None and "/gnomon/" not in frame.f_code.co_filename:
+                frame = frame.f_back
+            seen.append(frame.f_code.co_filename.rpartition("/gnomon/")[2].partition("/")[0])
+            return real(self, *given, **named)
+
+        return reading
+
+    before = {name: getattr(torch.Tensor, name) for name in READS}
+    for name, real in before.items():
+        setattr(torch.Tensor, name, watched(real))
+    try:
+        yield seen
+    finally:
+        for name, real in before.items():
+            setattr(torch.Tensor, name, real)
 
 
 # -- gradients ------------------------------------------------------------------------------------

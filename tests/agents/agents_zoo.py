@@ -7,19 +7,20 @@ from random import Random
 from typing import Any, ClassVar
 
 import torch
-from gnomon.algorithms.on_policy import OnPolicy
 
 import tiny_world as tw
 from gnomon.agents.dialogue import Dialogue
 from gnomon.agents.environment import Action, Observation, Tool, ToolEnvironment, ToolError
 from gnomon.agents.episodes import EpisodeRunner
-from gnomon.algorithms.base import EncodedPrompt, Ingredients, Sampling
-from gnomon.algorithms.registry import find_algorithm
+from gnomon.algorithms.base import Workbench
+from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.encode import Encoder
 from gnomon.models.roles import Role
 from gnomon.records import Message, Prompt
 from gnomon.rollout.protocol import Completion, Request, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.train.learner import Learner
+from gnomon.train.sampled import Played, Sampling
 
 ENDS = (tw.EOS, *range(8, 60))
 """Tokens that end a turn of the untrained tiny model, so that turns end."""
@@ -174,15 +175,14 @@ def algorithm(
     runner_settings: dict[str, Any] | None = None,
     new_tokens: int = 6,
     seed: int = 0,
+    engine: Any = None,
     **settings: Any,
-) -> OnPolicy:
+) -> Learner:
     """A method of the registry on the tiny policy, in an environment."""
-    cls: Any = find_algorithm(name)
-    parsed = cls.Settings(**settings)
     trunk = tw.trunk(seed)
     policy = Role("policy", trunk, trainable=True)
     roles: dict[str, Any] = {"policy": policy}
-    for role in cls.roles_for(parsed):
+    for role in tw.role_names(name, **settings):
         if role == "reference":
             roles[role] = Role("reference", tw.trunk(seed + 1))
         if role == "value_model":
@@ -191,19 +191,18 @@ def algorithm(
     asked = [prompt(f"p{i}", f"question {i}", **(meta or {}).get(i, {})) for i in range(prompts)]
     tokens = played.dialogue
     encoded = [EncodedPrompt(p, tokens.encode(p)) for p in asked]
-    ingredients = Ingredients(
-        roles=roles,
+    bench = Workbench(
+        roles,
         seed=seed + 11,
         batch_size=prompts,
         iterations=iterations,
         tokens_per_microbatch=100_000,
-        prompts=encoded,
-        eval_prompts=encoded[:2],
-        engine=TorchEngine(trunk.model, tw.tokenizer(), eos_token_ids=ENDS),
-        reward=reward,
+    )
+    given = Played(
+        engine or TorchEngine(trunk.model, tw.tokenizer(), eos_token_ids=ENDS),
+        reward,
         environment=played,
         sampling=Sampling(SamplingParams(max_new_tokens=new_tokens), samples),
         max_reward_errors=max_reward_errors,
     )
-    made: OnPolicy = cls(ingredients, parsed)
-    return made
+    return tw.on_prompts(name, bench, given, settings, prompts=encoded, held_out=encoded[:2])

@@ -59,6 +59,11 @@ def recipe(model: Path, output: Path, **more: Any) -> Recipe:
     return tw.make_recipe(model, output, stage(**more), max_length=longest)
 
 
+def unopened(made: Recipe, base: Path) -> Stage:
+    """The stage, before there is a folder."""
+    return open_stage(made, made.stages[0], RunFolder(made), base)
+
+
 def opened(made: Recipe, base: Path) -> Stage:
     folder = RunFolder(made)
     folder.open(False)
@@ -84,7 +89,7 @@ def test_methods_run_in_an_environment(name: str, tiny_folder: Path, tmp_path: P
     }
     settings = {"value_init": "policy"} if name == "ppo" else {}
     made = recipe(tiny_folder, tmp_path, algorithm=name, settings=settings, eval_data=held_out)
-    check_stage(open_stage(made, made.stages[0], RunFolder(made), tmp_path))
+    check_stage(unopened(made, tmp_path))
     folder = run(made, tmp_path)
     seen = columns(folder)
     for metric in ("turns", "tool_calls", "tool_errors", "episode_tokens", "return", "reward"):
@@ -161,7 +166,7 @@ def test_what_cannot_run_is_refused_beforehand(
 ) -> None:
     made = recipe(tiny_folder, tmp_path, **change)
     with pytest.raises(ConfigError, match=message):
-        check_stage(open_stage(made, made.stages[0], RunFolder(made), tmp_path))
+        check_stage(unopened(made, tmp_path))
 
 
 def test_an_unknown_key_of_the_environment_is_named(tmp_path: Path) -> None:
@@ -198,7 +203,7 @@ def test_the_environment_on_the_page_runs(tiny_folder: Path, tmp_path: Path) -> 
     for override in (f"model={tiny_folder}", f"output={tmp_path}", "grpo.train.steps=1"):
         apply_override(raw, override)
     made = parse_recipe(raw)
-    check_stage(open_stage(made, made.stages[0], RunFolder(made), tmp_path))
+    check_stage(unopened(made, tmp_path))
     assert "tool_errors" in columns(run(made, tmp_path))
     lines = [x for x in source[2].splitlines() if x.strip()]
     assert len(lines) <= 28

@@ -13,11 +13,12 @@ from agents_zoo import Adder, Chatter, Script, algorithm
 
 import tiny_world as tw
 from gnomon.agents.environment import Action, Observation
-from gnomon.algorithms.base import Totals
 from gnomon.data.batch import pack
 from gnomon.errors import RewardsFailedError
 from gnomon.judges.protocol import Sample, SampleJudge, Score
 from gnomon.records import Message, TokenGroup
+from gnomon.runs.folder import RunFolder
+from gnomon.stages.stage import open_stage
 from gnomon.train.loop import Loop
 from gnomon.train.optim import LoopOptions
 from gnomon.train.progress import Progress
@@ -27,7 +28,8 @@ FAMILY = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "gspo", "cispo", "gmpo", "r
 
 
 def groups_of(made: Any) -> list[TokenGroup]:
-    return [g for m in made.experience(0).minibatches for g in m.groups]
+    """The groups of the first iteration that are trained on."""
+    return [g for m in made.experience(0).minibatches for g in m.trained]
 
 
 def with_told_tokens(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
@@ -51,7 +53,7 @@ def test_what_the_model_was_told_changes_no_loss(name: str) -> None:
     """Its log-probs, old ones, advantages and values may be anything at all."""
     made = algorithm(name, **SETTINGS.get(name, {}))
     groups = with_told_tokens(groups_of(made))
-    totals = Totals.of(groups)
+    step = tw.step_of(made, groups)
     before = dict(pack(groups).token)
     batch = pack(groups)
     told = ~batch.response_mask
@@ -70,24 +72,24 @@ def test_what_the_model_was_told_changes_no_loss(name: str) -> None:
 
         policy.logprobs = logprobs  # type: ignore[method-assign]
         try:
-            return made.loss(noisy, totals)
+            return made.loss(noisy, step)
         finally:
             policy.logprobs = real  # type: ignore[method-assign]
 
     plain, noisy = losses(0.0), losses(0.7)
     assert plain.loss.item() == pytest.approx(noisy.loss.item(), rel=1e-6, abs=1e-9)
-    assert noisy.metrics.get("importance_max", (0.0, 0.0)) == (0.0, 0.0)  # no larger than before
-    for key, (total, weight) in plain.metrics.items():
-        if key == "importance_max":
-            continue
-        assert noisy.metrics[key] == pytest.approx((total, weight), rel=1e-5, abs=1e-7), key
+    for key, wanted in plain.metrics.items():
+        found = noisy.metrics[key]
+        assert float(found.total) == pytest.approx(float(wanted.total), rel=1e-5, abs=1e-7), key
+        assert float(found.weight) == float(wanted.weight), key
 
 
 def test_the_gradient_is_that_of_the_models_own_tokens() -> None:
     """GRPO's loss written again over plain forward passes; wrong with the mask left out."""
     made = algorithm("grpo", beta=0.0)
-    groups = with_told_tokens(groups_of(made))
-    _, gradient = tw.step_gradient(made, groups)
+    everything = [g for m in made.experience(0).minibatches for g in m.groups]
+    groups = with_told_tokens([g for g in everything if g.trained])
+    _, gradient = tw.step_gradient(made, groups, step=tw.step_of(made, everything))
 
     def naive(use_mask: bool) -> dict[str, torch.Tensor]:
         model = made.roles["policy"].trunk.model
@@ -102,20 +104,10 @@ def test_the_gradient_is_that_of_the_models_own_tokens() -> None:
                 mask = torch.tensor(r.mask) if use_mask else torch.ones(len(r.ids)).bool()
                 ratio = (lp - lp.detach()).exp()
                 loss = loss - (ratio * r.token["advantages"])[mask].mean()
-        responses = sum(len(g.responses) for g in made_groups)
+        responses = sum(len(g.responses) for g in everything)
         (loss / responses).backward()
         return {n: p.grad.clone() for n, p in made.named_parameters() if p.grad is not None}
 
-    made_groups = (
-        algorithm("grpo", beta=0.0)
-        .learnable(
-            algorithm("grpo", beta=0.0).sampled(
-                [made.ingredients.prompts[i] for i in made.sampler.batch(0)], 1.0, 0
-            ),
-            0,
-        )
-        .groups
-    )
     assert tw.distance(naive(True), gradient) < 1e-4
     assert tw.distance(naive(False), gradient) > 1e-2
 
@@ -214,7 +206,7 @@ def test_failed_episodes_are_left_out_counted_and_shown() -> None:
     assert experience.metrics["reward_errors"] == len(failed) > 0
     assert all("task, step 1: ValueError: lost the board" in r["error"] for r in failed)
     assert all(r["reward"] is None for r in failed)
-    sizes = sum(len(g.responses) for m in experience.minibatches for g in m.groups)
+    sizes = sum(len(g.responses) for m in experience.minibatches for g in m.trained)
     assert sizes <= 12 - len(failed)
 
 
@@ -243,7 +235,8 @@ class Length(SampleJudge):
 
 def test_a_reward_beside_an_environment_is_added_to_the_return() -> None:
     made = algorithm(reward=Length(), max_reward_errors=0.9)
-    rollouts = made.sampled(made.ingredients.prompts, 1.0, 0)
+    source = tw.sampled(made)
+    rollouts = source.played.rollout(source.prompts, 1.0, seed=0, samples=4)
     for r in rollouts:
         for c, s in zip(r.completions, r.scores, strict=True):
             if not c.text:
@@ -257,7 +250,7 @@ def test_a_reward_beside_an_environment_is_added_to_the_return() -> None:
 def test_metrics_and_samples_tell_of_episodes() -> None:
     made = algorithm()
     experience = made.experience(0)
-    rollouts = made.sampled([made.ingredients.prompts[i] for i in made.sampler.batch(0)], 1.0, 0)
+    rollouts = tw.sampled(made).rollouts(0)
     episodes: list[Any] = [c for r in rollouts for c in r.completions]
     n = len(episodes)
     wanted = {
@@ -279,21 +272,41 @@ def test_metrics_and_samples_tell_of_episodes() -> None:
 
 def test_held_out_episodes_are_the_same_every_time() -> None:
     made = algorithm()
-    first, again = made.evaluate(0, False), made.evaluate(3, True)
+    first, again = made.evaluate(), made.evaluate()
     assert first == again
     for name in ("eval/reward", "eval/return", "eval/turns", "eval/episode_tokens"):
         assert name in first.metrics
 
 
-def test_overlong_penalties_and_constants_go_by_the_episodes_budget() -> None:
-    made = algorithm("dr_grpo")
-    assert made.longest_response == 100
-    assert algorithm("dapo", overlong_buffer=0.5).longest_response == 100
+def test_overlong_penalties_and_constants_go_by_the_episodes_budget(tmp_path: Path) -> None:
+    """Of a stage in an environment, and not by the tokens of one turn."""
+    stage = {
+        "name": "rl",
+        "algorithm": "dapo",
+        "data": "agents:rooms",
+        "environment": {"name": "rooms", "max_episode_tokens": 100},
+        "rollout": {"samples": 2, "max_new_tokens": 6},
+    }
+    recipe = tw.make_recipe("tiny", tmp_path, stage)
+    opened = open_stage(recipe, recipe.stages[0], RunFolder(recipe), tmp_path)
+    assert opened._bench({}, 4).longest_response == 100  # type: ignore[attr-defined]
+    made = algorithm("dapo", overlong_buffer=0.5)
+    d = tw.Draw(0)
+    responses = tuple(d.response(n, reward=0.0, finished=1.0) for n in (6, 50, 75, 100))
+    shaped = made.algorithm.shaped([TokenGroup("g", d.ids(2), responses)])  # type: ignore[attr-defined]
+    assert shaped.tolist() == pytest.approx([0.0, 0.0, -0.5, -1.0])
+    constant = algorithm("dr_grpo")
+    groups = groups_of(constant)
+    batch = pack(groups)
+    loss = constant.loss(batch, tw.step_of(constant, groups)).loss.item()
+    logprobs = constant.roles["policy"].logprobs(batch).logprobs
+    ratio = torch.exp(logprobs - logprobs.detach())
+    own = -(ratio * batch.token["advantages"])[batch.response_mask].sum()
+    assert loss == pytest.approx(own.item() / (100 * batch.num_responses), rel=1e-5)
 
 
 def test_a_scripted_engine_gives_the_groups_it_should() -> None:
     """From text to advantages, by hand: two right answers of four."""
-    made = algorithm(make=Adder, prompts=1, new_tokens=90, advantage_scale="none", beta=0.0)
     answers = iter(["3", "4", "3", "5"])
 
     class Four(Script):
@@ -301,7 +314,8 @@ def test_a_scripted_engine_gives_the_groups_it_should() -> None:
             self.turns = (next(answers),)
             return super()._say(request, params)
 
-    made.ingredients.engine = Four("")
+    settings = {"advantage_scale": "none", "beta": 0.0}
+    made = algorithm(make=Adder, prompts=1, new_tokens=90, engine=Four(""), **settings)
     (group,) = groups_of(made)
     found = [float(r.token["advantages"][0]) for r in group.responses]
     assert found == pytest.approx([0.5, -0.5, 0.5, -0.5])
@@ -332,7 +346,7 @@ class Even:
 def test_episodes_are_learned_from(name: str, tmp_path: Path) -> None:
     made = algorithm(name, make=Even, prompts=4, samples=8, iterations=25, new_tokens=8, beta=0.0)
     options = LoopOptions(25, 2e-2, schedule="constant", warmup=0, checkpoint_every=1000, seed=3)
-    before = made.evaluate(0, False).metrics["eval/reward"]
+    before = made.evaluate().metrics["eval/reward"]
     Loop(made, options, tmp_path, Progress("test", 25, False)).run(False)
     rewards = [made.experience(100 + i).metrics["reward"] for i in range(3)]
     assert sum(rewards) / 3 > before + 0.3

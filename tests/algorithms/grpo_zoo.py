@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gnomon.algorithms.policy_gradient import PolicyGradient
 from ppo_zoo import Padded
 from torch import Tensor
 
 import tiny_world as tw
-from gnomon.algorithms.base import Experience, Ingredients, Sampling
-from gnomon.algorithms.registry import find_algorithm
+from gnomon.algorithms.base import Workbench
 from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.train.learner import Experience, Learner
 from gnomon.train.loop import Loop
 from gnomon.train.optim import LoopOptions
 from gnomon.train.progress import Progress
+from gnomon.train.sampled import Played, Sampling
 
 ENDS = (tw.EOS, *range(8, 60))
 """Tokens that end a response, so that some finish and some are cut off."""
@@ -87,17 +87,15 @@ def make(
     eos: Sequence[int] = ENDS,
     max_reward_errors: float = 0.5,
     **settings: Any,
-) -> PolicyGradient:
+) -> Learner:
     """A member of the family, ready to go; ``moved``: the policy has left its reference."""
-    cls = find_algorithm(name)
-    parsed: Any = cls.Settings(**settings)
     trunk = tw.trunk(seed)
     if lora:
         trunk.add_adapter("policy", tw.LORA, seed=1)
     policy = Role("policy", trunk, adapter="policy" if lora else None, trainable=True)
     roles = {"policy": policy}
-    if "reference" in cls.roles_for(parsed):
-        if lora and parsed.reference_moves:
+    if "reference" in tw.role_names(name, **settings):
+        if lora and tw.moves(name, "reference", **settings):
             trunk.add_adapter("reference", init_from="policy")
             roles["reference"] = Role("reference", trunk, adapter="reference")
         else:
@@ -110,39 +108,50 @@ def make(
         activate=lambda: trunk.active(policy.adapter),
         eos_token_ids=eos,
     )
-    ingredients = Ingredients(
-        roles=roles,
-        seed=seed + 11,
-        batch_size=batch_size,
-        iterations=iterations,
-        tokens_per_microbatch=100_000,
-        prompts=tw.prompts(prompts),
-        eval_prompts=tw.prompts(2, seed=33),
-        engine=engine,
-        reward=reward or Spread(),
+    played = Played(
+        engine,
+        reward or Spread(),
         observers=observers,
         sampling=Sampling(
             SamplingParams(max_new_tokens=NEW_TOKENS, temperature=temperature), samples
         ),
         max_reward_errors=max_reward_errors,
     )
-    made: Any = cls(ingredients, parsed)
-    return made  # type: ignore[no-any-return]
+    bench = Workbench(
+        roles,
+        seed=seed + 11,
+        batch_size=batch_size,
+        iterations=iterations,
+        tokens_per_microbatch=100_000,
+    )
+    return tw.on_prompts(
+        name,
+        bench,
+        played,
+        settings,
+        prompts=tw.prompts(prompts),
+        held_out=tw.prompts(2, seed=33),
+    )
 
 
-def loop(algorithm: PolicyGradient, folder: Path, lr: float = 1e-2, every: int = 1000) -> Loop:
-    n = algorithm.ingredients.iterations
+def loop(algorithm: Learner, folder: Path, lr: float = 1e-2, every: int = 1000) -> Loop:
+    n = algorithm.bench.iterations
     options = LoopOptions(n, lr, schedule="constant", warmup=0, checkpoint_every=every, seed=3)
     return Loop(algorithm, options, folder, Progress("test", n, False))
 
 
-def weights(algorithm: PolicyGradient) -> dict[str, Tensor]:
+def weights(algorithm: Learner) -> dict[str, Tensor]:
     return {n: p.detach().clone() for n, p in algorithm.named_parameters()}
 
 
 def trained(experience: Experience) -> list[TokenGroup]:
-    """The groups of an iteration's first step, and no other step."""
+    """The groups of an iteration's first step that are trained on."""
     assert len(experience.minibatches) >= 1
+    return experience.minibatches[0].trained
+
+
+def counted(experience: Experience) -> list[TokenGroup]:
+    """All groups of an iteration's first step, those that only count in its normaliser too."""
     return list(experience.minibatches[0].groups)
 
 
@@ -152,7 +161,7 @@ def column(groups: Sequence[TokenGroup], name: str) -> Tensor:
 
 def advantages(experience: Experience) -> list[list[float]]:
     """Of each trained group in the order they were sampled, the advantage of each response."""
-    groups = {g.id: g for m in experience.minibatches for g in m.groups}
+    groups = {g.id: g for m in experience.minibatches for g in m.trained}
     order = sorted(groups, key=lambda k: int(k.split(":")[1]))
     return [[float(r.token["advantages"][0]) for r in groups[k].responses] for k in order]
 

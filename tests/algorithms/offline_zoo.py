@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import transformers as tf
 from torch import Tensor
 
-from gnomon.algorithms.base import Algorithm, Ingredients, Totals
-from gnomon.algorithms.registry import find_algorithm
+import tiny_world as tw
+from gnomon.algorithms.base import Workbench
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.records import Comparison, TokenGroup, TokenResponse, comparisons_from_ranks
+from gnomon.train.learner import Learner
 
 V, EOS, PAD = 40, 1, 2
 LORA = LoraSettings(rank=4, alpha=8)
@@ -94,7 +95,16 @@ def labelled(n: int = 8, seed: int = 3) -> list[TokenGroup]:
     return groups
 
 
-def ingredients(
+@dataclass(frozen=True)
+class Given:
+    """What a stage hands to an off-line method."""
+
+    bench: Workbench
+    groups: Sequence[TokenGroup]
+    held_out: Sequence[TokenGroup]
+
+
+def given(
     groups: Sequence[TokenGroup],
     base: tf.PreTrainedModel | None = None,
     *,
@@ -103,7 +113,7 @@ def ingredients(
     held_out: Sequence[TokenGroup] = (),
     batch_size: int | None = None,
     **more: object,
-) -> Ingredients:
+) -> Given:
     """What a stage would hand over; ``reference``: None, "frozen" or "moving"."""
     base = model() if base is None else base
     trunk = Trunk(copy.deepcopy(base), None, fingerprint="base")
@@ -120,40 +130,25 @@ def ingredients(
     adapter = None if lora is None else "policy"
     roles["policy"] = Role("policy", trunk, adapter=adapter, trainable=True)
     settings = {"iterations": 4, "tokens_per_microbatch": 10_000, "seed": 7} | more
-    return Ingredients(
-        roles=roles,
-        batch_size=len(groups) if batch_size is None else batch_size,
-        groups=groups,
-        eval_groups=held_out,
-        **settings,
-    )
+    size = len(groups) if batch_size is None else batch_size
+    return Given(Workbench(roles, batch_size=size, **settings), groups, held_out)
 
 
-def make(name: str, parts: Ingredients, **settings: object) -> Algorithm:
-    """An algorithm by its recipe name."""
-    cls = find_algorithm(name)
-    return cls(parts, cls.Settings(**settings))
+def make(name: str, parts: Given, **settings: object) -> Learner:
+    """A method by its recipe name, at work on what it was given."""
+    return tw.on_groups(name, parts.bench, parts.groups, settings, held_out=parts.held_out)
 
 
-def move(algorithm: Algorithm, to: tf.PreTrainedModel) -> None:
+def move(learner: Learner, to: tf.PreTrainedModel) -> None:
     """Give the policy other weights than those its reference was computed with."""
-    algorithm.roles["policy"].trunk.model.load_state_dict(to.state_dict())
+    learner.roles["policy"].trunk.model.load_state_dict(to.state_dict())
 
 
-def step(algorithm: Algorithm, budget: int | None = None) -> tuple[float, dict[str, Tensor]]:
+def step(learner: Learner, budget: int | None = None) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of the first step, in micro-batches of at most ``budget`` tokens."""
-    if budget is not None:
-        algorithm.ingredients.tokens_per_microbatch = budget
-    for _, parameter in algorithm.named_parameters():
-        parameter.grad = None
-    (minibatch,) = algorithm.experience(0).minibatches
-    totals = Totals.of(minibatch.groups)
-    loss = 0.0
-    for batch in algorithm.batches(minibatch.groups):
-        output = algorithm.loss(batch, totals)
-        output.loss.backward()
-        loss += float(output.loss.detach())
-    return loss, {n: p.grad.clone() for n, p in algorithm.named_parameters()}
+    (minibatch,) = learner.experience(0).minibatches
+    tokens = budget or learner.bench.tokens_per_microbatch
+    return tw.step_gradient(learner, minibatch.groups, tokens=tokens)
 
 
 def assert_same(gradient: dict[str, Tensor], other: dict[str, Tensor]) -> None:

@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gnomon.algorithms.on_policy import OnPolicy
 from torch import Tensor
 
 import tiny_world as tw
-from gnomon.algorithms.base import Ingredients, Sampling
-from gnomon.algorithms.registry import find_algorithm
+from gnomon.algorithms.base import Workbench
 from gnomon.algorithms.rollouts import Rollout
 from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score
 from gnomon.models.roles import Role
-from gnomon.records import TokenGroup
+from gnomon.records import Judgement, TokenGroup
 from gnomon.rollout.protocol import Completion, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.train.learner import Learner
 from gnomon.train.loop import Loop
 from gnomon.train.optim import LoopOptions
 from gnomon.train.progress import Progress
+from gnomon.train.sampled import Played, Sampling
 
 ENDS = (tw.EOS, *range(8, 40))
 """Tokens that end a response, so that some finish and some are cut off."""
@@ -48,19 +48,18 @@ def make(
     iterations: int = 8,
     text: bool = False,
     **settings: Any,
-) -> OnPolicy:
+) -> Learner:
     """An on-line method that is ready to go."""
-    cls = find_algorithm(name)
-    parsed: Any = cls.Settings(**settings)
     trunk = tw.trunk(seed)
     if lora:
         trunk.add_adapter("policy", tw.LORA, seed=1)
     policy = Role("policy", trunk, adapter="policy" if lora else None, trainable=True)
     roles = {"policy": policy}
-    if "reference" in cls.roles_for(parsed):
-        if lora and parsed.reference_moves:
+    if "reference" in tw.role_names(name, **settings):
+        moves = lora and tw.moves(name, "reference", **settings)
+        if moves:
             trunk.add_adapter("reference", init_from="policy")
-        adapter = "reference" if lora and parsed.reference_moves else None
+        adapter = "reference" if moves else None
         roles["reference"] = Role("reference", trunk if lora else tw.trunk(seed), adapter=adapter)
     engine = TorchEngine(
         trunk.model,
@@ -68,32 +67,34 @@ def make(
         activate=lambda: trunk.active(policy.adapter),
         eos_token_ids=ENDS,
     )
-    ingredients = Ingredients(
-        roles=roles,
+    bench = Workbench(
+        roles,
         seed=seed + 11,
         batch_size=batch_size,
         iterations=iterations,
         tokens_per_microbatch=100_000,
-        prompts=tw.prompts(prompts),
-        eval_prompts=tw.prompts(2, seed=33),
-        text=tw.documents() if text else (),
-        engine=engine,
-        reward=reward or Even(),
-        sampling=Sampling(SamplingParams(max_new_tokens=8), samples),
     )
-    made: Any = cls(ingredients, parsed)
-    return made  # type: ignore[no-any-return]
+    sampling = Sampling(SamplingParams(max_new_tokens=8), samples)
+    return tw.on_prompts(
+        name,
+        bench,
+        Played(engine, reward or Even(), sampling=sampling),
+        settings,
+        prompts=tw.prompts(prompts),
+        held_out=tw.prompts(2, seed=33),
+        text=tw.documents() if text else (),
+    )
 
 
-def loop(algorithm: OnPolicy, folder: Path, lr: float = 1e-2, every: int = 1) -> Loop:
-    iterations = algorithm.ingredients.iterations
+def loop(algorithm: Learner, folder: Path, lr: float = 1e-2, every: int = 1) -> Loop:
+    iterations = algorithm.bench.iterations
     options = LoopOptions(
         iterations, lr, schedule="constant", warmup=0, checkpoint_every=every, sample_every=1
     )
     return Loop(algorithm, options, folder, Progress("test", iterations, False))
 
 
-def weights(algorithm: OnPolicy) -> dict[str, Tensor]:
+def weights(algorithm: Learner) -> dict[str, Tensor]:
     return {n: p.detach().clone() for n, p in algorithm.named_parameters()}
 
 
@@ -109,8 +110,8 @@ def rollout(
         Completion(tuple(i), torch.zeros(len(i)), f, f"text {list(i)}")  # type: ignore[arg-type]
         for i, f in zip(ids, finish, strict=True)
     ]
-    scores = [Score(r, error="failed" if r is None else None) for r in rewards]
-    return Rollout(tw.prompts(1)[0], completions, scores, {})
+    scores = tuple(Score(r, error="failed" if r is None else None) for r in rewards)
+    return Rollout(tw.prompts(1)[0], completions, Judgement("judge", scores), {})
 
 
 def sides(group: TokenGroup | None) -> set[tuple[int, int]]:
@@ -129,13 +130,13 @@ def sum_logprob(role: Role, prompt: Sequence[int], ids: Sequence[int]) -> float:
     return float(logp.gather(1, torch.tensor(list(ids))[:, None]).sum())
 
 
-def all_groups(algorithm: OnPolicy, iteration: int) -> list[TokenGroup]:
+def all_groups(algorithm: Learner, iteration: int) -> list[TokenGroup]:
     """The groups of an iteration, in the order of their ids."""
     groups = {g.id: g for m in algorithm.experience(iteration).minibatches for g in m.groups}
     return [groups[k] for k in sorted(groups)]
 
 
-def split_steps(algorithm: OnPolicy, groups: Sequence[TokenGroup]) -> None:
+def split_steps(algorithm: Learner, groups: Sequence[TokenGroup]) -> None:
     """The step's loss and gradient hang not on how it is cut into micro-batches."""
     whole_loss, whole = tw.step_gradient(algorithm, groups)
     for tokens in (1, 60):

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 import tiny_world as tw
-from gnomon.algorithms.base import Ingredients, Sampling
-from gnomon.algorithms.ppo import PPO, PPOSettings
+from gnomon.algorithms.base import Workbench
 from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.train.learner import Learner
+from gnomon.train.sampled import Played, Sampling
 
 
 class Spread(SampleJudge):
@@ -60,11 +61,12 @@ def make_ppo(
     prompts: int = 4,
     text: bool = False,
     max_reward_errors: float = 0.05,
+    seed: int = 11,
     moved: bool = True,
     top_p: float = 1.0,
     eos: Sequence[int] = (tw.EOS, *range(8, 200)),
     **settings: object,
-) -> PPO:
+) -> Learner:
     """A PPO that is ready to go.
 
     Args:
@@ -80,17 +82,9 @@ def make_ppo(
         activate=lambda: made["policy"].trunk.active(made["policy"].adapter),
         eos_token_ids=eos,
     )
-    ingredients = Ingredients(
-        roles=made,
-        seed=11,
-        batch_size=prompts,
-        iterations=iterations,
-        tokens_per_microbatch=100_000,
-        prompts=tw.prompts(prompts),
-        eval_prompts=tw.prompts(2, seed=33),
-        text=tw.documents() if text else (),
-        engine=engine,
-        reward=reward or Spread(),
+    played = Played(
+        engine,
+        reward or Spread(),
         observers=observers,
         sampling=Sampling(
             SamplingParams(max_new_tokens=new_tokens, temperature=temperature, top_p=top_p),
@@ -99,7 +93,22 @@ def make_ppo(
         ),
         max_reward_errors=max_reward_errors,
     )
-    return PPO(ingredients, PPOSettings(**{"epochs": 1, "minibatches": 1, **settings}))
+    bench = Workbench(
+        made,
+        seed=seed,
+        batch_size=prompts,
+        iterations=iterations,
+        tokens_per_microbatch=100_000,
+    )
+    return tw.on_prompts(
+        "ppo",
+        bench,
+        played,
+        {"epochs": 1, "minibatches": 1, **settings},
+        prompts=tw.prompts(prompts),
+        held_out=tw.prompts(2, seed=33),
+        text=tw.documents() if text else (),
+    )
 
 
 # -- PPO again, from the papers, on [S, T] tensors padded on the right -----------------------------

@@ -8,7 +8,7 @@ import torch
 from offline_zoo import (
     V,
     assert_same,
-    ingredients,
+    given,
     make,
     model,
     move,
@@ -23,9 +23,9 @@ from pydantic import ValidationError
 from scipy import stats
 from torch.nn.functional import logsigmoid
 
-from gnomon.algorithms.base import Totals
-from gnomon.algorithms.dpo import DPO, DPOSettings
-from gnomon.data.batch import pack
+import tiny_world as tw
+from gnomon.algorithms.dpo import DPO
+from gnomon.algorithms.offline_settings import DPOSettings
 from gnomon.records import Comparison, TokenGroup, TokenResponse
 from gnomon.train.loop import Loop
 from gnomon.train.optim import LoopOptions
@@ -98,7 +98,7 @@ CASES = {
 @pytest.mark.parametrize("groups", [pairs(), rankings()], ids=["pairs", "rankings"])
 def test_loss_and_gradient_are_the_papers(case, groups):
     name, settings, equation = CASES[case]
-    algorithm = make(name, ingredients(groups, BASE), **settings)
+    algorithm = make(name, given(groups, BASE), **settings)
     move(algorithm, POLICY)
     loss, grads = step(algorithm)
     network = shaken(BASE)
@@ -111,7 +111,7 @@ def test_loss_and_gradient_are_the_papers(case, groups):
 
 def test_plackett_luce_is_the_chain_of_choices():
     groups = rankings()
-    algorithm = make("dpo", ingredients(groups, BASE), beta=0.3, loss="plackett_luce")
+    algorithm = make("dpo", given(groups, BASE), beta=0.3, loss="plackett_luce")
     move(algorithm, POLICY)
     loss, _ = step(algorithm)
     expected = 0.0
@@ -124,7 +124,7 @@ def test_plackett_luce_is_the_chain_of_choices():
 
 def test_plackett_luce_on_pairs_is_dpo():
     one, other = (
-        make("dpo", ingredients(pairs(), BASE), loss=loss) for loss in ("sigmoid", "plackett_luce")
+        make("dpo", given(pairs(), BASE), loss=loss) for loss in ("sigmoid", "plackett_luce")
     )
     for algorithm in (one, other):
         move(algorithm, POLICY)
@@ -144,13 +144,13 @@ def test_plackett_luce_on_pairs_is_dpo():
 )
 def test_any_split_gives_the_same_gradient(name, settings):
     groups = [replace(g, weight=1.0 + i) for i, g in enumerate([*rankings(), *pairs(3)])]
-    algorithm = make(name, ingredients(groups, BASE), **settings)
+    algorithm = make(name, given(groups, BASE), **settings)
     move(algorithm, POLICY)
     whole, split = step(algorithm), step(algorithm, budget=1)
     assert whole[0] == pytest.approx(split[0], rel=1e-5)
     assert_same(whole[1], split[1])
     heavier = [replace(g, weight=1.0) for g in groups]
-    plain = make(name, ingredients(heavier, BASE), **settings)
+    plain = make(name, given(heavier, BASE), **settings)
     move(plain, POLICY)
     assert step(plain)[0] != pytest.approx(whole[0], rel=1e-4)  # weights do count
 
@@ -163,7 +163,7 @@ def test_masked_tokens_stay_out_of_the_loss():
         return replace(group, responses=tuple(responses))
 
     groups = pairs()
-    algorithm = make("dpo", ingredients([masked(g) for g in groups], BASE), beta=0.2)
+    algorithm = make("dpo", given([masked(g) for g in groups], BASE), beta=0.2)
     move(algorithm, POLICY)
 
     def equation(*x):
@@ -175,22 +175,21 @@ def test_masked_tokens_stay_out_of_the_loss():
 
 
 def test_starts_where_policy_and_reference_agree():
-    algorithm = make("dpo", ingredients(pairs(), BASE, held_out=pairs(4, seed=9)))
+    algorithm = make("dpo", given(pairs(), BASE, held_out=pairs(4, seed=9)))
     assert step(algorithm)[0] == pytest.approx(math.log(2), abs=1e-6)
-    metrics = algorithm.evaluate(0, final=False).metrics
+    metrics = algorithm.evaluate().metrics
     assert metrics["eval/accuracy"] == pytest.approx(0.5, abs=0.5)
     assert metrics["eval/margin"] == pytest.approx(0.0, abs=1e-6)
 
 
 def measured(algorithm):
-    batch = pack(algorithm.ingredients.groups)
-    output = algorithm.loss(batch, Totals.of(algorithm.ingredients.groups))
-    return {k: total / weight for k, (total, weight) in output.metrics.items()}
+    (minibatch,) = algorithm.experience(0).minibatches
+    return tw.step_figures(algorithm, minibatch.groups)
 
 
 def test_metrics_of_each_side():
     groups = pairs()
-    algorithm = make("dpo", ingredients(groups, BASE), beta=0.2)
+    algorithm = make("dpo", given(groups, BASE), beta=0.2)
     move(algorithm, POLICY)
     found = measured(algorithm)
     now, then = (
@@ -215,7 +214,7 @@ def test_metrics_of_each_side():
 
 
 def test_displacement_is_seen_when_both_sides_fall():
-    algorithm = make("dpo", ingredients(pairs(), BASE))
+    algorithm = make("dpo", given(pairs(), BASE))
     assert measured(algorithm)["displacement"] == 0.0
     head = algorithm.roles["policy"].trunk.model.get_output_embeddings()
     with torch.no_grad():  # three times as sharp: random answers become unlikely
@@ -228,9 +227,9 @@ def test_displacement_is_seen_when_both_sides_fall():
 
 def test_held_out_accuracy_by_category_with_intervals():
     held_out = pairs(8, seed=4)
-    algorithm = make("dpo", ingredients(pairs(), BASE, held_out=held_out), beta=0.2)
+    algorithm = make("dpo", given(pairs(), BASE, held_out=held_out), beta=0.2)
     move(algorithm, POLICY)
-    evaluation = algorithm.evaluate(1, final=True)
+    evaluation = algorithm.evaluate()
     right = []
     for g in held_out:
         now, then = padded_logprobs(POLICY, g), padded_logprobs(BASE, g)
@@ -299,7 +298,7 @@ def test_a_ranking_keeps_its_clear_pairs_only():
 
 def run(folder, iterations, role, settings, resume=False):
     """Train from BASE and return the policy's weights."""
-    parts = ingredients(pairs(), BASE, batch_size=2, reference=role)
+    parts = given(pairs(), BASE, batch_size=2, reference=role)
     algorithm = make("dpo", parts, **settings)
     options = LoopOptions(iterations=iterations, lr=1e-2, schedule="constant", checkpoint_every=2)
     with Progress("test", iterations, enabled=False) as progress:
@@ -338,12 +337,12 @@ def preference_for(token):
 @pytest.mark.parametrize("name", ["dpo", "simpo", "orpo", "cpo"])
 def test_learns_to_prefer_a_token_on_prompts_it_has_not_seen(tmp_path, name):
     groups = preference_for(7)
-    parts = ingredients(groups[:24], BASE, held_out=groups[24:], batch_size=8)
+    parts = given(groups[:24], BASE, held_out=groups[24:], batch_size=8)
     algorithm = make(name, parts)
-    before = algorithm.evaluate(0, final=False).metrics["eval/margin"]
+    before = algorithm.evaluate().metrics["eval/margin"]
     options = LoopOptions(iterations=20, lr=1e-2, checkpoint_every=100)
     with Progress("test", 20, enabled=False) as progress:
         Loop(algorithm, options, tmp_path, progress).run()
-    after = algorithm.evaluate(20, final=True).metrics
+    after = algorithm.evaluate().metrics
     assert after["eval/accuracy"] == 1.0
     assert after["eval/margin"] > before

@@ -8,7 +8,7 @@ import transformers as tf
 from offline_zoo import (
     V,
     assert_same,
-    ingredients,
+    given,
     labelled,
     make,
     model,
@@ -110,7 +110,7 @@ def test_dpo_loss_and_gradient(dpo_trainer, monkeypatch, case):
     for name, value in (defaults | its).items():
         monkeypatch.setattr(dpo_trainer, name, value)
     groups = pairs()
-    algorithm = make("dpo", ingredients(groups, BASE), beta=0.2, **mine)
+    algorithm = make("dpo", given(groups, BASE), beta=0.2, **mine)
     move(algorithm, POLICY)
     examples = [
         {
@@ -132,7 +132,7 @@ def test_rpo_term(dpo_trainer, monkeypatch):
         monkeypatch.setattr(dpo_trainer, name, value)
     monkeypatch.setattr(dpo_trainer, "loss_weights", [1.0, 0.3])
     (group,) = pairs(1)
-    algorithm = make("dpo", ingredients([group], BASE), beta=0.2, nll_coef=0.3)
+    algorithm = make("dpo", given([group], BASE), beta=0.2, nll_coef=0.3)
     move(algorithm, POLICY)
     example = {
         "prompt_ids": list(group.prompt_ids),
@@ -150,7 +150,7 @@ def test_kto_loss_and_gradient(kto_trainer, monkeypatch):
     for name, value in settings.items():
         monkeypatch.setattr(kto_trainer, name, value)
     groups = labelled()
-    parts = ingredients(groups, BASE)
+    parts = given(groups, BASE)
     algorithm = make("kto", parts, **settings)
     move(algorithm, FLATTER)
     examples = [
@@ -160,7 +160,7 @@ def test_kto_loss_and_gradient(kto_trainer, monkeypatch):
             "KL_completion_ids": list(other.responses[0].ids),
             "label": bool(g.responses[0].scalar["label"]),
         }
-        for g, other in zip(groups, mismatch(groups, groups, parts.seed), strict=True)
+        for g, other in zip(groups, mismatch(groups, groups, parts.bench.seed), strict=True)
     ]
     loss, gradient = theirs(kto_trainer, examples)
     found = step(algorithm)

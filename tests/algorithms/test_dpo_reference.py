@@ -9,7 +9,7 @@ import torch
 from offline_zoo import (
     LORA,
     assert_same,
-    ingredients,
+    given,
     labelled,
     make,
     model,
@@ -20,7 +20,8 @@ from offline_zoo import (
     step,
 )
 
-from gnomon.algorithms.reference import trained_weights
+import tiny_world as tw
+from gnomon.algorithms.base import trained_weights
 from gnomon.errors import ConfigError, ModelError
 from gnomon.train.reference_cache import ReferenceCache
 
@@ -44,7 +45,7 @@ def test_with_lora_adapter_off_and_live_are_what_was_cached(name):
     results = []
     for mode in ("cached", "adapter_off", "live"):
         role = None if mode == "cached" else "frozen"
-        parts = ingredients(groups, BASE, lora=LORA, reference=role)
+        parts = given(groups, BASE, lora=LORA, reference=role)
         algorithm = make(name, parts, reference=mode)
         shake_adapter(algorithm)
         results.append(step(algorithm))
@@ -56,8 +57,8 @@ def test_with_lora_adapter_off_and_live_are_what_was_cached(name):
 
 @pytest.mark.parametrize("settings", [{}, {"length_desensitise": 0.5}])
 def test_a_live_copy_is_what_was_cached(settings):
-    cached = make("dpo", ingredients(pairs(), BASE), **settings)
-    live = make("dpo", ingredients(pairs(), BASE, reference="frozen"), reference="live", **settings)
+    cached = make("dpo", given(pairs(), BASE), **settings)
+    live = make("dpo", given(pairs(), BASE, reference="frozen"), reference="live", **settings)
     for algorithm in (cached, live):
         move(algorithm, POLICY)
     assert step(cached)[0] == pytest.approx(step(live)[0], rel=1e-5)
@@ -65,19 +66,17 @@ def test_a_live_copy_is_what_was_cached(settings):
 
 
 def test_only_a_second_model_when_asked():
-    cls = type(make("dpo", ingredients(pairs(), BASE)))
-    assert cls.roles_for(cls.Settings()) == ("policy",)
-    assert cls.roles_for(cls.Settings(reference="live")) == ("policy", "reference")
+    assert tw.role_names("dpo") == ("policy",)
+    assert tw.role_names("dpo", reference="live") == ("policy", "reference")
 
 
 def test_a_synced_reference_is_an_average_of_past_policies():
-    parts = ingredients(pairs(), BASE, reference="moving")
+    parts = given(pairs(), BASE, reference="moving")
     algorithm = make("dpo", parts, reference="synced", sync_every=2, sync_alpha=0.25)
     move(algorithm, POLICY)
     start, policy = BASE.state_dict(), POLICY.state_dict()
     for iteration in range(4):
-        algorithm.experience(iteration)
-        algorithm.end_iteration({})
+        algorithm.end_iteration(algorithm.experience(iteration), {})
         syncs = (iteration + 1) // 2
         for name, weight in trained_weights(algorithm.roles["reference"]).items():
             left = 0.75**syncs
@@ -86,11 +85,11 @@ def test_a_synced_reference_is_an_average_of_past_policies():
 
 
 def test_a_synced_lora_reference_becomes_the_policy():
-    parts = ingredients(pairs(), BASE, lora=LORA, reference="moving")
+    parts = given(pairs(), BASE, lora=LORA, reference="moving")
     algorithm = make("dpo", parts, reference="synced", sync_every=1, sync_alpha=1.0)
     shake_adapter(algorithm)
     before = step(algorithm)[0]
-    algorithm.end_iteration({})
+    algorithm.end_iteration(algorithm.experience(0), {})
     after = step(algorithm)[0]
     assert before != pytest.approx(after, abs=1e-4)
     assert after == pytest.approx(torch.log(torch.tensor(2.0)).item(), abs=1e-5)
@@ -107,7 +106,7 @@ def test_a_synced_lora_reference_becomes_the_policy():
 )
 def test_settings_that_cannot_work_are_refused(role, lora, settings, said):
     with pytest.raises(ConfigError, match=said):
-        make("dpo", ingredients(pairs(), BASE, lora=lora, reference=role), **settings)
+        make("dpo", given(pairs(), BASE, lora=lora, reference=role), **settings)
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot share prompts")
@@ -116,7 +115,7 @@ def test_a_broken_reference_is_refused():
     with torch.no_grad():
         broken.get_input_embeddings().weight[pairs()[2].prompt_ids[1]] = float("nan")
     with pytest.raises(ModelError, match="not finite"):
-        make("dpo", ingredients(pairs(), broken))
+        make("dpo", given(pairs(), broken))
 
 
 # -- the cache ---
@@ -241,11 +240,11 @@ def test_a_damaged_shard_is_computed_anew_and_mended(tmp_path, damage):
 
 def test_the_cached_reference_is_the_start_model_after_a_resume(tmp_path):
     """A stage builds its algorithm before the checkpoint is read, and the cache knows the model."""
-    first = make("dpo", ingredients(pairs(), BASE, reference_store=cache(tmp_path)))
+    first = make("dpo", given(pairs(), BASE, reference_store=cache(tmp_path)))
     move(first, POLICY)
     loss = step(first)[0]
     store = cache(tmp_path)
-    second = make("dpo", ingredients(pairs(), BASE, reference_store=store))
+    second = make("dpo", given(pairs(), BASE, reference_store=store))
     move(second, POLICY)
     assert step(second)[0] == loss
     assert (store.reused, store.computed) == (12, 0)

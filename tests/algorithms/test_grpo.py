@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,8 @@ from grpo_zoo import (
     Listed,
     Spread,
     column,
+    counted,
+    loop,
     make,
     naive_advantages,
     naive_loss,
@@ -23,12 +26,12 @@ from grpo_zoo import (
 from torch import Tensor
 
 import tiny_world as tw
-from gnomon.algorithms.base import Totals
-from gnomon.algorithms.policy_gradient import PolicyGradient
+from gnomon.losses.reduce import Totals
 from gnomon.records import TokenGroup
+from gnomon.train.learner import Learner
 
 
-def one_step(name: str, **more: object) -> tuple[PolicyGradient, list[TokenGroup], Tensor]:
+def one_step(name: str, **more: object) -> tuple[Learner, list[TokenGroup], Tensor]:
     """A member with all its groups in one step, pi_old [S, T] of them, the policy moved since."""
     off_policy = {} if name == "reinforce" else {"epochs": 2, "minibatches": 1}
     extra = {"overlong_buffer": 0.0} if name == "dapo" else {}
@@ -42,7 +45,7 @@ def one_step(name: str, **more: object) -> tuple[PolicyGradient, list[TokenGroup
 
 
 def naive_step(
-    name: str, algorithm: PolicyGradient, groups: list[TokenGroup], old: Tensor
+    name: str, algorithm: Learner, groups: list[TokenGroup], old: Tensor
 ) -> tuple[float, dict[str, Tensor]]:
     p, logprobs = padded(groups)
     rewards = p.reward.reshape(len(groups), -1)
@@ -99,8 +102,7 @@ def test_a_normaliser_of_the_micro_batch_would_be_noticed() -> None:
     _, whole = tw.step_gradient(algorithm, groups)
     parts = []
     for group in groups:  # each group as if it were a step of its own, then averaged
-        alone = algorithm._weighted([group])
-        parts.append(tw.step_gradient(algorithm, alone)[1])
+        parts.append(tw.step_gradient(algorithm, [group])[1])
     averaged = {k: sum(p[k] for p in parts) / len(parts) for k in whole}
     assert tw.distance(whole, averaged) > 0.01
 
@@ -117,7 +119,7 @@ def test_on_the_only_step_no_forward_pass_is_spent_on_the_old_policy() -> None:
     assert tw.distance(once, same) < 1e-4  # pi_old computed, or taken to be pi
 
 
-def count_forwards(algorithm: PolicyGradient) -> list[str]:
+def count_forwards(algorithm: Learner) -> list[str]:
     calls: list[str] = []
     for name, role in algorithm.roles.items():
 
@@ -210,7 +212,8 @@ def test_groups_without_spread_cost_no_training_and_are_counted() -> None:
     algorithm = make(reward=Listed(*[1.0] * 16), epochs=2, minibatches=2)
     calls = count_forwards(algorithm)
     experience = algorithm.experience(0)
-    assert [len(m.groups) for m in experience.minibatches] == [0, 0, 0, 0]
+    assert [len(m.trained) for m in experience.minibatches] == [0, 0, 0, 0]
+    assert [len(m.groups) for m in experience.minibatches] == [2, 2, 2, 2]
     assert not calls
     assert experience.metrics["zero_spread"] == 1
     assert experience.metrics["groups_trained"] == 0
@@ -225,10 +228,10 @@ def test_dropping_them_changes_no_gradient(aggregation: str) -> None:
         experience = algorithm.experience(0)
         assert experience.metrics["zero_spread"] == 0.5
         assert len(trained(experience)) == (2 if how == "drop" else 4)
-        found[how] = tw.step_gradient(algorithm, trained(experience))[1]
+        found[how] = tw.step_gradient(algorithm, counted(experience))[1]
     assert tw.distance(found["keep"], found["drop"]) < 1e-4
     alone = make(reward=Spread(flat=["p0", "p2"]), aggregation=aggregation, beta=0.0)
-    left = algorithm._weighted(trained(alone.experience(0)))  # as if they had not been drawn
+    left = trained(alone.experience(0))  # as if the others had not been drawn
     assert tw.distance(found["keep"], tw.step_gradient(alone, left)[1]) > 0.1
 
 
@@ -245,7 +248,7 @@ def test_dynamic_sampling_draws_other_prompts_for_groups_without_spread() -> Non
     reward = Spread(flat=flat)
     more = {"prompts": 12, "minibatches": 1, "max_resamples": 8, "overlong_buffer": 0.0}
     algorithm = make("dapo", reward=reward, **more)
-    first = {f"p{i}" for i in algorithm.sampler.batch(0)}
+    first = {f"p{i}" for i in tw.sampled(algorithm).sampler.batch(0)}
     experience = algorithm.experience(0)
     rows = experience.samples
     assert len(trained(experience)) == 4
@@ -266,13 +269,21 @@ def test_dynamic_sampling_is_bounded_and_counts_only_what_it_found() -> None:
     assert experience.metrics["zero_spread"] == 1
 
 
-def test_loss_does_not_look_at_totals_of_the_groups_that_were_left() -> None:
-    """The normaliser is already in the groups: the loop's own count of what is left is not it."""
-    algorithm, groups, _ = one_step("dapo")
-    batch = next(iter(algorithm.batches(groups)))
-    a = algorithm.loss(batch, Totals.of(groups)).loss
-    b = algorithm.loss(batch, Totals.of(groups[:1])).loss
-    assert torch.equal(a, b)
+@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+def test_the_loop_divides_by_all_groups_of_the_step(aggregation: str, tmp_path: Path) -> None:
+    """Those without signal cost no forward pass, but they count."""
+    more = {"reward": Spread(flat=["p0", "p2"]), "aggregation": aggregation, "beta": 0.3}
+    algorithm = make(moved=True, iterations=1, **more)
+    experience = algorithm.experience(0)
+    groups = counted(experience)
+    assert (len(groups), len(trained(experience))) == (4, 2)
+    assert experience.minibatches[0].totals() == Totals.of(groups)
+    loss, _ = tw.step_gradient(algorithm, groups)
+    wrong, _ = tw.step_gradient(algorithm, trained(experience))
+    assert abs(loss - wrong) > 1e-4
+    run = loop(algorithm, tmp_path)
+    run.run()
+    assert run.metrics.rows[0]["loss"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_advantages_are_what_the_loss_gets() -> None:

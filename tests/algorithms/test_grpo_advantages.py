@@ -6,17 +6,14 @@ import itertools
 
 import pytest
 import torch
-from gnomon.algorithms.group_metrics import group_metrics, right_answers
-from gnomon.algorithms.policy_gradient import RunningMax
-from gnomon.algorithms.policy_objective import EPS, Layout, kl_before, token_advantages
 from pydantic import ValidationError
 from torch import Tensor
 
 from gnomon.algorithms.policy_gradient_settings import PolicyGradientSettings
-from gnomon.algorithms.rollouts import Rollout
-from gnomon.judges.protocol import Score
-from gnomon.losses.advantages import group_advantages
-from gnomon.records import TokenGroup, TokenResponse
+from gnomon.algorithms.rollouts import Rollout, group_metrics, right_answers
+from gnomon.data.batch import Batch, pack
+from gnomon.losses.advantages import EPS, group_advantages, kl_before, token_advantages
+from gnomon.records import Judgement, Score, TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Completion
 
 LENGTHS = [[3, 1, 4], [2, 2, 5], [1, 6, 2]]
@@ -37,7 +34,7 @@ def groups() -> list[TokenGroup]:
     return out
 
 
-LAYOUT = Layout.of(groups())
+LAYOUT = pack(groups())
 KL = torch.rand(len(LAYOUT.response_of), generator=torch.Generator().manual_seed(0)) - 0.3
 
 
@@ -45,10 +42,33 @@ def settings(**given: object) -> PolicyGradientSettings:
     return PolicyGradientSettings(**given)  # type: ignore[arg-type]
 
 
+def advantages(
+    rewards: Tensor,
+    layout: Batch,
+    s: PolicyGradientSettings,
+    *,
+    kl: Tensor | None = None,
+    ema: float | None = None,
+) -> Tensor:
+    """The function that trains, with what the settings say."""
+    return token_advantages(
+        rewards,
+        layout.response_mask,
+        layout.response_of,
+        layout.group_of,
+        baseline=s.baseline,
+        scale=s.advantage_scale,
+        ema=ema,
+        kl=kl,
+        beta=s.beta,
+        to_go=s.kl_in == "reward_to_go",
+    )
+
+
 def naive(s: PolicyGradientSettings, ema: float | None, with_kl: bool) -> Tensor:
     """Token by token, with statistics written out."""
     tokens = [
-        (i, t, bool(LAYOUT.mask[row]), float(KL[row]))
+        (i, t, bool(LAYOUT.response_mask[row]), float(KL[row]))
         for row, (i, t) in enumerate(
             (i, t) for i, n in enumerate(itertools.chain(*LENGTHS)) for t in range(n)
         )
@@ -102,17 +122,17 @@ def test_every_baseline_scale_and_place_of_the_kl(baseline: str, scale: str, pla
     s = s.model_copy(update={"beta": 0.3})
     kl = None if place == "none" else KL
     for ema in (None, 0.7):
-        found = token_advantages(REWARDS, LAYOUT, s, kl=kl, ema=ema)
+        found = advantages(REWARDS, LAYOUT, s, kl=kl, ema=ema)
         expected = naive(s, ema, with_kl=kl is not None)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_kl_before_a_token_leaves_out_its_own_and_uncounted_ones() -> None:
-    found = kl_before(KL, LAYOUT)
+    found = kl_before(KL, LAYOUT.response_mask, LAYOUT.response_of, 9)
     starts = [0, 3, 4, 8, 10, 12, 17, 18, 24]
     assert found[starts].abs().max() < 1e-6
     masked = 18 + 2
-    assert not LAYOUT.mask[masked]
+    assert not LAYOUT.response_mask[masked]
     assert found[masked + 1] == pytest.approx(float(KL[18] + KL[19]), abs=1e-6)
 
 
@@ -122,7 +142,7 @@ def test_a_group_without_spread_has_no_advantage_at_all(baseline: str, scale: st
     s = settings(baseline=baseline, advantage_scale=scale)
     rewards = REWARDS.clone()
     rewards[3:6] = 0.1 + 0.2  # its mean need not be itself in floating point
-    found = token_advantages(rewards, LAYOUT, s)
+    found = advantages(rewards, LAYOUT, s)
     second = (LAYOUT.response_of >= 3) & (LAYOUT.response_of < 6)
     assert torch.equal(found[second], torch.zeros(int(second.sum())))
     assert found[~second].abs().max() > 0
@@ -131,7 +151,7 @@ def test_a_group_without_spread_has_no_advantage_at_all(baseline: str, scale: st
 @pytest.mark.parametrize("baseline", ["none", "batch", "ema"])
 def test_a_step_without_spread_is_not_blown_up(baseline: str) -> None:
     s = settings(baseline=baseline, advantage_scale="batch")
-    found = token_advantages(torch.full((9,), 0.1), LAYOUT, s, ema=0.0)
+    found = advantages(torch.full((9,), 0.1), LAYOUT, s, ema=0.0)
     assert found.abs().max() <= 0.1 + 1e-6
 
 
@@ -140,13 +160,13 @@ def test_a_group_of_one_has_no_advantage_and_no_nan() -> None:
     for baseline in ("group", "leave_one_out"):
         for scale in ("none", "group", "batch"):
             s = settings(baseline=baseline, advantage_scale=scale)
-            found = token_advantages(torch.tensor([3.0]), Layout.of(one), s)
+            found = advantages(torch.tensor([3.0]), pack(one), s)
             assert torch.equal(found, torch.zeros(2))
 
 
 def test_grpos_advantage_is_that_of_the_losses_package() -> None:
-    found = token_advantages(REWARDS, LAYOUT, settings())
-    expected = group_advantages(REWARDS, LAYOUT.group_of, scale="group", eps=EPS)
+    found = advantages(REWARDS, LAYOUT, settings())
+    expected = group_advantages(REWARDS, LAYOUT.group_of, scale="group")
     torch.testing.assert_close(found, expected[LAYOUT.response_of])
 
 
@@ -174,9 +194,11 @@ def test_settings_that_make_no_sense_together_are_refused(given: dict, message: 
 
 def rollout(values: list[float | None], lengths: list[int], observed: list[float] | None = None):
     completions = [Completion(tuple(range(n)), torch.zeros(n), "eos", "") for n in lengths]
-    scores = [Score(v, error="failed" if v is None else None) for v in values]
-    seen = {} if observed is None else {"correct": [Score(v) for v in observed]}
-    return Rollout(None, completions, scores, seen)  # type: ignore[arg-type]
+    scores = tuple(Score(v, error="failed" if v is None else None) for v in values)
+    seen = {}
+    if observed is not None:
+        seen["correct"] = Judgement("correct", tuple(Score(v) for v in observed))
+    return Rollout(None, completions, Judgement("judge", scores), seen)  # type: ignore[arg-type]
 
 
 def test_metrics_of_groups_by_hand() -> None:
@@ -206,10 +228,3 @@ def test_a_failed_reward_is_neither_right_nor_wrong() -> None:
     assert found["pass@1"] == 0.5
     assert "pass@3" not in found  # no group has three judged answers
     assert found["length_incorrect"] == 3
-
-
-def test_a_running_maximum_through_sums_and_weights() -> None:
-    largest = RunningMax("m")
-    parts = [[1.0, 4.0], [2.0], [], [9.5, -3.0]]
-    pairs = [p["m"] for v in parts if (p := largest.add(torch.tensor(v)))]
-    assert sum(a for a, _ in pairs) / sum(w for _, w in pairs) == 9.5

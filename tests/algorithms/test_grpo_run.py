@@ -27,15 +27,12 @@ from grpo_zoo import (
 )
 
 import tiny_world as tw
-from gnomon.algorithms.base import Totals
-from gnomon.algorithms.registry import find_algorithm
 from gnomon.errors import ConfigError, RewardsFailedError
 from gnomon.judges.protocol import Sample, Score
-from gnomon.losses.policy_gradient import soft_overlong_penalty
+from gnomon.losses.policy_variants import soft_overlong_penalty
 from gnomon.recipe.load import parse_recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.stage import open_stage, run_stage
-from gnomon.train.optim import default_lr
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -124,7 +121,7 @@ def test_a_reference_that_would_never_move_is_refused() -> None:
 
 
 def test_lr_auto_knows_the_whole_family() -> None:
-    assert len({default_lr(name, 10**9) for name in (*PRESETS, "ppo")}) == 1
+    assert {tw.method(name).base_lr for name in (*PRESETS, "ppo")} == {1e-6}
 
 
 # -- what a response's end does to it -------------------------------------------------------------
@@ -156,11 +153,12 @@ def test_cut_off_responses_are_kept_masked_or_penalised() -> None:
 
 
 def test_masked_responses_do_not_count_in_the_normaliser() -> None:
-    algorithm = make(truncated="mask", aggregation="sequence")
-    groups = trained(algorithm.experience(0))
-    total = sum(r.scalar["loss_weight"] * len(r.ids) for g in groups for r in g.responses)
-    assert total == pytest.approx(1.0)
-    assert all(r.scalar["finished"] for g in groups for r in g.responses)
+    experience = make(truncated="mask", aggregation="sequence").experience(0)
+    (minibatch,) = experience.minibatches
+    left = [r for g in minibatch.groups for r in g.responses]
+    assert all(r.scalar["finished"] for r in left)
+    finished = sum(row["finished"] for row in experience.samples)
+    assert minibatch.totals().denominator("sequence") == len(left) == finished < 16
 
 
 def test_the_soft_overlong_penalty_falls_over_the_last_share() -> None:
@@ -179,11 +177,10 @@ def test_the_soft_overlong_penalty_falls_over_the_last_share() -> None:
 
 
 def test_without_a_penalty_there_is_no_reference() -> None:
-    cls = find_algorithm("grpo")
-    assert cls.roles_for(cls.Settings()) == ("policy", "reference")
-    assert cls.roles_for(cls.Settings(beta=0.0)) == ("policy",)
-    assert cls.roles_for(cls.Settings(kl_in="none")) == ("policy",)
-    assert cls.roles_for(cls.Settings(beta=0.0, log_kl=True)) == ("policy", "reference")
+    assert tw.role_names("grpo") == ("policy", "reference")
+    assert tw.role_names("grpo", beta=0.0) == ("policy",)
+    assert tw.role_names("grpo", kl_in="none") == ("policy",)
+    assert tw.role_names("grpo", beta=0.0, log_kl=True) == ("policy", "reference")
     assert "kl" not in make(beta=0.0).experience(0).metrics
 
 
@@ -194,13 +191,7 @@ def test_the_kl_that_is_logged(epochs: int) -> None:
     groups = trained(experience)
     seen = dict(experience.metrics)
     if epochs == 1:  # it is told with the loss
-        sums: dict[str, list[float]] = {}
-        algorithm.ingredients.tokens_per_microbatch = 60
-        for batch in algorithm.batches(groups):
-            for key, (a, w) in algorithm.loss(batch, Totals.of(groups)).metrics.items():
-                sums.setdefault(key, [0.0, 0.0])
-                sums[key] = [sums[key][0] + a, sums[key][1] + w]
-        seen |= {k: a / w for k, (a, w) in sums.items()}
+        seen |= tw.step_figures(algorithm, groups, tokens=60)
     p, logprobs = padded(groups)
     with torch.no_grad():
         d = logprobs(algorithm.roles["policy"]) - logprobs(algorithm.roles["reference"])
@@ -319,13 +310,7 @@ def test_weights_against_the_sampler(how: str, ratio: str) -> None:
 def test_the_mismatch_and_the_largest_weight_are_told() -> None:
     algorithm = make(beta=0.0, importance_cap=3.0)
     groups = skewed(trained(algorithm.experience(0)), (0.0, 0.0, 0.7, 2.0))
-    algorithm.ingredients.tokens_per_microbatch = 60
-    sums: dict[str, list[float]] = {}
-    for batch in algorithm.batches(groups):
-        for key, (a, w) in algorithm.loss(batch, Totals.of(groups)).metrics.items():
-            sums.setdefault(key, [0.0, 0.0])
-            sums[key] = [sums[key][0] + a, sums[key][1] + w]
-    seen = {k: a / w for k, (a, w) in sums.items()}
+    seen = tw.step_figures(algorithm, groups, tokens=60)
     offs = [
         (0.0, 0.0, 0.7, 2.0)[i % 4] if t else 0.0
         for i, r in enumerate(r for g in groups for r in g.responses)
@@ -346,8 +331,9 @@ def test_what_was_clipped_on_either_side() -> None:
             logprobs(algorithm.roles["policy"])[p.mask] - column(groups, "old_logprobs")
         )
     A = column(groups, "advantages")
-    batch = next(iter(algorithm.batches(groups)))
-    seen = algorithm.loss(batch, Totals.of(groups)).metrics
+    batch = next(iter(algorithm.bench.batches(groups)))
+    metrics = algorithm.loss(batch, tw.step_of(algorithm, groups)).metrics
+    seen = {k: (float(m.total), float(m.weight)) for k, m in metrics.items()}
     low, high = ((ratio < 0.8) & (A < 0)).sum(), ((ratio > 1.28) & (A > 0)).sum()
     assert low > 0
     assert high > 0
@@ -409,7 +395,7 @@ def test_the_moving_average_is_of_earlier_iterations(tmp_path: Path) -> None:
     algorithm = make("reinforce", iterations=3, ema_decay=0.5)
     loop(algorithm, tmp_path).run()
     r = [x["reward"] for x in rows_of(tmp_path) if "reward" in x]
-    assert algorithm.ema == pytest.approx(0.25 * r[0] + 0.25 * r[1] + 0.5 * r[2])
+    assert algorithm.algorithm.ema == pytest.approx(0.25 * r[0] + 0.25 * r[1] + 0.5 * r[2])
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -8,7 +8,7 @@ from offline_zoo import (
     EOS,
     V,
     assert_same,
-    ingredients,
+    given,
     labelled,
     make,
     model,
@@ -18,8 +18,9 @@ from offline_zoo import (
     step,
 )
 
-from gnomon.algorithms.base import Totals
-from gnomon.algorithms.kto import KTO, KTOSettings, mismatch
+import tiny_world as tw
+from gnomon.algorithms.kto import KTO, mismatch
+from gnomon.algorithms.offline_settings import KTOSettings
 from gnomon.data.batch import pack
 from gnomon.errors import DataError
 from gnomon.records import Source, TokenGroup, TokenResponse
@@ -60,7 +61,7 @@ def equation(network, groups, baseline, beta, good_weight=1.0, bad_weight=1.0):
 
 
 def moved(**settings):
-    algorithm = make("kto", ingredients(labelled(), BASE), **settings)
+    algorithm = make("kto", given(labelled(), BASE), **settings)
     move(algorithm, POLICY)
     return algorithm
 
@@ -91,7 +92,7 @@ def test_any_split_gives_the_same_gradient():
 
 def test_a_positive_baseline_enters_the_loss():
     """A policy that raises every answer gains nothing over its own average."""
-    algorithm = make("kto", ingredients(labelled(), BASE), beta=0.3)
+    algorithm = make("kto", given(labelled(), BASE), beta=0.3)
     (minibatch,) = algorithm.experience(0).minibatches
     raised = [
         replace(
@@ -114,7 +115,7 @@ def test_a_positive_baseline_enters_the_loss():
             )
             for g in raised
         ]
-        return algorithm.loss(pack(groups), Totals.of(groups)).loss.item()
+        return algorithm.loss(pack(groups), tw.step_of(algorithm, groups)).loss.item()
 
     assert loss(3.0) == pytest.approx(0.5, abs=1e-5)
     assert loss(0.0) != pytest.approx(0.5, abs=1e-2)
@@ -137,16 +138,16 @@ def test_mismatches_are_other_prompts_answers_fixed_by_the_seed():
 
 
 def test_auto_weight_balances_the_classes():
-    algorithm = make("kto", ingredients(labelled(9), BASE), desirable_weight="auto")
-    good, bad = algorithm.weights
+    algorithm = make("kto", given(labelled(9), BASE), desirable_weight="auto")
+    good, bad = algorithm.algorithm.weights
     assert good * 6 == pytest.approx(bad * 3)
 
 
 def test_metrics_and_held_out_accuracy():
     held_out = labelled(9, seed=11)
-    algorithm = make("kto", ingredients(labelled(), BASE, held_out=held_out), beta=0.3)
+    algorithm = make("kto", given(labelled(), BASE, held_out=held_out), beta=0.3)
     move(algorithm, POLICY)
-    evaluation = algorithm.evaluate(0, final=True)
+    evaluation = algorithm.evaluate()
     with torch.no_grad():
         z0 = evaluation.metrics["eval/kl"]
         right = [
@@ -156,11 +157,7 @@ def test_metrics_and_held_out_accuracy():
     by_category = evaluation.details["held-out labels"]["by_category"]
     assert by_category["odd"]["value"] == pytest.approx(sum(right[1::2]) / 4)
     (minibatch,) = algorithm.experience(0).minibatches
-    batch = pack(minibatch.groups)
-    found = {
-        k: total / weight
-        for k, (total, weight) in algorithm.loss(batch, Totals.of(minibatch.groups)).metrics.items()
-    }
+    found = tw.step_figures(algorithm, minibatch.groups)
     good = [g for g in labelled() if g.responses[0].scalar["label"]]
     with torch.no_grad():
         change = sum(ratio(POLICY, g).item() for g in good) / len(good)
@@ -210,14 +207,14 @@ def test_missing_labels_and_a_single_prompt_are_refused():
         KTO.prepare(bare, KTOSettings())
     same = [replace(g, prompt_ids=[0, 5]) for g in labelled()]
     with pytest.raises(DataError, match="all prompts are the same"):
-        make("kto", ingredients(same, BASE))
+        make("kto", given(same, BASE))
 
 
 # -- the loop ---
 
 
 def train(groups, folder, iterations, *, resume=False, held_out=(), **settings):
-    algorithm = make("kto", ingredients(groups, BASE, batch_size=8, held_out=held_out), **settings)
+    algorithm = make("kto", given(groups, BASE, batch_size=8, held_out=held_out), **settings)
     options = LoopOptions(iterations=iterations, lr=1e-2, schedule="constant", checkpoint_every=2)
     with Progress("test", iterations, enabled=False) as progress:
         Loop(algorithm, options, folder, progress).run(resume)
@@ -244,4 +241,4 @@ def test_learns_which_answers_are_good(tmp_path):
         answer = TokenResponse([token, EOS], [True, True], scalar={"label": float(good)})
         groups.append(TokenGroup(f"k{i}", prompt, (answer,)))
     algorithm = train(groups[:32], tmp_path, 16, held_out=groups[32:])
-    assert algorithm.evaluate(16, final=True).metrics["eval/accuracy"] > 0.85
+    assert algorithm.evaluate().metrics["eval/accuracy"] > 0.85

@@ -11,11 +11,11 @@ import torch
 from ppo_zoo import Spread, make_ppo
 
 import tiny_world as tw
-from gnomon.errors import ConfigError, RewardsFailedError
-from gnomon.judges.protocol import Sample, SampleJudge, Score
+from gnomon.errors import RewardsFailedError
+from gnomon.judges.protocol import Sample, Score
 
 
-class Sometimes(SampleJudge):
+class Sometimes:
     """Fails on the samples whose place is in ``bad``, counted over the batch."""
 
     name = "sometimes"
@@ -119,15 +119,16 @@ def test_a_reward_sees_what_the_policy_saw_and_wrote() -> None:
 
     ppo = make_ppo(reward=Watching())
     ppo.experience(0)
-    order = ppo.sampler.batch(0)
-    prompts = [ppo.ingredients.prompts[i] for i in order for _ in range(2)]
+    source = tw.sampled(ppo)
+    order = source.sampler.batch(0)
+    prompts = [source.prompts[i] for i in order for _ in range(2)]
     assert [s.prompt.id for s in seen] == [p.prompt.id for p in prompts]
     assert [list(s.prompt_ids) for s in seen] == [list(p.ids) for p in prompts]
 
 
 def test_evaluation_draws_the_same_numbers_every_time_and_has_intervals() -> None:
     ppo = make_ppo(observers=[Sometimes([1])])
-    a, b = ppo.evaluate(0, final=False), ppo.evaluate(7, final=True)
+    a, b = ppo.evaluate(), ppo.evaluate()
     assert a.metrics == b.metrics
     assert set(a.metrics) >= {"eval/reward", "eval/kl", "eval/length", "eval/sometimes"}
     assert a.details["held-out prompts"]["reward"]["n"] == 2
@@ -139,7 +140,7 @@ def test_evaluation_leaves_torchs_random_state_alone() -> None:
     ppo = make_ppo()
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    ppo.evaluate(0, final=False)
+    ppo.evaluate()
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -148,10 +149,3 @@ def test_samples_are_plain_rows() -> None:
         assert json.loads(row["parts"]).keys() == {"spread"}
         assert isinstance(row["finished"], bool)
         assert row["prompt"].startswith("question")
-
-
-def test_without_a_reward_it_says_what_is_missing() -> None:
-    ppo = make_ppo()
-    ppo.ingredients.reward = None
-    with pytest.raises(ConfigError, match="give the stage a reward"):
-        ppo.experience(0)

@@ -24,12 +24,12 @@ from online_zoo import (
 )
 
 import tiny_world as tw
-from gnomon.algorithms.base import Totals
 from gnomon.algorithms.reference import REF_SUM, REF_TOKENS
 from gnomon.algorithms.replay import Replay
 from gnomon.algorithms.sampled_pairs import PairMaking
 from gnomon.cli.main import main
 from gnomon.errors import ConfigError
+from gnomon.losses.reduce import Totals
 from gnomon.train.loop import Loop
 
 # -- pairs ----------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_a_surplus_discount_needs_the_references_tokens() -> None:
 
 
 def test_a_refresh_that_never_comes_is_refused() -> None:
-    with pytest.raises(ConfigError, match="never be refreshed"):
+    with pytest.raises(ConfigError, match=r"refresh_reference is 8.* would never move"):
         make("online_dpo", refresh_reference=8, iterations=8)
 
 
@@ -255,7 +255,7 @@ def test_replay_has_its_share_and_reaches_back_so_far() -> None:
 def test_replayed_pairs_come_back_as_they_were_with_todays_reference(tmp_path: Path) -> None:
     dpo = make("online_dpo", replay=0.5, refresh_reference=1, iterations=2)
     first = all_groups(dpo, 0)
-    dpo.end_iteration({})
+    dpo.end_iteration(dpo.experience(0), {})
     dpo.load_state_dict(json_round(dpo.state_dict()))
     tw.shake(dpo.roles["policy"], 0.05)
     again = {g.id: g for g in all_groups(dpo, 1)}
@@ -337,7 +337,7 @@ def test_without_its_memory_a_resumed_run_would_end_elsewhere(tmp_path: Path) ->
     for keep in (True, False):
         dpo = make("online_dpo", replay=0.5, iterations=3)
         if not keep:
-            dpo.replay.draw = lambda fresh, iteration: []  # type: ignore[attr-defined]
+            dpo.algorithm.replay.draw = lambda fresh, iteration: []  # type: ignore[attr-defined]
         loop(dpo, tmp_path / str(keep)).run()
         ends.append(weights(dpo))
     assert any(not torch.equal(ends[0][n], ends[1][n]) for n in ends[0])

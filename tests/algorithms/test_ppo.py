@@ -13,11 +13,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import tiny_world as tw
-from gnomon.algorithms.base import Experience
-from gnomon.algorithms.ppo import PPO, PPOSettings
+from gnomon.algorithms.base import Step
+from gnomon.algorithms.on_policy_settings import PPOSettings
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Sample, SampleJudge, Score
 from gnomon.records import TokenGroup
+from gnomon.train.learner import Experience, Learner
 
 DEFAULTS = {"beta": 0.02, "no_eos_penalty": 0.0, "gamma": 1.0, "lam": 0.95}
 
@@ -33,10 +34,10 @@ def column(groups: Sequence[TokenGroup], name: str) -> Tensor:
 
 
 def naive_experience(
-    ppo: PPO, groups: Sequence[TokenGroup], temperature: float = 1.0
+    ppo: Learner, groups: Sequence[TokenGroup], temperature: float = 1.0
 ) -> dict[str, Tensor]:
     """[R] columns of what PPO should have worked out for these responses."""
-    s, p = ppo.settings, Padded.of(groups)
+    s, p = ppo.algorithm.settings, Padded.of(groups)
     with torch.no_grad():
         old = p.logprobs(ppo.roles["policy"], temperature)
         reference = p.logprobs(ppo.roles["reference"], temperature)
@@ -80,7 +81,9 @@ def test_rewards_advantages_and_returns_are_the_naive_ones(case: str, lora: bool
 def test_each_of_these_settings_changes_the_returns(case: str) -> None:
     ppo = make_ppo(**CASES[case])
     groups = all_groups(ppo.experience(0))
-    ppo.settings = ppo.settings.model_copy(update={**DEFAULTS, "bootstrap_truncated": False})
+    ppo.algorithm.settings = ppo.algorithm.settings.model_copy(
+        update={**DEFAULTS, "bootstrap_truncated": False}
+    )
     assert (naive_experience(ppo, groups)["returns"] - column(groups, "returns")).abs().max() > 0.01
 
 
@@ -90,7 +93,7 @@ def test_the_wrong_sign_of_the_kl_and_a_lost_last_reward_would_be_noticed() -> N
     returns = column(groups, "returns")
     right = naive_experience(ppo, groups)["returns"]
     torch.testing.assert_close(returns, right, rtol=1e-3, atol=2e-4)
-    ppo.settings = ppo.settings.model_copy(update={"beta": -0.7})
+    ppo.algorithm.settings = ppo.algorithm.settings.model_copy(update={"beta": -0.7})
     assert (naive_experience(ppo, groups)["returns"] - returns).abs().max() > 0.05
     p = Padded.of(groups)
     lost = p.token_rewards(p.reward, p.mask * 0.0, p.mask * 0.0, 0.0)
@@ -99,9 +102,9 @@ def test_the_wrong_sign_of_the_kl_and_a_lost_last_reward_would_be_noticed() -> N
     assert torch.equal(lost[torch.arange(len(ends)), ends] != 0, p.reward != 0)
 
 
-def naive_loss(ppo: PPO, groups: Sequence[TokenGroup], temperature: float = 1.0) -> Tensor:
+def naive_loss(ppo: Learner, groups: Sequence[TokenGroup], temperature: float = 1.0) -> Tensor:
     """The clipped objectives, token by token, over the mean of the step's tokens."""
-    s, p = ppo.settings, Padded.of(groups)
+    s, p = ppo.algorithm.settings, Padded.of(groups)
     new = p.flat(p.logprobs(ppo.roles["policy"], temperature))
     entropy = p.flat(p.entropy(ppo.roles["policy"], temperature))
     values = p.flat(p.values(ppo.roles["value_model"])[0])
@@ -169,7 +172,7 @@ def test_any_split_gives_the_same_gradient(settings: dict, tokens: int) -> None:
 
 def test_experience_does_not_depend_on_the_micro_batches_either() -> None:
     one, other = make_ppo(), make_ppo()
-    other.ingredients.tokens_per_microbatch = 1
+    other.bench.tokens_per_microbatch = 1
     a, b = all_groups(one.experience(0)), all_groups(other.experience(0))
     assert [r.ids for g in a for r in g.responses] == [r.ids for g in b for r in g.responses]
     for name in ("advantages", "returns", "old_logprobs"):
@@ -187,17 +190,18 @@ def test_the_samplers_logprobs_are_the_trainers_at_the_sampling_temperature(
     elsewhere = naive_experience(ppo, groups, temperature * 1.3)["old_logprobs"]
     assert (elsewhere - column(groups, "sampler_logprobs")).abs().mean() > 0.01
     # and the first step starts from ratio 1: the loss sees the same temperature
-    batch = next(iter(ppo.batches(groups)))
-    out = ppo.loss(batch, tw.Totals.of(groups))
-    assert out.metrics["update_kl"][0] < 1e-6
-    assert out.metrics["clip_fraction"][0] == 0
+    batch = next(iter(ppo.bench.batches(groups)))
+    out = ppo.loss(batch, tw.step_of(ppo, groups))
+    assert float(out.metrics["update_kl"].total) < 1e-6
+    assert float(out.metrics["clip_fraction"].total) == 0
 
 
 def test_temperature_falls_linearly_to_its_end() -> None:
     ppo = make_ppo(temperature=1.2, final_temperature=0.6, iterations=4)
-    assert [round(ppo.temperature(i), 6) for i in range(4)] == [1.2, 1.0, 0.8, 0.6]
+    assert [round(ppo.source.step(i).temperature, 6) for i in range(4)] == [1.2, 1.0, 0.8, 0.6]
     assert ppo.experience(2).metrics["temperature"] == pytest.approx(0.8)
-    assert [make_ppo(temperature=1.2).temperature(i) for i in range(3)] == [1.2] * 3
+    steady = make_ppo(temperature=1.2).source
+    assert [steady.step(i).temperature for i in range(3)] == [1.2] * 3
 
 
 def test_kl_metric_is_the_sum_over_a_responses_tokens() -> None:
@@ -216,49 +220,52 @@ def test_kl_metric_is_the_sum_over_a_responses_tokens() -> None:
 # -- adaptive beta --------------------------------------------------------------------------------
 
 
+def ended(ppo: Learner, iteration: int, kl: float) -> None:
+    """The iteration is over, and its responses' mean KL was this."""
+    ppo.algorithm.end_iteration(Step(iteration), {"kl": kl}, None)
+
+
 def test_adaptive_beta_moves_towards_its_target_and_survives_a_restart() -> None:
     ppo = make_ppo(target_kl=2.0, kl_horizon=80, beta=0.1)
     responses = 4 * 2
-    ppo.end_iteration({"kl": 10.0})  # too far: hold harder, by at most 20% x responses / horizon
-    assert ppo.beta == pytest.approx(0.1 * (1 + 0.2 * responses / 80))
-    risen = ppo.beta
-    ppo.end_iteration({"kl": 1.9})
-    assert ppo.beta == pytest.approx(risen * (1 - 0.05 * responses / 80))
+    ended(ppo, 0, 10.0)  # too far: hold harder, by at most 20% x responses / horizon
+    assert ppo.algorithm.beta == pytest.approx(0.1 * (1 + 0.2 * responses / 80))
+    risen = ppo.algorithm.beta
+    ended(ppo, 1, 1.9)
+    assert ppo.algorithm.beta == pytest.approx(risen * (1 - 0.05 * responses / 80))
     other = make_ppo(target_kl=2.0, kl_horizon=80, beta=0.1)
     other.load_state_dict(ppo.state_dict())
-    assert other.beta == ppo.beta
-    assert other.experience(1).metrics["beta"] == ppo.beta
+    assert other.algorithm.beta == ppo.algorithm.beta
+    assert other.experience(1).metrics["beta"] == ppo.algorithm.beta
     fixed = make_ppo(beta=0.1)
-    fixed.end_iteration({"kl": 10.0})
-    assert fixed.beta == 0.1
+    ended(fixed, 0, 10.0)
+    assert fixed.algorithm.beta == 0.1
 
 
 def test_beta_waits_while_the_critic_warms_up_and_the_policy_stands_still() -> None:
     ppo = make_ppo(target_kl=2.0, kl_horizon=80, beta=0.1, value_warmup=1)
-    ppo.experience(0)
-    ppo.end_iteration({"kl": 0.0})
-    assert ppo.beta == 0.1
-    ppo.experience(1)
-    ppo.end_iteration({"kl": 0.0})
-    assert ppo.beta < 0.1
+    ppo.end_iteration(ppo.experience(0), {"kl": 0.0})
+    assert ppo.algorithm.beta == 0.1
+    ppo.end_iteration(ppo.experience(1), {"kl": 0.0})
+    assert ppo.algorithm.beta < 0.1
 
 
 def test_update_kl_is_the_kl_from_the_sampling_policy() -> None:
     ppo = make_ppo()
     groups = all_groups(ppo.experience(0))
-    batch = next(iter(ppo.batches(groups)))
+    batch = next(iter(ppo.bench.batches(groups)))
     moved = batch.token["old_logprobs"] - 0.5  # the new log-probs lie 0.5 above these
     batch = replace(batch, token={**batch.token, "old_logprobs": moved})
-    total, count = ppo.loss(batch, tw.Totals.of(groups)).metrics["update_kl"]
+    seen = tw.figures(ppo.loss(batch, tw.step_of(ppo, groups)).metrics)
     # E_old[ratio - 1 - log ratio], a ratio of exp(0.5) at every token
-    assert total / count == pytest.approx(math.exp(0.5) - 1 - 0.5, rel=1e-3)
+    assert seen["update_kl"] == pytest.approx(math.exp(0.5) - 1 - 0.5, rel=1e-3)
 
 
 def test_the_adapted_beta_is_the_one_in_the_rewards() -> None:
     ppo = make_ppo(beta=0.1, whiten_advantages=False)
-    ppo.beta = 0.9
+    ppo.algorithm.beta = 0.9
     groups = all_groups(ppo.experience(0))
-    ppo.settings = ppo.settings.model_copy(update={"beta": 0.9})
+    ppo.algorithm.settings = ppo.algorithm.settings.model_copy(update={"beta": 0.9})
     expected = naive_experience(ppo, groups)["returns"]
     torch.testing.assert_close(column(groups, "returns"), expected, rtol=1e-3, atol=2e-4)
 
@@ -273,12 +280,12 @@ def test_a_controller_that_could_not_work_is_refused_before_training() -> None:
 # -- who is trained -------------------------------------------------------------------------------
 
 
-def run_steps(ppo: PPO, iterations: int, lr: float = 1e-2) -> None:
+def run_steps(ppo: Learner, iterations: int, lr: float = 1e-2) -> None:
     parameters = [p for _, p in ppo.named_parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.1)
     for iteration in range(iterations):
         for minibatch in ppo.experience(iteration).minibatches:
-            tw.step_gradient(ppo, minibatch.groups, minibatch.text)
+            tw.step_gradient(ppo, minibatch.groups, minibatch.text, iteration=iteration)
             optimizer.step()
 
 
@@ -292,7 +299,7 @@ def state(role) -> dict[str, Tensor]:
 @pytest.mark.parametrize("lora", [False, True])
 def test_the_reference_never_changes_and_policy_and_value_do(lora: bool) -> None:
     ppo = make_ppo(lora=lora, text=True, pretraining_coef=0.1, epochs=2, minibatches=2)
-    batch = next(iter(ppo.batches(tw.demonstrations())))
+    batch = next(iter(ppo.bench.batches(tw.demonstrations())))
 
     def reference() -> Tensor:
         return ppo.roles["reference"].logprobs(batch).logprobs.clone()
@@ -404,11 +411,11 @@ def test_ppo_raises_a_simple_reward(seed: int) -> None:
         new_tokens=4,
         moved=False,
         eos=(tw.EOS,),
+        seed=seed,
         epochs=2,
         minibatches=2,
         entropy_coef=0.0,
     )
-    ppo.ingredients.seed = seed
     optimizer = torch.optim.AdamW([p for _, p in ppo.named_parameters()], lr=3e-2)
     rewards = []
     for iteration in range(16):

@@ -11,37 +11,40 @@ from typing import Any
 import online_zoo
 import pytest
 import torch
-from gnomon.algorithms.prefetch import Prefetch, StoppedError
-from gnomon.algorithms.rollout_state import STORED, pack_rollouts, unpack_rollouts
 from grpo_zoo import ENDS, Spread, loop, make, weights
 from torch import Tensor
 
 import tiny_world as tw
-from gnomon.algorithms.registry import find_algorithm
 from gnomon.algorithms.rollouts import Rollout
 from gnomon.errors import ConfigError, EngineError
 from gnomon.judges.protocol import Sample, Score
+from gnomon.records import Comparison, Cost, Judgement
 from gnomon.rollout.protocol import Completion, Request, SamplingParams
 from gnomon.rollout.replica import ReplicaEngine, TorchReplica
 from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.train.learner import Learner
 from gnomon.train.loop import Loop
+from gnomon.train.prefetch import Prefetch, StoppedError
+from gnomon.train.rollout_state import STORED, pack_rollouts, unpack_rollouts
+from gnomon.train.sampled import SampledSource
 
 
-def ahead(algorithm: Any, staleness: int, **more: Any) -> Any:
+def ahead(learner: Learner, staleness: int, *, evaluates: bool = True) -> Any:
     """The same method, sampling from a copy of its weights that far ahead."""
-    given = algorithm.ingredients
+    source = tw.sampled(learner)
     engine = ReplicaEngine(
         TorchReplica(
-            given.roles["policy"],
+            learner.roles["policy"],
             lambda model, activate: TorchEngine(
                 model, tw.tokenizer(), activate=activate, eos_token_ids=ENDS
             ),
         )
     )
-    sampling = replace(given.sampling, max_staleness=staleness)
-    return type(algorithm)(
-        replace(given, engine=engine, sampling=sampling, **more), algorithm.settings
-    )
+    sampling = replace(source.sampling, max_staleness=staleness)
+    played = replace(source.played, engine=engine, sampling=sampling)
+    algorithm = type(learner.algorithm)(learner.algorithm.settings, learner.bench)
+    held_out = source.held_out if evaluates else ()
+    return Learner(algorithm, SampledSource(algorithm, source.prompts, played, held_out))
 
 
 class Watched(Loop):
@@ -52,7 +55,7 @@ class Watched(Loop):
     def _iteration(self, iteration: int) -> None:
         if not hasattr(self, "start"):
             self.start = {}
-        self.start[iteration] = weights(self.algorithm)  # type: ignore[arg-type]
+        self.start[iteration] = weights(self.learner)
         super()._iteration(iteration)
 
 
@@ -75,11 +78,11 @@ def test_iteration_i_learns_from_what_the_weights_of_i_minus_k_wrote(
 ) -> None:
     algorithm = ahead(make(lora=lora, iterations=5), staleness)
     seen: dict[int, Sequence[Rollout]] = {}
-    check = algorithm._check_errors
-    algorithm._check_errors = lambda r, i: (seen.setdefault(i, r), check(r, i))
+    check = algorithm.source._check_errors
+    algorithm.source._check_errors = lambda r, i: (seen.setdefault(i, r), check(r, i))
     run = watched(algorithm, tmp_path)
     run.run()
-    algorithm.close()
+    algorithm.source.close()
     assert sorted(seen) == [0, 1, 2, 3, 4]  # and nothing beyond the last
     oracle = make(lora=lora, iterations=5)
     for i, rollouts in seen.items():
@@ -87,7 +90,7 @@ def test_iteration_i_learns_from_what_the_weights_of_i_minus_k_wrote(
         with torch.no_grad():
             for name, parameter in oracle.named_parameters():
                 parameter.copy_(wrote[name])
-        wanted = oracle._rollouts(i)
+        wanted = tw.sampled(oracle).rollouts(i)
         for mine, theirs in zip(rollouts, wanted, strict=True):
             assert mine.prompt.prompt.id == theirs.prompt.prompt.id
             assert [c.ids for c in mine.completions] == [c.ids for c in theirs.completions]
@@ -116,16 +119,16 @@ def test_sampling_overlaps_training_and_timing_changes_nothing(tmp_path: Path) -
                 self.calls += 1
                 return super().__call__(samples)
 
-        algorithm = ahead(make(reward=Gated()), 1, eval_prompts=())
+        algorithm = ahead(make(reward=Gated()), 1, evaluates=False)
         loss = algorithm.loss
 
-        def noted(batch: Any, totals: Any) -> Any:
-            training[algorithm.iteration].set()
-            return loss(batch, totals)
+        def noted(batch: Any, step: Any) -> Any:
+            training[step.iteration].set()
+            return loss(batch, step)
 
         algorithm.loss = noted
         loop(algorithm, folder).run()
-        algorithm.close()
+        algorithm.source.close()
         return weights(algorithm)
 
     free, gated = run(False, tmp_path / "a"), run(True, tmp_path / "b")
@@ -173,7 +176,7 @@ def test_a_killed_run_goes_on_to_the_same_end(
     second = go(resumed, tmp_path / "broken")
     second.run(resume=True)
     for algorithm in (whole, broken, resumed):
-        algorithm.close()
+        algorithm.source.close()
     ends = weights(whole)
     assert all(torch.equal(ends[n], p) for n, p in resumed.named_parameters())
     assert repr(rows(second)) == repr(rows(straight))
@@ -187,7 +190,7 @@ def test_a_killed_run_goes_on_to_the_same_end(
             file.unlink()
         third.checkpoints.path(newer).rmdir()
     third.run(resume=True)
-    forgetful.close()
+    forgetful.source.close()
     assert any(not torch.equal(ends[n], p) for n, p in forgetful.named_parameters())
 
 
@@ -197,8 +200,8 @@ def test_evaluations_are_of_the_weights_of_now(tmp_path: Path) -> None:
     tw.shake(algorithm.roles["policy"], 0.2)
     shared = make()
     tw.shake(shared.roles["policy"], 0.2)
-    assert algorithm.evaluate(0, False).metrics == shared.evaluate(0, False).metrics
-    algorithm.close()
+    assert algorithm.evaluate().metrics == shared.evaluate().metrics
+    algorithm.source.close()
 
 
 def test_rollouts_come_back_from_a_checkpoint_as_they_were() -> None:
@@ -207,12 +210,21 @@ def test_rollouts_come_back_from_a_checkpoint_as_they_were() -> None:
         Completion((5, 6), torch.tensor([-0.1, -2.5]), "eos", "a"),
         Completion((7,), torch.tensor([-1e-7]), "length", ""),
     ]
-    scores = [Score(0.1, {"x": 1.5}), Score(None, error="it failed")]
-    observed = {"gold": [Score(2.0), Score(3.0)]}
-    given = [Rollout(prompts[2], completions, scores, observed), Rollout(prompts[0], [], [], {})]
+    judgement = Judgement(
+        "judge",
+        (Score(0.1, {"x": 1.5}), Score(None, error="it failed")),
+        (Comparison(0, 1, margin=0.5),),
+        version="v1",
+        cost=Cost(tokens=7),
+    )
+    observed = {"gold": Judgement("gold", (Score(2.0), Score(3.0)))}
+    given = [
+        Rollout(prompts[2], completions, judgement, observed),
+        Rollout(prompts[0], [], Judgement("judge"), {}),
+    ]
     back = unpack_rollouts(pack_rollouts(given, prompts), prompts)
     assert [r.prompt for r in back] == [prompts[2], prompts[0]]
-    assert back[0].scores == scores
+    assert back[0].judgement == judgement
     assert back[0].observed == observed
     for mine, theirs in zip(back[0].completions, completions, strict=True):
         assert (mine.ids, mine.finish_reason, mine.text) == (
@@ -224,7 +236,7 @@ def test_rollouts_come_back_from_a_checkpoint_as_they_were() -> None:
     assert list(back[1].completions) == []
 
 
-@pytest.mark.parametrize("kind", [Rollout, Completion, Score])
+@pytest.mark.parametrize("kind", [Rollout, Completion, Judgement, Score])
 def test_no_field_of_a_rollout_is_lost_in_a_checkpoint(kind: type) -> None:
     assert tuple(f.name for f in fields(kind)) == STORED[kind.__name__]
 
@@ -234,17 +246,22 @@ def test_no_field_of_a_rollout_is_lost_in_a_checkpoint(kind: type) -> None:
 
 def test_an_engine_that_shares_the_weights_cannot_run_ahead() -> None:
     given = make()
-    sampling = replace(given.ingredients.sampling, max_staleness=1)
+    source = tw.sampled(given)
+    sampling = replace(source.sampling, max_staleness=1)
     with pytest.raises(ConfigError, match="TorchEngine samples from the very weights"):
-        type(given)(replace(given.ingredients, sampling=sampling), given.settings)
+        SampledSource(
+            given.algorithm, source.prompts, replace(source.played, sampling=sampling), ()
+        )
 
 
 def test_methods_that_cannot_correct_for_old_weights_refuse_them() -> None:
-    ppo: Any = find_algorithm("ppo")
-    assert "ppo does not correct" in str(ppo.stale_problem(ppo.Settings()))
+    def refuses(name: str) -> str | None:
+        return tw.method(name).refuses_older_weights(tw.settings(name))
+
+    assert "ppo does not correct" in str(refuses("ppo"))
+    assert "SFT is not made to learn" in str(refuses("sft"))  # whoever does not say that it can
     for name in ("online_dpo", "raft", "grpo"):
-        method: Any = find_algorithm(name)
-        assert method.stale_problem(method.Settings()) is None
+        assert refuses(name) is None
     with pytest.raises(ConfigError, match="importance_correction is off"):
         ahead(make(importance_correction="off"), 1)
 
@@ -267,19 +284,20 @@ class Dies:
 def test_an_engine_that_dies_stops_the_run_with_its_checkpoint_intact(tmp_path: Path) -> None:
     whole = ahead(make(iterations=5), 1)
     loop(whole, tmp_path / "whole", every=1).run()
-    whole.close()
+    whole.source.close()
     algorithm = ahead(make(iterations=5), 1)
-    algorithm.prefetch._engine = algorithm.ingredients.engine = Dies(
-        algorithm.ingredients.engine, 3
-    )
+    source = tw.sampled(algorithm)
+    dies = Dies(source.played.engine, 3)
+    source.prefetch._engine = dies
+    source.played = replace(source.played, engine=dies)
     run = loop(algorithm, tmp_path / "run", every=1)
     with pytest.raises(EngineError, match="is gone"):
         run.run()
-    algorithm.close()
+    algorithm.source.close()
     assert run.checkpoints.latest() == 2  # the next one would have held what could not be sampled
     again = ahead(make(iterations=5), 1)
     loop(again, tmp_path / "run", every=1).run(resume=True)
-    again.close()
+    again.source.close()
     ends = weights(whole)
     assert all(torch.equal(ends[n], p) for n, p in again.named_parameters())
 
@@ -288,8 +306,6 @@ def test_closing_does_not_wait_for_everything_that_was_ordered() -> None:
     entered, asked = threading.Event(), []
 
     class Engine:
-        shares_weights = False
-
         def capture(self) -> str:
             return "now"
 

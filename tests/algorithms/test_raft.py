@@ -10,13 +10,14 @@ import torch
 from online_zoo import Even, all_groups, loop, make, rollout, split_steps, sum_logprob, trained
 
 import tiny_world as tw
+from gnomon.algorithms.base import Step
 from gnomon.algorithms.rollouts import Rollout
 from gnomon.errors import ConfigError
 
 
 def kept(seen: Rollout, **settings: Any) -> list[int]:
     """Places in the rollout of what is imitated (see ``rollout``)."""
-    groups = make("raft", **settings).learnable([seen], 0).groups
+    groups = make("raft", **settings).algorithm.credit([seen], Step(0)).groups
     return [r.ids[-1] - 20 for g in groups for r in g.responses]
 
 
@@ -103,7 +104,7 @@ def test_with_the_reward_turned_round_it_learns_the_opposite(tmp_path: Path) -> 
 
     raft = make("raft", reward=Odd(), prompts=8, batch_size=8, iterations=30, drop_unfinished=False)
     loop(raft, tmp_path, lr=2e-2, every=50).run()
-    rollouts = raft.rollout(tw.prompts(8), 1.0, 0, 4)
+    rollouts = tw.sampled(raft).played.rollout(tw.prompts(8), 1.0, 0, 4)
     even = Even()([tw_sample(c.ids) for r in rollouts for c in r.completions])
     assert sum(s.value or 0 for s in even) / len(even) < 0.3
 

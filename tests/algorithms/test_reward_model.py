@@ -13,16 +13,18 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 import tiny_world as tw
-from gnomon.algorithms.base import Ingredients
-from gnomon.algorithms.reward_model import RewardModel, RewardModelSettings
+from gnomon.algorithms.base import Workbench
+from gnomon.algorithms.offline_settings import RewardModelSettings
+from gnomon.algorithms.reward_model import RewardModel
 from gnomon.models.heads import ScalarHead
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
+from gnomon.train.learner import Learner
 
 SEED = 3
 
 
-def reward_model(groups: list[TokenGroup] | None = None, **settings: object) -> RewardModel:
+def learner(groups: list[TokenGroup] | None = None, **settings: object) -> Learner:
     s = RewardModelSettings(**settings)
     roles = {}
     if s.members == 1 or s.share_trunk:
@@ -32,17 +34,22 @@ def reward_model(groups: list[TokenGroup] | None = None, **settings: object) -> 
         for m in range(s.members):
             name = f"reward_model_{m}"
             roles[name] = Role(name, tw.trunk(m), head=tw.head(1 + m), trainable=True)
-    ingredients = Ingredients(
-        roles=roles,
+    bench = Workbench(
+        roles,
         seed=SEED,
         batch_size=3,
-        iterations=1,
         tokens_per_microbatch=100_000,
-        groups=tw.rankings() if groups is None else groups,
-        eval_groups=tw.rankings(7),
-        normalisation_groups=tw.demonstrations(5)[:5],
+        normalise_on=tw.demonstrations(5)[:5],
     )
-    return RewardModel(ingredients, s)
+    given = tw.rankings() if groups is None else groups
+    return tw.on_groups("reward_model", bench, given, settings, held_out=tw.rankings(7))
+
+
+def reward_model(groups: list[TokenGroup] | None = None, **settings: object) -> RewardModel:
+    """The method alone."""
+    algorithm = learner(groups, **settings).algorithm
+    assert isinstance(algorithm, RewardModel)
+    return algorithm
 
 
 class Naive:
@@ -122,7 +129,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_step_is_the_naive_loss(case: str) -> None:
     settings = CASES[case]
-    loss, gradient = tw.step_gradient(reward_model(**settings), tw.rankings())
+    loss, gradient = tw.step_gradient(learner(**settings), tw.rankings())
     naive = Naive(**settings)
     expected = naive.step(tw.rankings(), settings.get("loss", "bradley_terry"))
     assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
@@ -139,7 +146,7 @@ def test_the_step_is_the_naive_loss(case: str) -> None:
     ],
 )
 def test_any_split_gives_the_same_gradient(settings: dict, tokens: int) -> None:
-    algorithm = reward_model(**settings)
+    algorithm = learner(**settings)
     loss, whole = tw.step_gradient(algorithm, tw.rankings())
     split_loss, split = tw.step_gradient(algorithm, tw.rankings(), tokens=tokens)
     assert split_loss == pytest.approx(loss, rel=1e-5)
@@ -147,7 +154,7 @@ def test_any_split_gives_the_same_gradient(settings: dict, tokens: int) -> None:
 
 
 def test_swapped_comparisons_a_lost_margin_and_a_lost_tie_would_be_noticed() -> None:
-    right, gradient = tw.step_gradient(reward_model(), tw.rankings())
+    right, gradient = tw.step_gradient(learner(), tw.rankings())
 
     def changed(**change: object) -> list[TokenGroup]:
         return [
@@ -163,7 +170,7 @@ def test_swapped_comparisons_a_lost_margin_and_a_lost_tie_would_be_noticed() -> 
         for g in tw.rankings()
     ]
     for wrong in (swapped, changed(margin=0.0), changed(tie=False), changed(weight=1.0)):
-        loss, other = tw.step_gradient(reward_model(wrong), wrong)
+        loss, other = tw.step_gradient(learner(wrong), wrong)
         assert abs(loss - right) > 1e-3
         assert tw.distance(gradient, other) > 1e-2
 
@@ -173,8 +180,10 @@ def test_the_score_is_read_at_the_last_real_token_of_each_response() -> None:
     naive = Naive()
     expected = torch.cat([s for g in tw.rankings() for s in naive.scores(g)])
     for tokens in (1, 100_000):
-        algorithm.ingredients.tokens_per_microbatch = tokens
-        found = torch.cat([algorithm.scores(b)[:, 0] for b in algorithm.batches(tw.rankings())])
+        algorithm.bench.tokens_per_microbatch = tokens
+        found = torch.cat(
+            [algorithm.scores(b)[:, 0] for b in algorithm.bench.batches(tw.rankings())]
+        )
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -194,9 +203,11 @@ def test_the_length_offset_explains_labels_while_training_only() -> None:
         TokenGroup("not", d.ids(4), (d.response(5, rank=1.0), d.response(9, rank=2.0)),
                    tw.rankings()[0].comparisons)
     )  # fmt: skip
-    algorithm = reward_model(groups, length_debias="offset")
+    trained = learner(groups, length_debias="offset")
+    algorithm = trained.algorithm
+    assert isinstance(algorithm, RewardModel)
     assert algorithm.length_offset > 0
-    loss, gradient = tw.step_gradient(algorithm, groups)
+    loss, gradient = tw.step_gradient(trained, groups)
     naive = Naive()
     offset = algorithm.length_offset / 100
     expected = naive.step(groups, offset=offset)
@@ -213,7 +224,7 @@ def test_the_length_offset_explains_labels_while_training_only() -> None:
 def test_the_normaliser_puts_demonstrations_at_zero_for_each_member() -> None:
     algorithm = reward_model(members=2)
     normaliser = algorithm.normaliser()
-    batches = list(algorithm.batches(tw.demonstrations(5)[:5]))
+    batches = list(algorithm.bench.batches(tw.demonstrations(5)[:5]))
     rewards = torch.cat(
         [normaliser.apply(algorithm.scores(b), b.lengths) for b in batches]
     ).detach()
@@ -228,7 +239,7 @@ def test_the_slope_that_is_taken_off_leaves_no_length_trend_within_prompts() -> 
     normaliser = algorithm.normaliser()
     up, down = 0.0, 0.0
     with torch.no_grad():
-        for batch in algorithm.batches(tw.rankings(7)):
+        for batch in algorithm.bench.batches(tw.rankings(7)):
             rewards = normaliser.apply(algorithm.scores(batch), batch.lengths)[:, 0]
             for g in range(batch.num_groups):
                 own = batch.group_of == g
@@ -241,7 +252,7 @@ def test_the_slope_that_is_taken_off_leaves_no_length_trend_within_prompts() -> 
 
 
 def test_held_out_accuracy_counts_by_hand() -> None:
-    algorithm = reward_model()
+    algorithm = learner()
     naive = Naive()
     right = decided = 0
     for group in tw.rankings(7):
@@ -250,7 +261,7 @@ def test_held_out_accuracy_counts_by_hand() -> None:
             if not c.tie:
                 decided += c.weight
                 right += c.weight * (scores[c.better] > scores[c.worse])
-    found = algorithm.evaluate(0, final=True)
+    found = algorithm.evaluate()
     assert found.metrics["eval/accuracy"] == pytest.approx(right / decided, rel=1e-6)
     assert found.metrics["eval/accuracy_low"] <= found.metrics["eval/accuracy"]
 
@@ -258,7 +269,7 @@ def test_held_out_accuracy_counts_by_hand() -> None:
 def test_members_of_an_ensemble_see_different_prompts() -> None:
     groups = [replace(g, id=f"{g.id}/{i}") for i in range(20) for g in tw.rankings()]
     algorithm = reward_model(groups, members=3, member_fraction=0.5)
-    seen = torch.cat([algorithm._seen(b, 3) for b in algorithm.batches(groups)])
+    seen = torch.cat([algorithm._drawn(b, 3) for b in algorithm.bench.batches(groups)])
     assert seen.mean().item() == pytest.approx(0.5, abs=0.1)
     for a in range(3):
         for b in range(a):

@@ -9,24 +9,22 @@ import torch
 from torch import Tensor
 
 import tiny_world as tw
-from gnomon.algorithms.base import Ingredients
-from gnomon.algorithms.sft import SFT, SFTSettings
+from gnomon.algorithms.base import Workbench
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
+from gnomon.train.learner import Learner
 
 
-def sft(text: list[TokenGroup] | None = None, seed: int = 0, **settings: float) -> SFT:
-    ingredients = Ingredients(
-        roles={"policy": Role("policy", tw.trunk(seed), trainable=True)},
-        seed=0,
-        batch_size=3,
-        iterations=1,
-        tokens_per_microbatch=100_000,
-        groups=tw.demonstrations(),
-        eval_groups=tw.demonstrations(3),
+def sft(text: list[TokenGroup] | None = None, seed: int = 0, **settings: float) -> Learner:
+    policy = Role("policy", tw.trunk(seed), trainable=True)
+    return tw.on_groups(
+        "sft",
+        Workbench({"policy": policy}, batch_size=3, tokens_per_microbatch=100_000),
+        tw.demonstrations(),
+        settings,
+        held_out=tw.demonstrations(3),
         text=text or [],
     )
-    return SFT(ingredients, SFTSettings(**settings))
 
 
 def padded_loss(groups: list[TokenGroup], *, prompts_too: bool = False) -> tuple[Tensor, dict]:
@@ -104,8 +102,8 @@ def test_the_held_out_loss_is_per_token_over_everything() -> None:
     expected, _ = padded_loss(tw.demonstrations(3))
     for tokens in (1, 10_000):
         algorithm = sft()
-        algorithm.ingredients.tokens_per_microbatch = tokens
-        found = algorithm.evaluate(0, final=True)
+        algorithm.bench.tokens_per_microbatch = tokens
+        found = algorithm.evaluate()
         assert found.metrics["eval/loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 

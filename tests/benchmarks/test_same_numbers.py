@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from gnomon.algorithms.registry import ALGORITHMS
+from gnomon.algorithms.registry import METHODS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from same_numbers import differing, distance, stages
@@ -21,7 +21,7 @@ def weights(folder: Path, value: float) -> Path:
 
 
 def test_every_method_of_the_registry_is_run() -> None:
-    assert set(ALGORITHMS) <= {stage["algorithm"] for stage in stages(3)}
+    assert set(METHODS) <= {stage["algorithm"] for stage in stages(3)}
 
 
 def test_the_last_bit_of_a_weight_counts(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from docs_pages import ROOT
 
 from gnomon.algorithms.registry import METHODS as BY_NAME
 from gnomon.recipe.schema import RolloutSpec, TrainSpec
-from gnomon.train.optim import OPTIMIZER
-from gnomon.train.optim import default_lr
+from gnomon.train.optim import OPTIMIZER, default_lr
 
 PAGE = (ROOT / "docs" / "defaults.md").read_text(encoding="utf-8")
 EXPERIMENTAL = {"CPOConfig": "cpo", "ORPOConfig": "orpo", "OnlineDPOConfig": "online_dpo"}

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gnomon.losses.advantages import gae, group_advantages, leave_one_out, whiten, zero_spread
+from gnomon.losses.advantages import centred, group_advantages, zero_spread
+from gnomon.losses.gae import gae, whiten
 
 
 def naive_gae(rewards, values, gamma, lam, bootstrap=0.0):
@@ -139,7 +140,7 @@ GROUP = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])
 
 
 def test_group_advantages_by_group():
-    got = group_advantages(REWARDS, GROUP, scale="group", eps=1e-4)
+    got = group_advantages(REWARDS, GROUP, scale="group")
     std = np.std([1, 0, 0, 1], ddof=1) + 1e-4
     np.testing.assert_allclose(got[:4].numpy(), np.array([0.5, -0.5, -0.5, 0.5]) / std, rtol=1e-5)
     assert (got[4:] == 0).all()
@@ -168,7 +169,7 @@ def test_zero_spread_is_exact_where_the_mean_rounds():
     assert (rewards - rewards.sum() / 7).any()  # plain centring would leave rounding errors
     for scale in ("none", "group", "batch"):
         assert (group_advantages(rewards, group, scale=scale) == 0).all()
-    assert (leave_one_out(rewards, group) == 0).all()
+    assert (centred(rewards, group, "leave_one_out") == 0).all()
     assert zero_spread(REWARDS, GROUP).tolist() == [False, True, True]
     assert not zero_spread(torch.tensor([torch.nan, 1.0]), torch.tensor([0, 0])).item()
 
@@ -180,7 +181,7 @@ def test_leave_one_out_is_the_mean_of_the_others():
     for i in range(7):
         others = [rewards[j] for j in range(7) if j != i and group[j] == group[i]]
         expected[i] = rewards[i] - np.mean(others) if others else 0
-    got = leave_one_out(torch.tensor(rewards), torch.tensor(group))
+    got = centred(torch.tensor(rewards), torch.tensor(group), "leave_one_out")
     np.testing.assert_allclose(got.numpy(), expected, atol=1e-12)
 
 
@@ -189,6 +190,8 @@ def test_nan_rewards_are_not_hidden():
     assert got.isnan().all()
 
 
-def test_unknown_scale_is_refused():
+def test_unknown_scales_and_baselines_are_refused():
     with pytest.raises(ValueError, match="use none, group or batch"):
         group_advantages(REWARDS, GROUP, scale="std")
+    with pytest.raises(ValueError, match="unknown baseline 'median'"):
+        centred(REWARDS, GROUP, "median")

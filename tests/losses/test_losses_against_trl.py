@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gnomon.losses.advantages import group_advantages
+from gnomon.losses.advantages import group_advantages, token_advantages
 from gnomon.losses.dpo import (
     dpo,
     hinge,
@@ -20,16 +20,11 @@ from gnomon.losses.dpo import (
 )
 from gnomon.losses.kl import kl_estimate
 from gnomon.losses.kto import kto, kto_baseline
-from gnomon.losses.policy_gradient import (
-    cispo,
-    gmpo,
-    gspo,
-    ppo_clip,
-    soft_overlong_penalty,
-    truncated_importance_weights,
-)
-from gnomon.losses.reduce import aggregate, response_logprobs, step_denominator
+from gnomon.losses.policy_gradient import importance_weights, ppo_clip
+from gnomon.losses.policy_variants import cispo, gmpo, gspo, soft_overlong_penalty
+from gnomon.losses.reduce import Totals, aggregate, response_logprobs
 from gnomon.losses.reference_free import cpo, orpo, simpo
+from gnomon.records import TokenGroup, TokenResponse
 
 pytest.importorskip("trl")
 
@@ -307,7 +302,8 @@ def trl_grpo(policy, loss_type, *, trainer_class=None, tis=False, **settings):
 
 
 def reduced(token_loss, mode):
-    denominator = step_denominator(LENGTHS, mode=mode, max_length=10)
+    responses = tuple(TokenResponse([5] * n, [True] * n) for n in LENGTHS.tolist())
+    denominator = Totals.of([TokenGroup("g", [1], responses)]).denominator(mode, 10)
     return aggregate(token_loss, MASK, OF, LENGTHS, mode=mode, denominator=denominator)
 
 
@@ -327,7 +323,8 @@ def test_truncated_importance_sampling_multiplies_the_loss():
     def ours(x):
         loss = ppo_clip(flat(x), flat(OLD), TOKEN_ADVANTAGES, eps_low=0.2, eps_high=0.28)
         sampler = flat(OLD) - flat(IS_RATIO).log()
-        return reduced(loss * truncated_importance_weights(flat(OLD), sampler, 2.0), "token")
+        weights = importance_weights(flat(OLD), sampler, correction="truncate", cap=2.0)
+        return reduced(loss * weights, "token")
 
     same_loss_and_gradient(ours, lambda y: trl_grpo(y, "dapo", tis=True), POLICY)
 
@@ -377,5 +374,8 @@ def test_soft_overlong_penalty_and_group_std():
     rewards = torch.rand(3, 4)
     expected = (rewards - rewards.mean(1, keepdim=True)) / (nanstd(rewards, dim=1)[:, None] + 1e-4)
     group = torch.arange(3).repeat_interleave(4)
-    got = group_advantages(rewards.flatten(), group, scale="group", eps=1e-4)
+    got = group_advantages(rewards.flatten(), group, scale="group")
     torch.testing.assert_close(got, expected.flatten())
+    of = torch.arange(12).repeat_interleave(2)  # what trains: the same for both tokens of each
+    trained = token_advantages(rewards.flatten(), torch.ones(24).bool(), of, group)
+    torch.testing.assert_close(trained, expected.flatten()[of])

@@ -6,17 +6,18 @@ import pytest
 import torch
 
 from gnomon.losses.policy_gradient import (
+    importance_ratio,
+    importance_weights,
+    is_clipped,
+    ppo_clip,
+    reinforce,
+)
+from gnomon.losses.policy_variants import (
     cispo,
     gmpo,
     gspo,
-    importance_ratio,
-    is_clipped,
-    masked_importance_weights,
-    ppo_clip,
-    reinforce,
     sequence_ratio,
     soft_overlong_penalty,
-    truncated_importance_weights,
 )
 from gnomon.losses.reduce import aggregate
 
@@ -165,15 +166,18 @@ def test_an_exploded_ratio_leaves_no_nan_behind():
 
 def test_importance_weights_against_the_sampler():
     old, sampler = t(math.log(0.6), math.log(0.1), math.log(0.5)), t(*[math.log(0.2)] * 3)
-    weights = truncated_importance_weights(old.requires_grad_(), sampler, 2.0)
+    weights = importance_weights(old.requires_grad_(), sampler, correction="truncate", cap=2.0)
     assert weights.tolist() == pytest.approx([2.0, 0.5, 2.0])
     assert not weights.requires_grad
-    kept = masked_importance_weights(old, sampler, low=0.5 - 1e-9, high=2.6)
+    kept = importance_weights(old, sampler, correction="mask", cap=2.6)
     assert kept.tolist() == pytest.approx([0.0, 0.5, 2.5])
-    with pytest.raises(ValueError, match="cap"):
-        truncated_importance_weights(old, sampler, 0.0)
-    with pytest.raises(ValueError, match="low"):
-        masked_importance_weights(old, sampler, low=2.0, high=1.0)
+    fewer = importance_weights(old, sampler, correction="mask", cap=1.9)
+    assert fewer.tolist() == [0.0, 0.0, 0.0]
+    assert importance_weights(old, sampler, correction="off", cap=2.0).tolist() == [1.0] * 3
+    with pytest.raises(ValueError, match="cap must be above 0"):
+        importance_weights(old, sampler, correction="truncate", cap=0.0)
+    with pytest.raises(ValueError, match="cap must be above 1"):
+        importance_weights(old, sampler, correction="mask", cap=1.0)
 
 
 def test_soft_overlong_penalty_by_cases():

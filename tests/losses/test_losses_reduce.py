@@ -7,20 +7,28 @@ from hypothesis import strategies as st
 
 from gnomon.losses.preference import bradley_terry, group_balanced_weight
 from gnomon.losses.reduce import (
+    Totals,
     aggregate,
     masked_mean,
     masked_sum,
     response_logprobs,
     segment_sum,
-    step_denominator,
     weighted_sum,
 )
 from gnomon.losses.sft import negative_log_likelihood
+from gnomon.records import TokenGroup, TokenResponse
 
 MASK = torch.tensor([1, 1, 0, 1, 0, 1]).bool()
 OF = torch.tensor([0, 0, 0, 1, 1, 1])
 VALUES = torch.tensor([1.0, 2.0, 100.0, 3.0, 100.0, 7.0])
 LENGTHS = torch.tensor([2, 2])
+
+
+def totals(lengths, weight=1.0):
+    """Of one group with responses that have so many counted tokens, and one that does not."""
+    masks = [[True] * int(n) + [False] for n in lengths]
+    responses = tuple(TokenResponse([5] * len(mask), mask) for mask in masks)
+    return Totals.of([TokenGroup("g", [1], responses, weight=weight)])
 
 
 def test_hand_worked_sums():
@@ -37,17 +45,18 @@ def test_hand_worked_aggregates_of_uneven_responses():
     mask, of, lengths = torch.ones(4).bool(), torch.tensor([0, 0, 0, 1]), torch.tensor([3, 1])
     expected = {"token": 16 / 4, "sequence": (2 + 10) / 2, "constant": 16 / (2 * 8)}
     for mode, value in expected.items():
-        denominator = step_denominator(lengths, mode=mode, max_length=8)
+        denominator = totals(lengths).denominator(mode, 8)
         got = aggregate(loss, mask, of, lengths, mode=mode, denominator=denominator)
         assert got.item() == pytest.approx(value), mode
 
 
 def test_denominator_leaves_out_responses_without_counted_tokens_except_when_constant():
-    lengths = torch.tensor([3, 0, 2])
-    assert step_denominator(lengths, mode="token") == 5
-    assert step_denominator(lengths, mode="sequence") == 2
-    assert step_denominator(lengths, mode="constant", max_length=4) == 12
-    assert step_denominator(torch.tensor([0, 0]), mode="token") == 1
+    some = totals([3, 0, 2])
+    assert some.denominator("token") == 5
+    assert some.denominator("sequence") == 2
+    assert some.denominator("constant", 4) == 12
+    assert totals([0, 0]).denominator("token") == 1
+    assert totals([0, 0]).denominator("sequence") == 1
 
 
 def test_masked_nan_is_left_out():
@@ -81,7 +90,7 @@ def test_any_split_gives_the_same_gradient(lengths, mode, data):
     mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=total, max_size=total)))
     of = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     counted = segment_sum(mask.double(), of, len(lengths)).long()
-    denominator = step_denominator(counted, mode=mode, max_length=6)
+    denominator = totals(counted).denominator(mode, 6)
     whole = aggregate(theta.square(), mask, of, counted, mode=mode, denominator=denominator)
     (expected,) = torch.autograd.grad(whole, theta)
 
@@ -134,6 +143,6 @@ def test_wrong_shapes_and_modes_are_refused():
     with pytest.raises(ValueError, match="use token, sequence or constant"):
         aggregate(VALUES, MASK, OF, LENGTHS, mode="mean", denominator=1)
     with pytest.raises(ValueError, match="use token, sequence or constant"):
-        step_denominator(LENGTHS, mode="mean")
+        totals(LENGTHS).denominator("mean")
     with pytest.raises(ValueError, match="max_length"):
-        step_denominator(LENGTHS, mode="constant")
+        totals(LENGTHS).denominator("constant")

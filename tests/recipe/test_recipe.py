@@ -10,7 +10,7 @@ import pytest
 from gnomon.errors import ConfigError
 from gnomon.recipe.load import load_recipe, parse_recipe, read_yaml
 from gnomon.recipe.presets import load_preset, preset_names
-from gnomon.runs.folder import dump_recipe
+from gnomon.runs.records import dump_recipe
 from gnomon.stages.names import stage_settings
 
 TEXT = """

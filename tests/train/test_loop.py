@@ -1,4 +1,4 @@
-"""The loop: what is stopped, recorded and resumed, with algorithms that misbehave on cue."""
+"""The loop: what is stopped, recorded and resumed, with methods that misbehave on cue."""
 
 from __future__ import annotations
 
@@ -15,59 +15,56 @@ import torch
 from rich.console import Console
 
 import tiny_world as tw
-from gnomon.algorithms.base import (
-    Evaluation,
-    Experience,
-    Ingredients,
-    LossOutput,
-    Minibatch,
-    Totals,
-)
-from gnomon.algorithms.sft import SFT, SFTSettings
+from gnomon.algorithms.base import Evaluation, LossOutput, Step, Workbench
+from gnomon.algorithms.offline_settings import SFTSettings
+from gnomon.algorithms.sft import SFT
 from gnomon.data.batch import Batch
 from gnomon.errors import RewardsFailedError, RunError, RunStopped
 from gnomon.models.roles import Role
 from gnomon.models.save import save_policy
 from gnomon.records import TokenGroup
+from gnomon.train.learner import Experience, GivenSource, Learner, Minibatch
 from gnomon.train.loop import Loop
 from gnomon.train.optim import LoopOptions
 from gnomon.train.progress import Progress
 
 
-class Staged(SFT):
+class Staged(Learner):
     """SFT that breaks, evaluates and keeps state as a test wants it."""
 
     nan_at: int | None = None
     infinite_gradient_at: int | None = None
     fail_rewards_at: int | None = None
-    eval_calls: list[tuple[int, bool]]
+    eval_calls: list[int]
     count = 0
+    gathered = 0
     modes: list[bool]
 
     def experience(self, iteration: int) -> Experience:
-        self.now = iteration
+        self.gathered += 1
         self.modes = [role.training for role in self.roles.values()]
         if iteration == self.fail_rewards_at:
             raise RewardsFailedError("all failed", [{"response": "bad", "error": "why"}])
         given = super().experience(iteration)
-        return Experience(given.minibatches, {"seen": float(iteration)}, [{"response": "x"}])
+        seen = {"seen": float(iteration)}
+        return Experience(given.step, given.minibatches, seen, [{"response": "x"}])
 
-    def loss(self, batch: Batch, totals: Totals) -> LossOutput:
+    def loss(self, batch: Batch, step: Step) -> LossOutput:
         assert all(role.training for role in self.roles.values())
-        out = super().loss(batch, totals)
-        if self.now == self.nan_at:
+        out = super().loss(batch, step)
+        if step.iteration == self.nan_at:
             return LossOutput(out.loss * math.nan, out.metrics)
-        if self.now == self.infinite_gradient_at:  # a finite loss with an infinite gradient
+        if step.iteration == self.infinite_gradient_at:  # a finite loss with an infinite gradient
             weight = next(p for _, p in self.named_parameters())
             return LossOutput(out.loss + (weight - weight.detach()).abs().sqrt().sum() * 0, {})
         return out
 
-    def evaluate(self, iteration: int, final: bool) -> Evaluation:
+    def evaluate(self) -> Evaluation:
         assert not any(role.training for role in self.roles.values())
-        self.eval_calls.append((iteration, final))
+        self.eval_calls.append(self.gathered)
         return Evaluation({"eval/x": 1.0}, {"x": 1.0}, [{"response": "held out"}])
 
-    def end_iteration(self, metrics: Any) -> None:
+    def end_iteration(self, experience: Experience, metrics: Any) -> None:
         self.count += 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -78,19 +75,16 @@ class Staged(SFT):
 
 
 def make(folder: Path, *, iterations: int = 4, **options: Any) -> Loop:
-    ingredients = Ingredients(
-        roles={"policy": Role("policy", tw.trunk(), trainable=True)},
-        seed=0,
-        batch_size=2,
-        iterations=iterations,
-        tokens_per_microbatch=20,
-        groups=tw.demonstrations(),
+    policy = Role("policy", tw.trunk(), trainable=True)
+    bench = Workbench(
+        {"policy": policy}, batch_size=2, iterations=iterations, tokens_per_microbatch=20
     )
-    algorithm = Staged(ingredients, SFTSettings())
-    algorithm.eval_calls = []
+    algorithm = SFT(SFTSettings(), bench)
+    learner = Staged(algorithm, GivenSource(algorithm, tw.demonstrations()))
+    learner.eval_calls = []
     settings = {"lr": 1e-2, "checkpoint_every": 1, "sample_every": 1, "seed": 3} | options
     return Loop(
-        algorithm,
+        learner,
         LoopOptions(iterations=iterations, **settings),
         folder,
         Progress("test", iterations, enabled=False, console=Console(quiet=True)),
@@ -125,11 +119,11 @@ def test_a_run_leaves_one_row_for_each_iteration_and_one_of_the_end(tmp_path: Pa
     assert last["seen"] == 3.0
     assert last["loss"] == rows(tmp_path)[3]["loss"]
     assert last["eval/x"] == 1.0  # of the final evaluation
-    assert loop.algorithm.eval_calls == [(0, False), (2, False), (4, True)]
+    assert loop.learner.eval_calls == [0, 2, 4]
     assert (tmp_path / "evals.json").is_file()
     samples = rows(tmp_path, "samples")
     assert [s["step"] for s in samples] == [1, 2, 3, 4, 4]
-    assert not any(role.training for role in loop.algorithm.roles.values())
+    assert not any(role.training for role in loop.learner.roles.values())
 
 
 def test_every_number_of_the_optimizer_arrives(tmp_path: Path) -> None:
@@ -166,7 +160,7 @@ def test_gradients_are_cut_at_the_norm_asked_for_or_never(tmp_path: Path) -> Non
 
 def test_the_loss_that_is_logged_is_the_steps_whatever_the_split(tmp_path: Path) -> None:
     whole = make(tmp_path / "a")
-    whole.algorithm.ingredients.tokens_per_microbatch = 10_000
+    whole.learner.bench.tokens_per_microbatch = 10_000
     split = make(tmp_path / "b")
     start = weights(whole)
     a, b = whole.run(), split.run()
@@ -182,7 +176,7 @@ def test_the_loss_that_is_logged_is_the_steps_whatever_the_split(tmp_path: Path)
 def test_experience_is_gathered_without_dropout_and_the_loss_with_it(tmp_path: Path) -> None:
     loop = make(tmp_path)
     loop.run()
-    assert loop.algorithm.modes == [False]  # and the loss asserts that it is on
+    assert loop.learner.modes == [False]  # and the loss asserts that it is on
 
 
 @pytest.mark.parametrize("kind", ["nan_at", "infinite_gradient_at"])
@@ -190,13 +184,13 @@ def test_a_loss_that_is_not_finite_stops_with_a_name_and_a_usable_checkpoint(
     tmp_path: Path, kind: str
 ) -> None:
     loop = make(tmp_path)
-    setattr(loop.algorithm, kind, 2)
+    setattr(loop.learner, kind, 2)
     with pytest.raises(RunError) as caught:
         loop.run()
     message = str(caught.value)
     assert "iteration 3:" in message  # counted from 1, as in the metrics
     assert "checkpoint of iteration 2 is intact" in message
-    groups = {g.id for g in SFT.experience(loop.algorithm, 2).minibatches[0].groups}
+    groups = {g.id for g in Learner.experience(loop.learner, 2).minibatches[0].groups}
     assert any(g in message for g in groups)
     assert "--resume" in message
     assert all(torch.isfinite(p).all() for p in loop.parameters.values())  # not stepped
@@ -211,14 +205,14 @@ def test_a_loss_that_is_not_finite_stops_with_a_name_and_a_usable_checkpoint(
 
 def test_before_the_first_checkpoint_it_says_that_there_is_none(tmp_path: Path) -> None:
     loop = make(tmp_path)
-    loop.algorithm.nan_at = 0
+    loop.learner.nan_at = 0
     with pytest.raises(RunError, match=r"iteration 1: .*no checkpoint yet"):
         loop.run()
 
 
 def test_failed_rewards_are_kept_for_people_and_dropped_by_the_resumed_run(tmp_path: Path) -> None:
     loop = make(tmp_path)
-    loop.algorithm.fail_rewards_at = 2
+    loop.learner.fail_rewards_at = 2
     with pytest.raises(RewardsFailedError):
         loop.run()
     kept = rows(tmp_path, "samples")
@@ -236,20 +230,20 @@ def test_a_run_that_is_cut_off_goes_on_bit_for_bit(tmp_path: Path, stop: int) ->
     class Killed(BaseException):
         pass
 
-    original = cut.algorithm.experience
+    original = cut.learner.experience
 
     def experience(iteration: int) -> Experience:
         if iteration == stop:
             raise Killed
         return original(iteration)
 
-    cut.algorithm.experience = experience
+    cut.learner.experience = experience
     with pytest.raises(Killed):
         cut.run()
     again = make(tmp_path / "cut", checkpoint_every=2)
     last = again.run(resume=True)
     assert same(again, straight)
-    assert again.algorithm.count == straight.algorithm.count == 4
+    assert again.learner.count == straight.learner.count == 4
     assert training_steps(tmp_path / "cut") == [1, 2, 3, 4]
     assert len(rows(tmp_path / "cut", "samples")) == len(rows(tmp_path / "straight", "samples"))
     assert last["loss"] == rows(tmp_path / "straight")[3]["loss"]
@@ -261,10 +255,10 @@ def test_resuming_a_finished_run_trains_nothing_and_gives_its_last_figures(tmp_p
     first = make(tmp_path)
     last = first.run()
     again = make(tmp_path)
-    again.algorithm.nan_at = 3  # would raise if an iteration ran
+    again.learner.nan_at = 3  # would raise if an iteration ran
     figures = again.run(resume=True)
     assert same(again, first)
-    assert again.algorithm.eval_calls == []
+    assert again.learner.eval_calls == []
     assert figures["loss"] == last["loss"]
     assert training_steps(tmp_path) == [1, 2, 3, 4]
 
@@ -273,7 +267,7 @@ def test_a_run_that_is_not_resumed_starts_from_the_beginning(tmp_path: Path) -> 
     make(tmp_path).run()
     fresh = make(tmp_path)
     fresh.run()
-    assert fresh.algorithm.count == 4
+    assert fresh.learner.count == 4
 
 
 def test_a_full_disk_at_a_checkpoint_loses_nothing(
@@ -310,13 +304,13 @@ def test_random_numbers_hang_on_the_iteration_alone(tmp_path: Path) -> None:
     drawn: dict[str, list[float]] = {}
     for name, extra in (("a", 0), ("b", 5)):
         loop = make(tmp_path / name)
-        real = loop.algorithm.experience
+        real = loop.learner.experience
 
         def experience(iteration: int, real: Any = real, name: str = name) -> Experience:
             drawn.setdefault(name, []).append(float(torch.rand(())))
             return real(iteration)
 
-        loop.algorithm.experience = experience
+        loop.learner.experience = experience
         torch.rand(extra)
         loop.run()
     assert drawn["a"] == drawn["b"]
@@ -347,7 +341,7 @@ def test_sinks_get_the_same_rows(tmp_path: Path) -> None:
 
 def test_an_iteration_without_minibatches_is_recorded(tmp_path: Path) -> None:
     loop = make(tmp_path, iterations=1)
-    loop.algorithm.experience = lambda iteration: Experience([], {"reward": 0.5})
+    loop.learner.experience = lambda i: Experience(Step(i), [], {"reward": 0.5})
     before = weights(loop)
     assert loop.run()["reward"] == 0.5
     assert all(torch.equal(p, before[n]) for n, p in loop.parameters.items())
@@ -356,9 +350,8 @@ def test_an_iteration_without_minibatches_is_recorded(tmp_path: Path) -> None:
 def test_several_minibatches_are_several_steps(tmp_path: Path) -> None:
     loop = make(tmp_path, iterations=2)
     groups = tw.demonstrations()
-    loop.algorithm.experience = lambda i: (
-        setattr(loop.algorithm, "now", i)
-        or Experience([Minibatch(groups[:2]), Minibatch(groups[2:4]), Minibatch(groups[4:])])
+    loop.learner.experience = lambda i: Experience(
+        Step(i), [Minibatch(groups[:2]), Minibatch(groups[2:4]), Minibatch(groups[4:])]
     )
     loop.run()
     assert loop.step == 6
@@ -375,9 +368,7 @@ def weighted(*weights: float) -> list[TokenGroup]:
 
 def train_on(folder: Path, *steps: list[TokenGroup]) -> Loop:
     loop = make(folder, iterations=len(steps))
-    loop.algorithm.experience = lambda i: (
-        setattr(loop.algorithm, "now", i) or Experience([Minibatch(steps[i])])
-    )
+    loop.learner.experience = lambda i: Experience(Step(i), [Minibatch(steps[i])])
     loop.run()
     return loop
 
@@ -404,7 +395,7 @@ def test_weights_that_are_not_finite_are_neither_checkpointed_nor_saved(
         loop.run()
     assert loop.checkpoints.iterations() == []
     with pytest.raises(RunError, match=r"model was not written: .* is not finite"):
-        save_policy(tmp_path / "model", loop.algorithm.roles["policy"])
+        save_policy(tmp_path / "model", loop.learner.roles["policy"])
     assert not (tmp_path / "model").exists()
 
 
@@ -419,7 +410,7 @@ def test_iterations_that_train_nothing_are_told_of(tmp_path: Path) -> None:
     loop = make(tmp_path, iterations=12)
     told: list[str] = []
     loop.idle.tell = told.append
-    loop.algorithm.experience = lambda i: Experience([])
+    loop.learner.experience = lambda i: Experience(Step(i), [])
     loop.run()
     assert [line.split(" trained nothing")[0] for line in told] == [
         "warning: iteration 1",
@@ -445,7 +436,7 @@ def test_a_stop_is_saved_before_any_part_of_an_iteration_changed_the_weights(
     straight = make(tmp_path / "straight", checkpoint_every=100)
     straight.run()
     loop = make(tmp_path / "run", checkpoint_every=100)
-    real = loop.algorithm.experience
+    real = loop.learner.experience
 
     def experience(iteration: int) -> Experience:
         if iteration == 2:
@@ -453,7 +444,7 @@ def test_a_stop_is_saved_before_any_part_of_an_iteration_changed_the_weights(
             loop.stop.watching(lambda done, total: None)(1, 2)  # as a rollout does
         return real(iteration)
 
-    loop.algorithm.experience = experience
+    loop.learner.experience = experience
     with pytest.raises(RunStopped, match="the checkpoint of iteration 2 of 4 is saved"):
         loop.run()
     again = make(tmp_path / "run", checkpoint_every=100)

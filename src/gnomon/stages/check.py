@@ -112,8 +112,8 @@ def check_stage(stage: Stage, code: bool = True) -> None:
     """
     spec, recipe = stage.spec, stage.recipe
     _check_start(stage)
-    _check_judging(stage)
     stage.check()
+    _check_judging(stage)
     if spec.holdout and spec.eval_data:
         raise ConfigError("give either holdout or eval_data, not both")
     _check_environment(stage, code)
@@ -171,8 +171,8 @@ def _check_judging(stage: Stage) -> None:
     if not stage.judged:
         raise ConfigError(
             "it samples its own responses and needs a reward: reward: [{model: STAGE}], "
-            "[{function: file.py:name}] or [{builtin: gold}], or an environment"
-            + ("" if stage.trains else ", or settings.labellers")
+            "[{function: file.py:name}] or [{builtin: gold}], or "
+            + ("an environment" if stage.trains else "settings.labellers")
         )
     check_engine(spec.rollout)
     queued = [reward for reward in spec.reward if reward.builtin == HUMAN]

@@ -1,0 +1,243 @@
+"""What holds for every method of the registry: it logs what it declares, and it can be resumed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_world as tw
+from gnomon.algorithms.base import Workbench
+from gnomon.algorithms.registry import METHODS
+from gnomon.algorithms.rollouts import ROLLOUT_METRICS
+from gnomon.judges.protocol import Sample, SampleJudge, Score
+from gnomon.models.roles import Role
+from gnomon.records import TokenGroup
+from gnomon.rollout.protocol import SamplingParams
+from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.train.learner import Learner
+from gnomon.train.loop import LOOP_METRICS, Loop, LoopOptions
+from gnomon.train.progress import Progress
+from gnomon.train.sampled import Played, Sampling
+
+ENDS = (tw.EOS, *range(8, 60))
+"""Tokens that end a response, so that some finish and some are cut off."""
+REMEMBERS: list[tuple[str, dict[str, Any]]] = [
+    ("dpo", {"reference": "synced", "sync_every": 1}),
+    ("kto", {"reference": "synced", "sync_every": 1}),
+    ("online_dpo", {"replay": 0.5, "refresh_reference": 2}),
+    ("online_dpo", {"replay": 0.5, "refresh_reference": 1}),
+    ("ppo", {"target_kl": 0.001, "kl_horizon": 100}),
+    ("grpo", {"sync_reference_every": 1, "log_kl": True}),
+    ("reinforce", {}),
+]
+"""Methods that remember more than weights, and the settings with which it matters."""
+
+
+class Right(SampleJudge):
+    """1 where most tokens are even, else 0."""
+
+    name = "right"
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Score]:
+        even = [sum(i % 2 == 0 for i in s.response_ids) for s in samples]
+        return [
+            Score(float(2 * n > len(s.response_ids))) for n, s in zip(even, samples, strict=True)
+        ]
+
+
+def labelled(seed: int = 0) -> list[TokenGroup]:
+    """Answers to six prompts, every second one bad."""
+    groups = tw.demonstrations(seed)
+    return [
+        replace(g, responses=(replace(g.responses[0], scalar={"label": float(i % 2)}),))
+        for i, g in enumerate(groups)
+    ]
+
+
+def roles(name: str, given: Mapping[str, Any]) -> dict[str, Role]:
+    made: dict[str, Role] = {}
+    for i, need in enumerate(tw.method(name).needs(tw.settings(name, **given))):
+        head = tw.head(i, need.outputs, bias=need.critic) if need.outputs else None
+        made[need.name] = Role(need.name, tw.trunk(), head=head, trainable=need.trainable)
+    return made
+
+
+def fresh(name: str, text: bool = False, **given: Any) -> Learner:
+    """A method on tiny models, with data or prompts of its own."""
+    cls = tw.method(name)
+    bench = Workbench(
+        roles(name, given), seed=5, iterations=3, batch_size=4, tokens_per_microbatch=60
+    )
+    documents = tw.documents() if text else ()
+    if cls.data != "prompts":
+        make = {"demonstrations": tw.demonstrations, "rankings": tw.rankings, "unpaired": labelled}
+        settings = tw.settings(name, **given)
+        groups, _ = cls.prepare(make[cls.data](), settings)
+        held_out, _ = cls.prepare(make[cls.data](7), settings, training=False)
+        return tw.on_groups(name, bench, groups, given, held_out=held_out, text=documents)
+    policy = bench.roles["policy"]
+    played = Played(
+        TorchEngine(policy.trunk.model, tw.tokenizer(), eos_token_ids=ENDS),
+        Right(),
+        sampling=Sampling(SamplingParams(max_new_tokens=6), samples=4),
+    )
+    return tw.on_prompts(
+        name,
+        bench,
+        played,
+        given,
+        prompts=tw.prompts(6),
+        held_out=tw.prompts(2, seed=33),
+        text=documents,
+    )
+
+
+def loop(learner: Learner, folder: Path, iterations: int = 3) -> Loop:
+    options = LoopOptions(
+        iterations, 2e-2, schedule="constant", warmup=0, checkpoint_every=1, eval_every=1, seed=3
+    )
+    return Loop(learner, options, folder, Progress("test", 3, False))
+
+
+# -- what is logged -------------------------------------------------------------------------------
+
+
+def logged(name: str, folder: Path, **given: Any) -> set[str]:
+    """The columns of three iterations; evaluations' are all called eval/..."""
+    run = loop(fresh(name, **given), folder)
+    run.run()
+    columns = {k for row in run.metrics.rows for k, v in row.items() if v is not None}
+    return {k for k in columns if not k.startswith("eval/")} - {"final"}
+
+
+@pytest.mark.filterwarnings("ignore:.*the policy learns nothing")
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_all_that_a_method_logs_is_declared(name: str, tmp_path: Path) -> None:
+    """No reward may be called like a metric, and what is declared says what a metric is called."""
+    declared = {*tw.method(name).metrics, *LOOP_METRICS}
+    if tw.method(name).data == "prompts":
+        declared |= set(ROLLOUT_METRICS)
+    found = logged(name, tmp_path)
+    undeclared = {k for k in found - declared if not re.fullmatch(r"pass@\d+", k)}
+    assert undeclared == set()
+    assert {"loss", "grad_norm", "lr"} <= found
+
+
+ALL_FIGURES: dict[str, dict[str, Any]] = {
+    "sft": {},
+    "reward_model": {},
+    "dpo": {},
+    "kto": {},
+    "online_dpo": {"replay": 0.5},
+    "raft": {},
+    "ppo": {},
+    "grpo": {"truncated": "penalise"},
+}
+"""Settings with which a method logs all that it can."""
+
+
+@pytest.mark.filterwarnings("ignore:.*the policy learns nothing")
+@pytest.mark.parametrize("name", ALL_FIGURES)
+def test_all_that_a_method_declares_is_logged_with_some_settings(name: str, tmp_path: Path) -> None:
+    found = logged(name, tmp_path, **ALL_FIGURES[name])
+    assert set(tw.method(name).metrics) - found == set()
+
+
+@pytest.mark.filterwarnings("ignore:.*the policy learns nothing")
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_no_loss_reads_a_number_off_the_device(name: str) -> None:
+    """Its metrics are added up where they are; only the model's own layout is looked at."""
+    learner = fresh(name)
+    experience = learner.experience(0)
+    minibatch = experience.minibatches[0]
+    step = learner.step_of(experience, minibatch.totals())
+    batch = next(iter(learner.bench.batches(minibatch.trained)))
+    with tw.watched_reads() as read:
+        output = learner.loss(batch, step)
+    assert set(read) <= {"models"}
+    assert output.metrics
+
+
+def test_mixed_in_text_is_logged_by_the_loops_own_name(tmp_path: Path) -> None:
+    assert "text_loss" in logged("sft", tmp_path, text=True, pretraining_coef=0.1)
+
+
+# -- resuming -------------------------------------------------------------------------------------
+
+
+def weights(learner: Learner) -> dict[str, torch.Tensor]:
+    """Of all roles, the reference's too."""
+    found: dict[str, torch.Tensor] = {}
+    for name, role in learner.roles.items():
+        found |= {
+            f"{name}.{n}": p.detach().clone() for n, p in role.trunk.model.state_dict().items()
+        }
+        if role.head is not None:
+            found |= {f"{name}.head.{n}": p.clone() for n, p in role.head.state_dict().items()}
+    return found
+
+
+def flat(state: Any, at: str = "") -> dict[str, Any]:
+    """A state's leaves by path."""
+    if isinstance(state, Mapping):
+        items: Any = state.items()
+    elif isinstance(state, list | tuple):
+        items = enumerate(state)
+    else:
+        return {at: state}
+    return {k: v for key, one in items for k, v in flat(one, f"{at}/{key}").items()}
+
+
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(v, other[k]) if isinstance(v, torch.Tensor) else v == other[k]
+        for k, v in one.items()
+    )
+
+
+def stopped_after_two(name: str, given: Mapping[str, Any], folder: Path) -> None:
+    half = loop(fresh(name, **given), folder)
+    half.options = replace(half.options, iterations=2)
+    half.run()
+
+
+def straight(name: str, given: Mapping[str, Any], folder: Path) -> Learner:
+    learner = fresh(name, **given)
+    loop(learner, folder).run()
+    return learner
+
+
+EVERY = [*((name, {}) for name in sorted(METHODS) if name != "reinforce"), *REMEMBERS]
+
+
+@pytest.mark.filterwarnings("ignore:.*the policy learns nothing")
+@pytest.mark.parametrize(("name", "given"), EVERY)
+def test_the_third_iteration_after_a_resume_is_the_same_to_the_last_bit(
+    name: str, given: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = straight(name, given, tmp_path / "whole")
+    stopped_after_two(name, given, tmp_path / "halves")
+    resumed = fresh(name, **given)
+    loop(resumed, tmp_path / "halves").run(resume=True)
+    assert same(weights(whole), weights(resumed))
+    assert same(flat(whole.state_dict()), flat(resumed.state_dict()))
+
+
+@pytest.mark.filterwarnings("ignore:.*the policy learns nothing")
+@pytest.mark.parametrize(("name", "given"), REMEMBERS)
+def test_a_method_that_forgot_would_end_elsewhere(
+    name: str, given: dict[str, Any], tmp_path: Path
+) -> None:
+    """The test above can fail: what a method remembers matters in the third iteration."""
+    whole = straight(name, given, tmp_path / "whole")
+    stopped_after_two(name, given, tmp_path / "halves")
+    forgetful = fresh(name, **given)
+    forgetful.algorithm.load_state_dict = lambda state: None  # type: ignore[method-assign]
+    loop(forgetful, tmp_path / "halves").run(resume=True)
+    assert not same(weights(whole), weights(forgetful))
