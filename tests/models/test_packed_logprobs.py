@@ -62,6 +62,27 @@ def test_values_and_gradients(chunk: int | None, softcap: float | None, bias: bo
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize("linear", [True, False])
+def test_an_entropy_that_is_only_logged_has_no_gradient(chunk: int | None, linear: bool) -> None:
+    batch, N = batch_of()
+    hidden = torch.randn(N, H, requires_grad=True)
+    module = nn.Linear(H, V)
+    head = OutputHead(module if linear else nn.Sequential(module))
+    settings = {"entropy": True, "chunk_tokens": chunk}
+    logged = token_logprobs(hidden, head, batch, entropy_grad=False, **settings)
+    trained = token_logprobs(hidden, head, batch, **settings)
+    assert not logged.entropy.requires_grad
+    assert trained.entropy.requires_grad
+    assert torch.equal(logged.entropy, trained.entropy)
+    weight = torch.randn_like(trained.logprobs)
+    one, other = (
+        torch.autograd.grad((weight * out.logprobs).sum(), [hidden, module.weight])
+        for out in (logged, trained)
+    )
+    assert all(map(torch.equal, one, other))
+
+
 def test_backward_twice_over_a_kept_chunk() -> None:
     batch, N = batch_of()
     hidden = torch.randn(N, H, requires_grad=True)

@@ -152,7 +152,12 @@ class PolicyGradient(Algorithm):
 
     def loss(self, batch: Batch, step: Step) -> LossOutput:
         s, mask = self.settings, batch.response_mask
-        out = self.roles["policy"].logprobs(batch, temperature=step.temperature, entropy=True)
+        out = self.roles["policy"].logprobs(
+            batch,
+            temperature=step.temperature,
+            entropy=True,
+            entropy_grad=bool(s.entropy_coef),
+        )
         assert out.entropy is not None
         ref, metrics = batch.token.get("ref_logprobs"), dict[str, Metric]()
         if self._needs_old:

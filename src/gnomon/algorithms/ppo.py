@@ -112,7 +112,12 @@ class PPO(Algorithm):
 
     def loss(self, batch: Batch, step: Step) -> LossOutput:
         s, mask, old = self.settings, batch.response_mask, batch.token["old_logprobs"]
-        out = self.roles["policy"].logprobs(batch, temperature=step.temperature, entropy=True)
+        out = self.roles["policy"].logprobs(
+            batch,
+            temperature=step.temperature,
+            entropy=True,
+            entropy_grad=bool(s.entropy_coef),
+        )
         assert out.entropy is not None
         values = self.roles["value_model"].values(batch).float()
         advantages = batch.token["advantages"]

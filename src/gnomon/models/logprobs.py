@@ -95,6 +95,7 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
     entropy: bool = False,
+    entropy_grad: bool = True,
     chunk_tokens: int | None = None,
 ) -> TokenLogprobs:
     """Log-probabilities and entropies of the response tokens from final hidden states.
@@ -104,7 +105,8 @@ def token_logprobs(
         head: the model's head, ``OutputHead.of(model)``.
         batch: the batch ``hidden`` was computed from.
         temperature: logits are divided by it; use the sampler's to compare with its log-probs.
-        entropy: compute entropies as well (differentiable).
+        entropy: compute entropies as well.
+        entropy_grad: whether they have a gradient; one that is only logged saves the memory.
         chunk_tokens: rows projected at once; by default as many as make 128 MiB of logits.
 
     Returns:
@@ -115,7 +117,8 @@ def token_logprobs(
         raise ValueError(f"temperature is {temperature}; log-probabilities need it above 0")
     rows = hidden.index_select(0, batch.source_index)
     compute = _linear_head if type(head.module) is nn.Linear else _any_head
-    return TokenLogprobs(*compute(rows, head, batch.targets, temperature, entropy, chunk_tokens))
+    options = (temperature, entropy, entropy_grad, chunk_tokens)
+    return TokenLogprobs(*compute(rows, head, batch.targets, *options))
 
 
 def _linear_head(
@@ -124,6 +127,7 @@ def _linear_head(
     targets: Tensor,
     temperature: float,
     entropy: bool,
+    entropy_grad: bool,
     chunk_tokens: int | None,
 ) -> tuple[Tensor, Tensor | None]:
     weight: Tensor = head.module.weight  # type: ignore[assignment]
@@ -136,7 +140,16 @@ def _linear_head(
     chunk = chunk_tokens or _default_chunk(weight.shape[0])
     with torch.autocast(kind, enabled=False):
         values, entropies = _LinearLogprobs.apply(  # type: ignore[no-untyped-call]
-            rows, weight, bias, targets, head.scale, head.softcap, temperature, entropy, chunk
+            rows,
+            weight,
+            bias,
+            targets,
+            head.scale,
+            head.softcap,
+            temperature,
+            entropy,
+            entropy_grad,
+            chunk,
         )
     return values, entropies if entropy else None
 
@@ -147,13 +160,15 @@ def _any_head(
     targets: Tensor,
     temperature: float,
     entropy: bool,
+    entropy_grad: bool,
     chunk_tokens: int | None,
 ) -> tuple[Tensor, Tensor | None]:
     """The same through autograd, each chunk checkpointed: for heads that are not plain matrices."""
 
     def chunk_values(h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         logp = head.logits(h, temperature).log_softmax(-1)
-        plogp = -(logp.exp() * logp).sum(-1) if entropy else logp.new_zeros(len(t))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_grad):
+            plogp = -(logp.exp() * logp).sum(-1) if entropy else logp.new_zeros(len(t))
         return logp.gather(1, t[:, None])[:, 0], plogp
 
     chunk = chunk_tokens or _default_chunk(_vocabulary(head.module, rows))
@@ -215,6 +230,7 @@ class _LinearLogprobs(torch.autograd.Function):
         softcap: float | None,
         temperature: float,
         entropy: bool,
+        entropy_grad: bool,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
         R = rows.shape[0]
@@ -229,13 +245,13 @@ class _LinearLogprobs(torch.autograd.Function):
             lse[part] = torch.logsumexp(z, -1)
             values[part] = z.gather(1, targets[part, None])[:, 0] - lse[part]
             if entropy:
-                p = torch.exp(z - lse[part, None])
-                entropies[part] = lse[part] - (p * z).sum(-1)
+                p = (z - lse[part, None]).exp_()
+                entropies[part] = lse[part] - p.mul_(z).sum(-1)
             kept = z if keep else None
         ctx.save_for_backward(rows, weight, bias, targets, lse, entropies, kept)
         ctx.settings = (scale, softcap, temperature, chunk)
-        ctx.entropy = entropy
-        if not entropy:
+        ctx.entropy = entropy and entropy_grad
+        if not ctx.entropy:
             ctx.mark_non_differentiable(entropies)
         return values, entropies
 
@@ -253,13 +269,16 @@ class _LinearLogprobs(torch.autograd.Function):
             z = kept
             if z is None:
                 z = _scaled_logits(rows[part], weight, bias, scale, softcap, temperature)
-            log_p = z - lse[part, None]
-            p = log_p.exp()
+            # nobody needs z again, unless it was kept or the softcap's derivative is made of it
+            used_up = kept is None and softcap is None
+            log_p = z.sub_(lse[part, None]) if used_up else z - lse[part, None]
             if ctx.entropy:
+                p = log_p.exp()
                 dz = log_p.add_(entropies[part, None]).mul_(e[part, None]).add_(g[part, None])
                 dz.mul_(p).neg_()
+                del p
             else:
-                dz = p.mul_(-g[part, None])
+                dz = log_p.exp_().mul_(-g[part, None])
             dz.scatter_add_(1, targets[part, None], g[part, None])
             if softcap is not None:  # d cap*tanh(x/cap) / dx = 1 - tanh^2
                 dz.mul_(1 - (z * (temperature / softcap)).square_())
@@ -274,7 +293,7 @@ class _LinearLogprobs(torch.autograd.Function):
             d_rows,
             None if d_weight is None else d_weight.to(weight.dtype),
             None if d_bias is None else d_bias.to(bias.dtype),
-            *(None,) * 6,
+            *(None,) * 7,
         )
 
 

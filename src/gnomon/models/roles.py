@@ -269,12 +269,14 @@ class Role:
         *,
         temperature: float = 1.0,
         entropy: bool = False,
+        entropy_grad: bool = True,
         hidden: Tensor | None = None,
     ) -> TokenLogprobs:
         """Log-probabilities (nats) of the R response tokens under softmax(logits / temperature).
 
         Args:
             entropy: also give the entropy (nats) of each token's distribution.
+            entropy_grad: whether the entropy has a gradient (not where it is only logged).
             hidden: [N, H] from :meth:`hidden`, when it was computed already.
         """
         hidden = self.hidden(batch) if hidden is None else hidden
@@ -285,6 +287,7 @@ class Role:
                 batch,
                 temperature=temperature,
                 entropy=entropy,
+                entropy_grad=entropy_grad,
             )
 
     def scores(self, batch: Batch, *, hidden: Tensor | None = None) -> Tensor:
