@@ -290,9 +290,9 @@ def _chunks(
                         f"{parts} was removed while the run was writing it. Put the folder back "
                         "and resume with --resume; without it --resume starts this stage again."
                     )
-                rows = _normal(collector.rows(prompts[first : first + size], first))
-                text = _lines(rows)
+                text = _lines(collector.rows(prompts[first : first + size], first))
                 write_text(file, text + json.dumps({"sha256": _hash(text)}) + "\n")
+                rows = _parsed(text)
             everything += rows
             progress.update(min(first + size, len(prompts)), {})
     except RunStopped as stopped:
@@ -310,7 +310,7 @@ def _read_part(file: Path) -> list[dict[str, Any]] | None:
         body, _, last = text.rstrip("\n").rpartition("\n")
         body += "\n" if body else ""
         if json.loads(last)["sha256"] == _hash(body):
-            return [json.loads(line) for line in body.split("\n") if line]
+            return _parsed(body)
         wrong = "its SHA-256 differs"
     except (OSError, ValueError, KeyError, TypeError) as error:
         wrong = str(error) or type(error).__name__
@@ -321,9 +321,8 @@ def _read_part(file: Path) -> list[dict[str, Any]] | None:
     return None
 
 
-def _normal(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows as they come back from a file."""
-    return [json.loads(line) for line in _lines(rows).split("\n") if line]
+def _parsed(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def _hash(text: str) -> str:
