@@ -391,6 +391,30 @@ def test_nothing_to_train_on_leaves_the_policy_alone(tmp_path: Path) -> None:
     assert [r["step"] for r in rows if "zero_spread" in r and r["zero_spread"] == 1][:2] == [1, 2]
 
 
+@pytest.mark.filterwarnings("ignore:.*the policy learns nothing")
+@pytest.mark.parametrize(
+    ("name", "rewards", "idle"),
+    [
+        ("grpo", [1.0] * 4 + [0.0] * 12, True),
+        ("reinforce", [1.0] * 4 + [0.0] * 12, False),  # prompts differ, if not their responses
+        ("reinforce", [1.0] * 16, True),
+    ],
+)
+def test_iterations_are_idle_only_where_nothing_moved(
+    name: str, rewards: list[float], idle: bool, tmp_path: Path
+) -> None:
+    algorithm = make(name, reward=Listed(*rewards), iterations=1)
+    before = weights(algorithm)
+    run = loop(algorithm, tmp_path)
+    told: list[str] = []
+    run.idle.tell = told.append
+    run.run()
+    assert rows_of(tmp_path)[0]["zero_spread"] == 1
+    assert all(torch.equal(before[k], v) for k, v in weights(algorithm).items()) == idle
+    assert run.idle.count == idle
+    assert [("same reward" in line) for line in told] == ([True, True] if idle else [])
+
+
 def test_the_moving_average_is_of_earlier_iterations(tmp_path: Path) -> None:
     algorithm = make("reinforce", iterations=3, ema_decay=0.5)
     loop(algorithm, tmp_path).run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from rich.console import Console
 
 import tiny_world as tw
 from gnomon.algorithms.base import Evaluation, LossOutput, Step, Workbench
+from gnomon.algorithms.metric import MetricSums
 from gnomon.algorithms.offline_settings import SFTSettings
 from gnomon.algorithms.sft import SFT
 from gnomon.data.batch import Batch
 from gnomon.errors import RewardsFailedError, RunError, RunStopped
+from gnomon.losses.reduce import Totals
 from gnomon.models.roles import Role
 from gnomon.models.save import save_policy
 from gnomon.records import TokenGroup
@@ -27,6 +29,7 @@ from gnomon.train.learner import Experience, GivenSource, Learner, Minibatch
 from gnomon.train.loop import Loop
 from gnomon.train.optim import LoopOptions
 from gnomon.train.progress import Progress
+from gnomon.train.strategy import OneDevice
 
 
 class Staged(Learner):
@@ -356,6 +359,41 @@ def test_several_minibatches_are_several_steps(tmp_path: Path) -> None:
     loop.run()
     assert loop.step == 6
     assert training_steps(tmp_path) == [3, 6]
+
+
+# -- several processes ----------------------------------------------------------------------------
+
+
+class TwoProcesses(OneDevice):
+    """What the loop sees where another process works on as many groups as this one."""
+
+    other_problem: str | None = None
+
+    def total(self, counted: Totals) -> Totals:
+        return Totals(**{name: 2 * count for name, count in asdict(counted).items()})
+
+    def figures(self, metrics: MetricSums) -> dict[str, float]:
+        return {name: 2 * value for name, value in super().figures(metrics).items()}
+
+    def agree(self, problem: str | None) -> str | None:
+        return problem or self.other_problem
+
+
+def test_the_loss_is_divided_by_what_all_processes_counted(tmp_path: Path) -> None:
+    alone, one_of_two = (make(tmp_path / name, iterations=1) for name in ("alone", "two"))
+    one_of_two.strategy = TwoProcesses()
+    a, b = alone.run(), one_of_two.run()
+    assert b["loss"] == pytest.approx(a["loss"] / 2, rel=1e-6)
+    assert b["grad_norm"] == pytest.approx(a["grad_norm"] / 2, rel=1e-5)
+    assert b["nll"] == 2 * a["nll"]  # metrics are read through the strategy too
+
+
+def test_a_problem_of_another_process_stops_this_one(tmp_path: Path) -> None:
+    loop = make(tmp_path)
+    loop.strategy = strategy = TwoProcesses()
+    strategy.other_problem = "the loss is nan on process 1"
+    with pytest.raises(RunError, match="iteration 1: the loss is nan on process 1"):
+        loop.run()
 
 
 # -- weights of 0, weights that blow up, and iterations that train nothing -------------------------

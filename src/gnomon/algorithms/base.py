@@ -266,6 +266,8 @@ class Algorithm:
 
     def why_idle(self, metrics: Mapping[str, float]) -> str | None:
         """Why an iteration trained nothing, judged by its row of metrics; None where it did."""
+        if metrics["grad_norm"]:
+            return None
         if metrics.get("zero_spread") == 1.0:
             return (
                 f"all responses to each prompt have the same reward (its mean is "
@@ -275,7 +277,7 @@ class Algorithm:
             )
         if metrics.get("prompts_used") == 0.0:
             return "no response was one to learn from (see the threshold, and what is cut off)"
-        return None if metrics["grad_norm"] else "its gradient is 0 (or all its rows weigh 0)"
+        return "its gradient is 0 (or all its rows weigh 0)"
 
 
 def with_tokens(groups: Sequence[TokenGroup], columns: Mapping[str, Tensor]) -> list[TokenGroup]:
