@@ -3,6 +3,8 @@
 import ast
 import base64
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -120,6 +122,17 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 
 ALLOWED = ("report", "errors", "files", "stats", "runs")
+
+
+def test_a_report_is_made_without_torch_or_anything_that_trains():
+    code = """
+import sys
+import gnomon.report.html, gnomon.report.runs, gnomon.report.seeds, gnomon.report.table
+rooms = ("torch", "gnomon.algorithms", "gnomon.train", "gnomon.stages", "gnomon.models")
+print([name for name in sys.modules if name.startswith(rooms)])
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "[]\n"
 
 
 def test_the_report_knows_nothing_of_training():

@@ -7,8 +7,7 @@ One folder per checkpoint, ``step-000123``, holding only safetensors and JSON::
     state.json               the rest of both; a tensor is a pointer into state.safetensors
     manifest.json            size and SHA-256 of the files above
 
-A folder appears in one rename, so a process killed at any moment leaves only whole checkpoints (and
-a hidden temporary that the next run removes).
+A folder appears in one rename, so a process killed at any moment leaves only whole checkpoints.
 """
 
 from __future__ import annotations

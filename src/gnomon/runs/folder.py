@@ -148,9 +148,8 @@ class RunFolder:
         try:
             self._check_same(self._written())
         except ValueError as error:
-            if Manifest.read_or_empty(self.path / MANIFEST).recipe_sha256 != recipe_hash(
-                self.recipe
-            ):
+            noted = Manifest.read_or_empty(self.path / MANIFEST).recipe_sha256
+            if noted != recipe_hash(self.recipe):
                 raise RunError(
                     f"{error}, and {MANIFEST} does not say that this recipe is the one that the "
                     f"run was started with. Put {self.path / 'recipe.yaml'} back and resume; or "

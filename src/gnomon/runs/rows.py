@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from io import FileIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypedDict, get_args, get_type_hints
+from typing import Any, ClassVar, TypedDict, get_args, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -58,22 +58,20 @@ class RowStore:
     float); numbers, truth values and text may not. NaN and infinity are values, not null.
     """
 
-    def __init__(self, path: Path, *, schema: Mapping[str, pa.DataType] | None = None) -> None:
+    schema: ClassVar[Mapping[str, pa.DataType]] = {}
+    """Columns that are there from the start, in this order and of these types."""
+
+    def __init__(self, path: Path) -> None:
         """Args:
         path: the parquet file; the lines are beside it. Nothing is read or written yet.
-        schema: columns that are there from the start, in this order and of these types.
         """
         self.path = Path(path)
         self.lines = self.path.with_suffix(".jsonl")
-        self._schema = dict(schema or {})
         self._kinds: dict[str, str] = {}
         self._file: FileIO | None = None
         self._size = 0
         self._rows = 0
         self._digest = hashlib.sha256()
-
-    def __len__(self) -> int:
-        return self._rows
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -241,7 +239,7 @@ class RowStore:
             raise TypeError(f"{self.path.name}, column {key!r}: {value!r} is not a {known}")
 
     def _table(self) -> pa.Table:
-        first = pa.table({name: pa.array([], kind) for name, kind in self._schema.items()})
+        first = pa.table({name: pa.array([], kind) for name, kind in self.schema.items()})
         if not self._rows:
             return first
         try:
@@ -359,8 +357,7 @@ COLUMNS = {
 class SampleStore(RowStore):
     """The samples of a stage; the columns of :class:`SampleRow` are there from the start."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, schema=COLUMNS)
+    schema = COLUMNS
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a sample; ``parts`` may be a mapping or its JSON. See :meth:`RowStore.append`."""

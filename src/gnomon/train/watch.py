@@ -23,6 +23,8 @@ import torch
 from gnomon.algorithms.base import Algorithm
 from gnomon.errors import RunStopped
 
+STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NOTE = b"\nstopping: what is done is saved first; once more (Ctrl-C) stops at once\n"
 
@@ -133,10 +135,6 @@ class IdleWatch:
 
     def _why(self, row: Mapping[str, Any]) -> str | None:
         return self.algorithm.why_idle({k: v for k, v in row.items() if v is not None})
-
-
-STATUS = Path("/proc/self/status")
-CLEAR = Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
