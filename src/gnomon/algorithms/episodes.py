@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gnomon.agents.episodes import Episode, EpisodeRunner, Played
+from gnomon.agents.episodes import Episode, EpisodeGroup, EpisodeRunner
 from gnomon.algorithms.base import EncodedPrompt
 from gnomon.judges.guard import checked
 from gnomon.judges.protocol import Score
@@ -24,7 +24,7 @@ def play(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[EncodedPrompt], list[Sequence[Completion]]]:
     """The requests' episodes, and the openings they were played from."""
-    played: list[Played] = runner.run(
+    played: list[EpisodeGroup] = runner.run(
         [(p.prompt, p.ids) for p in prompts],
         engine,
         params,
