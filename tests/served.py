@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import tiny_world as tw
 from gnomon.models.roles import Role
 from gnomon.rollout.client import RemoteHost
-from gnomon.rollout.door import Limits
+from gnomon.rollout.door import ServerLimits
 from gnomon.rollout.replica import HostReplica, ReplicaEngine
 from gnomon.rollout.serve import RolloutServer
 from gnomon.rollout.serve import serve as serve_model
@@ -42,7 +42,7 @@ class Servers:
         **limits: Any,
     ) -> str:
         server = RolloutServer(
-            host, port=0, token=token, names=names, limits=Limits(**limits), log=log
+            host, port=0, token=token, names=names, limits=ServerLimits(**limits), log=log
         )
         thread = threading.Thread(target=server.run)
         thread.start()

@@ -17,7 +17,7 @@ import pytest
 import tiny_world as tw
 from gnomon.errors import ConfigError, EngineError, RunError
 from gnomon.rollout.client import RemoteHost
-from gnomon.rollout.protocol import Job, Request, Sampled, SamplingParams, WeightsFile
+from gnomon.rollout.protocol import Job, RawCompletion, Request, SamplingParams, WeightsFile
 from gnomon.rollout.replica import HostReplica, ReplicaEngine
 from gnomon.rollout.torch_host import TorchHost
 from served import EOS, Servers, client, dial, free_port, policy
@@ -220,7 +220,9 @@ def test_samples_that_cannot_be_are_refused(
 ) -> None:
     class Odd(TorchHost):
         def sample(self, job: Job, progress: Any) -> Any:
-            return [[Sampled(ids, logprobs, "length", job.version)] * r.n for r in job.requests]
+            return [
+                [RawCompletion(ids, logprobs, "length", job.version)] * r.n for r in job.requests
+            ]
 
     replica = HostReplica(policy(), Odd(tiny_folder), tw.tokenizer(), EOS, tmp_path / "w")
     with pytest.raises(EngineError, match=said):

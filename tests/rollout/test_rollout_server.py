@@ -17,7 +17,7 @@ import torch
 import tiny_world as tw
 from gnomon.errors import ConfigError, DataError, EngineError, ModelError
 from gnomon.rollout.client import RemoteHost
-from gnomon.rollout.protocol import Job, Request, Sampled, SamplingParams
+from gnomon.rollout.protocol import Job, RawCompletion, Request, SamplingParams
 from gnomon.rollout.serve import RolloutServer, make_host, parse_options
 from gnomon.rollout.torch_host import TorchHost
 from served import EOS, Process, Serve, ask, client, free_port, own, policy
@@ -60,7 +60,7 @@ def test_a_silent_task_sends_signs_of_life(serve: Serve, tiny_folder: Path, tmp_
     go = threading.Event()
 
     class Slow(TorchHost):
-        def sample(self, job: Job, progress: Any) -> Sequence[Sequence[Sampled]]:
+        def sample(self, job: Job, progress: Any) -> Sequence[Sequence[RawCompletion]]:
             assert go.wait(10)
             return super().sample(job, progress)
 
@@ -81,7 +81,7 @@ def test_a_client_that_is_told_to_stop_does_so_while_the_server_is_silent(
     go, calls = threading.Event(), []
 
     class Silent(TorchHost):
-        def sample(self, job: Job, progress: Any) -> Sequence[Sequence[Sampled]]:
+        def sample(self, job: Job, progress: Any) -> Sequence[Sequence[RawCompletion]]:
             assert go.wait(10)
             return super().sample(job, progress)
 

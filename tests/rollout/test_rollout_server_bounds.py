@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gnomon.rollout.door import Budget, Lease
-from gnomon.rollout.protocol import About, Job, Request, Sampled, SamplingParams, WeightsFile
+from gnomon.rollout.protocol import About, Job, RawCompletion, Request, SamplingParams, WeightsFile
 from gnomon.rollout.wire import MAX_RESPONSES, PROTOCOL, job_to_json
 from served import Serve, ask, dial, hear
 
@@ -31,9 +31,9 @@ class Echo:
     ) -> Sequence[float]:
         return [-1.0] * (len(probe) - 1)
 
-    def sample(self, job: Job, progress: Any) -> list[list[Sampled]]:
+    def sample(self, job: Job, progress: Any) -> list[list[RawCompletion]]:
         length = job.params.max_new_tokens
-        one = Sampled([1] * length, [-0.5] * length, "length", job.version)
+        one = RawCompletion([1] * length, [-0.5] * length, "length", job.version)
         return [[one] * r.n for r in job.requests]
 
     def close(self) -> None: ...
@@ -342,7 +342,7 @@ def test_tasks_that_wait_are_bounded(serve: Serve) -> None:
     began, go = threading.Event(), threading.Event()
 
     class Slow(Echo):
-        def sample(self, job: Job, progress: Any) -> list[list[Sampled]]:
+        def sample(self, job: Job, progress: Any) -> list[list[RawCompletion]]:
             began.set()
             assert go.wait(10)
             return super().sample(job, progress)

@@ -13,7 +13,7 @@ from gnomon.agents.environment import (
     ToolEnvironment,
     ToolError,
 )
-from gnomon.agents.episodes import Episode, EpisodeRunner, Played
+from gnomon.agents.episodes import Episode, EpisodeGroup, EpisodeRunner
 from gnomon.agents.load import BUILTIN, environment_factory
 
 __all__ = [
@@ -21,9 +21,9 @@ __all__ = [
     "Action",
     "Environment",
     "Episode",
+    "EpisodeGroup",
     "EpisodeRunner",
     "Observation",
-    "Played",
     "Tool",
     "ToolCall",
     "ToolEnvironment",

@@ -43,7 +43,7 @@ _BEGUN = re.compile(r"\s*([A-Za-z_]\w*)\(")
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedCalls:
     """The calls of a turn, or what is wrong with them (then none is run)."""
 
     calls: tuple[ToolCall, ...] = ()
@@ -57,11 +57,11 @@ def format_of(template: str | None) -> CallFormat:
     return "hermes"
 
 
-def parse_calls(text: str, how: CallFormat, tools: Sequence[Tool]) -> Parsed:
+def parse_calls(text: str, how: CallFormat, tools: Sequence[Tool]) -> ParsedCalls:
     """The tool calls in a turn, checked against the tools; never raises."""
     by_name = {tool.name: tool for tool in tools}
     if not by_name:
-        return Parsed()
+        return ParsedCalls()
     reader = {"hermes": _hermes, "llama": _llama, "python": _python}[how]
     calls, errors = reader(text[:LONGEST], by_name)
     for call in calls:
@@ -70,7 +70,7 @@ def parse_calls(text: str, how: CallFormat, tools: Sequence[Tool]) -> Parsed:
             errors.append(f"there is no tool {call.name!r}; there are {', '.join(by_name)}")
         elif (wrong := tool.wrong(call.arguments)) is not None:
             errors.append(f"{call.name}: {wrong}")
-    return Parsed((), tuple(errors)) if errors else Parsed(tuple(calls))
+    return ParsedCalls((), tuple(errors)) if errors else ParsedCalls(tuple(calls))
 
 
 _Read = tuple[list[ToolCall], list[str]]
@@ -218,8 +218,6 @@ def _signature(tool: Tool) -> str:
 
 _QUESTION = Message("user", "hello")
 _PROBE = "gnomon probe"
-OBSERVER_ROLES = ("tool", "user", "system")
-"""The roles that an environment may speak in."""
 
 
 class Dialogue:

@@ -4,6 +4,7 @@ object plays one episode. Its tools are typed Python functions with JSON schemas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
@@ -221,3 +222,38 @@ class ToolEnvironment:
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+# -- what an environment gives, checked ------------------------------------------------------------
+
+OBSERVER_ROLES = ("tool", "user", "system")
+"""The roles that an environment may speak in."""
+
+
+def checked_messages(found: Any, where: str, roles: Sequence[str]) -> tuple[Message, ...]:
+    """The messages, or TypeError with what is wrong with them."""
+    if isinstance(found, str | Message) or not isinstance(found, Sequence):
+        raise TypeError(f"{where} gave a {type(found).__name__}, not a list of Messages")
+    for message in found:
+        if not isinstance(message, Message) or not isinstance(message.content, str):
+            raise TypeError(f"{where} gave {str(message)[:80]!r} among its messages")
+        if message.role not in roles:
+            raise TypeError(
+                f"{where} gave a message of role {message.role!r}; use {', '.join(roles)}"
+            )
+    return tuple(found)
+
+
+def checked_observation(seen: Any) -> Observation:
+    """The observation, or TypeError or ValueError with what is wrong with it."""
+    if not isinstance(seen, Observation):
+        raise TypeError(f"step gave a {type(seen).__name__}, not an Observation")
+    numbers = {"reward": seen.reward, **{f"part {k!r}": v for k, v in seen.parts.items()}}
+    for name, number in numbers.items():
+        try:
+            finite = math.isfinite(float(number))
+        except (TypeError, ValueError):
+            raise TypeError(f"the {name} is {number!r}, not a number") from None
+        if not finite:
+            raise ValueError(f"the {name} is {number}")
+    return replace(seen, messages=checked_messages(seen.messages, "step", OBSERVER_ROLES))

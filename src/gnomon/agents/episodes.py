@@ -18,8 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnomon.agents.dialogue import OBSERVER_ROLES, CallFormat, Dialogue, parse_calls
-from gnomon.agents.environment import Action, Environment, Observation
+from gnomon.agents.dialogue import CallFormat, Dialogue, parse_calls
+from gnomon.agents.environment import (
+    OBSERVER_ROLES,
+    Action,
+    Environment,
+    Observation,
+    checked_messages,
+    checked_observation,
+)
 from gnomon.agents.guard import StepError, guarded
 from gnomon.errors import GnomonError, RunError
 from gnomon.records import Message, Prompt
@@ -75,7 +82,7 @@ class Episode(Completion):
 
 
 @dataclass(frozen=True)
-class Played:
+class EpisodeGroup:
     """One prompt's episodes; ``prompt`` and ``ids`` are the opening that all of them share."""
 
     prompt: Prompt
@@ -175,7 +182,7 @@ class EpisodeRunner:
         seeds: Sequence[int],
         samples: int,
         progress: Progress | None = None,
-    ) -> list[Played]:
+    ) -> list[EpisodeGroup]:
         """``samples`` episodes of each prompt.
 
         Args:
@@ -185,7 +192,7 @@ class EpisodeRunner:
             progress: called with (episodes over, all episodes).
         """
         groups = [
-            _Group(prompt, list(ids), seed, [_Live() for _ in range(samples)])
+            _Playing(prompt, list(ids), seed, [_Live() for _ in range(samples)])
             for (prompt, ids), seed in zip(prompts, seeds, strict=True)
         ]
         everyone = [live for group in groups for live in group.lives]
@@ -201,14 +208,16 @@ class EpisodeRunner:
                     progress(sum(live.end is not None for live in everyone), len(everyone))
         finally:
             self._close(everyone)
-        return [Played(g.prompt, g.ids, tuple(live.episode() for live in g.lives)) for g in groups]
+        return [
+            EpisodeGroup(g.prompt, g.ids, tuple(live.episode() for live in g.lives)) for g in groups
+        ]
 
     def _guarded(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
         return guarded(jobs, self._timeout_s, self._workers)
 
     # -- reset and close --------------------------------------------------------------------------
 
-    def _reset(self, groups: Sequence[_Group]) -> None:
+    def _reset(self, groups: Sequence[_Playing]) -> None:
         pairs = [(group, live) for group in groups for live in group.lives]
         made = self._guarded([self._make for _ in pairs])
         for (_, live), env in zip(pairs, made, strict=True):
@@ -227,12 +236,12 @@ class EpisodeRunner:
         for group in groups:
             self._open(group, openings.get(id(group), []))
 
-    def _open(self, group: _Group, openings: Sequence[tuple[_Live, Any]]) -> None:
+    def _open(self, group: _Playing, openings: Sequence[tuple[_Live, Any]]) -> None:
         """Make the group's prompt what its environments open with; all must open the same way."""
         first: tuple[Message, ...] | None = None
         for live, opening in openings:
             try:
-                messages = _messages(opening or (), "reset", (*OBSERVER_ROLES, "assistant"))
+                messages = checked_messages(opening or (), "reset", (*OBSERVER_ROLES, "assistant"))
             except TypeError as error:
                 live.fail(self.name, error)
                 continue
@@ -266,7 +275,7 @@ class EpisodeRunner:
     # -- a turn -----------------------------------------------------------------------------------
 
     def _sample(
-        self, groups: Sequence[_Group], engine: Engine, params: SamplingParams, turn: int
+        self, groups: Sequence[_Playing], engine: Engine, params: SamplingParams, turn: int
     ) -> None:
         """The next turn of every live episode."""
         if turn == 0:  # one request for the samples of a prompt, which is computed once
@@ -338,7 +347,7 @@ class EpisodeRunner:
                 live.fail(f"{self.name}, step {turn + 1}", result)
                 continue
             try:
-                self._tell(live, _checked(result), turn)
+                self._tell(live, checked_observation(result), turn)
             except RunError:
                 raise
             except (TypeError, ValueError, GnomonError) as error:
@@ -366,7 +375,7 @@ class EpisodeRunner:
 
 
 @dataclass
-class _Group:
+class _Playing:
     """One prompt's episodes in the making."""
 
     prompt: Prompt
@@ -379,31 +388,3 @@ def _seed(seed: int, sample: int, turn: int) -> int:
     """The seed of a later turn: a function of the prompt's, the sample and the turn alone."""
     digest = hashlib.sha256(f"{seed}/{sample}/{turn}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 2
-
-
-def _messages(found: Any, where: str, roles: Sequence[str]) -> tuple[Message, ...]:
-    if isinstance(found, str | Message) or not isinstance(found, Sequence):
-        raise TypeError(f"{where} gave a {type(found).__name__}, not a list of Messages")
-    for message in found:
-        if not isinstance(message, Message) or not isinstance(message.content, str):
-            raise TypeError(f"{where} gave {str(message)[:80]!r} among its messages")
-        if message.role not in roles:
-            raise TypeError(
-                f"{where} gave a message of role {message.role!r}; use {', '.join(roles)}"
-            )
-    return tuple(found)
-
-
-def _checked(seen: Any) -> Observation:
-    """The observation, or TypeError or ValueError with what is wrong with it."""
-    if not isinstance(seen, Observation):
-        raise TypeError(f"step gave a {type(seen).__name__}, not an Observation")
-    numbers = {"reward": seen.reward, **{f"part {k!r}": v for k, v in seen.parts.items()}}
-    for name, number in numbers.items():
-        try:
-            finite = math.isfinite(float(number))
-        except (TypeError, ValueError):
-            raise TypeError(f"the {name} is {number!r}, not a number") from None
-        if not finite:
-            raise ValueError(f"the {name} is {number}")
-    return replace(seen, messages=_messages(seen.messages, "step", OBSERVER_ROLES))

@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gnomon.errors import DataError, EngineError, GnomonError, RunError
-from gnomon.rollout.door import Budget, Lease, Limits, Refusal, RefusedError, body_of
+from gnomon.rollout.door import Budget, Lease, Refusal, RefusedError, ServerLimits, body_of
 from gnomon.rollout.protocol import Host, Job, Progress, WeightsFile
 from gnomon.rollout.sampling import check_params, check_probe, check_request
 from gnomon.rollout.weights import DAMAGED
@@ -36,6 +36,7 @@ from gnomon.rollout.wire import (
     job_from_json,
     kind_of,
     refusal,
+    result_line,
     rows_to_json,
 )
 
@@ -92,7 +93,7 @@ class Task:
         """Do it, unless nobody waits for it any more."""
         try:
             self._check()
-            last = _result_line(self._work(self._report))
+            last = result_line(self._work(self._report))
         except Exception as error:
             last = error_line(error)
         except BaseException:
@@ -163,15 +164,6 @@ class Tasks:
                     task.drop()
 
 
-def _result_line(result: Any) -> bytes:
-    try:
-        return json.dumps({"result": result}, allow_nan=False).encode() + b"\n"
-    except ValueError as error:
-        raise EngineError(
-            "the sampler's log-probs are not finite numbers: the weights it was given are broken"
-        ) from error
-
-
 _BLOCK = 4 << 20  # bytes written to disk at a time
 _PIECE = 1 << 20  # bytes of an answer sent at a time
 
@@ -225,7 +217,7 @@ class _Service:
         host: Host,
         tasks: Tasks,
         scratch: Path,
-        limits: Limits,
+        limits: ServerLimits,
         log: Callable[[str], None],
     ) -> None:
         self._host = host
@@ -257,7 +249,7 @@ class _Service:
             lease.end()
             raise
 
-    async def weights(self, request: Request, query: WeightsQuery) -> Response:
+    async def weights(self, request: Request, query: Annotated[WeightsQuery, Query()]) -> Response:
         probe = query.probe_ids
         check_probe(probe, self._about.vocabulary, self._about.window)
         lease = Lease(self._disk)
@@ -346,7 +338,7 @@ def make_app(
     host: Host,
     tasks: Tasks,
     scratch: Path,
-    limits: Limits,
+    limits: ServerLimits,
     log: Callable[[str], None],
     note: Callable[[str], None],
 ) -> FastAPI:
@@ -364,11 +356,7 @@ def make_app(
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.get("/about")(service.about)
     app.post("/sample")(service.sample)
-
-    @app.post("/weights")
-    async def weights(request: Request, query: Annotated[WeightsQuery, Query()]) -> Response:
-        return await service.weights(request, query)
-
+    app.post("/weights")(service.weights)
     _explain(app, limits.linger_seconds, note)
     return app
 

@@ -22,7 +22,7 @@ import httpx
 from pydantic_core import from_json
 
 from gnomon.errors import ConfigError, EngineError
-from gnomon.rollout.protocol import About, Job, Progress, Sampled, WeightsFile
+from gnomon.rollout.protocol import About, Job, Progress, RawCompletion, WeightsFile
 from gnomon.rollout.wire import (
     PROTOCOL,
     TOKEN_VARIABLE,
@@ -315,7 +315,7 @@ class RemoteHost:
         )
         return scores_from_json(result)
 
-    def sample(self, job: Job, progress: Progress | None) -> list[list[Sampled]]:
+    def sample(self, job: Job, progress: Progress | None) -> list[list[RawCompletion]]:
         """``progress`` is called before each try, ten times a second while the server works, and
         at the end; by raising it says that nobody waits any more."""
         body = job_to_json(job)

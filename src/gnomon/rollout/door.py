@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -30,13 +29,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gnomon.errors import ConfigError
-from gnomon.rollout.wire import PROTOCOL, TOKEN_VARIABLE, VERSION_HEADER, refusal
+from gnomon.rollout.wire import PROTOCOL, TOKEN_VARIABLE, VERSION_HEADER, host_name, refusal
 
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServerLimits:
     """The bounds of a server. The defaults suit a trainer on the same network.
 
     Attributes:
@@ -116,7 +115,7 @@ class Lease:
 _READ = 1 << 20  # bytes taken from the system at a time
 
 
-def protocol_with(limits: Limits, note: Callable[[str], None]) -> type[asyncio.Protocol]:
+def protocol_with(limits: ServerLimits, note: Callable[[str], None]) -> type[asyncio.Protocol]:
     """uvicorn's HTTP protocol under these limits; ``note`` is called with what they refused."""
 
     class Bounded(_Bounded):
@@ -127,7 +126,7 @@ def protocol_with(limits: Limits, note: Callable[[str], None]) -> type[asyncio.P
 
 
 class _Bounded(H11Protocol):
-    bounds: Limits
+    bounds: ServerLimits
     tell: Callable[[str], None]
 
     def __init__(self, *args: Any, **kw: Any) -> None:
@@ -235,9 +234,6 @@ class _Bounded(H11Protocol):
             timer.cancel()
 
 
-_NAME = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
-
-
 class RefusedError(Exception):
     """A request that is not served: ``status`` and ``kind`` as in an answer."""
 
@@ -289,7 +285,7 @@ class Door:
         bound: str,
         names: Iterable[str],
         token: str | None,
-        limits: Limits,
+        limits: ServerLimits,
         note: Callable[[str], None],
     ) -> None:
         self._app = app
@@ -359,20 +355,8 @@ class Door:
         return address.is_loopback or name == str(here).lower()
 
 
-def host_name(host: str) -> str:
-    """The name in a ``Host`` header, lower case, without port and brackets.
-
-    Raises:
-        ConfigError: it holds none.
-    """
-    match = _NAME.fullmatch(host)
-    if match is None:
-        raise ConfigError(f"{host!r} is not the name of a host")
-    return match.group(1).strip("[]").lower().rstrip(".")
-
-
 async def body_of(
-    request: Request, most: int, lease: Lease, limits: Limits
+    request: Request, most: int, lease: Lease, limits: ServerLimits
 ) -> AsyncIterator[bytes]:
     """A body piece by piece, within its bounds.
 

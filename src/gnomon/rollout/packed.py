@@ -78,7 +78,7 @@ class KVCache:
 
 
 @dataclass(frozen=True)
-class Segment:
+class PromptSpan:
     """A prompt in a packed pass: ``length`` tokens from ``start``, kept in cache row ``row``."""
 
     row: int
@@ -104,7 +104,7 @@ class PackedPass:
     lengths: Tensor
     longest: int
     shortest: int
-    segments: Sequence[Segment] = ()
+    segments: Sequence[PromptSpan] = ()
     calls: dict[int, int] = field(default_factory=dict)
     windows: dict[int, int | None] = field(default_factory=dict)
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
@@ -293,7 +293,7 @@ def packed_pass(
     device = model.get_input_embeddings().weight.device
     ids, positions, last, segments = list(tokens), list(lengths), list(range(len(tokens))), []
     for row, prompt in enumerate(prompts, start=len(tokens)):
-        segments.append(Segment(row, len(ids), len(prompt)))
+        segments.append(PromptSpan(row, len(ids), len(prompt)))
         ids.extend(prompt)
         positions.extend(range(len(prompt)))
         last.append(len(ids) - 1)

@@ -232,7 +232,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class RawCompletion:
     """One response as a host gives it; ``version`` is of the weights that it was sampled from."""
 
     ids: Sequence[int]
@@ -266,7 +266,7 @@ class Host(Protocol):
         """
         ...
 
-    def sample(self, job: Job, progress: Progress | None) -> Sequence[Sequence[Sampled]]:
+    def sample(self, job: Job, progress: Progress | None) -> Sequence[Sequence[RawCompletion]]:
         """Raises StaleWeightsError when other weights are served than the job asks for."""
         ...
 

@@ -30,9 +30,9 @@ from gnomon.rollout.protocol import (
     Host,
     Job,
     Progress,
+    RawCompletion,
     Replica,
     Request,
-    Sampled,
     SamplingParams,
     Snapshot,
     StaleWeightsError,
@@ -300,7 +300,7 @@ class HostReplica:
         self._host.close()
         self._writer.close()
 
-    def _check(self, job: Job, rows: Sequence[Sequence[Sampled]]) -> None:
+    def _check(self, job: Job, rows: Sequence[Sequence[RawCompletion]]) -> None:
         """Check that an answer fits the job: nothing is trained on unchecked."""
         if [len(row) for row in rows] != [r.n for r in job.requests]:
             raise EngineError("the sampler gave another number of responses than it was asked for")

@@ -31,7 +31,7 @@ import yaml
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.models.load import fetch
 from gnomon.rollout.app import Tasks, make_app
-from gnomon.rollout.door import Door, Limits, protocol_with
+from gnomon.rollout.door import Door, ServerLimits, protocol_with
 from gnomon.rollout.protocol import Host
 from gnomon.rollout.wire import PROTOCOL, TOKEN_VARIABLE, VERSION_HEADER, check_token
 
@@ -63,10 +63,10 @@ class RolloutServer:
         token: str | None = None,
         *,
         names: Sequence[str] = (),
-        limits: Limits | None = None,
+        limits: ServerLimits | None = None,
         log: Callable[[str], None] | None = None,
     ) -> None:
-        limits = limits or Limits()
+        limits = limits or ServerLimits()
         say = log or (lambda text: None)
         note = _Sparing(say)
         self._socket = listen(address, port, token, limits.backlog)
@@ -123,7 +123,7 @@ class RolloutServer:
 
 
 def listen(
-    address: str, port: int, token: str | None, backlog: int = Limits.backlog
+    address: str, port: int, token: str | None, backlog: int = ServerLimits.backlog
 ) -> socket.socket:
     """A listening socket; only where nobody else reaches it, unless there is a token.
 

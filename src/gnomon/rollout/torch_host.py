@@ -11,7 +11,14 @@ from torch import Tensor
 
 from gnomon.errors import ConfigError, EngineError
 from gnomon.models import load
-from gnomon.rollout.protocol import About, Job, Progress, Sampled, StaleWeightsError, WeightsFile
+from gnomon.rollout.protocol import (
+    About,
+    Job,
+    Progress,
+    RawCompletion,
+    StaleWeightsError,
+    WeightsFile,
+)
 from gnomon.rollout.sampling import check_probe
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.rollout.weights import check_weights, shapes_in
@@ -87,14 +94,14 @@ class TorchHost:
             except Exception as error:  # whatever a device raises
                 raise EngineError(f"the weights were taken over by half only: {error}") from error
 
-    def sample(self, job: Job, progress: Progress | None) -> list[list[Sampled]]:
+    def sample(self, job: Job, progress: Progress | None) -> list[list[RawCompletion]]:
         if job.version != self._version:
             raise StaleWeightsError(f"it serves {self._version[:12]}, not {job.version[:12]}")
         engine = TorchEngine(
             self._model, self._tokenizer, max_rows=self._max_rows, eos_token_ids=job.eos
         )
         return [
-            [Sampled(c.ids, c.logprobs.tolist(), c.finish_reason, self._version) for c in row]
+            [RawCompletion(c.ids, c.logprobs.tolist(), c.finish_reason, self._version) for c in row]
             for row in engine.generate(job.requests, job.params, progress)
         ]
 

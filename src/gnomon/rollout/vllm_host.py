@@ -20,7 +20,7 @@ from gnomon.rollout.protocol import (
     FinishReason,
     Job,
     Progress,
-    Sampled,
+    RawCompletion,
     SamplingParams,
     StaleWeightsError,
     WeightsFile,
@@ -112,7 +112,7 @@ class VLLMHost:
         self._version = weights.version
         return self._score(probe)
 
-    def sample(self, job: Job, progress: Progress | None) -> list[list[Sampled]]:
+    def sample(self, job: Job, progress: Progress | None) -> list[list[RawCompletion]]:
         if job.version != self._version:
             raise StaleWeightsError(f"vLLM serves {self._version[:12]}, not {job.version[:12]}")
         self._check(job)
@@ -258,7 +258,7 @@ def check_version(version: str) -> None:
         )
 
 
-def _sampled(output: Any, version: str) -> Sampled:
+def _sampled(output: Any, version: str) -> RawCompletion:
     out = output.outputs[0]
     ids = [int(i) for i in out.token_ids]
     reasons: dict[str, FinishReason] = {"length": "length", "stop": "eos"}
@@ -268,4 +268,4 @@ def _sampled(output: Any, version: str) -> Sampled:
     if isinstance(out.stop_reason, str):
         reason = "stop"
     logprobs = [float(row[i].logprob) for row, i in zip(out.logprobs, ids, strict=False)]
-    return Sampled(ids, logprobs, reason, version)
+    return RawCompletion(ids, logprobs, reason, version)

@@ -15,6 +15,7 @@ Both sides send the version of this exchange in the header ``Gnomon-Rollouts``.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Annotated, Any
@@ -23,12 +24,20 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from gnomon.errors import ConfigError, DataError, EngineError, GnomonError, ModelError, RunError
-from gnomon.rollout.protocol import About, Job, Request, Sampled, SamplingParams, StaleWeightsError
+from gnomon.rollout.protocol import (
+    About,
+    Job,
+    RawCompletion,
+    Request,
+    SamplingParams,
+    StaleWeightsError,
+)
 
 PROTOCOL = 2
 VERSION_HEADER = "Gnomon-Rollouts"
 TOKEN_VARIABLE = "GNOMON_ROLLOUT_TOKEN"
 MAX_RESPONSES = 1 << 17
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
 _KINDS: Mapping[str, type[Exception]] = {
     "stale": StaleWeightsError,
     "config": ConfigError,
@@ -55,6 +64,16 @@ def kind_of(error: Exception) -> str:
     """What an exception is called in an answer."""
     named = (kind for kind, of in _KINDS.items() if isinstance(error, of))
     return next(named, "run" if isinstance(error, GnomonError) else "engine")
+
+
+def result_line(result: Any) -> bytes:
+    """The result of a task as the last line of an answer."""
+    try:
+        return json.dumps({"result": result}, allow_nan=False).encode() + b"\n"
+    except ValueError as error:
+        raise EngineError(
+            "the sampler's log-probs are not finite numbers: the weights it was given are broken"
+        ) from error
 
 
 def error_line(error: Exception) -> bytes:
@@ -108,6 +127,18 @@ def check_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or odd or not plain:
         raise ConfigError(f"{url!r} is not the address of a rollout server: write http://HOST:PORT")
     return url.rstrip("/")
+
+
+def host_name(host: str) -> str:
+    """The name in a ``Host`` header, lower case, without port and brackets.
+
+    Raises:
+        ConfigError: it holds none.
+    """
+    match = _HOST.fullmatch(host)
+    if match is None:
+        raise ConfigError(f"{host!r} is not the name of a host")
+    return match.group(1).strip("[]").lower().rstrip(".")
 
 
 # -- jobs -----------------------------------------------------------------------------------------
@@ -210,13 +241,13 @@ def first_problem(error: ValidationError) -> str:
 # -- answers --------------------------------------------------------------------------------------
 
 
-def rows_to_json(rows: Sequence[Sequence[Sampled]]) -> list[list[list[Any]]]:
+def rows_to_json(rows: Sequence[Sequence[RawCompletion]]) -> list[list[list[Any]]]:
     return [
         [[list(s.ids), list(s.logprobs), s.finish_reason, s.version] for s in row] for row in rows
     ]
 
 
-def rows_from_json(value: Any) -> list[list[Sampled]]:
+def rows_from_json(value: Any) -> list[list[RawCompletion]]:
     """The inverse; raises EngineError for anything else."""
     try:
         return [[_sampled(*item) for item in row] for row in value]
@@ -224,10 +255,10 @@ def rows_from_json(value: Any) -> list[list[Sampled]]:
         raise EngineError(f"the server's answer is not understood: {error!r}") from error
 
 
-def _sampled(ids: Any, logprobs: Any, reason: Any, version: Any) -> Sampled:
+def _sampled(ids: Any, logprobs: Any, reason: Any, version: Any) -> RawCompletion:
     if reason not in ("eos", "stop", "length"):
         raise ValueError(f"finish reason {reason!r}")
-    return Sampled([int(i) for i in ids], [float(x) for x in logprobs], reason, str(version))
+    return RawCompletion([int(i) for i in ids], [float(x) for x in logprobs], reason, str(version))
 
 
 def scores_from_json(value: Any) -> list[float]:

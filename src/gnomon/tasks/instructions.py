@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from gnomon.errors import ConfigError
@@ -41,7 +42,7 @@ def generate_instruction_prompts(
     split: Literal["train", "test"] = "train",
     *,
     most: int = 3,
-    kinds: tuple[str, ...] | None = None,
+    kinds: Sequence[str] | None = None,
 ) -> list[Prompt]:
     """``n`` different prompts, each a small writing task with 1 to ``most`` instructions.
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from gnomon.errors import ConfigError
 from gnomon.judges.verifiers.reasoning_gym import open_dataset
@@ -22,27 +22,11 @@ from gnomon.tasks.tunnel.demonstrations import demonstrations
 from gnomon.tasks.tunnel.world import generate_prompts
 
 
-def _instructions(
-    n: int,
-    seed: int = 0,
-    split: Literal["train", "test"] = "train",
-    most: int = 3,
-    kinds: Sequence[str] | None = None,
-) -> list[Group]:
-    chosen = None if kinds is None else tuple(kinds)
-    prompts = generate_instruction_prompts(n, seed, split, most=most, kinds=chosen)
-    return [Group(prompt) for prompt in prompts]
-
-
 def _check_instructions(what: str, options: Mapping[str, Any]) -> None:
     if what != "prompts":
         raise ConfigError(f"data 'instructions:{what}': did you mean 'instructions:prompts'?")
-    _bind(f"instructions:{what}", _instructions, options)
-    _instructions(**{**options, "n": 1})  # kinds and split
-
-
-def _reasoning_gym(what: str, options: Mapping[str, Any]) -> list[Group]:
-    return reasoning_gym_groups(what, **options)
+    _bind(f"instructions:{what}", generate_instruction_prompts, options)
+    generate_instruction_prompts(**{**options, "n": 1})  # kinds and split
 
 
 def _check_reasoning_gym(what: str, options: Mapping[str, Any]) -> None:
@@ -62,10 +46,16 @@ def _bind(where: str, make: Callable[..., Any], options: Mapping[str, Any]) -> N
 Check = Callable[[str, Mapping[str, Any]], None]
 Make = Callable[[str, Mapping[str, Any]], list[Group]]
 GENERATED: Mapping[str, tuple[Check, Make]] = {
-    "instructions": (_check_instructions, lambda what, options: _instructions(**options)),
-    "reasoning-gym": (_check_reasoning_gym, _reasoning_gym),
+    "instructions": (
+        _check_instructions,
+        lambda what, options: [Group(prompt) for prompt in generate_instruction_prompts(**options)],
+    ),
+    "reasoning-gym": (
+        _check_reasoning_gym,
+        lambda what, options: reasoning_gym_groups(what, **options),
+    ),
 }
-"""What stands before the colon: how its options are checked, and how it is made."""
+"""By the word before the colon: how the options are checked, and how the groups are made."""
 
 
 def check_generated(where: str, what: str, options: Mapping[str, Any]) -> None:

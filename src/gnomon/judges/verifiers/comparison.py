@@ -37,7 +37,7 @@ _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z]")
 T = TypeVar("T")
 
 
-class Comparison:
+class Rules:
     """The rules, in the order in which they are tried; the first that can read both decides."""
 
     def __init__(self, rel_tol: float) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from gnomon.judges.verifiers.comparison import Comparison
+from gnomon.judges.verifiers.comparison import Rules
 from gnomon.judges.verifiers.extract import final_answer, worked_answer
 from gnomon.judges.verifiers.notation import canonical, depth_of
 
@@ -45,7 +45,7 @@ def equivalent(answer: str, truth: str, rel_tol: float = 0.0) -> bool:
     a, b = _tidy(canonical(answer)), _tidy(canonical(truth))
     if not _says_something(a) or not _says_something(b) or max(depth_of(a), depth_of(b)) > 100:
         return False
-    return Comparison(rel_tol).same(a, b)
+    return Rules(rel_tol).same(a, b)
 
 
 def _tidy(text: str) -> str:
@@ -89,7 +89,7 @@ class MathsVerifier:
             ValueError: it is not an answer.
         """
         for truth in self.truths(answer):
-            Comparison(self.rel_tol).same("0", _tidy(canonical(truth)))
+            Rules(self.rel_tol).same("0", _tidy(canonical(truth)))
 
     def truths(self, answer: Any) -> list[str]:
         """The reference answers of one prompt: one, or a list of which each will do.
