@@ -33,7 +33,6 @@ def test_totals_by_hand() -> None:
         responses=6.0,
         tokens=2.0 * (4 + 4),
         answered=4.0,
-        pair_weight=1.0,
         text_tokens=7.0,
     )
     assert Totals.of([replace(group, trained=False)], [text]) == totals  # it counts all the same

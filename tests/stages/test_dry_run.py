@@ -19,7 +19,7 @@ from gnomon.recipe.schema import Recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.stages import usable
 from gnomon.stages.clock import Speed, stage_seconds
-from gnomon.stages.plan import make_plan, render_plan
+from gnomon.stages.plan import make_plan, plan_parts
 from gnomon.stages.run import run_recipe
 from gnomon.stages.stage import open_stage, pick_device
 from gnomon.stages.usable import Usable
@@ -62,7 +62,7 @@ GRPO: dict[str, Any] = {
 
 def shown(recipe: Recipe, base: Path, code: bool = True) -> str:
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render_plan(recipe, base, code))
+    console.print(*plan_parts(recipe, base, code), sep="\n")
     return console.export_text()
 
 

@@ -18,7 +18,7 @@ from gnomon.errors import ConfigError, GnomonError
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import Recipe
 from gnomon.records import Message, Prompt
-from gnomon.stages.plan import make_plan, render_plan
+from gnomon.stages.plan import make_plan, plan_parts
 from gnomon.stages.run import run_recipe
 from gnomon.stages.sources import recipe_encoder
 from gnomon.stages.stage import pick_device
@@ -69,7 +69,7 @@ def recipe(base: Path, model: Path | str, **changes: dict[str, Any]) -> Recipe:
 
 def text(recipe: Recipe, base: Path) -> str:
     console = Console(width=140, record=True, quiet=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render_plan(recipe, base))
+    console.print(*plan_parts(recipe, base), sep="\n")
     return console.export_text()
 
 

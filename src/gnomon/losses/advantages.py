@@ -66,15 +66,6 @@ def token_advantages(
     return advantages if divisor is None else _over(advantages, divisor[response_of])
 
 
-@torch.no_grad()
-def group_advantages(rewards: Tensor, group_of: Tensor, *, scale: AdvantageScale) -> Tensor:
-    """[S] rewards against their group's mean (GRPO, Shao et al. 2024, arXiv:2402.03300, 4.1.2):
-    what :func:`token_advantages` gives every token of a response."""
-    divisor = spread(rewards, group_of, scale)
-    values = centred(rewards, group_of, "group")
-    return values if divisor is None else _over(values, divisor)
-
-
 def centred(
     rewards: Tensor, group_of: Tensor, baseline: Baseline, ema: float | None = None
 ) -> Tensor:

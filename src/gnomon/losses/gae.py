@@ -114,16 +114,15 @@ def _gae_chosen_only(
 
 
 @torch.no_grad()
-def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
-    """Counted values scaled to variance 1 and, with ``shift_mean``, moved to mean 0.
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """Counted values moved to mean 0 and scaled to variance 1.
 
     Args:
         values: [R], of the *whole* step: whitening per micro-batch changes the objective.
         mask: [R] bool. Statistics (population variance) are over counted values only.
-        shift_mean: False keeps the mean (for rewards, whose sign means something).
 
     Returns:
-        [R], 0 where masked. Values without spread come out exactly 0 (or unscaled, if not shifted).
+        [R], 0 where masked. Values without spread come out exactly 0.
     """
     if not values.numel():
         return values
@@ -133,5 +132,4 @@ def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
     inf = float("inf")
     spread = values.masked_fill(~mask, -inf).amax() - values.masked_fill(~mask, inf).amin()
     flat = spread <= 0  # rounding of the mean must not be blown up to unit size
-    scaled = torch.where(flat, torch.zeros_like(centred), centred * torch.rsqrt(variance + 1e-8))
-    return scaled if shift_mean else (scaled + mean).masked_fill(~mask, 0.0)
+    return torch.where(flat, torch.zeros_like(centred), centred * torch.rsqrt(variance + 1e-8))

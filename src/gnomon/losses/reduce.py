@@ -30,7 +30,6 @@ class Totals:
     Attributes:
         groups, responses, tokens: each times its group's weight; tokens are those that count.
         answered: responses with at least one token that counts.
-        pair_weight: of all comparisons.
         text_tokens: of the pretraining text.
     """
 
@@ -38,7 +37,6 @@ class Totals:
     responses: float = 1.0
     tokens: float = 1.0
     answered: float = 1.0
-    pair_weight: float = 1.0
     text_tokens: float = 1.0
 
     @classmethod
@@ -53,7 +51,6 @@ class Totals:
             "responses": sum(weight for weight, _ in lengths),
             "tokens": sum(weight * length for weight, length in lengths),
             "answered": sum(weight for weight, length in lengths if length),
-            "pair_weight": sum(g.weight * sum(c.weight for c in g.comparisons) for g in groups),
             "text_tokens": sum(sum(sum(r.mask) for r in g.responses) for g in text),
         }
         return cls(**{name: float(count) or 1.0 for name, count in counts.items()})

@@ -371,20 +371,3 @@ class SampleStore(RowStore):
         """The samples, and what could not be read."""
         table, problems = cls.read_table(path, done)
         return table.to_pylist(), problems
-
-
-class Averages:
-    """Weighted means of metrics over an iteration's micro-batches."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, list[float]] = {}
-
-    def add(self, name: str, total: float, weight: float) -> None:
-        """Count a (sum, weight) pair in."""
-        entry = self._sums.setdefault(name, [0.0, 0.0])
-        entry[0] += total
-        entry[1] += weight
-
-    def means(self) -> dict[str, float]:
-        """The mean of each metric that anything counted in."""
-        return {name: total / weight for name, (total, weight) in self._sums.items() if weight}

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich import box
-from rich.console import Group as Lines
-from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -137,11 +135,6 @@ class _Planner:
 
 
 # -- showing --------------------------------------------------------------------------------------
-
-
-def render_plan(recipe: Recipe, base: Path, code: bool = True) -> RenderableType:
-    """The plan as one renderable; see :func:`plan_parts`."""
-    return Lines(*plan_parts(recipe, base, code))
 
 
 def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table | Text]:
