@@ -98,11 +98,7 @@ class Encoder:
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """The ids that end an assistant turn: EOS and the template's end of turn."""
-        eos = int(self.tokenizer.eos_token_id)
-        try:
-            turn_end = self._template.turn_end
-        except DataError:  # no usable template of its own: plain text only
-            return (eos,)
+        eos, turn_end = int(self.tokenizer.eos_token_id), self._ends.turn_end
         last = self._tokeniser.ids(turn_end)[-1] if turn_end else eos
         special = special_tokens(self.tokenizer)
         return (eos, last) if last != eos and last in special else (eos,)
@@ -112,7 +108,7 @@ class Encoder:
         """What ends a response, in text: the template's ends, or the EOS alone."""
         try:
             return self._template.ends
-        except DataError:
+        except DataError:  # no usable template of its own: plain text only
             return TurnEnds(self._eos)
 
     @cached_property
