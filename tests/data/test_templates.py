@@ -335,7 +335,7 @@ def test_real_families_templates() -> None:
                 tokenizer, max_length=3000, template=str(source), train_on="last"
             ).encode_demonstration(demo(*contents))
             (trained,) = trained_text(tokenizer, group)
-            end = ChatTemplate(tokenizer, source.read_text()).turn_end
+            end = ChatTemplate(tokenizer, source.read_text()).ends.turn_end
             assert trained.endswith((last.split("</think>")[-1].strip() + end, end + "</s>"))
             if last == REASONED and name != "gemma4":
                 assert "Because." in trained

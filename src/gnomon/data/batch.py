@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gnomon.errors import DataError
-from gnomon.records import TokenGroup, TokenResponse
+from gnomon.records import Comparison, TokenGroup, TokenResponse
 
 
 @dataclass(frozen=True)
@@ -278,28 +278,20 @@ def _long(values: Iterable[int]) -> Tensor:
 
 
 def _pairs(groups: Sequence[TokenGroup]) -> dict[str, Tensor]:
-    rows: list[tuple[int, int]] = []
-    weight: list[float] = []
-    margin: list[float] = []
-    tie: list[bool] = []
-    owner: list[int] = []
+    found: list[
+        tuple[int, Comparison, int]
+    ] = []  # a group's first response, a comparison, the group
     first = 0
     for g, group in enumerate(groups):
-        for c in group.comparisons:
-            if c.weight == 0:
-                continue
-            rows.append((first + c.better, first + c.worse))
-            weight.append(c.weight)
-            margin.append(c.margin)
-            tie.append(c.tie)
-            owner.append(g)
+        found += [(first, c, g) for c in group.comparisons if c.weight != 0]
         first += len(group.responses)
+    rows = [(start + c.better, start + c.worse) for start, c, _ in found]
     return {
         "pairs": torch.tensor(rows, dtype=torch.int64).reshape(-1, 2),
-        "pair_weight": torch.tensor(weight, dtype=torch.float32),
-        "pair_margin": torch.tensor(margin, dtype=torch.float32),
-        "pair_tie": torch.tensor(tie, dtype=torch.bool),
-        "pair_group": torch.tensor(owner, dtype=torch.int64),
+        "pair_weight": torch.tensor([c.weight for _, c, _ in found], dtype=torch.float32),
+        "pair_margin": torch.tensor([c.margin for _, c, _ in found], dtype=torch.float32),
+        "pair_tie": torch.tensor([c.tie for _, c, _ in found], dtype=torch.bool),
+        "pair_group": _long(g for _, _, g in found),
     }
 
 

@@ -98,11 +98,7 @@ class Encoder:
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """The ids that end an assistant turn: EOS and the template's end of turn."""
-        eos = int(self.tokenizer.eos_token_id)
-        try:
-            turn_end = self._template.turn_end
-        except DataError:  # no usable template of its own: plain text only
-            return (eos,)
+        eos, turn_end = int(self.tokenizer.eos_token_id), self._ends.turn_end
         last = self._tokeniser.ids(turn_end)[-1] if turn_end else eos
         special = special_tokens(self.tokenizer)
         return (eos, last) if last != eos and last in special else (eos,)
@@ -112,7 +108,7 @@ class Encoder:
         """What ends a response, in text: the template's ends, or the EOS alone."""
         try:
             return self._template.ends
-        except DataError:
+        except DataError:  # no usable template of its own: plain text only
             return TurnEnds(self._eos)
 
     @cached_property
@@ -219,13 +215,9 @@ class Encoder:
         Raises:
             DataError: no group could be encoded, or the tokenizer has no usable template.
         """
-        done: list[TokenGroup] = []
-        skipped: list[Skipped] = []
-        for item in self._encode_each(groups, how):
-            if isinstance(item, Skipped):
-                skipped.append(item)
-            else:
-                done += item
+        encoded = list(self._encode_each(groups, how))
+        done = [item for item in encoded if not isinstance(item, Skipped)]
+        skipped = [item for item in encoded if isinstance(item, Skipped)]
         if groups and not done:
             raise DataError(
                 f"none of {len(groups)} groups could be encoded. The first: {skipped[0]}.\n"
@@ -235,17 +227,16 @@ class Encoder:
 
     def _encode_each(
         self, groups: Sequence[Group], how: EncodeAs
-    ) -> Iterator[list[TokenGroup] | Skipped]:
+    ) -> Iterator[TokenGroup | Skipped]:
         if how == "text":
             for group in groups:
-                text = group.responses[0].text if group.responses else group.prompt.text or ""
+                prompt = group.prompt
+                text = group.responses[0].text if group.responses else prompt.text or ""
                 try:
-                    yield [
-                        replace(w, source=group.prompt.source, category=group.prompt.category)
-                        for w in self.encode_document(text, group.prompt.id)
-                    ]
+                    for window in self.encode_document(text, prompt.id):
+                        yield replace(window, source=prompt.source, category=prompt.category)
                 except DataError:
-                    yield Skipped(group.prompt.source, "empty text", "remove it")
+                    yield Skipped(prompt.source, "empty text", "remove it")
             return
         plan = {
             "demonstrations": self._plan_demonstration,
@@ -257,7 +248,7 @@ class Encoder:
 
     def _encode_chunk(
         self, groups: Sequence[Group], plan: Callable[[Group], _Planned]
-    ) -> Iterator[list[TokenGroup] | Skipped]:
+    ) -> Iterator[TokenGroup | Skipped]:
         """One tokenizer call for all the texts of a chunk: fast tokenizers run them in parallel."""
         plans: list[_Planned | Skipped] = []
         for group in groups:
@@ -272,17 +263,17 @@ class Encoder:
                 yield item
                 continue
             try:
-                yield [self._assemble(item[0], *next(tokens))]
+                yield self._assemble(item[0], *next(tokens))
             except RowError as error:
                 yield error.skip(item[0].prompt.source)
 
     def _one(self, group: Group, plan: Callable[[Group], _Planned]) -> TokenGroup:
-        try:
-            planned, text = plan(group)
-            return self._assemble(planned, *self._tokeniser.tokenise([text])[0])
-        except RowError as error:
+        (found,) = self._encode_chunk([group], plan)
+        if isinstance(found, Skipped):
             where = group.prompt.source or group.prompt.id
-            raise DataError(f"{where}: {error.reason}; {error.cure}") from error
+            reason = RowError(found.reason, found.cure)
+            raise DataError(f"{where}: {found.reason}; {found.cure}") from reason
+        return found
 
     # --- text ------------------------------------------------------------------------------
 

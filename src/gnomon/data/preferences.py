@@ -277,26 +277,32 @@ def _ranks(
     ranking = row.take("ranking")
     if ranking is not None:
         return _ranks_of_list(ranking, ids)
-    has_rank = ["rank" in m for m in metas]
-    if any(has_rank):
-        if not all(has_rank):
-            raise RowError(f"response {ids[has_rank.index(False)]!r} has no rank", "rank them all")
-        return [as_number(m.pop("rank"), "rank") for m in metas]
-    score_of = [next((m[n] for n in SCORE if n in m), None) for m in metas]
-    scored = [s is not None for s in score_of]
-    if all(scored):
-        values = [as_number(s, "score") for s in score_of]
-        order = sorted(set(values), reverse=True)
-        for meta, value in zip(metas, values, strict=True):
-            meta["score"] = value
-        return [1.0 + order.index(v) for v in values]
-    if any(scored):
-        raise RowError(f"response {ids[scored.index(False)]!r} has no score", "score them all")
+    ranks = _all_or_none([m.pop("rank", None) for m in metas], ids, "rank")
+    if ranks:
+        return list(ranks)
+    scores = _all_or_none(
+        [next((m[n] for n in SCORE if n in m), None) for m in metas], ids, "score"
+    )
+    if scores:
+        order = sorted(set(scores), reverse=True)
+        for meta, score in zip(metas, scores, strict=True):
+            meta["score"] = score
+        return [1.0 + order.index(score) for score in scores]
     if needed:
         raise RowError(
             "nothing says which response is better", "give each a rank or score, or add comparisons"
         )
     return [None] * len(ids)
+
+
+def _all_or_none(values: Sequence[Any], ids: Sequence[str], what: str) -> list[float]:
+    """Each response's rank or score; empty where none has one."""
+    absent = [name for name, value in zip(ids, values, strict=True) if value is None]
+    if len(absent) == len(ids):
+        return []
+    if absent:
+        raise RowError(f"response {absent[0]!r} has no {what}", f"{what} them all")
+    return [as_number(value, what) for value in values]
 
 
 def _ranks_of_list(ranking: Any, ids: Sequence[str]) -> list[float | None]:

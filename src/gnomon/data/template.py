@@ -165,11 +165,6 @@ class ChatTemplate:
         """What is rendered: the template, today's date held fixed."""
         return (_FIXED_NOW if "strftime_now" in self.text else "") + self.text
 
-    @property
-    def turn_end(self) -> str:
-        """What closes an assistant turn ("<|im_end|>", say); empty if nothing does."""
-        return self.ends.turn_end
-
     def render(self, messages: Sequence[Message], generation_prompt: bool = False) -> str:
         """The conversation as the template writes it.
 
@@ -358,8 +353,8 @@ class ChatTemplate:
             if i not in wanted:
                 continue
             start = max(self._after_cue(text, start), position)
-            if self.turn_end and text.startswith(self.turn_end, end):
-                end += len(self.turn_end)  # the end of the turn is the assistant's to write
+            if self.ends.turn_end and text.startswith(self.ends.turn_end, end):
+                end += len(self.ends.turn_end)  # the end of the turn is the assistant's to write
             if start > position:
                 spans.append(Span(text[position:start], False))
             turn = self.ends.cut(text[start:end])

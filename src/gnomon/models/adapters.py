@@ -152,16 +152,13 @@ def _shortest(model: PreTrainedModel, names: list[str]) -> list[str]:
 
 
 def _inject(model: PreTrainedModel, config: LoraConfig, name: str, seed: int) -> None:
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)  # PEFT draws on the CPU whatever the device
-    try:
+    with torch.random.fork_rng(devices=[]):  # PEFT draws on the CPU whatever the device
+        torch.default_generator.manual_seed(seed)
         known = getattr(model, "peft_config", None)
         if known is not None:
             del model.peft_config  # PEFT warns when it finds one; it is put back just below
         inject_adapter_in_model(config, model, adapter_name=name)
         model.peft_config = {**(known or {}), **model.peft_config}
-    finally:
-        torch.set_rng_state(state)
 
 
 def _start(
