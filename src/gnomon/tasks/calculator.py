@@ -18,7 +18,7 @@ from gnomon.agents.environment import Observation, ToolEnvironment, ToolError
 from gnomon.errors import ConfigError
 from gnomon.judges.verifiers.rewards import MISSING, answer_of, missing_field
 from gnomon.records import Message, Prompt
-from gnomon.tasks import Split, split_of
+from gnomon.tasks.tunnel.world import Split, split_of
 
 KINDS = ("expression", "words")
 LONGEST = 200

@@ -11,9 +11,9 @@ from random import Random
 from gnomon.agents.dialogue import CallFormat, describe_tools, parse_calls, write_call
 from gnomon.agents.environment import Action, Environment, ToolCall, ToolError
 from gnomon.records import Group, Message, Prompt, Response
-from gnomon.tasks import Split
 from gnomon.tasks.calculator import KINDS, Calculator, calculator_prompts, last_number
 from gnomon.tasks.rooms import Place, Rooms, act, actions, rooms_prompts, solve, world_of
+from gnomon.tasks.tunnel.world import Split
 
 Player = Callable[[Prompt, Sequence[Message]], str]
 """What a demonstrator writes next, from the prompt and the turns after it."""

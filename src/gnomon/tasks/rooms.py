@@ -14,7 +14,7 @@ from typing import Literal
 from gnomon.agents.environment import Action, Observation, ToolEnvironment, ToolError
 from gnomon.errors import ConfigError
 from gnomon.records import Message, Prompt
-from gnomon.tasks import Split, split_of
+from gnomon.tasks.tunnel.world import Split, split_of
 
 Direction = Literal["up", "down", "left", "right"]
 MOVES: dict[str, tuple[int, int]] = {
