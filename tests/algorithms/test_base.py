@@ -46,7 +46,6 @@ def test_the_totals_of_the_parts_add_up_to_those_of_the_whole() -> None:
         assert sum(p.groups for p in parts) == pytest.approx(whole.groups)
         assert sum(p.tokens for p in parts) == pytest.approx(whole.tokens)
         assert sum(p.answered for p in parts) == pytest.approx(whole.answered)
-        assert sum(p.pair_weight for p in parts) == pytest.approx(whole.pair_weight)
 
 
 def test_token_weight_is_the_groups_weight_at_counted_tokens_only() -> None:
