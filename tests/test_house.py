@@ -31,8 +31,8 @@ TORCH_FREE = (
 """Rooms and modules that are imported without any of ``HEAVY``."""
 HEAVY = ("torch", "transformers")
 
-KNOWN_CIRCLES = {frozenset({"gnomon.models.adapters", "gnomon.models.roles"})}
-"""Exceptions, each to be cured (this one: adapters need the type ``Trunk`` only)."""
+KNOWN_CIRCLES: set[frozenset[str]] = set()
+"""Exceptions, each to be cured."""
 
 Tree = Mapping[str, ast.Module]
 """Syntax trees by the module's full name."""

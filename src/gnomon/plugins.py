@@ -111,7 +111,7 @@ def load_own(reference: str, base: Path, what: str) -> Any:
     if not callable(found):
         known = [n for n in vars(module) if callable(getattr(module, n)) and not n.startswith("_")]
         near = did_you_mean(name, known, "it has")
-        raise ConfigError(f"{what} {reference!r}: {where} has no function {name!r}; {near}")
+        raise ConfigError(f"{what} {reference!r}: {where} has no {name!r}; {near}")
     return found
 
 

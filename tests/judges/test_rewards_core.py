@@ -399,7 +399,7 @@ BROKEN = {
     "no.such.module:score": "No module named",
     "mine.py:scor": "did you mean 'score'?",
     "mine.py:zzz": "it has score, Kind, Dull, Picky",
-    "mine.py:NUMBER": "has no function 'NUMBER'",
+    "mine.py:NUMBER": "has no 'NUMBER'",
 }
 
 

@@ -21,6 +21,7 @@ from typing import IO, Any, cast
 
 from gnomon.data.values import JsonReader, RawRow, RowError, Skipped
 from gnomon.errors import DataError
+from gnomon.plugins import load_builtin
 from gnomon.records import Source
 
 JSONL = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
@@ -158,9 +159,16 @@ def _refuse_other_kinds(path: Path, head: bytes) -> None:
 
 
 def _wrong_encoding(path: Path) -> str:
-    from gnomon.data.encodings import explain_encoding
+    explained: str = load_builtin("gnomon.data.encodings:explain_encoding")(path)
+    return explained
 
-    return explain_encoding(path)
+
+_READERS = {
+    JSON: "gnomon.data.tables:json_rows",
+    CSV: "gnomon.data.tables:csv_rows",
+    SUFFIXES: "gnomon.data.arrowfiles:arrow_rows",
+}
+"""By ending: readers that build on this module, found when a file needs them."""
 
 
 def iter_rows(
@@ -184,30 +192,25 @@ def iter_rows(
     try:
         if split is None and path.name.lower().endswith(SUFFIXES) and path.is_file():
             return _from_file(path, caps)
-        from gnomon.data.shards import find_files
-
-        files = find_files(path, split)
+        files: list[Path] | None = load_builtin("gnomon.data.shards:find_files")(path, split)
     except OSError as error:
         raise DataError(f"{path}: cannot be looked at ({error.strerror or error}).") from error
     if files is not None:
         return chain.from_iterable(_from_file(file, caps) for file in files)
-    from gnomon.data.arrowfiles import dataset_rows
-
-    return dataset_rows(path_or_id, split)
+    rows: Iterator[RawRow | Skipped]
+    rows = load_builtin("gnomon.data.arrowfiles:dataset_rows")(path_or_id, split)
+    return rows
 
 
 def _from_file(path: Path, caps: Caps) -> Iterator[RawRow | Skipped]:
     name = path.name.lower()
     if name.endswith(JSONL):
         yield from jsonl_rows(path, caps)
-    elif name.endswith((*JSON, *CSV)):
-        from gnomon.data.tables import csv_rows, json_rows
-
-        yield from (json_rows if name.endswith(JSON) else csv_rows)(path, caps)
-    else:
-        from gnomon.data.arrowfiles import arrow_rows
-
-        yield from arrow_rows(path, caps)
+        return
+    for endings, reader in _READERS.items():
+        if name.endswith(endings):
+            yield from load_builtin(reader)(path, caps)
+            return
 
 
 def as_row(value: Any, source: Source) -> RawRow | Skipped:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -19,11 +19,22 @@ from transformers.pytorch_utils import Conv1D
 from gnomon.errors import ModelError
 from gnomon.models.load import read_json
 
-if TYPE_CHECKING:
-    from gnomon.models.roles import Trunk
-
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+
+
+class Adaptable(Protocol):
+    """What takes adapters: a :class:`~gnomon.models.roles.Trunk`."""
+
+    model: PreTrainedModel
+    fingerprint: str
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters, in the order they were added."""
+        ...
+
+
 PEFT_PREFIX = "base_model.model."  # how PEFT's own files name the wrapped model
 
 
@@ -46,7 +57,7 @@ class LoraSettings:
 
 
 def add(
-    trunk: Trunk,
+    trunk: Adaptable,
     name: str,
     lora: LoraSettings | None,
     *,
@@ -162,7 +173,7 @@ def _inject(model: PreTrainedModel, config: LoraConfig, name: str, seed: int) ->
 
 
 def _start(
-    trunk: Trunk, lora: LoraSettings | None, init_from: Path | str | None
+    trunk: Adaptable, lora: LoraSettings | None, init_from: Path | str | None
 ) -> tuple[LoraConfig, dict[str, Tensor] | None]:
     """The configuration to inject and the weights to fill in, if any."""
     if init_from is None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 
+from gnomon.algorithms.offline_settings import Settings
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, Pending, RunStopped
@@ -27,6 +28,7 @@ from gnomon.models.memory import MemoryEstimate, RoleNeed, human
 from gnomon.models.roles import Role
 from gnomon.models.save import LoadedReward
 from gnomon.plugins import load_builtin
+from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import Kind, Recipe, RewardSpec, StageSpec
 from gnomon.rollout.protocol import Engine
 from gnomon.runs.folder import RunFolder
@@ -38,7 +40,6 @@ from gnomon.stages.names import (
     resolve_start,
     reward_folder,
     stage_seed,
-    stage_settings,
 )
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import StageData, context_of, recipe_encoder
@@ -75,13 +76,18 @@ class Stage:
         self.run = run
         self.base = base
         self.folder = run.stage(spec.name)
-        self.settings: Any = stage_settings(spec, base)
+        where = f"stage {spec.name!r}, settings"
+        self.settings: Any = validate_as(self.settings_class(), spec.settings, where)
         self.seed = stage_seed(recipe, spec.name)
         self.closing = ExitStack()
         self.stop = Stop()
         self.data = StageData(spec, base, lambda name: run.stage(name).groups, self.seed)
 
     # -- what a kind of stage says ----------------------------------------------------------------
+
+    def settings_class(self) -> type[Settings]:
+        """The class of its own settings."""
+        return KINDS[self.spec.algorithm].settings
 
     @property
     def data_kind(self) -> Kind:

@@ -52,6 +52,9 @@ class Train(Stage):
         """The method's class."""
         return self.method.algorithm
 
+    def settings_class(self) -> type[Settings]:
+        return self.method.settings
+
     @property
     def data_kind(self) -> Kind:
         return self.algorithm.data

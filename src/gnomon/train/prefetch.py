@@ -38,7 +38,7 @@ class Taken(Generic[T]):
 
 
 @dataclass(frozen=True)
-class _Job(Generic[T]):
+class _Ordered(Generic[T]):
     weights: int
     future: Future[T]
 
@@ -69,7 +69,7 @@ class Prefetch(Generic[T]):
         self._sample = sample
         self._staleness = staleness
         self._iterations = iterations
-        self._jobs: dict[int, _Job[T]] = {}
+        self._jobs: dict[int, _Ordered[T]] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rollouts")
         self._stopped = threading.Event()
 
@@ -83,7 +83,7 @@ class Prefetch(Generic[T]):
         if wanted:
             snapshot = self._engine.capture()
             for i in wanted:
-                self._jobs[i] = _Job(iteration, self._submit(snapshot, partial(self._sample, i)))
+                self._jobs[i] = _Ordered(iteration, self._submit(snapshot, partial(self._sample, i)))
         began = time.perf_counter()
         job = self._jobs.pop(iteration)
         return Taken(job.future.result(), job.weights, time.perf_counter() - began)
@@ -104,7 +104,7 @@ class Prefetch(Generic[T]):
         for i, saved in state.items():
             future: Future[T] = Future()
             future.set_result(unpack(saved["rollouts"]))
-            self._jobs[int(i)] = _Job(int(saved["weights"]), future)
+            self._jobs[int(i)] = _Ordered(int(saved["weights"]), future)
 
     def close(self) -> None:
         """Drop what is ordered, and wait until the thread has let go of the engine."""
