@@ -237,7 +237,7 @@ def test_a_run_is_not_resumed_with_another_recipe(base: Path, tiny_folder: Path)
     with pytest.raises(ConfigError, match="another recipe") as caught:
         run_recipe(other, base=base, resume=True)
     assert "seed" in str(caught.value)
-    assert "stage 'sft': train.steps was 1 and is now 2" in str(caught.value)
+    assert "sft.train.steps was 1 and is now 2" in str(caught.value)
 
 
 def test_resuming_nothing_says_so(base: Path, tiny_folder: Path) -> None:
