@@ -83,7 +83,9 @@ class Prefetch(Generic[T]):
         if wanted:
             snapshot = self._engine.capture()
             for i in wanted:
-                self._jobs[i] = _Ordered(iteration, self._submit(snapshot, partial(self._sample, i)))
+                self._jobs[i] = _Ordered(
+                    iteration, self._submit(snapshot, partial(self._sample, i))
+                )
         began = time.perf_counter()
         job = self._jobs.pop(iteration)
         return Taken(job.future.result(), job.weights, time.perf_counter() - began)
