@@ -8,9 +8,9 @@ import torch
 
 from gnomon.losses.preference import (
     bradley_terry,
-    group_balanced_weight,
     plackett_luce,
 )
+from gnomon.losses.reduce import group_balanced_weight
 
 
 def sigmoid(x: float) -> float:

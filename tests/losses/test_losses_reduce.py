@@ -5,10 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gnomon.losses.preference import bradley_terry, group_balanced_weight
+from gnomon.losses.preference import bradley_terry
 from gnomon.losses.reduce import (
     Totals,
     aggregate,
+    group_balanced_weight,
     masked_mean,
     masked_sum,
     response_logprobs,

@@ -20,8 +20,7 @@ from gnomon.algorithms.metric import Metric, mean
 from gnomon.data.batch import Batch
 from gnomon.data.values import Skipped
 from gnomon.errors import DataError
-from gnomon.losses.preference import group_balanced_weight
-from gnomon.losses.reduce import response_logprobs, weighted_sum
+from gnomon.losses.reduce import group_balanced_weight, response_logprobs, weighted_sum
 from gnomon.records import TokenGroup
 from gnomon.stats.intervals import Interval
 from gnomon.stats.reward_model import RewardModelReport, evaluate_comparisons

@@ -29,7 +29,8 @@ from gnomon.algorithms.offline_settings import RewardModelSettings
 from gnomon.algorithms.pairs import accuracy_metrics, held_out_report
 from gnomon.data.batch import Batch
 from gnomon.losses.length_bias import fit_length_coefficient, fit_length_slope
-from gnomon.losses.preference import bradley_terry, group_balanced_weight, plackett_luce
+from gnomon.losses.preference import bradley_terry, plackett_luce
+from gnomon.losses.reduce import group_balanced_weight
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import Role

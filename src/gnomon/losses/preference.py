@@ -79,23 +79,3 @@ def plackett_luce(scores: Tensor, rank: Tensor, group_of: Tensor, num_groups: in
     in_last_block = left.sum(dim=1) == tied
     w = torch.where(in_last_block, (tied - 1) / tied, torch.ones_like(scores))
     return segment_sum(w * (log_total - scores), group_of, num_groups)
-
-
-def group_balanced_weight(pair_group: Tensor, weight: Tensor, num_groups: int) -> Tensor:
-    """Weights that let each prompt count once, however many comparisons it carries.
-
-    InstructGPT's 1 / C(K, 2) (Ouyang et al. 2022, eq. 1): each comparison's weight is divided by
-    the number of its prompt's comparisons. A labeller's confidence still scales its own comparison.
-    Divide the weighted sum by the step's number of prompts (groups are never split).
-
-    Args:
-        pair_group: [C] the group (0..G-1) of each comparison.
-        weight: [C] >= 0; comparisons of weight 0 are not counted.
-        num_groups: G.
-
-    Returns:
-        [C].
-    """
-    require_same_shape(pair_group=pair_group, weight=weight)
-    count = segment_sum((weight > 0).to(weight.dtype), pair_group, num_groups)
-    return weight / count.clamp(min=1)[pair_group]

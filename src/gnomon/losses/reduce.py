@@ -185,7 +185,7 @@ def weighted_sum(values: Tensor, weight: Tensor | None, *, denominator: Tensor |
         values: [C] (or [S]) unreduced losses.
         weight: [C] how much each counts, or None for 1 each. 0 removes an entry, NaN or not.
         denominator: of the whole step: its sum of weights, or its number of prompts when the
-            weights come from :func:`gnomon.losses.preference.group_balanced_weight`.
+            weights come from :func:`group_balanced_weight`.
 
     Returns:
         A scalar.
@@ -194,3 +194,23 @@ def weighted_sum(values: Tensor, weight: Tensor | None, *, denominator: Tensor |
         return _wide(values).sum() / denominator
     require_same_shape(values=values, weight=weight)
     return (_wide(values).masked_fill(weight == 0, 0.0) * weight).sum() / denominator
+
+
+def group_balanced_weight(pair_group: Tensor, weight: Tensor, num_groups: int) -> Tensor:
+    """Weights that let each prompt count once, however many comparisons it carries.
+
+    InstructGPT's 1 / C(K, 2) (Ouyang et al. 2022, eq. 1): each comparison's weight is divided by
+    the number of its prompt's comparisons. A labeller's confidence still scales its own comparison.
+    Divide the weighted sum by the step's number of prompts (groups are never split).
+
+    Args:
+        pair_group: [C] the group (0..G-1) of each comparison.
+        weight: [C] >= 0; comparisons of weight 0 are not counted.
+        num_groups: G.
+
+    Returns:
+        [C].
+    """
+    require_same_shape(pair_group=pair_group, weight=weight)
+    count = segment_sum((weight > 0).to(weight.dtype), pair_group, num_groups)
+    return weight / count.clamp(min=1)[pair_group]

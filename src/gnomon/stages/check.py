@@ -92,7 +92,8 @@ def check_tools(recipe: Recipe) -> None:
         ConfigError: one is not.
     """
     pick_device(recipe.device)
-    check_sinks(recipe.sinks)
+    if recipe.sinks:
+        check_sinks(recipe.sinks)
 
 
 def own_code(recipe: Recipe) -> list[str]:
