@@ -27,10 +27,17 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.7) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def did_you_mean(word: str, known: Iterable[str], otherwise: str = "there are") -> str:
-    """The nearest of the known words as a question, or else all of them."""
+def did_you_mean(
+    word: str, known: Iterable[str], otherwise: str = "there are", cutoff: float = 0.5
+) -> str:
+    """The nearest of the known words as a question, or else all of them.
+
+    Args:
+        otherwise: how the list of all of them begins.
+        cutoff: how near, from 0 to 1; short words need more.
+    """
     words = list(known)
-    return nearest(word, words, cutoff=0.5) or f"{otherwise} {', '.join(words) or 'none'}"
+    return nearest(word, words, cutoff) or f"{otherwise} {', '.join(words) or 'none'}"
 
 
 def is_own(name: str) -> bool:

@@ -12,10 +12,10 @@ from ppo_zoo import Spread, make_ppo
 
 import tiny_world as tw
 from gnomon.errors import RewardsFailedError
-from gnomon.judges.protocol import Sample, Score
+from gnomon.judges.protocol import Sample, SampleJudge, Score
 
 
-class Sometimes:
+class Sometimes(SampleJudge):
     """Fails on the samples whose place is in ``bad``, counted over the batch."""
 
     name = "sometimes"

@@ -306,6 +306,8 @@ def test_closing_does_not_wait_for_everything_that_was_ordered() -> None:
     entered, asked = threading.Event(), []
 
     class Engine:
+        shares_weights = False
+
         def capture(self) -> str:
             return "now"
 

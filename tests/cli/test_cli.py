@@ -373,10 +373,13 @@ REWARDS = {
     "none": ("return None", ("8 of 8", "returned NoneType")),
     "nan": ("return [float('nan')] * len(samples)", ("8 of 8", "nan")),
     "wrong length": ("return [1.0]", ("8 of 8", "returned 1 scores for 8 samples")),
-    "wrong type": ("return ['good'] * len(samples)", ("8 of 8", "returned 'good'")),
+    "wrong type": (
+        "return ['good'] * len(samples)",
+        ("8 of 8", "the reward is 'good', not a number"),
+    ),
     "one in eight": (
         "return [1.0] * 7 + [None] if len(samples) == 8 else [1.0]",
-        ("1 of 8", "returned None", "5% allowed"),
+        ("1 of 8", "the reward is None", "5% allowed"),
     ),
 }
 PPO = {

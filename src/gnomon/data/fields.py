@@ -363,10 +363,10 @@ def rename(raw: Rows, columns: Mapping[str, str], name: str) -> list[RawRow | Sk
     present = {key for item in raw if isinstance(item, RawRow) for key in item.data}
     for ours, theirs in columns.items():
         if ours not in KNOWN:
-            hint = did_you_mean(ours, sorted(set(KNOWN)), "known:")
+            hint = did_you_mean(ours, sorted(set(KNOWN)), "known:", 0.7)
             raise DataError(f"{name}: columns maps onto the unknown field {ours!r}; {hint}")
         if present and theirs not in present:
-            hint = did_you_mean(theirs, sorted(present), "the file has")
+            hint = did_you_mean(theirs, sorted(present), "the file has", 0.7)
             raise DataError(f"{name}: columns names {theirs!r}, which no row has; {hint}")
     taken = set(columns.values())
     rivals = {n for group in RIVALS if columns.keys() & set(group) for n in group} | columns.keys()

@@ -322,7 +322,7 @@ def _index(name: Any, ids: Sequence[str]) -> int:
     try:
         return ids.index(str(name))
     except ValueError:
-        hint = did_you_mean(str(name), ids, "the responses are")
+        hint = did_you_mean(str(name), ids, "the responses are", 0.7)
         raise RowError(f"the ranking names an unknown response {name!r}", hint) from None
 
 

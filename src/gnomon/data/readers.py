@@ -171,7 +171,7 @@ def _understand(raw: Sequence[RawRow | Skipped], format: str, name: str) -> tupl
         raise DataError(f"{first.source}: {first.reason}; {first.cure}. No row could be decoded.")
     if format != "auto":
         if format not in BY_NAME:
-            hint = did_you_mean(format, BY_NAME, "known:")
+            hint = did_you_mean(format, BY_NAME, "known:", 0.7)
             raise DataError(f"{name}: unknown format {format!r}; {hint}")
         found = BY_NAME[format]
         votes = Counter(found.kind(row) for row in rows)
