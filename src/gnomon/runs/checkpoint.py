@@ -36,7 +36,7 @@ from gnomon.files import (
 from gnomon.models.merge import first_not_finite
 from gnomon.runs.records import Record
 
-_FORMAT = 2
+_FORMAT = 3
 _PARAMETERS = "parameters.safetensors"
 _TENSORS = "state.safetensors"
 _STATE = "state.json"
