@@ -124,7 +124,7 @@ class Learner:
         drawn = self.source.draw(step)
         credit = self.algorithm.credit(drawn.groups, step)
         minibatches = [
-            Minibatch(groups, self._text_for(number, step))
+            Minibatch(groups, self._text_for(number, step) if groups else [])
             for number, groups in self.source.split(credit, step)
         ]
         metrics = {**drawn.metrics, **credit.metrics}
