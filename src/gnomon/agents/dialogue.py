@@ -154,7 +154,7 @@ def _python_arguments(inside: str, tool: Tool | None) -> dict[str, Any]:
 
 
 def parsed(source: str) -> ast.expr:
-    """The syntax tree of an expression, without Python's own remarks on its style.
+    """The syntax tree of an expression, without Python's own warnings about its style.
 
     Raises:
         SyntaxError, ValueError, MemoryError, RecursionError: it cannot be parsed.

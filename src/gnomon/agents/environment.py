@@ -90,7 +90,7 @@ class Tool:
         return frozenset(k for k, v in properties.items() if v.get("type") == "string")
 
     def wrong(self, arguments: Mapping[str, Any]) -> str | None:
-        """What does not fit the schema, in words; None where all does."""
+        """What does not fit the schema, in words; None if everything fits."""
         strict = {"additionalProperties": False, **self.parameters}
         found = violations(dict(arguments), strict)
         return "; ".join(found) if found else None
@@ -224,7 +224,7 @@ class ToolEnvironment:
         """Nothing to free."""
 
 
-# -- what an environment gives, checked ------------------------------------------------------------
+# -- checking what an environment returns ----------------------------------------------------------
 
 OBSERVER_ROLES = ("tool", "user", "system")
 """The roles that an environment may speak in."""

@@ -92,7 +92,7 @@ class EpisodeGroup:
 
 @dataclass
 class _Live:
-    """An episode in the making."""
+    """An episode in progress."""
 
     env: Environment | None = None
     ids: list[int] = field(default_factory=list)
@@ -237,7 +237,8 @@ class EpisodeRunner:
             self._open(group, openings.get(id(group), []))
 
     def _open(self, group: _Playing, openings: Sequence[tuple[_Live, Any]]) -> None:
-        """Make the group's prompt what its environments open with; all must open the same way."""
+        """Replace the group's prompt by what its environments open with, the same for all of
+        them."""
         first: tuple[Message, ...] | None = None
         for live, opening in openings:
             try:
@@ -376,7 +377,7 @@ class EpisodeRunner:
 
 @dataclass
 class _Playing:
-    """One prompt's episodes in the making."""
+    """One prompt's episodes in progress."""
 
     prompt: Prompt
     ids: list[int]

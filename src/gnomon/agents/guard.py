@@ -1,4 +1,4 @@
-"""Calling environments so that one that raises or hangs takes nothing else with it."""
+"""Call environments so that one that raises or hangs takes nothing else down with it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class StepError(Exception):
-    """What went wrong in an environment, in words; ``hung`` where its call never came back."""
+    """What went wrong in an environment, in words; ``hung`` if its call never returned."""
 
     def __init__(self, message: str, hung: bool = False) -> None:
         super().__init__(message)
@@ -28,8 +28,8 @@ def guarded(
 
     Args:
         timeout_s: seconds per job. A job that takes longer is left behind in its thread (threads
-            cannot be killed) and counts as failed; the others go on. None runs all jobs here, one
-            after another, without a limit.
+            cannot be killed) and counts as failed; the others continue. None runs all jobs here,
+            one after another, without a limit.
         workers: jobs that run at the same time.
 
     A job may return an awaitable, which is awaited.
@@ -56,7 +56,7 @@ def _call(job: Callable[[], T]) -> T | StepError:
 
 
 class _Board:
-    """Jobs, who works on which since when, and what came back."""
+    """The jobs, which worker is on which and since when, and the results."""
 
     def __init__(self, jobs: Sequence[Callable[[], Any]], timeout_s: float) -> None:
         self.jobs = jobs

@@ -1,4 +1,4 @@
-"""From a name to environments, those of Gymnasium included."""
+"""Environments by name, Gymnasium's included."""
 
 from __future__ import annotations
 
