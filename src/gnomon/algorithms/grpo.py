@@ -242,7 +242,7 @@ class PolicyGradient(Algorithm):
     def _with_logprobs(
         self, groups: Sequence[TokenGroup], step: Step
     ) -> tuple[list[TokenGroup], dict[str, float]]:
-        """The groups with log-probs where the loss needs them beforehand, and what they say."""
+        """The groups with log-probs where the loss needs them beforehand, and metrics of those."""
         reference = self.settings.needs_reference
         if not (self._needs_old or reference):
             return list(groups), {}

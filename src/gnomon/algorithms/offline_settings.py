@@ -80,7 +80,7 @@ class ReferenceSettings(Settings):
 class DPOLossSettings(Settings):
     """Settings of the loss of DPO and its variants, wherever the pairs come from."""
 
-    beta: float = Field(0.1, gt=0, description="how strongly the reference holds")
+    beta: float = Field(0.1, gt=0, description="strength of the tie to the reference")
     loss: Literal["sigmoid", "robust", "ipo", "hinge", "plackett_luce"] = Field(
         "sigmoid", description="the function of the margin"
     )
@@ -90,7 +90,7 @@ class DPOLossSettings(Settings):
     ipo_average: bool = Field(
         True, description="IPO: log-ratios per token, as the field does; else the paper's sums"
     )
-    divergence: Divergence = Field("reverse_kl", description="what holds to the reference")
+    divergence: Divergence = Field("reverse_kl", description="from the reference (f-DPO)")
     alpha: float = Field(0.5, gt=0, le=1, description="of the alpha divergence")
     length_regularisation: float = Field(
         0.0, ge=0, description="R-DPO: reward taken off for each token (0.001 to 0.05)"
@@ -128,7 +128,7 @@ class DPOSettings(DPOLossSettings, ReferenceSettings):
 class KTOSettings(ReferenceSettings):
     """Settings of KTO."""
 
-    beta: float = Field(0.1, gt=0, description="how strongly the reference holds")
+    beta: float = Field(0.1, gt=0, description="strength of the tie to the reference")
     desirable_weight: float | Literal["auto"] = Field(
         1.0, description="weight of good answers; auto: both classes weigh the same in total"
     )

@@ -215,7 +215,7 @@ def usable_pairs(
     data (all their judgements: they cannot say which is better).
 
     Args:
-        whole: a group stands or falls as a whole and keeps its ties (rankings as rankings).
+        whole: a group is kept or left out as a whole, with its ties (rankings as rankings).
         needed: something must be left.
 
     Raises:
