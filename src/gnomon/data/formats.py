@@ -69,7 +69,7 @@ def _has(*alternatives: Iterable[str]) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def _is_unpaired(data: Mapping[str, Any]) -> bool:
-    """A good/bad flag beside an answer: true, false, 1 or 0.
+    """A good/bad flag next to an answer: true, false, 1 or 0.
 
     Other labels are classes of some task, not judgements; so are 0 and 1 where there is a 2, which
     is why :func:`detect` looks at all rows.
