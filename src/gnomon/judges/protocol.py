@@ -170,7 +170,7 @@ def _complete(judge: Judge, group: Group, found: Any, seconds: float) -> Judgeme
     if any(
         c.better == c.worse or not 0 <= i < count for c in compared for i in (c.better, c.worse)
     ):
-        return _failed(judge, group, f"compared what is no pair of the {count} responses", cost)
+        return _failed(judge, group, f"compared other than two of the {count} responses", cost)
     if found.error is not None:
         return _failed(judge, group, found.error, cost)
     if not scores and found.comparisons is not None:
@@ -202,7 +202,7 @@ def total_cost(costs: Iterable[Cost]) -> Cost:
 
 def checked(name: str, score: Any) -> Score:
     """The score in plain Python numbers (parts of numpy's or torch's cannot be stored), its error
-    named; one whose value is no finite number becomes an error."""
+    named; one whose value is not a finite number becomes an error."""
     if not isinstance(score, Score):
         return Score(None, error=f"{name}: gave a {type(score).__name__}, not a Score")
     try:
@@ -223,7 +223,7 @@ def checked(name: str, score: Any) -> Score:
 
 def as_score(item: Any) -> Score:
     """What a user's code returned for one response, a Score, a value or (value, {part: value}), as
-    a Score; :func:`checked` says whether its numbers are any."""
+    a Score; :func:`checked` then checks its numbers."""
     if isinstance(item, Score):
         return item
     if isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[1], Mapping):

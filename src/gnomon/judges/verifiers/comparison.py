@@ -117,7 +117,7 @@ class Rules:
     def _decimal_comma(
         self, first: q.Quantity | None, second: q.Quantity | None, a: str, b: str
     ) -> bool:
-        """3,14 beside a decimal with a point; a truth such as 1,2 is a list."""
+        """3,14 next to a decimal with a point; a truth such as 1,2 is a list."""
         point = first or second
         if point is None or point.number is None or not point.number.digits:
             return False

@@ -123,5 +123,5 @@ def _no_constant(name: str) -> Any:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) != len(pairs):
-        raise ValueError("a key twice in one object")
+        raise ValueError("a key appears twice in one object")
     return out

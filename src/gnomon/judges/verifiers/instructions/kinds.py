@@ -323,7 +323,7 @@ kind(
 
 
 def _stands(text: str, phrase: str, *, first: bool) -> bool:
-    """Whether the text begins (or ends) with the phrase and has more to say than it."""
+    """Whether the text begins (or ends) with the phrase and has other words too."""
     text, phrase = bare(text).lower(), bare(phrase).lower()
     if first:
         return text.startswith(phrase) and bool(words(text[len(phrase) :]))
