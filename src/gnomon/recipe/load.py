@@ -109,7 +109,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes, so it is no recipe")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes, so it is not a recipe")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -100,7 +100,9 @@ class DataSpec(Spec):
     split: str | None = None
     limit: int | None = Field(None, ge=1, description="read at most this many rows")
     sample_seed: int | None = Field(None, description="with limit: a random sample, not the first")
-    columns: dict[str, str] = Field(default_factory=dict, description="our name: name in the file")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="gnomon's name: the file's name"
+    )
     labels: dict[str, Verdict] = Field(
         default_factory=dict, description="what the values of a preference column mean"
     )
@@ -261,7 +263,7 @@ class EnvironmentSpec(Spec):
         512, ge=1, description="tokens of an episode after its opening, tool output included"
     )
     calls: Literal["auto", "hermes", "llama", "python"] = Field(
-        "auto", description="how tool calls are written; auto is the chat template's way"
+        "auto", description="how tool calls are written; auto follows the chat template"
     )
     show_tools: bool = Field(True, description="list the tools in the system turn")
     observation_role: Literal["tool", "user"] = Field(
