@@ -2,7 +2,7 @@
 
 One lookup for algorithms, judges, environments, sources and engines. A known name is looked up in a
 table of import paths, so that nothing is imported before it is asked for; what has a colon is the
-user's own, from a module or from a file beside the recipe.
+user's own, from a module or from a file next to the recipe.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def gae(
         A_t = sum_l (gamma lam)^l delta_{t+l},   R_t = A_t + V_t
 
     V_t is the value *before* token t is chosen. V after a response's last token is 0 (it ended with
-    EOS) or ``bootstrap`` (it was cut off and would have gone on). Rewards already hold the KL
+    EOS) or ``bootstrap`` (it was cut off and would have continued). Rewards already hold the KL
     penalty, if any; it is discounted here once.
 
     The sum is built by doubling: after k rounds A_t holds 2^k terms, so R tokens cost
