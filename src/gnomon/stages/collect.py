@@ -145,7 +145,7 @@ class Collector:
         return rows
 
     def _alike(self, group: Group) -> dict[str, Any]:
-        """What is said of a prompt without two distinct responses."""
+        """Why a prompt without two distinct responses is left out."""
         reason = f"{self.samples} samples gave {len(group.responses)} distinct answers"
         return _skipped(group, reason, "raise rollout.samples or rollout.temperature")
 

@@ -72,7 +72,7 @@ def make_engine(
 
 
 def check_engine(spec: RolloutSpec) -> None:
-    """Refuse an engine that cannot be had, before anything is loaded.
+    """Refuse an engine that is not available, before anything is loaded.
 
     Raises:
         ConfigError: vLLM is missing, or options that nothing would read.

@@ -46,7 +46,7 @@ class StageKind:
 KINDS = {
     COLLECT: StageKind("gnomon.stages.collect:Collect", CollectSettings, COLLECT_SUMMARY, True),
 }
-"""All that a stage can do beside training."""
+"""What a stage can do other than training."""
 TRAIN = "gnomon.stages.train:Train"
 """The stage that trains a method."""
 
@@ -154,10 +154,10 @@ def check_names(recipe: Recipe, base: Path) -> None:
 
 
 def check_specs(specs: Sequence[DataSpec], recipe: Recipe, place: int, base: Path) -> None:
-    """See that stages that are read from collect, and come earlier, and that data files are there.
+    """Check that stages that are read from collect and come earlier, and that data files exist.
 
     Raises:
-        ConfigError, DataError: one does not, or is not, with what comes nearest.
+        ConfigError, DataError: one does not, with the nearest name.
     """
     writers = [name for name, kind in KINDS.items() if kind.writes_groups]
     collecting = [s.name for s in recipe.stages if s.algorithm in writers]
@@ -207,10 +207,10 @@ def _check_data(recipe: Recipe, place: int, base: Path) -> None:
 
 
 def _there(path: Path) -> bool:
-    """Whether there is such a file or folder.
+    """Whether such a file or folder exists.
 
     Raises:
-        ConfigError: it is none that could be there (a name of 300 characters, say).
+        ConfigError: no file could have this name (one of 300 characters, say).
     """
     try:
         return path.expanduser().exists()
@@ -234,7 +234,7 @@ def _check_reward_names(rewards: Sequence[RewardSpec], base: Path) -> None:
 
 
 def _check_own_file(name: str, base: Path, what: str) -> None:
-    """See that the file of a user's own code is there; nothing of it is imported."""
+    """Check that the file of the user's own code exists; it is not imported."""
     where = name.rpartition(":")[0]
     if where.endswith(".py") and not (base / where).is_file():
         near = did_you_mean(where, [p.name for p in base.glob("*.py")], "its folder holds")

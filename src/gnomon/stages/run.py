@@ -32,22 +32,22 @@ def run_recipe(
 ) -> Path:
     """Run every stage that is not done, compare the policies, write the report.
 
-    Ctrl-C and SIGTERM stop it where it can be taken up again: what is done is saved first. A second
-    one stops it at once.
+    Ctrl-C and SIGTERM stop it where it can be resumed: what is done is saved first. A second one
+    stops it at once.
 
     Args:
         recipe: what to run.
         base: the folder that the recipe's relative paths start from.
-        resume: go on with an earlier run of the same recipe.
-        announce: is told what begins and what came of it. If it cannot pass that on (a closed
-            pipe), the run goes on without a word.
+        resume: continue an earlier run of the same recipe.
+        announce: called with a line when a stage starts or ends. Where it fails (on a closed pipe,
+            say), the run continues without it.
 
     Returns:
         The run's folder.
 
     Raises:
-        RunStopped: it was asked to stop; the message says what is saved and how to go on.
-        GnomonError: whatever the user can mend; everything saved so far stays usable.
+        RunStopped: it was asked to stop; the message says what is saved and how to resume.
+        GnomonError: whatever the user can fix; everything saved so far stays usable.
     """
     run = RunFolder(recipe)
     check_machine(recipe)
@@ -85,7 +85,7 @@ class _Running:
 
     def _said(self, what: str) -> str:
         detail = f" ({what})" if what else ""
-        return f"stopped {self.where}{detail}. Go on with: {resume_command()}"
+        return f"stopped {self.where}{detail}. Resume with: {resume_command()}"
 
     def _execute(self) -> Path:
         for line in self.run.open(self.resume):
@@ -134,15 +134,15 @@ class _Running:
             self._refuse_another(stage, folder)
 
     def _refuse_another(self, stage: StageSpec, folder: StageFolder) -> None:
-        """A stage that was made again is not what it was: later ones must not be mixed with it."""
+        """Refuse to continue if later stages were built on what the stage was before."""
         names = [s.name for s in self.recipe.stages]
         later = [self.run.stage(n) for n in names[names.index(stage.name) + 1 :]]
         built = [str(f.path) for f in later if f.info().status != "unknown"]
         if built:
             raise RunError(
-                f"{folder.path} was damaged and came out otherwise than before (another machine or "
+                f"{folder.path} was damaged and came out differently this time (another machine or "
                 "version?), and later stages were built on what it was. Put the old files back, or "
-                f"remove {', '.join(built)} and go on with --resume to make those again too."
+                f"remove {', '.join(built)} and resume with --resume to make those again too."
             )
 
     def _compare(self) -> None:
@@ -155,7 +155,7 @@ class _Running:
             self.announce(f"compare: warning: {wrong}; the policies are compared again")
         self.where = "before the comparison; the stages are done"
         self.stop.check()
-        self.where = "in the comparison, which begins anew; the stages are done"
+        self.where = "in the comparison, which starts over; the stages are done"
         self.worked = True
         with Progress("compare", 1 + len(policy_stages(self.recipe, self.base))) as progress:
             compare(self.recipe, self.run, self.base, self.stop, progress)
@@ -163,7 +163,7 @@ class _Running:
 
 
 def _outliving(announce: Announce) -> Announce:
-    """``announce``, whatever becomes of the one who listens."""
+    """``announce`` for a run that continues when it fails (on a closed pipe, say)."""
 
     def tell(message: str) -> None:
         try:
@@ -175,7 +175,7 @@ def _outliving(announce: Announce) -> Announce:
 
 
 def _left(info: StageInfo) -> dict[str, Any]:
-    """What later stages learn from of a stage: its weights and its groups."""
+    """The files of a stage that later stages learn from: its weights and its groups."""
     files = info.files or {}
     return {k: v for k, v in files.items() if k.endswith((".safetensors", "groups.jsonl"))}
 
@@ -191,7 +191,7 @@ def _check_repairable(folder: StageFolder, damage: str) -> None:
     if finished and not any(k.is_dir() and any(k.iterdir()) for k in kept):
         raise RunError(
             f"{damage}. It cannot be made again, since the stage's checkpoints are gone. Put it "
-            f"back as it was, or remove {folder.path} to run the stage anew."
+            f"back as it was, or remove {folder.path} to run the stage again."
         )
 
 

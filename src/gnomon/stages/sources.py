@@ -122,7 +122,7 @@ def read_options(spec: DataSpec, kind: str = "auto") -> dict[str, Any]:
 
 
 def is_made(path: str) -> bool:
-    """Whether a source is made when asked for, and no file."""
+    """Whether a source is made when asked for, rather than read from a file."""
     where, colon, _what = path.partition(":")
     return bool(colon) and (where in BUILTIN or where in GENERATED)
 
@@ -169,13 +169,13 @@ def _refuse_unused(spec: DataSpec) -> None:
     if given:
         raise ConfigError(
             f"data {spec.path!r}: {', '.join(given)} mean something for files only, and this "
-            "source is made when it is asked for; what it can do stands in its options "
+            "source is made when it is asked for; set its own options instead "
             "(options: {...})"
         )
 
 
 def resolve_path(path: str, base: Path) -> Path | str:
-    """A path or pattern as the recipe's author meant it: beside the recipe, else from here, else a
+    """A path or pattern as the recipe's author meant it: next to the recipe, else from here, else a
     hub id."""
     if path.startswith("~"):
         return Path(path).expanduser()
@@ -187,7 +187,7 @@ def resolve_path(path: str, base: Path) -> Path | str:
 
 
 def check_source(spec: DataSpec, base: Path) -> None:
-    """See that a source exists, without reading it (a hub id is taken on trust).
+    """Check that a source exists, without reading it (a hub id is taken on trust).
 
     Raises:
         DataError, ConfigError: no such file or built-in source, with what comes nearest.
@@ -293,8 +293,8 @@ def recipe_encoder(
 
 
 def keep_template(loaded: LoadedModel, encoder: Encoder) -> None:
-    """Let the model that a stage saves speak as it was trained: its tokenizer has the template the
-    recipe named, and generation stops where the template's turns end."""
+    """Save the chat format with the model: its tokenizer gets the template that the recipe names,
+    and generation stops where the template's turns end."""
     if encoder.template != resolve_template(loaded.tokenizer, None):
         loaded.tokenizer.chat_template = encoder.template
     config = loaded.model.generation_config
