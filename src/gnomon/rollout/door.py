@@ -81,7 +81,7 @@ class Budget:
         self._lock = threading.Lock()
 
     def take(self, size: int) -> bool:
-        """Whether ``size`` more bytes could be had; they are then taken."""
+        """Take ``size`` more bytes; False, taking none, where that many are not left."""
         with self._lock:
             if size > self._left:
                 return False
@@ -372,7 +372,7 @@ async def body_of(
     """
     declared = request.headers.get("content-length", "0")
     too_large = RefusedError(413, f"more than {most} bytes; this model needs less")
-    if int(declared) > most:  # h11 has seen to it that these are digits
+    if int(declared) > most:  # h11 has checked that these are digits
         raise too_large
     clock = asyncio.get_running_loop().time
     began, seen = clock(), 0

@@ -139,7 +139,7 @@ class Backend:
         to be looked into is for the walls to say.
         """
         folders = {Path(path) for path in paths}
-        if self.name == "landlock":  # bubblewrap makes the folders above anew
+        if self.name == "landlock":  # bubblewrap creates the folders above itself
             folders |= {parent for path in paths for parent in Path(path).parents}
         return self.as_root and any(not folder.stat().st_mode & 0o001 for folder in folders)
 

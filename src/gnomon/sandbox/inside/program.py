@@ -1,4 +1,4 @@
-"""The program under test: it is loaded here, and answers calls; nothing it says is believed."""
+"""The program under test: it is loaded here, and answers calls; nothing it says is trusted."""
 
 from __future__ import annotations
 
