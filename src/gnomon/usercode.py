@@ -40,7 +40,7 @@ def place(error: BaseException) -> str:
     """``file:line, in function`` of the innermost frame of the user's code; empty if none is.
 
     Code that is neither gnomon's nor a library's is the user's; without such a frame the innermost
-    one of a library stands for it.
+    one of a library is taken.
     """
     found: dict[bool, str] = {}
     step = error.__traceback__
@@ -178,7 +178,7 @@ def _run(coroutine: Any) -> Any:
         loop = _shared[0]
     if threading.current_thread() is not loop.thread:
         return loop.run(coroutine)
-    inner = _Loop()  # a reward that a coroutine calls in its turn: waiting here would never end
+    inner = _Loop()  # a coroutine calls another reward: waiting here would never end
     try:
         return inner.run(coroutine)
     finally:

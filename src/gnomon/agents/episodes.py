@@ -237,8 +237,7 @@ class EpisodeRunner:
             self._open(group, openings.get(id(group), []))
 
     def _open(self, group: _Playing, openings: Sequence[tuple[_Live, Any]]) -> None:
-        """Replace the group's prompt by what its environments open with, the same for all of
-        them."""
+        """Replace the group's prompt by the opening, which its environments must share."""
         first: tuple[Message, ...] | None = None
         for live, opening in openings:
             try:

@@ -151,7 +151,8 @@ def _download(hub_id: str) -> Path:
 
     with _explained(
         f"model {hub_id!r}: there is no such folder here, and the hub did not provide it. "
-        "Check the spelling and the network (HF_HUB_OFFLINE), or give a local folder. The hub's reason"
+        "Check the spelling and the network (HF_HUB_OFFLINE), or give a local folder. "
+        "The hub's reason"
     ):
         return Path(snapshot_download(hub_id, allow_patterns=HUB_PATTERNS))
 

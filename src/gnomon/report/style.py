@@ -1,6 +1,6 @@
 """One look for every plot: palette, fonts, figures without global state, and saving.
 
-The colours are Okabe & Ito's (2008), told apart by readers with any common colour blindness; series
+The colours are Okabe & Ito's (2008), distinct to readers with any common colour blindness; series
 differ by dash or marker too, so that a print in grey still reads.
 """
 

@@ -48,7 +48,7 @@ def play(
 
 
 def compact(name: str, argument: str) -> str:
-    """A call in python style whose one argument stands without quotes.
+    """A call in python style whose one argument is written without quotes.
 
     The space makes the argument's first token the one it is in a sentence, so that a small model
     can copy it.
