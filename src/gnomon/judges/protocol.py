@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from gnomon.errors import RunError
 from gnomon.records import Comparison, Cost, Group, Judgement, Prompt
 from gnomon.records import Score as Score
-from gnomon.usercode import is_interrupt, said, settled
+from gnomon.usercode import explain, is_interrupt, settled
 
 LARGEST = 1e18
 """The largest reward that can be trained on: float32 holds its square, and sums of such squares."""
@@ -127,7 +127,7 @@ def judged(judge: Judge, groups: Sequence[Group]) -> list[Judgement]:
     except BaseException as error:
         if isinstance(error, RunError) or is_interrupt(error):
             raise
-        return _in_pieces(judge, groups, said(error))
+        return _in_pieces(judge, groups, explain(error))
     if len(found) != len(groups):
         problem = f"returned {len(found)} judgements for {len(groups)} groups"
         return [_failed(judge, group, problem) for group in groups]
@@ -170,7 +170,7 @@ def _complete(judge: Judge, group: Group, found: Any, seconds: float) -> Judgeme
     if any(
         c.better == c.worse or not 0 <= i < count for c in compared for i in (c.better, c.worse)
     ):
-        return _failed(judge, group, f"compared other than two of the {count} responses", cost)
+        return _failed(judge, group, f"a comparison is not of two of the {count} responses", cost)
     if found.error is not None:
         return _failed(judge, group, found.error, cost)
     if not scores and found.comparisons is not None:
