@@ -25,7 +25,7 @@ class FailedError(Exception):
 # -- in words --------------------------------------------------------------------------------------
 
 
-def said(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """The error's type and text, and the file and line of the user's code that it came from."""
     try:
         text = str(error)[:_MAX_TEXT]
@@ -110,7 +110,7 @@ def all_settled(values: Sequence[Any]) -> list[Any]:
     for i, (result, error) in zip(waiting, _run(_gathered([out[i] for i in waiting])), strict=True):
         if error is not None and is_interrupt(error):
             raise error
-        out[i] = result if error is None else FailedError(said(error))
+        out[i] = result if error is None else FailedError(explain(error))
     return out
 
 
@@ -196,4 +196,4 @@ def called(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> An
     except BaseException as error:
         if is_interrupt(error):
             raise
-        raise FailedError(said(error)) from error
+        raise FailedError(explain(error)) from error

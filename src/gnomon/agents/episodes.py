@@ -192,7 +192,7 @@ class EpisodeRunner:
             progress: called with (episodes over, all episodes).
         """
         groups = [
-            _Playing(prompt, list(ids), seed, [_Live() for _ in range(samples)])
+            _LiveGroup(prompt, list(ids), seed, [_Live() for _ in range(samples)])
             for (prompt, ids), seed in zip(prompts, seeds, strict=True)
         ]
         everyone = [live for group in groups for live in group.lives]
@@ -217,7 +217,7 @@ class EpisodeRunner:
 
     # -- reset and close --------------------------------------------------------------------------
 
-    def _reset(self, groups: Sequence[_Playing]) -> None:
+    def _reset(self, groups: Sequence[_LiveGroup]) -> None:
         pairs = [(group, live) for group in groups for live in group.lives]
         made = self._guarded([self._make for _ in pairs])
         for (_, live), env in zip(pairs, made, strict=True):
@@ -236,7 +236,7 @@ class EpisodeRunner:
         for group in groups:
             self._open(group, openings.get(id(group), []))
 
-    def _open(self, group: _Playing, openings: Sequence[tuple[_Live, Any]]) -> None:
+    def _open(self, group: _LiveGroup, openings: Sequence[tuple[_Live, Any]]) -> None:
         """Replace the group's prompt by the opening, which its environments must share."""
         first: tuple[Message, ...] | None = None
         for live, opening in openings:
@@ -275,7 +275,7 @@ class EpisodeRunner:
     # -- a turn -----------------------------------------------------------------------------------
 
     def _sample(
-        self, groups: Sequence[_Playing], engine: Engine, params: SamplingParams, turn: int
+        self, groups: Sequence[_LiveGroup], engine: Engine, params: SamplingParams, turn: int
     ) -> None:
         """The next turn of every live episode."""
         if turn == 0:  # one request for the samples of a prompt, which is computed once
@@ -336,8 +336,8 @@ class EpisodeRunner:
             parsed = parse_calls(text, self._calls, live.env.tools)
             if parsed.errors:
                 live.tool_errors += 1
-                told = Message("tool", "error: " + "; ".join(parsed.errors))
-                self._tell(live, Observation((told,)), turn)
+                message = Message("tool", "error: " + "; ".join(parsed.errors))
+                self._tell(live, Observation((message,)), turn)
                 continue
             live.tool_calls += len(parsed.calls)
             acting.append(live)
@@ -364,18 +364,18 @@ class EpisodeRunner:
             return
         if not seen.messages:
             raise ValueError("not done, but without a message: the model has nothing to answer")
-        told = self.dialogue.continuation(live.ids[-1], seen.messages)
+        observed = self.dialogue.continuation(live.ids[-1], seen.messages)
         live.transcript += seen.messages
-        if turn + 1 == self.max_turns or len(live.ids) + len(told) >= self.max_episode_tokens:
+        if turn + 1 == self.max_turns or len(live.ids) + len(observed) >= self.max_episode_tokens:
             live.end = "length"
             return
-        live.ids += told
-        live.mask += [False] * len(told)
-        live.logprobs += [0.0] * len(told)
+        live.ids += observed
+        live.mask += [False] * len(observed)
+        live.logprobs += [0.0] * len(observed)
 
 
 @dataclass
-class _Playing:
+class _LiveGroup:
     """One prompt's episodes in progress."""
 
     prompt: Prompt

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from gnomon.errors import RunError
-from gnomon.usercode import is_interrupt, said, settled
+from gnomon.usercode import explain, is_interrupt, settled
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def guarded(
     """
     if timeout_s is None:
         return [_call(job) for job in jobs]
-    board = _Board(jobs, timeout_s)
+    board = _Jobs(jobs, timeout_s)
     for _ in range(min(workers, len(jobs))):
         board.hire()
     return board.wait()
@@ -52,10 +52,10 @@ def _call(job: Callable[[], T]) -> T | StepError:
     except BaseException as error:
         if isinstance(error, RunError) or is_interrupt(error):
             raise
-        return StepError(said(error))
+        return StepError(explain(error))
 
 
-class _Board:
+class _Jobs:
     """The jobs, which worker is on which and since when, and the results."""
 
     def __init__(self, jobs: Sequence[Callable[[], Any]], timeout_s: float) -> None:
@@ -83,7 +83,7 @@ class _Board:
             try:
                 result = _call(self.jobs[mine])
             except BaseException as error:  # the run must stop: raised where it is waited for
-                result, stop = StepError(said(error)), error
+                result, stop = StepError(explain(error)), error
             with self.changed:
                 if mine in self.results:
                     return  # given up on, and replaced

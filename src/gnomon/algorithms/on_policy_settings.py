@@ -106,7 +106,7 @@ class RAFTSettings(OnPolicySettings):
     drop_unfinished: bool = Field(True, description="never learn from a cut-off response")
 
     @model_validator(mode="after")
-    def _above_what(self) -> RAFTSettings:
+    def _threshold_given(self) -> RAFTSettings:
         if self.keep == "above" and self.threshold is None:
             raise ValueError("keep: above needs a threshold")
         return self

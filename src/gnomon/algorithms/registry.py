@@ -138,7 +138,7 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class _Own(Method):
+class _UserMethod(Method):
     """The user's own method, whose class is already imported."""
 
     found: type[Algorithm] | None = None
@@ -172,4 +172,4 @@ def find_method(name: str, base: Path | None = None) -> Method:
     if getattr(found, "data", None) is None:
         raise ConfigError(f"algorithm {name!r}: the class does not say what its data is (data)")
     summary = found.summary or (found.__doc__ or "").strip().partition("\n")[0]
-    return _Own(name, name, found.Settings, summary, found)
+    return _UserMethod(name, name, found.Settings, summary, found)

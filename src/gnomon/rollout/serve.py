@@ -68,7 +68,7 @@ class RolloutServer:
     ) -> None:
         limits = limits or ServerLimits()
         say = log or (lambda text: None)
-        note = _Sparing(say)
+        note = _RateLimited(say)
         self._socket = listen(address, port, token, limits.backlog)
         self._scratch = tempfile.TemporaryDirectory(prefix="gnomon-rollouts-")
         self._tasks = Tasks(limits.tasks)
@@ -150,7 +150,7 @@ def listen(
         raise ConfigError(f"cannot listen on {address}:{port}: {error}") from error
 
 
-class _Sparing:
+class _RateLimited:
     """Passes on a refusal now and then: a flood of them must not fill a disk."""
 
     def __init__(self, say: Callable[[str], None]) -> None:

@@ -166,7 +166,7 @@ def check_specs(specs: Sequence[DataSpec], recipe: Recipe, place: int, base: Pat
         name = spec.path.removeprefix("stage:")
         if name == spec.path:
             file = Path(name)
-            if name.lower().endswith(SUFFIXES) and not (_there(base / file) or _there(file)):
+            if name.lower().endswith(SUFFIXES) and not (_exists(base / file) or _exists(file)):
                 iter_rows(base / file)  # which says what is there instead
         elif name not in collecting:
             known = ", ".join(collecting) or "none"
@@ -195,7 +195,7 @@ def _check_settings(recipe: Recipe, place: int, base: Path) -> None:
 def _check_from(recipe: Recipe, place: int, base: Path) -> None:
     start = recipe.stages[place].from_
     names = [stage.name for stage in recipe.stages]
-    if start is None or start in (*names, "model", recipe.model) or _there(Path(start)):
+    if start is None or start in (*names, "model", recipe.model) or _exists(Path(start)):
         return
     near = difflib.get_close_matches(start, names, n=1, cutoff=0.6)
     if near and "/" not in start:
@@ -206,7 +206,7 @@ def _check_data(recipe: Recipe, place: int, base: Path) -> None:
     check_specs(stage_data(recipe.stages[place]), recipe, place, base)
 
 
-def _there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     """Whether such a file or folder exists.
 
     Raises:

@@ -54,7 +54,7 @@ def run_recipe(
     run.check(resume)
     check_recipe(recipe, run, base)
     with run_lock(run.path):
-        return _Running(recipe, run, base, resume, _outliving(announce)).execute()
+        return _Running(recipe, run, base, resume, _ignoring_failures(announce)).execute()
 
 
 class _Running:
@@ -77,13 +77,13 @@ class _Running:
             with self.stop.listening():
                 return self._execute()
         except RunStopped as stopped:
-            raise RunStopped(self._said(str(stopped)), stopped.signal) from None
+            raise RunStopped(self._stop_message(str(stopped)), stopped.signal) from None
         except KeyboardInterrupt:
             number = self.stop.signal or signal.SIGINT
             what = "at once; what was saved before is whole"
-            raise RunStopped(self._said(what), number) from None
+            raise RunStopped(self._stop_message(what), number) from None
 
-    def _said(self, what: str) -> str:
+    def _stop_message(self, what: str) -> str:
         detail = f" ({what})" if what else ""
         return f"stopped {self.where}{detail}. Resume with: {resume_command()}"
 
@@ -113,7 +113,7 @@ class _Running:
         if self.resume and folder.done() and damage is None:
             self.announce(f"{stage.name}: done already")
             return
-        before = _left(folder.info())
+        before = _artefacts(folder.info())
         if damage is not None:
             _check_repairable(folder, damage)
             self.announce(f"{stage.name}: warning: {damage}; it is made again from what was saved")
@@ -130,10 +130,10 @@ class _Running:
             )
         info = run_stage(opened, self.resume, memory, self.stop)
         self.announce(f"{stage.name}: {_summary(info)}")
-        if before and before != _left(info):
-            self._refuse_another(stage, folder)
+        if before and before != _artefacts(info):
+            self._refuse_changed(stage, folder)
 
-    def _refuse_another(self, stage: StageSpec, folder: StageFolder) -> None:
+    def _refuse_changed(self, stage: StageSpec, folder: StageFolder) -> None:
         """Refuse to continue if later stages were built on what the stage was before."""
         names = [s.name for s in self.recipe.stages]
         later = [self.run.stage(n) for n in names[names.index(stage.name) + 1 :]]
@@ -162,7 +162,7 @@ class _Running:
         self.run.note_comparison()
 
 
-def _outliving(announce: Announce) -> Announce:
+def _ignoring_failures(announce: Announce) -> Announce:
     """``announce`` for a run that continues when it fails (on a closed pipe, say)."""
 
     def tell(message: str) -> None:
@@ -174,7 +174,7 @@ def _outliving(announce: Announce) -> Announce:
     return tell
 
 
-def _left(info: StageInfo) -> dict[str, Any]:
+def _artefacts(info: StageInfo) -> dict[str, Any]:
     """The files of a stage that later stages learn from: its weights and its groups."""
     files = info.files or {}
     return {k: v for k, v in files.items() if k.endswith((".safetensors", "groups.jsonl"))}

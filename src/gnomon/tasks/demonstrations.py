@@ -43,8 +43,8 @@ def play(
     env.close()
     while turns[-1].role != "assistant":
         turns.pop()
-    told = Prompt(prompt.id, shown, category=prompt.category, meta=prompt.meta)
-    return Group(told, (Response(tuple(turns)),))
+    asked = Prompt(prompt.id, shown, category=prompt.category, meta=prompt.meta)
+    return Group(asked, (Response(tuple(turns)),))
 
 
 def compact(name: str, argument: str) -> str:

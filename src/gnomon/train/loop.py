@@ -113,7 +113,7 @@ class Loop:
             self.metrics.finish()
             self.samples.finish()
         except BaseException as error:
-            self._keep_what_was_seen(error)
+            self._keep_rows(error)
             raise
         finally:
             self.metrics.close()
@@ -236,7 +236,7 @@ class Loop:
             return self._blown_up(f"{where}, since the weights are not ({broken})")
         names = ", ".join(groups[:5]) + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")
         return RunError(
-            f"{where} on groups {names}; {self._way_back()}. Look at those rows, and "
+            f"{where} on groups {names}; {self._last_saved()}. Look at those rows, and "
             "start again (name=...) without them, or with a lower train.lr, a longer train.warmup "
             "or a smaller train.max_grad_norm; --resume alone meets the same step again."
         )
@@ -244,12 +244,12 @@ class Loop:
     def _blown_up(self, what: str) -> RunError:
         lr = self.options.lr
         return RunError(
-            f"{what}: the steps were too large (train.lr is {lr:g}). {self._way_back()}. Start "
+            f"{what}: the steps were too large (train.lr is {lr:g}). {self._last_saved()}. Start "
             "again (name=...) with a lower train.lr, a longer train.warmup or a smaller "
             "train.max_grad_norm; --resume alone meets the same steps again."
         )
 
-    def _way_back(self) -> str:
+    def _last_saved(self) -> str:
         saved = self.checkpoints.latest()
         return f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
 
@@ -311,7 +311,7 @@ class Loop:
         """Whether the final evaluation was done and its file is what was written."""
         return self.evaluated and (self.evals is None or damage(self.folder, self.evals) is None)
 
-    def _keep_what_was_seen(self, error: BaseException) -> None:
+    def _keep_rows(self, error: BaseException) -> None:
         """Write the rows up to the error, and the samples whose rewards failed.
 
         A resumed run drops them again: they belong to steps after its checkpoint.

@@ -97,7 +97,7 @@ def sentences(text: str) -> list[str]:
     for block in map(str.strip, _BLOCK.split(text)):
         if _RULE.fullmatch(block):
             continue
-        if held and not _goes_on(held[-1], block):
+        if held and not _continues(held[-1], block):
             out.append("\n".join(held))
             held = []
         if _is_heading(block):
@@ -114,7 +114,7 @@ def sentences(text: str) -> list[str]:
     return [p for p in (*out, "\n".join(held)) if words(_MARKER.sub("", p, count=1))]
 
 
-def _goes_on(held: str, block: str) -> bool:
+def _continues(held: str, block: str) -> bool:
     """Whether a piece without an end mark belongs to the block below it."""
     lead = held.rstrip("*_ ")[-1:] in tuple(",:;，：；、–—-")
     return lead or _is_heading(held) or block[0].islower()
