@@ -347,8 +347,8 @@ def _take(lock: filelock.BaseFileLock, folder: Path) -> bool:
             if last or not holder.is_dead():
                 raise RunError(
                     f"{folder} is being worked on by {holder}. Wait until it ends, or stop it; two "
-                    "at once would overwrite each other. To run the same beside it, give this one "
-                    "another name (name=...)."
+                    "at once would overwrite each other. To run both, give this one another name "
+                    "(name=...)."
                 ) from None
             # a process that the dead one left behind still has its lock open
             (folder / LOCK).unlink(missing_ok=True)
