@@ -1,4 +1,4 @@
-"""How a thing that a recipe names is found: ``name``, ``package.module:attr``, ``file.py:attr``.
+"""Find what a recipe names: ``name``, ``package.module:attr``, ``file.py:attr``.
 
 One lookup for algorithms, judges, environments, sources and engines. A known name is looked up in a
 table of import paths, so that nothing is imported before it is asked for; what has a colon is the

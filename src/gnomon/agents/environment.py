@@ -60,7 +60,7 @@ class Tool:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Tool:
-        """The tool a function is: its name, its docstring and its type hints.
+        """A tool made of a function: its name, its docstring and its type hints.
 
         Raises:
             ConfigError: an argument without type hint or without a line under ``Args:``.

@@ -162,7 +162,7 @@ class Algorithm:
     """A protocol with defaults: what the loop asks of a method.
 
     Class attributes:
-        summary: one line for lists; of those that come with gnomon it is in ``registry.py``.
+        summary: one line for lists; for gnomon's own methods it is in ``registry.py``.
         Settings: the method's own settings.
         data: what its rows must be; with "prompts" the policy is sampled and judged.
         produces: what its model folder holds.
@@ -210,8 +210,8 @@ class Algorithm:
 
     @classmethod
     def least_samples(cls, settings: Any) -> int:
-        """Responses to a prompt that it cannot do without; above 1, only differences between
-        responses to the same prompt teach anything."""
+        """The fewest responses to a prompt that it can learn from; above 1, only differences
+        between responses to the same prompt teach anything."""
         return 1
 
     # -- what it does -----------------------------------------------------------------------------

@@ -201,7 +201,7 @@ class PolicyGradient(Algorithm):
     # -- its parts --------------------------------------------------------------------------------
 
     def shaped(self, groups: Sequence[TokenGroup]) -> Tensor:
-        """[S] rewards with what cut-off and overlong responses lose."""
+        """[S] rewards less the penalties of cut-off and overlong responses."""
         s, responses = self.settings, responses_of(groups)
         rewards = torch.tensor([r.scalar["reward"] for r in responses])
         if s.truncated == "penalise":

@@ -37,7 +37,7 @@ class RewardModelSettings(Settings):
         "bradley_terry", description="pairs, or the whole ranking at once"
     )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="share of labels taken to be wrong (bradley_terry)"
+        0.0, ge=0, lt=0.5, description="share of labels assumed to be wrong (bradley_terry)"
     )
     members: int = Field(1, ge=1, description="ensemble members, each on a subset of the prompts")
     share_trunk: bool = Field(True, description="members are heads on one trunk; else whole models")
@@ -85,7 +85,7 @@ class DPOLossSettings(Settings):
         "sigmoid", description="the function of the margin"
     )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="share of labels taken to be flipped (cDPO, robust DPO)"
+        0.0, ge=0, lt=0.5, description="share of labels assumed to be flipped (cDPO, robust DPO)"
     )
     ipo_average: bool = Field(
         True, description="IPO: log-ratios per token, as the field does; else the paper's sums"
@@ -154,5 +154,5 @@ class CPOSettings(Settings):
     beta: float = Field(0.1, gt=0, description="scale of the log-prob difference")
     nll_coef: float = Field(1.0, ge=0, description="weight of the chosen answer's NLL per token")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="share of labels taken to be flipped"
+        0.0, ge=0, lt=0.5, description="share of labels assumed to be flipped"
     )

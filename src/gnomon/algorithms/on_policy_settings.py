@@ -1,4 +1,4 @@
-"""Settings of the methods that sample the policy, but for the policy-gradient family's.
+"""Settings of the methods that sample the policy, except the policy-gradient family's.
 
 Nothing here needs torch, so that a misspelt setting is answered before it is loaded.
 """

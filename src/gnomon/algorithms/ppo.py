@@ -168,7 +168,7 @@ class PPO(Algorithm):
         return Credit(with_tokens(judged, columns), metrics)
 
     def trains_policy(self, step: Step) -> bool:
-        """Not while the critic warms up."""
+        """False while the critic warms up."""
         return bool(step.iteration >= self.settings.value_warmup)
 
     def end_iteration(self, step: Step, metrics: Mapping[str, float], carried: Any) -> None:

@@ -91,7 +91,9 @@ def inspect_data(
         list[str] | None,
         typer.Option(help="What a preference column's values mean, as in 0=a,1=b,2=tie."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Of a folder or a hub id with several.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Which split, of a folder or hub id with several.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Read at most this many rows.", min=1)] = None,
     sample_seed: Annotated[
         int | None, typer.Option(help="With --limit: a random sample, not the first rows.")
@@ -141,7 +143,9 @@ def inspect_data(
 
 @app.command("serve-rollouts")
 def serve_rollouts(
-    model: Annotated[str, typer.Argument(help="What the stage starts from: a folder or a name.")],
+    model: Annotated[
+        str, typer.Argument(help="The model that the stage starts from: a folder or a name.")
+    ],
     engine: Annotated[str, typer.Option(help="vllm or torch.")] = "vllm",
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8300,

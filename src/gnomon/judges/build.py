@@ -1,4 +1,4 @@
-"""From a recipe's reward entries to one judge, and what can be named there."""
+"""A recipe's reward entries as one judge, and the builtin rewards by name."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def function_reward(reference: str, base: Path, options: Mapping[str, Any], name
         return GroupReward(own, name, version)
     if not callable(own):
         raise ConfigError(
-            f"reward class {reference!r}: its objects judge nothing; give it "
+            f"reward class {reference!r}: its objects cannot judge; give it "
             "__call__(self, samples) or judge(self, groups)"
         )
     return FunctionReward(own, name, version)

@@ -43,7 +43,7 @@ class Judge(Protocol):
     Attributes:
         name: what its figures are logged under.
         version: of its weights, its prompt or its code; empty where there is nothing to tell apart.
-        groupwise: it judges responses in the light of each other, so a group cannot be split.
+        groupwise: it judges responses by comparing them, so a group cannot be split.
         in_rounds: it is asked once a round, about everything in it (people are); so nothing can be
             sampled ahead of its answers.
     """
@@ -117,7 +117,7 @@ def judged(judge: Judge, groups: Sequence[Group]) -> list[Judgement]:
 
     Raises:
         RunError: the judge itself says that the run must stop, or (Pending) wait for people.
-        KeyboardInterrupt: somebody stops the program.
+        KeyboardInterrupt: the user stops the program.
     """
     if not groups:
         return []
@@ -190,7 +190,7 @@ def win_shares(comparisons: Sequence[Comparison], count: int) -> list[float]:
 
 
 def total_cost(costs: Iterable[Cost]) -> Cost:
-    """What several judgements took together."""
+    """The cost of several judgements together."""
     parts = list(costs)
     return Cost(
         sum(c.seconds for c in parts), sum(c.tokens for c in parts), sum(c.money for c in parts)

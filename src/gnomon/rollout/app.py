@@ -84,13 +84,13 @@ class Task:
         return _ALIVE, False
 
     def leave(self) -> None:
-        """Nobody listens any more."""
+        """Note that the client is gone."""
         self._gone.set()
 
     # -- in the host's thread
 
     def run(self) -> None:
-        """Do it, unless nobody waits for it any more."""
+        """Do the work, unless nobody waits for it any more."""
         try:
             self._check()
             last = result_line(self._work(self._report))
@@ -102,7 +102,7 @@ class Task:
         self._end(last)
 
     def drop(self) -> None:
-        """Leave it undone, because the server is being stopped."""
+        """Refuse it, because the server is being stopped."""
         self._end(refusal("it is being stopped", "busy"))
 
     def _end(self, last: bytes) -> None:
@@ -154,7 +154,7 @@ class Tasks:
         self._queue.put(None)
 
     def end(self) -> None:
-        """Take no more, and drop what waits."""
+        """Refuse new tasks, and drop those that wait."""
         with self._lock:
             self._ended = True
         with suppress(queue.Empty):

@@ -351,7 +351,7 @@ class RemoteHost:
         exchange: Callable[[], Coroutine[Any, Any, Any]],
         wanted: Callable[[], None] | None = None,
     ) -> Any:
-        """Do it again while the server is away, at most ``retries`` times.
+        """Repeat a request while the server is away, at most ``retries`` times.
 
         Raises:
             EngineError: it was away every time.

@@ -1,4 +1,4 @@
-"""Who may come in to a rollout server, and what it grants them: bytes, seconds and connections.
+"""Who may use a rollout server, and within which limits: bytes, seconds and connections.
 
 A page in somebody's browser can reach a server on their own machine. It cannot hide its ``Origin``,
 and it cannot give a name of this machine as ``Host``, even where a name of its own has been made to
@@ -194,12 +194,12 @@ class _Bounded(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._turn_away(400, "not understood: no HTTP request, or one with huge headers")
+            self._turn_away(400, "not understood: not an HTTP request, or one with huge headers")
         else:
             self._drop("broken HTTP while it was being answered")
 
     def _turn_away(self, status: int, reason: str) -> None:
-        """Say why, without reading on, and close."""
+        """Answer why, without reading further, and close."""
         self._met("headers")
         self._turned_away = True
         if self.cycle is not None:  # the body was broken: nobody need wait for the rest

@@ -179,14 +179,14 @@ def make_host(engine: str, folder: Path, options: Mapping[str, Any]) -> Host:
 
         return VLLMHost(folder, options)
     if engine != "torch":
-        raise ConfigError(f"no engine {engine!r}: there are vllm and torch")
+        raise ConfigError(f"no engine {engine!r}: use vllm or torch")
     from gnomon.rollout.torch_host import TorchHost
 
     known = set(inspect.signature(TorchHost).parameters) - {"folder"}
     unknown = sorted(set(options) - known)
     if unknown:
         raise ConfigError(
-            f"options of the torch engine: {', '.join(unknown)} is unknown; there are "
+            f"options of the torch engine: {', '.join(unknown)} is unknown; use "
             f"{', '.join(sorted(known))}"
         )
     return TorchHost(folder, **options)
@@ -215,7 +215,7 @@ def serve(
     announce: Callable[[str], None] | None = None,
     names: Sequence[str] = (),
 ) -> None:
-    """Load the model, say where it is served (the last word is the URL), and serve it until
+    """Load the model, print where it is served (the last word is the URL), and serve it until
     interrupted or terminated.
 
     What is done and refused is written to stderr, a line each.

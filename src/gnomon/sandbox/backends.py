@@ -80,7 +80,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Backend:
-    """How programs are shut in on this machine.
+    """How programs are confined on this machine.
 
     Attributes:
         name: bubblewrap (namespaces, own root folder), landlock (the host's folders, guarded by

@@ -46,7 +46,7 @@ class CallTest:
 
 @dataclass(frozen=True)
 class Result:
-    """What a program was worth.
+    """How a program did on its tests.
 
     Attributes:
         passed: per test (with ``stop_early`` those after the first failure are False, not run).

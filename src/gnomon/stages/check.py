@@ -333,5 +333,5 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path, code: bool = True)
     names = ["base", *(stage.name for stage in policy_stages(recipe, base))]
     if spec.reference is not None and spec.reference not in names:
         raise ConfigError(
-            f"reference {spec.reference!r} is not a policy; there are {', '.join(names)}"
+            f"reference {spec.reference!r} is not a policy; the policies are {', '.join(names)}"
         )

@@ -231,7 +231,8 @@ def _reference(spec: CompareSpec, policies: Sequence[Policy]) -> Policy:
     by_name = {policy.name: policy for policy in policies}
     if spec.reference not in by_name:
         raise ConfigError(
-            f"compare.reference {spec.reference!r} is not a policy; there are {', '.join(by_name)}"
+            f"compare.reference {spec.reference!r} is not a policy; "
+            f"the policies are {', '.join(by_name)}"
         )
     return by_name[spec.reference]
 

@@ -1,7 +1,7 @@
 """What the names in a recipe mean: stages, their settings, start models, reward models.
 
-Nothing here imports torch before it is asked for a method's class, so that what is misspelt is
-answered in a moment.
+Nothing here imports torch before it is asked for a method's class, so that a misspelt name is
+reported at once.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def check_specs(specs: Sequence[DataSpec], recipe: Recipe, place: int, base: Pat
                 iter_rows(base / file)  # which says what is there instead
         elif name not in collecting:
             known = ", ".join(collecting) or "none"
-            raise ConfigError(f"data {spec.path!r}: no such collect stage; there are: {known}")
+            raise ConfigError(f"data {spec.path!r}: no such collect stage; known: {known}")
         elif name not in earlier:
             raise ConfigError(f"data {spec.path!r}: that stage comes later")
 

@@ -66,8 +66,8 @@ def calculator_demonstrations(
     show_tools: bool = True,
     careful: float = 0.5,
 ) -> list[Group]:
-    """Solved problems. A demonstrator uses the calculator with chance ``careful``; the others
-    answer from the head, and are nearly always wrong.
+    """Solved problems. A demonstrator uses the calculator with chance ``careful``; the others do
+    the sum in their heads, and are nearly always wrong.
 
     The other arguments are those of :func:`calculator_prompts`; ``calls`` is how calls are written
     and ``show_tools`` whether the system turn lists them, as in the stage that follows.

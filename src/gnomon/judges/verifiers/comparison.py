@@ -1,4 +1,4 @@
-"""The rules by which two answers are the same: which kind each of them is, and kind by kind.
+"""The rules by which two answers are the same, for each kind of answer.
 
 Numbers, money, units and times are compared exactly, what has parts is taken apart, and math-verify
 (:mod:`.engine`) decides about expressions.

@@ -33,7 +33,7 @@ class VerifierError(Exception):
 
 
 class VerifierTimeoutError(VerifierError):
-    """It took longer than it may, and was killed."""
+    """It took longer than allowed, and was killed."""
 
 
 class WorkerPool:
