@@ -41,7 +41,7 @@ def gae(
         gamma, lam: in [0, 1]. Whole answers usually take gamma = 1.
         bootstrap: [S] value after the last token; None for 0 everywhere.
         response_mask: [R] bool; tokens that the policy did not choose (tool output, user turns)
-            are no steps: they are skipped, get advantage 0 and return 0, and a reward on one is
+            are not steps: they are skipped, get advantage 0 and return 0, and a reward on one is
             credited to the last chosen token before it (the first, if none is before).
 
     Returns:

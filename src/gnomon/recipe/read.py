@@ -118,7 +118,7 @@ for _name, (_pattern, _first) in _PLAIN.items():
 
 
 class _Builder:
-    """From nodes to plain data."""
+    """Turns YAML nodes into plain data."""
 
     def __init__(self) -> None:
         self.lines: dict[Where, int] = {}

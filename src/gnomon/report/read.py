@@ -157,7 +157,7 @@ def _read(kind: type[R], file: Path, problems: list[str], required: bool = False
 
 def _recipe(path: Path, problems: list[str]) -> tuple[str, dict[str, Any]]:
     if not path.exists():
-        problems.append("recipe.yaml is missing: the report cannot say what was asked")
+        problems.append("recipe.yaml is missing: the report cannot show it")
         return "", {}
     text = ""
     try:

@@ -127,7 +127,7 @@ class Exchange:
         most: int,
         progress: Progress | None = None,
     ) -> Any:
-        """What a POST of bytes or a file comes to; raises what its error line says.
+        """The result of a POST of bytes or a file; raises the error of its error line.
 
         Args:
             path: with its query.

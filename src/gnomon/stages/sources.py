@@ -122,7 +122,7 @@ def read_options(spec: DataSpec, kind: str = "auto") -> dict[str, Any]:
 
 
 def is_made(path: str) -> bool:
-    """Whether a source is made when asked for, rather than read from a file."""
+    """Whether a source is generated, rather than read from a file."""
     where, colon, _what = path.partition(":")
     return bool(colon) and (where in BUILTIN or where in GENERATED)
 
@@ -144,7 +144,7 @@ def _made_groups(spec: DataSpec) -> list[Group]:
 
 
 def _refuse_unused(spec: DataSpec) -> None:
-    """Refuse what a source would leave unused without a word.
+    """Refuse what a source would silently leave unused.
 
     Raises:
         ConfigError: a key that only files have on a source that is made, or the reverse.
@@ -156,7 +156,7 @@ def _refuse_unused(spec: DataSpec) -> None:
     if not is_made(spec.path):
         if spec.options:
             raise ConfigError(
-                f"data {spec.path!r}: options are for sources that are made "
+                f"data {spec.path!r}: options are for generated sources "
                 f"({', '.join([*BUILTIN, *GENERATED])}); a file has none. Remove them"
             )
         return
@@ -169,7 +169,7 @@ def _refuse_unused(spec: DataSpec) -> None:
     if given:
         raise ConfigError(
             f"data {spec.path!r}: {', '.join(given)} mean something for files only, and this "
-            "source is made when it is asked for; set its own options instead "
+            "source is generated; set its own options instead "
             "(options: {...})"
         )
 

@@ -109,7 +109,7 @@ class Stage:
         return ()
 
     def check(self) -> None:
-        """Refuse what this kind of stage would leave unused without a word.
+        """Refuse what this kind of stage would silently leave unused.
 
         Raises:
             ConfigError: something would be unused.
