@@ -117,9 +117,9 @@ def load_own(reference: str, base: Path, what: str) -> Any:
 
 def import_problem(error: BaseException) -> str:
     """What importing or making a user's object raised, and where."""
-    said = f"{error}" if isinstance(error, ImportError | SyntaxError | OSError) else repr(error)
+    text = f"{error}" if isinstance(error, ImportError | SyntaxError | OSError) else repr(error)
     where = place(error)
-    return (said or type(error).__name__) + (f" ({where})" if where else "")
+    return (text or type(error).__name__) + (f" ({where})" if where else "")
 
 
 @contextmanager

@@ -80,8 +80,8 @@ class Tool:
     @property
     def schema(self) -> dict[str, Any]:
         """As chat templates take it: ``{"type": "function", "function": {...}}``."""
-        said = {"name": self.name, "description": self.description, "parameters": self.parameters}
-        return {"type": "function", "function": said}
+        body = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": body}
 
     @property
     def text_parameters(self) -> frozenset[str]:
@@ -213,10 +213,10 @@ class ToolEnvironment:
             if function is None:
                 raise TypeError(f"tool {call.name!r} has no function, and step() is not overridden")
             try:
-                said, failed = settled(function(**call.arguments)), 0
+                output, failed = settled(function(**call.arguments)), 0
             except ToolError as error:
-                said, failed = f"error: {error}", 1
-            messages = (*seen.messages, Message("tool", str(said)))
+                output, failed = f"error: {error}", 1
+            messages = (*seen.messages, Message("tool", str(output)))
             seen = replace(seen, messages=messages, tool_errors=seen.tool_errors + failed)
         return seen
 

@@ -117,12 +117,12 @@ class _Live:
         rewards = torch.zeros(len(self.ids))
         for place, reward in self.rewards.items():
             rewards[place] += reward
-        said = [m.content for m in self.transcript if m.role == "assistant"]
+        answers = [m.content for m in self.transcript if m.role == "assistant"]
         return Episode(
             ids=tuple(self.ids),
             logprobs=torch.tensor(self.logprobs, dtype=torch.float32),
             finish_reason=self.end or "length",
-            text="\n".join(said),
+            text="\n".join(answers),
             mask=tuple(self.mask),
             turn_rewards=rewards,
             transcript=tuple(self.transcript),

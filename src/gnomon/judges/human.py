@@ -244,10 +244,10 @@ def _judgements(row: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[
         data["comparisons"] = [{k: v for k, v in label.items() if k != "id"}]
     else:
         data[ways[0]] = label[ways[0]]
-    said = parse_ranking(Row(data, Source("a label", 1), ""))
+    ranked = parse_ranking(Row(data, Source("a label", 1), ""))
     texts = [str(r["text"]) for r in row["responses"]]
-    comparisons = said.comparisons or comparisons_from_ranks(
-        [r for r in said.ranks if r is not None]
+    comparisons = ranked.comparisons or comparisons_from_ranks(
+        [r for r in ranked.ranks if r is not None]
     )
     return [
         (texts[c.better], texts[c.worse], 0.0 if c.tie else c.weight)

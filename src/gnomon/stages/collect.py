@@ -220,9 +220,9 @@ def _pair(c: Comparison) -> dict[str, Any]:
     return pair
 
 
-def _with_prompt(prompt: Prompt, said: Mapping[str, Any]) -> dict[str, Any]:
+def _with_prompt(prompt: Prompt, fields: Mapping[str, Any]) -> dict[str, Any]:
     """A row of groups.jsonl."""
-    row: dict[str, Any] = {"id": prompt.id, **said, "meta": dict(prompt.meta)}
+    row: dict[str, Any] = {"id": prompt.id, **fields, "meta": dict(prompt.meta)}
     if prompt.category is not None:
         row["category"] = prompt.category
     if prompt.text is not None:

@@ -188,8 +188,8 @@ def _check_settings(recipe: Recipe, place: int, base: Path) -> None:
     try:
         stage_settings(stage)
     except ConfigError as error:
-        said = str(error).replace(f"stage {stage.name!r}, ", "").splitlines()
-        raise ConfigError("; ".join(said)) from error
+        lines = str(error).replace(f"stage {stage.name!r}, ", "").splitlines()
+        raise ConfigError("; ".join(lines)) from error
 
 
 def _check_from(recipe: Recipe, place: int, base: Path) -> None:
@@ -216,8 +216,8 @@ def _exists(path: Path) -> bool:
         return path.expanduser().exists()
     except (OSError, RuntimeError, ValueError) as error:
         short = str(path) if len(str(path)) < 200 else f"{str(path)[:160]}..."
-        said = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{short}: cannot be looked up: {said}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{short}: cannot be looked up: {reason}") from error
 
 
 def _check_rewards(recipe: Recipe, place: int, base: Path) -> None:

@@ -184,8 +184,9 @@ def _check(spec: RewardSpec, prompts: Sequence[EncodedPrompt], base: Path, allow
         for p in prompts
     ]
     scores = [score for judgement in judged(judge, groups) for score in judgement.scores]
-    said = [score.error for score in scores if score.error is not None]
-    errors = [error for error in said if "took longer" not in error]  # a slow machine, not the data
+    failures = [score.error for score in scores if score.error is not None]
+    # one that took longer shows a slow machine, not bad data
+    errors = [error for error in failures if "took longer" not in error]
     if groups and len(errors) > allowed * len(groups):
         raise ConfigError(
             f"reward {spec.label!r} cannot judge {len(errors)} of {len(groups)} prompts it was "
