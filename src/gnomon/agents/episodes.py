@@ -277,7 +277,7 @@ class EpisodeRunner:
     def _sample(
         self, groups: Sequence[_LiveGroup], engine: Engine, params: SamplingParams, turn: int
     ) -> None:
-        """The next turn of every live episode."""
+        """Sample the next turn of every live episode."""
         if turn == 0:  # one request for the samples of a prompt, which is computed once
             asked = [g for g in groups if not all(live.end for live in g.lives)]
             params = replace(

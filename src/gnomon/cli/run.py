@@ -81,7 +81,8 @@ def quickstart(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted one.")] = False,
 ) -> None:
-    """The whole pipeline in a built-in world, with nothing to download: a few minutes on 2 cores.
+    """Run the whole pipeline in a built-in world, with nothing to download: a few minutes on 2
+    cores.
 
     A small pretrained model learns from demonstrations (SFT), a reward model learns from simulated
     labellers, PPO optimises it, and a program that knows the true preference measures the result.
@@ -157,7 +158,7 @@ def _run_seeds(
 
 
 def _quiet() -> None:
-    """No bars and notices of the libraries beneath on the console; gnomon has its own."""
+    """Keep the libraries' bars and notices off the console; gnomon has its own."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from transformers.utils import logging
 

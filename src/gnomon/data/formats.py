@@ -317,7 +317,7 @@ def check(group: Group) -> None:
 
 
 def _check_turns(response: Response) -> None:
-    """No turn that is trained on may be empty: it would teach to end at once."""
+    """Refuse empty turns that are trained on: they would teach to end at once."""
     flags = response.meta.get("train") or (True,) * len(response.messages)
     for message, trained in zip(response.messages, flags, strict=True):
         if message.role == "assistant" and trained and not message.content.strip():

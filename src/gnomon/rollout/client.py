@@ -384,4 +384,4 @@ class RemoteHost:
 
 
 def _always() -> None:
-    """The caller still waits."""
+    """Never cancel: the caller still waits."""

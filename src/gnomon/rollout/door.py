@@ -180,7 +180,7 @@ class _Bounded(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not take what was written: it has some time to do so."""
+        """Start the deadline by which the client must take what was written."""
         super().pause_writing()
         self._due("read", self.bounds.idle_seconds, self._drop, "it does not read its answer")
 

@@ -250,7 +250,7 @@ def serve(
 
 
 def _log(text: str) -> None:
-    """A line on stderr; clients' text may be in it, so it is kept to one short line."""
+    """Log to stderr; clients' text may be in it, so it is kept to one short line."""
     text = "".join(c if c.isprintable() else "?" for c in text[:1000])
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 

@@ -380,7 +380,7 @@ class StageData:
         DataFiles(self.report.files).write(file)
 
     def write_skipped(self, file: Path) -> None:
-        """Every row left out, with its place, the reason and the cure, one a line."""
+        """Write every row left out, with its place, the reason and the cure, one a line."""
         if self.report.skipped:
             lines = [str(skipped).replace("\n", " ") for skipped in self.report.skipped]
             write_text(file, "\n".join(lines) + "\n")

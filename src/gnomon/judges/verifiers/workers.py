@@ -182,7 +182,7 @@ def _processor_seconds(pid: int) -> tuple[float, bool]:
 
 
 def main() -> None:
-    """A worker: the verifier's name on the first line of stdin, then a question on each."""
+    """Run a worker: the verifier's name is the first line of stdin, each further one a question."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a verifier prints is not a reply
     try:
