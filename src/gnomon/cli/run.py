@@ -79,7 +79,9 @@ def quickstart(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value, as for run: seed=1, name=mine.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted one.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume an interrupted quickstart.")
+    ] = False,
 ) -> None:
     """Run the whole pipeline in a built-in world, with nothing to download: a few minutes on 2
     cores.
@@ -172,7 +174,7 @@ def report(
         typer.Argument(help="A run's folder, as in runs/quickstart; or several, to compare them."),
     ],
 ) -> None:
-    """Build a run's report and plots again from what the run left; or compare several runs.
+    """Build a run's report and plots again from its folder; or compare several runs.
 
     Several runs are compared by their last stage's figures and their comparisons, side by side,
     with the difference from the first run and its interval where there are intervals.

@@ -112,7 +112,9 @@ class DataSpec(Spec):
     max_gb: float = Field(
         1.0, gt=0, description="GB a file may hold once unpacked; one row may take 1/32 of it"
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="of a built-in source")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of a built-in source"
+    )
 
 
 class LoraSpec(Spec):
@@ -141,7 +143,7 @@ class TrainSpec(Spec):
     warmup: float = Field(0.05, ge=0, description="share of the steps (< 1) or a number of steps")
     betas: tuple[float, float] = Field(
         (0.9, 0.95),
-        description="AdamW's: what the means of the gradient and of its square keep in a step",
+        description="AdamW's: the share that the means of gradient and square keep in a step",
     )
     eps: float = Field(
         1e-8, gt=0, le=1, description="AdamW's: added to the root of the gradient's mean square"
