@@ -74,8 +74,8 @@ class PolicyGradientSettings(OnPolicySettings):
     )
     truncated: Literal["keep", "mask", "penalise"] = Field(
         "keep",
-        description="cut-off responses: keep trains on them like any other; mask counts them in the "
-        "baseline alone; penalise takes truncated_penalty off their reward",
+        description="cut-off responses: keep trains on them like any other; mask counts them "
+        "in the baseline alone; penalise takes truncated_penalty off their reward",
     )
     truncated_penalty: float = Field(1.0, ge=0, description="for truncated: penalise")
     overlong_buffer: float = Field(
