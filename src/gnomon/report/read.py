@@ -78,7 +78,7 @@ def read_run(path: str | Path) -> RunView:
     """Read ``runs/<name>``.
 
     Raises:
-        DataError: the folder does not exist, or holds nothing of a run.
+        DataError: the folder does not exist, or is not a run's folder.
     """
     path = Path(path)
     if not path.is_dir():

@@ -135,8 +135,8 @@ class Backend:
     def keep_search(self, paths: Sequence[str]) -> bool:
         """True if another user could not reach ``paths`` by itself (Python below /root, say).
 
-        Its program then keeps the capability to look into closed folders; which folders there are
-        to be looked into is for the walls to say.
+        Its program then keeps the capability to look into closed folders; the walls decide which
+        folders those are.
         """
         folders = {Path(path) for path in paths}
         if self.name == "landlock":  # bubblewrap creates the folders above itself

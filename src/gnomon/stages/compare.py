@@ -82,7 +82,7 @@ def compare(
     One policy is in memory at a time, along with the reference and the reward models.
 
     Raises:
-        RunStopped: the run was asked to stop; nothing of the comparison is kept.
+        RunStopped: the run was asked to stop; the comparison is not kept.
     """
     stop = stop or Stop()
     spec = recipe.compare

@@ -184,7 +184,7 @@ def _check_repairable(folder: StageFolder, damage: str) -> None:
     """Refuse to train a finished stage from its very beginning without being asked to.
 
     Raises:
-        RunError: it had been finished, and nothing is left to make it again from.
+        RunError: it had been finished, and there is nothing left to make it again from.
     """
     finished = folder.model.exists() or folder.groups.exists()
     kept = [folder.path / "checkpoints", folder.path / "parts"]

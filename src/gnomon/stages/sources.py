@@ -105,8 +105,8 @@ def _read_one(
 
 
 def read_options(spec: DataSpec, kind: str = "auto") -> dict[str, Any]:
-    """How :func:`read_groups` is to read a file: as the entry says, and as ``kind`` where it says
-    nothing of that."""
+    """How :func:`read_groups` is to read a file: as the entry says, and as ``kind`` where it gives
+    none."""
     wanted = spec.kind if spec.kind != "auto" else kind
     return {
         "kind": "demonstrations" if wanted == "text" else wanted,
@@ -368,7 +368,7 @@ class StageData:
                 changed = DataFiles.read(file).changed(self.report.files)
             except ValueError as error:
                 raise RunError(
-                    f"{error}, so nobody can tell whether the data is still what it was. Put the "
+                    f"{error}, so it is not known whether the data is still the same. Put the "
                     "file back; or remove it, if you know that the data is the same, and resume "
                     "with --resume."
                 ) from error

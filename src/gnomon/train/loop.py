@@ -123,8 +123,8 @@ class Loop:
     def _or_save(self, iteration: int, start: int, work: Callable[[int], None]) -> None:
         """Do ``work``, or save the state before it if the run has to stop or pause first.
 
-        It stops before ``work`` or in its first part, which samples and evaluates: nothing of the
-        iteration has changed the state yet.
+        It stops before ``work`` or in its first part, which samples and evaluates: the iteration
+        has not changed the state yet.
         """
         try:
             self.stop.check()
@@ -192,7 +192,7 @@ class Loop:
     ) -> float:
         """One optimizer step; the loss is the same however it is cut into micro-batches.
 
-        Groups of weight 0 are left out; a step that nothing is left of changes nothing.
+        Groups of weight 0 are left out; a step without any group left changes nothing.
         """
         groups, iteration = minibatch.trained, experience.step.iteration
         self.optimizer.zero_grad(set_to_none=True)

@@ -132,7 +132,7 @@ def after_phrase(text: str) -> str | None:
 
 
 def _stated_answer(line: str) -> str | None:
-    """The answer in "the largest n is 34"; None for a sentence that says nothing of the kind."""
+    """The answer in "the largest n is 34"; None for a sentence that gives no answer."""
     chosen = re.search(r"\b(?:choice|option|answer)\s+is\s+(\W*[A-J]\W*)$", line)
     if chosen:
         return chosen[1]

@@ -326,7 +326,7 @@ def _become(uid: int, *, keep_search: bool) -> None:
     """Become an unused user, so that root's rights are gone and its processes can be counted.
 
     ``keep_search`` keeps the one capability that finds Python below a closed folder such as /root
-    (what may be read there is landlock's say).
+    (landlock decides what may be read there).
     """
     if keep_search:
         _prctl(_PR_SET_KEEPCAPS, 1)
