@@ -150,7 +150,7 @@ def check_same_work(sides: dict[str, Measured]) -> float:
 def peak_rss_gb() -> float:
     """This process's highest resident memory so far, in GB (1e9 bytes).
 
-    Linux's VmHWM starts anew with each program. getrusage's maximum, used elsewhere, does not: a
+    Linux's VmHWM starts from 0 with each program. getrusage's maximum, used elsewhere, does not: a
     child inherits it from a parent that was large when it started it.
     """
     try:

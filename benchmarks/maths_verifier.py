@@ -1,4 +1,4 @@
-"""How fast and how exact the maths reward is, beside math-verify alone.
+"""How fast and how exact the maths reward is, compared with math-verify alone.
 
 python benchmarks/maths_verifier.py [--gsm8k SOLUTIONS.jsonl.gz] [--math500 test.jsonl.gz]
 

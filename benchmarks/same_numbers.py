@@ -138,7 +138,7 @@ def stages(iterations: int) -> list[dict[str, Any]]:
 
 
 def observe_gold() -> dict[str, Any]:
-    """The true reward, logged beside the learned one."""
+    """The true reward, logged next to the learned one."""
     return {"observe": "gold"}
 
 
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--iterations", type=int, default=3)
-    parser.add_argument("--only", nargs="*", help="stages to run, beside those they start from")
+    parser.add_argument("--only", nargs="*", help="stages to run, with those they start from")
     parser.add_argument("--bound", type=float, default=0.0, help="relative distance of weights")
     arguments = parser.parse_args()
     wanted = stages(arguments.iterations)

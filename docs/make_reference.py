@@ -3,7 +3,7 @@
     python docs/make_reference.py           write them
     python docs/make_reference.py --check   say whether they are stale (exit code 1)
 
-A table stands between ``<!-- reference: NAME -->`` and ``<!-- end reference -->``. The meaning of
+A table is between ``<!-- reference: NAME -->`` and ``<!-- end reference -->``. The meaning of
 a key is its ``description`` in the code; MEANINGS holds those that the code does not describe. A
 key with neither is an error, so that no key goes undocumented.
 """
@@ -55,7 +55,7 @@ MEANINGS = {
     "Recipe.name": "the run's name; it lands in `output`/`name`",
     "Recipe.device": "`auto` takes CUDA, else the CPU; `mps` is refused (it has no float64)",
     "Recipe.dtype": "of the weights; use float32 on a CPU without bfloat16 units",
-    "Recipe.sinks": "where metrics are copied to, beside the run folder",
+    "Recipe.sinks": "where metrics are copied to, in addition to the run folder",
     "Recipe.stages": "run in this order",
     "Recipe.compare": "sample every policy on the same prompts at the end",
     "StageSpec.name": "later stages refer to it; overrides begin with it",
@@ -127,7 +127,7 @@ def settings_reference() -> str:
 
 
 def render(page: str) -> str:
-    """The page with its tables written anew.
+    """The page with its tables made again.
 
     Raises:
         KeyError: a marker names no table, or a key has no meaning.

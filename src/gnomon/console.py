@@ -65,18 +65,18 @@ _PIPED, _WIDEST = 120, 1000
 
 
 def say(text: str, style: str = "") -> None:
-    """One line of plain text."""
+    """Print one line of plain text."""
     out.print(text, style=style or None, soft_wrap=True, markup=False, highlight=False)
 
 
 def complain(label: str, style: str, text: str) -> None:
-    """A labelled line on standard error."""
+    """Print a labelled line on standard error."""
     err.print(f"[bold {style}]{label}:[/] {escape(text)}", soft_wrap=True, highlight=False)
 
 
 def show(renderable: RenderableType, most: int = _WIDEST) -> None:
-    """A table or a panel: as wide as the terminal; in a file or a pipe as wide as it is, up to
-    ``most`` columns."""
+    """Print a table or a panel: as wide as the terminal; in a file or a pipe as wide as it is, up
+    to ``most`` columns."""
     if out.is_terminal:
         out.print(renderable)
         return
@@ -87,5 +87,5 @@ def show(renderable: RenderableType, most: int = _WIDEST) -> None:
 
 
 def announce(message: str) -> None:
-    """One bold line about how a stage went."""
+    """Print one bold line about how a stage went."""
     say(message, "bold")

@@ -30,12 +30,12 @@ class RunError(GnomonError):
 
 
 class Pending(RunError):  # noqa: N818 - nothing went wrong
-    """A judge that has not answered yet: the message says who is waited for, and how to resume."""
+    """A judge that has not answered yet: the message says who has to answer, and how to resume."""
 
 
 class RunStopped(RunError):  # noqa: N818 - nothing went wrong
-    """A run that was asked to stop (Ctrl-C, SIGTERM): the message says what is saved and how to go
-    on; ``signal`` is the signal's number."""
+    """A run that was asked to stop (Ctrl-C, SIGTERM): the message says what is saved and how to
+    resume; ``signal`` is the signal's number."""
 
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)

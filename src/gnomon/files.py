@@ -1,6 +1,6 @@
 """Files and folders that are either whole or not there, whatever kills the process.
 
-Everything is first written beside its target under a hidden temporary name, forced to disk, and
+Everything is first written next to its target under a hidden temporary name, forced to disk, and
 then renamed onto the target in one step. A disk that is full, broken or read-only leaves the target
 as it was and raises a :class:`~gnomon.errors.RunError` that says what to do. Files get the modes of
 the user's umask, whatever library wrote them.
@@ -132,7 +132,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` (UTF-8, newlines as they stand) in one step."""
+    """Replace ``path`` by ``text`` (UTF-8, newlines unchanged) in one step."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -254,7 +254,7 @@ def _finish_tree(folder: Path) -> None:
 
 
 def _swap(tmp: Path, target: Path) -> None:
-    """Put ``tmp`` in ``target``'s place and remove what stood there."""
+    """Put ``tmp`` in ``target``'s place and remove what was there."""
     if not target.exists():
         os.rename(tmp, target)
         return
@@ -274,7 +274,7 @@ def _swap(tmp: Path, target: Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Swap two folders in one step (Linux ``renameat2``); False where that is not on offer."""
+    """Swap two folders in one step (Linux ``renameat2``); False where the system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     try:
@@ -287,7 +287,7 @@ def _exchange(a: Path, b: Path) -> bool:
 
 @contextmanager
 def _temporary(target: Path, need: int | None) -> Iterator[Path]:
-    """A name beside ``target`` to write to, removed again if anything goes wrong."""
+    """A name next to ``target`` to write to, removed again if anything goes wrong."""
     make_folder(target.parent)
     name = f".{target.name}{_TMP}{os.getpid()}-{next(_counter)}-{os.urandom(3).hex()}"
     tmp = target.with_name(name)
@@ -387,5 +387,5 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type."""
+    """The first line of an error's message, or its type."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

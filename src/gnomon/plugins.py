@@ -1,8 +1,8 @@
-"""How a thing that a recipe names is found: ``name``, ``package.module:attr``, ``file.py:attr``.
+"""Find what a recipe names: ``name``, ``package.module:attr``, ``file.py:attr``.
 
 One lookup for algorithms, judges, environments, sources and engines. A known name is looked up in a
 table of import paths, so that nothing is imported before it is asked for; what has a colon is the
-user's own, from a module or from a file beside the recipe.
+user's own, from a module or from a file next to the recipe.
 """
 
 from __future__ import annotations
@@ -124,9 +124,9 @@ def load_own(reference: str, base: Path, what: str) -> Any:
 
 def import_problem(error: BaseException) -> str:
     """What importing or making a user's object raised, and where."""
-    said = f"{error}" if isinstance(error, ImportError | SyntaxError | OSError) else repr(error)
+    text = f"{error}" if isinstance(error, ImportError | SyntaxError | OSError) else repr(error)
     where = place(error)
-    return (said or type(error).__name__) + (f" ({where})" if where else "")
+    return (text or type(error).__name__) + (f" ({where})" if where else "")
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class Prompt:
     """What the model is asked.
 
     Either ``messages`` (rendered by the tokenizer's chat template with a generation prompt) or, for
-    base models and plain text, ``text`` (tokenised as it stands).
+    base models and plain text, ``text`` (tokenised as it is).
 
     Attributes:
         id: unique within a data set; stable across runs.
@@ -152,10 +152,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge says of one group: a score for each response, or comparisons, or both.
+    """A judge's answer for one group: a score for each response, or comparisons, or both.
 
     Attributes:
-        judge, version: who says so.
+        judge, version: who judged.
         scores: one for each response, in order; empty where the judge only compares.
         comparisons: which responses the judge compared, and how; None where it only scores.
         cost: of this group.
@@ -200,8 +200,8 @@ class TokenGroup:
     """A group as tokens: the prompt once, and its K responses.
 
     ``prompt_ids`` holds at least one token (a BOS, or a plain text's first token), since the first
-    response token is predicted from the prompt's last. With ``trained`` False nothing of the group
-    is computed, and it counts in its step's normalisers all the same.
+    response token is predicted from the prompt's last. With ``trained`` False the group is not
+    computed, but still counts in its step's normalisers.
     """
 
     id: str

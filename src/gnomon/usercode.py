@@ -25,7 +25,7 @@ class FailedError(Exception):
 # -- in words --------------------------------------------------------------------------------------
 
 
-def said(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """The error's type and text, and the file and line of the user's code that it came from."""
     try:
         text = str(error)[:_MAX_TEXT]
@@ -40,7 +40,7 @@ def place(error: BaseException) -> str:
     """``file:line, in function`` of the innermost frame of the user's code; empty if none is.
 
     Code that is neither gnomon's nor a library's is the user's; without such a frame the innermost
-    one of a library stands for it.
+    one of a library is taken.
     """
     found: dict[bool, str] = {}
     step = error.__traceback__
@@ -110,7 +110,7 @@ def all_settled(values: Sequence[Any]) -> list[Any]:
     for i, (result, error) in zip(waiting, _run(_gathered([out[i] for i in waiting])), strict=True):
         if error is not None and is_interrupt(error):
             raise error
-        out[i] = result if error is None else FailedError(said(error))
+        out[i] = result if error is None else FailedError(explain(error))
     return out
 
 
@@ -178,7 +178,7 @@ def _run(coroutine: Any) -> Any:
         loop = _shared[0]
     if threading.current_thread() is not loop.thread:
         return loop.run(coroutine)
-    inner = _Loop()  # a reward that a coroutine calls in its turn: waiting here would never end
+    inner = _Loop()  # a coroutine calls another reward: waiting here would never end
     try:
         return inner.run(coroutine)
     finally:
@@ -196,4 +196,4 @@ def called(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> An
     except BaseException as error:
         if is_interrupt(error):
             raise
-        raise FailedError(said(error)) from error
+        raise FailedError(explain(error)) from error

@@ -228,8 +228,8 @@ def test_the_plan_knows_it(folder: Path, tiny_folder: Path) -> None:
     [
         (offline("focl.py:Focal"), r"no file .*focl\.py"),
         (offline("focal.py:Fokal"), r"has no .*'Fokal'; did you mean 'Focal'"),
-        (offline("focal.py:Nothing"), r"is no method; derive a class from"),
-        (offline("focal.py:mean"), r"is no method; derive a class from"),
+        (offline("focal.py:Nothing"), r"is not a method; derive a class from"),
+        (offline("focal.py:mean"), r"is not a method; derive a class from"),
         (offline("focal.py:Vague"), r"does not say what its data is"),
         (offline("focal.py:"), r"focal\.py:"),
         (offline("focal"), r"your own is file\.py:Name"),

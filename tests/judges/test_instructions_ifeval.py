@@ -73,20 +73,20 @@ SENTENCES: dict[str, Explains] = {
     "items of a list end a sentence, and their numbers do not": has(r"^\W*(\(?\w{1,3}[.)]|[-*•])"),
     "。！？ and their kin end sentences": has("[。！？；]"),
     "a line without an end mark ends one where a new paragraph begins": has(r"[^.!?\s]\s*\n"),
-    "abbreviations and initials (No. 5, e.g., Mr. X, J. S.) do not end one, or not as punkt guesses": (
+    "abbreviations and initials (No. 5, e.g., Mr. X, J. S.) do not end one, or not where punkt guesses": (
         has(r"\b(\w|no|mr|mrs|ms|dr|st|etc|e\.g|i\.e|pp|vs|p\.m|a\.m|u\.s|inc|jr|sr)\.")
     ),
-    "what a quotation ends in does not, where the sentence goes on": has(r"[.!?…][\"'”’)*]"),
+    "what a quotation ends in does not, where the sentence continues": has(r"[.!?…][\"'”’)*]"),
 }
 WORDS: dict[str, Explains] = {
     "don't, well-known, 3.5 and U.S. are one word; a Chinese character is one": counted_apart
 }
 INSIDE: dict[str, Explains] = {
-    "only whole words count (river, not driver), also beside _ or Chinese": inside_words
+    "only whole words count (river, not driver), also next to _ or Chinese": inside_words
 }
 CASE: dict[str, Explains] = {"any language may be asked for, not English alone": not_english}
 FIRST: dict[str, Explains] = {
-    "markup around the first word is no part of it": has(r"\A\W*[^\w\s'\"]|\A\W+\s"),
+    "markup around the first word is not part of it": has(r"\A\W*[^\w\s'\"]|\A\W+\s"),
     "the first word ends where a word ends (Here's, well-known, 2:30, item(s))": has(
         r"\A\W*\w+[^\w\s]"
     ),
@@ -106,13 +106,13 @@ REASONS: Mapping[str, Mapping[str, Explains]] = {
     "lowercase": CASE,
     "uppercase": CASE,
     "capital_words": {
-        "a single letter (I, A) is no word in capitals": has(r"\b[A-Z]\b"),
+        "a single letter (I, A) is not a word in capitals": has(r"\b[A-Z]\b"),
         "hyphens and digits are part of a word (NASA-led, B2)": has(r"\w[-'’/.]\w|\d|_"),
     },
     "no_commas": {"，、 and ، are commas too": has("[，、،]")},
     "in_quotes": {"curly quotation marks are quotation marks": has("[“„]")},
     "bullets_exactly": {
-        "rules, emphasis and what holds no word are no bullets": has(
+        "rules, emphasis and what holds no word are not bullets": has(
             r"^\s*(-\W|-\d|-$|\*\S|\*\W*$)"
         )
     },
@@ -120,12 +120,12 @@ REASONS: Mapping[str, Mapping[str, Explains]] = {
     "highlights": {
         "stars that touch nothing (bullets, products) highlight nothing": has(r"\*\s|\s\*|\d\*"),
         "***three stars*** highlight once": has(r"\*\*\*\S"),
-        "what is escaped or in **one *inside* another** is counted as it stands": has(
+        "what is escaped or in **one *inside* another** is counted as it is written": has(
             r"\\\*|\*\*[^*\n]*\*[^*\n]"
         ),
     },
     "placeholders": {
-        "numbers, links, ticked boxes and LaTeX are no placeholders": has(
+        "numbers, links, ticked boxes and LaTeX are not placeholders": has(
             r"\[[^\]\w]*\]|\[[\d\W]*\]|\]\(|\\\[|\[x\]"
         ),
     },
@@ -143,7 +143,7 @@ REASONS: Mapping[str, Mapping[str, Explains]] = {
         "it must be an object with the keys asked for": lambda t, p: (
             not isinstance(lax_json(t), dict) or not set(p["keys"]) <= set(lax_json(t))
         ),
-        "NaN, Infinity and a name that stands twice are not JSON": lambda t, p: (
+        "NaN, Infinity and a name that appears twice are not JSON": lambda t, p: (
             lax_json(t) is not None and reading.json_object(t) is None
         ),
     },

@@ -226,9 +226,9 @@ def test_a_group_that_a_judge_raises_on_takes_no_other_with_it_and_is_not_split(
         (3.0, "returned float, expected a list with one reward per response"),
         ([1.0, 2.0], "gave 2 scores for 3 responses"),
         (Judgement("x"), "gave 0 scores for 3 responses"),
-        (Judgement("x", comparisons=(Comparison(0, 3),)), "no pair of the 3 responses"),
-        (Judgement("x", comparisons=(Comparison(-1, 0),)), "no pair of the 3 responses"),
-        (Judgement("x", comparisons=(Comparison(1, 1),)), "no pair of the 3 responses"),
+        (Judgement("x", comparisons=(Comparison(0, 3),)), "not of two of the 3 responses"),
+        (Judgement("x", comparisons=(Comparison(-1, 0),)), "not of two of the 3 responses"),
+        (Judgement("x", comparisons=(Comparison(1, 1),)), "not of two of the 3 responses"),
         (Judgement("x", error="endpoint is down"), "endpoint is down"),
     ],
 )

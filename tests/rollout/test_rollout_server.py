@@ -149,7 +149,7 @@ def test_a_port_that_is_taken_is_named(serve: Serve, tiny_folder: Path) -> None:
         ({"max_rows": "many"}, "max_rows is 'many'"),
         ({"device": "no such"}, "device 'no such'"),
         ({"dtype": "float3"}, "unknown dtype"),
-        ({"colour": 1}, "colour is unknown; there are device, dtype, max_rows"),
+        ({"colour": 1}, "colour is unknown; use device, dtype, max_rows"),
     ],
 )
 def test_options_of_the_torch_engine_that_are_none(

@@ -179,7 +179,7 @@ def test_weights_taken_by_half_are_never_sampled_from(
             return super().__getitem__(name)
 
     monkeypatch.setattr(host._model, "state_dict", lambda: Breaking(real()))
-    with pytest.raises(EngineError, match="by half only: out of memory"):
+    with pytest.raises(EngineError, match="only in part: out of memory"):
         engine.sync_weights()
     assert host.about().version == "half loaded"
     monkeypatch.undo()

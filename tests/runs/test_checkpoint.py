@@ -182,7 +182,7 @@ def test_a_damaged_newest_falls_back_with_a_warning(tmp_path: Path, damage: str)
     with pytest.warns(UserWarning, match="step-000002 is damaged"):
         assert store.latest() == 1
     model = make_model()
-    with pytest.raises(RunError, match=r"step-000002 cannot be used.*there are: 1, 2"):
+    with pytest.raises(RunError, match=r"step-000002 cannot be used.*saved: 1, 2"):
         store.load(2, dict(model.named_parameters()), adamw(model))
 
 

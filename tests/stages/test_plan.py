@@ -137,7 +137,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         {"sft": {"algorithm": "reward_model", "data": "stage:feedback"}},
         "that stage comes later",
     ),
-    "data of no collect stage": ({"rm": {"data": "stage:sft"}}, "there are: feedback"),
+    "data of no collect stage": ({"rm": {"data": "stage:sft"}}, "known: feedback"),
     "text without coefficient": ({"sft": {"pretraining": "tunnel:text"}}, "pretraining_coef"),
     "coefficient without text": (
         {"sft": {"settings": {"pretraining_coef": 0.1}}},
@@ -154,7 +154,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "compare reference": (
         {"recipe": {"compare": {"prompts": "prompts.jsonl", "reference": "rm"}}},
-        "there are base, sft, ppo",
+        "the policies are base, sft, ppo",
     ),
     "one name twice": (
         {"ppo": {"reward": [{"builtin": "gold"}, {"builtin": "gold"}]}},

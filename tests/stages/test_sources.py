@@ -84,7 +84,7 @@ def rows(folder: Path, name: str = "a.jsonl", **fields: Any) -> Path:
 def test_options_of_files_and_seeds_without_a_limit_are_refused(tmp_path: Path) -> None:
     path = str(rows(tmp_path))
     for entry, said in (
-        ({"options": {"n": 3}}, "options are for sources that are made"),
+        ({"options": {"n": 3}}, "options are for generated sources"),
         ({"sample_seed": 1}, "together with limit"),
     ):
         with pytest.raises(ConfigError, match=said):

@@ -162,10 +162,14 @@ def test_the_command_says_so_and_exits_as_shells_expect(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, code: int
 ) -> None:
     def app() -> None:
-        raise RunStopped("stopped in stage sft. Go on with: gnomon run 'a b.yaml' --resume", number)
+        raise RunStopped(
+            "stopped in stage sft. Resume with: gnomon run 'a b.yaml' --resume", number
+        )
 
     monkeypatch.setattr(cli, "app", app)
     with pytest.raises(SystemExit) as exit_:
         cli.main()
     assert exit_.value.code == code
-    assert "Go on with: gnomon run 'a b.yaml' --resume" in " ".join(capsys.readouterr().err.split())
+    assert "Resume with: gnomon run 'a b.yaml' --resume" in " ".join(
+        capsys.readouterr().err.split()
+    )

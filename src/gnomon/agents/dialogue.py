@@ -154,7 +154,7 @@ def _python_arguments(inside: str, tool: Tool | None) -> dict[str, Any]:
 
 
 def parsed(source: str) -> ast.expr:
-    """The syntax tree of an expression, without Python's own remarks on its style.
+    """The syntax tree of an expression, without Python's own warnings about its style.
 
     Raises:
         SyntaxError, ValueError, MemoryError, RecursionError: it cannot be parsed.
@@ -167,12 +167,12 @@ def _literal(node: ast.expr, source: str, plain: bool) -> Any:
         value = ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         if not plain:
-            raise ValueError(f"{_said(node, source)!r} is not a literal") from None
-        return _said(node, source)
-    return value if not plain or isinstance(value, str) else _said(node, source)
+            raise ValueError(f"{_source_of(node, source)!r} is not a literal") from None
+        return _source_of(node, source)
+    return value if not plain or isinstance(value, str) else _source_of(node, source)
 
 
-def _said(node: ast.expr, source: str) -> str:
+def _source_of(node: ast.expr, source: str) -> str:
     return ast.get_source_segment(source, node) or ""
 
 
@@ -296,15 +296,15 @@ class Dialogue:
         Raises:
             ConfigError: the template refuses them.
         """
-        told = self._as_template(messages)
+        turns = self._as_template(messages)
         try:
             closed = self._template.render((_QUESTION, Message("assistant", _PROBE)))
             text = self._template.render(
-                (_QUESTION, Message("assistant", _PROBE), *told), generation_prompt=True
+                (_QUESTION, Message("assistant", _PROBE), *turns), generation_prompt=True
             )
         except RowError as error:
             raise ConfigError(
-                f"{error.reason}; if it has no {told[0].role if told else 'tool'} role, set "
+                f"{error.reason}; if it has no {turns[0].role if turns else 'tool'} role, set "
                 "environment.observation_role: user"
             ) from error
         cut = closed.rfind(_PROBE) + len(_PROBE)
@@ -324,14 +324,14 @@ class Dialogue:
         Where tool output is written in the user's role, successive outputs are one turn: templates
         without a tool role often want user and assistant to take turns.
         """
-        told: list[Message] = []
+        turns: list[Message] = []
         for m in messages:
             role = self._role if m.role == "tool" else m.role
             said = self._harmless(m.content)
-            if told and role == told[-1].role == self._role == "user":
-                said = f"{told.pop().content}\n{said}"
-            told.append(Message(role, said))
-        return told
+            if turns and role == turns[-1].role == self._role == "user":
+                said = f"{turns.pop().content}\n{said}"
+            turns.append(Message(role, said))
+        return turns
 
     def text(self, ids: Sequence[int]) -> str:
         """Sampled tokens as text, without special tokens."""

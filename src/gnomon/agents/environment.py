@@ -60,7 +60,7 @@ class Tool:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Tool:
-        """The tool a function is: its name, its docstring and its type hints.
+        """A tool made of a function: its name, its docstring and its type hints.
 
         Raises:
             ConfigError: an argument without type hint or without a line under ``Args:``.
@@ -80,8 +80,8 @@ class Tool:
     @property
     def schema(self) -> dict[str, Any]:
         """As chat templates take it: ``{"type": "function", "function": {...}}``."""
-        said = {"name": self.name, "description": self.description, "parameters": self.parameters}
-        return {"type": "function", "function": said}
+        body = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": body}
 
     @property
     def text_parameters(self) -> frozenset[str]:
@@ -90,7 +90,7 @@ class Tool:
         return frozenset(k for k, v in properties.items() if v.get("type") == "string")
 
     def wrong(self, arguments: Mapping[str, Any]) -> str | None:
-        """What does not fit the schema, in words; None where all does."""
+        """What does not fit the schema, in words; None if everything fits."""
         strict = {"additionalProperties": False, **self.parameters}
         found = violations(dict(arguments), strict)
         return "; ".join(found) if found else None
@@ -213,10 +213,10 @@ class ToolEnvironment:
             if function is None:
                 raise TypeError(f"tool {call.name!r} has no function, and step() is not overridden")
             try:
-                said, failed = settled(function(**call.arguments)), 0
+                output, failed = settled(function(**call.arguments)), 0
             except ToolError as error:
-                said, failed = f"error: {error}", 1
-            messages = (*seen.messages, Message("tool", str(said)))
+                output, failed = f"error: {error}", 1
+            messages = (*seen.messages, Message("tool", str(output)))
             seen = replace(seen, messages=messages, tool_errors=seen.tool_errors + failed)
         return seen
 
@@ -224,7 +224,7 @@ class ToolEnvironment:
         """Nothing to free."""
 
 
-# -- what an environment gives, checked ------------------------------------------------------------
+# -- checking what an environment returns ----------------------------------------------------------
 
 OBSERVER_ROLES = ("tool", "user", "system")
 """The roles that an environment may speak in."""

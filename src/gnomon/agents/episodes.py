@@ -92,7 +92,7 @@ class EpisodeGroup:
 
 @dataclass
 class _Live:
-    """An episode in the making."""
+    """An episode in progress."""
 
     env: Environment | None = None
     ids: list[int] = field(default_factory=list)
@@ -117,12 +117,12 @@ class _Live:
         rewards = torch.zeros(len(self.ids))
         for place, reward in self.rewards.items():
             rewards[place] += reward
-        said = [m.content for m in self.transcript if m.role == "assistant"]
+        answers = [m.content for m in self.transcript if m.role == "assistant"]
         return Episode(
             ids=tuple(self.ids),
             logprobs=torch.tensor(self.logprobs, dtype=torch.float32),
             finish_reason=self.end or "length",
-            text="\n".join(said),
+            text="\n".join(answers),
             mask=tuple(self.mask),
             turn_rewards=rewards,
             transcript=tuple(self.transcript),
@@ -192,7 +192,7 @@ class EpisodeRunner:
             progress: called with (episodes over, all episodes).
         """
         groups = [
-            _Playing(prompt, list(ids), seed, [_Live() for _ in range(samples)])
+            _LiveGroup(prompt, list(ids), seed, [_Live() for _ in range(samples)])
             for (prompt, ids), seed in zip(prompts, seeds, strict=True)
         ]
         everyone = [live for group in groups for live in group.lives]
@@ -217,7 +217,7 @@ class EpisodeRunner:
 
     # -- reset and close --------------------------------------------------------------------------
 
-    def _reset(self, groups: Sequence[_Playing]) -> None:
+    def _reset(self, groups: Sequence[_LiveGroup]) -> None:
         pairs = [(group, live) for group in groups for live in group.lives]
         made = self._guarded([self._make for _ in pairs])
         for (_, live), env in zip(pairs, made, strict=True):
@@ -236,8 +236,8 @@ class EpisodeRunner:
         for group in groups:
             self._open(group, openings.get(id(group), []))
 
-    def _open(self, group: _Playing, openings: Sequence[tuple[_Live, Any]]) -> None:
-        """Make the group's prompt what its environments open with; all must open the same way."""
+    def _open(self, group: _LiveGroup, openings: Sequence[tuple[_Live, Any]]) -> None:
+        """Replace the group's prompt by the opening, which its environments must share."""
         first: tuple[Message, ...] | None = None
         for live, opening in openings:
             try:
@@ -275,9 +275,9 @@ class EpisodeRunner:
     # -- a turn -----------------------------------------------------------------------------------
 
     def _sample(
-        self, groups: Sequence[_Playing], engine: Engine, params: SamplingParams, turn: int
+        self, groups: Sequence[_LiveGroup], engine: Engine, params: SamplingParams, turn: int
     ) -> None:
-        """The next turn of every live episode."""
+        """Sample the next turn of every live episode."""
         if turn == 0:  # one request for the samples of a prompt, which is computed once
             asked = [g for g in groups if not all(live.end for live in g.lives)]
             params = replace(
@@ -336,8 +336,8 @@ class EpisodeRunner:
             parsed = parse_calls(text, self._calls, live.env.tools)
             if parsed.errors:
                 live.tool_errors += 1
-                told = Message("tool", "error: " + "; ".join(parsed.errors))
-                self._tell(live, Observation((told,)), turn)
+                message = Message("tool", "error: " + "; ".join(parsed.errors))
+                self._tell(live, Observation((message,)), turn)
                 continue
             live.tool_calls += len(parsed.calls)
             acting.append(live)
@@ -364,19 +364,19 @@ class EpisodeRunner:
             return
         if not seen.messages:
             raise ValueError("not done, but without a message: the model has nothing to answer")
-        told = self.dialogue.continuation(live.ids[-1], seen.messages)
+        observed = self.dialogue.continuation(live.ids[-1], seen.messages)
         live.transcript += seen.messages
-        if turn + 1 == self.max_turns or len(live.ids) + len(told) >= self.max_episode_tokens:
+        if turn + 1 == self.max_turns or len(live.ids) + len(observed) >= self.max_episode_tokens:
             live.end = "length"
             return
-        live.ids += told
-        live.mask += [False] * len(told)
-        live.logprobs += [0.0] * len(told)
+        live.ids += observed
+        live.mask += [False] * len(observed)
+        live.logprobs += [0.0] * len(observed)
 
 
 @dataclass
-class _Playing:
-    """One prompt's episodes in the making."""
+class _LiveGroup:
+    """One prompt's episodes in progress."""
 
     prompt: Prompt
     ids: list[int]

@@ -1,4 +1,4 @@
-"""Calling environments so that one that raises or hangs takes nothing else with it."""
+"""Call environments so that one that raises or hangs takes nothing else down with it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from gnomon.errors import RunError
-from gnomon.usercode import is_interrupt, said, settled
+from gnomon.usercode import explain, is_interrupt, settled
 
 T = TypeVar("T")
 
 
 class StepError(Exception):
-    """What went wrong in an environment, in words; ``hung`` where its call never came back."""
+    """What went wrong in an environment, in words; ``hung`` if its call never returned."""
 
     def __init__(self, message: str, hung: bool = False) -> None:
         super().__init__(message)
@@ -28,8 +28,8 @@ def guarded(
 
     Args:
         timeout_s: seconds per job. A job that takes longer is left behind in its thread (threads
-            cannot be killed) and counts as failed; the others go on. None runs all jobs here, one
-            after another, without a limit.
+            cannot be killed) and counts as failed; the others continue. None runs all jobs here,
+            one after another, without a limit.
         workers: jobs that run at the same time.
 
     A job may return an awaitable, which is awaited.
@@ -39,7 +39,7 @@ def guarded(
     """
     if timeout_s is None:
         return [_call(job) for job in jobs]
-    board = _Board(jobs, timeout_s)
+    board = _Jobs(jobs, timeout_s)
     for _ in range(min(workers, len(jobs))):
         board.hire()
     return board.wait()
@@ -52,11 +52,11 @@ def _call(job: Callable[[], T]) -> T | StepError:
     except BaseException as error:
         if isinstance(error, RunError) or is_interrupt(error):
             raise
-        return StepError(said(error))
+        return StepError(explain(error))
 
 
-class _Board:
-    """Jobs, who works on which since when, and what came back."""
+class _Jobs:
+    """The jobs, which worker is on which and since when, and the results."""
 
     def __init__(self, jobs: Sequence[Callable[[], Any]], timeout_s: float) -> None:
         self.jobs = jobs
@@ -83,7 +83,7 @@ class _Board:
             try:
                 result = _call(self.jobs[mine])
             except BaseException as error:  # the run must stop: raised where it is waited for
-                result, stop = StepError(said(error)), error
+                result, stop = StepError(explain(error)), error
             with self.changed:
                 if mine in self.results:
                     return  # given up on, and replaced

@@ -1,4 +1,4 @@
-"""From a name to environments, those of Gymnasium included."""
+"""Environments by name, Gymnasium's included."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gnomon.agents.environment import Action, Environment, Observation, Tool
 from gnomon.errors import ConfigError
 from gnomon.plugins import find
 from gnomon.records import Message, Prompt
-from gnomon.usercode import is_interrupt, said, settled
+from gnomon.usercode import explain, is_interrupt, settled
 
 
 class TextGame:
@@ -41,8 +41,8 @@ class TextGame:
     def step(self, action: Action) -> Observation:
         """One move; the game's ``truncated`` ends the episode as ``terminated`` does."""
         observation, reward, terminated, truncated, _ = self._game.step(action.text.strip())
-        told = Message("user", _text(observation))
-        return Observation((told,), float(reward), bool(terminated or truncated))
+        message = Message("user", _text(observation))
+        return Observation((message,), float(reward), bool(terminated or truncated))
 
     def close(self) -> None:
         """Close the game."""
@@ -120,7 +120,7 @@ def _try(name: str, make: Callable[[], Environment]) -> None:
     except BaseException as error:
         if isinstance(error, ConfigError) or is_interrupt(error):
             raise
-        raise ConfigError(f"environment {name!r} could not be made: {said(error)}") from error
+        raise ConfigError(f"environment {name!r} could not be made: {explain(error)}") from error
     lacking = [m for m in ("reset", "step", "close") if not callable(getattr(environment, m, None))]
     tools = getattr(environment, "tools", None)
     if lacking or tools is None:
@@ -140,4 +140,4 @@ def _try(name: str, make: Callable[[], Environment]) -> None:
     except BaseException as error:
         if is_interrupt(error):
             raise
-        raise ConfigError(f"environment {name!r} could not be closed: {said(error)}") from error
+        raise ConfigError(f"environment {name!r} could not be closed: {explain(error)}") from error

@@ -37,7 +37,7 @@ PREFERENCE_LR = 5e-7
 
 @dataclass(frozen=True)
 class Step:
-    """Where a run is; nothing of it is remembered by a method.
+    """Where a run is; a method keeps none of it.
 
     Attributes:
         iteration: from 0.
@@ -89,7 +89,7 @@ class Trained:
     Attributes:
         roles: whose weights are saved.
         normaliser: puts a reward model's raw scores on their scale; None for a policy.
-        facts: what the saved model carries beside its weights.
+        facts: what is saved with the model besides its weights.
     """
 
     roles: Sequence[Role]
@@ -125,8 +125,8 @@ class Workbench:
         iterations, batch_size: how many iterations the stage runs, of how many groups or prompts.
         samples, longest_response: responses to a prompt, and the most tokens that one may have.
         tokens_per_microbatch: the budget of one forward pass.
-        reference_store: keeps the reference's log-probs between runs; without one they are
-            computed anew.
+        reference_store: keeps the reference's log-probs between runs; without it they are computed
+            again.
         normalise_on: demonstrations on which a reward model's mean becomes zero.
     """
 
@@ -162,12 +162,12 @@ class Algorithm:
     """A protocol with defaults: what the loop asks of a method.
 
     Class attributes:
-        summary: one line for lists; of those that come with gnomon it is in ``registry.py``.
+        summary: one line for lists; for gnomon's own methods it is in ``registry.py``.
         Settings: the method's own settings.
         data: what its rows must be; with "prompts" the policy is sampled and judged.
         produces: what its model folder holds.
         base_lr: what ``lr: auto`` starts from: the field's rate at 7e9 parameters.
-        metrics: names of what it logs, which no reward may be called.
+        metrics: names of what it logs; no reward may have one of them.
         dropout: whether the trained roles run with dropout in the loss.
     """
 
@@ -195,7 +195,7 @@ class Algorithm:
     def prepare(
         cls, groups: Sequence[TokenGroup], settings: Any, training: bool = True
     ) -> tuple[list[TokenGroup], list[Skipped]]:
-        """The groups it can learn from (``training``) or be judged by, and what it leaves out.
+        """The groups it can learn from (``training``) or be evaluated on, and what it leaves out.
 
         Raises:
             DataError: the data as a whole cannot be learned from.
@@ -204,25 +204,25 @@ class Algorithm:
 
     @classmethod
     def refuses_older_weights(cls, settings: Any) -> str | None:
-        """Why it cannot learn from responses that older weights wrote; None where it can, which a
-        method has to say of itself."""
+        """Why it cannot learn from responses that older weights wrote; None if it can, which a
+        method has to declare."""
         return f"{cls.__name__} is not made to learn from responses of older weights"
 
     @classmethod
     def least_samples(cls, settings: Any) -> int:
-        """Responses to a prompt that it cannot do without; above 1, only differences between
-        responses to the same prompt teach anything."""
+        """The fewest responses to a prompt that it can learn from; above 1, only differences
+        between responses to the same prompt teach anything."""
         return 1
 
     # -- what it does -----------------------------------------------------------------------------
 
     def begin(self, groups: Sequence[TokenGroup], training: bool) -> Sequence[TokenGroup]:
-        """The given groups with what must be known of them before the first step (the reference's
-        log-probs, say); held-out ones come after the training ones."""
+        """The given groups with what is needed before the first step (the reference's log-probs,
+        say); held-out ones come after the training ones."""
         return groups
 
     def credit(self, groups: Sequence[Any], step: Step) -> Credit:
-        """What an iteration's groups teach: fixed by the weights and the seed.
+        """Turn an iteration's groups into what the loss needs; fixed by the weights and the seed.
 
         Args:
             groups: given groups of tokens, or, where the policy is sampled, one
@@ -235,7 +235,7 @@ class Algorithm:
         raise NotImplementedError
 
     def evaluate(self, groups: Sequence[TokenGroup]) -> Evaluation:
-        """How it does on held-out groups; where the policy is sampled, the stage does this."""
+        """Results on held-out groups; where the policy is sampled, the stage computes them."""
         return Evaluation()
 
     def trains_policy(self, step: Step) -> bool:
@@ -276,7 +276,9 @@ class Algorithm:
                 "hard"
             )
         if metrics.get("prompts_used") == 0.0:
-            return "no response was one to learn from (see the threshold, and what is cut off)"
+            return (
+                "no response was good enough to learn from (check the threshold and the cut-offs)"
+            )
         return "its gradient is 0 (or all its rows weigh 0)"
 
 

@@ -1,4 +1,4 @@
-"""Settings of the ``collect`` stage, which is no algorithm but stands where one does."""
+"""Settings of the ``collect`` stage, which a recipe names where an algorithm is named."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LabellerSpec(Settings):
         0.0, ge=0, le=1, description="chance that a whole group is ranked at random"
     )
     inattention: float = Field(
-        0.0, ge=0, le=1, description="chance that right and wrong are not looked at"
+        0.0, ge=0, le=1, description="chance that correctness is not checked"
     )
     length_bias: float = Field(0.0, description="utility per ten words")
     politeness_bias: float = Field(0.0, description="utility per polite or flattering sentence")

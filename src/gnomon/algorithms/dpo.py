@@ -179,9 +179,10 @@ class OnlineDPO(Algorithm):
         prompts -> K responses -> a judge -> pairs -> reference log-probs -> minibatches
 
     Xiong et al. 2023, "Iterative preference learning from human feedback" (arXiv:2312.11456); Guo
-    et al. 2024, "Direct language model alignment from online AI feedback" (arXiv:2402.04792); so
-    train Llama 3 (arXiv:2407.21783, section 4.1) and Tulu 3. A round is one iteration of the loop:
-    with many prompts and several epochs it is iterative DPO, with few and one step on-line DPO.
+    et al. 2024, "Direct language model alignment from online AI feedback" (arXiv:2402.04792); Llama
+    3 (arXiv:2407.21783, section 4.1) and Tulu 3 are trained this way. A round is one iteration of
+    the loop: with many prompts and several epochs it is iterative DPO, with few and one step
+    on-line DPO.
     """
 
     Settings: ClassVar[type[Settings]] = OnlineDPOSettings
@@ -222,8 +223,8 @@ class OnlineDPO(Algorithm):
         return None  # DPO learns from pairs, whoever wrote them
 
     def credit(self, groups: Sequence[Rollout], step: Step) -> Credit:
-        """Pairs of each prompt's responses, with those of earlier rounds, and what the round's
-        reference says of them."""
+        """Pairs of each prompt's responses and of earlier rounds, with their log-probs under the
+        round's reference."""
         made = [
             self.pair_making.group(rollout, f"{step.iteration}:{i}")
             for i, rollout in enumerate(groups)

@@ -201,7 +201,7 @@ class PolicyGradient(Algorithm):
     # -- its parts --------------------------------------------------------------------------------
 
     def shaped(self, groups: Sequence[TokenGroup]) -> Tensor:
-        """[S] rewards with what cut-off and overlong responses lose."""
+        """[S] rewards less the penalties of cut-off and overlong responses."""
         s, responses = self.settings, responses_of(groups)
         rewards = torch.tensor([r.scalar["reward"] for r in responses])
         if s.truncated == "penalise":
@@ -242,7 +242,7 @@ class PolicyGradient(Algorithm):
     def _with_logprobs(
         self, groups: Sequence[TokenGroup], step: Step
     ) -> tuple[list[TokenGroup], dict[str, float]]:
-        """The groups with log-probs where the loss needs them beforehand, and what they say."""
+        """The groups with log-probs where the loss needs them beforehand, and metrics of those."""
         reference = self.settings.needs_reference
         if not (self._needs_old or reference):
             return list(groups), {}

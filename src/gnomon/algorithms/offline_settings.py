@@ -37,7 +37,7 @@ class RewardModelSettings(Settings):
         "bradley_terry", description="pairs, or the whole ranking at once"
     )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="share of labels taken to be wrong (bradley_terry)"
+        0.0, ge=0, lt=0.5, description="share of labels assumed to be wrong (bradley_terry)"
     )
     members: int = Field(1, ge=1, description="ensemble members, each on a subset of the prompts")
     share_trunk: bool = Field(True, description="members are heads on one trunk; else whole models")
@@ -80,17 +80,17 @@ class ReferenceSettings(Settings):
 class DPOLossSettings(Settings):
     """Settings of the loss of DPO and its variants, wherever the pairs come from."""
 
-    beta: float = Field(0.1, gt=0, description="how strongly the reference holds")
+    beta: float = Field(0.1, gt=0, description="strength of the tie to the reference")
     loss: Literal["sigmoid", "robust", "ipo", "hinge", "plackett_luce"] = Field(
         "sigmoid", description="the function of the margin"
     )
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="share of labels taken to be flipped (cDPO, robust DPO)"
+        0.0, ge=0, lt=0.5, description="share of labels assumed to be flipped (cDPO, robust DPO)"
     )
     ipo_average: bool = Field(
         True, description="IPO: log-ratios per token, as the field does; else the paper's sums"
     )
-    divergence: Divergence = Field("reverse_kl", description="what holds to the reference")
+    divergence: Divergence = Field("reverse_kl", description="from the reference (f-DPO)")
     alpha: float = Field(0.5, gt=0, le=1, description="of the alpha divergence")
     length_regularisation: float = Field(
         0.0, ge=0, description="R-DPO: reward taken off for each token (0.001 to 0.05)"
@@ -128,7 +128,7 @@ class DPOSettings(DPOLossSettings, ReferenceSettings):
 class KTOSettings(ReferenceSettings):
     """Settings of KTO."""
 
-    beta: float = Field(0.1, gt=0, description="how strongly the reference holds")
+    beta: float = Field(0.1, gt=0, description="strength of the tie to the reference")
     desirable_weight: float | Literal["auto"] = Field(
         1.0, description="weight of good answers; auto: both classes weigh the same in total"
     )
@@ -154,5 +154,5 @@ class CPOSettings(Settings):
     beta: float = Field(0.1, gt=0, description="scale of the log-prob difference")
     nll_coef: float = Field(1.0, ge=0, description="weight of the chosen answer's NLL per token")
     label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="share of labels taken to be flipped"
+        0.0, ge=0, lt=0.5, description="share of labels assumed to be flipped"
     )

@@ -1,4 +1,4 @@
-"""Settings of the methods that sample the policy, but for the policy-gradient family's.
+"""Settings of the methods that sample the policy, except the policy-gradient family's.
 
 Nothing here needs torch, so that a misspelt setting is answered before it is loaded.
 """
@@ -48,7 +48,7 @@ class PPOSettings(OnPolicySettings):
         0.0, ge=0, description="taken off the score of a cut-off response"
     )
     bootstrap_truncated: bool = Field(
-        False, description="a cut-off response's return goes on with the value at its end"
+        False, description="a cut-off response's return continues with the value at its end"
     )
     reward_clip: float | None = Field(None, gt=0, description="scores are clipped to +- this")
     value_init: Literal["policy", "reward_model"] = Field(
@@ -101,12 +101,12 @@ class RAFTSettings(OnPolicySettings):
         "best", description="each prompt's best response, or all from the threshold on"
     )
     threshold: float | None = Field(
-        None, description="the least reward that is learned from; with keep: best, too"
+        None, description="the lowest reward that is learned from; with keep: best as well"
     )
     drop_unfinished: bool = Field(True, description="never learn from a cut-off response")
 
     @model_validator(mode="after")
-    def _above_what(self) -> RAFTSettings:
+    def _threshold_given(self) -> RAFTSettings:
         if self.keep == "above" and self.threshold is None:
             raise ValueError("keep: above needs a threshold")
         return self

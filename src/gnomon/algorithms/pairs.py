@@ -2,7 +2,7 @@
 
 A ranking of K responses is all its K(K-1)/2 pairs; every prompt weighs the same, however many pairs
 it has, and each response is computed once. A method has a loss for each pair and an implicit reward
-for each response: what it maximises without ever saying so.
+for each response, which it maximises.
 """
 
 from __future__ import annotations
@@ -214,11 +214,11 @@ def usable_pairs(
     data (all their judgements: they cannot say which is better).
 
     Args:
-        whole: a group stands or falls as a whole and keeps its ties (rankings as rankings).
-        needed: something must be left.
+        whole: a group is kept or left out as a whole, with its ties (rankings as rankings).
+        needed: raise if nothing is left.
 
     Raises:
-        DataError: nothing is left, and it is needed.
+        DataError: nothing is left, and ``needed``.
     """
     said = {key for g in groups for key in _judged(g)}
     kept: list[TokenGroup] = []

@@ -33,7 +33,7 @@ class PolicyGradientSettings(OnPolicySettings):
         description="advantages are divided by the rewards' std in the group or the iteration",
     )
     ema_decay: float = Field(
-        0.9, ge=0, lt=1, description="baseline ema: what it keeps in each iteration"
+        0.9, ge=0, lt=1, description="baseline ema: the share that it keeps in each iteration"
     )
     ratio: Ratio = Field(
         "token",
@@ -46,7 +46,7 @@ class PolicyGradientSettings(OnPolicySettings):
         "constant: the sum over tokens / (responses x constant_length)",
     )
     constant_length: int | None = Field(
-        None, ge=1, description="of aggregation constant; null: rollout.max_new_tokens"
+        None, ge=1, description="the length in aggregation constant; null: rollout.max_new_tokens"
     )
     clip_low: float = Field(
         0.2, gt=0, description="no more gradient below 1 - this (gmpo: below e^-this)"
@@ -74,8 +74,8 @@ class PolicyGradientSettings(OnPolicySettings):
     )
     truncated: Literal["keep", "mask", "penalise"] = Field(
         "keep",
-        description="cut-off responses: like any other; in the baseline but not trained on; or "
-        "truncated_penalty off their reward",
+        description="cut-off responses: keep trains on them like any other; mask counts them "
+        "in the baseline alone; penalise takes truncated_penalty off their reward",
     )
     truncated_penalty: float = Field(1.0, ge=0, description="for truncated: penalise")
     overlong_buffer: float = Field(

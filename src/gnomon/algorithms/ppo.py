@@ -6,8 +6,8 @@ pretraining mix. One token is one action; an episode is a response, scored at it
 
     r_t = -beta * (log pi(a_t) - log pi_ref(a_t)) + [t = T] * score
 
-In an environment each turn's reward lies on its last token, and T gets the rest of the score. What
-the model was told is no action: it has no reward, advantage, return or loss.
+In an environment each turn's reward lies on its last token, and T gets the rest of the score. The
+environment's messages are not actions: they have no reward, advantage, return or loss.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ class PPO(Algorithm):
         return Credit(with_tokens(judged, columns), metrics)
 
     def trains_policy(self, step: Step) -> bool:
-        """Not while the critic warms up."""
+        """False while the critic warms up."""
         return bool(step.iteration >= self.settings.value_warmup)
 
     def end_iteration(self, step: Step, metrics: Mapping[str, float], carried: Any) -> None:

@@ -64,7 +64,7 @@ class RAFT(Algorithm):
         return Credit(kept, metrics)
 
     def _kept(self, group: TokenGroup) -> tuple[TokenResponse, ...]:
-        """What is imitated, each text once; of equals the first."""
+        """The responses to imitate, each text once (the first of equal ones)."""
         s = self.settings
         distinct: dict[tuple[int, ...], TokenResponse] = {}
         for response in group.responses:

@@ -1,6 +1,6 @@
-"""The reference that a method is held to: where its log-probs come from, and when it moves.
+"""The reference that a method is tied to: where its log-probs come from, and when it moves.
 
-Of a method whose data is given, the setting ``reference`` says which:
+For a method whose data is given, the setting ``reference`` says which:
 
 - ``cached``: one pass over the data before training, with the start weights. No second model.
 - ``adapter_off``: computed in each step with the LoRA adapter switched off. The same numbers.
@@ -79,10 +79,10 @@ class MovingReference:
 
 
 def check_it_moves(every: int, iterations: int | None, setting: str) -> None:
-    """Refuse a reference that is to move but never would before ``iterations`` are over.
+    """Refuse a reference that should move but would not within ``iterations``.
 
     Raises:
-        ConfigError: so it is.
+        ConfigError: it would never move.
     """
     if every and iterations is not None and every > iterations:
         raise ConfigError(
@@ -119,7 +119,7 @@ class Reference:
         )
 
     def annotate(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
-        """The groups with what the reference says of them, where it is computed beforehand."""
+        """The groups with the reference's log-probs, where those are computed beforehand."""
         if not self.cached or not groups:
             return list(groups)
         store = self.bench.reference_store
@@ -144,7 +144,7 @@ class Reference:
 
 
 def check_reference(settings: ReferenceSettings, lora: bool, iterations: int | None) -> None:
-    """Check that the reference can be had as asked.
+    """Check that the reference can be computed in the way the settings ask for.
 
     Args:
         lora: whether the policy is an adapter on a frozen model.

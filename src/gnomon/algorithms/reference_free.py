@@ -1,6 +1,6 @@
 """Preference optimisation without a reference: SimPO, ORPO and CPO.
 
-One model and one pass; what the methods lack in a tether they must make up in a careful learning
+One model and one pass; without a reference to hold them back, these methods need a careful learning
 rate. The equations are in ``gnomon.losses.reference_free``.
 """
 

@@ -1,7 +1,7 @@
 """The methods that come with gnomon, by name. One is imported when it is asked for, so that names,
 summaries and settings are known without torch.
 
-A method of one's own needs no entry: a recipe names it as ``file.py:Class``.
+Your own method needs no entry: a recipe names it as ``file.py:Class``.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class _Own(Method):
-    """A method of the user's, whose class is at hand already."""
+class _UserMethod(Method):
+    """The user's own method, whose class is already imported."""
 
     found: type[Algorithm] | None = None
 
@@ -156,7 +156,7 @@ def find_method(name: str, base: Path | None = None) -> Method:
         base: the folder that a user's file is looked up in (the recipe's own).
 
     Raises:
-        ConfigError: no such method, with the nearest known one; a class that is no method.
+        ConfigError: no such method, with the nearest known one; a class that is not a method.
     """
     check_known(name, METHODS, "algorithm")
     if not is_own(name):
@@ -166,10 +166,10 @@ def find_method(name: str, base: Path | None = None) -> Method:
     found = load_own(name, base or Path(), "algorithm")
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
         raise ConfigError(
-            f"algorithm {name!r}: {found!r} is no method; derive a class from "
+            f"algorithm {name!r}: {found!r} is not a method; derive a class from "
             "gnomon.algorithms.base.Algorithm"
         )
     if getattr(found, "data", None) is None:
         raise ConfigError(f"algorithm {name!r}: the class does not say what its data is (data)")
     summary = found.summary or (found.__doc__ or "").strip().partition("\n")[0]
-    return _Own(name, name, found.Settings, summary, found)
+    return _UserMethod(name, name, found.Settings, summary, found)

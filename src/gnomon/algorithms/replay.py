@@ -1,4 +1,4 @@
-"""Earlier rounds' pairs, kept to be learned from again."""
+"""Earlier rounds' pairs, kept to learn from again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Replay:
     """The groups of the last ``rounds`` rounds; which of them come back is fixed by the seed.
 
     What it keeps is tokens, scalars and comparisons: whatever depends on the reference is computed
-    anew in the round that uses it.
+    again in the round that uses it.
 
     Args:
         share: of a round's groups, how many come from earlier rounds, in [0, 1).

@@ -42,7 +42,7 @@ class EncodedPrompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One prompt's completions and what the judge says of them; observers' judgements by name."""
+    """One prompt's completions, their judgement, and the observers' judgements by name."""
 
     prompt: EncodedPrompt
     completions: Sequence[Completion]
@@ -64,7 +64,7 @@ class Rollout:
 
 
 def token_groups(rollouts: Sequence[Rollout], step: Step) -> list[TokenGroup]:
-    """All that can be learned from of an iteration's rollouts."""
+    """An iteration's rollouts as groups, without what cannot be learned from."""
     made = (token_group(r, f"{step.iteration}:{i}") for i, r in enumerate(rollouts))
     return [group for group in made if group is not None]
 
@@ -89,7 +89,7 @@ def token_group(rollout: Rollout, group_id: str) -> TokenGroup | None:
 
 
 def as_response(completion: Completion, **scalar: float) -> TokenResponse:
-    """What was sampled as a response; what an episode's model was told counts in no loss."""
+    """A completion as a response; an environment's messages in it count in no loss."""
     token: dict[str, Tensor] = {"sampler_logprobs": completion.logprobs.float().cpu()}
     if not isinstance(completion, Episode):
         return TokenResponse(completion.ids, [True] * len(completion.ids), token, scalar)
@@ -174,7 +174,8 @@ def episode_series(completions: Sequence[Completion]) -> dict[str, list[float]]:
 
 
 def group_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Means over an iteration's groups; those of right answers only where they can be told.
+    """Means over an iteration's groups; those of right answers only where it is known which are
+    right.
 
     ``reward_std_in_group`` (unbiased; groups of two and more), ``pass@1``, ``pass@K`` for groups
     of K, ``solved`` and ``unsolved`` (shares of prompts with every answer right, or none), and
@@ -213,8 +214,8 @@ def group_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 def right_answers(rollouts: Sequence[Rollout]) -> list[list[bool | None]] | None:
     """For each response of each group whether it is right (None: it could not be judged).
 
-    What says so is the observer ``correct``, else the reward's part ``correct``, else the reward
-    itself if it gave nothing but 0 and 1. None where nothing says so.
+    Taken from the observer ``correct``, else from the reward's part ``correct``, else from the
+    reward itself if it gave nothing but 0 and 1. None if none of these is there.
     """
     if all(CORRECT in r.observed for r in rollouts):
         values = [[s.value for s in r.observed[CORRECT].scores] for r in rollouts]

@@ -1,4 +1,4 @@
-"""From one prompt's sampled responses and what a judge says of them to pairs."""
+"""Pairs from one prompt's sampled responses and their judgement."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class PairMaking:
     whole: bool = False
 
     def group(self, rollout: Rollout, group_id: str) -> tuple[TokenGroup | None, int]:
-        """The group to learn from, None where nothing tells its responses apart; and the ties.
+        """The group to learn from (None if all its responses are equal), and how many ties.
 
-        A judge that compared responses says itself which pairs there are; else the rewards do.
+        The pairs are the judge's own comparisons where it made any, else they follow from the
+        rewards.
 
         Responses carry ``rank`` and ``reward``; those in no pair are left out, and so are pairs of
         the same tokens and responses whose reward failed.

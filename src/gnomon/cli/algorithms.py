@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def algorithms(
     name: Annotated[
-        str | None, typer.Argument(help="One of them: explain its settings. Without: list all.")
+        str | None, typer.Argument(help="The one to explain; without it, all are listed.")
     ] = None,
-    setting: Annotated[str | None, typer.Argument(help="Explain this setting of it alone.")] = None,
+    setting: Annotated[str | None, typer.Argument(help="Explain only this setting.")] = None,
 ) -> None:
     """List the algorithms a recipe can name, or explain the settings of one."""
     from gnomon.algorithms.collect_settings import COLLECT, LabellerSpec

@@ -75,7 +75,7 @@ def inspect_data(
         typer.Argument(help="A .jsonl, .json, .parquet, .arrow, .csv or .tsv file, or a folder."),
     ],
     against: Annotated[
-        Path | None, typer.Option(help="Another split: are prompts shared between the two?")
+        Path | None, typer.Option(help="Another split, to see whether the two share prompts.")
     ] = None,
     kind: Annotated[
         str, typer.Option(help="Read it as demonstrations, preferences, ..., as a stage would.")
@@ -85,13 +85,15 @@ def inspect_data(
     ] = "auto",
     columns: Annotated[
         list[str] | None,
-        typer.Option(help="OURS=THEIRS, as in prompt=question,chosen=good; may be repeated."),
+        typer.Option(help="GNOMON=FILE names, as in prompt=question,chosen=good; may be repeated."),
     ] = None,
     labels: Annotated[
         list[str] | None,
         typer.Option(help="What a preference column's values mean, as in 0=a,1=b,2=tie."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Of a folder or a hub id with several.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Which split, of a folder or hub id with several.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Read at most this many rows.", min=1)] = None,
     sample_seed: Annotated[
         int | None, typer.Option(help="With --limit: a random sample, not the first rows.")
@@ -141,19 +143,21 @@ def inspect_data(
 
 @app.command("serve-rollouts")
 def serve_rollouts(
-    model: Annotated[str, typer.Argument(help="What the stage starts from: a folder or a name.")],
+    model: Annotated[
+        str, typer.Argument(help="The model that the stage starts from: a folder or a name.")
+    ],
     engine: Annotated[str, typer.Option(help="vllm or torch.")] = "vllm",
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8300,
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 takes a free one.")] = 8300,
     option: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of the engine, as in dtype=float32.")
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Another name that it is reached by, such as a proxy's."),
+        typer.Option(help="Another name of this server, such as a proxy's."),
     ] = None,
 ) -> None:
-    """Sample for a trainer from a process of its own, which may have another Python.
+    """Sample for a trainer in a separate process, which may have another Python.
 
     Give the printed address to a recipe as rollout.url; see docs/engines.md. Beyond this machine a
     secret in GNOMON_ROLLOUT_TOKEN is needed, here and where the trainer runs.

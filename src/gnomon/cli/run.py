@@ -79,9 +79,12 @@ def quickstart(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value, as for run: seed=1, name=mine.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted one.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume an interrupted quickstart.")
+    ] = False,
 ) -> None:
-    """The whole pipeline in a built-in world, with nothing to download: a few minutes on 2 cores.
+    """Run the whole pipeline in a built-in world, with nothing to download: a few minutes on 2
+    cores.
 
     A small pretrained model learns from demonstrations (SFT), a reward model learns from simulated
     labellers, PPO optimises it, and a program that knows the true preference measures the result.
@@ -157,7 +160,7 @@ def _run_seeds(
 
 
 def _quiet() -> None:
-    """No bars and notices of the libraries beneath on the console; gnomon has its own."""
+    """Keep the libraries' bars and notices off the console; gnomon has its own."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from transformers.utils import logging
 
@@ -171,7 +174,7 @@ def report(
         typer.Argument(help="A run's folder, as in runs/quickstart; or several, to compare them."),
     ],
 ) -> None:
-    """Build a run's report and plots again from what the run left; or compare several runs.
+    """Build a run's report and plots again from its folder; or compare several runs.
 
     Several runs are compared by their last stage's figures and their comparisons, side by side,
     with the difference from the first run and its interval where there are intervals.

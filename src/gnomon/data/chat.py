@@ -1,4 +1,4 @@
-"""Around a chat template: the built-in ones, turns joined before it is applied, and how an
+"""Chat templates: the built-in ones, turns joined before one is applied, and how an
 assistant's turn ends, inferred from what the template writes."""
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def _last_answer(turns: Sequence[Turn]) -> tuple[tuple[Turn, ...], tuple[Turn, .
 
 
 def parse_messages(row: Row, options: ReadOptions) -> list[Group]:
-    """The conversation; a prompt or problem beside it repeats its first turn and goes to meta."""
+    """The conversation; a prompt or problem next to it repeats its first turn and goes to meta."""
     name = answered_field(row.data) or row.first(PROMPT_TURNS)
     if name is None:
         raise row.missing("messages")

@@ -31,11 +31,11 @@ def explain_encoding(path: Path) -> str:
     names = likely_encodings(sample)
     if not names:
         return f"{place}. Save the file as UTF-8."
-    said = " or ".join(name for name, _ in names)
+    likely = " or ".join(name for name, _ in names)
     convert = f"iconv -f {names[0][1]} -t UTF-8"
     file = shlex.quote(path.name)
     command = f"zcat {file} | {convert} | gzip" if is_gzip(path) else f"{convert} {file}"
-    return f"{place}; it looks like {said}. Save it as UTF-8: {command} > utf8-{file}"
+    return f"{place}; it looks like {likely}. Save it as UTF-8: {command} > utf8-{file}"
 
 
 def _first_other_line(path: Path) -> tuple[int, int, bytes, bool]:

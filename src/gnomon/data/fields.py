@@ -232,7 +232,9 @@ def with_side_columns(row: Row, turns: Sequence[Turn]) -> tuple[Turn, ...]:
 def _history(row: Row) -> tuple[Turn, ...]:
     value = row.take("history") or []
     if not isinstance(value, list) or not all(isinstance(p, list) and len(p) == 2 for p in value):
-        raise RowError("field 'history' is not a list of [question, answer]", "write it as such")
+        raise RowError(
+            "field 'history' is not a list of [question, answer]", "write pairs of texts"
+        )
     return tuple(
         Turn(Message(role, as_text(text, "history")))
         for pair in value

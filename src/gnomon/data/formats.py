@@ -69,7 +69,7 @@ def _has(*alternatives: Iterable[str]) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def _is_unpaired(data: Mapping[str, Any]) -> bool:
-    """A good/bad flag beside an answer: true, false, 1 or 0.
+    """A good/bad flag next to an answer: true, false, 1 or 0.
 
     Other labels are classes of some task, not judgements; so are 0 and 1 where there is a 2, which
     is why :func:`detect` looks at all rows.
@@ -317,7 +317,7 @@ def check(group: Group) -> None:
 
 
 def _check_turns(response: Response) -> None:
-    """No turn that is trained on may be empty: it would teach to end at once."""
+    """Refuse empty turns that are trained on: they would teach to end at once."""
     flags = response.meta.get("train") or (True,) * len(response.messages)
     for message, trained in zip(response.messages, flags, strict=True):
         if message.role == "assistant" and trained and not message.content.strip():

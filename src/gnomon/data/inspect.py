@@ -46,7 +46,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was understood of a file.
+    """What was found in a file.
 
     Attributes:
         name, format, kind: the file, and how it was read.

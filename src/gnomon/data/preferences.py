@@ -51,12 +51,12 @@ def _compared(
     options: ReadOptions,
     prompt: Sequence[Turn],
     responses: Sequence[Response],
-    said: Sequence[tuple[int, int, bool]] = ((0, 1, False),),
+    verdicts: Sequence[tuple[int, int, bool]] = ((0, 1, False),),
     labellers: Sequence[str | None] = (),
 ) -> Group:
-    """The row as a group with the judgements ``said``: (better, worse, whether a tie)."""
+    """The row as a group with the judgements ``verdicts``: (better, worse, whether a tie)."""
     sure, margin = row.confidence(), row.number("margin", 0.0)
-    comparisons = [Comparison(better, worse, sure, margin, tie) for better, worse, tie in said]
+    comparisons = [Comparison(better, worse, sure, margin, tie) for better, worse, tie in verdicts]
     return with_labellers(to_group(row, prompt, options, responses, comparisons), labellers)
 
 
@@ -106,8 +106,8 @@ def _many_sided(row: Row, options: ReadOptions, chosen: Any, rejected: Any) -> G
         for i, text in enumerate(side)
     ]
     good, total = len(sides[0]), len(responses)
-    said = [(i, j, False) for i in range(good) for j in range(good, total)]
-    return _compared(row, options, prompt_turns(row), responses, said)
+    verdicts = [(i, j, False) for i in range(good) for j in range(good, total)]
+    return _compared(row, options, prompt_turns(row), responses, verdicts)
 
 
 def _shared_text(row: Row, chosen: str, rejected: str) -> Group:
@@ -175,8 +175,8 @@ def parse_verdict(row: Row, options: ReadOptions) -> list[Group]:
         votes = [verdict(row.take(name), labels) for name in voters]
         prompt, a, b = _sides(row, RESPONSE_A, RESPONSE_B)
         pair = [to_response(a, id="a"), to_response(b, id="b")]
-        said = [(int(vote == "b"), int(vote != "b"), vote == "tie") for vote in votes]
-        return [_compared(row, options, prompt, pair, said, voters)]
+        verdicts = [(int(vote == "b"), int(vote != "b"), vote == "tie") for vote in votes]
+        return [_compared(row, options, prompt, pair, verdicts, voters)]
     if field is None:
         raise row.missing("preference")
     vote = verdict(row.take(field), options.labels)
@@ -195,10 +195,10 @@ def parse_responses(row: Row, options: ReadOptions) -> list[Group]:
     if row.first(PROMPT) is None:
         raise row.missing("prompt")
     prompt, ranked, sure = prompt_turns(row), parse_ranking(row), row.confidence()
-    said = tuple(replace(c, weight=c.weight * sure) for c in ranked.comparisons)
-    if sure != 1 and not said and len(ranked.ranks) > 1:
-        said = comparisons_from_ranks(ranked.ranks, sure)
-    group = to_group(row, prompt, options, ranked.responses, said)
+    verdicts = tuple(replace(c, weight=c.weight * sure) for c in ranked.comparisons)
+    if sure != 1 and not verdicts and len(ranked.ranks) > 1:
+        verdicts = comparisons_from_ranks(ranked.ranks, sure)
+    group = to_group(row, prompt, options, ranked.responses, verdicts)
     return [with_labellers(group, ranked.labellers)]
 
 

@@ -45,7 +45,7 @@ def find_files(path: Path, split: str | None) -> list[Path] | None:
 
 
 def looks_like_hub_id(name: str) -> bool:
-    """Whether a name that is no path here may be one on the hub."""
+    """Whether a name that is not a path here could be a hub id."""
     known_ending = name.lower().endswith(SUFFIXES)
     return not known_ending and name.count("/") <= 1 and not name.startswith((".", "/", "~"))
 

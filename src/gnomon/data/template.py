@@ -188,14 +188,14 @@ class ChatTemplate:
     def _chat(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         chat: list[dict[str, Any]] = []
         for m in messages:
-            content = self._said(m) if m.role == "assistant" else m.content
+            content = self._answer(m) if m.role == "assistant" else m.content
             if not chat:
                 content = content.removeprefix(self._bos)
             shown = [{"type": "text", "text": content}] if self._in_parts else content
             chat.append({"role": m.role, "content": shown})
         return chat
 
-    def _said(self, message: Message) -> str:
+    def _answer(self, message: Message) -> str:
         """What an assistant says, without the end of turn that the text already carries."""
         return self.ends.strip(message.content)
 
@@ -261,7 +261,7 @@ class ChatTemplate:
         wanted = [i for i in (said[-1:] if last_only else said) if trained[i]]
         if not wanted:
             raise RowError(*NOTHING)
-        if not empty_ok and not all(self._said(answer[i]).strip() for i in wanted):
+        if not empty_ok and not all(self._answer(answer[i]).strip() for i in wanted):
             raise RowError(*EMPTY)
         answer = answer[: wanted[-1] + 1]
         cue = self.opening(prompt)
@@ -306,13 +306,13 @@ class ChatTemplate:
         if last and _EMPTY_REASONING.match(before[len(base) :]):  # every rollout is given it
             return before, closed[len(base) :]
         opener = _OPENER.search(before)
-        reasoning, close, _ = self._said(said).partition(f"</{opener[1]}>" if opener else "\0")
+        reasoning, close, _ = self._answer(said).partition(f"</{opener[1]}>" if opener else "\0")
         if opener and close:
             body = reasoning.strip().removeprefix(f"<{opener[1]}>").strip()
             if body and body not in closed[len(base) :]:
                 if not last:
                     raise RowError(*REWRITES)
-                rest = self._said(said).lstrip().removeprefix(f"<{opener[1]}>")
+                rest = self._answer(said).lstrip().removeprefix(f"<{opener[1]}>")
                 return before, rest.lstrip() + self._suffix
         return base, closed[len(base) :]
 

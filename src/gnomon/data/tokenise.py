@@ -78,7 +78,7 @@ class SpanTokeniser:
     def tokenise(self, texts: Sequence[Text]) -> list[tuple[list[int], list[Tokens] | RowError]]:
         """For each prompt its tokens, and each response's tokens with their masks.
 
-        A RowError takes the place of responses whose spans cannot be told apart.
+        A RowError takes the place of responses whose spans cannot be separated.
         """
         anchors = [self._anchor(t.prompt) for t in texts]
         pieces: list[str] = []
@@ -172,7 +172,7 @@ class SpanTokeniser:
         self, t: Text, spans: Sequence[Span], prompt: list[int], whole: _Encoded, anchor: int
     ) -> Tokens:
         tail = self._since_last_special(prompt) if anchor else prompt
-        if anchor and whole.ids[:1] != tail[:1]:  # what looks like a special token is none
+        if anchor and whole.ids[:1] != tail[:1]:  # what looks like a special token is not one
             anchor, tail = 0, prompt
             (whole,) = self._encode([_after(t, spans, 0)])
         if self._has_offsets:
@@ -187,7 +187,7 @@ class SpanTokeniser:
 
     def _is_special(self, whole: _Encoded, i: int) -> bool:
         """Whether a token is a special token's text; the unknown token and those of single bytes
-        may stand for any."""
+        may be any of them."""
         content = self._special.get(whole.ids[i])
         return content is not None and (
             whole.text[whole.starts[i] : whole.ends[i]].strip() == content.strip()

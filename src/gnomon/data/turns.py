@@ -146,7 +146,8 @@ def is_trained(item: Mapping[str, Any], where: str) -> bool:
     0 and false switch a turn off.
 
     Raises:
-        RowError: a weight between, above or below (gnomon weighs rows, not turns), or no flag.
+        RowError: a weight other than 0 and 1 (gnomon weighs rows, not turns), or a flag that is not
+            one.
     """
     for name in TRAIN_FLAGS:
         flag = item.get(name)

@@ -111,7 +111,7 @@ def as_number(value: Any, name: str) -> float:
     """A finite number, which may be written as text.
 
     Raises:
-        RowError: it is none, or more than float32 holds.
+        RowError: it is not a number, or more than float32 holds.
     """
     number = math.nan
     if isinstance(value, Decimal):
@@ -131,7 +131,7 @@ def as_weight(value: Any, name: str) -> float:
     """How much something counts: 0 (not at all) or more.
 
     Raises:
-        RowError: negative, or no number.
+        RowError: it is negative, or not a number.
     """
     weight = as_number(value, name)
     if weight < 0:
@@ -146,7 +146,7 @@ def as_confidence(value: Any, name: str) -> float:
     """How sure a labeller is, from 0 to 1.
 
     Raises:
-        RowError: outside of that, or no number.
+        RowError: it is outside of that, or not a number.
     """
     confidence = as_number(value, name)
     if not 0 <= confidence <= 1:
@@ -169,7 +169,7 @@ def as_bool(value: Any, name: str) -> bool:
 
 
 def as_flag(value: Any) -> bool | None:
-    """As :func:`as_bool`, but None for what is no flag."""
+    """As :func:`as_bool`, but None for what is not a flag."""
     if not isinstance(value, bool | int | float | str):
         return None
     if not isinstance(value, str):
@@ -218,7 +218,7 @@ class JsonReader:
         """The value that begins at ``start`` (or what is wrong with it), and where it ends.
 
         Raises:
-            json.JSONDecodeError: no JSON, so what follows cannot be read either.
+            json.JSONDecodeError: not JSON, so what follows cannot be read either.
             RowError: nested so deep that its end cannot be found.
         """
         self._flaws.clear()

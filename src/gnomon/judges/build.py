@@ -1,4 +1,4 @@
-"""From a recipe's reward entries to one judge, and what can be named there."""
+"""A recipe's reward entries as one judge, and the builtin rewards by name."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Mixture(Judge):
     """sum_i weight_i * score_i; a response that any part fails on is an error, not a partial sum.
 
     Raises:
-        ConfigError: no part, or a weight that is no finite number.
+        ConfigError: no part, or a weight that is not a finite number.
     """
 
     groupwise = True  # its parts are asked in pieces themselves

@@ -69,7 +69,7 @@ def _scores(result: Any, what: str) -> list[Score]:
     """A score for each of the items; those of a nested column ([[1.0], ...]) are flat numbers.
 
     Raises:
-        TypeError: there is no list of them.
+        TypeError: they are not a list.
     """
     items = _items(result, what)
     if all(isinstance(item, list) and len(item) == 1 for item in items):
@@ -113,7 +113,7 @@ def function_reward(reference: str, base: Path, options: Mapping[str, Any], name
         inspect.signature(found).bind(*arguments, **options)
     except TypeError as error:
         raise ConfigError(f"reward function {reference!r}: its options: {error}") from error
-    except ValueError:  # no signature to be had, of a builtin, say
+    except ValueError:  # a builtin, say, has no signature
         pass
     version = source_version(found)
     if not isinstance(found, type):
@@ -130,7 +130,7 @@ def function_reward(reference: str, base: Path, options: Mapping[str, Any], name
         return GroupReward(own, name, version)
     if not callable(own):
         raise ConfigError(
-            f"reward class {reference!r}: its objects judge nothing; give it "
+            f"reward class {reference!r}: its objects cannot judge; give it "
             "__call__(self, samples) or judge(self, groups)"
         )
     return FunctionReward(own, name, version)

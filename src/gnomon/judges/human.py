@@ -44,7 +44,7 @@ from gnomon.records import (
 WAYS = ("ranks", "ranking", "better", "comparisons", "skip")
 """Ways to judge, of which a label has exactly one."""
 Votes = Mapping[tuple[str, str], float]
-"""By how much the first of two texts is preferred to the second (below 0: less; 0: a tie)."""
+"""How far the first of two texts is preferred to the second (below 0: the second is; 0: a tie)."""
 
 
 class HumanQueue(Judge):
@@ -76,10 +76,10 @@ class HumanQueue(Judge):
         return self.folder / f"round-{self.number:03d}.labels.jsonl"
 
     def begin(self, round: int) -> None:
-        """Begin a round; where it was asked before, its labels must be there.
+        """Begin a round; if people were asked about it before, their labels must be there.
 
         Raises:
-            Pending: it was asked, and labels are missing.
+            Pending: people were asked, and labels are missing.
             RunError: a label that cannot be used, with its file, row and cure.
         """
         self.number = round
@@ -87,7 +87,7 @@ class HumanQueue(Judge):
             self._read(self._asked())
 
     def judge(self, groups: Sequence[Group]) -> list[Judgement]:
-        """Ask about a round's groups, or say what the labels say of them.
+        """Ask about a round's groups, or return the judgements in its labels.
 
         Raises:
             Pending: the labels are not there yet, or not all.
@@ -109,7 +109,7 @@ class HumanQueue(Judge):
         return [self._judgement(group, votes.get(_key(group.prompt), {})) for group in groups]
 
     def _judgement(self, group: Group, votes: Votes) -> Judgement:
-        """What people said of these responses; equal texts are compared as the first of them."""
+        """The judgement in the labels; equal texts are compared as the first of them."""
         texts = [response.text for response in group.responses]
         first = {text: texts.index(text) for text in texts}
         compared = tuple(
@@ -153,7 +153,7 @@ class HumanQueue(Judge):
             raise RunError(f"{self.file} is no longer what the run wrote: {error}") from error
 
     def _read(self, asked: Sequence[Mapping[str, Any]]) -> list[Votes]:
-        """What the labels say of each row.
+        """The votes in the labels of each row.
 
         Raises:
             Pending: some are missing.
@@ -244,10 +244,10 @@ def _judgements(row: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[
         data["comparisons"] = [{k: v for k, v in label.items() if k != "id"}]
     else:
         data[ways[0]] = label[ways[0]]
-    said = parse_ranking(Row(data, Source("a label", 1), ""))
+    ranked = parse_ranking(Row(data, Source("a label", 1), ""))
     texts = [str(r["text"]) for r in row["responses"]]
-    comparisons = said.comparisons or comparisons_from_ranks(
-        [r for r in said.ranks if r is not None]
+    comparisons = ranked.comparisons or comparisons_from_ranks(
+        [r for r in ranked.ranks if r is not None]
     )
     return [
         (texts[c.better], texts[c.worse], 0.0 if c.tie else c.weight)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from gnomon.errors import RunError
 from gnomon.records import Comparison, Cost, Group, Judgement, Prompt
 from gnomon.records import Score as Score
-from gnomon.usercode import is_interrupt, said, settled
+from gnomon.usercode import explain, is_interrupt, settled
 
 LARGEST = 1e18
 """The largest reward that can be trained on: float32 holds its square, and sums of such squares."""
@@ -43,7 +43,7 @@ class Judge(Protocol):
     Attributes:
         name: what its figures are logged under.
         version: of its weights, its prompt or its code; empty where there is nothing to tell apart.
-        groupwise: it judges responses in the light of each other, so a group cannot be split.
+        groupwise: it judges responses by comparing them, so a group cannot be split.
         in_rounds: it is asked once a round, about everything in it (people are); so nothing can be
             sampled ahead of its answers.
     """
@@ -117,7 +117,7 @@ def judged(judge: Judge, groups: Sequence[Group]) -> list[Judgement]:
 
     Raises:
         RunError: the judge itself says that the run must stop, or (Pending) wait for people.
-        KeyboardInterrupt: somebody stops the program.
+        KeyboardInterrupt: the user stops the program.
     """
     if not groups:
         return []
@@ -127,7 +127,7 @@ def judged(judge: Judge, groups: Sequence[Group]) -> list[Judgement]:
     except BaseException as error:
         if isinstance(error, RunError) or is_interrupt(error):
             raise
-        return _in_pieces(judge, groups, said(error))
+        return _in_pieces(judge, groups, explain(error))
     if len(found) != len(groups):
         problem = f"returned {len(found)} judgements for {len(groups)} groups"
         return [_failed(judge, group, problem) for group in groups]
@@ -170,7 +170,7 @@ def _complete(judge: Judge, group: Group, found: Any, seconds: float) -> Judgeme
     if any(
         c.better == c.worse or not 0 <= i < count for c in compared for i in (c.better, c.worse)
     ):
-        return _failed(judge, group, f"compared what is no pair of the {count} responses", cost)
+        return _failed(judge, group, f"a comparison is not of two of the {count} responses", cost)
     if found.error is not None:
         return _failed(judge, group, found.error, cost)
     if not scores and found.comparisons is not None:
@@ -190,7 +190,7 @@ def win_shares(comparisons: Sequence[Comparison], count: int) -> list[float]:
 
 
 def total_cost(costs: Iterable[Cost]) -> Cost:
-    """What several judgements took together."""
+    """The cost of several judgements together."""
     parts = list(costs)
     return Cost(
         sum(c.seconds for c in parts), sum(c.tokens for c in parts), sum(c.money for c in parts)
@@ -202,7 +202,7 @@ def total_cost(costs: Iterable[Cost]) -> Cost:
 
 def checked(name: str, score: Any) -> Score:
     """The score in plain Python numbers (parts of numpy's or torch's cannot be stored), its error
-    named; one whose value is no finite number becomes an error."""
+    named; one whose value is not a finite number becomes an error."""
     if not isinstance(score, Score):
         return Score(None, error=f"{name}: gave a {type(score).__name__}, not a Score")
     try:
@@ -223,7 +223,7 @@ def checked(name: str, score: Any) -> Score:
 
 def as_score(item: Any) -> Score:
     """What a user's code returned for one response, a Score, a value or (value, {part: value}), as
-    a Score; :func:`checked` says whether its numbers are any."""
+    a Score; :func:`checked` then checks its numbers."""
     if isinstance(item, Score):
         return item
     if isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[1], Mapping):

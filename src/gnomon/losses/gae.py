@@ -28,7 +28,7 @@ def gae(
         A_t = sum_l (gamma lam)^l delta_{t+l},   R_t = A_t + V_t
 
     V_t is the value *before* token t is chosen. V after a response's last token is 0 (it ended with
-    EOS) or ``bootstrap`` (it was cut off and would have gone on). Rewards already hold the KL
+    EOS) or ``bootstrap`` (it was cut off and would have continued). Rewards already hold the KL
     penalty, if any; it is discounted here once.
 
     The sum is built by doubling: after k rounds A_t holds 2^k terms, so R tokens cost
@@ -41,7 +41,7 @@ def gae(
         gamma, lam: in [0, 1]. Whole answers usually take gamma = 1.
         bootstrap: [S] value after the last token; None for 0 everywhere.
         response_mask: [R] bool; tokens that the policy did not choose (tool output, user turns)
-            are no steps: they are skipped, get advantage 0 and return 0, and a reward on one is
+            are not steps: they are skipped, get advantage 0 and return 0, and a reward on one is
             credited to the last chosen token before it (the first, if none is before).
 
     Returns:

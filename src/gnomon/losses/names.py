@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 Estimator = Literal["k1", "k2", "k3"]
-"""Of the KL; see ``gnomon.losses.kl``."""
+"""Estimators of the KL; see ``gnomon.losses.kl``."""
 Aggregation = Literal["token", "sequence", "constant"]
-"""Of tokens to a loss; see ``gnomon.losses.reduce``."""
+"""How token losses become one loss; see ``gnomon.losses.reduce``."""
 Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
-"""What holds to the reference; see ``gnomon.losses.dpo``."""
+"""Divergences from the reference; see ``gnomon.losses.dpo``."""

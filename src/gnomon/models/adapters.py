@@ -220,7 +220,7 @@ def read_adapter(folder: Path, *, fingerprint: str = "") -> tuple[LoraConfig, di
         fingerprint: of the weights it is put on; an adapter made for others is refused.
     """
     if not (folder / ADAPTER_CONFIG).is_file():
-        raise ModelError(f"{folder} is no adapter folder: it has no {ADAPTER_CONFIG}")
+        raise ModelError(f"{folder} is not an adapter folder: it has no {ADAPTER_CONFIG}")
     if not (folder / ADAPTER_WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").is_file()
         cure = (

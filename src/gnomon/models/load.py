@@ -96,7 +96,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     folder = fetch(source)
     if not any((folder / n).is_file() for n in ("tokenizer.json", "tokenizer_config.json")):
         raise ModelError(
-            f"{folder} has no tokenizer (tokenizer.json). Save the tokenizer beside the model: "
+            f"{folder} has no tokenizer (tokenizer.json). Save the tokenizer next to the model: "
             "tokenizer.save_pretrained(FOLDER)"
         )
     with _explained(f"the tokenizer in {folder} cannot be read"):
@@ -150,8 +150,9 @@ def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     with _explained(
-        f"model {hub_id!r}: there is no such folder here, and the hub did not give it. Check the "
-        "spelling and the network (HF_HUB_OFFLINE), or give a local folder. The hub's reason"
+        f"model {hub_id!r}: there is no such folder here, and the hub did not provide it. "
+        "Check the spelling and the network (HF_HUB_OFFLINE), or give a local folder. "
+        "The hub's reason"
     ):
         return Path(snapshot_download(hub_id, allow_patterns=HUB_PATTERNS))
 
@@ -243,7 +244,7 @@ def stored_numbers(files: Sequence[Path]) -> int:
     """How many numbers safetensors files hold; only their headers are read.
 
     Raises:
-        ModelError: a file that is damaged or no safetensors.
+        ModelError: a file that is damaged or not safetensors.
     """
     total = 0
     for file in files:
@@ -343,7 +344,7 @@ def check_sizes(config: PretrainedConfig, folder: Path) -> None:
     """Check that the sizes in a configuration are possible, before anything is made of them.
 
     Raises:
-        ModelError: a size that is no positive number, or absurdly large.
+        ModelError: a size that is not a positive number, or absurdly large.
     """
     text = config.get_text_config()
     for name, most in SIZES.items():
@@ -367,7 +368,7 @@ def check_weights(config: PretrainedConfig, stored: int, folder: Path) -> None:
     if at_least(config) > _PACKED * stored:
         raise ModelError(
             f"{folder / 'config.json'} describes a model of at least {at_least(config):,} "
-            f"parameters, and the weights beside it hold {stored:,}: they do not belong together. "
+            f"parameters, and the weights next to it hold {stored:,}: they do not belong together. "
             "Copy the model again"
         )
 

@@ -41,7 +41,7 @@ def packed_attention(
     """transformers' attention interface: [1, H, N, d] in, [1, N, H, d] out."""
     if attention_plan is None:
         raise RuntimeError(
-            f"{type(module).__name__} did not pass the attention plan on; run it by PackedForward"
+            f"{type(module).__name__} did not pass the attention plan on; use PackedForward"
         )
     out = attention_plan.attend(
         query[0],

@@ -114,8 +114,8 @@ class Trunk:
         for role in self._roles:
             if role.trains_trunk:
                 raise ModelError(
-                    f"adapter {name!r} cannot go on this trunk: role {role.name!r} trains all of "
-                    "its weights. Give the adapter a copy of its own (trunk.copy())."
+                    f"adapter {name!r} cannot be added to this trunk: role {role.name!r} trains "
+                    "all of its weights. Give the adapter a copy of its own (trunk.copy())."
                 )
         try:
             lora_adapters.add(self, name, lora, init_from=init_from, seed=seed)

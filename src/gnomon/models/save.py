@@ -61,7 +61,7 @@ class LoadedReward:
 
 
 def save_policy(folder: Path | str, role: Role, *, facts: Mapping[str, Any] | None = None) -> Path:
-    """Save a role's language model; a LoRA adapter is merged in the copy and saved beside it.
+    """Save a role's language model; a LoRA adapter is merged into the copy and saved by itself too.
 
     Args:
         folder: replaced as a whole if it exists.
@@ -291,7 +291,7 @@ def _writing(folder: Path | str, tensors: Mapping[str, Tensor]) -> Iterator[Path
     broken = first_not_finite(tensors)
     if broken is not None:
         raise RunError(
-            f"{folder} was not written: {broken} is not finite, so the model is of no use. Train "
+            f"{folder} was not written: {broken} is not finite, so the model cannot be used. Train "
             "it again with a lower train.lr or a smaller train.max_grad_norm."
         )
     need = sum(t.numel() * t.element_size() for t in tensors.values())

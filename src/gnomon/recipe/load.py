@@ -109,7 +109,7 @@ def _text(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes, so it is no recipe")
+        raise ConfigError(f"{path}: larger than {MAX_BYTES:,} bytes, so it is not a recipe")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -174,8 +174,8 @@ def _value(text: str, shown: str) -> Any:
     try:
         return read_yaml(text)
     except yaml.YAMLError as error:
-        said = explain_yaml(error, with_line=False)
-        raise ConfigError(f"{shown!r}: the value is not valid YAML: {said}") from error
+        problem = explain_yaml(error, with_line=False)
+        raise ConfigError(f"{shown!r}: the value is not valid YAML: {problem}") from error
 
 
 def _from_root(raw: dict[str, Any], parts: list[str], shown: str) -> list[str]:
@@ -226,12 +226,12 @@ def validate_as(
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        said = []
+        problems = []
         for item in _without_alternatives(error.errors()):
             line = _line(item, lines or {})
             at = where if line is None else f"{where}, line {line}"
-            said.append(f"{at}: {_explain(model, item, raw)}")
-        raise ConfigError("\n".join(said)) from None
+            problems.append(f"{at}: {_explain(model, item, raw)}")
+        raise ConfigError("\n".join(problems)) from None
 
 
 def _line(item: Mapping[str, Any], lines: Mapping[Where, int]) -> int | None:

@@ -83,18 +83,18 @@ def read_document(text: str) -> Document:
 
 def explain_yaml(error: yaml.YAMLError, with_line: bool = True) -> str:
     """What is wrong and where, in one line."""
-    said = str(getattr(error, "problem", None) or error).splitlines()[0]
+    problem = str(getattr(error, "problem", None) or error).splitlines()[0]
     if isinstance(error, yaml.reader.ReaderError):
-        said = f"the character U+{int(error.character):04X} is not allowed in a text file"
-        return said if not with_line else f"{said} (at character {error.position + 1})"
-    if "\\t" in said or "'\t'" in said:
-        said += "; YAML is indented with spaces, not tabs"
+        problem = f"the character U+{int(error.character):04X} is not allowed in a text file"
+        return problem if not with_line else f"{problem} (at character {error.position + 1})"
+    if "\\t" in problem or "'\t'" in problem:
+        problem += "; YAML is indented with spaces, not tabs"
     if "expected a single document" in str(error):
-        said = "there is a second document (after ---); a recipe is one"
+        problem = "there is a second document (after ---); a recipe is one"
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None or not with_line:
-        return said
-    return f"line {mark.line + 1}, column {mark.column + 1}: {said}"
+        return problem
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 class _Composer(yaml.SafeLoader):
@@ -118,7 +118,7 @@ for _name, (_pattern, _first) in _PLAIN.items():
 
 
 class _Builder:
-    """From nodes to plain data."""
+    """Turns YAML nodes into plain data."""
 
     def __init__(self) -> None:
         self.lines: dict[Where, int] = {}

@@ -100,7 +100,9 @@ class DataSpec(Spec):
     split: str | None = None
     limit: int | None = Field(None, ge=1, description="read at most this many rows")
     sample_seed: int | None = Field(None, description="with limit: a random sample, not the first")
-    columns: dict[str, str] = Field(default_factory=dict, description="our name: name in the file")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="gnomon's name: the file's name"
+    )
     labels: dict[str, Verdict] = Field(
         default_factory=dict, description="what the values of a preference column mean"
     )
@@ -110,7 +112,9 @@ class DataSpec(Spec):
     max_gb: float = Field(
         1.0, gt=0, description="GB a file may hold once unpacked; one row may take 1/32 of it"
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="of a built-in source")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of a built-in source"
+    )
 
 
 class LoraSpec(Spec):
@@ -139,7 +143,7 @@ class TrainSpec(Spec):
     warmup: float = Field(0.05, ge=0, description="share of the steps (< 1) or a number of steps")
     betas: tuple[float, float] = Field(
         (0.9, 0.95),
-        description="AdamW's: what the means of the gradient and of its square keep in a step",
+        description="AdamW's: the share that the means of gradient and square keep in a step",
     )
     eps: float = Field(
         1e-8, gt=0, le=1, description="AdamW's: added to the root of the gradient's mean square"
@@ -261,7 +265,7 @@ class EnvironmentSpec(Spec):
         512, ge=1, description="tokens of an episode after its opening, tool output included"
     )
     calls: Literal["auto", "hermes", "llama", "python"] = Field(
-        "auto", description="how tool calls are written; auto is the chat template's way"
+        "auto", description="how tool calls are written; auto follows the chat template"
     )
     show_tools: bool = Field(True, description="list the tools in the system turn")
     observation_role: Literal["tool", "user"] = Field(

@@ -200,7 +200,7 @@ def _json(raw: Any) -> Mapping[str, Any]:
 
 
 def _commands(run: RunView) -> list[str]:
-    """How to make the run again, beside this one: the command recorded, or else the recipe's."""
+    """How to repeat the run next to this one: the command recorded, or else the recipe's."""
     recorded, cwd = run.manifest.command, run.manifest.cwd
     if isinstance(recorded, list):
         recorded = shlex.join(recorded)

@@ -65,7 +65,7 @@ def training_curves(stage: StageView, path: str | Path, columns: int = 3) -> Pat
 def reliability_diagram(
     bins: Sequence[Mapping[str, Any]], path: str | Path, *, what: str = "", ece: float | None = None
 ) -> Path | None:
-    """Accuracy against stated confidence, with how many predictions stand behind each bar."""
+    """Accuracy against stated confidence, with the number of predictions behind each bar."""
     rows = [b for b in bins if all(parse in b for parse in ("low", "high", "accuracy"))]
     if not rows:
         return None

@@ -78,7 +78,7 @@ def read_run(path: str | Path) -> RunView:
     """Read ``runs/<name>``.
 
     Raises:
-        DataError: the folder does not exist, or holds nothing of a run.
+        DataError: the folder does not exist, or is not a run's folder.
     """
     path = Path(path)
     if not path.is_dir():
@@ -157,7 +157,7 @@ def _read(kind: type[R], file: Path, problems: list[str], required: bool = False
 
 def _recipe(path: Path, problems: list[str]) -> tuple[str, dict[str, Any]]:
     if not path.exists():
-        problems.append("recipe.yaml is missing: the report cannot say what was asked")
+        problems.append("recipe.yaml is missing: the report cannot show it")
         return "", {}
     text = ""
     try:

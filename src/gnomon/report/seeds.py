@@ -62,7 +62,7 @@ class Seeds:
 
 
 def read_seeds(folders: Sequence[Path]) -> Seeds:
-    """Put the comparisons of finished runs of one recipe together.
+    """Join the comparisons of finished runs of one recipe.
 
     Raises:
         RunError: a run without a comparison, or runs that compare different things.
@@ -90,7 +90,7 @@ def read_seeds(folders: Sequence[Path]) -> Seeds:
 def _check_compared(folder: Path) -> None:
     file = folder / COMPARISON
     if not file.exists():
-        raise RunError(f"{folder} has no {COMPARISON}: several seeds are put together by it")
+        raise RunError(f"{folder} has no {COMPARISON}: several seeds are compared by it")
     _, problem = read_comparison(folder)
     if problem is not None:
         raise RunError(

@@ -1,6 +1,6 @@
 """One look for every plot: palette, fonts, figures without global state, and saving.
 
-The colours are Okabe & Ito's (2008), told apart by readers with any common colour blindness; series
+The colours are Okabe & Ito's (2008), distinct to readers with any common colour blindness; series
 differ by dash or marker too, so that a print in grey still reads.
 """
 
@@ -84,7 +84,7 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 
 def title(figure: Figure, text: str, note: str = "") -> None:
-    """The figure's headline, and under it in grey how to read it."""
+    """Write the figure's headline, and under it in grey how to read it."""
     figure.suptitle(text, x=0.008, ha="left", fontsize=11.5, fontweight="bold", color=INK)
     if note:
         # An empty supxlabel-like line inside the layout keeps the note clear of the axes.
@@ -127,7 +127,7 @@ def tidy(axis: Any, *, integer_x: bool = False) -> None:
 
 
 def level_axis(axis: Any, value: float) -> None:
-    """One tick for a series that never changes, rather than five for its rounding."""
+    """Set one tick for a series that never changes, rather than five for its rounding."""
     reach = abs(value) / 2 or 1.0
     axis.set_ylim(value - reach, value + reach)
     axis.set_yticks([value], [_tick(value)])

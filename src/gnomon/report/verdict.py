@@ -19,7 +19,7 @@ from gnomon.stats.prompts import independent_difference
 
 Kind = Literal["good", "bad", "warn", "plain"]
 MANY = 5
-"""Models beyond which a comparison is told in one sentence per measure."""
+"""Models beyond which a comparison is summarised in one sentence per measure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def _comparison(run: RunView) -> Iterator[Verdict]:
         if len(rows) < 2 or sign == 0:
             continue
         if column.lower() in learned or "proxy" in column.lower():
-            sign = 0  # what was optimised: that it rose is no evidence of a better model
+            sign = 0  # what was optimised: that it rose does not show a better model
         if len(rows) > MANY and view.reference in rows:
             yield _many(view, place, rows, sign)
             continue

@@ -84,13 +84,13 @@ class Task:
         return _ALIVE, False
 
     def leave(self) -> None:
-        """Nobody listens any more."""
+        """Note that the client is gone."""
         self._gone.set()
 
     # -- in the host's thread
 
     def run(self) -> None:
-        """Do it, unless nobody waits for it any more."""
+        """Do the work, unless nobody waits for it any more."""
         try:
             self._check()
             last = result_line(self._work(self._report))
@@ -102,7 +102,7 @@ class Task:
         self._end(last)
 
     def drop(self) -> None:
-        """Leave it undone, because the server is being stopped."""
+        """Refuse it, because the server is being stopped."""
         self._end(refusal("it is being stopped", "busy"))
 
     def _end(self, last: bytes) -> None:
@@ -154,7 +154,7 @@ class Tasks:
         self._queue.put(None)
 
     def end(self) -> None:
-        """Take no more, and drop what waits."""
+        """Refuse new tasks, and drop those that wait."""
         with self._lock:
             self._ended = True
         with suppress(queue.Empty):
@@ -376,23 +376,23 @@ def _explain(app: FastAPI, linger_seconds: float, note: Callable[[str], None]) -
         note(f"{request.url.path}: {error}")
         return answer(500 if isinstance(error, RunError) else 422, str(error), kind_of(error))
 
-    async def odd(request: Request, error: Exception) -> Response:
+    async def malformed(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         return answer(422, f"not understood: {place}: {first['msg']}", "data")
 
-    async def nothing(request: Request, error: Exception) -> Response:
+    async def not_found(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         where = f"{request.method} {request.url.path[:200]}"
         return answer(error.status_code, f"there is nothing at {where}", "engine")
 
-    async def left(request: Request, error: Exception) -> Response:
+    async def client_left(request: Request, error: Exception) -> Response:
         note(f"{request.url.path}: the client went away in the middle of it")
         return answer(499, "gone", "busy")
 
     app.add_exception_handler(RefusedError, refused)
     app.add_exception_handler(GnomonError, unusable)
-    app.add_exception_handler(RequestValidationError, odd)
-    app.add_exception_handler(HTTPException, nothing)
-    app.add_exception_handler(ClientDisconnect, left)
+    app.add_exception_handler(RequestValidationError, malformed)
+    app.add_exception_handler(HTTPException, not_found)
+    app.add_exception_handler(ClientDisconnect, client_left)

@@ -127,7 +127,7 @@ class Exchange:
         most: int,
         progress: Progress | None = None,
     ) -> Any:
-        """What a POST of bytes or a file comes to; raises what its error line says.
+        """The result of a POST of bytes or a file; raises the error of its error line.
 
         Args:
             path: with its query.
@@ -351,7 +351,7 @@ class RemoteHost:
         exchange: Callable[[], Coroutine[Any, Any, Any]],
         wanted: Callable[[], None] | None = None,
     ) -> Any:
-        """Do it again while the server is away, at most ``retries`` times.
+        """Repeat a request while the server is away, at most ``retries`` times.
 
         Raises:
             EngineError: it was away every time.
@@ -384,4 +384,4 @@ class RemoteHost:
 
 
 def _always() -> None:
-    """The caller still waits."""
+    """Never cancel: the caller still waits."""

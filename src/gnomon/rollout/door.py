@@ -1,4 +1,4 @@
-"""Who may come in to a rollout server, and what it grants them: bytes, seconds and connections.
+"""Who may use a rollout server, and within which limits: bytes, seconds and connections.
 
 A page in somebody's browser can reach a server on their own machine. It cannot hide its ``Origin``,
 and it cannot give a name of this machine as ``Host``, even where a name of its own has been made to
@@ -81,7 +81,7 @@ class Budget:
         self._lock = threading.Lock()
 
     def take(self, size: int) -> bool:
-        """Whether ``size`` more bytes could be had; they are then taken."""
+        """Take ``size`` more bytes; False, taking none, where that many are not left."""
         with self._lock:
             if size > self._left:
                 return False
@@ -180,7 +180,7 @@ class _Bounded(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client does not take what was written: it has some time to do so."""
+        """Start the deadline by which the client must take what was written."""
         super().pause_writing()
         self._due("read", self.bounds.idle_seconds, self._drop, "it does not read its answer")
 
@@ -194,12 +194,12 @@ class _Bounded(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._turn_away(400, "not understood: no HTTP request, or one with huge headers")
+            self._turn_away(400, "not understood: not an HTTP request, or one with huge headers")
         else:
             self._drop("broken HTTP while it was being answered")
 
     def _turn_away(self, status: int, reason: str) -> None:
-        """Say why, without reading on, and close."""
+        """Answer why, without reading further, and close."""
         self._met("headers")
         self._turned_away = True
         if self.cycle is not None:  # the body was broken: nobody need wait for the rest
@@ -372,7 +372,7 @@ async def body_of(
     """
     declared = request.headers.get("content-length", "0")
     too_large = RefusedError(413, f"more than {most} bytes; this model needs less")
-    if int(declared) > most:  # h11 has seen to it that these are digits
+    if int(declared) > most:  # h11 has checked that these are digits
         raise too_large
     clock = asyncio.get_running_loop().time
     began, seen = clock(), 0

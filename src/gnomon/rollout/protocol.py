@@ -86,7 +86,7 @@ def sampled_group(
 
 
 Progress = Callable[[int, int], None]
-"""Called with (finished sequences, all sequences); it raises when nobody waits any more."""
+"""Called with (finished sequences, all sequences); it raises when the caller no longer waits."""
 
 
 class Snapshot(Protocol):
@@ -153,8 +153,8 @@ class Replica(Protocol):
     def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:
         """Sample from these weights from now on.
 
-        ``wanted`` is called now and then where that can take long, and raises when nobody waits
-        for it any more.
+        ``wanted`` is called now and then where that can take long, and raises when the caller no
+        longer waits for it.
 
         Raises:
             EngineError: they did not arrive whole, or do not fit.

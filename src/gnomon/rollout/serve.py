@@ -68,7 +68,7 @@ class RolloutServer:
     ) -> None:
         limits = limits or ServerLimits()
         say = log or (lambda text: None)
-        note = _Sparing(say)
+        note = _RateLimited(say)
         self._socket = listen(address, port, token, limits.backlog)
         self._scratch = tempfile.TemporaryDirectory(prefix="gnomon-rollouts-")
         self._tasks = Tasks(limits.tasks)
@@ -150,7 +150,7 @@ def listen(
         raise ConfigError(f"cannot listen on {address}:{port}: {error}") from error
 
 
-class _Sparing:
+class _RateLimited:
     """Passes on a refusal now and then: a flood of them must not fill a disk."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -179,14 +179,14 @@ def make_host(engine: str, folder: Path, options: Mapping[str, Any]) -> Host:
 
         return VLLMHost(folder, options)
     if engine != "torch":
-        raise ConfigError(f"no engine {engine!r}: there are vllm and torch")
+        raise ConfigError(f"no engine {engine!r}: use vllm or torch")
     from gnomon.rollout.torch_host import TorchHost
 
     known = set(inspect.signature(TorchHost).parameters) - {"folder"}
     unknown = sorted(set(options) - known)
     if unknown:
         raise ConfigError(
-            f"options of the torch engine: {', '.join(unknown)} is unknown; there are "
+            f"options of the torch engine: {', '.join(unknown)} is unknown; use "
             f"{', '.join(sorted(known))}"
         )
     return TorchHost(folder, **options)
@@ -215,7 +215,7 @@ def serve(
     announce: Callable[[str], None] | None = None,
     names: Sequence[str] = (),
 ) -> None:
-    """Load the model, say where it is served (the last word is the URL), and serve it until
+    """Load the model, print where it is served (the last word is the URL), and serve it until
     interrupted or terminated.
 
     What is done and refused is written to stderr, a line each.
@@ -250,7 +250,7 @@ def serve(
 
 
 def _log(text: str) -> None:
-    """A line on stderr; clients' text may be in it, so it is kept to one short line."""
+    """Log to stderr; clients' text may be in it, so it is kept to one short line."""
     text = "".join(c if c.isprintable() else "?" for c in text[:1000])
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 

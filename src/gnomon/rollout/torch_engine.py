@@ -228,7 +228,7 @@ class _Batch:
             self._step()
 
     def _step(self) -> None:
-        """One packed pass: every live row gets a token, and waiting samples fill free rows."""
+        """Run one packed pass: every live row gets a token, and waiting samples fill free rows."""
         old = len(self._rows)
         prompts, forks = self._admit()
         rows = self._rows[:old]

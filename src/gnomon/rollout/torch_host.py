@@ -92,7 +92,7 @@ class TorchHost:
                 for name in names:
                     state[name].copy_(tensors.get_tensor(name))
             except Exception as error:  # whatever a device raises
-                raise EngineError(f"the weights were taken over by half only: {error}") from error
+                raise EngineError(f"the weights were loaded only in part: {error}") from error
 
     def sample(self, job: Job, progress: Progress | None) -> list[list[RawCompletion]]:
         if job.version != self._version:

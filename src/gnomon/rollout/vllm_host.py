@@ -213,8 +213,8 @@ class VLLMHost:
         check_params(job.params)
         if 0 < job.params.temperature < _COLDEST:
             raise ConfigError(
-                f"temperature is {job.params.temperature}, and vLLM would take {_COLDEST} for it "
-                f"without a word: use 0 (greedy), or {_COLDEST} or more"
+                f"temperature is {job.params.temperature}, and vLLM would silently take {_COLDEST} "
+                f"for it: use 0 (greedy), or {_COLDEST} or more"
             )
         about = self.about()
         for request in job.requests:
@@ -253,7 +253,7 @@ def check_version(version: str) -> None:
         warnings.warn(
             f"vLLM {version or 'of unknown version'} has not been tried with gnomon (the newest "
             f"that was: {TRIED[0]}.{TRIED[1]}). A test sequence is scored after each update, which "
-            "sees more than rounding; watch the metric mismatch for less.",
+            "finds more than rounding; smaller differences show in the metric mismatch.",
             stacklevel=2,
         )
 

@@ -29,7 +29,7 @@ class PolicyWorker:
         def tensors() -> Iterator[tuple[str, Tensor]]:
             nonlocal count
             with safe_open(Path(path), "pt") as file:
-                for name in file.keys():  # noqa: SIM118 - it is no mapping
+                for name in file.keys():  # noqa: SIM118 - not a mapping
                     count += 1
                     yield name, file.get_tensor(name)
 

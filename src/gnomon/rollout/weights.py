@@ -31,7 +31,7 @@ DAMAGED = (
 class PolicyWriter:
     """Writes a policy's weights, its adapter merged, under the names of its own checkpoints.
 
-    A file goes as soon as nothing refers to it any more. The live weights are not touched.
+    A file is deleted as soon as nothing refers to it any more. The live weights are not touched.
 
     Args:
         policy: whose weights are written.
@@ -105,7 +105,7 @@ def check_weights(
     check_shapes(file, expected)
     largest = torch.finfo(dtype).max
     with load.reading(file.path), safe_open(file.path, "pt") as tensors:
-        for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+        for name in tensors.keys():  # noqa: SIM118 - not a mapping
             kind = tensors.get_slice(name).get_dtype()
             if kind not in _FLOATS:
                 raise EngineError(f"{name} holds {kind}, not floating-point numbers")

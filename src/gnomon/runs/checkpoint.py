@@ -170,7 +170,7 @@ class CheckpointStore:
             have = ", ".join(map(str, self.iterations())) or "none"
             raise RunError(
                 f"The checkpoint {folder} cannot be used: {wrong}. Resume from another one "
-                f"(there are: {have}) or start the stage again."
+                f"(saved: {have}) or start the stage again."
             )
         extra = load_file(folder / _TENSORS)
         content = json.loads((folder / _STATE).read_text(encoding="utf-8"))

@@ -52,7 +52,7 @@ class ComparisonRow(Record):
         return self.values[column] if column < len(self.values) else None
 
     def gain(self, column: int) -> Interval | None:
-        """What the figure in a column is above the reference's, None where that is not known."""
+        """The gain in a column over the reference, None where that is not known."""
         return self.gains[column] if column < len(self.gains) else None
 
 

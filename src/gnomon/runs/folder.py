@@ -130,12 +130,13 @@ class RunFolder:
         return None
 
     def check(self, resume: bool) -> bool:
-        """Whether the folder holds a run already; nothing is written.
+        """Check the folder, writing nothing; True where there is a run to resume in it.
 
         A run that was moved (another ``output``) is the same run.
 
         Raises:
-            ConfigError: it does and ``resume`` was not asked for, or the run is of another recipe.
+            ConfigError: the folder holds a run and ``resume`` was not asked for, or it is of
+                another recipe.
             RunError: its recipe.yaml is damaged, and nothing else says that it is the same.
         """
         if not (self.path / "recipe.yaml").exists() and not (self.path / "stages").exists():
@@ -164,7 +165,7 @@ class RunFolder:
         left half-written is removed.
 
         Returns:
-            What the user should know of it.
+            What the user should know about it.
 
         Raises:
             ConfigError, RunError: see :meth:`check`.
@@ -222,7 +223,7 @@ class RunFolder:
         self.update_manifest(files=fingerprints(self.path, [COMPARISON]))
 
     def _remembered(self) -> dict[str, dict[str, Any]]:
-        """What the stages know of the manifest's entries."""
+        """The manifest's entries, as the stages recorded them."""
         out: dict[str, dict[str, Any]] = {"data": {}, "models": {}}
         for stage in self.recipe.stages:
             folder = self.stage(stage.name)
@@ -315,7 +316,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a run's folder within the block; the folder is made if it is missing.
 
     The lock is the operating system's and dies with the process, so a killed one blocks nobody.
-    ``.lock.json`` beside it says who holds it.
+    ``.lock.json`` next to it says who holds it.
 
     Raises:
         RunError: another process works in the folder; the message says which, and where.
@@ -346,8 +347,8 @@ def _take(lock: filelock.BaseFileLock, folder: Path) -> bool:
             if last or not holder.is_dead():
                 raise RunError(
                     f"{folder} is being worked on by {holder}. Wait until it ends, or stop it; two "
-                    "at once would overwrite each other. To run the same beside it, give this one "
-                    "another name (name=...)."
+                    "at once would overwrite each other. To run both, give this one another name "
+                    "(name=...)."
                 ) from None
             # a process that the dead one left behind still has its lock open
             (folder / LOCK).unlink(missing_ok=True)

@@ -63,7 +63,7 @@ class RowStore:
 
     def __init__(self, path: Path) -> None:
         """Args:
-        path: the parquet file; the lines are beside it. Nothing is read or written yet.
+        path: the parquet file; the lines are next to it. Nothing is read or written yet.
         """
         self.path = Path(path)
         self.lines = self.path.with_suffix(".jsonl")

@@ -80,7 +80,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Backend:
-    """How programs are shut in on this machine.
+    """How programs are confined on this machine.
 
     Attributes:
         name: bubblewrap (namespaces, own root folder), landlock (the host's folders, guarded by
@@ -135,11 +135,11 @@ class Backend:
     def keep_search(self, paths: Sequence[str]) -> bool:
         """True if another user could not reach ``paths`` by itself (Python below /root, say).
 
-        Its program then keeps the capability to look into closed folders; which folders there are
-        to be looked into is for the walls to say.
+        Its program then keeps the capability to look into closed folders; the walls decide which
+        folders those are.
         """
         folders = {Path(path) for path in paths}
-        if self.name == "landlock":  # bubblewrap makes the folders above anew
+        if self.name == "landlock":  # bubblewrap creates the folders above itself
             folders |= {parent for path in paths for parent in Path(path).parents}
         return self.as_root and any(not folder.stat().st_mode & 0o001 for folder in folders)
 

@@ -61,7 +61,7 @@ def same_value(data: Any, want: Any, rel_tol: float = 0.0) -> bool:
 
 
 def _body(data: Any, tag: str) -> Any:
-    """What stands under the tag; None where another one, or none, is there."""
+    """What is under the tag; None where another tag, or none, is there."""
     return data.get(tag) if isinstance(data, dict) and len(data) == 1 else None
 
 
@@ -128,7 +128,7 @@ def _same_members(body: Any, want: set[Any] | frozenset[Any]) -> bool:
 
 
 class _NoMember:
-    """Stands in no set."""
+    """A value that is in no set."""
 
 
 def _room(want: Any) -> int:

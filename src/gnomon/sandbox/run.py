@@ -46,7 +46,7 @@ class CallTest:
 
 @dataclass(frozen=True)
 class Result:
-    """What a program was worth.
+    """How a program did on its tests.
 
     Attributes:
         passed: per test (with ``stop_early`` those after the first failure are False, not run).
@@ -175,7 +175,7 @@ class Sandbox:
             return {"judged": len(verdicts)}
 
         outcome = self._run(source, "calls", [wire.frame(calls)], read=judged)
-        detail = next((said for good, said in verdicts if not good), "")
+        detail = next((text for good, text in verdicts if not good), "")
         passed = [good for good, _ in verdicts]
         return _result(passed, len(tests), outcome, str(outcome.ending), detail)
 

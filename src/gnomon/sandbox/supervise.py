@@ -118,8 +118,8 @@ def _outcome(reader: _Reader, ending: Ending, seconds: float) -> Outcome:
     refused = [f["refused"] for f in frames if isinstance(f, dict) and "refused" in f]
     ready = bool(frames) and frames[0] == {"ready": True}
     if refused or (not ready and ending == "died"):
-        said = refused[0] if refused else reader.stderr.decode("utf-8", "replace").strip()
-        raise SandboxError(f"the sandbox did not come up: {said or 'it ended without a word'}")
+        reason = refused[0] if refused else reader.stderr.decode("utf-8", "replace").strip()
+        raise SandboxError(f"the sandbox did not come up: {reason or 'it ended without an answer'}")
     if not ready:
         raise SandboxError(f"the sandbox did not come up within {START_S:g} s: is it overloaded?")
     complete = frames[-1] == {"done": True}

@@ -1,4 +1,4 @@
-"""What can be said of a recipe without reading its data: settings, models, rewards, references.
+"""Check what can be checked without reading a recipe's data: settings, models, rewards, references.
 
 A run checks all of it before its first stage, so that a misspelt setting of the last stage is not
 found out after hours of training the first.
@@ -71,7 +71,7 @@ def check_machine(recipe: Recipe) -> None:
     """Check the device and the place of the run's folder.
 
     Raises:
-        ConfigError: either cannot be had, with the cure; both are said, one a line.
+        ConfigError: either cannot be used, with the cure; both are listed, one a line.
     """
     problems: list[str] = []
     try:
@@ -86,7 +86,7 @@ def check_machine(recipe: Recipe) -> None:
 
 
 def check_tools(recipe: Recipe) -> None:
-    """See that the device is there, and the packages of the sinks.
+    """Check that the device is available and the packages of the sinks are installed.
 
     Raises:
         ConfigError: one is not.
@@ -97,7 +97,7 @@ def check_tools(recipe: Recipe) -> None:
 
 
 def own_code(recipe: Recipe) -> list[str]:
-    """The Python of its author's that a recipe runs: reward functions and environments."""
+    """The author's Python that a recipe runs: reward functions and environments."""
     rewards = [r for s in recipe.stages for r in (*s.reward, *s.observe)]
     rewards += recipe.compare.rewards if recipe.compare is not None else []
     named = [r.function for r in rewards if r.function is not None]
@@ -165,7 +165,7 @@ def stage_encoder(stage: Stage) -> Encoder:
 
 
 def _check_judging(stage: Stage) -> None:
-    """What is sampled is judged, by an engine that can be had, and people judge alone."""
+    """Check that the engine is available, what is sampled is judged, and people judge alone."""
     spec = stage.spec
     if not stage.samples:
         return
@@ -193,7 +193,7 @@ def _check_judging(stage: Stage) -> None:
 
 
 def _check_environment(stage: Stage, code: bool) -> None:
-    """It exists, and the stage can play it."""
+    """Check that the environment exists and the stage can play it."""
     spec, place = stage.spec, stage.spec.environment
     if place is None:
         return
@@ -213,7 +213,7 @@ def _check_environment(stage: Stage, code: bool) -> None:
 
 
 def _check_kinds(stage: Stage) -> None:
-    """Built-in data is of the kind that the stage learns from."""
+    """Check that built-in data is of the kind that the stage learns from."""
     spec, kind = stage.spec, stage.data_kind
     wanted: list[tuple[DataSpec, str]] = [(one, kind) for one in [*spec.data, *spec.eval_data]]
     wanted += [(one, "text") for one in spec.pretraining]
@@ -237,7 +237,8 @@ def _check_rewards(
     base: Path,
     code: bool,
 ) -> None:
-    """Every reward exists: a file that imports, a folder, or an earlier reward-model stage."""
+    """Check that every reward is a file that imports, a folder, or an earlier reward-model
+    stage."""
     earlier = {s.name: s for s in recipe.stages[:position]}
     for reward in rewards:
         if reward.function is not None and code:
@@ -261,7 +262,7 @@ def _check_rewards(
 def check_labels(
     rewards: Sequence[RewardSpec], observers: Sequence[RewardSpec], metrics: Collection[str]
 ) -> None:
-    """Every reward of a stage is logged under a name of its own.
+    """Check that every reward of a stage is logged under a name of its own.
 
     Args:
         metrics: what the stage logs anyway.
@@ -293,7 +294,7 @@ def _check_reward_folder(folder: Path) -> None:
 
 
 def _check_sources(specs: Sequence[DataSpec], recipe: Recipe, position: int, base: Path) -> None:
-    """Sources can be had, and stages that write data come earlier."""
+    """Check that sources exist, and that stages that write data come earlier."""
     check_specs(specs, recipe, position, base)
     for spec in specs:
         if not spec.path.startswith("stage:"):
@@ -302,7 +303,7 @@ def _check_sources(specs: Sequence[DataSpec], recipe: Recipe, position: int, bas
 
 
 def _check_hub(spec: DataSpec, base: Path) -> None:
-    """What is neither here nor built in is a hub id, which needs a package."""
+    """Check that the package for hub ids is there for a source neither here nor built in."""
     where = spec.path.partition(":")[0]
     if where in (*BUILTIN, *GENERATED) or isinstance(resolve_path(spec.path, base), Path):
         return
@@ -333,5 +334,5 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path, code: bool = True)
     names = ["base", *(stage.name for stage in policy_stages(recipe, base))]
     if spec.reference is not None and spec.reference not in names:
         raise ConfigError(
-            f"reference {spec.reference!r} is no policy; there are {', '.join(names)}"
+            f"reference {spec.reference!r} is not a policy; the policies are {', '.join(names)}"
         )

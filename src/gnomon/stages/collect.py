@@ -132,7 +132,7 @@ class Collector:
         groups = [_distinct(p, own) for p, own in zip(prompts, sampled, strict=True)]
         judgements = iter(judged(self.judge, [g for g in groups if len(g.responses) > 1]))
         rows = [
-            self._row(group, next(judgements)) if len(group.responses) > 1 else self._alike(group)
+            self._row(group, next(judgements)) if len(group.responses) > 1 else self._skip(group)
             for group in groups
         ]
         errors = [row["skipped"] for row in rows if row.get("cure") == FIX]
@@ -144,8 +144,8 @@ class Collector:
             )
         return rows
 
-    def _alike(self, group: Group) -> dict[str, Any]:
-        """What is said of a prompt without two distinct responses."""
+    def _skip(self, group: Group) -> dict[str, Any]:
+        """Why a prompt without two distinct responses is left out."""
         reason = f"{self.samples} samples gave {len(group.responses)} distinct answers"
         return _skipped(group, reason, "raise rollout.samples or rollout.temperature")
 
@@ -220,9 +220,9 @@ def _pair(c: Comparison) -> dict[str, Any]:
     return pair
 
 
-def _with_prompt(prompt: Prompt, said: Mapping[str, Any]) -> dict[str, Any]:
+def _with_prompt(prompt: Prompt, fields: Mapping[str, Any]) -> dict[str, Any]:
     """A row of groups.jsonl."""
-    row: dict[str, Any] = {"id": prompt.id, **said, "meta": dict(prompt.meta)}
+    row: dict[str, Any] = {"id": prompt.id, **fields, "meta": dict(prompt.meta)}
     if prompt.category is not None:
         row["category"] = prompt.category
     if prompt.text is not None:

@@ -79,10 +79,10 @@ def compare(
     A row's ``gains`` are its rewards less the reference's, prompt by prompt (paired intervals), and
     its ``scores`` [rewards][prompts][samples] what both are made from, for ``prompts`` by id.
 
-    One policy is in memory at a time, beside the reference and the reward models.
+    One policy is in memory at a time, along with the reference and the reward models.
 
     Raises:
-        RunStopped: the run was asked to stop; nothing of the comparison is kept.
+        RunStopped: the run was asked to stop; the comparison is not kept.
     """
     stop = stop or Stop()
     spec = recipe.compare
@@ -132,7 +132,7 @@ def compare(
 def _judges(
     spec: CompareSpec, recipe: Recipe, run: RunFolder, base: Path, reference: Role
 ) -> list[Judge]:
-    """What judges every policy's answers."""
+    """The judges of every policy's answers."""
 
     def load(name: str) -> LoadedReward:
         folder = reward_folder(recipe, run, base, name)
@@ -156,7 +156,7 @@ def _add_rewards(
         scores, theirs = judged[row.model], judged[reference.name]
         means = [over_prompts(v, b) for v, b in zip(scores, bounds, strict=True)]
         gains = [gain_over_prompts(*x) for x in zip(scores, theirs, bounds, strict=True)]
-        if row.model == reference.name:  # on itself: nothing, and that is certain
+        if row.model == reference.name:  # over itself: 0, and that is certain
             gains = [Interval(0.0, 0.0, 0.0, gain.n) for gain in gains]
         row.values = [*means, *row.values]
         row.note(gains=gains, scores=scores)
@@ -200,7 +200,7 @@ def pass_tables(
 
 
 def _bounds(judged: Mapping[str, Sequence[Values]]) -> list[Bounds | None]:
-    """Of each reward, whether its values are shares: asked of all policies' together."""
+    """For each reward, the bounds of its values if they are shares, judged over all policies."""
     columns = zip(*judged.values(), strict=True)
     return [common_bounds(row for rows in column for row in rows) for column in columns]
 
@@ -231,7 +231,8 @@ def _reference(spec: CompareSpec, policies: Sequence[Policy]) -> Policy:
     by_name = {policy.name: policy for policy in policies}
     if spec.reference not in by_name:
         raise ConfigError(
-            f"compare.reference {spec.reference!r} is no policy; there are {', '.join(by_name)}"
+            f"compare.reference {spec.reference!r} is not a policy; "
+            f"the policies are {', '.join(by_name)}"
         )
     return by_name[spec.reference]
 

@@ -72,7 +72,7 @@ def make_engine(
 
 
 def check_engine(spec: RolloutSpec) -> None:
-    """Refuse an engine that cannot be had, before anything is loaded.
+    """Refuse an engine that is not available, before anything is loaded.
 
     Raises:
         ConfigError: vLLM is missing, or options that nothing would read.
@@ -81,7 +81,7 @@ def check_engine(spec: RolloutSpec) -> None:
         for key, value in spec.options.items():
             if key not in _REMOTE or isinstance(value, bool) or not isinstance(value, int | float):
                 raise ConfigError(
-                    f"rollout.options.{key}: with url there are retries and timeout (numbers); "
+                    f"rollout.options.{key}: with url, use retries and timeout (numbers); "
                     "options of the engine itself are given to gnomon serve-rollouts"
                 )
             if not 0 <= value < math.inf or (key == "timeout" and value == 0):

@@ -1,4 +1,4 @@
-"""From a recipe's environment to what plays its episodes."""
+"""What plays the episodes of a recipe's environment."""
 
 from __future__ import annotations
 

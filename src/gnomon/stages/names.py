@@ -1,7 +1,7 @@
 """What the names in a recipe mean: stages, their settings, start models, reward models.
 
-Nothing here imports torch before it is asked for a method's class, so that what is misspelt is
-answered in a moment.
+Nothing here imports torch before it is asked for a method's class, so that a misspelt name is
+reported at once.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class StageKind:
 KINDS = {
     COLLECT: StageKind("gnomon.stages.collect:Collect", CollectSettings, COLLECT_SUMMARY, True),
 }
-"""All that a stage can do beside training."""
+"""What a stage can do other than training."""
 TRAIN = "gnomon.stages.train:Train"
 """The stage that trains a method."""
 
@@ -154,10 +154,10 @@ def check_names(recipe: Recipe, base: Path) -> None:
 
 
 def check_specs(specs: Sequence[DataSpec], recipe: Recipe, place: int, base: Path) -> None:
-    """See that stages that are read from collect, and come earlier, and that data files are there.
+    """Check that stages that are read from collect and come earlier, and that data files exist.
 
     Raises:
-        ConfigError, DataError: one does not, or is not, with what comes nearest.
+        ConfigError, DataError: one does not, with the nearest name.
     """
     writers = [name for name, kind in KINDS.items() if kind.writes_groups]
     collecting = [s.name for s in recipe.stages if s.algorithm in writers]
@@ -166,11 +166,11 @@ def check_specs(specs: Sequence[DataSpec], recipe: Recipe, place: int, base: Pat
         name = spec.path.removeprefix("stage:")
         if name == spec.path:
             file = Path(name)
-            if name.lower().endswith(SUFFIXES) and not (_there(base / file) or _there(file)):
+            if name.lower().endswith(SUFFIXES) and not (_exists(base / file) or _exists(file)):
                 iter_rows(base / file)  # which says what is there instead
         elif name not in collecting:
             known = ", ".join(collecting) or "none"
-            raise ConfigError(f"data {spec.path!r}: no such collect stage; there are: {known}")
+            raise ConfigError(f"data {spec.path!r}: no such collect stage; known: {known}")
         elif name not in earlier:
             raise ConfigError(f"data {spec.path!r}: that stage comes later")
 
@@ -188,14 +188,14 @@ def _check_settings(recipe: Recipe, place: int, base: Path) -> None:
     try:
         stage_settings(stage)
     except ConfigError as error:
-        said = str(error).replace(f"stage {stage.name!r}, ", "").splitlines()
-        raise ConfigError("; ".join(said)) from error
+        lines = str(error).replace(f"stage {stage.name!r}, ", "").splitlines()
+        raise ConfigError("; ".join(lines)) from error
 
 
 def _check_from(recipe: Recipe, place: int, base: Path) -> None:
     start = recipe.stages[place].from_
     names = [stage.name for stage in recipe.stages]
-    if start is None or start in (*names, "model", recipe.model) or _there(Path(start)):
+    if start is None or start in (*names, "model", recipe.model) or _exists(Path(start)):
         return
     near = difflib.get_close_matches(start, names, n=1, cutoff=0.6)
     if near and "/" not in start:
@@ -206,18 +206,18 @@ def _check_data(recipe: Recipe, place: int, base: Path) -> None:
     check_specs(stage_data(recipe.stages[place]), recipe, place, base)
 
 
-def _there(path: Path) -> bool:
-    """Whether there is such a file or folder.
+def _exists(path: Path) -> bool:
+    """Whether such a file or folder exists.
 
     Raises:
-        ConfigError: it is none that could be there (a name of 300 characters, say).
+        ConfigError: no file could have this name (one of 300 characters, say).
     """
     try:
         return path.expanduser().exists()
     except (OSError, RuntimeError, ValueError) as error:
         short = str(path) if len(str(path)) < 200 else f"{str(path)[:160]}..."
-        said = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{short}: cannot be looked up: {said}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{short}: cannot be looked up: {reason}") from error
 
 
 def _check_rewards(recipe: Recipe, place: int, base: Path) -> None:
@@ -234,7 +234,7 @@ def _check_reward_names(rewards: Sequence[RewardSpec], base: Path) -> None:
 
 
 def _check_own_file(name: str, base: Path, what: str) -> None:
-    """See that the file of a user's own code is there; nothing of it is imported."""
+    """Check that the file of the user's own code exists; it is not imported."""
     where = name.rpartition(":")[0]
     if where.endswith(".py") and not (base / where).is_file():
         near = did_you_mean(where, [p.name for p in base.glob("*.py")], "its folder holds")

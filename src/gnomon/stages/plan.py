@@ -33,10 +33,10 @@ from gnomon.stages.usable import check_judging, usable_rows
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What one stage will do; counts that hang on an earlier stage's output are None.
+    """What one stage will do; counts that depend on an earlier stage's output are None.
 
     Attributes:
-        rows: that can be trained on, of ``read``; ``held_out`` beside them.
+        rows: that can be trained on, of ``read``; ``held_out``: that can be evaluated on.
         skipped: rows that cannot be used; ``left_out`` says which and why.
         seconds: a rough estimate, good to a factor of ``clock.SPREAD``.
     """
@@ -62,8 +62,8 @@ def make_plan(recipe: Recipe, base: Path, code: bool = True) -> list[StagePlan]:
 
     Args:
         base: the folder that the recipe's relative paths start from.
-        code: whether to import the Python that the recipe names; without it, rewards and
-            environments of the recipe's own go unchecked.
+        code: whether to import the Python that the recipe names; without it, the recipe's own
+            rewards and environments are not checked.
 
     Raises:
         GnomonError: everything that is wrong, one problem a line.
@@ -200,7 +200,7 @@ def _total(plans: Sequence[StagePlan]) -> str:
         return "time: not known before earlier stages have written their data"
     low, high = _about(sum(known) / SPREAD), _about(sum(known) * SPREAD)
     missing = len(plans) - len(known)
-    more = ", beside what is marked ?" if missing else ""
+    more = ", not counting what is marked ?" if missing else ""
     return (
         f"time: a rough estimate, between {low} and {high} on this machine{more}: arithmetic "
         "counted, not run; slow rewards and the comparison are left out"

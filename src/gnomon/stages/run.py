@@ -32,29 +32,29 @@ def run_recipe(
 ) -> Path:
     """Run every stage that is not done, compare the policies, write the report.
 
-    Ctrl-C and SIGTERM stop it where it can be taken up again: what is done is saved first. A second
-    one stops it at once.
+    Ctrl-C and SIGTERM stop it where it can be resumed: what is done is saved first. A second one
+    stops it at once.
 
     Args:
         recipe: what to run.
         base: the folder that the recipe's relative paths start from.
-        resume: go on with an earlier run of the same recipe.
-        announce: is told what begins and what came of it. If it cannot pass that on (a closed
-            pipe), the run goes on without a word.
+        resume: continue an earlier run of the same recipe.
+        announce: called with a line when a stage starts or ends. Where it fails (on a closed pipe,
+            say), the run continues without it.
 
     Returns:
         The run's folder.
 
     Raises:
-        RunStopped: it was asked to stop; the message says what is saved and how to go on.
-        GnomonError: whatever the user can mend; everything saved so far stays usable.
+        RunStopped: it was asked to stop; the message says what is saved and how to resume.
+        GnomonError: whatever the user can fix; everything saved so far stays usable.
     """
     run = RunFolder(recipe)
     check_machine(recipe)
     run.check(resume)
     check_recipe(recipe, run, base)
     with run_lock(run.path):
-        return _Running(recipe, run, base, resume, _outliving(announce)).execute()
+        return _Running(recipe, run, base, resume, _ignoring_failures(announce)).execute()
 
 
 class _Running:
@@ -77,15 +77,15 @@ class _Running:
             with self.stop.listening():
                 return self._execute()
         except RunStopped as stopped:
-            raise RunStopped(self._said(str(stopped)), stopped.signal) from None
+            raise RunStopped(self._stop_message(str(stopped)), stopped.signal) from None
         except KeyboardInterrupt:
             number = self.stop.signal or signal.SIGINT
             what = "at once; what was saved before is whole"
-            raise RunStopped(self._said(what), number) from None
+            raise RunStopped(self._stop_message(what), number) from None
 
-    def _said(self, what: str) -> str:
+    def _stop_message(self, what: str) -> str:
         detail = f" ({what})" if what else ""
-        return f"stopped {self.where}{detail}. Go on with: {resume_command()}"
+        return f"stopped {self.where}{detail}. Resume with: {resume_command()}"
 
     def _execute(self) -> Path:
         for line in self.run.open(self.resume):
@@ -113,7 +113,7 @@ class _Running:
         if self.resume and folder.done() and damage is None:
             self.announce(f"{stage.name}: done already")
             return
-        before = _left(folder.info())
+        before = _artefacts(folder.info())
         if damage is not None:
             _check_repairable(folder, damage)
             self.announce(f"{stage.name}: warning: {damage}; it is made again from what was saved")
@@ -130,19 +130,19 @@ class _Running:
             )
         info = run_stage(opened, self.resume, memory, self.stop)
         self.announce(f"{stage.name}: {_summary(info)}")
-        if before and before != _left(info):
-            self._refuse_another(stage, folder)
+        if before and before != _artefacts(info):
+            self._refuse_changed(stage, folder)
 
-    def _refuse_another(self, stage: StageSpec, folder: StageFolder) -> None:
-        """A stage that was made again is not what it was: later ones must not be mixed with it."""
+    def _refuse_changed(self, stage: StageSpec, folder: StageFolder) -> None:
+        """Refuse to continue if later stages were built on what the stage was before."""
         names = [s.name for s in self.recipe.stages]
         later = [self.run.stage(n) for n in names[names.index(stage.name) + 1 :]]
         built = [str(f.path) for f in later if f.info().status != "unknown"]
         if built:
             raise RunError(
-                f"{folder.path} was damaged and came out otherwise than before (another machine or "
+                f"{folder.path} was damaged and came out differently this time (another machine or "
                 "version?), and later stages were built on what it was. Put the old files back, or "
-                f"remove {', '.join(built)} and go on with --resume to make those again too."
+                f"remove {', '.join(built)} and resume with --resume to make those again too."
             )
 
     def _compare(self) -> None:
@@ -155,15 +155,15 @@ class _Running:
             self.announce(f"compare: warning: {wrong}; the policies are compared again")
         self.where = "before the comparison; the stages are done"
         self.stop.check()
-        self.where = "in the comparison, which begins anew; the stages are done"
+        self.where = "in the comparison, which starts over; the stages are done"
         self.worked = True
         with Progress("compare", 1 + len(policy_stages(self.recipe, self.base))) as progress:
             compare(self.recipe, self.run, self.base, self.stop, progress)
         self.run.note_comparison()
 
 
-def _outliving(announce: Announce) -> Announce:
-    """``announce``, whatever becomes of the one who listens."""
+def _ignoring_failures(announce: Announce) -> Announce:
+    """``announce`` for a run that continues when it fails (on a closed pipe, say)."""
 
     def tell(message: str) -> None:
         try:
@@ -174,8 +174,8 @@ def _outliving(announce: Announce) -> Announce:
     return tell
 
 
-def _left(info: StageInfo) -> dict[str, Any]:
-    """What later stages learn from of a stage: its weights and its groups."""
+def _artefacts(info: StageInfo) -> dict[str, Any]:
+    """The files of a stage that later stages learn from: its weights and its groups."""
     files = info.files or {}
     return {k: v for k, v in files.items() if k.endswith((".safetensors", "groups.jsonl"))}
 
@@ -184,14 +184,14 @@ def _check_repairable(folder: StageFolder, damage: str) -> None:
     """Refuse to train a finished stage from its very beginning without being asked to.
 
     Raises:
-        RunError: it had been finished, and nothing is left to make it again from.
+        RunError: it had been finished, and there is nothing left to make it again from.
     """
     finished = folder.model.exists() or folder.groups.exists()
     kept = [folder.path / "checkpoints", folder.path / "parts"]
     if finished and not any(k.is_dir() and any(k.iterdir()) for k in kept):
         raise RunError(
             f"{damage}. It cannot be made again, since the stage's checkpoints are gone. Put it "
-            f"back as it was, or remove {folder.path} to run the stage anew."
+            f"back as it was, or remove {folder.path} to run the stage again."
         )
 
 

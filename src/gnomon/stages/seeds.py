@@ -35,9 +35,7 @@ def seeded_recipes(recipe: Recipe, seeds: str) -> list[Recipe]:
     """
     numbers = parse_seeds(seeds)
     if recipe.compare is None:
-        raise ConfigError(
-            "several seeds are put together by what the recipe compares: give it a compare section"
-        )
+        raise ConfigError("several seeds are compared by the recipe's compare section: give it one")
     return [
         recipe.model_copy(update={"seed": seed, "name": f"{recipe.name}-seed{seed}"})
         for seed in numbers

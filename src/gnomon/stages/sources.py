@@ -105,8 +105,8 @@ def _read_one(
 
 
 def read_options(spec: DataSpec, kind: str = "auto") -> dict[str, Any]:
-    """How :func:`read_groups` is to read a file: as the entry says, and as ``kind`` where it says
-    nothing of that."""
+    """How :func:`read_groups` is to read a file: as the entry says, and as ``kind`` where it gives
+    none."""
     wanted = spec.kind if spec.kind != "auto" else kind
     return {
         "kind": "demonstrations" if wanted == "text" else wanted,
@@ -122,7 +122,7 @@ def read_options(spec: DataSpec, kind: str = "auto") -> dict[str, Any]:
 
 
 def is_made(path: str) -> bool:
-    """Whether a source is made when asked for, and no file."""
+    """Whether a source is generated, rather than read from a file."""
     where, colon, _what = path.partition(":")
     return bool(colon) and (where in BUILTIN or where in GENERATED)
 
@@ -144,7 +144,7 @@ def _made_groups(spec: DataSpec) -> list[Group]:
 
 
 def _refuse_unused(spec: DataSpec) -> None:
-    """Refuse what a source would leave unused without a word.
+    """Refuse what a source would silently leave unused.
 
     Raises:
         ConfigError: a key that only files have on a source that is made, or the reverse.
@@ -156,7 +156,7 @@ def _refuse_unused(spec: DataSpec) -> None:
     if not is_made(spec.path):
         if spec.options:
             raise ConfigError(
-                f"data {spec.path!r}: options are for sources that are made "
+                f"data {spec.path!r}: options are for generated sources "
                 f"({', '.join([*BUILTIN, *GENERATED])}); a file has none. Remove them"
             )
         return
@@ -169,13 +169,13 @@ def _refuse_unused(spec: DataSpec) -> None:
     if given:
         raise ConfigError(
             f"data {spec.path!r}: {', '.join(given)} mean something for files only, and this "
-            "source is made when it is asked for; what it can do stands in its options "
+            "source is generated; set its own options instead "
             "(options: {...})"
         )
 
 
 def resolve_path(path: str, base: Path) -> Path | str:
-    """A path or pattern as the recipe's author meant it: beside the recipe, else from here, else a
+    """A path or pattern as the recipe's author meant it: next to the recipe, else from here, else a
     hub id."""
     if path.startswith("~"):
         return Path(path).expanduser()
@@ -187,7 +187,7 @@ def resolve_path(path: str, base: Path) -> Path | str:
 
 
 def check_source(spec: DataSpec, base: Path) -> None:
-    """See that a source exists, without reading it (a hub id is taken on trust).
+    """Check that a source exists, without reading it (a hub id is taken on trust).
 
     Raises:
         DataError, ConfigError: no such file or built-in source, with what comes nearest.
@@ -293,8 +293,8 @@ def recipe_encoder(
 
 
 def keep_template(loaded: LoadedModel, encoder: Encoder) -> None:
-    """Let the model that a stage saves speak as it was trained: its tokenizer has the template the
-    recipe named, and generation stops where the template's turns end."""
+    """Save the chat format with the model: its tokenizer gets the template that the recipe names,
+    and generation stops where the template's turns end."""
     if encoder.template != resolve_template(loaded.tokenizer, None):
         loaded.tokenizer.chat_template = encoder.template
     config = loaded.model.generation_config
@@ -368,7 +368,7 @@ class StageData:
                 changed = DataFiles.read(file).changed(self.report.files)
             except ValueError as error:
                 raise RunError(
-                    f"{error}, so nobody can tell whether the data is still what it was. Put the "
+                    f"{error}, so it is not known whether the data is still the same. Put the "
                     "file back; or remove it, if you know that the data is the same, and resume "
                     "with --resume."
                 ) from error
@@ -380,7 +380,7 @@ class StageData:
         DataFiles(self.report.files).write(file)
 
     def write_skipped(self, file: Path) -> None:
-        """Every row left out, with its place, the reason and the cure, one a line."""
+        """Write every row left out, with its place, the reason and the cure, one a line."""
         if self.report.skipped:
             lines = [str(skipped).replace("\n", " ") for skipped in self.report.skipped]
             write_text(file, "\n".join(lines) + "\n")

@@ -56,8 +56,8 @@ class Stage:
     Attributes:
         settings: its own settings, validated.
         data: what was read, once it was.
-        closing: engines and the like, to be closed when the stage ends, whichever way.
-        stop: asked now and then whether to go on.
+        closing: engines and the like, to be closed when the stage ends, however it ends.
+        stop: asked now and then whether to stop.
 
     Args:
         recipe, spec: what was asked.
@@ -109,10 +109,10 @@ class Stage:
         return ()
 
     def check(self) -> None:
-        """Refuse what this kind of stage would leave unused without a word.
+        """Refuse what this kind of stage would silently leave unused.
 
         Raises:
-            ConfigError: there is such a thing.
+            ConfigError: something would be unused.
         """
 
     def needs(self) -> tuple[RoleNeed, ...]:
@@ -236,14 +236,14 @@ def memory_info(stage: Stage) -> dict[str, str]:
 def run_stage(
     stage: Stage, resume: bool, memory: Mapping[str, str] | None = None, stop: Stop | None = None
 ) -> StageInfo:
-    """Run a stage to its end and return what stage.json says of it.
+    """Run a stage to its end and return its stage.json.
 
     Its ``files`` are fingerprints of what the stage left, which :meth:`StageFolder.damage` compares
     before a resumed run uses them.
 
     Args:
         memory: the estimate to note in stage.json.
-        stop: asked now and then whether to go on.
+        stop: asked now and then whether to stop.
     """
     folder, spec = stage.folder, stage.spec
     stage.stop = stop or stage.stop
@@ -259,7 +259,7 @@ def run_stage(
         torch.manual_seed(stage.seed)
         loaded = load_causal_lm(stage.start_model(), dtype=stage.recipe.dtype, device=stage.device)
         info.note(start={"from": loaded.source, "sha256": loaded.fingerprint})
-        stage.stop.check("before its first iteration: nothing of it had to be saved")
+        stage.stop.check("before its first iteration: there was nothing to save")
         info.note(**stage.work(loaded, resume))
         stage.run.update_manifest(
             data={f"{spec.name}: {k}": v for k, v in stage.data.report.files.items()},

@@ -128,7 +128,7 @@ class Train(Stage):
             raise ConfigError(f"normalise_on is for reward models, and this is {spec.algorithm}")
 
     def _check_rollout(self) -> None:
-        """The method can learn from what is sampled ahead; nothing is given that none reads."""
+        """Check that the method can learn from what is sampled ahead; refuse unused settings."""
         spec = self.spec
         if not self.samples:
             given = ", ".join(sorted(spec.rollout.model_fields_set))
@@ -247,7 +247,7 @@ class Train(Stage):
         return reward_folder(self.recipe, self.run, self.base, named[0]) if named else None
 
     def _reference_cache(self, loaded: LoadedModel, encoder: Encoder) -> ReferenceCache | None:
-        """Beside the runs, so that they share it; for methods whose reference is cached."""
+        """Next to the runs, so that they share it; for methods whose reference is cached."""
         settings: Settings = self.settings
         if not (isinstance(settings, ReferenceSettings) and settings.reference == "cached"):
             return None
@@ -279,7 +279,7 @@ class Train(Stage):
         return sinks
 
     def _resume_step(self) -> int | None:
-        """The optimizer step of the newest checkpoint, where sinks go on."""
+        """The optimizer step of the newest checkpoint, where sinks continue."""
         store = CheckpointStore(self.folder.path / "checkpoints")
         iteration = store.latest()
         return None if iteration is None else store.read(iteration).step

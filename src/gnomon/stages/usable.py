@@ -22,7 +22,7 @@ from gnomon.stages.sources import LENGTH
 from gnomon.stages.stage import Stage
 
 TRIED = 20_000
-"""Groups of a stage that are tokenised; of more, as many drawn at random stand for all."""
+"""Groups of a stage that are tokenised; of more, as many are drawn at random."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _offline(
 
 
 def _refuse_many(stage: StageSpec, rows: int, left_out: Sequence[Skipped]) -> None:
-    """What is left would be another data set than the one that was given."""
+    """Refuse data of which too many rows cannot be used: the rest would be another data set."""
     allowed = max((s.max_skipped for s in [*stage.data, *stage.eval_data]), default=1.0)
     if len(left_out) > allowed * rows:
         raise DataError(
@@ -162,7 +162,7 @@ ANSWER = "0"
 def check_judging(stage: StageSpec, prompts: Sequence[EncodedPrompt], base: Path) -> None:
     """Check that each builtin reward finds in the prompts what it needs (an answer, tests).
 
-    Rewards of the recipe's own and reward models are not called.
+    The recipe's own rewards and reward models are not called.
 
     Raises:
         ConfigError: it fails on more prompts than ``max_reward_errors`` allows.
@@ -184,8 +184,9 @@ def _check(spec: RewardSpec, prompts: Sequence[EncodedPrompt], base: Path, allow
         for p in prompts
     ]
     scores = [score for judgement in judged(judge, groups) for score in judgement.scores]
-    said = [score.error for score in scores if score.error is not None]
-    errors = [error for error in said if "took longer" not in error]  # a slow machine, not the data
+    failures = [score.error for score in scores if score.error is not None]
+    # one that took longer shows a slow machine, not bad data
+    errors = [error for error in failures if "took longer" not in error]
     if groups and len(errors) > allowed * len(groups):
         raise ConfigError(
             f"reward {spec.label!r} cannot judge {len(errors)} of {len(groups)} prompts it was "

@@ -1,1 +1,1 @@
-"""What figures are sure of: intervals of shares, means and differences."""
+"""Confidence intervals of shares, means and differences."""

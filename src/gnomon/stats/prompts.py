@@ -114,7 +114,7 @@ def over_prompts(values: Values, bounds: AskedBounds = "auto", level: float = 0.
 def gain_over_prompts(
     own: Values, reference: Values, bounds: AskedBounds = "auto", level: float = 0.95
 ) -> Interval:
-    """What ``own`` is above ``reference``, paired by prompt; what either lacks is left out.
+    """The gain of ``own`` over ``reference``, paired by prompt; what either lacks is left out.
 
     Raises:
         ValueError: the two are not of the same prompts.
@@ -138,7 +138,7 @@ def gain_between_runs(
     bounds: AskedBounds = "auto",
     level: float = 0.95,
 ) -> Interval:
-    """What one run's values are above another's on the prompts that both answered.
+    """The gain of one run over another on the prompts that both answered.
 
     Args:
         after, before: each prompt's values, by the prompt's id, as ``comparison.json`` keeps them

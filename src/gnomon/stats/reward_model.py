@@ -96,7 +96,7 @@ def evaluate_comparisons(
     Args:
         scores_better, scores_worse: [C] scores of the labelled winner and loser.
         category: [C] labels to break the accuracy down by.
-        ties: [C] True where the labeller called them equal; these say nothing of accuracy.
+        ties: [C] True where the labeller called them equal; these do not count in accuracy.
         weights: [C] weight of each judgement; 0 removes it.
         lengths: ([C], [C]) tokens (or characters) of the better and the worse response.
         prompts: [C] which prompt each comparison is about. The comparisons of one ranking share

@@ -1,1 +1,1 @@
-"""What there is to try a method on: a tunnel world, rooms, a calculator, instructions and more."""
+"""Built-in tasks: the tunnel's world, rooms, a calculator, instructions and more."""

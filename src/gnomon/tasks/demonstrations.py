@@ -43,12 +43,12 @@ def play(
     env.close()
     while turns[-1].role != "assistant":
         turns.pop()
-    told = Prompt(prompt.id, shown, category=prompt.category, meta=prompt.meta)
-    return Group(told, (Response(tuple(turns)),))
+    asked = Prompt(prompt.id, shown, category=prompt.category, meta=prompt.meta)
+    return Group(asked, (Response(tuple(turns)),))
 
 
 def compact(name: str, argument: str) -> str:
-    """A call in python style whose one argument stands without quotes.
+    """A call in python style whose one argument is written without quotes.
 
     The space makes the argument's first token the one it is in a sentence, so that a small model
     can copy it.
@@ -66,8 +66,8 @@ def calculator_demonstrations(
     show_tools: bool = True,
     careful: float = 0.5,
 ) -> list[Group]:
-    """Solved problems. A demonstrator uses the calculator with chance ``careful``; the others
-    answer from the head, and are nearly always wrong.
+    """Solved problems. A demonstrator uses the calculator with chance ``careful``; the others do
+    the sum in their heads, and are nearly always wrong.
 
     The other arguments are those of :func:`calculator_prompts`; ``calls`` is how calls are written
     and ``show_tools`` whether the system turn lists them, as in the stage that follows.

@@ -59,7 +59,7 @@ GENERATED: Mapping[str, tuple[Check, Make]] = {
 
 
 def check_generated(where: str, what: str, options: Mapping[str, Any]) -> None:
-    """Whether a source can be made, without making it.
+    """Check that a source can be made, without making it.
 
     Raises:
         ConfigError: it cannot: an unknown name or option, or a missing extra.

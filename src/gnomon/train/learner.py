@@ -81,8 +81,8 @@ class Source(Protocol):
         ...
 
     def can_draw_again(self) -> bool:
-        """Whether an iteration's groups may be dropped and drawn anew with the same result: what a
-        run that is to stop does with them."""
+        """Whether an iteration's groups may be dropped and drawn again with the same result, as a
+        run that stops does."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -168,7 +168,7 @@ class Learner:
             role.train(training and self.algorithm.dropout)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the weights."""
+        """What a checkpoint keeps besides the weights."""
         return {"method": self.algorithm.state_dict(), "source": self.source.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """THE loop: experience, micro-batches, one optimiser step per minibatch, metrics, checkpoints.
 
 It does not know which algorithm it runs. All randomness depends on (seed, iteration), so a run that
-is killed goes on from its last checkpoint with the same result as if it had never stopped.
+is killed continues from its last checkpoint with the same result as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Loop:
         folder: the stage's folder; metrics, samples, evals and checkpoints are kept there.
         progress: shows how it goes.
         sinks: further places metrics are sent to.
-        stop: asked between iterations whether to go on.
+        stop: asked between iterations whether to stop.
         strategy: where the work is done.
     """
 
@@ -91,7 +91,7 @@ class Loop:
         """Train to the end and return the last iteration's metrics and the final evaluation's.
 
         Args:
-            resume: go on from the newest checkpoint in the folder, if there is one.
+            resume: continue from the newest checkpoint in the folder, if there is one.
 
         Raises:
             RunError: NaN loss or gradient, weights that are not finite, too many failed rewards, a
@@ -113,7 +113,7 @@ class Loop:
             self.metrics.finish()
             self.samples.finish()
         except BaseException as error:
-            self._keep_what_was_seen(error)
+            self._keep_rows(error)
             raise
         finally:
             self.metrics.close()
@@ -121,16 +121,16 @@ class Loop:
         return self._last_metrics()
 
     def _or_save(self, iteration: int, start: int, work: Callable[[int], None]) -> None:
-        """Do ``work``, or save what is before it if the run is to stop or pause first.
+        """Do ``work``, or save the state before it if the run has to stop or pause first.
 
-        It stops before ``work`` or in its first part, which samples and evaluates: nothing of the
-        iteration has changed the state yet.
+        It stops before ``work`` or in its first part, which samples and evaluates: the iteration
+        has not changed the state yet.
         """
         try:
             self.stop.check()
             work(iteration)
         except (Pending, RunStopped, RewardsFailedError, EngineError) as pause:
-            # a Ctrl-C reaches the processes of rewards and engines too, and they fail of it
+            # a Ctrl-C reaches the processes of rewards and engines too, and they fail from it
             number = pause.signal if isinstance(pause, RunStopped) else self.stop.signal
             if number is None and not isinstance(pause, Pending):
                 raise
@@ -141,7 +141,7 @@ class Loop:
             total = self.options.iterations
             what = f"the checkpoint of iteration {iteration} of {total} is saved"
             if self.saved is None:
-                what = "before its first iteration: nothing of it had to be saved"
+                what = "before its first iteration: there was nothing to save"
             raise RunStopped(what, number or 0) from None
 
     # -- one iteration ----------------------------------------------------------------------------
@@ -192,7 +192,7 @@ class Loop:
     ) -> float:
         """One optimizer step; the loss is the same however it is cut into micro-batches.
 
-        Groups of weight 0 are left out; a step that nothing is left of changes nothing.
+        Groups of weight 0 are left out; a step without any group left changes nothing.
         """
         groups, iteration = minibatch.trained, experience.step.iteration
         self.optimizer.zero_grad(set_to_none=True)
@@ -236,20 +236,20 @@ class Loop:
             return self._blown_up(f"{where}, since the weights are not ({broken})")
         names = ", ".join(groups[:5]) + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")
         return RunError(
-            f"{where} on groups {names}; {self._way_back()}. Look at those rows, and "
-            "begin anew (name=...) without them, or with a lower train.lr, a longer train.warmup "
+            f"{where} on groups {names}; {self._last_saved()}. Look at those rows, and "
+            "start again (name=...) without them, or with a lower train.lr, a longer train.warmup "
             "or a smaller train.max_grad_norm; --resume alone meets the same step again."
         )
 
     def _blown_up(self, what: str) -> RunError:
         lr = self.options.lr
         return RunError(
-            f"{what}: the steps were too large (train.lr is {lr:g}). {self._way_back()}. Begin "
-            "anew (name=...) with a lower train.lr, a longer train.warmup or a smaller "
+            f"{what}: the steps were too large (train.lr is {lr:g}). {self._last_saved()}. Start "
+            "again (name=...) with a lower train.lr, a longer train.warmup or a smaller "
             "train.max_grad_norm; --resume alone meets the same steps again."
         )
 
-    def _way_back(self) -> str:
+    def _last_saved(self) -> str:
         saved = self.checkpoints.latest()
         return f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
 
@@ -294,7 +294,7 @@ class Loop:
         return dict(self.learner.evaluate().metrics)
 
     def _final_evaluation(self, iteration: int) -> None:
-        """Evaluate and keep what was found; its rows only once, also where its file was lost."""
+        """Evaluate and keep the results; the rows only once, even if their file was lost."""
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
         self.learner.train_mode(False)
         evaluation = self.learner.evaluate()
@@ -311,7 +311,7 @@ class Loop:
         """Whether the final evaluation was done and its file is what was written."""
         return self.evaluated and (self.evals is None or damage(self.folder, self.evals) is None)
 
-    def _keep_what_was_seen(self, error: BaseException) -> None:
+    def _keep_rows(self, error: BaseException) -> None:
         """Write the rows up to the error, and the samples whose rewards failed.
 
         A resumed run drops them again: they belong to steps after its checkpoint.
@@ -376,7 +376,7 @@ class Loop:
             raise RunError(
                 f"The checkpoint {folder} is of another stage (its algorithm is {method}, not "
                 f"{self.learner.name}). Put this stage's own checkpoints back, or remove "
-                f"{folder.parent} to begin the stage anew."
+                f"{folder.parent} to start the stage again."
             )
         for name, store in self._tables.items():
             store.restore(Mark(**state["rows"][name]))

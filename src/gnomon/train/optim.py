@@ -147,7 +147,7 @@ def lr_at(
         floor: the lowest rate after warm-up, as a share of ``peak``.
 
     Raises:
-        ConfigError: an unknown schedule, or a floor that is no share.
+        ConfigError: an unknown schedule, or a floor that is not a share.
     """
     if not 0 <= floor <= 1:
         raise ConfigError(f"floor = {floor} is not a share of the peak rate (0 to 1)")

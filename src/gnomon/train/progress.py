@@ -117,7 +117,7 @@ class Progress:
         self._show(phase=f"{name} {done}/{total}")
 
     def note(self, text: str) -> None:
-        """Say something beside the figures, above the bar where there is one."""
+        """Show a message with the figures, above the bar where there is one."""
         line = Text(f"{self.title}: {text}", style="yellow")
         self._console.print(line, highlight=False, soft_wrap=True)
 

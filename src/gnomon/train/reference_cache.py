@@ -1,4 +1,4 @@
-"""Reference log-probs on disk: any run that asks of the same model and tokens finds them there.
+"""Reference log-probs on disk: any run with the same model and tokens finds them there.
 
     <folder>/<model, tokenizer and dtype>/<shard>/logprobs.safetensors   keys, sums, lengths, tokens
     <folder>/<model, tokenizer and dtype>/<shard>/about.json             what made them; a checksum
@@ -6,7 +6,7 @@
 A response is known by its prompt's and its own tokens, so runs share what they have in common
 whatever their order, split or method. A shard is read only if what made it (the weights, the
 tokenizer with its template and window, the dtype) is what is asked for and its file is whole;
-otherwise its numbers are computed anew and the reason is kept for the stage's record.
+otherwise its numbers are computed again and the reason is kept for the stage's record.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ReferenceCache:
         model: fingerprint of the reference's weights.
         encoder: fingerprint of the tokenizer, template and window.
         dtype: what the reference is computed in.
-        on_progress: is told of (groups done, groups to do) while computing.
+        on_progress: called with (groups done, groups to do) while computing.
 
     Attributes:
         reused, computed: responses whose numbers came from the folder, or did not.
@@ -100,7 +100,7 @@ class ReferenceCache:
 
     @property
     def about(self) -> dict[str, str]:
-        """What the numbers hang on, beside the tokens."""
+        """What the log-probs depend on besides the tokens."""
         return {"model": self.model, "encoder": self.encoder, "dtype": self.dtype}
 
     @property

@@ -18,7 +18,7 @@ STORED = {
     "Judgement": ("judge", "scores", "comparisons", "version", "cost", "reason", "error"),
     "Score": ("value", "parts", "error"),
 }
-"""The fields that are stored here; a test sees to it that there are no others."""
+"""The fields that are stored here; a test checks that they are all there are."""
 
 
 def pack_rollouts(rollouts: Sequence[Rollout], prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Played:
         observers: judges whose figures are logged, never trained on.
         sampling: how rollouts are drawn.
         max_reward_errors: the share of failed rewards in an iteration past which the run stops.
-        on_progress: is told of (finished, all) responses while they are sampled.
+        on_progress: called with (finished, all) responses while they are sampled.
     """
 
     engine: Engine
@@ -375,8 +375,8 @@ class SampledSource:
             self._warned_of_no_signal = True
             warnings.warn(
                 f"iteration {iteration + 1}: {problem}, so the policy learns nothing from its "
-                "reward here. If that goes on, look at samples.parquet: the reward may not tell "
+                "reward here. If that continues, look at samples.parquet: the reward may not tell "
                 "answers apart, or the prompts may be too easy or too hard, or the temperature "
-                "too low. (Said once; the metric zero_spread counts on.)",
+                "too low. (Warned once; the metric zero_spread keeps counting.)",
                 stacklevel=2,
             )

@@ -152,7 +152,7 @@ def make_sinks(
         names: any of ``tensorboard``, ``wandb``, ``trackio``.
         run_dir: where those that write files write them.
         run_name: what the run is called there.
-        config: shown beside the run.
+        config: shown with the run.
         resume_step: the last step already logged, when a run is resumed.
 
     Raises:

@@ -23,7 +23,7 @@ class Strategy(Protocol):
         ...
 
     def backward(self, loss: Tensor) -> None:
-        """Add the loss's gradient up."""
+        """Add the loss's gradient to the parameters'."""
         ...
 
     def figures(self, metrics: MetricSums) -> dict[str, float]:
@@ -36,7 +36,7 @@ class Strategy(Protocol):
 
 
 class OneDevice:
-    """All of it here."""
+    """Everything on this device."""
 
     def total(self, counted: Totals) -> Totals:
         return counted

@@ -1,4 +1,4 @@
-"""The rules by which two answers are the same: which kind each of them is, and kind by kind.
+"""The rules by which two answers are the same, for each kind of answer.
 
 Numbers, money, units and times are compared exactly, what has parts is taken apart, and math-verify
 (:mod:`.engine`) decides about expressions.
@@ -117,7 +117,7 @@ class Rules:
     def _decimal_comma(
         self, first: q.Quantity | None, second: q.Quantity | None, a: str, b: str
     ) -> bool:
-        """3,14 beside a decimal with a point; a truth such as 1,2 is a list."""
+        """3,14 next to a decimal with a point; a truth such as 1,2 is a list."""
         point = first or second
         if point is None or point.number is None or not point.number.digits:
             return False

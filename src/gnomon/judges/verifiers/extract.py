@@ -128,11 +128,11 @@ def after_phrase(text: str) -> str | None:
     line = _CLAUSE.sub("", line)
     if re.fullmatch(r"[^$]*\d!", line):
         line = line[:-1]  # an exclamation, no factorial
-    return _said(line.strip().strip("*").strip())
+    return _stated_answer(line.strip().strip("*").strip())
 
 
-def _said(line: str) -> str | None:
-    """The answer in "the largest n is 34"; None for a sentence that says nothing of the kind."""
+def _stated_answer(line: str) -> str | None:
+    """The answer in "the largest n is 34"; None for a sentence that gives no answer."""
     chosen = re.search(r"\b(?:choice|option|answer)\s+is\s+(\W*[A-J]\W*)$", line)
     if chosen:
         return chosen[1]

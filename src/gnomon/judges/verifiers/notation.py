@@ -110,7 +110,7 @@ def squeezed(text: str) -> str:
 
 
 def split_outside(text: str, separator: str) -> list[str]:
-    """The parts between matches of ``separator`` (a pattern) that stand outside all brackets."""
+    """The parts between matches of ``separator`` (a pattern) that are outside all brackets."""
     parts, start, depth, at = [], 0, 0, 0
     pattern = re.compile(separator)
     while at < len(text):

@@ -173,13 +173,13 @@ def maths(
             old names still pass, with a warning.
 
     Raises:
-        ConfigError: an unknown way to extract, or an engine that never was.
+        ConfigError: an unknown way to extract, or an unknown engine.
     """
     methods = check_methods([extract] if isinstance(extract, str) else extract)
     if engine is not None:
         if engine not in _OLD_ENGINES:
             raise ConfigError(
-                f"maths reward: there is no engine {engine!r}, nor any to choose: remove it"
+                f"maths reward: no engine {engine!r}; there is only one now: remove the option"
             )
         warnings.warn(
             f"maths reward: engine: {engine} changes nothing any more; one engine (math-verify "

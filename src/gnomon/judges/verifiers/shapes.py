@@ -139,7 +139,7 @@ class Relation:
 
 
 def read_relation(text: str) -> Relation | None:
-    """The relation that a text is; None if no sign stands outside its brackets."""
+    """The relation that a text is; None if no sign is outside its brackets."""
     parts = split_outside(text, f"(?:{_OPERATOR})")
     if len(parts) < 2 or not all(parts):
         return None

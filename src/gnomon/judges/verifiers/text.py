@@ -21,7 +21,7 @@ Verdict = tuple[float, dict[str, float]]
 def exact_verifier(
     extract: Sequence[str] = ("all",), case: bool = False, punctuation: bool = False
 ) -> Callable[[str, Any], bool]:
-    """Whether the answer found is the truth, or one of a list of truths.
+    """A verifier: whether the answer found is the truth, or one of a list of truths.
 
     Blanks are evened out; ``case`` and ``punctuation`` say whether those count. The whole answer is
     compared: the truth somewhere within it is not enough, and an empty answer never matches.
@@ -45,7 +45,7 @@ def exact_verifier(
 def regex_verifier(
     pattern: str | None = None, *, full: bool = False, ignore_case: bool = False
 ) -> Callable[[str, Any], bool]:
-    """Whether a pattern is found in the response (``full``: matches all of it).
+    """A verifier: whether a pattern is found in the response (``full``: matches all of it).
 
     Args:
         pattern: fixed for all prompts; without it each prompt's answer is its pattern.
@@ -75,7 +75,7 @@ def regex_verifier(
 
 
 def json_verifier(schema: Mapping[str, Any] | None = None) -> Callable[[str, Any], Verdict]:
-    """Whether the response is JSON that obeys a schema; parts ``parses`` and ``valid``.
+    """A verifier: whether the response is JSON that obeys a schema; parts ``parses``, ``valid``.
 
     The JSON is the whole response, or its one fenced block. Without ``schema`` each prompt's answer
     is its schema.
@@ -123,5 +123,5 @@ def _no_constant(name: str) -> Any:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     out = dict(pairs)
     if len(out) != len(pairs):
-        raise ValueError("a key twice in one object")
+        raise ValueError("a key appears twice in one object")
     return out

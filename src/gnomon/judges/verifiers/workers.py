@@ -33,7 +33,7 @@ class VerifierError(Exception):
 
 
 class VerifierTimeoutError(VerifierError):
-    """It took longer than it may, and was killed."""
+    """It took longer than allowed, and was killed."""
 
 
 class WorkerPool:
@@ -68,7 +68,7 @@ class WorkerPool:
             self._free.put(_Worker(job))
 
     def ask(self, text: str, answer: Any) -> Any:
-        """What the verifier says of one response; called from any thread.
+        """The verifier's answer for one response; may be called from any thread.
 
         Raises:
             VerifierTimeoutError: it took longer than ``timeout_s`` and was killed.
@@ -182,9 +182,9 @@ def _processor_seconds(pid: int) -> tuple[float, bool]:
 
 
 def main() -> None:
-    """A worker: the verifier's name on the first line of stdin, then a question on each."""
+    """Run a worker: the verifier's name is the first line of stdin, each further one a question."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a verifier prints is no reply
+    os.dup2(2, 1)  # what a verifier prints is not a reply
     try:
         job = json.loads(sys.stdin.readline())
         module, _, name = job["reference"].partition(":")

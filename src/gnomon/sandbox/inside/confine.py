@@ -1,4 +1,4 @@
-"""Giving up rights, from inside: limits, landlock, seccomp, another user. There is no way back.
+"""Give up rights, from inside: limits, landlock, seccomp, another user. There is no way back.
 
 Two seccomp filters, built by hand and stacked, say which system calls fail. The base filter holds
 for everything inside: no sockets, no namespaces or mounts, no looking into other processes, no
@@ -194,7 +194,7 @@ def landlock_abi() -> int:
 
 
 def confine_all(config: dict[str, Any]) -> None:
-    """What holds for everything in the sandbox: resource limits, landlock, the base filter.
+    """Set what holds for everything in the sandbox: resource limits, landlock, the base filter.
 
     Raises:
         ConfineError: the kernel refused one of them.
@@ -214,7 +214,7 @@ def confine_all(config: dict[str, Any]) -> None:
 
 
 def confine_program(config: dict[str, Any]) -> None:
-    """What the program under test loses on top: its user, its right to fork and to signal."""
+    """Take from the program under test also its user and its right to fork and to signal."""
     limits = config["limits"]
     if config["backend"] == "none":
         return
@@ -236,7 +236,7 @@ def confine_program(config: dict[str, Any]) -> None:
 
 
 def confine_tests(config: dict[str, Any]) -> None:
-    """What the process that runs trusted tests loses, once the program has been started."""
+    """Confine the process that runs trusted tests, once the program has been started."""
     if config["backend"] == "none":
         return
     if config["uid"]:
@@ -326,7 +326,7 @@ def _become(uid: int, *, keep_search: bool) -> None:
     """Become an unused user, so that root's rights are gone and its processes can be counted.
 
     ``keep_search`` keeps the one capability that finds Python below a closed folder such as /root
-    (what may be read there is landlock's say).
+    (landlock decides what may be read there).
     """
     if keep_search:
         _prctl(_PR_SET_KEEPCAPS, 1)

@@ -1,4 +1,4 @@
-"""The program under test: it is loaded here, and answers calls; nothing it says is believed."""
+"""The program under test: it is loaded here, and answers calls; nothing it says is trusted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def serve(source: str, requests: int, answers: int) -> None:
         exec(compile(source, "<program>", "exec"), module.__dict__)
         wire.send(answers, {"ok": None})
     except BaseException as error:
-        wire.send(answers, {"error": _said(error)})
+        wire.send(answers, {"error": _error_text(error)})
         os._exit(1)
     try:
         while True:
@@ -47,10 +47,10 @@ def _answer(namespace: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
         value = function(*arguments, **wire.decode(call["k"], wire.ARGUMENTS))
         return {"ok": wire.encode(value)}
     except BaseException as error:
-        return {"error": _said(error)}
+        return {"error": _error_text(error)}
 
 
-def _said(error: BaseException) -> list[str]:
+def _error_text(error: BaseException) -> list[str]:
     try:
         return [type(error).__name__, str(error)[:MAX_MESSAGE]]
     except BaseException:

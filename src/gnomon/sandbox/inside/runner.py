@@ -308,22 +308,22 @@ def _fork_confined(job: dict[str, Any], keep: dict[int, int], *, null_output: bo
     Raises:
         confine.ConfineError: the child could not be confined (and is gone).
     """
-    heard, said = os.pipe()
+    receiver, sender = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             confine.confine_program(job)
-            os.write(said, b"1")
+            os.write(sender, b"1")
             _isolate(keep, null_output=null_output)
         except BaseException as error:
-            os.write(said, str(error).encode()[:200])
+            os.write(sender, str(error).encode()[:200])
             os._exit(3)
         return 0
-    os.close(said)
-    told = os.read(heard, 200)
-    os.close(heard)
-    if told != b"1":
-        raise confine.ConfineError(f"the program could not be confined: {told.decode()}")
+    os.close(sender)
+    reply = os.read(receiver, 200)
+    os.close(receiver)
+    if reply != b"1":
+        raise confine.ConfineError(f"the program could not be confined: {reply.decode()}")
     return pid
 
 

@@ -162,7 +162,7 @@ def pretrain(
 
 
 def main() -> None:
-    """The command line: every field of PretrainConfig is an option."""
+    """Run the command line: every field of PretrainConfig is an option."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--init", type=Path, help="train on from this model, in its shape")

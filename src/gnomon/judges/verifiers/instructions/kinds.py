@@ -322,8 +322,8 @@ kind(
 # -- beginning and end -----------------------------------------------------------------------------
 
 
-def _stands(text: str, phrase: str, *, first: bool) -> bool:
-    """Whether the text begins (or ends) with the phrase and has more to say than it."""
+def _at_edge(text: str, phrase: str, *, first: bool) -> bool:
+    """Whether the text begins (or ends) with the phrase and has other words too."""
     text, phrase = bare(text).lower(), bare(phrase).lower()
     if first:
         return text.startswith(phrase) and bool(words(text[len(phrase) :]))
@@ -335,14 +335,14 @@ kind(
     "starts_with",
     lambda r: {"phrase": r.choice(OPENINGS)},
     'Start your answer with the exact words "{phrase}"',
-    lambda t, p: _stands(t, p["phrase"], first=True),
+    lambda t, p: _at_edge(t, p["phrase"], first=True),
     clashes="frame opening choice",
 )
 kind(
     "ends_with",
     lambda r: {"phrase": r.choice(CLOSINGS)},
     'End your answer with the exact words "{phrase}"',
-    lambda t, p: _stands(t, p["phrase"], first=False),
+    lambda t, p: _at_edge(t, p["phrase"], first=False),
     clashes="frame ending choice",
 )
 kind(

@@ -88,16 +88,16 @@ def sentences(text: str) -> list[str]:
     """The sentences: what ends in . ! ? (or what other scripts have) and holds a word.
 
     Not ends are the stops of abbreviations (Mr., e.g.), initials, decimals and list numbers, an
-    ellipsis that goes on in small letters, and what a quotation ends in where the sentence around
-    it goes on. A line of a list, a heading or a table and the end of a paragraph end one too; a
-    line that ends in a colon belongs to what follows, and a heading alone is not a sentence.
+    ellipsis that continues in small letters, and the marks that end a quotation where the sentence
+    around it continues. A line of a list, a heading or a table and the end of a paragraph end one
+    too; a line that ends in a colon belongs to what follows, and a heading alone is not a sentence.
     """
     out: list[str] = []
-    held: list[str] = []  # what goes on in the next block
+    held: list[str] = []  # what continues in the next block
     for block in map(str.strip, _BLOCK.split(text)):
         if _RULE.fullmatch(block):
             continue
-        if held and not _goes_on(held[-1], block):
+        if held and not _continues(held[-1], block):
             out.append("\n".join(held))
             held = []
         if _is_heading(block):
@@ -114,7 +114,7 @@ def sentences(text: str) -> list[str]:
     return [p for p in (*out, "\n".join(held)) if words(_MARKER.sub("", p, count=1))]
 
 
-def _goes_on(held: str, block: str) -> bool:
+def _continues(held: str, block: str) -> bool:
     """Whether a piece without an end mark belongs to the block below it."""
     lead = held.rstrip("*_ ")[-1:] in tuple(",:;，：；、–—-")
     return lead or _is_heading(held) or block[0].islower()
@@ -181,7 +181,7 @@ def _stop_ends(before: str, following: str, first: str) -> bool:
 
 
 def paragraphs(text: str) -> list[str]:
-    """The paragraphs: what stands between empty lines."""
+    """The paragraphs: what is between empty lines."""
     return [part for part in re.split(r"\n\s*\n", text.strip()) if part.strip()]
 
 
