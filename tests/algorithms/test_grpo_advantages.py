@@ -12,7 +12,7 @@ from torch import Tensor
 from gnomon.algorithms.policy_gradient_settings import PolicyGradientSettings
 from gnomon.algorithms.rollouts import Rollout, group_metrics, right_answers
 from gnomon.data.batch import Batch, pack
-from gnomon.losses.advantages import EPS, group_advantages, kl_before, token_advantages
+from gnomon.losses.advantages import EPS, kl_before, token_advantages
 from gnomon.records import Judgement, Score, TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Completion
 
@@ -162,12 +162,6 @@ def test_a_group_of_one_has_no_advantage_and_no_nan() -> None:
             s = settings(baseline=baseline, advantage_scale=scale)
             found = advantages(torch.tensor([3.0]), pack(one), s)
             assert torch.equal(found, torch.zeros(2))
-
-
-def test_grpos_advantage_is_that_of_the_losses_package() -> None:
-    found = advantages(REWARDS, LAYOUT, settings())
-    expected = group_advantages(REWARDS, LAYOUT.group_of, scale="group")
-    torch.testing.assert_close(found, expected[LAYOUT.response_of])
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from gnomon.algorithms.sampled_pairs import PairMaking
 from gnomon.cli.main import main
 from gnomon.errors import ConfigError
 from gnomon.losses.reduce import Totals
+from gnomon.records import Comparison, TokenGroup, TokenResponse
 from gnomon.train.loop import Loop
 
 # -- pairs ----------------------------------------------------------------------------------------
@@ -250,6 +251,22 @@ def test_replay_has_its_share_and_reaches_back_so_far() -> None:
     assert all(tuple(g.prompt_ids) in known for g in drawn)
     draws = {tuple(tuple(g.prompt_ids) for g in replay.draw(6, i)) for i in range(12)}
     assert len(draws) > 1
+
+
+def test_replay_keeps_all_that_its_loss_reads() -> None:
+    """Weights of comparisons, and which tokens count (an episode's tool output does not)."""
+    responses = (
+        TokenResponse([5, 6, 7], [True, False, True], scalar={"rank": 1.0, "reward": 2.0}),
+        TokenResponse([8], [True], scalar={"rank": 2.0, "reward": 1.0}),
+    )
+    pairs = (Comparison(0, 1, weight=0.25, margin=0.5),)
+    group = TokenGroup("g", [1, 2], responses, pairs, category="c")
+    replay, again = Replay(0.5, rounds=2, seed=3), Replay(0.5, rounds=2, seed=3)
+    replay.add([group])
+    again.load_state_dict(json_round(replay.state_dict()))
+    (kept,), (back,) = replay.draw(1, 0), again.draw(1, 0)
+    assert kept is group
+    assert back == group
 
 
 def test_replayed_pairs_come_back_as_they_were_with_todays_reference(tmp_path: Path) -> None:

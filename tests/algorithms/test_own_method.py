@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import tiny_world as tw
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, GnomonError
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.names import check_names
 from gnomon.stages.plan import make_plan
@@ -23,7 +23,7 @@ OFFLINE = '''
 
 from pydantic import Field
 
-from gnomon.algorithms.base import Algorithm, LossOutput, Settings, token_weight
+from gnomon.algorithms.base import Algorithm, Credit, LossOutput, Settings, token_weight
 from gnomon.algorithms.metric import mean
 
 
@@ -55,6 +55,64 @@ class Nothing:
 
 class Vague(Algorithm):
     """It does not say what its data is."""
+
+
+class Misspelt(Focal):
+    data = "demonstration"
+
+
+class Strange(Focal):
+    class Settings:
+        """Not gnomon's."""
+
+
+class Lossless(Algorithm):
+    data = "demonstrations"
+
+
+class Sampler(Focal):
+    """It samples, and learns from what was sampled as if it had been given."""
+
+    data = "prompts"
+
+
+class Rewarding(Focal):
+    produces = "reward_model"
+
+
+class Producing(Focal):
+    produces = "rewards"
+
+
+class Bare(Focal):
+    def loss(self, batch, step):
+        return super().loss(batch, step).loss
+
+
+class Plain(Focal):
+    def loss(self, batch, step):
+        return LossOutput(super().loss(batch, step).loss, {"nll": 1.0})
+
+
+class Listing(Focal):
+    def credit(self, groups, step):
+        return groups
+
+
+class Picky(Focal):
+    @classmethod
+    def prepare(cls, groups, settings, training=True):
+        return [], []
+
+
+class Few(Focal):
+    """It leaves some of its rows out at the beginning, and calls a metric as the loop does."""
+
+    def begin(self, groups, training):
+        return groups[:3]
+
+    def credit(self, groups, step):
+        return Credit(groups, {"step": 70.0, "iteration": 70.0})
 '''
 SAMPLING = '''
 """REINFORCE with the best response to a prompt as everyone's baseline."""
@@ -231,6 +289,12 @@ def test_the_plan_knows_it(folder: Path, tiny_folder: Path) -> None:
         (offline("focal.py:Nothing"), r"is not a method; derive a class from"),
         (offline("focal.py:mean"), r"is not a method; derive a class from"),
         (offline("focal.py:Vague"), r"does not say what its data is"),
+        (offline("focal.py:Misspelt"), r"data is 'demonstration'; did you mean 'demonstrations'"),
+        (offline("focal.py:Strange"), r"Settings that do not derive from"),
+        (offline("focal.py:Lossless"), r"has no loss\(batch, step\)"),
+        (offline("focal.py:Sampler"), r"has no credit\(groups, step\)"),
+        (offline("focal.py:Rewarding"), r"has no result\(\)"),
+        (offline("focal.py:Producing"), r"produces 'rewards'"),
         (offline("focal.py:"), r"focal\.py:"),
         (offline("focal"), r"your own is file\.py:Name"),
         (offline(settings={"gama": 1}), r"gama.*did you mean 'gamma'"),
@@ -260,6 +324,38 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(
     with pytest.raises(ConfigError, match=said):
         make_plan(recipe, folder)
     assert not list((folder / "runs").glob("**/metrics.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Bare", "loss gave a Tensor; it has to be a LossOutput"),
+        ("Plain", "loss, metric 'nll': gave a float; it has to be a Metric"),
+        ("Listing", "credit gave a list; it has to be a Credit"),
+        ("Picky", "can use none of its 12 rows"),
+    ],
+)
+def test_what_it_gives_wrongly_is_said(
+    name: str, said: str, folder: Path, tiny_folder: Path
+) -> None:
+    with pytest.raises(GnomonError, match=said):
+        run(folder, tiny_folder, offline(f"focal.py:{name}"))
+
+
+def test_a_method_may_leave_rows_out_and_cannot_move_the_loops_own_figures(
+    folder: Path, tiny_folder: Path
+) -> None:
+    seen = rows(run(folder, tiny_folder, offline("focal.py:Few")))
+    assert [(row["step"], row["iteration"]) for row in seen] == [(1, 1), (2, 2)]
+
+
+def test_no_code_refuses_what_it_would_have_to_import(folder: Path, tiny_folder: Path) -> None:
+    (folder / "focal.py").write_text("raise RuntimeError('imported')\n")
+    recipe = tw.make_recipe(tiny_folder, folder / "runs", offline())
+    with pytest.raises(ConfigError, match=r"--no-code: the methods of 'own' \(focal.py:Focal\)"):
+        make_plan(recipe, folder, code=False)
+    with pytest.raises(ConfigError, match="imported"):
+        make_plan(recipe, folder)
 
 
 def test_a_misspelt_file_is_answered_with_the_nearest_before_anything_is_imported(

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import tiny_world as tw
-from gnomon.errors import Pending
+from gnomon.errors import Pending, RunError
 from gnomon.judges.build import Mixture
 from gnomon.judges.function import FunctionReward, GroupReward, function_reward
 from gnomon.judges.human import HumanQueue
@@ -226,10 +226,17 @@ def test_a_group_that_a_judge_raises_on_takes_no_other_with_it_and_is_not_split(
         (3.0, "returned float, expected a list with one reward per response"),
         ([1.0, 2.0], "gave 2 scores for 3 responses"),
         (Judgement("x"), "gave 0 scores for 3 responses"),
-        (Judgement("x", comparisons=(Comparison(0, 3),)), "not of two of the 3 responses"),
-        (Judgement("x", comparisons=(Comparison(-1, 0),)), "not of two of the 3 responses"),
-        (Judgement("x", comparisons=(Comparison(1, 1),)), "not of two of the 3 responses"),
+        (Judgement("x", comparisons=(Comparison(0, 3),)), "no pair of the 3 responses"),
+        (Judgement("x", comparisons=(Comparison(-1, 0),)), "no pair of the 3 responses"),
+        (Judgement("x", comparisons=(Comparison(1, 1),)), "no pair of the 3 responses"),
+        (Judgement("x", comparisons=(Comparison(0.0, 1.0),)), "no pair of the 3 responses"),  # type: ignore[arg-type]
+        (Judgement("x", comparisons=((0, 1),)), "gave a tuple, not a Comparison"),  # type: ignore[arg-type]
+        (Judgement("x", comparisons=(Comparison(0, 1, weight=float("nan")),)), "the weight nan"),
+        (Judgement("x", comparisons=(Comparison(0, 1, weight=-1.0),)), "the weight -1.0"),
+        (Judgement("x", comparisons=(Comparison(0, 1, margin=float("inf")),)), "the margin inf"),
+        (Judgement("x", scores=None), "gave 0 scores for 3 responses"),  # type: ignore[arg-type]
         (Judgement("x", error="endpoint is down"), "endpoint is down"),
+        (Judgement("x", error=503), "503"),  # type: ignore[arg-type]
     ],
 )
 def test_an_answer_that_cannot_be_used_is_an_error_of_the_group(answer: Any, said: str) -> None:
@@ -237,6 +244,36 @@ def test_an_answer_that_cannot_be_used_is_an_error_of_the_group(answer: Any, sai
     assert values(judgement) == [None] * 3
     assert said in str(judgement.error)
     assert all(str(score.error).startswith("mine: ") for score in judgement.scores)
+
+
+def test_what_a_judgement_says_beside_its_scores_can_be_stored() -> None:
+    scores = (Score(1.0), Score(2.0), Score(3.0))
+    careless = Judgement("x", scores, cost=None, reason={"because": 1})  # type: ignore[arg-type]
+    (judgement,) = judged(own(lambda g: careless), GROUPS[:1])
+    assert values(judgement) == [1.0, 2.0, 3.0]
+    assert judgement.reason == "{'because': 1}"
+    assert judgement.cost.seconds > 0
+
+
+def test_what_begin_raises_ends_the_run_in_words() -> None:
+    class Closed(Own):
+        def begin(self, round: int) -> None:
+            raise self.answer
+
+    judge = GroupReward(Closed(ValueError("no key")), "mine")
+    with pytest.raises(RunError, match=r"reward 'mine': begin\(3\): ValueError: no key \(.*"):
+        judge.begin(3)
+    for error in (Pending("people think"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            GroupReward(Closed(error), "mine").begin(1)
+
+
+def test_a_class_that_asks_in_rounds_is_asked_in_rounds() -> None:
+    class Slow(Own):
+        in_rounds = True
+
+    assert GroupReward(Slow(None), "mine").in_rounds
+    assert not own(None).in_rounds
 
 
 def test_one_bad_score_is_that_responses_error() -> None:

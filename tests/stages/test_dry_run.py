@@ -248,6 +248,15 @@ def test_no_code_imports_nothing_of_the_recipes(base: Path, tiny_folder: Path) -
     assert (base / "ran").exists()
 
 
+def test_no_code_imports_no_verifier(base: Path, tiny_folder: Path) -> None:
+    function = str(base / "mine.py") + ":score"
+    reward = {"builtin": "verifier", "options": {"function": function, "field": None}}
+    text = shown(recipe(base, tiny_folder, {**GRPO, "reward": reward}), base, code=False)
+    assert not (base / "ran").exists()
+    assert "was not imported (--no-code)" in text
+    assert "mine.py:score" in text
+
+
 def test_the_plan_says_whose_code_it_ran(base: Path, tiny_folder: Path) -> None:
     text = shown(recipe(base, tiny_folder, {**GRPO, "reward": {"function": "mine.py:score"}}), base)
     assert "runs its author's code, which was imported just now" in text

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from gnomon.algorithms import offline_settings as offline
 from gnomon.algorithms import on_policy_settings as on_policy
 from gnomon.algorithms import policy_gradient_presets as presets
 from gnomon.algorithms.policy_gradient_settings import PolicyGradientSettings
 from gnomon.errors import ConfigError
-from gnomon.plugins import check_known, is_own, load_builtin, load_own
+from gnomon.plugins import check_known, did_you_mean, is_own, load_builtin, load_own
+from gnomon.recipe.schema import Kind
 
 if TYPE_CHECKING:
     from gnomon.algorithms.base import Algorithm
@@ -169,7 +170,33 @@ def find_method(name: str, base: Path | None = None) -> Method:
             f"algorithm {name!r}: {found!r} is not a method; derive a class from "
             "gnomon.algorithms.base.Algorithm"
         )
-    if getattr(found, "data", None) is None:
-        raise ConfigError(f"algorithm {name!r}: the class does not say what its data is (data)")
+    problem = _lacking(found)
+    if problem is not None:
+        raise ConfigError(f"algorithm {name!r}: the class {problem}")
     summary = found.summary or (found.__doc__ or "").strip().partition("\n")[0]
     return _UserMethod(name, name, found.Settings, summary, found)
+
+
+def _lacking(found: type[Algorithm]) -> str | None:
+    """What a user's class does not say, or does not say rightly; None where all is there."""
+    from gnomon.algorithms.base import Algorithm
+
+    data, kinds = getattr(found, "data", None), get_args(Kind)
+    if data is None:
+        return "does not say what its data is (data)"
+    if data not in kinds:
+        return f"says that its data is {data!r}; {did_you_mean(str(data), kinds, 'it is one of')}"
+    if not (isinstance(found.Settings, type) and issubclass(found.Settings, offline.Settings)):
+        return "has Settings that do not derive from gnomon.algorithms.base.Settings"
+    if found.loss is Algorithm.loss:
+        return "has no loss(batch, step)"
+    if data == "prompts" and found.credit is Algorithm.credit:
+        return (
+            "samples responses and has no credit(groups, step), which makes groups of tokens of "
+            "what was sampled (gnomon.algorithms.rollouts.token_groups)"
+        )
+    if found.produces not in ("policy", "reward_model"):
+        return f"produces {found.produces!r}; it is policy or reward_model"
+    if found.produces == "reward_model" and found.result is Algorithm.result:
+        return "produces a reward model and has no result(), which gives its roles and normaliser"
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from gnomon.records import Comparison, TokenGroup, TokenResponse
 class Replay:
     """The groups of the last ``rounds`` rounds; which of them come back is fixed by the seed.
 
-    What it keeps is tokens, scalars and comparisons: whatever depends on the reference is computed
-    again in the round that uses it.
+    What it keeps is tokens, which of them count, scalars and comparisons: whatever depends on the
+    reference is computed again in the round that uses it.
 
     Args:
         share: of a round's groups, how many come from earlier rounds, in [0, 1).
@@ -63,8 +64,9 @@ def _pack(groups: Sequence[TokenGroup]) -> dict[str, Any]:
                 "category": g.category,
                 "prompt": len(g.prompt_ids),
                 "lengths": [len(r.ids) for r in g.responses],
+                "masks": [list(map(bool, r.mask)) for r in g.responses],
                 "scalars": [dict(r.scalar) for r in g.responses],
-                "pairs": [[c.better, c.worse, c.margin] for c in g.comparisons],
+                "pairs": [asdict(c) for c in g.comparisons],
             }
             for g in groups
         ],
@@ -79,9 +81,9 @@ def _unpack(packed: Mapping[str, Any]) -> list[TokenGroup]:
     for g in packed["groups"]:
         prompt = next(parts).tolist()
         responses = tuple(
-            TokenResponse(ids := next(parts).tolist(), [True] * len(ids), scalar=scalar)
-            for scalar in g["scalars"]
+            TokenResponse(next(parts).tolist(), mask, scalar=scalar)
+            for mask, scalar in zip(g["masks"], g["scalars"], strict=True)
         )
-        pairs = tuple(Comparison(b, w, margin=margin) for b, w, margin in g["pairs"])
+        pairs = tuple(Comparison(**pair) for pair in g["pairs"])
         out.append(TokenGroup(g["id"], prompt, responses, pairs, category=g["category"]))
     return out

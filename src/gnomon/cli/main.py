@@ -113,7 +113,6 @@ def inspect_data(
 
     The options are a recipe's data keys, so that a file is read as the recipe would read it.
     """
-    # nothing
     from gnomon.data.inspect import inspect
     from gnomon.recipe.load import validate_as
     from gnomon.recipe.schema import DataSpec

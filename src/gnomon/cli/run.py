@@ -28,7 +28,7 @@ def run(
         bool,
         typer.Option(
             "--no-code",
-            help="With --dry-run: import none of the recipe's own Python (reward functions, "
+            help="With --dry-run: import none of the recipe's own Python (methods, rewards, "
             "environments), for a recipe that you do not trust.",
         ),
     ] = False,
@@ -49,8 +49,8 @@ def run(
     checkpoints, models that plain transformers loads, and report.html. Resume a killed run with
     --resume: it ends with the same weights as if it had never stopped.
 
-    A recipe runs its author's code: the Python files that its rewards and environments name. They
-    are imported by --dry-run too, unless --no-code is given.
+    A recipe runs its author's code: the Python files that its methods, rewards and environments
+    name. They are imported by --dry-run too, unless --no-code is given.
     """
     from gnomon.recipe.load import load_recipe
     from gnomon.stages.names import check_names

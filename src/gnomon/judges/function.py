@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, RunError
 from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score, as_score
 from gnomon.plugins import import_problem, load_own
 from gnomon.records import Group, Judgement
-from gnomon.usercode import FailedError, all_settled, is_interrupt, settled
+from gnomon.usercode import FailedError, all_settled, explain, is_interrupt, settled
 
 
 class FunctionReward(SampleJudge):
@@ -40,7 +40,8 @@ class GroupReward(Judge):
 
     It answers with one item per group, in order: a list of what :class:`FunctionReward` takes, one
     item per response, or a :class:`Judgement`. It may be a coroutine, or answer with awaitables.
-    Where it has ``begin(round)``, that is called too. What it raises is the error of its group.
+    Where it has ``begin(round)`` or ``in_rounds``, they are a judge's (see :class:`Judge`). What it
+    raises is the error of its group; what ``begin`` raises ends the run.
     """
 
     groupwise = True
@@ -49,10 +50,17 @@ class GroupReward(Judge):
         self.own = own
         self.name = name
         self.version = version
+        self.in_rounds = bool(getattr(own, "in_rounds", False))
 
     def begin(self, round: int) -> None:
-        if hasattr(self.own, "begin"):
+        if not hasattr(self.own, "begin"):
+            return
+        try:
             settled(self.own.begin(round))
+        except BaseException as error:
+            if isinstance(error, RunError) or is_interrupt(error):
+                raise
+            raise RunError(f"reward {self.name!r}: begin({round}): {explain(error)}") from error
 
     def judge(self, groups: Sequence[Group]) -> list[Judgement]:
         return [self._judgement(item) for item in _items(settled(self.own.judge(groups)), "group")]

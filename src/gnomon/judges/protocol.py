@@ -7,6 +7,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Protocol
 
 from gnomon.errors import RunError
@@ -164,20 +165,40 @@ def _complete(judge: Judge, group: Group, found: Any, seconds: float) -> Judgeme
     count = len(group.responses)
     if not isinstance(found, Judgement):
         return _failed(judge, group, f"gave a {type(found).__name__}, not a Judgement")
-    cost = found.cost if found.cost.seconds else replace(found.cost, seconds=seconds)
-    scores: Sequence[Any] = found.scores
-    compared = found.comparisons or ()
-    if any(
-        c.better == c.worse or not 0 <= i < count for c in compared for i in (c.better, c.worse)
-    ):
-        return _failed(judge, group, f"a comparison is not of two of the {count} responses", cost)
+    cost = found.cost if isinstance(found.cost, Cost) else Cost()
+    cost = cost if cost.seconds else replace(cost, seconds=seconds)
     if found.error is not None:
-        return _failed(judge, group, found.error, cost)
-    if not scores and found.comparisons is not None:
+        return _failed(judge, group, str(found.error), cost)
+    scores: Sequence[Any] = () if found.scores is None else tuple(found.scores)
+    compared = None if found.comparisons is None else tuple(found.comparisons)
+    problem = _unusable(compared or (), count)
+    if problem is not None:
+        return _failed(judge, group, problem, cost)
+    if not scores and compared is not None:
         scores = [Score(share) for share in win_shares(compared, count)]
     if len(scores) != count:
         return _failed(judge, group, f"gave {len(scores)} scores for {count} responses", cost)
-    return replace(found, scores=tuple(checked(judge.name, s) for s in scores), cost=cost)
+    scored = tuple(checked(judge.name, s) for s in scores)
+    reason = None if found.reason is None else str(found.reason)
+    return replace(found, scores=scored, comparisons=compared, cost=cost, reason=reason)
+
+
+def _unusable(compared: Sequence[Any], count: int) -> str | None:
+    """Why these are no comparisons of ``count`` responses; None where they are."""
+    for c in compared:
+        if not isinstance(c, Comparison):
+            return f"gave a {type(c).__name__}, not a Comparison"
+        places = (c.better, c.worse)
+        known = all(isinstance(i, Integral) and 0 <= i < count for i in places)
+        if not known or c.better == c.worse:
+            return f"compared what is no pair of the {count} responses"
+        try:
+            weight, margin = number(c.weight), number(c.margin)
+        except (TypeError, ValueError, OverflowError):
+            weight = margin = math.nan
+        if not (math.isfinite(margin) and 0 <= weight < math.inf):
+            return f"gave a comparison the weight {c.weight!r} and the margin {c.margin!r}"
+    return None
 
 
 def win_shares(comparisons: Sequence[Comparison], count: int) -> list[float]:

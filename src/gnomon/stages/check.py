@@ -20,6 +20,7 @@ from gnomon.judges.build import HUMAN, one_judge
 from gnomon.judges.function import function_reward
 from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
+from gnomon.plugins import is_own
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.engines import check_engine
@@ -97,12 +98,21 @@ def check_tools(recipe: Recipe) -> None:
 
 
 def own_code(recipe: Recipe) -> list[str]:
-    """The author's Python that a recipe runs: reward functions and environments."""
+    """The author's Python that a recipe runs: methods, reward functions, verifiers and
+    environments."""
     rewards = [r for s in recipe.stages for r in (*s.reward, *s.observe)]
     rewards += recipe.compare.rewards if recipe.compare is not None else []
-    named = [r.function for r in rewards if r.function is not None]
+    named = [s.algorithm for s in recipe.stages if is_own(s.algorithm)]
+    named += [function for r in rewards if (function := own_function(r)) is not None]
     places = [s.environment.name for s in recipe.stages if s.environment is not None]
     return list(dict.fromkeys([*named, *(name for name in places if ":" in name)]))
+
+
+def own_function(reward: RewardSpec) -> str | None:
+    """The function of the recipe's author that a reward runs, in this process or a verifier's."""
+    if reward.builtin == "verifier":
+        return str(reward.options.get("function", "")) or None
+    return reward.function
 
 
 def check_stage(stage: Stage, code: bool = True) -> None:
@@ -243,7 +253,7 @@ def _check_rewards(
     for reward in rewards:
         if reward.function is not None and code:
             function_reward(reward.function, base, reward.options, reward.label)
-        if reward.builtin is not None:
+        if reward.builtin is not None and (code or own_function(reward) is None):
             one_judge(reward, base=base, load=load_reward_model)
         if reward.model is None:
             continue

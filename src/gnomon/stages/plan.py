@@ -16,6 +16,7 @@ from gnomon.data.values import Skipped, summarise_skipped
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import parameter_count
+from gnomon.plugins import is_own
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.check import (
@@ -62,12 +63,19 @@ def make_plan(recipe: Recipe, base: Path, code: bool = True) -> list[StagePlan]:
 
     Args:
         base: the folder that the recipe's relative paths start from.
-        code: whether to import the Python that the recipe names; without it, the recipe's own
-            rewards and environments are not checked.
+        code: whether to import the Python that the recipe names; without it, rewards and
+            environments of the recipe's own go unchecked, and methods are refused.
 
     Raises:
         GnomonError: everything that is wrong, one problem a line.
     """
+    hidden = [stage for stage in recipe.stages if is_own(stage.algorithm)]
+    if hidden and not code:
+        listed = ", ".join(f"{stage.name!r} ({stage.algorithm})" for stage in hidden)
+        raise ConfigError(
+            f"--no-code: the methods of {listed} are the recipe's own code, and without them there "
+            "is nothing to plan. Read those files, then leave --no-code out"
+        )
     run = RunFolder(recipe)
     plans: list[StagePlan] = []
     problems: list[str] = []
@@ -102,7 +110,7 @@ class _Planner:
         stage = open_stage(self.recipe, spec, self.run, self.base)
         check_stage(stage, self.code)
         usable = usable_rows(stage, stage_encoder(stage), self.code)
-        check_judging(spec, usable.prompts, self.base)
+        check_judging(spec, usable.prompts, self.base, self.code)
         known = usable.rows is not None or (stage.trains and spec.train.steps is not None)
         iterations = stage.iterations(usable.rows or 0) if known else None
         if isinstance(stage.settings, ReferenceSettings):

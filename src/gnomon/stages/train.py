@@ -15,7 +15,7 @@ from gnomon.algorithms.on_policy_settings import OnPolicySettings
 from gnomon.algorithms.registry import Method, find_method
 from gnomon.algorithms.rollouts import ROLLOUT_METRICS
 from gnomon.data.encode import EncodeAs, Encoder
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, DataError
 from gnomon.models.load import LoadedModel, fetch, read_config
 from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate
 from gnomon.models.roles import LoraSettings, Role
@@ -195,7 +195,11 @@ class Train(Stage):
     ) -> tuple[list[Any], list[Any]]:
         how: EncodeAs = "demonstrations" if self.data_kind == "demonstrations" else "groups"
         encoded = self.data.encode(encoder, groups, how)
-        return self.algorithm.prepare(encoded, self.settings, training=training)
+        rows, left_out = self.algorithm.prepare(encoded, self.settings, training=training)
+        if training and not rows:
+            first = f": {left_out[0]}" if left_out else ""
+            raise DataError(f"{self.spec.algorithm} can use none of its {len(groups)} rows{first}")
+        return rows, left_out
 
     def _bench(self, roles: Mapping[str, Role], rows: int) -> Workbench:
         train = self.spec.train

@@ -17,6 +17,7 @@ from gnomon.models.save import load_reward_model
 from gnomon.recipe.schema import DataSpec, RewardSpec, StageSpec
 from gnomon.records import Group, Message, Response
 from gnomon.runs.folder import RunFolder
+from gnomon.stages.check import own_function
 from gnomon.stages.environments import build_environment, openings
 from gnomon.stages.sources import LENGTH
 from gnomon.stages.stage import Stage
@@ -159,16 +160,21 @@ TRIED_PROGRAMS = 2
 ANSWER = "0"
 
 
-def check_judging(stage: StageSpec, prompts: Sequence[EncodedPrompt], base: Path) -> None:
+def check_judging(
+    stage: StageSpec, prompts: Sequence[EncodedPrompt], base: Path, code: bool
+) -> None:
     """Check that each builtin reward finds in the prompts what it needs (an answer, tests).
 
     The recipe's own rewards and reward models are not called.
+
+    Args:
+        code: whether a verifier of the recipe's own may be called.
 
     Raises:
         ConfigError: it fails on more prompts than ``max_reward_errors`` allows.
     """
     for spec in [*stage.reward, *stage.observe]:
-        if spec.builtin not in (None, HUMAN):
+        if spec.builtin not in (None, HUMAN) and (code or own_function(spec) is None):
             tried = prompts[: TRIED_PROGRAMS if spec.builtin == "code" else TRIED_PROMPTS]
             _check(spec, tried, base, stage.max_reward_errors)
 

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 from torch import nn
 
 from gnomon.algorithms.base import Algorithm, Credit, Evaluation, LossOutput, Step, Workbench
-from gnomon.algorithms.metric import mean
+from gnomon.algorithms.metric import Metric, mean
 from gnomon.algorithms.offline_settings import TextMixSettings
 from gnomon.data.batch import Batch, Sampler
+from gnomon.errors import RunError
 from gnomon.losses.reduce import Totals, masked_sum
 from gnomon.records import TokenGroup
 
@@ -123,6 +124,8 @@ class Learner:
         step = self.source.step(iteration)
         drawn = self.source.draw(step)
         credit = self.algorithm.credit(drawn.groups, step)
+        if not isinstance(credit, Credit):
+            raise self._wrong("credit", credit, "a Credit(groups, metrics)")
         minibatches = [
             Minibatch(groups, self._text_for(number, step) if groups else [])
             for number, groups in self.source.split(credit, step)
@@ -131,8 +134,21 @@ class Learner:
         return Experience(step, minibatches, metrics, drawn.samples, credit.carried)
 
     def loss(self, batch: Batch, step: Step) -> LossOutput:
-        """The micro-batch's share of the step's loss."""
-        return self.algorithm.loss(batch, step)
+        """The micro-batch's share of the step's loss.
+
+        Raises:
+            RunError: the method's loss gives something else.
+        """
+        output = self.algorithm.loss(batch, step)
+        if not isinstance(output, LossOutput):
+            raise self._wrong("loss", output, "a LossOutput(loss, metrics)")
+        for name, metric in output.metrics.items():
+            if not isinstance(metric, Metric):
+                raise self._wrong(f"loss, metric {name!r}:", metric, "a Metric (mean(values))")
+        return output
+
+    def _wrong(self, what: str, given: Any, wanted: str) -> RunError:
+        return RunError(f"{self.name}: {what} gave a {type(given).__name__}; it has to be {wanted}")
 
     def text_loss(self, batch: Batch, step: Step) -> LossOutput:
         """The language-model loss on pretraining text, per token (InstructGPT's ptx term)."""
@@ -203,7 +219,7 @@ class GivenSource:
         self.groups = algorithm.begin(groups, training=True)
         self.held_out = algorithm.begin(held_out, training=False)
         bench = algorithm.bench
-        self.sampler = Sampler(len(groups), bench.batch_size, bench.seed)
+        self.sampler = Sampler(len(self.groups), bench.batch_size, bench.seed)
 
     def step(self, iteration: int) -> Step:
         return Step(iteration)

@@ -266,10 +266,11 @@ class Loop:
         seconds: float,
         tokens: int,
     ) -> None:
+        place = {"step": self.step, "iteration": iteration + 1}
         full: dict[str, float | int] = {
-            "step": self.step,
-            "iteration": iteration + 1,
+            **place,
             **row,
+            **place,  # whatever a method calls its metrics
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
             **self.memory.metrics(),
