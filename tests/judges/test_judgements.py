@@ -255,6 +255,13 @@ def test_what_a_judgement_says_beside_its_scores_can_be_stored() -> None:
     assert judgement.cost.seconds > 0
 
 
+def test_a_comparison_of_weight_0_counts_nowhere() -> None:
+    said = Judgement("x", comparisons=(Comparison(0, 1, weight=0.0), Comparison(2, 1)))
+    (judgement,) = judged(own(lambda g: said), GROUPS[:1])
+    assert judgement.comparisons == (Comparison(2, 1),)
+    assert values(judgement) == [0.5, 0.0, 1.0]
+
+
 def test_what_begin_raises_ends_the_run_in_words() -> None:
     class Closed(Own):
         def begin(self, round: int) -> None:

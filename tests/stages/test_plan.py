@@ -124,6 +124,10 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "function file": ({"ppo": {"reward": {"function": "my.py:score"}}}, "no file"),
     "builtin": ({"ppo": {"reward": "goold"}}, "did you mean 'gold'"),
     "observed": ({"ppo": {"observe": "goold"}}, "did you mean 'gold'"),
+    "observed as the loop's": (
+        {"ppo": {"observe": {"builtin": "gold", "name": "final"}}},
+        "cannot be called 'final'",
+    ),
     "reward later": (
         {"feedback": {"settings": {}, "reward": {"model": "rm"}}},
         "comes later",
@@ -247,9 +251,17 @@ def test_resuming_nothing_says_so(base: Path, tiny_folder: Path) -> None:
     assert "nothing to resume" in said[0]
 
 
-@pytest.mark.parametrize("unused", [{"holdout": 0.1}, {"lora": {"rank": 4}}])
+@pytest.mark.parametrize(
+    ("unused", "said"),
+    [
+        ({"holdout": 0.1}, "a collect stage trains and evaluates nothing"),
+        ({"lora": {"rank": 4}}, "a collect stage trains and evaluates nothing"),
+        ({"observe": "gold"}, "remove observe"),
+        ({"reward": "gold"}, "one of them judges"),
+    ],
+)
 def test_collecting_refuses_what_it_would_leave_unused(
-    tiny_folder: Path, tmp_path: Path, unused: dict[str, Any]
+    tiny_folder: Path, tmp_path: Path, unused: dict[str, Any], said: str
 ) -> None:
     stage = {
         "name": "feedback",
@@ -260,7 +272,7 @@ def test_collecting_refuses_what_it_would_leave_unused(
     }
     raw = {"name": "r", "model": str(tiny_folder), "output": str(tmp_path), "max_length": 160}
     make_plan(parse_recipe({**raw, "stages": [stage]}), tmp_path)
-    with pytest.raises(ConfigError, match="a collect stage trains and evaluates nothing"):
+    with pytest.raises(ConfigError, match=said):
         make_plan(parse_recipe({**raw, "stages": [{**stage, **unused}]}), tmp_path)
 
 

@@ -174,6 +174,8 @@ def _complete(judge: Judge, group: Group, found: Any, seconds: float) -> Judgeme
     problem = _unusable(compared or (), count)
     if problem is not None:
         return _failed(judge, group, problem, cost)
+    if compared is not None:
+        compared = tuple(c for c in compared if c.weight)  # a weight of 0 removes a comparison
     if not scores and compared is not None:
         scores = [Score(share) for share in win_shares(compared, count)]
     if len(scores) != count:

@@ -68,6 +68,10 @@ class Collect(Stage):
                 "pretraining text is given but would not be used: a collect stage trains nothing; "
                 "remove it"
             )
+        if spec.reward and self.settings.labellers:
+            raise ConfigError("both settings.labellers and a reward are given; one of them judges")
+        if spec.observe:
+            raise ConfigError("a collect stage logs nothing that could be observed; remove observe")
         if spec.normalise_on:
             raise ConfigError(f"normalise_on is for reward models, and this is {spec.algorithm}")
 

@@ -32,7 +32,7 @@ from gnomon.train.strategy import OneDevice, Strategy
 from gnomon.train.watch import IdleWatch, PeakMemory, Stop
 
 LOOP_METRICS = (
-    *("loss", "text_loss", "grad_norm", "lr", "step", "iteration", "seconds"),
+    *("loss", "text_loss", "grad_norm", "lr", "step", "iteration", "final", "seconds"),
     *("tokens_per_second", "peak_rss_gb", "peak_gpu_gb"),
 )
 """What every training stage logs."""
