@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -347,6 +348,23 @@ def test_a_method_may_leave_rows_out_and_cannot_move_the_loops_own_figures(
 ) -> None:
     seen = rows(run(folder, tiny_folder, offline("focal.py:Few")))
     assert [(row["step"], row["iteration"]) for row in seen] == [(1, 1), (2, 2)]
+
+
+def test_its_file_runs_once_and_again_when_it_has_changed(
+    folder: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gnomon.stages.run.write_report", lambda path: path / "report.html")
+    file = folder / "focal.py"
+    ran = folder / "ran"
+    file.write_text(f"open({str(ran)!r}, 'a').write('x')\n" + file.read_text())
+    recipe = tw.make_recipe(tiny_folder, folder / "runs", offline(), name="twice")
+    make_plan(recipe, folder)
+    run_recipe(recipe, base=folder, announce=lambda line: None)
+    assert ran.read_text() == "x"
+    file.write_text(file.read_text().replace("focal loss", "loss"))
+    os.utime(file, ns=(1, 1))
+    make_plan(recipe, folder)
+    assert ran.read_text() == "xx"
 
 
 def test_no_code_refuses_what_it_would_have_to_import(folder: Path, tiny_folder: Path) -> None:

@@ -7,6 +7,7 @@ Your own method needs no entry: a recipe names it as ``file.py:Class``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -162,9 +163,22 @@ def find_method(name: str, base: Path | None = None) -> Method:
     check_known(name, METHODS, "algorithm")
     if not is_own(name):
         return METHODS[name]
+    where = base or Path()
+    file = where / name.rpartition(":")[0]
+    changed = file.stat().st_mtime_ns if file.is_file() else None
+    return _own_method(name, where.absolute(), changed)
+
+
+@lru_cache(maxsize=64)
+def _own_method(name: str, base: Path, changed: int | None) -> _Own:
+    """A user's method; its file runs once, however often the method is asked for.
+
+    Args:
+        changed: when the file was; another time makes it another method.
+    """
     from gnomon.algorithms.base import Algorithm
 
-    found = load_own(name, base or Path(), "algorithm")
+    found = load_own(name, base, "algorithm")
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
         raise ConfigError(
             f"algorithm {name!r}: {found!r} is not a method; derive a class from "

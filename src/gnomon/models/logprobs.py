@@ -23,8 +23,8 @@ from gnomon.models.packed import measuring, plain_model
 _CHECKED: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 """Models whose logits were found to be what their OutputHead computes."""
 
-# logits held at once when the caller does not choose: 2^24 floats are 64 MiB
-_CHUNK_LOGITS = 2**24
+# logits held at once when the caller does not choose: 2^25 floats are 128 MiB
+_CHUNK_LOGITS = 2**25
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def token_logprobs(
         temperature: logits are divided by it; use the sampler's to compare with its log-probs.
         entropy: compute entropies as well.
         entropy_grad: whether they have a gradient; one that is only logged saves the memory.
-        chunk_tokens: rows projected at once; by default as many as make 64 MiB of logits.
+        chunk_tokens: rows projected at once; by default as many as make 128 MiB of logits.
 
     Returns:
         values in float32 (float64 for float64 hidden states) with gradients to ``hidden`` and to

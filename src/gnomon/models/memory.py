@@ -27,7 +27,7 @@ from gnomon.models.roles import Trunk
 log = logging.getLogger(__name__)
 
 ADAMW_STATES = 2  # the two moments of every trained number
-LOGITS_CHUNK = 64 * 2**20  # bytes; models/logprobs.py works on two such chunks at most
+LOGITS_CHUNK = 128 * 2**20  # bytes; models/logprobs.py works on two such chunks at most
 FLOAT = 4
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits chunks", "KV cache")
 
