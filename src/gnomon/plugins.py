@@ -8,6 +8,7 @@ user's own, from a module or from a file next to the recipe.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -58,8 +59,9 @@ def check_known(name: str, known: Iterable[str], what: str, own: bool = True) ->
     known = list(known)
     if name in known or (own and is_own(name)):
         return
-    more = f"; your own is file.py:Name or package.module:Name, not {name!r}" if own else ""
-    raise ConfigError(f"unknown {what} {name!r}; {did_you_mean(name, known, 'known:')}{more}")
+    near = nearest(name, known, cutoff=0.5)
+    more = ". One of your own is named as file.py:Name or package.module:Name" if own else ""
+    raise ConfigError(f"unknown {what} {name!r}; {near or 'known: ' + ', '.join(known) + more}")
 
 
 def find(name: str, known: Mapping[str, str], base: Path, what: str) -> Any:
@@ -147,7 +149,9 @@ def _importable(folder: Path) -> Iterator[None]:
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    spec = importlib.util.spec_from_file_location(f"gnomon_user_{path.stem}", path)
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    name = f"gnomon_user_{path.stem}_{place}"  # two folders may each have such a file
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)

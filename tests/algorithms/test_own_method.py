@@ -297,7 +297,7 @@ def test_the_plan_knows_it(folder: Path, tiny_folder: Path) -> None:
         (offline("focal.py:Rewarding"), r"has no result\(\)"),
         (offline("focal.py:Producing"), r"produces 'rewards'"),
         (offline("focal.py:"), r"focal\.py:"),
-        (offline("focal"), r"your own is file\.py:Name"),
+        (offline("focal"), r"One of your own is named as file\.py:Name"),
         (offline(settings={"gama": 1}), r"gama.*did you mean 'gamma'"),
         (offline(settings={"gamma": -1}), r"gamma.*greater than or equal to 0"),
         (offline(reward="gold"), r"uses no reward"),

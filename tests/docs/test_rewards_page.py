@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,7 @@ GROUP = group_of(*(Sample(Prompt("p"), text) for text in ("12 is it", "1", "twel
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The page's files; those of the same name follow each other in one."""
     for block in PAGE:
         name = block.text.split("\n", 1)[0].removeprefix("# ")
@@ -29,9 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             with (tmp_path / name).open("a", encoding="utf-8") as file:
                 file.write(block.text)
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    for name in ("mine", "ranks", "pairs"):
-        sys.modules.pop(f"gnomon_user_{name}", None)
+    return tmp_path
 
 
 def judge(folder: Path, spec: dict[str, object]) -> Judge:

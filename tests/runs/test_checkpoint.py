@@ -179,7 +179,7 @@ def test_a_damaged_newest_falls_back_with_a_warning(tmp_path: Path, damage: str)
     else:
         manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
     store = CheckpointStore(tmp_path)
-    with pytest.warns(UserWarning, match="step-000002 is damaged"):
+    with pytest.warns(UserWarning, match="step-000002 cannot be used"):
         assert store.latest() == 1
     model = make_model()
     with pytest.raises(RunError, match=r"step-000002 cannot be used.*saved: 1, 2"):

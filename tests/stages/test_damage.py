@@ -108,7 +108,7 @@ CASES = [  # two kinds of damage to each file, every kind to every sort of file
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*is damaged")
+@pytest.mark.filterwarnings("ignore:.*cannot be used")
 @pytest.mark.parametrize(("state", "file", "expected", "damage"), CASES)
 def test_a_damaged_file(
     request: pytest.FixtureRequest,

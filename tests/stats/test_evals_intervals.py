@@ -10,7 +10,6 @@ from scipy import stats
 
 from gnomon.stats.intervals import (
     Interval,
-    bounded_mean,
     exact_interval,
     mean_interval,
     mean_of_shares,
@@ -161,12 +160,6 @@ def test_differences_of_figures_apart_keep_their_lopsidedness() -> None:
     assert found.excludes(0)
     assert not independent_difference(exact_interval(0, 2), exact_interval(2, 2)).excludes(0)
     assert not independent_difference(a, mean_interval([3.0])).excludes(0)
-
-
-def test_rates_stay_in_bounds() -> None:
-    rates = bounded_mean([0.0] * 19 + [0.4])
-    assert rates.low == 0.0
-    assert bounded_mean([0.0] * 20).high == exact_interval(0, 20).high
 
 
 def test_what_cannot_be_a_share_is_refused() -> None:

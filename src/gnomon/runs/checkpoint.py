@@ -147,8 +147,8 @@ class CheckpointStore:
                 return iteration
             problems.append(wrong)
             warnings.warn(
-                f"The checkpoint {self.path(iteration)} is damaged ({wrong}); going back to the "
-                "one before it.",
+                f"The checkpoint {self.path(iteration)} cannot be used ({wrong}); the one before "
+                "it is tried.",
                 stacklevel=2,
             )
         if problems and all(wrong.endswith(_OTHER_VERSION) for wrong in problems):

@@ -80,8 +80,11 @@ def usable_rows(stage: Stage, encoder: Encoder, code: bool) -> Usable:
         return Usable(None, skipped=stage.data.report.skipped)
     groups, held_out = stage.data.groups(stage.data_kind)
     read = len(groups) + len(held_out) + len(stage.data.report.skipped)
-    usable = _online if stage.samples else _offline
-    return replace(usable(stage, groups, held_out, encoder, code), read=read)
+    if stage.samples:
+        found = _online(stage, groups, held_out, encoder, code)
+    else:
+        found = _offline(stage, groups, held_out, encoder)
+    return replace(found, read=read)
 
 
 def _pending(spec: DataSpec, run: RunFolder) -> bool:
@@ -113,7 +116,7 @@ def _online(
 
 
 def _offline(
-    stage: Stage, groups: Sequence[Group], held_out: Sequence[Group], encoder: Encoder, code: bool
+    stage: Stage, groups: Sequence[Group], held_out: Sequence[Group], encoder: Encoder
 ) -> Usable:
     some, share = _some(groups)
     report = stage.data.report

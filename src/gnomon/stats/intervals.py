@@ -300,13 +300,6 @@ def mean_interval(
     return Interval(mean, mean - half, mean + half, float(n), level)
 
 
-def bounded_mean(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Mean of quantities between 0 and 1 [n], such as a rate of repetition: Student's interval cut
-    at 0 and 1, and that of a share where all values are the same."""
-    found = mean_interval(values, level)
-    return Interval(found.value, max(0.0, found.low), min(1.0, found.high), found.n, level)
-
-
 def _is_share(x: Floats) -> bool:
     """Whether nothing but the values says that they are shares; see :func:`mean_interval`."""
     whole = bool(np.isin(x, (0.0, 0.5, 1.0)).all())

@@ -150,7 +150,7 @@ class Loop:
         began = time.perf_counter()
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
         every = self.options.eval_every
-        evaluation = self._evaluate(iteration) if every and iteration % every == 0 else {}
+        evaluation = self._evaluate() if every and iteration % every == 0 else {}
         lr = lr_at(
             iteration,
             self.options.iterations,
@@ -290,7 +290,7 @@ class Loop:
         for sink in self.sinks:
             sink.text(self.step, rows)
 
-    def _evaluate(self, iteration: int) -> dict[str, float]:
+    def _evaluate(self) -> dict[str, float]:
         self.learner.train_mode(False)
         return dict(self.learner.evaluate().metrics)
 
