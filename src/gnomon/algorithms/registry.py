@@ -170,7 +170,7 @@ def find_method(name: str, base: Path | None = None) -> Method:
 
 
 @lru_cache(maxsize=64)
-def _own_method(name: str, base: Path, changed: int | None) -> _UserMethod:
+def _own_method(name: str, base: Path, changed: int | None) -> _Own:
     """A user's method; its file runs once, however often the method is asked for.
 
     Args:

@@ -43,7 +43,6 @@ from gnomon.stats.prompts import over_prompts
 from gnomon.train.learner import Drawn
 from gnomon.train.prefetch import Prefetch
 from gnomon.train.rollout_state import pack_rollouts, unpack_rollouts
-from gnomon.train.watch import return_freed_memory
 
 EVALUATION_SEED = 2**30
 """Rollout seeds of evaluations: the same prompts get the same random numbers every time."""
@@ -241,7 +240,6 @@ class SampledSource:
             taken = self.prefetch.take(iteration)
             rollouts, written_by = taken.rollouts, taken.weights
             ahead = {"staleness": float(iteration - written_by), "rollout_wait": taken.seconds}
-        return_freed_memory()
         self._check_errors(rollouts, iteration)
         self._warn_of_no_signal(rollouts, iteration)
         metrics = rollout_metrics(rollouts) | {"temperature": step.temperature, **ahead}

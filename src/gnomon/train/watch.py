@@ -137,14 +137,6 @@ class IdleWatch:
         return self.algorithm.why_idle({k: v for k, v in row.items() if v is not None})
 
 
-def return_freed_memory() -> None:
-    """Return to the system what was freed (a cache of keys and values, an earlier stage's models):
-    glibc keeps it, and what comes next would be allocated on top of it."""
-    with contextlib.suppress(OSError, AttributeError):
-        if sys.platform == "linux":
-            ctypes.CDLL(None).malloc_trim(0)
-
-
 class PeakMemory:
     """Peaks since it was made, in GB (1e9 bytes).
 
@@ -156,7 +148,9 @@ class PeakMemory:
     def __init__(self) -> None:
         self._highest = 0.0
         self._highest_gpu = 0.0
-        return_freed_memory()
+        with contextlib.suppress(OSError, AttributeError):  # return what earlier stages freed
+            if sys.platform == "linux":
+                ctypes.CDLL(None).malloc_trim(0)
         self._own_mark = False
         with contextlib.suppress(OSError):
             CLEAR.write_text("5")  # proc(5): set the high-water mark to the present size
