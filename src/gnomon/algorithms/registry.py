@@ -170,7 +170,7 @@ def find_method(name: str, base: Path | None = None) -> Method:
 
 
 @lru_cache(maxsize=64)
-def _own_method(name: str, base: Path, changed: int | None) -> _Own:
+def _own_method(name: str, base: Path, changed: int | None) -> _UserMethod:
     """A user's method; its file runs once, however often the method is asked for.
 
     Args:
