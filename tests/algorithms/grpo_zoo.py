@@ -57,7 +57,8 @@ class Even(SampleJudge):
 
 
 class Listed(SampleJudge):
-    """Rewards in the order of the samples, the same in every call; None fails."""
+    """Rewards in the order of the samples, the same in every call (in one of fewer samples, the
+    first of them); None fails."""
 
     name = "listed"
 
@@ -65,9 +66,10 @@ class Listed(SampleJudge):
         self.values = values
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
+        values = self.values[: len(samples)]
         return [
             Score(v, error="failed" if v is None else None)
-            for v, _ in zip(self.values, samples, strict=True)
+            for v, _ in zip(values, samples, strict=True)
         ]
 
 

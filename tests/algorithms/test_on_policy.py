@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Sequence
 
 import pytest
@@ -67,6 +68,23 @@ def test_too_many_failures_stop_the_run_and_hand_over_their_samples() -> None:
 def test_when_all_fail_the_run_stops_whatever_the_threshold() -> None:
     with pytest.raises(RewardsFailedError, match="8 of 8"):
         make_ppo(reward=Sometimes(range(8)), max_reward_errors=1.0).experience(0)
+
+
+def test_an_evaluation_whose_rewards_all_fail_stops_the_run() -> None:
+    with pytest.raises(RewardsFailedError, match="all 2 rewards of the held-out prompts") as caught:
+        make_ppo(reward=Sometimes(range(8)), max_reward_errors=1.0).evaluate()
+    assert "--resume" in str(caught.value)
+    assert all(row["error"] is not None for row in caught.value.samples)
+
+
+def test_an_evaluation_over_too_few_rewards_says_so() -> None:
+    one_of_two = Sometimes([1])
+    with pytest.warns(UserWarning, match="1 of 2 rewards of the held-out prompts failed"):
+        evaluation = make_ppo(reward=one_of_two).evaluate()
+    assert evaluation.metrics["eval/reward"] == 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_ppo(reward=one_of_two, max_reward_errors=0.5).evaluate()
 
 
 def test_the_same_iteration_gives_the_same_samples_and_others_differ() -> None:

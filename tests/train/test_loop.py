@@ -38,6 +38,7 @@ class Staged(Learner):
     nan_at: int | None = None
     infinite_gradient_at: int | None = None
     fail_rewards_at: int | None = None
+    fail_evaluation = False
     eval_calls: list[int]
     count = 0
     gathered = 0
@@ -65,6 +66,8 @@ class Staged(Learner):
     def evaluate(self) -> Evaluation:
         assert not any(role.training for role in self.roles.values())
         self.eval_calls.append(self.gathered)
+        if self.fail_evaluation:
+            raise RewardsFailedError("all failed", [{"response": "held out", "error": "why"}])
         return Evaluation({"eval/x": 1.0}, {"x": 1.0}, [{"response": "held out"}])
 
     def end_iteration(self, experience: Experience, metrics: Any) -> None:
@@ -222,6 +225,30 @@ def test_failed_rewards_are_kept_for_people_and_dropped_by_the_resumed_run(tmp_p
     assert (kept[-1]["step"], kept[-1]["error"]) == (3, "why")
     make(tmp_path).run(resume=True)
     assert [s["error"] for s in rows(tmp_path, "samples")] == [None] * 5
+
+
+def test_failed_rewards_cost_no_iteration_that_was_done(tmp_path: Path) -> None:
+    straight = make(tmp_path / "straight")
+    straight.run()
+    loop = make(tmp_path / "failed", checkpoint_every=100)
+    loop.learner.fail_rewards_at = 3
+    with pytest.raises(RewardsFailedError):
+        loop.run()
+    again = make(tmp_path / "failed", checkpoint_every=100)
+    again.run(resume=True)
+    assert again.learner.gathered == 1  # the fourth iteration
+    assert same(again, straight)
+
+
+def test_a_failed_evaluation_costs_no_training(tmp_path: Path) -> None:
+    loop = make(tmp_path, checkpoint_every=100)
+    loop.learner.fail_evaluation = True
+    with pytest.raises(RewardsFailedError):
+        loop.run()
+    again = make(tmp_path, checkpoint_every=100)
+    again.run(resume=True)
+    assert again.learner.gathered == 0
+    assert [row["final"] for row in rows(tmp_path)] == [None, None, None, None, 1]
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])

@@ -121,10 +121,11 @@ class Loop:
         return self._last_metrics()
 
     def _or_save(self, iteration: int, start: int, work: Callable[[int], None]) -> None:
-        """Do ``work``, or save the state before it if the run has to stop or pause first.
+        """Do ``work``, or save the state before it if the run has to stop, pause or give up first.
 
         It stops before ``work`` or in its first part, which samples and evaluates: the iteration
-        has not changed the state yet.
+        has not changed the state yet. A reward or an engine that fails costs no iteration that is
+        done, but where sampling ahead has given the iteration's responses away already.
         """
         try:
             self.stop.check()
@@ -132,11 +133,13 @@ class Loop:
         except (Pending, RunStopped, RewardsFailedError, EngineError) as pause:
             # a Ctrl-C reaches the processes of rewards and engines too, and they fail from it
             number = pause.signal if isinstance(pause, RunStopped) else self.stop.signal
-            if number is None and not isinstance(pause, Pending):
+            last = iteration == self.options.iterations
+            again = last or self.learner.source.can_draw_again()
+            if number is None and not isinstance(pause, Pending) and not again:
                 raise
             if iteration > start and self.saved != iteration:
                 self._checkpoint(iteration)
-            if isinstance(pause, Pending):
+            if number is None or isinstance(pause, Pending):
                 raise
             total = self.options.iterations
             what = f"the checkpoint of iteration {iteration} of {total} is saved"

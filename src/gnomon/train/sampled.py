@@ -281,7 +281,11 @@ class SampledSource:
         return out or [(step.iteration, [])]
 
     def evaluate(self) -> Evaluation:
-        """Sample each held-out prompt once with fixed seeds; means with 95% intervals."""
+        """Sample each held-out prompt once with fixed seeds; means with 95% intervals.
+
+        Raises:
+            RewardsFailedError: every held-out reward failed: there is no mean to report.
+        """
         if not self.held_out:
             return Evaluation()
         temperature = self.sampling.params.temperature
@@ -290,6 +294,7 @@ class SampledSource:
             return self.played.rollout(self.held_out, temperature, EVALUATION_SEED, samples=1)
 
         rollouts = answers() if self.prefetch is None else self.prefetch.alone(answers)
+        self._check_held_out_errors(rollouts)
         groups = [g for i, r in enumerate(rollouts) if (g := token_group(r, f"eval:{i}"))]
         scores = score_series(rollouts)
         completions = [c for r in rollouts for c in r.completions]
@@ -354,16 +359,29 @@ class SampledSource:
     # -- what is wrong with rewards ---------------------------------------------------------------
 
     def _check_errors(self, rollouts: Sequence[Rollout], iteration: int) -> None:
-        failed = [s.error for r in rollouts for s in r.scores if s.error is not None]
-        total = sum(len(r.scores) for r in rollouts)
+        failed, total = _failures(rollouts)
         allowed = self.played.max_reward_errors
         if len(failed) == total or len(failed) > allowed * total:
             raise RewardsFailedError(
                 f"iteration {iteration + 1}: {len(failed)} of {total} rewards failed, more than "
-                f"the {allowed:.0%} allowed (max_reward_errors). The first: {failed[0]}\nAll of "
-                "them are in samples.parquet, column error. Fix the reward and resume with "
-                "--resume; nothing saved is lost.",
+                f"the {allowed:.0%} allowed (max_reward_errors). {_what_to_do(failed[0])}",
                 sample_rows(rollouts),
+            )
+
+    def _check_held_out_errors(self, rollouts: Sequence[Rollout]) -> None:
+        """Stop where no held-out reward is left; say so where the mean is over too few of them."""
+        failed, total = _failures(rollouts)
+        if len(failed) == total:
+            raise RewardsFailedError(
+                f"the evaluation: all {total} rewards of the held-out prompts failed. "
+                f"{_what_to_do(failed[0])}",
+                sample_rows(rollouts),
+            )
+        if len(failed) > self.played.max_reward_errors * total:
+            warnings.warn(
+                f"the evaluation: {len(failed)} of {total} rewards of the held-out prompts failed; "
+                f"eval/reward is the mean of the others. The first: {failed[0]}",
+                stacklevel=2,
             )
 
     def _warn_of_no_signal(self, rollouts: Sequence[Rollout], iteration: int) -> None:
@@ -380,3 +398,16 @@ class SampledSource:
                 "too low. (Warned once; the metric zero_spread keeps counting.)",
                 stacklevel=2,
             )
+
+
+def _failures(rollouts: Sequence[Rollout]) -> tuple[list[str], int]:
+    """What went wrong with the rewards that failed, and how many rewards there are."""
+    failed = [s.error for r in rollouts for s in r.scores if s.error is not None]
+    return failed, sum(len(r.scores) for r in rollouts)
+
+
+def _what_to_do(first: str) -> str:
+    return (
+        f"The first: {first}\nAll of them are in samples.parquet, column error. Fix the reward "
+        "and resume with --resume; nothing saved is lost."
+    )
