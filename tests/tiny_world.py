@@ -14,6 +14,7 @@ import torch
 import transformers as tf
 from torch import Tensor
 
+import gnomon
 from gnomon.algorithms.base import Algorithm, Step, Workbench
 from gnomon.algorithms.metric import Metric, MetricSums
 from gnomon.algorithms.registry import find_method
@@ -253,13 +254,14 @@ def watched_reads() -> Iterator[list[str]]:
     On an accelerator each such read waits for the device.
     """
     seen: list[str] = []
+    package = f"{Path(gnomon.__file__).parent}/"
 
     def watched(real: Any) -> Any:
         def reading(self: Tensor, *given: Any, **named: Any) -> Any:
             frame = sys._getframe(1)
-            while frame.f_back is not None and "/gnomon/" not in frame.f_code.co_filename:
+            while frame.f_back is not None and not frame.f_code.co_filename.startswith(package):
                 frame = frame.f_back
-            seen.append(frame.f_code.co_filename.rpartition("/gnomon/")[2].partition("/")[0])
+            seen.append(frame.f_code.co_filename.removeprefix(package).partition("/")[0])
             return real(self, *given, **named)
 
         return reading
