@@ -18,7 +18,8 @@ import gnomon
 ROOMS = (
     *("records", "errors", "files", "usercode", "plugins", "console"),
     *("stats", "recipe", "losses", "data", "models", "rollout", "sandbox", "judges", "agents"),
-    *("tasks", "runs", "algorithms", "train", "report", "stages", "cli", "rewards"),
+    *("tasks", "runs", "evals", "audit", "report", "view", "algorithms", "train", "stages"),
+    *("cli", "rewards"),
 )
 """From the top of the house down; ``rewards`` holds old names of what is in ``judges``."""
 STANDARD_ONLY = ("sandbox",)

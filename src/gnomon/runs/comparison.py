@@ -19,7 +19,7 @@ Figure = Annotated[
 """``{"value", "low", "high", "n"}``, or a plain number; None where nothing was measured."""
 
 
-def _only_mappings(raw: Any) -> Any:
+def only_mappings(raw: Any) -> Any:
     """Items of a list that can be records; others are passed over."""
     if not isinstance(raw, list):
         return raw
@@ -28,7 +28,7 @@ def _only_mappings(raw: Any) -> Any:
 
 def _texts(raw: Any) -> Any:
     """Samples as text, whatever a model is called or answered."""
-    rows = _only_mappings(raw)
+    rows = only_mappings(raw)
     if not isinstance(rows, list):
         return rows
     return [{str(k): "" if v is None else str(v) for k, v in row.items()} for row in rows]
@@ -69,12 +69,12 @@ class Comparison(Record):
     title: str = "Results"
     columns: list[str] = Field(default_factory=list)
     reference: str = ""
-    rows: Annotated[list[ComparisonRow], BeforeValidator(_only_mappings)] = Field(
+    rows: Annotated[list[ComparisonRow], BeforeValidator(only_mappings)] = Field(
         default_factory=list
     )
     prompts: list[str] = Field(default_factory=list)
     samples: Annotated[list[dict[str, str]], BeforeValidator(_texts)] = Field(default_factory=list)
-    tables: Annotated[list[Comparison], BeforeValidator(_only_mappings)] = Field(
+    tables: Annotated[list[Comparison], BeforeValidator(only_mappings)] = Field(
         default_factory=list
     )
 

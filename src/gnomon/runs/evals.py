@@ -1,0 +1,137 @@
+"""evals/<model>/<suite>.json: what an eval measured, and calibrations/<judge>.json: how far a judge
+agrees with people.
+
+Beside each eval's record lie its rows, one JSON line an item, in ``<suite>.jsonl``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field
+
+from gnomon.runs.comparison import Figure
+from gnomon.runs.records import JsonFile, Record
+
+R = TypeVar("R", bound=JsonFile)
+
+EVAL_FOLDER, CALIBRATION_FOLDER = "evals", "calibrations"
+ENOUGH_LABELS = 50
+"""People's labels below which a judge's calibration opens no gate."""
+
+
+class EvalResult(Record):
+    """What one suite measured on one model.
+
+    Attributes:
+        suite: which eval: ``lm_eval/gsm8k``, ``win_rate``, ``xstest``, a file of one's own.
+        model: the stage's name, or the folder or id of a model.
+        model_sha256: fingerprint of its weights.
+        stage, step: where it was measured during training; None afterwards.
+        data: SHA-256 and rows of each file of questions.
+        settings: everything that changes the figures: shots, temperature, tokens, seed, template.
+        scores: figures by name, each with its interval; ``main`` names the one to show first.
+        higher_is_better: False for scores that measure harm.
+        by_category: the same scores by category.
+        n, errors: items, and those that failed and are in no score.
+        against: the model that a win rate is against.
+        judge, judge_version: who judged, where a judge did.
+        calibration: the file of that judge's calibration.
+        versions: of the libraries that made it.
+        seconds, tokens, money: what it took.
+    """
+
+    suite: str = ""
+    model: str = ""
+    model_sha256: str = ""
+    stage: str | None = None
+    step: int | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    scores: dict[str, Figure] = Field(default_factory=dict)
+    main: str = ""
+    higher_is_better: bool = True
+    by_category: dict[str, dict[str, Figure]] = Field(default_factory=dict)
+    n: int = 0
+    errors: int = 0
+    against: str = ""
+    judge: str = ""
+    judge_version: str = ""
+    calibration: str = ""
+    versions: dict[str, str] = Field(default_factory=dict)
+    made: str = ""
+    seconds: float = 0.0
+    tokens: int = 0
+    money: float = 0.0
+
+
+class Calibration(Record):
+    """How far a judge agrees with people, on which data.
+
+    Attributes:
+        judge, version, model, prompt_sha256: which judge; it says nothing of another one.
+        data: SHA-256 and rows of each file of people's labels.
+        labels: items with people's labels that the judge answered.
+        agreement: share of the items (ties half) on which it says what people say, in both orders
+            together.
+        people: share on which two people agree, where several labelled the same item.
+        kappa: agreement beyond chance.
+        first: share of verdicts for the answer shown first; 0.5 is without position bias.
+        flips: share of the items whose verdict changes with the order.
+        longer: share of verdicts for the longer answer, less people's share on the same items.
+        by_category: agreement by category.
+        detectable: the smallest difference of a win rate from 0.5 that a win rate over ``labels``
+            items by this judge shows with a chance of 80%.
+        warnings: in words: it always says A, say.
+        seconds, tokens, money: what it took.
+    """
+
+    judge: str = ""
+    version: str = ""
+    model: str = ""
+    prompt_sha256: str = ""
+    data: dict[str, Any] = Field(default_factory=dict)
+    labels: int = 0
+    agreement: Figure = None
+    people: Figure = None
+    kappa: Figure = None
+    first: Figure = None
+    flips: Figure = None
+    longer: Figure = None
+    by_category: dict[str, Figure] = Field(default_factory=dict)
+    detectable: float | None = None
+    warnings: list[str] = Field(default_factory=list)
+    made: str = ""
+    seconds: float = 0.0
+    tokens: int = 0
+    money: float = 0.0
+
+    @property
+    def opens_gates(self) -> bool:
+        """Whether enough people's labels stand behind it."""
+        return self.labels >= ENOUGH_LABELS
+
+    def is_of(self, judge: str, version: str) -> bool:
+        """Whether it speaks of this very judge."""
+        return (self.judge, self.version) == (judge, version)
+
+
+def read_evals(run: Path) -> Iterator[tuple[Path, EvalResult]]:
+    """The results in a run's folder, by model and suite; files that are no result are passed over
+    (:func:`gnomon.report.read.read_run` names them)."""
+    yield from _records(run / EVAL_FOLDER, EvalResult)
+
+
+def read_calibrations(run: Path) -> Iterator[tuple[Path, Calibration]]:
+    """The calibrations in a run's folder."""
+    yield from _records(run / CALIBRATION_FOLDER, Calibration)
+
+
+def _records(folder: Path, kind: type[R]) -> Iterator[tuple[Path, R]]:
+    for file in sorted(folder.rglob("*.json")) if folder.is_dir() else ():
+        try:
+            yield file, kind.read(file)
+        except ValueError:
+            continue

@@ -1,0 +1,1 @@
+"""``gnomon view``: a folder of runs in the browser, while they run."""
