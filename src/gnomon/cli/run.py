@@ -103,8 +103,8 @@ def quickstart(
 def finish(folder: Path, rebuild: bool = False) -> None:
     """Print the comparison, if there is one, and where the report and the plots are."""
     from gnomon.report.html import write_report
-    from gnomon.report.read import read_comparison
     from gnomon.report.table import comparison_table, samples_panel
+    from gnomon.runs.read import read_comparison
 
     page = folder / "report.html"
     if rebuild or not page.is_file():
