@@ -113,12 +113,11 @@ def test_what_is_trained_on_is_read_even_if_it_is_the_truth(
 
 def test_the_samples_and_answers_are_told_apart(watched: Path) -> None:
     found = read(watched)
-    assert found.steps and {s.held_out for s in found.samples} == {True, False}
-    assert (
-        found.first
-        and found.last
-        and not {s.step for s in found.first} & {s.step for s in found.last}
-    )
+    assert found.steps
+    assert {s.held_out for s in found.samples} == {True, False}
+    assert found.first
+    assert found.last
+    assert not {s.step for s in found.first} & {s.step for s in found.last}
     assert set(found.answers) == {"base", "grpo"}
     assert found.start == "base"
     prompts = [a.prompt_id for a in found.answers["grpo"] if a.sample == 0]
@@ -127,12 +126,17 @@ def test_the_samples_and_answers_are_told_apart(watched: Path) -> None:
 
 def test_without_a_recipe_truths_are_known_by_their_names() -> None:
     truths = Truths([], [])
-    assert truths.hides("gold/brevity") and truths.hides("eval/gold") and truths.hides("pass@8")
-    assert not truths.hides("golden") and not truths.hides("reward")
+    assert truths.hides("gold/brevity")
+    assert truths.hides("eval/gold")
+    assert truths.hides("pass@8")
+    assert not truths.hides("golden")
+    assert not truths.hides("reward")
 
 
 def test_a_truth_that_is_not_named_one_is_a_judge() -> None:
     """The check above can fail: without the word, an own truth is read."""
     told, untold = Truths([PAID], [SECRET]), Truths([PAID], [{**SECRET, "truth": False}])
-    assert told.hides("secret") and told.part("secret")
-    assert not untold.hides("secret") and not untold.part("secret")
+    assert told.hides("secret")
+    assert told.part("secret")
+    assert not untold.hides("secret")
+    assert not untold.part("secret")
