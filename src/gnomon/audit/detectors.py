@@ -2,7 +2,8 @@
 
 A detector is a function of :class:`~gnomon.audit.evidence.Evidence` that returns findings: alarms,
 what it looked for and could have seen, or what it lacks. To add one: a function in a file of this
-folder and a line in the table; one's own is named as ``file.py:detector``.
+folder and a line in the table; one's own is named as ``file.py:detector``. It returns nothing for a
+stage that it does not apply to.
 """
 
 from __future__ import annotations
@@ -19,7 +20,26 @@ from gnomon.runs.read import RunView, StageView, read_run
 from gnomon.runs.records import now
 from gnomon.usercode import explain, is_interrupt
 
-DETECTORS: Mapping[str, str] = {}
+DETECTORS: Mapping[str, str] = {
+    "held_out_judge": "gnomon.audit.held_out:held_out_judge",
+    "disagreement": "gnomon.audit.held_out:disagreement",
+    "contradiction": "gnomon.audit.contradiction:contradiction",
+    "unseen_phrases": "gnomon.audit.drift:unseen_phrases",
+    "several_answers": "gnomon.audit.drift:several_answers",
+    "nothing_specific": "gnomon.audit.drift:nothing_specific",
+    "repetition": "gnomon.audit.drift:repetition",
+    "beyond_the_start": "gnomon.audit.drift:beyond_the_start",
+    "agreement": "gnomon.audit.drift:agreement",
+    "mode_collapse": "gnomon.audit.collapse:mode_collapse",
+    "entropy": "gnomon.audit.collapse:entropy",
+    "length_bias": "gnomon.audit.length:length_bias",
+    "truncated": "gnomon.audit.length:truncated",
+    "reward_errors": "gnomon.audit.health:reward_errors",
+    "sampler_mismatch": "gnomon.audit.health:sampler_mismatch",
+    "value_function": "gnomon.audit.health:value_function",
+    "displacement": "gnomon.audit.health:displacement",
+    "kl": "gnomon.audit.health:kl",
+}
 """Import paths by name."""
 ORDER: tuple[Status, ...] = ("alarm", "unclear", "clear", "not_looked")
 """In which findings are shown."""
@@ -54,14 +74,15 @@ def audit_run(
     find is kept.
 
     Args:
-        stages: only these; all by default, and then audit.json holds the whole run.
+        stages: only these; all by default.
         detectors: by name; the table's by default.
-        write: keep the audit in the run's folder.
+        write: keep the audit in the run's folder, if it is of all stages and the whole table.
 
     Raises:
         DataError: the folder is not a run's, or has no such stage.
     """
     run = read_run(folder)
+    whole = not stages and detectors is None
     detectors = load_detectors() if detectors is None else detectors
     problems = list(run.problems)
     findings: list[Finding] = []
@@ -75,7 +96,7 @@ def audit_run(
         findings=sorted(findings, key=lambda finding: ORDER.index(finding.status)),
         problems=list(dict.fromkeys(problems)),
     )
-    if write and not stages:
+    if write and whole:
         audit.write(folder / AUDIT)
     return audit
 

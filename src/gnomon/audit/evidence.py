@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,11 @@ from gnomon.runs.rows import Column, SampleRow
 from gnomon.stats.intervals import Interval
 
 SHARE = 5
-"""The first and the last 1 / SHARE of the steps are a stage's beginning and its end."""
+"""The last 1 / SHARE of the samples are those of a stage's end."""
+NOT_OPTIMISED = ("sft", "reward_model", "collect", "eval")
+"""Kinds of stages that optimise no reward and no preference."""
+ENOUGH = 128
+"""Answers that are looked at together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,12 @@ class Evidence:
         return self.info.algorithm or str(self.spec.get("algorithm") or "")
 
     @property
+    def is_policy(self) -> bool:
+        """Whether the stage optimises a policy by a reward or by preferences: nothing else can be
+        hacked. A method that is not gnomon's own is taken as one."""
+        return self.algorithm not in NOT_OPTIMISED
+
+    @property
     def trained(self) -> list[Mapping[str, Any]]:
         """The recipe's entries of what the stage is trained on."""
         return reward_entries(self.spec.get("reward") or [])
@@ -145,18 +156,74 @@ class Evidence:
         return [sample for sample in self.rollouts if sample.step in wanted]
 
     @cached_property
+    def windows(self) -> list[tuple[int, list[Sample]]]:
+        """Training's samples in order, some neighbouring steps together so that each window holds
+        at least ENOUGH answers (half of them where there are few); (last step, samples)."""
+        enough = min(ENOUGH, max(1, len(self.rollouts) // 2))
+        found: list[tuple[int, list[Sample]]] = []
+        held: list[Sample] = []
+        for sample, after in zip_longest(self.rollouts, self.rollouts[1:]):
+            held.append(sample)
+            if after is not None and after.step == sample.step:
+                continue
+            if len(held) >= enough or (after is None and not found):
+                found.append((sample.step, held))
+                held = []
+        if held:
+            found[-1] = (held[-1].step, found[-1][1] + held)
+        return found
+
+    @cached_property
     def first(self) -> list[Sample]:
-        """Training's samples of the first fifth of the steps; empty where there are not two."""
-        return self.at(self.steps[: self._ends]) if len(self.steps) > 1 else []
+        """Training's samples at the beginning: the first window; empty where there are not two."""
+        return self.windows[0][1] if len(self.windows) > 1 else []
 
     @cached_property
     def last(self) -> list[Sample]:
-        """Training's samples of the last fifth of the steps; empty where there are not two."""
-        return self.at(self.steps[-self._ends :]) if len(self.steps) > 1 else []
+        """Training's samples at the end: the last fifth of the windows; empty where there are not
+        two."""
+        windows = self.windows[-max(1, len(self.windows) // SHARE) :]
+        return [s for _, samples in windows for s in samples] if len(self.windows) > 1 else []
 
     @property
-    def _ends(self) -> int:
-        return max(1, len(self.steps) // SHARE)
+    def paired(self) -> bool:
+        """Whether ``before`` and ``after`` answer the same prompts: they are the compared answers,
+        since training kept no samples."""
+        return not self.last
+
+    @cached_property
+    def before(self) -> list[Sample]:
+        """Answers at the stage's beginning: training's first, or the start model's."""
+        return self.first or self._compared(self.start)
+
+    @cached_property
+    def after(self) -> list[Sample]:
+        """Answers at the stage's end: training's last, or the stage's compared ones."""
+        return self.last or self._compared(self.stage)
+
+    def _compared(self, model: str) -> list[Sample]:
+        """A policy's compared answers as samples; the trained reward is not among their figures."""
+        if self.stage not in self.answers or self.start not in self.answers:
+            return []
+        if self.stage not in self.comparison.models:
+            return []
+        known = self.comparison.scores(model)
+        return [
+            Sample(
+                step=0,
+                prompt_id=answer.prompt_id,
+                prompt=answer.prompt,
+                response=answer.response,
+                reward=None,
+                parts=_scored(known, answer),
+                category=answer.category,
+                error=None,
+                length=answer.length,
+                finished=answer.finished,
+                held_out=True,
+            )
+            for answer in self.answers[model]
+        ]
 
     def finding(self, name: str, detector: str, **fields: Any) -> Finding:
         """A finding of this stage."""
@@ -237,6 +304,19 @@ def _by_model(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
     found: dict[str, list[Answer]] = {}
     for answer in answers:
         found.setdefault(answer.model, []).append(answer)
+    return found
+
+
+def _scored(
+    known: Mapping[str, Mapping[str, list[float | None]]], answer: Answer
+) -> dict[str, float]:
+    """What the compared judges gave an answer."""
+    found: dict[str, float] = {}
+    for judge, by_prompt in known.items():
+        scores = by_prompt.get(answer.prompt_id, [])
+        value = scores[answer.sample] if 0 <= answer.sample < len(scores) else None
+        if value is not None:
+            found[judge] = value
     return found
 
 
