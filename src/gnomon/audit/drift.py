@@ -24,9 +24,9 @@ from gnomon.stats.intervals import Bounds
 from gnomon.stats.texts import Words, ngrams, words
 
 NAME = "reward_hacking"
-NEEDS = "answers at the beginning and at the end: samples of training, or a compare section"
 FEW = 20
 """Answers on each side below which nothing is said."""
+NEEDS = f"{FEW} answers of the beginning and of the end: kept samples, or a compare section"
 COMMON = 0.2
 """A word in the answers to more than this share of the prompts says nothing about one of them."""
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")

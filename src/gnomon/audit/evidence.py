@@ -51,7 +51,8 @@ class Sample:
     Attributes:
         reward: what it is trained on; None where that failed (``error`` says why).
         parts: of the reward, and of judges that are held out; of no truth.
-        length: in tokens.
+        length: in tokens (in words, where another trainer logged none).
+        finished: False where it was cut off at the length limit; None where nobody says.
         held_out: on a prompt that is never trained on.
     """
 
@@ -64,7 +65,7 @@ class Sample:
     category: str | None
     error: str | None
     length: int
-    finished: bool
+    finished: bool | None
     held_out: bool
 
     def exhibit(self, shows: str) -> Exhibit:
@@ -352,7 +353,7 @@ def _sample(row: SampleRow, truths: Truths) -> Sample | None:
         category=category if isinstance(category, str) else None,
         error=error if isinstance(error, str) else None,
         length=length if isinstance(length, int) else len(response.split()),
-        finished=finished if isinstance(finished, bool) else True,
+        finished=finished if isinstance(finished, bool) else None,
         held_out="policy_iteration" in row and row.get("policy_iteration") is None,
     )
 

@@ -82,10 +82,10 @@ def _cures(evidence: Evidence) -> list[str]:
 @of_policies
 def truncated(evidence: Evidence) -> list[Finding]:
     """The share of answers that are cut off at the length limit, at the end of training."""
-    if len(evidence.after) < FEW:
-        return not_looked(evidence, "truncated_answers", "truncated", NEEDS)
-
-    measure = each(lambda sample: float(not sample.finished))
+    if sum(sample.finished is not None for sample in evidence.after) < FEW:
+        needs = f"{FEW} answers that say whether they were cut off"
+        return not_looked(evidence, "truncated_answers", "truncated", needs)
+    measure = each(lambda s: None if s.finished is None else float(not s.finished))
     change = change_of(evidence, measure, bounds=SHARE)
     limit = LIMITS["truncated"].value
     since = first_alarm(evidence, measure, lambda c: c.after.low > limit, bounds=SHARE)
@@ -101,7 +101,9 @@ def truncated(evidence: Evidence) -> list[Finding]:
             measure="answers cut off at the length limit, share",
             alarm=f"{change.after.value:.0%} of the last answers are cut off at the length limit "
             f"({change.before.value:.0%} at the beginning)",
-            exhibits=shortened([s.exhibit("cut off") for s in evidence.after if not s.finished]),
+            exhibits=shortened(
+                [s.exhibit("cut off") for s in evidence.after if s.finished is False]
+            ),
             curves=["finished", "length"],
             since=since,
             cures=more,
