@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ ByPrompt = Mapping[str, Sequence[float | None]]
 """The values of the answers to each prompt; None where one cannot be measured."""
 Measure = Callable[[Sequence[Sample]], ByPrompt]
 SHARE: Bounds = (0.0, 1.0)
+MANY = 20
+"""Prompts that say by being all alike that others are too."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +44,19 @@ def change_of(
     evidence: Evidence,
     measure: Measure,
     *,
-    start: Measure | None = None,
     bounds: Bounds | None = None,
 ) -> Change:
     """What became of a figure between the stage's beginning and its end.
 
     Args:
-        start: how the answers at the beginning are measured, if otherwise than those at the end.
         bounds: of a share; None for a quantity.
     """
-    old = (start or measure)(evidence.before)
-    new = measure(evidence.after)
+    old, new = measure(evidence.before), measure(evidence.after)
     return _change(old, new, bounds, paired=evidence.paired)
 
 
 def _change(old: ByPrompt, new: ByPrompt, bounds: Bounds | None, *, paired: bool) -> Change:
-    before, after = (over_prompts(list(x.values()), bounds) for x in (old, new))
+    before, after = (_mean(x, bounds) for x in (old, new))
     if not paired:
         return Change(before, after, independent_difference(after, before))
     shared = [prompt for prompt in new if prompt in old]
@@ -64,12 +64,20 @@ def _change(old: ByPrompt, new: ByPrompt, bounds: Bounds | None, *, paired: bool
     return Change(before, after, gain)
 
 
+def _mean(values: ByPrompt, bounds: Bounds | None) -> Interval:
+    """The mean over prompts; of a quantity that is the same for all of many prompts, without
+    width: nothing else shows how far others would be, and both sides of a change are asked."""
+    found = over_prompts(list(values.values()), bounds)
+    if math.isnan(found.low) and found.n >= MANY:
+        return Interval(found.value, found.value, found.value, found.n)
+    return found
+
+
 def first_alarm(
     evidence: Evidence,
     measure: Measure,
     past: Callable[[Change], bool],
     *,
-    start: Measure | None = None,
     bounds: Bounds | None = None,
 ) -> float | None:
     """The first step at which a window of training's samples was past the limit, and the next one
@@ -81,7 +89,7 @@ def first_alarm(
     windows = evidence.windows
     if len(windows) < 2:
         return None
-    old = (start or measure)(windows[0][1])
+    old = measure(windows[0][1])
     pending: float | None = None
     for step, samples in windows:
         if past(_change(old, measure(samples), bounds, paired=False)):

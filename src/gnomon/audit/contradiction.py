@@ -11,13 +11,14 @@ import math
 from collections.abc import Sequence
 from itertools import combinations, islice
 
-from gnomon.audit.change import SHARE, ByPrompt, change_of, first_alarm
+from gnomon.audit.change import SHARE, ByPrompt, first_alarm
 from gnomon.audit.cures import stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies
 from gnomon.audit.evidence import Evidence, Sample
 from gnomon.audit.limits import LIMITS
 from gnomon.judges.verifiers.extract import final_answer
 from gnomon.runs.audit import Exhibit, Finding
+from gnomon.stats.prompts import over_prompts
 
 NAME, DETECTOR = "reward_hacking", "contradiction"
 METHODS = ("boxed", "hash", "number")
@@ -38,24 +39,26 @@ def contradiction(evidence: Evidence) -> list[Finding]:
     def pairs(samples: Sequence[Sample]) -> ByPrompt:
         return _differing(samples, full)
 
-    if not pairs(evidence.after):
+    late = pairs(evidence.late)
+    if not late:
         needs = "prompts with several answers that get full marks and hold numbers"
         return not_looked(evidence, NAME, DETECTOR, needs)
-    change = change_of(evidence, pairs, bounds=SHARE)
+    figure = over_prompts(list(late.values()), SHARE)
+    before = over_prompts(list(pairs(evidence.before).values()), SHARE).value
     limit = LIMITS[DETECTOR].value
     finding = decided(
         evidence,
         NAME,
         DETECTOR,
-        change.after,
+        figure,
         measure="pairs of fully rewarded answers to one prompt that give different answers, share",
         alarm=(
             "the reward gives full marks to answers that contradict each other: "
-            f"{change.after.value:.0%} of the pairs of such answers to one prompt differ "
-            f"({_percent(change.before.value)} at the beginning), so it does not check the answer: "
+            f"{figure.value:.0%} of the pairs of such answers to one prompt differ "
+            f"({_percent(before)} at the beginning), so it does not check the answer: "
             "make it read one final answer"
         ),
-        exhibits=_exhibits(evidence.after, full),
+        exhibits=_exhibits(evidence.late, full),
         curves=["reward", "zero_spread"],
         since=first_alarm(evidence, pairs, lambda c: c.after.low > limit, bounds=SHARE),
         cures=stay_near(evidence),

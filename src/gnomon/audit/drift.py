@@ -40,15 +40,14 @@ def _finding(
     what: str,
     alarm: str,
     shows: Callable[[Sample], float | None],
-    start: Measure | None = None,
     bounds: Bounds | None = SHARE,
 ) -> list[Finding]:
     """The finding of a figure that rises where a reward is hacked."""
     if min(len(evidence.before), len(evidence.after)) < FEW:
         return not_looked(evidence, NAME, detector, NEEDS)
     limit = LIMITS[detector].value
-    change = change_of(evidence, measure, start=start, bounds=bounds)
-    since = first_alarm(evidence, measure, lambda c: c.gain.low > limit, start=start, bounds=bounds)
+    change = change_of(evidence, measure, bounds=bounds)
+    since = first_alarm(evidence, measure, lambda c: c.gain.low > limit, bounds=bounds)
     worst = sorted(evidence.after, key=lambda sample: -(shows(sample) or 0.0))
     return [
         decided(

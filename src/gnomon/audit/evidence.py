@@ -186,6 +186,12 @@ class Evidence:
         windows = self.windows[-max(1, len(self.windows) // SHARE) :]
         return [s for _, samples in windows for s in samples] if len(self.windows) > 1 else []
 
+    @cached_property
+    def late(self) -> list[Sample]:
+        """Training's samples of the second half of the windows; ``after`` where there are none."""
+        windows = self.windows[len(self.windows) // 2 :]
+        return [s for _, samples in windows for s in samples] if self.last else self.after
+
     @property
     def paired(self) -> bool:
         """Whether ``before`` and ``after`` answer the same prompts: they are the compared answers,

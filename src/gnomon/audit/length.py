@@ -54,7 +54,10 @@ def paid_for_length(samples: Sequence[Sample]) -> Interval | None:
     """The mean over prompts of the correlation of length and reward among a prompt's answers; None
     where no prompt has answers that differ in both."""
     found = [c for own in _groups(samples).values() if (c := _correlation(own)) is not None]
-    return mean_interval(found, method="t") if len(found) > 2 else None
+    if len(found) < 3:
+        return None
+    mean = mean_interval(found, method="t")
+    return mean if mean.known else Interval(mean.value, mean.value, mean.value, mean.n)
 
 
 def _groups(samples: Sequence[Sample]) -> dict[tuple[int, str], list[Sample]]:
@@ -87,6 +90,7 @@ def truncated(evidence: Evidence) -> list[Finding]:
         return not_looked(evidence, "truncated_answers", "truncated", needs)
     measure = each(lambda s: None if s.finished is None else float(not s.finished))
     change = change_of(evidence, measure, bounds=SHARE)
+    cut = [s.exhibit("cut off") for s in evidence.after if s.finished is False]
     limit = LIMITS["truncated"].value
     since = first_alarm(evidence, measure, lambda c: c.after.low > limit, bounds=SHARE)
     rollout = evidence.spec.get("rollout")
@@ -101,9 +105,7 @@ def truncated(evidence: Evidence) -> list[Finding]:
             measure="answers cut off at the length limit, share",
             alarm=f"{change.after.value:.0%} of the last answers are cut off at the length limit "
             f"({change.before.value:.0%} at the beginning)",
-            exhibits=shortened(
-                [s.exhibit("cut off") for s in evidence.after if s.finished is False]
-            ),
+            exhibits=shortened(cut),
             curves=["finished", "length"],
             since=since,
             cures=more,
