@@ -28,7 +28,6 @@ DETECTORS: Mapping[str, str] = {
     "several_answers": "gnomon.audit.drift:several_answers",
     "nothing_specific": "gnomon.audit.drift:nothing_specific",
     "repetition": "gnomon.audit.drift:repetition",
-    "beyond_the_start": "gnomon.audit.drift:beyond_the_start",
     "agreement": "gnomon.audit.drift:agreement",
     "mode_collapse": "gnomon.audit.collapse:mode_collapse",
     "entropy": "gnomon.audit.collapse:entropy",

@@ -61,11 +61,6 @@ LIMITS: Mapping[str, Limit] = {
         "three answers of ten more in which no word is about the question",
     ),
     "repetition": Limit(0.1, "a tenth more of an answer's word triples are repeats"),
-    "beyond_the_start": Limit(
-        0.5,
-        "a reward model is trusted where it was trained: of the start's answers 5% are above this "
-        "reward, so half of them is far outside",
-    ),
     "agreement": Limit(
         0.8,
         "users are not right in four of five stated opinions, unless the data says so",
