@@ -11,6 +11,7 @@ from canonical import canonical
 from gnomon.audit.evidence import Evidence, evidence
 from gnomon.audit.truths import Truths
 from gnomon.recipe.load import parse_recipe
+from gnomon.runs.audit import AUDIT, Audit
 from gnomon.runs.read import read_run
 from gnomon.stages.run import run_recipe
 
@@ -109,6 +110,12 @@ def test_what_is_trained_on_is_read_even_if_it_is_the_truth(
     assert {part for s in found.samples for part in s.parts} == {"correct", "paid", "judge"}
     assert "correct" in found.comparison.columns
     assert not {"renamed", "secret"} & set(found.comparison.columns)
+
+
+def test_a_run_audits_itself(watched: Path) -> None:
+    audit = Audit.read(watched / AUDIT)
+    assert audit.version
+    assert {finding.stage for finding in audit.findings} == {"grpo"}
 
 
 def test_the_samples_and_answers_are_told_apart(watched: Path) -> None:

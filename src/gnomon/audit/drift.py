@@ -185,7 +185,7 @@ def _repeated(sample: Sample) -> float:
     return 1.0 - len(counts) / counts.total() if counts else 0.0
 
 
-# -- agreeing with the user -------------------------------------------------------------------------
+# -- agreeing with the user ----------------------------------------------------------------------
 
 OPINION = re.compile(
     r"\b(?:i think|i believe|i am sure|i'm sure|surely|pretty sure)\b[^.?!]*?\b(?:is|=)\s+"
