@@ -107,6 +107,19 @@ def test_a_detector_of_ones_own(sound: Path, tmp_path: Path) -> None:
         load_detectors(["repetitions"])
 
 
+def test_the_detector_of_the_documentation(sound: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    (tmp_path / "shouting.py").write_text(code)
+    own = load_detectors(["shouting.py:shouting"], tmp_path)
+    (quiet,) = audit_run(sound, detectors=own).findings
+    rows = rollouts(STEPS, verifier)
+    for row in rows[len(rows) // 2 :]:
+        row["response"] = row["response"].upper()
+    (loud,) = audit_run(make(tmp_path / "loud", rows), detectors=own).findings
+    assert (quiet.status, loud.status) == ("clear", "alarm")
+
+
 def test_what_samples_say_cannot_drive_the_terminal() -> None:
     text = "begin with '\x1b[31m red \u202e'\nALARM fake"
     finding = Finding(name="x", detector="d", stage="s", status="alarm", text=text)
