@@ -11,9 +11,11 @@ import yaml
 
 from gnomon.audit.detectors import audit_run, load_detectors
 from gnomon.audit.evidence import Evidence, evidence
+from gnomon.runs.answers import Answer, write_answers
 from gnomon.runs.audit import Finding
+from gnomon.runs.comparison import Comparison, ComparisonRow
 from gnomon.runs.read import read_run
-from gnomon.runs.records import MANIFEST, STAGE, Manifest, StageInfo
+from gnomon.runs.records import COMPARISON, MANIFEST, STAGE, Manifest, StageInfo
 from gnomon.runs.rows import MetricsStore, SampleStore
 
 PROMPTS, ANSWERS = 32, 4
@@ -74,6 +76,43 @@ def make(
     Manifest(name=folder.name).write(folder / MANIFEST)
     spec = {"name": "policy", "algorithm": algorithm, "reward": [{"builtin": "leaky"}]}
     recipe = {"name": folder.name, "stages": [spec | dict(stage or {})]}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+def compared(
+    folder: Path, write: Any, *, algorithm: str = "dpo", stage: Mapping[str, Any] | None = None
+) -> Path:
+    """A run whose stage samples nothing: ``base`` and ``policy`` answer the same 100 prompts, and
+    a judge that nothing learns from scores them. ``write(rng, model, right answer)`` gives
+    (response, judge's score)."""
+    make(folder, algorithm=algorithm, stage={"reward": [], **(stage or {})})
+    rng, answers, rows = Random(5), [], []
+    prompts = [f"p{place}" for place in range(100)]
+    for model in ("base", "policy"):
+        scores = []
+        for place, prompt_id in enumerate(prompts):
+            prompt, right = question(place)
+            response, score = write(rng, model, right)
+            scores.append([score])
+            answers.append(
+                Answer(
+                    model=model,
+                    prompt_id=prompt_id,
+                    prompt=prompt,
+                    response=response,
+                    sample=0,
+                    length=len(response.split()) + 1,
+                    finished=True,
+                )
+            )
+        rows.append(ComparisonRow(model=model, values=[], scores=[scores]))
+    write_answers(folder, answers)
+    Comparison(columns=["judge"], reference="base", rows=rows, prompts=prompts).write(
+        folder / COMPARISON
+    )
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["compare"] = {"rewards": [{"model": "other", "name": "judge"}]}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return folder
 

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from made import Row, evidence_of, found, make, one, question, rollouts
+from made import Row, compared, evidence_of, found, make, one, question, rollouts
 
 from gnomon.audit.detectors import DETECTORS, audit_run
 from gnomon.audit.limits import LIMITS
@@ -262,6 +262,42 @@ def test_rewards_that_fail_and_answers_that_are_cut_off(tmp_path: Path) -> None:
     run = make(tmp_path / "run", rows, curve([1.0] * 6, "reward_errors"))
     assert {"truncated", "reward_errors"} <= alarms(run)
     assert "too slow" in one(run, "reward_errors").text
+
+
+def preferred(length: int, gain: float) -> Any:
+    def write(rng: Random, model: str, right: int) -> tuple[str, float]:
+        trained = model == "policy"
+        words = ["indeed"] * rng.randrange(length + 1) if trained else []
+        return " ".join([f"It is {right}.", *words]), rng.gauss(gain if trained else 0.0, 1.0)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("length", "gain", "expected"),
+    [(0, 0.8, set()), (40, 0.8, {"length_bias", "repetition"}), (0, -0.8, {"held_out_fall"})],
+)
+def test_a_stage_that_samples_nothing_is_read_by_its_compared_answers(
+    tmp_path: Path, length: int, gain: float, expected: set[str]
+) -> None:
+    run = compared(tmp_path / "run", preferred(length, gain))
+    audit = audit_run(run)
+    assert audit.problems == []
+    assert expected <= {f.detector for f in audit.alarms}
+    assert expected or not audit.alarms
+    growth = one(run, "length_bias").figure
+    assert growth is not None
+    assert growth.n == 100  # paired: the same prompts before and after
+    if length == 0:
+        assert growth.value == 0.0
+
+
+def test_without_answers_a_stage_that_samples_nothing_cannot_be_read(tmp_path: Path) -> None:
+    run = compared(tmp_path / "run", preferred(40, -0.8))
+    (run / "answers.jsonl").unlink()
+    audit = audit_run(run)
+    assert audit.alarms == []
+    assert "compare section" in one(run, "length_bias").needs
 
 
 def test_stages_that_optimise_nothing_are_not_asked(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations, islice
 
 from gnomon.audit.change import SHARE, ByPrompt, first_alarm
@@ -76,7 +77,12 @@ def _full_marks(samples: Sequence[Sample]) -> float | None:
 
 
 def _answer(sample: Sample) -> str | None:
-    found = final_answer(sample.response, METHODS)
+    return _final(sample.response)
+
+
+@lru_cache(maxsize=100_000)
+def _final(response: str) -> str | None:
+    found = final_answer(response, METHODS)
     return None if found is None else found.strip().replace(",", "").rstrip(".")
 
 
