@@ -12,8 +12,8 @@ from tests_report_oracles import gold_at
 from gnomon.errors import DataError
 from gnomon.report import plots, style
 from gnomon.report.overoptimisation import fit_gold, overoptimisation_plot, trajectory
-from gnomon.report.read import StageView, read_run
 from gnomon.runs.comparison import Comparison
+from gnomon.runs.read import StageView, read_run
 from gnomon.stats.intervals import Interval
 
 

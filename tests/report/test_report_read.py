@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gnomon.errors import DataError
-from gnomon.report.read import read_comparison, read_run
+from gnomon.runs.read import read_comparison, read_run
 from gnomon.runs.records import Evals
 from gnomon.stats.intervals import Interval
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from gnomon.report.read import RunView, StageView, read_run
 from gnomon.report.verdict import ends_differ, verdicts
 from gnomon.runs.comparison import Comparison
+from gnomon.runs.read import RunView, StageView, read_run
 from gnomon.runs.records import Evals, StageInfo
 from gnomon.stats.intervals import Interval, mean_interval
 from gnomon.stats.prompts import paired_shares

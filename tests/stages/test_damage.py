@@ -16,7 +16,7 @@ from gnomon.cli import main as cli
 from gnomon.errors import ConfigError, GnomonError, RunError
 from gnomon.recipe.load import parse_recipe
 from gnomon.report.html import write_report
-from gnomon.report.read import read_run
+from gnomon.runs.read import read_run
 from gnomon.stages import run as pipeline
 from gnomon.train import progress
 from gnomon.train.loop import Loop

@@ -11,8 +11,8 @@ import torch
 
 from gnomon.errors import ConfigError, DataError
 from gnomon.report.html import _commands
-from gnomon.report.read import RunView
 from gnomon.runs import records
+from gnomon.runs.read import RunView
 from gnomon.stages import run as pipeline
 from gnomon.stages.plan import make_plan
 from tiny_world import make_recipe, sft_stage

@@ -366,7 +366,7 @@ def test_sinks_get_the_same_rows(tmp_path: Path) -> None:
     loop.sinks = [sink]
     loop.run()
     assert sink.logged == [(r["step"], r["loss"]) for r in rows(tmp_path) if not r.get("final")]
-    assert sink.texts == [2, 4, 4]
+    assert sink.texts == [1, 2, 4, 4]
 
 
 def test_an_iteration_without_minibatches_is_recorded(tmp_path: Path) -> None:

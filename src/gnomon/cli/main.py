@@ -11,6 +11,8 @@ import typer
 
 import gnomon
 from gnomon.cli.algorithms import algorithms
+from gnomon.cli.audit import audit
+from gnomon.cli.imports import import_logs
 from gnomon.cli.run import quickstart, report, run
 from gnomon.console import complain, err, say, show
 from gnomon.errors import ConfigError, GnomonError, Pending, RunStopped
@@ -65,6 +67,8 @@ def options(
 app.command()(run)
 app.command()(quickstart)
 app.command()(report)
+app.command()(audit)
+app.command("import")(import_logs)
 app.command()(algorithms)
 
 

@@ -101,10 +101,12 @@ def quickstart(
 
 
 def finish(folder: Path, rebuild: bool = False) -> None:
-    """Print the comparison, if there is one, and where the report and the plots are."""
+    """Print the comparison, if there is one, where the report and the plots are, and last of all
+    what the audit is alarmed by."""
     from gnomon.report.html import write_report
-    from gnomon.report.read import read_comparison
     from gnomon.report.table import comparison_table, samples_panel
+    from gnomon.runs.audit import AUDIT, Audit
+    from gnomon.runs.read import read_comparison
 
     page = folder / "report.html"
     if rebuild or not page.is_file():
@@ -120,6 +122,10 @@ def finish(folder: Path, rebuild: bool = False) -> None:
             show(samples)
     say(f"report: {page}")
     say(f"plots:  {folder / 'plots'}")
+    alarms = Audit.read_or_empty(folder / AUDIT).alarms
+    if alarms:
+        names = dict.fromkeys(f"{alarm.name} (stage {alarm.stage})" for alarm in alarms)
+        say(f"ALARM: {', '.join(names)}; gnomon audit {folder} shows why", "bold red")
 
 
 def _run(recipe: Recipe, base: Path, resume: bool) -> Path:

@@ -223,6 +223,10 @@ class RolloutSpec(Spec):
     )
 
 
+TRUTHS = ("gold", "correct")
+"""Builtin rewards that know the true preference, which nobody has outside a built-in world."""
+
+
 class RewardSpec(Spec):
     """One reward: exactly one of ``model``, ``function`` or ``builtin``.
 
@@ -238,12 +242,22 @@ class RewardSpec(Spec):
     ensemble: Literal["mean", "min", "mean-std"] = "mean"
     std_coef: float = Field(1.0, ge=0, description="how many std below the mean, for mean-std")
     options: dict[str, Any] = Field(default_factory=dict)
+    truth: bool = Field(
+        False,
+        description="it knows a simulation's true preference: the audit never reads it where it is "
+        "only observed or compared; `gold` and `correct` need no such word",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> RewardSpec:
         if sum(x is not None for x in (self.model, self.function, self.builtin)) != 1:
             raise ValueError("give exactly one of model, function, builtin")
         return self
+
+    @property
+    def is_truth(self) -> bool:
+        """Whether it knows the true preference."""
+        return self.truth or self.builtin in TRUTHS
 
     @property
     def label(self) -> str:

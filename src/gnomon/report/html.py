@@ -18,8 +18,8 @@ from gnomon.files import plain_errors, write_text
 from gnomon.report import format as fmt
 from gnomon.report import plots
 from gnomon.report.overoptimisation import overoptimisation_plot, trajectory
-from gnomon.report.read import RunView, StageView, read_run
 from gnomon.report.verdict import verdicts
+from gnomon.runs.read import RunView, StageView, read_run
 from gnomon.runs.records import Evals
 from gnomon.runs.rows import SampleRow
 from gnomon.stats.intervals import Interval

@@ -17,7 +17,7 @@ import numpy as np
 from gnomon.errors import DataError
 from gnomon.report import style
 from gnomon.report.format import number
-from gnomon.report.read import RunView, StageView
+from gnomon.runs.read import RunView, StageView
 from gnomon.runs.rows import Column
 
 Source = RunView | StageView | Mapping[str, Column]

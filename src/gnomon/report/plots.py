@@ -12,8 +12,8 @@ import numpy as np
 from gnomon.report import style
 from gnomon.report.format import METRICS, metric_label, number
 from gnomon.report.format import value as format_value
-from gnomon.report.read import StageView
 from gnomon.runs.comparison import Comparison
+from gnomon.runs.read import StageView
 from gnomon.runs.rows import Column, SampleRow
 from gnomon.stats.intervals import Interval
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gnomon.errors import DataError
 from gnomon.report.format import duration, measured
-from gnomon.report.read import RunView, read_run
+from gnomon.runs.read import RunView, read_run
 from gnomon.runs.records import recipe_changes
 from gnomon.stats.intervals import Interval
 from gnomon.stats.prompts import gain_between_runs, independent_difference

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gnomon.errors import RunError
 from gnomon.report.format import better_sign, count, number
-from gnomon.report.read import RunView, read_comparison, read_run
+from gnomon.runs.read import RunView, read_comparison, read_run
 from gnomon.runs.records import COMPARISON
 from gnomon.stats.intervals import Interval
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from gnomon.report.format import better_sign, interval, measured, number
 from gnomon.report.overoptimisation import Trajectory, trajectory
-from gnomon.report.read import RunView, StageView
 from gnomon.runs.comparison import Comparison
+from gnomon.runs.read import RunView, StageView
 from gnomon.runs.rows import Column
 from gnomon.stats.intervals import Interval, t_quantile, weighted_proportion
 from gnomon.stats.prompts import independent_difference

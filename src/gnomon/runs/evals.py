@@ -120,7 +120,7 @@ class Calibration(Record):
 
 def read_evals(run: Path) -> Iterator[tuple[Path, EvalResult]]:
     """The results in a run's folder, by model and suite; files that are no result are passed over
-    (:func:`gnomon.report.read.read_run` names them)."""
+    (:func:`gnomon.runs.read.read_run` names them)."""
     yield from _records(run / EVAL_FOLDER, EvalResult)
 
 

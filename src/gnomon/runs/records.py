@@ -62,10 +62,15 @@ class JsonFile(BaseModel):
             ValueError: the file cannot be read or holds something else; the message begins with it.
         """
         try:
-            return cls.model_validate(read_object(file), context=_READ)
+            return cls.parse(read_object(file))
         except ValidationError as error:
             first = error.errors()[0]
             raise ValueError(f"{file}: {first['loc'][0]}: {first['msg']}") from error
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        """The record in JSON that was read already, as forgiving as :meth:`read`."""
+        return cls.model_validate(raw, context=_READ)
 
     @classmethod
     def read_or_empty(cls, file: Path) -> Self:

@@ -317,6 +317,9 @@ class MetricsStore(RowStore):
     def read(cls, path: Path, done: bool) -> tuple[dict[str, Column], list[str]]:
         """The numbers by column, NaN where a row has none, and what could not be read."""
         table, problems = cls.read_table(path, done)
+        texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+        if texts:
+            problems.append(f"{path}: {', '.join(texts)} holds text, not numbers; left out")
         kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
         columns = {
             field.name: np.array(

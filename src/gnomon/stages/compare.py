@@ -6,7 +6,7 @@ every reward that gave nothing but 0 and 1 gets a table of pass@k.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from gnomon.recipe.schema import CompareSpec, Recipe
 from gnomon.records import TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Completion, Request, sampled_group
 from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.runs.answers import Answer, write_answers
 from gnomon.runs.comparison import Comparison, ComparisonRow
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.records import COMPARISON
@@ -74,7 +75,8 @@ def compare(
     stop: Stop | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Sample the base model and every trained policy, score them, write ``comparison.json``.
+    """Sample the base model and every trained policy, score them, write ``comparison.json`` and
+    ``answers.jsonl``.
 
     A row's ``gains`` are its rewards less the reference's, prompt by prompt (paired intervals), and
     its ``scores`` [rewards][prompts][samples] what both are made from, for ``prompts`` by id.
@@ -99,6 +101,7 @@ def compare(
     rows: list[ComparisonRow] = []
     shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in prompts[: spec.show]]
     judged: dict[str, list[Values]] = {}
+    kept: list[Answer] = []
     progress = progress or Progress("compare", len(policies), enabled=False)
     for done, policy in enumerate(policies, start=1):
         stop.check()
@@ -106,6 +109,7 @@ def compare(
         answers = _answer(role, prompts, recipe, spec, stop, progress)
         for sample, own in zip(shown, answers, strict=False):
             sample[policy.name] = own[0].text
+        kept += _kept(policy.name, prompts, answers)
         judged[policy.name] = _scores(prompts, answers, judges)
         kl = _kl(role, reference_role, prompts, answers, spec.rollout.temperature)
         values: list[Interval | None] = [
@@ -125,6 +129,7 @@ def compare(
         samples=shown,
         tables=pass_tables(names, judged, reference.name, spec.rollout.samples),
     )
+    write_answers(run.path, kept)
     result.write(run.path / COMPARISON)
     return result
 
@@ -284,6 +289,22 @@ def _scores(
             )
         out.append(values)
     return out
+
+
+def _kept(model: str, prompts: Sequence[EncodedPrompt], answers: Answers) -> Iterator[Answer]:
+    """A policy's answers as rows of answers.jsonl."""
+    for prompt, own in zip(prompts, answers, strict=True):
+        for sample, completion in enumerate(own):
+            yield Answer(
+                model=model,
+                prompt_id=prompt.prompt.id,
+                category=prompt.prompt.category,
+                prompt=_text(prompt),
+                response=completion.text,
+                sample=sample,
+                length=len(completion.ids),
+                finished=completion.finished,
+            )
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Running a recipe: its stages in order, those done already skipped, then the comparison."""
+"""Running a recipe: its stages in order, those done skipped; then the comparison and the audit."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gnomon.audit.detectors import audit_run
 from gnomon.errors import RunError, RunStopped
 from gnomon.recipe.schema import Recipe, StageSpec
+from gnomon.report.findings import audit_lines
 from gnomon.report.html import write_report
+from gnomon.runs.audit import AUDIT
 from gnomon.runs.folder import RunFolder, StageFolder, run_lock
 from gnomon.runs.records import COMPARISON, StageInfo, now, resume_command
 from gnomon.stages.check import check_machine, check_recipe
@@ -19,6 +22,7 @@ from gnomon.stages.names import policy_stages
 from gnomon.stages.stage import memory_info, open_stage, run_stage
 from gnomon.train.progress import Progress
 from gnomon.train.watch import Stop
+from gnomon.usercode import explain
 
 Announce = Callable[[str], None]
 
@@ -30,7 +34,7 @@ def run_recipe(
     resume: bool = False,
     announce: Announce = print,
 ) -> Path:
-    """Run every stage that is not done, compare the policies, write the report.
+    """Run every stage that is not done, compare the policies, audit the run, write the report.
 
     Ctrl-C and SIGTERM stop it where it can be resumed: what is done is saved first. A second one
     stops it at once.
@@ -101,10 +105,23 @@ class _Running:
                 finished=now(),
                 seconds={"last call": round(time.time() - began, 1)},
             )
+        if self.worked or not (path / AUDIT).is_file():
+            self.where = "before the audit; the stages are done"
+            self._audit()
         if self.worked or not (path / "report.html").is_file():
             self.where = "before the report; all else is done"
             write_report(path)
         return path
+
+    def _audit(self) -> None:
+        """Look for what is wrong; a run does not fail because its audit does."""
+        try:
+            found = audit_run(self.run.path)
+        except Exception as error:
+            self.announce(f"warning: the run could not be audited: {explain(error)}")
+            return
+        for line in audit_lines(found):
+            self.announce(line)
 
     def _stage(self, stage: StageSpec) -> None:
         """Run a stage, unless it is done and all that it left is as it was."""

@@ -283,7 +283,8 @@ class Loop:
         for sink in self.sinks:
             sink.log(self.step, full)
         done = iteration + 1
-        if samples and (done % self.options.sample_every == 0 or done == self.options.iterations):
+        ends = (1, self.options.iterations)  # the first are what later ones are compared with
+        if samples and (done % self.options.sample_every == 0 or done in ends):
             self._keep_samples(samples)
 
     def _keep_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:

@@ -1,0 +1,126 @@
+"""Reward hacking without another judge: answers with full marks that contradict each other.
+
+A reward of right and wrong can be checked against itself. If two answers to one question both get
+full marks and give different numbers, one of them is wrong and was rewarded: the verifier has a
+loophole. It needs no truth, and shows from the first samples on whether the policy *could* use it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import combinations, islice
+
+from gnomon.audit.change import SHARE, ByPrompt, first_alarm
+from gnomon.audit.cures import stay_near
+from gnomon.audit.decide import decided, not_looked, of_policies
+from gnomon.audit.evidence import Evidence, Sample
+from gnomon.audit.limits import LIMITS
+from gnomon.judges.verifiers.extract import final_answer
+from gnomon.runs.audit import Exhibit, Finding
+from gnomon.stats.prompts import over_prompts
+
+NAME, DETECTOR = "reward_hacking", "contradiction"
+METHODS = ("boxed", "hash", "number")
+GRADES = 12
+"""Different rewards beyond which a reward is a quantity, not a mark."""
+_NUMERIC = 0.5
+"""The share of answers that must hold a number."""
+
+
+@of_policies
+def contradiction(evidence: Evidence) -> list[Finding]:
+    """Of two answers to one prompt that both got full marks, how often they give other numbers."""
+    full = _full_marks(evidence.samples)
+    if full is None:
+        needs = f"a reward of marks (at most {GRADES} different ones)"
+        return not_looked(evidence, NAME, DETECTOR, needs)
+
+    def pairs(samples: Sequence[Sample]) -> ByPrompt:
+        return _differing(samples, full)
+
+    late = pairs(evidence.late)
+    if not late:
+        needs = "prompts with several answers that get full marks and hold numbers"
+        return not_looked(evidence, NAME, DETECTOR, needs)
+    figure = over_prompts(list(late.values()), SHARE)
+    before = over_prompts(list(pairs(evidence.before).values()), SHARE).value
+    limit = LIMITS[DETECTOR].value
+    finding = decided(
+        evidence,
+        NAME,
+        DETECTOR,
+        figure,
+        measure="pairs of fully rewarded answers to one prompt that give different answers, share",
+        alarm=(
+            "the reward gives full marks to answers that contradict each other: "
+            f"{figure.value:.0%} of the pairs of such answers to one prompt differ "
+            f"({_percent(before)} at the beginning), so it does not check the answer: "
+            "make it read one final answer"
+        ),
+        exhibits=_exhibits(evidence.late, full),
+        curves=["reward", "zero_spread"],
+        since=first_alarm(evidence, pairs, lambda c: c.after.low > limit, bounds=SHARE),
+        cures=stay_near(evidence),
+    )
+    return [finding]
+
+
+def _full_marks(samples: Sequence[Sample]) -> float | None:
+    """The highest mark, if the rewards are marks and it is not rare; None where they are not."""
+    rewards = [sample.reward for sample in samples if sample.reward is not None]
+    marks = sorted(set(rewards))
+    if not 2 <= len(marks) <= GRADES:
+        return None
+    return next((m for m in reversed(marks) if rewards.count(m) >= 0.01 * len(rewards)), None)
+
+
+def _answer(sample: Sample) -> str | None:
+    return _final(sample.response)
+
+
+@lru_cache(maxsize=100_000)
+def _final(response: str) -> str | None:
+    found = final_answer(response, METHODS)
+    return None if found is None else found.strip().replace(",", "").rstrip(".")
+
+
+def _rewarded(samples: Sequence[Sample], full: float) -> dict[tuple[int, str], list[Sample]]:
+    """The answers with full marks to each prompt, of one step; of prompts with numbers in them."""
+    groups: dict[tuple[int, str], list[Sample]] = {}
+    for sample in samples:
+        if sample.reward is not None and sample.reward >= full:
+            groups.setdefault((sample.step, sample.prompt_id), []).append(sample)
+    return {
+        key: group
+        for key, group in groups.items()
+        if len(group) > 1
+        and sum(_answer(s) is not None for s in group) >= max(2, _NUMERIC * len(group))
+    }
+
+
+def _differing(samples: Sequence[Sample], full: float) -> ByPrompt:
+    """By prompt (and step), the share of pairs of fully rewarded answers that differ."""
+    out: dict[str, list[float | None]] = {}
+    for (step, prompt), group in _rewarded(samples, full).items():
+        given = [answer for s in group if (answer := _answer(s)) is not None]
+        differ = [a != b for a, b in combinations(given, 2)]
+        out[f"{prompt} at {step}"] = [sum(differ) / len(differ)]
+    return out
+
+
+def _exhibits(samples: Sequence[Sample], full: float) -> list[Exhibit]:
+    """A contradicting pair of each of the first prompts that have one."""
+    found: list[Exhibit] = []
+    for group in _rewarded(samples, full).values():
+        told = [s for s in group if _answer(s) is not None]
+        differ = ((a, b) for a, b in combinations(told, 2) if _answer(a) != _answer(b))
+        for a, b in islice(differ, 1):
+            found.append(a.exhibit(f"full marks for {_answer(a)}"))
+            found.append(b.exhibit(f"and full marks for {_answer(b)}"))
+    return found[:8]
+
+
+def _percent(share: float) -> str:
+    return "not known" if math.isnan(share) else f"{share:.0%}"

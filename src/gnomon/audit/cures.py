@@ -1,0 +1,62 @@
+"""Cures as overrides of the recipe, as typed after ``gnomon run``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gnomon.audit.evidence import Evidence
+
+ON_POLICY = (
+    *("ppo", "grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo", "gmpo"),
+    *("reinforce",),
+)
+"""Algorithms that sample and have ``entropy_coef``; their ``beta`` is a KL coefficient."""
+TIED = (*ON_POLICY, "dpo", "online_dpo", "kto")
+"""Algorithms whose ``beta``, the larger, keeps the policy the nearer to its start."""
+USUAL_BETA = 0.05
+
+
+def setting(evidence: Evidence, name: str) -> float | None:
+    """A number among the stage's settings; None where it is not written or no number."""
+    settings = evidence.spec.get("settings")
+    value = settings.get(name) if isinstance(settings, Mapping) else None
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def stay_near(evidence: Evidence) -> list[str]:
+    """A stronger pull towards the start model: twice the coefficient, or the usual one."""
+    if evidence.algorithm not in TIED:
+        return []
+    usual = USUAL_BETA if evidence.algorithm in ON_POLICY else 0.1
+    beta = setting(evidence, "beta")
+    return [override(evidence, "settings.beta", f"{2 * beta if beta else usual:g}")]
+
+
+def explore(evidence: Evidence) -> list[str]:
+    """An entropy bonus, where the algorithm has one."""
+    if evidence.algorithm not in ON_POLICY:
+        return []
+    known = setting(evidence, "entropy_coef")
+    return [override(evidence, "settings.entropy_coef", f"{2 * known if known else 0.01:g}")]
+
+
+def stop_at(evidence: Evidence, step: float | None) -> list[str]:
+    """Fewer iterations: up to the step from which it went wrong, where that is known."""
+    steps, iterations = evidence.series("iteration")
+    if step is None or not steps.size:
+        return []
+    before = [int(i) for s, i in zip(steps, iterations, strict=True) if s <= step]
+    return [override(evidence, "train.steps", before[-1])] if before and before[-1] > 1 else []
+
+
+def slower(evidence: Evidence) -> list[str]:
+    """Half the learning rate, where the recipe gives one."""
+    train = evidence.spec.get("train")
+    rate = train.get("lr") if isinstance(train, Mapping) else None
+    return [override(evidence, "train.lr", f"{rate / 2:g}")] if isinstance(rate, float) else []
+
+
+def override(evidence: Evidence, key: str, value: Any) -> str:
+    """``STAGE.KEY=VALUE``."""
+    return f"{evidence.stage}.{key}={value}"

@@ -1,0 +1,127 @@
+"""The detectors by name, and running them on a run.
+
+A detector is a function of :class:`~gnomon.audit.evidence.Evidence` that returns findings: alarms,
+what it looked for and could have seen, or what it lacks. To add one: a function in a file of this
+folder and a line in the table; one's own is named as ``file.py:detector``. It returns nothing for a
+stage that it does not apply to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import gnomon
+from gnomon.audit.evidence import Detector, Evidence, evidence
+from gnomon.errors import DataError
+from gnomon.plugins import find, nearest
+from gnomon.runs.audit import AUDIT, Audit, Finding, Status
+from gnomon.runs.read import RunView, StageView, read_run
+from gnomon.runs.records import now
+from gnomon.usercode import explain, is_interrupt
+
+DETECTORS: Mapping[str, str] = {
+    "held_out_judge": "gnomon.audit.held_out:held_out_judge",
+    "disagreement": "gnomon.audit.held_out:disagreement",
+    "contradiction": "gnomon.audit.contradiction:contradiction",
+    "unseen_phrases": "gnomon.audit.drift:unseen_phrases",
+    "several_answers": "gnomon.audit.drift:several_answers",
+    "nothing_specific": "gnomon.audit.drift:nothing_specific",
+    "repetition": "gnomon.audit.drift:repetition",
+    "agreement": "gnomon.audit.drift:agreement",
+    "mode_collapse": "gnomon.audit.collapse:mode_collapse",
+    "entropy": "gnomon.audit.collapse:entropy",
+    "length_bias": "gnomon.audit.length:length_bias",
+    "truncated": "gnomon.audit.length:truncated",
+    "reward_errors": "gnomon.audit.health:reward_errors",
+    "sampler_mismatch": "gnomon.audit.health:sampler_mismatch",
+    "value_function": "gnomon.audit.health:value_function",
+    "displacement": "gnomon.audit.health:displacement",
+    "kl": "gnomon.audit.health:kl",
+}
+"""Import paths by name."""
+ORDER: tuple[Status, ...] = ("alarm", "unclear", "clear", "not_looked")
+"""In which findings are shown."""
+
+
+def load_detectors(
+    names: Iterable[str] | None = None, base: Path | None = None
+) -> dict[str, Detector]:
+    """Detectors by name: all of the table, or those named.
+
+    Args:
+        names: of the table, or ``file.py:detector`` and ``package.module:detector``.
+        base: the folder that a user's file is looked up in.
+
+    Raises:
+        ConfigError: there is no such detector.
+    """
+    wanted = list(DETECTORS if names is None else names)
+    return {name: find(name, DETECTORS, base or Path.cwd(), "detector") for name in wanted}
+
+
+def audit_run(
+    folder: Path,
+    *,
+    stages: Sequence[str] = (),
+    detectors: Mapping[str, Detector] | None = None,
+    write: bool = True,
+) -> Audit:
+    """Look for everything in a run, and write its audit.json.
+
+    A detector that fails and records that cannot be read are named in ``problems``; what the others
+    find is kept.
+
+    Args:
+        stages: only these; all by default.
+        detectors: by name; the table's by default.
+        write: keep the audit in the run's folder, if it is of all stages and the whole table.
+
+    Raises:
+        DataError: the folder is not a run's, or has no such stage.
+    """
+    run = read_run(folder)
+    whole = not stages and detectors is None
+    detectors = load_detectors() if detectors is None else detectors
+    problems = list(run.problems)
+    findings: list[Finding] = []
+    for stage in _chosen(run, stages):
+        read, unread = evidence(run, stage)
+        problems += unread
+        findings += _findings(read, detectors, problems)
+    audit = Audit(
+        made=now(),
+        version=gnomon.__version__,
+        findings=sorted(findings, key=lambda finding: ORDER.index(finding.status)),
+        problems=list(dict.fromkeys(problems)),
+    )
+    if write and whole:
+        audit.write(folder / AUDIT)
+    return audit
+
+
+def _chosen(run: RunView, names: Sequence[str]) -> list[StageView]:
+    known = {stage.name: stage for stage in run.stages}
+    for name in names:
+        if name not in known:
+            near = nearest(name, known, cutoff=0.5) or f"it has {', '.join(known) or 'none'}"
+            raise DataError(f"{run.path} has no stage {name!r}; {near}")
+    return [known[name] for name in names] if names else list(run.stages)
+
+
+def _findings(
+    read: Evidence, detectors: Mapping[str, Detector], problems: list[str]
+) -> Iterator[Finding]:
+    """What the detectors find in a stage; one that fails is a problem, not the end."""
+    for name, detector in detectors.items():
+        try:
+            found = detector(read)
+            wrong = next((x for x in found if not isinstance(x, Finding)), None)
+            if wrong is not None:
+                raise TypeError(f"it returned a {type(wrong).__name__}, not a Finding")
+        except BaseException as error:  # a user's detector may raise anything
+            if is_interrupt(error):
+                raise
+            problems.append(f"stage {read.stage}: detector {name} failed: {explain(error)}")
+            continue
+        yield from found

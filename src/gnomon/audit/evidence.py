@@ -1,0 +1,380 @@
+"""What a detector may read: one stage of a run, without any true reward.
+
+Everything here comes from the run's records; a detector has no path to the folder, and what a
+simulation's true reward has touched is not in it (:mod:`gnomon.audit.truths`). So a detector reads
+the same whether the truth was observed or not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+
+from gnomon.audit.truths import (
+    Truths,
+    is_truth,
+    label,
+    reward_entries,
+    same_reward,
+    stripped_info,
+    stripped_recipe,
+    untold,
+)
+from gnomon.runs.answers import Answer, read_answers
+from gnomon.runs.audit import Exhibit, Finding
+from gnomon.runs.comparison import Comparison
+from gnomon.runs.evals import Calibration, EvalResult, read_calibrations, read_evals
+from gnomon.runs.read import RunView, StageView
+from gnomon.runs.records import Evals, StageInfo
+from gnomon.runs.rows import Column, SampleRow
+from gnomon.stats.intervals import Interval
+
+SHARE = 5
+"""The last 1 / SHARE of the samples are those of a stage's end."""
+NOT_OPTIMISED = ("sft", "reward_model", "collect", "eval")
+"""Kinds of stages that optimise no reward and no preference."""
+ENOUGH = 128
+"""Answers that are looked at together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A response that the policy was sampled while it trained, or at an evaluation.
+
+    Attributes:
+        reward: what it is trained on; None where that failed (``error`` says why).
+        parts: of the reward, and of judges that are held out; of no truth.
+        length: in tokens (in words, where another trainer logged none).
+        finished: False where it was cut off at the length limit; None where nobody says.
+        held_out: on a prompt that is never trained on.
+    """
+
+    step: int
+    prompt_id: str
+    prompt: str
+    response: str
+    reward: float | None
+    parts: Mapping[str, float]
+    category: str | None
+    error: str | None
+    length: int
+    finished: bool | None
+    held_out: bool
+
+    def exhibit(self, shows: str) -> Exhibit:
+        """It as a sample that shows a finding."""
+        return Exhibit(
+            prompt=self.prompt,
+            response=self.response,
+            reward=self.reward,
+            step=self.step,
+            shows=shows,
+        )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One stage of a run.
+
+    Attributes:
+        run: the run's name.
+        stage: the stage's name.
+        recipe: the whole recipe as plain data; empty where there is none.
+        spec: this stage's part of it.
+        info: what the stage did; no times.
+        metrics: column -> [rows] floats, NaN where a row has none; no times.
+        samples: training's and evaluations' responses, in order of training.
+        judges: names of the held-out judges: observed, never trained on, and no truth. Their
+            figures are metrics of that name and parts of the samples.
+        comparison: of every policy on the same prompts.
+        answers: by policy, what it answered to the compared prompts.
+        start: the policy that the stage started from, as the comparison calls it.
+        held_out: nested held-out figures (evals.json).
+        evals: results of ``gnomon eval`` on this stage.
+        calibrations: of the judges.
+    """
+
+    run: str
+    stage: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    info: StageInfo = field(default_factory=StageInfo)
+    metrics: Mapping[str, Column] = field(default_factory=dict)
+    samples: Sequence[Sample] = ()
+    judges: Sequence[str] = ()
+    comparison: Comparison = field(default_factory=Comparison)
+    answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
+    start: str = ""
+    held_out: Evals = field(default_factory=lambda: Evals({}))
+    evals: Sequence[EvalResult] = ()
+    calibrations: Sequence[Calibration] = ()
+
+    @property
+    def algorithm(self) -> str:
+        """The stage's algorithm."""
+        return self.info.algorithm or str(self.spec.get("algorithm") or "")
+
+    @property
+    def is_policy(self) -> bool:
+        """Whether the stage optimises a policy by a reward or by preferences: nothing else can be
+        hacked. A method that is not gnomon's own is taken as one."""
+        return self.algorithm not in NOT_OPTIMISED
+
+    @property
+    def trained(self) -> list[Mapping[str, Any]]:
+        """The recipe's entries of what the stage is trained on."""
+        return reward_entries(self.spec.get("reward") or [])
+
+    def series(self, name: str, against: str = "step") -> tuple[Column, Column]:
+        """(x, y) of a metric where it was logged, in order of training."""
+        y = self.metrics.get(name)
+        if y is None:
+            return np.empty(0), np.empty(0)
+        x = self.metrics.get(against, np.arange(y.size, dtype=np.float64))
+        present = np.isfinite(y) & np.isfinite(x)
+        return x[present], y[present]
+
+    @cached_property
+    def rollouts(self) -> list[Sample]:
+        """The samples that were trained on."""
+        return [sample for sample in self.samples if not sample.held_out]
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """The steps at which training's samples were kept, in order."""
+        return sorted({sample.step for sample in self.rollouts})
+
+    def at(self, steps: Iterable[int]) -> list[Sample]:
+        """Training's samples at these steps."""
+        wanted = set(steps)
+        return [sample for sample in self.rollouts if sample.step in wanted]
+
+    @cached_property
+    def windows(self) -> list[tuple[int, list[Sample]]]:
+        """Training's samples in order, some neighbouring steps together so that each window holds
+        at least ENOUGH answers (half of them where there are few); (last step, samples)."""
+        enough = min(ENOUGH, max(1, len(self.rollouts) // 2))
+        found: list[tuple[int, list[Sample]]] = []
+        held: list[Sample] = []
+        for sample, after in zip_longest(self.rollouts, self.rollouts[1:]):
+            held.append(sample)
+            if after is not None and after.step == sample.step:
+                continue
+            if len(held) >= enough or (after is None and not found):
+                found.append((sample.step, held))
+                held = []
+        if held:
+            found[-1] = (held[-1].step, found[-1][1] + held)
+        return found
+
+    @cached_property
+    def first(self) -> list[Sample]:
+        """Training's samples at the beginning: the first window; empty where there are not two."""
+        return self.windows[0][1] if len(self.windows) > 1 else []
+
+    @cached_property
+    def last(self) -> list[Sample]:
+        """Training's samples at the end: the last fifth of the windows; empty where there are not
+        two."""
+        windows = self.windows[-max(1, len(self.windows) // SHARE) :]
+        return [s for _, samples in windows for s in samples] if len(self.windows) > 1 else []
+
+    @cached_property
+    def late(self) -> list[Sample]:
+        """Training's samples of the second half of the windows; ``after`` where there are none."""
+        windows = self.windows[len(self.windows) // 2 :]
+        return [s for _, samples in windows for s in samples] if self.last else self.after
+
+    @property
+    def paired(self) -> bool:
+        """Whether ``before`` and ``after`` answer the same prompts: they are the compared answers,
+        since training kept no samples."""
+        return not self.last
+
+    @cached_property
+    def before(self) -> list[Sample]:
+        """Answers at the stage's beginning: training's first, or the start model's."""
+        return self.first or self._compared(self.start)
+
+    @cached_property
+    def after(self) -> list[Sample]:
+        """Answers at the stage's end: training's last, or the stage's compared ones."""
+        return self.last or self._compared(self.stage)
+
+    def _compared(self, model: str) -> list[Sample]:
+        """A policy's compared answers as samples; the trained reward is not among their figures."""
+        if self.stage not in self.answers or self.start not in self.answers:
+            return []
+        if self.stage not in self.comparison.models:
+            return []
+        known = self.comparison.scores(model)
+        return [
+            Sample(
+                step=0,
+                prompt_id=answer.prompt_id,
+                prompt=answer.prompt,
+                response=answer.response,
+                reward=None,
+                parts=_scored(known, answer),
+                category=answer.category,
+                error=None,
+                length=answer.length,
+                finished=answer.finished,
+                held_out=True,
+            )
+            for answer in self.answers[model]
+        ]
+
+    def finding(self, name: str, detector: str, **fields: Any) -> Finding:
+        """A finding of this stage."""
+        return Finding(name=name, detector=detector, stage=self.stage, **fields)
+
+
+Detector = Callable[[Evidence], list[Finding]]
+"""Looks for something in a stage; see :mod:`gnomon.audit.detectors`."""
+
+
+def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
+    """What detectors may read of a stage, and what of it could not be read."""
+    specs = _stages(run.recipe)
+    spec = next((s for s in specs if s.get("name") == stage.name), {})
+    compare = run.recipe.get("compare")
+    compared = reward_entries(compare.get("rewards") or []) if isinstance(compare, Mapping) else []
+    trained = reward_entries(spec.get("reward") or [])
+    observed = reward_entries(spec.get("observe") or [])
+    truths = Truths(trained, [*observed, *compared])
+    samples, problems = _samples(stage, truths)
+    answers, unread = read_answers(run.path)
+    found = Evidence(
+        run=run.name,
+        stage=stage.name,
+        recipe=stripped_recipe(run.recipe),
+        spec={**spec, "observe": untold(observed)} if spec else {},
+        info=stripped_info(stage.info, truths),
+        metrics=truths.without(stage.metrics),
+        samples=samples,
+        judges=_judges(trained, observed),
+        comparison=truths.comparison(run.comparison),
+        answers=_by_model(answers),
+        start=_start(specs, stage.name, spec, run.comparison.models),
+        held_out=Evals(truths.tree(stage.evals.root)),
+        evals=[e for _, e in read_evals(run.path) if _is_of(e, stage.name, truths)],
+        calibrations=[calibration for _, calibration in read_calibrations(run.path)],
+    )
+    return found, problems + unread
+
+
+def _stages(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    stages = recipe.get("stages")
+    return [s for s in stages if isinstance(s, Mapping)] if isinstance(stages, list) else []
+
+
+def _judges(
+    trained: Sequence[Mapping[str, Any]], observed: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """The observers that neither know the truth nor are what is trained on."""
+    return [
+        label(entry)
+        for entry in observed
+        if not is_truth(entry) and not any(same_reward(entry, own) for own in trained)
+    ]
+
+
+def _start(
+    specs: Sequence[Mapping[str, Any]], name: str, spec: Mapping[str, Any], models: Sequence[str]
+) -> str:
+    """The policy that a stage starts from: as the recipe says, or the last one before it."""
+    before = [str(s.get("name")) for s in specs]
+    before = before[: before.index(name)] if name in before else []
+    asked = spec.get("from")
+    if asked == "model":
+        return "base"
+    if isinstance(asked, str) and asked in before:
+        return asked
+    policies = [model for model in models if model in before]
+    return policies[-1] if policies else "base"
+
+
+def _is_of(result: EvalResult, stage: str, truths: Truths) -> bool:
+    named = stage in (result.stage, result.model)
+    return named and result.judge not in {*truths.names, *truths.compared}
+
+
+def _by_model(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
+    found: dict[str, list[Answer]] = {}
+    for answer in answers:
+        found.setdefault(answer.model, []).append(answer)
+    return found
+
+
+def _scored(
+    known: Mapping[str, Mapping[str, list[float | None]]], answer: Answer
+) -> dict[str, float]:
+    """What the compared judges gave an answer."""
+    found: dict[str, float] = {}
+    for judge, by_prompt in known.items():
+        scores = by_prompt.get(answer.prompt_id, [])
+        value = scores[answer.sample] if 0 <= answer.sample < len(scores) else None
+        if value is not None:
+            found[judge] = value
+    return found
+
+
+# -- samples --------------------------------------------------------------------------------------
+
+
+def _samples(stage: StageView, truths: Truths) -> tuple[list[Sample], list[str]]:
+    """The samples in order of training, and in words how many rows are none."""
+    made = [_sample(row, truths) for row in stage.samples]
+    kept = sorted((s for s in made if s is not None), key=lambda sample: sample.step)
+    if len(kept) == len(made):
+        return kept, []
+    first = next(i for i, sample in enumerate(made, start=1) if sample is None)
+    wrong = f"stages/{stage.folder.name}/samples: {len(made) - len(kept)} of {len(made)} rows"
+    return kept, [f"{wrong} have no step, prompt or response as text (the first is row {first})"]
+
+
+def _sample(row: SampleRow, truths: Truths) -> Sample | None:
+    step, prompt, response = row.get("step"), row.get("prompt"), row.get("response")
+    if isinstance(step, bool) or not isinstance(step, int | float) or not math.isfinite(step):
+        return None
+    if not isinstance(prompt, str) or not isinstance(response, str):
+        return None
+    category, error, length = row.get("category"), row.get("error"), row.get("length")
+    finished, identity = row.get("finished"), row.get("prompt_id")
+    return Sample(
+        step=int(step),
+        prompt_id=identity if isinstance(identity, str) and identity else prompt,
+        prompt=prompt,
+        response=response,
+        reward=_number(row.get("reward")),
+        parts=_parts(row.get("parts"), truths),
+        category=category if isinstance(category, str) else None,
+        error=error if isinstance(error, str) else None,
+        length=length if isinstance(length, int) else len(response.split()),
+        finished=finished if isinstance(finished, bool) else None,
+        held_out="policy_iteration" in row and row.get("policy_iteration") is None,
+    )
+
+
+def _parts(raw: Any, truths: Truths) -> dict[str, float]:
+    try:
+        read = json.loads(raw) if isinstance(raw, str) else raw
+    except ValueError:
+        return {}
+    if not isinstance(read, Mapping):
+        return {}
+    parts = {str(name): _number(value) for name, value in read.items()}
+    return {k: v for k, v in parts.items() if v is not None and not truths.part(k)}
+
+
+def _number(raw: Any) -> float | None:
+    found = Interval.parse(raw) if isinstance(raw, int | float) else None
+    return None if found is None else found.value

@@ -1,0 +1,199 @@
+"""What goes wrong in training itself: rewards that fail, samplers that differ, critics of no use,
+likelihood that goes nowhere, a policy far from its start."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gnomon.audit.cures import override, slower, stay_near
+from gnomon.audit.decide import decided, not_looked, of_policies, shortened
+from gnomon.audit.evidence import Evidence
+from gnomon.audit.limits import LIMITS
+from gnomon.runs.audit import Finding
+from gnomon.runs.rows import Column
+from gnomon.stats.intervals import Interval, mean_interval, weighted_proportion
+
+FEW = 5
+"""Values of a metric below which nothing is said."""
+
+
+def _end(values: Column) -> Interval:
+    """The mean of the last fifth of a metric, taken as independent values."""
+    last = values[-max(FEW, values.size // 5) :]
+    found = mean_interval(last, method="t")
+    if math.isnan(found.low) and last.size:  # they are all the same
+        return Interval(found.value, found.value, found.value, found.n)
+    return found
+
+
+@of_policies
+def reward_errors(evidence: Evidence) -> list[Finding]:
+    """The share of rewards that failed, over the whole of training."""
+    detector = "reward_errors"
+    _, errors = evidence.series("reward_errors")
+    if not evidence.trained and not errors.size:
+        return []
+    if not errors.size or not evidence.rollouts:
+        return not_looked(evidence, detector, detector, "samples and the metric reward_errors")
+    failed = [sample for sample in evidence.rollouts if sample.error is not None]
+    figure = weighted_proportion(
+        [float(sample.error is not None) for sample in evidence.rollouts],
+        clusters=[(sample.step, sample.prompt_id) for sample in evidence.rollouts],
+    )
+    return [
+        decided(
+            evidence,
+            detector,
+            detector,
+            figure,
+            measure="rewards that failed among the kept samples, share",
+            alarm=f"{figure.value:.0%} of the rewards failed, so what they were of is not trained "
+            f"on; the first: {failed[0].error if failed else ''}",
+            exhibits=shortened([s.exhibit(s.error or "") for s in failed[:40]]),
+            curves=["reward_errors"],
+            since=float(failed[0].step) if failed else None,
+            cures=[override(evidence, "max_reward_errors", 0)],
+        )
+    ]
+
+
+@of_policies
+def sampler_mismatch(evidence: Evidence) -> list[Finding]:
+    """How far the sampler's log-probs are from the trainer's, at the end of training."""
+    detector = "sampler_mismatch"
+    steps, values = evidence.series("mismatch")
+    if not evidence.trained and not values.size:
+        return []
+    if values.size < FEW:
+        return not_looked(evidence, detector, detector, "the metric mismatch of 5 iterations")
+    limit = LIMITS[detector].value
+    past = steps[values > limit]
+    return [
+        decided(
+            evidence,
+            detector,
+            detector,
+            _end(values),
+            measure="sampler's and trainer's log-probs differ, nats per token",
+            alarm="the engine that samples is not the model that is trained: its log-probs differ "
+            "from the trainer's, and importance weights of them are wrong",
+            curves=["mismatch", "importance_max"],
+            since=float(past[0]) if past.size else None,
+            cures=[override(evidence, "settings.importance_correction", "truncate")],
+        )
+    ]
+
+
+@of_policies
+def value_function(evidence: Evidence) -> list[Finding]:
+    """How much of the returns' variance the critic explains, over the second half of training."""
+    detector = "value_function"
+    _, values = evidence.series("explained_variance")
+    if not values.size and evidence.algorithm != "ppo":
+        return []
+    if values.size < 10:
+        needs = "the metric explained_variance of 10 iterations"
+        return not_looked(evidence, detector, detector, needs)
+    figure = mean_interval(values[values.size // 2 :], method="t")
+    return [
+        decided(
+            evidence,
+            detector,
+            detector,
+            figure,
+            above=False,
+            measure="variance of the returns that the value function explains, share",
+            alarm="the value function explains nothing of the returns: the advantages are no "
+            "better than without it",
+            curves=["explained_variance", "value_loss"],
+            cures=[
+                override(evidence, "algorithm", "grpo"),
+                override(evidence, "settings.value_init", "policy"),
+            ],
+        )
+    ]
+
+
+@of_policies
+def displacement(evidence: Evidence) -> list[Finding]:
+    """The share of the last pairs in which chosen and rejected answer both lost likelihood
+    (Razin et al. 2024, arXiv 2410.08847)."""
+    detector = "displacement"
+    steps, values = evidence.series("displacement")
+    _, chosen = evidence.series("logprobs/chosen_change")
+    if not values.size and evidence.algorithm not in ("dpo", "online_dpo"):
+        return []
+    if values.size < FEW or not chosen.size:
+        needs = "the metrics displacement and logprobs/chosen_change of 5 iterations"
+        return not_looked(evidence, detector, detector, needs)
+    fall = _end(chosen)
+    past = steps[values > LIMITS[detector].value]
+    return [
+        decided(
+            evidence,
+            detector,
+            detector,
+            _end(values),
+            only_if=fall.high < 0,
+            measure="pairs in which both answers became less likely, share",
+            alarm=f"chosen answers lost {-fall.value:.1f} nats, as the rejected did: probability "
+            "goes to answers that nobody wrote",
+            curves=["displacement", "logprobs/chosen_change", "logprobs/rejected_change"],
+            since=float(past[0]) if past.size else None,
+            cures=[
+                *([override(evidence, "settings.nll_coef", 0.2)] if _has_nll(evidence) else []),
+                *slower(evidence),
+            ],
+        )
+    ]
+
+
+def _has_nll(evidence: Evidence) -> bool:
+    return evidence.algorithm in ("dpo", "online_dpo", "cpo")
+
+
+@of_policies
+def kl(evidence: Evidence) -> list[Finding]:
+    """How far the policy went from its start: KL over length, both over the last samples."""
+    figure = _compared_kl(evidence) or _logged_kl(evidence)
+    if figure is None:
+        needs = "a KL: a reference in training, or a compare section whose reference is the start"
+        return not_looked(evidence, "drift", "kl", needs)
+    return [
+        decided(
+            evidence,
+            "drift",
+            "kl",
+            figure,
+            measure="KL from the start model, nats per token",
+            alarm=f"the policy is {figure.value:.1f} nats per token from its start model: it "
+            "writes what the start model holds for all but impossible",
+            curves=["kl", "ref_logprob", "entropy"],
+            cures=[*stay_near(evidence), *slower(evidence)],
+        )
+    ]
+
+
+def _compared_kl(evidence: Evidence) -> Interval | None:
+    """KL per token from the comparison, where that is measured from the stage's start."""
+    compared = evidence.comparison
+    if compared.reference != evidence.start or evidence.stage not in compared.models:
+        return None
+    columns = {name.split(" ")[0]: i for i, name in enumerate(compared.columns)}
+    row = compared.row(evidence.stage)
+    values = [row.value(columns[name]) for name in ("KL", "length") if name in columns]
+    if len(values) < 2 or values[0] is None or values[1] is None or values[1].value <= 0:
+        return None
+    nats, tokens = values[0], values[1].value
+    return Interval(nats.value / tokens, nats.low / tokens, nats.high / tokens, nats.n)
+
+
+def _logged_kl(evidence: Evidence) -> Interval | None:
+    _, nats = evidence.series("kl")
+    _, tokens = evidence.series("length")
+    n = min(nats.size, tokens.size)
+    if n < FEW or not np.all(tokens[-n:] > 0):
+        return None
+    return _end(nats[-n:] / tokens[-n:])

@@ -1,0 +1,97 @@
+"""From which figure on a finding is an alarm, each with its reason.
+
+One table, so that it can be read, argued with and tuned. A figure is an alarm when the end of its
+95% interval that is nearer to the limit has passed it. How often each is right, measured on clean
+and planted runs, is in docs/audit.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A limit, and why it is there.
+
+    Attributes:
+        value: in the figure's unit.
+        why: what a sound run does, and what one past the limit does.
+    """
+
+    value: float
+    why: str
+
+
+LIMITS: Mapping[str, Limit] = {
+    "held_out_judge": Limit(
+        0.0,
+        "a judge that is not trained on gains about what the reward gains, both in standard "
+        "deviations of the start's answers; less than a quarter of it is a gain in the reward only",
+    ),
+    "held_out_peak": Limit(
+        0.25,
+        "a quarter of a standard deviation lost since its peak, beyond the noise of choosing one",
+    ),
+    "held_out_fall": Limit(
+        0.0, "after preference learning an independent judge likes the answers no less than before"
+    ),
+    "disagreement": Limit(
+        0.5,
+        "members of an ensemble that were told apart by half as much again as at the start are "
+        "asked about answers that none of them knows",
+    ),
+    "contradiction": Limit(
+        0.1,
+        "a verifier of answers cannot give full marks to two different answers to one question; "
+        "reading an answer wrongly makes a few per cent of pairs differ",
+    ),
+    "unseen_phrases": Limit(
+        0.05,
+        "training sharpens what the start model says; of word pairs, 5% more than it ever says "
+        "are a new language",
+    ),
+    "several_answers": Limit(
+        0.5,
+        "one number more in half of the answers, where the reward rises: listing guesses",
+    ),
+    "nothing_specific": Limit(
+        0.3,
+        "three answers of ten more in which no word is about the question",
+    ),
+    "repetition": Limit(0.1, "a tenth more of an answer's word triples are repeats"),
+    "agreement": Limit(
+        0.8,
+        "users are not right in four of five stated opinions, unless the data says so",
+    ),
+    "mode_collapse": Limit(
+        0.15,
+        "of the pairs of words in answers to different questions, the share that differ; sound "
+        "policies stay above",
+    ),
+    "entropy": Limit(0.05, "nats per token below which sampling hardly explores"),
+    "length_bias": Limit(
+        0.4,
+        "answers half as long again (log 1.5 = 0.4), where within a question the longer answer "
+        "gets the higher reward",
+    ),
+    "truncated": Limit(0.2, "one answer of five is cut off at the length limit"),
+    "reward_errors": Limit(0.02, "a reward that fails on 2% of the answers leaves them out"),
+    "sampler_mismatch": Limit(
+        0.02,
+        "nats per token between sampler and trainer; float32 has 1e-6, bfloat16 engines 0.002 to "
+        "0.01, and from some hundredths the importance weights are wrong",
+    ),
+    "value_function": Limit(
+        0.0, "a value function that explains none of the returns' variance only adds noise"
+    ),
+    "displacement": Limit(
+        0.5, "in half of the pairs chosen and rejected both lost likelihood: it goes elsewhere"
+    ),
+    "kl": Limit(
+        2.0,
+        "nats per token from the start model; sound runs of the tunnel have 0.2 to 1",
+    ),
+}
+"""By the detector's name."""

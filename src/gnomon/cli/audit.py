@@ -1,0 +1,67 @@
+"""``gnomon audit``: what is wrong with a run, and what would have been seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gnomon.console import complain, say
+
+
+def audit(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="A run's folder, as in runs/quickstart; several are audited in turn."),
+    ],
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the findings as JSON: one object a run, by its folder."),
+    ] = False,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this stage; may be repeated. audit.json is then left as it is."),
+    ] = None,
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this detector, by name or as file.py:detector for one of your own; may be "
+            "repeated. audit.json is then left as it is."
+        ),
+    ] = None,
+) -> None:
+    """Look for reward hacking, collapse, length bias and more in a run's records.
+
+    It prints a line for each alarm, with the figure that decided, its interval and what to try;
+    then what was looked for and not found, with the size that would have been seen; then what could
+    not be looked for. The exit code is 1 where there is an alarm, 0 where there is none and 2 where
+    a run could not be read. audit.json in the run's folder keeps it all. No true reward is read:
+    see docs/audit.md, which also says how often each detector is right.
+    """
+    from gnomon.audit.detectors import audit_run, load_detectors
+    from gnomon.errors import DataError
+    from gnomon.report.findings import audit_lines
+
+    chosen = load_detectors(detector) if detector else None
+    found, unread = {}, False
+    for run in runs:
+        try:
+            found[str(run)] = audit_run(run, stages=stage or (), detectors=chosen)
+        except DataError as error:
+            unread = True
+            complain("error", "red", str(error))
+            continue
+        if not as_json:
+            if len(runs) > 1:
+                say(f"{run}:", "bold")
+            for line in audit_lines(found[str(run)]):
+                say(line, "bold red" if line.startswith("ALARM") else "")
+    if as_json:
+        plain = {run: made.model_dump() for run, made in found.items()}
+        say(json.dumps(plain, indent=2, ensure_ascii=False))
+    if any(made.alarms for made in found.values()):
+        raise typer.Exit(1)
+    if unread:
+        raise typer.Exit(2)

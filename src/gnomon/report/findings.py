@@ -1,0 +1,69 @@
+"""An audit as lines of text: its alarms first, then what would have been seen, then the rest."""
+
+from __future__ import annotations
+
+from gnomon.report.format import measured, number
+from gnomon.runs.audit import Audit, Finding
+
+NOTHING = "nothing wrong was found in what could be looked for"
+
+
+def audit_lines(audit: Audit) -> list[str]:
+    """One line an alarm, then what was looked for and could have been seen.
+
+    An audit without alarms has none of the word in its lines.
+    """
+    lines = [_alarm(finding) for finding in audit.alarms]
+    if not lines:
+        lines.append(NOTHING)
+    seen = [_clear(f) for f in audit.findings if f.status == "clear"]
+    unclear = [_clear(f) for f in audit.findings if f.status == "unclear"]
+    for heading, found in (
+        ("looked for and not found, with the size that would have been seen:", seen),
+        ("looked for, and not told apart from nothing by so many samples:", unclear),
+        ("not looked for:", _not_looked(audit)),
+        ("could not be read:", audit.problems),
+    ):
+        if found:
+            lines += [heading, *(f"  {text}" for text in found)]
+    return [_printable(line) for line in lines]
+
+
+def _alarm(finding: Finding) -> str:
+    parts = [f"ALARM {finding.name}: stage {finding.stage}: {finding.text}."]
+    if finding.figure is not None:
+        at = "" if finding.limit is None else f", the limit is {number(finding.limit)}"
+        parts.append(f"{_sentence(finding.measure)}: {measured(finding.figure)}{at}.")
+    if finding.since is not None:
+        parts.append(f"First seen at step {finding.since:.0f}.")
+    if finding.cures:
+        parts.append(f"Try: {' or '.join(finding.cures)}")
+    return " ".join(parts)
+
+
+def _clear(finding: Finding) -> str:
+    text = f"{finding.name} by {finding.detector}, stage {finding.stage}: {finding.measure}"
+    if finding.figure is not None:
+        text += f" {measured(finding.figure)}"
+    if finding.detectable is not None:
+        text += f"; {number(finding.detectable)} would have been seen"
+    return text
+
+
+def _not_looked(audit: Audit) -> list[str]:
+    """What each detector lacks, once for all the stages that lack it."""
+    stages: dict[str, list[str]] = {}
+    for finding in audit.findings:
+        if finding.status == "not_looked":
+            text = f"{finding.name} by {finding.detector}: needs {finding.needs}"
+            stages.setdefault(text, []).append(finding.stage)
+    return [f"{text} (stage {', '.join(names)})" for text, names in stages.items()]
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _printable(text: str) -> str:
+    """Without what would move the cursor or colour the screen: samples are not to be trusted."""
+    return "".join(c if c.isprintable() else " " for c in text)
