@@ -243,6 +243,19 @@ def test_metrics_past_their_limits(
         assert one(run, detector).status == status
 
 
+@pytest.mark.parametrize(("fall", "status"), [(3.0, "alarm"), (0.3, "clear")])
+def test_samples_that_the_reference_finds_unlikely(
+    tmp_path: Path, fall: float, status: str
+) -> None:
+    rng = Random(4)
+    values = [-0.8 - fall * i / 40 + rng.gauss(0, 0.05) for i in range(40)]
+    run = make(tmp_path / "run", rollouts(STEPS, garbled), curve(values, "ref_logprob"))
+    finding = one(run, "gibberish")
+    assert finding.status == status
+    assert finding.figure is not None
+    assert finding.figure.low < fall * 32 / 40 < finding.figure.high
+
+
 def test_displacement_of_likelihood(tmp_path: Path) -> None:
     rng = Random(3)
     rows = curve([0.8 + rng.gauss(0, 0.02) for _ in range(40)], "displacement")

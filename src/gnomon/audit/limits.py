@@ -61,6 +61,11 @@ LIMITS: Mapping[str, Limit] = {
         "three answers of ten more in which no word is about the question",
     ),
     "repetition": Limit(0.1, "a tenth more of an answer's word triples are repeats"),
+    "gibberish": Limit(
+        1.5,
+        "nats per token: answers that are 4 to 5 times less likely a token to the start model than "
+        "its own; sound runs of the tunnel lose up to 0.6",
+    ),
     "agreement": Limit(
         0.8,
         "users are not right in four of five stated opinions, unless the data says so",
