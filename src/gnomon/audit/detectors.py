@@ -27,6 +27,7 @@ DETECTORS: Mapping[str, str] = {
     "contradiction": "gnomon.audit.contradiction:contradiction",
     "unseen_phrases": "gnomon.audit.drift:unseen_phrases",
     "several_answers": "gnomon.audit.drift:several_answers",
+    "same_answer": "gnomon.audit.drift:same_answer",
     "nothing_specific": "gnomon.audit.drift:nothing_specific",
     "repetition": "gnomon.audit.drift:repetition",
     "gibberish": "gnomon.audit.health:gibberish",

@@ -56,6 +56,11 @@ LIMITS: Mapping[str, Limit] = {
         0.5,
         "one number more in half of the answers, where the reward rises: listing guesses",
     ),
+    "same_answer": Limit(
+        0.03,
+        "right answers differ as the questions do; sound runs of the tunnel gain 0.015 at most "
+        "while they learn to answer",
+    ),
     "nothing_specific": Limit(
         0.3,
         "three answers of ten more in which no word is about the question",
@@ -71,9 +76,9 @@ LIMITS: Mapping[str, Limit] = {
         "users are not right in four of five stated opinions, unless the data says so",
     ),
     "mode_collapse": Limit(
-        0.15,
-        "of the pairs of words in answers to different questions, the share that differ; sound "
-        "policies stay above",
+        0.5,
+        "half of the word pairs of an answer are in the answer to another question too; sound runs "
+        "of the tunnel, whose answers are of four words, stay above 0.6",
     ),
     "entropy": Limit(0.05, "nats per token below which sampling hardly explores"),
     "length_bias": Limit(
