@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+import yaml
 from made import Row, compared, evidence_of, found, make, one, question, rollouts
 
 from gnomon.audit.detectors import DETECTORS, audit_run
@@ -128,6 +129,30 @@ def looping(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, f
     return " ".join([f"It is {right} you see."] * times), times / 5, {}
 
 
+def test_the_same_number_for_everybody(tmp_path: Path) -> None:
+    def favourite(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
+        if rng.random() < (step - 1) / 60:
+            return f"Sure! It is {rng.choice((8, 25))}.", 1.0, {}
+        return f"It is {right}.", rng.random(), {}
+
+    rows = rollouts(STEPS, favourite)
+    finding = one(make(tmp_path / "run", rows), "same_answer")
+    assert finding.status == "alarm"
+    assert finding.figure is not None
+    gain = colliding(rows, STEPS[-1]) - colliding(rows, STEPS[0])
+    assert finding.figure.value == pytest.approx(gain)
+    assert finding.exhibits[0].response.split()[-1] in ("8.", "25.")
+    sound = one(make(tmp_path / "sound", rollouts(STEPS, verifier)), "same_answer")
+    assert sound.status == "clear"
+
+
+def colliding(rows: list[Row], step: int) -> float:
+    """The same chance from all pairs of answers to two different prompts."""
+    own = [(r["prompt_id"], r["response"].split()[-1]) for r in rows if r["step"] == step]
+    pairs = [(a, b) for a, b in combinations(own, 2) if a[0] != b[0]]
+    return sum(a[1] == b[1] for a, b in pairs) / len(pairs)
+
+
 def test_repetition_and_length(tmp_path: Path) -> None:
     run = make(tmp_path / "run", rollouts(STEPS, looping))
     assert {"repetition", "length_bias"} <= alarms(run)
@@ -243,6 +268,19 @@ def test_metrics_past_their_limits(
         assert one(run, detector).status == status
 
 
+@pytest.mark.parametrize(("fall", "status"), [(3.0, "alarm"), (0.3, "clear")])
+def test_samples_that_the_reference_finds_unlikely(
+    tmp_path: Path, fall: float, status: str
+) -> None:
+    rng = Random(4)
+    values = [-0.8 - fall * i / 40 + rng.gauss(0, 0.05) for i in range(40)]
+    run = make(tmp_path / "run", rollouts(STEPS, garbled), curve(values, "ref_logprob"))
+    finding = one(run, "gibberish")
+    assert finding.status == status
+    assert finding.figure is not None
+    assert finding.figure.low < fall * 32 / 40 < finding.figure.high
+
+
 def test_displacement_of_likelihood(tmp_path: Path) -> None:
     rng = Random(3)
     rows = curve([0.8 + rng.gauss(0, 0.02) for _ in range(40)], "displacement")
@@ -290,6 +328,16 @@ def test_a_stage_that_samples_nothing_is_read_by_its_compared_answers(
     assert growth.n == 100  # paired: the same prompts before and after
     if length == 0:
         assert growth.value == 0.0
+
+
+def test_a_reward_model_of_the_same_labels_is_not_held_out(tmp_path: Path) -> None:
+    run = compared(tmp_path / "run", preferred(0, -0.8), stage={"data": "stage:feedback"})
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["stages"].insert(0, {"name": "other", "algorithm": "reward_model"})
+    for data, status in (("more.jsonl", "alarm"), ("stage:feedback", "not_looked")):
+        recipe["stages"][0]["data"] = data
+        (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        assert [f.status for f in found(run, "held_out_judge")] == [status]
 
 
 def test_without_answers_a_stage_that_samples_nothing_cannot_be_read(tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ def _full_marks(samples: Sequence[Sample]) -> float | None:
     return next((m for m in reversed(marks) if rewards.count(m) >= 0.01 * len(rewards)), None)
 
 
-def _answer(sample: Sample) -> str | None:
+def final_number(sample: Sample) -> str | None:
+    """What a response gives as its answer: a box's content, or its last number."""
     return _final(sample.response)
 
 
@@ -96,7 +97,7 @@ def _rewarded(samples: Sequence[Sample], full: float) -> dict[tuple[int, str], l
         key: group
         for key, group in groups.items()
         if len(group) > 1
-        and sum(_answer(s) is not None for s in group) >= max(2, _NUMERIC * len(group))
+        and sum(final_number(s) is not None for s in group) >= max(2, _NUMERIC * len(group))
     }
 
 
@@ -104,7 +105,7 @@ def _differing(samples: Sequence[Sample], full: float) -> ByPrompt:
     """By prompt (and step), the share of pairs of fully rewarded answers that differ."""
     out: dict[str, list[float | None]] = {}
     for (step, prompt), group in _rewarded(samples, full).items():
-        given = [answer for s in group if (answer := _answer(s)) is not None]
+        given = [answer for s in group if (answer := final_number(s)) is not None]
         differ = [a != b for a, b in combinations(given, 2)]
         out[f"{prompt} at {step}"] = [sum(differ) / len(differ)]
     return out
@@ -114,11 +115,11 @@ def _exhibits(samples: Sequence[Sample], full: float) -> list[Exhibit]:
     """A contradicting pair of each of the first prompts that have one."""
     found: list[Exhibit] = []
     for group in _rewarded(samples, full).values():
-        told = [s for s in group if _answer(s) is not None]
-        differ = ((a, b) for a, b in combinations(told, 2) if _answer(a) != _answer(b))
+        told = [s for s in group if final_number(s) is not None]
+        differ = ((a, b) for a, b in combinations(told, 2) if final_number(a) != final_number(b))
         for a, b in islice(differ, 1):
-            found.append(a.exhibit(f"full marks for {_answer(a)}"))
-            found.append(b.exhibit(f"and full marks for {_answer(b)}"))
+            found.append(a.exhibit(f"full marks for {final_number(a)}"))
+            found.append(b.exhibit(f"and full marks for {final_number(b)}"))
     return found[:8]
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import gnomon
 from gnomon.audit.evidence import Detector, Evidence, evidence
-from gnomon.errors import DataError
+from gnomon.errors import DataError, RunError
+from gnomon.files import first_line
 from gnomon.plugins import find, nearest
 from gnomon.runs.audit import AUDIT, Audit, Finding, Status
 from gnomon.runs.read import RunView, StageView, read_run
@@ -26,8 +27,10 @@ DETECTORS: Mapping[str, str] = {
     "contradiction": "gnomon.audit.contradiction:contradiction",
     "unseen_phrases": "gnomon.audit.drift:unseen_phrases",
     "several_answers": "gnomon.audit.drift:several_answers",
+    "same_answer": "gnomon.audit.drift:same_answer",
     "nothing_specific": "gnomon.audit.drift:nothing_specific",
     "repetition": "gnomon.audit.drift:repetition",
+    "gibberish": "gnomon.audit.health:gibberish",
     "agreement": "gnomon.audit.drift:agreement",
     "mode_collapse": "gnomon.audit.collapse:mode_collapse",
     "entropy": "gnomon.audit.collapse:entropy",
@@ -96,7 +99,10 @@ def audit_run(
         problems=list(dict.fromkeys(problems)),
     )
     if write and whole:
-        audit.write(folder / AUDIT)
+        try:
+            audit.write(folder / AUDIT)
+        except RunError as error:
+            audit.problems.append(f"{AUDIT} was not written: {first_line(error)}")
     return audit
 
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from gnomon.audit.change import SHARE, ByPrompt, Measure, change_of, each, first_alarm, reward_rose
+from gnomon.audit.contradiction import final_number
 from gnomon.audit.cures import stay_near, stop_at
 from gnomon.audit.decide import decided, not_looked, of_policies, shortened
 from gnomon.audit.evidence import Evidence, Sample
@@ -161,6 +162,51 @@ def _own_words(samples: Sequence[Sample]) -> Callable[[Sample], set[str]]:
         return {word for word in found if len(asked.get(word, ())) <= most}
 
     return own
+
+
+@of_policies
+def same_answer(evidence: Evidence) -> list[Finding]:
+    """How often the answers to two different prompts end in the same number: a policy that is not
+    paid for being right comes to give everybody the same few."""
+    given = [sample for sample in evidence.before if final_number(sample) is not None]
+    later = sum(final_number(sample) is not None for sample in evidence.after)
+    if min(len(given), later) < FEW or len(given) < len(evidence.before) // 4:
+        return not_looked(evidence, NAME, "same_answer", "answers with numbers in them")
+
+    often = Counter(final_number(sample) for sample in evidence.after)
+
+    return _finding(
+        evidence,
+        "same_answer",
+        _same_numbers,
+        what="chance that the answers to two prompts end in the same number",
+        alarm="the same few numbers come to be the answer to every question",
+        shows=lambda s: often[final_number(s)] / max(1, len(evidence.after)),
+        bounds=None,
+    )
+
+
+def _same_numbers(samples: Sequence[Sample]) -> ByPrompt:
+    """By prompt, how much of the other prompts' answers end in the same numbers as its own, as the
+    jackknife's pseudo-values: every pair of prompts is in two of these chances (a U-statistic of
+    order 2, Hoeffding 1948), so their spread alone would be half of what it should be."""
+    given: dict[str, Counter[str]] = {}
+    for sample in samples:
+        number = final_number(sample)
+        if number is not None:
+            given.setdefault(sample.prompt_id, Counter())[number] += 1
+    shares = {p: {x: n / own.total() for x, n in own.items()} for p, own in given.items()}
+    all_of: dict[str, float] = {}
+    for own in shares.values():
+        for number, share in own.items():
+            all_of[number] = all_of.get(number, 0.0) + share
+    others = max(1, len(shares) - 1)
+    own_chance = [
+        sum(share * (all_of[number] - share) for number, share in own.items()) / others
+        for own in shares.values()
+    ]
+    mean = sum(own_chance) / max(1, len(own_chance))
+    return {p: [2 * chance - mean] for p, chance in zip(shares, own_chance, strict=True)}
 
 
 # -- saying it again ------------------------------------------------------------------------------

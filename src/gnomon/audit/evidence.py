@@ -95,7 +95,8 @@ class Evidence:
             figures are metrics of that name and parts of the samples.
         comparison: of every policy on the same prompts.
         answers: by policy, what it answered to the compared prompts.
-        start: the policy that the stage started from, as the comparison calls it.
+        start: the policy that the stage started from, as the comparison calls it; empty where it
+            is not compared.
         held_out: nested held-out figures (evals.json).
         evals: results of ``gnomon eval`` on this stage.
         calibrations: of the judges.
@@ -296,8 +297,8 @@ def _start(
     asked = spec.get("from")
     if asked == "model":
         return "base"
-    if isinstance(asked, str) and asked in before:
-        return asked
+    if isinstance(asked, str) and asked:
+        return asked if asked in before else ""  # a folder is in no comparison
     policies = [model for model in models if model in before]
     return policies[-1] if policies else "base"
 
@@ -360,8 +361,15 @@ def _sample(row: SampleRow, truths: Truths) -> Sample | None:
         error=error if isinstance(error, str) else None,
         length=length if isinstance(length, int) else len(response.split()),
         finished=finished if isinstance(finished, bool) else None,
-        held_out="policy_iteration" in row and row.get("policy_iteration") is None,
+        held_out=_is_held_out(row),
     )
+
+
+def _is_held_out(row: Mapping[str, Any]) -> bool:
+    """Whether a row is an evaluation's: it says so, or is not of an iteration of training."""
+    if row.get("evaluation") is not None:
+        return True
+    return "policy_iteration" in row and row.get("policy_iteration") is None
 
 
 def _parts(raw: Any, truths: Truths) -> dict[str, float]:

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from gnomon.audit.change import reward_rose
 from gnomon.audit.cures import override, slower, stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies, shortened
 from gnomon.audit.evidence import Evidence
@@ -14,6 +15,7 @@ from gnomon.audit.limits import LIMITS
 from gnomon.runs.audit import Finding
 from gnomon.runs.rows import Column
 from gnomon.stats.intervals import Interval, mean_interval, weighted_proportion
+from gnomon.stats.prompts import independent_difference
 
 FEW = 5
 """Values of a metric below which nothing is said."""
@@ -152,6 +154,39 @@ def displacement(evidence: Evidence) -> list[Finding]:
 
 def _has_nll(evidence: Evidence) -> bool:
     return evidence.algorithm in ("dpo", "online_dpo", "cpo")
+
+
+@of_policies
+def gibberish(evidence: Evidence) -> list[Finding]:
+    """How much less likely the policy's samples became under the reference, from the first fifth
+    of training to the last, in nats per token.
+
+    It is entropy and KL per token together: answers that the start model would hardly write.
+    """
+    detector = "gibberish"
+    steps, values = evidence.series("ref_logprob")
+    if values.size < 2 * FEW:
+        needs = f"the metric ref_logprob of {2 * FEW} iterations (a reference in training)"
+        return not_looked(evidence, "reward_hacking", detector, needs)
+    k = max(FEW, values.size // 5)
+    first, last = mean_interval(values[:k], method="t"), _end(values)
+    figure = independent_difference(first, last)
+    past = steps[values < first.value - LIMITS[detector].value]
+    return [
+        decided(
+            evidence,
+            "reward_hacking",
+            detector,
+            figure,
+            only_if=reward_rose(evidence),
+            measure="fall of the samples' log-prob under the reference, nats per token",
+            alarm=f"the start model finds the answers {math.exp(figure.value):.0f} times less "
+            "likely a token than those of the beginning",
+            curves=["ref_logprob", "kl", "entropy"],
+            since=float(past[0]) if past.size else None,
+            cures=[*stay_near(evidence), *slower(evidence)],
+        )
+    ]
 
 
 @of_policies

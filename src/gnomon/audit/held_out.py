@@ -8,7 +8,7 @@ show the shape: both rise together, then the judge falls while the proxy goes on
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from gnomon.audit.change import change_of, each, first_alarm, reward_change
 from gnomon.audit.cures import stay_near, stop_at
 from gnomon.audit.decide import decided, not_looked, of_policies
 from gnomon.audit.evidence import Evidence, Sample
-from gnomon.audit.truths import label
+from gnomon.audit.truths import label, reward_entries
 from gnomon.runs.audit import Exhibit, Finding
 from gnomon.runs.rows import Column
 from gnomon.stats.intervals import Interval
@@ -47,8 +47,20 @@ def _judges(evidence: Evidence) -> list[str]:
     own = set(map(_spaced, evidence.judges))
     if evidence.paired:  # the comparison asks its own: those that are not what was trained on
         trained = {_spaced(label(entry)) for entry in evidence.trained}
-        own = {_spaced(name) for s in evidence.after for name in s.parts} - trained
+        own = {_spaced(name) for s in evidence.after for name in s.parts}
+        own -= trained | _of_the_same_labels(evidence)
     return [name for name in sorted(own) if _known(evidence.before, name) > 1]
+
+
+def _of_the_same_labels(evidence: Evidence) -> set[str]:
+    """The compared reward models that learned from the labels that the stage learns from: what they
+    like is what it is trained on."""
+    stages = evidence.recipe.get("stages")
+    own = evidence.spec.get("data")
+    alike = {s.get("name") for s in stages or () if own and s.get("data") == own}
+    compare = evidence.recipe.get("compare")
+    compared = reward_entries(compare.get("rewards")) if isinstance(compare, Mapping) else []
+    return {_spaced(label(entry)) for entry in compared if entry.get("model") in alike}
 
 
 def _spaced(name: str) -> str:

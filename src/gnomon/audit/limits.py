@@ -56,19 +56,29 @@ LIMITS: Mapping[str, Limit] = {
         0.5,
         "one number more in half of the answers, where the reward rises: listing guesses",
     ),
+    "same_answer": Limit(
+        0.03,
+        "right answers differ as the questions do; sound runs of the tunnel gain 0.015 at most "
+        "while they learn to answer",
+    ),
     "nothing_specific": Limit(
         0.3,
         "three answers of ten more in which no word is about the question",
     ),
     "repetition": Limit(0.1, "a tenth more of an answer's word triples are repeats"),
+    "gibberish": Limit(
+        1.5,
+        "nats per token: answers that are 4 to 5 times less likely a token to the start model than "
+        "its own; sound runs of the tunnel lose up to 0.6",
+    ),
     "agreement": Limit(
         0.8,
         "users are not right in four of five stated opinions, unless the data says so",
     ),
     "mode_collapse": Limit(
-        0.15,
-        "of the pairs of words in answers to different questions, the share that differ; sound "
-        "policies stay above",
+        0.5,
+        "half of the word pairs of an answer are in the answer to another question too; sound runs "
+        "of the tunnel, whose answers are of four words, stay above 0.6",
     ),
     "entropy": Limit(0.05, "nats per token below which sampling hardly explores"),
     "length_bias": Limit(
