@@ -93,6 +93,8 @@ class Comparison:
         weight: how much this judgement counts (labeller confidence, say); 0 removes it.
         margin: by how much ``better`` should win, in units of reward (Llama 2's margin).
         tie: the labeller called them equal.
+        probability: that ``better`` is the better one, by a judge that gives more than a verdict:
+            from 0.5 to 1. It says nothing of a tie.
     """
 
     better: int
@@ -100,6 +102,17 @@ class Comparison:
     weight: float = 1.0
     margin: float = 0.0
     tie: bool = False
+    probability: float = 1.0
+
+    @property
+    def strength(self) -> float:
+        """What it counts for where one side wins all: weight x (2 probability - 1); of a tie, its
+        weight.
+
+        At equal rewards the gradient of the loss with soft labels, p log s(d) + (1 - p) log s(-d),
+        is that of the loss with hard ones times 2p - 1.
+        """
+        return self.weight * (1.0 if self.tie else 2.0 * self.probability - 1.0)
 
 
 def comparisons_from_ranks(ranks: Sequence[float], weight: float = 1.0) -> tuple[Comparison, ...]:

@@ -224,7 +224,7 @@ def usable_pairs(
     kept: list[TokenGroup] = []
     skipped: list[Skipped] = []
     for group in groups:
-        strict = [c for c in group.comparisons if not c.tie and c.weight > 0]
+        strict = [c for c in group.comparisons if not c.tie and c.strength > 0]
         keys = dict(zip(strict, _judged(group), strict=True))
         clear = [c for c in strict if (keys[c][0], keys[c][2], keys[c][1]) not in said]
         if len(clear) < len(strict):
@@ -257,5 +257,5 @@ def _judged(group: TokenGroup) -> list[_Key]:
     return [
         (prompt, ids[c.better], ids[c.worse])
         for c in group.comparisons
-        if not c.tie and c.weight > 0
+        if not c.tie and c.strength > 0
     ]

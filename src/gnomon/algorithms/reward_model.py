@@ -194,7 +194,7 @@ def _best_only(group: TokenGroup) -> TokenGroup:
 def _length_offset(groups: Sequence[TokenGroup]) -> float:
     """What length alone explains of the labels, in reward per LENGTH_UNIT tokens."""
     rows = [
-        (sum(g.responses[c.better].mask), sum(g.responses[c.worse].mask), g.weight * c.weight)
+        (sum(g.responses[c.better].mask), sum(g.responses[c.worse].mask), g.weight * c.strength)
         for g in groups
         for c in g.comparisons
         if not c.tie

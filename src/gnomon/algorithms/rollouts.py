@@ -55,6 +55,11 @@ class Rollout:
         return self.judgement.scores
 
     @property
+    def judgements(self) -> list[Judgement]:
+        """The reward's and the observers'."""
+        return [self.judgement, *self.observed.values()]
+
+    @property
     def rewards(self) -> list[float]:
         """The rewards of the completions whose reward did not fail."""
         return [s.value for s in self.scores if s.value is not None]
@@ -264,6 +269,7 @@ def sample_rows(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
             m.content if m.role == "user" else f"[{m.role}] {m.content}" for m in prompt.messages
         )
         text = "\n".join(turns) if prompt.text is None else prompt.text
+        reason = _reason(rollout)
         for i, (completion, score) in enumerate(
             zip(rollout.completions, rollout.scores, strict=True)
         ):
@@ -279,6 +285,14 @@ def sample_rows(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
                     "error": score.error,
                     "length": written(completion),
                     "finished": completion.finished,
+                    **reason,
                 }
             )
     return rows
+
+
+def _reason(rollout: Rollout) -> dict[str, str]:
+    """Why its judges judged as they did; nothing where none says."""
+    said = [j for j in rollout.judgements if j.reason]
+    text = "\n".join(f"{j.judge}: {j.reason}" if len(said) > 1 else str(j.reason) for j in said)
+    return {"reason": text} if text else {}

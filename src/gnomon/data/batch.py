@@ -283,12 +283,12 @@ def _pairs(groups: Sequence[TokenGroup]) -> dict[str, Tensor]:
     ] = []  # a group's first response, a comparison, the group
     first = 0
     for g, group in enumerate(groups):
-        found += [(first, c, g) for c in group.comparisons if c.weight != 0]
+        found += [(first, c, g) for c in group.comparisons if c.strength != 0]
         first += len(group.responses)
     rows = [(start + c.better, start + c.worse) for start, c, _ in found]
     return {
         "pairs": torch.tensor(rows, dtype=torch.int64).reshape(-1, 2),
-        "pair_weight": torch.tensor([c.weight for _, c, _ in found], dtype=torch.float32),
+        "pair_weight": torch.tensor([c.strength for _, c, _ in found], dtype=torch.float32),
         "pair_margin": torch.tensor([c.margin for _, c, _ in found], dtype=torch.float32),
         "pair_tie": torch.tensor([c.tie for _, c, _ in found], dtype=torch.bool),
         "pair_group": _long(g for _, _, g in found),

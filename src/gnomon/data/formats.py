@@ -231,12 +231,12 @@ def _standing(group: Group) -> list[float]:
 
 
 def net_wins(group: Group) -> list[float]:
-    """For each response, the weight of the judgements it wins less that of those it loses."""
+    """For each response, the strength of the judgements it wins less that of those it loses."""
     scores = [0.0] * len(group.responses)
     for c in judgements(group):
         if not c.tie:
-            scores[c.better] += c.weight
-            scores[c.worse] -= c.weight
+            scores[c.better] += c.strength
+            scores[c.worse] -= c.strength
     return scores
 
 

@@ -40,7 +40,15 @@ from gnomon.data.fields import (
     to_response,
 )
 from gnomon.data.turns import TRAIN_FLAGS, Turn, is_trained, is_transcript, split_pair
-from gnomon.data.values import RowError, as_bool, as_confidence, as_number, as_weight, shown
+from gnomon.data.values import (
+    RowError,
+    as_bool,
+    as_confidence,
+    as_number,
+    as_probability,
+    as_weight,
+    shown,
+)
 from gnomon.plugins import did_you_mean, nearest
 from gnomon.recipe.schema import Verdict
 from gnomon.records import Comparison, Group, Message, Response, comparisons_from_ranks
@@ -347,12 +355,13 @@ def _comparisons(
         better, worse = _index(item["better"], ids), _index(item["worse"], ids)
         if better == worse:
             raise RowError(f"{where} compares a response with itself", "name two responses")
-        given = {"weight": 1.0, "confidence": 1.0, "margin": 0.0, "tie": False}
+        given = {"weight": 1.0, "confidence": 1.0, "margin": 0.0, "tie": False, "probability": 1.0}
         given |= {k: v for k, v in item.items() if v is not None}
         weight = as_weight(given["weight"], f"{where}.weight")
         confidence = as_confidence(given["confidence"], f"{where}.confidence")
         margin = as_number(given["margin"], f"{where}.margin")
         tie = as_bool(given["tie"], f"{where}.tie")
-        out.append(Comparison(better, worse, weight * confidence, margin, tie))
+        likely = as_probability(given["probability"], f"{where}.probability")
+        out.append(Comparison(better, worse, weight * confidence, margin, tie, likely))
     names = (item.get("labeller", item.get("labeler")) for item in items)
     return tuple(out), tuple(None if n is None else str(n) for n in names)

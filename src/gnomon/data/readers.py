@@ -137,7 +137,7 @@ def select(rows: Iterable[T], limit: int | None, sample_seed: int | None) -> lis
 def is_switched_off(group: Group) -> bool:
     """Whether a group has no effect: its weight is 0, or that of all its comparisons."""
     judged = group.comparisons
-    return group.weight == 0 or (bool(judged) and all(c.weight == 0 for c in judged))
+    return group.weight == 0 or (bool(judged) and all(c.strength == 0 for c in judged))
 
 
 def _empty_columns(raw: Iterable[RawRow | Skipped]) -> tuple[str, ...]:
@@ -319,7 +319,11 @@ def fingerprint(groups: Sequence[Group]) -> str:
                 ]
                 for r in g.responses
             ],
-            [[c.better, c.worse, c.weight, c.margin, c.tie] for c in g.comparisons],
+            [
+                [c.better, c.worse, c.weight, c.margin, c.tie]
+                + [c.probability] * (c.probability != 1)
+                for c in g.comparisons
+            ],
             g.weight,
         ]
         digest.update(json.dumps(said, ensure_ascii=True).encode() + b"\n")

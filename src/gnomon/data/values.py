@@ -156,6 +156,21 @@ def as_confidence(value: Any, name: str) -> float:
     return confidence
 
 
+def as_probability(value: Any, name: str) -> float:
+    """How likely it is that the better response is the better one, from 0.5 to 1.
+
+    Raises:
+        RowError: it is outside of that, or not a number.
+    """
+    probability = as_number(value, name)
+    if not 0.5 <= probability <= 1:
+        raise RowError(
+            f"field {name!r} is {probability:g}, not the probability of the better response",
+            "write a number from 0.5 to 1, or swap better and worse",
+        )
+    return probability
+
+
 def as_bool(value: Any, name: str) -> bool:
     """true or false, also as 1, 0 or text.
 

@@ -17,13 +17,14 @@ from gnomon.records import Group, Judgement
 if TYPE_CHECKING:
     from gnomon.models.save import LoadedReward
 
-HUMAN = "human_queue"
-"""The builtin that asks people."""
+HUMAN, AI = "human_queue", "ai"
+"""The builtins that ask people, and a language model."""
 BUILTIN: Mapping[str, str] = {
     "gold": "gnomon.tasks.tunnel.gold:GoldReward",
     "correct": "gnomon.tasks.tunnel.gold:CorrectReward",
     "leaky": "gnomon.tasks.tunnel.gold:LeakyReward",
     HUMAN: "gnomon.judges.human:HumanQueue",
+    AI: "gnomon.judges.ai:AIJudge",
     "maths": "gnomon.judges.verifiers.rewards:maths",
     "exact": "gnomon.judges.verifiers.rewards:exact",
     "regex": "gnomon.judges.verifiers.rewards:regex",
@@ -55,6 +56,7 @@ def build_judge(
     load: Callable[[str], LoadedReward],
     tokenizer: Any = None,
     queue: Path | None = None,
+    answers: Path | None = None,
 ) -> Judge:
     """The judge of one entry, or the weighted sum of several (each logged under its own name).
 
@@ -63,11 +65,11 @@ def build_judge(
         load: reads the reward model that an entry names.
         tokenizer: the policy's; a reward model with another one tokenises the text itself.
         queue: the folder in which people are asked.
+        answers: the folder in which an AI judge's answers are kept.
     """
-    parts = [
-        (one_judge(spec, base=base, load=load, tokenizer=tokenizer, queue=queue), spec.weight)
-        for spec in specs
-    ]
+    how: dict[str, Any] = {"base": base, "load": load, "tokenizer": tokenizer}
+    how |= {"queue": queue, "answers": answers}
+    parts = [(one_judge(spec, **how), spec.weight) for spec in specs]
     if len(parts) == 1 and parts[0][1] == 1.0:
         return parts[0][0]
     return Mixture(parts)
@@ -80,6 +82,7 @@ def one_judge(
     load: Callable[[str], LoadedReward],
     tokenizer: Any = None,
     queue: Path | None = None,
+    answers: Path | None = None,
 ) -> Judge:
     """The judge behind one entry; see :func:`build_judge`.
 
@@ -105,6 +108,8 @@ def one_judge(
     check_builtin(name)
     if name == HUMAN and queue is not None:
         options["folder"] = queue
+    if name == AI:
+        options |= {"base": base, "answers": None if answers is None else answers / spec.label}
     try:
         judge: Judge = load_builtin(BUILTIN[name])(**options)
     except (TypeError, ValueError, AttributeError) as error:

@@ -195,20 +195,23 @@ def _unusable(compared: Sequence[Any], count: int) -> str | None:
         if not known or c.better == c.worse:
             return f"compared what is no pair of the {count} responses"
         try:
-            weight, margin = number(c.weight), number(c.margin)
+            weight, margin, sure = number(c.weight), number(c.margin), number(c.probability)
         except (TypeError, ValueError, OverflowError):
-            weight = margin = math.nan
+            weight = margin = sure = math.nan
         if not (math.isfinite(margin) and 0 <= weight < math.inf):
             return f"gave a comparison the weight {c.weight!r} and the margin {c.margin!r}"
+        if not 0.5 <= sure <= 1:
+            return f"gave a comparison the probability {c.probability!r}, not 0.5 to 1"
     return None
 
 
 def win_shares(comparisons: Sequence[Comparison], count: int) -> list[float]:
-    """[count] the share of its comparisons that each response won: 1/2 for a tie, or for none."""
+    """[count] the share of its comparisons that each response won, by their probability: 1/2 for a
+    tie, or for none."""
     won: list[list[float]] = [[] for _ in range(count)]
     for c in comparisons:
-        won[c.better].append(0.5 if c.tie else 1.0)
-        won[c.worse].append(0.5 if c.tie else 0.0)
+        won[c.better].append(0.5 if c.tie else c.probability)
+        won[c.worse].append(0.5 if c.tie else 1.0 - c.probability)
     return [sum(points) / len(points) if points else 0.5 for points in won]
 
 

@@ -64,6 +64,7 @@ class Comparison(Record):
         prompts: ids, in the order of the rows' ``scores``.
         samples: a ``prompt`` and each model's answer to it.
         tables: further ones, such as pass@k.
+        judges: what each column's judge took, as in stage.json.
     """
 
     title: str = "Results"
@@ -77,6 +78,7 @@ class Comparison(Record):
     tables: Annotated[list[Comparison], BeforeValidator(only_mappings)] = Field(
         default_factory=list
     )
+    judges: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.rows)

@@ -132,6 +132,8 @@ class StageInfo(Record):
         reference: what the cache of reference log-probs did.
         files: fingerprints of what the stage left, once it is done.
         skipped: rows of its data that were left out.
+        judges: by judge, its ``version``, the responses it ``judged``, its ``errors`` among them,
+            and the ``seconds``, ``tokens`` and ``money`` (euros) that it took.
     """
 
     name: str = ""
@@ -149,6 +151,7 @@ class StageInfo(Record):
     files: dict[str, dict[str, Any]] | None = None
     error: str = ""
     skipped: Skipped = Skipped()
+    judges: dict[str, dict[str, Any]] = {}
 
     @property
     def figures(self) -> dict[str, Interval]:

@@ -335,7 +335,8 @@ class SampleRow(TypedDict, total=False):
     """A sampled response with its reward; a row may hold more.
 
     ``reward`` is null when ``error`` is set; ``parts`` are the reward's named parts, as JSON;
-    ``length`` counts tokens, EOS included; ``finished`` is False when it was cut off.
+    ``length`` counts tokens, EOS included; ``finished`` is False when it was cut off; ``reason`` is
+    what the judges said of the prompt's responses, where they said anything.
     """
 
     step: int
@@ -348,6 +349,7 @@ class SampleRow(TypedDict, total=False):
     error: str | None
     length: int
     finished: bool
+    reason: str | None
 
 
 _ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from gnomon.agents.load import environment_factory
 from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, GnomonError, ModelError
-from gnomon.judges.build import HUMAN, one_judge
+from gnomon.judges.build import AI, HUMAN, one_judge
 from gnomon.judges.function import function_reward
 from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
@@ -200,6 +200,26 @@ def _check_judging(stage: Stage) -> None:
         raise ConfigError(f"{HUMAN} judges in rounds: remove rollout.max_staleness")
     if queued and spec.environment is not None:
         raise ConfigError(f"{HUMAN} judges answers, not episodes: remove it or environment")
+    if any(map(compares, spec.reward)) and (spec.holdout or spec.eval_data):
+        raise ConfigError(
+            f"reward {AI} compares answers to the same prompt, and held-out prompts are answered "
+            "once: set its options to mode: score, or remove holdout and eval_data"
+        )
+    if any(map(compares, [*spec.reward, *spec.observe])):
+        _check_several(spec.rollout.samples)
+
+
+def compares(reward: RewardSpec) -> bool:
+    """Whether a reward is an AI judge that compares answers."""
+    return reward.builtin == AI and reward.options.get("mode", "pairs") == "pairs"
+
+
+def _check_several(samples: int) -> None:
+    if samples < 2:
+        raise ConfigError(
+            f"reward {AI} compares answers to the same prompt: set rollout.samples to at least 2, "
+            "or its options to mode: score"
+        )
 
 
 def _check_environment(stage: Stage, code: bool) -> None:
@@ -338,6 +358,8 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path, code: bool = True)
     after = len(recipe.stages)
     if any(reward.builtin == HUMAN for reward in spec.rewards):
         raise ConfigError(f"{HUMAN} judges a stage's rounds and cannot be a column here; remove it")
+    if any(map(compares, spec.rewards)):
+        _check_several(rollout.samples)
     check_labels(spec.rewards, (), ())
     _check_rewards(spec.rewards, recipe, after, run, base, code)
     _check_sources(spec.prompts, recipe, after, base)

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gnomon.algorithms.collect_settings import CollectSettings
 from gnomon.algorithms.rollouts import EncodedPrompt
@@ -23,6 +23,7 @@ from gnomon.data.values import Skipped
 from gnomon.errors import ConfigError, RunError, RunStopped
 from gnomon.files import make_folder, write_text
 from gnomon.judges.protocol import Judge, judged
+from gnomon.judges.tally import Tally, Totals, added
 from gnomon.models.load import LoadedModel
 from gnomon.models.roles import Role
 from gnomon.recipe.schema import Kind
@@ -94,14 +95,22 @@ class Collect(Stage):
                 self.spec.max_reward_errors,
                 self.watched(progress, "rollout"),
             )
-            summary, skipped = collect(collector, prompts, self.folder.path, progress, self.stop)
-        self.data.report.skipped += skipped
-        return {"iterations": len(prompts), "summary": summary}
+            made = collect(collector, prompts, self.folder.path, progress, self.stop)
+        self.data.report.skipped += made.skipped
+        return {"iterations": len(prompts), "summary": made.summary, "judges": made.judges}
 
     def _labellers(self, prompts: Sequence[EncodedPrompt]) -> Judge:
         """The simulated labellers, who take turns."""
         who = [Labeller(**s.model_dump(), seed=self.seed) for s in self.settings.labellers]
         return Turns(who, [p.prompt.id for p in prompts])
+
+
+class Collected(NamedTuple):
+    """What :func:`collect` did: the counts, the prompts that gave no group, what judging took."""
+
+    summary: dict[str, float]
+    skipped: list[Skipped]
+    judges: Totals
 
 
 @dataclass(frozen=True)
@@ -117,9 +126,12 @@ class Collector:
     max_errors: float = 0.05
     on_progress: Callable[[int, int], None] | None = None
 
-    def rows(self, prompts: Sequence[EncodedPrompt], first: int) -> list[dict[str, Any]]:
-        """One row per prompt, in order: in the native format where at least two distinct responses
-        were judged, else ``{"id", "skipped": reason, "cure"}``.
+    def rows(
+        self, prompts: Sequence[EncodedPrompt], first: int
+    ) -> tuple[list[dict[str, Any]], Totals]:
+        """One row per prompt, in order, and what judging them took. Rows are in the native format
+        where at least two distinct responses were judged, else ``{"id", "skipped": reason,
+        "cure"}``.
 
         Args:
             first: the place of the first of these prompts among all, which fixes their seeds.
@@ -134,7 +146,10 @@ class Collector:
         ]
         sampled = self.engine.generate(requests, self.params, self.on_progress)
         groups = [_distinct(p, own) for p, own in zip(prompts, sampled, strict=True)]
-        judgements = iter(judged(self.judge, [g for g in groups if len(g.responses) > 1]))
+        found = judged(self.judge, [g for g in groups if len(g.responses) > 1])
+        tally = Tally()
+        tally.add(found)
+        judgements = iter(found)
         rows = [
             self._row(group, next(judgements)) if len(group.responses) > 1 else self._skip(group)
             for group in groups
@@ -146,7 +161,7 @@ class Collector:
                 f"{self.max_errors:.0%} allowed (max_reward_errors). The first: {errors[0]}\n"
                 "Fix it, then resume with --resume; what was judged before is kept."
             )
-        return rows
+        return rows, tally.totals()
 
     def _skip(self, group: Group) -> dict[str, Any]:
         """Why a prompt without two distinct responses is left out."""
@@ -165,9 +180,10 @@ class Collector:
             cure = "label it before the stage ends, or leave it out"
             return _skipped(group, f"{judgement.judge} compared none of its responses", cure)
         ranks = ranks_of(judgement.comparisons, len(group.responses))
+        row = self._compared(group, judgement.comparisons, values)
         if ranks is not None:
-            return self._ranked(group, ranks)
-        return self._compared(group, judgement.comparisons, values)
+            row = self._ranked(group, ranks)
+        return row | ({"reason": judgement.reason} if judgement.reason else {})
 
     def _ranked(self, group: Group, ranks: Sequence[float]) -> dict[str, Any]:
         order = sorted(range(len(ranks)), key=lambda i: ranks[i])
@@ -196,7 +212,7 @@ def ranks_of(comparisons: Sequence[Comparison], count: int) -> list[float] | Non
         ranks[c.better] == ranks[c.worse] if c.tie else ranks[c.better] < ranks[c.worse]
         for c in comparisons
     )
-    if any(c.weight != 1.0 or c.margin for c in comparisons):
+    if any(c.weight != 1.0 or c.margin or c.probability != 1.0 for c in comparisons):
         return None
     return ranks if agree and len(pairs) == len(comparisons) == count * (count - 1) // 2 else None
 
@@ -221,6 +237,8 @@ def _pair(c: Comparison) -> dict[str, Any]:
         pair["weight"] = c.weight
     if c.margin:
         pair["margin"] = c.margin
+    if c.probability != 1.0:
+        pair["probability"] = c.probability
     return pair
 
 
@@ -242,11 +260,8 @@ def collect(
     folder: Path,
     progress: Progress,
     stop: Stop | None = None,
-) -> tuple[dict[str, float], list[Skipped]]:
+) -> Collected:
     """Fill ``folder/groups.jsonl``, chunk by chunk; finished chunks are kept over a restart.
-
-    Returns:
-        The counts, and the prompts that gave no group.
 
     Raises:
         RunError: no prompt gave two responses that the judge could tell apart.
@@ -255,7 +270,9 @@ def collect(
     """
     size = max(1, len(prompts)) if collector.judge.in_rounds else collector.settings.chunk
     collector.judge.begin(1)
-    everything = _chunks(collector, prompts, folder / "parts", size, progress, stop or Stop())
+    everything, judges = _chunks(
+        collector, prompts, folder / "parts", size, progress, stop or Stop()
+    )
     by_id = {p.prompt.id: p.prompt.source for p in prompts}
     skipped = [
         Skipped(by_id.get(row["id"]), f"prompt {row['id']}: {row['skipped']}", row["cure"])
@@ -269,7 +286,8 @@ def collect(
             "rollout.samples or rollout.temperature, or look at the judge"
         )
     write_text(folder / "groups.jsonl", _lines(groups))
-    return {"prompts": float(len(prompts)), "groups": float(len(groups))}, skipped
+    counts = {"prompts": float(len(prompts)), "groups": float(len(groups))}
+    return Collected(counts, skipped, judges)
 
 
 def _chunks(
@@ -279,42 +297,49 @@ def _chunks(
     size: int,
     progress: Progress,
     stop: Stop,
-) -> list[dict[str, Any]]:
-    """The rows of all chunks; those that ``parts`` has are taken from there."""
+) -> tuple[list[dict[str, Any]], Totals]:
+    """The rows of all chunks, and what judging them took; those that ``parts`` has are taken from
+    there."""
     make_folder(parts)
     everything: list[dict[str, Any]] = []
+    judges: Totals = {}
     try:
         for first in range(0, len(prompts), size):
             stop.check()
             file = parts / f"{first:08d}.jsonl"
-            rows = _read_part(file)
-            if rows is None:
+            part = _read_part(file)
+            if part is None:
                 if not parts.is_dir():
                     raise RunError(
                         f"{parts} was removed while the run was writing it. Put the folder back "
                         "and resume with --resume; without it --resume starts this stage again."
                     )
-                text = _lines(collector.rows(prompts[first : first + size], first))
-                write_text(file, text + json.dumps({"sha256": _hash(text)}) + "\n")
-                rows = _parsed(text)
-            everything += rows
+                rows, took = collector.rows(prompts[first : first + size], first)
+                text = _lines(rows)
+                last = {"sha256": _hash(text), "judges": took}
+                write_text(file, text + json.dumps(last) + "\n")
+                part = _parsed(text), took
+            everything += part[0]
+            judges = added(judges, part[1])
             progress.update(min(first + size, len(prompts)), {})
     except RunStopped as stopped:
         done = f"{len(everything)} of {len(prompts)} prompts are saved"
         raise RunStopped(done, stopped.signal) from None
-    return everything
+    return everything, judges
 
 
-def _read_part(file: Path) -> list[dict[str, Any]] | None:
-    """A chunk's rows, or None where it has not been made, or is not what was written."""
+def _read_part(file: Path) -> tuple[list[dict[str, Any]], Totals] | None:
+    """A chunk's rows and what judging them took; None where it has not been made, or is not what
+    was written."""
     if not file.exists():
         return None
     try:
         text = file.read_text(encoding="utf-8")
         body, _, last = text.rstrip("\n").rpartition("\n")
         body += "\n" if body else ""
-        if json.loads(last)["sha256"] == _hash(body):
-            return _parsed(body)
+        about = json.loads(last)
+        if about["sha256"] == _hash(body):
+            return _parsed(body), about.get("judges", {})
         wrong = "its SHA-256 differs"
     except (OSError, ValueError, KeyError, TypeError) as error:
         wrong = str(error) or type(error).__name__

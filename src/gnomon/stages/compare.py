@@ -18,6 +18,7 @@ from gnomon.data.batch import microbatches, pack
 from gnomon.errors import ConfigError, RunError
 from gnomon.judges.build import one_judge
 from gnomon.judges.protocol import Judge, judged
+from gnomon.judges.tally import Tally
 from gnomon.models.load import load_causal_lm, read_model
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import LoadedReward, load_reward_model
@@ -37,7 +38,7 @@ from gnomon.stages.sources import (
     read_specs,
     recipe_encoder,
 )
-from gnomon.stages.stage import pick_device
+from gnomon.stages.stage import ANSWERS, pick_device
 from gnomon.stats.intervals import Bounds, Interval
 from gnomon.stats.prompts import (
     common_bounds,
@@ -102,6 +103,7 @@ def compare(
     shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in prompts[: spec.show]]
     judged: dict[str, list[Values]] = {}
     kept: list[Answer] = []
+    tally = Tally()
     progress = progress or Progress("compare", len(policies), enabled=False)
     for done, policy in enumerate(policies, start=1):
         stop.check()
@@ -110,7 +112,7 @@ def compare(
         for sample, own in zip(shown, answers, strict=False):
             sample[policy.name] = own[0].text
         kept += _kept(policy.name, prompts, answers)
-        judged[policy.name] = _scores(prompts, answers, judges)
+        judged[policy.name] = _scores(prompts, answers, judges, tally)
         kl = _kl(role, reference_role, prompts, answers, spec.rollout.temperature)
         values: list[Interval | None] = [
             over_prompts(kl, None),
@@ -128,6 +130,7 @@ def compare(
         prompts=[p.prompt.id for p in prompts],
         samples=shown,
         tables=pass_tables(names, judged, reference.name, spec.rollout.samples),
+        judges=tally.totals(),
     )
     write_answers(run.path, kept)
     result.write(run.path / COMPARISON)
@@ -144,7 +147,13 @@ def _judges(
         return load_reward_model(folder, dtype=recipe.dtype, device=pick_device(recipe.device))
 
     return [
-        one_judge(reward, base=base, load=load, tokenizer=reference.trunk.tokenizer)
+        one_judge(
+            reward,
+            base=base,
+            load=load,
+            tokenizer=reference.trunk.tokenizer,
+            answers=run.path / ANSWERS,
+        )
         for reward in spec.rewards
     ]
 
@@ -269,7 +278,7 @@ def _answer(
 
 
 def _scores(
-    prompts: Sequence[EncodedPrompt], answers: Answers, judges: Sequence[Judge]
+    prompts: Sequence[EncodedPrompt], answers: Answers, judges: Sequence[Judge], tally: Tally
 ) -> list[Values]:
     """Every judge's values of the answers.
 
@@ -280,6 +289,7 @@ def _scores(
     out: list[Values] = []
     for judge in judges:
         judgements = judged(judge, groups)
+        tally.add(judgements)
         values = [[score.value for score in judgement.scores] for judgement in judgements]
         if all(value is None for row in values for value in row):
             raise RunError(

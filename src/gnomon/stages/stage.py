@@ -46,6 +46,9 @@ from gnomon.stages.sources import StageData, context_of, recipe_encoder
 from gnomon.train.progress import Progress
 from gnomon.train.watch import Stop
 
+ANSWERS = "answers"
+"""The folder in which AI judges' answers are kept, in a stage's and in the run's."""
+
 
 class Stage:
     """One stage of a recipe, from its specification to its folder: a protocol with defaults.
@@ -186,6 +189,7 @@ class Stage:
             load=lambda name: self.load_reward(builder, name),
             tokenizer=builder.trunk.tokenizer,
             queue=self.folder.path / "queue",
+            answers=self.folder.path / ANSWERS,
         )
 
     def observer(self, builder: RoleBuilder, spec: RewardSpec) -> Judge:
@@ -195,6 +199,7 @@ class Stage:
             base=self.base,
             load=lambda name: self.load_reward(builder, name),
             tokenizer=builder.trunk.tokenizer,
+            answers=self.folder.path / ANSWERS,
         )
 
     def load_reward(self, builder: RoleBuilder, name: str) -> LoadedReward:

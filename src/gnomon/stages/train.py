@@ -173,6 +173,8 @@ class Train(Stage):
             "summary": {k: v for k, v in last.items() if not k.startswith("eval/")},
             "held_out": {k[5:]: v for k, v in last.items() if k.startswith("eval/")},
         }
+        if isinstance(source, SampledSource):
+            info["judges"] = source.tally.totals()
         return info if cache is None else info | {"reference": cache.summary()}
 
     def _rows(self, builder: RoleBuilder, encoder: Encoder) -> tuple[Sequence[Any], Sequence[Any]]:

@@ -29,6 +29,7 @@ from gnomon.algorithms.rollouts import (
 from gnomon.data.batch import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
 from gnomon.judges.protocol import Judge, checked, judged, trainable
+from gnomon.judges.tally import Tally
 from gnomon.recipe.schema import RolloutSpec
 from gnomon.records import Judgement, Score, TokenGroup
 from gnomon.rollout.protocol import (
@@ -219,6 +220,7 @@ class SampledSource:
         self.sampler = Sampler(len(prompts), size, seed)
         self.more_prompts = Sampler(len(prompts), size, seed + 2)
         self.prefetch = self._prefetch()
+        self.tally = Tally()
         self._warned_of_no_signal = False
 
     def step(self, iteration: int) -> Step:
@@ -240,6 +242,7 @@ class SampledSource:
             taken = self.prefetch.take(iteration)
             rollouts, written_by = taken.rollouts, taken.weights
             ahead = {"staleness": float(iteration - written_by), "rollout_wait": taken.seconds}
+        self.tally.add((j for r in rollouts for j in r.judgements), iteration)
         self._check_errors(rollouts, iteration)
         self._warn_of_no_signal(rollouts, iteration)
         metrics = rollout_metrics(rollouts) | {"temperature": step.temperature, **ahead}
@@ -294,6 +297,7 @@ class SampledSource:
             return self.played.rollout(self.held_out, temperature, EVALUATION_SEED, samples=1)
 
         rollouts = answers() if self.prefetch is None else self.prefetch.alone(answers)
+        self.tally.add(j for r in rollouts for j in r.judgements)
         self._check_held_out_errors(rollouts)
         groups = [g for i, r in enumerate(rollouts) if (g := token_group(r, f"eval:{i}"))]
         scores = score_series(rollouts)
@@ -340,11 +344,14 @@ class SampledSource:
         return Prefetch(self.played.engine, self.rollouts, staleness, self.bench.iterations)
 
     def state_dict(self) -> dict[str, Any]:
-        if self.prefetch is None:
-            return {}
-        return {"ahead": self.prefetch.state(lambda r: pack_rollouts(r, self.prompts))}
+        state: dict[str, Any] = {"judges": self.tally.state_dict()}
+        if self.prefetch is not None:
+            state["ahead"] = self.prefetch.state(lambda r: pack_rollouts(r, self.prompts))
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if "judges" in state:  # not in checkpoints of earlier versions
+            self.tally.load_state_dict(state["judges"])
         if self.prefetch is not None:
             self.prefetch.restore(state["ahead"], lambda s: unpack_rollouts(s, self.prompts))
 

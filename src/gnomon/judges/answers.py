@@ -1,0 +1,162 @@
+"""Who answers an AI judge's questions, and the answers on disk, so that none is paid for twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from gnomon.files import make_folder, plain_errors
+from gnomon.judges.prompting import Question
+from gnomon.records import Cost
+
+ANSWERS = "answers.jsonl"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer, or why there is none.
+
+    Attributes:
+        text: as it was written; empty where only its probabilities were computed.
+        probabilities: of each choice; None without log-probs.
+        choice: the one that was written.
+        error: why nothing can be read from it.
+        came: whether an answer came at all (one that cannot be read did, and cost its price).
+        seconds, tokens, money: what it took.
+    """
+
+    text: str = ""
+    probabilities: Mapping[str, float] | None = None
+    choice: str | None = None
+    error: str | None = None
+    came: bool = True
+    seconds: float = 0.0
+    tokens: int = 0
+    money: float = 0.0
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(self.seconds, self.tokens, self.money)
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """The probability of each choice: 1 for the one that was written, without log-probs."""
+        if self.probabilities is not None:
+            return self.probabilities
+        return {} if self.choice is None else {self.choice: 1.0}
+
+
+Done = Callable[[int, Reply], None]
+"""Told of each reply as it comes, with the place of its question."""
+
+
+class Answerer(Protocol):
+    """A model that answers questions: behind an endpoint, or in this process.
+
+    Attributes:
+        model: its name.
+    """
+
+    model: str
+
+    def settings(self) -> Mapping[str, Any]:
+        """Everything that decides its answers, the question apart."""
+        ...
+
+    def answer(self, questions: Sequence[Question], done: Done) -> None:
+        """Answer them, in any order; one that cannot be is a reply with an error."""
+        ...
+
+
+class AnswerBook:
+    """Answers by question, in memory and, with a folder, in its ``answers.jsonl``.
+
+    A line is written as its answer comes, so that what a killed process has paid for is there when
+    it starts again. Errors of the way (no connection, say) are not kept; answers that are not in
+    the form are.
+
+    Args:
+        folder: where they are kept; None forgets them with the process.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.file = None if folder is None else folder / ANSWERS
+        self._known: dict[str, Reply] = {}
+        self._told: set[str] = set()
+        self._lock = threading.Lock()
+        self._read = False
+
+    def ask(self, answerer: Answerer, questions: Sequence[Question]) -> list[Reply]:
+        """The answers, in order; only questions that were never answered are asked.
+
+        The cost of an answer from disk is what it took when it was asked, and is given once.
+        """
+        self._load()
+        settings = json.dumps([answerer.model, answerer.settings()], sort_keys=True, default=str)
+        keys = [_key(settings, question) for question in questions]
+        new = {key: q for key, q in zip(keys, questions, strict=True) if key not in self._known}
+        names, failed = list(new), dict[str, Reply]()
+
+        def done(place: int, reply: Reply) -> None:
+            if reply.came:
+                self._keep(names[place], reply)
+            else:
+                failed[names[place]] = reply
+
+        if new:
+            answerer.answer(list(new.values()), done)
+        lost = Reply(error="no answer came", came=False)
+        return [self._tell(key, self._known.get(key) or failed.get(key, lost)) for key in keys]
+
+    def _tell(self, key: str, reply: Reply) -> Reply:
+        if key in self._told:
+            return replace(reply, seconds=0.0, tokens=0, money=0.0)
+        self._told.add(key)
+        return reply
+
+    def _load(self) -> None:
+        """Read the file once; lines that are damaged are asked again."""
+        if self._read or self.file is None:
+            return
+        self._read = True
+        if not self.file.is_file():
+            return
+        with plain_errors(self.file):
+            lines = self.file.read_bytes().splitlines()
+        for line in lines:
+            try:
+                row = json.loads(line)
+                key = row.pop("key")
+                self._known[key] = Reply(**row)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue
+
+    def _keep(self, key: str, reply: Reply) -> None:
+        with self._lock:
+            self._known[key] = reply
+            if self.file is None:
+                return
+            row = {"key": key} | {k: v for k, v in asdict(reply).items() if k != "came"}
+            make_folder(self.file.parent)
+            with plain_errors(self.file), self.file.open("ab", buffering=0) as stream:
+                data = json.dumps(row, ensure_ascii=True).encode() + b"\n"
+                if stream.tell() and not _ends_whole(self.file):
+                    data = b"\n" + data  # after half a line that a killed process left
+                os.write(stream.fileno(), data)
+
+
+def _ends_whole(file: Path) -> bool:
+    with file.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"
+
+
+def _key(settings: str, question: Question) -> str:
+    said = json.dumps([settings, asdict(question)], sort_keys=True)
+    return hashlib.sha256(said.encode("utf-8", "replace")).hexdigest()
