@@ -13,6 +13,7 @@ import gnomon
 from gnomon.cli.algorithms import algorithms
 from gnomon.cli.audit import audit
 from gnomon.cli.imports import import_logs
+from gnomon.cli.calibrate import calibrate
 from gnomon.cli.run import quickstart, report, run
 from gnomon.console import complain, err, say, show
 from gnomon.errors import ConfigError, GnomonError, Pending, RunStopped
@@ -70,6 +71,7 @@ app.command()(report)
 app.command()(audit)
 app.command("import")(import_logs)
 app.command()(algorithms)
+app.command()(calibrate)
 
 
 @data_app.command("inspect")

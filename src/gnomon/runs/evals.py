@@ -82,8 +82,10 @@ class Calibration(Record):
         flips: share of the items whose verdict changes with the order.
         longer: share of verdicts for the longer answer, less people's share on the same items.
         by_category: agreement by category.
-        detectable: the smallest difference of a win rate from 0.5 that a win rate over ``labels``
-            items by this judge shows with a chance of 80%.
+        attenuation: how much of a difference that people see its win rate keeps: 1 is all of it.
+        detectable: the smallest difference of people's win rate from 0.5 that a win rate over
+            ``labels`` items by this judge shows with a chance of 80%; None where it shows none.
+        errors: items with labels that the judge failed on, which are in no figure.
         warnings: in words: it always says A, say.
         seconds, tokens, money: what it took.
     """
@@ -101,7 +103,9 @@ class Calibration(Record):
     flips: Figure = None
     longer: Figure = None
     by_category: dict[str, Figure] = Field(default_factory=dict)
+    attenuation: Figure = None
     detectable: float | None = None
+    errors: int = 0
     warnings: list[str] = Field(default_factory=list)
     made: str = ""
     seconds: float = 0.0
