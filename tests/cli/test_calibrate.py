@@ -1,0 +1,259 @@
+"""``gnomon calibrate``: judges behind a real endpoint, past verdicts, and wrong input."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gnomon.cli.main import main
+from gnomon.data.readers import read_groups
+from gnomon.data.rows import iter_rows
+from gnomon.data.values import RawRow
+from gnomon.evals.calibration import calibrate, labelled_pairs
+from gnomon.judges.recorded import RecordedJudge
+from gnomon.runs.evals import Calibration, read_calibrations
+from judge_server import JudgeServer, Rule, answers, letter, prefers, says
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def gnomon(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["gnomon", "calibrate", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        seen = capsys.readouterr()
+        return code, " ".join((seen.out + seen.err).split())
+
+    return run
+
+
+def labels(folder: Path, n: int = 60) -> Path:
+    """People say the answer with more x is better, but for every fifth pair; two label the first
+    twenty, the second of whom always says so. The better answer is the shorter one in half."""
+    rows = []
+    for i in range(n):
+        good, bad = f"{'x' * (i % 3 + 1)}{'-' * (i % 2 * 9)}", f"y{'-' * ((i + 1) % 2 * 9)}"
+        first = i % 4 < 2
+        right = "a" if first else "b"
+        wrong = "b" if first else "a"
+        row = {
+            "id": f"r{i}",
+            "prompt": f"question {i}",
+            "response_a": good if first else bad,
+            "response_b": bad if first else good,
+            "preference": wrong if i % 5 == 0 else right,
+            "evaluator": "kim",
+            "category": "even" if i % 2 else "odd",
+        }
+        rows.append(row)
+        if i < 20:  # the other way round, as some files have it
+            turned = {"response_a": row["response_b"], "response_b": row["response_a"]}
+            rows.append(row | turned | {"id": f"s{i}", "preference": wrong, "evaluator": "lee"})
+    file = folder / "labels.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def by_x(text: str) -> float:
+    return float(text.count("x"))
+
+
+def one(folder: Path) -> Calibration:
+    ((_, record),) = read_calibrations(folder)
+    return record
+
+
+def asks(gnomon: Run, server: JudgeServer, *more: str) -> tuple[int, str]:
+    options = ("--judge", "model=m", "--judge", f"url={server.url}", "--judge", "retries=0")
+    return gnomon("labels.jsonl", *options, *more)
+
+
+def test_a_calibration_of_a_judge_at_an_endpoint(gnomon: Run, tmp_path: Path) -> None:
+    labels(tmp_path)
+    with JudgeServer(prefers(by_x, sharp=5.0)) as server:
+        code, said = asks(gnomon, server, "--judge", "price_input=1")
+        assert code == 0, said
+        assert len(server.asked) == 120
+        code, _ = asks(gnomon, server, "--judge", "price_input=1")
+        assert code == 0
+        assert len(server.asked) == 120  # nothing is paid for twice
+    found = one(tmp_path)
+    assert found.labels == 60
+    # the judge is right by x; kim says the opposite in every fifth, lee never: 12 of 60, the four
+    # of them that both label half
+    assert found.agreement is not None
+    assert found.agreement.value == pytest.approx((60 - 12 + 4 * 0.5) / 60)
+    assert found.agreement.low < found.agreement.value < found.agreement.high
+    assert found.people is not None
+    assert found.people.value == pytest.approx(16 / 20)
+    assert found.first is not None
+    assert found.first.value == 0.5
+    assert found.flips is not None
+    assert found.flips.value == 0.0
+    assert found.detectable is not None
+    assert set(found.by_category) == {"even", "odd"}
+    assert found.model == "m"
+    assert found.is_of("ai", found.version)
+    assert found.opens_gates
+    assert found.tokens == 120 * 101
+    assert found.money == pytest.approx(120 * 100 / 1e6)
+    assert found.data["labels.jsonl"]["rows"] == 80
+    assert "agreement with people 0.833" in said
+    rows = [json.loads(x) for x in next(tmp_path.glob("calibrations/*.jsonl")).open()]
+    assert len(rows) == 60
+    assert rows[0]["people"] == {"kim": 0.0, "lee": 1.0}
+    assert rows[0]["win"] == pytest.approx(1 / (1 + math.exp(-5)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "warning"),
+    [
+        (says("A"), "almost always prefers the answer shown first"),
+        (says("A"), "100% of its verdicts change with the order"),
+        (says("A"), "not shown to agree with people more than a coin"),
+        (says("A"), "no difference of any size"),
+        (prefers(len, sharp=5.0), "prefers longer answers more than people do"),
+    ],
+)
+def test_a_judge_that_is_not_to_be_believed_is_said_so(
+    gnomon: Run, tmp_path: Path, rule: Rule, warning: str
+) -> None:
+    labels(tmp_path)
+    with JudgeServer(rule) as server:
+        code, said = asks(gnomon, server)
+    assert code == 0
+    assert warning in said
+    assert any(warning in w for w in one(tmp_path).warnings)
+
+
+def test_a_good_judge_is_warned_of_only_for_few_labels(gnomon: Run, tmp_path: Path) -> None:
+    labels(tmp_path)
+    with JudgeServer(prefers(by_x, sharp=5.0)) as server:
+        asks(gnomon, server, "--limit", "40")
+    found = one(tmp_path)
+    assert not found.opens_gates
+    assert [w.split(":")[0] for w in found.warnings] == ["only 20 pairs with people's labels"]
+
+
+def test_failures_are_counted_and_are_in_no_figure(gnomon: Run, tmp_path: Path) -> None:
+    labels(tmp_path)
+
+    def rule(text: str, body: dict[str, Any]) -> Any:
+        a, b = answers(text)
+        if "xxx" in a + b:
+            return says("hm")(text, body)
+        return letter({"A": 0.9, "B": 0.1} if by_x(a) > by_x(b) else {"A": 0.1, "B": 0.9})
+
+    with JudgeServer(rule) as server:
+        asks(gnomon, server)
+    found = one(tmp_path)
+    assert (found.labels, found.errors) == (40, 20)
+    assert any("failed on 20 of 60" in w for w in found.warnings)
+
+
+def test_a_judge_that_answers_nothing_is_an_error(gnomon: Run, tmp_path: Path) -> None:
+    labels(tmp_path)
+    with JudgeServer(says("hm")) as server:
+        code, said = asks(gnomon, server)
+    assert code == 1
+    assert "failed on all 60 pairs" in said
+    assert "not an answer in the form asked for: 'hm'" in said
+    assert not list(read_calibrations(tmp_path))
+
+
+def test_past_verdicts_are_calibrated_too(gnomon: Run, tmp_path: Path) -> None:
+    labels(tmp_path)
+    rows = [{"id": f"r{i}", "said": [1, 2, "Tie", "garbage"][i % 4]} for i in range(59)]
+    (tmp_path / "past.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    options = ("--recorded", "past.jsonl", "--verdict", "said", "--verdicts", "1=a,2=b,Tie=tie")
+    code, said = gnomon("labels.jsonl", *options)
+    assert code == 0, said
+    found = one(tmp_path)
+    assert found.judge == "said"
+    assert (found.labels, found.errors) == (45, 15)  # garbage, and the last without a verdict
+    assert found.flips is None
+    assert found.first is not None
+    assert found.first.value == pytest.approx(0.5)
+    code, said = gnomon("labels.jsonl", "--recorded", "past.jsonl", "--verdict", "sad")
+    assert code == 1
+    assert "did you mean 'said'?" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "give a judge to ask"),
+        (("--judge", "modell=m"), "did you mean 'model'"),
+        (("--judge", "model"), "write KEY=VALUE"),
+        (("--judge", "builtin=lenght"), "did you mean 'length'"),
+        (("--judge", "local=no-such-folder/x"), "no-such-folder"),
+    ],
+)
+def test_wrong_options(gnomon: Run, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    labels(tmp_path)
+    code, said = gnomon("labels.jsonl", *arguments)
+    assert code == 1
+    assert words in said
+
+
+def test_labels_that_compare_nothing_are_an_error(gnomon: Run, tmp_path: Path) -> None:
+    (tmp_path / "labels.jsonl").write_text('{"prompt": "q", "completion": "a"}\n')
+    code, said = gnomon("labels.jsonl", "--judge", "builtin=length", "--judge", "low=9")
+    assert code == 1
+    assert "cannot be read as rankings" in said
+
+
+def test_a_row_that_is_there_twice_is_one_label(tmp_path: Path) -> None:
+    row = {"prompt": "q", "response_a": "x", "response_b": "y", "preference": "a"}
+    file = tmp_path / "twice.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in (row, row)))
+    (pair,) = labelled_pairs(read_groups(file, kind="rankings").groups)
+    assert list(pair.people.values()) == [1.0]
+
+
+def test_real_labels_of_three_people_beside_an_ai_judge(shared_data: Path) -> None:
+    """Agreement by hand, from the raw rows, over pairs that stand in the file once."""
+    folder = shared_data / "pandalm"
+    rows = [
+        row.data for row in iter_rows(folder / "testset-v1.jsonl.gz") if isinstance(row, RawRow)
+    ]
+    verdicts = folder / "pandalm-7b-testset-v1.jsonl.gz"
+    judged = [row.data for row in iter_rows(verdicts) if isinstance(row, RawRow)]
+    said = {row["idx"]: row["pandalm_result"] for row in judged}
+    groups = read_groups(folder / "testset-v1.jsonl.gz", kind="rankings").groups
+    meaning = {1: "a", 2: "b", 0: "tie"}
+    judge = RecordedJudge(verdicts, "pandalm_result", "idx", meaning)  # type: ignore[arg-type]
+    found, _ = calibrate(judge, groups)
+    read = {g.prompt.meta["idx"] for g in groups}
+    won = {1: 1.0, 2: 0.0, 0: 0.5}
+    first: dict[Any, float] = {}
+    for row in rows:
+        if row["idx"] not in read:
+            continue
+        key = (
+            " ".join(f"{row['instruction']}\n{row['input']}".split()).casefold(),
+            frozenset((row["response1"].strip(), row["response2"].strip())),
+        )
+        theirs = [won[row[f"annotator{k}"]] for k in (1, 2, 3)]
+        mine = won[int(said[row["idx"]])]
+        first.setdefault(key, sum(1 - abs(mine - x) for x in theirs) / 3)
+    assert found.agreement is not None
+    assert found.labels == len(first)
+    assert found.agreement.value == pytest.approx(sum(first.values()) / len(first))
+    assert found.people is not None
+    assert found.people.value > 0.9
