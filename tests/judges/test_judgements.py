@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import logsigmoid
 
 import tiny_world as tw
-from gnomon.errors import Pending, RunError
+from gnomon.data.batch import pack
+from gnomon.data.readers import fingerprint, read_groups
+from gnomon.errors import DataError, Pending, RunError
 from gnomon.judges.build import Mixture
 from gnomon.judges.function import FunctionReward, GroupReward, function_reward
 from gnomon.judges.human import HumanQueue
 from gnomon.judges.learned import LearnedReward
 from gnomon.judges.protocol import Judge, Sample, judged, win_shares
+from gnomon.judges.tally import Tally
 from gnomon.judges.verifiers.rewards import exact, verifier
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.roles import Role
@@ -29,7 +34,10 @@ from gnomon.records import (
     Judgement,
     Message,
     Prompt,
+    Response,
     Score,
+    TokenGroup,
+    TokenResponse,
     comparisons_from_ranks,
 )
 from gnomon.stages.collect import ranks_of
@@ -341,3 +349,85 @@ def test_comparisons_that_contradict_each_other_or_say_more_are_no_ranking(
     comparisons: list[Comparison],
 ) -> None:
     assert ranks_of(comparisons, 3) is None
+
+
+# -- probabilities ---------------------------------------------------------------------------------
+
+
+def test_a_probability_is_not_a_weight() -> None:
+    """Of 2 judgements with the same strength, the one that is surer wins more."""
+    sure, heavy = Comparison(0, 1, weight=0.5), Comparison(0, 1, probability=0.75)
+    assert sure.strength == heavy.strength == 0.5
+    assert win_shares([sure], 2) == [1.0, 0.0]
+    assert win_shares([heavy], 2) == [0.75, 0.25]
+    assert win_shares([Comparison(0, 1, tie=True, probability=0.9)], 2) == [0.5, 0.5]
+    assert Comparison(0, 1, tie=True, probability=0.5, weight=2.0).strength == 2.0
+
+
+@pytest.mark.parametrize("bad", [0.4, 1.1, float("nan"), "sure"])
+def test_a_probability_that_is_none_is_an_error(bad: Any) -> None:
+    class Odd(Judge):
+        name, groupwise = "odd", True
+
+        def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+            return [Judgement("odd", comparisons=(Comparison(0, 1, probability=bad),))] * len(
+                groups
+            )
+
+    texts = [Response((Message("assistant", t),)) for t in ("x", "y")]
+    (found,) = judged(Odd(), [Group(Prompt("p"), tuple(texts))])
+    assert "probability" in str(found.scores[0].error)
+
+
+def test_training_counts_a_pair_by_how_sure_it_is() -> None:
+    """The gradient of the weighted loss at equal rewards is that of the loss with soft labels."""
+    responses = tuple(TokenResponse((5 + i,), (True,)) for i in range(2))
+    compared = (Comparison(1, 0, weight=3.0, probability=0.9),)
+    weight = pack([TokenGroup("g", (1,), responses, compared)]).pair_weight
+    gap = torch.zeros(1, requires_grad=True)
+    soft = -3.0 * (0.9 * logsigmoid(gap) + 0.1 * logsigmoid(-gap))
+    (theirs,) = torch.autograd.grad(soft.sum(), gap)
+    (ours,) = torch.autograd.grad((-weight * logsigmoid(gap)).sum(), gap)
+    torch.testing.assert_close(ours, theirs)
+    even = TokenGroup("g", (1,), responses, (Comparison(0, 1, probability=0.5),))
+    assert len(pack([even]).pairs) == 0
+
+
+def test_a_probability_is_read_back_from_a_file(tmp_path: Path) -> None:
+    def groups(**more: Any) -> list[Group]:
+        pair = {"better": "a", "worse": "b", **more}
+        texts = [{"id": "a", "text": "x"}, {"id": "b", "text": "y"}]
+        row = {"prompt": "q", "responses": texts, "comparisons": [pair]}
+        (tmp_path / "f.jsonl").write_text(json.dumps(row) + "\n")
+        return read_groups(tmp_path / "f.jsonl").groups
+
+    plain, soft = groups(), groups(probability=0.7)
+    assert soft[0].comparisons == (Comparison(0, 1, probability=0.7),)
+    assert fingerprint(plain) != fingerprint(soft)
+    assert fingerprint(plain) == fingerprint(groups(probability=1))
+    with pytest.raises(DataError, match="swap better and worse"):
+        groups(probability=0.3)
+
+
+def test_totals_count_an_iteration_once() -> None:
+    def said(n: int, error: str | None = None) -> list[Judgement]:
+        scores = (Score(None if error else 1.0, error=error),) * n
+        return [Judgement("j", scores, version="v", cost=Cost(1.0, 10, 0.5))]
+
+    tally = Tally()
+    tally.add(said(2), 0)
+    tally.add(said(2), 1)
+    tally.add(said(3, "no"))  # an evaluation
+    again = Tally()
+    again.load_state_dict(json.loads(json.dumps(tally.state_dict())))
+    again.add(said(2), 1)  # drawn again after a stop
+    again.add(said(2), 2)
+    expected = {
+        "version": "v",
+        "judged": 9,
+        "errors": 3,
+        "seconds": 4.0,
+        "tokens": 40,
+        "money": 2.0,
+    }
+    assert again.totals() == {"j": expected}

@@ -198,10 +198,11 @@ def _unusable(compared: Sequence[Any], count: int) -> str | None:
             weight, margin, sure = number(c.weight), number(c.margin), number(c.probability)
         except (TypeError, ValueError, OverflowError):
             weight = margin = sure = math.nan
-        if not (math.isfinite(margin) and 0 <= weight < math.inf):
-            return f"gave a comparison the weight {c.weight!r} and the margin {c.margin!r}"
-        if not 0.5 <= sure <= 1:
-            return f"gave a comparison the probability {c.probability!r}, not 0.5 to 1"
+        if not (math.isfinite(margin) and 0 <= weight < math.inf and 0.5 <= sure <= 1):
+            return (
+                f"gave a comparison the weight {c.weight!r} and the margin {c.margin!r}, at the "
+                f"probability {c.probability!r} (0.5 to 1)"
+            )
     return None
 
 
