@@ -367,12 +367,23 @@ def test_a_model_in_this_process_gives_its_own_log_probs(tiny_folder: Path) -> N
         chat = [{"role": "user", "content": question.user}]
         ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
         ids = tokenizer(ids, add_special_tokens=False, return_tensors="pt").input_ids
-        logits = model(ids).logits[0, -1].double()
-        letters = [tokenizer(x, add_special_tokens=False).input_ids for x in "ABC"]
-        assert all(len(x) == 1 for x in letters)
-        expected = torch.softmax(logits[[x[0] for x in letters]], 0).tolist()
+        mass = []
+        for name in "ABC":  # with a space before it and without
+            spelt = [
+                tokenizer(t, add_special_tokens=False).input_ids for t in (name, f" {name}")
+            ]
+            mass.append(sum(math.exp(logprob(model, ids, own)) for own in spelt))
+        expected = [m / sum(mass) for m in mass]
         assert verdict is not None
         assert [verdict.first, verdict.second, verdict.tie] == pytest.approx(expected, abs=1e-5)
+
+
+@torch.no_grad()
+def logprob(model: Any, prompt: torch.Tensor, ids: list[int]) -> float:
+    """log P(ids | prompt) by transformers' own forward."""
+    whole = torch.cat([prompt[0], torch.tensor(ids)])[None]
+    logits = model(whole).logits[0, prompt.shape[1] - 1 : -1].double().log_softmax(-1)
+    return float(logits.gather(1, torch.tensor(ids)[:, None]).sum())
 
 
 def short_template(folder: Path) -> Path:

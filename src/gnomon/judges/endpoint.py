@@ -133,6 +133,7 @@ class Endpoint(Answerer):
             NotFoundError,
             OpenAIError,
             PermissionDeniedError,
+            UnprocessableEntityError,
         )
 
         if self._dead:
@@ -141,7 +142,7 @@ class Endpoint(Answerer):
         where = f"{self.url or OPENAI}, model {self.model}"
         try:
             found = self._request(question)
-        except BadRequestError as error:
+        except (BadRequestError, UnprocessableEntityError) as error:
             if self._with_logprobs and self.logprobs == "auto" and "logprob" in str(error).lower():
                 self._with_logprobs = False
                 return self._ask(question)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gnomon.data.batch import microbatches, pack
+from gnomon.data.chat import special_tokens
 from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, DataError
 from gnomon.judges.answers import Answerer, Done, Reply
@@ -89,29 +90,40 @@ class LocalModel(Answerer):
             place = int(group.id)
             own, sums = sums[: len(group.responses)], sums[len(group.responses) :]
             ids = [tuple(r.ids) for r in group.responses]
-            shares = choice_probabilities(ids, own)
-            choices = questions[place].choices
-            best = max(range(len(shares)), key=shares.__getitem__)
+            spellings = choice_probabilities(ids, own)
+            words = [word for word, _ in self._spellings(questions[place].choices)]
+            shares = dict.fromkeys(words, 0.0)
+            for word, share in zip(words, spellings, strict=True):
+                shares[word] += share
             n = group.num_tokens()
-            done(
-                place,
-                Reply(
-                    probabilities=dict(zip(choices, shares, strict=True)),
-                    choice=choices[best],
-                    seconds=seconds * n / total,
-                    tokens=n,
-                ),
-            )
+            best = max(shares, key=lambda word: shares[word])
+            done(place, Reply("", shares, best, seconds=seconds * n / total, tokens=n))
 
     def _group(self, place: int, question: Question) -> TokenGroup:
-        """The prompt once, and each choice as a response to it."""
-        messages = [Message("system", question.system), Message("user", question.user)]
-        prompt = Prompt(str(place), tuple(m for m in messages if m.content))
-        responses = []
-        for choice in question.choices:
-            ids = self._encoder.tokenizer(choice, add_special_tokens=False)["input_ids"]
-            responses.append(TokenResponse(ids, [True] * len(ids)))
-        return TokenGroup(str(place), self._encoder.encode_prompt(prompt), tuple(responses))
+        """The prompt once, and each spelling of each choice as a response to it."""
+        messages = [("system", question.system), ("user", question.user)]
+        turns = tuple(Message(role, self._broken(text)) for role, text in messages if text)
+        prompt = self._encoder.encode_prompt(Prompt(str(place), turns))
+        spelt = self._spellings(question.choices)
+        responses = tuple(TokenResponse(ids, [True] * len(ids)) for _, ids in spelt)
+        return TokenGroup(str(place), prompt, responses)
+
+    def _spellings(self, choices: Sequence[str]) -> list[tuple[str, list[int]]]:
+        """Each choice with its tokens, without a space before it and with one, where they differ:
+        which of the two a model writes depends on its tokenizer and template."""
+        found: dict[tuple[int, ...], str] = {}
+        for choice in choices:
+            for text in (choice, f" {choice}"):
+                ids = self._encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+                found.setdefault(tuple(ids), choice)
+        return [(choice, list(ids)) for ids, choice in found.items()]
+
+    def _broken(self, text: str) -> str:
+        """The text with this tokenizer's own special tokens broken up by a space."""
+        for special in special_tokens(self._encoder.tokenizer).values():
+            if len(special) > 1 and special in text:
+                text = text.replace(special, f"{special[0]} {special[1:]}")
+        return text
 
 
 def choice_probabilities(ids: Sequence[Sequence[int]], logprobs: Sequence[float]) -> list[float]:
