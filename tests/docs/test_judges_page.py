@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "judges.md").read_text(encoding="utf-8")
 def rows() -> dict[str, str]:
     """The default of each option in the table."""
     found: dict[str, str] = {}
-    for names, default in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| ([^|]*) \|", PAGE, re.MULTILINE):
+    for names, default in re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|([^|]*)\|", PAGE, re.MULTILINE):
         keys = re.findall(r"`(\w+)`", names)
         shown = re.findall(r"`([^`]*)`", default) or [default.strip()]
         found |= dict(zip(keys, shown * (len(keys) if len(shown) == 1 else 1), strict=True))

@@ -369,9 +369,7 @@ def test_a_model_in_this_process_gives_its_own_log_probs(tiny_folder: Path) -> N
         ids = tokenizer(ids, add_special_tokens=False, return_tensors="pt").input_ids
         mass = []
         for name in "ABC":  # with a space before it and without
-            spelt = [
-                tokenizer(t, add_special_tokens=False).input_ids for t in (name, f" {name}")
-            ]
+            spelt = [tokenizer(t, add_special_tokens=False).input_ids for t in (name, f" {name}")]
             mass.append(sum(math.exp(logprob(model, ids, own)) for own in spelt))
         expected = [m / sum(mass) for m in mass]
         assert verdict is not None

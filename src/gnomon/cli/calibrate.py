@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gnomon.cli.mappings import parse_mapping
 from gnomon.console import complain, say
 from gnomon.errors import ConfigError, RunStopped
 
@@ -73,7 +74,6 @@ def calibrate(
 
       gnomon calibrate labels.jsonl --recorded past.jsonl --verdict winner --key id
     """
-    from gnomon.cli.main import parse_mapping
     from gnomon.data.readers import read_groups
     from gnomon.data.values import summarise_skipped
     from gnomon.evals.calibration import write_calibration

@@ -64,7 +64,7 @@ class Comparison(Record):
         prompts: ids, in the order of the rows' ``scores``.
         samples: a ``prompt`` and each model's answer to it.
         tables: further ones, such as pass@k.
-        judges: what each column's judge took, as in stage.json.
+        judges: what each column's judge took, as in stage.json but for the seconds.
     """
 
     title: str = "Results"
