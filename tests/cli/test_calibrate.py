@@ -86,10 +86,13 @@ def asks(gnomon: Run, server: JudgeServer, *more: str) -> tuple[int, str]:
 def test_a_calibration_of_a_judge_at_an_endpoint(gnomon: Run, tmp_path: Path) -> None:
     labels(tmp_path)
     with JudgeServer(prefers(by_x, sharp=5.0)) as server:
-        code, said = asks(gnomon, server, "--judge", "price_input=1")
+        code, said = asks(
+            gnomon, server, "--judge", "price_input=1", "--judge", "rubric=Mind: this"
+        )
         assert code == 0, said
+        assert "\nMind: this" in server.asked[0]["messages"][0]["content"]
         assert len(server.asked) == 120
-        code, _ = asks(gnomon, server, "--judge", "price_input=1")
+        code, _ = asks(gnomon, server, "--judge", "price_input=1", "--judge", "rubric=Mind: this")
         assert code == 0
         assert len(server.asked) == 120  # nothing is paid for twice
     found = one(tmp_path)
@@ -201,6 +204,9 @@ def test_past_verdicts_are_calibrated_too(gnomon: Run, tmp_path: Path) -> None:
         (("--judge", "modell=m"), "did you mean 'model'"),
         (("--judge", "model"), "write KEY=VALUE"),
         (("--judge", "builtin=lenght"), "did you mean 'length'"),
+        (("--judge", "model=4", "--judge", "extra={a"), "is no list or object"),
+        (("--judge", "model=4", "--judge", "url=http://x", "--judge", "seed=x"), "seed"),
+        (("--recorded", "no-such-file.jsonl"), "no-such-file.jsonl"),
         (("--judge", "local=no-such-folder/x"), "no-such-folder"),
     ],
 )

@@ -109,23 +109,13 @@ def calibrate(
 
 def _judge(given: list[str], name: str | None, output: Path) -> Judge:
     """The judge of ``--judge`` options."""
-    import yaml
-
     from gnomon.errors import ModelError
     from gnomon.judges.build import AI, one_judge
     from gnomon.recipe.load import validate_as
     from gnomon.recipe.schema import RewardSpec
     from gnomon.runs.evals import CALIBRATION_FOLDER
 
-    options: dict[str, Any] = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--judge {text!r}: write KEY=VALUE, as in --judge model=NAME")
-        try:
-            options[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--judge {text!r}: {value!r} is not a value") from error
+    options = dict(_option(text) for text in given)
 
     def load(model: str) -> Any:
         raise ModelError(f"{model}: a reward model is measured where it is trained")
@@ -134,6 +124,24 @@ def _judge(given: list[str], name: str | None, output: Path) -> Judge:
     spec = validate_as(RewardSpec, raw, "--judge")
     answers = output / CALIBRATION_FOLDER / "answers"
     return one_judge(spec, base=Path.cwd(), load=load, answers=answers)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE``; numbers, truth values, null, lists and objects are read as YAML, all else is
+    text as it stands."""
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--judge {text!r}: write KEY=VALUE, as in --judge model=NAME")
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        if value.lstrip()[:1] in ("[", "{"):
+            raise ConfigError(f"--judge {text!r}: {value!r} is no list or object") from error
+        return key.strip(), value
+    plain = read is None or isinstance(read, bool | int | float)
+    return key.strip(), read if plain or value.lstrip()[:1] in ("[", "{") else value
 
 
 def _measure(

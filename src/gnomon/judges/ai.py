@@ -24,11 +24,11 @@ from gnomon.judges.endpoint import Endpoint
 from gnomon.judges.prompting import LETTERS, Mode, Question, Template, conversation
 from gnomon.judges.protocol import Judge, total_cost
 from gnomon.recipe.load import validate_as
-from gnomon.recipe.schema import Checked
+from gnomon.recipe.schema import Spec
 from gnomon.records import Comparison, Cost, Group, Judgement, Prompt, Score
 
 
-class AIOptions(Checked):
+class AIOptions(Spec):
     """The options of ``builtin: ai``."""
 
     model: str | None = Field(None, description="the model's name at the endpoint")
