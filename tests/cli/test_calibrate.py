@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers as tf
 
+import tiny_world as tw
 from gnomon.cli.main import main
 from gnomon.data.readers import read_groups
 from gnomon.data.rows import iter_rows
 from gnomon.data.values import RawRow
 from gnomon.evals.calibration import calibrate, labelled_pairs
 from gnomon.judges.recorded import RecordedJudge
+from gnomon.models.roles import Role
+from gnomon.models.save import save_reward_model
 from gnomon.runs.evals import Calibration, read_calibrations
 from judge_server import JudgeServer, Rule, answers, letter, prefers, says
 
@@ -215,6 +220,33 @@ def test_wrong_options(gnomon: Run, tmp_path: Path, arguments: tuple[str, ...], 
     code, said = gnomon("labels.jsonl", *arguments)
     assert code == 1
     assert words in said
+
+
+def test_a_reward_model_is_a_judge_like_any_other(gnomon: Run, tmp_path: Path) -> None:
+    """Its verdicts are those of transformers' own classifier on the same conversations."""
+    labels(tmp_path)
+    role = Role("reward", tw.trunk(3), head=tw.head(3))
+    save_reward_model(tmp_path / "rm", role)
+    code, said = gnomon("labels.jsonl", "--judge", "reward_model=rm", "--name", "mine")
+    assert code == 0, said
+    found = one(tmp_path)
+    assert (found.judge, found.labels, found.errors) == ("mine", 60, 0)
+    assert len(found.version) == 64
+    plain = tf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm").eval()
+    tokenizer = tf.AutoTokenizer.from_pretrained(tmp_path / "rm")
+
+    @torch.no_grad()
+    def score(prompt: str, text: str) -> float:
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+        chat = str(tokenizer.apply_chat_template(turns, tokenize=False)).rstrip()
+        ids = tokenizer(chat, add_special_tokens=False, return_tensors="pt").input_ids
+        return float(plain(input_ids=ids).logits[0, 0])
+
+    prompts = {f"r{i}": f"question {i}" for i in range(60)}
+    rows = [json.loads(x) for x in next(tmp_path.glob("calibrations/*.jsonl")).open()]
+    for row in rows[:10]:
+        a, b = (score(prompts[row["prompt_id"]], row[side]) for side in "ab")
+        assert row["judge"] == float(a > b)
 
 
 def test_labels_that_compare_nothing_are_an_error(gnomon: Run, tmp_path: Path) -> None:

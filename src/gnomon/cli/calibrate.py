@@ -14,6 +14,7 @@ from gnomon.errors import ConfigError, RunStopped
 
 if TYPE_CHECKING:
     from gnomon.judges.protocol import Judge
+    from gnomon.models.save import LoadedReward
     from gnomon.records import Group
     from gnomon.runs.evals import Calibration
 
@@ -27,7 +28,7 @@ def calibrate(
         list[str] | None,
         typer.Option(
             help="KEY=VALUE of the AI judge, as in model=NAME url=http://HOST/v1, or "
-            "local=FOLDER; or builtin=NAME and its options. May be repeated."
+            "local=FOLDER; or reward_model=FOLDER; or builtin=NAME and its options. Repeatable."
         ),
     ] = None,
     recorded: Annotated[
@@ -109,7 +110,6 @@ def calibrate(
 
 def _judge(given: list[str], name: str | None, output: Path) -> Judge:
     """The judge of ``--judge`` options."""
-    from gnomon.errors import ModelError
     from gnomon.judges.build import AI, one_judge
     from gnomon.recipe.load import validate_as
     from gnomon.recipe.schema import RewardSpec
@@ -117,13 +117,18 @@ def _judge(given: list[str], name: str | None, output: Path) -> Judge:
 
     options = dict(_option(text) for text in given)
 
-    def load(model: str) -> Any:
-        raise ModelError(f"{model}: a reward model is measured where it is trained")
+    def load(model: str) -> LoadedReward:
+        from gnomon.models.save import load_reward_model
 
-    raw = {"builtin": options.pop("builtin", AI), "name": name, "options": options}
+        return load_reward_model(model)
+
+    if "reward_model" in options:
+        raw = {"model": options.pop("reward_model"), "name": name, **options}
+    else:
+        raw = {"builtin": options.pop("builtin", AI), "name": name, "options": options}
     spec = validate_as(RewardSpec, raw, "--judge")
     answers = output / CALIBRATION_FOLDER / "answers"
-    return one_judge(spec, base=Path.cwd(), load=load, answers=answers)
+    return one_judge(spec, base=Path.cwd(), load=load, answers=answers, texts=True)
 
 
 def _option(text: str) -> tuple[str, Any]:

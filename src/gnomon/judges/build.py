@@ -83,24 +83,30 @@ def one_judge(
     tokenizer: Any = None,
     queue: Path | None = None,
     answers: Path | None = None,
+    texts: bool = False,
 ) -> Judge:
     """The judge behind one entry; see :func:`build_judge`.
+
+    Args:
+        texts: what it will judge are texts that no policy has sampled, so without tokens.
 
     Raises:
         ConfigError: an unknown builtin, a function that cannot be imported, a wrong option.
     """
     if spec.model is not None:
-        from gnomon.judges.learned import LearnedReward, own_encoding  # the only one with torch
+        # the only one with torch
+        from gnomon.judges.learned import LearnedReward, own_encoding, text_encoding
 
         loaded = load(spec.model)
         trunk = loaded.members[0].trunk
+        encode = None if tokenizer is None else own_encoding(trunk, tokenizer)
         return LearnedReward(
             loaded.members,
             loaded.normaliser,
             name=spec.label,
             ensemble=spec.ensemble,
             std_coef=spec.std_coef,
-            encode=None if tokenizer is None else own_encoding(trunk, tokenizer),
+            encode=text_encoding(trunk) if texts else encode,
         )
     if spec.function is not None:
         return function_reward(spec.function, base, spec.options, spec.label)

@@ -150,8 +150,11 @@ def own_encoding(trunk: Trunk, tokenizer: Any) -> Encode | None:
     The same means that every token of the policy has the same id (a padding token more is no
     difference).
     """
-    if reads_tokens_of(trunk.tokenizer, tokenizer):
-        return None
+    return None if reads_tokens_of(trunk.tokenizer, tokenizer) else text_encoding(trunk)
+
+
+def text_encoding(trunk: Trunk) -> Encode:
+    """How a reward model tokenises the texts of samples, whoever wrote them."""
     window = getattr(trunk.model.config.get_text_config(), "max_position_embeddings", None)
     encoder = Encoder(trunk.tokenizer, max_length=window or 1_000_000, truncation="left")
 
