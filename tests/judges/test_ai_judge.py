@@ -210,6 +210,10 @@ def test_a_template_of_ones_own_is_pinned(tmp_path: Path) -> None:
     file.write_text("{{question}} {{answer_a}} {{anser_b}}")
     with pytest.raises(ConfigError, match=r"anser_b.*answer_b"):
         judge(server, template="mine.txt", base=tmp_path)
+    for text in ("lost\n[user]\n", "[system]\n", "[user]\n[user]\n"):
+        file.write_text(f"{text}{{{{question}}}} {{{{answer_a}}}} {{{{answer_b}}}}")
+        with pytest.raises(ConfigError, match="one line"):
+            judge(server, template="mine.txt", base=tmp_path)
     file.write_text("{{question}} {{answer_a}}")
     with pytest.raises(ConfigError, match="would not see it"):
         judge(server, template="mine.txt", base=tmp_path)

@@ -97,11 +97,18 @@ class Template:
         return template
 
     def check(self, name: str) -> None:
-        """Check its places.
+        """Check its parts and its places.
 
         Raises:
             ConfigError: one is missing, or not known.
         """
+        before, *parts = _PARTS.split(self.text)
+        names = parts[::2]
+        if parts and (before.strip() or len(set(names)) < len(names) or "user" not in names):
+            raise ConfigError(
+                f"{name}: divide it by one line [system] (or none) and one line [user], with "
+                "nothing before the first of them"
+            )
         places, needed = set(_PLACE.findall(self.text)), NEEDED[self.mode]
         for place in sorted(places - {*needed, *OPTIONAL}):
             hint = did_you_mean(place, [*needed, *OPTIONAL])
