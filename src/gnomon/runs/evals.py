@@ -39,7 +39,9 @@ class EvalResult(Record):
         against: the model that a win rate is against.
         judge, judge_version: who judged, where a judge did.
         calibration: the file of that judge's calibration.
+        notes: what a reader of the figures must know, in words.
         versions: of the libraries that made it.
+        key: tells apart what was measured: model, settings and data (a fingerprint).
         seconds, tokens, money: what it took.
     """
 
@@ -60,7 +62,9 @@ class EvalResult(Record):
     judge: str = ""
     judge_version: str = ""
     calibration: str = ""
+    notes: list[str] = Field(default_factory=list)
     versions: dict[str, str] = Field(default_factory=dict)
+    key: str = ""
     made: str = ""
     seconds: float = 0.0
     tokens: int = 0

@@ -1,0 +1,132 @@
+"""Measure a model with a suite, and keep what was found: ``evals/<model>/<suite>.json``."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gnomon
+from gnomon.evals.rows import Rows, key_of, set_aside
+from gnomon.evals.suite import Measured, Suite, Tell, Watch, Work
+from gnomon.runs.evals import EVAL_FOLDER, EvalResult
+from gnomon.runs.records import now
+
+if TYPE_CHECKING:
+    from gnomon.evals.subject import Subject
+
+_LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "scipy")
+
+
+def result_file(run: Path, model: str, suite: str, step: int | None = None) -> Path:
+    """Where a result is kept; of a model during training, by its step."""
+    folder = run / EVAL_FOLDER / file_name(model)
+    if step is not None:
+        folder = folder / f"step-{step:06d}"
+    return folder / f"{suite}.json"
+
+
+def file_name(model: str) -> str:
+    """A model's name as that of a folder."""
+    kept = "".join(c if c.isalnum() or c in "-_." else "_" for c in model).strip(".")
+    return kept or "model"
+
+
+def evaluate(
+    suite: Suite,
+    subject: Subject,
+    run: Path,
+    *,
+    stage: str | None = None,
+    step: int | None = None,
+    watch: Watch | None = None,
+    tell: Tell | None = None,
+    again: bool = False,
+) -> EvalResult:
+    """Measure ``subject`` with ``suite`` and write the record and its rows.
+
+    Rows that an earlier call wrote for the same model, settings and data are kept; where all of it
+    is the same, so is the result, and nothing is measured.
+
+    Args:
+        run: the folder of a run, or any other, in which ``evals/`` is.
+        stage, step: where a model was measured during training.
+        watch: see :data:`~gnomon.evals.suite.Watch`.
+        tell: is told what is kept, and what starts anew.
+        again: measure anew whatever is there.
+
+    Raises:
+        GnomonError: the suite cannot measure the model; rows that are done stay.
+    """
+    say: Tell = tell or (lambda line: None)
+    name = suite.name
+    file = result_file(run, subject.name, name, step)
+    settings, data = suite.settings(subject), suite.data()
+    facts = {"suite": name, "model": subject.sha256, "settings": settings, "data": data}
+    key = key_of(facts)
+    before = EvalResult.read_or_empty(file)
+    if before.key == key and not before.errors and not again:
+        say(f"{name}: measured already ({file})")
+        return before
+    if file.is_file():
+        set_aside(file)
+    rows_file = file.with_suffix(".jsonl")
+    if again and rows_file.is_file():
+        set_aside(rows_file)
+    rows = Rows(rows_file, key)
+    if rows.foreign:
+        say(
+            f"{name}: {rows.foreign} rows in {rows_file} are of another model, of other settings "
+            f"or other data: it starts anew, and they are kept as {rows_file.name}.old"
+        )
+    elif rows.kept:
+        say(f"{name}: continues after the {rows.kept} rows in {rows_file}")
+    began = time.perf_counter()
+    found = suite.run(subject, Work(rows, run, watch, say))
+    result = _record(suite, subject, found)
+    result.note(
+        key=key,
+        stage=stage,
+        step=step,
+        settings=settings,
+        data=data,
+        seconds=round(time.perf_counter() - began, 3),
+    )
+    result.write(file)
+    for note in found.notes:
+        say(f"{name}: {note}")
+    return result
+
+
+def _record(suite: Suite, subject: Subject, found: Measured) -> EvalResult:
+    return EvalResult(
+        suite=suite.name,
+        model=subject.name,
+        model_sha256=subject.sha256,
+        scores=dict(found.scores),
+        main=found.main,
+        higher_is_better=found.higher_is_better,
+        by_category={name: dict(scores) for name, scores in found.by_category.items()},
+        n=found.n,
+        errors=found.errors,
+        against=found.against,
+        judge=found.judge,
+        judge_version=found.judge_version,
+        calibration=found.calibration,
+        notes=list(found.notes),
+        versions={**_versions(), **found.versions},
+        made=now(),
+        tokens=found.tokens,
+        money=found.money,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"gnomon": gnomon.__version__}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

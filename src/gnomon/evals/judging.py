@@ -1,0 +1,88 @@
+"""The judge that a suite asks: who it is, in both orders, and which calibration speaks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BeforeValidator
+
+from gnomon.errors import ConfigError
+from gnomon.judges.build import BUILTIN, build_judge
+from gnomon.judges.protocol import Judge
+from gnomon.plugins import is_own
+from gnomon.recipe.schema import RewardSpec
+from gnomon.runs.evals import Calibration, read_calibrations
+
+
+def as_spec(value: Any) -> Any:
+    """A judge as a recipe's reward entry: a mapping, or a text that is a builtin's name, code of
+    one's own (``file.py:name``), or the folder of a reward model."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return yaml.safe_load(value)
+    if value in BUILTIN:
+        return {"builtin": value}
+    return {"function": value} if is_own(value) else {"model": value}
+
+
+JudgeSpec = Annotated[RewardSpec, BeforeValidator(as_spec)]
+"""A judge by name, by file.py:name, by a reward model's folder, or as a reward's mapping."""
+
+
+def open_judge(
+    spec: RewardSpec, base: Path, tokenizer: Any = None, *, device: str = "cpu"
+) -> Judge:
+    """The judge behind an entry.
+
+    Args:
+        base: the folder that files are looked up in.
+        tokenizer: that of the tokens that answers come with; None where they come as text.
+
+    Raises:
+        ConfigError, ModelError: there is none.
+    """
+
+    def load(name: str) -> Any:
+        from gnomon.models.save import load_reward_model
+
+        found = base / name
+        return load_reward_model(found if found.is_dir() else name, device=device)
+
+    return build_judge([spec], base=base, load=load, tokenizer=tokenizer)
+
+
+def version_of(judge: Judge) -> str:
+    """A judge's name and version, as records keep them."""
+    return judge.version or ""
+
+
+def calibration_of(run: Path, judge: str, version: str) -> tuple[str, Calibration | None]:
+    """The file in a run's folder that says how far this very judge agrees with people, and what it
+    says; empty where there is none."""
+    for file, found in read_calibrations(run):
+        if found.is_of(judge, version):
+            return str(file.relative_to(run)), found
+    return "", None
+
+
+Load = Callable[[str], Any]
+
+
+def check_spec(spec: RewardSpec | None, what: str) -> RewardSpec:
+    """The entry, which must be there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if spec is None:
+        raise ConfigError(f"{what} needs a judge: --judge NAME, file.py:name or a reward model")
+    return spec
+
+
+def described(spec: RewardSpec) -> Mapping[str, Any]:
+    """What of an entry changes the figures."""
+    return spec.model_dump(mode="json", exclude_defaults=True)

@@ -1,0 +1,133 @@
+"""A user's own questions: a prompt, a reference answer, and a verifier (or any reward) by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from gnomon.errors import ConfigError
+from gnomon.evals.asking import Unanswered
+from gnomon.evals.items import PROMPT, prompt_of, rows_of
+from gnomon.evals.judging import JudgeSpec, described, open_judge
+from gnomon.evals.rows import FAILED
+from gnomon.evals.sampling import SampleOptions
+from gnomon.evals.subject import Subject
+from gnomon.evals.suite import ItemSuite, Measured, Row, Work
+from gnomon.judges.protocol import Judge, judged
+from gnomon.records import Prompt
+from gnomon.stats.intervals import Interval
+from gnomon.stats.prompts import ks_up_to, over_prompts, pass_curve
+
+
+class QuestionOptions(SampleOptions):
+    """Options of the suite ``questions``."""
+
+    judge: JudgeSpec | None = Field(
+        None,
+        description="who says whether an answer is right: maths, exact, regex, json, code, "
+        "instructions, file.py:name, a reward model's folder, or a reward's mapping",
+    )
+
+
+class Questions(ItemSuite[Prompt]):
+    """Asks a user's own questions and has a verifier grade the answers.
+
+    Each row of the files has a prompt (``prompt``, ``question``, ``messages``, ...), and whatever
+    the verifier reads (``answer``, say) in fields beside it; ``category`` breaks the figures down.
+    """
+
+    title: ClassVar[str] = "questions"
+    summary: ClassVar[str] = "your own questions: a prompt, a reference answer, a verifier by name"
+    options_class: ClassVar = QuestionOptions
+
+    def __init__(self, options: Any, base: Path) -> None:
+        super().__init__(options, base)
+        self._judge: Judge | None = None
+
+    def check(self) -> None:
+        super().check()
+        if not self.options.data:
+            raise ConfigError("suite questions needs a file: --data FILE, with a prompt a row")
+        if self.options.judge is None:
+            raise ConfigError(
+                "suite questions needs to know who grades: --judge maths (exact, regex, json, "
+                "code, instructions, file.py:name, or a reward model's folder)"
+            )
+
+    def items(self) -> list[Prompt]:
+        return [
+            prompt_of(row, source, category=_category(row), meta=row)
+            for file in self.files()
+            for source, row in rows_of(file, ((*PROMPT, "messages"),))
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        return {"judge": described(self.options.judge), "judge_version": self.judge().version}
+
+    def judge(self) -> Judge:
+        """Who grades."""
+        if self._judge is None:
+            self._judge = open_judge(self.options.judge, self.base)
+        return self._judge
+
+    def ask(self, subject: Subject, items: Sequence[Prompt], work: Work) -> list[Row]:
+        answered = subject.answer(items, self.options.ask())
+        groups = [found for found in answered if not isinstance(found, Unanswered)]
+        judgements = iter(judged(self.judge(), groups))
+        rows: list[Row] = []
+        for prompt, found in zip(items, answered, strict=True):
+            if isinstance(found, Unanswered):
+                rows.append({FAILED: found.reason})
+                continue
+            judgement = next(judgements)
+            scores = [score.value for score in judgement.scores]
+            row: Row = {
+                "category": prompt.category,
+                "answers": [r.text for r in found.responses],
+                "finished": [r.finished for r in found.responses],
+                "scores": scores,
+                "tokens": judgement.cost.tokens,
+                "money": judgement.cost.money,
+            }
+            if all(score is None for score in scores):
+                row[FAILED] = judgement.scores[0].error
+            rows.append(row)
+        return rows
+
+    def measure(self, items: Sequence[Prompt], rows: Sequence[Row]) -> Measured:
+        values = [row["scores"] for row in rows]
+        right = {v for row in values for v in row if v is not None} <= {0.0, 1.0}
+        main = "accuracy" if right else "score"
+        scores = {main: over_prompts(values)}
+        if right and self.options.samples > 1:
+            ks = ks_up_to(self.options.samples)
+            flags = [[None if v is None else v == 1.0 for v in row] for row in values]
+            scores |= {f"pass@{k}": c for k, c in zip(ks, pass_curve(flags, ks), strict=True)}
+        scores["finished"] = over_prompts([list(map(float, r["finished"])) for r in rows], (0, 1))
+        judge = self.judge()
+        return Measured(
+            scores,
+            main=main,
+            by_category=by_category(rows, main),
+            judge=judge.name,
+            judge_version=judge.version,
+            tokens=sum(row["tokens"] for row in rows),
+            money=sum(row["money"] for row in rows),
+        )
+
+
+def by_category(rows: Sequence[Row], main: str) -> dict[str, dict[str, Interval]]:
+    """The mean score of each category, where rows have any."""
+    found: dict[str, list[Any]] = {}
+    for row in rows:
+        if row.get("category"):
+            found.setdefault(str(row["category"]), []).append(row["scores"])
+    return {name: {main: over_prompts(values)} for name, values in sorted(found.items())}
+
+
+def _category(row: Any) -> str | None:
+    value = row.get("category")
+    return str(value) if value else None

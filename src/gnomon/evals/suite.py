@@ -1,0 +1,245 @@
+"""What an eval is: a suite that measures one model, item by item, into one record.
+
+A suite is one file with a class that derives from :class:`Suite` (or :class:`ItemSuite`, where each
+item is measured by itself). It says what it reads and measures; what all of them share (options,
+rows that a killed eval continues from, the record) is here and in :mod:`gnomon.evals.rows`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+
+from pydantic import BeforeValidator, Field
+
+from gnomon.errors import RunError
+from gnomon.evals.rows import FAILED, Rows
+from gnomon.files import fingerprint
+from gnomon.recipe.schema import Checked
+from gnomon.stats.intervals import Interval
+
+if TYPE_CHECKING:
+    from gnomon.evals.subject import Subject
+
+Row = dict[str, Any]
+Watch = Callable[[int, int], None]
+"""Called with (items done, all items); it raises where the caller wants to stop."""
+Tell = Callable[[str], None]
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Files = Annotated[list[str], BeforeValidator(_listed)]
+"""One file or several."""
+
+
+class Options(Checked):
+    """What every suite takes."""
+
+    name: str | None = Field(
+        None,
+        pattern=r"[A-Za-z0-9][A-Za-z0-9._/-]*$",
+        description="what the record is called; default: the suite's name and its file's",
+    )
+    data: Files = Field(default_factory=list, description="files of items")
+    limit: int | None = Field(None, ge=1, description="only the first so many items")
+    seed: int = Field(0, ge=0, description="of whatever is drawn")
+
+    def resolved(self, window: int | None) -> dict[str, Any]:
+        """Options whose default depends on the model, worked out for one that takes ``window``
+        tokens; None where nothing is sampled."""
+        return {}
+
+
+@dataclass
+class Measured:
+    """What a suite found; :func:`~gnomon.evals.evaluate.evaluate` makes the record of it.
+
+    Attributes:
+        scores: figures by name, each with its interval.
+        main: the one to show first.
+        higher_is_better: False where ``main`` measures harm.
+        by_category: the same scores by category.
+        n, errors: items, and those that failed and are in no score.
+        against, judge, judge_version, calibration: see :class:`~gnomon.runs.evals.EvalResult`.
+        notes: what a reader of the figures must know, in words.
+        versions: of the libraries that made it, beside gnomon's own.
+        tokens, money: what it took.
+    """
+
+    scores: dict[str, Interval] = field(default_factory=dict)
+    main: str = ""
+    higher_is_better: bool = True
+    by_category: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    n: int = 0
+    errors: int = 0
+    against: str = ""
+    judge: str = ""
+    judge_version: str = ""
+    calibration: str = ""
+    notes: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    tokens: int = 0
+    money: float = 0.0
+
+
+class Work:
+    """What a suite works with: the rows that are done, whom to tell, when to stop.
+
+    Attributes:
+        rows: see :class:`~gnomon.evals.rows.Rows`.
+        folder: an empty place of the suite's own for what a library wants to write.
+        tell: shows a line to the user.
+        run: the folder of the run that the record is kept in, for its calibrations.
+    """
+
+    def __init__(
+        self, rows: Rows, run: Path, watch: Watch | None = None, tell: Tell | None = None
+    ) -> None:
+        self.rows = rows
+        self.run = run
+        self.tell: Tell = tell or (lambda line: None)
+        self._watch = watch
+
+    @property
+    def folder(self) -> Path:
+        return self.rows.path.with_suffix(".work")
+
+    def progress(self, done: int, total: int) -> None:
+        """``done`` of ``total`` items are done. Whatever it raises stops the eval; rows stay."""
+        if self._watch is not None:
+            self._watch(done, total)
+
+
+class Suite:
+    """One eval.
+
+    Class attributes:
+        title: its name in the table of suites.
+        summary: one line for lists and help.
+        options_class: its options.
+        needs_model: False where stored answers are all that it reads.
+
+    Args:
+        options: validated.
+        base: the folder that relative paths start from.
+    """
+
+    title: ClassVar[str] = ""
+    summary: ClassVar[str] = ""
+    options_class: ClassVar[type[Options]] = Options
+
+    def __init__(self, options: Any, base: Path) -> None:
+        self.options = options
+        self.base = base
+
+    @property
+    def name(self) -> str:
+        """What its record is called: the suite's name, and that of the file that it reads."""
+        if self.options.name:
+            return str(self.options.name)
+        title = self.title or type(self).__name__.lower()
+        stems = [Path(file).name.split(".")[0] for file in self.options.data]
+        return "/".join([title, "+".join(stems)]) if stems else title
+
+    def check(self) -> None:
+        """Refuse what cannot be measured, before a model is loaded.
+
+        Raises:
+            ConfigError, DataError: options or files that cannot be used.
+        """
+        self.files()
+
+    def files(self) -> list[Path]:
+        """The files that it reads, whose SHA-256 are in the record.
+
+        Raises:
+            DataError: one is missing.
+        """
+        from gnomon.evals.items import find_file
+
+        return [find_file(file, self.base) for file in self.options.data]
+
+    def facts(self) -> Mapping[str, Any]:
+        """What changes the figures beside the options: versions of judges, other models."""
+        return {}
+
+    @abstractmethod
+    def run(self, subject: Subject, work: Work) -> Measured:
+        """Measure one model.
+
+        Raises:
+            GnomonError: it cannot be; rows that are done stay.
+        """
+
+    def settings(self, subject: Subject) -> dict[str, Any]:
+        """Everything that changes the figures: the options, and :meth:`facts`."""
+        given: dict[str, Any] = self.options.model_dump(mode="json", exclude={"name", "data"})
+        return {**given, **self.options.resolved(subject.window), **self.facts()}
+
+    def data(self) -> dict[str, Any]:
+        """SHA-256 and size of each file, by its name."""
+        return {file.name: fingerprint(file) for file in self.files()}
+
+
+T = TypeVar("T")
+
+
+class ItemSuite(Suite, Generic[T]):
+    """A suite whose items are measured by themselves, some at a time.
+
+    Each item gives one row, written as soon as it is known: a killed eval continues with the items
+    that have none.
+    """
+
+    chunk: ClassVar[int] = 32
+    """Items that are asked together."""
+
+    @abstractmethod
+    def items(self) -> Sequence[T]:
+        """What is asked, in order."""
+
+    def id_of(self, item: T) -> str:
+        """The item's id, unique in the suite."""
+        return str(item.id)  # type: ignore[attr-defined]
+
+    @abstractmethod
+    def ask(self, subject: Subject, items: Sequence[T], work: Work) -> list[Row]:
+        """One row for each item, in order; ``{"error": reason}`` for one that failed."""
+
+    @abstractmethod
+    def measure(self, items: Sequence[T], rows: Sequence[Row]) -> Measured:
+        """The scores of rows that did not fail, in the order of their items."""
+
+    def run(self, subject: Subject, work: Work) -> Measured:
+        items = list(self.items())[: self.options.limit]
+        by_id = {self.id_of(item): item for item in items}
+        todo = [item for key, item in by_id.items() if not work.rows.has(key)]
+        for first in range(0, len(todo), self.chunk):
+            work.progress(len(by_id) - len(todo) + first, len(by_id))
+            part = todo[first : first + self.chunk]
+            rows = self.ask(subject, part, work)
+            named = zip(part, rows, strict=True)
+            work.rows.add({"id": self.id_of(item), **row} for item, row in named)
+        work.progress(len(by_id), len(by_id))
+        rows = [work.rows.get(key) for key in by_id]
+        good = [(item, row) for item, row in zip(by_id.values(), rows, strict=True)
+                if FAILED not in row]  # fmt: skip
+        if not good:
+            first_error = next((str(row[FAILED]) for row in rows), "there are no items")
+            raise RunError(f"{self.name}: all {len(rows)} items failed. The first: {first_error}")
+        measured = self.measure([item for item, _ in good], [row for _, row in good])
+        measured.n = measured.n or len(good)
+        measured.errors = len(rows) - len(good)
+        if measured.errors:
+            some = next(str(row[FAILED]) for row in rows if FAILED in row)
+            measured.notes.append(
+                f"{measured.errors} of {len(rows)} items failed and are in no score; the first: "
+                f"{some}"
+            )
+        return measured
