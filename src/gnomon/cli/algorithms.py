@@ -28,9 +28,9 @@ def algorithms(
         say("gnomon algorithms NAME explains the settings; docs/recipes.md has all of them.")
         return
     settings, summary = describe(name)
-    _explain(f"{name}: {summary}", settings, setting)
+    explain_settings(f"{name}: {summary}", settings, setting)
     if name == COLLECT and setting is None:
-        _explain("a labeller", LabellerSpec, None)
+        explain_settings("a labeller", LabellerSpec, None)
 
 
 def _list(listed: list[tuple[str, type[BaseModel], str]]) -> None:
@@ -47,7 +47,12 @@ def _list(listed: list[tuple[str, type[BaseModel], str]]) -> None:
     show(table, most=140)
 
 
-def _explain(title: str, settings: type[BaseModel], only: str | None) -> None:
+def explain_settings(title: str, settings: type[BaseModel], only: str | None) -> None:
+    """Print a table of settings: type and range, default, meaning.
+
+    Raises:
+        ConfigError: no setting called ``only``, with the nearest there is.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -14,6 +14,7 @@ from gnomon.cli.audit import audit
 from gnomon.cli.imports import import_logs
 from gnomon.cli.calibrate import calibrate
 from gnomon.cli.mappings import parse_mapping
+from gnomon.cli.eval import eval_app
 from gnomon.cli.run import quickstart, report, run
 from gnomon.console import complain, err, say, show
 from gnomon.errors import GnomonError, Pending, RunStopped
@@ -26,6 +27,7 @@ New here: [bold]gnomon quickstart[/]. With data of your own: [bold]gnomon data i
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
 app.add_typer(data_app, name="data")
+app.add_typer(eval_app, name="eval")
 
 
 @app.callback(help=ABOUT, invoke_without_command=True, no_args_is_help=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gnomon
+from gnomon.evals.judging import calibration_of
 from gnomon.evals.rows import Rows, key_of, set_aside
 from gnomon.evals.suite import Measured, Suite, Tell, Watch, Work
 from gnomon.runs.evals import EVAL_FOLDER, EvalResult
@@ -62,12 +63,13 @@ def evaluate(
     say: Tell = tell or (lambda line: None)
     name = suite.name
     file = result_file(run, subject.name, name, step)
+    suite.prepare(subject)
     settings, data = suite.settings(subject), suite.data()
     facts = {"suite": name, "model": subject.sha256, "settings": settings, "data": data}
     key = key_of(facts)
     before = EvalResult.read_or_empty(file)
     if before.key == key and not before.errors and not again:
-        say(f"{name}: measured already ({file})")
+        say(f"measured already ({file}); --again measures anew")
         return before
     if file.is_file():
         set_aside(file)
@@ -77,13 +79,15 @@ def evaluate(
     rows = Rows(rows_file, key)
     if rows.foreign:
         say(
-            f"{name}: {rows.foreign} rows in {rows_file} are of another model, of other settings "
+            f"{rows.foreign} rows in {rows_file} are of another model, of other settings "
             f"or other data: it starts anew, and they are kept as {rows_file.name}.old"
         )
     elif rows.kept:
-        say(f"{name}: continues after the {rows.kept} rows in {rows_file}")
+        say(f"continues after the {rows.kept} rows in {rows_file}")
     began = time.perf_counter()
     found = suite.run(subject, Work(rows, run, watch, say))
+    if suite.opinion and found.judge and not found.calibration:
+        _find_calibration(found, run)
     result = _record(suite, subject, found)
     result.note(
         key=key,
@@ -95,8 +99,18 @@ def evaluate(
     )
     result.write(file)
     for note in found.notes:
-        say(f"{name}: {note}")
+        say(note)
     return result
+
+
+def _find_calibration(found: Measured, run: Path) -> None:
+    """Name the judge's calibration in the run's folder, or say that there is none."""
+    found.calibration, calibration = calibration_of(run, found.judge, found.judge_version)
+    if calibration is None:
+        found.notes.append(
+            f"no calibration of the judge {found.judge} is in {run}: how far it agrees with people "
+            "is not known"
+        )
 
 
 def _record(suite: Suite, subject: Subject, found: Measured) -> EvalResult:
@@ -106,6 +120,7 @@ def _record(suite: Suite, subject: Subject, found: Measured) -> EvalResult:
         model_sha256=subject.sha256,
         scores=dict(found.scores),
         main=found.main,
+        item_score=found.item_score,
         higher_is_better=found.higher_is_better,
         by_category={name: dict(scores) for name, scores in found.by_category.items()},
         n=found.n,

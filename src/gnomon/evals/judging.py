@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +29,7 @@ def as_spec(value: Any) -> Any:
     return {"function": value} if is_own(value) else {"model": value}
 
 
-JudgeSpec = Annotated[RewardSpec, BeforeValidator(as_spec)]
+JudgeSpec = Annotated[RewardSpec | None, BeforeValidator(as_spec)]
 """A judge by name, by file.py:name, by a reward model's folder, or as a reward's mapping."""
 
 
@@ -55,11 +55,6 @@ def open_judge(
     return build_judge([spec], base=base, load=load, tokenizer=tokenizer)
 
 
-def version_of(judge: Judge) -> str:
-    """A judge's name and version, as records keep them."""
-    return judge.version or ""
-
-
 def calibration_of(run: Path, judge: str, version: str) -> tuple[str, Calibration | None]:
     """The file in a run's folder that says how far this very judge agrees with people, and what it
     says; empty where there is none."""
@@ -67,9 +62,6 @@ def calibration_of(run: Path, judge: str, version: str) -> tuple[str, Calibratio
         if found.is_of(judge, version):
             return str(file.relative_to(run)), found
     return "", None
-
-
-Load = Callable[[str], Any]
 
 
 def check_spec(spec: RewardSpec | None, what: str) -> RewardSpec:

@@ -25,7 +25,7 @@ from gnomon.stats.prompts import ks_up_to, over_prompts, pass_curve
 class QuestionOptions(SampleOptions):
     """Options of the suite ``questions``."""
 
-    judge: JudgeSpec | None = Field(
+    judge: JudgeSpec = Field(
         None,
         description="who says whether an answer is right: maths, exact, regex, json, code, "
         "instructions, file.py:name, a reward model's folder, or a reward's mapping",
@@ -88,7 +88,7 @@ class Questions(ItemSuite[Prompt]):
                 "category": prompt.category,
                 "answers": [r.text for r in found.responses],
                 "finished": [r.finished for r in found.responses],
-                "scores": scores,
+                "score": scores,
                 "tokens": judgement.cost.tokens,
                 "money": judgement.cost.money,
             }
@@ -98,7 +98,7 @@ class Questions(ItemSuite[Prompt]):
         return rows
 
     def measure(self, items: Sequence[Prompt], rows: Sequence[Row]) -> Measured:
-        values = [row["scores"] for row in rows]
+        values = [row["score"] for row in rows]
         right = {v for row in values for v in row if v is not None} <= {0.0, 1.0}
         main = "accuracy" if right else "score"
         scores = {main: over_prompts(values)}
@@ -111,6 +111,7 @@ class Questions(ItemSuite[Prompt]):
         return Measured(
             scores,
             main=main,
+            item_score=main,
             by_category=by_category(rows, main),
             judge=judge.name,
             judge_version=judge.version,
@@ -124,7 +125,7 @@ def by_category(rows: Sequence[Row], main: str) -> dict[str, dict[str, Interval]
     found: dict[str, list[Any]] = {}
     for row in rows:
         if row.get("category"):
-            found.setdefault(str(row["category"]), []).append(row["scores"])
+            found.setdefault(str(row["category"]), []).append(row["score"])
     return {name: {main: over_prompts(values)} for name, values in sorted(found.items())}
 
 

@@ -50,6 +50,10 @@ class Subject:
         an end of turn."""
         raise ConfigError(f"{self.name} has no weights: this suite needs a model, not its answers")
 
+    def other(self, source: str, base: Path) -> Subject:
+        """Another one to compare with, loaded as this one is: a file of answers, or a model."""
+        return open_subject(source, base)
+
     @property
     def window(self) -> int | None:
         """The tokens that a prompt and its answer may take together; None where nothing is
@@ -74,6 +78,7 @@ class Model(Subject):
         device: a torch device's name.
         template: the chat template by name, where the model has none.
         make_engine: what samples; the torch engine in this process by default.
+        siblings: other models by the names that a user may call them: a run's stages.
 
     Attributes:
         kind: ``policy``, ``reward_model`` or ``reward_ensemble``, as gnomon saved it; empty for
@@ -89,13 +94,22 @@ class Model(Subject):
         dtype: str = "float32",
         template: str | None = None,
         make_engine: Callable[[Role, Encoder], Engine] | None = None,
+        siblings: Mapping[str, str] | None = None,
     ) -> None:
         self.source = source
         self.name = name
         self.device = device
         self.dtype = dtype
         self.template = template
+        self.siblings = dict(siblings or {})
         self._make_engine = make_engine or torch_engine
+
+    def other(self, source: str, base: Path) -> Subject:
+        how: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
+        how["template"] = self.template
+        if source in self.siblings:
+            return Model(self.siblings[source], source, siblings=self.siblings, **how)
+        return open_subject(source, base, **how)
 
     @cached_property
     def sha256(self) -> str:  # type: ignore[override]
@@ -258,6 +272,21 @@ class Stored(Subject):
         if text is None:
             return Unanswered(f"{self.file} holds no answer to prompt {prompt.id}")
         return Group(prompt, (Response((Message("assistant", text),)),))
+
+
+def open_subject(source: str, base: Path, **how: Any) -> Subject:
+    """A file of stored answers, or a model: a folder (next to ``base``, or from here), ``tunnel``,
+    a hub id.
+
+    Args:
+        how: see :class:`Model`.
+    """
+    for path in (base / source, Path(source).expanduser()):
+        if path.is_file():
+            return Stored(path)
+        if path.is_dir():
+            return Model(str(path), path.resolve().name, **how)
+    return Model(source, source, **how)
 
 
 def plain(prompt: Prompt) -> str:

@@ -63,6 +63,8 @@ class Measured:
     Attributes:
         scores: figures by name, each with its interval.
         main: the one to show first.
+        item_score: the score whose part each row's ``score`` is (a number, or one for each
+            sample); two models are compared by it item by item.
         higher_is_better: False where ``main`` measures harm.
         by_category: the same scores by category.
         n, errors: items, and those that failed and are in no score.
@@ -74,6 +76,7 @@ class Measured:
 
     scores: dict[str, Interval] = field(default_factory=dict)
     main: str = ""
+    item_score: str = ""
     higher_is_better: bool = True
     by_category: dict[str, dict[str, Interval]] = field(default_factory=dict)
     n: int = 0
@@ -123,7 +126,7 @@ class Suite:
         title: its name in the table of suites.
         summary: one line for lists and help.
         options_class: its options.
-        needs_model: False where stored answers are all that it reads.
+        opinion: its judge has an opinion that people may not share, so a calibration is due.
 
     Args:
         options: validated.
@@ -133,6 +136,7 @@ class Suite:
     title: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     options_class: ClassVar[type[Options]] = Options
+    opinion: ClassVar[bool] = False
 
     def __init__(self, options: Any, base: Path) -> None:
         self.options = options
@@ -164,6 +168,14 @@ class Suite:
         from gnomon.evals.items import find_file
 
         return [find_file(file, self.base) for file in self.options.data]
+
+    def prepare(self, subject: Subject) -> None:
+        """Get ready for a model: whatever :meth:`facts` and :meth:`run` need of it.
+
+        Raises:
+            GnomonError: it cannot be measured.
+        """
+        return
 
     def facts(self) -> Mapping[str, Any]:
         """What changes the figures beside the options: versions of judges, other models."""

@@ -12,6 +12,7 @@ from gnomon.plugins import find, is_own
 from gnomon.recipe.load import validate_as
 
 SUITES: Mapping[str, str] = {
+    "win_rate": "gnomon.evals.win_rate:WinRate",
     "questions": "gnomon.evals.questions:Questions",
 }
 """Names of suites and where each is; only the one that is asked for is imported."""

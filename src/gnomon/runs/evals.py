@@ -33,6 +33,8 @@ class EvalResult(Record):
         data: SHA-256 and rows of each file of questions.
         settings: everything that changes the figures: shots, temperature, tokens, seed, template.
         scores: figures by name, each with its interval; ``main`` names the one to show first.
+        item_score: the score whose part each row's ``score`` is (a number, or one for each
+            sample), so that two models can be compared item by item; empty where there is none.
         higher_is_better: False for scores that measure harm.
         by_category: the same scores by category.
         n, errors: items, and those that failed and are in no score.
@@ -54,6 +56,7 @@ class EvalResult(Record):
     settings: dict[str, Any] = Field(default_factory=dict)
     scores: dict[str, Figure] = Field(default_factory=dict)
     main: str = ""
+    item_score: str = ""
     higher_is_better: bool = True
     by_category: dict[str, dict[str, Figure]] = Field(default_factory=dict)
     n: int = 0

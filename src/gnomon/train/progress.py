@@ -96,6 +96,11 @@ class Progress:
         elif self._unprinted:
             self._print()
 
+    def expect(self, total: int) -> None:
+        """There are ``total`` iterations, where that was not known from the start."""
+        self.total = total
+        self._task.total = total
+
     def resume(self, iteration: int) -> None:
         """``iteration`` iterations were done before; they do not count for the pace."""
         self._task.completed = iteration

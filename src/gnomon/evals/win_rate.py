@@ -1,0 +1,335 @@
+"""How often a model's answers are preferred to another's, with the judge's liking for length taken
+out as AlpacaEval 2 does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from gnomon.errors import ConfigError, DataError
+from gnomon.evals.asking import Unanswered
+from gnomon.evals.items import PROMPT, find_file, prompt_of, rows_of, text_of
+from gnomon.evals.judging import JudgeSpec, check_spec, described, open_judge
+from gnomon.evals.pairs import Pair, orders, text_pair, verdicts
+from gnomon.evals.sampling import SampleOptions
+from gnomon.evals.subject import Stored, Subject, plain
+from gnomon.evals.suite import Files, ItemSuite, Measured, Row, Work
+from gnomon.evals.verdict_files import (
+    Judged,
+    is_judged,
+    prompt_id,
+    read_difficulty,
+    read_judged,
+    same_baseline,
+)
+from gnomon.judges.protocol import Judge
+from gnomon.records import Prompt
+from gnomon.stats.intervals import Interval, weighted_proportion
+from gnomon.stats.length_controlled import instruction_difficulty, length_controlled, length_term
+
+OTHER = ("output", "reference", "output_1", "response")
+"""Names of the answer that a row brings to compare with, where no other model is named."""
+
+
+class WinRateOptions(SampleOptions):
+    """Options of the suite ``win_rate``."""
+
+    against: str | None = Field(
+        None,
+        description="whom to compare with: a model, or a file of its answers; default: the answer "
+        "that each row brings (`output`, `reference`)",
+    )
+    judge: JudgeSpec = Field(
+        None, description="who compares; not for files that hold verdicts (`preference`)"
+    )
+    equal_length: float = Field(
+        0.1, gt=0, lt=1, description="answers whose lengths differ by less count as equally long"
+    )
+    others: Files = Field(
+        default_factory=list,
+        description="files of verdicts on other models against the same answers: instructions' "
+        "difficulty is estimated from all of them together",
+    )
+    difficulty: str | None = Field(
+        None, description="file with each instruction's difficulty, in place of others"
+    )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An item: a prompt, and of its answers and their verdict what the file brings."""
+
+    prompt: Prompt
+    other: str | None = None
+    judged: Judged | None = None
+
+    @property
+    def id(self) -> str:
+        return self.prompt.id
+
+
+class WinRate(ItemSuite[Entry]):
+    """Compares a model's answers with another's, prompt by prompt.
+
+    ``win_rate`` counts ties half; ``length_controlled`` is what is to be expected of answers
+    equally long (:mod:`gnomon.stats.length_controlled`); ``win_rate_equal_length`` is that of the
+    pairs that are. Intervals are over instructions.
+    """
+
+    title: ClassVar[str] = "win_rate"
+    summary: ClassVar[str] = "preferred to another model's answers: raw and length-controlled"
+    options_class: ClassVar = WinRateOptions
+    opinion: ClassVar[bool] = True
+
+    def __init__(self, options: Any, base: Path) -> None:
+        super().__init__(options, base)
+        self._judge: Judge | None = None
+        self._against: Subject | None = None
+        self._file: Path | None = None
+        self._entries: list[Entry] | None = None
+
+    @property
+    def name(self) -> str:
+        against = self.options.against
+        if self.options.name or against is None:
+            return super().name
+        return f"{super().name}-vs-{Path(against).name.split('.')[0]}"
+
+    def check(self) -> None:
+        files = self.files()
+        if files and not all(map(is_judged, files)):
+            check_spec(self.options.judge, "suite win_rate")
+        if self.options.others and self.options.difficulty:
+            raise ConfigError("suite win_rate: give others or difficulty, not both")
+        for file in [*self.options.others, *filter(None, [self.options.difficulty])]:
+            find_file(file, self.base)
+
+    def files(self) -> list[Path]:
+        given = [*self.options.data, *self.options.others]
+        given += [self.options.difficulty] if self.options.difficulty else []
+        return [find_file(file, self.base) for file in given]
+
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {}
+        if self.options.judge is not None:
+            version = self.judge().version
+            facts = {"judge": described(self.options.judge), "judge_version": version}
+        if self._against is not None:
+            facts["against_sha256"] = self._against.sha256
+        return facts
+
+    def judge(self) -> Judge:
+        """Who compares."""
+        if self._judge is None:
+            spec = check_spec(self.options.judge, "suite win_rate")
+            self._judge = open_judge(spec, self.base)
+        return self._judge
+
+    def prepare(self, subject: Subject) -> None:
+        if self.options.against is not None:
+            self._against = subject.other(self.options.against, self.base)
+        if not self.options.data and isinstance(subject, Stored):
+            self._file = subject.file
+        elif not self.options.data:
+            raise ConfigError(
+                "suite win_rate needs a file of prompts: --data FILE (`prompt` or `instruction`, "
+                "and `output` for the answer to compare with, unless --against is given)"
+            )
+
+    # -- items ------------------------------------------------------------------------------------
+
+    def items(self) -> list[Entry]:
+        if self._entries is None:
+            files = [find_file(f, self.base) for f in self.options.data]
+            files = files or [f for f in [self._file] if f is not None]
+            self._entries = [entry for file in files for entry in self._read(file)]
+        return self._entries
+
+    def _read(self, file: Path) -> list[Entry]:
+        if is_judged(file):
+            if self.options.judge is not None or self.options.against is not None:
+                raise ConfigError(f"{file} holds verdicts already: leave out judge and against")
+            return [Entry(j.prompt, j.other, j) for j in read_judged(file)]
+        check_spec(self.options.judge, "suite win_rate")
+        found = []
+        for source, row in rows_of(file, ((*PROMPT, "messages"),)):
+            other = None if self._against is not None else text_of(row, OTHER, source)
+            category = row.get("category") or row.get("dataset")
+            prompt = prompt_of(row, source, category=str(category) if category else None, meta=row)
+            if not (row.get("id") or row.get("uid")):
+                prompt = replace(prompt, id=prompt_id(plain(prompt)))
+            found.append(Entry(prompt, other))
+        return found
+
+    # -- verdicts ---------------------------------------------------------------------------------
+
+    def ask(self, subject: Subject, items: Sequence[Entry], work: Work) -> list[Row]:
+        if all(item.judged is not None for item in items):
+            return [_judged_row(item.judged) for item in items if item.judged is not None]
+        prompts = [item.prompt for item in items]
+        own = subject.answer(prompts, self.options.ask())
+        others = (
+            [text_pair(i.prompt, "", i.other or "").other for i in items]
+            if self._against is None
+            else [
+                found if isinstance(found, Unanswered) else found.responses[0]
+                for found in self._against.answer(prompts, self.options.ask())
+            ]
+        )
+        pairs = [
+            mine
+            if isinstance(mine, Unanswered)
+            else theirs
+            if isinstance(theirs, Unanswered)
+            else Pair(prompt, mine.responses[0], theirs)
+            for prompt, mine, theirs in zip(prompts, own, others, strict=True)
+        ]
+        found = iter(verdicts(self.judge(), [p for p in pairs if isinstance(p, Pair)]))
+        return [
+            {"error": pair.reason}
+            if isinstance(pair, Unanswered)
+            else {**_pair_row(pair), **next(found).row()}
+            for pair in pairs
+        ]
+
+    # -- figures ----------------------------------------------------------------------------------
+
+    def measure(self, items: Sequence[Entry], rows: Sequence[Row]) -> Measured:
+        wins = [float(row["score"]) for row in rows]
+        clusters = [item.prompt.id.partition("#")[0] for item in items]
+        own, other = ([len(str(row[k])) for row in rows] for k in ("own", "other"))
+        gamma, source = self._difficulty(items, wins, own, other)
+        controlled = length_controlled(wins, own, other, gamma, clusters=clusters)
+        near = [
+            i for i in range(len(rows))
+            if abs(own[i] - other[i]) <= self.options.equal_length * max(own[i], other[i])
+        ]  # fmt: skip
+        scores = {
+            "win_rate": weighted_proportion(wins, clusters=clusters),
+            "length_controlled": controlled.win_rate,
+            "win_rate_equal_length": weighted_proportion(
+                [wins[i] for i in near], clusters=[clusters[i] for i in near]
+            ),
+            "ties": weighted_proportion([float(w == 0.5) for w in wins], clusters=clusters),
+            "longer": weighted_proportion(
+                [0.5 if a == b else float(a > b) for a, b in zip(own, other, strict=True)],
+                clusters=clusters,
+            ),
+        }
+        measured = Measured(
+            scores,
+            main="length_controlled",
+            item_score="win_rate",
+            by_category=_by_category(items, wins),
+            notes=[source],
+            tokens=sum(int(row.get("tokens", 0)) for row in rows),
+            money=sum(float(row.get("money", 0.0)) for row in rows),
+        )
+        self._add_judge(measured, items, rows)
+        return measured
+
+    def _add_judge(self, measured: Measured, items: Sequence[Entry], rows: Sequence[Row]) -> None:
+        """Who judged, whom it was against, and how far the order mattered."""
+        first = items[0].judged
+        measured.against = first.baseline if first else "the file's own answers"
+        if self._against is not None:
+            measured.against = self._against.name
+        if self.options.judge is not None:
+            judge = self.judge()
+            measured.judge, measured.judge_version = judge.name, judge.version
+        both = [
+            (row, item)
+            for row, item in zip(rows, items, strict=True)
+            if row.get("own_first") is not None and row.get("own_second") is not None
+        ]
+        seen = orders(
+            [(row["own_first"], row["own_second"]) for row, _ in both],
+            [item.prompt.id for _, item in both],
+        )
+        if seen is not None:
+            measured.scores |= {"flips": seen.flips, "first": seen.first}
+            warning = seen.warning()
+            measured.notes += [warning] if warning else []
+
+    def _difficulty(
+        self, items: Sequence[Entry], wins: Sequence[float], own: list[int], other: list[int]
+    ) -> tuple[Any, str]:
+        """Each instruction's difficulty, and where it is from; None where nothing says it."""
+        if self.options.difficulty:
+            known = read_difficulty(find_file(self.options.difficulty, self.base))
+            ids = [prompt_id(plain(item.prompt)) for item in items]
+            lost = [item for item, id in zip(items, ids, strict=True) if id not in known]
+            if lost:
+                raise DataError(
+                    f"{self.options.difficulty}: no difficulty of {len(lost)} of {len(items)} "
+                    f"instructions, the first: {lost[0].prompt.source}"
+                )
+            return [known[id] for id in ids], f"instructions' difficulty: {self.options.difficulty}"
+        if not self.options.others:
+            return None, (
+                "length_controlled is without a term for the instructions' difficulty, which one "
+                "model's verdicts do not show; AlpacaEval's has one (option others or difficulty)"
+            )
+        table, terms = [list(wins)], [length_term(own, other)]
+        for file in self.options.others:
+            w, t = self._other_model(find_file(file, self.base), items)
+            table.append(w)
+            terms.append(t)
+        gamma = instruction_difficulty(table, terms)
+        return gamma, (
+            f"instructions' difficulty is estimated from {len(table)} models' verdicts; "
+            "AlpacaEval's is from over a hundred"
+        )
+
+    def _other_model(self, file: Path, items: Sequence[Entry]) -> tuple[list[float], Any]:
+        """Another model's wins and length terms on the same instructions, NaN where it has none."""
+        theirs = read_judged(file)
+        ours = [item.judged for item in items if item.judged is not None]
+        same_baseline(ours, theirs, file)
+        term = length_term([len(j.own) for j in theirs], [len(j.other) for j in theirs])
+        place = {j.prompt.id: i for i, j in enumerate(theirs)}
+        wins, terms = [], np.zeros(len(items))
+        for k, item in enumerate(items):
+            i = place.get(item.prompt.id)
+            win = None if i is None else theirs[i].win
+            wins.append(np.nan if win is None else win)
+            terms[k] = 0.0 if i is None else term[i]
+        return wins, terms
+
+
+def _judged_row(judged: Judged) -> Row:
+    row: Row = {
+        "category": judged.prompt.category,
+        "prompt": plain(judged.prompt),
+        "own": judged.own,
+        "other": judged.other,
+    }
+    if judged.win is None:
+        return {**row, "error": f"{judged.prompt.source}: no preference"}
+    return {**row, "score": judged.win}
+
+
+def _pair_row(pair: Pair) -> Row:
+    return {
+        "category": pair.prompt.category,
+        "prompt": plain(pair.prompt),
+        "own": pair.own.text,
+        "other": pair.other.text,
+        "finished": pair.own.finished,
+    }
+
+
+def _by_category(items: Sequence[Entry], wins: Sequence[float]) -> dict[str, dict[str, Interval]]:
+    found: dict[str, list[int]] = {}
+    for i, item in enumerate(items):
+        if item.prompt.category:
+            found.setdefault(item.prompt.category, []).append(i)
+    return {
+        name: {"win_rate": weighted_proportion([wins[i] for i in places])}
+        for name, places in sorted(found.items())
+    }
