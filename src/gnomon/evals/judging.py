@@ -33,26 +33,39 @@ JudgeSpec = Annotated[RewardSpec | None, BeforeValidator(as_spec)]
 """A judge by name, by file.py:name, by a reward model's folder, or as a reward's mapping."""
 
 
-def open_judge(
-    spec: RewardSpec, base: Path, tokenizer: Any = None, *, device: str = "cpu"
-) -> Judge:
-    """The judge behind an entry.
+def open_judge(spec: RewardSpec, base: Path, *, device: str = "cpu") -> Judge:
+    """The judge behind an entry; a reward model reads answers as text, whatever wrote them.
 
     Args:
         base: the folder that files are looked up in.
-        tokenizer: that of the tokens that answers come with; None where they come as text.
 
     Raises:
         ConfigError, ModelError: there is none.
     """
+    if spec.model is not None:
+        found = base / spec.model
+        source = str(found) if found.is_dir() else spec.model
+        how = {"ensemble": spec.ensemble, "std_coef": spec.std_coef}
+        return learned_judge(source, spec.label, device=device, **how)
+    return build_judge([spec], base=base, load=_none)
 
-    def load(name: str) -> Any:
-        from gnomon.models.save import load_reward_model
 
-        found = base / name
-        return load_reward_model(found if found.is_dir() else name, device=device)
+def learned_judge(source: str, name: str, *, device: str = "cpu", **how: Any) -> Judge:
+    """A reward model that reads answers as text.
 
-    return build_judge([spec], base=base, load=load, tokenizer=tokenizer)
+    Args:
+        how: see :class:`~gnomon.judges.learned.LearnedReward`.
+    """
+    from gnomon.judges.learned import LearnedReward, text_encoding
+    from gnomon.models.save import load_reward_model
+
+    loaded = load_reward_model(source, device=device)
+    encode = text_encoding(loaded.members[0].trunk)
+    return LearnedReward(loaded.members, loaded.normaliser, name=name, encode=encode, **how)
+
+
+def _none(name: str) -> Any:
+    raise ConfigError(f"reward model {name!r}: name it as model")
 
 
 def calibration_of(run: Path, judge: str, version: str) -> tuple[str, Calibration | None]:

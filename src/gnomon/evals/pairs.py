@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gnomon.judges.ai import AIJudge
+from gnomon.judges.ai import Pair as AskedPair
 from gnomon.judges.protocol import Judge, judged, total_cost
 from gnomon.records import Cost, Group, Judgement, Message, Prompt, Response
 from gnomon.stats.intervals import Interval, weighted_proportion
@@ -67,12 +69,28 @@ def text_pair(prompt: Prompt, own: str, other: str) -> Pair:
 
 def verdicts(judge: Judge, pairs: Sequence[Pair]) -> list[Verdict]:
     """Ask a judge about pairs: in both orders, unless it scores each answer by itself."""
+    if isinstance(judge, AIJudge) and judge.groupwise:
+        return _asked(judge, pairs)  # it asks in both orders itself, and says what it said in each
     first = judged(judge, [_group(p.prompt, p.own, p.other) for p in pairs])
     ahead = [_share(judgement, 0) for judgement in first]
     if not judge.groupwise:
         return [_verdict(j, p, None) for j, p in zip(first, ahead, strict=True)]
     second = judged(judge, [_group(p.prompt, p.other, p.own) for p in pairs])
     return [_both(a, b, p) for a, b, p in zip(first, second, ahead, strict=True)]
+
+
+def _asked(judge: AIJudge, pairs: Sequence[Pair]) -> list[Verdict]:
+    found = judge.compare([AskedPair(p.prompt, p.own.text, p.other.text) for p in pairs])
+    return [
+        Verdict(
+            None if c.forward is None else c.forward.win,
+            None if c.backward is None else 1.0 - c.backward.win,
+            c.reason,
+            c.error,
+            c.cost,
+        )
+        for c in found
+    ]
 
 
 def _group(prompt: Prompt, one: Response, two: Response) -> Group:

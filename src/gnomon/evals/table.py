@@ -13,6 +13,10 @@ from gnomon.recipe.load import validate_as
 
 SUITES: Mapping[str, str] = {
     "win_rate": "gnomon.evals.win_rate:WinRate",
+    "reward_bench": "gnomon.evals.reward_bench:RewardBench",
+    "refusal": "gnomon.evals.refusal:Refusal",
+    "sycophancy": "gnomon.evals.choices:Sycophancy",
+    "behaviour": "gnomon.evals.choices:Behaviour",
     "questions": "gnomon.evals.questions:Questions",
 }
 """Names of suites and where each is; only the one that is asked for is imported."""

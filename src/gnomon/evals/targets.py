@@ -16,7 +16,15 @@ from gnomon.runs.records import STAGE, StageInfo, read_recipe
 
 BASE = "base"
 """The name of the model that a run's recipe starts from."""
+JUDGE = "judge"
+"""What is written in place of a model where the judge itself is measured."""
 RECIPE, STAGES, MODEL = "recipe.yaml", "stages", "model"
+
+
+class JudgeAlone(Subject):
+    """No model: the judge is what is measured."""
+
+    name, sha256 = JUDGE, ""
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,8 @@ def open_target(
     """What ``target`` means; no weights are loaded.
 
     Args:
-        target: a run's folder, a stage's, a model's, a hub id, or a file of answers.
+        target: a run's folder, a stage's, a model's, a hub id, a file of answers, or
+            ``judge``.
         stage: of a run: a stage's name, or ``base``; by default the last that trained a policy.
         out: where results are kept in place of the run's folder (or of this one).
         how: device, dtype and template, see :class:`~gnomon.evals.subject.Model`.
@@ -49,6 +58,8 @@ def open_target(
         ConfigError: there is no such stage, or it has no model yet.
     """
     here = Path()
+    if target == JUDGE:
+        return Target(JudgeAlone(), out or here, here)
     how = {key: value for key, value in how.items() if value is not None}
     folder = Path(target).expanduser()
     if is_run(folder):
