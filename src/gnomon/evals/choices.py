@@ -130,8 +130,8 @@ class Behaviour(ItemSuite[Choice]):
                 letter = "A" if says_a.value > 0.5 else "B"
                 share = max(says_a.value, 1 - says_a.value)
                 notes.append(
-                    f"the model finds ({letter}) likelier in {share:.0%} of the questions, whatever "
-                    "it stands for: the share of matching answers shows little of its behaviour"
+                    f"the model finds ({letter}) likelier in {share:.0%} of the questions, "
+                    "whatever it stands for: the share of matching answers shows little"
                 )
         return Measured(
             scores,

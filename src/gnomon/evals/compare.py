@@ -125,6 +125,16 @@ def _finished(folder: Path) -> bool:
                for f in folder.rglob("*.json"))  # fmt: skip
 
 
+def result_change(before: Path, after: Path) -> SuiteChange:
+    """What changed between two results of one suite.
+
+    Raises:
+        ValueError: a file that holds no result.
+    """
+    old, new = EvalResult.read(before), EvalResult.read(after)
+    return _change(new.suite, (before, old), (after, new))
+
+
 def _change(suite: str, old: tuple[Path, EvalResult], new: tuple[Path, EvalResult]) -> SuiteChange:
     (old_file, before), (new_file, after) = old, new
     notes = _differences(before, after)

@@ -36,8 +36,9 @@ class ImplicitReward(Judge):
         if not (reads_tokens_of(own, theirs) and reads_tokens_of(theirs, own)):
             raise ConfigError(
                 f"the policy {policy.name} and the reference {reference.name} have different "
-                f"tokenizers ({len(own)} and {len(theirs)} tokens), so that their log-probabilities "
-                "are of different tokens; give the model that the policy was trained from"
+                f"tokenizers ({len(own)} and {len(theirs)} tokens), so that their "
+                "log-probabilities are of different tokens; give the model that the policy was "
+                "trained from"
             )
 
     def judge(self, groups: Sequence[Group]) -> list[Judgement]:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BeforeValidator
 
 from gnomon.errors import ConfigError
+from gnomon.evals.subject import Subject
 from gnomon.judges.build import BUILTIN, build_judge
 from gnomon.judges.protocol import Judge
 from gnomon.plugins import is_own
@@ -33,18 +34,21 @@ JudgeSpec = Annotated[RewardSpec | None, BeforeValidator(as_spec)]
 """A judge by name, by file.py:name, by a reward model's folder, or as a reward's mapping."""
 
 
-def open_judge(spec: RewardSpec, base: Path, *, device: str = "cpu") -> Judge:
+def open_judge(spec: RewardSpec, base: Path, subject: Subject) -> Judge:
     """The judge behind an entry; a reward model reads answers as text, whatever wrote them.
 
     Args:
         base: the folder that files are looked up in.
+        subject: what is measured; a reward model may be named as a stage of its run.
 
     Raises:
         ConfigError, ModelError: there is none.
     """
     if spec.model is not None:
         found = base / spec.model
-        source = str(found) if found.is_dir() else spec.model
+        known = subject.siblings.get(spec.model)
+        source = known or (str(found) if found.is_dir() else spec.model)
+        device = subject.device
         how = {"ensemble": spec.ensemble, "std_coef": spec.std_coef}
         return learned_judge(source, spec.label, device=device, **how)
     return build_judge([spec], base=base, load=_none)

@@ -64,19 +64,23 @@ class Questions(ItemSuite[Prompt]):
             for source, row in rows_of(file, ((*PROMPT, "messages"),))
         ]
 
-    def facts(self) -> dict[str, Any]:
-        return {"judge": described(self.options.judge), "judge_version": self.judge().version}
+    def prepare(self, subject: Subject) -> None:
+        if self._judge is None:
+            self._judge = open_judge(self.options.judge, self.base, subject)
 
+    @property
     def judge(self) -> Judge:
         """Who grades."""
-        if self._judge is None:
-            self._judge = open_judge(self.options.judge, self.base)
+        assert self._judge is not None
         return self._judge
+
+    def facts(self) -> dict[str, Any]:
+        return {"judge": described(self.options.judge), "judge_version": self.judge.version}
 
     def ask(self, subject: Subject, items: Sequence[Prompt], work: Work) -> list[Row]:
         answered = subject.answer(items, self.options.ask())
         groups = [found for found in answered if not isinstance(found, Unanswered)]
-        judgements = iter(judged(self.judge(), groups))
+        judgements = iter(judged(self.judge, groups))
         rows: list[Row] = []
         for prompt, found in zip(items, answered, strict=True):
             if isinstance(found, Unanswered):
@@ -107,7 +111,7 @@ class Questions(ItemSuite[Prompt]):
             flags = [[None if v is None else v == 1.0 for v in row] for row in values]
             scores |= {f"pass@{k}": c for k, c in zip(ks, pass_curve(flags, ks), strict=True)}
         scores["finished"] = over_prompts([list(map(float, r["finished"])) for r in rows], (0, 1))
-        judge = self.judge()
+        judge = self.judge
         return Measured(
             scores,
             main=main,

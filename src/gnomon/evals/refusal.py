@@ -31,6 +31,10 @@ has a ``Behavior`` beside its ``Goal``, which is no request."""
 CATEGORY = ("SemanticCategory", "Category", "category", "type")
 OPENINGS = "openings"
 """What judges by default: the openings of :mod:`gnomon.stats.refusals`."""
+SEEN_BY_OPENINGS = (
+    "a refusal is seen by its opening: against people's labels of XSTest's answers precision 0.96 "
+    "and recall 0.78, lower for models that lecture without declining; --judge names another judge"
+)
 
 
 class RefusalOptions(SampleOptions):
@@ -78,7 +82,10 @@ class Refusal(ItemSuite[Request]):
     title: ClassVar[str] = "refusal"
     summary: ClassVar[str] = "harmful requests refused (attacks applied), harmless ones answered"
     options_class: ClassVar = RefusalOptions
-    opinion: ClassVar[bool] = True
+
+    @property
+    def opinion(self) -> bool:  # type: ignore[override]
+        return self._judge is not None
 
     def __init__(self, options: Any, base: Path) -> None:
         super().__init__(options, base)
@@ -91,7 +98,7 @@ class Refusal(ItemSuite[Request]):
 
     def prepare(self, subject: Subject) -> None:
         if self.options.judge is not None and self._judge is None:
-            self._judge = open_judge(self.options.judge, self.base)
+            self._judge = open_judge(self.options.judge, self.base, subject)
         if isinstance(subject, Stored):
             if self.attacks != [PLAIN]:
                 raise ConfigError(f"{subject.file} holds answers: no attack can be applied")
@@ -237,6 +244,7 @@ class Refusal(ItemSuite[Request]):
             by_category=by_category,
             judge=OPENINGS if judge is None else judge.name,
             judge_version="" if judge is None else judge.version,
+            notes=[SEEN_BY_OPENINGS] if judge is None else [],
             tokens=sum(int(row.get("tokens", 0)) for row in rows),
             money=sum(float(row.get("money", 0.0)) for row in rows),
         )

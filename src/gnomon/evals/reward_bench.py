@@ -86,7 +86,7 @@ class RewardBench(ItemSuite[Compared]):
 
     def prepare(self, subject: Subject) -> None:
         if self.options.judge is not None:
-            self._judge = open_judge(self.options.judge, self.base)
+            self._judge = open_judge(self.options.judge, self.base, subject)
             return
         if not isinstance(subject, Model):
             raise ConfigError("suite reward_bench needs a model, or a judge (gnomon eval judge)")

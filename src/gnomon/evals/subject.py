@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from gnomon.errors import ConfigError, DataError
@@ -18,6 +19,7 @@ from gnomon.records import Group, Message, Prompt, Response
 
 if TYPE_CHECKING:
     from gnomon.data.encode import Encoder
+    from gnomon.models.load import LoadedModel
     from gnomon.models.roles import Role
     from gnomon.models.save import LoadedReward
     from gnomon.rollout.protocol import Engine
@@ -32,10 +34,14 @@ class Subject:
     Attributes:
         name: what it is called in records.
         sha256: tells it from others of that name.
+        device: where models are put.
+        siblings: other models by the names that a user may call them: a run's stages.
     """
 
     name: str
     sha256: str
+    device: str = "cpu"
+    siblings: Mapping[str, str] = MappingProxyType({})
 
     def answer(
         self, prompts: Sequence[Prompt], ask: Ask, watch: Watch | None = None
@@ -78,6 +84,7 @@ class Model(Subject):
         device: a torch device's name.
         template: the chat template by name, where the model has none.
         make_engine: what samples; the torch engine in this process by default.
+        loaded: the model, where it is loaded already.
         siblings: other models by the names that a user may call them: a run's stages.
 
     Attributes:
@@ -95,7 +102,9 @@ class Model(Subject):
         template: str | None = None,
         make_engine: Callable[[Role, Encoder], Engine] | None = None,
         siblings: Mapping[str, str] | None = None,
+        loaded: LoadedModel | None = None,
     ) -> None:
+        self._loaded = loaded
         self.source = source
         self.name = name
         self.device = device
@@ -149,7 +158,7 @@ class Model(Subject):
         from gnomon.models.load import load_causal_lm
         from gnomon.models.roles import Role, Trunk
 
-        loaded = load_causal_lm(self.source, dtype=self.dtype, device=self.device)
+        loaded = self._loaded or load_causal_lm(self.source, dtype=self.dtype, device=self.device)
         return Role(self.name, Trunk.from_loaded(loaded))
 
     def reward(self) -> LoadedReward:
@@ -216,10 +225,23 @@ class Model(Subject):
 class LivePolicy(Model):
     """The policy of a stage as it is now, in the middle of its training."""
 
-    def __init__(self, name: str, role: Role, encoder: Encoder, engine: Engine) -> None:
-        super().__init__(role.trunk.source, name)
-        self._live, self.encoder, self.engine = role, encoder, engine
-        self.sha256 = weights_hash(role)
+    def __init__(self, name: str, role: Role, **how: Any) -> None:
+        device = str(role.trunk.model.device)
+        super().__init__(role.trunk.source, name, device=device, **how)
+        self._live = role
+        self.sha256 = ""
+
+    def refresh(self) -> None:
+        """Look at the weights anew: they have been trained."""
+        self.sha256 = weights_hash(self._live)
+
+    @property
+    def window(self) -> int | None:
+        return window_of(self._live.trunk.model.config)
+
+    @property
+    def kind(self) -> str:
+        return "policy"
 
     def role(self) -> Role:
         return self._live

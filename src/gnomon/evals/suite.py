@@ -126,7 +126,7 @@ class Suite:
         title: its name in the table of suites.
         summary: one line for lists and help.
         options_class: its options.
-        opinion: its judge has an opinion that people may not share, so a calibration is due.
+        opinion: its judge has an opinion that people may not share, so that a calibration is due.
 
     Args:
         options: validated.

@@ -117,22 +117,23 @@ class WinRate(ItemSuite[Entry]):
     def facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {}
         if self.options.judge is not None:
-            version = self.judge().version
+            version = self.judge.version
             facts = {"judge": described(self.options.judge), "judge_version": version}
         if self._against is not None:
             facts["against_sha256"] = self._against.sha256
         return facts
 
+    @property
     def judge(self) -> Judge:
         """Who compares."""
-        if self._judge is None:
-            spec = check_spec(self.options.judge, "suite win_rate")
-            self._judge = open_judge(spec, self.base)
+        assert self._judge is not None
         return self._judge
 
     def prepare(self, subject: Subject) -> None:
         if self.options.against is not None:
             self._against = subject.other(self.options.against, self.base)
+        if self.options.judge is not None and self._judge is None:
+            self._judge = open_judge(self.options.judge, self.base, subject)
         if not self.options.data and isinstance(subject, Stored):
             self._file = subject.file
         elif not self.options.data:
@@ -189,7 +190,7 @@ class WinRate(ItemSuite[Entry]):
             else Pair(prompt, mine.responses[0], theirs)
             for prompt, mine, theirs in zip(prompts, own, others, strict=True)
         ]
-        found = iter(verdicts(self.judge(), [p for p in pairs if isinstance(p, Pair)]))
+        found = iter(verdicts(self.judge, [p for p in pairs if isinstance(p, Pair)]))
         return [
             {"error": pair.reason}
             if isinstance(pair, Unanswered)
@@ -240,7 +241,7 @@ class WinRate(ItemSuite[Entry]):
         if self._against is not None:
             measured.against = self._against.name
         if self.options.judge is not None:
-            judge = self.judge()
+            judge = self.judge
             measured.judge, measured.judge_version = judge.name, judge.version
         both = [
             (row, item)

@@ -126,6 +126,36 @@ class LoraSpec(Spec):
     targets: Literal["all-linear"] | list[str] = "all-linear"
 
 
+class EvalSpec(Spec):
+    """A suite of questions that a policy is measured with; [evals.md](evals.md) lists them."""
+
+    suite: str = Field(description="which suite, or one of your own: file.py:Name")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="the suite's own: data, judge, against, limit, ..."
+    )
+
+
+class ScheduledEvalSpec(EvalSpec):
+    """A suite that a policy is measured with while it is trained: before the first iteration, every
+    so many, and at the end."""
+
+    every: int = Field(50, ge=1, description="iterations between two measurements")
+
+
+def _listed(key: str) -> BeforeValidator:
+    """One item or several; a bare string is the item's ``key``."""
+
+    def listed(value: Any) -> Any:
+        items = value if isinstance(value, list) else [value]
+        return [{key: item} if isinstance(item, str) else item for item in items]
+
+    return BeforeValidator(listed)
+
+
+EvalSpecs = Annotated[list[EvalSpec], _listed("suite")]
+ScheduledEvalSpecs = Annotated[list[ScheduledEvalSpec], _listed("suite")]
+
+
 class TrainSpec(Spec):
     """How long and how fast to train; counts are of groups (a prompt with its responses).
 
@@ -157,6 +187,10 @@ class TrainSpec(Spec):
     gradient_checkpointing: bool = False
     eval_every: int = Field(0, ge=0, description="iterations between evaluations; 0: only the end")
     eval_size: int = Field(256, ge=1, description="held-out groups scored at each evaluation")
+    evals: ScheduledEvalSpecs = Field(
+        default_factory=list,
+        description="suites that the policy is measured with on the way; a bare string is one",
+    )
     checkpoint_every: int = Field(50, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     sample_every: int = Field(10, ge=1, description="iterations between rows in samples.parquet")
@@ -301,16 +335,6 @@ RESERVED_NAMES = {
     "stages": "an override with it would mean the recipe's own key",
     "compare": "an override with it would mean the recipe's own key",
 }
-
-
-def _listed(key: str) -> BeforeValidator:
-    """One item or several; a bare string is the item's ``key``."""
-
-    def listed(value: Any) -> Any:
-        items = value if isinstance(value, list) else [value]
-        return [{key: item} if isinstance(item, str) else item for item in items]
-
-    return BeforeValidator(listed)
 
 
 DataSpecs = Annotated[list[DataSpec], _listed("path")]

@@ -30,6 +30,7 @@ from gnomon.stages.names import (
     produces,
     reward_folder,
     stage_data,
+    stage_evals,
 )
 from gnomon.stages.sources import (
     check_source,
@@ -98,12 +99,14 @@ def check_tools(recipe: Recipe) -> None:
 
 
 def own_code(recipe: Recipe) -> list[str]:
-    """The author's Python that a recipe runs: methods, reward functions, verifiers and
-    environments."""
+    """The author's Python that a recipe runs: methods, reward functions, verifiers, suites
+    and environments."""
     rewards = [r for s in recipe.stages for r in (*s.reward, *s.observe)]
     rewards += recipe.compare.rewards if recipe.compare is not None else []
     named = [s.algorithm for s in recipe.stages if is_own(s.algorithm)]
     named += [function for r in rewards if (function := own_function(r)) is not None]
+    suites = [e.suite for s in recipe.stages for e in stage_evals(s)]
+    named += [suite for suite in suites if is_own(suite)]
     places = [s.environment.name for s in recipe.stages if s.environment is not None]
     return list(dict.fromkeys([*named, *(name for name in places if ":" in name)]))
 
@@ -132,7 +135,7 @@ def check_stage(stage: Stage, code: bool = True) -> None:
     position = [s.name for s in recipe.stages].index(spec.name)
     check_labels(spec.reward, spec.observe, stage.metrics())
     _check_rewards([*spec.reward, *spec.observe], recipe, position, stage.run, stage.base, code)
-    if not spec.data:
+    if stage.reads_data and not spec.data:
         raise ConfigError("it has no data: give data: [path: ...]")
     _check_sources(stage_data(spec), recipe, position, stage.base)
     stage_encoder(stage)

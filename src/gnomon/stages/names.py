@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gnomon.algorithms.collect_settings import COLLECT, COLLECT_SUMMARY, CollectSettings
+from gnomon.algorithms.eval_settings import EVAL, EVAL_SUMMARY, EvalSettings
 from gnomon.algorithms.offline_settings import Settings
 from gnomon.algorithms.registry import METHODS, find_method
 from gnomon.data.rows import SUFFIXES, iter_rows
@@ -20,7 +21,7 @@ from gnomon.errors import ConfigError, GnomonError
 from gnomon.judges.build import check_builtin
 from gnomon.plugins import check_known, did_you_mean, is_own
 from gnomon.recipe.load import validate_as
-from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec
+from gnomon.recipe.schema import DataSpec, EvalSpec, Recipe, RewardSpec, StageSpec
 
 if TYPE_CHECKING:
     from gnomon.runs.folder import RunFolder
@@ -45,6 +46,7 @@ class StageKind:
 
 KINDS = {
     COLLECT: StageKind("gnomon.stages.collect:Collect", CollectSettings, COLLECT_SUMMARY, True),
+    EVAL: StageKind("gnomon.stages.evaluate:Evaluate", EvalSettings, EVAL_SUMMARY),
 }
 """What a stage can do other than training."""
 TRAIN = "gnomon.stages.train:Train"
@@ -178,6 +180,14 @@ def check_specs(specs: Sequence[DataSpec], recipe: Recipe, place: int, base: Pat
 def stage_data(stage: StageSpec) -> list[DataSpec]:
     """Every source that a stage reads."""
     return [*stage.data, *stage.eval_data, *stage.pretraining, *stage.normalise_on]
+
+
+def stage_evals(stage: StageSpec) -> list[EvalSpec]:
+    """Every suite that a stage measures with: on a schedule, or as its work."""
+    given: list[EvalSpec] = list(stage.train.evals)
+    if stage.algorithm == EVAL:
+        given += stage_settings(stage).suites
+    return given
 
 
 def _check_settings(recipe: Recipe, place: int, base: Path) -> None:

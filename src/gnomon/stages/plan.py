@@ -109,6 +109,9 @@ class _Planner:
     def plan(self, spec: StageSpec) -> StagePlan:
         stage = open_stage(self.recipe, spec, self.run, self.base)
         check_stage(stage, self.code)
+        if not stage.reads_data:
+            roles = tuple(need.name for need in stage.needs())
+            return StagePlan(stage, stage.start_model(), 0, 0, stage.iterations(0), None, roles)
         usable = usable_rows(stage, stage_encoder(stage), self.code)
         check_judging(spec, usable.prompts, self.base, self.code)
         known = usable.rows is not None or (stage.trains and spec.train.steps is not None)
@@ -197,6 +200,8 @@ def _stage_table(recipe: Recipe, plans: Sequence[StagePlan]) -> Table:
 def _rows(plan: StagePlan) -> str:
     if plan.rows is None:
         return "from an earlier stage"
+    if not plan.stage.reads_data:
+        return ""
     about = "about " if plan.estimated else ""
     usable = f"{about}{plan.rows:,}"
     return f"{usable} of {plan.read:,}" if plan.skipped else usable

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.audit.detectors import audit_run
+from gnomon.algorithms.eval_settings import EVAL
 from gnomon.errors import RunError, RunStopped
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.report.findings import audit_lines
@@ -224,6 +225,8 @@ def _summary(info: StageInfo) -> str:
     keys = ["reward", "gold", "kl", "length", "groups"]
     if "reward" not in seen:
         keys = ["loss", "accuracy", *keys]
+    if info.algorithm == EVAL:
+        keys = list(seen)
     figures = [f"{k} {seen[k]:.3g}" for k in keys if k in seen]
     kept = info.held_out
     held_out = [f"{k} {kept[k]:.3g}" for k in keys if k in kept]

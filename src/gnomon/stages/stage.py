@@ -55,6 +55,7 @@ class Stage:
 
     Class attributes:
         trains: whether it moves weights, so that training settings mean something.
+        reads_data: whether it has rows of its own, in ``data``.
 
     Attributes:
         settings: its own settings, validated.
@@ -72,6 +73,7 @@ class Stage:
     """
 
     trains: ClassVar[bool] = False
+    reads_data: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe, spec: StageSpec, run: RunFolder, base: Path) -> None:
         self.recipe = recipe

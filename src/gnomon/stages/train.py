@@ -16,6 +16,8 @@ from gnomon.algorithms.registry import Method, find_method
 from gnomon.algorithms.rollouts import ROLLOUT_METRICS
 from gnomon.data.encode import EncodeAs, Encoder
 from gnomon.errors import ConfigError, DataError
+from gnomon.evals.schedule import ScheduledEvals
+from gnomon.evals.subject import LivePolicy
 from gnomon.models.load import LoadedModel, fetch, read_config
 from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate
 from gnomon.models.roles import LoraSettings, Role
@@ -24,6 +26,7 @@ from gnomon.recipe.schema import Kind
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.records import DATA
 from gnomon.stages.environments import build_environment, openings
+from gnomon.stages.evaluate import check_suites, model_places
 from gnomon.stages.names import reward_folder
 from gnomon.stages.roles import RoleBuilder, lora_settings
 from gnomon.stages.sources import LENGTH, context_of, keep_template
@@ -124,8 +127,18 @@ class Train(Stage):
                 "pretraining text is given but would not be used: set settings.pretraining_coef "
                 "above 0, or remove it"
             )
+        if spec.train.evals:
+            self._check_evals()
         if spec.normalise_on and self.algorithm.produces != "reward_model":
             raise ConfigError(f"normalise_on is for reward models, and this is {spec.algorithm}")
+
+    def _check_evals(self) -> None:
+        if self.algorithm.produces != "policy":
+            raise ConfigError(
+                f"train.evals measure a policy, and {self.spec.algorithm} trains a "
+                f"{self.algorithm.produces.replace('_', ' ')}: remove them"
+            )
+        check_suites(self.spec.train.evals, self.base)
 
     def _check_rollout(self) -> None:
         """Check that the method can learn from what is sampled ahead; refuse unused settings."""
@@ -269,7 +282,29 @@ class Train(Stage):
             self.spec.train, learner.bench.iterations, self.learning_rate(parameters), self.seed
         )
         self.run.update_manifest(optimizer={self.spec.name: options.optimizer()})
-        return Loop(learner, options, self.folder.path, progress, sinks, self.stop)
+        loop = Loop(learner, options, self.folder.path, progress, sinks, self.stop)
+        if self.spec.train.evals:
+            loop.watchers.append(self._scheduled(learner, options.iterations, progress))
+        return loop
+
+    def _scheduled(self, learner: Learner, iterations: int, progress: Progress) -> ScheduledEvals:
+        """What measures the policy on the way."""
+        policy = learner.algorithm.roles["policy"]
+        live = LivePolicy(
+            self.name,
+            policy,
+            template=self.recipe.template,
+            siblings=model_places(self.recipe, self.run),
+        )
+        return ScheduledEvals(
+            self.spec.train.evals,
+            live,
+            self.run.path,
+            self.base,
+            iterations=iterations,
+            tell=progress.note,
+            watch=self.watched(progress, "evals"),
+        )
 
     def _sinks(self, resume: bool) -> Sequence[Sink]:
         """Further places that metrics are sent to."""

@@ -38,6 +38,11 @@ LOOP_METRICS = (
 """What every training stage logs."""
 
 
+Watcher = Callable[[int, int], Mapping[str, float]]
+"""Called before an iteration, and after the last, with its number and the optimizer's step; what it
+gives is logged. What it raises stops the run as a stop during sampling does."""
+
+
 class Loop:
     """Runs an algorithm in a stage's folder.
 
@@ -49,6 +54,9 @@ class Loop:
         sinks: further places metrics are sent to.
         stop: asked between iterations whether to stop.
         strategy: where the work is done.
+
+    Attributes:
+        watchers: look at the policy now and then; see :data:`Watcher`.
     """
 
     def __init__(
@@ -81,6 +89,7 @@ class Loop:
         self.metrics = MetricsStore(folder / "metrics.parquet")
         self.samples = SampleStore(folder / "samples.parquet")
         self.idle = IdleWatch(learner.algorithm, options.iterations, progress.note)
+        self.watchers: list[Watcher] = []
         self.step = 0
         self.evaluated = False
         self.evals: Fingerprints | None = None
@@ -154,6 +163,7 @@ class Loop:
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
         every = self.options.eval_every
         evaluation = self._evaluate() if every and iteration % every == 0 else {}
+        evaluation |= self._watched(iteration)
         lr = lr_at(
             iteration,
             self.options.iterations,
@@ -298,6 +308,15 @@ class Loop:
         self.learner.train_mode(False)
         return dict(self.learner.evaluate().metrics)
 
+    def _watched(self, iteration: int) -> dict[str, float]:
+        """What the watchers find; they draw no random numbers that training would have drawn."""
+        found: dict[str, float] = {}
+        with torch.random.fork_rng():
+            for watcher in self.watchers:
+                self.learner.train_mode(False)
+                found |= watcher(iteration, self.step)
+        return found
+
     def _final_evaluation(self, iteration: int) -> None:
         """Evaluate and keep the results; the rows only once, even if their file was lost."""
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
@@ -306,9 +325,10 @@ class Loop:
         Evals(dict(evaluation.details)).write(self.folder / EVALS)
         if self.evaluated:
             return
-        if evaluation.metrics:
+        metrics = {**evaluation.metrics, **self._watched(iteration)}
+        if metrics:
             place = {"step": self.step, "iteration": iteration, "final": 1}
-            self.metrics.append({**place, **evaluation.metrics})
+            self.metrics.append({**place, **metrics})
         self._keep_samples(evaluation.samples)
         self.evaluated = True
 
