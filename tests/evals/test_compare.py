@@ -1,0 +1,82 @@
+"""Two results side by side: paired by item where the items are the same, else Newcombe's."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evals_world import Speaker, write
+
+from gnomon.errors import ConfigError
+from gnomon.evals.compare import as_json, compare, detectable
+from gnomon.evals.evaluate import evaluate
+from gnomon.evals.table import make_suite
+from gnomon.stats.intervals import Interval
+from gnomon.stats.prompts import independent_difference
+
+
+def measured(folder: Path, model: str, right: Any, data: str = "q.jsonl", **options: Any) -> Path:
+    speaker = Speaker(lambda text: text if right(int(text)) else "wrong", model)
+    suite = make_suite("questions", {"data": data, "judge": "exact", **options}, folder)
+    out = folder / model
+    evaluate(suite, speaker, out)
+    return out
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path / "q.jsonl", [{"prompt": str(i), "answer": str(i)} for i in range(60)])
+    return tmp_path
+
+
+def test_the_same_items_are_paired(folder: Path) -> None:
+    before = measured(folder, "before", lambda i: i % 2 == 0)
+    after = measured(folder, "after", lambda i: i % 2 == 0 or i < 20)
+    (change,) = compare(before, after)
+    accuracy = change.scores[0]
+    assert (accuracy.name, accuracy.paired) == ("accuracy", True)
+    assert accuracy.change.value == pytest.approx(10 / 60)
+    assert accuracy.shown
+    apart = independent_difference(accuracy.after, accuracy.before)
+    assert apart.high - apart.low > accuracy.change.high - accuracy.change.low
+    finished = next(s for s in change.scores if s.name == "finished")
+    assert not finished.paired
+    plain = as_json([change])[0]
+    assert plain["scores"]["accuracy"]["paired"] is True
+
+
+def test_other_items_are_not_paired_and_other_settings_are_said(folder: Path) -> None:
+    write(folder / "q2.jsonl", [{"prompt": str(i), "answer": str(i)} for i in range(100, 130)])
+    before = measured(folder, "before", lambda i: i % 2 == 0, name="mine")
+    after = measured(folder, "after", lambda i: True, "q2.jsonl", name="mine", temperature=1)
+    (change,) = compare(before, after)
+    assert not change.scores[0].paired
+    assert change.scores[0].change == independent_difference(
+        change.scores[0].after, change.scores[0].before
+    )
+    said = " ".join(change.notes)
+    assert "asked different items" in said
+    assert "temperature 0.0, then 1.0" in said
+
+
+def test_what_cannot_be_compared_is_said(folder: Path) -> None:
+    before = measured(folder, "before", lambda i: True)
+    other = measured(folder, "other", lambda i: True, name="another")
+    with pytest.raises(ConfigError, match=r"no suite in common: .*questions/q; .*another"):
+        compare(before, other)
+    with pytest.raises(ConfigError, match="no results; gnomon eval"):
+        compare(before, folder / "nothing")
+    measured(folder, "second", lambda i: True)
+    (folder / "second" / "evals" / "second").rename(folder / "before" / "evals" / "second")
+    with pytest.raises(ConfigError, match="has results of before, second: name one"):
+        compare(before, before)
+    assert compare(before / "evals" / "before", before / "evals" / "second")
+
+
+def test_the_smallest_change_that_would_show_is_that_of_a_z_test() -> None:
+    error = 0.05
+    figure = Interval(0.0, -1.959964 * error, 1.959964 * error)
+    assert detectable(figure) == pytest.approx((1.959964 + 0.841621) * error, rel=1e-4)
+    assert math.isnan(detectable(Interval(0.0)))

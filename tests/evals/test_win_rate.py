@@ -1,0 +1,203 @@
+"""Win rates: both orders, judges that look at the place, stored verdicts, files that are off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evals_world import Orderly, Speaker, write
+
+from gnomon.errors import ConfigError, DataError, RunError
+from gnomon.evals.evaluate import evaluate, result_file
+from gnomon.evals.pairs import orders, text_pair, verdicts
+from gnomon.evals.subject import Stored
+from gnomon.evals.table import make_suite
+from gnomon.records import Message, Prompt
+from gnomon.runs.evals import Calibration, EvalResult
+
+PROMPT = Prompt("p", (Message("user", "q"),))
+LONGER = "def judge(samples):\n    return [float(len(s.text)) for s in samples]\n"
+FIRST = """
+from gnomon.records import Comparison, Judgement
+
+class Judge:
+    def judge(self, groups):
+        return [Judgement("first", comparisons=(Comparison(0, 1),)) for _ in groups]
+"""
+
+
+def test_both_orders_are_asked_and_averaged() -> None:
+    pairs = [text_pair(PROMPT, own, other) for own, other in (("aa", "b"), ("a", "bb"), ("x", "y"))]
+    honest = Orderly(lambda one, two: 0.5 if len(one) == len(two) else float(len(one) > len(two)))
+    assert [v.win for v in verdicts(honest, pairs)] == [1.0, 0.0, 0.5]
+    always_a = verdicts(Orderly(lambda one, two: 1.0), pairs)
+    assert [(v.own_first, v.own_second, v.win) for v in always_a] == [(1.0, 0.0, 0.5)] * 3
+
+
+def test_a_judge_that_looks_at_the_place_is_called_that() -> None:
+    seen = orders([(1.0, 0.0)] * 10, list(range(10)))
+    assert seen is not None
+    assert (seen.flips.value, seen.first.value) == (1.0, 1.0)
+    assert "shown first is better in 100%" in str(seen.warning())
+    fair = orders([(1.0, 1.0), (0.0, 0.0)] * 5, list(range(10)))
+    assert fair is not None
+    assert fair.warning() is None
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "longer.py").write_text(LONGER)
+    (tmp_path / "first.py").write_text(FIRST)
+    rows = [{"prompt": f"q{i}", "output": "x" * (i + 1), "category": "ab"[i % 2]} for i in range(8)]
+    write(tmp_path / "prompts.jsonl", rows)
+    return tmp_path
+
+
+def measure(folder: Path, subject: Any, **options: Any) -> EvalResult:
+    return evaluate(make_suite("win_rate", options, folder), subject, folder)
+
+
+def test_fresh_answers_against_those_of_the_file(folder: Path) -> None:
+    result = measure(
+        folder, Speaker(lambda text: "x" * 4), data="prompts.jsonl", judge="longer.py:judge"
+    )
+    assert result.scores["win_rate"].value == pytest.approx((3 + 0.5) / 8)
+    assert result.scores["ties"].value == pytest.approx(1 / 8)
+    assert result.by_category["a"]["win_rate"].n == 4
+    assert (result.judge, result.against) == ("judge", "the file's own answers")
+    assert any("no calibration" in note for note in result.notes)
+    assert "flips" not in result.scores  # a judge of single answers has no order
+    rows = [json.loads(line) for line in
+            result_file(folder, "speaker", result.suite).with_suffix(".jsonl").open()]  # fmt: skip
+    assert rows[0]["own"] == "xxxx"
+    assert rows[0]["other"] == "x"
+
+
+def test_a_judge_that_always_says_a_comes_out_at_a_half_with_a_warning(folder: Path) -> None:
+    result = measure(
+        folder, Speaker(lambda text: "x" * 4), data="prompts.jsonl", judge="first.py:Judge"
+    )
+    assert result.scores["win_rate"].value == 0.5
+    assert result.scores["flips"].value == 1.0
+    assert any("the answer shown first is better in 100%" in note for note in result.notes)
+
+
+def test_the_calibration_of_this_very_judge_is_named(folder: Path) -> None:
+    speaker, options = Speaker(lambda text: "x"), {"data": "prompts.jsonl"}
+    first = measure(folder, speaker, judge="longer.py:judge", **options)
+    for version, name in ((first.judge_version, "right"), ("another", "wrong")):
+        Calibration(judge=first.judge, version=version, labels=80).write(
+            _made(folder / "calibrations") / f"{name}.json"
+        )
+    suite = make_suite("win_rate", {**options, "judge": "longer.py:judge"}, folder)
+    again = evaluate(suite, speaker, folder, again=True)
+    assert again.calibration == "calibrations/right.json"
+    assert not any("no calibration" in note for note in again.notes)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def test_answers_of_another_model_from_a_file(folder: Path) -> None:
+    rows = [{"instruction": f"q{i}", "output": "x" * 3, "generator": "rival"} for i in range(8)]
+    write(folder / "rival.jsonl", rows[:6])
+    result = measure(
+        folder,
+        Speaker(lambda text: "x" * 4),
+        data="prompts.jsonl",
+        judge="longer.py:judge",
+        against="rival.jsonl",
+    )
+    assert (result.against, result.n, result.errors) == ("rival", 6, 2)
+    assert result.scores["win_rate"].value == 1.0
+    assert "holds no answer to prompt" in result.notes[-1] or "holds no answer" in str(result.notes)
+    write(folder / "stranger.jsonl", [{"instruction": "other", "output": "x"}])
+    with pytest.raises(RunError, match=r"stranger.jsonl holds no answer to prompt"):
+        measure(
+            folder,
+            Speaker(lambda text: "x"),
+            data="prompts.jsonl",
+            judge="longer.py:judge",
+            against="stranger.jsonl",
+        )
+
+
+def judged_rows(model: str, n: int = 40, **more: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "instruction": f"do {i}",
+            "output_1": "b" * (50 + i),
+            "output_2": model[0] * (40 + 2 * i),
+            "generator_1": "base",
+            "generator_2": model,
+            "preference": 1.0 + (i % 3 == 0) * 0.9,
+            **more,
+        }
+        for i in range(n)
+    ]
+
+
+def test_stored_verdicts_need_no_judge(folder: Path) -> None:
+    write(folder / "one.jsonl", judged_rows("one"))
+    write(folder / "two.jsonl", judged_rows("two"))
+    result = measure(folder, Stored(folder / "one.jsonl"), others=["two.jsonl"])
+    assert (result.model, result.against, result.n) == ("one", "base", 40)
+    assert result.scores["win_rate"].value == pytest.approx(0.9 * 14 / 40)
+    assert any("estimated from 2 models" in note for note in result.notes)
+    alone = measure(folder, Stored(folder / "one.jsonl"))
+    assert any("without a term for the instructions' difficulty" in n for n in alone.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"preference": 3}, r"bad.jsonl, row 1: 'preference' must be from 1"),
+        ({"preference": "x"}, r"row 1: 'preference' must be from 1"),
+        ({"output_2": 5}, r"row 1: 'output_2' must be a text, not 5"),
+        ({"instruction": ""}, r"row 1: 'instruction' must be a text that is not empty"),
+    ],
+)
+def test_verdicts_that_are_off_name_file_and_row(folder: Path, change: Any, said: str) -> None:
+    rows = judged_rows("one")
+    rows[0] |= change
+    write(folder / "bad.jsonl", rows)
+    with pytest.raises(DataError, match=said):
+        measure(folder, Stored(folder / "bad.jsonl", "one"))
+
+
+def test_verdicts_of_two_models_or_other_items_are_refused(folder: Path) -> None:
+    write(folder / "mixed.jsonl", judged_rows("one") + judged_rows("two"))
+    with pytest.raises(DataError, match="generator_2 has 2 names"):
+        measure(folder, Stored(folder / "mixed.jsonl", "one"))
+    write(folder / "one.jsonl", judged_rows("one"))
+    other = [{**row, "instruction": f"else {i}"} for i, row in enumerate(judged_rows("two"))]
+    write(folder / "two.jsonl", other)
+    with pytest.raises(DataError, match="none of its 40 instructions is among the 40"):
+        measure(folder, Stored(folder / "one.jsonl"), others=["two.jsonl"])
+    write(folder / "two.jsonl", judged_rows("two", output_1="another"))
+    with pytest.raises(DataError, match="its baseline answers differ"):
+        measure(folder, Stored(folder / "one.jsonl"), others=["two.jsonl"])
+
+
+def test_a_file_of_prompts_needs_a_judge_and_answers(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a judge"):
+        make_suite("win_rate", {"data": "prompts.jsonl"}, folder)
+    write(folder / "bare.jsonl", [{"prompt": "q"}])
+    with pytest.raises(DataError, match=r"bare.jsonl, row 1: it needs 'output' or 'reference'"):
+        measure(folder, Speaker(lambda t: "x"), data="bare.jsonl", judge="longer.py:judge")
+    with pytest.raises(ConfigError, match="needs a file of prompts"):
+        measure(folder, Speaker(lambda t: "x"), judge="longer.py:judge")
+
+
+def test_alpaca_evals_files_give_its_win_rate(shared_data: Path, tmp_path: Path) -> None:
+    files = shared_data / "alpaca_eval"
+    others = [str(files / f"{m}.jsonl.gz") for m in ("claude-2.1", "vicuna-7b-v1.5", "NullModel")]
+    suite = make_suite("win_rate", {"others": others}, tmp_path)
+    result = evaluate(suite, Stored(files / "gemma-7b-it.jsonl.gz"), tmp_path)
+    assert (result.model, result.against, result.n) == ("gemma-7b-it", "gpt4_1106_preview", 805)
+    assert 100 * result.scores["win_rate"].value == pytest.approx(6.94, abs=0.1)
+    assert 100 * result.scores["length_controlled"].value == pytest.approx(10.43, abs=2.0)
