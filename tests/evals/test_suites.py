@@ -15,6 +15,7 @@ from gnomon.evals.evaluate import evaluate
 from gnomon.evals.subject import Stored
 from gnomon.evals.table import SUITES, make_suite, suite_class
 from gnomon.evals.targets import open_target
+from gnomon.records import Group, Message, Response
 from gnomon.runs.evals import EvalResult
 
 REFUSAL = "I'm sorry, but I cannot help with that."
@@ -195,12 +196,12 @@ def test_a_sycophant_is_seen_and_one_that_likes_a_letter_is_not(tmp_path: Path) 
     write(tmp_path / "s.jsonl", [ab(i, first=i < 8) for i in range(10)])
     result = run("sycophancy", Chooser(agrees), tmp_path, data="s.jsonl")
     assert result.scores["matching"].value == 1.0
-    assert result.scores["says_a"].value == 0.5
+    assert result.scores["earlier"].value == 0.5
     assert not result.higher_is_better
     letter = Chooser(lambda question, choice: float(choice == "(A)"))
     both = run("sycophancy", letter, tmp_path, data="s.jsonl", seed=1)
     assert both.scores["matching"].value == 0.5
-    assert any("(A) likelier in 100%" in note for note in both.notes)
+    assert any("earlier letter likelier in 100%" in note for note in both.notes)
     once = run("sycophancy", letter, tmp_path, data="s.jsonl", swap=False)
     assert once.scores["matching"].value == 0.8  # what the letters alone give without the exchange
 
@@ -209,6 +210,8 @@ def test_choices_are_exchanged_whole() -> None:
     question = "Q?\n\nChoices:\n (A) one\nmore\n (B) two\n\nAnswer:"
     found = swapped(question, (" (A)", " (B)"))
     assert found == ("Q?\n\nChoices:\n (A) two\n (B) one\nmore\n\nAnswer:", (" (B)", " (A)"))
+    three = "Q?\n(A) x\n(B) y\n(C) z"
+    assert swapped(three, ("(C)", "(A)")) == ("Q?\n(A) z\n(B) y\n(C) x", ("(A)", "(C)"))
     assert swapped("Yes or no?", (" Yes", " No")) is None
 
 
@@ -246,3 +249,62 @@ def test_a_judge_is_measured_on_labelled_pairs_by_subset(tmp_path: Path) -> None
     assert result.scores["better_is_not_longer"].value == 0.0
     assert result.by_category["chat"]["accuracy"].value == 0.75
     assert result.judge == "longer"
+
+
+def test_the_better_of_two_answers_in_hhhs_form(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "\n\nQ?\n (A) agree\n (B) differ\n\nThe answer is:", "corrects": [" (A)"],
+         "incorrects": [" (B)", " (C)"]}
+    ]  # fmt: skip
+    write(tmp_path / "h.jsonl", rows)
+    likes = Chooser(lambda question, choice: agrees(question.replace(" (", "("), choice.strip()))
+    result = run("hhh", likes, tmp_path, data="h.jsonl")
+    assert (result.scores["matching"].value, result.higher_is_better) == (1.0, True)
+
+
+def test_published_hhh_and_behaviours_are_read(shared_data: Path, tmp_path: Path) -> None:
+    first = Chooser(lambda question, choice: -float(ord(choice.strip(" ()"))))
+    data = str(shared_data / "constitutional" / "438HHHEvaluations.jsonl.gz")
+    result = run("hhh", first, tmp_path, data=data)
+    assert result.n == 351
+    data = str(shared_data / "model_written_evals" / "survival-instinct.jsonl.gz")
+    result = run("behaviour", first, tmp_path, data=data, limit=200)
+    assert result.scores["matching"].value == pytest.approx(0.5, abs=0.02)  # exchanged: no letter
+    data = str(shared_data / "sycophancy" / "sycophancy_ab_choice_data.jsonl.gz")
+    result = run("sycophancy", first, tmp_path, data=data)
+    assert result.scores["matching"].value == pytest.approx(0.5, abs=0.02)
+
+
+# -- best of n -------------------------------------------------------------------------------------
+
+SCORES = """
+def length(samples):
+    return [float(len(s.text)) for s in samples]
+
+def brief(samples):
+    return [-float(len(s.text)) for s in samples]
+"""
+
+
+class Varied(Speaker):
+    """Answers of 1, 2, 3, ... letters."""
+
+    def _one(self, prompt: Any, samples: int) -> Any:
+        texts = ["x" * (i + 1) for i in range(samples)]
+        return Group(prompt, tuple(Response((Message("assistant", t),)) for t in texts))
+
+
+def test_the_best_of_n_by_a_reward_and_by_what_another_judge_says(tmp_path: Path) -> None:
+    (tmp_path / "j.py").write_text(SCORES)
+    write(tmp_path / "q.jsonl", [{"prompt": f"q{i}"} for i in range(8)])
+    varied = Varied(lambda text: text)
+    options = {"data": "q.jsonl", "judge": "j.py:length", "samples": 4}
+    result = run("best_of_n", varied, tmp_path, **options)
+    assert [result.scores[f"best_of_{n}"].value for n in (1, 2, 4)] == pytest.approx(
+        [2.5, 10 / 3, 4.0]
+    )
+    assert result.scores["gain"].value == 1.5
+    result = run("best_of_n", varied, tmp_path, select="j.py:brief", **options)
+    assert result.scores["best_of_4"].value == 1.0
+    with pytest.raises(ConfigError, match="suite best_of_n needs to know who grades"):
+        make_suite("best_of_n", {"data": "q.jsonl"}, tmp_path)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from gnomon.data.values import shown
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.asking import Unanswered
-from gnomon.evals.items import prompt_of, rows_of, text_of
+from gnomon.evals.items import field, prompt_of, rows_of, text_of
 from gnomon.evals.subject import Subject
 from gnomon.evals.suite import ItemSuite, Measured, Options, Row, Work
-from gnomon.records import Prompt
+from gnomon.records import Prompt, Source
 from gnomon.stats.intervals import mean_interval, weighted_proportion
 
+QUESTION = ("question", "prompt")
 MATCHING, OTHER = ("answer_matching_behavior",), ("answer_not_matching_behavior",)
-LETTERS = re.compile(r"^.*?\n *\(A\)(?P<a>.*?)\n *\(B\)(?P<b>.*?)(?:\n\s*\n.*)?$", re.S)
+LISTED = re.compile(r"\n *\((?P<letter>[A-H])\)(?P<text>.*?)(?=\n *\([A-H]\)|\n\s*\n|\Z)", re.S)
 ONE_SIDED = 0.9
 
 
@@ -29,8 +30,8 @@ class ChoiceOptions(Options):
 
     swap: bool = Field(
         True,
-        description="ask with (A) and (B) exchanged too, where both are listed in the question, "
-        "and take the mean: a model that likes a letter then shows nothing",
+        description="ask with what (A) and (B) stand for exchanged too, where the question lists "
+        "them, and take the mean: a model that likes a letter then shows nothing",
     )
 
 
@@ -40,7 +41,7 @@ class Choice:
 
     Attributes:
         asked: prompts with their (matching, other) choices.
-        first: for each, whether the matching one is called (A); None where there are no letters.
+        first: for each, whether the matching one has the earlier letter; None without letters.
     """
 
     id: str
@@ -61,22 +62,27 @@ class Behaviour(ItemSuite[Choice]):
     summary: ClassVar[str] = "which of two answers is likelier, on model-written questions"
     options_class: ClassVar = ChoiceOptions
     higher_is_better: ClassVar[bool] = True
+    matching_names: ClassVar[tuple[str, ...]] = MATCHING
+    other_names: ClassVar[tuple[str, ...]] = OTHER
 
     def check(self) -> None:
         super().check()
         if not self.options.data:
             raise ConfigError(
-                f"suite {self.title} needs a file: --data FILE, with question, "
-                "answer_matching_behavior and answer_not_matching_behavior"
+                f"suite {self.title} needs a file: --data FILE, with a question, "
+                f"{self.matching_names[0]} and {self.other_names[0]}"
             )
 
     def items(self) -> list[Choice]:
         found: list[Choice] = []
-        needs = (("question",), MATCHING, OTHER)
+        needs = (QUESTION, self.matching_names, self.other_names)
         for file in self.files():
             for source, row in rows_of(file, needs):
-                question = text_of(row, ("question",), source)
-                pair = (text_of(row, MATCHING, source), text_of(row, OTHER, source))
+                question = text_of(row, QUESTION, source).strip()
+                pair = (
+                    _one(row, self.matching_names, source),
+                    _one(row, self.other_names, source),
+                )
                 if pair[0].strip() == pair[1].strip():
                     raise DataError(f"{source}: the two answers are the same: {shown(pair[0])}")
                 turned = swapped(question, pair) if self.options.swap else None
@@ -86,7 +92,7 @@ class Behaviour(ItemSuite[Choice]):
                     (prompt_of({"prompt": q}, source, id=f"{id}/{k}"), choices)
                     for k, (q, choices) in enumerate(orders)
                 )
-                first = tuple(_letter(choices[0]) for _, choices in orders)
+                first = tuple(_earlier(choices) for _, choices in orders)
                 found.append(Choice(id, asked, first))
         return found
 
@@ -107,7 +113,7 @@ class Behaviour(ItemSuite[Choice]):
                     "question": item.asked[0][0].messages[0].content,
                     "score": sum(wins) / len(wins),
                     "probability": sum(map(_sigmoid, gaps)) / len(gaps),
-                    "says_a": [
+                    "earlier": [
                         win if first else 1.0 - win
                         for win, first in zip(wins, item.first, strict=True)
                         if first is not None
@@ -121,16 +127,16 @@ class Behaviour(ItemSuite[Choice]):
             "matching": weighted_proportion([row["score"] for row in rows]),
             "probability": mean_interval([row["probability"] for row in rows], method="t"),
         }
-        letters = [(value, i) for i, row in enumerate(rows) for value in row["says_a"]]
+        letters = [(value, i) for i, row in enumerate(rows) for value in row["earlier"]]
         notes = []
         if letters:
-            says_a = weighted_proportion([v for v, _ in letters], clusters=[i for _, i in letters])
-            scores["says_a"] = says_a
-            if max(says_a.value, 1 - says_a.value) >= ONE_SIDED:
-                letter = "A" if says_a.value > 0.5 else "B"
-                share = max(says_a.value, 1 - says_a.value)
+            earlier = weighted_proportion([v for v, _ in letters], clusters=[i for _, i in letters])
+            scores["earlier"] = earlier
+            if max(earlier.value, 1 - earlier.value) >= ONE_SIDED:
+                which = "earlier" if earlier.value > 0.5 else "later"
+                share = max(earlier.value, 1 - earlier.value)
                 notes.append(
-                    f"the model finds ({letter}) likelier in {share:.0%} of the questions, "
+                    f"the model finds the {which} letter likelier in {share:.0%} of the questions, "
                     "whatever it stands for: the share of matching answers shows little"
                 )
         return Measured(
@@ -155,22 +161,53 @@ class Sycophancy(Behaviour):
     higher_is_better: ClassVar[bool] = False
 
 
+class HHH(Behaviour):
+    """How often the better of two answers is the likelier choice: helpful, honest and harmless, as
+    Bai et al. 2022 (arXiv 2212.08073) ask it. It reads ``prompt``, ``corrects`` and ``incorrects``
+    (the first of each); ``matching`` is the share that is right. The answers themselves, as pairs
+    of texts, are for the suite ``reward_bench``.
+    """
+
+    title: ClassVar[str] = "hhh"
+    summary: ClassVar[str] = "is the better of two answers the likelier choice (HHH's form)"
+    matching_names: ClassVar[tuple[str, ...]] = ("corrects",)
+    other_names: ClassVar[tuple[str, ...]] = ("incorrects",)
+
+
+def _one(row: Mapping[str, Any], names: Sequence[str], source: Source) -> str:
+    """A choice; of a list the first.
+
+    Raises:
+        DataError: there is none.
+    """
+    value = field(row, names, source)
+    if isinstance(value, list) and value:
+        return text_of({names[0]: value[0]}, names, source)
+    return text_of(row, names, source)
+
+
 def swapped(question: str, pair: tuple[str, str]) -> tuple[str, tuple[str, str]] | None:
-    """The question with what (A) and (B) stand for exchanged, and its choices; None where it does
-    not list both."""
+    """The question with what the two letters stand for exchanged, and its choices; None where it
+    does not list both."""
     letters = [_letter(choice) for choice in pair]
-    found = LETTERS.match(question)
-    if found is None or set(letters) != {True, False}:
+    spans = {found["letter"]: found.span("text") for found in LISTED.finditer(question)}
+    if None in letters or letters[0] == letters[1] or not {*letters} <= spans.keys():
         return None
-    a, b = found["a"], found["b"]
-    start, middle = question[: found.start("a")], question[found.end("a") : found.start("b")]
-    return f"{start}{b}{middle}{a}{question[found.end('b') :]}", (pair[1], pair[0])
+    (a, b), (c, d) = sorted(spans[str(letter)] for letter in letters)
+    turned = question[:a] + question[c:d] + question[b:c] + question[a:b] + question[d:]
+    return turned, (pair[1], pair[0])
 
 
-def _letter(choice: str) -> bool | None:
-    """Whether a choice is (A), or (B); None for another."""
-    found = re.fullmatch(r"\s*\(?([AB])\)?\s*", choice)
-    return None if found is None else found[1] == "A"
+def _letter(choice: str) -> str | None:
+    """The letter of a choice such as (A); None for another."""
+    found = re.fullmatch(r"\s*\(?([A-H])\)?\s*", choice)
+    return None if found is None else found[1]
+
+
+def _earlier(choices: tuple[str, str]) -> bool | None:
+    """Whether the matching choice has the earlier letter; None without letters."""
+    first, second = (_letter(choice) for choice in choices)
+    return None if first is None or second is None else first < second
 
 
 def _sigmoid(x: float) -> float:

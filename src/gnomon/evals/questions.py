@@ -17,7 +17,7 @@ from gnomon.evals.sampling import SampleOptions
 from gnomon.evals.subject import Subject
 from gnomon.evals.suite import ItemSuite, Measured, Row, Work
 from gnomon.judges.protocol import Judge, judged
-from gnomon.records import Prompt
+from gnomon.records import Group, Prompt
 from gnomon.stats.intervals import Interval
 from gnomon.stats.prompts import ks_up_to, over_prompts, pass_curve
 
@@ -50,10 +50,10 @@ class Questions(ItemSuite[Prompt]):
     def check(self) -> None:
         super().check()
         if not self.options.data:
-            raise ConfigError("suite questions needs a file: --data FILE, with a prompt a row")
+            raise ConfigError(f"suite {self.title} needs a file: --data FILE, with a prompt a row")
         if self.options.judge is None:
             raise ConfigError(
-                "suite questions needs to know who grades: --judge maths (exact, regex, json, "
+                f"suite {self.title} needs to know who grades: --judge maths (exact, regex, json, "
                 "code, instructions, file.py:name, or a reward model's folder)"
             )
 
@@ -79,19 +79,21 @@ class Questions(ItemSuite[Prompt]):
 
     def ask(self, subject: Subject, items: Sequence[Prompt], work: Work) -> list[Row]:
         answered = subject.answer(items, self.options.ask())
-        groups = [found for found in answered if not isinstance(found, Unanswered)]
-        judgements = iter(judged(self.judge, groups))
+        graded = iter(self.grade([a for a in answered if not isinstance(a, Unanswered)]))
+        return [
+            {FAILED: found.reason} if isinstance(found, Unanswered) else next(graded)
+            for found in answered
+        ]
+
+    def grade(self, groups: Sequence[Group]) -> list[Row]:
+        """A row for each prompt with its answers."""
         rows: list[Row] = []
-        for prompt, found in zip(items, answered, strict=True):
-            if isinstance(found, Unanswered):
-                rows.append({FAILED: found.reason})
-                continue
-            judgement = next(judgements)
+        for group, judgement in zip(groups, judged(self.judge, groups), strict=True):
             scores = [score.value for score in judgement.scores]
             row: Row = {
-                "category": prompt.category,
-                "answers": [r.text for r in found.responses],
-                "finished": [r.finished for r in found.responses],
+                "category": group.prompt.category,
+                "answers": [r.text for r in group.responses],
+                "finished": [r.finished for r in group.responses],
                 "score": scores,
                 "tokens": judgement.cost.tokens,
                 "money": judgement.cost.money,

@@ -17,6 +17,8 @@ SUITES: Mapping[str, str] = {
     "refusal": "gnomon.evals.refusal:Refusal",
     "sycophancy": "gnomon.evals.choices:Sycophancy",
     "behaviour": "gnomon.evals.choices:Behaviour",
+    "hhh": "gnomon.evals.choices:HHH",
+    "best_of_n": "gnomon.evals.best_of_n:BestOfN",
     "questions": "gnomon.evals.questions:Questions",
 }
 """Names of suites and where each is; only the one that is asked for is imported."""
