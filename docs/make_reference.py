@@ -23,6 +23,7 @@ from gnomon.algorithms.collect_settings import (
     CollectSettings,
     LabellerSpec,
 )
+from gnomon.algorithms.eval_settings import EVAL, EVAL_SUMMARY, EvalSettings
 from gnomon.algorithms.registry import METHODS, Method
 from gnomon.recipe import schema
 from gnomon.recipe.reference import default_of, type_of
@@ -34,6 +35,8 @@ TITLES: dict[type[BaseModel], str] = {
     schema.StageSpec: "A stage",
     schema.DataSpec: "A data source",
     schema.TrainSpec: "`train`",
+    schema.EvalSpec: "A suite",
+    schema.ScheduledEvalSpec: "A suite on a schedule",
     schema.RolloutSpec: "`rollout`",
     schema.RewardSpec: "A reward",
     schema.EnvironmentSpec: "`environment`",
@@ -44,6 +47,8 @@ NAMES: dict[type[BaseModel], str] = {
     schema.StageSpec: "[stage](#a-stage)",
     schema.DataSpec: "[data source](#a-data-source)",
     schema.TrainSpec: "[train](#train)",
+    schema.EvalSpec: "[suite](#a-suite)",
+    schema.ScheduledEvalSpec: "[suite on a schedule](#a-suite-on-a-schedule)",
     schema.RolloutSpec: "[rollout](#rollout)",
     schema.RewardSpec: "[reward](#a-reward)",
     schema.EnvironmentSpec: "[environment](#environment)",
@@ -59,7 +64,7 @@ MEANINGS = {
     "Recipe.stages": "run in this order",
     "Recipe.compare": "sample every policy on the same prompts at the end",
     "StageSpec.name": "later stages refer to it; overrides begin with it",
-    "StageSpec.algorithm": "see [the algorithms](#the-algorithms), or `collect`",
+    "StageSpec.algorithm": "see [the algorithms](#the-algorithms), `collect` or `eval`",
     "StageSpec.data": "what to train on (or, for `collect`, to sample on)",
     "StageSpec.eval_data": "held-out rows; give these or `holdout`",
     "StageSpec.lora": "null trains all weights; `{}` trains adapters with the defaults",
@@ -121,6 +126,9 @@ def settings_reference() -> str:
     about = "Needs prompts. It writes preference data for a later stage (`data: stage:NAME`)."
     title = f"### `{COLLECT}`: {COLLECT_SUMMARY}"
     parts.append(_section(CollectSettings, title, about=about))
+    about = "Needs no data of its own: its suites name their files. Later stages start from the "
+    about += "policy that it measured. See [evals.md](evals.md)."
+    parts.append(_section(EvalSettings, f"### `{EVAL}`: {EVAL_SUMMARY}", about=about))
     about = "A simulated labeller of the built-in world; see [tunnel.md](tunnel.md)."
     parts.append(_section(LabellerSpec, "### A labeller", about=about))
     return "\n".join(parts)

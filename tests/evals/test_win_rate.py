@@ -16,6 +16,7 @@ from gnomon.evals.subject import Stored
 from gnomon.evals.table import make_suite
 from gnomon.records import Message, Prompt
 from gnomon.runs.evals import Calibration, EvalResult
+from judge_server import JudgeServer, prefers
 
 PROMPT = Prompt("p", (Message("user", "q"),))
 LONGER = "def judge(samples):\n    return [float(len(s.text)) for s in samples]\n"
@@ -82,6 +83,21 @@ def test_a_judge_that_always_says_a_comes_out_at_a_half_with_a_warning(folder: P
     assert result.scores["win_rate"].value == 0.5
     assert result.scores["flips"].value == 1.0
     assert any("the answer shown first is better in 100%" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(("liking", "flips"), [(0.0, 0.0), (400.0, 1.0)])
+def test_an_ai_judge_is_asked_once_in_each_order(folder: Path, liking: float, flips: float) -> None:
+    rule = prefers(lambda text: float(len(text)), first=liking, sharp=10.0)
+    with JudgeServer(rule) as server:
+        judge = {"builtin": "ai", "options": {"model": "m", "url": server.url}}
+        result = measure(
+            folder, Speaker(lambda text: "x" * 20), data="prompts.jsonl", judge=judge, limit=2
+        )
+        assert len(server.asked) == 4
+    assert result.scores["flips"].value == flips
+    assert result.scores["win_rate"].value == pytest.approx(0.5 if flips else 1.0, abs=1e-3)
+    assert result.judge_version.startswith("m prompt=")
+    assert result.tokens > 0
 
 
 def test_the_calibration_of_this_very_judge_is_named(folder: Path) -> None:

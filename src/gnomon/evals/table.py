@@ -17,6 +17,7 @@ SUITES: Mapping[str, str] = {
     "refusal": "gnomon.evals.refusal:Refusal",
     "sycophancy": "gnomon.evals.choices:Sycophancy",
     "behaviour": "gnomon.evals.choices:Behaviour",
+    "mt_bench": "gnomon.evals.mt_bench:MTBench",
     "hhh": "gnomon.evals.choices:HHH",
     "best_of_n": "gnomon.evals.best_of_n:BestOfN",
     "questions": "gnomon.evals.questions:Questions",
