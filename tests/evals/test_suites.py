@@ -44,6 +44,42 @@ def test_a_suite_that_does_not_exist_is_answered_with_the_nearest() -> None:
         make_suite("refusal/xstest", {}, Path())
 
 
+@pytest.mark.parametrize("name", ["../x", "a/../../b", "/etc/x", "a//b", ""])
+def test_a_name_cannot_leave_the_folder(name: str) -> None:
+    with pytest.raises(ConfigError, match="name"):
+        make_suite("refusal", {"name": name, "data": []}, Path())
+    assert make_suite("refusal", {"name": "v1.5/xs-test_2"}, Path()).name == "v1.5/xs-test_2"
+
+
+def test_two_files_of_one_name_are_both_in_the_record(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        write(tmp_path / place / "x.jsonl", [{"prompt": place}])
+    data = ["a/x.jsonl", "b/x.jsonl"]
+    result = run("refusal", Speaker(lambda t: REFUSAL), tmp_path, data=data)
+    assert (len(result.data), result.n) == (2, 2)
+
+
+def test_an_alpaca_rows_input_is_asked_too(tmp_path: Path) -> None:
+    write(tmp_path / "q.jsonl", [{"instruction": "add", "input": "1 2", "answer": "3"}])
+    seen: list[str] = []
+    speaker = Speaker(lambda text: seen.append(text) or "3")  # type: ignore[func-returns-value]
+    run("questions", speaker, tmp_path, data="q.jsonl", judge="exact")
+    assert seen == ["add\n\n1 2"]
+
+
+def test_what_a_model_wrote_is_printable_in_notes(tmp_path: Path) -> None:
+    (tmp_path / "j.py").write_text(
+        "def bad(samples):\n    return [1.0 if 'ok' in s.text else None for s in samples]\n"
+    )
+    write(tmp_path / "q.jsonl", [{"prompt": "ok"}, {"prompt": "\x1b[31mred" + "x" * 2000}])
+    speaker = Speaker(lambda text: text if "ok" in text else None)
+    result = run("questions", speaker, tmp_path, data="q.jsonl", judge="j.py:bad")
+    note = next(note for note in result.notes if "failed" in note)
+    assert "\x1b" not in note
+    assert len(note) < 600
+
+
 def test_a_suite_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from gnomon.evals.suite import Measured, Suite\n"

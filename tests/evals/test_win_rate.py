@@ -199,6 +199,34 @@ def test_verdicts_of_two_models_or_other_items_are_refused(folder: Path) -> None
         measure(folder, Stored(folder / "one.jsonl"), others=["two.jsonl"])
 
 
+def test_verdicts_and_answers_are_never_taken_for_another_models(folder: Path) -> None:
+    write(folder / "one.jsonl", judged_rows("one"))
+    with pytest.raises(ConfigError, match=r"holds verdicts on a model's answers: give it in place"):
+        make_suite("win_rate", {"data": "one.jsonl", "judge": "longer.py:judge"}, folder)
+    rows = [{"prompt": f"q{i}", "output": "x"} for i in range(4)]
+    write(folder / "answers.jsonl", rows)
+    with pytest.raises(ConfigError, match="nothing to compare them with"):
+        measure(folder, Stored(folder / "answers.jsonl"), judge="longer.py:judge")
+    rival = Stored(folder / "answers.jsonl", "rival")
+    result = measure(folder, rival, judge="longer.py:judge", data="prompts.jsonl")
+    assert (result.n, result.errors, result.model) == (4, 4, "rival")
+
+
+def test_another_models_answers_are_asked_for_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rival = Speaker(lambda text: "xx", "rival")
+    monkeypatch.setattr("gnomon.evals.subject.open_subject", lambda source, base: rival)
+    suite = make_suite(
+        "win_rate",
+        {"data": "prompts.jsonl", "judge": "longer.py:judge", "against": "rival"},
+        folder,
+    )
+    for name, text in (("first", "x"), ("second", "xxx")):
+        evaluate(suite, Speaker(lambda _, text=text: text, name), folder)  # type: ignore[misc]
+    assert len(rival.asked) == 8
+
+
 def test_a_file_of_prompts_needs_a_judge_and_answers(folder: Path) -> None:
     with pytest.raises(ConfigError, match="needs a judge"):
         make_suite("win_rate", {"data": "prompts.jsonl"}, folder)

@@ -112,7 +112,8 @@ def run(
                 raise ConfigError(f"{key} is given twice: --{key} and --option {key}=")
             given[key] = value
     suites = [make_suite(name, given, Path()) for name in suite]
-    how = {"device": _device(device), "dtype": dtype, "template": template}
+    stored = model == "judge" or Path(model).is_file()  # without weights: torch is not needed yet
+    how = {"device": "cpu" if stored else _device(device), "dtype": dtype, "template": template}
     target = open_target(model, stage, output, **how)
     results = [_measure(one, target, again, quiet=as_json) for one in suites]
     if as_json:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from gnomon.evals.rows import Rows, key_of, set_aside
 from gnomon.evals.suite import Measured, Suite, Tell, Watch, Work
 from gnomon.runs.evals import EVAL_FOLDER, EvalResult
 from gnomon.runs.records import now
+from gnomon.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from gnomon.evals.subject import Subject
@@ -118,11 +121,11 @@ def _record(suite: Suite, subject: Subject, found: Measured) -> EvalResult:
         suite=suite.name,
         model=subject.name,
         model_sha256=subject.sha256,
-        scores=dict(found.scores),
+        scores=_known(found.scores),
         main=found.main,
         item_score=found.item_score,
         higher_is_better=found.higher_is_better,
-        by_category={name: dict(scores) for name, scores in found.by_category.items()},
+        by_category={name: _known(scores) for name, scores in found.by_category.items()},
         n=found.n,
         errors=found.errors,
         against=found.against,
@@ -135,6 +138,11 @@ def _record(suite: Suite, subject: Subject, found: Measured) -> EvalResult:
         tokens=found.tokens,
         money=found.money,
     )
+
+
+def _known(scores: Mapping[str, Interval]) -> dict[str, Interval | None]:
+    """The scores that something was measured of."""
+    return {name: figure for name, figure in scores.items() if math.isfinite(figure.value)}
 
 
 def _versions() -> dict[str, str]:

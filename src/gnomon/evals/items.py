@@ -101,9 +101,21 @@ def prompt_of(
     if isinstance(messages, list) and messages:
         turns = tuple(_turn(m, source) for m in messages)
     else:
-        turns = (Message("user", text_of(row, (*names, "messages"), source)),)
+        turns = (Message("user", request_of(row, source, (*names, "messages"))),)
     given = id or str(row.get("id") or row.get("uid") or f"{Path(source.file).name}:{source.row}")
     return Prompt(given, turns, source=source, category=category, meta=dict(meta or {}))
+
+
+def request_of(row: Mapping[str, Any], source: Source, names: Sequence[str] = PROMPT) -> str:
+    """The row's prompt as a text; an Alpaca row's ``input`` follows its ``instruction``.
+
+    Raises:
+        DataError: it has none.
+    """
+    text, more = text_of(row, names, source), row.get("input")
+    if "instruction" in row and isinstance(more, str) and more.strip():
+        return f"{text.strip()}\n\n{more.strip()}"
+    return text
 
 
 def _turn(value: Any, source: Source) -> Message:
@@ -123,10 +135,7 @@ def read_answers(file: Path) -> tuple[dict[str, str], str]:
     found: dict[str, str] = {}
     model = ""
     for source, row in rows_of(file, (PROMPT, ANSWER)):
-        prompt = text_of(row, PROMPT, source).strip()
-        extra = row.get("input")
-        if isinstance(extra, str) and extra.strip():
-            prompt = f"{prompt}\n\n{extra.strip()}"
+        prompt = request_of(row, source).strip()
         answer = field(row, ANSWER, source)
         if not isinstance(answer, str):
             raise DataError(f"{source}: the answer must be a text, not {shown(answer)}")

@@ -247,7 +247,8 @@ class MTBench(ItemSuite[TwoTurns]):
         for reply in replies:
             found = RATING.findall(reply.text)
             if not found or not 1.0 <= float(found[-1]) <= 10.0:
-                return {"error": reply.error if not reply.text else f"no [[rating]]: {reply.text}"}
+                told = f"no [[rating]]: {reply.text}" if reply.text else reply.error
+                return {"error": told or "the judge wrote nothing"}
             grades.append(float(found[-1]))
             reasons.append(reply.text)
         return {

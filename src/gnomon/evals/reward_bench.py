@@ -76,6 +76,11 @@ class RewardBench(ItemSuite[Compared]):
         self._judge: Judge | None = None
         self._reference: Model | None = None
 
+    @property
+    def name(self) -> str:
+        spec = self.options.judge
+        return super().name if self.options.name or spec is None else f"{super().name}-{spec.label}"
+
     def check(self) -> None:
         super().check()
         if not self.options.data:

@@ -28,6 +28,8 @@ Row = dict[str, Any]
 Watch = Callable[[int, int], None]
 """Called with (items done, all items); it raises where the caller wants to stop."""
 Tell = Callable[[str], None]
+LONGEST = 400
+"""Characters of an error that are shown."""
 
 
 def _listed(value: Any) -> Any:
@@ -43,7 +45,7 @@ class Options(Checked):
 
     name: str | None = Field(
         None,
-        pattern=r"[A-Za-z0-9][A-Za-z0-9._/-]*$",
+        pattern=r"^[A-Za-z0-9][\w-]*([./][A-Za-z0-9_][\w-]*)*$",
         description="what the record is called; default: the suite's name and its file's",
     )
     data: Files = Field(default_factory=list, description="files of items")
@@ -195,8 +197,13 @@ class Suite:
         return {**given, **self.options.resolved(subject.window), **self.facts()}
 
     def data(self) -> dict[str, Any]:
-        """SHA-256 and size of each file, by its name."""
-        return {file.name: fingerprint(file) for file in self.files()}
+        """SHA-256 and size of each file, by its name (its path, where two have one name)."""
+        files = self.files()
+        names = [file.name for file in files]
+        return {
+            str(file) if names.count(file.name) > 1 else file.name: fingerprint(file)
+            for file in files
+        }
 
 
 T = TypeVar("T")
@@ -243,15 +250,21 @@ class ItemSuite(Suite, Generic[T]):
         good = [(item, row) for item, row in zip(by_id.values(), rows, strict=True)
                 if FAILED not in row]  # fmt: skip
         if not good:
-            first_error = next((str(row[FAILED]) for row in rows), "there are no items")
+            first_error = next((readable(str(row[FAILED])) for row in rows), "there are no items")
             raise RunError(f"{self.name}: all {len(rows)} items failed. The first: {first_error}")
         measured = self.measure([item for item, _ in good], [row for _, row in good])
         measured.n = measured.n or len(good)
         measured.errors = len(rows) - len(good)
         if measured.errors:
-            some = next(str(row[FAILED]) for row in rows if FAILED in row)
+            some = readable(next(str(row[FAILED]) for row in rows if FAILED in row))
             measured.notes.append(
                 f"{measured.errors} of {len(rows)} items failed and are in no score; the first: "
                 f"{some}"
             )
         return measured
+
+
+def readable(text: str) -> str:
+    """A text that may hold what a model wrote, as one printable line that is not too long."""
+    clean = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return clean if len(clean) <= LONGEST else clean[: LONGEST - 1] + "…"

@@ -28,7 +28,7 @@ from gnomon.evals.verdict_files import (
     same_baseline,
 )
 from gnomon.judges.protocol import Judge
-from gnomon.records import Prompt
+from gnomon.records import Prompt, Response
 from gnomon.stats.intervals import Interval, weighted_proportion
 from gnomon.stats.length_controlled import instruction_difficulty, length_controlled, length_term
 
@@ -92,6 +92,7 @@ class WinRate(ItemSuite[Entry]):
         self._against: Subject | None = None
         self._file: Path | None = None
         self._entries: list[Entry] | None = None
+        self._theirs: dict[str, Response | Unanswered] = {}
 
     @property
     def name(self) -> str:
@@ -101,8 +102,15 @@ class WinRate(ItemSuite[Entry]):
         return f"{super().name}-vs-{Path(against).name.split('.')[0]}"
 
     def check(self) -> None:
-        files = self.files()
-        if files and not all(map(is_judged, files)):
+        self.files()
+        for name in self.options.data:
+            file = find_file(name, self.base)
+            if is_judged(file):
+                raise ConfigError(
+                    f"{file} holds verdicts on a model's answers: give it in place of the model, "
+                    f"gnomon eval {name} --suite win_rate"
+                )
+        if self.options.data:
             check_spec(self.options.judge, "suite win_rate")
         if self.options.others and self.options.difficulty:
             raise ConfigError("suite win_rate: give others or difficulty, not both")
@@ -130,7 +138,7 @@ class WinRate(ItemSuite[Entry]):
         return self._judge
 
     def prepare(self, subject: Subject) -> None:
-        if self.options.against is not None:
+        if self.options.against is not None and self._against is None:
             self._against = subject.other(self.options.against, self.base)
         if self.options.judge is not None and self._judge is None:
             self._judge = open_judge(self.options.judge, self.base, subject)
@@ -157,6 +165,11 @@ class WinRate(ItemSuite[Entry]):
                 raise ConfigError(f"{file} holds verdicts already: leave out judge and against")
             return [Entry(j.prompt, j.other, j) for j in read_judged(file)]
         check_spec(self.options.judge, "suite win_rate")
+        if file == self._file and self._against is None:
+            raise ConfigError(
+                f"{file} holds the answers that are measured, and nothing to compare them with: "
+                "give --against, or --data with other answers (`output`)"
+            )
         found = []
         for source, row in rows_of(file, ((*PROMPT, "messages"),)):
             other = None if self._against is not None else text_of(row, OTHER, source)
@@ -177,10 +190,7 @@ class WinRate(ItemSuite[Entry]):
         others = (
             [text_pair(i.prompt, "", i.other or "").other for i in items]
             if self._against is None
-            else [
-                found if isinstance(found, Unanswered) else found.responses[0]
-                for found in self._against.answer(prompts, self.options.ask())
-            ]
+            else self._others(self._against, prompts)
         )
         pairs = [
             mine
@@ -197,6 +207,16 @@ class WinRate(ItemSuite[Entry]):
             else {**_pair_row(pair), **next(found).row()}
             for pair in pairs
         ]
+
+    def _others(self, against: Subject, prompts: Sequence[Prompt]) -> list[Response | Unanswered]:
+        """The other model's answers; each prompt is asked once, however often models are measured
+        against it."""
+        new = [prompt for prompt in prompts if prompt.id not in self._theirs]
+        found = against.answer(new, self.options.ask()) if new else []
+        for prompt, answer in zip(new, found, strict=True):
+            one = answer if isinstance(answer, Unanswered) else answer.responses[0]
+            self._theirs[prompt.id] = one
+        return [self._theirs[prompt.id] for prompt in prompts]
 
     # -- figures ----------------------------------------------------------------------------------
 
