@@ -11,6 +11,7 @@ from evals_world import Orderly, Speaker, write
 
 from gnomon.errors import ConfigError, DataError, RunError
 from gnomon.evals.evaluate import evaluate, result_file
+from gnomon.evals.items import rows_of
 from gnomon.evals.pairs import orders, text_pair, verdicts
 from gnomon.evals.subject import Stored
 from gnomon.evals.table import make_suite
@@ -235,6 +236,29 @@ def test_a_file_of_prompts_needs_a_judge_and_answers(folder: Path) -> None:
         measure(folder, Speaker(lambda t: "x"), data="bare.jsonl", judge="longer.py:judge")
     with pytest.raises(ConfigError, match="needs a file of prompts"):
         measure(folder, Speaker(lambda t: "x"), judge="longer.py:judge")
+
+
+def test_arena_hards_questions_are_compared_with_a_baselines_answers(
+    shared_data: Path, folder: Path
+) -> None:
+    file = shared_data / "arena_hard" / "question_v0.1.jsonl.gz"
+    rows = [row for _, row in rows_of(file)][:20]
+    baseline = [{"prompt": row["prompt"], "output": "x", "model": "gpt-4-0314"} for row in rows]
+    write(folder / "baseline.jsonl", baseline)
+    result = measure(
+        folder,
+        Speaker(lambda text: "xx"),
+        data=str(file),
+        against="baseline.jsonl",
+        judge="first.py:Judge",
+        limit=20,
+    )
+    assert (result.n, result.against) == (20, "gpt-4-0314")
+    ids = [
+        json.loads(line)["id"]
+        for line in result_file(folder, "speaker", result.suite).with_suffix(".jsonl").open()
+    ]
+    assert ids == [row["uid"] for row in rows]
 
 
 def test_alpaca_evals_files_give_its_win_rate(shared_data: Path, tmp_path: Path) -> None:

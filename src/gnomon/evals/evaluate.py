@@ -76,17 +76,7 @@ def evaluate(
         return before
     if file.is_file():
         set_aside(file)
-    rows_file = file.with_suffix(".jsonl")
-    if again and rows_file.is_file():
-        set_aside(rows_file)
-    rows = Rows(rows_file, key)
-    if rows.foreign:
-        say(
-            f"{rows.foreign} rows in {rows_file} are of another model, of other settings "
-            f"or other data: it starts anew, and they are kept as {rows_file.name}.old"
-        )
-    elif rows.kept:
-        say(f"continues after the {rows.kept} rows in {rows_file}")
+    rows = _open_rows(file.with_suffix(".jsonl"), key, again, say)
     began = time.perf_counter()
     found = suite.run(subject, Work(rows, run, watch, say))
     if suite.opinion and found.judge and not found.calibration:
@@ -104,6 +94,21 @@ def evaluate(
     for note in found.notes:
         say(note)
     return result
+
+
+def _open_rows(file: Path, key: str, again: bool, say: Tell) -> Rows:
+    """The rows that count, and words about those that do not."""
+    if again and file.is_file():
+        set_aside(file)
+    rows = Rows(file, key)
+    if rows.foreign:
+        say(
+            f"{rows.foreign} rows in {file} are of another model, of other settings or other data: "
+            f"it starts anew, and they are kept as {file.name}.old"
+        )
+    elif rows.kept:
+        say(f"continues after the {rows.kept} rows in {file}")
+    return rows
 
 
 def _find_calibration(found: Measured, run: Path) -> None:
