@@ -117,15 +117,13 @@ def test_a_score_that_falls_during_training_is_said(folder: Path) -> None:
         options={"data": "many.jsonl", "judge": "grade.py:grade", "max_new_tokens": 2},
     )
     said: list[str] = []
-    watch = ScheduledEvals(
-        [spec], LivePolicy("ppo", role), folder, folder, iterations=7, tell=said.append
-    )
+    watch = ScheduledEvals([spec], LivePolicy("ppo", role), folder, folder, tell=said.append)
     assert watch(0, 0)["eval/questions/many/accuracy"] == 1.0
     assert watch(3, 3) == {}
     (folder / "low").touch()
     next(iter(role.named_parameters().values())).data.add_(0.01)
     assert watch(5, 5)["eval/questions/many/accuracy"] == 0.0
     assert "WORSE than at the start by -1.000" in said[-1]
-    assert watch(7, 7)  # the last is measured whatever the schedule
+    assert watch(7, 7, True)  # the last is measured whatever the schedule
     kept = [EvalResult.read(f) for f in sorted(folder.rglob("evals/**/*.json"))]
     assert [(r.stage, r.step) for r in kept] == [("ppo", 0), ("ppo", 5), ("ppo", 7)]

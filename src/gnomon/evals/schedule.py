@@ -23,7 +23,6 @@ class ScheduledEvals:
         policy: as it is trained.
         run: the run's folder; results are in ``evals/STAGE/step-000050/SUITE.json``.
         base: the folder that relative paths start from.
-        iterations: of the stage; what is measured after the last one is measured too.
         tell: shows a line to the user.
         watch: see :data:`~gnomon.evals.suite.Watch`.
     """
@@ -35,18 +34,16 @@ class ScheduledEvals:
         run: Path,
         base: Path,
         *,
-        iterations: int,
         tell: Tell,
         watch: Watch | None = None,
     ) -> None:
         self._suites = [(spec, make_suite(spec.suite, spec.options, base)) for spec in specs]
         self._policy, self._run = policy, run
-        self._iterations, self._tell, self._watch = iterations, tell, watch
+        self._tell, self._watch = tell, watch
 
-    def __call__(self, iteration: int, step: int) -> Mapping[str, float]:
-        """``eval/SUITE/SCORE`` of the suites whose time it is, with their intervals' ends as
-        ``_low`` and ``_high``."""
-        last = iteration == self._iterations
+    def __call__(self, iteration: int, step: int, last: bool = False) -> Mapping[str, float]:
+        """``eval/SUITE/SCORE`` of the suites whose time it is (all at the end), with the main
+        score's interval as ``_low`` and ``_high``."""
         due = [suite for spec, suite in self._suites if last or iteration % spec.every == 0]
         if not due:
             return {}

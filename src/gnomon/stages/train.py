@@ -284,10 +284,10 @@ class Train(Stage):
         self.run.update_manifest(optimizer={self.spec.name: options.optimizer()})
         loop = Loop(learner, options, self.folder.path, progress, sinks, self.stop)
         if self.spec.train.evals:
-            loop.watchers.append(self._scheduled(learner, options.iterations, progress))
+            loop.watchers.append(self._scheduled(learner, progress))
         return loop
 
-    def _scheduled(self, learner: Learner, iterations: int, progress: Progress) -> ScheduledEvals:
+    def _scheduled(self, learner: Learner, progress: Progress) -> ScheduledEvals:
         """What measures the policy on the way."""
         policy = learner.algorithm.roles["policy"]
         live = LivePolicy(
@@ -301,7 +301,6 @@ class Train(Stage):
             live,
             self.run.path,
             self.base,
-            iterations=iterations,
             tell=progress.note,
             watch=self.watched(progress, "evals"),
         )

@@ -38,9 +38,10 @@ LOOP_METRICS = (
 """What every training stage logs."""
 
 
-Watcher = Callable[[int, int], Mapping[str, float]]
-"""Called before an iteration, and after the last, with its number and the optimizer's step; what it
-gives is logged. What it raises stops the run as a stop during sampling does."""
+Watcher = Callable[[int, int, bool], Mapping[str, float]]
+"""Called before an iteration, and after the last, with its number, the optimizer's step and whether
+training has ended; what it gives is logged. What it raises stops the run as a stop during sampling
+does."""
 
 
 class Loop:
@@ -308,13 +309,14 @@ class Loop:
         self.learner.train_mode(False)
         return dict(self.learner.evaluate().metrics)
 
-    def _watched(self, iteration: int) -> dict[str, float]:
+    def _watched(self, iteration: int, last: bool = False) -> dict[str, float]:
         """What the watchers find; they draw no random numbers that training would have drawn."""
         found: dict[str, float] = {}
-        with torch.random.fork_rng():
+        cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=cuda):
             for watcher in self.watchers:
                 self.learner.train_mode(False)
-                found |= watcher(iteration, self.step)
+                found |= watcher(iteration, self.step, last)
         return found
 
     def _final_evaluation(self, iteration: int) -> None:
@@ -325,7 +327,7 @@ class Loop:
         Evals(dict(evaluation.details)).write(self.folder / EVALS)
         if self.evaluated:
             return
-        metrics = {**evaluation.metrics, **self._watched(iteration)}
+        metrics = {**evaluation.metrics, **self._watched(iteration, last=True)}
         if metrics:
             place = {"step": self.step, "iteration": iteration, "final": 1}
             self.metrics.append({**place, **metrics})
