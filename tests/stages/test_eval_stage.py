@@ -12,6 +12,7 @@ from gnomon.errors import ConfigError
 from gnomon.evals.compare import compare
 from gnomon.evals.schedule import ScheduledEvals
 from gnomon.evals.subject import LivePolicy
+from gnomon.evals.targets import open_target
 from gnomon.models.roles import Role
 from gnomon.recipe.schema import ScheduledEvalSpec
 from gnomon.runs.evals import EvalResult, read_evals
@@ -60,6 +61,23 @@ def test_a_recipe_measures_on_the_way_and_after(
         "01-sft/model"
     )
     assert compare(run, run)[0].before.step is None
+    targets_of(run, str(tiny_folder))
+
+
+def targets_of(run: Path, model: str) -> None:
+    """What a user may name of a run."""
+    last = open_target(str(run))
+    assert (last.subject.name, last.run) == ("more", run)
+    for named in (run / "stages" / "01-sft", run / "stages" / "01-sft" / "model"):
+        assert (open_target(str(named)).subject.name, open_target(str(named)).run) == ("sft", run)
+    base = open_target(str(run), "base", run / "elsewhere")
+    assert base.subject.sha256 == open_target(model).subject.sha256
+    assert base.run == run / "elsewhere"
+    assert last.subject.other("sft", Path()).sha256 != base.subject.sha256
+    with pytest.raises(ConfigError, match="no model of a stage 'stf'; did you mean 'sft'"):
+        open_target(str(run), "stf")
+    with pytest.raises(ConfigError, match="is not a run's folder"):
+        open_target(model, "sft")
 
 
 def test_measuring_changes_nothing_of_the_training(
