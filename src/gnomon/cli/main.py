@@ -11,10 +11,10 @@ import typer
 import gnomon
 from gnomon.cli.algorithms import algorithms
 from gnomon.cli.audit import audit
-from gnomon.cli.imports import import_logs
 from gnomon.cli.calibrate import calibrate
-from gnomon.cli.mappings import parse_mapping
 from gnomon.cli.eval import eval_app
+from gnomon.cli.imports import import_logs
+from gnomon.cli.mappings import parse_mapping
 from gnomon.cli.run import quickstart, report, run
 from gnomon.console import complain, err, say, show
 from gnomon.errors import GnomonError, Pending, RunStopped

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gnomon.audit.detectors import audit_run
 from gnomon.algorithms.eval_settings import EVAL
+from gnomon.audit.detectors import audit_run
 from gnomon.errors import RunError, RunStopped
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.report.findings import audit_lines
