@@ -22,6 +22,7 @@ from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.train.learner import Learner
 from gnomon.train.loop import LOOP_METRICS, Loop, LoopOptions
+from gnomon.train.monitors import MONITORS
 from gnomon.train.progress import Progress
 from gnomon.train.sampled import Played, Sampling
 
@@ -122,7 +123,7 @@ def test_all_that_a_method_logs_is_declared(name: str, tmp_path: Path) -> None:
     """No reward may be called like a metric, and what is declared says what a metric is called."""
     declared = {*tw.method(name).metrics, *LOOP_METRICS}
     if tw.method(name).data == "prompts":
-        declared |= set(ROLLOUT_METRICS)
+        declared |= {*ROLLOUT_METRICS, *MONITORS}
     found = logged(name, tmp_path)
     undeclared = {k for k in found - declared if not re.fullmatch(r"pass@\d+", k)}
     assert undeclared == set()

@@ -67,7 +67,7 @@ def watched(algorithm: Any, folder: Path, every: int = 1000) -> Watched:
 
 
 def rows(run: Loop) -> list[dict[str, Any]]:
-    timing = ("seconds", "tokens_per_second", "peak_rss_gb", "rollout_wait")
+    timing = ("seconds", "monitor_seconds", "tokens_per_second", "peak_rss_gb", "rollout_wait")
     return [{k: v for k, v in r.items() if k not in timing} for r in run.metrics.rows]
 
 

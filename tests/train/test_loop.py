@@ -128,7 +128,8 @@ def test_a_run_leaves_one_row_for_each_iteration_and_one_of_the_end(tmp_path: Pa
     assert loop.learner.eval_calls == [0, 2, 4]
     assert (tmp_path / "evals.json").is_file()
     samples = rows(tmp_path, "samples")
-    assert [s["step"] for s in samples] == [1, 2, 3, 4, 4]
+    places = [(s["step"], s["evaluation"]) for s in samples]
+    assert places == [(0, 0), (1, None), (2, None), (2, 2), (3, None), (4, None), (4, 4)]
     assert not any(role.training for role in loop.learner.roles.values())
 
 

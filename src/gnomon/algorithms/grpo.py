@@ -59,9 +59,10 @@ class PolicyGradient(Algorithm):
     data: ClassVar = "prompts"
     base_lr: ClassVar[float | None] = REINFORCEMENT_LR
     metrics: ClassVar[tuple[str, ...]] = (
-        *("policy_loss", "entropy", "clip_low", "clip_high", "update_kl", "mismatch", "kl"),
-        *("kl_k3", "importance", "importance_cut", "importance_max", "zero_spread"),
-        *("groups_trained", "prompts_sampled", "shaped_reward", *GROUP_METRICS),
+        *("policy_loss", "entropy", "clip_low", "clip_high", "clip_fraction", "update_kl"),
+        *("mismatch", "kl", "kl_k3", "ref_logprob", "advantage_std", "importance"),
+        *("importance_cut", "importance_max", "zero_spread", "groups_trained"),
+        *("prompts_sampled", "shaped_reward", *GROUP_METRICS),
     )
     dropout: ClassVar[bool] = False  # old and new log-probs must differ by the update alone
 
@@ -127,9 +128,10 @@ class PolicyGradient(Algorithm):
             metrics |= seen
             old, ref = (_column(judged, name) for name in ("old_logprobs", "ref_logprobs"))
             kl = kl_estimate(old, ref, s.kl_estimator)
+        counted = torch.tensor([bool(m) for r in responses for m in r.mask], dtype=torch.bool)
         advantages = token_advantages(
             rewards,
-            torch.tensor([bool(m) for r in responses for m in r.mask], dtype=torch.bool),
+            counted,
             response_of,
             group_of,
             baseline=s.baseline,
@@ -139,6 +141,8 @@ class PolicyGradient(Algorithm):
             beta=s.beta,
             to_go=s.kl_in == "reward_to_go",
         )
+        if bool(counted.any()):
+            metrics["advantage_std"] = float(advantages[counted].double().std(correction=0))
         credited = with_tokens(judged, {"advantages": advantages})
         kept = self._trained_parts(credited, flat.tolist())
         learned = [g for g in kept if g.trained]
@@ -179,6 +183,7 @@ class PolicyGradient(Algorithm):
             "entropy": mean(out.entropy, mask),
             "clip_low": mean(low.float(), mask),
             "clip_high": mean(high.float(), mask),
+            "clip_fraction": mean((low | high).float(), mask),
             "update_kl": mean(kl_estimate(old, out.logprobs, "k3"), mask),
         }
         longest = s.constant_length or self.bench.longest_response
@@ -271,7 +276,8 @@ class PolicyGradient(Algorithm):
 
         ``mismatch`` is the mean |log pi_old - log pi_sampler| of a token, in nats; ``importance``
         the mean weight, ``importance_max`` the largest, ``importance_cut`` the share that the
-        correction capped or left out; ``kl`` is k1 summed over a response, ``kl_k3`` per token.
+        correction capped or left out; ``kl`` is k1 summed over a response, ``kl_k3`` per token;
+        ``ref_logprob`` the reference's mean log-prob of a token.
         """
         mask, cap = batch.response_mask, self.settings.importance_cap
         metrics = {"mismatch": mean((old - batch.token["sampler_logprobs"]).abs(), mask)}
@@ -284,6 +290,7 @@ class PolicyGradient(Algorithm):
             nats = masked_sum(kl_estimate(old, ref, "k1"), mask)
             metrics["kl"] = ratio(nats, batch.num_responses)
             metrics["kl_k3"] = mean(kl_estimate(old, ref, "k3"), mask)
+            metrics["ref_logprob"] = mean(ref, mask)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:

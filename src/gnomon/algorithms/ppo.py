@@ -52,6 +52,7 @@ class PPO(Algorithm):
     metrics: ClassVar[tuple[str, ...]] = (
         *("policy_loss", "value_loss", "entropy", "clip_fraction", "update_kl"),
         *("tokens_per_response", "kl", "kl_k3", "mismatch", "explained_variance", "beta"),
+        *("ref_logprob", "advantage_std"),
     )
     dropout: ClassVar[bool] = False  # old and new log-probs must differ by the update alone
 
@@ -151,6 +152,7 @@ class PPO(Algorithm):
         columns = self.bench.columns(judged, lambda batch: self.returns(batch, step))
         responses = responses_of(judged)
         chosen = torch.tensor([bool(m) for r in responses for m in r.mask], dtype=torch.bool)
+        spread = columns["advantages"][chosen].double().std(correction=0)
         if self.settings.whiten_advantages:
             columns["advantages"] = whiten(columns["advantages"], chosen)
         sampler = torch.cat([r.token["sampler_logprobs"] for r in responses])[chosen]
@@ -160,6 +162,8 @@ class PPO(Algorithm):
             "kl": float((old - ref).sum()) / len(responses),
             "kl_k3": float(kl_estimate(old, ref, "k3").mean()),
             "mismatch": float((old - sampler).abs().mean()),
+            "ref_logprob": float(ref.double().mean()),
+            "advantage_std": float(spread),
             "explained_variance": float(explained),
             "beta": self.beta,
         }

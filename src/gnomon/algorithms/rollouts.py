@@ -42,7 +42,8 @@ class EncodedPrompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One prompt's completions, their judgement, and the observers' judgements by name."""
+    """One prompt's completions, their judgement, and by name those of the observers that were
+    asked about them."""
 
     prompt: EncodedPrompt
     completions: Sequence[Completion]
@@ -146,9 +147,9 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     metrics |= {k: sum(v) / len(v) for k, v in episode_series(completions).items() if v}
     metrics["finished"] = sum(c.finished for c in completions) / len(completions)
     metrics["reward_errors"] = float(sum(s.error is not None for r in rollouts for s in r.scores))
-    for name in rollouts[0].observed:
-        errors = sum(s.error is not None for r in rollouts for s in r.observed[name].scores)
-        metrics[f"{name}_errors"] = float(errors)
+    for name in dict.fromkeys(name for r in rollouts for name in r.observed):
+        asked = [r.observed[name] for r in rollouts if name in r.observed]
+        metrics[f"{name}_errors"] = float(sum(s.error is not None for j in asked for s in j.scores))
     return metrics
 
 
@@ -222,8 +223,9 @@ def right_answers(rollouts: Sequence[Rollout]) -> list[list[bool | None]] | None
     Taken from the observer ``correct``, else from the reward's part ``correct``, else from the
     reward itself if it gave nothing but 0 and 1. None if none of these is there.
     """
-    if all(CORRECT in r.observed for r in rollouts):
-        values = [[s.value for s in r.observed[CORRECT].scores] for r in rollouts]
+    if any(CORRECT in r.observed for r in rollouts):
+        asked = [r.observed.get(CORRECT, Judgement(CORRECT)) for r in rollouts]
+        values = [[s.value for s in judgement.scores] for judgement in asked]
     elif any(CORRECT in s.parts for r in rollouts for s in r.scores):
         values = [[s.parts.get(CORRECT) for s in r.scores] for r in rollouts]
     else:

@@ -44,6 +44,7 @@ class RoleNeed:
             weights of its own under LoRA too.
         critic: its head judges states and starts at zero.
         from_reward: its trunk is the stage's reward model's, where there is one.
+        watches: the method does without it: it looks at a few responses now and then.
     """
 
     name: str
@@ -52,6 +53,7 @@ class RoleNeed:
     moves: bool = False
     critic: bool = False
     from_reward: bool = False
+    watches: bool = False
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,26 @@ EvalSpecs = Annotated[list[EvalSpec], _listed("suite")]
 ScheduledEvalSpecs = Annotated[list[ScheduledEvalSpec], _listed("suite")]
 
 
+class MonitorSpec(Spec):
+    """What is looked at while a policy trains; see [monitors.md](monitors.md)."""
+
+    every: int = Field(5, ge=0, description="iterations between looks with a model; 0: none")
+    samples: int = Field(16, ge=1, description="responses of such a look")
+    reference: bool | Literal["auto"] = Field(
+        "auto",
+        description="look at responses with the start model where the method holds no reference: "
+        "true, false, or auto: where it costs no memory (LoRA) or at most 1 GB",
+    )
+    texts: int = Field(64, ge=0, description="responses read in each iteration; 0: none")
+
+
+class PeakSpec(Spec):
+    """Stop where a held-out judge's mean on the held-out prompts is highest."""
+
+    judge: str = Field(description="an observed reward, by its name")
+    patience: int = Field(3, ge=1, description="evaluations in a row without a new best")
+
+
 class TrainSpec(Spec):
     """How long and how fast to train; counts are of groups (a prompt with its responses).
 
@@ -194,6 +214,10 @@ class TrainSpec(Spec):
     checkpoint_every: int = Field(50, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     sample_every: int = Field(10, ge=1, description="iterations between rows in samples.parquet")
+    monitor: MonitorSpec = MonitorSpec()
+    stop_at_peak: PeakSpec | None = Field(
+        None, description="keep the weights of the best evaluation by a held-out judge"
+    )
 
     @field_validator("lr", mode="before")
     @classmethod
@@ -275,6 +299,12 @@ class RewardSpec(Spec):
     weight: float = 1.0
     ensemble: Literal["mean", "min", "mean-std"] = "mean"
     std_coef: float = Field(1.0, ge=0, description="how many std below the mean, for mean-std")
+    every: int = Field(
+        1, ge=1, description="observed only: iterations between askings; evaluations always ask"
+    )
+    samples: int | None = Field(
+        None, ge=1, description="observed only: responses asked about each time, whole prompts"
+    )
     options: dict[str, Any] = Field(default_factory=dict)
     truth: bool = Field(
         False,
@@ -292,6 +322,11 @@ class RewardSpec(Spec):
     def is_truth(self) -> bool:
         """Whether it knows the true preference."""
         return self.truth or self.builtin in TRUTHS
+
+    @property
+    def sparing(self) -> bool:
+        """Whether it is asked about some of the responses only."""
+        return self.every > 1 or self.samples is not None
 
     @property
     def label(self) -> str:
@@ -341,6 +376,21 @@ DataSpecs = Annotated[list[DataSpec], _listed("path")]
 RewardSpecs = Annotated[list[RewardSpec], _listed("builtin")]
 
 
+def asked_always(rewards: list[RewardSpec]) -> list[RewardSpec]:
+    """The rewards, none of which may be asked only now and then.
+
+    Raises:
+        ValueError: one is.
+    """
+    for reward in rewards:
+        if reward.sparing:
+            raise ValueError(
+                f"{reward.label}: every and samples are for observed rewards (observe); one that "
+                "is trained on or compared is asked about every response"
+            )
+    return rewards
+
+
 class StageSpec(Spec):
     """One stage: an algorithm, the model it starts from, its data and its settings."""
 
@@ -386,6 +436,11 @@ class StageSpec(Spec):
     def _environment(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
+    @field_validator("reward")
+    @classmethod
+    def _asked_always(cls, value: list[RewardSpec]) -> list[RewardSpec]:
+        return asked_always(value)
+
     @property
     def response_tokens(self) -> int:
         """The most tokens that a response adds to its prompt."""
@@ -405,6 +460,11 @@ class CompareSpec(Spec):
     )
     size: int = Field(256, ge=1, description="how many prompts")
     show: int = Field(4, ge=0, description="samples shown side by side")
+
+    @field_validator("rewards")
+    @classmethod
+    def _asked_always(cls, value: list[RewardSpec]) -> list[RewardSpec]:
+        return asked_always(value)
 
 
 class Recipe(Spec):

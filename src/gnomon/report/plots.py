@@ -17,7 +17,7 @@ from gnomon.runs.read import StageView
 from gnomon.runs.rows import Column, SampleRow
 from gnomon.stats.intervals import Interval
 
-_AXES = {"step", "iteration", "seconds", "final"}
+_AXES = {"step", "iteration", "seconds", "monitor_seconds", "final"}
 
 
 def curve_panels(stage: StageView) -> list[str]:

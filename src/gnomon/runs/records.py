@@ -130,6 +130,9 @@ class StageInfo(Record):
         iterations: of the whole stage; ``idle_iterations`` of them trained nothing.
         summary: the last figures; ``held_out`` are those of the held-out rows.
         reference: what the cache of reference log-probs did.
+        peak: with ``train.stop_at_peak``: by which ``judge``, after which ``iteration`` the kept
+            weights were best, the judge's mean (``value``) there, and how far it was
+            ``trained_until``.
         files: fingerprints of what the stage left, once it is done.
         skipped: rows of its data that were left out.
         judges: by judge, its ``version``, the responses it ``judged``, its ``errors`` among them,
@@ -148,6 +151,7 @@ class StageInfo(Record):
     summary: dict[str, Any] = {}
     held_out: dict[str, Any] = {}
     reference: dict[str, Any] = {}
+    peak: dict[str, Any] = {}
     files: dict[str, dict[str, Any]] | None = None
     error: str = ""
     skipped: Skipped = Skipped()

@@ -336,7 +336,9 @@ class SampleRow(TypedDict, total=False):
 
     ``reward`` is null when ``error`` is set; ``parts`` are the reward's named parts, as JSON;
     ``length`` counts tokens, EOS included; ``finished`` is False when it was cut off; ``reason`` is
-    what the judges said of the prompt's responses, where they said anything.
+    what the judges said of the prompt's responses, where they said anything;
+    ``evaluation`` is null for what was trained on, and for answers to held-out prompts the number
+    of iterations that the policy had been trained for: 0 before the first.
     """
 
     step: int
@@ -350,6 +352,7 @@ class SampleRow(TypedDict, total=False):
     length: int
     finished: bool
     reason: str | None
+    evaluation: int | None
 
 
 _ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}

@@ -98,7 +98,9 @@ def stage_seconds(
     backward = 2 if spec.lora is not None else 4
     again = 2 if train.gradient_checkpointing else 0
     learning = sum(need.trainable for need in needs)
-    forward = len(needs) + sum(reward.model is not None for reward in spec.reward)
+    forward = sum(not need.watches for need in needs) + sum(
+        reward.model is not None for reward in spec.reward
+    )
     work = passes * learning * (2 + backward + again) + (2 * forward if online else 0)
     per_iteration = work * parameters * tokens * train.batch_size / speed.operations
     chunks = max(1.0, tokens * train.batch_size / train.tokens_per_microbatch)

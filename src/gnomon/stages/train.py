@@ -18,11 +18,12 @@ from gnomon.data.encode import EncodeAs, Encoder
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.schedule import ScheduledEvals
 from gnomon.evals.subject import LivePolicy
-from gnomon.models.load import LoadedModel, fetch, read_config
-from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate
+from gnomon.models.load import LoadedModel, dtype_of, fetch, read_config
+from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate, parameter_count
 from gnomon.models.roles import LoraSettings, Role
 from gnomon.models.save import save_policy, save_reward_model
-from gnomon.recipe.schema import Kind
+from gnomon.plugins import did_you_mean
+from gnomon.recipe.schema import Kind, MonitorSpec
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.records import DATA
 from gnomon.stages.environments import build_environment, openings
@@ -33,11 +34,16 @@ from gnomon.stages.sources import LENGTH, context_of, keep_template
 from gnomon.stages.stage import Stage
 from gnomon.train.learner import GivenSource, Learner, Source
 from gnomon.train.loop import LOOP_METRICS, Loop
+from gnomon.train.monitors import MONITORS, REFERENCE
 from gnomon.train.optim import LoopOptions, default_lr
+from gnomon.train.played import Asked
 from gnomon.train.progress import Progress
 from gnomon.train.reference_cache import ReferenceCache
 from gnomon.train.sampled import Played, SampledSource, Sampling
 from gnomon.train.sinks import Sink, make_sinks
+
+SMALL = 10**9
+"""Bytes of a copy of the model that is held for the monitors without being asked for."""
 
 
 class Train(Stage):
@@ -63,11 +69,26 @@ class Train(Stage):
         return self.algorithm.data
 
     def metrics(self) -> tuple[str, ...]:
-        sampled = ROLLOUT_METRICS if self.samples else ()
+        sampled = (*ROLLOUT_METRICS, *MONITORS) if self.samples else ()
         return (*self.algorithm.metrics, *sampled, *LOOP_METRICS)
 
     def needs(self) -> tuple[RoleNeed, ...]:
-        return self.algorithm.needs(self.settings)
+        """The method's models, and the start model where the monitors look with it."""
+        own = self.algorithm.needs(self.settings)
+        watched = self.samples and self._watches_reference
+        if not watched or any(need.name == REFERENCE.name for need in own):
+            return own
+        return (*own, REFERENCE)
+
+    @cached_property
+    def _watches_reference(self) -> bool:
+        asked = self.spec.train.monitor
+        if not asked.every or asked.reference != "auto":
+            return bool(asked.every and asked.reference)
+        if self.spec.lora is not None:
+            return True  # the trunk with its adapters off
+        parameters = parameter_count(read_config(fetch(self.recipe.model)))
+        return parameters * dtype_of(self.recipe.dtype).itemsize <= SMALL
 
     def iterations(self, rows: int) -> int:
         train = self.spec.train
@@ -119,6 +140,7 @@ class Train(Stage):
                 f"at least {least} (it is {spec.rollout.samples})"
             )
         self._check_rollout()
+        self._check_peak()
         mix = isinstance(settings, TextMixSettings) and settings.pretraining_coef
         if mix and not spec.pretraining:
             raise ConfigError("settings.pretraining_coef needs text: give pretraining: [path: ...]")
@@ -156,6 +178,32 @@ class Train(Stage):
             if problem is not None:
                 raise ConfigError(f"rollout.max_staleness: {problem}")
 
+    def _check_peak(self) -> None:
+        """Check that there is a held-out judge whose peak can be seen; refuse unused monitors."""
+        spec = self.spec
+        if not self.samples and spec.train.monitor != MonitorSpec():
+            raise ConfigError(
+                f"{spec.algorithm} samples no responses to look at: remove train.monitor"
+            )
+        peak = spec.train.stop_at_peak
+        if peak is None:
+            return
+        observed = [reward.label for reward in spec.observe]
+        if peak.judge not in observed:
+            near = did_you_mean(peak.judge, observed, "the stage observes")
+            raise ConfigError(
+                f"train.stop_at_peak: judge {peak.judge!r} is not an observed reward (a peak of "
+                f"what is trained on says nothing); {near if observed else 'give it in observe'}"
+            )
+        if not (spec.holdout or spec.eval_data):
+            raise ConfigError(
+                "train.stop_at_peak needs held-out prompts: give holdout or eval_data"
+            )
+        if not spec.train.eval_every:
+            raise ConfigError(
+                "train.stop_at_peak looks at evaluations during training: set train.eval_every"
+            )
+
     # -- work -------------------------------------------------------------------------------------
 
     def work(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
@@ -181,13 +229,15 @@ class Train(Stage):
             last = loop.run(resume)
         self._save(algorithm, loaded)
         info = {
-            "iterations": bench.iterations,
+            "iterations": loop.end,
             "idle_iterations": loop.idle.count,
             "summary": {k: v for k, v in last.items() if not k.startswith("eval/")},
             "held_out": {k[5:]: v for k, v in last.items() if k.startswith("eval/")},
         }
         if isinstance(source, SampledSource):
             info["judges"] = source.tally.totals()
+        if loop.peak is not None:
+            info["peak"] = loop.peak.summary(loop.end)
         return info if cache is None else info | {"reference": cache.summary()}
 
     def _rows(self, builder: RoleBuilder, encoder: Encoder) -> tuple[Sequence[Any], Sequence[Any]]:
@@ -245,11 +295,12 @@ class Train(Stage):
             judge=None if self.environment and not self.spec.reward else self.judge(builder),
             environment=self.environment,
             observers=[self.observer(builder, spec) for spec in self.spec.observe],
+            asked={o.label: Asked(o.every, o.samples) for o in self.spec.observe},
             sampling=Sampling.of(self.spec.rollout),
             max_reward_errors=self.spec.max_reward_errors,
             on_progress=self.watched(progress, "rollout"),
         )
-        return SampledSource(algorithm, rows[0], played, rows[1])
+        return SampledSource(algorithm, rows[0], played, rows[1], self.spec.train.monitor)
 
     def _environment(self, builder: RoleBuilder, encoder: Encoder) -> EpisodeRunner | None:
         spec = self.spec.environment
@@ -279,7 +330,11 @@ class Train(Stage):
         sinks = self._sinks(resume) if self.recipe.sinks else []
         parameters = sum(p.numel() for p in loaded.model.parameters())
         options = LoopOptions.of(
-            self.spec.train, learner.bench.iterations, self.learning_rate(parameters), self.seed
+            self.spec.train,
+            learner.bench.iterations,
+            self.learning_rate(parameters),
+            self.seed,
+            eval_first=self.samples,
         )
         self.run.update_manifest(optimizer={self.spec.name: options.optimizer()})
         loop = Loop(learner, options, self.folder.path, progress, sinks, self.stop)

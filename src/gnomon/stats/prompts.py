@@ -230,3 +230,32 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     if n - c < k:
         return 1.0
     return 1.0 - float(np.prod(1.0 - k / np.arange(n - c + 1, n + 1)))
+
+
+def within_prompt_correlation(x: Values, y: Values) -> float:
+    """Pearson's correlation of two measures of the same answers within prompts: both less their
+    prompt's mean, pooled over prompts, so that what differs between prompts does not count.
+
+    Args:
+        x, y: [prompts][samples]; an answer that either lacks is left out.
+
+    Returns:
+        -1 to 1; NaN where no prompt has two answers, or one of the measures never differs within a
+        prompt.
+
+    Raises:
+        ValueError: the two are not of the same answers.
+    """
+    centred: list[tuple[float, float]] = []
+    for row, other in zip(x, y, strict=True):
+        sides = zip(row, other, strict=True)
+        known = [(a, b) for a, b in sides if a is not None and b is not None]
+        if len(known) > 1:
+            means = [math.fsum(side) / len(known) for side in zip(*known, strict=True)]
+            centred += [(a - means[0], b - means[1]) for a, b in known]
+    sxx, syy, sxy = (
+        math.fsum(pair[i] * pair[j] for pair in centred) for i, j in ((0, 0), (1, 1), (0, 1))
+    )
+    if not (sxx > 0 and syy > 0):
+        return math.nan
+    return max(-1.0, min(1.0, sxy / math.sqrt(sxx * syy)))

@@ -122,11 +122,16 @@ def self_similarity(texts: Sequence[str], n: int = 2, pairs: int = 500, seed: in
     return math.fsum(_overlap(bags[i], bags[j]) for i, j in chosen) / len(chosen)
 
 
+def opening(text: str, first: int) -> str:
+    """The first words of a text, a space between them."""
+    return " ".join(words(text)[:first])
+
+
 def common_openings(texts: Iterable[str], first: int = 4, top: int = 5) -> list[tuple[str, float]]:
     """The commonest openings (of ``first`` words, or a shorter text's all) and their shares of the
     texts, largest first; of equally common ones the one met first."""
-    found = [" ".join(words(text)[:first]) for text in texts]
-    return [(opening, count / len(found)) for opening, count in Counter(found).most_common(top)]
+    found = [opening(text, first) for text in texts]
+    return [(start, count / len(found)) for start, count in Counter(found).most_common(top)]
 
 
 def opening_share(texts: Iterable[str], first: int = 4) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from gnomon.algorithms.base import LossOutput
+from gnomon.algorithms.base import Evaluation, LossOutput
 from gnomon.algorithms.metric import MetricSums
 from gnomon.data.batch import Batch
 from gnomon.errors import EngineError, Pending, RewardsFailedError, RunError, RunStopped
@@ -26,6 +26,7 @@ from gnomon.runs.records import EVALS, Evals
 from gnomon.runs.rows import Mark, MetricsStore, RowStore, SampleStore
 from gnomon.train.learner import Experience, Learner, Minibatch
 from gnomon.train.optim import LoopOptions, clip_grad_norm, lr_at, make_optimizer
+from gnomon.train.peak import Peak
 from gnomon.train.progress import Progress
 from gnomon.train.sinks import Sink
 from gnomon.train.strategy import OneDevice, Strategy
@@ -91,11 +92,18 @@ class Loop:
         self.samples = SampleStore(folder / "samples.parquet")
         self.idle = IdleWatch(learner.algorithm, options.iterations, progress.note)
         self.watchers: list[Watcher] = []
+        self.peak = None if options.stop_at_peak is None else Peak(options.stop_at_peak)
+        self.stopped: int | None = None
         self.step = 0
         self.evaluated = False
         self.evals: Fingerprints | None = None
         self.saved: int | None = None
         self.memory = PeakMemory()
+
+    @property
+    def end(self) -> int:
+        """How many iterations there are, or were where the run stopped early."""
+        return self.options.iterations if self.stopped is None else self.stopped
 
     def run(self, resume: bool = False) -> dict[str, float]:
         """Train to the end and return the last iteration's metrics and the final evaluation's.
@@ -111,15 +119,16 @@ class Loop:
         """
         start = self._restore() if resume else self._begin()
         try:
-            for iteration in range(start, self.options.iterations):
-                self._or_save(iteration, start, self._iteration)
-                done = iteration + 1
-                if done % self.options.checkpoint_every == 0 and done < self.options.iterations:
+            done = start
+            while done < self.end:  # which an iteration may bring forward
+                self._or_save(done, start, self._iteration)
+                done += 1
+                if done % self.options.checkpoint_every == 0 and done < self.end:
                     self._checkpoint(done)
             if not self._evals_are_there():  # before the last checkpoint, so that it is done once
-                self._or_save(self.options.iterations, start, self._final_evaluation)
-            if self.saved != self.options.iterations:
-                self._checkpoint(self.options.iterations)
+                self._or_save(self.end, start, self._final_evaluation)
+            if self.saved != self.end:
+                self._checkpoint(self.end)
             self.metrics.finish()
             self.samples.finish()
         except BaseException as error:
@@ -143,7 +152,7 @@ class Loop:
         except (Pending, RunStopped, RewardsFailedError, EngineError) as pause:
             # a Ctrl-C reaches the processes of rewards and engines too, and they fail from it
             number = pause.signal if isinstance(pause, RunStopped) else self.stop.signal
-            last = iteration == self.options.iterations
+            last = iteration == self.end
             again = last or self.learner.source.can_draw_again()
             if number is None and not isinstance(pause, Pending) and not again:
                 raise
@@ -162,9 +171,11 @@ class Loop:
     def _iteration(self, iteration: int) -> None:
         began = time.perf_counter()
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
-        every = self.options.eval_every
-        evaluation = self._evaluate() if every and iteration % every == 0 else {}
-        evaluation |= self._watched(iteration)
+        evaluation = self._evaluate(iteration)
+        if self.stopped is not None:  # the peak has passed: this iteration trains nothing more
+            self._record_evaluation(iteration, evaluation.metrics)
+            return
+        watched = self._watched(iteration)
         lr = lr_at(
             iteration,
             self.options.iterations,
@@ -180,7 +191,7 @@ class Loop:
         if self.learner.source.can_draw_again():
             self.stop.check()
         self.learner.train_mode(True)
-        sums = MetricSums()
+        step, sums = self.step, MetricSums()
         norms: list[float] = []
         losses: list[float] = []
         tokens = 0
@@ -195,9 +206,11 @@ class Loop:
             **experience.metrics,
             "grad_norm": sum(norms) / max(1, len(norms)),
             "lr": lr,
-            **evaluation,
+            **evaluation.metrics,
+            **watched,
         }
         self.learner.end_iteration(experience, row)
+        self._keep_samples(evaluation.samples, evaluation=iteration, step=step)
         self._record(iteration, row, experience.samples, seconds, tokens)
         self.idle.see(iteration + 1, row)
 
@@ -298,16 +311,50 @@ class Loop:
         if samples and (done % self.options.sample_every == 0 or done in ends):
             self._keep_samples(samples)
 
-    def _keep_samples(self, samples: Sequence[Mapping[str, Any]]) -> None:
-        rows = [{"step": self.step, **sample} for sample in samples]
+    def _keep_samples(
+        self,
+        samples: Sequence[Mapping[str, Any]],
+        *,
+        evaluation: int | None = None,
+        step: int | None = None,
+    ) -> None:
+        """Keep rows of samples.
+
+        Args:
+            evaluation: where they are of an evaluation: iterations that the policy was trained for.
+            step: optimizer steps taken; None for as many as now.
+        """
+        at = self.step if step is None else step
+        marked = {} if evaluation is None else {"evaluation": evaluation}
+        rows = [{"step": at, **sample, **marked} for sample in samples]
         for row in rows:
             self.samples.append(row)
-        for sink in self.sinks:
-            sink.text(self.step, rows)
+        for sink in self.sinks if rows else ():
+            sink.text(at, rows)
 
-    def _evaluate(self) -> dict[str, float]:
+    def _record_evaluation(self, iteration: int, found: Mapping[str, float], **more: int) -> None:
+        """A row for the figures of an evaluation, where they belong to no iteration of training."""
+        if found:
+            self.metrics.append({"step": self.step, "iteration": iteration, **more, **found})
+
+    def _evaluate(self, iteration: int) -> Evaluation:
+        """The evaluation before an iteration, where one is due; where it shows that the peak has
+        passed, the run is ``stopped`` there."""
+        every, first = self.options.eval_every, self.options.eval_first and iteration == 0
+        if not (first or (every and iteration % every == 0)):
+            return Evaluation()
+        evaluation = self._evaluated(iteration)
+        if self.peak is not None and self.peak.passed:
+            self.stopped = iteration
+        return evaluation
+
+    def _evaluated(self, iteration: int) -> Evaluation:
         self.learner.train_mode(False)
-        return dict(self.learner.evaluate().metrics)
+        evaluation = self.learner.evaluate()
+        if self.peak is not None and self.peak.last != iteration:
+            value = evaluation.metrics.get(f"eval/{self.peak.spec.judge}")
+            self.peak.see(iteration, value, self.parameters)
+        return evaluation
 
     def _watched(self, iteration: int, last: bool = False) -> dict[str, float]:
         """What the watchers find; they draw no random numbers that training would have drawn."""
@@ -322,17 +369,33 @@ class Loop:
     def _final_evaluation(self, iteration: int) -> None:
         """Evaluate and keep the results; the rows only once, even if their file was lost."""
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
-        self.learner.train_mode(False)
-        evaluation = self.learner.evaluate()
+        evaluation, of = self._at_peak(iteration), iteration
+        if self.peak is not None and self.peak.iteration is not None:
+            of = self.peak.iteration
+        if evaluation is None:
+            evaluation = self._evaluated(iteration)
         Evals(dict(evaluation.details)).write(self.folder / EVALS)
         if self.evaluated:
             return
         metrics = {**evaluation.metrics, **self._watched(iteration, last=True)}
-        if metrics:
-            place = {"step": self.step, "iteration": iteration, "final": 1}
-            self.metrics.append({**place, **metrics})
-        self._keep_samples(evaluation.samples)
+        self._record_evaluation(iteration, metrics, final=1)
+        self._keep_samples(evaluation.samples, evaluation=of)
         self.evaluated = True
+
+    def _at_peak(self, iteration: int) -> Evaluation | None:
+        """Give the model the weights of the best evaluation, the one after the last iteration among
+        them; that one's results, where it is the best."""
+        peak = self.peak
+        if peak is None:
+            return None
+        if peak.last != iteration:
+            evaluation = self._evaluated(iteration)
+            if peak.iteration == iteration:
+                return evaluation
+            self._record_evaluation(iteration, evaluation.metrics)
+        if peak.iteration is not None:
+            peak.restore(self.parameters)
+        return None
 
     def _evals_are_there(self) -> bool:
         """Whether the final evaluation was done and its file is what was written."""
@@ -356,7 +419,7 @@ class Loop:
         """The last training row and what the final evaluation added to it."""
         everything = self.metrics.rows
         self.idle.sum_up(everything)
-        rows = [row for row in everything if row["iteration"] == self.options.iterations]
+        rows = [row for row in everything if row["iteration"] == self.end]
         merged = {k: v for row in rows for k, v in row.items() if v is not None}
         places = ("step", "iteration", "final")
         return {k: float(v) for k, v in merged.items() if k not in places}
@@ -379,6 +442,8 @@ class Loop:
                 "rows": marks,
                 "algorithm": self.learner.state_dict(),
                 "memory": self.memory.metrics(),
+                "stopped": self.stopped,
+                "peak": None if self.peak is None else self.peak.state_dict(),
             },
         )
         self.saved = iteration
@@ -413,5 +478,8 @@ class Loop:
         self.evaluated, self.evals = bool(state["evaluated"]), state["evals"]
         self.saved = iteration
         self.memory.restore(state["memory"])
+        self.stopped = state.get("stopped")
+        if self.peak is not None and state.get("peak") is not None:
+            self.peak.load_state_dict(state["peak"])
         self.progress.resume(iteration)
         return iteration

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gnomon.errors import ConfigError
-from gnomon.recipe.schema import TrainSpec
+from gnomon.recipe.schema import PeakSpec, TrainSpec
 
 # The size that a method's own rate (``Algorithm.base_lr``) is given for, with full fine-tuning.
 _REFERENCE_SIZE = 7e9
@@ -32,7 +32,8 @@ OPTIMIZER = (  # of LoopOptions
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How long, how fast and how often; see ``TrainSpec`` for the units."""
+    """How long, how fast and how often; see ``TrainSpec`` for the units. With ``eval_first`` there
+    is an evaluation before the first step, whatever ``eval_every`` is."""
 
     iterations: int
     lr: float
@@ -45,13 +46,22 @@ class LoopOptions:
     head_weight_decay: float = 0.0
     max_grad_norm: float | None = 1.0
     eval_every: int = 0
+    eval_first: bool = False
+    stop_at_peak: PeakSpec | None = None
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
     sample_every: int = 10
     seed: int = 0
 
     @classmethod
-    def of(cls, train: TrainSpec, iterations: int, lr: float, seed: int) -> LoopOptions:
+    def of(
+        cls,
+        train: TrainSpec,
+        iterations: int,
+        lr: float,
+        seed: int,
+        eval_first: bool = False,
+    ) -> LoopOptions:
         """As a recipe asks for, with its length and rate worked out."""
         return cls(
             iterations=iterations,
@@ -65,6 +75,8 @@ class LoopOptions:
             head_weight_decay=train.head_weight_decay,
             max_grad_norm=train.max_grad_norm,
             eval_every=train.eval_every,
+            eval_first=eval_first,
+            stop_at_peak=train.stop_at_peak,
             checkpoint_every=train.checkpoint_every,
             keep_checkpoints=train.keep_checkpoints,
             sample_every=train.sample_every,

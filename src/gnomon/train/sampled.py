@@ -6,14 +6,12 @@ prompts -> rollout -> judge -> (the method's credit) -> minibatches
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gnomon.agents.episodes import Episode, EpisodeRunner
 from gnomon.algorithms.base import Algorithm, Credit, Evaluation, Step, per_response_sum
 from gnomon.algorithms.rollouts import (
     EncodedPrompt,
@@ -28,158 +26,20 @@ from gnomon.algorithms.rollouts import (
 )
 from gnomon.data.batch import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
-from gnomon.judges.protocol import Judge, checked, judged, trainable
 from gnomon.judges.tally import Tally
-from gnomon.recipe.schema import RolloutSpec
-from gnomon.records import Judgement, Score, TokenGroup
-from gnomon.rollout.protocol import (
-    Completion,
-    Engine,
-    Request,
-    SamplingParams,
-    sampled_group,
-)
+from gnomon.recipe.schema import MonitorSpec
+from gnomon.records import TokenGroup
 from gnomon.stats.intervals import mean_interval, weighted_proportion
 from gnomon.stats.prompts import over_prompts
 from gnomon.train.learner import Drawn
+from gnomon.train.monitors import Monitors
+from gnomon.train.played import Played as Played
+from gnomon.train.played import Sampling as Sampling
 from gnomon.train.prefetch import Prefetch
 from gnomon.train.rollout_state import pack_rollouts, unpack_rollouts
 
 EVALUATION_SEED = 2**30
 """Rollout seeds of evaluations: the same prompts get the same random numbers every time."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How rollouts are drawn: ``samples`` per prompt, annealed to ``final_temperature``, by weights
-    that are up to ``max_staleness`` iterations old."""
-
-    params: SamplingParams = field(default_factory=SamplingParams)
-    samples: int = 1
-    final_temperature: float | None = None
-    max_staleness: int = 0
-
-    @classmethod
-    def of(cls, spec: RolloutSpec) -> Sampling:
-        """As a recipe asks for."""
-        params = SamplingParams(
-            max_new_tokens=spec.max_new_tokens,
-            temperature=spec.temperature,
-            top_p=spec.top_p,
-            top_k=spec.top_k,
-            min_p=spec.min_p,
-            stop=tuple(spec.stop),
-        )
-        return cls(params, spec.samples, spec.final_temperature, spec.max_staleness)
-
-
-@dataclass(frozen=True)
-class Played:
-    """Everything that samples and judges a stage's prompts.
-
-    Attributes:
-        engine: samples.
-        judge: scores what was sampled; None where the environment's return is the whole reward.
-        environment: plays episodes of several turns, whose return is (part of) the reward.
-        observers: judges whose figures are logged, never trained on.
-        sampling: how rollouts are drawn.
-        max_reward_errors: the share of failed rewards in an iteration past which the run stops.
-        on_progress: called with (finished, all) responses while they are sampled.
-    """
-
-    engine: Engine
-    judge: Judge | None
-    environment: EpisodeRunner | None = None
-    observers: Sequence[Judge] = ()
-    sampling: Sampling = field(default_factory=Sampling)
-    max_reward_errors: float = 0.05
-    on_progress: Callable[[int, int], None] | None = None
-
-    def rollout(
-        self, prompts: Sequence[EncodedPrompt], temperature: float, seed: int, samples: int
-    ) -> list[Rollout]:
-        """Sample every prompt ``samples`` times and judge what comes back; with an environment,
-        play as many episodes of it."""
-        self.engine.sync_weights()
-        requests = [
-            Request(p.prompt.id, p.ids, samples, seed=(seed * 65_537 + i) % 2**62)
-            for i, p in enumerate(prompts)
-        ]
-        params = replace(self.sampling.params, temperature=temperature)
-        if self.environment is None:
-            completions: list[Sequence[Completion]]
-            completions = [*self.engine.generate(requests, params, self.on_progress)]
-        else:
-            prompts, completions = _play(
-                self.environment, self.engine, prompts, requests, params, self.on_progress
-            )
-        groups = [
-            sampled_group(prompt.prompt, prompt.ids, row)
-            for prompt, row in zip(prompts, completions, strict=True)
-        ]
-        rewards = None if self.judge is None else judged(self.judge, groups)
-        if self.environment is not None:
-            rewards = _with_returns(self.environment.name, completions, rewards)
-        assert rewards is not None
-        observed = {o.name: judged(o, groups) for o in self.observers}
-        return [
-            Rollout(
-                prompt,
-                row,
-                replace(rewards[i], scores=tuple(map(trainable, rewards[i].scores))),
-                {name: judgements[i] for name, judgements in observed.items()},
-            )
-            for i, (prompt, row) in enumerate(zip(prompts, completions, strict=True))
-        ]
-
-
-def _play(
-    runner: EpisodeRunner,
-    engine: Engine,
-    prompts: Sequence[EncodedPrompt],
-    requests: Sequence[Request],
-    params: SamplingParams,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[list[EncodedPrompt], list[Sequence[Completion]]]:
-    """The requests' episodes, and the openings they were played from."""
-    played = runner.run(
-        [(p.prompt, p.ids) for p in prompts],
-        engine,
-        params,
-        seeds=[request.seed for request in requests],
-        samples=requests[0].n,
-        progress=progress,
-    )
-    return [EncodedPrompt(p.prompt, p.ids) for p in played], [p.episodes for p in played]
-
-
-def _with_returns(
-    name: str,
-    completions: Sequence[Sequence[Completion]],
-    judgements: Sequence[Judgement] | None,
-) -> list[Judgement]:
-    """Judgements of episodes: the return, plus the judge's score where the stage has a judge too.
-
-    An error of either is the response's error.
-    """
-    out: list[Judgement] = []
-    for i, row in enumerate(completions):
-        extra = [None] * len(row) if judgements is None else list(judgements[i].scores)
-        scores = tuple(_with_return(name, c, e) for c, e in zip(row, extra, strict=True))
-        judge = Judgement(name) if judgements is None else judgements[i]
-        out.append(replace(judge, scores=scores))
-    return out
-
-
-def _with_return(name: str, completion: Completion, extra: Score | None) -> Score:
-    assert isinstance(completion, Episode)
-    own = checked(name, Score(completion.value, completion.parts, completion.error))
-    if extra is None or own.value is None:
-        return own
-    if extra.value is None:
-        return extra
-    parts = {**own.parts, name: own.value, **extra.parts}
-    return checked(name, Score(own.value + extra.value, parts))
 
 
 class SampledSource:
@@ -189,6 +49,7 @@ class SampledSource:
         algorithm: whose settings say how many epochs and minibatches an iteration has.
         prompts, held_out: to train on, and to evaluate on.
         played: samples and judges them.
+        monitor: what is watched besides the reward, and how often.
 
     Raises:
         ConfigError: fewer samples than the method compares, or sampling ahead that it, the judge
@@ -201,6 +62,7 @@ class SampledSource:
         prompts: Sequence[EncodedPrompt],
         played: Played,
         held_out: Sequence[EncodedPrompt] = (),
+        monitor: MonitorSpec | None = None,
     ) -> None:
         self.algorithm = algorithm
         self.settings = algorithm.settings
@@ -219,6 +81,8 @@ class SampledSource:
         size, seed = self.bench.batch_size, self.bench.seed
         self.sampler = Sampler(len(prompts), size, seed)
         self.more_prompts = Sampler(len(prompts), size, seed + 2)
+        self.last = self.bench.iterations - 1
+        self.monitors = Monitors(algorithm, monitor or MonitorSpec(), self.last)
         self.prefetch = self._prefetch()
         self.tally = Tally()
         self._warned_of_no_signal = False
@@ -246,6 +110,7 @@ class SampledSource:
         self._check_errors(rollouts, iteration)
         self._warn_of_no_signal(rollouts, iteration)
         metrics = rollout_metrics(rollouts) | {"temperature": step.temperature, **ahead}
+        metrics |= self.monitors.figures(rollouts, step)
         rows = [{**row, "policy_iteration": written_by} for row in sample_rows(rollouts)]
         return Drawn(rollouts, metrics, rows)
 
@@ -255,7 +120,8 @@ class SampledSource:
         temperature, samples = self.step(iteration).temperature, self.sampling.samples
         seed = self.bench.seed * 1_000_003 + iteration
         prompts = [self.prompts[i] for i in self.sampler.batch(iteration)]
-        rollouts = self.played.rollout(prompts, temperature, seed, samples)
+        due = self.played.due(iteration, self.last)
+        rollouts = self.played.rollout(prompts, temperature, seed, samples, due)
         rounds = self.algorithm.spare_rounds()
         missing = sum(map(self.algorithm.is_wasted, rollouts)) if rounds else 0
         for k in range(rounds):
@@ -263,7 +129,7 @@ class SampledSource:
                 break
             places = self.more_prompts.batch(iteration * rounds + k)[:missing]
             more = [self.prompts[i] for i in places]
-            fresh = self.played.rollout(more, temperature, seed + (k + 1) * 2**32, samples)
+            fresh = self.played.rollout(more, temperature, seed + (k + 1) * 2**32, samples, due)
             missing -= sum(not self.algorithm.is_wasted(r) for r in fresh)
             rollouts = [*rollouts, *fresh]
         return rollouts
@@ -299,7 +165,6 @@ class SampledSource:
         rollouts = answers() if self.prefetch is None else self.prefetch.alone(answers)
         self.tally.add(j for r in rollouts for j in r.judgements)
         self._check_held_out_errors(rollouts)
-        groups = [g for i, r in enumerate(rollouts) if (g := token_group(r, f"eval:{i}"))]
         scores = score_series(rollouts)
         completions = [c for r in rollouts for c in r.completions]
         series = {"length": [float(written(c)) for c in completions]}
@@ -307,26 +172,46 @@ class SampledSource:
         if "return" in series:
             scores["return"] = series.pop("return")
         finished = [c.finished for c in completions]
-        if groups and "reference" in self.bench.roles:
-            series["kl"] = self._response_kl(groups, temperature).tolist()
+        rows = sample_rows(rollouts)
+        if "reference" in self.bench.roles:
+            distances = self._from_reference(rollouts, temperature)
+            series |= {name: [v for v in x if v is not None] for name, x in distances.items()}
+            for name, values in distances.items():
+                rows = [{**row, name: v} for row, v in zip(rows, values, strict=True)]
         intervals = {name: mean_interval(v, method="t") for name, v in series.items() if v}
         intervals |= {name: over_prompts([[x] for x in v]) for name, v in scores.items() if v}
         intervals["finished"] = weighted_proportion(finished)
         metrics = {f"eval/{name}": interval.value for name, interval in intervals.items()}
         details = {name: interval.to_dict() for name, interval in intervals.items()}
-        return Evaluation(metrics, {"held-out prompts": details}, sample_rows(rollouts))
+        return Evaluation(metrics, {"held-out prompts": details}, rows)
 
     @torch.no_grad()
-    def _response_kl(self, groups: Sequence[TokenGroup], temperature: float) -> Tensor:
-        """[S] sum of log(policy / reference) over each response, in nats (estimator k1)."""
-        parts: list[Tensor] = []
-        for batch in self.bench.batches(groups):
+    def _from_reference(
+        self, rollouts: Sequence[Rollout], temperature: float
+    ) -> dict[str, list[float | None]]:
+        """By name, for every response: ``kl``, log(policy / reference) summed over it (nats, the
+        estimator k1), and ``ref_logprob``, its mean log-prob under the reference (nats a token).
+        None for a response without a token, or whose reward failed."""
+        found: dict[str, list[float | None]] = {"kl": [], "ref_logprob": []}
+        scored = [token_group(r, f"eval:{i}") for i, r in enumerate(rollouts)]
+        figures: list[Tensor] = []
+        for batch in self.bench.batches([group for group in scored if group is not None]):
             policy, reference = (
                 self.bench.roles[name].logprobs(batch, temperature=temperature).logprobs
                 for name in ("policy", "reference")
             )
-            parts.append(per_response_sum((policy - reference) * batch.response_mask, batch))
-        return torch.cat(parts)
+            mask = batch.response_mask
+            sums = [
+                per_response_sum(x * mask, batch)
+                for x in (policy - reference, reference, torch.ones_like(policy))
+            ]
+            figures.append(torch.stack([sums[0], sums[1] / sums[2].clamp(min=1)], dim=1))
+        rows = iter(torch.cat(figures).tolist() if figures else [])
+        for group in scored:
+            pair = (None, None) if group is None else next(rows)
+            found["kl"].append(pair[0])
+            found["ref_logprob"].append(pair[1])
+        return found
 
     # -- sampling ahead (max_staleness) -----------------------------------------------------------
 
