@@ -256,7 +256,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(tiny_folder: Path, tmp_p
     assert run_and_die(broken, None, resume=True) == 0
     killed = tmp_path / "broken" / "run"
     assert sha(killed, "03-grpo") == sha(straight, "03-grpo")
-    timing = ("seconds", "tokens_per_second", "peak_rss_gb", "rollout_wait")
+    timing = ("seconds", "monitor_seconds", "tokens_per_second", "peak_rss_gb", "rollout_wait")
     tables = [
         [{k: v for k, v in r.items() if k not in timing} for r in metrics(run, "03-grpo")]
         for run in (straight, killed)

@@ -120,7 +120,8 @@ class IdleWatch:
 
     def sum_up(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Say how many of the stage's iterations trained nothing, from all its rows."""
-        reasons = [why for row in rows if not row.get("final") and (why := self._why(row))]
+        trained = [row for row in rows if row.get("grad_norm") is not None]  # not an evaluation's
+        reasons = [why for row in trained if (why := self._why(row))]
         self.count = len(reasons)
         if self.count == self.iterations:
             self.tell(
