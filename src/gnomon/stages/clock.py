@@ -109,7 +109,7 @@ def stage_seconds(
     per_iteration += steps * learning * 4 * update / speed.weights
     if online:
         per_iteration += _sampling(spec, train.batch_size, usable, parameters, layers, speed)
-    looks = 1 + (iterations // train.eval_every if train.eval_every else 0)
+    looks = 1 + (iterations // train.eval_every if train.eval_every else int(online))
     seen = min(usable.held_out, train.eval_size)
     if online:
         look = _sampling(spec, seen, usable, parameters, layers, speed)

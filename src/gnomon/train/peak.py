@@ -42,7 +42,8 @@ class Peak:
         """Count an evaluation in, and keep the weights if it is the best; without a value (the
         judge failed on all of it) it is none."""
         self.last = iteration
-        if value is not None and (self.iteration is None or value > self.value):
+        value = -math.inf if value is None or math.isnan(value) else value
+        if value > (-math.inf if self.iteration is None else self.value):
             self.iteration, self.value, self.waited = iteration, value, 0
             self._weights = {n: p.detach().cpu().clone() for n, p in parameters.items()}
         else:
