@@ -18,6 +18,7 @@ from grpo_zoo import (
     Spread,
     advantages,
     column,
+    counted,
     finite,
     loop,
     make,
@@ -30,6 +31,7 @@ import tiny_world as tw
 from gnomon.errors import ConfigError, RewardsFailedError
 from gnomon.judges.protocol import Sample, Score
 from gnomon.losses.policy_variants import soft_overlong_penalty
+from gnomon.losses.reduce import Totals
 from gnomon.recipe.load import parse_recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.stage import open_stage, run_stage
@@ -444,6 +446,20 @@ def test_each_preset_runs_from_a_recipe(name: str, tiny_folder: Path, tmp_path: 
     assert expected | {"mismatch", "importance_max", "length_incorrect"} <= row.keys()
     assert "kl" in row  # by the monitors, where the method holds no reference
     assert ("kl_k3" in row) == (name in ("grpo", "rloo", "reinforce_pp"))
+
+
+def test_advantage_std_and_clip_fraction_are_what_the_loss_sees() -> None:
+    made = make(zero_spread="keep", epochs=2)
+    experience = made.experience(0)
+    expected = column(counted(experience), "advantages").double().std(correction=0)
+    assert experience.metrics["advantage_std"] == pytest.approx(float(expected), rel=1e-6)
+    tw.shake(made.roles["policy"], 0.3)
+    made.bench.tokens_per_microbatch = 100_000
+    groups = counted(experience)
+    step = made.step_of(experience, Totals.of(groups))
+    found = tw.figures(*(made.loss(b, step).metrics for b in made.bench.batches(groups)))
+    assert found["clip_fraction"] == pytest.approx(found["clip_low"] + found["clip_high"])
+    assert found["clip_fraction"] > 0
 
 
 # -- learning -------------------------------------------------------------------------------------

@@ -432,3 +432,15 @@ def test_ppo_raises_a_simple_reward(seed: int) -> None:
 def test_spread_gives_different_rewards() -> None:
     groups = all_groups(make_ppo(reward=Spread()).experience(0))
     assert len({r.scalar["reward"] for g in groups for r in g.responses}) > 2
+
+
+def test_the_spread_of_advantages_is_told_before_whitening() -> None:
+    plain = make_ppo(whiten_advantages=False).experience(0)
+    given = torch.cat(
+        [r.token["advantages"] for m in plain.minibatches for g in m.groups for r in g.responses]
+    )
+    expected = float(given.double().std(correction=0))
+    assert plain.metrics["advantage_std"] == pytest.approx(expected, rel=1e-6)
+    whitened = make_ppo(whiten_advantages=True).experience(0).metrics["advantage_std"]
+    assert whitened == pytest.approx(expected, rel=1e-6)
+    assert expected != pytest.approx(1.0, abs=0.01)

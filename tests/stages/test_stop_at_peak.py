@@ -29,8 +29,15 @@ def raw_recipe(model: Path, output: Path, **stage: Any) -> dict[str, Any]:
     """A policy that is paid for length, with the tunnel's preference as the judge that it is kept
     from; one update is so large that what comes later is no better."""
     train = {
-        **{"steps": 6, "batch_size": 4, "lr": 0.2, "schedule": "constant", "warmup": 0},
-        **{"checkpoint_every": 1, "sample_every": 1, "eval_every": 1, "stop_at_peak": PEAK},
+        "steps": 6,
+        "batch_size": 4,
+        "lr": 0.2,
+        "schedule": "constant",
+        "warmup": 0,
+        "checkpoint_every": 1,
+        "sample_every": 1,
+        "eval_every": 1,
+        "stop_at_peak": PEAK,
     }
     rl = {
         "name": "rl",

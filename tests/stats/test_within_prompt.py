@@ -45,5 +45,5 @@ def test_without_two_answers_that_differ_there_is_none(x, y):
 
 
 def test_both_are_of_the_same_answers():
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         within_prompt_correlation([[1, 2]], [[1]])

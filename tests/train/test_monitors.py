@@ -1,4 +1,4 @@
-"""What a stage that samples watches: against counting by hand, and that watching changes nothing."""
+"""What a stage that samples watches, against counting by hand; and watching changes nothing."""
 
 from __future__ import annotations
 
@@ -98,7 +98,9 @@ def test_text_monitors_by_hand():
 
 
 def test_a_collapsed_policy_is_told_from_a_varied_one():
-    varied = m.text_monitors([[f"answer {i} says {i * 7}" for i in range(k, k + 4)] for k in (0, 9)])
+    varied = m.text_monitors(
+        [[f"answer {i} says {i * 7}" for i in range(k, k + 4)] for k in (0, 9)]
+    )
     same = m.text_monitors([["it is 39 is 39 is 39"] * 4] * 2)
     assert same["self_similarity"] == same["opening_share"] == 1
     assert same["distinct_within"] < 0.2 < varied["distinct_within"]
@@ -396,6 +398,11 @@ def test_a_large_copy_has_to_be_asked_for(tiny_folder, tmp_path, monkeypatch):
     assert needs(raw_recipe(tiny_folder, tmp_path, train=train))[0] == ["policy", "reference"]
 
 
+def checked(raw: dict[str, Any]) -> None:
+    recipe = parse_recipe(raw)
+    check_recipe(recipe, RunFolder(recipe), Path.cwd())
+
+
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
@@ -409,5 +416,4 @@ def test_what_would_be_unused_is_refused(stage, message, tiny_folder, tmp_path):
     if stage.get("algorithm") == "sft":
         raw["stages"] = [tw.sft_stage(train={"monitor": {"every": 1}})]
     with pytest.raises(ConfigError, match=message):
-        recipe = parse_recipe(raw)
-        check_recipe(recipe, RunFolder(recipe), Path.cwd())
+        checked(raw)
