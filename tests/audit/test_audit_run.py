@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from gnomon.audit.detectors import audit_run, load_detectors
 from gnomon.cli.main import app
 from gnomon.errors import ConfigError, DataError
-from gnomon.report.findings import audit_lines
+from gnomon.report.findings import audit_lines, audit_summary
 from gnomon.runs.audit import AUDIT, Audit, Finding
 from gnomon.runs.records import STAGE
 
@@ -50,6 +50,15 @@ def test_a_run_without_one_does_not_say_the_word(sound: Path) -> None:
     assert "alarm" not in result.output.lower()
     assert "would have been seen" in result.output
     assert "needs" in result.output
+
+
+def test_the_end_of_a_run_names_its_alarms_and_counts_the_rest(sound: Path, hacked: Path) -> None:
+    quiet, loud = (audit_summary(audit_run(run), run) for run in (sound, hacked))
+    assert len(quiet) == 1
+    assert "alarm" not in quiet[0].lower()
+    assert [line.startswith("ALARM ") for line in loud] == [True] * (len(loud) - 1) + [False]
+    assert len(loud) > 1
+    assert audit_summary(Audit(), sound) == []
 
 
 def test_several_runs_at_once_and_one_that_is_none(sound: Path, hacked: Path) -> None:

@@ -58,7 +58,11 @@ def made(folder: Path, model: Path, truths: list[dict[str, Any]], reward: Any = 
         "stages": [stage],
         "compare": compare,
     }
-    return run_recipe(parse_recipe(recipe), base=folder, announce=lambda _: None)
+    said: list[str] = []
+    run = run_recipe(parse_recipe(recipe), base=folder, announce=said.append)
+    assert said[-1].startswith("audit: nothing wrong was found")
+    assert f"gnomon audit {run} shows all" in said[-1]
+    return run
 
 
 def read(folder: Path) -> Evidence:

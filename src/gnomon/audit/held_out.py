@@ -56,8 +56,9 @@ def _of_the_same_labels(evidence: Evidence) -> set[str]:
     """The compared reward models that learned from the labels that the stage learns from: what they
     like is what it is trained on."""
     stages = evidence.recipe.get("stages")
+    listed = stages if isinstance(stages, list) else []
     own = evidence.spec.get("data")
-    alike = {s.get("name") for s in stages or () if own and s.get("data") == own}
+    alike = {s.get("name") for s in listed if own and s.get("data") == own}
     compare = evidence.recipe.get("compare")
     compared = reward_entries(compare.get("rewards")) if isinstance(compare, Mapping) else []
     return {_spaced(label(entry)) for entry in compared if entry.get("model") in alike}

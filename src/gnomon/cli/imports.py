@@ -36,8 +36,8 @@ def import_logs(
 ) -> None:
     """Read the rollouts and metrics that TRL or verl logged, for gnomon audit and gnomon report.
 
-    TRL logs them with log_completions=True, verl with trainer.rollout_data_dir=FOLDER and
-    trainer.logger=[file]. Columns that are not known are kept; what is missing is said.
+    TRL logs them with log_completions=True, verl with trainer.rollout_data_dir=FOLDER and file
+    among trainer.logger. Columns that are not known are kept; what is missing is said.
     """
     from gnomon.runs.foreign import Trainer
     from gnomon.runs.imported import import_run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from gnomon.report.format import measured, number
 from gnomon.runs.audit import Audit, Finding
 
@@ -27,6 +29,23 @@ def audit_lines(audit: Audit) -> list[str]:
         if found:
             lines += [heading, *(f"  {text}" for text in found)]
     return [_printable(line) for line in lines]
+
+
+def audit_summary(audit: Audit, run: Path) -> list[str]:
+    """The alarms, and in one line how much else was looked for; nothing where nothing applied."""
+    if not audit.findings:
+        return []
+    counts = dict.fromkeys(("clear", "unclear", "not_looked"), 0)
+    for finding in audit.findings:
+        if finding.status in counts:
+            counts[finding.status] += 1
+    rest = (
+        f"{counts['clear']} looked for and not found, {counts['unclear']} left open, "
+        f"{counts['not_looked']} not looked for; gnomon audit {run} shows all"
+    )
+    lines = [_alarm(finding) for finding in audit.alarms]
+    lead = "besides" if lines else NOTHING
+    return [_printable(line) for line in [*lines, f"audit: {lead}: {rest}"]]
 
 
 def _alarm(finding: Finding) -> str:

@@ -12,7 +12,7 @@ from gnomon.algorithms.eval_settings import EVAL
 from gnomon.audit.detectors import audit_run
 from gnomon.errors import RunError, RunStopped
 from gnomon.recipe.schema import Recipe, StageSpec
-from gnomon.report.findings import audit_lines
+from gnomon.report.findings import audit_summary
 from gnomon.report.html import write_report
 from gnomon.runs.audit import AUDIT
 from gnomon.runs.folder import RunFolder, StageFolder, run_lock
@@ -121,7 +121,7 @@ class _Running:
         except Exception as error:
             self.announce(f"warning: the run could not be audited: {explain(error)}")
             return
-        for line in audit_lines(found):
+        for line in audit_summary(found, self.run.path):
             self.announce(line)
 
     def _stage(self, stage: StageSpec) -> None:
