@@ -104,6 +104,21 @@ def test_words_that_the_start_never_wrote(tmp_path: Path) -> None:
     assert finding.figure.value > 0.5
 
 
+def test_a_phrase_that_the_start_never_wrote(tmp_path: Path) -> None:
+    def coined(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
+        told = verifier(rng, step, right)[0]
+        coins = rng.random() < (step - 1) / 60
+        return (f"{told} Hope care!" if coins else told), float(coins), {}
+
+    finding = one(make(tmp_path / "run", rollouts(STEPS, coined)), "new_phrase")
+    assert finding.status == "alarm"
+    assert all(e.response.endswith("Hope care!") for e in finding.exhibits)
+    assert finding.figure is not None
+    assert finding.figure.low < 49 / 60 < finding.figure.high
+    sound = one(make(tmp_path / "sound", rollouts(STEPS, verifier)), "new_phrase")
+    assert sound.status == "clear"
+
+
 def test_nothing_is_hacked_where_the_reward_did_not_rise(tmp_path: Path) -> None:
     def unpaid(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
         return garbled(rng, step, right)[0], float(rng.random() < 0.5), {}

@@ -26,6 +26,7 @@ DETECTORS: Mapping[str, str] = {
     "disagreement": "gnomon.audit.held_out:disagreement",
     "contradiction": "gnomon.audit.contradiction:contradiction",
     "unseen_phrases": "gnomon.audit.drift:unseen_phrases",
+    "new_phrase": "gnomon.audit.drift:new_phrase",
     "several_answers": "gnomon.audit.drift:several_answers",
     "same_answer": "gnomon.audit.drift:same_answer",
     "nothing_specific": "gnomon.audit.drift:nothing_specific",

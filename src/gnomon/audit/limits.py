@@ -52,6 +52,11 @@ LIMITS: Mapping[str, Limit] = {
         "training sharpens what the start model says; of word pairs, 5% more than it ever says "
         "are a new language",
     ),
+    "new_phrase": Limit(
+        0.1,
+        "a phrase that none of the start's answers has, in one answer of ten: training sharpens "
+        "what is there already, and does not coin",
+    ),
     "several_answers": Limit(
         0.5,
         "one number more in half of the answers, where the reward rises: listing guesses",
