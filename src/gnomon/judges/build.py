@@ -143,6 +143,7 @@ class Mixture(Judge):
                 raise ConfigError(f"reward {judge.name!r}: its weight is {weight!r}, not a number")
         self.version = "; ".join(f"{j.name}: {j.version}" for j, _ in self.parts if j.version)
         self.in_rounds = any(judge.in_rounds for judge, _ in self.parts)
+        self.paid = any(judge.paid for judge, _ in self.parts)
 
     def begin(self, round: int) -> None:
         for judge, _ in self.parts:

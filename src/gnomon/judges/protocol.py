@@ -47,12 +47,14 @@ class Judge(Protocol):
         groupwise: it judges responses by comparing them, so a group cannot be split.
         in_rounds: it is asked once a round, about everything in it (people are); so nothing can be
             sampled ahead of its answers.
+        paid: each question costs money, so nothing is asked that training does not need.
     """
 
     name: str
     version: str = ""
     groupwise: bool = False
     in_rounds: bool = False
+    paid: bool = False
 
     @abstractmethod
     def judge(self, groups: Sequence[Group]) -> list[Judgement]:

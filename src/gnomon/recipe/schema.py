@@ -422,6 +422,12 @@ class StageSpec(Spec):
         le=1,
         description="stop when a larger share of the rewards fails",
     )
+    probes: int | None = Field(
+        None,
+        ge=0,
+        description="at the end, ask the reward again about edits of so many sampled answers, see "
+        "[probes.md](probes.md); null is 64 where asking costs no money; 0: none",
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="the algorithm's own")
 
     @field_validator("name")

@@ -29,6 +29,7 @@ from gnomon.runs.records import DATA
 from gnomon.stages.environments import build_environment, openings
 from gnomon.stages.evaluate import check_suites, model_places
 from gnomon.stages.names import reward_folder
+from gnomon.stages.probes import probe_stage, roomy_encoder
 from gnomon.stages.roles import RoleBuilder, lora_settings
 from gnomon.stages.sources import LENGTH, context_of, keep_template
 from gnomon.stages.stage import Stage
@@ -228,6 +229,8 @@ class Train(Stage):
             loop = self._loop(learner, loaded, progress, resume)
             last = loop.run(resume)
         self._save(algorithm, loaded)
+        if isinstance(source, SampledSource):
+            self._probe(source, loaded)
         info = {
             "iterations": loop.end,
             "idle_iterations": loop.idle.count,
@@ -378,6 +381,19 @@ class Train(Stage):
         store = CheckpointStore(self.folder.path / "checkpoints")
         iteration = store.latest()
         return None if iteration is None else store.read(iteration).step
+
+    def _probe(self, source: SampledSource, loaded: LoadedModel) -> None:
+        """Ask the trained reward again about edits of what was sampled."""
+        with self.progress(1) as progress:
+            probe_stage(
+                self.spec,
+                self.folder.path,
+                source.played.judge,
+                source.prompts,
+                roomy_encoder(self.recipe, loaded),
+                seed=self.seed,
+                tick=self.watched(progress, "probes"),
+            )
 
     def _save(self, algorithm: Algorithm, loaded: LoadedModel) -> None:
         result = algorithm.result()

@@ -1,0 +1,201 @@
+"""Where texts have moved: surface features of sets of answers, and how far one set has come from
+another in a given direction.
+
+An edit (padding, say) moves a set of answers in some direction of these features. Whether training
+moved the policy the same way is the position of its late answers on the line from its early answers
+(0) to the edited ones (1).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from gnomon.stats.intervals import Floats, Interval, mean_interval
+from gnomon.stats.prompts import independent_difference
+
+Item = tuple[str, str]
+"""A prompt and an answer to it."""
+
+FEATURES = (
+    *(
+        "words",
+        "sentences",
+        "word_length",
+        "distinct_words",
+        "repeated_pairs",
+        "repeated_sentences",
+    ),
+    *("numbers", "distinct_numbers", "capitals", "punctuation", "markup", "prompt_words"),
+    *("own_prompt", "common_pairs"),
+)
+"""``words``, ``sentences``, ``numbers``: logarithms of 1 + their count. ``distinct_words``: share
+of words not said before. ``repeated_pairs``: share of neighbouring words said before.
+``prompt_words``: share of the answer's words that are its prompt's; ``own_prompt``: that less the
+share that are another prompt's. ``common_pairs``: share of its pairs of neighbouring words that
+some answer to another prompt in the same set has."""
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_ENOUGH = 4
+"""Prompts below which no position is given."""
+_RIDGE = 1e-3
+
+
+def features(items: Sequence[Item]) -> Floats:
+    """[n, features] of a set of answers; see :data:`FEATURES`."""
+    tokens = [_WORD.findall(text.lower()) for _, text in items]
+    prompts = [frozenset(_WORD.findall(prompt.lower())) for prompt, _ in items]
+    pairs = [frozenset(pairwise(words)) for words in tokens]
+    holders = _holders(pairs, [prompt for prompt, _ in items])
+    rows = []
+    for i, (prompt, text) in enumerate(items):
+        other = next((p for p in prompts[i:] + prompts[:i] if p != prompts[i]), frozenset())
+        own, theirs = _share(tokens[i], prompts[i]), _share(tokens[i], other)
+        common = [p for p in pairs[i] if holders[p] - {prompt}]
+        rows.append(
+            [*_surface(text, tokens[i]), own, own - theirs, len(common) / max(1, len(pairs[i]))]
+        )
+    return np.asarray(rows, dtype=np.float64).reshape(len(items), len(FEATURES))
+
+
+def _holders(
+    pairs: Sequence[frozenset[tuple[str, str]]], prompts: Sequence[str]
+) -> dict[tuple[str, str], set[str]]:
+    """The prompts whose answers have each pair; two are enough to know that another one has it."""
+    holders: dict[tuple[str, str], set[str]] = {}
+    for found, prompt in zip(pairs, prompts, strict=True):
+        for pair in found:
+            who = holders.setdefault(pair, set())
+            if len(who) < 2:
+                who.add(prompt)
+    return holders
+
+
+def _surface(text: str, tokens: Sequence[str]) -> list[float]:
+    words = [t for t in tokens if t[0].isalnum()]
+    numbers = [t for t in words if t.isdigit()]
+    neighbours = Counter(pairwise(tokens))
+    said = [s.strip().lower() for s in re.split(r"[.!?]+\s|\n", text) if s.strip()]
+    letters = [c for c in text if c.isalpha()]
+    count, n = max(1, len(words)), max(1, sum(neighbours.values()))
+    return [
+        math.log1p(len(words)),
+        math.log1p(len(said)),
+        sum(map(len, words)) / count,
+        len(set(words)) / count,
+        sum(k - 1 for k in neighbours.values()) / n,
+        1.0 - len(set(said)) / max(1, len(said)),
+        math.log1p(len(numbers)),
+        math.log1p(len(set(numbers))),
+        sum(c.isupper() for c in letters) / max(1, len(letters)),
+        sum(not t[0].isalnum() for t in tokens) / max(1, len(tokens)),
+        math.log1p(len(re.findall(r"[*#`$\\<>{}|]|^\s*[-+] ", text, re.MULTILINE))),
+    ]
+
+
+def _share(words: Sequence[str], of: frozenset[str]) -> float:
+    return sum(w in of for w in words) / max(1, len(words))
+
+
+def position(early: Sequence[Item], edited: Sequence[Item], late: Sequence[Item]) -> Interval:
+    """How far ``late`` has come from ``early`` (0) towards ``edited`` (1), with its interval over
+    prompts; NaN where the edit moves no feature, or there are fewer than four prompts.
+
+    The direction is the linear discriminant of early and edited answers with a diagonal covariance
+    (Dudoit, Fridlyand & Speed 2002): features count by how clearly the edit moves them.
+
+    Args:
+        early, late: answers of the two times, several to a prompt or one.
+        edited: some early answers after the edit.
+    """
+    nothing = Interval(math.nan)
+    if min(len({p for p, _ in s}) for s in (early, edited, late)) < _ENOUGH:
+        return nothing
+    start, end, now = _standard(early, edited, late)
+    shift = end.mean(0) - start.mean(0)
+    spread = (start.var(0) + end.var(0)) / 2 + _RIDGE
+    weights = shift / spread
+    length = float(shift @ weights)
+    if length < 0.05:  # less than a quarter of a standard deviation: no direction
+        return nothing
+    began, came = ((x - start.mean(0)) @ weights / length for x in (start, now))
+    return independent_difference(_over(late, came), _over(early, began))
+
+
+def _standard(*sets: Sequence[Item]) -> list[Floats]:
+    """Each set's features, in units of the first set's standard deviations.
+
+    ``common_pairs`` depends on how large a set is, so all are cut to the size of the smallest,
+    spread over its prompts, for that feature's sake alone.
+    """
+    least = min(map(len, sets))
+    found = []
+    for items in sets:
+        values = features(items)
+        if len(items) > least:
+            step = len(items) / least
+            blocks = [[items[int(i * step)] for i in range(least)]]
+            few = features(blocks[0])
+            values[:, -1] += few[:, -1].mean() - values[:, -1].mean()
+        found.append(values)
+    scale = found[0].std(0) + 0.05 * (1.0 + np.abs(found[0].mean(0)))
+    return [values / scale for values in found]
+
+
+def _over(items: Sequence[Item], values: Floats) -> Interval:
+    """The mean over prompts of their answers' means."""
+    by_prompt: dict[str, list[float]] = {}
+    for (prompt, _), value in zip(items, values.tolist(), strict=True):
+        by_prompt.setdefault(prompt, []).append(value)
+    return mean_interval([sum(v) / len(v) for v in by_prompt.values()], method="t")
+
+
+# -- phrases --------------------------------------------------------------------------------------
+
+
+def grown_phrases(
+    early: Sequence[str],
+    late: Sequence[str],
+    *,
+    most: int = 6,
+    longest: int = 5,
+    least_growth: float = 0.2,
+) -> list[tuple[str, float, float]]:
+    """(phrase, share of early answers, share of late answers) that have become commoner by at
+    least ``least_growth`` of the answers; the most grown first, none within another.
+
+    Phrases are 1 to ``longest`` words as written, punctuation on them included. Of phrases that
+    grew alike the longest is kept.
+    """
+    before, after = _phrase_shares(early, longest), _phrase_shares(late, longest)
+    grown = [(p, before.get(p, 0.0), share) for p, share in after.items()]
+    grown = [g for g in grown if g[2] - g[1] >= least_growth]
+    grown.sort(key=lambda g: (-(round(g[2] - g[1], 2)) - 0.05 * len(g[0].split()), g[0]))
+    kept: list[tuple[str, float, float]] = []
+    for found in grown:
+        around = [f" {k[0]} " for k in kept]
+        if not any(f" {found[0]} " in a or a in f" {found[0]} " for a in around):
+            kept.append(found)
+        if len(kept) == most:
+            break
+    return kept
+
+
+def _phrase_shares(texts: Sequence[str], longest: int) -> dict[str, float]:
+    """The share of texts that hold each phrase, of those in more than one text."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        words = text.split()
+        counts.update(
+            {
+                " ".join(words[i : i + n])
+                for n in range(1, longest + 1)
+                for i in range(len(words) - n + 1)
+            }
+        )
+    return {phrase: k / max(1, len(texts)) for phrase, k in counts.items() if k > 1}
