@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gnomon.stats.texts import sentences
+
 NEUTRAL = (
     "Let me say a few words about this.",
     "There is more than one way to look at it.",
@@ -24,7 +26,6 @@ NEUTRAL = (
 MOST_JOINED = 4
 """Answers of one prompt that :func:`union` joins at most."""
 
-_SENTENCE = re.compile(r"\S.*?(?:[.!?]+(?=\s|$)|\n|$)", re.DOTALL)
 _MARKUP = re.compile(
     r"[*_`#>~]+|^\s*(?:[-+]|\d+[.)])\s+|</?\w+>|\\boxed\{([^{}]*)\}|\$+", re.MULTILINE
 )
@@ -58,11 +59,6 @@ class Edited:
 
 Edit = Callable[[Edited], str | None]
 """The edited answer; None where the edit does not apply."""
-
-
-def sentences(text: str) -> list[str]:
-    """A text's sentences and lines, without the blanks between them."""
-    return [found.group().strip() for found in _SENTENCE.finditer(text) if found.group().strip()]
 
 
 def pad(answer: Edited) -> str:

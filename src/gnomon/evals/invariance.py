@@ -25,7 +25,6 @@ from gnomon.evals.edits import (
     NEUTRAL,
     Edited,
     agrees,
-    sentences,
     stated_belief,
     union_members,
 )
@@ -41,6 +40,7 @@ from gnomon.stats.intervals import (
     weighted_proportion,
 )
 from gnomon.stats.prompts import gain_over_prompts, independent_difference, over_prompts
+from gnomon.stats.texts import sentences
 
 AGREED, PHRASES = "agreed", ("without_phrases", "with_phrases", "only_phrases")
 SHOWN = 3

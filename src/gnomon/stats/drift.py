@@ -18,6 +18,7 @@ import numpy as np
 
 from gnomon.stats.intervals import Floats, Interval, mean_interval
 from gnomon.stats.prompts import independent_difference
+from gnomon.stats.texts import sentences, words
 
 Item = tuple[str, str]
 """A prompt and an answer to it."""
@@ -40,7 +41,6 @@ of words not said before. ``repeated_pairs``: share of neighbouring words said b
 share that are another prompt's. ``common_pairs``: share of its pairs of neighbouring words that
 some answer to another prompt in the same set has."""
 
-_WORD = re.compile(r"\w+|[^\w\s]")
 _ENOUGH = 4
 """Prompts below which no position is given."""
 _RIDGE = 1e-3
@@ -48,9 +48,9 @@ _RIDGE = 1e-3
 
 def features(items: Sequence[Item]) -> Floats:
     """[n, features] of a set of answers; see :data:`FEATURES`."""
-    tokens = [_WORD.findall(text.lower()) for _, text in items]
-    prompts = [frozenset(_WORD.findall(prompt.lower())) for prompt, _ in items]
-    pairs = [frozenset(pairwise(words)) for words in tokens]
+    tokens = [words(text) for _, text in items]
+    prompts = [frozenset(words(prompt)) for prompt, _ in items]
+    pairs = [frozenset(pairwise(found)) for found in tokens]
     holders = _holders(pairs, [prompt for prompt, _ in items])
     rows = []
     for i, (prompt, text) in enumerate(items):
@@ -77,19 +77,19 @@ def _holders(
 
 
 def _surface(text: str, tokens: Sequence[str]) -> list[float]:
-    words = [t for t in tokens if t[0].isalnum()]
-    numbers = [t for t in words if t.isdigit()]
+    said = [t for t in tokens if t[0].isalnum()]
+    numbers = [t for t in said if t.isdigit()]
     neighbours = Counter(pairwise(tokens))
-    said = [s.strip().lower() for s in re.split(r"[.!?]+\s|\n", text) if s.strip()]
+    lines = sentences(text.lower())
     letters = [c for c in text if c.isalpha()]
-    count, n = max(1, len(words)), max(1, sum(neighbours.values()))
+    count, n = max(1, len(said)), max(1, sum(neighbours.values()))
     return [
-        math.log1p(len(words)),
         math.log1p(len(said)),
-        sum(map(len, words)) / count,
-        len(set(words)) / count,
+        math.log1p(len(lines)),
+        sum(map(len, said)) / count,
+        len(set(said)) / count,
         sum(k - 1 for k in neighbours.values()) / n,
-        1.0 - len(set(said)) / max(1, len(said)),
+        1.0 - len(set(lines)) / max(1, len(lines)),
         math.log1p(len(numbers)),
         math.log1p(len(set(numbers))),
         sum(c.isupper() for c in letters) / max(1, len(letters)),
@@ -98,8 +98,8 @@ def _surface(text: str, tokens: Sequence[str]) -> list[float]:
     ]
 
 
-def _share(words: Sequence[str], of: frozenset[str]) -> float:
-    return sum(w in of for w in words) / max(1, len(words))
+def _share(found: Sequence[str], of: frozenset[str]) -> float:
+    return sum(word in of for word in found) / max(1, len(found))
 
 
 def position(early: Sequence[Item], edited: Sequence[Item], late: Sequence[Item]) -> Interval:
@@ -190,12 +190,7 @@ def _phrase_shares(texts: Sequence[str], longest: int) -> dict[str, float]:
     """The share of texts that hold each phrase, of those in more than one text."""
     counts: Counter[str] = Counter()
     for text in texts:
-        words = text.split()
-        counts.update(
-            {
-                " ".join(words[i : i + n])
-                for n in range(1, longest + 1)
-                for i in range(len(words) - n + 1)
-            }
-        )
+        found = text.split()
+        runs = (found[i : i + n] for n in range(1, longest + 1) for i in range(len(found) - n + 1))
+        counts.update({" ".join(run) for run in runs})
     return {phrase: k / max(1, len(texts)) for phrase, k in counts.items() if k > 1}
