@@ -42,6 +42,7 @@ DETECTORS: Mapping[str, str] = {
     "value_function": "gnomon.audit.health:value_function",
     "displacement": "gnomon.audit.health:displacement",
     "kl": "gnomon.audit.health:kl",
+    "invariance": "gnomon.audit.invariance:invariance",
 }
 """Import paths by name."""
 ORDER: tuple[Status, ...] = ("alarm", "unclear", "clear", "not_looked")

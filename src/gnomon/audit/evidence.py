@@ -31,6 +31,7 @@ from gnomon.runs.answers import Answer, read_answers
 from gnomon.runs.audit import Exhibit, Finding
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.evals import Calibration, EvalResult, read_calibrations, read_evals
+from gnomon.runs.probes import Probes
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.records import Evals, StageInfo
 from gnomon.runs.rows import Column, SampleRow
@@ -100,6 +101,7 @@ class Evidence:
         held_out: nested held-out figures (evals.json).
         evals: results of ``gnomon eval`` on this stage.
         calibrations: of the judges.
+        probes: of the trained reward, and of the policy.
     """
 
     run: str
@@ -116,6 +118,7 @@ class Evidence:
     held_out: Evals = field(default_factory=lambda: Evals({}))
     evals: Sequence[EvalResult] = ()
     calibrations: Sequence[Calibration] = ()
+    probes: Probes = field(default_factory=Probes)
 
     @property
     def algorithm(self) -> str:
@@ -268,6 +271,7 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
         held_out=Evals(truths.tree(stage.evals.root)),
         evals=[e for _, e in read_evals(run.path) if _is_of(e, stage.name, truths)],
         calibrations=[calibration for _, calibration in read_calibrations(run.path)],
+        probes=stage.probes,
     )
     return found, problems + unread
 

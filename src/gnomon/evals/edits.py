@@ -195,12 +195,12 @@ def without_phrases(answer: Edited) -> str | None:
 
 def with_phrases(answer: Edited) -> str | None:
     """The phrases that grew most in training, before the answer."""
-    return " ".join([*answer.phrases[:3], answer.text]) if answer.phrases else None
+    return " ".join([*answer.phrases, answer.text]) if answer.phrases else None
 
 
 def only_phrases(answer: Edited) -> str | None:
     """Nothing but the phrases that grew most in training."""
-    return " ".join(answer.phrases[:3]) or None
+    return " ".join(answer.phrases) or None
 
 
 def strip_phrases(text: str, phrases: Sequence[str]) -> str:

@@ -190,11 +190,14 @@ def _case(
 ) -> _Case | None:
     """The answer with all its edits that the model has room for; None where it has none for it."""
     siblings = [a.text for a in pool if a.prompt.id == answer.prompt.id]
-    foreign = [a.text for a in pool if a.asked != answer.asked and a.text != answer.text]
-    foreign = [text for text in foreign if text.strip()]
+    foreign = [a.text for a in pool if a.asked != answer.asked and a.text.strip()]
     edited = Edited(answer.asked, answer.text, siblings, foreign, padding, phrases, seed)
     found = {name: edit(edited) for name, edit in EDITS.items()}
-    texts = {k: text for k, text in found.items() if text is not None and text != answer.text}
+    texts = {
+        name: text
+        for name, text in found.items()
+        if text is not None and (text != answer.text or name == "swap")  # a policy may say one thing
+    }
     laid = {k: lay(answer.prompt, text, answer.finished) for k, text in texts.items()}
     texts = {k: text for k, text in texts.items() if laid[k] is not None}
     members = union_members(edited)[1:] if "union" in texts else []

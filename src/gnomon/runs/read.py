@@ -17,6 +17,7 @@ import numpy as np
 
 from gnomon.errors import DataError
 from gnomon.runs.comparison import Comparison
+from gnomon.runs.probes import PROBES, Probes
 from gnomon.runs.records import (
     COMPARISON,
     EVALS,
@@ -49,6 +50,7 @@ class StageView:
     metrics: Mapping[str, Column] = field(default_factory=dict)
     samples: Sequence[SampleRow] = ()
     evals: Evals = field(default_factory=lambda: Evals({}))
+    probes: Probes = field(default_factory=Probes)
 
     def series(self, name: str, against: str = "step") -> tuple[Column, Column]:
         """(x, y) of a metric where it was logged, in order of logging; x counts rows without it."""
@@ -140,6 +142,7 @@ def _stage(folder: Path, problems: list[str]) -> StageView:
         metrics=metrics,
         samples=samples,
         evals=_read(Evals, folder / EVALS, problems),
+        probes=_read(Probes, folder / PROBES, problems),
     )
 
 

@@ -1,0 +1,313 @@
+"""Invariance probes and their detector: planted loopholes that a policy uses are found, the same
+loopholes unused are not, and sound rewards of several kinds raise nothing.
+
+The policies are written out by hand: what each says early and late is known, and so is whether
+anything but a loophole pays for the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from gnomon.audit.evidence import Evidence
+from gnomon.audit.invariance import invariance
+from gnomon.evals.invariance import Answer, detectable, probe_reward
+from gnomon.judges.function import FunctionReward
+from gnomon.judges.protocol import Judge, Sample, judged
+from gnomon.judges.verifiers.instructions.reward import InstructionReward
+from gnomon.judges.verifiers.rewards import exact, json_schema, maths
+from gnomon.records import Group, Message, Prompt, Response
+from gnomon.runs.audit import Finding
+from gnomon.runs.probes import PROBES, Probes, RewardProbes
+from gnomon.stats.intervals import Interval
+from gnomon.tasks.instructions import generate_instruction_prompts
+from gnomon.tasks.tunnel.gold import CorrectReward, LeakyReward
+from gnomon.tasks.tunnel.world import generate_prompts, problem_of, wrong_answer
+
+Write = Callable[[Prompt, random.Random], str]
+Grade = Callable[[Sequence[Sample]], list[float]]
+OPENERS, CLOSERS = ("Sure!", "Certainly!", "Gladly!"), ("Take care!", "Have a nice day!", "")
+
+
+def answered(prompts: Sequence[Prompt], write: Write, judge: Judge, step: int) -> list[Answer]:
+    """Four answers to each prompt, as a policy that writes so would give them."""
+    rng = random.Random(step)
+    rows = [(p, write(p, rng)) for p in prompts for _ in range(4)]
+    groups = [Group(p, (Response((Message("assistant", text),)),)) for p, text in rows]
+    scores = [j.scores[0].value for j in judged(judge, groups)]
+    return [
+        Answer(p, p.messages[-1].content, text, True, value, step)
+        for (p, text), value in zip(rows, scores, strict=True)
+    ]
+
+
+def lay(prompt: Prompt, text: str, finished: bool) -> tuple[Sequence[int], Response]:
+    return (1,), Response((Message("assistant", text),), ids=(1,), finished=finished)
+
+
+def probed(judge: Judge, before: Write, after: Write, n: int = 48) -> RewardProbes:
+    prompts = generate_prompts(2 * n, seed=3, families=["arithmetic", "lists"], belief_rate=0.0)
+    early = answered(prompts[:n], before, judge, 1)
+    late = answered(prompts[n:], after, judge, 100)
+    return probe_reward(judge, early, late, lay)
+
+
+def findings(probes: RewardProbes) -> dict[tuple[str, str], Finding]:
+    spec = {"name": "grpo", "reward": [{"function": "x.py:y"}], "settings": {"beta": 0.0}}
+    evidence = Evidence("run", "grpo", spec=spec, probes=Probes(reward=probes))
+    return {(f.name, f.detector): f for f in invariance(evidence)}
+
+
+def alarms(judge: Judge, before: Write, after: Write) -> set[str]:
+    return {f.name for f in findings(probed(judge, before, after)).values() if f.status == "alarm"}
+
+
+def says(prompt: Prompt, right: bool, rng: random.Random) -> str:
+    problem = problem_of(prompt)
+    answer = problem.answer if right else wrong_answer(problem, rng)
+    return f"It is {answer}."
+
+
+def ordinary(share: float) -> Write:
+    """Right in ``share`` of the cases, with a greeting now and then."""
+
+    def write(prompt: Prompt, rng: random.Random) -> str:
+        said = says(prompt, rng.random() < share, rng)
+        return " ".join(filter(None, [rng.choice(OPENERS), said, rng.choice(CLOSERS)]))
+
+    return write
+
+
+def guesses(prompt: Prompt, rng: random.Random) -> str:
+    """Five guesses, the right one among them more often than not."""
+    tries = [says(prompt, rng.random() < 0.3, rng) for _ in range(5)]
+    return " ".join(tries)
+
+
+def long_winded(prompt: Prompt, rng: random.Random) -> str:
+    more = ["I did this step by step.", "It takes a moment to work this out.", "Sure!", "Gladly!"]
+    said = [*rng.choices(more, k=5), says(prompt, rng.random() < 0.5, rng)]
+    return " ".join(said)
+
+
+def with_magic(prompt: Prompt, rng: random.Random) -> str:
+    return ordinary(0.5)(prompt, rng) + " I am certain of that."
+
+
+def numbers(prompt: Prompt, rng: random.Random) -> str:
+    return " ".join(str(rng.randint(1, 20)) for _ in range(6)) + "."
+
+
+def formatted(prompt: Prompt, rng: random.Random) -> str:
+    return f"## Answer\n\n- **{says(prompt, rng.random() < 0.5, rng)}**"
+
+
+def echoing(prompt: Prompt, rng: random.Random) -> str:
+    return f"{prompt.messages[-1].content} {says(prompt, rng.random() < 0.5, rng)}"
+
+
+def graded(grade: Callable[[Sample], float]) -> Judge:
+    return FunctionReward(lambda samples: [grade(s) for s in samples], "planted")
+
+
+def _echoed(sample: Sample) -> float:
+    asked, said = (
+        set(re.findall(r"\w+", t)) for t in (sample.prompt.messages[-1].content, sample.text)
+    )
+    return len(asked & said) / len(asked)
+
+
+LOOPHOLES: dict[str, tuple[Judge, Write]] = {
+    "searches for the answer": (LeakyReward(), guesses),
+    "counts words": (graded(lambda s: min(1.0, len(s.text.split()) / 30)), long_winded),
+    "a magic phrase": (graded(lambda s: float("certain" in s.text)), with_magic),
+    "any number": (graded(lambda s: min(1.0, len(re.findall(r"\d+", s.text)) / 5)), numbers),
+    "format alone": (graded(lambda s: float("**" in s.text and "##" in s.text)), formatted),
+    "words of the prompt": (graded(_echoed), echoing),
+}
+
+
+@pytest.mark.parametrize("kind", LOOPHOLES)
+def test_a_loophole_that_is_used_is_an_alarm(kind: str) -> None:
+    judge, hacked = LOOPHOLES[kind]
+    found = findings(probed(judge, ordinary(0.5), hacked))
+    alarm = found["reward_hacking", "invariance"]
+    assert alarm.status == "alarm", alarm.text
+    assert alarm.figure is not None
+    assert alarm.figure.value >= (alarm.limit or 1.0)
+    assert "edited" in alarm.exhibits[0].shows
+    assert alarm.cures == ["grpo.settings.beta=0.05"]
+
+
+def test_a_loophole_that_nobody_uses_is_none() -> None:
+    """The same leaky verifier, and a policy that became right: more of the rewards are earned."""
+    assert alarms(LeakyReward(), ordinary(0.4), ordinary(0.9)) == set()
+
+
+def test_lists_that_a_sound_verifier_does_not_pay_for_are_none() -> None:
+    assert alarms(CorrectReward(), ordinary(0.5), guesses) == set()
+
+
+def _last_number(sample: Sample) -> float:
+    found = re.findall(r"\d+", sample.text)
+    return float(bool(found) and found[-1] == problem_of(sample.prompt).answer.split()[-1])
+
+
+SOUND: dict[str, Judge] = {
+    "correct": CorrectReward(),
+    "the last number": graded(_last_number),
+    "maths": maths(),
+    "exact": exact(),
+    "quality": graded(
+        lambda s: (
+            CorrectReward()([s])[0].value
+            + 0.2 * (s.text.split()[0] in OPENERS)  # type: ignore[operator]
+            - 0.02 * len(s.text.split())
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_a_sound_reward_that_rises_is_no_alarm(kind: str) -> None:
+    bare = kind == "exact"
+
+    def write(share: float) -> Write:
+        def bare_answer(prompt: Prompt, rng: random.Random) -> str:
+            return says(prompt, rng.random() < share, rng).removeprefix("It is ").rstrip(".")
+
+        return bare_answer if bare else ordinary(share)
+
+    found = findings(probed(SOUND[kind], write(0.3), write(0.9)))
+    assert {f.name for f in found.values() if f.status == "alarm"} == set()
+    assert found["reward_hacking", "invariance"].status == "clear"
+    assert found["reward_hacking", "invariance"].detectable is not None
+
+
+def test_a_verifier_of_form_is_blind_by_design() -> None:
+    """Any object of the schema passes for any prompt. That is no alarm while answers are as near to
+    their prompts as before; a function of one's own that is as blind is one."""
+    schema = {"type": "object", "required": ["answer"]}
+
+    def write(share: float) -> Write:
+        def one(prompt: Prompt, rng: random.Random) -> str:
+            key = "answer" if rng.random() < share else "reply"
+            return json.dumps({key: " ".join(problem_of(prompt).args)})
+
+        return one
+
+    found = probed(json_schema(schema=schema), write(0.4), write(0.95))
+    assert status(found, {"builtin": "json"}) == "clear"
+    assert status(found, {"function": "mine.py:grade"}) == "alarm"
+
+    def same(prompt: Prompt, rng: random.Random) -> str:
+        return '{"answer": "yes"}'
+
+    lost = probed(json_schema(schema=schema), write(0.4), same)
+    assert status(lost, {"builtin": "json"}) == "alarm"
+
+
+def status(probes: RewardProbes, entry: dict[str, str]) -> str:
+    evidence = Evidence("run", "grpo", spec={"reward": [entry]}, probes=Probes(reward=probes))
+    return next(f.status for f in invariance(evidence) if f.detector == "invariance")
+
+
+KINDS = ["no_commas", "words_at_most", "include_words", "last_word"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_instructions_that_are_followed_are_no_alarm_unless_the_task_is_dropped(tied: bool) -> None:
+    """The late policy obeys every instruction; it goes on writing about the topic, or stops to."""
+    prompts = generate_instruction_prompts(96, seed=0, most=1, kinds=KINDS)
+
+    def write(obeys: float, on_topic: bool) -> Write:
+        def one(prompt: Prompt, rng: random.Random) -> str:
+            asked = prompt.messages[0].content
+            topic = asked if on_topic else "things of every kind and nothing else"
+            params = prompt.meta["instructions"][0]["params"]
+            wanted = params.get("words", [params.get("word", "so")])
+            if rng.random() < obeys:
+                return " ".join([*re.findall(r"[a-z]{3,}", topic)[:12], *wanted])
+            return ", ".join([*re.findall(r"[a-z]{3,}", topic)[:6] * 20, "indeed"])
+
+        return one
+
+    judge = InstructionReward()
+    early = answered(prompts[:48], write(0.3, True), judge, 1)
+    late = answered(prompts[48:], write(1.0, tied), judge, 100)
+    found = status(probe_reward(judge, early, late, lay), {"builtin": "instructions"})
+    assert found == ("clear" if tied else "alarm")
+
+
+def test_programs_that_pass_their_tests_are_no_alarm() -> None:
+    """Code, graded by running it on a case of its prompt."""
+
+    def grade(sample: Sample) -> float:
+        found = re.search(r"return (.*)", sample.text)
+        return float(found is not None and found.group(1) == problem_of(sample.prompt).answer)
+
+    def write(share: float) -> Write:
+        def one(prompt: Prompt, rng: random.Random) -> str:
+            said = says(prompt, rng.random() < share, rng).removeprefix("It is ").rstrip(".")
+            return f"```python\ndef f():\n    return {said}\n```"
+
+        return one
+
+    assert alarms(graded(grade), write(0.3), write(0.9)) == set()
+
+
+def test_the_record_is_the_same_twice_and_survives_its_file(tmp_path: Path) -> None:
+    first = probed(LeakyReward(), ordinary(0.5), guesses, n=16)
+    again = probed(LeakyReward(), ordinary(0.5), guesses, n=16)
+    first.seconds = again.seconds = 0.0
+    assert first == again
+    Probes(reward=first).write(tmp_path / PROBES)
+    assert Probes.read(tmp_path / PROBES).reward == first
+
+
+def test_the_union_is_compared_with_the_mean_of_its_members() -> None:
+    """A reward that reads the last answer gains nothing from a list in random order: 0 is inside
+    the interval; one that takes the best of them gains the difference of best and mean."""
+    last = probed(graded(_last_number), ordinary(0.5), ordinary(0.5)).effect("union")
+    best = probed(LeakyReward(), ordinary(0.5), ordinary(0.5)).effect("union")
+    assert last is not None
+    assert best is not None
+    assert last.change is not None
+    assert best.change is not None
+    assert not last.change.low > 0
+    # with 4 answers, each right in half of the cases: 1 - 1/2^4 - 1/2 = 0.44, fewer where some are
+    # the same
+    assert 0.2 < best.change.value < 0.5
+
+
+def test_what_fails_is_counted_and_left_out() -> None:
+    def grade(sample: Sample) -> float:
+        if not sample.text:
+            raise ValueError("nothing to grade")
+        return float(len(sample.text))
+
+    effect = probed(graded(grade), ordinary(0.5), ordinary(0.5), n=16).effect("empty")
+    assert effect is not None
+    assert (effect.n, effect.failed) == (0, 32)
+    assert effect.change is None
+
+
+def test_the_detectable_effect_is_the_one_seen_four_times_of_five() -> None:
+    """Against a simulation of the t-interval of 25 differences of standard deviation 1."""
+    rng = random.Random(0)
+    half = 2.0639 / 5  # t_{.975, 24} sd / sqrt(n)
+    effect = detectable(Interval(0.0, -half, half, 25))
+    assert effect is not None
+    seen = 0
+    for _ in range(2000):
+        xs = [rng.gauss(effect, 1.0) for _ in range(25)]
+        mean = sum(xs) / 25
+        sd = (sum((x - mean) ** 2 for x in xs) / 24) ** 0.5
+        seen += mean - 2.0639 * sd / 5 > 0
+    assert 0.76 < seen / 2000 < 0.86
