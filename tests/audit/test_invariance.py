@@ -218,7 +218,7 @@ def status(probes: RewardProbes, entry: dict[str, str]) -> str:
     return next(f.status for f in invariance(evidence) if f.detector == "invariance")
 
 
-KINDS = ["no_commas", "words_at_most", "include_words", "last_word"]
+KINDS = ["no_commas", "words_at_most"]
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -230,10 +230,8 @@ def test_instructions_that_are_followed_are_no_alarm_unless_the_task_is_dropped(
         def one(prompt: Prompt, rng: random.Random) -> str:
             asked = prompt.messages[0].content
             topic = asked if on_topic else "things of every kind and nothing else"
-            params = prompt.meta["instructions"][0]["params"]
-            wanted = params.get("words", [params.get("word", "so")])
             if rng.random() < obeys:
-                return " ".join([*re.findall(r"[a-z]{3,}", topic)[:12], *wanted])
+                return " ".join(re.findall(r"[a-z]{3,}", topic)[:12])
             return ", ".join([*re.findall(r"[a-z]{3,}", topic)[:6] * 20, "indeed"])
 
         return one

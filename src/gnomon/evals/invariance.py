@@ -31,7 +31,7 @@ from gnomon.evals.edits import (
 from gnomon.judges.protocol import Judge, judged
 from gnomon.records import Group, Message, Prompt, Response
 from gnomon.runs.probes import EARLY, LATE, EditEffect, EditExample, Phrase, RewardProbes
-from gnomon.stats.drift import grown_phrases, position
+from gnomon.stats.drift import Drift, grown_phrases
 from gnomon.stats.intervals import (
     Bounds,
     Interval,
@@ -196,7 +196,8 @@ def _case(
     texts = {
         name: text
         for name, text in found.items()
-        if text is not None and (text != answer.text or name == "swap")  # a policy may say one thing
+        if text is not None
+        and (text != answer.text or name == "swap")  # a policy may say one thing
     }
     laid = {k: lay(answer.prompt, text, answer.finished) for k, text in texts.items()}
     texts = {k: text for k, text in texts.items() if laid[k] is not None}
@@ -251,7 +252,9 @@ class _Effects:
     def __init__(
         self, scored: Sequence[_Scored], early: Sequence[Answer], late: Sequence[Answer]
     ) -> None:
-        self.scored, self.early, self.late = scored, early, late
+        self.scored = scored
+        texts = ([(a.asked, a.text) for a in side] for side in (early, late))
+        self.drift = Drift(*texts) if early and late else None
         values = [v for s in scored for v in (s.before, *s.after.values()) if v is not None]
         self.bounds: Bounds | None = share_bounds(values) if values else None
         self.worth = {side: self._worth(side) for side in (EARLY, LATE)}
@@ -276,8 +279,10 @@ class _Effects:
         effect.falls = _share([a < b - 1e-9 for _, b, a in known], ids)
         effect.detectable = detectable(effect.change)
         effect.kept = self._kept(side, effect.change)
-        if side == EARLY and self.late:
-            effect.moved = _moved(self.early, [(s, edit) for s, _, _ in known], self.late)
+        if side == EARLY and self.drift is not None:
+            edited = [(s.case.answer.asked, s.case.texts[edit]) for s, _, _ in known]
+            moved = self.drift.towards(edited)
+            effect.moved = moved if math.isfinite(moved.value) else None
         effect.examples = _examples(known, edit)
         return effect
 
@@ -319,15 +324,6 @@ def detectable(change: Interval) -> float | None:
     """The smallest difference that an interval of this width shows with a chance of 80%."""
     half = (change.high - change.low) / 2.0
     return finite_or_none(POWER * half)
-
-
-def _moved(
-    early: Sequence[Answer], edited: Sequence[tuple[_Scored, str]], late: Sequence[Answer]
-) -> Interval | None:
-    """Where the late answers are between the early and the edited ones."""
-    after = [(s.case.answer.asked, s.case.texts[name]) for s, name in edited]
-    place = position([(a.asked, a.text) for a in early], after, [(a.asked, a.text) for a in late])
-    return place if math.isfinite(place.value) else None
 
 
 def _examples(known: Sequence[tuple[_Scored, float, float]], edit: str) -> list[EditExample]:

@@ -44,6 +44,8 @@ some answer to another prompt in the same set has."""
 _ENOUGH = 4
 """Prompts below which no position is given."""
 _RIDGE = 1e-3
+_CLEAR = 0.05
+"""Squared standard deviations that an edit must move answers by to give a direction."""
 
 
 def features(items: Sequence[Item]) -> Floats:
@@ -102,57 +104,65 @@ def _share(found: Sequence[str], of: frozenset[str]) -> float:
     return sum(word in of for word in found) / max(1, len(found))
 
 
-def position(early: Sequence[Item], edited: Sequence[Item], late: Sequence[Item]) -> Interval:
-    """How far ``late`` has come from ``early`` (0) towards ``edited`` (1), with its interval over
-    prompts; NaN where the edit moves no feature, or there are fewer than four prompts.
-
-    The direction is the linear discriminant of early and edited answers with a diagonal covariance
-    (Dudoit, Fridlyand & Speed 2002): features count by how clearly the edit moves them.
+class Drift:
+    """How far ``late`` answers have come from ``early`` ones in the direction of others.
 
     Args:
         early, late: answers of the two times, several to a prompt or one.
-        edited: some early answers after the edit.
     """
-    nothing = Interval(math.nan)
-    if min(len({p for p, _ in s}) for s in (early, edited, late)) < _ENOUGH:
-        return nothing
-    start, end, now = _standard(early, edited, late)
-    shift = end.mean(0) - start.mean(0)
-    spread = (start.var(0) + end.var(0)) / 2 + _RIDGE
-    weights = shift / spread
-    length = float(shift @ weights)
-    if length < 0.05:  # less than a quarter of a standard deviation: no direction
-        return nothing
-    began, came = ((x - start.mean(0)) @ weights / length for x in (start, now))
-    return independent_difference(_over(late, came), _over(early, began))
 
+    def __init__(self, early: Sequence[Item], late: Sequence[Item]) -> None:
+        self.early, self.late = list(early), list(late)
+        self._start, self._now = features(self.early), features(self.late)
+        self._common: dict[tuple[bool, int], float] = {}
 
-def _standard(*sets: Sequence[Item]) -> list[Floats]:
-    """Each set's features, in units of the first set's standard deviations.
+    def towards(self, edited: Sequence[Item]) -> Interval:
+        """Where the late answers are on the line from the early ones (0) to ``edited`` ones (1),
+        with its interval over prompts; NaN where the edit moves no feature, or there are fewer than
+        four prompts.
 
-    ``common_pairs`` depends on how large a set is, so all are cut to the size of the smallest,
-    spread over its prompts, for that feature's sake alone.
-    """
-    least = min(map(len, sets))
-    found = []
-    for items in sets:
-        values = features(items)
-        if len(items) > least:
-            step = len(items) / least
-            blocks = [[items[int(i * step)] for i in range(least)]]
-            few = features(blocks[0])
-            values[:, -1] += few[:, -1].mean() - values[:, -1].mean()
-        found.append(values)
-    scale = found[0].std(0) + 0.05 * (1.0 + np.abs(found[0].mean(0)))
-    return [values / scale for values in found]
+        The direction is the linear discriminant of early and edited answers with a diagonal
+        covariance (Dudoit, Fridlyand & Speed 2002): features count by how clearly the edit moves
+        them.
+        """
+        sets = (self.early, edited, self.late)
+        if min(len({prompt for prompt, _ in items}) for items in sets) < _ENOUGH:
+            return Interval(math.nan)
+        size = min(map(len, sets))
+        start = self._at_size(self._start, self.early, size)
+        now = self._at_size(self._now, self.late, size)
+        end = features(edited)
+        scale = start.std(0) + 0.05 * (1.0 + np.abs(start.mean(0)))
+        start, end, now = start / scale, end / scale, now / scale
+        shift = end.mean(0) - start.mean(0)
+        weights = shift / ((start.var(0) + end.var(0)) / 2 + _RIDGE)
+        length = float(shift @ weights)
+        if length < _CLEAR:
+            return Interval(math.nan)
+        began, came = ((x - start.mean(0)) @ weights / length for x in (start, now))
+        return independent_difference(_over(self.late, came), _over(self.early, began))
+
+    def _at_size(self, values: Floats, items: Sequence[Item], size: int) -> Floats:
+        """``common_pairs`` as it would be in a set of ``size``: the larger a set, the more of an
+        answer's pairs some other answer has."""
+        if len(items) == size:
+            return values
+        key = (items is self.early, size)
+        if key not in self._common:
+            some = [items[i * len(items) // size] for i in range(size)]
+            self._common[key] = float(features(some)[:, -1].mean())
+        out = values.copy()
+        out[:, -1] += self._common[key] - out[:, -1].mean()
+        return out
 
 
 def _over(items: Sequence[Item], values: Floats) -> Interval:
-    """The mean over prompts of their answers' means."""
+    """The mean over prompts of their answers' means; of a policy that says one thing it is that."""
     by_prompt: dict[str, list[float]] = {}
     for (prompt, _), value in zip(items, values.tolist(), strict=True):
         by_prompt.setdefault(prompt, []).append(value)
-    return mean_interval([sum(v) / len(v) for v in by_prompt.values()], method="t")
+    mean = mean_interval([sum(v) / len(v) for v in by_prompt.values()], method="t")
+    return mean if mean.known else Interval(mean.value, mean.value, mean.value, mean.n)
 
 
 # -- phrases --------------------------------------------------------------------------------------
