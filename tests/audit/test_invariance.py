@@ -25,6 +25,7 @@ from gnomon.judges.verifiers.rewards import exact, json_schema, maths
 from gnomon.records import Group, Message, Prompt, Response
 from gnomon.runs.audit import Finding
 from gnomon.runs.probes import PROBES, Probes, RewardProbes
+from gnomon.runs.records import StageInfo
 from gnomon.stats.intervals import Interval
 from gnomon.tasks.instructions import generate_instruction_prompts
 from gnomon.tasks.tunnel.gold import CorrectReward, LeakyReward
@@ -60,7 +61,8 @@ def probed(judge: Judge, before: Write, after: Write, n: int = 48) -> RewardProb
 
 def findings(probes: RewardProbes) -> dict[tuple[str, str], Finding]:
     spec = {"name": "grpo", "reward": [{"function": "x.py:y"}], "settings": {"beta": 0.0}}
-    evidence = Evidence("run", "grpo", spec=spec, probes=Probes(reward=probes))
+    info = StageInfo(algorithm="grpo")
+    evidence = Evidence("run", "grpo", spec=spec, info=info, probes=Probes(reward=probes))
     return {(f.name, f.detector): f for f in invariance(evidence)}
 
 

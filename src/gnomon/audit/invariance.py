@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gnomon.audit.cures import stay_near
 from gnomon.audit.evidence import Evidence
 from gnomon.runs.audit import Exhibit, Finding
 from gnomon.runs.probes import EARLY, LATE, EditEffect, RewardProbes
@@ -125,7 +126,7 @@ def _hacking(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iterat
         text=first.text + more,
         exhibits=_exhibits(first.effect),
         curves=["reward", "kl", "length"],
-        cures=_cures(evidence),
+        cures=stay_near(evidence),
     )
 
 
@@ -308,7 +309,7 @@ def _length(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iterato
         text=text,
         exhibits=_exhibits(best) if pays else [],
         curves=["length", "reward"] if both else [],
-        cures=_cures(evidence) if both else [],
+        cures=stay_near(evidence) if both else [],
     )
 
 
@@ -376,13 +377,3 @@ def _exhibits(effect: EditEffect) -> list[Exhibit]:
             )
         )
     return found
-
-
-def _cures(evidence: Evidence) -> list[str]:
-    """A stronger pull towards the reference, where the method has one."""
-    settings = evidence.spec.get("settings")
-    beta = settings.get("beta") if isinstance(settings, dict) else None
-    if evidence.algorithm == "ppo" or isinstance(beta, int | float):
-        now = float(beta) if isinstance(beta, int | float) and not isinstance(beta, bool) else 0.0
-        return [f"{evidence.stage}.settings.beta={max(0.05, 4 * now):g}"]
-    return []
