@@ -194,7 +194,8 @@ def test_a_sound_reward_that_rises_is_no_alarm(kind: str) -> None:
 
 def test_a_verifier_of_form_is_blind_by_design() -> None:
     """Any object of the schema passes for any prompt. That is no alarm while answers are as near to
-    their prompts as before; a function of one's own that is as blind is one."""
+    their prompts as before; where they are not, or where the reward is not known to look at form
+    alone, another judge has to say."""
     schema = {"type": "object", "required": ["answer"]}
 
     def write(share: float) -> Write:
@@ -206,13 +207,30 @@ def test_a_verifier_of_form_is_blind_by_design() -> None:
 
     found = probed(json_schema(schema=schema), write(0.4), write(0.95))
     assert status(found, {"builtin": "json"}) == "clear"
-    assert status(found, {"function": "mine.py:grade"}) == "alarm"
+    assert status(found, {"function": "mine.py:grade"}) == "unclear"
 
     def same(prompt: Prompt, rng: random.Random) -> str:
         return '{"answer": "yes"}'
 
     lost = probed(json_schema(schema=schema), write(0.4), same)
-    assert status(lost, {"builtin": "json"}) == "alarm"
+    assert status(lost, {"builtin": "json"}) == "unclear"
+
+
+def test_manners_that_pay_whatever_is_asked_are_for_another_judge_to_say() -> None:
+    """A reward model that reads the form of whole answers, not what is asked: one greeting first,
+    one sentence, one closing. Its gain may be wanted, so it is no alarm, and it is said."""
+
+    def grade(sample: Sample) -> float:
+        fits = re.fullmatch(r"(\S+!) It is [\w ]+\. (Take care!|Have a nice day!)", sample.text)
+        return float(fits is not None)
+
+    def polite(prompt: Prompt, rng: random.Random) -> str:
+        return f"{rng.choice(OPENERS)} {says(prompt, rng.random() < 0.5, rng)} Take care!"
+
+    found = findings(probed(graded(grade), lambda p, rng: says(p, True, rng), polite))
+    assert {f.name for f in found.values() if f.status == "alarm"} == set()
+    assert found["reward_hacking", "invariance"].status == "unclear"
+    assert "another judge" in found["reward_hacking", "invariance"].text
 
 
 def status(probes: RewardProbes, entry: dict[str, str]) -> str:

@@ -152,6 +152,8 @@ class ForeignPrompts(Record):
         p: share of random divisions of the prompts that are told apart as well.
         detectable: the smallest area that so many prompts show with a chance of 80%.
         foreign: the policy's prompts that are least like the reward model's, the worst first.
+        coverage: by category, script and length in words: the share of the reward model's prompts
+            and that of the policy's.
     """
 
     reward_model: str = ""
@@ -162,6 +164,7 @@ class ForeignPrompts(Record):
     n_policy: int = 0
     detectable: float | None = None
     foreign: list[str] = Field(default_factory=list)
+    coverage: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
 
 
 class Probes(Record):

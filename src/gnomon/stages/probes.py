@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from gnomon.algorithms.rollouts import EncodedPrompt
@@ -15,55 +17,76 @@ from gnomon.judges.protocol import Judge
 from gnomon.models.load import LoadedModel
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.records import Group, Message, Prompt, Response
-from gnomon.runs.probes import PROBES, Probes, RewardProbes
+from gnomon.runs.folder import RunFolder
+from gnomon.runs.probes import PROBES, ForeignPrompts, Probes, RewardProbes
 from gnomon.runs.records import now
 from gnomon.runs.rows import SampleRow, SampleStore
 from gnomon.stages.sources import context_of, recipe_encoder
+from gnomon.stages.stage import open_stage
+from gnomon.stats.texts import script
+from gnomon.stats.two_sample import two_sample
 from gnomon.usercode import is_interrupt
 
 ANSWERS = 64
 """Answers that are edited where a recipe does not say how many."""
 
 
-def probe_stage(
-    spec: StageSpec,
-    folder: Path,
-    judge: Judge | None,
-    prompts: Sequence[EncodedPrompt],
-    encoder: Encoder,
-    *,
-    seed: int,
-    tick: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
+@dataclass(frozen=True)
+class Probed:
+    """A finished stage that sampled, and what its probes need.
+
+    Attributes:
+        recipe, spec, run, base: what was asked, and where it is; ``spec.probes`` says how many
+            answers are edited.
+        judge: the trained reward; None where an environment's return is the whole of it.
+        prompts: those that were trained on.
+        encoder: as the policy's answers were encoded, with room for longer ones.
+        seed: fixes what is drawn.
+    """
+
+    recipe: Recipe
+    spec: StageSpec
+    run: RunFolder
+    base: Path
+    judge: Judge | None
+    prompts: Sequence[EncodedPrompt]
+    encoder: Encoder
+    seed: int = 0
+
+    @property
+    def folder(self) -> Path:
+        return self.run.stage(self.spec.name).path
+
+
+def probe_stage(stage: Probed, tick: Callable[[int, int], None] = lambda done, total: None) -> None:
     """Probe the reward of a finished stage and write ``probes.json``; whatever goes wrong is noted
     in it and costs the stage nothing.
 
     Args:
-        spec: whose ``probes`` says how many answers are edited.
-        folder: the stage's, with its samples.
-        judge: the trained reward; None where an environment's return is the whole of it.
-        prompts: those that were trained on.
-        encoder: as the policy's answers were encoded, with room for longer ones.
         tick: called with (done, all); may raise to stop.
 
     Raises:
         RunStopped, KeyboardInterrupt: the user stops the program.
     """
+    if stage.spec.probes == 0:
+        return
     found = Probes(made=now())
-    reason = _skipped(spec, judge)
     try:
-        if reason is None and judge is not None:
-            found.reward = _probe(spec, folder, judge, prompts, encoder, seed, tick)
-        elif reason:
-            found.problems = [reason]
-        if found or found.problems:
-            found.write(folder / PROBES)
+        reason = _refused(stage.spec, stage.judge)
+        if reason is None and stage.judge is not None:
+            found.reward = _probe(stage, stage.judge, tick)
+        else:
+            found.problems = [reason or ""]
+        prompts, problems = foreign_prompts(stage.recipe, stage.spec, stage.run, stage.base)
+        found.foreign_prompts = prompts
+        found.problems = [*found.problems, *problems]
+        found.write(stage.folder / PROBES)
     except BaseException as error:
         if is_interrupt(error) or isinstance(error, RunStopped):
             raise
         problem = f"the reward was not probed: {first_line(error)}"
-        warnings.warn(f"{spec.name}: {problem}", stacklevel=2)
-        _note(folder, problem)
+        warnings.warn(f"{stage.spec.name}: {problem}", stacklevel=2)
+        _note(stage.folder, problem)
 
 
 def _note(folder: Path, problem: str) -> None:
@@ -73,10 +96,8 @@ def _note(folder: Path, problem: str) -> None:
         return  # a full disk, which the stage's own files have survived
 
 
-def _skipped(spec: StageSpec, judge: Judge | None) -> str | None:
-    """Why the reward is not asked again; empty where nobody wants to know."""
-    if spec.probes == 0:
-        return ""
+def _refused(spec: StageSpec, judge: Judge | None) -> str | None:
+    """Why the reward is not asked again."""
     if judge is None or spec.environment is not None:
         return "not probed: the reward is of whole episodes, which cannot be edited"
     if judge.in_rounds:
@@ -86,24 +107,16 @@ def _skipped(spec: StageSpec, judge: Judge | None) -> str | None:
     return None
 
 
-def _probe(
-    spec: StageSpec,
-    folder: Path,
-    judge: Judge,
-    prompts: Sequence[EncodedPrompt],
-    encoder: Encoder,
-    seed: int,
-    tick: Callable[[int, int], None],
-) -> RewardProbes:
-    rows, problems = SampleStore.read(folder / "samples.parquet", done=True)
-    early, late = first_and_last(rows, {p.prompt.id: p.prompt for p in prompts})
+def _probe(stage: Probed, judge: Judge, tick: Callable[[int, int], None]) -> RewardProbes:
+    rows, problems = SampleStore.read(stage.folder / "samples.parquet", done=True)
+    early, late = first_and_last(rows, {p.prompt.id: p.prompt for p in stage.prompts})
     found = probe_reward(
         judge,
         early,
         late,
-        layer(encoder),
-        answers=spec.probes or ANSWERS,
-        seed=seed,
+        layer(stage.encoder),
+        answers=stage.spec.probes or ANSWERS,
+        seed=stage.seed,
         tick=tick,
     )
     found.problems += problems
@@ -161,3 +174,107 @@ def roomy_encoder(recipe: Recipe, loaded: LoadedModel) -> Encoder:
     context = context_of(loaded.model.config)
     update = {"max_length": context or recipe.max_length, "truncation": "skip"}
     return recipe_encoder(recipe.model_copy(update=update), loaded.tokenizer, context=context)
+
+
+# -- prompts that the reward model does not know ---------------------------------------------------
+
+
+def foreign_prompts(
+    recipe: Recipe, spec: StageSpec, run: RunFolder, base: Path
+) -> tuple[list[ForeignPrompts], list[str]]:
+    """For each reward model of this recipe that a stage is trained on: whether its prompts can be
+    told from the stage's; and why not, in words, where that cannot be said.
+
+    Where a stage's data is still to be collected, the prompts are those that it will be collected
+    on. Reward models from folders are passed over: their data is not known.
+    """
+    names = {stage.name: stage for stage in recipe.stages}
+    found, problems = [], []
+    for reward in spec.reward:
+        if reward.model not in names:
+            continue
+        try:
+            theirs, own = (
+                prompt_texts(recipe, stage, run, base) for stage in (names[reward.model], spec)
+            )
+            compared = two_sample([t for t, _ in theirs], [t for t, _ in own])
+        except GnomonError as error:
+            problems.append(f"the prompts of {reward.model} were not compared: {first_line(error)}")
+            continue
+        found.append(
+            ForeignPrompts(
+                reward_model=reward.model,
+                stage=spec.name,
+                auc=compared.auc,
+                p=compared.p,
+                n_reward_model=compared.n[0],
+                n_policy=compared.n[1],
+                detectable=compared.detectable,
+                foreign=_at(own, compared.foreign[:SHOWN]),
+                coverage=coverage(theirs, own),
+            )
+        )
+    return found, problems
+
+
+SHOWN = 8
+"""Foreign prompts that are kept."""
+
+
+def _at(rows: Sequence[tuple[str, str | None]], places: Sequence[int]) -> list[str]:
+    texts = list(dict.fromkeys(text for text, _ in rows))
+    return [texts[i] for i in places]
+
+
+def prompt_texts(
+    recipe: Recipe, spec: StageSpec, run: RunFolder, base: Path
+) -> list[tuple[str, str | None]]:
+    """(text, category) of each prompt that a stage learns on.
+
+    Raises:
+        GnomonError: its data cannot be read.
+    """
+    names = {stage.name: stage for stage in recipe.stages}
+    found: list[tuple[str, str | None]] = []
+    for source in spec.data:
+        kind, _, name = source.path.partition(":")
+        if kind == "stage" and name in names and not run.stage(name).groups.is_file():
+            found += prompt_texts(recipe, names[name], run, base)  # what it will be collected on
+            continue
+        one = spec.model_copy(update={"data": [source], "holdout": 0.0, "eval_data": []})
+        stage = open_stage(recipe, one, run, base)
+        groups, _ = stage.data.groups(stage.data_kind)
+        found += [(_asked(g.prompt), g.prompt.category) for g in groups]
+    return found
+
+
+def _asked(prompt: Prompt) -> str:
+    """A prompt as text: what the user says, for conversations."""
+    if prompt.text is not None:
+        return prompt.text
+    return "\n".join(m.content for m in prompt.messages if m.role == "user")
+
+
+def coverage(
+    theirs: Sequence[tuple[str, str | None]], own: Sequence[tuple[str, str | None]]
+) -> dict[str, dict[str, list[float]]]:
+    """Shares of the reward model's and of the policy's prompts by category, script and length in
+    words: ``{"script": {"LATIN": [0.98, 0.75], ...}, ...}``, commonest in the policy's first."""
+
+    def length(text: str) -> str:
+        size = len(text.split())
+        return next(f"up to {n} words" for n in (10, 30, 100, 300, 10**9) if size <= n)
+
+    keys: dict[str, Callable[[str, str | None], str]] = {
+        "category": lambda text, category: category or "none",
+        "script": lambda text, category: script(text) or "none",
+        "length": lambda text, category: length(text).replace(f"up to {10**9}", "over 300"),
+    }
+    out: dict[str, dict[str, list[float]]] = {}
+    for name, key in keys.items():
+        counts = [Counter(key(*row) for row in rows) for rows in (theirs, own)]
+        order = sorted(counts[0] | counts[1], key=lambda k: (-counts[1][k], k))
+        out[name] = {
+            value: [round(c[value] / max(1, c.total()), 4) for c in counts] for value in order
+        }
+    return out

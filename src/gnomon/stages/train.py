@@ -29,7 +29,7 @@ from gnomon.runs.records import DATA
 from gnomon.stages.environments import build_environment, openings
 from gnomon.stages.evaluate import check_suites, model_places
 from gnomon.stages.names import reward_folder
-from gnomon.stages.probes import probe_stage, roomy_encoder
+from gnomon.stages.probes import Probed, probe_stage, roomy_encoder
 from gnomon.stages.roles import RoleBuilder, lora_settings
 from gnomon.stages.sources import LENGTH, context_of, keep_template
 from gnomon.stages.stage import Stage
@@ -384,16 +384,18 @@ class Train(Stage):
 
     def _probe(self, source: SampledSource, loaded: LoadedModel) -> None:
         """Ask the trained reward again about edits of what was sampled."""
+        probed = Probed(
+            self.recipe,
+            self.spec,
+            self.run,
+            self.base,
+            source.played.judge,
+            source.prompts,
+            roomy_encoder(self.recipe, loaded),
+            self.seed,
+        )
         with self.progress(1) as progress:
-            probe_stage(
-                self.spec,
-                self.folder.path,
-                source.played.judge,
-                source.prompts,
-                roomy_encoder(self.recipe, loaded),
-                seed=self.seed,
-                tick=self.watched(progress, "probes"),
-            )
+            probe_stage(probed, self.watched(progress, "probes"))
 
     def _save(self, algorithm: Algorithm, loaded: LoadedModel) -> None:
         result = algorithm.result()
