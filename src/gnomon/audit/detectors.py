@@ -43,6 +43,8 @@ DETECTORS: Mapping[str, str] = {
     "displacement": "gnomon.audit.health:displacement",
     "kl": "gnomon.audit.health:kl",
     "invariance": "gnomon.audit.invariance:invariance",
+    "foreign_prompts": "gnomon.audit.reward_model:foreign_prompts",
+    "held_out_comparisons": "gnomon.audit.reward_model:held_out_comparisons",
 }
 """Import paths by name."""
 ORDER: tuple[Status, ...] = ("alarm", "unclear", "clear", "not_looked")

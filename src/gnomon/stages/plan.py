@@ -28,6 +28,7 @@ from gnomon.stages.check import (
     stage_encoder,
 )
 from gnomon.stages.clock import SPREAD, Speed, measure, stage_seconds
+from gnomon.stages.probes import FOREIGN_P, foreign_prompts
 from gnomon.stages.stage import Stage, open_stage, pick_device
 from gnomon.stages.usable import check_judging, usable_rows
 
@@ -161,6 +162,7 @@ def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table 
     for plan in plans:
         if plan.left_out:
             yield Text(f"{plan.stage.name}: {summarise_skipped(plan.left_out)}")
+    yield from _foreign_note(recipe, base)
     yield from _code_note(recipe, code)
     for plan in plans:
         memory = plan.stage.memory()
@@ -236,6 +238,22 @@ def _code_note(recipe: Recipe, code: bool) -> Iterator[Text]:
             else "was not imported (--no-code) and is not checked; a run will import it"
         )
         yield Text(f"this recipe runs its author's code, which {how}: {', '.join(files)}")
+
+
+def _foreign_note(recipe: Recipe, base: Path) -> Iterator[Text]:
+    """Where a reward model is asked about prompts that it does not know."""
+    run = RunFolder(recipe)
+    for spec in recipe.stages:
+        for found in foreign_prompts(recipe, spec, run, base)[0]:
+            auc, p = found.auc, found.p
+            if auc is None or p is None or p > FOREIGN_P:
+                continue
+            shown = "; ".join(repr(text[:80]) for text in found.foreign[:3])
+            yield Text(
+                f"{spec.name}: its prompts are not such as {found.reward_model} is trained on: a "
+                f"classifier tells them apart with an AUC of {auc.value:.2f} [{auc.low:.2f}, "
+                f"{auc.high:.2f}] (p = {p:.3f}). The most foreign: {shown}"
+            )
 
 
 def _memory_title(plan: StagePlan) -> str:

@@ -210,7 +210,7 @@ def foreign_prompts(
                 n_reward_model=compared.n[0],
                 n_policy=compared.n[1],
                 detectable=compared.detectable,
-                foreign=_at(own, compared.foreign[:SHOWN]),
+                foreign=compared.foreign[:SHOWN],
                 coverage=coverage(theirs, own),
             )
         )
@@ -219,11 +219,8 @@ def foreign_prompts(
 
 SHOWN = 8
 """Foreign prompts that are kept."""
-
-
-def _at(rows: Sequence[tuple[str, str | None]], places: Sequence[int]) -> list[str]:
-    texts = list(dict.fromkeys(text for text, _ in rows))
-    return [texts[i] for i in places]
+FOREIGN_P = 0.01
+"""The share of random divisions below which a plan says that prompts are foreign."""
 
 
 def prompt_texts(

@@ -34,7 +34,7 @@ BUCKETS = 2**12
 FOLDS = 5
 LEAST = 20
 """Texts of a set below which nothing is said."""
-MOST = 500
+MOST = 400
 """Texts of a set beyond which a sample is taken."""
 PENALTY = 0.5
 """What the weights' squared length counts against the sum of squared errors."""
@@ -50,15 +50,14 @@ class TwoSample:
         p: share of the random divisions of all texts into two such sets, this one among them, whose
             area is as far above 0.5; small where they differ.
         detectable: the smallest area that so many texts show with a chance of 80%.
-        foreign: places in the second set of the texts that are least like the first, the most
-            foreign first.
+        foreign: texts of the second set, those least like the first set's first.
         n: texts compared of each set.
     """
 
     auc: Interval
     p: float
     detectable: float
-    foreign: list[int]
+    foreign: list[str]
     n: tuple[int, int]
 
 
@@ -67,41 +66,45 @@ def two_sample(
 ) -> TwoSample:
     """Compare two sets of texts; the same call gives the same figures.
 
-    Texts that both sets hold speak against a difference, as they should; the same text twice in one
-    set counts once.
+    At most 400 texts of each are drawn. Texts that both sets hold speak against a difference, as
+    they should; the same text twice in one set counts once.
 
     Raises:
         DataError: fewer than 20 different texts in a set.
     """
-    a, b = list(dict.fromkeys(first)), list(dict.fromkeys(second))
-    for name, texts in (("first", a), ("second", b)):
-        if len(texts) < LEAST:
-            raise DataError(
-                f"the {name} set has {len(texts)} different texts; {LEAST} are needed to compare"
-            )
     rng = random.Random(seed)
-    a = rng.sample(a, min(len(a), MOST))
-    places = rng.sample(range(len(b)), min(len(b), MOST))
-    texts = [*a, *(b[i] for i in places)]
+    a = _some(first, "first", rng)
+    b = _some(second, "second", rng)
+    texts = [*a, *b]
     # a text in both sets must not teach the classifier what it is then asked
     folds = [zlib.crc32(f"{seed}/{text}".encode()) % FOLDS for text in texts]
-    labels = np.array([0.0] * len(a) + [1.0] * len(places))
-    machine = _Classifier(hashed(texts), np.array(folds))
-    scores = machine.held_out(labels)
-    area = auc(scores, labels)
-    shuffled = (np.random.default_rng([seed, i]).permutation(labels) for i in range(permutations))
-    chance = [auc(machine.held_out(other), other) for other in shuffled]
+    labels = np.array([0.0] * len(a) + [1.0] * len(b))
+    draw = np.random.default_rng(seed)
+    every = np.stack([labels, *(draw.permutation(labels) for _ in range(permutations))], axis=1)
+    scores = _held_out(hashed(texts), np.array(folds), every)
+    area, *chance = auc(scores, every).tolist()
     p = (1 + sum(other >= area - 1e-12 for other in chance)) / (1 + permutations)
-    interval = auc_interval(area, len(a), len(places))
-    spread = float(np.std(chance)) if permutations > 1 else _error(0.5, len(a), len(places))
-    order = np.argsort(-scores[len(a) :], kind="stable")
+    spread = float(np.std(chance)) if permutations > 1 else _error(0.5, len(a), len(b))
+    order = np.argsort(-scores[len(a) :, 0], kind="stable")
     return TwoSample(
-        interval,
+        auc_interval(area, len(a), len(b)),
         p,
         min(1.0, 0.5 + (1.6449 + 0.8416) * spread),
-        [places[i] for i in order.tolist()],
-        (len(a), len(places)),
+        [b[i] for i in order.tolist()],
+        (len(a), len(b)),
     )
+
+
+def _some(texts: Sequence[str], name: str, rng: random.Random) -> list[str]:
+    """A sample of the texts, each once. It is drawn before repeats are left out: of a large set
+    more of the rare texts would remain than of a small one."""
+    drawn = texts if len(texts) <= MOST else rng.sample(list(texts), MOST)
+    found = list(dict.fromkeys(drawn))
+    if len(found) < LEAST:
+        raise DataError(
+            f"the {name} set has {len(found)} different texts; {LEAST} are needed to compare"
+        )
+    return found
 
 
 def hashed(texts: Sequence[str]) -> csr_matrix:
@@ -119,38 +122,35 @@ def hashed(texts: Sequence[str]) -> csr_matrix:
     return csr_matrix((values, (rows, columns)), shape=(len(texts), BUCKETS + 2))
 
 
-class _Classifier:
-    """Regularised least squares, fitted without one fold at a time.
+def _held_out(features: csr_matrix, folds: NDArray[np.int64], labels: Floats) -> Floats:
+    """[n, P] how much each text looks like one of the second set, to a classifier that has not
+    seen its fold, for P labellings [n, P]; as ranks within the fold, since fits without different
+    folds are not on one scale.
 
     With K the texts' inner products and H = K (K + penalty)^-1, labels y have the fitted values
     H y, and those of a fit without the fold o are y_o - (I - H_oo)^-1 (y - H y)_o.
     """
-
-    def __init__(self, features: csr_matrix, folds: NDArray[np.int64]) -> None:
-        kernel = np.asarray((features @ features.T).todense())
-        size = kernel.shape[0]
-        self.hat = np.linalg.solve(kernel + PENALTY * np.eye(size), kernel)
-        self.folds = [np.flatnonzero(folds == f) for f in range(FOLDS)]
-        self.left_out = [np.linalg.inv(np.eye(o.size) - self.hat[np.ix_(o, o)]) for o in self.folds]
-
-    def held_out(self, labels: Floats) -> Floats:
-        """[n] how much each text looks like one of the second set, as ranks within its fold:
-        fits without different folds are not on one scale."""
-        y = labels - labels.mean()
-        errors = y - self.hat @ y
-        scores = np.zeros(y.size)
-        for out, inverse in zip(self.folds, self.left_out, strict=True):
-            if out.size:
-                scores[out] = rankdata(y[out] - inverse @ errors[out]) / (out.size + 1.0)
-        return scores
+    kernel = np.asarray((features @ features.T).todense())
+    hat = np.linalg.solve(kernel + PENALTY * np.eye(len(kernel)), kernel)
+    y = labels - labels.mean(0)
+    errors = y - hat @ y
+    scores = np.zeros_like(y)
+    for fold in range(FOLDS):
+        out = np.flatnonzero(folds == fold)
+        if out.size:
+            inner = np.eye(out.size) - hat[np.ix_(out, out)]
+            found = y[out] - np.linalg.solve(inner, errors[out])
+            scores[out] = rankdata(found, axis=0) / (out.size + 1.0)
+    return scores
 
 
-def auc(scores: Floats, labels: Floats) -> float:
-    """Area under the ROC curve: Mann and Whitney's U over the number of pairs, ties half."""
+def auc(scores: Floats, labels: Floats) -> Floats:
+    """[P] areas under the ROC curves of scores [n, P]: Mann and Whitney's U over the number of
+    pairs, ties half."""
     positive = labels > 0.5
-    n, m = int(positive.sum()), int((~positive).sum())
-    ranks = rankdata(scores)
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
+    n, m = positive.sum(0), (~positive).sum(0)
+    ranks = rankdata(scores, axis=0)
+    return np.asarray(((ranks * positive).sum(0) - n * (n + 1) / 2) / (n * m))
 
 
 def auc_interval(area: float, n: int, m: int, level: float = 0.95) -> Interval:
