@@ -1,0 +1,149 @@
+"""Probes at the end of a stage: written, the same twice, and never at the stage's cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_world import save_tiny
+
+from gnomon.recipe.load import parse_recipe
+from gnomon.recipe.schema import Recipe
+from gnomon.runs.folder import RunFolder
+from gnomon.runs.probes import PROBES, Probes
+from gnomon.runs.read import read_run
+from gnomon.stages.plan import plan_parts
+from gnomon.stages.probes import foreign_prompts
+from gnomon.stages.run import run_recipe
+
+OWN = """
+from gnomon.judges.protocol import SampleJudge
+from gnomon.records import Score
+
+def words(samples):
+    return [float(len(s.text)) for s in samples]
+
+CALLS = []
+
+def fails_later(samples):
+    CALLS.append(len(samples))
+    if len(CALLS) > 2:
+        raise KeyError("gone")
+    return [float(len(s.text)) for s in samples]
+
+def breaks_edits(samples):
+    if any("## Answer" in s.text for s in samples):
+        raise ValueError("no headings here")
+    return [float(len(s.text)) for s in samples]
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+def recipe(folder: Path, model: Path, reward: Any, **more: Any) -> Recipe:
+    (folder / "own.py").write_text(OWN)
+    stage = {
+        "name": "grpo",
+        "algorithm": "grpo",
+        "data": {"path": "tunnel:prompts", "options": {"n": 24, "families": ["arithmetic"]}},
+        "reward": reward,
+        "rollout": {"samples": 2, "max_new_tokens": 6},
+        "train": {"steps": 2, "batch_size": 6, "lr": 1e-3},
+        **more,
+    }
+    plain = {"name": "run", "model": str(model), "output": str(folder / "runs"), "stages": [stage]}
+    return parse_recipe(plain | {"max_length": 96})
+
+
+def run(folder: Path, model: Path, reward: Any, **more: Any) -> Probes:
+    path = run_recipe(recipe(folder, model, reward, **more), base=folder, announce=lambda _: None)
+    (stage,) = read_run(path).stages
+    assert stage.info.status == "done"
+    assert stage.info.files
+    return stage.probes
+
+
+def test_a_stage_asks_its_reward_again(tmp_path: Path, model: Path) -> None:
+    found = run(tmp_path, model, {"function": "own.py:words"}, probes=8).reward
+    assert found is not None
+    assert (found.judge, found.early_step, found.late_step) == ("words", 1, 2)
+    for side in ("early", "late"):
+        upper, repeat = found.effect("upper", side), found.effect("repeat", side)
+        assert upper is None or (upper.change is not None and upper.change.value == 0)
+        assert repeat is not None
+        assert repeat.change is not None
+        assert repeat.change.low > 0  # it pays for characters
+        assert repeat.n == 4
+    assert read_run(tmp_path / "runs" / "run").stages[0].probes.reward == found
+
+
+def test_the_same_run_has_the_same_probes(tmp_path: Path, model: Path) -> None:
+    found = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        reward = run(tmp_path / name, model, {"function": "own.py:words"}, probes=8).reward
+        assert reward is not None
+        reward.seconds = 0.0
+        found.append(reward)
+    assert found[0] == found[1]
+
+
+def test_edits_that_break_the_reward_are_counted(tmp_path: Path, model: Path) -> None:
+    found = run(tmp_path, model, {"function": "own.py:breaks_edits"}, probes=8).reward
+    assert found is not None
+    broken, fine = found.effect("with_markup"), found.effect("repeat")
+    assert broken is not None
+    assert fine is not None
+    assert (broken.n, broken.failed) == (0, 4)
+    assert (fine.n, fine.failed) == (4, 0)
+
+
+def test_a_probe_that_fails_costs_no_stage(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("the probe is broken")
+
+    monkeypatch.setattr("gnomon.stages.probes.probe_reward", broken)
+    with pytest.warns(UserWarning, match="the probe is broken"):
+        found = run(tmp_path, model, {"function": "own.py:words"})
+    assert found.reward is None
+    assert found.problems == ["the reward was not probed: the probe is broken"]
+
+
+def test_none_are_made_where_none_are_wanted(tmp_path: Path, model: Path) -> None:
+    assert not run(tmp_path, model, {"function": "own.py:words"}, probes=0)
+    assert not list(tmp_path.rglob(PROBES))
+
+
+PAIRS = {"path": "tunnel:preferences", "options": {"n": 60, "families": ["facts"]}}
+
+
+@pytest.mark.parametrize(("families", "foreign"), [(["facts"], False), (["lists"], True)])
+def test_prompts_that_a_reward_model_does_not_know(
+    tmp_path: Path, model: Path, families: list[str], foreign: bool
+) -> None:
+    prompts = {"path": "tunnel:prompts", "options": {"n": 60, "seed": 9, "families": families}}
+    stages = [
+        {"name": "asked", "algorithm": "collect", "data": {**prompts, "options": {
+            "n": 60, "seed": 8, "families": ["facts"]}}, "reward": "gold",
+         "rollout": {"samples": 2, "max_new_tokens": 6}},
+        {"name": "rm", "algorithm": "reward_model", "data": "stage:asked", "train": {"steps": 1}},
+        {"name": "ppo", "algorithm": "ppo", "data": prompts, "reward": {"model": "rm"},
+         "rollout": {"max_new_tokens": 6}, "train": {"steps": 1, "batch_size": 4}},
+    ]  # fmt: skip
+    plain = {"name": "r", "model": str(model), "output": str(tmp_path), "max_length": 96}
+    parsed = parse_recipe(plain | {"stages": stages})
+    (found,), problems = foreign_prompts(parsed, parsed.stages[2], RunFolder(parsed), tmp_path)
+    assert problems == []
+    assert (found.reward_model, found.stage) == ("rm", "ppo")
+    assert found.p is not None
+    assert (found.p <= 0.01) == foreign
+    share = found.coverage["category"][families[0]]
+    assert share == ([0.0, 1.0] if foreign else [1.0, 1.0])
+    shown = " ".join(str(part) for part in plan_parts(parsed, tmp_path))
+    assert ("ppo: its prompts are not such as rm is trained on" in shown) == foreign
