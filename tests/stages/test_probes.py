@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_world import save_tiny
 
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import Recipe
@@ -16,6 +15,7 @@ from gnomon.runs.read import read_run
 from gnomon.stages.plan import plan_parts
 from gnomon.stages.probes import foreign_prompts
 from gnomon.stages.run import run_recipe
+from tiny_world import save_tiny
 
 OWN = """
 from gnomon.judges.protocol import SampleJudge

@@ -31,6 +31,32 @@ def audit(
             "repeated. audit.json is then left as it is."
         ),
     ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="First ask each policy of the run, and the model that its stage started from, "
+            "questions with known answers: as they are, with a wrong opinion in them, put "
+            "otherwise, cut in half. It loads the models and samples; see docs/probes.md.",
+        ),
+    ] = False,
+    questions: Annotated[
+        str | None,
+        typer.Option(
+            help="With --probe: a file of prompts with answers, for models that do not know the "
+            "built-in world."
+        ),
+    ] = None,
+    verifier: Annotated[
+        str, typer.Option(help="With --questions: the builtin reward that grades the answers.")
+    ] = "maths",
+    safe: Annotated[
+        str | None, typer.Option(help="With --probe: a file of prompts that should be answered.")
+    ] = None,
+    unsafe: Annotated[
+        str | None, typer.Option(help="With --probe: a file of prompts that should be refused.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=8, help="With --probe: questions of each kind.")] = 200,
 ) -> None:
     """Look for reward hacking, collapse, length bias and more in a run's records.
 
@@ -41,13 +67,17 @@ def audit(
     see docs/audit.md, which also says how often each detector is right.
     """
     from gnomon.audit.detectors import audit_run, load_detectors
-    from gnomon.errors import DataError
+    from gnomon.errors import ConfigError, DataError
     from gnomon.report.findings import audit_lines
 
+    if not probe and (questions or safe or unsafe):
+        raise ConfigError("--questions, --safe and --unsafe go with --probe")
     chosen = load_detectors(detector) if detector else None
     found, unread = {}, False
     for run in runs:
         try:
+            if probe:
+                _probe(run, questions, verifier, safe, unsafe, size)
             found[str(run)] = audit_run(run, stages=stage or (), detectors=chosen)
         except DataError as error:
             unread = True
@@ -65,3 +95,14 @@ def audit(
         raise typer.Exit(1)
     if unread:
         raise typer.Exit(2)
+
+
+def _probe(
+    run: Path, questions: str | None, verifier: str, safe: str | None, unsafe: str | None, size: int
+) -> None:
+    from gnomon.console import announce
+    from gnomon.runs.read import read_run
+    from gnomon.stages.policy_probes import Asked, probe_run
+
+    read_run(run)  # which says what is wrong with a folder that holds no run
+    probe_run(run, Asked(questions, verifier, safe, unsafe, size), announce=announce)
