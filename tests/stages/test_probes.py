@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gnomon.errors import ConfigError, DataError
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import Recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.probes import PROBES, Probes
 from gnomon.runs.read import read_run
 from gnomon.stages.plan import plan_parts
+from gnomon.stages.policy_probes import Asked, probe_run
 from gnomon.stages.probes import foreign_prompts
 from gnomon.stages.run import run_recipe
 from tiny_world import save_tiny
@@ -120,9 +123,6 @@ def test_none_are_made_where_none_are_wanted(tmp_path: Path, model: Path) -> Non
     assert not list(tmp_path.rglob(PROBES))
 
 
-PAIRS = {"path": "tunnel:preferences", "options": {"n": 60, "families": ["facts"]}}
-
-
 @pytest.mark.parametrize(("families", "foreign"), [(["facts"], False), (["lists"], True)])
 def test_prompts_that_a_reward_model_does_not_know(
     tmp_path: Path, model: Path, families: list[str], foreign: bool
@@ -147,3 +147,39 @@ def test_prompts_that_a_reward_model_does_not_know(
     assert share == ([0.0, 1.0] if foreign else [1.0, 1.0])
     shown = " ".join(str(part) for part in plan_parts(parsed, tmp_path))
     assert ("ppo: its prompts are not such as rm is trained on" in shown) == foreign
+
+
+def test_policies_are_asked_from_a_file(tmp_path: Path, model: Path) -> None:
+    path = run_recipe(
+        recipe(tmp_path, model, {"function": "own.py:words"}, probes=0),
+        base=tmp_path,
+        announce=lambda _: None,
+    )
+    rows = [{"prompt": f"What is {i} plus 1?", "answer": str(i + 1)} for i in range(12)]
+    file = tmp_path / "questions.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    told: list[str] = []
+    asked = Asked(questions=str(file), safe=str(file), max_new_tokens=8, size=12)
+    assert probe_run(path, asked, announce=told.append) == ["grpo"]
+    assert told == ["grpo: asked before and after training"]
+    (stage,) = read_run(path).stages
+    names = [probe.probe for probe in stage.probes.policy]
+    assert names[:4] == ["stated_opinion", "authority", "are_you_sure", "same_questions"]
+    assert names[-2:] == ["half_questions", "safe_prompts"]
+    assert all(probe.n == 12 for probe in stage.probes.policy)
+    assert probe_run(path, asked) == ["grpo"]
+    assert read_run(path).stages[0].probes.policy == stage.probes.policy
+
+
+def test_nothing_to_ask_is_said(tmp_path: Path, model: Path) -> None:
+    path = run_recipe(
+        recipe(tmp_path, model, {"function": "own.py:words"}, probes=0),
+        base=tmp_path,
+        announce=lambda _: None,
+    )
+    with pytest.raises(ConfigError, match=r"nothing to ask.*--questions FILE"):
+        probe_run(path)
+    file = tmp_path / "bare.jsonl"
+    file.write_text('{"prompt": "What?"}\n' * 9)
+    with pytest.raises(DataError, match="no prompt has an answer"):
+        probe_run(path, Asked(questions=str(file)))
