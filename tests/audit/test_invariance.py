@@ -329,3 +329,20 @@ def test_the_detectable_effect_is_the_one_seen_four_times_of_five() -> None:
         sd = (sum((x - mean) ** 2 for x in xs) / 24) ** 0.5
         seen += mean - 2.0639 * sd / 5 > 0
     assert 0.76 < seen / 2000 < 0.86
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("pays for words", "alarm"), ("reads the answer", "clear")]
+)
+def test_a_reward_model_alone_is_asked_for_shortcuts(kind: str, expected: str) -> None:
+    """On the answers of its data, where no policy has been trained by it yet."""
+    judge = {
+        "pays for words": graded(lambda s: float(len(s.text.split()))),
+        "reads the answer": CorrectReward(),
+    }[kind]
+    answers = answered(generate_prompts(64, seed=3, belief_rate=0.0), ordinary(0.5), judge, 0)
+    found = probe_reward(judge, answers, [], lay)
+    evidence = Evidence("run", "rm", probes=Probes(reward=found))
+    (finding,) = invariance(evidence)
+    assert (finding.name, finding.status) == ("reward_shortcuts", expected)
+    assert finding.detectable is not None

@@ -183,3 +183,22 @@ def test_nothing_to_ask_is_said(tmp_path: Path, model: Path) -> None:
     file.write_text('{"prompt": "What?"}\n' * 9)
     with pytest.raises(DataError, match="no prompt has an answer"):
         probe_run(path, Asked(questions=str(file)))
+
+
+def test_a_reward_model_is_asked_about_its_data(tmp_path: Path, model: Path) -> None:
+    prompts = {"path": "tunnel:prompts", "options": {"n": 16, "families": ["facts"]}}
+    stages = [
+        {"name": "asked", "algorithm": "collect", "data": prompts, "reward": "gold",
+         "rollout": {"samples": 2, "max_new_tokens": 6}},
+        {"name": "rm", "algorithm": "reward_model", "data": "stage:asked", "train": {"steps": 1},
+         "probes": 8},
+    ]  # fmt: skip
+    plain = {"name": "r", "model": str(model), "output": str(tmp_path), "max_length": 96}
+    parsed = parse_recipe(plain | {"stages": stages})
+    path = run_recipe(parsed, base=tmp_path, announce=lambda _: None)
+    found = read_run(path).stages[1].probes.reward
+    assert found is not None
+    assert found.judge == "rm"
+    assert found.spread is not None
+    assert {effect.of for effect in found.effects} == {"early"}
+    assert found.effect("repeat") is not None

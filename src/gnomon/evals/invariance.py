@@ -144,7 +144,7 @@ def probe_reward(
         phrases=[Phrase(text=p, early=round(b, 4), late=round(a, 4)) for p, b, a in phrases],
         asked=sum(len(c.group.responses) for c in cases),
     )
-    _levels(found, early, late)
+    _levels(found, early, late, scored)
     effects = _Effects(scored, early, late)
     found.effects = [e for name in EDITS for side in (EARLY, LATE) if (e := effects.of(name, side))]
     found.effects += _agreement(judge, drawn, early, late, lay)
@@ -226,10 +226,17 @@ def _scores(
             yield _Scored(case, values[0], mean, edited)
 
 
-def _levels(found: RewardProbes, early: Sequence[Answer], late: Sequence[Answer]) -> None:
-    """The reward's level early and late, on all that was kept."""
+def _levels(
+    found: RewardProbes,
+    early: Sequence[Answer],
+    late: Sequence[Answer],
+    scored: Sequence[_Scored],
+) -> None:
+    """The reward's level early and late, on all that was kept; its spread on what was scored again
+    where no reward was kept."""
     bounds = share_bounds([a.reward for a in (*early, *late) if a.reward is not None])
     known = [a.reward for a in early if a.reward is not None]
+    known = known or [s.before for s in scored if s.case.side == EARLY and s.before is not None]
     if known:
         mean = sum(known) / len(known)
         found.spread = math.sqrt(sum((x - mean) ** 2 for x in known) / len(known))

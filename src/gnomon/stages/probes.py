@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,10 +69,8 @@ def probe_stage(stage: Probed, tick: Callable[[int, int], None] = lambda done, t
     Raises:
         RunStopped, KeyboardInterrupt: the user stops the program.
     """
-    if stage.spec.probes == 0:
-        return
-    found = Probes(made=now())
-    try:
+    with _at_no_cost(stage):
+        found = Probes(made=now())
         reason = _refused(stage.spec, stage.judge)
         if reason is None and stage.judge is not None:
             found.reward = _probe(stage, stage.judge, tick)
@@ -81,11 +80,44 @@ def probe_stage(stage: Probed, tick: Callable[[int, int], None] = lambda done, t
         found.foreign_prompts = prompts
         found.problems = [*found.problems, *problems]
         found.write(stage.folder / PROBES)
+
+
+def probe_model(stage: Probed, tick: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """Probe a reward model that a stage has trained, on answers of the stage's own data, and write
+    ``probes.json``; see :func:`probe_stage`."""
+    with _at_no_cost(stage):
+        opened = open_stage(stage.recipe, stage.spec, stage.run, stage.base)
+        groups, held_out = opened.data.groups(opened.data_kind)
+        answers = [
+            Answer(g.prompt, _asked(g.prompt), r.text)
+            for g in held_out or groups
+            for r in g.responses
+            if len(r.messages) == 1
+        ]
+        assert stage.judge is not None
+        found = probe_reward(
+            stage.judge,
+            answers,
+            [],
+            layer(stage.encoder),
+            answers=stage.spec.probes or ANSWERS,
+            seed=stage.seed,
+            tick=tick,
+        )
+        found.early_step = None
+        Probes(made=now(), reward=found).write(stage.folder / PROBES)
+
+
+@contextmanager
+def _at_no_cost(stage: Probed) -> Iterator[None]:
+    """What goes wrong is noted in probes.json; only the user stops the program."""
+    try:
+        yield
     except BaseException as error:
         if is_interrupt(error) or isinstance(error, RunStopped):
             raise
         problem = f"the reward was not probed: {first_line(error)}"
-        warnings.warn(f"{stage.spec.name}: {problem}", stacklevel=2)
+        warnings.warn(f"{stage.spec.name}: {problem}", stacklevel=3)
         _note(stage.folder, problem)
 
 

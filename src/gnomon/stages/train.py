@@ -20,6 +20,8 @@ from gnomon.evals.schedule import ScheduledEvals
 from gnomon.evals.subject import LivePolicy
 from gnomon.models.load import LoadedModel, dtype_of, fetch, read_config
 from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate, parameter_count
+from gnomon.judges.learned import LearnedReward
+from gnomon.judges.protocol import Judge
 from gnomon.models.roles import LoraSettings, Role
 from gnomon.models.save import save_policy, save_reward_model
 from gnomon.plugins import did_you_mean
@@ -29,7 +31,7 @@ from gnomon.runs.records import DATA
 from gnomon.stages.environments import build_environment, openings
 from gnomon.stages.evaluate import check_suites, model_places
 from gnomon.stages.names import reward_folder
-from gnomon.stages.probes import Probed, probe_stage, roomy_encoder
+from gnomon.stages.probes import Probed, probe_model, probe_stage, roomy_encoder
 from gnomon.stages.roles import RoleBuilder, lora_settings
 from gnomon.stages.sources import LENGTH, context_of, keep_template
 from gnomon.stages.stage import Stage
@@ -228,9 +230,9 @@ class Train(Stage):
             learner = Learner(algorithm, source, text)
             loop = self._loop(learner, loaded, progress, resume)
             last = loop.run(resume)
-        self._save(algorithm, loaded)
-        if isinstance(source, SampledSource):
-            self._probe(source, loaded)
+        judge = self._save(algorithm, loaded)
+        if self.spec.probes != 0:
+            self._probe(source, judge, loaded)
         info = {
             "iterations": loop.end,
             "idle_iterations": loop.idle.count,
@@ -382,26 +384,33 @@ class Train(Stage):
         iteration = store.latest()
         return None if iteration is None else store.read(iteration).step
 
-    def _probe(self, source: SampledSource, loaded: LoadedModel) -> None:
-        """Ask the trained reward again about edits of what was sampled."""
+    def _probe(self, source: Source, model: Judge | None, loaded: LoadedModel) -> None:
+        """Ask again about edited answers: the reward that was trained on, or the one that was
+        trained."""
+        sampled = isinstance(source, SampledSource)
+        if not sampled and model is None:
+            return
         probed = Probed(
             self.recipe,
             self.spec,
             self.run,
             self.base,
-            source.played.judge,
-            source.prompts,
+            source.played.judge if isinstance(source, SampledSource) else model,
+            source.prompts if isinstance(source, SampledSource) else (),
             roomy_encoder(self.recipe, loaded),
             self.seed,
         )
         with self.progress(1) as progress:
-            probe_stage(probed, self.watched(progress, "probes"))
+            tick = self.watched(progress, "probes")
+            (probe_stage if sampled else probe_model)(probed, tick)
 
-    def _save(self, algorithm: Algorithm, loaded: LoadedModel) -> None:
+    def _save(self, algorithm: Algorithm, loaded: LoadedModel) -> Judge | None:
+        """Save the result; a reward model is returned as a judge."""
         result = algorithm.result()
         facts = {"algorithm": self.spec.algorithm, "base": loaded.source, **result.facts}
         folder = self.folder.model
         if result.normaliser is None:
             save_policy(folder, result.roles[0], facts=facts)
-        else:
-            save_reward_model(folder, result.roles, normaliser=result.normaliser, facts=facts)
+            return None
+        save_reward_model(folder, result.roles, normaliser=result.normaliser, facts=facts)
+        return LearnedReward(result.roles, result.normaliser, name=self.name)
