@@ -17,7 +17,9 @@ import pytest
 
 from gnomon.audit.evidence import Evidence
 from gnomon.audit.invariance import invariance
-from gnomon.evals.invariance import Answer, detectable, probe_reward
+from gnomon.audit.shortcuts import shortcuts
+from gnomon.evals.invariance import probe_reward
+from gnomon.evals.paired import Answer, detectable
 from gnomon.judges.function import FunctionReward
 from gnomon.judges.protocol import Judge, Sample, judged
 from gnomon.judges.verifiers.instructions.reward import InstructionReward
@@ -63,7 +65,7 @@ def findings(probes: RewardProbes) -> dict[tuple[str, str], Finding]:
     spec = {"name": "grpo", "reward": [{"function": "x.py:y"}], "settings": {"beta": 0.0}}
     info = StageInfo(algorithm="grpo")
     evidence = Evidence("run", "grpo", spec=spec, info=info, probes=Probes(reward=probes))
-    return {(f.name, f.detector): f for f in invariance(evidence)}
+    return {(f.name, f.detector): f for f in [*invariance(evidence), *shortcuts(evidence)]}
 
 
 def alarms(judge: Judge, before: Write, after: Write) -> set[str]:
@@ -343,6 +345,6 @@ def test_a_reward_model_alone_is_asked_for_shortcuts(kind: str, expected: str) -
     answers = answered(generate_prompts(64, seed=3, belief_rate=0.0), ordinary(0.5), judge, 0)
     found = probe_reward(judge, answers, [], lay)
     evidence = Evidence("run", "rm", probes=Probes(reward=found))
-    (finding,) = invariance(evidence)
+    (finding,) = shortcuts(evidence)
     assert (finding.name, finding.status) == ("reward_shortcuts", expected)
     assert finding.detectable is not None

@@ -43,6 +43,7 @@ DETECTORS: Mapping[str, str] = {
     "displacement": "gnomon.audit.health:displacement",
     "kl": "gnomon.audit.health:kl",
     "invariance": "gnomon.audit.invariance:invariance",
+    "shortcuts": "gnomon.audit.shortcuts:shortcuts",
     "policy_probes": "gnomon.audit.policy_probes:policy_probes",
     "foreign_prompts": "gnomon.audit.reward_model:foreign_prompts",
     "held_out_comparisons": "gnomon.audit.reward_model:held_out_comparisons",

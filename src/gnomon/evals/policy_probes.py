@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gnomon.evals.invariance import detectable
+from gnomon.evals.paired import detectable
 from gnomon.judges.protocol import Judge, judged
 from gnomon.records import Group, Message, Prompt, Response
 from gnomon.runs.probes import EditExample, PolicyProbe

@@ -12,7 +12,8 @@ from pathlib import Path
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.encode import Encoder
 from gnomon.errors import DataError, GnomonError, RunStopped
-from gnomon.evals.invariance import Answer, Lay, probe_reward
+from gnomon.evals.invariance import probe_reward
+from gnomon.evals.paired import Answer, Lay
 from gnomon.files import first_line
 from gnomon.judges.protocol import Judge
 from gnomon.models.load import LoadedModel
