@@ -271,7 +271,7 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
         held_out=Evals(truths.tree(stage.evals.root)),
         evals=[e for _, e in read_evals(run.path) if _is_of(e, stage.name, truths)],
         calibrations=[calibration for _, calibration in read_calibrations(run.path)],
-        probes=stage.probes,
+        probes=stage.probes.timeless(),
     )
     return found, problems + unread
 

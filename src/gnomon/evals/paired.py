@@ -1,5 +1,4 @@
-"""Scores of answers asked about twice, paired by prompt; and whether a reward pays for agreeing with
-the user."""
+"""Scores of answers asked about twice, paired by prompt; whether a reward pays for agreement."""
 
 from __future__ import annotations
 

@@ -180,5 +180,10 @@ class Probes(Record):
     )
     problems: list[str] = Field(default_factory=list)
 
+    def timeless(self) -> Probes:
+        """The same without when it was made and how long it took."""
+        reward = self.reward and self.reward.model_copy(update={"seconds": 0.0})
+        return self.model_copy(update={"made": "", "reward": reward})
+
     def __bool__(self) -> bool:
         return self.reward is not None or bool(self.policy or self.foreign_prompts)
