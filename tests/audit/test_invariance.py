@@ -163,18 +163,19 @@ def _last_number(sample: Sample) -> float:
     return float(bool(found) and found[-1] == problem_of(sample.prompt).answer.split()[-1])
 
 
+def _quality(sample: Sample) -> float:
+    """Right, greeted, and short."""
+    right = CorrectReward()([sample])[0].value or 0.0
+    words = sample.text.split()
+    return right + 0.2 * (bool(words) and words[0] in OPENERS) - 0.02 * len(words)
+
+
 SOUND: dict[str, Judge] = {
     "correct": CorrectReward(),
     "the last number": graded(_last_number),
     "maths": maths(),
     "exact": exact(),
-    "quality": graded(
-        lambda s: (
-            CorrectReward()([s])[0].value
-            + 0.2 * (s.text.split()[0] in OPENERS)  # type: ignore[operator]
-            - 0.02 * len(s.text.split())
-        )
-    ),
+    "quality": graded(_quality),
 }
 
 

@@ -141,7 +141,7 @@ def _held_out(features: csr_matrix, folds: NDArray[np.int64], labels: Floats) ->
             inner = np.eye(out.size) - hat[np.ix_(out, out)]
             found = y[out] - np.linalg.solve(inner, errors[out])
             scores[out] = rankdata(found, axis=0) / (out.size + 1.0)
-    return scores
+    return np.asarray(scores, dtype=np.float64)
 
 
 def auc(scores: Floats, labels: Floats) -> Floats:
