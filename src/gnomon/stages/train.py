@@ -18,10 +18,10 @@ from gnomon.data.encode import EncodeAs, Encoder
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.schedule import ScheduledEvals
 from gnomon.evals.subject import LivePolicy
-from gnomon.models.load import LoadedModel, dtype_of, fetch, read_config
-from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate, parameter_count
 from gnomon.judges.learned import LearnedReward
 from gnomon.judges.protocol import Judge
+from gnomon.models.load import LoadedModel, dtype_of, fetch, read_config
+from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate, parameter_count
 from gnomon.models.roles import LoraSettings, Role
 from gnomon.models.save import save_policy, save_reward_model
 from gnomon.plugins import did_you_mean
