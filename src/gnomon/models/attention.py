@@ -161,10 +161,14 @@ class Block:
 
 
 class AttentionPlan:
-    """How to compute one batch's attention; the same for all layers (and all models) that run it.
+    """How to compute one pass's attention; the same for all layers (and all models) that run it.
 
     Args:
-        batch: a packed batch; the plan lives on its device.
+        work: units that together have each of the N packed tokens as a query once.
+        branch: [N] 0 for tokens that every query of their unit sees, k > 0 for those that only
+            queries of the same branch see.
+        position: [N] position in the token's own text.
+        device: where the plan lives.
 
     Attributes:
         blocks: the dense pieces.
@@ -172,15 +176,21 @@ class AttentionPlan:
         keys: the same for keys and values.
     """
 
-    def __init__(self, batch: Batch) -> None:
-        device = batch.input_ids.device
-        branch, position = batch.branch.cpu(), batch.position_ids.cpu()
-        work = buckets(units(batch.segments))
-        parts = [_block(members, branch, position, device) for members in work]
+    def __init__(
+        self, work: Sequence[Unit], branch: Tensor, position: Tensor, device: torch.device
+    ) -> None:
+        branch, position = branch.cpu(), position.cpu()
+        parts = [_block(members, branch, position, device) for members in buckets(work)]
         self.blocks = [block for block, _, _ in parts]
-        N = batch.num_tokens
+        N = branch.numel()
         self.queries = _Gather.plan(torch.cat([q.flatten() for _, q, _ in parts]), N, device)
         self.keys = _Gather.plan(torch.cat([k.flatten() for _, _, k in parts]), N, device)
+
+    @classmethod
+    def of(cls, batch: Batch) -> AttentionPlan:
+        """The plan of a packed batch, on its device."""
+        device = batch.input_ids.device
+        return cls(units(batch.segments), batch.branch, batch.position_ids, device)
 
     def attend(
         self,

@@ -97,7 +97,7 @@ def plan_of(batch: Batch) -> AttentionPlan:
     """The batch's attention plan, made on first use and kept as long as the batch."""
     plan = _PLANS.get(batch)
     if plan is None:
-        plan = _PLANS[batch] = AttentionPlan(batch)
+        plan = _PLANS[batch] = AttentionPlan.of(batch)
     return plan
 
 
@@ -142,15 +142,22 @@ class PackedForward:
         """
         return self._shared(batch) if self.shares_prefix else self._padded(batch)
 
-    def _shared(self, batch: Batch) -> Tensor:
+    def planned(self, input_ids: Tensor, position_ids: Tensor, plan: AttentionPlan) -> Tensor:
+        """Final hidden states [N, H] of packed tokens that attend to each other as ``plan`` says.
+
+        Only for models that share prefixes (:attr:`shares_prefix`).
+        """
         with self._packed_attention():
             out = self.trunk(
-                input_ids=batch.input_ids[None],
-                position_ids=batch.position_ids[None],
+                input_ids=input_ids[None],
+                position_ids=position_ids[None],
                 use_cache=False,
-                attention_plan=plan_of(batch),
+                attention_plan=plan,
             )
         return out[0][0]  # type: ignore[no-any-return]
+
+    def _shared(self, batch: Batch) -> Tensor:
+        return self.planned(batch.input_ids, batch.position_ids, plan_of(batch))
 
     def _padded(self, batch: Batch) -> Tensor:
         """One row per response, prompt included, scattered back to the packed positions."""
