@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gnomon.data.rows import iter_rows
-from gnomon.data.values import Skipped, as_text
+from gnomon.data.values import RowError, as_text
 from gnomon.errors import DataError
-from gnomon.plugins import did_you_mean
+from gnomon.evals.items import rows_of
+from gnomon.records import Source
 
 Row = dict[str, Any]
 Splits = Mapping[str, Path]
@@ -32,7 +32,7 @@ class Format:
 
     Attributes:
         fields: what every row has, as alternatives.
-        convert: a row as the hub has it; raises ValueError with the reason.
+        convert: a row as the hub has it; raises ValueError or RowError with the reason.
         subjects: a file holds the rows of several tasks, told apart by :data:`SUBJECT`.
     """
 
@@ -124,30 +124,16 @@ def read_rows(file: Path, task: str) -> list[Row]:
             the cure.
     """
     form = format_of(task)
-    rows = []
-    for raw in iter_rows(file):
-        if isinstance(raw, Skipped):
-            raise DataError(str(raw))
-        row = dict(raw.data)
-        if form is not None:
-            row = _converted(form, row, str(raw.source), task)
-        rows.append(row)
-    if not rows:
-        raise DataError(f"{file} holds no rows for {task}")
-    return rows
+    if form is None:
+        return [dict(row) for _, row in rows_of(file)]
+    return [_converted(form, dict(row), source) for source, row in rows_of(file, form.fields)]
 
 
-def _converted(form: Format, row: Row, where: str, task: str) -> Row:
-    for names in form.fields:
-        if not any(name in row for name in names):
-            near = did_you_mean(names[0], row, "it has")
-            raise DataError(f"{where}: {task} needs the field {' or '.join(names)}; {near}")
+def _converted(form: Format, row: Row, source: Source) -> Row:
     try:
         made = form.convert(row)
-    except (ValueError, KeyError) as error:
-        raise DataError(f"{where}: cannot be a question of {task}: {error}") from error
-    except Exception as error:  # a field of another kind
-        raise DataError(f"{where}: cannot be a question of {task}: {error}") from error
+    except (ValueError, RowError) as error:
+        raise DataError(f"{source}: {error}") from error
     if form.subjects:
         name = next(name for name in SUBJECT if name in row)
         made["subject"] = str(row[name]).strip().lower().replace(" ", "_")

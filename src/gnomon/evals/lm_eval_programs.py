@@ -7,55 +7,48 @@ program then runs against HumanEval's tests where it can read and write nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from gnomon.errors import ConfigError
-from gnomon.sandbox import Limits, Sandbox, SandboxError
+from gnomon.sandbox import Sandbox, SandboxError
 
 GRADED = "sandbox"
 """The name of the filter that grades."""
-SECONDS = 10.0
-"""Of wall time that a program has for all of a problem's tests (``code_eval`` gives 3)."""
 _FENCE = "```"
 
 
-class Programs:
+def grader(instruct: bool) -> Callable[..., list[list[float | str]]]:
     """lm-eval's filter: the answers to each problem as 1 (all tests passed), 0, or the reason why
-    they could not be run."""
+    they could not be run.
 
-    def __init__(self, instruct: bool) -> None:
-        self._instruct = instruct
-        self._sandbox: Sandbox | None = None
+    Args:
+        instruct: the prompt ends within a fenced block, and so does the program.
+    """
 
-    def __call__(
-        self, answers: Sequence[Sequence[str]], problems: Sequence[Mapping[str, Any]]
-    ) -> list[list[float | str]]:
-        if self._sandbox is None:
-            try:
-                self._sandbox = Sandbox(limits=Limits(wall_seconds=SECONDS))
-            except SandboxError as error:
-                raise ConfigError(f"HumanEval's programs need a sandbox: {error}") from error
-        work = [
-            partial(self._passes, text, problem)
-            for texts, problem in zip(answers, problems, strict=True)
-            for text in texts
-        ]
-        found = iter(self._sandbox.map(work))
-        return [[_grade(next(found)) for _ in texts] for texts in answers]
-
-    def _passes(self, text: str, problem: Mapping[str, Any]) -> bool:
-        assert self._sandbox is not None
+    def passes(sandbox: Sandbox, text: str, problem: Mapping[str, Any]) -> bool:
         prompt, entry = str(problem["prompt"]), str(problem["entry_point"])
-        if self._instruct:  # the prompt ends within a fenced block
-            text = text.partition(_FENCE)[0]
+        program = prompt + (text.partition(_FENCE)[0] if instruct else text)
         tests = [f"{problem['test']}\ncheck({entry})\n"]
-        done = self._sandbox.run_asserts(prompt + text, tests, setup=prompt, functions=[entry])
-        return done.all_passed
+        return sandbox.run_asserts(program, tests, setup=prompt, functions=[entry]).all_passed
+
+    def grade(
+        answers: Sequence[Sequence[str]], problems: Sequence[Mapping[str, Any]]
+    ) -> list[list[float | str]]:
+        try:
+            sandbox = Sandbox()
+        except SandboxError as error:
+            raise ConfigError(f"HumanEval's programs need a sandbox: {error}") from error
+        pairs = zip(answers, problems, strict=True)
+        work = [partial(passes, sandbox, text, p) for texts, p in pairs for text in texts]
+        marks = iter([_mark(result) for result in sandbox.map(work)])
+        return [[next(marks) for _ in texts] for texts in answers]
+
+    return grade
 
 
-def _grade(result: Any) -> float | str:
+def _mark(result: Any) -> float | str:
     if isinstance(result, Exception):
         return f"{type(result).__name__}: {result}"
     return float(result)
@@ -67,7 +60,7 @@ def graded(problem: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]
     failed = [mark for mark in marks if isinstance(mark, str)]
     if failed:
         raise RuntimeError(f"{problem['task_id']}: {failed[0]}")
-    return {"pass@1": marks}
+    return {"pass@1": sum(marks) / len(marks)}
 
 
 def program_task(name: str, config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -82,7 +75,7 @@ def program_task(name: str, config: Mapping[str, Any] | None) -> dict[str, Any]:
             "HumanEval's tasks are graded in gnomon's sandbox"
         )
     kept = {k: v for k, v in (config or {}).items() if k not in ("unsafe_code", "tag", "include")}
-    filters = [{"function": "custom", "filter_fn": Programs("instruct" in name)}]
+    filters = [{"function": "custom", "filter_fn": grader("instruct" in name)}]
     return {
         **kept,
         "task": name,
