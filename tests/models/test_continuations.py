@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from transformers import PreTrainedModel
+from zoo import FAMILIES, V, model
 
 from gnomon.models import continuations
 from gnomon.models.continuations import Continuation, Scored, computed_tokens, score
 from gnomon.models.packed import PackedForward
-from zoo import FAMILIES, V, model
 
 
 def draws(seed: int) -> torch.Generator:

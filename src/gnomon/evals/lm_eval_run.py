@@ -18,7 +18,8 @@ from gnomon.errors import ConfigError, GnomonError, RunError
 from gnomon.evals.lm_eval_model import EngineLM
 from gnomon.evals.lm_eval_programs import GRADED
 from gnomon.evals.lm_eval_tasks import Loaded, quiet
-from gnomon.evals.suite import FAILED, Measured, Row
+from gnomon.evals.rows import FAILED
+from gnomon.evals.suite import Measured, Row
 from gnomon.files import first_line
 from gnomon.plugins import did_you_mean
 from gnomon.stats.intervals import Interval, mean_interval, share_bounds, weighted_proportion

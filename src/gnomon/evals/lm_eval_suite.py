@@ -51,7 +51,8 @@ class LMEvalOptions(Options):
     max_length: int | None = Field(None, ge=2, description="tokens of a text; default: the model's")
     pass_tokens: int = Field(4096, ge=64, description="tokens of one forward pass")
     cluster: str | None = Field(
-        None, description="a field of the items: those that share it (a passage) are not independent"
+        None,
+        description="a field of the items, such as a passage: those that share it are one cluster",
     )
     score: str | None = Field(None, description="the score to show first")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from lm_eval import tasks
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
@@ -22,10 +23,12 @@ from gnomon.errors import ConfigError, DataError, GnomonError
 from gnomon.evals.lm_eval_files import Row, Splits, by_subject, format_of, read_rows
 from gnomon.evals.lm_eval_programs import program_task
 from gnomon.files import first_line
-from gnomon.plugins import did_you_mean
+from gnomon.plugins import did_you_mean, nearest
 
 _SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
-_DEFAULTS = Path(__import__("lm_eval.tasks").tasks.__file__).parent
+DEFAULTS = Path(str(tasks.__file__)).parent
+"""The folder of lm-eval's own tasks."""
+YAML = (".yaml", ".yml")
 
 
 @dataclass
@@ -46,42 +49,35 @@ class Loaded:
 
 
 @lru_cache(maxsize=8)
-def _manager(include: str | None) -> TaskManager:
-    """All of lm-eval's tasks, and those in ``include``; reading them takes some seconds."""
+def _manager(*folders: Path) -> TaskManager:
+    """The tasks in some folders; those of all of lm-eval's take some seconds to read."""
     with quiet():
-        return TaskManager(include_path=include)
-
-
-@lru_cache(maxsize=8)
-def _family(name: str) -> TaskManager:
-    """lm-eval's tasks in one of its folders: much faster to read than all of them."""
-    with quiet():
-        return TaskManager(include_defaults=False, include_path=str(_DEFAULTS / name))
+        return TaskManager(include_path=list(map(str, folders)), include_defaults=False)
 
 
 def manager_of(names: Sequence[str], include: Path | None) -> TaskManager:
-    """A manager that knows all of ``names``.
+    """A manager that knows all of ``names``; the smallest one that does.
 
     Raises:
         ConfigError: there is no such task; with the nearest name.
     """
-    if include is None and len(names) == 1:
-        family = names[0].split("_")[0]
-        known = _family(family) if (_DEFAULTS / family).is_dir() else None
-        if known is not None and names[0] in known.task_index:
-            entry = known.task_index[names[0]]
-            if entry.kind.name == "TASK" or format_of(names[0]) is not None:
-                return known
-    manager = _manager(None if include is None else str(include))
+    family = DEFAULTS / names[0].split("_")[0]
+    for folder in (include, family):
+        if folder is None or not folder.is_dir():
+            continue
+        known = _manager(folder).task_index
+        # a group or tag may have members elsewhere, but for the families known here
+        if all(
+            name in known and (known[name].kind.name == "TASK" or format_of(name) is not None)
+            for name in names
+        ):
+            return _manager(folder)
+    manager = _manager(*filter(None, (DEFAULTS, include)))
     for name in names:
         if name not in manager.task_index and not name.endswith(YAML):
-            near = did_you_mean(name, manager.all_tasks, f"it has {len(manager.all_tasks)}, as in")
-            short = near if near.startswith("did") else "`lm-eval ls tasks` lists them"
-            raise ConfigError(f"lm-eval has no task {name!r}; {short}")
+            near = nearest(name, manager.all_tasks) or "`lm-eval ls tasks` lists them"
+            raise ConfigError(f"lm-eval has no task {name!r}; {near}")
     return manager
-
-
-YAML = (".yaml", ".yml")
 
 
 def load_tasks(
@@ -232,9 +228,7 @@ def _splits(
         named = [config.get(name) for name in _SPLITS]
         if split not in named:
             known = sorted({str(name) for name in named if name})
-            raise ConfigError(
-                f"files: {task} has no split {split!r}; {did_you_mean(split, known)}"
-            )
+            raise ConfigError(f"files: {task} has no split {split!r}; {did_you_mean(split, known)}")
     if asked not in found:
         return {}
     wanted = config.get("num_fewshot") if shots is None else shots
@@ -296,8 +290,8 @@ def _explained(name: str, local: bool) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """lm-eval's and datasets' chatter off within the block; errors stay."""
-    names = ("lm_eval", "lm-eval", "datasets")
+    """The libraries' chatter off within the block (over-long texts are counted); errors stay."""
+    names = ("lm_eval", "lm-eval", "datasets", "transformers")
     before = [logging.getLogger(name).level for name in names]
     bars = datasets.is_progress_bar_enabled()
     try:

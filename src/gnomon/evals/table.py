@@ -20,6 +20,7 @@ SUITES: Mapping[str, str] = {
     "mt_bench": "gnomon.evals.mt_bench:MTBench",
     "hhh": "gnomon.evals.choices:HHH",
     "best_of_n": "gnomon.evals.best_of_n:BestOfN",
+    "inspect": "gnomon.evals.inspect_suite:Inspect",
     "lm_eval": "gnomon.evals.lm_eval_suite:LMEval",
     "questions": "gnomon.evals.questions:Questions",
 }

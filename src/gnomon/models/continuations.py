@@ -15,9 +15,9 @@ with the prefixes that it needs, so passes need nothing of one another.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -187,9 +187,9 @@ def _branches(items: Sequence[Continuation]) -> list[_Branch]:
     """Every distinct context with its distinct continuations, contexts in the order of tokens."""
     wanted: dict[Ids, dict[Ids, list[tuple[int, int]]]] = {}
     for i, item in enumerate(items):
-        *stem, last = item.tokens
-        asked = wanted.setdefault(tuple(item.context), {}).setdefault(tuple(stem), [])
-        asked.append((i, last))
+        *first, last = item.tokens
+        stems = wanted.setdefault(tuple(item.context), {})
+        stems.setdefault(tuple(first), []).append((i, last))
     found: list[_Branch] = []
     for context in sorted(wanted):
         branch = _Branch(context)
@@ -211,7 +211,7 @@ def _clusters(branches: Sequence[_Branch], most: int) -> list[_Cluster]:
     """
     n = len(branches)
     lengths = [len(b.context) for b in branches]
-    common = [0] + [_common(a.context, b.context) for a, b in zip(branches, branches[1:])]  # noqa: B905
+    common = [0] + [_common(a.context, b.context) for a, b in pairwise(branches)]
     best: list[float] = [0.0] + [float("inf")] * n
     begin_of, shared_of = [0] * (n + 1), [0] * (n + 1)
     for end in range(1, n + 1):
@@ -238,7 +238,8 @@ def _clusters(branches: Sequence[_Branch], most: int) -> list[_Cluster]:
 
 def _common(a: Ids, b: Ids) -> int:
     """How many tokens two contexts begin with alike."""
-    return len(os.path.commonprefix([a, b]))
+    alike = zip(a, b, strict=False)
+    return next((i for i, (x, y) in enumerate(alike) if x != y), min(len(a), len(b)))
 
 
 def _passes(clusters: Sequence[_Cluster], most: int) -> Iterator[list[_Cluster]]:
