@@ -62,6 +62,40 @@ def test_sampler_logprobs_are_those_of_a_full_forward(family, temperature, token
             torch.testing.assert_close(completion.logprobs, naive, atol=1e-4, rtol=1e-4)
 
 
+SHOTS = [5 + (7 * i) % 90 for i in range(70)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_prompts_begin_with_is_computed_once(family, tokenizer, monkeypatch):
+    passed = []
+    plain = torch_engine.packed_pass
+
+    def counting(model, cache, tokens, lengths, prompts, prefix=None):
+        passed.append(sum(map(len, prompts)))
+        return plain(model, cache, tokens, lengths, prompts, prefix)
+
+    monkeypatch.setattr(torch_engine, "packed_pass", counting)
+    model = family_model(family, len(tokenizer))
+    engine = TorchEngine(model, tokenizer, max_rows=3, eos_token_ids=())
+    prompts = [[*SHOTS, *p] for p in (*PROMPTS, [6])]
+    requests = [Request(str(i), p, n=1 + i % 2, seed=i) for i, p in enumerate(prompts)]
+    results = engine.generate(requests, SAMPLED)
+    assert sum(passed) == 70 + sum(map(len, PROMPTS)) + 1
+    for prompt, row in zip(prompts, results, strict=True):
+        for completion in row:
+            naive = naive_logprobs(model, prompt, completion.ids, 0.8)
+            torch.testing.assert_close(completion.logprobs, naive, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("last", [[SHOTS], [[*SHOTS[:20], 3]]])
+def test_a_prompt_that_is_all_shared_or_shares_little_is_answered_too(last, llama, tokenizer):
+    engine = TorchEngine(llama, tokenizer, eos_token_ids=())
+    prompts = [[*SHOTS, 9], [*SHOTS, 4, 4], *last]
+    results = engine.generate([Request(str(i), p) for i, p in enumerate(prompts)], GREEDY)
+    for prompt, (completion,) in zip(prompts, results, strict=True):
+        assert completion.ids == own_greedy(llama, prompt, 20)
+
+
 def test_a_wrong_sliding_window_would_be_seen(tokenizer):
     """The window is short enough to matter: without it the tokens differ."""
     model = family_model("mistral", len(tokenizer))

@@ -79,10 +79,20 @@ class KVCache:
 
 @dataclass(frozen=True)
 class PromptSpan:
-    """A prompt in a packed pass: ``length`` tokens from ``start``, kept in cache row ``row``."""
+    """A prompt in a packed pass: ``length`` tokens from ``start``, kept in cache row ``row`` after
+    the prefix that all prompts share."""
 
     row: int
     start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Tokens that prompts begin with, computed once: the first ``length`` positions of the only
+    row of ``cache``."""
+
+    cache: KVCache
     length: int
 
 
@@ -96,6 +106,7 @@ class PackedPass:
             the token it feeds now.
         longest, shortest: the extremes of ``lengths``, known without asking the device.
         segments: the prompts after the B decoding tokens.
+        prefix: what the prompts begin with and do not repeat, or None.
         calls: attention calls served, by layer index (read by the engine's self-check).
         windows: the sliding window each layer asked for.
     """
@@ -105,6 +116,7 @@ class PackedPass:
     longest: int
     shortest: int
     segments: Sequence[PromptSpan] = ()
+    prefix: Prefix | None = None
     calls: dict[int, int] = field(default_factory=dict)
     windows: dict[int, int | None] = field(default_factory=dict)
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
@@ -173,8 +185,12 @@ def rollout_attention(
     for segment in rollout.segments:
         span = slice(segment.start, segment.start + segment.length)
         k, v = key[:, :, span], value[:, :, span]
-        stores[0][segment.row, :, : segment.length] = k[0]
-        stores[1][segment.row, :, : segment.length] = v[0]
+        if rollout.prefix is not None:
+            shared = rollout.prefix.cache.layers[layer]
+            past = rollout.prefix.length
+            k, v = (torch.cat([s[:, :, :past], n], 2) for s, n in zip(shared, (k, v), strict=True))
+        stores[0][segment.row, :, : k.shape[2]] = k[0]
+        stores[1][segment.row, :, : v.shape[2]] = v[0]
         out = _prefill(query[:, :, span], k, v, scale, sliding_window, softcap)
         parts.append(out[0].transpose(0, 1))
     return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
@@ -215,18 +231,19 @@ def _prefill(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """Causal attention inside one prompt: [1, H, P, D] and [1, H_kv, P, D] to [1, H, P, D_v]."""
-    length = query.shape[2]
+    """Causal attention inside one prompt, whose last T of P tokens are the queries: [1, H, T, D]
+    and [1, H_kv, P, D] to [1, H, T, D_v]."""
+    length, past = key.shape[2], key.shape[2] - query.shape[2]
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     banded = window is not None and length > window
-    if not banded and not softcap:
+    if not banded and not softcap and not past:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
     at = torch.arange(length, device=query.device)
-    seen = at[:, None] >= at
+    seen = at[past:, None] >= at
     if window is not None:
-        seen &= at[:, None] - at < window
+        seen &= at[past:, None] - at < window
     mask = torch.zeros(seen.shape, dtype=query.dtype, device=query.device)
     mask.masked_fill_(~seen, float("-inf"))
     return _attend(query, key, value, mask, scale, softcap)
@@ -277,6 +294,7 @@ def packed_pass(
     tokens: Sequence[int],
     lengths: Sequence[int],
     prompts: Sequence[Sequence[int]],
+    prefix: Prefix | None = None,
 ) -> tuple[Tensor, PackedPass]:
     """Feed one token to each decoding row and whole prompts to the cache rows after them.
 
@@ -286,6 +304,7 @@ def packed_pass(
         tokens: B token ids, one for each of the cache's first B rows.
         lengths: B numbers of tokens already cached.
         prompts: S prompts; prompt s goes to cache row B + s.
+        prefix: what every prompt begins with; ``prompts`` are then what follows it.
 
     Returns:
         ([B + S, V] logits of the last position of each row and prompt, what the pass did).
@@ -295,7 +314,8 @@ def packed_pass(
     for row, prompt in enumerate(prompts, start=len(tokens)):
         segments.append(PromptSpan(row, len(ids), len(prompt)))
         ids.extend(prompt)
-        positions.extend(range(len(prompt)))
+        past = 0 if prefix is None else prefix.length
+        positions.extend(range(past, past + len(prompt)))
         last.append(len(ids) - 1)
     step = PackedPass(
         cache=cache,
@@ -303,6 +323,7 @@ def packed_pass(
         longest=max(lengths, default=0),
         shortest=min(lengths, default=0),
         segments=segments,
+        prefix=prefix,
     )
     output = model(
         input_ids=torch.tensor([ids], device=device),

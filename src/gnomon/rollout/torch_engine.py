@@ -21,6 +21,7 @@ from gnomon.rollout.generate_engine import generate_bucketed
 from gnomon.rollout.packed import (
     IMPLEMENTATION,
     KVCache,
+    Prefix,
     packed_pass,
     sampling_mode,
     unsupported_reason,
@@ -84,6 +85,7 @@ def packed_linears(model: nn.Module) -> Iterator[int]:
 
 _PACK_FROM = 16  # decoding steps that repay reordering the weights
 _PREFILL_TOKENS = 2048  # prompt tokens per pass, so that a long queue cannot swell one pass
+_PREFIX_TOKENS = 64  # that prompts must have in common for it to be worth computing them once
 
 
 class TorchEngine(Engine):
@@ -203,6 +205,23 @@ class _Row:
     cached: int
 
 
+def _shared_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Prefix | None:
+    """What all of several prompts begin with (few-shot examples, a system prompt), computed; None
+    where that is little. At least one token of each prompt is left to be computed with it."""
+    if len(prompts) < 2:
+        return None
+    first, last = list(min(prompts)), list(max(prompts))
+    most = min(map(len, prompts)) - 1
+    pairs = zip(first[:most], last, strict=False)
+    length = next((i for i, (a, b) in enumerate(pairs) if a != b), most)
+    if length < _PREFIX_TOKENS:
+        return None
+    cache = KVCache(rows=1, limit=length)
+    cache.reserve(length)
+    packed_pass(model, cache, [], [], [first[:length]])
+    return Prefix(cache, length)
+
+
 class _Batch:
     """Rows in flight. Row i of the list is row i of the KV cache; live rows fill the front."""
 
@@ -221,6 +240,8 @@ class _Batch:
         limit = longest + collector.params.max_new_tokens
         self._cache = KVCache(rows=self._max_rows, limit=limit)
         self._rows: list[_Row] = []
+        self._prefix = _shared_prefix(model, [prefill.prompt for prefill in prefills])
+        self._shared = 0 if self._prefix is None else self._prefix.length
 
     def run(self) -> None:
         """Draft everything in the queue."""
@@ -239,7 +260,8 @@ class _Batch:
             self._cache,
             [row.sample.ids[-1] for row in rows],
             [row.cached for row in rows],
-            [prefill.prompt for prefill in prompts],
+            [prefill.prompt[self._shared :] for prefill in prompts],
+            self._prefix,
         )
         for row in rows:
             row.cached += 1
@@ -272,10 +294,11 @@ class _Batch:
             free -= planned[id(prefill)]
         while self._queue and free:
             prefill = self._queue[0]
-            if prefills and tokens + len(prefill.prompt) > _PREFILL_TOKENS:
+            fresh = len(prefill.prompt) - self._shared
+            if prefills and tokens + fresh > _PREFILL_TOKENS:
                 break
             prefills.append(self._queue.popleft())
-            tokens += len(prefill.prompt)
+            tokens += fresh
             planned[id(prefill)] = min(free, len(prefill.waiting)) - 1
             free -= planned[id(prefill)] + 1
         for prefill in prefills:
