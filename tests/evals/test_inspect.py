@@ -113,7 +113,7 @@ def test_scores_and_rows(base: Path, tiny_folder: Path) -> None:
     assert result.suite == "inspect/tasks-addition"
     assert result.scores == {"includes": exact_interval(3, 4)}
     assert (result.main, result.n, result.errors) == ("includes", 4, 0)
-    assert [row["scores"]["includes"] for row in rows] == [1, 1, 1, 0]
+    assert [row["score"] for row in rows] == [1, 1, 1, 0]
     assert rows[2]["answer"] == "It is 4."
     assert set(result.versions) >= {"inspect_ai", "task addition"}
     assert (base / "run/evals/tiny/inspect/tasks-addition.eval").is_file()

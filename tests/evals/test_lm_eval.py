@@ -158,6 +158,24 @@ def test_a_group_is_scored_over_its_items_and_by_subject(tmp_path: Path, subject
     assert result.data["mmlu_stem"]["file"] == "m.jsonl"
 
 
+def test_several_tasks_have_their_names_before_their_scores(tmp_path: Path, subject: Model) -> None:
+    write(tmp_path / "t.jsonl", truthfulqa_rows(3))
+    files = {"files": {"truthfulqa_mc1": "t.jsonl", "truthfulqa_mc2": "t.jsonl"}}
+    options = {"tasks": ["truthfulqa_mc1", "truthfulqa_mc2"], "score": "truthfulqa_mc2/acc"}
+    result, rows = measured("lm_eval", {**options, **files}, tmp_path, subject)
+    assert result.suite == "lm_eval/truthfulqa_mc1+truthfulqa_mc2"
+    assert set(result.scores) == {"truthfulqa_mc1/acc", "truthfulqa_mc2/acc"}
+    assert result.main == "truthfulqa_mc2/acc"
+    scored = {row["id"]: row["score"] for row in rows if "score" in row}
+    assert set(scored) == {f"truthfulqa_mc2/{i}" for i in range(3)}
+    figure = result.scores["truthfulqa_mc2/acc"]
+    assert figure is not None
+    assert figure.value == pytest.approx(sum(scored.values()) / 3)
+    result, _ = measured("lm_eval", {**options, **files, "score": "mc2/acc"}, tmp_path, subject)
+    assert result.main == "truthfulqa_mc1/acc"
+    assert any("no score 'mc2/acc'" in note for note in result.notes)
+
+
 def test_items_that_share_a_passage_are_a_cluster(tmp_path: Path, subject: Model) -> None:
     rows = [
         {"question": f"{i}?", "mc1_targets": {"choices": ["a", "b"], "labels": [1, 0]},
@@ -281,7 +299,7 @@ def test_programs_are_graded_in_the_sandbox(
     options = {"data": ["h.jsonl"], "generation": {"max_gen_toks": 100}}
     result, rows = measured("lm_eval/humaneval", options, tmp_path, scripted(tiny_folder, answer))
     assert result.scores["pass@1"] == exact_interval(1, 2)
-    assert [row["scores"]["pass@1"] for row in rows] == [1.0, 0.0]
+    assert [row["score"] for row in rows] == [[1.0], [0.0]]
     assert result.main == "pass@1"
 
 

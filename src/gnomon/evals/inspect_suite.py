@@ -121,8 +121,7 @@ class Inspect(Suite):
 
     def settings(self, subject: Subject) -> dict[str, Any]:
         changing = super().settings(subject)
-        for name in ("part", "score", "higher_is_better"):  # that change no answer
-            changing.pop(name)
+        changing.pop("part")
         return changing
 
     def run(self, subject: Subject, work: Work) -> Measured:
@@ -203,6 +202,10 @@ class Inspect(Suite):
             for name, value in row["scores"].items():
                 values[name][str(sample.id)].append(value)
             rows.append(row)
+        main = self.options.score if self.options.score in values else next(iter(values), "")
+        for row in rows:
+            if main in row["scores"]:
+                row["score"] = row["scores"][main]
         work.rows.add([row for row in rows if not work.rows.has(row["id"])])
         if len(failed) == len(rows):
             reason = failed[0][FAILED] if failed else "there are no samples"
@@ -210,11 +213,13 @@ class Inspect(Suite):
         scores = {name: over_prompts(list(by_id.values())) for name, by_id in values.items()}
         measured = Measured(scores=scores, n=len(rows) - len(failed), errors=len(failed))
         measured.higher_is_better = self.options.higher_is_better
-        measured.main = self.options.score or next(iter(scores), "")
         _import_metrics(log, measured)
-        if measured.main not in measured.scores:
-            near = did_you_mean(measured.main, measured.scores)
-            raise ConfigError(f"score: no score {measured.main!r}; {near}")
+        if self.options.score and self.options.score not in scores:
+            near = did_you_mean(self.options.score, scores)
+            measured.notes.append(
+                f"score: no score {self.options.score!r}, so {main} is shown first; {near}"
+            )
+        measured.main = main
         measured.judge = self.options.grader or ""
         graded = [s.name for s in log.eval.scorers or [] if "model_graded" in s.name]
         if graded and not self.options.grader:

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 from lm_eval.evaluator import evaluate
 
-from gnomon.errors import ConfigError, GnomonError, RunError
+from gnomon.errors import GnomonError, RunError
 from gnomon.evals.lm_eval_model import EngineLM
 from gnomon.evals.lm_eval_programs import GRADED
 from gnomon.evals.lm_eval_tasks import Loaded, quiet
@@ -162,7 +162,7 @@ def measure(
     cluster: str | None = None,
     main: str | None = None,
 ) -> Measured:
-    """Figures of each task and group, over its items.
+    """Figures of each task and group, over its items; each item's row gets the main one's value.
 
     Args:
         cluster: a field of the items; those that share it count as one cluster.
@@ -170,7 +170,6 @@ def measure(
 
     Raises:
         RunError: every item failed.
-        ConfigError: no score or field of that name.
     """
     good = [item for item in items if item.scores]
     if not good:
@@ -196,20 +195,34 @@ def measure(
     for name, members in loaded.groups.items():
         parts = {member: by_task[member] for member in members if by_task[member]}
         tops[name] = _group_figures(parts, tasks, name in loaded.by_size, cluster)
+    place: dict[str, tuple[str, str]] = {}
     for name, figures in tops.items():
-        prefix = "" if len(tops) == 1 else f"{name}/"
-        measured.scores |= {f"{prefix}{metric}": figure for metric, figure in figures.items()}
+        for metric, figure in figures.items():
+            full = metric if len(tops) == 1 else f"{name}/{metric}"
+            measured.scores[full], place[full] = figure, (name, metric)
     if len(tasks) > 1:
         measured.by_category = tasks
-    measured.main = main or next(iter(measured.scores), "")
-    if measured.main not in measured.scores:
-        near = did_you_mean(measured.main, measured.scores)
-        raise ConfigError(f"score: no score {measured.main!r}; {near}")
-    measured.higher_is_better = _higher(measured.main, loaded)
+    measured.main = main_of(main, measured)
+    top, metric = place[measured.main]
+    members = loaded.groups.get(top, [top])
+    for item in good:
+        if item.task in members and _number(item.scores.get(metric)) is not None:
+            item.row["score"] = item.marks or item.scores[metric]
+    measured.higher_is_better = _higher(metric, loaded)
     measured.versions = {
         f"task {name}": str(getattr(task, "VERSION", "")) for name, task in loaded.tasks.items()
     }
     return measured
+
+
+def main_of(asked: str | None, measured: Measured) -> str:
+    """The score to show first: the one that was asked for, or else the first one. A misspelt name
+    is noted, not raised: what was measured is worth more."""
+    first = next(iter(measured.scores), "")
+    if asked is not None and asked not in measured.scores:
+        near = did_you_mean(asked, measured.scores)
+        measured.notes.append(f"score: no score {asked!r}, so {first} is shown first; {near}")
+    return asked if asked in measured.scores else first
 
 
 def _higher(score: str, loaded: Loaded) -> bool:
@@ -275,11 +288,7 @@ def _clusters(items: Sequence[ItemResult], name: str | None) -> list[str] | None
     """What each item shares with others of its cluster."""
     if name is None:
         return None
-    lacking = next((item for item in items if name not in item.row["item"]), None)
-    if lacking is not None:
-        near = did_you_mean(name, lacking.row["item"], "it has")
-        raise ConfigError(f"cluster: item {lacking.id} has no field {name!r}; {near}")
-    return [f"{item.task}/{_name(item.row['item'][name])}" for item in items]
+    return [f"{item.task}/{_name(item.row['item'].get(name))}" for item in items]
 
 
 def _mean(values: Sequence[float], clusters: Sequence[str] | None) -> Interval:

@@ -15,6 +15,7 @@ from gnomon.evals.items import find_file
 from gnomon.evals.rows import Rows
 from gnomon.evals.suite import Files, Measured, Options, Suite, Work
 from gnomon.files import fingerprint, remove_folder
+from gnomon.plugins import did_you_mean
 
 if TYPE_CHECKING:
     from gnomon.evals.lm_eval_tasks import Loaded
@@ -96,7 +97,12 @@ class LMEval(Suite):
             DataError: a file that is missing or cannot be used.
         """
         self.files()
-        self._loaded()
+        loaded, cluster = self._loaded(), self.options.cluster
+        for name, task in loaded.tasks.items() if cluster else ():
+            fields = list(task.eval_docs.features)
+            if cluster not in fields:
+                near = did_you_mean(cluster, fields, "they have")
+                raise ConfigError(f"cluster: the items of {name} have no field {cluster!r}; {near}")
 
     def _splits(self) -> dict[str, dict[str, Path]]:
         """Files by task and split; the split of the questions is ``""`` where none is named."""
@@ -132,7 +138,7 @@ class LMEval(Suite):
 
     def settings(self, subject: Subject) -> dict[str, Any]:
         changing = super().settings(subject)
-        for name in ("part", "files", "score", "pass_tokens"):  # that change no answer
+        for name in ("part", "files", "pass_tokens"):  # which change no figure; data() has files
             changing.pop(name)
         return changing
 
@@ -180,8 +186,10 @@ class LMEval(Suite):
             system=options.system,
             multiturn=options.multiturn and options.chat,
         )
-        work.rows.add([item.row for item in items if not work.rows.has(item.id)])
-        measured = measure(items, loaded, cluster=options.cluster, main=options.score)
+        try:
+            measured = measure(items, loaded, cluster=options.cluster, main=options.score)
+        finally:
+            work.rows.add([item.row for item in items if not work.rows.has(item.id)])
         cut = [item.row["cut"] for item in items if item.row["cut"]]
         if cut:
             notes.append(

@@ -210,7 +210,8 @@ def _shared_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> 
     where that is little. At least one token of each prompt is left to be computed with it."""
     if len(prompts) < 2:
         return None
-    first, last = list(min(prompts)), list(max(prompts))
+    texts = [list(prompt) for prompt in prompts]
+    first, last = min(texts), max(texts)
     most = min(map(len, prompts)) - 1
     pairs = zip(first[:most], last, strict=False)
     length = next((i for i, (a, b) in enumerate(pairs) if a != b), most)
