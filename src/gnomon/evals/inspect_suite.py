@@ -219,7 +219,7 @@ class Inspect(Suite):
             measured.notes.append(
                 f"score: no score {self.options.score!r}, so {main} is shown first; {near}"
             )
-        measured.main = main
+        measured.main = measured.item_score = main
         measured.judge = self.options.grader or ""
         graded = [s.name for s in log.eval.scorers or [] if "model_graded" in s.name]
         if graded and not self.options.grader:

@@ -202,7 +202,7 @@ def measure(
             measured.scores[full], place[full] = figure, (name, metric)
     if len(tasks) > 1:
         measured.by_category = tasks
-    measured.main = main_of(main, measured)
+    measured.main = measured.item_score = main_of(main, measured)
     top, metric = place[measured.main]
     members = loaded.groups.get(top, [top])
     for item in good:
