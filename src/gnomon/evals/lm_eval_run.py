@@ -65,7 +65,7 @@ def run_tasks(
     An item whose request or metric fails is kept with the reason.
     """
     broken: dict[tuple[str, str], str] = {}
-    with quiet(), _without_bars(), _guarded(loaded, broken):
+    with quiet(), without_bars(), _guarded(loaded, broken):
         found = evaluate(
             model,
             {"tasks": loaded.tasks, "groups": {}},
@@ -146,7 +146,7 @@ def _guarded(loaded: Loaded, broken: dict[tuple[str, str], str]) -> Iterator[Non
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """lm-eval shows a bar for every task's prompts and has no switch for it."""
     with patch("lm_eval.api.task.tqdm", lambda items, **unused: items):
         yield
