@@ -63,9 +63,12 @@ def run_tasks(
     """Every item of every task, as lm-eval's own loop makes, filters and scores them.
 
     An item whose request or metric fails is kept with the reason.
+
+    Raises:
+        RunError: an item cannot be made a prompt at all.
     """
     broken: dict[tuple[str, str], str] = {}
-    with quiet(), without_bars(), _guarded(loaded, broken):
+    with quiet(), without_bars(), _guarded(loaded, broken), _explained():
         found = evaluate(
             model,
             {"tasks": loaded.tasks, "groups": {}},
@@ -143,6 +146,20 @@ def _guarded(loaded: Loaded, broken: dict[tuple[str, str], str]) -> Iterator[Non
     finally:
         for task in loaded.tasks.values():
             vars(task).pop("process_results", None)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """A template that does not take an item, say, as an error of the task's."""
+    try:
+        yield
+    except GnomonError:
+        raise
+    except Exception as error:
+        raise RunError(
+            f"lm-eval could not go through the task's items ({type(error).__name__}: "
+            f"{first_line(error)}); answers so far are kept"
+        ) from error
 
 
 @contextmanager
