@@ -42,6 +42,15 @@ class RunStopped(RunError):  # noqa: N818 - nothing went wrong
         self.signal = signal
 
 
+class GateClosed(RunError):  # noqa: N818 - it works as asked
+    """A gate that did not open: the message says which figure decided. Everything is kept.
+
+    ``code`` is the command's exit code.
+    """
+
+    code = 4
+
+
 class EngineError(RunError):
     """The sampler is gone, or does not serve the policy's weights. Nothing saved is lost."""
 

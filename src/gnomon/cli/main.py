@@ -18,6 +18,33 @@ from gnomon.cli.mappings import parse_mapping
 from gnomon.cli.run import quickstart, report, run
 from gnomon.console import complain, err, say, show
 from gnomon.errors import GnomonError, Pending, RunStopped
+from gnomon.errors import ConfigError, GateClosed, GnomonError, Pending, RunStopped
+
+
+def parse_mapping(option: str, given: Sequence[str]) -> dict[str, str]:
+    """``["prompt=q,chosen=good", "rejected=bad"]`` as a mapping.
+
+    A comma separates two entries only where each has its own "=", so names may hold commas.
+
+    Raises:
+        ConfigError: an entry without "=", or a name given twice.
+    """
+    entries: list[str] = []
+    for text in given:
+        parts = text.split(",")
+        entries += parts if all("=" in part for part in parts) else [text]
+    found: dict[str, str] = {}
+    for entry in entries:
+        ours, equals, theirs = (part.strip() for part in entry.partition("="))
+        if not (ours and equals and theirs):
+            raise ConfigError(
+                f"{option} {entry!r}: write NAME=VALUE, as in {option} prompt=question"
+            )
+        if ours in found:
+            raise ConfigError(f"{option}: {ours!r} is given twice")
+        found[ours] = theirs
+    return found
+
 
 ABOUT = """From raw feedback to a model that is safe to ship.
 
@@ -150,13 +177,16 @@ def serve_rollouts(
 
 def main() -> None:
     """Entry point. Errors that a user can fix are printed without a traceback (exit code 1); a run
-    that waits for people exits with 3; one that was asked to stop with 130 (Ctrl-C) or 143
-    (SIGTERM), after a message about what is saved."""
+    that waits for people exits with 3; one whose gates did not all open with 4; one that was asked
+    to stop with 130 (Ctrl-C) or 143 (SIGTERM), after a message about what is saved."""
     try:
         app()
     except Pending as pause:
         complain("paused", "yellow", str(pause))
         sys.exit(3)
+    except GateClosed as gate:
+        complain("gate", "red", str(gate))
+        sys.exit(gate.code)
     except RunStopped as stopped:
         err.print(str(stopped), soft_wrap=True, markup=False, highlight=False)  # a command to copy
         sys.exit(128 + stopped.signal)

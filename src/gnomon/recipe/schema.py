@@ -21,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from gnomon.recipe.gates import Conditions, OnFail
+
 LARGEST = 2**53
 """Beyond it, whole numbers are no longer exact as floats; nothing in a recipe is that large."""
 
@@ -429,6 +431,14 @@ class StageSpec(Spec):
         "[probes.md](probes.md); null is 64 where asking costs no money; 0: none",
     )
     settings: dict[str, Any] = Field(default_factory=dict, description="the algorithm's own")
+    gates: Conditions = Field(
+        default_factory=list, description="conditions to hold after it; see [gates.md](gates.md)"
+    )
+    on_fail: OnFail | None = Field(
+        None,
+        description="where a gate does not open: `stop`, or let later stages go on from the model "
+        "before this stage; null: the recipe's",
+    )
 
     @field_validator("name")
     @classmethod
@@ -506,6 +516,12 @@ class Recipe(Spec):
     sinks: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
     stages: list[StageSpec] = Field(min_length=1)
     compare: CompareSpec | None = None
+    gates: Conditions = Field(
+        default_factory=list,
+        description="conditions on the last policy, asked after the comparison; see "
+        "[gates.md](gates.md)",
+    )
+    on_fail: OnFail = Field("stop", description="of stages that do not say it themselves")
 
     @field_validator("name")
     @classmethod
@@ -519,6 +535,10 @@ class Recipe(Spec):
             if names.count(name) > 1:
                 raise ValueError(f"two stages are called {name!r}")
         return self
+
+    def on_fail_of(self, stage: StageSpec) -> OnFail:
+        """What a gate of ``stage`` that stays closed does."""
+        return stage.on_fail or self.on_fail
 
     def stage_folder(self, name: str) -> str:
         """The folder of a stage under ``stages/``: its place in the recipe and its name."""

@@ -14,6 +14,11 @@ from gnomon.runs.comparison import Figure, only_mappings
 from gnomon.runs.records import JsonFile, Record
 
 AUDIT, GATES = "audit.json", "gates.json"
+ALARMS = (
+    *("reward_hacking", "mode_collapse", "length_bias", "sycophancy", "alignment_tax"),
+    *("over_refusal", "harmful_compliance", "fragility", "memorised_reward", "foreign_prompts"),
+)
+"""What findings of the project's own detectors are called, and gates may ask for."""
 
 Status = Literal["alarm", "clear", "unclear", "not_looked"]
 """``clear``: looked for and not found, where a problem of size ``detectable`` would have been seen.
@@ -41,9 +46,7 @@ class Finding(Record):
     """One thing that was looked for in one stage.
 
     Attributes:
-        name: what is wrong where it is an alarm: ``reward_hacking``, ``mode_collapse``,
-            ``length_bias``, ``sycophancy``, ``alignment_tax``, ``over_refusal``,
-            ``harmful_compliance``, ``fragility``, ``memorised_reward``, ``foreign_prompts``, ...
+        name: what is wrong where it is an alarm, see :data:`ALARMS`.
         detector: how it was looked for: ``held_out_judge``, ``invariance``, ``drift``, ...
         stage: the stage whose policy or reward model it is of.
         status: see :data:`Status`.

@@ -29,7 +29,8 @@ from gnomon.files import (
     write_text,
 )
 from gnomon.recipe.load import parse_recipe
-from gnomon.recipe.schema import Recipe
+from gnomon.recipe.schema import Recipe, StageSpec
+from gnomon.runs.audit import GATES, Gates
 from gnomon.runs.records import (
     COMPARISON,
     DATA,
@@ -50,6 +51,9 @@ from gnomon.runs.records import (
 OUTPUTS = ("model", "groups.jsonl", "metrics.parquet", "samples.parquet", EVALS)
 """What a stage leaves for what comes after it."""
 LOCK, HOLDER = ".lock", ".lock.json"
+_DECISIONS = ("gates", "on_fail")
+"""Keys of a recipe, and of a stage, that a resumed run may have changed: what is done stays done,
+and its gates are asked again."""
 _SHOWN = 8
 
 
@@ -187,7 +191,7 @@ class RunFolder:
             manifest.note(**self._remembered())
             manifest.write(self.path / MANIFEST)
         try:
-            moved = self._written()["output"] != plain_recipe(self.recipe)["output"]
+            moved = self._written() != plain_recipe(self.recipe)
         except ValueError as error:
             notes.append(f"warning: {error}; it is written again: the recipe is the same")
             moved = True
@@ -222,6 +226,17 @@ class RunFolder:
         """Note in manifest.json what comparison.json is."""
         self.update_manifest(files=fingerprints(self.path, [COMPARISON]))
 
+    def gates(self) -> Gates:
+        """What the run's gates decided so far."""
+        return Gates.read_or_empty(self.path / GATES)
+
+    def holds_back(self, stage: StageSpec) -> bool:
+        """Whether a gate after ``stage`` stayed closed and later stages go on from the model before
+        it."""
+        asked = self.gates().root.get(stage.name, []) if stage.gates else []
+        closed = any(result.passed is not True for result in asked)
+        return closed and self.recipe.on_fail_of(stage) == "previous"
+
     def _remembered(self) -> dict[str, dict[str, Any]]:
         """The manifest's entries, as the stages recorded them."""
         out: dict[str, dict[str, Any]] = {"data": {}, "models": {}}
@@ -252,7 +267,7 @@ class RunFolder:
         changed = [
             f"\n  {key} was {_shown(before)} and is now {_shown(after)}"
             for key, before, after in recipe_changes(old, plain_recipe(self.recipe))
-            if key != "output"
+            if key != "output" and not _is_decision(key)
         ]
         if changed:
             more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
@@ -261,6 +276,12 @@ class RunFolder:
                 f"{''.join(changed[:_SHOWN])}{more}\n"
                 "Resume with the same recipe and overrides, or choose another name (name=...)."
             )
+
+
+def _is_decision(key: str) -> bool:
+    """Whether a key as :func:`recipe_changes` writes it is of a gate."""
+    parts = [part for part in key.split(".") if not part.isdecimal()]
+    return parts[-1] in _DECISIONS and "settings" not in parts
 
 
 def _shown(value: Any) -> str:

@@ -101,7 +101,7 @@ def read_run(path: str | Path) -> RunView:
         recipe_text=text,
         recipe=recipe,
         manifest=manifest,
-        stages=tuple(_stage(folder, problems) for folder in folders),
+        stages=tuple(read_stage(folder, problems) for folder in folders),
         comparison=comparison,
         problems=tuple(problems),
     )
@@ -129,7 +129,8 @@ def _spaced(comparison: Comparison) -> Comparison:
     return comparison.model_copy(update=changes)
 
 
-def _stage(folder: Path, problems: list[str]) -> StageView:
+def read_stage(folder: Path, problems: list[str]) -> StageView:
+    """A stage's records; what cannot be read is added to ``problems``."""
     info = _read(StageInfo, folder / STAGE, problems, required=True)
     done = info.status == "done"
     samples, sample_problems = SampleStore.read(folder / "samples.parquet", done)

@@ -311,8 +311,11 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of everything in a recipe except where its folder is."""
-    plain = {key: value for key, value in plain_recipe(recipe).items() if key != "output"}
+    """SHA-256 of everything in a recipe except where its folder is, and its gates."""
+    plain = plain_recipe(recipe)
+    for part in (plain, *plain["stages"]):
+        for key in ("output", "gates", "on_fail"):
+            part.pop(key, None)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 

@@ -24,6 +24,7 @@ from gnomon.plugins import is_own
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.engines import check_engine
+from gnomon.stages.gate_names import check_gates
 from gnomon.stages.names import (
     check_specs,
     policy_stages,
@@ -65,6 +66,8 @@ def check_recipe(recipe: Recipe, run: RunFolder, base: Path) -> None:
         check_compare(recipe, run, base)
     except GnomonError as error:
         problems.append(f"compare: {error}")
+    if not problems:  # what a stage can measure is known once it is all right itself
+        check_gates(recipe, run, base)
     if problems:
         raise ConfigError("\n".join(problems))
 

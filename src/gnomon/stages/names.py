@@ -80,19 +80,50 @@ def stage_settings(stage: StageSpec, base: Path | None = None) -> Any:
 
 
 def resolve_start(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> str:
-    """Where a stage starts: its ``from``, else the last policy before it, else the model."""
+    """Where a stage starts: its ``from``, else the last policy before it, else the model.
+
+    In place of a policy that a gate before the stage held back it is what that policy started from.
+
+    Raises:
+        ConfigError: its ``from`` is a later stage.
+    """
+    start = start_of(recipe, stage, run, base)
+    return start if isinstance(start, str) else str(run.stage(start.name).model)
+
+
+def start_of(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> StageSpec | str:
+    """The stage whose policy a stage starts from, or another model; see :func:`resolve_start`."""
+    place = [s.name for s in recipe.stages].index(stage.name)
+    closed = [s for s in recipe.stages[:place] if run.holds_back(s)]
+    held = [policy.name for s in closed if (policy := gated_policy(recipe, s, run, base))]
+    start = _asked_start(recipe, stage, base)
+    while isinstance(start, StageSpec) and start.name in held:
+        start = start_of(recipe, start, run, base)
+    return start
+
+
+def _asked_start(recipe: Recipe, stage: StageSpec, base: Path) -> StageSpec | str:
+    """What the recipe says that a stage starts from, whatever gates decided."""
     names = [s.name for s in recipe.stages]
     index = names.index(stage.name)
-    if stage.from_ is not None:
-        if stage.from_ in names:
-            if names.index(stage.from_) >= index:
-                raise ConfigError(
-                    f"stage {stage.name!r} starts from {stage.from_!r}, a later stage"
-                )
-            return str(run.stage(stage.from_).model)
+    if stage.from_ is None:
+        earlier = [s for s in policy_stages(recipe, base) if names.index(s.name) < index]
+        return earlier[-1] if earlier else recipe.model
+    if stage.from_ not in names:
         return recipe.model if stage.from_ == "model" else stage.from_
-    earlier = [s.name for s in policy_stages(recipe, base) if names.index(s.name) < index]
-    return str(run.stage(earlier[-1]).model) if earlier else recipe.model
+    if names.index(stage.from_) >= index:
+        raise ConfigError(f"stage {stage.name!r} starts from {stage.from_!r}, a later stage")
+    return recipe.stages[names.index(stage.from_)]
+
+
+def gated_policy(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> StageSpec | None:
+    """The policy that a stage's gates are about: what it trains, or where it trains nothing, what
+    it starts from; None where that is no stage's, or the stage trains something else."""
+    made = produces(stage, base)
+    if made is not None:
+        return stage if made == "policy" else None
+    start = start_of(recipe, stage, run, base)
+    return start if isinstance(start, StageSpec) else None
 
 
 def policy_stages(recipe: Recipe, base: Path) -> list[StageSpec]:

@@ -13,10 +13,11 @@ from rich.text import Text
 from gnomon.algorithms.offline_settings import ReferenceSettings
 from gnomon.algorithms.reference import check_reference
 from gnomon.data.values import Skipped, summarise_skipped
-from gnomon.errors import ConfigError, GnomonError
+from gnomon.errors import ConfigError, GateClosed, GnomonError
 from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import parameter_count
 from gnomon.plugins import is_own
+from gnomon.recipe.gates import NoAlarm, parse_gate
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.check import (
@@ -29,6 +30,7 @@ from gnomon.stages.check import (
 )
 from gnomon.stages.clock import SPREAD, Speed, measure, stage_seconds
 from gnomon.stages.probes import FOREIGN_P, foreign_prompts
+from gnomon.stages.gate_names import check_gates
 from gnomon.stages.stage import Stage, open_stage, pick_device
 from gnomon.stages.usable import check_judging, usable_rows
 
@@ -97,6 +99,7 @@ def make_plan(recipe: Recipe, base: Path, code: bool = True) -> list[StagePlan]:
         problems.append(f"compare: {error}")
     if problems:
         raise ConfigError("\n".join(problems))
+    check_gates(recipe, run, base)
     return plans
 
 
@@ -163,6 +166,7 @@ def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table 
         if plan.left_out:
             yield Text(f"{plan.stage.name}: {summarise_skipped(plan.left_out)}")
     yield from _foreign_note(recipe, base)
+    yield from _gates_note(recipe)
     yield from _code_note(recipe, code)
     for plan in plans:
         memory = plan.stage.memory()
@@ -227,6 +231,27 @@ def _about(seconds: float) -> str:
     if seconds < 90:
         return f"~ {max(seconds, 1):.0f} s"
     return f"~ {seconds / 60:.0f} min" if seconds < 5400 else f"~ {seconds / 3600:.1f} h"
+
+
+def _gates_note(recipe: Recipe) -> Iterator[Text]:
+    """The gates, and what each decides by."""
+    for stage in recipe.stages:
+        fails = recipe.on_fail_of(stage)
+        does = "the run stops" if fails == "stop" else "later stages go on from the model before"
+        for condition in stage.gates:
+            yield Text(f"{stage.name}: gate {_explained(condition)}; else {does}")
+    for condition in recipe.gates:
+        yield Text(
+            f"at the end: gate {_explained(condition)}; else the run exits with code {GateClosed.code}"
+        )
+
+
+def _explained(condition: str) -> str:
+    gate = parse_gate(condition)
+    if isinstance(gate, NoAlarm):
+        return condition
+    side = "the value" if gate.side == "value" else f"the {gate.side} end of the interval"
+    return f"{condition.partition(' (')[0]}, by {side}"
 
 
 def _code_note(recipe: Recipe, code: bool) -> Iterator[Text]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gnomon.algorithms.eval_settings import EVAL
 from gnomon.audit.detectors import audit_run
-from gnomon.errors import RunError, RunStopped
+from gnomon.errors import GateClosed, RunError, RunStopped
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.report.findings import audit_summary
 from gnomon.report.html import write_report
@@ -19,6 +19,7 @@ from gnomon.runs.folder import RunFolder, StageFolder, run_lock
 from gnomon.runs.records import COMPARISON, StageInfo, now, resume_command
 from gnomon.stages.check import check_machine, check_recipe
 from gnomon.stages.compare import compare
+from gnomon.stages.gates import GateKeeper
 from gnomon.stages.names import policy_stages
 from gnomon.stages.stage import memory_info, open_stage, run_stage
 from gnomon.train.progress import Progress
@@ -52,6 +53,8 @@ def run_recipe(
 
     Raises:
         RunStopped: it was asked to stop; the message says what is saved and how to resume.
+        GateClosed: a gate did not open, and the run stopped there or ended without what it was of;
+            the report is written.
         GnomonError: whatever the user can fix; everything saved so far stays usable.
     """
     run = RunFolder(recipe)
@@ -76,6 +79,7 @@ class _Running:
         self.stop = Stop()
         self.where = "before the first stage"
         self.worked = False
+        self.gates = GateKeeper(recipe, run, base, announce)
 
     def execute(self) -> Path:
         try:
@@ -96,22 +100,30 @@ class _Running:
         for line in self.run.open(self.resume):
             self.announce(line)
         began = time.time()
-        for stage in self.recipe.stages:
-            self.where = f"before stage {stage.name}; those before it are done"
-            self._stage(stage)
-        self._compare()
+        held: GateClosed | None = None
+        try:
+            for stage in self.recipe.stages:
+                self.where = f"before stage {stage.name}; those before it are done"
+                self._stage(stage)
+                self.gates.after(stage)
+            self._compare()
+            self.gates.after_all()
+        except GateClosed as gate:
+            held = gate  # what was made is shown before it is raised
         path = self.run.path
         if self.worked:
             self.run.update_manifest(
-                finished=now(),
+                **({} if held else {"finished": now()}),
                 seconds={"last call": round(time.time() - began, 1)},
             )
         if self.worked or not (path / AUDIT).is_file():
             self.where = "before the audit; the stages are done"
             self._audit()
-        if self.worked or not (path / "report.html").is_file():
+        if self.worked or self.gates.changed or not (path / "report.html").is_file():
             self.where = "before the report; all else is done"
             write_report(path)
+        if held is not None:
+            raise held
         return path
 
     def _audit(self) -> None:

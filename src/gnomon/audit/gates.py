@@ -1,0 +1,339 @@
+"""Whether a gate opens: a condition of the recipe against the records of a run, nothing else.
+
+A gate that cannot be decided (nothing measured the figure, the side that counts is not known, a
+judge without enough people's labels, an alarm that nothing looked for) stays closed, and says what
+is missing. See docs/gates.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gnomon.plugins import did_you_mean
+from gnomon.recipe.gates import Bound, Gate, NoAlarm
+from gnomon.runs.audit import Finding, GateResult
+from gnomon.runs.comparison import Comparison
+from gnomon.runs.evals import ENOUGH_LABELS, Calibration, EvalResult
+from gnomon.runs.read import StageView
+from gnomon.runs.records import Evals
+from gnomon.stats.intervals import Interval, mean_interval
+from gnomon.stats.prompts import independent_difference
+
+WIN_RATE, CAPABILITY_DROP, GAIN = "win_rate", "capability_drop", "gain/"
+LAST = 5
+"""The training figures of a stage are means of its last fifth of iterations, of this many at
+least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A figure and where it is from.
+
+    Attributes:
+        source: in words.
+        judge, judge_version: who judged, where a judge did.
+    """
+
+    figure: Interval
+    source: str
+    judge: str = ""
+    judge_version: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the gates after a stage are decided by; ``stage`` is empty for the whole run's.
+
+    Attributes:
+        readings: figures by the names that gates know them by.
+        findings: what the audit looked for.
+        missing: what to do for a figure that nothing measured, by its name.
+    """
+
+    stage: str
+    readings: Mapping[str, Reading] = field(default_factory=dict)
+    findings: Sequence[Finding] = ()
+    calibrations: Sequence[Calibration] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+def decide(gate: Gate, facts: Facts) -> GateResult:
+    """The gate's decision."""
+    if isinstance(gate, NoAlarm):
+        return _of_alarms(gate, facts)
+    return _of_figure(gate, facts)
+
+
+# -- a figure -------------------------------------------------------------------------------------
+
+
+def _of_figure(gate: Bound, facts: Facts) -> GateResult:
+    reading = facts.readings.get(gate.metric)
+    if reading is None:
+        cure = facts.missing.get(gate.metric) or did_you_mean(
+            gate.metric, facts.readings, "what there is:", cutoff=0.6
+        )
+        return _closed(gate, facts, f"nothing measured {gate.metric}; {cure}")
+    closed = _judge_problem(reading, facts.calibrations)
+    if closed is not None:
+        return _closed(gate, facts, closed, reading.figure)
+    figure = reading.figure
+    end = {"low": figure.low, "high": figure.high, "value": figure.value}[gate.side]
+    shown = f"{gate.metric} is {_shown(figure)} ({reading.source})"
+    if math.isnan(end):
+        return _closed(
+            gate,
+            facts,
+            f"{shown}: it has no interval, so its {gate.side} end is not known. To go by the "
+            f"value itself, write {gate.metric} {_sign(gate)} {gate.bound:g} (value)",
+            figure,
+        )
+    passed = gate.holds(end)
+    what = "the value" if gate.side == "value" else f"the {gate.side} end"
+    if passed:
+        verdict = f"{what} is {'at least' if gate.at_least else 'at most'} {gate.bound:g}"
+    else:
+        verdict = f"{what}, {end:.3g}, is {'below' if gate.at_least else 'above'} {gate.bound:g}"
+        verdict += _resolution(gate, figure)
+    return GateResult(
+        condition=gate.text,
+        stage=facts.stage,
+        passed=passed,
+        figure=figure,
+        side=gate.side,
+        text=f"{shown}: {verdict}",
+    )
+
+
+def _resolution(gate: Bound, figure: Interval) -> str:
+    """What the interval could have shown: from which value on the gate opens, and how many
+    observations the value that was measured would need."""
+    if gate.side == "value" or not figure.known:
+        return ""
+    reach = abs(figure.value - (figure.low if gate.side == "low" else figure.high))
+    from_ = gate.bound + reach if gate.at_least else gate.bound - reach
+    says = f"; with this interval it opens {'from' if gate.at_least else 'up to'} {from_:.3g}"
+    margin = abs(figure.value - gate.bound)
+    if not gate.holds(figure.value) or not figure.n or margin == 0:
+        return says
+    return f"{says}, or at the same value with about {math.ceil(figure.n * (reach / margin) ** 2)}"
+
+
+def _judge_problem(reading: Reading, calibrations: Iterable[Calibration]) -> str | None:
+    """Why a judge's figure opens no gate; None where it may."""
+    if not reading.judge:
+        return None
+    named = f"{reading.judge} (version {reading.judge_version or 'unknown'})"
+    own = [c for c in calibrations if c.is_of(reading.judge, reading.judge_version)]
+    if any(c.opens_gates for c in own):
+        return None
+    most = max((c.labels for c in own), default=0)
+    has = f"its calibration is of {most} people's labels" if own else "it has no calibration"
+    return (
+        f"the judge {named} measured this, and {has}: a gate believes a judge from "
+        f"{ENOUGH_LABELS} people's labels on. Calibrate it (docs/gates.md#judges), then resume"
+    )
+
+
+def _sign(gate: Bound) -> str:
+    return ">=" if gate.at_least else "<="
+
+
+def _shown(figure: Interval) -> str:
+    if figure.known:
+        n = f" n={figure.n:,.0f}".replace(",", " ") if figure.n else ""
+        return f"{figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]{n}"
+    return f"{figure.value:.3g}"
+
+
+def _closed(gate: Gate, facts: Facts, why: str, figure: Interval | None = None) -> GateResult:
+    return GateResult(
+        condition=gate.text,
+        stage=facts.stage,
+        passed=None,
+        figure=figure,
+        side=gate.side if isinstance(gate, Bound) else "",
+        text=f"it stays closed: {why}",
+    )
+
+
+# -- alarms ---------------------------------------------------------------------------------------
+
+
+def _of_alarms(gate: NoAlarm, facts: Facts) -> GateResult:
+    asked = [f for f in facts.findings if not gate.name or f.name == gate.name]
+    alarms = [f for f in asked if f.status == "alarm"]
+    what = gate.name or "an alarm"
+    if alarms:
+        first = alarms[0]
+        return GateResult(
+            condition=gate.text,
+            stage=facts.stage,
+            passed=False,
+            figure=first.figure,
+            text=f"the alarm {first.name} stands: {first.text}",
+        )
+    looked = [f for f in asked if f.status in ("clear", "unclear")]
+    if not looked:
+        needs = "; ".join(dict.fromkeys(f.needs for f in asked if f.needs))
+        why = f"nothing looked for {what}" + (f": {needs}" if needs else "")
+        return _closed(gate, facts, why)
+    unclear = [f for f in looked if f.status == "unclear"]
+    note = f", {len(unclear)} of them without a clear answer" if unclear else ""
+    return GateResult(
+        condition=gate.text,
+        stage=facts.stage,
+        passed=True,
+        figure=looked[0].figure,
+        text=f"{len(looked)} {'look' if len(looked) == 1 else 'looks'} for {what} found none{note}",
+    )
+
+
+# -- figures by name ------------------------------------------------------------------------------
+
+
+def stage_readings(stage: StageView, judges: Mapping[str, str] | None = None) -> dict[str, Reading]:
+    """A stage's own figures: ``eval/X`` of its held-out rows, and ``X`` of its training, the mean
+    of the last fifth of its iterations.
+
+    Args:
+        judges: version of each reward of the stage that only an AI judge gives, by its label.
+    """
+    out = {name: Reading(figure, source) for name, figure, source in _of_stage(stage)}
+    for name, reading in out.items():
+        label = name.removeprefix("eval/").removeprefix("reward/").partition("/")[0]
+        if label in (judges or {}):
+            out[name] = Reading(reading.figure, reading.source, label, (judges or {})[label])
+    return out
+
+
+def _of_stage(stage: StageView) -> Iterator[tuple[str, Interval, str]]:
+    for name in stage.metrics:
+        if name in ("step", "iteration", "final") or name.startswith("eval/"):
+            continue
+        _, y = stage.series(name)
+        if y.size:
+            k = max(y.size // 5, min(LAST, y.size))
+            yield name, mean_interval(y[-k:], method="t"), f"training, last {k} of {y.size}"
+    for name in stage.metrics:
+        _, y = stage.series(name)
+        if name.startswith("eval/") and y.size:
+            ends = (stage.series(f"{name}_{part}")[1] for part in ("low", "high", "n"))
+            low, high, n = (float(e[-1]) if e.size else math.nan for e in ends)
+            figure = Interval(float(y[-1]), low, high, 0.0 if math.isnan(n) else n)
+            yield name, figure, "held out, the last evaluation"
+    for name, figure in _held_out(stage.evals):
+        yield f"eval/{name}", figure, "held out, after training"
+
+
+def _held_out(evals: Evals) -> Iterator[tuple[str, Interval]]:
+    """The figures that evals.json has under one heading, by their names there."""
+    for name, figure in evals.figures().items():
+        _, dot, inner = name.partition(".")
+        if dot:
+            yield inner, figure
+
+
+def compared_readings(comparison: Comparison, model: str) -> dict[str, Reading]:
+    """A model's figures in the comparison by column, and ``gain/COLUMN`` over its reference."""
+    if model not in comparison.models:
+        return {}
+    row, out = comparison.row(model), {}
+    for place, column in enumerate(comparison.columns):
+        figure, gain = row.value(place), row.gain(place)
+        name = column_name(column)
+        if figure is not None:
+            out[name] = Reading(figure, "the comparison")
+        if gain is not None and model != comparison.reference:
+            source = f"over {comparison.reference} in the comparison, paired by prompt"
+            out[GAIN + name] = Reading(gain, source)
+    return out
+
+
+def column_name(column: str) -> str:
+    """A column's name in a gate: ``kl`` for "KL from sft (nats)", ``length`` for "length
+    (tokens)"; a reward's own label."""
+    if column.startswith("KL from "):
+        return "kl"
+    return column.removesuffix(" (tokens)").replace(" ", "_")
+
+
+def eval_readings(results: Sequence[EvalResult], model: str) -> dict[str, Reading]:
+    """A model's eval scores: ``SUITE.SCORE``, ``SUITE`` for the main one, and ``SCORE`` alone where
+    one suite has it."""
+    own = latest(results, model)
+    found: dict[str, list[Reading]] = {}
+    for result in own:
+        for score, figure in result.scores.items():
+            if figure is None:
+                continue
+            reading = Reading(
+                figure, f"eval {result.suite} of {model}", result.judge, result.judge_version
+            )
+            names = [f"{result.suite}.{score}", score]
+            names += [result.suite] if score == result.main else []
+            for name in dict.fromkeys(names):
+                found.setdefault(name, []).append(reading)
+    return {name: readings[0] for name, readings in found.items() if len(readings) == 1}
+
+
+def latest(results: Iterable[EvalResult], model: str) -> list[EvalResult]:
+    """A model's result of each suite: that after training, or else the last during it."""
+    last: dict[str, EvalResult] = {}
+    for result in results:
+        if result.model == model:
+            known = last.get(result.suite)
+            if known is None or _when(result) >= _when(known):
+                last[result.suite] = result
+    return list(last.values())
+
+
+def _when(result: EvalResult) -> float:
+    return math.inf if result.step is None else float(result.step)
+
+
+def is_capability(result: EvalResult) -> bool:
+    """Whether it measures what a model can do: nobody judges it, and higher is better."""
+    return result.higher_is_better and not (result.judge or result.against) and bool(result.main)
+
+
+def capability_drops(
+    results: Sequence[EvalResult], model: str, before: str
+) -> dict[str, tuple[Interval, Interval]]:
+    """By suite: the drop of its main score from ``before`` to ``model``, and the score after.
+
+    Only where both answered the same questions under the same settings.
+    """
+    earlier = {result.suite: result for result in latest(results, before)}
+    out = {}
+    for after in latest(results, model):
+        old = earlier.get(after.suite)
+        if old is None or not is_capability(after) or not _comparable(after, old):
+            continue
+        new_score, old_score = after.scores.get(after.main), old.scores.get(after.main)
+        if new_score is not None and old_score is not None:
+            out[after.suite] = (independent_difference(old_score, new_score), new_score)
+    return out
+
+
+def _comparable(one: EvalResult, other: EvalResult) -> bool:
+    return (one.data, one.settings) == (other.data, other.settings)
+
+
+def drop_reading(
+    drops: Mapping[str, tuple[Interval, Interval]], before: str, side: str
+) -> Reading | None:
+    """The largest of the drops at the side that counts; None without any."""
+    if not drops:
+        return None
+
+    def size(suite: str) -> float:
+        figure = drops[suite][0]
+        end = {"low": figure.low, "high": figure.high}.get(side, figure.value)
+        return figure.value if math.isnan(end) else end
+
+    worst = max(drops, key=size)
+    of = f"the largest of {len(drops)} suites, {worst}" if len(drops) > 1 else worst
+    return Reading(drops[worst][0], f"{of}, against {before}")
