@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gnomon.plugins import did_you_mean
+from gnomon.plugins import nearest
 from gnomon.recipe.gates import Bound, Gate, NoAlarm
 from gnomon.runs.audit import Finding, GateResult
 from gnomon.runs.comparison import Comparison
@@ -25,6 +25,7 @@ WIN_RATE, CAPABILITY_DROP, GAIN = "win_rate", "capability_drop", "gain/"
 LAST = 5
 """The training figures of a stage are means of its last fifth of iterations, of this many at
 least."""
+_LISTED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +73,8 @@ def decide(gate: Gate, facts: Facts) -> GateResult:
 def _of_figure(gate: Bound, facts: Facts) -> GateResult:
     reading = facts.readings.get(gate.metric)
     if reading is None:
-        cure = facts.missing.get(gate.metric) or did_you_mean(
-            gate.metric, facts.readings, "what there is:", cutoff=0.6
-        )
+        cure = facts.missing.get(gate.metric) or nearest(gate.metric, facts.readings, cutoff=0.6)
+        cure = cure or f"what was: {', '.join(list(facts.readings)[:_LISTED]) or 'nothing'}"
         return _closed(gate, facts, f"nothing measured {gate.metric}; {cure}")
     closed = _judge_problem(reading, facts.calibrations)
     if closed is not None:
@@ -118,7 +118,8 @@ def _resolution(gate: Bound, figure: Interval) -> str:
     margin = abs(figure.value - gate.bound)
     if not gate.holds(figure.value) or not figure.n or margin == 0:
         return says
-    return f"{says}, or at the same value with about {math.ceil(figure.n * (reach / margin) ** 2)}"
+    needed = float(f"{figure.n * (reach / margin) ** 2:.2g}")
+    return f"{says}, or at the same value with about {needed:.0f} observations"
 
 
 def _judge_problem(reading: Reading, calibrations: Iterable[Calibration]) -> str | None:

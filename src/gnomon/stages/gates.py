@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from gnomon.audit.detectors import audit_run
 from gnomon.audit.gates import (
     CAPABILITY_DROP,
     WIN_RATE,
@@ -20,7 +21,7 @@ from gnomon.audit.gates import (
 from gnomon.errors import GateClosed, RunError
 from gnomon.recipe.gates import Bound, Gate, NoAlarm, parse_gate
 from gnomon.recipe.schema import Recipe, StageSpec
-from gnomon.runs.audit import AUDIT, GATES, Audit, Finding, GateResult
+from gnomon.runs.audit import GATES, Finding, GateResult
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.evals import EvalResult, read_calibrations, read_evals
 from gnomon.runs.folder import RunFolder
@@ -114,9 +115,8 @@ def _cures(run: RunFolder, model: str, before: str) -> dict[str, str]:
 
 
 def _findings(run: RunFolder, stage: str) -> list[Finding]:
-    """What the audit found: in a stage, or in the whole run where ``stage`` is empty."""
-    audit = Audit.read_or_empty(run.path / AUDIT)
-    return [finding for finding in audit.findings if not stage or finding.stage == stage]
+    """What the audit finds now: in a stage, or in the whole run where ``stage`` is empty."""
+    return audit_run(run.path, stages=[stage] if stage else (), write=False).findings
 
 
 def _read(run: RunFolder, stage: StageSpec) -> StageView:

@@ -241,9 +241,8 @@ def _gates_note(recipe: Recipe) -> Iterator[Text]:
         for condition in stage.gates:
             yield Text(f"{stage.name}: gate {_explained(condition)}; else {does}")
     for condition in recipe.gates:
-        yield Text(
-            f"at the end: gate {_explained(condition)}; else the run exits with code {GateClosed.code}"
-        )
+        code = GateClosed.code
+        yield Text(f"at the end: gate {_explained(condition)}; else the exit code is {code}")
 
 
 def _explained(condition: str) -> str:
