@@ -1,10 +1,10 @@
 """Gates as a recipe writes them."""
 
 import pytest
-from tiny_world import make_recipe, sft_stage
 
 from gnomon.errors import ConfigError
 from gnomon.recipe.gates import Bound, NoAlarm, parse_gate
+from tiny_world import make_recipe, sft_stage
 
 
 @pytest.mark.parametrize(

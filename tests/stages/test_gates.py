@@ -3,17 +3,20 @@
 import json
 
 import pytest
-from tiny_world import make_recipe, sft_stage
 
+from gnomon.audit.gates import stage_readings
 from gnomon.errors import ConfigError, GateClosed, RunError
 from gnomon.recipe.load import apply_override, parse_recipe
 from gnomon.runs.audit import GATES, Gates
 from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.folder import RunFolder
+from gnomon.runs.read import read_stage
 from gnomon.runs.records import StageInfo
+from gnomon.stages.gate_names import stage_metrics
 from gnomon.stages.plan import plan_parts
 from gnomon.stages.run import run_recipe
 from gnomon.stats.intervals import Interval
+from tiny_world import make_recipe, sft_stage
 
 OPEN, SHUT = "loss <= 1e6 (value)", "loss <= 1e-6 (value)"
 
@@ -221,3 +224,29 @@ def test_gates_of_a_recipe_change_no_hash_and_a_stage_may_be_called_gates(tiny_f
         _run(recipe, tmp_path, "gates.train.lr=0.3", resume=True)
     (run.path / "recipe.yaml").write_text("{")  # the manifest's hash says that it is the same
     assert _run(recipe, tmp_path, f"gates.gates=[{OPEN}]", resume=True)[0] is None
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo", "dpo"])
+def test_whatever_a_stage_logs_a_gate_can_ask_for(tiny_folder, tmp_path, algorithm):
+    stage = {"name": "b", "algorithm": algorithm, "train": {"steps": 1, "batch_size": 2}}
+    if algorithm == "dpo":
+        row = {"prompt": "What is 1 + 1?", "chosen": "2.", "rejected": "3."}
+        other = row | {"prompt": "What is 2 + 1?"}
+        lines = "".join(json.dumps(r) + "\n" for r in (row, other, row | {"prompt": "Hi?"}))
+        (tmp_path / "pairs.jsonl").write_text(lines)
+        stage |= {"data": "pairs.jsonl", "eval_data": "pairs.jsonl"}
+    else:
+        prompts = {"path": "tunnel:prompts", "options": {"n": 4, "seed": 1}}
+        rollout = {"samples": 2, "max_new_tokens": 4}
+        rewards = {"reward": [{"builtin": "leaky"}, {"builtin": "length", "options": {"high": 9}}],
+                   "observe": "gold"}  # fmt: skip
+        stage |= {"data": prompts, "eval_data": prompts, "rollout": rollout, **rewards}
+    recipe = make_recipe(tiny_folder, tmp_path, stage)
+    _run(recipe, tmp_path)
+    run = RunFolder(recipe)
+    known = stage_metrics(recipe, recipe.stages[0], run, tmp_path)
+    logged = stage_readings(read_stage(run.stage("b").path, []))
+    assert len(logged) > 10
+    missing = [n for n in logged if n not in known and not n.startswith(tuple(
+        k for k in known if k.endswith(("/", "."))))]  # fmt: skip
+    assert missing == []

@@ -211,14 +211,15 @@ def stage_readings(stage: StageView, judges: Mapping[str, str] | None = None) ->
 
 
 def _of_stage(stage: StageView) -> Iterator[tuple[str, Interval, str]]:
-    for name in stage.metrics:
+    measured = [name for name in stage.metrics if not _is_part(name, stage.metrics)]
+    for name in measured:
         if name in ("step", "iteration", "final") or name.startswith("eval/"):
             continue
         _, y = stage.series(name)
         if y.size:
             k = max(y.size // 5, min(LAST, y.size))
             yield name, mean_interval(y[-k:], method="t"), f"training, last {k} of {y.size}"
-    for name in stage.metrics:
+    for name in measured:
         _, y = stage.series(name)
         if name.startswith("eval/") and y.size:
             ends = (stage.series(f"{name}_{part}")[1] for part in ("low", "high", "n"))
@@ -227,6 +228,12 @@ def _of_stage(stage: StageView) -> Iterator[tuple[str, Interval, str]]:
             yield name, figure, "held out, the last evaluation"
     for name, figure in _held_out(stage.evals):
         yield f"eval/{name}", figure, "held out, after training"
+
+
+def _is_part(name: str, metrics: Mapping[str, object]) -> bool:
+    """Whether it is an end of another metric's interval, or the number behind it."""
+    base, _, part = name.rpartition("_")
+    return part in ("low", "high", "n") and base in metrics and base.startswith("eval/")
 
 
 def _held_out(evals: Evals) -> Iterator[tuple[str, Interval]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gnomon.audit.gates import CAPABILITY_DROP, GAIN, WIN_RATE, eval_readings
 from gnomon.errors import ConfigError, GnomonError
+from gnomon.evals.table import SUITES
 from gnomon.plugins import did_you_mean, nearest
 from gnomon.recipe.gates import NoAlarm, parse_gate
 from gnomon.recipe.schema import Recipe, StageSpec
@@ -17,6 +18,10 @@ from gnomon.stages.names import policy_stages, produces
 from gnomon.stages.stage import open_stage
 
 _OF_SAMPLES = ("reward", "return")
+_OF_PAIRS = ("ece", "mean_margin", "undecided", "ties", "tie_margin", "by_category.", "length.")
+"""What evals.json has of ranked pairs beside their accuracy."""
+_OPEN = ("/", ".")
+"""Ends of names that stand for everything which begins so."""
 
 
 def check_gates(recipe: Recipe, run: RunFolder, base: Path) -> None:
@@ -59,7 +64,7 @@ def _check_names(conditions: Sequence[str], known: Sequence[str]) -> None:
                 near = did_you_mean(gate.name, ALARMS, "the audit knows")
                 problems.append(f"gate {gate.text!r}: no alarm {gate.name!r}; {near}")
         elif not _is_known(gate.metric, known):
-            shown = [name for name in known if not name.endswith("/")]
+            shown = [name for name in known if not name.endswith(_OPEN)]
             near = nearest(gate.metric, shown, cutoff=0.6) or (
                 f"it can have {', '.join(shown[:40])}{', ...' if len(shown) > 40 else ''}"
             )
@@ -69,8 +74,8 @@ def _check_names(conditions: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _is_known(metric: str, known: Sequence[str]) -> bool:
-    """Whether it is one of the names, or begins with one of those that end with a slash."""
-    return metric in known or any(k.endswith("/") and metric.startswith(k) for k in known)
+    """Whether it is one of the names, or begins with one that stands for more."""
+    return metric in known or metric.startswith(tuple(k for k in known if k.endswith(_OPEN)))
 
 
 def stage_metrics(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> list[str]:
@@ -78,8 +83,11 @@ def stage_metrics(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) 
     own = list(open_stage(recipe, stage, run, base).metrics())
     observers = [spec.label for spec in stage.observe]
     judged = [name for name in _OF_SAMPLES if name in own]
-    own += observers + [f"{name}/" for name in (*judged, *observers)]
-    held_out = [f"eval/{name}" for name in own]
+    own += [form for name in observers for form in (name, f"{name}_errors")]
+    own += [f"{name}/" for name in (*judged, *observers)]
+    own += [f"pass@{stage.rollout.samples}"] if "pass@1" in own else []
+    pairs = _OF_PAIRS if "accuracy" in own else ()
+    held_out = [f"eval/{name}" for name in (*own, *pairs)]
     return list(dict.fromkeys([*own, *held_out, *_eval_names(run)]))
 
 
@@ -95,6 +103,9 @@ def run_metrics(recipe: Recipe, run: RunFolder, base: Path) -> list[str]:
 
 
 def _eval_names(run: RunFolder) -> list[str]:
+    """Names of evals' scores: those that stand alone, those that are there already, and whatever a
+    suite that gnomon knows can be called."""
     there = [result for _, result in read_evals(run.path)]
     scores = [name for r in there for name in eval_readings([r], r.model)]
-    return [WIN_RATE, CAPABILITY_DROP, *scores]
+    suites = [form for suite in SUITES for form in (suite, f"{suite}.", f"{suite}/")]
+    return [WIN_RATE, CAPABILITY_DROP, *scores, *suites]
