@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gnomon.console import announce, complain, say, show
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, GateClosed
 
 if TYPE_CHECKING:
     from gnomon.recipe.schema import Recipe
@@ -129,10 +129,15 @@ def finish(folder: Path, rebuild: bool = False) -> None:
 
 
 def _run(recipe: Recipe, base: Path, resume: bool) -> Path:
+    from gnomon.runs.folder import RunFolder
     from gnomon.stages.run import run_recipe
 
     _quiet()
-    return run_recipe(recipe, base=base, resume=resume, announce=announce)
+    try:
+        return run_recipe(recipe, base=base, resume=resume, announce=announce)
+    except GateClosed:
+        finish(RunFolder(recipe).path)
+        raise
 
 
 def _plan(recipe: Recipe, base: Path, code: bool) -> None:
@@ -148,6 +153,7 @@ def _run_seeds(
 ) -> None:
     from gnomon.files import write_text
     from gnomon.report.seeds import read_seeds, seeds_markdown, seeds_table
+    from gnomon.runs.records import COMPARISON
     from gnomon.stages.seeds import run_seeds, seeded_recipes
 
     if dry_run:
@@ -157,12 +163,16 @@ def _run_seeds(
             announce(f"{other.name}: the same with seed={other.seed}")
         return
     _quiet()
-    folders = run_seeds(recipe, seeds, base=base, resume=resume, announce=announce)
+    folders, closed = run_seeds(recipe, seeds, base=base, resume=resume, announce=announce)
+    if closed and not all((folder / COMPARISON).exists() for folder in folders):
+        raise GateClosed("\n".join(closed))  # a gate stopped one before it was compared
     together = read_seeds(folders)
     show(seeds_table(together))
     file = folders[0].parent / f"{recipe.name}-seeds.md"
     write_text(file, seeds_markdown(together))
     say(f"table: {file}")
+    if closed:
+        raise GateClosed("\n".join(closed))
 
 
 def _quiet() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, GateClosed
 from gnomon.recipe.schema import Recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.run import Announce, run_recipe
@@ -44,8 +44,12 @@ def seeded_recipes(recipe: Recipe, seeds: str) -> list[Recipe]:
 
 def run_seeds(
     recipe: Recipe, seeds: str, *, base: Path, resume: bool, announce: Announce
-) -> list[Path]:
-    """Run the recipe for each seed, one after the other, and return the runs' folders.
+) -> tuple[list[Path], list[str]]:
+    """Run the recipe for each seed, one after the other.
+
+    Returns:
+        The runs' folders; and what gates that did not open said, each run's after its seed. Such a
+        run ends no other seed's.
 
     Raises:
         ConfigError: see :func:`seeded_recipes`; or a seed's folder holds a run that cannot be
@@ -56,7 +60,13 @@ def run_seeds(
     for one in recipes:
         RunFolder(one).check(resume)
     folders: list[Path] = []
+    closed: list[str] = []
     for one in recipes:
         announce(f"seed {one.seed}: {one.name}")
-        folders.append(run_recipe(one, base=base, resume=resume, announce=announce))
-    return folders
+        folders.append(RunFolder(one).path)
+        try:
+            run_recipe(one, base=base, resume=resume, announce=announce)
+        except GateClosed as gate:
+            closed.append(f"seed {one.seed}: {gate}")
+            announce(closed[-1])
+    return folders, closed
