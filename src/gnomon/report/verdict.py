@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from gnomon.report.format import better_sign, interval, measured, number
+from gnomon.report.kinds import column_kinds, metric_kind
 from gnomon.report.overoptimisation import Trajectory, trajectory
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.read import RunView, StageView
@@ -17,29 +18,35 @@ from gnomon.runs.rows import Column
 from gnomon.stats.intervals import Interval, t_quantile, weighted_proportion
 from gnomon.stats.prompts import independent_difference
 
-Kind = Literal["good", "bad", "warn", "plain"]
+Kind = Literal["good", "bad", "warn", "truth", "plain"]
 MANY = 5
 """Models beyond which a comparison is summarised in one sentence per measure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One sentence, and whether it is good news, bad news, a warning, or neither."""
+    """One sentence, and whether it is good news, bad news, a warning, the truth of a simulated
+    world (which is no news that a real run would have), or neither."""
 
     kind: Kind
     text: str
 
 
 def verdicts(run: RunView) -> list[Verdict]:
-    """All the sentences the run's figures support; empty when it has none to show."""
+    """All the sentences the run's figures support; empty when it has none to show.
+
+    None is good news while an alarm stands.
+    """
     out = [*_completeness(run), *_comparison(run)]
     for stage in run.stages:
         out += [*_finite_loss(stage), *_held_out_accuracy(stage), *_policy(stage)]
         out += _displacement(stage)
         t = trajectory(stage)
         if t is not None:
-            out += _overoptimisation(stage, t)
-    return out + [v for stage in run.stages for v in _skipped(stage)]
+            out += _overoptimisation(stage, t, metric_kind(run, stage.name, "gold") == "truth")
+    out += [v for stage in run.stages for v in _skipped(stage)]
+    alarmed = run.audit is not None and bool(run.audit.alarms)
+    return [Verdict("plain", v.text) if alarmed and v.kind == "good" else v for v in out]
 
 
 def ends_differ(y: Column) -> tuple[float, float, bool]:
@@ -88,30 +95,39 @@ def _skipped(stage: StageView) -> Iterator[Verdict]:
 def _comparison(run: RunView) -> Iterator[Verdict]:
     """The last model against each one before it, on every measure with a better direction; of many
     models, all against the reference."""
-    view = run.comparison
-    learned = {
-        s.name.replace("_", " ").lower() for s in run.stages if s.info.algorithm == "reward_model"
-    }
+    view, kinds = run.comparison, column_kinds(run)
     for place, column in enumerate(view.columns):
         rows = view.column(place)
-        sign = better_sign(column)
+        sign, kind = better_sign(column), kinds[column]
         if len(rows) < 2 or sign == 0:
             continue
-        if column.lower() in learned or "proxy" in column.lower():
+        if kind == "trained":
             sign = 0  # what was optimised: that it rose does not show a better model
-        if len(rows) > MANY and view.reference in rows:
-            yield _many(view, place, rows, sign)
-            continue
-        *before, (last, new) = rows.items()
-        for model, old in before:
-            figures = f"{measured(new)} against {measured(old)}"
-            heading = f"{column[:1].upper()}{column[1:]}: {last}"
-            yield _pair(heading, model, view.difference(place, last, model), figures, sign)
+        heading = f"{column[:1].upper()}{column[1:]}"
+        heading += {"trained": " (trained on)", "truth": " (simulated truth)"}.get(kind, "")
+        for verdict in _of_column(view, place, rows, heading, sign):
+            told = kind == "truth" and verdict.kind != "plain"
+            yield Verdict("truth", verdict.text) if told else verdict
 
 
-def _many(view: Comparison, place: int, rows: Mapping[str, Interval], sign: int) -> Verdict:
+def _of_column(
+    view: Comparison, place: int, rows: Mapping[str, Interval], heading: str, sign: int
+) -> Iterator[Verdict]:
+    if len(rows) > MANY and view.reference in rows:
+        yield _many(view, place, rows, heading, sign)
+        return
+    *before, (last, new) = rows.items()
+    for model, old in before:
+        figures = f"{measured(new)} against {measured(old)}"
+        gap = view.difference(place, last, model)
+        yield _pair(f"{heading}: {last}", model, gap, figures, sign)
+
+
+def _many(
+    view: Comparison, place: int, rows: Mapping[str, Interval], heading: str, sign: int
+) -> Verdict:
     """Which of many models are above and below the reference beyond noise."""
-    column, reference = view.columns[place], view.reference
+    reference = view.reference
     found: dict[str, list[str]] = {"above": [], "below": [], "": []}
     for model in rows:
         if model != reference:
@@ -121,7 +137,6 @@ def _many(view: Comparison, place: int, rows: Mapping[str, Interval], sign: int)
             )
     words = {"above": "above it", "below": "below it", "": "not told apart from it"}
     parts = [f"{', '.join(models)} {words[k]}" for k, models in found.items() if models]
-    heading = f"{column[:1].upper()}{column[1:]}"
     better, worse = (found[k] for k in (("above", "below") if sign > 0 else ("below", "above")))
     kind: Kind = "plain"
     if sign and (better or worse):
@@ -251,41 +266,37 @@ def _displacement(stage: StageView) -> Iterator[Verdict]:
         )
 
 
-def _overoptimisation(stage: StageView, t: Trajectory) -> Iterator[Verdict]:
+def _overoptimisation(stage: StageView, t: Trajectory, truth: bool) -> Iterator[Verdict]:
+    """What the trained reward did, and the gold reward where a simulation has one (``truth``) or
+    somebody observed one of that name."""
     end = f"at a KL of {number(float(t.kl[-max(1, t.kl.size // 5) :].mean()))} nats per response"
     proxy_first, proxy_last, proxy_moved = ends_differ(t.proxy)
     proxy = f"from {number(proxy_first)} to {number(proxy_last)}"
     if t.gold is None:
         word = "moved" if proxy_moved else "did not move beyond noise,"
-        yield Verdict("plain", f"Stage {stage.name}: the proxy reward {word} {proxy} {end}.")
+        yield Verdict("plain", f"Stage {stage.name}: the trained reward {word} {proxy} {end}.")
         return
+    kind: Kind = "truth" if truth else "plain"
     gold_first, gold_last, gold_moved = ends_differ(t.gold)
     gold = f"from {number(gold_first)} to {number(gold_last)}"
-    if fall := _fall_from_peak(t):
+    named = "the gold reward (simulated truth)" if truth else "the gold reward"
+    if (fall := _fall_from_peak(t)) and proxy_moved and proxy_last > proxy_first:
         peak, at = fall
-        if proxy_moved and proxy_last > proxy_first:
-            yield Verdict(
-                "bad",
-                f"Stage {stage.name}: the reward model is over-optimised. The proxy reward "
-                f"rose {proxy} while the gold reward fell from its peak {number(peak)} "
-                f"at √KL {number(at)} to {number(gold_last)} {end}. Stop "
-                "earlier, raise β, or train the reward model on the policy's own samples.",
-            )
-            return
-    if gold_moved and gold_last > gold_first:
         yield Verdict(
-            "good", f"Stage {stage.name}: the gold reward rose {gold} {end}; proxy {proxy}."
+            kind if truth else "bad",
+            f"Stage {stage.name}: the trained reward is over-optimised. It rose {proxy} while "
+            f"{named} fell from its peak {number(peak)} at √KL {number(at)} to "
+            f"{number(gold_last)} {end}. Stop earlier, raise β, or train the reward model on the "
+            "policy's own samples.",
         )
-    elif gold_moved:
-        yield Verdict(
-            "bad", f"Stage {stage.name}: the gold reward fell {gold} {end}; proxy {proxy}."
-        )
-    else:
-        yield Verdict(
-            "plain",
-            f"Stage {stage.name}: the gold reward did not move beyond noise ({gold}) {end}; "
-            f"proxy {proxy}.",
-        )
+        return
+    word = "did not move beyond noise"
+    if gold_moved:
+        word = "rose" if gold_last > gold_first else "fell"
+        kind = kind if truth else "good" if gold_last > gold_first else "bad"
+    yield Verdict(
+        kind, f"Stage {stage.name}: {named} {word} ({gold}) {end}; trained reward {proxy}."
+    )
 
 
 def _fall_from_peak(t: Trajectory) -> tuple[float, float] | None:

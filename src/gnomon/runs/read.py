@@ -8,7 +8,7 @@ all is an error.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gnomon.errors import DataError
+from gnomon.runs.audit import AUDIT, GATES, Audit, Gates
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.probes import PROBES, Probes
+from gnomon.runs.evals import CALIBRATION_FOLDER, EVAL_FOLDER, Calibration, EvalResult
 from gnomon.runs.records import (
     COMPARISON,
     EVALS,
@@ -64,7 +66,12 @@ class StageView:
 
 @dataclass(frozen=True)
 class RunView:
-    """A whole run, as read from its folder."""
+    """A whole run, as read from its folder.
+
+    Attributes:
+        audit: None where nobody has looked yet, or what was found cannot be read.
+        results: what evals measured, models and suites in order.
+    """
 
     path: Path
     name: str
@@ -73,6 +80,10 @@ class RunView:
     manifest: Manifest = field(default_factory=Manifest)
     stages: tuple[StageView, ...] = ()
     comparison: Comparison = field(default_factory=Comparison)
+    audit: Audit | None = None
+    gates: Gates = field(default_factory=lambda: Gates({}))
+    results: tuple[EvalResult, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -103,6 +114,10 @@ def read_run(path: str | Path) -> RunView:
         manifest=manifest,
         stages=tuple(read_stage(folder, problems) for folder in folders),
         comparison=comparison,
+        audit=_audit(path / AUDIT, problems),
+        gates=_read(Gates, path / GATES, problems),
+        results=tuple(_all(EvalResult, path / EVAL_FOLDER, problems)),
+        calibrations=tuple(_all(Calibration, path / CALIBRATION_FOLDER, problems)),
         problems=tuple(problems),
     )
 
@@ -157,6 +172,21 @@ def _read(kind: type[R], file: Path, problems: list[str], required: bool = False
     except ValueError as error:
         problems.append(str(error).replace(str(file), _short(file)))
     return kind.model_validate({})
+
+
+def _audit(file: Path, problems: list[str]) -> Audit | None:
+    before = len(problems)
+    found = _read(Audit, file, problems)
+    return found if file.exists() and len(problems) == before else None
+
+
+def _all(kind: type[R], folder: Path, problems: list[str]) -> Iterator[R]:
+    """Every record in a folder and those in it."""
+    for file in sorted(folder.rglob("*.json")) if folder.is_dir() else ():
+        try:
+            yield kind.read(file)
+        except ValueError as error:
+            problems.append(str(error).replace(str(file), str(file.relative_to(folder.parent))))
 
 
 def _recipe(path: Path, problems: list[str]) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,117 @@
+"""What a figure may say about a model: whether it is what was trained on, a simulation's truth, or
+evidence that stands apart from both.
+
+That the reward a policy was trained on rose shows that training worked, not that the policy is
+better; and a simulation's truth is nothing a real run would have. Neither is ever good news here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from gnomon.audit.truths import is_truth, label, reward_entries, same_reward
+from gnomon.recipe.schema import TRUTHS
+from gnomon.runs.read import RunView, StageView
+
+Kind = Literal["trained", "truth", "judge", "verifier", "other"]
+"""``judge``: a learned or asked judge that nothing was trained on; ``verifier``: a program that
+nothing was trained on; ``other``: not a reward, or nobody knows which."""
+WORDS: dict[Kind, str] = {
+    "trained": "trained on",
+    "truth": "truth of a simulated world",
+    "judge": "held-out judge",
+    "verifier": "held-out verifier",
+    "other": "",
+}
+Entry = Mapping[str, Any]
+_NO_POLICY = ("reward_model", "collect", "eval")
+
+
+def stage_specs(run: RunView) -> dict[str, Mapping[str, Any]]:
+    """The recipe's stages by name; those that are none are passed over."""
+    stages = run.recipe.get("stages")
+    listed = stages if isinstance(stages, list) else []
+    return {str(s["name"]): s for s in listed if isinstance(s, Mapping) and "name" in s}
+
+
+def policies(run: RunView) -> list[StageView]:
+    """The stages that trained a policy, in order."""
+    specs = stage_specs(run)
+
+    def algorithm(stage: StageView) -> str:
+        return stage.info.algorithm or str(specs.get(stage.name, {}).get("algorithm", ""))
+
+    return [stage for stage in run.stages if algorithm(stage) not in _NO_POLICY]
+
+
+def trained_entries(run: RunView) -> list[Entry]:
+    """Every reward that a stage of the recipe trains on, or labels data with."""
+    specs = stage_specs(run).values()
+    return [entry for spec in specs for entry in reward_entries(spec.get("reward") or [])]
+
+
+def entry_kind(entry: Entry, trained: list[Entry]) -> Kind:
+    """What a reward of a recipe's ``observe`` or ``compare`` says."""
+    if any(same_reward(entry, own) or label(entry) == label(own) for own in trained):
+        return "trained"
+    if is_truth(entry):
+        return "truth"
+    return "judge" if entry.get("model") or _asks(entry) else "verifier"
+
+
+def _asks(entry: Entry) -> bool:
+    """Whether a builtin asks a model or people."""
+    return entry.get("builtin") in ("ai", "human_queue")
+
+
+def column_kinds(run: RunView) -> dict[str, Kind]:
+    """What each column of the comparison says, by the column's name."""
+    known = dict(_compared(run))
+    return {column: known.get(column) or _by_name(run, column) for column in run.comparison.columns}
+
+
+def _compared(run: RunView) -> Iterator[tuple[str, Kind]]:
+    compare = run.recipe.get("compare")
+    rewards = compare.get("rewards") if isinstance(compare, Mapping) else None
+    trained = trained_entries(run)
+    for entry in reward_entries(rewards or []):
+        yield label(entry).replace("_", " "), entry_kind(entry, trained)
+
+
+def _by_name(run: RunView, column: str) -> Kind:
+    """Where no recipe tells: what is called proxy or after a reward model was trained on, as far as
+    anybody knows."""
+    learned = {
+        s.name.replace("_", " ").lower() for s in run.stages if s.info.algorithm == "reward_model"
+    }
+    words = column.lower()
+    if words in learned or "proxy" in words:
+        return "trained"
+    return "truth" if set(words.split()) & set(TRUTHS) else "other"
+
+
+def metric_kind(run: RunView, stage: str, metric: str) -> Kind:
+    """What a stage's metric says (``eval/`` or not)."""
+    name = metric.removeprefix("eval/")
+    head = name.partition("/")[0].removesuffix("_errors")
+    spec = stage_specs(run).get(stage, {})
+    if head in ("reward", "return"):
+        return "trained"
+    trained = reward_entries(spec.get("reward") or [])
+    if head in {label(entry) for entry in trained}:
+        return "trained"
+    for entry in reward_entries(spec.get("observe") or []):
+        if label(entry) == head:
+            return entry_kind(entry, trained)
+    return "truth" if head in TRUTHS else "other"
+
+
+def trained_name(run: RunView, stage: str) -> str:
+    """What a stage is trained on, by the labels of its rewards; empty where that is not known."""
+    spec = stage_specs(run).get(stage, {})
+    names = [label(entry) for entry in reward_entries(spec.get("reward") or [])]
+    place = spec.get("environment")
+    if isinstance(place, Mapping) and place.get("name"):
+        names.append(str(place["name"]))
+    return " + ".join(names)

@@ -1,0 +1,388 @@
+"""May this model ship? The answer that the report opens with and a run ends with.
+
+**hold** where something speaks against it:
+
+- an alarm stands,
+- a gate did not hold,
+- a capability, a held-out judge or a calibrated win rate fell beyond its interval,
+- a stage failed.
+
+**ship** where nothing does, every stage is done, and something that the policy was not trained on
+speaks for it:
+
+- gates were set (on more than the trained reward) and all of them opened, or
+- an eval, a held-out judge, a calibrated win rate, or a held-out verifier whose probes are clear
+  improved beyond its interval, and the audit looked and found nothing.
+
+**not shown** otherwise, with what is missing and how to get it.
+
+The reward that the policy was trained on counts for nothing here, nor does a simulation's truth.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gnomon.audit.gates import capability_drops, is_capability, latest
+from gnomon.recipe.gates import Bound, parse_gate
+from gnomon.report.format import measured, number
+from gnomon.report.kinds import WORDS, column_kinds, metric_kind, policies, stage_specs
+from gnomon.runs.audit import Finding, GateResult
+from gnomon.runs.evals import ENOUGH_LABELS, EvalResult
+from gnomon.runs.read import RunView
+from gnomon.stats.intervals import Interval
+from gnomon.stats.prompts import independent_difference
+
+Kind = Literal["ship", "hold", "not shown"]
+REASONS = 3
+WIN_RATE = "win_rate"
+BASE = "base"
+PROBES = ("invariance", "probes")
+"""Detectors that ask a reward again about edited answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One sentence with its figure; ``link`` is the part of the page that shows more."""
+
+    text: str
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What is missing for an answer, and what to type for it."""
+
+    text: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer.
+
+    Attributes:
+        model: the policy that it is of; empty where there is none.
+        reasons: the first three, the weightiest first; ``more`` is how many others there are.
+        needs: what is missing, where it is not shown.
+    """
+
+    kind: Kind
+    model: str
+    reasons: tuple[Reason, ...]
+    more: int = 0
+    needs: tuple[Need, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """The answer in words."""
+        who = self.model or "this run's model"
+        return {
+            "hold": f"Hold: {who} should not ship as it is.",
+            "ship": f"Ship: nothing speaks against {who}, and what it was not trained on "
+            "speaks for it.",
+            "not shown": f"Not shown: nothing here shows that {who} may ship.",
+        }[self.kind]
+
+
+def answer(run: RunView) -> Answer:
+    """The answer of a run, from its records alone."""
+    model = candidate(run)
+    against = [*_failed(run), *_alarms(run), *_gates(run), *_fell(run, model)]
+    if against:
+        return _answer("hold", model, against)
+    unfinished = list(_unfinished(run))
+    gates, better, looked = _opened(run), list(_rose(run, model)), _looked(run)
+    if not unfinished and (gates or (better and looked)):
+        return _answer("ship", model, [*gates, *better, *looked])
+    missing = _missing(run, model, gates, better, looked)
+    reasons = [*unfinished, *better, *gates, *looked] or list(_no_evidence(run, model))
+    return _answer("not shown", model, reasons, missing if not unfinished else [])
+
+
+def _answer(
+    kind: Kind, model: str, reasons: Sequence[Reason], needs: Sequence[Need] = ()
+) -> Answer:
+    shown, more = tuple(reasons[:REASONS]), max(0, len(reasons) - REASONS)
+    return Answer(kind, model, shown, more, tuple(needs))
+
+
+def candidate(run: RunView) -> str:
+    """The policy that the run ends with: the last one that no gate held back."""
+    held = held_back(run)
+    names = [stage.name for stage in policies(run) if stage.name not in held]
+    return names[-1] if names else ""
+
+
+def held_back(run: RunView) -> set[str]:
+    """The policies that a gate held back, so that later stages went on from the model before."""
+    specs, held = stage_specs(run), set()
+    names = [stage.name for stage in policies(run)]
+    for name, results in run.gates.root.items():
+        asked = specs.get(name, {}).get("on_fail") or run.recipe.get("on_fail")
+        if asked == "previous" and any(r.passed is not True for r in results):
+            order = list(specs)
+            before = [n for n in names if n in order and order.index(n) <= order.index(name)]
+            held |= set(before[-1:])
+    return held
+
+
+def _replaced(run: RunView) -> set[str]:
+    """Policies held back whose place a later one took: what is wrong with them holds nothing."""
+    names = [stage.name for stage in policies(run)]
+    last = candidate(run)
+    after = names.index(last) if last else -1
+    return {name for name in held_back(run) if names.index(name) < after}
+
+
+# -- what speaks against it -----------------------------------------------------------------------
+
+
+def _failed(run: RunView) -> Iterator[Reason]:
+    for i, stage in enumerate(run.stages, start=1):
+        if stage.info.status == "failed":
+            why = f": {stage.info.error}" if stage.info.error else ""
+            yield Reason(f"Stage {stage.name} failed{why}.", f"stage-{i}")
+
+
+def standing(run: RunView) -> list[Finding]:
+    """The alarms that stand, but those of policies whose place a later one took."""
+    replaced = _replaced(run)
+    found = run.audit.alarms if run.audit is not None else []
+    return [finding for finding in found if finding.stage not in replaced]
+
+
+def _alarms(run: RunView) -> Iterator[Reason]:
+    for i, finding in enumerate(standing(run), start=1):
+        yield Reason(f"Alarm {finding.name} in {finding.stage}: {told(finding)}", f"alarm-{i}")
+
+
+def told(finding: Finding) -> str:
+    """A finding's sentence, with its figure where that does not say it."""
+    text = finding.text.rstrip() or finding.measure or finding.detector
+    if finding.figure is not None and number(finding.figure.value) not in text:
+        text = f"{text.rstrip('.')} ({measured(finding.figure)})"
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _gates(run: RunView) -> Iterator[Reason]:
+    """Gates that did not hold; one that could not be asked is what is missing, not this."""
+    replaced = _replaced(run)
+    for result in run.gates.all():
+        if result.passed is False and result.stage not in replaced:
+            where = f" after {result.stage}" if result.stage else ""
+            yield Reason(f"Gate {result.condition}{where} failed: {result.text}.", "gates")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A figure that the policy was not trained on, and how it differs from before.
+
+    Attributes:
+        what: what was measured, in words.
+        gap: after less before, positive where that is better.
+    """
+
+    what: str
+    gap: Interval
+    figure: Interval
+    before: str
+    link: str
+
+    def reason(self) -> Reason:
+        """It as a sentence."""
+        word = "better" if self.gap.value > 0 else "worse"
+        ends = sorted(abs(end) for end in (self.gap.low, self.gap.high))
+        size = f"{number(abs(self.gap.value))} [{number(ends[0])}, {number(ends[1])}]"
+        against = f" than {self.before}" if self.before else ""
+        return Reason(f"{self.what}: {word}{against} by {size} ({measured(self.figure)}).",
+                      self.link)  # fmt: skip
+
+
+def changes(run: RunView, model: str) -> list[Change]:
+    """Every figure of ``model`` that it was not trained on, against the model before it."""
+    return [*_evals(run, model), *_wins(run, model), *_columns(run, model)]
+
+
+def _fell(run: RunView, model: str) -> Iterator[Reason]:
+    for change in changes(run, model):
+        if change.gap.high < 0:
+            yield change.reason()
+
+
+def _rose(run: RunView, model: str) -> Iterator[Reason]:
+    for change in changes(run, model):
+        if change.gap.low > 0:
+            yield change.reason()
+
+
+def before(run: RunView, model: str) -> str:
+    """The model that ``model`` was trained from, as evals and comparisons call it."""
+    for stage in run.stages:
+        if stage.name == model:
+            parts = str(stage.info.start.get("from") or "").split("/")
+            if len(parts) > 2 and parts[-1] == "model" and parts[-3] == "stages":
+                return parts[-2].partition("-")[2]
+    return BASE
+
+
+def _evals(run: RunView, model: str) -> Iterator[Change]:
+    """Evals that nobody judged, of the model and of the one before it."""
+    old = before(run, model)
+    for suite, (drop, figure) in capability_drops(run.results, model, old).items():
+        gap = Interval(-drop.value, -drop.high, -drop.low, drop.n)
+        yield Change(f"Eval {suite}", gap, figure, old, "evals")
+    earlier = {r.suite: r for r in latest(run.results, old)}
+    for result in latest(run.results, model):
+        was = earlier.get(result.suite)
+        if was is None or is_capability(result) or result.judge or result.higher_is_better:
+            continue
+        new, then = result.scores.get(result.main), was.scores.get(result.main)
+        if new is not None and then is not None:  # lower is better: of harm
+            yield Change(
+                f"Eval {result.suite}", independent_difference(then, new), new, old, "evals"
+            )
+
+
+def _wins(run: RunView, model: str) -> Iterator[Change]:
+    for result in latest(run.results, model):
+        figure = result.scores.get(WIN_RATE)
+        if figure is not None and calibrated(run, result):
+            gap = Interval(figure.value - 0.5, figure.low - 0.5, figure.high - 0.5, figure.n)
+            yield Change(
+                f"Win rate over {result.against} by {result.judge or 'a program'}",
+                gap, figure, "", "evals",
+            )  # fmt: skip
+
+
+def calibrated(run: RunView, result: EvalResult) -> bool:
+    """Whether its figures can be believed: nobody judged them, or a judge that people vouch for."""
+    return not result.judge or any(
+        c.is_of(result.judge, result.judge_version) and c.opens_gates for c in run.calibrations
+    )
+
+
+def _columns(run: RunView, model: str) -> Iterator[Change]:
+    """Columns of the comparison by judges and verifiers that nothing was trained on."""
+    view = run.comparison
+    if model not in view.models or view.reference in ("", model):
+        return
+    for place, (column, kind) in enumerate(column_kinds(run).items()):
+        figure = view.row(model).value(place)
+        if figure is None or kind not in ("judge", "verifier"):
+            continue
+        if kind == "verifier" and not _probes_clear(run, model):
+            continue
+        gap = view.difference(place, model, view.reference)
+        yield Change(f"{WORDS[kind].capitalize()} {column}", gap, figure, view.reference, "results")
+
+
+def _probes_clear(run: RunView, model: str) -> bool:
+    found = run.audit.findings if run.audit is not None else []
+    asked = [f for f in found if f.stage == model and f.detector.startswith(PROBES)]
+    return any(f.status == "clear" for f in asked) and not any(f.status == "alarm" for f in asked)
+
+
+# -- what speaks for it, and what is missing ------------------------------------------------------
+
+
+def _unfinished(run: RunView) -> Iterator[Reason]:
+    for i, stage in enumerate(run.stages, start=1):
+        if stage.info.status not in ("done", "failed"):
+            yield Reason(f"Stage {stage.name} has not finished (status: {stage.info.status}).",
+                         f"stage-{i}")  # fmt: skip
+    begun = {stage.name for stage in run.stages}
+    waiting = [name for name in stage_specs(run) if name not in begun]
+    if waiting:
+        yield Reason(f"Not started: {', '.join(waiting)}.")
+
+
+def _opened(run: RunView) -> list[Reason]:
+    """The gates, where all of them opened and one of them is on more than the trained reward."""
+    results = [r for r in run.gates.all() if r.stage not in _replaced(run)]
+    if not results or any(r.passed is not True for r in results):
+        return []
+    telling = [r for r in results if not _on_trained(run, r)]
+    return [Reason(f"Gate {r.condition} opened: {r.text}.", "gates") for r in telling]
+
+
+def _on_trained(run: RunView, result: GateResult) -> bool:
+    """Whether a gate asks for nothing but the reward that was trained on, or a truth."""
+    try:
+        gate = parse_gate(result.condition)
+    except ValueError:  # of another version
+        return True
+    if not isinstance(gate, Bound):
+        return False
+    name = gate.metric.removeprefix("gain/")
+    column = column_kinds(run).get(name.replace("_", " "), "other")
+    stage = result.stage or candidate(run)
+    return "trained" in (column, metric_kind(run, stage, gate.metric))
+
+
+def _looked(run: RunView) -> list[Reason]:
+    """That the audit looked at the policy and found nothing; empty where it did not look."""
+    if run.audit is None or standing(run):
+        return []
+    model = candidate(run)
+    asked = [f for f in run.audit.findings if f.stage == model]
+    clear = sorted({f.name for f in asked if f.status == "clear"})
+    if not clear:
+        return []
+    unclear = sorted({f.name for f in asked if f.status == "unclear"} - set(clear))
+    text = f"The audit looked for {', '.join(clear)} and found none"
+    text += f"; it could not tell about {', '.join(unclear)}." if unclear else "."
+    return [Reason(text, "audit")]
+
+
+def _missing(
+    run: RunView, model: str, gates: list[Reason], better: list[Reason], looked: list[Reason]
+) -> list[Need]:
+    path = shlex.quote(str(run.path))
+    needs = []
+    for result in run.gates.all():
+        if result.passed is None:
+            text = result.text.removeprefix("it stays closed: ")
+            needs.append(Need(f"Gate {result.condition} could not be asked: {text}."))
+    if not looked:
+        what = "Nobody has looked for alarms" if run.audit is None else (
+            "The audit has not cleared this policy: what it lacked is listed below")  # fmt: skip
+        needs.append(Need(f"{what}.", f"gnomon audit {path}"))
+    if not better and not gates:
+        needs.append(
+            Need(
+                f"Nothing that {model or 'the policy'} was not trained on has improved beyond its "
+                "interval. Measure it before and after by an eval, or by a judge that it is not "
+                f"trained on and {ENOUGH_LABELS} people's labels vouch for.",
+                f"gnomon eval {path}",
+            )
+        )
+    if not run.gates:
+        needs.append(Need("No gate says what is enough: add `gates` to the recipe "
+                          "(docs/gates.md)."))  # fmt: skip
+    return needs
+
+
+def _no_evidence(run: RunView, model: str) -> Iterator[Reason]:
+    """What was measured and shows nothing of it, with its figures."""
+    if not model:
+        yield Reason("The run has no policy.")
+    view = run.comparison
+    if model in view.models and view.reference not in ("", model):
+        for place, (column, kind) in enumerate(column_kinds(run).items()):
+            figure = view.row(model).value(place)
+            if figure is None or kind not in _NO_EVIDENCE:
+                continue
+            gap = view.difference(place, model, view.reference)
+            moved = f"{measured(figure)}, {'+' if gap.value >= 0 else ''}{measured(gap)} over "
+            yield Reason(f"{column} is {moved}{view.reference}: {_NO_EVIDENCE[kind]}.", "results")
+
+
+_NO_EVIDENCE = {
+    "trained": "what it was trained on, so it shows that training worked and nothing else",
+    "judge": "a judge it was not trained on, and no change beyond the interval",
+    "verifier": "no evidence before its probes are clear (gnomon audit)",
+}
