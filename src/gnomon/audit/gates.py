@@ -164,7 +164,7 @@ def _closed(gate: Gate, facts: Facts, why: str, figure: Interval | None = None) 
 
 
 def _of_alarms(gate: NoAlarm, facts: Facts) -> GateResult:
-    asked = [f for f in facts.findings if not gate.name or f.name == gate.name]
+    asked = [f for f in facts.findings if gate.name in ("", f.name, f.detector)]
     alarms = [f for f in asked if f.status == "alarm"]
     what = gate.name or "an alarm"
     if alarms:

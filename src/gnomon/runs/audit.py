@@ -17,8 +17,10 @@ AUDIT, GATES = "audit.json", "gates.json"
 ALARMS = (
     *("reward_hacking", "mode_collapse", "length_bias", "sycophancy", "alignment_tax"),
     *("over_refusal", "harmful_compliance", "fragility", "memorised_reward", "foreign_prompts"),
+    *("drift", "truncated_answers", "reward_errors", "sampler_mismatch"),
 )
-"""What findings of the project's own detectors are called, and gates may ask for."""
+"""What findings of the project's own detectors are called. Gates may ask for these, or for a
+detector by its own name."""
 
 Status = Literal["alarm", "clear", "unclear", "not_looked"]
 """``clear``: looked for and not found, where a problem of size ``detectable`` would have been seen.

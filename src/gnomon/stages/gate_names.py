@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gnomon.audit.detectors import DETECTORS
 from gnomon.audit.gates import CAPABILITY_DROP, GAIN, WIN_RATE, eval_readings
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.evals.table import SUITES
@@ -60,8 +61,9 @@ def _check_names(conditions: Sequence[str], known: Sequence[str]) -> None:
     problems = []
     for gate in map(parse_gate, conditions):
         if isinstance(gate, NoAlarm):
-            if gate.name and gate.name not in ALARMS:
-                near = did_you_mean(gate.name, ALARMS, "the audit knows")
+            names = dict.fromkeys([*ALARMS, *DETECTORS])
+            if gate.name and gate.name not in names:
+                near = did_you_mean(gate.name, names, "the audit knows")
                 problems.append(f"gate {gate.text!r}: no alarm {gate.name!r}; {near}")
         elif not _is_known(gate.metric, known):
             shown = [name for name in known if not name.endswith(_OPEN)]
