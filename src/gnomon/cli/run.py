@@ -101,12 +101,13 @@ def quickstart(
 
 
 def finish(folder: Path, rebuild: bool = False) -> None:
-    """Print the comparison, if there is one, where the report and the plots are, and last of all
-    what the audit is alarmed by."""
+    """Print the comparison, if there is one, whether the model may ship, where the report and the
+    plots are, and last of all what the audit is alarmed by."""
     from gnomon.report.html import write_report
-    from gnomon.report.table import comparison_table, samples_panel
+    from gnomon.report.ship import answer
+    from gnomon.report.table import answer_lines, comparison_table, samples_panel
     from gnomon.runs.audit import AUDIT, Audit
-    from gnomon.runs.read import read_comparison
+    from gnomon.runs.read import read_comparison, read_run
 
     page = folder / "report.html"
     if rebuild or not page.is_file():
@@ -120,6 +121,10 @@ def finish(folder: Path, rebuild: bool = False) -> None:
         samples = samples_panel(comparison)
         if samples is not None:
             show(samples)
+    first, *reasons = answer_lines(answer(read_run(folder)))
+    say(first, "bold")
+    for line in reasons:
+        say(line)
     say(f"report: {page}")
     say(f"plots:  {folder / 'plots'}")
     alarms = Audit.read_or_empty(folder / AUDIT).alarms

@@ -1,32 +1,36 @@
-"""``report.html``: one file with everything in it, rebuilt from a run directory at any time."""
+"""``report.html``: one file with everything in it, rebuilt from a run directory at any time.
+
+It opens with the answer (:mod:`gnomon.report.ship`), goes on with what that rests on, and folds the
+rest.
+"""
 
 from __future__ import annotations
 
 import base64
-import json
-import re
-import shlex
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
 
 from gnomon.files import plain_errors, write_text
+from gnomon.report import alarms, curves, evals, plots, samples
 from gnomon.report import format as fmt
-from gnomon.report import plots
+from gnomon.report.kinds import WORDS, column_kinds
 from gnomon.report.overoptimisation import overoptimisation_plot, trajectory
+from gnomon.report.ship import answer, candidate
 from gnomon.report.verdict import verdicts
+from gnomon.runs.audit import Finding
 from gnomon.runs.read import RunView, StageView, read_run
 from gnomon.runs.records import Evals
-from gnomon.runs.rows import SampleRow
 from gnomon.stats.intervals import Interval
 
-_MAX_SAMPLES = 8
 _MIN_TRAJECTORY = 4
 _CALL = {"command", "cwd"}  # of the manifest; shown as what to type
+_OPEN_SAMPLES, _OPEN_PAIRS = 20, 6
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class StageSection:
     view: StageView
     plots: tuple[Plot, ...]
     figures: tuple[tuple[str, Interval], ...]
+    constants: tuple[tuple[str, float], ...]
     memory: tuple[tuple[str, str], ...]
 
 
@@ -53,7 +58,7 @@ def write_report(run_dir: str | Path) -> Path:
     """Draw the plots into ``plots/`` and write ``report.html``; returns its path.
 
     The page is self-contained: images are inlined, a content security policy forbids every request
-    and script, and all text of users and models is escaped.
+    and every script but the page's own (by its hash), and all text of users and models is escaped.
 
     Raises:
         DataError: ``run_dir`` is not a run directory.
@@ -70,56 +75,124 @@ def write_report(run_dir: str | Path) -> Path:
 
 
 def _page(run: RunView, folder: Path) -> str:
-    return _environment().get_template("report").render(
+    style, script = _part("report.css"), _part("report.js")
+    return _environment().get_template("report.html.j2").render(
+        style=Markup(style),
+        style_hash=_sha256(style),
+        script=Markup(script),
+        script_hash=_sha256(script),
         run=run,
         status=_status(run),
-        verdicts=verdicts(run),
+        answer=answer(run),
+        gates=run.gates.all(),
+        evals=evals.tables(run),
+        alarms=[(alarm, list(_alarm_plots(run, alarm.finding, i, folder)))
+                for i, alarm in enumerate(alarms.alarms(run), start=1)],
+        looked=alarms.looked(run),
+        looked_words=alarms.STATUS,
+        key_stage=candidate(run),
+        key_plots=list(_key_plots(run, folder)),
         comparison=run.comparison,
+        kinds={name: WORDS[kind] for name, kind in column_kinds(run).items() if WORDS[kind]},
         comparison_plot=_comparison_plot(run, folder),
-        stages=[_stage_section(stage, folder) for stage in run.stages],
-        samples=_samples(run),
+        verdicts=verdicts(run),
+        browser=samples.browser(run),
+        pairs=samples.pairs(run),
+        open_samples=_OPEN_SAMPLES,
+        open_pairs=_OPEN_PAIRS,
+        stages=[_stage_section(run, stage, folder) for stage in run.stages],
         skipped=[s for s in run.stages if s.info.skipped.count],
-        commands=_commands(run),
+        commands=alarms.commands(run),
         manifest=list(fmt.flatten(run.manifest.model_dump(exclude_unset=True, exclude=_CALL))),
     )  # fmt: skip
 
 
+def _part(name: str) -> str:
+    return files("gnomon.report").joinpath(f"templates/{name}").read_text("utf-8")
+
+
+def _sha256(text: str) -> str:
+    """As a content security policy names what it allows."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
 def _environment() -> Environment:
-    source = files("gnomon.report").joinpath("templates/report.html.j2").read_text("utf-8")
+    names = ("report.html.j2", "answer.html.j2", "samples.html.j2", "rest.html.j2")
     environment = Environment(
-        loader=DictLoader({"report": source}),
+        loader=DictLoader({name: _part(name) for name in names}),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(
-        value=fmt.value, interval=fmt.interval, duration=fmt.duration, title_of=_title
+        value=fmt.value,
+        interval=fmt.interval,
+        measured=fmt.measured,
+        number=fmt.number,
+        duration=fmt.duration,
+        title_of=_title,
     )
     return environment
 
 
-def _stage_section(stage: StageView, folder: Path) -> StageSection:
+def _stage_section(run: RunView, stage: StageView, folder: Path) -> StageSection:
     figures = {**stage.info.figures, **stage.evals.figures()}
     return StageSection(
         view=stage,
-        plots=tuple(_stage_plots(stage, folder)),
+        plots=tuple(_stage_plots(run, stage, folder)),
         figures=tuple(figures.items()),
+        constants=tuple(plots.constants(stage).items()),
         memory=tuple(fmt.flatten(stage.info.memory)),
     )
 
 
-def _stage_plots(stage: StageView, folder: Path) -> Iterator[Plot]:
+def _key_plots(run: RunView, folder: Path) -> Iterator[Plot]:
+    """The curves of the policy that the run ends with which say most."""
+    for stage in run.stages:
+        if stage.name == candidate(run):
+            for name in curves.key_curves(run, stage):
+                yield _curve(run, stage, name, folder / f"key-{_slug(name)}.png")
+
+
+def _alarm_plots(run: RunView, finding: Finding, place: int, folder: Path) -> Iterator[Plot]:
+    for stage in run.stages:
+        if stage.name == finding.stage:
+            drawn = plots.curve_panels(stage)
+            names = dict.fromkeys(name.removeprefix("eval/") for name in finding.curves)
+            for name in [n for n in names if n in drawn][: alarms.CURVES]:
+                yield _curve(run, stage, name, folder / f"alarm-{place}-{_slug(name)}.png")
+
+
+def _curve(run: RunView, stage: StageView, name: str, file: Path) -> Plot:
+    titles, marks = curves.titles(run, stage), curves.onsets(run, stage.name)
+    path = plots.metric_curve(stage, name, file, titles, marks)
+    return _plot(path, f"{_title(name)} of stage {stage.name} over training", narrow=True)
+
+
+def _stage_plots(run: RunView, stage: StageView, folder: Path) -> Iterator[Plot]:
     name = stage.folder.name
-    path = plots.training_curves(stage, folder / f"{name}-curves.png")
+    path = plots.training_curves(
+        stage,
+        folder / f"{name}-curves.png",
+        titles=curves.titles(run, stage),
+        marks=curves.onsets(run, stage.name),
+    )
     if path:
         yield _plot(path, f"Training curves of stage {stage.name}")
     t = trajectory(stage)
     if t is not None and t.kl.size >= _MIN_TRAJECTORY:
         path = overoptimisation_plot({stage.name: stage}, folder / f"{name}-overoptimisation.png")
-        yield _plot(path, "Proxy and gold reward against the square root of the KL", narrow=True)
-    evals = Evals({stage.name: stage.evals.root})
-    for where, report in evals.tables("reliability"):
+        yield _plot(path, "Trained and gold reward against the square root of the KL", narrow=True)
+    yield from _eval_plots(stage, folder)
+    path = plots.length_histogram(stage, folder / f"{name}-lengths.png")
+    if path:
+        yield _plot(path, "Response lengths before and after", narrow=True)
+
+
+def _eval_plots(stage: StageView, folder: Path) -> Iterator[Plot]:
+    name, tables = stage.folder.name, Evals({stage.name: stage.evals.root})
+    for where, report in tables.tables("reliability"):
         ece, bins = Interval.parse(report.get("ece")), report["reliability"]
         file = folder / f"{name}-reliability-{_slug(where)}.png"
         rows = [b for b in bins if isinstance(b, Mapping)] if isinstance(bins, list) else []
@@ -127,7 +200,7 @@ def _stage_plots(stage: StageView, folder: Path) -> Iterator[Plot]:
         path = plots.reliability_diagram(rows, file, what=where.split(".")[-1], ece=value)
         if path:
             yield _plot(path, "Reliability diagram of the reward model", narrow=True)
-    for where, report in evals.tables("by_category"):
+    for where, report in tables.tables("by_category"):
         values = report["by_category"] if isinstance(report["by_category"], Mapping) else {}
         known = {str(k): m for k, v in values.items() if (m := Interval.parse(v)) is not None}
         file = folder / f"{name}-categories-{_slug(where)}.png"
@@ -135,83 +208,11 @@ def _stage_plots(stage: StageView, folder: Path) -> Iterator[Plot]:
         path = plots.category_accuracy(known, file, overall=overall)
         if path:
             yield _plot(path, "Accuracy by category", narrow=True)
-    path = plots.length_histogram(stage, folder / f"{name}-lengths.png")
-    if path:
-        yield _plot(path, "Response lengths before and after", narrow=True)
 
 
 def _comparison_plot(run: RunView, folder: Path) -> Plot | None:
     path = plots.comparison_bars(run.comparison, folder / "comparison.png")
     return None if path is None else _plot(path, "The models side by side")
-
-
-def _samples(run: RunView) -> list[dict[str, Any]]:
-    """Prompts with answers side by side: of the models compared, else before and after a stage."""
-    if run.comparison.samples:
-        return [_side_by_side(sample) for sample in run.comparison.samples[:_MAX_SAMPLES]]
-    for stage in reversed(run.stages):
-        first, last = plots.before_after(stage)
-        before = {s.get("prompt_id"): s for s in first}
-        pairs = [(before[s.get("prompt_id")], s) for s in last if s.get("prompt_id") in before]
-        if not first:
-            pairs = [({}, s) for s in last]
-        if pairs:
-            return [_before_after(stage, b, a) for b, a in pairs[:_MAX_SAMPLES]]
-    return []
-
-
-def _side_by_side(sample: Mapping[str, str]) -> dict[str, Any]:
-    answers = [{"who": k, "text": v, "note": ""} for k, v in sample.items() if k != "prompt"]
-    return {"prompt": sample.get("prompt", ""), "answers": answers}
-
-
-def _before_after(stage: StageView, before: SampleRow, after: SampleRow) -> dict[str, Any]:
-    answers = [
-        {"who": f"{when} {stage.name}", "text": s.get("response") or "", "note": _sample_note(s)}
-        for when, s in (("before", before), ("after", after))
-        if s
-    ]
-    return {"prompt": after.get("prompt") or "", "answers": answers}
-
-
-def _sample_note(sample: SampleRow) -> str:
-    parts = []
-    if sample.get("error"):
-        parts.append(f"reward failed: {sample['error']}")
-    elif (reward := sample.get("reward")) is not None:
-        parts.append(f"reward {fmt.number(reward)}")
-    named = _json(sample.get("parts"))
-    parts += [f"{k} {fmt.number(m.value)}" for k, v in named.items() if (m := Interval.parse(v))]
-    if (length := sample.get("length")) is not None:
-        parts.append(f"{length} tokens")
-    if sample.get("finished") is False:
-        parts.append("cut off")
-    return " · ".join(parts)
-
-
-def _json(raw: Any) -> Mapping[str, Any]:
-    if not isinstance(raw, str):
-        return {}
-    try:
-        parsed = json.loads(raw)
-    except ValueError:
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
-
-
-def _commands(run: RunView) -> list[str]:
-    """How to repeat the run next to this one: the command recorded, or else the recipe's."""
-    recorded, cwd = run.manifest.command, run.manifest.cwd
-    if isinstance(recorded, list):
-        recorded = shlex.join(recorded)
-    if not recorded.strip():
-        if not run.recipe_text:
-            return []
-        recorded = shlex.join(["gnomon", "run", str(run.path.resolve() / "recipe.yaml")])
-    again = re.sub(r" --resume\b", "", recorded)
-    name = re.sub(r"-seed-?\d+$", "", run.name) if "--seeds" in again else run.name
-    commands = [f"cd {shlex.quote(cwd)}"] if cwd else []
-    return [*commands, f"{again} {shlex.quote(f'name={name}-again')}"]
 
 
 def _status(run: RunView) -> str:

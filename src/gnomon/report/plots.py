@@ -20,8 +20,34 @@ from gnomon.stats.intervals import Interval
 _AXES = {"step", "iteration", "seconds", "monitor_seconds", "final"}
 
 
+CONSTANT = 1e-4
+"""A metric whose values differ by less than this share of the largest is not drawn."""
+Titles = Mapping[str, tuple[str, str]]
+"""Metric -> (title, unit), where a run knows better than :func:`metric_label`."""
+Marks = Sequence[tuple[float, str]]
+"""(optimizer step, label) to mark on curves."""
+
+
 def curve_panels(stage: StageView) -> list[str]:
-    """The metrics of a stage worth a panel, best-known first; ``eval/x`` shares the panel of x."""
+    """The metrics of a stage worth a panel, best-known first; ``eval/x`` shares the panel of x.
+
+    Those that never change are not: see :func:`constants`.
+    """
+    still = constants(stage)
+    return [name for name in _panels(stage) if name not in still]
+
+
+def constants(stage: StageView) -> dict[str, float]:
+    """The metrics of a stage that never change, and their values."""
+    found = {}
+    for name in _panels(stage):
+        y = np.concatenate([stage.series(key)[1] for key in (name, f"eval/{name}")])
+        if y.size > 1 and np.ptp(y) <= CONSTANT * np.abs(y).max():
+            found[name] = float(y[-1])
+    return found
+
+
+def _panels(stage: StageView) -> list[str]:
     logged = {
         name
         for name, y in stage.metrics.items()
@@ -35,7 +61,24 @@ def curve_panels(stage: StageView) -> list[str]:
     return known + sorted(bases - set(known))
 
 
-def training_curves(stage: StageView, path: str | Path, columns: int = 3) -> Path | None:
+def metric_curve(
+    stage: StageView, name: str, path: str | Path, titles: Titles | None = None, marks: Marks = ()
+) -> Path:
+    """One metric of a stage against optimizer steps."""
+    with style.new_figure(4.3, 2.5) as figure:
+        axis = figure.subplots()
+        _draw_panel(axis, stage, name, titles or {}, marks)
+        axis.set_xlabel("optimizer steps" if "step" in stage.metrics else "logged rows")
+        return style.save(figure, path)
+
+
+def training_curves(
+    stage: StageView,
+    path: str | Path,
+    columns: int = 3,
+    titles: Titles | None = None,
+    marks: Marks = (),
+) -> Path | None:
     """Small multiples of every logged metric against optimizer steps; None without any."""
     panels = curve_panels(stage)
     if not panels:
@@ -49,7 +92,7 @@ def training_curves(stage: StageView, path: str | Path, columns: int = 3) -> Pat
             if i >= len(panels):
                 axis.set_visible(False)
                 continue
-            window = max(window, _draw_panel(axis, stage, panels[i]))
+            window = max(window, _draw_panel(axis, stage, panels[i], titles or {}, marks))
             if i + columns >= len(panels):
                 axis.set_xlabel("optimizer steps" if "step" in stage.metrics else "logged rows")
         kind = f" ({stage.info.algorithm})" if stage.info.algorithm not in ("", stage.name) else ""
@@ -190,8 +233,8 @@ def before_after(stage: StageView) -> tuple[list[SampleRow], list[SampleRow]]:
     return [s for s in stage.samples if s.get("step") == steps[0]] if len(steps) > 1 else [], last
 
 
-def _draw_panel(axis: Any, stage: StageView, name: str) -> int:
-    heading, unit = metric_label(name)
+def _draw_panel(axis: Any, stage: StageView, name: str, titles: Titles, marks: Marks) -> int:
+    heading, unit = titles.get(name) or metric_label(name)
     if name == "loss":
         units = {"sft": "nats per token", "reward_model": "nats per pair"}
         unit = units.get(stage.info.algorithm, "")
@@ -206,7 +249,9 @@ def _draw_panel(axis: Any, stage: StageView, name: str) -> int:
         xb, low, high = _band(stage, key)
         if low.size:
             axis.fill_between(xb, low, high, color=color, alpha=0.15, linewidth=0)
-    axis.set_title(heading)
+    for x, label in marks:
+        style.mark(axis, x, label)
+    axis.set_title(_cut(heading, 46))
     axis.set_ylabel(unit)
     if "held out" in drawn:
         axis.legend(loc="best")

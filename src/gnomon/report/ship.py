@@ -78,13 +78,13 @@ class Answer:
 
     @property
     def sentence(self) -> str:
-        """The answer in words."""
+        """What the answer means for the model."""
         who = self.model or "this run's model"
         return {
-            "hold": f"Hold: {who} should not ship as it is.",
-            "ship": f"Ship: nothing speaks against {who}, and what it was not trained on "
-            "speaks for it.",
-            "not shown": f"Not shown: nothing here shows that {who} may ship.",
+            "hold": f"{who} should not ship as it is.",
+            "ship": f"nothing speaks against {who}, and more than the reward that it was trained "
+            "on speaks for it.",
+            "not shown": f"nothing here shows that {who} may ship.",
         }[self.kind]
 
 

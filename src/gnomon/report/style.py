@@ -17,7 +17,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import Formatter, MaxNLocator
 
 from gnomon.files import write_bytes
 from gnomon.runs.rows import Column
@@ -121,9 +121,9 @@ def draw_series(axis: Any, x: Column, y: Column, color: str, label: str | None, 
 def tidy(axis: Any, *, integer_x: bool = False) -> None:
     """Few, round, plain ticks."""
     axis.yaxis.set_major_locator(locator())
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v)))
+    axis.yaxis.set_major_formatter(Ticks())
     axis.xaxis.set_major_locator(locator(integer=integer_x))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _tick(v)))
+    axis.xaxis.set_major_formatter(Ticks())
 
 
 def level_axis(axis: Any, value: float) -> None:
@@ -138,12 +138,39 @@ def locator(*, integer: bool = False) -> MaxNLocator:
     return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=integer, min_n_ticks=3)
 
 
-def _tick(v: float) -> str:
+class Ticks(Formatter):  # type: ignore[misc]
+    """Labels of ticks in as few digits as tell them apart."""
+
+    digits = 4
+
+    def set_locs(self, locs: Any) -> None:
+        """Choose the digits for ticks at these places."""
+        super().set_locs(locs)
+        places = {float(v) for v in locs}
+        self.digits = next(
+            (d for d in range(4, 16) if len({_tick(v, d) for v in places}) == len(places)), 16
+        )
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return _tick(x, self.digits)
+
+
+def _tick(v: float, digits: int = 4) -> str:
     size = abs(v)
     if size == 0:
         return "0"
     if size >= 1e6 or size < 1e-3:
-        return f"{v:.3g}".replace("e-0", "e-").replace("e+0", "e")
+        return f"{v:.{digits - 1}g}".replace("e-0", "e-").replace("e+0", "e")
     if size >= 1e4:
-        return f"{v / 1e3:g}k"
-    return f"{round(v, 4):g}"
+        return f"{v / 1e3:.{digits + 2}g}k"
+    return f"{round(v, digits):.{digits + 2}g}"
+
+
+def mark(axis: Any, x: float, label: str) -> None:
+    """A vertical line at ``x``, named at its foot: where an alarm would first have been raised."""
+    axis.axvline(x, color=VERMILLION, linestyle=(0, (2, 2)), linewidth=1.2)
+    axis.annotate(
+        label, (x, 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0),
+        textcoords="offset points", fontsize=7.0, color=VERMILLION, va="bottom",
+        annotation_clip=True,
+    )  # fmt: skip

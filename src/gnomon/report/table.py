@@ -12,6 +12,7 @@ from rich.text import Text
 
 from gnomon.report.format import better_sign, interval
 from gnomon.report.format import value as figure
+from gnomon.report.ship import Answer
 from gnomon.runs.comparison import Comparison
 from gnomon.stats.intervals import Interval
 
@@ -78,3 +79,14 @@ def _clear_best(values: Sequence[Interval | None], column: str) -> int | None:
 def _shown(text: str, limit: int) -> str:
     clean = "".join(c if c.isprintable() or c == "\n" else " " for c in text)
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+def answer_lines(found: Answer) -> list[str]:
+    """The answer to whether a run's model may ship, with its reasons and what is missing."""
+    lines = [f"{found.kind.upper()}: {found.sentence}"]
+    lines += [f"  {i}. {reason.text}" for i, reason in enumerate(found.reasons, start=1)]
+    if found.more:
+        lines.append(f"  and {found.more} more, in the report")
+    for need in found.needs:
+        lines.append(f"  missing: {need.text}" + (f" {need.command}" if need.command else ""))
+    return [_shown(line, 2000).replace("\n", " ") for line in lines]
