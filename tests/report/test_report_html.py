@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         self.ids.add(dict(attrs).get("id"))
-        self._skip = tag == "style"
+        self._skip = tag in ("style", "script")
 
     def handle_endtag(self, tag):
         self._skip = False
@@ -47,8 +48,8 @@ def page(reported):
 
 
 def test_every_section_is_there(page):
-    expected = {"asked", "results", "verdict", "samples", "skipped", "reproduce", "memory"}
-    expected |= {"stage-1", "stage-2", "stage-3"}
+    expected = {"answer", "asked", "results", "verdict", "samples", "skipped", "reproduce", "memory"}
+    expected |= {"stage-1", "stage-2", "stage-3", "curves", "browse"}
     assert expected <= page.ids
     links = {a["href"] for tag, a in page.tags if tag == "a"}
     assert all(link.startswith("#") and link[1:] in page.ids for link in links)
@@ -58,18 +59,27 @@ def test_every_section_is_there(page):
         assert text in page.words, text
 
 
-def test_nothing_is_requested_and_nothing_runs(page):
-    names = {tag for tag, _ in page.tags}
-    assert not names & {"script", "link", "iframe", "object", "form"}
+def test_nothing_is_requested_and_nothing_runs_but_the_pages_own_script(page, reported):
+    names = [tag for tag, _ in page.tags]
+    assert not set(names) & {"link", "iframe", "object", "form", "base", "embed"}
     images = [a["src"] for tag, a in page.tags if tag == "img"]
     assert len(images) >= 7
     for src in images:
         head, data = src.split(",", 1)
         assert head == "data:image/png;base64"
         assert base64.b64decode(data).startswith(b"\x89PNG")
-    assert not any(k.startswith("on") for _, attrs in page.tags for k in attrs)
+    assert not any(k.startswith("on") or k == "style" for _, a in page.tags for k in a)
     policy = next(a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a)
-    assert "default-src 'none'" in policy
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules.pop("default-src") == "'none'"
+    assert rules.pop("img-src") == "data:"
+    text = (reported / "report.html").read_text(encoding="utf-8")
+    for tag in ("style", "script"):  # the one there is, by its hash
+        assert names.count(tag) == 1
+        inside = text.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert rules.pop(f"{tag}-src") == f"'sha256-{digest}'"
+    assert set(rules.values()) == {"'none'"}
 
 
 def test_hostile_text_is_shown_as_text(page):
@@ -79,7 +89,8 @@ def test_hostile_text_is_shown_as_text(page):
 
 def test_every_image_says_what_it_shows(page, reported):
     assert all(a.get("alt") for tag, a in page.tags if tag == "img")
-    assert len(list((reported / "plots").glob("*.png"))) == sum(t == "img" for t, _ in page.tags)
+    drawn = len(list((reported / "plots").glob("*.png")))
+    assert drawn == sum(t == "img" for t, _ in page.tags)
 
 
 def test_rebuilt_from_a_moved_copy_it_is_the_same(run_dir, tmp_path):
@@ -121,7 +132,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
-ALLOWED = ("report", "errors", "files", "stats", "runs")
+ALLOWED = ("report", "errors", "files", "stats", "runs", "recipe", "audit")
 
 
 def test_a_report_is_made_without_torch_or_anything_that_trains():

@@ -1,9 +1,12 @@
 """Verdicts: said when planted, silent when not."""
 
+import re
+
 import numpy as np
 import pytest
 
 from gnomon.report.verdict import ends_differ, verdicts
+from gnomon.runs.audit import Audit, Finding
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.read import RunView, StageView, read_run
 from gnomon.runs.records import Evals, StageInfo
@@ -34,9 +37,9 @@ def _ppo(tmp_path, **metrics):
 
 def test_the_planted_faults_are_all_named(run_dir):
     run = read_run(run_dir)
-    bad = "\n".join(_texts(run, "bad"))
-    assert "over-optimised" in bad
-    assert "Gold reward: ppo is worse than sft by 0.13" in bad
+    truth = "\n".join(_texts(run, "truth"))
+    assert "over-optimised" in truth
+    assert "Gold reward (simulated truth): ppo is worse than sft by 0.13" in truth
     warned = "\n".join(_texts(run, "warn"))
     assert "favours longer responses" in warned
     assert "responses grew from" in warned
@@ -47,13 +50,14 @@ def test_the_planted_faults_are_all_named(run_dir):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_gold_reward_that_rises_with_the_proxy_is_good(tmp_path, seed):
+def test_a_gold_reward_that_rises_is_told_as_the_truth_of_a_simulation(tmp_path, seed):
     rng = np.random.default_rng(seed)
     x = np.linspace(0, 1, 100)
     run = _ppo(tmp_path, kl=9 * x, reward=x + rng.normal(0, 0.05, 100),
                gold=np.sqrt(x) + rng.normal(0, 0.1, 100))  # fmt: skip
     assert _texts(run, "bad") == []
-    assert "gold reward rose" in _texts(run, "good")[0]
+    assert _texts(run, "good") == []
+    assert "gold reward (simulated truth) rose" in _texts(run, "truth")[0]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -80,8 +84,10 @@ def test_direction_of_better(tmp_path):
         rows = {model: [Interval(*figure)] for model, figure in ends.items()}
         return RunView(tmp_path, "r", comparison=_table([column], rows))
 
-    assert "better than" in _texts(run("gold reward", 0.1, 0.5), "good")[0]
-    assert "worse than" in _texts(run("gold reward", 0.5, 0.1), "bad")[0]
+    assert "better than" in _texts(run("win rate", 0.1, 0.5), "good")[0]
+    assert "worse than" in _texts(run("win rate", 0.5, 0.1), "bad")[0]
+    assert "better than" in _texts(run("gold reward", 0.1, 0.5), "truth")[0]
+    assert "worse than" in _texts(run("gold reward", 0.5, 0.1), "truth")[0]
     assert "better than" in _texts(run("ECE", 0.5, 0.1), "good")[0]
     assert _texts(run("KL from sft (nats)", 0.1, 5.0)) == []
     assert _texts(run("length (tokens)", 10.0, 50.0)) == []
@@ -191,11 +197,11 @@ def test_held_out_accuracy_of_pairs_is_judged_against_chance(tmp_path, low, kind
 def test_many_models_are_told_in_one_sentence_for_each_measure(tmp_path):
     values = {"sft": 0.5, "a": 0.9, "b": 0.55, "c": 0.1, "d": 0.8, "e": 0.5}
     rows = {model: [Interval(v, v - 0.1, v + 0.1)] for model, v in values.items()}
-    comparison = _table(["gold"], rows, reference="sft")
+    comparison = _table(["judge"], rows, reference="sft")
     run = RunView(tmp_path, "run", comparison=comparison)
     (said,) = verdicts(run)
     assert said.text == (
-        "Gold against sft (0.500 [0.400, 0.600]): a, d above it; c below it; "
+        "Judge against sft (0.500 [0.400, 0.600]): a, d above it; c below it; "
         "b, e not told apart from it."
     )
     assert said.kind == "warn"
@@ -209,9 +215,9 @@ def test_many_models_are_told_in_one_sentence_for_each_measure(tmp_path):
 @pytest.mark.parametrize(
     ("column", "values", "kind"),
     [
-        ("gold", (0.5, 0.5, 0.5, 0.5, 0.5), "plain"),  # nobody gained: nothing to praise
-        ("gold", (0.5, 0.9, 0.5, 0.5, 0.5), "good"),
-        ("gold", (0.5, 0.9, 0.5, 0.1, 0.5), "warn"),
+        ("judge", (0.5, 0.5, 0.5, 0.5, 0.5), "plain"),  # nobody gained: nothing to praise
+        ("judge", (0.5, 0.9, 0.5, 0.5, 0.5), "good"),
+        ("judge", (0.5, 0.9, 0.5, 0.1, 0.5), "warn"),
         ("errors", (0.5, 0.9, 0.5, 0.5, 0.5), "warn"),
         ("errors", (0.5, 0.1, 0.5, 0.5, 0.5), "good"),
         ("proxy reward", (0.5, 0.1, 0.9, 0.5, 0.5), "plain"),
@@ -222,3 +228,43 @@ def test_many_models_are_good_news_only_where_one_is_better(tmp_path, column, va
     comparison = _table([column], rows, reference="m0")
     (said,) = verdicts(RunView(tmp_path, "run", comparison=comparison))
     assert said.kind == kind
+
+
+def _recipe(**stage):
+    reward = stage.pop("reward", "leaky")
+    ppo = {"name": "ppo", "algorithm": "ppo", "reward": reward, **stage}
+    return {"stages": [ppo], "compare": {"rewards": ["leaky", "length", {"model": "rm"}, "gold"]}}
+
+
+def _rising(tmp_path, recipe, columns, audit=None):
+    low, high = Interval(0.1, 0.0, 0.2), Interval(5.0, 4.9, 5.1)
+    view = _table(columns, {"old": [low] * len(columns), "new": [high] * len(columns)})
+    stage = _stage(tmp_path, "ppo", "ppo", "done")
+    return RunView(tmp_path, "r", recipe=recipe, stages=(stage,), comparison=view, audit=audit)
+
+
+@pytest.mark.parametrize(
+    ("reward", "trained"),
+    [
+        ("leaky", "leaky"),
+        ([{"builtin": "leaky", "name": "nice", "weight": 2.0}], "leaky"),
+        ([{"model": "rm"}], "rm"),
+        ([{"builtin": "length", "options": {}}, {"builtin": "leaky"}], "leaky length"),
+        ("gold", "gold"),
+    ],
+)
+def test_whatever_the_recipe_trains_on_is_never_good_news(tmp_path, reward, trained):
+    columns = ["leaky", "length", "rm", "gold"]
+    said = verdicts(_rising(tmp_path, _recipe(reward=reward), columns))
+    found = {re.match(r"\w+", v.text).group().lower(): v for v in said}
+    for column in set(columns) - {"length"}:  # a length has no better direction
+        kind = "plain" if column in trained else "truth" if column == "gold" else "good"
+        assert found[column].kind == kind
+        assert ("(trained on)" in found[column].text) == (column in trained)
+
+
+def test_nothing_is_good_news_while_an_alarm_stands(tmp_path):
+    alarm = Audit(findings=[Finding(name="reward_hacking", stage="ppo", status="alarm")])
+    for audit, kinds in ((None, {"good"}), (Audit(), {"good"}), (alarm, {"plain"})):
+        run = _rising(tmp_path, _recipe(), ["judge"], audit)
+        assert {v.kind for v in verdicts(run)} == kinds

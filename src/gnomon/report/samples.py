@@ -96,8 +96,10 @@ def _at_end(rows: Sequence[SampleRow]) -> list[SampleRow]:
 
 
 def is_held_out(row: Mapping[str, Any]) -> bool:
-    """Whether a sample is an evaluation's, on a prompt that is never trained on."""
-    return row.get("evaluation") is not None or row.get("policy_iteration") is None
+    """Whether a sample is an evaluation's, on a prompt that is never trained on; False where that
+    is not known."""
+    trained = row.get("policy_iteration", "unknown")
+    return row.get("evaluation") is not None or trained is None
 
 
 def _worst_first(row: SampleRow) -> tuple[bool, float]:
@@ -108,7 +110,7 @@ def _worst_first(row: SampleRow) -> tuple[bool, float]:
 
 def _sampled(row: SampleRow, truths: Collection[str]) -> Sampled:
     reward, length, step = (row.get(key) for key in ("reward", "length", "step"))
-    where = "held-out prompt" if is_held_out(row) else "training prompt"
+    where = "held-out prompt" if is_held_out(row) else ""
     noted = [where, f"step {step}" if step is not None else "", row.get("category") or ""]
     return Sampled(
         prompt=cut(row.get("prompt")),
@@ -197,7 +199,7 @@ def _stepped(run: RunView) -> Iterator[Pair]:
 
 def _last_first(run: RunView) -> Iterable[StageView]:
     last = candidate(run)
-    return sorted(reversed(run.stages), key=lambda stage: stage.name != last)
+    return sorted(run.stages[::-1], key=lambda stage: stage.name != last)
 
 
 def _joined(

@@ -1,0 +1,234 @@
+"""Whether a model may ship: each rule where it applies, and where it does not."""
+
+from dataclasses import replace
+
+import pytest
+
+from gnomon.report.ship import answer, candidate
+from gnomon.report.table import answer_lines
+from gnomon.runs.audit import Audit, Finding, GateResult, Gates
+from gnomon.runs.comparison import Comparison
+from gnomon.runs.evals import Calibration, EvalResult
+from gnomon.runs.read import RunView, StageView
+from gnomon.runs.records import StageInfo
+from gnomon.stats.intervals import Interval
+
+UP, STILL, DOWN = Interval(0.2, 0.1, 0.3, 99), Interval(0.0, -0.1, 0.1, 99), Interval(-0.2, -0.3, -0.1)
+
+
+def _stage(path, name, algorithm, status="done", start="runs/r/stages/01-sft/model", **more):
+    info = StageInfo(name=name, algorithm=algorithm, status=status, start={"from": start}, **more)
+    return StageView(path, name, info)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that nothing was looked at in: SFT, then PPO against a verifier."""
+    reward = {"builtin": "exact"}
+    recipe = {
+        "stages": [
+            {"name": "sft", "algorithm": "sft"},
+            {"name": "ppo", "algorithm": "ppo", "reward": [reward], "observe": [{"model": "rm"}]},
+        ],
+        "compare": {"rewards": [reward, {"model": "rm"}, {"builtin": "json"}, "gold"]},
+    }
+    stages = (_stage(tmp_path, "sft", "sft", start="model"), _stage(tmp_path, "ppo", "ppo"))
+    return RunView(tmp_path, "r", recipe=recipe, stages=stages)
+
+
+def _compared(run, **gains):
+    columns = ["exact", "rm", "json", "gold"]
+    figure = [Interval(0.5, 0.4, 0.6, 99)] * 4
+    row = [gains.get(column, STILL) for column in columns]
+    rows = [
+        {"model": "sft", "values": figure, "gains": [Interval(0.0, 0.0, 0.0)] * 4},
+        {"model": "ppo", "values": figure, "gains": row},
+    ]
+    view = Comparison.model_validate({"columns": columns, "reference": "sft", "rows": rows})
+    return replace(run, comparison=view)
+
+
+def _finding(status, name="reward_hacking", **more):
+    return Finding(name=name, detector="d", stage="ppo", status=status, **more)
+
+
+def _audited(run, *findings):
+    return replace(run, audit=Audit(findings=list(findings)))
+
+
+def _clear(run):
+    return _audited(run, _finding("clear"))
+
+
+def _gated(run, *passed, condition="rm >= 0.3", stage="ppo"):
+    results = [
+        GateResult(condition=condition, stage=stage, passed=p, text="it is 0.5") for p in passed
+    ]
+    return replace(run, gates=Gates({**run.gates.root, stage: results}))
+
+
+def _eval(model, value, suite="exam", **more):
+    fields = {"scores": {"main": Interval(value, value - 0.01, value + 0.01, 900)}, "main": "main"}
+    return EvalResult(suite=suite, model=model, n=900, **(fields | more))
+
+
+def _said(run):
+    found = answer(run)
+    return found.kind, " ".join(answer_lines(found))
+
+
+def test_nothing_looked_at_is_not_shown_and_says_how_to_look(run):
+    kind, said = _said(run)
+    assert kind == "not shown"
+    assert "gnomon audit" in said
+    assert "gnomon eval" in said
+    assert said.startswith("NOT SHOWN: nothing here shows that ppo may ship.")
+
+
+# -- hold -----------------------------------------------------------------------------------------
+
+
+def test_an_alarm_holds_whatever_speaks_for_the_model(run):
+    good = _gated(_compared(run, rm=UP), True)
+    assert answer(_clear(good)).kind == "ship"
+    alarm = _finding("alarm", text="it repeats itself", figure=Interval(0.19, 0.12, 0.26, 32))
+    kind, said = _said(_audited(good, alarm, _finding("clear", "length_bias")))
+    assert kind == "hold"
+    assert "reward_hacking in ppo: it repeats itself (0.190 [0.120, 0.260] n=32)" in said
+
+
+def test_a_gate_that_failed_holds_and_its_text_is_the_reason(run):
+    kind, said = _said(_gated(_clear(_compared(run, rm=UP)), True, False))
+    assert kind == "hold"
+    assert "Gate rm >= 0.3 after ppo failed: it is 0.5." in said
+
+
+def test_a_capability_that_fell_beyond_its_interval_holds(run):
+    for after, kind in ((0.40, "hold"), (0.495, "not shown"), (0.60, "ship")):
+        found = answer(replace(_clear(run), results=(_eval("sft", 0.5), _eval("ppo", after))))
+        assert found.kind == kind
+    fell = replace(run, results=(_eval("sft", 0.5), _eval("ppo", 0.4)))
+    assert "Eval exam: worse than sft by 0.100 [0.086, 0.114]" in _said(fell)[1]
+    harm = {"higher_is_better": False}
+    worse = (_eval("sft", 0.5, **harm), _eval("ppo", 0.6, **harm))
+    assert answer(replace(run, results=worse)).kind == "hold"
+
+
+def test_a_held_out_judge_that_likes_it_less_holds(run):
+    assert answer(_clear(_compared(run, rm=DOWN))).kind == "hold"
+
+
+def test_a_stage_that_failed_holds(run, tmp_path):
+    broken = _stage(tmp_path, "ppo", "ppo", "failed", error="disk full")
+    kind, said = _said(replace(run, stages=(run.stages[0], broken)))
+    assert kind == "hold"
+    assert "disk full" in said
+
+
+def test_three_reasons_are_shown_and_the_others_counted(run):
+    alarms = [_finding("alarm", f"a{i}", text=f"text {i}") for i in range(5)]
+    found = answer(_audited(run, *alarms))
+    assert [len(found.reasons), found.more] == [3, 2]
+
+
+# -- ship, and what does not suffice --------------------------------------------------------------
+
+
+def test_gates_that_all_opened_ship(run):
+    assert answer(_gated(run, True, True)).kind == "ship"
+    assert answer(_gated(run, True, None)).kind == "not shown"
+    assert answer(run).kind == "not shown"
+
+
+@pytest.mark.parametrize("condition", ["reward >= 1", "eval/reward >= 1", "exact >= 1",
+                                       "gain/exact >= 1", "reward/exact >= 1"])  # fmt: skip
+def test_a_gate_on_the_trained_reward_alone_ships_nothing(run, condition):
+    gated = _gated(_compared(run), True, condition=condition)
+    assert answer(gated).kind == "not shown"
+    assert answer(_gated(gated, True, condition="no alarm", stage="")).kind == "ship"
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"), [("exact", "not shown"), ("gold", "not shown"), ("rm", "ship")]
+)
+def test_only_what_was_not_trained_on_and_no_truth_is_evidence(run, column, kind):
+    assert answer(_clear(_compared(run, **{column: UP}))).kind == kind
+    # nor does a truth hold a model, or the trained reward
+    worse = answer(_clear(_compared(run, **{column: DOWN}))).kind
+    assert worse == ("hold" if column == "rm" else "not shown")
+
+
+def test_a_held_out_verifier_is_evidence_once_its_probes_are_clear(run):
+    better = _compared(run, json=UP)
+    assert answer(_clear(better)).kind == "not shown"
+    probed = Finding(name="reward_hacking", detector="invariance", stage="ppo", status="clear")
+    assert answer(_audited(better, probed)).kind == "ship"
+    unsure = probed.model_copy(update={"status": "unclear"})
+    assert answer(_audited(better, unsure, _finding("clear"))).kind == "not shown"
+
+
+def test_improvement_without_an_audit_is_not_shown(run):
+    better = _compared(run, rm=UP)
+    assert answer(better).kind == "not shown"
+    assert answer(_audited(better, _finding("not_looked"))).kind == "not shown"
+    assert answer(_audited(better, _finding("unclear"))).kind == "not shown"
+    assert answer(_clear(better)).kind == "ship"
+
+
+@pytest.mark.parametrize(("labels", "kind"), [(49, "not shown"), (50, "ship")])
+def test_a_win_rate_counts_once_people_vouch_for_the_judge(run, labels, kind):
+    wins = EvalResult(
+        suite="wins", model="ppo", against="sft", judge="j", judge_version="1", main="win_rate",
+        scores={"win_rate": Interval(0.6, 0.55, 0.65, 400)},
+    )  # fmt: skip
+    vouched = Calibration(judge="j", version="1", labels=labels)
+    found = replace(_clear(run), results=(wins,), calibrations=(vouched,))
+    assert answer(found).kind == kind
+    lost = wins.model_copy(update={"scores": {"win_rate": Interval(0.4, 0.35, 0.45, 400)}})
+    lost_kind = answer(replace(found, results=(lost,))).kind
+    assert lost_kind == ("hold" if kind == "ship" else "not shown")
+
+
+def test_a_run_that_is_not_done_ships_nothing(run, tmp_path):
+    good = _gated(_clear(_compared(run, rm=UP)), True)
+    running = replace(good, stages=(run.stages[0], _stage(tmp_path, "ppo", "ppo", "running")))
+    assert answer(running).kind == "not shown"
+    assert answer(replace(good, stages=run.stages[:1])).kind == "not shown"  # ppo has not begun
+
+
+# -- stages that a gate held back -----------------------------------------------------------------
+
+
+def _rounds(run, tmp_path):
+    more = [{"name": "again", "algorithm": "ppo"}]
+    recipe = {**run.recipe, "stages": [*run.recipe["stages"], *more], "on_fail": "previous"}
+    stages = (*run.stages, _stage(tmp_path, "again", "ppo"))
+    return replace(run, recipe=recipe, stages=stages)
+
+
+def test_a_policy_whose_place_a_later_one_took_holds_nothing(run, tmp_path):
+    rounds = _gated(_gated(_rounds(run, tmp_path), False), True, stage="again")
+    assert candidate(rounds) == "again"
+    assert answer(_audited(rounds, _finding("alarm"))).kind == "ship"
+    stopped = replace(rounds, recipe={**rounds.recipe, "on_fail": "stop"})
+    assert answer(stopped).kind == "hold"
+
+
+def test_the_last_policy_that_is_held_back_is_held(run, tmp_path):
+    rounds = _gated(_gated(_rounds(run, tmp_path), True), False, stage="again")
+    assert candidate(rounds) == "ppo"
+    assert answer(rounds).kind == "hold"
+
+
+# -- other records --------------------------------------------------------------------------------
+
+
+def test_a_folder_with_hardly_anything_in_it_gets_an_answer(tmp_path):
+    assert answer(RunView(tmp_path, "r")).kind == "not shown"
+    odd = RunView(tmp_path, "r", recipe={"stages": ["x", {"name": 3}], "compare": []})
+    assert answer(odd).kind == "not shown"
+
+
+def test_the_terminal_shows_no_control_characters(run):
+    alarm = _finding("alarm", text="\x1b[31mred\x07\n\rnext")
+    assert all(c.isprintable() for line in answer_lines(answer(_audited(run, alarm))) for c in line)
