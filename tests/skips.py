@@ -13,6 +13,8 @@ ALLOWED = (
     "vLLM is not in this environment",
     # The real data is never part of the project: it lies beside a checkout, or nowhere.
     "needs the real data in ../shared/data",
+    # The page's script is tried in a browser where there is one; its HTML is read everywhere.
+    "Chromium is not here",
     # A kernel without landlock or user namespaces cannot run that sandbox at all.
     "the kernel has no",
 )

@@ -48,7 +48,16 @@ def page(reported):
 
 
 def test_every_section_is_there(page):
-    expected = {"answer", "asked", "results", "verdict", "samples", "skipped", "reproduce", "memory"}
+    expected = {
+        "answer",
+        "asked",
+        "results",
+        "verdict",
+        "samples",
+        "skipped",
+        "reproduce",
+        "memory",
+    }
     expected |= {"stage-1", "stage-2", "stage-3", "curves", "browse"}
     assert expected <= page.ids
     links = {a["href"] for tag, a in page.tags if tag == "a"}

@@ -13,7 +13,11 @@ from gnomon.runs.read import RunView, StageView
 from gnomon.runs.records import StageInfo
 from gnomon.stats.intervals import Interval
 
-UP, STILL, DOWN = Interval(0.2, 0.1, 0.3, 99), Interval(0.0, -0.1, 0.1, 99), Interval(-0.2, -0.3, -0.1)
+UP, STILL, DOWN = (
+    Interval(0.2, 0.1, 0.3, 99),
+    Interval(0.0, -0.1, 0.1, 99),
+    Interval(-0.2, -0.3, -0.1),
+)
 
 
 def _stage(path, name, algorithm, status="done", start="runs/r/stages/01-sft/model", **more):
