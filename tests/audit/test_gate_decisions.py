@@ -1,5 +1,6 @@
 """Whether gates open: by records alone, each against a decision worked out by hand."""
 
+import json
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from gnomon.audit.gates import (
     drop_reading,
     eval_readings,
     stage_readings,
+    suite_changes,
 )
 from gnomon.recipe.gates import parse_gate
 from gnomon.runs.audit import Finding
@@ -22,7 +24,7 @@ from gnomon.runs.comparison import Comparison
 from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.read import StageView
 from gnomon.runs.records import Evals
-from gnomon.stats.intervals import Interval
+from gnomon.stats.intervals import Interval, mean_interval
 
 
 def _facts(figure=None, **more):
@@ -189,18 +191,45 @@ def test_scores_go_by_suite_and_alone_only_where_one_suite_has_them():
     assert not any(name.startswith("lm_eval/c") for name in found)
 
 
-def test_the_capability_drop_is_that_of_the_suite_that_fell_most():
-    results = [
+def _write(run, result, rows=None):
+    file = run / "evals" / result.model / f"{result.suite}.json"
+    result.write(file)
+    if rows is not None:
+        lines = (json.dumps({"id": str(i), "score": x}) for i, x in enumerate(rows))
+        file.with_suffix(".jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_the_capability_drop_is_that_of_the_suite_that_fell_most(tmp_path):
+    for result in (
         *(_eval("sft", "a", 0.50), _eval("ppo", "a", 0.49)),
         *(_eval("sft", "b", 0.50), _eval("ppo", "b", 0.40)),
         *(_eval("sft", "c", 0.50), _eval("ppo", "c", 0.10, settings={"shots": 3})),
         *(_eval("sft", "d", 0.50), _eval("ppo", "d", 0.10, judge="j")),
         *(_eval("sft", "e", 0.50), _eval("ppo", "e", 0.10, higher_is_better=False)),
-    ]
-    drops = capability_drops(results, "ppo", "sft")
+    ):
+        _write(tmp_path, result)
+    drops = capability_drops(suite_changes(tmp_path, "ppo", "sft"))
     assert set(drops) == {"a", "b"}  # the same questions, no judge, higher is better
     reading = drop_reading(drops, "sft", "high")
     assert reading.figure.value == pytest.approx(0.1)
     assert reading.figure.high == pytest.approx(0.1 + math.hypot(0.02, 0.02))
     assert "b" in reading.source
     assert drop_reading({}, "sft", "high") is None
+    assert suite_changes(tmp_path, "ppo", "base") == []
+
+
+def test_a_drop_on_the_same_questions_is_paired(tmp_path):
+    """One question in ten is lost and none gained: paired, that is seen; apart, it is not."""
+    before = [1.0] * 50 + [0.0] * 50
+    after = [0.0] * 10 + [1.0] * 40 + [0.0] * 50
+    for model, rows in (("sft", before), ("ppo", after)):
+        figure = mean_interval(rows)
+        scores = {"scores": {"accuracy": figure}, "item_score": "accuracy"}
+        _write(tmp_path, _eval(model, "exam", 0, **scores), rows)
+    (drop, _) = capability_drops(suite_changes(tmp_path, "ppo", "sft"))["exam"]
+    assert drop.value == pytest.approx(0.1)
+    assert drop.low > 0
+    for model in ("sft", "ppo"):
+        (tmp_path / "evals" / model / "exam.jsonl").unlink()
+    (apart, _) = capability_drops(suite_changes(tmp_path, "ppo", "sft"))["exam"]
+    assert apart.low < 0

@@ -166,8 +166,9 @@ def test_a_run_cut_off_mid_write_says_what_is_missing(tmp_path, damage):
         file.write_text('{"findings": [')
     html = write_report(run).read_text(encoding="utf-8")
     missing = html[html.index('id="not-read"') :]
-    name = {"samples": "samples.parquet", "metrics": "metrics.parquet", "audit": AUDIT,
-            "gates": GATES, "evals": "evals/ppo/exam.json", "stage": "stage.json"}[damage]  # fmt: skip
+    files = {"samples": "samples.parquet", "metrics": "metrics.parquet", "audit": AUDIT,
+             "gates": GATES, "evals": "evals/ppo/exam.json", "stage": "stage.json"}  # fmt: skip
+    name = files[damage]
     assert name in missing[: missing.index("</section>")]
     assert 'class="answer-box' in html
 

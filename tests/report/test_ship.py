@@ -76,6 +76,12 @@ def _eval(model, value, suite="exam", **more):
     return EvalResult(suite=suite, model=model, n=900, **(fields | more))
 
 
+def _measured(run, *results):
+    for result in results:
+        result.write(run.path / "evals" / result.model / f"{result.suite}.json")
+    return replace(run, results=results)
+
+
 def _said(run):
     found = answer(run)
     return found.kind, " ".join(answer_lines(found))
@@ -109,13 +115,13 @@ def test_a_gate_that_failed_holds_and_its_text_is_the_reason(run):
 
 def test_a_capability_that_fell_beyond_its_interval_holds(run):
     for after, kind in ((0.40, "hold"), (0.495, "not shown"), (0.60, "ship")):
-        found = answer(replace(_clear(run), results=(_eval("sft", 0.5), _eval("ppo", after))))
+        found = answer(_measured(_clear(run), _eval("sft", 0.5), _eval("ppo", after)))
         assert found.kind == kind
-    fell = replace(run, results=(_eval("sft", 0.5), _eval("ppo", 0.4)))
+    fell = _measured(run, _eval("sft", 0.5), _eval("ppo", 0.4))
     assert "Eval exam: worse than sft by 0.100 [0.086, 0.114]" in _said(fell)[1]
     harm = {"higher_is_better": False}
     worse = (_eval("sft", 0.5, **harm), _eval("ppo", 0.6, **harm))
-    assert answer(replace(run, results=worse)).kind == "hold"
+    assert answer(_measured(run, *worse)).kind == "hold"
 
 
 def test_a_held_out_judge_that_likes_it_less_holds(run):

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from gnomon.errors import ConfigError
+from gnomon.evals.compare import SuiteChange, compare
+from gnomon.evals.evaluate import file_name
 from gnomon.plugins import nearest
 from gnomon.recipe.gates import Bound, Gate, NoAlarm
 from gnomon.runs.audit import Finding, GateResult
 from gnomon.runs.comparison import Comparison
-from gnomon.runs.evals import ENOUGH_LABELS, Calibration, EvalResult
+from gnomon.runs.evals import ENOUGH_LABELS, EVAL_FOLDER, Calibration, EvalResult
 from gnomon.runs.read import StageView
 from gnomon.runs.records import Evals
 from gnomon.stats.intervals import Interval, mean_interval
-from gnomon.stats.prompts import independent_difference
 
 WIN_RATE, CAPABILITY_DROP, GAIN = "win_rate", "capability_drop", "gain/"
 LAST = 5
@@ -58,6 +61,10 @@ class Facts:
     findings: Sequence[Finding] = ()
     calibrations: Sequence[Calibration] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
+
+    def having(self, name: str, reading: Reading) -> Facts:
+        """These facts and one figure more."""
+        return replace(self, readings={**self.readings, name: reading})
 
 
 def decide(gate: Gate, facts: Facts) -> GateResult:
@@ -307,26 +314,35 @@ def is_capability(result: EvalResult) -> bool:
     return result.higher_is_better and not (result.judge or result.against) and bool(result.main)
 
 
-def capability_drops(
-    results: Sequence[EvalResult], model: str, before: str
-) -> dict[str, tuple[Interval, Interval]]:
-    """By suite: the drop of its main score from ``before`` to ``model``, and the score after.
+def suite_changes(run: Path, model: str, before: str) -> list[SuiteChange]:
+    """What evals of a run measured on both models, item by item where they can be paired."""
+    folders = [run / EVAL_FOLDER / file_name(name) for name in (before, model)]
+    if before == model or not all(folder.is_dir() for folder in folders):
+        return []
+    try:
+        return compare(*folders)
+    except ConfigError:  # no suite in common
+        return []
+
+
+def capability_drops(changes: Iterable[SuiteChange]) -> dict[str, tuple[Interval, Interval]]:
+    """By suite: the drop of its main score from one model to the other, and the score after.
 
     Only where both answered the same questions under the same settings.
     """
-    earlier = {result.suite: result for result in latest(results, before)}
     out = {}
-    for after in latest(results, model):
-        old = earlier.get(after.suite)
-        if old is None or not is_capability(after) or not _comparable(after, old):
+    for change in changes:
+        after, before = change.after, change.before
+        main = next((score for score in change.scores if score.name == after.main), None)
+        if main is None or not is_capability(after) or not same_exam(after, before):
             continue
-        new_score, old_score = after.scores.get(after.main), old.scores.get(after.main)
-        if new_score is not None and old_score is not None:
-            out[after.suite] = (independent_difference(old_score, new_score), new_score)
+        gap = main.change
+        out[change.suite] = (Interval(-gap.value, -gap.high, -gap.low, gap.n), main.after)
     return out
 
 
-def _comparable(one: EvalResult, other: EvalResult) -> bool:
+def same_exam(one: EvalResult, other: EvalResult) -> bool:
+    """Whether two results are of the same questions under the same settings."""
     return (one.data, one.settings) == (other.data, other.settings)
 
 

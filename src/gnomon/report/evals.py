@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from gnomon.audit.gates import latest
+from gnomon.audit.gates import latest, suite_changes
 from gnomon.report.ship import WIN_RATE, before, calibrated, candidate
 from gnomon.runs.evals import ENOUGH_LABELS, EvalResult
 from gnomon.runs.read import RunView
 from gnomon.stats.intervals import Interval
-from gnomon.stats.prompts import independent_difference
 
 Group = Literal["Win rate", "Safety", "Capability"]
 GROUPS: tuple[Group, ...] = ("Win rate", "Safety", "Capability")
@@ -28,7 +27,8 @@ class EvalRow:
     """A score of the policy, that of the model before it, and the difference of the two.
 
     Attributes:
-        change: after less before; their intervals taken as independent. Of a win rate, over 0.5.
+        change: after less before, paired by item where the items are the same. Of a win rate, over
+            0.5.
         good: whether the change is beyond its interval, for better (True) or worse (False).
         note: who judged, and whether that can be believed.
     """
@@ -75,14 +75,19 @@ def group_of(result: EvalResult) -> Group:
 
 
 def _rows(run: RunView, result: EvalResult, old: str) -> Iterator[EvalRow]:
-    earlier = {r.suite: r for r in latest(run.results, old)}.get(result.suite)
+    changes = {
+        score.name: score
+        for change in suite_changes(run.path, result.model, old)
+        for score in change.scores
+        if change.suite == result.suite
+    }
     names = [result.main] if result.scores.get(result.main) is not None else list(result.scores)
     for name in names:
         figure = result.scores[name]
         if figure is None:
             continue
-        was = earlier.scores.get(name) if earlier is not None else None
-        change = None if was is None else independent_difference(figure, was)
+        both = changes.get(name)
+        was, change = (None, None) if both is None else (both.before, both.change)
         if name == WIN_RATE:
             was, change = None, _over_half(figure)
         yield EvalRow(

@@ -199,7 +199,8 @@ def _stepped(run: RunView) -> Iterator[Pair]:
 
 def _last_first(run: RunView) -> Iterable[StageView]:
     last = candidate(run)
-    return sorted(run.stages[::-1], key=lambda stage: stage.name != last)
+    own = [stage for stage in run.stages if stage.name == last]
+    return [*own, *(stage for stage in reversed(run.stages) if stage.name != last)]
 
 
 def _joined(

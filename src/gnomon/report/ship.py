@@ -26,7 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gnomon.audit.gates import capability_drops, is_capability, latest
+from gnomon.audit.gates import capability_drops, latest, same_exam, suite_changes
 from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.format import measured, number
 from gnomon.report.kinds import WORDS, column_kinds, metric_kind, policies, stage_specs
@@ -34,7 +34,6 @@ from gnomon.runs.audit import Finding, GateResult
 from gnomon.runs.evals import ENOUGH_LABELS, EvalResult
 from gnomon.runs.read import RunView
 from gnomon.stats.intervals import Interval
-from gnomon.stats.prompts import independent_difference
 
 Kind = Literal["ship", "hold", "not shown"]
 REASONS = 3
@@ -232,19 +231,19 @@ def before(run: RunView, model: str) -> str:
 def _evals(run: RunView, model: str) -> Iterator[Change]:
     """Evals that nobody judged, of the model and of the one before it."""
     old = before(run, model)
-    for suite, (drop, figure) in capability_drops(run.results, model, old).items():
+    both = suite_changes(run.path, model, old)
+    for suite, (drop, figure) in capability_drops(both).items():
         gap = Interval(-drop.value, -drop.high, -drop.low, drop.n)
         yield Change(f"Eval {suite}", gap, figure, old, "evals")
-    earlier = {r.suite: r for r in latest(run.results, old)}
-    for result in latest(run.results, model):
-        was = earlier.get(result.suite)
-        if was is None or is_capability(result) or result.judge or result.higher_is_better:
+    for change in both:
+        after = change.after
+        if after.judge or after.higher_is_better or not same_exam(after, change.before):
             continue
-        new, then = result.scores.get(result.main), was.scores.get(result.main)
-        if new is not None and then is not None:  # lower is better: of harm
-            yield Change(
-                f"Eval {result.suite}", independent_difference(then, new), new, old, "evals"
-            )
+        for score in change.scores:
+            if score.name == after.main:  # lower is better: of harm
+                gap = score.change
+                gap = Interval(-gap.value, -gap.high, -gap.low, gap.n)
+                yield Change(f"Eval {change.suite}", gap, score.after, old, "evals")
 
 
 def _wins(run: RunView, model: str) -> Iterator[Change]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gnomon.audit.detectors import audit_run
@@ -17,17 +17,19 @@ from gnomon.audit.gates import (
     drop_reading,
     eval_readings,
     stage_readings,
+    suite_changes,
 )
 from gnomon.errors import GateClosed, RunError
 from gnomon.recipe.gates import Bound, Gate, NoAlarm, parse_gate
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.runs.audit import GATES, Finding, GateResult
 from gnomon.runs.comparison import Comparison
-from gnomon.runs.evals import EvalResult, read_calibrations, read_evals
+from gnomon.runs.evals import read_calibrations, read_evals
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.read import StageView, read_stage
 from gnomon.runs.records import COMPARISON, resume_command
 from gnomon.stages.names import gated_policy, policy_stages, resolve_start, start_of
+from gnomon.stats.intervals import Interval
 
 BASE = "base"
 """The recipe's own model in comparisons and evals."""
@@ -88,20 +90,19 @@ def _decided(
         [calibration for _, calibration in read_calibrations(run.path)],
         missing,
     )
-    return [decide(gate, _with_drop(gate, facts, results, policy, before)) for gate in gates]
+    changes = [] if policy is None else suite_changes(run.path, policy.name, before)
+    drops = capability_drops(changes)
+    return [decide(gate, _with_drop(gate, facts, drops, before)) for gate in gates]
 
 
 def _with_drop(
-    gate: Gate, facts: Facts, results: Sequence[EvalResult], policy: StageSpec | None, before: str
+    gate: Gate, facts: Facts, drops: Mapping[str, tuple[Interval, Interval]], before: str
 ) -> Facts:
     """The facts with the capability drop at the side that the gate asks for."""
-    if policy is None or not isinstance(gate, Bound) or gate.metric != CAPABILITY_DROP:
+    if not isinstance(gate, Bound) or gate.metric != CAPABILITY_DROP:
         return facts
-    reading = drop_reading(capability_drops(results, policy.name, before), before, gate.side)
-    if reading is None:
-        return facts
-    readings = {**facts.readings, CAPABILITY_DROP: reading}
-    return Facts(facts.stage, readings, facts.findings, facts.calibrations, facts.missing)
+    reading = drop_reading(drops, before, gate.side)
+    return facts if reading is None else facts.having(CAPABILITY_DROP, reading)
 
 
 def _cures(run: RunFolder, model: str, before: str) -> dict[str, str]:
