@@ -34,18 +34,20 @@ def run(tmp_path):
             {"name": "sft", "algorithm": "sft"},
             {"name": "ppo", "algorithm": "ppo", "reward": [reward], "observe": [{"model": "rm"}]},
         ],
-        "compare": {"rewards": [reward, {"model": "rm"}, {"builtin": "json"}, "gold"]},
+        "compare": {
+            "rewards": [reward, {"model": "rm"}, {"builtin": "json"}, "gold", {"builtin": "ai"}]
+        },
     }
     stages = (_stage(tmp_path, "sft", "sft", start="model"), _stage(tmp_path, "ppo", "ppo"))
     return RunView(tmp_path, "r", recipe=recipe, stages=stages)
 
 
 def _compared(run, **gains):
-    columns = ["exact", "rm", "json", "gold"]
-    figure = [Interval(0.5, 0.4, 0.6, 99)] * 4
+    columns = ["exact", "rm", "json", "gold", "ai"]
+    figure = [Interval(0.5, 0.4, 0.6, 99)] * 5
     row = [gains.get(column, STILL) for column in columns]
     rows = [
-        {"model": "sft", "values": figure, "gains": [Interval(0.0, 0.0, 0.0)] * 4},
+        {"model": "sft", "values": figure, "gains": [Interval(0.0, 0.0, 0.0)] * 5},
         {"model": "ppo", "values": figure, "gains": row},
     ]
     view = Comparison.model_validate({"columns": columns, "reference": "sft", "rows": rows})
@@ -175,6 +177,14 @@ def test_a_held_out_verifier_is_evidence_once_its_probes_are_clear(run):
     assert answer(_audited(better, probed)).kind == "ship"
     unsure = probed.model_copy(update={"status": "unclear"})
     assert answer(_audited(better, unsure, _finding("clear"))).kind == "not shown"
+
+
+@pytest.mark.parametrize(("labels", "kind"), [(49, "not shown"), (50, "ship")])
+def test_an_ai_judges_column_is_evidence_once_people_vouch_for_it(run, labels, kind):
+    better = _clear(_compared(run, ai=UP))
+    vouched = replace(better, calibrations=(Calibration(judge="ai", labels=labels),))
+    assert answer(better).kind == "not shown"
+    assert answer(vouched).kind == kind
 
 
 def test_improvement_without_an_audit_is_not_shown(run):

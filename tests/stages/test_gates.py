@@ -6,6 +6,7 @@ import pytest
 
 from gnomon.audit.gates import stage_readings
 from gnomon.errors import ConfigError, GateClosed, RunError
+from gnomon.judges.build import BUILTIN
 from gnomon.recipe.load import apply_override, parse_recipe
 from gnomon.runs.audit import GATES, Gates
 from gnomon.runs.evals import Calibration, EvalResult
@@ -16,6 +17,7 @@ from gnomon.stages.gate_names import stage_metrics
 from gnomon.stages.plan import plan_parts
 from gnomon.stages.run import run_recipe
 from gnomon.stats.intervals import Interval
+from gnomon.tasks.tunnel.gold import LeakyReward
 from tiny_world import make_recipe, sft_stage
 
 OPEN, SHUT = "loss <= 1e6 (value)", "loss <= 1e-6 (value)"
@@ -250,3 +252,26 @@ def test_whatever_a_stage_logs_a_gate_can_ask_for(tiny_folder, tmp_path, algorit
     missing = [n for n in logged if n not in known and not n.startswith(tuple(
         k for k in known if k.endswith(("/", "."))))]  # fmt: skip
     assert missing == []
+
+
+class Opinion(LeakyReward):
+    """A judge that asks a model, as far as gates can tell."""
+
+    version = "opinion-1"
+
+
+def test_an_ai_judges_figure_opens_once_people_vouch_for_it(tiny_folder, tmp_path, monkeypatch):
+    builtin = {**BUILTIN, "ai": f"{__name__}:Opinion"}
+    monkeypatch.setattr("gnomon.judges.build.BUILTIN", builtin)
+    prompts = {"path": "tunnel:prompts", "options": {"n": 4, "seed": 1}}
+    rollout = {"samples": 2, "max_new_tokens": 4}
+    stage = {"name": "b", "algorithm": "grpo", "train": {"steps": 1, "batch_size": 2},
+             "data": prompts, "eval_data": prompts, "rollout": rollout, "reward": "leaky",
+             "observe": "ai", "gates": "eval/ai >= -1 (value)"}  # fmt: skip
+    recipe = make_recipe(tiny_folder, tmp_path, stage)
+    gate, _ = _run(recipe, tmp_path)
+    assert "ai (version opinion-1)" in str(gate)
+    assert "50 people's labels" in str(gate)
+    vouched = Calibration(judge="ai", version="opinion-1", labels=50)
+    vouched.write(tmp_path / "run/calibrations/ai.json")
+    assert _run(recipe, tmp_path, resume=True)[0] is None

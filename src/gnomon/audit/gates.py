@@ -141,7 +141,7 @@ def _judge_problem(reading: Reading, calibrations: Iterable[Calibration]) -> str
     has = f"its calibration is of {most} people's labels" if own else "it has no calibration"
     return (
         f"the judge {named} measured this, and {has}: a gate believes a judge from "
-        f"{ENOUGH_LABELS} people's labels on. Calibrate it (docs/gates.md#judges), then resume"
+        f"{ENOUGH_LABELS} people's labels on. Calibrate it (gnomon calibrate --help), then resume"
     )
 
 
@@ -202,19 +202,29 @@ def _of_alarms(gate: NoAlarm, facts: Facts) -> GateResult:
 # -- figures by name ------------------------------------------------------------------------------
 
 
-def stage_readings(stage: StageView, judges: Mapping[str, str] | None = None) -> dict[str, Reading]:
+Judges = Mapping[str, str]
+"""The version of each judge that people have to vouch for, by the name its figures have."""
+
+
+def stage_readings(stage: StageView, judges: Judges | None = None) -> dict[str, Reading]:
     """A stage's own figures: ``eval/X`` of its held-out rows, and ``X`` of its training, the mean
     of the last fifth of its iterations.
 
     Args:
-        judges: version of each reward of the stage that only an AI judge gives, by its label.
+        judges: those among its rewards and observers.
     """
-    out = {name: Reading(figure, source) for name, figure, source in _of_stage(stage)}
-    for name, reading in out.items():
-        label = name.removeprefix("eval/").removeprefix("reward/").partition("/")[0]
-        if label in (judges or {}):
-            out[name] = Reading(reading.figure, reading.source, label, (judges or {})[label])
-    return out
+    return {
+        name: _reading(name, figure, source, judges or {})
+        for name, figure, source in _of_stage(stage)
+    }
+
+
+def _reading(name: str, figure: Interval, source: str, judges: Judges) -> Reading:
+    """A figure, with the judge that gave it where people have to vouch for one."""
+    label = name.removeprefix("eval/").removeprefix("reward/").partition("/")[0]
+    if label not in judges:
+        return Reading(figure, source)
+    return Reading(figure, source, label, judges[label])
 
 
 def _of_stage(stage: StageView) -> Iterator[tuple[str, Interval, str]]:
@@ -251,7 +261,9 @@ def _held_out(evals: Evals) -> Iterator[tuple[str, Interval]]:
             yield inner, figure
 
 
-def compared_readings(comparison: Comparison, model: str) -> dict[str, Reading]:
+def compared_readings(
+    comparison: Comparison, model: str, judges: Judges | None = None
+) -> dict[str, Reading]:
     """A model's figures in the comparison by column, and ``gain/COLUMN`` over its reference."""
     if model not in comparison.models:
         return {}
@@ -260,10 +272,10 @@ def compared_readings(comparison: Comparison, model: str) -> dict[str, Reading]:
         figure, gain = row.value(place), row.gain(place)
         name = column_name(column)
         if figure is not None:
-            out[name] = Reading(figure, "the comparison")
+            out[name] = _reading(name, figure, "the comparison", judges or {})
         if gain is not None and model != comparison.reference:
             source = f"over {comparison.reference} in the comparison, paired by prompt"
-            out[GAIN + name] = Reading(gain, source)
+            out[GAIN + name] = _reading(name, gain, source, judges or {})
     return out
 
 

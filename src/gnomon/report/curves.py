@@ -32,7 +32,7 @@ def key_curves(run: RunView, stage: StageView) -> list[str]:
 def _judges(run: RunView, stage: str) -> Iterator[str]:
     """The held-out judges and verifiers that a stage observed."""
     for entry in reward_entries(stage_specs(run).get(stage, {}).get("observe") or []):
-        if metric_kind(run, stage, label(entry)) in ("judge", "verifier"):
+        if metric_kind(run, stage, label(entry)) in ("judge", "asked", "verifier"):
             yield label(entry)
 
 

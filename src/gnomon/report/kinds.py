@@ -14,13 +14,15 @@ from gnomon.audit.truths import is_truth, label, reward_entries, same_reward
 from gnomon.recipe.schema import TRUTHS
 from gnomon.runs.read import RunView, StageView
 
-Kind = Literal["trained", "truth", "judge", "verifier", "other"]
-"""``judge``: a learned or asked judge that nothing was trained on; ``verifier``: a program that
-nothing was trained on; ``other``: not a reward, or nobody knows which."""
+Kind = Literal["trained", "truth", "judge", "asked", "verifier", "other"]
+"""``judge``: a reward model that nothing was trained on; ``asked``: a language model's opinion, or
+people's; ``verifier``: a program that nothing was trained on; ``other``: not a reward, or nobody
+knows which."""
 WORDS: dict[Kind, str] = {
     "trained": "trained on",
     "truth": "truth of a simulated world",
     "judge": "held-out judge",
+    "asked": "AI judge",
     "verifier": "held-out verifier",
     "other": "",
 }
@@ -57,12 +59,9 @@ def entry_kind(entry: Entry, trained: list[Entry]) -> Kind:
         return "trained"
     if is_truth(entry):
         return "truth"
-    return "judge" if entry.get("model") or _asks(entry) else "verifier"
-
-
-def _asks(entry: Entry) -> bool:
-    """Whether a builtin asks a model or people."""
-    return entry.get("builtin") in ("ai", "human_queue")
+    if entry.get("builtin") in ("ai", "human_queue"):
+        return "asked"
+    return "judge" if entry.get("model") else "verifier"
 
 
 def column_kinds(run: RunView) -> dict[str, Kind]:

@@ -249,8 +249,8 @@ def _draw_panel(axis: Any, stage: StageView, name: str, titles: Titles, marks: M
         xb, low, high = _band(stage, key)
         if low.size:
             axis.fill_between(xb, low, high, color=color, alpha=0.15, linewidth=0)
-    for x, label in marks:
-        style.mark(axis, x, label)
+    for step, named in marks:
+        style.mark(axis, step, named)
     axis.set_title(_cut(heading, 46))
     axis.set_ylabel(unit)
     if "held out" in drawn:

@@ -109,14 +109,14 @@ def _worst_first(row: SampleRow) -> tuple[bool, float]:
 
 
 def _sampled(row: SampleRow, truths: Collection[str]) -> Sampled:
-    reward, length, step = (row.get(key) for key in ("reward", "length", "step"))
+    reward, length, step = row.get("reward"), row.get("length"), row.get("step")
     where = "held-out prompt" if is_held_out(row) else ""
     noted = [where, f"step {step}" if step is not None else "", row.get("category") or ""]
     return Sampled(
         prompt=cut(row.get("prompt")),
         response=cut(row.get("response")),
         reward=number(reward) if reward is not None else "",
-        reward_value=repr(float(reward)) if _worst_first(row)[0] and reward is not None else "",
+        reward_value=repr(float(reward)) if reward is not None and math.isfinite(reward) else "",
         length="" if length is None else str(length),
         step="" if step is None else str(step),
         note=" · ".join([n for n in noted if n] + _notes(row, truths, with_reward=False)),

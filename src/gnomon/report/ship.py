@@ -30,6 +30,7 @@ from gnomon.audit.gates import capability_drops, latest, same_exam, suite_change
 from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.format import measured, number
 from gnomon.report.kinds import WORDS, column_kinds, metric_kind, policies, stage_specs
+from gnomon.report.kinds import Kind as ColumnKind
 from gnomon.runs.audit import Finding, GateResult
 from gnomon.runs.evals import ENOUGH_LABELS, EvalResult
 from gnomon.runs.read import RunView
@@ -271,12 +272,26 @@ def _columns(run: RunView, model: str) -> Iterator[Change]:
         return
     for place, (column, kind) in enumerate(column_kinds(run).items()):
         figure = view.row(model).value(place)
-        if figure is None or kind not in ("judge", "verifier"):
-            continue
-        if kind == "verifier" and not _probes_clear(run, model):
+        if figure is None or not _counts(run, model, column, kind):
             continue
         gap = view.difference(place, model, view.reference)
-        yield Change(f"{WORDS[kind].capitalize()} {column}", gap, figure, view.reference, "results")
+        yield Change(
+            f"{WORDS[kind][:1].upper()}{WORDS[kind][1:]} {column}",
+            gap,
+            figure,
+            view.reference,
+            "results",
+        )
+
+
+def _counts(run: RunView, model: str, column: str, kind: ColumnKind) -> bool:
+    """Whether a column is evidence for or against a model."""
+    if kind == "verifier":
+        return _probes_clear(run, model)
+    if kind == "asked":
+        name = column.replace(" ", "_")
+        return any(c.judge == name and c.opens_gates for c in run.calibrations)
+    return kind == "judge"
 
 
 def _probes_clear(run: RunView, model: str) -> bool:
@@ -383,5 +398,6 @@ def _no_evidence(run: RunView, model: str) -> Iterator[Reason]:
 _NO_EVIDENCE = {
     "trained": "what it was trained on, so it shows that training worked and nothing else",
     "judge": "a judge it was not trained on, and no change beyond the interval",
+    "asked": "no evidence before people vouch for the judge (gnomon calibrate)",
     "verifier": "no evidence before its probes are clear (gnomon audit)",
 }

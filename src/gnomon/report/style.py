@@ -138,7 +138,7 @@ def locator(*, integer: bool = False) -> MaxNLocator:
     return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=integer, min_n_ticks=3)
 
 
-class Ticks(Formatter):  # type: ignore[misc]
+class Ticks(Formatter):
     """Labels of ticks in as few digits as tell them apart."""
 
     digits = 4

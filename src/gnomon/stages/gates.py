@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gnomon.audit.detectors import audit_run
 from gnomon.audit.gates import (
@@ -19,9 +20,10 @@ from gnomon.audit.gates import (
     stage_readings,
     suite_changes,
 )
-from gnomon.errors import GateClosed, RunError
+from gnomon.errors import ConfigError, GateClosed, RunError
+from gnomon.judges.build import one_judge
 from gnomon.recipe.gates import Bound, Gate, NoAlarm, parse_gate
-from gnomon.recipe.schema import Recipe, StageSpec
+from gnomon.recipe.schema import Recipe, RewardSpec, StageSpec
 from gnomon.runs.audit import GATES, Finding, GateResult
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.evals import read_calibrations, read_evals
@@ -31,6 +33,8 @@ from gnomon.runs.records import COMPARISON, resume_command
 from gnomon.stages.names import gated_policy, policy_stages, resolve_start, start_of
 from gnomon.stats.intervals import Interval
 
+AI = "ai"
+"""The builtin reward that is a language model's opinion."""
 BASE = "base"
 """The recipe's own model in comparisons and evals."""
 
@@ -39,7 +43,7 @@ def ask_stage(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> l
     """The decisions of a stage's gates, from what is in the run's folder."""
     gates = [parse_gate(text) for text in stage.gates]
     policy = gated_policy(recipe, stage, run, base)
-    readings = stage_readings(_read(run, stage))
+    readings = stage_readings(_read(run, stage), _judges([*stage.reward, *stage.observe], base))
     return _decided(gates, stage.name, readings, policy, recipe, run, base)
 
 
@@ -49,10 +53,23 @@ def ask_run(recipe: Recipe, run: RunFolder, base: Path) -> list[GateResult]:
     policy = last_policy(recipe, run, base)
     readings: dict[str, Reading] = {}
     if policy is not None:
-        readings = stage_readings(_read(run, policy))
+        readings = stage_readings(
+            _read(run, policy), _judges([*policy.reward, *policy.observe], base)
+        )
         comparison = Comparison.read_or_empty(run.path / COMPARISON)
-        readings |= compared_readings(comparison, policy.name)
+        compared = recipe.compare.rewards if recipe.compare is not None else []
+        readings |= compared_readings(comparison, policy.name, _judges(compared, base))
     return _decided(gates, "", readings, policy, recipe, run, base)
+
+
+def _judges(rewards: Sequence[RewardSpec], base: Path) -> dict[str, str]:
+    """The AI judges among rewards, and their versions: people have to vouch for these."""
+
+    def load(name: str) -> Any:
+        raise ConfigError(f"{name} is a reward model, which no AI judge reads")
+
+    asked = [spec for spec in rewards if spec.builtin == AI]
+    return {spec.label: one_judge(spec, base=base, load=load).version for spec in asked}
 
 
 def last_policy(recipe: Recipe, run: RunFolder, base: Path) -> StageSpec | None:
