@@ -98,7 +98,7 @@ def test_a_judge_is_believed_from_50_labels_of_people_on():
 
 
 def _finding(name, status, **more):
-    return Finding(name=name, stage="ppo", status=status, **more)
+    return Finding(name=name, detector="invariance", stage="ppo", status=status, **more)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,8 @@ def _finding(name, status, **more):
         ("alarm", "no alarm", False),
         ("alarm", "no alarm: mode_collapse", None),  # nobody looked for that
         ("clear", "no alarm: reward_hacking", True),
-        ("unclear", "no alarm: reward_hacking", True),
+        ("unclear", "no alarm: reward_hacking", None),  # it could not tell
+        ("clear", "no alarm: invariance", True),  # the detector's own name
         ("not_looked", "no alarm: reward_hacking", None),
     ],
 )

@@ -237,7 +237,7 @@ def test_a_policy_whose_place_a_later_one_took_holds_nothing(run, tmp_path):
 def test_the_last_policy_that_is_held_back_is_held(run, tmp_path):
     rounds = _gated(_gated(_rounds(run, tmp_path), True), False, stage="again")
     assert candidate(rounds) == "ppo"
-    assert answer(rounds).kind == "hold"
+    assert (answer(rounds).kind, answer(rounds).model) == ("hold", "again")
 
 
 # -- other records --------------------------------------------------------------------------------

@@ -188,15 +188,23 @@ def _of_alarms(gate: NoAlarm, facts: Facts) -> GateResult:
         needs = "; ".join(dict.fromkeys(f.needs for f in asked if f.needs))
         why = f"nothing looked for {what}" + (f": {needs}" if needs else "")
         return _closed(gate, facts, why)
-    unclear = [f for f in looked if f.status == "unclear"]
-    note = f", {len(unclear)} of them without a clear answer" if unclear else ""
+    clear = [f for f in looked if f.status == "clear"]
+    if not clear:
+        why = f"what looked for {what} could not tell by so many samples: {_lookers(looked)}"
+        return _closed(gate, facts, why, looked[0].figure)
+    rest = len(looked) - len(clear)
+    note = f"; {rest} more could not tell" if rest else ""
     return GateResult(
         condition=gate.text,
         stage=facts.stage,
         passed=True,
-        figure=looked[0].figure,
-        text=f"{len(looked)} {'look' if len(looked) == 1 else 'looks'} for {what} found none{note}",
+        figure=clear[0].figure,
+        text=f"looked for {what} by {_lookers(clear)}, which found none{note}",
     )
+
+
+def _lookers(findings: Sequence[Finding]) -> str:
+    return ", ".join(dict.fromkeys(f.detector or f.name for f in findings))
 
 
 # -- figures by name ------------------------------------------------------------------------------

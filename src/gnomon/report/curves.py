@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from gnomon.audit.truths import label, reward_entries
 from gnomon.report.format import metric_label
 from gnomon.report.kinds import WORDS, metric_kind, stage_specs, trained_name
@@ -25,8 +27,12 @@ def key_curves(run: RunView, stage: StageView) -> list[str]:
     wanted = ["reward", *_judges(run, stage.name), *_of_alarms(run, stage.name), *FIRST, *THEN]
     rest = [name for name in drawn if name not in MACHINE]
     order = dict.fromkeys(name for name in (*wanted, *rest) if name in drawn)
-    telling = [name for name in order if metric_kind(run, stage.name, name) != "truth"]
-    return telling[:KEY]
+    chosen: list[str] = []
+    for name in order:
+        twin = any(np.array_equal(stage.series(name)[1], stage.series(c)[1]) for c in chosen)
+        if metric_kind(run, stage.name, name) != "truth" and not twin:
+            chosen.append(name)
+    return chosen[:KEY]
 
 
 def _judges(run: RunView, stage: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gnomon.audit.gates import latest, suite_changes
-from gnomon.report.ship import WIN_RATE, before, calibrated, candidate
+from gnomon.report.ship import WIN_RATE, before, calibrated, subject
 from gnomon.runs.evals import ENOUGH_LABELS, EvalResult
 from gnomon.runs.read import RunView
 from gnomon.stats.intervals import Interval
@@ -55,7 +55,7 @@ class EvalTable:
 
 def tables(run: RunView) -> list[EvalTable]:
     """A table for each group that something was measured of."""
-    model = candidate(run)
+    model = subject(run)
     old = before(run, model)
     found = []
     for group in GROUPS:

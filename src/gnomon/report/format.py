@@ -109,7 +109,7 @@ def _decimals(values: list[float]) -> int:
 def _number(x: float, decimals: int) -> str:
     if x != 0 and not 1e-3 <= abs(x) < 1e7:
         return f"{x:.2g}"
-    return f"{x:,.{decimals}f}".replace(",", " ")
+    return f"{x + 0.0:,.{decimals}f}".replace(",", " ")
 
 
 def duration(seconds: float | None) -> str:

@@ -21,7 +21,7 @@ from gnomon.report import alarms, curves, evals, plots, samples
 from gnomon.report import format as fmt
 from gnomon.report.kinds import WORDS, column_kinds
 from gnomon.report.overoptimisation import overoptimisation_plot, trajectory
-from gnomon.report.ship import answer, candidate
+from gnomon.report.ship import answer, subject
 from gnomon.report.verdict import verdicts
 from gnomon.runs.audit import Finding
 from gnomon.runs.read import RunView, StageView, read_run
@@ -90,7 +90,7 @@ def _page(run: RunView, folder: Path) -> str:
                 for i, alarm in enumerate(alarms.alarms(run), start=1)],
         looked=alarms.looked(run),
         looked_words=alarms.STATUS,
-        key_stage=candidate(run),
+        key_stage=subject(run),
         key_plots=list(_key_plots(run, folder)),
         comparison=run.comparison,
         kinds={name: WORDS[kind] for name, kind in column_kinds(run).items() if WORDS[kind]},
@@ -150,7 +150,7 @@ def _stage_section(run: RunView, stage: StageView, folder: Path) -> StageSection
 def _key_plots(run: RunView, folder: Path) -> Iterator[Plot]:
     """The curves of the policy that the run ends with which say most."""
     for stage in run.stages:
-        if stage.name == candidate(run):
+        if stage.name == subject(run):
             for name in curves.key_curves(run, stage):
                 yield _curve(run, stage, name, folder / f"key-{_slug(name)}.png")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from gnomon.audit.truths import label, reward_entries
 from gnomon.report.format import number
-from gnomon.report.kinds import metric_kind, stage_specs
+from gnomon.report.kinds import Kind, column_kinds, metric_kind, stage_specs
 from gnomon.report.plots import before_after
-from gnomon.report.ship import before, candidate
+from gnomon.report.ship import before, subject
 from gnomon.runs.answers import read_answers
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.rows import SampleRow
@@ -67,7 +67,7 @@ class Browser:
 
 def browser(run: RunView) -> Browser | None:
     """The last samples of the policy that the run ends with; None where none were kept."""
-    own = [s for s in run.stages if s.name == candidate(run) and s.samples]
+    own = [s for s in run.stages if s.name == subject(run) and s.samples]
     stage = (own or [s for s in reversed(run.stages) if s.samples])[:1]
     if not stage:
         return None
@@ -145,16 +145,17 @@ def pairs(run: RunView) -> list[Pair]:
 
 def _answered(run: RunView) -> Iterator[Pair]:
     """What the model before and the model after answered to the compared prompts."""
-    after = candidate(run)
+    after = subject(run)
     models = [before(run, after), after]
     answers, _ = read_answers(run.path)
     sides: dict[str, dict[str, Side]] = {}
     prompts: dict[str, str] = {}
     scores = {m: run.comparison.scores(m) for m in models if m in run.comparison.models}
+    kinds = column_kinds(run)
     for answer in answers:
         if answer.model in models and answer.sample == 0:
             prompts[answer.prompt_id] = answer.prompt
-            note = _scored(scores.get(answer.model, {}), answer.prompt_id)
+            note = _scored(scores.get(answer.model, {}), answer.prompt_id, kinds)
             notes = [note, f"{answer.length} tokens", "" if answer.finished else "cut off"]
             side = Side(answer.model, cut(answer.response), " · ".join(n for n in notes if n))
             sides.setdefault(answer.prompt_id, {})[answer.model] = side
@@ -163,9 +164,18 @@ def _answered(run: RunView) -> Iterator[Pair]:
             yield Pair(cut(prompts[id]), [own[m] for m in dict.fromkeys(models)])
 
 
-def _scored(scores: Mapping[str, Mapping[str, Sequence[float | None]]], prompt: str) -> str:
-    values = ((name, (of.get(prompt) or [None])[0]) for name, of in scores.items())
-    return " · ".join(f"{name} {number(value)}" for name, value in values if value is not None)
+def _scored(
+    scores: Mapping[str, Mapping[str, Sequence[float | None]]],
+    prompt: str,
+    kinds: Mapping[str, Kind],
+) -> str:
+    notes = []
+    for name, of in scores.items():
+        value = (of.get(prompt) or [None])[0]
+        if value is not None:
+            told = " (simulated truth)" if kinds.get(name) == "truth" else ""
+            notes.append(f"{name} {number(value)}{told}")
+    return " · ".join(notes)
 
 
 def _evaluated(run: RunView) -> Iterator[Pair]:
@@ -198,7 +208,7 @@ def _stepped(run: RunView) -> Iterator[Pair]:
 
 
 def _last_first(run: RunView) -> Iterable[StageView]:
-    last = candidate(run)
+    last = subject(run)
     own = [stage for stage in run.stages if stage.name == last]
     return [*own, *(stage for stage in reversed(run.stages) if stage.name != last)]
 

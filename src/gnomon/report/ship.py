@@ -93,7 +93,7 @@ def answer(run: RunView) -> Answer:
     model = candidate(run)
     against = [*_failed(run), *_alarms(run), *_gates(run), *_fell(run, model)]
     if against:
-        return _answer("hold", model, against)
+        return _answer("hold", subject(run), against)
     unfinished = list(_unfinished(run))
     gates, better, looked = _opened(run), list(_rose(run, model)), _looked(run)
     if not unfinished and (gates or (better and looked)):
@@ -115,6 +115,11 @@ def candidate(run: RunView) -> str:
     held = held_back(run)
     names = [stage.name for stage in policies(run) if stage.name not in held]
     return names[-1] if names else ""
+
+
+def subject(run: RunView) -> str:
+    """The policy that the run was for: its last, whether a gate held it back or not."""
+    return policies(run)[-1].name if policies(run) else ""
 
 
 def held_back(run: RunView) -> set[str]:
