@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gnomon.errors import ConfigError, DataError
-from gnomon.report.html import _commands
+from gnomon.report.alarms import commands
 from gnomon.runs import records
 from gnomon.runs.read import RunView
 from gnomon.stages import run as pipeline
@@ -142,10 +142,10 @@ def test_commands_that_are_shown_can_be_pasted(
     monkeypatch.setattr("sys.argv", called)
     assert records.resume_command() == f"{plain} --resume"
     view = RunView(tmp_path / "runs" / "x", "x", manifest=records.Manifest(**records.invocation()))
-    assert _commands(view) == [f"cd {tmp_path}", f"{plain} name=x-again"]
+    assert commands(view) == [f"cd {tmp_path}", f"{plain} name=x-again"]
     bare = RunView(tmp_path / "runs" / "a b", "a b", recipe_text="name: a b")
     recipe = tmp_path.resolve() / "runs" / "a b" / "recipe.yaml"
-    assert _commands(bare) == [f"gnomon run '{recipe}' 'name=a b-again'"]
+    assert commands(bare) == [f"gnomon run '{recipe}' 'name=a b-again'"]
     monkeypatch.setattr("sys.argv", ["pytest"])
     assert records.invocation() == {}
     assert "resume=True" in records.resume_command()
