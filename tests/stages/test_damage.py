@@ -158,7 +158,8 @@ def test_a_report_of_damaged_files(
         files += [p for p in stage.iterdir() if p.is_file()]
     for file in files:
         DAMAGES[damage](file)
-    monkeypatch.setattr("gnomon.report.html._stage_plots", lambda stage, folder: [])
+    monkeypatch.setattr("gnomon.report.html._stage_plots", lambda run, stage, folder: [])
+    monkeypatch.setattr("gnomon.report.html._key_plots", lambda run, folder: [])
     monkeypatch.setattr("gnomon.report.html._comparison_plot", lambda run, folder: None)
     cli.report([folder])
     if damage != "removed":  # an object may be what it should be, as far as a report can tell
