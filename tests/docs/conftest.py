@@ -24,7 +24,7 @@ def contributed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    for module in ("unlikelihood", "gnomon.stats.refusals"):
+    for module in ("unlikelihood", "gnomon.stats.declining"):
         sys.modules.pop(module, None)
 
 

@@ -163,7 +163,7 @@ def test_the_reward_and_eval_examples_run(contributed: Path, tiny_model: Path) -
     assert {"reward", "reward/words"} <= columns
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(contributed_files()["try_refusals.py"], {})
+        exec(contributed_files()["try_declining.py"], {})
     assert printed.getvalue().startswith("0.000 [0.000, ")
 
 

@@ -18,8 +18,8 @@ import numpy as np
 from gnomon.errors import DataError
 from gnomon.runs.audit import AUDIT, GATES, Audit, Gates
 from gnomon.runs.comparison import Comparison
-from gnomon.runs.probes import PROBES, Probes
 from gnomon.runs.evals import CALIBRATION_FOLDER, EVAL_FOLDER, Calibration, EvalResult
+from gnomon.runs.probes import PROBES, Probes
 from gnomon.runs.records import (
     COMPARISON,
     EVALS,

@@ -29,8 +29,8 @@ from gnomon.stages.check import (
     stage_encoder,
 )
 from gnomon.stages.clock import SPREAD, Speed, measure, stage_seconds
-from gnomon.stages.probes import FOREIGN_P, foreign_prompts
 from gnomon.stages.gate_names import check_gates
+from gnomon.stages.probes import FOREIGN_P, foreign_prompts
 from gnomon.stages.stage import Stage, open_stage, pick_device
 from gnomon.stages.usable import check_judging, usable_rows
 
