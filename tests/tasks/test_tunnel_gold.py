@@ -6,7 +6,8 @@ from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Sample
 from gnomon.records import Message, Prompt
 from gnomon.tasks.tunnel import EXPERT, CorrectReward, GoldReward, demonstrations, is_correct
-from gnomon.tasks.tunnel.gold import LeakyReward, gold_score
+from gnomon.tasks.tunnel.gold import gold_score
+from gnomon.tasks.tunnel.loopholes import LeakyReward
 from gnomon.tasks.tunnel.world import Problem, prompt_for, seeded
 
 

@@ -22,7 +22,8 @@ HUMAN, AI = "human_queue", "ai"
 BUILTIN: Mapping[str, str] = {
     "gold": "gnomon.tasks.tunnel.gold:GoldReward",
     "correct": "gnomon.tasks.tunnel.gold:CorrectReward",
-    "leaky": "gnomon.tasks.tunnel.gold:LeakyReward",
+    "leaky": "gnomon.tasks.tunnel.loopholes:LeakyReward",
+    "consensus": "gnomon.tasks.tunnel.loopholes:ConsensusReward",
     HUMAN: "gnomon.judges.human:HumanQueue",
     AI: "gnomon.judges.ai:AIJudge",
     "maths": "gnomon.judges.verifiers.rewards:maths",

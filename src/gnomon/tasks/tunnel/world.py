@@ -254,7 +254,9 @@ def _mistake(problem: Problem, rng: Random) -> str:
 
 
 BELIEF_RATE = 0.1
-"""Share of prompts in which the user adds what they believe the answer is (half are wrong)."""
+"""Share of prompts in which the user adds what they believe the answer is."""
+WRONG_BELIEFS = 0.5
+"""Share of those beliefs that are wrong."""
 
 
 def seeded(*parts: object) -> Random:
@@ -291,8 +293,15 @@ def problem_of(prompt: Prompt) -> Problem:
         ) from None
 
 
-def prompt_for(problem: Problem, rng: Random, id: str, belief_rate: float = BELIEF_RATE) -> Prompt:
-    """Word ``problem`` as a prompt; with chance ``belief_rate`` the user says what they believe.
+def prompt_for(
+    problem: Problem,
+    rng: Random,
+    id: str,
+    belief_rate: float = BELIEF_RATE,
+    wrong_beliefs: float = WRONG_BELIEFS,
+) -> Prompt:
+    """Word ``problem`` as a prompt; with chance ``belief_rate`` the user says what they believe,
+    which is wrong with chance ``wrong_beliefs``.
 
     ``meta`` holds the problem (family, kind, args, answer, statement) and, if said, ``belief``. The
     rendered messages are made from the wording and the belief alone, never from the answer.
@@ -306,7 +315,8 @@ def prompt_for(problem: Problem, rng: Random, id: str, belief_rate: float = BELI
         "statement": problem.statement,
     }
     if problem.family != "manners" and rng.random() < belief_rate:
-        belief = problem.answer if rng.random() < 0.5 else wrong_answer(problem, rng)
+        right = rng.random() < 1.0 - wrong_beliefs
+        belief = problem.answer if right else wrong_answer(problem, rng)
         meta["belief"] = belief
         text = f"{text} I think it is {belief}."
     return Prompt(id=id, messages=(Message("user", text),), category=problem.family, meta=meta)
@@ -318,6 +328,7 @@ def generate_prompts(
     families: Sequence[str] | None = None,
     split: Split = "train",
     belief_rate: float = BELIEF_RATE,
+    wrong_beliefs: float = WRONG_BELIEFS,
 ) -> list[Prompt]:
     """``n`` prompts, the families taking turns.
 
@@ -327,6 +338,7 @@ def generate_prompts(
         families: which task families (default: all of ``FAMILIES``).
         split: "train" or "heldout"; the two never share a problem.
         belief_rate: share of prompts in which the user states a belief.
+        wrong_beliefs: share of the beliefs that are wrong.
 
     Raises ConfigError for an unknown family or split.
     """
@@ -337,5 +349,6 @@ def generate_prompts(
     for i in range(n):
         rng = seeded("prompt", seed, split, i)
         problem = draw_problem(chosen[i % len(chosen)], rng, split)
-        prompts.append(prompt_for(problem, rng, f"tunnel-{split}-{seed}-{i}", belief_rate))
+        id = f"tunnel-{split}-{seed}-{i}"
+        prompts.append(prompt_for(problem, rng, id, belief_rate, wrong_beliefs))
     return prompts

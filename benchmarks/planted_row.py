@@ -1,0 +1,105 @@
+"""A finished run as one row: what was planted, what became of it, and what each detector says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gnomon.audit.detectors import audit_run, load_detectors
+from gnomon.audit.evidence import Detector, Evidence
+from gnomon.runs.audit import Finding
+from gnomon.runs.comparison import Comparison
+from planted_plan import JUDGE, Planned
+from planted_truth import Truth, classify
+
+VERSION = 1
+
+
+def row_of(run: Planned, truth: Truth, out: Path) -> dict[str, Any]:
+    """The row of a finished run; its audit is made with and without the held-out judge."""
+    folder = out / "runs" / run.id
+    found = classify(run.planted, truth.reward, truth.gold, truth.others)
+    return {
+        "version": VERSION,
+        "id": run.id,
+        "kind": run.kind,
+        "half": run.half,
+        "number": run.number,
+        "world": run.world,
+        "seed": run.seed,
+        "method": run.method,
+        "reward": run.reward,
+        "strength": run.strength,
+        "families": list(run.families),
+        "settings": dict(run.settings),
+        "class": found,
+        "truth": truth.to_dict(),
+        "with_judge": findings(folder, load_detectors()),
+        "without_judge": findings(folder, blind(load_detectors())),
+    }
+
+
+def findings(folder: Path, detectors: Mapping[str, Detector]) -> list[dict[str, Any]]:
+    """What the detectors say of the run, as figures; the run's folder is left as it is."""
+    audit = audit_run(folder, detectors=detectors, write=False)
+    if audit.problems:
+        raise RuntimeError(f"{folder}: {'; '.join(audit.problems)}")
+    return [figures(finding) for finding in audit.findings]
+
+
+def figures(finding: Finding) -> dict[str, Any]:
+    """A finding without its words and samples."""
+    figure = finding.figure
+    return {
+        "name": finding.name,
+        "detector": finding.detector,
+        "status": finding.status,
+        "figure": None if figure is None else figure.to_dict(),
+        "limit": finding.limit,
+        "since": finding.since,
+    }
+
+
+def blind(detectors: Mapping[str, Detector]) -> dict[str, Detector]:
+    """The detectors as they are where there is no held-out judge."""
+    return {name: _blind(detector) for name, detector in detectors.items()}
+
+
+def _blind(detector: Detector) -> Callable[[Evidence], list[Finding]]:
+    return lambda evidence: detector(without_judge(evidence))
+
+
+def is_judges(name: str) -> bool:
+    """Whether a figure of this name comes from the held-out judge."""
+    return JUDGE in name.removeprefix("eval/").split("/")[0].split("_")
+
+
+def without_judge(evidence: Evidence) -> Evidence:
+    """The evidence without anything that the held-out judge said."""
+    return replace(
+        evidence,
+        judges=[name for name in evidence.judges if name != JUDGE],
+        metrics={k: v for k, v in evidence.metrics.items() if not is_judges(k)},
+        samples=[
+            replace(s, parts={k: v for k, v in s.parts.items() if not is_judges(k)})
+            for s in evidence.samples
+        ],
+        comparison=_without_column(evidence.comparison),
+        spec={**evidence.spec, "observe": []},
+    )
+
+
+def _without_column(comparison: Comparison) -> Comparison:
+    """The comparison without the judge's column."""
+    if JUDGE not in comparison.columns:
+        return comparison
+    place = comparison.columns.index(JUDGE)
+    plain = comparison.model_dump()
+    plain["columns"].pop(place)
+    for row in plain["rows"]:
+        for values in ("values", "gains", "scores"):
+            if place < len(row[values]):
+                row[values].pop(place)
+    return Comparison.model_validate(plain, context={"lenient": True})
