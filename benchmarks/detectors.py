@@ -83,6 +83,7 @@ def _status(args: argparse.Namespace) -> int:
 
 def _table(args: argparse.Namespace) -> int:
     from planted_report import markdown
+
     from planted_runs import read_rows
 
     text = markdown(list(read_rows(args.rows).values()))
@@ -94,6 +95,7 @@ def _table(args: argparse.Namespace) -> int:
 
 def _plot(args: argparse.Namespace) -> int:
     from planted_report import plot
+
     from planted_runs import read_rows
 
     plot(list(read_rows(args.rows).values()), args.image)

@@ -1,9 +1,10 @@
 """The runs on which the detectors are measured: 80 clean ones and 16 of each planted failure.
 
 Every run is an ordinary recipe. Clean and planted runs draw their settings (method, families,
-learning rate, samples, lengths, how often users say what they believe) from the same lists, so that a detector cannot win by telling settings apart; only what is planted differs. A run
-is fixed by its kind and number. Worlds 0 and 1 are for tuning thresholds and worlds 2 to 4 for
-testing them: no model, labeller or judge is shared between the halves.
+learning rate, samples, lengths, how often users say what they believe) from the same lists, so
+that a detector cannot win by telling settings apart; only what is planted differs. A run is fixed
+by its kind and number. Worlds 0 and 1 are for tuning thresholds and worlds 2 to 4 for testing them:
+no model, labeller or judge is shared between the halves.
 """
 
 from __future__ import annotations
