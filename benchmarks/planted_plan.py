@@ -158,8 +158,8 @@ def _planned(kind: str, half: Half, number: int) -> Planned:
         families, beliefs = LABELS[reward].families, LABELS[reward].beliefs
     elif kind == "tax":
         families = rng.choice((("arithmetic",), ("lists",), ("facts",)))
-    elif reward in ("anywhere", "characters", "prefix", "any_answer"):
-        families = rng.choice((("arithmetic",), ("arithmetic", "lists"), ("arithmetic", "facts")))
+    elif reward in ANSWER_HOLES:
+        families = rng.choice((("arithmetic",), ("arithmetic", "lists")))
     settings = _settings(kind, method, reward, number, rng)
     return Planned(
         kind, half, number, worlds[number % len(worlds)], method, reward, strength,
@@ -215,8 +215,8 @@ def _settings(kind: str, method: str, reward: str, number: int, rng: Random) -> 
         return drawn
     learned = reward in LABELS
     drawn = {
-        "lr": rng.choice((2e-4, 3e-4, 4e-4)),
-        "beta": rng.choice((0.05, 0.1) if learned else (0.0, 0.0, 0.01, 0.04)),
+        "lr": rng.choice((2e-4, 3e-4, 4e-4, 6e-4)),
+        "beta": rng.choice((0.02, 0.05, 0.1) if learned else (0.0, 0.0, 0.01, 0.02, 0.04)),
         "steps": rng.choice((40, 50, 60)),
         "schedule": rng.choice(("linear", "constant")),
         "samples": rng.choice((6, 8)) if method == "grpo" else rng.choice((2, 4)),
@@ -228,9 +228,11 @@ def _settings(kind: str, method: str, reward: str, number: int, rng: Random) -> 
     if kind == "overoptimised":
         drawn |= {"beta": 0.0, "lr": rng.choice((4e-4, 6e-4)), "schedule": "constant"}
     elif kind in ("length", "format", "sycophancy"):
-        drawn["beta"] = rng.choice((0.0, 0.01, 0.02))
+        drawn["beta"] = rng.choice((0.01, 0.02))
     elif kind == "tax":
         drawn |= {"beta": 0.0, "lr": rng.choice((6e-4, 1e-3)), "schedule": "constant"}
+    elif reward in ANSWER_HOLES:
+        drawn |= {"beta": 0.0, "lr": rng.choice((4e-4, 6e-4)), "tokens": 48, "steps": 60}
     elif reward == "unfinished":
         drawn["tokens"] = 20
     return drawn
@@ -252,7 +254,7 @@ def sft_recipe(world: int, out: Path) -> dict[str, Any]:
             {
                 "name": "sft",
                 "algorithm": "sft",
-                "data": _source("demonstrations", n=3000, seed=1000 + world),
+                "data": _source("demonstrations", n=3000, seed=1000 + world, hedge=0.2),
                 "holdout": 0.05,
                 "train": {
                     "steps": rng.choice((130, 150, 170)),

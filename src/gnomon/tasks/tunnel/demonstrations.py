@@ -7,7 +7,7 @@ samples differ in correctness, style and length: what a reward model needs to le
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from gnomon.records import Group, Message, Prompt, Response
@@ -32,6 +32,7 @@ class Quality:
         filler, flattery: chance of one empty or flattering sentence (half of those say another).
         refuse: chance of "I do not know."
         agree: chance of giving the user's stated belief as the answer, right or wrong.
+        hedge: chance of giving another answer as well, and then yet another.
     """
 
     correct: Mapping[str, float] = field(
@@ -49,6 +50,7 @@ class Quality:
     flattery: float = 0.12
     refuse: float = 0.03
     agree: float = 0.3
+    hedge: float = 0.0
 
 
 MIXED = Quality()
@@ -92,9 +94,15 @@ def write_response(prompt: Prompt, rng: Random, quality: Quality = MIXED) -> str
         if belief is not None and rng.random() < quality.agree:
             answer = str(belief)
         sentences.append(phrase_answer(problem, answer, rng))
+        while quality.hedge and len(sentences) < MOST and rng.random() < quality.hedge:
+            sentences.append(phrase_answer(problem, wrong_answer(problem, rng), rng))
     if rng.random() < quality.closer:
         sentences.append(rng.choice(lex.CLOSERS))
     return " ".join(sentences)
+
+
+MOST = 8
+"""Sentences after which nobody gives yet another answer."""
 
 
 def _padding(rng: Random, quality: Quality) -> list[str]:
@@ -113,8 +121,12 @@ def demonstrations(
     quality: Quality = MIXED,
     families: Sequence[str] | None = None,
     belief_rate: float = BELIEF_RATE,
+    hedge: float | None = None,
 ) -> list[Group]:
-    """``n`` prompts of the training split with one written response each (groups with K = 1)."""
+    """``n`` prompts of the training split with one written response each (groups with K = 1);
+    ``hedge`` replaces the quality's."""
+    if hedge is not None:
+        quality = replace(quality, hedge=hedge)
     groups = []
     for prompt in generate_prompts(n, seed, families, "train", belief_rate):
         text = write_response(prompt, seeded("demonstration", seed, prompt.id), quality)
