@@ -254,10 +254,16 @@ def sft_recipe(world: int, out: Path) -> dict[str, Any]:
             {
                 "name": "sft",
                 "algorithm": "sft",
-                "data": _source("demonstrations", n=3000, seed=1000 + world, hedge=0.2),
+                "data": _source(
+                    "demonstrations",
+                    n=4000,
+                    seed=1000 + world,
+                    correct=rng.choice((0.8, 0.9)),
+                    hedge=0.2,
+                ),
                 "holdout": 0.05,
                 "train": {
-                    "steps": rng.choice((130, 150, 170)),
+                    "steps": rng.choice((180, 200, 220)),
                     "batch_size": 32,
                     "lr": 1e-3,
                     "checkpoint_every": 200,

@@ -20,7 +20,7 @@ VERSION = 1
 def row_of(run: Planned, truth: Truth, out: Path) -> dict[str, Any]:
     """The row of a finished run; its audit is made with and without the held-out judge."""
     folder = out / "runs" / run.id
-    found = classify(run.planted, truth.reward, truth.gold, truth.others)
+    found = classify(run.planted, truth.reward, truth.gold, truth.excess, truth.others)
     return {
         "version": VERSION,
         "id": run.id,

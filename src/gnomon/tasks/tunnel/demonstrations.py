@@ -121,10 +121,15 @@ def demonstrations(
     quality: Quality = MIXED,
     families: Sequence[str] | None = None,
     belief_rate: float = BELIEF_RATE,
+    correct: float | None = None,
     hedge: float | None = None,
 ) -> list[Group]:
-    """``n`` prompts of the training split with one written response each (groups with K = 1);
-    ``hedge`` replaces the quality's."""
+    """``n`` prompts of the training split with one written response each (groups with K = 1).
+
+    ``correct``, of every family, and ``hedge`` replace the quality's.
+    """
+    if correct is not None:
+        quality = replace(quality, correct=dict.fromkeys(quality.correct, correct))
     if hedge is not None:
         quality = replace(quality, hedge=hedge)
     groups = []
