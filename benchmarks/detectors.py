@@ -5,6 +5,7 @@
     python benchmarks/detectors.py status
     python benchmarks/detectors.py table [--markdown FILE]
     python benchmarks/detectors.py plot [--image FILE]
+    python benchmarks/detectors.py smollm2 --out FOLDER     # four runs of a real model, test only
 
 ``run`` makes 208 small runs (about 1 minute each on one thread) and adds a row to
 ``benchmarks/detectors/rows.jsonl`` as each is done. Stop it at any time; the same command goes on.
@@ -69,6 +70,13 @@ def _again(args: argparse.Namespace) -> int:
     return 0
 
 
+def _smollm2(args: argparse.Namespace) -> int:
+    from planted_smollm2 import run_all
+
+    run_all(args.out.resolve(), args.rows, args.only)
+    return 0
+
+
 def _status(args: argparse.Namespace) -> int:
     from planted_plan import plan
     from planted_runs import read_rows
@@ -83,7 +91,6 @@ def _status(args: argparse.Namespace) -> int:
 
 def _table(args: argparse.Namespace) -> int:
     from planted_report import markdown
-
     from planted_runs import read_rows
 
     text = markdown(list(read_rows(args.rows).values()))
@@ -95,7 +102,6 @@ def _table(args: argparse.Namespace) -> int:
 
 def _plot(args: argparse.Namespace) -> int:
     from planted_report import plot
-
     from planted_runs import read_rows
 
     plot(list(read_rows(args.rows).values()), args.image)
@@ -110,13 +116,15 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     for name, action in (
         ("run", _run), ("again", _again), ("status", _status), ("table", _table), ("plot", _plot),
+        ("smollm2", _smollm2),
     ):  # fmt: skip
         command = commands.add_parser(name)
         command.set_defaults(action=action)
         command.add_argument("--rows", type=Path, default=ROWS)
-        if name in ("run", "again"):
+        if name in ("run", "again", "smollm2"):
             command.add_argument("--out", type=Path, required=True, help="folder of the runs")
             command.add_argument("--only", nargs="+", default=[], help="kinds, or parts of ids")
+        if name in ("run", "again"):
             command.add_argument("--limit", type=int, default=0, help="only the first of them")
         if name == "run":
             command.add_argument("--workers", type=int, default=1, help="one thread each")
