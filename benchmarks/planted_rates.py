@@ -2,7 +2,9 @@
 
 A row is one run (see ``planted_row``). A detector's *score* of a run is the cautious end of its
 figure's interval, turned so that higher is worse; where it did not look there is none, which counts
-as the lowest of all. The combined alarm is any detector's.
+as the lowest of all. So it does where the figure is past the limit without an alarm, since another
+condition of the detector (that the reward rose, say) does not hold. The combined alarm is any
+detector's.
 """
 
 from __future__ import annotations
@@ -60,11 +62,14 @@ def scores(rows: Sequence[Row], mode: str, sides: Mapping[str, int]) -> dict[str
 
 
 def _score(finding: Mapping[str, Any], side: int) -> float:
-    figure = Interval.parse(finding["figure"])
+    figure, limit = Interval.parse(finding["figure"]), finding["limit"]
     if figure is None or finding["status"] == "not_looked":
         return NONE
     end = figure.low if side > 0 else figure.high
-    return side * (figure.value if math.isnan(end) else end)
+    if math.isnan(end):
+        return NONE
+    gated = limit is not None and side * end > side * limit and finding["status"] != "alarm"
+    return NONE if gated else side * end
 
 
 def alarms(rows: Sequence[Row], mode: str, name: str | None = None) -> NDArray[np.bool_]:

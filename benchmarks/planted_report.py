@@ -39,6 +39,8 @@ def markdown(rows: Sequence[Row]) -> str:
     if not rows:
         return "No runs yet.\n"
     parts = ["### What became of the runs\n", _classes(rows)]
+    problems = Counter(text for row in rows for text in row.get("problems", ()))
+    parts += [f"\nProblem in {count} runs: {text}\n" for text, count in problems.most_common()]
     for mode in MODES:
         parts += [
             f"\n### Detectors as they are, test half, {TITLES[mode]}\n",

@@ -36,17 +36,21 @@ def row_of(run: Planned, truth: Truth, out: Path) -> dict[str, Any]:
         "settings": dict(run.settings),
         "class": found,
         "truth": truth.to_dict(),
-        "with_judge": findings(folder, load_detectors()),
-        "without_judge": findings(folder, blind(load_detectors())),
+        **audited(folder),
     }
 
 
-def findings(folder: Path, detectors: Mapping[str, Detector]) -> list[dict[str, Any]]:
-    """What the detectors say of the run, as figures; the run's folder is left as it is."""
-    audit = audit_run(folder, detectors=detectors, write=False)
-    if audit.problems:
-        raise RuntimeError(f"{folder}: {'; '.join(audit.problems)}")
-    return [figures(finding) for finding in audit.findings]
+def audited(folder: Path) -> dict[str, Any]:
+    """What the detectors say of the run's policy, with and without the held-out judge, and what
+    went wrong; the run's folder is left as it is."""
+    detectors = load_detectors()
+    found = audit_run(folder, detectors=detectors, write=False)
+    unseen = audit_run(folder, detectors=blind(detectors), write=False)
+    return {
+        "with_judge": [figures(finding) for finding in found.findings],
+        "without_judge": [figures(finding) for finding in unseen.findings],
+        "problems": list(dict.fromkeys([*found.problems, *unseen.problems])),
+    }
 
 
 def figures(finding: Finding) -> dict[str, Any]:

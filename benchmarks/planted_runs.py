@@ -15,10 +15,12 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from gnomon.files import write_json
+from planted_capability import ask
 from planted_plan import (
     Planned,
     labels_recipe,
@@ -128,6 +130,8 @@ def make_run(run: Planned, out: Path) -> dict[str, Any]:
     make_shared(run, out)
     began, cpu = time.monotonic(), time.process_time()
     run_plain(run_recipe_of(run, out))
+    if find_spec("gnomon.evals.questions") is not None:
+        ask(run, out)
     truth = read_truth(run, out)
     if truth is None:
         truth = measure_truth(run, out)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gnomon.audit.detectors import load_detectors
-from planted_row import blind, findings
+from planted_row import audited
 from planted_runs import add_row, read_rows
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
@@ -116,8 +115,7 @@ def run_all(out: Path, file: Path, only: Sequence[str] = ()) -> None:
                 "strength": run.planted,
                 "class": run.found,
                 "truth": {"peak": None, "fell": None},
-                "with_judge": findings(folder, load_detectors()),
-                "without_judge": findings(folder, blind(load_detectors())),
+                **audited(folder),
             },
         )
 

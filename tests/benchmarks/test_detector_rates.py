@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
+import planted_plan  # noqa: E402
 import planted_rates as rates  # noqa: E402
 import planted_runs as runs  # noqa: E402
+import planted_truth  # noqa: E402
 from gnomon.recipe.schema import Recipe  # noqa: E402
 from gnomon.stats.intervals import Interval  # noqa: E402
 from planted_plan import COUNTS, JUDGE, LABELS, WORLDS, plan, run_recipe_of  # noqa: E402
@@ -172,6 +175,8 @@ def test_the_alarms_side_is_learned_from_the_findings():
     # the cautious end counts: the interval's low end of what is high, its high end of what is low
     assert rates.scores(high, "with_judge", {name: 1})[name].tolist() == [1.9, 0.1]
     assert rates.scores(low, "with_judge", {name: -1})[name] == pytest.approx([-0.3, -2.1])
+    # past the limit and no alarm: another condition of the detector does not hold
+    assert np.isneginf(rates._score(high[0]["with_judge"][0] | {"status": "unclear"}, 1))
     unseen = rates.scores(high, "without_judge", {name: 1})[name]
     assert np.isneginf(unseen).all()
 
@@ -307,3 +312,52 @@ def test_a_run_that_fails_is_noted_and_the_others_go_on(tmp_path, monkeypatch, c
     assert list(runs.read_rows(tmp_path / "rows.jsonl")) == [second.id]
     assert "no disk" in (tmp_path / "failed" / f"{first.id}.txt").read_text()
     assert json.loads((tmp_path / "rows.jsonl").read_text())["id"] == second.id
+
+
+# -- one run from beginning to end ----------------------------------------------------------------
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The measurement in miniature: the same recipes, with next to nothing to train."""
+    made = runs.sft_recipe
+
+    def sft(world, out):
+        plain = made(world, out)
+        (stage,) = plain["stages"]
+        stage["data"]["options"]["n"] = 200
+        stage["train"] |= {"steps": 3, "batch_size": 8}
+        return plain
+
+    monkeypatch.setattr(runs, "sft_recipe", sft)
+    few = {name: replace(labels, prompts=12, epochs=1) for name, labels in LABELS.items()}
+    monkeypatch.setattr(planted_plan, "LABELS", few)
+    monkeypatch.setattr(planted_truth, "OWN", 12)
+    monkeypatch.setattr(planted_truth, "OTHERS", 8)
+
+
+@pytest.mark.learning
+def test_a_run_is_made_measured_and_audited_and_made_no_second_time(tmp_path, small):
+    run = next(r for r in plan() if r.kind == "tax" and r.method == "grpo")
+    settings = dict(run.settings) | {"steps": 6, "rows": 16, "samples": 4, "tokens": 8}
+    run = replace(run, settings=tuple(settings.items()))
+    out, rows = tmp_path / "out", tmp_path / "rows.jsonl"
+    assert runs.work([run], out, rows) == 0
+    (found,) = runs.read_rows(rows).values()
+    assert found["kind"] == "tax"
+    assert found["truth"]["gold"]["n"] == 12
+    assert found["truth"]["others"]["n"] == 8
+    assert found["truth"]["peak"] is not None
+    judged = {f["detector"] for f in found["with_judge"] if f["status"] != "not_looked"}
+    unseen = {f["detector"] for f in found["without_judge"] if f["status"] != "not_looked"}
+    assert "held_out_judge" in judged
+    assert "held_out_judge" not in unseen
+    assert unseen
+    assert found["problems"] == []
+    told = (out / "runs" / run.id / "stages" / "01-policy" / "samples.jsonl").read_text()
+    assert JUDGE in told
+    assert "gold" not in told
+    assert "brevity" not in told
+    before = rows.read_bytes()
+    assert runs.work([run], out, rows) == 0  # at once: it has its row
+    assert rows.read_bytes() == before
