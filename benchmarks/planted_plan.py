@@ -38,7 +38,7 @@ FAMILIES = (
 )
 ANSWER_HOLES = ("anywhere", "characters", "prefix", "any_answer")
 FORM_HOLES = ("phrase", "unreadable", "format", "unfinished")
-BELIEFS = ((0.1, 0.5), (0.1, 0.5), (0.3, 0.5), (0.6, 0.8))
+BELIEFS = ((0.1, 0.5), (0.1, 0.5), (0.3, 0.5), (0.8, 0.8))
 """(belief_rate, wrong_beliefs)"""
 JUDGE = "judge"
 """The held-out judge's name in every run."""
@@ -65,20 +65,20 @@ class Labels:
     families: tuple[str, ...] = ALL
 
 
-OFTEN = (0.6, 0.8)
+OFTEN = (0.8, 0.8)
 LABELS: Mapping[str, Labels] = {
     JUDGE: Labels(1000, beliefs=(0.3, 0.6)),
     "good-0": Labels(900),
     "good-1": Labels(600),
-    "good-2": Labels(700, beliefs=OFTEN),
+    "good-2": Labels(800, beliefs=OFTEN),
     "few-0": Labels(48, epochs=6),
     "few-1": Labels(96, epochs=6),
     "length-0": Labels(600, (("length_bias", 0.3),)),
     "length-1": Labels(600, (("length_bias", 0.6),)),
     "format-0": Labels(600, (("politeness_bias", 0.5),)),
     "format-1": Labels(600, (("politeness_bias", 1.0),)),
-    "sycophancy-0": Labels(700, (("sycophancy", 1.0),), beliefs=OFTEN),
-    "sycophancy-1": Labels(700, (("sycophancy", 2.0),), beliefs=OFTEN),
+    "sycophancy-0": Labels(1200, (("sycophancy", 2.5),), 3, OFTEN),
+    "sycophancy-1": Labels(1200, (("sycophancy", 5.0),), 3, OFTEN),
     "narrow-0": Labels(500, families=("arithmetic",)),
 }
 """What is labelled in every world."""
@@ -185,7 +185,9 @@ def _what(kind: str, number: int) -> tuple[str, str, str]:
         strong = number // 3 % 2
         return any_method, f"{kind}-{strong}", ("weak", "strong")[strong]
     if kind == "collapse":
-        return sampled, "consensus", "agreement"
+        if number // 2 % 2:
+            return sampled, GOOD[number // 4 % 2], "high rate, low temperature"
+        return sampled, "consensus", "agreement with the batch"
     if number % 4 == 3:
         return "dpo", "narrow-0", "one family"
     return sampled, "correct", "one family"
@@ -220,13 +222,16 @@ def _settings(kind: str, method: str, reward: str, number: int, rng: Random) -> 
         "steps": rng.choice((40, 50, 60)),
         "schedule": rng.choice(("linear", "constant")),
         "samples": rng.choice((6, 8)) if method == "grpo" else rng.choice((2, 4)),
-        "rows": rng.choice((144, 192)),
+        "rows": rng.choice((96, 144) if method == "ppo" and learned else (144, 192)),
         "tokens": rng.choice((32, 40, 48)),
         "temperature": rng.choice((0.9, 1.0, 1.0)),
         "entropy": rng.choice((0.0, 0.005)),
     }
     if kind == "overoptimised":
         drawn |= {"beta": 0.0, "lr": rng.choice((4e-4, 6e-4)), "schedule": "constant"}
+    elif kind == "collapse" and learned:
+        drawn |= {"beta": 0.0, "entropy": 0.0, "temperature": 0.7, "schedule": "constant"}
+        drawn["lr"] = rng.choice((1.5e-3, 2.5e-3))
     elif kind in ("length", "format", "sycophancy"):
         drawn["beta"] = rng.choice((0.01, 0.02))
     elif kind == "tax":
@@ -241,9 +246,16 @@ def _settings(kind: str, method: str, reward: str, number: int, rng: Random) -> 
 # -- recipes --------------------------------------------------------------------------------------
 
 
-def sft_recipe(world: int, out: Path) -> dict[str, Any]:
-    """The start of every run in a world."""
+def start_recipe(world: int, out: Path) -> dict[str, Any]:
+    """The start of every run in a world: fine-tuned, and then trained on right answers for a while.
+
+    Without the second stage most of any run's gain would be in answering surely what is known, and
+    a flawed reward would pay for that as a right one does.
+    """
     rng = Random(f"world/{world}")
+    demonstrations = _source(
+        "demonstrations", n=5000, seed=1000 + world, correct=rng.choice((0.85, 0.95)), hedge=0.15
+    )
     return {
         "name": f"world-{world}",
         "model": "tunnel",
@@ -254,28 +266,37 @@ def sft_recipe(world: int, out: Path) -> dict[str, Any]:
             {
                 "name": "sft",
                 "algorithm": "sft",
-                "data": _source(
-                    "demonstrations",
-                    n=4000,
-                    seed=1000 + world,
-                    correct=rng.choice((0.8, 0.9)),
-                    hedge=0.2,
-                ),
+                "data": demonstrations,
                 "holdout": 0.05,
                 "train": {
                     "steps": rng.choice((180, 200, 220)),
                     "batch_size": 32,
                     "lr": 1e-3,
-                    "checkpoint_every": 200,
+                    "checkpoint_every": 400,
                 },
-            }
+            },
+            {
+                "name": "start",
+                "algorithm": "grpo",
+                "data": _source("prompts", n=2000, seed=4000 + world),
+                "reward": "correct",
+                "rollout": {"samples": 8, "max_new_tokens": 40, "temperature": 1.0},
+                "train": {
+                    "steps": rng.choice((16, 20)),
+                    "batch_size": 30,
+                    "lr": 3e-4,
+                    "schedule": "linear",
+                    "checkpoint_every": 400,
+                },
+                "settings": {"beta": 0.0, "minibatches": 2},
+            },
         ],
     }
 
 
 def start_model(world: int, out: Path) -> Path:
     """The folder of a world's start model."""
-    return out / "shared" / f"world-{world}" / "stages" / "01-sft" / "model"
+    return out / "shared" / f"world-{world}" / "stages" / "02-start" / "model"
 
 
 def labels_recipe(world: int, name: str, out: Path) -> dict[str, Any]:
@@ -362,8 +383,9 @@ def _sampled(run: Planned, out: Path) -> dict[str, Any]:
     }
     if run.method == "grpo":
         settings["log_kl"] = True
-    elif run.labels is None:
-        settings["value_init"] = "policy"
+    else:
+        settings["epochs"] = 1
+        settings["value_init"] = "policy" if run.labels is None else "reward_model"
     if run.labels and run.method == "ppo":
         settings["no_eos_penalty"] = 1.0
     return {
@@ -418,8 +440,10 @@ def _reward(run: Planned, out: Path) -> list[dict[str, Any]]:
         return []
     if run.labels is not None:
         return [{"model": str(reward_model(run.world, run.labels, out)), "name": REWARD}]
-    if run.reward in ("correct", "consensus"):
-        return [{"builtin": run.reward, "name": REWARD}]
+    if run.reward == "correct":
+        return [{"builtin": "correct", "name": REWARD}]
+    if run.reward == "consensus":
+        return [{"builtin": "consensus", "options": {"over": "batch"}, "name": REWARD}]
     return [{"builtin": "leaky", "options": {"loophole": run.reward}, "name": REWARD}]
 
 

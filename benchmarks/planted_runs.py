@@ -26,7 +26,7 @@ from planted_plan import (
     labels_recipe,
     needed,
     run_recipe_of,
-    sft_recipe,
+    start_recipe,
 )
 from planted_row import row_of
 from planted_truth import measure_truth, read_truth, write_truth
@@ -115,7 +115,9 @@ def run_plain(plain: Mapping[str, Any]) -> Path:
 def make_shared(run: Planned, out: Path) -> None:
     """Make the start model, the judge and the labels that a run needs, each once."""
     for name in needed(run):
-        plain = sft_recipe(run.world, out) if name is None else labels_recipe(run.world, name, out)
+        plain = (
+            start_recipe(run.world, out) if name is None else labels_recipe(run.world, name, out)
+        )
         done = out / "shared" / f"{plain['name']}.done"
         if done.is_file():
             continue

@@ -20,10 +20,14 @@ import planted_plan  # noqa: E402
 import planted_rates as rates  # noqa: E402
 import planted_runs as runs  # noqa: E402
 import planted_truth  # noqa: E402
+from gnomon.audit.evidence import Evidence, Sample  # noqa: E402
 from gnomon.recipe.schema import Recipe  # noqa: E402
+from gnomon.runs.comparison import Comparison  # noqa: E402
 from gnomon.stats.intervals import Interval  # noqa: E402
-from planted_plan import COUNTS, JUDGE, LABELS, WORLDS, plan, run_recipe_of  # noqa: E402
+from planted_capability import questions  # noqa: E402
+from planted_plan import ALL, COUNTS, JUDGE, LABELS, WORLDS, plan, run_recipe_of  # noqa: E402
 from planted_report import markdown, plot  # noqa: E402
+from planted_row import without_judge  # noqa: E402
 from planted_truth import classify, gold_peak  # noqa: E402
 
 UP, DOWN, STILL = (Interval(v, v - 0.1, v + 0.1, 100) for v in (0.3, -0.3, 0.05))
@@ -314,22 +318,64 @@ def test_a_run_that_fails_is_noted_and_the_others_go_on(tmp_path, monkeypatch, c
     assert json.loads((tmp_path / "rows.jsonl").read_text())["id"] == second.id
 
 
+# -- what a run's folder is given ------------------------------------------------------------------
+
+
+def test_without_the_judge_nothing_that_it_said_is_left():
+    sample = Sample(
+        step=1, prompt_id="p", prompt="", response="", reward=1.0, category=None, error=None,
+        parts={"judge": 0.3, "judge/mean": 0.3, "prejudice": 1.0}, length=3, finished=True,
+        held_out=False,
+    )  # fmt: skip
+    rows = [
+        {"model": m, "values": [1.0, 2.0, 3.0], "gains": [0.1, 0.2], "scores": [[[1.0]], [[2.0]]]}
+        for m in ("base", "policy")
+    ]
+    comparison = Comparison.model_validate(
+        {"columns": ["trained", "judge", "length (tokens)"], "rows": rows, "prompts": ["p"]}
+    )
+    columns = ("reward", "judge", "judge/std", "judge_errors", "eval/judge", "prejudice")
+    seen = Evidence(
+        "run", "policy", metrics={c: np.zeros(3) for c in columns}, samples=[sample],
+        judges=["judge"], comparison=comparison, spec={"observe": [{"name": "judge"}]},
+    )  # fmt: skip
+    blind = without_judge(seen)
+    assert set(blind.metrics) == {"reward", "prejudice"}
+    assert blind.samples[0].parts == {"prejudice": 1.0}
+    assert blind.comparison.columns == ["trained", "length (tokens)"]
+    assert [f.value for f in blind.comparison.rows[1].values] == [1.0, 3.0]
+    assert blind.comparison.rows[1].scores == [[[1.0]]]
+    assert (blind.judges, blind.spec["observe"]) == ([], [])
+    assert seen.judges == ["judge"]
+
+
+def test_no_question_of_other_tasks_is_of_a_task_trained_on(tmp_path):
+    for run in plan()[:60]:
+        file = questions(run, tmp_path)
+        if file is None:
+            assert set(run.families) == set(ALL)
+            continue
+        asked = [json.loads(line) for line in file.read_text().splitlines()]
+        assert len(asked) == 120
+        assert not {row["category"] for row in asked} & set(run.families)
+
+
 # -- one run from beginning to end ----------------------------------------------------------------
 
 
 @pytest.fixture
 def small(monkeypatch):
     """The measurement in miniature: the same recipes, with next to nothing to train."""
-    made = runs.sft_recipe
+    made = runs.start_recipe
 
     def sft(world, out):
         plain = made(world, out)
-        (stage,) = plain["stages"]
-        stage["data"]["options"]["n"] = 200
-        stage["train"] |= {"steps": 3, "batch_size": 8}
+        for stage in plain["stages"]:
+            stage["data"]["options"]["n"] = 200
+            stage["train"] |= {"steps": 3, "batch_size": 8}
         return plain
 
-    monkeypatch.setattr(runs, "sft_recipe", sft)
+    monkeypatch.setattr(runs, "start_recipe", sft)
     few = {name: replace(labels, prompts=12, epochs=1) for name, labels in LABELS.items()}
     monkeypatch.setattr(planted_plan, "LABELS", few)
     monkeypatch.setattr(planted_truth, "OWN", 12)

@@ -190,6 +190,12 @@ def test_agreement_counts_the_others_who_say_the_same() -> None:
     assert [score.value for score in judgement.scores] == [0.4, 0.4, 0.4, 0.0, 0.0, 0.0]
     (alone,) = ConsensusReward().judge([Group(SUM, (Response((Message("assistant", "7."),)),))])
     assert alone.scores[0].value == 1.0
+    other = Group(SORT, (Response((Message("assistant", "19."),)),))
+    first, second = ConsensusReward(over="batch").judge([group, other])
+    assert [score.value for score in first.scores] == pytest.approx([2 / 6] * 3 + [1 / 6, 0.0, 0.0])
+    assert second.scores[0].value == pytest.approx(1 / 6)
+    with pytest.raises(ConfigError, match="prompt or batch"):
+        ConsensusReward(over="world")
 
 
 def test_hedgers_say_more_answers_and_change_nothing_where_nobody_hedges() -> None:

@@ -7,12 +7,13 @@ whether an audit notices can be measured, since the truth is known.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score
 from gnomon.plugins import did_you_mean
-from gnomon.records import Group, Judgement
+from gnomon.records import Group, Judgement, Response
 from gnomon.tasks.tunnel import lexicon as lex
 from gnomon.tasks.tunnel.gold import answer_anywhere, is_correct, normal, read
 from gnomon.tasks.tunnel.world import problem_of
@@ -117,30 +118,52 @@ class LeakyReward(SampleJudge):
 
 
 class ConsensusReward(Judge):
-    """Agreement in place of truth: the share of the prompt's other answers that say the same.
+    """Agreement in place of truth: the share of other answers that say the same.
 
-    It needs no labels and rewards what the policy already says most often, so variety is lost
-    whether it was right or wrong (Zuo et al. 2025, "TTRL", arXiv 2504.16084, reward the majority in
-    this way). An answer alone agrees with itself; one that cannot be read agrees with none.
+    It needs no labels and rewards what the policy already says most often. Among the answers to one
+    prompt it sharpens what is known and what is not (Zuo et al. 2025, "TTRL", arXiv 2504.16084,
+    reward the majority in this way); over everything that is judged together it is best paid to
+    say the same to every prompt. An answer alone agrees with itself; one that cannot be read agrees
+    with none.
+
+    Args:
+        over: ``prompt``, or ``batch`` for the answers to all prompts together.
+
+    Raises:
+        ConfigError: another ``over``.
     """
 
     groupwise = True
 
-    def __init__(self) -> None:
+    def __init__(self, over: str = "prompt") -> None:
         self.name = "consensus"
+        if over not in ("prompt", "batch"):
+            raise ConfigError(f"consensus over {over!r}: choose prompt or batch")
+        self.over = over
 
     def judge(self, groups: Sequence[Group]) -> list[Judgement]:
         """The share of agreement of every response."""
-        return [Judgement(self.name, tuple(map(Score, _agreement(g)))) for g in groups]
+        given = [[_answers(response) for response in group.responses] for group in groups]
+        everyone = Counter(own for answers in given for own in answers)
+        return [
+            Judgement(
+                self.name,
+                tuple(
+                    map(Score, _agreement(own, Counter(own) if self.over == "prompt" else everyone))
+                ),
+            )
+            for own in given
+        ]
 
 
-def _agreement(group: Group) -> list[float]:
-    """[K] for each response the share of the others whose answers are the same."""
-    given = [
-        read(response.text).answers if response.finished else () for response in group.responses
-    ]
-    others = max(1, len(given) - 1)
-    return [
-        (given.count(own) - 1) / others if own and len(given) > 1 else float(bool(own))
-        for own in given
-    ]
+def _answers(response: Response) -> tuple[str, ...]:
+    """The answers that a response gives; none where it was cut off."""
+    return read(response.text).answers if response.finished else ()
+
+
+def _agreement(given: Sequence[tuple[str, ...]], counts: Counter[tuple[str, ...]]) -> list[float]:
+    """[K] for each response the share of the others counted whose answers are the same."""
+    others = counts.total() - 1
+    if not others:
+        return [float(bool(own)) for own in given]
+    return [(counts[own] - 1) / others if own else 0.0 for own in given]
