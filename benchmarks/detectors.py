@@ -9,7 +9,7 @@
 
 ``run`` makes 208 small runs (about 1 minute each on one thread) and adds a row to
 ``benchmarks/detectors/rows.jsonl`` as each is done. Stop it at any time; the same command goes on.
-The run folders stay in FOLDER (some 20 MB each), so that ``again`` can recompute what the detectors
+The run folders stay in FOLDER (some 15 MB each), so that ``again`` can recompute what the detectors
 say without training anything. docs/detectors.md says how it is measured.
 """
 

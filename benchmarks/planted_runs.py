@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -141,6 +142,8 @@ def make_run(run: Planned, out: Path) -> dict[str, Any]:
     row = row_of(run, truth, out)
     row["seconds"] = round(time.monotonic() - began, 1)
     row["cpu_seconds"] = round(time.process_time() - cpu, 1)
+    for checkpoints in (out / "runs" / run.id / "stages").glob("*/checkpoints"):
+        shutil.rmtree(checkpoints)  # most of a run's bytes; nothing reads them once it is done
     return row
 
 
