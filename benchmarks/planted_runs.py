@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gnomon.errors import RunStopped
 from gnomon.files import write_json
 from planted_capability import ask
 from planted_plan import (
@@ -160,6 +161,8 @@ def work(runs: Sequence[Planned], out: Path, rows: Path) -> int:
                 continue
             try:
                 row = make_run(run, out)
+            except RunStopped as stopped:
+                raise SystemExit(f"{run.id}: {stopped}") from None
             except Exception:
                 failed += 1
                 note = out / "failed" / f"{run.id}.txt"
@@ -178,9 +181,10 @@ def work(runs: Sequence[Planned], out: Path, rows: Path) -> int:
 def work_together(arguments: Sequence[str], workers: int) -> int:
     """Start ``workers`` processes of this program, one thread each, and wait; how many failed."""
     started = [
-        subprocess.Popen(
-            [sys.executable, *arguments], env={**os.environ, **THREADS}, start_new_session=False
-        )
+        subprocess.Popen([sys.executable, *arguments], env={**os.environ, **THREADS})
         for _ in range(workers)
     ]
-    return sum(process.wait() != 0 for process in started)
+    try:
+        return sum(process.wait() != 0 for process in started)
+    except KeyboardInterrupt:  # the workers had it too, and save what they are at
+        return sum(process.wait() != 0 for process in started)

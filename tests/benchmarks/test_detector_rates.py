@@ -21,6 +21,7 @@ import planted_rates as rates  # noqa: E402
 import planted_runs as runs  # noqa: E402
 import planted_truth  # noqa: E402
 from gnomon.audit.evidence import Evidence, Sample  # noqa: E402
+from gnomon.errors import RunStopped  # noqa: E402
 from gnomon.recipe.schema import Recipe  # noqa: E402
 from gnomon.runs.comparison import Comparison  # noqa: E402
 from gnomon.stats.intervals import Interval  # noqa: E402
@@ -316,6 +317,17 @@ def test_a_run_that_fails_is_noted_and_the_others_go_on(tmp_path, monkeypatch, c
     assert list(runs.read_rows(tmp_path / "rows.jsonl")) == [second.id]
     assert "no disk" in (tmp_path / "failed" / f"{first.id}.txt").read_text()
     assert json.loads((tmp_path / "rows.jsonl").read_text())["id"] == second.id
+
+
+def test_a_worker_that_is_asked_to_stop_stops_and_blames_no_run(tmp_path, monkeypatch):
+    def make(run, folder):
+        raise RunStopped("stopped in stage policy", signal.SIGTERM)
+
+    monkeypatch.setattr(runs, "make_run", make)
+    with pytest.raises(SystemExit, match="stopped in stage policy"):
+        runs.work(plan()[:2], tmp_path, tmp_path / "rows.jsonl")
+    assert not (tmp_path / "failed").exists()
+    assert not (tmp_path / "rows.jsonl").exists()
 
 
 # -- what a run's folder is given ------------------------------------------------------------------
