@@ -188,7 +188,7 @@ def _what(kind: str, number: int) -> tuple[str, str, str]:
         if number // 2 % 2:
             return sampled, GOOD[number // 4 % 2], "high rate, low temperature"
         return sampled, "consensus", "agreement with the batch"
-    if number % 4 == 3:
+    if any_method == "dpo":
         return "dpo", "narrow-0", "one family"
     return sampled, "correct", "one family"
 
@@ -232,6 +232,9 @@ def _settings(kind: str, method: str, reward: str, number: int, rng: Random) -> 
     elif kind == "collapse" and learned:
         drawn |= {"beta": 0.0, "entropy": 0.0, "temperature": 0.7, "schedule": "constant"}
         drawn["lr"] = rng.choice((1.5e-3, 2.5e-3))
+    elif kind == "collapse":
+        drawn |= {"beta": 0.0, "entropy": 0.0, "temperature": 0.9, "steps": 60}
+        drawn["lr"] = rng.choice((7e-4, 1e-3))
     elif kind in ("length", "format", "sycophancy"):
         drawn["beta"] = rng.choice((0.01, 0.02))
     elif kind == "tax":
