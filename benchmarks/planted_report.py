@@ -35,9 +35,11 @@ def table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """All tables."""
+    """All tables; the runs of a real model are in the last one alone."""
+    real = rates.of_half(rows, "real")
+    rows = [row for row in rows if row not in real]
     if not rows:
-        return "No runs yet.\n"
+        return _real(real) if real else "No runs yet.\n"
     parts = ["### What became of the runs\n", _classes(rows)]
     problems = Counter(text for row in rows for text in row.get("problems", ()))
     parts += [f"\nProblem in {count} runs: {text}\n" for text, count in problems.most_common()]
@@ -52,7 +54,17 @@ def markdown(rows: Sequence[Row]) -> str:
             _tuned(rows, mode),
         ]
         parts += [f"\n### Early warning, {TITLES[mode]}\n", _early(rows, mode)]
-    return "".join(part if part.endswith("\n") else part + "\n" for part in parts)
+    parts += ["\n### Real models\n", _real(real)] if real else []
+    return "".join(parts)
+
+
+def _real(rows: Sequence[Row]) -> str:
+    lines = []
+    for row in rows:
+        raised = [f for f in row["with_judge"] if f["status"] == "alarm"]
+        names = ", ".join(dict.fromkeys(f"{f['name']} ({f['detector']})" for f in raised))
+        lines.append([row["id"], row["strength"] or "nothing", row["class"], names or "none"])
+    return table(["run", "planted", "what became of it", "alarms"], lines)
 
 
 def _classes(rows: Sequence[Row]) -> str:

@@ -253,6 +253,9 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
     plot(rows, tmp_path / "roc.png")
     assert (tmp_path / "roc.png").read_bytes().startswith(b"\x89PNG")
     assert markdown([]) == "No runs yet.\n"
+    real = row("smollm2-a", "smollm2", "unread", 2.0, "alarm", "real", strength="no KL penalty")
+    assert "| smollm2-a | no KL penalty | unread | reward_hacking (drift) |" in markdown([real])
+    assert markdown([*rows, real]).startswith(text)  # it counts nowhere else
 
 
 # -- workers --------------------------------------------------------------------------------------
