@@ -297,6 +297,12 @@ def start_recipe(world: int, out: Path) -> dict[str, Any]:
     }
 
 
+def labelled_model(world: int, out: Path) -> Path:
+    """The model whose answers are labelled: the start before it was trained on right answers, whose
+    answers differ more."""
+    return out / "shared" / f"world-{world}" / "stages" / "01-sft" / "model"
+
+
 def start_model(world: int, out: Path) -> Path:
     """The folder of a world's start model."""
     return out / "shared" / f"world-{world}" / "stages" / "02-start" / "model"
@@ -311,7 +317,7 @@ def labels_recipe(world: int, name: str, out: Path) -> dict[str, Any]:
     ordinary = {"length_bias": 0.05, "politeness_bias": 0.1, "careless": 0.05, "inattention": 0.1}
     return {
         "name": f"world-{world}-{name}",
-        "model": str(start_model(world, out)),
+        "model": str(labelled_model(world, out)),
         "seed": 100 * world + place,
         "max_length": 160,
         "output": str(out / "shared"),
