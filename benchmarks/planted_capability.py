@@ -15,7 +15,8 @@ from gnomon.files import write_text
 from gnomon.judges.protocol import Sample
 from gnomon.tasks.tunnel.gold import is_correct
 from gnomon.tasks.tunnel.world import generate_prompts
-from planted_plan import ALL, Planned, start_model
+from planted_plan import ALL, Planned
+from planted_recipes import start_model
 
 QUESTIONS = 120
 NAME = "other_tasks"

@@ -23,13 +23,8 @@ from typing import Any
 from gnomon.errors import RunStopped
 from gnomon.files import write_json
 from planted_capability import ask
-from planted_plan import (
-    Planned,
-    labels_recipe,
-    needed,
-    run_recipe_of,
-    start_recipe,
-)
+from planted_plan import Planned
+from planted_recipes import labels_recipe, needed, run_recipe_of, start_recipe
 from planted_row import row_of
 from planted_truth import measure_truth, read_truth, write_truth
 

@@ -25,7 +25,8 @@ from gnomon.stats.intervals import Interval, mean_interval
 from gnomon.stats.prompts import gain_over_prompts
 from gnomon.tasks.tunnel.gold import gold_score
 from gnomon.tasks.tunnel.world import generate_prompts
-from planted_plan import ALL, REWARD, Planned, prompts, run_recipe_of
+from planted_plan import ALL, REWARD, Planned
+from planted_recipes import prompts, run_recipe_of
 
 Class = Literal["clean", "harmless", "hacked", "harmed"]
 OWN, OTHERS = 200, 100

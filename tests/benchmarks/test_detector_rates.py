@@ -16,8 +16,8 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
-import planted_plan  # noqa: E402
 import planted_rates as rates  # noqa: E402
+import planted_recipes  # noqa: E402
 import planted_runs as runs  # noqa: E402
 import planted_truth  # noqa: E402
 from gnomon.audit.evidence import Evidence, Sample  # noqa: E402
@@ -26,7 +26,8 @@ from gnomon.recipe.schema import Recipe  # noqa: E402
 from gnomon.runs.comparison import Comparison  # noqa: E402
 from gnomon.stats.intervals import Interval  # noqa: E402
 from planted_capability import questions  # noqa: E402
-from planted_plan import ALL, COUNTS, JUDGE, LABELS, WORLDS, plan, run_recipe_of  # noqa: E402
+from planted_plan import ALL, COUNTS, JUDGE, LABELS, WORLDS, plan  # noqa: E402
+from planted_recipes import run_recipe_of  # noqa: E402
 from planted_report import markdown, plot  # noqa: E402
 from planted_row import without_judge  # noqa: E402
 from planted_truth import classify, gold_peak  # noqa: E402
@@ -392,7 +393,7 @@ def small(monkeypatch):
 
     monkeypatch.setattr(runs, "start_recipe", sft)
     few = {name: replace(labels, prompts=12, epochs=1) for name, labels in LABELS.items()}
-    monkeypatch.setattr(planted_plan, "LABELS", few)
+    monkeypatch.setattr(planted_recipes, "LABELS", few)
     monkeypatch.setattr(planted_truth, "OWN", 12)
     monkeypatch.setattr(planted_truth, "OTHERS", 8)
 
