@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu  # type: ignore[import-untyped]
 
 from gnomon.errors import DataError
 from gnomon.stats.two_sample import auc, auc_interval, two_sample
@@ -17,7 +17,10 @@ WORDS = [f"word{i}" for i in range(60)]
 def texts(n: int, seed: int, shift: float = 0.0) -> list[str]:
     """Six words each; with chance ``shift`` a word comes from the last third alone."""
     rng = random.Random(seed)
-    draw = lambda: rng.choice(WORDS[40:] if rng.random() < shift else WORDS)  # noqa: E731
+
+    def draw() -> str:
+        return rng.choice(WORDS[40:] if rng.random() < shift else WORDS)
+
     return [" ".join(draw() for _ in range(6)) for _ in range(n)]
 
 
