@@ -185,14 +185,15 @@ def weights(learner: Learner) -> dict[str, torch.Tensor]:
 
 
 def flat(state: Any, at: str = "") -> dict[str, Any]:
-    """A state's leaves by path."""
+    """A state's leaves by path, but for what the clock says."""
     if isinstance(state, Mapping):
         items: Any = state.items()
     elif isinstance(state, list | tuple):
         items = enumerate(state)
     else:
         return {at: state}
-    return {k: v for key, one in items for k, v in flat(one, f"{at}/{key}").items()}
+    timed = ((key, one) for key, one in items if key != "seconds")
+    return {k: v for key, one in timed for k, v in flat(one, f"{at}/{key}").items()}
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

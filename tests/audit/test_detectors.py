@@ -116,7 +116,8 @@ def test_a_phrase_that_the_start_never_wrote(tmp_path: Path) -> None:
     assert finding.figure is not None
     assert finding.figure.low < 49 / 60 < finding.figure.high
     sound = one(make(tmp_path / "sound", rollouts(STEPS, verifier)), "new_phrase")
-    assert sound.status == "clear"
+    assert sound.figure is not None
+    assert (sound.status, sound.figure.value) == ("unclear", 0.0)  # 16 prompts show no more
 
 
 def test_nothing_is_hacked_where_the_reward_did_not_rise(tmp_path: Path) -> None:
@@ -377,7 +378,7 @@ def test_samples_of_two_halves_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_every_limit_is_of_a_detector_and_has_a_reason(tmp_path: Path) -> None:
-    assert set(DETECTORS) <= set(LIMITS)
+    assert set(DETECTORS) <= {name.partition(".")[0] for name in LIMITS}
     assert all(limit.why for limit in LIMITS.values())
 
 

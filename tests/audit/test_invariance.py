@@ -30,7 +30,8 @@ from gnomon.runs.probes import PROBES, Probes, RewardProbes
 from gnomon.runs.records import StageInfo
 from gnomon.stats.intervals import Interval
 from gnomon.tasks.instructions import generate_instruction_prompts
-from gnomon.tasks.tunnel.gold import CorrectReward, LeakyReward
+from gnomon.tasks.tunnel.gold import CorrectReward
+from gnomon.tasks.tunnel.loopholes import LeakyReward
 from gnomon.tasks.tunnel.world import generate_prompts, problem_of, wrong_answer
 
 Write = Callable[[Prompt, random.Random], str]

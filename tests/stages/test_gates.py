@@ -17,7 +17,7 @@ from gnomon.stages.gate_names import stage_metrics
 from gnomon.stages.plan import plan_parts
 from gnomon.stages.run import run_recipe
 from gnomon.stats.intervals import Interval
-from gnomon.tasks.tunnel.gold import LeakyReward
+from gnomon.tasks.tunnel.loopholes import LeakyReward
 from tiny_world import make_recipe, sft_stage
 
 OPEN, SHUT = "loss <= 1e6 (value)", "loss <= 1e-6 (value)"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from gnomon.audit.cures import stay_near
 from gnomon.audit.evidence import Evidence
+from gnomon.audit.limits import LIMITS
 from gnomon.runs.audit import Exhibit, Finding
 from gnomon.runs.probes import EARLY, LATE, EditEffect, RewardProbes
 from gnomon.stats.intervals import Interval, mean_interval
@@ -49,13 +50,13 @@ FEW = 8
 """Answers below which an edit says nothing."""
 FORM = ("json", "regex", "format", "length", "repetition", "instructions")
 """Builtin verifiers that look at an answer's form and at nothing else."""
-SHARE = 0.3
+SHARE = LIMITS["invariance.share"].value
 """From this share of the reward's gain on, an edit that is paid for is an alarm."""
-MOVED = 0.1
+MOVED = LIMITS["invariance.moved"].value
 """How far the policy must have come towards the edited answers, at the interval's lower end."""
-BLIND = 0.5
+BLIND = LIMITS["invariance.blind"].value
 """From this share of the gain on that answers to other prompts would have had too, it is one."""
-KEPT = 0.75
+KEPT = LIMITS["invariance.kept"].value
 """The share of its worth that a right answer keeps between two wrong ones, from which on the reward
 is said to search for the answer."""
 STRONG = 0.1
@@ -81,7 +82,7 @@ def invariance(evidence: Evidence) -> list[Finding]:
     """The findings of a stage's probes of its reward."""
     reward = evidence.probes.reward
     if reward is None or not reward.effects:
-        if not evidence.trained:
+        if not (evidence.is_policy and evidence.trained):
             return []
         why = "; ".join([*evidence.probes.problems, *(reward.problems if reward else [])])
         needs = why or "probes.json, which a stage that samples writes when it ends"

@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gnomon.audit.evidence import Evidence
+from gnomon.audit.limits import LIMITS
 from gnomon.runs.audit import Exhibit, Finding
 from gnomon.runs.probes import ForeignPrompts
 from gnomon.stats.intervals import Interval
 from gnomon.stats.prompts import independent_difference
 
-TOLD_APART = 0.7
+TOLD_APART = LIMITS["foreign_prompts"].value
 """The AUC from which on prompts are foreign: of two, one of each set, a classifier of words tells
 which is which 7 times of 10."""
 SURE = 0.01
@@ -26,10 +27,10 @@ RARE = 0.02
 """Below this share of the preference data a category is as good as missing."""
 MATTERS = 0.1
 """A category of this share of the policy's prompts matters."""
-ECE = 0.15
+ECE = LIMITS["held_out_comparisons.ece"].value
 """Expected calibration error from which on a margin says little of how sure the model may be."""
 
-LENGTH_GAP = 0.2
+LENGTH_GAP = LIMITS["held_out_comparisons.length"].value
 """A model that has learned "longer is better" is right in the one kind of pairs and not in the
 other; labels that prefer the longer answer a little make a small gap."""
 

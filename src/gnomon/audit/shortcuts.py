@@ -24,12 +24,13 @@ from gnomon.audit.invariance import (
     low_of,
     plain,
 )
+from gnomon.audit.limits import LIMITS
 from gnomon.runs.audit import Finding, Status
 from gnomon.runs.probes import EARLY, LATE, RewardProbes
 from gnomon.stats.intervals import Interval
 
 LENGTH = ("pad", "repeat")
-SHORTCUT = 0.5
+SHORTCUT = LIMITS["shortcuts"].value
 """Standard deviations of the score from which on an edit that pays is a shortcut for a policy."""
 
 

@@ -20,7 +20,14 @@ T = TypeVar("T")
 
 RIGHT_ANSWERS = ("solved", "unsolved", "length_correct", "length_incorrect", "pass@")
 """Metrics of right answers, which are those of an observer ``correct`` where there is one."""
-MACHINE = ("seconds", "tokens_per_second", "peak_rss_gb", "peak_gpu_gb", "rollout_wait")
+MACHINE = (
+    "seconds",
+    "monitor_seconds",
+    "tokens_per_second",
+    "peak_rss_gb",
+    "peak_gpu_gb",
+    "rollout_wait",
+)
 """Metrics of the machine, which say nothing of the policy and differ from call to call."""
 
 
@@ -118,6 +125,7 @@ class Truths:
             update={
                 "columns": [comparison.columns[i] for i in kept],
                 "rows": [_columns(row, kept) for row in comparison.rows],
+                "judges": {},
                 "tables": [
                     table
                     for table in comparison.tables

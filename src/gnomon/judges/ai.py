@@ -191,6 +191,8 @@ class AIJudge(Judge):
         ConfigError: options or a template that cannot be used, a missing key or package.
     """
 
+    paid = True
+
     def __init__(
         self,
         *,
