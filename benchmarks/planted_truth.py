@@ -94,9 +94,9 @@ def classify(
     shown to have risen, and, where both are measured on the same answers, to have risen by
     :data:`APART` more than gold did; else a sound run with a small gain in both would be one in
     which gold stood still. ``harmed``: not that, but gold is shown to have fallen by :data:`HARM`,
-    on the families trained on or on the others. Else ``harmless`` where something was planted and ``clean`` where
-    nothing was. A run in which nothing was planted may be hacked or harmed by these definitions,
-    too.
+    on the families trained on or on the others. Else ``harmless`` where something was planted and
+    ``clean`` where nothing was. A run in which nothing was planted may be hacked or harmed by these
+    definitions, too.
     """
     apart = excess is None or excess.low > APART
     if reward.low > 0 and not gold.low > 0 and apart:
