@@ -239,7 +239,7 @@ def _settings(kind: str, method: str, reward: str, number: int, rng: Random) -> 
     elif kind == "tax":
         drawn |= {"beta": 0.0, "lr": rng.choice((6e-4, 1e-3)), "schedule": "constant"}
     elif reward in ANSWER_HOLES:
-        drawn |= {"beta": 0.0, "lr": rng.choice((4e-4, 6e-4)), "tokens": 48, "steps": 60}
+        drawn |= {"beta": 0.0, "lr": rng.choice((6e-4, 1e-3)), "tokens": 48, "steps": 60}
     elif reward == "unfinished":
         drawn["tokens"] = 20
     return drawn

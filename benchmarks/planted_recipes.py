@@ -46,7 +46,7 @@ def start_recipe(world: int, out: Path) -> dict[str, Any]:
                 "reward": "correct",
                 "rollout": {"samples": 8, "max_new_tokens": 40, "temperature": 1.0},
                 "train": {
-                    "steps": rng.choice((6, 8)),
+                    "steps": rng.choice((2, 3)),
                     "batch_size": 30,
                     "lr": 3e-4,
                     "schedule": "linear",

@@ -33,7 +33,7 @@ OWN, OTHERS = 200, 100
 """Prompts of the families that are trained on, and of the others."""
 UNFINISHED = 0.3
 """What gold takes off a response that was cut off."""
-APART = 0.1
+APART = 0.25
 """Standard deviations of the start's answers by which the reward must be shown to have outgrown
 gold: a verifier of right answers is not all of gold, and outgrows it a little in sound runs."""
 HARM = 0.05
