@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import DictLoader, Environment, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from gnomon.files import plain_errors, write_text
@@ -76,7 +76,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 def _page(run: RunView, folder: Path) -> str:
     style, script = _part("report.css"), _part("report.js")
-    return _environment().get_template("report.html.j2").render(
+    return environment().get_template("report.html.j2").render(
         style=Markup(style),
         style_hash=_sha256(style),
         script=Markup(script),
@@ -116,10 +116,11 @@ def _sha256(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def _environment() -> Environment:
-    names = ("report.html.j2", "answer.html.j2", "samples.html.j2", "rest.html.j2")
+def environment(*rooms: str) -> Environment:
+    """Templates of the report, and of other packages, which come first; all text is escaped."""
+    packages = [*rooms, "gnomon.report"]
     environment = Environment(
-        loader=DictLoader({name: _part(name) for name in names}),
+        loader=ChoiceLoader([PackageLoader(package) for package in packages]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -131,7 +132,7 @@ def _environment() -> Environment:
         measured=fmt.measured,
         number=fmt.number,
         duration=fmt.duration,
-        title_of=_title,
+        title_of=title,
     )
     return environment
 
@@ -167,7 +168,7 @@ def _alarm_plots(run: RunView, finding: Finding, place: int, folder: Path) -> It
 def _curve(run: RunView, stage: StageView, name: str, file: Path) -> Plot:
     titles, marks = curves.titles(run, stage), curves.onsets(run, stage.name)
     path = plots.metric_curve(stage, name, file, titles, marks)
-    return _plot(path, f"{_title(name)} of stage {stage.name} over training", narrow=True)
+    return _plot(path, f"{title(name)} of stage {stage.name} over training", narrow=True)
 
 
 def _stage_plots(run: RunView, stage: StageView, folder: Path) -> Iterator[Plot]:
@@ -234,7 +235,7 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in text).strip("-").lower() or "eval"
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
     """A metric's title with its unit; dotted names of nested figures keep their path."""
     if name in fmt.METRICS:
         heading, unit = fmt.METRICS[name]

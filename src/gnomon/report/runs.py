@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,32 +24,43 @@ _NOT_IN_A_TABLE = 60
 
 @dataclass(frozen=True)
 class RunsComparison:
-    """Tables to show, and remarks in words."""
+    """Tables to show, remarks in words, and how the recipes differ from the first."""
 
     tables: tuple[Table, ...]
-    notes: tuple[str, ...]
+    remarks: tuple[str, ...]
+    recipes: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The remarks, then how the recipes differ."""
+        return (*self.remarks, *self.recipes)
 
 
-def compare_runs(folders: Sequence[Path]) -> RunsComparison:
+def compare_runs(
+    folders: Sequence[Path], read: Callable[[Path], RunView] = read_run
+) -> RunsComparison:
     """Put runs side by side: one row a measure, one column a run, and the difference of each from
     the first.
 
     Where both runs compared their policies on the same prompts, a difference of rewards is paired
     by prompt; any other takes the two intervals as independent (Newcombe's square-and-add).
 
+    Args:
+        read: how to read a run's folder.
+
     Raises:
         DataError: a folder that is not a run, or one given twice.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise DataError("the same run is given twice: give the folders of different runs")
-    runs = [read_run(folder) for folder in folders]
+    runs = [read(folder) for folder in folders]
     figures = [dict(_figures(run)) for run in runs]
     names = list(dict.fromkeys(name for own in figures for name in own))
     table = Table(
         title=f"{len(runs)} runs", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
     )
     table.add_column("measure")
-    labels = _labels(runs)
+    labels = labels_of(runs)
     for label in labels:
         table.add_column(Text(label))
     for label in labels[1:]:
@@ -66,10 +77,10 @@ def compare_runs(folders: Sequence[Path]) -> RunsComparison:
         table.add_row(Text(name), *cells, *gaps)
     table.add_section()
     table.add_row("time", *(_time(run) for run in runs))
-    return RunsComparison((table,), tuple(_notes(runs, labels)))
+    return RunsComparison((table,), tuple(_remarks(runs, labels)), tuple(_recipes(runs, labels)))
 
 
-def _labels(runs: Sequence[RunView]) -> list[str]:
+def labels_of(runs: Sequence[RunView]) -> list[str]:
     """The runs' names, or their folders where two have one name."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.path) for run in runs]
@@ -131,13 +142,16 @@ def _time(run: RunView) -> Text:
     return Text(duration(sum(known)) if known else "n/a")
 
 
-def _notes(runs: Sequence[RunView], labels: Sequence[str]) -> Iterator[str]:
+def _remarks(runs: Sequence[RunView], labels: Sequence[str]) -> Iterator[str]:
     for run, label in zip(runs, labels, strict=True):
         states = ((stage.name, stage.info.status) for stage in run.stages)
         unfinished = [f"{name} is {status}" for name, status in states if status != "done"]
         if unfinished or not run.stages:
             yield f"{label}: {', '.join(unfinished) or 'no stage has started'}"
         yield from (f"{label}: {problem}" for problem in run.problems)
+
+
+def _recipes(runs: Sequence[RunView], labels: Sequence[str]) -> Iterator[str]:
     for run, label in zip(runs[1:], labels[1:], strict=True):
         changes = [
             f"{key}: {_short(old)}, then {_short(new)}"

@@ -72,11 +72,11 @@ def browser(run: RunView) -> Browser | None:
     if not stage:
         return None
     rows = sorted(_last(stage[0]), key=_worst_first)
-    truths = _truths(run, stage[0])
-    return Browser(stage[0].name, [_sampled(row, truths) for row in rows], len(stage[0].samples))
+    truths = truths_of(run, stage[0])
+    return Browser(stage[0].name, [sampled(row, truths) for row in rows], len(stage[0].samples))
 
 
-def _truths(run: RunView, stage: StageView) -> list[str]:
+def truths_of(run: RunView, stage: StageView) -> list[str]:
     """The observers of a stage that know a simulation's truth."""
     entries = reward_entries(stage_specs(run).get(stage.name, {}).get("observe") or [])
     names = [label(entry) for entry in entries]
@@ -108,7 +108,7 @@ def _worst_first(row: SampleRow) -> tuple[bool, float]:
     return (known, float(reward) if known and reward is not None else 0.0)
 
 
-def _sampled(row: SampleRow, truths: Collection[str]) -> Sampled:
+def sampled(row: SampleRow, truths: Collection[str]) -> Sampled:
     reward, length, step = row.get("reward"), row.get("length"), row.get("step")
     where = "held-out prompt" if is_held_out(row) else ""
     noted = [where, f"step {step}" if step is not None else "", row.get("category") or ""]
@@ -184,7 +184,7 @@ def _evaluated(run: RunView) -> Iterator[Pair]:
         steps = sorted({r["step"] for r in rows if r.get("step") is not None})
         if len(steps) > 1:
             first, last = ([r for r in rows if r.get("step") == s] for s in (steps[0], steps[-1]))
-            yield from _joined(stage, first, last, _truths(run, stage))
+            yield from _joined(stage, first, last, truths_of(run, stage))
             return
 
 
@@ -197,11 +197,11 @@ def _compared(run: RunView) -> Iterator[Pair]:
 def _stepped(run: RunView) -> Iterator[Pair]:
     for stage in _last_first(run):
         first, last = before_after(stage)
-        truths = _truths(run, stage)
+        truths = truths_of(run, stage)
         found = list(_joined(stage, first, last, truths))
         if not first:
             who = f"after {stage.name}"
-            found = [Pair(cut(r.get("prompt")), [_side(who, r, truths)]) for r in last]
+            found = [Pair(cut(r.get("prompt")), [side_of(who, r, truths)]) for r in last]
         if found:
             yield from found
             return
@@ -225,11 +225,11 @@ def _joined(
         old = earlier.get(row.get("prompt_id"))
         if old is not None:
             rows = (("before", old), ("after", row))
-            sides = [_side(f"{when} {stage.name}", one, truths) for when, one in rows]
+            sides = [side_of(f"{when} {stage.name}", one, truths) for when, one in rows]
             yield Pair(cut(row.get("prompt")), sides)
 
 
-def _side(who: str, row: SampleRow, truths: Collection[str]) -> Side:
+def side_of(who: str, row: SampleRow, truths: Collection[str]) -> Side:
     length = row.get("length")
     notes = _notes(row, truths) + ([] if length is None else [f"{length} tokens"])
     return Side(who, cut(row.get("response")), " · ".join(notes))

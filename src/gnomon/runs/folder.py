@@ -332,6 +332,11 @@ class _Holder(Record):
         return f"process {self.pid} on {self.host}, since {self.since} ({self.command})"
 
 
+def is_worked_on(folder: Path) -> bool:
+    """Whether a process works in a run's folder, as far as this machine can tell."""
+    return (folder / HOLDER).exists() and not _Holder.read_or_empty(folder / HOLDER).is_dead()
+
+
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a run's folder within the block; the folder is made if it is missing.

@@ -8,8 +8,8 @@ all is an error.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,8 +87,15 @@ class RunView:
     problems: tuple[str, ...] = ()
 
 
-def read_run(path: str | Path) -> RunView:
+StageReader = Callable[[Path, list[str]], StageView]
+"""Reads a stage's folder; what cannot be read it adds to the list."""
+
+
+def read_run(path: str | Path, stage: StageReader | None = None) -> RunView:
     """Read ``runs/<name>``.
+
+    Args:
+        stage: how to read a stage, :func:`read_stage` by default.
 
     Raises:
         DataError: the folder does not exist, or is not a run's folder.
@@ -112,7 +119,7 @@ def read_run(path: str | Path) -> RunView:
         recipe_text=text,
         recipe=recipe,
         manifest=manifest,
-        stages=tuple(read_stage(folder, problems) for folder in folders),
+        stages=tuple((stage or read_stage)(folder, problems) for folder in folders),
         comparison=comparison,
         audit=_audit(path / AUDIT, problems),
         gates=_read(Gates, path / GATES, problems),
@@ -146,17 +153,21 @@ def _spaced(comparison: Comparison) -> Comparison:
 
 def read_stage(folder: Path, problems: list[str]) -> StageView:
     """A stage's records; what cannot be read is added to ``problems``."""
-    info = _read(StageInfo, folder / STAGE, problems, required=True)
-    done = info.status == "done"
+    view = read_stage_records(folder, problems)
+    done = view.info.status == "done"
     samples, sample_problems = SampleStore.read(folder / "samples.parquet", done)
     metrics, metric_problems = MetricsStore.read(folder / "metrics.parquet", done)
     problems += [p.replace(str(folder), _short(folder)) for p in sample_problems + metric_problems]
+    return replace(view, metrics=metrics, samples=samples)
+
+
+def read_stage_records(folder: Path, problems: list[str]) -> StageView:
+    """A stage's records without its metrics and samples, which may be large."""
+    info = _read(StageInfo, folder / STAGE, problems, required=True)
     return StageView(
         folder=folder,
         name=info.name or re.sub(r"^\d+-", "", folder.name),
         info=info,
-        metrics=metrics,
-        samples=samples,
         evals=_read(Evals, folder / EVALS, problems),
         probes=_read(Probes, folder / PROBES, problems),
     )
