@@ -16,6 +16,7 @@ from gnomon.cli.eval import eval_app
 from gnomon.cli.imports import import_logs
 from gnomon.cli.mappings import parse_mapping
 from gnomon.cli.run import quickstart, report, run
+from gnomon.cli.view import view
 from gnomon.console import complain, err, say, show
 from gnomon.errors import GateClosed, GnomonError, Pending, RunStopped
 
@@ -48,6 +49,7 @@ app.command()(audit)
 app.command("import")(import_logs)
 app.command()(algorithms)
 app.command()(calibrate)
+app.command()(view)
 
 
 @data_app.command("inspect")

@@ -149,7 +149,7 @@ class RowStore:
         with plain_errors(self.lines):
             os.truncate(self.lines, mark.bytes)
         self._size, self._rows, self._digest = mark.bytes, mark.rows, digest
-        for row in _parsed(kept.splitlines()):
+        for row in parsed(kept.splitlines()):
             for key, value in row.items():
                 self._check_kind(key, value)
 
@@ -195,7 +195,7 @@ class RowStore:
                     return pq.read_table(file), problems
                 with file.open("rb") as stream:  # a last line may not be whole yet
                     whole = (line for line in stream if line.endswith(b"\n"))
-                    return _table_of(_parsed(whole), pa.table({})), problems
+                    return table_of(parsed(whole), pa.table({})), problems
             except (pa.ArrowException, OSError, ValueError) as error:
                 reason = first_line(error).replace(str(file), file.name)
                 problems.append(f"{file} cannot be read ({reason})")
@@ -244,7 +244,7 @@ class RowStore:
             return first
         try:
             with self.lines.open("rb") as stream:
-                return _table_of(_parsed(islice(stream, self._rows)), first)
+                return table_of(parsed(islice(stream, self._rows)), first)
         except (OSError, ValueError) as error:
             raise RunError(
                 f"{self.lines} cannot be read ({error}): the disk or another program has damaged "
@@ -273,7 +273,7 @@ def _as_float(value: int) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Value]]:
+def parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Value]]:
     """The rows in lines; a ValueError with the number of a line that is not a row."""
     for number, line in enumerate(lines, start=1):
         try:
@@ -285,7 +285,7 @@ def _parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Value]]:
         yield row
 
 
-def _table_of(rows: Iterator[dict[str, Value]], first: pa.Table) -> pa.Table:
+def table_of(rows: Iterator[dict[str, Value]], first: pa.Table) -> pa.Table:
     """Rows by columns, those of ``first`` before them; a ValueError if kinds mix in a column."""
     tables = [first]
     types = {field.name: field.type for field in first.schema}
