@@ -174,14 +174,14 @@ class Samples:
         order = _order(table, found, wanted.order)[(page - 1) * PAGE : page * PAGE]
         rows = cast(list[SampleRow], table.take(pa.array(order)).to_pylist())
         return Page(
-            rows,
-            order.tolist(),
-            int(found.size),
-            table.num_rows,
-            page,
-            pages,
-            _names(table),
-            problems,
+            rows=rows,
+            places=order.tolist(),
+            found=int(found.size),
+            of=table.num_rows,
+            page=page,
+            pages=pages,
+            categories=_names(table),
+            problems=problems,
         )
 
     def of_prompt(self, folder: Path, done: bool, place: int) -> list[SampleRow]:

@@ -50,7 +50,7 @@ class ViewServer:
                 server_header=False,
                 timeout_graceful_shutdown=_STOP_SECONDS,
                 h11_max_incomplete_event_size=_HEADERS,
-            )  # fmt: skip
+            )
         )
 
     @property
