@@ -154,7 +154,7 @@ def _remarks(runs: Sequence[RunView], labels: Sequence[str]) -> Iterator[str]:
 def _recipes(runs: Sequence[RunView], labels: Sequence[str]) -> Iterator[str]:
     for run, label in zip(runs[1:], labels[1:], strict=True):
         changes = [
-            f"{key}: {_short(old)}, then {_short(new)}"
+            f"{key}: {short(old)}, then {short(new)}"
             for key, old, new in recipe_changes(runs[0].recipe, run.recipe)
             if key != "name"
         ]
@@ -163,6 +163,7 @@ def _recipes(runs: Sequence[RunView], labels: Sequence[str]) -> Iterator[str]:
         yield f"recipes of {labels[0]} and {label}: {shown + more if changes else 'the same'}"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value of a recipe, cut to what a table has room for."""
     text = str(value)
     return text if len(text) <= _NOT_IN_A_TABLE else f"{text[: _NOT_IN_A_TABLE - 3]}..."

@@ -14,7 +14,7 @@ from gnomon.report import alarms, curves, evals
 from gnomon.report.html import title
 from gnomon.report.kinds import WORDS, column_kinds
 from gnomon.report.plots import Titles, constants, curve_panels
-from gnomon.report.runs import compare_runs, labels_of
+from gnomon.report.runs import compare_runs, labels_of, short
 from gnomon.report.samples import Sampled, Side, cut, is_held_out, sampled, side_of, truths_of
 from gnomon.report.ship import answer, standing, subject
 from gnomon.runs.audit import Finding
@@ -63,7 +63,7 @@ def _run_row(library: Library, name: str) -> RunRow:
             state=opened.state,
             answer=said.kind,
             sentence=said.sentence,
-            alarms=tuple(dict.fromkeys(f.name.replace("_", " ") for f in standing(run))),
+            alarms=tuple(f.name.replace("_", " ") for f in standing(run)),
             figures=tuple(_last_figures(opened)),
             progress=opened.progress,
             changed=_time(opened.changed),
@@ -265,7 +265,7 @@ def _changes(runs: Sequence[RunView]) -> list[tuple[str, list[str]]]:
 
 
 def _plain(value: Any) -> str:
-    return "not there" if value is None else cut(value)
+    return "not there" if value is None else short(value)
 
 
 # -- samples --------------------------------------------------------------------------------------

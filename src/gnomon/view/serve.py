@@ -62,7 +62,7 @@ class ViewServer:
         shown = f"[{address}]" if ":" in address else address
         return f"http://{shown}:{port}/" + (f"?{TOKEN}={self.token}" if self.token else "")
 
-    def run(self, ready: Callable[[], None] | None = None) -> None:
+    def run(self, ready: Callable[[], object] | None = None) -> None:
         """Serve until :meth:`stop` or Ctrl-C."""
         if ready is not None:
             ready()

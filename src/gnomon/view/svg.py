@@ -19,6 +19,7 @@ WIDTH, HEIGHT = 420, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 12, 36
 _POINTS = 240
 """A curve of more points is drawn through the lowest and the highest of each stretch."""
+_LETTER = 6.8  # about how wide one is in the alarms' names
 _DASHES = ("", "6 3", "2 3", "9 3 2 3")
 
 
@@ -86,8 +87,9 @@ def timeline(alarms: Sequence[tuple[float, str, str]], end: float) -> Markup:
     parts = []
     for i, (step, name, anchor) in enumerate(sorted(alarms)):
         x, y = round(left + wide * step / end, 1), row * i
-        side = "end" if x > WIDTH / 2 else "start"
-        words = _text(x, y + 10, side, f"{name}, from step {number(step)}", "alarm-name")
+        told = f"{name}, from step {number(step)}"
+        start = max(left, min(x, WIDTH - left - _LETTER * len(told)))
+        words = _text(start, y + 10, "start", told, "alarm-name")
         shape = Markup(
             '<a href="#{}"><rect class="span" x="{}" y="{}" width="{}" height="5"/>'
             '<circle class="onset" cx="{}" cy="{}" r="5"/>{}</a>'
