@@ -8,7 +8,10 @@ import re
 import shutil
 import time
 from html.parser import HTMLParser
+from urllib.parse import quote, urlencode
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from view_world import (
     HOSTILE,

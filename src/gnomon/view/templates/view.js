@@ -84,4 +84,5 @@ if (choices) {
     const button = choices.querySelector(`button[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
     if (button) { event.preventDefault(); button.click(); }
   });
+  choices.dataset.ready = "1";
 }
