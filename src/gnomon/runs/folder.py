@@ -334,7 +334,8 @@ class _Holder(Record):
 
 def is_worked_on(folder: Path) -> bool:
     """Whether a process works in a run's folder, as far as this machine can tell."""
-    return (folder / HOLDER).exists() and not _Holder.read_or_empty(folder / HOLDER).is_dead()
+    holder = _Holder.read_or_empty(folder / HOLDER)
+    return bool(holder.host) and not holder.is_dead()
 
 
 @contextmanager

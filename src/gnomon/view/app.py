@@ -43,6 +43,7 @@ class Viewer:
     def __init__(self, folder: Path) -> None:
         self.library = Library(folder)
         self.samples = Samples()
+        self._rows: dict[str, tuple[str, pages.RunRow]] = {}
         self.secret = secrets.token_bytes(32)
         self.csrf = secrets.token_urlsafe(24)
         self._templates = environment("gnomon.view")
@@ -59,7 +60,9 @@ class Viewer:
         names = self.library.names()
         stamp = "-".join(self.library.stamp(name) for name in names)
         return self._live(
-            request, stamp, lambda: self.page("runs.html.j2", rows=pages.run_rows(self.library))
+            request,
+            stamp,
+            lambda: self.page("runs.html.j2", rows=pages.run_rows(self.library, self._rows)),
         )
 
     def run(self, request: Request, name: str) -> Response:

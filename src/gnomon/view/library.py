@@ -107,9 +107,11 @@ class Library:
         Raises:
             DataError: there is no such run.
         """
-        if name not in self.names():
+        path = self.folder if self.single else self.folder / name
+        own = self.folder.resolve().name if self.single else Path(name).name
+        if name != own or name.startswith(".") or not _is_run(path):
             raise DataError(f"there is no run {name!r} in {self.folder}")
-        return self.folder if self.single else self.folder / name
+        return path
 
     def open(self, name: str) -> Opened:
         """A run as it is now.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -43,14 +43,26 @@ class RunRow:
     figures: tuple[tuple[str, float], ...] = ()
     progress: str = ""
     changed: str = ""
+    written: float = 0.0
     age: str = ""
     problems: int = 0
     problem: str = ""
 
 
-def run_rows(library: Library) -> list[RunRow]:
-    """Every run of the folder; one that cannot be shown is in it with the reason."""
-    return [_run_row(library, name) for name in library.names()]
+def run_rows(library: Library, known: MutableMapping[str, tuple[str, RunRow]]) -> list[RunRow]:
+    """Every run of the folder; one that cannot be shown is in it with the reason.
+
+    Args:
+        known: rows made before, by the run's name and stamp; filled here.
+    """
+    found = []
+    for name in library.names():
+        stamp = library.stamp(name)
+        if known.get(name, ("",))[0] != stamp:
+            known[name] = (stamp, _run_row(library, name))
+        row = known[name][1]
+        found.append(replace(row, age=age(row.written)))
+    return found
 
 
 def _run_row(library: Library, name: str) -> RunRow:
@@ -67,7 +79,7 @@ def _run_row(library: Library, name: str) -> RunRow:
             figures=tuple(_last_figures(opened)),
             progress=opened.progress,
             changed=_time(opened.changed),
-            age=age(opened.changed),
+            written=opened.changed,
             problems=len(run.problems),
         )
     except DataError as error:
@@ -255,13 +267,25 @@ def _html(table: Any) -> HtmlTable:
 
 def _changes(runs: Sequence[RunView]) -> list[tuple[str, list[str]]]:
     """(key, each run's value) of everything in which a recipe differs from the first."""
-    found: dict[str, list[str]] = {}
-    for place, run in enumerate(runs[1:], start=1):
-        for key, old, new in recipe_changes(runs[0].recipe, run.recipe):
-            if key not in ("name", "output"):
-                values = found.setdefault(key, [_plain(old)] * len(runs))
-                values[place] = _plain(new)
-    return list(found.items())
+    own = [
+        {key: (old, new) for key, old, new in recipe_changes(runs[0].recipe, run.recipe)}
+        for run in runs[1:]
+    ]
+    first = {key: old for changes in own for key, (old, _) in changes.items()}
+    return [
+        (key, [_plain(old), *(_now(changes, key, old) for changes in own)])
+        for key, old in first.items()
+        if key not in ("name", "output")
+    ]
+
+
+def _now(changes: Mapping[str, tuple[Any, Any]], key: str, old: Any) -> str:
+    """A run's value of a key: the first run's, unless it or what it is part of changed."""
+    if key in changes:
+        return _plain(changes[key][1])
+    parts = key.split(".")
+    wholes = [".".join(parts[:n]) for n in range(1, len(parts))]
+    return next((f"see {whole}" for whole in wholes if whole in changes), _plain(old))
 
 
 def _plain(value: Any) -> str:

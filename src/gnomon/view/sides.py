@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from gnomon.errors import DataError
-from gnomon.runs.answers import ANSWERS, read_answers
+from gnomon.runs.answers import ANSWERS, Answer, read_answers
 from gnomon.view.library import Library
 from gnomon.view.samples import Samples
 
@@ -77,7 +78,7 @@ def sides(library: Library, samples: Samples) -> dict[str, Side]:
 def _of_run(library: Library, samples: Samples, name: str) -> Iterator[Side]:
     run = library.open(name).run
     if (run.path / ANSWERS).exists():
-        answers, _ = read_answers(run.path)
+        answers = _answers(run.path)
         for model in dict.fromkeys(answer.model for answer in answers):
             own = [a for a in answers if a.model == model and a.sample == 0]
             said = [Said(a.prompt, a.response, a.prompt_id, a.category or "") for a in own]
@@ -99,6 +100,17 @@ def _of_run(library: Library, samples: Samples, name: str) -> Iterator[Side]:
                     f"{name}: {when} evaluation of {stage.name}",
                     _evaluated(samples, stage.folder, done, last),
                 )
+
+
+def _answers(run: Path) -> tuple[Answer, ...]:
+    about = (run / ANSWERS).stat()
+    return _read_answers(run, about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(maxsize=64)
+def _read_answers(run: Path, changed: int, size: int) -> tuple[Answer, ...]:
+    """A run's answers, read again when the file has changed."""
+    return tuple(read_answers(run)[0])
 
 
 def _always(said: list[Said]) -> Callable[[], Iterable[Said]]:
