@@ -20,6 +20,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 12, 36
 _POINTS = 240
 """A curve of more points is drawn through the lowest and the highest of each stretch."""
 _LETTER = 6.8  # about how wide one is in the alarms' names
+_COLORS = style.PALETTE[:-1]  # black cannot be seen on a dark page
 _DASHES = ("", "6 3", "2 3", "9 3 2 3")
 
 
@@ -155,9 +156,9 @@ def _ticks(low: float, high: float, integer: bool) -> list[tuple[float, str]]:
 
 
 def _line(frame: _Frame, curve: Curve, place: int) -> Markup:
-    color = style.PALETTE[place % len(style.PALETTE)]
+    color = _COLORS[place % len(_COLORS)]
     mean, window = style.smooth(curve.y)
-    dash = _DASHES[place // len(style.PALETTE) % len(_DASHES)]
+    dash = _DASHES[place // len(_COLORS) % len(_DASHES)]
     parts = [] if window == 1 else [_path(frame, curve.x, curve.y, color, "", "raw")]
     parts.append(_path(frame, curve.x, mean, color, dash, "mean"))
     if curve.x.size <= 12:
@@ -207,6 +208,6 @@ def _legend(curves: Sequence[Curve]) -> Markup:
         '<span class="legend"><svg viewBox="0 0 18 8" aria-hidden="true">'
         '<line x1="0" x2="18" y1="4" y2="4" stroke="{}" stroke-width="3"/></svg>{}</span>'
     )
-    keys = [key.format(style.PALETTE[i % len(style.PALETTE)], c.label)
+    keys = [key.format(_COLORS[i % len(_COLORS)], c.label)
             for i, c in enumerate(curves)]  # fmt: skip
     return Markup('<span class="legends">{}</span>').format(Markup("").join(keys))
