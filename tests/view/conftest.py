@@ -31,7 +31,7 @@ def client(runs: Path) -> TestClient:
     return open_client(runs)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, nothing else can run an event loop
 def browser() -> Iterator[object]:
     sync = pytest.importorskip("playwright.sync_api", reason="Chromium is not here: no playwright")
     if CHROMIUM is None:

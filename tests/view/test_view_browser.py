@@ -83,10 +83,12 @@ def test_filter_sort_and_pages(opened):
     opened.get_by_label("Words").fill("lighthouse")
     opened.get_by_label("Words").press("Enter")
     opened.locator("#found").get_by_text("9 of 36").wait_for()
+    opened.locator("#filters[data-ready]").wait_for()
     opened.get_by_label("Prompts").select_option("training")  # acts at once
     opened.locator("#found").get_by_text("3 of 36").wait_for()
     opened.get_by_text("Clear").click()
     opened.locator("#found").get_by_text("36 of 36").wait_for()
+    opened.locator("#filters[data-ready]").wait_for()
     opened.get_by_label("Order").select_option("longest")
     opened.wait_for_url("**order=longest*")
     lengths = opened.locator("[data-row]").evaluate_all("rows => rows.map(r => +r.dataset.length)")

@@ -68,6 +68,7 @@ if (document.querySelector("[data-live]")) {
 const filters = document.getElementById("filters");
 if (filters) {
   for (const one of filters.querySelectorAll("select")) one.addEventListener("change", () => filters.requestSubmit());
+  filters.dataset.ready = "1";
 }
 
 // One key chooses: 1, 2, t, s, u.
