@@ -75,6 +75,8 @@ def test_the_token_is_made_only_where_others_reach_it(runs):
     here = ViewServer(runs)
     assert here.token is None
     assert here.link.startswith("http://127.0.0.1:")
+    proxied = ViewServer(runs, names=["view.example"])
+    assert proxied.token is not None
     everywhere = ViewServer(runs, "0.0.0.0")
     assert everywhere.token is not None
     assert everywhere.link.endswith(f"/?token={everywhere.token}")
@@ -83,5 +85,5 @@ def test_the_token_is_made_only_where_others_reach_it(runs):
         ViewServer(runs, port=port)
     with pytest.raises(DataError, match="is not a folder"):
         ViewServer(runs / "nope")
-    for server in (here, everywhere):
+    for server in (here, proxied, everywhere):
         server._socket.close()

@@ -217,6 +217,9 @@ def test_alarms_are_on_the_time_axis_and_on_the_curves(client):
     assert at == pytest.approx(points[23][0], abs=0.2)  # the alarm stands at step 24, the 24th row
     assert [y for _, y in points] == sorted((y for _, y in points), reverse=True)  # it only rose
     assert client.get("/runs/plain").text.count('class="mark"') == 0
+    assert 'href="#alarm-1"><rect' in text
+    assert 'id="alarm-1"' in text
+    assert 'href="/runs/bad#alarm-1"><rect' in client.get("/runs/bad/02-ppo").text
 
 
 def test_a_page_that_did_not_change_is_not_sent_again(client, runs):

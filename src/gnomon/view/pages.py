@@ -6,6 +6,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from rich.text import Text
 
@@ -123,7 +124,7 @@ def run_page(opened: Opened) -> dict[str, Any]:
         gates=run.gates.all(),
         evals=evals.tables(run),
         alarms=[(alarm, _alarm_plots(run, alarm.finding)) for alarm in alarms.alarms(run)],
-        timelines=_timelines(run),
+        timelines=_timelines(run, ""),
         looked=alarms.looked(run),
         looked_words=alarms.STATUS,
         comparison=run.comparison,
@@ -149,13 +150,14 @@ def key_stage(opened: Opened) -> StageView | None:
 def stage_page(opened: Opened, stage: StageView) -> dict[str, Any]:
     """The page of a stage."""
     run = opened.run
+    page = f"/runs/{quote(run.name, safe='')}"
     return dict(
         opened=opened,
         run=run,
         stage=stage,
         changed=_time(opened.changed),
         age=age(opened.changed),
-        timelines=[t for t in _timelines(run) if t[0] == stage.name],
+        timelines=[t for t in _timelines(run, page) if t[0] == stage.name],
         figures=list({**stage.info.figures, **stage.evals.figures()}.items()),
         constants=list(constants(stage).items()),
         **_charts(run, stage),
@@ -183,14 +185,15 @@ def _alarm_plots(run: RunView, finding: Finding) -> list[Any]:
     return []
 
 
-def _timelines(run: RunView) -> list[tuple[str, Any, list[str]]]:
-    """Of each stage with alarms: its name, they over its steps, and those that are of no time."""
+def _timelines(run: RunView, page: str) -> list[tuple[str, Any, list[str]]]:
+    """Of each stage with alarms: its name, they over its steps, each with a link into ``page``, and
+    those that are of no time."""
     found = []
     shown = alarms.alarms(run)
     for stage in run.stages:
         own = [(i, a.finding) for i, a in enumerate(shown, 1) if a.finding.stage == stage.name]
         timed = [
-            (f.since, f"{f.name.replace('_', ' ')} ({f.detector})", f"alarm-{i}")
+            (f.since, f"{f.name.replace('_', ' ')} ({f.detector})", f"{page}#alarm-{i}")
             for i, f in own
             if f.since is not None
         ]

@@ -37,7 +37,8 @@ class ViewServer:
         app = make_app(folder)
         self._socket = _listen(host, port)
         address = str(self._socket.getsockname()[0])
-        self.token = None if _is_loopback(address) else secrets.token_urlsafe(24)
+        private = _is_loopback(address) and not names  # a name means that others come by a proxy
+        self.token = None if private else secrets.token_urlsafe(24)
         self._http = uvicorn.Server(
             uvicorn.Config(
                 Guard(app, [host, *names], self.token),

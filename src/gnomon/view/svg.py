@@ -77,7 +77,7 @@ def chart(heading: str, unit: str, curves: Sequence[Curve], marks: Marks = ()) -
 
 
 def timeline(alarms: Sequence[tuple[float, str, str]], end: float) -> Markup:
-    """Alarms on the time axis: (the step from which it stood, its name, the anchor that shows it)
+    """Alarms on the time axis: (the step from which it stood, its name, the link that shows it),
     each as a bar up to ``end``."""
     if not alarms:
         return Markup("")
@@ -92,7 +92,7 @@ def timeline(alarms: Sequence[tuple[float, str, str]], end: float) -> Markup:
         start = max(left, min(x, WIDTH - left - _LETTER * len(told)))
         words = _text(start, y + 10, "start", told, "alarm-name")
         shape = Markup(
-            '<a href="#{}"><rect class="span" x="{}" y="{}" width="{}" height="5"/>'
+            '<a href="{}"><rect class="span" x="{}" y="{}" width="{}" height="5"/>'
             '<circle class="onset" cx="{}" cy="{}" r="5"/>{}</a>'
         )
         length = round(max(1.0, left + wide - x), 1)
