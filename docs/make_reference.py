@@ -44,6 +44,8 @@ TITLES: dict[type[BaseModel], str] = {
     schema.EnvironmentSpec: "`environment`",
     schema.LoraSpec: "`lora`",
     schema.CompareSpec: "`compare`",
+    schema.CardSpec: "`card`",
+    schema.SourceCard: "What `card` says of a source",
 }
 NAMES: dict[type[BaseModel], str] = {
     schema.StageSpec: "[stage](#a-stage)",
@@ -58,6 +60,8 @@ NAMES: dict[type[BaseModel], str] = {
     schema.EnvironmentSpec: "[environment](#environment)",
     schema.LoraSpec: "[lora](#lora)",
     schema.CompareSpec: "[compare](#compare)",
+    schema.CardSpec: "[card](#card)",
+    schema.SourceCard: "[source](#what-card-says-of-a-source)",
     LabellerSpec: "[labeller](#a-labeller)",
 }
 MEANINGS = {
@@ -109,6 +113,9 @@ MEANINGS = {
     "RewardSpec.ensemble": "how the members of an ensemble become one number",
     "RewardSpec.options": "keyword arguments of the function or builtin",
     "CompareSpec.prompts": "what every policy answers; take held-out ones",
+    "CardSpec.base_licence": "the licence of the model that the run started from",
+    "CardSpec.release_date": "through any channel",
+    "CardSpec.intended_uses": "what the model is made for",
     "CompareSpec.rollout": "with `samples` above 1, 0/1 rewards get a table of pass@k",
 }
 """Keyed by the class that has the field, or one it inherits from."""

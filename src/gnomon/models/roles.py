@@ -25,6 +25,7 @@ from gnomon.data.batch import Batch
 from gnomon.errors import ModelError
 from gnomon.models import adapters as lora_adapters
 from gnomon.models.adapters import LoraSettings
+from gnomon.models.counting import count
 from gnomon.models.heads import ScalarHead
 from gnomon.models.load import LoadedModel
 from gnomon.models.logprobs import OutputHead, TokenLogprobs, token_logprobs
@@ -261,6 +262,7 @@ class Role:
         """Final hidden states [N, H] of the packed tokens, as the vocabulary head takes them."""
         packed = self.trunk.packed  # made, and tried out, before the role's own settings
         with self._running():
+            count(self.name, batch.num_tokens, backward=torch.is_grad_enabled())
             return packed.hidden(batch)
 
     def logprobs(

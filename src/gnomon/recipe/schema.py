@@ -7,6 +7,7 @@ default is written out in the run's own ``recipe.yaml``.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import re
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args
@@ -458,6 +459,11 @@ class StageSpec(Spec):
         return asked_always(value)
 
     @property
+    def sources(self) -> list[DataSpec]:
+        """All the data that it reads."""
+        return [*self.data, *self.eval_data, *self.pretraining, *self.normalise_on]
+
+    @property
     def response_tokens(self) -> int:
         """The most tokens that a response adds to its prompt."""
         if self.environment is not None:
@@ -481,6 +487,62 @@ class CompareSpec(Spec):
     @classmethod
     def _asked_always(cls, value: list[RewardSpec]) -> list[RewardSpec]:
         return asked_always(value)
+
+
+class SourceCard(Spec):
+    """What a model card says of one source of data; what is not stated is said to be missing."""
+
+    licence: str = Field("", description="as the hub names it: apache-2.0, cc-by-4.0, ...")
+    provenance: str = Field("", description="where it comes from, with its address and date")
+    obtained: str = Field("", description="how it was obtained and selected")
+    kind: Literal["", "crawled", "private", "user", "public", "synthetic", "other"] = Field(
+        "", description="of the EU form's kinds of provenance"
+    )
+    characteristics: str = Field("", description="its scope, languages, period, domains")
+    curation: str = Field("", description="how it was cleaned and filtered")
+    unsuitable: str = Field("", description="how unsuitable sources were looked for")
+    biases: str = Field("", description="how biases were looked for")
+    labellers: str = Field("", description="who labelled it, how they were chosen and paid")
+    hub: str = Field("", description="its id on the hub, for the card's metadata")
+
+
+class CardSpec(Spec):
+    """What the model card states that no record of the run holds; all of it may be left out, and
+    what is left out is said to be missing."""
+
+    model_name: str = Field("", description="the model's name; the run's and the stage's otherwise")
+    provider: str = Field("", description="legal name of who places the model on the market")
+    contact: str = Field("", description="where questions and reports of weaknesses go")
+    licence: str = Field("", description="of the resulting model, as the hub names it")
+    licence_link: str = Field("", description="where the licence's text is")
+    base_model: str = Field("", description="the base's hub id, for the card's metadata")
+    base_licence: str = ""
+    base_training_flop: float | None = Field(
+        None, gt=0, description="training compute of the base, for the rule of one third"
+    )
+    base_systemic_risk: bool | None = Field(
+        None,
+        description="whether the base is a model with systemic risk; matters where its "
+        "training compute is not known",
+    )
+    release_date: str = ""
+    union_release_date: str = Field("", description="on the Union's market")
+    distribution: str = Field("", description="channels through which the model is distributed")
+    acceptable_use: str = Field("", description="the policy's address, or that there is none")
+    intended_uses: str = ""
+    out_of_scope: str = Field("", description="uses it is not made for, or that are prohibited")
+    integration: str = Field("", description="systems it can be part of, hardware and software")
+    limitations: str = Field("", description="known to you beside what audits and evals found")
+    rationale: str = Field("", description="why it was trained so")
+    maintenance: str = Field("", description="plans after release: updates, monitoring, retirement")
+    languages: list[str] = Field(default_factory=list, description="as the hub writes them: en, de")
+    watts_per_cpu: float | None = Field(
+        None, gt=0, description="of a busy core; energy is estimated where no meter was read"
+    )
+    watts_per_gpu: float | None = Field(None, gt=0, description="of a busy card")
+    data: dict[str, SourceCard] = Field(
+        default_factory=dict, description="by the source's `path`, as the recipe has it"
+    )
 
 
 class Recipe(Spec):
@@ -522,11 +584,24 @@ class Recipe(Spec):
         "[gates.md](gates.md)",
     )
     on_fail: OnFail = Field("stop", description="of stages that do not say it themselves")
+    card: CardSpec | None = Field(
+        None, description="what the model card states that no record holds; see [card.md](card.md)"
+    )
 
     @field_validator("name")
     @classmethod
     def _plain_name(cls, value: str) -> str:
         return check_name(value, "run")
+
+    @model_validator(mode="after")
+    def _card_of_these_sources(self) -> Recipe:
+        paths = list(dict.fromkeys(spec.path for stage in self.stages for spec in stage.sources))
+        for name in self.card.data if self.card else ():
+            if name not in paths:
+                near = difflib.get_close_matches(name, paths, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"card.data: no stage reads {name!r}{hint}")
+        return self
 
     @model_validator(mode="after")
     def _stage_names(self) -> Recipe:

@@ -117,6 +117,27 @@ class Skipped(Record):
     examples: list[str] = []
 
 
+class Compute(Record):
+    """What a stage computed, evaluations left out.
+
+    Attributes:
+        parameters: of each role's model, adapters left out.
+        trained: those of them, or of its adapter and head, that are trained.
+        forward: tokens of each role's forward passes; ``sampler`` is the policy as it samples.
+        backward: those among them that a backward pass follows.
+        recomputed: whether backward passes compute the layers once more (gradient checkpointing).
+    """
+
+    parameters: dict[str, int] = {}
+    trained: dict[str, int] = {}
+    forward: dict[str, int] = {}
+    backward: dict[str, int] = {}
+    recomputed: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.forward)
+
+
 class StageInfo(Record):
     """stage.json.
 
@@ -137,6 +158,9 @@ class StageInfo(Record):
         skipped: rows of its data that were left out.
         judges: by judge, its ``version``, the responses it ``judged``, its ``errors`` among them,
             and the ``seconds``, ``tokens`` and ``money`` (euros) that it took.
+        compute: what it computed; empty in runs of earlier versions.
+        joules: of energy by the meter that was read (``rapl``, ``nvml``), of all calls together;
+            empty where the machine has none that may be read.
     """
 
     name: str = ""
@@ -156,6 +180,8 @@ class StageInfo(Record):
     error: str = ""
     skipped: Skipped = Skipped()
     judges: dict[str, dict[str, Any]] = {}
+    compute: Compute = Compute()
+    joules: dict[str, float] = {}
 
     @property
     def figures(self) -> dict[str, Interval]:

@@ -33,6 +33,7 @@ from gnomon.recipe.schema import Kind, Recipe, RewardSpec, StageSpec
 from gnomon.rollout.protocol import Engine
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.records import Skipped, StageInfo
+from gnomon.stages.energy import EnergyMeter
 from gnomon.stages.engines import make_engine
 from gnomon.stages.names import (
     KINDS,
@@ -259,9 +260,12 @@ def run_stage(
     )
     earlier = folder.info() if resume else StageInfo()
     info.seconds, info.cpu_seconds = earlier.seconds or 0.0, earlier.cpu_seconds or 0.0
+    if earlier.joules:
+        info.joules = earlier.joules
     began, cpu_began = info.seconds - time.time(), info.cpu_seconds - time.process_time()
     make_folder(folder.path)
     folder.write_info(info)
+    meter = stage.closing.enter_context(EnergyMeter(earlier=earlier.joules))
     try:
         torch.manual_seed(stage.seed)
         loaded = load_causal_lm(stage.start_model(), dtype=stage.recipe.dtype, device=stage.device)
@@ -286,6 +290,8 @@ def run_stage(
         try:
             stage.closing.close()
         finally:  # after an impatient second Ctrl-C, say
+            if joules := meter.joules():
+                info.joules = joules
             info.seconds = began + time.time()
             info.cpu_seconds = cpu_began + time.process_time()
             info.skipped = Skipped(**stage.data.report.skipped_info())

@@ -28,6 +28,7 @@ from gnomon.plugins import did_you_mean
 from gnomon.recipe.schema import Kind, MonitorSpec
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.records import DATA
+from gnomon.stages.computed import computed
 from gnomon.stages.environments import build_environment, openings
 from gnomon.stages.evaluate import check_suites, model_places
 from gnomon.stages.names import reward_folder
@@ -239,10 +240,15 @@ class Train(Stage):
             "summary": {k: v for k, v in last.items() if not k.startswith("eval/")},
             "held_out": {k[5:]: v for k, v in last.items() if k.startswith("eval/")},
         }
+        judge, judged = None, 0
         if isinstance(source, SampledSource):
-            info["judges"] = source.tally.totals()
+            info["judges"], judge = source.tally.totals(), source.played.judge
+            judged = info["judges"].get(judge.name, {}).get("tokens", 0) if judge else 0
         if loop.peak is not None:
             info["peak"] = loop.peak.summary(loop.end)
+        if cache is not None:  # each row once, whichever run computed it
+            loop.tokens.forward["reference"] += sum(row.num_tokens() for row in rows[0])
+        info["compute"] = computed(loop.tokens, roles, judge, judged)
         return info if cache is None else info | {"reference": cache.summary()}
 
     def _rows(self, builder: RoleBuilder, encoder: Encoder) -> tuple[Sequence[Any], Sequence[Any]]:

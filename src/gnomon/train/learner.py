@@ -19,6 +19,7 @@ from gnomon.algorithms.offline_settings import TextMixSettings
 from gnomon.data.batch import Batch, Sampler
 from gnomon.errors import RunError
 from gnomon.losses.reduce import Totals, masked_sum
+from gnomon.models.counting import TokenCounts, counting
 from gnomon.records import TokenGroup
 
 
@@ -44,11 +45,16 @@ class Minibatch:
 
 @dataclass(frozen=True)
 class Drawn:
-    """An iteration's groups, as given or as sampled and judged, and what was seen on the way."""
+    """An iteration's groups, as given or as sampled and judged, and what was seen on the way.
+
+    Attributes:
+        tokens: what sampling the groups computed.
+    """
 
     groups: Sequence[Any]
     metrics: Mapping[str, float] = field(default_factory=dict)
     samples: Sequence[Mapping[str, Any]] = ()
+    tokens: TokenCounts = field(default_factory=TokenCounts)
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Experience:
     metrics: Mapping[str, float] = field(default_factory=dict)
     samples: Sequence[Mapping[str, Any]] = ()
     carried: Any = None
+    tokens: TokenCounts = field(default_factory=TokenCounts)
 
 
 class Source(Protocol):
@@ -122,7 +129,8 @@ class Learner:
     def experience(self, iteration: int) -> Experience:
         """What iteration ``iteration`` (from 0) trains on; fixed by the weights and the seed."""
         step = self.source.step(iteration)
-        drawn = self.source.draw(step)
+        with counting():  # another thread may sample: the source says what that took
+            drawn = self.source.draw(step)
         credit = self.algorithm.credit(drawn.groups, step)
         if not isinstance(credit, Credit):
             raise self._wrong("credit", credit, "a Credit(groups, metrics)")
@@ -131,7 +139,7 @@ class Learner:
             for number, groups in self.source.split(credit, step)
         ]
         metrics = {**drawn.metrics, **credit.metrics}
-        return Experience(step, minibatches, metrics, drawn.samples, credit.carried)
+        return Experience(step, minibatches, metrics, drawn.samples, credit.carried, drawn.tokens)
 
     def loss(self, batch: Batch, step: Step) -> LossOutput:
         """The micro-batch's share of the step's loss.

@@ -20,6 +20,7 @@ from gnomon.algorithms.metric import MetricSums
 from gnomon.data.batch import Batch
 from gnomon.errors import EngineError, Pending, RewardsFailedError, RunError, RunStopped
 from gnomon.files import Fingerprints, damage, fingerprints
+from gnomon.models.counting import TokenCounts, counting
 from gnomon.models.merge import first_not_finite
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.records import EVALS, Evals
@@ -59,6 +60,7 @@ class Loop:
 
     Attributes:
         watchers: look at the policy now and then; see :data:`Watcher`.
+        tokens: what the finished iterations computed, evaluations left out.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Loop:
         self.evals: Fingerprints | None = None
         self.saved: int | None = None
         self.memory = PeakMemory()
+        self.tokens = TokenCounts()
 
     @property
     def end(self) -> int:
@@ -187,17 +190,18 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.learner.train_mode(False)
-        experience = self.learner.experience(iteration)
-        if self.learner.source.can_draw_again():
-            self.stop.check()
-        self.learner.train_mode(True)
-        step, sums = self.step, MetricSums()
-        norms: list[float] = []
-        losses: list[float] = []
-        tokens = 0
-        for minibatch in experience.minibatches:
-            norms.append(self._step(experience, minibatch, sums, losses))
-            tokens += sum(g.num_tokens() for g in (*minibatch.trained, *minibatch.text))
+        with counting() as counts:
+            experience = self.learner.experience(iteration)
+            if self.learner.source.can_draw_again():
+                self.stop.check()
+            self.learner.train_mode(True)
+            step, sums = self.step, MetricSums()
+            norms: list[float] = []
+            losses: list[float] = []
+            tokens = 0
+            for minibatch in experience.minibatches:
+                norms.append(self._step(experience, minibatch, sums, losses))
+                tokens += sum(g.num_tokens() for g in (*minibatch.trained, *minibatch.text))
         self.learner.train_mode(False)
         seconds = time.perf_counter() - began
         row = {
@@ -212,6 +216,8 @@ class Loop:
         self.learner.end_iteration(experience, row)
         self._keep_samples(evaluation.samples, evaluation=iteration, step=step)
         self._record(iteration, row, experience.samples, seconds, tokens)
+        self.tokens.add(counts)
+        self.tokens.add(experience.tokens)
         self.idle.see(iteration + 1, row)
 
     def _step(
@@ -444,6 +450,7 @@ class Loop:
                 "memory": self.memory.metrics(),
                 "stopped": self.stopped,
                 "peak": None if self.peak is None else self.peak.state_dict(),
+                "tokens": self.tokens.to_dict(),
             },
         )
         self.saved = iteration
@@ -481,5 +488,6 @@ class Loop:
         self.stopped = state.get("stopped")
         if self.peak is not None and state.get("peak") is not None:
             self.peak.load_state_dict(state["peak"])
+        self.tokens = TokenCounts.of(state.get("tokens", {}))  # earlier versions have none
         self.progress.resume(iteration)
         return iteration

@@ -6,7 +6,7 @@ prompts -> rollout -> judge -> (the method's credit) -> minibatches
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from gnomon.algorithms.rollouts import (
 from gnomon.data.batch import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
 from gnomon.judges.tally import Tally
+from gnomon.models.counting import TokenCounts
 from gnomon.recipe.schema import MonitorSpec
 from gnomon.records import TokenGroup
 from gnomon.stats.intervals import mean_interval, weighted_proportion
@@ -112,7 +113,7 @@ class SampledSource:
         metrics = rollout_metrics(rollouts) | {"temperature": step.temperature, **ahead}
         metrics |= self.monitors.figures(rollouts, step)
         rows = [{**row, "policy_iteration": written_by} for row in sample_rows(rollouts)]
-        return Drawn(rollouts, metrics, rows)
+        return Drawn(rollouts, metrics, rows, sampled_tokens(rollouts))
 
     def rollouts(self, iteration: int) -> list[Rollout]:
         """The iteration's prompts, sampled and judged; others too, in place of wasted ones, for as
@@ -290,6 +291,19 @@ class SampledSource:
                 "too low. (Warned once; the metric zero_spread keeps counting.)",
                 stacklevel=2,
             )
+
+
+SAMPLER = "sampler"
+"""The policy as it samples, in counts of tokens."""
+
+
+def sampled_tokens(rollouts: Iterable[Rollout]) -> TokenCounts:
+    """What sampling computes: each prompt once, each response's tokens once."""
+    counts = TokenCounts()
+    for rollout in rollouts:
+        written = sum(len(completion.ids) for completion in rollout.completions)
+        counts.forward[SAMPLER] += len(rollout.prompt.ids) + written
+    return counts
 
 
 def _failures(rollouts: Sequence[Rollout]) -> tuple[list[str], int]:

@@ -1,0 +1,55 @@
+"""What a stage computed, for stage.json: tokens by role, and the sizes of the roles' models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gnomon.judges.learned import LearnedReward
+from gnomon.judges.protocol import Judge
+from gnomon.models.counting import TokenCounts
+from gnomon.models.roles import Role
+from gnomon.runs.records import Compute
+from gnomon.train.sampled import SAMPLER
+
+ADAPTER = ".lora_"
+
+
+def computed(
+    tokens: TokenCounts,
+    roles: Mapping[str, Role],
+    judge: Judge | None = None,
+    judged: int = 0,
+) -> Compute:
+    """Tokens and sizes together.
+
+    Args:
+        tokens: by role.
+        roles: those of the stage.
+        judge: what gave the reward; a reward model's tokens count as a role's, under its name.
+        judged: the tokens that it computed.
+    """
+    sizes = {name: parameters(role) for name, role in roles.items()}
+    if "policy" in sizes:
+        sizes[SAMPLER] = sizes["policy"]
+    if isinstance(judge, LearnedReward):
+        sizes[judge.name] = max(map(parameters, judge.members))
+        tokens.forward[judge.name] += judged
+    counted = tokens.to_dict()
+    return Compute(
+        parameters={name: sizes[name] for name in counted["forward"] if name in sizes},
+        trained={n: _trained(role) for n, role in roles.items() if role.trainable},
+        forward=counted["forward"],
+        backward=counted["backward"],
+        recomputed=any(r.trunk.gradient_checkpointing and r.trainable for r in roles.values()),
+    )
+
+
+def parameters(role: Role) -> int:
+    """Numbers in a role's model, adapters left out; tied ones once."""
+    named = role.trunk.model.named_parameters()
+    return sum(p.numel() for name, p in named if ADAPTER not in name)
+
+
+def _trained(role: Role) -> int:
+    parameters: Sequence[int] = [p.numel() for p in role.parameters()]
+    return sum(parameters)
