@@ -12,6 +12,7 @@ import gnomon
 from gnomon.cli.algorithms import algorithms
 from gnomon.cli.audit import audit
 from gnomon.cli.calibrate import calibrate
+from gnomon.cli.card import card
 from gnomon.cli.eval import eval_app
 from gnomon.cli.imports import import_logs
 from gnomon.cli.mappings import parse_mapping
@@ -50,6 +51,7 @@ app.command("import")(import_logs)
 app.command()(algorithms)
 app.command()(calibrate)
 app.command()(view)
+app.command()(card)
 
 
 @data_app.command("inspect")

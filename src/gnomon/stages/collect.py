@@ -24,20 +24,27 @@ from gnomon.errors import ConfigError, RunError, RunStopped
 from gnomon.files import make_folder, write_text
 from gnomon.judges.protocol import Judge, judged
 from gnomon.judges.tally import Tally, Totals, added
+from gnomon.models.counting import TokenCounts
 from gnomon.models.load import LoadedModel
 from gnomon.models.roles import Role
 from gnomon.recipe.schema import Kind
 from gnomon.records import Comparison, Group, Judgement, Prompt
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams, sampled_group
 from gnomon.runs.records import DATA
+from gnomon.stages.computed import computed
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.stage import Stage
 from gnomon.tasks.tunnel.labellers import Labeller, Turns
 from gnomon.train.progress import Progress
-from gnomon.train.sampled import Sampling
+from gnomon.train.sampled import SAMPLER, Sampling
 from gnomon.train.watch import Stop
 
 FIX = "fix the judge"
+
+
+def written(completions: Sequence[Completion]) -> int:
+    """The tokens of some responses."""
+    return sum(len(completion.ids) for completion in completions)
 
 
 class Collect(Stage):
@@ -97,7 +104,15 @@ class Collect(Stage):
             )
             made = collect(collector, prompts, self.folder.path, progress, self.stop)
         self.data.report.skipped += made.skipped
-        return {"iterations": len(prompts), "summary": made.summary, "judges": made.judges}
+        tokens = TokenCounts()
+        tokens.forward[SAMPLER] = made.tokens
+        judged = made.judges.get(judge.name, {}).get("tokens", 0)
+        return {
+            "iterations": len(prompts),
+            "summary": made.summary,
+            "judges": made.judges,
+            "compute": computed(tokens, {"policy": policy}, judge, judged),
+        }
 
     def _labellers(self, prompts: Sequence[EncodedPrompt]) -> Judge:
         """The simulated labellers, who take turns."""
@@ -106,11 +121,13 @@ class Collect(Stage):
 
 
 class Collected(NamedTuple):
-    """What :func:`collect` did: the counts, the prompts that gave no group, what judging took."""
+    """What :func:`collect` did: the counts, the prompts that gave no group, what judging took, and
+    the tokens that sampling computed."""
 
     summary: dict[str, float]
     skipped: list[Skipped]
     judges: Totals
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -128,10 +145,10 @@ class Collector:
 
     def rows(
         self, prompts: Sequence[EncodedPrompt], first: int
-    ) -> tuple[list[dict[str, Any]], Totals]:
-        """One row per prompt, in order, and what judging them took. Rows are in the native format
-        where at least two distinct responses were judged, else ``{"id", "skipped": reason,
-        "cure"}``.
+    ) -> tuple[list[dict[str, Any]], Totals, int]:
+        """One row per prompt, in order, what judging them took, and the tokens that sampling
+        computed. Rows are in the native format where at least two distinct responses were judged,
+        else ``{"id", "skipped": reason, "cure"}``.
 
         Args:
             first: the place of the first of these prompts among all, which fixes their seeds.
@@ -145,6 +162,7 @@ class Collector:
             for i, p in enumerate(prompts)
         ]
         sampled = self.engine.generate(requests, self.params, self.on_progress)
+        tokens = sum(len(p.ids) + written(row) for p, row in zip(prompts, sampled, strict=True))
         groups = [_distinct(p, own) for p, own in zip(prompts, sampled, strict=True)]
         found = judged(self.judge, [g for g in groups if len(g.responses) > 1])
         tally = Tally()
@@ -161,7 +179,7 @@ class Collector:
                 f"{self.max_errors:.0%} allowed (max_reward_errors). The first: {errors[0]}\n"
                 "Fix it, then resume with --resume; what was judged before is kept."
             )
-        return rows, tally.totals()
+        return rows, tally.totals(), tokens
 
     def _skip(self, group: Group) -> dict[str, Any]:
         """Why a prompt without two distinct responses is left out."""
@@ -270,7 +288,7 @@ def collect(
     """
     size = max(1, len(prompts)) if collector.judge.in_rounds else collector.settings.chunk
     collector.judge.begin(1)
-    everything, judges = _chunks(
+    everything, judges, tokens = _chunks(
         collector, prompts, folder / "parts", size, progress, stop or Stop()
     )
     by_id = {p.prompt.id: p.prompt.source for p in prompts}
@@ -287,7 +305,7 @@ def collect(
         )
     write_text(folder / "groups.jsonl", _lines(groups))
     counts = {"prompts": float(len(prompts)), "groups": float(len(groups))}
-    return Collected(counts, skipped, judges)
+    return Collected(counts, skipped, judges, tokens)
 
 
 def _chunks(
@@ -297,12 +315,13 @@ def _chunks(
     size: int,
     progress: Progress,
     stop: Stop,
-) -> tuple[list[dict[str, Any]], Totals]:
-    """The rows of all chunks, and what judging them took; those that ``parts`` has are taken from
-    there."""
+) -> tuple[list[dict[str, Any]], Totals, int]:
+    """The rows of all chunks, what judging them took, and the tokens that sampling computed; chunks
+    that ``parts`` has are taken from there."""
     make_folder(parts)
     everything: list[dict[str, Any]] = []
     judges: Totals = {}
+    tokens = 0
     try:
         for first in range(0, len(prompts), size):
             stop.check()
@@ -314,23 +333,24 @@ def _chunks(
                         f"{parts} was removed while the run was writing it. Put the folder back "
                         "and resume with --resume; without it --resume starts this stage again."
                     )
-                rows, took = collector.rows(prompts[first : first + size], first)
+                rows, took, count = collector.rows(prompts[first : first + size], first)
                 text = _lines(rows)
-                last = {"sha256": _hash(text), "judges": took}
+                last = {"sha256": _hash(text), "judges": took, "tokens": count}
                 write_text(file, text + json.dumps(last) + "\n")
-                part = _parsed(text), took
+                part = _parsed(text), took, count
             everything += part[0]
             judges = added(judges, part[1])
+            tokens += part[2]
             progress.update(min(first + size, len(prompts)), {})
     except RunStopped as stopped:
         done = f"{len(everything)} of {len(prompts)} prompts are saved"
         raise RunStopped(done, stopped.signal) from None
-    return everything, judges
+    return everything, judges, tokens
 
 
-def _read_part(file: Path) -> tuple[list[dict[str, Any]], Totals] | None:
-    """A chunk's rows and what judging them took; None where it has not been made, or is not what
-    was written."""
+def _read_part(file: Path) -> tuple[list[dict[str, Any]], Totals, int] | None:
+    """A chunk's rows, what judging them took, and the tokens that sampling computed; None where it
+    has not been made, or is not what was written."""
     if not file.exists():
         return None
     try:
@@ -339,7 +359,7 @@ def _read_part(file: Path) -> tuple[list[dict[str, Any]], Totals] | None:
         body += "\n" if body else ""
         about = json.loads(last)
         if about["sha256"] == _hash(body):
-            return _parsed(body), about.get("judges", {})
+            return _parsed(body), about.get("judges", {}), about.get("tokens", 0)
         wrong = "its SHA-256 differs"
     except (OSError, ValueError, KeyError, TypeError) as error:
         wrong = str(error) or type(error).__name__

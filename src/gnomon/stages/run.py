@@ -12,6 +12,7 @@ from gnomon.algorithms.eval_settings import EVAL
 from gnomon.audit.detectors import audit_run
 from gnomon.errors import GateClosed, RunError, RunStopped
 from gnomon.recipe.schema import Recipe, StageSpec
+from gnomon.report.card import CARD, write_cards
 from gnomon.report.findings import audit_summary
 from gnomon.report.html import write_report
 from gnomon.runs.audit import AUDIT
@@ -122,9 +123,19 @@ class _Running:
         if self.worked or self.gates.changed or not (path / "report.html").is_file():
             self.where = "before the report; all else is done"
             write_report(path)
+        if self.worked or self.gates.changed or not (path / CARD).is_file():
+            self.where = "before the model card; all else is done"
+            self._card()
         if held is not None:
             raise held
         return path
+
+    def _card(self) -> None:
+        """Write the model card and the models' READMEs; a run does not fail because of them."""
+        try:
+            write_cards(self.run.path)
+        except Exception as error:
+            self.announce(f"warning: the model card could not be written: {explain(error)}")
 
     def _audit(self) -> None:
         """Look for what is wrong; a run does not fail because its audit does."""

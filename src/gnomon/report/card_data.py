@@ -1,0 +1,170 @@
+"""The card's sections on data, labellers and judges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gnomon.recipe.schema import TRUTHS, RewardSpec
+from gnomon.report import markdown as md
+from gnomon.report.card_results import rewards_of
+from gnomon.report.facts import Facts
+from gnomon.report.format import measured, number
+from gnomon.runs.evals import Calibration
+
+MISSING = "*not stated*"
+
+
+def data_section(facts: Facts) -> str:
+    """Each source with its hash, rows and licence, then what else is stated about it."""
+    sources = facts.sources()
+    if not sources:
+        return "No record says which data was read."
+    rows = [
+        (
+            md.text(source.stage),
+            md.text(source.path),
+            md.text(source.rows) if source.rows is not None else "*no record*",
+            md.text(source.stated.licence) if source.stated and source.stated.licence else MISSING,
+            md.code(source.sha256) or "*no record*",
+        )
+        for source in sources
+    ]
+    parts = [md.table(["stage", "source", "rows", "licence", "SHA-256"], rows)]
+    told = {source.path: source.stated for source in sources if source.stated is not None}
+    for path, stated in told.items():
+        lines = [
+            f"{md.text(key)}: {md.text(value)}"
+            for key, value in stated.model_dump().items()
+            if value and key not in ("licence", "hub")
+        ]
+        if lines:
+            parts.append(f"Stated about {md.text(path)}:\n\n{md.bullets(lines)}")
+    skipped = [
+        f"{md.text(view.name)}: {md.text(view.info.skipped.count)} rows were left out"
+        for view in facts.stages
+        if view.info.skipped.count
+    ]
+    return "\n\n".join([*parts, *([md.bullets(skipped)] if skipped else [])])
+
+
+def judges_section(facts: Facts) -> str:
+    """Who judged in each stage, what it took, the rules an AI judge had, and calibrations."""
+    rows = []
+    for view in facts.stages:
+        for name, took in view.info.judges.items():
+            rows.append(
+                (
+                    md.text(view.name),
+                    md.text(name),
+                    md.text(judge_kind(facts, view.name, name)),
+                    md.code(took.get("version")) or "*no record*",
+                    md.text(took.get("judged", "*no record*")),
+                    md.text(took.get("errors", "*no record*")),
+                    md.text(number(_number(took.get("money")))),
+                )
+            )
+    heads = ["stage", "who", "what", "version", "judged", "errors", "euros"]
+    parts = [md.table(heads, rows) or "No record says that anything was judged."]
+    rules = list(_rules(facts))
+    if rules:
+        parts.append(f"Rules of AI judges (constitution or rubric):\n\n{md.bullets(rules)}")
+    people = [
+        f"{md.text(source.path)}: {md.text(source.stated.labellers)}"
+        for source in facts.sources()
+        if source.stated is not None and source.stated.labellers
+    ]
+    if people:
+        parts.append(f"Who labelled the data, as stated:\n\n{md.bullets(people)}")
+    parts += [_calibration(calibration) for calibration in facts.calibrations]
+    if not facts.calibrations:
+        parts.append(
+            "No judge was compared with people (`gnomon calibrate`): nothing here says how far any "
+            "of them agrees with people."
+        )
+    return "\n\n".join(parts)
+
+
+def judge_kind(facts: Facts, stage: str, judge: str) -> str:
+    """What a judge is, as the stage's recipe has it."""
+    spec = facts.spec(stage)
+    settings = spec.get("settings")
+    labellers = settings.get("labellers") if isinstance(settings, Mapping) else None
+    names = [str(x.get("name")) for x in labellers or () if isinstance(x, Mapping)]
+    if judge in names:
+        return "simulated labeller"
+    rewards = _rewards(spec)
+    if judge == "mixture" and len(rewards) > 1:
+        return "weighted sum of " + ", ".join(map(_label, rewards))
+    for reward in rewards:
+        if _label(reward) == judge:
+            for key, what in (("model", "reward model"), ("function", "program")):
+                if reward.get(key):
+                    return f"{what} {reward[key]}"
+            builtin = str(reward.get("builtin"))
+            known = {"ai": "AI judge", "human_queue": "people"}
+            truth = ", which knows a simulation's truth" if builtin in TRUTHS else ""
+            return known.get(builtin, f"built-in {builtin}") + truth
+    return "*no record*"
+
+
+def _rewards(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [*rewards_of(spec, "reward"), *rewards_of(spec, "observe")]
+
+
+def _label(reward: Mapping[str, Any]) -> str:
+    """As RewardSpec.label has it."""
+    known = {k: reward.get(k) for k in ("name", "builtin", "model", "function")}
+    try:
+        return RewardSpec.model_validate({k: v for k, v in known.items() if v}).label
+    except ValueError:
+        return str(known["name"] or "")
+
+
+def _rules(facts: Facts) -> Iterator[str]:
+    """The rubric and the prompt of each AI judge; the judge's version changes with both."""
+    for view in facts.stages:
+        for reward in _rewards(facts.spec(view.name)):
+            if reward.get("builtin") != "ai":
+                continue
+            options = reward.get("options")
+            options = options if isinstance(options, Mapping) else {}
+            model = options.get("model") or options.get("local")
+            rubric = options.get("rubric")
+            version = view.info.judges.get(_label(reward), {}).get("version")
+            yield (
+                f"{md.text(_label(reward))} (stage {md.text(view.name)}, model {md.text(model)}, "
+                f"prompt {md.text(options.get('template') or 'of gnomon')}, version "
+                f"{md.code(version) or '*no record*'}): "
+                f"{md.text(rubric, 2000) if rubric else 'no rubric of its own'}"
+            )
+
+
+def _calibration(record: Calibration) -> str:
+    figures = (
+        ("agreement with people", record.agreement),
+        ("two people agree", record.people),
+        ("agreement beyond chance (kappa)", record.kappa),
+        ("verdicts for the answer shown first", record.first),
+        ("verdicts that change with the order", record.flips),
+        ("verdicts for the longer answer, less people's", record.longer),
+        ("share of a difference that its win rate keeps", record.attenuation),
+    )
+    rows = [(what, md.text(measured(figure))) for what, figure in figures if figure is not None]
+    if record.detectable is not None:
+        rows.append(
+            ("smallest difference of a win rate that shows", md.text(number(record.detectable)))
+        )
+    title = (
+        f"Calibration of {md.text(record.judge)} (version {md.code(record.version) or 'not noted'})"
+        f" on {md.text(record.labels)} items with people's labels"
+    )
+    notes = [f"warning: {md.text(warning)}" for warning in record.warnings]
+    if not record.opens_gates:
+        notes.append("fewer labels than a gate asks for")
+    return "\n\n".join(filter(None, [f"{title}:", md.table(["", ""], rows), md.bullets(notes)]))
+
+
+def _number(raw: Any) -> float | None:
+    plain = isinstance(raw, int | float) and not isinstance(raw, bool)
+    return float(raw) if plain else None

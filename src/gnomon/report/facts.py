@@ -1,0 +1,356 @@
+"""What the records of a run say about one of its models, for the card and the forms.
+
+Nothing here is computed from anything but records: the run's files, and what the recipe's ``card``
+(or a file of statements) says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from gnomon.errors import DataError
+from gnomon.files import first_line, read_object
+from gnomon.plugins import did_you_mean
+from gnomon.recipe.schema import CardSpec, SourceCard
+from gnomon.runs.audit import AUDIT, GATES, Audit, Finding, GateResult, Gates
+from gnomon.runs.evals import (
+    CALIBRATION_FOLDER,
+    EVAL_FOLDER,
+    Calibration,
+    EvalResult,
+    read_calibrations,
+    read_evals,
+)
+from gnomon.runs.read import RunView, StageView, read_run
+from gnomon.runs.records import JsonFile
+
+R = TypeVar("R", bound=JsonFile)
+
+_NUMBERED = re.compile(r" \(\d+\)$")
+POLICY, REWARD = "policy", ("reward_model", "reward_ensemble")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of data of a stage: what was read, and what is stated about it."""
+
+    stage: str
+    path: str
+    rows: int | None
+    sha256: str
+    stated: SourceCard | None
+
+    @property
+    def plain_path(self) -> str:
+        """The path as the recipe has it, without the number of a second use."""
+        return _NUMBERED.sub("", self.path)
+
+    @property
+    def made_here(self) -> bool:
+        """Whether a stage of the run wrote it."""
+        return self.path.startswith("stage:")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The records about one model of a run.
+
+    Attributes:
+        subject: the stage that made the model; None where no stage left one.
+        stages: all that had a part in it, in order, the subject last.
+        chain: the names of those whose weights it continues, and its own.
+        kind: of gnomon.json: ``policy``, ``reward_model``, ``reward_ensemble``; empty where that
+            is missing.
+        config: config.json of the model.
+        stated: what the recipe's ``card`` says.
+        audit: None where the run was not audited.
+        problems: what could not be read, in words.
+    """
+
+    run: RunView
+    subject: StageView | None = None
+    stages: tuple[StageView, ...] = ()
+    chain: tuple[str, ...] = ()
+    kind: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    stated: CardSpec = field(default_factory=CardSpec)
+    audit: Audit | None = None
+    gates: Gates = field(default_factory=lambda: Gates({}))
+    evals: tuple[EvalResult, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        if self.stated.model_name:
+            return self.stated.model_name
+        return self.run.name if self.subject is None else f"{self.run.name}-{self.subject.name}"
+
+    @property
+    def is_reward(self) -> bool:
+        """Whether the model scores answers instead of writing them."""
+        return self.kind in REWARD
+
+    @property
+    def parameters(self) -> int | None:
+        """Of the model, where its stage noted them."""
+        if self.subject is None:
+            return None
+        sizes = self.subject.info.compute.parameters
+        return sizes.get("policy") or next(iter(sizes.values()), None)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of each file of weights."""
+        files = (self.subject.info.files or {}) if self.subject is not None else {}
+        return {
+            name: str(about.get("sha256", ""))
+            for name, about in files.items()
+            if name.endswith(".safetensors")
+        }
+
+    @property
+    def gpus(self) -> int:
+        """Cards of the machine that it was made on."""
+        cards = self.run.manifest.hardware.get("gpus")
+        return len(cards) if isinstance(cards, list) else 0
+
+    def spec(self, stage: str) -> Mapping[str, Any]:
+        """A stage as the recipe has it; empty where the recipe cannot be read."""
+        return _specs(self.run.recipe).get(stage, {})
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was looked for in the stages that had a part in the model."""
+        names = {stage.name for stage in self.stages}
+        every = [] if self.audit is None else self.audit.findings
+        return [finding for finding in every if finding.stage in names]
+
+    @property
+    def alarms(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.status == "alarm"]
+
+    @property
+    def decisions(self) -> list[GateResult]:
+        """The gates of its stages, and those of the whole run where it is a policy."""
+        names = {stage.name for stage in self.stages} | ({""} if not self.is_reward else set())
+        return [result for result in self.gates.all() if result.stage in names]
+
+    def sources(self) -> list[Source]:
+        """The data of each stage, as the manifest has it."""
+        found = []
+        for stage in self.stages:
+            for key, about in self.run.manifest.data.items():
+                name, _, path = key.partition(": ")
+                if name == stage.name and isinstance(about, Mapping):
+                    found.append(self._source(name, path, about))
+        return found
+
+    def _source(self, stage: str, path: str, about: Mapping[str, Any]) -> Source:
+        rows, digest = about.get("rows"), about.get("sha256")
+        plain = _NUMBERED.sub("", path)
+        stated = next((s for p, s in self.stated.data.items() if p in (path, plain)), None)
+        if stated is None:  # a file is noted by its whole path
+            stated = next((s for p, s in self.stated.data.items() if _ends(path, p)), None)
+        whole = rows if isinstance(rows, int) and not isinstance(rows, bool) else None
+        return Source(stage, path, whole, str(digest or ""), stated)
+
+
+def read_facts(path: Path, stage: str | None = None, stated: CardSpec | None = None) -> Facts:
+    """The records about a run's model.
+
+    Args:
+        path: the run's folder.
+        stage: whose model; by default the last stage's that left a policy, else the last's that
+            left a model.
+        stated: what a file of statements says, in place of the recipe's ``card``.
+
+    Raises:
+        DataError: the folder is no run's, or no stage has that name.
+    """
+    run = read_run(path)
+    problems = list(run.problems)
+    if stated is None:
+        stated = _stated(run.recipe, problems)
+    kinds = {view.name: _kind(view) for view in run.stages}
+    subject = _subject(run, stage, kinds)
+    stages, chain = _lineage(run, subject)
+    return Facts(
+        run=run,
+        subject=subject,
+        stages=stages,
+        chain=chain,
+        kind="" if subject is None else kinds[subject.name],
+        config={} if subject is None else _config(subject, problems),
+        stated=stated,
+        audit=_optional(Audit, path / AUDIT, problems),
+        gates=_optional(Gates, path / GATES, problems) or Gates({}),
+        evals=tuple(_evals_of(path, subject, problems)),
+        calibrations=tuple(_calibrations(path, problems)),
+        problems=tuple(problems),
+    )
+
+
+def models(path: Path) -> list[str]:
+    """The names of the stages that left a model."""
+    return [view.name for view in read_run(path).stages if (view.folder / "model").is_dir()]
+
+
+def stage_of(source: str, run: RunView) -> str | None:
+    """The stage whose model folder ``source`` is; None for another model."""
+    place = PurePath(source)
+    if place.name != "model" or place.parent.parent.name != "stages":
+        return None
+    return next((v.name for v in run.stages if v.folder.name == place.parent.name), None)
+
+
+def _subject(run: RunView, stage: str | None, kinds: Mapping[str, str]) -> StageView | None:
+    if stage is not None:
+        names = [view.name for view in run.stages]
+        if stage not in names:
+            raise DataError(f"{run.path} has no stage {stage!r}; {did_you_mean(stage, names)}")
+        return run.stages[names.index(stage)]
+    made = [view for view in run.stages if kinds[view.name]]
+    policies = [view for view in made if kinds[view.name] == POLICY]
+    last = policies or made
+    return last[-1] if last else None
+
+
+def _lineage(
+    run: RunView, subject: StageView | None
+) -> tuple[tuple[StageView, ...], tuple[str, ...]]:
+    """The stages that had a part in a model, and those whose weights it continues."""
+    if subject is None:
+        return run.stages, ()
+    views = {view.name: view for view in run.stages}
+    chain: list[str] = []
+    name: str | None = subject.name
+    while name is not None and name not in chain:
+        chain.append(name)
+        name = stage_of(str(views[name].info.start.get("from", "")), run)
+    wanted, todo = set(chain), list(chain)
+    specs = _specs(run.recipe)
+    while todo:
+        for other in _named(specs.get(todo.pop(), {})):
+            if other in views and other not in wanted:
+                wanted.add(other)
+                todo.append(other)
+                start = stage_of(str(views[other].info.start.get("from", "")), run)
+                if start is not None and start not in wanted:
+                    wanted.add(start)
+                    todo.append(start)
+    return tuple(v for v in run.stages if v.name in wanted), tuple(reversed(chain))
+
+
+def _named(spec: Mapping[str, Any]) -> list[str]:
+    """Stages that a stage's data or rewards name."""
+    found = []
+    for reward in _mappings(spec.get("reward")):
+        found.append(str(reward.get("model") or ""))
+    for key in ("data", "eval_data", "normalise_on"):
+        for source in _mappings(spec.get(key)):
+            found.append(str(source.get("path", "")).removeprefix("stage:"))
+    return found
+
+
+def _specs(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {str(stage.get("name")): stage for stage in _mappings(recipe.get("stages"))}
+
+
+def _mappings(raw: Any) -> list[Mapping[str, Any]]:
+    return [item for item in raw if isinstance(item, Mapping)] if isinstance(raw, list) else []
+
+
+def _stated(recipe: Mapping[str, Any], problems: list[str]) -> CardSpec:
+    try:
+        return CardSpec.model_validate(recipe.get("card") or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        problems.append(f"recipe.yaml: card.{where}: {first['msg']}; nothing of it is used")
+        return CardSpec()
+
+
+def _kind(view: StageView) -> str:
+    file = view.folder / "model" / "gnomon.json"
+    try:
+        return str(read_object(file).get("kind", "")) if file.is_file() else ""
+    except ValueError:
+        return ""
+
+
+def _config(view: StageView, problems: list[str]) -> Mapping[str, Any]:
+    folder = view.folder / "model"
+    file = folder / "config.json"
+    if not folder.is_dir() or not (file.is_file() or (folder / "gnomon.json").is_file()):
+        problems.append(f"stages/{view.folder.name}/model is missing: its stage has not ended")
+        return {}
+    if not file.is_file():
+        file = folder / "member-0" / "config.json"
+    try:
+        return read_object(file)
+    except ValueError as error:
+        problems.append(_relative(error, view.folder.parent.parent))
+        return {}
+
+
+def _optional(kind: type[R], file: Path, problems: list[str]) -> R | None:
+    try:
+        return kind.read(file) if file.is_file() else None
+    except ValueError as error:
+        problems.append(_relative(error, file.parent))
+        return None
+
+
+def _evals_of(path: Path, subject: StageView | None, problems: list[str]) -> list[EvalResult]:
+    """The model's results: those afterwards, or the last of its training for each suite."""
+    found = [result for _, result in _readable(path / EVAL_FOLDER, read_evals(path), problems)]
+    if subject is None:
+        return []
+    later = [r for r in found if r.model == subject.name and r.step is None]
+    suites = {r.suite for r in later}
+    during: dict[str, EvalResult] = {}
+    for result in found:
+        mine = subject.name in (result.stage, result.model) and result.step is not None
+        if mine and result.suite not in suites:
+            known = during.get(result.suite)
+            if known is None or (known.step or 0) <= (result.step or 0):
+                during[result.suite] = result
+    return [*later, *during.values()]
+
+
+def _calibrations(path: Path, problems: list[str]) -> list[Calibration]:
+    folder = path / CALIBRATION_FOLDER
+    return [c for _, c in _readable(folder, read_calibrations(path), problems)]
+
+
+def _readable(folder: Path, found: Any, problems: list[str]) -> list[Any]:
+    """The records that could be read; files that could not are named."""
+    records = list(found)
+    read = {file for file, _ in records}
+    for file in sorted(folder.rglob("*.json")) if folder.is_dir() else ():
+        if file not in read:
+            problems.append(f"{file.relative_to(folder.parent)} holds no record that can be read")
+    return records
+
+
+def _ends(path: str, name: str) -> bool:
+    """Whether a file's whole path is what the recipe calls ``name``."""
+    wanted = [part for part in PurePath(name).parts if part not in (".", "..")]
+    return bool(wanted) and list(PurePath(path).parts[-len(wanted) :]) == wanted
+
+
+def _relative(error: BaseException, folder: Path) -> str:
+    return first_line(error).replace(f"{folder}/", "")
+
+
+def titles(stages: Sequence[StageView]) -> str:
+    """The stages' methods in order: ``sft, reward_model, ppo``."""
+    return ", ".join(f"{view.name} ({view.info.algorithm or 'unknown'})" for view in stages)

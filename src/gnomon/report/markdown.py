@@ -1,0 +1,81 @@
+"""Markdown that shows text as it is: names, prompts and what models write are not to be trusted.
+
+A model's answer may hold markup, links, pictures that call home, or characters that turn the
+reading direction; none of it may act on a page that shows a card.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+LONGEST = 400
+"""Characters of one piece of text; more is cut, with a mark."""
+
+_MARKUP = re.compile(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
+_ADDRESS = re.compile(r"(?i)\b(https?|ftp|mailto|data|javascript)(:)|\b(www)(\.)")
+_FIRST = re.compile(r"^(\d+)(?=[.)](?:\s|$))|^(?=[-+](?:\s|$)|#|=+$|[-_]{3})")
+
+
+def text(raw: object, longest: int = LONGEST) -> str:
+    """One line of plain text in which nothing is markup, a link or a control character."""
+    shown = " ".join("".join(_printable(c) for c in str(raw)).split())
+    if len(shown) > longest:
+        shown = shown[: longest - 1].rstrip() + "…"
+    shown = "".join(_ENTITIES.get(c, c) for c in shown)
+    shown = _MARKUP.sub(r"\\\1", shown)
+    shown = _FIRST.sub(lambda m: f"{m[1] or ''}\\", shown)
+    return _ADDRESS.sub(_unlinked, shown)
+
+
+def code(raw: object) -> str:
+    """A short piece in the font of code, on one line; for hashes, keys and numbers."""
+    shown = " ".join("".join(_printable(c) for c in str(raw)).split())
+    if not shown:
+        return ""
+    if "`" in shown or "|" in shown:  # tables have no way to quote these
+        return text(shown)
+    return f"`{shown}`"
+
+
+def block(raw: str, language: str = "") -> str:
+    """Lines in the font of code, fenced by more backquotes than they hold."""
+    lines = ["".join(_printable(c) for c in line) for line in raw.splitlines()]
+    longest = max((len(run) for run in re.findall(r"`+", raw)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return "\n".join([f"{fence}{language}", *lines, fence])
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already; empty without rows."""
+    lines = [f"| {' | '.join(cell or ' ' for cell in row)} |" for row in rows]
+    if not lines:
+        return ""
+    return "\n".join([f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *lines])
+
+
+def bullets(items: Iterable[str]) -> str:
+    """A list of items that are Markdown already."""
+    return "\n".join(f"- {item}" for item in items)
+
+
+def sections(parts: Iterable[tuple[str, str]], level: int = 2) -> str:
+    """Headings with what is below them; empty ones are left out."""
+    marks = "#" * level
+    return "\n\n".join(f"{marks} {title}\n\n{body}" for title, body in parts if body)
+
+
+def _printable(c: str) -> str:
+    """The character; a space for what breaks lines; nothing for what would not be seen."""
+    category = unicodedata.category(c)
+    if c.isspace() or category in ("Cc", "Zl", "Zp"):
+        return " "
+    return "" if category in ("Cf", "Cs", "Co", "Cn") else c
+
+
+def _unlinked(match: re.Match[str]) -> str:
+    """An address that pages do not turn into a link by themselves."""
+    scheme, _, www, _ = match.groups()
+    return f"{scheme}&#58;" if scheme else f"{www}&#46;"
