@@ -175,6 +175,15 @@ def test_rows_have_no_gaps_and_no_repeats(
         assert [r["iteration"] for r in rows(killed) if not r.get("final")] == [1, 2, 3]
 
 
+def test_so_is_what_was_computed(straight: Path, killed: Path) -> None:
+    def computed(run: Path) -> list[dict[str, Any]]:
+        stages = sorted((run / "stages").iterdir())
+        return [json.loads((stage / "stage.json").read_text())["compute"] for stage in stages]
+
+    assert computed(killed) == computed(straight)
+    assert all(stage["forward"] for stage in computed(straight))
+
+
 def test_nothing_half_written_is_left(killed: Path) -> None:
     assert [p for p in killed.rglob(".*") if ".tmp-" in p.name] == []
 

@@ -16,6 +16,7 @@ from gnomon.report import markdown as md
 from gnomon.report.card_data import data_section, judge_kind, judges_section
 from gnomon.report.card_results import audit_section, evals_section, gates_section
 from gnomon.report.card_training import compute_section, training_section
+from gnomon.report.compute import EVAL
 from gnomon.report.facts import Facts, models, read_facts, titles
 from gnomon.report.format import flatten
 from gnomon.report.metadata import front_matter
@@ -191,12 +192,24 @@ def missing(facts: Facts) -> Iterator[str]:
     for name in dict.fromkeys(_fallible(facts)):
         if name not in known:
             yield f"how far {md.text(name)} agrees with people (`gnomon calibrate`)"
+    yield from _unrecorded(facts)
     if facts.audit is None:
         yield "an audit (`gnomon audit RUN`)"
     if not facts.evals and not facts.is_reward:
         yield "evals (`gnomon eval`, or `train.evals` in the recipe)"
     for problem in facts.problems:
         yield f"could not be read: {md.text(problem)}"
+
+
+def _unrecorded(facts: Facts) -> Iterator[str]:
+    """What a run of this version would have noted."""
+    if not facts.run.manifest.data:
+        yield "which data was read (manifest.json)"
+    for view in facts.stages:
+        if view.info.status == "unknown":
+            yield f"what happened in {md.text(view.name)} (stage.json)"
+        elif not view.info.compute and view.info.algorithm != EVAL:
+            yield f"how many tokens {md.text(view.name)} computed (stage.json)"
 
 
 def _fallible(facts: Facts) -> Iterator[str]:
