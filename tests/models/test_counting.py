@@ -48,7 +48,7 @@ def measured(role: Role, backward: bool) -> tuple[float, float]:
     with counting() as tokens, FlopCounterMode(display=False) as counter:
         logprobs = role.logprobs(batch).logprobs
         if backward:
-            logprobs.sum().backward()
+            torch.autograd.backward(logprobs.sum())
     made = parts(computed(tokens, {role.name: role}))
     return float(counter.get_total_flops()), sum(part.flop for part in made)
 

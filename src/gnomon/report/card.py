@@ -17,9 +17,10 @@ from gnomon.report.card_data import data_section, judge_kind, judges_section
 from gnomon.report.card_results import audit_section, evals_section, gates_section
 from gnomon.report.card_training import compute_section, training_section
 from gnomon.report.compute import EVAL
-from gnomon.report.facts import Facts, models, read_facts, titles
+from gnomon.report.facts import Facts, facts_of, models, read_facts, titles
 from gnomon.report.format import flatten
 from gnomon.report.metadata import front_matter
+from gnomon.runs.read import read_run
 
 CARD, README = "model_card.md", "README.md"
 MISSING = "*not stated*"
@@ -32,14 +33,13 @@ def write_cards(run: Path) -> list[Path]:
         DataError: the folder is no run's.
         RunError: the disk is full or cannot be written.
     """
-    written = [run / CARD]
-    write_text(run / CARD, card(read_facts(run)))
-    for name in models(run):
-        facts = read_facts(run, name)
-        assert facts.subject is not None
-        written.append(facts.subject.folder / "model" / README)
-        write_text(written[-1], card(facts))
-    return written
+    view = read_run(run)
+    texts = {run / CARD: card(facts_of(view))}
+    for stage in models(view):
+        texts[stage.folder / "model" / README] = card(facts_of(view, stage.name))
+    for file, text in texts.items():
+        write_text(file, text)
+    return list(texts)
 
 
 def run_card(run: Path, stage: str | None = None, stated: CardSpec | None = None) -> str:

@@ -6,7 +6,7 @@ from gnomon.report import compute as flops
 from gnomon.report.card_training import flop
 from gnomon.report.facts import Facts, titles
 from gnomon.report.format import duration, number
-from gnomon.report.forms import Answer, sourced
+from gnomon.report.forms import Answer, sourced, state
 
 SIZES = (
     *((5e8, "1 to 500M"), (5e9, "500M to 5B"), (1.5e10, "5B to 15B"), (5e10, "15B to 50B")),
@@ -118,7 +118,7 @@ def training(facts: Facts) -> Answer:
         return Answer("missing", "", "stages/")
     value = f"stages {titles(facts.stages)}; settings in recipe.yaml"
     lacks = "" if facts.stated.rationale else "what it is optimised for, in words"
-    return Answer("partial" if lacks else "filled", value, "stage.json, recipe.yaml", lacks)
+    return Answer(state(lacks), value, "stage.json, recipe.yaml", lacks)
 
 
 def kinds(facts: Facts) -> Answer:
@@ -185,7 +185,7 @@ def computation(facts: Facts) -> Answer:
         "all that was counted; the base's own training is not in it"
     )
     lacks = f"stages {', '.join(done.uncounted)}" if done.uncounted else ""
-    return Answer("partial" if lacks else "filled", value, "stage.json: compute", lacks)
+    return Answer(state(lacks), value, "stage.json: compute", lacks)
 
 
 def order(facts: Facts) -> Answer:
@@ -194,7 +194,7 @@ def order(facts: Facts) -> Answer:
         return Answer("missing", "", "stage.json: compute")
     value = f"10^{flop(done.everything).partition('e')[2].lstrip('+0') or '0'} FLOP"
     lacks = f"stages {', '.join(done.uncounted)}" if done.uncounted else ""
-    return Answer("partial" if lacks else "filled", value, "stage.json: compute", lacks)
+    return Answer(state(lacks), value, "stage.json: compute", lacks)
 
 
 def compute_method(facts: Facts) -> Answer:
@@ -222,7 +222,7 @@ def energy(facts: Facts) -> Answer:
         return Answer("missing", "", source)
     value = f"{sum(known) / flops.JOULES_PER_MWH:.2g} MWh ({number(sum(known))} J)"
     lacks = "" if len(known) == len(found) else "stages without a meter or a stated power"
-    return Answer("partial" if lacks else "filled", value, source, lacks)
+    return Answer(state(lacks), value, source, lacks)
 
 
 def energy_method(facts: Facts) -> Answer:

@@ -164,19 +164,26 @@ class Facts:
 
 
 def read_facts(path: Path, stage: str | None = None, stated: CardSpec | None = None) -> Facts:
-    """The records about a run's model.
+    """The records about one of a run's models; see :func:`facts_of`.
+
+    Raises:
+        DataError: the folder is no run's, or no stage has that name.
+    """
+    return facts_of(read_run(path), stage, stated)
+
+
+def facts_of(run: RunView, stage: str | None = None, stated: CardSpec | None = None) -> Facts:
+    """The records about one of the models of a run that was read.
 
     Args:
-        path: the run's folder.
         stage: whose model; by default the last stage's that left a policy, else the last's that
             left a model.
         stated: what a file of statements says, in place of the recipe's ``card``.
 
     Raises:
-        DataError: the folder is no run's, or no stage has that name.
+        DataError: no stage has that name.
     """
-    run = read_run(path)
-    problems = list(run.problems)
+    path, problems = run.path, list(run.problems)
     if stated is None:
         stated = _stated(run.recipe, problems)
     kinds = {view.name: _kind(view) for view in run.stages}
@@ -198,9 +205,9 @@ def read_facts(path: Path, stage: str | None = None, stated: CardSpec | None = N
     )
 
 
-def models(path: Path) -> list[str]:
-    """The names of the stages that left a model."""
-    return [view.name for view in read_run(path).stages if (view.folder / "model").is_dir()]
+def models(run: RunView) -> list[StageView]:
+    """The stages that left a model."""
+    return [view for view in run.stages if (view.folder / "model").is_dir()]
 
 
 def stage_of(source: str, run: RunView) -> str | None:

@@ -68,6 +68,11 @@ class Form:
     fields: Sequence[Field]
 
 
+def state(lacks: str) -> State:
+    """Of a field of which something is known."""
+    return "partial" if lacks else "filled"
+
+
 def stated(key: str, what: str = "") -> Callable[[Facts], Answer]:
     """A field that is just a statement of the recipe's ``card``.
 
@@ -80,7 +85,7 @@ def stated(key: str, what: str = "") -> Callable[[Facts], Answer]:
         source = f"recipe: card.{key}"
         if not value:
             return Answer("missing", "", source)
-        return Answer("partial" if what else "filled", value, source, what)
+        return Answer(state(what), value, source, what)
 
     return fill
 
@@ -98,7 +103,7 @@ def sourced(key: str) -> Callable[[Facts], Answer]:
             return Answer("missing", "", source)
         value = "; ".join(f"{path}: {said}" for path, said in told.items())
         lacks = ", ".join(path for path in paths if path not in told)
-        return Answer("partial" if lacks else "filled", value, source, lacks and f"for {lacks}")
+        return Answer(state(lacks), value, source, lacks and f"for {lacks}")
 
     return fill
 
@@ -141,7 +146,7 @@ def form_json(form: Form, facts: Facts) -> dict[str, Any]:
 def form_markdown(form: Form, facts: Facts) -> str:
     """The coverage as a page."""
     found = answers(form, facts)
-    counts = ", ".join(f"{n} {state}" for state, n in _counts(found).items())
+    counts = ", ".join(f"{n} {named}" for named, n in _counts(found).items())
     parts = [
         f"# {md.text(form.title)}: {md.text(facts.name)}",
         f"{counts}, of {len(found)}. From the records of the run {md.code(facts.run.name)} and the "
@@ -167,4 +172,4 @@ def _row(form: Form, field: Field, answer: Answer) -> tuple[str, ...]:
 
 def _counts(found: Sequence[tuple[Field, Answer]]) -> dict[str, int]:
     states = [answer.state for _, answer in found]
-    return {state: states.count(state) for state in ("filled", "partial", "missing")}
+    return {named: states.count(named) for named in ("filled", "partial", "missing")}

@@ -24,7 +24,7 @@ def front_matter(facts: Facts) -> str:
     """The block between two lines of ``---``."""
     stated = facts.stated
     results = list(_results(facts))
-    reward = facts.is_reward
+    reward, licence = facts.is_reward, _licence(facts)
     data = ModelCardData(
         base_model=stated.base_model if _HUB_ID.fullmatch(stated.base_model) else None,
         datasets=_datasets(facts) or None,
@@ -34,7 +34,9 @@ def front_matter(facts: Facts) -> str:
         tags=_tags(facts),
         eval_results=results or None,
         model_name=facts.name if results else None,
-        **_licence(facts),
+        license=licence.get("license"),
+        license_name=licence.get("license_name"),
+        license_link=licence.get("license_link"),
     )
     return f"---\n{data.to_yaml()}\n---"
 

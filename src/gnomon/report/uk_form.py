@@ -9,7 +9,7 @@ what only an organisation can answer is listed as missing, with who has it.
 from __future__ import annotations
 
 from gnomon.report.facts import Facts
-from gnomon.report.forms import Answer, Field, Form, never, sourced, stated
+from gnomon.report.forms import Answer, Field, Form, never, sourced, state, stated
 
 DEVELOPER, OPERATOR, CUSTODIAN = "developers", "operators", "custodians"
 DEV, BOTH, EVERY = (DEVELOPER,), (DEVELOPER, OPERATOR), (DEVELOPER, OPERATOR, CUSTODIAN)
@@ -25,8 +25,7 @@ def _audit_trail(facts: Facts) -> Answer:
         f"hashes, stages {', '.join(view.name for view in facts.stages)}"
     )
     lacks = "" if facts.stated.maintenance else "plans after release (card.maintenance)"
-    state = "partial" if lacks else "filled"
-    return Answer(state, value, "manifest.json, recipe.yaml, stages/", lacks)
+    return Answer(state(lacks), value, "manifest.json, recipe.yaml, stages/", lacks)
 
 
 def _lifecycle(facts: Facts) -> Answer:
@@ -78,8 +77,7 @@ def _security_information(facts: Facts) -> Answer:
     lacks = ", ".join(what for what, there in asked.items() if not there)
     if not known:
         return Answer("missing", "", "model_card.md")
-    state = "partial" if lacks else "filled"
-    return Answer(state, f"in the model card: {', '.join(known)}", "model_card.md", lacks)
+    return Answer(state(lacks), f"in the model card: {', '.join(known)}", "model_card.md", lacks)
 
 
 def _hashes(facts: Facts) -> Answer:
@@ -123,8 +121,7 @@ def _failure_modes(facts: Facts) -> Answer:
     names = sorted({finding.name for finding in facts.alarms})
     value = "; ".join(filter(None, [*told, f"alarms: {', '.join(names)}" if names else ""]))
     source = "recipe: card; audit.json"
-    state = "partial" if lacks else "filled"
-    return Answer(state, value or "no alarm in the audit", source, ", ".join(lacks))
+    return Answer(state(lacks), value or "no alarm in the audit", source, ", ".join(lacks))
 
 
 def _reevaluated(facts: Facts) -> Answer:

@@ -242,8 +242,9 @@ class Train(Stage):
         }
         judge, judged = None, 0
         if isinstance(source, SampledSource):
-            info["judges"], judge = source.tally.totals(), source.played.judge
-            judged = info["judges"].get(judge.name, {}).get("tokens", 0) if judge else 0
+            judges, judge = source.tally.totals(), source.played.judge
+            judged = judges.get(judge.name, {}).get("tokens", 0) if judge else 0
+            info["judges"] = judges
         if loop.peak is not None:
             info["peak"] = loop.peak.summary(loop.end)
         if cache is not None:  # each row once, whichever run computed it
