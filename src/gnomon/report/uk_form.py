@@ -120,8 +120,9 @@ def _failure_modes(facts: Facts) -> Answer:
         return Answer("missing", "", "recipe: card.intended_uses, card.limitations; audit.json")
     names = sorted({finding.name for finding in facts.alarms})
     value = "; ".join(filter(None, [*told, f"alarms: {', '.join(names)}" if names else ""]))
-    source = "recipe: card; audit.json"
-    return Answer(state(lacks), value or "no alarm in the audit", source, ", ".join(lacks))
+    absent = ", ".join(lacks)
+    value = value or "no alarm in the audit"
+    return Answer(state(absent), value, "recipe: card; audit.json", absent)
 
 
 def _reevaluated(facts: Facts) -> Answer:
