@@ -181,7 +181,7 @@ def quiet(total: int) -> Progress:
 
 
 def test_collected_groups_rank_longer_answers_first_as_the_judge_said(tmp_path: Path) -> None:
-    summary, skipped, _ = collect(collector(ByLength()), tw.prompts(7), tmp_path, quiet(7))
+    summary, skipped, *_ = collect(collector(ByLength()), tw.prompts(7), tmp_path, quiet(7))
     assert summary["groups"] + len(skipped) == summary["prompts"] == 7
     groups = read_groups(tmp_path / "groups.jsonl", kind="rankings").groups
     assert len(groups) == summary["groups"]
@@ -206,7 +206,7 @@ class FirstAgainstLast(Judge):
 
 
 def test_a_judge_that_compares_gives_its_comparisons(tmp_path: Path) -> None:
-    _, skipped, _ = collect(collector(FirstAgainstLast()), tw.prompts(4), tmp_path, quiet(4))
+    _, skipped, *_ = collect(collector(FirstAgainstLast()), tw.prompts(4), tmp_path, quiet(4))
     assert any("p1: one_pair compared none of its responses" in s.reason for s in skipped)
     rows = [json.loads(line) for line in (tmp_path / "groups.jsonl").read_text().splitlines()]
     assert rows
@@ -220,7 +220,7 @@ def test_a_judge_that_compares_gives_its_comparisons(tmp_path: Path) -> None:
 
 
 def test_one_failed_judgement_is_listed_and_many_stop(tmp_path: Path) -> None:
-    summary, skipped, _ = collect(
+    summary, skipped, *_ = collect(
         collector(ByLength(fail=["p1"]), max_errors=0.4), tw.prompts(6), tmp_path, quiet(6)
     )
     failed = [s for s in skipped if "the reward is None" in s.reason]
