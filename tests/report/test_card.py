@@ -132,6 +132,30 @@ def test_judges_have_version_rules_and_calibration(run: Path) -> None:
     assert "how far ai agrees with people" not in run_card(run)
 
 
+def test_evals_of_the_model_by_its_folder_are_its_evals(run: Path) -> None:
+    file = run / "evals" / "grpo" / "xstest.json"
+    raw = json.loads(file.read_text())
+    write(file, raw | {"model": "/anywhere/made/stages/04-grpo/model"})
+    assert "over_refusal" in section(run_card(run), "Evaluation")
+    write(file, raw | {"model": "another"})
+    assert "over_refusal" not in section(run_card(run), "Evaluation")
+
+
+def test_addresses_and_places_of_a_recipe_stay_there(run: Path) -> None:
+    raw = yaml.safe_load((run / "recipe.yaml").read_text())
+    place = "/home/someone/prompts.jsonl"
+    raw["stages"][3]["data"] = [{"path": place}]
+    raw["stages"][3]["reward"][0]["options"] = {"url": "http://10.0.0.7", "strict": True}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["data"][f"grpo: {place}"] = manifest["data"].pop("grpo: prompts.jsonl")
+    write(run / "manifest.json", manifest)
+    text = run_card(run)
+    assert "someone" not in text
+    assert "10.0.0.7" not in text
+    assert "options.strict True" in text
+
+
 def test_where_the_base_lies_on_the_machine_is_not_told(tmp_path: Path) -> None:
     run = build(tmp_path / "made")
     file = run / "stages" / "01-sft" / "stage.json"
@@ -323,6 +347,19 @@ def test_text_is_shown_as_it_is(raw: str) -> None:
     shown = re.sub(r"<[^>]*>|&\w+;|&#\d+;", "", html(md.text(raw)))
     if "&" not in raw:
         assert kept in "".join(c for c in shown if c.isalnum())
+
+
+def test_what_is_not_seen_does_not_help_to_leave_a_block() -> None:
+    shown = html(md.block("a\n`\u200b`\u200b`\n</code><b>x</b>"))
+    assert shown.count("<pre>") == 1
+    assert "<b>" not in shown
+
+
+def test_a_licence_cannot_end_the_metadata(tmp_path: Path) -> None:
+    run = build(tmp_path / "made", {"licence": "x\n---\n# no \u202e", "model_name": HOSTILE})
+    meta = metadata(run_card(run))
+    assert meta["license_name"] == "x --- # no"
+    assert headings(run_card(run)) == SECTIONS
 
 
 def test_a_cell_of_a_table_stays_one_cell() -> None:

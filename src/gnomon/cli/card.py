@@ -55,8 +55,8 @@ def card(
     """Write a run's model card from its records, for people and for the Hugging Face hub.
 
     It writes model_card.md in the run's folder, and the same as README.md in the folder of every
-    model that the run left; gnomon run does so at its end. With --stage, --output or --statements
-    one card is written, to --output or to the terminal. What no record says and nobody stated is
+    model that the run left; gnomon run does so at its end. With --stage or --output one card is
+    written, to --output or to the terminal. What no record says and nobody stated is
     listed as missing: state it in the recipe under card. See docs/card.md.
     """
     from gnomon.errors import ConfigError
@@ -80,8 +80,8 @@ def card(
             if plain
             else form_markdown(chosen, facts)
         )
-    elif stage is None and output is None and stated is None:
-        for file in write_cards(run):
+    elif stage is None and output is None:
+        for file in write_cards(run, stated):
             say(str(file))
         return
     else:

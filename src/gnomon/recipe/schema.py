@@ -489,6 +489,10 @@ class CompareSpec(Spec):
         return asked_always(value)
 
 
+HUB_ID = r"^([A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)?$"
+"""``name`` or ``owner/name``, or nothing."""
+
+
 class SourceCard(Spec):
     """What a model card says of one source of data; what is not stated is said to be missing."""
 
@@ -503,7 +507,7 @@ class SourceCard(Spec):
     unsuitable: str = Field("", description="how unsuitable sources were looked for")
     biases: str = Field("", description="how biases were looked for")
     labellers: str = Field("", description="who labelled it, how they were chosen and paid")
-    hub: str = Field("", description="its id on the hub, for the card's metadata")
+    hub: str = Field("", pattern=HUB_ID, description="its id on the hub, for the card's metadata")
 
 
 class CardSpec(Spec):
@@ -515,7 +519,9 @@ class CardSpec(Spec):
     contact: str = Field("", description="where questions and reports of weaknesses go")
     licence: str = Field("", description="of the resulting model, as the hub names it")
     licence_link: str = Field("", description="where the licence's text is")
-    base_model: str = Field("", description="the base's hub id, for the card's metadata")
+    base_model: str = Field(
+        "", pattern=HUB_ID, description="the base's hub id, for the card's metadata"
+    )
     base_licence: str = ""
     base_training_flop: float | None = Field(
         None, gt=0, description="training compute of the base, for the rule of one third"

@@ -26,17 +26,20 @@ CARD, README = "model_card.md", "README.md"
 MISSING = "*not stated*"
 
 
-def write_cards(run: Path) -> list[Path]:
+def write_cards(run: Path, stated: CardSpec | None = None) -> list[Path]:
     """Write a run's card, and each model's as the README of its folder; return what was written.
+
+    Args:
+        stated: what a file of statements says, in place of the recipe's ``card``.
 
     Raises:
         DataError: the folder is no run's.
         RunError: the disk is full or cannot be written.
     """
     view = read_run(run)
-    texts = {run / CARD: card(facts_of(view))}
+    texts = {run / CARD: card(facts_of(view, None, stated))}
     for stage in models(view):
-        texts[stage.folder / "model" / README] = card(facts_of(view, stage.name))
+        texts[stage.folder / "model" / README] = card(facts_of(view, stage.name, stated))
     for file, text in texts.items():
         write_text(file, text)
     return list(texts)
@@ -181,7 +184,7 @@ def missing(facts: Facts) -> Iterator[str]:
         if not getattr(facts.stated, key):
             yield f"{what} (recipe: `card.{key}`)"
     unlicensed = {
-        source.plain_path: source.stage
+        source.shown: source.stage
         for source in reversed(facts.sources())
         if not source.made_here and not (source.stated and source.stated.licence)
     }

@@ -23,7 +23,7 @@ def data_section(facts: Facts) -> str:
     rows = [
         (
             md.text(source.stage),
-            md.text(source.path),
+            md.text(source.shown),
             md.text(source.rows) if source.rows is not None else "*no record*",
             md.text(source.stated.licence) if source.stated and source.stated.licence else MISSING,
             md.code(source.sha256) or "*no record*",
@@ -31,7 +31,7 @@ def data_section(facts: Facts) -> str:
         for source in sources
     ]
     parts = [md.table(["stage", "source", "rows", "licence", "SHA-256"], rows)]
-    told = {source.path: source.stated for source in sources if source.stated is not None}
+    told = {source.shown: source.stated for source in sources if source.stated is not None}
     for path, stated in told.items():
         lines = [
             f"{md.text(key)}: {md.text(value)}"
@@ -70,7 +70,7 @@ def judges_section(facts: Facts) -> str:
     if rules:
         parts.append(f"Rules of AI judges (constitution or rubric):\n\n{md.bullets(rules)}")
     people = [
-        f"{md.text(source.path)}: {md.text(source.stated.labellers)}"
+        f"{md.text(source.shown)}: {md.text(source.stated.labellers)}"
         for source in facts.sources()
         if source.stated is not None and source.stated.labellers
     ]

@@ -12,6 +12,8 @@ from gnomon.report.facts import Facts
 from gnomon.report.format import duration, flatten, number
 from gnomon.runs.read import StageView
 
+_PRIVATE = ("url", "extra", "api_key_env", "cache", "folder")
+"""Keys of options that say where things are, not how the model was trained."""
 _SETTINGS = ("settings", "lora", "rollout", "reward", "environment")
 """Of a recipe's stage: what is shown beside the length and the optimizer."""
 GUIDELINES = (
@@ -75,7 +77,7 @@ def _set(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {
         str(key): _set(value) if isinstance(value, Mapping) else value
         for key, given in raw.items()
-        if (value := _by_name(given)) not in (None, {}, [], "")
+        if key not in _PRIVATE and (value := _by_name(given)) not in (None, {}, [], "")
     }
 
 

@@ -131,7 +131,7 @@ def points(facts: Facts) -> Answer:
     sources = [s for s in facts.sources() if s.rows is not None]
     if not sources:
         return Answer("missing", "", "manifest.json: data")
-    value = "; ".join(f"{s.stage}, {s.path}: {s.rows} rows" for s in sources)
+    value = "; ".join(f"{s.stage}, {s.shown}: {s.rows} rows" for s in sources)
     return Answer("filled", value, "manifest.json: data")
 
 

@@ -52,6 +52,12 @@ class Source:
         return _NUMBERED.sub("", self.path)
 
     @property
+    def shown(self) -> str:
+        """The path as a card shows it: where a file lies on a machine is nobody's business."""
+        place = PurePath(self.plain_path)
+        return place.name if place.is_absolute() else self.plain_path
+
+    @property
     def made_here(self) -> bool:
         """Whether a stage of the run wrote it."""
         return self.path.startswith("stage:")
@@ -157,8 +163,6 @@ class Facts:
         rows, digest = about.get("rows"), about.get("sha256")
         plain = _NUMBERED.sub("", path)
         stated = next((s for p, s in self.stated.data.items() if p in (path, plain)), None)
-        if stated is None:  # a file is noted by its whole path
-            stated = next((s for p, s in self.stated.data.items() if _ends(path, p)), None)
         whole = rows if isinstance(rows, int) and not isinstance(rows, bool) else None
         return Source(stage, path, whole, str(digest or ""), stated)
 
@@ -199,7 +203,7 @@ def facts_of(run: RunView, stage: str | None = None, stated: CardSpec | None = N
         stated=stated,
         audit=_optional(Audit, path / AUDIT, problems),
         gates=_optional(Gates, path / GATES, problems) or Gates({}),
-        evals=tuple(_evals_of(path, subject, problems)),
+        evals=tuple(_evals_of(run, subject, problems)),
         calibrations=tuple(_calibrations(path, problems)),
         problems=tuple(problems),
     )
@@ -316,12 +320,15 @@ def _optional(kind: type[R], file: Path, problems: list[str]) -> R | None:
         return None
 
 
-def _evals_of(path: Path, subject: StageView | None, problems: list[str]) -> list[EvalResult]:
+def _evals_of(run: RunView, subject: StageView | None, problems: list[str]) -> list[EvalResult]:
     """The model's results: those afterwards, or the last of its training for each suite."""
+    path = run.path
     found = [result for _, result in _readable(path / EVAL_FOLDER, read_evals(path), problems)]
     if subject is None:
         return []
-    later = [r for r in found if r.model == subject.name and r.step is None]
+    later = [
+        r for r in found if r.step is None and (stage_of(r.model, run) or r.model) == subject.name
+    ]
     suites = {r.suite for r in later}
     during: dict[str, EvalResult] = {}
     for result in found:
@@ -346,12 +353,6 @@ def _readable(folder: Path, found: Any, problems: list[str]) -> list[Any]:
         if file not in read:
             problems.append(f"{file.relative_to(folder.parent)} holds no record that can be read")
     return records
-
-
-def _ends(path: str, name: str) -> bool:
-    """Whether a file's whole path is what the recipe calls ``name``."""
-    wanted = [part for part in PurePath(name).parts if part not in (".", "..")]
-    return bool(wanted) and list(PurePath(path).parts[-len(wanted) :]) == wanted
 
 
 def _relative(error: BaseException, folder: Path) -> str:

@@ -96,7 +96,7 @@ def sourced(key: str) -> Callable[[Facts], Answer]:
     def fill(facts: Facts) -> Answer:
         source = f"recipe: card.data.PATH.{key}"
         # what a stage of the run made is described by the run itself
-        paths = {s.plain_path: s for s in facts.sources() if not s.made_here}
+        paths = {s.shown: s for s in facts.sources() if not s.made_here}
         told = {p: str(getattr(s.stated, key)) for p, s in paths.items() if s.stated is not None}
         told = {path: value for path, value in told.items() if value}
         if not told:

@@ -19,9 +19,14 @@ _ADDRESS = re.compile(r"(?i)\b(https?|ftp|mailto|data|javascript)(:)|\b(www)(\.)
 _FIRST = re.compile(r"^(\d+)(?=[.)](?:\s|$))|^(?=[-+](?:\s|$)|#|=+$|[-_]{3})")
 
 
+def plain(raw: object) -> str:
+    """One line without control characters or characters that are not seen; not yet Markdown."""
+    return " ".join("".join(_printable(c) for c in str(raw)).split())
+
+
 def text(raw: object, longest: int = LONGEST) -> str:
     """One line of plain text in which nothing is markup, a link or a control character."""
-    shown = " ".join("".join(_printable(c) for c in str(raw)).split())
+    shown = plain(raw)
     if len(shown) > longest:
         shown = shown[: longest - 1].rstrip() + "…"
     shown = "".join(_ENTITIES.get(c, c) for c in shown)
@@ -32,7 +37,7 @@ def text(raw: object, longest: int = LONGEST) -> str:
 
 def code(raw: object) -> str:
     """A short piece in the font of code, on one line; for hashes, keys and numbers."""
-    shown = " ".join("".join(_printable(c) for c in str(raw)).split())
+    shown = plain(raw)
     if not shown:
         return ""
     if "`" in shown or "|" in shown:  # tables have no way to quote these
@@ -43,7 +48,7 @@ def code(raw: object) -> str:
 def block(raw: str, language: str = "") -> str:
     """Lines in the font of code, fenced by more backquotes than they hold."""
     lines = ["".join(_printable(c) for c in line) for line in raw.splitlines()]
-    longest = max((len(run) for run in re.findall(r"`+", raw)), default=0)
+    longest = max((len(run) for line in lines for run in re.findall(r"`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join([f"{fence}{language}", *lines, fence])
 

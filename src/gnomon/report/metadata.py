@@ -13,10 +13,10 @@ from huggingface_hub import EvalResult as HubResult
 from huggingface_hub import ModelCardData
 
 from gnomon.report.facts import Facts
+from gnomon.report.markdown import plain
 from gnomon.runs.evals import EvalResult
 
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 HELD_OUT = "held-out comparisons of the run"
 
 
@@ -26,14 +26,14 @@ def front_matter(facts: Facts) -> str:
     results = list(_results(facts))
     reward, licence = facts.is_reward, _licence(facts)
     data = ModelCardData(
-        base_model=stated.base_model if _HUB_ID.fullmatch(stated.base_model) else None,
+        base_model=stated.base_model or None,
         datasets=_datasets(facts) or None,
-        language=stated.languages or None,
+        language=[plain(code) for code in stated.languages] or None,
         library_name="transformers",
         pipeline_tag="text-classification" if reward else "text-generation",
         tags=_tags(facts),
         eval_results=results or None,
-        model_name=facts.name if results else None,
+        model_name=plain(facts.name) if results else None,
         license=licence.get("license"),
         license_name=licence.get("license_name"),
         license_link=licence.get("license_link"),
@@ -42,7 +42,7 @@ def front_matter(facts: Facts) -> str:
 
 
 def _licence(facts: Facts) -> dict[str, str | None]:
-    licence, link = facts.stated.licence.strip(), facts.stated.licence_link or None
+    licence, link = plain(facts.stated.licence), plain(facts.stated.licence_link) or None
     if not licence:
         return {}
     if _LICENCE.fullmatch(licence):
@@ -52,13 +52,13 @@ def _licence(facts: Facts) -> dict[str, str | None]:
 
 def _datasets(facts: Facts) -> list[str]:
     ids = [s.stated.hub for s in facts.sources() if s.stated is not None]
-    return list(dict.fromkeys(i for i in ids if _HUB_ID.fullmatch(i)))
+    return list(dict.fromkeys(filter(None, ids)))
 
 
 def _tags(facts: Facts) -> list[str]:
     own = "reward-model" if facts.is_reward else "rlhf"
     methods = [s.info.algorithm for s in facts.stages if s.name in facts.chain]
-    return list(dict.fromkeys(["gnomon", own, *filter(None, methods)]))
+    return list(dict.fromkeys(["gnomon", own, *map(plain, filter(None, methods))]))
 
 
 def _results(facts: Facts) -> Iterator[HubResult]:
@@ -67,9 +67,9 @@ def _results(facts: Facts) -> Iterator[HubResult]:
         if figure is not None:
             yield HubResult(
                 task_type="text-generation",
-                dataset_name=result.suite,
+                dataset_name=plain(result.suite),
                 dataset_type=_slug(result.suite),
-                metric_type=result.main,
+                metric_type=plain(result.main),
                 metric_name=_metric_name(result),
                 metric_value=figure.value,
             )
@@ -88,7 +88,7 @@ def _results(facts: Facts) -> Iterator[HubResult]:
 def _metric_name(result: EvalResult) -> str:
     judged = f" by {result.judge}" if result.judge else ""
     against = f" against {result.against}" if result.against else ""
-    return f"{result.main}{against}{judged}"
+    return plain(f"{result.main}{against}{judged}")
 
 
 def _slug(text: str) -> str:
