@@ -479,8 +479,8 @@ def test_an_unfinished_run_says_so(run: Path) -> None:
 def test_cards_lie_in_the_run_and_in_every_model(run: Path) -> None:
     made = [str(file.relative_to(run)) for file in write_cards(run)]
     assert made == [
-        "model_card.md",
         *(f"stages/{name}/model/README.md" for name in ("01-sft", "02-unused", "03-rm", "04-grpo")),
+        "model_card.md",
     ]
     readme = (run / "stages" / "03-rm" / "model" / "README.md").read_text()
     assert "# made-rm" in readme

@@ -37,9 +37,11 @@ def write_cards(run: Path, stated: CardSpec | None = None) -> list[Path]:
         RunError: the disk is full or cannot be written.
     """
     view = read_run(run)
-    texts = {run / CARD: card(facts_of(view, None, stated))}
-    for stage in models(view):
-        texts[stage.folder / "model" / README] = card(facts_of(view, stage.name, stated))
+    texts = {
+        stage.folder / "model" / README: card(facts_of(view, stage.name, stated))
+        for stage in models(view)
+    }
+    texts[run / CARD] = card(facts_of(view, None, stated))  # last: it says that all are there
     for file, text in texts.items():
         write_text(file, text)
     return list(texts)

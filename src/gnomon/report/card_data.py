@@ -8,7 +8,7 @@ from typing import Any
 from gnomon.recipe.schema import TRUTHS, RewardSpec
 from gnomon.report import markdown as md
 from gnomon.report.card_results import rewards_of
-from gnomon.report.facts import Facts
+from gnomon.report.facts import Facts, Source
 from gnomon.report.format import measured, number
 from gnomon.runs.evals import Calibration
 
@@ -25,7 +25,7 @@ def data_section(facts: Facts) -> str:
             md.text(source.stage),
             md.text(source.shown),
             md.text(source.rows) if source.rows is not None else "*no record*",
-            md.text(source.stated.licence) if source.stated and source.stated.licence else MISSING,
+            _licence(source),
             md.code(source.sha256) or "*no record*",
         )
         for source in sources
@@ -46,6 +46,12 @@ def data_section(facts: Facts) -> str:
         if view.info.skipped.count
     ]
     return "\n\n".join([*parts, *([md.bullets(skipped)] if skipped else [])])
+
+
+def _licence(source: Source) -> str:
+    if source.made_here:
+        return "made by the run"
+    return md.text(source.stated.licence) if source.stated and source.stated.licence else MISSING
 
 
 def judges_section(facts: Facts) -> str:

@@ -151,7 +151,7 @@ def third(
         counted: whether anything was counted at all.
     """
     if base_flop is not None:
-        whole, of = base_flop, "the base's training compute, as stated in the recipe"
+        whole, of = base_flop, "the base's training compute, as stated"
     elif systemic:
         whole, of = SYSTEMIC_RISK, "the threshold of systemic risk (the base's compute is unknown)"
     else:
