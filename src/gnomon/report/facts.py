@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,19 +18,9 @@ from gnomon.errors import DataError
 from gnomon.files import first_line, read_object
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.schema import CardSpec, SourceCard
-from gnomon.runs.audit import AUDIT, GATES, Audit, Finding, GateResult, Gates
-from gnomon.runs.evals import (
-    CALIBRATION_FOLDER,
-    EVAL_FOLDER,
-    Calibration,
-    EvalResult,
-    read_calibrations,
-    read_evals,
-)
+from gnomon.runs.audit import Audit, Finding, GateResult, Gates
+from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.read import RunView, StageView, read_run
-from gnomon.runs.records import JsonFile
-
-R = TypeVar("R", bound=JsonFile)
 
 _NUMBERED = re.compile(r" \(\d+\)$")
 POLICY, REWARD = "policy", ("reward_model", "reward_ensemble")
@@ -187,7 +177,7 @@ def facts_of(run: RunView, stage: str | None = None, stated: CardSpec | None = N
     Raises:
         DataError: no stage has that name.
     """
-    path, problems = run.path, list(run.problems)
+    problems = list(run.problems)
     if stated is None:
         stated = _stated(run.recipe, problems)
     kinds = {view.name: _kind(view) for view in run.stages}
@@ -201,10 +191,10 @@ def facts_of(run: RunView, stage: str | None = None, stated: CardSpec | None = N
         kind="" if subject is None else kinds[subject.name],
         config={} if subject is None else _config(subject, problems),
         stated=stated,
-        audit=_optional(Audit, path / AUDIT, problems),
-        gates=_optional(Gates, path / GATES, problems) or Gates({}),
-        evals=tuple(_evals_of(run, subject, problems)),
-        calibrations=tuple(_calibrations(path, problems)),
+        audit=run.audit,
+        gates=run.gates,
+        evals=tuple(_evals_of(run, subject)),
+        calibrations=run.calibrations,
         problems=tuple(problems),
     )
 
@@ -312,47 +302,24 @@ def _config(view: StageView, problems: list[str]) -> Mapping[str, Any]:
         return {}
 
 
-def _optional(kind: type[R], file: Path, problems: list[str]) -> R | None:
-    try:
-        return kind.read(file) if file.is_file() else None
-    except ValueError as error:
-        problems.append(_relative(error, file.parent))
-        return None
-
-
-def _evals_of(run: RunView, subject: StageView | None, problems: list[str]) -> list[EvalResult]:
+def _evals_of(run: RunView, subject: StageView | None) -> list[EvalResult]:
     """The model's results: those afterwards, or the last of its training for each suite."""
-    path = run.path
-    found = [result for _, result in _readable(path / EVAL_FOLDER, read_evals(path), problems)]
     if subject is None:
         return []
     later = [
-        r for r in found if r.step is None and (stage_of(r.model, run) or r.model) == subject.name
+        r
+        for r in run.results
+        if r.step is None and (stage_of(r.model, run) or r.model) == subject.name
     ]
     suites = {r.suite for r in later}
     during: dict[str, EvalResult] = {}
-    for result in found:
+    for result in run.results:
         mine = subject.name in (result.stage, result.model) and result.step is not None
         if mine and result.suite not in suites:
             known = during.get(result.suite)
             if known is None or (known.step or 0) <= (result.step or 0):
                 during[result.suite] = result
     return [*later, *during.values()]
-
-
-def _calibrations(path: Path, problems: list[str]) -> list[Calibration]:
-    folder = path / CALIBRATION_FOLDER
-    return [c for _, c in _readable(folder, read_calibrations(path), problems)]
-
-
-def _readable(folder: Path, found: Any, problems: list[str]) -> list[Any]:
-    """The records that could be read; files that could not are named."""
-    records = list(found)
-    read = {file for file, _ in records}
-    for file in sorted(folder.rglob("*.json")) if folder.is_dir() else ():
-        if file not in read:
-            problems.append(f"{file.relative_to(folder.parent)} holds no record that can be read")
-    return records
 
 
 def _relative(error: BaseException, folder: Path) -> str:

@@ -53,7 +53,7 @@ OUTPUTS = ("model", "groups.jsonl", "metrics.parquet", "samples.parquet", EVALS)
 LOCK, HOLDER = ".lock", ".lock.json"
 _DECISIONS = ("gates", "on_fail")
 """Keys of a recipe, and of a stage, that a resumed run may have changed: what is done stays done,
-and its gates are asked again."""
+and its gates are asked again. So may the recipe's ``card``, which states and changes nothing."""
 _SHOWN = 8
 
 
@@ -279,9 +279,9 @@ class RunFolder:
 
 
 def _is_decision(key: str) -> bool:
-    """Whether a key as :func:`recipe_changes` writes it is of a gate."""
+    """Whether a key as :func:`recipe_changes` writes it is of a gate, or of the card."""
     parts = [part for part in key.split(".") if not part.isdecimal()]
-    return parts[-1] in _DECISIONS and "settings" not in parts
+    return parts[0] == "card" or (parts[-1] in _DECISIONS and "settings" not in parts)
 
 
 def _shown(value: Any) -> str:

@@ -337,8 +337,9 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of everything in a recipe except where its folder is, and its gates."""
+    """SHA-256 of everything in a recipe except where its folder is, its gates and its card."""
     plain = plain_recipe(recipe)
+    plain.pop("card", None)
     for part in (plain, *plain["stages"]):
         for key in ("output", "gates", "on_fail"):
             part.pop(key, None)
