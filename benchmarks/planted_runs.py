@@ -95,8 +95,8 @@ def locked(file: Path, wait: bool) -> Iterator[bool]:
 # -- running --------------------------------------------------------------------------------------
 
 
-def run_plain(plain: Mapping[str, Any]) -> Path:
-    """Run a recipe, or what is left of it."""
+def run_plain(plain: Mapping[str, Any], overrides: Sequence[str] = ()) -> Path:
+    """Run a recipe with ``overrides`` (see ``load_recipe``), or what is left of it."""
     from gnomon.recipe.load import load_recipe
     from gnomon.stages.run import run_recipe
 
@@ -104,7 +104,7 @@ def run_plain(plain: Mapping[str, Any]) -> Path:
     file = output / "recipes" / f"{plain['name']}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, dict(plain))  # JSON is YAML
-    recipe = load_recipe(file, [])
+    recipe = load_recipe(file, overrides)
     begun = (output / str(plain["name"]) / "manifest.json").is_file()
     return run_recipe(recipe, base=file.parent, resume=begun, announce=lambda line: None)
 

@@ -173,24 +173,40 @@ def _asked(run: Planned) -> dict[str, Prompt]:
 
 
 def _compared(run: Planned, out: Path) -> Comparison:
-    """The hidden comparison; it is made by gnomon's own, in a folder beside the runs'."""
+    return hidden_comparison(run, run_recipe_of(run, out), out)
+
+
+def hidden_comparison(
+    run: Planned, plain: dict[str, Any], out: Path, *, judge: bool = False
+) -> Comparison:
+    """Start and end of the run of the recipe ``plain`` on hidden prompts, by its trained reward and
+    by gold, and with ``judge`` by the held-out judge; it is made by gnomon's own comparison, in a
+    folder beside the runs'.
+
+    Args:
+        run: whose families and beliefs the prompts have.
+    """
     from gnomon.stages.compare import compare
 
-    plain = run_recipe_of(run, out)
-    folder = out / "truth" / run.id
-    rewards = [r for r in plain["compare"]["rewards"] if r["name"] == REWARD]
-    plain["output"] = str(out / "truth")
-    plain["compare"] |= {
-        "prompts": _sources(run),
-        "size": OWN + OTHERS,
-        "rewards": [*rewards, {"builtin": "gold"}],
-        "rollout": plain["compare"]["rollout"] | {"samples": 2},
+    name = str(plain["name"])
+    folder = out / "truth" / name
+    (stage,) = plain["stages"]
+    columns = [*stage.get("reward", []), *(stage["observe"] if judge else [])]
+    plain = plain | {
+        "output": str(out / "truth"),
+        "compare": {
+            "prompts": _sources(run),
+            "size": OWN + OTHERS,
+            "rewards": [*columns, {"builtin": "gold"}],
+            "reference": "base",
+            "rollout": {"max_new_tokens": run["tokens"], "temperature": 1.0, "samples": 2},
+        },
     }
     stages = folder / "stages"
     stages.mkdir(parents=True, exist_ok=True)
     link = stages / "01-policy"
     if not link.is_symlink():
-        link.symlink_to((out / "runs" / run.id / "stages" / "01-policy").resolve())
+        link.symlink_to((out / "runs" / name / "stages" / "01-policy").resolve())
     file = folder / "recipe.yaml"
     write_json(file, plain)  # JSON is YAML
     recipe = load_recipe(file, [])

@@ -110,7 +110,6 @@ MEANINGS = {
     "RewardSpec.builtin": "a reward that comes with gnomon; see [rewards.md](rewards.md)",
     "RewardSpec.name": "its name in metrics; by default made from the above",
     "RewardSpec.weight": "its factor where several rewards are summed",
-    "RewardSpec.ensemble": "how the members of an ensemble become one number",
     "RewardSpec.options": "keyword arguments of the function or builtin",
     "CompareSpec.prompts": "what every policy answers; take held-out ones",
     "CardSpec.base_licence": "the licence of the model that the run started from",

@@ -508,6 +508,7 @@ def test_ensembles_as_mean_worst_case_and_mean_less_spread() -> None:
         ("mean", mean),
         ("min", scores.min(1).values),
         ("mean-std", mean - 0.5 * spread),
+        ("mean-var", mean - 0.5 * ((scores - mean[:, None]) ** 2).sum(1) / 3),
     ):
         learned = LearnedReward([one, two], normaliser, ensemble=ensemble, std_coef=0.5)
         found = flat(learned.judge(groups()))

@@ -17,10 +17,12 @@ from gnomon.errors import ModelError, RunError
 from gnomon.models import save as save_module
 from gnomon.models.heads import RewardNormaliser, ScalarHead
 from gnomon.models.load import fingerprint, load_causal_lm
+from gnomon.models.merge import average_with_start
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.models.save import load_reward_model, save_adapter, save_policy, save_reward_model
 from tiny_world import save_tiny, trunk
 
+WEIGHTS = "model.safetensors"
 LORA = LoraSettings(rank=4, alpha=8)
 
 
@@ -281,3 +283,41 @@ def test_an_adapter_names_its_base_so_that_any_program_finds_it(
         folder = save_adapter(tmp_path / "adapter", base_trunk, "policy")
         config = json.loads((folder / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == named
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_averaging_with_the_start_is_exact_in_the_saved_weights(
+    share: float, tmp_path: Path
+) -> None:
+    start = load_file(save_policy(tmp_path / "start", Role("start", zoo.trunk("llama"))) / WEIGHTS)
+    for lora in (False, True):
+        trunk = zoo.trunk("llama")
+        if lora:
+            role = adapted(trunk, "policy")
+        else:
+            role = Role("policy", trunk, trainable=True)
+            zoo.shake(dict(role.named_parameters()), 3)
+        trained = load_file(save_policy(tmp_path / f"trained-{lora}", role) / WEIGHTS)
+        known = {} if lora else {f"policy.trunk.{k}": v for k, v in start.items()}
+        average_with_start(role.named_parameters(), known, share)
+        folder = save_policy(tmp_path / f"averaged-{lora}", role)
+        averaged = load_file(folder / WEIGHTS)
+        for key, value in averaged.items():
+            expected = (1 - share) * trained[key].double() + share * start[key].double()
+            torch.testing.assert_close(value.double(), expected, atol=1e-6, rtol=1e-5)
+        moved = [k for k in start if not torch.equal(start[k], trained[k])]
+        assert moved
+        assert all(torch.equal(averaged[k], start[k]) == (share == 1.0) for k in moved)
+    ids = torch.randint(3, zoo.V, (2, 9))
+    plain = tf.AutoModelForCausalLM.from_pretrained(folder)
+    with_adapter = PeftModel.from_pretrained(zoo.model("llama"), folder / "adapter")
+    expected = plain_logits(with_adapter, ids)
+    torch.testing.assert_close(plain_logits(plain, ids), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_averaging_refuses_a_share_beyond_one_and_unknown_starts() -> None:
+    role = Role("policy", zoo.trunk("llama"), trainable=True)
+    with pytest.raises(ValueError, match=r"share must lie in \[0, 1\], got 1.5"):
+        average_with_start(role.named_parameters(), {}, 1.5)
+    with pytest.raises(KeyError):
+        average_with_start(role.named_parameters(), {}, 0.5)

@@ -38,7 +38,8 @@ class LearnedReward(Judge):
         normaliser: puts raw scores on the scale where demonstrations average zero.
         ensemble: how members become one number: their mean, their minimum (Coste et al. 2023,
             "Reward model ensembles help mitigate overoptimization", worst-case optimisation), or
-            mean - std_coef * std over the members (uncertainty-weighted; the population std).
+            mean - std_coef * std or variance over the members (uncertainty-weighted; the paper's
+            UWO has the variance; both are the population's).
         encode: turns a sample into (prompt ids, response ids) for a reward model whose tokenizer is
             not the policy's; by default the very tokens the policy saw and wrote are scored.
 
@@ -52,15 +53,17 @@ class LearnedReward(Judge):
         normaliser: RewardNormaliser,
         *,
         name: str = "reward_model",
-        ensemble: Literal["mean", "min", "mean-std"] = "mean",
+        ensemble: Literal["mean", "min", "mean-std", "mean-var"] = "mean",
         std_coef: float = 1.0,
         tokens_per_microbatch: int = 8192,
         encode: Encode | None = None,
     ) -> None:
         if not members:
             raise ConfigError(f"{name}: a learned reward needs a reward model")
-        if ensemble not in ("mean", "min", "mean-std"):
-            raise ConfigError(f"{name}: ensemble is mean, min or mean-std, not {ensemble!r}")
+        if ensemble not in ("mean", "min", "mean-std", "mean-var"):
+            raise ConfigError(
+                f"{name}: ensemble is mean, min, mean-std or mean-var, not {ensemble!r}"
+            )
         if not math.isfinite(std_coef):
             raise ConfigError(f"{name}: std_coef is {std_coef}, not a number")
         self.members = list(members)
@@ -107,6 +110,8 @@ class LearnedReward(Judge):
             value = scores.min(1).values
         elif self.ensemble == "mean-std":
             value = mean - self.std_coef * spread
+        elif self.ensemble == "mean-var":
+            value = mean - self.std_coef * spread.square()
         else:
             value = mean
         several = scores.shape[1] > 1

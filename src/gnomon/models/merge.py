@@ -34,6 +34,37 @@ def merged_state(model: PreTrainedModel, adapter: str | None) -> dict[str, Tenso
     return state
 
 
+@torch.no_grad()
+def average_with_start(
+    trained: Mapping[str, Tensor], start: Mapping[str, Tensor], share: float
+) -> None:
+    """Move trained weights back towards where training started, in place.
+
+        w = (1 - share) * w_trained + share * w_start
+
+    Wortsman et al. 2022 (WiSE-FT, arXiv:2109.01903); for RLHF's alignment tax, Lin et al. 2023
+    (arXiv:2309.06256). Of a LoRA adapter the product B A is averaged, not B and A: it started at
+    zero, so B is scaled, and the merged weights are the average exactly.
+
+    Args:
+        trained: the trained parameters by name.
+        start: the same before training, on any device; those of adapters are not needed.
+        share: the start's share, from 0 (nothing changes) to 1 (the start).
+
+    Raises:
+        ValueError: share lies outside [0, 1].
+        KeyError: a parameter that is no adapter's is not in ``start``.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"share must lie in [0, 1], got {share}")
+    for name, weight in trained.items():
+        if ".lora_B." in name:
+            weight.mul_(1.0 - share)
+        elif ".lora_A." not in name:
+            before = start[name].to(weight.device, torch.float32)
+            weight.copy_(torch.lerp(weight.float(), before, share))
+
+
 def plain_config(model: PreTrainedModel) -> PretrainedConfig:
     """A copy of the configuration that can be saved: weights in memory are never quantised."""
     config = copy.deepcopy(model.config)

@@ -221,6 +221,13 @@ class TrainSpec(Spec):
     stop_at_peak: PeakSpec | None = Field(
         None, description="keep the weights of the best evaluation by a held-out judge"
     )
+    average_with_reference: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="the start model's share in the saved policy's weights, which are averaged "
+        "after training (WiSE-FT); figures of the stage are of the policy before that",
+    )
 
     @field_validator("lr", mode="before")
     @classmethod
@@ -288,6 +295,16 @@ TRUTHS = ("gold", "correct")
 """Builtin rewards that know the true preference, which nobody has outside a built-in world."""
 
 
+PAPER_NAMES = {"wco": "min", "uwo": "mean-var"}
+"""What Coste et al. 2023 (arXiv:2310.02743) call two of the ways."""
+Ensemble = Annotated[
+    Literal["mean", "min", "mean-std", "mean-var"],
+    BeforeValidator(
+        lambda value: PAPER_NAMES.get(value, value) if isinstance(value, str) else value
+    ),
+]
+
+
 class RewardSpec(Spec):
     """One reward: exactly one of ``model``, ``function`` or ``builtin``.
 
@@ -300,8 +317,15 @@ class RewardSpec(Spec):
     builtin: str | None = None
     name: str | None = None
     weight: float = 1.0
-    ensemble: Literal["mean", "min", "mean-std"] = "mean"
-    std_coef: float = Field(1.0, ge=0, description="how many std below the mean, for mean-std")
+    ensemble: Ensemble = Field(
+        "mean",
+        description="how an ensemble's members become one number: their mean; min, the worst case "
+        "(WCO); mean-std; mean-var, the mean less std_coef variances (UWO). `wco` and `uwo` are "
+        "read as min and mean-var",
+    )
+    std_coef: float = Field(
+        1.0, ge=0, description="how many std, or variances, below the mean: mean-std and mean-var"
+    )
     every: int = Field(
         1, ge=1, description="observed only: iterations between askings; evaluations always ask"
     )

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from gnomon.agents.episodes import EpisodeRunner
 from gnomon.algorithms.base import Algorithm, Settings, Workbench
 from gnomon.algorithms.offline_settings import ReferenceSettings, TextMixSettings
@@ -22,6 +24,7 @@ from gnomon.judges.learned import LearnedReward
 from gnomon.judges.protocol import Judge
 from gnomon.models.load import LoadedModel, dtype_of, fetch, read_config
 from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate, parameter_count
+from gnomon.models.merge import average_with_start
 from gnomon.models.roles import LoraSettings, Role
 from gnomon.models.save import save_policy, save_reward_model
 from gnomon.plugins import did_you_mean
@@ -155,6 +158,11 @@ class Train(Stage):
             )
         if spec.train.evals:
             self._check_evals()
+        if spec.train.average_with_reference and self.algorithm.produces != "policy":
+            raise ConfigError(
+                f"train.average_with_reference is for policies, and {spec.algorithm} trains a "
+                f"{self.algorithm.produces.replace('_', ' ')}: remove it"
+            )
         if spec.normalise_on and self.algorithm.produces != "reward_model":
             raise ConfigError(f"normalise_on is for reward models, and this is {spec.algorithm}")
 
@@ -220,6 +228,7 @@ class Train(Stage):
         normalise_on = self.data.normalisers(encoder) if not self.samples else []
         self.data.note(self.folder.path / DATA, resume)
         cache = self._reference_cache(loaded, encoder)
+        start = self._start_weights(roles)
         bench = self._bench(roles, len(rows[0]))
         bench.normalise_on, bench.reference_store = normalise_on, cache
         with self.progress(bench.iterations) as progress:
@@ -231,6 +240,8 @@ class Train(Stage):
             learner = Learner(algorithm, source, text)
             loop = self._loop(learner, loaded, progress, resume)
             last = loop.run(resume)
+        if share := self.spec.train.average_with_reference:
+            average_with_start(algorithm.roles["policy"].named_parameters(), start, share)
         judge = self._save(algorithm, loaded)
         if self.spec.probes != 0:
             self._probe(source, judge, loaded)
@@ -251,6 +262,14 @@ class Train(Stage):
             loop.tokens.forward["reference"] += sum(row.num_tokens() for row in rows[0])
         info["compute"] = computed(loop.tokens, roles, judge, judged)
         return info if cache is None else info | {"reference": cache.summary()}
+
+    def _start_weights(self, roles: Mapping[str, Role]) -> dict[str, Tensor]:
+        """The policy's weights before training, on the CPU, where it is averaged with them; a LoRA
+        adapter starts at nothing and needs none."""
+        if not self.spec.train.average_with_reference or self.spec.lora is not None:
+            return {}
+        named = roles["policy"].named_parameters()
+        return {name: p.detach().cpu().clone() for name, p in named.items()}
 
     def _rows(self, builder: RoleBuilder, encoder: Encoder) -> tuple[Sequence[Any], Sequence[Any]]:
         """The rows to train and to evaluate on, as tokens."""
