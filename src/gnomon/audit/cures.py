@@ -26,11 +26,21 @@ def setting(evidence: Evidence, name: str) -> float | None:
 
 def stay_near(evidence: Evidence) -> list[str]:
     """A stronger pull towards the start model: twice the coefficient, or the usual one."""
-    if evidence.algorithm not in TIED:
+    settings = evidence.spec.get("settings")
+    untied = isinstance(settings, Mapping) and settings.get("kl_in") == "none"
+    if evidence.algorithm not in TIED or untied:
         return []
     usual = USUAL_BETA if evidence.algorithm in ON_POLICY else 0.1
     beta = setting(evidence, "beta")
     return [override(evidence, "settings.beta", f"{2 * beta if beta else usual:g}")]
+
+
+def conservative(evidence: Evidence) -> list[str]:
+    """An ensemble's mean less its spread, of the first reward model that is not conservative."""
+    for place, entry in enumerate(evidence.trained):
+        if entry.get("model") and entry.get("ensemble", "mean") == "mean":
+            return [override(evidence, f"reward.{place}.ensemble", "mean-std")]
+    return []
 
 
 def explore(evidence: Evidence) -> list[str]:

@@ -4,11 +4,12 @@ likelihood that goes nowhere, a policy far from its start."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from gnomon.audit.change import reward_rose
-from gnomon.audit.cures import override, slower, stay_near
+from gnomon.audit.cures import ON_POLICY, override, slower, stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies, shortened
 from gnomon.audit.evidence import Evidence
 from gnomon.audit.limits import LIMITS
@@ -83,9 +84,16 @@ def sampler_mismatch(evidence: Evidence) -> list[Finding]:
             "from the trainer's, and importance weights of them are wrong",
             curves=["mismatch", "importance_max"],
             since=float(past[0]) if past.size else None,
-            cures=[override(evidence, "settings.importance_correction", "truncate")],
+            cures=_corrected(evidence),
         )
     ]
+
+
+def _corrected(evidence: Evidence) -> list[str]:
+    """Importance weights, in the methods that have them."""
+    if evidence.algorithm not in ON_POLICY or evidence.algorithm == "ppo":
+        return []
+    return [override(evidence, "settings.importance_correction", "truncate")]
 
 
 @of_policies
@@ -110,12 +118,16 @@ def value_function(evidence: Evidence) -> list[Finding]:
             alarm="the value function explains nothing of the returns: the advantages are no "
             "better than without it",
             curves=["explained_variance", "value_loss"],
-            cures=[
-                override(evidence, "algorithm", "grpo"),
-                override(evidence, "settings.value_init", "policy"),
-            ],
+            cures=[override(evidence, "settings.value_init", start) for start in _starts(evidence)],
         )
     ]
+
+
+def _starts(evidence: Evidence) -> list[str]:
+    """What else PPO's value model can start from."""
+    settings = evidence.spec.get("settings")
+    known = settings.get("value_init") if isinstance(settings, Mapping) else None
+    return ["policy"] if evidence.algorithm == "ppo" and known != "policy" else []
 
 
 @of_policies

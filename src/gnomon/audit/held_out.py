@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gnomon.audit.change import change_of, each, first_alarm, reward_change
-from gnomon.audit.cures import stay_near, stop_at
+from gnomon.audit.cures import conservative, stay_near, stop_at
 from gnomon.audit.decide import decided, not_looked, of_policies
 from gnomon.audit.evidence import Evidence, Sample
 from gnomon.audit.truths import label, reward_entries
@@ -230,7 +230,7 @@ def disagreement(evidence: Evidence) -> list[Finding]:
             alarm="the members of the reward model disagree on the policy's answers: it is asked "
             "about answers that it was not trained on",
             curves=["disagreement", "reward"],
-            cures=[f"{evidence.stage}.reward.0.ensemble=mean-std", *stay_near(evidence)],
+            cures=[*conservative(evidence), *stay_near(evidence)],
         )
     ]
 

@@ -1,0 +1,135 @@
+"""Every override that a detector names is one that a recipe of that method takes."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from made import Row, evidence_of, make, rollouts
+
+import gnomon.audit
+from gnomon.algorithms.registry import METHODS, find_method
+from gnomon.audit import cures
+from gnomon.audit.detectors import load_detectors
+from gnomon.audit.evidence import Evidence
+from gnomon.errors import ConfigError
+from gnomon.recipe.load import apply_override, validate_as
+from gnomon.recipe.schema import Recipe
+
+STEPS = (1, 10, 20, 30, 40, 50)
+LEARNED = {"reward": [{"builtin": "length", "options": {"high": 9}}, {"model": "rm"}]}
+POLICIES = sorted(name for name, m in METHODS.items() if m.algorithm.produces == "policy")
+
+
+def hacked(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
+    """Ever longer lists of guesses, that agree with each other ever more."""
+    guesses = [right, *(rng.randint(20, 50) for _ in range(step // 12))]
+    return " ".join(f"It is {n}." for n in guesses), step / 50 + 0.1 * len(guesses), {}
+
+
+def sick_metrics() -> list[Row]:
+    """Every curve that a detector reads, each going wrong."""
+    return [
+        {
+            "step": i + 1, "iteration": i, "mismatch": 1.0 + i, "explained_variance": -0.5,
+            "displacement": 0.9, "logprobs/chosen_change": -5.0 - i, "disagreement": 1.0 + i,
+            "kl": 5.0 * i, "entropy": 2.0 / (1 + i), "length": 10.0, "reward": float(i),
+            "ref_logprob": -0.1 * i, "reward_errors": 0.5, "final": i == 39,
+        }
+        for i in range(40)
+    ]  # fmt: skip
+
+
+def spec_of(algorithm: str, more: dict[str, Any]) -> dict[str, Any]:
+    sampled = METHODS[algorithm].algorithm.data == "prompts"
+    own = {"name": "policy", "algorithm": algorithm, "train": {"lr": 1e-4, "steps": 40}}
+    if sampled:
+        own |= {"rollout": {"samples": 4, "max_new_tokens": 20}} | LEARNED
+    else:
+        own["reward"] = []
+    return own | {"settings": more}
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All overrides that are made, whether or not their finding is an alarm."""
+    made: list[str] = []
+    plain = cures.override
+
+    def recording(evidence: Evidence, key: str, value: Any) -> str:
+        made.append(plain(evidence, key, value))
+        return made[-1]
+
+    for detector in load_detectors().values():
+        function: Any = getattr(detector, "__wrapped__", detector)
+        if "override" in function.__globals__:
+            monkeypatch.setitem(function.__globals__, "override", recording)
+    monkeypatch.setattr(cures, "override", recording)
+    return made
+
+
+def run_detectors(folder: Path, algorithm: str, settings: dict[str, Any]) -> dict[str, Any]:
+    spec = spec_of(algorithm, settings)
+    rows = rollouts(STEPS, hacked)  # an off-line method's are its comparison's, read alike
+    run = make(folder, rows, sick_metrics(), algorithm=algorithm, stage=spec)
+    read = evidence_of(run)
+    for detector in load_detectors().values():
+        detector(read)
+    return spec
+
+
+def check(spec: dict[str, Any], override: str) -> None:
+    """As ``gnomon run`` reads it: the recipe, and the method's own settings."""
+    raw: dict[str, Any] = {"name": "r", "model": "m", "stages": [copy.deepcopy(spec)]}
+    apply_override(raw, override)
+    stage = validate_as(Recipe, raw, "recipe", None).stages[0]
+    validate_as(find_method(stage.algorithm).settings, stage.settings, "settings", None)
+
+
+@pytest.mark.parametrize("algorithm", POLICIES)
+def test_overrides_of_every_method_parse(algorithm: str, tmp_path: Path, named: list[str]) -> None:
+    variants: list[dict[str, Any]] = [{}]
+    fields = METHODS[algorithm].settings.model_fields
+    variants += [{"beta": 0.2}] if "beta" in fields else []
+    variants += [{"kl_in": "none"}] if "log_kl" in fields else []
+    variants += [{"entropy_coef": 0.02}] if "entropy_coef" in fields else []
+    for place, settings in enumerate(variants):
+        named.clear()
+        spec = run_detectors(tmp_path / str(place), algorithm, settings)
+        for override in named:
+            check(spec, override)
+        assert named or algorithm not in cures.TIED
+
+
+def test_a_wrong_override_is_seen(tmp_path: Path) -> None:
+    spec = spec_of("ppo", {})
+    for wrong in ("policy.settings.importance_correction=truncate", "policy.train.step=3"):
+        with pytest.raises(ConfigError):
+            check(spec, wrong)
+
+
+def test_no_override_is_written_that_is_not_tried_here(tmp_path: Path, named: list[str]) -> None:
+    for algorithm in ("ppo", "grpo", "dpo"):
+        run_detectors(tmp_path / algorithm, algorithm, {})
+    tried = {o.split("=")[0].removeprefix("policy.") for o in named}
+    assert {re.sub(r"\.\d+\.", ".N.", key) for key in tried} >= set(written())
+
+
+def written() -> Iterator[str]:
+    """The keys in the code of the detectors' cures."""
+    for file in Path(str(gnomon.audit.__path__[0])).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "override":
+                key = node.args[1]
+                if isinstance(key, ast.Constant):
+                    yield str(key.value)
+                elif isinstance(key, ast.JoinedStr):
+                    yield "".join(
+                        str(p.value) if isinstance(p, ast.Constant) else "N" for p in key.values
+                    )
