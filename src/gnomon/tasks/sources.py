@@ -19,6 +19,11 @@ from gnomon.tasks.reasoning_gym import reasoning_gym_groups
 from gnomon.tasks.rooms import rooms_prompts
 from gnomon.tasks.tunnel.corpus import documents
 from gnomon.tasks.tunnel.demonstrations import demonstrations
+from gnomon.tasks.tunnel.requests import (
+    benign_prompts,
+    forbidden_prompts,
+    request_demonstrations,
+)
 from gnomon.tasks.tunnel.world import generate_prompts
 
 
@@ -109,6 +114,9 @@ TUNNEL: Mapping[str, Callable[..., list[Group]]] = {
     "demonstrations": demonstrations,
     "prompts": _prompts,
     "text": _text,
+    "forbidden": _groups_of(forbidden_prompts),
+    "benign": _groups_of(benign_prompts),
+    "request-demonstrations": request_demonstrations,
 }
 AGENTS: Mapping[str, Callable[..., list[Group]]] = {
     "calculator": _groups_of(calculator_prompts),
