@@ -96,7 +96,7 @@ CURES: Mapping[str, Cure] = {
     "averaging": Cure("tax", ("policy.train.average_with_reference=0.5",)),
     "tax_kl": Cure("tax", ("policy.settings.beta=0.1",)),
     "varied_prompts": Cure(
-        "tax", (f"policy.data.0.options.families=[{', '.join(ALL)}]",)
+        "tax", (f"policy.data.options.families=[{', '.join(ALL)}]",)
     ),
 }  # fmt: skip
 """Every cure that is tried, by name."""
