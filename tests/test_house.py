@@ -27,7 +27,7 @@ STANDARD_ONLY = ("sandbox",)
 TORCH_FREE = (
     *("records", "errors", "files", "usercode", "plugins", "console"),
     *("recipe", "stats", "sandbox", "judges.protocol", "judges.build", "judges.verifiers"),
-    *("evals.table", "evals.evaluate", "audit", "report", "algorithms.registry", "cli"),
+    *("evals.table", "evals.evaluate", "audit", "report", "view", "algorithms.registry", "cli"),
 )
 """Rooms and modules that are imported without any of ``HEAVY``."""
 HEAVY = ("torch", "transformers")
