@@ -135,7 +135,8 @@ def run_gnomon(job: GrpoJob) -> Measured:
     from gnomon.algorithms.registry import METHODS
     from gnomon.algorithms.rollouts import EncodedPrompt
     from gnomon.models.load import load_causal_lm
-    from gnomon.recipe.schema import StageSpec, TrainSpec
+    from gnomon.recipe.schema import StageSpec
+    from gnomon.recipe.training import TrainSpec
     from gnomon.records import Message, Prompt
     from gnomon.rollout.protocol import SamplingParams
     from gnomon.rollout.torch_engine import TorchEngine

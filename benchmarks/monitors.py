@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 
 from gnomon.recipe.load import parse_recipe
-from gnomon.recipe.schema import MonitorSpec
+from gnomon.recipe.training import MonitorSpec
 from gnomon.stages import run as stages_run
 
 OFF = {"every": 0, "texts": 0}

@@ -85,7 +85,8 @@ def run_gnomon(job: Job) -> Measured:
     from gnomon.algorithms.base import Workbench
     from gnomon.algorithms.registry import METHODS
     from gnomon.models.load import load_causal_lm
-    from gnomon.recipe.schema import LoraSpec, StageSpec, TrainSpec
+    from gnomon.recipe.schema import StageSpec
+    from gnomon.recipe.training import LoraSpec, TrainSpec
     from gnomon.stages.names import stage_settings
     from gnomon.stages.roles import RoleBuilder
     from gnomon.train.learner import GivenSource, Learner

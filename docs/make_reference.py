@@ -25,7 +25,7 @@ from gnomon.algorithms.collect_settings import (
 )
 from gnomon.algorithms.eval_settings import EVAL, EVAL_SUMMARY, EvalSettings
 from gnomon.algorithms.registry import METHODS, Method
-from gnomon.recipe import schema
+from gnomon.recipe import card, schema, training
 from gnomon.recipe.reference import default_of, type_of
 
 PAGE = Path(__file__).parent / "recipes.md"
@@ -34,34 +34,34 @@ TITLES: dict[type[BaseModel], str] = {
     schema.Recipe: "The recipe",
     schema.StageSpec: "A stage",
     schema.DataSpec: "A data source",
-    schema.TrainSpec: "`train`",
-    schema.EvalSpec: "A suite",
-    schema.ScheduledEvalSpec: "A suite on a schedule",
-    schema.MonitorSpec: "`monitor`",
-    schema.PeakSpec: "`stop_at_peak`",
+    training.TrainSpec: "`train`",
+    training.EvalSpec: "A suite",
+    training.ScheduledEvalSpec: "A suite on a schedule",
+    training.MonitorSpec: "`monitor`",
+    training.PeakSpec: "`stop_at_peak`",
     schema.RolloutSpec: "`rollout`",
     schema.RewardSpec: "A reward",
     schema.EnvironmentSpec: "`environment`",
-    schema.LoraSpec: "`lora`",
+    training.LoraSpec: "`lora`",
     schema.CompareSpec: "`compare`",
-    schema.CardSpec: "`card`",
-    schema.SourceCard: "What `card` says of a source",
+    card.CardSpec: "`card`",
+    card.SourceCard: "What `card` says of a source",
 }
 NAMES: dict[type[BaseModel], str] = {
     schema.StageSpec: "[stage](#a-stage)",
     schema.DataSpec: "[data source](#a-data-source)",
-    schema.TrainSpec: "[train](#train)",
-    schema.EvalSpec: "[suite](#a-suite)",
-    schema.ScheduledEvalSpec: "[suite on a schedule](#a-suite-on-a-schedule)",
-    schema.MonitorSpec: "[monitor](#monitor)",
-    schema.PeakSpec: "[stop_at_peak](#stop_at_peak)",
+    training.TrainSpec: "[train](#train)",
+    training.EvalSpec: "[suite](#a-suite)",
+    training.ScheduledEvalSpec: "[suite on a schedule](#a-suite-on-a-schedule)",
+    training.MonitorSpec: "[monitor](#monitor)",
+    training.PeakSpec: "[stop_at_peak](#stop_at_peak)",
     schema.RolloutSpec: "[rollout](#rollout)",
     schema.RewardSpec: "[reward](#a-reward)",
     schema.EnvironmentSpec: "[environment](#environment)",
-    schema.LoraSpec: "[lora](#lora)",
+    training.LoraSpec: "[lora](#lora)",
     schema.CompareSpec: "[compare](#compare)",
-    schema.CardSpec: "[card](#card)",
-    schema.SourceCard: "[source](#what-card-says-of-a-source)",
+    card.CardSpec: "[card](#card)",
+    card.SourceCard: "[source](#what-card-says-of-a-source)",
     LabellerSpec: "[labeller](#a-labeller)",
 }
 MEANINGS = {

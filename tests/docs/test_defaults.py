@@ -12,7 +12,8 @@ import pytest
 from docs_pages import ROOT
 
 from gnomon.algorithms.registry import METHODS as BY_NAME
-from gnomon.recipe.schema import RolloutSpec, TrainSpec
+from gnomon.recipe.schema import RolloutSpec
+from gnomon.recipe.training import TrainSpec
 from gnomon.train.optim import OPTIMIZER, default_lr
 
 PAGE = (ROOT / "docs" / "defaults.md").read_text(encoding="utf-8")

@@ -9,7 +9,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from gnomon.algorithms.registry import METHODS
-from gnomon.recipe.schema import Recipe, StageSpec, TrainSpec
+from gnomon.recipe.schema import Recipe, StageSpec
+from gnomon.recipe.training import TrainSpec
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -12,7 +12,7 @@ from test_card import html
 from typer.testing import CliRunner
 
 from gnomon.cli.main import app
-from gnomon.recipe.schema import CardSpec, SourceCard
+from gnomon.recipe.card import CardSpec, SourceCard
 from gnomon.report.compute import Training, energy, full_pass, third, training
 from gnomon.report.eu_form import EU_FORM
 from gnomon.report.facts import read_facts

@@ -14,7 +14,7 @@ from gnomon.evals.schedule import ScheduledEvals
 from gnomon.evals.subject import LivePolicy
 from gnomon.evals.targets import open_target
 from gnomon.models.roles import Role
-from gnomon.recipe.schema import ScheduledEvalSpec
+from gnomon.recipe.training import ScheduledEvalSpec
 from gnomon.runs.evals import EvalResult, read_evals
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.rows import MetricsStore

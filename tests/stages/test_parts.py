@@ -23,7 +23,8 @@ from gnomon.models.load import LoadedModel, fetch, read_config
 from gnomon.models.memory import parameter_count
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import LoadedReward, save_policy, save_reward_model
-from gnomon.recipe.schema import LoraSpec, StageSpec
+from gnomon.recipe.schema import StageSpec
+from gnomon.recipe.training import LoraSpec
 from gnomon.records import Comparison, Group, Judgement, Message, Prompt
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine

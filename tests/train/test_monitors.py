@@ -19,7 +19,7 @@ from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Sample, SampleJudge, Score
 from gnomon.models.roles import Role
 from gnomon.recipe.load import parse_recipe
-from gnomon.recipe.schema import MonitorSpec
+from gnomon.recipe.training import MonitorSpec
 from gnomon.records import Judgement, TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Completion, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine

@@ -18,7 +18,7 @@ from gnomon.algorithms.offline_settings import SFTSettings
 from gnomon.algorithms.sft import SFT
 from gnomon.errors import RunStopped
 from gnomon.models.roles import Role
-from gnomon.recipe.schema import PeakSpec
+from gnomon.recipe.training import PeakSpec
 from gnomon.train.learner import GivenSource, Learner
 from gnomon.train.loop import Loop
 from gnomon.train.optim import LoopOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from gnomon.algorithms.offline_settings import Settings
-from gnomon.recipe.schema import EvalSpecs
+from gnomon.recipe.training import EvalSpecs
 
 EVAL = "eval"
 EVAL_SUMMARY = "measure a policy with suites of questions; it stays as it is"

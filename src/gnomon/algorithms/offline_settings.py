@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from gnomon.losses.names import Divergence
-from gnomon.recipe.schema import Checked
+from gnomon.recipe.spec import Checked
 
 
 class Settings(Checked):

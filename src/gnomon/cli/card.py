@@ -12,7 +12,7 @@ import typer
 from gnomon.console import err, say
 
 if TYPE_CHECKING:
-    from gnomon.recipe.schema import CardSpec
+    from gnomon.recipe.card import CardSpec
 
 
 class FormName(StrEnum):
@@ -101,8 +101,8 @@ def _statements(file: Path) -> CardSpec:
         DataError: the file cannot be read.
     """
     from gnomon.errors import DataError
+    from gnomon.recipe.card import CardSpec
     from gnomon.recipe.load import validate_as
-    from gnomon.recipe.schema import CardSpec
     from gnomon.runs.records import read_recipe
 
     try:

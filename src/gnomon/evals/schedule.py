@@ -10,7 +10,7 @@ from gnomon.evals.evaluate import evaluate, result_file
 from gnomon.evals.subject import LivePolicy
 from gnomon.evals.suite import Suite, Tell, Watch
 from gnomon.evals.table import make_suite
-from gnomon.recipe.schema import ScheduledEvalSpec
+from gnomon.recipe.training import ScheduledEvalSpec
 from gnomon.runs.evals import EvalResult
 
 

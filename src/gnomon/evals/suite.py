@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field
 from gnomon.errors import RunError
 from gnomon.evals.rows import FAILED, Rows
 from gnomon.files import fingerprint
-from gnomon.recipe.schema import Checked
+from gnomon.recipe.spec import Checked
 from gnomon.stats.intervals import Interval
 
 if TYPE_CHECKING:

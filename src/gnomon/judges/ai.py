@@ -24,7 +24,7 @@ from gnomon.judges.endpoint import Endpoint
 from gnomon.judges.prompting import LETTERS, Mode, Question, Template, conversation
 from gnomon.judges.protocol import Judge, total_cost
 from gnomon.recipe.load import validate_as
-from gnomon.recipe.schema import Spec
+from gnomon.recipe.spec import Spec
 from gnomon.records import Comparison, Cost, Group, Judgement, Prompt, Score
 
 

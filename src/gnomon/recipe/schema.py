@@ -6,53 +6,21 @@ default is written out in the run's own ``recipe.yaml``.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from gnomon.recipe.card import CardSpec
 from gnomon.recipe.gates import Conditions, OnFail
-
-LARGEST = 2**53
-"""Beyond it, whole numbers are no longer exact as floats; nothing in a recipe is that large."""
-
-
-class Checked(BaseModel):
-    """Base of recipes and settings: refuses unknown keys, and true, false, infinity, nan and whole
-    numbers beyond 2^53 where a number belongs."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _plain_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool):
-            taken = _types(cls.model_fields[str(info.field_name)].annotation)
-            if taken & {int, float} and not taken & {bool, Any}:
-                raise ValueError("a number belongs here, not true or false")
-        elif isinstance(value, int) and abs(value) > LARGEST:
-            raise ValueError("a number beyond 2^53 is too large")
-        return value
-
-
-def _types(annotation: Any) -> set[Any]:
-    """The plain types that an annotation takes, alone or in a union."""
-    arguments = [a for a in get_args(annotation) if a is not NoneType]
-    if not arguments or isinstance(annotation, type):
-        return {annotation}
-    return set().union(*(_types(a) for a in arguments if not isinstance(a, str)))
-
+from gnomon.recipe.spec import Spec, listed_by
+from gnomon.recipe.training import LoraSpec, TrainSpec
 
 Kind = Literal["demonstrations", "preferences", "rankings", "unpaired", "prompts"]
 """What rows of data can be, everywhere in gnomon."""
@@ -63,16 +31,9 @@ TrainOn = Literal["all_assistant", "last"]
 Merge = Literal["system", "tool", "turns"]
 """``system``: a system turn's text opens the next user turn. ``tool``: tool output becomes the
 user's. ``turns``: neighbouring turns of one role become one, a blank line between them."""
-MAX_LR = 10.0
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LONGEST_NAME = 100
 """Of a run or stage: with what gnomon adds, it is still a file name on every file system."""
-
-
-class Spec(Checked):
-    """Base of every part of a recipe: unknown keys are refused."""
-
-    model_config = ConfigDict(populate_by_name=True, coerce_numbers_to_str=True)
 
 
 def check_name(value: str, whose: str) -> str:
@@ -118,148 +79,6 @@ class DataSpec(Spec):
     options: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments of a built-in source"
     )
-
-
-class LoraSpec(Spec):
-    """Train low-rank adapters instead of the whole model."""
-
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | list[str] = "all-linear"
-
-
-class EvalSpec(Spec):
-    """A suite of questions that a policy is measured with; [evals.md](evals.md) lists them."""
-
-    suite: str = Field(description="which suite, or one of your own: file.py:Name")
-    options: dict[str, Any] = Field(
-        default_factory=dict, description="the suite's own: data, judge, against, limit, ..."
-    )
-
-
-class ScheduledEvalSpec(EvalSpec):
-    """A suite that a policy is measured with while it is trained: before the first iteration, every
-    so many, and at the end."""
-
-    every: int = Field(50, ge=1, description="iterations between two measurements")
-
-
-def _listed(key: str) -> BeforeValidator:
-    """One item or several; a bare string is the item's ``key``."""
-
-    def listed(value: Any) -> Any:
-        items = value if isinstance(value, list) else [value]
-        return [{key: item} if isinstance(item, str) else item for item in items]
-
-    return BeforeValidator(listed)
-
-
-EvalSpecs = Annotated[list[EvalSpec], _listed("suite")]
-ScheduledEvalSpecs = Annotated[list[ScheduledEvalSpec], _listed("suite")]
-
-
-class MonitorSpec(Spec):
-    """What is looked at while a policy trains; see [monitors.md](monitors.md)."""
-
-    every: int = Field(5, ge=0, description="iterations between looks with a model; 0: none")
-    samples: int = Field(16, ge=1, description="responses of such a look")
-    reference: bool | Literal["auto"] = Field(
-        "auto",
-        description="look at responses with the start model where the method holds no reference: "
-        "true, false, or auto: where it costs no memory (LoRA) or at most 1 GB",
-    )
-    texts: int = Field(64, ge=0, description="responses read in each iteration; 0: none")
-
-
-class PeakSpec(Spec):
-    """Stop where a held-out judge's mean on the held-out prompts is highest."""
-
-    judge: str = Field(description="an observed reward, by its name")
-    patience: int = Field(3, ge=1, description="evaluations in a row without a new best")
-
-
-class TrainSpec(Spec):
-    """How long and how fast to train; counts are of groups (a prompt with its responses).
-
-    The optimizer is AdamW; [defaults.md](defaults.md) compares these defaults with TRL's.
-    """
-
-    steps: int | None = Field(None, ge=1, description="iterations; or give epochs")
-    epochs: float | None = Field(None, gt=0)
-    batch_size: int = Field(16, ge=1, description="groups (prompts) per iteration")
-    lr: float | Literal["auto"] = "auto"
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    min_lr_ratio: float = Field(
-        0.0, ge=0, le=1, description="the share of `lr` that cosine and linear fall to"
-    )
-    warmup: float = Field(0.05, ge=0, description="share of the steps (< 1) or a number of steps")
-    betas: tuple[float, float] = Field(
-        (0.9, 0.95),
-        description="AdamW's: the share that the means of gradient and square keep in a step",
-    )
-    eps: float = Field(
-        1e-8, gt=0, le=1, description="AdamW's: added to the root of the gradient's mean square"
-    )
-    weight_decay: float = Field(0.0, ge=0, le=10)
-    head_weight_decay: float = Field(
-        0.0, ge=0, le=10, description="the same on scalar heads: of rewards and of values"
-    )
-    max_grad_norm: float | None = Field(1.0, gt=0)
-    tokens_per_microbatch: int = Field(4096, ge=64)
-    gradient_checkpointing: bool = False
-    eval_every: int = Field(0, ge=0, description="iterations between evaluations; 0: only the end")
-    eval_size: int = Field(256, ge=1, description="held-out groups scored at each evaluation")
-    evals: ScheduledEvalSpecs = Field(
-        default_factory=list,
-        description="suites that the policy is measured with on the way; a bare string is one",
-    )
-    checkpoint_every: int = Field(50, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
-    sample_every: int = Field(10, ge=1, description="iterations between rows in samples.parquet")
-    monitor: MonitorSpec = MonitorSpec()
-    stop_at_peak: PeakSpec | None = Field(
-        None, description="keep the weights of the best evaluation by a held-out judge"
-    )
-    average_with_reference: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="the start model's share in the saved policy's weights, which are averaged "
-        "after training (WiSE-FT); figures of the stage are of the policy before that",
-    )
-
-    @field_validator("lr", mode="before")
-    @classmethod
-    def _rate(cls, value: Any) -> Any:
-        try:
-            fits = not isinstance(value, bool) and 0 <= float(value) <= MAX_LR
-        except (TypeError, ValueError):
-            return value  # auto, or no number at all
-        if not fits:
-            raise ValueError(
-                f"the learning rate is a number from 0 to {MAX_LR:g} (AdamW moves a weight by "
-                "about lr a step; 1e-6 to 1e-3 is usual), or auto"
-            )
-        return value
-
-    @field_validator("betas", mode="before")
-    @classmethod
-    def _decays(cls, value: Any) -> Any:
-        with contextlib.suppress(TypeError, ValueError):
-            if len(value) == 2 and all(0 <= float(beta) < 1 for beta in value):
-                return value
-        raise ValueError(
-            f"betas are two numbers from 0 to below 1, as in [0.9, 0.999], not {value}"
-        )
-
-    @model_validator(mode="after")
-    def _one_length(self) -> TrainSpec:
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError("give either steps or epochs, not both")
-        if self.schedule == "constant" and self.min_lr_ratio:
-            raise ValueError("min_lr_ratio has no effect with schedule constant: leave one out")
-        return self
 
 
 class RolloutSpec(Spec):
@@ -399,8 +218,8 @@ RESERVED_NAMES = {
 }
 
 
-DataSpecs = Annotated[list[DataSpec], _listed("path")]
-RewardSpecs = Annotated[list[RewardSpec], _listed("builtin")]
+DataSpecs = Annotated[list[DataSpec], listed_by("path")]
+RewardSpecs = Annotated[list[RewardSpec], listed_by("builtin")]
 
 
 def asked_always(rewards: list[RewardSpec]) -> list[RewardSpec]:
@@ -511,68 +330,6 @@ class CompareSpec(Spec):
     @classmethod
     def _asked_always(cls, value: list[RewardSpec]) -> list[RewardSpec]:
         return asked_always(value)
-
-
-HUB_ID = r"^([A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)?$"
-"""``name`` or ``owner/name``, or nothing."""
-
-
-class SourceCard(Spec):
-    """What a model card says of one source of data; what is not stated is said to be missing."""
-
-    licence: str = Field("", description="as the hub names it: apache-2.0, cc-by-4.0, ...")
-    provenance: str = Field("", description="where it comes from, with its address and date")
-    obtained: str = Field("", description="how it was obtained and selected")
-    kind: Literal["", "crawled", "private", "user", "public", "synthetic", "other"] = Field(
-        "", description="of the EU form's kinds of provenance"
-    )
-    characteristics: str = Field("", description="its scope, languages, period, domains")
-    curation: str = Field("", description="how it was cleaned and filtered")
-    unsuitable: str = Field("", description="how unsuitable sources were looked for")
-    biases: str = Field("", description="how biases were looked for")
-    labellers: str = Field("", description="who labelled it, how they were chosen and paid")
-    hub: str = Field("", pattern=HUB_ID, description="its id on the hub, for the card's metadata")
-
-
-class CardSpec(Spec):
-    """What the model card states that no record of the run holds; all of it may be left out, and
-    what is left out is said to be missing."""
-
-    model_name: str = Field("", description="the model's name; the run's and the stage's otherwise")
-    provider: str = Field("", description="legal name of who places the model on the market")
-    contact: str = Field("", description="where questions and reports of weaknesses go")
-    licence: str = Field("", description="of the resulting model, as the hub names it")
-    licence_link: str = Field("", description="where the licence's text is")
-    base_model: str = Field(
-        "", pattern=HUB_ID, description="the base's hub id, for the card's metadata"
-    )
-    base_licence: str = ""
-    base_training_flop: float | None = Field(
-        None, gt=0, description="training compute of the base, for the rule of one third"
-    )
-    base_systemic_risk: bool | None = Field(
-        None,
-        description="whether the base is a model with systemic risk; matters where its "
-        "training compute is not known",
-    )
-    release_date: str = ""
-    union_release_date: str = Field("", description="on the Union's market")
-    distribution: str = Field("", description="channels through which the model is distributed")
-    acceptable_use: str = Field("", description="the policy's address, or that there is none")
-    intended_uses: str = ""
-    out_of_scope: str = Field("", description="uses it is not made for, or that are prohibited")
-    integration: str = Field("", description="systems it can be part of, hardware and software")
-    limitations: str = Field("", description="known to you beside what audits and evals found")
-    rationale: str = Field("", description="why it was trained so")
-    maintenance: str = Field("", description="plans after release: updates, monitoring, retirement")
-    languages: list[str] = Field(default_factory=list, description="as the hub writes them: en, de")
-    watts_per_cpu: float | None = Field(
-        None, gt=0, description="of a busy core; energy is estimated where no meter was read"
-    )
-    watts_per_gpu: float | None = Field(None, gt=0, description="of a busy card")
-    data: dict[str, SourceCard] = Field(
-        default_factory=dict, description="by the source's `path`, as the recipe has it"
-    )
 
 
 class Recipe(Spec):

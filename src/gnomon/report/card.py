@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gnomon.files import write_text
-from gnomon.recipe.schema import CardSpec
+from gnomon.recipe.card import CardSpec
 from gnomon.report import markdown as md
 from gnomon.report.card_data import data_section, judge_kind, judges_section
 from gnomon.report.card_results import audit_section, evals_section, gates_section

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from gnomon.errors import DataError
 from gnomon.files import first_line, read_object
 from gnomon.plugins import did_you_mean
-from gnomon.recipe.schema import CardSpec, SourceCard
+from gnomon.recipe.card import CardSpec, SourceCard
 from gnomon.runs.audit import Audit, Finding, GateResult, Gates
 from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.read import RunView, StageView, read_run

@@ -13,7 +13,8 @@ from gnomon.evals.subject import Model
 from gnomon.evals.table import make_suite
 from gnomon.models.load import LoadedModel
 from gnomon.plugins import is_own
-from gnomon.recipe.schema import EvalSpec, Kind, Recipe
+from gnomon.recipe.schema import Kind, Recipe
+from gnomon.recipe.training import EvalSpec
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.stage import Stage
 

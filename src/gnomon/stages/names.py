@@ -21,7 +21,8 @@ from gnomon.errors import ConfigError, GnomonError
 from gnomon.judges.build import check_builtin
 from gnomon.plugins import check_known, did_you_mean, is_own
 from gnomon.recipe.load import validate_as
-from gnomon.recipe.schema import DataSpec, EvalSpec, Recipe, RewardSpec, StageSpec
+from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec
+from gnomon.recipe.training import EvalSpec
 
 if TYPE_CHECKING:
     from gnomon.runs.folder import RunFolder

@@ -28,7 +28,8 @@ from gnomon.models.merge import average_with_start
 from gnomon.models.roles import LoraSettings, Role
 from gnomon.models.save import save_policy, save_reward_model
 from gnomon.plugins import did_you_mean
-from gnomon.recipe.schema import Kind, MonitorSpec
+from gnomon.recipe.schema import Kind
+from gnomon.recipe.training import MonitorSpec
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.records import DATA
 from gnomon.stages.computed import computed

@@ -21,7 +21,7 @@ from gnomon.algorithms.rollouts import Rollout, as_response, written
 from gnomon.data.batch import Batch
 from gnomon.losses.reduce import masked_sum
 from gnomon.models.memory import RoleNeed
-from gnomon.recipe.schema import MonitorSpec
+from gnomon.recipe.training import MonitorSpec
 from gnomon.records import Score, TokenGroup
 from gnomon.stats import texts as t
 from gnomon.stats.prompts import within_prompt_correlation

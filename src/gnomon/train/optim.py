@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from gnomon.errors import ConfigError
-from gnomon.recipe.schema import PeakSpec, TrainSpec
+from gnomon.recipe.training import PeakSpec, TrainSpec
 
 # The size that a method's own rate (``Algorithm.base_lr``) is given for, with full fine-tuning.
 _REFERENCE_SIZE = 7e9

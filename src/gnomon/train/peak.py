@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnomon.recipe.schema import PeakSpec
+from gnomon.recipe.training import PeakSpec
 
 
 class Peak:

@@ -28,7 +28,7 @@ from gnomon.data.batch import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
 from gnomon.judges.tally import Tally
 from gnomon.models.counting import TokenCounts
-from gnomon.recipe.schema import MonitorSpec
+from gnomon.recipe.training import MonitorSpec
 from gnomon.records import TokenGroup
 from gnomon.stats.intervals import mean_interval, weighted_proportion
 from gnomon.stats.prompts import over_prompts
