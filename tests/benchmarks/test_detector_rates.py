@@ -110,8 +110,10 @@ def test_classes(planted, reward, gold, others, expected):
 def test_a_small_gain_in_both_is_no_hack():
     assert classify(False, UP, STILL, excess=STILL) == "clean"
     assert classify(True, UP, STILL, excess=STILL) == "harmless"
-    assert classify(True, UP, STILL, excess=UP) == "hacked"
-    assert classify(True, UP, DOWN, excess=UP) == "hacked"
+    apart = Interval(0.5, 0.3, 0.7, 100)
+    assert classify(True, UP, STILL, excess=apart) == "hacked"
+    assert classify(True, UP, DOWN, excess=apart) == "hacked"
+    assert classify(True, UP, STILL, excess=UP) == "harmless"  # 0.2 more, at the least
 
 
 def test_golds_peak_and_fall():

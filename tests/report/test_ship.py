@@ -147,17 +147,33 @@ def test_three_reasons_are_shown_and_the_others_counted(run):
 
 
 def test_gates_that_all_opened_ship(run):
-    assert answer(_gated(run, True, True)).kind == "ship"
-    assert answer(_gated(run, True, None)).kind == "not shown"
-    assert answer(run).kind == "not shown"
+    looked = _clear(run)
+    assert answer(_gated(looked, True, True)).kind == "ship"
+    assert answer(_gated(looked, True, None)).kind == "not shown"
+    assert answer(looked).kind == "not shown"
+    assert answer(_gated(run, True, True)).kind == "not shown"  # nobody has looked for alarms
+    elsewhere = _audited(run, _finding("clear", name="reward_errors"), _finding("unclear"))
+    assert answer(_gated(elsewhere, True, True)).kind == "not shown"
+
+
+def test_a_gate_that_was_not_asked_or_cannot_be_read_ships_nothing(run):
+    asked = {**run.recipe, "gates": ["rm >= 0.3"]}
+    whole = replace(_clear(run), recipe=asked)
+    assert answer(_gated(whole, True, stage="")).kind == "ship"
+    lost = answer(_gated(whole, True))  # of a stage; the whole run's are lost
+    assert lost.kind == "not shown"
+    assert "rm >= 0.3 has not been asked" in lost.needs[0].text
 
 
 @pytest.mark.parametrize("condition", ["reward >= 1", "eval/reward >= 1", "exact >= 1",
-                                       "gain/exact >= 1", "reward/exact >= 1"])  # fmt: skip
-def test_a_gate_on_the_trained_reward_alone_ships_nothing(run, condition):
-    gated = _gated(_compared(run), True, condition=condition)
+                                       "gain/exact >= 1", "reward/exact >= 1", "gold >= 1",
+                                       "gain/gold >= 1", "solved >= 1", "pass@1 >= 1",
+                                       "kl <= 50", "length <= 100", "eval/loss <= 100",
+                                       "no alarm"])  # fmt: skip
+def test_a_gate_on_the_trained_reward_a_truth_or_a_cost_alone_ships_nothing(run, condition):
+    gated = _gated(_clear(_compared(run)), True, condition=condition)
     assert answer(gated).kind == "not shown"
-    assert answer(_gated(gated, True, condition="no alarm", stage="")).kind == "ship"
+    assert answer(_gated(gated, True, condition="rm >= 0", stage="")).kind == "ship"
 
 
 @pytest.mark.parametrize(
@@ -220,7 +236,7 @@ def test_a_run_that_is_not_done_ships_nothing(run, tmp_path):
 
 
 def _rounds(run, tmp_path):
-    more = [{"name": "again", "algorithm": "ppo"}]
+    more = [{"name": "again", "algorithm": "ppo", "observe": [{"model": "rm"}]}]
     recipe = {**run.recipe, "stages": [*run.recipe["stages"], *more], "on_fail": "previous"}
     stages = (*run.stages, _stage(tmp_path, "again", "ppo"))
     return replace(run, recipe=recipe, stages=stages)
@@ -229,7 +245,8 @@ def _rounds(run, tmp_path):
 def test_a_policy_whose_place_a_later_one_took_holds_nothing(run, tmp_path):
     rounds = _gated(_gated(_rounds(run, tmp_path), False), True, stage="again")
     assert candidate(rounds) == "again"
-    assert answer(_audited(rounds, _finding("alarm"))).kind == "ship"
+    clear = _finding("clear").model_copy(update={"stage": "again"})
+    assert answer(_audited(rounds, _finding("alarm"), clear)).kind == "ship"
     stopped = replace(rounds, recipe={**rounds.recipe, "on_fail": "stop"})
     assert answer(stopped).kind == "hold"
 

@@ -1,6 +1,7 @@
 """Gates of a run: what stops it, what goes on from the model before, what a resumed run does."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -258,6 +259,9 @@ class Opinion(LeakyReward):
     """A judge that asks a model, as far as gates can tell."""
 
     version = "opinion-1"
+
+    def __init__(self, **where: Any) -> None:
+        super().__init__()
 
 
 def test_an_ai_judges_figure_opens_once_people_vouch_for_it(tiny_folder, tmp_path, monkeypatch):

@@ -57,7 +57,8 @@ def stop_at(evidence: Evidence, step: float | None) -> list[str]:
     if step is None or not steps.size:
         return []
     before = [int(i) for s, i in zip(steps, iterations, strict=True) if s <= step]
-    return [override(evidence, "train.steps", before[-1])] if before and before[-1] > 1 else []
+    sooner = before and 1 < before[-1] < max(iterations)
+    return [override(evidence, "train.steps", before[-1])] if sooner else []
 
 
 def slower(evidence: Evidence) -> list[str]:

@@ -210,8 +210,8 @@ def _lookers(findings: Sequence[Finding]) -> str:
 # -- figures by name ------------------------------------------------------------------------------
 
 
-Judges = Mapping[str, str]
-"""The version of each judge that people have to vouch for, by the name its figures have."""
+Judges = Mapping[str, tuple[str, str]]
+"""Name and version of each judge that people have to vouch for, by the name its figures have."""
 
 
 def stage_readings(stage: StageView, judges: Judges | None = None) -> dict[str, Reading]:
@@ -230,9 +230,8 @@ def stage_readings(stage: StageView, judges: Judges | None = None) -> dict[str, 
 def _reading(name: str, figure: Interval, source: str, judges: Judges) -> Reading:
     """A figure, with the judge that gave it where people have to vouch for one."""
     label = name.removeprefix("eval/").removeprefix("reward/").partition("/")[0]
-    if label not in judges:
-        return Reading(figure, source)
-    return Reading(figure, source, label, judges[label])
+    label = "pass@" if label.startswith("pass@") else label
+    return Reading(figure, source, *judges.get(label, ()))
 
 
 def _of_stage(stage: StageView) -> Iterator[tuple[str, Interval, str]]:
@@ -299,7 +298,8 @@ def eval_readings(results: Sequence[EvalResult], model: str) -> dict[str, Readin
     """A model's eval scores: ``SUITE.SCORE``, ``SUITE`` for the main one, and ``SCORE`` alone where
     one suite has it."""
     own = latest(results, model)
-    found: dict[str, list[Reading]] = {}
+    whole: dict[str, list[Reading]] = {}
+    alone: dict[str, list[Reading]] = {}
     for result in own:
         for score, figure in result.scores.items():
             if figure is None:
@@ -307,10 +307,11 @@ def eval_readings(results: Sequence[EvalResult], model: str) -> dict[str, Readin
             reading = Reading(
                 figure, f"eval {result.suite} of {model}", result.judge, result.judge_version
             )
-            names = [f"{result.suite}.{score}", score]
-            names += [result.suite] if score == result.main else []
-            for name in dict.fromkeys(names):
-                found.setdefault(name, []).append(reading)
+            if score == result.main:
+                whole.setdefault(result.suite, []).append(reading)
+            for name in (f"{result.suite}.{score}", score):
+                alone.setdefault(name, []).append(reading)
+    found = whole | alone  # a score's own name comes before a suite's
     return {name: readings[0] for name, readings in found.items() if len(readings) == 1}
 
 

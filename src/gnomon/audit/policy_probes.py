@@ -62,6 +62,12 @@ KINDS: Mapping[str, _Kind] = {
 
 def policy_probes(evidence: Evidence) -> list[Finding]:
     """A finding for each probe that was put to the stage's policy."""
+    if evidence.is_policy and not evidence.probes.policy:
+        names = dict.fromkeys(kind.name for kind in KINDS.values())
+        needs = "the policy's answers to questions: gnomon audit RUN --probe"
+        return [
+            evidence.finding(name, DETECTOR, status="not_looked", needs=needs) for name in names
+        ]
     known = [(KINDS[p.probe], p) for p in evidence.probes.policy if p.probe in KINDS]
     return [_finding(evidence, kind, probe) for kind, probe in known]
 

@@ -70,9 +70,15 @@ def audit(
     from gnomon.errors import ConfigError, DataError
     from gnomon.report.findings import audit_lines
 
-    if not probe and (questions or safe or unsafe):
-        raise ConfigError("--questions, --safe and --unsafe go with --probe")
-    chosen = load_detectors(detector) if detector else None
+    try:
+        if not probe and (questions or safe or unsafe):
+            raise ConfigError("--questions, --safe and --unsafe go with --probe")
+        if probe and stage:
+            raise ConfigError("--probe asks the last policy: leave --stage out")
+        chosen = load_detectors(detector) if detector else None
+    except ConfigError as error:  # its usual exit code, 1, means something else here
+        complain("error", "red", str(error))
+        raise typer.Exit(2) from None
     found, unread = {}, False
     for run in runs:
         try:

@@ -263,6 +263,8 @@ class WinRate(ItemSuite[Entry]):
         if self.options.judge is not None:
             judge = self.judge
             measured.judge, measured.judge_version = judge.name, judge.version
+        else:
+            measured.judge = "recorded verdicts"
         both = [
             (row, item)
             for row, item in zip(rows, items, strict=True)

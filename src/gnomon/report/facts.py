@@ -18,6 +18,7 @@ from gnomon.errors import DataError
 from gnomon.files import first_line, read_object
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.card import CardSpec, SourceCard
+from gnomon.report.ship import candidate, gate_places
 from gnomon.runs.audit import Audit, Finding, GateResult, Gates
 from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.read import RunView, StageView, read_run
@@ -135,8 +136,12 @@ class Facts:
 
     @property
     def decisions(self) -> list[GateResult]:
-        """The gates of its stages, and those of the whole run where it is a policy."""
-        names = {stage.name for stage in self.stages} | ({""} if not self.is_reward else set())
+        """The gates of its stages and of those after it that train no policy, and those of the
+        whole run where that ends with it."""
+        names = {stage.name for stage in self.stages}
+        if self.subject is not None and not self.is_reward:
+            own = self.subject.name
+            names |= gate_places(self.run, own) - ({""} if own != candidate(self.run) else set())
         return [result for result in self.gates.all() if result.stage in names]
 
     def sources(self) -> list[Source]:

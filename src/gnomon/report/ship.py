@@ -10,9 +10,14 @@
 **ship** where nothing does, every stage is done, and something that the policy was not trained on
 speaks for it:
 
-- gates were set (on more than the trained reward) and all of them opened, or
+- gates on an eval, a held-out judge, a held-out verifier or a capability were set, and all the
+  recipe's gates opened, or
 - an eval, a held-out judge, a calibrated win rate, or a held-out verifier whose probes are clear
-  improved beyond its interval, and the audit looked and found nothing.
+  improved beyond its interval,
+
+and the audit looked at the policy (for reward hacking, where a reward was optimised) and found
+nothing. A gate on what training costs (KL, length, loss) keeps a model from shipping and never
+ships it.
 
 **not shown** otherwise, with what is missing and how to get it.
 
@@ -26,7 +31,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gnomon.audit.gates import capability_drops, latest, same_exam, suite_changes
+from gnomon.audit.gates import (
+    capability_drops,
+    eval_readings,
+    latest,
+    same_exam,
+    suite_changes,
+)
 from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.format import measured, number
 from gnomon.report.kinds import WORDS, column_kinds, metric_kind, policies, stage_specs
@@ -39,6 +50,8 @@ from gnomon.stats.intervals import Interval
 Kind = Literal["ship", "hold", "not shown"]
 REASONS = 3
 WIN_RATE = "win_rate"
+CAPABILITY = "capability_drop"
+HACKING = "reward_hacking"
 BASE = "base"
 PROBES = ("invariance", "probes")
 """Detectors that ask a reward again about edited answers."""
@@ -96,7 +109,7 @@ def answer(run: RunView) -> Answer:
         return _answer("hold", subject(run), against)
     unfinished = list(_unfinished(run))
     gates, better, looked = _opened(run), list(_rose(run, model)), _looked(run)
-    if not unfinished and (gates or (better and looked)):
+    if not unfinished and not unasked(run) and looked and (gates or better):
         return _answer("ship", model, [*gates, *better, *looked])
     missing = _missing(run, model, gates, better, looked)
     reasons = [*unfinished, *better, *gates, *looked] or list(_no_evidence(run, model))
@@ -319,27 +332,50 @@ def _unfinished(run: RunView) -> Iterator[Reason]:
         yield Reason(f"Not started: {', '.join(waiting)}.")
 
 
+def unasked(run: RunView) -> list[str]:
+    """Conditions of the recipe that gates.json has no decision on."""
+    asked = [("", run.recipe), *stage_specs(run).items()]
+    return [
+        str(condition)
+        for stage, spec in asked
+        for condition in spec.get("gates") or []
+        if str(condition) not in {r.condition for r in run.gates.root.get(stage, [])}
+    ]
+
+
 def _opened(run: RunView) -> list[Reason]:
-    """The gates, where all of them opened and one of them is on more than the trained reward."""
+    """The gates that speak for the policy, where all gates opened."""
     results = [r for r in run.gates.all() if r.stage not in _replaced(run)]
-    if not results or any(r.passed is not True for r in results):
+    if any(r.passed is not True for r in results):
         return []
-    telling = [r for r in results if not _on_trained(run, r)]
+    telling = [r for r in results if _tells(run, r)]
     return [Reason(f"Gate {r.condition} opened: {r.text}.", "gates") for r in telling]
 
 
-def _on_trained(run: RunView, result: GateResult) -> bool:
-    """Whether a gate asks for nothing but the reward that was trained on, or a truth."""
+def _tells(run: RunView, result: GateResult) -> bool:
+    """Whether a gate asks for what the policy was not trained on, and that no simulation knows: an
+    eval, a capability, a held-out judge or verifier."""
     try:
         gate = parse_gate(result.condition)
     except ValueError:  # of another version
-        return True
-    if not isinstance(gate, Bound):
         return False
+    model = candidate(run)
+    if not isinstance(gate, Bound) or result.stage not in gate_places(run, model):
+        return False
+    if gate.metric == CAPABILITY or gate.metric in eval_readings(run.results, model):
+        return True
     name = gate.metric.removeprefix("gain/")
-    column = column_kinds(run).get(name.replace("_", " "), "other")
-    stage = result.stage or candidate(run)
-    return "trained" in (column, metric_kind(run, stage, gate.metric))
+    column = column_kinds(run).get(name.replace("_", " "))
+    kind = metric_kind(run, model, gate.metric) if column is None else column
+    return _counts(run, model, name, kind)
+
+
+def gate_places(run: RunView, model: str) -> set[str]:
+    """The stages whose gates are about a policy: its own, those after it that train none, and the
+    whole run's."""
+    names, trained = list(stage_specs(run)), {stage.name for stage in policies(run)}
+    after = names[names.index(model) + 1 :] if model in names else []
+    return {"", model, *(name for name in after if name not in trained)}
 
 
 def _looked(run: RunView) -> list[Reason]:
@@ -349,7 +385,7 @@ def _looked(run: RunView) -> list[Reason]:
     model = candidate(run)
     asked = [f for f in run.audit.findings if f.stage == model]
     clear = sorted({f.name for f in asked if f.status == "clear"})
-    if not clear:
+    if not clear or (HACKING not in clear and stage_specs(run).get(model, {}).get("reward")):
         return []
     unclear = sorted({f.name for f in asked if f.status == "unclear"} - set(clear))
     text = f"The audit looked for {', '.join(clear)} and found none"
@@ -361,7 +397,8 @@ def _missing(
     run: RunView, model: str, gates: list[Reason], better: list[Reason], looked: list[Reason]
 ) -> list[Need]:
     path = shlex.quote(str(run.path))
-    needs = []
+    resumes = str(run.manifest.command or "gnomon run RECIPE") + " --resume"
+    needs = [Need(f"Gate {condition} has not been asked.", resumes) for condition in unasked(run)]
     for result in run.gates.all():
         if result.passed is None:
             text = result.text.removeprefix("it stays closed: ")
@@ -376,7 +413,7 @@ def _missing(
                 f"Nothing that {model or 'the policy'} was not trained on has improved beyond its "
                 "interval. Measure it before and after by an eval, or by a judge that it is not "
                 f"trained on and {ENOUGH_LABELS} people's labels vouch for.",
-                f"gnomon eval {path}",
+                f"gnomon eval {path} --suite SUITE    # gnomon eval suites lists them",
             )
         )
     if not run.gates:

@@ -80,6 +80,12 @@ def import_run(
     if not rows:
         raise DataError(f"{source}: no row could be read; the first: {out.skipped[0]}")
     logged = list(metric_rows(source, metrics, found, out))
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for name in truths:
+        if name not in columns and not any(name in row for row in logged):
+            raise DataError(
+                f"no column {name!r} to take for a truth; there are {', '.join(columns)}"
+            )
     _understand_rewards(rows, logged, dict(weights or {}), out)
     _write(rows, logged, out, stage, algorithm, set(truths))
     return out

@@ -35,6 +35,8 @@ from gnomon.stats.intervals import Interval
 
 AI = "ai"
 """The builtin reward that is a language model's opinion."""
+_OF_THE_REWARD = ("reward", "return", "solved", "unsolved", "pass@")
+"""Metrics that are made of a stage's whole reward."""
 BASE = "base"
 """The recipe's own model in comparisons and evals."""
 
@@ -43,7 +45,7 @@ def ask_stage(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> l
     """The decisions of a stage's gates, from what is in the run's folder."""
     gates = [parse_gate(text) for text in stage.gates]
     policy = gated_policy(recipe, stage, run, base)
-    readings = stage_readings(_read(run, stage), _judges([*stage.reward, *stage.observe], base))
+    readings = stage_readings(_read(run, stage), _stage_judges(stage, base))
     return _decided(gates, stage.name, readings, policy, recipe, run, base)
 
 
@@ -53,23 +55,30 @@ def ask_run(recipe: Recipe, run: RunFolder, base: Path) -> list[GateResult]:
     policy = last_policy(recipe, run, base)
     readings: dict[str, Reading] = {}
     if policy is not None:
-        readings = stage_readings(
-            _read(run, policy), _judges([*policy.reward, *policy.observe], base)
-        )
+        readings = stage_readings(_read(run, policy), _stage_judges(policy, base))
         comparison = Comparison.read_or_empty(run.path / COMPARISON)
         compared = recipe.compare.rewards if recipe.compare is not None else []
         readings |= compared_readings(comparison, policy.name, _judges(compared, base))
     return _decided(gates, "", readings, policy, recipe, run, base)
 
 
-def _judges(rewards: Sequence[RewardSpec], base: Path) -> dict[str, str]:
-    """The AI judges among rewards, and their versions: people have to vouch for these."""
+def _stage_judges(stage: StageSpec, base: Path) -> dict[str, tuple[str, str]]:
+    """The AI judges of a stage; what is made of its whole reward is the opinion of one in it."""
+    trained = _judges(stage.reward, base)
+    whole = dict.fromkeys(_OF_THE_REWARD, next(iter(trained.values()))) if trained else {}
+    return whole | trained | _judges(stage.observe, base)
+
+
+def _judges(rewards: Sequence[RewardSpec], base: Path) -> dict[str, tuple[str, str]]:
+    """The AI judges among rewards, by label: people have to vouch for these."""
 
     def load(name: str) -> Any:
         raise ConfigError(f"{name} is a reward model, which no AI judge reads")
 
     asked = [spec for spec in rewards if spec.builtin == AI]
-    return {spec.label: one_judge(spec, base=base, load=load).version for spec in asked}
+    return {
+        spec.label: (spec.label, one_judge(spec, base=base, load=load).version) for spec in asked
+    }
 
 
 def last_policy(recipe: Recipe, run: RunFolder, base: Path) -> StageSpec | None:

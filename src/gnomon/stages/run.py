@@ -117,6 +117,8 @@ class _Running:
                 **({} if held else {"finished": now()}),
                 seconds={"last call": round(time.time() - began, 1)},
             )
+        elif held is None and self.gates.changed:
+            self.run.update_manifest(finished=now())
         if self.worked or not (path / AUDIT).is_file():
             self.where = "before the audit; the stages are done"
             self._audit()

@@ -140,7 +140,7 @@ class Library:
 
     def view(self, path: Path) -> RunView:
         """The run in a folder of the library, for those who read runs by their folders."""
-        return self.open(path.resolve().name).run
+        return self.open((path.resolve() if self.single else path).name).run
 
     def _stage(self, folder: Path, problems: list[str]) -> StageView:
         """A stage without its samples; of one that is not done, metrics are added later."""
