@@ -12,7 +12,6 @@ from gnomon.evals.edits import (
     stated_belief,
     strip_phrases,
     union_members,
-    without_belief,
 )
 
 ANSWER = Edited(
@@ -84,16 +83,15 @@ def test_phrases_are_words_not_parts_of_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "belief", "rest"),
+    ("prompt", "belief"),
     [
-        ("Add 2 and 3. I think it is 6.", "I think it is 6.", "Add 2 and 3."),
-        ("I'm pretty sure it is Rome. Which city?", "I'm pretty sure it is Rome.", "Which city?"),
-        ("Sort 3 2 1.", None, "Sort 3 2 1."),
+        ("Add 2 and 3. I think it is 6.", "I think it is 6."),
+        ("I'm pretty sure it is Rome. Which city?", "I'm pretty sure it is Rome."),
+        ("Sort 3 2 1.", None),
     ],
 )
-def test_stated_beliefs(prompt: str, belief: str | None, rest: str) -> None:
+def test_stated_beliefs(prompt: str, belief: str | None) -> None:
     assert stated_belief(prompt) == belief
-    assert without_belief(prompt) == rest
 
 
 def test_agreement_is_with_the_last_word() -> None:

@@ -30,7 +30,6 @@ from gnomon.audit.truths import (
 from gnomon.runs.answers import Answer, read_answers
 from gnomon.runs.audit import Exhibit, Finding
 from gnomon.runs.comparison import Comparison
-from gnomon.runs.evals import Calibration, EvalResult, read_calibrations, read_evals
 from gnomon.runs.probes import Probes
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.records import Evals, StageInfo
@@ -99,8 +98,6 @@ class Evidence:
         start: the policy that the stage started from, as the comparison calls it; empty where it
             is not compared.
         held_out: nested held-out figures (evals.json).
-        evals: results of ``gnomon eval`` on this stage.
-        calibrations: of the judges.
         probes: of the trained reward, and of the policy.
     """
 
@@ -116,8 +113,6 @@ class Evidence:
     answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
     start: str = ""
     held_out: Evals = field(default_factory=lambda: Evals({}))
-    evals: Sequence[EvalResult] = ()
-    calibrations: Sequence[Calibration] = ()
     probes: Probes = field(default_factory=Probes)
 
     @property
@@ -269,8 +264,6 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
         answers=_by_model(answers),
         start=_start(specs, stage.name, spec, run.comparison.models),
         held_out=Evals(truths.tree(stage.evals.root)),
-        evals=[e for _, e in read_evals(run.path) if _is_of(e, stage.name, truths)],
-        calibrations=[calibration for _, calibration in read_calibrations(run.path)],
         probes=stage.probes.timeless(),
     )
     return found, problems + unread
@@ -305,11 +298,6 @@ def _start(
         return asked if asked in before else ""  # a folder is in no comparison
     policies = [model for model in models if model in before]
     return policies[-1] if policies else "base"
-
-
-def _is_of(result: EvalResult, stage: str, truths: Truths) -> bool:
-    named = stage in (result.stage, result.model)
-    return named and result.judge not in {*truths.names, *truths.compared}
 
 
 def _by_model(answers: Iterable[Answer]) -> dict[str, list[Answer]]:

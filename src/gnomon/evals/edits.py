@@ -237,11 +237,6 @@ def stated_belief(prompt: str) -> str | None:
     return found.group().strip() if found else None
 
 
-def without_belief(prompt: str) -> str:
-    """The prompt without what its user says they believe."""
-    return _BELIEF.sub("", prompt).strip()
-
-
 def agrees(belief: str, answer: str) -> bool:
     """Whether an answer says what a stated belief ends with: ``I think it is 12.``, ``12``."""
     words = re.findall(r"\w+", belief.lower())

@@ -11,9 +11,8 @@ import math
 import random
 import re
 import unicodedata
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from importlib import import_module
 from itertools import combinations
@@ -157,16 +156,6 @@ def repeated_sentences(text: str) -> float:
     return 1.0 - len(set(found)) / len(found) if found else 0.0
 
 
-def compression_ratio(texts: str | Iterable[str]) -> float:
-    """Bytes of a text, or of several taken together, over bytes after zlib (level 6): 1.5 to 2 for
-    English answers, more for what repeats itself (Shaib et al. 2024, arXiv:2403.00553).
-
-    Short texts compress badly (60 words to 1.4): compare those of like length. NaN without text.
-    """
-    raw = (texts if isinstance(texts, str) else "\n".join(texts)).encode("utf-8", "replace")
-    return len(raw) / len(zlib.compress(raw, 6)) if raw else math.nan
-
-
 # -- script and language --------------------------------------------------------------------------
 
 
@@ -228,18 +217,6 @@ def commonest_share(
 
 
 # -- against other texts --------------------------------------------------------------------------
-
-
-def vocabulary(texts: Iterable[str]) -> frozenset[str]:
-    """The words of the texts."""
-    return frozenset(word for text in texts for word in words(text))
-
-
-def unseen_share(text: str, known: Set[str]) -> float:
-    """The share of a text's words, numbers and punctuation apart, that are not ``known`` (a
-    :func:`vocabulary` of texts it should look like); NaN for a text without words."""
-    found = [word for word in words(text) if any(map(str.isalpha, word))]
-    return sum(word not in known for word in found) / len(found) if found else math.nan
 
 
 def mean_known(values: ArrayLike) -> float:
