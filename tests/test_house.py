@@ -18,7 +18,8 @@ import gnomon
 ROOMS = (
     *("records", "errors", "files", "usercode", "plugins", "console"),
     *("stats", "recipe", "losses", "data", "models", "rollout", "sandbox", "judges", "agents"),
-    *("tasks", "runs", "evals", "audit", "report", "view", "algorithms", "train", "stages"),
+    *("tasks", "runs", "evals", "audit", "report", "view", "feedback", "algorithms"),
+    *("train", "stages"),
     *("cli", "rewards"),
 )
 """From the top of the house down; ``rewards`` holds old names of what is in ``judges``."""
@@ -27,7 +28,8 @@ STANDARD_ONLY = ("sandbox",)
 TORCH_FREE = (
     *("records", "errors", "files", "usercode", "plugins", "console"),
     *("recipe", "stats", "sandbox", "judges.protocol", "judges.build", "judges.verifiers"),
-    *("evals.table", "evals.evaluate", "audit", "report", "view", "algorithms.registry", "cli"),
+    *("evals.table", "evals.evaluate", "audit", "report", "view", "feedback"),
+    *("algorithms.registry", "cli"),
 )
 """Rooms and modules that are imported without any of ``HEAVY``."""
 HEAVY = ("torch", "transformers")

@@ -1,0 +1,1 @@
+"""Who said what, can they be believed, and what did it cost?"""
