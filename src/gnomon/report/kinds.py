@@ -8,16 +8,13 @@ better; and a simulation's truth is nothing a real run would have. Neither is ev
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from gnomon.audit.truths import is_truth, label, reward_entries, same_reward
+from gnomon.audit.kinds import Entry, Kind, entry_kind
+from gnomon.audit.truths import label, reward_entries
 from gnomon.recipe.schema import TRUTHS
 from gnomon.runs.read import RunView, StageView
 
-Kind = Literal["trained", "truth", "judge", "asked", "verifier", "other"]
-"""``judge``: a reward model that nothing was trained on; ``asked``: a language model's opinion, or
-people's; ``verifier``: a program that nothing was trained on; ``other``: not a reward, or nobody
-knows which."""
 WORDS: dict[Kind, str] = {
     "trained": "trained on",
     "truth": "truth of a simulated world",
@@ -26,7 +23,6 @@ WORDS: dict[Kind, str] = {
     "verifier": "held-out verifier",
     "other": "",
 }
-Entry = Mapping[str, Any]
 _NO_POLICY = ("reward_model", "collect", "eval")
 
 
@@ -51,17 +47,6 @@ def trained_entries(run: RunView) -> list[Entry]:
     """Every reward that a stage of the recipe trains on, or labels data with."""
     specs = stage_specs(run).values()
     return [entry for spec in specs for entry in reward_entries(spec.get("reward") or [])]
-
-
-def entry_kind(entry: Entry, trained: list[Entry]) -> Kind:
-    """What a reward of a recipe's ``observe`` or ``compare`` says."""
-    if any(same_reward(entry, own) or label(entry) == label(own) for own in trained):
-        return "trained"
-    if is_truth(entry):
-        return "truth"
-    if entry.get("builtin") in ("ai", "human_queue"):
-        return "asked"
-    return "judge" if entry.get("model") else "verifier"
 
 
 def column_kinds(run: RunView) -> dict[str, Kind]:

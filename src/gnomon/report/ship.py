@@ -38,10 +38,10 @@ from gnomon.audit.gates import (
     same_exam,
     suite_changes,
 )
+from gnomon.audit.kinds import Kind as ColumnKind
 from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.format import measured, number
 from gnomon.report.kinds import WORDS, column_kinds, metric_kind, policies, stage_specs
-from gnomon.report.kinds import Kind as ColumnKind
 from gnomon.runs.audit import Finding, GateResult
 from gnomon.runs.evals import ENOUGH_LABELS, EvalResult
 from gnomon.runs.read import RunView
