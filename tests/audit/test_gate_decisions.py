@@ -15,6 +15,7 @@ from gnomon.audit.gates import (
     decide,
     drop_reading,
     eval_readings,
+    shared_scores,
     stage_readings,
     suite_changes,
 )
@@ -234,3 +235,29 @@ def test_a_drop_on_the_same_questions_is_paired(tmp_path):
         (tmp_path / "evals" / model / "exam.jsonl").unlink()
     (apart, _) = capability_drops(suite_changes(tmp_path, "ppo", "sft"))["exam"]
     assert apart.low < 0
+
+
+def test_a_program_that_grades_is_no_opinion_unless_the_policy_was_trained_on_it(tmp_path):
+    graded = {"judge": "exact", "settings": {"judge": {"builtin": "exact"}}}
+    asked = {"judge": "ai", "settings": {"judge": {"builtin": "ai", "options": {"model": "m"}}}}
+    scored = {"judge": "rm", "settings": {"judge": {"model": "rm"}}}
+    told = {"judge": "gold", "settings": {"judge": {"builtin": "gold"}}}
+    for name, fields in (("exact", graded), ("ai", asked), ("rm", scored), ("gold", told)):
+        for model, value in (("sft", 0.5), ("ppo", 0.4)):
+            _write(tmp_path, _eval(model, name, value, **fields))
+    changes = suite_changes(tmp_path, "ppo", "sft")
+    assert set(capability_drops(changes)) == {"exact"}
+    assert set(capability_drops(changes, [{"builtin": "exact", "weight": 2.0}])) == set()
+    results = [_eval("ppo", "exact", 0.9, **graded), _eval("ppo", "rm", 0.9, **scored)]
+    readings = eval_readings(results, "ppo")
+    assert readings["exact"].judge == ""
+    assert decide(parse_gate("exact >= 0.5"), Facts("ppo", readings)).passed is True
+    assert decide(parse_gate("rm >= 0.5"), Facts("ppo", readings)).passed is None
+
+
+def test_a_score_that_several_suites_have_asks_which(tmp_path):
+    results = [_eval("ppo", "a", 0.5), _eval("ppo", "b", 0.6)]
+    facts = Facts("ppo", eval_readings(results, "ppo"), missing=shared_scores(results, "ppo"))
+    result = decide(parse_gate("accuracy >= 0.4"), facts)
+    assert result.passed is None
+    assert "say which: a.accuracy or b.accuracy" in result.text

@@ -269,3 +269,21 @@ def test_a_folder_with_hardly_anything_in_it_gets_an_answer(tmp_path):
 def test_the_terminal_shows_no_control_characters(run):
     alarm = _finding("alarm", text="\x1b[31mred\x07\n\rnext")
     assert all(c.isprintable() for line in answer_lines(answer(_audited(run, alarm))) for c in line)
+
+
+@pytest.mark.parametrize(
+    ("grader", "kind"),
+    [("json", "ship"), ("exact", "not shown"), ("gold", "not shown"), ("ai", "not shown")],
+)
+def test_an_eval_counts_unless_its_grader_was_trained_on_or_knows_or_has_an_opinion(
+    run, grader, kind
+):
+    """The policy was trained on ``exact``."""
+    fields = {"judge": grader, "settings": {"judge": {"builtin": grader}}}
+    better = (_eval("sft", 0.5, **fields), _eval("ppo", 0.6, **fields))
+    assert answer(_measured(_clear(run), *better)).kind == kind
+    gated = _gated(_clear(run), True, condition="exam >= 0.5")
+    opened = answer(_measured(gated, _eval("ppo", 0.6, **fields)))
+    assert (opened.kind == "ship") == (
+        grader in ("json", "ai")
+    )  # an AI's gate needed a calibration

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gnomon.audit.kinds import Entry, stands_apart, wants_people
 from gnomon.errors import ConfigError
 from gnomon.evals.compare import SuiteChange, compare
 from gnomon.evals.evaluate import file_name
@@ -37,13 +38,15 @@ class Reading:
 
     Attributes:
         source: in words.
-        judge, judge_version: who judged, where a judge did.
+        judge, judge_version: whose opinion it is, where it is one that people have to vouch for.
+        result: the eval that it is of.
     """
 
     figure: Interval
     source: str
     judge: str = ""
     judge_version: str = ""
+    result: EvalResult | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Facts:
     Attributes:
         readings: figures by the names that gates know them by.
         findings: what the audit looked for.
-        missing: what to do for a figure that nothing measured, by its name.
+        missing: why a figure is not there and what to do, by its name.
     """
 
     stage: str
@@ -80,9 +83,12 @@ def decide(gate: Gate, facts: Facts) -> GateResult:
 def _of_figure(gate: Bound, facts: Facts) -> GateResult:
     reading = facts.readings.get(gate.metric)
     if reading is None:
-        cure = facts.missing.get(gate.metric) or nearest(gate.metric, facts.readings, cutoff=0.6)
-        cure = cure or f"what was: {', '.join(list(facts.readings)[:_LISTED]) or 'nothing'}"
-        return _closed(gate, facts, f"nothing measured {gate.metric}; {cure}")
+        why = facts.missing.get(gate.metric)
+        if why is None:
+            near = nearest(gate.metric, facts.readings, cutoff=0.6)
+            near = near or f"what was: {', '.join(list(facts.readings)[:_LISTED]) or 'nothing'}"
+            why = f"nothing measured {gate.metric}; {near}"
+        return _closed(gate, facts, why)
     closed = _judge_problem(reading, facts.calibrations)
     if closed is not None:
         return _closed(gate, facts, closed, reading.figure)
@@ -297,22 +303,35 @@ def column_name(column: str) -> str:
 def eval_readings(results: Sequence[EvalResult], model: str) -> dict[str, Reading]:
     """A model's eval scores: ``SUITE.SCORE``, ``SUITE`` for the main one, and ``SCORE`` alone where
     one suite has it."""
-    own = latest(results, model)
+    named = _eval_readings(results, model)
+    return {name: readings[0] for name, readings in named.items() if len(readings) == 1}
+
+
+def shared_scores(results: Sequence[EvalResult], model: str) -> dict[str, str]:
+    """Why a score alone says nothing where several of a model's suites have it, by its name."""
+    return {
+        name: f"several suites measured {name}; say which: "
+        + " or ".join(f"{r.result.suite}.{name}" for r in readings if r.result is not None)
+        for name, readings in _eval_readings(results, model).items()
+        if len(readings) > 1
+    }
+
+
+def _eval_readings(results: Sequence[EvalResult], model: str) -> dict[str, list[Reading]]:
+    """A model's eval scores by every name that they have."""
     whole: dict[str, list[Reading]] = {}
     alone: dict[str, list[Reading]] = {}
-    for result in own:
+    for result in latest(results, model):
         for score, figure in result.scores.items():
             if figure is None:
                 continue
-            reading = Reading(
-                figure, f"eval {result.suite} of {model}", result.judge, result.judge_version
-            )
+            who = (result.judge, result.judge_version) if wants_people(result) else ("", "")
+            reading = Reading(figure, f"eval {result.suite} of {model}", *who, result)
             if score == result.main:
                 whole.setdefault(result.suite, []).append(reading)
             for name in (f"{result.suite}.{score}", score):
                 alone.setdefault(name, []).append(reading)
-    found = whole | alone  # a score's own name comes before a suite's
-    return {name: readings[0] for name, readings in found.items() if len(readings) == 1}
+    return whole | alone  # a score's own name comes before a suite's
 
 
 def latest(results: Iterable[EvalResult], model: str) -> list[EvalResult]:
@@ -330,9 +349,11 @@ def _when(result: EvalResult) -> float:
     return math.inf if result.step is None else float(result.step)
 
 
-def is_capability(result: EvalResult) -> bool:
-    """Whether it measures what a model can do: nobody judges it, and higher is better."""
-    return result.higher_is_better and not (result.judge or result.against) and bool(result.main)
+def is_capability(result: EvalResult, trained: Sequence[Entry] = ()) -> bool:
+    """Whether it measures what a model can do: higher is better, and what is right is known by the
+    suite or by a program that is neither what was trained on nor a simulation's truth."""
+    by_fact = not (wants_people(result) or result.against) and stands_apart(result, list(trained))
+    return result.higher_is_better and by_fact and bool(result.main)
 
 
 def suite_changes(run: Path, model: str, before: str) -> list[SuiteChange]:
@@ -346,16 +367,21 @@ def suite_changes(run: Path, model: str, before: str) -> list[SuiteChange]:
         return []
 
 
-def capability_drops(changes: Iterable[SuiteChange]) -> dict[str, tuple[Interval, Interval]]:
+def capability_drops(
+    changes: Iterable[SuiteChange], trained: Sequence[Entry] = ()
+) -> dict[str, tuple[Interval, Interval]]:
     """By suite: the drop of its main score from one model to the other, and the score after.
 
     Only where both answered the same questions under the same settings.
+
+    Args:
+        trained: the rewards that the model was trained on, which say nothing of what it can do.
     """
     out = {}
     for change in changes:
         after, before = change.after, change.before
         main = next((score for score in change.scores if score.name == after.main), None)
-        if main is None or not is_capability(after) or not same_exam(after, before):
+        if main is None or not is_capability(after, trained) or not same_exam(after, before):
             continue
         gap = main.change
         out[change.suite] = (Interval(-gap.value, -gap.high, -gap.low, gap.n), main.after)

@@ -39,9 +39,17 @@ from gnomon.audit.gates import (
     suite_changes,
 )
 from gnomon.audit.kinds import Kind as ColumnKind
+from gnomon.audit.kinds import stands_apart, wants_people
 from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.format import measured, number
-from gnomon.report.kinds import WORDS, column_kinds, metric_kind, policies, stage_specs
+from gnomon.report.kinds import (
+    WORDS,
+    column_kinds,
+    metric_kind,
+    policies,
+    stage_specs,
+    trained_entries,
+)
 from gnomon.runs.audit import Finding, GateResult
 from gnomon.runs.evals import ENOUGH_LABELS, EvalResult
 from gnomon.runs.read import RunView
@@ -248,15 +256,17 @@ def before(run: RunView, model: str) -> str:
 
 
 def _evals(run: RunView, model: str) -> Iterator[Change]:
-    """Evals that nobody judged, of the model and of the one before it."""
+    """Evals that are nobody's opinion, of the model and of the one before it."""
     old = before(run, model)
-    both = suite_changes(run.path, model, old)
-    for suite, (drop, figure) in capability_drops(both).items():
+    both, trained = suite_changes(run.path, model, old), trained_entries(run)
+    for suite, (drop, figure) in capability_drops(both, trained).items():
         gap = Interval(-drop.value, -drop.high, -drop.low, drop.n)
         yield Change(f"Eval {suite}", gap, figure, old, "evals")
     for change in both:
         after = change.after
-        if after.judge or after.higher_is_better or not same_exam(after, change.before):
+        if after.higher_is_better or not same_exam(after, change.before):
+            continue
+        if wants_people(after) or not stands_apart(after, trained):
             continue
         for score in change.scores:
             if score.name == after.main:  # lower is better: of harm
@@ -277,8 +287,8 @@ def _wins(run: RunView, model: str) -> Iterator[Change]:
 
 
 def calibrated(run: RunView, result: EvalResult) -> bool:
-    """Whether its figures can be believed: nobody judged them, or a judge that people vouch for."""
-    return not result.judge or any(
+    """Whether its figures can be believed: they are no opinion, or one that people vouch for."""
+    return not wants_people(result) or any(
         c.is_of(result.judge, result.judge_version) and c.opens_gates for c in run.calibrations
     )
 
@@ -362,8 +372,11 @@ def _tells(run: RunView, result: GateResult) -> bool:
     model = candidate(run)
     if not isinstance(gate, Bound) or result.stage not in gate_places(run, model):
         return False
-    if gate.metric == CAPABILITY or gate.metric in eval_readings(run.results, model):
+    if gate.metric == CAPABILITY:
         return True
+    reading = eval_readings(run.results, model).get(gate.metric)
+    if reading is not None and reading.result is not None:
+        return stands_apart(reading.result, trained_entries(run))
     name = gate.metric.removeprefix("gain/")
     column = column_kinds(run).get(name.replace("_", " "))
     kind = metric_kind(run, model, gate.metric) if column is None else column

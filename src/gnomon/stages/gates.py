@@ -17,6 +17,7 @@ from gnomon.audit.gates import (
     decide,
     drop_reading,
     eval_readings,
+    shared_scores,
     stage_readings,
     suite_changes,
 )
@@ -108,7 +109,7 @@ def _decided(
         start = start_of(recipe, policy, run, base)
         before = start.name if isinstance(start, StageSpec) else BASE
         readings = {**eval_readings(results, policy.name), **readings}
-        missing = _cures(run, policy.name, before)
+        missing = _cures(policy.name, before) | shared_scores(results, policy.name)
     facts = Facts(
         name,
         readings,
@@ -117,7 +118,8 @@ def _decided(
         missing,
     )
     changes = [] if policy is None else suite_changes(run.path, policy.name, before)
-    drops = capability_drops(changes)
+    trained = [r.model_dump(exclude_defaults=True) for s in recipe.stages for r in s.reward]
+    drops = capability_drops(changes, trained)
     return [decide(gate, _with_drop(gate, facts, drops, before)) for gate in gates]
 
 
@@ -131,13 +133,13 @@ def _with_drop(
     return facts if reading is None else facts.having(CAPABILITY_DROP, reading)
 
 
-def _cures(run: RunFolder, model: str, before: str) -> dict[str, str]:
-    """What to do for the figures that evals measure."""
+def _cures(model: str, before: str) -> dict[str, str]:
+    """What to do where no eval measured a figure."""
     return {
-        WIN_RATE: f"measure it by an eval of {model} against {before} (gnomon eval --help), then "
-        "resume with --resume",
-        CAPABILITY_DROP: f"measure both {before} and {model} by the same eval (gnomon eval "
-        "--help), then resume with --resume",
+        WIN_RATE: f"nothing measured {WIN_RATE}; measure it by an eval of {model} against {before} "
+        "(gnomon eval --help), then resume with --resume",
+        CAPABILITY_DROP: f"nothing measured {CAPABILITY_DROP}; measure both {before} and {model} "
+        "by the same eval (gnomon eval --help), then resume with --resume",
     }
 
 
