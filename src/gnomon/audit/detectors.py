@@ -45,6 +45,8 @@ DETECTORS: Mapping[str, str] = {
     "invariance": "gnomon.audit.invariance:invariance",
     "shortcuts": "gnomon.audit.shortcuts:shortcuts",
     "policy_probes": "gnomon.audit.policy_probes:policy_probes",
+    "eval_drop": "gnomon.audit.evals:eval_drop",
+    "lost_wins": "gnomon.audit.evals:lost_wins",
     "foreign_prompts": "gnomon.audit.reward_model:foreign_prompts",
     "held_out_comparisons": "gnomon.audit.reward_model:held_out_comparisons",
 }

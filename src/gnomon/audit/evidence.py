@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from gnomon.audit.gates import suite_changes
+from gnomon.audit.kinds import stands_apart
 from gnomon.audit.truths import (
     Truths,
     is_truth,
@@ -27,9 +29,11 @@ from gnomon.audit.truths import (
     stripped_recipe,
     untold,
 )
+from gnomon.evals.compare import SuiteChange
 from gnomon.runs.answers import Answer, read_answers
 from gnomon.runs.audit import Exhibit, Finding
 from gnomon.runs.comparison import Comparison
+from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.probes import Probes
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.records import Evals, StageInfo
@@ -99,6 +103,10 @@ class Evidence:
             is not compared.
         held_out: nested held-out figures (evals.json).
         probes: of the trained reward, and of the policy.
+        changes: by suite, what evals say of the start and of this policy; none that a truth or the
+            trained reward graded.
+        results: of the evals of this policy; none of these either.
+        calibrations: of the run's judges.
     """
 
     run: str
@@ -114,6 +122,9 @@ class Evidence:
     start: str = ""
     held_out: Evals = field(default_factory=lambda: Evals({}))
     probes: Probes = field(default_factory=Probes)
+    changes: Sequence[SuiteChange] = ()
+    results: Sequence[EvalResult] = ()
+    calibrations: Sequence[Calibration] = ()
 
     @property
     def algorithm(self) -> str:
@@ -251,6 +262,8 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
     truths = Truths(trained, [*observed, *compared])
     samples, problems = _samples(stage, truths)
     answers, unread = read_answers(run.path)
+    start = _start(specs, stage.name, spec, run.comparison.models)
+    examined = _start(specs, stage.name, spec, [result.model for result in run.results])
     found = Evidence(
         run=run.name,
         stage=stage.name,
@@ -262,9 +275,16 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
         judges=_judges(trained, observed),
         comparison=truths.comparison(run.comparison),
         answers=_by_model(answers),
-        start=_start(specs, stage.name, spec, run.comparison.models),
+        start=start,
         held_out=Evals(truths.tree(stage.evals.root)),
         probes=stage.probes.timeless(),
+        changes=[
+            change
+            for change in suite_changes(run.path, stage.name, examined)
+            if stands_apart(change.after, trained)
+        ],
+        results=[r for r in run.results if r.model == stage.name and stands_apart(r, trained)],
+        calibrations=run.calibrations,
     )
     return found, problems + unread
 
@@ -296,7 +316,7 @@ def _start(
         return "base"
     if isinstance(asked, str) and asked:
         return asked if asked in before else ""  # a folder is in no comparison
-    policies = [model for model in models if model in before]
+    policies = [stage for stage in before if stage in models]
     return policies[-1] if policies else "base"
 
 

@@ -145,6 +145,10 @@ LIMITS: Mapping[str, Limit] = {
     "policy_probes.worse": Limit(
         0.05, "one answer of twenty more that changes, fails, is refused or should have been"
     ),
+    "eval_drop": Limit(
+        0.02, "two questions of a hundred less that are answered rightly, as in the probes"
+    ),
+    "lost_wins": Limit(0.5, "a judge that people vouch for prefers the model before training"),
     "policy_probes.tax": Limit(-0.02, "two questions of a hundred less that are answered rightly"),
 }
 """By the detector's name; where it has several, with a word for which."""

@@ -1,0 +1,79 @@
+"""What evals show of a policy: questions of a suite lost since the model it was trained from, and a
+win rate below one half.
+
+Evals are made by ``gnomon eval`` or a recipe's ``train.evals``; a suite counts where the model
+before answered the same questions under the same settings, and a judge's win rate where people's
+labels vouch for the judge (docs/gates.md).
+"""
+
+from __future__ import annotations
+
+from gnomon.audit.cures import stay_near
+from gnomon.audit.decide import decided, not_looked, of_policies
+from gnomon.audit.evidence import Evidence
+from gnomon.audit.gates import WIN_RATE, capability_drops, latest
+from gnomon.audit.kinds import wants_people
+from gnomon.runs.audit import Finding
+from gnomon.runs.evals import EvalResult
+
+TAX, HACKED = "alignment_tax", "reward_hacking"
+
+
+@of_policies
+def eval_drop(evidence: Evidence) -> list[Finding]:
+    """A capability that an eval saw before training and sees less of after."""
+    drops = capability_drops(evidence.changes)
+    if not drops:
+        needs = f"an eval of {evidence.stage} and of the model before it: gnomon eval"
+        return not_looked(evidence, TAX, "eval_drop", needs)
+    return [
+        decided(
+            evidence,
+            TAX,
+            "eval_drop",
+            drop,
+            measure=f"{suite}: the score before training less that after",
+            alarm=f"Eval {suite}: {after.value:.3g} after training, {drop.value:.3g} "
+            f"[{drop.low:.3g}, {drop.high:.3g}] less than before.",
+            cures=stay_near(evidence),
+        )
+        for suite, (drop, after) in drops.items()
+    ]
+
+
+@of_policies
+def lost_wins(evidence: Evidence) -> list[Finding]:
+    """A win rate over the model before training that is below one half."""
+    told = [
+        result
+        for result in latest(evidence.results, evidence.stage)
+        if result.scores.get(WIN_RATE) is not None and _believed(evidence, result)
+    ]
+    if not told:
+        needs = "a win rate by a judge that 50 people's labels vouch for: gnomon eval, calibrate"
+        return not_looked(evidence, HACKED, "lost_wins", needs)
+    found = []
+    for result in told:
+        figure = result.scores[WIN_RATE]
+        assert figure is not None
+        found.append(
+            decided(
+                evidence,
+                HACKED,
+                "lost_wins",
+                figure,
+                above=False,
+                measure=f"win rate over {result.against} by {result.judge or 'a program'}",
+                alarm=f"It wins {figure.value:.1%} against {result.against} "
+                f"([{figure.low:.1%}, {figure.high:.1%}]) by {result.judge or 'a program'}.",
+                cures=stay_near(evidence),
+            )
+        )
+    return found
+
+
+def _believed(evidence: Evidence, result: EvalResult) -> bool:
+    """Whether nobody's opinion is in it, or one that people vouch for."""
+    return not wants_people(result) or any(
+        c.is_of(result.judge, result.judge_version) and c.opens_gates for c in evidence.calibrations
+    )
