@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from gnomon.report.ship import answer, candidate
+from gnomon.report.candidate import candidate
+from gnomon.report.ship import answer
 from gnomon.report.table import answer_lines
 from gnomon.runs.audit import Audit, Finding, GateResult, Gates
 from gnomon.runs.comparison import Comparison

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gnomon.report.candidate import held_back
 from gnomon.report.samples import cut
-from gnomon.report.ship import held_back
 from gnomon.runs.audit import Exhibit, Finding
 from gnomon.runs.read import RunView
 

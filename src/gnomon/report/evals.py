@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from gnomon.audit.gates import latest, suite_changes
-from gnomon.report.ship import WIN_RATE, before, calibrated, subject
+from gnomon.audit.gates import WIN_RATE, latest, suite_changes
+from gnomon.report.candidate import before, subject
+from gnomon.report.changes import calibrated
 from gnomon.runs.evals import ENOUGH_LABELS, EvalResult
 from gnomon.runs.read import RunView
 from gnomon.stats.intervals import Interval

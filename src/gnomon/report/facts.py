@@ -18,7 +18,7 @@ from gnomon.errors import DataError
 from gnomon.files import first_line, read_object
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.card import CardSpec, SourceCard
-from gnomon.report.ship import candidate, gate_places
+from gnomon.report.candidate import candidate, gate_places
 from gnomon.runs.audit import Audit, Finding, GateResult, Gates
 from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.read import RunView, StageView, read_run

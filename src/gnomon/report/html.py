@@ -19,9 +19,10 @@ from markupsafe import Markup
 from gnomon.files import plain_errors, write_text
 from gnomon.report import alarms, curves, evals, plots, samples
 from gnomon.report import format as fmt
+from gnomon.report.candidate import subject
 from gnomon.report.kinds import WORDS, column_kinds
 from gnomon.report.overoptimisation import overoptimisation_plot, trajectory
-from gnomon.report.ship import answer, subject
+from gnomon.report.ship import answer
 from gnomon.report.verdict import verdicts
 from gnomon.runs.audit import Finding
 from gnomon.runs.read import RunView, StageView, read_run

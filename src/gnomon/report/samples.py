@@ -10,10 +10,10 @@ from typing import Any
 
 from gnomon.audit.kinds import Kind
 from gnomon.audit.truths import label, reward_entries
+from gnomon.report.candidate import before, subject
 from gnomon.report.format import number
 from gnomon.report.kinds import column_kinds, metric_kind, stage_specs
 from gnomon.report.plots import before_after
-from gnomon.report.ship import before, subject
 from gnomon.runs.answers import read_answers
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.rows import SampleRow

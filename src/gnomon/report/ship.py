@@ -31,38 +31,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gnomon.audit.gates import (
-    capability_drops,
-    eval_readings,
-    latest,
-    same_exam,
-    suite_changes,
-)
-from gnomon.audit.kinds import Kind as ColumnKind
-from gnomon.audit.kinds import stands_apart, wants_people
+from gnomon.audit.gates import CAPABILITY_DROP, eval_readings
+from gnomon.audit.kinds import stands_apart
 from gnomon.recipe.gates import Bound, parse_gate
+from gnomon.report.candidate import candidate, gate_places, replaced, subject
+from gnomon.report.changes import changes, counts
 from gnomon.report.format import measured, number
-from gnomon.report.kinds import (
-    WORDS,
-    column_kinds,
-    metric_kind,
-    policies,
-    stage_specs,
-    trained_entries,
-)
+from gnomon.report.kinds import column_kinds, metric_kind, stage_specs, trained_entries
 from gnomon.runs.audit import Finding, GateResult
-from gnomon.runs.evals import ENOUGH_LABELS, EvalResult
+from gnomon.runs.evals import ENOUGH_LABELS
 from gnomon.runs.read import RunView
-from gnomon.stats.intervals import Interval
 
 Kind = Literal["ship", "hold", "not shown"]
 REASONS = 3
-WIN_RATE = "win_rate"
-CAPABILITY = "capability_drop"
 HACKING = "reward_hacking"
-BASE = "base"
-PROBES = ("invariance", "probes")
-"""Detectors that ask a reward again about edited answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,39 +113,6 @@ def _answer(
     return Answer(kind, model, shown, more, tuple(needs))
 
 
-def candidate(run: RunView) -> str:
-    """The policy that the run ends with: the last one that no gate held back."""
-    held = held_back(run)
-    names = [stage.name for stage in policies(run) if stage.name not in held]
-    return names[-1] if names else ""
-
-
-def subject(run: RunView) -> str:
-    """The policy that the run was for: its last, whether a gate held it back or not."""
-    return policies(run)[-1].name if policies(run) else ""
-
-
-def held_back(run: RunView) -> set[str]:
-    """The policies that a gate held back, so that later stages went on from the model before."""
-    specs, held = stage_specs(run), set()
-    names = [stage.name for stage in policies(run)]
-    for name, results in run.gates.root.items():
-        asked = specs.get(name, {}).get("on_fail") or run.recipe.get("on_fail")
-        if asked == "previous" and any(r.passed is not True for r in results):
-            order = list(specs)
-            before = [n for n in names if n in order and order.index(n) <= order.index(name)]
-            held |= set(before[-1:])
-    return held
-
-
-def _replaced(run: RunView) -> set[str]:
-    """Policies held back whose place a later one took: what is wrong with them holds nothing."""
-    names = [stage.name for stage in policies(run)]
-    last = candidate(run)
-    after = names.index(last) if last else -1
-    return {name for name in held_back(run) if names.index(name) < after}
-
-
 # -- what speaks against it -----------------------------------------------------------------------
 
 
@@ -176,9 +125,9 @@ def _failed(run: RunView) -> Iterator[Reason]:
 
 def standing(run: RunView) -> list[Finding]:
     """The alarms that stand, but those of policies whose place a later one took."""
-    replaced = _replaced(run)
+    gone = replaced(run)
     found = run.audit.alarms if run.audit is not None else []
-    return [finding for finding in found if finding.stage not in replaced]
+    return [finding for finding in found if finding.stage not in gone]
 
 
 def _alarms(run: RunView) -> Iterator[Reason]:
@@ -196,136 +145,23 @@ def told(finding: Finding) -> str:
 
 def _gates(run: RunView) -> Iterator[Reason]:
     """Gates that did not hold; one that could not be asked is what is missing, not this."""
-    replaced = _replaced(run)
+    gone = replaced(run)
     for result in run.gates.all():
-        if result.passed is False and result.stage not in replaced:
+        if result.passed is False and result.stage not in gone:
             where = f" after {result.stage}" if result.stage else ""
             yield Reason(f"Gate {result.condition}{where} failed: {result.text}.", "gates")
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A figure that the policy was not trained on, and how it differs from before.
-
-    Attributes:
-        what: what was measured, in words.
-        gap: after less before, positive where that is better.
-    """
-
-    what: str
-    gap: Interval
-    figure: Interval
-    before: str
-    link: str
-
-    def reason(self) -> Reason:
-        """It as a sentence."""
-        word = "better" if self.gap.value > 0 else "worse"
-        ends = sorted(abs(end) for end in (self.gap.low, self.gap.high))
-        size = f"{number(abs(self.gap.value))} [{number(ends[0])}, {number(ends[1])}]"
-        against = f" than {self.before}" if self.before else ""
-        return Reason(f"{self.what}: {word}{against} by {size} ({measured(self.figure)}).",
-                      self.link)  # fmt: skip
-
-
-def changes(run: RunView, model: str) -> list[Change]:
-    """Every figure of ``model`` that it was not trained on, against the model before it."""
-    return [*_evals(run, model), *_wins(run, model), *_columns(run, model)]
 
 
 def _fell(run: RunView, model: str) -> Iterator[Reason]:
     for change in changes(run, model):
         if change.gap.high < 0:
-            yield change.reason()
+            yield Reason(change.sentence, change.link)
 
 
 def _rose(run: RunView, model: str) -> Iterator[Reason]:
     for change in changes(run, model):
         if change.gap.low > 0:
-            yield change.reason()
-
-
-def before(run: RunView, model: str) -> str:
-    """The model that ``model`` was trained from, as evals and comparisons call it."""
-    for stage in run.stages:
-        if stage.name == model:
-            parts = str(stage.info.start.get("from") or "").split("/")
-            if len(parts) > 2 and parts[-1] == "model" and parts[-3] == "stages":
-                return parts[-2].partition("-")[2]
-    return BASE
-
-
-def _evals(run: RunView, model: str) -> Iterator[Change]:
-    """Evals that are nobody's opinion, of the model and of the one before it."""
-    old = before(run, model)
-    both, trained = suite_changes(run.path, model, old), trained_entries(run)
-    for suite, (drop, figure) in capability_drops(both, trained).items():
-        gap = Interval(-drop.value, -drop.high, -drop.low, drop.n)
-        yield Change(f"Eval {suite}", gap, figure, old, "evals")
-    for change in both:
-        after = change.after
-        if after.higher_is_better or not same_exam(after, change.before):
-            continue
-        if wants_people(after) or not stands_apart(after, trained):
-            continue
-        for score in change.scores:
-            if score.name == after.main:  # lower is better: of harm
-                gap = score.change
-                gap = Interval(-gap.value, -gap.high, -gap.low, gap.n)
-                yield Change(f"Eval {change.suite}", gap, score.after, old, "evals")
-
-
-def _wins(run: RunView, model: str) -> Iterator[Change]:
-    for result in latest(run.results, model):
-        figure = result.scores.get(WIN_RATE)
-        if figure is not None and calibrated(run, result):
-            gap = Interval(figure.value - 0.5, figure.low - 0.5, figure.high - 0.5, figure.n)
-            yield Change(
-                f"Win rate over {result.against} by {result.judge or 'a program'}",
-                gap, figure, "", "evals",
-            )  # fmt: skip
-
-
-def calibrated(run: RunView, result: EvalResult) -> bool:
-    """Whether its figures can be believed: they are no opinion, or one that people vouch for."""
-    return not wants_people(result) or any(
-        c.is_of(result.judge, result.judge_version) and c.opens_gates for c in run.calibrations
-    )
-
-
-def _columns(run: RunView, model: str) -> Iterator[Change]:
-    """Columns of the comparison by judges and verifiers that nothing was trained on."""
-    view = run.comparison
-    if model not in view.models or view.reference in ("", model):
-        return
-    for place, (column, kind) in enumerate(column_kinds(run).items()):
-        figure = view.row(model).value(place)
-        if figure is None or not _counts(run, model, column, kind):
-            continue
-        gap = view.difference(place, model, view.reference)
-        yield Change(
-            f"{WORDS[kind][:1].upper()}{WORDS[kind][1:]} {column}",
-            gap,
-            figure,
-            view.reference,
-            "results",
-        )
-
-
-def _counts(run: RunView, model: str, column: str, kind: ColumnKind) -> bool:
-    """Whether a column is evidence for or against a model."""
-    if kind == "verifier":
-        return _probes_clear(run, model)
-    if kind == "asked":
-        name = column.replace(" ", "_")
-        return any(c.judge == name and c.opens_gates for c in run.calibrations)
-    return kind == "judge"
-
-
-def _probes_clear(run: RunView, model: str) -> bool:
-    found = run.audit.findings if run.audit is not None else []
-    asked = [f for f in found if f.stage == model and f.detector.startswith(PROBES)]
-    return any(f.status == "clear" for f in asked) and not any(f.status == "alarm" for f in asked)
+            yield Reason(change.sentence, change.link)
 
 
 # -- what speaks for it, and what is missing ------------------------------------------------------
@@ -355,7 +191,7 @@ def unasked(run: RunView) -> list[str]:
 
 def _opened(run: RunView) -> list[Reason]:
     """The gates that speak for the policy, where all gates opened."""
-    results = [r for r in run.gates.all() if r.stage not in _replaced(run)]
+    results = [r for r in run.gates.all() if r.stage not in replaced(run)]
     if any(r.passed is not True for r in results):
         return []
     telling = [r for r in results if _tells(run, r)]
@@ -372,7 +208,7 @@ def _tells(run: RunView, result: GateResult) -> bool:
     model = candidate(run)
     if not isinstance(gate, Bound) or result.stage not in gate_places(run, model):
         return False
-    if gate.metric == CAPABILITY:
+    if gate.metric == CAPABILITY_DROP:
         return True
     reading = eval_readings(run.results, model).get(gate.metric)
     if reading is not None and reading.result is not None:
@@ -380,15 +216,7 @@ def _tells(run: RunView, result: GateResult) -> bool:
     name = gate.metric.removeprefix("gain/")
     column = column_kinds(run).get(name.replace("_", " "))
     kind = metric_kind(run, model, gate.metric) if column is None else column
-    return _counts(run, model, name, kind)
-
-
-def gate_places(run: RunView, model: str) -> set[str]:
-    """The stages whose gates are about a policy: its own, those after it that train none, and the
-    whole run's."""
-    names, trained = list(stage_specs(run)), {stage.name for stage in policies(run)}
-    after = names[names.index(model) + 1 :] if model in names else []
-    return {"", model, *(name for name in after if name not in trained)}
+    return counts(run, model, name, kind)
 
 
 def _looked(run: RunView) -> list[Reason]:

@@ -12,12 +12,13 @@ from rich.text import Text
 
 from gnomon.errors import DataError
 from gnomon.report import alarms, curves, evals
+from gnomon.report.candidate import subject
 from gnomon.report.html import title
 from gnomon.report.kinds import WORDS, column_kinds
 from gnomon.report.plots import Titles, constants, curve_panels
 from gnomon.report.runs import compare_runs, labels_of, short
 from gnomon.report.samples import Sampled, Side, cut, is_held_out, sampled, side_of, truths_of
-from gnomon.report.ship import answer, standing, subject
+from gnomon.report.ship import answer, standing
 from gnomon.runs.audit import Finding
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.records import recipe_changes

@@ -1,0 +1,121 @@
+"""What of a policy has changed by figures that it was not trained on: evals, win rates, judges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gnomon.audit.gates import WIN_RATE, capability_drops, latest, same_exam, suite_changes
+from gnomon.audit.kinds import Kind, stands_apart, wants_people
+from gnomon.report.candidate import before
+from gnomon.report.format import measured, number
+from gnomon.report.kinds import WORDS, column_kinds, trained_entries
+from gnomon.runs.evals import EvalResult
+from gnomon.runs.read import RunView
+from gnomon.stats.intervals import Interval
+
+PROBES = ("invariance", "probes")
+"""Detectors that ask a reward again about edited answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A figure that the policy was not trained on, and how it differs from before.
+
+    Attributes:
+        what: what was measured, in words.
+        gap: after less before, positive where that is better.
+    """
+
+    what: str
+    gap: Interval
+    figure: Interval
+    before: str
+    link: str
+
+    @property
+    def sentence(self) -> str:
+        """It in words."""
+        word = "better" if self.gap.value > 0 else "worse"
+        ends = sorted(abs(end) for end in (self.gap.low, self.gap.high))
+        size = f"{number(abs(self.gap.value))} [{number(ends[0])}, {number(ends[1])}]"
+        against = f" than {self.before}" if self.before else ""
+        return f"{self.what}: {word}{against} by {size} ({measured(self.figure)})."
+
+
+def changes(run: RunView, model: str) -> list[Change]:
+    """Every figure of ``model`` that it was not trained on, against the model before it."""
+    return [*_evals(run, model), *_wins(run, model), *_columns(run, model)]
+
+
+def _evals(run: RunView, model: str) -> Iterator[Change]:
+    """Evals that are nobody's opinion, of the model and of the one before it."""
+    old = before(run, model)
+    both, trained = suite_changes(run.path, model, old), trained_entries(run)
+    for suite, (drop, figure) in capability_drops(both, trained).items():
+        gap = Interval(-drop.value, -drop.high, -drop.low, drop.n)
+        yield Change(f"Eval {suite}", gap, figure, old, "evals")
+    for change in both:
+        after = change.after
+        if after.higher_is_better or not same_exam(after, change.before):
+            continue
+        if wants_people(after) or not stands_apart(after, trained):
+            continue
+        for score in change.scores:
+            if score.name == after.main:  # lower is better: of harm
+                gap = score.change
+                gap = Interval(-gap.value, -gap.high, -gap.low, gap.n)
+                yield Change(f"Eval {change.suite}", gap, score.after, old, "evals")
+
+
+def _wins(run: RunView, model: str) -> Iterator[Change]:
+    for result in latest(run.results, model):
+        figure = result.scores.get(WIN_RATE)
+        if figure is not None and calibrated(run, result):
+            gap = Interval(figure.value - 0.5, figure.low - 0.5, figure.high - 0.5, figure.n)
+            yield Change(
+                f"Win rate over {result.against} by {result.judge or 'a program'}",
+                gap, figure, "", "evals",
+            )  # fmt: skip
+
+
+def calibrated(run: RunView, result: EvalResult) -> bool:
+    """Whether its figures can be believed: they are no opinion, or one that people vouch for."""
+    return not wants_people(result) or any(
+        c.is_of(result.judge, result.judge_version) and c.opens_gates for c in run.calibrations
+    )
+
+
+def _columns(run: RunView, model: str) -> Iterator[Change]:
+    """Columns of the comparison by judges and verifiers that nothing was trained on."""
+    view = run.comparison
+    if model not in view.models or view.reference in ("", model):
+        return
+    for place, (column, kind) in enumerate(column_kinds(run).items()):
+        figure = view.row(model).value(place)
+        if figure is None or not counts(run, model, column, kind):
+            continue
+        gap = view.difference(place, model, view.reference)
+        yield Change(
+            f"{WORDS[kind][:1].upper()}{WORDS[kind][1:]} {column}",
+            gap,
+            figure,
+            view.reference,
+            "results",
+        )
+
+
+def counts(run: RunView, model: str, column: str, kind: Kind) -> bool:
+    """Whether a column is evidence for or against a model."""
+    if kind == "verifier":
+        return _probes_clear(run, model)
+    if kind == "asked":
+        name = column.replace(" ", "_")
+        return any(c.judge == name and c.opens_gates for c in run.calibrations)
+    return kind == "judge"
+
+
+def _probes_clear(run: RunView, model: str) -> bool:
+    found = run.audit.findings if run.audit is not None else []
+    asked = [f for f in found if f.stage == model and f.detector.startswith(PROBES)]
+    return any(f.status == "clear" for f in asked) and not any(f.status == "alarm" for f in asked)
