@@ -240,6 +240,44 @@ def test_a_held_out_judge(tmp_path: Path, falls: float, status: str) -> None:
         assert any("policy.train" not in cure for cure in finding.cures)
 
 
+def opposed(late: float) -> Any:
+    """The judge likes all answers ever less; ``late`` is how much better, in the end, it thinks of
+    those that the reward likes."""
+
+    def write(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
+        reward = rng.gauss(step / 25, 1.0)
+        agrees = 0.5 + (late - 0.5) * step / STEPS[-1]
+        own = rng.gauss(-step / 100, 1.0) + agrees * (reward - step / 25)
+        return f"It is {right}.", reward, {"judge": own}
+
+    return write
+
+
+@pytest.mark.parametrize(("late", "status"), [(-0.6, "alarm"), (0.4, "clear"), (0.0, "unclear")])
+def test_a_judge_that_comes_to_oppose_the_reward(tmp_path: Path, late: float, status: str) -> None:
+    run = make(tmp_path / "run", rollouts(STEPS, opposed(late)), stage=OBSERVED)
+    finding = next(f for f in found(run, "held_out_judge") if f.detector == "held_out_turn")
+    assert finding.status == status
+    if status == "alarm":
+        assert finding.since is not None
+        assert finding.since >= STEPS[1]
+
+
+@pytest.mark.parametrize(("falls", "status"), [(0.7, "unclear"), (2.0, "alarm")])
+def test_a_judge_that_sees_nothing_of_the_reward_must_fall_far(
+    tmp_path: Path, falls: float, status: str
+) -> None:
+    def write(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
+        own = rng.gauss(-falls * step / STEPS[-1], 1.0)
+        return f"It is {right}.", rng.gauss(step / 50, 1.0), {"judge": own}
+
+    run = make(tmp_path / "run", rollouts(STEPS, write), stage=OBSERVED)
+    finding = next(f for f in found(run, "held_out_judge") if f.detector == "held_out_judge")
+    assert finding.figure is not None
+    assert finding.figure.high < 0
+    assert finding.status == status
+
+
 def test_a_truth_is_no_held_out_judge(tmp_path: Path) -> None:
     stage = {**OBSERVED, "observe": [{"builtin": "gold", "name": "judge"}]}
     run = make(tmp_path / "run", rollouts(STEPS, judged(1.0)), stage=stage)

@@ -34,6 +34,9 @@ LIMITS: Mapping[str, Limit] = {
         0.25,
         "a quarter of a standard deviation lost since its peak, beyond the noise of choosing one",
     ),
+    "held_out_turn": Limit(
+        0.0, "a sound reward and a judge may agree ever less, but not come to oppose each other"
+    ),
     "held_out_fall": Limit(
         0.0, "after preference learning an independent judge likes the answers no less than before"
     ),

@@ -246,16 +246,50 @@ def within_prompt_correlation(x: Values, y: Values) -> float:
     Raises:
         ValueError: the two are not of the same answers.
     """
-    centred: list[tuple[float, float]] = []
-    for row, other in zip(x, y, strict=True):
-        sides = zip(row, other, strict=True)
-        known = [(a, b) for a, b in sides if a is not None and b is not None]
-        if len(known) > 1:
-            means = [math.fsum(side) / len(known) for side in zip(*known, strict=True)]
-            centred += [(a - means[0], b - means[1]) for a, b in known]
-    sxx, syy, sxy = (
-        math.fsum(pair[i] * pair[j] for pair in centred) for i, j in ((0, 0), (1, 1), (0, 1))
-    )
+    sums = _within(x, y)
+    sxx, syy, sxy = (math.fsum(column) for column in sums.T)
     if not (sxx > 0 and syy > 0):
         return math.nan
     return max(-1.0, min(1.0, sxy / math.sqrt(sxx * syy)))
+
+
+def within_prompt_slope(x: Values, y: Values, level: float = 0.95) -> Interval:
+    """How much more ``y`` is for one more of ``x`` among the answers to one prompt: sum(dx dy) /
+    sum(dx^2), deviations being from a prompt's means.
+
+    The interval takes prompts as independent, their answers not (the ratio's linearised variance
+    over prompts, Cochran 1977, section 6.3); ``n`` is the prompts in which ``x`` differs.
+
+    Args:
+        x, y: [prompts][samples]; an answer that either lacks is left out.
+
+    Returns:
+        NaN where ``x`` differs within no prompt; without ends where it does in one only.
+
+    Raises:
+        ValueError: the two are not of the same answers.
+    """
+    sums = _within(x, y)
+    sums = sums[sums[:, 0] > 0]
+    n = len(sums)
+    if not n:
+        return Interval(math.nan)
+    sxx, _, sxy = sums.T
+    slope = float(sxy.sum() / sxx.sum())
+    if n < 2:
+        return Interval(slope, n=1)
+    error = math.sqrt(n / (n - 1) * float(np.square(sxy - slope * sxx).sum())) / float(sxx.sum())
+    half = t_quantile(level, n - 1) * error
+    return Interval(slope, slope - half, slope + half, n, level)
+
+
+def _within(x: Values, y: Values) -> Floats:
+    """[prompts, 3] sums of dx^2, dy^2 and dx dy over the answers to each prompt."""
+    sums = np.zeros((len(x), 3))
+    for place, (row, other) in enumerate(zip(x, y, strict=True)):
+        sides = zip(row, other, strict=True)
+        known = [(a, b) for a, b in sides if a is not None and b is not None]
+        if len(known) > 1:
+            dx, dy = (np.subtract(side, np.mean(side)) for side in zip(*known, strict=True))
+            sums[place] = dx @ dx, dy @ dy, dx @ dy
+    return sums
