@@ -38,7 +38,8 @@ def sick_metrics() -> list[Row]:
     return [
         {
             "step": i + 1, "iteration": i, "mismatch": 1.0 + i, "explained_variance": -0.5,
-            "displacement": 0.9, "logprobs/chosen_change": -5.0 - i, "disagreement": 1.0 + i,
+            "displacement": 0.9, "logprobs/chosen_change": -5.0 - i, "length/chosen": 5.0,
+            "disagreement": 1.0 + i,
             "kl": 5.0 * i, "entropy": 2.0 / (1 + i), "length": 10.0, "reward": float(i),
             "ref_logprob": -0.1 * i, "reward_errors": 0.5, "final": i == 39,
         }

@@ -335,14 +335,21 @@ def test_samples_that_the_reference_finds_unlikely(
     assert finding.figure.low < fall * 32 / 40 < finding.figure.high
 
 
-def test_displacement_of_likelihood(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lost", "share", "status"),
+    [(1.5, 0.8, "alarm"), (0.4, 0.8, "clear"), (1.5, 0.3, "unclear")],
+)
+def test_displacement_of_likelihood(tmp_path: Path, lost: float, share: float, status: str) -> None:
+    """That both sides of a pair lose a little is what sound DPO does, too."""
     rng = Random(3)
-    rows = curve([0.8 + rng.gauss(0, 0.02) for _ in range(40)], "displacement")
+    rows = curve([share + rng.gauss(0, 0.02) for _ in range(40)], "displacement")
     for row in rows:
-        row["logprobs/chosen_change"] = -5 + rng.gauss(0, 0.2)
+        row |= {"logprobs/chosen_change": -10 * lost + rng.gauss(0, 0.2), "length/chosen": 10.0}
     finding = one(make(tmp_path / "run", metrics=rows, algorithm="dpo"), "displacement")
-    assert finding.status == "alarm"
-    assert "policy.settings.nll_coef=0.2" in finding.cures
+    assert finding.status == status
+    assert finding.figure is not None
+    assert finding.figure.value == pytest.approx(lost, abs=0.05)
+    assert ("policy.settings.nll_coef=0.2" in finding.cures) == (status == "alarm")
 
 
 def test_rewards_that_fail_and_answers_that_are_cut_off(tmp_path: Path) -> None:

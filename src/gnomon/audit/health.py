@@ -20,6 +20,8 @@ from gnomon.stats.prompts import independent_difference
 
 FEW = 5
 """Values of a metric below which nothing is said."""
+MOST = 0.5
+"""The share of pairs from which displacement is not that of a few."""
 
 
 def _end(values: Column) -> Interval:
@@ -132,28 +134,30 @@ def _starts(evidence: Evidence) -> list[str]:
 
 @of_policies
 def displacement(evidence: Evidence) -> list[Finding]:
-    """The share of the last pairs in which chosen and rejected answer both lost likelihood
-    (Razin et al. 2024, arXiv 2410.08847)."""
+    """What a token of the chosen answers lost in likelihood, where in most of the last pairs both
+    sides lost (Razin et al. 2024, arXiv 2410.08847). That both lose a little is usual in DPO."""
     detector = "displacement"
-    steps, values = evidence.series("displacement")
-    _, chosen = evidence.series("logprobs/chosen_change")
-    if not values.size and evidence.algorithm not in ("dpo", "online_dpo"):
+    steps, shares = evidence.series("displacement")
+    changes, lengths = (evidence.series(n)[1] for n in ("logprobs/chosen_change", "length/chosen"))
+    if not shares.size and evidence.algorithm not in ("dpo", "online_dpo"):
         return []
-    if values.size < FEW or not chosen.size:
-        needs = "the metrics displacement and logprobs/chosen_change of 5 iterations"
+    if shares.size < FEW or not shares.size == changes.size == lengths.size:
+        needs = "the metrics displacement, logprobs/chosen_change and length/chosen of 5 iterations"
         return not_looked(evidence, detector, detector, needs)
-    fall = _end(chosen)
-    past = steps[values > LIMITS[detector].value]
+    lost = -changes / np.maximum(lengths, 1.0)
+    past = steps[lost > LIMITS[detector].value]
+    share, figure = _end(shares), _end(lost)
     return [
         decided(
             evidence,
             detector,
             detector,
-            _end(values),
-            only_if=fall.high < 0,
-            measure="pairs in which both answers became less likely, share",
-            alarm=f"chosen answers lost {-fall.value:.1f} nats, as the rejected did: probability "
-            "goes to answers that nobody wrote",
+            figure,
+            only_if=share.low > MOST,
+            measure="likelihood that a token of the chosen answers lost, nats",
+            alarm=f"the chosen answers' tokens lost {figure.value:.2f} nats each, and in "
+            f"{share.value:.0%} of the pairs both sides lost: probability goes to answers that "
+            "nobody wrote",
             curves=["displacement", "logprobs/chosen_change", "logprobs/rejected_change"],
             since=float(past[0]) if past.size else None,
             cures=[
