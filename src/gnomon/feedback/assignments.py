@@ -96,7 +96,7 @@ class Queue:
             DataError: no such campaign or labeller, or one that is not active.
         """
         chance = chance or random.SystemRandom()
-        with self.db.write() as connection:
+        with self.db.write(durable=False) as connection:
             about = self._begin(connection, labeller, campaign)
             if not about["open"]:
                 return None
@@ -156,7 +156,7 @@ class Queue:
 
     def release(self, assignment: str) -> None:
         """Give an item back unjudged; they may get it again."""
-        with self.db.write() as connection:
+        with self.db.write(durable=False) as connection:
             same = sa.and_(t.assignments.c.id == assignment, t.assignments.c.state == OPEN)
             _close(connection, same, RELEASED)
 
@@ -170,7 +170,7 @@ class Queue:
         a, later = t.assignments.c, t.labels.alias("later")
         replaced = sa.exists().where(later.c.replaces == t.labels.c.id)
         mine = sa.and_(t.labels.c.item == item, t.labels.c.labeller == labeller)
-        with self.db.write() as connection:
+        with self.db.write(durable=False) as connection:
             last = sa.select(t.labels.c.id).where(mine, ~replaced)
             label = connection.scalar(last.order_by(t.labels.c.seq.desc()).limit(1))
             if label is None:
@@ -203,7 +203,7 @@ class Queue:
         same = t.queue.c.item == sa.bindparam("key")
         change = t.queue.update().where(same).values({column: sa.bindparam(column)})
         if rows:
-            with self.db.write() as connection:
+            with self.db.write(durable=False) as connection:
                 connection.execute(change, rows)
 
     def progress(self, campaign: str, labeller: str | None = None) -> Progress:
@@ -240,7 +240,7 @@ class Queue:
         d = t.drafts.c
         same = sa.and_(d.labeller == labeller, d.item == item)
         row = {"labeller": labeller, "item": item, "body": dict(body), "at": now()}
-        with self.db.write() as connection:
+        with self.db.write(durable=False) as connection:
             connection.execute(t.drafts.delete().where(same))
             connection.execute(t.drafts.insert(), [row])
 

@@ -65,13 +65,20 @@ class Database:
     # -- transactions -----------------------------------------------------------------------------
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """A transaction that writes: whole, or not at all."""
+    def write(self, durable: bool = True) -> Iterator[Connection]:
+        """A transaction that writes: whole, or not at all.
+
+        Args:
+            durable: it is on the disk when this ends. What may be lost with the machine's power (an
+                assignment, a draft; never with the process alone) need not wait for that.
+        """
         with (
             self.errors(),
-            self.engine.connect().execution_options(begin="BEGIN IMMEDIATE") as connection,
+            self.engine.connect().execution_options(writes=True, durable=durable) as connection,
             connection.begin(),
         ):
+            if not (durable or self.is_sqlite):
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield connection
 
     @contextmanager
@@ -230,7 +237,13 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+    options = connection.get_execution_options()
+    if options.get("writes"):
+        durable = "FULL" if options.get("durable", True) else "NORMAL"
+        connection.exec_driver_sql(f"PRAGMA synchronous={durable}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.exec_driver_sql("BEGIN")
 
 
 def _config() -> alembic.config.Config:

@@ -74,7 +74,10 @@ class Json(TypeDecorator[Any]):
 
 def dumps(value: Any) -> str:
     """JSON that is the same for equal values."""
-    return json.dumps(value, separators=(",", ":"), sort_keys=True)
+    return _encode(value)
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
 metadata = MetaData(
