@@ -109,7 +109,7 @@ def read_groups(
             f"{name}: every row has weight (or confidence) 0, so nothing would be learnt from it. "
             "Give some a positive weight, or leave the file out."
         )
-    return ReadResult(_unique_ids(groups), skipped, chosen.name, want, empty)
+    return ReadResult(unique_ids(groups), skipped, chosen.name, want, empty)
 
 
 T = TypeVar("T")
@@ -223,7 +223,7 @@ def _keep_answers(group: Group, row: Row) -> Group:
     return replace(group, prompt=replace(group.prompt, meta=meta))
 
 
-def _unique_ids(groups: list[Group]) -> list[Group]:
+def unique_ids(groups: list[Group]) -> list[Group]:
     """A file's own ids may repeat (one prompt, several rows): later ones get their row added."""
     seen: set[str] = set()
     out: list[Group] = []

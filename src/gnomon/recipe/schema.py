@@ -55,7 +55,8 @@ class DataSpec(Spec):
     ``path`` is a file, a folder or a pattern of files, or a hub id; ``stage:NAME`` takes what an
     earlier ``collect`` stage of the same recipe wrote; ``tunnel:demonstrations`` and the like are
     the built-in world, and ``agents:calculator`` and the like the built-in tasks;
-    ``instructions:prompts`` and ``reasoning-gym:DATASET`` make prompts that a verifier can check.
+    ``instructions:prompts`` and ``reasoning-gym:DATASET`` make prompts that a verifier can check;
+    ``feedback:FILE`` is a store of labels (docs/feedback.md).
     """
 
     path: str
@@ -77,7 +78,8 @@ class DataSpec(Spec):
         1.0, gt=0, description="GB a file may hold once unpacked; one row may take 1/32 of it"
     )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="keyword arguments of a built-in source"
+        default_factory=dict,
+        description="keyword arguments of a built-in source, or of feedback:FILE",
     )
 
 

@@ -18,6 +18,8 @@ from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.data.shards import is_glob
 from gnomon.data.values import RowError, Skipped
 from gnomon.errors import ConfigError, DataError, RunError
+from gnomon.feedback.source import WORD as FEEDBACK
+from gnomon.feedback.source import check_feedback, feedback_groups
 from gnomon.files import write_text
 from gnomon.models.load import LoadedModel
 from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
@@ -90,6 +92,10 @@ def _read_one(
     spec: DataSpec, base: Path, stage_groups: Callable[[str], Path], kind: str
 ) -> tuple[list[Group], list[Skipped]]:
     _refuse_unused(spec)
+    wanted = spec.kind if spec.kind != "auto" else kind
+    if is_feedback(spec.path):
+        found, left_out = feedback_groups(spec.path, spec.options, base, wanted)
+        return select(found, spec.limit, spec.sample_seed), left_out
     if is_made(spec.path):
         return _made_groups(spec), []
     where, colon, what = spec.path.partition(":")
@@ -122,9 +128,14 @@ def read_options(spec: DataSpec, kind: str = "auto") -> dict[str, Any]:
 
 
 def is_made(path: str) -> bool:
-    """Whether a source is generated, rather than read from a file."""
+    """Whether a source is generated, or a store of labels, rather than read from a file."""
     where, colon, _what = path.partition(":")
-    return bool(colon) and (where in BUILTIN or where in GENERATED)
+    return bool(colon) and (where in BUILTIN or where in GENERATED or where == FEEDBACK)
+
+
+def is_feedback(path: str) -> bool:
+    """Whether a source is a store of labels."""
+    return path.startswith(f"{FEEDBACK}:")
 
 
 def _made_groups(spec: DataSpec) -> list[Group]:
@@ -156,8 +167,8 @@ def _refuse_unused(spec: DataSpec) -> None:
     if not is_made(spec.path):
         if spec.options:
             raise ConfigError(
-                f"data {spec.path!r}: options are for generated sources "
-                f"({', '.join([*BUILTIN, *GENERATED])}); a file has none. Remove them"
+                f"data {spec.path!r}: options are for generated sources and stores of labels "
+                f"({', '.join([*BUILTIN, *GENERATED, FEEDBACK])}); a file has none. Remove them"
             )
         return
     fields = type(spec).model_fields
@@ -169,7 +180,7 @@ def _refuse_unused(spec: DataSpec) -> None:
     if given:
         raise ConfigError(
             f"data {spec.path!r}: {', '.join(given)} mean something for files only, and this "
-            "source is generated; set its own options instead "
+            "source is generated, or a store of labels; set its own options instead "
             "(options: {...})"
         )
 
@@ -194,6 +205,9 @@ def check_source(spec: DataSpec, base: Path) -> None:
     """
     _refuse_unused(spec)
     where, _colon, what = spec.path.partition(":")
+    if is_feedback(spec.path):
+        check_feedback(spec.path, spec.options, base)
+        return
     if is_made(spec.path):
         if where in BUILTIN:
             tunnel_source(what, spec.options, where)
