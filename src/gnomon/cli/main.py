@@ -15,6 +15,7 @@ from gnomon.cli.calibrate import calibrate
 from gnomon.cli.card import card
 from gnomon.cli.eval import eval_app
 from gnomon.cli.imports import import_logs
+from gnomon.cli.label import label_app
 from gnomon.cli.mappings import parse_mapping
 from gnomon.cli.run import quickstart, report, run
 from gnomon.cli.view import view
@@ -30,6 +31,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
 app.add_typer(data_app, name="data")
 app.add_typer(eval_app, name="eval")
+app.add_typer(label_app, name="label")
 
 
 @app.callback(help=ABOUT, invoke_without_command=True, no_args_is_help=True)

@@ -122,6 +122,11 @@ class Database:
             with self.errors(), self.engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def copies(self) -> list[Path]:
+        """Copies that were made before migrations."""
+        file = Path(self.name)
+        return sorted(file.parent.glob(f"{file.name}.schema-*")) if self.is_sqlite else []
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()

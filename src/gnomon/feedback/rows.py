@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import RowMapping
-
 from gnomon.errors import DataError
 from gnomon.feedback.identity import prompt_id, response_id, turns
 from gnomon.feedback.records import Item, Label
 from gnomon.feedback.schema import dumps
 from gnomon.records import Cost, Message, Prompt, Response, Source
 
+Row = Mapping[Any, Any]
+"""Columns by name: a database's row, or one of a file."""
 LONGEST_NAME = 200
 _ID = re.compile(r"[!-~]{1,64}")
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
@@ -108,7 +108,7 @@ def _json(value: Mapping[str, Any], what: str) -> dict[str, Any] | None:
     return dict(value)
 
 
-def read_item(row: RowMapping, links: Sequence[RowMapping], gold: Sequence[float] | None) -> Item:
+def read_item(row: Row, links: Sequence[Row], gold: Sequence[float] | None) -> Item:
     """An item from its rows: that of ``items`` with its prompt's columns, those of its responses
     in their order, and the gold ranks."""
     source = row["source"]
@@ -129,7 +129,7 @@ def _messages(given: Sequence[Sequence[str]]) -> tuple[Message, ...]:
     return tuple(Message(role, content) for role, content in given)
 
 
-def _response(link: RowMapping) -> Response:
+def _response(link: Row) -> Response:
     more = link["more"] or {}
     return Response(
         _messages(link["messages"]),
@@ -169,7 +169,7 @@ def label_row(label: Label) -> dict[str, Any]:
     }
 
 
-def read_label(row: RowMapping) -> Label:
+def read_label(row: Row) -> Label:
     return Label(
         id=row["id"],
         item=row["item"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +29,7 @@ def add_labels(connection: Connection, labels: Sequence[Label], kind: LabellerKi
         before = known.get(label.id) or fresh.get(label.id)
         if before is None:
             fresh[label.id] = label
-        elif _comparable(label, before) != _comparable(before, label):
+        elif not _same(connection, label, before):
             raise DataError(
                 f"label {label.id!r} is there with another content, and a label is never "
                 "changed; give the correction an id of its own and replaces=" + repr(label.id)
@@ -88,6 +89,17 @@ def within(
         replaced = sa.exists().where(later.c.replaces == t.labels.c.id)
         found = found.where(~(replaced if last is None else replaced.where(later.c.seq <= last)))
     return found
+
+
+def _same(connection: Connection, label: Label, before: Label) -> bool:
+    """Whether two labels say the same; a comment that was erased may come in again, and is lost."""
+    if _comparable(label, before) == _comparable(before, label):
+        return True
+    erased = sa.select(t.erasures.c.seq).where(t.erasures.c.labeller == before.labeller).limit(1)
+    if before.comment or connection.scalar(erased) is None:
+        return False
+    silent = replace(label, comment="")
+    return _comparable(silent, before) == _comparable(before, silent)
 
 
 def _comparable(label: Label, other: Label) -> dict[str, Any]:

@@ -1,0 +1,20 @@
+"""``gnomon label``: each of its commands is a file of its own."""
+
+from __future__ import annotations
+
+import typer
+
+from gnomon.cli.label_personal import erase, personal
+from gnomon.cli.label_store import add, export, import_labels, new, people, show
+
+label_app = typer.Typer(
+    no_args_is_help=True, help="Labels of people: ask, store, believe, count the cost."
+)
+label_app.command("new")(new)
+label_app.command("add")(add)
+label_app.command("people")(people)
+label_app.command("show")(show)
+label_app.command("import")(import_labels)
+label_app.command("export")(export)
+label_app.command("personal")(personal)
+label_app.command("erase")(erase)
