@@ -6,6 +6,7 @@ the server's programs are run as ``nobody`` instead, which PostgreSQL needs only
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
 import pwd
@@ -13,7 +14,9 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 
 
@@ -58,3 +61,24 @@ def server(folder: Path | None = None) -> Iterator[str]:
     finally:
         shutil.rmtree(home, ignore_errors=True)
         (home.parent / f"{home.name}.log").unlink(missing_ok=True)
+
+
+@lru_cache
+def _started() -> str:
+    """A server for the whole test run, started when the first test wants it."""
+    running = ExitStack()
+    atexit.register(running.close)
+    return running.enter_context(server())
+
+
+def fresh_database() -> str:
+    """The URL of an empty database."""
+    import psycopg
+
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(_started(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return _started().replace("/postgres?", f"/{name}?")
+
+
+_numbers = count()

@@ -1,7 +1,7 @@
 """A store's database: SQLite in a file or PostgreSQL by URL, its connections and its schema.
 
 SQLite is opened with a write-ahead log, so that any number of processes read while one writes, and
-those that want to write wait for each other. A store of an older schema is migrated when it is
+those that want to write wait for each other; in PostgreSQL a lock does the same. A store of an older schema is migrated when it is
 opened, after a copy is made (SQLite; a PostgreSQL migration is one transaction); one that a newer
 gnomon wrote is refused.
 """
@@ -31,7 +31,7 @@ from gnomon.files import first_line, make_folder, plain_errors, write_file
 _BUSY_SECONDS = 60.0
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x676E6F6D6F6E
-"""The advisory lock that PostgreSQL holds while a schema is made or migrated."""
+"""The advisory lock of whoever writes to a store in PostgreSQL."""
 
 
 class Database:
@@ -77,8 +77,10 @@ class Database:
             self.engine.connect().execution_options(writes=True, durable=durable) as connection,
             connection.begin(),
         ):
-            if not (durable or self.is_sqlite):
-                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+            if not self.is_sqlite:
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:n)"), {"n": _LOCK})
+                if not durable:
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield connection
 
     @contextmanager
@@ -192,8 +194,6 @@ class Database:
         if now is not None and self.is_sqlite:
             self._keep_copy(now)
         with self.write() as connection:
-            if not self.is_sqlite:
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:n)"), {"n": _LOCK})
             if _revision(connection) == head:
                 return  # another process was faster
             config = _config()

@@ -136,7 +136,7 @@ def _response(link: Row) -> Response:
         more.get("id"),
         more.get("rank"),
         more.get("meta", {}),
-        more.get("ids", ()),
+        tuple(more.get("ids", ())),
         more.get("finished", True),
     )
 
