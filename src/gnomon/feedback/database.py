@@ -1,9 +1,9 @@
 """A store's database: SQLite in a file or PostgreSQL by URL, its connections and its schema.
 
 SQLite is opened with a write-ahead log, so that any number of processes read while one writes, and
-those that want to write wait for each other; in PostgreSQL a lock does the same. A store of an older schema is migrated when it is
-opened, after a copy is made (SQLite; a PostgreSQL migration is one transaction); one that a newer
-gnomon wrote is refused.
+those that want to write wait for each other; in PostgreSQL a lock does the same. A store of an
+older schema is migrated when it is opened, after a copy is made (SQLite; a PostgreSQL migration is
+one transaction); one that a newer gnomon wrote is refused.
 """
 
 from __future__ import annotations
