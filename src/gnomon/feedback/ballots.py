@@ -95,6 +95,13 @@ class Ballots:
         flat = np.bincount(self.pair * 3 + self.said, minlength=3 * len(self.pairs))
         return flat.reshape(-1, 3).astype(np.float64)
 
+    def shared(self) -> NDArray[np.bool_]:
+        """[N] whether somebody else has voted on the same item: nothing else shows how right a vote
+        is."""
+        item = self.item[self.pair]
+        who = np.unique(np.stack([item, self.labeller], axis=1), axis=0)[:, 0]
+        return np.bincount(who, minlength=len(self.item))[item] > 1
+
 
 def _last(keys: Ints) -> Ints:
     """The places of the last of equal keys, in order."""

@@ -5,33 +5,39 @@ as closely as their ability allows:
 
     P(k says a > b) = sigma(c_k (s_a - s_b))
 
-With c_k = 0 they guess; below it they say the contrary. What others say of a third response counts,
-too. A tie is half a vote for either side. Chen et al. 2013 ("Pairwise ranking aggregation in a
-crowdsourced setting", Crowd-BT) mix a right and a contrary labeller instead, with chances e_k and
-1 - e_k. From three votes a pair, which show no more than how often any two labellers agree, e_k and
-the spread of the scores cannot be told apart; docs/believe.md has what comes of it. c_k can, since
+With c_k = 0 they guess; below it they say the contrary. Some pairs are closer than others, and what
+is said of a third response counts, too. A tie is half a vote for either side. Chen et al. 2013
+("Pairwise ranking aggregation in a crowdsourced setting", Crowd-BT) mix a right and a contrary
+labeller instead, with chances e_k and 1 - e_k. From three votes a pair, which show no more than how
+often any two labellers agree, e_k and the spread of the scores cannot be told apart. c_k can, since
 the scores' spread is given: it is a factor's loading.
 
-The posterior of the scores is normal by the bound of Jaakkola & Jordan 2000 ("Bayesian parameter
-estimation via variational methods"), so every step has a closed form. With three votes a pair a
-point estimate would be far too sure of itself.
+Fitted by EM on the marginal likelihood (Bock & Aitkin 1981): the integral over an item's scores is
+a sum over fixed points, Gauss's for a pair and Sobol's for more responses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.special import expit, ndtr  # type: ignore[import-untyped]
+from scipy import sparse  # type: ignore[import-untyped]
+from scipy.special import expit, log_expit, ndtri, softmax  # type: ignore[import-untyped]
 
-from gnomon.feedback.ballots import A, B, Ballots, Floats, Ints
-from gnomon.feedback.dawid_skene import FLOOR, PRIOR, errors_of_scores
+from gnomon.errors import ConfigError
+from gnomon.feedback.ballots import TIE, A, B, Ballots, Floats, Ints
+from gnomon.feedback.dawid_skene import FLOOR, errors_of_scores
 
-START = 2.0
-"""The c_k that everybody starts from; above 0, since most people mean what they say."""
-GOLD_VOTES = 50.0
-"""What a gold question counts, in votes of somebody with START."""
+START, SPREAD = 2.0, 2.0
+"""Mean and standard deviation of abilities a priori; the mean moves to that of the pool."""
+ANCHOR = 20.0
+"""Votes that START is worth against the pool's mean."""
+SURE = 20.0
+"""The c of somebody who knows: of gold questions, and the largest that is estimated."""
+POINTS = {2: 32, 3: 256, 4: 512, 5: 1024, 6: 2048}
+"""Points of the integral by how many responses an item has."""
+CHUNK = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,8 @@ class FittedScores:
 
 def accuracy_of(slope: Floats) -> Floats:
     """How often a labeller of this c_k names the better side of two random responses: the mean of
-    sigma(c |d|) over the prior of d, normal with variance 2 (by Gauss-Hermite quadrature)."""
-    at, weight = np.polynomial.hermite_e.hermegauss(64)
+    sigma(c \\|d\\|) over the prior of d, normal with variance 2."""
+    at, weight = np.polynomial.hermite_e.hermegauss(200)
     sigma = expit(np.multiply.outer(slope, np.abs(at) * np.sqrt(2.0)))
     return np.asarray(sigma @ (weight / weight.sum()), dtype=np.float64)
 
@@ -73,102 +79,199 @@ def fit_scores(
     ballots: Ballots,
     gold: Ints | None = None,
     *,
-    prior: float = PRIOR,
-    rounds: int = 500,
-    tolerance: float = 1e-4,
+    rounds: int = 300,
+    tolerance: float = 1e-3,
 ) -> FittedScores:
-    """Fit by variational EM.
+    """Fit by EM.
 
     Args:
-        gold: [P] the known truth of a pair (``A``, ``TIE``, ``B``), or -1: counted as the votes of
-            somebody who is believed.
-        prior: votes that the pool's ability is worth.
+        gold: [P] the known truth of a pair (``A``, ``TIE``, ``B``), or -1.
         tolerance: the change of a slope below which it stops.
+
+    Raises:
+        ConfigError: an item with more responses than POINTS has.
     """
-    nodes = _Nodes.of(ballots)
-    sign = 1.0 - ballots.said  # 1, 0 (a tie: half a vote each way) or -1
-    known = np.zeros((2, len(ballots.pairs)))
+    blocks = _blocks(ballots, gold)
+    telling = ballots.shared()  # nothing else shows how right a vote is
     if gold is not None:
-        known[0], known[1] = (gold >= 0) * GOLD_VOTES, (gold == A) * 1.0 - (gold == B) * 1.0
-    slope = np.full(len(ballots.labellers), START)
-    gap, square = np.zeros(len(ballots.pairs)), np.full(len(ballots.pairs), 2.0)
-    variance, each, score = square, 0.0, np.zeros(len(ballots.said))
-    done, moved = 0, np.inf
+        telling |= (gold >= 0)[ballots.pair]
+    weight = ballots.by_labeller(telling * 1.0)
+    slope, done, moved = np.full(len(ballots.labellers), START), 0, np.inf
     while done < rounds and moved >= tolerance:
-        own, before = slope[ballots.labeller], slope
-        precision = ballots.by_pair(2.0 * _curve(own**2 * square[ballots.pair]) * own**2)
-        precision += 2.0 * known[0] * _curve(START**2 * square) * START**2
-        toward = ballots.by_pair(sign * own / 2.0) + known[0] * known[1] * START / 2.0
-        gap, variance = nodes.solve(toward, precision)
-        square = gap**2 + variance
-        size = square[ballots.pair]
-        up, down = sign * gap[ballots.pair] / 2.0, 2.0 * _curve(own**2 * size) * size
-        each = float(down.mean())
-        ups, downs = ballots.by_labeller(up), ballots.by_labeller(down)
-        pool = (ups.sum() + FLOOR) / (downs.sum() + FLOOR)
-        slope = (ups + prior * each * pool) / (downs + prior * each + FLOOR)
-        score = up - down * slope[ballots.labeller]
-        moved, done = float(np.abs(slope - before).max(initial=0.0)), done + 1
-    error = errors_of_scores(ballots, score, np.full(len(slope), prior * each + FLOOR))
-    better = np.asarray(ndtr(gap / np.sqrt(variance)), dtype=np.float64)
+        pool = (weight @ slope + ANCHOR * START) / (weight.sum() + ANCHOR)
+        gain, curve = (pool - slope) / SPREAD**2, np.full(len(slope), 1.0 / SPREAD**2)
+        for block in blocks:
+            up, down = block.steps(slope, block.posterior(slope))
+            gain, curve = gain + up, curve + down
+        step = np.clip(gain / curve, -1.0, 1.0)
+        after = np.clip(slope + step, -SURE, SURE)
+        moved, slope, done = float(np.abs(after - slope).max(initial=0.0)), after, done + 1
+    better, score = np.empty(len(ballots.pairs)), np.zeros(len(ballots.said))
+    for block in blocks:
+        posterior = block.posterior(slope)
+        better[block.pairs] = block.better(posterior)
+        score[block.votes] = block.scores(slope, posterior)
+    error = errors_of_scores(ballots, score, np.full(len(slope), 1.0 / SPREAD**2))
     return FittedScores(better, slope, error, done, moved < tolerance)
 
 
-def _curve(square: Floats) -> Floats:
-    """lambda(xi) of the bound at xi squared."""
-    xi = np.sqrt(np.maximum(square, 1e-12))
-    return np.asarray(np.tanh(xi / 2.0) / (4.0 * xi), dtype=np.float64)
-
-
 @dataclass(frozen=True)
-class _Nodes:
-    """Responses that are compared, by items of as many responses.
+class _Block:
+    """The items of as many responses, with the points over which their scores are integrated.
+
+    A cell is a labeller, a pair of places and what was said (``A`` or ``B``); a tie is half a vote
+    in either cell.
 
     Attributes:
-        blocks: for each size K: the places [n] of its pairs, and which item of the block (0..I-1)
-            and which responses (0..K-1) they are of.
+        pairs: places of its P pairs among all.  item: [P] which of the block's I items.
+        gap: [P] rows of ``gaps``, [D, Q] the difference of scores in each of D pairs of places.
+        votes: places of its N votes.  vote_item: [N].  vote_gap: [N].  vote_sign: [N] 1, 0, -1.
+        vote_labeller: [N].
+        cells: [I, cells] how often each cell was said of each item, single labellers' items
+            included; telling: the same without those.
+        cell_labeller, cell_gap, cell_sign: of each cell.
+        known: [I, Q] log-likelihood of what is known for sure, and the points' weights.
     """
 
-    blocks: tuple[tuple[int, int, Ints, Ints, Ints, Ints], ...]
-    pairs: int
+    pairs: Ints
+    item: Ints
+    gap: Ints
+    gaps: Floats
+    votes: Ints
+    vote_item: Ints
+    vote_gap: Ints
+    vote_sign: Floats
+    vote_labeller: Ints
+    cells: Any
+    telling: Any
+    cell_labeller: Ints
+    cell_gap: Ints
+    cell_sign: Floats
+    known: Floats
 
-    @classmethod
-    def of(cls, ballots: Ballots) -> _Nodes:
-        first = np.array([a for _, a, _ in ballots.pairs], dtype=np.int64)
-        second = np.array([b for _, _, b in ballots.pairs], dtype=np.int64)
-        sizes = np.zeros(int(ballots.item.max(initial=-1)) + 1, dtype=np.int64)
-        np.maximum.at(sizes, ballots.item, second + 1)
-        of_pair = sizes[ballots.item]
-        blocks = []
-        for size in np.unique(of_pair):
-            at = np.flatnonzero(of_pair == size)
-            held, item = np.unique(ballots.item[at], return_inverse=True)
-            blocks.append((int(size), len(held), at, item, first[at], second[at]))
-        return cls(tuple(blocks), len(ballots.pairs))
+    def posterior(self, slope: Floats) -> Floats:
+        """[I, Q] of each item's scores."""
+        signed = self.cell_sign[:, None] * self.gaps[self.cell_gap]
+        said = log_expit(slope[self.cell_labeller][:, None] * signed)
+        return np.asarray(softmax(self.cells @ said + self.known, axis=1), dtype=np.float64)
 
-    def solve(self, toward: Floats, precision: Floats) -> tuple[Floats, Floats]:
-        """[P] mean and variance of each pair's difference of scores.
+    def steps(self, slope: Floats, posterior: Floats) -> tuple[Floats, Floats]:
+        """[L] slope and curvature of the expected log-likelihood."""
+        weight = self.telling.T @ posterior
+        signed = self.cell_sign[:, None] * self.gaps[self.cell_gap]
+        wrong = expit(-slope[self.cell_labeller][:, None] * signed)
+        up = (weight * signed * wrong).sum(1)
+        down = (weight * signed**2 * wrong * (1.0 - wrong)).sum(1)
+        count = len(slope)
+        return (
+            np.bincount(self.cell_labeller, up, count),
+            np.bincount(self.cell_labeller, down, count),
+        )
 
-        Args:
-            toward: [P] the linear term of a - b.  precision: [P] the quadratic one.
-        """
-        gap, variance = np.empty(self.pairs), np.empty(self.pairs)
-        for at, mean, cov, item, a, b in self._posteriors(toward, precision):
-            gap[at] = mean[item, a] - mean[item, b]
-            variance[at] = cov[item, a, a] + cov[item, b, b] - 2.0 * cov[item, a, b]
-        return gap, variance
+    def better(self, posterior: Floats) -> Floats:
+        """[P] chance that the first response of a pair has the higher score."""
+        out = np.empty(len(self.pairs))
+        for place in np.unique(self.gap):
+            at = self.gap == place
+            out[at] = posterior[self.item[at]] @ (self.gaps[place] > 0.0)
+        return out
 
-    def _posteriors(
-        self, toward: Floats, precision: Floats
-    ) -> Iterator[tuple[Ints, Floats, Floats, Ints, Ints, Ints]]:
-        for size, items, at, item, a, b in self.blocks:
-            linear = np.bincount(item * size + a, toward[at], items * size)
-            linear -= np.bincount(item * size + b, toward[at], items * size)
-            square = np.zeros(items * size * size)
-            for i, j, sign in ((a, a, 1.0), (b, b, 1.0), (a, b, -1.0), (b, a, -1.0)):
-                where = (item * size + i) * size + j
-                square += np.bincount(where, sign * precision[at], square.size)
-            whole = square.reshape(items, size, size) + np.eye(size)
-            cov = np.asarray(np.linalg.inv(whole), dtype=np.float64)
-            mean = np.asarray(np.einsum("ijk,ik->ij", cov, linear.reshape(items, size)))
-            yield at, mean, cov, item, a, b
+    def scores(self, slope: Floats, posterior: Floats) -> Floats:
+        """[N] each vote's derivative of the log-likelihood by its labeller's slope."""
+        out = np.empty(len(self.votes))
+        for start in range(0, len(out), CHUNK):
+            rows = slice(start, start + CHUNK)
+            gap = self.gaps[self.vote_gap[rows]]
+            own = slope[self.vote_labeller[rows]][:, None]
+            said = (1.0 + self.vote_sign[rows]) / 2.0  # 1/2 for a tie
+            each = gap * (said[:, None] - expit(own * gap))
+            out[rows] = np.einsum("nq,nq->n", posterior[self.vote_item[rows]], each)
+        return out
+
+
+def _blocks(ballots: Ballots, gold: Ints | None) -> list[_Block]:
+    last = np.array([b + 1 for _, _, b in ballots.pairs], dtype=np.int64)
+    size = np.zeros(len(ballots.item), dtype=np.int64)
+    np.maximum.at(size, ballots.item, last)
+    sizes = size[ballots.item]
+    most = int(sizes.max(initial=2))
+    if most > max(POINTS):
+        at = ballots.pairs[int(np.argmax(sizes))][0]
+        raise ConfigError(
+            f"item {at!r} has {most} responses; bradley_terry takes up to {max(POINTS)}: use "
+            "method dawid_skene"
+        )
+    return [_block(ballots, gold, np.flatnonzero(sizes == k), int(k)) for k in np.unique(sizes)]
+
+
+def _block(ballots: Ballots, gold: Ints | None, pairs: Ints, size: int) -> _Block:
+    first = np.array([ballots.pairs[p][1] for p in pairs], dtype=np.int64)
+    second = np.array([ballots.pairs[p][2] for p in pairs], dtype=np.int64)
+    held, item = np.unique(ballots.item[pairs], return_inverse=True)
+    scores, weight = _points(size)
+    upper = np.stack(np.triu_indices(size, 1), axis=1)
+    gaps = scores[upper[:, 0]] - scores[upper[:, 1]]
+    place = np.zeros((size, size), dtype=np.int64)
+    place[upper[:, 0], upper[:, 1]] = np.arange(len(upper))
+    gap = place[first, second]
+    inside = np.full(len(ballots.pairs), -1)
+    inside[pairs] = np.arange(len(pairs))
+    votes = np.flatnonzero(inside[ballots.pair] >= 0)
+    of = inside[ballots.pair[votes]]
+    sign = 1.0 - ballots.said[votes].astype(np.float64)
+    labeller, shape = ballots.labeller[votes], (len(ballots.labellers), len(upper), 2)
+    cells, telling, used = _cells(
+        item[of], (labeller, gap[of]), ballots.said[votes], ballots.shared()[votes], shape,
+        known=None if gold is None else (gold >= 0)[ballots.pair[votes]], items=len(held),
+    )  # fmt: skip
+    who, pair_of, side = np.unravel_index(used, shape)
+    known = np.tile(np.log(weight), (len(held), 1))
+    if gold is not None:
+        for truth, share in ((A, (1.0, 0.0)), (TIE, (5.0, 5.0)), (B, (0.0, 1.0))):
+            at = np.flatnonzero(gold[pairs] == truth)
+            sure = share[0] * log_expit(SURE * gaps) + share[1] * log_expit(-SURE * gaps)
+            np.add.at(known, item[at], sure[gap[at]])
+    return _Block(
+        pairs, item, gap, gaps, votes, item[of], gap[of], sign, labeller, cells, telling,
+        who, pair_of, np.where(side == 0, 1.0, -1.0), known,
+    )  # fmt: skip
+
+
+def _cells(
+    item: Ints,
+    where: tuple[Ints, Ints],
+    said: Ints,
+    shared: Any,
+    shape: tuple[int, int, int],
+    *,
+    known: Any,
+    items: int,
+) -> tuple[Any, Any, Ints]:
+    """[I, cells] counts, the same of votes that tell something, and which cells those are."""
+    telling = shared if known is None else shared | known
+    rows, columns, counts, tells = [], [], [], []
+    for side, against in ((0, B), (1, A)):
+        at = np.flatnonzero(said != against)
+        flat = np.ravel_multi_index((where[0][at], where[1][at], np.full(len(at), side)), shape)
+        rows.append(item[at])
+        columns.append(flat)
+        counts.append(np.where(said[at] == TIE, 0.5, 1.0))
+        tells.append(telling[at])
+    used, column = np.unique(np.concatenate(columns), return_inverse=True)
+    row, count, tell = np.concatenate(rows), np.concatenate(counts), np.concatenate(tells)
+    size = (items, len(used))
+    whole = sparse.csr_matrix((count, (row, column)), size)
+    return whole, sparse.csr_matrix((count * tell, (row, column)), size), used
+
+
+def _points(size: int) -> tuple[Floats, Floats]:
+    """[K, Q] scores, and [Q] weights that sum to 1: of a pair only the difference counts."""
+    count = POINTS[size]
+    if size == 2:
+        at, weight = np.polynomial.hermite_e.hermegauss(count)
+        return np.stack([at, -at]) / np.sqrt(2.0), np.maximum(weight / weight.sum(), 1e-300)
+    from scipy.stats.qmc import Sobol  # type: ignore[import-untyped]
+
+    uniform = Sobol(size, scramble=True, seed=0).random(count // 2)
+    half = ndtri(np.clip(uniform, FLOOR, 1.0 - FLOOR)).T
+    return np.concatenate([half, -half], axis=1), np.full(count, 1.0 / count)

@@ -73,6 +73,11 @@ class DataSpec(Spec):
     )
     as_text: bool = Field(False, description="prompts are plain text for a base model")
     good_from: float | None = Field(None, description="ratings from here on count as good")
+    votes: Literal["each", "majority", "calibrated"] = Field(
+        "each",
+        description="several labellers' judgements of one question: each, their majority, or one "
+        "probability, each weighed by how far they can be believed (see believe.md)",
+    )
     max_skipped: float = Field(0.5, ge=0, le=1, description="refuse a file with more bad rows")
     max_gb: float = Field(
         1.0, gt=0, description="GB a file may hold once unpacked; one row may take 1/32 of it"

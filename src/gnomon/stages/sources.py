@@ -6,9 +6,10 @@ import glob
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gnomon.algorithms.rollouts import EncodedPrompt
+from gnomon.console import say
 from gnomon.data.chat import resolve_template
 from gnomon.data.encode import EncodeAs, Encoder
 from gnomon.data.fields import ReadOptions
@@ -20,9 +21,10 @@ from gnomon.data.values import RowError, Skipped
 from gnomon.errors import ConfigError, DataError, RunError
 from gnomon.feedback.source import WORD as FEEDBACK
 from gnomon.feedback.source import check_feedback, feedback_groups
+from gnomon.feedback.from_groups import read_as, settled
 from gnomon.files import write_text
 from gnomon.models.load import LoadedModel
-from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
+from gnomon.recipe.schema import DataSpec, Kind, Recipe, StageSpec
 from gnomon.records import Group, TokenGroup
 from gnomon.runs.records import DataFiles
 from gnomon.tasks.sources import (
@@ -36,6 +38,7 @@ from gnomon.tasks.sources import (
 
 FILES_ONLY = (
     *("format", "split", "columns", "labels", "as_text", "good_from", "max_skipped", "max_gb"),
+    "votes",
 )
 """Keys of a data entry that say how a file is read."""
 
@@ -106,8 +109,28 @@ def _read_one(
         path: Path | str = file
     else:
         path = resolve_path(spec.path, base)
-    result = read_groups(path, **read_options(spec, kind))
-    return result.groups, result.skipped
+    options = read_options(spec, kind)
+    if spec.votes == "each":
+        result = read_groups(path, **options)
+        return result.groups, result.skipped
+    return _settled(path, options, spec.votes)
+
+
+def _settled(
+    path: Path | str, options: dict[str, Any], votes: Literal["majority", "calibrated"]
+) -> tuple[list[Group], list[Skipped]]:
+    """A file of several labellers' comparisons, each question once with what they say together."""
+    result = read_groups(path, **{**options, "kind": "rankings"})
+    try:
+        groups, notes = settled(result.groups, votes)
+    except DataError as error:
+        raise DataError(f"{path}: votes: {votes} cannot be read: {error}") from error
+    for note in notes:
+        say(f"{path}: {note}")
+    kind: Kind = "rankings" if options["kind"] == "auto" else options["kind"]
+    asked = ReadOptions(bool(options["as_text"]), good_from=options["good_from"])
+    kept, skipped = read_as(groups, kind, asked)
+    return kept, [*result.skipped, *skipped]
 
 
 def read_options(spec: DataSpec, kind: str = "auto") -> dict[str, Any]:
