@@ -95,6 +95,17 @@ class Ballots:
         flat = np.bincount(self.pair * 3 + self.said, minlength=3 * len(self.pairs))
         return flat.reshape(-1, 3).astype(np.float64)
 
+    def of_pairs(self, some: NDArray[np.bool_]) -> Ballots:
+        """The votes on some pairs [P], of the same labellers."""
+        place = np.cumsum(some) - 1
+        at = some[self.pair]
+        pairs = [pair for pair, wanted in zip(self.pairs, some.tolist(), strict=True) if wanted]
+        _, item = np.unique(self.item[some], return_inverse=True)
+        return Ballots(
+            pairs, self.labellers, place[self.pair[at]], self.labeller[at], self.said[at], item,
+            self.repeated, self.kept[at],
+        )  # fmt: skip
+
     def shared(self) -> NDArray[np.bool_]:
         """[N] whether somebody else has voted on the same item: nothing else shows how right a vote
         is."""

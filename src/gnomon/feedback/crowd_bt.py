@@ -18,6 +18,7 @@ a sum over fixed points, Gauss's for a pair and Sobol's for more responses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +36,11 @@ ANCHOR = 20.0
 """Votes that START is worth against the pool's mean."""
 SURE = 20.0
 """The c of somebody who knows: of gold questions, and the largest that is estimated."""
-POINTS = {2: 32, 3: 256, 4: 512, 5: 1024, 6: 2048}
+POINTS = {2: 24, 3: 256, 4: 512, 5: 1024, 6: 2048}
 """Points of the integral by how many responses an item has."""
 CHUNK = 1 << 17
+MANY = 20_000
+"""Pairs to which abilities are fitted before they are fitted to all."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def fit_scores(
     rounds: int = 300,
     tolerance: float = 1e-3,
 ) -> FittedScores:
-    """Fit by EM.
+    """Fit by EM, first to some of the items where there are many.
 
     Args:
         gold: [P] the known truth of a pair (``A``, ``TIE``, ``B``), or -1.
@@ -91,21 +94,14 @@ def fit_scores(
     Raises:
         ConfigError: an item with more responses than POINTS has.
     """
+    slope = np.full(len(ballots.labellers), START)
+    step = -(-len(ballots.pairs) // MANY)
+    if step > 1:
+        some = ballots.item % step == 0
+        part = None if gold is None else gold[some]
+        slope, _, _ = _slopes(ballots.of_pairs(some), part, slope, rounds, tolerance)
     blocks = _blocks(ballots, gold)
-    telling = ballots.shared()  # nothing else shows how right a vote is
-    if gold is not None:
-        telling |= (gold >= 0)[ballots.pair]
-    weight = ballots.by_labeller(telling * 1.0)
-    slope, done, moved = np.full(len(ballots.labellers), START), 0, np.inf
-    while done < rounds and moved >= tolerance:
-        pool = (weight @ slope + ANCHOR * START) / (weight.sum() + ANCHOR)
-        gain, curve = (pool - slope) / SPREAD**2, np.full(len(slope), 1.0 / SPREAD**2)
-        for block in blocks:
-            up, down = block.steps(slope, block.posterior(slope))
-            gain, curve = gain + up, curve + down
-        step = np.clip(gain / curve, -1.0, 1.0)
-        after = np.clip(slope + step, -SURE, SURE)
-        moved, slope, done = float(np.abs(after - slope).max(initial=0.0)), after, done + 1
+    slope, done, moved = _slopes(ballots, gold, slope, rounds, tolerance, blocks)
     better, score = np.empty(len(ballots.pairs)), np.zeros(len(ballots.said))
     for block in blocks:
         posterior = block.posterior(slope)
@@ -113,6 +109,31 @@ def fit_scores(
         score[block.votes] = block.scores(slope, posterior)
     error = errors_of_scores(ballots, score, np.full(len(slope), 1.0 / SPREAD**2))
     return FittedScores(better, slope, error, done, moved < tolerance)
+
+
+def _slopes(
+    ballots: Ballots,
+    gold: Ints | None,
+    slope: Floats,
+    rounds: int,
+    tolerance: float,
+    blocks: Sequence[_Block] = (),
+) -> tuple[Floats, int, float]:
+    """The slopes from a start on, the rounds that took, and the last change."""
+    blocks = blocks or _blocks(ballots, gold)
+    telling = ballots.shared()  # nothing else shows how right a vote is
+    if gold is not None:
+        telling |= (gold >= 0)[ballots.pair]
+    weight, done, moved = ballots.by_labeller(telling.astype(np.float64)), 0, np.inf
+    while done < rounds and moved >= tolerance:
+        pool = (weight @ slope + ANCHOR * START) / (weight.sum() + ANCHOR)
+        gain, curve = (pool - slope) / SPREAD**2, np.full(len(slope), 1.0 / SPREAD**2)
+        for block in blocks:
+            up, down = block.steps(slope, block.posterior(slope))
+            gain, curve = gain + up, curve + down
+        after = np.clip(slope + np.clip(gain / curve, -1.0, 1.0), -SURE, SURE)
+        moved, slope, done = float(np.abs(after - slope).max(initial=0.0)), after, done + 1
+    return slope, done, moved
 
 
 @dataclass(frozen=True)
@@ -164,8 +185,8 @@ class _Block:
         down = (weight * signed**2 * wrong * (1.0 - wrong)).sum(1)
         count = len(slope)
         return (
-            np.bincount(self.cell_labeller, up, count),
-            np.bincount(self.cell_labeller, down, count),
+            np.bincount(self.cell_labeller, up, count).astype(np.float64),
+            np.bincount(self.cell_labeller, down, count).astype(np.float64),
         )
 
     def better(self, posterior: Floats) -> Floats:

@@ -1,0 +1,190 @@
+"""Who can be believed: what consensus recovers, and what it is worth to a reward model.
+
+    python benchmarks/believe.py abilities          12 labellers of .55 to .95, by each method
+    python benchmarks/believe.py tunnel --out DIR   reward models: majority against calibrated
+    python benchmarks/believe.py real --data DIR    held-out labels of public data
+    python benchmarks/believe.py flags              how often honest labellers are flagged
+    python benchmarks/believe.py speed              a million votes, and crowd-kit on them
+
+``tunnel`` keeps a row for each reward model in DIR/rows.jsonl; the same command goes on after a
+stop. docs/believe.md has the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from believe_tunnel import (  # noqa: E402
+    Pair,
+    careless_crowd,
+    even_crowd,
+    label,
+    make_pairs,
+    reward_model_accuracy,
+    routes,
+    write_rows,
+)
+
+from gnomon.feedback.consensus import consensus, majority  # noqa: E402
+from gnomon.feedback.records import Vote  # noqa: E402
+from gnomon.stats.intervals import mean_interval, weighted_proportion  # noqa: E402
+
+METHODS = ("dawid_skene", "bradley_terry", "majority")
+
+
+# -- abilities ------------------------------------------------------------------------------------
+
+
+def abilities(args: argparse.Namespace) -> None:
+    """Rank correlation, coverage and calibration over seeds."""
+    from scipy.stats import spearmanr
+
+    rows: dict[str, list[list[float]]] = {m: [] for m in METHODS}
+    for seed in range(args.seeds):
+        pairs, crowd = make_pairs(800, 300 + seed)[:800], even_crowd(seed)
+        votes = label(pairs, crowd, seed)
+        truth = {
+            p.labeller.name: 1.0 - p.labeller.careless / 2.0 for p in crowd
+        }  # a careless guess is right half the time
+        for method in METHODS:
+            found = consensus(votes, method)
+            known = [(found.labellers[name].accuracy, a) for name, a in truth.items()]
+            rho = spearmanr([k.value for k, _ in known], [a for _, a in known])[0]
+            inside = float(np.mean([k.low <= a <= k.high for k, a in known]))
+            right, sure = _scored(pairs, found.beliefs)
+            rows[method].append([rho, inside, float(right.mean()), _ece(right, sure)])
+    for method, figures in rows.items():
+        table = np.array(figures)
+        print(f"{method}: {len(table)} seeds, 12 labellers, 200 labels each, 3 a pair")
+        for name, column in zip(("rank correlation", "95% intervals that hold the truth",
+                                 "pairs right", "ECE"), table.T, strict=True):  # fmt: skip
+            print(f"  {name}: {mean_interval(column, method='t')} lowest {column.min():.3f}")
+
+
+def _scored(pairs: Sequence[Pair], beliefs: Any) -> tuple[Any, Any]:
+    p = np.array([beliefs[str(i), 0, 1].probability for i in range(len(pairs))])
+    truth = np.array([pair.truth for pair in pairs])
+    return np.where(p == 0.5, 0.5, (p > 0.5) == truth), np.maximum(p, 1.0 - p)
+
+
+def _ece(right: Any, sure: Any) -> float:
+    from gnomon.stats.reward_model import expected_calibration_error
+
+    return float(expected_calibration_error(sure, right, lower=0.5).ece)
+
+
+# -- reward models --------------------------------------------------------------------------------
+
+
+def tunnel(args: argparse.Namespace) -> None:
+    """Train what is missing, then print the table."""
+    rows = _read(args.out / "rows.jsonl")
+    for seed in range(args.seeds):
+        for crowd in args.crowds:
+            for route in args.routes:
+                key = {"seed": seed, "crowd": crowd, "route": route, "n": args.n,
+                       "epochs": args.epochs}  # fmt: skip
+                if not any(key.items() <= row.items() for row in rows):
+                    began = time.monotonic()
+                    row = {**key, **_train(args, seed, crowd, route)}
+                    row["seconds"] = round(time.monotonic() - began, 1)
+                    with (args.out / "rows.jsonl").open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+                    print(json.dumps(row), flush=True)
+                    rows.append(row)
+    _table([r for r in rows if r["n"] == args.n and r["epochs"] == args.epochs])
+
+
+def _train(args: argparse.Namespace, seed: int, crowd: str, route: str) -> dict[str, Any]:
+    folder = args.out / f"{crowd}-{seed}-{args.n}-{args.epochs}"
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs, held_out = make_pairs(args.n, 100 + seed), make_pairs(1200, 900 + seed, "heldout")
+    votes = label(pairs, careless_crowd(seed, crowd == "contrary"), seed)
+    how = routes(pairs, votes)
+    write_rows(folder / "truth-held-out.jsonl", held_out, routes_of_truth(held_out))
+    write_rows(folder / f"{route}.jsonl", pairs, how[route])
+    found = majority(votes) if route == "majority" else consensus(votes)
+    right, sure = _scored(pairs, found.beliefs)
+    measured = reward_model_accuracy(
+        folder, seed, folder / f"{route}.jsonl", folder / "truth-held-out.jsonl", args.epochs
+    )
+    return {**measured, "labels_right": float(right.mean()), "labels_ece": _ece(right, sure)}
+
+
+def routes_of_truth(pairs: Sequence[Pair]) -> Any:
+    """The truth as comparisons."""
+    return routes(pairs, [Vote(str(i), "truth", 0, 1, p.truth) for i, p in enumerate(pairs)])[
+        "truth"
+    ]
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> None:
+    for crowd in dict.fromkeys(r["crowd"] for r in rows):
+        here = [r for r in rows if r["crowd"] == crowd]
+        base = {r["seed"]: r["accuracy"] for r in here if r["route"] == "majority"}
+        print(f"{crowd}: gold accuracy of the reward model")
+        for route in dict.fromkeys(r["route"] for r in here):
+            own = {r["seed"]: r for r in here if r["route"] == route}
+            values = [r["accuracy"] for r in own.values()]
+            gains = [own[s]["accuracy"] - base[s] for s in own if s in base]
+            gain = mean_interval(gains, method="t")
+            print(
+                f"  {route}: {np.mean(values):.4f} {[round(v, 4) for v in values]}; labels right "
+                f"{np.mean([r['labels_right'] for r in own.values()]):.3f}; less majority's {gain} "
+                f"{[round(g, 4) for g in gains]}"
+            )
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def flag_rates(args: argparse.Namespace) -> None:
+    """Honest labellers that are flagged, and planted ways that are found."""
+    from believe_flags import measure
+
+    measure(
+        [make_pairs(args.n, 700 + seed, beliefs=0.5) for seed in range(args.seeds)], args.people
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, dest="command")
+    ability = commands.add_parser("abilities")
+    ability.add_argument("--seeds", type=int, default=10)
+    ability.set_defaults(run=abilities)
+    models = commands.add_parser("tunnel")
+    models.add_argument("--out", type=Path, required=True)
+    models.add_argument("--seeds", type=int, default=3)
+    models.add_argument("--n", type=int, default=800, help="pairs to learn from")
+    models.add_argument("--epochs", type=int, default=2)
+    models.add_argument("--crowds", nargs="+", default=["careless", "contrary"])
+    models.add_argument("--routes", nargs="+", default=["majority", "calibrated"])
+    models.set_defaults(run=tunnel)
+    rates = commands.add_parser("flags")
+    rates.add_argument("--seeds", type=int, default=40)
+    rates.add_argument("--n", type=int, default=800)
+    rates.add_argument("--people", type=int, default=12)
+    rates.set_defaults(run=flag_rates)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
