@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from believe_tunnel import (  # noqa: E402
+from believe_tunnel import (
     Pair,
     careless_crowd,
     even_crowd,
@@ -36,10 +34,9 @@ from believe_tunnel import (  # noqa: E402
     routes,
     write_rows,
 )
-
-from gnomon.feedback.consensus import consensus, majority  # noqa: E402
-from gnomon.feedback.records import Vote  # noqa: E402
-from gnomon.stats.intervals import mean_interval, weighted_proportion  # noqa: E402
+from gnomon.feedback.consensus import consensus, majority
+from gnomon.feedback.records import Vote
+from gnomon.stats.intervals import mean_interval
 
 METHODS = ("dawid_skene", "bradley_terry", "majority")
 

@@ -6,6 +6,7 @@ import typer
 
 from gnomon.cli.label_personal import erase, personal
 from gnomon.cli.label_store import add, export, import_labels, new, people, show
+from gnomon.cli.label_believe import believe
 
 label_app = typer.Typer(
     no_args_is_help=True, help="Labels of people: ask, store, believe, count the cost."
@@ -18,3 +19,4 @@ label_app.command("import")(import_labels)
 label_app.command("export")(export)
 label_app.command("personal")(personal)
 label_app.command("erase")(erase)
+label_app.command("believe")(believe)
