@@ -1,4 +1,5 @@
-"""The flags part of ``believe.py``: how often honest labellers are flagged, and planted ways found."""
+"""The flags part of ``believe.py``: honest labellers that are flagged, planted ways that are
+found."""
 
 from __future__ import annotations
 

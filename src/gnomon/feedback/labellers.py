@@ -1,4 +1,4 @@
-"""A report on labellers: how far they agree, how far each can be believed, and what is in dispute."""
+"""A report on labellers: how far they agree, how far each can be believed, what is in dispute."""
 
 from __future__ import annotations
 
