@@ -1,0 +1,175 @@
+"""What the benchmarks of labels share: pairs of answers in the tunnel, and reward models of them.
+
+The answers are a fine-tuned tunnel model's own; gold says which of two is better, and labellers see
+it through noise. A reward model's figure is its gold accuracy: the share of held-out pairs of
+answers, to prompts that nobody labelled, that it orders as gold does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnomon.data.readers import read_groups
+from gnomon.feedback.records import Item
+from gnomon.feedback.select import Candidates, candidates
+from gnomon.files import write_text
+from gnomon.records import Group
+from gnomon.stats.intervals import Interval, weighted_proportion
+from gnomon.tasks.tunnel.gold import gold_score
+from planted_runs import add_row, read_rows, run_plain
+
+STEPS = {"epochs": 2, "batch_size": 16, "lr": 1e-3, "checkpoint_every": 1000}
+
+
+def prepare(out: Path, pool: int, heldout: int) -> Path:
+    """Make the policy, its pairs of answers to ``pool`` prompts and four answers to each of
+    ``heldout`` others, once; the run's folder."""
+    name = f"pool-{pool}-{heldout}"
+    answers = {"max_new_tokens": 40, "temperature": 1.0}
+    plain = {
+        "name": name,
+        "model": "tunnel",
+        "max_length": 160,
+        "output": str(out),
+        "stages": [
+            {
+                "name": "sft",
+                "algorithm": "sft",
+                "data": {"path": "tunnel:demonstrations", "options": {"n": 4000, "seed": 1}},
+                "train": {"steps": 200, "batch_size": 32, "lr": 1e-3, "checkpoint_every": 400},
+            },
+            {
+                "name": "pool",
+                "algorithm": "collect",
+                "data": {"path": "tunnel:prompts", "options": {"n": pool, "seed": 2}},
+                "rollout": {"samples": 2, **answers},
+                "reward": "gold",
+            },
+            {
+                "name": "heldout",
+                "algorithm": "collect",
+                "from": "sft",
+                "data": {
+                    "path": "tunnel:prompts",
+                    "options": {"n": heldout, "seed": 3, "split": "heldout"},
+                },
+                "rollout": {"samples": 4, **answers},
+                "reward": "gold",
+            },
+        ],
+    }
+    done = out / f"{name}.done"
+    if not done.is_file():
+        run_plain(plain)
+        done.touch()
+    return out / name
+
+
+def pairs(run: Path, stage: str) -> list[Group]:
+    """The groups that a collect stage of the pool's run left."""
+    return read_groups(run / "stages" / stage / "groups.jsonl", kind="rankings").groups
+
+
+def as_items(groups: Sequence[Group]) -> list[Item]:
+    """Groups as items; what was said of them stays behind."""
+    return [Item(group.prompt.id, group.prompt, group.responses) for group in groups]
+
+
+def row_of(group: Group, comparisons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A group of K responses with comparisons as a row that the readers take; ``better`` and
+    ``worse`` are indices."""
+    return {
+        "id": group.prompt.id,
+        "messages": [{"role": m.role, "content": m.content} for m in group.prompt.messages],
+        "responses": [{"id": str(i), "text": r.text} for i, r in enumerate(group.responses)],
+        "comparisons": [
+            {**c, "better": str(c["better"]), "worse": str(c["worse"])} for c in comparisons
+        ],
+    }
+
+
+def train(
+    name: str, rows: Sequence[Mapping[str, Any]], run: Path, out: Path, seed: int, **settings: Any
+) -> Path:
+    """Train a reward model on rows of comparisons, unless it is there already; its folder."""
+    folder = out / "models" / name
+    model = folder / "stages" / "01-rm" / "model"
+    if model.is_dir():
+        return model
+    data = out / "data" / f"{name}.jsonl"
+    write_text(data, "".join(json.dumps(row) + "\n" for row in rows))
+    run_plain(
+        {
+            "name": name,
+            "model": str(run / "stages" / "01-sft" / "model"),
+            "seed": seed,
+            "max_length": 160,
+            "output": str(out / "models"),
+            "stages": [
+                {
+                    "name": "rm",
+                    "algorithm": "reward_model",
+                    "data": str(data),
+                    "train": STEPS,
+                    "settings": settings,
+                }
+            ],
+        }
+    )
+    return model
+
+
+class Heldout:
+    """Pairs of answers that gold decides, to prompts that nobody labelled."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.items = as_items(groups)
+        gold = []
+        for group in groups:
+            values = [gold_score(group.prompt, r.text).total for r in group.responses]
+            gold += [x - y for x, y in combinations(values, 2)]
+        self.gold = np.array(gold)
+
+    def right(self, model: Path) -> tuple[np.ndarray, np.ndarray]:
+        """[C] rights (0, 1, a half where it does not decide) of a reward model on the pairs that
+        gold decides, and [C] their prompts."""
+        found: Candidates = candidates(model, self.items)
+        margin = found.margins.mean(1)
+        decided = np.abs(self.gold) > 1e-9
+        right = np.where(margin == 0, 0.5, (margin > 0) == (self.gold > 0))[decided]
+        return right.astype(float), found.item_of[decided]
+
+
+def accuracy(right: np.ndarray, prompts: np.ndarray) -> Interval:
+    """The share right, with its interval over prompts."""
+    return weighted_proportion(right, clusters=list(prompts))
+
+
+class Rows:
+    """Figures of the runs that are done, kept in a file; the same command goes on from it."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        return read_rows(self.file).get(name)
+
+    def add(self, name: str, **figures: Any) -> dict[str, Any]:
+        add_row(self.file, {"id": name, **figures})
+        print(
+            {k: v for k, v in figures.items() if not isinstance(v, list)} | {"id": name}, flush=True
+        )
+        return {"id": name, **figures}
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """The mean over seeds with Student's interval."""
+    from gnomon.stats.intervals import mean_interval
+
+    return mean_interval(values, method="t")
