@@ -71,7 +71,7 @@ class Study:
     def choose(self, by: Method, model: Path, left: list[int], n: int, seed: int) -> list[int]:
         if by == "random":
             return left[:n]  # they are in random order
-        name = f"{by}-{model.parents[1].name}-chosen"
+        name = f"{by}-{model.parents[2].name}-chosen"
         row = self.rows.get(name)
         if row is None:
             found = candidates(model, as_items([self.pool[i] for i in left]))
@@ -202,11 +202,12 @@ def main() -> None:
     made.add_argument("--heldout", type=int, default=400, help="prompts to measure on")
     made.add_argument("--members", type=int, default=4)
     made.add_argument("--separate", action="store_true", help="members are whole models")
+    made.add_argument("--seed", type=int, nargs="*", default=SEEDS, help="these seeds only")
     made.add_argument("--report", action="store_true", help="train nothing")
     args = made.parse_args()
     if not args.report:
         study = Study(args.out, args.pool, args.heldout, args.members, not args.separate)
-        for seed in SEEDS:
+        for seed in args.seed:
             for by in METHODS:
                 study.curve(by, seed)  # type: ignore[arg-type]
     report(Rows(args.out / "active.jsonl"), args.out)

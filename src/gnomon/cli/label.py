@@ -7,6 +7,9 @@ import typer
 from gnomon.cli.label_personal import erase, personal
 from gnomon.cli.label_store import add, export, import_labels, new, people, show
 from gnomon.cli.label_believe import believe
+from gnomon.cli.label_cost import cost
+from gnomon.cli.label_next import next_items
+from gnomon.cli.label_plan import plan
 
 label_app = typer.Typer(
     no_args_is_help=True, help="Labels of people: ask, store, believe, count the cost."
@@ -20,3 +23,6 @@ label_app.command("export")(export)
 label_app.command("personal")(personal)
 label_app.command("erase")(erase)
 label_app.command("believe")(believe)
+label_app.command("plan")(plan)
+label_app.command("next")(next_items)
+label_app.command("cost")(cost)

@@ -105,16 +105,20 @@ def choose(found: Candidates, n: int, by: Method = "both", seed: int = 0) -> lis
     n = min(n, len(found.ids))
     if n <= 0:
         return []
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(found.ids))  # so that equals come in no order
+    shuffled = np.array(random_order(len(found.ids), seed))  # so that equals come in no order
     if by == "random":
-        return [int(i) for i in shuffled[:n]]
+        return random_order(len(found.ids), seed)[:n]
     if by in ("uncertainty", "disagreement"):
         score = uncertainty(found) if by == "uncertainty" else disagreement(found)
         order = shuffled[np.argsort(-score[shuffled], kind="stable")]
         return [int(i) for i in order[:n]]
     weight = disagreement(found) if by == "both" else np.ones(len(found.ids))
     return _spread(found.features, weight, n, seed)
+
+
+def random_order(n: int, seed: int = 0) -> list[int]:
+    """0 to n - 1, shuffled."""
+    return [int(i) for i in np.random.default_rng(seed).permutation(n)]
 
 
 def _spread(features: Floats, weight: Floats, n: int, seed: int) -> list[int]:
