@@ -81,6 +81,123 @@ def as_items(groups: Sequence[Group]) -> list[Item]:
     return [Item(group.prompt.id, group.prompt, group.responses) for group in groups]
 
 
+class Answers:
+    """Prompts with different answers: their gold scores, and the policy's hidden states at their
+    ends.
+
+    Attributes:
+        groups: [I].  gold, states: of each group [K] and [K, H].
+    """
+
+    def __init__(self, groups: Sequence[Group], states: np.ndarray) -> None:
+        self.groups = groups
+        self.gold = [np.array(gold_scores(group)) for group in groups]
+        ends = np.cumsum([len(g) for g in self.gold])[:-1]
+        self.states = np.split(states, ends)
+
+    def differences(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of all C pairs that gold decides: [C, H] states, better less worse, and [C] the prompt."""
+        found, prompts = [], []
+        for i, (gold, states) in enumerate(zip(self.gold, self.states, strict=True)):
+            for a, b in combinations(range(len(gold)), 2):
+                if abs(gold[a] - gold[b]) > 1e-9:
+                    better, worse = (a, b) if gold[a] > gold[b] else (b, a)
+                    found.append(states[better] - states[worse])
+                    prompts.append(i)
+        return np.array(found), np.array(prompts)
+
+    def first_two(self) -> np.ndarray:
+        """[I, H] states of each group's first answer less its second."""
+        return np.array([states[0] - states[1] for states in self.states])
+
+
+def gold_scores(group: Group) -> list[float]:
+    return [gold_score(group.prompt, r.text).total for r in group.responses]
+
+
+def answers(out: Path, pool: int, heldout: int) -> tuple[Answers, Answers]:
+    """The pool and the held-out answers, with the states that the policy has at their ends."""
+    run = prepare(out, pool, heldout)
+    files = {stage: run / f"{stage}.npy" for stage in ("02-pool", "03-heldout")}
+    for stage, file in files.items():
+        if not file.is_file():
+            np.save(file, _states(run / "stages" / "01-sft" / "model", pairs(run, stage)))
+    states = {stage: np.load(file, allow_pickle=False) for stage, file in files.items()}
+    mean, scale = states["02-pool"].mean(0), states["02-pool"].std(0) + 1e-6
+    made = [Answers(pairs(run, stage), (x - mean) / scale) for stage, x in states.items()]
+    return made[0], made[1]
+
+
+def _states(policy: Path, groups: Sequence[Group]) -> np.ndarray:
+    """[S, H] the policy's last hidden state of every answer."""
+    import torch
+
+    from gnomon.data.batch import microbatches, pack
+    from gnomon.judges.learned import text_encoding
+    from gnomon.judges.protocol import samples_of
+    from gnomon.models.load import load_causal_lm
+    from gnomon.models.roles import Role, Trunk
+    from gnomon.records import TokenGroup, TokenResponse
+
+    trunk = Trunk.from_loaded(load_causal_lm(str(policy)))
+    role, encode = Role("policy", trunk), text_encoding(trunk)
+    tokens = []
+    for group in groups:
+        for prompt_ids, ids in map(encode, samples_of(group)):
+            tokens.append(
+                TokenGroup(group.prompt.id, prompt_ids, (TokenResponse(ids, [True] * len(ids)),))
+            )
+    found = []
+    with torch.no_grad():
+        for part in microbatches(tokens, 8192):
+            batch = pack(part)
+            found.append(role.hidden(batch)[batch.last_index].float())
+    return torch.cat(found).numpy()
+
+
+STRENGTH = 0.01
+"""Of the penalty on a head's weights, the same everywhere: 1 / (2 STRENGTH) is its variance."""
+
+
+def fit_heads(
+    states: np.ndarray, won: np.ndarray, seed: int, members: int = 1, weight: Any = None
+) -> np.ndarray:
+    """[M, H] Bradley-Terry reward heads on frozen states: logistic regression of what a won on the
+    difference of the two states; each of several members sees its own 80% of the pairs.
+
+    Args:
+        states: [n, H] a less b.  won: [n] P(a is better).  weight: [n].
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    weight = np.ones(len(won)) if weight is None else np.asarray(weight)
+    rng = np.random.default_rng(seed)
+    heads = []
+    for _ in range(members):
+        chosen = rng.random(len(won)) < (0.8 if members > 1 else 1.0)
+        x, p, w = states[chosen], won[chosen], weight[chosen]
+        both = np.vstack([x, -x, x, -x])
+        said = np.repeat([1, 0, 0, 1], len(x))
+        share = np.concatenate([w * p, w * p, w * (1 - p), w * (1 - p)]) / 2.0
+        kept = share > 0
+        model = LogisticRegression(C=STRENGTH, fit_intercept=False, max_iter=500)
+        model.fit(both[kept], said[kept], sample_weight=share[kept])
+        heads.append(model.coef_[0])
+    return np.array(heads)
+
+
+def gold_accuracy(heads: np.ndarray, heldout: Answers) -> Interval:
+    """The share of held-out pairs that the heads' mean reward orders as gold does, with its
+    interval over prompts."""
+    states, prompt = heldout.differences()
+    margin = (states @ heads.T).mean(1)
+    right = np.where(margin == 0, 0.5, margin > 0).astype(float)
+    return weighted_proportion(right, clusters=prompt.tolist())
+
+
+# -- whole reward models, by a recipe ---------------------------------------------------------------
+
+
 def row_of(group: Group, comparisons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A group of K responses with comparisons as a row that the readers take; ``better`` and
     ``worse`` are indices."""

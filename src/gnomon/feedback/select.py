@@ -181,7 +181,7 @@ def candidates(
     item_of: list[int] = []
     for start in range(0, len(items), CHUNK):
         chunk = items[start : start + CHUNK]
-        scores, states = _read(loaded, chunk)
+        scores, states = read_model(loaded, chunk)
         ends = np.cumsum([len(item.responses) for item in chunk])[:-1]
         parts = zip(np.split(scores, ends), np.split(states, ends), strict=True)
         for place, (own, hidden) in enumerate(parts, start=start):
@@ -197,8 +197,8 @@ def candidates(
     return Candidates(ids, np.concatenate(margins), np.array(item_of), np.array(features))
 
 
-def _read(loaded: LoadedReward, items: Sequence[Item]) -> tuple[Floats, Floats]:
-    """[S, M] normalised rewards and [S, H] the first member's hidden states, of all responses."""
+def read_model(loaded: LoadedReward, items: Sequence[Item]) -> tuple[Floats, Floats]:
+    """[S, M] rewards and [S, H] the first member's last hidden states, of all items' responses."""
     import torch
 
     from gnomon.data.batch import microbatches, pack

@@ -1,0 +1,134 @@
+"""``gnomon label cost``: what labels cost, and what they say for it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gnomon.cli.mappings import parse_mapping
+from gnomon.console import say, show
+from gnomon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gnomon.runs.labels import CostLine, LabelCosts
+    from gnomon.stats.intervals import Interval
+
+
+def cost(
+    place: Annotated[
+        str, typer.Argument(metavar="STORE|RUN", help="A store of labels, or a run's folder.")
+    ],
+    price: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="WHO=EUROS a label, for labels that hold no price: a labeller, or a kind (person, "
+            "model, program, simulated). Repeatable."
+        ),
+    ] = None,
+    wage: Annotated[
+        float,
+        typer.Option(help="Euros an hour of people's work, where nothing else is known.", min=0),
+    ] = 0.0,
+    campaign: Annotated[str | None, typer.Option(help="Of a store: one campaign only.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="A folder (a run's, say) to write label-costs.json to; a RUN's own."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what labels cost: seconds, tokens, euros; a pair; a bit of what they say.
+
+    A bit is measured against what the other labellers say of the same pairs (people, where there
+    are any), so a cheap label that says little and a dear one that says much can be compared. Of a
+    run it shows what its judges took, and euros for a point of its reward model's accuracy.
+
+      gnomon label cost labels.db --price person=0.40 --price my-judge=0.002
+
+      gnomon label cost runs/feedback
+    """
+    from gnomon.feedback.ledger import Tariff, is_run, run_ledger, store_ledger
+    from gnomon.feedback.opening import open_store
+    from gnomon.runs.labels import LABEL_COSTS
+
+    tariff = Tariff(
+        {who: _euros(who, x) for who, x in parse_mapping("--price", price or []).items()}, wage
+    )
+    if is_run(place):
+        from gnomon.runs.read import read_run
+
+        if tariff.price or wage or campaign:
+            raise ConfigError(
+                "--price, --wage and --campaign are of a store; a run's judges have prices of "
+                "their own"
+            )
+        found = run_ledger(read_run(place))
+        output = output or Path(place)
+    else:
+        with open_store(place) as store:
+            found = store_ledger(store, campaign, tariff)
+    if output is not None:
+        found.write(output / LABEL_COSTS)
+    if as_json:
+        say(json.dumps(found.model_dump(mode="json"), indent=2))
+        return
+    if found.lines:
+        show(_table(found))
+    if found.accuracy is not None:
+        say(f"reward model's held-out accuracy: {_figure(found.accuracy)}")
+    if found.per_point is not None:
+        say(f"euros for a point of it above 0.5: {_figure(found.per_point)}")
+    for note in found.notes:
+        say(note)
+    if output is not None:
+        say(f"written: {output / LABEL_COSTS}")
+
+
+def _euros(who: str, given: str) -> float:
+    try:
+        euros = float(given)
+    except ValueError:
+        euros = math.nan
+    if not 0 <= euros < math.inf:
+        raise ConfigError(f"--price {who}={given}: give euros, as in --price {who}=0.40")
+    return euros
+
+
+def _table(found: LabelCosts) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    run = any(line.stage for line in found.lines)
+    table = Table(title="judges" if run else "labels")
+    heads = ("who", "kind", *(["stage"] if run else []), "judged" if run else "labels")
+    for head in heads:
+        table.add_column(head)
+    rest = ("errors",) if run else ("pairs", "a pair", "bits a pair", "euros a bit")
+    for head in ("seconds", "tokens", "euros", *rest):
+        table.add_column(head, justify="right")
+    for line in (*found.lines, *found.sums):
+        table.add_row(
+            escape(line.who), line.kind, *([escape(line.stage)] if run else []), str(line.labels),
+            f"{line.seconds:.0f}", str(line.tokens), f"{line.money:.2f}",
+            *([str(line.errors)] if run else _pairs(line)),
+        )  # fmt: skip
+    return table
+
+
+def _pairs(line: CostLine) -> tuple[str, str, str, str]:
+    pair = "" if line.per_pair is None else f"{line.per_pair:.4f}"
+    pairs = "" if line.pairs is None else str(line.pairs)
+    return pairs, pair, _figure(line.bits), _figure(line.per_bit)
+
+
+def _figure(m: Interval | None) -> str:
+    from gnomon.report.format import measured
+
+    if m is None:
+        return ""
+    return measured(m) if math.isfinite(m.value) else "none"

@@ -1,0 +1,383 @@
+"""One ledger of the labels of people and machines: what they cost, and what they say for it.
+
+What a label says is measured in bits: the mutual information of one vote with the truth as the
+*other* labellers' consensus has it. Which side of a pair is the first means nothing, so a vote that
+is right with chance r, wrong with w and a tie with t carries
+
+    I = H(vote) - H(vote | truth) = (1 - t) (1 - H2(r / (r + w)))    bits
+
+of the one bit that a pair has. Shares estimated from n votes make I too large by about
+1 / (2 n ln 2) (Miller & Madow 1955, "Note on the bias of information estimates"), which is taken
+off. Bits of several votes on a pair do not add up: the second says less that is new.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import entr  # type: ignore[import-untyped]
+
+from gnomon.errors import ConfigError
+from gnomon.feedback.ballots import Floats
+from gnomon.feedback.consensus import Gold, consensus
+from gnomon.feedback.records import Label, Vote, standing, votes
+from gnomon.feedback.select import entropy
+from gnomon.runs.labels import CostLine, LabelCosts
+from gnomon.runs.read import RunView
+from gnomon.runs.records import now
+from gnomon.stats.intervals import Interval
+
+if TYPE_CHECKING:
+    from gnomon.feedback.store import Expense, Store
+
+FOLDS = 10
+RESAMPLES = 1000
+PEOPLE = ("person", "simulated")
+"""Kinds whose consensus the others' labels are measured by, where there are any."""
+Truths = Mapping[tuple[str, str, int, int], float]
+"""(labeller, item, a, b) -> P(a is better) as the other labellers have it."""
+
+
+@dataclass(frozen=True)
+class Tariff:
+    """Prices of labels that hold none of their own.
+
+    Attributes:
+        price: euros a label, by labeller or by kind.
+        wage: euros an hour of people's work.
+    """
+
+    price: Mapping[str, float]
+    wage: float = 0.0
+
+    def of(self, label: Label, kind: str) -> float:
+        """What a label is worth by the tariff; 0 where it says what it cost."""
+        if label.cost.money:
+            return 0.0
+        named = self.price.get(label.labeller, self.price.get(kind))
+        if named is not None:
+            return named
+        return self.wage * label.cost.seconds / 3600.0 if kind in PEOPLE else 0.0
+
+
+# -- what votes say --------------------------------------------------------------------------------
+
+
+def bits(table: Floats) -> Floats:
+    """Mutual information, in bits, of votes that are right, ties and wrong as often as
+    ``table`` [..., 3] says, with the truth; not corrected."""
+    n = table.sum(-1, keepdims=True)
+    p = table / np.maximum(n, 1e-300)
+    vote = entropy(p[..., 1]) + 1.0 - p[..., 1]
+    return np.asarray(vote - entr(p).sum(-1) / math.log(2.0))
+
+
+def miller_madow(table: Floats) -> float:
+    """By how much :func:`bits` of n votes is too large: (m - 1) / (2 n ln 2) for each entropy of m
+    kinds of votes that were seen. H(vote) has two, deciding and tying, since either side of a pair
+    may be the first."""
+    n = float(table.sum())
+    seen, decides = int((table > 0).sum()), int(table[0] + table[2] > 0) + int(table[1] > 0)
+    return max(0, seen - decides) / (2.0 * n * math.log(2.0)) if n else math.nan
+
+
+def information(votes: Iterable[Vote], truth: Truths, *, seed: int = 0) -> Interval:
+    """Bits of one vote about its pair, corrected, with a 95% interval by bootstrap over items.
+
+    Args:
+        truth: votes on a pair that it does not hold are left out.
+
+    Returns:
+        NaN where no vote can be checked; ``n`` counts the items.
+    """
+    place: dict[str, int] = {}
+    rows: list[tuple[int, float, float, float]] = []
+    for vote in votes:
+        p = truth.get((vote.labeller, vote.item, vote.a, vote.b))
+        if p is None:
+            continue
+        item = place.setdefault(vote.item, len(place))
+        agrees = p if vote.won == 1.0 else 1.0 - p
+        rows.append((item, 0.0, 1.0, 0.0) if vote.won == 0.5 else (item, agrees, 0.0, 1 - agrees))
+    if not rows:
+        return Interval(math.nan)
+    table = np.zeros((len(place), 3))
+    raw = np.array(rows)
+    np.add.at(table, raw[:, 0].astype(np.int64), raw[:, 1:])
+    total = table.sum(0)
+    bias = miller_madow(total)
+    value = float(bits(total)) - bias
+    if len(place) < 2:
+        return Interval(max(0.0, value), n=float(len(place)))
+    rng = np.random.default_rng(seed)
+    alike = np.full(len(place), 1.0 / len(place))
+    resamples = max(100, min(RESAMPLES, 10_000_000 // len(place)))
+    drawn = np.array([rng.multinomial(len(place), alike) @ table for _ in range(resamples)])
+    # a resample's estimate is too large by the bias once more
+    low, high = np.quantile(bits(drawn) - 2.0 * bias, (0.025, 0.975))
+    value = max(0.0, value)
+    ends = (max(0.0, min(float(low), value)), max(float(high), value))
+    return Interval(value, *ends, float(len(place)))
+
+
+def others_truth(
+    said: Sequence[Vote], kinds: Mapping[str, str], gold: Gold | None = None
+) -> Truths:
+    """What the others say of each vote's pair: the consensus without the votes of a tenth of the
+    labellers, the voter among them (without the voter alone, of ten or fewer). Where people
+    labelled, it is theirs; else everybody's.
+    """
+    people = {v.labeller for v in said if kinds.get(v.labeller, "person") in PEOPLE}
+    names = sorted({v.labeller for v in said})
+    by = people or set(names)
+    gold = gold or {}
+    out: dict[tuple[str, str, int, int], float] = {}
+    folds = [set(names[i::FOLDS]) for i in range(min(FOLDS, len(names)))]
+    for fold in folds:
+        left = [v for v in said if v.labeller in by and v.labeller not in fold]
+        beliefs = consensus(left, gold=gold).beliefs if left else {}
+        for v in said:
+            if v.labeller in fold:
+                pair = (v.item, v.a, v.b)
+                known = gold.get(pair)
+                belief = beliefs.get(pair)
+                if known is not None or belief is not None:
+                    p = known if known is not None else belief.probability  # type: ignore[union-attr]
+                    out[(v.labeller, *pair)] = p
+    return out
+
+
+def per_bit(money_per_pair: float, found: Interval) -> Interval:
+    """Euros for a bit; infinite where a vote says nothing."""
+    if not money_per_pair > 0 or math.isnan(found.value):
+        return Interval(math.nan)
+
+    def price(x: float) -> float:
+        return money_per_pair / x if x > 0 else math.inf
+
+    return Interval(price(found.value), price(found.high), price(found.low), found.n)
+
+
+def per_point(money: float, accuracy: Interval) -> Interval:
+    """Euros for a hundredth of a reward model's accuracy above a half, which needs no labels;
+    infinite where it has none."""
+    gained = (100.0 * (x - 0.5) for x in (accuracy.value, accuracy.high, accuracy.low))
+    value, low, high = (money / x if x > 0 else math.inf for x in gained)
+    return Interval(value, low, high, accuracy.n)
+
+
+# -- the ledger of a store -------------------------------------------------------------------------
+
+
+def ledger(
+    labels: Sequence[Label],
+    kinds: Mapping[str, str],
+    *,
+    expenses: Sequence[Expense] = (),
+    gold: Gold | None = None,
+    tariff: Tariff = Tariff({}),
+) -> LabelCosts:
+    """What each labeller's labels cost and say, and the sums by kind.
+
+    Args:
+        labels: all of them, those that were replaced too.
+        kinds: of labellers; ``person`` where one is not named.
+        expenses: what was paid beside; a labeller's own count as theirs.
+        gold: truths that are known.
+
+    Raises:
+        ConfigError: a price for somebody who is neither a labeller nor a kind.
+    """
+    names = sorted({label.labeller for label in labels})
+    of = {name: kinds.get(name, "person") for name in names}
+    unknown = sorted(set(tariff.price) - set(names) - {"person", "model", "program", "simulated"})
+    if unknown:
+        raise ConfigError(
+            f"a price for {unknown[0]!r}, who has no label here; labellers: "
+            f"{', '.join(names[:8]) or 'none'}; kinds: person, model, program, simulated"
+        )
+    said = votes(labels)
+    truth = others_truth(said, of, gold)
+    lines = [_line(name, of[name], labels, said, truth, expenses, tariff) for name in names]
+    beside = [
+        CostLine(who=e.what, kind="expense", seconds=e.cost.seconds, tokens=e.cost.tokens,
+                 money=e.cost.money)
+        for e in expenses
+        if e.labeller not in of
+    ]  # fmt: skip
+    sums = [
+        _sum(kind, [line for line in lines if line.kind == kind], said, of, truth)
+        for kind in sorted(set(of.values()))
+    ]
+    return LabelCosts(
+        lines=lines + beside,
+        sums=sums,
+        notes=_notes(labels, said, truth, lines, of),
+        made=now(),
+    )
+
+
+def _line(
+    name: str, kind: str, labels: Sequence[Label], said: Sequence[Vote], truth: Truths,
+    expenses: Sequence[Expense], tariff: Tariff,
+) -> CostLine:  # fmt: skip
+    own = [label for label in labels if label.labeller == name]
+    costs = [label.cost for label in own] + [e.cost for e in expenses if e.labeller == name]
+    estimated = sum(tariff.of(label, kind) for label in own)
+    mine = [v for v in said if v.labeller == name]
+    return _priced(
+        CostLine(
+            who=name,
+            kind=kind,
+            labels=len(own),
+            pairs=len(mine),
+            seconds=float(sum(c.seconds for c in costs)),
+            tokens=sum(c.tokens for c in costs),
+            money=float(sum(c.money for c in costs)) + estimated,
+            estimated=float(estimated),
+        ),
+        mine,
+        truth,
+    )
+
+
+def _sum(
+    kind: str, lines: Sequence[CostLine], said: Sequence[Vote], of: Mapping[str, str], truth: Truths
+) -> CostLine:
+    total = CostLine(
+        who="all",
+        kind=kind,
+        labels=sum(x.labels for x in lines),
+        pairs=sum(x.pairs or 0 for x in lines),
+        seconds=sum(x.seconds for x in lines),
+        tokens=sum(x.tokens for x in lines),
+        money=sum(x.money for x in lines),
+        estimated=sum(x.estimated for x in lines),
+    )
+    return _priced(total, [v for v in said if of[v.labeller] == kind], truth)
+
+
+def _priced(line: CostLine, mine: Sequence[Vote], truth: Truths) -> CostLine:
+    """The line with what its votes say."""
+    found = information(mine, truth)
+    line.checked = sum((v.labeller, v.item, v.a, v.b) in truth for v in mine)
+    if not math.isnan(found.value):
+        line.bits = found
+        price = per_bit(line.per_pair or 0.0, found)
+        line.per_bit = price if not math.isnan(price.value) else None
+    return line
+
+
+def _notes(
+    labels: Sequence[Label], said: Sequence[Vote], truth: Truths, lines: Sequence[CostLine],
+    of: Mapping[str, str],
+) -> list[str]:  # fmt: skip
+    notes = []
+    replaced = len(labels) - len(standing(labels))
+    if replaced:
+        notes.append(f"{replaced} labels were replaced by later ones: paid for, and in no pair")
+    unchecked = len(said) - sum((v.labeller, v.item, v.a, v.b) in truth for v in said)
+    if unchecked:
+        notes.append(
+            f"{unchecked} of {len(said)} comparisons have no label of anybody else on their pair: "
+            "they are in no figure of bits"
+        )
+    free = [x.who for x in lines if not x.money]
+    if free:
+        notes.append(
+            f"no price is known for {', '.join(free[:5])}{' and others' if len(free) > 5 else ''}: "
+            "give --price WHO=EUROS or --wage"
+        )
+    if said and not any(kind in PEOPLE for kind in of.values()):
+        notes.append("no person labelled: bits are about what the models say together")
+    return notes
+
+
+def store_ledger(store: Store, campaign: str | None, tariff: Tariff) -> LabelCosts:
+    """The ledger of a store, or of one of its campaigns."""
+    from gnomon.feedback.consensus import gold_pairs
+
+    check_campaign(store, campaign)
+    found = ledger(
+        list(store.labels(campaign)),
+        {info.name: info.kind for info in store.people.all()},
+        expenses=store.expenses(campaign),
+        gold=gold_pairs(store.items(campaign)),
+        tariff=tariff,
+    )
+    found.source, found.campaign = store.where, campaign or ""
+    return found
+
+
+def check_campaign(store: Store, campaign: str | None) -> None:
+    """Check that a campaign is there.
+
+    Raises:
+        ConfigError: it is not; the message names those that are.
+    """
+    names = [c.name for c in store.campaigns()]
+    if campaign is not None and campaign not in names:
+        known = ", ".join(repr(n) for n in names) or "none"
+        raise ConfigError(f"{store.where} has no campaign {campaign!r}; it has {known}")
+
+
+# -- the ledger of a run ---------------------------------------------------------------------------
+
+
+def run_ledger(run: RunView) -> LabelCosts:
+    """What the judges of a run took, stage by stage, its calibrations and evals among them, and
+    the price of a point of its reward model's accuracy."""
+    lines = [
+        _judge_line(name, stage.name, raw)
+        for stage in run.stages
+        for name, raw in stage.info.judges.items()
+    ]
+    for c in run.calibrations:
+        lines.append(
+            CostLine(who=c.judge, kind="judge", stage="calibration", version=c.version,
+                     labels=c.labels, errors=c.errors, seconds=c.seconds, tokens=c.tokens,
+                     money=c.money)
+        )  # fmt: skip
+    out = LabelCosts(source=str(run.path), lines=lines, made=now())
+    spent = sum(line.money for line in lines if line.stage != "calibration")
+    for stage in run.stages:
+        held = stage.info.held_out
+        if stage.info.algorithm == "reward_model" and "accuracy" in held:
+            parts = ("accuracy", "accuracy_low", "accuracy_high", "accuracy_n")
+            numbers = [held.get(part) for part in parts]
+            value, low, high, n = (float(x) if x is not None else math.nan for x in numbers)
+            out.accuracy = Interval(value, low, high, 0.0 if math.isnan(n) else n)
+            out.per_point = per_point(spent, out.accuracy) if spent else None
+    if not lines:
+        out.notes = ["no judge of this run says what it took"]
+    elif not spent:
+        out.notes = ["no judge of this run has a price: give price_input and price_output"]
+    return out
+
+
+def _judge_line(name: str, stage: str, raw: Mapping[str, object]) -> CostLine:
+    def number(key: str) -> float:
+        value = raw.get(key, 0)
+        return float(value) if isinstance(value, int | float) else 0.0
+
+    return CostLine(
+        who=name,
+        kind="judge",
+        stage=stage,
+        version=str(raw.get("version", "")),
+        labels=int(number("judged")),
+        errors=int(number("errors")),
+        seconds=number("seconds"),
+        tokens=int(number("tokens")),
+        money=number("money"),
+    )
+
+
+def is_run(place: str) -> bool:
+    """Whether it is a run's folder and not a store."""
+    return "://" not in place and Path(place).is_dir()

@@ -1,0 +1,73 @@
+"""label-costs.json: what labels cost, and what they say for it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from gnomon.runs.comparison import Figure
+from gnomon.runs.records import Record
+
+LABEL_COSTS = "label-costs.json"
+
+
+class CostLine(Record):
+    """What one labeller, all of one kind, or one stage's judge took and gave.
+
+    Attributes:
+        who: a pseudonym; a judge; what was paid for beside the labels.
+        kind: person, model, program, simulated, judge or expense; of a sum, with "all" as ``who``.
+        stage: of a run; empty where it is of a store.
+        version: of a judge.
+        labels: given, those that were replaced included: they were paid for. Of a run's judge,
+            responses judged.
+        errors: of a run's judge, responses that it failed on.
+        pairs: comparisons in the labels that stand; None where that is not known.
+        seconds, tokens, money: what they took (euros).
+        estimated: how much of the money is not in the labels but follows from a price or a wage
+            that was given.
+        bits: mutual information of one comparison with what the others say of the pair.
+        per_bit: euros for a bit.
+        checked: comparisons that the bits are of: those with somebody else's label on the pair.
+    """
+
+    who: str = ""
+    kind: str = ""
+    stage: str = ""
+    version: str = ""
+    labels: int = 0
+    errors: int = 0
+    pairs: int | None = None
+    seconds: float = 0.0
+    tokens: int = 0
+    money: float = 0.0
+    estimated: float = 0.0
+    bits: Figure = None
+    per_bit: Figure = None
+    checked: int = 0
+
+    @property
+    def per_pair(self) -> float | None:
+        """Euros for a comparison; None where none is known."""
+        return self.money / self.pairs if self.pairs else None
+
+
+class LabelCosts(Record):
+    """The ledger of a store of labels or of a run.
+
+    Attributes:
+        source: the store, without a password, or the run.
+        campaign: of the store, where it is of one.
+        lines: labeller by labeller; ``sums`` are by kind.
+        accuracy: of a run's reward model on held-out comparisons, where it trained one.
+        per_point: euros for a point (a hundredth) of that accuracy above a half.
+        notes: what a reader must know.
+    """
+
+    source: str = ""
+    campaign: str = ""
+    lines: list[CostLine] = Field(default_factory=list)
+    sums: list[CostLine] = Field(default_factory=list)
+    accuracy: Figure = None
+    per_point: Figure = None
+    notes: list[str] = Field(default_factory=list)
+    made: str = ""
