@@ -1,13 +1,14 @@
 """Does choosing which pairs to label beat labelling at random, at the same number of labels?
 
-    python benchmarks/active.py --out FOLDER              # minutes: reward heads on the frozen policy
-    python benchmarks/active.py --out FOLDER --whole      # hours on a busy core: whole reward models
+    python benchmarks/active.py --out FOLDER              # minutes: heads on the frozen policy
+    python benchmarks/active.py --out FOLDER --whole      # an hour: whole reward models
     python benchmarks/active.py --out FOLDER [--whole] --report    # what is done so far
 
 In the tunnel: a pool of pairs of a policy's answers, one noisy labeller, reward models trained anew
-after each round. All methods share a seed's first labels, which are drawn at random; from there on
-each chooses its own by ``gnomon.feedback.select``. The pool is the same for all seeds; the first
-labels, the labeller's noise and the training are not. Stop it at any time; the same command goes on.
+after each round. All methods share a seed's first labels, which are drawn at random; from there
+each chooses its own by ``gnomon.feedback.select``. The pool and the held-out prompts are the same
+for all seeds; the first labels, the labeller's noise and the training are not. Stop it at any time;
+the same command goes on.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def report(kind: str, rows: Rows, out: Path) -> None:
                 summary[f"{by}, {what}"] = gap.to_dict()
                 print(
                     f"  {by:13} {what:11} {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}] "
-                    f"({len(gains)} seeds; a difference of about {1.4 * half:.4f} is seen 4 times in 5)"
+                    f"({len(gains)} seeds; about {1.4 * half:.4f} is seen 4 times in 5)"
                 )
     (out / f"active-{kind}.json").write_text(
         json.dumps({"curves": found, "gains": summary}, indent=1)

@@ -2,11 +2,12 @@
 
     python benchmarks/label_money.py --out FOLDER [--human-price 1 --ai-price 0.1]
 
-In the tunnel: people are right more often and dear, the judge is biased (it likes polite answers, and
-often does not check what they say) and cheap. At each budget a Bradley-Terry reward head on the
+In the tunnel: people are right more often and dear, judges are biased (they like polite answers,
+and often do not check what they say) and cheap. At each budget a Bradley-Terry reward head on the
 policy's frozen states is fitted to the labels that the money buys, and measured by gold on held-out
-prompts. Mixed: half the money each, people on some of the pairs that the judge labels; the consensus
-finds from those how far the judge is to be believed. Then the ledger: euros a pair, a bit, a point.
+prompts. Mixed: half the money each, people on some of the pairs that the judge labels; the
+consensus finds from those how far the judge is to be believed. Then the ledger:
+euros a pair, a bit, a point.
 """
 
 from __future__ import annotations
@@ -34,20 +35,26 @@ from label_world import Answers, answers, fit_heads, gold_accuracy, over_seeds
 SEEDS = tuple(range(10))
 BUDGETS = (15, 30, 60, 120)
 HUMAN = {"noise": 0.1, "careless": 0.03}
-AI = {"noise": 0.2, "inattention": 0.3, "politeness_bias": 0.4}
+JUDGES = {
+    "a mildly biased judge": {"noise": 0.2, "inattention": 0.3, "politeness_bias": 0.4},
+    "a strongly biased judge": {"noise": 0.2, "inattention": 0.8, "politeness_bias": 1.0},
+}
 SIDES = ("people", "AI", "mixed")
+Curves = dict[str, dict[int, list[float]]]
 
 
 class Study:
     """The pool, the held-out answers, and who labels at which price."""
 
-    def __init__(self, pool: Answers, heldout: Answers, prices: dict[str, float]) -> None:
-        self.pool, self.heldout, self.prices = pool, heldout, prices
+    def __init__(
+        self, pool: Answers, heldout: Answers, prices: dict[str, float], judge: dict[str, float]
+    ) -> None:
+        self.pool, self.heldout, self.prices, self.judge = pool, heldout, prices, judge
         self.states = pool.first_two()
 
     def labels(self, who: str, kind: str, pairs: Sequence[int], seed: int) -> list[Label]:
         """What somebody says of these pairs, at their price."""
-        person = Labeller(who, seed=seed, **(HUMAN if kind == "person" else AI))
+        person = Labeller(who, seed=seed, **(HUMAN if kind == "person" else self.judge))
         out = []
         for i in pairs:
             group = self.pool.groups[i]
@@ -72,7 +79,7 @@ class Study:
         said = votes(labels)
         word = {(v.item, 0, 1): v.won for v in said if v.labeller == "person"}
         of_judge = [v for v in said if v.labeller == "judge"]
-        belief = {pair: won for pair, won in word.items()}
+        belief = dict(word)
         if of_judge:
             found = consensus(of_judge, "dawid_skene", gold=word).beliefs if word else None
             for v in of_judge:
@@ -96,7 +103,7 @@ def ledgers(study: Study) -> tuple[LabelCosts, LabelCosts]:
     return ledger(labels, kinds), ledger(labels, kinds, gold=gold, tariff=Tariff({}))
 
 
-def report(study: Study, curves: dict[str, dict[int, list[float]]], out: Path) -> None:
+def report(study: Study, curves: Curves) -> None:
     print("| euros | " + " | ".join(SIDES) + " | mixed less people | mixed less AI |")
     print("|---" * (len(SIDES) + 3) + "|")
     for b in BUDGETS:
@@ -111,7 +118,10 @@ def report(study: Study, curves: dict[str, dict[int, list[float]]], out: Path) -
     print("\neuros for a point of accuracy above 0.5:")
     for b in BUDGETS:
         prices = [per_point(b, over_seeds(curves[s][b])) for s in SIDES]
-        said = (f"{s} {p.value:.2f} [{p.low:.2f}, {p.high:.2f}]" for s, p in zip(SIDES, prices))
+        said = (
+            f"{s} {p.value:.2f} [{p.low:.2f}, {p.high:.2f}]"
+            for s, p in zip(SIDES, prices, strict=True)
+        )
         print(f"  {b} euros: " + "; ".join(said))
     for name, found in zip(("the others' consensus", "gold"), ledgers(study), strict=True):
         print(f"\nthe ledger, by {name}:")
@@ -121,31 +131,35 @@ def report(study: Study, curves: dict[str, dict[int, list[float]]], out: Path) -
                     f"  {line.who:6} {line.kind:7} {line.pairs} pairs, {line.per_pair:.2f} a pair; "
                     f"bits {line.bits}; euros a bit {line.per_bit}"
                 )
-    (out / "label-money.json").write_text(json.dumps({"curves": curves}, indent=1))
-    plot(curves, out / "label-money.png")
 
 
-def plot(curves: dict[str, dict[int, list[float]]], file: Path) -> None:
-    with style.new_figure(6.0, 3.6) as figure:
-        axis = figure.subplots()
-        for i, side in enumerate(SIDES):
-            mean = [float(np.mean(curves[side][b])) for b in BUDGETS]
-            error = [np.std(curves[side][b], ddof=1) / len(SEEDS) ** 0.5 for b in BUDGETS]
-            axis.errorbar(
-                [b * 1.02 ** (i - 1) for b in BUDGETS], mean, error, label=side,
-                color=style.PALETTE[i], marker=style.MARKERS[i], markersize=4, capsize=2,
-                linewidth=1.5,
-            )  # fmt: skip
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(BUDGETS, [str(b) for b in BUDGETS])
-        axis.set_xlabel("euros spent on labels")
-        axis.set_ylabel("gold accuracy of the reward model")
-        axis.legend(loc="lower right")
+def plot(found: dict[str, Curves], file: Path) -> None:
+    with style.new_figure(8.0, 3.6) as figure:
+        panels = figure.subplots(1, len(found), sharey=True)
+        for axis, (name, curves) in zip(panels, found.items(), strict=True):
+            _panel(axis, name, curves)
+        panels[0].set_ylabel("gold accuracy of the reward model")
+        panels[-1].legend(loc="lower right")
         style.title(
             figure, "What the same money buys", f"mean of {len(SEEDS)} seeds; bars: standard errors"
         )
         style.save(figure, file)
     print(f"plot: {file}")
+
+
+def _panel(axis: Any, name: str, curves: Curves) -> None:
+    for i, side in enumerate(SIDES):
+        mean = [float(np.mean(curves[side][b])) for b in BUDGETS]
+        error = [np.std(curves[side][b], ddof=1) / len(SEEDS) ** 0.5 for b in BUDGETS]
+        axis.errorbar(
+            [b * 1.02 ** (i - 1) for b in BUDGETS], mean, error, label=side,
+            color=style.PALETTE[i], marker=style.MARKERS[i], markersize=4, capsize=2,
+            linewidth=1.5,
+        )  # fmt: skip
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(BUDGETS, [str(b) for b in BUDGETS])
+    axis.set_xlabel("euros spent on labels")
+    axis.set_title(name)
 
 
 def main() -> None:
@@ -159,14 +173,21 @@ def main() -> None:
     made.add_argument("--ai-price", type=float, default=0.1)
     args = made.parse_args()
     pool, heldout = answers(args.out, args.pool, args.heldout)
-    study = Study(pool, heldout, {"person": args.human_price, "model": args.ai_price})
-    curves: dict[str, dict[int, list[float]]] = {
-        side: {
-            b: [study.accuracy(study.bought(side, b, s), s).value for s in SEEDS] for b in BUDGETS
+    prices = {"person": args.human_price, "model": args.ai_price}
+    found: dict[str, Curves] = {}
+    for name, judge in JUDGES.items():
+        study = Study(pool, heldout, prices, judge)
+        found[name] = {
+            side: {
+                b: [study.accuracy(study.bought(side, b, s), s).value for s in SEEDS]
+                for b in BUDGETS
+            }
+            for side in SIDES
         }
-        for side in SIDES
-    }
-    report(study, curves, args.out)
+        print(f"\n{name}: {judge}; people: {HUMAN}; euros a label: {prices}\n")
+        report(study, found[name])
+    (args.out / "label-money.json").write_text(json.dumps(found, indent=1))
+    plot(found, args.out / "label-money.png")
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class Answers:
         self.states = np.split(states, ends)
 
     def differences(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of all C pairs that gold decides: [C, H] states, better less worse, and [C] the prompt."""
+        """Of all C pairs that gold decides: [C, H] states, better less worse; [C] the prompt."""
         found, prompts = [], []
         for i, (gold, states) in enumerate(zip(self.gold, self.states, strict=True)):
             for a, b in combinations(range(len(gold)), 2):
@@ -195,7 +195,7 @@ def gold_accuracy(heads: np.ndarray, heldout: Answers) -> Interval:
     return weighted_proportion(right, clusters=prompt.tolist())
 
 
-# -- whole reward models, by a recipe ---------------------------------------------------------------
+# -- whole reward models, by a recipe --------------------------------------------------------------
 
 
 def row_of(group: Group, comparisons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
