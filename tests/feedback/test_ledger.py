@@ -211,7 +211,7 @@ def fill(file: Path) -> None:
         store.add_items(
             Item(i, Prompt(i, (Message("user", f"question {i}"),)), answers, "c") for i in truth
         )
-        store.add_labels(labels)
+        store.add_labels(labels, add_labellers="person")
         store.add_expense(Expense("platform fee", Cost(money=3.0), "c"))
 
 

@@ -161,7 +161,9 @@ def test_the_chosen_come_first_in_the_queue(tmp_path: Path, ensemble: Path) -> N
     file = str(tmp_path / "labels.db")
     with Store.open(file) as store:
         store.add_items(items(8))
-        store.add_labels([Label("l1", "i0", "anna", "ranking", ranks=(1.0, 2.0))])
+        store.add_labels(
+            [Label("l1", "i0", "anna", "ranking", ranks=(1.0, 2.0))], add_labellers="person"
+        )
     dry = json.loads(run(file, "--model", str(ensemble), "--n", "2", "--dry-run", "--json"))
     assert dry["written"] is False
     chosen = json.loads(run(file, "--model", str(ensemble), "--n", "2", "--json"))["items"]
@@ -188,11 +190,12 @@ def test_unsure_items_are_asked_about_again(tmp_path: Path) -> None:
     with Store.open(file) as store:
         store.add_items(items(3))
         said = {"i0": (1, 1, 1), "i1": (1, 1, 0), "i2": (1, 1, 1)}
-        store.add_labels(
+        labels = [
             Label(f"{item}-{k}", item, f"p{k}", "ranking", ranks=(1.0, 2.0) if x else (2.0, 1.0))
             for item, votes in said.items()
             for k, x in enumerate(votes)
-        )
+        ]
+        store.add_labels(labels, add_labellers="person")
     assert json.loads(run(file, "--by", "posterior", "--n", "1", "--json"))["items"] == ["i1"]
 
 

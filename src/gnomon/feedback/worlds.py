@@ -271,14 +271,16 @@ class Pilot:
         return said, _told(like, without, self._side, self.weights, said[0])
 
     def win_difference(self, items: int, per_item: int, errors: float) -> float:
-        """With plain items instead of those that lean the other way, the win rate moves by less
-        than the truth does: by the mean of |2 vote - 1| over items that lean."""
+        """Items lean to one side more often, the plainer the more: their weights are multiplied by
+        1 + x t, where t = 2 (mean vote) - 1. The win rate moves by x E[t^2] / 2 then, and the truth
+        by x E|t| / 2."""
         mean = self.laws @ np.array([0.0, 0.5, 1.0])
         square = self.laws @ np.array([0.0, 0.25, 1.0])
         between = float(self.weights @ (mean - 0.5) ** 2)
         within = float(self.weights @ (square - mean**2)) / per_item
+        lean = np.abs(2.0 * mean - 1.0)
+        kept = float(self.weights @ lean**2) / max(float(self.weights @ lean), 1e-12)
         leans = float(self.weights @ (self._side != 0.5))
-        kept = float(self.weights @ np.abs(2.0 * mean - 1.0)) / max(leans, 1e-12)
         found = errors * math.sqrt((between + within) / items) / max(kept, 1e-12)
         return found if found <= 0.5 * leans else math.inf
 
