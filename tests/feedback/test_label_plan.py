@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from gnomon.cli.label_plan import plan
 from gnomon.cli.main import app
 from gnomon.errors import ConfigError
-from gnomon.feedback.agreement import Units, alpha, vote_units
+from gnomon.feedback.agreement import Level, Units, alpha, vote_units
 from gnomon.feedback.plan import (
     Design,
     Prices,
@@ -81,7 +81,7 @@ def test_a_world_that_cannot_be_is_refused(bad: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])
-def test_alpha_of_a_study_is_the_librarys(level: str) -> None:
+def test_alpha_of_a_study_is_the_librarys(level: Level) -> None:
     counts = counts_of(study(World(0.8, 0.1, 0.2), 60, 5, 3, seed=1))
     both = np.vstack([counts, counts[:, ::-1]]).astype(int)
     expected = krippendorff.alpha(
@@ -123,7 +123,7 @@ def test_the_interval_is_as_wide_as_forecast_and_covers() -> None:
 
 
 def test_a_detectable_win_rate_is_seen_four_times_in_five() -> None:
-    from scipy.special import ndtri
+    from scipy.special import ndtri  # type: ignore[import-untyped]
 
     world, design = World(0.75, 0.05, 0.1), Design(150, 6, 2)
     lean = float(ndtri(0.5 + forecast(world, design, **QUICK).win_difference))  # type: ignore[arg-type]
@@ -217,8 +217,7 @@ def test_a_pilot_of_pandalm_forecasts_its_other_items(shared_data: Path) -> None
     drawn = []
     for _ in range(150):
         chosen = [items[i] for i in rng.integers(len(items), size=300)]
-        said = np.array(chosen) * 2
-        drawn.append(study_alpha(counts_of(said.astype(int)), "nominal"))
+        drawn.append(study_alpha(counts_of((np.array(chosen) * 2).astype(int)), "nominal"))
     whole = alpha(
         vote_units(
             Vote(str(i), str(k), 0, 1, x) for i, row in enumerate(items) for k, x in enumerate(row)

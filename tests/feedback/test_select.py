@@ -24,7 +24,7 @@ from gnomon.feedback.select import (
     posterior_entropy,
     uncertainty,
 )
-from gnomon.feedback.store import Store
+from gnomon.feedback.store import Campaign, Store
 from gnomon.records import Message, Prompt, Response
 
 
@@ -154,7 +154,7 @@ def test_a_model_is_read_as_a_judge_reads_it(ensemble: Path) -> None:
 def run(*args: str) -> str:
     done = CliRunner().invoke(app, ["label", "next", *args], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    return done.output
+    return done.stdout
 
 
 def test_the_chosen_come_first_in_the_queue(tmp_path: Path, ensemble: Path) -> None:
@@ -170,8 +170,6 @@ def test_the_chosen_come_first_in_the_queue(tmp_path: Path, ensemble: Path) -> N
     assert chosen == dry["items"]
     assert "i0" not in chosen  # it has a label
     with Store.open(file) as store:
-        from gnomon.feedback.store import Campaign
-
         store.set_campaign(Campaign("c"))
         store.people.add("ben")
         given = []
@@ -196,7 +194,14 @@ def test_unsure_items_are_asked_about_again(tmp_path: Path) -> None:
             for k, x in enumerate(votes)
         ]
         store.add_labels(labels, add_labellers="person")
+        store.set_campaign(Campaign("c", overlap=3))
+        store.people.add("dora")
+        assert store.queue.assign("dora", "c") is None  # three have judged each
     assert json.loads(run(file, "--by", "posterior", "--n", "1", "--json"))["items"] == ["i1"]
+    with Store.open(file) as store:
+        assignment = store.queue.assign("dora", "c")
+        assert assignment is not None
+        assert assignment.item == "i1"
 
 
 def test_bad_requests_name_the_cure(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def next_items(
             # the highest number first; everything else of the campaign back to 0
             place = {id: float(len(chosen) - i) for i, id in enumerate(chosen)}
             opened.queue.set_priority({item.id: place.get(item.id, 0.0) for item in items})
+            if by == "posterior":
+                opened.queue.set_overlap(_one_more(opened, chosen, campaign))
     if as_json:
         say(json.dumps({"by": by, "items": chosen, "written": not dry_run}, indent=2))
         return
@@ -96,7 +98,7 @@ def _unlabelled(
 
 
 def _unsure(store: Store, items: list[Item], n: int, campaign: str | None) -> list[str]:
-    """Items whose labels leave most open; each gets one labeller more than it has."""
+    """Items whose labels leave most open, the least sure first."""
     from gnomon.feedback.consensus import consensus, gold_pairs
     from gnomon.feedback.select import posterior_entropy
 
@@ -107,3 +109,13 @@ def _unsure(store: Store, items: list[Item], n: int, campaign: str | None) -> li
     beliefs = [(item, b.probability) for (item, _, _), b in found.beliefs.items()]
     order, _ = posterior_entropy(beliefs, [item.id for item in items])
     return order[:n]
+
+
+def _one_more(store: Store, chosen: list[str], campaign: str | None) -> dict[str, int | None]:
+    """How many labellers items need, so that each is given to one more than it has had."""
+    asked = set(chosen)
+    seen: dict[str, set[str]] = {id: set() for id in chosen}
+    for label in store.labels(campaign, standing=True):
+        if label.item in asked:
+            seen[label.item].add(label.labeller)
+    return {id: len(who) + 1 for id, who in seen.items()}
