@@ -152,25 +152,31 @@ def _found(
 
 
 def _table(found: list[Forecast], wish: Wish, hours: bool) -> Table:
+    """A column for each design, the one to take first."""
     from rich.table import Table
 
-    table = Table(title="The first row is the one to take" if len(found) > 1 else None)
-    heads = (
-        *("items", "labels each", "labels", "euros", *(["hours"] if hours else [])),
-        *("alpha", "its interval's width", "win rate: shows", "agreement: shows"),
-        *("consensus right", "majority right", "labels a person", "error of their accuracy", ""),
-    )
-    for head in heads:
-        table.add_column(head, justify="right")
+    table = Table(title="The first column is the one to take" if len(found) > 1 else None)
+    table.add_column("items")
     for f in found:
-        table.add_row(
-            str(f.design.items), str(f.design.per_item), str(f.labels), f"{f.money:.0f}",
-            *([f"{f.hours:.1f}"] if hours else []),
-            _text(f.alpha), _text(f.alpha_width), _text(f.win_difference),
-            _text(f.agreement_difference), _text(f.sure), _text(f.majority),
-            f"{f.labels_each:.0f}", _text(f.ability_error),
-            "misses" if wish.missed(f) else "",
-        )  # fmt: skip
+        table.add_column(str(f.design.items), justify="right")
+    rows: list[tuple[str, list[str]]] = [
+        ("labels on each", [str(f.design.per_item) for f in found]),
+        ("labels", [str(f.labels) for f in found]),
+        ("euros", [f"{f.money:.0f}" for f in found]),
+        ("hours", [f"{f.hours:.1f}" for f in found]),
+        ("alpha", [_text(f.alpha) for f in found]),
+        ("width of its interval", [_text(f.alpha_width) for f in found]),
+        ("win rate: shows", [_text(f.win_difference) for f in found]),
+        ("agreement: shows", [_text(f.agreement_difference) for f in found]),
+        ("consensus right", [_text(f.sure) for f in found]),
+        ("majority right", [_text(f.majority) for f in found]),
+        ("labels a person", [f"{f.labels_each:.0f}" for f in found]),
+        ("error of their accuracy", [_text(f.ability_error) for f in found]),
+        ("meets the wish", ["no" if wish.missed(f) else "yes" for f in found]),
+    ]
+    for name, cells in rows:
+        if (name != "hours" or hours) and (name != "meets the wish" or len(found) > 1):
+            table.add_row(name, *cells)
     return table
 
 
