@@ -337,14 +337,20 @@ def run_ledger(run: RunView) -> LabelCosts:
         for stage in run.stages
         for name, raw in stage.info.judges.items()
     ]
-    for c in run.calibrations:
-        lines.append(
-            CostLine(who=c.judge, kind="judge", stage="calibration", version=c.version,
-                     labels=c.labels, errors=c.errors, seconds=c.seconds, tokens=c.tokens,
-                     money=c.money)
-        )  # fmt: skip
+    spent = sum(line.money for line in lines)  # on labels; the rest is on measuring
+    lines += [
+        CostLine(who=c.judge, kind="judge", stage="calibration", version=c.version,
+                 labels=c.labels, errors=c.errors, seconds=c.seconds, tokens=c.tokens,
+                 money=c.money)
+        for c in run.calibrations
+    ]  # fmt: skip
+    lines += [
+        CostLine(who=e.judge, kind="judge", stage=f"eval {e.suite}", version=e.judge_version,
+                 labels=e.n, errors=e.errors, seconds=e.seconds, tokens=e.tokens, money=e.money)
+        for e in run.results
+        if e.judge
+    ]  # fmt: skip
     out = LabelCosts(source=str(run.path), lines=lines, made=now())
-    spent = sum(line.money for line in lines if line.stage != "calibration")
     for stage in run.stages:
         held = stage.info.held_out
         if stage.info.algorithm == "reward_model" and "accuracy" in held:

@@ -124,7 +124,12 @@ def random_order(n: int, seed: int = 0) -> list[int]:
 def _spread(features: Floats, weight: Floats, n: int, seed: int) -> list[int]:
     """k-means++ seeding: each next item with a chance of weight x squared distance to the nearest
     one that was chosen already."""
-    from sklearn.cluster import kmeans_plusplus  # type: ignore[import-untyped]
+    try:
+        from sklearn.cluster import kmeans_plusplus  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise ConfigError(
+            "choosing by diversity needs scikit-learn: pip install 'gnomon-rlhf[label]'"
+        ) from error
 
     weight = weight / weight.max() + 1e-6 if weight.max() > 0 else np.ones_like(weight)
     distinct = len(np.unique(features, axis=0))
