@@ -16,7 +16,7 @@ import pytest
 import gnomon
 
 ROOMS = (
-    *("records", "errors", "files", "usercode", "plugins", "console"),
+    *("records", "errors", "files", "usercode", "plugins", "console", "web"),
     *("stats", "recipe", "losses", "data", "models", "rollout", "sandbox", "judges", "agents"),
     *("tasks", "runs", "evals", "audit", "report", "view", "feedback", "algorithms"),
     *("train", "stages"),
@@ -26,7 +26,7 @@ ROOMS = (
 STANDARD_ONLY = ("sandbox",)
 """Rooms that import the standard library and themselves, nothing else."""
 TORCH_FREE = (
-    *("records", "errors", "files", "usercode", "plugins", "console"),
+    *("records", "errors", "files", "usercode", "plugins", "console", "web"),
     *("recipe", "stats", "sandbox", "judges.protocol", "judges.build", "judges.verifiers"),
     *("evals.table", "evals.evaluate", "audit", "report", "view", "feedback"),
     *("algorithms.registry", "cli"),

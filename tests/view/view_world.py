@@ -14,7 +14,7 @@ from gnomon.runs.records import STAGE, Manifest, StageInfo
 from gnomon.runs.rows import MetricsStore, SampleStore
 from gnomon.stats.intervals import Interval
 from gnomon.view.app import make_app
-from gnomon.view.guard import Guard
+from gnomon.web.guard import Guard
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'&"
 STEPS = 40

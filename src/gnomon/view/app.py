@@ -10,7 +10,7 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
@@ -27,6 +27,7 @@ from gnomon.view.ballots import Ballots, order
 from gnomon.view.library import Library, Opened
 from gnomon.view.samples import ORDERS, Filter, Samples
 from gnomon.view.sides import contest, sides
+from gnomon.web.forms import read_form
 
 LONGEST_NAME = 60
 _LARGEST_FORM = 16 * 1024
@@ -236,7 +237,7 @@ def static(name: str) -> Response:
 
 
 def make_app(folder: Path) -> FastAPI:
-    """The pages over a folder of runs; see :class:`gnomon.view.guard.Guard` for who may see them.
+    """The pages over a folder of runs; see :class:`gnomon.web.guard.Guard` for who may see them.
 
     Raises:
         DataError: the folder is not there.
@@ -278,12 +279,9 @@ def _form(taken: Callable[[Mapping[str, str]], Response]) -> Callable[..., Await
     """A form, no larger than any of ours."""
 
     async def endpoint(request: Request) -> Response:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > _LARGEST_FORM:
-                return Response("the form is too large", 413)
-        fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
+        fields = await read_form(request, _LARGEST_FORM)
+        if fields is None:
+            return Response("the form is too large", 413)
         return await run_in_threadpool(taken, {key: values[-1] for key, values in fields.items()})
 
     return endpoint

@@ -38,12 +38,20 @@ class Guard:
         app: what they reach then.
         names: what the server is called, besides ``localhost`` and its own addresses.
         token: wanted of everybody, when it is given: once in a link, then in a cookie.
+        command: what serves the pages, for the messages.
     """
 
-    def __init__(self, app: ASGIApp, names: Iterable[str] = (), token: str | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        names: Iterable[str] = (),
+        token: str | None = None,
+        command: str = "gnomon view",
+    ) -> None:
         self._app = app
         self._names = {"localhost", socket.gethostname().lower(), *(n.lower() for n in names)}
         self._token = token
+        self._command = command
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,8 +74,8 @@ class Guard:
         host = headers.get("host", "")
         if not self._is_ours(host, scope):
             return PlainTextResponse(
-                "This server has another name: use the address that gnomon view printed, or start "
-                "it with --allow-host NAME.", 421)  # fmt: skip
+                f"This server has another name: use the address that {self._command} printed, or "
+                "start it with --allow-host NAME.", 421)  # fmt: skip
         if scope["method"] not in ("GET", "HEAD") and not _is_same_site(headers, host):
             return PlainTextResponse("Another page sent this; nothing was written.", 403)
         return None if self._token is None else self._without_token(scope, headers)
@@ -88,7 +96,7 @@ class Guard:
             response.set_cookie(cookie, self._token, httponly=True, samesite="lax")
             return response
         return PlainTextResponse(
-            "A token is needed: open the whole link that gnomon view printed.", 401
+            f"A token is needed: open the whole link that {self._command} printed.", 401
         )
 
     def _is_ours(self, host: str, scope: Scope) -> bool:

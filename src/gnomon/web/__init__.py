@@ -1,0 +1,1 @@
+"""What every server of pages needs: a socket to listen on, and a guard at the door."""
