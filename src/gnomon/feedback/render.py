@@ -1,0 +1,287 @@
+"""What models and people wrote, as HTML that can do nothing: Markdown, code and maths.
+
+Markdown is read with HTML off (so that a tag is shown as it was written), maths becomes MathML, and
+what comes out passes a sanitiser whatever happened before. Nothing is left out: what cannot be seen
+or would turn text around is shown by its number, a link is followed by where it leads, an image is
+its address, a long text is folded but whole, and where Markdown would swallow words the text is
+shown as it was written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from html import unescape
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from gnomon.errors import ConfigError
+
+try:
+    import nh3
+    from latex2mathml.converter import convert as mathml
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+    from mdit_py_plugins.dollarmath import dollarmath_plugin
+    from mdit_py_plugins.texmath import texmath_plugin
+except ImportError as missing:
+    raise ConfigError(
+        f"showing texts to labellers needs a package that is not installed ({missing}): "
+        "pip install 'gnomon-rlhf[label]'"
+    ) from missing
+
+HEAD = 6_000
+"""Characters of a text that are shown at once; the rest is folded."""
+FORMATTED = 40_000
+"""Characters that are read as Markdown; the rest is shown as it was written."""
+LONGEST = 400_000
+"""Characters that a page holds; the whole of a longer text has a page of its own."""
+_LONGEST_FORMULA = 2_000
+
+_HTML_TAGS = {
+    *("p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a"),
+    *("h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td", "span", "div"),
+}
+_MATH_TAGS = {
+    *("math", "mi", "mo", "mn", "mrow", "mfrac", "msqrt", "mroot", "msup", "msub", "msubsup"),
+    *("mover", "munder", "munderover", "mtable", "mtr", "mtd", "mtext", "mspace", "mpadded"),
+    *("mphantom", "mstyle", "menclose", "mmultiscripts", "mprescripts", "none"),
+}
+_MATH_ATTRIBUTES = {
+    *("display", "displaystyle", "mathvariant", "stretchy", "fence", "separator", "form"),
+    *("accent", "accentunder", "columnalign", "rowspacing", "columnspacing", "linethickness"),
+    *("lspace", "rspace", "minsize", "maxsize", "scriptlevel", "notation", "width"),
+}
+_CLEANER = nh3.Cleaner(
+    tags=_HTML_TAGS | _MATH_TAGS,
+    attributes={
+        "a": {"href"},
+        "ol": {"start"},
+        "code": {"class"},
+        "span": {"class"},
+        "div": {"class", "tabindex", "role", "aria-label"},
+        "pre": {"tabindex"},
+        "*": set(),
+        **dict.fromkeys(_MATH_TAGS, _MATH_ATTRIBUTES),
+    },
+    url_schemes={"http", "https", "mailto"},
+    link_rel="noopener noreferrer nofollow ugc",
+)
+_TAG = re.compile(r"</?\s*([^\s/>]*)")
+_KEPT = {"\t", "\n"}
+_TURNING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+_UNSEEN = {0x200B, 0x2060, 0xFEFF, 0x00AD, 0x180E, *range(0x2061, 0x2065), *range(0x206A, 0x2070)}
+
+
+def _names() -> dict[int, str]:
+    """What is shown in place of every character that is unseen or changes how others look."""
+    controls = {c: chr(0x2400 + c) for c in range(0x20) if chr(c) not in _KEPT} | {0x7F: "\u2421"}
+    others = {*range(0x80, 0xA0), *_TURNING, *_UNSEEN, 0x2028, 0x2029}
+    others |= {*range(0xD800, 0xE000), *range(0xE0000, 0xE0080), 0xFFFE, 0xFFFF}
+    return controls | {c: f"⟨U+{c:04X}⟩" for c in others}
+
+
+_SHOWN = _names()
+
+
+def visible(text: str) -> str:
+    """The text with every control character, direction override, unseen character and lone
+    surrogate shown by a sign or its number; line ends are ``\\n``."""
+    return text.replace("\r\n", "\n").translate(_SHOWN)
+
+
+def plain(text: str) -> Markup:
+    """A text as it was written, escaped."""
+    return escape(visible(text))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A text on a page.
+
+    Attributes:
+        head: as HTML, at once.
+        rest: as HTML, behind a fold; None where the head is all.
+        length: characters of the whole text.
+        hidden: how many of them are behind the fold.
+        beyond: how many are only on the text's own page.
+    """
+
+    head: Markup
+    rest: Markup | None = None
+    length: int = 0
+    hidden: int = 0
+    beyond: int = 0
+
+
+@lru_cache(maxsize=256)
+def show(text: str) -> Shown:
+    """A text as Markdown, folded where it is long, and plain where it is very long."""
+    if len(text) <= HEAD + HEAD // 4:  # a fold that hides a line or two annoys
+        return Shown(markdown(text), length=len(text))
+    cut = _place(text, HEAD)
+    formatted, kept = text[cut:FORMATTED], text[max(cut, FORMATTED) : LONGEST]
+    rest = markdown(formatted)
+    if kept:
+        rest += Markup('<pre class="plain" tabindex="0">{}</pre>').format(visible(kept))
+    beyond = max(0, len(text) - LONGEST)
+    return Shown(markdown(text[:cut]), rest, len(text), len(text) - cut, beyond)
+
+
+def _place(text: str, limit: int) -> int:
+    """Where to cut: after the last paragraph, line or word before the limit, else at it."""
+    for end in ("\n\n", "\n", " "):
+        found = text.rfind(end, limit // 2, limit)
+        if found >= 0 and text[:found].count("```") % 2 == 0:
+            return found + len(end)
+    return limit
+
+
+def markdown(text: str) -> Markup:
+    """Markdown as sanitised HTML; as it was written, where it is costly or would lose words."""
+    source = visible(text)
+    html = None if _is_costly(source) else _rendered(source)
+    return html or Markup('<pre class="plain" tabindex="0">{}</pre>').format(source)
+
+
+def _rendered(source: str) -> Markup | None:
+    said: dict[str, int] = {"formulas": 0}
+    try:
+        raw = _MARKDOWN.render(source, said)
+    except (RecursionError, ValueError, IndexError):
+        return None
+    html = visible(_CLEANER.clean(raw))  # an entity may have brought a character back
+    marks = sum(_words(found) for found in _MARKS.findall(source))
+    missing = _words(source) - marks - said["formulas"] - _words(unescape(_text(html)))
+    return None if missing > 0 else Markup(html)
+
+
+_MARKS = re.compile(r"^[\s>*+-]*(?:\d+[.)]\s+)+|&#?\w+;", re.MULTILINE)
+"""Numbers of lists and entities: what is shown of them is something else."""
+
+
+def _words(text: str) -> int:
+    """How many letters and digits it has."""
+    return sum(map(str.isalnum, text))
+
+
+def _text(html: str) -> str:
+    return re.sub(r"<[^>]*>", "", html)
+
+
+_DELIMITERS = re.compile(r"[\[\]*_`~$<>!\\|&]")
+_BLOCKS = re.compile(r"\\[\[(]|\$\$")
+_MOST_DELIMITERS, _MOST_BLOCKS = 1_500, 400
+
+
+def _is_costly(text: str) -> bool:
+    """Whether a paragraph has so many delimiters, or a text so many formulas, that the
+    parser, which takes the square of their number, would need seconds."""
+    if len(text) < _MOST_BLOCKS:
+        return False
+    if len(_BLOCKS.findall(text)) > _MOST_BLOCKS:
+        return True
+    return any(len(_DELIMITERS.findall(part)) > _MOST_DELIMITERS for part in text.split("\n\n"))
+
+
+def formula(source: str, block: bool = False) -> str:
+    """LaTeX as MathML; as it was written, where it cannot be read or says more than maths."""
+    shown = ""
+    if len(source) <= _LONGEST_FORMULA:
+        try:
+            shown = mathml(source, display="block" if block else "inline")
+        except Exception:  # whatever a parser of strangers' LaTeX trips over
+            shown = ""
+    tags = {tag.lower() for tag in _TAG.findall(shown)}
+    if not shown or tags - _MATH_TAGS or " href=" in shown or "\\" in _text(shown):
+        return f'<code class="tex">{escape(source.strip())}</code>'
+    return shown
+
+
+def _parser() -> MarkdownIt:
+    parser = MarkdownIt("js-default", {"html": False, "linkify": False, "maxNesting": 20})
+    dollarmath_plugin(
+        parser, allow_labels=False, allow_digits=False, allow_space=False, double_inline=True
+    )
+    texmath_plugin(parser, delimiters="brackets")
+    for name in ("math_inline", "math_inline_double", "math_block", "math_block_eqno"):
+        parser.add_render_rule(name, _formula)
+    parser.disable("reference")  # definitions of links would not be shown
+    parser.add_render_rule("image", _image)
+    parser.add_render_rule("heading_open", _heading)
+    parser.add_render_rule("heading_close", _heading)
+    parser.add_render_rule("fence", _code)
+    parser.add_render_rule("code_block", _code)
+    parser.add_render_rule("table_open", _table_open)
+    parser.add_render_rule("table_close", _table_close)
+    parser.core.ruler.push("where", _where)
+    return parser
+
+
+def _formula(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
+    token = tokens[i]
+    env["formulas"] += _words(token.content)
+    shown = formula(token.content, block=token.type != "math_inline")
+    if not token.block:
+        return shown
+    number = f" ({escape(token.info)})" if token.type == "math_block_eqno" else ""
+    told = 'tabindex="0" role="group" aria-label="formula"'
+    return f'<div class="formula" {told}>{shown}{number}</div>\n'
+
+
+def _heading(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
+    """A heading two levels below the page's own."""
+    level = min(6, int(tokens[i].tag[1]) + 2)
+    return f"<h{level}>" if tokens[i].nesting == 1 else f"</h{level}>\n"
+
+
+def _image(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
+    """An image is not fetched: its words and its address."""
+    address = str(tokens[i].attrGet("src") or "")
+    title = str(tokens[i].attrGet("title") or "")
+    words = f"[image: {tokens[i].content}] ({address}{f' “{title}”' if title else ''})"
+    return f'<span class="image">{escape(words)}</span>'
+
+
+def _code(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
+    token = tokens[i]
+    name = token.info.strip()
+    told = f'<div class="language">{escape(name)}</div>' if name else ""
+    return f'{told}<pre tabindex="0"><code>{escape(token.content)}</code></pre>\n'
+
+
+def _table_open(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
+    return '<div class="scroll" tabindex="0" role="group" aria-label="table"><table>'
+
+
+def _table_close(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
+    return "</table></div>\n"
+
+
+def _where(state: Any) -> None:
+    """After every link, where it leads."""
+    for block in state.tokens:
+        children = block.children or []
+        out: list[Token] = []
+        open_at = 0
+        for token in children:
+            if token.type == "link_open":
+                open_at = len(out)
+            out.append(token)
+            if token.type == "link_close":
+                opened = out[open_at]
+                address = str(opened.attrGet("href") or "")
+                words = "".join(t.content for t in out[open_at:])
+                title = str(opened.attrGet("title") or "")
+                if address and address.removeprefix("mailto:") != words:
+                    told = Token("text", "", 0)
+                    told.content = f" ({address}{f' “{title}”' if title else ''})"
+                    out.append(told)
+        if block.children is not None:
+            block.children = out
+
+
+_MARKDOWN = _parser()
