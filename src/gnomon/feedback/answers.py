@@ -252,21 +252,28 @@ def _number(text: str) -> float | None:
 
 
 def same_judgement(a: Label, b: Label) -> bool:
-    """Whether two labels say the same; how long it took does not count."""
-    return _said(a) == _said(b)
+    """Whether two labels say the same."""
+    return judgement(a) == judgement(b)
 
 
-def _said(label: Label) -> Label:
-    return replace(label, id="", at="", cost=Cost(), replaces=None, guideline="")
+def judgement(label: Label) -> tuple[Any, ...]:
+    """All that a label says; when it was said, and how long it took, do not count."""
+    return (
+        label.kind, label.ranks, label.ratings, label.approvals, label.edit, label.confidence,
+        label.tags, label.comment, label.flag,
+    )  # fmt: skip
 
 
-def fields_of(label: Label) -> Form:
-    """A label as the form that it came from."""
+def fields_of(label: Label, shown: Sequence[int]) -> Form:
+    """A label as the form that it came from.
+
+    Args:
+        shown: the order of the responses on the page that is made now.
+    """
     fields: Form = {"comment": [label.comment], "flag": [label.flag], "tag": list(label.tags)}
     if label.confidence is not None:
         near = min(CONFIDENCES, key=lambda c: abs(float(c[0]) - (label.confidence or 0.0)))
         fields["confidence"] = [near[0]]
-    shown = label.shown or tuple(range(max(map(len, (label.ranks, label.ratings, label.approvals)))))
     for place, i in enumerate(shown, start=1):
         if label.kind == "ranking":
             fields[f"rank_{place}"] = [f"{label.ranks[i]:g}"]
@@ -286,16 +293,18 @@ def fields_of(label: Label) -> Form:
 
 def in_words(label: Label) -> str:
     """What a label says, in a few words; answers by the numbers that they had on the page."""
-    place = {i: str(p) for p, i in enumerate(label.shown or range(len(label.ranks)), start=1)}
+    count = max(map(len, (label.ranks, label.ratings, label.approvals)))
+    shown = label.shown or tuple(range(count))
+    place = {i: str(p) for p, i in enumerate(shown, start=1)}
     if label.kind == "ranking":
         tiers: dict[float, list[str]] = {}
         for i, rank in enumerate(label.ranks):
             tiers.setdefault(rank, []).append(place.get(i, "?"))
         return " > ".join(" = ".join(sorted(tiers[rank])) for rank in sorted(tiers))
     if label.kind == "rating":
-        given = [label.ratings[i] for i in label.shown]
+        given = [label.ratings[i] for i in shown]
         return ", ".join("–" if value is None else f"{value:g}" for value in given)
     if label.kind == "approval":
         return ", ".join({True: "good", False: "bad", None: "–"}[label.approvals[i]]
-                         for i in label.shown)  # fmt: skip
+                         for i in shown)  # fmt: skip
     return {"edit": "rewritten", "all_bad": "all bad", "skip": "skipped"}[label.kind]
