@@ -81,13 +81,10 @@ class Visitor:
         assert answered.status_code == 200, answered.text
         return str(answered.text)
 
-    def post(
-        self, path: str, fields: Mapping[str, Any] | Sequence[tuple[str, str]], **more: Any
-    ) -> Any:
-        headers = {"content-type": "application/x-www-form-urlencoded"} | more.pop("headers", {})
-        return self.client.post(
-            path, content=urlencode(fields, doseq=True), headers=headers, **more
-        )
+    def post(self, path: str, fields: Mapping[str, Any], **headers: str) -> Any:
+        kind = {"content-type": "application/x-www-form-urlencoded"}
+        body = urlencode(fields, doseq=True)
+        return self.client.post(path, content=body, headers=kind | headers)
 
     def answer(self, page: str | None = None, **fields: Any) -> Any:
         """Send the form of a page with what is filled in."""

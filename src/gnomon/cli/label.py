@@ -10,6 +10,7 @@ from gnomon.cli.label_believe import believe
 from gnomon.cli.label_cost import cost
 from gnomon.cli.label_next import next_items
 from gnomon.cli.label_plan import plan
+from gnomon.cli.label_serve import invite, serve
 
 label_app = typer.Typer(
     no_args_is_help=True, help="Labels of people: ask, store, believe, count the cost."
@@ -26,3 +27,5 @@ label_app.command("believe")(believe)
 label_app.command("plan")(plan)
 label_app.command("next")(next_items)
 label_app.command("cost")(cost)
+label_app.command("serve")(serve)
+label_app.command("invite")(invite)

@@ -141,7 +141,7 @@ def leave(request: Request, desk: OnDesk, sent: Sent) -> Response:
     desk.store.people.revoke(secret=auth.session_of(request))
     answer = desk.page(
         "message.html.j2", heading="See you", back="",
-        message="This browser is signed out; your answers are kept. To go on, open your link again.",
+        message="This browser is signed out; your answers are kept. To go on, open your link.",
     )  # fmt: skip
     answer.delete_cookie(auth.cookie_name(request))
     return answer

@@ -1,9 +1,9 @@
 """Who is asking: links and invitations that let people in, cookies that keep them in, their roles.
 
 A token is a random secret with its use in front (``once-...``, ``link-...``, ``session-...``). The
-store keeps the SHA-256 of the whole: neither the store nor a copy of it lets anybody in, and a token
-of one use cannot be passed off as one of another. What a form must hold against forgery is derived
-from the cookie, which no other page can read.
+store keeps the SHA-256 of the whole: neither the store nor a copy of it lets anybody in, and a
+token of one use cannot be passed off as one of another. What a form must hold against forgery is
+derived from the cookie, which no other page can read.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def peek(store: Store, token: str) -> Access:
     found = store.people.access(token) if kind in ("once", "link") else None
     if found is None:
         raise Refused(
-            "This link lets nobody in: it is incomplete, has expired, or was revoked. Open the whole "
-            "link as it was sent to you, or ask for a new one.", 401)  # fmt: skip
+            "This link lets nobody in: it is incomplete, has expired, or was revoked. Open the "
+            "whole link as it was sent to you, or ask for a new one.", 401)  # fmt: skip
     if kind == "once" and found.used is not None:
         raise Refused(
             "This invitation was for one use, and it has been used. If that was you, go on in the "
