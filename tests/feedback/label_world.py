@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -41,6 +43,15 @@ def questions(count: int = 3, size: int = 2, campaign: str = "pilot") -> list[It
     ]  # fmt: skip
 
 
+@cache
+def _blank() -> bytes:
+    """An empty store; making one runs the migrations, which takes longer than a test."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "blank.db"
+        Store.open(file).close()
+        return file.read_bytes()
+
+
 def write_store(
     file: Path,
     items: Sequence[Item] | None = None,
@@ -50,10 +61,11 @@ def write_store(
     **about: Any,
 ) -> Store:
     """A store with one campaign, ``pilot``, with guidelines ``v1``."""
+    file.write_bytes(_blank())
     store = Store.open(file)
     store.add_guideline(Guideline("v1", GUIDELINE))
-    campaign = {"overlap": 2, "guideline": "v1", "settings": dict(settings or {})} | about
-    store.set_campaign(Campaign("pilot", **campaign))
+    campaign: dict[str, Any] = {"overlap": 2, "guideline": "v1", **about}
+    store.set_campaign(Campaign("pilot", settings=dict(settings or {}), **campaign))
     store.add_items(questions() if items is None else items)
     for name in people:
         store.add_labeller(name)
@@ -69,8 +81,10 @@ class Visitor:
         self.client = TestClient(
             Guard(self.app), base_url="http://localhost", follow_redirects=False
         )
+        self.session = app.get("token", "")
         if name:
             self.session = auth.issue(store, "session", name, role)  # type: ignore[arg-type]
+        if self.session:
             self.client.cookies.set("gnomon-label-80", self.session)
 
     def get(self, path: str, **more: Any) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 import threading
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
-import gnomon
 from gnomon.feedback.auth import Paces, Refused, Who
 from gnomon.feedback.render import visible
 from gnomon.feedback.store import Campaign, Store
@@ -23,6 +23,17 @@ class Notice:
 
     words: str
     kind: str = ""
+
+
+@cache
+def templates() -> Environment:
+    """The templates of the app; all text in them is escaped."""
+    made = Environment(
+        loader=PackageLoader("gnomon.feedback"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters["visible"] = visible
+    return made
 
 
 class Desk:
@@ -48,12 +59,6 @@ class Desk:
         self.failures = Paces(burst=10, rate=1 / 30)
         self.locks = Locks()
         self.admin = False
-        self._templates = Environment(
-            loader=PackageLoader("gnomon.feedback"), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
-        self._templates.filters["visible"] = visible
-        self._templates.globals.update(version=gnomon.__version__, who=None, notices=())
 
     def page(
         self,
@@ -64,7 +69,7 @@ class Desk:
         **shown: Any,
     ) -> HTMLResponse:
         """A template as an answer; texts in it are escaped."""
-        made = self._templates.get_template(template)
+        made = templates().get_template(template)
         text = made.render(who=who, notices=notices, admin_pages=self.admin, **shown)
         return HTMLResponse(text.encode("utf-8", "replace"), status)
 

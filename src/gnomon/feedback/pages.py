@@ -232,7 +232,7 @@ class Progress:
 
     @property
     def words(self) -> str:
-        return f"{self.done} of {self.of}"
+        return f"{self.done} of {self.of} done"
 
     @property
     def skipped(self) -> int:

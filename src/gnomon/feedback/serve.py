@@ -46,13 +46,12 @@ class LabelServer(Server):
         if campaign is not None:
             self.store.campaign(campaign)
         app = make_app(self.store, campaign)
-        super().__init__(
-            Guard(app, [host, *names], command="gnomon label serve"), listen(host, port)
-        )
+        guarded = Guard(app, [host, *names], command="gnomon label serve")
+        super().__init__(guarded, listen(host, port))
         self.links = [("labellers", link(self.address, app.state.desk.joining))]
         for role in ("adjudicator", "admin"):
             self.store.add_labeller(role, "person", role)
-            token = auth.issue(self.store, "link", role, role, campaign=campaign)  # type: ignore[arg-type]
+            token = auth.issue(self.store, "link", role, role, campaign=campaign)
             self.links.append((role, link(self.address, token)))
 
 
