@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 from gnomon.errors import DataError
 from gnomon.feedback.auth import Form, first
 from gnomon.feedback.records import Item, Label
+from gnomon.feedback.render import for_field
 from gnomon.records import Cost
 
 Ask = Literal["ranking", "rating", "approval", "edit"]
@@ -196,7 +197,7 @@ def _edit(fields: Form, item: Item, task: Task, shown: Sequence[int]) -> dict[st
     if not text.strip():
         raise Unfinished("write a better answer, or skip the question")
     same = [p for p, i in enumerate(shown, start=1)
-            if text.strip() == lines(item.responses[i].text).strip()]  # fmt: skip
+            if text.strip() == for_field(item.responses[i].text).strip()]  # fmt: skip
     if same:
         raise Unfinished(f"this is answer {same[0]} as it was: change it, or skip the question")
     return {"kind": "edit", "edit": text}
@@ -205,13 +206,8 @@ def _edit(fields: Form, item: Item, task: Task, shown: Sequence[int]) -> dict[st
 _READERS = {"ranking": _ranking, "rating": _rating, "approval": _approval, "edit": _edit}
 
 
-def lines(text: str) -> str:
-    """With the line ends that a browser's text field knows."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
 def _words(fields: Form, name: str, longest: int) -> str:
-    text = lines(first(fields, name)).strip("\n" if name == "edit" else None)
+    text = first(fields, name).replace("\r\n", "\n").strip("\n" if name == "edit" else None)
     if len(text) > longest:
         raise Unfinished(f"the {name} has {len(text):,} characters; at most {longest:,} are kept")
     return text

@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from markupsafe import Markup
 
 from gnomon.feedback import schema as t
-from gnomon.feedback.answers import Ask, Task, fields_of, in_words, lines, order
+from gnomon.feedback.answers import Ask, Task, fields_of, in_words, order
 from gnomon.feedback.assignments import DONE
 from gnomon.feedback.auth import Form
 from gnomon.feedback.records import Item, Label
-from gnomon.feedback.render import Shown, markdown, show, visible
+from gnomon.feedback.render import Shown, for_field, markdown, show, visible
 from gnomon.feedback.rows import read_label
 from gnomon.feedback.store import Store
 from gnomon.records import Message
@@ -113,6 +113,7 @@ def question(
     filled: defaultdict[str, Any] = defaultdict(str)
     filled |= {name: values[-1] for name, values in (fields or {}).items() if values}
     filled["tags"] = list((fields or {}).get("tag", ()))
+    filled |= {name: for_field(filled[name]) for name in ("comment", "edit")}
     if task.ask == "edit" and not filled["edit"]:
         filled["edit"] = answers[0].source
     return Question(
@@ -132,8 +133,7 @@ def _answer(item: Item, place: int, i: int) -> Answer:
     response = item.responses[i]
     messages = response.messages
     turns = _turns(messages, f"/label/{item.id}/whole/{place}", named=len(messages) > 1)
-    source = lines(response.text).encode("utf-8", "replace").decode()
-    return Answer(place, turns, source)
+    return Answer(place, turns, for_field(response.text))
 
 
 def _turns(messages: Sequence[Message], address: str, named: bool) -> list[Turn]:

@@ -85,6 +85,7 @@ def _names() -> dict[int, str]:
 
 
 _SHOWN = _names()
+_GONE = dict.fromkeys(_SHOWN)
 
 
 def visible(text: str) -> str:
@@ -93,9 +94,10 @@ def visible(text: str) -> str:
     return text.replace("\r\n", "\n").translate(_SHOWN)
 
 
-def plain(text: str) -> Markup:
-    """A text as it was written, escaped."""
-    return escape(visible(text))
+def for_field(text: str) -> str:
+    """The text as somebody edits it: without what :func:`visible` shows by a sign or number, since
+    a text field would show nothing of it, and with the line ends of a text field."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").translate(_GONE)
 
 
 @dataclass(frozen=True)
