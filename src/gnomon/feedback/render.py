@@ -213,13 +213,12 @@ def _parser() -> MarkdownIt:
         parser.add_render_rule(name, _formula)
     parser.disable("reference")  # definitions of links would not be shown
     parser.add_render_rule("image", _image)
-    parser.add_render_rule("heading_open", _heading)
-    parser.add_render_rule("heading_close", _heading)
     parser.add_render_rule("fence", _code)
     parser.add_render_rule("code_block", _code)
     parser.add_render_rule("table_open", _table_open)
     parser.add_render_rule("table_close", _table_close)
     parser.core.ruler.push("where", _where)
+    parser.core.ruler.push("levels", _levels)
     return parser
 
 
@@ -232,12 +231,6 @@ def _formula(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any)
     number = f" ({escape(token.info)})" if token.type == "math_block_eqno" else ""
     told = 'tabindex="0" role="group" aria-label="formula"'
     return f'<div class="formula" {told}>{shown}{number}</div>\n'
-
-
-def _heading(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
-    """A heading two levels below the page's own."""
-    level = min(6, int(tokens[i].tag[1]) + 2)
-    return f"<h{level}>" if tokens[i].nesting == 1 else f"</h{level}>\n"
 
 
 def _image(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
@@ -261,6 +254,17 @@ def _table_open(self: Any, tokens: Sequence[Token], i: int, options: Any, env: A
 
 def _table_close(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
     return "</table></div>\n"
+
+
+def _levels(state: Any) -> None:
+    """Headings from the third level on, none deeper by more than one than that before it."""
+    above, level = 2, 3
+    for token in state.tokens:
+        if token.type == "heading_open":
+            level = min(6, above + 1, int(token.tag[1]) + 2)
+            above = level
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{level}"
 
 
 def _where(state: Any) -> None:

@@ -82,7 +82,8 @@ form.addEventListener("submit", async (event) => {
   const button = event.submitter ?? $("#save");
   button.setAttribute("aria-busy", "true");
   try {
-    const answer = await fetch(form.action, {
+    const answer = await fetch(form.getAttribute("action"), {  // form.action is the button of that name
+    
       method: "POST", body: fields(button), headers: { Accept: "application/json" } });
     const said = await answer.json();
     if (answer.ok) { location.assign(said.next); return; }
@@ -158,7 +159,8 @@ if (board) {
 }
 function drag(chip, place) {
   let start = null;
-  const zone = (event) => document.elementsFromPoint(event.clientX, event.clientY).map((one) => one.closest("#board [data-rank]")).find(Boolean);
+  const zone = (event) => document.elementsFromPoint(event.clientX, event.clientY)
+    .filter((one) => one !== chip).map((one) => one.closest("#board [data-rank]")).find(Boolean);
   const mark = (to) => { for (const one of board.querySelectorAll("[data-rank]")) one.classList.toggle("over", one === to); };
   chip.addEventListener("pointerdown", (event) => {
     if (event.button) return;
