@@ -138,7 +138,7 @@ def label(served: Served, seen: Seen, name: str, each: int) -> None:
     at = f"http://127.0.0.1:{served.port}"
     token = urlsplit(served.joining).query.partition("token=")[2]
     with httpx.Client(base_url=at, timeout=120) as client:
-        send(client, seen, "join", "/join", {"token": token, "name": name})
+        name = join(client, seen, token, name)
         for _ in range(each):
             page = get(client, seen)
             path = re.search(r'action="(/label/\w+)"', page)
@@ -158,6 +158,23 @@ def label(served: Served, seen: Seen, name: str, each: int) -> None:
                 send(client, seen, "again", path[1], fields)
                 with seen.lock:
                     seen.twice += 1
+
+
+def join(client: httpx.Client, seen: Seen, token: str, name: str) -> str:
+    """Join under a pseudonym; under another where the answer to the first was cut off."""
+    while True:
+        sent = seen.resent
+        try:
+            send(client, seen, "join", "/join", {"token": token, "name": name})
+            return name
+        except Taken:
+            if sent == seen.resent:
+                raise
+            name += "-again"
+
+
+class Taken(RuntimeError):
+    """A pseudonym that is somebody's."""
 
 
 def get(client: httpx.Client, seen: Seen) -> str:
@@ -197,6 +214,8 @@ def note(seen: Seen, what: str, answered: httpx.Response) -> None:
     """Count a refusal; all but "too fast" end the run."""
     with seen.lock:
         seen.refused[f"{what} {answered.status_code}"] += 1
+    if answered.status_code == 422 and "somebody already" in answered.text:
+        raise Taken(answered.text[-600:])
     if answered.status_code != 429:
         raise RuntimeError(f"{what}: {answered.status_code} {answered.text[-600:]}")
     time.sleep(float(answered.headers["Retry-After"]))

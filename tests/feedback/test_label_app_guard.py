@@ -74,6 +74,11 @@ def store(tmp_path):
         yield opened
 
 
+def team_link(store) -> str:
+    store.add_labeller(auth.NEWCOMERS, "program")
+    return auth.issue(store, "join", auth.NEWCOMERS)
+
+
 # -- what models and people wrote -----------------------------------------------------------------
 
 
@@ -180,7 +185,7 @@ def test_code_tables_and_maths_are_what_they_are():
 
 def test_anybody_joins_by_the_link_under_a_pseudonym_that_is_free(store):
     visitor = Visitor(store)
-    token = visitor.app.state.desk.joining
+    token = team_link(store)
     assert "Begin" in visitor.page(f"/join?token={token}")
     for name, words_ in (("ann", "somebody already"), ("ANN", "somebody already"),
                          ("", "pseudonym of 1"), ("x" * 61, "pseudonym of 1"),
@@ -196,6 +201,12 @@ def test_anybody_joins_by_the_link_under_a_pseudonym_that_is_free(store):
     assert "Secure" not in cookie
     assert item_of(visitor.page())
     assert "heron" in store.labellers()
+    later = Visitor(store)  # another server: the link goes on
+    assert later.post("/join", {"token": token, "name": "owl"}).status_code == 303
+    store.people.revoke(labeller=auth.NEWCOMERS)
+    assert later.post("/join", {"token": token, "name": "rook"}).status_code == 401
+    assert later.get("/label").status_code == 200  # who has joined stays
+    token = team_link(store)
     tls = visitor.post("/join", {"token": token, "name": "emu"}, **{"x-forwarded-proto": "https"})
     assert "Secure" in tls.headers["set-cookie"]
 
@@ -311,7 +322,7 @@ def test_every_answer_forbids_what_the_pages_do_not_need(store):
 
 def test_guessing_links_is_slowed_down_by_address(store):
     visitor = Visitor(store)
-    good = visitor.app.state.desk.joining
+    good = team_link(store)
     status = [visitor.get(f"/join?token=once-{i}").status_code for i in range(14)]
     assert status == [401] * 10 + [429] * 4
     answered = visitor.get(f"/join?token={good}")

@@ -30,12 +30,11 @@ def serve(
 ) -> None:
     """Serve a store's questions to people in a browser, and keep what they say.
 
-    It prints a link for each role. With the labellers' link anybody joins under a pseudonym of
-    their own, for as long as this program runs; the others are good for 30 days. Somebody who shall
-    have a link of their own gets one by gnomon label invite. Every answer is on the disk before the
-    next question is shown, so that the program can be stopped (Ctrl-C) or killed at any time. There
-    is no encryption: beyond one machine use a private network or a proxy with TLS (and give its
-    name with --allow-host). See docs/labelling.md.
+    It prints a link for each role, good for 30 days. With the labellers' link anybody joins under a
+    pseudonym of their own; gnomon label invite makes a link for one person. Every answer is on the
+    disk before the next question is shown, so that the program can be stopped (Ctrl-C) or killed at
+    any time. There is no encryption: beyond one machine use a private network or a proxy with TLS
+    (and give its name with --allow-host). See docs/labelling.md.
     """
     from gnomon.feedback.serve import LabelServer
 

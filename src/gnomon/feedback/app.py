@@ -7,7 +7,6 @@ Whoever adds pages to it writes an ``APIRouter``, whose functions take :data:`au
 
 from __future__ import annotations
 
-import hmac
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -60,7 +59,11 @@ def begin(request: Request, desk: OnDesk, sent: Plain) -> Response:
     token, name = first(sent, "token"), first(sent, "name").strip()
     labeller = _whose(request, desk, token)
     try:
-        session = _join(desk, name) if labeller is None else auth.enter(desk.store, token)
+        if labeller is None:
+            campaign = auth.peek(desk.store, token).campaign
+            session = auth.issue(desk.store, "session", _newcomer(desk, name), campaign=campaign)
+        else:
+            session = auth.enter(desk.store, token)
     except DataError as error:
         return _welcome(request, desk, token, name=name, problem=str(error), status=422)
     if old := auth.session_of(request):
@@ -101,23 +104,16 @@ def _whose(request: Request, desk: Desk, token: str) -> str | None:
             429,
             wait,
         )
-    if hmac.compare_digest(token.encode("utf-8", "replace"), desk.joining.encode()):
-        return None
     try:
-        if token.startswith("join-"):
-            raise Refused(
-                "This link ended when the server was started anew. Ask for the present one. If you "
-                "have begun, go on in the browser in which you did.",
-                401,
-            )
-        return auth.peek(desk.store, token).labeller
+        found = auth.peek(desk.store, token)
     except Refused:
         desk.failures.take(address)
         raise
+    return None if token.startswith("join-") else found.labeller
 
 
-def _join(desk: Desk, name: str) -> str:
-    """A session of a new labeller under a pseudonym of their own.
+def _newcomer(desk: Desk, name: str) -> str:
+    """A new labeller under a pseudonym of their own.
 
     Raises:
         DataError: the pseudonym cannot be, or is somebody's.
@@ -132,7 +128,7 @@ def _join(desk: Desk, name: str) -> str:
                 "began, or ask for an invitation; else take another pseudonym."
             )
         desk.store.add_labeller(name, "person", "labeller")
-    return auth.issue(desk.store, "session", name, campaign=desk.campaign)
+    return name
 
 
 @router.post("/leave")

@@ -27,7 +27,9 @@ from gnomon.feedback.rows import now
 from gnomon.feedback.store import Store
 from gnomon.web.forms import read_form
 
-TokenKind = Literal["once", "link", "session"]
+TokenKind = Literal["once", "link", "join", "session"]
+NEWCOMERS = "newcomers"
+"""Whose the links are with which anybody joins under a pseudonym of their own."""
 SESSION_DAYS = 30
 _RANK = {role: i for i, role in enumerate(get_args(Role))}
 _LARGEST_FORM = 1024 * 1024
@@ -83,7 +85,7 @@ def issue(
 
     Args:
         kind: ``once`` is used up by the first who joins with it; ``link`` is good for any number of
-            browsers; ``session`` is what a cookie holds.
+            browsers; ``join`` for any number of people; ``session`` is what a cookie holds.
         campaign: the only one that it opens.
         days: how long it is good for; None for ever.
     """
@@ -108,7 +110,7 @@ def peek(store: Store, token: str) -> Access:
         Refused: nothing (any more), and why, where that is known.
     """
     kind = token.partition("-")[0]
-    found = store.people.access(token) if kind in ("once", "link") else None
+    found = store.people.access(token) if kind in ("once", "link", "join") else None
     if found is None:
         raise Refused(
             "This link lets nobody in: it is incomplete, has expired, or was revoked. Open the "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 from dataclasses import dataclass
 from functools import cache
@@ -44,8 +43,6 @@ class Desk:
         campaign: the only one that is served; None for all.
 
     Attributes:
-        joining: the token of the link with which anybody joins as a labeller under a pseudonym of
-            their own; new whenever the app is made.
         paces: of every labeller's requests.
         failures: of links that let nobody in, by address.
         admin: whether there are pages for those who run the collection, at ``/admin``.
@@ -54,7 +51,6 @@ class Desk:
     def __init__(self, store: Store, campaign: str | None = None) -> None:
         self.store = store
         self.campaign = campaign
-        self.joining = f"join-{secrets.token_urlsafe(32)}"
         self.paces = Paces(burst=200, rate=10)
         self.failures = Paces(burst=10, rate=1 / 30)
         self.locks = Locks()

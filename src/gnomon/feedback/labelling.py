@@ -191,16 +191,13 @@ def keep(request: Request, desk: OnDesk, who: Asking, item: str, sent: Sent) -> 
 def _keep(desk: Desk, who: Who, label: Label, late: bool) -> str:
     """Write a label, as a correction where they said something before; which note to show."""
     store = desk.store
-    before = store.label(label.id)
+    before, old = store.label(label.id), _standing(desk, who, label.item)
     if before is not None:
         if (before.labeller, before.item) != (label.labeller, label.item):
             raise Refused("This form is not one of ours. Nothing was written.", 400)
-        if answers.same_judgement(before, label):
+        if old is None or answers.same_judgement(old, label):
             return "twice"
-        label = replace(label, id=digest("again", label.id, *answers.judgement(label)))
-        if store.label(label.id) is not None:
-            return "twice"
-    old = _standing(desk, who, label.item)
+        label = replace(label, id=digest("again", old.id, *answers.judgement(label)))
     store.add_labels([replace(label, replaces=old.id if old else None)])
     return "changed" if old else "late" if late else ""
 

@@ -48,7 +48,9 @@ class LabelServer(Server):
         app = make_app(self.store, campaign)
         guarded = Guard(app, [host, *names], command="gnomon label serve")
         super().__init__(guarded, listen(host, port))
-        self.links = [("labellers", link(self.address, app.state.desk.joining))]
+        self.store.add_labeller(auth.NEWCOMERS, "program")
+        token = auth.issue(self.store, "join", auth.NEWCOMERS, campaign=campaign)
+        self.links = [("labellers", link(self.address, token))]
         for role in ("adjudicator", "admin"):
             self.store.add_labeller(role, "person", role)
             token = auth.issue(self.store, "link", role, role, campaign=campaign)
