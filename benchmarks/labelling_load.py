@@ -1,6 +1,6 @@
 """Fifty people label at once, and the server is killed in the middle: is anything lost or doubled?
 
-    python benchmarks/labelling_load.py [--people 50] [--each 20] [--store postgresql://...]
+    python benchmarks/labelling_load.py [--people 50] [--each 20] [--think 0] [--store postgresql://...]
 
 Starts ``gnomon label serve`` as its own process over a new store. Each simulated labeller joins by
 the link, then asks for a question, saves a draft, and sends the answer, over HTTP, as fast as the
@@ -30,6 +30,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import psutil
 
 from gnomon.feedback.identity import make_item
 from gnomon.feedback.records import Label
@@ -57,7 +58,7 @@ class Served:
 
     def __init__(self, store: str) -> None:
         self.store = store
-        self.port = 0
+        self.port, self.cpu = 0, 0.0
         self.start()
 
     def start(self) -> None:
@@ -73,6 +74,8 @@ class Served:
         self.port = urlsplit(self.joining).port or 0
 
     def kill(self) -> None:
+        used = psutil.Process(self.process.pid).cpu_times()
+        self.cpu += used.user + used.system
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -82,20 +85,21 @@ def main() -> None:
     asked.add_argument("--people", type=int, default=50)
     asked.add_argument("--each", type=int, default=20)
     asked.add_argument("--store", default="", help="a PostgreSQL URL; a new SQLite file without it")
+    asked.add_argument("--think", type=float, default=0.0, help="mean seconds before an answer")
     asked.add_argument("--no-kill", action="store_true")
     given = asked.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = given.store or str(Path(folder) / "labels.db")
-        run(store, given.people, given.each, not given.no_kill)
+        run(store, given.people, given.each, not given.no_kill, given.think)
 
 
-def run(store: str, people: int, each: int, kill: bool) -> None:
-    make(store, items=max(10, people * each // 3), overlap=3)
+def run(store: str, people: int, each: int, kill: bool, think: float = 0.0) -> None:
+    make(store, items=max(10, people * each // 2), overlap=3)
     served, seen = Served(store), Seen()
     want = people * each
     start = time.perf_counter()
     with ThreadPoolExecutor(people) as pool:
-        done = [pool.submit(label, served, seen, f"sim-{i}", each) for i in range(people)]
+        done = [pool.submit(label, served, seen, f"sim-{i}", each, think) for i in range(people)]
         if kill:
             while len(seen.acknowledged) < want // 2 and not all(d.done() for d in done):
                 time.sleep(0.01)
@@ -109,6 +113,9 @@ def run(store: str, people: int, each: int, kill: bool) -> None:
     with Store.open(store, create=False) as opened:
         problems = check(seen, list(opened.labels("load")))
     report(seen, people, wall, kill, problems)
+    share = 1000 * served.cpu / want
+    print(f"the server: {served.cpu:.1f} s of CPU, {share:.0f} ms an answer")
+    print(f"the machine: a load of {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores")
     if problems:
         sys.exit(1)
 
@@ -132,7 +139,7 @@ def make(store: str, items: int, overlap: int) -> None:
         )  # fmt: skip
 
 
-def label(served: Served, seen: Seen, name: str, each: int) -> None:
+def label(served: Served, seen: Seen, name: str, each: int, think: float) -> None:
     """One person's work."""
     chance = random.Random(name)
     at = f"http://127.0.0.1:{served.port}"
@@ -150,6 +157,7 @@ def label(served: Served, seen: Seen, name: str, each: int) -> None:
                 "seconds": f"{chance.random():.2f}",
             }
             send(client, seen, "draft", path[1].replace("/label/", "/draft/"), fields)
+            time.sleep(chance.expovariate(1 / think) if think else 0)
             fields |= {"action": "save", "comment": f"{name} {chance.random()}"}
             send(client, seen, "answer", path[1], fields)
             with seen.lock:
@@ -167,13 +175,13 @@ def join(client: httpx.Client, seen: Seen, token: str, name: str) -> str:
         try:
             send(client, seen, "join", "/join", {"token": token, "name": name})
             return name
-        except Taken:
+        except TakenError:
             if sent == seen.resent:
                 raise
             name += "-again"
 
 
-class Taken(RuntimeError):
+class TakenError(RuntimeError):
     """A pseudonym that is somebody's."""
 
 
@@ -215,7 +223,7 @@ def note(seen: Seen, what: str, answered: httpx.Response) -> None:
     with seen.lock:
         seen.refused[f"{what} {answered.status_code}"] += 1
     if answered.status_code == 422 and "somebody already" in answered.text:
-        raise Taken(answered.text[-600:])
+        raise TakenError(answered.text[-600:])
     if answered.status_code != 429:
         raise RuntimeError(f"{what}: {answered.status_code} {answered.text[-600:]}")
     time.sleep(float(answered.headers["Retry-After"]))
