@@ -5,7 +5,7 @@ The command line prints these without a traceback; anything else is a bug and ke
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -30,7 +30,15 @@ class RunError(GnomonError):
 
 
 class Pending(RunError):  # noqa: N818 - nothing went wrong
-    """A judge that has not answered yet: the message says who has to answer, and how to resume."""
+    """A judge that has not answered yet: the message says who has to answer, and how to resume.
+
+    ``left`` says what is still missing, and nothing ("") once all of it is there; None where nobody
+    can tell.
+    """
+
+    def __init__(self, message: str, left: Callable[[], str] | None = None) -> None:
+        super().__init__(message)
+        self.left = left
 
 
 class RunStopped(RunError):  # noqa: N818 - nothing went wrong

@@ -38,6 +38,7 @@ from gnomon.runs.probes import Probes
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.records import Evals, StageInfo
 from gnomon.runs.rows import Column, SampleRow
+from gnomon.runs.spotchecks import SpotCheck
 from gnomon.stats.intervals import Interval
 
 SHARE = 5
@@ -107,6 +108,7 @@ class Evidence:
             trained reward graded.
         results: of the evals of this policy; none of these either.
         calibrations: of the run's judges.
+        spotcheck: what people said of the best-rewarded samples.
     """
 
     run: str
@@ -125,6 +127,7 @@ class Evidence:
     changes: Sequence[SuiteChange] = ()
     results: Sequence[EvalResult] = ()
     calibrations: Sequence[Calibration] = ()
+    spotcheck: SpotCheck = field(default_factory=SpotCheck)
 
     @property
     def algorithm(self) -> str:
@@ -285,6 +288,7 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
         ],
         results=[r for r in run.results if r.model == stage.name and stands_apart(r, trained)],
         calibrations=run.calibrations,
+        spotcheck=next((c for c in run.spotchecks if c.stage == stage.name), SpotCheck()),
     )
     return found, problems + unread
 

@@ -17,14 +17,16 @@ from gnomon.records import Group, Judgement
 if TYPE_CHECKING:
     from gnomon.models.save import LoadedReward
 
-HUMAN, AI = "human_queue", "ai"
-"""The builtins that ask people, and a language model."""
+HUMAN, PEOPLE, AI = "human_queue", "people", "ai"
+"""The builtins that ask people: by files, and through a store of labels; and a language model."""
+ASK_PEOPLE = (HUMAN, PEOPLE)
 BUILTIN: Mapping[str, str] = {
     "gold": "gnomon.tasks.tunnel.gold:GoldReward",
     "correct": "gnomon.tasks.tunnel.gold:CorrectReward",
     "leaky": "gnomon.tasks.tunnel.loopholes:LeakyReward",
     "consensus": "gnomon.tasks.tunnel.loopholes:ConsensusReward",
     HUMAN: "gnomon.judges.human:HumanQueue",
+    PEOPLE: "gnomon.feedback.people_judge:PeopleJudge",
     AI: "gnomon.judges.ai:AIJudge",
     "maths": "gnomon.judges.verifiers.rewards:maths",
     "exact": "gnomon.judges.verifiers.rewards:exact",
@@ -113,8 +115,10 @@ def one_judge(
         return function_reward(spec.function, base, spec.options, spec.label)
     name, options = str(spec.builtin), dict(spec.options)
     check_builtin(name)
-    if name == HUMAN and queue is not None:
+    if name in ASK_PEOPLE and queue is not None:
         options["folder"] = queue
+    if name == PEOPLE:
+        options["base"] = base
     if name == AI:
         options |= {"base": base, "answers": None if answers is None else answers / spec.label}
     try:

@@ -32,6 +32,7 @@ from gnomon.runs.records import (
     read_recipe,
 )
 from gnomon.runs.rows import Column, MetricsStore, SampleRow, SampleStore
+from gnomon.runs.spotchecks import SPOTCHECK_FOLDER, SpotCheck
 
 R = TypeVar("R", bound=JsonFile)
 
@@ -84,6 +85,7 @@ class RunView:
     gates: Gates = field(default_factory=lambda: Gates({}))
     results: tuple[EvalResult, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
+    spotchecks: tuple[SpotCheck, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -125,6 +127,7 @@ def read_run(path: str | Path, stage: StageReader | None = None) -> RunView:
         gates=_read(Gates, path / GATES, problems),
         results=tuple(_all(EvalResult, path / EVAL_FOLDER, problems)),
         calibrations=tuple(_all(Calibration, path / CALIBRATION_FOLDER, problems)),
+        spotchecks=tuple(_all(SpotCheck, path / SPOTCHECK_FOLDER, problems)),
         problems=tuple(problems),
     )
 
