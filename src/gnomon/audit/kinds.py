@@ -14,7 +14,7 @@ Kind = Literal["trained", "truth", "judge", "asked", "verifier", "other"]
 people's; ``verifier``: a program that nothing was trained on; ``other``: not a reward, or nobody
 knows which."""
 Entry = Mapping[str, Any]
-OPINIONS = ("ai", "human_queue")
+OPINIONS = ("ai", "human_queue", "people")
 """Builtin rewards that ask a language model, or people."""
 
 

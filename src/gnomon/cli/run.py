@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gnomon.console import announce, complain, say, show
-from gnomon.errors import ConfigError, GateClosed
+from gnomon.errors import ConfigError, GateClosed, GnomonError, Pending
+from gnomon.files import first_line
 
 if TYPE_CHECKING:
     from gnomon.recipe.schema import Recipe
+
+
+WAIT_SECONDS = 5.0
+"""Between two looks at whether people have answered."""
 
 
 def run(
@@ -42,6 +49,14 @@ def run(
             "what holds on all of them. With --resume, those done already are kept."
         ),
     ] = None,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait",
+            help="Where people judge: wait until their labels are there and go on, instead of "
+            "pausing. Ctrl-C pauses.",
+        ),
+    ] = False,
 ) -> None:
     """Run a recipe's stages in order and write its report.
 
@@ -60,12 +75,14 @@ def run(
     parsed = load_recipe(recipe, overrides or [])
     base = recipe.absolute().parent
     check_names(parsed, base)
+    if wait and (dry_run or seeds is not None):
+        raise ConfigError("--wait goes with a run of one seed")
     if seeds is not None:
         _run_seeds(parsed, seeds, base, dry_run, not no_code, resume)
     elif dry_run:
         _plan(parsed, base, not no_code)
     else:
-        finish(_run(parsed, base, resume))
+        finish(_run_and_wait(parsed, base, resume) if wait else _run(parsed, base, resume))
 
 
 def quickstart(
@@ -143,6 +160,45 @@ def _run(recipe: Recipe, base: Path, resume: bool) -> Path:
     except GateClosed:
         finish(RunFolder(recipe).path)
         raise
+
+
+def _run_and_wait(recipe: Recipe, base: Path, resume: bool) -> Path:
+    """Run it, waiting for people wherever it pauses for them; it is saved while it waits."""
+    while True:
+        try:
+            return _run(recipe, base, resume)
+        except Pending as pause:
+            if pause.left is None:
+                raise
+            complain("waiting", "yellow", str(pause))
+            wait_for(pause, pause.left, WAIT_SECONDS)
+            resume = True
+
+
+def wait_for(pause: Pending, left: Callable[[], str], every: float) -> None:
+    """Return once nothing is left to answer; whenever what is left changes, say it.
+
+    A store that cannot be reached for a while is asked again.
+
+    Raises:
+        Pending: Ctrl-C was pressed.
+    """
+    shown = None
+    try:
+        while now := _said(left):
+            if now != shown:
+                announce(f"left: {now}")
+                shown = now
+            time.sleep(every)
+    except KeyboardInterrupt:
+        raise pause from None
+
+
+def _said(left: Callable[[], str]) -> str:
+    try:
+        return left()
+    except GnomonError as error:
+        return f"not known: {first_line(error)}"
 
 
 def _plan(recipe: Recipe, base: Path, code: bool) -> None:

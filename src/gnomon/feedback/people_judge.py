@@ -72,9 +72,9 @@ class PeopleJudge(Judge):
     """Asks people through a store's labelling app; see :class:`PeopleOptions`.
 
     With ``kind: ranking`` a judgement has comparisons, and as a response's score the share of them
-    that it won; with ``rating`` and ``approval`` scores, the mean of what people gave it. Who judged,
-    when, what they wrote and what it cost is in it. A prompt that was skipped by as many people as
-    are asked has no comparison, or an error as its score.
+    that it won; with ``rating`` and ``approval`` scores, the mean of what people gave it. Who
+    judged, when, what they wrote and what it cost is in it. A prompt that was skipped by as many
+    people as are asked has no comparison, or an error as its score.
 
     Args:
         base: the folder that relative files start from.
@@ -173,10 +173,10 @@ class PeopleJudge(Judge):
 
     def _ask(self, items: Sequence[Item]) -> None:
         """Put items into the store; what is there already stays as it is."""
-        from gnomon.feedback.store import Store
+        from gnomon.feedback.opening import open_store
 
         if items:
-            with Store.open(self.store) as store:
+            with open_store(self.store, create=True) as store:
                 self._set_up(store)
                 store.add_items(items)
         make_folder(self.folder)
@@ -195,9 +195,7 @@ class PeopleJudge(Judge):
             guideline = f"{Path(self.options.guideline).name} {_short_hash(text)}"
             store.add_guideline(Guideline(guideline, text))
         settings = {**own.settings, "kind": self.options.kind}
-        changed = replace(
-            own, overlap=self.options.overlap, guideline=guideline, settings=settings
-        )
+        changed = replace(own, overlap=self.options.overlap, guideline=guideline, settings=settings)
         if changed != own or self.campaign not in known:
             store.set_campaign(changed)
 
@@ -240,9 +238,9 @@ class PeopleJudge(Judge):
 
     def _read(self, known: Round) -> tuple[list[Item], list[Label]]:
         """All items of the campaign with their standing labels: people are calibrated on all."""
-        from gnomon.feedback.store import Store
+        from gnomon.feedback.opening import open_store
 
-        with Store.open(known.store, create=False) as store:
+        with open_store(known.store) as store:
             items = list(store.items(known.campaign))
             labels = list(store.labels(known.campaign, standing=True))
         gone = set(known.asked) - {item.id for item in items}
@@ -293,7 +291,8 @@ class PeopleJudge(Judge):
 
 
 def _score(value: float | None) -> Score:
-    return Score(value, error="nobody judged it: all who were asked skipped it" if value is None else None)
+    missing = "nobody judged it: all who were asked skipped it"
+    return Score(value, error=missing if value is None else None)
 
 
 def _short_hash(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a campaign's labels come to: a verdict on each item, with who said it, when and at what cost."""
+"""What a campaign's labels come to: a verdict on each item, with who, when and at what cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from gnomon.feedback.adjudication import decisions, of_labellers, settled, with_decisions
+from gnomon.feedback.adjudication import decisions, of_labellers, settled
 from gnomon.feedback.consensus import believed_groups, consensus, gold_pairs, majority
 from gnomon.feedback.records import Item, Label, standing, votes
 from gnomon.judges.protocol import total_cost, win_shares
@@ -88,7 +88,7 @@ def verdicts(
             comparisons, scores = (), _means(item, settled(said), kind)
         cost = total_cost(label.cost for label in said)
         found[item.id] = Verdict(
-            comparisons=[[c.better, c.worse, c.tie, c.weight, c.probability] for c in comparisons],
+            comparisons=_plain(comparisons),
             scores=scores,
             seconds=cost.seconds,
             money=cost.money,
@@ -105,7 +105,7 @@ def _compared(
     if method == "majority":
         believed = majority(votes(settled(labels)))
     else:
-        gold = gold_pairs(with_decisions(items, labels))
+        gold = gold_pairs(items)
         believed = consensus(votes(of_labellers(labels)), gold=gold)
     known = {item for item, _, _ in believed.beliefs}
     groups = believed_groups(items, believed)
@@ -117,6 +117,12 @@ def _compared(
     for item, group in zip(chosen, believed_groups(chosen, certain), strict=True):
         found[item.id] = group.comparisons
     return found
+
+
+def _plain(comparisons: Iterable[Comparison]) -> list[list[float]]:
+    return [
+        [float(x) for x in (c.better, c.worse, c.tie, c.weight, c.probability)] for c in comparisons
+    ]
 
 
 def _means(item: Item, labels: Iterable[Label], kind: Kind) -> list[float | None]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +173,16 @@ class HumanQueue(Judge):
                 raise RunError(f"{self.labels}, row {number}: {error}") from error
         missing = [name for name in rows if name not in judged]
         if missing:
-            raise Pending(self._request(len(rows), missing))
+            raise Pending(self._request(len(rows), missing), partial(self._left, asked))
         return [_counted(judged[name]) for name in rows]
+
+    def _left(self, asked: Sequence[Mapping[str, Any]]) -> str:
+        """What is still missing, for who waits; empty once all of it is there."""
+        try:
+            self._read(asked)
+        except Pending as pause:
+            return str(pause).split(". Read ")[0]
+        return ""
 
     def _labels(self) -> list[tuple[int, Mapping[str, Any]]]:
         if not self.labels.is_file():

@@ -108,7 +108,7 @@ def judge_kind(facts: Facts, stage: str, judge: str) -> str:
                 if reward.get(key):
                     return f"{what} {reward[key]}"
             builtin = str(reward.get("builtin"))
-            known = {"ai": "AI judge", "human_queue": "people"}
+            known = {"ai": "AI judge", "human_queue": "people", "people": "people"}
             truth = ", which knows a simulation's truth" if builtin in TRUTHS else ""
             return known.get(builtin, f"built-in {builtin}") + truth
     return "*no record*"

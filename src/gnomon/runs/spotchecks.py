@@ -67,8 +67,8 @@ class SpotCheck(Record):
         phases: the same by phase.
         drift: agreement in the last phase less that in the first.
         people: how often two people say the same of a pair; None without overlap.
-        without_noise: agreement with what people would say without noise, by Spearman's correction for
-            attenuation; None without overlap, or where people agree no more than by chance.
+        without_noise: agreement with what people would say without noise, by Spearman's correction
+            for attenuation; None without overlap, or where people agree no more than by chance.
         labellers: agreement of each labeller with the reward, by pseudonym.
         first: how often the answer shown first wins; 0.5 is without position bias.
         detectable: the smallest distance of agreement from 0.5 that so many labels show with a

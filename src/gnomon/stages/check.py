@@ -16,7 +16,7 @@ from safetensors import safe_open
 from gnomon.agents.load import environment_factory
 from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, GnomonError, ModelError
-from gnomon.judges.build import AI, HUMAN, one_judge
+from gnomon.judges.build import AI, ASK_PEOPLE, one_judge
 from gnomon.judges.function import function_reward
 from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
@@ -192,20 +192,24 @@ def _check_judging(stage: Stage) -> None:
             + ("an environment" if stage.trains else "settings.labellers")
         )
     check_engine(spec.rollout)
-    queued = [reward for reward in spec.reward if reward.builtin == HUMAN]
+    queued = [reward for reward in spec.reward if reward.builtin in ASK_PEOPLE]
+    asks = queued[0].builtin if queued else ""
     if queued and (len(spec.reward) > 1 or queued[0].weight != 1.0):
-        raise ConfigError(f"{HUMAN} judges alone, with weight 1; observe other rewards instead")
-    if any(reward.builtin == HUMAN for reward in spec.observe):
-        raise ConfigError(f"{HUMAN} cannot be observed: it would stop the run; make it the reward")
+        raise ConfigError(f"{asks} judges alone, with weight 1; observe other rewards instead")
+    for reward in spec.observe:
+        if reward.builtin in ASK_PEOPLE:
+            raise ConfigError(
+                f"{reward.builtin} cannot be observed: it would stop the run; make it the reward"
+            )
     if queued and (spec.holdout or spec.eval_data):
         raise ConfigError(
-            f"people ({HUMAN}) judge the rounds, not held-out prompts: remove holdout and "
+            f"people ({asks}) judge the rounds, not held-out prompts: remove holdout and "
             "eval_data, and let the recipe's compare look at the result"
         )
     if queued and spec.rollout.max_staleness:
-        raise ConfigError(f"{HUMAN} judges in rounds: remove rollout.max_staleness")
+        raise ConfigError(f"{asks} judges in rounds: remove rollout.max_staleness")
     if queued and spec.environment is not None:
-        raise ConfigError(f"{HUMAN} judges answers, not episodes: remove it or environment")
+        raise ConfigError(f"{asks} judges answers, not episodes: remove it or environment")
     if any(map(compares, spec.reward)) and (spec.holdout or spec.eval_data):
         raise ConfigError(
             f"reward {AI} compares answers to the same prompt, and held-out prompts are answered "
@@ -362,8 +366,11 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path, code: bool = True)
             "remove engine, url, options and max_staleness"
         )
     after = len(recipe.stages)
-    if any(reward.builtin == HUMAN for reward in spec.rewards):
-        raise ConfigError(f"{HUMAN} judges a stage's rounds and cannot be a column here; remove it")
+    for reward in spec.rewards:
+        if reward.builtin in ASK_PEOPLE:
+            raise ConfigError(
+                f"{reward.builtin} judges a stage's rounds and cannot be a column here; remove it"
+            )
     if any(map(compares, spec.rewards)):
         _check_several(rollout.samples)
     check_labels(spec.rewards, (), ())

@@ -11,7 +11,7 @@ from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.encode import Encoder
 from gnomon.data.values import Skipped, summarise_skipped
 from gnomon.errors import ConfigError, DataError
-from gnomon.judges.build import AI, HUMAN, one_judge
+from gnomon.judges.build import AI, ASK_PEOPLE, one_judge
 from gnomon.judges.protocol import judged
 from gnomon.models.save import load_reward_model
 from gnomon.recipe.schema import DataSpec, RewardSpec, StageSpec
@@ -177,7 +177,7 @@ def check_judging(
         ConfigError: it fails on more prompts than ``max_reward_errors`` allows.
     """
     for spec in [*stage.reward, *stage.observe]:
-        if spec.builtin not in (None, HUMAN, AI) and (code or own_function(spec) is None):
+        if spec.builtin not in (None, *ASK_PEOPLE, AI) and (code or own_function(spec) is None):
             tried = prompts[: TRIED_PROGRAMS if spec.builtin == "code" else TRIED_PROMPTS]
             _check(spec, tried, base, stage.max_reward_errors)
 
