@@ -90,7 +90,7 @@ def test_items_are_what_a_blind_person_may_see(ask: Any, tmp_path: Path) -> None
         (campaign,) = store.campaigns()
     assert campaign.name == "run/01-s"
     assert campaign.overlap == 2
-    assert campaign.settings["kind"] == "ranking"
+    assert campaign.settings["ask"] == "ranking"
     assert [{r.text for r in item.responses} for item in items] == [{"x", "y"}, {"u", "v"}]
     for item in items:
         assert item.prompt.meta == {}

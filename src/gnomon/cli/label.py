@@ -1,4 +1,5 @@
 """``gnomon label``: each of its commands is a file of its own."""
+"""``gnomon label``: labels of people; each command is in a file of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from gnomon.cli.label_cost import cost
 from gnomon.cli.label_next import next_items
 from gnomon.cli.label_plan import plan
 from gnomon.cli.label_serve import invite, serve
+from gnomon.cli.label_spotcheck import spotcheck
 
 label_app = typer.Typer(
     no_args_is_help=True, help="Labels of people: ask, store, believe, count the cost."
@@ -29,3 +31,4 @@ label_app.command("next")(next_items)
 label_app.command("cost")(cost)
 label_app.command("serve")(serve)
 label_app.command("invite")(invite)
+label_app.command("spotcheck")(spotcheck)

@@ -9,12 +9,14 @@ judgements, whatever was labelled meanwhile.
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field
 
@@ -57,12 +59,11 @@ class Round(Record):
     """queue/round-NNN.json: the items of a round by id, and once it is judged what became of each.
 
     Attributes:
-        store, campaign: where people are asked.
+        campaign: where people are asked.
         asked: the items' ids.
         judged: verdicts by item; empty until all labels are there.
     """
 
-    store: str = ""
     campaign: str = ""
     asked: list[str] = Field(default_factory=list)
     judged: dict[str, Verdict] = Field(default_factory=dict)
@@ -181,7 +182,7 @@ class PeopleJudge(Judge):
                 store.add_items(items)
         make_folder(self.folder)
         asked = [item.id for item in items]
-        Round(store=self.store, campaign=self.campaign, asked=asked).write(self.file)
+        Round(campaign=self.campaign, asked=asked).write(self.file)
 
     def _set_up(self, store: Store) -> None:
         """The campaign as the recipe has it; what an admin set besides is kept."""
@@ -194,7 +195,7 @@ class PeopleJudge(Judge):
             text = self._text()
             guideline = f"{Path(self.options.guideline).name} {_short_hash(text)}"
             store.add_guideline(Guideline(guideline, text))
-        settings = {**own.settings, "kind": self.options.kind}
+        settings = {**own.settings, "ask": self.options.kind}
         changed = replace(own, overlap=self.options.overlap, guideline=guideline, settings=settings)
         if changed != own or self.campaign not in known:
             store.set_campaign(changed)
@@ -240,14 +241,14 @@ class PeopleJudge(Judge):
         """All items of the campaign with their standing labels: people are calibrated on all."""
         from gnomon.feedback.opening import open_store
 
-        with open_store(known.store) as store:
+        with open_store(self.store) as store:
             items = list(store.items(known.campaign))
             labels = list(store.labels(known.campaign, standing=True))
         gone = set(known.asked) - {item.id for item in items}
         if gone:
             raise RunError(
-                f"{known.store} has not got {len(gone)} of the {len(known.asked)} items that round "
-                f"{self.number} asked about. Put the store back; or remove {self.file}, and people "
+                f"{without_password(self.store)} has not got {len(gone)} of the {len(known.asked)} "
+                f"items that round {self.number} asked about. Put the store back; or remove {self.file}, and people "
                 "are asked again."
             )
         return items, labels
@@ -257,10 +258,11 @@ class PeopleJudge(Judge):
         what = f"{total} prompts wait for people"
         if len(missing) < total:
             what = f"{len(missing)} of {total} prompts still wait for people"
+        where = without_password(self.store)
         return (
             f"round {self.number}: {what} ({sum(missing.values())} labels to give), in campaign "
-            f"{known.campaign!r} of {known.store}. Let them in with\n"
-            f"  gnomon label serve {shlex.quote(known.store)}\n"
+            f"{known.campaign!r} of {where}. Let them in with\n"
+            f"  gnomon label serve {shlex.quote(where)}\n"
             f"and when they are done resume with\n  {resume_command()}\n"
             "or have a run wait by itself: gnomon run ... --wait"
         )
@@ -297,3 +299,11 @@ def _score(value: float | None) -> Score:
 
 def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def without_password(where: str) -> str:
+    """A store as it may be shown and kept: a database's URL without its password."""
+    parts = urlsplit(where)
+    if "://" not in where or parts.password is None:
+        return where
+    return urlunsplit(parts._replace(netloc=re.sub(r":[^@]*@", "@", parts.netloc)))

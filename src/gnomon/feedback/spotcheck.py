@@ -18,7 +18,11 @@ import numpy as np
 
 from gnomon.audit.decide import detectable
 from gnomon.audit.evidence import Sample
-from gnomon.feedback.records import Label, Vote, standing, votes
+from gnomon.feedback.adjudication import settled
+from gnomon.feedback.identity import make_item
+from gnomon.feedback.records import Item, Label, Vote, standing, votes
+from gnomon.feedback.verdicts import lacking
+from gnomon.records import Message, Prompt, Response
 from gnomon.runs.records import now
 from gnomon.runs.spotchecks import PHASES, SpotCheck, SpotPair
 from gnomon.stats.intervals import Interval
@@ -173,41 +177,43 @@ def _mark(sample: Sample, seed: int = 0) -> str:
 
 def shown_order(pair: SpotPair) -> tuple[str, str]:
     """The two texts as the item has them: in an order that says nothing of the rewards."""
+    first, second = item_of(pair, "").responses
+    return first.text, second.text
 
-    def mark(text: str) -> str:
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
-    first, second = sorted((pair.best, pair.other), key=mark)
-    return first, second
+def item_of(pair: SpotPair, campaign: str) -> Item:
+    """The pair as people see it: the prompt and two texts, no rewards, no step."""
+    prompt = Prompt(pair.prompt_id, (Message("user", pair.prompt),))
+    texts = [Response((Message("assistant", text),)) for text in (pair.best, pair.other)]
+    return make_item(prompt, texts, campaign=campaign)
 
 
 # -- reading what they said -----------------------------------------------------------------------
 
 
 def read_labels(check: SpotCheck, labels: Iterable[Label]) -> SpotCheck:
-    """The record with every figure of its labels; of one person's labels of a pair the last counts.
+    """The record with every figure of its labels.
 
-    Agreement has its interval over prompts; labels of one pair count as dependent.
+    Of one person's labels of a pair the last counts, and an adjudicator's decision stands for all
+    of its pair. Agreement has its interval over prompts; labels of one pair count as dependent.
     """
     asked = {pair.item: pair for pair in check.pairs}
-    own = last_of_each(label for label in labels if label.item in asked)
+    everyone = [label for label in labels if label.item in asked]
+    own = last_of_each(everyone)
     cast: dict[str, list[Vote]] = {}
-    for vote in votes(own):
+    for vote in votes(last_of_each(settled(everyone))):
         cast.setdefault(vote.item, []).append(vote)
     pairs = [_with_votes(pair, cast.get(pair.item, [])) for pair in check.pairs]
     judged = {phase: _judged(pairs, cast, phase) for phase in PHASES}
     everything = [one for phase in PHASES for one in judged[phase]]
-    answers: dict[str, set[str]] = {}
-    for label in own:
-        answers.setdefault(label.item, set()).add(label.labeller)
     found = check.model_copy(
         update={
             "pairs": pairs,
             "read_at": now(),
             "asked": len(pairs),
-            "answered": sum(len(who) >= check.overlap for who in answers.values()),
+            "answered": len(pairs) - len(lacking([*asked], everyone, check.overlap)),
             "labels": sum(pair.labels for pair in pairs),
-            "skipped": len(own) - sum(pair.labels for pair in pairs),
+            "skipped": sum(not votes([label]) for label in own),
             "seconds": math.fsum(label.cost.seconds for label in own),
             "money": math.fsum(label.cost.money for label in own),
             "labellers": _by_labeller(pairs, cast),
