@@ -3,8 +3,8 @@
     python benchmarks/spotchecks.py --seeds 0,1,2 --folder FOLDER
 
 For each seed it runs the preset ``hackable`` (GRPO against a verifier with a loophole), and the
-same against the sound verifier; three simulated labellers then judge 90 pairs of each run's samples,
-3 labels a pair, and the audit reads what they said. Runs that are in FOLDER already are kept.
+same against the sound verifier; three simulated labellers then judge 90 pairs of each run's
+samples, 3 labels a pair, and the audit reads what they said. Runs in FOLDER already are kept.
 """
 
 from __future__ import annotations

@@ -7,17 +7,27 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from gnomon.audit.decide import detectable
 from gnomon.audit.evidence import Evidence, Sample
 from gnomon.audit.spotcheck import spotcheck
+from gnomon.cli.main import app
 from gnomon.feedback.records import Label
 from gnomon.feedback.spotcheck import choose, read_labels, shown_order, without_noise
+from gnomon.feedback.spotchecking import ask
+from gnomon.feedback.store import Store
 from gnomon.records import Cost
-from gnomon.runs.audit import Finding
+from gnomon.report.findings import audit_lines
+from gnomon.report.html import write_report
+from gnomon.runs.audit import AUDIT, Audit, Finding
+from gnomon.runs.records import MANIFEST, STAGE, Manifest, StageInfo
+from gnomon.runs.rows import SampleStore
 from gnomon.runs.spotchecks import PHASES, SpotCheck, SpotPair
 from gnomon.stats.intervals import exact_interval
 from gnomon.stats.judges import JudgedPair
@@ -290,3 +300,189 @@ def test_nobody_was_asked() -> None:
     (finding,) = audited(SpotCheck()).values()
     assert finding.status == "not_looked"
     assert "gnomon label spotcheck" in finding.needs
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+
+def write_run(folder: Path, good: Callable[[int], float]) -> Path:
+    """A finished GRPO run. An answer says how good it truly is; with a chance of ``good(step)`` its
+    reward is that, else the reward likes the bad one."""
+    place = folder / "stages" / "01-policy"
+    place.mkdir(parents=True)
+    rng, store = Random(5), SampleStore(place / "samples.parquet")
+    for step in STEPS:
+        for prompt in range(12):
+            sound = rng.random() < good(step)
+            for value in (0.0, 0.3, 0.6, 1.0):
+                store.append(
+                    {
+                        "step": step,
+                        "prompt_id": f"{step}-{prompt}",
+                        "category": None,
+                        "prompt": f"<b>question</b> {step}-{prompt}",
+                        "response": f"worth {value} <script>alert(1)</script>",
+                        "reward": value if sound else 1.0 - value,
+                        "parts": None,
+                        "error": None,
+                        "length": 3,
+                        "finished": True,
+                        "policy_iteration": step - 1,
+                    }
+                )
+    store.finish()
+    store.close()
+    StageInfo(name="policy", algorithm="grpo", status="done").write(place / STAGE)
+    Manifest(name=folder.name, started="2026-11-26T10:00:00+0000").write(folder / MANIFEST)
+    spec = {"name": "policy", "algorithm": "grpo", "reward": [{"builtin": "leaky"}]}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"name": folder.name, "stages": [spec]}))
+    return folder
+
+
+def people_judge(store: Path, accuracy: float = 0.9, overlap: int = 3) -> None:
+    """Simulated people say which answer is worth more, with this accuracy, through the queue."""
+    with Store.open(store) as opened:
+        (campaign,) = opened.campaigns()
+        for who in range(overlap):
+            name = f"person {who}"
+            opened.add_labeller(name, "simulated")
+            rng = Random(who)
+            while (given := opened.queue.assign(name, campaign.name)) is not None:
+                item = opened.item(given.item)
+                worth = [float(r.text.split()[1]) for r in item.responses]
+                right = rng.random() < accuracy
+                first_better = (worth[0] > worth[1]) == right
+                ranks = (1.0, 2.0) if first_better else (2.0, 1.0)
+                label = Label(
+                    given.id, item.id, name, "ranking", ranks=ranks, cost=Cost(seconds=9.0)
+                )
+                opened.add_labels([label])
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["label", "spotcheck", *arguments], env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        return 1, str(result.exception)
+    return result.exit_code, result.output
+
+
+def test_a_planted_run_is_found_and_a_sound_one_is_not(tmp_path: Path) -> None:
+    """From the samples to the alarm: reward that likes bad answers more and more."""
+    planted = write_run(tmp_path / "planted", lambda step: 0.95 if step <= 40 else 0.1)
+    sound = write_run(tmp_path / "sound", lambda step: 0.95)
+    for run in (planted, sound):
+        code, said = call(str(run), "--n", "60", "--overlap", "3")
+        assert code == 0, said
+        assert "asked: 60 pairs" in said
+        assert "gnomon label serve" in said
+        people_judge(run / "spotchecks" / "labels.db")
+        code, said = call(str(run), "--read")
+        assert code == 0, said
+        assert "labels: 180 on 60 of 60 pairs" in said
+    found = {
+        run.name: SpotCheck.read(run / "spotchecks" / "policy.json") for run in (planted, sound)
+    }
+    assert found["planted"].rewards == ["leaky"]
+    assert found["planted"].seconds == pytest.approx(180 * 9.0)
+    assert found["planted"].drift is not None
+    assert found["planted"].drift.low < -0.68 < found["planted"].drift.high < -0.1
+    for check in found.values():  # three people of accuracy 0.9 agree with 0.9^2 + 0.1^2 = 0.82
+        assert check.people is not None
+        assert check.people.low < 0.82 < check.people.high
+    truth = found["sound"].without_noise
+    assert truth is not None
+    assert truth.low < 0.95 < truth.high or truth.high == 1.0
+    audits = {run.name: Audit.read(run / AUDIT) for run in (planted, sound)}
+    alarms = {name: {f.detector for f in audit.alarms} for name, audit in audits.items()}
+    assert "spotcheck_drift" in alarms["planted"]
+    assert not {"spotcheck", "spotcheck_drift"} & alarms["sound"]
+    lines = " ".join(audit_lines(audits["planted"]))
+    assert "people agree less and less with the trained reward" in lines
+    assert "spotcheck" in str(write_report(planted).read_text())
+
+
+def test_the_store_says_nothing_of_rewards(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", lambda step: 1.0)
+    assert call(str(run), "--n", "12")[0] == 0
+    raw = (run / "spotchecks" / "labels.db").read_bytes()
+    check = SpotCheck.read(run / "spotchecks" / "policy.json")
+    with Store.open(run / "spotchecks" / "labels.db") as store:
+        items = list(store.items(check.campaign))
+        (campaign,) = store.campaigns()
+    assert (campaign.kind, campaign.overlap) == ("spotcheck", 1)
+    assert len(items) == 12
+    for item in items:
+        assert not item.origin
+        assert not item.prompt.meta
+        assert all(not r.meta and r.rank is None and not r.ids for r in item.responses)
+    assert b"leaky" not in raw
+    first = sum(i.responses[0].text == p.best for i, p in zip(items, check.pairs, strict=True))
+    assert 0 < first < 12 or len({p.best for p in check.pairs}) == 1
+
+
+def test_more_pairs_keep_the_labels_of_the_first(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", lambda step: 1.0)
+    store = tmp_path / "shared.db"
+    assert call(str(run), "--n", "6", "--store", str(store))[0] == 0
+    people_judge(store, overlap=1)
+    code, said = call(str(run), "--n", "15")
+    assert code == 0, said
+    assert "labels: 6 on 6 of 15 pairs" in said
+    code, said = call(str(run), "--n", "6")  # fewer takes nothing back
+    assert "of 15 pairs" in said
+    again = call(str(run))
+    assert again[0] == 0
+    (tmp_path / "moved").mkdir()
+    run.rename(tmp_path / "moved" / "run")
+    assert "labels: 6 on 6 of 15 pairs" in call(str(tmp_path / "moved" / "run"), "--read")[1]
+
+
+def test_a_moved_run_takes_its_own_store_with_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", lambda step: 1.0)
+    assert call(str(run), "--n", "6")[0] == 0
+    people_judge(run / "spotchecks" / "labels.db", overlap=1)
+    run.rename(tmp_path / "renamed")
+    assert "labels: 6 on 6 of 6 pairs" in call(str(tmp_path / "renamed"), "--read")[1]
+
+
+def test_what_cannot_be_checked_says_why(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", lambda step: 1.0)
+    for arguments, cure in (
+        ((str(tmp_path / "none"),), "is not a folder"),
+        ((str(run), "--stage", "polici"), "did you mean 'policy'"),
+        ((str(run), "--read"), "leave --read out"),
+        ((str(run), "--guideline", str(tmp_path / "no.md")), "cannot be read"),
+        ((str(run), "--store", str(tmp_path)), "is a folder"),
+    ):
+        code, said = call(*arguments)
+        assert code == 1
+        assert cure in said
+    flat = write_run(tmp_path / "flat", lambda step: 1.0)
+    store = SampleStore(flat / "stages" / "01-policy" / "samples.parquet")
+    store.reset()
+    store.append({"step": 1, "prompt_id": "p", "prompt": "q", "response": "a", "reward": 1.0})
+    store.finish()
+    store.close()
+    code, said = call(str(flat))
+    assert code == 1
+    assert "rollout.samples" in said
+    assert call(str(run), "--n", "6")[0] == 0
+    (run / "spotchecks" / "policy.json").write_text("{")
+    code, said = call(str(run), "--read")
+    assert code == 1
+    assert "is damaged" in said
+
+
+def test_a_call_killed_before_the_store_is_repaired_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run", lambda step: 1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("gnomon.feedback.store.Store.add_items", lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ask(run, n=6)
+    code, said = call(str(run))
+    assert code == 0, said
+    assert "0 of 6 pairs" in said
+    with Store.open(run / "spotchecks" / "labels.db") as store:
+        assert len(list(store.items())) == 6

@@ -70,10 +70,11 @@ def spotcheck(
     from gnomon.feedback.spotchecking import ask, begun, look, place
 
     file, check = begun(run, stage)
-    more = n is not None and check is not None and n > len(check.pairs)
-    if not read and (check is None or more or overlap is not None):
+    if not read:
+        before = 0 if check is None else len(check.pairs)
         check = ask(run, stage, n=n, overlap=overlap, store=store, guideline=guideline, seed=seed)
-        say(f"asked: {len(check.pairs)} pairs of stage {check.stage}, campaign {check.campaign!r}")
+        if new := len(check.pairs) - before:
+            say(f"asked: {new} pairs of stage {check.stage}, in campaign {check.campaign!r}")
     check = look(run, file if check is None else check, store)
     for line in in_words(check):
         say(line)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gnomon.audit.evidence import evidence
 from gnomon.audit.truths import label
@@ -16,6 +18,9 @@ from gnomon.plugins import nearest
 from gnomon.runs.read import RunView, StageView, read_run
 from gnomon.runs.records import now
 from gnomon.runs.spotchecks import SPOTCHECK_FOLDER, SpotCheck
+
+if TYPE_CHECKING:
+    from gnomon.feedback.store import Store
 
 PAIRS = 40
 LABELS = "labels.db"
@@ -103,7 +108,7 @@ def ask(
     own = _stage(view, file.stem)
     seen, _ = evidence(view, own)
     known = check.pairs if check is not None else []
-    pairs = choose(seen.rollouts, max(n or PAIRS, len(known)), seed, known)
+    pairs = choose(seen.rollouts, max(n or len(known) or PAIRS, len(known)), seed, known)
     if not pairs:
         raise DataError(
             f"{run}: stage {own.name!r} kept no two different answers to one prompt with different "
@@ -111,34 +116,40 @@ def ask(
             "(train.sample_every: 1), or look at a reward that tells answers apart"
         )
     where = None if store is None else _kept(store)
-    before = check or SpotCheck(stage=own.name, made=now(), campaign=f"spotcheck {_key(view)}")
     if check is not None and where not in (None, check.store):
         raise DataError(
             f"{file}: people are being asked in {check.store}; leave --store out, or remove the "
             "record to begin anew"
         )
-    campaign = before.campaign if check else f"{before.campaign} {own.name}"
-    named = [p.model_copy(update={"item": item_of(p, campaign).id}) for p in pairs]
-    text = GUIDELINE if guideline is None else _text(guideline)
-    version = before.guideline
-    if guideline is not None or not version:
-        name = "spotcheck" if guideline is None else guideline.name
-        version = f"{name} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    before = check or SpotCheck(
+        stage=own.name, made=now(), campaign=f"spotcheck {_key(view)} {own.name}"
+    )
+    version, text = _guideline(guideline, before.guideline)
+    campaign = before.campaign
     asked = before.model_copy(
         update={
-            "pairs": named,
-            "asked": len(named),
+            "pairs": [p.model_copy(update={"item": item_of(p, campaign).id}) for p in pairs],
+            "asked": len(pairs),
             "overlap": overlap or before.overlap,
-            "campaign": campaign,
             "guideline": version,
             "rewards": [label(entry) for entry in seen.trained],
             "store": where or before.store or LABELS,
         }
     )
-    make_folder(file.parent)
-    asked.write(file)
-    _put(asked, store or place(run, asked), text if version != before.guideline else None)
+    with open_store(store or place(run, asked), create=True) as opened:
+        make_folder(file.parent)
+        asked.write(file)
+        _put(asked, opened, text)
     return asked
+
+
+def _guideline(file: Path | None, before: str) -> tuple[str, str | None]:
+    """The version that people work by from now on, and its text where that is known."""
+    name, text = ("spotcheck", GUIDELINE) if file is None else (file.name, _text(file))
+    version = f"{name} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    if file is None and before not in ("", version):
+        return before, None
+    return version, text
 
 
 def _key(run: RunView) -> str:
@@ -164,23 +175,18 @@ def _kept(store: str) -> str:
     return without_password(store) if "://" in store else str(Path(store).absolute())
 
 
-def _put(check: SpotCheck, where: str, text: str | None) -> None:
+def _put(check: SpotCheck, store: Store, text: str | None) -> None:
+    """Put the campaign and its items into the store; what an admin set besides is kept."""
     from gnomon.feedback.store import Campaign, Guideline
 
-    with open_store(where, create=True) as store:
-        if text is not None:
-            store.add_guideline(Guideline(check.guideline, text))
-        settings = {"ask": "ranking", "question": "Which answer is better?"}
-        store.set_campaign(
-            Campaign(
-                check.campaign,
-                kind="spotcheck",
-                overlap=check.overlap,
-                guideline=check.guideline,
-                settings=settings,
-            )
-        )
-        store.add_items(item_of(pair, check.campaign) for pair in check.pairs)
+    if text is not None:
+        store.add_guideline(Guideline(check.guideline, text))
+    settings = {"ask": "ranking", "question": "Which answer is better?"}
+    fresh = Campaign(check.campaign, kind="spotcheck", settings=settings)
+    known = {campaign.name: campaign for campaign in store.campaigns()}
+    own = known.get(check.campaign, fresh)
+    store.set_campaign(replace(own, overlap=check.overlap, guideline=check.guideline))
+    store.add_items(item_of(pair, check.campaign) for pair in check.pairs)
 
 
 def look(run: Path, check: SpotCheck | Path, store: str | None = None) -> SpotCheck:
