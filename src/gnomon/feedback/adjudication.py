@@ -17,8 +17,10 @@ ADJUDICATION = "adjudication"
 
 
 def decisions(labels: Iterable[Label]) -> dict[str, Label]:
-    """The standing adjudication of each item that has one; of several, the last."""
-    return {label.item: label for label in standing(labels) if ADJUDICATION in label.tags}
+    """The standing adjudication of each item that has one; of several, the last. A skip is none: it
+    takes a decision back."""
+    own = (label for label in standing(labels) if ADJUDICATION in label.tags)
+    return {label.item: label for label in own if label.kind != "skip"}
 
 
 def settled(labels: Iterable[Label]) -> list[Label]:

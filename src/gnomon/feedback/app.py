@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from gnomon.errors import DataError, GnomonError, RunError
-from gnomon.feedback import auth, labelling
+from gnomon.feedback import admin, auth, labelling
 from gnomon.feedback.auth import Asking, Form, Refused, Sent, first
 from gnomon.feedback.desk import Desk, OnDesk, desk_of
 from gnomon.feedback.store import Store
@@ -156,6 +156,7 @@ def make_app(store: Store, campaign: str | None = None) -> FastAPI:
     app.state.desk = Desk(store, campaign)
     app.include_router(router)
     app.include_router(labelling.router)
+    admin.include(app)
     app.add_exception_handler(GnomonError, _refused)
     app.add_exception_handler(HTTPException, _missing)
     app.add_exception_handler(Exception, _failed)

@@ -49,7 +49,7 @@ def lacking(asked: Sequence[str], labels: Iterable[Label], overlap: int) -> dict
     decided = decisions(own)
     judged: dict[str, set[str]] = {}
     skipped: dict[str, set[str]] = {}
-    for label in own:
+    for label in of_labellers(own):
         said = skipped if label.kind == "skip" else judged
         said.setdefault(label.item, set()).add(label.labeller)
     out = {}
