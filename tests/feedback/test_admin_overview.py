@@ -151,6 +151,7 @@ def test_flags_are_of_those_who_have_earned_them() -> None:
     assert "against" in flags(found, "eva")
     words = next(flag.words for flag in of(found, "gus").flags if flag.name == "position")
     assert "100%" in words
+    assert of(found, "gus").first.level == 0.95
     few = overview(items[:5], [x for x in labels if x.item in {i.id for i in items[:5]}])
     assert all(not q.flags for q in few.quality)  # nobody is judged by five labels
 

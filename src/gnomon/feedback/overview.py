@@ -23,6 +23,7 @@ ENOUGH = 12
 """Labels from which on somebody may be flagged."""
 FAST = 1 / 3
 """Of the others' typical time, below which somebody is flagged as fast."""
+LEVEL = 0.95
 WAITING, ASSIGNED, DONE = "waiting", "assigned", "done"
 
 
@@ -322,7 +323,9 @@ def _quality(
             money=math.fsum(map(prices.money, own)),
         )
         others = [pace for who, pace in paces.items() if who != name and math.isfinite(pace)]
-        out.append(_flagged(found, others, abilities.get(name)))
+        strict = 1.0 - (1.0 - LEVEL) / len(own_labels)  # Bonferroni: of many, some look odd
+        biases = _first(mine, strict), _drift(mine, leaders, strict)
+        out.append(_flagged(found, others, abilities.get(name), *biases))
     return out
 
 
@@ -331,11 +334,11 @@ def _pace(labels: Iterable[Label]) -> float:
     return median(times) if times else math.nan
 
 
-def _share(values: Sequence[float], cast: Sequence[Vote]) -> Interval:
+def _share(values: Sequence[float], cast: Sequence[Vote], level: float = LEVEL) -> Interval:
     """A share of votes, with its interval over items; NaN without any."""
     if not values:
         return Interval(math.nan)
-    return weighted_proportion(values, clusters=[vote.item for vote in cast])
+    return weighted_proportion(values, level=level, clusters=[vote.item for vote in cast])
 
 
 def _right(cast: Sequence[Vote], known: Mapping[tuple[str, int, int], float]) -> Interval:
@@ -344,9 +347,9 @@ def _right(cast: Sequence[Vote], known: Mapping[tuple[str, int, int], float]) ->
     return _share([1.0 - abs(v.won - known[v.item, v.a, v.b]) for v in own], own)
 
 
-def _first(cast: Sequence[Vote]) -> Interval:
+def _first(cast: Sequence[Vote], level: float = LEVEL) -> Interval:
     own = [v for v in cast if v.a_first is not None]
-    return _share([v.won if v.a_first else 1.0 - v.won for v in own], own)
+    return _share([v.won if v.a_first else 1.0 - v.won for v in own], own, level)
 
 
 Leads = Mapping[tuple[str, int, int], Mapping[str, float]]
@@ -360,7 +363,7 @@ def _leads(cast: Iterable[Vote]) -> Leads:
     return found
 
 
-def _drift(cast: Sequence[Vote], leads: Leads) -> Interval:
+def _drift(cast: Sequence[Vote], leads: Leads, level: float = LEVEL) -> Interval:
     """Agreement with the majority of the others: of the later half of the items, in the order in
     which they were judged, less the earlier half."""
     order = {item: i for i, item in enumerate(dict.fromkeys(vote.item for vote in cast))}
@@ -376,12 +379,19 @@ def _drift(cast: Sequence[Vote], leads: Leads) -> Interval:
         shares[later].append(float((vote.won > 0.5) == (lead > 0)))
     if not all(shares):
         return Interval(math.nan)
-    early, late = (_share(x, v) for x, v in zip(shares, halves, strict=True))
+    early, late = (_share(x, v, level) for x, v in zip(shares, halves, strict=True))
     return independent_difference(late, early)
 
 
-def _flagged(q: Quality, others: Sequence[float], ability: Ability | None) -> Quality:
-    """The quality with its flags; nobody is flagged on a few labels."""
+def _flagged(
+    q: Quality, others: Sequence[float], ability: Ability | None, first: Interval, drift: Interval
+) -> Quality:
+    """The quality with its flags; nobody is flagged on a few labels.
+
+    Args:
+        others: how long each of the others typically takes.
+        first, drift: as in ``q``, with intervals that hold for all labellers together.
+    """
     flags = []
     if q.labels >= ENOUGH:
         usual = median(others) if others else math.nan
@@ -389,11 +399,11 @@ def _flagged(q: Quality, others: Sequence[float], ability: Ability | None) -> Qu
             flags.append(
                 Flag("fast", f"{q.seconds:.0f} s a label, where others take {usual:.0f} s")
             )
-        if q.first.known and q.first.excludes(0.5):
+        if first.known and first.excludes(0.5):
             side = "first" if q.first.value > 0.5 else "second"
             share = max(q.first.value, 1.0 - q.first.value)
             flags.append(Flag("position", f"prefers the answer shown {side}: {share:.0%}"))
-        if q.drift.known and q.drift.high < 0:
+        if drift.known and drift.high < 0:
             flags.append(
                 Flag("drift", f"agrees with the others less than before: {q.drift.value:+.0%}")
             )
