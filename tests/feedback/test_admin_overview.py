@@ -18,6 +18,7 @@ from gnomon.feedback.overview import (
     ASSIGNED,
     DONE,
     WAITING,
+    Overview,
     Prices,
     Quality,
     distance,
@@ -29,15 +30,16 @@ from gnomon.records import Cost
 
 def ranked(item: Item, who: str, first_wins: float, n: int = 0, **more: Any) -> Label:
     ranks = {1.0: (1.0, 2.0), 0.0: (2.0, 1.0), 0.5: (1.0, 1.0)}[first_wins]
-    fields = {"kind": "ranking", "ranks": ranks, "cost": Cost(seconds=20.0)} | more
+    fields: dict[str, Any] = {"kind": "ranking", "ranks": ranks, "cost": Cost(seconds=20.0)}
+    fields |= more
     return Label(f"{item.id[:8]}-{who}-{n}", item.id, who, **fields)
 
 
-def of(found: Any, who: str) -> Quality:
+def of(found: Overview, who: str) -> Quality:
     return next(q for q in found.quality if q.labeller == who)
 
 
-def flags(found: Any, who: str) -> set[str]:
+def flags(found: Overview, who: str) -> set[str]:
     return {flag.name for flag in of(found, who).flags}
 
 

@@ -3,6 +3,7 @@ waits, is killed, and goes on."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +195,7 @@ def test_the_careless_count_for_less_where_people_are_calibrated(ask: Any) -> No
         for who in ("ann", "bob", "cid"):
             said(judge, who, alphabet)
         for k, who in enumerate(("dan", "eva")):
-            said(judge, who, lambda text, k=k: float(hash_of(f"{text[1:]}{k}{text[0]}")))
+            said(judge, who, partial(anyhow, k))
         found[votes] = [j.comparisons or () for j in judged(judge, groups)]
     sure = [c.probability for pair in found["calibrated"] for c in pair if c.better == 1]
     assert len(sure) == 40
@@ -201,10 +203,9 @@ def test_the_careless_count_for_less_where_people_are_calibrated(ask: Any) -> No
     assert all(c.probability == 1.0 for pair in found["majority"] for c in pair)
 
 
-def hash_of(text: str) -> int:
-    import hashlib
-
-    return int(hashlib.sha256(text.encode()).hexdigest()[:6], 16)
+def anyhow(k: int, text: str) -> float:
+    """A score that has nothing to do with the alphabet."""
+    return float(int(hashlib.sha256(f"{text[1:]}{k}{text[0]}".encode()).hexdigest()[:6], 16))
 
 
 def test_ratings_and_approvals_are_scores(ask: Any) -> None:
