@@ -118,7 +118,7 @@ def crowd(n: int = 60) -> tuple[list[Item], list[Label]]:
                 right = rng.random() < 0.3
             if who == "eva":
                 right = not right
-            seconds = 2.0 if who == "fay" else rng.uniform(20, 40)
+            seconds = 0.5 if who == "fay" else rng.uniform(20, 40)
             cost = Cost(seconds=seconds)
             labels.append(ranked(item, who, float(right), shown=shown, cost=cost))
     return items, labels
