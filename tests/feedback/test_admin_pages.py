@@ -12,7 +12,7 @@ import pytest
 from label_world import Visitor, asked, questions, said, write_store
 from test_admin_overview import crowd, ranked
 
-from gnomon.feedback import auth
+from gnomon.feedback import admin_pages, auth
 from gnomon.feedback.adjudication import ADJUDICATION
 from gnomon.feedback.app import make_app
 from gnomon.feedback.identity import make_item
@@ -341,3 +341,25 @@ def test_labels_are_taken_away_as_they_are(store: Store) -> None:
     half = Label("h", first_item(store), "ann", "skip", comment="half \ud800 a character")
     store.add_labels([half])
     assert admin(store).get("/admin/export/labels.jsonl").status_code == 200
+
+
+def test_a_slow_overview_is_shown_for_a_while(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gnomon.feedback.admin_pages.SLOW", 0.0)
+    now = [0.0]
+    monkeypatch.setattr("gnomon.feedback.admin_pages.time.monotonic", lambda: now[0])
+    made = admin_pages._overview
+
+    def slowly(*asked: Any) -> Any:
+        now[0] += 3.0
+        return made(*asked)
+
+    monkeypatch.setattr("gnomon.feedback.admin_pages._overview", slowly)
+    board, about = admin_pages.Board(), store.campaign("pilot")
+    first = board.read(store, about)
+    store.add_labels([ranked(list(store.items("pilot"))[1], "ann", 1.0)])
+    now[0] += 14.0
+    assert board.read(store, about) is first
+    now[0] += 2.0
+    assert board.read(store, about).overview.labels == first.overview.labels + 1

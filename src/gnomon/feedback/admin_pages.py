@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ PAGE = 25
 SHOWN = ("disputed", WAITING, ASSIGNED, DONE, "flagged", "gold")
 """Lists of items."""
 _KEPT = 16
+SLOW = 1.0
+"""Seconds."""
 _PREVIEW = 160
 
 
@@ -73,21 +76,28 @@ class Row:
 
 
 class Board:
-    """The overviews of campaigns, made anew when something has changed."""
+    """The overviews of campaigns, made anew when something has changed.
+
+    One that takes more than a second is shown for five times as long as it took, so that looking at
+    a large collection leaves the machine to those who label.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[Any, Kept]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Any, float, Kept]] = OrderedDict()
 
     def read(self, store: Store, campaign: Campaign) -> Kept:
         """The present overview; whoever asks meanwhile waits for it."""
         with self._lock:
             stamp = _stamp(store, campaign)
             old = self._kept.get(campaign.name)
-            if old is not None and old[0] == stamp:
-                return old[1]
+            began = time.monotonic()
+            if old is not None and (old[0] == stamp or began < old[1]):
+                return old[2]
             made = _overview(store, campaign)
-            self._kept[campaign.name] = (stamp, made)
+            ended = time.monotonic()
+            took = ended - began
+            self._kept[campaign.name] = (stamp, ended + 5 * took if took > SLOW else ended, made)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
             return made

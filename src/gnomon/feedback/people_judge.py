@@ -9,6 +9,7 @@ judgements, whatever was labelled meanwhile.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -97,8 +98,9 @@ class PeopleJudge(Judge):
         self.folder = Path("queue") if folder is None else folder
         self.number = 1
         self._base = base or Path()
+        importlib.import_module("gnomon.feedback.store")  # a package that is missing, and
         if self.options.guideline is not None:
-            self._text()  # a file that is not there is said before anything is sampled
+            self._text()  # a file that is not there, are said before anything is sampled
 
     @property
     def store(self) -> str:
