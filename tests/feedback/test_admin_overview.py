@@ -120,7 +120,8 @@ def crowd(n: int = 60) -> tuple[list[Item], list[Label]]:
                 right = not right
             seconds = 0.5 if who == "fay" else rng.uniform(20, 40)
             cost = Cost(seconds=seconds)
-            labels.append(ranked(item, who, float(right), shown=shown, cost=cost))
+            at = f"2026-11-26T{i // 60:02d}:{i % 60:02d}:00+00:00"
+            labels.append(ranked(item, who, float(right), shown=shown, cost=cost, at=at))
     return items, labels
 
 
