@@ -148,7 +148,7 @@ def test_flags_are_of_those_who_have_earned_them() -> None:
     found = overview(items, labels, overlap=7)
     for who in ("ann", "bob", "cid"):
         assert flags(found, who) == set()
-    assert "fast" in flags(found, "fay")
+    assert "speed" in flags(found, "fay")
     assert "position" in flags(found, "gus")
     assert "drift" in flags(found, "dov")
     assert "against" in flags(found, "eva")

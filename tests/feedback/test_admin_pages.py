@@ -180,7 +180,7 @@ def test_figures_of_labellers_have_their_intervals(tmp_path: Path) -> None:
     visitor = admin(store)
     shown = text_of(visitor.get("/admin"))
     assert re.search(r"0\.\d\d \[-?0\.\d\d, 0\.\d\d\] Krippendorff", shown)
-    assert "prefers the answer shown first: 100%" in shown
+    assert "gus takes the answer shown first in 100% of the choices" in shown
     assert re.search(r"eva 40 \d+ s \d+% \[\d+%, \d+%\] of \d+", shown)
     people = text_of(visitor.get("/admin/people"))
     assert "names the worse side more often than a guess would" in people

@@ -13,17 +13,14 @@ from gnomon.errors import ConfigError, DataError
 from gnomon.feedback.adjudication import decisions, of_labellers
 from gnomon.feedback.agreement import alpha, rating_units, vote_units
 from gnomon.feedback.consensus import Ability, consensus, gold_pairs, majority
+from gnomon.feedback.flags import Sign, flags
 from gnomon.feedback.records import Item, Label, Vote, standing, votes
 from gnomon.judges.protocol import total_cost
 from gnomon.records import Cost
 from gnomon.stats.intervals import Interval, weighted_proportion
-from gnomon.stats.prompts import independent_difference
 
 ENOUGH = 12
-"""Labels from which on somebody may be flagged."""
-FAST = 1 / 3
-"""Of the others' typical time, below which somebody is flagged as fast."""
-LEVEL = 0.95
+"""Labels from which on somebody is flagged by their ability."""
 WAITING, ASSIGNED, DONE = "waiting", "assigned", "done"
 
 
@@ -65,7 +62,7 @@ class Flag:
     """Something about a labeller that is worth a look: no score, and no verdict on them.
 
     Attributes:
-        name: in a word: ``fast``, ``first answer``, ``drift``, ``against``, ``guessing``.
+        name: a kind of :class:`~gnomon.feedback.flags.Sign`, ``against`` or ``guessing``.
         words: what was seen, with its figure.
     """
 
@@ -84,7 +81,8 @@ class Quality:
         others: how often they side with the majority of the others.
         ability: how often they name the better side, as all labels together say.
         first: what the answer shown first wins; 1/2 is without position bias.
-        drift: agreement with the others in the later half of their labels less the earlier half.
+        drift: agreement with the others in the later half of their labels less the earlier half,
+            from -2 to 2.
         money: what their labels cost.
     """
 
@@ -304,29 +302,37 @@ def _quality(
     own_labels: dict[str, list[Label]] = {}
     for label in labels:
         own_labels.setdefault(label.labeller, []).append(label)
-    paces = {name: _pace(own) for name, own in own_labels.items()}
-    leaders = _leads(cast)
+    signs: dict[str, list[Sign]] = {}
+    for sign in flags(items, of_labellers(labels)):
+        signs.setdefault(sign.labeller, []).append(sign)
     nothing = Interval(math.nan)
     out = []
     for name, own in sorted(own_labels.items()):
-        mine = own_votes.get(name, [])
+        seen = {sign.kind: sign.figure for sign in signs.get(name, ())}
         found = Quality(
             labeller=name,
             labels=sum(label.kind != "skip" for label in own),
             skips=sum(label.kind == "skip" for label in own),
-            seconds=paces[name],
-            gold=_right(mine, known),
+            seconds=_pace(own),
+            gold=_right(own_votes.get(name, []), known),
             others=sides[name].accuracy if name in sides else nothing,
             ability=abilities[name].accuracy if name in abilities else nothing,
-            first=_first(mine),
-            drift=_drift(mine, leaders),
+            first=seen.get("position", nothing),
+            drift=seen.get("drift", nothing),
             money=math.fsum(map(prices.money, own)),
         )
-        others = [pace for who, pace in paces.items() if who != name and math.isfinite(pace)]
-        strict = 1.0 - (1.0 - LEVEL) / len(own_labels)  # Bonferroni: of many, some look odd
-        biases = _first(mine, strict), _drift(mine, leaders, strict)
-        out.append(_flagged(found, others, abilities.get(name), *biases))
+        raised = [Flag(s.kind, s.words) for s in signs.get(name, ()) if s.raised]
+        out.append(replace(found, flags=(*raised, *_doubts(found, abilities.get(name)))))
     return out
+
+
+def _doubts(q: Quality, ability: Ability | None) -> list[Flag]:
+    """What their ability says; nobody is flagged on a few labels."""
+    if ability is None or q.labels < ENOUGH:
+        return []
+    if ability.adversarial:
+        return [Flag("against", "names the worse side more often than a guess would")]
+    return [Flag("guessing", "cannot be told from somebody who guesses")] * ability.guessing
 
 
 def _pace(labels: Iterable[Label]) -> float:
@@ -334,81 +340,10 @@ def _pace(labels: Iterable[Label]) -> float:
     return median(times) if times else math.nan
 
 
-def _share(values: Sequence[float], cast: Sequence[Vote], level: float = LEVEL) -> Interval:
-    """A share of votes, with its interval over items; NaN without any."""
-    if not values:
-        return Interval(math.nan)
-    return weighted_proportion(values, level=level, clusters=[vote.item for vote in cast])
-
-
 def _right(cast: Sequence[Vote], known: Mapping[tuple[str, int, int], float]) -> Interval:
     """How often votes on gold questions are right; where the truth is a tie nothing counts."""
     own = [v for v in cast if known.get((v.item, v.a, v.b), 0.5) != 0.5]
-    return _share([1.0 - abs(v.won - known[v.item, v.a, v.b]) for v in own], own)
-
-
-def _first(cast: Sequence[Vote], level: float = LEVEL) -> Interval:
-    own = [v for v in cast if v.a_first is not None]
-    return _share([v.won if v.a_first else 1.0 - v.won for v in own], own, level)
-
-
-Leads = Mapping[tuple[str, int, int], Mapping[str, float]]
-"""What each labeller's last vote on a pair gives its first response, less a half."""
-
-
-def _leads(cast: Iterable[Vote]) -> Leads:
-    found: dict[tuple[str, int, int], dict[str, float]] = {}
-    for vote in cast:
-        found.setdefault((vote.item, vote.a, vote.b), {})[vote.labeller] = vote.won - 0.5
-    return found
-
-
-def _drift(cast: Sequence[Vote], leads: Leads, level: float = LEVEL) -> Interval:
-    """Agreement with the majority of the others: of the later half of the items, in the order in
-    which they were judged, less the earlier half."""
-    order = {item: i for i, item in enumerate(dict.fromkeys(vote.item for vote in cast))}
-    halves: tuple[list[Vote], list[Vote]] = ([], [])
-    shares: tuple[list[float], list[float]] = ([], [])
-    for vote in cast:
-        by_who = leads[vote.item, vote.a, vote.b]
-        lead = math.fsum(x for who, x in by_who.items() if who != vote.labeller)
-        if not lead or vote.won == 0.5:
-            continue
-        later = order[vote.item] * 2 >= len(order)
-        halves[later].append(vote)
-        shares[later].append(float((vote.won > 0.5) == (lead > 0)))
-    if not all(shares):
+    right = [1.0 - abs(v.won - known[v.item, v.a, v.b]) for v in own]
+    if not right:
         return Interval(math.nan)
-    early, late = (_share(x, v, level) for x, v in zip(shares, halves, strict=True))
-    return independent_difference(late, early)
-
-
-def _flagged(
-    q: Quality, others: Sequence[float], ability: Ability | None, first: Interval, drift: Interval
-) -> Quality:
-    """The quality with its flags; nobody is flagged on a few labels.
-
-    Args:
-        others: how long each of the others typically takes.
-        first, drift: as in ``q``, with intervals that hold for all labellers together.
-    """
-    flags = []
-    if q.labels >= ENOUGH:
-        usual = median(others) if others else math.nan
-        if q.seconds < FAST * usual:
-            flags.append(
-                Flag("fast", f"{q.seconds:.0f} s a label, where others take {usual:.0f} s")
-            )
-        if first.known and first.excludes(0.5):
-            side = "first" if q.first.value > 0.5 else "second"
-            share = max(q.first.value, 1.0 - q.first.value)
-            flags.append(Flag("position", f"prefers the answer shown {side}: {share:.0%}"))
-        if drift.known and drift.high < 0:
-            flags.append(
-                Flag("drift", f"agrees with the others less than before: {q.drift.value:+.0%}")
-            )
-        if ability is not None and ability.adversarial:
-            flags.append(Flag("against", "names the worse side more often than a guess would"))
-        elif ability is not None and ability.guessing:
-            flags.append(Flag("guessing", "cannot be told from somebody who guesses"))
-    return replace(q, flags=tuple(flags))
+    return weighted_proportion(right, clusters=[vote.item for vote in own])
