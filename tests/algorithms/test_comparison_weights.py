@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import offline_zoo as zoo
 import pytest
 import torch
 from torch import Tensor
 
-import offline_zoo as zoo
 import tiny_world as tw
 from gnomon.algorithms.base import Workbench
 from gnomon.data.fields import ReadOptions

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from label_world import write_store
 from test_admin_overview import crowd, ranked
 
 from gnomon.feedback import auth
@@ -18,6 +17,7 @@ from gnomon.feedback.app import make_app
 from gnomon.feedback.store import Store
 from gnomon.web.guard import Guard
 from gnomon.web.server import Server, listen
+from label_world import write_store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SIZES = {"desk": (1280, 900), "phone": (390, 844)}

@@ -9,7 +9,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from label_world import asked, questions, said
 
 from gnomon.errors import DataError
 from gnomon.feedback.adjudication import ADJUDICATION
@@ -26,6 +25,7 @@ from gnomon.feedback.overview import (
 )
 from gnomon.feedback.records import Item, Label
 from gnomon.records import Cost
+from label_world import asked, questions, said
 
 
 def ranked(item: Item, who: str, first_wins: float, n: int = 0, **more: Any) -> Label:

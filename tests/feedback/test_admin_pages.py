@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from label_world import Visitor, asked, questions, said, write_store
 from test_admin_overview import crowd, ranked
 
 from gnomon.feedback import admin_pages, auth
@@ -18,6 +17,7 @@ from gnomon.feedback.app import make_app
 from gnomon.feedback.identity import make_item
 from gnomon.feedback.records import Label
 from gnomon.feedback.store import Campaign, Store
+from label_world import Visitor, asked, questions, said, write_store
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>\u202e\"'&"
 PAGES = ("/admin", "/admin/items", "/admin/items/{item}", "/admin/people")

@@ -124,7 +124,7 @@ def test_abilities_of_twelve_labellers_are_recovered(method: str) -> None:
 
 
 def test_a_contrary_labeller_is_believed_the_other_way_round() -> None:
-    votes, truth = crowd((0.9, 0.85, 0.8, 0.8, 0.1), 300, 2)
+    votes, _truth = crowd((0.9, 0.85, 0.8, 0.8, 0.1), 300, 2)
     found = consensus(votes)
     assert found.method == "dawid_skene"
     assert [a.labeller for a in found.labellers.values() if a.adversarial] == ["l4"]

@@ -7,7 +7,6 @@ import threading
 from html import unescape
 
 import pytest
-from label_world import Visitor, form_of, item_of, labels, questions, said, write_store
 
 from gnomon.errors import DataError
 from gnomon.feedback.answers import Task, order
@@ -15,6 +14,7 @@ from gnomon.feedback.identity import make_item
 from gnomon.feedback.records import standing, votes
 from gnomon.feedback.store import Campaign, Guideline
 from gnomon.records import Message, Prompt, Response
+from label_world import Visitor, form_of, item_of, labels, questions, said, write_store
 
 
 @pytest.fixture

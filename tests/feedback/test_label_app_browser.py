@@ -8,13 +8,13 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from label_world import asked, item_of, labels, questions, said, write_store
 
 from gnomon.feedback import auth
 from gnomon.feedback.answers import order
 from gnomon.feedback.identity import make_item
 from gnomon.feedback.records import standing
 from gnomon.feedback.serve import LabelServer
+from label_world import asked, item_of, labels, questions, said, write_store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MANY = """# Title

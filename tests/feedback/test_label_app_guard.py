@@ -7,7 +7,6 @@ import time
 from html.parser import HTMLParser
 
 import pytest
-from label_world import Visitor, asked, form_of, item_of, labels, questions, said, write_store
 
 from gnomon.errors import ConfigError, DataError
 from gnomon.feedback import auth, render
@@ -15,6 +14,7 @@ from gnomon.feedback.auth import Paces
 from gnomon.feedback.identity import make_item
 from gnomon.feedback.serve import LabelServer, invitation, link, revoke_all
 from gnomon.feedback.store import Campaign, Guideline
+from label_world import Visitor, asked, form_of, item_of, labels, questions, said, write_store
 
 HOSTILE = [
     "<script>alert(1)</script>",

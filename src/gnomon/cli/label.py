@@ -1,18 +1,17 @@
-"""``gnomon label``: each of its commands is a file of its own."""
 """``gnomon label``: labels of people; each command is in a file of its own."""
 
 from __future__ import annotations
 
 import typer
 
-from gnomon.cli.label_personal import erase, personal
-from gnomon.cli.label_store import add, export, import_labels, new, people, show
 from gnomon.cli.label_believe import believe
 from gnomon.cli.label_cost import cost
 from gnomon.cli.label_next import next_items
+from gnomon.cli.label_personal import erase, personal
 from gnomon.cli.label_plan import plan
 from gnomon.cli.label_serve import invite, serve
 from gnomon.cli.label_spotcheck import spotcheck
+from gnomon.cli.label_store import add, export, import_labels, new, people, show
 
 label_app = typer.Typer(
     no_args_is_help=True, help="Labels of people: ask, store, believe, count the cost."

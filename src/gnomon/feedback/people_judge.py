@@ -250,8 +250,8 @@ class PeopleJudge(Judge):
         if gone:
             raise RunError(
                 f"{without_password(self.store)} has not got {len(gone)} of the {len(known.asked)} "
-                f"items that round {self.number} asked about. Put the store back; or remove {self.file}, and people "
-                "are asked again."
+                f"items that round {self.number} asked about. Put the store back; or remove "
+                f"{self.file}, and people are asked again."
             )
         return items, labels
 

@@ -19,9 +19,9 @@ from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.data.shards import is_glob
 from gnomon.data.values import RowError, Skipped
 from gnomon.errors import ConfigError, DataError, RunError
+from gnomon.feedback.from_groups import read_as, settled
 from gnomon.feedback.source import WORD as FEEDBACK
 from gnomon.feedback.source import check_feedback, feedback_groups
-from gnomon.feedback.from_groups import read_as, settled
 from gnomon.files import write_text
 from gnomon.models.load import LoadedModel
 from gnomon.recipe.schema import DataSpec, Kind, Recipe, StageSpec
