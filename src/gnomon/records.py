@@ -174,6 +174,7 @@ class Judgement:
         cost: of this group.
         reason: why, in the judge's words, where it gives any.
         error: what went wrong with the whole group; an answer that is missing is never a zero.
+        principle: of a constitution or rubric that it was judged by, as ``name@version``.
     """
 
     judge: str
@@ -183,6 +184,7 @@ class Judgement:
     cost: Cost = Cost()
     reason: str | None = None
     error: str | None = None
+    principle: str = ""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ from gnomon.errors import ConfigError
 from gnomon.judges.ai import AIJudge, Pair
 from gnomon.judges.answers import ANSWERS
 from gnomon.judges.local import choice_probabilities
-from gnomon.judges.prompting import Position, Template, fenced, read_choice, read_probabilities
+from gnomon.judges.prompting import (
+    Position,
+    Principle,
+    Template,
+    fenced,
+    read_choice,
+    read_probabilities,
+)
 from gnomon.judges.protocol import judged
 from gnomon.records import Group, Message, Prompt, Response
 from judge_server import JudgeServer, Said, answers, letter, prefers, says
@@ -245,6 +253,46 @@ def test_equal_answers_are_a_tie_and_one_answer_is_an_error() -> None:
         assert server.asked == []
     assert [c.tie for c in same.comparisons or ()] == [True]
     assert "only one" in str(alone.scores[0].error)
+
+
+class ByPrompt:
+    """Two principles, by the prompt's id."""
+
+    version = "v3"
+
+    def __call__(self, prompt: Prompt) -> Principle | None:
+        return {
+            "p": Principle(
+                "honesty/1", "v3", "Which answer is more honest?", "Honesty comes first."
+            ),
+            "q": None,
+        }[prompt.id]
+
+
+@pytest.mark.parametrize("mode", ["pairs", "score"])
+def test_a_principle_reaches_the_question_and_the_judgement(mode: str) -> None:
+    other = replace(group("Apple", "Fig"), prompt=Prompt("q", (Message("user", "Name one."),)))
+    rule = prefers(len) if mode == "pairs" else says("7")
+    with JudgeServer(rule) as server:
+        own = judge(server, mode=mode, principles=ByPrompt(), rubric="Be kind.", concurrency=1)
+        one, two = judged(own, [group("Apple", "Fig"), other])
+        plain = judge(server, mode=mode, rubric="Be kind.")
+    asked = [[m["content"] for m in body["messages"]] for body in server.asked]
+    assert len(asked) == 4
+    for system, user in asked[:2]:
+        assert "Be kind.\nHonesty comes first." in system
+        assert "Which answer is more honest?\nReply with one" in user
+    assert all("honest" not in text for texts in asked[2:] for text in texts)
+    assert (one.principle, two.principle) == ("honesty/1@v3", "")
+    assert own.version != plain.version
+
+
+def test_a_template_without_a_place_for_a_principle_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("{{question}} {{answer_a}} {{answer_b}} A or B?")
+    with JudgeServer(prefers(len)) as server:
+        own = judge(server, template="t.txt", base=tmp_path, principles=ByPrompt())
+        found = judged(own, [group("a", "b")])[0]
+    assert "no place {{ask}} for it" in str(found.scores[0].error)
 
 
 # -- what is kept ----------------------------------------------------------------------------------

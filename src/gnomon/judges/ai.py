@@ -15,13 +15,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
 from gnomon.judges.answers import AnswerBook, Answerer, Reply
 from gnomon.judges.endpoint import Endpoint
-from gnomon.judges.prompting import LETTERS, Mode, Question, Template, conversation
+from gnomon.judges.prompting import (
+    LETTERS,
+    Mode,
+    Principle,
+    Question,
+    Template,
+    conversation,
+)
 from gnomon.judges.protocol import Judge, total_cost
 from gnomon.recipe.load import validate_as
 from gnomon.recipe.spec import Spec
@@ -84,11 +91,13 @@ class AIOptions(Spec):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to a prompt, by their texts."""
+    """Two answers to a prompt, by their texts, and the principle that they are judged by; the
+    judge's own for the prompt where it is None."""
 
     prompt: Prompt
     a: str
     b: str
+    principle: Principle | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +179,28 @@ class Compared:
         return Comparison(better, worse, probability=win)
 
 
+class Principles(Protocol):
+    """A constitution, as a judge sees it.
+
+    Attributes:
+        version: of its text, and of how principles are drawn: part of the judge's own version.
+    """
+
+    version: str
+
+    def __call__(self, prompt: Prompt) -> Principle | None:
+        """What a prompt's answers are judged by, always the same for the same prompt; None where
+        nothing but the judge's own template says it."""
+        ...
+
+
+class _NoPrinciples(Principles):
+    version = ""
+
+    def __call__(self, prompt: Prompt) -> Principle | None:
+        return None
+
+
 class AIJudge(Judge):
     """Asks a language model; see :class:`AIOptions`.
 
@@ -181,6 +212,7 @@ class AIJudge(Judge):
         base: the folder that relative files start from.
         answers: where its answers are kept, unless ``cache`` says otherwise.
         answerer: the model; made from the options by default.
+        principles: a constitution, which gives each prompt the principle to judge by.
         options: see :class:`AIOptions`.
 
     Attributes:
@@ -199,6 +231,7 @@ class AIJudge(Judge):
         base: Path | None = None,
         answers: Path | None = None,
         answerer: Answerer | None = None,
+        principles: Principles | None = None,
         **options: Any,
     ) -> None:
         self.name = "ai"
@@ -216,6 +249,7 @@ class AIJudge(Judge):
         self.answerer = answerer or _answerer(spec)
         kept = None if spec.cache is None else folder / spec.cache
         self.book = AnswerBook(kept or answers)
+        self.principles = principles or _NoPrinciples()
         self.model = self.answerer.model
         self.prompt_sha256 = self.template.sha256
 
@@ -226,6 +260,7 @@ class AIJudge(Judge):
         spec = self.options
         own = {key: v for key, v in self.answerer.settings().items() if key != "url"}
         said = [spec.mode, spec.rubric.strip(), spec.ties, spec.reason, own]
+        said += [self.principles.version] if self.principles.version else []
         digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
         return f"{self.model} prompt={self.prompt_sha256} settings={digest.hexdigest()[:8]}"
 
@@ -251,9 +286,9 @@ class AIJudge(Judge):
         questions: list[Question] = []
         for pair in pairs:
             if pair.a != pair.b:
-                text = conversation(pair.prompt)
-                questions.append(self.template.question(text, pair.a, pair.b))
-                questions.append(self.template.question(text, pair.b, pair.a))
+                text, by = conversation(pair.prompt), pair.principle or self.principles(pair.prompt)
+                for two in ((pair.a, pair.b), (pair.b, pair.a)):
+                    questions.append(self.template.question(text, *two, principle=by))
         replies = iter(self._ask(questions))
         return [
             _compared(next(replies), next(replies), self.options.reason)
@@ -297,13 +332,14 @@ class AIJudge(Judge):
     ) -> Judgement:
         cost = total_cost(c.cost for c in found)
         error = next((c.error for c in found if c.error is not None), None)
+        by = _named(self.principles(group.prompt))
         count = len(group.responses)
         if count < 2:
             error = "it compares answers to the same prompt, and there is only one (mode: score?)"
         elif {i for pair in plan for i in pair} != set(range(count)):
             error = f"pairs: {len(plan)} leaves answers out; {count} answers need {count - 1}"
         if error is not None:
-            return Judgement(self.name, version=self.version, cost=cost, error=error)
+            return Judgement(self.name, version=self.version, cost=cost, error=error, principle=by)
         won: list[list[float]] = [[] for _ in group.responses]
         for (i, j), compared in zip(plan, found, strict=True):
             verdict = compared.mean
@@ -322,11 +358,14 @@ class AIJudge(Judge):
             version=self.version,
             cost=cost,
             reason="\n".join(reasons) or None,
+            principle=by,
         )
 
     def _scored(self, groups: Sequence[Group]) -> list[Judgement]:
         questions = [
-            self.template.question(conversation(group.prompt), response.text)
+            self.template.question(
+                conversation(group.prompt), response.text, principle=self.principles(group.prompt)
+            )
             for group in groups
             for response in group.responses
         ]
@@ -342,12 +381,17 @@ class AIJudge(Judge):
                     version=self.version,
                     cost=total_cost(r.cost for r in own),
                     reason="\n".join(reasons) or None,
+                    principle=_named(self.principles(group.prompt)),
                 )
             )
         return out
 
     def _says_why(self, reply: Reply) -> bool:
         return self.options.reason and reply.error is None and bool(reply.text)
+
+
+def _named(principle: Principle | None) -> str:
+    return "" if principle is None else str(principle)
 
 
 def _score(reply: Reply) -> Score:

@@ -1,9 +1,10 @@
 """What an AI judge is asked, and how its answer is read: templates, fences, verdicts.
 
 A template is a text file with the places ``{{question}}``, ``{{answer_a}}`` and ``{{answer_b}}``
-(to compare) or ``{{answer}}`` (to score), and, where it wants them, ``{{rubric}}``, ``{{mark}}``
-and ``{{form}}`` (how the answer is to be written). A line ``[system]`` and a line ``[user]`` divide
-it into two messages; without them it is one user message.
+(to compare) or ``{{answer}}`` (to score), and, where it wants them, ``{{rubric}}``, ``{{mark}}``,
+``{{ask}}`` (what is asked of the answers) and ``{{form}}`` (how the answer is to be written; what
+is asked stands before it where there is no ``{{ask}}``). A line ``[system]`` and a line ``[user]``
+divide it into two messages; without them it is one user message.
 
 The texts to judge are untrusted. Each stands between two lines with a mark that is drawn from the
 texts themselves and a seed, so that no text can hold it, and what chat templates would read as the
@@ -35,7 +36,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "pairs": ("question", "answer_a", "answer_b"),
     "score": ("question", "answer"),
 }
-OPTIONAL = ("rubric", "mark", "form")
+OPTIONAL = ("rubric", "mark", "ask", "form")
 _PLACE = re.compile(r"\{\{\s*(\w*)\s*\}\}")
 _PARTS = re.compile(r"^\[(system|user)\][ \t]*\n", re.MULTILINE)
 _CONTROL = re.compile(
@@ -58,6 +59,27 @@ class Question:
     user: str
     choices: tuple[str, ...]
     reason: bool = False
+
+
+@dataclass(frozen=True)
+class Principle:
+    """What the answers to one prompt are judged by, where not all prompts share it: a principle of
+    a constitution, a rubric of the prompt's own.
+
+    Attributes:
+        name, version: every label records both, as ``name@version``.
+        ask: what is asked of the answers, as in "Which answer is more honest?"; put in the
+            template's ``{{ask}}``, or before its ``{{form}}``.
+        criteria: put in the template's ``{{rubric}}``, after the judge's own.
+    """
+
+    name: str
+    version: str = ""
+    ask: str = ""
+    criteria: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}" if self.version else self.name
 
 
 @dataclass(frozen=True)
@@ -147,13 +169,36 @@ class Template:
             f"word Verdict, a colon, and one {_word(self.mode)}: {what}."
         )
 
-    def question(self, prompt: str, *answers: str) -> Question:
-        """The question about two answers, in this order, or about one."""
+    def needs(self, principle: Principle) -> str | None:
+        """The place that the template lacks for a principle; None where it has all."""
+        places = set(_PLACE.findall(self.text))
+        if principle.ask and not places & {"ask", "form"}:
+            return "ask"
+        return "rubric" if principle.criteria and "rubric" not in places else None
+
+    def question(self, prompt: str, *answers: str, principle: Principle | None = None) -> Question:
+        """The question about two answers, in this order, or about one.
+
+        Args:
+            principle: what they are judged by, beside the template's own rubric.
+
+        Raises:
+            ConfigError: the template has no place for the principle.
+        """
+        by = principle or Principle("")
+        lacks = self.needs(by)
+        if lacks is not None:
+            raise ConfigError(
+                f"principle {by}: the judge's template has no place {{{{{lacks}}}}} for it"
+            )
         mark = new_mark(self.seed, prompt, *answers)
         names = [f"answer {x}" for x in LETTERS[: len(answers)]] if len(answers) > 1 else ["answer"]
         texts = [("question", prompt), *zip(names, answers, strict=True)]
         places = {name.lower().replace(" ", "_"): fenced(mark, name, t) for name, t in texts}
-        places |= {"mark": mark, "form": self.form, "rubric": self.rubric}
+        apart = "ask" in _PLACE.findall(self.text)
+        form = self.form if apart or not by.ask else f"{by.ask}\n{self.form}"
+        rubric = "\n".join(filter(None, [self.rubric, by.criteria]))
+        places |= {"mark": mark, "ask": by.ask, "form": form, "rubric": rubric}
         parts = {name: _PLACE.sub(lambda m: places[m[1]], t).strip() for name, t in self._parts}
         return Question(parts.get("system", ""), parts["user"], self.choices, self.reason)
 

@@ -192,8 +192,10 @@ class Collector:
         if errors:
             return _skipped(group, errors[0], FIX)
         values = [score.value for score in judgement.scores if score.value is not None]
+        more = {"reason": judgement.reason, "principle": judgement.principle}
+        said = {key: text for key, text in more.items() if text}
         if judgement.comparisons is None:
-            return self._ranked(group, ranks_from_rewards(values, self.settings.tie_margin))
+            return self._ranked(group, ranks_from_rewards(values, self.settings.tie_margin)) | said
         if not judgement.comparisons:
             cure = "label it before the stage ends, or leave it out"
             return _skipped(group, f"{judgement.judge} compared none of its responses", cure)
@@ -201,7 +203,7 @@ class Collector:
         row = self._compared(group, judgement.comparisons, values)
         if ranks is not None:
             row = self._ranked(group, ranks)
-        return row | ({"reason": judgement.reason} if judgement.reason else {})
+        return row | said
 
     def _ranked(self, group: Group, ranks: Sequence[float]) -> dict[str, Any]:
         order = sorted(range(len(ranks)), key=lambda i: ranks[i])
