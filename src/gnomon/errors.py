@@ -59,6 +59,24 @@ class GateClosed(RunError):  # noqa: N818 - it works as asked
     code = 4
 
 
+class BudgetSpent(RunError):  # noqa: N818 - it works as asked
+    """What judging may cost is spent: the message says how much, and how to go on. All answers so
+    far are kept.
+
+    ``code`` is the command's exit code.
+    """
+
+    code = 5
+
+    @classmethod
+    def of(cls, budget: object) -> BudgetSpent:
+        """While a run judges; ``budget`` says in words how much is spent."""
+        return cls(
+            f"the AI judge's budget is spent ({budget}). Its answers so far are kept: raise budget "
+            "or budget_tokens, and the same command with --resume goes on from them"
+        )
+
+
 class EngineError(RunError):
     """The sampler is gone, or does not serve the policy's weights. Nothing saved is lost."""
 

@@ -16,15 +16,9 @@ from gnomon.errors import ConfigError
 from gnomon.judges.ai import AIJudge, Pair
 from gnomon.judges.answers import ANSWERS
 from gnomon.judges.local import choice_probabilities
-from gnomon.judges.prompting import (
-    Position,
-    Principle,
-    Template,
-    fenced,
-    read_choice,
-    read_probabilities,
-)
+from gnomon.judges.prompting import Principle, Template, fenced
 from gnomon.judges.protocol import judged
+from gnomon.judges.reading import Position, read_choice, read_probabilities
 from gnomon.records import Group, Message, Prompt, Response
 from judge_server import JudgeServer, Said, answers, letter, prefers, says
 

@@ -20,7 +20,7 @@ from gnomon.cli.mappings import parse_mapping
 from gnomon.cli.run import quickstart, report, run
 from gnomon.cli.view import view
 from gnomon.console import complain, err, say, show
-from gnomon.errors import GateClosed, GnomonError, Pending, RunStopped
+from gnomon.errors import BudgetSpent, GateClosed, GnomonError, Pending, RunStopped
 
 ABOUT = """From raw feedback to a model that is safe to ship.
 
@@ -156,8 +156,9 @@ def serve_rollouts(
 
 def main() -> None:
     """Entry point. Errors that a user can fix are printed without a traceback (exit code 1); a run
-    that waits for people exits with 3; one whose gates did not all open with 4; one that was asked
-    to stop with 130 (Ctrl-C) or 143 (SIGTERM), after a message about what is saved."""
+    that waits for people exits with 3; one whose gates did not all open with 4; one whose judge
+    spent its budget with 5; one that was asked to stop with 130 (Ctrl-C) or 143 (SIGTERM), after a
+    message about what is saved."""
     try:
         app()
     except Pending as pause:
@@ -166,6 +167,9 @@ def main() -> None:
     except GateClosed as gate:
         complain("gate", "red", str(gate))
         sys.exit(gate.code)
+    except BudgetSpent as spent:
+        complain("budget", "yellow", str(spent))
+        sys.exit(spent.code)
     except RunStopped as stopped:
         err.print(str(stopped), soft_wrap=True, markup=False, highlight=False)  # a command to copy
         sys.exit(128 + stopped.signal)

@@ -69,7 +69,7 @@ def text_pair(prompt: Prompt, own: str, other: str) -> Pair:
 
 def verdicts(judge: Judge, pairs: Sequence[Pair]) -> list[Verdict]:
     """Ask a judge about pairs: in both orders, unless it scores each answer by itself."""
-    if isinstance(judge, AIJudge) and judge.groupwise:
+    if isinstance(judge, AIJudge) and judge.options.mode == "pairs":
         return _asked(judge, pairs)  # it asks in both orders itself, and says what it said in each
     first = judged(judge, [_group(p.prompt, p.own, p.other) for p in pairs])
     ahead = [_share(judgement, 0) for judgement in first]

@@ -13,9 +13,11 @@ from typing import Any, Protocol
 
 from gnomon.files import make_folder, plain_errors
 from gnomon.judges.prompting import Question
+from gnomon.judges.protocol import total_cost
 from gnomon.records import Cost
 
 ANSWERS = "answers.jsonl"
+_ABOUT = ("model", "question")
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,12 @@ class Reply:
 
     Attributes:
         text: as it was written; empty where only its probabilities were computed.
-        probabilities: of each choice; None without log-probs.
-        choice: the one that was written.
+        probabilities: of each choice; None without log-probs. Of an object: of its first choice,
+            for each key (0 or 1 without log-probs).
+        choice: the one that was written; an order as ``B > A = C``.
         error: why nothing can be read from it.
         came: whether an answer came at all (one that cannot be read did, and cost its price).
+        over: whether it was not asked since the budget is spent.
         seconds, tokens, money: what it took.
     """
 
@@ -36,6 +40,7 @@ class Reply:
     choice: str | None = None
     error: str | None = None
     came: bool = True
+    over: bool = False
     seconds: float = 0.0
     tokens: int = 0
     money: float = 0.0
@@ -78,8 +83,8 @@ class AnswerBook:
     """Answers by question, in memory and, with a folder, in its ``answers.jsonl``.
 
     A line is written as its answer comes, so that what a killed process has paid for is there when
-    it starts again. Errors of the way (no connection, say) are not kept; answers that are not in
-    the form are.
+    it starts again; it holds the question too, so that it says why a label is what it is. Errors of
+    the way (no connection, say) are not kept; answers that are not in the form are.
 
     Args:
         folder: where they are kept; None forgets them with the process.
@@ -91,21 +96,26 @@ class AnswerBook:
         self._told: set[str] = set()
         self._lock = threading.Lock()
         self._read = False
+        self.spent = Cost()
+
+    def key(self, answerer: Answerer, question: Question) -> str:
+        """What a question's answer is kept under."""
+        return _key(_settings(answerer), question)
 
     def ask(self, answerer: Answerer, questions: Sequence[Question]) -> list[Reply]:
         """The answers, in order; only questions that were never answered are asked.
 
         The cost of an answer from disk is what it took when it was asked, and is given once.
         """
-        self._load()
-        settings = json.dumps([answerer.model, answerer.settings()], sort_keys=True, default=str)
+        self.load()
+        settings = _settings(answerer)
         keys = [_key(settings, question) for question in questions]
         new = {key: q for key, q in zip(keys, questions, strict=True) if key not in self._known}
         names, failed = list(new), dict[str, Reply]()
 
         def done(place: int, reply: Reply) -> None:
             if reply.came:
-                self._keep(names[place], reply)
+                self._keep(answerer.model, names[place], reply, new[names[place]])
             else:
                 failed[names[place]] = reply
 
@@ -120,29 +130,35 @@ class AnswerBook:
         self._told.add(key)
         return reply
 
-    def _load(self) -> None:
-        """Read the file once; lines that are damaged are asked again."""
-        if self._read or self.file is None:
-            return
-        self._read = True
-        if not self.file.is_file():
-            return
-        with plain_errors(self.file):
-            lines = self.file.read_bytes().splitlines()
+    def load(self) -> None:
+        """Read the file, once; lines that are damaged are asked again. ``spent`` is what all its
+        answers took."""
+        with self._lock:
+            if not self._read and self.file is not None and self.file.is_file():
+                self._load(self.file)
+            self._read = True
+
+    def _load(self, file: Path) -> None:
+        with plain_errors(file):
+            lines = file.read_bytes().splitlines()
         for line in lines:
             try:
                 row = json.loads(line)
                 key = row.pop("key")
-                self._known[key] = Reply(**row)
+                self._known[key] = Reply(**{k: v for k, v in row.items() if k not in _ABOUT})
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue
+        self.spent = total_cost(reply.cost for reply in self._known.values())
 
-    def _keep(self, key: str, reply: Reply) -> None:
+    def _keep(self, model: str, key: str, reply: Reply, question: Question) -> None:
         with self._lock:
             self._known[key] = reply
+            self.spent = total_cost([self.spent, reply.cost])
             if self.file is None:
                 return
-            row = {"key": key} | {k: v for k, v in asdict(reply).items() if k != "came"}
+            said = {k: v for k, v in asdict(reply).items() if k not in ("came", "over")}
+            row = {"key": key, "model": model, **said}
+            row["question"] = [question.system, question.user]
             make_folder(self.file.parent)
             with plain_errors(self.file), self.file.open("ab", buffering=0) as stream:
                 data = json.dumps(row, ensure_ascii=True).encode() + b"\n"
@@ -155,6 +171,10 @@ def _ends_whole(file: Path) -> bool:
     with file.open("rb") as stream:
         stream.seek(-1, os.SEEK_END)
         return stream.read(1) == b"\n"
+
+
+def _settings(answerer: Answerer) -> str:
+    return json.dumps([answerer.model, answerer.settings()], sort_keys=True, default=str)
 
 
 def _key(settings: str, question: Question) -> str:

@@ -27,7 +27,7 @@ BUILTIN: Mapping[str, str] = {
     "consensus": "gnomon.tasks.tunnel.loopholes:ConsensusReward",
     HUMAN: "gnomon.judges.human:HumanQueue",
     PEOPLE: "gnomon.feedback.people_judge:PeopleJudge",
-    AI: "gnomon.judges.ai:AIJudge",
+    AI: "gnomon.judges.panel:ai_judge",
     "maths": "gnomon.judges.verifiers.rewards:maths",
     "exact": "gnomon.judges.verifiers.rewards:exact",
     "regex": "gnomon.judges.verifiers.rewards:regex",

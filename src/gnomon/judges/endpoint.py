@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,13 +15,18 @@ from typing import TYPE_CHECKING, Any
 from gnomon.errors import ConfigError
 from gnomon.files import first_line
 from gnomon.judges.answers import Answerer, Done, Reply
-from gnomon.judges.prompting import (
+from gnomon.judges.budget import Budget, Pace
+from gnomon.judges.prompting import Question
+from gnomon.judges.reading import (
     Position,
-    Question,
     read_choice,
+    read_object,
+    read_order,
     read_probabilities,
     shortened,
+    write_order,
 )
+from gnomon.records import Cost
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -30,8 +35,11 @@ OPENAI = "https://api.openai.com/v1"
 KEY = "OPENAI_API_KEY"
 DEAD_AFTER = 3
 """Questions in a row that find no endpoint before the others are not asked."""
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
+"""Seconds between two tries of an endpoint that is gone: each pause is twice the one before."""
 _TOP = 20
-_SHORT = 8
+_TOKENS_PER_CHARACTER = 0.5
+"""What a question is taken to have before any was answered: twice what English has."""
 
 
 @dataclass
@@ -47,7 +55,12 @@ class Endpoint(Answerer):
         timeout_s, retries: of one request.
         concurrency: requests at the same time.
         price_input, price_output: for a million tokens.
+        requests_per_minute, tokens_per_minute: what it may be asked at most.
+        patience_s: how long an endpoint that is gone is waited for, from its last answer on.
         extra: more of the request's body; None takes a key out of it.
+        cap: what answers may cost; questions beyond it are not asked.
+        tell: hears that the endpoint is waited for.
+        sleep: waits for so many seconds.
 
     Raises:
         ConfigError: the openai package or the key is missing.
@@ -65,7 +78,13 @@ class Endpoint(Answerer):
     concurrency: int = 8
     price_input: float = 0.0
     price_output: float = 0.0
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    patience_s: float = 0.0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    cap: Budget | None = None
+    tell: Callable[[str], None] = lambda text: None
+    sleep: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
         if find_spec("openai") is None:
@@ -74,9 +93,13 @@ class Endpoint(Answerer):
             )
         self._key = self._read_key()
         self._with_logprobs = self.logprobs != "no"
+        self._with_schema = True
+        self._pace = Pace(self.requests_per_minute, self.tokens_per_minute, sleep=self.sleep)
         self._lock = threading.Lock()
         self._dead = ""
+        self._lasting = False
         self._missed = 0
+        self._ratio: float | None = None
 
     def _read_key(self) -> str:
         name = self.api_key_env or KEY
@@ -100,31 +123,93 @@ class Endpoint(Answerer):
 
     @cached_property
     def _client(self) -> OpenAI:
-        from openai import OpenAI
+        from openai import DefaultHttpxClient, OpenAI
 
+        paced = {"request": [lambda request: self._pace.request()]}  # each try of a question
         return OpenAI(
             base_url=self.url or OPENAI,
             api_key=self._key,
             timeout=self.timeout_s,
             max_retries=self.retries,
+            http_client=DefaultHttpxClient(event_hooks=paced),
         )
 
+    @property
+    def _where(self) -> str:
+        return f"{self.url or OPENAI}, model {self.model}"
+
     def answer(self, questions: Sequence[Question], done: Done) -> None:
-        """Ask, several at a time; where the endpoint is gone, the rest is not asked."""
+        """Ask, several at a time. Where the endpoint is gone, the rest is not asked before it is
+        back; after ``patience_s`` without an answer it is not asked at all."""
         _ = self._client  # made here, not in several threads
-        self._dead, self._missed = "", 0
-        pool = ThreadPoolExecutor(max_workers=min(self.concurrency, len(questions)))
+        left, waited, pause = list(enumerate(questions)), 0.0, FIRST_PAUSE
+        while left:
+            missed = self._ask_all(left, done)
+            if len(missed) < len(left):
+                waited, pause = 0.0, FIRST_PAUSE
+            if self._lasting or not missed or waited >= self.patience_s:
+                for place, reply in missed.items():
+                    done(place, reply)
+                return
+            pause = min(pause, self.patience_s - waited)
+            first = next(iter(missed.values())).error
+            self.tell(f"{first}; {len(missed)} questions are asked again in {pause:.0f} s")
+            self.sleep(pause)
+            waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
+            left = [(place, question) for place, question in left if place in missed]
+
+    def _ask_all(self, asked: Sequence[tuple[int, Question]], done: Done) -> dict[int, Reply]:
+        """Ask once; gives what found no endpoint, tells the others."""
+        self._dead, self._lasting, self._missed = "", False, 0
+        missed: dict[int, Reply] = {}
+
+        def one(place: int, question: Question) -> None:
+            reply, gone = self._ask(question)
+            if gone:
+                missed[place] = reply
+            else:
+                done(place, reply)
+
+        pool = ThreadPoolExecutor(max_workers=min(self.concurrency, len(asked)))
         try:
-            asked = [pool.submit(self._one, i, q, done) for i, q in enumerate(questions)]
-            for future in asked:
+            for future in [pool.submit(one, place, question) for place, question in asked]:
                 future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+        return dict(sorted(missed.items()))
 
-    def _one(self, place: int, question: Question, done: Done) -> None:
-        done(place, self._ask(question))
+    def _ask(self, question: Question) -> tuple[Reply, bool]:
+        """The answer within the budget and the pace, and whether no endpoint was found."""
+        if self._dead:
+            return Reply(error=self._dead, came=False), True
+        most = self._most(question)
+        if self.cap is not None and not self.cap.reserve(most):
+            reason = f"not asked: the budget is spent ({self.cap})"
+            return Reply(error=reason, came=False, over=True), False
+        reply, gone = Reply(error="stopped", came=False), False
+        try:
+            self._pace.read(most.tokens)
+            reply, gone = self._once(question)
+        finally:
+            self._pace.settle(most.tokens, reply.tokens)
+            if self.cap is not None:
+                self.cap.settle(most, reply.cost)
+        return reply, gone
 
-    def _ask(self, question: Question) -> Reply:
+    def _most(self, question: Question) -> Cost:
+        """What a question takes at most, as far as that is known before it is asked."""
+        ratio = _TOKENS_PER_CHARACTER if self._ratio is None else 1.1 * self._ratio
+        read = 32 + round(ratio * (len(question.system) + len(question.user)))
+        written = self._longest(question)
+        return Cost(0.0, read + written, self._price(read, written))
+
+    def _longest(self, question: Question) -> int:
+        return self.max_tokens if question.reason else question.tokens
+
+    def _price(self, read: int, written: int) -> float:
+        return (read * self.price_input + written * self.price_output) / 1e6
+
+    def _once(self, question: Question) -> tuple[Reply, bool]:
         from openai import (
             APIConnectionError,
             APIStatusError,
@@ -136,27 +221,44 @@ class Endpoint(Answerer):
             UnprocessableEntityError,
         )
 
-        if self._dead:
-            return Reply(error=self._dead, came=False)
         began = time.perf_counter()
-        where = f"{self.url or OPENAI}, model {self.model}"
         try:
             found = self._request(question)
         except (BadRequestError, UnprocessableEntityError) as error:
-            if self._with_logprobs and self.logprobs == "auto" and "logprob" in str(error).lower():
-                self._with_logprobs = False
-                return self._ask(question)
-            return Reply(error=f"{where} refused the question: {first_line(error)}", came=False)
+            if self._does_without(question, str(error).lower()):
+                return self._once(question)
+            reason = f"{self._where} refused the question: {first_line(error)}"
+            return Reply(error=reason, came=False), False
         except (AuthenticationError, PermissionDeniedError, NotFoundError) as error:
-            self._dead = f"{where}: {first_line(error)}"
-            return Reply(error=self._dead, came=False)
+            more = self._served() if isinstance(error, NotFoundError) else ""
+            self._lasting, self._dead = True, f"{self._where}: {first_line(error)}{more}"
+            return Reply(error=self._dead, came=False), True
         except (OpenAIError, ValueError) as error:
-            reason = f"{where} did not answer: {_reason(error)}"
+            reason = f"{self._where} did not answer: {_reason(error)}"
             gone = isinstance(error, APIConnectionError | APIStatusError)
-            return Reply(error=self._missing(reason, gone), came=False)
+            return Reply(error=self._missing(reason, gone), came=False), gone
         with self._lock:
             self._missed = 0
-        return self._read(found, question, time.perf_counter() - began)
+        return self._read(found, question, time.perf_counter() - began), False
+
+    def _does_without(self, question: Question, problem: str) -> bool:
+        """Whether the endpoint refused what a question can do without, which is then left out."""
+        if self._with_logprobs and self.logprobs == "auto" and "logprob" in problem:
+            self._with_logprobs = False
+            return True
+        schema = any(word in problem for word in ("response_format", "schema", "grammar"))
+        if question.form == "object" and self._with_schema and schema:
+            self._with_schema = False
+            return True
+        return False
+
+    def _served(self) -> str:
+        """The models that are there instead."""
+        try:
+            names = [model.id for model in self._client.models.list()]
+        except Exception:  # it need not have such a list, or in this form
+            return ""
+        return f"; it serves {', '.join(names[:8])}" if names else ""
 
     def _missing(self, reason: str, gone: bool) -> str:
         """Count questions in a row that found no endpoint."""
@@ -173,8 +275,10 @@ class Endpoint(Answerer):
         body: dict[str, Any] = {
             "temperature": self.temperature,
             "seed": self.seed,
-            "max_tokens": self.max_tokens if question.reason else _SHORT,
+            "max_tokens": self._longest(question),
         }
+        if question.form == "object" and self._with_schema:
+            body["response_format"] = _schema(question)
         if self._with_logprobs:
             body |= {"logprobs": True, "top_logprobs": _TOP}
         body |= self.extra
@@ -188,23 +292,58 @@ class Endpoint(Answerer):
     def _read(self, found: Any, question: Question, seconds: float) -> Reply:
         usage = getattr(found, "usage", None)
         used = [int(getattr(usage, n, 0) or 0) for n in ("prompt_tokens", "completion_tokens")]
-        money = (used[0] * self.price_input + used[1] * self.price_output) / 1e6
-        reply = Reply(seconds=seconds, tokens=sum(used), money=money)
+        if used[0]:
+            ratio = used[0] / max(1, len(question.system) + len(question.user))
+            self._ratio = max(ratio, self._ratio or 0.0)
+        reply = Reply(seconds=seconds, tokens=sum(used), money=self._price(*used))
         first = next(iter(getattr(found, "choices", None) or ()), None)
         message = getattr(first, "message", None)
         if message is None:
             return replace(reply, error="the endpoint's answer holds no message")
         text = str(message.content or "")
         reply = replace(reply, text=text)
+        finish = getattr(first, "finish_reason", None)
+        positions = _positions(getattr(first, "logprobs", None))
+        if finish == "content_filter":
+            return replace(
+                reply, error=f"the endpoint's content filter stopped it: {shortened(text)}"
+            )
+        if question.form == "object":
+            return self._read_object(reply, question, positions, finish, message)
+        if question.form == "order":
+            order = read_order(text, question)
+            if order is None:
+                return replace(reply, error=_unreadable(text, message, finish, question))
+            return replace(reply, choice=write_order(order))
         choice = read_choice(text, question)
         if choice is None:
-            finish = getattr(first, "finish_reason", None)
             return replace(reply, error=_unreadable(text, message, finish, question))
-        positions = _positions(getattr(first, "logprobs", None))
         told = read_probabilities(positions, choice[1], question.choices) if positions else None
         if told is None and self.logprobs == "yes":
             return replace(reply, error="the endpoint gave no log-probs of its verdict")
         return replace(reply, choice=choice[0], probabilities=told)
+
+    def _read_object(
+        self,
+        reply: Reply,
+        question: Question,
+        positions: Sequence[Position],
+        finish: str | None,
+        message: Any,
+    ) -> Reply:
+        found = read_object(reply.text, question)
+        if isinstance(found, str):
+            problem = _unreadable(reply.text, message, finish, question)
+            return replace(reply, error=f"{found}: {problem}")
+        yes, told = question.choices[0], {}
+        for key, (word, at) in found.items():
+            shares = None
+            if positions and at >= 0:
+                shares = read_probabilities(positions, at, question.choices)
+            if shares is None and self.logprobs == "yes":
+                return replace(reply, error="the endpoint gave no log-probs of its verdicts")
+            told[key] = float(word == yes) if shares is None else shares[yes]
+        return replace(reply, probabilities=told)
 
 
 def _reason(error: Exception) -> str:
@@ -216,9 +355,24 @@ def _unreadable(text: str, message: Any, finish: str | None, question: Question)
     refusal = getattr(message, "refusal", None)
     if refusal:
         return f"the judge refused: {shortened(str(refusal))}"
-    if finish == "length" and question.reason:
+    if finish == "length" and (question.reason or question.form != "choice"):
         return f"cut off at max_tokens before its verdict: {shortened(text)}"
     return f"not an answer in the form asked for: {shortened(text)}"
+
+
+def _schema(question: Question) -> dict[str, Any]:
+    """The object that is to be written, as OpenAI's ``response_format``."""
+    one: dict[str, Any] = {"type": "string", "enum": list(question.choices)}
+    properties: dict[str, Any] = {"reason": {"type": "string"}} if question.reason else {}
+    properties |= dict.fromkeys(question.keys, one)
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    named = {"name": "verdicts", "strict": True, "schema": schema}
+    return {"type": "json_schema", "json_schema": named}
 
 
 def _positions(logprobs: Any) -> list[Position]:

@@ -16,11 +16,12 @@ from gnomon.data.chat import special_tokens
 from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, DataError
 from gnomon.judges.answers import Answerer, Done, Reply
+from gnomon.judges.budget import Budget
 from gnomon.judges.prompting import Question
 from gnomon.losses.reduce import response_logprobs
 from gnomon.models.load import fetch, fingerprint, load_causal_lm
 from gnomon.models.roles import Role, Trunk
-from gnomon.records import Message, Prompt, TokenGroup, TokenResponse
+from gnomon.records import Cost, Message, Prompt, TokenGroup, TokenResponse
 
 
 @dataclass
@@ -31,6 +32,7 @@ class LocalModel(Answerer):
         model: a folder or a name, as a recipe's ``model``; its weights are read when it is first
             asked.
         dtype, device: as a recipe's.
+        cap: what answers may cost; questions beyond it are not asked.
         tokens_per_microbatch: packed tokens of one forward pass.
 
     Raises:
@@ -41,6 +43,7 @@ class LocalModel(Answerer):
     dtype: str = "float32"
     device: str = "cpu"
     tokens_per_microbatch: int = 8192
+    cap: Budget | None = None
 
     def __post_init__(self) -> None:
         self._folder = fetch(self.model)
@@ -67,14 +70,24 @@ class LocalModel(Answerer):
         """Compute them; one that is longer than the model's window is an error."""
         groups: list[TokenGroup] = []
         for place, question in enumerate(questions):
-            if question.reason:
-                raise ConfigError("a model in this process gives no reasons: set reason: false")
+            if question.reason or question.form != "choice":
+                raise ConfigError(
+                    "a model in this process chooses one of several words; it writes nothing"
+                )
             try:
                 groups.append(self._group(place, question))
             except DataError as error:
                 done(place, Reply(error=f"{self.model} cannot be asked: {error}", came=False))
         for part in microbatches(groups, self.tokens_per_microbatch):
+            most = Cost(0.0, sum(group.num_tokens() for group in part))
+            if self.cap is not None and not self.cap.reserve(most):
+                reason = f"not asked: the budget is spent ({self.cap})"
+                for group in part:
+                    done(int(group.id), Reply(error=reason, came=False, over=True))
+                continue
             self._pass(part, questions, done)
+            if self.cap is not None:
+                self.cap.settle(most, most)
 
     @torch.no_grad()
     def _pass(self, part: Sequence[TokenGroup], questions: Sequence[Question], done: Done) -> None:
@@ -109,11 +122,12 @@ class LocalModel(Answerer):
         return TokenGroup(str(place), prompt, responses)
 
     def _spellings(self, choices: Sequence[str]) -> list[tuple[str, list[int]]]:
-        """Each choice with its tokens, without a space before it and with one, where they differ:
-        which of the two a model writes depends on its tokenizer and template."""
+        """Each choice with its tokens, without a space before it and with one (a word also with a
+        capital), where they differ: which a model writes depends on its tokenizer and template."""
         found: dict[tuple[int, ...], str] = {}
         for choice in choices:
-            for text in (choice, f" {choice}"):
+            words = (choice, choice.capitalize()) if len(choice) > 1 else (choice,)
+            for text in (t for word in words for t in (word, f" {word}")):
                 ids = self._encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
                 found.setdefault(tuple(ids), choice)
         return [(choice, list(ids)) for ids, choice in found.items()]

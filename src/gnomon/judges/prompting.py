@@ -1,10 +1,12 @@
-"""What an AI judge is asked, and how its answer is read: templates, fences, verdicts.
+"""What an AI judge is asked: templates, principles, fences (:mod:`gnomon.judges.reading` reads what
+it answers).
 
-A template is a text file with the places ``{{question}}``, ``{{answer_a}}`` and ``{{answer_b}}``
-(to compare) or ``{{answer}}`` (to score), and, where it wants them, ``{{rubric}}``, ``{{mark}}``,
-``{{ask}}`` (what is asked of the answers) and ``{{form}}`` (how the answer is to be written; what
-is asked stands before it where there is no ``{{ask}}``). A line ``[system]`` and a line ``[user]``
-divide it into two messages; without them it is one user message.
+A template is a text file with the places ``{{question}}``, and ``{{answer_a}}`` and
+``{{answer_b}}`` (to compare two), ``{{answers}}`` (to rank several) or ``{{answer}}`` (to judge
+one); where it wants them, ``{{rubric}}``, ``{{mark}}``, ``{{ask}}`` (what is asked of the answers)
+and ``{{form}}`` (how the answer is to be written; what is asked stands before it where there is no
+``{{ask}}``). A line ``[system]`` and a line ``[user]`` divide it into two messages; without them it
+is one user message.
 
 The texts to judge are untrusted. Each stands between two lines with a mark that is drawn from the
 texts themselves and a seed, so that no text can hold it, and what chat templates would read as the
@@ -14,13 +16,11 @@ end of a turn is broken up.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
-from bisect import bisect_right
+import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -28,13 +28,23 @@ from gnomon.errors import ConfigError
 from gnomon.plugins import did_you_mean
 from gnomon.records import Prompt
 
-Mode = Literal["pairs", "score"]
+Mode = Literal["pairs", "ranking", "rubric", "score", "approval"]
+Form = Literal["choice", "order", "object"]
+"""How an answer is written: one of the choices; letters in an order, as in ``B > A = C``; a JSON
+object with one of the choices for each key."""
 LETTERS = ("A", "B", "C")
 """Verdicts: answer A is better, answer B is better, neither is."""
 SCORES = tuple(str(i) for i in range(1, 11))
+GOOD_BAD = ("good", "bad")
+YES_NO = ("yes", "no")
+MOST = len(string.ascii_uppercase)
+"""Answers that one question can name by letters."""
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "pairs": ("question", "answer_a", "answer_b"),
+    "ranking": ("question", "answers"),
+    "rubric": ("question", "answer", "rubric"),
     "score": ("question", "answer"),
+    "approval": ("question", "answer"),
 }
 OPTIONAL = ("rubric", "mark", "ask", "form")
 _PLACE = re.compile(r"\{\{\s*(\w*)\s*\}\}")
@@ -51,14 +61,30 @@ class Question:
 
     Attributes:
         system, user: the two messages; ``system`` may be empty.
-        choices: the answers that count.
-        reason: whether a reason comes first, and the choice after ``Verdict:``.
+        choices: the answers that count; of an order, the letters in it.
+        reason: whether a reason comes first, and the choice after ``Verdict:`` (in an object, under
+            the key ``reason``).
+        form: how the answer is written.
+        keys: of an object: one choice for each.
+        ties: whether an order may hold ties.
     """
 
     system: str
     user: str
     choices: tuple[str, ...]
     reason: bool = False
+    form: Form = "choice"
+    keys: tuple[str, ...] = ()
+    ties: bool = True
+
+    @property
+    def tokens(self) -> int:
+        """An answer without a reason is never longer."""
+        return {
+            "choice": 8,
+            "order": 8 + 6 * len(self.choices),
+            "object": 16 + 12 * len(self.keys),
+        }[self.form]
 
 
 @dataclass(frozen=True)
@@ -93,6 +119,8 @@ class Template:
         ties: whether a judge that compares may call two answers equal.
         reason: whether the judge says why before its verdict.
         seed: of the marks.
+        style: how the answer is written, where there is more than one way: "order" or "best" of a
+            ranking; "each", "together" or "overall" of a rubric.
     """
 
     text: str
@@ -101,6 +129,7 @@ class Template:
     ties: bool = True
     reason: bool = False
     seed: int = 0
+    style: str = ""
 
     @classmethod
     def read(cls, file: Path | None, mode: Mode, **options: object) -> Template:
@@ -148,25 +177,37 @@ class Template:
         """Of the file."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The answers that count."""
-        if self.mode == "score":
-            return SCORES
-        return LETTERS if self.ties else LETTERS[:2]
+    def choices(self, count: int = 2) -> tuple[str, ...]:
+        """The answers that count, of a question about ``count`` answers."""
+        if self.mode == "pairs":
+            return LETTERS if self.ties else LETTERS[:2]
+        if self.mode == "ranking":
+            return tuple(string.ascii_uppercase[:count])
+        if self.mode == "approval":
+            return GOOD_BAD
+        return SCORES if self.style == "overall" or self.mode == "score" else YES_NO
 
     @property
-    def form(self) -> str:
+    def form(self) -> Form:
+        """How the answer is written."""
+        return {"order": "order", "together": "object"}.get(self.style, "choice")  # type: ignore[return-value]
+
+    def instruction(self, count: int = 2, keys: Sequence[str] = ()) -> str:
         """How the answer is to be written, in words."""
-        what = "a whole number from 1 to 10"
-        if self.mode == "pairs":
-            equal = ", or C if neither is better" if self.ties else ""
-            what = f"A if answer A is better, B if answer B is better{equal}"
+        choices = self.choices(count)
+        if self.form == "object":
+            return _object_form(keys, choices, self.reason)
+        if self.form == "order":
+            equal = ", with = between answers that are equally good" if self.ties else ""
+            one, what = "line", f"the letters of all answers from best to worst, with >{equal}"
+            what += f", as in {' > '.join(reversed(choices))}"
+        else:
+            one, what = _one_of(self, choices)
         if not self.reason:
-            return f"Reply with one {_word(self.mode)} and nothing else: {what}."
+            return f"Reply with one {one} and nothing else: {what}."
         return (
             "Say why, in at most four sentences. Then end with a line of its own that holds the "
-            f"word Verdict, a colon, and one {_word(self.mode)}: {what}."
+            f"word Verdict, a colon, and one {one}: {what}."
         )
 
     def needs(self, principle: Principle) -> str | None:
@@ -176,11 +217,18 @@ class Template:
             return "ask"
         return "rubric" if principle.criteria and "rubric" not in places else None
 
-    def question(self, prompt: str, *answers: str, principle: Principle | None = None) -> Question:
-        """The question about two answers, in this order, or about one.
+    def question(
+        self,
+        prompt: str,
+        *answers: str,
+        principle: Principle | None = None,
+        keys: Sequence[str] = (),
+    ) -> Question:
+        """The question about answers, in this order.
 
         Args:
             principle: what they are judged by, beside the template's own rubric.
+            keys: of an object: what it holds a choice for.
 
         Raises:
             ConfigError: the template has no place for the principle.
@@ -191,16 +239,24 @@ class Template:
             raise ConfigError(
                 f"principle {by}: the judge's template has no place {{{{{lacks}}}}} for it"
             )
+        count = len(answers)
         mark = new_mark(self.seed, prompt, *answers)
-        names = [f"answer {x}" for x in LETTERS[: len(answers)]] if len(answers) > 1 else ["answer"]
+        lettered = count > 1 or self.mode == "ranking"
+        names = [f"answer {x}" for x in string.ascii_uppercase[:count]] if lettered else ["answer"]
         texts = [("question", prompt), *zip(names, answers, strict=True)]
-        places = {name.lower().replace(" ", "_"): fenced(mark, name, t) for name, t in texts}
-        apart = "ask" in _PLACE.findall(self.text)
-        form = self.form if apart or not by.ask else f"{by.ask}\n{self.form}"
+        shown = [(name, fenced(mark, name, text)) for name, text in texts]
+        places = {name.lower().replace(" ", "_"): text for name, text in shown}
+        form = self.instruction(count, keys)
+        if by.ask and "ask" not in _PLACE.findall(self.text):
+            form = f"{by.ask}\n{form}"
         rubric = "\n".join(filter(None, [self.rubric, by.criteria]))
         places |= {"mark": mark, "ask": by.ask, "form": form, "rubric": rubric}
+        places["answers"] = "\n\n".join(text for _, text in shown[1:])
         parts = {name: _PLACE.sub(lambda m: places[m[1]], t).strip() for name, t in self._parts}
-        return Question(parts.get("system", ""), parts["user"], self.choices, self.reason)
+        asked = Question(
+            parts.get("system", ""), parts["user"], self.choices(count), self.reason, self.form
+        )
+        return replace(asked, keys=tuple(keys), ties=self.ties) if keys or not self.ties else asked
 
     @cached_property
     def _parts(self) -> list[tuple[str, str]]:
@@ -211,8 +267,28 @@ class Template:
         return [(name, parts.get(name, "")) for name in ("system", "user")]
 
 
-def _word(mode: Mode) -> str:
-    return "letter" if mode == "pairs" else "number"
+def _one_of(template: Template, choices: Sequence[str]) -> tuple[str, str]:
+    """What one choice is called, and what each means."""
+    if template.mode == "pairs":
+        equal = ", or C if neither is better" if template.ties else ""
+        return "letter", f"A if answer A is better, B if answer B is better{equal}"
+    if template.mode == "ranking":
+        return "letter", f"that of the best answer, {' or '.join(choices)}"
+    if choices == SCORES:
+        return "number", "a whole number from 1 to 10"
+    if template.mode == "approval":
+        return "word", "good if the answer is good, bad if it is not"
+    return "word", "yes if the answer meets the criterion, no if it does not"
+
+
+def _object_form(keys: Sequence[str], choices: Sequence[str], reason: bool) -> str:
+    pairs = [f'"{key}": "{choices[-1]}"' for key in keys]
+    if reason:
+        pairs.insert(0, '"reason": "in at most four sentences"')
+    return (
+        "Reply with one JSON object and nothing else. It holds, for the number of each criterion, "
+        f"{' or '.join(choices)}, as in {{{', '.join(pairs)}}}."
+    )
 
 
 # -- fences ----------------------------------------------------------------------------------------
@@ -250,62 +326,3 @@ def conversation(prompt: Prompt) -> str:
     if len(prompt.messages) == 1 and prompt.messages[0].role == "user":
         return prompt.messages[0].content
     return "\n\n".join(f"[{m.role}]\n{m.content}" for m in prompt.messages)
-
-
-# -- reading the answer ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Position:
-    """A token of an answer and the likeliest tokens in its place, with their log-probs (nats)."""
-
-    text: str
-    top: Mapping[str, float]
-
-
-def read_choice(text: str, question: Question) -> tuple[str, int] | None:
-    """The choice in an answer, and where in the text it stands; None where the answer is not in the
-    form that was asked for."""
-    known = "|".join(sorted(question.choices, key=len, reverse=True))
-    if question.reason:
-        found = list(re.finditer(rf"(?i:verdict)\W*?:\W*?({known})(?!\w)", text))
-    else:
-        lead = r"\W*(?:(?i:verdict|answer|rating|score)\W+)?"
-        one = re.match(rf"{lead}({known})(?![\w'’])(?!\s+(?!(?i:is\b))\w)", text)
-        found = [] if one is None else [one]
-    return (found[-1][1], found[-1].start(1)) if found else None
-
-
-def read_probabilities(
-    positions: Sequence[Position], at: int, choices: Sequence[str]
-) -> dict[str, float] | None:
-    """The probability of each choice, of those that stand at character ``at`` together.
-
-    None where the log-probs do not tell: no position is there, or a tokenizer that writes 10 as 1
-    and 0 leaves open which of the two the 1 was to be.
-    """
-    ends = list(accumulate(len(position.text) for position in positions))
-    i = bisect_right(ends, at)
-    if i == len(positions):
-        return None
-    position = positions[i]
-    mass = dict.fromkeys(choices, 0.0)
-    for token, logprob in position.top.items():
-        word = token.strip().strip("*")
-        if word in mass:
-            mass[word] += math.exp(min(0.0, logprob))
-    total = sum(mass.values())
-    if not total > 0:
-        return None
-    if "10" in mass and not mass["10"] and mass["1"] > 0.01 * total:
-        after = positions[i + 1] if i + 1 < len(positions) else None
-        if position.text.strip() != "1" or after is None:
-            return None
-        zero = sum(math.exp(min(0.0, p)) for t, p in after.top.items() if t == "0")
-        mass["10"], mass["1"] = mass["1"] * zero, mass["1"] * max(0.0, 1.0 - zero)
-    return {choice: m / total for choice, m in mass.items()}
-
-
-def shortened(text: str) -> str:
-    """An answer as an error message shows it."""
-    return repr(text if len(text) <= 200 else f"{text[:200]}...")

@@ -141,6 +141,11 @@ def judged(judge: Judge, groups: Sequence[Group]) -> list[Judgement]:
     ]
 
 
+def judged_by(judge: Judge, group: Group, found: Judgement) -> Judgement:
+    """One judgement as :func:`judged` gives it: with a score or an error for each response."""
+    return _complete(judge, group, found, 0.0)
+
+
 def _in_pieces(judge: Judge, groups: Sequence[Group], problem: str) -> list[Judgement]:
     """Ask again about less at a time, down to what ``problem`` is about."""
     if len(groups) > 1:

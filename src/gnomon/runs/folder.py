@@ -54,6 +54,8 @@ LOCK, HOLDER = ".lock", ".lock.json"
 _DECISIONS = ("gates", "on_fail")
 """Keys of a recipe, and of a stage, that a resumed run may have changed: what is done stays done,
 and its gates are asked again. So may the recipe's ``card``, which states and changes nothing."""
+_ASKING = ("budget", "budget_tokens", "patience_s", "requests_per_minute", "tokens_per_minute")
+"""Options of an AI judge that a resumed run may have changed: they do not decide what it says."""
 _SHOWN = 8
 
 
@@ -267,7 +269,7 @@ class RunFolder:
         changed = [
             f"\n  {key} was {_shown(before)} and is now {_shown(after)}"
             for key, before, after in recipe_changes(old, plain_recipe(self.recipe))
-            if key != "output" and not _is_decision(key)
+            if key != "output" and not _is_decision(key) and not _is_asking(key)
         ]
         if changed:
             more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
@@ -387,3 +389,9 @@ def _take(lock: filelock.BaseFileLock, folder: Path) -> bool:
         stacklevel=4,
     )
     return False
+
+
+def _is_asking(key: str) -> bool:
+    """Whether a key is of how an AI judge is asked."""
+    parts = [part for part in key.split(".") if not part.isdecimal()]
+    return parts[-1] in _ASKING and parts[-3:-1] in (["reward", "options"], ["observe", "options"])

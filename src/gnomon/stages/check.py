@@ -213,7 +213,8 @@ def _check_judging(stage: Stage) -> None:
     if any(map(compares, spec.reward)) and (spec.holdout or spec.eval_data):
         raise ConfigError(
             f"reward {AI} compares answers to the same prompt, and held-out prompts are answered "
-            "once: set its options to mode: score, or remove holdout and eval_data"
+            "once: set its options to mode: score, rubric or approval, or remove holdout and "
+            "eval_data"
         )
     if any(map(compares, [*spec.reward, *spec.observe])):
         _check_several(spec.rollout.samples)
@@ -221,14 +222,14 @@ def _check_judging(stage: Stage) -> None:
 
 def compares(reward: RewardSpec) -> bool:
     """Whether a reward is an AI judge that compares answers."""
-    return reward.builtin == AI and reward.options.get("mode", "pairs") == "pairs"
+    return reward.builtin == AI and reward.options.get("mode", "pairs") in ("pairs", "ranking")
 
 
 def _check_several(samples: int) -> None:
     if samples < 2:
         raise ConfigError(
             f"reward {AI} compares answers to the same prompt: set rollout.samples to at least 2, "
-            "or its options to mode: score"
+            "or its options to mode: score, rubric or approval"
         )
 
 

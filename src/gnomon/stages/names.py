@@ -18,7 +18,8 @@ from gnomon.algorithms.offline_settings import Settings
 from gnomon.algorithms.registry import METHODS, find_method
 from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.errors import ConfigError, GnomonError
-from gnomon.judges.build import check_builtin
+from gnomon.judges.ai import check_options
+from gnomon.judges.build import AI, check_builtin
 from gnomon.plugins import check_known, did_you_mean, is_own
 from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec
@@ -271,6 +272,8 @@ def _check_reward_names(rewards: Sequence[RewardSpec], base: Path) -> None:
     for reward in rewards:
         if reward.builtin is not None:
             check_builtin(reward.builtin)
+        if reward.builtin == AI:
+            check_options(reward.options, base)
         if reward.function is not None:
             _check_own_file(reward.function, base, "reward function")
 

@@ -1,0 +1,135 @@
+"""Reading what a judge answered: a choice and its probabilities, an order, an object.
+
+Nothing is guessed: an answer that is not in the form that was asked for has no verdict.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from gnomon.judges.prompting import Question
+
+_EDGES = re.compile(r"^\W+|\W+$")
+
+
+@dataclass(frozen=True)
+class Position:
+    """A token of an answer and the likeliest tokens in its place, with their log-probs (nats)."""
+
+    text: str
+    top: Mapping[str, float]
+
+
+def read_choice(text: str, question: Question) -> tuple[str, int] | None:
+    """The choice in an answer, and where in the text it stands; None where the answer is not in the
+    form that was asked for."""
+    known = "|".join(sorted(question.choices, key=len, reverse=True))
+    words = all(len(choice) > 1 and choice.isalpha() for choice in question.choices)
+    known = f"(?i:{known})" if words else known
+    if question.reason:
+        found = list(re.finditer(rf"(?i:verdict)\W*?:\W*?({known})(?!\w)", text))
+    else:
+        lead = r"\W*(?:(?i:verdict|answer|rating|score)\W+)?"
+        one = re.match(rf"{lead}({known})(?![\w'’])(?!\s+(?!(?i:is\b))\w)", text)
+        found = [] if one is None else [one]
+    if not found:
+        return None
+    said = found[-1][1]
+    return (said.lower() if words else said), found[-1].start(1)
+
+
+def read_probabilities(
+    positions: Sequence[Position], at: int, choices: Sequence[str]
+) -> dict[str, float] | None:
+    """The probability of each choice, of those that stand at character ``at`` together.
+
+    None where the log-probs do not tell: no position is there, or a tokenizer that writes 10 as 1
+    and 0 leaves open which of the two the 1 was to be.
+    """
+    ends = list(accumulate(len(position.text) for position in positions))
+    i = bisect_right(ends, at)
+    if i == len(positions):
+        return None
+    position = positions[i]
+    mass = dict.fromkeys(choices, 0.0)
+    for token, logprob in position.top.items():
+        word = _EDGES.sub("", token)
+        word = word if word in mass or len(word) < 2 else word.lower()  # Yes is yes, a is not A
+        if word in mass:
+            mass[word] += math.exp(min(0.0, logprob))
+    total = sum(mass.values())
+    if not total > 0:
+        return None
+    if "10" in mass and not mass["10"] and mass["1"] > 0.01 * total:
+        after = positions[i + 1] if i + 1 < len(positions) else None
+        if position.text.strip() != "1" or after is None:
+            return None
+        zero = sum(math.exp(min(0.0, p)) for t, p in after.top.items() if t == "0")
+        mass["10"], mass["1"] = mass["1"] * zero, mass["1"] * max(0.0, 1.0 - zero)
+    return {choice: m / total for choice, m in mass.items()}
+
+
+def read_order(text: str, question: Question) -> tuple[tuple[str, ...], ...] | None:
+    """The letters from best to worst, those of one rank together; None where the answer does not
+    hold every letter once."""
+    one = rf"[{''.join(question.choices)}]"
+    order = rf"(?<!\w)({one}(?:\s*[>=,]\s*{one})*)(?!\w)"
+    if question.reason:
+        found = re.findall(rf"(?i:verdict)\W*?:[\s*`]*?{order}", text)
+    else:
+        found = re.findall(order, text)
+    orders = [tuple(tuple(re.findall(r"\w", rank)) for rank in re.split("[>,]", o)) for o in found]
+    whole = [o for o in orders if sorted(x for rank in o for x in rank) == sorted(question.choices)]
+    if not whole or (not question.ties and any(len(rank) > 1 for rank in whole[-1])):
+        return None
+    return whole[-1] if question.reason or len(whole) == 1 else None
+
+
+def write_order(order: Sequence[Sequence[str]]) -> str:
+    """An order as :func:`read_order` reads it."""
+    return " > ".join(" = ".join(rank) for rank in order)
+
+
+def read_object(text: str, question: Question) -> dict[str, tuple[str, int]] | str:
+    """For each key its choice, and where in the text that stands; or what is wrong."""
+    found = _last_object(text, question.keys)
+    if found is None:
+        return "not the JSON object asked for"
+    value, begin, end = found
+    out = {}
+    for key in question.keys:
+        word = _EDGES.sub("", str(value.get(key, ""))).lower()
+        word = {"true": "yes", "false": "no"}.get(word, word)
+        if word not in question.choices:
+            known = " or ".join(question.choices)
+            return f"no {known} for {key!r} in the JSON object"
+        own = list(re.finditer(rf'"{re.escape(key)}"\s*:\s*"?\s*(\w)', text[begin:end]))
+        out[key] = (word, begin + own[-1].start(1) if own else -1)
+    return out
+
+
+def _last_object(text: str, keys: Sequence[str]) -> tuple[dict[str, Any], int, int] | None:
+    """The last JSON object in a text that has any of the keys, and from where to where it goes."""
+    decoder, found, at = json.JSONDecoder(), None, text.find("{")
+    while at >= 0:
+        end = at + 1
+        try:
+            value, end = decoder.raw_decode(text, at)
+            if isinstance(value, dict) and value.keys() & set(keys):
+                found = value, at, end
+        except (ValueError, RecursionError):
+            pass
+        at = text.find("{", end)
+    return found
+
+
+def shortened(text: str) -> str:
+    """An answer as an error message shows it."""
+    return repr(text if len(text) <= 200 else f"{text[:200]}...")
