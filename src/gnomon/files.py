@@ -141,6 +141,21 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line (without its end) to a file that only grows, in one write; after half a line that
+    a killed process left it starts a new one."""
+    make_folder(path.parent)
+    with plain_errors(path), path.open("ab", buffering=0) as stream:
+        whole = not stream.tell() or _last_byte(path) == b"\n"
+        os.write(stream.fileno(), (b"" if whole else b"\n") + line + b"\n")
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1)
+
+
 def recover_folder(target: Path) -> None:
     """Finish a replacement of ``target`` that was cut off between its two renames.
 

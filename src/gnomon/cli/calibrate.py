@@ -115,7 +115,7 @@ def _judge(given: list[str], name: str | None, output: Path) -> Judge:
     from gnomon.recipe.schema import RewardSpec
     from gnomon.runs.evals import CALIBRATION_FOLDER
 
-    options = dict(_option(text) for text in given)
+    options = dict(option(text) for text in given)
 
     def load(model: str) -> LoadedReward:
         from gnomon.models.save import load_reward_model
@@ -131,7 +131,7 @@ def _judge(given: list[str], name: str | None, output: Path) -> Judge:
     return one_judge(spec, base=Path.cwd(), load=load, answers=answers, texts=True)
 
 
-def _option(text: str) -> tuple[str, Any]:
+def option(text: str) -> tuple[str, Any]:
     """``KEY=VALUE``; numbers, truth values, null, lists and objects are read as YAML, all else is
     text as it stands."""
     import yaml

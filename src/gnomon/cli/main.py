@@ -16,6 +16,7 @@ from gnomon.cli.card import card
 from gnomon.cli.eval import eval_app
 from gnomon.cli.imports import import_logs
 from gnomon.cli.label import label_app
+from gnomon.cli.judge import judge_app
 from gnomon.cli.mappings import parse_mapping
 from gnomon.cli.run import quickstart, report, run
 from gnomon.cli.view import view
@@ -32,6 +33,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at data before training 
 app.add_typer(data_app, name="data")
 app.add_typer(eval_app, name="eval")
 app.add_typer(label_app, name="label")
+app.add_typer(judge_app, name="judge")
 
 
 @app.callback(help=ABOUT, invoke_without_command=True, no_args_is_help=True)

@@ -279,11 +279,13 @@ class ReadOptions:
         as_text: prompts are plain text for a base model, not chat turns.
         labels: what the values of a `preference` column mean, e.g. {0: "a", 1: "b", 2: "tie"}.
         good_from: scores at or above this are good, below it bad (ratings read as unpaired).
+        judged: whether a row must say which of its responses is better.
     """
 
     as_text: bool = False
     labels: Mapping[Any, Verdict] = field(default_factory=dict)
     good_from: float | None = None
+    judged: bool = True
 
 
 def to_response(turns: Sequence[Turn], **known: Any) -> Response:

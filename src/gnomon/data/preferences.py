@@ -185,9 +185,9 @@ def parse_verdict(row: Row, options: ReadOptions) -> list[Group]:
         pair = [to_response(a, id="a"), to_response(b, id="b")]
         verdicts = [(int(vote == "b"), int(vote != "b"), vote == "tie") for vote in votes]
         return [_compared(row, options, prompt, pair, verdicts, voters)]
-    if field is None:
+    if field is None and options.judged:
         raise row.missing("preference")
-    vote = verdict(row.take(field), options.labels)
+    vote = "tie" if field is None else verdict(row.take(field), options.labels)
     prompt, a, b = _sides(row, RESPONSE_A, RESPONSE_B)
     ranks = {"a": (1.0, 2.0), "b": (2.0, 1.0), "tie": (1.0, 1.0)}[vote]
     pair = [to_response(a, id="a", rank=ranks[0]), to_response(b, id="b", rank=ranks[1])]
@@ -202,7 +202,8 @@ def parse_responses(row: Row, options: ReadOptions) -> list[Group]:
     """Any number of responses, ranked, scored or compared."""
     if row.first(PROMPT) is None:
         raise row.missing("prompt")
-    prompt, ranked, sure = prompt_turns(row), parse_ranking(row), row.confidence()
+    prompt, ranked = prompt_turns(row), parse_ranking(row, options.judged)
+    sure = row.confidence()
     verdicts = tuple(replace(c, weight=c.weight * sure) for c in ranked.comparisons)
     if sure != 1 and not verdicts and len(ranked.ranks) > 1:
         verdicts = comparisons_from_ranks(ranked.ranks, sure)
@@ -228,8 +229,11 @@ class Ranked:
         return [r.rank for r in self.responses if r.rank is not None]
 
 
-def parse_ranking(row: Row) -> Ranked:
+def parse_ranking(row: Row, judged: bool = True) -> Ranked:
     """The responses of a row and how they compare.
+
+    Args:
+        judged: whether it must say that.
 
     Raises:
         RowError: no responses, a response without text, some ranked and some not, unknown ids.
@@ -249,7 +253,7 @@ def parse_ranking(row: Row) -> Ranked:
     if len(set(ids)) < len(ids):
         raise RowError("two responses have the same id", "give each response its own id")
     comparisons, labellers = _comparisons(row, ids)
-    ranks = _ranks(row, ids, metas, needed=len(items) > 1 and not comparisons)
+    ranks = _ranks(row, ids, metas, needed=judged and len(items) > 1 and not comparisons)
     responses = (
         to_response(turns, id=i, rank=rank, meta=meta)
         for (turns, _, meta), i, rank in zip(found, ids, ranks, strict=True)

@@ -19,7 +19,16 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from gnomon.data.fields import COMPLETION, KNOWN, ReadOptions, Row, decode, rename
+from gnomon.data.fields import (
+    COMPLETION,
+    KNOWN,
+    RESPONSE_A,
+    RESPONSE_B,
+    ReadOptions,
+    Row,
+    decode,
+    rename,
+)
 from gnomon.data.formats import BY_NAME, FORMATS, READABLE_AS, Format, check, convert, detect
 from gnomon.data.rows import MAX_GB, iter_rows, stem
 from gnomon.data.values import RawRow, RowError, Skipped, summarise_skipped
@@ -110,6 +119,62 @@ def read_groups(
             "Give some a positive weight, or leave the file out."
         )
     return ReadResult(unique_ids(groups), skipped, chosen.name, want, empty)
+
+
+def read_answers(
+    path_or_id: str | Path,
+    *,
+    split: str | None = None,
+    format: str = "auto",
+    limit: int | None = None,
+    sample_seed: int | None = None,
+    columns: Mapping[str, str] | None = None,
+    max_skipped: float = 0.5,
+    max_gb: float = MAX_GB,
+) -> ReadResult:
+    """Read prompts with one answer or more, to be judged: what a row says of how they compare is
+    left out, and it need not say anything. See :func:`read_groups`.
+
+    Raises:
+        DataError: as there, and where rows hold no answers.
+    """
+    name = str(path_or_id)
+    raw = select(iter_rows(path_or_id, split=split, max_gb=max_gb), limit, sample_seed)
+    if not raw:
+        raise DataError(f"{name}: no rows. Check that this is the file you meant.")
+    columns = columns or {}
+    raw = decode(rename(raw, columns, name) if columns else raw)
+    rows = [item.data for item in raw if isinstance(item, RawRow)]
+    two = sum(any(n in d for n in RESPONSE_A) and any(n in d for n in RESPONSE_B) for d in rows)
+    chosen, native = _understand(
+        raw, "verdict" if format == "auto" and 2 * two > len(rows) else format, name
+    )
+    if native == "prompts":
+        raise DataError(
+            f"{name}: holds prompts without answers, and there is nothing to judge. Answers come "
+            "as responses: [...], as response_a and response_b, or as completion"
+        )
+    options = ReadOptions(judged=False)
+    groups: list[Group] = []
+    skipped: list[Skipped] = []
+    for item in raw:
+        if isinstance(item, Skipped):
+            skipped.append(item)
+            continue
+        default_id = f"{stem(item.source.file, split)}-{item.source.row}"
+        row = Row(item.data, item.source, default_id, item.aside, columns)
+        try:
+            for group in chosen.parse(row, options):
+                bare = tuple(replace(r, rank=None) for r in group.responses)
+                bare_group = replace(group, responses=bare, comparisons=())
+                if not bare:
+                    raise RowError("no response", "there is nothing to judge without answers")
+                check(bare_group)
+                groups.append(bare_group)
+        except RowError as error:
+            skipped.append(error.skip(item.source))
+    _refuse_if_too_many(name, len(raw), skipped, max_skipped)
+    return ReadResult(_unique_ids(groups), skipped, chosen.name, native, _empty_columns(raw))
 
 
 T = TypeVar("T")

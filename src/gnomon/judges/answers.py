@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from gnomon.files import make_folder, plain_errors
+from gnomon.files import append_line, plain_errors
 from gnomon.judges.prompting import Question
 from gnomon.judges.protocol import total_cost
 from gnomon.records import Cost
@@ -31,6 +30,7 @@ class Reply:
         choice: the one that was written; an order as ``B > A = C``.
         error: why nothing can be read from it.
         came: whether an answer came at all (one that cannot be read did, and cost its price).
+        gone: whether nobody was there to be asked.
         over: whether it was not asked since the budget is spent.
         seconds, tokens, money: what it took.
     """
@@ -40,6 +40,7 @@ class Reply:
     choice: str | None = None
     error: str | None = None
     came: bool = True
+    gone: bool = False
     over: bool = False
     seconds: float = 0.0
     tokens: int = 0
@@ -102,6 +103,10 @@ class AnswerBook:
         """What a question's answer is kept under."""
         return _key(_settings(answerer), question)
 
+    def reply(self, key: str) -> Reply | None:
+        """The answer that is kept under a key."""
+        return self._known.get(key)
+
     def ask(self, answerer: Answerer, questions: Sequence[Question]) -> list[Reply]:
         """The answers, in order; only questions that were never answered are asked.
 
@@ -156,21 +161,10 @@ class AnswerBook:
             self.spent = total_cost([self.spent, reply.cost])
             if self.file is None:
                 return
-            said = {k: v for k, v in asdict(reply).items() if k not in ("came", "over")}
+            said = {k: v for k, v in asdict(reply).items() if k not in ("came", "gone", "over")}
             row = {"key": key, "model": model, **said}
             row["question"] = [question.system, question.user]
-            make_folder(self.file.parent)
-            with plain_errors(self.file), self.file.open("ab", buffering=0) as stream:
-                data = json.dumps(row, ensure_ascii=True).encode() + b"\n"
-                if stream.tell() and not _ends_whole(self.file):
-                    data = b"\n" + data  # after half a line that a killed process left
-                os.write(stream.fileno(), data)
-
-
-def _ends_whole(file: Path) -> bool:
-    with file.open("rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1) == b"\n"
+            append_line(self.file, json.dumps(row, ensure_ascii=True).encode())
 
 
 def _settings(answerer: Answerer) -> str:

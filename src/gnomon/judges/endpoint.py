@@ -164,8 +164,8 @@ class Endpoint(Answerer):
         missed: dict[int, Reply] = {}
 
         def one(place: int, question: Question) -> None:
-            reply, gone = self._ask(question)
-            if gone:
+            reply = self._ask(question)
+            if reply.gone:
                 missed[place] = reply
             else:
                 done(place, reply)
@@ -178,23 +178,23 @@ class Endpoint(Answerer):
             pool.shutdown(wait=False, cancel_futures=True)
         return dict(sorted(missed.items()))
 
-    def _ask(self, question: Question) -> tuple[Reply, bool]:
-        """The answer within the budget and the pace, and whether no endpoint was found."""
+    def _ask(self, question: Question) -> Reply:
+        """The answer, within the budget and the pace."""
         if self._dead:
-            return Reply(error=self._dead, came=False), True
+            return Reply(error=self._dead, came=False, gone=True)
         most = self._most(question)
         if self.cap is not None and not self.cap.reserve(most):
             reason = f"not asked: the budget is spent ({self.cap})"
-            return Reply(error=reason, came=False, over=True), False
-        reply, gone = Reply(error="stopped", came=False), False
+            return Reply(error=reason, came=False, over=True)
+        reply = Reply(error="stopped", came=False)
         try:
             self._pace.read(most.tokens)
-            reply, gone = self._once(question)
+            reply = self._once(question)
         finally:
             self._pace.settle(most.tokens, reply.tokens)
             if self.cap is not None:
                 self.cap.settle(most, reply.cost)
-        return reply, gone
+        return reply
 
     def _most(self, question: Question) -> Cost:
         """What a question takes at most, as far as that is known before it is asked."""
@@ -209,7 +209,7 @@ class Endpoint(Answerer):
     def _price(self, read: int, written: int) -> float:
         return (read * self.price_input + written * self.price_output) / 1e6
 
-    def _once(self, question: Question) -> tuple[Reply, bool]:
+    def _once(self, question: Question) -> Reply:
         from openai import (
             APIConnectionError,
             APIStatusError,
@@ -228,18 +228,18 @@ class Endpoint(Answerer):
             if self._does_without(question, str(error).lower()):
                 return self._once(question)
             reason = f"{self._where} refused the question: {first_line(error)}"
-            return Reply(error=reason, came=False), False
+            return Reply(error=reason, came=False)
         except (AuthenticationError, PermissionDeniedError, NotFoundError) as error:
             more = self._served() if isinstance(error, NotFoundError) else ""
             self._lasting, self._dead = True, f"{self._where}: {first_line(error)}{more}"
-            return Reply(error=self._dead, came=False), True
+            return Reply(error=self._dead, came=False, gone=True)
         except (OpenAIError, ValueError) as error:
             reason = f"{self._where} did not answer: {_reason(error)}"
             gone = isinstance(error, APIConnectionError | APIStatusError)
-            return Reply(error=self._missing(reason, gone), came=False), gone
+            return Reply(error=self._missing(reason, gone), came=False, gone=gone)
         with self._lock:
             self._missed = 0
-        return self._read(found, question, time.perf_counter() - began), False
+        return self._read(found, question, time.perf_counter() - began)
 
     def _does_without(self, question: Question, problem: str) -> bool:
         """Whether the endpoint refused what a question can do without, which is then left out."""

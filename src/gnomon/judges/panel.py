@@ -8,7 +8,6 @@ every score.
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -196,24 +195,3 @@ class Panel(Judge):
 def _vote(p: float) -> float:
     """What a probability votes for; 1/2 abstains."""
     return 0.5 if abs(p - 0.5) < 1e-9 else float(p > 0.5)
-
-
-def disagreements(opinions: Sequence[Opinion]) -> tuple[int, int]:
-    """Pairs (or answers) on which members of a panel gave different verdicts, and all of them."""
-    apart = total = 0
-    for opinion in opinions:
-        seen: dict[Any, Counter[float]] = {}
-        for _, member in opinion.members:
-            judgement = member.judgement
-            if judgement.comparisons is not None:
-                for c in judgement.comparisons:
-                    won = 0.5 if c.tie else float(c.better < c.worse)
-                    pair = (min(c.better, c.worse), max(c.better, c.worse))
-                    seen.setdefault(pair, Counter())[won] += 1
-            else:
-                for i, score in enumerate(judgement.scores):
-                    if score.value is not None:
-                        seen.setdefault(i, Counter())[round(score.value, 6)] += 1
-        total += len(seen)
-        apart += sum(len(votes) > 1 for votes in seen.values())
-    return apart, total

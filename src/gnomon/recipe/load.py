@@ -52,6 +52,18 @@ def parse_recipe(
     return validate_as(Recipe, raw, where, lines)
 
 
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something else than ``what``.
+    """
+    raw = _document(path).data
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: it holds no mapping of {what}")
+    return raw
+
+
 def _read(path: Path, depth: int = 0) -> Document:
     """The raw recipe in a file, with lines where they are this file's own; ``extends: other.yaml``
     with ``changes: [key=value]`` is another recipe with those overrides."""

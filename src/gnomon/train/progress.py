@@ -27,6 +27,9 @@ _SHOWN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("loss", "loss/tokens")),
     ("accuracy", ("accuracy",)),
     ("tokens/s", ("tokens_per_second", "tokens/s")),
+    ("failed", ("failed",)),
+    ("tokens", ("tokens",)),
+    ("euros", ("euros",)),
 )
 
 

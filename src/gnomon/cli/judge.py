@@ -1,0 +1,397 @@
+"""``gnomon judge``: labels by language models, and why they are what they are."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from gnomon.cli.mappings import parse_mapping
+from gnomon.console import complain, say
+from gnomon.errors import ConfigError, DataError, RunError, RunStopped
+
+if TYPE_CHECKING:
+    from gnomon.feedback.ailabels import Sink, Summary
+    from gnomon.feedback.explained import Exchange
+    from gnomon.feedback.records import Label
+    from gnomon.judges.ai import AIJudge
+    from gnomon.judges.panel import Panel
+
+
+class _LabelFirst(TyperGroup):
+    """``gnomon judge FILE`` is ``gnomon judge label FILE``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["label", *args]
+        return super().parse_args(ctx, args)
+
+
+judge_app = typer.Typer(
+    cls=_LabelFirst,
+    no_args_is_help=True,
+    help="Labels by language models: gnomon judge FILE --judge model=NAME ... --out labels.jsonl, "
+    "and gnomon judge explain labels.jsonl ID.",
+)
+
+
+@judge_app.command("label")
+def label(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Answers to judge: a file of prompts and responses, in any format that data is "
+            "read in (they need no verdict); a run's or a stage's folder (its samples); a store."
+        ),
+    ],
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A YAML file of the judge's options, or KEY=VALUE, as in model=NAME "
+            "url=http://HOST/v1 mode=ranking; see docs/judges.md. Repeatable."
+        ),
+    ] = None,
+    out: Annotated[
+        str, typer.Option(help="Where labels go: a .jsonl file, a store's file (.db) or its URL.")
+    ] = "labels.jsonl",
+    name: Annotated[str | None, typer.Option(help="The judge's name in its labels.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Euros that all its answers may cost; then it stops.")
+    ] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="The same in tokens.", min=1)] = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds that an endpoint which is gone is waited for.", min=0)
+    ] = 600.0,
+    campaign: Annotated[
+        str | None, typer.Option(help="Of a store: only its items; else what labels belong to.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Of a run: only this stage's samples.")] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option(help="GNOMON=FILE names of the data's columns.")
+    ] = None,
+    format: Annotated[str, typer.Option(help="The data's format, when not detected.")] = "auto",
+    limit: Annotated[int | None, typer.Option(help="Judge at most this many.", min=1)] = None,
+    sample_seed: Annotated[
+        int | None, typer.Option(help="With --limit: a random sample, not the first ones.")
+    ] = None,
+    max_failed: Annotated[
+        float, typer.Option(help="The share of items it may fail on before that is an error.")
+    ] = 0.05,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Where questions and answers are kept; by default OUT.asked."),
+    ] = None,
+) -> None:
+    """Have a language model, or a panel of them, label answers. The word label may be left out.
+
+    It compares them in pairs and in both orders (mode=pairs), ranks all at once (ranking), judges
+    each by a rubric (rubric), from 1 to 10 (score), or as good or bad (approval). Labels are soft
+    where the endpoint gives log-probs. The file it writes is data that any stage reads.
+
+    Stopped, killed or over its budget, the same command goes on where it was, and pays for no
+    answer twice. What it failed on gets no label; the next run asks about it again. The exit code
+    is 5 where the budget ended it, and 1 where the endpoint did or too much failed.
+
+      gnomon judge pairs.jsonl --judge model=NAME --judge url=http://localhost:8000/v1
+
+      gnomon judge runs/mine --judge judge.yaml --budget 2.50 --out labels.db
+    """
+    from gnomon.feedback.ailabels import label_items, spent_error
+    from gnomon.feedback.judged_data import items_of
+    from gnomon.train.progress import Progress
+
+    folder = work or work_of(out)
+    caps = {"budget": budget, "budget_tokens": budget_tokens}
+    asked = make_judge(judge or [], name, folder, caps, patience)
+    found = items_of(
+        data,
+        campaign=campaign,
+        stage=stage,
+        limit=limit,
+        sample_seed=sample_seed,
+        columns=parse_mapping("--columns", columns or []),
+        format=format,
+    )
+    if found.note:
+        say(found.note)
+    with _stoppable(), _sink(out) as sink, Progress("judge", len(found.items)) as progress:
+        _hear(asked, progress.note)
+
+        def show(done: int, summary: Summary) -> None:
+            spent = {"tokens": summary.spent.tokens, "euros": summary.spent.money or None}
+            progress.update(done, {"failed": summary.failed or None, **spent})
+
+        summary = label_items(asked, found.items, sink, folder, progress=show)
+    _say_summary(summary, asked, folder, out)
+    if summary.over:
+        raise spent_error(summary, out)
+    tried = summary.labelled + summary.failed
+    if summary.failed > max_failed * tried:
+        raise RunError(
+            f"the judge failed on {summary.failed} of {tried} items, more than the "
+            f"{max_failed:.0%} allowed (--max-failed). The first: {summary.first_error}\n"
+            f"All of them: {folder / 'failed.jsonl'}. The same command asks about them again."
+        )
+
+
+@judge_app.command("explain")
+def explain(
+    labels: Annotated[str, typer.Argument(help="What gnomon judge wrote: a file, or a store.")],
+    id: Annotated[str, typer.Argument(help="Of a label, an item or a prompt, or its beginning.")],
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Where questions and answers are kept; by default LABELS.asked."),
+    ] = None,
+    questions: Annotated[
+        bool, typer.Option("--questions/--no-questions", help="Show the questions in full.")
+    ] = True,
+) -> None:
+    """Say why a label came out as it did: who gave it, by which principle or rubric and version,
+    what was asked in each order, what was answered, with which probabilities, and what it cost.
+
+      gnomon judge explain labels.jsonl 3f2a
+    """
+    from gnomon.feedback.explained import exchanges
+
+    found = list(_labels(labels, id))
+    if not found:
+        raise DataError(f"{labels}: no label, item or prompt {id!r}")
+    for one in found:
+        for line in _label_lines(one):
+            say(line)
+        for exchange in exchanges(one, work or work_of(labels)):
+            for line in _exchange_lines(exchange, questions):
+                say(line)
+
+
+# -- the judge -------------------------------------------------------------------------------------
+
+
+def make_judge(
+    given: list[str],
+    name: str | None,
+    folder: Path,
+    caps: Mapping[str, Any],
+    patience: float = 0.0,
+) -> AIJudge | Panel:
+    """The judge of ``--judge`` options.
+
+    Args:
+        folder: where its answers are kept.
+        caps: what its answers may cost; of options that are None, those of the judge hold.
+
+    Raises:
+        ConfigError: they are no judge's.
+    """
+    from gnomon.judges.panel import ai_judge
+
+    options, base = judge_options(given)
+    options |= {key: value for key, value in caps.items() if value is not None}
+    if patience and "local" not in options:
+        options.setdefault("patience_s", patience)
+    if options.pop("builtin", "ai") != "ai":
+        raise ConfigError("gnomon judge asks language models: remove builtin, give model or local")
+    own = options.pop("name", None) or name
+    found = ai_judge(base=base, answers=folder, **options)
+    if own:
+        found.name = str(own)
+    return found
+
+
+def judge_options(given: list[str]) -> tuple[dict[str, Any], Path]:
+    """The options in YAML files and ``KEY=VALUE``, later ones first, and the folder that their
+    files start from. A file may hold the options, or a recipe's reward with them.
+
+    Raises:
+        ConfigError: one cannot be read, or none is given.
+    """
+    from gnomon.cli.calibrate import option
+    from gnomon.recipe.load import read_mapping
+
+    if not given:
+        raise ConfigError("which judge? --judge model=NAME --judge url=http://localhost:8000/v1")
+    options: dict[str, Any] = {}
+    base = Path.cwd()
+    for text in given:
+        if "=" in text:
+            key, value = option(text)
+            options[key] = value
+            continue
+        file = Path(text)
+        if not file.is_file():
+            raise ConfigError(
+                f"--judge {text!r}: no such file; give a YAML file of the judge's options, or "
+                "KEY=VALUE, as in model=NAME"
+            )
+        about = read_mapping(file, "a judge's options")
+        more = about.pop("options", None) or {}
+        options |= about | more
+        base = file.absolute().parent
+    return options, base
+
+
+def _hear(judge: AIJudge | Panel, tell: Any) -> None:
+    """Have endpoints say that they are waited for."""
+    from gnomon.feedback.ailabels import members_of
+    from gnomon.judges.endpoint import Endpoint
+
+    for member in members_of(judge).values():
+        if isinstance(member.answerer, Endpoint):
+            member.answerer.tell = tell
+
+
+# -- where labels go -------------------------------------------------------------------------------
+
+
+def work_of(out: str) -> Path:
+    """The folder beside labels in which what was asked is kept."""
+    from gnomon.feedback.ailabels import WORK
+    from gnomon.feedback.identity import digest
+
+    if "://" in out:
+        return Path(f"judge-{digest(out)[:8]}{WORK}")
+    return Path(f"{out}{WORK}")
+
+
+@contextmanager
+def _sink(out: str) -> Iterator[Sink]:
+    from gnomon.feedback.ailabels import LabelFile, StoreSink
+    from gnomon.feedback.judged_data import is_store
+
+    if not is_store(out):
+        yield LabelFile(Path(out))
+        return
+    from gnomon.feedback.opening import open_store
+
+    with open_store(out, create=True) as store:
+        yield StoreSink(store)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop it where it is: what was answered is kept."""
+
+    def stop(number: int, frame: object) -> None:
+        raise _Asked(number)
+
+    before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except _Asked as asked:
+        raise RunStopped(
+            "stopped: the labels and answers so far are kept, and the same command goes on from "
+            "them",
+            asked.number,
+        ) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Asked(KeyboardInterrupt):
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+# -- in words --------------------------------------------------------------------------------------
+
+
+def _say_summary(summary: Summary, judge: AIJudge | Panel, folder: Path, out: str) -> None:
+    from gnomon.feedback.ailabels import members_of
+    from gnomon.feedback.explained import costs, disagreement, habits
+    from gnomon.report.format import duration, measured
+
+    done = summary.before + summary.labelled
+    say(
+        f"{done} of {summary.items} items labelled"
+        + (f" ({summary.before} before)" if summary.before else "")
+        + (f", {summary.failed} failed" if summary.failed else "")
+        + f": {out}"
+    )
+    for model, cost in costs(folder).items():
+        money = f", {cost.money:.4f} euros" if cost.money else ""
+        say(f"  {model}: {duration(cost.seconds)} of requests, {cost.tokens} tokens{money}")
+    for who, member in members_of(judge).items():
+        say(f"  {who} is {member.version}")
+    apart = disagreement(folder)
+    if apart is not None:
+        say(f"  verdicts on which the panel's members differ   {measured(apart)}")
+    for habit in habits(folder):
+        say(f"  {habit.words}   {measured(habit.share)}")
+        if habit.warning is not None:
+            complain("warning", "yellow", habit.warning)
+
+
+def _labels(labels: str, id: str) -> Iterator[Label]:
+    """The labels that an id, or its beginning, names."""
+    from gnomon.feedback.ailabels import read_file
+    from gnomon.feedback.judged_data import is_store
+
+    if is_store(labels):
+        from gnomon.feedback.opening import open_store
+
+        with open_store(labels) as store:
+            names = {item.id: item.prompt.id for item in store.items()}
+            for label in store.labels():
+                if _is_named(id, label, names.get(label.item, "")):
+                    yield label
+        return
+    if not Path(labels).is_file():
+        raise DataError(f"{labels}: there is no such file of labels")
+    for row, own in read_file(Path(labels)):
+        yield from (label for label in own if _is_named(id, label, str(row.get("name", ""))))
+
+
+def _is_named(id: str, label: Label, prompt: str) -> bool:
+    return label.id.startswith(id) or label.item.startswith(id) or prompt == id
+
+
+def _label_lines(label: Label) -> Iterator[str]:
+    yield f"label {label.id} of item {label.item}"
+    yield f"  by {label.labeller}, {label.guideline}"
+    if label.principle:
+        yield f"  judged by {label.principle}"
+    if label.ranks:
+        yield f"  ranks {_listed(label.ranks)}, 1 is best"
+    if label.approvals:
+        words = {True: "good", False: "bad", None: "neither"}
+        yield "  " + ", ".join(f"answer {i}: {words[a]}" for i, a in _counted(label.approvals))
+    yield f"  scores {_listed(label.ratings)}"
+    if label.confidence is not None:
+        yield f"  confidence {label.confidence:.3g} (0 is a guess)"
+    for line in label.comment.splitlines():
+        yield f"  {line}"
+    cost = label.cost
+    yield f"  cost: {cost.seconds:.1f} s, {cost.tokens} tokens, {cost.money:.6f} euros; {label.at}"
+
+
+def _exchange_lines(exchange: Exchange, questions: bool) -> Iterator[str]:
+    order = ", ".join(str(i + 1) for i in exchange.shown)
+    yield f"asked {exchange.model} about {exchange.about}; shown in the order {order}"
+    if questions:
+        for part in (exchange.system, exchange.user):
+            yield from (f"  > {line}" for line in part.splitlines())
+    reply = exchange.reply
+    if reply.text:
+        yield from (f"  < {line}" for line in reply.text.splitlines())
+    if reply.error is not None:
+        yield f"  error: {reply.error}"
+    if reply.shares:
+        shares = sorted(reply.shares.items(), key=lambda item: -item[1])
+        yield "  probabilities: " + ", ".join(f"{word} {p:.3g}" for word, p in shares)
+    yield f"  {reply.tokens} tokens, {reply.money:.6f} euros"
+
+
+def _listed(values: tuple[Any, ...]) -> str:
+    return ", ".join("none" if v is None else f"{v:.4g}" for v in values)
+
+
+def _counted(values: tuple[Any, ...]) -> Iterator[tuple[int, Any]]:
+    return enumerate(values, start=1)
