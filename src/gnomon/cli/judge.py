@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 class _LabelFirst(TyperGroup):
     """``gnomon judge FILE`` is ``gnomon judge label FILE``."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help"):
             args = ["label", *args]
         return super().parse_args(ctx, args)
@@ -164,10 +163,10 @@ def explain(
         raise DataError(f"{labels}: no label, item or prompt {id!r}")
     for one in found:
         for line in _label_lines(one):
-            say(line)
+            say(_visible(line))
         for exchange in exchanges(one, work or work_of(labels)):
             for line in _exchange_lines(exchange, questions):
-                say(line)
+                say(_visible(line))
 
 
 # -- the judge -------------------------------------------------------------------------------------
@@ -387,6 +386,11 @@ def _exchange_lines(exchange: Exchange, questions: bool) -> Iterator[str]:
         shares = sorted(reply.shares.items(), key=lambda item: -item[1])
         yield "  probabilities: " + ", ".join(f"{word} {p:.3g}" for word, p in shares)
     yield f"  {reply.tokens} tokens, {reply.money:.6f} euros"
+
+
+def _visible(line: str) -> str:
+    """A line of a model's with what would steer the terminal or turn its text round written out."""
+    return "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
 
 
 def _listed(values: tuple[Any, ...]) -> str:

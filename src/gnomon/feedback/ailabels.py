@@ -274,8 +274,11 @@ def read_label(value: Mapping[str, Any]) -> Label:
         DataError: it is not one.
     """
     try:
-        known = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-        return Label(**{**known, "cost": Cost(**value.get("cost", {}))})
+        known: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
+        }
+        known["cost"] = Cost(**value.get("cost", {}))
+        return Label(**known)
     except (TypeError, ValueError, AttributeError) as error:
         raise DataError(f"not a label: {error}") from error
 

@@ -64,7 +64,7 @@ class AIJudge(Judge):
         answers: where its answers are kept, unless ``cache`` says otherwise.
         answerer: the model; made from the options by default.
         principles: a constitution, which gives each prompt the principle to judge by.
-        book, budget: those that the members of a panel share.
+        book, cap: the answers and the budget that the members of a panel share.
         options: see :class:`AIOptions`.
 
     Attributes:
@@ -85,7 +85,7 @@ class AIJudge(Judge):
         answerer: Answerer | None = None,
         principles: Principles | None = None,
         book: AnswerBook | None = None,
-        budget: Budget | None = None,
+        cap: Budget | None = None,
         **options: Any,
     ) -> None:
         self.name = "ai"
@@ -103,7 +103,7 @@ class AIJudge(Judge):
         self.answerer = answerer or _answerer(spec)
         kept = None if spec.cache is None else folder / spec.cache
         self.book = book or AnswerBook(kept or answers)
-        self.budget = budget or budget_of(spec)
+        self.budget = cap or budget_of(spec)
         if self.budget is not None and isinstance(self.answerer, Capped):
             self.answerer.cap = self.budget
         self.model = self.answerer.model
