@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from killing import run_and_die
 
-from gnomon.errors import ConfigError, RewardsFailedError
+from gnomon.errors import BudgetSpent, ConfigError, RewardsFailedError
 from gnomon.recipe.load import parse_recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.rows import SampleStore
 from gnomon.stages.check import check_recipe
+from gnomon.stages.names import check_names
 from gnomon.stages.plan import make_plan
 from gnomon.stages.run import run_recipe
-from judge_server import JudgeServer, Said, prefers, says
+from judge_server import JudgeServer, Said, answers, letter, prefers, says, words
 
 TOKENS = 101
 """That the server counts for an answer of one token."""
@@ -50,6 +53,11 @@ def raw_recipe(model: Path, output: Path, url: str, **stage: Any) -> dict[str, A
         "max_length": 150,
         "stages": [own | stage],
     }
+
+
+def ranked() -> dict[str, Any]:
+    """A judge that ranks."""
+    return {"builtin": "ai", "options": {"model": "m", "url": "http://x/v1", "mode": "ranking"}}
 
 
 def run(raw: dict[str, Any], resume: bool = False) -> Path:
@@ -173,6 +181,8 @@ def test_a_dry_run_asks_nothing(tmp_path: Path, tiny_folder: Path) -> None:
         ({"rollout": {"samples": 1}}, "rollout.samples to at least 2"),
         ({"reward": {"builtin": "ai", "options": {"model": "m"}}}, "OPENAI_API_KEY"),
         ({"reward": {"builtin": "ai", "options": {"modell": "m"}}}, "did you mean 'model'"),
+        ({"holdout": 0.3, "reward": ranked()}, "held-out prompts are answered once"),
+        ({"rollout": {"samples": 1}, "reward": ranked()}, "rollout.samples to at least 2"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_before_anything_runs(
@@ -188,3 +198,83 @@ def test_what_cannot_be_judged_is_refused_before_anything_runs(
     recipe = parse_recipe(raw)
     with pytest.raises(ConfigError, match=words):
         check_recipe(recipe, RunFolder(recipe), tmp_path)
+
+
+# -- every way of judging as a reward --------------------------------------------------------------
+
+RUBRIC = [{"text": "is short", "weight": 2, "name": "short"}, {"text": "is rude", "weight": -1}]
+WAYS: dict[str, dict[str, Any]] = {
+    "rubric": {"model": "m", "mode": "rubric", "rubric": RUBRIC},
+    "ranking": {"model": "m", "mode": "ranking", "scores": "bradley_terry"},
+    "approval": {"model": "m", "mode": "approval"},
+    "panel": {"panel": [{"model": "m"}, {"model": "m", "seed": 1, "name": "n"}]},
+}
+
+
+def any_way(text: str, body: dict[str, Any]) -> Said:
+    """Likes short answers, whichever way it is asked."""
+    own = answers(text)
+    if "letters of all answers" in text:
+        order = sorted(range(len(own)), key=lambda i: len(own[i]))
+        return words(" > ".join("ABCDEF"[i] for i in order))
+    if "answer B" in text:
+        return prefers(shorter)(text, body)
+    p = 0.1 if "rude" in text else 1 / (1 + len(own[0]))
+    return letter({"yes": p, "no": 1 - p} if "criterion" in text else {"good": p, "bad": 1 - p})
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+def test_every_way_of_judging_trains_a_policy(tmp_path: Path, tiny_folder: Path, way: str) -> None:
+    with JudgeServer(any_way) as server:
+        judge = {"builtin": "ai", "options": WAYS[way] | {"url": server.url, "retries": 0}}
+        raw = raw_recipe(tiny_folder, tmp_path, server.url, algorithm="grpo", reward=judge)
+        raw["stages"][0]["train"]["steps"] = 1
+        check_names(parse_recipe(raw), tmp_path)
+        folder = run(raw)
+    rows, _ = SampleStore.read(folder / "stages/01-dpo/samples.parquet", done=True)
+    rewards = {len(str(row["response"])): row["reward"] for row in rows}
+    assert all(row["error"] is None for row in rows)
+    assert len(set(rewards.values())) > 1
+    parts = json.loads(str(rows[0]["parts"]))
+    assert parts.keys() >= {
+        "rubric": {"short", "criterion_2"}, "panel": {"m", "n", "disagreement"},
+    }.get(way, set())  # fmt: skip
+    assert info(folder)["judges"]["ai"]["errors"] == 0
+
+
+def test_a_spent_budget_stops_the_run_and_a_higher_one_goes_on(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    with JudgeServer(prefers(shorter)) as server:
+        raw = raw_recipe(tiny_folder, tmp_path, server.url)
+        options = raw["stages"][0]["reward"]["options"]
+        options["budget_tokens"] = 2000
+        with pytest.raises(BudgetSpent, match="2000 tokens"):
+            run(raw)
+        asked = len(server.asked)
+        assert 0 < asked * TOKENS <= 2000
+        options["budget_tokens"] = 100_000
+        folder = run(raw, resume=True)
+        took = info(folder)["judges"]["ai"]
+        assert took["tokens"] == TOKENS * len(server.asked)
+        assert took["errors"] == 0
+
+
+def test_a_misspelt_rubric_is_said_before_torch_is_imported(tmp_path: Path) -> None:
+    judge = {
+        "builtin": "ai",
+        "options": {"model": "m", "mode": "rubric", "rubric": [{"texd": "x"}]},
+    }
+    raw = raw_recipe(tmp_path, tmp_path, "http://x/v1", reward=judge)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(raw))
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom gnomon.recipe.load import load_recipe\n"
+        "from gnomon.stages.names import check_names\nfrom gnomon.errors import ConfigError\n"
+        "try:\n    check_names(load_recipe(Path('recipe.yaml')), Path())\n"
+        "except ConfigError as error:\n    print(error)\nprint('torch' in sys.modules)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert "did you mean 'text'" in said
+    assert said.endswith("False\n")
