@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from gnomon.cli.main import main
 from gnomon.data.readers import read_groups
 from gnomon.data.rows import iter_rows
 from gnomon.data.values import RawRow
-from gnomon.evals.calibration import calibrate, labelled_pairs
+from gnomon.evals.calibration import calibrate
+from gnomon.evals.calibration_pairs import labelled_pairs
 from gnomon.judges.recorded import RecordedJudge
 from gnomon.models.roles import Role
 from gnomon.models.save import save_reward_model
@@ -75,7 +77,7 @@ def labels(folder: Path, n: int = 60) -> Path:
 
 
 def by_x(text: str) -> float:
-    return float(text.count("x"))
+    return float(sum(map(len, re.findall(r"\bx+", text))))
 
 
 def one(folder: Path) -> Calibration:
@@ -91,13 +93,12 @@ def asks(gnomon: Run, server: JudgeServer, *more: str) -> tuple[int, str]:
 def test_a_calibration_of_a_judge_at_an_endpoint(gnomon: Run, tmp_path: Path) -> None:
     labels(tmp_path)
     with JudgeServer(prefers(by_x, sharp=5.0)) as server:
-        code, said = asks(
-            gnomon, server, "--judge", "price_input=1", "--judge", "rubric=Mind: this"
-        )
+        more = ("--judge", "price_input=1", "--judge", "rubric=Mind: this", "--controls", "0")
+        code, said = asks(gnomon, server, *more)
         assert code == 0, said
         assert "\nMind: this" in server.asked[0]["messages"][0]["content"]
         assert len(server.asked) == 120
-        code, _ = asks(gnomon, server, "--judge", "price_input=1", "--judge", "rubric=Mind: this")
+        code, _ = asks(gnomon, server, *more)
         assert code == 0
         assert len(server.asked) == 120  # nothing is paid for twice
     found = one(tmp_path)
@@ -151,8 +152,8 @@ def test_a_judge_that_is_not_to_be_believed_is_said_so(
 
 def test_a_good_judge_is_warned_of_only_for_few_labels(gnomon: Run, tmp_path: Path) -> None:
     labels(tmp_path)
-    with JudgeServer(prefers(by_x, sharp=5.0)) as server:
-        asks(gnomon, server, "--limit", "40")
+    with JudgeServer(prefers(lambda text: float("x" in text), sharp=1.4)) as server:
+        asks(gnomon, server, "--limit", "40", "--controls", "0")
     found = one(tmp_path)
     assert not found.opens_gates
     assert [w.split(":")[0] for w in found.warnings] == ["only 20 pairs with people's labels"]

@@ -18,7 +18,6 @@ from gnomon.stats.judges import (
     first_share,
     flip_share,
     kappa,
-    longer_share,
     people_agreement,
 )
 
@@ -75,18 +74,6 @@ def test_position_and_flips() -> None:
     assert flip_share(always_first).value == 1.0
     assert agreement(always_first).value == 0.5
     assert math.isnan(first_share([pair((1.0,), 1.0)]).value)
-
-
-def test_length_bias_is_beyond_what_people_like() -> None:
-    # people prefer the longer answer in 3 of 4, the judge always
-    pairs = [pair((float(i % 4 > 0),), 1.0, longer=1) for i in range(40)]
-    pairs += [pair((0.5,), 0.0, longer=0)] * 5  # of equal length: says nothing
-    found = longer_share(pairs)
-    assert found.value == pytest.approx(0.25)
-    assert found.n == 40
-    values = [1 - p.people[0] for p in pairs[:40]]
-    half = stats.t.ppf(0.975, 39) * np.std(values, ddof=1) / math.sqrt(40)
-    assert (found.low, found.high) == pytest.approx((0.25 - half, 0.25 + half))
 
 
 # -- by simulation ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,94 +14,235 @@ from gnomon.console import complain, say
 from gnomon.errors import ConfigError, RunStopped
 
 if TYPE_CHECKING:
+    from gnomon.evals.calibration import Options
     from gnomon.judges.protocol import Judge
     from gnomon.models.save import LoadedReward
     from gnomon.records import Group
     from gnomon.runs.evals import Calibration
 
 
+Labels = Annotated[
+    str,
+    typer.Argument(
+        help="A file of people's comparisons, in any format that data is read in, or "
+        "feedback:FILE, a store of labels."
+    ),
+]
+AskedJudge = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="KEY=VALUE of the AI judge, as in model=NAME url=http://HOST/v1, or "
+        "local=FOLDER; or reward_model=FOLDER; or builtin=NAME and its options. Repeatable."
+    ),
+]
+Recorded = Annotated[
+    Path | None, typer.Option(help="Instead of asking a judge: a file of its past verdicts.")
+]
+VerdictColumn = Annotated[str, typer.Option(help="With --recorded: the column with the verdict.")]
+KeyColumn = Annotated[str, typer.Option(help="With --recorded: the column that both files share.")]
+VerdictMeanings = Annotated[
+    list[str] | None,
+    typer.Option(help="With --recorded: what its verdicts mean, as in 1=a,2=b,0=tie."),
+]
+JudgeName = Annotated[str | None, typer.Option(help="The judge's name in the record.")]
+Columns = Annotated[
+    list[str] | None, typer.Option(help="GNOMON=FILE names of the labels' columns.")
+]
+Meanings = Annotated[
+    list[str] | None,
+    typer.Option("--labels", help="What the labels' values mean, as in 0=a,1=b,2=tie."),
+]
+StoreOptions = Annotated[
+    list[str] | None,
+    typer.Option(help="KEY=VALUE of a store, as in campaign=pilot,votes=calibrated."),
+]
+Format = Annotated[str, typer.Option(help="The labels' format, when not detected.")]
+Limit = Annotated[int | None, typer.Option(help="Read at most this many rows.", min=1)]
+SampleSeed = Annotated[
+    int | None, typer.Option(help="With --limit: a random sample, not the first rows.")
+]
+Controls = Annotated[
+    int,
+    typer.Option(
+        help="Answers set against edits of themselves (bullets, bold, padding, flattery, ...), "
+        "and pairs asked about again; 0 asks about the labels alone.",
+        min=0,
+    ),
+]
+Own = Annotated[
+    list[str] | None,
+    typer.Option(help="What the labels call the judge's own model. Repeatable."),
+]
+Authors = Annotated[
+    str | None,
+    typer.Option(help="COLUMN,COLUMN: who wrote a row's first and second answer."),
+]
+Paraphrase = Annotated[
+    Path | None,
+    typer.Option(help="The judge's own prompt in other words: does it say the same?"),
+]
+Before = Annotated[
+    Path | None, typer.Option(help="An earlier calibration (.json): what has changed since?")
+]
+Round = Annotated[str, typer.Option(help="A name for asking everything anew, as in 2027-05.")]
+Output = Annotated[
+    Path, typer.Option(help="A run's folder, or another: calibrations/ in it is written.")
+]
+
+
 def calibrate(
-    labels: Annotated[
-        Path,
-        typer.Argument(help="A file of people's comparisons, in any format that data is read in."),
-    ],
-    judge: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="KEY=VALUE of the AI judge, as in model=NAME url=http://HOST/v1, or "
-            "local=FOLDER; or reward_model=FOLDER; or builtin=NAME and its options. Repeatable."
-        ),
-    ] = None,
-    recorded: Annotated[
-        Path | None, typer.Option(help="Instead of asking a judge: a file of its past verdicts.")
-    ] = None,
-    verdict: Annotated[
-        str, typer.Option(help="With --recorded: the column with the verdict.")
-    ] = "verdict",
-    key: Annotated[
-        str, typer.Option(help="With --recorded: the column that both files share.")
-    ] = "id",
-    verdicts: Annotated[
-        list[str] | None,
-        typer.Option(help="With --recorded: what its verdicts mean, as in 1=a,2=b,0=tie."),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The judge's name in the record.")] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option(help="GNOMON=FILE names of the labels' columns.")
-    ] = None,
-    meanings: Annotated[
-        list[str] | None,
-        typer.Option("--labels", help="What the labels' values mean, as in 0=a,1=b,2=tie."),
-    ] = None,
-    format: Annotated[str, typer.Option(help="The labels' format, when not detected.")] = "auto",
-    limit: Annotated[int | None, typer.Option(help="Read at most this many rows.", min=1)] = None,
-    sample_seed: Annotated[
-        int | None, typer.Option(help="With --limit: a random sample, not the first rows.")
-    ] = None,
-    output: Annotated[
-        Path, typer.Option(help="A run's folder, or another: calibrations/ in it is written.")
-    ] = Path(),
+    labels: Labels,
+    judge: AskedJudge = None,
+    recorded: Recorded = None,
+    verdict: VerdictColumn = "verdict",
+    key: KeyColumn = "id",
+    verdicts: VerdictMeanings = None,
+    name: JudgeName = None,
+    columns: Columns = None,
+    meanings: Meanings = None,
+    options: StoreOptions = None,
+    format: Format = "auto",
+    limit: Limit = None,
+    sample_seed: SampleSeed = None,
+    controls: Controls = 40,
+    own: Own = None,
+    authors: Authors = None,
+    paraphrase: Paraphrase = None,
+    before: Before = None,
+    round: Round = "",
+    output: Output = Path(),
 ) -> None:
     """Measure how far a judge agrees with people, and where it is biased.
 
     The judge sees every pair that people labelled, in both orders. What it says is compared with
-    what they said: agreement beside people's own, position and length bias, by category, and the
-    smallest difference of a win rate that this judge can show. A gate on a judge opens only with
-    such a record, of 50 labels or more, of this very judge: same model, same prompt, same options.
+    what they said: agreement beside people's own, kappa, position, length and, where the labels say
+    who wrote an answer, its own model's; whether its probabilities come true, and the map that
+    makes them; the smallest difference of a win rate that it can show. Then it is asked what it
+    thinks of answers beside edits of themselves that add nothing, and about some pairs again. Of
+    every bias the record says how small a one would have been seen.
+
+    A gate on a judge opens only with such a record, of 50 labels or more, of this very judge: same
+    model, same prompt, same options.
 
     Answers are kept beside the record: a run that is stopped continues where it was, and pays for
-    none twice.
+    none twice. To see whether a judge has drifted, ask anew under a name and compare:
 
       gnomon calibrate labels.jsonl --judge model=NAME --judge url=http://localhost:8000/v1
 
+      gnomon calibrate labels.jsonl --judge ... --round may --before calibrations/ai-1a2b3c4d.json
+
       gnomon calibrate labels.jsonl --recorded past.jsonl --verdict winner --key id
     """
-    from gnomon.data.readers import read_groups
-    from gnomon.data.values import summarise_skipped
-    from gnomon.evals.calibration import write_calibration
+    from gnomon.evals.calibration import Options
 
     if (recorded is None) == (not judge):
         raise ConfigError("give a judge to ask (--judge KEY=VALUE ...) or --recorded FILE")
+    how = Options(controls, tuple(own or ()), _two_columns(authors), paraphrase)
     if recorded is not None:
         from gnomon.judges.recorded import RecordedJudge
 
         said: Any = parse_mapping("--verdicts", verdicts or [])
         asked: Judge = RecordedJudge(recorded, verdict, key, said, name or verdict)
     else:
-        asked = _judge(judge or [], name, output)
-    read = read_groups(
+        asked = _judge(judge or [], name, output, round)
+    reading = Reading(
         labels,
-        kind="rankings",
-        format=format,
-        limit=limit,
-        sample_seed=sample_seed,
-        columns=parse_mapping("--columns", columns or []),
-        labels=parse_mapping("--labels", meanings or []),  # type: ignore[arg-type]
+        format,
+        limit,
+        sample_seed,
+        parse_mapping("--columns", columns or []),
+        parse_mapping("--labels", meanings or []),
+        parse_mapping("--options", options or []),
     )
-    if read.skipped:
-        say(summarise_skipped(read.skipped))
-    record, rows = _measure(asked, read.groups, labels.name)
+    _calibrate(asked, reading, how, before, round, output)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Where people's labels are, and how they are read."""
+
+    labels: str
+    format: str
+    limit: int | None
+    sample_seed: int | None
+    columns: dict[str, str]
+    meanings: dict[str, str]
+    options: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """What the record calls them."""
+        where, colon, path = self.labels.partition(":")
+        return (
+            f"{where}:{Path(path).name}"
+            if colon and not Path(self.labels).exists()
+            else (Path(self.labels).name)
+        )
+
+    def groups(self) -> list[Group]:
+        """The labels as groups.
+
+        Raises:
+            ConfigError, DataError: they cannot be read.
+        """
+        from gnomon.data.readers import read_groups
+        from gnomon.data.values import summarise_skipped
+        from gnomon.stages.sources import is_made
+
+        if is_made(self.labels):
+            return self._made()
+        if self.options:
+            raise ConfigError("--options are of a store (feedback:FILE); a file has none")
+        read = read_groups(
+            self.labels,
+            kind="rankings",
+            format=self.format,
+            limit=self.limit,
+            sample_seed=self.sample_seed,
+            columns=self.columns,
+            labels=self.meanings,  # type: ignore[arg-type]
+        )
+        if read.skipped:
+            say(summarise_skipped(read.skipped))
+        return read.groups
+
+    def _made(self) -> list[Group]:
+        """From a store: each person's labels, unless the options say otherwise."""
+        from gnomon.recipe.load import validate_as
+        from gnomon.recipe.schema import DataSpec
+        from gnomon.stages.sources import DataReport, check_source, read_specs
+
+        own = {"votes": "each"} if self.labels.startswith("feedback:") else {}
+        raw = {
+            "path": self.labels,
+            "kind": "rankings",
+            "limit": self.limit,
+            "sample_seed": self.sample_seed,
+            "options": own | self.options,
+        }
+        spec = validate_as(DataSpec, raw, "labels")
+        check_source(spec, Path())
+        here, report = Path(), DataReport()
+        how: Any = {"base": here, "stage_groups": lambda name: here, "kind": "rankings"}
+        return read_specs([spec], report=report, **how)
+
+
+def _calibrate(
+    judge: Judge, reading: Reading, how: Options, before: Path | None, round: str, output: Path
+) -> None:
+    """Measure, compare with an earlier record, write and show."""
+    from gnomon.evals.calibration import write_calibration
+    from gnomon.evals.calibration_drift import drift, drift_words, read_calibration
+    from gnomon.report.calibration import in_words
+
+    earlier = None if before is None else read_calibration(before)
+    record, rows = _measure(judge, reading.groups(), reading.name, how)
+    record.note(round=round)
     file = write_calibration(output, record, rows)
+    if earlier is not None and before is not None:
+        found = drift(earlier, read_calibration(file), before.name)
+        record.note(drift=found, warnings=[*drift_words(found), *record.warnings])
+        record.write(file)
     for line in in_words(record):
         say(line)
     for warning in record.warnings:
@@ -108,11 +250,20 @@ def calibrate(
     say(f"calibration: {file}")
 
 
-def _judge(given: list[str], name: str | None, output: Path) -> Judge:
+def _two_columns(given: str | None) -> tuple[str, str] | None:
+    if given is None:
+        return None
+    names = [part.strip() for part in given.split(",")]
+    if len(names) != 2 or not all(names):
+        raise ConfigError(f"--authors {given!r}: write COLUMN,COLUMN, as in model_a,model_b")
+    return names[0], names[1]
+
+
+def _judge(given: list[str], name: str | None, output: Path, round: str) -> Judge:
     """The judge of ``--judge`` options."""
     from gnomon.judges.build import AI, one_judge
     from gnomon.recipe.load import validate_as
-    from gnomon.recipe.schema import RewardSpec
+    from gnomon.recipe.schema import RewardSpec, check_name
     from gnomon.runs.evals import CALIBRATION_FOLDER
 
     options = dict(option(text) for text in given)
@@ -128,6 +279,11 @@ def _judge(given: list[str], name: str | None, output: Path) -> Judge:
         raw = {"builtin": options.pop("builtin", AI), "name": name, "options": options}
     spec = validate_as(RewardSpec, raw, "--judge")
     answers = output / CALIBRATION_FOLDER / "answers"
+    if round:
+        try:
+            answers = answers / check_name(f"round-{round}", "round")
+        except ValueError as error:
+            raise ConfigError(f"--round {round!r}: {error}") from error
     return one_judge(spec, base=Path.cwd(), load=load, answers=answers, texts=True)
 
 
@@ -150,50 +306,21 @@ def option(text: str) -> tuple[str, Any]:
 
 
 def _measure(
-    judge: Judge, groups: list[Group], source: str
+    judge: Judge, groups: list[Group], source: str, how: Options
 ) -> tuple[Calibration, list[dict[str, Any]]]:
     from gnomon.evals.calibration import calibrate as measure
-    from gnomon.evals.calibration import labelled_pairs
     from gnomon.train.progress import Progress
 
-    total = len(labelled_pairs(groups))
     try:
-        with Progress(f"calibrate {judge.name}", total) as progress:
-            return measure(judge, groups, source, lambda done: progress.update(done, {}))
+        with Progress(f"calibrate {judge.name}", len(groups)) as progress:
+
+            def watch(done: int, total: int) -> None:
+                progress.expect(total)
+                progress.update(done, {})
+
+            return measure(judge, groups, source, watch, how)
     except KeyboardInterrupt:
         raise RunStopped(
             "stopped: the answers so far are kept, and the same command continues from them",
             signal.SIGINT,
         ) from None
-
-
-def in_words(found: Calibration) -> list[str]:
-    """A calibration for people to read, a line a figure."""
-    from gnomon.report.format import duration, measured, number
-
-    lines = [
-        f"{found.judge}: {found.labels} pairs with people's labels"
-        + (f", {found.errors} more on which it failed" if found.errors else ""),
-        f"version: {found.version or 'none'}",
-        f"agreement with people   {measured(found.agreement)}  (0.5 is a coin; a tie is half)",
-    ]
-    if found.people is not None:
-        lines.append(f"two people, with each other   {measured(found.people)}")
-    lines.append(f"kappa   {measured(found.kappa)}  (0 is chance, 1 is people's very words)")
-    if found.first is not None:
-        lines.append(f"wins of the answer shown first   {measured(found.first)}  (0.5 is fair)")
-    if found.flips is not None:
-        lines.append(f"verdicts that change with the order   {measured(found.flips)}")
-    if found.longer is not None:
-        lines.append(f"wins of the longer answer, beyond people's   {measured(found.longer)}")
-    lines.append(f"share of a difference that it keeps   {measured(found.attenuation)}")
-    shown = "none" if found.detectable is None else f"{number(found.detectable)} from 0.5"
-    lines.append(
-        f"smallest difference of a win rate over {found.labels} prompts that it shows (80% of the "
-        f"time, test at 5%): {shown}"
-    )
-    for category, figure in sorted(found.by_category.items()):
-        lines.append(f"  {category}   {measured(figure)}")
-    cost = f"cost: {duration(found.seconds)} of judging, {found.tokens} tokens"
-    lines.append(cost + (f", {found.money:.2f} euros" if found.money else ""))
-    return lines

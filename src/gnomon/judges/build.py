@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gnomon.errors import ConfigError
+from gnomon.judges.corrected import CorrectedJudge
 from gnomon.judges.function import function_reward
 from gnomon.judges.protocol import Judge, Score, judged, total_cost
 from gnomon.plugins import check_known, load_builtin
@@ -114,6 +115,7 @@ def one_judge(
     if spec.function is not None:
         return function_reward(spec.function, base, spec.options, spec.label)
     name, options = str(spec.builtin), dict(spec.options)
+    corrected = options.pop("corrected", False)
     check_builtin(name)
     if name in ASK_PEOPLE and queue is not None:
         options["folder"] = queue
@@ -126,7 +128,7 @@ def one_judge(
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"reward {name!r}: its options {spec.options}: {error}") from error
     judge.name = spec.label
-    return judge
+    return CorrectedJudge(judge, corrected, base) if corrected else judge
 
 
 class Mixture(Judge):

@@ -6,6 +6,7 @@ Beside each eval's record lie its rows, one JSON line an item, in ``<suite>.json
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,10 +76,11 @@ class EvalResult(Record):
 
 
 class Calibration(Record):
-    """How far a judge agrees with people, on which data.
+    """How far a judge agrees with people, on which data, and what it likes beside what they like.
 
     Attributes:
         judge, version, model, prompt_sha256: which judge; it says nothing of another one.
+        round: which asking, where the same judge was asked anew.
         data: SHA-256 and rows of each file of people's labels.
         labels: items with people's labels that the judge answered.
         agreement: share of the items (ties half) on which it says what people say, in both orders
@@ -87,12 +89,29 @@ class Calibration(Record):
         kappa: agreement beyond chance.
         first: share of verdicts for the answer shown first; 0.5 is without position bias.
         flips: share of the items whose verdict changes with the order.
-        longer: share of verdicts for the longer answer, less people's share on the same items.
+        longer: what the longer answer wins beyond 1/2, where people find both equally good.
+        own: the same of the answers of the judge's own model.
+        own_models: what the data call that model.
+        edits: what answers win against themselves beyond 1/2 after an edit that adds nothing, by
+            its name.
+        repeat, paraphrase: share of items (ties half) on which it says the same when asked again
+            under another seed, or in other words.
+        ece: expected calibration error of its probabilities.
+        ece_by_chance: what perfect probabilities would show over as many items.
+        slope: of its log-odds; 1 is right, below 1 it is too sure.
+        map: from its probabilities to people's (:class:`gnomon.stats.judge_maps.ProbabilityMap`).
+        ece_mapped: what is left of the error with the map, on items that it was not made from.
+        sensitivity, specificity: where people called single answers good or bad: the share of the
+            good ones that the judge calls good, of the bad ones that it calls bad.
         by_category: agreement by category.
         attenuation: how much of a difference that people see its win rate keeps: 1 is all of it.
         detectable: the smallest difference of people's win rate from 0.5 that a win rate over
             ``labels`` items by this judge shows with a chance of 80%; None where it shows none.
+        smallest: by figure, the smallest bias that would have been seen with a chance of 80%.
+        fingerprint: the judge's answers to a fixed set of questions, asked twice.
+        drift: how an earlier calibration of the same judge compares, item by item.
         errors: items with labels that the judge failed on, which are in no figure.
+        not_measured: figures that this judge or these data could not give, and why.
         warnings: in words: it always says A, say.
         seconds, tokens, money: what it took.
     """
@@ -101,6 +120,7 @@ class Calibration(Record):
     version: str = ""
     model: str = ""
     prompt_sha256: str = ""
+    round: str = ""
     data: dict[str, Any] = Field(default_factory=dict)
     labels: int = 0
     agreement: Figure = None
@@ -109,10 +129,26 @@ class Calibration(Record):
     first: Figure = None
     flips: Figure = None
     longer: Figure = None
+    own: Figure = None
+    own_models: list[str] = Field(default_factory=list)
+    edits: dict[str, Figure] = Field(default_factory=dict)
+    repeat: Figure = None
+    paraphrase: Figure = None
+    ece: Figure = None
+    ece_by_chance: float | None = None
+    slope: Figure = None
+    map: dict[str, Any] = Field(default_factory=dict)
+    ece_mapped: float | None = None
+    sensitivity: Figure = None
+    specificity: Figure = None
     by_category: dict[str, Figure] = Field(default_factory=dict)
     attenuation: Figure = None
     detectable: float | None = None
+    smallest: dict[str, float] = Field(default_factory=dict)
+    fingerprint: list[list[float | None]] = Field(default_factory=list)
+    drift: dict[str, Any] = Field(default_factory=dict)
     errors: int = 0
+    not_measured: dict[str, str] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     made: str = ""
     seconds: float = 0.0
@@ -120,13 +156,42 @@ class Calibration(Record):
     money: float = 0.0
 
     @property
+    def doubt(self) -> str:
+        """Why no gate believes the judge, in words; empty where one may."""
+        if self.labels < ENOUGH_LABELS:
+            return f"its calibration is of {self.labels} people's labels"
+        if self.agreement is not None and self.agreement.known and not self.agreement.low > 0.5:
+            return "its calibration does not show that it agrees with people more than a coin does"
+        if self.drift.get("model_changed"):
+            return "the model behind its name has changed since it was calibrated before"
+        return ""
+
+    @property
     def opens_gates(self) -> bool:
-        """Whether enough people's labels stand behind it."""
-        return self.labels >= ENOUGH_LABELS
+        """Whether enough people's labels stand behind it, and speak for it."""
+        return not self.doubt
 
     def is_of(self, judge: str, version: str) -> bool:
-        """Whether it speaks of this very judge."""
-        return (self.judge, self.version) == (judge, version)
+        """Whether it speaks of this very judge, its probabilities corrected or not."""
+        return (self.judge, self.version) == (judge, version.partition(CORRECTED)[0])
+
+    def differs(self, version: str) -> str:
+        """What another version of the judge changes, in words."""
+        theirs = version.partition(CORRECTED)[0]
+        names = ("model", "prompt", "settings")
+        old, new = (dict(zip(names, _parts(v), strict=True)) for v in (self.version, theirs))
+        changed = [name for name in names if old[name] != new[name]]
+        return " and ".join(changed) if changed and all(new.values()) else "version"
+
+
+CORRECTED = " corrected="
+"""In a judge's version: its probabilities are corrected, by the map with this fingerprint."""
+
+
+def _parts(version: str) -> tuple[str, str, str]:
+    """Model, prompt and settings in an AI judge's version; empty where it is none's."""
+    found = re.fullmatch(r"(.*) prompt=(\S+) settings=(.*)", version)
+    return (found[1], found[2], found[3]) if found else ("", "", "")
 
 
 def read_evals(run: Path) -> Iterator[tuple[Path, EvalResult]]:

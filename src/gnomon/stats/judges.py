@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -36,6 +36,9 @@ class JudgedPair:
         longer: 1 where ``a`` is longer, -1 where ``b`` is, 0 where neither.
         category: to break figures down by.
         named: whether its labels are of labellers that are known to be different people.
+        own: 1 where ``a`` is by the judge's own model, -1 where ``b`` is, 0 where neither or both.
+        belief: how likely ``a`` is the better one by all labels together, where a model of the
+            labellers says so; None takes the mean of the labels.
     """
 
     cluster: object
@@ -47,10 +50,14 @@ class JudgedPair:
     longer: int = 0
     category: str | None = None
     named: bool = True
+    own: int = 0
+    belief: float | None = None
 
     @property
     def label(self) -> float:
         """What ``a`` wins by people, on average."""
+        if self.belief is not None:
+            return self.belief
         return sum(self.people) / len(self.people)
 
 
@@ -71,9 +78,13 @@ def people_agreement(pairs: Sequence[JudgedPair]) -> Interval:
 
 
 def first_share(pairs: Sequence[JudgedPair]) -> Interval:
-    """What the answer shown first wins; 1/2 is without position bias."""
+    """What the answer shown first wins; 1/2 is without position bias.
+
+    A pair that was asked about in both orders is one observation, their mean: a judge without
+    position bias then has exactly 1/2 in every pair where it is sure.
+    """
     known = [p for p in pairs if p.shown_first]
-    return _share([p.shown_first for p in known], known)
+    return _share([[sum(p.shown_first) / len(p.shown_first)] for p in known], known)
 
 
 def flip_share(pairs: Sequence[JudgedPair]) -> Interval:
@@ -96,7 +107,8 @@ def kappa(pairs: Sequence[JudgedPair]) -> Interval:
     nominal scales"): the share that is the same, beyond what chance gives.
 
     Which of two answers is ``a`` means nothing, so chance takes both for equally likely: it is
-    Cohen's kappa of the pairs together with their mirror images. The interval is the jackknife's.
+    Cohen's kappa of the pairs together with their mirror images. The interval is the jackknife's;
+    where every pair is alike, that of the share that is the same, at the chance that was seen.
     """
     rows = np.array(
         [
@@ -116,15 +128,14 @@ def kappa(pairs: Sequence[JudgedPair]) -> Interval:
         chance = ties * their_ties + (1 - ties) * (1 - their_ties) / 2
         return float((same - chance) / (1 - chance)) if chance < 1 else math.nan
 
-    return jackknife(rows, [p.cluster for p in pairs], of)
-
-
-def longer_share(pairs: Sequence[JudgedPair]) -> Interval:
-    """What the longer answer wins by the judge, less what it wins by people: 0 is without length
-    bias, and people's own liking for length is none."""
-    known = [p for p in pairs if p.longer]
-    rows = np.array([((p.judge - p.label) * p.longer, 1.0) for p in known]).reshape(-1, 2)
-    return jackknife(rows, [p.cluster for p in known], lambda sums: float(sums[0] / sums[1]))
+    found = jackknife(rows, [p.cluster for p in pairs], of)
+    if math.isfinite(found.value) and not found.known:
+        ties, their_ties = rows[:, 1:3].mean(0)
+        chance = ties * their_ties + (1 - ties) * (1 - their_ties) / 2
+        share = weighted_proportion(rows[:, 0], clusters=[p.cluster for p in pairs])
+        ends = ((end - chance) / (1 - chance) for end in (share.low, share.high))
+        return Interval(found.value, *ends, found.n, found.level)
+    return replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
 
 
 def attenuation(pairs: Sequence[JudgedPair]) -> Interval:
