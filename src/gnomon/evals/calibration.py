@@ -167,7 +167,7 @@ class _Plan:
             self.not_measured["edits, repeat"] = "people are asked once"
         elif how.controls:
             self.edited = controlled_pairs(items, how.controls, how.seed)
-            if isinstance(judge, AIJudge) and judge.groupwise:
+            if isinstance(judge, AIJudge) and judge.options.mode == "pairs":
                 self._repeat(judge, items, how)
             else:
                 self.not_measured["repeat"] = "only an AI judge that compares has a seed and words"

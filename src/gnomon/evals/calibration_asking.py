@@ -29,7 +29,7 @@ class Asking:
         out: list[Compared] = []
         for first in range(0, len(pairs), CHUNK):
             some = pairs[first : first + CHUNK]
-            if isinstance(judge, AIJudge) and judge.groupwise:
+            if isinstance(judge, AIJudge) and judge.options.mode == "pairs":
                 out += judge.compare([_texts(pair) for pair in some])
             else:
                 out += _from_groups(judge, [_group(pair) for pair in some])

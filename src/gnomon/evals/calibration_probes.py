@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from gnomon.errors import ConfigError
 from gnomon.evals.calibration_pairs import LabelledPair
 from gnomon.evals.edits import Edit, Edited, pad, with_markup
 from gnomon.judges import prompting
 from gnomon.judges.ai import AIJudge, Compared, Pair
 from gnomon.judges.answers import AnswerBook
-from gnomon.judges.prompting import Template, conversation
+from gnomon.judges.prompting import conversation
 from gnomon.records import Group, Message, Prompt, Response
 from gnomon.stats.texts import sentences
 
@@ -140,10 +141,14 @@ def paraphrased(judge: AIJudge, file: Path | None = None) -> AIJudge | None:
     """
     if file is None and judge.options.template is not None:
         return None
-    spec = judge.template
-    how = {"rubric": spec.rubric, "ties": spec.ties, "reason": spec.reason, "seed": spec.seed}
+    file = file or IN_OTHER_WORDS
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the paraphrase {file} cannot be read: {error}") from error
     other = copy.copy(judge)
-    other.template = Template.read(file or IN_OTHER_WORDS, spec.mode, **how)
+    other.template = replace(judge.template, text=text)
+    other.template.check(str(file))
     return other
 
 

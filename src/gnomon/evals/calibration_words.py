@@ -114,13 +114,13 @@ def _of_position(found: Calibration) -> Iterator[str]:
 
 
 def _of_probabilities(found: Calibration) -> Iterator[str]:
-    if (
-        found.slope is not None
-        and stands_out(found.slope, 1.0)
-        and "slope" not in (found.not_measured)
-    ):
-        sure = "surer" if found.slope.value < 1 else "less sure"
-        yield (
-            f"it is {sure} than it is right (its log-odds count {found.slope.value:.2f} times): "
-            "the map in this record corrects its probabilities"
-        )
+    if found.slope is None or not stands_out(found.slope, 1.0):
+        return
+    if not found.slope.value > 0:
+        yield "the surer it is, the less often it is right: no map corrects its probabilities"
+        return
+    sure = "surer" if found.slope.value < 1 else "less sure"
+    yield (
+        f"it is {sure} than it is right (its log-odds are worth {found.slope.value:.2f} times as "
+        "much): the map in this record corrects its probabilities"
+    )

@@ -36,7 +36,7 @@ def figures(found: Calibration) -> Iterator[Figure]:
 
 
 def _by_chance(found: Calibration) -> str:
-    parts = []
+    parts = ["a verdict counts as certain"] if found.slope is None else []
     if found.ece_by_chance is not None:
         parts.append(f"perfect ones show {number(found.ece_by_chance)} over so many pairs")
     if found.ece_mapped is not None and found.map.get("kind", "none") != "none":

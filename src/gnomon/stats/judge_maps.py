@@ -105,7 +105,7 @@ class Probabilities:
         ece: expected calibration error of the probability of the answer that it prefers, with the
             bootstrap's interval over clusters.
         ece_by_chance: what a judge with perfect probabilities would show over as many pairs: the
-            error is a sum of absolute values, and never 0.
+            error is a sum of absolute values, and never 0. NaN for verdicts.
         slope: of the log-odds of what comes true on the log-odds that it gives (Cox 1958): 1 is
             right, below 1 it is too sure.
         map: the best of no map, Platt's and the isotonic, by cross-validation.
@@ -139,7 +139,7 @@ def probabilities(
     chance, most = _chance(p, y, rng)
     return Probabilities(
         _ece_interval(p, y, of, rng, most),
-        chance,
+        chance if soft else math.nan,
         slope_interval(p, y, of),
         best,
         ece(mapped, y),
