@@ -37,7 +37,7 @@ class Count(ItemSuite[Prompt]):
 
     def measure(self, items: Sequence[Prompt], rows: Sequence[Row]) -> Measured:
         values = [row["score"] for row in rows]
-        return Measured({"yes": weighted_proportion(values)}, main="yes", item_score="yes")
+        return Measured.of({"yes": weighted_proportion(values)}, main="yes", item_score="yes")
 
 
 def suite(**options: Any) -> Count:

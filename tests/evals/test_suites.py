@@ -86,7 +86,7 @@ def test_a_suite_of_ones_own(tmp_path: Path) -> None:
         "from gnomon.stats.intervals import Interval\n"
         "class Mine(Suite):\n"
         "    def run(self, subject, work):\n"
-        "        return Measured({'x': Interval(1.0)}, main='x', n=1)\n"
+        "        return Measured.of({'x': Interval(1.0)}, main='x', n=1)\n"
         "def not_a_suite(): pass\n"
     )
     result = run("mine.py:Mine", Speaker(lambda t: "x"), tmp_path)

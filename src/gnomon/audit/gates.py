@@ -140,14 +140,22 @@ def _judge_problem(reading: Reading, calibrations: Iterable[Calibration]) -> str
     if not reading.judge:
         return None
     named = f"{reading.judge} (version {reading.judge_version or 'unknown'})"
-    own = [c for c in calibrations if c.is_of(reading.judge, reading.judge_version)]
+    every = list(calibrations)
+    own = [c for c in every if c.is_of(reading.judge, reading.judge_version)]
     if any(c.opens_gates for c in own):
         return None
-    most = max((c.labels for c in own), default=0)
-    has = f"its calibration is of {most} people's labels" if own else "it has no calibration"
+    other = next((c for c in every if c.judge == reading.judge), None)
+    if own:
+        has = max(own, key=lambda c: c.labels).doubt
+    elif other is not None:
+        what = other.differs(reading.judge_version)
+        has = f"it has no calibration (there is one of another {what}: {other.version or 'none'})"
+    else:
+        has = "it has no calibration"
     return (
         f"the judge {named} measured this, and {has}: a gate believes a judge from "
-        f"{ENOUGH_LABELS} people's labels on. Calibrate it (gnomon calibrate --help), then resume"
+        f"{ENOUGH_LABELS} people's labels on, if it agrees with them more than a coin does. "
+        "Calibrate it (gnomon calibrate --help), then resume"
     )
 
 

@@ -91,7 +91,7 @@ class BestOfN(Questions):
                     f"the judge likes the best of {ns[-1]} less than the best of {peak} ({drop}): "
                     "what chooses is over-optimised"
                 )
-        return Measured(
+        return Measured.of(
             scores,
             main=f"best_of_{ns[-1]}",
             item_score="best_of_1",

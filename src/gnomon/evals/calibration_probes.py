@@ -125,7 +125,7 @@ def reseeded(judge: AIJudge) -> AIJudge:
     other.template = replace(judge.template, seed=judge.template.seed + 1)
     if hasattr(judge.answerer, "seed"):
         other.answerer = copy.copy(judge.answerer)
-        other.answerer.seed = judge.answerer.seed + 1  # type: ignore[attr-defined]
+        other.answerer.seed = judge.answerer.seed + 1
     return other
 
 

@@ -139,7 +139,7 @@ class Behaviour(ItemSuite[Choice]):
                     f"the model finds the {which} letter likelier in {share:.0%} of the questions, "
                     "whatever it stands for: the share of matching answers shows little"
                 )
-        return Measured(
+        return Measured.of(
             scores,
             main="matching",
             item_score="matching",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gnomon
-from gnomon.evals.judging import calibration_of
+from gnomon.evals.judging import calibration_of, other_version
 from gnomon.evals.rows import Rows, key_of, set_aside
 from gnomon.evals.suite import Measured, Suite, Tell, Watch, Work
 from gnomon.runs.evals import EVAL_FOLDER, EvalResult
@@ -80,7 +80,7 @@ def evaluate(
     began = time.perf_counter()
     found = suite.run(subject, Work(rows, run, watch, say))
     if suite.opinion and found.judge and not found.calibration:
-        _find_calibration(found, run)
+        _find_calibration(suite, found, run)
     result = _record(suite, subject, found)
     result.note(
         key=key,
@@ -111,43 +111,40 @@ def _open_rows(file: Path, key: str, again: bool, say: Tell) -> Rows:
     return rows
 
 
-def _find_calibration(found: Measured, run: Path) -> None:
-    """Name the judge's calibration in the run's folder, or say that there is none."""
+def _find_calibration(suite: Suite, found: Measured, run: Path) -> None:
+    """Name the judge's calibration in the run's folder and what it says, or say that there is
+    none."""
     found.calibration, calibration = calibration_of(run, found.judge, found.judge_version)
     if calibration is None:
+        other = other_version(run, found.judge, found.judge_version)
         found.notes.append(
-            f"no calibration of the judge {found.judge} is in {run}: how far it agrees with people "
-            "is not known"
+            f"no calibration of the judge {found.judge} is in {run}{other}: how far it agrees with "
+            "people is not known"
         )
+        return
+    if calibration.doubt:
+        found.notes.append(f"the judge {found.judge}: {calibration.doubt}")
+    found.notes += [f"the judge {found.judge}: {warning}" for warning in calibration.warnings]
+    suite.believe(found, calibration)
 
 
 def _record(suite: Suite, subject: Subject, found: Measured) -> EvalResult:
+    own = {name: getattr(found, name) for name in Measured.model_fields}
+    own["scores"] = _known(found.scores)
+    own["by_category"] = {name: _known(scores) for name, scores in found.by_category.items()}
+    own["versions"] = {**_versions(), **found.versions}
     return EvalResult(
-        suite=suite.name,
-        model=subject.name,
-        model_sha256=subject.sha256,
-        scores=_known(found.scores),
-        main=found.main,
-        item_score=found.item_score,
-        higher_is_better=found.higher_is_better,
-        by_category={name: _known(scores) for name, scores in found.by_category.items()},
-        n=found.n,
-        errors=found.errors,
-        against=found.against,
-        judge=found.judge,
-        judge_version=found.judge_version,
-        calibration=found.calibration,
-        notes=list(found.notes),
-        versions={**_versions(), **found.versions},
-        made=now(),
-        tokens=found.tokens,
-        money=found.money,
+        suite=suite.name, model=subject.name, model_sha256=subject.sha256, made=now(), **own
     )
 
 
-def _known(scores: Mapping[str, Interval]) -> dict[str, Interval | None]:
+def _known(scores: Mapping[str, Interval | None]) -> dict[str, Interval | None]:
     """The scores that something was measured of."""
-    return {name: figure for name, figure in scores.items() if math.isfinite(figure.value)}
+    return {
+        name: figure
+        for name, figure in scores.items()
+        if figure is not None and math.isfinite(figure.value)
+    }
 
 
 def _versions() -> dict[str, str]:

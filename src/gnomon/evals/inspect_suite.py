@@ -211,7 +211,7 @@ class Inspect(Suite):
             reason = failed[0][FAILED] if failed else "there are no samples"
             raise RunError(f"{self.name}: all {len(rows)} samples failed. The first: {reason}")
         scores = {name: over_prompts(list(by_id.values())) for name, by_id in values.items()}
-        measured = Measured(scores=scores, n=len(rows) - len(failed), errors=len(failed))
+        measured = Measured.of(scores, n=len(rows) - len(failed), errors=len(failed))
         measured.higher_is_better = self.options.higher_is_better
         _import_metrics(log, measured)
         if self.options.score and self.options.score not in scores:

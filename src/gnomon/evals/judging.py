@@ -74,11 +74,21 @@ def _none(name: str) -> Any:
 
 def calibration_of(run: Path, judge: str, version: str) -> tuple[str, Calibration | None]:
     """The file in a run's folder that says how far this very judge agrees with people, and what it
-    says; empty where there is none."""
-    for file, found in read_calibrations(run):
-        if found.is_of(judge, version):
-            return str(file.relative_to(run)), found
-    return "", None
+    says: the one of most labels, the last made of these; empty where there is none."""
+    own = [(file, c) for file, c in read_calibrations(run) if c.is_of(judge, version)]
+    if not own:
+        return "", None
+    file, found = max(own, key=lambda item: (item[1].labels, item[1].made))
+    return str(file.relative_to(run)), found
+
+
+def other_version(run: Path, judge: str, version: str) -> str:
+    """In words, what is different about the judge of that name that has a calibration; empty where
+    none has."""
+    for _, found in read_calibrations(run):
+        if found.judge == judge:
+            return f" (there is one of another {found.differs(version)}: {found.version})"
+    return ""
 
 
 def check_spec(spec: RewardSpec | None, what: str) -> RewardSpec:

@@ -218,7 +218,7 @@ def measure(
             full = metric if len(tops) == 1 else f"{name}/{metric}"
             measured.scores[full], place[full] = figure, (name, metric)
     if len(tasks) > 1:
-        measured.by_category = tasks
+        measured.by_category = {name: {**scores} for name, scores in tasks.items()}
     measured.main = measured.item_score = main_of(main, measured)
     top, metric = place[measured.main]
     members = loaded.groups.get(top, [top])

@@ -273,7 +273,7 @@ class MTBench(ItemSuite[TwoTurns]):
             for name, values in sorted(by_category.items())
         }
         assert self._judge is not None
-        return Measured(
+        return Measured.of(
             scores,
             main="score",
             item_score="score",

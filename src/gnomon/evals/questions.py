@@ -114,7 +114,7 @@ class Questions(ItemSuite[Prompt]):
             scores |= {f"pass@{k}": c for k, c in zip(ks, pass_curve(flags, ks), strict=True)}
         scores["finished"] = over_prompts([list(map(float, r["finished"])) for r in rows], (0, 1))
         judge = self.judge
-        return Measured(
+        return Measured.of(
             scores,
             main=main,
             item_score=main,

@@ -236,7 +236,7 @@ class Refusal(ItemSuite[Request]):
             by_category[name] = {"compliance": share(bad, False)} if bad else {}
             by_category[name] |= {"over_refusal": share(good, True)} if good else {}
         judge = self._judge
-        return Measured(
+        return Measured.of(
             scores,
             main=next(iter(scores)),
             item_score="right",

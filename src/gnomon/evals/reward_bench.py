@@ -173,7 +173,9 @@ class RewardBench(ItemSuite[Compared]):
         if len(by_subset) > 1:
             scores["mean_of_subsets"] = mean_of([s["accuracy"] for s in by_subset.values()])
         scores |= {"better_is_longer": accuracy(longer), "better_is_not_longer": accuracy(other)}
-        measured = Measured(scores, main="accuracy", item_score="accuracy", by_category=by_subset)
+        measured = Measured.of(
+            scores, main="accuracy", item_score="accuracy", by_category=by_subset
+        )
         if self.options.judge is not None and self._judge is not None:
             measured.judge, measured.judge_version = self._judge.name, self._judge.version
         both = [(r["own_first"], r["own_second"]) for r in rows if r["own_second"] is not None]

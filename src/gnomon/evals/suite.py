@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
@@ -19,7 +18,8 @@ from gnomon.errors import RunError
 from gnomon.evals.rows import FAILED, Rows
 from gnomon.files import fingerprint
 from gnomon.recipe.spec import Checked
-from gnomon.stats.intervals import Interval
+from gnomon.runs.evals import Calibration
+from gnomon.runs.evals import Measured as Measured
 
 if TYPE_CHECKING:
     from gnomon.evals.subject import Subject
@@ -56,41 +56,6 @@ class Options(Checked):
         """Options whose default depends on the model, worked out for one that takes ``window``
         tokens; None where nothing is sampled."""
         return {}
-
-
-@dataclass
-class Measured:
-    """What a suite found; :func:`~gnomon.evals.evaluate.evaluate` makes the record of it.
-
-    Attributes:
-        scores: figures by name, each with its interval.
-        main: the one to show first.
-        item_score: the score whose part each row's ``score`` is (a number, or one for each
-            sample); two models are compared by it item by item.
-        higher_is_better: False where ``main`` measures harm.
-        by_category: the same scores by category.
-        n, errors: items, and those that failed and are in no score.
-        against, judge, judge_version, calibration: see :class:`~gnomon.runs.evals.EvalResult`.
-        notes: what a reader of the figures must know, in words.
-        versions: of the libraries that made it, beside gnomon's own.
-        tokens, money: what it took.
-    """
-
-    scores: dict[str, Interval] = field(default_factory=dict)
-    main: str = ""
-    item_score: str = ""
-    higher_is_better: bool = True
-    by_category: dict[str, dict[str, Interval]] = field(default_factory=dict)
-    n: int = 0
-    errors: int = 0
-    against: str = ""
-    judge: str = ""
-    judge_version: str = ""
-    calibration: str = ""
-    notes: list[str] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    tokens: int = 0
-    money: float = 0.0
 
 
 class Work:
@@ -182,6 +147,10 @@ class Suite:
     def facts(self) -> Mapping[str, Any]:
         """What changes the figures beside the options: versions of judges, other models."""
         return {}
+
+    def believe(self, found: Measured, calibration: Calibration) -> None:
+        """Add to what was measured what the calibration of its judge says: corrected scores."""
+        return
 
     @abstractmethod
     def run(self, subject: Subject, work: Work) -> Measured:

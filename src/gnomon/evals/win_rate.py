@@ -14,7 +14,14 @@ from pydantic import Field
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.asking import Unanswered
 from gnomon.evals.items import PROMPT, find_file, prompt_of, rows_of, text_of
-from gnomon.evals.judging import JudgeSpec, check_spec, described, open_judge
+from gnomon.evals.judging import (
+    JudgeSpec,
+    calibration_of,
+    check_spec,
+    described,
+    open_judge,
+    other_version,
+)
 from gnomon.evals.pairs import Pair, orders, text_pair, verdicts
 from gnomon.evals.sampling import SampleOptions
 from gnomon.evals.subject import Stored, Subject, plain
@@ -29,8 +36,10 @@ from gnomon.evals.verdict_files import (
 )
 from gnomon.judges.protocol import Judge
 from gnomon.records import Prompt, Response
+from gnomon.runs.evals import Calibration
 from gnomon.stats.intervals import Interval, weighted_proportion
 from gnomon.stats.length_controlled import instruction_difficulty, length_controlled, length_term
+from gnomon.stats.rates import corrected_win_rate
 
 OTHER = ("output", "reference", "output_1", "response")
 """Names of the answer that a row brings to compare with, where no other model is named."""
@@ -58,6 +67,11 @@ class WinRateOptions(SampleOptions):
     difficulty: str | None = Field(
         None, description="file with each instruction's difficulty, in place of others"
     )
+    corrected: bool = Field(
+        False,
+        description="show first what people's win rate would be by the judge's calibration in the "
+        "run's folder (`win_rate_corrected`), and measure nothing without one",
+    )
 
 
 @dataclass(frozen=True)
@@ -78,7 +92,8 @@ class WinRate(ItemSuite[Entry]):
 
     ``win_rate`` counts ties half; ``length_controlled`` is what is to be expected of answers
     equally long (:mod:`gnomon.stats.length_controlled`); ``win_rate_equal_length`` is that of the
-    pairs that are. Intervals are over instructions.
+    pairs that are. Where the run's folder has the judge's calibration, ``win_rate_corrected`` is
+    what people's win rate would be (:mod:`gnomon.stats.rates`). Intervals are over instructions.
     """
 
     title: ClassVar[str] = "win_rate"
@@ -149,6 +164,40 @@ class WinRate(ItemSuite[Entry]):
                 "suite win_rate needs a file of prompts: --data FILE (`prompt` or `instruction`, "
                 "and `output` for the answer to compare with, unless --against is given)"
             )
+
+    def run(self, subject: Subject, work: Work) -> Measured:
+        if self.options.corrected:
+            self._check_calibration(work.run)
+        return super().run(subject, work)
+
+    def _check_calibration(self, run: Path) -> None:
+        """Refuse to ask where nothing could be corrected.
+
+        Raises:
+            ConfigError: no calibration that can be believed is of this very judge.
+        """
+        if self.options.judge is None:
+            raise ConfigError("suite win_rate: corrected needs a judge, whose calibration is known")
+        name, version = self.judge.name, self.judge.version
+        _, calibration = calibration_of(run, name, version)
+        if calibration is None:
+            raise ConfigError(
+                f"suite win_rate: corrected, and no calibration of the judge {name} (version "
+                f"{version or 'none'}) is in {run}{other_version(run, name, version)}. Make one: "
+                "gnomon calibrate --help"
+            )
+        if calibration.doubt or calibration.attenuation is None:
+            why = calibration.doubt or "its calibration does not say how much of a difference stays"
+            raise ConfigError(f"suite win_rate: corrected, and of the judge {name}: {why}")
+
+    def believe(self, found: Measured, calibration: Calibration) -> None:
+        """Add what people's win rate would be by what the judge keeps of a difference."""
+        observed = found.scores.get("win_rate")
+        if observed is None or calibration.attenuation is None:
+            return
+        found.scores["win_rate_corrected"] = corrected_win_rate(observed, calibration.attenuation)
+        if self.options.corrected:
+            found.main = "win_rate_corrected"
 
     # -- items ------------------------------------------------------------------------------------
 
@@ -242,7 +291,7 @@ class WinRate(ItemSuite[Entry]):
                 clusters=clusters,
             ),
         }
-        measured = Measured(
+        measured = Measured.of(
             scores,
             main="length_controlled",
             item_score="win_rate",

@@ -51,7 +51,7 @@ class CorrectedJudge(Judge):
         self.version = f"{judge.version} corrected={digest}"
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """The judge's own."""
         return self.inner.name
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from gnomon.recipe.schema import TRUTHS, RewardSpec
 from gnomon.report import markdown as md
+from gnomon.report.calibration import figures
+from gnomon.report.calibration import figures
 from gnomon.report.card_results import rewards_of
 from gnomon.report.facts import Facts, Source
 from gnomon.report.format import measured, number
@@ -147,16 +149,11 @@ def _rules(facts: Facts) -> Iterator[str]:
 
 
 def _calibration(record: Calibration) -> str:
-    figures = (
-        ("agreement with people", record.agreement),
-        ("two people agree", record.people),
-        ("agreement beyond chance (kappa)", record.kappa),
-        ("verdicts for the answer shown first", record.first),
-        ("verdicts that change with the order", record.flips),
-        ("verdicts for the longer answer, less people's", record.longer),
-        ("share of a difference that its win rate keeps", record.attenuation),
-    )
-    rows = [(what, md.text(measured(figure))) for what, figure in figures if figure is not None]
+    rows = [(md.text(what), md.text(measured(figure))) for what, figure, _ in figures(record)]
+    rows += [
+        (f"smallest bias that would have been seen: {md.text(name)}", md.text(number(size)))
+        for name, size in record.smallest.items()
+    ]
     if record.detectable is not None:
         rows.append(
             ("smallest difference of a win rate that shows", md.text(number(record.detectable)))
@@ -167,7 +164,7 @@ def _calibration(record: Calibration) -> str:
     )
     notes = [f"warning: {md.text(warning)}" for warning in record.warnings]
     if not record.opens_gates:
-        notes.append("fewer labels than a gate asks for")
+        notes.append(f"no gate believes it: {md.text(record.doubt)}")
     return "\n\n".join(filter(None, [f"{title}:", md.table(["", ""], rows), md.bullets(notes)]))
 
 

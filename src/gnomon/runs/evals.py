@@ -7,14 +7,15 @@ Beside each eval's record lie its rows, one JSON line an item, in ``<suite>.json
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from pydantic import Field
 
 from gnomon.runs.comparison import Figure
 from gnomon.runs.records import JsonFile, Record
+from gnomon.stats.intervals import Interval
 
 R = TypeVar("R", bound=JsonFile)
 
@@ -23,16 +24,10 @@ ENOUGH_LABELS = 50
 """People's labels below which a judge's calibration opens no gate."""
 
 
-class EvalResult(Record):
-    """What one suite measured on one model.
+class Measured(Record):
+    """What a suite found.
 
     Attributes:
-        suite: which eval: ``lm_eval/gsm8k``, ``win_rate``, ``xstest``, a file of one's own.
-        model: the stage's name, or the folder or id of a model.
-        model_sha256: fingerprint of its weights.
-        stage, step: where it was measured during training; None afterwards.
-        data: SHA-256 and rows of each file of questions.
-        settings: everything that changes the figures: shots, temperature, tokens, seed, template.
         scores: figures by name, each with its interval; ``main`` names the one to show first.
         item_score: the score whose part each row's ``score`` is (a number, or one for each
             sample), so that two models can be compared item by item; empty where there is none.
@@ -44,17 +39,9 @@ class EvalResult(Record):
         calibration: the file of that judge's calibration.
         notes: what a reader of the figures must know, in words.
         versions: of the libraries that made it.
-        key: tells apart what was measured: model, settings and data (a fingerprint).
-        seconds, tokens, money: what it took.
+        tokens, money: what it took.
     """
 
-    suite: str = ""
-    model: str = ""
-    model_sha256: str = ""
-    stage: str | None = None
-    step: int | None = None
-    data: dict[str, Any] = Field(default_factory=dict)
-    settings: dict[str, Any] = Field(default_factory=dict)
     scores: dict[str, Figure] = Field(default_factory=dict)
     main: str = ""
     item_score: str = ""
@@ -68,11 +55,45 @@ class EvalResult(Record):
     calibration: str = ""
     notes: list[str] = Field(default_factory=list)
     versions: dict[str, str] = Field(default_factory=dict)
+    tokens: int = 0
+    money: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        scores: Mapping[str, Interval],
+        by_category: Mapping[str, Mapping[str, Interval]] | None = None,
+        **more: Any,
+    ) -> Self:
+        """With these scores; ``more`` are other attributes."""
+        by = {name: dict(own) for name, own in (by_category or {}).items()}
+        return cls(scores=dict(scores), by_category=by, **more)  # type: ignore[arg-type]
+
+
+class EvalResult(Measured):
+    """What one suite measured on one model.
+
+    Attributes:
+        suite: which eval: ``lm_eval/gsm8k``, ``win_rate``, ``xstest``, a file of one's own.
+        model: the stage's name, or the folder or id of a model.
+        model_sha256: fingerprint of its weights.
+        stage, step: where it was measured during training; None afterwards.
+        data: SHA-256 and rows of each file of questions.
+        settings: everything that changes the figures: shots, temperature, tokens, seed, template.
+        key: tells apart what was measured: model, settings and data (a fingerprint).
+        seconds: what it took.
+    """
+
+    suite: str = ""
+    model: str = ""
+    model_sha256: str = ""
+    stage: str | None = None
+    step: int | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
     key: str = ""
     made: str = ""
     seconds: float = 0.0
-    tokens: int = 0
-    money: float = 0.0
 
 
 class Calibration(Record):

@@ -81,7 +81,7 @@ def beyond_people(pairs: Sequence[JudgedPair], signs: Sequence[int]) -> Interval
         return Interval(found.value, found.low, found.high, size)
     # every verdict is as the regression says: what so many pairs show of a share
     at = np.flatnonzero(o)
-    share = shift(0.5 + y[at] * o[at], [pairs[i].cluster for i in at])
+    share = shift(0.5 + y[at] * o[at], [pairs[i].cluster for i in at.tolist()])
     low, high = share.low - share.value, share.high - share.value
     return Interval(found.value, found.value + low, found.value + high, size)
 

@@ -270,15 +270,16 @@ def _choose(
     fold = rng.permutation(np.arange(count) % FOLDS)[of.astype(np.int64)]
     kind: Kind = "none"
     best = p
-    for other in ("platt", "isotonic"):
+    kinds: tuple[Kind, ...] = ("platt", "isotonic")
+    for other in kinds:
         mapped = np.empty_like(p)
         for k in range(FOLDS):
             out = fold == k
-            mapped[out] = fit_map(other, p[~out], y[~out])(p[out])  # type: ignore[arg-type]
+            mapped[out] = fit_map(other, p[~out], y[~out])(p[out])
         gains = np.zeros(count)
         np.add.at(gains, of.astype(np.int64), (best - y) ** 2 - (mapped - y) ** 2)
         if gains.mean() > gains.std(ddof=1) / math.sqrt(count):
-            kind, best = other, mapped  # type: ignore[assignment]
+            kind, best = other, mapped
     return fit_map(kind, p, y), best
 
 

@@ -133,8 +133,8 @@ def kappa(pairs: Sequence[JudgedPair]) -> Interval:
         ties, their_ties = rows[:, 1:3].mean(0)
         chance = ties * their_ties + (1 - ties) * (1 - their_ties) / 2
         share = weighted_proportion(rows[:, 0], clusters=[p.cluster for p in pairs])
-        ends = ((end - chance) / (1 - chance) for end in (share.low, share.high))
-        return Interval(found.value, *ends, found.n, found.level)
+        low, high = ((end - chance) / (1 - chance) for end in (share.low, share.high))
+        return Interval(found.value, low, high, found.n, found.level)
     return replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
 
 
