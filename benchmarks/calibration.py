@@ -19,9 +19,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from gnomon.data.readers import read_groups
 from gnomon.evals.calibration import Options, calibrate
 from gnomon.evals.calibration_words import shown_biases
@@ -72,6 +69,11 @@ HONEST = (
         PlantedJudge(),
         World(own_better=0.75, longer_better=0.75, right=0.7, people=1),
     ),
+    Case(
+        "the same, that one right in .85",
+        PlantedJudge(),
+        World(own_better=0.75, longer_better=0.75, people=1),
+    ),
 )
 PLANTED = (
     Case("position .4", PlantedJudge(position=0.4), finds=("first",)),
@@ -86,6 +88,7 @@ PLANTED = (
         World(own_better=0.25),
         finds=("own",),
     ),
+    Case("its own .5, one person a pair", PlantedJudge(own=0.5), World(people=1), ("own",)),
     Case("bold .5", PlantedJudge(bold=0.5), finds=("edit bold", "edit markdown")),
     Case("bold 1", PlantedJudge(bold=1.0), finds=("edit bold", "edit markdown")),
     Case("bullets 1", PlantedJudge(bullets=1.0), finds=("edit bullets",)),
@@ -136,15 +139,24 @@ def mean(values: Sequence[float]) -> float:
     return sum(known) / len(known) if known else float("nan")
 
 
+def line(*cells: str) -> None:
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def heading(title: str, *columns: str) -> None:
+    print(f"\n{title} (95% intervals)\n")
+    line(*columns)
+    line(*("---" for _ in columns))
+
+
 def self_test(seeds: int, controls: int) -> None:
-    console = Console(width=150)
-    table = Table(title=f"honest judges, {seeds} calibrations each (95% intervals)")
-    for column in ("judge", "any bias warned of", "longer", "its own", "agreement", "keeps"):
-        table.add_column(column)
+    """Print the three tables of docs/calibration.md, row by row."""
+    columns = ("judge", "any bias warned of", "longer", "its own", "agreement", "keeps")
+    heading(f"Honest judges, {seeds} calibrations each", *columns)
     for case in HONEST:
         found = found_in(case, seeds, controls)
         biases = [shown_biases(c) for c in found]
-        table.add_row(
+        line(
             case.name,
             share([bool(b) for b in biases]),
             share(["longer" in b for b in biases]),
@@ -152,45 +164,43 @@ def self_test(seeds: int, controls: int) -> None:
             f"{mean([c.agreement.value for c in found if c.agreement]):.3f}",
             f"{mean([c.attenuation.value for c in found if c.attenuation]):.3f}",
         )
-    console.print(table)
-    table = Table(title=f"planted biases, {seeds} calibrations each")
-    for column in ("planted (nats)", "bias", "mean size", "smallest seen", "found", "others"):
-        table.add_column(column)
+    columns = ("planted (nats)", "bias", "mean size", "smallest seen", "found", "others")
+    heading(f"Planted biases, {seeds} calibrations each", *columns)
     for case in PLANTED:
-        found = found_in(case, seeds, controls)
-        biases = [shown_biases(c) for c in found]
-        known = {*case.finds, *case.brings}
-        others = share([bool(set(b) - known) for b in biases])
-        for name in case.finds:
-            table.add_row(
-                case.name,
-                name,
-                f"{mean([size_of(c, name) for c in found]):+.3f}",
-                f"{mean([c.smallest.get(name, float('nan')) for c in found]):.3f}",
-                share([name in b for b in biases]),
-                others,
-            )
-    console.print(table)
-    table = Table(title=f"probabilities, {seeds} calibrations each")
+        planted(case, seeds, controls)
     columns = ("judge", "slope", "interval holds it", "warned of", "ECE", "by chance", "mapped")
-    for column in (*columns, "maps"):
-        table.add_column(column)
+    heading(f"Probabilities, {seeds} calibrations each", *columns, "maps")
     for case in SLOPES:
-        found = found_in(case, seeds, 0)
-        slopes = [c.slope for c in found if c.slope is not None]
-        truth = 1.0 / case.judge.too_sure
-        kinds = [c.map.get("kind") for c in found]
-        table.add_row(
-            case.name,
-            f"{mean([s.value for s in slopes]):.3f}",
-            share([s.low <= truth <= s.high for s in slopes]),
-            share([stands_out(s, 1.0) for s in slopes]),
-            f"{mean([c.ece.value for c in found if c.ece]):.3f}",
-            f"{mean([c.ece_by_chance or 0.0 for c in found]):.3f}",
-            f"{mean([c.ece_mapped or 0.0 for c in found]):.3f}",
-            ", ".join(f"{k} {kinds.count(k)}" for k in sorted(set(map(str, kinds)))),
-        )
-    console.print(table)
+        slopes(case, seeds)
+
+
+def planted(case: Case, seeds: int, controls: int) -> None:
+    found = found_in(case, seeds, controls)
+    biases = [shown_biases(c) for c in found]
+    known = {*case.finds, *case.brings}
+    others = share([bool(set(b) - known) for b in biases])
+    for name in case.finds:
+        size = mean([size_of(c, name) for c in found])
+        least = mean([c.smallest.get(name, float("nan")) for c in found])
+        seen = share([name in b for b in biases])
+        line(case.name, name, f"{size:+.3f}", f"{least:.3f}", seen, others)
+
+
+def slopes(case: Case, seeds: int) -> None:
+    found = found_in(case, seeds, 0)
+    own = [c.slope for c in found if c.slope is not None]
+    truth = 1.0 / case.judge.too_sure
+    kinds = [str(c.map.get("kind")) for c in found]
+    line(
+        case.name,
+        f"{mean([s.value for s in own]):.3f}",
+        share([s.low <= truth <= s.high for s in own]),
+        share([stands_out(s, 1.0) for s in own]),
+        f"{mean([c.ece.value for c in found if c.ece]):.3f}",
+        f"{mean([c.ece_by_chance or 0.0 for c in found]):.3f}",
+        f"{mean([c.ece_mapped or 0.0 for c in found]):.3f}",
+        ", ".join(f"{kind} {kinds.count(kind)}" for kind in sorted(set(kinds))),
+    )
 
 
 # -- real judges -----------------------------------------------------------------------------------

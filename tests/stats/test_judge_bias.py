@@ -93,10 +93,16 @@ def test_what_the_difference_of_two_shares_says_would_be_wrong() -> None:
 
 
 def test_with_one_noisy_label_what_is_better_seems_liked() -> None:
-    """The limit that the docstring names: nothing in such data tells the two apart."""
+    """Nothing in such data tells the two apart, and the interval says so; where people do not like
+    its own more there is nothing to tell apart, and the liking is seen."""
     rng = np.random.default_rng(4)
-    pairs = some(rng, 4000, label_right=0.7, own_better=0.8)
-    assert own_shift(pairs).value > 0.05
+    found = own_shift(some(rng, 4000, label_right=0.8, own_better=0.8))
+    assert found.value > 0.05
+    assert not found.excludes(0.0)
+    liked = own_shift(some(rng, 300, label_right=0.8, likes=0.3))
+    assert liked.excludes(0.0)
+    sure = own_shift(some(rng, 4000, own_better=0.8))
+    assert not sure.excludes(0.0)
 
 
 def test_a_judge_that_always_takes_the_longer_shifts_by_a_half() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from gnomon.recipe.schema import TRUTHS, RewardSpec
 from gnomon.report import markdown as md
 from gnomon.report.calibration import figures
-from gnomon.report.calibration import figures
 from gnomon.report.card_results import rewards_of
 from gnomon.report.facts import Facts, Source
 from gnomon.report.format import measured, number

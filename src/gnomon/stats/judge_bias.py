@@ -14,9 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtri  # type: ignore[import-untyped]
 
-from gnomon.stats.intervals import Interval, finite_or_none, vector, weighted_proportion
+from gnomon.stats.intervals import Floats, Interval, finite_or_none, vector, weighted_proportion
 from gnomon.stats.judges import LEVEL, POWER, JudgedPair, jackknife
 
+ALIKE = 0.3
+"""How far one label tells another on the same pair (2 x agreement - 1) where nothing shows it:
+people agree in two of three pairs in AlpacaFarm (Dubois et al. 2023, arXiv 2305.14387) and MT-bench
+(Zheng et al. 2023, arXiv 2306.05685)."""
 SEVERAL = 30
 """Pairs that several people labelled from which their own disagreement is taken into account."""
 
@@ -44,8 +48,9 @@ def beyond_people(pairs: Sequence[JudgedPair], signs: Sequence[int]) -> Interval
     A label is what someone thinks, and has an error of its own, which makes ``beta`` too small: an
     honest judge then seems to like whatever is truly better. Where several people labelled a pair,
     one's label is the instrument of another's (two-stage least squares), which takes that out.
-    With one label a pair it stays in: there, what is truly better by more than the labels show
-    counts as liked.
+    With one label a pair nothing says how large the error is. The value is then that of labels
+    without error, and the interval reaches from there to that of people who agree in 65 of 100
+    pairs: a liking that people's errors could explain is within it.
 
     Args:
         signs: [n] 1 where ``a`` has what may be liked and ``b`` does not, -1 the other way round, 0
@@ -61,29 +66,50 @@ def beyond_people(pairs: Sequence[JudgedPair], signs: Sequence[int]) -> Interval
     o = np.array(signs, dtype=np.float64)
     products = np.array([_product(p) for p in pairs])
     several = ~np.isnan(products)
+    clusters = [p.cluster for p in pairs]
     if several.sum() >= SEVERAL and products[several].sum() > 0:
         z, zh = np.where(several, h, 0.0), np.where(several, products, 0.0)
+        found = _shift(np.stack([o * o, o * h, o * y, z * o, zh, z * y], axis=1), clusters)
     else:
-        z, zh = h, h * h
-    rows = np.stack([o * o, o * h, o * y, z * o, zh, z * y], axis=1)
+        sums = (o * o, o * h, o * y, h * o)
+        found, *other = (
+            _shift(np.stack([*sums, share * h * h, h * y], axis=1), clusters)
+            for share in ((1.0,) if any(p.belief is not None for p in pairs) else (1.0, ALIKE))
+        )
+        found = _hull(found, other)
+    size = float(len({c for c, sign in zip(clusters, signs, strict=True) if sign}))
+    if found.known or math.isnan(found.value):
+        return Interval(found.value, found.low, found.high, size)
+    # every verdict is as the regression says: what so many pairs show of a share
+    at = np.flatnonzero(o)
+    part = shift(0.5 + y[at] * o[at], [clusters[i] for i in at.tolist()])
+    low, high = part.low - part.value, part.high - part.value
+    return Interval(found.value, found.value + low, found.value + high, size)
+
+
+def _shift(rows: Floats, clusters: Sequence[object]) -> Interval:
+    """``alpha`` from sums of products: sign x sign, sign x label, sign x win, instrument x sign,
+    instrument x label, instrument x win."""
     scale = float(np.abs(rows).sum(0).max())
 
-    def of(sums: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    def of(sums: Floats) -> float:
         oo, oh, oy, zo, zh, zy = (float(x) for x in sums / scale)
         if zh <= 0:  # no label decides anything
             return oy / oo if oo > 0 else math.nan
         determinant = oo * zh - oh * zo
         return (oy * zh - oh * zy) / determinant if determinant > 1e-9 else math.nan
 
-    found = jackknife(rows, [p.cluster for p in pairs], of)
-    size = float(len({p.cluster for p, sign in zip(pairs, signs, strict=True) if sign}))
-    if found.known or math.isnan(found.value):
-        return Interval(found.value, found.low, found.high, size)
-    # every verdict is as the regression says: what so many pairs show of a share
-    at = np.flatnonzero(o)
-    share = shift(0.5 + y[at] * o[at], [pairs[i].cluster for i in at.tolist()])
-    low, high = share.low - share.value, share.high - share.value
-    return Interval(found.value, found.value + low, found.value + high, size)
+    return jackknife(rows, clusters, of)
+
+
+def _hull(found: Interval, others: Sequence[Interval]) -> Interval:
+    """The first value, with an interval that holds all of them; from -1/2 to 1/2 where one of them
+    is not known, since people's errors could then explain anything."""
+    if not found.known:
+        return found
+    ends = [(x.low, x.high) if x.known else (-0.5, 0.5) for x in (found, *others)]
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+    return Interval(found.value, low, high, found.n, found.level)
 
 
 def _product(pair: JudgedPair) -> float:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression  # type: ignore[import-untyped]
 from scipy.special import expit, logit  # type: ignore[import-untyped]
 
@@ -25,8 +25,8 @@ Kind = Literal["none", "platt", "isotonic"]
 SUREST = 0.995
 """Probabilities beyond this, or below 1 less this, count as this: log-odds have to be finite."""
 FOLDS = 5
-DRAWS = 400
-"""Resamplings of the prompts."""
+DRAWS, CHANCES = 400, 1000
+"""Resamplings of the prompts, and of outcomes as the judge says."""
 BINS = 10
 RIDGE = 0.5
 """Pairs at even odds that both verdicts win, as a prior: without it, a judge that is never wrong
@@ -171,7 +171,7 @@ def _ece_interval(
     if count < 2:
         return Interval(value, n=float(count))
     sure, right = _preferred(p, y)
-    bars = np.minimum(((sure - 0.5) * 2 * BINS).astype(np.int64), BINS - 1)
+    bars = _bars(sure)
     excess = np.zeros((count, BINS))
     np.add.at(excess, (of.astype(np.int64), bars), right - sure)
     sizes = np.bincount(of.astype(np.int64), minlength=count)
@@ -189,8 +189,15 @@ def _chance(p: Floats, y: Floats, rng: np.random.Generator) -> tuple[float, floa
     q = p[np.abs(y - 0.5) > 1e-9]
     if not q.size:
         return math.nan, math.inf
-    found = [ece(q, (rng.random(q.size) < q).astype(np.float64)) for _ in range(200)]
-    return float(np.mean(found)), float(np.quantile(found, 0.975))
+    sure = np.maximum(q, 1 - q)
+    came = rng.random((CHANCES, q.size)) < sure
+    found = np.abs((came - sure) @ np.eye(BINS)[_bars(sure)]).sum(1) / q.size
+    return float(found.mean()), float(np.quantile(found, 0.975))
+
+
+def _bars(sure: Floats) -> NDArray[np.int64]:
+    """Which bar of the reliability diagram each is in; they divide [1/2, 1] evenly."""
+    return np.minimum(((sure - 0.5) * 2 * BINS).astype(np.int64), BINS - 1)
 
 
 def slope_interval(p: Floats, y: Floats, of: Floats) -> Interval:
