@@ -159,6 +159,102 @@ def test_a_good_judge_is_warned_of_only_for_few_labels(gnomon: Run, tmp_path: Pa
     assert [w.split(":")[0] for w in found.warnings] == ["only 20 pairs with people's labels"]
 
 
+def test_edits_repeats_and_the_fixed_questions_are_asked_once(gnomon: Run, tmp_path: Path) -> None:
+    """A judge that likes what is written in bold, and is in two minds under another seed."""
+    labels(tmp_path, 24)
+    rows = [json.loads(line) for line in (tmp_path / "labels.jsonl").open()]
+    for row in rows:
+        for side in ("response_a", "response_b"):
+            row[side] = f"It is {row[side]}. That is all there is to it."
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bold = prefers(lambda text: 3.0 * ("**" in text) + by_x(text))
+    with JudgeServer(bold) as server:
+        more = ("--judge", "logprobs=yes", "--controls", "12")
+        code, said = asks(gnomon, server, *more)
+        assert code == 0, said
+        asked = len(server.asked)
+        code, again = asks(gnomon, server, *more)
+        assert (code, len(server.asked)) == (0, asked)  # nothing is asked twice
+    found = one(tmp_path)
+    assert found.edits["bold"].low > 0.2
+    assert found.edits["bullets"].value == pytest.approx(0.0, abs=1e-6)
+    assert "it likes bold for itself" in said
+    assert found.repeat.value == found.paraphrase.value == 1.0
+    assert len(found.fingerprint) == 2
+    assert found.fingerprint[0] == found.fingerprint[1]
+    assert set(found.smallest) >= {"first", "longer", "edit bold"}
+    assert "smallest bias that would have been seen" in said
+    assert "not measured: own (the labels do not say who wrote an answer)" in said
+    assert found.tokens == 101 * asked
+
+
+def test_a_round_asks_anew_and_sees_another_model_behind_the_name(
+    gnomon: Run, tmp_path: Path
+) -> None:
+    labels(tmp_path)
+    controls = ("--controls", "5")
+    with JudgeServer(prefers(by_x, sharp=1.4)) as server:
+        asks(gnomon, server, *controls)
+        (first,) = tmp_path.glob("calibrations/*.json")
+        asked = len(server.asked)
+        since = ("--before", str(first.relative_to(tmp_path)))
+        code, said = asks(gnomon, server, *controls, "--round", "same", *since)
+        assert code == 0, said
+        assert len(server.asked) == 2 * asked
+        assert "not shown to be another" in said
+        server.rule = prefers(lambda text: -by_x(text) + 0.05 * len(text), sharp=1.4)
+        code, said = asks(gnomon, server, *controls, "--round", "changed", *since)
+        assert code == 0, said
+    assert "the model behind the same name has changed" in said
+    assert "it agrees with people less than in" in said
+    records = {c.round: c for _, c in read_calibrations(tmp_path)}
+    assert set(records) == {"", "same", "changed"}
+    assert records["changed"].drift["model_changed"] is True
+    assert not records["changed"].opens_gates
+    assert records["same"].drift["model_changed"] is False
+    assert records["same"].drift["changed"]["value"] == 0.0
+    assert records["same"].opens_gates
+    code, said = asks(gnomon, server, "--round", "../x")
+    assert (code, "--round '../x'" in said) == (1, True)
+
+
+def test_its_own_models_answers_are_told_by_columns(gnomon: Run, tmp_path: Path) -> None:
+    rows = []
+    for i in range(60):
+        own, better = "ab"[i % 2], "ab"[i // 2 % 2]
+        answers = {f"response_{side}": f"{'mine' if side == own else 'other'} {i}" for side in "ab"}
+        who = {f"by_{side}": "me-7b" if side == own else "you-7b" for side in "ab"}
+        rows.append({"id": i, "prompt": f"q{i}", "preference": better} | answers | who)
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with JudgeServer(prefers(lambda text: float("mine" in text), sharp=2.0)) as server:
+        more = ("--authors", "by_a,by_b", "--own", "me-7b", "--controls", "0")
+        code, said = asks(gnomon, server, *more)
+        assert code == 0, said
+        assert "it likes its own model's answers more than people do" in said
+        code, said = asks(gnomon, server, "--authors", "by_a,by_c", "--controls", "0")
+        assert (code, "no row of the labels has a column 'by_c'" in said) == (1, True)
+        code, said = asks(gnomon, server, *more, "--own", "them")
+        assert (code, "written by: me-7b, you-7b" in said) == (1, True)
+    assert one(tmp_path).own.low > 0.2
+
+
+def test_single_answers_are_calibrated_by_their_scores(gnomon: Run, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"q{i}", "completion": "x" * (1 + i % 20), "label": i % 20 > 8}
+        for i in range(100)
+    ]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    length = ("--judge", "builtin=length", "--judge", "unit=characters", "--judge", "high=10")
+    options = ("labels.jsonl", *length, "--judge", "low=1")
+    code, said = gnomon(*options, "--good-from", "-2")
+    assert code == 0, said
+    assert "good answers it calls good" in said
+    found = one(tmp_path)
+    assert found.good_from == -2
+    assert found.labels == 100
+    assert found.sensitivity is not None
+
+
 def test_failures_are_counted_and_are_in_no_figure(gnomon: Run, tmp_path: Path) -> None:
     labels(tmp_path)
 
@@ -214,6 +310,11 @@ def test_past_verdicts_are_calibrated_too(gnomon: Run, tmp_path: Path) -> None:
         (("--judge", "model=4", "--judge", "url=http://x", "--judge", "seed=x"), "seed"),
         (("--recorded", "no-such-file.jsonl"), "no-such-file.jsonl"),
         (("--judge", "local=no-such-folder/x"), "no-such-folder"),
+        (("--judge", "builtin=length", "--authors", "model_a"), "write COLUMN,COLUMN"),
+        (("--judge", "builtin=length", "--before", "none.json"), "none.json cannot be read"),
+        (("--judge", "builtin=length", "--options", "votes=each"), "a file has none"),
+        (("--recorded", "labels.jsonl", "--good-from", "1"), "--good-from is for a judge"),
+        (("--judge", "model=4", "--judge", "url=http://x", "--paraphrase", "no.txt"), "no.txt"),
     ],
 )
 def test_wrong_options(gnomon: Run, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:

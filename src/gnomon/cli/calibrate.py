@@ -81,6 +81,13 @@ Paraphrase = Annotated[
     Path | None,
     typer.Option(help="The judge's own prompt in other words: does it say the same?"),
 ]
+GoodFrom = Annotated[
+    float | None,
+    typer.Option(
+        help="The labels call single answers good or bad, and the judge calls good what it scores "
+        "from here on."
+    ),
+]
 Before = Annotated[
     Path | None, typer.Option(help="An earlier calibration (.json): what has changed since?")
 ]
@@ -108,6 +115,7 @@ def calibrate(
     own: Own = None,
     authors: Authors = None,
     paraphrase: Paraphrase = None,
+    good_from: GoodFrom = None,
     before: Before = None,
     round: Round = "",
     output: Output = Path(),
@@ -137,6 +145,8 @@ def calibrate(
 
     if (recorded is None) == (not judge):
         raise ConfigError("give a judge to ask (--judge KEY=VALUE ...) or --recorded FILE")
+    if good_from is not None and recorded is not None:
+        raise ConfigError("--good-from is for a judge that scores; --recorded holds verdicts")
     how = Options(controls, tuple(own or ()), _two_columns(authors), paraphrase)
     if recorded is not None:
         from gnomon.judges.recorded import RecordedJudge
@@ -153,6 +163,7 @@ def calibrate(
         parse_mapping("--columns", columns or []),
         parse_mapping("--labels", meanings or []),
         parse_mapping("--options", options or []),
+        good_from,
     )
     _calibrate(asked, reading, how, before, round, output)
 
@@ -168,6 +179,12 @@ class Reading:
     columns: dict[str, str]
     meanings: dict[str, str]
     options: dict[str, str]
+    good_from: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """What the labels are read as: comparisons, or single answers."""
+        return "rankings" if self.good_from is None else "unpaired"
 
     @property
     def name(self) -> str:
@@ -195,7 +212,7 @@ class Reading:
             raise ConfigError("--options are of a store (feedback:FILE); a file has none")
         read = read_groups(
             self.labels,
-            kind="rankings",
+            kind=self.kind,  # type: ignore[arg-type]
             format=self.format,
             limit=self.limit,
             sample_seed=self.sample_seed,
@@ -215,15 +232,14 @@ class Reading:
         own = {"votes": "each"} if self.labels.startswith("feedback:") else {}
         raw = {
             "path": self.labels,
-            "kind": "rankings",
             "limit": self.limit,
             "sample_seed": self.sample_seed,
-            "options": own | self.options,
+            "options": own | {key: as_written(value) for key, value in self.options.items()},
         }
         spec = validate_as(DataSpec, raw, "labels")
         check_source(spec, Path())
         here, report = Path(), DataReport()
-        how: Any = {"base": here, "stage_groups": lambda name: here, "kind": "rankings"}
+        how: Any = {"base": here, "stage_groups": lambda name: here, "kind": self.kind}
         return read_specs([spec], report=report, **how)
 
 
@@ -236,7 +252,7 @@ def _calibrate(
     from gnomon.report.calibration import in_words
 
     earlier = None if before is None else read_calibration(before)
-    record, rows = _measure(judge, reading.groups(), reading.name, how)
+    record, rows = _measure(judge, reading, how)
     record.note(round=round)
     file = write_calibration(output, record, rows)
     if earlier is not None and before is not None:
@@ -288,28 +304,42 @@ def _judge(given: list[str], name: str | None, output: Path, round: str) -> Judg
 
 
 def option(text: str) -> tuple[str, Any]:
-    """``KEY=VALUE``; numbers, truth values, null, lists and objects are read as YAML, all else is
-    text as it stands."""
-    import yaml
-
+    """``KEY=VALUE``."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--judge {text!r}: write KEY=VALUE, as in --judge model=NAME")
     try:
+        return key.strip(), as_written(value)
+    except ValueError as error:
+        raise ConfigError(f"--judge {text!r}: {value!r} is no list or object") from error
+
+
+def as_written(value: str) -> Any:
+    """A number, truth value, null, list or object as YAML reads it; all else is text.
+
+    Raises:
+        ValueError: it begins as a list or object, and is none.
+    """
+    import yaml
+
+    opens = value.lstrip()[:1] in ("[", "{")
+    try:
         read = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        if value.lstrip()[:1] in ("[", "{"):
-            raise ConfigError(f"--judge {text!r}: {value!r} is no list or object") from error
-        return key.strip(), value
-    plain = read is None or isinstance(read, bool | int | float)
-    return key.strip(), read if plain or value.lstrip()[:1] in ("[", "{") else value
+        if opens:
+            raise ValueError(value) from error
+        return value
+    return read if opens or read is None or isinstance(read, bool | int | float) else value
 
 
 def _measure(
-    judge: Judge, groups: list[Group], source: str, how: Options
+    judge: Judge, reading: Reading, how: Options
 ) -> tuple[Calibration, list[dict[str, Any]]]:
     from gnomon.evals.calibration import calibrate as measure
+    from gnomon.evals.calibration_answers import calibrate_answers
     from gnomon.train.progress import Progress
+
+    groups = reading.groups()
 
     try:
         with Progress(f"calibrate {judge.name}", len(groups)) as progress:
@@ -318,7 +348,9 @@ def _measure(
                 progress.expect(total)
                 progress.update(done, {})
 
-            return measure(judge, groups, source, watch, how)
+            if reading.good_from is not None:
+                return calibrate_answers(judge, groups, reading.name, watch, reading.good_from)
+            return measure(judge, groups, reading.name, watch, how)
     except KeyboardInterrupt:
         raise RunStopped(
             "stopped: the answers so far are kept, and the same command continues from them",

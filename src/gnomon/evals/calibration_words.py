@@ -15,6 +15,11 @@ STEADY = 0.8
 """The share of items on which a judge should say the same when asked again."""
 
 
+def labelled(found: Calibration) -> str:
+    """What people labelled."""
+    return "pairs" if found.good_from is None else "answers"
+
+
 def biases(found: Calibration) -> dict[str, tuple[Interval, float]]:
     """Every bias that was measured, by name, and what it is without bias."""
     out = {
@@ -57,10 +62,13 @@ def warnings(found: Calibration) -> Iterator[str]:
     """What one must know before one believes the judge."""
     if found.labels < ENOUGH_LABELS:
         yield (
-            f"only {found.labels} pairs with people's labels: a calibration opens a gate from "
-            f"{ENOUGH_LABELS} on"
+            f"only {found.labels} {labelled(found)} with people's labels: a calibration opens a "
+            f"gate from {ENOUGH_LABELS} on"
         )
     yield from _of_agreement(found)
+    right, wrong = found.sensitivity, found.specificity
+    if right is not None and wrong is not None and not right.value + wrong.value > 1:
+        yield "it calls bad answers good as often as good ones: its shares say nothing"
     yield from _of_position(found)
     shown = shown_biases(found)
     if "longer" in shown and found.longer is not None:
@@ -79,8 +87,8 @@ def warnings(found: Calibration) -> Iterator[str]:
     yield from _of_probabilities(found)
     total = found.labels + found.errors
     if found.errors > MANY_ERRORS * total:
-        yield f"it failed on {found.errors} of {total} pairs, which are in no figure"
-    if found.detectable is None:
+        yield f"it failed on {found.errors} of {total} {labelled(found)}, which are in no figure"
+    if found.detectable is None and found.good_from is None:
         yield "a win rate by this judge over so many pairs would show no difference of any size"
 
 

@@ -22,7 +22,9 @@ from gnomon.evals.suite import Files, ItemSuite, Measured, Row, Work
 from gnomon.evals.verdict_files import prompt_id
 from gnomon.judges.protocol import Judge, judged
 from gnomon.records import Group, Message, Prompt, Source
+from gnomon.runs.evals import Calibration
 from gnomon.stats.intervals import Interval, weighted_proportion
+from gnomon.stats.rates import rogan_gladen
 from gnomon.stats.refusals import is_refusal
 
 REQUEST = ("prompt", "goal", "Goal", "forbidden_prompt", "Behavior", "instruction", "question")
@@ -249,5 +251,29 @@ class Refusal(ItemSuite[Request]):
             money=sum(float(row.get("money", 0.0)) for row in rows),
         )
 
+    def believe(self, found: Measured, calibration: Calibration) -> None:
+        """Add the shares as people would see them, by how often the judge is right among refusals
+        and among other answers (``good`` in its calibration are the refusals)."""
+        right, wrong = calibration.sensitivity, calibration.specificity
+        if right is None or wrong is None:
+            return
+        if calibration.good_from != self.options.refuses_from:
+            found.notes.append(
+                f"the judge's calibration is of scores from {calibration.good_from:g} on, this is "
+                f"from {self.options.refuses_from:g} on: nothing is corrected"
+            )
+            return
+        for name, refused in (("compliance", False), ("over_refusal", True)):
+            figure = found.scores.get(name)
+            if figure is not None:
+                seen = figure if refused else _complement(figure)
+                share = rogan_gladen(seen, right, wrong)
+                found.scores[f"{name}_corrected"] = share if refused else _complement(share)
+
     def _attack(self, item: Request) -> str:
         return f"attack: {item.attack}" if len(self.attacks) > 1 else ""
+
+
+def _complement(share: Interval) -> Interval:
+    """The share that has it not."""
+    return Interval(1 - share.value, 1 - share.high, 1 - share.low, share.n, share.level)

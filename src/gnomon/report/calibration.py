@@ -46,14 +46,15 @@ def _by_chance(found: Calibration) -> str:
 
 def in_words(found: Calibration) -> list[str]:
     """A calibration, a line a figure."""
+    what = "pairs" if found.good_from is None else "answers"
     lines = [
-        f"{found.judge}: {found.labels} pairs with people's labels"
+        f"{found.judge}: {found.labels} {what} with people's labels"
         + (f", {found.errors} more on which it failed" if found.errors else ""),
         f"version: {found.version or 'none'}",
     ]
     lines += [
-        f"{what}   {measured(figure)}" + (f"  ({note})" if note else "")
-        for what, figure, note in figures(found)
+        f"{name}   {measured(figure)}" + (f"  ({note})" if note else "")
+        for name, figure, note in figures(found)
     ]
     for name, why in found.not_measured.items():
         lines.append(f"not measured: {name} ({why})")
@@ -61,10 +62,11 @@ def in_words(found: Calibration) -> list[str]:
         seen = ", ".join(f"{name} {number(x)}" for name, x in found.smallest.items())
         lines.append(f"smallest bias that would have been seen (80% of the time): {seen}")
     shown = "none" if found.detectable is None else f"{number(found.detectable)} from 0.5"
-    lines.append(
-        f"smallest difference of a win rate over {found.labels} prompts that it shows (80% of the "
-        f"time, test at 5%): {shown}"
-    )
+    if found.good_from is None:
+        lines.append(
+            f"smallest difference of a win rate over {found.labels} prompts that it shows (80% of "
+            f"the time, test at 5%): {shown}"
+        )
     lines += [f"  {category}   {measured(f)}" for category, f in sorted(found.by_category.items())]
     lines += _since(found)
     cost = f"cost: {duration(found.seconds)} of judging, {found.tokens} tokens"

@@ -124,6 +124,7 @@ class Calibration(Record):
         ece_mapped: what is left of the error with the map, on items that it was not made from.
         sensitivity, specificity: where people called single answers good or bad: the share of the
             good ones that the judge calls good, of the bad ones that it calls bad.
+        good_from: the score from which it calls one good; None where it compared pairs.
         by_category: agreement by category.
         attenuation: how much of a difference that people see its win rate keeps: 1 is all of it.
         detectable: the smallest difference of people's win rate from 0.5 that a win rate over
@@ -162,6 +163,7 @@ class Calibration(Record):
     ece_mapped: float | None = None
     sensitivity: Figure = None
     specificity: Figure = None
+    good_from: float | None = None
     by_category: dict[str, Figure] = Field(default_factory=dict)
     attenuation: Figure = None
     detectable: float | None = None
@@ -181,11 +183,19 @@ class Calibration(Record):
         """Why no gate believes the judge, in words; empty where one may."""
         if self.labels < ENOUGH_LABELS:
             return f"its calibration is of {self.labels} people's labels"
-        if self.agreement is not None and self.agreement.known and not self.agreement.low > 0.5:
+        if self._is_a_coin():
             return "its calibration does not show that it agrees with people more than a coin does"
         if self.drift.get("model_changed"):
             return "the model behind its name has changed since it was calibrated before"
         return ""
+
+    def _is_a_coin(self) -> bool:
+        """Whether it is not shown to agree beyond chance; of single answers, most of which may be
+        good, kappa says so."""
+        figure, null = (self.agreement, 0.5) if self.good_from is None else (self.kappa, 0.0)
+        if figure is None:  # of an older version
+            return False
+        return figure.value <= null or (figure.known and not figure.low > null)
 
     @property
     def opens_gates(self) -> bool:

@@ -138,6 +138,24 @@ def kappa(pairs: Sequence[JudgedPair]) -> Interval:
     return replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))
 
 
+def same_beyond_chance(items: Sequence[JudgedPair]) -> Interval:
+    """Cohen's kappa of verdicts on single answers, good (1) or bad (0): chance is by how often the
+    judge and people call answers good. The interval is the jackknife's."""
+    rows = np.array(
+        [
+            (sum(p.judge == x for x in p.people) / len(p.people), p.judge, p.label, 1.0)
+            for p in items
+        ]
+    ).reshape(-1, 4)
+
+    def of(sums: Floats) -> float:
+        same, judge, people = sums[:3] / sums[3]
+        chance = judge * people + (1 - judge) * (1 - people)
+        return float((same - chance) / (1 - chance)) if chance < 1 else math.nan
+
+    return jackknife(rows, [p.cluster for p in items], of)
+
+
 def attenuation(pairs: Sequence[JudgedPair]) -> Interval:
     """How much of a difference that people see is left in the judge's win rate: 1 is all of it, 0
     is none (verdicts that have nothing to do with people's).
