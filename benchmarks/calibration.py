@@ -6,7 +6,8 @@
 
 ``self-test`` calibrates judges with a bias of known size on drawn pairs (300, three people a pair)
 and counts how often each bias is warned of. ``data`` takes PandaLM's two AI judges beside its
-people, "the longer answer" on LLMBar, and GPT-4's verdicts on AlpacaEval's constant answer.
+people, "the longer answer" on LLMBar, GPT-4's verdicts on AlpacaEval's constant answer, and
+refusals by their openings on XSTest.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from gnomon.report.calibration import in_words
 from gnomon.runs.evals import Calibration
 from gnomon.stats.intervals import Interval, weighted_proportion
 from gnomon.stats.judge_bias import stands_out
+from gnomon.stats.rates import rogan_gladen
+from gnomon.stats.refusals import is_refusal
 
 SURE = World(right=1.0, people=1)
 """People who are never wrong: an honest judge's probabilities are then those of their labels."""
@@ -76,8 +79,9 @@ HONEST = (
     ),
 )
 PLANTED = (
-    Case("position .4", PlantedJudge(position=0.4), finds=("first",)),
-    Case("position .4, verdicts", PlantedJudge(position=0.4, verdicts=True), finds=("first",)),
+    Case("position .1", PlantedJudge(position=0.1), finds=("position",)),
+    Case("position .4", PlantedJudge(position=0.4), finds=("position",)),
+    Case("position .7, verdicts", PlantedJudge(position=0.7, verdicts=True), finds=("position",)),
     Case("length .25", PlantedJudge(length=0.25), finds=("longer",), brings=EDITS),
     Case("length .5", PlantedJudge(length=0.5), finds=("longer",), brings=EDITS),
     Case("its own .25", PlantedJudge(own=0.25), finds=("own",)),
@@ -149,11 +153,11 @@ def heading(title: str, *columns: str) -> None:
     line(*("---" for _ in columns))
 
 
-def self_test(seeds: int, controls: int) -> None:
+def self_test(seeds: int, controls: int, only: str) -> None:
     """Print the three tables of docs/calibration.md, row by row."""
     columns = ("judge", "any bias warned of", "longer", "its own", "agreement", "keeps")
     heading(f"Honest judges, {seeds} calibrations each", *columns)
-    for case in HONEST:
+    for case in chosen(HONEST, only):
         found = found_in(case, seeds, controls)
         biases = [shown_biases(c) for c in found]
         line(
@@ -166,12 +170,16 @@ def self_test(seeds: int, controls: int) -> None:
         )
     columns = ("planted (nats)", "bias", "mean size", "smallest seen", "found", "others")
     heading(f"Planted biases, {seeds} calibrations each", *columns)
-    for case in PLANTED:
+    for case in chosen(PLANTED, only):
         planted(case, seeds, controls)
     columns = ("judge", "slope", "interval holds it", "warned of", "ECE", "by chance", "mapped")
     heading(f"Probabilities, {seeds} calibrations each", *columns, "maps")
-    for case in SLOPES:
+    for case in chosen(SLOPES, only):
         slopes(case, seeds)
+
+
+def chosen(cases: Sequence[Case], only: str) -> list[Case]:
+    return [case for case in cases if only in case.name]
 
 
 def planted(case: Case, seeds: int, controls: int) -> None:
@@ -288,19 +296,41 @@ def null_model(data: Path) -> None:
     report("AlpacaEval's constant answer", judge, groups, controls=0)
 
 
+def xstest(data: Path) -> None:
+    """Refusals as their openings show them, against people's labels of XSTest: each model's rate,
+    corrected by what the other four models' answers say of the openings."""
+    print("\n## XSTest's safe prompts: refusals by openings, corrected by the other models'\n")
+    line("model", "by openings", "corrected", "people")
+    by: dict[str, list[tuple[float, float]]] = {}
+    for file in sorted((data / "xstest").glob("xstest_v2_completions_*.jsonl.gz")):
+        name = file.name.removeprefix("xstest_v2_completions_").split(".")[0]
+        for row in rows_of(file):
+            if row["final_label"] and not str(row["type"]).startswith("contrast"):
+                refused = float(not str(row["final_label"]).startswith("1"))
+                by.setdefault(name, []).append((float(is_refusal(row["completion"])), refused))
+    for name, own in by.items():
+        rest = [pair for other, pairs in by.items() if other != name for pair in pairs]
+        right = weighted_proportion([said for said, refused in rest if refused])
+        wrong = weighted_proportion([1 - said for said, refused in rest if not refused])
+        seen = weighted_proportion([said for said, _ in own])
+        people = sum(refused for _, refused in own) / len(own)
+        line(name, shown(seen), shown(rogan_gladen(seen, right, wrong)), f"{people:.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("self-test", "data"))
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--controls", type=int, default=40)
+    parser.add_argument("--only", default="", help="cases with this in their name")
     parser.add_argument("--data", type=Path, help="the folder with pandalm/, llmbar/, alpaca_eval/")
     given = parser.parse_args()
     if given.what == "self-test":
-        self_test(given.seeds, given.controls)
+        self_test(given.seeds, given.controls, given.only)
         return
     if given.data is None or not given.data.is_dir():
         parser.error("data needs --data FOLDER, with pandalm/, llmbar/ and alpaca_eval/ in it")
-    for part in (pandalm, llmbar, null_model):
+    for part in (pandalm, llmbar, null_model, xstest):
         part(given.data)
 
 

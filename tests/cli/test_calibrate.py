@@ -144,7 +144,7 @@ def test_a_judge_that_is_not_to_be_believed_is_said_so(
 ) -> None:
     labels(tmp_path)
     with JudgeServer(rule) as server:
-        code, said = asks(gnomon, server)
+        code, said = asks(gnomon, server, "--controls", "0")
     assert code == 0
     assert warning in said
     assert any(warning in w for w in one(tmp_path).warnings)
@@ -173,7 +173,7 @@ def test_edits_repeats_and_the_fixed_questions_are_asked_once(gnomon: Run, tmp_p
         code, said = asks(gnomon, server, *more)
         assert code == 0, said
         asked = len(server.asked)
-        code, again = asks(gnomon, server, *more)
+        code, _ = asks(gnomon, server, *more)
         assert (code, len(server.asked)) == (0, asked)  # nothing is asked twice
     found = one(tmp_path)
     assert found.edits["bold"].low > 0.2
@@ -182,7 +182,7 @@ def test_edits_repeats_and_the_fixed_questions_are_asked_once(gnomon: Run, tmp_p
     assert found.repeat.value == found.paraphrase.value == 1.0
     assert len(found.fingerprint) == 2
     assert found.fingerprint[0] == found.fingerprint[1]
-    assert set(found.smallest) >= {"first", "longer", "edit bold"}
+    assert set(found.smallest) >= {"position", "longer", "edit bold"}
     assert "smallest bias that would have been seen" in said
     assert "not measured: own (the labels do not say who wrote an answer)" in said
     assert found.tokens == 101 * asked
@@ -191,8 +191,8 @@ def test_edits_repeats_and_the_fixed_questions_are_asked_once(gnomon: Run, tmp_p
 def test_a_round_asks_anew_and_sees_another_model_behind_the_name(
     gnomon: Run, tmp_path: Path
 ) -> None:
-    labels(tmp_path)
-    controls = ("--controls", "5")
+    labels(tmp_path, 52)
+    controls = ("--controls", "2")
     with JudgeServer(prefers(by_x, sharp=1.4)) as server:
         asks(gnomon, server, *controls)
         (first,) = tmp_path.glob("calibrations/*.json")
@@ -265,7 +265,7 @@ def test_failures_are_counted_and_are_in_no_figure(gnomon: Run, tmp_path: Path) 
         return letter({"A": 0.9, "B": 0.1} if by_x(a) > by_x(b) else {"A": 0.1, "B": 0.9})
 
     with JudgeServer(rule) as server:
-        asks(gnomon, server)
+        asks(gnomon, server, "--controls", "0")
     found = one(tmp_path)
     assert (found.labels, found.errors) == (40, 20)
     assert any("failed on 20 of 60" in w for w in found.warnings)
@@ -311,8 +311,14 @@ def test_past_verdicts_are_calibrated_too(gnomon: Run, tmp_path: Path) -> None:
         (("--recorded", "no-such-file.jsonl"), "no-such-file.jsonl"),
         (("--judge", "local=no-such-folder/x"), "no-such-folder"),
         (("--judge", "builtin=length", "--authors", "model_a"), "write COLUMN,COLUMN"),
-        (("--judge", "builtin=length", "--before", "none.json"), "none.json cannot be read"),
-        (("--judge", "builtin=length", "--options", "votes=each"), "a file has none"),
+        (
+            ("--judge", "model=4", "--judge", "url=http://x", "--before", "none.json"),
+            "none.json cannot be read",
+        ),
+        (
+            ("--judge", "builtin=length", "--judge", "low=9", "--options", "votes=each"),
+            "a file has none",
+        ),
         (("--recorded", "labels.jsonl", "--good-from", "1"), "--good-from is for a judge"),
         (("--judge", "model=4", "--judge", "url=http://x", "--paraphrase", "no.txt"), "no.txt"),
     ],

@@ -39,7 +39,7 @@ def measured(judge: Judge, world: World = WORLD, seed: int = 0, **options):
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
-        ({"position": 0.8}, "first"),
+        ({"position": 0.4}, "position"),
         ({"length": 0.6}, "longer"),
         ({"own": 0.6}, "own"),
         ({"bold": 1.5}, "edit bold"),

@@ -329,6 +329,8 @@ def as_written(value: str) -> Any:
         if opens:
             raise ValueError(value) from error
         return value
+    if isinstance(read, bool) and value.strip().lower() not in ("true", "false"):
+        return value  # YAML takes yes and no for truth values; logprobs=yes is a word
     return read if opens or read is None or isinstance(read, bool | int | float) else value
 
 

@@ -34,7 +34,7 @@ from gnomon.records import Group
 from gnomon.runs.evals import CALIBRATION_FOLDER, Calibration
 from gnomon.runs.records import now
 from gnomon.stats.intervals import Interval, finite_or_none, weighted_proportion
-from gnomon.stats.judge_bias import longer_shift, own_shift, shift
+from gnomon.stats.judge_bias import longer_shift, own_shift, position_shift, shift
 from gnomon.stats.judge_maps import probabilities
 from gnomon.stats.judges import (
     JudgedPair,
@@ -264,8 +264,16 @@ def judged_pair(
         item.group.prompt.category,
         all(isinstance(who, str) for who in item.people),
         item.own(own),
+        _first(compared),
         item.belief,
     )
+
+
+def _first(compared: Compared) -> float | None:
+    """What the answer shown first wins over both orders; None where one was not asked."""
+    if compared.forward is None or compared.backward is None:
+        return None
+    return (compared.forward.win + compared.backward.win) / 2
 
 
 def _figures(known: Sequence[JudgedPair]) -> dict[str, Any]:
@@ -276,6 +284,7 @@ def _figures(known: Sequence[JudgedPair]) -> dict[str, Any]:
         "kappa": kappa(known),
         "first": first_share(known),
         "flips": flip_share(known),
+        "position": position_shift(known),
         "longer": longer_shift(known),
         "own": own_shift(known),
         "attenuation": attenuation(known),

@@ -25,7 +25,8 @@ def biases(found: Calibration) -> dict[str, tuple[Interval, float]]:
     out = {
         name: (figure, null)
         for name, figure, null in (
-            ("first", found.first, 0.5),
+            ("position", found.position, 0.0),
+            ("first", found.first if found.position is None else None, 0.5),
             ("longer", found.longer, 0.0),
             ("own", found.own, 0.0),
         )
@@ -112,8 +113,10 @@ def _of_position(found: Calibration) -> Iterator[str]:
         side = "first" if found.first.value > 0.5 else "second"
         if abs(found.first.value - 0.5) > ONE_SIDED - 0.5:
             yield f"it almost always prefers the answer shown {side}"
-        elif "first" in shown_biases(found):
-            yield f"it prefers the answer shown {side} ({found.first.value:.3f} of its verdicts)"
+        elif {"first", "position"} & set(shown_biases(found)):
+            beyond = found.first.value - 0.5 if found.position is None else found.position.value
+            side = "first" if beyond > 0 else "second"
+            yield f"it prefers the answer shown {side} for its place ({beyond:+.3f} from 1/2)"
     if found.flips is not None and found.flips.value > MANY_FLIPS:
         yield f"{found.flips.value:.0%} of its verdicts change with the order of the answers"
     for figure, how in ((found.repeat, "again"), (found.paraphrase, "in other words")):

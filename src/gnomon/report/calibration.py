@@ -22,6 +22,7 @@ def figures(found: Calibration) -> Iterator[Figure]:
         ("bad answers it calls bad", found.specificity, "specificity"),
         ("wins of the answer shown first", found.first, "0.5 is fair"),
         ("verdicts that change with the order", found.flips, ""),
+        ("wins for being shown first", found.position, "0 is fair, in probability"),
         ("wins of the longer answer, beyond people's", found.longer, "0 is fair, 0.5 is always"),
         ("wins of its own model's answers, beyond people's", found.own, "0 is fair"),
         *((f"wins by {name}", f, "0 is fair") for name, f in sorted(found.edits.items())),

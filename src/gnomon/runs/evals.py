@@ -110,6 +110,7 @@ class Calibration(Record):
         kappa: agreement beyond chance.
         first: share of verdicts for the answer shown first; 0.5 is without position bias.
         flips: share of the items whose verdict changes with the order.
+        position: what an answer wins beyond 1/2 for being shown first, in probability.
         longer: what the longer answer wins beyond 1/2, where people find both equally good.
         own: the same of the answers of the judge's own model.
         own_models: what the data call that model.
@@ -150,6 +151,7 @@ class Calibration(Record):
     kappa: Figure = None
     first: Figure = None
     flips: Figure = None
+    position: Figure = None
     longer: Figure = None
     own: Figure = None
     own_models: list[str] = Field(default_factory=list)

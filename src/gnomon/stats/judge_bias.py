@@ -25,6 +25,14 @@ SEVERAL = 30
 """Pairs that several people labelled from which their own disagreement is taken into account."""
 
 
+def position_shift(pairs: Sequence[JudgedPair]) -> Interval:
+    """How far an answer is preferred for being shown first, in probability: of pairs that were
+    asked about in both orders, in which the answers themselves cancel out. A judge may be swayed
+    by the place long before its verdicts change."""
+    known = [p for p in pairs if p.first is not None]
+    return shift([p.first or 0.0 for p in known], [p.cluster for p in known])
+
+
 def longer_shift(pairs: Sequence[JudgedPair]) -> Interval:
     """How far the longer answer is preferred where people find both equally good."""
     return beyond_people(pairs, [p.longer for p in pairs])

@@ -37,6 +37,8 @@ class JudgedPair:
         category: to break figures down by.
         named: whether its labels are of labellers that are known to be different people.
         own: 1 where ``a`` is by the judge's own model, -1 where ``b`` is, 0 where neither or both.
+        first: what the answer shown first wins on average over both orders, before they became
+            verdicts; None where it was asked in one.
         belief: how likely ``a`` is the better one by all labels together, where a model of the
             labellers says so; None takes the mean of the labels.
     """
@@ -51,6 +53,7 @@ class JudgedPair:
     category: str | None = None
     named: bool = True
     own: int = 0
+    first: float | None = None
     belief: float | None = None
 
     @property
