@@ -297,11 +297,14 @@ def _short(value: Any) -> str:
 
 
 def _readable(loc: Sequence[int | str], raw: Any) -> list[str]:
-    """The place with a stage's name in place of its index."""
+    """The place with a stage's name, or a principle's id, in place of its index."""
     out = [str(part) for part in loc]
-    if len(loc) > 1 and loc[0] == "stages" and isinstance(loc[1], int):
+    if len(loc) > 1 and isinstance(loc[1], int):
         with contextlib.suppress(KeyError, TypeError, IndexError):
-            out = [str(raw["stages"][loc[1]]["name"])[:60], *out[2:]]
+            if loc[0] == "stages":
+                out = [str(raw["stages"][loc[1]]["name"])[:60], *out[2:]]
+            elif loc[0] == "principles":
+                out = [f"principle {raw['principles'][loc[1]]['id']}"[:60], *out[2:]]
     return out
 
 
