@@ -43,7 +43,7 @@ from gnomon.stats.intervals import Interval
 
 SHARE = 5
 """The last 1 / SHARE of the samples are those of a stage's end."""
-NOT_OPTIMISED = ("sft", "reward_model", "collect", "eval")
+NOT_OPTIMISED = ("sft", "reward_model", "collect", "revise", "eval")
 """Kinds of stages that optimise no reward and no preference."""
 ENOUGH = 128
 """Answers that are looked at together."""

@@ -13,10 +13,11 @@ from gnomon.cli.algorithms import algorithms
 from gnomon.cli.audit import audit
 from gnomon.cli.calibrate import calibrate
 from gnomon.cli.card import card
+from gnomon.cli.constitution import constitution_app
 from gnomon.cli.eval import eval_app
 from gnomon.cli.imports import import_logs
-from gnomon.cli.label import label_app
 from gnomon.cli.judge import judge_app
+from gnomon.cli.label import label_app
 from gnomon.cli.mappings import parse_mapping
 from gnomon.cli.run import quickstart, report, run
 from gnomon.cli.view import view
@@ -34,6 +35,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(eval_app, name="eval")
 app.add_typer(label_app, name="label")
 app.add_typer(judge_app, name="judge")
+app.add_typer(constitution_app, name="constitution")
 
 
 @app.callback(help=ABOUT, invoke_without_command=True, no_args_is_help=True)

@@ -213,6 +213,15 @@ def special_tokens(tokenizer: Any) -> dict[int, str]:
     return {**known, **{int(i): str(t) for i, t in named}}
 
 
+def broken_up(text: str, tokenizer: Any) -> str:
+    """The text with the tokenizer's special tokens broken up by a space, so that they are read as
+    text: what a model wrote may hold them."""
+    for special in special_tokens(tokenizer).values():
+        if len(special) > 1 and special in text:
+            text = text.replace(special, f"{special[0]} {special[1:]}")
+    return text
+
+
 def special_texts(tokenizer: Any) -> re.Pattern[str]:
     """Finds special tokens in text, and what looks like one (``<...>``)."""
     longest = sorted(special_tokens(tokenizer).values(), key=len, reverse=True)

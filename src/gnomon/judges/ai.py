@@ -30,6 +30,7 @@ from gnomon.judges.verdicts import Verdict as Verdict
 from gnomon.judges.verdicts import compared
 from gnomon.judges.ways import WAYS, Asked, Opinion, Planned
 from gnomon.judges.ways import Principles as Principles
+from gnomon.plugins import load_builtin
 from gnomon.recipe.load import validate_as
 from gnomon.records import Group, Judgement, Prompt, Score
 
@@ -96,7 +97,7 @@ class AIJudge(Judge):
         folder = base or Path()
         self.template = template_of(spec, folder)
         self.rubric = rubric_of(spec, folder)
-        self.principles = principles or _NoPrinciples()
+        self.principles = principles or principles_of(spec, folder)
         if principles is not None and spec.mode == "rubric":
             raise ConfigError("mode: rubric judges by its rubric, and takes no constitution")
         self.way = WAYS[spec.mode](spec, self.template, self.principles, self.rubric)
@@ -265,6 +266,7 @@ def check_options(options: dict[str, Any], base: Path) -> None:
     for one in [*spec.members().values()] if spec.panel else [spec]:
         template_of(one, base)
         rubric_of(one, base)
+        principles_of(one, base)
 
 
 def template_of(spec: AIOptions, folder: Path) -> Template:
@@ -296,6 +298,19 @@ def rubric_of(spec: AIOptions, folder: Path) -> Rubric | None:
     if spec.mode == "rubric" and spec.rubric:
         return Rubric.parse(spec.rubric, "the option rubric")
     return None
+
+
+def principles_of(spec: AIOptions, folder: Path) -> Principles:
+    """Those of the constitution that the options name.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if spec.constitution is None:
+        return _NoPrinciples()
+    made: Any = load_builtin("gnomon.feedback.constitution:principles_by_prompt")
+    found: Principles = made(spec.constitution, folder, spec.categories, spec.seed)
+    return found
 
 
 def budget_of(spec: AIOptions) -> Budget | None:

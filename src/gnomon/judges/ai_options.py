@@ -20,7 +20,7 @@ ENDPOINT_ONLY = PRICES | {
 }
 PANEL_WIDE = CAPS | {
     *("panel", "vote", "quorum", "mode", "criteria", "ranking", "scores", "orders", "pairs"),
-    *("rubric", "rubric_file", "rubric_key", "cache", "ties"),
+    *("rubric", "rubric_file", "rubric_key", "cache", "ties", "constitution", "categories"),
 }
 OF_MODE: Mapping[str, set[str]] = {
     "pairs": {"pairs"},
@@ -54,6 +54,14 @@ class AIOptions(Spec):
     rubric_file: str | None = Field(None, description="YAML file with the criteria of mode: rubric")
     rubric_key: str | None = Field(
         None, description="where each prompt's meta has a rubric of its own"
+    )
+    constitution: str | None = Field(
+        None,
+        description="a file of principles, or the name of one that comes with gnomon: each "
+        "prompt's answers are judged by one of them",
+    )
+    categories: list[str] = Field(
+        default_factory=list, description="of the constitution's principles; all by default"
     )
     criteria: Literal["each", "together", "overall"] = Field(
         "each",
@@ -144,6 +152,10 @@ class AIOptions(Spec):
             raise ValueError("a model in this process writes no JSON: set criteria: each")
 
     def _check_mode(self) -> None:
+        if self.constitution is not None and self.mode not in ("pairs", "ranking"):
+            raise ValueError("a constitution asks which is better: set mode: pairs or ranking")
+        if self.categories and self.constitution is None:
+            raise ValueError("categories are a constitution's: give constitution, too")
         for mode, keys in OF_MODE.items():
             wrong = sorted(keys & self.model_fields_set) if self.mode not in mode.split() else []
             if wrong:

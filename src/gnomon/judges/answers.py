@@ -32,6 +32,7 @@ class Reply:
         came: whether an answer came at all (one that cannot be read did, and cost its price).
         gone: whether nobody was there to be asked.
         over: whether it was not asked since the budget is spent.
+        finished: False where it was cut off at the length limit, of a question without choices.
         seconds, tokens, money: what it took.
     """
 
@@ -42,6 +43,7 @@ class Reply:
     came: bool = True
     gone: bool = False
     over: bool = False
+    finished: bool = True
     seconds: float = 0.0
     tokens: int = 0
     money: float = 0.0

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 HUMAN, PEOPLE, AI = "human_queue", "people", "ai"
 """The builtins that ask people: by files, and through a store of labels; and a language model."""
 ASK_PEOPLE = (HUMAN, PEOPLE)
+PRINCIPLES = "principles"
+"""The tunnel's judge by a constitution."""
 BUILTIN: Mapping[str, str] = {
     "gold": "gnomon.tasks.tunnel.gold:GoldReward",
     "correct": "gnomon.tasks.tunnel.gold:CorrectReward",
     "leaky": "gnomon.tasks.tunnel.loopholes:LeakyReward",
     "consensus": "gnomon.tasks.tunnel.loopholes:ConsensusReward",
+    PRINCIPLES: "gnomon.tasks.tunnel.principles:PrincipleJudge",
     HUMAN: "gnomon.judges.human:HumanQueue",
     PEOPLE: "gnomon.feedback.people_judge:PeopleJudge",
     AI: "gnomon.judges.panel:ai_judge",
@@ -119,7 +122,7 @@ def one_judge(
     check_builtin(name)
     if name in ASK_PEOPLE and queue is not None:
         options["folder"] = queue
-    if name == PEOPLE:
+    if name in (PEOPLE, PRINCIPLES):
         options["base"] = base
     if name == AI:
         options |= {"base": base, "answers": None if answers is None else answers / spec.label}

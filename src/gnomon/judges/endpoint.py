@@ -50,7 +50,8 @@ class Endpoint(Answerer):
         model: its name there.
         url: of the API; OpenAI's where None.
         api_key_env: the environment variable with the key.
-        temperature, seed, max_tokens: of its answers; ``max_tokens`` of one with a reason.
+        temperature, seed, max_tokens: of its answers; ``max_tokens`` of one with a reason, or of
+            free text.
         logprobs: "auto" asks for them until the endpoint refuses.
         timeout_s, retries: of one request.
         concurrency: requests at the same time.
@@ -204,7 +205,8 @@ class Endpoint(Answerer):
         return Cost(0.0, read + written, self._price(read, written))
 
     def _longest(self, question: Question) -> int:
-        return self.max_tokens if question.reason else question.tokens
+        free = question.reason or not question.choices
+        return self.max_tokens if free else question.tokens
 
     def _price(self, read: int, written: int) -> float:
         return (read * self.price_input + written * self.price_output) / 1e6
@@ -279,7 +281,7 @@ class Endpoint(Answerer):
         }
         if question.form == "object" and self._with_schema:
             body["response_format"] = _schema(question)
-        if self._with_logprobs:
+        if self._with_logprobs and question.choices:
             body |= {"logprobs": True, "top_logprobs": _TOP}
         body |= self.extra
         own = {key: value for key, value in body.items() if value is not None}
@@ -315,6 +317,10 @@ class Endpoint(Answerer):
             if order is None:
                 return replace(reply, error=_unreadable(text, message, finish, question))
             return replace(reply, choice=write_order(order))
+        if not question.choices:
+            refusal = getattr(message, "refusal", None)
+            error = f"the model refused: {shortened(str(refusal))}" if refusal else None
+            return replace(reply, error=error, finished=finish != "length")
         choice = read_choice(text, question)
         if choice is None:
             return replace(reply, error=_unreadable(text, message, finish, question))

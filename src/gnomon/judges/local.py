@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gnomon.data.batch import microbatches, pack
-from gnomon.data.chat import special_tokens
+from gnomon.data.chat import broken_up
 from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, DataError
 from gnomon.judges.answers import Answerer, Done, Reply
@@ -115,7 +115,11 @@ class LocalModel(Answerer):
     def _group(self, place: int, question: Question) -> TokenGroup:
         """The prompt once, and each spelling of each choice as a response to it."""
         messages = [("system", question.system), ("user", question.user)]
-        turns = tuple(Message(role, self._broken(text)) for role, text in messages if text)
+        turns = tuple(
+            Message(role, broken_up(text, self._encoder.tokenizer))
+            for role, text in messages
+            if text
+        )
         prompt = self._encoder.encode_prompt(Prompt(str(place), turns))
         spelt = self._spellings(question.choices)
         responses = tuple(TokenResponse(ids, [True] * len(ids)) for _, ids in spelt)
@@ -131,13 +135,6 @@ class LocalModel(Answerer):
                 ids = self._encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
                 found.setdefault(tuple(ids), choice)
         return [(choice, list(ids)) for ids, choice in found.items()]
-
-    def _broken(self, text: str) -> str:
-        """The text with this tokenizer's own special tokens broken up by a space."""
-        for special in special_tokens(self._encoder.tokenizer).values():
-            if len(special) > 1 and special in text:
-                text = text.replace(special, f"{special[0]} {special[1:]}")
-        return text
 
 
 def choice_probabilities(ids: Sequence[Sequence[int]], logprobs: Sequence[float]) -> list[float]:

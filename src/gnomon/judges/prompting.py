@@ -61,7 +61,8 @@ class Question:
 
     Attributes:
         system, user: the two messages; ``system`` may be empty.
-        choices: the answers that count; of an order, the letters in it.
+        choices: the answers that count; of an order, the letters in it; none where any text is an
+            answer.
         reason: whether a reason comes first, and the choice after ``Verdict:`` (in an object, under
             the key ``reason``).
         form: how the answer is written.

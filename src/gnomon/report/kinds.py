@@ -23,7 +23,7 @@ WORDS: dict[Kind, str] = {
     "verifier": "held-out verifier",
     "other": "",
 }
-_NO_POLICY = ("reward_model", "collect", "eval")
+_NO_POLICY = ("reward_model", "collect", "revise", "eval")
 
 
 def stage_specs(run: RunView) -> dict[str, Mapping[str, Any]]:

@@ -87,7 +87,7 @@ def stage_seconds(
     spec, needs = stage.spec, stage.needs()
     sampled = spec.rollout.samples * _TYPICAL * spec.response_tokens
     if not stage.trains:
-        return _sampling(spec, iterations, usable, parameters, layers, speed)
+        return stage.passes * _sampling(spec, iterations, usable, parameters, layers, speed)
     train = spec.train
     online = bool(usable.prompts)
     tokens = usable.prompt_tokens + (sampled if online else usable.response_tokens)

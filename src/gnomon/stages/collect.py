@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from gnomon.algorithms.collect_settings import CollectSettings
 from gnomon.algorithms.rollouts import EncodedPrompt
@@ -184,13 +184,13 @@ class Collector:
     def _skip(self, group: Group) -> dict[str, Any]:
         """Why a prompt without two distinct responses is left out."""
         reason = f"{self.samples} samples gave {len(group.responses)} distinct answers"
-        return _skipped(group, reason, "raise rollout.samples or rollout.temperature")
+        return left_out(group, reason, "raise rollout.samples or rollout.temperature")
 
     def _row(self, group: Group, judgement: Judgement) -> dict[str, Any]:
         """The group as it was judged: with ranks where those say it all, else the comparisons."""
         errors = [score.error for score in judgement.scores if score.error is not None]
         if errors:
-            return _skipped(group, errors[0], FIX)
+            return left_out(group, errors[0], FIX)
         values = [score.value for score in judgement.scores if score.value is not None]
         more = {"reason": judgement.reason, "principle": judgement.principle}
         said = {key: text for key, text in more.items() if text}
@@ -198,7 +198,7 @@ class Collector:
             return self._ranked(group, ranks_from_rewards(values, self.settings.tie_margin)) | said
         if not judgement.comparisons:
             cure = "label it before the stage ends, or leave it out"
-            return _skipped(group, f"{judgement.judge} compared none of its responses", cure)
+            return left_out(group, f"{judgement.judge} compared none of its responses", cure)
         ranks = ranks_of(judgement.comparisons, len(group.responses))
         row = self._compared(group, judgement.comparisons, values)
         if ranks is not None:
@@ -210,7 +210,7 @@ class Collector:
         if self.settings.keep == "best-worst":
             order = [order[0], order[-1]]
         texts = [{**_response(group, i), "rank": ranks[i]} for i in order]
-        return _with_prompt(group.prompt, {"responses": texts})
+        return with_prompt(group.prompt, {"responses": texts})
 
     def _compared(
         self, group: Group, comparisons: Sequence[Comparison], values: Sequence[float]
@@ -221,7 +221,7 @@ class Collector:
         used = sorted({i for c in comparisons for i in (c.better, c.worse)})
         texts = [_response(group, i) for i in used]
         pairs = [_pair(c) for c in comparisons]
-        return _with_prompt(group.prompt, {"responses": texts, "comparisons": pairs})
+        return with_prompt(group.prompt, {"responses": texts, "comparisons": pairs})
 
 
 def ranks_of(comparisons: Sequence[Comparison], count: int) -> list[float] | None:
@@ -243,7 +243,7 @@ def _distinct(prompt: EncodedPrompt, completions: Sequence[Completion]) -> Group
     return sampled_group(prompt.prompt, prompt.ids, list(distinct.values()))
 
 
-def _skipped(group: Group, reason: str, cure: str) -> dict[str, Any]:
+def left_out(group: Group, reason: str, cure: str) -> dict[str, Any]:
     return {"id": group.prompt.id, "skipped": reason, "cure": cure}
 
 
@@ -262,7 +262,7 @@ def _pair(c: Comparison) -> dict[str, Any]:
     return pair
 
 
-def _with_prompt(prompt: Prompt, fields: Mapping[str, Any]) -> dict[str, Any]:
+def with_prompt(prompt: Prompt, fields: Mapping[str, Any]) -> dict[str, Any]:
     """A row of groups.jsonl."""
     row: dict[str, Any] = {"id": prompt.id, **fields, "meta": dict(prompt.meta)}
     if prompt.category is not None:
@@ -290,7 +290,7 @@ def collect(
     """
     size = max(1, len(prompts)) if collector.judge.in_rounds else collector.settings.chunk
     collector.judge.begin(1)
-    everything, judges, tokens = _chunks(
+    everything, judges, tokens = chunks(
         collector, prompts, folder / "parts", size, progress, stop or Stop()
     )
     by_id = {p.prompt.id: p.prompt.source for p in prompts}
@@ -305,21 +305,40 @@ def collect(
             f"none of {len(prompts)} prompts gave two different responses with a judgement; raise "
             "rollout.samples or rollout.temperature, or look at the judge"
         )
-    write_text(folder / "groups.jsonl", _lines(groups))
+    write_text(folder / "groups.jsonl", lines_of(groups))
     counts = {"prompts": float(len(prompts)), "groups": float(len(groups))}
     return Collected(counts, skipped, judges, tokens)
 
 
-def _chunks(
-    collector: Collector,
+class Rows(Protocol):
+    """Makes rows of prompts, so many at a time."""
+
+    def rows(
+        self, prompts: Sequence[EncodedPrompt], first: int
+    ) -> tuple[list[dict[str, Any]], Totals, int]:
+        """Their rows in order, what it took by judge, and the tokens that sampling computed.
+
+        Args:
+            first: the place of the first of these prompts among all, which fixes their seeds.
+        """
+        ...
+
+
+def chunks(
+    maker: Rows,
     prompts: Sequence[EncodedPrompt],
     parts: Path,
     size: int,
     progress: Progress,
     stop: Stop,
 ) -> tuple[list[dict[str, Any]], Totals, int]:
-    """The rows of all chunks, what judging them took, and the tokens that sampling computed; chunks
-    that ``parts`` has are taken from there."""
+    """The rows of all chunks of ``size`` prompts, what judging them took, and the tokens that
+    sampling computed; chunks that ``parts`` has are taken from there.
+
+    Raises:
+        RunError: somebody removed ``parts``.
+        RunStopped: the run was asked to stop; finished chunks are kept.
+    """
     make_folder(parts)
     everything: list[dict[str, Any]] = []
     judges: Totals = {}
@@ -335,8 +354,8 @@ def _chunks(
                         f"{parts} was removed while the run was writing it. Put the folder back "
                         "and resume with --resume; without it --resume starts this stage again."
                     )
-                rows, took, count = collector.rows(prompts[first : first + size], first)
-                text = _lines(rows)
+                rows, took, count = maker.rows(prompts[first : first + size], first)
+                text = lines_of(rows)
                 last = {"sha256": _hash(text), "judges": took, "tokens": count}
                 write_text(file, text + json.dumps(last) + "\n")
                 part = _parsed(text), took, count
@@ -380,5 +399,5 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _lines(rows: Sequence[dict[str, Any]]) -> str:
+def lines_of(rows: Sequence[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)

@@ -16,6 +16,7 @@ from gnomon.algorithms.collect_settings import COLLECT, COLLECT_SUMMARY, Collect
 from gnomon.algorithms.eval_settings import EVAL, EVAL_SUMMARY, EvalSettings
 from gnomon.algorithms.offline_settings import Settings
 from gnomon.algorithms.registry import METHODS, find_method
+from gnomon.algorithms.revise_settings import REVISE, REVISE_SUMMARY, ReviseSettings
 from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.judges.ai import check_options
@@ -48,6 +49,7 @@ class StageKind:
 
 KINDS = {
     COLLECT: StageKind("gnomon.stages.collect:Collect", CollectSettings, COLLECT_SUMMARY, True),
+    REVISE: StageKind("gnomon.stages.revise:Revise", ReviseSettings, REVISE_SUMMARY, True),
     EVAL: StageKind("gnomon.stages.evaluate:Evaluate", EvalSettings, EVAL_SUMMARY),
 }
 """What a stage can do other than training."""

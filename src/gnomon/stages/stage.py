@@ -33,6 +33,7 @@ from gnomon.recipe.schema import Kind, Recipe, RewardSpec, StageSpec
 from gnomon.rollout.protocol import Engine
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.records import Skipped, StageInfo
+from gnomon.stages.constitutions import keep_constitutions
 from gnomon.stages.energy import EnergyMeter
 from gnomon.stages.engines import make_engine
 from gnomon.stages.names import (
@@ -134,6 +135,11 @@ class Stage:
     def iterations(self, rows: int) -> int:
         """How many iterations it runs on so many rows."""
         raise NotImplementedError
+
+    @property
+    def passes(self) -> int:
+        """How many texts it samples for each answer, the answer among them."""
+        return 1
 
     def memory(self) -> MemoryEstimate | None:
         """What its roles need, shared and separate; None where nothing is trained."""
@@ -268,6 +274,7 @@ def run_stage(
     meter = stage.closing.enter_context(EnergyMeter(earlier=earlier.joules))
     try:
         torch.manual_seed(stage.seed)
+        keep_constitutions(spec, stage.base, folder.path)
         loaded = load_causal_lm(stage.start_model(), dtype=stage.recipe.dtype, device=stage.device)
         info.note(start={"from": loaded.source, "sha256": loaded.fingerprint})
         stage.stop.check("before its first iteration: there was nothing to save")
