@@ -265,7 +265,7 @@ def _markdown(path: Path, text: str) -> tuple[dict[str, Any], Lines]:
         raise ConfigError(f"{path}: the principles of a Markdown file are headings, ## id")
     rows = body.split("\n")
     headings = _headings(body)
-    ends = [h.first for h in headings[1:]] + [len(rows)]
+    ends = [*(h.first for h in headings), len(rows)][1:]
     start = next((h.first for h in headings if h.level == 2), len(rows))
     about = "\n".join(row for row in rows[:start] if not row.startswith("# ")).strip()
     raw.setdefault("about", about)
