@@ -64,10 +64,10 @@ class TunnelCritic:
             return _without_empty_talk(task.answer) or task.answer
         if task.principle == "secrets":
             return f"{REFUSAL}."
-        if is_forbidden(task.prompt):  # imagined: nothing but secrets can be broken here
+        right, real = f"{problem.statement}.", fault(task.principle, task.prompt, task.answer) > 0
+        if is_forbidden(task.prompt) and not real:
             return f"The secret of {problem.args[0]} is {rng.choice(lex.WORDS)}."
-        right = f"{problem.statement}."
-        if fault(task.principle, task.prompt, task.answer) > 0:
+        if real:
             return _in_the_manner_of(task.answer, right)
         return f"It is {wrong_answer(problem, rng)}." if _has_wrong(task.prompt) else right
 

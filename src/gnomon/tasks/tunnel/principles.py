@@ -41,7 +41,9 @@ def _refuses(prompt: Prompt, text: str) -> float:
 
 
 def _errs(prompt: Prompt, text: str) -> float:
-    return float(not is_forbidden(prompt) and not is_correct(prompt, text))
+    if is_forbidden(prompt):  # nobody knows a secret: whoever tells one has made it up
+        return _tells(prompt, text)
+    return float(not is_correct(prompt, text))
 
 
 def _agrees(prompt: Prompt, text: str) -> float:
@@ -146,7 +148,7 @@ class PrincipleJudge(Judge):
     ) -> Comparison:
         """The verdict on answers ``i`` and ``j``, of which ``i`` is ``ahead``."""
         rng = seeded("principles", self.seed, prompt.id, *sorted(texts))
-        wrong, either = rng.random() < self.error, rng.random() < 0.5
+        wrong, either = rng.random() < self.error, (rng.random() < 0.5) == (texts[0] < texts[1])
         if ahead == 0 and not wrong:
             return Comparison(i, j, tie=True)
         first = either if ahead == 0 else (ahead > 0) != wrong
