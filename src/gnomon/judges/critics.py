@@ -57,12 +57,14 @@ class Written:
         text: as it was written; it may be empty.
         finished: False where it was cut off at the length limit.
         error: why there is none.
+        cure: what to do about it where the critic itself is all right.
         cost: of it.
     """
 
     text: str = ""
     finished: bool = True
     error: str | None = None
+    cure: str = ""
     cost: Cost = field(default_factory=Cost)
 
 
@@ -106,7 +108,7 @@ class EndpointCritic(Critic):
 
     def write(self, tasks: Sequence[Task]) -> list[Written]:
         replies = self.book.ask(self.endpoint, [task.question for task in tasks])
-        return [Written(r.text, r.finished, r.error, r.cost) for r in replies]
+        return [Written(r.text, r.finished, r.error, cost=r.cost) for r in replies]
 
 
 class ProgramCritic(Critic):

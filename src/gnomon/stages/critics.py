@@ -4,12 +4,13 @@ program."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gnomon.algorithms.revise_settings import CriticSpec, ReviseSettings
 from gnomon.data.chat import broken_up
 from gnomon.data.encode import Encoder
+from gnomon.data.values import RowError
 from gnomon.errors import ConfigError, DataError
 from gnomon.judges.critics import Critic, EndpointCritic, Task, Written, program_critic
 from gnomon.models.load import fetch, load_causal_lm
@@ -44,14 +45,17 @@ class EngineCritic(Critic):
     name: str = CRITIC
 
     def write(self, tasks: Sequence[Task]) -> list[Written]:
-        """What the model writes; a question that does not fit its window is an error."""
+        """What the model writes; one whose question does not fit its window is left out."""
         out: dict[int, Written] = {}
         requests = []
         for place, task in enumerate(tasks):
             try:
                 ids = self.encoders[task.kind].encode_prompt(self._prompt(task))
             except DataError as error:
-                out[place] = Written(error=f"the critic cannot be asked: {error}")
+                row = error.__cause__  # says the reason alone
+                reason = row.reason if isinstance(row, RowError) else str(error)
+                cure = "raise max_length, or set settings.examples lower"
+                out[place] = Written(error=f"the critic cannot be asked: {reason}", cure=cure)
                 continue
             requests.append(Request(str(place), ids, 1, seed=task.seed))
         if requests:
@@ -140,12 +144,8 @@ class CriticMaker:
     def _with(
         self, engine: Engine, trunk: Trunk, version: str, watch: Callable[[int, int], None]
     ) -> EngineCritic:
-        sampled = self.params
         params = {
-            kind: SamplingParams(
-                most, sampled.temperature, sampled.top_p, sampled.top_k, sampled.min_p
-            )
-            for kind, most in self.lengths.items()
+            kind: replace(self.params, max_new_tokens=most) for kind, most in self.lengths.items()
         }
         encoders = {kind: self._encoder(trunk, most) for kind, most in self.lengths.items()}
         return EngineCritic(engine, encoders, params, version, watch)

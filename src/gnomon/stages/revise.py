@@ -248,7 +248,10 @@ class Reviser:
         for draft, written in zip(drafts, found, strict=True):
             name = drawn[draft.id].id
             if written.error is not None:
-                draft.wrong = f"round {round}, {kind} by {name}: {written.error}", FIX
+                draft.wrong = (
+                    f"round {round}, {kind} by {name}: {written.error}",
+                    written.cure or FIX,
+                )
             elif not written.text.strip():
                 cure = "look at the critic: this model may be too small for it"
                 draft.wrong = f"round {round}, {kind} by {name}: the critic wrote nothing", cure

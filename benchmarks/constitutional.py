@@ -1,0 +1,319 @@
+"""Constitutional AI where the truth is known, with real models, and beside what was published.
+
+    python benchmarks/constitutional.py tunnel [--seeds 0,1,2] [--errors 0.1,0.25] [--workers 2]
+    python benchmarks/constitutional.py smollm2 [--prompts 24]
+    python benchmarks/constitutional.py published
+
+``tunnel`` runs recipes/constitutional-tunnel.yaml for each seed and rate of error, of the critic
+and of the judge alike, and prints how many forbidden requests each policy refuses (harmlessness)
+and how many look-alikes it answers (helpfulness). About 2 minutes of one core a run; stop it at any
+time, the same command goes on. ``smollm2`` has SmolLM2-135M revise its own answers to requests half
+of which ought to be refused. ``published`` compares our constitution with that of Bai et al. 2022.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+RECIPE = HERE.parent / "recipes" / "constitutional-tunnel.yaml"
+POLICIES = ("helpful", "sl-cai", "ppo", "dpo")
+
+from common import show  # noqa: E402
+from rows import DEFAULT_DATA  # noqa: E402
+
+# -- the tunnel -----------------------------------------------------------------------------------
+
+
+def chain(seed: int, errors: Sequence[float], out: str, skip: Sequence[str]) -> None:
+    """Make the helpful policy of a seed, and from it a run at each rate of error."""
+    import torch
+
+    torch.set_num_threads(1)
+    helpful = Path(out, f"helpful-{seed}", "stages", "01-helpful", "model")
+    plain = _plain(seed, out)
+    stages = plain["stages"]
+    if not helpful.is_dir():
+        _run({**plain, "name": f"helpful-{seed}", "stages": stages[:1], "compare": None})
+    for error in errors:
+        rest = json.loads(json.dumps([s for s in stages[1:] if s["name"] not in skip]))
+        for stage in rest:
+            if stage.get("from") in (None, "helpful") and stage["name"] in ("revised", "sl-cai"):
+                stage["from"] = str(helpful)
+            if stage["name"] == "revised":
+                stage["settings"]["critic"]["options"]["error"] = error
+            if stage["name"] == "compared":
+                stage["reward"]["options"]["error"] = error
+        compared = {**plain["compare"], "reference": "sl-cai"}
+        one = {**plain, "name": run_name(seed, error), "model": str(helpful)}
+        _run({**one, "stages": rest, "compare": compared})
+
+
+def run_name(seed: int, error: float) -> str:
+    return f"error-{error:g}-seed-{seed}"
+
+
+def _plain(seed: int, out: str) -> dict[str, Any]:
+    import yaml
+
+    plain: dict[str, Any] = yaml.safe_load(RECIPE.read_text())
+    return plain | {"seed": seed, "output": out}
+
+
+def _run(plain: dict[str, Any]) -> None:
+    from gnomon.recipe.load import parse_recipe
+    from gnomon.stages.run import run_recipe
+
+    recipe = parse_recipe(plain)
+    resume = Path(recipe.output, recipe.name).is_dir()
+    run_recipe(
+        recipe, base=Path.cwd(), resume=resume, announce=lambda line: print(line, flush=True)
+    )
+
+
+def tunnel(args: argparse.Namespace) -> None:
+    """Run what is not there yet, then print the table."""
+    jobs = [(seed, args.errors, str(args.out), args.skip) for seed in args.seeds]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.workers, mp_context=context) as pool:
+        for future in [pool.submit(chain, *job) for job in jobs]:
+            future.result()
+    table(args)
+
+
+def table(args: argparse.Namespace) -> None:
+    """Harmlessness and helpfulness by policy: the mean over seeds, its 95% interval, each seed."""
+    lines = []
+    for error in args.errors:
+        found = [shares(args.out / run_name(seed, error)) for seed in args.seeds]
+        for policy in POLICIES:
+            if all(policy in one for one in found):
+                line: list[Any] = [f"{error:.0%}", policy]
+                for part in ("forbidden", "benign"):
+                    values = [one[policy][part] for one in found]
+                    line += [_over_seeds(values), " ".join(f"{v:.2f}" for v in values)]
+                before = [sum(one["helpful"].values()) / 2 for one in found]
+                after = [sum(one[policy].values()) / 2 for one in found]
+                gains = [a - b for a, b in zip(after, before, strict=True)]
+                line.append("" if policy == "helpful" else _over_seeds(gains))
+                lines.append(line)
+    columns = ("error", "policy", "refused (harmless)", "seeds", "answered (helpful)", "seeds")
+    show("shares of right answers to held-out requests", [*columns, "gain of their mean"], lines)
+    flags = [
+        f"{run_name(seed, error)}: {warning}"
+        for error in args.errors
+        for seed in args.seeds
+        for warning in _warnings(args.out / run_name(seed, error))
+    ]
+    print("\n".join(flags))
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    """The mean and its 95% interval by Student's t over seeds."""
+    from gnomon.stats.intervals import t_quantile
+
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{mean:.3f}"
+    half = t_quantile(0.95, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"
+
+
+def shares(run: Path) -> dict[str, dict[str, float]]:
+    """By policy the share of right answers to forbidden and to benign requests."""
+    from gnomon.runs.comparison import Comparison
+
+    comparison = Comparison.read(run / "comparison.json")
+    out = {}
+    for row in comparison.rows:
+        right = comparison.scores(row.model)["right"]
+        own = {
+            part: statistics.fmean(
+                float(v[0] or 0) for id, v in right.items() if id.startswith(part)
+            )
+            for part in ("forbidden", "benign")
+        }
+        out["helpful" if row.model == "base" else row.model] = own
+    return out
+
+
+def _warnings(run: Path) -> list[str]:
+    file = next(run.glob("stages/*-revised/stage.json"))
+    found: list[str] = json.loads(file.read_text())["summary"].get("warnings", [])
+    return found
+
+
+# -- a real model ---------------------------------------------------------------------------------
+
+
+def smollm2(args: argparse.Namespace) -> None:
+    """Revise SmolLM2's answers by our constitution and measure what came of it."""
+    run = args.out / "smollm2"
+    data = args.out / "redteam.jsonl"
+    if not data.is_file():
+        args.out.mkdir(parents=True, exist_ok=True)
+        data.write_text(
+            "".join(json.dumps(row) + "\n" for row in _requests(args.data, args.prompts))
+        )
+    stage = {
+        "name": "revised",
+        "algorithm": "revise",
+        "data": {"path": str(data)},
+        "rollout": {"max_new_tokens": args.tokens, "temperature": 0.7, "top_p": 0.95},
+        "settings": {"critique_tokens": args.tokens, "chunk": 8, "examples": args.examples}
+        | {"revision_tokens": 2 * args.tokens},
+    }
+    plain = {"name": "smollm2", "model": args.model, "output": str(args.out), "max_length": 2048}
+    _run({**plain, "stages": [stage]})
+    report_smollm2(run / "stages" / "01-revised")
+
+
+def _requests(data: Path, n: int) -> list[dict[str, str]]:
+    """Half requests that ought to be refused, half harmless ones that look alike (XSTest)."""
+    from gnomon.data.rows import iter_rows
+    from gnomon.data.values import RawRow
+
+    file = next(iter(sorted((data / "xstest").glob("*prompts*"))))
+    rows = [row.data for row in iter_rows(file) if isinstance(row, RawRow)]
+    kinds: dict[bool, list[dict[str, str]]] = {True: [], False: []}
+    for row in rows:
+        unsafe = str(row.get("label", row.get("type", ""))).startswith(("unsafe", "contrast"))
+        prompt = {"id": str(row.get("id", len(kinds[unsafe]))), "prompt": str(row["prompt"])}
+        kinds[unsafe].append(prompt | {"category": "unsafe" if unsafe else "safe"})
+    step = {k: max(1, len(v) // (n // 2)) for k, v in kinds.items()}
+    return [row for k, v in kinds.items() for row in v[:: step[k]][: n // 2]]
+
+
+def report_smollm2(folder: Path) -> None:
+    """What the revisions are worth, by counts: is a critique about its answer, does a revision
+    change it, and are the texts still different from each other?"""
+    from gnomon.stats.intervals import exact_interval
+
+    parts = sorted((folder / "parts").glob("*.jsonl"))
+    rows = [json.loads(line) for p in parts for line in p.read_text().splitlines()]
+    rows = [row for row in rows if "revisions" in row]
+    info = json.loads((folder / "stage.json").read_text())
+    steps = [(row, row["revisions"]["steps"][0]) for row in rows if row["revisions"]["steps"]]
+    about = about_their_answer(
+        [step.get("critique", "") for _, step in steps],
+        [row["revisions"]["answer"] for row, _ in steps],
+    )
+    print(f"{len(rows)} answers; left out: {sum('skipped' in row for row in rows)}")
+    print(f"critiques nearer to their own answer than to another: {about} (chance is 0.5)")
+    echoed = sum(_echoes(step["revision"], row["revisions"]["answer"]) for row, step in steps)
+    print(f"revisions that begin as the answer did: {exact_interval(echoed, len(steps))}")
+    leaked = sum("<<<" in step["revision"] for _, step in steps)
+    print(f"revisions with a fence of the question in them: {exact_interval(leaked, len(steps))}")
+    for key, value in info["summary"].items():
+        print(f"  {key}: {value if isinstance(value, list) else round(value, 3)}")
+    print(
+        f"tokens of the critic: {info['judges']['critic']['tokens']}; "
+        f"seconds: {info['seconds']:.0f}"
+    )
+    for row in rows[:: max(1, len(rows) // 6)]:
+        print(json.dumps({k: row.get(k) for k in ("id", "skipped", "revisions")}, indent=1)[:3000])
+
+
+def about_their_answer(critiques: Sequence[str], answers: Sequence[str]) -> Any:
+    """How often a critique shares more words of content with its own answer than with another one
+    (ties are half), with an interval over critiques."""
+    from gnomon.stats.intervals import mean_of_shares
+
+    bags = [_content(answer) for answer in answers]
+    wins = []
+    for i, critique in enumerate(critiques):
+        own = _content(critique)
+        near = [len(own & bag) / max(1, len(bag)) for bag in bags]
+        others = [(near[i] > x) + 0.5 * (near[i] == x) for j, x in enumerate(near) if j != i]
+        wins.append(statistics.fmean(others))
+    return mean_of_shares(wins)
+
+
+def _content(text: str) -> set[str]:
+    from gnomon.stats.texts import words
+
+    return {word for word in words(text) if len(word) > 4}
+
+
+def _echoes(revision: str, answer: str) -> bool:
+    from gnomon.stats.texts import opening
+
+    return opening(revision, 6) == opening(answer, 6)
+
+
+# -- beside what was published --------------------------------------------------------------------
+
+
+def published(args: argparse.Namespace) -> None:
+    """The structure of Bai et al.'s prompts beside ours; no word of theirs is kept."""
+    from gnomon.feedback.constitution import read_constitution
+    from gnomon.stats.texts import ngrams, words
+
+    folder = args.data / "constitutional"
+    pairs = json.loads((folder / "CritiqueRevisionInstructions.json").read_text())
+    few = json.loads((folder / "CritiqueRevisionFewShotPrompts.json").read_text())
+    asks = json.loads((folder / "RLMadisonInstructions.json").read_text())
+    ours = read_constitution("gnomon")
+
+    def length(texts: Sequence[str]) -> float:
+        """Mean words, without the labels that the published requests begin and end with."""
+        bare = [re.sub(r"\b(Critique|Revision)(Request)?:|Options:", "", t) for t in texts]
+        return statistics.fmean(len(words(t)) for t in bare)
+
+    own = ours.chosen
+    critiques = [p["prompt"][0] for p in pairs.values()]
+    revisions = [p["edit_request"] for p in pairs.values()]
+    lines = [
+        ["critique requests", len(pairs), len(own)],
+        ["preference questions", len(asks), len(own)],
+        ["principles with both", 0, len(own)],
+        ["categories", 1, len({p.category for p in own})],
+        ["examples", len(few), len(ours.content.examples)],
+        [
+            "words of a critique request",
+            length(critiques),
+            length([p.critique_request for p in own]),
+        ],
+        ["of a revision request", length(revisions), length([p.revision_request for p in own])],
+        ["of a preference question", length(asks), length([p.preference_question for p in own])],
+    ]
+    show("constitutions", ["", "Bai et al. 2022", ours.version], lines)
+    known = set(ngrams(words(json.dumps([pairs, few, asks]).replace("\\n", " ")), 6))
+    said = ngrams(words(ours.content.model_dump_json().replace("\\n", " ")), 6)
+    print(f"runs of six words that both have: {len(known & set(said))} of {len(set(said))}")
+
+
+def main() -> None:
+    made = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("what", choices=("tunnel", "table", "smollm2", "published"))
+    made.add_argument("--out", type=Path, default=Path("constitutional-runs"), help="the runs")
+    made.add_argument("--seeds", type=lambda t: [int(x) for x in t.split(",")], default=[0, 1, 2])
+    made.add_argument(
+        "--errors", type=lambda t: [float(x) for x in t.split(",")], default=[0.1, 0.25]
+    )
+    made.add_argument("--skip", nargs="*", default=[], help="stages to leave out, as in: rm ppo")
+    made.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    made.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the real data")
+    made.add_argument("--model", default="smollm2-135m")
+    made.add_argument("--prompts", type=int, default=24)
+    made.add_argument("--tokens", type=int, default=48, help="of an answer and of a critique")
+    made.add_argument("--examples", type=int, default=1, help="shown to the critic")
+    args = made.parse_args()
+    {"tunnel": tunnel, "table": table, "smollm2": smollm2, "published": published}[args.what](args)
+
+
+if __name__ == "__main__":
+    main()
