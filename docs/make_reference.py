@@ -25,6 +25,7 @@ from gnomon.algorithms.collect_settings import (
 )
 from gnomon.algorithms.eval_settings import EVAL, EVAL_SUMMARY, EvalSettings
 from gnomon.algorithms.registry import METHODS, Method
+from gnomon.algorithms.revise_settings import REVISE, REVISE_SUMMARY, CriticSpec, ReviseSettings
 from gnomon.recipe import card, schema, training
 from gnomon.recipe.reference import default_of, type_of
 
@@ -49,6 +50,7 @@ TITLES: dict[type[BaseModel], str] = {
 }
 NAMES: dict[type[BaseModel], str] = {
     schema.StageSpec: "[stage](#a-stage)",
+    CriticSpec: "[critic](#a-critic)",
     schema.DataSpec: "[data source](#a-data-source)",
     training.TrainSpec: "[train](#train)",
     training.EvalSpec: "[suite](#a-suite)",
@@ -138,6 +140,12 @@ def settings_reference() -> str:
     about = "Needs prompts. It writes preference data for a later stage (`data: stage:NAME`)."
     title = f"### `{COLLECT}`: {COLLECT_SUMMARY}"
     parts.append(_section(CollectSettings, title, about=about))
+    about = "Needs prompts. It writes demonstrations for a later stage (`data: stage:NAME`). See "
+    about += "[constitutional.md](constitutional.md)."
+    title = f"### `{REVISE}`: {REVISE_SUMMARY}"
+    parts.append(_section(ReviseSettings, title, about=about))
+    about = "Who criticises and rewrites in a `revise` stage: one of the first four."
+    parts.append(_section(CriticSpec, "### A critic", about=about))
     about = "Needs no data of its own: its suites name their files. Later stages start from the "
     about += "policy that it measured. See [evals.md](evals.md)."
     parts.append(_section(EvalSettings, f"### `{EVAL}`: {EVAL_SUMMARY}", about=about))

@@ -21,6 +21,7 @@ def algorithms(
     """List the algorithms a recipe can name, or explain the settings of one."""
     from gnomon.algorithms.collect_settings import COLLECT, LabellerSpec
     from gnomon.algorithms.registry import METHODS
+    from gnomon.algorithms.revise_settings import REVISE, CriticSpec
     from gnomon.stages.names import KINDS, describe
 
     if name is None:
@@ -31,6 +32,8 @@ def algorithms(
     explain_settings(f"{name}: {summary}", settings, setting)
     if name == COLLECT and setting is None:
         explain_settings("a labeller", LabellerSpec, None)
+    if name == REVISE and setting is None:
+        explain_settings("a critic", CriticSpec, None)
 
 
 def _list(listed: list[tuple[str, type[BaseModel], str]]) -> None:
@@ -58,6 +61,7 @@ def explain_settings(title: str, settings: type[BaseModel], only: str | None) ->
     from rich.text import Text
 
     from gnomon.algorithms.collect_settings import LabellerSpec
+    from gnomon.algorithms.revise_settings import CriticSpec
     from gnomon.errors import ConfigError
     from gnomon.plugins import did_you_mean
     from gnomon.recipe.reference import default_of, type_of
@@ -73,7 +77,7 @@ def explain_settings(title: str, settings: type[BaseModel], only: str | None) ->
         if only in (None, key):
             cells = (
                 key,
-                type_of(field, {LabellerSpec: "labeller"}),
+                type_of(field, {LabellerSpec: "labeller", CriticSpec: "critic"}),
                 default_of(field),
                 field.description or "",
             )

@@ -53,8 +53,8 @@ class DataSpec(Spec):
     """Where rows come from.
 
     ``path`` is a file, a folder or a pattern of files, or a hub id; ``stage:NAME`` takes what an
-    earlier ``collect`` stage of the same recipe wrote; ``tunnel:demonstrations`` and the like are
-    the built-in world, and ``agents:calculator`` and the like the built-in tasks;
+    earlier ``collect`` or ``revise`` stage of the same recipe wrote; ``tunnel:demonstrations`` and
+    the like are the built-in world, and ``agents:calculator`` and the like the built-in tasks;
     ``instructions:prompts`` and ``reasoning-gym:DATASET`` make prompts that a verifier can check;
     ``feedback:FILE`` is a store of labels (docs/feedback.md).
     """
