@@ -278,6 +278,15 @@ def test_nothing_written_is_no_revision(tmp_path: Path, tiny_folder: Path) -> No
         run(raw)
 
 
+def test_a_revision_with_its_questions_fences_is_left_out(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    body = "return [t.question.user if t.prompt.id.endswith('1') else 'No.' for t in tasks]"
+    folder = run(raw_recipe(tiny_folder, tmp_path, critic=program(tmp_path, body)))
+    assert len(rows(folder)) == 5
+    assert "it repeats its question" in (folder / "stages/01-revised/skipped.txt").read_text()
+
+
 @pytest.mark.parametrize(
     ("body", "expected"),
     [

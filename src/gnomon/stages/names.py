@@ -207,7 +207,9 @@ def check_specs(specs: Sequence[DataSpec], recipe: Recipe, place: int, base: Pat
                 iter_rows(base / file)  # which says what is there instead
         elif name not in collecting:
             known = ", ".join(collecting) or "none"
-            raise ConfigError(f"data {spec.path!r}: no such collect stage; known: {known}")
+            raise ConfigError(
+                f"data {spec.path!r}: no such collect or revise stage; known: {known}"
+            )
         elif name not in earlier:
             raise ConfigError(f"data {spec.path!r}: that stage comes later")
 

@@ -8,6 +8,7 @@ for an ``sft`` stage (``data: stage:NAME``); each row keeps every step.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,7 @@ from gnomon.train.sampled import SAMPLER, Sampling
 from gnomon.train.watch import Stop
 
 FIX = "fix the critic"
+_FENCE = re.compile(r"<<<([0-9a-f]{16}) ")
 _UNUSED = ("reward", "observe", "environment", "holdout", "eval_data", "lora", "pretraining")
 
 
@@ -245,7 +247,7 @@ class Reviser:
             return {}
         tasks = [self._task(kind, d, drawn[d.id], critiques, round) for d in drafts]
         found = self.critic.write(tasks)
-        for draft, written in zip(drafts, found, strict=True):
+        for draft, task, written in zip(drafts, tasks, found, strict=True):
             name = drawn[draft.id].id
             if written.error is not None:
                 draft.wrong = (
@@ -255,6 +257,9 @@ class Reviser:
             elif not written.text.strip():
                 cure = "look at the critic: this model may be too small for it"
                 draft.wrong = f"round {round}, {kind} by {name}: the critic wrote nothing", cure
+            elif kind == "revision" and _repeats(task.question.user, written.text):
+                cure = "look at the critic; a revision_prompt of your own may suit it better"
+                draft.wrong = f"round {round}, {kind} by {name}: it repeats its question", cure
         return {draft.id: w for draft, w in zip(drafts, found, strict=True)}
 
     def _task(
@@ -402,6 +407,12 @@ def revise(
     counts["left_out"] = float(len(skipped))
     told = {"warnings": warnings} if warnings else {}
     return Revised({**counts, **figures, **told}, skipped, judges, tokens)
+
+
+def _repeats(question: str, text: str) -> bool:
+    """Whether a text holds the mark of its question's fences, as small models write them on."""
+    mark = _FENCE.search(question)
+    return mark is not None and mark[1] in text
 
 
 def _cut(draft: Draft) -> tuple[str, str]:
