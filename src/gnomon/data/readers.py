@@ -174,7 +174,7 @@ def read_answers(
         except RowError as error:
             skipped.append(error.skip(item.source))
     _refuse_if_too_many(name, len(raw), skipped, max_skipped)
-    return ReadResult(_unique_ids(groups), skipped, chosen.name, native, _empty_columns(raw))
+    return ReadResult(unique_ids(groups), skipped, chosen.name, native, _empty_columns(raw))
 
 
 T = TypeVar("T")
