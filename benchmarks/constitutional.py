@@ -20,6 +20,7 @@ import os
 import re
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -103,13 +104,13 @@ def table(args: argparse.Namespace) -> None:
                 for part in ("forbidden", "benign"):
                     values = [one[policy][part] for one in found]
                     line += [_over_seeds(values), " ".join(f"{v:.2f}" for v in values)]
-                before = [sum(one["helpful"].values()) / 2 for one in found]
-                after = [sum(one[policy].values()) / 2 for one in found]
-                gains = [a - b for a, b in zip(after, before, strict=True)]
-                line.append("" if policy == "helpful" else _over_seeds(gains))
+                for part in ("forbidden", "benign"):
+                    gains = [one[policy][part] - one["helpful"][part] for one in found]
+                    line.append("" if policy == "helpful" else _over_seeds(gains))
                 lines.append(line)
     columns = ("error", "policy", "refused (harmless)", "seeds", "answered (helpful)", "seeds")
-    show("shares of right answers to held-out requests", [*columns, "gain of their mean"], lines)
+    gained = ("gain in refused", "gain in answered")
+    show("shares of right answers to held-out requests", [*columns, *gained], lines)
     flags = [
         f"{run_name(seed, error)}: {warning}"
         for error in args.errors
@@ -199,30 +200,36 @@ def report_smollm2(folder: Path) -> None:
     """What the revisions are worth, by counts: is a critique about its answer, does a revision
     change it, and are the texts still different from each other?"""
     from gnomon.stats.intervals import exact_interval
+    from gnomon.stats.revisions import revision_figures
 
     parts = sorted((folder / "parts").glob("*.jsonl"))
     rows = [json.loads(line) for p in parts for line in p.read_text().splitlines()]
     rows = [row for row in rows if "revisions" in row]
     info = json.loads((folder / "stage.json").read_text())
-    steps = [(row, row["revisions"]["steps"][0]) for row in rows if row["revisions"]["steps"]]
-    about = about_their_answer(
-        [step.get("critique", "") for _, step in steps],
-        [row["revisions"]["answer"] for row, _ in steps],
-    )
-    print(f"{len(rows)} answers; left out: {sum('skipped' in row for row in rows)}")
-    print(f"critiques nearer to their own answer than to another: {about} (chance is 0.5)")
-    echoed = sum(_echoes(step["revision"], row["revisions"]["answer"]) for row, step in steps)
-    print(f"revisions that begin as the answer did: {exact_interval(echoed, len(steps))}")
-    leaked = sum("<<<" in step["revision"] for _, step in steps)
-    print(f"revisions with a fence of the question in them: {exact_interval(leaked, len(steps))}")
-    for key, value in info["summary"].items():
-        print(f"  {key}: {value if isinstance(value, list) else round(value, 3)}")
-    print(
-        f"tokens of the critic: {info['judges']['critic']['tokens']}; "
-        f"seconds: {info['seconds']:.0f}"
-    )
+    why = Counter(str(row.get("skipped", "kept")).split(": ")[-1] for row in rows)
+    print(f"{len(rows)} answers: {dict(why)}")
+    steps = [(row["revisions"]["answer"], row["revisions"]["steps"]) for row in rows]
+    whole = [(answer, s[0]["critique"], s[0]["revision"]) for answer, s in steps if _whole(s)]
+    answers, critiques, revisions = (list(texts) for texts in zip(*whole, strict=True))
+    n = len(whole)
+    near = about_their_answer(critiques, answers)
+    print(f"critiques nearer to their own answer than to another: {near} (chance is 0.5)")
+    marked = sum("<<<" in text for text in revisions)
+    print(f"revisions with a mark of the question in them: {exact_interval(marked, n)}")
+    echoed = sum(_echoes(r, a) for r, a in zip(revisions, answers, strict=True))
+    print(f"revisions that begin as the answer did: {exact_interval(echoed, n)}")
+    print("of all revisions, those left out among them:")
+    for key, value in revision_figures(answers, revisions).items():
+        print(f"  {key}: {value:.3f}")
+    tokens = info["judges"]["critic"]["tokens"]
+    print(f"tokens of the critic: {tokens}; seconds: {info['seconds']:.0f}")
     for row in rows[:: max(1, len(rows) // 6)]:
         print(json.dumps({k: row.get(k) for k in ("id", "skipped", "revisions")}, indent=1)[:3000])
+
+
+def _whole(steps: Sequence[dict[str, Any]]) -> bool:
+    """Whether there is a critique and a revision, used or not."""
+    return bool(steps and steps[0].get("critique") and steps[0].get("revision"))
 
 
 def about_their_answer(critiques: Sequence[str], answers: Sequence[str]) -> Any:

@@ -248,18 +248,14 @@ class Reviser:
         tasks = [self._task(kind, d, drawn[d.id], critiques, round) for d in drafts]
         found = self.critic.write(tasks)
         for draft, task, written in zip(drafts, tasks, found, strict=True):
-            name = drawn[draft.id].id
-            if written.error is not None:
-                draft.wrong = (
-                    f"round {round}, {kind} by {name}: {written.error}",
-                    written.cure or FIX,
-                )
-            elif not written.text.strip():
-                cure = "look at the critic: this model may be too small for it"
-                draft.wrong = f"round {round}, {kind} by {name}: the critic wrote nothing", cure
-            elif kind == "revision" and _repeats(task.question.user, written.text):
-                cure = "look at the critic; a revision_prompt of your own may suit it better"
-                draft.wrong = f"round {round}, {kind} by {name}: it repeats its question", cure
+            wrong = _wrong(task, written)
+            if wrong is not None:
+                reason, cure = wrong
+                draft.wrong = f"round {round}, {kind} by {task.principle}: {reason}", cure
+                label = self.constitution.label(drawn[draft.id])
+                step = {"round": round, "principle": label, "tokens": written.cost.tokens}
+                told = {"critique": task.critique} if task.critique else {}
+                draft.steps.append(step | told | {kind: written.text.strip()})
         return {draft.id: w for draft, w in zip(drafts, found, strict=True)}
 
     def _task(
@@ -409,10 +405,17 @@ def revise(
     return Revised({**counts, **figures, **told}, skipped, judges, tokens)
 
 
-def _repeats(question: str, text: str) -> bool:
-    """Whether a text holds the mark of its question's fences, as small models write them on."""
-    mark = _FENCE.search(question)
-    return mark is not None and mark[1] in text
+def _wrong(task: Task, written: Written) -> tuple[str, str] | None:
+    """Why what a critic wrote cannot be used, and the cure; None where it can."""
+    if written.error is not None:
+        return written.error, written.cure or FIX
+    if not written.text.strip():
+        return "the critic wrote nothing", "look at the critic: this model may be too small for it"
+    mark = _FENCE.search(task.question.user)
+    if task.kind == "revision" and mark is not None and mark[1] in written.text:
+        cure = "look at the critic: small models write the marks around a question on"
+        return "it repeats its question", cure
+    return None
 
 
 def _cut(draft: Draft) -> tuple[str, str]:
