@@ -41,7 +41,10 @@ class Asking:
 
 
 def _texts(pair: Pair | Group) -> Pair:
-    return pair if isinstance(pair, Pair) else Pair(pair.prompt, *(r.text for r in pair.responses))
+    if isinstance(pair, Pair):
+        return pair
+    a, b = pair.responses
+    return Pair(pair.prompt, a.text, b.text)
 
 
 def _group(pair: Pair | Group) -> Group:
