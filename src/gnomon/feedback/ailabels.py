@@ -88,7 +88,7 @@ def label_items(
     sink: Sink,
     work: Path,
     *,
-    chunk: int = 32,
+    chunk: int = 16,
     progress: Callable[[int, Summary], None] = lambda done, summary: None,
 ) -> Summary:
     """Have a judge label items; those that it labelled before are not asked about again.
