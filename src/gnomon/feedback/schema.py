@@ -181,7 +181,7 @@ labels = Table(
     "labels", metadata,
     _number(),
     Column("id", String(64), nullable=False, unique=True),
-    _to("items.id", "item", nullable=False, index=True),
+    _to("items.id", "item", nullable=False),
     _to("labellers.name", "labeller", nullable=False, index=True),
     Column("kind", String(32), nullable=False),
     Column("ranks", Json),
@@ -200,6 +200,7 @@ labels = Table(
     Column("tokens", BigInteger, nullable=False),
     Column("money", Float, nullable=False),
     Column("replaces", String(64), ForeignKey("labels.id"), unique=True),
+    Index("ix_labels_item_labeller", "item", "labeller"),
 )  # fmt: skip
 personal = Table(
     "personal", metadata,

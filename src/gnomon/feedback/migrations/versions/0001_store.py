@@ -168,7 +168,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name="uq_labels_id"),
         sa.UniqueConstraint("replaces", name="uq_labels_replaces"),
     )
-    op.create_index("ix_labels_item", "labels", ["item"], unique=False)
+    op.create_index("ix_labels_item_labeller", "labels", ["item", "labeller"], unique=False)
     op.create_index("ix_labels_labeller", "labels", ["labeller"], unique=False)
     for table in FROZEN:
         freeze(table, or_same="OR seq = NEW.seq" if table == "items" else "")
