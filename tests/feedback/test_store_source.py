@@ -169,6 +169,17 @@ def test_a_campaign_from_beginning_to_end(gnomon: Run, tmp_path: Path) -> None:
     assert "4 rows written" in gnomon("export", "labels.db", "o.jsonl", "--as", "preference")[1]
 
 
+def test_what_is_not_given_again_stays_as_it_is(gnomon: Run, tmp_path: Path) -> None:
+    gnomon("new", "labels.db", "pilot", "--overlap", 3, "--ask", "rating", "--tag", "clear")
+    gnomon("new", "labels.db", "pilot", "--scale", 7, "--closed")
+    with Store.open(tmp_path / "labels.db") as store:
+        (pilot,) = store.campaigns()
+    assert (pilot.overlap, pilot.open) == (3, False)
+    assert pilot.settings == {"ask": "rating", "scale": 7, "tags": ["clear"]}
+    code, said = gnomon("new", "labels.db", "pilot", "--ask", "vibes")
+    assert (code, "give ranking, rating" in said) == (1, True)
+
+
 def test_personal_data_on_the_command_line(gnomon: Run) -> None:
     gnomon("new", "labels.db", "pilot")
     gnomon("people", "labels.db", "kim")

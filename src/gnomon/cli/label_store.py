@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,47 +35,63 @@ Limit = Annotated[int | None, typer.Option(help="Read at most this many rows.", 
 def new(
     store: Where,
     campaign: Annotated[str, typer.Argument(help="Its name, as in pilot.")],
-    overlap: Annotated[int, typer.Option(help="Labellers for each item.", min=1)] = 1,
+    overlap: Annotated[
+        int | None, typer.Option(help="Labellers for each item; 1 by default.", min=1)
+    ] = None,
     gold_rate: Annotated[
-        float, typer.Option(help="Share of questions whose answer is known.", min=0, max=1)
-    ] = 0.0,
+        float | None,
+        typer.Option(help="Share of questions whose answer is known; 0 by default.", min=0, max=1),
+    ] = None,
     minutes: Annotated[
-        float, typer.Option(help="How long an item is kept for who was given it.", min=0.1)
-    ] = 60.0,
+        float | None,
+        typer.Option(help="How long an item is kept for who was given it; 60 by default.", min=0.1),
+    ] = None,
     guideline: Annotated[
         Path | None,
         typer.Option(help="A text or Markdown file that labellers go by; its version is its name."),
     ] = None,
+    ask: Annotated[
+        str | None, typer.Option(help="ranking (the default), rating, approval or edit.")
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="What the page asks, in words.")] = None,
+    scale: Annotated[
+        int | None, typer.Option(help="How many ratings there are; 5 by default.", min=2, max=11)
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="A reason that can be ticked; may be repeated.")
+    ] = None,
     closed: Annotated[
-        bool, typer.Option("--closed", help="Hand out no items; without it the campaign is open.")
-    ] = False,
+        bool | None, typer.Option("--closed/--open", help="Hand out no items; or do so again.")
+    ] = None,
 ) -> None:
     """Make a store and a campaign in it, or change how a campaign is run.
 
       gnomon label new labels.db pilot --overlap 3 --gold-rate 0.1 --guideline rules-v1.md
 
-    A campaign is a collection of items that people are asked about in the same way. Labels that
-    were given stay as they are, with the guideline that they were given under.
+    A campaign is a collection of items that people are asked about in the same way. Of one that is
+    there, what is not given stays. Labels that were given stay as they are, with the guideline that
+    they were given under.
     """
+    from gnomon.feedback.answers import Task
     from gnomon.feedback.opening import open_store
     from gnomon.feedback.store import Campaign, Guideline
 
+    given: dict[str, Any] = {"overlap": overlap, "gold_rate": gold_rate, "minutes": minutes}
+    asked = {"ask": ask, "question": question, "scale": scale, "tags": tag}
     with open_store(store, create=True) as opened:
-        known = {c.name: c for c in opened.campaigns()}
-        version = known[campaign].guideline if campaign in known else ""
-        settings = dict(known[campaign].settings) if campaign in known else {}
-        kind = known[campaign].kind if campaign in known else "labels"
-        if guideline is not None:
-            version = guideline.stem
-            opened.add_guideline(Guideline(version, _text(guideline)))
-        opened.set_campaign(
-            Campaign(
-                campaign, kind, overlap, gold_rate, minutes, version, settings, open=not closed
-            )
+        before = {c.name: c for c in opened.campaigns()}.get(campaign)
+        made = replace(
+            before or Campaign(campaign), **{k: v for k, v in given.items() if v is not None}
         )
-        what = "changed" if campaign in known else "made"
-        say(f"campaign {campaign!r} {what} in {opened.where}")
-        if campaign not in known:
+        settings = {**made.settings, **{k: v for k, v in asked.items() if v is not None}}
+        Task.of(settings, campaign)
+        made = replace(made, settings=settings)
+        if guideline is not None:
+            opened.add_guideline(Guideline(guideline.stem, _text(guideline)))
+            made = replace(made, guideline=guideline.stem)
+        opened.set_campaign(made if closed is None else replace(made, open=not closed))
+        say(f"campaign {campaign!r} {'made' if before is None else 'changed'} in {opened.where}")
+        if before is None:
             say(f"next: gnomon label add {store} {campaign} FILE")
 
 
