@@ -171,7 +171,8 @@ def speed(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(0)
     pairs, people = args.votes // 3, 100
     skill, truth = rng.uniform(0.55, 0.95, people), rng.integers(0, 2, pairs)
-    who = (rng.integers(0, people, (pairs, 1)) + np.array([0, 33, 66])) % people
+    apart = np.cumsum(rng.integers(1, people // 3, (pairs, 3)), axis=1)  # three different people
+    who = (rng.integers(0, people, (pairs, 1)) + apart) % people
     said = np.where(rng.random((pairs, 3)) < skill[who], truth[:, None], 1 - truth[:, None])
     votes = [
         Vote(f"item{i}", f"l{who[i, j]}", 0, 1, float(said[i, j]))

@@ -87,11 +87,11 @@ def test_a_labeller_counts_once_and_single_votes_show_nothing() -> None:
 
 
 def test_ratings_and_approvals() -> None:
-    def rated(who: str, item: str, values: tuple[float, ...], **more: str) -> Label:
-        return Label(f"{who}{item}{more}", item, who, "rating", ratings=values, **more)
+    def rated(who: str, item: str, values: tuple[float, ...]) -> Label:
+        return Label(f"{who}/{item}", item, who, "rating", ratings=values)
 
     labels = [rated("a", "x", (1, 5)), rated("b", "x", (1, 4)), rated("a", "y", (3, 2))]
-    labels.append(rated("b", "y", (3, 1), replaces="nobody"))
+    labels.append(rated("b", "y", (3, 1)))
     found = rating_units(labels)
     assert found.values.tolist() == [1, 2, 3, 4, 5]
     assert found.counts.sum() == 8

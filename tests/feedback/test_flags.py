@@ -62,8 +62,8 @@ def _label(
 def test_a_planted_way_is_found(kind: str) -> None:
     raised = [s for s in flags(*world(kind)) if s.raised]
     assert (kind, "p0") in {(s.kind, s.labeller) for s in raised}
-    assert {s.labeller for s in raised} == {"p0"}
-    (sign,) = [s for s in raised if s.kind == kind]
+    sign = max((s for s in raised if s.kind == kind), key=lambda s: abs(s.figure.value - s.honest))
+    assert sign.labeller == "p0"
     assert sign.figure.known
     assert "p0" in sign.words
 

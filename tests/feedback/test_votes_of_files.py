@@ -13,16 +13,19 @@ from gnomon.data.readers import read_groups
 from gnomon.errors import DataError
 from gnomon.feedback.from_groups import voted
 from gnomon.recipe.schema import DataSpec
+from gnomon.records import Group
 from gnomon.stages.sources import DataReport, read_specs
 
 
 def rows(pairs: int = 12) -> list[dict[str, object]]:
-    """Three labellers each; the third always says the contrary, and sees the answers turned."""
+    """Three labellers each, who err now and then; the third says the contrary, and sees the answers
+    turned."""
     out: list[dict[str, object]] = []
     for n in range(pairs):
         good, bad = f"answer {n}", f"nonsense {n}"
         for who in ("ann", "bob", "eve"):
-            first, second = (good, bad) if who != "eve" else (bad, good)
+            turned = (who == "eve") != (n % {"ann": 17, "bob": 13, "eve": 19}[who] == 12)
+            first, second = (bad, good) if turned else (good, bad)
             out.append(
                 {"prompt": f"question {n}", "response_a": first, "response_b": second,
                  "preference": "a", "labeller": who}
@@ -35,12 +38,10 @@ def write(path: Path, data: list[dict[str, object]]) -> Path:
     return path
 
 
-def read(path: Path, votes: str, kind: str = "rankings") -> list[object]:
-    spec = DataSpec(path=str(path), votes=votes)  # type: ignore[arg-type]
-    return list(
-        read_specs(
-            [spec], base=path.parent, stage_groups=lambda name: path, kind=kind, report=DataReport()
-        )
+def read(path: Path, votes: str, kind: str = "rankings") -> list[Group]:
+    spec = DataSpec.model_validate({"path": str(path), "votes": votes})
+    return read_specs(
+        [spec], base=path.parent, stage_groups=lambda name: path, kind=kind, report=DataReport()
     )
 
 
@@ -58,16 +59,16 @@ def test_a_recipe_settles_votes(tmp_path: Path) -> None:
     each, most, weighed = (read(file, votes) for votes in ("each", "majority", "calibrated"))
     assert (len(each), len(most), len(weighed)) == (36, 12, 12)
     for group in most:
-        (c,) = group.comparisons  # type: ignore[attr-defined]
-        assert group.responses[c.better].text.startswith("answer")  # type: ignore[attr-defined]
+        (c,) = group.comparisons
+        assert group.responses[c.better].text.startswith("answer")
         assert c.probability == 1.0
     for group in weighed:
-        (c,) = group.comparisons  # type: ignore[attr-defined]
-        assert group.responses[c.better].text.startswith("answer")  # type: ignore[attr-defined]
+        (c,) = group.comparisons
+        assert group.responses[c.better].text.startswith("answer")
         assert 0.9 < c.probability <= 1.0
     unpaired = read(file, "calibrated", "unpaired")
     assert len(unpaired) == 24
-    assert all(0.8 < g.weight <= 1.0 for g in unpaired)  # type: ignore[attr-defined]
+    assert all(0.8 < g.weight <= 1.0 for g in unpaired)
 
 
 def test_a_row_without_a_labeller_is_named(tmp_path: Path) -> None:
@@ -78,13 +79,13 @@ def test_a_row_without_a_labeller_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_reports_in_words_and_as_json(tmp_path: Path) -> None:
-    file = str(write(tmp_path / "v.jsonl", rows()))
+    file = str(write(tmp_path / "v.jsonl", rows(60)))
     said = CliRunner().invoke(app, ["label", "believe", file])
     assert said.exit_code == 0, said.output
     assert "Krippendorff's alpha of pairs, nominal" in said.output
     assert "labeller 'eve' names the worse side" in said.output
     found = json.loads(CliRunner().invoke(app, ["label", "believe", file, "--json"]).stdout)
-    assert found["pairs"] == 12
+    assert found["pairs"] == 60
     assert [row["name"] for row in found["labellers"]] == ["ann", "bob", "eve"]
     assert found["labellers"][2]["ability"]["high"] < 0.5
 
