@@ -214,4 +214,6 @@ def test_bad_votes_and_methods_are_named() -> None:
         consensus([], "dawidskene")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="up to 6"):
         consensus([Vote("x", "kim", 0, 8, 1.0)], "bradley_terry")
+    large = [Vote("x", k, 0, b, 1.0) for k in "klm" for b in (1, 7)]
+    assert consensus(large).method == "dawid_skene"
     assert consensus([]).beliefs == {}

@@ -14,7 +14,7 @@ import numpy as np
 
 from gnomon.errors import ConfigError
 from gnomon.feedback.ballots import TIE, A, B, Ballots, Floats, Pair
-from gnomon.feedback.crowd_bt import fit_scores
+from gnomon.feedback.crowd_bt import POINTS, fit_scores
 from gnomon.feedback.dawid_skene import fit
 from gnomon.feedback.records import Item, Label, Vote
 from gnomon.feedback.records import votes as votes_of
@@ -184,7 +184,8 @@ def _comparison(a: int, b: int, belief: Belief, hard: bool) -> Comparison:
 
 
 def _chosen(ballots: Ballots) -> Method:
-    """``bradley_terry`` where pairs of an item are not compared by the same labellers."""
+    """``bradley_terry`` where pairs of an item are not compared by the same labellers, and it can
+    take them."""
     per_item = np.bincount(ballots.item)
     votes = ballots.counts().sum(1)
     several = per_item[ballots.item] > 1
@@ -196,7 +197,8 @@ def _chosen(ballots: Ballots) -> Method:
     np.maximum.at(sizes, ballots.item, np.array([b + 1 for _, _, b in ballots.pairs], np.int64))
     whole = per_item == sizes * (sizes - 1) // 2
     uneven = bool(several.any()) and bool(((low < high) | ~whole)[per_item > 1].any())
-    return "bradley_terry" if uneven else "dawid_skene"
+    small = int(sizes.max(initial=0)) <= max(POINTS)
+    return "bradley_terry" if uneven and small else "dawid_skene"
 
 
 def _truth(known: float | None) -> int:
