@@ -129,6 +129,7 @@ def test_pairs_by_keys_and_undo(world):
     tab.keyboard.press("Enter")
     tab.get_by_text("Your new answer replaces").wait_for()
     assert standing(kept(tab))[-1].ranks == (1, 1)
+    tab.locator("#ask[data-ready]").wait_for()
     tab.keyboard.press("s")
     tab.get_by_text("That is all for now").wait_for()
     assert len(kept(tab)) == 4

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gnomon.errors import ConfigError
-from gnomon.judges.corrected import CorrectedJudge
 from gnomon.judges.function import function_reward
 from gnomon.judges.protocol import Judge, Score, judged, total_cost
 from gnomon.plugins import check_known, load_builtin
@@ -131,7 +130,11 @@ def one_judge(
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"reward {name!r}: its options {spec.options}: {error}") from error
     judge.name = spec.label
-    return CorrectedJudge(judge, corrected, base) if corrected else judge
+    if not corrected:
+        return judge
+    from gnomon.judges.corrected import CorrectedJudge  # it reads scipy
+
+    return CorrectedJudge(judge, corrected, base)
 
 
 class Mixture(Judge):

@@ -15,7 +15,9 @@ from gnomon.rollout.protocol import Completion
 STORED = {
     "Rollout": ("prompt", "completions", "judgement", "observed"),
     "Completion": ("ids", "logprobs", "finish_reason", "text"),
-    "Judgement": ("judge", "scores", "comparisons", "version", "cost", "reason", "error"),
+    "Judgement": (
+        *("judge", "scores", "comparisons", "version", "cost", "reason", "error", "principle"),
+    ),
     "Score": ("value", "parts", "error"),
 }
 """The fields that are stored here; a test checks that they are all there are."""
