@@ -81,6 +81,8 @@ def test_errors_and_scores_are_no_probabilities(tmp_path: Path) -> None:
         ("calibrations/none.json", {}, "cannot be read"),
         (True, {"map": {}}, "no map of probabilities"),
         (True, {"map": {"kind": "platt", "slope": -3}}, "calibrate the judge again"),
+        (True, {"drift": {"model_changed": True}}, "has changed since"),
+        ("calibrations/x.json", {"drift": {"model_changed": True}}, "has changed since"),
     ],
 )
 def test_a_calibration_of_another_judge_or_without_a_map_is_refused(
@@ -112,3 +114,35 @@ def test_an_ai_judge_takes_it_as_an_option(tmp_path: Path) -> None:
             odds = [c.probability / (1 - c.probability)
                     for c in (*before.comparisons, *after.comparisons)]  # fmt: skip
             assert odds[1] ** 2 == pytest.approx(odds[0], rel=1e-3)
+
+
+def test_of_several_records_the_last_is_taken(tmp_path: Path) -> None:
+    record(tmp_path, made="2026-05-01", map={"kind": "platt", "slope": 0.25})
+    (tmp_path / "calibrations" / "x.json").rename(tmp_path / "calibrations" / "y.json")
+    record(tmp_path, made="2026-01-01")
+    inner = Says(Judgement("says", comparisons=(Comparison(0, 1, probability=16 / 17),)))
+    (found,) = judged(CorrectedJudge(inner, True, tmp_path), [group("x", "y")])
+    assert found.comparisons is not None
+    assert found.comparisons[0].probability == pytest.approx(2 / 3)  # 16 : 1 becomes 2 : 1
+
+
+def test_a_panels_members_stay_in_its_corrected_scores(tmp_path: Path) -> None:
+    record(tmp_path)
+    scores = (Score(0.9, {"long": 0.9}), Score(0.1, {"long": 0.1}))
+    inner = Says(Judgement("says", scores, (Comparison(0, 1, probability=0.9),)))
+    (found,) = judged(CorrectedJudge(inner, True, tmp_path), [group("x", "y")])
+    assert found.scores[0].value == pytest.approx(0.75)
+    assert found.scores[0].parts == {"long": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"mode": "score"}, "compares no answers"), ({"scores": "bradley_terry"}, "remove scores")],
+)
+def test_what_it_cannot_correct_is_refused_before_anything_is_asked(
+    tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    raw = {"model": "m", "url": "http://x/v1", "corrected": True, **options}
+    spec = RewardSpec.model_validate({"builtin": "ai", "options": raw})
+    with pytest.raises(ConfigError, match=words):
+        one_judge(spec, base=tmp_path, load=lambda name: None)  # type: ignore[arg-type, return-value]

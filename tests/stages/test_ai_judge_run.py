@@ -13,6 +13,7 @@ import pytest
 from killing import run_and_die
 
 from gnomon.errors import BudgetSpent, ConfigError, RewardsFailedError
+from gnomon.judges.build import one_judge
 from gnomon.recipe.load import parse_recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.rows import SampleStore
@@ -278,3 +279,25 @@ def test_a_misspelt_rubric_is_said_before_torch_is_imported(tmp_path: Path) -> N
     ).stdout
     assert "did you mean 'text'" in said
     assert said.endswith("False\n")
+
+
+def test_a_recipes_judge_may_be_corrected_by_its_calibration(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    with JudgeServer(prefers(shorter)) as server:
+        raw = raw_recipe(tiny_folder, tmp_path, server.url)
+        options = raw["stages"][0]["reward"]["options"] | {"corrected": True}
+        raw["stages"][0]["reward"]["options"] = options
+        recipe = parse_recipe(raw)
+        with pytest.raises(ConfigError, match="no calibration of the judge ai"):
+            check_recipe(recipe, RunFolder(recipe), tmp_path)
+        spec = recipe.stages[0].reward[0]
+        plain = spec.model_copy(update={"options": {**options, "corrected": False}})
+        version = one_judge(plain, base=tmp_path, load=lambda name: None).version  # type: ignore[arg-type, return-value]
+        (tmp_path / "calibrations").mkdir()
+        said = {"judge": "ai", "version": version, "map": {"kind": "platt", "slope": 0.5}}
+        (tmp_path / "calibrations" / "ai.json").write_text(json.dumps(said))
+        check_names(recipe, tmp_path)
+        run_recipe(recipe, base=tmp_path, announce=lambda text: None)
+    took = RunFolder(recipe).stage("dpo").info().judges["ai"]
+    assert " corrected=" in took["version"]

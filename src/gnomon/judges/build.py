@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 HUMAN, PEOPLE, AI = "human_queue", "people", "ai"
 """The builtins that ask people: by files, and through a store of labels; and a language model."""
 ASK_PEOPLE = (HUMAN, PEOPLE)
+CORRECTED = "corrected"
+"""An option of every reward that compares, not of the builtin itself."""
 PRINCIPLES = "principles"
 """The tunnel's judge by a constitution."""
 BUILTIN: Mapping[str, str] = {
@@ -117,7 +119,7 @@ def one_judge(
     if spec.function is not None:
         return function_reward(spec.function, base, spec.options, spec.label)
     name, options = str(spec.builtin), dict(spec.options)
-    corrected = options.pop("corrected", False)
+    corrected = options.pop(CORRECTED, False)
     check_builtin(name)
     if name in ASK_PEOPLE and queue is not None:
         options["folder"] = queue

@@ -16,7 +16,7 @@ from typing import Any
 from gnomon.errors import ConfigError, DataError
 from gnomon.files import read_object
 from gnomon.judges.protocol import Judge, judged, win_shares
-from gnomon.records import Comparison, Group, Judgement, Score
+from gnomon.records import Comparison, Group, Judgement
 from gnomon.stats.judge_maps import ProbabilityMap
 
 FOLDER = "calibrations"
@@ -39,6 +39,13 @@ class CorrectedJudge(Judge):
     groupwise = True
 
     def __init__(self, judge: Judge, calibration: str | bool, base: Path) -> None:
+        if not judge.groupwise:
+            raise ConfigError(
+                f"corrected: {judge.name} compares no answers, so there are no probabilities to "
+                "correct; remove it, or set its options to mode: pairs or ranking"
+            )
+        if getattr(getattr(judge, "options", None), "scores", "share") != "share":
+            raise ConfigError("corrected: scores are the shares that an answer won; remove scores")
         self.inner = judge
         self.paid, self.in_rounds = judge.paid, judge.in_rounds
         file, record = _found(judge, calibration, base)
@@ -74,7 +81,7 @@ class CorrectedJudge(Judge):
             return replace(judgement, version=self.version, error=error)
         compared = tuple(map(self._mapped, judgement.comparisons))
         shares = win_shares(compared, len(judgement.scores))
-        scores = tuple(map(Score, shares))
+        scores = tuple(replace(s, value=x) for s, x in zip(judgement.scores, shares, strict=True))
         return replace(judgement, version=self.version, comparisons=compared, scores=scores)
 
     def _mapped(self, c: Comparison) -> Comparison:
@@ -87,9 +94,14 @@ class CorrectedJudge(Judge):
 def _found(judge: Judge, calibration: str | bool, base: Path) -> tuple[Path, dict[str, Any]]:
     """The record of this very judge, and where it is."""
     if calibration is True:
-        for file, record in _records(base / FOLDER):
-            if (record.get("judge"), record.get("version")) == (judge.name, judge.version):
-                return file, record
+        own = [
+            (str(record.get("made", "")), file, record)
+            for file, record in _records(base / FOLDER)
+            if (record.get("judge"), record.get("version")) == (judge.name, judge.version)
+        ]
+        if own:
+            _, file, record = max(own, key=lambda one: one[:2])
+            return file, _unchanged(file, record)
         raise ConfigError(
             f"corrected: true: no calibration of the judge {judge.name} (version {judge.version}) "
             f"is in {base / FOLDER}. Make one (gnomon calibrate --help), or name its file"
@@ -104,7 +116,22 @@ def _found(judge: Judge, calibration: str | bool, base: Path) -> tuple[Path, dic
             f"corrected: {file} is the calibration of {record.get('judge')!r} (version "
             f"{record.get('version')!r}); this judge is {judge.name!r} (version {judge.version!r})"
         )
-    return file, record
+    return file, _unchanged(file, record)
+
+
+def _unchanged(file: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The record.
+
+    Raises:
+        ConfigError: it says that the model behind the judge's name is another one than before.
+    """
+    drift = record.get("drift")
+    if isinstance(drift, dict) and drift.get("model_changed"):
+        raise ConfigError(
+            f"corrected: by {file} the model behind {record.get('judge')!r} has changed since it "
+            "was calibrated before; calibrate it anew (gnomon calibrate --round NAME)"
+        )
+    return record
 
 
 def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -20,7 +20,7 @@ from gnomon.algorithms.revise_settings import REVISE, REVISE_SUMMARY, ReviseSett
 from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.judges.ai import check_options
-from gnomon.judges.build import AI, check_builtin
+from gnomon.judges.build import AI, CORRECTED, check_builtin
 from gnomon.plugins import check_known, did_you_mean, is_own
 from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec, StageSpec
@@ -277,7 +277,7 @@ def _check_reward_names(rewards: Sequence[RewardSpec], base: Path) -> None:
         if reward.builtin is not None:
             check_builtin(reward.builtin)
         if reward.builtin == AI:
-            check_options(reward.options, base)
+            check_options({k: v for k, v in reward.options.items() if k != CORRECTED}, base)
         if reward.function is not None:
             _check_own_file(reward.function, base, "reward function")
 
