@@ -383,3 +383,54 @@ def test_hostile_answers_are_kept_as_text(gnomon: Run, tmp_path: Path) -> None:
     assert code == 0
     assert "\x1b[31m" not in text
     assert "[/oops]" in text
+
+
+def test_a_quorums_labels_are_written_once(gnomon: Run, tmp_path: Path) -> None:
+    data = questions(tmp_path)
+
+    def rule(text: str, body: dict[str, Any]) -> Said:
+        return words("no idea") if body["model"] == "mute" else prefers(len)(text, body)
+
+    with JudgeServer(rule, models=("long", "other", "mute")) as server:
+        given = ["--judge", "panel=[{model: long}, {model: other}, {model: mute}]"]
+        given += ["--judge", "quorum=2", "--judge", f"url={server.url}"]
+        for out in ("labels.jsonl", "labels.db"):
+            assert gnomon(data, *given, "--out", out)[0] == 0
+            code, text = gnomon(data, *given, "--out", out)
+            assert code == 0, text
+            assert "6 of 6 items labelled (6 before)" in text
+    found = labels(tmp_path / "labels.jsonl")
+    assert len(found) == len({label.id for label in found}) == 12
+
+
+def test_who_labelled_alone_may_join_a_panel(gnomon: Run, tmp_path: Path) -> None:
+    from gnomon.feedback.store import Store
+
+    data = questions(tmp_path)
+    with JudgeServer(prefers(len), models=("long", "other")) as server:
+        price = ["--judge", f"url={server.url}", "--judge", "price_input=1.0"]
+        assert gnomon(data, "--judge", "model=long", *price, "--out", "labels.db")[0] == 0
+        both = ["--judge", "panel=[{model: long}, {model: other}]", *price]
+        code, text = gnomon(data, *both, "--out", "labels.db")
+        assert code == 0, text
+    with Store.open(tmp_path / "labels.db") as store:
+        found = list(store.labels())
+    assert sorted(label.labeller for label in found) == ["ai:long"] * 6 + ["ai:other"] * 6
+    assert sum(label.cost.tokens for label in found) == 101 * len(server.asked)
+
+
+def test_an_answer_of_which_it_is_not_sure_is_not_called_bad(gnomon: Run, tmp_path: Path) -> None:
+    data = questions(tmp_path)
+    with JudgeServer(lambda text, body: letter({"good": 0.5, "bad": 0.5})) as server:
+        code, text = gnomon(data, *asks(server, mode="approval"))
+    assert code == 0, text
+    row, (label,) = next(iter(read_file(tmp_path / "labels.jsonl")))
+    assert label.approvals == (None, None)
+    assert [r.get("label") for r in row["responses"]] == [None, None]
+
+
+def test_labels_are_not_corrected(gnomon: Run, tmp_path: Path) -> None:
+    given = ["--judge", "model=m", "--judge", "url=http://x/v1", "--judge", "corrected=true"]
+    code, text = gnomon(questions(tmp_path), *given)
+    assert code == 1
+    assert "corrected is for a recipe's reward" in text

@@ -277,12 +277,17 @@ def _two_columns(given: str | None) -> tuple[str, str] | None:
 
 def _judge(given: list[str], name: str | None, output: Path, round: str) -> Judge:
     """The judge of ``--judge`` options."""
-    from gnomon.judges.build import AI, one_judge
+    from gnomon.judges.build import AI, CORRECTED, one_judge
     from gnomon.recipe.load import validate_as
     from gnomon.recipe.schema import RewardSpec, check_name
     from gnomon.runs.evals import CALIBRATION_FOLDER
 
     options = dict(option(text) for text in given)
+    if options.get(CORRECTED):
+        raise ConfigError(
+            "corrected is for a recipe's reward: a calibration is of what the judge itself says, "
+            "and its record is believed of both; remove it"
+        )
 
     def load(model: str) -> LoadedReward:
         from gnomon.models.save import load_reward_model

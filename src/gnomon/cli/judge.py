@@ -196,6 +196,10 @@ def make_judge(
         options.setdefault("patience_s", patience)
     if options.pop("builtin", "ai") != "ai":
         raise ConfigError("gnomon judge asks language models: remove builtin, give model or local")
+    if options.pop("corrected", False):
+        raise ConfigError(
+            "corrected is for a recipe's reward: a label is what the judge itself says; remove it"
+        )
     own = options.pop("name", None) or name
     found = ai_judge(base=base, answers=folder, **options)
     if own:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -105,10 +105,11 @@ def label_items(
         RunError: the judge gave no answer at all to a whole chunk; labels so far are there.
     """
     known, who = sink.known(), members_of(judge)
+    enough = judge.quorum if isinstance(judge, Panel) else 1
     left = [
         item
         for item in items
-        if any(label_id(item, name, member.version) not in known for name, member in who.items())
+        if sum(label_id(item, name, m.version) in known for name, m in who.items()) < enough
     ]
     summary = Summary(len(items), before=len(items) - len(left))
     failed: list[dict[str, Any]] = []
@@ -120,7 +121,7 @@ def label_items(
                 if opinion.over:
                     summary.over = str(judge.budget)
                     continue
-                error = _label(judge, who, item, opinion, sink, work)
+                error = _label(judge, who, item, opinion, sink, work, known)
                 if error is None:
                     summary.labelled += 1
                 else:
@@ -176,8 +177,10 @@ def _label(
     opinion: Opinion,
     sink: Sink,
     work: Path,
+    known: Container[str],
 ) -> str | None:
-    """Write an item's labels; gives what failed, where something did."""
+    """Write an item's labels, without those that are ``known``; gives what failed, where something
+    did."""
     group = Group(item.prompt, item.responses)
     whole = judged_by(judge, group, opinion.judgement)
     error = next((s.error for s in whole.scores if s.error is not None), None)
@@ -190,8 +193,9 @@ def _label(
         if any(s.error is not None for s in judgement.scores):
             continue  # a quorum of the others answered
         label = make_label(item, name, member, judgement, one.asked)
-        _note(work, member, label, one.asked)
-        labels.append(label)
+        if label.id not in known:  # a panel's member may have labelled it alone, and been paid
+            _note(work, member, label, one.asked)
+            labels.append(label)
     sink.add(item, labels, whole)
     return None
 
@@ -342,8 +346,8 @@ def _response_row(item: Item, i: int, judgement: Judgement, kind: str) -> dict[s
     else:
         row["messages"] = [{"role": m.role, "content": m.content} for m in response.messages]
     row["score"] = score.value
-    if kind == "approval" and score.value is not None:
-        row["label"] = score.value > 0.5
+    if kind == "approval" and score.value is not None and _approved(score.value) is not None:
+        row["label"] = _approved(score.value)
     return row | ({"parts": dict(score.parts)} if score.parts else {})
 
 
