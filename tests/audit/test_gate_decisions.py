@@ -98,6 +98,25 @@ def test_a_judge_is_believed_from_50_labels_of_people_on():
     assert asked(few, Calibration(judge="fair", version="v2", labels=50)).passed is True
 
 
+def test_a_calibration_from_before_the_model_changed_opens_nothing():
+    figure = Reading(Interval(0.7, 0.6, 0.8, 99), "an eval", "fair", "v2")
+    about = {"judge": "fair", "version": "v2", "labels": 80, "agreement": Interval(0.8, 0.7, 0.9)}
+    old = Calibration(**about, made="2026-01-01T00:00:00+0000")
+    changed = Calibration(
+        **about, made="2026-05-01T00:00:00+0000", round="may", drift={"model_changed": True}
+    )
+    new = Calibration(**about, made="2026-05-02T00:00:00+0000", round="anew")
+
+    def asked(*calibrations):
+        facts = Facts("ppo", {"x": figure}, calibrations=calibrations)
+        return decide(parse_gate("x >= 0.5"), facts)
+
+    assert asked(old).passed is True
+    assert asked(old, changed).passed is None
+    assert "has changed" in asked(old, changed).text
+    assert asked(old, changed, new).passed is True
+
+
 def _finding(name, status, **more):
     return Finding(name=name, detector="invariance", stage="ppo", status=status, **more)
 

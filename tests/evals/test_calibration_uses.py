@@ -76,6 +76,17 @@ def test_nothing_is_corrected_without_a_calibration_that_can_be_believed(folder:
         measure(folder, corrected=True)
 
 
+def test_a_calibration_from_before_the_model_changed_is_not_taken(folder: Path) -> None:
+    version = measure(folder).judge_version
+    calibrated(folder, version, labels=500, made="2026-01-01")
+    (folder / "calibrations" / "judge.json").rename(folder / "calibrations" / "before.json")
+    assert measure(folder).calibration == "calibrations/before.json"
+    calibrated(folder, version, made="2026-05-01", drift={"model_changed": True})
+    found = measure(folder)
+    assert found.calibration == "calibrations/judge.json"
+    assert any("has changed" in note for note in found.notes)
+
+
 def test_shares_of_refusals_are_corrected(tmp_path: Path) -> None:
     (tmp_path / "j.py").write_text(
         "def no(samples):\n    return [float('no' in s.text) for s in samples]\n"

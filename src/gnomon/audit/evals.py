@@ -14,7 +14,7 @@ from gnomon.audit.evidence import Evidence
 from gnomon.audit.gates import WIN_RATE, capability_drops, latest
 from gnomon.audit.kinds import wants_people
 from gnomon.runs.audit import Finding
-from gnomon.runs.evals import EvalResult
+from gnomon.runs.evals import EvalResult, calibrations_of
 
 TAX, HACKED = "alignment_tax", "reward_hacking"
 
@@ -74,6 +74,5 @@ def lost_wins(evidence: Evidence) -> list[Finding]:
 
 def _believed(evidence: Evidence, result: EvalResult) -> bool:
     """Whether nobody's opinion is in it, or one that people vouch for."""
-    return not wants_people(result) or any(
-        c.is_of(result.judge, result.judge_version) and c.opens_gates for c in evidence.calibrations
-    )
+    own = calibrations_of(evidence.calibrations, result.judge, result.judge_version)
+    return not wants_people(result) or any(c.opens_gates for c in own)

@@ -20,7 +20,13 @@ from gnomon.plugins import nearest
 from gnomon.recipe.gates import Bound, Gate, NoAlarm
 from gnomon.runs.audit import Finding, GateResult
 from gnomon.runs.comparison import Comparison
-from gnomon.runs.evals import ENOUGH_LABELS, EVAL_FOLDER, Calibration, EvalResult
+from gnomon.runs.evals import (
+    ENOUGH_LABELS,
+    EVAL_FOLDER,
+    Calibration,
+    EvalResult,
+    calibrations_of,
+)
 from gnomon.runs.read import StageView
 from gnomon.runs.records import Evals
 from gnomon.stats.intervals import Interval, mean_interval
@@ -141,7 +147,7 @@ def _judge_problem(reading: Reading, calibrations: Iterable[Calibration]) -> str
         return None
     named = f"{reading.judge} (version {reading.judge_version or 'unknown'})"
     every = list(calibrations)
-    own = [c for c in every if c.is_of(reading.judge, reading.judge_version)]
+    own = calibrations_of(every, reading.judge, reading.judge_version)
     if any(c.opens_gates for c in own):
         return None
     other = next((c for c in every if c.judge == reading.judge), None)

@@ -15,7 +15,7 @@ from gnomon.judges.build import BUILTIN, build_judge
 from gnomon.judges.protocol import Judge
 from gnomon.plugins import is_own
 from gnomon.recipe.schema import RewardSpec
-from gnomon.runs.evals import Calibration, read_calibrations
+from gnomon.runs.evals import Calibration, calibrations_of, read_calibrations
 
 
 def as_spec(value: Any) -> Any:
@@ -75,10 +75,12 @@ def _none(name: str) -> Any:
 def calibration_of(run: Path, judge: str, version: str) -> tuple[str, Calibration | None]:
     """The file in a run's folder that says how far this very judge agrees with people, and what it
     says: the one of most labels, the last made of these; empty where there is none."""
-    own = [(file, c) for file, c in read_calibrations(run) if c.is_of(judge, version)]
+    files = [(file, c) for file, c in read_calibrations(run) if c.is_of(judge, version)]
+    own = calibrations_of((c for _, c in files), judge, version)
     if not own:
         return "", None
-    file, found = max(own, key=lambda item: (item[1].labels, item[1].made))
+    found = max(own, key=lambda c: (c.labels, c.made))
+    file = next(file for file, c in files if c is found)
     return str(file.relative_to(run)), found
 
 

@@ -10,7 +10,7 @@ from gnomon.audit.kinds import Kind, stands_apart, wants_people
 from gnomon.report.candidate import before
 from gnomon.report.format import measured, number
 from gnomon.report.kinds import WORDS, column_kinds, trained_entries
-from gnomon.runs.evals import EvalResult
+from gnomon.runs.evals import EvalResult, calibrations_of
 from gnomon.runs.read import RunView
 from gnomon.stats.intervals import Interval
 
@@ -81,9 +81,8 @@ def _wins(run: RunView, model: str) -> Iterator[Change]:
 
 def calibrated(run: RunView, result: EvalResult) -> bool:
     """Whether its figures can be believed: they are no opinion, or one that people vouch for."""
-    return not wants_people(result) or any(
-        c.is_of(result.judge, result.judge_version) and c.opens_gates for c in run.calibrations
-    )
+    own = calibrations_of(run.calibrations, result.judge, result.judge_version)
+    return not wants_people(result) or any(c.opens_gates for c in own)
 
 
 def _columns(run: RunView, model: str) -> Iterator[Change]:

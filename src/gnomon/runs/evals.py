@@ -7,7 +7,7 @@ Beside each eval's record lie its rows, one JSON line an item, in ``<suite>.json
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -215,6 +215,14 @@ class Calibration(Record):
         old, new = (dict(zip(names, _parts(v), strict=True)) for v in (self.version, theirs))
         changed = [name for name in names if old[name] != new[name]]
         return " and ".join(changed) if changed and all(new.values()) else "version"
+
+
+def calibrations_of(every: Iterable[Calibration], judge: str, version: str) -> list[Calibration]:
+    """Those of this very judge. What was measured before a later one found that the model behind
+    its name has changed speaks of another model, and is left out."""
+    own = [c for c in every if c.is_of(judge, version)]
+    changed = max((c.made for c in own if c.drift.get("model_changed")), default="")
+    return [c for c in own if c.made >= changed]
 
 
 CORRECTED = " corrected="
