@@ -48,7 +48,7 @@ def cost(
     are any), so a cheap label that says little and a dear one that says much can be compared. Of a
     run it shows what its judges took, and euros for a point of its reward model's accuracy.
 
-      gnomon label cost labels.db --price person=0.40 --price my-judge=0.002
+      gnomon label cost labels.db --price person=0.40 --price ai:my-judge=0.002
 
       gnomon label cost runs/feedback
     """

@@ -337,7 +337,6 @@ def run_ledger(run: RunView) -> LabelCosts:
         for stage in run.stages
         for name, raw in stage.info.judges.items()
     ]
-    spent = sum(line.money for line in lines)  # on labels; the rest is on measuring
     lines += [
         CostLine(who=c.judge, kind="judge", stage="calibration", version=c.version,
                  labels=c.labels, errors=c.errors, seconds=c.seconds, tokens=c.tokens,
@@ -351,7 +350,10 @@ def run_ledger(run: RunView) -> LabelCosts:
         if e.judge
     ]  # fmt: skip
     out = LabelCosts(source=str(run.path), lines=lines, made=now())
+    spent = 0.0  # on labels so far: other stages' judges train a policy, rewrite or measure
     for stage in run.stages:
+        if stage.info.algorithm == "collect":
+            spent += sum(line.money for line in lines if line.stage == stage.name)
         held = stage.info.held_out
         if stage.info.algorithm == "reward_model" and "accuracy" in held:
             parts = ("accuracy", "accuracy_low", "accuracy_high", "accuracy_n")
@@ -361,7 +363,7 @@ def run_ledger(run: RunView) -> LabelCosts:
             out.per_point = per_point(spent, out.accuracy) if spent else None
     if not lines:
         out.notes = ["no judge of this run says what it took"]
-    elif not spent:
+    elif not any(line.money for line in lines):
         out.notes = ["no judge of this run has a price: give price_input and price_output"]
     return out
 
