@@ -26,7 +26,7 @@ from gnomon.feedback.ledger import (
 from gnomon.feedback.records import Item, Label, Vote
 from gnomon.feedback.store import Expense, Store
 from gnomon.records import Cost, Message, Prompt, Response
-from gnomon.runs.labels import LABEL_COSTS, LabelCosts
+from gnomon.runs.labels import LABEL_COSTS, STORE_COSTS, LabelCosts
 from gnomon.runs.records import StageInfo
 from gnomon.stats.intervals import Interval
 
@@ -218,7 +218,7 @@ def fill(file: Path) -> None:
 def test_a_stores_ledger_is_shown_and_written(tmp_path: Path) -> None:
     fill(tmp_path / "labels.db")
     shown = json.loads(run(str(tmp_path / "labels.db"), "--output", str(tmp_path), "--json"))
-    kept = LabelCosts.read(tmp_path / LABEL_COSTS)
+    kept = LabelCosts.read(tmp_path / STORE_COSTS)
     assert [x["who"] for x in shown["lines"]] == [x.who for x in kept.lines]
     by = {x.who: x for x in kept.lines}
     assert by["anna"].money == pytest.approx(20.0)

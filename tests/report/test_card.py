@@ -132,6 +132,23 @@ def test_judges_have_version_rules_and_calibration(run: Path) -> None:
     assert "how far ai agrees with people" not in run_card(run)
 
 
+def test_labels_of_a_store_and_constitutions_come_from_their_records(run: Path) -> None:
+    assert "Labels in the store" not in run_card(run)
+    lines = [{"who": who, "kind": "person", "labels": 20} for who in ("anna-7", "ben-8")]
+    bits = {"value": 0.42, "low": 0.32, "high": 0.52, "n": 40}
+    sums = [
+        {"who": "all", "kind": "person", "labels": 41, "pairs": 38, "money": 12.3, "bits": bits}
+    ]
+    write(run / "label-costs-store.json", {"lines": lines, "sums": sums})
+    kept = {"/home/me/mine.yaml": {"version": "2+abc", "principles": {}}}
+    write(run / "stages" / "04-grpo" / "constitutions.json", kept)
+    text = section(run_card(run), "Labellers and judges").replace("\\", "")
+    assert "| person | 2 | 41 | 38 | 12.3 | 0.420 [0.320, 0.520]" in text
+    assert "grpo: mine.yaml, version `2+abc`" in text
+    assert "anna-7" not in text
+    assert "/home/me" not in text
+
+
 def test_evals_of_the_model_by_its_folder_are_its_evals(run: Path) -> None:
     file = run / "evals" / "grpo" / "xstest.json"
     raw = json.loads(file.read_text())

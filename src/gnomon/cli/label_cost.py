@@ -38,7 +38,9 @@ def cost(
     campaign: Annotated[str | None, typer.Option(help="Of a store: one campaign only.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="A folder (a run's, say) to write label-costs.json to; a RUN's own."),
+        typer.Option(
+            help="A folder (a run's, whose card then shows it) to write the ledger to; a RUN's own."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -54,11 +56,12 @@ def cost(
     """
     from gnomon.feedback.ledger import Tariff, is_run, run_ledger, store_ledger
     from gnomon.feedback.opening import open_store
-    from gnomon.runs.labels import LABEL_COSTS
+    from gnomon.runs.labels import LABEL_COSTS, STORE_COSTS
 
     tariff = Tariff(
         {who: _euros(who, x) for who, x in parse_mapping("--price", price or []).items()}, wage
     )
+    file = LABEL_COSTS if is_run(place) else STORE_COSTS
     if is_run(place):
         from gnomon.runs.read import read_run
 
@@ -73,7 +76,7 @@ def cost(
         with open_store(place) as store:
             found = store_ledger(store, campaign, tariff)
     if output is not None:
-        found.write(output / LABEL_COSTS)
+        found.write(output / file)
     if as_json:
         say(json.dumps(found.model_dump(mode="json"), indent=2))
         return
@@ -86,7 +89,7 @@ def cost(
     for note in found.notes:
         say(note)
     if output is not None:
-        say(f"written: {output / LABEL_COSTS}")
+        say(f"written: {output / file}")
 
 
 def _euros(who: str, given: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from gnomon.recipe.schema import TRUTHS, RewardSpec
@@ -12,6 +13,7 @@ from gnomon.report.card_results import rewards_of
 from gnomon.report.facts import Facts, Source
 from gnomon.report.format import measured, number
 from gnomon.runs.evals import Calibration
+from gnomon.runs.labels import LabelCosts
 
 MISSING = "*not stated*"
 
@@ -76,6 +78,8 @@ def judges_section(facts: Facts) -> str:
     rules = list(_rules(facts))
     if rules:
         parts.append(f"Rules of AI judges (constitution or rubric):\n\n{md.bullets(rules)}")
+    parts += _by_constitutions(facts)
+    parts += _labels(facts.run.label_costs)
     people = [
         f"{md.text(source.shown)}: {md.text(source.stated.labellers)}"
         for source in facts.sources()
@@ -145,6 +149,35 @@ def _rules(facts: Facts) -> Iterator[str]:
                 f"{md.code(version) or '*no record*'}): "
                 f"{md.text(rubric, 2000) if rubric else 'no rubric of its own'}"
             )
+
+
+def _by_constitutions(facts: Facts) -> Iterator[str]:
+    lines = [
+        f"{md.text(view.name)}: {md.text(PurePath(name).name)}, version {md.code(version)}"
+        for view in facts.stages
+        for name, version in view.constitutions.versions().items()
+    ]
+    if lines:
+        yield f"Constitutions, as the stages kept them:\n\n{md.bullets(lines)}"
+
+
+def _labels(found: LabelCosts) -> Iterator[str]:
+    """The labels of a store by kind of labeller; who the people are stays there."""
+    rows = [
+        (
+            md.text(line.kind),
+            md.text(sum(one.kind == line.kind for one in found.lines)),
+            md.text(line.labels),
+            md.text("" if line.pairs is None else line.pairs),
+            md.text(number(line.money)),
+            md.text("" if line.bits is None else measured(line.bits)),
+        )
+        for line in found.sums
+    ]
+    if rows:
+        heads = ["kind", "labellers", "labels", "pairs", "euros", "bits of a pair"]
+        what = "bits: what a vote says of the others' consensus, 1 at most"
+        yield f"Labels in the store ({what}):\n\n{md.table(heads, rows)}"
 
 
 def _calibration(record: Calibration) -> str:

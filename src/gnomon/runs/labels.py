@@ -1,13 +1,29 @@
-"""label-costs.json: what labels cost, and what they say for it."""
+"""What labels cost and say for it, and the constitutions that they were made by."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, RootModel
 
 from gnomon.runs.comparison import Figure
-from gnomon.runs.records import Record
+from gnomon.runs.records import JsonFile, Record
 
 LABEL_COSTS = "label-costs.json"
+STORE_COSTS = "label-costs-store.json"
+"""The ledger of a run, and in its folder that of the store whose labels it was trained on."""
+CONSTITUTIONS = "constitutions.json"
+
+
+class Constitutions(JsonFile, RootModel[dict[str, dict[str, Any]]]):
+    """constitutions.json of a stage: by the name in the recipe, ``version`` and the hashes of its
+    ``principles``."""
+
+    root: dict[str, dict[str, Any]] = {}
+
+    def versions(self) -> dict[str, str]:
+        """By name."""
+        return {name: str(said.get("version", "")) for name, said in self.root.items()}
 
 
 class CostLine(Record):

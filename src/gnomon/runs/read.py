@@ -19,6 +19,7 @@ from gnomon.errors import DataError
 from gnomon.runs.audit import AUDIT, GATES, Audit, Gates
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.evals import CALIBRATION_FOLDER, EVAL_FOLDER, Calibration, EvalResult
+from gnomon.runs.labels import CONSTITUTIONS, STORE_COSTS, Constitutions, LabelCosts
 from gnomon.runs.probes import PROBES, Probes
 from gnomon.runs.records import (
     COMPARISON,
@@ -54,6 +55,7 @@ class StageView:
     samples: Sequence[SampleRow] = ()
     evals: Evals = field(default_factory=lambda: Evals({}))
     probes: Probes = field(default_factory=Probes)
+    constitutions: Constitutions = field(default_factory=lambda: Constitutions({}))
 
     def series(self, name: str, against: str = "step") -> tuple[Column, Column]:
         """(x, y) of a metric where it was logged, in order of logging; x counts rows without it."""
@@ -72,6 +74,7 @@ class RunView:
     Attributes:
         audit: None where nobody has looked yet, or what was found cannot be read.
         results: what evals measured, models and suites in order.
+        label_costs: of the store whose labels it was trained on; empty where it is not kept there.
     """
 
     path: Path
@@ -86,6 +89,7 @@ class RunView:
     results: tuple[EvalResult, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
     spotchecks: tuple[SpotCheck, ...] = ()
+    label_costs: LabelCosts = field(default_factory=LabelCosts)
     problems: tuple[str, ...] = ()
 
 
@@ -128,6 +132,7 @@ def read_run(path: str | Path, stage: StageReader | None = None) -> RunView:
         results=tuple(_all(EvalResult, path / EVAL_FOLDER, problems)),
         calibrations=tuple(_all(Calibration, path / CALIBRATION_FOLDER, problems)),
         spotchecks=tuple(_all(SpotCheck, path / SPOTCHECK_FOLDER, problems)),
+        label_costs=_read(LabelCosts, path / STORE_COSTS, problems),
         problems=tuple(problems),
     )
 
@@ -173,6 +178,7 @@ def read_stage_records(folder: Path, problems: list[str]) -> StageView:
         info=info,
         evals=_read(Evals, folder / EVALS, problems),
         probes=_read(Probes, folder / PROBES, problems),
+        constitutions=_read(Constitutions, folder / CONSTITUTIONS, problems),
     )
 
 

@@ -10,8 +10,7 @@ from gnomon.errors import ConfigError, RunError
 from gnomon.feedback.constitution import Constitution, read_constitution
 from gnomon.files import read_object, write_json
 from gnomon.recipe.schema import StageSpec
-
-FILE = "constitutions.json"
+from gnomon.runs.labels import CONSTITUTIONS
 
 
 def keep_constitutions(spec: StageSpec, base: Path, folder: Path) -> None:
@@ -23,7 +22,7 @@ def keep_constitutions(spec: StageSpec, base: Path, folder: Path) -> None:
         RunError: what was written down cannot be read.
     """
     now = {where: _said(read_constitution(where, base)) for where in sorted(set(_named(spec)))}
-    file = folder / FILE
+    file = folder / CONSTITUTIONS
     if not now and not file.exists():
         return
     if not file.exists():
