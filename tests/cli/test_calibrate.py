@@ -150,6 +150,25 @@ def test_a_judge_that_is_not_to_be_believed_is_said_so(
     assert any(warning in w for w in one(tmp_path).warnings)
 
 
+def test_who_calls_every_pair_a_tie_has_no_error_of_its_probabilities(
+    gnomon: Run, tmp_path: Path
+) -> None:
+    labels(tmp_path)
+    with JudgeServer(says("A")) as server:
+        asks(gnomon, server, "--controls", "0")
+    found = one(tmp_path)
+    assert found.ece is None
+    assert found.not_measured["ece"] == "it prefers no answer in any pair"
+
+
+def test_a_corrected_judge_is_not_calibrated(gnomon: Run, tmp_path: Path) -> None:
+    labels(tmp_path)
+    with JudgeServer(prefers(by_x)) as server:
+        code, said = asks(gnomon, server, "--judge", "corrected=true")
+        assert (code, server.asked) == (1, [])
+    assert "a calibration is of what the judge itself says" in said
+
+
 def test_a_good_judge_is_warned_of_only_for_few_labels(gnomon: Run, tmp_path: Path) -> None:
     labels(tmp_path)
     with JudgeServer(prefers(lambda text: float("x" in text), sharp=1.4)) as server:

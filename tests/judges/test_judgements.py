@@ -165,7 +165,13 @@ def test_a_mixture_adds_costs_and_joins_versions_and_reasons() -> None:
     def said(name: str, seconds: float) -> GroupReward:
         def answer(g: Group) -> Judgement:
             scores = (Score(1.0),) * len(g.responses)
-            return Judgement(name, scores, cost=Cost(seconds, 7, 0.5), reason=f"{name} says so")
+            return Judgement(
+                name,
+                scores,
+                cost=Cost(seconds, 7, 0.5),
+                reason=f"{name} says so",
+                principle=f"p-{name}@1",
+            )
 
         return GroupReward(Own(answer), name, f"{name}-1")
 
@@ -175,6 +181,7 @@ def test_a_mixture_adds_costs_and_joins_versions_and_reasons() -> None:
     assert judgement.cost == Cost(5.0, 14, 1.0)
     assert judgement.reason == "a: a says so; b: b says so"
     assert judgement.version == "a: a-1; b: b-1"
+    assert judgement.principle == "p-a@1; p-b@1"
 
 
 def test_a_mixture_begins_rounds_and_asks_like_its_parts(tmp_path: Path) -> None:

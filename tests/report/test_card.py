@@ -132,6 +132,16 @@ def test_judges_have_version_rules_and_calibration(run: Path) -> None:
     assert "how far ai agrees with people" not in run_card(run)
 
 
+def test_the_members_of_a_panel_are_named(run: Path) -> None:
+    raw = yaml.safe_load((run / "recipe.yaml").read_text())
+    options = raw["stages"][-1]["observe"][0]["options"]
+    del options["model"]
+    options["panel"] = [{"model": "one-7b"}, {"model": "two-7b"}]
+    (run / "recipe.yaml").write_text(yaml.safe_dump(raw))
+    text = section(run_card(run), "Labellers and judges").replace("\\", "")
+    assert "model one-7b + two-7b" in text
+
+
 def test_labels_of_a_store_and_constitutions_come_from_their_records(run: Path) -> None:
     assert "Labels in the store" not in run_card(run)
     lines = [{"who": who, "kind": "person", "labels": 20} for who in ("anna-7", "ben-8")]

@@ -299,7 +299,7 @@ def _figures(known: Sequence[JudgedPair]) -> dict[str, Any]:
         **{name: _measured(figure) for name, figure in figures.items()},
         "by_category": by,
         "detectable": detectable if math.isfinite(detectable) else None,
-        "ece": _measured(sure.ece),
+        "ece": _measured(sure.ece) if any(p.win != 0.5 for p in known) else None,
         "ece_by_chance": finite_or_none(sure.ece_by_chance),
         "slope": _measured(sure.slope) if sure.soft else None,
         "map": sure.map.to_dict(),
@@ -323,6 +323,8 @@ def _not_measured(found: Calibration, items: Sequence[LabelledPair]) -> dict[str
             if named
             else "the labels do not say who wrote an answer"
         )
+    if found.ece is None:
+        out["ece"] = "it prefers no answer in any pair"
     if found.slope is None:
         out["slope"] = "it gives verdicts, not probabilities"
     if found.first is None:

@@ -178,6 +178,7 @@ class Mixture(Judge):
             version=self.version,
             cost=total_cost(judgement.cost for judgement in row),
             reason="; ".join(reasons) or None,
+            principle="; ".join(dict.fromkeys(j.principle for j in row if j.principle)),
         )
 
     def _sum(self, scores: Sequence[Score]) -> Score:

@@ -140,7 +140,10 @@ def _rules(facts: Facts) -> Iterator[str]:
                 continue
             options = reward.get("options")
             options = options if isinstance(options, Mapping) else {}
-            model = options.get("model") or options.get("local")
+            members = options.get("panel") if isinstance(options.get("panel"), list) else []
+            asked = [options, *(m for m in members or () if isinstance(m, Mapping))]
+            names = [str(m.get("model") or m.get("local") or "") for m in asked]
+            model = " + ".join(filter(None, names))
             rubric = options.get("rubric")
             version = view.info.judges.get(_label(reward), {}).get("version")
             yield (
