@@ -15,7 +15,7 @@ import pytest
 
 from gnomon.cli.main import main
 from gnomon.data.readers import read_groups
-from gnomon.feedback.ailabels import read_file
+from gnomon.feedback.label_files import read_file
 from gnomon.feedback.records import Label, votes
 from judge_server import JudgeServer, Said, letter, prefers, says, words
 

@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from gnomon.errors import BudgetSpent, DataError, RunError
+from gnomon.errors import BudgetSpent, RunError
 from gnomon.feedback.identity import digest
+from gnomon.feedback.label_files import approved, as_line
 from gnomon.feedback.records import Item, Label
 from gnomon.files import append_line, make_folder, plain_errors
 from gnomon.judges.ai import AIJudge
 from gnomon.judges.panel import Panel
 from gnomon.judges.protocol import judged_by
 from gnomon.judges.ways import Asked, Opinion
-from gnomon.records import Comparison, Cost, Group, Judgement
+from gnomon.records import Cost, Group, Judgement
 
 ASKED = "asked.jsonl"
 FAILED = "failed.jsonl"
@@ -228,7 +229,7 @@ def make_label(
         kind=kind,
         ranks=_ranks(judgement, known) if kind == "ranking" else (),
         ratings=tuple(known),
-        approvals=tuple(_approved(p) for p in known) if kind == "approval" else (),
+        approvals=tuple(approved(p) for p in known) if kind == "approval" else (),
         shown=next(iter(orders)) if len(orders) == 1 and len(known) > 1 else (),
         confidence=_confidence(kind, judgement, known),
         comment="\n".join(filter(None, [judgement.reason, _parts(judgement)])),
@@ -243,10 +244,6 @@ def _ranks(judgement: Judgement, values: Sequence[float]) -> tuple[float, ...]:
     """1 for the best; equal scores tie."""
     order = sorted({round(value, 9) for value in values}, reverse=True)
     return tuple(1.0 + order.index(round(value, 9)) for value in values)
-
-
-def _approved(p: float) -> bool | None:
-    return None if p == 0.5 else p > 0.5
 
 
 def _confidence(kind: str, judgement: Judgement, values: Sequence[float]) -> float | None:
@@ -266,98 +263,6 @@ def _parts(judgement: Judgement) -> str:
     return "\n".join(lines)
 
 
-def label_dict(label: Label) -> dict[str, Any]:
-    """A label as JSON, without what it does not say."""
-    return {k: v for k, v in asdict(label).items() if v not in (None, "", (), [])}
-
-
-def read_label(value: Mapping[str, Any]) -> Label:
-    """The same back.
-
-    Raises:
-        DataError: it is not one.
-    """
-    try:
-        known: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
-        }
-        known["cost"] = Cost(**value.get("cost", {}))
-        return Label(**known)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"not a label: {error}") from error
-
-
-# -- where they go ---------------------------------------------------------------------------------
-
-
-class LabelFile:
-    """A file of labelled items, which only grows; a line that a killed process left half-written is
-    cut off."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def known(self) -> set[str]:
-        return {label.id for _, labels in read_file(self.path) for label in labels}
-
-    def add(self, item: Item, labels: Sequence[Label], judgement: Judgement) -> None:
-        row = item_row(item, judgement, labels[0].kind) | {
-            "labels": [label_dict(label) for label in labels]
-        }
-        append_line(self.path, as_line(row))
-
-
-class StoreSink:
-    """A store; see :class:`gnomon.feedback.store.Store`."""
-
-    def __init__(self, store: Any) -> None:
-        self.store = store
-
-    def known(self) -> set[str]:
-        return {label.id for label in self.store.labels()}
-
-    def add(self, item: Item, labels: Sequence[Label], judgement: Judgement) -> None:
-        self.store.add_items([item])
-        self.store.add_labels(labels, add_labellers="model")
-
-
-def item_row(item: Item, judgement: Judgement, kind: str) -> dict[str, Any]:
-    """An item and how its responses compare, as data for a stage."""
-    prompt = item.prompt
-    row: dict[str, Any] = {"id": item.id, "name": prompt.id}
-    if prompt.text is not None:
-        row["prompt"] = prompt.text
-    else:
-        row["messages"] = [{"role": m.role, "content": m.content} for m in prompt.messages]
-    row["responses"] = [_response_row(item, i, judgement, kind) for i in range(len(item.responses))]
-    if judgement.comparisons is not None:
-        row["comparisons"] = [_comparison_row(c, judgement) for c in judgement.comparisons]
-    row |= {"meta": dict(prompt.meta)} if prompt.meta else {}
-    row |= {"category": prompt.category} if prompt.category is not None else {}
-    more = {"judge": judgement.judge, "principle": judgement.principle}
-    return row | {key: text for key, text in more.items() if text}
-
-
-def _response_row(item: Item, i: int, judgement: Judgement, kind: str) -> dict[str, Any]:
-    response, score = item.responses[i], judgement.scores[i]
-    row: dict[str, Any] = {"id": str(i)}
-    if len(response.messages) == 1:
-        row["text"] = response.messages[0].content
-    else:
-        row["messages"] = [{"role": m.role, "content": m.content} for m in response.messages]
-    row["score"] = score.value
-    if kind == "approval" and score.value is not None and _approved(score.value) is not None:
-        row["label"] = _approved(score.value)
-    return row | ({"parts": dict(score.parts)} if score.parts else {})
-
-
-def _comparison_row(c: Comparison, judgement: Judgement) -> dict[str, Any]:
-    row: dict[str, Any] = {"better": str(c.better), "worse": str(c.worse), "tie": c.tie}
-    if c.probability != 1.0:
-        row["probability"] = c.probability
-    return row | {"labeller": judgement.judge}
-
-
 def _note(work: Path, judge: AIJudge, label: Label, asked: Sequence[Asked]) -> None:
     """What was asked for a label: the questions and answers are in the answers' file, by key."""
     rows = [
@@ -371,40 +276,3 @@ def _note(work: Path, judge: AIJudge, label: Label, asked: Sequence[Asked]) -> N
     about = {"label": label.id, "item": label.item, "labeller": label.labeller}
     row = about | {"mode": judge.options.mode, "asked": rows}
     append_line(work / ASKED, as_line(row))
-
-
-def as_line(row: Mapping[str, Any]) -> bytes:
-    """A row as JSON in one line."""
-    return json.dumps(row, ensure_ascii=True, default=str).encode()
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file that only grows; a half one is passed over."""
-    if not path.is_file():
-        return
-    with path.open("rb") as stream:
-        for line in stream:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                yield row
-
-
-def read_file(path: Path) -> Iterator[tuple[dict[str, Any], list[Label]]]:
-    """The rows of a file of labels, each with its labels.
-
-    Raises:
-        DataError: a row holds something else than labels.
-    """
-    for row in read_lines(path):
-        try:
-            yield row, [read_label(value) for value in row.get("labels") or ()]
-        except DataError as error:
-            raise DataError(f"{path}, item {row.get('id')}: {error}") from error
-
-
-def all_labels(path: Path) -> Iterable[Label]:
-    """Every label in a file of them."""
-    return (label for _, labels in read_file(path) for label in labels)

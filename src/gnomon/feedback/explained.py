@@ -10,7 +10,8 @@ from typing import Any
 
 from gnomon.errors import DataError
 from gnomon.evals.pairs import ALWAYS, orders
-from gnomon.feedback.ailabels import ASKED, read_lines
+from gnomon.feedback.ailabels import ASKED
+from gnomon.feedback.label_files import read_lines
 from gnomon.feedback.records import Label
 from gnomon.judges.answers import ANSWERS, Reply
 from gnomon.judges.protocol import total_cost
