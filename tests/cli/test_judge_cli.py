@@ -309,8 +309,11 @@ def test_into_a_store_and_out_of_it(gnomon: Run, tmp_path: Path) -> None:
         assert [label.kind for label in found].count("ranking") == 4
         assert [label.kind for label in found].count("rating") == 4
         assert {one.kind for one in store.people.all()} == {"model"}
-    code, text = gnomon("explain", "labels.db", found[0].id)
-    assert code == 0
+        own = Label("by-anna", found[0].item, "anna", "ranking", ranks=(1.0, 2.0))
+        store.add_labels([own], add_labellers="person")
+    code, text = gnomon("explain", "labels.db", found[0].item)
+    assert code == 0, text
+    assert "by anna" in text
     assert "probabilities: " in text
 
 

@@ -163,6 +163,8 @@ def explain(
     for one in found:
         for line in label_lines(one):
             say(visible(line))
+        if not one.labeller.startswith("ai:"):  # a person's or a program's: nothing was asked
+            continue
         for exchange in exchanges(one, work or work_of(labels)):
             for line in exchange_lines(exchange, questions):
                 say(visible(line))
