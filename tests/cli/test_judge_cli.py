@@ -437,3 +437,24 @@ def test_labels_are_not_corrected(gnomon: Run, tmp_path: Path) -> None:
     code, text = gnomon(questions(tmp_path), *given)
     assert code == 1
     assert "corrected is for a recipe's reward" in text
+
+
+def test_a_judge_is_not_calibrated_on_its_own_labels(gnomon: Run, tmp_path: Path) -> None:
+    from gnomon.cli.calibrate import Reading
+    from gnomon.errors import ConfigError
+    from gnomon.feedback.store import Store
+
+    def read(**options: str) -> list[Any]:
+        labels = Reading("feedback:labels.db", "auto", None, None, {}, {}, options)
+        return [name for group in labels.groups() for name in group.prompt.meta["labellers"]]
+
+    with JudgeServer(prefers(len)) as server:
+        assert gnomon(questions(tmp_path), *asks(server), "--out", "labels.db")[0] == 0
+    with pytest.raises(ConfigError, match="0 labels by people"):
+        read()
+    with Store.open(tmp_path / "labels.db") as store:
+        item = next(iter(store.items()))
+        own = Label("by-anna", item.id, "anna", "ranking", ranks=(1.0, 2.0))
+        store.add_labels([own], add_labellers="person")
+    assert read() == ["anna"]
+    assert sorted(read(by="all")) == ["ai:m"] * 6 + ["anna"]

@@ -229,7 +229,7 @@ class Reading:
         from gnomon.recipe.schema import DataSpec
         from gnomon.stages.sources import DataReport, check_source, read_specs
 
-        own = {"votes": "each"} if self.labels.startswith("feedback:") else {}
+        own = {"votes": "each", "by": "people"} if self.labels.startswith("feedback:") else {}
         raw = {
             "path": self.labels,
             "limit": self.limit,

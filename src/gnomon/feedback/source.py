@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from gnomon.data.fields import ReadOptions
@@ -20,6 +20,7 @@ from gnomon.plugins import did_you_mean
 from gnomon.recipe.schema import Kind
 from gnomon.records import Group
 
+By = Literal["all", "people"]
 WORD = "feedback"
 """What is before the colon."""
 URLS = ("postgresql:", "postgres:", "postgresql+psycopg:", "sqlite:")
@@ -36,6 +37,7 @@ class FeedbackOptions:
         first: read only so many labels, the first that came in: the same data, however many more
             come in later.
         good_from: the lowest mean rating that counts as good.
+        by: ``all`` labellers, or ``people`` alone (simulated ones among them).
     """
 
     campaign: str | None = None
@@ -43,6 +45,7 @@ class FeedbackOptions:
     method: Method = "auto"
     first: int | None = None
     good_from: float | None = None
+    by: By = "all"
 
 
 def parse_options(path: str, given: Mapping[str, Any]) -> FeedbackOptions:
@@ -58,7 +61,8 @@ def parse_options(path: str, given: Mapping[str, Any]) -> FeedbackOptions:
                 f"data {path!r}: unknown option {name!r}; {did_you_mean(name, known)}"
             )
     options = FeedbackOptions(**given)
-    for name, choices in (("votes", get_args(Votes)), ("method", get_args(Method))):
+    named = {"votes": get_args(Votes), "method": get_args(Method), "by": get_args(By)}
+    for name, choices in named.items():
         value = getattr(options, name)
         if value not in choices:
             near = did_you_mean(str(value), choices)
@@ -126,10 +130,13 @@ def feedback_groups(
             store.campaign(asked.campaign)
         labels = list(store.labels(asked.campaign, first=asked.first))
         items = list(store.items(asked.campaign))
+        kinds = {one.name: one.kind for one in store.people.all()}
     if asked.first is not None and len(labels) < asked.first:
         raise ConfigError(
             f"data {path!r}: first is {asked.first}, and there are {len(labels)} labels"
         )
+    if asked.by == "people":
+        labels = [x for x in labels if kinds.get(x.labeller, "person") in ("person", "simulated")]
     if kind == "prompts":
         return unique_ids([Group(item.prompt) for item in items]), []
     marks = kind == "unpaired"
@@ -137,7 +144,8 @@ def feedback_groups(
     groups, skipped = _as_kind(found, kind, ReadOptions(good_from=asked.good_from))
     if not groups:
         first = f" The first: {skipped[0]}" if skipped else ""
-        whose = "" if asked.campaign is None else f" in campaign {asked.campaign!r}"
+        whose = " by people" if asked.by == "people" else ""
+        whose += "" if asked.campaign is None else f" in campaign {asked.campaign!r}"
         raise ConfigError(
             f"data {path!r}: {len(items)} items and {len(labels)} labels{whose}, and nothing that "
             f"can be learnt from as {kind}.{first} Collect labels first (gnomon label)"
