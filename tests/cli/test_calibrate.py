@@ -224,10 +224,16 @@ def test_a_round_asks_anew_and_sees_another_model_behind_the_name(
         server.rule = prefers(lambda text: -by_x(text) + 0.05 * len(text), sharp=1.4)
         code, said = asks(gnomon, server, *controls, "--round", "changed", *since)
         assert code == 0, said
+        strict = ("--judge", "ties=false", "--round", "strict")
+        code, other = asks(gnomon, server, *controls, *strict, *since)
+        assert code == 0, other
+    assert "compared with another" in other
+    assert "the model behind the same name has changed" not in other
     assert "the model behind the same name has changed" in said
     assert "it agrees with people less than in" in said
     records = {c.round: c for _, c in read_calibrations(tmp_path)}
-    assert set(records) == {"", "same", "changed"}
+    assert set(records) == {"", "same", "changed", "strict"}
+    assert records["strict"].drift["model_changed"] is None
     assert records["changed"].drift["model_changed"] is True
     assert not records["changed"].opens_gates
     assert records["same"].drift["model_changed"] is False

@@ -449,9 +449,12 @@ def test_a_judge_is_not_calibrated_on_its_own_labels(gnomon: Run, tmp_path: Path
         return [name for group in labels.groups() for name in group.prompt.meta["labellers"]]
 
     with JudgeServer(prefers(len)) as server:
-        assert gnomon(questions(tmp_path), *asks(server), "--out", "labels.db")[0] == 0
+        for out in ("labels.db", "labels.jsonl"):
+            assert gnomon(questions(tmp_path), *asks(server), "--out", out)[0] == 0
     with pytest.raises(ConfigError, match="0 labels by people"):
         read()
+    with pytest.raises(ConfigError, match="labels by language models"):
+        Reading("labels.jsonl", "auto", None, None, {}, {}, {}).groups()
     with Store.open(tmp_path / "labels.db") as store:
         item = next(iter(store.items()))
         own = Label("by-anna", item.id, "anna", "ranking", ranks=(1.0, 2.0))

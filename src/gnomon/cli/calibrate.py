@@ -221,6 +221,11 @@ class Reading:
         )
         if read.skipped:
             say(summarise_skipped(read.skipped))
+        if any(_by_model(group.prompt.meta.get("labels")) for group in read.groups):
+            raise ConfigError(
+                f"{self.labels} holds labels by language models (gnomon judge wrote it), and a "
+                "calibration is of agreement with people: give people's labels"
+            )
         return read.groups
 
     def _made(self) -> list[Group]:
@@ -241,6 +246,12 @@ class Reading:
         here, report = Path(), DataReport()
         how: Any = {"base": here, "stage_groups": lambda name: here, "kind": self.kind}
         return read_specs([spec], report=report, **how)
+
+
+def _by_model(labels: Any) -> bool:
+    """Whether a row's labels are what ``gnomon judge`` keeps of its judges."""
+    own = labels if isinstance(labels, list) else []
+    return any(isinstance(x, dict) and str(x.get("labeller")).startswith("ai:") for x in own)
 
 
 def _calibrate(

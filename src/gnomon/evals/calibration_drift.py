@@ -58,7 +58,8 @@ def drift(
         half), ``agreement`` and ``win`` (now less before: with people, and of ``a``), each with its
         interval over prompts, ``smallest`` (change of agreement that would have been seen),
         ``differs`` (what else is not the same: model, prompt, settings, labels),
-        ``model_changed`` and ``p`` (by the fixed questions; None where they were not asked twice).
+        ``model_changed`` and ``p`` (by the fixed questions; None where they were not asked twice,
+        or by a judge of another version).
 
     Raises:
         ConfigError: they have no pair in common.
@@ -72,7 +73,8 @@ def drift(
     ]
     if not both:
         raise ConfigError(f"{name} is of other pairs: none of them is in these labels")
-    p = changed_model(old.fingerprint, new.fingerprint)
+    same = old.version == new.version  # another prompt or model answers otherwise anyway
+    p = changed_model(old.fingerprint, new.fingerprint) if same else None
     agreed = [_agreement(b) - _agreement(a) for a, b in both]
     return {
         "before": name,
