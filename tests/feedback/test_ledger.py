@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from gnomon.cli.label_cost import cost
 from gnomon.cli.main import app
 from gnomon.errors import ConfigError
+from gnomon.feedback.adjudication import ADJUDICATION
 from gnomon.feedback.ledger import (
     Tariff,
     bits,
@@ -138,6 +140,15 @@ def test_people_are_what_machines_are_measured_by() -> None:
     assert lines["judge"].bits == lines["copy"].bits  # that they are one says nothing for either
     assert lines["judge"].bits.value < 0.35  # type: ignore[union-attr]
     assert lines["anna"].bits.value > lines["judge"].bits.value  # type: ignore[union-attr]
+
+
+def test_a_decision_is_paid_for_and_is_no_vote() -> None:
+    labels, _ = crowd(50, {"anna": 0.9, "ben": 0.9})
+    before = {line.who: line.bits for line in ledger(labels, {}).lines}
+    decision = replace(labels[0], id="d", labeller="eve", tags=(ADJUDICATION,))
+    after = {line.who: line for line in ledger([*labels, decision], {}).lines}
+    assert {who: after[who].bits for who in before} == before
+    assert (after["eve"].labels, after["eve"].pairs, after["eve"].money) == (1, 0, 0.5)
 
 
 def test_bits_by_gold_are_the_truth() -> None:

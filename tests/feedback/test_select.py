@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from gnomon.cli.label_next import next_items
 from gnomon.cli.main import app
 from gnomon.errors import ConfigError
+from gnomon.feedback.adjudication import ADJUDICATION
 from gnomon.feedback.records import Item, Label
 from gnomon.feedback.select import (
     METHODS,
@@ -202,6 +203,10 @@ def test_unsure_items_are_asked_about_again(tmp_path: Path) -> None:
         assignment = store.queue.assign("dora", "c")
         assert assignment is not None
         assert assignment.item == "i1"
+        decided = Label("d", "i1", "dora", "ranking", ranks=(1.0, 2.0), tags=(ADJUDICATION,))
+        store.add_labels([decided])
+    again = json.loads(run(file, "--by", "posterior", "--n", "3", "--json"))["items"]
+    assert sorted(again) == ["i0", "i2"]  # what is decided is not asked about again
 
 
 def test_bad_requests_name_the_cure(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from store_world import item
 
 from gnomon.data.readers import read_groups
+from gnomon.feedback.adjudication import ADJUDICATION
 from gnomon.feedback.exchange import import_file
 from gnomon.feedback.groups import judged_items, learned_groups, numbered
 from gnomon.feedback.records import Item, Label
@@ -195,3 +196,30 @@ def test_the_blind_ab_keeps_who_when_how_long_and_what_was_shown_first(tmp_path:
 @pytest.mark.parametrize("how", ["calibrated", "majority", "each"])
 def test_nothing_said_is_nothing_learnt(how: Any) -> None:
     assert learned_groups([item("q")], [], how) == []
+
+
+@pytest.mark.parametrize("how", ["calibrated", "majority", "each"])
+def test_a_decision_stands_for_all_labels_of_its_item(how: Any) -> None:
+    """And is no vote by which labellers are judged: ann decides against two on one of sixty."""
+    items = [item(f"q{i}", "yes", "no") for i in range(60)]
+    labels = [vote(one, who, 0) for one in items for who in ("kim", "lee")]
+    decision = replace(vote(items[0], "ann", 1), tags=(ADJUDICATION,))
+    before = learned_groups(items, labels, how)
+    decided, *others = learned_groups(items, [*labels, decision], how)
+    assert [(c.better, c.probability) for c in decided.comparisons] == [(1, 1.0)]
+    assert others == before[1:]
+    back = replace(decision, id="back", kind="skip", ranks=(), replaces=decision.id)
+    assert learned_groups(items, [*labels, decision, back], how) == before
+    bad = replace(decision, kind="all_bad", ranks=())
+    marks = learned_groups(items, [*labels, bad], how)
+    assert [g.responses[0].meta["label"] for g in marks if not g.comparisons] == [False, False]
+    assert [g for g in marks if g.comparisons] == before[1:]
+
+
+@pytest.mark.parametrize("how", ["calibrated", "majority", "each"])
+def test_a_decision_stands_for_marks_too(how: Any) -> None:
+    one = item("q", "yes")
+    said = [Label(who, one.id, who, "approval", approvals=(True,)) for who in ("kim", "lee", "mo")]
+    decision = Label("d", one.id, "ann", "approval", approvals=(False,), tags=(ADJUDICATION,))
+    (group,) = learned_groups([one], [*said, decision], how, marks=True)
+    assert (group.responses[0].meta["label"], group.weight) == (False, 1.0)

@@ -99,15 +99,20 @@ def _unlabelled(
 
 def _unsure(store: Store, items: list[Item], n: int, campaign: str | None) -> list[str]:
     """Items whose labels leave most open, the least sure first."""
+    from gnomon.feedback.adjudication import decisions, of_labellers
     from gnomon.feedback.consensus import consensus, gold_pairs
+    from gnomon.feedback.records import votes as votes_of
     from gnomon.feedback.select import posterior_entropy
 
-    votes = list(store.votes(campaign))
+    labels = list(store.labels(campaign, standing=True))
+    votes = votes_of(of_labellers(labels))
     if not votes:
         raise ConfigError(f"{store.where} has no labels yet: nothing is unsure. Choose by a model.")
     found = consensus(votes, gold=gold_pairs(store.items(campaign)))
     beliefs = [(item, b.probability) for (item, _, _), b in found.beliefs.items()]
     order, _ = posterior_entropy(beliefs, [item.id for item in items])
+    decided = decisions(labels)
+    order = [id for id in order if id not in decided]
     return order[:n]
 
 

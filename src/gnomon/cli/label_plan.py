@@ -119,6 +119,7 @@ def _check(**wanted: float | None) -> None:
 
 def _pilot(store: str, campaign: str | None) -> tuple[list[Vote], float, float]:
     """A store's votes, and what a label cost on average in euros and seconds."""
+    from gnomon.feedback.adjudication import of_labellers
     from gnomon.feedback.ledger import check_campaign
     from gnomon.feedback.opening import open_store
     from gnomon.feedback.records import votes as votes_of
@@ -126,7 +127,7 @@ def _pilot(store: str, campaign: str | None) -> tuple[list[Vote], float, float]:
     with open_store(store) as opened:
         check_campaign(opened, campaign)
         labels = list(opened.labels(campaign=campaign))
-    votes = votes_of(labels)
+    votes = votes_of(of_labellers(labels))
     if not votes:
         raise ConfigError(f"{store} has no labels that compare two responses: nothing to fit")
     n = len(labels)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from gnomon.data.fields import LABELLER
 from gnomon.data.formats import judgements
+from gnomon.feedback.adjudication import decisions, of_labellers, settled
 from gnomon.feedback.consensus import (
     Consensus,
     Method,
@@ -223,7 +224,9 @@ def learned_groups(
     """Groups with what labellers said: comparisons, ratings (the mean, as ``meta["score"]``),
     approvals (``meta["label"]``) and edits (a response more, better than all others).
 
-    Items that nobody judged are left out. Gold questions are known, and not learnt from.
+    Items that nobody judged are left out. Gold questions are known, and not learnt from. An
+    adjudicator's decision stands for all labels of its item, and says nothing of who can be
+    believed.
 
     Args:
         how: ``calibrated`` weighs labellers by how far they can be believed and gives each pair a
@@ -233,14 +236,14 @@ def learned_groups(
         marks: where responses were called good or bad ("all bad" calls all of them bad), take that
             and not how they compare.
     """
-    known = list(items)
+    known = {item.id: item for item in items}
+    said = [label for label in standing(labels) if label.item in known]
     by_item: dict[str, list[Label]] = {}
-    for label in standing(labels):
+    for label in settled(said):
         by_item.setdefault(label.item, []).append(label)
-    plain = [item for item in known if item.gold is None and item.id in by_item]
-    said = [label for item in known for label in by_item.get(item.id, ())]
-    compared = {} if how == "each" else _compared(known, said, how, method)
-    bars = _bars(plain, by_item, how, method)
+    plain = [item for item in known.values() if item.gold is None and item.id in by_item]
+    compared = {} if how == "each" else compared_groups(list(known.values()), said, how, method)
+    bars = _bars(plain, said, how, method)
     out: list[Group] = []
     for item in plain:
         own = by_item[item.id]
@@ -257,11 +260,24 @@ def learned_groups(
     return out
 
 
-def _compared(
-    items: Sequence[Item], labels: Sequence[Label], how: Votes, method: Method
+def compared_groups(
+    items: Sequence[Item], labels: Iterable[Label], how: Votes, method: Method = "auto"
 ) -> dict[str, Group]:
-    """The groups of what somebody compared, with one comparison for each pair."""
-    found = _consensus(votes(labels), how, method, gold_pairs(items))
+    """The groups of the items that somebody compared, by their ids, with one comparison for each
+    pair: an adjudicator's, where one decided, else what the labellers say together.
+
+    Args:
+        how: ``calibrated`` or ``majority``.
+    """
+    own = standing(labels)
+    decided = decisions(own)
+    gold = gold_pairs(items)
+    groups = _by_item(items, _consensus(votes(of_labellers(own)), how, method, gold))
+    certain = _by_item(items, majority(votes(decided.values())))
+    return {id: group for id, group in groups.items() if id not in decided} | certain
+
+
+def _by_item(items: Sequence[Item], found: Consensus) -> dict[str, Group]:
     compared = {item for item, _, _ in found.beliefs}
     ids = [item.id for item in items if item.id in compared]
     return dict(zip(ids, believed_groups(items, found), strict=True))
@@ -313,26 +329,22 @@ def _with_more(item: Item, group: Group, labels: Sequence[Label]) -> Group:
 
 
 def _bars(
-    items: Sequence[Item], labels: Mapping[str, Sequence[Label]], how: Votes, method: Method
+    items: Sequence[Item], labels: Sequence[Label], how: Votes, method: Method
 ) -> dict[str, list[Group]]:
     """A group for each response that was called good or bad; with ``each``, for each time.
 
     A mark is a vote between the response and a bar. The weight is 1 where the response is surely
     good or surely bad, and 0 where it is as likely either.
     """
-    given: list[Vote] = []
-    for item in items:
-        for label in labels[item.id]:
-            marks = label.approvals if label.kind == "approval" else ()
-            marks = (False,) * len(item.responses) if label.kind == "all_bad" else marks
-            for i, mark in enumerate(marks):
-                if mark is not None:
-                    given.append(Vote(f"{item.id}/{i}", label.labeller, 0, 1, float(mark)))
-    shares = [(vote.item, vote.won, {"labellers": (vote.labeller,)}) for vote in given]
-    if how != "each":
-        beliefs = _consensus(given, how, "dawid_skene" if method == "auto" else method).beliefs
-        shares = [(key, belief.probability, {}) for (key, _, _), belief in beliefs.items()]
     by_id = {item.id: item for item in items}
+    decided = decisions(labels)
+    given = _marks(by_id, (label for label in of_labellers(labels) if label.item not in decided))
+    certain = _marks(by_id, decided.values())
+    shares = [(vote.item, vote.won, {"labellers": (vote.labeller,)}) for vote in given + certain]
+    if how != "each":
+        chosen: Method = "dawid_skene" if method == "auto" else method
+        beliefs = {**_consensus(given, how, chosen).beliefs, **majority(certain).beliefs}
+        shares = [(key, belief.probability, {}) for (key, _, _), belief in beliefs.items()]
     out: dict[str, list[Group]] = {}
     for key, share, more in shares:
         name, _, place = key.rpartition("/")
@@ -344,3 +356,16 @@ def _bars(
         prompt = replace(item.prompt, meta={**item.prompt.meta, **more})
         out.setdefault(name, []).append(Group(prompt, (marked,), weight=weight))
     return out
+
+
+def _marks(items: Mapping[str, Item], labels: Iterable[Label]) -> list[Vote]:
+    """Good or bad of each response, as votes between it and a bar; "all bad" is bad of each."""
+    given: list[Vote] = []
+    for label in labels:
+        marks = label.approvals if label.kind == "approval" else ()
+        if label.kind == "all_bad" and label.item in items:
+            marks = (False,) * len(items[label.item].responses)
+        for i, mark in enumerate(marks if label.item in items else ()):
+            if mark is not None:
+                given.append(Vote(f"{label.item}/{i}", label.labeller, 0, 1, float(mark)))
+    return given

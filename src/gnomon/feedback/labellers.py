@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from gnomon.feedback.adjudication import of_labellers
 from gnomon.feedback.agreement import Level, alpha, rating_units, vote_units
 from gnomon.feedback.ballots import Pair
 from gnomon.feedback.consensus import Ability, Consensus, Gold, Method, consensus, gold_pairs
 from gnomon.feedback.flags import Sign, flags
-from gnomon.feedback.records import Item, Label, Vote, standing
+from gnomon.feedback.records import Item, Label, Vote
 from gnomon.feedback.records import votes as votes_of
 from gnomon.stats.intervals import Interval, finite_or_none, weighted_proportion
 
@@ -85,13 +86,14 @@ def report_on(
     method: Method = "auto",
     progress: Callable[[str], None] = lambda what: None,
 ) -> Report:
-    """Measure everything that labels show of their labellers.
+    """Measure everything that labels show of their labellers; an adjudicator's decisions are left
+    out, since what is decided about is what people disagree on.
 
     Args:
         votes: those in the labels; given where there are votes only.
         progress: is told what is measured next.
     """
-    items, kept = list(items), standing(labels)
+    items, kept = list(items), of_labellers(labels)
     given = votes_of(kept) if votes is None else list(votes)
     gold = gold_pairs(items)
     progress("consensus")

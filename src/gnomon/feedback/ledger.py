@@ -23,6 +23,7 @@ import numpy as np
 from scipy.special import entr  # type: ignore[import-untyped]
 
 from gnomon.errors import ConfigError
+from gnomon.feedback.adjudication import of_labellers
 from gnomon.feedback.ballots import Floats
 from gnomon.feedback.consensus import Gold, consensus
 from gnomon.feedback.records import Label, Vote, standing, votes
@@ -201,7 +202,7 @@ def ledger(
             f"a price for {unknown[0]!r}, who has no label here; labellers: "
             f"{', '.join(names[:8]) or 'none'}; kinds: person, model, program, simulated"
         )
-    said = votes(labels)
+    said = votes(of_labellers(labels))
     truth = others_truth(said, of, gold)
     lines = [_line(name, of[name], labels, said, truth, expenses, tariff) for name in names]
     beside = [

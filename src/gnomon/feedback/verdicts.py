@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from gnomon.feedback.adjudication import decisions, of_labellers, settled
-from gnomon.feedback.consensus import believed_groups, consensus, gold_pairs, majority
-from gnomon.feedback.records import Item, Label, standing, votes
+from gnomon.feedback.groups import compared_groups
+from gnomon.feedback.records import Item, Label, standing
 from gnomon.judges.protocol import total_cost, win_shares
 from gnomon.records import Comparison
 from gnomon.runs.records import Record
@@ -77,13 +77,15 @@ def verdicts(
     own: dict[str, list[Label]] = {}
     for label in standing(labels):
         own.setdefault(label.item, []).append(label)
-    compared = _compared(items, labels, method) if kind == "ranking" else {}
+    compared = compared_groups(items, labels, method) if kind == "ranking" else {}
     found = {}
     for item in items:
         said = own.get(item.id, [])
         if kind == "ranking":
-            comparisons = compared.get(item.id, ())
+            comparisons = compared[item.id].comparisons if item.id in compared else ()
             scores: list[float | None] = [*win_shares(comparisons, len(item.responses))]
+            if all(label.kind == "skip" for label in said):
+                scores = [None] * len(scores)
         else:
             comparisons, scores = (), _means(item, settled(said), kind)
         cost = total_cost(label.cost for label in said)
@@ -95,27 +97,6 @@ def verdicts(
             reason=_reason(said),
             version=_version(said, method if kind == "ranking" else "mean"),
         )
-    return found
-
-
-def _compared(
-    items: Sequence[Item], labels: Sequence[Label], method: Method
-) -> dict[str, tuple[Comparison, ...]]:
-    """The comparisons of each item that somebody compared."""
-    if method == "majority":
-        believed = majority(votes(settled(labels)))
-    else:
-        gold = gold_pairs(items)
-        believed = consensus(votes(of_labellers(labels)), gold=gold)
-    known = {item for item, _, _ in believed.beliefs}
-    groups = believed_groups(items, believed)
-    ids = [item.id for item in items if item.id in known]
-    found = {id: group.comparisons for id, group in zip(ids, groups, strict=True)}
-    certain = consensus(votes(decisions(labels).values()), "majority")
-    decided = {item for item, _, _ in certain.beliefs}
-    chosen = [item for item in items if item.id in decided]
-    for item, group in zip(chosen, believed_groups(chosen, certain), strict=True):
-        found[item.id] = group.comparisons
     return found
 
 
