@@ -10,6 +10,7 @@ import postgres
 import pytest
 
 from gnomon.errors import DataError
+from gnomon.feedback.adjudication import ADJUDICATION
 from gnomon.feedback.answers import Task, order
 from gnomon.feedback.identity import make_item
 from gnomon.feedback.records import standing, votes
@@ -157,7 +158,8 @@ def test_what_is_missing_is_said_and_what_was_filled_in_stays(store, ann, fields
 
 def test_bad_settings_of_a_campaign_are_said():
     for settings in ({"ask": "stars"}, {"scale": 1}, {"scale": "5"}, {"scale": [1, 2.5]},
-                     {"tags": "good"}, {"tags": [1]}):  # fmt: skip
+                     {"tags": "good"}, {"tags": [1]}, {"tags": ["right", ADJUDICATION]},
+                     {"tags": ["weight=many"]}):  # fmt: skip
         with pytest.raises(DataError, match="campaign 'x'"):
             Task.of(settings, "x")
 

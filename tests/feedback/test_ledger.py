@@ -226,6 +226,11 @@ def fill(file: Path) -> None:
         store.add_expense(Expense("platform fee", Cost(money=3.0), "c"))
 
 
+def test_nothing_paid_for_is_said(tmp_path: Path) -> None:
+    Store.open(tmp_path / "labels.db").close()
+    assert "no labels" in run(str(tmp_path / "labels.db"))
+
+
 def test_a_stores_ledger_is_shown_and_written(tmp_path: Path) -> None:
     fill(tmp_path / "labels.db")
     shown = json.loads(run(str(tmp_path / "labels.db"), "--output", str(tmp_path), "--json"))

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def test_what_everyone_skips_is_compared_by_nobody(ask: Any) -> None:
     for who in ("ann", "bob"):
         said(judge, who, alphabet, kind="skip", ranks=())
     (found,) = judged(judge, groups)
-    assert found.comparisons == ()
+    assert [score.value for score in found.scores] == [None, None]  # and no tie
     rated = ask(overlap=1, kind="rating", campaign="rated")
     rated.number = 2
     with pytest.raises(Pending):
@@ -154,6 +155,18 @@ def test_what_everyone_skips_is_compared_by_nobody(ask: Any) -> None:
     (nothing,) = judged(rated, groups)
     assert all(score.value is None for score in nothing.scores)
     assert "nobody judged it" in str(nothing.scores[0].error)
+
+
+def test_what_was_taken_back_was_paid_too(ask: Any) -> None:
+    judge = ask()
+    with pytest.raises(Pending):
+        judge.judge([group("a", "b")])
+    said(judge, "ann", alphabet, cost=Cost(seconds=30, money=0.5))
+    with Store.open(judge.store) as store:
+        (old,) = store.labels(judge.campaign)
+        store.add_labels([replace(old, id="again", replaces=old.id)])
+    (found,) = judged(judge, [group("a", "b")])
+    assert (found.cost.seconds, found.cost.money) == (60, 1.0)
 
 
 def test_an_adjudicator_decides_for_all(ask: Any) -> None:

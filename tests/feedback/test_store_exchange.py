@@ -130,6 +130,15 @@ def test_broken_rows_of_the_own_form_are_named(tmp_path: Path) -> None:
         assert "l.jsonl, row" in str(done.skipped[0])
 
 
+def test_who_was_stopped_stays_so_in_another_store(tmp_path: Path) -> None:
+    with filled(tmp_path / "a.db", 1) as store:
+        store.people.erase("kim")
+        file = lines(tmp_path / "l.jsonl", list(own_rows(store)))
+    with Store.open(tmp_path / "b.db") as store:
+        import_file(store, file, add_labellers=True)
+        assert {who.name: who.active for who in store.people.all()} == {"kim": False, "lee": True}
+
+
 def test_gnomon_reads_what_is_exported_as_groups(tmp_path: Path) -> None:
     file = lines(tmp_path / "p.jsonl", PAIRS)
     run("label", "import", tmp_path / "l.db", file, "--campaign", "x", "--add-labellers")

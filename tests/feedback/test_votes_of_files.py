@@ -119,3 +119,6 @@ def test_the_command_reads_a_store(tmp_path: Path) -> None:
     found = json.loads(shown.stdout)
     assert found["labellers"][0]["gold"]["value"] == 1.0
     assert found["labellers"][0]["gold"]["n"] == 5
+    wrong = CliRunner().invoke(app, ["label", "believe", str(where), "--campaign", "piolt"])
+    assert isinstance(wrong.exception, DataError)
+    assert "no campaign 'piolt'" in str(wrong.exception)

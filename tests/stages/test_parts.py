@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ from gnomon.stages.collect import Collector, CollectSettings, collect, ranks_fro
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import keep_template, recipe_encoder
 from gnomon.stages.stage import open_stage
+from gnomon.tasks.tunnel.labellers import Labeller, Turns
 from gnomon.tasks.tunnel.tokenizer import build_tokenizer
+from gnomon.tasks.tunnel.world import generate_prompts
 from gnomon.train.progress import Progress
 
 ASK = Prompt("p", (Message("user", "What is 1 plus 2?"),))
@@ -218,6 +221,17 @@ def test_a_judge_that_compares_gives_its_comparisons(tmp_path: Path) -> None:
         assert row["comparisons"] == [pair]
     read = read_groups(tmp_path / "groups.jsonl", kind="preferences").groups
     assert {g.comparisons for g in read} == {(Comparison(1, 0, 0.5, 2.0),)}
+
+
+def test_whose_turn_it_was_is_kept(tmp_path: Path) -> None:
+    asked = generate_prompts(4, families=["arithmetic"])
+    prompts = [replace(p, prompt=a) for p, a in zip(tw.prompts(4), asked, strict=True)]
+    who = [Labeller("anna"), Labeller("ben")]
+    collect(collector(Turns(who, [p.prompt.id for p in prompts])), prompts, tmp_path, quiet(4))
+    rows = [json.loads(line) for line in (tmp_path / "groups.jsonl").read_text().splitlines()]
+    turns = {p.prompt.id: who[i % 2].name for i, p in enumerate(prompts)}
+    assert rows
+    assert [row["labeller"] for row in rows] == [turns[row["id"]] for row in rows]
 
 
 def test_one_failed_judgement_is_listed_and_many_stop(tmp_path: Path) -> None:

@@ -105,11 +105,10 @@ def _from_store(
 ) -> tuple[list[Item], list[Label], list[Vote] | None]:
     from gnomon.feedback.opening import open_store
 
-    store = open_store(where)
-    try:
+    with open_store(where) as store:
+        if campaign is not None:
+            store.campaign(campaign)
         return list(store.items(campaign)), list(store.labels(campaign)), None
-    finally:
-        store.close()
 
 
 def _from_file(path: Path, how: dict[str, Any]) -> tuple[list[Item], list[Vote]]:

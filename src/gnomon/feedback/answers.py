@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from gnomon.errors import DataError
+from gnomon.feedback.adjudication import ADJUDICATION
 from gnomon.feedback.auth import Form, first
-from gnomon.feedback.records import Item, Label
+from gnomon.feedback.records import MARGIN, WEIGHT, Item, Label
 from gnomon.feedback.render import for_field
 from gnomon.records import Cost
 
@@ -86,6 +87,9 @@ class Task:
         tags = settings.get("tags", ())
         if isinstance(tags, str) or not all(isinstance(tag, str) for tag in tags):
             raise DataError(f"campaign {campaign!r} has the tags {tags!r}; give a list of words")
+        if own := [tag for tag in tags if tag == ADJUDICATION or tag.startswith((MARGIN, WEIGHT))]:
+            raise DataError(f"campaign {campaign!r} has the tag {own[0]!r}, which means something "
+                            "of its own in a store; take another word")  # fmt: skip
         words = {key: str(settings[key]) for key in ("low", "high", "question") if key in settings}
         return cls(ask, scale=tuple(points), tags=tuple(tags), **words)
 

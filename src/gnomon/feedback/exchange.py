@@ -192,6 +192,8 @@ def _own(
             skipped.append(RowError(reason, "export it again").skip(row.source))
     for person in people if add_labellers else ():
         store.people.add(person.name, person.kind, person.role)
+        if not person.active:  # stopped, or erased
+            store.people.set_active(person.name, False)
     return judged, skipped
 
 

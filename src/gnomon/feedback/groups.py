@@ -24,14 +24,12 @@ from gnomon.feedback.consensus import (
     majority,
 )
 from gnomon.feedback.identity import canonical_order, digest, make_item
-from gnomon.feedback.records import Item, Label, Vote, standing, votes
+from gnomon.feedback.records import MARGIN, WEIGHT, Item, Label, Vote, standing, votes
 from gnomon.records import Comparison, Cost, Group, Message, Response
 
 Votes = Literal["calibrated", "majority", "each"]
 NAMELESS = ""
 """The labeller of a judgement that names none."""
-_MARGIN, _WEIGHT = "margin=", "weight="
-"""Tags that keep what only a comparison has."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +103,8 @@ class _About:
         """A ranking that still lacks its ranks and its id."""
         strength = said.strength
         sure = strength if 0 <= strength < 1 else None
-        tags = [f"{_MARGIN}{said.margin!r}"] * bool(said.margin)
-        tags += [f"{_WEIGHT}{strength!r}"] * (strength > 1)
+        tags = [f"{MARGIN}{said.margin!r}"] * bool(said.margin)
+        tags += [f"{WEIGHT}{strength!r}"] * (strength > 1)
         return Label(
             "", item, name, "ranking", confidence=sure, tags=tuple(tags), at=self.at,
             cost=self.cost, guideline=self.guideline,
@@ -292,7 +290,7 @@ def _each(item: Item, labels: Sequence[Label]) -> Group:
     comparisons: list[Comparison] = []
     names: list[str] = []
     for label in labels:
-        kept = dict(tag.split("=", 1) for tag in label.tags if tag.startswith((_MARGIN, _WEIGHT)))
+        kept = dict(tag.split("=", 1) for tag in label.tags if tag.startswith((MARGIN, WEIGHT)))
         sure = 1.0 if label.confidence is None else label.confidence
         weight, margin = float(kept.get("weight", sure)), float(kept.get("margin", 0.0))
         for vote in votes([label]):
@@ -307,8 +305,8 @@ def _with_more(item: Item, group: Group, labels: Sequence[Label]) -> Group:
     """The group with its ratings and edits."""
     responses, comparisons = list(group.responses), list(group.comparisons)
     for i, response in enumerate(responses):
-        given = [label.ratings[i] for label in labels if label.kind == "rating"]
-        scores = [score for score in given if score is not None]
+        given = {label.labeller: label.ratings[i] for label in labels if label.kind == "rating"}
+        scores = [score for score in given.values() if score is not None]
         if scores:
             meta = {**response.meta, "score": sum(scores) / len(scores)}
             responses[i] = replace(response, meta=meta)

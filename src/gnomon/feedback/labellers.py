@@ -104,7 +104,7 @@ def report_on(
     ratings = {level: alpha(rated, level) for level in LEVELS} if len(rated.counts) else {}
     progress("flags")
     signs = flags(items, kept, votes=given)
-    known = _gold_accuracy(given, gold)
+    known = gold_accuracy(given, gold)
     seconds: dict[str, list[float]] = {}
     counts: dict[str, int] = {}
     for label in kept:
@@ -135,7 +135,7 @@ def disputed(found: Consensus) -> tuple[Pair, ...]:
     return tuple(sorted((p for p in several if sure(p) < 0.5), key=sure))
 
 
-def _gold_accuracy(votes: Iterable[Vote], gold: Gold) -> dict[str, Interval]:
+def gold_accuracy(votes: Iterable[Vote], gold: Gold) -> dict[str, Interval]:
     """How far each labeller says what is known; a tie against a side, or the reverse, is half."""
     right: dict[str, list[tuple[float, str]]] = {}
     for vote in votes:

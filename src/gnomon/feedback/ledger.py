@@ -278,7 +278,7 @@ def _notes(
     labels: Sequence[Label], said: Sequence[Vote], truth: Truths, lines: Sequence[CostLine],
     of: Mapping[str, str],
 ) -> list[str]:  # fmt: skip
-    notes = []
+    notes = [] if labels else ["no labels: nothing has been paid for them yet"]
     replaced = len(labels) - len(standing(labels))
     if replaced:
         notes.append(f"{replaced} labels were replaced by later ones: paid for, and in no pair")

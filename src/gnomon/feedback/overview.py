@@ -14,10 +14,11 @@ from gnomon.feedback.adjudication import decisions, of_labellers
 from gnomon.feedback.agreement import alpha, rating_units, vote_units
 from gnomon.feedback.consensus import Ability, consensus, gold_pairs, majority
 from gnomon.feedback.flags import Sign, flags
+from gnomon.feedback.labellers import gold_accuracy
 from gnomon.feedback.records import Item, Label, Vote, standing, votes
 from gnomon.judges.protocol import total_cost
 from gnomon.records import Cost
-from gnomon.stats.intervals import Interval, weighted_proportion
+from gnomon.stats.intervals import Interval
 
 ENOUGH = 12
 """Labels from which on somebody is flagged by their ability."""
@@ -296,9 +297,7 @@ def _quality(
         together = consensus(cast, gold=known)
         notes += together.notes
         abilities, sides = together.labellers, majority(cast).labellers
-    own_votes: dict[str, list[Vote]] = {}
-    for vote in cast:
-        own_votes.setdefault(vote.labeller, []).append(vote)
+    right = gold_accuracy(cast, known)
     own_labels: dict[str, list[Label]] = {}
     for label in labels:
         own_labels.setdefault(label.labeller, []).append(label)
@@ -314,7 +313,7 @@ def _quality(
             labels=sum(label.kind != "skip" for label in own),
             skips=sum(label.kind == "skip" for label in own),
             seconds=_pace(own),
-            gold=_right(own_votes.get(name, []), known),
+            gold=right.get(name, nothing),
             others=sides[name].accuracy if name in sides else nothing,
             ability=abilities[name].accuracy if name in abilities else nothing,
             first=seen.get("position", nothing),
@@ -338,12 +337,3 @@ def _doubts(q: Quality, ability: Ability | None) -> list[Flag]:
 def _pace(labels: Iterable[Label]) -> float:
     times = [label.cost.seconds for label in labels if label.cost.seconds and label.kind != "skip"]
     return median(times) if times else math.nan
-
-
-def _right(cast: Sequence[Vote], known: Mapping[tuple[str, int, int], float]) -> Interval:
-    """How often votes on gold questions are right; where the truth is a tie nothing counts."""
-    own = [v for v in cast if known.get((v.item, v.a, v.b), 0.5) != 0.5]
-    right = [1.0 - abs(v.won - known[v.item, v.a, v.b]) for v in own]
-    if not right:
-        return Interval(math.nan)
-    return weighted_proportion(right, clusters=[vote.item for vote in own])

@@ -300,7 +300,7 @@ def known_labellers(
     more = ", ..." if len(missing) > 5 else ""
     raise DataError(
         f"{len(missing)} unknown labellers: {', '.join(map(repr, missing[:5]))}{more}. "
-        f"{near + ' ' if near else ''}Add them (gnomon label people STORE --add NAME), or import "
+        f"{near + ' ' if near else ''}Add them (gnomon label people STORE NAME), or import "
         "with --add-labellers"
     )
 

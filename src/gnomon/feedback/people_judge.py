@@ -240,12 +240,12 @@ class PeopleJudge(Judge):
         return known.judged
 
     def _read(self, known: Round) -> tuple[list[Item], list[Label]]:
-        """All items of the campaign with their standing labels: people are calibrated on all."""
+        """All items of the campaign with their labels: people are calibrated on all."""
         from gnomon.feedback.opening import open_store
 
         with open_store(self.store) as store:
             items = list(store.items(known.campaign))
-            labels = list(store.labels(known.campaign, standing=True))
+            labels = list(store.labels(known.campaign))
         gone = set(known.asked) - {item.id for item in items}
         if gone:
             raise RunError(

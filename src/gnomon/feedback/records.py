@@ -14,6 +14,8 @@ from typing import Any, Literal
 from gnomon.records import Cost, Prompt, Response, comparisons_from_ranks
 
 LabelKind = Literal["ranking", "rating", "approval", "edit", "all_bad", "skip"]
+MARGIN, WEIGHT = "margin=", "weight="
+"""Tags that begin so keep what only a comparison has."""
 LabellerKind = Literal["person", "model", "program", "simulated"]
 
 

@@ -12,7 +12,7 @@ from gnomon.feedback.adjudication import decisions, of_labellers, settled
 from gnomon.feedback.groups import compared_groups
 from gnomon.feedback.records import Item, Label, standing
 from gnomon.judges.protocol import total_cost, win_shares
-from gnomon.records import Comparison
+from gnomon.records import Comparison, Cost
 from gnomon.runs.records import Record
 
 Kind = Literal["ranking", "rating", "approval"]
@@ -26,7 +26,7 @@ class Verdict(Record):
     Attributes:
         comparisons: [better, worse, tie, weight, probability] each, by the item's responses.
         scores: one for each of the item's responses; None where nobody judged it.
-        seconds, money: of all labels.
+        seconds, money: of all labels, those that were taken back too.
         reason: who and when, with their comments.
         version: how the labels were weighed, and the guideline's version.
     """
@@ -77,6 +77,9 @@ def verdicts(
     own: dict[str, list[Label]] = {}
     for label in standing(labels):
         own.setdefault(label.item, []).append(label)
+    spent: dict[str, list[Cost]] = {}
+    for label in labels:
+        spent.setdefault(label.item, []).append(label.cost)
     compared = compared_groups(items, labels, method) if kind == "ranking" else {}
     found = {}
     for item in items:
@@ -88,7 +91,7 @@ def verdicts(
                 scores = [None] * len(scores)
         else:
             comparisons, scores = (), _means(item, settled(said), kind)
-        cost = total_cost(label.cost for label in said)
+        cost = total_cost(spent.get(item.id, ()))
         found[item.id] = Verdict(
             comparisons=_plain(comparisons),
             scores=scores,

@@ -192,7 +192,9 @@ class Collector:
         if errors:
             return left_out(group, errors[0], FIX)
         values = [score.value for score in judgement.scores if score.value is not None]
-        more = {"reason": judgement.reason, "principle": judgement.principle}
+        # of several labellers the one whose turn it was
+        who = judgement.judge if judgement.judge != self.judge.name else None
+        more = {"labeller": who, "reason": judgement.reason, "principle": judgement.principle}
         said = {key: text for key, text in more.items() if text}
         if judgement.comparisons is None:
             return self._ranked(group, ranks_from_rewards(values, self.settings.tie_margin)) | said
