@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,33 @@ def test_a_dispute_is_settled_changed_and_taken_back(store: Store) -> None:
     ]  # fmt: skip
     assert [x.replaces for x in own] == [None, own[0].id, own[1].id]  # nothing is overwritten
     assert len(list(store.labels())) == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "kind", "values"),
+    [
+        ({"ask": "approval"}, "good", "approvals", (True, False)),
+        ({"ask": "rating", "scale": 3}, "rating", "ratings", (3.0, 1.0)),
+    ],
+)
+def test_a_decision_is_of_the_kind_that_is_asked_for(
+    store: Store, settings: dict[str, Any], name: str, kind: str, values: tuple[Any, ...]
+) -> None:
+    """By ranks alone nobody could say how good an answer is: its score would be missing."""
+    store.set_campaign(replace(store.campaign("pilot"), settings=settings))
+    visitor, item = admin(store, "adjudicator"), first_item(store)
+    path = f"/admin/items/{item}/decide"
+    sent = ("good", "bad") if name == "good" else ("3", "1")
+    fields = {f"{name}_{i}": value for i, value in enumerate(sent, start=1)}
+    half = {f"{name}_1": fields[f"{name}_1"]}
+    assert send(visitor, path, action="rank", **half).status_code == 422
+    assert send(visitor, path, action="rank", **fields).status_code == 303
+    (label,) = store.labels(labeller="judge")
+    assert getattr(label, kind) == values
+    page = visitor.page(f"/admin/items/{item}")
+    assert page.count(" selected") == 2
+    bad = send(visitor, path, action="all_bad").status_code
+    assert bad == (400 if name == "rating" else 303)
 
 
 def test_a_gold_question_is_made_and_unmade(store: Store) -> None:

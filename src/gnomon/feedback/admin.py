@@ -23,6 +23,7 @@ from gnomon.feedback import auth
 from gnomon.feedback import schema as t
 from gnomon.feedback.adjudication import ADJUDICATION
 from gnomon.feedback.admin_pages import SHOWN, WORDS, Board, Kept, item_page, person_rows
+from gnomon.feedback.answers import Task, Unfinished, judged_each
 from gnomon.feedback.auth import Adjudicating, Form, Refused, Running, Sent, Who, first
 from gnomon.feedback.desk import Desk, Notice, OnDesk
 from gnomon.feedback.people import Role
@@ -161,11 +162,10 @@ def decide(request: Request, desk: OnDesk, who: Adjudicating, item: str, sent: S
         if not own:
             raise Refused("You have not decided about this question.", 400)
     elif action == "rank":
-        problem, ranks = _ranks(sent, len(found.responses))
+        problem, said = _decision(sent, found, about)
         if problem:
             return _item_page(request, desk, who, found, about, (Notice(problem, "bad"),), 422)
-        said = {"kind": "ranking", "ranks": ranks}
-    elif action != "all_bad":
+    elif action != "all_bad" or _task(found, about).ask == "rating":
         raise Refused("This form is not one of ours. Nothing was written.", 400)
     label = Label(
         id=secrets.token_hex(16), item=item, labeller=who.labeller, tags=(ADJUDICATION,), at=now(),
@@ -188,6 +188,23 @@ def gold(request: Request, desk: OnDesk, who: Running, item: str, sent: Sent) ->
         return _item_page(request, desk, who, found, about, (Notice(problem, "bad"),), 422)
     desk.store.set_gold(item, ranks, who.labeller)
     return _to(f"/admin/items/{item}", about, "gold")
+
+
+def _task(item: Item, about: Campaign) -> Task:
+    return Task.of(about.settings, about.name).for_item(item)
+
+
+def _decision(sent: Form, item: Item, about: Campaign) -> tuple[str, dict[str, Any]]:
+    """(what is wrong, what is decided): a judgement of the kind that the campaign asks for, since
+    ranks say nothing of how good an answer is."""
+    task = _task(item, about)
+    if task.ask not in ("rating", "approval"):
+        problem, ranks = _ranks(sent, len(item.responses))
+        return problem, {"kind": "ranking", "ranks": ranks}
+    try:
+        return "", judged_each(sent, item, task)
+    except Unfinished as error:
+        return f"Nothing was saved: {error}.", {}
 
 
 def _ranks(sent: Form, count: int) -> tuple[str, tuple[float, ...]]:

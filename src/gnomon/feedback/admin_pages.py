@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from gnomon.feedback import schema as t
 from gnomon.feedback.adjudication import ADJUDICATION
+from gnomon.feedback.answers import Task, fields_of
 from gnomon.feedback.assignments import OPEN
 from gnomon.feedback.overview import ASSIGNED, DONE, WAITING, Overview, Prices, Quality, State
 from gnomon.feedback.overview import overview as seen
@@ -159,6 +160,11 @@ def item_page(store: Store, item: Item, campaign: Campaign, overview: Overview) 
     decided = [label for label in labels if ADJUDICATION in label.tags]
     decided = [label for label in decided if label.kind != "skip"]
     ranks = decided[-1].ranks if decided else ()
+    task = Task.of(campaign.settings, campaign.name).for_item(item)
+    choices = [(str(point), str(point)) for point in task.scale]
+    if task.ask == "approval":
+        choices = [("good", "good"), ("bad", "bad")]
+    before = fields_of(decided[-1], range(len(item.responses))) if decided else {}
     asked = item.prompt.messages or (Message("", item.prompt.text or ""),)
     return {
         "item": item,
@@ -167,6 +173,9 @@ def item_page(store: Store, item: Item, campaign: Campaign, overview: Overview) 
         "answers": [[_shown(m) for m in r.messages] for r in item.responses],
         "verdicts": [_verdict(label) for label in labels],
         "ranks": ranks,
+        "ask": task.ask,
+        "choices": [*choices, ("none", "cannot be said")],
+        "before": {name: values[0] for name, values in before.items() if values},
         "decided": decided[-1].labeller if decided else "",
     }  # fmt: skip
 

@@ -182,6 +182,15 @@ def _approval(fields: Form, item: Item, task: Task, shown: Sequence[int]) -> dic
     return {"kind": "approval", "approvals": _each(fields, "good", known, shown, words)}
 
 
+def judged_each(fields: Form, item: Item, task: Task) -> dict[str, Any]:
+    """Ratings or approvals of a form whose answers are in the item's own order.
+
+    Raises:
+        Unfinished: something is missing.
+    """
+    return _READERS[task.ask](fields, item, task, range(len(item.responses)))
+
+
 def _each(
     fields: Form, name: str, known: Mapping[str, Any], shown: Sequence[int], words: str
 ) -> tuple[Any, ...]:
