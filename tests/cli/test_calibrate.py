@@ -355,6 +355,15 @@ def test_wrong_options(gnomon: Run, tmp_path: Path, arguments: tuple[str, ...], 
     assert words in said
 
 
+def test_recorded_verdicts_are_of_a_files_answers(gnomon: Run, tmp_path: Path) -> None:
+    """A store orders an item's answers by what they hold, so that a verdict of `a` would be of
+    either."""
+    labels(tmp_path)
+    code, said = gnomon("feedback:labels.db", "--recorded", "labels.jsonl")
+    assert code == 1
+    assert "a store keeps no such order" in said
+
+
 def test_a_reward_model_is_a_judge_like_any_other(gnomon: Run, tmp_path: Path) -> None:
     """Its verdicts are those of transformers' own classifier on the same conversations."""
     labels(tmp_path)

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 from gnomon.errors import ConfigError, DataError
 from gnomon.feedback.ballots import Ballots
 from gnomon.feedback.consensus import (
-    calibrated_groups,
+    believed_groups,
     consensus,
     gold_pairs,
     majority,
@@ -21,6 +21,7 @@ from gnomon.feedback.consensus import (
 from gnomon.feedback.crowd_bt import fit_scores
 from gnomon.feedback.dawid_skene import fit, without_own
 from gnomon.feedback.records import Item, Label, Vote
+from gnomon.feedback.records import votes as votes_of
 from gnomon.records import Comparison, Message, Prompt, Response
 from gnomon.stats.reward_model import expected_calibration_error
 
@@ -186,13 +187,14 @@ def test_groups_carry_the_posterior() -> None:
     items = [item("x"), item("y"), item("unlabelled"), item("gold", (1.0, 2.0))]
     labels = [ranked("x", who, 2, 1) for who in "abc"] + [ranked("y", "a", 1, 1)]
     labels += [ranked("gold", "a", 2, 1), ranked("y", "b", 1, 2, replaces="a/y/(1, 1)")]
-    groups = calibrated_groups(items, labels)
+    given = {"gold": gold_pairs(items)}
+    groups = believed_groups(items, consensus(votes_of(labels), **given))
     assert [g.prompt.id for g in groups] == ["x", "y", "gold"]
     (said,) = groups[0].comparisons
     assert (said.better, said.worse, said.tie) == (1, 0, False)
     assert 0.5 < said.probability < 1.0
     assert groups[2].comparisons == (Comparison(0, 1, probability=1.0),)  # what is known
-    plain = calibrated_groups(items, labels, "majority")
+    plain = believed_groups(items, consensus(votes_of(labels), "majority", **given))
     assert plain[0].comparisons == (Comparison(1, 0),)
     assert gold_pairs(items) == {("gold", 0, 1): 1.0}
 

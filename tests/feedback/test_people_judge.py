@@ -115,7 +115,7 @@ def test_labels_become_comparisons_with_who_when_and_cost(ask: Any) -> None:
     assert pairs == {(1, 0), (1, 2), (0, 2)}
     assert [score.value for score in found.scores] == [0.5, 1.0, 0.0, 1.0]
     assert found.cost == Cost(12.0, 0, 0.4)
-    assert found.reason == "ann at 2026-11-26T10:00:00+00:00: c is best"
+    assert found.reason == "ann at 2026-11-26T10:00:00+00:00"  # a comment stays where it can go
     assert found.version == "majority"
     assert found.judge == "people"
 

@@ -145,6 +145,11 @@ def calibrate(
 
     if (recorded is None) == (not judge):
         raise ConfigError("give a judge to ask (--judge KEY=VALUE ...) or --recorded FILE")
+    if recorded is not None and labels.startswith("feedback:"):
+        raise ConfigError(
+            "--recorded says which of a file's answers is a, and a store keeps no such order: give "
+            "the file that the labels came from, or --judge"
+        )
     if good_from is not None and recorded is not None:
         raise ConfigError("--good-from is for a judge that scores; --recorded holds verdicts")
     how = Options(controls, tuple(own or ()), _two_columns(authors), paraphrase)

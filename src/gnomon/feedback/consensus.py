@@ -16,8 +16,7 @@ from gnomon.errors import ConfigError
 from gnomon.feedback.ballots import TIE, A, B, Ballots, Floats, Pair
 from gnomon.feedback.crowd_bt import POINTS, fit_scores
 from gnomon.feedback.dawid_skene import fit
-from gnomon.feedback.records import Item, Label, Vote
-from gnomon.feedback.records import votes as votes_of
+from gnomon.feedback.records import Item, Vote
 from gnomon.records import Comparison, Group
 from gnomon.stats.intervals import Interval, t_quantile, weighted_proportion
 
@@ -141,16 +140,6 @@ def gold_pairs(items: Iterable[Item]) -> dict[Pair, float]:
             for b in range(a + 1, len(ranks)):
                 out[item.id, a, b] = 0.5 if ranks[a] == ranks[b] else float(ranks[a] < ranks[b])
     return out
-
-
-def calibrated_groups(
-    items: Iterable[Item], labels: Iterable[Label], method: Method = "auto"
-) -> list[Group]:
-    """The items with one comparison for each pair that somebody compared: the likelier side and
-    its probability, which reward model, DPO and KTO weigh it by. Gold questions are used."""
-    items = list(items)
-    found = consensus(votes_of(labels), method, gold=gold_pairs(items))
-    return believed_groups(items, found)
 
 
 def believed_groups(items: Iterable[Item], found: Consensus) -> list[Group]:

@@ -27,7 +27,7 @@ class Verdict(Record):
         comparisons: [better, worse, tie, weight, probability] each, by the item's responses.
         scores: one for each of the item's responses; None where nobody judged it.
         seconds, money: of all labels, those that were taken back too.
-        reason: who and when, with their comments.
+        reason: who and when. Their comments stay in the store, where they can be erased.
         version: how the labels were weighed, and the guideline's version.
     """
 
@@ -125,12 +125,11 @@ def _means(item: Item, labels: Iterable[Label], kind: Kind) -> list[float | None
 
 
 def _reason(labels: Sequence[Label]) -> str:
-    """Who said it and when, and what they wrote."""
+    """Who said it and when."""
     parts = []
     for label in labels:
         kind = "" if label.kind in ("ranking", "rating", "approval") else f" ({label.kind})"
-        more = f": {label.comment}" if label.comment else ""
-        parts.append(f"{label.labeller}{kind} at {label.at}{more}")
+        parts.append(f"{label.labeller}{kind} at {label.at}")
     text = "; ".join(parts)
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."
 
