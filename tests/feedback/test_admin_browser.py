@@ -75,6 +75,7 @@ def opened(chromium: Any, address: str, store: Store, size: str) -> Any:
 def seen(tab: Any, name: str) -> None:
     """Nothing runs out of the page, axe finds nothing wrong, and the console is quiet."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    tab.wait_for_load_state("load")  # style sheets may come after the words
     if SCREENSHOTS:
         tab.screenshot(path=str(Path(SCREENSHOTS) / f"{name}.png"), full_page=True)
     wide = tab.evaluate("document.documentElement.scrollWidth - innerWidth")
