@@ -125,6 +125,19 @@ def comparisons_from_ranks(ranks: Sequence[float], weight: float = 1.0) -> tuple
     return tuple(out)
 
 
+def ranks_from_comparisons(comparisons: Sequence[Comparison], count: int) -> list[float] | None:
+    """The ranks of ``count`` responses that imply just these comparisons, whatever they weigh; None
+    where none do."""
+    ranks = [1.0 + sum(c.worse == i and not c.tie for c in comparisons) for i in range(count)]
+    pairs = {frozenset((c.better, c.worse)) for c in comparisons}
+    agree = all(
+        ranks[c.better] == ranks[c.worse] if c.tie else ranks[c.better] < ranks[c.worse]
+        for c in comparisons
+    )
+    whole = len(pairs) == len(comparisons) == count * (count - 1) // 2
+    return ranks if agree and whole else None
+
+
 @dataclass(frozen=True)
 class Group:
     """One prompt, K responses, and what is known of how they compare.

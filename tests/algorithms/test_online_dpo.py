@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,10 @@ from online_zoo import (
 )
 
 import tiny_world as tw
+from command import Run, runs
 from gnomon.algorithms.reference import REF_SUM, REF_TOKENS
 from gnomon.algorithms.replay import Replay
 from gnomon.algorithms.sampled_pairs import PairMaking
-from gnomon.cli.main import main
 from gnomon.errors import ConfigError
 from gnomon.losses.reduce import Totals
 from gnomon.records import Comparison, TokenGroup, TokenResponse
@@ -385,30 +384,15 @@ def test_it_learns_the_marker(seed: int, tmp_path: Path) -> None:
 
 # -- people ---------------------------------------------------------------------------------------
 
-Run = Callable[..., tuple[int, str]]
-
 
 @pytest.fixture
 def gnomon(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Run:
     """Runs ``gnomon ARGS`` in ``tmp_path``: exit code, and what was said on one line."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("gnomon.stages.run.write_report", lambda folder: folder / "report.html")
     monkeypatch.setattr("gnomon.report.html.write_report", lambda folder: folder / "report.html")
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["gnomon", "run", "recipe.yaml", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        seen = capsys.readouterr()
-        return code, " ".join((seen.out + seen.err).split())
-
-    return run
+    return runs(tmp_path, monkeypatch, capsys, "run", "recipe.yaml")
 
 
 def write_recipe(tmp_path: Path, model: Path, judge: Any, **more: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 import transformers as tf
 
 import tiny_world as tw
-from gnomon.cli.main import main
+from command import Run, runs
 from gnomon.data.readers import read_groups
 from gnomon.data.rows import iter_rows
 from gnomon.data.values import RawRow
@@ -26,27 +25,12 @@ from gnomon.models.save import save_reward_model
 from gnomon.runs.evals import Calibration, read_calibrations
 from judge_server import JudgeServer, Rule, answers, letter, prefers, says
 
-Run = Callable[..., tuple[int, str]]
-
 
 @pytest.fixture
 def gnomon(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Run:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["gnomon", "calibrate", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        seen = capsys.readouterr()
-        return code, " ".join((seen.out + seen.err).split())
-
-    return run
+    return runs(tmp_path, monkeypatch, capsys, "calibrate")
 
 
 def labels(folder: Path, n: int = 60) -> Path:

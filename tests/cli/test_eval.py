@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from command import Run, runs
 from gnomon.cli.main import main
 from tiny_world import save_tiny
-
-Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
@@ -19,25 +17,12 @@ def gnomon(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Run:
     """Runs ``gnomon ARGS`` in ``tmp_path``; (exit code, all that it said, on one line)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
     said = ("I'm sorry, but I cannot help with that.", "Sure, like this.")
     answers = [
         {"prompt": f"how to do {i}", "response": said[i % 2], "model": "mine"} for i in range(6)
     ]
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answers))
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["gnomon", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        seen = capsys.readouterr()
-        return code, " ".join((seen.out + " " + seen.err).split())
-
-    return run
+    return runs(tmp_path, monkeypatch, capsys)
 
 
 def test_stored_answers_are_measured_and_shown(gnomon: Run, tmp_path: Path) -> None:

@@ -7,39 +7,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gnomon.cli.main import main
+from command import Run, runs
 from gnomon.data.readers import read_groups
 from gnomon.feedback.label_files import read_file
 from gnomon.feedback.records import Label, votes
 from judge_server import JudgeServer, Said, letter, prefers, says, words
-
-Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
 def gnomon(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Run:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["gnomon", "judge", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        seen = capsys.readouterr()
-        return code, " ".join((seen.out + seen.err).split())
-
-    return run
+    return runs(tmp_path, monkeypatch, capsys, "judge")
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gnomon.cli.main import main
+from command import Run, runs
 from gnomon.cli.run import wait_for
 from gnomon.errors import ConfigError, Pending, RunError
 from gnomon.feedback.adjudication import ADJUDICATION
@@ -327,7 +327,6 @@ def test_ctrl_c_while_waiting_is_a_pause() -> None:
 
 # -- a run ----------------------------------------------------------------------------------------
 
-Run = Callable[..., tuple[int, str]]
 STAGE = Path("runs/run/stages/01-s")
 
 
@@ -336,23 +335,10 @@ def gnomon(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Run:
     """Runs ``gnomon run recipe.yaml ARGS`` in ``tmp_path``: exit code, and what was said."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("gnomon.stages.run.write_report", lambda folder: folder / "report.html")
     monkeypatch.setattr("gnomon.report.html.write_report", lambda folder: folder / "report.html")
     monkeypatch.setattr("gnomon.cli.run.WAIT_SECONDS", 0.05)
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["gnomon", "run", "recipe.yaml", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        seen = capsys.readouterr()
-        return code, " ".join((seen.out + seen.err).split())
-
-    return run
+    return runs(tmp_path, monkeypatch, capsys, "run", "recipe.yaml")
 
 
 def write_recipe(tmp_path: Path, model: Path, judge: Any, **more: Any) -> None:

@@ -25,7 +25,14 @@ from gnomon.feedback.consensus import (
 )
 from gnomon.feedback.identity import canonical_order, digest, make_item
 from gnomon.feedback.records import MARGIN, WEIGHT, Item, Label, Vote, standing, votes
-from gnomon.records import Comparison, Cost, Group, Message, Response
+from gnomon.records import (
+    Comparison,
+    Cost,
+    Group,
+    Message,
+    Response,
+    ranks_from_comparisons,
+)
 
 Votes = Literal["calibrated", "majority", "each"]
 NAMELESS = ""
@@ -163,15 +170,8 @@ def _mark(group: Group, order: Sequence[int], told: Label) -> Label | None:
 
 def _ranks(own: Sequence[Comparison], count: int) -> list[float] | None:
     """The ranks that imply just these comparisons, equally strong; None where none do."""
-    ranks = [1.0 + sum(c.worse == i and not c.tie for c in own) for i in range(count)]
-    pairs = {frozenset((c.better, c.worse)) for c in own}
-    agree = all(
-        ranks[c.better] == ranks[c.worse] if c.tie else ranks[c.better] < ranks[c.worse]
-        for c in own
-    )
     alike = len({(c.strength, c.margin) for c in own}) == 1
-    whole = len(pairs) == len(own) == count * (count - 1) // 2
-    return ranks if agree and alike and whole else None
+    return ranks_from_comparisons(own, count) if alike else None
 
 
 def _pair(group: Group, said: Comparison, campaign: str, about: _About, name: str) -> Judged:

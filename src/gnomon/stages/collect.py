@@ -28,7 +28,7 @@ from gnomon.models.counting import TokenCounts
 from gnomon.models.load import LoadedModel
 from gnomon.models.roles import Role
 from gnomon.recipe.schema import Kind
-from gnomon.records import Comparison, Group, Judgement, Prompt
+from gnomon.records import Comparison, Group, Judgement, Prompt, ranks_from_comparisons
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams, sampled_group
 from gnomon.runs.records import DATA
 from gnomon.stages.computed import computed
@@ -227,16 +227,11 @@ class Collector:
 
 
 def ranks_of(comparisons: Sequence[Comparison], count: int) -> list[float] | None:
-    """The ranks of ``count`` responses that imply just these comparisons; None where none do."""
-    ranks = [1.0 + sum(c.worse == i and not c.tie for c in comparisons) for i in range(count)]
-    pairs = {frozenset((c.better, c.worse)) for c in comparisons}
-    agree = all(
-        ranks[c.better] == ranks[c.worse] if c.tie else ranks[c.better] < ranks[c.worse]
-        for c in comparisons
-    )
+    """The ranks of ``count`` responses that say as much as these comparisons; None where none do,
+    as where one says more than which is better."""
     if any(c.weight != 1.0 or c.margin or c.probability != 1.0 for c in comparisons):
         return None
-    return ranks if agree and len(pairs) == len(comparisons) == count * (count - 1) // 2 else None
+    return ranks_from_comparisons(comparisons, count)
 
 
 def _distinct(prompt: EncodedPrompt, completions: Sequence[Completion]) -> Group:
