@@ -278,8 +278,9 @@ def test_a_judge_that_sees_nothing_of_the_reward_must_fall_far(
     assert finding.status == status
 
 
-def test_a_truth_is_no_held_out_judge(tmp_path: Path) -> None:
-    stage = {**OBSERVED, "observe": [{"builtin": "gold", "name": "judge"}]}
+@pytest.mark.parametrize("builtin", ["gold", "correct", "leaky", "principles"])
+def test_what_asks_the_built_in_world_is_no_held_out_judge(tmp_path: Path, builtin: str) -> None:
+    stage = {**OBSERVED, "observe": [{"builtin": builtin, "name": "judge"}]}
     run = make(tmp_path / "run", rollouts(STEPS, judged(1.0)), stage=stage)
     assert [f.status for f in found(run, "held_out_judge")] == ["not_looked"]
 

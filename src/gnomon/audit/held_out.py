@@ -145,8 +145,7 @@ def _turned(evidence: Evidence, judge: str, scale: float, rose: bool) -> list[Fi
     likes less. What all answers have come to share, a terser style say, does not count here."""
 
     def slope(samples: Sequence[Sample]) -> Interval:
-        raw = within_prompt_slope(*_sides(samples, judge))
-        return Interval(raw.value * scale, raw.low * scale, raw.high * scale, raw.n)
+        return within_prompt_slope(*_sides(samples, judge)).scaled((0.0, scale))
 
     first, last = slope(evidence.before), slope(evidence.after)
     if not last.known or not first.known:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from gnomon.recipe.schema import TRUTHS, RewardSpec
+from gnomon.recipe.schema import KNOWING, TRUTHS, RewardSpec
 from gnomon.runs.comparison import Comparison, ComparisonRow
 from gnomon.runs.records import StageInfo
 
@@ -53,7 +53,7 @@ def is_truth(entry: Mapping[str, Any]) -> bool:
     spec = _spec(entry)
     if spec is not None:
         return spec.is_truth
-    return bool(entry.get("truth")) or entry.get("builtin") in TRUTHS
+    return bool(entry.get("truth")) or entry.get("builtin") in KNOWING
 
 
 def _spec(entry: Mapping[str, Any]) -> RewardSpec | None:

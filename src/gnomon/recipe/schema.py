@@ -118,7 +118,9 @@ class RolloutSpec(Spec):
 
 
 TRUTHS = ("gold", "correct")
-"""Builtin rewards that know the true preference, which nobody has outside a built-in world."""
+"""Builtin rewards that are the true preference, which nobody has outside a built-in world."""
+KNOWING = (*TRUTHS, "leaky", "principles")
+"""Builtin rewards that ask the built-in world what is right, wherever they add mistakes."""
 
 
 PAPER_NAMES = {"wco": "min", "uwo": "mean-var"}
@@ -174,7 +176,7 @@ class RewardSpec(Spec):
     @property
     def is_truth(self) -> bool:
         """Whether it knows the true preference."""
-        return self.truth or self.builtin in TRUTHS
+        return self.truth or self.builtin in KNOWING
 
     @property
     def sparing(self) -> bool:

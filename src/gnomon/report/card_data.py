@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from gnomon.recipe.schema import TRUTHS, RewardSpec
+from gnomon.recipe.schema import KNOWING, RewardSpec
 from gnomon.report import markdown as md
 from gnomon.report.calibration import figures
 from gnomon.report.card_results import rewards_of
@@ -114,7 +114,7 @@ def judge_kind(facts: Facts, stage: str, judge: str) -> str:
                     return f"{what} {reward[key]}"
             builtin = str(reward.get("builtin"))
             known = {"ai": "AI judge", "human_queue": "people", "people": "people"}
-            truth = ", which knows a simulation's truth" if builtin in TRUTHS else ""
+            truth = ", which knows a simulation's truth" if builtin in KNOWING else ""
             return known.get(builtin, f"built-in {builtin}") + truth
     return "*no record*"
 

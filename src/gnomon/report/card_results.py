@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gnomon.recipe.schema import TRUTHS
+from gnomon.recipe.schema import KNOWING
 from gnomon.report import markdown as md
 from gnomon.report.facts import Facts
 from gnomon.report.format import measured, number
@@ -83,7 +83,7 @@ def column_notes(facts: Facts) -> dict[int, str]:
     for place, reward in enumerate(compared):
         if _identity(reward) in trained:
             notes[place] = " (trained on)"
-        elif reward.get("truth") or reward.get("builtin") in TRUTHS:
+        elif reward.get("truth") or reward.get("builtin") in KNOWING:
             notes[place] = " (the simulation's truth)"
     return notes
 
