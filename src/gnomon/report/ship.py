@@ -258,7 +258,7 @@ def _missing(
             )
         )
     if not run.gates:
-        needs.append(Need("No gate says what is enough: add `gates` to the recipe "
+        needs.append(Need("No gate says what is enough: add gates to the recipe "
                           "(docs/gates.md)."))  # fmt: skip
     return needs
 
