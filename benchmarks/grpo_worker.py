@@ -142,10 +142,10 @@ def run_gnomon(job: GrpoJob) -> Measured:
     from gnomon.rollout.torch_engine import TorchEngine
     from gnomon.stages.names import stage_settings
     from gnomon.stages.roles import RoleBuilder
-    from gnomon.train.learner import Learner
-    from gnomon.train.loop import Loop
-    from gnomon.train.optim import LoopOptions
-    from gnomon.train.sampled import Played, SampledSource, Sampling
+    from gnomon.training.learner import Learner
+    from gnomon.training.loop import Loop
+    from gnomon.training.optim import LoopOptions
+    from gnomon.training.sampled import Played, SampledSource, Sampling
 
     rows = row_files.load(Path(job.rows))
     steps, samples = len(rows.schedule), len(rows.groups[0].responses)

@@ -89,9 +89,9 @@ def run_gnomon(job: Job) -> Measured:
     from gnomon.recipe.training import LoraSpec, TrainSpec
     from gnomon.stages.names import stage_settings
     from gnomon.stages.roles import RoleBuilder
-    from gnomon.train.learner import GivenSource, Learner
-    from gnomon.train.loop import Loop
-    from gnomon.train.optim import LoopOptions
+    from gnomon.training.learner import GivenSource, Learner
+    from gnomon.training.loop import Loop
+    from gnomon.training.optim import LoopOptions
 
     rows = row_files.load(Path(job.rows))
     stage = StageSpec(

@@ -26,8 +26,8 @@ from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import Recipe
 from gnomon.records import Comparison, Message, Prompt, TokenGroup, TokenResponse
 from gnomon.tasks.tunnel.tokenizer import build_tokenizer
-from gnomon.train.learner import GivenSource, Learner
-from gnomon.train.sampled import Played, SampledSource
+from gnomon.training.learner import GivenSource, Learner
+from gnomon.training.sampled import Played, SampledSource
 
 EOS = 2
 CONTEXT = 256

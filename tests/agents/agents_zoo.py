@@ -19,8 +19,8 @@ from gnomon.models.roles import Role
 from gnomon.records import Message, Prompt
 from gnomon.rollout.protocol import Completion, Request, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.train.learner import Learner
-from gnomon.train.sampled import Played, Sampling
+from gnomon.training.learner import Learner
+from gnomon.training.sampled import Played, Sampling
 
 ENDS = (tw.EOS, *range(8, 60))
 """Tokens that end a turn of the untrained tiny model, so that turns end."""

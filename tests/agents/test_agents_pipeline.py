@@ -22,9 +22,9 @@ from gnomon.runs.folder import RunFolder
 from gnomon.stages.check import check_stage
 from gnomon.stages.stage import Stage, open_stage, run_stage
 from gnomon.tasks.demonstrations import rooms_demonstrations
-from gnomon.train.loop import Loop
-from gnomon.train.optim import LoopOptions
-from gnomon.train.progress import Progress
+from gnomon.training.loop import Loop
+from gnomon.training.optim import LoopOptions
+from gnomon.training.progress import Progress
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "agents.md").read_text(encoding="utf-8")

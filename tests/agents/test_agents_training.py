@@ -19,9 +19,9 @@ from gnomon.judges.protocol import Sample, SampleJudge, Score
 from gnomon.records import Message, TokenGroup
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.stage import open_stage
-from gnomon.train.loop import Loop
-from gnomon.train.optim import LoopOptions
-from gnomon.train.progress import Progress
+from gnomon.training.loop import Loop
+from gnomon.training.optim import LoopOptions
+from gnomon.training.progress import Progress
 
 SETTINGS: dict[str, dict[str, Any]] = {"raft": {"drop_unfinished": False}}
 FAMILY = ("grpo", "dr_grpo", "rloo", "reinforce_pp", "gspo", "cispo", "gmpo", "reinforce")

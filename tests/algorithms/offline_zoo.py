@@ -14,7 +14,7 @@ import tiny_world as tw
 from gnomon.algorithms.base import Workbench
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.records import Comparison, TokenGroup, TokenResponse, comparisons_from_ranks
-from gnomon.train.learner import Learner
+from gnomon.training.learner import Learner
 
 V, EOS, PAD = 40, 1, 2
 LORA = LoraSettings(rank=4, alpha=8)

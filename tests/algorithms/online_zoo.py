@@ -17,11 +17,11 @@ from gnomon.models.roles import Role
 from gnomon.records import Judgement, TokenGroup
 from gnomon.rollout.protocol import Completion, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.train.learner import Learner
-from gnomon.train.loop import Loop
-from gnomon.train.optim import LoopOptions
-from gnomon.train.progress import Progress
-from gnomon.train.sampled import Played, Sampling
+from gnomon.training.learner import Learner
+from gnomon.training.loop import Loop
+from gnomon.training.optim import LoopOptions
+from gnomon.training.progress import Progress
+from gnomon.training.sampled import Played, Sampling
 
 ENDS = (tw.EOS, *range(8, 40))
 """Tokens that end a response, so that some finish and some are cut off."""

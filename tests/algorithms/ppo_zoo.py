@@ -15,8 +15,8 @@ from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.train.learner import Learner
-from gnomon.train.sampled import Played, Sampling
+from gnomon.training.learner import Learner
+from gnomon.training.sampled import Played, Sampling
 
 
 class Spread(SampleJudge):

@@ -17,7 +17,7 @@ from gnomon.errors import ConfigError
 from gnomon.losses.reduce import Totals
 from gnomon.models.roles import Role
 from gnomon.records import Comparison, TokenResponse
-from gnomon.train.learner import Learner
+from gnomon.training.learner import Learner
 
 
 def test_totals_by_hand() -> None:

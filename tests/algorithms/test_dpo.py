@@ -27,9 +27,9 @@ import tiny_world as tw
 from gnomon.algorithms.dpo import DPO
 from gnomon.algorithms.offline_settings import DPOSettings
 from gnomon.records import Comparison, TokenGroup, TokenResponse
-from gnomon.train.loop import Loop
-from gnomon.train.optim import LoopOptions
-from gnomon.train.progress import Progress
+from gnomon.training.loop import Loop
+from gnomon.training.optim import LoopOptions
+from gnomon.training.progress import Progress
 
 BASE = model()
 POLICY = shaken(BASE)

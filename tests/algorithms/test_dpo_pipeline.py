@@ -14,7 +14,7 @@ from gnomon.stages.plan import make_plan
 from gnomon.stages.stage import open_stage, run_stage
 from gnomon.tasks.tunnel.demonstrations import demonstrations
 from gnomon.tasks.tunnel.tokenizer import build_tokenizer
-from gnomon.train.loop import Loop
+from gnomon.training.loop import Loop
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from offline_zoo import (
 import tiny_world as tw
 from gnomon.algorithms.base import trained_weights
 from gnomon.errors import ConfigError, ModelError
-from gnomon.train.reference_cache import ReferenceCache
+from gnomon.training.reference_cache import ReferenceCache
 
 BASE = model()
 POLICY = shaken(BASE)

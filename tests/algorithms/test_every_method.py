@@ -20,11 +20,11 @@ from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.train.learner import Learner
-from gnomon.train.loop import LOOP_METRICS, Loop, LoopOptions
-from gnomon.train.monitors import MONITORS
-from gnomon.train.progress import Progress
-from gnomon.train.sampled import Played, Sampling
+from gnomon.training.learner import Learner
+from gnomon.training.loop import LOOP_METRICS, Loop, LoopOptions
+from gnomon.training.monitors import MONITORS
+from gnomon.training.progress import Progress
+from gnomon.training.sampled import Played, Sampling
 
 ENDS = (tw.EOS, *range(8, 60))
 """Tokens that end a response, so that some finish and some are cut off."""

@@ -28,7 +28,7 @@ from torch import Tensor
 import tiny_world as tw
 from gnomon.losses.reduce import Totals
 from gnomon.records import TokenGroup
-from gnomon.train.learner import Learner
+from gnomon.training.learner import Learner
 
 
 def one_step(name: str, **more: object) -> tuple[Learner, list[TokenGroup], Tensor]:

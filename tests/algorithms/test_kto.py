@@ -24,9 +24,9 @@ from gnomon.algorithms.offline_settings import KTOSettings
 from gnomon.data.batch import pack
 from gnomon.errors import DataError
 from gnomon.records import Source, TokenGroup, TokenResponse
-from gnomon.train.loop import Loop
-from gnomon.train.optim import LoopOptions
-from gnomon.train.progress import Progress
+from gnomon.training.loop import Loop
+from gnomon.training.optim import LoopOptions
+from gnomon.training.progress import Progress
 
 BASE = model()
 

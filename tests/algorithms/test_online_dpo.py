@@ -30,7 +30,7 @@ from gnomon.algorithms.sampled_pairs import PairMaking
 from gnomon.errors import ConfigError
 from gnomon.losses.reduce import Totals
 from gnomon.records import Comparison, TokenGroup, TokenResponse
-from gnomon.train.loop import Loop
+from gnomon.training.loop import Loop
 
 # -- pairs ----------------------------------------------------------------------------------------
 

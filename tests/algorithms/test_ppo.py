@@ -18,7 +18,7 @@ from gnomon.algorithms.on_policy_settings import PPOSettings
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Sample, SampleJudge, Score
 from gnomon.records import TokenGroup
-from gnomon.train.learner import Experience, Learner
+from gnomon.training.learner import Experience, Learner
 
 DEFAULTS = {"beta": 0.02, "no_eos_penalty": 0.0, "gamma": 1.0, "lam": 0.95}
 

@@ -22,11 +22,11 @@ from gnomon.records import Comparison, Cost, Judgement
 from gnomon.rollout.protocol import Completion, Request, SamplingParams
 from gnomon.rollout.replica import ReplicaEngine, TorchReplica
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.train.learner import Learner
-from gnomon.train.loop import Loop
-from gnomon.train.prefetch import Prefetch, StoppedError
-from gnomon.train.rollout_state import STORED, pack_rollouts, unpack_rollouts
-from gnomon.train.sampled import SampledSource
+from gnomon.training.learner import Learner
+from gnomon.training.loop import Loop
+from gnomon.training.prefetch import Prefetch, StoppedError
+from gnomon.training.rollout_state import STORED, pack_rollouts, unpack_rollouts
+from gnomon.training.sampled import SampledSource
 
 
 def ahead(learner: Learner, staleness: int, *, evaluates: bool = True) -> Any:

@@ -19,7 +19,7 @@ from gnomon.algorithms.reward_model import RewardModel
 from gnomon.models.heads import ScalarHead
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
-from gnomon.train.learner import Learner
+from gnomon.training.learner import Learner
 
 SEED = 3
 

@@ -12,7 +12,7 @@ import tiny_world as tw
 from gnomon.algorithms.base import Workbench
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
-from gnomon.train.learner import Learner
+from gnomon.training.learner import Learner
 
 
 def sft(text: list[TokenGroup] | None = None, seed: int = 0, **settings: float) -> Learner:

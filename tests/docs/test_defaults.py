@@ -14,7 +14,7 @@ from docs_pages import ROOT
 from gnomon.algorithms.registry import METHODS as BY_NAME
 from gnomon.recipe.schema import RolloutSpec
 from gnomon.recipe.training import TrainSpec
-from gnomon.train.optim import OPTIMIZER, default_lr
+from gnomon.training.optim import OPTIMIZER, default_lr
 
 PAGE = (ROOT / "docs" / "defaults.md").read_text(encoding="utf-8")
 EXPERIMENTAL = {"CPOConfig": "cpo", "ORPOConfig": "orpo", "OnlineDPOConfig": "online_dpo"}

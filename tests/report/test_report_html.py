@@ -148,7 +148,7 @@ def test_a_report_is_made_without_torch_or_anything_that_trains():
     code = """
 import sys
 import gnomon.report.html, gnomon.report.runs, gnomon.report.seeds, gnomon.report.table
-rooms = ("torch", "gnomon.algorithms", "gnomon.train", "gnomon.stages", "gnomon.models")
+rooms = ("torch", "gnomon.algorithms", "gnomon.training", "gnomon.stages", "gnomon.models")
 print([name for name in sys.modules if name.startswith(rooms)])
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

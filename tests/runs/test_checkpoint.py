@@ -18,7 +18,7 @@ from torch import nn
 
 from gnomon.errors import RunError
 from gnomon.runs.checkpoint import CheckpointStore
-from gnomon.train.optim import make_optimizer
+from gnomon.training.optim import make_optimizer
 
 MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 

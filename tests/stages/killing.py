@@ -53,7 +53,7 @@ def _arm(stage: str, what: str, number: int) -> None:
 
     from gnomon.runs import checkpoint
     from gnomon.stages import collect, compare
-    from gnomon.train import loop
+    from gnomon.training import loop
 
     running = {"stage": "", "iteration": 0}
     real_run, real_iteration = loop.Loop.run, loop.Loop._iteration

@@ -18,8 +18,8 @@ from gnomon.recipe.load import parse_recipe
 from gnomon.report.html import write_report
 from gnomon.runs.read import read_run
 from gnomon.stages import run as pipeline
-from gnomon.train import progress
-from gnomon.train.loop import Loop
+from gnomon.training import progress
+from gnomon.training.loop import Loop
 
 GRPO = "stages/04-grpo"
 FINISHED = {  # each file by what a damaged one leads to: made again, refused, or of no matter

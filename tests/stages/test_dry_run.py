@@ -189,7 +189,7 @@ def test_a_reward_that_fits_is_let_through(base: Path, tiny_folder: Path) -> Non
 def test_a_sink_that_is_not_installed_is_said_before_anything_is_trained(
     base: Path, tiny_folder: Path, sink: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gnomon.train.sinks.find_spec", lambda name: None)
+    monkeypatch.setattr("gnomon.training.sinks.find_spec", lambda name: None)
     one = recipe(base, tiny_folder, {}, sinks=[sink])
     for attempt in (make_plan, lambda r, b: run_recipe(r, base=b, announce=lambda said: None)):
         with pytest.raises(ConfigError, match=f"{sink} sink needs a package.*pip install"):

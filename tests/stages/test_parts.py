@@ -37,7 +37,7 @@ from gnomon.stages.stage import open_stage
 from gnomon.tasks.tunnel.labellers import Labeller, Turns
 from gnomon.tasks.tunnel.tokenizer import build_tokenizer
 from gnomon.tasks.tunnel.world import generate_prompts
-from gnomon.train.progress import Progress
+from gnomon.training.progress import Progress
 
 ASK = Prompt("p", (Message("user", "What is 1 plus 2?"),))
 

@@ -19,8 +19,8 @@ from gnomon.cli import main as cli
 from gnomon.errors import RunStopped
 from gnomon.recipe.load import parse_recipe
 from gnomon.stages import run as pipeline
-from gnomon.train.loop import Loop
-from gnomon.train.watch import Stop
+from gnomon.training.loop import Loop
+from gnomon.training.watch import Stop
 
 
 @pytest.fixture(autouse=True)

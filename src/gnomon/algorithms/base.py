@@ -98,7 +98,7 @@ class Trained:
 
 
 class ReferenceStore(Protocol):
-    """Keeps the reference's log-probs between runs; see ``gnomon.train.reference_cache``."""
+    """Keeps the reference's log-probs between runs; see ``gnomon.training.reference_cache``."""
 
     def fetch(
         self,

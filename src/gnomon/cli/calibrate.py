@@ -360,7 +360,7 @@ def _measure(
 ) -> tuple[Calibration, list[dict[str, Any]]]:
     from gnomon.evals.calibration import calibrate as measure
     from gnomon.evals.calibration_answers import calibrate_answers
-    from gnomon.train.progress import Progress
+    from gnomon.training.progress import Progress
 
     groups = reading.groups()
 

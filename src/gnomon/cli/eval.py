@@ -204,8 +204,8 @@ def _device(name: str) -> str:
 
 def _measure(suite: Suite, target: Target, again: bool, quiet: bool) -> EvalResult:
     from gnomon.evals.evaluate import evaluate
-    from gnomon.train.progress import Progress
-    from gnomon.train.watch import Stop
+    from gnomon.training.progress import Progress
+    from gnomon.training.watch import Stop
 
     stop = Stop()
     with stop.listening(), Progress(f"{suite.name} of {target.subject.name}", 1) as progress:

@@ -101,7 +101,7 @@ def label(
     """
     from gnomon.feedback.ailabels import label_items, spent_error
     from gnomon.feedback.judged_data import items_of
-    from gnomon.train.progress import Progress
+    from gnomon.training.progress import Progress
 
     folder = work or work_of(out)
     caps = {"budget": budget, "budget_tokens": budget_tokens}

@@ -81,7 +81,7 @@ def _unlabelled(
 ) -> list[str]:  # fmt: skip
     """Items that nobody has labelled, the most wanted first."""
     from gnomon.feedback.select import candidates, choose, random_order
-    from gnomon.train.progress import Progress
+    from gnomon.training.progress import Progress
 
     seen = {label.item for label in store.labels(campaign=campaign)}
     free = [item for item in items if item.id not in seen and len(item.responses) > 1]

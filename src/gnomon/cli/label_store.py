@@ -313,7 +313,7 @@ def _read_options(
 
 def _import(store: Store, file: Path, title: str, **options: Any) -> Imported:
     from gnomon.feedback.exchange import import_file
-    from gnomon.train.progress import Progress
+    from gnomon.training.progress import Progress
 
     bar: list[Progress] = []
 

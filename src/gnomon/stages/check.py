@@ -41,7 +41,7 @@ from gnomon.stages.sources import (
 )
 from gnomon.stages.stage import Stage, open_stage, pick_device
 from gnomon.tasks.sources import BUILTIN, GENERATED
-from gnomon.train.sinks import check_sinks
+from gnomon.training.sinks import check_sinks
 
 
 def check_recipe(recipe: Recipe, run: RunFolder, base: Path) -> None:

@@ -35,9 +35,9 @@ from gnomon.stages.computed import computed
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.stage import Stage
 from gnomon.tasks.tunnel.labellers import Labeller, Turns
-from gnomon.train.progress import Progress
-from gnomon.train.sampled import SAMPLER, Sampling
-from gnomon.train.watch import Stop
+from gnomon.training.progress import Progress
+from gnomon.training.sampled import SAMPLER, Sampling
+from gnomon.training.watch import Stop
 
 FIX = "fix the judge"
 

@@ -49,9 +49,9 @@ from gnomon.stats.prompts import (
     pass_curve,
     pass_gain,
 )
-from gnomon.train.progress import Progress
-from gnomon.train.sampled import Sampling
-from gnomon.train.watch import Stop
+from gnomon.training.progress import Progress
+from gnomon.training.sampled import Sampling
+from gnomon.training.watch import Stop
 
 BASE = "base"
 TOKENS = 8192

@@ -9,7 +9,7 @@ from gnomon.judges.protocol import Judge
 from gnomon.models.counting import TokenCounts
 from gnomon.models.roles import Role
 from gnomon.runs.records import Compute
-from gnomon.train.sampled import SAMPLER
+from gnomon.training.sampled import SAMPLER
 
 ADAPTER = ".lora_"
 

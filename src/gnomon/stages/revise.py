@@ -40,9 +40,9 @@ from gnomon.stages.critics import CRITIC, CriticMaker
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.stage import ANSWERS, Stage
 from gnomon.stats.revisions import collapse_warnings, revision_figures
-from gnomon.train.progress import Progress
-from gnomon.train.sampled import SAMPLER, Sampling
-from gnomon.train.watch import Stop
+from gnomon.training.progress import Progress
+from gnomon.training.sampled import SAMPLER, Sampling
+from gnomon.training.watch import Stop
 
 FIX = "fix the critic"
 _FENCE = re.compile(r"<<<([0-9a-f]{16}) ")

@@ -23,8 +23,8 @@ from gnomon.stages.compare import compare
 from gnomon.stages.gates import GateKeeper
 from gnomon.stages.names import policy_stages
 from gnomon.stages.stage import memory_info, open_stage, run_stage
-from gnomon.train.progress import Progress
-from gnomon.train.watch import Stop
+from gnomon.training.progress import Progress
+from gnomon.training.watch import Stop
 from gnomon.usercode import explain
 
 Announce = Callable[[str], None]

@@ -45,8 +45,8 @@ from gnomon.stages.names import (
 )
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import StageData, context_of, recipe_encoder
-from gnomon.train.progress import Progress
-from gnomon.train.watch import Stop
+from gnomon.training.progress import Progress
+from gnomon.training.watch import Stop
 
 ANSWERS = "answers"
 """The folder in which AI judges' answers are kept, in a stage's and in the run's."""

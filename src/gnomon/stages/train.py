@@ -40,15 +40,15 @@ from gnomon.stages.probes import Probed, probe_model, probe_stage, roomy_encoder
 from gnomon.stages.roles import RoleBuilder, lora_settings
 from gnomon.stages.sources import LENGTH, context_of, keep_template
 from gnomon.stages.stage import Stage
-from gnomon.train.learner import GivenSource, Learner, Source
-from gnomon.train.loop import LOOP_METRICS, Loop
-from gnomon.train.monitors import MONITORS, REFERENCE
-from gnomon.train.optim import LoopOptions, default_lr
-from gnomon.train.played import Asked
-from gnomon.train.progress import Progress
-from gnomon.train.reference_cache import ReferenceCache
-from gnomon.train.sampled import Played, SampledSource, Sampling
-from gnomon.train.sinks import Sink, make_sinks
+from gnomon.training.learner import GivenSource, Learner, Source
+from gnomon.training.loop import LOOP_METRICS, Loop
+from gnomon.training.monitors import MONITORS, REFERENCE
+from gnomon.training.optim import LoopOptions, default_lr
+from gnomon.training.played import Asked
+from gnomon.training.progress import Progress
+from gnomon.training.reference_cache import ReferenceCache
+from gnomon.training.sampled import Played, SampledSource, Sampling
+from gnomon.training.sinks import Sink, make_sinks
 
 SMALL = 10**9
 """Bytes of a copy of the model that is held for the monitors without being asked for."""

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from gnomon.train.progress import Progress
+from gnomon.training.progress import Progress
 
 
 class Clock:

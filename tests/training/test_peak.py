@@ -19,11 +19,11 @@ from gnomon.algorithms.sft import SFT
 from gnomon.errors import RunStopped
 from gnomon.models.roles import Role
 from gnomon.recipe.training import PeakSpec
-from gnomon.train.learner import GivenSource, Learner
-from gnomon.train.loop import Loop
-from gnomon.train.optim import LoopOptions
-from gnomon.train.peak import Peak
-from gnomon.train.progress import Progress
+from gnomon.training.learner import GivenSource, Learner
+from gnomon.training.loop import Loop
+from gnomon.training.optim import LoopOptions
+from gnomon.training.peak import Peak
+from gnomon.training.progress import Progress
 
 
 class Judged(Learner):

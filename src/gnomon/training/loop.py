@@ -25,13 +25,13 @@ from gnomon.models.merge import first_not_finite
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.records import EVALS, Evals
 from gnomon.runs.rows import Mark, MetricsStore, RowStore, SampleStore
-from gnomon.train.learner import Experience, Learner, Minibatch
-from gnomon.train.optim import LoopOptions, clip_grad_norm, lr_at, make_optimizer
-from gnomon.train.peak import Peak
-from gnomon.train.progress import Progress
-from gnomon.train.sinks import Sink
-from gnomon.train.strategy import OneDevice, Strategy
-from gnomon.train.watch import IdleWatch, PeakMemory, Stop
+from gnomon.training.learner import Experience, Learner, Minibatch
+from gnomon.training.optim import LoopOptions, clip_grad_norm, lr_at, make_optimizer
+from gnomon.training.peak import Peak
+from gnomon.training.progress import Progress
+from gnomon.training.sinks import Sink
+from gnomon.training.strategy import OneDevice, Strategy
+from gnomon.training.watch import IdleWatch, PeakMemory, Stop
 
 LOOP_METRICS = (
     *("loss", "text_loss", "grad_norm", "lr", "step", "iteration", "final", "seconds"),

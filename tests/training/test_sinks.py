@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gnomon.errors import ConfigError
-from gnomon.train.sinks import make_sinks
+from gnomon.training.sinks import make_sinks
 
 SAMPLES = [
     {"step": 2, "prompt": "1+1?", "response": "<b>2</b>", "reward": 1.0, "error": None},

@@ -8,8 +8,8 @@ import psutil
 import pytest
 import torch
 
-from gnomon.train import watch
-from gnomon.train.watch import PeakMemory
+from gnomon.training import watch
+from gnomon.training.watch import PeakMemory
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's high-water mark")
 MB = 1e-3

@@ -25,11 +25,11 @@ from gnomon.losses.reduce import Totals
 from gnomon.models.roles import Role
 from gnomon.models.save import save_policy
 from gnomon.records import TokenGroup
-from gnomon.train.learner import Experience, GivenSource, Learner, Minibatch
-from gnomon.train.loop import Loop
-from gnomon.train.optim import LoopOptions
-from gnomon.train.progress import Progress
-from gnomon.train.strategy import OneDevice
+from gnomon.training.learner import Experience, GivenSource, Learner, Minibatch
+from gnomon.training.loop import Loop
+from gnomon.training.optim import LoopOptions
+from gnomon.training.progress import Progress
+from gnomon.training.strategy import OneDevice
 
 
 class Staged(Learner):

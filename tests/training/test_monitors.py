@@ -27,11 +27,11 @@ from gnomon.runs.folder import RunFolder
 from gnomon.stages.check import check_recipe
 from gnomon.stages.run import run_recipe
 from gnomon.stages.stage import open_stage
-from gnomon.train import monitors as m
-from gnomon.train.learner import Learner
-from gnomon.train.loop import Loop, LoopOptions
-from gnomon.train.played import Asked, Played, Sampling
-from gnomon.train.progress import Progress
+from gnomon.training import monitors as m
+from gnomon.training.learner import Learner
+from gnomon.training.loop import Loop, LoopOptions
+from gnomon.training.played import Asked, Played, Sampling
+from gnomon.training.progress import Progress
 
 NATS = ("kl", "ref_logprob", "entropy", "mismatch")
 

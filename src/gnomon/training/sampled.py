@@ -32,12 +32,12 @@ from gnomon.recipe.training import MonitorSpec
 from gnomon.records import TokenGroup
 from gnomon.stats.intervals import mean_interval, weighted_proportion
 from gnomon.stats.prompts import over_prompts
-from gnomon.train.learner import Drawn
-from gnomon.train.monitors import Monitors
-from gnomon.train.played import Played as Played
-from gnomon.train.played import Sampling as Sampling
-from gnomon.train.prefetch import Prefetch
-from gnomon.train.rollout_state import pack_rollouts, unpack_rollouts
+from gnomon.training.learner import Drawn
+from gnomon.training.monitors import Monitors
+from gnomon.training.played import Played as Played
+from gnomon.training.played import Sampling as Sampling
+from gnomon.training.prefetch import Prefetch
+from gnomon.training.rollout_state import pack_rollouts, unpack_rollouts
 
 EVALUATION_SEED = 2**30
 """Rollout seeds of evaluations: the same prompts get the same random numbers every time."""

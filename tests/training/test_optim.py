@@ -11,7 +11,7 @@ from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_wi
 
 import tiny_world as tw
 from gnomon.errors import ConfigError
-from gnomon.train.optim import clip_grad_norm, default_lr, lr_at, make_optimizer
+from gnomon.training.optim import clip_grad_norm, default_lr, lr_at, make_optimizer
 
 
 def toy() -> list[tuple[str, nn.Parameter]]:
