@@ -56,6 +56,8 @@ MOVED = LIMITS["invariance.moved"].value
 """How far the policy must have come towards the edited answers, at the interval's lower end."""
 BLIND = LIMITS["invariance.blind"].value
 """From this share of the gain on that answers to other prompts would have had too, it is one."""
+SHRUGS = LIMITS["invariance.shrugs"].value
+"""From this share of the gain on that ruined answers keep, the reward does not mind the ruin."""
 KEPT = LIMITS["invariance.kept"].value
 """The share of its worth that a right answer keeps between two wrong ones, from which on the reward
 is said to search for the answer."""
@@ -207,7 +209,7 @@ def _blind(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iterator
     early = reward.effect("swap")
     lost = early is not None and early.moved is not None and early.moved.low > MOVED
     form = all(entry.get("builtin") in FORM for entry in evidence.trained)
-    shrugs = [words for edit, words in RUINS.items() if _kept_gain(reward, edit, gain) >= BLIND]
+    shrugs = [words for edit, words in RUINS.items() if _kept_gain(reward, edit, gain) >= SHRUGS]
     for edit, words in BLIND_EDITS.items():
         effect = reward.effect(edit, LATE)
         if effect is None or effect.change is None:
