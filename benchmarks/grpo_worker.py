@@ -202,7 +202,7 @@ def run_gnomon(job: GrpoJob) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         progress: Any = _Progress(recorder, steps)
         loop: Any = Loop(learner, options, Path(folder), progress)
-        loop._backward = recorder.timed("backward", loop._backward)
+        loop.updater.backward = recorder.timed("backward", loop.updater.backward)
         recorder.start()
         with suppress(Finished):
             loop.run()

@@ -193,7 +193,7 @@ def _one_more(loop: Any) -> None:
     loop.learner.train_mode(True)
     experience = loop.learner.experience(10**6)
     for minibatch in experience.minibatches:
-        loop._step(experience, minibatch, MetricSums(), [])
+        loop.updater.step(experience, minibatch, MetricSums(), [])
 
 
 OPERATIONS = {

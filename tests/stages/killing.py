@@ -53,11 +53,11 @@ def _arm(stage: str, what: str, number: int) -> None:
 
     from gnomon.runs import checkpoint
     from gnomon.stages import collect, compare
-    from gnomon.training import loop
+    from gnomon.training import loop, update
 
     running = {"stage": "", "iteration": 0}
     real_run, real_iteration = loop.Loop.run, loop.Loop._iteration
-    real_clip, real_save = loop.clip_grad_norm, checkpoint.save_file
+    real_clip, real_save = update.clip_grad_norm, checkpoint.save_file
     real_write = collect.write_text
 
     def run(self: loop.Loop, resume: bool = False) -> Any:
@@ -96,7 +96,7 @@ def _arm(stage: str, what: str, number: int) -> None:
     real_tokenizer = transformers.PreTrainedTokenizerBase.save_pretrained
     transformers.PreTrainedTokenizerBase.save_pretrained = tokenizer_saved
     loop.Loop.run, loop.Loop._iteration = run, iteration
-    loop.clip_grad_norm, checkpoint.save_file = clip, save
+    update.clip_grad_norm, checkpoint.save_file = clip, save
     collect.write_text = write
     if what == "compare":
         compare.Comparison.write = lambda *args: _die()

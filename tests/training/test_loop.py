@@ -136,7 +136,7 @@ def test_a_run_leaves_one_row_for_each_iteration_and_one_of_the_end(tmp_path: Pa
 def test_every_number_of_the_optimizer_arrives(tmp_path: Path) -> None:
     numbers = {"betas": (0.8, 0.999), "eps": 1e-6, "weight_decay": 0.1, "head_weight_decay": 0.2}
     loop = make(tmp_path, lr=1e-3, schedule="linear", warmup=0, min_lr_ratio=0.5, **numbers)
-    decay = next(g for g in loop.optimizer.param_groups if g["name"] == "decay")
+    decay = next(g for g in loop.updater.optimizer.param_groups if g["name"] == "decay")
     assert {k: decay[k] for k in ("betas", "eps", "weight_decay")} == {
         k: v for k, v in numbers.items() if k != "head_weight_decay"
     }
@@ -409,7 +409,7 @@ class TwoProcesses(OneDevice):
 
 def test_the_loss_is_divided_by_what_all_processes_counted(tmp_path: Path) -> None:
     alone, one_of_two = (make(tmp_path / name, iterations=1) for name in ("alone", "two"))
-    one_of_two.strategy = TwoProcesses()
+    one_of_two.updater.strategy = TwoProcesses()
     a, b = alone.run(), one_of_two.run()
     assert b["loss"] == pytest.approx(a["loss"] / 2, rel=1e-6)
     assert b["grad_norm"] == pytest.approx(a["grad_norm"] / 2, rel=1e-5)
@@ -418,7 +418,7 @@ def test_the_loss_is_divided_by_what_all_processes_counted(tmp_path: Path) -> No
 
 def test_a_problem_of_another_process_stops_this_one(tmp_path: Path) -> None:
     loop = make(tmp_path)
-    loop.strategy = strategy = TwoProcesses()
+    loop.updater.strategy = strategy = TwoProcesses()
     strategy.other_problem = "the loss is nan on process 1"
     with pytest.raises(RunError, match="iteration 1: the loss is nan on process 1"):
         loop.run()

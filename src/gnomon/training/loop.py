@@ -7,30 +7,29 @@ is killed continues from its last checkpoint with the same result as if it had n
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import Parameter
 
-from gnomon.algorithms.base import Evaluation, LossOutput
+from gnomon.algorithms.base import Evaluation
 from gnomon.algorithms.metric import MetricSums
-from gnomon.data.batch import Batch
 from gnomon.errors import EngineError, Pending, RewardsFailedError, RunError, RunStopped
 from gnomon.files import Fingerprints, damage, fingerprints
 from gnomon.models.counting import TokenCounts, counting
-from gnomon.models.merge import first_not_finite
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.records import EVALS, Evals
 from gnomon.runs.rows import Mark, MetricsStore, RowStore, SampleStore
-from gnomon.training.learner import Experience, Learner, Minibatch
-from gnomon.training.optim import LoopOptions, clip_grad_norm, lr_at, make_optimizer
+from gnomon.training.learner import Learner
+from gnomon.training.optim import LoopOptions
 from gnomon.training.peak import Peak
 from gnomon.training.progress import Progress
 from gnomon.training.sinks import Sink
 from gnomon.training.strategy import OneDevice, Strategy
+from gnomon.training.update import Updater
 from gnomon.training.watch import IdleWatch, PeakMemory, Stop
 
 LOOP_METRICS = (
@@ -79,29 +78,29 @@ class Loop:
         self.progress = progress
         self.sinks = sinks
         self.stop = stop or Stop()
-        self.strategy = strategy or OneDevice()
-        self.parameters = dict(learner.named_parameters())
-        self.optimizer = make_optimizer(
-            list(self.parameters.items()),
-            lr=options.lr,
-            betas=options.betas,
-            eps=options.eps,
-            weight_decay=options.weight_decay,
-            head_weight_decay=options.head_weight_decay,
-        )
         self.checkpoints = CheckpointStore(folder / "checkpoints", options.keep_checkpoints)
+        self.updater = Updater(learner, options, strategy or OneDevice(), self._last_saved)
         self.metrics = MetricsStore(folder / "metrics.parquet")
         self.samples = SampleStore(folder / "samples.parquet")
         self.idle = IdleWatch(learner.algorithm, options.iterations, progress.note)
         self.watchers: list[Watcher] = []
         self.peak = None if options.stop_at_peak is None else Peak(options.stop_at_peak)
         self.stopped: int | None = None
-        self.step = 0
         self.evaluated = False
         self.evals: Fingerprints | None = None
         self.saved: int | None = None
         self.memory = PeakMemory()
         self.tokens = TokenCounts()
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """Everything that is trained, by name."""
+        return self.updater.parameters
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self.updater.taken
 
     @property
     def end(self) -> int:
@@ -179,16 +178,7 @@ class Loop:
             self._record_evaluation(iteration, evaluation.metrics)
             return
         watched = self._watched(iteration)
-        lr = lr_at(
-            iteration,
-            self.options.iterations,
-            peak=self.options.lr,
-            schedule=self.options.schedule,
-            warmup=self.options.warmup,
-            floor=self.options.min_lr_ratio,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        lr = self.updater.begin(iteration)
         self.learner.train_mode(False)
         with counting() as counts:
             experience = self.learner.experience(iteration)
@@ -200,12 +190,12 @@ class Loop:
             losses: list[float] = []
             tokens = 0
             for minibatch in experience.minibatches:
-                norms.append(self._step(experience, minibatch, sums, losses))
+                norms.append(self.updater.step(experience, minibatch, sums, losses))
                 tokens += sum(g.num_tokens() for g in (*minibatch.trained, *minibatch.text))
         self.learner.train_mode(False)
         seconds = time.perf_counter() - began
         row = {
-            **self.strategy.figures(sums),
+            **self.updater.strategy.figures(sums),
             **({"loss": sum(losses) / len(losses)} if losses else {}),
             **experience.metrics,
             "grad_norm": sum(norms) / max(1, len(norms)),
@@ -219,75 +209,6 @@ class Loop:
         self.tokens.add(counts)
         self.tokens.add(experience.tokens)
         self.idle.see(iteration + 1, row)
-
-    def _step(
-        self, experience: Experience, minibatch: Minibatch, sums: MetricSums, losses: list[float]
-    ) -> float:
-        """One optimizer step; the loss is the same however it is cut into micro-batches.
-
-        Groups of weight 0 are left out; a step without any group left changes nothing.
-        """
-        groups, iteration = minibatch.trained, experience.step.iteration
-        self.optimizer.zero_grad(set_to_none=True)
-        if not groups and not minibatch.text:
-            self.step += 1
-            return 0.0
-        step = self.learner.step_of(experience, self.strategy.total(minibatch.totals()))
-        loss = 0.0
-        for part, loss_of in (
-            (groups, self.learner.loss),
-            (minibatch.text, self.learner.text_loss),
-        ):
-            for batch in self.learner.bench.batches(part):
-                loss += self._backward(loss_of(batch, step), batch, sums, iteration)
-        losses.append(loss)
-        limit = self.options.max_grad_norm
-        norm = clip_grad_norm(self.parameters.values(), math.inf if limit is None else limit)
-        if not math.isfinite(norm):
-            ids = [g.id for g in groups]
-            raise self._not_finite(f"the gradient's norm is {norm}", iteration, ids)
-        self.optimizer.step()
-        self.step += 1
-        return norm
-
-    def _backward(
-        self, output: LossOutput, batch: Batch, sums: MetricSums, iteration: int
-    ) -> float:
-        loss = float(output.loss.detach())
-        problem = None if math.isfinite(loss) else f"the loss is {loss}"
-        problem = self.strategy.agree(problem)
-        if problem is not None:
-            raise self._not_finite(problem, iteration, batch.group_ids)
-        self.strategy.backward(output.loss)
-        sums.add(output.metrics)
-        return loss
-
-    def _not_finite(self, what: str, iteration: int, groups: Sequence[str]) -> RunError:
-        where = f"iteration {iteration + 1}: {what}"
-        broken = first_not_finite(self._tensors())
-        if broken is not None:
-            return self._blown_up(f"{where}, since the weights are not ({broken})")
-        names = ", ".join(groups[:5]) + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")
-        return RunError(
-            f"{where} on groups {names}; {self._last_saved()}. Look at those rows, and "
-            "start again (name=...) without them, or with a lower train.lr, a longer train.warmup "
-            "or a smaller train.max_grad_norm; --resume alone meets the same step again."
-        )
-
-    def _blown_up(self, what: str) -> RunError:
-        lr = self.options.lr
-        return RunError(
-            f"{what}: the steps were too large (train.lr is {lr:g}). {self._last_saved()}. Start "
-            "again (name=...) with a lower train.lr, a longer train.warmup or a smaller "
-            "train.max_grad_norm; --resume alone meets the same steps again."
-        )
-
-    def _last_saved(self) -> str:
-        saved = self.checkpoints.latest()
-        return f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
-
-    def _tensors(self) -> dict[str, torch.Tensor]:
-        return {name: p.detach() for name, p in self.parameters.items()}
 
     # -- records ----------------------------------------------------------------------------------
 
@@ -419,8 +340,6 @@ class Loop:
             self.metrics.finish()
             self.samples.finish()
 
-    # -- checkpoints ------------------------------------------------------------------------------
-
     def _last_metrics(self) -> dict[str, float]:
         """The last training row and what the final evaluation added to it."""
         everything = self.metrics.rows
@@ -430,16 +349,19 @@ class Loop:
         places = ("step", "iteration", "final")
         return {k: float(v) for k, v in merged.items() if k not in places}
 
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def _last_saved(self) -> str:
+        saved = self.checkpoints.latest()
+        return f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
+
     def _checkpoint(self, iteration: int) -> None:
-        parameters = self._tensors()
-        broken = first_not_finite(parameters)
-        if broken is not None:
-            raise self._blown_up(f"iteration {iteration}: the weights are not finite ({broken})")
+        parameters = self.updater.finite(iteration)
         marks = {name: store.mark().to_dict() for name, store in self._tables.items()}
         self.checkpoints.save(
             iteration,
             parameters=parameters,
-            optimizer=self.optimizer,
+            optimizer=self.updater.optimizer,
             state={
                 "algorithm_name": self.learner.name,
                 "step": self.step,
@@ -479,9 +401,9 @@ class Loop:
             )
         for name, store in self._tables.items():
             store.restore(Mark(**state["rows"][name]))
-        self.checkpoints.load(iteration, self.parameters, self.optimizer)
+        self.checkpoints.load(iteration, self.parameters, self.updater.optimizer)
         self.learner.load_state_dict(state["algorithm"])
-        self.step = int(state["step"])
+        self.updater.taken = int(state["step"])
         self.evaluated, self.evals = bool(state["evaluated"]), state["evals"]
         self.saved = iteration
         self.memory.restore(state["memory"])

@@ -1,0 +1,147 @@
+"""What an optimizer step does to the trained weights, and what is said where numbers blow up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from gnomon.algorithms.base import LossOutput
+from gnomon.algorithms.metric import MetricSums
+from gnomon.data.batch import Batch
+from gnomon.errors import RunError
+from gnomon.models.merge import first_not_finite
+from gnomon.training.learner import Experience, Learner, Minibatch
+from gnomon.training.optim import LoopOptions, clip_grad_norm, lr_at, make_optimizer
+from gnomon.training.strategy import Strategy
+
+
+class Updater:
+    """The trained weights with their optimizer.
+
+    Args:
+        learner: has the losses.
+        options: see :class:`LoopOptions`.
+        strategy: where the work is done.
+        last_saved: says which checkpoint is intact.
+
+    Attributes:
+        parameters: everything that is trained, by name.
+        taken: optimizer steps so far.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        options: LoopOptions,
+        strategy: Strategy,
+        last_saved: Callable[[], str],
+    ) -> None:
+        self.learner = learner
+        self.options = options
+        self.strategy = strategy
+        self.last_saved = last_saved
+        self.parameters = dict(learner.named_parameters())
+        self.optimizer = make_optimizer(
+            list(self.parameters.items()),
+            lr=options.lr,
+            betas=options.betas,
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+            head_weight_decay=options.head_weight_decay,
+        )
+        self.taken = 0
+
+    def begin(self, iteration: int) -> float:
+        """Set the iteration's learning rate and return it."""
+        lr = lr_at(
+            iteration,
+            self.options.iterations,
+            peak=self.options.lr,
+            schedule=self.options.schedule,
+            warmup=self.options.warmup,
+            floor=self.options.min_lr_ratio,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def step(
+        self, experience: Experience, minibatch: Minibatch, sums: MetricSums, losses: list[float]
+    ) -> float:
+        """One optimizer step; the loss is the same however it is cut into micro-batches.
+
+        Groups of weight 0 are left out; a step without any group left changes nothing.
+
+        Raises:
+            RunError: the loss or the gradient is not finite; the weights are as they were.
+        """
+        groups, iteration = minibatch.trained, experience.step.iteration
+        self.optimizer.zero_grad(set_to_none=True)
+        if not groups and not minibatch.text:
+            self.taken += 1
+            return 0.0
+        step = self.learner.step_of(experience, self.strategy.total(minibatch.totals()))
+        loss = 0.0
+        for part, loss_of in (
+            (groups, self.learner.loss),
+            (minibatch.text, self.learner.text_loss),
+        ):
+            for batch in self.learner.bench.batches(part):
+                loss += self.backward(loss_of(batch, step), batch, sums, iteration)
+        losses.append(loss)
+        limit = self.options.max_grad_norm
+        norm = clip_grad_norm(self.parameters.values(), math.inf if limit is None else limit)
+        if not math.isfinite(norm):
+            ids = [g.id for g in groups]
+            raise self._not_finite(f"the gradient's norm is {norm}", iteration, ids)
+        self.optimizer.step()
+        self.taken += 1
+        return norm
+
+    def backward(self, output: LossOutput, batch: Batch, sums: MetricSums, iteration: int) -> float:
+        """Add a micro-batch's gradient and metrics, and return its share of the loss."""
+        loss = float(output.loss.detach())
+        problem = None if math.isfinite(loss) else f"the loss is {loss}"
+        problem = self.strategy.agree(problem)
+        if problem is not None:
+            raise self._not_finite(problem, iteration, batch.group_ids)
+        self.strategy.backward(output.loss)
+        sums.add(output.metrics)
+        return loss
+
+    def finite(self, iteration: int) -> dict[str, torch.Tensor]:
+        """The weights, to be saved.
+
+        Raises:
+            RunError: they are not finite.
+        """
+        parameters = self._tensors()
+        broken = first_not_finite(parameters)
+        if broken is not None:
+            raise self._blown_up(f"iteration {iteration}: the weights are not finite ({broken})")
+        return parameters
+
+    def _not_finite(self, what: str, iteration: int, groups: Sequence[str]) -> RunError:
+        where = f"iteration {iteration + 1}: {what}"
+        broken = first_not_finite(self._tensors())
+        if broken is not None:
+            return self._blown_up(f"{where}, since the weights are not ({broken})")
+        names = ", ".join(groups[:5]) + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")
+        return RunError(
+            f"{where} on groups {names}; {self.last_saved()}. Look at those rows, and "
+            "start again (name=...) without them, or with a lower train.lr, a longer train.warmup "
+            "or a smaller train.max_grad_norm; --resume alone meets the same step again."
+        )
+
+    def _blown_up(self, what: str) -> RunError:
+        lr = self.options.lr
+        return RunError(
+            f"{what}: the steps were too large (train.lr is {lr:g}). {self.last_saved()}. Start "
+            "again (name=...) with a lower train.lr, a longer train.warmup or a smaller "
+            "train.max_grad_norm; --resume alone meets the same steps again."
+        )
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {name: p.detach() for name, p in self.parameters.items()}
