@@ -19,7 +19,7 @@ ROOMS = (
     *("records", "errors", "files", "usercode", "plugins", "console", "web"),
     *("stats", "recipe", "losses", "data", "models", "rollout", "sandbox", "judges", "agents"),
     *("tasks", "runs", "evals", "audit", "report", "view", "feedback", "algorithms"),
-    *("training", "stages"),
+    *("training", "stages", "api"),
     *("cli", "rewards"),
 )
 """From the top of the house down; ``rewards`` holds old names of what is in ``judges``."""
@@ -141,6 +141,7 @@ def heavy(found: Imports, free: tuple[str, ...] = TORCH_FREE) -> set[tuple[str, 
     """(module that must be light, what heavy it imports)."""
     package = next(iter(found)).split(".")[0]
     light = [n for n in found if any(f"{n}.".startswith(f"{package}.{f}.") for f in free)]
+    light.append(package)
     return {(n, h) for n in light for h in HEAVY if h in loaded(found, n)}
 
 
