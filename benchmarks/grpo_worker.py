@@ -21,6 +21,7 @@ import torch
 
 import rows as row_files
 from common import Measured, cpu_seconds, matmul_gflops, peak_rss_gb
+from gnomon.training.callbacks import Callback, StepDone
 from worker import ADAM, CLIP, Finished, _Scheduled, _unused_token
 
 BETA = 0.04
@@ -218,17 +219,17 @@ def _counting(generate: Callable[..., Any], recorder: Recorder) -> Callable[...,
     return call
 
 
-class _Progress:
+class _Progress(Callback):
     """Told by gnomon's Loop of each finished iteration."""
 
     def __init__(self, recorder: Recorder, steps: int) -> None:
         self.recorder, self.steps = recorder, steps
 
-    def update(self, iteration: int, row: Any) -> None:
+    def on_step(self, event: StepDone) -> None:
         self.recorder.step()
-        self.recorder.measured.losses.append(float(row["loss"]))
-        self.recorder.measured.grad_norms.append(float(row["grad_norm"]))
-        if iteration == self.steps:
+        self.recorder.measured.losses.append(event.metrics["loss"])
+        self.recorder.measured.grad_norms.append(event.metrics["grad_norm"])
+        if event.iteration == self.steps:
             raise Finished
 
     def note(self, text: str) -> None:

@@ -21,6 +21,7 @@ import torch
 import rows as row_files
 from common import Job, Measured, cpu_seconds, matmul_gflops, parameter_counts, peak_rss_gb
 from gnomon.records import TokenGroup
+from gnomon.training.callbacks import Callback, StepDone
 
 BETA = 0.1
 LORA_RANK, LORA_ALPHA = 16, 32
@@ -28,11 +29,12 @@ ADAM = {"betas": (0.9, 0.95), "eps": 1e-8}
 CLIP = 1.0
 
 
-class Finished(Exception):  # noqa: N818 - not an error
-    """The last step is done: no checkpoint is written that the other side would not write."""
+class Finished(KeyboardInterrupt):
+    """The last step is done: no checkpoint is written that the other side would not write. As an
+    interrupt it passes through the Loop's callbacks."""
 
 
-class Clock:
+class Clock(Callback):
     """Times optimiser steps and keeps their losses; stands in for gnomon's Progress too."""
 
     def __init__(self, steps: int) -> None:
@@ -59,11 +61,11 @@ class Clock:
         found = [float(value) for value in sides if value is not None]
         self.measured.checks.append(sum(found) / len(found) if found else loss)
 
-    def update(self, iteration: int, row: Mapping[str, Any]) -> None:
+    def on_step(self, event: StepDone) -> None:
         """gnomon's Loop reports a finished iteration."""
         self.step()
-        self.losses(row, "logprobs")
-        if iteration == self.steps:
+        self.losses(event.metrics, "logprobs")
+        if event.iteration == self.steps:
             raise Finished
 
     def note(self, text: str) -> None:

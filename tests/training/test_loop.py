@@ -348,28 +348,6 @@ def test_random_numbers_hang_on_the_iteration_alone(tmp_path: Path) -> None:
     assert len(set(drawn["a"])) == 4
 
 
-def test_sinks_get_the_same_rows(tmp_path: Path) -> None:
-    class Sink:
-        def __init__(self) -> None:
-            self.logged: list[tuple[int, float]] = []
-            self.texts: list[int] = []
-
-        def log(self, step: int, metrics: Any) -> None:
-            self.logged.append((step, metrics["loss"]))
-
-        def text(self, step: int, samples: Any) -> None:
-            self.texts.append(step)
-
-        def close(self) -> None: ...
-
-    sink = Sink()
-    loop = make(tmp_path, sample_every=2)
-    loop.sinks = [sink]
-    loop.run()
-    assert sink.logged == [(r["step"], r["loss"]) for r in rows(tmp_path) if not r.get("final")]
-    assert sink.texts == [1, 2, 4, 4]
-
-
 def test_an_iteration_without_minibatches_is_recorded(tmp_path: Path) -> None:
     loop = make(tmp_path, iterations=1)
     loop.learner.experience = lambda i: Experience(Step(i), [], {"reward": 0.5})

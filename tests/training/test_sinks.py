@@ -12,7 +12,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gnomon.errors import ConfigError
-from gnomon.training.sinks import make_sinks
+from gnomon.training.callbacks import EvaluationDone, StageEnd, StageStart, StepDone
+from gnomon.training.sinks import Sink
 
 SAMPLES = [
     {"step": 2, "prompt": "1+1?", "response": "<b>2</b>", "reward": 1.0, "error": None},
@@ -41,6 +42,25 @@ class Recorder(types.ModuleType):
         self.finished += 1
 
 
+def opened(
+    name: str, folder: Path, config: Any = None, resume_step: int | None = None, title: str = "r"
+) -> Sink:
+    sink = Sink(name, title, config or {})
+    begin = StageStart(
+        "s", folder, 0, 4, resume_step or 0, method="sft", resumed=resume_step is not None, roles={}
+    )
+    sink.on_start(begin)
+    return sink
+
+
+def step(number: int, metrics: Any, samples: Any = ()) -> StepDone:
+    return StepDone("s", Path(), number, 4, number, metrics=metrics, samples=samples)
+
+
+def close(sink: Sink) -> None:
+    sink.on_end(StageEnd("s", Path(), 4, 4, 4, status="done"))
+
+
 def scalars(run_dir: Path, tag: str) -> list[tuple[int, float]]:
     accumulator = EventAccumulator(str(run_dir / "tensorboard"))
     accumulator.Reload()
@@ -48,11 +68,11 @@ def scalars(run_dir: Path, tag: str) -> list[tuple[int, float]]:
 
 
 def test_tensorboard_files_hold_what_was_logged(tmp_path: Path) -> None:
-    (sink,) = make_sinks(["tensorboard"], tmp_path, "my-run", {"lr": 0.1, "path": tmp_path})
-    sink.log(1, {"loss": 2.0, "kl": 1, "note": "text", "missing": None})
-    sink.log(2, {"loss": 1.5})
-    sink.text(2, SAMPLES)
-    sink.close()
+    config = {"lr": 0.1, "path": tmp_path}
+    sink = opened("tensorboard", tmp_path, config, title="my-run")
+    sink.on_step(step(1, {"loss": 2.0, "kl": 1, "note": "text", "missing": None}))
+    sink.on_step(step(2, {"loss": 1.5}, SAMPLES))
+    close(sink)
 
     assert scalars(tmp_path, "loss") == [(1, 2.0), (2, 1.5)]
     assert scalars(tmp_path, "kl") == [(1, 1.0)]
@@ -70,14 +90,23 @@ def test_tensorboard_files_hold_what_was_logged(tmp_path: Path) -> None:
 
 
 def test_tensorboard_of_a_resumed_run_has_each_step_once(tmp_path: Path) -> None:
-    (sink,) = make_sinks(["tensorboard"], tmp_path, "r", {})
-    for step in (1, 2, 3):
-        sink.log(step, {"loss": 1.0})
-    sink.close()
-    (sink,) = make_sinks(["tensorboard"], tmp_path, "r", {}, resume_step=2)
-    sink.log(3, {"loss": 5.0})
-    sink.close()
+    sink = opened("tensorboard", tmp_path)
+    for number in (1, 2, 3):
+        sink.on_step(step(number, {"loss": 1.0}))
+    close(sink)
+    sink = opened("tensorboard", tmp_path, resume_step=2)
+    sink.on_step(step(3, {"loss": 5.0}))
+    close(sink)
     assert scalars(tmp_path, "loss") == [(1, 1.0), (2, 1.0), (3, 5.0)]
+
+
+def test_evaluations_are_shown_once_at_the_step_of_the_policy_they_measure(tmp_path: Path) -> None:
+    sink = opened("tensorboard", tmp_path)
+    sink.on_evaluation(EvaluationDone("s", tmp_path, 1, 2, 1, metrics={"eval/x": 1.0}))
+    sink.on_step(step(2, {"loss": 1.0, "eval/x": 1.0}))
+    sink.on_evaluation(EvaluationDone("s", tmp_path, 2, 2, 2, metrics={"eval/x": 2.0}, final=True))
+    close(sink)
+    assert scalars(tmp_path, "eval/x") == [(1, 1.0), (2, 2.0)]
 
 
 def test_wandb_calls_and_the_same_run_on_resume(
@@ -86,19 +115,19 @@ def test_wandb_calls_and_the_same_run_on_resume(
     wandb = Recorder("wandb")
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    (sink,) = make_sinks(["wandb"], tmp_path, "my-run", {"lr": 0.1})
-    sink.log(1, {"loss": 2, "note": "text", "missing": None})
-    sink.text(2, SAMPLES)
-    sink.close()
-    make_sinks(["wandb"], tmp_path, "my-run", {}, resume_step=2)
-    make_sinks(["wandb"], tmp_path, "my-run", {})
+    sink = opened("wandb", tmp_path, {"lr": 0.1}, title="my-run")
+    sink.on_step(step(1, {"loss": 2, "note": "text", "missing": None}))
+    sink.on_evaluation(EvaluationDone("s", tmp_path, 2, 4, 2, metrics={}, samples=SAMPLES))
+    close(sink)
+    opened("wandb", tmp_path, resume_step=2)
+    opened("wandb", tmp_path)
 
     first, resumed, anew = wandb.inits
     assert (first["project"], first["name"], first["config"]) == ("gnomon", "my-run", {"lr": 0.1})
     assert resumed["id"] == first["id"] != anew["id"]
     assert wandb.logged[0] == ({"loss": 2.0}, 1)
-    (_, table), step = wandb.logged[1][0]["samples"], wandb.logged[1][1]
-    assert step == 2
+    (_, table), at = wandb.logged[1][0]["samples"], wandb.logged[1][1]
+    assert at == 2
     assert table["columns"] == ["step", "prompt", "response", "reward", "error", "extra"]
     assert table["data"][1] == [2, "2+2?", "5", 0.0, None, "x"]
     assert wandb.finished == 1
@@ -108,11 +137,11 @@ def test_trackio_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trackio = Recorder("trackio")
     monkeypatch.setitem(sys.modules, "trackio", trackio)
     monkeypatch.setenv("TRACKIO_PROJECT", "ours")
-    (sink,) = make_sinks(["trackio"], tmp_path, "my-run", {"lr": 0.1})
-    sink.log(1, {"loss": 2.0})
-    sink.text(2, SAMPLES)
-    sink.close()
-    make_sinks(["trackio"], tmp_path, "my-run", {}, resume_step=2)
+    sink = opened("trackio", tmp_path, {"lr": 0.1}, title="my-run")
+    sink.on_step(step(1, {"loss": 2.0}))
+    sink.on_evaluation(EvaluationDone("s", tmp_path, 2, 4, 2, metrics={}, samples=SAMPLES))
+    close(sink)
+    opened("trackio", tmp_path, resume_step=2)
     assert trackio.inits[0] == {
         "project": "ours",
         "name": "my-run",
@@ -135,18 +164,7 @@ def test_a_missing_package_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)  # makes its import fail
     with pytest.raises(ConfigError, match=rf"gnomon-rlhf\[{extra}\]"):
-        make_sinks([name], tmp_path, "r", {})
-
-
-def test_a_sink_that_cannot_be_opened_closes_those_before_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wandb = Recorder("wandb")
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    monkeypatch.setitem(sys.modules, "trackio", None)
-    with pytest.raises(ConfigError):
-        make_sinks(["wandb", "trackio"], tmp_path, "r", {})
-    assert wandb.finished == 1
+        opened(name, tmp_path)
 
 
 def test_a_sink_that_fails_is_dropped_with_one_warning(
@@ -154,15 +172,15 @@ def test_a_sink_that_fails_is_dropped_with_one_warning(
 ) -> None:
     wandb = Recorder("wandb")
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    (sink,) = make_sinks(["wandb"], tmp_path, "r", {})
+    sink = opened("wandb", tmp_path)
 
     def offline(metrics: dict[str, Any], step: int) -> None:
         raise ConnectionError("offline")
 
     monkeypatch.setattr(wandb, "log", offline)
     with pytest.warns(UserWarning, match=r"wandb sink failed.*offline.*the run continues"):
-        sink.log(1, {"loss": 1.0})
+        sink.on_step(step(1, {"loss": 1.0}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sink.log(2, {"loss": 1.0})
-        sink.close()
+        sink.on_step(step(2, {"loss": 1.0}))
+        close(sink)

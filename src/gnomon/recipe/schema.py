@@ -20,7 +20,7 @@ from pydantic import (
 from gnomon.recipe.card import CardSpec
 from gnomon.recipe.gates import Conditions, OnFail
 from gnomon.recipe.spec import Spec, listed_by
-from gnomon.recipe.training import LoraSpec, TrainSpec
+from gnomon.recipe.training import CallbackSpec, LoraSpec, TrainSpec
 
 Kind = Literal["demonstrations", "preferences", "rankings", "unpaired", "prompts"]
 """What rows of data can be, everywhere in gnomon."""
@@ -372,6 +372,11 @@ class Recipe(Spec):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     sinks: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+    callbacks: Annotated[list[CallbackSpec], listed_by("callback")] = Field(
+        default_factory=list,
+        description="what is told how training goes: `file.py:Name`; a bare string is one; see "
+        "[callbacks.md](callbacks.md)",
+    )
     stages: list[StageSpec] = Field(min_length=1)
     compare: CompareSpec | None = None
     gates: Conditions = Field(

@@ -41,6 +41,13 @@ EvalSpecs = Annotated[list[EvalSpec], listed_by("suite")]
 ScheduledEvalSpecs = Annotated[list[ScheduledEvalSpec], listed_by("suite")]
 
 
+class CallbackSpec(Spec):
+    """What is told how training goes; see [callbacks.md](callbacks.md)."""
+
+    callback: str = Field(description="your own class: file.py:Name or package.module:Name")
+    options: dict[str, Any] = Field(default_factory=dict, description="its keyword arguments")
+
+
 class MonitorSpec(Spec):
     """What is looked at while a policy trains; see [monitors.md](monitors.md)."""
 

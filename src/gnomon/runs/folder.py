@@ -53,7 +53,8 @@ OUTPUTS = ("model", "groups.jsonl", "metrics.parquet", "samples.parquet", EVALS)
 LOCK, HOLDER = ".lock", ".lock.json"
 _DECISIONS = ("gates", "on_fail")
 """Keys of a recipe, and of a stage, that a resumed run may have changed: what is done stays done,
-and its gates are asked again. So may the recipe's ``card``, which states and changes nothing."""
+and its gates are asked again. So may the recipe's ``card`` and ``callbacks``, which change nothing
+of what is trained."""
 _ASKING = ("budget", "budget_tokens", "patience_s", "requests_per_minute", "tokens_per_minute")
 """Options of an AI judge that a resumed run may have changed: they do not decide what it says."""
 _SHOWN = 8
@@ -281,9 +282,12 @@ class RunFolder:
 
 
 def _is_decision(key: str) -> bool:
-    """Whether a key as :func:`recipe_changes` writes it is of a gate, or of the card."""
+    """Whether a key as :func:`recipe_changes` writes it is of a gate, the card or a
+    callback."""
     parts = [part for part in key.split(".") if not part.isdecimal()]
-    return parts[0] == "card" or (parts[-1] in _DECISIONS and "settings" not in parts)
+    if parts[0] in ("card", "callbacks"):
+        return True
+    return parts[-1] in _DECISIONS and "settings" not in parts
 
 
 def _shown(value: Any) -> str:

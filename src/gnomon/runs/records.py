@@ -337,9 +337,11 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of everything in a recipe except where its folder is, its gates and its card."""
+    """SHA-256 of everything in a recipe except where its folder is, its gates, its card and its
+    callbacks."""
     plain = plain_recipe(recipe)
     plain.pop("card", None)
+    plain.pop("callbacks", None)
     for part in (plain, *plain["stages"]):
         for key in ("output", "gates", "on_fail"):
             part.pop(key, None)

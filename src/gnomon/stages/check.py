@@ -41,6 +41,7 @@ from gnomon.stages.sources import (
 )
 from gnomon.stages.stage import Stage, open_stage, pick_device
 from gnomon.tasks.sources import BUILTIN, GENERATED
+from gnomon.training.callbacks import callback_maker
 from gnomon.training.sinks import check_sinks
 
 
@@ -52,7 +53,7 @@ def check_recipe(recipe: Recipe, run: RunFolder, base: Path) -> None:
     """
     problems: list[str] = []
     try:
-        check_tools(recipe)
+        check_tools(recipe, base)
     except GnomonError as error:
         problems.append(str(error))
     for stage in recipe.stages:
@@ -90,20 +91,26 @@ def check_machine(recipe: Recipe) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def check_tools(recipe: Recipe) -> None:
-    """Check that the device is available and the packages of the sinks are installed.
+def check_tools(recipe: Recipe, base: Path, code: bool = True) -> None:
+    """Check that the device is available, the packages of the sinks are installed and the callbacks
+    are there.
+
+    Args:
+        code: whether the Python that the recipe names may be imported.
 
     Raises:
         ConfigError: one is not.
     """
     pick_device(recipe.device)
+    for spec in recipe.callbacks if code else ():
+        callback_maker(spec.callback, spec.options, base)
     if recipe.sinks:
         check_sinks(recipe.sinks)
 
 
 def own_code(recipe: Recipe) -> list[str]:
-    """The author's Python that a recipe runs: methods, reward functions, verifiers, suites
-    and environments."""
+    """The author's Python that a recipe runs: methods, reward functions, verifiers, suites,
+    environments and callbacks."""
     rewards = [r for s in recipe.stages for r in (*s.reward, *s.observe)]
     rewards += recipe.compare.rewards if recipe.compare is not None else []
     named = [s.algorithm for s in recipe.stages if is_own(s.algorithm)]
@@ -111,6 +118,7 @@ def own_code(recipe: Recipe) -> list[str]:
     suites = [e.suite for s in recipe.stages for e in stage_evals(s)]
     named += [suite for suite in suites if is_own(suite)]
     places = [s.environment.name for s in recipe.stages if s.environment is not None]
+    named += [spec.callback for spec in recipe.callbacks]
     return list(dict.fromkeys([*named, *(name for name in places if ":" in name)]))
 
 

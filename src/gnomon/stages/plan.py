@@ -84,7 +84,7 @@ def make_plan(recipe: Recipe, base: Path, code: bool = True) -> list[StagePlan]:
     problems: list[str] = []
     try:
         check_machine(recipe)
-        check_tools(recipe)
+        check_tools(recipe, base, code)
         planner = _Planner(recipe, run, base, code)
     except GnomonError as error:
         raise ConfigError(str(error)) from error

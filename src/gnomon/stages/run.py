@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from gnomon.stages.compare import compare
 from gnomon.stages.gates import GateKeeper
 from gnomon.stages.names import policy_stages
 from gnomon.stages.stage import memory_info, open_stage, run_stage
+from gnomon.training.callbacks import Callback, callback_maker, checked
 from gnomon.training.progress import Progress
 from gnomon.training.watch import Stop
 from gnomon.usercode import explain
@@ -36,6 +37,7 @@ def run_recipe(
     base: Path,
     resume: bool = False,
     announce: Announce = print,
+    callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Run every stage that is not done, compare the policies, audit the run, write the report.
 
@@ -48,6 +50,8 @@ def run_recipe(
         resume: continue an earlier run of the same recipe.
         announce: called with a line when a stage starts or ends. Where it fails (on a closed pipe,
             say), the run continues without it.
+        callbacks: told how training goes in every stage that trains, after those that the recipe
+            names.
 
     Returns:
         The run's folder.
@@ -62,21 +66,30 @@ def run_recipe(
     check_machine(recipe)
     run.check(resume)
     check_recipe(recipe, run, base)
+    named = [callback_maker(spec.callback, spec.options, base)() for spec in recipe.callbacks]
+    told = [*named, *checked(callbacks)]
     with run_lock(run.path):
-        return _Running(recipe, run, base, resume, _ignoring_failures(announce)).execute()
+        return _Running(recipe, run, base, resume, _ignoring_failures(announce), told).execute()
 
 
 class _Running:
     """One call of :func:`run_recipe`, the run's folder locked."""
 
     def __init__(
-        self, recipe: Recipe, run: RunFolder, base: Path, resume: bool, announce: Announce
+        self,
+        recipe: Recipe,
+        run: RunFolder,
+        base: Path,
+        resume: bool,
+        announce: Announce,
+        callbacks: Sequence[Callback],
     ) -> None:
         self.recipe = recipe
         self.run = run
         self.base = base
         self.resume = resume
         self.announce = announce
+        self.callbacks = callbacks
         self.stop = Stop()
         self.where = "before the first stage"
         self.worked = False
@@ -95,7 +108,8 @@ class _Running:
 
     def _stop_message(self, what: str) -> str:
         detail = f" ({what})" if what else ""
-        return f"stopped {self.where}{detail}. Resume with: {resume_command()}"
+        why = f": {self.stop.reason}" if self.stop.reason else ""
+        return f"stopped {self.where}{why}{detail}. Resume with: {resume_command()}"
 
     def _execute(self) -> Path:
         for line in self.run.open(self.resume):
@@ -171,7 +185,7 @@ class _Running:
                 f"{stage.name}: warning: all weights are trained in bfloat16, which rounds steps "
                 "below about 1/256 of a weight away; give it lora, or set dtype=float32"
             )
-        info = run_stage(opened, self.resume, memory, self.stop)
+        info = run_stage(opened, self.resume, memory, self.stop, self.callbacks)
         self.announce(f"{stage.name}: {_summary(info)}")
         if before and before != _artefacts(info):
             self._refuse_changed(stage, folder)

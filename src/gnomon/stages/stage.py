@@ -45,6 +45,7 @@ from gnomon.stages.names import (
 )
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import StageData, context_of, recipe_encoder
+from gnomon.training.callbacks import Callback
 from gnomon.training.progress import Progress
 from gnomon.training.watch import Stop
 
@@ -64,6 +65,7 @@ class Stage:
         data: what was read, once it was.
         closing: engines and the like, to be closed when the stage ends, however it ends.
         stop: asked now and then whether to stop.
+        callbacks: told how training goes.
 
     Args:
         recipe, spec: what was asked.
@@ -88,6 +90,7 @@ class Stage:
         self.seed = stage_seed(recipe, spec.name)
         self.closing = ExitStack()
         self.stop = Stop()
+        self.callbacks: Sequence[Callback] = ()
         self.data = StageData(spec, base, lambda name: run.stage(name).groups, self.seed)
 
     # -- what a kind of stage says ----------------------------------------------------------------
@@ -248,7 +251,11 @@ def memory_info(stage: Stage) -> dict[str, str]:
 
 
 def run_stage(
-    stage: Stage, resume: bool, memory: Mapping[str, str] | None = None, stop: Stop | None = None
+    stage: Stage,
+    resume: bool,
+    memory: Mapping[str, str] | None = None,
+    stop: Stop | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> StageInfo:
     """Run a stage to its end and return its stage.json.
 
@@ -258,9 +265,10 @@ def run_stage(
     Args:
         memory: the estimate to note in stage.json.
         stop: asked now and then whether to stop.
+        callbacks: told how training goes.
     """
     folder, spec = stage.folder, stage.spec
-    stage.stop = stop or stage.stop
+    stage.stop, stage.callbacks = stop or stage.stop, callbacks
     info = StageInfo(
         name=spec.name, algorithm=spec.algorithm, status="running", memory=dict(memory or {})
     )

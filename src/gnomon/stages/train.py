@@ -30,7 +30,6 @@ from gnomon.models.save import save_policy, save_reward_model
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.schema import Kind
 from gnomon.recipe.training import MonitorSpec
-from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.records import DATA
 from gnomon.stages.computed import computed
 from gnomon.stages.environments import build_environment, openings
@@ -48,7 +47,7 @@ from gnomon.training.played import Asked
 from gnomon.training.progress import Progress
 from gnomon.training.reference_cache import ReferenceCache
 from gnomon.training.sampled import Played, SampledSource, Sampling
-from gnomon.training.sinks import Sink, make_sinks
+from gnomon.training.sinks import Sink
 
 SMALL = 10**9
 """Bytes of a copy of the model that is held for the monitors without being asked for."""
@@ -239,7 +238,7 @@ class Train(Stage):
             source = self._source(algorithm, rows, builder, encoder, progress)
             self.closing.callback(source.close)
             learner = Learner(algorithm, source, text)
-            loop = self._loop(learner, loaded, progress, resume)
+            loop = self._loop(learner, loaded, progress)
             last = loop.run(resume)
         if share := self.spec.train.average_with_reference:
             average_with_start(algorithm.roles["policy"].named_parameters(), start, share)
@@ -356,10 +355,10 @@ class Train(Stage):
         folder = Path(self.recipe.output) / ".cache" / "reference"
         return ReferenceCache(folder, loaded.fingerprint, encoder.fingerprint, self.recipe.dtype)
 
-    def _loop(
-        self, learner: Learner, loaded: LoadedModel, progress: Progress, resume: bool
-    ) -> Loop:
-        sinks = self._sinks(resume) if self.recipe.sinks else []
+    def _loop(self, learner: Learner, loaded: LoadedModel, progress: Progress) -> Loop:
+        title, about = f"{self.recipe.name}/{self.name}", self.spec.model_dump(mode="json")
+        sinks = [Sink(name, title, about) for name in dict.fromkeys(self.recipe.sinks)]
+        callbacks = [*sinks, *self.callbacks]
         parameters = sum(p.numel() for p in loaded.model.parameters())
         options = LoopOptions.of(
             self.spec.train,
@@ -369,7 +368,9 @@ class Train(Stage):
             eval_first=self.samples,
         )
         self.run.update_manifest(optimizer={self.spec.name: options.optimizer()})
-        loop = Loop(learner, options, self.folder.path, progress, sinks, self.stop)
+        loop = Loop(
+            learner, options, self.folder.path, progress, callbacks, self.stop, stage=self.name
+        )
         if self.spec.train.evals:
             loop.watchers.append(self._scheduled(learner, progress))
         return loop
@@ -391,25 +392,6 @@ class Train(Stage):
             tell=progress.note,
             watch=self.watched(progress, "evals"),
         )
-
-    def _sinks(self, resume: bool) -> Sequence[Sink]:
-        """Further places that metrics are sent to."""
-        sinks = make_sinks(
-            self.recipe.sinks,
-            self.folder.path,
-            f"{self.recipe.name}/{self.spec.name}",
-            self.spec.model_dump(mode="json"),
-            resume_step=self._resume_step() if resume else None,
-        )
-        for sink in sinks:
-            self.closing.callback(sink.close)
-        return sinks
-
-    def _resume_step(self) -> int | None:
-        """The optimizer step of the newest checkpoint, where sinks continue."""
-        store = CheckpointStore(self.folder.path / "checkpoints")
-        iteration = store.latest()
-        return None if iteration is None else store.read(iteration).step
 
     def _probe(self, source: Source, model: Judge | None, loaded: LoadedModel) -> None:
         """Ask again about edited answers: the reward that was trained on, or the one that was

@@ -6,9 +6,10 @@ is killed continues from its last checkpoint with the same result as if it had n
 
 from __future__ import annotations
 
-import contextlib
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,24 @@ from gnomon.files import Fingerprints, damage, fingerprints
 from gnomon.models.counting import TokenCounts, counting
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.records import EVALS, Evals
-from gnomon.runs.rows import Mark, MetricsStore, RowStore, SampleStore
+from gnomon.training.callbacks import (
+    Callback,
+    CheckpointSaved,
+    EvaluationDone,
+    Event,
+    StageEnd,
+    StageStart,
+    StepDone,
+    tell,
+)
+from gnomon.training.kept import Kept
 from gnomon.training.learner import Learner
 from gnomon.training.optim import LoopOptions
 from gnomon.training.peak import Peak
 from gnomon.training.progress import Progress
-from gnomon.training.sinks import Sink
 from gnomon.training.strategy import OneDevice, Strategy
 from gnomon.training.update import Updater
-from gnomon.training.watch import IdleWatch, PeakMemory, Stop
+from gnomon.training.watch import IdleWatch, Stop
 
 LOOP_METRICS = (
     *("loss", "text_loss", "grad_norm", "lr", "step", "iteration", "final", "seconds"),
@@ -52,10 +62,11 @@ class Loop:
         learner: what to train.
         options: see :class:`LoopOptions`.
         folder: the stage's folder; metrics, samples, evals and checkpoints are kept there.
-        progress: shows how it goes.
-        sinks: further places metrics are sent to.
+        progress: shows how it goes; it is told first.
+        callbacks: told how it goes (:class:`~gnomon.training.callbacks.Callback`).
         stop: asked between iterations whether to stop.
         strategy: where the work is done.
+        stage: its name; the folder's, where none is given.
 
     Attributes:
         watchers: look at the policy now and then; see :data:`Watcher`.
@@ -68,20 +79,20 @@ class Loop:
         options: LoopOptions,
         folder: Path,
         progress: Progress,
-        sinks: Sequence[Sink] = (),
+        callbacks: Sequence[Callback] = (),
         stop: Stop | None = None,
         strategy: Strategy | None = None,
+        stage: str | None = None,
     ) -> None:
         self.learner = learner
         self.options = options
         self.folder = folder
-        self.progress = progress
-        self.sinks = sinks
+        self.callbacks = [progress, *callbacks]
         self.stop = stop or Stop()
+        self.stage = stage or folder.name
         self.checkpoints = CheckpointStore(folder / "checkpoints", options.keep_checkpoints)
         self.updater = Updater(learner, options, strategy or OneDevice(), self._last_saved)
-        self.metrics = MetricsStore(folder / "metrics.parquet")
-        self.samples = SampleStore(folder / "samples.parquet")
+        self.kept = Kept(folder)
         self.idle = IdleWatch(learner.algorithm, options.iterations, progress.note)
         self.watchers: list[Watcher] = []
         self.peak = None if options.stop_at_peak is None else Peak(options.stop_at_peak)
@@ -89,7 +100,6 @@ class Loop:
         self.evaluated = False
         self.evals: Fingerprints | None = None
         self.saved: int | None = None
-        self.memory = PeakMemory()
         self.tokens = TokenCounts()
 
     @property
@@ -119,9 +129,10 @@ class Loop:
             Pending: people have to judge first; everything up to here is saved.
             RunStopped: the run was asked to stop; everything up to here is saved.
         """
-        start = self._restore() if resume else self._begin()
+        start = done = self._restore() if resume else self._begin()
         try:
-            done = start
+            begins = {"method": self.learner.name, "roles": self.learner.roles}
+            self._tell(StageStart, start, resumed=self.saved is not None, **begins)
             while done < self.end:  # which an iteration may bring forward
                 self._or_save(done, start, self._iteration)
                 done += 1
@@ -131,15 +142,18 @@ class Loop:
                 self._or_save(self.end, start, self._final_evaluation)
             if self.saved != self.end:
                 self._checkpoint(self.end)
-            self.metrics.finish()
-            self.samples.finish()
+            self.kept.finish()
+
         except BaseException as error:
-            self._keep_rows(error)
+            self.kept.failed(error, self.step)
+            self._tell_failed(error)
             raise
         finally:
-            self.metrics.close()
-            self.samples.close()
-        return self._last_metrics()
+            self.kept.close()
+        self.idle.sum_up(self.kept.metrics.rows)
+        last = self.kept.last(self.end)
+        self._tell(StageEnd, self.end, status="done", metrics=last)
+        return last
 
     def _or_save(self, iteration: int, start: int, work: Callable[[int], None]) -> None:
         """Do ``work``, or save the state before it if the run has to stop, pause or give up first.
@@ -174,10 +188,15 @@ class Loop:
         began = time.perf_counter()
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
         evaluation = self._evaluate(iteration)
-        if self.stopped is not None:  # the peak has passed: this iteration trains nothing more
-            self._record_evaluation(iteration, evaluation.metrics)
+        watched = self._watched(iteration) if self.stopped is None else {}
+        found = {**evaluation.metrics, **watched}
+        answers = self._rows(evaluation.samples, evaluation=iteration)
+        if found or answers:
+            self._tell(EvaluationDone, iteration, metrics=found, samples=answers)
+        if self.stopped is not None:  # this iteration trains nothing more
+            self.kept.evaluation(iteration, self.step, found)
             return
-        watched = self._watched(iteration)
+        self.stop.check()
         lr = self.updater.begin(iteration)
         self.learner.train_mode(False)
         with counting() as counts:
@@ -185,7 +204,7 @@ class Loop:
             if self.learner.source.can_draw_again():
                 self.stop.check()
             self.learner.train_mode(True)
-            step, sums = self.step, MetricSums()
+            sums = MetricSums()
             norms: list[float] = []
             losses: list[float] = []
             tokens = 0
@@ -200,69 +219,63 @@ class Loop:
             **experience.metrics,
             "grad_norm": sum(norms) / max(1, len(norms)),
             "lr": lr,
-            **evaluation.metrics,
-            **watched,
+            **found,
         }
         self.learner.end_iteration(experience, row)
-        self._keep_samples(evaluation.samples, evaluation=iteration, step=step)
-        self._record(iteration, row, experience.samples, seconds, tokens)
+        self.kept.answers(answers)
+        row = self.kept.iteration(iteration, self.step, row, seconds, tokens)
+        samples = self._rows(experience.samples) if self._keeps_samples(iteration + 1) else []
+        self.kept.answers(samples)
         self.tokens.add(counts)
         self.tokens.add(experience.tokens)
         self.idle.see(iteration + 1, row)
+        self._tell(StepDone, iteration + 1, metrics=row, samples=samples)
 
-    # -- records ----------------------------------------------------------------------------------
+    # -- callbacks --------------------------------------------------------------------------------
 
-    def _record(
-        self,
-        iteration: int,
-        row: Mapping[str, float],
-        samples: Sequence[Mapping[str, Any]],
-        seconds: float,
-        tokens: int,
-    ) -> None:
-        place = {"step": self.step, "iteration": iteration + 1}
-        full: dict[str, float | int] = {
-            **place,
-            **row,
-            **place,  # whatever a method calls its metrics
-            "seconds": seconds,
-            "tokens_per_second": tokens / seconds,
-            **self.memory.metrics(),
-        }
-        self.metrics.append(full)
-        self.progress.update(iteration + 1, full)
-        for sink in self.sinks:
-            sink.log(self.step, full)
-        done = iteration + 1
-        ends = (1, self.options.iterations)  # the first are what later ones are compared with
-        if samples and (done % self.options.sample_every == 0 or done in ends):
-            self._keep_samples(samples)
+    def _tell(self, kind: type[Event], iteration: int, **more: Any) -> None:
+        """Tell the callbacks, and do what they ask; the state is as between two iterations.
 
-    def _keep_samples(
-        self,
-        samples: Sequence[Mapping[str, Any]],
-        *,
-        evaluation: int | None = None,
-        step: int | None = None,
-    ) -> None:
-        """Keep rows of samples.
-
-        Args:
-            evaluation: where they are of an evaluation: iterations that the policy was trained for.
-            step: optimizer steps taken; None for as many as now.
+        Raises:
+            RunError: one of them failed; the state is saved.
         """
-        at = self.step if step is None else step
-        marked = {} if evaluation is None else {"evaluation": evaluation}
-        rows = [{"step": at, **sample, **marked} for sample in samples]
-        for row in rows:
-            self.samples.append(row)
-        for sink in self.sinks if rows else ():
-            sink.text(at, rows)
+        event = kind(self.stage, self.folder, iteration, self.options.iterations, self.step, **more)
+        with _own_random():
+            problem = tell(self.callbacks, event)
+        if problem is not None:
+            if iteration and self.saved != iteration:
+                self._save(iteration)
+            raise RunError(
+                f"{problem}; {self._last_saved()}. Mend the callback or leave it out, and resume "
+                "with --resume."
+            )
+        if event.asked.stop is not None:
+            self.stop.ask(event.asked.stop)
+        if event.asked.finish and iteration < self.end:
+            self.stopped = iteration
 
-    def _record_evaluation(self, iteration: int, found: Mapping[str, float], **more: int) -> None:
-        """A row for the figures of an evaluation, where they belong to no iteration of training."""
-        if found:
-            self.metrics.append({"step": self.step, "iteration": iteration, **more, **found})
+    def _tell_failed(self, error: BaseException) -> None:
+        """Tell the callbacks that training ends with ``error``, which is what is raised."""
+        paused = isinstance(error, Pending | RunStopped | KeyboardInterrupt)
+        why = {"status": "stopped" if paused else "failed", "error": str(error) or repr(error)}
+        try:
+            self._tell(StageEnd, self.saved or 0, **why)
+        except RunError as problem:
+            warnings.warn(str(problem), stacklevel=2)
+
+    # -- samples and evaluations ------------------------------------------------------------------
+
+    def _keeps_samples(self, done: int) -> bool:
+        """The first are what later ones are compared with."""
+        return done % self.options.sample_every == 0 or done in (1, self.options.iterations)
+
+    def _rows(
+        self, samples: Sequence[Mapping[str, Any]], evaluation: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Samples as they are kept: of training, or of the ``evaluation`` of the policy that was
+        trained for so many iterations."""
+        marked = {} if evaluation is None else {"evaluation": evaluation}
+        return [{"step": self.step, **sample, **marked} for sample in samples]
 
     def _evaluate(self, iteration: int) -> Evaluation:
         """The evaluation before an iteration, where one is due; where it shows that the peak has
@@ -286,8 +299,7 @@ class Loop:
     def _watched(self, iteration: int, last: bool = False) -> dict[str, float]:
         """What the watchers find; they draw no random numbers that training would have drawn."""
         found: dict[str, float] = {}
-        cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.random.fork_rng(devices=cuda):
+        with _own_random():
             for watcher in self.watchers:
                 self.learner.train_mode(False)
                 found |= watcher(iteration, self.step, last)
@@ -305,9 +317,13 @@ class Loop:
         if self.evaluated:
             return
         metrics = {**evaluation.metrics, **self._watched(iteration, last=True)}
-        self._record_evaluation(iteration, metrics, final=1)
-        self._keep_samples(evaluation.samples, evaluation=of)
+        self.kept.evaluation(iteration, self.step, metrics, final=1)
+        answers = self._rows(evaluation.samples, evaluation=of)
+        self.kept.answers(answers)
         self.evaluated = True
+        self.saved = None  # a checkpoint of this iteration does not know of it
+        if metrics or answers:
+            self._tell(EvaluationDone, iteration, metrics=metrics, samples=answers, final=True)
 
     def _at_peak(self, iteration: int) -> Evaluation | None:
         """Give the model the weights of the best evaluation, the one after the last iteration among
@@ -319,7 +335,7 @@ class Loop:
             evaluation = self._evaluated(iteration)
             if peak.iteration == iteration:
                 return evaluation
-            self._record_evaluation(iteration, evaluation.metrics)
+            self.kept.evaluation(iteration, self.step, evaluation.metrics)
         if peak.iteration is not None:
             peak.restore(self.parameters)
         return None
@@ -328,27 +344,6 @@ class Loop:
         """Whether the final evaluation was done and its file is what was written."""
         return self.evaluated and (self.evals is None or damage(self.folder, self.evals) is None)
 
-    def _keep_rows(self, error: BaseException) -> None:
-        """Write the rows up to the error, and the samples whose rewards failed.
-
-        A resumed run drops them again: they belong to steps after its checkpoint.
-        """
-        with contextlib.suppress(RunError):  # a full disk; the error itself says more
-            if isinstance(error, RewardsFailedError):
-                for sample in error.samples:
-                    self.samples.append({"step": self.step + 1, **sample})
-            self.metrics.finish()
-            self.samples.finish()
-
-    def _last_metrics(self) -> dict[str, float]:
-        """The last training row and what the final evaluation added to it."""
-        everything = self.metrics.rows
-        self.idle.sum_up(everything)
-        rows = [row for row in everything if row["iteration"] == self.end]
-        merged = {k: v for row in rows for k, v in row.items() if v is not None}
-        places = ("step", "iteration", "final")
-        return {k: float(v) for k, v in merged.items() if k not in places}
-
     # -- checkpoints ------------------------------------------------------------------------------
 
     def _last_saved(self) -> str:
@@ -356,8 +351,11 @@ class Loop:
         return f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
 
     def _checkpoint(self, iteration: int) -> None:
+        self._save(iteration)
+        self._tell(CheckpointSaved, iteration, path=self.checkpoints.path(iteration))
+
+    def _save(self, iteration: int) -> None:
         parameters = self.updater.finite(iteration)
-        marks = {name: store.mark().to_dict() for name, store in self._tables.items()}
         self.checkpoints.save(
             iteration,
             parameters=parameters,
@@ -367,9 +365,9 @@ class Loop:
                 "step": self.step,
                 "evaluated": self.evaluated,
                 "evals": fingerprints(self.folder, [EVALS]) if self.evaluated else None,
-                "rows": marks,
+                "rows": self.kept.marks(),
                 "algorithm": self.learner.state_dict(),
-                "memory": self.memory.metrics(),
+                "memory": self.kept.memory.metrics(),
                 "stopped": self.stopped,
                 "peak": None if self.peak is None else self.peak.state_dict(),
                 "tokens": self.tokens.to_dict(),
@@ -377,13 +375,8 @@ class Loop:
         )
         self.saved = iteration
 
-    @property
-    def _tables(self) -> dict[str, RowStore]:
-        return {"metrics": self.metrics, "samples": self.samples}
-
     def _begin(self) -> int:
-        for store in self._tables.values():
-            store.reset()
+        self.kept.reset()
         return 0
 
     def _restore(self) -> int:
@@ -399,17 +392,21 @@ class Loop:
                 f"{self.learner.name}). Put this stage's own checkpoints back, or remove "
                 f"{folder.parent} to start the stage again."
             )
-        for name, store in self._tables.items():
-            store.restore(Mark(**state["rows"][name]))
+        self.kept.restore(state["rows"])
         self.checkpoints.load(iteration, self.parameters, self.updater.optimizer)
         self.learner.load_state_dict(state["algorithm"])
         self.updater.taken = int(state["step"])
         self.evaluated, self.evals = bool(state["evaluated"]), state["evals"]
         self.saved = iteration
-        self.memory.restore(state["memory"])
+        self.kept.memory.restore(state["memory"])
         self.stopped = state.get("stopped")
         if self.peak is not None and state.get("peak") is not None:
             self.peak.load_state_dict(state["peak"])
         self.tokens = TokenCounts.of(state.get("tokens", {}))  # earlier versions have none
-        self.progress.resume(iteration)
         return iteration
+
+
+def _own_random() -> AbstractContextManager[None]:
+    """Within it random numbers are drawn that training does not miss."""
+    cuda = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    return torch.random.fork_rng(devices=cuda)

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from gnomon.console import make_console
+from gnomon.training.callbacks import Callback, StageStart, StepDone
 
 Numbers = Mapping[str, float | int | str | None]
 
@@ -41,7 +42,7 @@ class _Bar(bar.Progress):
         yield from (Text(task.fields["figures"], style="dim") for task in self.tasks)
 
 
-class Progress:
+class Progress(Callback):
     """Use as a context manager; tell it of each finished iteration and of phases within one.
 
     On a terminal it draws a bar that refreshes in place. Elsewhere (a log file, CI) it prints a
@@ -98,6 +99,13 @@ class Progress:
             self._bar.stop()
         elif self._unprinted:
             self._print()
+
+    def on_start(self, stage: StageStart) -> None:
+        if stage.resumed:
+            self.resume(stage.iteration)
+
+    def on_step(self, event: StepDone) -> None:
+        self.update(event.iteration, event.metrics)
 
     def expect(self, total: int) -> None:
         """There are ``total`` iterations, where that was not known from the start."""

@@ -1,7 +1,8 @@
 """Optional copies of a run's metrics and samples: TensorBoard, Weights & Biases, trackio.
 
 The run's folder stays the record; a sink only shows it elsewhere. So a sink that breaks during a
-run (a network that fails, say) is dropped with a warning, and never stops the run.
+run (a network that fails, say) is dropped with a warning, and never stops the run. One that cannot
+be opened does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from gnomon.errors import ConfigError
 from gnomon.files import write_text
+from gnomon.training.callbacks import Callback, EvaluationDone, StageEnd, StageStart, StepDone
 
 Row = Mapping[str, Any]
 Calls = tuple[
@@ -27,26 +29,58 @@ Calls = tuple[
 _MAX_SAMPLES = 16  # shown per call; all of them are in samples.parquet
 
 
-class Sink:
-    """One tracker, dropped at its first failure with a warning that says so."""
+class Sink(Callback):
+    """One tracker, dropped at its first failure with a warning that says so.
 
-    def __init__(self, name: str, calls: Calls) -> None:
+    Args:
+        name: tensorboard, wandb or trackio.
+        title: what the run is called there.
+        config: shown with the run.
+    """
+
+    def __init__(self, name: str, title: str, config: Row) -> None:
         self.name = name
-        self._calls: Calls | None = calls
+        self.title = title
+        self.config = config
+        self._calls: Calls | None = None
+        self._evaluated: set[str] = set()
 
-    def log(self, step: int, metrics: Row) -> None:
-        """Show the numbers of one row of metrics."""
-        numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)}
-        self._guarded(lambda calls: calls[0](step, numbers))
+    def on_start(self, stage: StageStart) -> None:
+        """Open it; a resumed run goes on after the steps that were shown before.
 
-    def text(self, step: int, samples: Sequence[Row]) -> None:
-        """Show some of a step's samples (columns as in ``SampleRow``)."""
-        self._guarded(lambda calls: calls[1](step, list(samples[:_MAX_SAMPLES])))
+        Raises:
+            ConfigError: its package is not installed (with the extra to add).
+        """
+        try:
+            importlib.import_module(self.name)
+        except ImportError as error:
+            raise ConfigError(_missing(self.name, error)) from error
+        resume_step = stage.step if stage.resumed else None
+        self._calls = _SINKS[self.name](stage.folder, self.title, self.config, resume_step)
 
-    def close(self) -> None:
+    def on_step(self, event: StepDone) -> None:
+        """The iteration's row, without what the evaluation before it has shown at its own step."""
+        self._log(event.step, {k: v for k, v in event.metrics.items() if k not in self._evaluated})
+        self._text(event.step, event.samples)
+        self._evaluated = set()
+
+    def on_evaluation(self, event: EvaluationDone) -> None:
+        self._log(event.step, event.metrics)
+        self._text(event.step, event.samples)
+        self._evaluated = set(event.metrics)
+
+    def on_end(self, event: StageEnd) -> None:
         """Write what is still in memory and let go of files and connections."""
         self._guarded(lambda calls: calls[2]())
         self._calls = None
+
+    def _log(self, step: int, metrics: Row) -> None:
+        numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)}
+        self._guarded(lambda calls: calls[0](step, numbers))
+
+    def _text(self, step: int, samples: Sequence[Row]) -> None:
+        if samples:
+            self._guarded(lambda calls: calls[1](step, list(samples[:_MAX_SAMPLES])))
 
     def _guarded(self, call: Callable[[Calls], Any]) -> None:
         if self._calls is None:
@@ -136,42 +170,6 @@ _SINKS: Mapping[str, Callable[[Path, str, Row, int | None], Calls]] = {
     "wandb": _wandb,
     "trackio": _trackio,
 }
-
-
-def make_sinks(
-    names: Sequence[str],
-    run_dir: Path,
-    run_name: str,
-    config: Row,
-    *,
-    resume_step: int | None = None,
-) -> list[Sink]:
-    """Open the named sinks.
-
-    Args:
-        names: any of ``tensorboard``, ``wandb``, ``trackio``.
-        run_dir: where those that write files write them.
-        run_name: what the run is called there.
-        config: shown with the run.
-        resume_step: the last step already logged, when a run is resumed.
-
-    Raises:
-        ConfigError: a package that is not installed (with the extra to add).
-    """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    opened: list[Sink] = []
-    try:
-        for name in dict.fromkeys(names):
-            try:
-                importlib.import_module(name)
-            except ImportError as error:
-                raise ConfigError(_missing(name, error)) from error
-            opened.append(Sink(name, _SINKS[name](run_dir, run_name, config, resume_step)))
-    except BaseException:
-        for sink in opened:
-            sink.close()
-        raise
-    return opened
 
 
 def check_sinks(names: Sequence[str]) -> None:

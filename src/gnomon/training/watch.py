@@ -34,10 +34,17 @@ class Stop:
 
     Attributes:
         signal: the number of the signal that asked, or None.
+        reason: why, where it was not the user at the keyboard.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.reason: str | None = None
+
+    def ask(self, reason: str) -> None:
+        """Stop, as SIGTERM asks for it."""
+        self.signal = self.signal or signal.SIGTERM
+        self.reason = reason
 
     @contextmanager
     def listening(self) -> Iterator[None]:
