@@ -68,7 +68,8 @@ class Response:
     ``messages`` starts with the assistant's turn; later user or tool turns may follow (multi-turn
     demonstrations) and are context, never trained on. ``rank`` is 1 for the best; equal ranks tie.
     A sampled response has the very tokens that the policy wrote (``ids``), and ``finished`` is
-    False where it was cut off at the length limit.
+    False where it was cut off at the length limit; ``logprobs`` [T] are the sampler's of these
+    tokens (nats), where they are kept.
     """
 
     messages: tuple[Message, ...]
@@ -77,6 +78,7 @@ class Response:
     meta: Mapping[str, Any] = field(default_factory=dict)
     ids: Sequence[int] = ()
     finished: bool = True
+    logprobs: Tensor | None = field(default=None, compare=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -143,6 +145,7 @@ class Group:
     """One prompt, K responses, and what is known of how they compare.
 
     ``prompt_ids`` are the very tokens that the policy saw, where the responses were sampled.
+    ``judgement`` is what a judge said of the responses, where it is kept with them.
     """
 
     prompt: Prompt
@@ -150,6 +153,14 @@ class Group:
     comparisons: tuple[Comparison, ...] = ()
     weight: float = 1.0
     prompt_ids: Sequence[int] = ()
+    judgement: Judgement | None = None
+
+    @property
+    def rewards(self) -> list[float | None]:
+        """The judge's score of each response; None where judging it failed, or nobody judged."""
+        if self.judgement is None:
+            return [None] * len(self.responses)
+        return [score.value for score in self.judgement.scores]
 
 
 @dataclass(frozen=True)

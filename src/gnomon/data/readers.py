@@ -30,7 +30,7 @@ from gnomon.data.fields import (
     rename,
 )
 from gnomon.data.formats import BY_NAME, FORMATS, READABLE_AS, Format, check, convert, detect
-from gnomon.data.rows import MAX_GB, iter_rows, stem
+from gnomon.data.rows import IN_MEMORY, MAX_GB, iter_rows, rows_of, stem
 from gnomon.data.values import RawRow, RowError, Skipped, summarise_skipped
 from gnomon.errors import DataError
 from gnomon.plugins import did_you_mean, nearest
@@ -53,7 +53,7 @@ class ReadResult:
 
 
 def read_groups(
-    path_or_id: str | Path,
+    path_or_id: str | Path | Iterable[Mapping[str, Any]],
     *,
     kind: Literal[Kind, "auto"] = "auto",
     split: str | None = None,
@@ -67,11 +67,12 @@ def read_groups(
     max_skipped: float = 0.5,
     max_gb: float = MAX_GB,
 ) -> ReadResult:
-    """Read a file, a folder or glob of shards, a `datasets` folder or a hub id.
+    """Read a file, a folder or glob of shards, a `datasets` folder or a hub id, or rows in memory.
 
     Args:
         path_or_id: a file with one of the endings in ``rows.SUFFIXES``, a folder or a pattern
-            (``data/*.parquet``) of such files, a folder saved by `datasets`, or a hub id.
+            (``data/*.parquet``) of such files, a folder saved by `datasets`, or a hub id; or the
+            rows themselves (dicts, a ``datasets.Dataset``).
         kind: read the rows as this kind; "auto" takes what the format holds.
         split: of a folder or a hub id with several.
         format: one of ``formats.BY_NAME``, or "auto" to detect it from the fields.
@@ -90,8 +91,11 @@ def read_groups(
             has too many unusable rows, or all of its rows have weight 0. The message names file,
             row, reason and cure.
     """
-    name = str(path_or_id)
-    raw = select(iter_rows(path_or_id, split=split, max_gb=max_gb), limit, sample_seed)
+    if isinstance(path_or_id, str | Path):
+        name, rows = str(path_or_id), iter_rows(path_or_id, split=split, max_gb=max_gb)
+    else:
+        name, rows = IN_MEMORY, rows_of(path_or_id)
+    raw = select(rows, limit, sample_seed)
     if not raw:
         raise DataError(f"{name}: no rows. Check that this is the file you meant.")
     columns = columns or {}

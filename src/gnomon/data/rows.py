@@ -11,7 +11,7 @@ import codecs
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -200,6 +200,17 @@ def iter_rows(
     rows: Iterator[RawRow | Skipped]
     rows = load_builtin("gnomon.data.arrowfiles:dataset_rows")(path_or_id, split)
     return rows
+
+
+IN_MEMORY = "data"
+"""What rows that are in no file are said to come from."""
+
+
+def rows_of(values: Iterable[Any]) -> Iterator[RawRow | Skipped]:
+    """Rows that are in memory already, counted from 1."""
+    for i, value in enumerate(values, start=1):
+        row = dict(value) if isinstance(value, Mapping) else value
+        yield as_row(row, Source(IN_MEMORY, i))
 
 
 def _from_file(path: Path, caps: Caps) -> Iterator[RawRow | Skipped]:

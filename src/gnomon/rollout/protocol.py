@@ -75,11 +75,20 @@ class Completion:
 
 
 def sampled_group(
-    prompt: Prompt, prompt_ids: Sequence[int], completions: Sequence[Completion]
+    prompt: Prompt,
+    prompt_ids: Sequence[int],
+    completions: Sequence[Completion],
+    logprobs: bool = False,
 ) -> Group:
-    """A prompt with what was sampled for it, as judges see it."""
+    """A prompt with what was sampled for it, as judges see it; with ``logprobs``, the sampler's are
+    kept."""
     responses = tuple(
-        Response((Message("assistant", c.text),), ids=c.ids, finished=c.finished)
+        Response(
+            (Message("assistant", c.text),),
+            ids=c.ids,
+            finished=c.finished,
+            logprobs=c.logprobs if logprobs else None,
+        )
         for c in completions
     )
     return Group(prompt, responses, prompt_ids=prompt_ids)

@@ -76,7 +76,8 @@ class Sink(Callback):
 
     def _log(self, step: int, metrics: Row) -> None:
         numbers = {k: float(v) for k, v in metrics.items() if isinstance(v, int | float)}
-        self._guarded(lambda calls: calls[0](step, numbers))
+        if numbers:
+            self._guarded(lambda calls: calls[0](step, numbers))
 
     def _text(self, step: int, samples: Sequence[Row]) -> None:
         if samples:
