@@ -75,7 +75,7 @@ def sample(model: Model, prompts: Sequence[Group], s: Settings, seed: int, k: in
 
 
 def judge(groups: Sequence[Group]) -> list[Group]:
-    """1 for an answer that is right and finished, else 0: a program checks it, no model is asked."""
+    """1 for an answer that is right and finished, else 0: a program checks it, not a model."""
     return gnomon.judge("correct", groups)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ RECIPE: Mapping[str, Any] = {
 
 def main(overrides: Sequence[str] = ()) -> Path:
     """Run the recipe, with ``key=value`` changes, and return the run's folder."""
-    raw = dict(RECIPE)
+    raw = deepcopy(dict(RECIPE))
     for override in overrides:
         apply_override(raw, override)
     run = run_recipe(parse_recipe(raw), base=Path(__file__).parent)

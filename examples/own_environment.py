@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -87,7 +88,7 @@ RECIPE: Mapping[str, Any] = {
 
 def main(overrides: Sequence[str] = ()) -> Path:
     """Run the recipe, with ``key=value`` changes, and return the run's folder."""
-    raw = dict(RECIPE)
+    raw = deepcopy(dict(RECIPE))
     for override in overrides:
         apply_override(raw, override)
     return run_recipe(parse_recipe(raw), base=Path(__file__).parent)

@@ -6,16 +6,17 @@
     w_i  = K exp(r_i / tau) / sum_j exp(r_j / tau)     of the K answers to a prompt
     loss = - sum over tokens of w_i log pi(y_i,t)
 
-Better answers weigh more, and none is pushed down (reward-weighted regression: Peters & Schaal 2007,
-"Reinforcement learning by reward-weighted regression", here within the answers to one prompt). As
-tau falls, only the best answer is left: best-of-K imitation. A recipe names the class by its file, as
-below; nothing is registered anywhere.
+Better answers weigh more, and none is pushed down (reward-weighted regression: Peters & Schaal
+2007, "Reinforcement learning by reward-weighted regression", here within the answers to one
+prompt). As tau falls, only the best answer is left: best-of-K imitation. A recipe names the class
+by its file, as below; nothing is registered anywhere.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -107,7 +108,7 @@ RECIPE: Mapping[str, Any] = {
 
 def main(overrides: Sequence[str] = ()) -> Path:
     """Run the recipe, with ``key=value`` changes, and return the run's folder."""
-    raw = dict(RECIPE)
+    raw = deepcopy(dict(RECIPE))
     for override in overrides:
         apply_override(raw, override)
     return run_recipe(parse_recipe(raw), base=Path(__file__).parent)

@@ -35,7 +35,7 @@ def brief(samples: Sequence[Sample], limit: int = 8) -> list[tuple[float, dict[s
 
 
 def right(samples: Sequence[Sample]) -> list[float]:
-    """1 where the row's answer is among the words: what a row holds besides its prompt is in meta."""
+    """1 where the row's answer is among the words: a row's other fields are in ``meta``."""
     return [float(str(s.prompt.meta["answer"]) in s.text.rstrip(".").split()) for s in samples]
 
 

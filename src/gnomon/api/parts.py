@@ -93,7 +93,7 @@ def read(data: Readable, *, kind: str = "auto", **options: Any) -> list[Group]:
         return generated_groups(where, what, options)
     found = read_groups(data, kind=kind, **options)  # type: ignore[arg-type]
     if found.skipped:
-        warnings.warn(summarise_skipped(found.skipped), stacklevel=2)
+        warnings.warn(f"rows left out: {summarise_skipped(found.skipped)}", stacklevel=2)
     return found.groups
 
 
