@@ -192,7 +192,7 @@ class Loop:
         found = {**evaluation.metrics, **watched}
         answers = self._rows(evaluation.samples, evaluation=iteration)
         if found or answers:
-            self._tell(EvaluationDone, iteration, metrics=found, samples=answers)
+            self._tell(EvaluationDone, iteration, metrics=dict(found), samples=answers)
         if self.stopped is not None:  # this iteration trains nothing more
             self.kept.evaluation(iteration, self.step, found)
             return
