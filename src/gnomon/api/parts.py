@@ -16,44 +16,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor
 
+from gnomon.api.loading import Model as Model
+from gnomon.api.loading import load as load
 from gnomon.data.batch import Batch, microbatches
 from gnomon.data.batch import pack as packed
-from gnomon.data.encode import Encoder
 from gnomon.data.readers import read_groups
 from gnomon.data.values import summarise_skipped
-from gnomon.errors import ConfigError, DataError, ModelError
+from gnomon.errors import ConfigError, DataError
 from gnomon.judges.build import one_judge
 from gnomon.judges.function import FunctionReward, GroupReward, source_version
 from gnomon.judges.protocol import Judge, judged
-from gnomon.models.load import LoadedModel, load_causal_lm
-from gnomon.models.memory import RoleNeed
-from gnomon.models.roles import Role, Trunk
-from gnomon.models.save import load_reward_model, save_policy
-from gnomon.plugins import did_you_mean, is_own
+from gnomon.models.save import load_reward_model
+from gnomon.plugins import is_own
 from gnomon.recipe.load import validate_as
-from gnomon.recipe.schema import RewardSpec, StageSpec
+from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Group, Prompt, TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Request, SamplingParams, sampled_group
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.stages.roles import RoleBuilder
-from gnomon.stages.sources import LENGTH, context_of
-from gnomon.stages.stage import pick_device
 from gnomon.tasks.sources import BUILTIN, GENERATED, generated_groups, tunnel_groups
-
-ROLES: Mapping[str, RoleNeed] = {
-    "policy": RoleNeed("policy", trainable=True),
-    "reference": RoleNeed("reference"),
-    "value_model": RoleNeed("value_model", trainable=True, outputs=1, critic=True),
-    "reward_model": RoleNeed("reward_model", trainable=True, outputs=1),
-}
-"""What :func:`load` can set up: two trained by their log-probs or not, two with a scalar head."""
 
 Readable = str | Path | Iterable[Mapping[str, Any]]
 Asked = str | Sequence[Mapping[str, str]] | Mapping[str, Any] | Prompt | Group
@@ -91,142 +77,12 @@ def read(data: Readable, *, kind: str = "auto", **options: Any) -> list[Group]:
         return tunnel_groups(what, options, where)
     if where in GENERATED:
         return generated_groups(where, what, options)
+    if not isinstance(data, str | Path | Iterable):
+        raise DataError(f"data is a {type(data).__name__}; it is a path, or rows: a list of dicts")
     found = read_groups(data, kind=kind, **options)  # type: ignore[arg-type]
     if found.skipped:
         warnings.warn(f"rows left out: {summarise_skipped(found.skipped)}", stacklevel=2)
     return found.groups
-
-
-# -- models ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Model:
-    """A language model with what a loop needs of it.
-
-    Attributes:
-        trunk: the weights; ``trunk.model`` is the transformers model.
-        encoder: from conversations to tokens and masks; ``encoder.stop_ids`` end a response.
-        roles: by name. A :class:`~gnomon.models.roles.Role` gives ``logprobs(batch)`` [R],
-            ``hidden(batch)`` [N, H] and, with a head, ``values(batch)`` [R], ``scores(batch)`` [S].
-    """
-
-    trunk: Trunk
-    encoder: Encoder
-    roles: Mapping[str, Role]
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.trunk.tokenizer
-
-    @property
-    def policy(self) -> Role:
-        """The role "policy"."""
-        return self["policy"]
-
-    @property
-    def reference(self) -> Role:
-        """The role "reference": the weights as they were loaded."""
-        return self["reference"]
-
-    def __getitem__(self, role: str) -> Role:
-        if role not in self.roles:
-            raise ModelError(
-                f"this model has no role {role!r}, but {', '.join(self.roles)}: "
-                f"gnomon.load(..., roles=(..., {role!r}))"
-            )
-        return self.roles[role]
-
-    def with_reference(self) -> Model:
-        """This model with a "reference": a frozen copy of the policy as it is now."""
-        frozen = Role("reference", self.trunk.copy(), adapter=self.policy.adapter)
-        return replace(self, roles={**self.roles, "reference": frozen})
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Everything that its roles train, once each, for an optimizer."""
-        named = {k: p for role in self.roles.values() for k, p in role.named_parameters().items()}
-        return list(named.values())
-
-    def save(self, folder: str | Path) -> Path:
-        """Save the policy as a plain transformers folder; a LoRA adapter is merged into it.
-
-        Raises:
-            RunError: the disk is full.
-        """
-        save_policy(Path(folder), self.policy, facts={"base": self.trunk.source})
-        return Path(folder)
-
-
-def load(
-    model: str | Path | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    *,
-    roles: Sequence[str] = ("policy",),
-    lora: int | None = None,
-    max_length: int | None = None,
-    template: str | None = None,
-    dtype: str = "float32",
-    device: str = "auto",
-    gradient_checkpointing: bool = False,
-    seed: int = 0,
-) -> Model:
-    """Load a model and set up its roles.
-
-    With ``lora`` all roles sit on one copy of the weights: each trained role is an adapter, and the
-    reference is the same weights with adapters off. Without it the policy trains all weights, and
-    each other role has a copy.
-
-    Args:
-        model: "tunnel" (the small model that comes with gnomon), a folder, a hub id; or a
-            transformers model that is already in memory, which is then trained in place.
-        tokenizer: of a model in memory.
-        roles: of "policy", "reference", "value_model" and "reward_model".
-        lora: the adapters' rank (alpha is twice that); None for full fine-tuning.
-        max_length: tokens of a prompt with one response; 1024, or what the model takes.
-        template: a chat template by name or as a .jinja file, where the tokenizer has none.
-        dtype: "float32" or "bfloat16"; of a model in memory its own.
-        device: "auto", "cpu" or "cuda"; a model in memory stays where it is.
-        gradient_checkpointing: compute activations again in the backward pass, for less memory.
-        seed: of the adapters' and heads' first weights.
-
-    Raises:
-        ModelError: no such model, weights that would have to be unpickled, an unknown role.
-        ConfigError: no such device, a rank below 1.
-        DataError: a template that cannot be used.
-    """
-    for name in roles:
-        if name not in ROLES:
-            raise ModelError(f"unknown role {name!r}; {did_you_mean(name, ROLES)}")
-    adapt = None if lora is None else {"rank": lora, "alpha": 2.0 * lora}
-    train = {"gradient_checkpointing": gradient_checkpointing}
-    stage = {"name": "load", "algorithm": "sft", "lora": adapt, "train": train}
-    builder = RoleBuilder(
-        validate_as(StageSpec, stage, "load"), _loaded(model, tokenizer, dtype, device), seed
-    )
-    trunk = builder.trunk
-    made = builder.build([ROLES[name] for name in roles], None)
-    context = context_of(trunk.model.config)
-    length = max_length or min(LENGTH, context or LENGTH)
-    return Model(trunk, Encoder(trunk.tokenizer, max_length=length, template=template), made)
-
-
-def _loaded(
-    model: str | Path | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-    dtype: str,
-    device: str,
-) -> LoadedModel:
-    if isinstance(model, str | Path):
-        if tokenizer is not None:
-            raise ModelError("a model that is loaded by name brings its tokenizer: leave it out")
-        return load_causal_lm(model, dtype=dtype, device=pick_device(device))
-    if not isinstance(model, PreTrainedModel):
-        raise ModelError(
-            f"a {type(model).__name__} is no model: give a name, a folder or a transformers model"
-        )
-    if tokenizer is None:
-        raise ModelError("a model in memory needs its tokenizer: gnomon.load(model, tokenizer)")
-    return LoadedModel(model, tokenizer, model.name_or_path or "memory", "")
 
 
 # -- sample ----------------------------------------------------------------------------------------
