@@ -60,6 +60,8 @@ def test_rows_that_cannot_be_used_are_named() -> None:
         gnomon.read([{"prompt": "Name a colour.", "chosn": "Blue.", "rejected": "Seven."}])
     with pytest.raises(DataError, match="no rows"):
         gnomon.read([])
+    with pytest.raises(ConfigError, match="no option 'colums'; did you mean 'columns'"):
+        gnomon.read([PAIR], colums={})
     with pytest.raises(DataError, match="data is a int"):
         gnomon.read(3)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"(?s)data, row 1.*a string"):

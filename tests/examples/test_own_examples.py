@@ -91,7 +91,9 @@ def test_an_own_method_trains_by_its_file_alone(tmp_path: Path) -> None:
 def test_the_own_methods_weights_by_hand() -> None:
     """exp(1 / 0.5) = 7.389: weights 2 x 7.389 / 8.389 and 2 / 8.389."""
     weights = example("own_method").weights
-    assert torch.allclose(weights(torch.tensor([1.0, 0.0]), 0.5), torch.tensor([1.7616, 0.2384]))
+    assert weights(torch.tensor([1.0, 0.0]), 0.5).tolist() == pytest.approx(
+        [1.7616, 0.2384], abs=1e-4
+    )
     assert torch.allclose(weights(torch.tensor([3.0, 3.0]), 0.5), torch.ones(2))
 
 
@@ -109,7 +111,7 @@ def test_an_own_callback_keeps_a_diary_and_ends_the_stage(
     run = example("own_callback").main([*small, *shown])
     assert len(metrics(run, "01-grpo")) == 1  # every reward is enough, so it ended after one
     diary = (run / "stages" / "01-grpo" / "diary.txt").read_text().splitlines()
-    assert diary[0] == "grpo: up to 3 iterations"
+    assert diary[0] == "grpo: 3 iterations of grpo"
     assert diary[-1] == "done after 1 iterations"
     assert diary[1].startswith("1\t")
     assert diary[-1] in capsys.readouterr().out
@@ -144,7 +146,8 @@ def test_the_code_of_the_parts_page_runs(capsys: pytest.CaptureFixture[str]) -> 
     first, dpo = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {}
     exec(first, names)
-    assert torch.isfinite(names["loss"])
+    assert len(names["groups"]) == 4
+    assert any(p.grad is not None and p.grad.any() for p in names["model"].parameters())
     capsys.readouterr()
     exec(dpo, {})
     losses = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
@@ -182,7 +185,7 @@ def test_the_code_of_the_callbacks_page_runs(tmp_path: Path, tiny_folder: Path) 
     recipe = parse_recipe({**raw, "callbacks": high})
     run = run_recipe(recipe, base=tmp_path, resume=True, callbacks=[Own()])
     assert told == [("raft", 1, True)]
-    assert len([row for row in metrics(run, "01-raft") if row["loss"] is not None]) == 3
+    assert {row["iteration"] for row in metrics(run, "01-raft")} == {1, 2, 3}
 
 
 def test_a_callback_that_cannot_be_used_is_refused_before_anything_runs(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ from gnomon.data.batch import pack as packed
 from gnomon.data.readers import read_groups
 from gnomon.data.values import summarise_skipped
 from gnomon.errors import ConfigError, DataError
+from gnomon.judges.build import BUILTIN as JUDGES
 from gnomon.judges.build import one_judge
 from gnomon.judges.function import FunctionReward, GroupReward, source_version
 from gnomon.judges.protocol import Judge, judged
 from gnomon.models.save import load_reward_model
-from gnomon.plugins import is_own
+from gnomon.plugins import did_you_mean, is_own
 from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Group, Prompt, TokenGroup, TokenResponse
@@ -70,7 +72,7 @@ def read(data: Readable, *, kind: str = "auto", **options: Any) -> list[Group]:
     Raises:
         DataError: no such file, no known format, or too many rows that cannot be used; names file
             and row, with the cure.
-        ConfigError: options that what is made when asked for does not take.
+        ConfigError: an unknown option.
     """
     where, _, what = data.partition(":") if isinstance(data, str) else ("", "", "")
     if where in BUILTIN:
@@ -79,6 +81,10 @@ def read(data: Readable, *, kind: str = "auto", **options: Any) -> list[Group]:
         return generated_groups(where, what, options)
     if not isinstance(data, str | Path | Iterable):
         raise DataError(f"data is a {type(data).__name__}; it is a path, or rows: a list of dicts")
+    known = signature(read_groups).parameters
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"read has no option {option!r}; {did_you_mean(option, known)}")
     found = read_groups(data, kind=kind, **options)  # type: ignore[arg-type]
     if found.skipped:
         warnings.warn(f"rows left out: {summarise_skipped(found.skipped)}", stacklevel=2)
@@ -204,7 +210,8 @@ def make_judge(by: Judge | Callable[..., Any] | str | Path, **options: Any) -> J
     """
     if isinstance(by, str | Path):
         name = str(by)
-        key = "function" if is_own(name) else "model" if Path(name).is_dir() else "builtin"
+        folder = name not in JUDGES and Path(name).is_dir()
+        key = "function" if is_own(name) else "model" if folder else "builtin"
         spec = validate_as(RewardSpec, {key: name, "options": options}, "judge")
         return one_judge(spec, base=Path(), load=load_reward_model, texts=True)
     if options:
