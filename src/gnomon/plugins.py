@@ -92,6 +92,28 @@ def load_builtin(reference: str) -> Any:
         raise ConfigError(f"{reference!r}: {error}") from error
 
 
+PASSED = "python"
+"""``python:NAME`` is what was passed from Python and is in no file."""
+_HANDED: dict[str, Any] = {}
+
+
+@contextmanager
+def handed(objects: Mapping[str, Any]) -> Iterator[None]:
+    """Within the block, these references mean these very objects, whatever their files hold."""
+    before = dict(_HANDED)
+    _HANDED.update(objects)
+    try:
+        yield
+    finally:
+        _HANDED.clear()
+        _HANDED.update(before)
+
+
+def handed_over(reference: str) -> Any:
+    """What was handed over for a reference; None where nothing was."""
+    return _HANDED.get(reference)
+
+
 def load_own(reference: str, base: Path, what: str) -> Any:
     """The callable that ``package.module:name`` or ``file.py:name`` refers to.
 
@@ -103,9 +125,17 @@ def load_own(reference: str, base: Path, what: str) -> Any:
     Raises:
         ConfigError: no such module, file or name, with the reason.
     """
+    if reference in _HANDED:
+        return _HANDED[reference]
     where, colon, name = reference.rpartition(":")
     if not colon or not where or not name:
         raise ConfigError(f"{what} {reference!r}: write module:name or path/file.py:name")
+    if where == PASSED:
+        raise ConfigError(
+            f"{what} {reference!r}: {name} was passed from Python and is in no file, so it has to "
+            f"be passed again: gnomon.Run(FOLDER).resume(passed=[{name}]) in Python. Written into "
+            "a file, it is named as file.py:name and found by itself"
+        )
     try:
         file = base / where if where.endswith(".py") else None
         with _importable(base if file is None else file.parent):

@@ -51,6 +51,7 @@ class Prompt:
         source: where it was read.
         category: a label results are broken down by (task, domain), or None.
         meta: anything a reward needs (the reference answer, say); never shown to the model.
+        conversational: the row had messages and not a text; for rewards that want it as it was.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Prompt:
     source: Source | None = None
     category: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    conversational: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from gnomon.algorithms import offline_settings as offline
 from gnomon.algorithms import on_policy_settings as on_policy
 from gnomon.algorithms import policy_gradient_presets as presets
 from gnomon.algorithms.policy_gradient_settings import PolicyGradientSettings
 from gnomon.errors import ConfigError
-from gnomon.plugins import check_known, did_you_mean, is_own, load_builtin, load_own
+from gnomon.plugins import (
+    check_known,
+    did_you_mean,
+    handed_over,
+    is_own,
+    load_builtin,
+    load_own,
+)
 from gnomon.recipe.schema import Kind
 
 if TYPE_CHECKING:
@@ -165,16 +172,17 @@ def find_method(name: str, base: Path | None = None) -> Method:
         return METHODS[name]
     where = base or Path()
     file = where / name.rpartition(":")[0]
-    changed = file.stat().st_mtime_ns if file.is_file() else None
-    return _own_method(name, where.absolute(), changed)
+    changed: Any = file.stat().st_mtime_ns if file.is_file() else None
+    return _own_method(name, where.absolute(), handed_over(name) or changed)
 
 
 @lru_cache(maxsize=64)
-def _own_method(name: str, base: Path, changed: int | None) -> _UserMethod:
+def _own_method(name: str, base: Path, changed: Any) -> _UserMethod:
     """A user's method; its file runs once, however often the method is asked for.
 
     Args:
-        changed: when the file was; another time makes it another method.
+        changed: when the file was, or the class itself where it was handed over; another makes it
+            another method.
     """
     from gnomon.algorithms.base import Algorithm
 

@@ -311,6 +311,7 @@ def to_group(
 
 
 def _prompt(row: Row, turns: Sequence[Turn], options: ReadOptions) -> Prompt:
+    asked = row.data.get(row.first((*PROMPT, *CHOSEN)) or "")
     turns = with_side_columns(row, turns)
     category = row.take("category")
     own_id = row.take("id")
@@ -332,6 +333,7 @@ def _prompt(row: Row, turns: Sequence[Turn], options: ReadOptions) -> Prompt:
         source=row.source,
         category=None if category is None else str(category),
         meta=meta,
+        conversational=isinstance(asked, list | Mapping),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gnomon.errors import ConfigError
+from gnomon.judges.columns import ABSTAINS
 from gnomon.judges.function import function_reward
 from gnomon.judges.protocol import Judge, Score, judged, total_cost
 from gnomon.plugins import check_known, load_builtin
@@ -142,6 +143,8 @@ def one_judge(
 class Mixture(Judge):
     """sum_i weight_i * score_i; a response that any part fails on is an error, not a partial sum.
 
+    A part that does not apply to a response is left out of its sum, unless none applies.
+
     Raises:
         ConfigError: no part, or a weight that is not a finite number.
     """
@@ -185,6 +188,8 @@ class Mixture(Judge):
         """One response's score from its scores by each part."""
         row = [(judge.name, w, s) for (judge, w), s in zip(self.parts, scores, strict=True)]
         errors = [score.error for _, _, score in row if score.error is not None]
+        if any(score.error is None for _, _, score in row):
+            errors = [error for error in errors if not error.endswith(ABSTAINS)]
         values = {name: score.value for name, _, score in row if score.value is not None}
         for name, _, score in row:
             values |= {f"{name}/{part}": value for part, value in score.parts.items()}

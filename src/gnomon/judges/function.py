@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.errors import ConfigError, RunError
+from gnomon.judges.columns import ColumnReward, takes_columns
 from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score, as_score
 from gnomon.plugins import import_problem, load_own
 from gnomon.records import Group, Judgement
@@ -109,22 +110,22 @@ def _items(result: Any, what: str) -> list[Any]:
 
 
 def function_reward(reference: str, base: Path, options: Mapping[str, Any], name: str) -> Judge:
-    """The judge behind a recipe's ``function`` key: a function of samples, or a class whose objects
-    have ``judge(groups)`` or are called with samples.
+    """The judge behind a recipe's ``function`` key: a function of samples or of columns (see
+    :mod:`gnomon.judges.columns`), or a class whose objects have ``judge(groups)`` or are called
+    with samples.
 
     Raises:
         ConfigError: it cannot be found, made or called, or does not take the options.
     """
     found = load_own(reference, base, "reward function")
-    arguments = () if isinstance(found, type) else ((),)
-    try:
-        inspect.signature(found).bind(*arguments, **options)
-    except TypeError as error:
-        raise ConfigError(f"reward function {reference!r}: its options: {error}") from error
-    except ValueError:  # a builtin, say, has no signature
-        pass
-    version = source_version(found)
-    if not isinstance(found, type):
+    made = not isinstance(found, type)
+    version = source_version(found if not made or hasattr(found, "__name__") else type(found))
+    if made and hasattr(found, "judge") and not isinstance(found, SampleJudge):
+        return GroupReward(found, name, version)
+    _check_signature(found, reference, options)
+    if takes_columns(found):
+        return ColumnReward(found, name, options, version)
+    if made:
         return FunctionReward(partial(found, **options), name, version)
     try:
         own = found(**options)
@@ -142,6 +143,25 @@ def function_reward(reference: str, base: Path, options: Mapping[str, Any], name
             "__call__(self, samples) or judge(self, groups)"
         )
     return FunctionReward(own, name, version)
+
+
+def _check_signature(found: Any, reference: str, options: Mapping[str, Any]) -> None:
+    try:
+        signature = inspect.signature(found)
+        if takes_columns(found):
+            signature.bind_partial(**options)
+        else:
+            signature.bind(*(() if isinstance(found, type) else ((),)), **options)
+    except TypeError as error:
+        if options or isinstance(found, type):
+            raise ConfigError(f"reward function {reference!r}: its options: {error}") from error
+        raise ConfigError(
+            f"reward function {reference!r} cannot be called ({error}): it takes a list of samples "
+            "and nothing else that has no default, or, as TRL's do, completions and any of "
+            "prompts and the data's columns by name"
+        ) from error
+    except ValueError:  # a builtin, say, has no signature
+        pass
 
 
 def source_version(found: Any) -> str:

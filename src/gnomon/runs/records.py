@@ -194,6 +194,7 @@ class Manifest(Record):
 
     Attributes:
         command, cwd: how the ``gnomon`` command was called, and where.
+        base: the folder that the recipe's relative paths start from.
         data: SHA-256 and rows of each source, by stage.
         models: where each stage's weights came from.
         optimizer: the optimizer of each stage.
@@ -208,6 +209,7 @@ class Manifest(Record):
     recipe_sha256: str = ""
     command: str | list[str] = ""
     cwd: str = ""
+    base: str = ""
     data: dict[str, Any] = {}
     models: dict[str, Any] = {}
     files: dict[str, Any] = {}

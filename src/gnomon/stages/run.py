@@ -17,7 +17,7 @@ from gnomon.report.findings import audit_summary
 from gnomon.report.html import write_report
 from gnomon.runs.audit import AUDIT
 from gnomon.runs.folder import RunFolder, StageFolder, run_lock
-from gnomon.runs.records import COMPARISON, StageInfo, now, resume_command
+from gnomon.runs.records import COMPARISON, MANIFEST, Manifest, StageInfo, now, resume_command
 from gnomon.stages.check import check_machine, check_recipe
 from gnomon.stages.compare import compare
 from gnomon.stages.gates import GateKeeper
@@ -114,6 +114,8 @@ class _Running:
     def _execute(self) -> Path:
         for line in self.run.open(self.resume):
             self.announce(line)
+        if not Manifest.read_or_empty(self.run.path / MANIFEST).base:
+            self.run.update_manifest(base=str(self.base.absolute()))
         began = time.time()
         held: GateClosed | None = None
         try:
