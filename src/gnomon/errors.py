@@ -12,6 +12,10 @@ from typing import Any
 class GnomonError(Exception):
     """Base of every error whose cure is in the user's hands."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it: the message, which says what to do."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class DataError(GnomonError):
     """A data file, row or tokenizer template that cannot be used."""

@@ -243,11 +243,11 @@ def invocation() -> dict[str, Any]:
     return {} if arguments is None else {"command": shlex.join(arguments), "cwd": os.getcwd()}
 
 
-def resume_command() -> str:
-    """What to type, in this folder, to resume the run."""
+def resume_command(run: Path | None = None) -> str:
+    """What to type, in this folder, to resume the run in the folder ``run``."""
     arguments = _arguments()
     if arguments is None:
-        return "the same call with resume=True"
+        return f"gnomon.Run({'FOLDER' if run is None else repr(str(run))}).resume()"
     if "--resume" not in arguments:
         arguments = [*arguments, "--resume"]
     return shlex.join(arguments)

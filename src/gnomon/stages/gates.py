@@ -253,7 +253,7 @@ class GateKeeper:
         return (
             f"{who}: {'a gate' if one else f'{len(shut)} gates'} did not open:{lines}\n"
             f"{what}; everything is kept in {self.run.path}. The gates are asked again, as the "
-            f"recipe then has them, by: {resume_command()}"
+            f"recipe then has them, by: {resume_command(self.run.path)}"
         )
 
 

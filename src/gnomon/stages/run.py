@@ -109,7 +109,7 @@ class _Running:
     def _stop_message(self, what: str) -> str:
         detail = f" ({what})" if what else ""
         why = f": {self.stop.reason}" if self.stop.reason else ""
-        return f"stopped {self.where}{why}{detail}. Resume with: {resume_command()}"
+        return f"stopped {self.where}{why}{detail}. Resume with: {resume_command(self.run.path)}"
 
     def _execute(self) -> Path:
         for line in self.run.open(self.resume):

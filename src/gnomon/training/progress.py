@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ from gnomon.training.callbacks import Callback, StageStart, StepDone
 Numbers = Mapping[str, float | int | str | None]
 
 _LINE_SECONDS = 5.0
+_CELL_SECONDS, _CELL_BAR = 1.0, 20
 _RECENT = 0.3  # weight of the newest iteration in the pace the ETA is made from
 # What is shown, in this order: a label and the metrics it may be found under, the first one wins.
 _SHOWN: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -42,11 +44,27 @@ class _Bar(bar.Progress):
         yield from (Text(task.fields["figures"], style="dim") for task in self.tasks)
 
 
+class _Cell:
+    """An output of a notebook's cell whose text is replaced in place; it needs no widgets."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, text: str) -> None:
+        data = {"text/plain": text}
+        if self._handle is None:
+            display = importlib.import_module("IPython.display").display
+            self._handle = display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
+
+
 class Progress(Callback):
     """Use as a context manager; tell it of each finished iteration and of phases within one.
 
-    On a terminal it draws a bar that refreshes in place. Elsewhere (a log file, CI) it prints a
-    plain line at most every five seconds, and the last one at the end.
+    On a terminal it draws a bar that refreshes in place, and in a notebook a line that is replaced
+    every second. Elsewhere (a log file, CI) it prints a plain line at most every five seconds, and
+    the last one at the end.
     """
 
     def __init__(
@@ -72,6 +90,8 @@ class Progress(Callback):
         self._clock = clock
         self._live = enabled is True or (enabled == "auto" and self._console.is_terminal)
         self._lines = enabled == "auto" and not self._live
+        self._cell = _Cell() if self._lines and self._console.is_jupyter else None
+        self._pause = _LINE_SECONDS if self._cell is None else _CELL_SECONDS
         self._bar = _Bar(
             bar.TextColumn("{task.description}", style="bold", markup=False),
             bar.BarColumn(28),
@@ -154,11 +174,15 @@ class Progress(Callback):
     def _show(self, **fields: Any) -> None:
         self._task.fields.update(fields)  # a live bar refreshes itself
         self._unprinted = self._lines
-        if self._lines and self._clock() - self._printed_at >= _LINE_SECONDS:
+        if self._lines and self._clock() - self._printed_at >= self._pause:
             self._print()
 
     def _print(self) -> None:
-        self._console.print(self.line(), markup=False, highlight=False, soft_wrap=True)
+        if self._cell is not None:
+            full = round(_CELL_BAR * min(1.0, self._task.completed / max(1, self.total)))
+            self._cell.show(f"{'█' * full}{'░' * (_CELL_BAR - full)} {self.line()}")
+        else:
+            self._console.print(self.line(), markup=False, highlight=False, soft_wrap=True)
         self._printed_at = self._clock()
         self._unprinted = False
 

@@ -1,0 +1,260 @@
+"""What is given in memory, written into the run's folder, so that the recipe names files.
+
+runs/NAME/inputs/model/          a model, with its tokenizer
+runs/NAME/inputs/data.jsonl      rows; eval_data.jsonl and so on likewise
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gnomon.data.fields import KNOWN, PROMPT
+from gnomon.errors import ConfigError, DataError, ModelError
+from gnomon.files import write_file, write_folder
+from gnomon.recipe.schema import DataSpec
+
+INPUTS = "inputs"
+_ROWS = "a path, a hub id, a list of rows (dicts) or a datasets.Dataset"
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "chat_template.jinja"),
+)
+Write = Callable[[], None]
+
+
+class Inputs:
+    """What has to be written before a recipe can run.
+
+    Nothing is written until :meth:`write`, so that a misspelt keyword costs no copy of a model.
+
+    Args:
+        folder: ``inputs`` in the run's folder.
+        for_rewards: rows keep the fields that a reader would use up, in ``meta``.
+    """
+
+    def __init__(self, folder: Path, for_rewards: bool = False) -> None:
+        self.folder = folder.absolute()
+        self.for_rewards = for_rewards
+        self.columns: set[str] | None = None
+        self._writes: list[Write] = []
+
+    def write(self) -> None:
+        """Write all of it, each file or folder whole or not at all."""
+        for write in self._writes:
+            write()
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    def data(self, key: str, given: Any, reading: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The entries of a recipe's ``data`` (or ``eval_data``, ...) for what was given.
+
+        Args:
+            key: the recipe's.
+            reading: how files and rows are read: keys of a ``data`` entry.
+
+        Raises:
+            DataError: it is neither rows nor a place where rows are.
+        """
+        if given is None:
+            return []
+        if isinstance(given, str | os.PathLike):
+            return [{**reading, "path": str(given)}]
+        if isinstance(given, DataSpec):
+            given = given.model_dump(exclude_unset=True)
+        if isinstance(given, Mapping):
+            return [self._entry(key, given, reading)]
+        if isinstance(given, Sequence) and not isinstance(given, str) and len(given):
+            if all(isinstance(one, str | os.PathLike | DataSpec) for one in given):
+                return [entry for one in given for entry in self.data(key, one, reading)]
+            if all(isinstance(one, Mapping) and _is_entry(one) for one in given):
+                return [{**reading, **one} for one in given]
+        rows = _rows(key, given)
+        if key == "data":
+            self.columns = {name for row in rows for name in row}
+        file = self.folder / f"{key}.jsonl"
+        lines = [_line(key, number, self._kept(row)) for number, row in enumerate(rows, start=1)]
+        self._writes.append(lambda: _write_lines(file, lines))
+        return [{**reading, "path": str(file)}]
+
+    def _entry(
+        self, key: str, given: Mapping[str, Any], reading: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        if "path" in given:
+            return {**reading, **given}
+        if all(hasattr(value, "column_names") for value in given.values()) and given:
+            splits = ", ".join(map(repr, given))
+            raise DataError(
+                f"{key} is a DatasetDict with the splits {splits}: give one of them, as in "
+                f"{key}=dataset[{next(iter(given))!r}], and another as held_out"
+            )
+        raise DataError(f"{key} is a dict without a path; it is {_ROWS}")
+
+    def _kept(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The row; where rewards ask for columns, those that mean something to the reader twice."""
+        if not self.for_rewards or "meta" in row:
+            return row
+        used = {k: v for k, v in row.items() if k in KNOWN and k not in PROMPT and v is not None}
+        return {**row, "meta": used} if used else row
+
+    # -- the model --------------------------------------------------------------------------------
+
+    def model(self, model: Any, tokenizer: Any) -> str:
+        """The model's name or folder for the recipe.
+
+        Raises:
+            ConfigError, ModelError: it is neither a name, a folder nor a language model of
+                transformers; or it comes without a tokenizer.
+        """
+        folder = self.folder / "model"
+        if isinstance(model, str | os.PathLike):
+            if tokenizer is None:
+                return str(model)
+            _check_tokenizer(tokenizer)
+            self._writes.append(lambda: _copy_with(str(model), tokenizer, folder))
+            return str(folder)
+        _check_model(model)
+        if tokenizer is None:
+            tokenizer = _tokenizer_of(model)
+        _check_tokenizer(tokenizer)
+        self._writes.append(lambda: _save(model, tokenizer, folder))
+        return str(folder)
+
+
+def _is_entry(row: Mapping[str, Any]) -> bool:
+    return "path" in row and set(row) <= set(DataSpec.model_fields)
+
+
+def _rows(key: str, given: Any) -> list[Mapping[str, Any]]:
+    if hasattr(given, "to_dict") and hasattr(given, "iterrows"):  # a data frame of pandas
+        given = given.to_dict("records")
+    if hasattr(given, "to_pylist"):  # a table of pyarrow
+        given = given.to_pylist()
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
+        raise DataError(f"{key} is a {type(given).__name__}; it is {_ROWS}")
+    rows = list(given)
+    if not rows:
+        raise DataError(f"{key} has no rows")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Mapping):
+            text = f'; a prompt alone is {{"prompt": {row[:30]!r}}}' if isinstance(row, str) else ""
+            raise DataError(f"{key}, row {number} is a {type(row).__name__}, not a dict{text}")
+    return rows
+
+
+def _line(key: str, number: int, row: Mapping[str, Any]) -> str:
+    def readable(value: Any) -> Any:
+        if hasattr(value, "tolist"):  # numpy's and torch's
+            return value.tolist()
+        if hasattr(value, "isoformat"):
+            return value.isoformat()
+        raise TypeError(type(value).__name__)
+
+    try:
+        return json.dumps(dict(row), ensure_ascii=False, default=readable)
+    except (TypeError, ValueError) as error:
+        odd = next((name for name, value in row.items() if not _is_json(value, readable)), "?")
+        raise DataError(
+            f"{key}, row {number}: column {odd!r} holds a {type(row.get(odd)).__name__}, and JSON "
+            f"cannot ({error}); make it text, numbers or lists, or drop the column"
+        ) from None
+
+
+def _is_json(value: Any, readable: Callable[[Any], Any]) -> bool:
+    try:
+        json.dumps(value, default=readable)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _write_lines(file: Path, lines: Sequence[str]) -> None:
+    with write_file(file) as tmp, tmp.open("w", encoding="utf-8", errors="replace") as stream:
+        stream.writelines(f"{line}\n" for line in lines)
+
+
+# -- models and tokenizers ------------------------------------------------------------------------
+
+
+def _check_model(model: Any) -> None:
+    if hasattr(model, "peft_config") and hasattr(model, "merge_and_unload"):
+        raise ModelError(
+            "model is wrapped by PEFT. Pass model.merge_and_unload() to start from what the "
+            "adapter has learned; to train a new adapter, pass the plain model and "
+            "lora={'rank': 16}"
+        )
+    if not hasattr(model, "save_pretrained") or not hasattr(model, "config"):
+        raise ConfigError(
+            f"model is a {type(model).__name__}; it is a name, a folder, or a causal language "
+            "model of transformers"
+        )
+    if getattr(model, "is_quantized", False):
+        raise ModelError(
+            "model is quantised, and gnomon trains plain weights: load it without "
+            "quantization_config"
+        )
+    if model.get_output_embeddings() is None:
+        raise ModelError(
+            f"model is a {type(model).__name__}, which writes no text: load it with "
+            "AutoModelForCausalLM"
+        )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ModelError("some of model's weights are on no device (meta): load it whole")
+
+
+def _check_tokenizer(tokenizer: Any) -> None:
+    if isinstance(tokenizer, str | os.PathLike):
+        return
+    if not hasattr(tokenizer, "save_pretrained") or not hasattr(tokenizer, "get_vocab"):
+        raise ConfigError(
+            f"tokenizer is a {type(tokenizer).__name__}; it is a tokenizer of transformers, or the "
+            "name or folder of one"
+        )
+
+
+def _tokenizer_of(model: Any) -> str:
+    """Where the model was loaded from, whose tokenizer is its own."""
+    source = getattr(model, "name_or_path", "") or ""
+    if not source:
+        raise ConfigError(
+            "a model in memory needs its tokenizer: tokenizer=AutoTokenizer.from_pretrained(...)"
+        )
+    return str(source)
+
+
+def _tokenizer(tokenizer: Any) -> Any:
+    from gnomon.models.load import load_tokenizer
+
+    if isinstance(tokenizer, str | os.PathLike):
+        try:
+            return load_tokenizer(tokenizer)
+        except ModelError as error:
+            raise ModelError(f"no tokenizer at {tokenizer}: {error}; give tokenizer=") from None
+    return tokenizer
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Plain safetensors and the tokenizer."""
+    from gnomon.models.load import quietly
+
+    needed = sum(p.numel() * p.element_size() for p in model.parameters())
+    own = _tokenizer(tokenizer)
+    with write_folder(folder, need=needed) as tmp, quietly():
+        model.save_pretrained(tmp)
+        own.save_pretrained(tmp)
+
+
+def _copy_with(source: str, tokenizer: Any, folder: Path) -> None:
+    """A copy of a model's own files, with another tokenizer."""
+    from gnomon.models.load import fetch, quietly, weight_files
+
+    found, own = fetch(source), _tokenizer(tokenizer)
+    with write_folder(folder) as tmp, quietly():
+        small = [f for f in found.glob("*.json") if f.name not in _TOKENIZER_FILES]
+        for file in {*weight_files(found), *small}:
+            shutil.copyfile(file, tmp / file.name)
+        own.save_pretrained(tmp)
