@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,10 @@ class Inputs:
         """Write all of it, each file or folder whole or not at all."""
         for write in self._writes:
             write()
+
+    def in_words(self, message: str) -> str:
+        """A message about rows in memory, by what they were given as instead of by their file."""
+        return re.sub(re.escape(f"{self.folder}{os.sep}") + r"(\w+)\.jsonl", r"\1", message)
 
     # -- rows -------------------------------------------------------------------------------------
 

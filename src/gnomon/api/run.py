@@ -90,7 +90,7 @@ def _parsed(recipe: Any, overrides: Sequence[str]) -> Recipe:
         return Recipe.from_yaml(Path(recipe), *overrides)
     if isinstance(recipe, schema.Recipe):
         base = getattr(recipe, "_base", None)
-        raw = recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        raw = recipe.model_dump(mode="json", by_alias=True, exclude_unset=True, warnings=False)
     elif isinstance(recipe, Mapping):
         base, raw = None, dict(recipe)
     else:
@@ -244,7 +244,8 @@ class Run:
     def reasons(self) -> list[str]:
         """What the answer rests on, and what is missing for another."""
         found = self._answer
-        return [*(reason.text for reason in found.reasons), *(need.text for need in found.needs)]
+        needs = (f"{need.text} {need.command}".strip() for need in found.needs)
+        return [*(reason.text for reason in found.reasons), *needs]
 
     @property
     def alarms(self) -> list[Finding]:

@@ -25,11 +25,12 @@ from gnomon.api.keywords import (
 from gnomon.api.passed import Passed
 from gnomon.api.recipe import Recipe
 from gnomon.api.run import Run, clear_for, plainly, start
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, DataError
 from gnomon.files import make_folder
 from gnomon.plugins import handed
 from gnomon.recipe.load import parse_recipe
-from gnomon.stages.names import KINDS, describe
+from gnomon.recipe.schema import DataSpec, check_name
+from gnomon.stages.names import KINDS, check_names, describe
 
 if TYPE_CHECKING:
     from gnomon.training.callbacks import Callback
@@ -38,6 +39,8 @@ _PARAMETERS = [
     *("model", "tokenizer", "data", "held_out", "eval_data", "rewards", "observe"),
     *("name", "output", "overwrite", "resume", "seed", "callbacks"),
 ]
+_TRIED = 200
+"""Rows that are read and tokenised before a run begins."""
 _SOURCES = ("pretraining", "normalise_on")
 """Keys of a stage that are data as well."""
 
@@ -128,7 +131,41 @@ def train(
         passed.check_columns(inputs.columns)
         if not (resume and (folder / "recipe.yaml").is_file()):
             inputs.write()
+            with handed(passed.objects):
+                _try_rows(recipe, inputs)
         return start(recipe, passed.objects, resume, callbacks)
+
+
+def _try_rows(recipe: Recipe, inputs: Inputs) -> None:
+    """Read and tokenise the first rows, so that what is wrong with all of them is said before
+    anything runs.
+
+    Raises:
+        DataError, ConfigError: not one can be used, by the method or with this model's template.
+    """
+    from gnomon.runs.folder import RunFolder
+    from gnomon.stages.check import check_recipe, stage_encoder
+    from gnomon.stages.stage import open_stage
+    from gnomon.stages.usable import usable_rows
+
+    run = RunFolder(recipe)
+    check_names(recipe, recipe.base)
+    check_recipe(recipe, run, recipe.base)
+    spec = recipe.stages[0]
+    tried = {
+        key: [_first_rows(entry) for entry in getattr(spec, key)]
+        for key in ("data", "eval_data", *_SOURCES)
+    }
+    stage = open_stage(recipe, spec.model_copy(update=tried), run, recipe.base)
+    try:
+        usable_rows(stage, stage_encoder(stage), code=True)
+    except DataError as error:
+        raise DataError(inputs.in_words(str(error))) from None
+
+
+def _first_rows(entry: DataSpec) -> DataSpec:
+    few = min(_TRIED, entry.limit or _TRIED)
+    return entry.model_copy(update={"limit": few, "sample_seed": None, "max_skipped": 1.0})
 
 
 def _stage(
@@ -176,8 +213,6 @@ def _claimed(
 
 
 def _check_name(name: str) -> None:
-    from gnomon.recipe.schema import check_name
-
     try:
         check_name(name, "run")
     except ValueError as error:
