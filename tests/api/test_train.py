@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from command import runs
 from datasets import Dataset, DatasetDict
-from tiny_world import tiny_model, tokenizer
 
 import gnomon
+from command import runs
 from gnomon.errors import ConfigError, DataError, GnomonError, ModelError, RunStopped
 from gnomon.runs.records import plain_recipe
 from gnomon.stages.run import run_recipe
 from gnomon.tasks.tunnel.tokenizer import build_tokenizer
+from tiny_world import tiny_model, tokenizer
 
 PAIRS = [
     {"prompt": f"Name a colour, {i}.", "chosen": "Blue.", "rejected": "Seven."} for i in range(8)
@@ -196,7 +196,7 @@ def test_a_second_run_of_the_same_cell(tiny_folder: Path) -> None:
         return gnomon.train("dpo", model=str(tiny_folder), data=PAIRS, **SMALL, **more)
 
     first = train(name="mine")
-    with pytest.raises(ConfigError, match="already holds a run.*resume=True.*overwrite=True"):
+    with pytest.raises(ConfigError, match=r"already holds a run.*resume=True.*overwrite=True"):
         train(name="mine")
     before = (first.folder / "manifest.json").stat().st_mtime_ns
     assert train(name="mine", resume=True).folder == first.folder

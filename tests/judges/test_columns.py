@@ -1,4 +1,4 @@
-"""Rewards that are functions of columns: called as TRL's trainer calls them, answered as it reads."""
+"""Rewards that are functions of columns: called as TRL's trainer calls them, read as it does."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_coroutine_and_options() -> None:
 
 def test_a_column_that_no_row_has_stops_the_run() -> None:
     judge = made(lambda completions, anwser: [0.0])
-    with pytest.raises(RunError, match="needs the column 'anwser'.*did you mean 'answer'"):
+    with pytest.raises(RunError, match=r"needs the column 'anwser'.*did you mean 'answer'"):
         judged(judge, [group(asked("q", answer=1), "a")])
 
 
@@ -125,9 +125,9 @@ def test_a_wrong_number_of_rewards_is_no_reward() -> None:
     assert "returned 1 rewards for 2 completions" in str(found.scores[0].error)
 
 
-@pytest.mark.parametrize("function", [lambda: [], lambda samples, other: []])
+@pytest.mark.parametrize("function", [lambda: [1.0], lambda samples, other: [1.0]])
 def test_a_wrong_signature(function: Any) -> None:
-    with pytest.raises(ConfigError, match="cannot be called .*takes a list of samples"):
+    with pytest.raises(ConfigError, match=r"cannot be called .*takes a list of samples"):
         made(function)
 
 
