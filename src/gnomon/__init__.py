@@ -14,11 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gnomon import errors as errors
     from gnomon import losses as losses
     from gnomon.api.recipe import Recipe as Recipe
     from gnomon.api.run import Run as Run
     from gnomon.api.run import run as run
     from gnomon.api.train import train as train
+    from gnomon.training.callbacks import Callback as Callback
 
 __version__ = "0.1.0"
 
@@ -34,14 +36,16 @@ _WHERE = {
     "sample": "gnomon.api.parts",
     "judge": "gnomon.api.parts",
     "losses": "gnomon.losses",
+    "errors": "gnomon.errors",
 }
-"""The module of each public name; ``losses`` is a module itself."""
+"""The module of each public name; ``losses`` and ``errors`` are modules themselves."""
 
 __all__ = [
     "Callback",
     "Recipe",
     "Run",
     "__version__",
+    "errors",
     "judge",
     "load",
     "losses",

@@ -204,6 +204,12 @@ def test_a_second_run_of_the_same_cell(tiny_folder: Path) -> None:
     assert (first.folder / "manifest.json").stat().st_mtime_ns > before
     with pytest.raises(ConfigError, match="give one of them"):
         train(name="mine", overwrite=True, resume=True)
+    with pytest.raises(DataError, match="no rows"):
+        gnomon.train("dpo", model="tunnel", data=[], name="mine", overwrite=True)
+    with pytest.raises(DataError, match="cannot be read as preferences"):
+        gnomon.train("dpo", model=tiny_folder, data=QUESTIONS, name="mine", overwrite=True)
+    assert gnomon.Run(first.folder).recipe.seed == 1
+    assert [path.name for path in Path("runs").iterdir()] == ["mine"]
     Path("runs/notes").mkdir()
     Path("runs/notes/diary.txt").write_text("dear diary")
     with pytest.raises(ConfigError, match="holds no run"):

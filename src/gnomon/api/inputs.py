@@ -65,24 +65,27 @@ class Inputs:
         Raises:
             DataError: it is neither rows nor a place where rows are.
         """
+        shown = "held_out" if key == "eval_data" else key
         if given is None:
             return []
+        if isinstance(given, float):
+            raise DataError(f"{shown} is a number; holdout={given} keeps that share of data out")
         if isinstance(given, str | os.PathLike):
             return [{**reading, "path": str(given)}]
         if isinstance(given, DataSpec):
             given = given.model_dump(exclude_unset=True)
         if isinstance(given, Mapping):
-            return [self._entry(key, given, reading)]
+            return [self._entry(shown, given, reading)]
         if isinstance(given, Sequence) and not isinstance(given, str) and len(given):
             if all(isinstance(one, str | os.PathLike | DataSpec) for one in given):
                 return [entry for one in given for entry in self.data(key, one, reading)]
             if all(isinstance(one, Mapping) and _is_entry(one) for one in given):
                 return [{**reading, **one} for one in given]
-        rows = _rows(key, given)
+        rows = _rows(shown, given)
         if key == "data":
             self.columns = {name for row in rows for name in row}
         file = self.folder / f"{key}.jsonl"
-        lines = [_line(key, number, self._kept(row)) for number, row in enumerate(rows, start=1)]
+        lines = [_line(shown, number, self._kept(row)) for number, row in enumerate(rows, start=1)]
         self._writes.append(lambda: _write_lines(file, lines))
         return [{**reading, "path": str(file)}]
 
@@ -245,12 +248,17 @@ def _tokenizer(tokenizer: Any) -> Any:
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Plain safetensors and the tokenizer."""
     from gnomon.models.load import quietly
+    from gnomon.models.save import savable_generation_config
 
     needed = sum(p.numel() * p.element_size() for p in model.parameters())
-    own = _tokenizer(tokenizer)
-    with write_folder(folder, need=needed) as tmp, quietly():
-        model.save_pretrained(tmp)
-        own.save_pretrained(tmp)
+    own, before = _tokenizer(tokenizer), model.generation_config
+    try:
+        model.generation_config = savable_generation_config(model) if before else before
+        with write_folder(folder, need=needed) as tmp, quietly():
+            model.save_pretrained(tmp)
+            own.save_pretrained(tmp)
+    finally:
+        model.generation_config = before
 
 
 def _copy_with(source: str, tokenizer: Any, folder: Path) -> None:

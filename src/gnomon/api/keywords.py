@@ -27,6 +27,8 @@ _ELSEWHERE = {
     RECIPE: ("name", "model", "seed", "output", "stages", "gates", "on_fail", "callbacks"),
 }
 """Keys that :func:`gnomon.train` has parameters for, or that another place has first."""
+_AS_GIVEN = ("pretraining", "normalise_on", "environment", "compare")
+"""Keys that may hold rows, functions or classes."""
 _LORA_ALONE = "rank"
 """The one keyword of ``lora`` that asks for LoRA by itself."""
 
@@ -97,7 +99,10 @@ def sort_keywords(
         raise ConfigError("\n".join(f"gnomon.train({method!r}): {p}" for p in problems))
     if not lora:
         out.pop("lora")
-    return {place: {k: plain(k, v) for k, v in keys.items()} for place, keys in out.items()}
+    return {
+        place: {k: v if k in _AS_GIVEN else plain(k, v) for k, v in keys.items()}
+        for place, keys in out.items()
+    }
 
 
 def _section(name: str, value: Any) -> dict[str, Any]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 
+from gnomon.api.inputs import INPUTS
 from gnomon.api.passed import by_name
 from gnomon.api.recipe import Recipe
 from gnomon.console import announce
 from gnomon.errors import ConfigError, DataError, GnomonError, RunError
-from gnomon.files import remove_folder
+from gnomon.files import make_folder, plain_errors, remove_folder
 from gnomon.plugins import handed
 from gnomon.recipe import schema
 from gnomon.recipe.load import apply_override, parse_recipe
@@ -80,9 +83,8 @@ def run(
     parsed = _parsed(recipe, overrides)
     if base is not None:
         parsed._base = Path(base)
-    folder = RunFolder(parsed).path
-    clear_for(folder, overwrite, resume)
-    return start(parsed, by_name(passed), resume, callbacks)
+    with room_for(RunFolder(parsed).path, overwrite, resume) as settle:
+        return start(parsed, by_name(passed), resume, callbacks, settle)
 
 
 def _parsed(recipe: Any, overrides: Sequence[str]) -> Recipe:
@@ -102,52 +104,100 @@ def _parsed(recipe: Any, overrides: Sequence[str]) -> Recipe:
     return Recipe.of(parse_recipe(raw), base)
 
 
-def clear_for(folder: Path, overwrite: bool, resume: bool) -> None:
-    """Make way for a run in ``folder``.
+@contextmanager
+def room_for(folder: Path, overwrite: bool, resume: bool) -> Iterator[Callable[[], None]]:
+    """Room for a run in ``folder``; what to call once it is sure that a run begins there.
+
+    A run that is to be overwritten is put aside until then, and comes back where the block fails
+    before.
 
     Raises:
         ConfigError: a run is there and neither of the two was asked for; or both were; or what is
-            there to be overwritten is no run.
+            there is no run.
         RunError: a process works in it.
     """
+    _check_place(folder, overwrite, resume)
+    aside: Path | None = None
+    if not resume and _holds_run(folder):
+        aside = folder.with_name(f".{folder.name}.overwritten-{os.getpid()}")
+        with plain_errors(folder):
+            folder.rename(aside)
+    make_folder(folder)
+    settled: list[bool] = []
+
+    def settle() -> None:
+        settled.append(True)
+        if aside is not None:
+            remove_folder(aside)
+
+    try:
+        yield settle
+    finally:
+        remove_if_empty_handed(folder)
+        if aside is not None and not settled:
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+
+
+def remove_if_empty_handed(folder: Path) -> None:
+    """Remove a folder in which no run has begun."""
+    if not _holds_run(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _holds_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("recipe.yaml", "stages"))
+
+
+def _check_place(folder: Path, overwrite: bool, resume: bool) -> None:
     if overwrite and resume:
         raise ConfigError("overwrite starts again and resume goes on: give one of them")
-    there = any((folder / name).exists() for name in ("recipe.yaml", "stages"))
-    if resume or not folder.exists():
-        return
-    if not there and any(folder.iterdir()):
+    there = _holds_run(folder)
+    others = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
+    if not there and any(p.name != INPUTS and not p.name.startswith(".") for p in others):
         raise ConfigError(f"{folder} is there and holds no run: choose another name (name=...)")
-    if there and not overwrite:
+    if there and not overwrite and not resume:
         raise ConfigError(
             f"{folder} already holds a run. Give resume=True to go on with it, overwrite=True to "
             "remove it and start again, or another name (name=...)"
         )
-    if there and is_worked_on(folder):
+    if there and overwrite and is_worked_on(folder):
         raise RunError(f"{folder} is being worked on by another process; stop that one first")
-    if there:
-        remove_folder(folder)
 
 
 def start(
-    recipe: Recipe, passed: Mapping[str, Any], resume: bool, callbacks: Sequence[Callback]
+    recipe: Recipe,
+    passed: Mapping[str, Any],
+    resume: bool,
+    callbacks: Sequence[Callback],
+    first: Callable[[], None] = lambda: None,
 ) -> Run:
-    """Check a recipe's names and run it, its ``python:NAME`` meaning what was ``passed``."""
+    """Check a recipe and run it, its ``python:NAME`` meaning what was ``passed``.
+
+    Args:
+        first: called when all is checked, before anything runs.
+    """
     from gnomon.models.load import quietly
+    from gnomon.stages.check import check_recipe
     from gnomon.stages.names import check_names
     from gnomon.stages.run import run_recipe
+    from gnomon.training.callbacks import checked
 
-    folder = RunFolder(recipe).path
+    run = RunFolder(recipe)
     try:
         with handed(passed), quietly():
+            checked(callbacks)
             check_names(recipe, recipe.base)
+            check_recipe(recipe, run, recipe.base)
+            first()
             run_recipe(
                 recipe, base=recipe.base, resume=resume, announce=announce, callbacks=callbacks
             )
     except GnomonError as error:
-        text = str(error).replace("--resume", f"gnomon.Run({str(folder)!r}).resume()")
+        text = str(error).replace("--resume", f"gnomon.Run({str(run.path)!r}).resume()")
         error.args = (text, *error.args[1:])
         raise
-    return Run(folder, passed, callbacks)
+    return Run(run.path, passed, callbacks)
 
 
 class Run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,13 +23,14 @@ from gnomon.api.keywords import (
 )
 from gnomon.api.passed import Passed
 from gnomon.api.recipe import Recipe
-from gnomon.api.run import Run, clear_for, plainly, start
+from gnomon.api.run import Run, plainly, remove_if_empty_handed, room_for, start
 from gnomon.errors import ConfigError, DataError
 from gnomon.files import make_folder
 from gnomon.plugins import handed
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import DataSpec, check_name
-from gnomon.stages.names import KINDS, check_names, describe
+from gnomon.runs.folder import RunFolder
+from gnomon.stages.names import KINDS, describe
 
 if TYPE_CHECKING:
     from gnomon.training.callbacks import Callback
@@ -117,23 +117,28 @@ def train(
         "eval_data": eval_data if held_out is None else held_out,
         **places[STAGE],
     }
-    with _claimed(Path(output), name, short, overwrite, resume) as folder:
+    with _claimed(Path(output), name, short, overwrite, resume) as (folder, settle):
         inputs = Inputs(folder / INPUTS, passed.needs_columns)
         raw = {
             "name": folder.name,
             "model": inputs.model(model, tokenizer),
             "seed": seed,
             "output": str(output),
-            **places[RECIPE],
+            **_recipe_keys(places[RECIPE], inputs, passed),
             "stages": [_stage(short, method, entries, places, inputs, passed)],
         }
         recipe = Recipe.of(parse_recipe(raw, f"gnomon.train({method!r})"), Path.cwd())
         passed.check_columns(inputs.columns)
-        if not (resume and (folder / "recipe.yaml").is_file()):
-            inputs.write()
-            with handed(passed.objects):
+        new = not (resume and (folder / "recipe.yaml").is_file())
+
+        def first() -> None:
+            if new:
                 _try_rows(recipe, inputs)
-        return start(recipe, passed.objects, resume, callbacks)
+            settle()
+
+        if new:
+            inputs.write()
+        return start(recipe, passed.objects, resume, callbacks, first)
 
 
 def _try_rows(recipe: Recipe, inputs: Inputs) -> None:
@@ -143,29 +148,38 @@ def _try_rows(recipe: Recipe, inputs: Inputs) -> None:
     Raises:
         DataError, ConfigError: not one can be used, by the method or with this model's template.
     """
-    from gnomon.runs.folder import RunFolder
-    from gnomon.stages.check import check_recipe, stage_encoder
+    from gnomon.stages.check import stage_encoder
+    from gnomon.stages.sources import is_made
     from gnomon.stages.stage import open_stage
     from gnomon.stages.usable import usable_rows
 
-    run = RunFolder(recipe)
-    check_names(recipe, recipe.base)
-    check_recipe(recipe, run, recipe.base)
+    def few(entry: DataSpec) -> DataSpec:
+        changes: dict[str, Any] = {"limit": min(_TRIED, entry.limit or _TRIED)}
+        if not is_made(entry.path):
+            changes |= {"max_skipped": 1.0}
+        return entry.model_copy(update={**changes, "sample_seed": None})
+
     spec = recipe.stages[0]
-    tried = {
-        key: [_first_rows(entry) for entry in getattr(spec, key)]
-        for key in ("data", "eval_data", *_SOURCES)
-    }
-    stage = open_stage(recipe, spec.model_copy(update=tried), run, recipe.base)
+    keys = ("data", "eval_data", *_SOURCES)
+    tried = spec.model_copy(update={key: [few(one) for one in getattr(spec, key)] for key in keys})
+    stage = open_stage(recipe, tried, RunFolder(recipe), recipe.base)
     try:
         usable_rows(stage, stage_encoder(stage), code=True)
     except DataError as error:
         raise DataError(inputs.in_words(str(error))) from None
 
 
-def _first_rows(entry: DataSpec) -> DataSpec:
-    few = min(_TRIED, entry.limit or _TRIED)
-    return entry.model_copy(update={"limit": few, "sample_seed": None, "max_skipped": 1.0})
+def _recipe_keys(given: Mapping[str, Any], inputs: Inputs, passed: Passed) -> dict[str, Any]:
+    """The recipe's own keys; a comparison may have rows and functions as well."""
+    keys = dict(given)
+    spec = keys.get("compare")
+    if isinstance(spec, Mapping):
+        made = {
+            "rewards": passed.rewards(spec.get("rewards"), "compare.rewards"),
+            "prompts": inputs.data("compare", spec.get("prompts"), {}),
+        }
+        keys["compare"] = {**spec, **made}
+    return keys
 
 
 def _stage(
@@ -177,7 +191,7 @@ def _stage(
     passed: Passed,
 ) -> dict[str, Any]:
     """The recipe's one stage."""
-    stage = {key: value for key, value in entries.items() if value not in (None, [])}
+    stage = dict(entries)
     for key in ("data", "eval_data", *_SOURCES):
         stage[key] = inputs.data(key, entries.get(key), places[DATA])
     place = entries.get("environment")
@@ -191,25 +205,20 @@ def _stage(
 @contextmanager
 def _claimed(
     output: Path, name: str | None, short: str, overwrite: bool, resume: bool
-) -> Iterator[Path]:
-    """The run's folder, made now so that no other run takes it; where nothing has been run in it
-    when the block fails, it is as it was."""
+) -> Iterator[tuple[Path, Callable[[], None]]]:
+    """The run's folder, made now so that no other run takes it, and what to call once it is sure
+    that a run begins there; where the block fails before, all is as it was."""
     make_folder(output)
-    if name is not None:
-        folder = output / name
-        clear_for(folder, overwrite, resume)
-        new = not folder.exists()
-        if new:
-            _check_name(name)
-            make_folder(folder)
-    else:
-        folder, new = _first_free(output, short), True
-    try:
-        yield folder
-    except BaseException:
-        if new and not (folder / "recipe.yaml").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    if name is None:
+        folder = _first_free(output, short)
+        try:
+            yield folder, lambda: None
+        finally:
+            remove_if_empty_handed(folder)
+        return
+    _check_name(name)
+    with room_for(output / name, overwrite, resume) as settle:
+        yield output / name, settle
 
 
 def _check_name(name: str) -> None:

@@ -75,7 +75,7 @@ def save_policy(folder: Path | str, role: Role, *, facts: Mapping[str, Any] | No
     model = trunk.model
     state = merge.merged_state(model, role.adapter)
     plain = load.shell(AutoModelForCausalLM, merge.plain_config(model), model.dtype)
-    plain.generation_config = _generation_config(model)
+    plain.generation_config = savable_generation_config(model)
     with _writing(folder, state) as tmp:
         with load.quietly():
             plain.save_pretrained(tmp, state_dict=state)
@@ -267,7 +267,8 @@ def _base(trunk: Trunk) -> dict[str, str]:
     return {"base_fingerprint": trunk.fingerprint, "base_source": trunk.source}
 
 
-def _generation_config(model: PreTrainedModel) -> Any:
+def savable_generation_config(model: PreTrainedModel) -> Any:
+    """The model's generation settings, as ``save_pretrained`` accepts them."""
     config = copy.deepcopy(model.generation_config)
     try:
         config.validate(strict=True)
