@@ -206,7 +206,7 @@ def test_a_second_run_of_the_same_cell(tiny_folder: Path) -> None:
         train(name="mine", overwrite=True, resume=True)
     with pytest.raises(DataError, match="no rows"):
         gnomon.train("dpo", model="tunnel", data=[], name="mine", overwrite=True)
-    with pytest.raises(DataError, match="cannot be read as preferences"):
+    with pytest.raises(DataError, match="cannot be read as rankings"):
         gnomon.train("dpo", model=tiny_folder, data=QUESTIONS, name="mine", overwrite=True)
     assert gnomon.Run(first.folder).recipe.seed == 1
     assert [path.name for path in Path("runs").iterdir()] == ["mine"]
@@ -247,9 +247,9 @@ BAD: dict[str, tuple[dict[str, Any], type[GnomonError], str]] = {
     "missing columns": (
         {"data": [{"prompt": "a", "choosen": "b", "rejected": "c"}]},
         DataError,
-        "choosen",
+        "columns.*'choosen': did you mean 'chosen'",
     ),
-    "another kind": ({"data": QUESTIONS}, DataError, "cannot be read as preferences"),
+    "another kind": ({"data": QUESTIONS}, DataError, "data: holds .*cannot be read as rankings"),
     "a reward for DPO": ({"rewards": "length"}, ConfigError, "uses no reward"),
     "a name": ({"name": "my/run"}, ConfigError, "a run's name is letters"),
     "no model": ({"model": 3}, ConfigError, "model is a int"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.data.fields import KNOWN, PROMPT
+from gnomon.data.rows import SUFFIXES
 from gnomon.errors import ConfigError, DataError, ModelError
 from gnomon.files import write_file, write_folder
 from gnomon.recipe.schema import DataSpec
@@ -77,7 +78,7 @@ class Inputs:
         if isinstance(given, Mapping):
             return [self._entry(shown, given, reading)]
         if isinstance(given, Sequence) and not isinstance(given, str) and len(given):
-            if all(isinstance(one, str | os.PathLike | DataSpec) for one in given):
+            if all(isinstance(one, os.PathLike | DataSpec) or _is_place(one) for one in given):
                 return [entry for one in given for entry in self.data(key, one, reading)]
             if all(isinstance(one, Mapping) and _is_entry(one) for one in given):
                 return [{**reading, **one} for one in given]
@@ -131,6 +132,13 @@ class Inputs:
         _check_tokenizer(tokenizer)
         self._writes.append(lambda: _save(model, tokenizer, folder))
         return str(folder)
+
+
+def _is_place(text: Any) -> bool:
+    """Whether a text in a list says where rows are, rather than being one."""
+    if not isinstance(text, str) or len(text) > 500:
+        return False
+    return text.lower().endswith(SUFFIXES) or bool(re.fullmatch(r"[\w.-]*[/:]\S*", text))
 
 
 def _is_entry(row: Mapping[str, Any]) -> bool:

@@ -104,7 +104,9 @@ def read_groups(
     empty = _empty_columns(raw)
     want: Kind = native if kind == "auto" else kind
     if want not in READABLE_AS[native]:
-        raise DataError(_not_readable_as(name, chosen, native, want, empty))
+        hints = _misspelt(item.data for item in raw if isinstance(item, RawRow))
+        problem = _not_readable_as(name, chosen, native, want, empty)
+        raise DataError(f"{problem} {hints}".rstrip())
     options = ReadOptions(as_text=as_text, labels=labels or {}, good_from=good_from)
     groups: list[Group] = []
     skipped: list[Skipped] = []
@@ -249,14 +251,18 @@ def _understand(raw: Sequence[RawRow | Skipped], format: str, name: str) -> tupl
     if detected is not None:
         return detected
     fields = sorted({str(key) for row in rows for key in row})
-    odd = [f for f in fields if f not in KNOWN]
-    hints = [f"{f!r}: {hint}" for f in odd if (hint := nearest(f.lower(), KNOWN))]
     needs = "; ".join(f"{f.name} ({f.needs})" for f in FORMATS)
     raise DataError(
         f"{name}, row 1: no known format has the fields {', '.join(fields)}. "
-        f"{' '.join(hints) + ' ' if hints else ''}"
-        f"Map them with columns={{'prompt': ...}}, or use one of: {needs}."
+        f"{_misspelt(rows)}Map them with columns={{'prompt': ...}}, or use one of: {needs}."
     )
+
+
+def _misspelt(rows: Iterable[Mapping[str, Any]]) -> str:
+    """For each unknown field, the known one that is near."""
+    odd = sorted({str(key) for row in rows for key in row} - set(KNOWN))
+    hints = [f"{f!r}: {hint}" for f in odd if (hint := nearest(f.lower(), KNOWN))]
+    return " ".join(hints) + " " if hints else ""
 
 
 def _read_row(
