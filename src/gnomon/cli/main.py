@@ -20,6 +20,7 @@ from gnomon.cli.judge import judge_app
 from gnomon.cli.label import label_app
 from gnomon.cli.mappings import parse_mapping
 from gnomon.cli.run import quickstart, report, run
+from gnomon.cli.sweep import sweep
 from gnomon.cli.view import view
 from gnomon.console import complain, err, say, show
 from gnomon.errors import BudgetSpent, GateClosed, GnomonError, Pending, RunStopped
@@ -50,6 +51,7 @@ def options(
 
 
 app.command()(run)
+app.command()(sweep)
 app.command()(quickstart)
 app.command()(report)
 app.command()(audit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from gnomon.console import announce, complain, say, show
 from gnomon.errors import ConfigError, GateClosed, GnomonError, Pending
 from gnomon.files import first_line
+from gnomon.recipe.sweep import is_marked
 
 if TYPE_CHECKING:
     from gnomon.recipe.schema import Recipe
@@ -67,12 +69,11 @@ def run(
     A recipe runs its author's code: the Python files that its methods, rewards and environments
     name. They are imported by --dry-run too, unless --no-code is given.
     """
-    from gnomon.recipe.load import load_recipe
     from gnomon.stages.names import check_names
 
     if no_code and not dry_run:
         raise ConfigError("--no-code goes with --dry-run: a run needs the recipe's own code")
-    parsed = load_recipe(recipe, overrides or [])
+    parsed = _load(recipe, overrides or [])
     base = recipe.absolute().parent
     check_names(parsed, base)
     if wait and (dry_run or seeds is not None):
@@ -150,11 +151,34 @@ def finish(folder: Path, rebuild: bool = False) -> None:
         say(f"ALARM: {', '.join(names)}; gnomon audit {folder} shows why", "bold red")
 
 
+def _load(recipe: Path, overrides: list[str]) -> Recipe:
+    """The recipe with its overrides, each of which is one value: a list is one here.
+
+    Raises:
+        ConfigError: one stands for several, or something else is wrong.
+    """
+    from gnomon.recipe.load import load_recipe
+
+    sweep = f"gnomon sweep {recipe} {' '.join(map(shlex.quote, overrides))}"
+    for override in overrides:
+        if is_marked(override):
+            raise ConfigError(
+                f"{override!r} stands for several values, and a run takes one of each key. To run "
+                f"them all: {sweep}"
+            )
+    try:
+        return load_recipe(recipe, overrides)
+    except ConfigError as error:
+        if any(o.partition("=")[2].lstrip().startswith("[") for o in overrides):
+            raise ConfigError(f"{error}\nTo run each of several values: {sweep}") from error
+        raise
+
+
 def _run(recipe: Recipe, base: Path, resume: bool) -> Path:
     from gnomon.runs.folder import RunFolder
     from gnomon.stages.run import run_recipe
 
-    _quiet()
+    quiet()
     try:
         return run_recipe(recipe, base=base, resume=resume, announce=announce)
     except GateClosed:
@@ -204,7 +228,7 @@ def _said(left: Callable[[], str]) -> str:
 def _plan(recipe: Recipe, base: Path, code: bool) -> None:
     from gnomon.stages.plan import plan_parts
 
-    _quiet()
+    quiet()
     for part in plan_parts(recipe, base, code):
         show(part)
 
@@ -223,7 +247,7 @@ def _run_seeds(
         for other in others:
             announce(f"{other.name}: the same with seed={other.seed}")
         return
-    _quiet()
+    quiet()
     folders, closed = run_seeds(recipe, seeds, base=base, resume=resume, announce=announce)
     if closed and not all((folder / COMPARISON).exists() for folder in folders):
         raise GateClosed("\n".join(closed))  # a gate stopped one before it was compared
@@ -236,7 +260,7 @@ def _run_seeds(
         raise GateClosed("\n".join(closed))
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keep the libraries' bars and notices off the console; gnomon has its own."""
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from transformers.utils import logging
@@ -254,8 +278,15 @@ def report(
     """Build a run's report and plots again from its folder; or compare several runs.
 
     Several runs are compared by their last stage's figures and their comparisons, side by side,
-    with the difference from the first run and its interval where there are intervals.
+    with the difference from the first run and its interval where there are intervals. Of a sweep's
+    folder, the table and the plot are made again.
     """
+    from gnomon.cli.sweep import show_sweep
+    from gnomon.report.sweeps import is_sweep, write_sweep
+
+    if len(run_folders) == 1 and is_sweep(run_folders[0]):
+        show_sweep(write_sweep(run_folders[0]))
+        return
     if len(run_folders) == 1:
         finish(run_folders[0], rebuild=True)
         return
