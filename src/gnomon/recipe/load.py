@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from gnomon.errors import ConfigError
 from gnomon.plugins import did_you_mean, nearest
+from gnomon.recipe.foreign import hint
 from gnomon.recipe.read import (
     MAX_BYTES,
     MAX_DEPTH,
@@ -23,6 +24,7 @@ from gnomon.recipe.read import (
     read_yaml,
 )
 from gnomon.recipe.schema import Recipe
+from gnomon.recipe.spec import Spec
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -277,9 +279,11 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], raw: Any) -> str:
     if item["type"] == "extra_forbidden":
         owner = _model_at(model, item["loc"][:-1])
         known = _field_names(owner) if owner else []
-        return (
-            f"unknown key {location!r}; {did_you_mean(str(item['loc'][-1]), known, 'known keys:')}"
-        )
+        key, place = str(item["loc"][-1]), [str(part) for part in item["loc"]]
+        written = place[2:] if place[0] == "stages" else place
+        own = [] if issubclass(model, Spec) else ["settings"]
+        theirs = hint(key, ".".join([*own, *written]))
+        return f"unknown key {location!r}; {theirs or did_you_mean(key, known, 'known keys:')}"
     if item["type"] == "missing":
         return f"missing key {location!r}"
     message = str(item["msg"]).removeprefix("Value error, ")
