@@ -24,6 +24,7 @@ from gnomon.recipe.read import explain_yaml, read_yaml
 MOST = 10_000
 """Values of one key, and settings of one grid."""
 _MARKED = re.compile(r"\s*(sweep|log|lin)\s*\((.*)\)\s*", re.DOTALL)
+_BEGUN = re.compile(r"\s*(sweep|log|lin)\s*\(")
 _DIGITS = 4
 
 
@@ -141,6 +142,8 @@ def parse_axis(override: str) -> Axis | None:
         if kind in ("log", "lin"):
             return _range(key, "log" if kind == "log" else "lin", values)
         return Axis(key, _checked(key, values))
+    if _BEGUN.match(text):
+        raise ConfigError(f"{override!r}: the bracket is not closed, or something follows it")
     if not text.strip().startswith("["):
         return None
     values = _listed(text, override)

@@ -168,7 +168,8 @@ class SweepPlan:
 def run_name(keys: Sequence[str], setting: Setting) -> str:
     """A folder's name that shows the setting, the same whatever else is tried."""
     names = short_keys(list(keys))
-    text = "-".join(f"{names[key]}{show(value)}" for key, value in setting)
+    parts = [f"{names[key]}{'-' * isinstance(value, str)}{show(value)}" for key, value in setting]
+    text = "-".join(parts)
     clean = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")
     longest = LONGEST_NAME - 40
     if clean == text and len(text) <= longest:
