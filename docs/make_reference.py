@@ -1,4 +1,5 @@
-"""Write the tables of docs/recipes.md from the schema and the algorithms' settings.
+"""Write the tables of docs/recipes.md from the schema and the algorithms' settings, and those of
+docs/from-*.md from recipe/foreign_keys.txt.
 
     python docs/make_reference.py           write them
     python docs/make_reference.py --check   say whether they are stale (exit code 1)
@@ -27,9 +28,11 @@ from gnomon.algorithms.eval_settings import EVAL, EVAL_SUMMARY, EvalSettings
 from gnomon.algorithms.registry import METHODS, Method
 from gnomon.algorithms.revise_settings import REVISE, REVISE_SUMMARY, CriticSpec, ReviseSettings
 from gnomon.recipe import card, schema, training
+from gnomon.recipe.foreign import foreign_keys
 from gnomon.recipe.reference import default_of, type_of
 
-PAGE = Path(__file__).parent / "recipes.md"
+PAGES = [Path(__file__).parent / name for name in
+         ("recipes.md", "from-trl.md", "from-axolotl.md", "from-llama-factory.md")]  # fmt: skip
 BLOCK = re.compile(r"(<!-- reference: (\w+) -->\n).*?(<!-- end reference -->)", re.DOTALL)
 TITLES: dict[type[BaseModel], str] = {
     schema.Recipe: "The recipe",
@@ -156,13 +159,38 @@ def settings_reference() -> str:
     return "\n".join(parts)
 
 
+def foreign_reference(framework: str) -> str:
+    """The tables of another trainer's keys: with a counterpart, and without."""
+    own = [key for key in foreign_keys() if framework in key.frameworks]
+    ours, none = dict[tuple[str, str], list[str]](), dict[str, list[str]]()
+    for key in own:
+        names = (
+            ours.setdefault((key.ours, key.remark), [])
+            if key.ours
+            else none.setdefault(key.remark, [])
+        )
+        names.append(f"`{key.name}`")
+    lines = [f"| {framework} | gnomon | remark |", "|---|---|---|"]
+    for (name, remark), names in ours.items():
+        lines.append(f"| {', '.join(names)} | `{name}` | {remark} |")
+    lines += ["", "Without a counterpart:", "", f"| {framework} | why |", "|---|---|"]
+    lines += [f"| {', '.join(names)} | {remark} |" for remark, names in none.items()]
+    return "\n".join(lines) + "\n"
+
+
 def render(page: str) -> str:
     """The page with its tables made again.
 
     Raises:
         KeyError: a marker names no table, or a key has no meaning.
     """
-    tables = {"recipe": recipe_reference, "settings": settings_reference}
+    tables = {
+        "recipe": recipe_reference,
+        "settings": settings_reference,
+        "trl": lambda: foreign_reference("TRL"),
+        "axolotl": lambda: foreign_reference("Axolotl"),
+        "llama_factory": lambda: foreign_reference("LLaMA-Factory"),
+    }
     return BLOCK.sub(lambda m: f"{m[1]}\n{tables[m[2]]()}\n{m[3]}", page)
 
 
@@ -217,16 +245,18 @@ def _meaning(model: type[BaseModel], name: str) -> str:
 
 
 def main() -> int:
-    page = PAGE.read_text(encoding="utf-8")
-    fresh = render(page)
-    if "--check" in sys.argv[1:]:
-        stale = fresh != page
-        print(
-            "docs/recipes.md is " + ("stale: python docs/make_reference.py" if stale else "fresh")
-        )
-        return int(stale)
-    PAGE.write_text(fresh, encoding="utf-8")
-    return 0
+    stale = []
+    for file in PAGES:
+        page = file.read_text(encoding="utf-8")
+        fresh = render(page)
+        if fresh != page:
+            stale.append(f"docs/{file.name}")
+            if "--check" not in sys.argv[1:]:
+                file.write_text(fresh, encoding="utf-8")
+    if "--check" not in sys.argv[1:]:
+        return 0
+    print(f"stale: {', '.join(stale)}: python docs/make_reference.py" if stale else "fresh")
+    return int(bool(stale))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gnomon.api.recipe import Recipe as Recipe
     from gnomon.api.run import Run as Run
     from gnomon.api.run import run as run
+    from gnomon.api.sweep import sweep as sweep
     from gnomon.api.train import train as train
     from gnomon.training.callbacks import Callback as Callback
 
@@ -29,6 +30,7 @@ _WHERE = {
     "run": "gnomon.api.run",
     "Run": "gnomon.api.run",
     "Recipe": "gnomon.api.recipe",
+    "sweep": "gnomon.api.sweep",
     "Callback": "gnomon.training.callbacks",
     "read": "gnomon.api.parts",
     "pack": "gnomon.api.parts",
@@ -53,6 +55,7 @@ __all__ = [
     "read",
     "run",
     "sample",
+    "sweep",
     "train",
 ]
 

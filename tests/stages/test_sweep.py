@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_world import save_tiny
 
 from gnomon.errors import ConfigError
 from gnomon.files import fingerprint
@@ -23,6 +22,7 @@ from gnomon.stages.run import run_recipe
 from gnomon.stages.share import shared_stages
 from gnomon.stages.sweep import run_sweep
 from gnomon.stages.sweep_plan import SweepPlan, maker, plan_sweep, run_name
+from tiny_world import save_tiny
 
 DEMOS = {"path": "tunnel:demonstrations", "options": {"n": 12, "seed": 1}}
 SFT = {

@@ -15,7 +15,6 @@ from gnomon.errors import ConfigError, GnomonError
 from gnomon.recipe.load import apply_override, parse_recipe
 from gnomon.recipe.schema import LONGEST_NAME, Recipe
 from gnomon.recipe.sweep import Axis, Range, as_override, parse_axis, short_keys, show
-from gnomon.runs.records import plain_recipe
 from gnomon.stages.names import check_names
 from gnomon.stages.objective import Objective, find_objective
 from gnomon.stages.search import Setting, grid, load_optuna
@@ -34,7 +33,7 @@ def maker(recipe: Recipe) -> Make:
     """A recipe that was parsed already, with overrides."""
 
     def make(overrides: Sequence[str]) -> Recipe:
-        raw = plain_recipe(recipe)
+        raw = recipe.model_dump(mode="json", by_alias=True, exclude_unset=True)
         for override in overrides:
             apply_override(raw, override)
         return parse_recipe(raw)
@@ -63,9 +62,9 @@ def read_axes(make: Make, base: Path, overrides: Sequence[str]) -> tuple[list[st
     for override, axis in found:
         if axis is None:
             continue
-        if axis.key in OWN_KEYS:
-            raise ConfigError(f"{axis.key}: {OWN_KEYS[axis.key]}")
-        if any(other.key == axis.key for other in axes):
+        _check_key(axis)
+        same = [o for o, _ in found if o.partition("=")[0].strip() == axis.key]
+        if len(same) > 1:
             raise ConfigError(f"{axis.key} is given twice")
         if not axis.marked and _is_one_value(make, base, fixed, axis):
             fixed.append(override)
@@ -80,6 +79,11 @@ def read_axes(make: Make, base: Path, overrides: Sequence[str]) -> tuple[list[st
             f"ppo.settings.beta=[0.01,0.05] or ppo.train.lr=log(1e-6,1e-4,5){more}"
         )
     return fixed, axes
+
+
+def _check_key(axis: Axis) -> None:
+    if axis.key in OWN_KEYS:
+        raise ConfigError(f"{axis.key}: {OWN_KEYS[axis.key]}")
 
 
 def _is_one_value(make: Make, base: Path, fixed: list[str], axis: Axis) -> bool:
@@ -201,11 +205,13 @@ def plan_sweep(
         ConfigError: see :func:`read_axes` and :func:`find_objective`; values that keys do not
             take, all of them.
     """
-    fixed, varied = (
-        (list(overrides), [_numbers(make, base, list(overrides), axis) for axis in axes])
-        if axes
-        else read_axes(make, base, overrides)
-    )
+    if axes:
+        fixed = list(overrides)
+        for axis in axes:
+            _check_key(axis)
+        varied = [_numbers(make, base, fixed, axis) for axis in axes]
+    else:
+        fixed, varied = read_axes(make, base, overrides)
     if trials is not None:
         load_optuna()
     first = make(fixed)
