@@ -95,9 +95,9 @@ def test_a_list_is_never_guessed(world: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing is varied(.|\n)*to try each: .*sweep\(0\.9"):
         plan(world, "more.train.betas=[0.9,0.95]")
     with pytest.raises(ConfigError, match="could be one value or 2 to try"):
-        plan(world, "sft.data.0.options.n=[4,8]")
-    assert len(plan(world, "sft.data.0.options.n=sweep(4,8)").settings) == 2
-    assert len(plan(world, "sft.data.0.options.n=sweep([4,8])").settings) == 1
+        plan(world, "sft.data.options.n=[4,8]")
+    assert len(plan(world, "sft.data.options.n=sweep(4,8)").settings) == 2
+    assert len(plan(world, "sft.data.options.n=sweep([4,8])").settings) == 1
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,11 @@ def test_a_name_is_a_folders_and_differs_where_the_setting_does() -> None:
 def test_without_a_name_the_trained_reward_is_never_the_objective(world: Path) -> None:
     prompts = {"path": "tunnel:prompts", "options": {"n": 4, "seed": 2}}
     stage = {"name": "grpo", "algorithm": "grpo", "data": prompts, "eval_data": prompts,
-             "reward": "exact", "rollout": {"samples": 2}}  # fmt: skip
-    raw = {"name": "r", "model": "tiny", "stages": [stage]}
-    raw["stages"][0]["reward"] = {"builtin": "leaky"}  # type: ignore[index]
+             "reward": "leaky", "rollout": {"samples": 2}}  # fmt: skip
 
     def objective(**changes: Any) -> str:
-        recipe = Recipe.model_validate({**raw, "stages": [{**stage, "reward": "leaky", **changes}]})
+        stages = [{**stage, **changes}]
+        recipe = Recipe.model_validate({"name": "r", "model": "tiny", "stages": stages})
         swept = plan_sweep(maker(recipe), world, ["grpo.settings.beta=[0,0.1]"])
         return f"{swept.objective.name}: {swept.objective.why}"
 
@@ -259,23 +258,19 @@ class _Clock:
 
 
 def test_a_killed_sweep_goes_on_with_the_same_result(world: Path) -> None:
-    command = [sys.executable, "-c", "from gnomon.cli.main import main; main()", "sweep", "r.yaml",
-               "sft.algorithm=own.py:Killed", "sft.train.steps=[2,3]", "more.train.steps=1"]  # fmt: skip
+    overrides = ["sft.algorithm=own.py:Killed", "sft.train.steps=[2,3]", "more.train.steps=1"]
+    start = "from gnomon.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "sweep", "r.yaml", *overrides]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     killed = subprocess.run(command, cwd=world, env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     folder = world / "runs" / "r-sweep"
     assert json.loads((folder / "sweep.json").read_text())["runs"][0]["problem"]
-    swept = plan(world, *command[5:])
+    swept = plan(world, *overrides)
     run_sweep(swept, resume=True, announce=quiet)
     view = read_sweep(folder)
     assert [row.complete for row in view.rows] == [True, True]
     for steps in (2, 3):
-        overrides = [
-            *command[5:6],
-            f"sft.train.steps={steps}",
-            "more.train.steps=1",
-            f"name=a{steps}",
-        ]
-        run = run_recipe(load_recipe(world / "r.yaml", overrides), base=world, announce=quiet)
+        fixed = [overrides[0], f"sft.train.steps={steps}", overrides[2], f"name=a{steps}"]
+        run = run_recipe(load_recipe(world / "r.yaml", fixed), base=world, announce=quiet)
         assert weights(run, "more") == weights(folder / f"steps{steps}", "more")

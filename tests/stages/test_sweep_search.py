@@ -1,4 +1,4 @@
-"""Optuna's search: what it draws, what it is told, and that a killed one goes on as it would have."""
+"""Optuna's search: what it draws, what it is told, and that a killed one goes on the same way."""
 
 from __future__ import annotations
 

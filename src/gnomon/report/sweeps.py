@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from rich import box
@@ -23,7 +22,7 @@ from rich.text import Text
 
 from gnomon.audit.gates import Reading, compared_readings, eval_readings, stage_readings
 from gnomon.errors import DataError, GnomonError
-from gnomon.files import first_line, write_text
+from gnomon.files import write_text
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.sweep import short_keys, show
 from gnomon.report import markdown
@@ -156,15 +155,16 @@ def read_sweep(folder: Path) -> SweepView:
         sweep = Sweep.read(folder / SWEEP)
     except ValueError as error:
         raise DataError(f"{folder} holds no sweep: {error}") from error
-    grouped: dict[str, list[SeedResult]] = {}
-    for swept in sweep.runs:
-        key = json.dumps(swept.settings, sort_keys=True)
-        grouped.setdefault(key, []).append(_result(folder, swept, sweep.objective))
-    rows = [
-        SweepRow(runs[0].swept.settings, tuple(runs), max(1, len(sweep.seeds)))
-        for runs in grouped.values()
-    ]
+    tried = {json.dumps(run.settings, sort_keys=True): run.settings for run in sweep.runs}
+    rows = [read_setting(folder, sweep, settings) for settings in tried.values()]
     return SweepView(folder, sweep, tuple(sorted(rows, key=lambda row: _place(row, sweep.sign))))
+
+
+def read_setting(folder: Path, sweep: Sweep, settings: Mapping[str, Any]) -> SweepRow:
+    """One setting of a sweep, with those of its runs that were begun."""
+    own = [run for run in sweep.runs if run.settings == settings]
+    runs = tuple(_result(folder, run, sweep.objective) for run in own)
+    return SweepRow(settings, runs, max(1, len(sweep.seeds)))
 
 
 def _place(row: SweepRow, sign: int) -> tuple[int, float]:
@@ -302,7 +302,7 @@ def _cells(view: SweepView, place: int, row: SweepRow) -> list[str]:
 def _remark(row: SweepRow) -> str:
     done, problems = len(row.values), [r.swept for r in row.runs if r.swept.problem]
     parts = [f"{done} of {row.seeds} seeds"] if done < row.seeds and row.seeds > 1 else []
-    return "; ".join([*parts, *(first_line(ValueError(p.problem))[:80] for p in problems[:1])])
+    return "; ".join([*parts, *(p.problem[:80] for p in problems[:1])])
 
 
 def _title(view: SweepView) -> str:
@@ -358,12 +358,6 @@ def sweep_rows(view: SweepView) -> list[dict[str, Any]]:
         }
         for place, row in enumerate(view.rows, start=1)
     ]
-
-
-def mean_seconds(view: SweepView) -> float:
-    """What a run took on average; 0 without any."""
-    known = [run.seconds for row in view.rows for run in row.runs if run.seconds]
-    return fmean(known) if known else 0.0
 
 
 def write_sweep(folder: Path) -> SweepView:

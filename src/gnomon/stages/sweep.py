@@ -19,7 +19,7 @@ from typing import Any
 from gnomon.errors import ConfigError, GateClosed, GnomonError, RunStopped
 from gnomon.files import first_line, write_text
 from gnomon.recipe.schema import Recipe
-from gnomon.report.sweeps import SweepRow, known_figures, read_sweep, write_sweep
+from gnomon.report.sweeps import known_figures, read_setting, write_sweep
 from gnomon.runs.folder import RunFolder, run_lock
 from gnomon.runs.sweeps import SWEEP, SweptRun
 from gnomon.runs.sweeps import Sweep as SweepRecord
@@ -90,6 +90,7 @@ class _Sweeping:
         self.runs_left = max_runs
         self.recipes: list[Recipe] = []
         self.tried: set[str] = set()
+        self.measured = False
         self.record = SweepRecord.read_or_empty(plan.folder / SWEEP)
         self.record.note(
             recipe=plan.make(plan.fixed).name,
@@ -112,8 +113,7 @@ class _Sweeping:
             while (setting := search.next()) is not None:
                 if not self._setting(setting):
                     break
-                value, held = self._score(setting)
-                search.tell(value, held)
+                search.tell(*self._score(setting))
         except RunStopped:
             self.record.stopped = "it was asked to stop"
             raise
@@ -146,7 +146,7 @@ class _Sweeping:
                 self._run(recipe, dict(setting))
                 if self.record.stopped:  # by the budget, within the run
                     return False
-                self._check_measured(recipe)
+            self._check_measured(recipe, setting)
             self.recipes.append(recipe)
         return True
 
@@ -209,26 +209,25 @@ class _Sweeping:
     def _inner(self, line: str) -> None:
         self.announce(f"  {line}")
 
-    def _row(self, setting: Setting) -> SweepRow | None:
-        rows = read_sweep(self.plan.folder).rows
-        return next((row for row in rows if dict(row.settings) == dict(setting)), None)
-
     def _score(self, setting: Setting) -> tuple[float | None, bool]:
         """The objective of a setting, None where a seed lacks it, and whether it is held."""
-        row = self._row(setting)
-        if row is None or row.objective is None or len(row.values) < row.seeds:
+        row = read_setting(self.plan.folder, self.record, dict(setting))
+        if row.objective is None or len(row.values) < row.seeds:
             return None, False
         return row.objective.value, row.held
 
-    def _check_measured(self, recipe: Recipe) -> None:
-        """Stop after a first run that came to its end without measuring the objective.
+    def _check_measured(self, recipe: Recipe, setting: Setting) -> None:
+        """Stop after the first run that came to its end, where it did not measure the objective.
 
         Raises:
-            ConfigError: it did; the message names what it measured.
+            ConfigError: it did not; the message names what it measured.
         """
-        view = read_sweep(self.plan.folder)
-        done = [run for run in view.sweep.runs if not run.problem]
-        if not done or any(row.objective is not None for row in view.rows):
+        known = self.record.run(recipe.name)
+        if self.measured or known is None or known.problem:
+            return
+        self.measured = True
+        row = read_setting(self.plan.folder, self.record, dict(setting))
+        if recipe.seed in row.values:
             return
         near = known_figures(self.plan.folder, recipe.name, self.plan.objective.name)
         raise ConfigError(
