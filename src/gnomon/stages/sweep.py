@@ -254,9 +254,10 @@ def _deadline(ends: float | None) -> Iterator[None]:
             stop(signal.SIGTERM, frame)
 
     before = signal.signal(signal.SIGALRM, ask)
-    signal.setitimer(signal.ITIMER_REAL, max(0.001, ends - time.monotonic()))
+    timer = signal.setitimer(signal.ITIMER_REAL, max(0.001, ends - time.monotonic()))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)  # of a program that has one of its own
