@@ -16,6 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gnomon import errors as errors
     from gnomon import losses as losses
+    from gnomon.api.loading import load as load
+    from gnomon.api.parts import judge as judge
+    from gnomon.api.parts import pack as pack
+    from gnomon.api.parts import read as read
+    from gnomon.api.parts import sample as sample
     from gnomon.api.recipe import Recipe as Recipe
     from gnomon.api.run import Run as Run
     from gnomon.api.run import run as run

@@ -226,6 +226,11 @@ BAD: dict[str, tuple[dict[str, Any], type[GnomonError], str]] = {
         ConfigError,
         "unknown keyword 'stepps'; did you mean 'steps'",
     ),
+    "another trainer's": (
+        {"learning_rate": 1e-5},
+        ConfigError,
+        "TRL, Axolotl and LLaMA-Factory. is the keyword lr here",
+    ),
     "another's setting": ({"gamma": 1.0}, ConfigError, "unknown keyword 'gamma'"),
     "a bad value": ({"beta": "high"}, ConfigError, r"beta: Input should be a valid number.*'high'"),
     "too small": ({"batch_size": 0}, ConfigError, "train.batch_size.*greater than or equal to 1"),

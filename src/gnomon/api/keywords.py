@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from gnomon.errors import ConfigError
 from gnomon.plugins import nearest
+from gnomon.recipe.foreign import foreign_key
 from gnomon.recipe.schema import DataSpec, Recipe, RolloutSpec, StageSpec
 from gnomon.recipe.training import LoraSpec, TrainSpec
 
@@ -127,6 +128,9 @@ def _which(name: str, value: Any, places: list[str]) -> str:
 
 
 def _hint(name: str, method: str, known: list[str]) -> str:
+    foreign = foreign_key(name)
+    if foreign is not None and (not foreign.ours or foreign.keyword in known):
+        return foreign.sentence_for_python
     near = nearest(name, known, cutoff=0.6)
     return near or f"gnomon.train.{method} and docs/recipes.md list them"
 

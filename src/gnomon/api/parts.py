@@ -32,6 +32,7 @@ from gnomon.data.values import summarise_skipped
 from gnomon.errors import ConfigError, DataError
 from gnomon.judges.build import BUILTIN as JUDGES
 from gnomon.judges.build import one_judge
+from gnomon.judges.columns import ColumnReward, takes_columns
 from gnomon.judges.function import FunctionReward, GroupReward, source_version
 from gnomon.judges.protocol import Judge, judged
 from gnomon.models.save import load_reward_model
@@ -182,8 +183,9 @@ def judge(
     Args:
         by: a builtin's name ("maths", "exact", "length", "correct", "ai", ...; ``docs/rewards.md``
             lists them), a reward model's folder, ``file.py:name``; a function of samples
-            (:class:`~gnomon.judges.protocol.Sample`) that gives a number for each; an object with
-            ``judge(groups)``; or a judge made once with :func:`make_judge`, for a loop.
+            (:class:`~gnomon.judges.protocol.Sample`) or of columns, as TRL's, that gives a number
+            for each; an object with ``judge(groups)``; or a judge made once with
+            :func:`make_judge`, for a loop.
         options: of a judge by name, such as ``field="answer"``.
 
     Returns:
@@ -228,6 +230,8 @@ def make_judge(by: Judge | Callable[..., Any] | str | Path, **options: Any) -> J
             f"{by!r} cannot judge: give a function of samples, an object with judge(groups), the "
             "name of a builtin or the folder of a reward model"
         )
+    if takes_columns(by):
+        return ColumnReward(by, name, {}, source_version(by))
     return FunctionReward(by, name, source_version(by))
 
 

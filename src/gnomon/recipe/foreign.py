@@ -34,13 +34,26 @@ class ForeignKey:
 
     @property
     def sentence(self) -> str:
-        """What to say to one who wrote it."""
+        """What to say to one who wrote it in a recipe."""
+        where = "in a stage" if self.of_stage else "at the top of a recipe"
+        return self._said(f"{self.ours} here, {where}")
+
+    @property
+    def sentence_for_python(self) -> str:
+        """The same to one who gave it to ``gnomon.train``, whose keywords have no path."""
+        return self._said(f"the keyword {self.keyword} here")
+
+    @property
+    def keyword(self) -> str:
+        """Ours as ``gnomon.train`` takes it."""
+        return "rewards" if self.ours == "reward" else self.ours.rpartition(".")[2]
+
+    def _said(self, ours: str) -> str:
         whose = " and ".join(filter(None, [", ".join(self.frameworks[:-1]), self.frameworks[-1]]))
         if not self.ours:
             return f"{self.name} (of {whose}) has no counterpart: {self.remark}"
-        where = "in a stage" if self.of_stage else "at the top of a recipe"
         more = f": {self.remark}" if self.remark else ""
-        return f"{self.name} (of {whose}) is {self.ours} here, {where}{more}"
+        return f"{self.name} (of {whose}) is {ours}{more}"
 
 
 @lru_cache(maxsize=1)
