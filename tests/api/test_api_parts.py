@@ -110,6 +110,10 @@ def test_what_cannot_be_loaded_says_why(tiny_folder: Path) -> None:
         _ = gnomon.load(tiny_folder).reference
     with pytest.raises(ConfigError, match="rank"):
         gnomon.load(tiny_folder, lora=0)
+    with pytest.raises(ConfigError, match="unknown device 'gpu'"):
+        gnomon.load(tiny_folder, device="gpu")
+    with pytest.raises(ConfigError, match="max_length is 9999, and the model takes 256 tokens"):
+        gnomon.load(tiny_folder, roles="policy", max_length=9999)
 
 
 def test_a_saved_policy_is_a_plain_model(model: Model, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gnomon.data.encode import Encoder
-from gnomon.errors import ModelError
+from gnomon.errors import ConfigError, ModelError
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import Role, Trunk
@@ -22,6 +22,7 @@ from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import LENGTH, context_of
 from gnomon.stages.stage import pick_device
 
+DEVICES = ("auto", "cpu", "cuda")
 ROLES: Mapping[str, RoleNeed] = {
     "policy": RoleNeed("policy", trainable=True),
     "reference": RoleNeed("reference"),
@@ -92,7 +93,7 @@ def load(
     model: str | Path | PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
-    roles: Sequence[str] = ("policy",),
+    roles: str | Sequence[str] = ("policy",),
     lora: int | None = None,
     max_length: int | None = None,
     template: str | None = None,
@@ -122,9 +123,10 @@ def load(
 
     Raises:
         ModelError: no such model, weights that would have to be unpickled, an unknown role.
-        ConfigError: no such device, a rank below 1.
+        ConfigError: no such device, a rank below 1, more tokens than the model takes.
         DataError: a template that cannot be used.
     """
+    roles = (roles,) if isinstance(roles, str) else roles
     for name in roles:
         if name not in ROLES:
             raise ModelError(f"unknown role {name!r}; {did_you_mean(name, ROLES)}")
@@ -138,6 +140,8 @@ def load(
     made = builder.build([ROLES[name] for name in roles], None)
     context = context_of(trunk.model.config)
     length = max_length or min(LENGTH, context or LENGTH)
+    if context is not None and length > context:
+        raise ConfigError(f"max_length is {length}, and the model takes {context} tokens")
     return Model(trunk, Encoder(trunk.tokenizer, max_length=length, template=template), made)
 
 
@@ -150,6 +154,8 @@ def _loaded(
     if isinstance(model, str | Path):
         if tokenizer is not None:
             raise ModelError("a model that is loaded by name brings its tokenizer: leave it out")
+        if device not in DEVICES:
+            raise ConfigError(f"unknown device {device!r}; {did_you_mean(device, DEVICES)}")
         return load_causal_lm(model, dtype=dtype, device=pick_device(device))
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
