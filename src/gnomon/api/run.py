@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import html
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pyarrow as pa
 
-from gnomon.api.inputs import INPUTS
 from gnomon.api.passed import by_name
+from gnomon.api.place import room_for
 from gnomon.api.recipe import Recipe
 from gnomon.console import announce
 from gnomon.errors import ConfigError, DataError, GnomonError, RunError
-from gnomon.files import make_folder, plain_errors, remove_folder
 from gnomon.plugins import handed
 from gnomon.recipe import schema
 from gnomon.recipe.load import apply_override, parse_recipe
@@ -26,7 +23,7 @@ from gnomon.report.candidate import candidate
 from gnomon.report.html import write_report
 from gnomon.report.ship import Answer, answer, standing
 from gnomon.runs.audit import Finding
-from gnomon.runs.folder import RunFolder, is_worked_on
+from gnomon.runs.folder import RunFolder
 from gnomon.runs.read import RunView, StageView, read_run, read_stage_records
 from gnomon.runs.records import MANIFEST, Manifest, read_recipe
 from gnomon.runs.rows import MetricsStore, RowStore, SampleStore
@@ -102,67 +99,6 @@ def _parsed(recipe: Any, overrides: Sequence[str]) -> Recipe:
     for override in overrides:
         apply_override(raw, override)
     return Recipe.of(parse_recipe(raw), base)
-
-
-@contextmanager
-def room_for(folder: Path, overwrite: bool, resume: bool) -> Iterator[Callable[[], None]]:
-    """Room for a run in ``folder``; what to call once it is sure that a run begins there.
-
-    A run that is to be overwritten is put aside until then, and comes back where the block fails
-    before.
-
-    Raises:
-        ConfigError: a run is there and neither of the two was asked for; or both were; or what is
-            there is no run.
-        RunError: a process works in it.
-    """
-    _check_place(folder, overwrite, resume)
-    aside: Path | None = None
-    if not resume and _holds_run(folder):
-        aside = folder.with_name(f".{folder.name}.overwritten-{os.getpid()}")
-        with plain_errors(folder):
-            folder.rename(aside)
-    make_folder(folder)
-    settled: list[bool] = []
-
-    def settle() -> None:
-        settled.append(True)
-        if aside is not None:
-            remove_folder(aside)
-
-    try:
-        yield settle
-    finally:
-        remove_if_empty_handed(folder)
-        if aside is not None and not settled:
-            shutil.rmtree(folder, ignore_errors=True)
-            aside.rename(folder)
-
-
-def remove_if_empty_handed(folder: Path) -> None:
-    """Remove a folder in which no run has begun."""
-    if not _holds_run(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _holds_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("recipe.yaml", "stages"))
-
-
-def _check_place(folder: Path, overwrite: bool, resume: bool) -> None:
-    if overwrite and resume:
-        raise ConfigError("overwrite starts again and resume goes on: give one of them")
-    there = _holds_run(folder)
-    others = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
-    if not there and any(p.name != INPUTS and not p.name.startswith(".") for p in others):
-        raise ConfigError(f"{folder} is there and holds no run: choose another name (name=...)")
-    if there and not overwrite and not resume:
-        raise ConfigError(
-            f"{folder} already holds a run. Give resume=True to go on with it, overwrite=True to "
-            "remove it and start again, or another name (name=...)"
-        )
-    if there and overwrite and is_worked_on(folder):
-        raise RunError(f"{folder} is being worked on by another process; stop that one first")
 
 
 def start(

@@ -22,8 +22,9 @@ from gnomon.api.keywords import (
     sort_keywords,
 )
 from gnomon.api.passed import Passed
+from gnomon.api.place import remove_if_empty_handed, room_for
 from gnomon.api.recipe import Recipe
-from gnomon.api.run import Run, plainly, remove_if_empty_handed, room_for, start
+from gnomon.api.run import Run, plainly, start
 from gnomon.errors import ConfigError, DataError
 from gnomon.files import make_folder
 from gnomon.plugins import handed
