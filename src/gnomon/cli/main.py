@@ -13,6 +13,7 @@ from gnomon.cli.algorithms import algorithms
 from gnomon.cli.audit import audit
 from gnomon.cli.calibrate import calibrate
 from gnomon.cli.card import card
+from gnomon.cli.chat import chat
 from gnomon.cli.constitution import constitution_app
 from gnomon.cli.eval import eval_app
 from gnomon.cli.imports import import_logs
@@ -60,6 +61,7 @@ app.command()(algorithms)
 app.command()(calibrate)
 app.command()(view)
 app.command()(card)
+app.command()(chat)
 
 
 @data_app.command("inspect")

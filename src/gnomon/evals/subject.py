@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gnomon.models.roles import Role
     from gnomon.models.save import LoadedReward
     from gnomon.rollout.protocol import Engine
+    from gnomon.rollout.torch_engine import TorchEngine
 
 WINDOW = 8192
 """Most tokens of a prompt with its answer, where the model takes more."""
@@ -338,7 +339,7 @@ def make_encoder(role: Role, template: str | None = None) -> Encoder:
     )
 
 
-def torch_engine(role: Role, encoder: Encoder) -> Engine:
+def torch_engine(role: Role, encoder: Encoder) -> TorchEngine:
     """The engine in this process."""
     from gnomon.rollout.torch_engine import TorchEngine
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from gnomon.console import visible
 from gnomon.feedback import schema as t
 from gnomon.feedback.adjudication import ADJUDICATION
 from gnomon.feedback.answers import Task, fields_of
@@ -20,7 +21,7 @@ from gnomon.feedback.overview import ASSIGNED, DONE, WAITING, Overview, Prices, 
 from gnomon.feedback.overview import overview as seen
 from gnomon.feedback.pages import duration, moment
 from gnomon.feedback.records import Item, Label
-from gnomon.feedback.render import Shown, show, visible
+from gnomon.feedback.render import Shown, show
 from gnomon.feedback.rows import now
 from gnomon.feedback.store import Campaign, Store
 from gnomon.records import Message

@@ -11,8 +11,8 @@ from fastapi import Depends, Request
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
+from gnomon.console import visible
 from gnomon.feedback.auth import Paces, Refused, Who
-from gnomon.feedback.render import visible
 from gnomon.feedback.store import Campaign, Store
 
 

@@ -13,12 +13,13 @@ from typing import Any
 import sqlalchemy as sa
 from markupsafe import Markup
 
+from gnomon.console import visible
 from gnomon.feedback import schema as t
 from gnomon.feedback.answers import Ask, Task, fields_of, in_words, order
 from gnomon.feedback.assignments import DONE
 from gnomon.feedback.auth import Form
 from gnomon.feedback.records import Item, Label
-from gnomon.feedback.render import Shown, for_field, markdown, show, visible
+from gnomon.feedback.render import Shown, for_field, markdown, show
 from gnomon.feedback.rows import read_label
 from gnomon.feedback.store import Store
 from gnomon.records import Message

@@ -18,6 +18,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from gnomon.console import SHOWN, visible
 from gnomon.errors import ConfigError
 
 try:
@@ -71,27 +72,7 @@ _CLEANER = nh3.Cleaner(
     link_rel="noopener noreferrer nofollow ugc",
 )
 _TAG = re.compile(r"</?\s*([^\s/>]*)")
-_KEPT = {"\t", "\n"}
-_TURNING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A)}
-_UNSEEN = {0x200B, 0x2060, 0xFEFF, 0x00AD, 0x180E, *range(0x2061, 0x2065), *range(0x206A, 0x2070)}
-
-
-def _names() -> dict[int, str]:
-    """What is shown in place of every character that is unseen or changes how others look."""
-    controls = {c: chr(0x2400 + c) for c in range(0x20) if chr(c) not in _KEPT} | {0x7F: "\u2421"}
-    others = {*range(0x80, 0xA0), *_TURNING, *_UNSEEN, 0x2028, 0x2029}
-    others |= {*range(0xD800, 0xE000), *range(0xE0000, 0xE0080), 0xFFFE, 0xFFFF}
-    return controls | {c: f"⟨U+{c:04X}⟩" for c in others}
-
-
-_SHOWN = _names()
-_GONE = dict.fromkeys(_SHOWN)
-
-
-def visible(text: str) -> str:
-    """The text with every control character, direction override, unseen character and lone
-    surrogate shown by a sign or its number; line ends are ``\\n``."""
-    return text.replace("\r\n", "\n").translate(_SHOWN)
+_GONE = dict.fromkeys(SHOWN)
 
 
 def for_field(text: str) -> str:

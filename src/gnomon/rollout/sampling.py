@@ -8,7 +8,7 @@ number whichever rows share its batch, and torch's own generators are never touc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +28,8 @@ _COLDEST = 1e-4  # a temperature below it divides logits into infinities
 _BELOW_ONE = 1.0 - 1e-12  # keeps a rounded target strictly inside the cumulative mass
 
 Words = npt.NDArray[np.uint64]
+Follow = Callable[[Sequence[int]], None]
+"""Called with a sample's ids after each of its tokens."""
 
 
 def _mix(z: Words) -> Words:
@@ -314,6 +316,7 @@ class Collector:
         tokenizer: PreTrainedTokenizerBase,
         eos: frozenset[int],
         progress: Progress | None,
+        follow: Follow | None = None,
     ) -> None:
         self.requests = requests
         self.params = params
@@ -321,6 +324,7 @@ class Collector:
         self._eos = eos
         self._text = StopText(tokenizer, params.stop, eos)
         self._progress = progress
+        self._follow = follow
         self._total = sum(len(samples) for samples in self.samples)
         self._finished = 0
 
@@ -345,6 +349,9 @@ class Collector:
             elif len(sample.ids) == self.params.max_new_tokens:
                 sample.finish_reason = "length"
         done = [sample.finish_reason is not None for sample in samples]
+        if self._follow is not None:
+            for sample in samples:
+                self._follow(sample.ids)
         for over in done:
             if over:
                 self._finished += 1

@@ -27,7 +27,7 @@ from gnomon.rollout.packed import (
     unsupported_reason,
 )
 from gnomon.rollout.protocol import Completion, Engine, Progress, Request, SamplingParams
-from gnomon.rollout.sampling import Collector, Draft, check_params, check_request
+from gnomon.rollout.sampling import Collector, Draft, Follow, check_params, check_request
 
 _ROWS_HINT = 32  # the batch the layout is chosen for; it serves any other
 _MEMORY_SHARE = 0.25  # copies may take this much of the memory that is free
@@ -137,8 +137,11 @@ class TorchEngine(Engine):
         requests: Sequence[Request],
         params: SamplingParams,
         progress: Progress | None = None,
+        follow: Follow | None = None,
     ) -> list[list[Completion]]:
         """Draft ``request.n`` completions of each request, in the order of the requests.
+
+        ``follow`` is called with a sample's ids after each of its tokens, for who shows one grow.
 
         Raises:
             ConfigError: sampling parameters that describe no distribution.
@@ -148,7 +151,7 @@ class TorchEngine(Engine):
         check_params(params)
         for request in requests:
             self._check(request, params)
-        collector = Collector(requests, params, self._tokenizer, self._eos, progress)
+        collector = Collector(requests, params, self._tokenizer, self._eos, progress, follow)
         with self._activate(), sampling_mode(self._model):
             if not self._checked:
                 self._self_check()

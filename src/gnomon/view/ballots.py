@@ -21,7 +21,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -133,7 +133,7 @@ class Ballots:
             sides = [(pair.a, self.contest.a), (pair.b, self.contest.b)]
             (first, model_a), (second, model_b) = reversed(sides) if swapped else sides
             row: dict[str, Any] = {
-                "prompt": first.prompt,
+                "prompt": [asdict(turn) for turn in first.turns] or first.prompt,
                 "response_a": first.response,
                 "response_b": second.response,
                 "preference": _VERDICTS[choice],

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from gnomon.errors import DataError
+from gnomon.records import Message
 from gnomon.runs.answers import ANSWERS, Answer, read_answers
 from gnomon.view.library import Library
 from gnomon.view.samples import Samples
@@ -16,12 +17,13 @@ from gnomon.view.samples import Samples
 
 @dataclass(frozen=True)
 class Said:
-    """An answer to a prompt."""
+    """An answer to a prompt; ``turns`` is the whole conversation, where the prompt is its end."""
 
     prompt: str
     response: str
     prompt_id: str = ""
     category: str = ""
+    turns: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def contest(found: dict[str, Side], a: str, b: str) -> Contest:
             "compared"
         )
     differ = [p for p in both if first[p].response.strip() != second[p].response.strip()]
-    pairs = [Pair(_pair_id(first[p], second[p]), first[p], second[p]) for p in differ]
+    pairs = [pair(first[p], second[p]) for p in differ]
     apart = len(first) + len(second) - 2 * len(both)
     return Contest(found[a], found[b], pairs, len(both) - len(differ), apart)
 
@@ -165,6 +167,8 @@ def _by_prompt(said: Iterable[Said]) -> dict[str, Said]:
     return found
 
 
-def _pair_id(a: Said, b: Said) -> str:
-    texts = "\0".join([a.prompt, *sorted((a.response, b.response))])
-    return hashlib.sha256(texts.encode("utf-8", "replace")).hexdigest()[:16]
+def pair(a: Said, b: Said) -> Pair:
+    """Two different answers to one prompt."""
+    asked = [a.prompt, *(f"{turn.role}:{turn.content}" for turn in a.turns)]
+    texts = "\0".join([*asked, *sorted((a.response, b.response))])
+    return Pair(hashlib.sha256(texts.encode("utf-8", "replace")).hexdigest()[:16], a, b)
