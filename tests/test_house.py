@@ -18,7 +18,7 @@ import gnomon
 ROOMS = (
     *("records", "errors", "files", "usercode", "plugins", "console", "web"),
     *("stats", "recipe", "losses", "data", "models", "rollout", "sandbox", "judges", "agents"),
-    *("tasks", "runs", "evals", "audit", "report", "view", "feedback", "algorithms"),
+    *("tasks", "runs", "evals", "audit", "report", "export", "view", "feedback", "algorithms"),
     *("training", "stages", "api"),
     *("cli", "rewards"),
 )

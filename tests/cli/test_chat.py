@@ -31,6 +31,7 @@ def gnomon(
 ) -> Run:
     save_scripted(tmp_path / "yes", "yes it is")
     save_scripted(tmp_path / "no", "no way")
+    capsys.readouterr()  # progress bars
     return runs(tmp_path, monkeypatch, capsys, "chat")
 
 
@@ -58,19 +59,21 @@ def test_the_model_sees_the_whole_conversation(talk: Talk, tmp_path: Path) -> No
     """A model with real attention: the second answer depends on what was said before it."""
     save_tiny(tmp_path / "tiny")
     greedy = ("--temperature", "0", "--max-new-tokens", "6")
-    _, once = talk("tiny", *greedy, lines="hello\n/save log.jsonl\n")
-    _, after = talk("tiny", *greedy, lines="water\nhello\n")
-    _, anew = talk("tiny", *greedy, lines="water\n/reset\nhello\n")
-    assert anew.endswith(once)
-    assert not after.endswith(once)
-    _, told = talk("tiny", *greedy, "--system", "water", lines="hello\n")
-    _, later = talk("tiny", *greedy, lines="/system water\nhello\n/save log.jsonl\n")
-    assert told == later != once
-    saved = [json.loads(line)["messages"] for line in (tmp_path / "log.jsonl").open()]
-    assert [m["role"] for m in saved[1]] == ["system", "user", "assistant"]
-    assert saved[0][0] == {"role": "user", "content": "hello"}
+
+    def last(*arguments: str, lines: str) -> str:
+        (tmp_path / "log.jsonl").unlink(missing_ok=True)
+        assert talk("tiny", *greedy, *arguments, lines=f"{lines}\n/save log.jsonl\n")[0] == 0
+        (row,) = map(json.loads, (tmp_path / "log.jsonl").open())
+        assert row["messages"][-2] == {"role": "user", "content": "hello"}
+        return str(row["messages"][-1]["content"])
+
+    once = last(lines="hello")
+    assert last(lines="water\n/reset\nhello") == once
+    assert last(lines="water\nhello") != once
+    told = last("--system", "water", lines="hello")
+    assert told == last(lines="/system water\nhello") != once
     groups = read_groups(tmp_path / "log.jsonl", kind="demonstrations").groups
-    assert len(groups) == 2
+    assert [m.role for m in groups[0].prompt.messages] == ["system", "user"]
 
 
 def test_it_answers_as_plain_transformers_would(talk: Talk, tmp_path: Path) -> None:
@@ -165,7 +168,7 @@ def test_models_with_other_tokenizers_and_templates_talk_side_by_side(
     model = tiny_model()
     model.resize_token_embeddings(len(tokenizer))
     model.save_pretrained(tmp_path / "other")
-    code, said = talk("yes", "other", "--max-new-tokens", "4", lines="hello\nyou?\n")
+    code, said = talk("yes", "other", "--max-new-tokens", "9", lines="hello\nyou?\n")
     assert code == 0
     assert said.count("[yes] yes it is [other]") == 2
     code, said = talk("yes", "other", "--max-new-tokens", "4", lines="hi\n", terminal=True)
@@ -184,7 +187,7 @@ def test_the_reward_is_trained_on_what_was_chosen(talk: Talk, tmp_path: Path, gn
     stage = {"name": "rm", "algorithm": "reward_model", "data": str(file)}
     stage |= {"train": {"steps": 1, "batch_size": 2}}
     raw = {"name": "r", "model": str(tmp_path / "yes"), "max_length": 64, "stages": [stage]}
-    run_recipe(parse_recipe({**raw, "output": str(tmp_path / "runs")}, "test"))
+    run_recipe(parse_recipe({**raw, "output": str(tmp_path / "runs")}, "test"), base=tmp_path)
     assert list(tmp_path.glob("runs/**/01-rm/model/model.safetensors"))
 
 

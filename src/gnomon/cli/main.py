@@ -16,6 +16,7 @@ from gnomon.cli.card import card
 from gnomon.cli.chat import chat
 from gnomon.cli.constitution import constitution_app
 from gnomon.cli.eval import eval_app
+from gnomon.cli.export import export
 from gnomon.cli.imports import import_logs
 from gnomon.cli.judge import judge_app
 from gnomon.cli.label import label_app
@@ -62,6 +63,7 @@ app.command()(calibrate)
 app.command()(view)
 app.command()(card)
 app.command()(chat)
+app.command()(export)
 
 
 @data_app.command("inspect")
