@@ -1,4 +1,4 @@
-"""A language model that says what a test wants: each token leads to the next, whatever came before."""
+"""A language model that says what a test wants: each token leads to the next one."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,11 @@ def test_blind_choices_are_rows_that_a_stage_reads(talk: Talk, tmp_path: Path) -
     first = [row["model_a"].partition("@")[0] for row in found]
     assert set(first) == {"yes", "no"}  # the order is drawn: 1 in 2048 that it never changes
     won = exact_interval(first.count("yes"), n)
-    assert f"yes was preferred to no in {won.value:.2f}"[:34] in said
+    told = re.search(r"yes was preferred to no in ([\d.]+) \[([\d.]+), ([\d.]+)\]", said)
+    assert told is not None
+    assert [float(x) for x in told.groups()] == pytest.approx(
+        [won.value, won.low, won.high], abs=0.01
+    )
     assert f"({first.count('yes')} won, {first.count('no')} lost, 0 tied; 0 skipped now)" in said
     (file,) = tmp_path.glob("preferences/*.jsonl")
     groups = read_groups(file, kind="preferences").groups

@@ -1,4 +1,4 @@
-"""Making an export: check everything first, write it beside its place, move it there in one step."""
+"""Making an export: check first, write it beside its place, move it there in one step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from gnomon.errors import ConfigError
 from gnomon.export import gguf, ollama
 from gnomon.export.hub import Hub
 from gnomon.export.source import (
-    README,
     Source,
     copy_model,
     open_source,
@@ -32,6 +31,7 @@ from gnomon.files import (
     write_json,
 )
 from gnomon.models import load
+from gnomon.report.card import README
 
 Format = Literal["merged", "gguf", "ollama"]
 RECORD, MODELFILE = "gnomon_export.json", "Modelfile"
@@ -120,7 +120,7 @@ def _fill(
         copy_model(plain, target)
         return [], None
     tokenizer = load.load_tokenizer(plain)
-    pieces, stops = None, ()
+    pieces, stops = None, list[str]()
     if wanted.to == "ollama":  # what cannot be translated is known before the long part
         encoder = Encoder(tokenizer, max_length=1 << 30)
         if encoder.template is None:
@@ -129,7 +129,7 @@ def _fill(
                 "into a Modelfile. Export --to gguf"
             )
         pieces = ollama.take_apart(tokenizer, encoder.template)
-        stops = tuple(special_tokens(tokenizer, encoder.stop_ids))
+        stops = special_tokens(tokenizer, encoder.stop_ids)
     gguf.check_known(converter, plain, work)
     clean = work / "plain"
     clean.mkdir()

@@ -9,7 +9,7 @@ others; any difference is an error. Tools and reasoning are not translated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,17 +100,14 @@ def _pieces(chat: ChatTemplate, bos: str) -> Pieces:
         chat.render(asked, generation_prompt=True), chat.render(asked), "its generation prompt "
         "changes what is before it"
     )  # fmt: skip
-    try:
-        before, between, _ = _split(
-            chat.render([Message("system", _SYSTEM), *asked]), _SYSTEM, _USER
-        )
-    except RowError:  # it takes none
-        before = between = None
     added = opening.removeprefix(start)
-    if before is None or between is None:
+    try:
+        told = chat.render([Message("system", _SYSTEM), *asked])
+    except RowError:  # it takes none
         if added:
-            raise _refused("it opens the conversation with words of its own")
+            raise _refused("it opens the conversation with words of its own") from None
         return Pieces(start, around, cue)
+    before, between, _ = _split(told, _SYSTEM, _USER)
     if not between.endswith(before_user) or not before.startswith(start):
         raise _refused("it puts the system message into the user's turn")
     around["system"] = (before.removeprefix(start), between.removesuffix(before_user))
@@ -186,10 +183,9 @@ def modelfile(pieces: Pieces, gguf: str, stops: Sequence[str], adds_bos: bool) -
 
 def go_template(pieces: Pieces, adds_bos: bool) -> str:
     """The same as a template of Go's text/template over ``.Messages``."""
-    branch: Callable[[str, Around], str] = lambda role, around: (  # noqa: E731
-        f'if eq .Role "{role}" }}}}{around[0]}{{{{ .Content }}}}{around[1]}'
+    body = "{{ else ".join(
+        f'if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}'
+        for role, (before, after) in pieces.around.items()
     )
-    roles = [r for r in ("system", "user", "assistant") if r in pieces.around]
-    body = "{{ else ".join(branch(role, pieces.around[role]) for role in roles)
     start = "" if adds_bos else pieces.start
     return f"{start}{{{{ range .Messages }}}}{{{{ {body}{{{{ end }}}}{{{{ end }}}}{pieces.cue}"

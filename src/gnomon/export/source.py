@@ -85,7 +85,8 @@ def open_source(model: str, stage: str | None = None) -> Source:
     adapter = isinstance(found, Path) and (found / ADAPTER_CONFIG).is_file()
     if subject.kind == "reward_ensemble":
         raise ConfigError(
-            f"{model} is an ensemble: export its members one by one ({subject.source}/member-0, ...)"
+            f"{model} is an ensemble: export its members one by one "
+            f"({subject.source}/member-0, ...)"
         )
     whole = not adapter or (isinstance(found, Path) and (found / "config.json").is_file())
     folder = load.fetch(subject.source) if whole else Path(found)
