@@ -40,7 +40,7 @@ class FakeHub:
             wanted = json.loads(body)
             owner = wanted.get("organization") or "me"
             name = f"{owner}/{wanted['name']}"
-            self.repos.setdefault(name, wanted.get("private", False))
+            self.repos.setdefault(name, wanted.get("visibility") == "private")
             return 200, {"url": f"{self.url}/{name}", "id": name, "name": name}
         if parts[:2] == ["api", "models"]:
             return self._model("/".join(parts[2:4]), parts[4:], body)
@@ -57,7 +57,7 @@ class FakeHub:
             return 200, {"files": [{"path": f["path"], **plain} for f in files]}
         if rest[0] == "commit":
             if self.broken:
-                return 500, {"error": "the disk of the hub is full"}
+                return 400, {"error": "the disk of the hub is full"}
             for line in body.splitlines():
                 told = json.loads(line)
                 if told["key"] == "file":

@@ -118,9 +118,9 @@ def test_what_is_not_the_same_is_noted() -> None:
     [
         (FOLDED, "puts the system message into the user's turn"),
         (ALWAYS, "system turn without words|words of its own"),
-        (LONG, "otherwise in some conversations"),
+        (LONG, "not write every message alike"),
         (CHATML.replace("<|im_end|>", '"""'), "which a Modelfile cannot hold"),
-        (CHATML.replace("['content']", "['content'] | upper"), "leaves a message out"),
+        (CHATML.replace("['content']", "['content'] | replace('<', '(')"), "alike"),
     ],
 )
 def test_what_cannot_be_translated_is_refused_with_the_reason(template: str, reason: str) -> None:

@@ -138,7 +138,7 @@ def _compare(chat: ChatTemplate, pieces: Pieces) -> None:
     told = [Message("system", "seven\neight")] if "system" in pieces.around else []
     for messages in (talk[:1], talk[:3], talk, [*told, *talk[:1]], [*told, *talk]):
         if chat.render(messages, generation_prompt=True) != pieces.write(messages):
-            raise _refused("it writes a message otherwise in some conversations than in others")
+            raise _refused("it does not write every message alike")
 
 
 def _split(text: str, *probes: str) -> list[str]:
