@@ -130,8 +130,7 @@ def llama_cpp() -> None:
 
 def small_smollm(folder: Path, seed: int = 0) -> Path:
     """A tiny model with SmolLM2's tokenizer, which llama.cpp knows."""
-    file = smollm2.gguf_file()
-    tokenizer = tf.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer = tf.AutoTokenizer.from_pretrained(smollm2.cached_folder())
     config = tiny_model().config
     config.vocab_size = len(tokenizer)
     config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -151,14 +150,15 @@ def test_llama_cpps_converter_writes_the_same_model(gnomon: Run, tmp_path: Path)
     text = (tmp_path / "out" / "Modelfile").read_text()
     assert "FROM ./model-f32.gguf" in text
     assert 'PARAMETER stop "<|im_end|>"' in text
-    back = tf.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "out", gguf_file="model-f32.gguf", dtype=torch.float32
-    )
-    own = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "mine")
-    ids = torch.tensor([[5, 600, 7000, 48000]])
-    with torch.no_grad():
-        apart = (own(input_ids=ids).logits - back(input_ids=ids).logits).abs().max()
-    assert apart < 1e-4
+    from gguf import GGUFReader
+
+    written = {x.name: x.data for x in GGUFReader(tmp_path / "out" / "model-f32.gguf").tensors}
+    own = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "mine").state_dict()
+    for there, here in (
+        ("token_embd.weight", "model.embed_tokens.weight"),
+        ("blk.1.ffn_down.weight", "model.layers.1.mlp.down_proj.weight"),
+    ):
+        assert (torch.from_numpy(written[there].copy()) == own[here]).all()
 
 
 @pytest.mark.usefixtures("llama_cpp")

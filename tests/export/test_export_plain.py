@@ -133,6 +133,7 @@ def test_a_reward_model_keeps_its_head(gnomon: Run, tmp_path: Path) -> None:
         (("nowhere", "--to", "merged", "--out", "o"), "no model at 'nowhere'"),
         (("tunnel", "--to", "merged", "--out", "o", "--public"), "--public goes with"),
         (("tunnel", "--to", "gguf", "--out", "o", "--outtype", "q9"), "there are f32, f16"),
+        (("tunnel", "--to", "merged", "--out", "o", "--verify"), "go with --to gguf"),
         (("pickled", "--to", "merged", "--out", "o"), "has only pytorch_model.bin"),
         (("cut", "--to", "merged", "--out", "o"), "the weights in"),
         (("orphan", "--to", "merged", "--out", "o"), "does not name the model"),

@@ -101,6 +101,8 @@ def chat(
 
     if blind and other is None:
         raise ConfigError("--blind compares two models: name the other, as in gnomon chat A B")
+    if not blind and (who or keep):
+        raise ConfigError("--who and --keep go with --blind, which asks and keeps choices")
     how = {"device": str(pick_device(device)), "dtype": dtype, "template": template}
     speakers, folder = open_speakers(model, other, stage, **how)
     votes = ballots(keep or folder, *speakers) if blind else None
@@ -167,7 +169,7 @@ class Session:
                     self._turn(line.removeprefix("/") if line.startswith("//") else line)
             except GnomonError as error:
                 if not self.terminal:
-                    raise
+                    raise type(error)(f"line {self._line} of the input: {error}") from error
                 complain("error", "red", visible(str(error)))
             except KeyboardInterrupt:
                 if not self.terminal:
@@ -350,8 +352,8 @@ class Session:
                 return cast(Chosen, said)
             if not self.terminal:
                 raise DataError(
-                    f"line {self._line} of the input is {visible(said)!r}: with --blind each "
-                    "message is followed by a line with a, b, tie or skip"
+                    f"{visible(said)!r} is no choice: with --blind each message is followed by a "
+                    "line with a, b, tie or skip"
                 )
             say("type a, b, tie or skip")
 

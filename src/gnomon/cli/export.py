@@ -45,8 +45,9 @@ def export(
         str | None, typer.Option(help="Of a run: which stage's model; base is the start model.")
     ] = None,
     outtype: Annotated[
-        str, typer.Option(help="A GGUF's weights: f32, f16, bf16, q8_0 or auto.")
-    ] = "f16",
+        str | None,
+        typer.Option(help="A GGUF's weights: f32, f16, bf16, q8_0 or auto; default: f16."),
+    ] = None,
     converter: Annotated[
         Path | None,
         typer.Option(

@@ -34,7 +34,7 @@ from gnomon.models import load
 from gnomon.report.card import README
 
 Format = Literal["merged", "gguf", "ollama"]
-RECORD, MODELFILE = "gnomon_export.json", "Modelfile"
+RECORD, MODELFILE, OUTTYPE = "gnomon_export.json", "Modelfile", "f16"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Wanted:
     Attributes:
         model, stage: see :func:`~gnomon.export.source.open_source`.
         out: the folder to appear.
-        outtype: of a GGUF's weights.
+        outtype: of a GGUF's weights; None for :data:`OUTTYPE`.
         converter: see :func:`~gnomon.export.gguf.find_converter`.
         verify: read a GGUF back with transformers and compare.
         overwrite: replace an earlier export in ``out``.
@@ -55,7 +55,7 @@ class Wanted:
     to: Format
     out: Path
     stage: str | None = None
-    outtype: str = "f16"
+    outtype: str | None = None
     converter: Path | None = None
     verify: bool = False
     overwrite: bool = False
@@ -134,8 +134,9 @@ def _fill(
     clean = work / "plain"
     clean.mkdir()
     copy_model(plain, clean, link=True)
-    file = target / f"model-{wanted.outtype}.gguf"
-    gguf.convert(converter, clean, file, wanted.outtype)
+    outtype = wanted.outtype or OUTTYPE
+    file = target / f"model-{outtype}.gguf"
+    gguf.convert(converter, clean, file, outtype)
     fields = gguf.check_fields(file, tokenizer)
     read_back = gguf.read_back(clean, file) if wanted.verify else None
     if pieces is None:
@@ -154,7 +155,9 @@ def _adds_bos(fields: dict[str, Any]) -> bool:
 def _check_place(wanted: Wanted) -> None:
     """Refuse what is there, unless it is an earlier export that may be replaced."""
     out = wanted.out
-    if wanted.outtype not in gguf.OUTTYPES:
+    if wanted.to == "merged" and (wanted.outtype or wanted.converter or wanted.verify):
+        raise ConfigError("--outtype, --converter and --verify go with --to gguf and ollama")
+    if wanted.outtype not in (None, *gguf.OUTTYPES):
         raise ConfigError(f"--outtype {wanted.outtype!r}; there are {', '.join(gguf.OUTTYPES)}")
     if wanted.public and wanted.repo is None:
         raise ConfigError("--public goes with --push-to-hub")
@@ -189,5 +192,5 @@ def _record(wanted: Wanted, source: Source, folder: Path) -> dict[str, Any]:
         "files": fingerprints(folder, sorted(p.name for p in folder.iterdir())),
     }
     if wanted.to != "merged":
-        about["outtype"] = wanted.outtype
+        about["outtype"] = wanted.outtype or OUTTYPE
     return about
