@@ -1,5 +1,6 @@
 """Sources that are made when asked for: the built-in world (``tunnel:``), the built-in tasks
-(``agents:``), checkable instructions (``instructions:prompts``) and ``reasoning-gym:DATASET``."""
+(``agents:``), checkable instructions (``instructions:prompts``), ``reasoning-gym:DATASET`` and
+``verifiers:TASKSET``."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gnomon.agents.from_verifiers import check_verifiers, verifiers_groups
 from gnomon.errors import ConfigError
 from gnomon.judges.verifiers.reasoning_gym import open_dataset
 from gnomon.records import Group, Message, Prompt, Response
@@ -40,11 +42,18 @@ def _check_reasoning_gym(what: str, options: Mapping[str, Any]) -> None:
     open_dataset(what, {**own, "size": options["n"], "seed": options.get("seed", 0)})
 
 
+def _check_verifiers(what: str, options: Mapping[str, Any]) -> None:
+    _bind(f"verifiers:{what}", verifiers_groups, {"taskset": what, **options})
+    check_verifiers(what, options)
+
+
 def _bind(where: str, make: Callable[..., Any], options: Mapping[str, Any]) -> None:
     try:
         inspect.signature(make).bind(**options)
     except TypeError as error:
-        known = ", ".join(p for p in inspect.signature(make).parameters if p != "name")
+        known = ", ".join(
+            p for p in inspect.signature(make).parameters if p not in ("name", "taskset")
+        )
         raise ConfigError(f"data {where!r}: {error}; its options are {known}") from error
 
 
@@ -59,6 +68,7 @@ GENERATED: Mapping[str, tuple[Check, Make]] = {
         _check_reasoning_gym,
         lambda what, options: reasoning_gym_groups(what, **options),
     ),
+    "verifiers": (_check_verifiers, lambda what, options: verifiers_groups(what, **options)),
 }
 """By the word before the colon: how the options are checked, and how the groups are made."""
 
@@ -110,6 +120,13 @@ def _groups_of(make: Callable[..., list[Prompt]]) -> Callable[..., list[Group]]:
     return groups
 
 
+def _games(n: int, first_seed: int = 0, prompt: str = "Play.") -> list[Group]:
+    """Prompts that each fix a game by the seed in their meta; other seeds are other games."""
+    seeds = range(first_seed, first_seed + n)
+    messages = (Message("user", prompt),)
+    return [Group(Prompt(f"game-{seed}", messages, meta={"seed": seed})) for seed in seeds]
+
+
 TUNNEL: Mapping[str, Callable[..., list[Group]]] = {
     "demonstrations": demonstrations,
     "prompts": _prompts,
@@ -120,6 +137,7 @@ TUNNEL: Mapping[str, Callable[..., list[Group]]] = {
 }
 AGENTS: Mapping[str, Callable[..., list[Group]]] = {
     "calculator": _groups_of(calculator_prompts),
+    "games": _games,
     "calculator-demonstrations": calculator_demonstrations,
     "rooms": _groups_of(rooms_prompts),
     "rooms-demonstrations": rooms_demonstrations,
