@@ -192,8 +192,8 @@ class RewardSpec(Spec):
 class EnvironmentSpec(Spec):
     """A task of several turns that the policy works on, instead of a ``reward`` or with one.
 
-    ``name`` is ``calculator``, ``rooms``, ``gymnasium``, ``package.module:name`` or
-    ``path/to/file.py:name``; see [agents.md](agents.md).
+    ``name`` is ``calculator``, ``rooms``, ``gymnasium``, ``openenv``, ``verifiers``,
+    ``package.module:name`` or ``path/to/file.py:name``; see [agents.md](agents.md).
     """
 
     name: str = Field(description="which environment; a bare string is this")
@@ -217,6 +217,13 @@ class EnvironmentSpec(Spec):
     @property
     def label(self) -> str:
         return re.sub(r"[^A-Za-z0-9_]+", "_", self.name.split(":")[-1]).strip("_")
+
+
+def _by_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+Place = Annotated[EnvironmentSpec, BeforeValidator(_by_name)]
 
 
 RESERVED_NAMES = {
@@ -265,7 +272,7 @@ class StageSpec(Spec):
     train: TrainSpec = TrainSpec()
     rollout: RolloutSpec = RolloutSpec()
     reward: RewardSpecs = Field(default_factory=list)
-    environment: EnvironmentSpec | None = Field(
+    environment: Place | None = Field(
         None, description="episodes of several turns; their return is added to any reward"
     )
     observe: RewardSpecs = Field(
@@ -300,11 +307,6 @@ class StageSpec(Spec):
             raise ValueError(f"a stage cannot be called {value!r}: {RESERVED_NAMES[value]}")
         return check_name(value, "stage")
 
-    @field_validator("environment", mode="before")
-    @classmethod
-    def _environment(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
     @field_validator("reward")
     @classmethod
     def _asked_always(cls, value: list[RewardSpec]) -> list[RewardSpec]:
@@ -328,6 +330,9 @@ class CompareSpec(Spec):
 
     prompts: DataSpecs
     rewards: RewardSpecs = Field(default_factory=list, description="one column each")
+    environment: Place | None = Field(
+        None, description="play episodes of it, the same for every policy; a column with the return"
+    )
     rollout: RolloutSpec = RolloutSpec()
     reference: str | None = Field(
         None, description="stage that KL is measured against; default: the last stage's start"
@@ -339,6 +344,12 @@ class CompareSpec(Spec):
     @classmethod
     def _asked_always(cls, value: list[RewardSpec]) -> list[RewardSpec]:
         return asked_always(value)
+
+    @property
+    def columns(self) -> list[str]:
+        """The labels of what is compared: the rewards, and the environment's return."""
+        place = [] if self.environment is None else [self.environment.label]
+        return [*(reward.label for reward in self.rewards), *place]
 
 
 class Recipe(Spec):

@@ -85,6 +85,9 @@ def column_notes(facts: Facts) -> dict[int, str]:
             notes[place] = " (trained on)"
         elif reward.get("truth") or reward.get("builtin") in KNOWING:
             notes[place] = " (the simulation's truth)"
+    played = asked.get("environment") if isinstance(asked, Mapping) else None
+    if played and played in [facts.spec(name).get("environment") for name in facts.chain]:
+        notes[len(compared)] = " (trained on)"
     return notes
 
 

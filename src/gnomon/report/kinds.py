@@ -12,7 +12,7 @@ from typing import Any
 
 from gnomon.audit.kinds import Entry, Kind, entry_kind
 from gnomon.audit.truths import label, reward_entries
-from gnomon.recipe.schema import TRUTHS
+from gnomon.recipe.schema import TRUTHS, EnvironmentSpec
 from gnomon.runs.read import RunView, StageView
 
 WORDS: dict[Kind, str] = {
@@ -61,6 +61,11 @@ def _compared(run: RunView) -> Iterator[tuple[str, Kind]]:
     trained = trained_entries(run)
     for entry in reward_entries(rewards or []):
         yield label(entry).replace("_", " "), entry_kind(entry, trained)
+    played = compare.get("environment") if isinstance(compare, Mapping) else None
+    places = [spec.get("environment") for spec in stage_specs(run).values()]
+    for place in (place for place in places if isinstance(place, Mapping)):
+        if isinstance(played, Mapping) and place.get("name") == played.get("name"):
+            yield EnvironmentSpec(name=str(place["name"])).label.replace("_", " "), "trained"
 
 
 def _by_name(run: RunView, column: str) -> Kind:

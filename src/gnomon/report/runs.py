@@ -114,7 +114,7 @@ def _paired(new: RunView, old: RunView) -> dict[str, Interval]:
     """What the last policy's rewards are above the other run's, prompt by prompt; empty unless both
     were asked the same prompts (an id alone does not say so)."""
     asked = [run.recipe.get("compare") or {} for run in (new, old)]
-    if any(asked[0].get(key) != asked[1].get(key) for key in ("prompts", "size")):
+    if any(asked[0].get(key) != asked[1].get(key) for key in ("prompts", "size", "environment")):
         return {}
     after, before = (
         run.comparison.scores(run.comparison.models[-1]) if run.comparison else {}

@@ -21,7 +21,7 @@ from gnomon.judges.function import function_reward
 from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
 from gnomon.plugins import is_own
-from gnomon.recipe.schema import DataSpec, Recipe, RewardSpec
+from gnomon.recipe.schema import DataSpec, EnvironmentSpec, Recipe, RewardSpec
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.engines import check_engine
 from gnomon.stages.gate_names import check_gates
@@ -117,7 +117,8 @@ def own_code(recipe: Recipe) -> list[str]:
     named += [function for r in rewards if (function := own_function(r)) is not None]
     suites = [e.suite for s in recipe.stages for e in stage_evals(s)]
     named += [suite for suite in suites if is_own(suite)]
-    places = [s.environment.name for s in recipe.stages if s.environment is not None]
+    played = [*recipe.stages, *([recipe.compare] if recipe.compare is not None else [])]
+    places = [part.environment.name for part in played if part.environment is not None]
     named += [spec.callback for spec in recipe.callbacks]
     return list(dict.fromkeys([*named, *(name for name in places if ":" in name)]))
 
@@ -251,14 +252,25 @@ def _check_environment(stage: Stage, code: bool) -> None:
             "episodes are not sampled ahead of training: remove rollout.max_staleness, or the "
             "environment"
         )
-    if any(text.as_text for text in [*spec.data, *spec.eval_data]):
+    _check_place(place, [*spec.data, *spec.eval_data], spec.reward, stage.base, code)
+
+
+def _check_place(
+    place: EnvironmentSpec,
+    data: Sequence[DataSpec],
+    rewards: Sequence[RewardSpec],
+    base: Path,
+    code: bool,
+) -> None:
+    """Check that an environment exists, and that data and rewards fit it."""
+    if any(text.as_text for text in data):
         raise ConfigError("an environment needs conversations: remove as_text from the data")
-    if any(reward.label == place.label for reward in spec.reward):
+    if any(reward.label == place.label for reward in rewards):
         raise ConfigError(
             f"a reward has the environment's name, {place.label!r}; give it another: name: ..."
         )
     if code or ":" not in place.name:
-        environment_factory(place.name, place.options, stage.base)
+        environment_factory(place.name, place.options, base)
 
 
 def _check_kinds(stage: Stage) -> None:
@@ -383,6 +395,8 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path, code: bool = True)
     if any(map(compares, spec.rewards)):
         _check_several(rollout.samples)
     check_labels(spec.rewards, (), ())
+    if spec.environment is not None:
+        _check_place(spec.environment, spec.prompts, spec.rewards, base, code)
     _check_rewards(spec.rewards, recipe, after, run, base, code)
     _check_sources(spec.prompts, recipe, after, base)
     names = ["base", *(stage.name for stage in policy_stages(recipe, base))]

@@ -1,7 +1,8 @@
 """Every policy of a run on the same held-out prompts: rewards, KL and length with intervals.
 
 With several samples a prompt (``compare.rollout.samples``), intervals are over the prompts, and
-every reward that gave nothing but 0 and 1 gets a table of pass@k.
+every reward that gave nothing but 0 and 1 gets a table of pass@k. With an environment
+(``compare.environment``) every policy plays the same episodes, and their return is a column more.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from typing import Any
 
 import torch
 
+from gnomon.agents.episodes import Episode, EpisodeRunner
 from gnomon.algorithms.base import per_response_sum
-from gnomon.algorithms.rollouts import EncodedPrompt
+from gnomon.algorithms.rollouts import EncodedPrompt, as_response, written
+from gnomon.algorithms.rollouts import shown as text_shown
 from gnomon.data.batch import microbatches, pack
+from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, RunError
 from gnomon.judges.build import one_judge
 from gnomon.judges.protocol import Judge, judged
@@ -24,15 +28,17 @@ from gnomon.models.load import load_causal_lm, read_model
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import LoadedReward, load_reward_model
 from gnomon.recipe.schema import CompareSpec, Recipe
-from gnomon.records import TokenGroup, TokenResponse
+from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import Completion, Request, sampled_group
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.runs.answers import Answer, write_answers
 from gnomon.runs.comparison import Comparison, ComparisonRow
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.records import COMPARISON
+from gnomon.stages.environments import build_environment, openings
 from gnomon.stages.names import policy_stages, reward_folder
 from gnomon.stages.sources import (
+    LENGTH,
     DataReport,
     context_of,
     encode_prompts,
@@ -49,6 +55,7 @@ from gnomon.stats.prompts import (
     pass_curve,
     pass_gain,
 )
+from gnomon.training.played import play
 from gnomon.training.progress import Progress
 from gnomon.training.sampled import Sampling
 from gnomon.training.watch import Stop
@@ -92,7 +99,8 @@ def compare(
     spec = recipe.compare
     if spec is None:
         raise ConfigError("the recipe has no compare section")
-    prompts = _prompts(spec, recipe, run, base)
+    encoder, environment = _world(spec, recipe, base)
+    asked = _prompts(spec, run, base, encoder, environment)
     policies = [Policy(BASE, recipe.model)] + [
         Policy(stage.name, str(run.stage(stage.name).model))
         for stage in policy_stages(recipe, base)
@@ -101,7 +109,7 @@ def compare(
     reference_role = _load(reference, recipe)
     judges = _judges(spec, recipe, run, base, reference_role)
     rows: list[ComparisonRow] = []
-    shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in prompts[: spec.show]]
+    shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in asked[: spec.show]]
     judged: dict[str, list[Values]] = {}
     kept: list[Answer] = []
     tally = Tally()
@@ -109,26 +117,29 @@ def compare(
     for done, policy in enumerate(policies, start=1):
         stop.check()
         role = reference_role if policy == reference else _load(policy, recipe)
-        answers = _answer(role, prompts, recipe, spec, stop, progress)
-        for sample, own in zip(shown, answers, strict=False):
-            sample[policy.name] = own[0].text
+        prompts, answers = _answer(role, asked, environment, recipe, spec, stop, progress)
+        for sample, prompt, own in zip(shown, prompts, answers, strict=False):
+            sample |= {"prompt": _text(prompt), policy.name: text_shown(own[0])}
         kept += _kept(policy.name, prompts, answers)
         judged[policy.name] = _scores(prompts, answers, judges, tally)
+        if environment is not None:
+            judged[policy.name].append(_returns(answers))
         kl = _kl(role, reference_role, prompts, answers, spec.rollout.temperature)
         values: list[Interval | None] = [
             over_prompts(kl, None),
-            over_prompts([[float(len(c.ids)) for c in own] for own in answers], None),
+            over_prompts([[float(written(c)) for c in own] for own in answers], None),
             over_prompts([[float(c.finished) for c in own] for own in answers], (0.0, 1.0)),
         ]
         rows.append(ComparisonRow(model=policy.name, values=values))
         progress.update(done, {})
     names = [judge.name for judge in judges]
+    names += [] if environment is None else [environment.name]
     _add_rewards(rows, judged, reference)
     result = Comparison(
         columns=[*names, f"KL from {reference.name} (nats)", "length (tokens)", "finished"],
         reference=reference.name,
         rows=rows,
-        prompts=[p.prompt.id for p in prompts],
+        prompts=[p.prompt.id for p in asked],
         samples=shown,
         tables=pass_tables(names, judged, reference.name, spec.rollout.samples),
         judges={name: _without_seconds(took) for name, took in tally.totals().items()},
@@ -225,7 +236,25 @@ def _bounds(judged: Mapping[str, Sequence[Values]]) -> list[Bounds | None]:
     return [common_bounds(row for rows in column for row in rows) for column in columns]
 
 
-def _prompts(spec: CompareSpec, recipe: Recipe, run: RunFolder, base: Path) -> list[EncodedPrompt]:
+def _world(spec: CompareSpec, recipe: Recipe, base: Path) -> tuple[Encoder, EpisodeRunner | None]:
+    """How prompts become tokens, and what plays the episodes, where they are played."""
+    config, tokenizer = read_model(recipe.model)
+    context, place = context_of(config), spec.environment
+    new_tokens = place.max_episode_tokens if place else spec.rollout.max_new_tokens
+    encoder = recipe_encoder(recipe, tokenizer, context=context, new_tokens=new_tokens)
+    if place is None:
+        return encoder, None
+    window = context or recipe.max_length or LENGTH
+    return encoder, build_environment(place, encoder, base=base, window=window)
+
+
+def _prompts(
+    spec: CompareSpec,
+    run: RunFolder,
+    base: Path,
+    encoder: Encoder,
+    environment: EpisodeRunner | None,
+) -> list[EncodedPrompt]:
     report = DataReport()
     groups = read_specs(
         spec.prompts,
@@ -234,13 +263,8 @@ def _prompts(spec: CompareSpec, recipe: Recipe, run: RunFolder, base: Path) -> l
         kind="prompts",
         report=report,
     )
-    config, tokenizer = read_model(recipe.model)
-    encoder = recipe_encoder(
-        recipe,
-        tokenizer,
-        context=context_of(config),
-        new_tokens=spec.rollout.max_new_tokens,
-    )
+    if environment is not None:
+        groups = openings(environment, groups)
     return encode_prompts(encoder, groups, report)[: spec.size]
 
 
@@ -265,11 +289,13 @@ def _load(policy: Policy, recipe: Recipe) -> Role:
 def _answer(
     role: Role,
     prompts: Sequence[EncodedPrompt],
+    environment: EpisodeRunner | None,
     recipe: Recipe,
     spec: CompareSpec,
     stop: Stop,
     progress: Progress,
-) -> Answers:
+) -> tuple[Sequence[EncodedPrompt], Answers]:
+    """The answers, or the episodes, of a policy, and the prompts as it was given them."""
     encoder = recipe_encoder(recipe, role.trunk.tokenizer)
     engine = TorchEngine(
         role.trunk.model,
@@ -280,7 +306,11 @@ def _answer(
     n = spec.rollout.samples
     requests = [Request(p.prompt.id, p.ids, n, seed=i) for i, p in enumerate(prompts)]
     watch = stop.watching(lambda done, total: progress.phase(role.name, done, total))
-    return engine.generate(requests, Sampling.of(spec.rollout).params, watch)
+    params = Sampling.of(spec.rollout).params
+    if environment is None:
+        return prompts, engine.generate(requests, params, watch)
+    opened, episodes = play(environment, engine, prompts, requests, params, watch)
+    return opened, [list(own) for own in episodes]
 
 
 def _scores(
@@ -298,13 +328,30 @@ def _scores(
         tally.add(judgements)
         values = [[score.value for score in judgement.scores] for judgement in judgements]
         if all(value is None for row in values for value in row):
-            raise RunError(
-                f"compare: reward {judge.name!r} failed on all {sum(map(len, values))} samples. "
-                f"The first: {judgements[0].scores[0].error}\n"
-                "Fix it, then resume with --resume; the trained stages are kept."
-            )
+            first = judgements[0].scores[0].error
+            raise _failed(f"reward {judge.name!r}", sum(map(len, values)), first)
         out.append(values)
     return out
+
+
+def _returns(answers: Answers) -> Values:
+    """The episodes' returns.
+
+    Raises:
+        RunError: every episode failed.
+    """
+    played = [[c for c in own if isinstance(c, Episode)] for own in answers]
+    values = [[episode.value for episode in own] for own in played]
+    if all(value is None for row in values for value in row):
+        raise _failed("the environment", sum(map(len, values)), played[0][0].error)
+    return values
+
+
+def _failed(what: str, count: int, first: str | None) -> RunError:
+    return RunError(
+        f"compare: {what} failed on all {count} samples. The first: {first}\n"
+        "Fix it, then resume with --resume; the trained stages are kept."
+    )
 
 
 def _kept(model: str, prompts: Sequence[EncodedPrompt], answers: Answers) -> Iterator[Answer]:
@@ -316,9 +363,9 @@ def _kept(model: str, prompts: Sequence[EncodedPrompt], answers: Answers) -> Ite
                 prompt_id=prompt.prompt.id,
                 category=prompt.prompt.category,
                 prompt=_text(prompt),
-                response=completion.text,
+                response=text_shown(completion),
                 sample=sample,
-                length=len(completion.ids),
+                length=written(completion),
                 finished=completion.finished,
             )
 
@@ -330,21 +377,21 @@ def _kl(
     prompts: Sequence[EncodedPrompt],
     answers: Answers,
     temperature: float,
-) -> list[list[float]]:
-    """[prompts][samples] log(policy / reference) summed over each response the policy wrote, in
-    nats."""
+) -> list[list[float | None]]:
+    """[prompts][samples] log(policy / reference) summed over what the policy wrote of each answer,
+    in nats; None for an episode that never began."""
     groups = [
-        TokenGroup(str(i), p.ids, tuple(TokenResponse(c.ids, [True] * len(c.ids)) for c in own))
+        TokenGroup(str(i), p.ids, tuple(as_response(c) for c in own if c.ids))
         for i, (p, own) in enumerate(zip(prompts, answers, strict=True))
     ]
     sums: list[float] = []
-    for part in microbatches(groups, TOKENS):
+    for part in microbatches([group for group in groups if group.responses], TOKENS):
         batch = pack(part).to(policy.trunk.model.device)
         own = policy.logprobs(batch, temperature=temperature).logprobs
         theirs = reference.logprobs(batch, temperature=temperature).logprobs
-        sums += per_response_sum(own - theirs, batch).tolist()
+        sums += per_response_sum((own - theirs) * batch.response_mask, batch).tolist()
     values = iter(sums)
-    return [[next(values) for _ in group.responses] for group in groups]
+    return [[next(values) if c.ids else None for c in own] for own in answers]
 
 
 def _text(prompt: EncodedPrompt) -> str:

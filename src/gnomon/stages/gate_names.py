@@ -98,9 +98,9 @@ def run_metrics(recipe: Recipe, run: RunFolder, base: Path) -> list[str]:
     last = policy_stages(recipe, base)
     known = stage_metrics(recipe, last[-1], run, base) if last else _eval_names(run)
     if recipe.compare is not None:
-        rewards = [spec.label for spec in recipe.compare.rewards]
-        columns = [*rewards, "kl", "length", "finished"]
-        known = [*columns, *(GAIN + name for name in rewards), *known]
+        judged = recipe.compare.columns
+        columns = [*judged, "kl", "length", "finished"]
+        known = [*columns, *(GAIN + name for name in judged), *known]
     return list(dict.fromkeys(known))
 
 

@@ -118,7 +118,7 @@ class Played:
             completions: list[Sequence[Completion]]
             completions = [*self.engine.generate(requests, params, self.on_progress)]
         else:
-            prompts, completions = _play(
+            prompts, completions = play(
                 self.environment, self.engine, prompts, requests, params, self.on_progress
             )
         groups = [
@@ -148,7 +148,7 @@ class Played:
         return {o.name: judged(o, self.asked.get(o.name, always).of(groups)) for o in observers}
 
 
-def _play(
+def play(
     runner: EpisodeRunner,
     engine: Engine,
     prompts: Sequence[EncodedPrompt],
