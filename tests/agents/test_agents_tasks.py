@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import tiny_world as tw
 from gnomon.agents.dialogue import parse_calls
 from gnomon.agents.environment import Action, ToolError
-from gnomon.agents.load import TextGame, environment_factory
+from gnomon.agents.from_gymnasium import TextGame
+from gnomon.agents.load import environment_factory
 from gnomon.errors import ConfigError
 from gnomon.records import Message, Prompt
 from gnomon.tasks.calculator import Calculator, calculate, calculator_prompts, written
@@ -317,9 +318,21 @@ def test_a_game_whose_observations_are_no_text_is_a_samples_error() -> None:
     assert "observation is a list, not text" in str(group.episodes[0].error)
 
 
-def test_without_gymnasium_the_cure_is_named(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "module", "options"),
+    [
+        ("gymnasium", "gymnasium", {"id": "Text-v0"}),
+        ("openenv", "openenv.core", {"url": "http://127.0.0.1:9"}),
+        ("verifiers", "verifiers.v1", {"taskset": "any-v1"}),
+    ],
+)
+def test_without_the_package_the_cure_is_named(
+    name: str,
+    module: str,
+    options: dict[str, Any],
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "gymnasium", None)
-    with pytest.raises(ConfigError, match="pip install gymnasium"):
-        environment_factory("gymnasium", {"id": "Text-v0"}, tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=f"pip install {name}"):
+        environment_factory(name, options, tmp_path)

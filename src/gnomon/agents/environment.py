@@ -227,6 +227,8 @@ class ToolEnvironment:
 def opened_with(prompt: Prompt, first: str) -> tuple[Message, ...]:
     """An opening: the prompt's messages, the user's last one with the first observation."""
     messages = list(prompt.messages)
+    if not first:
+        return prompt.messages
     if messages and messages[-1].role == "user":
         first = f"{messages.pop().content}\n\n{first}"
     return (*messages, Message("user", first))

@@ -151,7 +151,7 @@ def _plain(observation: Mapping[str, Any]) -> Any:
         result = observation.get("result")
         return result["data"] if isinstance(result, Mapping) and "data" in result else result
     fields = {k: v for k, v in observation.items() if k != "metadata" and v is not None}
-    return next(iter(fields.values())) if len(fields) == 1 else fields
+    return next(iter(fields.values())) if len(fields) == 1 else fields or ""
 
 
 @lru_cache(maxsize=64)

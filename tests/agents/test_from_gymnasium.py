@@ -1,0 +1,142 @@
+"""Gymnasium's own toy games, played in text: pictures, named actions, seeds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+from agents_zoo import Script, prompt, runner
+
+from gnomon.agents import Action, environment_factory
+from gnomon.agents.from_gymnasium import TextGame, gymnasium_text, picture
+from gnomon.errors import ConfigError
+from gnomon.records import Message, Prompt
+from gnomon.rollout.protocol import SamplingParams
+from gnomon.tasks.sources import tunnel_groups
+
+LAKE: dict[str, Any] = {
+    "id": "FrozenLake-v1",
+    "is_slippery": False,
+    "actions": ["left", "down", "right", "up"],
+}
+
+
+def begun(game: TextGame, seed: int = 0, **meta: Any) -> str:
+    return game.reset(prompt(text="Go.", **meta), seed)[-1].content
+
+
+def moved(game: TextGame, text: str) -> tuple[str, float, bool]:
+    seen = game.step(Action(text))
+    return seen.messages[0].content, seen.reward, seen.done
+
+
+def test_a_game_that_draws_itself_is_played_by_named_actions_to_its_goal() -> None:
+    game = gymnasium_text(**LAKE)
+    assert begun(game) == "Go.\n\n[red S]FFF\nFHFH\nFFFH\nHFFG"
+    way = ["down", "Down", "right", "I go right.\nright", "down", "right"]
+    rewards = [moved(game, text) for text in way]
+    assert [reward for _, reward, _ in rewards] == [0, 0, 0, 0, 0, 1]
+    assert [done for *_, done in rewards] == [False] * 5 + [True]
+    assert rewards[0][0] == "  (Down)\nSFFF\n[red F]HFH\nFFFH\nHFFG"
+    game.close()
+
+
+def test_what_is_no_action_is_answered_and_the_game_waits() -> None:
+    game = gymnasium_text(**LAKE)
+    before = begun(game)
+    for text in ("", "downwards", "down or left"):
+        seen = game.step(Action(text))
+        assert (seen.reward, seen.done, seen.tool_errors) == (0.0, False, 1)
+        assert "left, down, right, up" in seen.messages[0].content
+    assert picture(game._game.render()) in before
+
+
+def test_the_picture_tells_taxi_passenger_and_goal_apart() -> None:
+    """Against the state that Taxi itself decodes."""
+    game = gymnasium_text("Taxi-v4")
+    names = "RGYB"
+    for seed in range(8):
+        shown = begun(game, seed)
+        inner = game._game.unwrapped
+        row, _, passenger, goal = inner.decode(inner.s)
+        marks = [mark.split() for mark in re.findall(r"\[(.*?)\]", shown)]
+        assert names[passenger] in {mark[-1] for mark in marks if "blue" in mark}
+        assert names[goal] in {mark[-1] for mark in marks if "magenta" in mark}
+        assert "yellow" in shown.split("\n")[3 + row]
+
+
+def test_the_parts_of_an_observation_are_named() -> None:
+    parts = ["sum", "dealer", "usable ace"]
+    game = gymnasium_text("Blackjack-v1", actions=["stick", "hit"], observations=parts)
+    shown = begun(game, 3)
+    truth, _ = gymnasium.make("Blackjack-v1").reset(seed=3)
+    assert shown == "Go.\n\n" + ", ".join(f"{n}: {v}" for n, v in zip(parts, truth, strict=True))
+    _, reward, done = moved(game, "stick")
+    assert done
+    assert reward in (-1.0, 0.0, 1.0)
+
+
+def test_ones_own_reading_and_writing_take_the_place_of_gnomons() -> None:
+    game = TextGame(gymnasium.make("Blackjack-v1"), lambda o: f"you have {o[0]}", lambda t: len(t))
+    assert "you have" in begun(game)
+    assert moved(game, "")[2]  # 0 letters: stick
+
+
+def test_the_seed_is_the_prompts_where_it_has_one() -> None:
+    groups = tunnel_groups("games", {"n": 3, "first_seed": 40, "prompt": "Drive."}, "agents")
+    assert [g.prompt.meta["seed"] for g in groups] == [40, 41, 42]
+    assert len({g.prompt.id for g in groups}) == 3
+    game = gymnasium_text("Taxi-v4")
+    openings = [game.reset(g.prompt, seed)[-1].content for seed in (1, 2) for g in groups]
+    assert openings[:3] == openings[3:]
+    assert len(set(openings)) == 3
+    assert len({begun(game, seed) for seed in (1, 2, 3)}) == 3
+
+
+def test_samples_of_a_prompt_slip_alike_and_a_seed_plays_the_same_episode_again() -> None:
+    def play(seed: int) -> list[tuple[str, float | None]]:
+        made = runner(lambda: gymnasium_text("FrozenLake-v1"), max_turns=6, max_episode_tokens=240,
+                      window=600, max_prompt=200)  # fmt: skip
+        asked = (Prompt("lake", (Message("user", "Go."),)), [1])
+        (group,) = made.run([asked], Script("2"), SamplingParams(), seeds=[seed], samples=2)
+        assert all(e.error is None for e in group.episodes)
+        return [(e.shown, e.value) for e in group.episodes]
+
+    first = play(1)
+    assert first[0] == first[1]  # the same game and the same actions
+    assert play(1) == first
+    assert len({play(seed)[0] for seed in range(1, 7)}) > 1  # the ice is slippery
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (LAKE | {"actions": ["left", "right"]}, "2 names for 4 actions"),
+        ({"id": "FrozenLak-v1"}, "Did you mean: `FrozenLake`"),
+        ({"id": "FrozenLake-v1", "is_slipery": True}, "is_slipery"),
+        ({"id": "Pendulum-v1", "actions": ["a"]}, "name Discrete actions"),
+        ({}, "required argument: 'id'"),
+    ],
+)
+def test_what_cannot_be_made_is_said_before_anything_is_trained(
+    options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        environment_factory("gymnasium", options, tmp_path)
+
+
+def test_a_game_that_raises_is_its_samples_error() -> None:
+    game = gymnasium.make("Blackjack-v1")
+    made = runner(lambda: TextGame(game, lambda o: "cards", lambda text: 7 // (len(text) - 1)))
+    (group,) = made.run([(prompt(), [1])], Script("x"), SamplingParams(), seeds=[1], samples=1)
+    assert "ZeroDivisionError" in str(group.episodes[0].error)
+    assert group.episodes[0].value is None
+
+
+def test_numbers_without_names_are_no_text() -> None:
+    made = runner(lambda: gymnasium_text("Blackjack-v1"))
+    (group,) = made.run([(prompt(), [1])], Script("1"), SamplingParams(), seeds=[1], samples=1)
+    assert "name its parts" in str(group.episodes[0].error)
