@@ -87,7 +87,7 @@ MEANINGS = {
     "StageSpec.rollout": "how responses are sampled (on-line methods and `collect`)",
     "StageSpec.reward": "what is maximised (on-line methods), or judges (`collect`)",
     "DataSpec.path": "file, folder, hub id, `stage:NAME`, `tunnel:WHAT`, `agents:WHAT`, "
-    "`instructions:prompts` or `reasoning-gym:DATASET`",
+    "`instructions:prompts`, `reasoning-gym:DATASET` or `verifiers:TASKSET`",
     "DataSpec.kind": "read the rows as this; `auto` is what the algorithm needs",
     "DataSpec.format": "a format's name from [data.md](data.md); `auto` detects it",
     "DataSpec.split": "of a `datasets` folder or a hub id; not for single files",

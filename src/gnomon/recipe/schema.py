@@ -56,7 +56,8 @@ class DataSpec(Spec):
     earlier ``collect`` or ``revise`` stage of the same recipe wrote; ``tunnel:demonstrations`` and
     the like are the built-in world, and ``agents:calculator`` and the like the built-in tasks;
     ``instructions:prompts`` and ``reasoning-gym:DATASET`` make prompts that a verifier can check;
-    ``feedback:FILE`` is a store of labels (docs/feedback.md).
+    ``verifiers:TASKSET`` gives a taskset's tasks; ``feedback:FILE`` is a store of labels
+    (docs/feedback.md).
     """
 
     path: str
@@ -223,9 +224,6 @@ def _by_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-Place = Annotated[EnvironmentSpec, BeforeValidator(_by_name)]
-
-
 RESERVED_NAMES = {
     "model": "that is what the recipe starts from",
     "base": "that is the start model's row in the comparison",
@@ -272,7 +270,7 @@ class StageSpec(Spec):
     train: TrainSpec = TrainSpec()
     rollout: RolloutSpec = RolloutSpec()
     reward: RewardSpecs = Field(default_factory=list)
-    environment: Place | None = Field(
+    environment: EnvironmentSpec | None = Field(
         None, description="episodes of several turns; their return is added to any reward"
     )
     observe: RewardSpecs = Field(
@@ -307,6 +305,8 @@ class StageSpec(Spec):
             raise ValueError(f"a stage cannot be called {value!r}: {RESERVED_NAMES[value]}")
         return check_name(value, "stage")
 
+    _environment = field_validator("environment", mode="before")(_by_name)
+
     @field_validator("reward")
     @classmethod
     def _asked_always(cls, value: list[RewardSpec]) -> list[RewardSpec]:
@@ -330,7 +330,7 @@ class CompareSpec(Spec):
 
     prompts: DataSpecs
     rewards: RewardSpecs = Field(default_factory=list, description="one column each")
-    environment: Place | None = Field(
+    environment: EnvironmentSpec | None = Field(
         None, description="play episodes of it, the same for every policy; a column with the return"
     )
     rollout: RolloutSpec = RolloutSpec()
@@ -340,10 +340,18 @@ class CompareSpec(Spec):
     size: int = Field(256, ge=1, description="how many prompts")
     show: int = Field(4, ge=0, description="samples shown side by side")
 
+    _environment = field_validator("environment", mode="before")(_by_name)
+
     @field_validator("rewards")
     @classmethod
     def _asked_always(cls, value: list[RewardSpec]) -> list[RewardSpec]:
         return asked_always(value)
+
+    @property
+    def response_tokens(self) -> int:
+        """The most tokens that an answer or an episode adds to its prompt."""
+        place = self.environment
+        return self.rollout.max_new_tokens if place is None else place.max_episode_tokens
 
     @property
     def columns(self) -> list[str]:

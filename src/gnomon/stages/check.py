@@ -397,6 +397,8 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path, code: bool = True)
     check_labels(spec.rewards, (), ())
     if spec.environment is not None:
         _check_place(spec.environment, spec.prompts, spec.rewards, base, code)
+    config, tokenizer = read_model(recipe.model)
+    recipe_encoder(recipe, tokenizer, context=context_of(config), new_tokens=spec.response_tokens)
     _check_rewards(spec.rewards, recipe, after, run, base, code)
     _check_sources(spec.prompts, recipe, after, base)
     names = ["base", *(stage.name for stage in policy_stages(recipe, base))]

@@ -240,8 +240,7 @@ def _world(spec: CompareSpec, recipe: Recipe, base: Path) -> tuple[Encoder, Epis
     """How prompts become tokens, and what plays the episodes, where they are played."""
     config, tokenizer = read_model(recipe.model)
     context, place = context_of(config), spec.environment
-    new_tokens = place.max_episode_tokens if place else spec.rollout.max_new_tokens
-    encoder = recipe_encoder(recipe, tokenizer, context=context, new_tokens=new_tokens)
+    encoder = recipe_encoder(recipe, tokenizer, context=context, new_tokens=spec.response_tokens)
     if place is None:
         return encoder, None
     window = context or recipe.max_length or LENGTH
