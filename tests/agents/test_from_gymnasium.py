@@ -8,11 +8,13 @@ from typing import Any
 
 import gymnasium
 import pytest
+import yaml
 from agents_zoo import Script, prompt, runner
 
 from gnomon.agents import Action, environment_factory
 from gnomon.agents.from_gymnasium import TextGame, gymnasium_text, picture
 from gnomon.errors import ConfigError
+from gnomon.recipe.schema import StageSpec
 from gnomon.records import Message, Prompt
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.tasks.sources import tunnel_groups
@@ -140,3 +142,26 @@ def test_numbers_without_names_are_no_text() -> None:
     made = runner(lambda: gymnasium_text("Blackjack-v1"))
     (group,) = made.run([(prompt(), [1])], Script("1"), SamplingParams(), seeds=[1], samples=1)
     assert "name its parts" in str(group.episodes[0].error)
+
+
+def test_what_the_page_shows_works(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
+    fragments = [
+        yaml.safe_load(text) for text in re.findall(r"```yaml\n(data: .*?)```", page, re.S)
+    ]
+    assert [part["environment"]["name"] for part in fragments] == [
+        "gymnasium",
+        "verifiers",
+        "openenv",
+    ]
+    for part in fragments:
+        StageSpec.model_validate({"name": "rl", "algorithm": "grpo", **part})
+    game = environment_factory("gymnasium", fragments[0]["environment"]["options"], tmp_path)()
+    assert game.reset(prompt(), 0)
+    source = re.search(r"```python\n# cards.py\n(.*?)```", page, re.S)
+    assert source is not None
+    (tmp_path / "cards.py").write_text(source[1])
+    cards = environment_factory("cards.py:blackjack", {}, tmp_path)()
+    assert cards.reset(prompt(), 0)
+    assert cards.step(Action("I fold")).tool_errors == 1
+    assert cards.step(Action("stick")).done
