@@ -56,8 +56,8 @@ def test_what_is_made_when_asked_for_is_read_by_its_name() -> None:
 def test_rows_that_cannot_be_used_are_named() -> None:
     with pytest.warns(UserWarning, match="row 2"):
         assert len(gnomon.read([PAIR, {**PAIR, "rejected": ""}, PAIR])) == 2
-    with pytest.raises(DataError, match="data, row 1"):
-        gnomon.read([{"prompt": "Name a colour.", "chosn": "Blue.", "rejected": "Seven."}])
+    with pytest.raises(DataError, match="which cannot be read as preferences"):
+        gnomon.read([{"prompt": "Name a colour.", "chosn": "Blue."}], kind="preferences")
     with pytest.raises(DataError, match="no rows"):
         gnomon.read([])
     with pytest.raises(ConfigError, match="no option 'colums'; did you mean 'columns'"):
