@@ -247,7 +247,7 @@ def _tokenizer(tokenizer: Any) -> Any:
 
     if isinstance(tokenizer, str | os.PathLike):
         try:
-            return load_tokenizer(tokenizer)
+            return load_tokenizer(tokenizer if isinstance(tokenizer, str) else Path(tokenizer))
         except ModelError as error:
             raise ModelError(f"no tokenizer at {tokenizer}: {error}; give tokenizer=") from None
     return tokenizer

@@ -20,7 +20,11 @@ from gnomon.recipe.schema import DataSpec, Recipe, RolloutSpec, StageSpec
 from gnomon.recipe.training import LoraSpec, TrainSpec
 
 SETTINGS, STAGE, DATA, RECIPE = "settings", "stage", "data", "recipe"
-SECTIONS = {"train": TrainSpec, "rollout": RolloutSpec, "lora": LoraSpec}
+SECTIONS: dict[str, type[BaseModel]] = {
+    "train": TrainSpec,
+    "rollout": RolloutSpec,
+    "lora": LoraSpec,
+}
 """Parts of a stage that can be given whole as well: ``train={"lr": 1e-5}``."""
 _ELSEWHERE = {
     STAGE: ("name", "algorithm", "from_", "data", "eval_data", "reward", "observe", SETTINGS),
