@@ -40,15 +40,13 @@ def plot_sweep(view: SweepView, path: Path) -> Path | None:
             axis.set_title(names[keys[i]])
             if i % across == 0:
                 axis.set_ylabel(view.sweep.objective)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        if len(labels) > 1:
-            grid.flat[0].legend(handles, labels, loc="best")
         better = "higher" if view.sweep.sign > 0 else "lower"
         bars = "95% over seeds" if len(view.sweep.seeds) > 1 else "of one run, over its prompts"
         style.title(
             figure,
             f"{view.sweep.recipe}: {view.sweep.objective} ({better} is better)",
-            f"Dots: runs. Marks: settings, with intervals ({bars}). Line: mean of each value.",
+            f"Dots: runs. Circles: settings, with intervals ({bars}); the first is green.\n"
+            "Crosses: an alarm or a closed gate. Line: mean of a value's circles.",
         )
         return style.save(figure, path)
 
@@ -67,7 +65,11 @@ def _panel(axis: Any, view: SweepView, rows: list[SweepRow], key: str) -> None:
 
     if numeric and min(values) > 0 and (key in view.sweep.log or max(values) > 20 * min(values)):
         axis.set_xscale("log")
-    elif not numeric:
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # not as mathematics
+        axis.xaxis.set_minor_formatter(lambda value, _: "")
+    elif numeric:
+        axis.xaxis.set_major_locator(style.locator())
+    else:
         shown = [show(json.loads(text))[:16] for text in order]
         axis.set_xticks(range(len(order)), shown, rotation=20 if len(order) > 3 else 0)
         axis.set_xlim(-0.5, len(order) - 0.5)
@@ -76,21 +78,17 @@ def _panel(axis: Any, view: SweepView, rows: list[SweepRow], key: str) -> None:
         m = row.objective
         assert m is not None
         color = style.VERMILLION if row.held else style.BLUE
+        color = style.GREEN if row is view.best else color
         for value in row.values.values():
             axis.plot(x(row), value, ".", color=color, alpha=0.35, markersize=5)
         error = [[m.value - m.low], [m.high - m.value]] if m.known else None
         axis.errorbar(
-            x(row), m.value, yerr=error, fmt="x" if row.held else "o", color=color, markersize=6,
-            capsize=3, elinewidth=1.1, label=_label(axis, row),
+            x(row), m.value, yerr=error, fmt="x" if row.held else "o", color=color, markersize=5,
+            capsize=3, elinewidth=1.1, alpha=0.8,
+            zorder=3 if row is view.best else 2,
         )  # fmt: skip
         if not row.held:
             clear.setdefault(x(row), []).append(m.value)
     if len(clear) > 1:
         axis.plot(list(clear), [fmean(v) for v in clear.values()], color=style.BLUE, alpha=0.7,
                   linewidth=1.2, zorder=0)  # fmt: skip
-
-
-def _label(axis: Any, row: SweepRow) -> str | None:
-    """What the legend says of the first mark of each kind."""
-    text = "an alarm or a closed gate" if row.held else "nothing against it"
-    return None if text in axis.get_legend_handles_labels()[1] else text
