@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_world import save_tiny
 
 import gnomon
 from gnomon.errors import ConfigError
+from tiny_world import save_tiny
 
 STAGE = {
     "name": "sft",
