@@ -170,7 +170,7 @@ class Score:
     """A response's reward with its named parts, or the error that took its place.
 
     Attributes:
-        value: the reward, or None when ``error`` is set.
+        value: the reward, or None when ``error`` is set or nothing judged.
         parts: named components (of a mixture, of an ensemble), for the metrics.
         error: what went wrong with this one response, or None.
     """

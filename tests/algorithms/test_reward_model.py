@@ -96,7 +96,8 @@ class Naive:
                 tied = ranks.count(worst)
                 share = (tied - 1) / tied
             total = total + share * (left.logsumexp(0) - s[i])
-        return total
+        weights = [c.weight for c in group.comparisons]
+        return total * sum(weights) / len(weights)
 
     def step(self, groups: list[TokenGroup], loss: str = "bradley_terry", **kw: float) -> Tensor:
         fraction = float(self.settings.get("member_fraction", 0.8)) if self.members > 1 else 1.0

@@ -169,6 +169,8 @@ class Algorithm:
         base_lr: what ``lr: auto`` starts from: the field's rate at 7e9 parameters.
         metrics: names of what it logs; no reward may have one of them.
         dropout: whether the trained roles run with dropout in the loss.
+        rewarded: with data "prompts", whether it learns from a reward; without one, what the policy
+            writes is judged by observers alone.
     """
 
     summary: ClassVar[str] = ""
@@ -178,6 +180,7 @@ class Algorithm:
     base_lr: ClassVar[float | None] = None
     metrics: ClassVar[tuple[str, ...]] = ()
     dropout: ClassVar[bool] = True
+    rewarded: ClassVar[bool] = True
 
     def __init__(self, settings: Any, bench: Workbench) -> None:
         self.settings = settings

@@ -39,6 +39,7 @@ from gnomon.algorithms.reference import (
     Reference,
     attach_reference,
     attached_reference,
+    base_needs,
     check_it_moves,
     reference_logprobs,
     reference_needs,
@@ -50,6 +51,8 @@ from gnomon.algorithms.sampled_pairs import PairMaking
 from gnomon.data.batch import Batch
 from gnomon.data.values import Skipped
 from gnomon.losses import dpo as losses
+from gnomon.losses.kl import mixed_logprobs
+from gnomon.losses.reduce import ranking_weight
 from gnomon.models.memory import RoleNeed
 from gnomon.records import TokenGroup
 
@@ -76,7 +79,8 @@ def dpo_output(scored: ScoredBatch, s: DPOLossSettings, step: Step) -> LossOutpu
         batch.num_groups,
         beta=s.beta,
     )
-    loss = (per_group * batch.group_weight).sum() / step.totals.groups
+    sure = ranking_weight(batch.pair_group, batch.pair_weight, batch.num_groups)
+    loss = (per_group * sure * batch.group_weight).sum() / step.totals.groups
     return LossOutput(loss, pair_metrics(scored, rewards))
 
 
@@ -210,9 +214,10 @@ class OnlineDPO(Algorithm):
 
     @classmethod
     def needs(cls, settings: Any) -> tuple[RoleNeed, ...]:
+        mixed = base_needs(settings)
         if settings.refresh_reference == 1:
-            return (POLICY,)
-        return (POLICY, RoleNeed("reference", moves=settings.refresh_reference > 1))
+            return (POLICY, *mixed)
+        return (POLICY, RoleNeed("reference", moves=settings.refresh_reference > 1), *mixed)
 
     @classmethod
     def least_samples(cls, settings: Any) -> int:
@@ -246,7 +251,11 @@ class OnlineDPO(Algorithm):
             return []
         name = "policy" if self.settings.refresh_reference == 1 else "reference"
         values = reference_logprobs(self.bench, self.roles[name], groups)
-        per_token = self.settings.length_desensitise < 1
+        s = self.settings
+        if s.base_share:
+            base = reference_logprobs(self.bench, self.roles["base"], groups)
+            values = mixed_logprobs(values, base, s.base_share, s.base_mix)
+        per_token = s.length_desensitise < 1
         values = values if per_token else sums_of(groups, values)
         return attach_reference(groups, values, per_token)
 

@@ -34,7 +34,12 @@ from gnomon.algorithms.base import (
 )
 from gnomon.algorithms.metric import Metric, MetricSums, largest, mean, ratio
 from gnomon.algorithms.policy_gradient_settings import GROUP_BASELINES, PolicyGradientSettings
-from gnomon.algorithms.reference import MovingReference, check_it_moves
+from gnomon.algorithms.reference import (
+    MovingReference,
+    base_needs,
+    check_it_moves,
+    sampled_reference,
+)
 from gnomon.algorithms.rollouts import (
     GROUP_METRICS,
     Rollout,
@@ -43,10 +48,12 @@ from gnomon.algorithms.rollouts import (
     token_groups,
 )
 from gnomon.data.batch import Batch
+from gnomon.errors import RunError
 from gnomon.losses import policy_gradient as pg
 from gnomon.losses import policy_variants as variants
 from gnomon.losses.advantages import token_advantages, zero_spread
 from gnomon.losses.kl import kl_estimate
+from gnomon.losses.names import BinaryDivergence
 from gnomon.losses.reduce import aggregate, masked_sum
 from gnomon.models.memory import RoleNeed
 from gnomon.records import TokenGroup
@@ -69,14 +76,17 @@ class PolicyGradient(Algorithm):
     def __init__(self, settings: PolicyGradientSettings, bench: Workbench) -> None:
         super().__init__(settings, bench)
         check_it_moves(settings.sync_reference_every, bench.iterations - 1, "sync_reference_every")
-        self.moving = MovingReference(bench, settings.sync_reference_every)
+        self.moving = MovingReference(
+            bench, settings.sync_reference_every, settings.sync_reference_alpha
+        )
         self.ema: float | None = None
 
     @classmethod
     def needs(cls, settings: Any) -> tuple[RoleNeed, ...]:
         if not settings.needs_reference:
             return (POLICY,)
-        return (POLICY, RoleNeed("reference", moves=settings.sync_reference_every > 0))
+        reference = RoleNeed("reference", moves=settings.sync_reference_every > 0)
+        return (POLICY, reference, *base_needs(settings))
 
     @classmethod
     def least_samples(cls, settings: Any) -> int:
@@ -84,7 +94,7 @@ class PolicyGradient(Algorithm):
 
     @classmethod
     def refuses_older_weights(cls, settings: Any) -> str | None:
-        if settings.importance_correction == "off":
+        if settings.importance_correction == "off" and not settings.anchored:
             return (
                 "older weights write the responses, and importance_correction is off: set it to "
                 "truncate or mask"
@@ -120,6 +130,12 @@ class PolicyGradient(Algorithm):
         )
         flat = zero_spread(rewards, group_of)
         metrics["zero_spread"] = float(flat.float().mean())
+        if s.advantage_scale == "group_mean" and bool((rewards < 0).any()):
+            raise RunError(
+                f"{self.bench.method}: a reward is {float(rewards.min()):g}, and advantage_scale "
+                "group_mean divides by the mean reward of a group: it needs rewards of 0 and above "
+                "(0 for wrong, 1 for right). Take another reward, or advantage_scale group"
+            )
         if s.truncated == "penalise" or s.overlong_buffer:
             metrics["shaped_reward"] = float(rewards.mean())
         kl = None
@@ -256,18 +272,18 @@ class PolicyGradient(Algorithm):
         def forward(batch: Batch) -> Mapping[str, Tensor]:
             columns: dict[str, Tensor] = {}
             if reference:
-                columns["ref_logprobs"] = self._logprobs("reference", batch, step)
+                columns["ref_logprobs"] = sampled_reference(
+                    self.bench, self.settings, batch, step.temperature
+                )
             if self._needs_old:
-                old = columns["old_logprobs"] = self._logprobs("policy", batch, step)
+                out = self.roles["policy"].logprobs(batch, temperature=step.temperature)
+                old = columns["old_logprobs"] = out.logprobs
                 weights = columns["importance"] = sampler_weights(old, batch, self.settings)
                 sums.add(self._distances(batch, old, weights, columns.get("ref_logprobs")))
             return columns
 
         columns = self.bench.columns(groups, forward)
         return with_tokens(groups, columns), sums.values()
-
-    def _logprobs(self, role: str, batch: Batch, step: Step) -> Tensor:
-        return self.roles[role].logprobs(batch, temperature=step.temperature).logprobs
 
     def _distances(
         self, batch: Batch, old: Tensor, weights: Tensor, ref: Tensor | None
@@ -312,6 +328,14 @@ def token_loss(
     if s.ratio == "none":
         none = torch.zeros_like(batch.response_mask)
         return pg.reinforce(logprobs, advantages), none, none
+    if s.anchored:
+        sampler = batch.token["sampler_logprobs"]
+        kind: BinaryDivergence = "tv" if s.ratio == "dppo_tv" else "kl"
+        fallen, risen = variants.outside_trust_region(
+            logprobs, sampler, kind, eps_low=low, eps_high=high
+        )
+        below, above = fallen & (advantages < 0), risen & (advantages > 0)
+        return variants.dppo(logprobs, sampler, advantages, below | above), below, above
     pi_ratio = pg.importance_ratio(logprobs.detach(), old)
     if s.ratio == "cispo":
         loss = variants.cispo(*three, eps_low=low, eps_high=high)

@@ -99,7 +99,8 @@ class KTO(Algorithm):
             return 0.0
         scored = [self._scored(batch) for batch in self.bench.batches(mismatched)]
         logprobs = torch.cat([s.logprob for s in scored])
-        return float(kto_baseline(logprobs, torch.cat([s.reference for s in scored])))
+        weight = torch.cat([s.batch.group_weight[s.batch.group_of] for s in scored])
+        return float(kto_baseline(logprobs, torch.cat([s.reference for s in scored]), weight))
 
     def loss(self, batch: Batch, step: Step) -> LossOutput:
         scored = self._scored(batch)
@@ -137,7 +138,7 @@ class KTO(Algorithm):
         """The share of held-out answers on their side of z_0, with 95% intervals."""
         if not groups:
             return Evaluation()
-        baseline = self.baseline([self._mismatched[id(group)][1] for group in groups])
+        baseline = self.baseline(self.mismatched(groups))
         right: list[float] = []
         for batch in self.bench.batches(groups):
             scored = self._scored(batch)

@@ -114,3 +114,22 @@ ReinforceSettings = preset(
     aggregation="constant",
     beta=0.0,
 )
+# DPPO (Qi et al. 2026, arXiv:2602.04879): a token is left out where the policy's total variation
+# from the sampler, estimated from that token, is too large; 0.2 is what prime-rl takes by default.
+DPPOSettings = preset(
+    "DPPOSettings",
+    "Settings of DPPO.",
+    ratio="dppo_tv",
+    aggregation="token",
+    importance_correction="off",
+    beta=0.0,
+    minibatches=4,
+)
+# MaxRL (Tajwar et al. 2026, arXiv:2602.02710): the group's mean reward in place of its std.
+MaxRLSettings = preset(
+    "MaxRLSettings",
+    "Settings of MaxRL.",
+    advantage_scale="group_mean",
+    aggregation="token",
+    beta=0.0,
+)

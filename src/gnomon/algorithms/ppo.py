@@ -33,6 +33,7 @@ from gnomon.algorithms.base import (
 )
 from gnomon.algorithms.metric import mean
 from gnomon.algorithms.on_policy_settings import PPOSettings
+from gnomon.algorithms.reference import base_needs, sampled_reference
 from gnomon.algorithms.rollouts import Rollout, token_groups
 from gnomon.data.batch import Batch
 from gnomon.errors import ConfigError
@@ -76,7 +77,7 @@ class PPO(Algorithm):
             critic=True,
             from_reward=settings.value_init == "reward_model",
         )
-        return (POLICY, RoleNeed("reference"), critic)
+        return (POLICY, RoleNeed("reference"), critic, *base_needs(settings))
 
     @classmethod
     def refuses_older_weights(cls, settings: Any) -> str | None:
@@ -87,10 +88,8 @@ class PPO(Algorithm):
     def returns(self, batch: Batch, step: Step) -> Mapping[str, Tensor]:
         """Log-probs, values, advantages and returns of freshly sampled responses, each [R]."""
         s, critic, mask = self.settings, self.roles["value_model"], batch.response_mask
-        old, ref = (
-            self.roles[name].logprobs(batch, temperature=step.temperature).logprobs
-            for name in ("policy", "reference")
-        )
+        old = self.roles["policy"].logprobs(batch, temperature=step.temperature).logprobs
+        ref = sampled_reference(self.bench, s, batch, step.temperature)
         hidden = critic.hidden(batch)
         values = critic.values(batch, hidden=hidden).float()
         rewards = torch.zeros_like(old) if s.kl_in == "loss" else -self.beta * (old - ref) * mask

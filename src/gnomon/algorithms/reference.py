@@ -24,8 +24,10 @@ from torch import Tensor
 
 from gnomon.algorithms.base import POLICY, Step, Workbench, responses_of, trained_weights
 from gnomon.algorithms.offline_settings import ReferenceSettings
+from gnomon.algorithms.on_policy_settings import BaseMixSettings
 from gnomon.data.batch import Batch
 from gnomon.errors import ConfigError, ModelError
+from gnomon.losses.kl import mixed_logprobs
 from gnomon.losses.reduce import response_logprobs
 from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import Role
@@ -42,18 +44,43 @@ def reference_needs(settings: ReferenceSettings) -> tuple[RoleNeed, ...]:
     return (POLICY, RoleNeed("reference", moves=settings.reference == "synced"))
 
 
+def base_needs(settings: BaseMixSettings) -> tuple[RoleNeed, ...]:
+    """The base model, where the reference is a mixture with it."""
+    return (RoleNeed("base", model=settings.base_model),) if settings.base_share else ()
+
+
+def sampled_reference(
+    bench: Workbench, settings: BaseMixSettings, batch: Batch, temperature: float
+) -> Tensor:
+    """[R] log-probs (nats) of the reference of a method that samples: the role, or its mixture with
+    the base model."""
+    ref = bench.roles["reference"].logprobs(batch, temperature=temperature).logprobs
+    if not settings.base_share:
+        return ref
+    base = bench.roles["base"].logprobs(batch, temperature=temperature).logprobs
+    return mixed_logprobs(ref, base, settings.base_share, settings.base_mix)
+
+
 class MovingReference:
     """A reference that takes over the policy's weights every so many iterations.
 
     Args:
         every: iterations between two moves; 0 for a reference that stays as it is.
         alpha: share of the policy in a move; 1 copies it.
+
+    Raises:
+        ConfigError: a reference that is an adapter cannot move part of the way.
     """
 
     def __init__(self, bench: Workbench, every: int, alpha: float = 1.0) -> None:
         self.roles = bench.roles
         self.every = every
         self.alpha = alpha
+        if every and alpha < 1 and bench.roles["reference"].adapter is not None:
+            raise ConfigError(
+                "a reference that moves with LoRA must copy the adapter (a share of 1): the mean "
+                "of two adapters is not the adapter of the mean"
+            )
 
     @torch.no_grad()
     def after(self, step: Step) -> None:

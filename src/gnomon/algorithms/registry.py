@@ -100,6 +100,12 @@ _LISTED: tuple[tuple[str, str, type[offline.Settings], str], ...] = (
         on_policy.RAFTSettings,
         "rejection sampling: SFT on the best of K own responses (RAFT)",
     ),
+    (
+        "distill",
+        "distill:Distill",
+        on_policy.DistillSettings,
+        "on-policy distillation: a teacher's log-probs of the student's own samples",
+    ),
     ("grpo", "grpo:PolicyGradient", PolicyGradientSettings, "group-relative policy optimisation"),
     (
         "dr_grpo",
@@ -133,6 +139,18 @@ _LISTED: tuple[tuple[str, str, type[offline.Settings], str], ...] = (
         "clipped importance weights, gradient for every token",
     ),
     ("gmpo", "grpo:PolicyGradient", presets.GMPOSettings, "geometric-mean policy optimisation"),
+    (
+        "dppo",
+        "grpo:PolicyGradient",
+        presets.DPPOSettings,
+        "GRPO within a bound on the divergence, in place of a clipped ratio",
+    ),
+    (
+        "maxrl",
+        "grpo:PolicyGradient",
+        presets.MaxRLSettings,
+        "maximum-likelihood RL: advantages over the group's mean reward",
+    ),
     (
         "reinforce",
         "grpo:PolicyGradient",

@@ -20,6 +20,8 @@ from gnomon.stats.prompts import pass_at_k
 
 CORRECT = "correct"
 """The observer (or part of a reward) whose values above 0.5 count as right answers."""
+UNJUDGED = ""
+"""The judge's name where the method learns from no reward; its scores have no value."""
 GROUP_METRICS = (
     *("reward_std_in_group", "solved", "unsolved", "length_correct", "length_incorrect"),
     "pass@1",
@@ -57,8 +59,9 @@ class Rollout:
 
     @property
     def judgements(self) -> list[Judgement]:
-        """The reward's and the observers'."""
-        return [self.judgement, *self.observed.values()]
+        """The reward's, where there is one, and the observers'."""
+        own = [] if self.judgement.judge == UNJUDGED else [self.judgement]
+        return [*own, *self.observed.values()]
 
     @property
     def rewards(self) -> list[float]:

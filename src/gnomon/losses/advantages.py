@@ -15,7 +15,7 @@ from torch import Tensor
 from gnomon.losses.reduce import masked_mean, require_same_shape, response_logprobs, segment_sum
 
 Baseline = Literal["none", "group", "leave_one_out", "batch", "ema"]
-AdvantageScale = Literal["none", "group", "batch"]
+AdvantageScale = Literal["none", "group", "batch", "group_mean"]
 EPS = 1e-4
 """Added to a standard deviation before dividing (as TRL does)."""
 
@@ -106,13 +106,26 @@ def spread(rewards: Tensor, group_of: Tensor, scale: AdvantageScale) -> Tensor |
         scale: "group": the std of the response's own group (GRPO; favours very easy and very hard
             prompts). "batch": the std of all rewards of the step (Liu et al. 2025,
             arXiv:2508.08221). Both are the unbiased ones (n - 1), and 0 where all are equal.
+            "group_mean": the group's mean reward (MaxRL, Tajwar et al. 2026, arXiv:2602.02710). Of
+            0/1 rewards with K samples it makes the expected gradient that of the log-likelihood of
+            being right, log p, cut after K - 1 terms of its expansion in 1 - p, where no division
+            gives that of p: rare successes count more.
+
+    Raises:
+        ValueError: "group_mean" and a reward below 0.
     """
     if scale == "none":
         return None
     if scale == "batch":
         return _std(rewards).expand_as(rewards)
+    if scale == "group_mean":
+        if bool((rewards < 0).any()):
+            low = float(rewards.min())
+            raise ValueError(f"group_mean needs rewards of 0 and above; one is {low:g}")
+        sizes = _counts(group_of)
+        return (segment_sum(rewards, group_of, sizes.numel()) / sizes.clamp(min=1))[group_of]
     if scale != "group":
-        raise ValueError(f"unknown advantage scale {scale!r}: use none, group or batch")
+        raise ValueError(f"unknown advantage scale {scale!r}: use none, group, batch or group_mean")
     centre = centred(rewards, group_of, "group")
     counts = _counts(group_of)
     squares = segment_sum(centre.square(), group_of, counts.numel())

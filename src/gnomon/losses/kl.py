@@ -7,10 +7,12 @@ loss or only the log is a setting of the algorithm.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from gnomon.losses.names import Estimator
+from gnomon.losses.names import BaseMix, Estimator
 from gnomon.losses.reduce import require_same_shape
 
 
@@ -44,6 +46,39 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator) ->
     if estimator == "k3":
         return torch.expm1(-d) + d
     raise ValueError(f"unknown KL estimator {estimator!r}: use k1, k2 or k3")
+
+
+def mixed_logprobs(
+    ref_logprobs: Tensor, base_logprobs: Tensor, share: float, mix: BaseMix
+) -> Tensor:
+    """Log-probs of a mean of two policies, for a KL that ties to both: to the one that was aligned
+    before, and to the base model, whose abilities alignment costs (the alignment tax).
+
+    - "arithmetic": log( (1 - a) pi_ref + a pi_base ), at each token. A policy of its own. A token
+      that either finds likely is hardly penalised: its penalty is at most that under the
+      reference alone, plus -log(1 - a).
+    - "geometric": (1 - a) log pi_ref + a log pi_base. With the estimator k1 its KL is the weighted
+      sum of both KLs, (1 - a) KL(pi || pi_ref) + a KL(pi || pi_base), whose optimum is that of the
+      normalised geometric mean (Aminian et al. 2025, "KL-regularized RLHF with multiple reference
+      models", arXiv:2502.01203). Not being normalised, it has no k3 that is its KL.
+
+    Args:
+        ref_logprobs, base_logprobs: [R] of the same tokens, in nats.
+        share: a, the base model's, in [0, 1).
+
+    Returns:
+        [R].
+    """
+    require_same_shape(ref_logprobs=ref_logprobs, base_logprobs=base_logprobs)
+    if not 0.0 <= share < 1.0:
+        raise ValueError(f"share must lie in [0, 1), got {share}")
+    if share == 0.0:
+        return ref_logprobs
+    if mix == "geometric":
+        return torch.lerp(ref_logprobs, base_logprobs, share)
+    if mix != "arithmetic":
+        raise ValueError(f"unknown mix {mix!r}: use arithmetic or geometric")
+    return torch.logaddexp(ref_logprobs + math.log1p(-share), base_logprobs + math.log(share))
 
 
 def adaptive_beta(

@@ -9,7 +9,9 @@ from gnomon.losses.reduce import require_same_shape
 
 
 @torch.no_grad()
-def kto_baseline(kl_logprobs: Tensor, kl_ref_logprobs: Tensor) -> Tensor:
+def kto_baseline(
+    kl_logprobs: Tensor, kl_ref_logprobs: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """The reference point z_0 (Ethayarajh et al. 2024, arXiv:2402.01306, sec. 4.1).
 
         z_0 = max( 0, mean_i [ log pi(y_j|x_i) - log pi_ref(y_j|x_i) ] ),   j != i
@@ -20,12 +22,15 @@ def kto_baseline(kl_logprobs: Tensor, kl_ref_logprobs: Tensor) -> Tensor:
     Args:
         kl_logprobs, kl_ref_logprobs: [M] summed log-probs of the mismatched answers, M >= 1. Use
             the whole step's, or the micro-batches' losses will not add up.
+        weight: [M] how much each counts in the mean, some above 0; None for all the same.
 
     Returns:
         A scalar >= 0, in nats.
     """
-    require_same_shape(kl_logprobs=kl_logprobs, kl_ref_logprobs=kl_ref_logprobs)
-    return (kl_logprobs - kl_ref_logprobs).mean().clamp(min=0.0)
+    require_same_shape(kl_logprobs=kl_logprobs, kl_ref_logprobs=kl_ref_logprobs, weight=weight)
+    gain = kl_logprobs - kl_ref_logprobs
+    mean = gain.mean() if weight is None else (gain * weight).sum() / weight.sum()
+    return mean.clamp(min=0.0)
 
 
 def kto(

@@ -1,4 +1,4 @@
-"""Successors of PPO's loss on response tokens: GSPO, GMPO and CISPO; DAPO's overlong penalty.
+"""Successors of PPO's loss on response tokens: GSPO, GMPO, CISPO, DPPO; DAPO's overlong penalty.
 
 Arguments and results are those of ``policy_gradient``: per token [R], to be aggregated. GSPO and
 GMPO put the same loss on every token of a response, so "sequence" gives their papers' objective.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gnomon.losses.names import BinaryDivergence
 from gnomon.losses.policy_gradient import clipped_surrogate, importance_ratio
 from gnomon.losses.reduce import require_same_shape, response_logprobs
 
@@ -126,6 +127,70 @@ def cispo(
     require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
     ratio = importance_ratio(logprobs, old_logprobs).detach()
     return -ratio.clamp(1.0 - eps_low, 1.0 + eps_high) * advantages * logprobs
+
+
+def dppo(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, left_out: Tensor) -> Tensor:
+    """The importance-weighted gradient of the tokens within the trust region (Qi et al. 2026,
+    "Rethinking the trust region in LLM reinforcement learning", arXiv:2602.04879).
+
+        L_t = -M_t r_t A_t,   M_t = 0 where ``left_out``, else 1
+
+    Args:
+        logprobs, old_logprobs, advantages: [R]; old ones of the policy that sampled.
+        left_out: [R] bool, from :func:`outside_trust_region`.
+
+    Returns:
+        [R]; without clip, since what would be clipped is left out.
+    """
+    require_same_shape(logprobs=logprobs, advantages=advantages, left_out=left_out)
+    loss = -importance_ratio(logprobs, old_logprobs) * advantages
+    return loss.masked_fill(left_out, 0.0)
+
+
+@torch.no_grad()
+def outside_trust_region(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    divergence: BinaryDivergence,
+    *,
+    eps_low: float,
+    eps_high: float,
+) -> tuple[Tensor, Tensor]:
+    """Tokens that have fallen, and that have risen, further than the trust region allows.
+
+    The divergence of the policies is estimated by that of two outcomes, the sampled token and all
+    others (Qi et al. 2026, the binary approximation; a lower bound of the whole one). With mu, pi
+    the token's old and new probability:
+
+    - "tv": |pi - mu|
+    - "kl": KL(mu || pi) = mu log(mu / pi) + (1 - mu) log((1 - mu) / (1 - pi))
+
+    PPO's ratio bounds neither: from 1e-5 to 1e-3 it is 100 and the policy hardly moved, from 0.99
+    to 0.8 it is 0.81 and it moved far.
+
+    Args:
+        logprobs, old_logprobs: [R] under pi and mu.
+        eps_low, eps_high: the most that is allowed of tokens that fall, and of those that rise.
+
+    Returns:
+        (fallen [R] bool, risen [R] bool). A token is left out of the loss where it has fallen and
+        its advantage is below 0, or has risen and it is above 0: the gradient would lead further.
+    """
+    require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
+    pi, mu = logprobs.exp(), old_logprobs.exp()
+    if divergence == "tv":
+        far = (pi - mu).abs()
+    elif divergence == "kl":
+        rest = torch.where(mu < 1, (1 - mu) * (_log_rest(mu) - _log_rest(pi)), 0.0)
+        far = mu * (old_logprobs - logprobs) + rest
+    else:
+        raise ValueError(f"unknown divergence {divergence!r}: use tv or kl")
+    return (pi < mu) & (far > eps_low), (pi > mu) & (far > eps_high)
+
+
+def _log_rest(p: Tensor) -> Tensor:
+    """log(1 - p), finite where rounding has made p = 1."""
+    return torch.log1p(-p.clamp(max=1 - torch.finfo(p.dtype).eps))
 
 
 def soft_overlong_penalty(lengths: Tensor, *, max_length: int, buffer: int) -> Tensor:

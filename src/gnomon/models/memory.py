@@ -45,6 +45,8 @@ class RoleNeed:
         critic: its head judges states and starts at zero.
         from_reward: its trunk is the stage's reward model's, where there is one.
         watches: the method does without it: it looks at a few responses now and then.
+        model: a frozen role's own weights (a teacher's): a stage, a folder or a model's name, as
+            the recipe writes it; None for the model that the stage starts from.
     """
 
     name: str
@@ -54,6 +56,7 @@ class RoleNeed:
     critic: bool = False
     from_reward: bool = False
     watches: bool = False
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def estimate(
     dtype: str = "float32",
     gradient_checkpointing: bool = False,
     rollout_tokens: int = 0,
+    others: Sequence[PretrainedConfig] = (),
 ) -> MemoryEstimate:
     """Estimate what a stage's roles need, shared and separate.
 
@@ -129,6 +133,7 @@ def estimate(
         dtype: of the weights. Adapters and heads are float32 always.
         gradient_checkpointing: keep each layer's input only.
         rollout_tokens: most tokens in the KV cache at once (sequences x length).
+        others: configurations of the models of roles with weights of their own.
 
     Raises:
         ModelError: an architecture transformers does not know, an unknown dtype, LoRA targets that
@@ -137,6 +142,8 @@ def estimate(
     precision = dtype_of(dtype)
     model = _empty(config, precision)
     counted = sum(p.numel() for p in model.parameters())
+    beside = sum(_bytes(_empty(other, precision)) for other in others)
+    ours = [role for role in roles if role.model is None]
     text = config.get_text_config()
     head = [(text.hidden_size + 1) * r.outputs * FLOAT for r in roles]  # weight and bias
     training = any(r.trainable for r in roles)
@@ -151,7 +158,7 @@ def estimate(
     full = _bytes(model)
     full_trained = full * sum(r.trainable for r in roles) + trained_heads
     separate = Footprint(
-        weights=full * len(roles) + heads,
+        weights=full * len(ours) + heads + beside,
         gradients=full_trained,
         optimizer=ADAMW_STATES * full_trained,
         activations=_activations(Trunk(model, None), None, tokens, gradient_checkpointing),
@@ -163,7 +170,7 @@ def estimate(
     adapted = [r for r in roles if r.trainable or r.outputs]
     trained = adapter * sum(r.trainable for r in roles) + trained_heads
     shared = Footprint(
-        weights=full + adapter * len(adapted) + heads,
+        weights=full + adapter * len(adapted) + heads + beside,
         gradients=trained,
         optimizer=ADAMW_STATES * trained,
         activations=_activations(trunk, "adapter", tokens, gradient_checkpointing),

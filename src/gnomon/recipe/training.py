@@ -110,6 +110,13 @@ class TrainSpec(Spec):
     stop_at_peak: PeakSpec | None = Field(
         None, description="keep the weights of the best evaluation by a held-out judge"
     )
+    average_checkpoints: int = Field(
+        1,
+        ge=1,
+        description="the saved policy is the mean of the last so many checkpoints (LoRA exactly: "
+        "the adapter's rank grows as many times); figures of the stage are of the policy before "
+        "that",
+    )
     average_with_reference: float = Field(
         0.0,
         ge=0,
@@ -146,6 +153,16 @@ class TrainSpec(Spec):
     def _one_length(self) -> TrainSpec:
         if self.steps is not None and self.epochs is not None:
             raise ValueError("give either steps or epochs, not both")
+        if self.average_checkpoints > self.keep_checkpoints:
+            raise ValueError(
+                f"average_checkpoints is {self.average_checkpoints}, and only the last "
+                f"{self.keep_checkpoints} are kept: set keep_checkpoints as high"
+            )
+        if self.average_checkpoints > 1 and self.stop_at_peak is not None:
+            raise ValueError(
+                "average_checkpoints and stop_at_peak both say which weights are saved: leave one "
+                "of them out"
+            )
         if self.schedule == "constant" and self.min_lr_ratio:
             raise ValueError("min_lr_ratio has no effect with schedule constant: leave one out")
         return self

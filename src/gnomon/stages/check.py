@@ -33,6 +33,7 @@ from gnomon.stages.names import (
     stage_data,
     stage_evals,
 )
+from gnomon.stages.other_models import check_other_models
 from gnomon.stages.sources import (
     check_source,
     context_of,
@@ -139,6 +140,7 @@ def check_stage(stage: Stage, code: bool = True) -> None:
     spec, recipe = stage.spec, stage.recipe
     _check_start(stage)
     stage.check()
+    check_other_models(stage)
     _check_judging(stage)
     if spec.holdout and spec.eval_data:
         raise ConfigError("give either holdout or eval_data, not both")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gnomon.algorithms.average_settings import AVERAGE, AVERAGE_SUMMARY, AverageSettings
 from gnomon.algorithms.collect_settings import COLLECT, COLLECT_SUMMARY, CollectSettings
 from gnomon.algorithms.eval_settings import EVAL, EVAL_SUMMARY, EvalSettings
 from gnomon.algorithms.offline_settings import Settings
@@ -39,18 +40,23 @@ class StageKind:
         settings: its own settings.
         summary: one line for lists and help.
         writes_groups: whether later stages can read what it writes (``stage:NAME``).
+        produces: what its model folder holds; None where it has none.
     """
 
     where: str
     settings: type[Settings]
     summary: str
     writes_groups: bool = False
+    produces: str | None = None
 
 
 KINDS = {
     COLLECT: StageKind("gnomon.stages.collect:Collect", CollectSettings, COLLECT_SUMMARY, True),
     REVISE: StageKind("gnomon.stages.revise:Revise", ReviseSettings, REVISE_SUMMARY, True),
     EVAL: StageKind("gnomon.stages.evaluate:Evaluate", EvalSettings, EVAL_SUMMARY),
+    AVERAGE: StageKind(
+        "gnomon.stages.average:Average", AverageSettings, AVERAGE_SUMMARY, produces="policy"
+    ),
 }
 """What a stage can do other than training."""
 TRAIN = "gnomon.stages.train:Train"
@@ -138,7 +144,7 @@ def policy_stages(recipe: Recipe, base: Path) -> list[StageSpec]:
 def produces(stage: StageSpec, base: Path) -> str | None:
     """What a stage's model folder holds: a policy or a reward model; None where it has none."""
     if stage.algorithm in KINDS:
-        return None
+        return KINDS[stage.algorithm].produces
     return find_method(stage.algorithm, base).algorithm.produces
 
 
@@ -154,6 +160,16 @@ def reward_folder(recipe: Recipe, run: RunFolder, base: Path, name: str) -> Path
         if candidate.is_dir():
             return candidate
     raise ConfigError(f"reward model {name!r} is neither a stage of this recipe nor a folder")
+
+
+def other_model(recipe: Recipe, run: RunFolder, base: Path, name: str) -> str:
+    """Where the weights are of a role that has its own: a stage's, ``model`` (what the recipe
+    starts from), a folder's (beside the recipe, or not), or a model's by name."""
+    if name in {stage.name for stage in recipe.stages}:
+        return str(run.stage(name).model)
+    if name == "model":
+        return recipe.model
+    return str(base / name) if (base / name).is_dir() else name
 
 
 def stage_seed(recipe: Recipe, name: str) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from gnomon.errors import ConfigError
 from gnomon.judges.learned import reads_tokens_of
 from gnomon.models.heads import ScalarHead
-from gnomon.models.load import LoadedModel
+from gnomon.models.load import LoadedModel, fetch, fingerprint, load_causal_lm
 from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.models.save import LoadedReward, load_reward_model
@@ -21,11 +23,19 @@ class RoleBuilder:
         stage: the stage's specification.
         base: the model it starts from.
         seed: for the adapters' and heads' initial weights.
+        locate: where the weights are of a role that has its own, from the name in the recipe.
     """
 
-    def __init__(self, stage: StageSpec, base: LoadedModel, seed: int) -> None:
+    def __init__(
+        self,
+        stage: StageSpec,
+        base: LoadedModel,
+        seed: int,
+        locate: Callable[[str], str] = str,
+    ) -> None:
         self.stage = stage
         self.seed = seed
+        self.locate = locate
         self.trunk = Trunk.from_loaded(
             base, gradient_checkpointing=stage.train.gradient_checkpointing
         )
@@ -84,12 +94,29 @@ class RoleBuilder:
     def _frozen(self, need: RoleNeed) -> Role:
         """A frozen role: the plain trunk under LoRA, else a copy of the model. One that follows the
         policy (TR-DPO, on-line DPO) has an adapter of its own under LoRA."""
+        if need.model is not None:
+            return self._other(need.name, need.model)
         if self.lora is None:
             return Role(need.name, self.trunk.copy())
         if not need.moves:
             return Role(need.name, self.trunk)
         self.trunk.add_adapter(need.name, init_from="policy")
         return Role(need.name, self.trunk, adapter=need.name)
+
+    def _other(self, name: str, model: str) -> Role:
+        """A frozen role with weights of its own: the plain trunk under LoRA where they are the very
+        same.
+
+        Raises:
+            ConfigError: the model reads other tokens than the policy.
+        """
+        folder, here = fetch(self.locate(model)), self.trunk
+        if self.lora is not None and fingerprint(folder) == here.fingerprint:
+            return Role(name, here)
+        dtype = str(here.model.dtype).removeprefix("torch.")
+        loaded = load_causal_lm(folder, dtype=dtype, device=here.model.device)
+        check_same_tokens(name, model, loaded.tokenizer, here.tokenizer)
+        return Role(name, Trunk.from_loaded(loaded))
 
     def _from_reward(self, need: RoleNeed, folder: Path) -> Role:
         """A trained role on a reward model's trunk, where that reads the policy's own tokens."""
@@ -113,6 +140,24 @@ class RoleBuilder:
             adapter = name
             trunk.add_adapter(name, self.lora, seed=self.seed)
         return Role(name, trunk, adapter=adapter, head=head, trainable=True)
+
+
+def check_same_tokens(role: str, model: str, tokenizer: Any, policys: Any) -> None:
+    """Check that a model's probabilities can be compared with the policy's, token by token.
+
+    Raises:
+        ConfigError: the two have different tokenizers.
+    """
+    if reads_tokens_of(tokenizer, policys):
+        return
+    there = tokenizer.get_vocab()
+    token, here = next(i for i in policys.get_vocab().items() if there.get(i[0]) != i[1])
+    raise ConfigError(
+        f"{role} {model!r} has another tokenizer than the policy: {token!r} is token {here} of the "
+        f"policy and {there.get(token, 'no token')} of the {role}, so their probabilities cannot "
+        "be compared token by token. Take one with the policy's tokenizer, or let it write answers "
+        "(a collect stage that starts from it) and train sft on them"
+    )
 
 
 def lora_settings(stage: StageSpec) -> LoraSettings | None:

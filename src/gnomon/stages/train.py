@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from gnomon.agents.episodes import EpisodeRunner
 from gnomon.algorithms.base import Algorithm, Settings, Workbench
 from gnomon.algorithms.offline_settings import ReferenceSettings, TextMixSettings
@@ -20,13 +18,10 @@ from gnomon.data.encode import EncodeAs, Encoder
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.schedule import ScheduledEvals
 from gnomon.evals.subject import LivePolicy
-from gnomon.judges.learned import LearnedReward
 from gnomon.judges.protocol import Judge
 from gnomon.models.load import LoadedModel, dtype_of, fetch, read_config
 from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate, parameter_count
-from gnomon.models.merge import average_with_start
 from gnomon.models.roles import LoraSettings, Role
-from gnomon.models.save import save_policy, save_reward_model
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.schema import Kind
 from gnomon.recipe.training import MonitorSpec
@@ -34,9 +29,10 @@ from gnomon.runs.records import DATA
 from gnomon.stages.computed import computed
 from gnomon.stages.environments import build_environment, openings
 from gnomon.stages.evaluate import check_suites, model_places
-from gnomon.stages.names import reward_folder
+from gnomon.stages.names import other_model, reward_folder
 from gnomon.stages.probes import Probed, probe_model, probe_stage, roomy_encoder
 from gnomon.stages.roles import RoleBuilder, lora_settings
+from gnomon.stages.saved import check_averages, check_checkpoints, save_result, start_weights
 from gnomon.stages.sources import LENGTH, context_of, keep_template
 from gnomon.stages.stage import Stage
 from gnomon.training.learner import GivenSource, Learner, Source
@@ -74,6 +70,15 @@ class Train(Stage):
     @property
     def data_kind(self) -> Kind:
         return self.algorithm.data
+
+    @property
+    def judged(self) -> bool:
+        return super().judged or not self.algorithm.rewarded
+
+    @property
+    def _asks_judge(self) -> bool:
+        """Whether a reward is asked besides an environment's return, if the method wants any."""
+        return bool(self.spec.reward) or (self.algorithm.rewarded and self.environment is None)
 
     def metrics(self) -> tuple[str, ...]:
         sampled = (*ROLLOUT_METRICS, *MONITORS) if self.samples else ()
@@ -119,6 +124,7 @@ class Train(Stage):
         if any(reward.model for reward in spec.reward):
             needs.append(RoleNeed("reward_model", outputs=1))
         rollout = spec.rollout.max_rows * spec.response_tokens
+        others = [place for need in needs if (place := self._place(need)) is not None]
         return estimate(
             read_config(fetch(self.recipe.model)),
             roles=needs,
@@ -127,7 +133,20 @@ class Train(Stage):
             dtype=self.recipe.dtype,
             gradient_checkpointing=spec.train.gradient_checkpointing,
             rollout_tokens=rollout if self.samples else 0,
+            others=[read_config(fetch(place)) for place in others],
         )
+
+    def _place(self, need: RoleNeed) -> str | None:
+        """Where a role's own weights are; of a stage that is still to come, where its shape is."""
+        if need.model is None:
+            return None
+        place = self.locate(need.model)
+        later = need.model in {s.name for s in self.recipe.stages} and not Path(place).is_dir()
+        return self.recipe.model if later else place
+
+    def locate(self, name: str) -> str:
+        """Where the model is that a setting names: a stage's, or another."""
+        return other_model(self.recipe, self.run, self.base, name)
 
     # -- checks -----------------------------------------------------------------------------------
 
@@ -139,6 +158,11 @@ class Train(Stage):
             raise ConfigError(
                 f"{spec.algorithm} samples the policy, so its Settings must derive from "
                 "gnomon.algorithms.on_policy_settings.OnPolicySettings"
+            )
+        if self.samples and spec.reward and not self.algorithm.rewarded:
+            raise ConfigError(
+                f"{spec.algorithm} learns from no reward: remove reward, or move it to observe, "
+                "where it is logged"
             )
         least = self.algorithm.least_samples(settings)
         if self.samples and spec.rollout.samples < least:
@@ -158,11 +182,7 @@ class Train(Stage):
             )
         if spec.train.evals:
             self._check_evals()
-        if spec.train.average_with_reference and self.algorithm.produces != "policy":
-            raise ConfigError(
-                f"train.average_with_reference is for policies, and {spec.algorithm} trains a "
-                f"{self.algorithm.produces.replace('_', ' ')}: remove it"
-            )
+        check_averages(spec, self.algorithm.produces, settings)
         if spec.normalise_on and self.algorithm.produces != "reward_model":
             raise ConfigError(f"normalise_on is for reward models, and this is {spec.algorithm}")
 
@@ -219,7 +239,7 @@ class Train(Stage):
     # -- work -------------------------------------------------------------------------------------
 
     def work(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
-        builder = RoleBuilder(self.spec, loaded, self.seed)
+        builder = RoleBuilder(self.spec, loaded, self.seed, self.locate)
         encoder = self.encoder(loaded)
         keep_template(loaded, encoder)
         roles = builder.build(self.needs(), self._value_folder())
@@ -228,7 +248,7 @@ class Train(Stage):
         normalise_on = self.data.normalisers(encoder) if not self.samples else []
         self.data.note(self.folder.path / DATA, resume)
         cache = self._reference_cache(loaded, encoder)
-        start = self._start_weights(roles)
+        start = start_weights(self.spec, roles)
         bench = self._bench(roles, len(rows[0]))
         bench.normalise_on, bench.reference_store = normalise_on, cache
         with self.progress(bench.iterations) as progress:
@@ -240,9 +260,7 @@ class Train(Stage):
             learner = Learner(algorithm, source, text)
             loop = self._loop(learner, loaded, progress)
             last = loop.run(resume)
-        if share := self.spec.train.average_with_reference:
-            average_with_start(algorithm.roles["policy"].named_parameters(), start, share)
-        judge = self._save(algorithm, loaded)
+        judge = save_result(self, algorithm, loaded.source, loop.checkpoints, start)
         if self.spec.probes != 0:
             self._probe(source, judge, loaded)
         info = {
@@ -262,14 +280,6 @@ class Train(Stage):
             loop.tokens.forward["reference"] += sum(row.num_tokens() for row in rows[0])
         info["compute"] = computed(loop.tokens, roles, judge, judged)
         return info if cache is None else info | {"reference": cache.summary()}
-
-    def _start_weights(self, roles: Mapping[str, Role]) -> dict[str, Tensor]:
-        """The policy's weights before training, on the CPU, where it is averaged with them; a LoRA
-        adapter starts at nothing and needs none."""
-        if not self.spec.train.average_with_reference or self.spec.lora is not None:
-            return {}
-        named = roles["policy"].named_parameters()
-        return {name: p.detach().cpu().clone() for name, p in named.items()}
 
     def _rows(self, builder: RoleBuilder, encoder: Encoder) -> tuple[Sequence[Any], Sequence[Any]]:
         """The rows to train and to evaluate on, as tokens."""
@@ -323,7 +333,7 @@ class Train(Stage):
             return GivenSource(algorithm, *rows)
         played = Played(
             engine=self.engine(algorithm.roles["policy"], encoder),
-            judge=None if self.environment and not self.spec.reward else self.judge(builder),
+            judge=self.judge(builder) if self._asks_judge else None,
             environment=self.environment,
             observers=[self.observer(builder, spec) for spec in self.spec.observe],
             asked={o.label: Asked(o.every, o.samples) for o in self.spec.observe},
@@ -367,6 +377,7 @@ class Train(Stage):
             self.seed,
             eval_first=self.samples,
         )
+        check_checkpoints(self.spec.train, options.iterations)
         self.run.update_manifest(optimizer={self.spec.name: options.optimizer()})
         loop = Loop(
             learner, options, self.folder.path, progress, callbacks, self.stop, stage=self.name
@@ -412,14 +423,3 @@ class Train(Stage):
         with self.progress(1) as progress:
             tick = self.watched(progress, "probes")
             (probe_stage if sampled else probe_model)(probed, tick)
-
-    def _save(self, algorithm: Algorithm, loaded: LoadedModel) -> Judge | None:
-        """Save the result; a reward model is returned as a judge."""
-        result = algorithm.result()
-        facts = {"algorithm": self.spec.algorithm, "base": loaded.source, **result.facts}
-        folder = self.folder.model
-        if result.normaliser is None:
-            save_policy(folder, result.roles[0], facts=facts)
-            return None
-        save_reward_model(folder, result.roles, normaliser=result.normaliser, facts=facts)
-        return LearnedReward(result.roles, result.normaliser, name=self.name)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from gnomon.agents.episodes import Episode, EpisodeRunner
-from gnomon.algorithms.rollouts import EncodedPrompt, Rollout
+from gnomon.algorithms.rollouts import UNJUDGED, EncodedPrompt, Rollout
 from gnomon.judges.protocol import Judge, checked, judged, trainable
 from gnomon.recipe.schema import RolloutSpec
 from gnomon.records import Group, Judgement, Score
@@ -71,7 +71,8 @@ class Played:
 
     Attributes:
         engine: samples.
-        judge: scores what was sampled; None where the environment's return is the whole reward.
+        judge: scores what was sampled; None where the environment's return is the whole reward, or
+            the method learns from none.
         environment: plays episodes of several turns, whose return is (part of) the reward.
         observers: judges whose figures are logged, never trained on.
         asked: when those observers are asked, by name, that are not always asked about everything.
@@ -128,7 +129,8 @@ class Played:
         rewards = None if self.judge is None else judged(self.judge, groups)
         if self.environment is not None:
             rewards = _with_returns(self.environment.name, completions, rewards)
-        assert rewards is not None
+        if rewards is None:
+            rewards = [Judgement(UNJUDGED, tuple(Score(None) for _ in row)) for row in completions]
         observed = self._observed(groups, self.observers if observers is None else observers)
         return [
             Rollout(
