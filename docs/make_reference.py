@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from gnomon.algorithms.average_settings import AVERAGE, AVERAGE_SUMMARY, AverageSettings
 from gnomon.algorithms.collect_settings import (
     COLLECT,
     COLLECT_SUMMARY,
@@ -79,7 +80,7 @@ MEANINGS = {
     "Recipe.stages": "run in this order",
     "Recipe.compare": "sample every policy on the same prompts at the end",
     "StageSpec.name": "later stages refer to it; overrides begin with it",
-    "StageSpec.algorithm": "see [the algorithms](#the-algorithms), `collect` or `eval`",
+    "StageSpec.algorithm": "see [the algorithms](#the-algorithms), `collect`, `average` or `eval`",
     "StageSpec.data": "what to train on (or, for `collect`, to sample on)",
     "StageSpec.eval_data": "held-out rows; give these or `holdout`",
     "StageSpec.lora": "null trains all weights; `{}` trains adapters with the defaults",
@@ -151,6 +152,9 @@ def settings_reference() -> str:
     parts.append(_section(ReviseSettings, title, about=about))
     about = "Who criticises and rewrites in a `revise` stage: one of the first four."
     parts.append(_section(CriticSpec, "### A critic", about=about))
+    about = "Needs no data, starts from nothing but `models`, and gives a policy. See "
+    about += "[cures.md](cures.md#averages-of-weights)."
+    parts.append(_section(AverageSettings, f"### `{AVERAGE}`: {AVERAGE_SUMMARY}", about=about))
     about = "Needs no data of its own: its suites name their files. Later stages start from the "
     about += "policy that it measured. See [evals.md](evals.md)."
     parts.append(_section(EvalSettings, f"### `{EVAL}`: {EVAL_SUMMARY}", about=about))

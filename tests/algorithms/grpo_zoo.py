@@ -26,8 +26,13 @@ from gnomon.training.sampled import Played, Sampling
 
 ENDS = (tw.EOS, *range(8, 60))
 """Tokens that end a response, so that some finish and some are cut off."""
-PRESETS = ("grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo", "gmpo", "reinforce")
+PRESETS = (
+    *("grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo", "gmpo", "reinforce"),
+    *("dppo", "maxrl"),
+)
 NEW_TOKENS = 6
+TIGHT = 5e-4
+"""A trust region that some tokens of a small move are outside of."""
 
 
 class Spread(SampleJudge):
@@ -175,7 +180,9 @@ def naive_advantages(name: str, rewards: Tensor, kl: Tensor | None, mask: Tensor
     """[S, T] from rewards [G, K], and k1 [S, T] where the penalty is in the reward."""
     K, T = rewards.shape[1], mask.shape[1]
     mean = rewards.mean(1, keepdim=True)
-    if name in ("grpo", "dapo", "gspo", "cispo", "gmpo"):
+    if name == "maxrl":
+        per = (rewards - mean) / (mean + 1e-4)
+    elif name in ("grpo", "dapo", "gspo", "cispo", "gmpo", "dppo"):
         per = (rewards - mean) / (rewards.std(1, keepdim=True) + 1e-4)
     elif name == "dr_grpo":
         per = rewards - mean
@@ -207,6 +214,9 @@ def naive_token_loss(name: str, new: Tensor, old: Tensor, A: Tensor, mask: Tenso
     n = mask.sum(1, keepdim=True)
     if name == "reinforce":
         return -A * new
+    if name == "dppo":  # with TIGHT, so that some are left out
+        moved = new.exp() - old.exp()
+        return -torch.where(A.sign() * moved > TIGHT, 0.0, ratio * A)
     if name == "cispo":
         return -(ratio.clamp(0, 5).detach() * A * new)
     if name == "gspo":
@@ -223,7 +233,7 @@ def naive_token_loss(name: str, new: Tensor, old: Tensor, A: Tensor, mask: Tenso
 def naive_loss(name: str, per_token: Tensor, mask: Tensor) -> Tensor:
     """The aggregation of each paper; ``per_token`` [S, T]."""
     S = len(per_token)
-    if name in ("dapo", "cispo", "reinforce_pp"):
+    if name in ("dapo", "cispo", "reinforce_pp", "dppo", "maxrl"):
         return per_token[mask].sum() / mask.sum()
     if name in ("dr_grpo", "rloo", "reinforce"):
         return per_token[mask].sum() / (S * NEW_TOKENS)

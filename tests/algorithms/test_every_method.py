@@ -35,6 +35,7 @@ REMEMBERS: list[tuple[str, dict[str, Any]]] = [
     ("online_dpo", {"replay": 0.5, "refresh_reference": 1}),
     ("ppo", {"target_kl": 0.001, "kl_horizon": 100}),
     ("grpo", {"sync_reference_every": 1, "log_kl": True}),
+    ("grpo", {"sync_reference_every": 1, "sync_reference_alpha": 0.3}),
     ("reinforce", {}),
 ]
 """Methods that remember more than weights, and the settings with which it matters."""
@@ -61,16 +62,22 @@ def labelled(seed: int = 0) -> list[TokenGroup]:
     ]
 
 
+REQUIRED: dict[str, dict[str, Any]] = {"distill": {"teacher": "another"}}
+"""Settings without defaults."""
+
+
 def roles(name: str, given: Mapping[str, Any]) -> dict[str, Role]:
     made: dict[str, Role] = {}
     for i, need in enumerate(tw.method(name).needs(tw.settings(name, **given))):
         head = tw.head(i, need.outputs, bias=need.critic) if need.outputs else None
-        made[need.name] = Role(need.name, tw.trunk(), head=head, trainable=need.trainable)
+        trunk = tw.trunk(0 if need.model is None else 3)
+        made[need.name] = Role(need.name, trunk, head=head, trainable=need.trainable)
     return made
 
 
 def fresh(name: str, text: bool = False, **given: Any) -> Learner:
     """A method on tiny models, with data or prompts of its own."""
+    given = {**REQUIRED.get(name, {}), **given}
     cls = tw.method(name)
     bench = Workbench(
         roles(name, given), seed=5, iterations=3, batch_size=4, tokens_per_microbatch=60
@@ -85,7 +92,7 @@ def fresh(name: str, text: bool = False, **given: Any) -> Learner:
     policy = bench.roles["policy"]
     played = Played(
         TorchEngine(policy.trunk.model, tw.tokenizer(), eos_token_ids=ENDS),
-        Right(),
+        Right() if cls.rewarded else None,
         sampling=Sampling(SamplingParams(max_new_tokens=6), samples=4),
     )
     return tw.on_prompts(
@@ -139,6 +146,7 @@ ALL_FIGURES: dict[str, dict[str, Any]] = {
     "raft": {},
     "ppo": {},
     "grpo": {"truncated": "penalise"},
+    "distill": {"loss": "sampled"},
 }
 """Settings with which a method logs all that it can."""
 

@@ -11,6 +11,7 @@ import torch
 from grpo_zoo import (
     NEW_TOKENS,
     PRESETS,
+    TIGHT,
     Listed,
     Spread,
     column,
@@ -34,7 +35,7 @@ from gnomon.training.learner import Learner
 def one_step(name: str, **more: object) -> tuple[Learner, list[TokenGroup], Tensor]:
     """A member with all its groups in one step, pi_old [S, T] of them, the policy moved since."""
     off_policy = {} if name == "reinforce" else {"epochs": 2, "minibatches": 1}
-    extra = {"overlong_buffer": 0.0} if name == "dapo" else {}
+    extra = {"dapo": {"overlong_buffer": 0.0}, "dppo": {"clip_low": TIGHT}}.get(name, {})
     algorithm = make(name, moved=True, **{**off_policy, **extra, **more})
     groups = trained(algorithm.experience(0))
     with torch.no_grad():

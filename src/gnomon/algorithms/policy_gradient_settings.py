@@ -123,7 +123,8 @@ class PolicyGradientSettings(BaseMixSettings):
         if by_group and self.baseline not in GROUP_BASELINES:
             raise ValueError(
                 f"advantage_scale {self.advantage_scale} needs baseline group or leave_one_out, "
-                f"not {self.baseline}: a group whose rewards are nearly equal would get boundless advantages"
+                f"not {self.baseline}: a group whose rewards are nearly equal would get boundless "
+                "advantages"
             )
         if self.ratio == "none" and self.steps_per_iteration > 1:
             raise ValueError(

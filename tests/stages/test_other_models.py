@@ -1,0 +1,98 @@
+"""Stages with a second model: a teacher, a base model; what is refused, and what its memory is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+import tiny_world as tw
+from gnomon.errors import ConfigError
+from gnomon.recipe.schema import Recipe
+from gnomon.runs.folder import RunFolder
+from gnomon.stages.check import check_recipe
+from gnomon.stages.run import run_recipe
+from gnomon.stages.stage import open_stage
+
+PROMPTS = {"path": "tunnel:prompts", "options": {"n": 8, "seed": 2}}
+HELD_OUT = {"path": "tunnel:prompts", "options": {"n": 4, "seed": 3}}
+
+
+def distill(**more: Any) -> dict[str, Any]:
+    stage = {"name": "student", "algorithm": "distill", "data": PROMPTS, "from": "model"}
+    stage |= {"rollout": {"max_new_tokens": 6, "samples": 2}, "eval_data": HELD_OUT}
+    stage |= {"train": {"steps": 2, "batch_size": 4, "lr": 1e-3}, "observe": ["gold"]}
+    return stage | {"settings": {"teacher": "sft"}} | more
+
+
+def recipe(folder: Path, output: Path, *stages: dict[str, Any]) -> Recipe:
+    return tw.make_recipe(folder, output, [tw.sft_stage(), *stages])
+
+
+def problem(made: Recipe, base: Path) -> str:
+    with pytest.raises(ConfigError) as found:
+        check_recipe(made, RunFolder(made), base)
+    return str(found.value)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_recipe_with_a_teacher_runs(lora: bool, tiny_folder: Path, tmp_path: Path) -> None:
+    stage = distill(lora={"rank": 2} if lora else None)
+    made = recipe(tiny_folder, tmp_path, stage)
+    path = run_recipe(made, base=tmp_path, announce=lambda line: None)
+    info = RunFolder(made).stage("student").info()
+    assert info.status == "done"
+    assert info.summary["teacher_kl"] == info.summary["teacher_kl"]  # a number
+    assert "gold" in info.summary
+    assert "gold" in info.held_out
+    assert "reward" not in info.summary
+    assert (path / "report.html").is_file()
+    student = open_stage(made, made.stages[1], RunFolder(made), tmp_path)
+    alone = open_stage(made, made.stages[0], RunFolder(made), tmp_path)
+    parameters = student.memory().parameters * 4
+    assert student.memory().shared.weights >= 2 * parameters
+    assert alone.memory().shared.weights < 2 * parameters
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"settings": {"teacher": "sfd"}}, "did you mean 'sft'"),
+        ({"settings": {"teacher": "student"}}, "this stage or a later one"),
+        ({"from": "sft"}, "is what the stage starts from"),
+        ({"reward": "gold", "observe": []}, "learns from no reward"),
+        ({"settings": {}}, "teacher"),
+        ({"settings": {"teacher": "sft", "teachr": 1}}, "teacher"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(
+    more: dict[str, Any], said: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    assert said in problem(recipe(tiny_folder, tmp_path, distill(**more)), tmp_path)
+
+
+def test_a_teacher_with_another_tokenizer_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    other = tw.save_tiny(tmp_path / "other")
+    ids = {token: (i + 5) % 300 for token, i in tw.tokenizer().get_vocab().items()}
+    words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(other)
+    made = recipe(tiny_folder, tmp_path, distill(settings={"teacher": str(other)}))
+    assert "has another tokenizer than the policy" in problem(made, tmp_path)
+
+
+def test_a_reward_mixed_with_a_base_model_runs(tiny_folder: Path, tmp_path: Path) -> None:
+    stage = distill(
+        name="grpo",
+        algorithm="grpo",
+        reward="gold",
+        observe=[],
+        settings={"beta": 0.1, "base_share": 0.3},
+    )
+    made = recipe(tiny_folder, tmp_path, {**stage, "from": "sft"})
+    run_recipe(made, base=tmp_path, announce=lambda line: None)
+    assert RunFolder(made).stage("grpo").info().status == "done"
+    same = recipe(tiny_folder, tmp_path, {**stage, "from": "model"})
+    assert "it would change nothing" in problem(same, tmp_path)
