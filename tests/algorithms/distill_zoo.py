@@ -27,7 +27,12 @@ TEACHER = 3
 
 
 def make(
-    *, lora: bool = False, temperature: float = 1.0, iterations: int = 4, **settings: Any
+    *,
+    lora: bool = False,
+    temperature: float = 1.0,
+    iterations: int = 4,
+    samples: int = 2,
+    **settings: Any,
 ) -> Learner:
     """A student of weights 0, and where no url is given a teacher of other weights beside it."""
     trunk = tw.trunk()
@@ -46,7 +51,7 @@ def make(
         eos_token_ids=ENDS,
     )
     params = SamplingParams(max_new_tokens=NEW_TOKENS, temperature=temperature)
-    played = Played(engine, None, sampling=Sampling(params, samples=2))
+    played = Played(engine, None, sampling=Sampling(params, samples))
     bench = Workbench(
         roles, seed=11, batch_size=4, iterations=iterations, tokens_per_microbatch=100_000
     )

@@ -16,8 +16,7 @@ from torch import Tensor
 import tiny_world as tw
 from gnomon.algorithms.base import Workbench
 from gnomon.data.encode import Encoder
-from gnomon.data.fields import ReadOptions
-from gnomon.data.readers import read_file
+from gnomon.data.readers import read_groups
 from gnomon.losses.kto import kto_baseline
 from gnomon.losses.reduce import ranking_weight
 from gnomon.models.roles import Role
@@ -134,7 +133,8 @@ def test_a_weight_column_of_a_file_reaches_dpo(tmp_path: Path) -> None:
     for name, lines in files.items():
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        groups = [encoder.encode_group(g) for g in read_file(path, "preferences", ReadOptions())]
+        read = read_groups(path, kind="preferences").groups
+        groups = [encoder.encode_group(g) for g in read]
         groups = [replace(g, id=str(i)) for i, g in enumerate(groups)]
         trunk = tw.trunk()
         policy = Role("policy", trunk, trainable=True)

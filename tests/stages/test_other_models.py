@@ -94,5 +94,5 @@ def test_a_reward_mixed_with_a_base_model_runs(tiny_folder: Path, tmp_path: Path
     made = recipe(tiny_folder, tmp_path, {**stage, "from": "sft"})
     run_recipe(made, base=tmp_path, announce=lambda line: None)
     assert RunFolder(made).stage("grpo").info().status == "done"
-    same = recipe(tiny_folder, tmp_path, {**stage, "from": "model"})
+    same = recipe(tiny_folder, tmp_path / "other", {**stage, "from": "model"})
     assert "it would change nothing" in problem(same, tmp_path)

@@ -40,7 +40,7 @@ def check_model(stage: Stage, need: RoleNeed, model: str) -> None:
         try:
             folder = fetch(place)
         except ModelError as error:
-            near = nearest(model, (*names, "model"))
+            near = nearest(model, (*names, "model"), cutoff=0.5)
             raise ConfigError(f"{need.name} {model!r}: {near or error}") from error
         weight_files(folder)
         check_same_tokens(need.name, model, read_model(folder)[1], read_model(recipe.model)[1])
