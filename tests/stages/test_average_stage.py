@@ -72,7 +72,7 @@ def test_stages_are_averaged_and_later_ones_start_there(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"models": ["a", "c"]}, "did you mean 'a'"),
+        ({"models": ["a", "bb"]}, "did you mean 'b'"),
         ({"models": ["a", "mean0"]}, "this stage or a later one"),
         ({"models": ["a"]}, "one model is its own average"),
         ({"models": ["a", "a"]}, "named twice"),

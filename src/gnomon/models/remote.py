@@ -142,10 +142,11 @@ class RemoteModel:
 
     def _ask(self, ids: Sequence[int], more: Mapping[str, Any]) -> dict[str, Any]:
         """The answer's one choice."""
+        url = f"{self.url.rstrip('/')}/completions"
         body = {"model": self.model, "prompt": list(ids), "max_tokens": 1, "temperature": 0.0}
         for pause in (*PAUSES, None):
             try:
-                reply = self._client.post(f"{self.url.rstrip('/')}/completions", json={**body, **more})
+                reply = self._client.post(url, json={**body, **more})
             except httpx.HTTPError as error:
                 problem = f"did not answer: {first_line(error)}"
             else:
