@@ -170,5 +170,5 @@ def _group(rollout: Rollout, group_id: str) -> TokenGroup | None:
     if not written:
         return None
     prompt = rollout.prompt
-    of = {"source": prompt.prompt.source, "category": prompt.prompt.category}
-    return TokenGroup(group_id, prompt.ids, written, **of)
+    source, category = prompt.prompt.source, prompt.prompt.category
+    return TokenGroup(group_id, prompt.ids, written, source=source, category=category)

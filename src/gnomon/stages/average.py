@@ -60,7 +60,7 @@ class Average(Stage):
         s = self.settings
         weights = s.weights or [1.0] * len(s.models)
         shares = [w / total for w, total in zip(weights, accumulate(weights), strict=True)]
-        init = None if s.init is None else self._weights(s.init, loaded)
+        starts = {} if s.init is None else self._weights(s.init, loaded)
         merged = {name: p.detach().float() for name, p in loaded.model.named_parameters()}
         with self.progress(len(s.models)) as progress:
             for done, (name, share) in enumerate(zip(s.models, shares, strict=True), start=1):
@@ -68,12 +68,12 @@ class Average(Stage):
                 if done > 1:
                     other = self._weights(name, loaded)
                     merged = {
-                        key: merge_step(value, other[key], share, s.how, init and init[key])
+                        key: merge_step(value, other[key], share, s.how, starts.get(key))
                         for key, value in merged.items()
                     }
                 progress.update(done, {})
-        if init is not None and s.init_share:
-            merged = {k: torch.lerp(v, init[k].float(), s.init_share) for k, v in merged.items()}
+        if s.init_share:
+            merged = {k: torch.lerp(v, starts[k].float(), s.init_share) for k, v in merged.items()}
         with torch.no_grad():
             for key, parameter in loaded.model.named_parameters():
                 parameter.copy_(merged[key])
