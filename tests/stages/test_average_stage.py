@@ -16,6 +16,7 @@ import tiny_world as tw
 from gnomon.errors import ConfigError
 from gnomon.models.average import merge_step
 from gnomon.recipe.schema import Recipe
+from gnomon.report.facts import read_facts
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.check import check_recipe
 from gnomon.stages.run import run_recipe
@@ -67,6 +68,8 @@ def test_stages_are_averaged_and_later_ones_start_there(
         torch.testing.assert_close(found["sft"][key], found["mean1"][key])  # learned nothing
     assert any((found["a"][k] - found["b"][k]).abs().max() > 1e-3 for k in start)
     assert run(made, tmp_path, resume=True).keys() == found.keys()
+    facts = read_facts(RunFolder(made).path, "mean0")  # what its card is about
+    assert sorted(facts.chain) == ["a", "b", "mean0"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 import tiny_world as tw
 from gnomon.errors import ConfigError
 from gnomon.recipe.schema import Recipe
+from gnomon.report.facts import read_facts
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.check import check_recipe
 from gnomon.stages.run import run_recipe
@@ -50,6 +51,7 @@ def test_a_recipe_with_a_teacher_runs(lora: bool, tiny_folder: Path, tmp_path: P
     assert "gold" in info.held_out
     assert "reward" not in info.summary
     assert (path / "report.html").is_file()
+    assert {view.name for view in read_facts(path).stages} == {"sft", "student"}
     student = open_stage(made, made.stages[1], RunFolder(made), tmp_path)
     alone = open_stage(made, made.stages[0], RunFolder(made), tmp_path)
     parameters = student.memory().parameters * 4

@@ -16,7 +16,7 @@ from gnomon.report import markdown as md
 from gnomon.report.card_data import data_section, judge_kind, judges_section
 from gnomon.report.card_results import audit_section, evals_section, gates_section
 from gnomon.report.card_training import compute_section, training_section
-from gnomon.report.compute import EVAL
+from gnomon.report.compute import AVERAGE, EVAL
 from gnomon.report.facts import Facts, facts_of, models, read_facts, titles
 from gnomon.report.format import flatten
 from gnomon.report.metadata import front_matter
@@ -213,7 +213,7 @@ def _unrecorded(facts: Facts) -> Iterator[str]:
     for view in facts.stages:
         if view.info.status == "unknown":
             yield f"what happened in {md.text(view.name)} (stage.json)"
-        elif not view.info.compute and view.info.algorithm != EVAL:
+        elif not view.info.compute and view.info.algorithm not in (EVAL, AVERAGE):
             yield f"how many tokens {md.text(view.name)} computed (stage.json)"
 
 

@@ -28,8 +28,9 @@ from gnomon.runs.records import Compute
 
 GENERAL_PURPOSE, SYSTEMIC_RISK = 1e23, 1e25
 """FLOP of training compute: the guidelines' section 2.1, and Article 51(2)."""
-EVAL = "eval"
-"""The kind of stage that only measures; the guidelines' annex A.1 leaves that out."""
+EVAL, AVERAGE = "eval", "average"
+"""The kinds of stage that train nothing: one measures, which the guidelines' annex A.1 leaves out,
+and one averages weights, which is no work beside theirs."""
 JOULES_PER_MWH = 3.6e9
 INFERENCE_TOKENS = 100_000
 """Tokens of the task that the inference figure is of, as in the form's own example."""
@@ -117,7 +118,7 @@ def training(stages: Sequence[StageView], chain: Sequence[str]) -> Training:
     uncounted = []
     for stage in stages:
         compute = stage.info.compute
-        if stage.info.algorithm != EVAL and (not compute or unsized(compute)):
+        if stage.info.algorithm not in (EVAL, AVERAGE) and (not compute or unsized(compute)):
             uncounted.append(stage.name)
         for part in parts(compute):
             everything += part.flop

@@ -19,6 +19,7 @@ from gnomon.files import first_line, read_object
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.card import CardSpec, SourceCard
 from gnomon.report.candidate import candidate, gate_places
+from gnomon.report.compute import AVERAGE
 from gnomon.runs.audit import Audit, Finding, GateResult, Gates
 from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.read import RunView, StageView, read_run
@@ -236,13 +237,16 @@ def _lineage(
     if subject is None:
         return run.stages, ()
     views = {view.name: view for view in run.stages}
-    chain: list[str] = []
-    name: str | None = subject.name
-    while name is not None and name not in chain:
-        chain.append(name)
-        name = stage_of(str(views[name].info.start.get("from", "")), run)
-    wanted, todo = set(chain), list(chain)
     specs = _specs(run.recipe)
+    chain: list[str] = []
+    before: list[str | None] = [subject.name]
+    while before:
+        name = before.pop(0)
+        if name in views and name not in chain:
+            chain.append(name)
+            start = stage_of(str(views[name].info.start.get("from", "")), run)
+            before += [start, *_averaged(specs.get(name, {}))]
+    wanted, todo = set(chain), list(chain)
     while todo:
         for other in _named(specs.get(todo.pop(), {})):
             if other in views and other not in wanted:
@@ -256,14 +260,24 @@ def _lineage(
 
 
 def _named(spec: Mapping[str, Any]) -> list[str]:
-    """Stages that a stage's data or rewards name."""
-    found = []
+    """Stages that a stage's data, rewards or settings name."""
+    settings = spec.get("settings")
+    given = settings if isinstance(settings, Mapping) else {}
+    found = [str(given.get(key) or "") for key in ("teacher", "base_model", "init")]
     for reward in _mappings(spec.get("reward")):
         found.append(str(reward.get("model") or ""))
     for key in ("data", "eval_data", "normalise_on"):
         for source in _mappings(spec.get(key)):
             found.append(str(source.get("path", "")).removeprefix("stage:"))
     return found
+
+
+def _averaged(spec: Mapping[str, Any]) -> list[str]:
+    """The models whose weights an average stage continues."""
+    settings = spec.get("settings")
+    models = settings.get("models") if isinstance(settings, Mapping) else None
+    average = spec.get("algorithm") == AVERAGE and isinstance(models, list)
+    return [str(model) for model in models or ()] if average else []
 
 
 def _specs(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
