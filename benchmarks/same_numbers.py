@@ -115,8 +115,20 @@ def stages(iterations: int) -> list[dict[str, Any]]:
             {"name": name.replace("_", "-"), "algorithm": name, **checked}
             for name in (
                 *("dr_grpo", "dapo", "rloo", "reinforce_pp"),
-                *("gspo", "cispo", "gmpo", "reinforce"),
+                *("gspo", "cispo", "gmpo", "reinforce", "dppo", "maxrl"),
             )
+        ),
+        *(
+            {
+                "name": f"distill-{loss}",
+                "algorithm": "distill",
+                "from": "sft",
+                "data": prompts,
+                "rollout": samples,
+                "train": train,
+                "settings": {"teacher": "dpo", "loss": loss},
+            }
+            for loss in ("full", "sampled")
         ),
         {
             "name": "agent",

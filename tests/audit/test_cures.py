@@ -24,6 +24,8 @@ from gnomon.recipe.schema import Recipe
 
 STEPS = (1, 10, 20, 30, 40, 50)
 LEARNED = {"reward": [{"builtin": "length", "options": {"high": 9}}, {"model": "rm"}]}
+REQUIRED: dict[str, dict[str, Any]] = {"distill": {"teacher": "another"}}
+"""Settings without defaults."""
 POLICIES = sorted(name for name, m in METHODS.items() if m.algorithm.produces == "policy")
 
 
@@ -54,7 +56,7 @@ def spec_of(algorithm: str, more: dict[str, Any]) -> dict[str, Any]:
         own |= {"rollout": {"samples": 4, "max_new_tokens": 20}} | LEARNED
     else:
         own["reward"] = []
-    return own | {"settings": more}
+    return own | {"settings": {**REQUIRED.get(algorithm, {}), **more}}
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from gnomon.audit.evidence import Evidence
 
 ON_POLICY = (
     *("ppo", "grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo", "gmpo"),
-    *("reinforce",),
+    *("reinforce", "dppo", "maxrl"),
 )
 """Algorithms that sample and have ``entropy_coef``; their ``beta`` is a KL coefficient."""
 TIED = (*ON_POLICY, "dpo", "online_dpo", "kto")

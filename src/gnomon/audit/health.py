@@ -93,7 +93,7 @@ def sampler_mismatch(evidence: Evidence) -> list[Finding]:
 
 def _corrected(evidence: Evidence) -> list[str]:
     """Importance weights, in the methods that have them."""
-    if evidence.algorithm not in ON_POLICY or evidence.algorithm == "ppo":
+    if evidence.algorithm not in ON_POLICY or evidence.algorithm in ("ppo", "dppo"):
         return []
     return [override(evidence, "settings.importance_correction", "truncate")]
 
