@@ -64,7 +64,8 @@ class OpenEnv:
             base_url=url, message_timeout_s=timeout_s, headers=dict(headers or {}) or None
         )
         fields, self._required = _fields(url)
-        self._field, self.tools = action, ()
+        self._field = action
+        self.tools: Sequence[Tool] = ()
         if "tool_name" in fields or not fields:
             self.tools = _listed(url, client)
         elif action is None and len(fields) > 1:
