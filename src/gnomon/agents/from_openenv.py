@@ -90,7 +90,9 @@ class OpenEnv:
             return Observation(done=True)
         seen = Observation()
         try:
-            moves = [_call(c) for c in action.calls] or [{self._field: self._value(action.text)}]
+            moves = [_call(c) for c in action.calls] or [
+                {str(self._field): self._value(action.text)}
+            ]
         except ToolError as error:
             return Observation((Message("user", f"error: {error}"),), tool_errors=1)
         for move in moves:

@@ -166,7 +166,8 @@ def load_world(taskset: str, config: str = "{}", env: str = "{}", runtime: str =
         asked = {**json.loads(env), "taskset": {**json.loads(config), "id": taskset}}
         loaded = loaders.load_environment(loaders.resolve_env_config(asked))
         box = {"type": "subprocess", **json.loads(runtime)}
-        chosen = TypeAdapter(part_of("runtimes").RuntimeConfig).validate_python(box)
+        kinds: Any = part_of("runtimes").RuntimeConfig
+        chosen = TypeAdapter(kinds).validate_python(box)
         seat = _seat_of(loaded)
         shared = loaded.taskset.toolsets(loaded.taskset.config)
         for toolset in shared:

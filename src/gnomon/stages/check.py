@@ -118,8 +118,9 @@ def own_code(recipe: Recipe) -> list[str]:
     named += [function for r in rewards if (function := own_function(r)) is not None]
     suites = [e.suite for s in recipe.stages for e in stage_evals(s)]
     named += [suite for suite in suites if is_own(suite)]
-    played = [*recipe.stages, *([recipe.compare] if recipe.compare is not None else [])]
-    places = [part.environment.name for part in played if part.environment is not None]
+    played = [s.environment for s in recipe.stages]
+    played += [recipe.compare.environment] if recipe.compare is not None else []
+    places = [place.name for place in played if place is not None]
     named += [spec.callback for spec in recipe.callbacks]
     return list(dict.fromkeys([*named, *(name for name in places if ":" in name)]))
 
