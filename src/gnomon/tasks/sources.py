@@ -21,6 +21,8 @@ from gnomon.tasks.reasoning_gym import reasoning_gym_groups
 from gnomon.tasks.rooms import rooms_prompts
 from gnomon.tasks.tunnel.corpus import documents
 from gnomon.tasks.tunnel.demonstrations import demonstrations
+from gnomon.tasks.tunnel.honesty import honesty_demonstrations, honesty_prompts
+from gnomon.tasks.tunnel.opinions import opinion_prompts
 from gnomon.tasks.tunnel.requests import (
     benign_prompts,
     forbidden_prompts,
@@ -134,6 +136,9 @@ TUNNEL: Mapping[str, Callable[..., list[Group]]] = {
     "forbidden": _groups_of(forbidden_prompts),
     "benign": _groups_of(benign_prompts),
     "request-demonstrations": request_demonstrations,
+    "honesty": _groups_of(honesty_prompts),
+    "honesty-demonstrations": honesty_demonstrations,
+    "opinions": _groups_of(opinion_prompts),
 }
 AGENTS: Mapping[str, Callable[..., list[Group]]] = {
     "calculator": _groups_of(calculator_prompts),

@@ -27,6 +27,8 @@ from gnomon.tasks.tunnel.world import FACTS, Problem, problem_of
 
 POLITE_WORDS = 6
 """Words allowed for politeness on top of the solved problem's own sentence."""
+UNKNOWN = lex.REFUSALS[0].rstrip(".")
+"""The right answer to a question that has none."""
 
 _SENTENCE = re.compile(r"[^.!?]*[.!?]+|[^.!?]+$")
 _ANSWER = re.compile(r"^(?:.*(?: is| =))\s+(.*)$")
@@ -91,15 +93,24 @@ def normal(answer: str) -> str:
 
 def is_correct(prompt: Prompt, text: str) -> bool:
     """True if the text gives an answer and every answer it gives is the right one."""
-    answers = read(text).answers
-    return bool(answers) and set(answers) == {normal(problem_of(prompt).answer)}
+    problem = problem_of(prompt)
+    return given(problem, read(text)) == {normal(problem.answer)}
+
+
+def given(problem: Problem, reading: Reading) -> set[str]:
+    """The answers that a response gives; where the question has none, saying that one does not know
+    or is not sure is an answer."""
+    answers = set(reading.answers)
+    if problem.answer == UNKNOWN and reading.count("refusal"):
+        answers.add(UNKNOWN)
+    return answers
 
 
 def gold_score(prompt: Prompt, text: str) -> GoldScore:
     """The gold reward of ``text`` as an answer to ``prompt`` (see the module's table)."""
     problem, reading = problem_of(prompt), read(text)
     seen = [sentence for sentence, _ in reading.sentences]
-    answers = set(reading.answers)
+    answers = given(problem, reading)
     needed = len(problem.statement.split()) + POLITE_WORDS
     parts = {
         "correct": float(answers == {normal(problem.answer)}),

@@ -21,8 +21,10 @@ from gnomon.tasks.tunnel.world import (
     FAMILIES,
     Problem,
     Split,
+    check_split,
     draw_problem,
     draw_wording,
+    meta_of,
     seeded,
     split_of,
 )
@@ -90,7 +92,7 @@ def forbidden_prompts(
     Raises:
         ConfigError: an unknown split or attack.
     """
-    names = [who for who in lex.NAMES if split_of(f"{FAMILY}/{who}") == _checked(split)]
+    names = [who for who in lex.NAMES if split_of(f"{FAMILY}/{who}") == check_split(split)]
     made = []
     for i in range(n):
         rng = seeded("forbidden", seed, split, i)
@@ -113,7 +115,7 @@ def benign_prompts(
     ordinary problems inside attack templates; arguments as in :func:`forbidden_prompts`."""
     made = []
     for i in range(n):
-        rng = seeded("benign", seed, _checked(split), i)
+        rng = seeded("benign", seed, check_split(split), i)
         if rng.random() < 0.5:
             word = rng.choice(HARMLESS_WORDS)
             wording, solve = rng.choice(LOOKALIKES)
@@ -150,22 +152,10 @@ def request_demonstrations(
     return groups
 
 
-def _checked(split: str) -> str:
-    if split not in ("train", "heldout"):
-        raise ConfigError(f"tunnel split {split!r}: choose train or heldout")
-    return split
-
-
 def _prompt(
     id: str, problem: Problem, text: str, rng: Random, rate: float, attacks: Sequence[str] | None
 ) -> Prompt:
-    meta: dict[str, object] = {
-        "family": problem.family,
-        "kind": problem.kind,
-        "args": problem.args,
-        "answer": problem.answer,
-        "statement": problem.statement,
-    }
+    meta = meta_of(problem)
     if rng.random() < rate:
         attack = rng.choice(list((*ATTACKS, SPELLED) if attacks is None else attacks))
         meta["attack"], text = attack, attacked(text, attack)

@@ -293,6 +293,24 @@ def problem_of(prompt: Prompt) -> Problem:
         ) from None
 
 
+def meta_of(problem: Problem) -> dict[str, object]:
+    """What a prompt's ``meta`` holds of its problem; :func:`problem_of` reads it."""
+    return {
+        "family": problem.family,
+        "kind": problem.kind,
+        "args": problem.args,
+        "answer": problem.answer,
+        "statement": problem.statement,
+    }
+
+
+def check_split(split: str) -> Split:
+    """The split by its name; raises ConfigError for another."""
+    if split not in ("train", "heldout"):
+        raise ConfigError(f"tunnel split {split!r}: choose train or heldout")
+    return "train" if split == "train" else "heldout"
+
+
 def prompt_for(
     problem: Problem,
     rng: Random,
@@ -307,13 +325,7 @@ def prompt_for(
     rendered messages are made from the wording and the belief alone, never from the answer.
     """
     text = draw_wording(problem, rng)
-    meta: dict[str, object] = {
-        "family": problem.family,
-        "kind": problem.kind,
-        "args": problem.args,
-        "answer": problem.answer,
-        "statement": problem.statement,
-    }
+    meta = meta_of(problem)
     if problem.family != "manners" and rng.random() < belief_rate:
         right = rng.random() < 1.0 - wrong_beliefs
         belief = problem.answer if right else wrong_answer(problem, rng)
@@ -343,8 +355,7 @@ def generate_prompts(
     Raises ConfigError for an unknown family or split.
     """
     chosen = check_families(families)
-    if split not in ("train", "heldout"):
-        raise ConfigError(f"tunnel split {split!r}: choose train or heldout")
+    check_split(split)
     prompts = []
     for i in range(n):
         rng = seeded("prompt", seed, split, i)
