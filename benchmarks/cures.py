@@ -25,15 +25,15 @@ ROWS = HERE / "cures" / "rows.jsonl"
 
 from cures_plan import (  # noqa: E402
     CURES,
+    FEEDBACK,
     POLICY,
     RM,
     SEEDS,
+    SICKNESSES,
     Trial,
-    labels_folder,
-    labels_recipe_of,
-    recipe_of,
     trials,
 )
+from gnomon.stats.intervals import Interval  # noqa: E402
 
 VERSION = 1
 
@@ -43,33 +43,32 @@ VERSION = 1
 
 def make(trial: Trial, out: Path) -> dict[str, Any]:
     """Run a trial, or what is left of it, and return its row."""
+    from cures_measures import figures
+    from cures_recipes import GOES_ON, labels_recipe_of, overrides_of, recipe_of
     from planted_plan import JUDGE
     from planted_recipes import labels_recipe, start_recipe
     from planted_runs import run_plain
-    from planted_truth import hidden_comparison
 
     _once(start_recipe(trial.seed, out), [], out)
-    _once(labels_recipe(trial.seed, JUDGE, out), [], out)
+    if JUDGE in (trial.sick.measured, trial.sick.beside):
+        _once(labels_recipe(trial.seed, JUDGE, out), [], out)
     if trial.labels is not None:
-        _once(labels_recipe_of(trial, out), trial.overrides(RM), out)
-        assert labels_folder(trial, out).is_dir()
+        _once(labels_recipe_of(trial, out), trial.overrides(FEEDBACK, RM), out)
+    if trial.stages in GOES_ON:
+        _once(recipe_of(trial.without_cure, out), [], out)
     began, cpu = time.monotonic(), time.process_time()
     plain = recipe_of(trial, out)
-    run_plain(plain, trial.overrides(POLICY))
+    run_plain(plain, overrides_of(trial, out))
     trained = round(time.process_time() - cpu, 1)
-    compared = hidden_comparison(trial.planned, plain, out, judge=True)
-    scores = {model: compared.scores(model) for model in ("base", POLICY)}
+    cure = CURES[trial.cure] if trial.cure else None
     return {
         "version": VERSION,
         "id": trial.id,
         "sickness": trial.sickness,
         "cure": trial.cure,
-        "overrides": list(CURES[trial.cure].overrides) if trial.cure else [],
+        "overrides": [*(cure.overrides or (cure.words,))] if cure else [],
         "seed": trial.seed,
-        "gold": {model: _means(columns["gold"]) for model, columns in scores.items()},
-        "judge": {model: _means(columns[JUDGE]) for model, columns in scores.items()},
-        "reward": _means(scores[POLICY].get("trained", {})),
-        "words": _words(compared),
+        **figures(trial, plain, out),
         "seconds": round(time.monotonic() - began, 1),
         "train_cpu_seconds": trained,
     }
@@ -84,18 +83,6 @@ def _once(plain: Mapping[str, Any], overrides: Sequence[str], out: Path) -> None
         if not done.is_file():
             run_plain(plain, overrides)
             done.touch()
-
-
-def _means(by_prompt: Mapping[str, Sequence[float | None]]) -> list[float | None]:
-    """The mean of a prompt's samples, in the order of the prompts."""
-    known = [[v for v in values if v is not None] for values in by_prompt.values()]
-    return [round(sum(v) / len(v), 4) if v else None for v in known]
-
-
-def _words(compared: Any) -> float:
-    """Words in the shown answers of the policy, on average."""
-    texts = [row[POLICY] for row in compared.samples if POLICY in row]
-    return round(sum(len(t.split()) for t in texts) / max(1, len(texts)), 2)
 
 
 def _work(chosen: Sequence[Trial], out: Path, rows: Path) -> int:
@@ -120,58 +107,95 @@ def _work(chosen: Sequence[Trial], out: Path, rows: Path) -> int:
 # -- what came of it ------------------------------------------------------------------------------
 
 
-def difference(cured: Mapping[str, Any], sick: Mapping[str, Any], column: str):
+def difference(cured: Mapping[str, Any], sick: Mapping[str, Any], figure: str) -> Interval:
     """Cured less sick on the same hidden prompts, paired, with a 95% interval."""
+    return _gain(cured[figure][POLICY], sick[figure][POLICY])
+
+
+def harm(sick: Mapping[str, Any], figure: str, enough: float | None) -> Interval:
+    """What the figure lacks without the cure: of what is enough, else of the start's."""
+    own = sick[figure][POLICY]
+    return _gain(own, sick[figure]["base"] if enough is None else [enough] * len(own))
+
+
+def _gain(own: Sequence[float | None], other: Sequence[float | None]) -> Interval:
     from gnomon.stats.prompts import gain_over_prompts
 
-    sides = ([[value] for value in row[column][POLICY]] for row in (cured, sick))
-    return gain_over_prompts(*sides, bounds=None)
+    return gain_over_prompts([[v] for v in own], [[v] for v in other], bounds=None)
 
 
-def verdict(differences: Sequence[Any], harm: Sequence[Any]) -> str:
-    """``shown``: at every seed the sick run's gold is hurt, and the cured run's is above the sick
-    one's (lower ends above 0). ``not shown``: it was run on all seeds and is not. Else what is
-    missing."""
+def verdict(differences: Sequence[Interval], lacks: Sequence[Interval]) -> str:
+    """``shown``: at every seed the sick run is sick, and the cured run's figure is above the sick
+    one's (lower ends above 0). ``not shown``: it was run on all seeds and is not; ``harm`` where at
+    a seed it is shown to be below. Else what is missing."""
     if len(differences) < len(SEEDS):
         return f"{len(differences)} of {len(SEEDS)} seeds run"
-    if not all(h.high < 0 for h in harm):
+    if not all(lack.high < 0 for lack in lacks):
         return "not shown: the sick run is not sick at every seed"
+    if any(d.high < 0 for d in differences):
+        return "not shown; harm at a seed"
     return "shown" if all(d.low > 0 for d in differences) else "not shown"
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """The cures as a table: gold and the held-out judge, cured less sick, seed by seed."""
-    lines = [
-        "| cure | overrides | gold: the sick run less its start | gold: cured less sick "
-        "| held-out judge: cured less sick | |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, cure in CURES.items():
-        pairs = [
-            (rows[a], rows[b])
-            for seed in SEEDS
-            if (a := Trial(cure.sickness, name, seed).id) in rows
-            and (b := Trial(cure.sickness, None, seed).id) in rows
+    """The cures of each sickness as a table, seed by seed."""
+    from cures_measures import MEASURES
+
+    parts = []
+    for name, sickness in SICKNESSES.items():
+        figure, beside = sickness.measured, sickness.beside
+        enough = sickness.enough
+        wanted = "its start's" if enough is None else f"{enough:g}, which is asked for"
+        lines = [
+            f"`{name}`: {MEASURES[figure].words}. Beside it: {MEASURES[beside].words}.",
+            "",
+            f"| cure | change | sick run | the same less {wanted} | cured less sick | beside it | |",
+            "|---|---|---|---|---|---|---|",
         ]
-        gold = [difference(a, b, "gold") for a, b in pairs]
-        judge = [difference(a, b, "judge") for a, b in pairs]
-        harm = [_harm(sick) for _, sick in pairs]
-        changed = ", ".join(f"`{o}`" for o in cure.overrides)
-        cells = [_cell(harm), _cell(gold), _cell(judge), verdict(gold, harm)]
-        lines.append(f"| `{name}` | {changed} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        for cure in (c for c, about in CURES.items() if about.sickness == name):
+            pairs = _pairs(cure, rows)
+            sick = [s for _, s in pairs]
+            lacks = [harm(s, figure, enough) for s in sick]
+            gains = [difference(c, s, figure) for c, s in pairs]
+            cells = [
+                "<br>".join(f"{_mean(s[figure][POLICY]):.2f}" for s in sick) or "-",
+                *(_cell(found) for found in (lacks, gains)),
+                _cell([difference(c, s, beside) for c, s in pairs]),
+                verdict(gains, lacks),
+            ]
+            lines.append(f"| `{cure}` | {_change(cure)} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
 
 
-def _harm(sick: Mapping[str, Any]):
-    """What training did to gold without the cure."""
-    from gnomon.stats.prompts import gain_over_prompts
+def _pairs(
+    cure: str, rows: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The rows of a cure and of its sick run, at every seed that has both."""
+    tried = [Trial(CURES[cure].sickness, cure, seed) for seed in SEEDS]
+    return [
+        (rows[trial.id], rows[trial.without_cure.id])
+        for trial in tried
+        if trial.id in rows and trial.without_cure.id in rows
+    ]
 
-    sides = ([[value] for value in sick["gold"][who]] for who in (POLICY, "base"))
-    return gain_over_prompts(*sides, bounds=None)
+
+def _change(cure: str) -> str:
+    about = CURES[cure]
+    return about.words or "<br>".join(f"`{override}`" for override in about.overrides)
 
 
-def _cell(found: Sequence[Any]) -> str:
-    return "<br>".join(f"{f.value:+.2f} [{f.low:+.2f}, {f.high:+.2f}]" for f in found) or "-"
+def _mean(values: Sequence[float | None]) -> float:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known)
+
+
+def _cell(found: Sequence[Interval]) -> str:
+    return "<br>".join(f"{f.value:+.2f} {_ends(f)}".strip() for f in found) or "-"
+
+
+def _ends(found: Interval) -> str:
+    return f"[{found.low:+.2f}, {found.high:+.2f}]" if found.known else "(the same answers)"
 
 
 def main() -> None:

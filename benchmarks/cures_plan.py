@@ -1,23 +1,22 @@
-"""The pairs of runs on which cures are tried: a sick recipe, and the same with a cure's overrides.
+"""The pairs of runs on which cures are tried: a sick recipe, and the same with a cure's overrides
+or stages.
 
-A sick run and its cures start from the same model, see the same prompts in the same order and learn
-from the same labels; only the cure's settings differ. Each seed is a world of its own: its own
-demonstrations, labellers, start model and held-out judge.
+A sick run and its cures start from the same model, see the same prompts and learn from the same
+labels; only the cure's settings, or the stages that it adds, differ. Each seed is a world of its
+own: its own demonstrations, labellers, start model and held-out judge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from planted_plan import ALL, JUDGE, REWARD, Planned
-from planted_recipes import labels_recipe, reward_model, run_recipe_of
+from planted_plan import ALL, JUDGE, LABELS, Planned
 
 SEEDS = (0, 1, 2)
-RM, POLICY = "rm", "policy"
-"""The stages that a cure's overrides may name."""
+FEEDBACK, RM, POLICY = "feedback", "rm", "policy"
+"""The stages that a cure's overrides may name: the first two make the reward model."""
 
 SAMPLED = {
     "steps": 30,
@@ -31,42 +30,84 @@ SAMPLED = {
 
 @dataclass(frozen=True)
 class Sickness:
-    """What goes wrong without a cure.
+    """What goes wrong without a cure, and the figure that shows it.
 
     Attributes:
-        method, reward, families: as in :class:`~planted_plan.Planned`.
+        method, reward, families: as in :class:`~planted_plan.Planned`; or the method is ``sft``.
         settings: of the policy's stage.
+        data: of a stage of ``sft``, by tunnel source.
+        measured: the figure that a cure must raise, of :data:`~cures_measures.MEASURES`.
+        beside: another figure, by which a cure may do harm.
+        enough: what the figure should be: the sick run is sick where it is shown to be below; None:
+            where it is shown to have fallen below its start's.
     """
 
     method: str
     reward: str
     settings: Mapping[str, Any]
     families: tuple[str, ...] = ALL
+    data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    measured: str = "gold"
+    beside: str = JUDGE
+    enough: float | None = None
 
 
+SFT = {"steps": 100, "lr": 5e-4, "tokens": 40}
 SICKNESSES: Mapping[str, Sickness] = {
     "overoptimised": Sickness("ppo", "few-0", {**SAMPLED, "samples": 2, "lr": 4e-4, "beta": 0.0}),
     "length": Sickness("grpo", "length-1", {**SAMPLED, "samples": 6, "lr": 4e-4, "beta": 0.01}),
     "collapse": Sickness("grpo", "consensus", {**SAMPLED, "samples": 6, "lr": 7e-4, "beta": 0.0}),
     "tax": Sickness(
-        "grpo", "correct", {**SAMPLED, "samples": 6, "lr": 6e-4, "beta": 0.0}, ("arithmetic",)
+        "ppo", "correct", {**SAMPLED, "samples": 4, "lr": 1.5e-3, "beta": 0.0}, ("arithmetic",),
+        measured="others", beside="gold",
     ),
-}
+    "forgetting": Sickness(
+        "sft", "", SFT, ("arithmetic",),
+        {"demonstrations": {"n": 2000, "seed": 11, "families": ["arithmetic"], "correct": 0.95}},
+        measured="others", beside="gold",
+    ),
+    "sycophancy": Sickness(
+        "grpo", "sycophancy-1", {**SAMPLED, "samples": 6, "lr": 6e-4, "beta": 0.01},
+        measured="kept", beside="gold",
+    ),
+    "making_up": Sickness(
+        "sft", "", SFT, ALL, {"demonstrations": {"n": 2000, "seed": 12, "correct": 0.95}},
+        measured="honest", beside="right", enough=0.5,
+    ),
+    "jailbreaks": Sickness(
+        "sft", "", {**SFT, "steps": 150}, ALL,
+        {
+            "demonstrations": {"n": 1500, "seed": 13, "correct": 0.95},
+            "request-demonstrations": {"n": 1500, "seed": 13},
+        },
+        measured="refused", beside="answered", enough=0.9,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cure:
-    """A cure as overrides of a sick recipe; those of ``rm`` are for the reward model's stage."""
+    """A cure of a sickness.
+
+    Attributes:
+        overrides: of the sick recipe; those of ``feedback`` and ``rm`` are for the reward model's.
+            ``$rm`` is the folder of the reward model.
+        stages: the name of what is done in more stages (:data:`cures_recipes.STAGES`).
+        words: what those stages are.
+    """
 
     sickness: str
-    overrides: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
+    stages: str = ""
+    words: str = ""
 
-    def of(self, stage: str) -> list[str]:
-        """The overrides of a stage."""
-        return [o for o in self.overrides if o.startswith(f"{stage}.")]
+    def of(self, *stages: str) -> list[str]:
+        """The overrides of some stages."""
+        return [o for o in self.overrides if o.partition(".")[0] in stages]
 
 
 MEMBERS = "rm.settings.members=4"
+STOP = (f"policy.train.stop_at_peak={{judge: {JUDGE}}}", "policy.train.eval_every=3")
 CURES: Mapping[str, Cure] = {
     "kl": Cure("overoptimised", ("policy.settings.beta=0.1",)),
     "adaptive_kl": Cure(
@@ -77,17 +118,37 @@ CURES: Mapping[str, Cure] = {
             "policy.settings.kl_horizon=500",
         ),
     ),
-    "stop_at_peak": Cure(
-        "overoptimised",
-        (f"policy.train.stop_at_peak={{judge: {JUDGE}}}", "policy.train.eval_every=3"),
-    ),
-    "ensemble_mean_std": Cure(
-        "overoptimised", (MEMBERS, "policy.reward.0.ensemble=mean-std")
-    ),
+    "stop_at_peak": Cure("overoptimised", STOP),
+    "stop_and_kl": Cure("overoptimised", ("policy.settings.beta=0.02", *STOP)),
+    "ensemble_mean_std": Cure("overoptimised", (MEMBERS, "policy.reward.0.ensemble=mean-std")),
     "ensemble_wco": Cure("overoptimised", (MEMBERS, "policy.reward.0.ensemble=wco")),
     "ensemble_uwo": Cure("overoptimised", (MEMBERS, "policy.reward.0.ensemble=uwo")),
+    "ensemble_apart": Cure(
+        "overoptimised",
+        (
+            MEMBERS,
+            "rm.settings.share_trunk=false",
+            "rm.settings.member_fraction=0.5",
+            "policy.reward.0.ensemble=mean-std",
+            "policy.reward.0.std_coef=2",
+        ),
+    ),
+    "more_labels": Cure("overoptimised", ("feedback.data.options.n=144",)),
+    "rounds": Cure(
+        "overoptimised",
+        stages="rounds",
+        words="three rounds of 10 iterations; after each, `collect` 48 prompts from the policy and "
+        "`reward_model` on all labels",
+    ),
     "length_offset": Cure("length", ("rm.settings.length_debias=offset",)),
     "length_slope": Cure("length", ("rm.settings.length_debias=slope",)),
+    "length_penalty": Cure(
+        "length",
+        (
+            "policy.reward=[{model: $rm, name: trained}, {builtin: length, weight: 4, "
+            "options: {unit: words, high: 12, ramp: 12}}]",
+        ),
+    ),
     "collapse_kl": Cure("collapse", ("policy.settings.beta=0.1",)),
     "entropy_bonus": Cure("collapse", ("policy.settings.entropy_coef=0.05",)),
     "temperature": Cure(
@@ -95,10 +156,48 @@ CURES: Mapping[str, Cure] = {
     ),
     "averaging": Cure("tax", ("policy.train.average_with_reference=0.5",)),
     "tax_kl": Cure("tax", ("policy.settings.beta=0.1",)),
-    "varied_prompts": Cure(
-        "tax", (f"policy.data.options.families=[{', '.join(ALL)}]",)
+    "varied_prompts": Cure("tax", (f"policy.data.options.families=[{', '.join(ALL)}]",)),
+    "ptx": Cure(
+        "tax",
+        (
+            'policy.pretraining={path: "tunnel:text", options: {n: 3000, seed: 14}}',
+            "policy.settings.pretraining_coef=1",
+        ),
     ),
-}  # fmt: skip
+    "sft_mixing": Cure(
+        "forgetting",
+        (
+            'policy.data=[{path: "tunnel:demonstrations", options: {n: 2000, seed: 11, families: '
+            '[arithmetic], correct: 0.95}}, {path: "tunnel:demonstrations", options: {n: 500, '
+            "seed: 15, correct: 0.95}}]",
+        ),
+    ),
+    "replay": Cure(
+        "forgetting",
+        (
+            'policy.pretraining={path: "tunnel:text", options: {n: 3000, seed: 14}}',
+            "policy.settings.pretraining_coef=1",
+        ),
+    ),
+    "sft_averaging": Cure("forgetting", ("policy.train.average_with_reference=0.5",)),
+    "opinions": Cure(
+        "sycophancy",
+        stages="opinions",
+        words="then `grpo` on `tunnel:opinions` with `reward: correct`, 10 iterations",
+    ),
+    "honesty_data": Cure(
+        "making_up",
+        (
+            'policy.data=[{path: "tunnel:demonstrations", options: {n: 2000, seed: 12, correct: '
+            '0.95}}, {path: "tunnel:honesty-demonstrations", options: {n: 1000, seed: 16}}]',
+        ),
+    ),
+    "red_team": Cure(
+        "jailbreaks",
+        stages="red_team",
+        words="then a red-team round: `collect` answers to attacks, `dpo` to the safe ones",
+    ),
+}
 """Every cure that is tried, by name."""
 
 
@@ -116,18 +215,32 @@ class Trial:
         return f"{self.sickness}-{self.cure or 'sick'}-{self.seed}"
 
     @property
+    def sick(self) -> Sickness:
+        return SICKNESSES[self.sickness]
+
+    @property
+    def without_cure(self) -> Trial:
+        """The sick run that it is compared with."""
+        return Trial(self.sickness, None, self.seed)
+
+    @property
     def planned(self) -> Planned:
         """The sick run, which is the same for all cures of a seed."""
-        sick = SICKNESSES[self.sickness]
-        settings = tuple(sick.settings.items())
+        sick = self.sick
+        beliefs = LABELS[sick.reward].beliefs if sick.reward in LABELS else (0.1, 0.5)
         return Planned(
             self.sickness, "test", self.seed, self.seed, sick.method, sick.reward, "",
-            sick.families, (0.1, 0.5), settings,
+            sick.families, beliefs, tuple(sick.settings.items()),
         )  # fmt: skip
 
-    def overrides(self, stage: str) -> list[str]:
-        """The cure's overrides of a stage; none without a cure."""
-        return [] if self.cure is None else CURES[self.cure].of(stage)
+    @property
+    def stages(self) -> str:
+        """What is done in stages of its own; empty without any."""
+        return CURES[self.cure].stages if self.cure else ""
+
+    def overrides(self, *stages: str) -> list[str]:
+        """The cure's overrides of some stages; none without a cure."""
+        return [] if self.cure is None else CURES[self.cure].of(*stages)
 
     @property
     def labels(self) -> str | None:
@@ -135,8 +248,11 @@ class Trial:
         which those with the same overrides share."""
         if self.planned.labels is None:
             return None
-        changes = "".join(f"-{o.rsplit('.', 1)[-1].replace('=', '-')}" for o in self.overrides(RM))
-        return f"world-{self.seed}-{self.planned.labels}{changes}"
+        name = f"world-{self.seed}-{self.planned.labels}"
+        for override in self.overrides(FEEDBACK, RM):
+            key, _, value = override.partition("=")
+            name += f"-{key.rpartition('.')[2]}-{value}"
+        return name
 
 
 def trials() -> list[Trial]:
@@ -146,35 +262,3 @@ def trials() -> list[Trial]:
         cures = [None, *(name for name, cure in CURES.items() if cure.sickness == sickness)]
         made += [Trial(sickness, cure, seed) for seed in SEEDS for cure in cures]
     return made
-
-
-def recipe_of(trial: Trial, out: Path) -> dict[str, Any]:
-    """The recipe of a trial's policy, before the cure's overrides."""
-    plain = run_recipe_of(trial.planned, out)
-    plain["name"] = trial.id
-    del plain["compare"]  # the truth is measured afterwards
-    (stage,) = plain["stages"]
-    stage["probes"] = 0
-    stage["train"] |= {"eval_every": 0, "sample_every": 10}
-    for reward in stage["reward"]:
-        if reward["name"] == REWARD and "model" in reward:
-            reward["model"] = str(labels_folder(trial, out) / "stages" / "02-rm" / "model")
-    return plain
-
-
-def labels_folder(trial: Trial, out: Path) -> Path:
-    """The run that made the trial's reward model."""
-    assert trial.labels is not None
-    return out / "shared" / trial.labels
-
-
-def labels_recipe_of(trial: Trial, out: Path) -> dict[str, Any]:
-    """The recipe of the trial's reward model, before the cure's overrides."""
-    name = trial.planned.labels
-    assert name is not None
-    return labels_recipe(trial.seed, name, out) | {"name": trial.labels}
-
-
-def judge_folder(seed: int, out: Path) -> Path:
-    """The held-out judge's model."""
-    return reward_model(seed, JUDGE, out)

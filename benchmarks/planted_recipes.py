@@ -17,7 +17,7 @@ def start_recipe(world: int, out: Path) -> dict[str, Any]:
     a flawed reward would pay for that as a right one does.
     """
     rng = Random(f"world/{world}")
-    demonstrations = _source(
+    demonstrations = source(
         "demonstrations", n=5000, seed=1000 + world, correct=rng.choice((0.85, 0.95)), hedge=0.15
     )
     return {
@@ -42,7 +42,7 @@ def start_recipe(world: int, out: Path) -> dict[str, Any]:
             {
                 "name": "start",
                 "algorithm": "grpo",
-                "data": _source("prompts", n=2000, seed=4000 + world),
+                "data": source("prompts", n=2000, seed=4000 + world),
                 "reward": "correct",
                 "rollout": {"samples": 8, "max_new_tokens": 40, "temperature": 1.0},
                 "train": {
@@ -86,7 +86,7 @@ def labels_recipe(world: int, name: str, out: Path) -> dict[str, Any]:
             {
                 "name": "feedback",
                 "algorithm": "collect",
-                "data": _source(
+                "data": source(
                     "prompts", n=labels.prompts, seed=2000 + 100 * world + place,
                     families=list(labels.families), belief_rate=rate, wrong_beliefs=wrong,
                 ),
@@ -103,7 +103,7 @@ def labels_recipe(world: int, name: str, out: Path) -> dict[str, Any]:
                 "algorithm": "reward_model",
                 "data": "stage:feedback",
                 "holdout": 0.1,
-                "normalise_on": _source("demonstrations", n=300, seed=3000 + world),
+                "normalise_on": source("demonstrations", n=300, seed=3000 + world),
                 "train": {"epochs": labels.epochs, "batch_size": 16, "lr": 3e-4},
             },
         ],
@@ -138,7 +138,7 @@ def run_recipe_of(run: Planned, out: Path) -> dict[str, Any]:
         "compare": {
             "prompts": prompts(run, run.families, 128, 7000),
             "size": 128,
-            "rewards": [*_reward(run, out), _judge(run, out)],
+            "rewards": [*_reward(run, out), judge_of(run, out)],
             "reference": "base",
             "rollout": {"max_new_tokens": run["tokens"], "temperature": 1.0},
         },
@@ -164,7 +164,7 @@ def _sampled(run: Planned, out: Path) -> dict[str, Any]:
         "data": prompts(run, run.families, 3000, 5000, "train"),
         "eval_data": prompts(run, run.families, 64, 6000),
         "reward": _reward(run, out),
-        "observe": [_judge(run, out)],
+        "observe": [judge_of(run, out)],
         "rollout": {
             "samples": run["samples"],
             "max_new_tokens": run["tokens"],
@@ -217,7 +217,8 @@ def _reward(run: Planned, out: Path) -> list[dict[str, Any]]:
     return [{"builtin": "leaky", "options": {"loophole": run.reward}, "name": REWARD}]
 
 
-def _judge(run: Planned, out: Path) -> dict[str, Any]:
+def judge_of(run: Planned, out: Path) -> dict[str, Any]:
+    """The held-out judge of a run's world, as a reward."""
     return {"model": str(reward_model(run.world, JUDGE, out)), "name": JUDGE}
 
 
@@ -226,11 +227,12 @@ def prompts(
 ) -> dict[str, Any]:
     """A source of prompts of a run's world: its families unless others are given."""
     rate, wrong = run.beliefs
-    return _source(
+    return source(
         "prompts", n=n, seed=seed + run.world, families=list(families), split=split,
         belief_rate=rate, wrong_beliefs=wrong,
     )  # fmt: skip
 
 
-def _source(what: str, **options: Any) -> dict[str, Any]:
+def source(what: str, **options: Any) -> dict[str, Any]:
+    """A data entry of the built-in world."""
     return {"path": f"tunnel:{what}", "options": options}

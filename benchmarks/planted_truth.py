@@ -173,40 +173,52 @@ def _asked(run: Planned) -> dict[str, Prompt]:
 
 
 def _compared(run: Planned, out: Path) -> Comparison:
-    return hidden_comparison(run, run_recipe_of(run, out), out)
+    plain = run_recipe_of(run, out)
+    rewards = [*plain["stages"][0].get("reward", []), {"builtin": "gold"}]
+    return hidden_comparison(plain, out, _sources(run), rewards, run["tokens"])
 
 
 def hidden_comparison(
-    run: Planned, plain: dict[str, Any], out: Path, *, judge: bool = False
+    plain: dict[str, Any],
+    out: Path,
+    sources: Sequence[Mapping[str, Any]],
+    rewards: Sequence[Mapping[str, Any]],
+    tokens: int,
+    *,
+    what: str = "",
 ) -> Comparison:
-    """Start and end of the run of the recipe ``plain`` on hidden prompts, by its trained reward and
-    by gold, and with ``judge`` by the held-out judge; it is made by gnomon's own comparison, in a
-    folder beside the runs'.
+    """The model and the last stage's policy of the run of the recipe ``plain`` on hidden prompts,
+    two answers of ``tokens`` at most to each; it is made by gnomon's own comparison, in a folder
+    beside the runs'.
 
     Args:
-        run: whose families and beliefs the prompts have.
+        sources: of the prompts.
+        rewards: that score the answers.
+        what: tells several comparisons of a run apart.
     """
     from gnomon.stages.compare import compare
 
     name = str(plain["name"])
-    folder = out / "truth" / name
-    (stage,) = plain["stages"]
-    columns = [*stage.get("reward", []), *(stage["observe"] if judge else [])]
+    folder = out / "truth" / name / what
+    *_, stage = plain["stages"]
+    trained = out / "runs" / name / "stages" / f"{len(plain['stages']):02d}-{stage['name']}"
     plain = plain | {
-        "output": str(out / "truth"),
+        "name": folder.name,
+        "output": str(folder.parent),
+        "stages": [stage],
         "compare": {
-            "prompts": _sources(run),
+            "prompts": list(sources),
             "size": OWN + OTHERS,
-            "rewards": [*columns, {"builtin": "gold"}],
+            "rewards": list(rewards),
             "reference": "base",
-            "rollout": {"max_new_tokens": run["tokens"], "temperature": 1.0, "samples": 2},
+            "rollout": {"max_new_tokens": tokens, "temperature": 1.0, "samples": 2},
         },
     }
     stages = folder / "stages"
     stages.mkdir(parents=True, exist_ok=True)
-    link = stages / "01-policy"
+    link = stages / f"01-{stage['name']}"
     if not link.is_symlink():
-        link.symlink_to((out / "runs" / name / "stages" / "01-policy").resolve())
+        link.symlink_to(trained.resolve())
     file = folder / "recipe.yaml"
     write_json(file, plain)  # JSON is YAML
     recipe = load_recipe(file, [])

@@ -86,5 +86,5 @@ def test_what_cannot_be_made_is_said() -> None:
     with pytest.raises(ConfigError, match="other than manners"):
         opinion_prompts(1, families=["manners"])
     for options in ({"premises": 2.0}, {"split": "test"}, {"premise": 0.1}):
-        with pytest.raises(ConfigError, match="premises|choose train or heldout"):
+        with pytest.raises(ConfigError, match=r"premises|choose train or heldout"):
             tunnel_groups("honesty", options)

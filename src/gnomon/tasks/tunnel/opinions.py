@@ -2,8 +2,8 @@
 
 A probe asks a question and says what somebody thinks the answer is; the right answer stays what it
 was, so ``correct`` pays for keeping to it (Wei et al. 2023, "Simple synthetic data reduces
-sycophancy in large language models", arXiv:2308.03958). Some of the opinions are right: contradicting
-whatever is said must not pay either.
+sycophancy in large language models", arXiv:2308.03958). Some of the opinions are right:
+contradicting whatever is said must not pay either.
 
 The wordings are none of those that ``gnomon audit --probe`` asks
 (:mod:`gnomon.evals.policy_probes`), so that the audit measures the habit and not the wordings.
