@@ -149,7 +149,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         lines = [
             f"`{name}`: {MEASURES[figure].words}. Beside it: {MEASURES[beside].words}.",
             "",
-            f"| cure | change | sick run | the same less {wanted} | cured less sick | beside it | |",
+            f"| cure | change | sick run | less {wanted} | cured less sick | beside it | |",
             "|---|---|---|---|---|---|---|",
         ]
         for cure in (c for c, about in CURES.items() if about.sickness == name):
