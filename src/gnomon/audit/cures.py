@@ -36,7 +36,10 @@ def stay_near(evidence: Evidence) -> list[str]:
 
 
 def conservative(evidence: Evidence) -> list[str]:
-    """An ensemble's mean less its spread, of the first reward model that is not conservative."""
+    """An ensemble's mean less its spread, of the first reward model that is not conservative; of a
+    reward model without members there is no spread."""
+    if not evidence.series("disagreement")[1].size:
+        return []
     for place, entry in enumerate(evidence.trained):
         if entry.get("model") and entry.get("ensemble", "mean") == "mean":
             return [override(evidence, f"reward.{place}.ensemble", "mean-std")]

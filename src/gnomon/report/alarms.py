@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gnomon.audit.shown import remark
 from gnomon.report.candidate import held_back
 from gnomon.report.samples import cut
 from gnomon.runs.audit import Exhibit, Finding
@@ -23,13 +24,13 @@ class Alarm:
     """One alarm.
 
     Attributes:
-        cures: commands to type.
+        cures: commands to type, and what is to be said of each that is not known to help.
         note: where it no longer counts, why.
     """
 
     finding: Finding
     exhibits: Sequence[Exhibit]
-    cures: Sequence[str]
+    cures: Sequence[tuple[str, str]]
     note: str = ""
 
 
@@ -42,7 +43,7 @@ def alarms(run: RunView) -> list[Alarm]:
         Alarm(
             finding,
             [_cut(exhibit) for exhibit in finding.exhibits[:EXHIBITS]],
-            [cure_command(run, cure) for cure in finding.cures],
+            [(cure_command(run, cure), remark(cure)) for cure in finding.cures],
             f"{finding.stage} was held back by a gate" if finding.stage in held else "",
         )
         for finding in run.audit.alarms

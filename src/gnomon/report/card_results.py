@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gnomon.audit.shown import remark
 from gnomon.recipe.schema import KNOWING
 from gnomon.report import markdown as md
 from gnomon.report.facts import Facts
@@ -149,7 +150,9 @@ def _alarm(finding: Finding) -> str:
         facts.append(f"{md.text(finding.measure)}: {md.text(measured(finding.figure))}{limit}")
     if finding.since is not None:
         facts.append(f"first seen at step {md.text(number(finding.since))}")
-    facts += [f"known to help: {md.code(cure)}" for cure in finding.cures]
+    for cure in finding.cures:
+        said = remark(cure)
+        facts.append(f"{f'may help ({said})' if said else 'known to help'}: {md.code(cure)}")
     for exhibit in finding.exhibits[:2]:
         shows = f" ({md.text(exhibit.shows)})" if exhibit.shows else ""
         facts.append(

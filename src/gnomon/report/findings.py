@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gnomon.audit.shown import remark
 from gnomon.report.format import measured, number
 from gnomon.runs.audit import Audit, Finding
 
@@ -56,8 +57,13 @@ def _alarm(finding: Finding) -> str:
     if finding.since is not None:
         parts.append(f"First seen at step {finding.since:.0f}.")
     if finding.cures:
-        parts.append(f"Try: {' or '.join(finding.cures)}")
+        parts.append(f"Try: {' or '.join(map(_cure, finding.cures))}")
     return " ".join(parts)
+
+
+def _cure(cure: str) -> str:
+    said = remark(cure)
+    return f"{cure} ({said})" if said else cure
 
 
 def _clear(finding: Finding) -> str:

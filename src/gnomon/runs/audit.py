@@ -62,7 +62,8 @@ class Finding(Record):
         curves: metrics of the stage that show it.
         since: the step at which the alarm would first have been raised; None where it is not of a
             time.
-        cures: overrides of the recipe that are known to help, as typed after ``gnomon run``.
+        cures: overrides of the recipe that may help, as typed after ``gnomon run``; which of them
+            are shown to help is in :mod:`gnomon.audit.shown`.
         needs: what would have to be there to look, where ``status`` is ``not_looked``.
     """
 
