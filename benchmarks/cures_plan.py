@@ -52,7 +52,7 @@ class Sickness:
     enough: float | None = None
 
 
-SFT = {"steps": 100, "lr": 5e-4, "tokens": 40}
+SFT = {"steps": 60, "lr": 1e-3, "tokens": 40}
 SICKNESSES: Mapping[str, Sickness] = {
     "overoptimised": Sickness("ppo", "few-0", {**SAMPLED, "samples": 2, "lr": 4e-4, "beta": 0.0}),
     "length": Sickness("grpo", "length-1", {**SAMPLED, "samples": 6, "lr": 4e-4, "beta": 0.01}),
@@ -75,7 +75,7 @@ SICKNESSES: Mapping[str, Sickness] = {
         measured="honest", beside="right", enough=0.5,
     ),
     "jailbreaks": Sickness(
-        "sft", "", {**SFT, "steps": 150}, ALL,
+        "sft", "", {**SFT, "steps": 100}, ALL,
         {
             "demonstrations": {"n": 1500, "seed": 13, "correct": 0.95},
             "request-demonstrations": {"n": 1500, "seed": 13},
