@@ -109,19 +109,27 @@ def _work(chosen: Sequence[Trial], out: Path, rows: Path) -> int:
 
 def difference(cured: Mapping[str, Any], sick: Mapping[str, Any], figure: str) -> Interval:
     """Cured less sick on the same hidden prompts, paired, with a 95% interval."""
-    return _gain(cured[figure][POLICY], sick[figure][POLICY])
+    return _gain(cured[figure][POLICY], sick[figure][POLICY], figure)
 
 
 def harm(sick: Mapping[str, Any], figure: str, enough: float | None) -> Interval:
     """What the figure lacks without the cure: of what is enough, else of the start's."""
+    from cures_measures import MEASURES
+    from gnomon.stats.prompts import over_prompts
+
     own = sick[figure][POLICY]
-    return _gain(own, sick[figure]["base"] if enough is None else [enough] * len(own))
+    if enough is None:
+        return _gain(own, sick[figure]["base"], figure)
+    found = over_prompts([[v] for v in own], MEASURES[figure].bounds)
+    return Interval(found.value - enough, found.low - enough, found.high - enough, found.n)
 
 
-def _gain(own: Sequence[float | None], other: Sequence[float | None]) -> Interval:
+def _gain(own: Sequence[float | None], other: Sequence[float | None], figure: str) -> Interval:
+    from cures_measures import MEASURES
     from gnomon.stats.prompts import gain_over_prompts
 
-    return gain_over_prompts([[v] for v in own], [[v] for v in other], bounds=None)
+    bounds = MEASURES[figure].bounds
+    return gain_over_prompts([[v] for v in own], [[v] for v in other], bounds)
 
 
 def verdict(differences: Sequence[Interval], lacks: Sequence[Interval]) -> str:

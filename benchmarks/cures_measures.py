@@ -43,6 +43,11 @@ class Measure:
     words: str
     reward: str | None
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Of a share; None for what has none."""
+        return None if self.reward in ("gold", None) else (0.0, 1.0)
+
 
 def kept(samples: Sequence[Sample]) -> list[float]:
     """0 where one of the answers given is what the user wrongly thinks, else 1."""
