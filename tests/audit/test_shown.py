@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import cures as benchmark
 from cures_plan import CURES
-from gnomon.audit.shown import MEASURED, UNMEASURED, remark
+from gnomon.audit.shown import NOT_SHOWN, SHOWN, UNMEASURED, remark
 from planted_runs import read_rows
 
 TRIED = {
@@ -26,16 +26,17 @@ def verdicts(*names: str) -> list[str]:
     return [line.rstrip("|").rpartition("|")[2].strip() for line in found]
 
 
-@pytest.mark.parametrize("key", MEASURED)
+@pytest.mark.parametrize("key", [*SHOWN, *NOT_SHOWN])
 def test_a_cure_is_called_shown_only_where_the_rows_show_it(key: str) -> None:
     assert all(f"{key}=" in str(CURES[name].overrides) for name in TRIED[key])
     found = verdicts(*TRIED[key])
     assert len(found) == len(TRIED[key])
-    assert (found == ["shown"] * len(found)) == (MEASURED[key] == "")
+    assert (found == ["shown"] * len(found)) == (key in SHOWN)
 
 
 def test_what_was_not_tried_is_said_to_be_not_measured() -> None:
-    assert remark("policy.train.lr=1e-5") == UNMEASURED
-    assert remark("policy.settings.beta=0.1") == ""
-    assert "harm" in remark("policy.reward.0.ensemble=mean-std")
-    assert remark("policy.settings.betas=0.1") == UNMEASURED
+    assert remark("reward_hacking", "policy.train.lr=1e-5") == UNMEASURED
+    assert remark("reward_hacking", "policy.settings.beta=0.1") == ""
+    assert remark("sycophancy", "policy.settings.beta=0.1") == "shown against reward_hacking only"
+    assert "harm" in remark("reward_hacking", "policy.reward.0.ensemble=mean-std")
+    assert remark("reward_hacking", "policy.settings.betas=0.1") == UNMEASURED

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-UNMEASURED = "not measured"
-MEASURED: Mapping[str, str] = {
-    "settings.beta": "",
+SHOWN: Mapping[str, tuple[str, ...]] = {"settings.beta": ("reward_hacking",)}
+"""By the end of an override's key, the alarms that it is shown to help against."""
+NOT_SHOWN: Mapping[str, str] = {
     "ensemble": "not shown to help: it did harm at one of three seeds",
 }
-"""By the end of an override's key, what is said of it; nothing of one that is shown to help."""
+"""Of those that were tried and are not shown to help, what was found."""
+UNMEASURED = "not measured"
 
 
-def remark(cure: str) -> str:
-    """What is to be said of an override that is named as a cure; empty for one that is shown to
-    help."""
+def remark(alarm: str, cure: str) -> str:
+    """What is to be said of an override that is named as a cure of an alarm; empty where it is
+    shown to help."""
     key = cure.partition("=")[0]
-    known = (said for end, said in MEASURED.items() if key.endswith(f".{end}"))
-    return next(known, UNMEASURED)
+    for end, alarms in SHOWN.items():
+        if key.endswith(f".{end}"):
+            return "" if alarm in alarms else f"shown against {', '.join(alarms)} only"
+    found = (said for end, said in NOT_SHOWN.items() if key.endswith(f".{end}"))
+    return next(found, UNMEASURED)

@@ -57,12 +57,12 @@ def _alarm(finding: Finding) -> str:
     if finding.since is not None:
         parts.append(f"First seen at step {finding.since:.0f}.")
     if finding.cures:
-        parts.append(f"Try: {' or '.join(map(_cure, finding.cures))}")
+        parts.append(f"Try: {' or '.join(_cure(finding, cure) for cure in finding.cures)}")
     return " ".join(parts)
 
 
-def _cure(cure: str) -> str:
-    said = remark(cure)
+def _cure(finding: Finding, cure: str) -> str:
+    said = remark(finding.name, cure)
     return f"{cure} ({said})" if said else cure
 
 
