@@ -18,6 +18,7 @@ SUITES: Mapping[str, str] = {
     "sycophancy": "gnomon.evals.choices:Sycophancy",
     "behaviour": "gnomon.evals.choices:Behaviour",
     "mt_bench": "gnomon.evals.mt_bench:MTBench",
+    "arena_hard": "gnomon.evals.arena_hard:ArenaHard",
     "hhh": "gnomon.evals.choices:HHH",
     "best_of_n": "gnomon.evals.best_of_n:BestOfN",
     "inspect": "gnomon.evals.inspect_suite:Inspect",

@@ -4,7 +4,7 @@ out as AlpacaEval 2 does."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,19 +13,12 @@ from pydantic import Field
 
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.asking import Unanswered
-from gnomon.evals.items import PROMPT, find_file, prompt_of, rows_of, text_of
-from gnomon.evals.judging import (
-    JudgeSpec,
-    calibration_of,
-    check_spec,
-    described,
-    open_judge,
-    other_version,
-)
-from gnomon.evals.pairs import Pair, orders, text_pair, verdicts
-from gnomon.evals.sampling import SampleOptions
-from gnomon.evals.subject import Stored, Subject, plain
-from gnomon.evals.suite import Files, ItemSuite, Measured, Row, Work
+from gnomon.evals.items import find_file
+from gnomon.evals.judging import calibration_of, other_version
+from gnomon.evals.pairs import Pair, orders, verdicts
+from gnomon.evals.pairwise import Entry, Pairwise, PairwiseOptions, by_category, pair_row
+from gnomon.evals.subject import Subject, plain
+from gnomon.evals.suite import Files, Measured, Row, Work
 from gnomon.evals.verdict_files import (
     Judged,
     is_judged,
@@ -34,28 +27,16 @@ from gnomon.evals.verdict_files import (
     read_judged,
     same_baseline,
 )
-from gnomon.judges.protocol import Judge
-from gnomon.records import Prompt, Response
+from gnomon.records import Prompt
 from gnomon.runs.evals import Calibration
-from gnomon.stats.intervals import Interval, weighted_proportion
+from gnomon.stats.intervals import weighted_proportion
 from gnomon.stats.length_controlled import instruction_difficulty, length_controlled, length_term
 from gnomon.stats.rates import corrected_win_rate
 
-OTHER = ("output", "reference", "output_1", "response")
-"""Names of the answer that a row brings to compare with, where no other model is named."""
 
-
-class WinRateOptions(SampleOptions):
+class WinRateOptions(PairwiseOptions):
     """Options of the suite ``win_rate``."""
 
-    against: str | None = Field(
-        None,
-        description="whom to compare with: a model, or a file of its answers; default: the answer "
-        "that each row brings (`output`, `reference`)",
-    )
-    judge: JudgeSpec = Field(
-        None, description="who compares; not for files that hold verdicts (`preference`)"
-    )
     equal_length: float = Field(
         0.1, gt=0, lt=1, description="answers whose lengths differ by less count as equally long"
     )
@@ -75,19 +56,13 @@ class WinRateOptions(SampleOptions):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """An item: a prompt, and of its answers and their verdict what the file brings."""
+class Rated(Entry):
+    """An item with the verdict on it, where its file holds one."""
 
-    prompt: Prompt
-    other: str | None = None
     judged: Judged | None = None
 
-    @property
-    def id(self) -> str:
-        return self.prompt.id
 
-
-class WinRate(ItemSuite[Entry]):
+class WinRate(Pairwise[Rated]):
     """Compares a model's answers with another's, prompt by prompt.
 
     ``win_rate`` counts ties half; ``length_controlled`` is what is to be expected of answers
@@ -99,71 +74,24 @@ class WinRate(ItemSuite[Entry]):
     title: ClassVar[str] = "win_rate"
     summary: ClassVar[str] = "preferred to another model's answers: raw and length-controlled"
     options_class: ClassVar = WinRateOptions
-    opinion: ClassVar[bool] = True
 
-    def __init__(self, options: Any, base: Path) -> None:
-        super().__init__(options, base)
-        self._judge: Judge | None = None
-        self._against: Subject | None = None
-        self._file: Path | None = None
-        self._entries: list[Entry] | None = None
-        self._theirs: dict[str, Response | Unanswered] = {}
+    def is_judged(self, file: Path) -> bool:
+        return is_judged(file)
 
-    @property
-    def name(self) -> str:
-        against = self.options.against
-        if self.options.name or against is None:
-            return super().name
-        return f"{super().name}-vs-{Path(against).name.split('.')[0]}"
+    def read_judged(self, file: Path) -> list[Rated]:
+        return [Rated(j.prompt, j.other, j) for j in read_judged(file)]
+
+    def entry(self, prompt: Prompt, other: str | None) -> Rated:
+        return Rated(prompt, other)
 
     def check(self) -> None:
-        self.files()
-        for name in self.options.data:
-            file = find_file(name, self.base)
-            if is_judged(file):
-                raise ConfigError(
-                    f"{file} holds verdicts on a model's answers: give it in place of the model, "
-                    f"gnomon eval {name} --suite win_rate"
-                )
-        if self.options.data:
-            check_spec(self.options.judge, "suite win_rate")
+        super().check()
         if self.options.others and self.options.difficulty:
             raise ConfigError("suite win_rate: give others or difficulty, not both")
-        for file in [*self.options.others, *filter(None, [self.options.difficulty])]:
-            find_file(file, self.base)
 
     def files(self) -> list[Path]:
-        given = [*self.options.data, *self.options.others]
-        given += [self.options.difficulty] if self.options.difficulty else []
-        return [find_file(file, self.base) for file in given]
-
-    def facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {}
-        if self.options.judge is not None:
-            version = self.judge.version
-            facts = {"judge": described(self.options.judge), "judge_version": version}
-        if self._against is not None:
-            facts["against_sha256"] = self._against.sha256
-        return facts
-
-    @property
-    def judge(self) -> Judge:
-        """Who compares."""
-        assert self._judge is not None
-        return self._judge
-
-    def prepare(self, subject: Subject) -> None:
-        if self.options.against is not None and self._against is None:
-            self._against = subject.other(self.options.against, self.base)
-        if self.options.judge is not None and self._judge is None:
-            self._judge = open_judge(self.options.judge, self.base, subject)
-        if not self.options.data and isinstance(subject, Stored):
-            self._file = subject.file
-        elif not self.options.data:
-            raise ConfigError(
-                "suite win_rate needs a file of prompts: --data FILE (`prompt` or `instruction`, "
-                "and `output` for the answer to compare with, unless --against is given)"
-            )
+        given = [self.options.difficulty] if self.options.difficulty else []
+        return [*super().files(), *(find_file(file, self.base) for file in given)]
 
     def run(self, subject: Subject, work: Work) -> Measured:
         if self.options.corrected:
@@ -199,77 +127,23 @@ class WinRate(ItemSuite[Entry]):
         if self.options.corrected:
             found.main = "win_rate_corrected"
 
-    # -- items ------------------------------------------------------------------------------------
-
-    def items(self) -> list[Entry]:
-        if self._entries is None:
-            files = [find_file(f, self.base) for f in self.options.data]
-            files = files or [f for f in [self._file] if f is not None]
-            self._entries = [entry for file in files for entry in self._read(file)]
-        return self._entries
-
-    def _read(self, file: Path) -> list[Entry]:
-        if is_judged(file):
-            if self.options.judge is not None or self.options.against is not None:
-                raise ConfigError(f"{file} holds verdicts already: leave out judge and against")
-            return [Entry(j.prompt, j.other, j) for j in read_judged(file)]
-        check_spec(self.options.judge, "suite win_rate")
-        if file == self._file and self._against is None:
-            raise ConfigError(
-                f"{file} holds the answers that are measured, and nothing to compare them with: "
-                "give --against, or --data with other answers (`output`)"
-            )
-        found = []
-        for source, row in rows_of(file, ((*PROMPT, "messages"),)):
-            other = None if self._against is not None else text_of(row, OTHER, source)
-            category = row.get("category") or row.get("dataset")
-            prompt = prompt_of(row, source, category=str(category) if category else None, meta=row)
-            if not (row.get("id") or row.get("uid")):
-                prompt = replace(prompt, id=prompt_id(plain(prompt)))
-            found.append(Entry(prompt, other))
-        return found
-
     # -- verdicts ---------------------------------------------------------------------------------
 
-    def ask(self, subject: Subject, items: Sequence[Entry], work: Work) -> list[Row]:
+    def ask(self, subject: Subject, items: Sequence[Rated], work: Work) -> list[Row]:
         if all(item.judged is not None for item in items):
             return [_judged_row(item.judged) for item in items if item.judged is not None]
-        prompts = [item.prompt for item in items]
-        own = subject.answer(prompts, self.options.ask())
-        others = (
-            [text_pair(i.prompt, "", i.other or "").other for i in items]
-            if self._against is None
-            else self._others(self._against, prompts)
-        )
-        pairs = [
-            mine
-            if isinstance(mine, Unanswered)
-            else theirs
-            if isinstance(theirs, Unanswered)
-            else Pair(prompt, mine.responses[0], theirs)
-            for prompt, mine, theirs in zip(prompts, own, others, strict=True)
-        ]
+        pairs = self.pairs(subject, items)
         found = iter(verdicts(self.judge, [p for p in pairs if isinstance(p, Pair)]))
         return [
             {"error": pair.reason}
             if isinstance(pair, Unanswered)
-            else {**_pair_row(pair), **next(found).row()}
+            else {**pair_row(pair), **next(found).row()}
             for pair in pairs
         ]
 
-    def _others(self, against: Subject, prompts: Sequence[Prompt]) -> list[Response | Unanswered]:
-        """The other model's answers; each prompt is asked once, however often models are measured
-        against it."""
-        new = [prompt for prompt in prompts if prompt.id not in self._theirs]
-        found = against.answer(new, self.options.ask()) if new else []
-        for prompt, answer in zip(new, found, strict=True):
-            one = answer if isinstance(answer, Unanswered) else answer.responses[0]
-            self._theirs[prompt.id] = one
-        return [self._theirs[prompt.id] for prompt in prompts]
-
     # -- figures ----------------------------------------------------------------------------------
 
-    def measure(self, items: Sequence[Entry], rows: Sequence[Row]) -> Measured:
+    def measure(self, items: Sequence[Rated], rows: Sequence[Row]) -> Measured:
         wins = [float(row["score"]) for row in rows]
         clusters = [item.prompt.id.partition("#")[0] for item in items]
         own, other = ([len(str(row[k])) for row in rows] for k in ("own", "other"))
@@ -295,7 +169,7 @@ class WinRate(ItemSuite[Entry]):
             scores,
             main="length_controlled",
             item_score="win_rate",
-            by_category=_by_category(items, wins),
+            by_category=by_category(items, wins),
             notes=[source],
             tokens=sum(int(row.get("tokens", 0)) for row in rows),
             money=sum(float(row.get("money", 0.0)) for row in rows),
@@ -303,7 +177,7 @@ class WinRate(ItemSuite[Entry]):
         self._add_judge(measured, items, rows)
         return measured
 
-    def _add_judge(self, measured: Measured, items: Sequence[Entry], rows: Sequence[Row]) -> None:
+    def _add_judge(self, measured: Measured, items: Sequence[Rated], rows: Sequence[Row]) -> None:
         """Who judged, whom it was against, and how far the order mattered."""
         first = items[0].judged
         measured.against = first.baseline if first else "the file's own answers"
@@ -329,7 +203,7 @@ class WinRate(ItemSuite[Entry]):
             measured.notes += [warning] if warning else []
 
     def _difficulty(
-        self, items: Sequence[Entry], wins: Sequence[float], own: list[int], other: list[int]
+        self, items: Sequence[Rated], wins: Sequence[float], own: list[int], other: list[int]
     ) -> tuple[Any, str]:
         """Each instruction's difficulty, and where it is from; None where nothing says it."""
         if self.options.difficulty:
@@ -358,7 +232,7 @@ class WinRate(ItemSuite[Entry]):
             "AlpacaEval's is from over a hundred"
         )
 
-    def _other_model(self, file: Path, items: Sequence[Entry]) -> tuple[list[float], Any]:
+    def _other_model(self, file: Path, items: Sequence[Rated]) -> tuple[list[float], Any]:
         """Another model's wins and length terms on the same instructions, NaN where it has none."""
         theirs = read_judged(file)
         ours = [item.judged for item in items if item.judged is not None]
@@ -384,24 +258,3 @@ def _judged_row(judged: Judged) -> Row:
     if judged.win is None:
         return {**row, "error": f"{judged.prompt.source}: no preference"}
     return {**row, "score": judged.win}
-
-
-def _pair_row(pair: Pair) -> Row:
-    return {
-        "category": pair.prompt.category,
-        "prompt": plain(pair.prompt),
-        "own": pair.own.text,
-        "other": pair.other.text,
-        "finished": pair.own.finished,
-    }
-
-
-def _by_category(items: Sequence[Entry], wins: Sequence[float]) -> dict[str, dict[str, Interval]]:
-    found: dict[str, list[int]] = {}
-    for i, item in enumerate(items):
-        if item.prompt.category:
-            found.setdefault(item.prompt.category, []).append(i)
-    return {
-        name: {"win_rate": weighted_proportion([wins[i] for i in places])}
-        for name, places in sorted(found.items())
-    }
