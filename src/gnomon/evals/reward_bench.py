@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from gnomon.data.values import RawRow
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.judging import JudgeSpec, described, learned_judge, open_judge
 from gnomon.evals.pairs import Pair, orders, verdicts
+from gnomon.evals.reward_bench_sections import mean_of, section_scores
 from gnomon.evals.subject import Model, Subject, plain
 from gnomon.evals.suite import ItemSuite, Measured, Options, Row, Work
 from gnomon.judges.protocol import Judge
@@ -64,7 +64,9 @@ class RewardBench(ItemSuite[Compared]):
     It reads ``prompt``, ``chosen``, ``rejected`` and ``subset``, and every other preference format
     that a recipe's data may have. Of a reward model the scores are its own; of a policy they are
     its implicit rewards, for which it needs a ``reference``; ``gnomon eval judge`` measures the
-    ``judge`` that is given, in both orders. ``mean_of_subsets`` weighs every subset alike.
+    ``judge`` that is given, in both orders. ``mean_of_subsets`` weighs every subset alike. Where
+    the subsets are RewardBench's, ``section_score`` is the score of its leaderboard, and the one
+    that is shown first (:mod:`gnomon.evals.reward_bench_sections`).
     """
 
     title: ClassVar[str] = "reward_bench"
@@ -172,9 +174,15 @@ class RewardBench(ItemSuite[Compared]):
         scores = {"accuracy": accuracy(range(len(rows)))}
         if len(by_subset) > 1:
             scores["mean_of_subsets"] = mean_of([s["accuracy"] for s in by_subset.values()])
+        sections, notes = section_scores({n: s["accuracy"] for n, s in by_subset.items()})
+        scores |= sections
         scores |= {"better_is_longer": accuracy(longer), "better_is_not_longer": accuracy(other)}
         measured = Measured.of(
-            scores, main="accuracy", item_score="accuracy", by_category=by_subset
+            scores,
+            main="section_score" if "section_score" in sections else "accuracy",
+            item_score="accuracy",
+            by_category=by_subset,
+            notes=notes,
         )
         if self.options.judge is not None and self._judge is not None:
             measured.judge, measured.judge_version = self._judge.name, self._judge.version
@@ -188,16 +196,6 @@ class RewardBench(ItemSuite[Compared]):
         measured.tokens = sum(int(row["tokens"]) for row in rows)
         measured.money = sum(float(row["money"]) for row in rows)
         return measured
-
-
-def mean_of(figures: Sequence[Interval]) -> Interval:
-    """The mean of figures measured apart, each end as far off as theirs added in squares (Zou &
-    Donner 2008)."""
-    k = len(figures)
-    value = sum(f.value for f in figures) / k
-    below = math.sqrt(sum((f.value - f.low) ** 2 for f in figures)) / k
-    above = math.sqrt(sum((f.high - f.value) ** 2 for f in figures)) / k
-    return Interval(value, value - below, value + above, sum(f.n for f in figures))
 
 
 def _subset_of(file: Path) -> str | None:
