@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -80,6 +81,12 @@ def asked_again():
 @task
 def with_tools():
     return Task(sums(2), solver=[use_tools(add()), generate()], scorer=includes())
+
+
+@task
+def forced():
+    return Task(sums(1), solver=[use_tools(add(), tool_choice="any"), generate()],
+                scorer=includes())
 
 
 @task
@@ -201,13 +208,65 @@ def test_a_model_that_grades_itself_is_said(base: Path, tiny_folder: Path) -> No
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("with_tools", r"tools \(add\), and gnomon's engine has no tool calls"),
+        ("forced", r"forces the model to call a tool \(tool_choice\)"),
         ("penalised", "gnomon's engine has no frequency_penalty"),
     ],
 )
 def test_what_the_engine_cannot_do(base: Path, tiny_folder: Path, task: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         measured(f"inspect/tasks.py@{task}", {}, base, scripted(tiny_folder, adder))
+
+
+def caller(prompt: str, place: int) -> str:
+    """Calls add, wrongly first, then rightly, and says what it was told."""
+    after = prompt.split("What is ")[1]
+    if "<tool_call>" not in after:
+        return 'Let me see. <tool_call>{"name": "add", "arguments": {"x": 1}}</tool_call>'
+    if "Again." not in after:
+        number = int(after.split()[0])
+        call = {"name": "add", "arguments": {"x": number, "y": number}}
+        return f"Again. <tool_call>\n{json.dumps(call)}\n</tool_call>"
+    return f"It is {after.rpartition('</tool_call>')[2]}."
+
+
+def roomy(folder: Path) -> Path:
+    """The tiny model with a window of 2048 tokens."""
+    tiny_world.save_tiny(folder)
+    config = folder / "config.json"
+    settings = {**json.loads(config.read_text()), "max_position_embeddings": 2048}
+    config.write_text(json.dumps(settings))
+    return folder
+
+
+def test_tools_are_shown_called_and_answered(base: Path) -> None:
+    asked: list[str] = []
+
+    def answer(prompt: str, place: int) -> str:
+        asked.append(prompt)
+        return caller(prompt, place)
+
+    model = scripted(roomy(base / "tiny"), answer)
+    result, rows = measured("inspect/tasks.py@with_tools", {}, base, model)
+    assert result.scores["includes"] == exact_interval(2, 2), rows
+    last = max(asked, key=len)
+    assert '<tools>\n[{"type": "function", "function": {"name": "add"' in last
+    assert "Let me see. <tool_call>" in last  # as the model wrote it
+    told = last.partition("</tool_call>")[2].partition("Again.")[0]
+    assert "'y' is a required property" in told
+    assert len(asked) == 6
+
+
+def test_a_template_that_knows_no_tools(base: Path) -> None:
+    """It is refused, or tools answer in the user's role where ``calls`` says how they are called."""
+    folder = roomy(base / "tiny")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace(", 'tool'", ""))
+    with pytest.raises(ConfigError, match=r"of tiny knows none.*by calls: hermes, llama or python"):
+        measured("inspect/tasks.py@with_tools", {}, base, scripted(folder, caller))
+    result, _ = measured(
+        "inspect/tasks.py@with_tools", {"calls": "hermes"}, base, scripted(folder, caller)
+    )
+    assert result.scores["includes"] == exact_interval(2, 2)
 
 
 def test_prompts_that_do_not_fit(base: Path, tiny_folder: Path) -> None:

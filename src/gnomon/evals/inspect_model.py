@@ -2,7 +2,8 @@
 
 inspect asks for one answer at a time, from many samples at once; what is asked at the same moment
 goes to the engine together. Answers are kept by the hash of their request, so a killed eval
-continues. What the engine cannot do (tools, images, penalties) is an error that says so.
+continues. What the engine cannot do (images, penalties) is an error that says so; for tools see
+:mod:`gnomon.evals.inspect_tools`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ from inspect_ai.model import (
     StopReason,
     modelapi,
 )
-from inspect_ai.tool import ToolChoice, ToolInfo
+from inspect_ai.tool import ToolCall, ToolChoice, ToolInfo
 
+from gnomon.agents.dialogue import CallFormat
+from gnomon.agents.environment import Tool
 from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, DataError
+from gnomon.evals.inspect_tools import RAW, Talk, own_tools, said_before
 from gnomon.evals.rows import Rows
 from gnomon.evals.subject import request_seed
 from gnomon.records import Message, Prompt
@@ -69,6 +73,7 @@ class Answerer:
         max_new_tokens, temperature: where a task does not say.
         seed: of sampled answers.
         watch: called with (requests answered, requests so far); what it raises stops the eval.
+        calls: how tool calls are written, where the chat template does not say.
 
     Attributes:
         refused: what the engine cannot do, or what stopped it: the eval ends with it.
@@ -82,6 +87,7 @@ class Answerer:
     temperature: float = 0.0
     seed: int = 0
     watch: Callable[[int, int], None] | None = None
+    calls: CallFormat | None = None
     refused: BaseException | None = None
     _asked: set[str] = field(default_factory=set)
     _queue: list[_Waiting] = field(default_factory=list)
@@ -218,39 +224,58 @@ class EngineAPI(ModelAPI):
         answerer = self._answerer
         if answerer.refused is not None:
             raise answerer.refused
+        name = f"{PROVIDER}/{self.model_name}"
         try:
-            if tools:
-                names = ", ".join(tool.name for tool in tools)
-                raise ConfigError(
-                    f"the inspect task gives the model tools ({names}), and gnomon's engine has no "
-                    "tool calls; serve the model behind an OpenAI-compatible endpoint that has, "
-                    "and run the task there with `inspect eval`"
-                )
-            found = await answerer.ask([_message(one) for one in input], config)
+            given = own_tools(tools, tool_choice)
+            talk = self._talk(input, given)
+            turns = (
+                [Message(one.role, one.text) for one in input]
+                if talk is None
+                else talk.turns(input, given)
+            )
+            found = await answerer.ask(turns, config)
         except ConfigError as error:  # the same for every sample
             answerer.refused = error
             raise
-        return _output(f"{PROVIDER}/{self.model_name}", cast(Mapping[str, Any], found.row))
+        row = cast(Mapping[str, Any], found.row)
+        calls = talk.calls(str(row["text"]), given, found.key) if talk is not None else []
+        return _output(name, row, calls, talk)
+
+    def _talk(self, messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> Talk | None:
+        """How tools are called in a conversation; None where there are none.
+
+        Raises:
+            ConfigError: it holds more than text, or tools that the model's template does not know.
+        """
+        for message in messages:
+            _check_text(message)
+        used = any(m.role == "tool" or getattr(m, "tool_calls", None) for m in messages)
+        if not (tools or used):
+            return None
+        answerer = self._answerer
+        return Talk.of(answerer.encoder, answerer.calls, self.model_name)
 
 
-def _message(message: ChatMessage) -> Message:
-    """inspect's turn as gnomon's.
-
-    Raises:
-        ConfigError: it holds more than text.
-    """
+def _check_text(message: ChatMessage) -> None:
     if isinstance(message.content, list):
         other = [part.type for part in message.content if part.type not in ("text", "reasoning")]
         if other:
             raise ConfigError(f"the inspect task shows the model {other[0]}; it reads text alone")
-    if message.role == "tool":
-        raise ConfigError("the inspect task shows the model a tool's answer; it has no tool calls")
-    return Message(message.role, message.text)
 
 
-def _output(model: str, row: Mapping[str, Any]) -> ModelOutput:
-    message = ChatMessageAssistant(content=str(row["text"]), model=model, source="generate")
-    reason = _REASONS[str(row["ended"])]
+def _output(
+    model: str, row: Mapping[str, Any], calls: Sequence[ToolCall], talk: Talk | None
+) -> ModelOutput:
+    text = str(row["text"])
+    said = said_before(text, talk.how) if calls and talk is not None else text
+    message = ChatMessageAssistant(
+        content=said,
+        model=model,
+        source="generate",
+        tool_calls=list(calls) or None,
+        metadata={RAW: text} if calls else None,
+    )
+    reason: StopReason = "tool_calls" if calls else _REASONS[str(row["ended"])]
     asked, tokens = int(row["asked"]), int(row["tokens"])
     return ModelOutput(
         model=model,

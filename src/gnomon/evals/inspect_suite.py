@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -48,6 +48,11 @@ class InspectOptions(Options):
     grader: str | None = Field(
         None, description="the model that grades (inspect's role `grader`): openai/gpt-5, say"
     )
+    calls: Literal["hermes", "llama", "python"] | None = Field(
+        None,
+        description="how the model writes tool calls, where its chat template knows no tools; "
+        "default: as the template writes them",
+    )
     score: str | None = Field(None, description="the score to show first")
     higher_is_better: bool = Field(True, description="false where that score measures harm")
 
@@ -69,7 +74,7 @@ class Inspect(Suite):
     """
 
     title: ClassVar[str] = "inspect"
-    summary: ClassVar[str] = "a task of inspect_ai: judged, agentic (without tools), safety"
+    summary: ClassVar[str] = "a task of inspect_ai: judged, agentic, safety"
     options_class = InspectOptions
 
     @property
@@ -149,6 +154,7 @@ class Inspect(Suite):
             options.temperature,
             options.seed,
             watch=work.progress,
+            calls=options.calls,
         )
         logs = work.folder / "inspect"
         make_folder(logs)
