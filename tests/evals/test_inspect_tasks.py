@@ -257,7 +257,7 @@ def test_tools_are_shown_called_and_answered(base: Path) -> None:
 
 
 def test_a_template_that_knows_no_tools(base: Path) -> None:
-    """It is refused, or tools answer in the user's role where ``calls`` says how they are called."""
+    """It is refused, or tools answer as the user does where ``calls`` says how they are called."""
     folder = roomy(base / "tiny")
     template = folder / "chat_template.jinja"
     template.write_text(template.read_text().replace(", 'tool'", ""))
