@@ -121,6 +121,20 @@ def test_a_gate_says_which_figure_decided(run: Path) -> None:
     assert "lower end counts" in text
 
 
+def test_the_card_is_of_the_policy_that_is_kept(run: Path) -> None:
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    (run / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "on_fail": "previous"}))
+    text = run_card(run)
+    assert "| made by | sft (sft), unused (dpo) |" in section(text, "What it is")
+    assert (
+        "A gate held `grpo` back; this model is kept in its place: the lower end is below" in text
+    )
+    own = run_card(run, "grpo")
+    assert "A gate held this model back; `unused` is kept in its place: the lower end" in own
+    (run / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "on_fail": "stop"}))
+    assert "held" not in run_card(run).partition("\n## ")[0]
+
+
 def test_judges_have_version_rules_and_calibration(run: Path) -> None:
     text = section(run_card(run), "Labellers and judges")
     assert "AI judge" in text

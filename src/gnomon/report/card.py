@@ -13,6 +13,7 @@ from pathlib import Path
 from gnomon.files import write_text
 from gnomon.recipe.card import CardSpec
 from gnomon.report import markdown as md
+from gnomon.report.candidate import candidate, gate_places, held_back
 from gnomon.report.card_data import data_section, judge_kind, judges_section
 from gnomon.report.card_results import audit_section, evals_section, gates_section
 from gnomon.report.card_training import compute_section, training_section
@@ -77,6 +78,7 @@ def _opening(facts: Facts) -> str:
     lines = [f"{made} in the run {md.code(facts.run.name)}, from its records alone."]
     if facts.subject is None:
         lines.append("**No stage of the run has left a model.**")
+    lines += _held_back(facts)
     unfinished = [view for view in facts.stages if view.info.status != "done"]
     if unfinished:
         states = ", ".join(f"{md.text(v.name)} is {md.text(v.info.status)}" for v in unfinished)
@@ -85,6 +87,23 @@ def _opening(facts: Facts) -> str:
         names = ", ".join(dict.fromkeys(md.text(finding.name) for finding in facts.alarms))
         lines.append(f"**Its audit is alarmed: {names}; see Failures found.**")
     return "\n".join(lines)
+
+
+def _held_back(facts: Facts) -> Iterator[str]:
+    """Which models a gate held back, and why: this one, or those that this one is kept in place
+    of."""
+    run, own = facts.run, "" if facts.subject is None else facts.subject.name
+    back = held_back(run)
+    for name in (view.name for view in run.stages if view.name in back):
+        failed = [r for r in run.gates.all() if r.stage in gate_places(run, name) and r.stage]
+        told = [md.text(r.text or r.condition) for r in failed if r.passed is not True]
+        why = f": {'; '.join(told)}" if told else ""
+        if name == own:
+            kept = candidate(run)
+            instead = f"{md.code(kept)} is" if kept else "the model that the run started from is"
+            yield f"**A gate held this model back; {instead} kept in its place{why}**"
+        elif own == candidate(run):
+            yield f"**A gate held {md.code(name)} back; this model is kept in its place{why}**"
 
 
 def _what(facts: Facts) -> str:

@@ -18,7 +18,7 @@ from gnomon.errors import DataError
 from gnomon.files import first_line, read_object
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.card import CardSpec, SourceCard
-from gnomon.report.candidate import candidate, gate_places
+from gnomon.report.candidate import candidate, gate_places, held_back
 from gnomon.report.compute import AVERAGE
 from gnomon.runs.audit import Audit, Finding, GateResult, Gates
 from gnomon.runs.evals import Calibration, EvalResult
@@ -176,8 +176,8 @@ def facts_of(run: RunView, stage: str | None = None, stated: CardSpec | None = N
     """The records about one of the models of a run that was read.
 
     Args:
-        stage: whose model; by default the last stage's that left a policy, else the last's that
-            left a model.
+        stage: whose model; by default the last policy that no gate held back (the last of all
+            where each was), else the last stage's that left a model.
         stated: what a file of statements says, in place of the recipe's ``card``.
 
     Raises:
@@ -226,7 +226,8 @@ def _subject(run: RunView, stage: str | None, kinds: Mapping[str, str]) -> Stage
         return run.stages[names.index(stage)]
     made = [view for view in run.stages if kinds[view.name]]
     policies = [view for view in made if kinds[view.name] == POLICY]
-    last = policies or made
+    back = held_back(run)
+    last = [view for view in policies if view.name not in back] or policies or made
     return last[-1] if last else None
 
 
