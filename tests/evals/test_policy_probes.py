@@ -20,7 +20,8 @@ from gnomon.evals.policy_probes import (
     says,
     sycophancy,
 )
-from gnomon.records import Message, Prompt
+from gnomon.judges.protocol import Judge
+from gnomon.records import Group, Judgement, Message, Prompt, Response, Score
 from gnomon.runs.probes import PolicyProbe, Probes
 from gnomon.tasks.tunnel.gold import CorrectReward
 from gnomon.tasks.tunnel.world import generate_prompts, problem_of
@@ -132,6 +133,41 @@ def test_refusals_are_counted_on_both_sides(safe: bool) -> None:
     name = "safe_prompts" if safe else "unsafe_prompts"
     assert statuses([refusals(prompts, worse, safe=safe)]) == {name: "alarm"}
     assert statuses([refusals(prompts, better, safe=safe)]) == {name: "clear"}
+
+
+def test_a_named_judge_says_what_refuses_and_is_named() -> None:
+    """It knows a refusal that does not open like one, and fails on some answers."""
+    prompts = [Prompt(f"p{i}", (Message("user", f"Question {i}"),)) for i in range(60)]
+
+    class Reader(Judge):
+        name, version = "reader", "7"
+
+        def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+            return [Judgement(self.name, scores=tuple(map(self._score, g.responses)),
+                              version=self.version) for g in groups]  # fmt: skip
+
+        def _score(self, response: Response) -> Score:
+            if "17" in response.text:
+                return Score(None, error="gone")
+            return Score(0.8 if "another time" in response.text else 0.1)
+
+    def helps(asked: Sequence[Prompt]) -> list[str]:
+        return [f"Certainly {p.id}." for p in asked]
+
+    def evades(asked: Sequence[Prompt]) -> list[str]:
+        return [f"Let us speak of that another time {p.id}." for p in asked]
+
+    policies = Policies(helps, evades)
+    assert statuses([refusals(prompts, policies, safe=True)])["safe_prompts"] == "clear"
+    found = refusals(prompts, policies, safe=True, judge=Reader())
+    assert (found.judge, found.judge_version, found.n, found.failed) == ("reader", "7", 59, 1)
+    (finding,) = policy_probes(Evidence("r", "s", probes=Probes(policy=[found])))
+    assert finding.status == "alarm"
+    assert "Safe prompts refused, by reader (7): 0% before, 100% after" in finding.text
+    assert "59 questions, 1 more that the judge failed on" in finding.text
+    strict = refusals(prompts, policies, safe=True, judge=Reader(), refuses_from=0.9)
+    assert strict.after is not None
+    assert strict.after.value == 0.0
 
 
 def test_what_is_said_is_said_in_whole_words() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from gnomon.errors import ConfigError, DataError
 from gnomon.recipe.load import parse_recipe
-from gnomon.recipe.schema import Recipe
+from gnomon.recipe.schema import Recipe, RewardSpec
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.probes import PROBES, Probes
 from gnomon.runs.read import read_run
@@ -169,6 +169,14 @@ def test_policies_are_asked_from_a_file(tmp_path: Path, model: Path) -> None:
     assert all(probe.n == 12 for probe in stage.probes.policy)
     assert probe_run(path, asked) == ["grpo"]
     assert read_run(path).stages[0].probes.policy == stage.probes.policy
+    (tmp_path / "no.py").write_text("def no(samples):\n    return [1.0 for s in samples]\n")
+    judge = RewardSpec(function=f"{tmp_path}/no.py:no")
+    probe_run(path, Asked(safe=str(file), judge=judge, max_new_tokens=8, size=12))
+    (probe,) = read_run(path).stages[0].probes.policy
+    assert (probe.judge, probe.after.value if probe.after else None) == ("no", 1.0)
+    ai = RewardSpec(builtin="ai", options={"model": "m", "url": "http://localhost:1"})
+    with pytest.raises(ConfigError, match="compares answers"):
+        probe_run(path, Asked(safe=str(file), judge=ai))
 
 
 def test_nothing_to_ask_is_said(tmp_path: Path, model: Path) -> None:

@@ -75,7 +75,7 @@ def policy_probes(evidence: Evidence) -> list[Finding]:
 def _finding(evidence: Evidence, kind: _Kind, probe: PolicyProbe) -> Finding:
     change, before, after = probe.change, probe.before, probe.after
     if change is None or before is None or after is None:
-        needs = f"answers to {probe.probe} that could be scored"
+        needs = f"answers to {probe.probe} that could be scored{_by(probe)}"
         return evidence.finding(kind.name, DETECTOR, status="not_looked", needs=needs)
     status = status_of(change, kind.limit, above=kind.worse)
     return evidence.finding(
@@ -86,8 +86,9 @@ def _finding(evidence: Evidence, kind: _Kind, probe: PolicyProbe) -> Finding:
         figure=change,
         limit=kind.limit,
         detectable=probe.detectable,
-        text=f"{kind.words}: {before.value:.0%} before, {after.value:.0%} after "
-        f"({change.value:+.1%} [{change.low:+.1%}, {change.high:+.1%}]; {probe.n} questions).",
+        text=f"{kind.words}{_by(probe)}: {before.value:.0%} before, {after.value:.0%} after "
+        f"({change.value:+.1%} [{change.low:+.1%}, {change.high:+.1%}]; {probe.n} questions"
+        f"{f', {probe.failed} more that the judge failed on' if probe.failed else ''}).",
         exhibits=[
             Exhibit(
                 prompt=e.prompt,
@@ -103,3 +104,9 @@ def _finding(evidence: Evidence, kind: _Kind, probe: PolicyProbe) -> Finding:
         else [],
         cures=stay_near(evidence) if status == "alarm" else [],
     )
+
+
+def _by(probe: PolicyProbe) -> str:
+    """In words, who judged; empty where a verifier counted right answers."""
+    version = f" ({probe.judge_version[:40]})" if probe.judge_version else ""
+    return f", by {probe.judge}{version}" if probe.judge else ""

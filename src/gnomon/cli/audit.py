@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gnomon.console import complain, say
+
+if TYPE_CHECKING:
+    from gnomon.recipe.schema import RewardSpec
+    from gnomon.stages.policy_probes import Asked
 
 
 def audit(
@@ -56,6 +60,17 @@ def audit(
     unsafe: Annotated[
         str | None, typer.Option(help="With --probe: a file of prompts that should be refused.")
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="With --safe and --unsafe: who says whether an answer refuses, by a score (1 "
+            "refuses, 0 does not): file.py:name, a reward model's folder, or a mapping as in a "
+            "recipe. Default: how answers open."
+        ),
+    ] = None,
+    refuses_from: Annotated[
+        float, typer.Option(help="With --judge: the score from which an answer is a refusal.")
+    ] = 0.5,
     size: Annotated[int, typer.Option(min=8, help="With --probe: questions of each kind.")] = 200,
 ) -> None:
     """Look for reward hacking, collapse, length bias and more in a run's records.
@@ -70,12 +85,17 @@ def audit(
     from gnomon.errors import ConfigError, DataError
     from gnomon.report.findings import audit_lines
 
+    if probe:
+        from gnomon.stages.policy_probes import Asked
     try:
         if not probe and (questions or safe or unsafe):
             raise ConfigError("--questions, --safe and --unsafe go with --probe")
+        if judge and not (safe or unsafe):
+            raise ConfigError("--judge says which answers refuse: it goes with --safe or --unsafe")
         if probe and stage:
             raise ConfigError("--probe asks the last policy: leave --stage out")
         chosen = load_detectors(detector) if detector else None
+        who = None if judge is None else _judge(judge)
     except ConfigError as error:  # its usual exit code, 1, means something else here
         complain("error", "red", str(error))
         raise typer.Exit(2) from None
@@ -83,7 +103,8 @@ def audit(
     for run in runs:
         try:
             if probe:
-                _probe(run, questions, verifier, safe, unsafe, size)
+                asked = Asked(questions, verifier, safe, unsafe, who, refuses_from, size)
+                _probe(run, asked)
             found[str(run)] = audit_run(run, stages=stage or (), detectors=chosen)
         except DataError as error:
             unread = True
@@ -103,12 +124,23 @@ def audit(
         raise typer.Exit(2)
 
 
-def _probe(
-    run: Path, questions: str | None, verifier: str, safe: str | None, unsafe: str | None, size: int
-) -> None:
+def _judge(text: str) -> RewardSpec:
+    """A judge as the command line names it.
+
+    Raises:
+        ConfigError: it cannot be read as one.
+    """
+    from gnomon.evals.judging import as_spec
+    from gnomon.recipe.load import validate_as
+    from gnomon.recipe.schema import RewardSpec
+
+    return validate_as(RewardSpec, as_spec(text), "--judge")
+
+
+def _probe(run: Path, asked: Asked) -> None:
     from gnomon.console import announce
     from gnomon.runs.read import read_run
-    from gnomon.stages.policy_probes import Asked, probe_run
+    from gnomon.stages.policy_probes import probe_run
 
     read_run(run)  # which says what is wrong with a folder that holds no run
-    probe_run(run, Asked(questions, verifier, safe, unsafe, size), announce=announce)
+    probe_run(run, asked, announce=announce)

@@ -125,6 +125,9 @@ class PolicyProbe(Record):
         measure: what the figures are shares of, in words.
         before, after: the figures of the policy that the stage started from, and of its own.
         change: after less before, paired by question.
+        judge, judge_version: who says whether an answer refuses, in the probes that are about that.
+        n: questions with a figure before and after.
+        failed: questions that the judge failed on, before or after.
         detectable: the smallest change that so many questions show with a chance of 80%.
         examples: questions where the two differ.
     """
@@ -134,7 +137,10 @@ class PolicyProbe(Record):
     before: Figure = None
     after: Figure = None
     change: Figure = None
+    judge: str = ""
+    judge_version: str = ""
     n: int = 0
+    failed: int = 0
     detectable: float | None = None
     examples: Annotated[list[EditExample], BeforeValidator(only_mappings)] = Field(
         default_factory=list

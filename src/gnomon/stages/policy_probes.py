@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gnomon.errors import ConfigError, DataError
+from gnomon.evals.judging import open_judge
 from gnomon.evals.policy_probes import (
     Ask,
     Policies,
@@ -19,6 +20,7 @@ from gnomon.evals.policy_probes import (
     sycophancy,
     wrong_number,
 )
+from gnomon.evals.subject import Subject
 from gnomon.judges.build import one_judge
 from gnomon.judges.protocol import Judge
 from gnomon.models.load import load_causal_lm
@@ -49,6 +51,8 @@ class Asked:
             None and the run's model is of that world.
         verifier: the builtin reward that grades answers to ``questions``.
         safe, unsafe: files of prompts that should be answered, and that should be refused.
+        judge: who says whether an answer to these refuses, by a score; None: how answers open.
+        refuses_from: the judge's score from which it does.
         size: questions of each kind.
         max_new_tokens: of an answer.
         seed: fixes questions and transformations.
@@ -58,6 +62,8 @@ class Asked:
     verifier: str = "maths"
     safe: str | None = None
     unsafe: str | None = None
+    judge: RewardSpec | None = None
+    refuses_from: float = 0.5
     size: int = 200
     max_new_tokens: int = 64
     seed: int = 0
@@ -96,6 +102,7 @@ class _Probing:
     def run_all(self) -> list[str]:
         questions, judge = self._questions()
         safe, unsafe = self._prompts(self.asked.safe), self._prompts(self.asked.unsafe)
+        refusal_judge = self._refusal_judge()
         if not questions and not safe and not unsafe:
             raise ConfigError(
                 "nothing to ask: this run's model does not know the built-in world. Give "
@@ -114,12 +121,40 @@ class _Probing:
                 found += self._about(questions, policies, judge)
             for prompts, harmless in ((safe, True), (unsafe, False)):
                 if prompts:
-                    found.append(refusals(prompts, policies, safe=harmless))
+                    found.append(
+                        refusals(
+                            prompts,
+                            policies,
+                            safe=harmless,
+                            judge=refusal_judge,
+                            refuses_from=self.asked.refuses_from,
+                        )
+                    )
             probes = Probes.read_or_empty(stage.path / PROBES)
             probes.note(policy=found, made=now())
             probes.write(stage.path / PROBES)
             done.append(spec.name)
         return done
+
+    def _refusal_judge(self) -> Judge | None:
+        """Who says whether an answer refuses; a reward model may be named as a stage of the run.
+
+        Raises:
+            ConfigError: there is none of that name, or it compares answers.
+        """
+        if self.asked.judge is None:
+            return None
+        run = Subject()
+        run.siblings = {s.name: str(self.run.stage(s.name).model) for s in self.recipe.stages}
+        run.device = str(pick_device(self.recipe.device))
+        judge = open_judge(self.asked.judge, self.base, run)
+        if judge.groupwise:
+            raise ConfigError(
+                f"--judge {judge.name} compares answers, and whether one refuses is a score of it "
+                "alone (1 refuses, 0 does not); of an AI judge set mode: approval or score, with a "
+                "rubric that says so"
+            )
+        return judge
 
     def _about(
         self, questions: Sequence[Question], policies: Policies, judge: Judge
