@@ -187,13 +187,12 @@ def test_only_what_was_not_trained_on_and_no_truth_is_evidence(run, column, kind
     assert worse == ("hold" if column == "rm" else "not shown")
 
 
-def test_a_held_out_verifier_is_evidence_once_its_probes_are_clear(run):
+def test_probes_of_the_trained_reward_say_nothing_of_a_held_out_verifier(run):
     better = _compared(run, json=UP)
     assert answer(_clear(better)).kind == "not shown"
     probed = Finding(name="reward_hacking", detector="invariance", stage="ppo", status="clear")
-    assert answer(_audited(better, probed)).kind == "ship"
-    unsure = probed.model_copy(update={"status": "unclear"})
-    assert answer(_audited(better, unsure, _finding("clear"))).kind == "not shown"
+    assert answer(_audited(better, probed)).kind == "not shown"
+    assert any("gnomon eval --suite questions" in r.text for r in answer(better).reasons)
 
 
 @pytest.mark.parametrize(("labels", "kind"), [(49, "not shown"), (50, "ship")])

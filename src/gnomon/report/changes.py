@@ -14,9 +14,6 @@ from gnomon.runs.evals import EvalResult, calibrations_of
 from gnomon.runs.read import RunView
 from gnomon.stats.intervals import Interval
 
-PROBES = ("invariance", "probes")
-"""Detectors that ask a reward again about edited answers."""
-
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -86,13 +83,13 @@ def calibrated(run: RunView, result: EvalResult) -> bool:
 
 
 def _columns(run: RunView, model: str) -> Iterator[Change]:
-    """Columns of the comparison by judges and verifiers that nothing was trained on."""
+    """Columns of the comparison by judges that nothing was trained on."""
     view = run.comparison
     if model not in view.models or view.reference in ("", model):
         return
     for place, (column, kind) in enumerate(column_kinds(run).items()):
         figure = view.row(model).value(place)
-        if figure is None or not counts(run, model, column, kind):
+        if figure is None or not counts(run, column, kind):
             continue
         gap = view.difference(place, model, view.reference)
         yield Change(
@@ -104,17 +101,13 @@ def _columns(run: RunView, model: str) -> Iterator[Change]:
         )
 
 
-def counts(run: RunView, model: str, column: str, kind: Kind) -> bool:
-    """Whether a column is evidence for or against a model."""
-    if kind == "verifier":
-        return _probes_clear(run, model)
+def counts(run: RunView, column: str, kind: Kind) -> bool:
+    """Whether a column is evidence for or against a model.
+
+    A verifier's is not: it may have the loophole that the trained reward has, and a stage's probes
+    ask the trained reward, which says nothing of another one's loopholes.
+    """
     if kind == "asked":
         name = column.replace(" ", "_")
         return any(c.judge == name and c.opens_gates for c in run.calibrations)
     return kind == "judge"
-
-
-def _probes_clear(run: RunView, model: str) -> bool:
-    found = run.audit.findings if run.audit is not None else []
-    asked = [f for f in found if f.stage == model and f.detector.startswith(PROBES)]
-    return any(f.status == "clear" for f in asked) and not any(f.status == "alarm" for f in asked)

@@ -10,10 +10,9 @@
 **ship** where nothing does, every stage is done, and something that the policy was not trained on
 speaks for it:
 
-- gates on an eval, a held-out judge, a held-out verifier or a capability were set, and all the
-  recipe's gates opened, or
-- an eval, a held-out judge, a calibrated win rate, or a held-out verifier whose probes are clear
-  improved beyond its interval,
+- gates on an eval, a held-out judge or a capability were set, and all the recipe's gates opened,
+  or
+- an eval, a held-out judge or a calibrated win rate improved beyond its interval,
 
 and the audit looked at the policy (for reward hacking, where a reward was optimised) and found
 nothing. A gate on what training costs (KL, length, loss) keeps a model from shipping and never
@@ -200,7 +199,7 @@ def _opened(run: RunView) -> list[Reason]:
 
 def _tells(run: RunView, result: GateResult) -> bool:
     """Whether a gate asks for what the policy was not trained on, and that no simulation knows: an
-    eval, a capability, a held-out judge or verifier."""
+    eval, a capability or a held-out judge."""
     try:
         gate = parse_gate(result.condition)
     except ValueError:  # of another version
@@ -216,7 +215,7 @@ def _tells(run: RunView, result: GateResult) -> bool:
     name = gate.metric.removeprefix("gain/")
     column = column_kinds(run).get(name.replace("_", " "))
     kind = metric_kind(run, model, gate.metric) if column is None else column
-    return counts(run, model, name, kind)
+    return counts(run, name, kind)
 
 
 def _looked(run: RunView) -> list[Reason]:
@@ -282,5 +281,6 @@ _NO_EVIDENCE = {
     "trained": "what it was trained on, so it shows that training worked and nothing else",
     "judge": "a judge it was not trained on, and no change beyond the interval",
     "asked": "no evidence before people vouch for the judge (gnomon calibrate)",
-    "verifier": "no evidence before its probes are clear (gnomon audit)",
+    "verifier": "no evidence by itself, since it may share the trained reward's loopholes, which "
+    "nobody has probed it for; an eval on other questions is (gnomon eval --suite questions)",
 }
