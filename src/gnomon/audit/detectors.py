@@ -49,6 +49,7 @@ DETECTORS: Mapping[str, str] = {
     "lost_wins": "gnomon.audit.evals:lost_wins",
     "foreign_prompts": "gnomon.audit.reward_model:foreign_prompts",
     "held_out_comparisons": "gnomon.audit.reward_model:held_out_comparisons",
+    "reward_model_drift": "gnomon.audit.reward_drift:reward_model_drift",
     "spotcheck": "gnomon.audit.spotcheck:spotcheck",
 }
 """Import paths by name."""

@@ -153,6 +153,11 @@ LIMITS: Mapping[str, Limit] = {
         "between the accuracy where the better answer is the longer and where it is the shorter; "
         "labels that prefer the longer a little make a small gap",
     ),
+    "reward_model_drift": Limit(
+        0.4,
+        "two reward models that are right in three of four pairs, and whose errors have nothing to "
+        "do with each other, disagree in 0.375 of them; not tuned on runs",
+    ),
     "spotcheck": Limit(
         0.5,
         "a reward that knows nothing of what people want is right half of the time; people who "
