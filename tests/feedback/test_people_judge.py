@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,9 +29,10 @@ from gnomon.feedback.people_judge import PeopleJudge
 from gnomon.feedback.records import Item, Label
 from gnomon.feedback.store import Store
 from gnomon.judges.build import one_judge
-from gnomon.judges.protocol import judged
+from gnomon.judges.protocol import is_skipped, judged
 from gnomon.recipe.schema import RewardSpec
-from gnomon.records import Cost, Group, Message, Prompt, Response
+from gnomon.records import Cost, Group, Message, Prompt, Response, Score
+from gnomon.training.sampled import failures
 
 ASK = Prompt("p", (Message("user", "which?"),), meta={"answer": "x"})
 
@@ -154,7 +156,12 @@ def test_what_everyone_skips_is_compared_by_nobody(ask: Any) -> None:
     said(rated, "ann", alphabet, kind="skip", ranks=())
     (nothing,) = judged(rated, groups)
     assert all(score.value is None for score in nothing.scores)
-    assert "nobody judged it" in str(nothing.scores[0].error)
+    assert is_skipped(nothing.scores[0].error)
+    failed = replace(nothing, scores=(Score(None, error="down"), Score(1.0)))
+    rollouts: Any = [SimpleNamespace(scores=j.scores) for j in (nothing, failed)]
+    assert failures(rollouts) == (["down"], 2)  # what was skipped has not failed
+    errors, total = failures(rollouts[:1])
+    assert len(errors) == total == 2  # nothing else is left
 
 
 def test_what_was_taken_back_was_paid_too(ask: Any) -> None:

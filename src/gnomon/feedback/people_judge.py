@@ -25,7 +25,7 @@ from gnomon.errors import DataError, Pending, RunError
 from gnomon.feedback.records import Item, Label
 from gnomon.feedback.verdicts import Verdict, lacking, verdicts
 from gnomon.files import make_folder
-from gnomon.judges.protocol import Judge
+from gnomon.judges.protocol import SKIPPED, Judge
 from gnomon.recipe.load import validate_as
 from gnomon.recipe.spec import Spec
 from gnomon.records import Comparison, Cost, Group, Judgement, Prompt, Response, Score
@@ -295,8 +295,7 @@ class PeopleJudge(Judge):
 
 
 def _score(value: float | None) -> Score:
-    missing = "nobody judged it: all who were asked skipped it"
-    return Score(value, error=missing if value is None else None)
+    return Score(value, error=SKIPPED if value is None else None)
 
 
 def _short_hash(text: str) -> str:

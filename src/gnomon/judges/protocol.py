@@ -15,8 +15,15 @@ from gnomon.records import Comparison, Cost, Group, Judgement, Prompt
 from gnomon.records import Score as Score
 from gnomon.usercode import explain, is_interrupt, settled
 
+SKIPPED = "nobody judged it: all who were asked skipped it"
+"""In place of a score that people did not want to give, which is no failure of the judge."""
 LARGEST = 1e18
 """The largest reward that can be trained on: float32 holds its square, and sums of such squares."""
+
+
+def is_skipped(error: str | None) -> bool:
+    """Whether a score's error, whoever's name is before it, says that people skipped it."""
+    return error is not None and error.endswith(SKIPPED)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from gnomon.algorithms.sampled_pairs import ranks_from_rewards
 from gnomon.data.values import Skipped
 from gnomon.errors import ConfigError, RunError, RunStopped
 from gnomon.files import make_folder, write_text
-from gnomon.judges.protocol import Judge, judged
+from gnomon.judges.protocol import Judge, is_skipped, judged
 from gnomon.judges.tally import Tally, Totals, added
 from gnomon.models.counting import TokenCounts
 from gnomon.models.load import LoadedModel
@@ -40,6 +40,7 @@ from gnomon.training.sampled import SAMPLER, Sampling
 from gnomon.training.watch import Stop
 
 FIX = "fix the judge"
+ASK_OTHERS = "ask others, or leave it out"
 
 
 def written(completions: Sequence[Completion]) -> int:
@@ -190,7 +191,8 @@ class Collector:
         """The group as it was judged: with ranks where those say it all, else the comparisons."""
         errors = [score.error for score in judgement.scores if score.error is not None]
         if errors:
-            return left_out(group, errors[0], FIX)
+            skipped = all(map(is_skipped, errors))
+            return left_out(group, errors[0], ASK_OTHERS if skipped else FIX)
         values = [score.value for score in judgement.scores if score.value is not None]
         # of several labellers the one whose turn it was
         who = judgement.judge if judgement.judge != self.judge.name else None

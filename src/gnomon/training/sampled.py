@@ -26,6 +26,7 @@ from gnomon.algorithms.rollouts import (
 )
 from gnomon.data.batch import Sampler, epoch_order
 from gnomon.errors import ConfigError, RewardsFailedError
+from gnomon.judges.protocol import is_skipped
 from gnomon.judges.tally import Tally
 from gnomon.models.counting import TokenCounts
 from gnomon.recipe.training import MonitorSpec
@@ -252,7 +253,7 @@ class SampledSource:
     # -- what is wrong with rewards ---------------------------------------------------------------
 
     def _check_errors(self, rollouts: Sequence[Rollout], iteration: int) -> None:
-        failed, total = _failures(rollouts)
+        failed, total = failures(rollouts)
         allowed = self.played.max_reward_errors
         if len(failed) == total or len(failed) > allowed * total:
             raise RewardsFailedError(
@@ -263,7 +264,7 @@ class SampledSource:
 
     def _check_held_out_errors(self, rollouts: Sequence[Rollout]) -> None:
         """Stop where no held-out reward is left; say so where the mean is over too few of them."""
-        failed, total = _failures(rollouts)
+        failed, total = failures(rollouts)
         if len(failed) == total:
             raise RewardsFailedError(
                 f"the evaluation: all {total} rewards of the held-out prompts failed. "
@@ -306,10 +307,12 @@ def sampled_tokens(rollouts: Iterable[Rollout]) -> TokenCounts:
     return counts
 
 
-def _failures(rollouts: Sequence[Rollout]) -> tuple[list[str], int]:
-    """What went wrong with the rewards that failed, and how many rewards there are."""
-    failed = [s.error for r in rollouts for s in r.scores if s.error is not None]
-    return failed, sum(len(r.scores) for r in rollouts)
+def failures(rollouts: Sequence[Rollout]) -> tuple[list[str], int]:
+    """What went wrong with the rewards that failed, and how many rewards there are. What people
+    skipped has not failed, unless nothing else is left."""
+    errors = [s.error for r in rollouts for s in r.scores]
+    asked = [error for error in errors if not is_skipped(error)] or errors
+    return [error for error in asked if error is not None], len(asked)
 
 
 def _what_to_do(first: str) -> str:
