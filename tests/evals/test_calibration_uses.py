@@ -9,6 +9,7 @@ import pytest
 from evals_world import Speaker, write
 
 from gnomon.errors import ConfigError
+from gnomon.evals.calibration import write_calibration
 from gnomon.evals.evaluate import evaluate
 from gnomon.evals.table import make_suite
 from gnomon.runs.evals import Calibration, EvalResult
@@ -54,10 +55,25 @@ def test_a_calibrated_judges_win_rate_is_corrected(folder: Path) -> None:
 
 def test_what_a_calibration_warns_of_is_in_the_notes(folder: Path) -> None:
     version = measure(folder).judge_version
-    calibrated(folder, version, warnings=["it prefers longer answers"], labels=49)
-    notes = measure(folder).notes
+    keeps = Interval(0.8, 0.7, 0.9, 49)
+    calibrated(
+        folder, version, warnings=["it prefers longer answers"], labels=49, attenuation=keeps
+    )
+    found = measure(folder)
+    assert "win_rate_corrected" not in found.scores
+    notes = found.notes
     assert "the judge judge: it prefers longer answers" in notes
     assert "the judge judge: its calibration is of 49 people's labels" in notes
+
+
+def test_a_record_that_says_the_same_keeps_its_date(tmp_path: Path) -> None:
+    first = Calibration(judge="j", version="1", labels=60, made="2026-01-01", tokens=700)
+    file = write_calibration(tmp_path, first, [])
+    later = first.model_copy(update={"made": "2026-03-03", "tokens": 0})
+    assert write_calibration(tmp_path, later, []) == file
+    assert Calibration.read(file).made == "2026-01-01"
+    write_calibration(tmp_path, later.model_copy(update={"made": "2026-03-03", "labels": 61}), [])
+    assert Calibration.read(file).made == "2026-03-03"
 
 
 def test_nothing_is_corrected_without_a_calibration_that_can_be_believed(folder: Path) -> None:

@@ -39,7 +39,9 @@ def group(*texts: str) -> Group:
 def record(folder: Path, **more: Any) -> Path:
     (folder / "calibrations").mkdir(exist_ok=True)
     file = folder / "calibrations" / "x.json"
-    file.write_text(json.dumps({"judge": "says", "version": "v1", "map": HALF, **more}))
+    file.write_text(
+        json.dumps({"judge": "says", "version": "v1", "map": HALF, "labels": 50, **more})
+    )
     return file
 
 
@@ -61,6 +63,12 @@ def test_probabilities_are_mapped_and_ties_stay(tmp_path: Path) -> None:
     assert found.scores[0].value == pytest.approx((0.75 + 1 - unsure.probability) / 2)
     assert found.version == judge.version
     assert judge.version.startswith("v1 corrected=")
+
+
+def test_a_map_of_few_labels_is_refused(tmp_path: Path) -> None:
+    record(tmp_path, labels=49)
+    with pytest.raises(ConfigError, match=r"is of 49 people's labels.*believed from 50 on"):
+        CorrectedJudge(Says(Judgement("says")), True, tmp_path)
 
 
 def test_errors_and_scores_are_no_probabilities(tmp_path: Path) -> None:

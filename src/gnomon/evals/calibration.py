@@ -357,7 +357,7 @@ def write_calibration(folder: Path, record: Calibration, rows: Sequence[dict[str
     """Write ``calibrations/<judge>-<8 hex>.json`` into a folder, and its rows beside it.
 
     The name hangs on the judge's version, the data and the round, so that another one replaces
-    nothing.
+    nothing. One that says what the file says already (the same answers, read again) keeps its date.
     """
     about = [record.judge, record.version, record.data, *filter(None, [record.round])]
     said = json.dumps(about, sort_keys=True)
@@ -367,5 +367,14 @@ def write_calibration(folder: Path, record: Calibration, rows: Sequence[dict[str
     make_folder(place)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(place / f"{name}.jsonl", lines)
+    before = Calibration.read_or_empty(place / f"{name}.json")
+    if before.made and _said(before) == _said(record):
+        record.note(made=before.made)
     record.write(place / f"{name}.json")
     return place / f"{name}.json"
+
+
+def _said(record: Calibration) -> dict[str, Any]:
+    """What a record says, but for its date and cost, and what it was compared with."""
+    more = {"made", "seconds", "tokens", "money", "drift", "warnings"}
+    return record.model_dump(mode="json", exclude=more)

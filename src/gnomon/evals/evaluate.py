@@ -125,7 +125,8 @@ def _find_calibration(suite: Suite, found: Measured, run: Path) -> None:
     if calibration.doubt:
         found.notes.append(f"the judge {found.judge}: {calibration.doubt}")
     found.notes += [f"the judge {found.judge}: {warning}" for warning in calibration.warnings]
-    suite.believe(found, calibration)
+    if not calibration.doubt:
+        suite.believe(found, calibration)
 
 
 def _record(suite: Suite, subject: Subject, found: Measured) -> EvalResult:

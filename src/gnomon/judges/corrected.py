@@ -18,6 +18,7 @@ from gnomon.files import read_object
 from gnomon.judges.protocol import Judge, judged, win_shares
 from gnomon.records import Comparison, Group, Judgement
 from gnomon.stats.judge_maps import ProbabilityMap
+from gnomon.stats.judges import ENOUGH_LABELS
 
 FOLDER = "calibrations"
 
@@ -101,7 +102,7 @@ def _found(judge: Judge, calibration: str | bool, base: Path) -> tuple[Path, dic
         ]
         if own:
             _, file, record = max(own, key=lambda one: one[:2])
-            return file, _unchanged(file, record)
+            return file, _believed(file, record)
         raise ConfigError(
             f"corrected: true: no calibration of the judge {judge.name} (version {judge.version}) "
             f"is in {base / FOLDER}. Make one (gnomon calibrate --help), or name its file"
@@ -116,15 +117,22 @@ def _found(judge: Judge, calibration: str | bool, base: Path) -> tuple[Path, dic
             f"corrected: {file} is the calibration of {record.get('judge')!r} (version "
             f"{record.get('version')!r}); this judge is {judge.name!r} (version {judge.version!r})"
         )
-    return file, _unchanged(file, record)
+    return file, _believed(file, record)
 
 
-def _unchanged(file: Path, record: dict[str, Any]) -> dict[str, Any]:
+def _believed(file: Path, record: dict[str, Any]) -> dict[str, Any]:
     """The record.
 
     Raises:
-        ConfigError: it says that the model behind the judge's name is another one than before.
+        ConfigError: it is of too few labels, or says that the model behind the judge's name is
+            another one than before.
     """
+    labels = record.get("labels")
+    if not isinstance(labels, int) or labels < ENOUGH_LABELS:
+        raise ConfigError(
+            f"corrected: {file} is of {labels or 'no'} people's labels, and a map of probabilities "
+            f"is believed from {ENOUGH_LABELS} on; label more and calibrate again"
+        )
     drift = record.get("drift")
     if isinstance(drift, dict) and drift.get("model_changed"):
         raise ConfigError(

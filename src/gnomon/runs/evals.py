@@ -16,12 +16,11 @@ from pydantic import Field
 from gnomon.runs.comparison import Figure
 from gnomon.runs.records import JsonFile, Record
 from gnomon.stats.intervals import Interval
+from gnomon.stats.judges import ENOUGH_LABELS as ENOUGH_LABELS
 
 R = TypeVar("R", bound=JsonFile)
 
 EVAL_FOLDER, CALIBRATION_FOLDER = "evals", "calibrations"
-ENOUGH_LABELS = 50
-"""People's labels below which a judge's calibration opens no gate."""
 
 
 class Measured(Record):

@@ -17,6 +17,8 @@ from scipy.special import ndtri  # type: ignore[import-untyped]
 
 from gnomon.stats.intervals import Floats, Interval, t_quantile, weighted_proportion
 
+ENOUGH_LABELS = 50
+"""People's labels below which nothing is decided, or corrected, by a judge's calibration."""
 POWER, LEVEL = 0.8, 0.95
 """Of the test that :func:`detectable_difference` plans: at 5%, seen with a chance of 80%."""
 
