@@ -297,6 +297,15 @@ def test_progress_and_pace_are_one_s_own(store, ann):
     assert "<dd>40 s</dd>" in done
 
 
+def test_what_was_skipped_is_not_said_to_be_judged(store, ann):
+    ann.answer(choice="1")
+    ann.answer(action="skip")
+    ann.answer(action="skip")
+    done = ann.page()
+    assert "<dt>judged by you</dt><dd>1</dd>" in done
+    assert "<dt>skipped</dt><dd>2</dd>" in done
+
+
 @pytest.mark.parametrize(
     ("sent", "kept"),
     [("7.26", 7.3), ("nan", 0), ("-3", 0), ("1e9", 14400), ("inf", 0), ("", 0), ("x", 0)],

@@ -117,14 +117,15 @@ def _table(found: LabelCosts) -> Table:
     for line in (*found.lines, *found.sums):
         table.add_row(
             escape(line.who), line.kind, *([escape(line.stage)] if run else []), str(line.labels),
-            f"{line.seconds:.0f}", str(line.tokens), f"{line.money:.2f}",
+            f"{line.seconds:.0f}", str(line.tokens),
+            f"{line.money:.2f}" if line.money else "no price",
             *([str(line.errors)] if run else _pairs(line)),
         )  # fmt: skip
     return table
 
 
 def _pairs(line: CostLine) -> tuple[str, str, str, str]:
-    pair = "" if line.per_pair is None else f"{line.per_pair:.4f}"
+    pair = "" if line.per_pair is None or not line.money else f"{line.per_pair:.4f}"
     pairs = "" if line.pairs is None else str(line.pairs)
     return pairs, pair, _figure(line.bits), _figure(line.per_bit)
 

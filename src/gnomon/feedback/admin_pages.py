@@ -272,7 +272,9 @@ def pace(seconds: float) -> str:
 
 
 def euros(money: float) -> str:
-    """As in "12.40 €"; a dash for what is not known."""
+    """As in "12.40 €"; a dash for what is not known, words where nothing has a price."""
+    if money == 0:
+        return "no price"
     return "–" if math.isnan(money) else f"{money:,.2f} €"
 
 

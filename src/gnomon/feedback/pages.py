@@ -222,6 +222,7 @@ class Progress:
         last: the item that they judged last.
         guideline: the version that they worked by then.
         labels: their latest labels, the last one first.
+        skipped: of ``done``, what they skipped and did not judge later.
     """
 
     done: int
@@ -231,14 +232,16 @@ class Progress:
     last: str
     guideline: str
     labels: Sequence[Label]
+    skipped: int = 0
+
+    @property
+    def judged(self) -> int:
+        """What they were given and judged."""
+        return self.done - self.skipped
 
     @property
     def words(self) -> str:
         return f"{self.done} of {self.of} done"
-
-    @property
-    def skipped(self) -> int:
-        return sum(label.kind == "skip" for label in self.labels)
 
 
 def progress(store: Store, campaign: str, labeller: str) -> Progress:
@@ -251,7 +254,14 @@ def progress(store: Store, campaign: str, labeller: str) -> Progress:
     free = q.taken < sa.func.coalesce(q.overlap, enough.scalar_subquery())
     waiting = sa.select(sa.func.count()).select_from(t.queue)
     waiting = waiting.where(q.campaign == campaign, ~judged, free | held)
+    said, later = t.labels.c, t.labels.alias().c
+    skips = sa.select(sa.func.count()).select_from(
+        t.labels.join(t.items, t.items.c.id == said.item)
+    )
+    skips = skips.where(t.items.c.campaign == campaign, said.labeller == labeller)
+    skips = skips.where(said.kind == "skip", ~sa.exists().where(later.replaces == said.id))
     with store.db.read() as connection:
+        skipped = int(connection.scalar(skips) or 0)
         done = int(connection.scalar(sa.select(sa.func.count()).where(own)) or 0)
         left = int(connection.scalar(waiting) or 0)
     latest = latest_labels(store, labeller, campaign, _RECENT)
@@ -260,7 +270,7 @@ def progress(store: Store, campaign: str, labeller: str) -> Progress:
     last = latest[0] if latest else None
     return Progress(
         done, done + left, duration(each), duration(each * left) if each else "",
-        last.item if last else "", last.guideline if last else "", latest,
+        last.item if last else "", last.guideline if last else "", latest, min(skipped, done),
     )  # fmt: skip
 
 
