@@ -18,6 +18,7 @@ from gnomon.recipe.sweep import is_marked
 
 if TYPE_CHECKING:
     from gnomon.recipe.schema import Recipe
+    from gnomon.report.sweeps import SweepView
 
 
 WAIT_SECONDS = 5.0
@@ -281,7 +282,6 @@ def report(
     with the difference from the first run and its interval where there are intervals. Of a sweep's
     folder, the table and the plot are made again.
     """
-    from gnomon.cli.sweep import show_sweep
     from gnomon.report.sweeps import is_sweep, write_sweep
 
     if len(run_folders) == 1 and is_sweep(run_folders[0]):
@@ -297,3 +297,15 @@ def report(
         show(table)
     for note in comparison.notes:
         say(note)
+
+
+def show_sweep(view: SweepView) -> None:
+    """Print a sweep's table, what it does not say, and where its files are."""
+    from gnomon.report.sweeps import PLOT, TABLE, sweep_table
+
+    show(sweep_table(view))
+    for note in view.notes:
+        say(note)
+    say(f"table: {view.path / TABLE}")
+    if (view.path / PLOT).is_file():
+        say(f"plot:  {view.path / PLOT}")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gnomon.cli.run import quiet, show_sweep
 from gnomon.console import announce, say, show
 from gnomon.errors import ConfigError, RunStopped
 
 if TYPE_CHECKING:
-    from gnomon.report.sweeps import SweepView
     from gnomon.stages.sweep_plan import SweepPlan
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
@@ -108,7 +108,6 @@ def parse_duration(text: str) -> float:
 
 
 def _run(plan: SweepPlan, resume: bool, budget: float | None, max_runs: int | None) -> None:
-    from gnomon.cli.run import quiet
     from gnomon.report.sweeps import read_sweep
     from gnomon.stages.sweep import run_sweep
 
@@ -120,18 +119,6 @@ def _run(plan: SweepPlan, resume: bool, budget: float | None, max_runs: int | No
         show_sweep(read_sweep(plan.folder))
         raise
     show_sweep(read_sweep(plan.folder))
-
-
-def show_sweep(view: SweepView) -> None:
-    """Print a sweep's table, what it does not say, and where its files are."""
-    from gnomon.report.sweeps import PLOT, TABLE, sweep_table
-
-    show(sweep_table(view))
-    for note in view.notes:
-        say(note)
-    say(f"table: {view.path / TABLE}")
-    if (view.path / PLOT).is_file():
-        say(f"plot:  {view.path / PLOT}")
 
 
 def _say_plan(plan: SweepPlan) -> None:
@@ -149,7 +136,6 @@ def _say_plan(plan: SweepPlan) -> None:
 
 def _plan(plan: SweepPlan, budget: float | None, max_runs: int | None) -> None:
     """Check the first run as ``run --dry-run`` does, and list all of them."""
-    from gnomon.cli.run import quiet
     from gnomon.report.format import duration
     from gnomon.stages.plan import plan_parts
 
