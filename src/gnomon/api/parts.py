@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -159,7 +159,7 @@ def sample(
 def _asked(prompts: Asked | Iterable[Asked]) -> list[Prompt]:
     """The prompts, each with an id of its own."""
     one = isinstance(prompts, str | Mapping | Prompt | Group)
-    many: list[Any] = [prompts] if one else list(prompts)  # type: ignore[list-item, arg-type]
+    many: list[Any] = [prompts] if one else list(prompts)  # type: ignore[arg-type]
     if many and all(isinstance(item, Mapping) and "role" in item for item in many):
         many = [many]  # a conversation
     if all(isinstance(item, Prompt | Group) for item in many):
@@ -218,9 +218,10 @@ def make_judge(by: Judge | Callable[..., Any] | str | Path, **options: Any) -> J
         return one_judge(spec, base=Path(), load=load_reward_model, texts=True)
     if options:
         raise ConfigError(f"options ({', '.join(options)}) are of judges by name")
-    name = getattr(by, "name", None) or getattr(by, "__name__", type(by).__name__)
     if Judge in type(by).__mro__:
-        return by
+        return cast(Judge, by)
+    called: Any = getattr(by, "__name__", type(by).__name__)
+    name = str(getattr(by, "name", called))
     if isinstance(by, type):
         raise ConfigError(f"{name} is a class; give {name}()")
     if hasattr(by, "judge"):
