@@ -97,6 +97,16 @@ def test_bos_is_left_to_llama_cpp_where_it_adds_one() -> None:
     assert not go_template(pieces, adds_bos=True).startswith("<|bos|>")
 
 
+def test_a_bos_that_opens_every_turn_stays_with_the_turns() -> None:
+    """SmolLM2's BOS is ChatML's <|im_start|>, also where llama.cpp adds a BOS itself."""
+    tok = with_template(CHATML)
+    tok.add_special_tokens({"bos_token": "<|im_start|>"})
+    go = go_template(take_apart(tok, CHATML), adds_bos=True)
+    assert render(go, TOLD) == tok.apply_chat_template(
+        TOLD, tokenize=False, add_generation_prompt=True
+    )
+
+
 def test_the_modelfile() -> None:
     pieces = take_apart(with_template(CHATML), CHATML)
     text = modelfile(pieces, "model-f16.gguf", ["<|im_end|>"], adds_bos=False)

@@ -94,7 +94,8 @@ def _pieces(chat: ChatTemplate, bos: str) -> Pieces:
     if not head.endswith(before_user):
         raise _refused("the first question is opened otherwise than later ones")
     opening = head.removesuffix(before_user)
-    start = bos if bos and opening.startswith(bos) else ""
+    marker = before_user.startswith(bos)  # ChatML's <|im_start|> is some models' BOS too
+    start = bos if bos and opening.startswith(bos) and not marker else ""
     around = {"user": (before_user, after_user), "assistant": (before_said, after_said)}
     cue = _cut(
         chat.render(asked, generation_prompt=True), chat.render(asked), "its generation prompt "
