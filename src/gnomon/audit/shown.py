@@ -11,7 +11,7 @@ from collections.abc import Mapping
 SHOWN: Mapping[str, tuple[str, ...]] = {"settings.beta": ("reward_hacking",)}
 """By the end of an override's key, the alarms that it is shown to help against."""
 NOT_SHOWN: Mapping[str, str] = {
-    "ensemble": "not shown to help: it did harm at one of three seeds",
+    "ensemble": "not shown to help: it did harm at a seed",
 }
 """Of those that were tried and are not shown to help, what was found."""
 UNMEASURED = "not measured"
