@@ -56,8 +56,9 @@ def _text(row: SweepRow, key: str) -> str:
 
 
 def _panel(axis: Any, view: SweepView, rows: list[SweepRow], key: str) -> None:
-    values = [row.settings.get(key) for row in rows]
-    numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    given = [row.settings.get(key) for row in rows]
+    values = [float(v) for v in given if isinstance(v, int | float) and not isinstance(v, bool)]
+    numeric = len(values) == len(given)
     order = {text: i for i, text in enumerate(dict.fromkeys(_text(row, key) for row in rows))}
 
     def x(row: SweepRow) -> float:

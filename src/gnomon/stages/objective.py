@@ -3,9 +3,10 @@ that is trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gnomon.audit.gates import CAPABILITY_DROP, WIN_RATE
 from gnomon.audit.kinds import Kind, entry_kind
@@ -124,7 +125,7 @@ def _judged(recipe: Recipe, base: Path) -> Iterator[tuple[str, Kind]]:
             yield f"eval/{spec.label}", entry_kind(_entry(spec), trained)
 
 
-def _entry(spec: RewardSpec) -> dict[str, object]:
+def _entry(spec: RewardSpec) -> Mapping[str, Any]:
     return spec.model_dump(exclude_defaults=True)
 
 
