@@ -147,4 +147,4 @@ def split_steps(algorithm: Learner, groups: Sequence[TokenGroup]) -> None:
 
 def trained(run: Loop) -> list[Mapping[str, Any]]:
     """The rows of metrics.parquet that iterations wrote, without the final evaluation's."""
-    return [row for row in run.metrics.rows if not row.get("final")]
+    return [row for row in run.kept.metrics.rows if not row.get("final")]

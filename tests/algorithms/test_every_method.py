@@ -120,7 +120,7 @@ def logged(name: str, folder: Path, **given: Any) -> set[str]:
     """The columns of three iterations; evaluations' are all called eval/..."""
     run = loop(fresh(name, **given), folder)
     run.run()
-    columns = {k for row in run.metrics.rows for k, v in row.items() if v is not None}
+    columns = {k for row in run.kept.metrics.rows for k, v in row.items() if v is not None}
     return {k for k in columns if not k.startswith("eval/")} - {"final"}
 
 

@@ -284,7 +284,7 @@ def test_the_loop_divides_by_all_groups_of_the_step(aggregation: str, tmp_path: 
     assert abs(loss - wrong) > 1e-4
     run = loop(algorithm, tmp_path)
     run.run()
-    assert run.metrics.rows[0]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert run.kept.metrics.rows[0]["loss"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_advantages_are_what_the_loss_gets() -> None:

@@ -68,7 +68,7 @@ def watched(algorithm: Any, folder: Path, every: int = 1000) -> Watched:
 
 def rows(run: Loop) -> list[dict[str, Any]]:
     timing = ("seconds", "monitor_seconds", "tokens_per_second", "peak_rss_gb", "rollout_wait")
-    return [{k: v for k, v in r.items() if k not in timing} for r in run.metrics.rows]
+    return [{k: v for k, v in r.items() if k not in timing} for r in run.kept.metrics.rows]
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -95,7 +95,7 @@ def test_iteration_i_learns_from_what_the_weights_of_i_minus_k_wrote(
             assert mine.prompt.prompt.id == theirs.prompt.prompt.id
             assert [c.ids for c in mine.completions] == [c.ids for c in theirs.completions]
             assert mine.scores == theirs.scores
-    metrics = [r for r in run.metrics.rows if not r.get("final")]
+    metrics = [r for r in run.kept.metrics.rows if not r.get("final")]
     assert [r["staleness"] for r in metrics] == [min(i, staleness) for i in range(5)]
     assert all(r["mismatch"] < 1e-5 for r in metrics[:1])
     assert all(r["mismatch"] > 1e-4 for r in metrics[1:])  # the weights did move

@@ -195,7 +195,7 @@ def test_nan_rewards_are_not_hidden():
 
 
 def test_unknown_scales_and_baselines_are_refused():
-    with pytest.raises(ValueError, match="use none, group or batch"):
+    with pytest.raises(ValueError, match="use none, group, batch or group_mean"):
         group_advantages(REWARDS, GROUP, scale="std")
     with pytest.raises(ValueError, match="unknown baseline 'median'"):
         centred(REWARDS, GROUP, "median")

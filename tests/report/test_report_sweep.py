@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gnomon.errors import DataError
-from gnomon.report.sweeps import PLOT, ROWS, TABLE, read_sweep, sweep_table, write_sweep
+from gnomon.report.sweep_files import write_sweep
+from gnomon.report.sweeps import PLOT, ROWS, TABLE, read_sweep, sweep_table
 
 KEY = "dpo.settings.beta"
 T2 = 4.302652729911275  # Student's t, two degrees of freedom, 97.5%: from a printed table

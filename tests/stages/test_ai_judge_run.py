@@ -295,7 +295,12 @@ def test_a_recipes_judge_may_be_corrected_by_its_calibration(
         plain = spec.model_copy(update={"options": {**options, "corrected": False}})
         version = one_judge(plain, base=tmp_path, load=lambda name: None).version  # type: ignore[arg-type, return-value]
         (tmp_path / "calibrations").mkdir()
-        said = {"judge": "ai", "version": version, "map": {"kind": "platt", "slope": 0.5}}
+        said = {
+            "judge": "ai",
+            "version": version,
+            "labels": 60,
+            "map": {"kind": "platt", "slope": 0.5},
+        }
         (tmp_path / "calibrations" / "ai.json").write_text(json.dumps(said))
         check_names(recipe, tmp_path)
         run_recipe(recipe, base=tmp_path, announce=lambda text: None)

@@ -20,6 +20,7 @@ from gnomon.errors import RunStopped
 from gnomon.recipe.load import parse_recipe
 from gnomon.stages import run as pipeline
 from gnomon.training.loop import Loop
+from gnomon.training.update import Updater
 from gnomon.training.watch import Stop
 
 
@@ -126,17 +127,17 @@ def test_a_stop_in_training_saves_a_checkpoint_that_was_not_due(
 def test_the_second_one_stops_at_once(
     straight: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Loop._step
+    real = Updater.step
 
-    def step(self: Loop, *args: Any) -> float:
+    def step(self: Updater, *args: Any, **options: Any) -> Any:
         if self.folder.name == "03-dpo" and args[0].step.iteration == 1:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
             pytest.fail("it went on")
-        return real(self, *args)
+        return real(self, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", step)
+        patch.setattr(Updater, "step", step)
         with pytest.raises(RunStopped, match=r"in stage dpo .at once; what was saved before"):
             run(tiny_folder, tmp_path)
     assert results(run(tiny_folder, tmp_path, resume=True)) == results(straight)

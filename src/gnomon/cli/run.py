@@ -282,7 +282,8 @@ def report(
     with the difference from the first run and its interval where there are intervals. Of a sweep's
     folder, the table and the plot are made again.
     """
-    from gnomon.report.sweeps import is_sweep, write_sweep
+    from gnomon.report.sweep_files import write_sweep
+    from gnomon.report.sweeps import is_sweep
 
     if len(run_folders) == 1 and is_sweep(run_folders[0]):
         show_sweep(write_sweep(run_folders[0]))

@@ -22,7 +22,6 @@ from rich.text import Text
 
 from gnomon.audit.gates import Reading, compared_readings, eval_readings, stage_readings
 from gnomon.errors import DataError, GnomonError
-from gnomon.files import write_text
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.sweep import short_keys, show
 from gnomon.report import markdown
@@ -358,16 +357,3 @@ def sweep_rows(view: SweepView) -> list[dict[str, Any]]:
         }
         for place, row in enumerate(view.rows, start=1)
     ]
-
-
-def write_sweep(folder: Path) -> SweepView:
-    """Write a sweep's table (Markdown, jsonl) and plot into its folder, and return what they
-    show."""
-    from gnomon.report.sweep_plot import plot_sweep
-
-    view = read_sweep(folder)
-    write_text(folder / TABLE, sweep_markdown(view))
-    rows = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in sweep_rows(view))
-    write_text(folder / ROWS, rows)
-    plot_sweep(view, folder / PLOT)
-    return view

@@ -19,7 +19,8 @@ from typing import Any
 from gnomon.errors import ConfigError, GateClosed, GnomonError, RunStopped
 from gnomon.files import first_line, write_text
 from gnomon.recipe.schema import Recipe
-from gnomon.report.sweeps import known_figures, read_setting, write_sweep
+from gnomon.report.sweep_files import write_sweep
+from gnomon.report.sweeps import known_figures, read_setting
 from gnomon.runs.folder import RunFolder, run_lock
 from gnomon.runs.sweeps import SWEEP, SweptRun
 from gnomon.runs.sweeps import Sweep as SweepRecord
