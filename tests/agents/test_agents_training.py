@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,8 @@ import tiny_world as tw
 from gnomon.agents.environment import Action, Observation
 from gnomon.data.batch import pack
 from gnomon.errors import RewardsFailedError
-from gnomon.judges.protocol import Sample, SampleJudge, Score
-from gnomon.records import Message, TokenGroup
+from gnomon.judges.protocol import Judge, Sample, SampleJudge, Score
+from gnomon.records import Comparison, Group, Judgement, Message, TokenGroup
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.stage import open_stage
 from gnomon.training.loop import Loop
@@ -245,6 +246,43 @@ def test_a_reward_beside_an_environment_is_added_to_the_return() -> None:
             else:
                 assert s.value == pytest.approx(c.value + len(c.text))  # type: ignore[attr-defined]
                 assert s.parts["task"] == pytest.approx(c.value)  # type: ignore[attr-defined]
+
+
+class Ranks(Judge):
+    """Compares: every response of a group is better than the one after it."""
+
+    name, groupwise = "ranks", True
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        self.seen += [len(g.responses) for g in groups]
+        return [
+            Judgement(self.name, comparisons=tuple(
+                Comparison(i, i + 1) for i in range(len(g.responses) - 1)
+            ))
+            for g in groups
+        ]  # fmt: skip
+
+
+def test_an_episode_that_failed_is_shown_to_no_observer() -> None:
+    Fails.count = 0
+    source = tw.sampled(algorithm(make=Fails, new_tokens=30, max_reward_errors=0.9))
+    ranks = Ranks()
+    played = replace(source.played, judge=None, observers=(Length(), ranks))
+    rollouts = played.rollout(source.prompts, 1.0, seed=0, samples=4)
+    went = [[c.error is None for c in r.completions] for r in rollouts]  # type: ignore[attr-defined]
+    assert {True, False} <= {one for row in went for one in row}
+    for row, r in zip(went, rollouts, strict=True):
+        for name in ("length_of_text", "ranks"):
+            scores = r.observed[name].scores
+            assert [s.value is None for s in scores] == [not one for one in row]
+            assert not any(s.error for s in scores)
+        kept = [i for i, one in enumerate(row) if one]
+        pairs = [(c.better, c.worse) for c in r.observed["ranks"].comparisons or ()]
+        assert pairs == list(itertools.pairwise(kept))
+    assert ranks.seen == [sum(row) for row in went if any(row)]
 
 
 def test_metrics_and_samples_tell_of_episodes() -> None:

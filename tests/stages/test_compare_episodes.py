@@ -28,14 +28,14 @@ def worth(text):
     return zlib.crc32(text.encode()) % 7 / 7
 
 class Count:
-    """Pays for what is written, twice; odd games never begin."""
+    """Pays for what is written, twice."""
     tools = ()
 
-    def __init__(self, broken=False):
-        self.broken = broken
+    def __init__(self, broken=False, odd=True):
+        self.broken, self.odd = broken, odd
 
     def reset(self, prompt, seed):
-        if self.broken:
+        if self.broken or (prompt.meta["seed"] % 2 and not self.odd):
             raise RuntimeError("no game today")
         self.turns = 0
         return [Message("user", f"Game {prompt.meta['seed']}.")]
@@ -156,6 +156,19 @@ def test_games_that_never_begin_stop_the_comparison_and_keep_the_stages(home: Pa
     made = recipe(home, environment=place, rewards=[]) | {"name": "broken"}
     with pytest.raises(RunError, match=r"the environment failed on all 6 samples.*no game today"):
         run_recipe(parse_recipe(made), base=home)
+
+
+def test_a_game_that_never_began_has_no_figure_at_all(home: Path, run: Path) -> None:
+    place = recipe(home)["compare"]["environment"] | {"options": {"odd": False}}
+    made = recipe(home, environment=place) | {"name": "odd"}
+    said = json.loads((run_recipe(parse_recipe(made), base=home) / "comparison.json").read_text())
+    whole = json.loads((run / "comparison.json").read_text())
+    for row, full in zip(said["rows"], whole["rows"], strict=True):
+        for scores, every in zip(row["scores"], full["scores"], strict=True):
+            assert scores == [every[0], [None, None], every[2]]
+        assert row["values"][3]["value"] > 2  # no length of 0 is in it
+        assert [value["n"] for value in row["values"]] == [2] * 5
+    assert said["judges"]["long"]["errors"] == 0  # the judge was not asked
 
 
 @pytest.mark.parametrize(

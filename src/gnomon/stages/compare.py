@@ -7,7 +7,7 @@ every reward that gave nothing but 0 and 1 gets a table of pass@k. With an envir
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from gnomon.data.batch import microbatches, pack
 from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, RunError
 from gnomon.judges.build import one_judge
-from gnomon.judges.protocol import Judge, judged
+from gnomon.judges.protocol import Judge
 from gnomon.judges.tally import Tally
 from gnomon.models.load import load_causal_lm, read_model
 from gnomon.models.roles import Role, Trunk
@@ -55,7 +55,7 @@ from gnomon.stats.prompts import (
     pass_curve,
     pass_gain,
 )
-from gnomon.training.played import play
+from gnomon.training.played import failed, judged_played, play
 from gnomon.training.progress import Progress
 from gnomon.training.sampled import Sampling
 from gnomon.training.watch import Stop
@@ -121,14 +121,13 @@ def compare(
         for sample, prompt, own in zip(shown, prompts, answers, strict=False):
             sample |= {"prompt": _text(prompt), policy.name: text_shown(own[0])}
         kept += _kept(policy.name, prompts, answers)
-        judged[policy.name] = _scores(prompts, answers, judges, tally)
-        if environment is not None:
-            judged[policy.name].append(_returns(answers))
+        returns = [] if environment is None else [_returns(answers)]
+        judged[policy.name] = [*_scores(prompts, answers, judges, tally), *returns]
         kl = _kl(role, reference_role, prompts, answers, spec.rollout.temperature)
         values: list[Interval | None] = [
             over_prompts(kl, None),
-            over_prompts([[float(written(c)) for c in own] for own in answers], None),
-            over_prompts([[float(c.finished) for c in own] for own in answers], (0.0, 1.0)),
+            over_prompts(_each(answers, written), None),
+            over_prompts(_each(answers, lambda c: c.finished), (0.0, 1.0)),
         ]
         rows.append(ComparisonRow(model=policy.name, values=values))
         progress.update(done, {})
@@ -315,7 +314,7 @@ def _answer(
 def _scores(
     prompts: Sequence[EncodedPrompt], answers: Answers, judges: Sequence[Judge], tally: Tally
 ) -> list[Values]:
-    """Every judge's values of the answers.
+    """Every judge's values of the answers; None for an episode that failed.
 
     Raises:
         RunError: a judge failed on all of them.
@@ -323,12 +322,12 @@ def _scores(
     groups = [sampled_group(p.prompt, p.ids, own) for p, own in zip(prompts, answers, strict=True)]
     out: list[Values] = []
     for judge in judges:
-        judgements = judged(judge, groups)
+        judgements = judged_played(judge, groups, answers)
         tally.add(judgements)
         values = [[score.value for score in judgement.scores] for judgement in judgements]
         if all(value is None for row in values for value in row):
-            first = judgements[0].scores[0].error
-            raise _failed(f"reward {judge.name!r}", sum(map(len, values)), first)
+            errors = [s.error for judgement in judgements for s in judgement.scores if s.error]
+            raise _failed(f"reward {judge.name!r}", len(errors), next(iter(errors), None))
         out.append(values)
     return out
 
@@ -344,6 +343,11 @@ def _returns(answers: Answers) -> Values:
     if all(value is None for row in values for value in row):
         raise _failed("the environment", sum(map(len, values)), played[0][0].error)
     return values
+
+
+def _each(answers: Answers, figure: Callable[[Completion], float]) -> Values:
+    """A figure of every answer; None for an episode that failed."""
+    return [[None if failed(c) else float(figure(c)) for c in own] for own in answers]
 
 
 def _failed(what: str, count: int, first: str | None) -> RunError:
@@ -378,9 +382,9 @@ def _kl(
     temperature: float,
 ) -> list[list[float | None]]:
     """[prompts][samples] log(policy / reference) summed over what the policy wrote of each answer,
-    in nats; None for an episode that never began."""
+    in nats; None for an episode that failed."""
     groups = [
-        TokenGroup(str(i), p.ids, tuple(as_response(c) for c in own if c.ids))
+        TokenGroup(str(i), p.ids, tuple(as_response(c) for c in own if not failed(c)))
         for i, (p, own) in enumerate(zip(prompts, answers, strict=True))
     ]
     sums: list[float] = []
@@ -390,7 +394,7 @@ def _kl(
         theirs = reference.logprobs(batch, temperature=temperature).logprobs
         sums += per_response_sum((own - theirs) * batch.response_mask, batch).tolist()
     values = iter(sums)
-    return [[next(values) if c.ids else None for c in own] for own in answers]
+    return _each(answers, lambda _: next(values))
 
 
 def _text(prompt: EncodedPrompt) -> str:

@@ -126,12 +126,13 @@ class Played:
             sampled_group(prompt.prompt, prompt.ids, row)
             for prompt, row in zip(prompts, completions, strict=True)
         ]
-        rewards = None if self.judge is None else judged(self.judge, groups)
+        rewards = None if self.judge is None else judged_played(self.judge, groups, completions)
         if self.environment is not None:
             rewards = _with_returns(self.environment.name, completions, rewards)
         if rewards is None:
             rewards = [Judgement(UNJUDGED, tuple(Score(None) for _ in row)) for row in completions]
-        observed = self._observed(groups, self.observers if observers is None else observers)
+        observers = self.observers if observers is None else observers
+        observed = self._observed(groups, completions, observers)
         return [
             Rollout(
                 prompt,
@@ -143,11 +144,57 @@ class Played:
         ]
 
     def _observed(
-        self, groups: Sequence[Group], observers: Sequence[Judge]
+        self,
+        groups: Sequence[Group],
+        completions: Sequence[Sequence[Completion]],
+        observers: Sequence[Judge],
     ) -> dict[str, list[Judgement]]:
         """By observer, its judgements of the first groups: as many as it is asked about."""
         always = Asked()
-        return {o.name: judged(o, self.asked.get(o.name, always).of(groups)) for o in observers}
+        return {
+            o.name: judged_played(o, self.asked.get(o.name, always).of(groups), completions)
+            for o in observers
+        }
+
+
+def failed(completion: Completion) -> bool:
+    """Whether it is an episode that the environment failed: there is no answer to judge."""
+    return isinstance(completion, Episode) and completion.error is not None
+
+
+def judged_played(
+    judge: Judge, groups: Sequence[Group], completions: Sequence[Sequence[Completion]]
+) -> list[Judgement]:
+    """Judgements of the groups (the first ones of ``completions``) as :func:`judged` gives them;
+    episodes that failed are not shown to the judge, and have neither a value nor an error of it."""
+    places = [
+        [i for i, c in enumerate(row) if not failed(c)]
+        for _, row in zip(groups, completions, strict=False)
+    ]
+    shown = [
+        replace(group, responses=tuple(group.responses[i] for i in kept))
+        for group, kept in zip(groups, places, strict=True)
+    ]
+    found = iter(judged(judge, [group for group in shown if group.responses]))
+    return [
+        _spread(next(found) if kept else Judgement(judge.name, version=judge.version), kept, group)
+        for kept, group in zip(places, groups, strict=True)
+    ]
+
+
+def _spread(judgement: Judgement, places: Sequence[int], group: Group) -> Judgement:
+    """A judgement of some of a group's responses, as one of the whole group."""
+    if len(places) == len(group.responses):
+        return judgement
+    scores = [Score(None)] * len(group.responses)
+    for place, score in zip(places, judgement.scores, strict=True):
+        scores[place] = score
+    compared = judgement.comparisons
+    if compared is not None:
+        compared = tuple(
+            replace(c, better=places[c.better], worse=places[c.worse]) for c in compared
+        )
+    return replace(judgement, scores=tuple(scores), comparisons=compared)
 
 
 def play(
