@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gnomon.report.candidate import candidate
+from gnomon.report.evals import tables
 from gnomon.report.ship import answer
 from gnomon.report.table import answer_lines
 from gnomon.runs.audit import Audit, Finding, GateResult, Gates
@@ -223,6 +224,44 @@ def test_a_win_rate_counts_once_people_vouch_for_the_judge(run, labels, kind):
     lost = wins.model_copy(update={"scores": {"win_rate": Interval(0.4, 0.35, 0.45, 400)}})
     lost_kind = answer(replace(found, results=(lost,))).kind
     assert lost_kind == ("hold" if kind == "ship" else "not shown")
+
+
+def _won(model, value, **more):
+    fields = {"against": "gpt-4", "judge": "j", "judge_version": "1", "main": "win_rate",
+              "scores": {"win_rate": Interval(value, value - 0.05, value + 0.05, 400)},
+              "data": {"asked.jsonl": {"sha256": "a"}}}  # fmt: skip
+    return _eval(model, value, "wins", **(fields | more))
+
+
+def test_a_win_rate_over_another_baseline_is_no_change_from_before(run):
+    """sft lost to gpt-4 at 0.1; ppo loses at 0.3, which is better than before, and none is worse
+    for being below 0.5."""
+    vouched = (Calibration(judge="j", version="1", labels=50),)
+    clear = replace(_clear(run), calibrations=vouched)
+    alone = _measured(clear, _won("ppo", 0.3))
+    assert answer(alone).kind == "not shown"
+    other = _measured(clear, _won("ppo", 0.3), _won("sft", 0.1, settings={"seed": 1}))
+    assert answer(other).kind == "not shown"
+    (row,) = tables(other)[0].rows
+    assert (row.before, row.change, row.good) == (None, None, None)
+    found = _measured(clear, _won("ppo", 0.3), _won("sft", 0.1))
+    kind, said = _said(found)
+    assert kind == "ship"
+    assert "Win rate over gpt-4 by j: better than sft by 0.200" in said
+    (row,) = tables(found)[0].rows
+    assert (row.before.value, row.good) == (0.1, True)
+    assert answer(_measured(clear, _won("ppo", 0.3), _won("sft", 0.6))).kind == "hold"
+
+
+def test_the_model_before_is_known_by_its_weights(run, tmp_path):
+    start = {"from": "runs/r/stages/01-sft/model", "sha256": "aa"}
+    stage = _stage(tmp_path, "ppo", "ppo")
+    stage.info.note(start=start)
+    vouched = (Calibration(judge="j", version="1", labels=50),)
+    clear = replace(_clear(run), stages=(run.stages[0], stage), calibrations=vouched)
+    for sha, kind in (("aa", "ship"), ("bb", "not shown")):
+        wins = _won("ppo", 0.6, against="model", settings={"against_sha256": sha})
+        assert answer(_measured(clear, wins)).kind == kind
 
 
 def test_a_run_that_is_not_done_ships_nothing(run, tmp_path):

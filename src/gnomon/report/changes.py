@@ -68,12 +68,45 @@ def _evals(run: RunView, model: str) -> Iterator[Change]:
 def _wins(run: RunView, model: str) -> Iterator[Change]:
     for result in latest(run.results, model):
         figure = result.scores.get(WIN_RATE)
-        if figure is not None and calibrated(run, result):
-            gap = Interval(figure.value - 0.5, figure.low - 0.5, figure.high - 0.5, figure.n)
-            yield Change(
-                f"Win rate over {result.against} by {result.judge or 'a program'}",
-                gap, figure, "", "evals",
-            )  # fmt: skip
+        if figure is None or not calibrated(run, result):
+            continue
+        _, gap = win_change(run, result)
+        if gap is not None:
+            what = f"Win rate over {result.against} by {result.judge or 'a program'}"
+            yield Change(what, gap, figure, before(run, model), "evals")
+
+
+def win_change(run: RunView, result: EvalResult) -> tuple[Interval | None, Interval | None]:
+    """The win rate of the model before and how this one differs from it.
+
+    Over the model before, that one's own is 0.5. Over another baseline, only the win rate of the
+    model before on the same exam tells; None where there is none.
+    """
+    figure = result.scores.get(WIN_RATE)
+    if figure is None:
+        return None, None
+    if _is_over_start(run, result):
+        gap = Interval(figure.value - 0.5, figure.low - 0.5, figure.high - 0.5, figure.n)
+        return Interval(0.5, 0.5, 0.5, figure.n), gap
+    for change in suite_changes(run.path, result.model, before(run, result.model)):
+        one, other = change.before, change.after
+        same = bool(other.data) and same_exam(one, other) and one.against == other.against
+        if (other.suite, other.step) == (result.suite, result.step) and same:
+            for score in change.scores:
+                if score.name == WIN_RATE:
+                    return score.before, score.change
+    return None, None
+
+
+def _is_over_start(run: RunView, result: EvalResult) -> bool:
+    """Whether a win rate is over the model that the policy was trained from: by the weights where
+    those of both are known, else by name."""
+    starts = [stage.info.start for stage in run.stages if stage.name == result.model]
+    own = starts[0].get("sha256") if starts else None
+    theirs = result.settings.get("against_sha256")
+    if own and theirs:
+        return bool(own == theirs)
+    return result.against == before(run, result.model)
 
 
 def calibrated(run: RunView, result: EvalResult) -> bool:

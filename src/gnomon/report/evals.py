@@ -9,7 +9,7 @@ from typing import Literal
 
 from gnomon.audit.gates import WIN_RATE, latest, suite_changes
 from gnomon.report.candidate import before, subject
-from gnomon.report.changes import calibrated
+from gnomon.report.changes import calibrated, win_change
 from gnomon.runs.evals import ENOUGH_LABELS, EvalResult
 from gnomon.runs.read import RunView
 from gnomon.stats.intervals import Interval
@@ -28,8 +28,8 @@ class EvalRow:
     """A score of the policy, that of the model before it, and the difference of the two.
 
     Attributes:
-        change: after less before, paired by item where the items are the same. Of a win rate, over
-            0.5.
+        before: of a win rate over the model before, 0.5.
+        change: after less before, paired by item where the items are the same.
         good: whether the change is beyond its interval, for better (True) or worse (False).
         note: who judged, and whether that can be believed.
     """
@@ -90,7 +90,7 @@ def _rows(run: RunView, result: EvalResult, old: str) -> Iterator[EvalRow]:
         both = changes.get(name)
         was, change = (None, None) if both is None else (both.before, both.change)
         if name == WIN_RATE:
-            was, change = None, _over_half(figure)
+            was, change = win_change(run, result)
         yield EvalRow(
             result.suite,
             name,
@@ -101,10 +101,6 @@ def _rows(run: RunView, result: EvalResult, old: str) -> Iterator[EvalRow]:
             result.n,
             _note(run, result),
         )
-
-
-def _over_half(figure: Interval) -> Interval:
-    return Interval(figure.value - 0.5, figure.low - 0.5, figure.high - 0.5, figure.n)
 
 
 def _good(change: Interval | None, higher: bool) -> bool | None:
