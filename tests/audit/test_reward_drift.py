@@ -20,9 +20,10 @@ PROMPTS = [f"p{i}" for i in range(60)]
 
 def stages() -> list[dict[str, Any]]:
     return [
-        {"name": "rm_1", "algorithm": "reward_model"},
+        {"name": "rm_1", "algorithm": "reward_model", "data": "labels.jsonl"},
         {"name": "ppo", "algorithm": "ppo", "reward": [{"model": "rm_1"}]},
-        {"name": "rm_2", "algorithm": "reward_model"},
+        {"name": "ask", "algorithm": "collect", "from": "ppo"},
+        {"name": "rm_2", "algorithm": "reward_model", "data": ["labels.jsonl", "stage:ask"]},
     ]
 
 
@@ -42,7 +43,7 @@ def found(scores: dict[str, dict[str, list[list[float]]]], **more: Any) -> list[
     evidence = Evidence(
         "run",
         more.pop("stage", "rm_2"),
-        recipe={"stages": stages(), "compare": {"rewards": rewards}},
+        recipe={"stages": more.pop("stages", stages()), "compare": {"rewards": rewards}},
         info=StageInfo(algorithm="reward_model"),
         comparison=Comparison(columns=columns, rows=rows, prompts=PROMPTS),
         answers=answers,
@@ -86,3 +87,31 @@ def test_what_it_needs_is_said_and_a_first_round_has_nothing_to_compare() -> Non
     assert finding.status == "not_looked"
     assert "{model: rm_1}, {model: rm_2}" in finding.needs
     assert found(made(1.0), stage="rm_1") == []
+
+
+def _round(**changed: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages with other fields, and a policy trained on the later model after them."""
+    after = {"name": "ppo_2", "algorithm": "ppo", "reward": {"model": "rm_2"}}
+    return [{**stage, **changed.get(stage["name"], {})} for stage in [*stages(), after]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "follows"),
+    [
+        ({"rm_2": {"data": {"path": "labels.jsonl"}}}, True),  # the same labels, and no others
+        ({"rm_2": {"data": "stage:ask"}}, True),  # only what was asked after the first
+        ({"rm_2": {"data": "harm.jsonl"}}, True),  # policies trained on the two in turn
+        ({"rm_2": {"data": "harm.jsonl"}, "ppo_2": {"reward": "gold"}}, False),
+        ({"rm_2": {"data": "harm.jsonl"}, "ppo": {"reward": "gold"},
+          "ppo_2": {"reward": [{"model": "rm_1"}, {"model": "rm_2"}]}}, False),  # two of one policy
+        ({"rm_1": {"data": None}, "rm_2": {"data": None}, "ppo": {}, "ppo_2": {"reward": None}},
+         False),
+        ({"rm_2": {"data": {"path": "labels.jsonl", "options": {"question": "harm"}}},
+          "ppo_2": {"reward": None}}, False),
+    ],
+)  # fmt: skip
+def test_a_reward_model_of_something_else_is_no_round_before(
+    changed: dict[str, dict[str, Any]], follows: bool
+) -> None:
+    """A model of harmlessness contradicts one of helpfulness, and is no drift of it."""
+    assert bool(found(made(1.0, -1.0), stages=_round(**changed))) == follows

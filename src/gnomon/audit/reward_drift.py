@@ -8,9 +8,10 @@ before in more pairs than two unrelated ones would has learned something else.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from gnomon.audit.decide import decided, not_looked
 from gnomon.audit.evidence import Evidence
@@ -81,15 +82,44 @@ def reward_model_drift(evidence: Evidence) -> list[Finding]:
 
 
 def _before(evidence: Evidence) -> str | None:
-    """The reward model of the round before: the last stage before this one that trained one."""
-    stages = evidence.recipe.get("stages")
-    known = [s for s in stages if isinstance(s, Mapping)] if isinstance(stages, list) else []
-    names = [str(s.get("name")) for s in known]
+    """The reward model of the round before: the last one that this stage's follows on."""
+    given = evidence.recipe.get("stages")
+    stages = [s for s in given if isinstance(s, Mapping)] if isinstance(given, list) else []
+    names = [str(s.get("name")) for s in stages]
     if evidence.stage not in names:
         return None
-    earlier = known[: names.index(evidence.stage)]
-    models = [str(s.get("name")) for s in earlier if s.get("algorithm") == REWARD_MODEL]
-    return models[-1] if models else None
+    here = names.index(evidence.stage)
+    found = [
+        names[i]
+        for i in range(here)
+        if stages[i].get("algorithm") == REWARD_MODEL and _follows(stages, here, i)
+    ]
+    return found[-1] if found else None
+
+
+def _follows(stages: Sequence[Mapping[str, Any]], here: int, earlier: int) -> bool:
+    """Whether a reward model is the next round's after an earlier one, and not one of something
+    else: it learns from the earlier one's data and more, or from what was collected after it, or
+    policies were trained on the two in turn."""
+    own, theirs = _sources(stages[here]), _sources(stages[earlier])
+    if theirs and all(source in own for source in theirs):
+        return True
+    later = {f"stage:{s.get('name')}" for s in stages[earlier + 1 : here]}
+    if any(source.get("path") in later for source in own):
+        return True
+    old, new = (str(stages[i].get("name")) for i in (earlier, here))
+    trained = [{e.get("model") for e in reward_entries(s.get("reward") or [])} for s in stages]
+    on_old = [i for i, models in enumerate(trained) if old in models and new not in models]
+    on_new = [i for i, models in enumerate(trained) if new in models and old not in models]
+    return bool(on_old and on_new) and min(on_old) < here < max(on_new)
+
+
+def _sources(stage: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a stage's data come from, however they are written."""
+    data = stage.get("data") or []
+    items = data if isinstance(data, list) else [data]
+    entries = [{"path": item} if isinstance(item, str) else item for item in items]
+    return [entry for entry in entries if isinstance(entry, Mapping)]
 
 
 def _column(evidence: Evidence, stage: str) -> str:
