@@ -172,6 +172,7 @@ def results(run: Path) -> None:
     """The audit, the gates, evals, a calibration and the comparison."""
     alarm = {
         "name": "reward_hacking", "detector": "held_out_judge", "stage": "grpo", "status": "alarm",
+        "algorithm": "grpo",
         "measure": "held-out judge", "figure": figure(-0.21, -0.31, -0.11, 88), "limit": -0.03,
         "text": "the reward rises and the held-out judge falls", "since": 12.0,
         "cures": ["grpo.settings.beta=0.074"],

@@ -247,7 +247,8 @@ class Evidence:
 
     def finding(self, name: str, detector: str, **fields: Any) -> Finding:
         """A finding of this stage."""
-        return Finding(name=name, detector=detector, stage=self.stage, **fields)
+        fields = {"stage": self.stage, "algorithm": self.algorithm} | fields
+        return Finding(name=name, detector=detector, **fields)
 
 
 Detector = Callable[[Evidence], list[Finding]]

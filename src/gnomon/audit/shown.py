@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-SHOWN: Mapping[str, tuple[str, ...]] = {"settings.beta": ("reward_hacking",)}
-"""By the end of an override's key, the alarms that it is shown to help against."""
+SHOWN: Mapping[str, Mapping[str, tuple[str, ...]]] = {"settings.beta": {"ppo": ("reward_hacking",)}}
+"""By the end of an override's key and the algorithm that it was measured with, the alarms that it
+is shown to help against. One key is another thing in another algorithm: ``beta`` is PPO's KL
+penalty in the reward, and DPO's temperature."""
 NOT_SHOWN: Mapping[str, str] = {
     "ensemble": "not shown to help: it did harm at a seed",
 }
@@ -17,12 +19,17 @@ NOT_SHOWN: Mapping[str, str] = {
 UNMEASURED = "not measured"
 
 
-def remark(alarm: str, cure: str) -> str:
-    """What is to be said of an override that is named as a cure of an alarm; empty where it is
-    shown to help."""
+def remark(alarm: str, cure: str, algorithm: str) -> str:
+    """What is to be said of an override that is named as a cure of an alarm of a stage of that
+    algorithm; empty where it is shown to help."""
     key = cure.partition("=")[0]
-    for end, alarms in SHOWN.items():
+    for end, measured in SHOWN.items():
         if key.endswith(f".{end}"):
+            alarms = measured.get(algorithm)
+            if alarms is None:
+                return f"{UNMEASURED} for {algorithm or 'this method'}, only for " + ", ".join(
+                    measured
+                )
             return "" if alarm in alarms else f"shown against {', '.join(alarms)} only"
     found = (said for end, said in NOT_SHOWN.items() if key.endswith(f".{end}"))
     return next(found, UNMEASURED)

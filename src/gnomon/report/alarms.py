@@ -43,7 +43,10 @@ def alarms(run: RunView) -> list[Alarm]:
         Alarm(
             finding,
             [_cut(exhibit) for exhibit in finding.exhibits[:EXHIBITS]],
-            [(cure_command(run, c), remark(finding.name, c)) for c in finding.cures],
+            [
+                (cure_command(run, c), remark(finding.name, c, finding.algorithm))
+                for c in finding.cures
+            ],
             f"{finding.stage} was held back by a gate" if finding.stage in held else "",
         )
         for finding in run.audit.alarms

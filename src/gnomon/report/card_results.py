@@ -151,7 +151,7 @@ def _alarm(finding: Finding) -> str:
     if finding.since is not None:
         facts.append(f"first seen at step {md.text(number(finding.since))}")
     for cure in finding.cures:
-        said = remark(finding.name, cure)
+        said = remark(finding.name, cure, finding.algorithm)
         facts.append(f"{f'may help ({said})' if said else 'known to help'}: {md.code(cure)}")
     for exhibit in finding.exhibits[:2]:
         shows = f" ({md.text(exhibit.shows)})" if exhibit.shows else ""

@@ -62,7 +62,7 @@ def _alarm(finding: Finding) -> str:
 
 
 def _cure(finding: Finding, cure: str) -> str:
-    said = remark(finding.name, cure)
+    said = remark(finding.name, cure, finding.algorithm)
     return f"{cure} ({said})" if said else cure
 
 

@@ -51,6 +51,7 @@ class Finding(Record):
         name: what is wrong where it is an alarm, see :data:`ALARMS`.
         detector: how it was looked for: ``held_out_judge``, ``invariance``, ``drift``, ...
         stage: the stage whose policy or reward model it is of.
+        algorithm: of that stage; empty where nobody says.
         status: see :data:`Status`.
         measure: what ``figure`` measures, with its unit.
         figure: the figure that decided, with its interval.
@@ -70,6 +71,7 @@ class Finding(Record):
     name: str = ""
     detector: str = ""
     stage: str = ""
+    algorithm: str = ""
     status: Status = "not_looked"
     measure: str = ""
     figure: Figure = None
