@@ -163,6 +163,31 @@ def test_files_of_verdicts_that_are_off_are_named(
         evaluate(make_suite("arena_hard", {}, folder), Stored(file), folder)
 
 
+def test_the_first_row_may_be_a_failed_one(folder: Path) -> None:
+    rows = [{"id": "u0", "error": "gone"}, *games("m", "B>>A", "B>A", baseline="gpt-4")]
+    file = folder / write(folder / "m.jsonl", rows)
+    result = evaluate(make_suite("arena_hard", {}, folder), Stored(file), folder)
+    assert result.scores["win_rate"].value == pytest.approx(3 / 4, abs=1e-4)
+    with pytest.raises(ConfigError, match="holds verdicts on a model's answers"):
+        run(folder, longer, data=file.name)
+
+
+def test_a_baseline_of_the_models_own_name_is_refused_before_anything_is_asked(
+    folder: Path,
+) -> None:
+    for place in ("old", "new"):
+        (folder / place).mkdir()
+        write(folder / place / "model.jsonl", [{"prompt": "q" * n, "output": "y" * n}
+                                               for n in range(1, 9)])  # fmt: skip
+    run_asked.clear()
+    with pytest.raises(ConfigError, match=r"new/model.jsonl.*old/model.jsonl.*'model': rename"):
+        run(folder, longer, Stored(folder / "new" / "model.jsonl"), against="old/model.jsonl")
+    assert not run_asked
+    file = folder / write(folder / "m.jsonl", games("m", "A>B", "A>B", baseline="m"))
+    with pytest.raises(DataError, match="model and baseline have one name"):
+        evaluate(make_suite("arena_hard", {}, folder), Stored(file), folder)
+
+
 def test_what_it_needs_is_said(folder: Path) -> None:
     (folder / "j.py").write_text("def grade(samples):\n    return [1.0 for s in samples]\n")
     suite = make_suite("arena_hard", {"data": "questions.jsonl", "judge": "j.py:grade"}, folder)

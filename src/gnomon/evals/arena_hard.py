@@ -30,7 +30,7 @@ from gnomon.judges.ai import AIJudge
 from gnomon.judges.answers import Reply
 from gnomon.judges.endpoint import Endpoint
 from gnomon.judges.prompting import Question, Template, conversation
-from gnomon.records import Message, Prompt, Source
+from gnomon.records import Message, Prompt
 from gnomon.stats.arena import Battle, win_rates
 from gnomon.stats.intervals import weighted_proportion
 
@@ -115,7 +115,8 @@ class ArenaHard(Pairwise[Fought]):
     options_class: ClassVar = ArenaHardOptions
 
     def is_judged(self, file: Path) -> bool:
-        return any("games" in row for _, row in _first(file))
+        answered = (row for _, row in rows_of(file) if "games" in row or FAILED not in row)
+        return "games" in next(answered, {})
 
     def read_judged(self, file: Path) -> list[Fought]:
         found = list(read_games(file))
@@ -127,6 +128,8 @@ class ArenaHard(Pairwise[Fought]):
                     f"{file}: it holds verdicts on {len(names)} {what}s ({some}): keep each one's "
                     "in a file of its own, and give the others' as others"
                 )
+        if any(g is not None and g.model == g.baseline for g in (item.games for item in found)):
+            raise DataError(f"{file}: model and baseline have one name; rename one in its rows")
         return found
 
     def entry(self, prompt: Prompt, other: str | None) -> Fought:
@@ -144,6 +147,12 @@ class ArenaHard(Pairwise[Fought]):
 
     def prepare(self, subject: Subject) -> None:
         super().prepare(subject)
+        if self._against is not None and self._against.name == subject.name:
+            raise ConfigError(
+                f"suite arena_hard: the model ({_place(subject)}) and the baseline "
+                f"({_place(self._against)}) are both called {subject.name!r}: rename the folder or "
+                "file of one; of two stages of a run, give the run, and --against the stage's name"
+            )
         if self._judge is not None and not (
             isinstance(self._judge, AIJudge) and isinstance(self._judge.answerer, Endpoint)
         ):
@@ -291,6 +300,11 @@ class ArenaHard(Pairwise[Fought]):
                 yield from item.games.battles(item.id, model, against, self.options.strong)
 
 
+def _place(subject: Subject) -> str:
+    """Where a model or its answers are."""
+    return str(getattr(subject, "source", "") or getattr(subject, "file", "") or subject.name)
+
+
 # -- what is asked, and what is answered -----------------------------------------------------------
 
 
@@ -355,10 +369,6 @@ def _grade(reply: Reply) -> tuple[str | None, str | None]:
 
 
 # -- files of verdicts -----------------------------------------------------------------------------
-
-
-def _first(file: Path) -> list[tuple[Source, Any]]:
-    return [next(rows_of(file))]
 
 
 def read_games(file: Path) -> Iterator[Fought]:
