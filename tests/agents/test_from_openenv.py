@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 from agents_zoo import Script, prompt, runner
@@ -221,6 +222,51 @@ def test_a_server_that_is_full_says_so(serve: Serve) -> None:
 def test_wrong_options_are_refused(options: dict[str, Any], said: str, serve: Serve) -> None:
     with pytest.raises(ConfigError, match=said):
         environment_factory("openenv", {"url": serve(), **options}, Path())
+
+
+def doorman(app: Any, answers: tuple[str, ...] = ("http", "websocket")) -> Any:
+    """Lets in only who brings the key; everybody else to all but ``answers``."""
+
+    async def asked(scope: Any, receive: Any, send: Any) -> None:
+        key = dict(scope.get("headers", ())).get(b"x-key")
+        if scope["type"] not in answers or key == b"sesame":
+            await app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # 403
+        else:
+            await send({"type": "http.response.start", "status": 401, "headers": []})
+            await send({"type": "http.response.body", "body": b"no"})
+
+    return asked
+
+
+def test_headers_let_it_in_wherever_the_server_is_asked() -> None:
+    tools = create_fastapi_app(Adding, CallToolAction, CallToolObservation, max_concurrent_envs=8)
+    with serving(doorman(tools)) as url:
+        with pytest.raises(
+            ConfigError, match=r"does not let this in \(HTTP 401\).*options.headers"
+        ):
+            opened(url)
+        env = opened(url, headers={"x-key": "sesame"})
+        assert [tool.name for tool in env.tools] == ["add"]
+        env.reset(prompt(text="Add."), 1)
+        env.close()
+    shut = pytest.raises(ConfigError, match=r"does not let this in \(HTTP 403\)")
+    with serving(doorman(tools, ("websocket",))) as url, shut:
+        opened(url)
+
+
+def test_the_schema_is_waited_for_as_long_as_any_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+
+    def slow(where: str, *, timeout: float, **how: Any) -> Any:
+        waited.append(timeout)
+        raise httpx.ReadTimeout("nothing came")
+
+    monkeypatch.setattr(httpx, "get", slow)
+    with pytest.raises(ConfigError, match=r"no OpenEnv server answers.*nothing came"):
+        opened("http://slow", timeout_s=25.0)
+    assert waited == [25.0]
 
 
 def test_a_wrong_field_of_the_observation_is_named(serve: Serve) -> None:

@@ -23,6 +23,7 @@ from gnomon.records import Message, Prompt
 from gnomon.usercode import settled
 
 ACT = "act"
+Headers = tuple[tuple[str, str], ...]
 _FRAME = ("metadata", "type")
 """Fields of every action."""
 
@@ -37,10 +38,12 @@ class OpenEnv:
             field, or all of them as JSON.
         reset: more arguments for the server's reset, next to the seed.
         timeout_s: seconds that an answer of the server may take.
-        headers: sent when a session begins, to be let in.
+        headers: sent when the server is asked what it takes and when a session begins, to be let
+            in.
 
     Raises:
-        ConfigError: openenv is not installed, no server answers, or it has no such field.
+        ConfigError: openenv is not installed, no server answers or it lets nobody in, or it has no
+            such field.
     """
 
     def __init__(
@@ -60,14 +63,13 @@ class OpenEnv:
             ) from error
         self._reset = dict(reset or {})
         self._shown = observation
-        self._client = client(
-            base_url=url, message_timeout_s=timeout_s, headers=dict(headers or {}) or None
-        )
-        fields, self._required = _fields(url)
+        given = tuple((headers or {}).items())
+        self._client = _session(client, url, timeout_s, given)
+        fields, self._required = _fields(url, timeout_s, given)
         self._field = action
         self.tools: Sequence[Tool] = ()
         if "tool_name" in fields or not fields:
-            self.tools = _listed(url, client)
+            self.tools = _listed(client, url, timeout_s, given)
         elif action is None and len(fields) > 1:
             schema = {"type": "object", "properties": fields, "required": self._required}
             self.tools = (Tool(ACT, "Act in the environment.", schema),)
@@ -157,27 +159,47 @@ def _plain(observation: Mapping[str, Any]) -> Any:
     return next(iter(fields.values())) if len(fields) == 1 else fields or ""
 
 
+def _session(client: Any, url: str, timeout_s: float, headers: Headers) -> Any:
+    """A session that has not begun."""
+    return client(base_url=url, message_timeout_s=timeout_s, headers=dict(headers) or None)
+
+
+def _unreachable(url: str, error: Exception) -> ConfigError:
+    """What to say where a server cannot be asked."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    status = getattr(response, "status_code", None)
+    if status in (401, 403):
+        return ConfigError(
+            f"openenv: {url} does not let this in (HTTP {status}); give what it asks for in "
+            "options.headers, as in {Authorization: Bearer TOKEN}"
+        )
+    return ConfigError(
+        f"openenv: no OpenEnv server answers at {url} ({type(error).__name__}: {error}); start "
+        "it, or correct options.url"
+    )
+
+
 @lru_cache(maxsize=64)
-def _fields(url: str) -> tuple[dict[str, Any], list[str]]:
+def _fields(url: str, timeout_s: float, headers: Headers) -> tuple[dict[str, Any], list[str]]:
     """The fields of an action by name, and which are required, as the server says."""
     where = url.rstrip("/").replace("ws://", "http://").replace("wss://", "https://") + "/schema"
     try:
-        schema = httpx.get(where, timeout=10.0).raise_for_status().json()["action"]
+        response = httpx.get(where, timeout=timeout_s, headers=dict(headers))
+        schema = response.raise_for_status().json()["action"]
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"openenv: no OpenEnv server answers at {url} ({type(error).__name__}: {error}); start "
-            "it, or correct options.url"
-        ) from error
+        raise _unreachable(url, error) from error
     known = {k: v for k, v in schema.get("properties", {}).items() if k not in _FRAME}
     return known, [name for name in schema.get("required", ()) if name in known]
 
 
 @lru_cache(maxsize=64)
-def _listed(url: str, client: Any) -> tuple[Tool, ...]:
+def _listed(client: Any, url: str, timeout_s: float, headers: Headers) -> tuple[Tool, ...]:
     """The tools that an environment of MCP tools lists."""
-    session = client(base_url=url)
+    session = _session(client, url, timeout_s, headers)
     try:
         result = settled(session.step({"type": "list_tools"}))
+    except (OSError, TimeoutError) as error:
+        raise _unreachable(url, error) from error
     finally:
         settled(session.close())
     found = result.observation.get("tools", ())
