@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import glob
 import hashlib
 import itertools
 import json
@@ -187,18 +188,23 @@ def clean_tree(folder: Path) -> list[str]:
     return removed
 
 
-def clean_temporaries(folder: Path) -> list[str]:
+def clean_temporaries(folder: Path, of: str | None = None) -> list[str]:
     """Remove what killed processes left half-written in ``folder``; return the names removed.
 
     A temporary that a living process still writes is locked and stays. Replacements cut off
     half-way are finished (see :func:`recover_folder`).
+
+    Args:
+        of: what was being written, by its name; None: anything, for folders that hold nothing of
+            other programs.
     """
+    name = "*" if of is None else glob.escape(of)
     removed = []
-    for tmp in sorted(folder.glob(f".*{_TMP}*")):
+    for tmp in sorted(folder.glob(f".{name}{_TMP}*")):
         if _is_abandoned(tmp):
             _remove(tmp)
             removed.append(tmp.name)
-    for backup in folder.glob(f".*{_OLD}"):
+    for backup in folder.glob(f".{name}{_OLD}"):
         recover_folder(backup.with_name(backup.name[1 : -len(_OLD)]))
     return removed
 

@@ -114,6 +114,19 @@ def test_what_is_there_is_replaced_only_if_asked_and_only_an_export(
         assert "is the model's own folder" in said
 
 
+def test_hidden_files_of_others_beside_an_export_stay(gnomon: Run, tmp_path: Path) -> None:
+    save_tiny(tmp_path / "mine")
+    others = [".notes.tmp-1", ".thesis.old", ".outer.tmp-1-0-abcdef"]
+    for name in others:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "chapter.tex").write_text("years of work")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / ".out.tmp-1-0-abcdef").mkdir()  # of an export that was killed
+    assert gnomon("mine", "--to", "merged", "--out", "out")[0] == 0
+    assert all((tmp_path / name / "chapter.tex").exists() for name in others)
+    assert not (tmp_path / ".out.tmp-1-0-abcdef").exists()
+
+
 def test_a_reward_model_keeps_its_head(gnomon: Run, tmp_path: Path) -> None:
     config = tiny_model().config
     config.num_labels = 1

@@ -95,8 +95,9 @@ def export(wanted: Wanted) -> Made:
         raise ConfigError(
             f"{wanted.model} is a reward model, which llama.cpp does not serve: --to merged"
         )
-    make_folder(wanted.out.absolute().parent)
-    clean_temporaries(wanted.out.absolute().parent)
+    place = wanted.out.absolute()
+    make_folder(place.parent)
+    clean_temporaries(place.parent, of=place.name)
     with write_folder(wanted.out, need=weight_bytes(source)) as tmp:
         work = tmp / ".work"
         work.mkdir()
