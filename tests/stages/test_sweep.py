@@ -197,9 +197,26 @@ def test_a_failing_run_and_a_closed_gate_are_rows(world: Path) -> None:
     problems = {row.settings["more.algorithm"]: row.runs[0].swept.problem for row in view.rows}
     assert "there is no such thing" in problems["own.py:Broken"]
     assert problems["sft"].startswith("gate closed")
-    assert [row.tier for row in view.rows] == [2, 3]  # measured but held, not measured
+    assert [row.tier for row in view.rows] == [2, 4]  # measured but held, not measured
     assert view.best is None
     assert "Traceback" in next(folder.glob("*/error.txt")).read_text()
+
+
+def test_a_search_gets_no_value_of_a_run_that_was_not_audited(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError("there is no audit")
+
+    monkeypatch.setattr("gnomon.stages.run.audit_run", broken)
+    folder = run_sweep(plan(world, "more.train.lr=log(1e-4,1e-3)", trials=1), announce=quiet)
+    view = read_sweep(folder)
+    assert view.rows[0].objective is not None
+    assert view.best is None
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder / 'optuna.db'}")
+    assert [trial.state.name for trial in study.trials] == ["FAIL"]
 
 
 def test_a_budget_of_runs_is_kept_and_resumed(world: Path) -> None:

@@ -19,7 +19,7 @@ def plot_sweep(view: SweepView, path: Path) -> Path | None:
     """One panel a key: every run as a faint dot, every setting's mean with its interval, a line
     through the means of each value; None where nothing was measured.
 
-    Settings that an alarm or a closed gate stands against are crosses, and no line goes through
+    Settings that an alarm or a closed gate stands against, or that nobody audited, are crosses, and no line goes through
     them.
     """
     rows = [row for row in view.rows if row.objective is not None]
@@ -46,7 +46,7 @@ def plot_sweep(view: SweepView, path: Path) -> Path | None:
             figure,
             f"{view.sweep.recipe}: {view.sweep.objective} ({better} is better)",
             f"Dots: runs. Circles: settings, with intervals ({bars}); the first is green.\n"
-            "Crosses: an alarm or a closed gate. Line: mean of a value's circles.",
+            "Crosses: an alarm, a closed gate, or no audit. Line: mean of a value's circles.",
         )
         return style.save(figure, path)
 
@@ -78,17 +78,17 @@ def _panel(axis: Any, view: SweepView, rows: list[SweepRow], key: str) -> None:
     for row in sorted(rows, key=x):
         m = row.objective
         assert m is not None
-        color = style.VERMILLION if row.held else style.BLUE
+        color = style.VERMILLION if row.tier > 1 else style.BLUE
         color = style.GREEN if row is view.best else color
         for value in row.values.values():
             axis.plot(x(row), value, ".", color=color, alpha=0.35, markersize=5)
         error = [[m.value - m.low], [m.high - m.value]] if m.known else None
         axis.errorbar(
-            x(row), m.value, yerr=error, fmt="x" if row.held else "o", color=color, markersize=5,
+            x(row), m.value, yerr=error, fmt="x" if row.tier > 1 else "o", color=color, markersize=5,
             capsize=3, elinewidth=1.1, alpha=0.8,
             zorder=3 if row is view.best else 2,
         )  # fmt: skip
-        if not row.held:
+        if row.tier < 2:
             clear.setdefault(x(row), []).append(m.value)
     if len(clear) > 1:
         axis.plot(list(clear), [fmean(v) for v in clear.values()], color=style.BLUE, alpha=0.7,

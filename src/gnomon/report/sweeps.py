@@ -42,6 +42,7 @@ class SeedResult:
 
     Attributes:
         value: the objective; None where the run did not measure it.
+        looked: whether the run was audited; one that failed before was not.
         alarms: those that stand, by name.
         answer: ship, hold or not shown; empty where there is no run to ask.
         seconds: of the stages that were trained in it.
@@ -49,6 +50,7 @@ class SeedResult:
 
     swept: SweptRun
     value: Interval | None = None
+    looked: bool = False
     alarms: tuple[str, ...] = ()
     answer: str = ""
     seconds: float = 0.0
@@ -83,6 +85,11 @@ class SweepRow:
         return list(dict.fromkeys(name for run in self.runs for name in run.alarms))
 
     @property
+    def looked(self) -> bool:
+        """Whether every run that measured the objective was audited for alarms."""
+        return all(run.looked for run in self.runs if run.value is not None)
+
+    @property
     def held(self) -> bool:
         """Whether something speaks against a model of it: an alarm, a gate, a loss elsewhere."""
         return any(run.answer == "hold" for run in self.runs)
@@ -103,10 +110,11 @@ class SweepRow:
 
     @property
     def tier(self) -> int:
-        """0: nothing speaks against it; 1: seeds are missing; 2: held; 3: not measured."""
-        if self.objective is None:
-            return 3
-        return 2 if self.held else 0 if self.complete else 1
+        """0: nothing speaks against it; 1: seeds are missing; 2: held; 3: nobody looked for alarms;
+        4: not measured."""
+        if self.objective is None or self.held:
+            return 4 if self.objective is None else 2
+        return 3 if not self.looked else 0 if self.complete else 1
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,8 @@ class SweepView:
 
     @property
     def best(self) -> SweepRow | None:
-        """The first setting; None where none was measured without an alarm or a closed gate."""
+        """The first setting; None where none was measured and found free of alarms and closed
+        gates."""
         return next((row for row in self.rows if row.tier < 2), None)
 
     @property
@@ -180,6 +189,7 @@ def _result(folder: Path, swept: SweptRun, objective: str) -> SeedResult:
     return SeedResult(
         swept,
         None if reading is None else reading.figure,
+        run.audit is not None,
         tuple(dict.fromkeys(finding.name for finding in standing(run))),
         answer(run).kind,
         sum(own),
@@ -214,7 +224,7 @@ def _clear_first(view: SweepView, rows: Sequence[SweepRow]) -> list[str]:
     if not rows:
         return ["No run has measured it."]
     if view.best is None:
-        return ["No setting is free of alarms and closed gates: none is best."]
+        return ["No setting is known to be free of alarms and closed gates: none is best."]
     notes = []
     others = [row for row in rows if row is not view.best and row.tier < 2]
     if others:
@@ -253,8 +263,12 @@ def _passed_over(view: SweepView, rows: Sequence[SweepRow]) -> list[str]:
         return []
     best, sign, notes = view.best.objective.value, view.sweep.sign, []
     for row in rows:
-        if row.tier == 2 and row.objective and sign * row.objective.value > sign * best:
-            why = f"alarms: {', '.join(row.alarms)}" if row.alarms else "its answer is hold"
+        if row.tier > 1 and row.objective and sign * row.objective.value > sign * best:
+            why = (
+                f"alarms: {', '.join(row.alarms)}"
+                if row.alarms
+                else ("its answer is hold" if row.held else "nobody has looked for alarms")
+            )
             notes.append(
                 f"{_named(view, row)} has {number(row.objective.value)}, more than the first "
                 f"({why}): it is not ranked by that."
@@ -291,11 +305,18 @@ def _cells(view: SweepView, place: int, row: SweepRow) -> list[str]:
         *(show(row.settings.get(key)) for key in view.sweep.keys),
         "n/a" if row.objective is None else measured(row.objective),
         *spread,
-        ", ".join(row.alarms) or "none",
+        ", ".join(row.alarms) or _none_found(row),
         row.answer or "n/a",
         duration(sum(run.seconds for run in row.runs)),
         _remark(row),
     ]
+
+
+def _none_found(row: SweepRow) -> str:
+    """What is said in place of alarms: which of the runs were looked at."""
+    missed = sum(not run.looked for run in row.runs)
+    some = f" ({missed} of {len(row.runs)})" if missed < len(row.runs) else ""
+    return f"not looked for{some}" if missed else "none"
 
 
 def _remark(row: SweepRow) -> str:
@@ -350,6 +371,7 @@ def sweep_rows(view: SweepView) -> list[dict[str, Any]]:
             "seeds": {str(seed): finite_or_none(value) for seed, value in row.values.items()},
             "spread": [min(row.values.values()), max(row.values.values())] if row.values else None,
             "alarms": row.alarms,
+            "looked": row.looked,
             "answer": row.answer,
             "seconds": round(sum(run.seconds for run in row.runs), 1),
             "runs": [run.swept.name for run in row.runs],

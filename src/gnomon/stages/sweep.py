@@ -211,9 +211,11 @@ class _Sweeping:
         self.announce(f"  {line}")
 
     def _score(self, setting: Setting) -> tuple[float | None, bool]:
-        """The objective of a setting, None where a seed lacks it, and whether it is held."""
+        """The objective of a setting, None where a seed lacks it or nobody looked for alarms, and
+        whether it is held."""
         row = read_setting(self.plan.folder, self.record, dict(setting))
-        if row.objective is None or len(row.values) < row.seeds:
+        sound = row.held or (row.complete and row.looked)
+        if row.objective is None or len(row.values) < row.seeds or not sound:
             return None, False
         return row.objective.value, row.held
 
