@@ -236,6 +236,37 @@ def test_a_budget_of_runs_is_kept_and_resumed(world: Path) -> None:
     assert "Not all was tried" not in (folder / "sweep.md").read_text()
 
 
+@pytest.mark.parametrize("trials", [None, 2])
+def test_a_sweep_goes_on_with_its_own_recipe_only(world: Path, trials: int | None) -> None:
+    key = "more.train.lr="
+    if trials is not None:
+        pytest.importorskip("optuna", reason="Optuna is not installed")
+    values = "[1e-3,1e-4]" if trials is None else "log(1e-4,1e-3)"
+    options: dict[str, Any] = {"trials": trials}
+    folder = run_sweep(plan(world, f"{key}{values}", **options), max_runs=1, announce=quiet)
+    begun = len(read_sweep(folder).sweep.runs)
+    other = plan(world, f"{key}{values}", "sft.train.steps=1", **options)
+    with pytest.raises(ConfigError, match="is a sweep of another recipe"):
+        run_sweep(other, resume=True, announce=quiet)
+    reseeded = plan(world, f"{key}{values}", "seed=1", **options)
+    with pytest.raises(ConfigError, match="has runs of the seeds 0, .*: --seeds 0,1, or"):
+        run_sweep(reseeded, resume=True, announce=quiet)
+    assert len(read_sweep(folder).sweep.runs) == begun == 1
+
+
+def test_a_run_is_found_again_when_more_seeds_are_given(world: Path) -> None:
+    folder = run_sweep(plan(world, "more.train.lr=[1e-3]"), announce=quiet)
+    before = (folder / "lr0.001" / "manifest.json").read_bytes()
+    run_sweep(plan(world, "more.train.lr=[1e-3]", seeds=(0, 1)), resume=True, announce=quiet)
+    (row,) = read_sweep(folder).rows
+    assert [(run.swept.name, run.swept.seed) for run in row.runs] == [
+        ("lr0.001", 0),
+        ("lr0.001-seed1", 1),
+    ]
+    assert row.complete
+    assert (folder / "lr0.001" / "manifest.json").read_bytes() == before
+
+
 def test_a_spent_budget_of_time_stops_a_run_where_it_can_be_resumed(world: Path) -> None:
     (world / "slow.py").write_text(
         "import os, signal\nfrom gnomon.algorithms.sft import SFT\n\n"

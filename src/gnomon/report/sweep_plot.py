@@ -19,8 +19,8 @@ def plot_sweep(view: SweepView, path: Path) -> Path | None:
     """One panel a key: every run as a faint dot, every setting's mean with its interval, a line
     through the means of each value; None where nothing was measured.
 
-    Settings that an alarm or a closed gate stands against, or that nobody audited, are crosses, and no line goes through
-    them.
+    Settings that an alarm or a closed gate stands against, or that nobody audited, are crosses,
+    and no line goes through them.
     """
     rows = [row for row in view.rows if row.objective is not None]
     keys = [key for key in view.sweep.keys if len({_text(row, key) for row in rows}) > 1]
@@ -84,8 +84,8 @@ def _panel(axis: Any, view: SweepView, rows: list[SweepRow], key: str) -> None:
             axis.plot(x(row), value, ".", color=color, alpha=0.35, markersize=5)
         error = [[m.value - m.low], [m.high - m.value]] if m.known else None
         axis.errorbar(
-            x(row), m.value, yerr=error, fmt="x" if row.tier > 1 else "o", color=color, markersize=5,
-            capsize=3, elinewidth=1.1, alpha=0.8,
+            x(row), m.value, yerr=error, fmt="x" if row.tier > 1 else "o", color=color,
+            markersize=5, capsize=3, elinewidth=1.1, alpha=0.8,
             zorder=3 if row is view.best else 2,
         )  # fmt: skip
         if row.tier < 2:

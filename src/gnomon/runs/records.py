@@ -40,6 +40,7 @@ from pydantic import (
 
 import gnomon
 from gnomon.files import first_line, read_object, write_json
+from gnomon.recipe.load import apply_override
 from gnomon.recipe.schema import Recipe
 from gnomon.stats.intervals import Interval
 
@@ -338,10 +339,12 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=float("inf"))
 
 
-def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of everything in a recipe except where its folder is, its gates, its card and its
-    callbacks."""
+def recipe_hash(recipe: Recipe, varied: Sequence[str] = ()) -> str:
+    """SHA-256 of everything in a recipe except where its folder is, its gates, its card, its
+    callbacks, and the keys that are ``varied``."""
     plain = plain_recipe(recipe)
+    for key in varied:
+        apply_override(plain, f"{key}=null")
     plain.pop("card", None)
     plain.pop("callbacks", None)
     for part in (plain, *plain["stages"]):

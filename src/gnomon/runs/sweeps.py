@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -34,6 +35,7 @@ class Sweep(Record):
 
     Attributes:
         recipe: the recipe's name.
+        recipe_sha256: of the recipe without what its runs differ in.
         keys: what is varied, as on the command line.
         log: those of them that lie on a log scale.
         search: ``grid`` or ``optuna``.
@@ -45,6 +47,7 @@ class Sweep(Record):
     """
 
     recipe: str = ""
+    recipe_sha256: str = ""
     keys: list[str] = Field(default_factory=list)
     log: list[str] = Field(default_factory=list)
     search: str = "grid"
@@ -55,6 +58,11 @@ class Sweep(Record):
     settings: int | None = None
     runs: Annotated[list[SweptRun], BeforeValidator(only_mappings)] = Field(default_factory=list)
     stopped: str = ""
+
+    def name_of(self, settings: Mapping[str, Any], seed: int) -> str | None:
+        """The name of the run of a setting and a seed; None where it was not begun."""
+        same = (run for run in self.runs if run.settings == settings and run.seed == seed)
+        return next((run.name for run in same), None)
 
     def run(self, name: str) -> SweptRun | None:
         """The run of a name; None where it was not begun."""

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,25 @@ def _check_folder(plan: SweepPlan, resume: bool) -> None:
             f"{plan.folder} is a sweep of {', '.join(known.keys)}, not of {', '.join(keys)}. Give "
             "the same keys in the same order, or choose another name (name=...)"
         )
-    for recipe in plan.recipes():
+    if known.recipe_sha256 and known.recipe_sha256 != plan.sha256:
+        raise ConfigError(
+            f"{plan.folder} is a sweep of another recipe, whose runs cannot be compared with this "
+            "one's. Give the recipe and the overrides that it was begun with, or choose another "
+            "name (name=...)"
+        )
+    missing = [seed for seed in known.seeds if seed not in plan.seeds]
+    if missing:
+        raise ConfigError(
+            f"{plan.folder} has runs of the seeds {_list(known.seeds)}, and now {_list(missing)} "
+            f"would be left out: --seeds {_list(dict.fromkeys([*known.seeds, *plan.seeds]))}, or "
+            "choose another name (name=...)"
+        )
+    for recipe in plan.recipes(known):
         RunFolder(recipe).check(resume)
+
+
+def _list(seeds: Iterable[int]) -> str:
+    return ",".join(map(str, seeds))
 
 
 class _Sweeping:
@@ -95,6 +112,7 @@ class _Sweeping:
         self.record = SweepRecord.read_or_empty(plan.folder / SWEEP)
         self.record.note(
             recipe=plan.make(plan.fixed).name,
+            recipe_sha256=plan.sha256,
             keys=[axis.key for axis in plan.axes],
             log=[a.key for a in plan.axes if a.range is not None and a.range.scale == "log"],
             search="grid" if plan.trials is None else "optuna",
@@ -139,7 +157,7 @@ class _Sweeping:
     def _setting(self, setting: Setting) -> bool:
         """Run a setting with every seed; False where nothing more may be started."""
         for seed in self.plan.seeds:
-            recipe = self.plan.recipe(setting, seed)
+            recipe = self.plan.recipe(setting, seed, self.record)
             if not self._is_done(recipe):
                 self.record.stopped = self._spent()
                 if self.record.stopped:

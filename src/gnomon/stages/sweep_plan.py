@@ -15,6 +15,8 @@ from gnomon.errors import ConfigError, GnomonError
 from gnomon.recipe.load import apply_override, parse_recipe
 from gnomon.recipe.schema import LONGEST_NAME, Recipe
 from gnomon.recipe.sweep import Axis, Range, as_override, parse_axis, short_keys, show
+from gnomon.runs.records import recipe_hash
+from gnomon.runs.sweeps import Sweep as SweepRecord
 from gnomon.stages.names import check_names
 from gnomon.stages.objective import Objective, find_objective
 from gnomon.stages.search import Setting, grid, load_optuna
@@ -152,8 +154,11 @@ class SweepPlan:
     trials: int | None
     folder: Path
 
-    def recipe(self, setting: Setting, seed: int) -> Recipe:
+    def recipe(self, setting: Setting, seed: int, known: SweepRecord | None = None) -> Recipe:
         """The recipe of one run.
+
+        Args:
+            known: what was begun already: a run keeps its name, however many seeds there are now.
 
         Raises:
             ConfigError: a value that its key does not take.
@@ -162,11 +167,17 @@ class SweepPlan:
         made = self.make([*self.fixed, *values])
         name = run_name([axis.key for axis in self.axes], setting)
         name += f"-seed{seed}" if len(self.seeds) > 1 else ""
+        name = (known and known.name_of(dict(setting), seed)) or name
         return made.model_copy(update={"seed": seed, "name": name, "output": str(self.folder)})
 
-    def recipes(self) -> list[Recipe]:
+    def recipes(self, known: SweepRecord | None = None) -> list[Recipe]:
         """Those of a grid, setting by setting."""
-        return [self.recipe(setting, seed) for setting in self.settings for seed in self.seeds]
+        return [self.recipe(s, seed, known) for s in self.settings for seed in self.seeds]
+
+    @property
+    def sha256(self) -> str:
+        """Of what all runs have in common."""
+        return recipe_hash(self.make(self.fixed), [*(a.key for a in self.axes), "name", "seed"])
 
 
 def run_name(keys: Sequence[str], setting: Setting) -> str:
