@@ -249,7 +249,7 @@ def test_a_sweep_goes_on_with_its_own_recipe_only(world: Path, trials: int | Non
     with pytest.raises(ConfigError, match="is a sweep of another recipe"):
         run_sweep(other, resume=True, announce=quiet)
     reseeded = plan(world, f"{key}{values}", "seed=1", **options)
-    with pytest.raises(ConfigError, match="has runs of the seeds 0, .*: --seeds 0,1, or"):
+    with pytest.raises(ConfigError, match=r"has runs of the seeds 0, .*: --seeds 0,1, or"):
         run_sweep(reseeded, resume=True, announce=quiet)
     assert len(read_sweep(folder).sweep.runs) == begun == 1
 

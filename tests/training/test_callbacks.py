@@ -168,6 +168,24 @@ def test_finish_ends_training_there_with_its_evaluation(tmp_path: Path, kind: ty
     assert same(again, loop)
 
 
+@pytest.mark.parametrize("kind", [CheckpointSaved, EvaluationDone])
+def test_finish_at_a_checkpoint_is_not_forgotten_by_a_resumed_run(
+    tmp_path: Path, kind: type[Event]
+) -> None:
+    def finish(event: Event) -> None:
+        if isinstance(event, kind) and event.iteration == 2:
+            event.finish()
+            event.stop("here")
+
+    options: dict[str, Any] = {"eval_every": 2, "checkpoint_every": 2}
+    with pytest.raises(RunStopped):
+        with_(tmp_path, Told(finish), **options).run()
+    again = make(tmp_path, **options)  # without the callback
+    again.run(resume=True)
+    assert again.end == 2
+    assert max(training_steps(tmp_path)) == 2
+
+
 def test_finish_before_the_first_iteration_leaves_the_model_it_began_with(tmp_path: Path) -> None:
     loop = with_(tmp_path, Told(lambda event: event.finish()), eval_first=True)
     start = {n: p.detach().clone() for n, p in loop.parameters.items()}

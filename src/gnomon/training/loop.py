@@ -253,6 +253,8 @@ class Loop:
             self.stop.ask(event.asked.stop)
         if event.asked.finish and iteration < self.end:
             self.stopped = iteration
+            if self.saved == iteration:  # by a checkpoint that does not know of it
+                self._save(iteration)
 
     def _tell_failed(self, error: BaseException) -> None:
         """Tell the callbacks that training ends with ``error``, which is what is raised."""
