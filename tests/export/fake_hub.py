@@ -51,6 +51,9 @@ class FakeHub:
             return 404, {"error": "RepoNotFound"}
         if not rest or rest[0] == "revision":
             return 200, {"id": repo, "private": self.repos[repo], "sha": "0" * 40, "siblings": []}
+        if rest[0] == "tree":
+            here = [name.removeprefix(f"{repo}/") for name in self.files if name.startswith(repo)]
+            return 200, [{"type": "file", "path": p, "size": 1, "oid": "0"} for p in here]
         if rest[0] == "preupload":
             files = json.loads(body)["files"]
             plain = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
@@ -60,6 +63,8 @@ class FakeHub:
                 return 400, {"error": "the disk of the hub is full"}
             for line in body.splitlines():
                 told = json.loads(line)
+                if told["key"] == "deletedFile":
+                    del self.files[f"{repo}/{told['value']['path']}"]
                 if told["key"] == "file":
                     value = told["value"]
                     self.files[f"{repo}/{value['path']}"] = base64.b64decode(value["content"])

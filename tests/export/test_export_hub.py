@@ -56,6 +56,19 @@ def test_public_only_if_asked(gnomon: Run, hub: FakeHub) -> None:
     assert not hub.files
 
 
+def test_an_earlier_exports_weights_are_not_left_beside_the_new_ones(
+    gnomon: Run, hub: FakeHub, tmp_path: Path
+) -> None:
+    hub.repos["me/tiny"] = True
+    stale = ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "model-f16.gguf")
+    kept = ("notes.md", "probes/model.npz")
+    hub.files = {f"me/tiny/{name}": b"old" for name in (*stale, "Modelfile", *kept)}
+    code, said = gnomon(*PUSH, "me/tiny")
+    assert code == 0, said
+    here = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {name.removeprefix("me/tiny/") for name in hub.files} == here | set(kept)
+
+
 def test_a_push_that_fails_leaves_the_folder_and_says_how_to_go_on(
     gnomon: Run, hub: FakeHub, tmp_path: Path
 ) -> None:

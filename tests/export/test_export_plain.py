@@ -55,7 +55,9 @@ def test_a_stages_model_loads_plainly_and_names_nothing_here(gnomon: Run, tmp_pa
     trunk.add_adapter("policy", LORA)
     role = Role("policy", trunk, adapter="policy", trainable=True)
     shake(role)
-    model = save_policy(tmp_path / "mine", role, facts={"base": str(tmp_path)})
+    model = save_policy(
+        tmp_path / "mine", role, facts={"base": str(tmp_path), "averaged": [str(tmp_path)]}
+    )
     (model / "README.md").write_text("---\nlicense: mit\n---\n\nA card.\n")
     (model / "optimizer.pt").write_bytes(b"x")
     (model / "modeling_evil.py").write_text("raise SystemExit")

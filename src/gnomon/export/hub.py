@@ -8,6 +8,12 @@ from typing import Any
 from gnomon.errors import ConfigError, RunError
 from gnomon.files import first_line
 
+REPLACED = (
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),
+    *("model-*.gguf", "Modelfile"),
+)
+"""Files of an earlier export that go where the new one lacks them: they would be loaded instead."""
+
 
 class Hub:
     """A repository to push to, checked before any work is done.
@@ -73,7 +79,7 @@ class Hub:
             ) from error
 
     def push(self, folder: Path) -> str:
-        """Put a folder there, as one commit; its address.
+        """Put a folder there in one commit, in place of an earlier export's model; its address.
 
         Raises:
             RunError: it did not arrive whole; the folder is here all the same.
@@ -81,7 +87,10 @@ class Hub:
         try:
             self._api.create_repo(self.repo, private=not self.public, exist_ok=True)
             done = self._api.upload_folder(
-                repo_id=self.repo, folder_path=folder, commit_message="Exported by gnomon"
+                repo_id=self.repo,
+                folder_path=folder,
+                commit_message="Exported by gnomon",
+                delete_patterns=list(REPLACED),
             )
         except Exception as error:
             raise RunError(

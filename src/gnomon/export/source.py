@@ -34,7 +34,7 @@ LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*")
 _LOCAL: dict[str, tuple[str, ...]] = {
     "config.json": ("_name_or_path",),
     "tokenizer_config.json": ("name_or_path", "is_local", "local_files_only"),
-    FACTS: ("base", "base_source", "adapter"),
+    FACTS: ("base", "base_source", "adapter", "averaged"),
 }
 """Keys that hold where something lay on the machine that it was made on."""
 
