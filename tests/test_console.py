@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gnomon.console import announce, complain, say
+
 TALK = """
 import sys
 from pathlib import Path
@@ -32,6 +34,14 @@ def test_nothing_that_becomes_of_the_output_stops_the_work(tmp_path: Path, redir
     assert done.read_text() == "went on to the end"
     assert ended.returncode == 0
     assert "Traceback" not in ended.stdout + ended.stderr
+
+
+def test_no_text_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    for tell in (say, announce, lambda text: complain("error", "red", text)):
+        tell("the reward failed: \x1b]0;mine\x07 \x9b2J [bold]x[/]\nas it is")
+    seen = "".join(capsys.readouterr())
+    assert not set("\x1b\x9b\x07") & set(seen)
+    assert seen.count("␛]0;mine␇ ⟨U+009B⟩2J [bold]x[/]\nas it is") == 3
 
 
 def test_a_terminal_without_unicode_gets_what_it_can_show(tmp_path: Path) -> None:

@@ -86,13 +86,13 @@ def visible(text: str) -> str:
 
 
 def say(text: str, style: str = "") -> None:
-    """Print one line of plain text."""
-    out.print(text, style=style or None, soft_wrap=True, markup=False, highlight=False)
+    """Print one line of plain text; what a run, a file or a model put into it steers nothing."""
+    out.print(visible(text), style=style or None, soft_wrap=True, markup=False, highlight=False)
 
 
 def complain(label: str, style: str, text: str) -> None:
     """Print a labelled line on standard error."""
-    err.print(f"[bold {style}]{label}:[/] {escape(text)}", soft_wrap=True, highlight=False)
+    err.print(f"[bold {style}]{label}:[/] {escape(visible(text))}", soft_wrap=True, highlight=False)
 
 
 def show(renderable: RenderableType, most: int = _WIDEST) -> None:

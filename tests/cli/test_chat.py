@@ -149,6 +149,35 @@ def test_nothing_is_revealed_before_the_end(talk: Talk) -> None:
     assert "1 tied; 1 skipped now" in said
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_leaving_the_question_takes_the_turn_back(
+    talk: Talk, tmp_path: Path, terminal: bool
+) -> None:
+    code, said = talk("yes", "no", "--blind", lines="one\na\ntwo\n", terminal=terminal)
+    assert code == 0
+    assert "your last message is taken back" in said
+    assert "0 skipped now" in said
+    kept = [line for file in tmp_path.glob("preferences/*") for line in file.open()]
+    assert not any("two" in line for line in kept)
+
+
+def test_ctrl_c_at_the_question_goes_on_with_the_next_message(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter(["one", KeyboardInterrupt, "two", "b"])
+
+    def typed(cue: str) -> str:
+        line = next(said, EOFError)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    monkeypatch.setattr("builtins.input", typed)
+    assert talk("yes", "no", "--blind", lines="", terminal=True)[0] == 0
+    (row,) = rows(tmp_path)
+    assert row["prompt"] == [{"role": "user", "content": "two"}]
+
+
 def test_the_chosen_answer_continues_both_conversations(talk: Talk, tmp_path: Path) -> None:
     talk("yes", "no", "--blind", lines="one\nb\ntwo\na\n")
     first, second = rows(tmp_path)
@@ -207,6 +236,7 @@ def test_the_reward_is_trained_on_what_was_chosen(talk: Talk, tmp_path: Path, gn
         (("yes",), "/temperature warm\n", "/temperature needs a number"),
         (("yes",), "/save\n", "/save needs a file"),
         (("yes",), "/save x.jsonl\n", "nothing has been said"),
+        (("yes",), "hi\n/save ~nobody-at-all/x\n", "give the folder in full"),
         (("yes", "no", "--blind"), "hello\nperhaps\n", "line 2 of the input: 'perhaps' is no"),
         (("yes", "--who", "kim"), "", "go with --blind"),
         (("yes",), "long " * 400, "no room is left for an answer"),

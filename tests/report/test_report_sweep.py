@@ -109,12 +109,14 @@ def test_where_all_are_alarmed_none_is_best(tmp_path: Path) -> None:
 def test_a_run_that_was_never_audited_is_not_called_free_of_alarms(tmp_path: Path) -> None:
     folder = make_sweep(tmp_path / "s", {0.1: [0.9], 0.2: [0.1], 0.3: [0.3]}, {0.3: "drift"})
     record = json.loads((folder / "sweep.json").read_text())
-    record["runs"][0]["problem"] = "RunError: the comparison failed"
+    record["runs"][0]["problem"] = "RunError: the comparison failed \x1b[2J"
     (folder / "sweep.json").write_text(json.dumps(record))
     (folder / "beta0.1-seed0" / "audit.json").unlink()
     view = read_sweep(folder)
     assert [row.settings[KEY] for row in view.rows] == [0.2, 0.3, 0.1]
     assert view.best is view.rows[0]
+    cells = [cell for column in sweep_table(view).columns for cell in column.cells]
+    assert not any("\x1b" in str(cell) for cell in cells)
     assert "not looked for" in _text(view).split("| 0.1 ")[1].splitlines()[0]
     assert "beta=0.1 has 0.900, more than the first (nobody has looked" in " ".join(view.notes)
     assert [json.loads(line)["rank"] for line in _rows(view)] == [1, None, None]

@@ -123,6 +123,10 @@ def _user() -> str:
         return "unknown"
 
 
+class _NoChoiceError(Exception):
+    """The question which answer is better was left with Ctrl-C or the end of input."""
+
+
 class Session:
     """What is said, and with whom.
 
@@ -170,7 +174,11 @@ class Session:
             except GnomonError as error:
                 if not self.terminal:
                     raise type(error)(f"line {self._line} of the input: {error}") from error
-                complain("error", "red", visible(str(error)))
+                complain("error", "red", str(error))
+            except _NoChoiceError:
+                self._note("no choice was made: your last message is taken back")
+                if not self.terminal:
+                    break
             except KeyboardInterrupt:
                 if not self.terminal:
                     raise
@@ -237,16 +245,20 @@ class Session:
             raise ConfigError("/save needs a file, as in /save chats.jsonl")
         if not any(self.turns):
             raise ConfigError("nothing has been said yet: there is no conversation to save")
+        try:
+            file = Path(name).expanduser()
+        except RuntimeError as error:  # ~somebody who is not there
+            raise ConfigError(f"/save {name}: {error}; give the folder in full") from error
         for speaker, turns in zip(self.speakers, self.turns, strict=True):
             row: dict[str, object] = {"messages": [asdict(m) for m in self._with_system(turns)]}
             if self.ballots is None:
                 row["model"] = speaker.key
             text = json.dumps(row, ensure_ascii=False)
-            append_line(Path(name).expanduser(), text.encode("utf-8", "replace"))
+            append_line(file, text.encode("utf-8", "replace"))
             if self.ballots is not None:
                 break  # both have the same conversation
         if self.terminal:
-            say(f"added to {visible(name)}", "dim")
+            say(f"added to {name}", "dim")
 
     # -- answers out --------------------------------------------------------------------------
 
@@ -293,8 +305,8 @@ class Session:
         """Two answers, side by side where there is room."""
         if not self.terminal:
             for label, reply in zip(labels, replies, strict=True):
-                say(f"[{visible(label)}]")
-                say(visible(reply.text))
+                say(f"[{label}]")
+                say(reply.text)
             return
         panels = [
             Panel(
@@ -346,7 +358,7 @@ class Session:
         while True:
             line = self._read("a, b, tie or skip> ")
             if line is None:
-                return "skip"
+                raise _NoChoiceError
             said = line.strip().lower()
             if said in CHOICES:
                 return cast(Chosen, said)

@@ -24,7 +24,7 @@ from gnomon.cli.mappings import parse_mapping
 from gnomon.cli.run import quickstart, report, run
 from gnomon.cli.sweep import sweep
 from gnomon.cli.view import view
-from gnomon.console import complain, err, say, show
+from gnomon.console import complain, err, say, show, visible
 from gnomon.errors import BudgetSpent, GateClosed, GnomonError, Pending, RunStopped
 
 ABOUT = """From raw feedback to a model that is safe to ship.
@@ -181,7 +181,8 @@ def main() -> None:
         complain("budget", "yellow", str(spent))
         sys.exit(spent.code)
     except RunStopped as stopped:
-        err.print(str(stopped), soft_wrap=True, markup=False, highlight=False)  # a command to copy
+        text = visible(str(stopped))  # it has a command to copy
+        err.print(text, soft_wrap=True, markup=False, highlight=False)
         sys.exit(128 + stopped.signal)
     except GnomonError as error:
         complain("error", "red", str(error))

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gnomon.audit.gates import Reading, compared_readings, eval_readings, stage_readings
+from gnomon.console import visible
 from gnomon.errors import DataError, GnomonError
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.sweep import short_keys, show
@@ -341,7 +342,8 @@ def sweep_table(view: SweepView) -> Table:
         table.add_column(Text(column), overflow="fold")
     for place, row in enumerate(view.rows, start=1):
         cells = [
-            Text(cell, style="dim" if row.tier > 1 else "") for cell in _cells(view, place, row)
+            Text(visible(cell), style="dim" if row.tier > 1 else "")
+            for cell in _cells(view, place, row)
         ]
         if row.alarms:
             cells[header.index("alarms")].stylize("bold red")
