@@ -191,6 +191,25 @@ def test_a_stopped_run_goes_on_and_says_what_it_needs(
 # -- names -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("method", "rows"),
+    [
+        ("dpo", PAIRS),
+        ("sft", [{"prompt": row["prompt"], "completion": row["chosen"]} for row in PAIRS]),
+    ],
+)
+def test_a_stopped_run_that_samples_nothing_goes_on(
+    method: str, rows: list[dict[str, str]], tiny_folder: Path
+) -> None:
+    """Its recipe.yaml has every default written out, those of ``rollout`` as well."""
+    with pytest.raises(RunStopped):
+        gnomon.train(
+            method, model=str(tiny_folder), data=rows, name="x", callbacks=[Stops()], **SMALL
+        )
+    run = gnomon.Run("runs/x").resume()
+    assert run.metrics["iteration"].to_pylist()[-1] == SMALL["steps"]
+
+
 def test_a_second_run_of_the_same_cell(tiny_folder: Path) -> None:
     def train(**more: Any) -> gnomon.Run:
         return gnomon.train("dpo", model=str(tiny_folder), data=PAIRS, **SMALL, **more)

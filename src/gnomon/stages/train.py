@@ -23,7 +23,7 @@ from gnomon.models.load import LoadedModel, dtype_of, fetch, read_config
 from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate, parameter_count
 from gnomon.models.roles import LoraSettings, Role
 from gnomon.plugins import did_you_mean
-from gnomon.recipe.schema import Kind
+from gnomon.recipe.schema import Kind, RolloutSpec
 from gnomon.recipe.training import MonitorSpec
 from gnomon.runs.records import DATA
 from gnomon.stages.computed import computed
@@ -198,7 +198,8 @@ class Train(Stage):
         """Check that the method can learn from what is sampled ahead; refuse unused settings."""
         spec = self.spec
         if not self.samples:
-            given = ", ".join(sorted(spec.rollout.model_fields_set))
+            plain = RolloutSpec()
+            given = ", ".join(k for k, v in spec.rollout if v != getattr(plain, k))
             if given:
                 raise ConfigError(
                     f"{spec.algorithm} samples no responses: remove rollout ({given})"
