@@ -236,6 +236,21 @@ def test_a_second_run_of_the_same_cell(tiny_folder: Path) -> None:
     assert Path("runs/notes/diary.txt").read_text() == "dear diary"
 
 
+def test_a_folder_that_holds_no_run_keeps_what_is_in_it(tiny_folder: Path) -> None:
+    mine = {"exp/inputs/pairs.jsonl": "mine", "bare/.git/HEAD": "mine", "proj/recipe.yaml": "mine"}
+    for name, text in mine.items():
+        (Path("runs") / name).parent.mkdir(parents=True)
+        (Path("runs") / name).write_text(text)
+    for name in ("exp", "proj"):
+        with pytest.raises(ConfigError, match="holds no run"):
+            gnomon.train("dpo", model=tiny_folder, data=PAIRS, name=name, overwrite=True, **SMALL)
+    with pytest.raises(DataError, match="cannot be read as rankings"):
+        gnomon.train("dpo", model=tiny_folder, data=QUESTIONS, name="bare", **SMALL)
+    assert {str(p.relative_to("runs")) for p in Path("runs").rglob("[!.]*") if p.is_file()} == {
+        *mine
+    }
+
+
 # -- bad input -------------------------------------------------------------------------------------
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gnomon.api.inputs import INPUTS
 from gnomon.errors import ConfigError, RunError
 from gnomon.files import make_folder, plain_errors, remove_folder
 from gnomon.runs.folder import is_worked_on
+from gnomon.runs.records import MANIFEST
 
 
 @contextmanager
@@ -32,6 +32,7 @@ def room_for(folder: Path, overwrite: bool, resume: bool) -> Iterator[Callable[[
         aside = folder.with_name(f".{folder.name}.overwritten-{os.getpid()}")
         with plain_errors(folder):
             folder.rename(aside)
+    before = set(folder.iterdir()) if folder.is_dir() else None
     make_folder(folder)
     settled: list[bool] = []
 
@@ -43,16 +44,25 @@ def room_for(folder: Path, overwrite: bool, resume: bool) -> Iterator[Callable[[
     try:
         yield settle
     finally:
-        remove_if_empty_handed(folder)
+        remove_if_empty_handed(folder, before)
         if aside is not None and not settled:
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
 
 
-def remove_if_empty_handed(folder: Path) -> None:
-    """Remove a folder in which no run has begun."""
-    if not _holds_run(folder):
+def remove_if_empty_handed(folder: Path, before: set[Path] | None = None) -> None:
+    """Remove what a call made in a folder in which no run has begun.
+
+    Args:
+        before: what was in it already, and stays; None where the folder was not there.
+    """
+    if _holds_run(folder):
+        return
+    if before is None:
         shutil.rmtree(folder, ignore_errors=True)
+        return
+    for made in set(folder.iterdir()) - before:
+        remove_folder(made) if made.is_dir() else made.unlink(missing_ok=True)
 
 
 def _holds_run(folder: Path) -> bool:
@@ -64,8 +74,12 @@ def _check_place(folder: Path, overwrite: bool, resume: bool) -> None:
         raise ConfigError("overwrite starts again and resume goes on: give one of them")
     there = _holds_run(folder)
     others = folder.iterdir() if folder.is_dir() else [folder] if folder.exists() else []
-    if not there and any(p.name != INPUTS and not p.name.startswith(".") for p in others):
-        raise ConfigError(f"{folder} is there and holds no run: choose another name (name=...)")
+    foreign = any(not path.name.startswith(".") for path in others) and not there
+    if foreign or (there and overwrite and not (folder / MANIFEST).is_file()):
+        raise ConfigError(
+            f"{folder} is there and holds no run: choose another name (name=...), or remove it "
+            "where nothing in it is wanted"
+        )
     if there and not overwrite and not resume:
         raise ConfigError(
             f"{folder} already holds a run. Give resume=True to go on with it, overwrite=True to "
