@@ -51,6 +51,8 @@ class Prompt:
         source: where it was read.
         category: a label results are broken down by (task, domain), or None.
         meta: anything a reward needs (the reference answer, say); never shown to the model.
+        row: of a prompt read from a file, all that its row held, as it was written; for rewards
+            that are called with columns.
         conversational: the row had messages and not a text; for rewards that want it as it was.
     """
 
@@ -60,6 +62,7 @@ class Prompt:
     source: Source | None = None
     category: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    row: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     conversational: bool = field(default=False, compare=False)
 
 

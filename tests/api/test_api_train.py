@@ -150,6 +150,27 @@ def test_a_reward_of_trls_and_one_of_gnomons_with_weights(tiny_folder: Path) -> 
     assert {"reward/shortness", "reward/words", "lambda"} <= set(run.metrics.column_names)
 
 
+def test_a_column_that_a_path_lacks_and_one_that_batches_lack(tiny_folder: Path) -> None:
+    rows = [{"prompt": f"What is {i}?", "tests": "x" if i == 0 else None} for i in range(4)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def passes(completions: list[str], tests: list[str | None]) -> list[float | None]:
+        return [None if t is None else 1.0 for t in tests]
+
+    def length(**columns: Any) -> list[float]:
+        return [float(len(c)) for c in columns["completions"]]
+
+    def train(*rewards: Any) -> gnomon.Run:
+        keys = {**SAMPLED, "batch_size": 1, "steps": 3}
+        return gnomon.train(
+            "grpo", model=str(tiny_folder), data="rows.jsonl", rewards=[*rewards], **keys
+        )
+
+    assert train(passes, length).metrics.num_rows == 3
+    with pytest.raises(ConfigError, match=r"'passed' needs the column 'test', .*'tests'"):
+        train({"function": lambda completions, test: [], "name": "passed"}, length)
+
+
 def test_a_stopped_run_goes_on_and_says_what_it_needs(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

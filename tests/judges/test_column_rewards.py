@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from gnomon.data.readers import read_groups
-from gnomon.errors import ConfigError, RunError
+from gnomon.errors import ConfigError
 from gnomon.judges.build import Mixture
 from gnomon.judges.columns import ColumnReward
 from gnomon.judges.function import FunctionReward, function_reward
@@ -113,10 +114,41 @@ def test_a_coroutine_and_options() -> None:
     assert values(made(reward, scale=2.0), group(asked("q"), "ab")) == [4.0]
 
 
-def test_a_column_that_no_row_has_stops_the_run() -> None:
+def test_a_column_that_no_row_has_is_said_before_the_run() -> None:
     judge = made(lambda completions, anwser: [0.0])
-    with pytest.raises(RunError, match=r"needs the column 'anwser'.*did you mean 'answer'"):
-        judged(judge, [group(asked("q", answer=1), "a")])
+    for one in (judge, Mixture([(judge, 1.0)])):
+        with pytest.raises(ConfigError, match=r"needs the column 'anwser'.*did you mean 'answer'"):
+            one.check_prompts([asked("q", answer=1)])
+
+
+def test_a_column_that_a_batch_lacks_is_none_there() -> None:
+    """Other rows of the data have it: a batch may hold none of them."""
+    judge = made(lambda completions, tests: [None if t is None else 1.0 for t in tests])
+    judge.check_prompts([asked("p", tests="x"), asked("q")])
+    assert values(judge, group(asked("q"), "a", "b")) == [None, None]
+    assert values(judge, group(asked("p", tests="x"), "a"), group(asked("q"), "a")) == [1.0, None]
+
+
+def test_columns_are_as_the_row_has_them_whatever_the_source(tmp_path: Path) -> None:
+    row = {"prompt": "hi", "id": 5, "weight": 2.0, "system": "be good", "label": 1, "tests": None}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    seen: list[dict[str, Any]] = []
+
+    def reward(**kwargs: Any) -> list[float]:
+        seen.append(kwargs)
+        return [0.0]
+
+    for source in (file, [row]):
+        (read,) = read_groups(source, kind="prompts").groups
+        values(made(reward), group(read.prompt, "yes"))
+    for columns in seen:
+        assert {k: columns[k] for k in row if k != "prompt"} == {
+            k: [v] for k, v in row.items() if k != "prompt"
+        }
+    (read,) = read_groups([row], kind="prompts", columns={"answer": "label"}).groups
+    values(made(reward), group(read.prompt, "yes"))
+    assert (seen[-1]["answer"], seen[-1]["label"]) == ([1], [1])
 
 
 def test_a_wrong_number_of_rewards_is_no_reward() -> None:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gnomon.data.fields import KNOWN, PROMPT
 from gnomon.data.rows import SUFFIXES
 from gnomon.errors import ConfigError, DataError, ModelError
 from gnomon.files import write_file, write_folder
@@ -36,12 +35,10 @@ class Inputs:
 
     Args:
         folder: ``inputs`` in the run's folder.
-        for_rewards: rows keep the fields that a reader would use up, in ``meta``.
     """
 
-    def __init__(self, folder: Path, for_rewards: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        self.for_rewards = for_rewards
         self.columns: set[str] | None = None
         self._writes: list[Write] = []
 
@@ -86,7 +83,7 @@ class Inputs:
         if key == "data":
             self.columns = {name for row in rows for name in row}
         file = self.folder / f"{key}.jsonl"
-        lines = [_line(shown, number, self._kept(row)) for number, row in enumerate(rows, start=1)]
+        lines = [_line(shown, number, row) for number, row in enumerate(rows, start=1)]
         self._writes.append(lambda: _write_lines(file, lines))
         return [{**reading, "path": str(file)}]
 
@@ -102,13 +99,6 @@ class Inputs:
                 f"{key}=dataset[{next(iter(given))!r}], and another as held_out"
             )
         raise DataError(f"{key} is a dict without a path; it is {_ROWS}")
-
-    def _kept(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The row; where rewards ask for columns, those that mean something to the reader twice."""
-        if not self.for_rewards or "meta" in row:
-            return row
-        used = {k: v for k, v in row.items() if k in KNOWN and k not in PROMPT and v is not None}
-        return {**row, "meta": used} if used else row
 
     # -- the model --------------------------------------------------------------------------------
 

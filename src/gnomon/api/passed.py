@@ -83,11 +83,6 @@ class Passed:
             return {"function": self.name(item)}
         raise ConfigError(f"{key}: {item!r:.80} is no reward; it is {_A_REWARD}")
 
-    @property
-    def needs_columns(self) -> bool:
-        """Whether a reward among them is called with the data's columns."""
-        return any(takes_columns(found) for found in self.objects.values())
-
     def check_columns(self, columns: set[str] | None) -> None:
         """Check that the data has what the rewards cannot do without.
 

@@ -119,7 +119,7 @@ def train(
         **places[STAGE],
     }
     with _claimed(Path(output), name, short, overwrite, resume) as (folder, settle):
-        inputs = Inputs(folder / INPUTS, passed.needs_columns)
+        inputs = Inputs(folder / INPUTS)
         raw = {
             "name": folder.name,
             "model": inputs.model(model, tokenizer),

@@ -278,7 +278,7 @@ def _read_row(
     out: list[Group] = []
     for group in chosen.parse(row, options):
         if want == "prompts":
-            group = _keep_answers(group, row)
+            group = _keep_row(group, row)
         check(group)
         out += convert(group, want, options)
     unused = [n for n in row.unused_columns() if want != "prompts" or n not in COMPLETION]
@@ -290,12 +290,15 @@ def _read_row(
     return out
 
 
-def _keep_answers(group: Group, row: Row) -> Group:
-    """Prompts alone keep the row's plain answer fields in meta: a verifier needs them."""
+def _keep_row(group: Group, row: Row) -> Group:
+    """Prompts alone keep the row, which rewards may be called with, and its plain answer fields in
+    meta: a verifier needs them."""
     answers = ("answer", "solution", "completion", "output")
     plain = {k: v for part in (row.aside, row.data) for k, v in part.items() if k in answers}
     meta = {**plain, **group.prompt.meta}
-    return replace(group, prompt=replace(group.prompt, meta=meta))
+    own = {theirs: row.data[ours] for ours, theirs in row.columns.items() if ours in row.data}
+    whole = {**own, **row.aside, **row.data}
+    return replace(group, prompt=replace(group.prompt, meta=meta, row=whole))
 
 
 def unique_ids(groups: list[Group]) -> list[Group]:

@@ -13,7 +13,7 @@ from gnomon.judges.function import function_reward
 from gnomon.judges.protocol import Judge, Score, judged, total_cost
 from gnomon.plugins import check_known, load_builtin
 from gnomon.recipe.schema import RewardSpec
-from gnomon.records import Group, Judgement
+from gnomon.records import Group, Judgement, Prompt
 
 if TYPE_CHECKING:
     from gnomon.models.save import LoadedReward
@@ -162,6 +162,10 @@ class Mixture(Judge):
         self.version = "; ".join(f"{j.name}: {j.version}" for j, _ in self.parts if j.version)
         self.in_rounds = any(judge.in_rounds for judge, _ in self.parts)
         self.paid = any(judge.paid for judge, _ in self.parts)
+
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        for judge, _ in self.parts:
+            judge.check_prompts(prompts)
 
     def begin(self, round: int) -> None:
         for judge, _ in self.parts:

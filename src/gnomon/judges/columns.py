@@ -1,10 +1,10 @@
 """A reward that is a function of columns, as TRL calls it: ``f(prompts, completions, **columns)``.
 
 It is called with keywords: ``prompts``, ``completions``, ``completion_ids``, and each column of the
-data, every one a list with an item for each response. What was a conversation in the data is a list
-of messages, and what was a text is a text. Of ``trainer_state`` only ``global_step`` is known;
-``log_metric`` and ``log_extra`` put figures among the reward's parts, and texts among its reasons.
-A function that does not take one of these is called without it.
+data, every one a list with an item for each response: None where its row has none. What was a
+conversation in the data is a list of messages, and what was a text is a text. Of ``trainer_state``
+only ``global_step`` is known; ``log_metric`` and ``log_extra`` put figures among the reward's
+parts, and texts among its reasons. A function that does not take one of these is called without it.
 
 None says that the reward does not apply: of several, the others decide; where none is left, the
 response has no reward.
@@ -16,7 +16,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gnomon.errors import RunError
+from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Judge, Score, as_score
 from gnomon.plugins import did_you_mean
 from gnomon.records import Group, Judgement, Message, Prompt, Response
@@ -29,9 +29,13 @@ _Rows = Sequence[tuple[Prompt, Response]]
 
 
 def takes_columns(found: Any) -> bool:
-    """Whether a function is of columns rather than of samples: it names ``completions``."""
-    return not isinstance(found, type) and bool(
-        parameters_of(found).keys() & {"completions", "completion_ids"}
+    """Whether a function is of columns rather than of samples: it names ``completions``, or takes
+    whatever has a name and nothing else."""
+    if isinstance(found, type):
+        return False
+    parameters = parameters_of(found)
+    return bool(parameters.keys() & {"completions", "completion_ids"}) or (
+        [parameter.kind for parameter in parameters.values()] == [inspect.Parameter.VAR_KEYWORD]
     )
 
 
@@ -83,6 +87,12 @@ class ColumnReward(Judge):
         self._takes = set(parameters)
         self._takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        names = dict.fromkeys(name for prompt in prompts for name in _columns(prompt))
+        missing = missing_columns(self.function, [*names, *self.options])
+        if missing:
+            raise ConfigError(f"{lacking(self.name, missing, list(names))} (map it with columns)")
+
     def begin(self, round: int) -> None:
         self.round = round
 
@@ -111,9 +121,7 @@ class ColumnReward(Judge):
     def _arguments(self, rows: _Rows, notes: _Notes) -> dict[str, Any]:
         own = [_columns(prompt) for prompt, _ in rows]
         names = dict.fromkeys(name for columns in own for name in columns)
-        missing = missing_columns(self.function, [*names, *self.options])
-        if missing:  # in every row, so no other batch would do better
-            raise RunError(f"{lacking(self.name, missing, list(names))} (map it with columns)")
+        names |= dict.fromkeys(missing_columns(self.function, [*names, *self.options]))
         given: dict[str, Any] = {name: [columns.get(name) for columns in own] for name in names}
         given |= {
             "prompts": [_prompt(prompt) for prompt, _ in rows],
@@ -165,8 +173,8 @@ def _score(item: Any) -> Score:
 
 
 def _columns(prompt: Prompt) -> dict[str, Any]:
-    known = {"id": prompt.id, "category": prompt.category, **prompt.meta}
-    return {name: value for name, value in known.items() if name not in ("prompt", "completion")}
+    known = {"id": prompt.id, "category": prompt.category, **prompt.meta, **prompt.row}
+    return {str(k): value for k, value in known.items() if k not in ("prompt", "completion")}
 
 
 def _prompt(prompt: Prompt) -> Any:

@@ -71,6 +71,14 @@ class Judge(Protocol):
             Pending: people have not answered yet.
         """
 
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Called before anything is sampled with all prompts of the data. Does nothing by default.
+
+        Raises:
+            ConfigError: what it judges by is in none of them.
+        """
+        return
+
     def begin(self, round: int) -> None:
         """Called as a round (from 1) begins, before anything is sampled. Does nothing by default.
 

@@ -91,7 +91,9 @@ class Collect(Stage):
         groups, _ = self.data.groups("prompts")
         prompts = self.prompts(encoder, groups)
         self.data.note(self.folder.path / DATA, resume)
-        judge = self._labellers(prompts) if self.settings.labellers else self.judge(builder)
+        judge = (
+            self._labellers(prompts) if self.settings.labellers else self.judge(builder, prompts)
+        )
         with self.progress(len(prompts)) as progress:
             collector = Collector(
                 self.engine(policy, encoder),

@@ -188,14 +188,18 @@ class Stage:
         folder = self.folder.path / "rollout-weights"
         return make_engine(self.spec.rollout, policy, encoder, folder, self.closing)
 
-    def judge(self, builder: RoleBuilder) -> Judge:
-        """What judges the stage's samples."""
+    def judge(self, builder: RoleBuilder, prompts: Sequence[EncodedPrompt]) -> Judge:
+        """What judges the stage's samples, of these prompts.
+
+        Raises:
+            ConfigError: there is none, or the prompts lack what it needs.
+        """
         if not self.spec.reward:
             raise ConfigError(
                 f"stage {self.spec.name!r} samples its own responses and needs a reward: "
                 "reward: [{model: STAGE}], [{function: file.py:name}] or [{builtin: gold}]"
             )
-        return build_judge(
+        made = build_judge(
             self.spec.reward,
             base=self.base,
             load=lambda name: self.load_reward(builder, name),
@@ -203,16 +207,22 @@ class Stage:
             queue=self.folder.path / "queue",
             answers=self.folder.path / ANSWERS,
         )
+        made.check_prompts([prompt.prompt for prompt in prompts])
+        return made
 
-    def observer(self, builder: RoleBuilder, spec: RewardSpec) -> Judge:
+    def observer(
+        self, builder: RoleBuilder, spec: RewardSpec, prompts: Sequence[EncodedPrompt]
+    ) -> Judge:
         """A judge whose figures are logged only."""
-        return one_judge(
+        made = one_judge(
             spec,
             base=self.base,
             load=lambda name: self.load_reward(builder, name),
             tokenizer=builder.trunk.tokenizer,
             answers=self.folder.path / ANSWERS,
         )
+        made.check_prompts([prompt.prompt for prompt in prompts])
+        return made
 
     def load_reward(self, builder: RoleBuilder, name: str) -> LoadedReward:
         """A reward model: an earlier stage's, or a folder's."""

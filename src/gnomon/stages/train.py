@@ -334,9 +334,9 @@ class Train(Stage):
             return GivenSource(algorithm, *rows)
         played = Played(
             engine=self.engine(algorithm.roles["policy"], encoder),
-            judge=self.judge(builder) if self._asks_judge else None,
+            judge=self.judge(builder, rows[0]) if self._asks_judge else None,
             environment=self.environment,
-            observers=[self.observer(builder, spec) for spec in self.spec.observe],
+            observers=[self.observer(builder, spec, rows[0]) for spec in self.spec.observe],
             asked={o.label: Asked(o.every, o.samples) for o in self.spec.observe},
             sampling=Sampling.of(self.spec.rollout),
             max_reward_errors=self.spec.max_reward_errors,
