@@ -257,6 +257,21 @@ def test_a_second_run_of_the_same_cell(tiny_folder: Path) -> None:
     assert Path("runs/notes/diary.txt").read_text() == "dear diary"
 
 
+def test_a_run_goes_on_with_what_it_began_with() -> None:
+    def train(data: Any = PAIRS, seed: int = 0, **more: Any) -> gnomon.Run:
+        model = tiny_model(seed=seed)
+        return gnomon.train(
+            "dpo", model=model, tokenizer=tokenizer(), data=data, name="x", **SMALL, **more
+        )
+
+    train()
+    train(resume=True)
+    with pytest.raises(ConfigError, match="data differs from what the run began with"):
+        train(PAIRS[1:], resume=True)
+    with pytest.raises(ConfigError, match="model has other weights"):
+        train(seed=1, resume=True)
+
+
 def test_a_folder_that_holds_no_run_keeps_what_is_in_it(tiny_folder: Path) -> None:
     mine = {"exp/inputs/pairs.jsonl": "mine", "bare/.git/HEAD": "mine", "proj/recipe.yaml": "mine"}
     for name, text in mine.items():

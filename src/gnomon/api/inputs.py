@@ -16,7 +16,7 @@ from typing import Any
 
 from gnomon.data.rows import SUFFIXES
 from gnomon.errors import ConfigError, DataError, ModelError
-from gnomon.files import write_file, write_folder
+from gnomon.files import write_bytes, write_folder
 from gnomon.recipe.schema import DataSpec
 
 INPUTS = "inputs"
@@ -40,12 +40,36 @@ class Inputs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.columns: set[str] | None = None
+        self._texts: dict[str, bytes] = {}
+        self._model: Any = None
         self._writes: list[Write] = []
 
     def write(self) -> None:
         """Write all of it, each file or folder whole or not at all."""
+        for key, text in self._texts.items():
+            write_bytes(self.folder / f"{key}.jsonl", text)
         for write in self._writes:
             write()
+
+    def check_same(self) -> None:
+        """Check that a run that goes on was given what it began with.
+
+        Raises:
+            ConfigError: other rows, or a model in memory with other weights.
+        """
+        for key, text in self._texts.items():
+            file = self.folder / f"{key}.jsonl"
+            if file.is_file() and file.read_bytes() != text:
+                raise ConfigError(
+                    f"{_shown(key)} differs from what the run began with ({file}): resume=True "
+                    "goes on with that. Give the same rows, or another name (name=...)"
+                )
+        if self._model is not None and _differs(self._model, self.folder / "model"):
+            raise ConfigError(
+                "model has other weights than the one that the run began with "
+                f"({self.folder / 'model'}): resume=True goes on with that. Give the same one, or "
+                "another name (name=...)"
+            )
 
     def in_words(self, message: str) -> str:
         """A message about rows in memory, by what they were given as instead of by their file."""
@@ -63,7 +87,7 @@ class Inputs:
         Raises:
             DataError: it is neither rows nor a place where rows are.
         """
-        shown = "held_out" if key == "eval_data" else key
+        shown = _shown(key)
         if given is None:
             return []
         if isinstance(given, float):
@@ -82,10 +106,9 @@ class Inputs:
         rows = _rows(shown, given)
         if key == "data":
             self.columns = {name for row in rows for name in row}
-        file = self.folder / f"{key}.jsonl"
-        lines = [_line(shown, number, row) for number, row in enumerate(rows, start=1)]
-        self._writes.append(lambda: _write_lines(file, lines))
-        return [{**reading, "path": str(file)}]
+        lines = [f"{_line(shown, number, row)}\n" for number, row in enumerate(rows, start=1)]
+        self._texts[key] = "".join(lines).encode("utf-8", "replace")
+        return [{**reading, "path": str(self.folder / f"{key}.jsonl")}]
 
     def _entry(
         self, key: str, given: Mapping[str, Any], reading: Mapping[str, Any]
@@ -120,8 +143,14 @@ class Inputs:
         if tokenizer is None:
             tokenizer = _tokenizer_of(model)
         _check_tokenizer(tokenizer)
+        self._model = model
         self._writes.append(lambda: _save(model, tokenizer, folder))
         return str(folder)
+
+
+def _shown(key: str) -> str:
+    """A recipe's key as :func:`gnomon.train` calls it."""
+    return "held_out" if key == "eval_data" else key
 
 
 def _is_place(text: Any) -> bool:
@@ -176,11 +205,6 @@ def _is_json(value: Any, readable: Callable[[Any], Any]) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _write_lines(file: Path, lines: Sequence[str]) -> None:
-    with write_file(file) as tmp, tmp.open("w", encoding="utf-8", errors="replace") as stream:
-        stream.writelines(f"{line}\n" for line in lines)
 
 
 # -- models and tokenizers ------------------------------------------------------------------------
@@ -257,6 +281,25 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
             own.save_pretrained(tmp)
     finally:
         model.generation_config = before
+
+
+def _differs(model: Any, folder: Path) -> bool:
+    """Whether a model in memory has other weights than its copy in a folder."""
+    import torch
+    from safetensors import safe_open
+
+    from gnomon.models.load import weight_files
+
+    own = model.state_dict()
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as there:
+            for name in there.keys():  # noqa: SIM118
+                saved, mine = there.get_tensor(name), own.get(name)
+                if mine is None:
+                    continue
+                if mine.dtype != saved.dtype or not torch.equal(saved, mine.cpu()):
+                    return True
+    return False
 
 
 def _copy_with(source: str, tokenizer: Any, folder: Path) -> None:

@@ -139,6 +139,8 @@ def train(
 
         if new:
             inputs.write()
+        else:
+            inputs.check_same()
         return start(recipe, passed.objects, resume, callbacks, first)
 
 
