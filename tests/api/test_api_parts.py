@@ -123,6 +123,18 @@ def test_a_saved_policy_is_a_plain_model(model: Model, tmp_path: Path) -> None:
     assert torch.equal(one, other)
 
 
+def test_saving_replaces_only_what_was_saved(model: Model, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds no model that gnomon saved.*overwrite=True"):
+        model.save(folder)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert model.save(model.save(tmp_path / "new")) == tmp_path / "new"
+    model.save(folder, overwrite=True)
+    assert not (folder / "notes.txt").exists()
+
+
 # -- sample ----------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from gnomon.errors import ConfigError, ModelError
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import Role, Trunk
-from gnomon.models.save import save_policy
+from gnomon.models.save import FACTS, save_policy
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import StageSpec
@@ -79,12 +79,24 @@ class Model:
         named = {k: p for role in self.roles.values() for k, p in role.named_parameters().items()}
         return list(named.values())
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Save the policy as a plain transformers folder; a LoRA adapter is merged into it.
 
+        Args:
+            folder: replaced as a whole where gnomon saved a model in it.
+            overwrite: replace it whatever is in it.
+
         Raises:
+            ConfigError: there is something else in the folder.
             RunError: the disk is full.
         """
+        there = Path(folder)
+        taken = there.is_file() or (there.is_dir() and any(there.iterdir()))
+        if taken and not overwrite and not (there / FACTS).is_file():
+            raise ConfigError(
+                f"{folder} is there and holds no model that gnomon saved: choose another folder; "
+                "save(..., overwrite=True) replaces all that is in it"
+            )
         save_policy(Path(folder), self.policy, facts={"base": self.trunk.source})
         return Path(folder)
 
