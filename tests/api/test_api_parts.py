@@ -62,6 +62,9 @@ def test_rows_that_cannot_be_used_are_named() -> None:
         gnomon.read([])
     with pytest.raises(ConfigError, match="no option 'colums'; did you mean 'columns'"):
         gnomon.read([PAIR], colums={})
+    with pytest.raises(ConfigError, match="read: columns: Input should be a"):
+        gnomon.read([PAIR], columns=3)
+    assert gnomon.read([PAIR], columns=None, labels={0: "a"})
     with pytest.raises(DataError, match="data is a int"):
         gnomon.read(3)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"(?s)data, row 1.*a string"):

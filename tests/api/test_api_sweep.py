@@ -9,6 +9,7 @@ import pytest
 
 import gnomon
 from gnomon.errors import ConfigError
+from gnomon.stages.sweep_plan import parse_duration
 from tiny_world import save_tiny
 
 STAGE = {
@@ -51,6 +52,7 @@ def test_a_search_from_python_is_ranked_and_goes_on(
         ({"sft.train.lrr": [1, 2]}, (), "did you mean 'lr'"),
         ({"seed": [1, 2]}, (), "--seeds"),
         ({"sft.train.lr": [1]}, ("seed",), "key=value"),
+        (["sft.train.lr=[1,2]"], (), "values is a list; it is a dict"),
     ],
 )
 def test_bad_input_is_answered_in_words(
@@ -58,3 +60,27 @@ def test_bad_input_is_answered_in_words(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         gnomon.sweep(recipe(tmp_path), values, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"seeds": 3}, "seeds=3: it is a list"),
+        ({"seeds": [1, 1]}, "different seeds"),
+        ({"budget": "soon"}, "budget 'soon': write it as 2h"),
+        ({"budget": []}, "it is seconds, or text"),
+        ({"trials": "many"}, "trials='many': it is a whole number"),
+        ({"recipe": [1]}, "not a list"),
+    ],
+)
+def test_what_is_no_setting_is_answered_in_words(
+    given: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    keys = {"recipe": recipe(tmp_path), "values": {"sft.train.lr": [1e-3]}, **given}
+    with pytest.raises(ConfigError, match=said) as caught:
+        gnomon.sweep(**keys)
+    assert caught.value.__cause__ is None
+
+
+def test_a_budget_is_read_as_the_command_reads_it() -> None:
+    assert [parse_duration(text) for text in ("2h", "90m", "1h30m", "5s")] == [7200, 5400, 5400, 5]

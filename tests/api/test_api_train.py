@@ -257,6 +257,14 @@ def test_a_second_run_of_the_same_cell(tiny_folder: Path) -> None:
     assert Path("runs/notes/diary.txt").read_text() == "dear diary"
 
 
+def test_one_callback_needs_no_list(tiny_folder: Path) -> None:
+    stops = Stops()
+    with pytest.raises(RunStopped):
+        gnomon.train("dpo", model=str(tiny_folder), data=PAIRS, name="x", callbacks=stops, **SMALL)
+    gnomon.Run("runs/x").resume(callbacks=stops)
+    assert stops.steps == [1, 2]
+
+
 def test_a_run_goes_on_with_what_it_began_with() -> None:
     def train(data: Any = PAIRS, seed: int = 0, **more: Any) -> gnomon.Run:
         model = tiny_model(seed=seed)
@@ -333,6 +341,9 @@ BAD: dict[str, tuple[dict[str, Any], type[GnomonError], str]] = {
     "not a tokenizer": ({"tokenizer": 5}, ConfigError, "tokenizer is a int"),
     "two names": ({"held_out": PAIRS, "eval_data": PAIRS}, ConfigError, "two names for the same"),
     "resume what": ({"resume": True}, ConfigError, "give name="),
+    "no folder": ({"output": 5}, ConfigError, "output is a int"),
+    "no text as a name": ({"name": 5}, ConfigError, "name is a int"),
+    "no callback": ({"callbacks": 5}, ConfigError, "5 is no callback"),
     "a class": ({"callbacks": [Stops]}, ConfigError, r"Stops is a class; give Stops\(\)"),
 }
 

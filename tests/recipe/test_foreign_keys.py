@@ -108,6 +108,14 @@ def test_who_wrote_our_key_where_it_does_not_go_is_not_sent_in_circles() -> None
     assert "pretraining_coef" in str(caught.value)
 
 
+def test_below_compare_nobody_is_sent_to_a_stage() -> None:
+    raw = {"name": "x", "model": "tunnel", "stages": [STAGE]}
+    raw["compare"] = {"num_generations": 2}
+    with pytest.raises(ConfigError, match=r"unknown key 'compare\.num_generations'") as caught:
+        validate_as(Recipe, raw, "recipe")
+    assert "TRL" not in str(caught.value)
+
+
 def test_one_name_may_mean_different_things() -> None:
     trl, factory = foreign_key("packing", "TRL"), foreign_key("packing", "LLaMA-Factory")
     assert trl is not None

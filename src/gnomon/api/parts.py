@@ -38,7 +38,7 @@ from gnomon.judges.protocol import Judge, judged
 from gnomon.models.save import load_reward_model
 from gnomon.plugins import did_you_mean, is_own
 from gnomon.recipe.load import validate_as
-from gnomon.recipe.schema import RewardSpec
+from gnomon.recipe.schema import DataSpec, RewardSpec
 from gnomon.records import Group, Prompt, TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Request, SamplingParams, sampled_group
 from gnomon.rollout.torch_engine import TorchEngine
@@ -86,6 +86,10 @@ def read(data: Readable, *, kind: str = "auto", **options: Any) -> list[Group]:
     for option in options:
         if option not in known:
             raise ConfigError(f"read has no option {option!r}; {did_you_mean(option, known)}")
+    given = {k: v for k, v in options.items() if v is not None}
+    if isinstance(options.get("labels"), Mapping):
+        given["labels"] = {str(k): v for k, v in options["labels"].items()}
+    validate_as(DataSpec, {"path": "rows", **given}, "read")
     found = read_groups(data, kind=kind, **options)  # type: ignore[arg-type]
     if found.skipped:
         warnings.warn(f"rows left out: {summarise_skipped(found.skipped)}", stacklevel=2)

@@ -122,7 +122,7 @@ def start(
     run = RunFolder(recipe)
     try:
         with handed(passed), quietly():
-            checked(callbacks)
+            callbacks = checked(callbacks)
             check_names(recipe, recipe.base)
             check_recipe(recipe, run, recipe.base)
             first()
@@ -317,8 +317,8 @@ class Run:
         recipe.name = self.folder.name
         objects = {**self._passed, **by_name(passed)}
         told = self._callbacks if callbacks is None else callbacks
-        start(recipe, objects, True, told)
-        self._passed, self._callbacks = objects, tuple(told)
+        self._callbacks = start(recipe, objects, True, told)._callbacks
+        self._passed = objects
         for cached in ("model", "tokenizer"):
             self.__dict__.pop(cached, None)
         return self

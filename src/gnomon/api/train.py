@@ -118,7 +118,7 @@ def train(
         "eval_data": eval_data if held_out is None else held_out,
         **places[STAGE],
     }
-    with _claimed(Path(output), name, short, overwrite, resume) as (folder, settle):
+    with _claimed(output, name, short, overwrite, resume) as (folder, settle):
         inputs = Inputs(folder / INPUTS)
         raw = {
             "name": folder.name,
@@ -207,10 +207,13 @@ def _stage(
 
 @contextmanager
 def _claimed(
-    output: Path, name: str | None, short: str, overwrite: bool, resume: bool
+    output: str | os.PathLike[str], name: str | None, short: str, overwrite: bool, resume: bool
 ) -> Iterator[tuple[Path, Callable[[], None]]]:
     """The run's folder, made now so that no other run takes it, and what to call once it is sure
     that a run begins there; where the block fails before, all is as it was."""
+    if not isinstance(output, str | os.PathLike):
+        raise ConfigError(f"output is a {type(output).__name__}; it is a folder's path")
+    output = Path(output)
     make_folder(output)
     if name is None:
         folder = _first_free(output, short)
@@ -225,6 +228,8 @@ def _claimed(
 
 
 def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise ConfigError(f"name is a {type(name).__name__}; it is text")
     try:
         check_name(name, "run")
     except ValueError as error:

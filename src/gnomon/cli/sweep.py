@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,6 @@ from gnomon.errors import ConfigError, RunStopped
 if TYPE_CHECKING:
     from gnomon.stages.sweep_plan import SweepPlan
 
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 _LISTED = 20
 
 
@@ -73,7 +71,7 @@ def sweep(
     """  # fmt: skip
     from gnomon.recipe.load import load_recipe
     from gnomon.stages.seeds import parse_seeds
-    from gnomon.stages.sweep_plan import plan_sweep
+    from gnomon.stages.sweep_plan import parse_duration, plan_sweep
 
     if search not in ("grid", "optuna"):
         raise ConfigError(f"--search {search!r}: it is grid or optuna")
@@ -91,20 +89,6 @@ def sweep(
         _plan(plan, seconds, max_runs)
         return
     _run(plan, resume, seconds, max_runs)
-
-
-def parse_duration(text: str) -> float:
-    """``2h``, ``90m`` or ``1h30m`` in seconds.
-
-    Raises:
-        ConfigError: it is none of these, or nothing.
-    """
-    found = _DURATION.fullmatch(text.strip().lower())
-    parts = [float(part or 0) for part in found.groups()] if found else []
-    seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
-    if not seconds:
-        raise ConfigError(f"--budget {text!r}: write it as 2h, 90m or 1h30m")
-    return seconds
 
 
 def _run(plan: SweepPlan, resume: bool, budget: float | None, max_runs: int | None) -> None:

@@ -82,7 +82,10 @@ def hint(name: str, place: str = "") -> str:
     """What to say to one who wrote an unknown key; empty where no other trainer has it.
 
     Args:
-        place: where it was written (``train.beta``); nothing is said to one who wrote ours there.
+        place: where it was written (``train.beta``); nothing is said to one who wrote ours there,
+            nor below ``compare``, which trains nothing.
     """
     key = foreign_key(name)
-    return "" if key is None or key.ours == place else key.sentence
+    if key is None or key.ours == place or place.startswith("compare."):
+        return ""
+    return key.sentence

@@ -29,6 +29,21 @@ OWN_KEYS = {
     "output": "the runs of a sweep lie in one folder",
 }
 _SHOWN = 6
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
+
+
+def parse_duration(text: str) -> float:
+    """``2h``, ``90m`` or ``1h30m`` in seconds.
+
+    Raises:
+        ConfigError: it is none of these, or nothing.
+    """
+    found = _DURATION.fullmatch(text.strip().lower())
+    parts = [float(part or 0) for part in found.groups()] if found else []
+    seconds = sum(part * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+    if not seconds:
+        raise ConfigError(f"budget {text!r}: write it as 2h, 90m or 1h30m")
+    return seconds
 
 
 def maker(recipe: Recipe) -> Make:

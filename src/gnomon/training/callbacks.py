@@ -220,12 +220,13 @@ def callback_maker(name: str, options: Mapping[str, Any], base: Path) -> Callabl
     return make
 
 
-def checked(callbacks: Sequence[Any]) -> list[Callback]:
-    """The callbacks, each of them one.
+def checked(callbacks: Any) -> list[Callback]:
+    """The callbacks, each of them one; one by itself is a list of it.
 
     Raises:
         ConfigError: one is a class, or something else that cannot be told anything.
     """
+    callbacks = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
     for given in callbacks:
         if isinstance(given, type) and issubclass(given, Callback):
             raise ConfigError(f"callbacks: {given.__name__} is a class; give {given.__name__}()")
@@ -234,4 +235,4 @@ def checked(callbacks: Sequence[Any]) -> list[Callback]:
                 f"callbacks: {given!r} is no callback: derive its class from gnomon.Callback and "
                 "give on_step(self, event), on_evaluation, on_checkpoint, on_start or on_end"
             )
-    return list(callbacks)
+    return callbacks
