@@ -60,7 +60,7 @@ def run(
     base: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] = (),
     passed: Sequence[Any] | Mapping[str, Any] = (),
 ) -> Run:
     """Run a recipe, as ``gnomon run`` does, and return the :class:`Run`.
@@ -105,7 +105,7 @@ def start(
     recipe: Recipe,
     passed: Mapping[str, Any],
     resume: bool,
-    callbacks: Sequence[Callback],
+    callbacks: Callback | Sequence[Callback],
     first: Callable[[], None] = lambda: None,
 ) -> Run:
     """Check a recipe and run it, its ``python:NAME`` meaning what was ``passed``.
@@ -300,7 +300,7 @@ class Run:
     def resume(
         self,
         passed: Sequence[Any] | Mapping[str, Any] = (),
-        callbacks: Sequence[Callback] | None = None,
+        callbacks: Callback | Sequence[Callback] | None = None,
     ) -> Run:
         """Go on from the last checkpoint; what is done stays as it is.
 

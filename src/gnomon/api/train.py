@@ -62,7 +62,7 @@ def train(
     overwrite: bool = False,
     resume: bool = False,
     seed: int = 0,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callback | Sequence[Callback] = (),
     **settings: Any,
 ) -> Run:
     """Train a model by a method, and return the :class:`Run` that it left in ``output/name``.

@@ -226,8 +226,8 @@ def checked(callbacks: Any) -> list[Callback]:
     Raises:
         ConfigError: one is a class, or something else that cannot be told anything.
     """
-    callbacks = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
-    for given in callbacks:
+    told = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
+    for given in told:
         if isinstance(given, type) and issubclass(given, Callback):
             raise ConfigError(f"callbacks: {given.__name__} is a class; give {given.__name__}()")
         if not isinstance(given, Callback):
@@ -235,4 +235,4 @@ def checked(callbacks: Any) -> list[Callback]:
                 f"callbacks: {given!r} is no callback: derive its class from gnomon.Callback and "
                 "give on_step(self, event), on_evaluation, on_checkpoint, on_start or on_end"
             )
-    return callbacks
+    return told
