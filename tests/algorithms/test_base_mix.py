@@ -72,6 +72,15 @@ def test_the_reference_of_a_token_is_the_mixtures(name: str, mix: str) -> None:
     assert (found - ref).abs().max() > 0.05  # not the reference alone
 
 
+@pytest.mark.parametrize("mix", ["arithmetic", "geometric"])
+@pytest.mark.parametrize("name", ["ppo", "grpo"])
+def test_k3_is_logged_to_distributions_alone(name: str, mix: str) -> None:
+    made = learner(name, base_share=0.3, base_mix=mix, kl_estimator="k1", kl_in="reward")
+    metrics = made.experience(0).metrics
+    assert "kl" in metrics
+    assert ("kl_k3" in metrics) == (mix == "arithmetic")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_without_a_share_no_base_model_is_wanted(name: str) -> None:
     assert "base" not in tw.role_names(name)

@@ -305,7 +305,8 @@ class PolicyGradient(Algorithm):
         if ref is not None:
             nats = masked_sum(kl_estimate(old, ref, "k1"), mask)
             metrics["kl"] = ratio(nats, batch.num_responses)
-            metrics["kl_k3"] = mean(kl_estimate(old, ref, "k3"), mask)
+            if self.settings.base_mix != "geometric":  # which is no distribution (NO_K3)
+                metrics["kl_k3"] = mean(kl_estimate(old, ref, "k3"), mask)
             metrics["ref_logprob"] = mean(ref, mask)
         return metrics
 

@@ -159,13 +159,14 @@ class PPO(Algorithm):
         explained = explained_variance(columns["old_values"], columns["returns"], chosen)
         metrics = {
             "kl": float((old - ref).sum()) / len(responses),
-            "kl_k3": float(kl_estimate(old, ref, "k3").mean()),
             "mismatch": float((old - sampler).abs().mean()),
             "ref_logprob": float(ref.double().mean()),
             "advantage_std": float(spread),
             "explained_variance": float(explained),
             "beta": self.beta,
         }
+        if self.settings.base_mix != "geometric":  # which is no distribution (NO_K3)
+            metrics["kl_k3"] = float(kl_estimate(old, ref, "k3").mean())
         if self.settings.kl_in != "loss":
             del columns["ref_logprobs"]
         return Credit(with_tokens(judged, columns), metrics)
