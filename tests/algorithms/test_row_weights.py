@@ -15,10 +15,10 @@ from torch import Tensor
 
 import tiny_world as tw
 from gnomon.algorithms.base import Workbench
+from gnomon.data.batch import pack
 from gnomon.data.encode import Encoder
 from gnomon.data.readers import read_groups
 from gnomon.losses.kto import kto_baseline
-from gnomon.losses.reduce import ranking_weight
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
 from gnomon.training.learner import Learner
@@ -103,9 +103,26 @@ def test_a_rankings_own_weight_scales_its_part(kind: str) -> None:
     zoo.assert_same(expected, half)
 
 
+@pytest.mark.parametrize("kind", ["rankings", "reward model on rankings"])
+def test_a_guess_counts_in_the_mean_of_its_ranking(kind: str) -> None:
+    """Of probabilities 1, 0.5 and 0.5 the strengths are 1, 0 and 0: a third, not the whole."""
+    groups = rows(kind)
+    sure = [replace(c, tie=False) for c in groups[0].comparisons]
+    guessed = (sure[0], *(replace(c, probability=0.5) for c in sure[1:]))
+    assert len(guessed) == 3
+    doubtful = [replace(groups[0], comparisons=guessed), *groups[1:]]
+    whole = [replace(groups[0], comparisons=tuple(sure)), *groups[1:]]
+    alone = gradient(kind, whole[:1])
+    expected = {n: g - 2 / 3 * alone[n] / len(groups) for n, g in gradient(kind, whole).items()}
+    zoo.assert_same(expected, gradient(kind, doubtful))
+
+
 def test_the_weight_of_a_ranking_is_its_comparisons_mean() -> None:
-    found = ranking_weight(torch.tensor([0, 0, 2]), torch.tensor([0.5, 1.0, 0.2]), 3)
-    assert found.tolist() == pytest.approx([0.75, 1.0, 0.2])
+    one, removed = zoo.rankings(2)
+    judged = tuple(replace(c, tie=False) for c in one.comparisons)
+    weights = [replace(c, weight=w) for c, w in zip(judged, (0.5, 1.0, 0.0), strict=True)]
+    found = pack([replace(one, comparisons=tuple(weights)), replace(removed, comparisons=())])
+    assert found.ranking_weight.tolist() == pytest.approx([0.75, 1.0])  # weight 0 removes one
 
 
 def test_ktos_baseline_counts_rows_by_weight() -> None:

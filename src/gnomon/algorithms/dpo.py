@@ -52,7 +52,6 @@ from gnomon.data.batch import Batch
 from gnomon.data.values import Skipped
 from gnomon.losses import dpo as losses
 from gnomon.losses.kl import mixed_logprobs
-from gnomon.losses.reduce import ranking_weight
 from gnomon.models.memory import RoleNeed
 from gnomon.records import TokenGroup
 
@@ -79,8 +78,7 @@ def dpo_output(scored: ScoredBatch, s: DPOLossSettings, step: Step) -> LossOutpu
         batch.num_groups,
         beta=s.beta,
     )
-    sure = ranking_weight(batch.pair_group, batch.pair_weight, batch.num_groups)
-    loss = (per_group * sure * batch.group_weight).sum() / step.totals.groups
+    loss = (per_group * batch.ranking_weight * batch.group_weight).sum() / step.totals.groups
     return LossOutput(loss, pair_metrics(scored, rewards))
 
 

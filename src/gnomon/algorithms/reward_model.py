@@ -30,7 +30,7 @@ from gnomon.algorithms.pairs import accuracy_metrics, held_out_report
 from gnomon.data.batch import Batch
 from gnomon.losses.length_bias import fit_length_coefficient, fit_length_slope
 from gnomon.losses.preference import bradley_terry, plackett_luce
-from gnomon.losses.reduce import group_balanced_weight, ranking_weight
+from gnomon.losses.reduce import group_balanced_weight
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import Role
@@ -92,8 +92,8 @@ class RewardModel(Algorithm):
                 ],
                 dim=1,
             )
-            sure = ranking_weight(batch.pair_group, batch.pair_weight, batch.num_groups)
-            weighted = per_group * ((sure * batch.group_weight)[:, None] * drawn)
+            weight = batch.ranking_weight * batch.group_weight
+            weighted = per_group * (weight[:, None] * drawn)
         else:
             better, worse = batch.pairs.unbind(1)
             per_pair = torch.stack(

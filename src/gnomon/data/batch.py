@@ -68,6 +68,8 @@ class Batch:
         lengths: [S] number of counted tokens (mask True) in each response.
         group_of: [S] which group (0..G-1) each response belongs to.
         group_weight: [G] float.
+        ranking_weight: [G] what a group counts as one ranking: the mean strength of its
+            comparisons, guesses (probability 0.5) among them; 1 without comparisons.
         pairs: [C, 2] response indices (0..S-1) of (better, worse).
         pair_weight, pair_margin: [C] float.  pair_tie: [C] bool.  pair_group: [C] group index.
         token: named [R] float tensors gathered from ``TokenResponse.token``.
@@ -90,6 +92,7 @@ class Batch:
     lengths: Tensor
     group_of: Tensor
     group_weight: Tensor
+    ranking_weight: Tensor
     pairs: Tensor
     pair_weight: Tensor
     pair_margin: Tensor
@@ -131,7 +134,7 @@ def pack(groups: Sequence[TokenGroup]) -> Batch:
     """Lay groups end to end: each prompt once, then its responses.
 
     Named per-token and per-response values are the union over all responses, so each name must be
-    given by every response of the batch. Comparisons of weight 0 are left out.
+    given by every response of the batch. Comparisons of strength 0 are left out.
 
     Returns:
         a batch on the CPU; indices are int64, values float32, masks bool.
@@ -177,6 +180,7 @@ def pack(groups: Sequence[TokenGroup]) -> Batch:
             torch.arange(len(groups)), _long(len(g.responses) for g in groups)
         ),
         group_weight=torch.tensor([g.weight for g in groups], dtype=torch.float32),
+        ranking_weight=torch.tensor([_ranking_weight(g) for g in groups], dtype=torch.float32),
         token=_token_values(responses),
         scalar=_scalar_values(responses),
         group_ids=tuple(g.id for g in groups),
@@ -293,6 +297,12 @@ def _pairs(groups: Sequence[TokenGroup]) -> dict[str, Tensor]:
         "pair_tie": torch.tensor([c.tie for _, c, _ in found], dtype=torch.bool),
         "pair_group": _long(g for _, _, g in found),
     }
+
+
+def _ranking_weight(group: TokenGroup) -> float:
+    """The likelihood of a ranking is one number and cannot weigh each comparison by itself."""
+    counted = [c.strength for c in group.comparisons if c.weight != 0]
+    return sum(counted) / len(counted) if counted else 1.0
 
 
 _Owned = Sequence[tuple[TokenGroup, TokenResponse]]

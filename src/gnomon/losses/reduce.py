@@ -214,20 +214,3 @@ def group_balanced_weight(pair_group: Tensor, weight: Tensor, num_groups: int) -
     require_same_shape(pair_group=pair_group, weight=weight)
     count = segment_sum((weight > 0).to(weight.dtype), pair_group, num_groups)
     return weight / count.clamp(min=1)[pair_group]
-
-
-def ranking_weight(pair_group: Tensor, weight: Tensor, num_groups: int) -> Tensor:
-    """What a whole ranking counts: the mean weight of its comparisons, as its likelihood is one
-    number and cannot weigh each of them.
-
-    Args:
-        pair_group: [C] the group (0..G-1) of each comparison.
-        weight: [C] >= 0.
-
-    Returns:
-        [G]; 1 for a group without comparisons.
-    """
-    require_same_shape(pair_group=pair_group, weight=weight)
-    count = segment_sum(torch.ones_like(weight), pair_group, num_groups)
-    mean = segment_sum(weight, pair_group, num_groups) / count.clamp(min=1)
-    return torch.where(count > 0, mean, 1.0)
