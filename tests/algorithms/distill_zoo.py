@@ -72,7 +72,8 @@ class TeacherServer:
     """Answers ``/v1/completions`` about texts that exist.
 
     Attributes:
-        style: "vllm" has prompt_logprobs; "echo" only echo and logprobs; "none" neither.
+        style: "vllm" has prompt_logprobs; "echo" only echo and logprobs; "strict" too, and
+            it refuses keys that it does not know; "none" neither.
         reads: what a token is called there.
         failures: statuses that the first requests are answered with.
     """
@@ -95,7 +96,7 @@ class TeacherServer:
                 else {str(i): {"logprob": value, "rank": 1, "decoded_token": self.reads(i)}}
                 for i, value in zip(ids, values, strict=True)
             ]
-        if self.style == "echo" and body.get("echo"):
+        if self.style in ("echo", "strict") and body.get("echo"):
             tokens = [self.reads(i) for i in ids]
             choice["logprobs"] = {"token_logprobs": [*values, -1.5], "tokens": [*tokens, "x"]}
         return {"id": "c", "object": "text_completion", "choices": [choice]}
@@ -110,7 +111,9 @@ class TeacherServer:
                 with mine:
                     server.asked.append(body)
                     server.keys.add(self.headers.get("Authorization", ""))
-                    status = server.failures.pop(0) if server.failures else 200
+                    unknown = server.style == "strict" and "prompt_logprobs" in body
+                    status = 422 if unknown else 200
+                    status = server.failures.pop(0) if server.failures else status
                     data = json.dumps(server.answer(body) if status == 200 else {"error": "no"})
                 self.send_response(status)
                 self.end_headers()

@@ -153,7 +153,7 @@ def test_the_student_comes_closer_to_its_teacher(
 # -- a teacher behind a server ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("style", ["vllm", "echo"])
+@pytest.mark.parametrize("style", ["vllm", "echo", "strict"])
 def test_a_served_teacher_says_what_a_loaded_one_does(style: str) -> None:
     local = make(loss="sampled")
     groups = groups_of(local)
@@ -199,6 +199,7 @@ def test_what_a_server_does_wrong_is_said() -> None:
     remote_error(ConfigError, "another tokenizer than the policy", reads=lambda token: "zzz")
     remote_error(ConfigError, "gives no log-probs of a text", style="none")
     remote_error(ConfigError, "answered 404", failures=[404])
+    remote_error(ConfigError, "answered 400", failures=[400, 400])
     remote_error(EngineError, "answered 500.*resume with --resume", failures=[500] * 4)
 
 
@@ -212,12 +213,6 @@ def test_an_absent_server_or_key_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     gone = RemoteModel("big", "http://127.0.0.1:9/v1", tw.tokenizer(), sleep=lambda seconds: None)
     with pytest.raises(EngineError, match="did not answer"):
         gone.logprobs([group])
-
-
-def test_a_served_teacher_needs_temperature_one() -> None:
-    learner = make(url="http://127.0.0.1:9/v1", temperature=0.7)
-    with pytest.raises(ConfigError, match=r"set rollout\.temperature to 1"):
-        learner.experience(0)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,11 @@ def distill(**more: Any) -> dict[str, Any]:
     return stage | {"settings": {"teacher": "sft"}} | more
 
 
+def served(**rollout: float) -> dict[str, Any]:
+    settings = {"teacher": "big", "url": "http://127.0.0.1:9/v1"}
+    return {"settings": settings, "rollout": {"max_new_tokens": 6, "samples": 2, **rollout}}
+
+
 def recipe(folder: Path, output: Path, *stages: dict[str, Any]) -> Recipe:
     return tw.make_recipe(folder, output, [tw.sft_stage(), *stages])
 
@@ -68,6 +73,8 @@ def test_a_recipe_with_a_teacher_runs(lora: bool, tiny_folder: Path, tmp_path: P
         ({"reward": "gold", "observe": []}, "learns from no reward"),
         ({"settings": {}}, "teacher"),
         ({"settings": {"teacher": "sft", "teachr": 1}}, "teacher"),
+        (served(temperature=0.7), "rollout.temperature is 0.7, and the teacher behind http"),
+        (served(final_temperature=0.5), "rollout.final_temperature is 0.5"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(

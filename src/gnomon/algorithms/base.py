@@ -217,6 +217,11 @@ class Algorithm:
         between responses to the same prompt teach anything."""
         return 1
 
+    @classmethod
+    def only_temperature(cls, settings: Any) -> tuple[float, str] | None:
+        """The one sampling temperature that it can learn at, and why; None: any."""
+        return None
+
     # -- what it does -----------------------------------------------------------------------------
 
     def begin(self, groups: Sequence[TokenGroup], training: bool) -> Sequence[TokenGroup]:

@@ -33,7 +33,6 @@ from gnomon.algorithms.metric import Metric, MetricSums, mean, ratio
 from gnomon.algorithms.on_policy_settings import DistillSettings
 from gnomon.algorithms.rollouts import Rollout, as_response
 from gnomon.data.batch import Batch
-from gnomon.errors import ConfigError
 from gnomon.losses.distill import generalised_jsd, reverse_kl_advantages
 from gnomon.losses.kl import kl_estimate
 from gnomon.losses.policy_gradient import importance_weights, is_clipped, ppo_clip
@@ -80,6 +79,12 @@ class Distill(Algorithm):
     def refuses_older_weights(cls, settings: Any) -> str | None:
         return None  # weighted where the token was sampled for its gradient; else only its prefix
 
+    @classmethod
+    def only_temperature(cls, settings: Any) -> tuple[float, str] | None:
+        if settings.url is None:
+            return None
+        return 1.0, f"the teacher behind {settings.url} gives log-probs at temperature 1"
+
     @torch.no_grad()
     def credit(self, groups: Sequence[Rollout], step: Step) -> Credit:
         """The samples; with ``loss: sampled`` with both models' log-probs and the advantages."""
@@ -88,11 +93,6 @@ class Distill(Algorithm):
         if self.settings.whole or not kept:
             return Credit(kept)
         if self.remote is not None:
-            if step.temperature != 1.0:
-                raise ConfigError(
-                    f"the teacher behind {self.settings.url} gives log-probs at temperature 1, and "
-                    f"the student samples at {step.temperature:g}: set rollout.temperature to 1"
-                )
             told = self.remote.logprobs(kept)
             kept = with_tokens(kept, {"teacher_logprobs": told})
         sums = MetricSums()

@@ -1,8 +1,8 @@
 """Log-probabilities of a model behind an OpenAI-compatible API, for texts that exist already.
 
 A text is sent as token ids to ``/completions`` and its own tokens' log-probs come back: as vLLM's
-``prompt_logprobs``, or, from servers without that, by ``echo`` and ``logprobs``. They are those of
-the model itself, at temperature 1.
+``prompt_logprobs``, or, from servers that ignore or refuse that, by ``echo`` and ``logprobs``. They
+are those of the model itself, at temperature 1.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from gnomon.records import TokenGroup
 PAUSES = (1.0, 5.0, 25.0)
 """Seconds before each further try of a request that the server did not answer."""
 _AGAIN = (408, 429, 500, 502, 503, 504)
+_REFUSED = (400, 422)
 
 
 @dataclass
@@ -83,7 +84,7 @@ class RemoteModel:
         """The log-probs of the response's tokens."""
         ids = [*prompt, *response]
         if not self._echo:
-            choice = self._ask(ids, {"prompt_logprobs": 0})
+            choice = self._ask(ids, {"prompt_logprobs": 0}, may_refuse=True)
             rows = choice.get("prompt_logprobs")
             if rows is not None:
                 return self._picked(rows, ids)[len(prompt) :]
@@ -140,8 +141,10 @@ class RemoteModel:
     def _where(self) -> str:
         return f"the teacher at {self.url} (model {self.model})"
 
-    def _ask(self, ids: Sequence[int], more: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer's one choice."""
+    def _ask(
+        self, ids: Sequence[int], more: Mapping[str, Any], may_refuse: bool = False
+    ) -> dict[str, Any]:
+        """The answer's one choice; empty where the server does not take the request and may."""
         url = f"{self.url.rstrip('/')}/completions"
         body = {"model": self.model, "prompt": list(ids), "max_tokens": 1, "temperature": 0.0}
         for pause in (*PAUSES, None):
@@ -152,6 +155,8 @@ class RemoteModel:
             else:
                 if reply.status_code == 200:
                     return self._choice(reply)
+                if may_refuse and reply.status_code in _REFUSED:
+                    return {}
                 problem = f"answered {reply.status_code}: {reply.text[:200]}"
                 if reply.status_code not in _AGAIN:
                     raise ConfigError(f"{self._where} {problem}")

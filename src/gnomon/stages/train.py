@@ -206,7 +206,15 @@ class Train(Stage):
                 )
             if spec.environment is not None:
                 raise ConfigError(f"{spec.algorithm} plays no episodes; remove environment")
-        elif spec.rollout.max_staleness:
+            return
+        only = self.algorithm.only_temperature(self.settings)
+        for key in ("temperature", "final_temperature"):
+            asked = getattr(spec.rollout, key)
+            if only is not None and asked is not None and asked != only[0]:
+                raise ConfigError(
+                    f"rollout.{key} is {asked:g}, and {only[1]}: set it to {only[0]:g}"
+                )
+        if spec.rollout.max_staleness:
             problem = self.algorithm.refuses_older_weights(self.settings)
             if problem is not None:
                 raise ConfigError(f"rollout.max_staleness: {problem}")
