@@ -1,5 +1,6 @@
 """Where reference log-probs come from: the four ways, and the cache on disk."""
 
+import copy
 import json
 import shutil
 from dataclasses import replace
@@ -82,6 +83,32 @@ def test_a_synced_reference_is_an_average_of_past_policies():
             left = 0.75**syncs
             expected = left * start[name] + (1 - left) * policy[name]
             torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_average_in_bfloat16_moves_as_one_in_float32_does():
+    """Steps of 1/256 of a gap that bfloat16 rounds away; with a resume halfway."""
+    base, policy = copy.deepcopy(BASE).bfloat16(), copy.deepcopy(POLICY).bfloat16()
+    settings = {"reference": "synced", "sync_every": 1, "sync_alpha": 1 / 256}
+
+    def made():
+        parts = given(pairs(), base, reference="moving", iterations=200)
+        algorithm = make("dpo", parts, **settings)
+        move(algorithm, policy)
+        return algorithm
+
+    first, second = made(), made()
+    experience = first.experience(0)
+    for _ in range(60):
+        first.end_iteration(experience, {})
+    second.load_state_dict(first.state_dict())
+    for _ in range(60):
+        second.end_iteration(experience, {})
+    start, end = base.state_dict(), policy.state_dict()
+    left = (1 - 1 / 256) ** 120
+    for name, weight in trained_weights(second.roles["reference"]).items():
+        expected = left * start[name].float() + (1 - left) * end[name].float()
+        assert weight.dtype == torch.bfloat16
+        torch.testing.assert_close(weight, expected.bfloat16(), rtol=2**-7, atol=1e-6)
 
 
 def test_a_synced_lora_reference_becomes_the_policy():

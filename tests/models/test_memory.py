@@ -89,6 +89,20 @@ def test_weights_and_optimizer_equal_the_real_ones(family: str, dtype: str) -> N
     assert got.separate.total > got.shared.total
 
 
+@pytest.mark.parametrize(("dtype", "bytes_each"), [("float32", 0), ("bfloat16", 4)])
+def test_an_average_of_narrow_weights_is_held_in_float32(dtype: str, bytes_each: int) -> None:
+    config = next(iter(zoo.FAMILIES.values()))()
+    held = []
+    for averaged in (False, True):
+        roles = [
+            RoleNeed("policy", trainable=True),
+            RoleNeed("reference", moves=True, averaged=averaged),
+        ]
+        got = estimate(config, roles=roles, tokens_per_microbatch=64, dtype=dtype)
+        held.append(got.separate.weights)
+    assert held[1] - held[0] == bytes_each * parameter_count(config)
+
+
 @pytest.mark.parametrize("family", zoo.FAMILIES)
 def test_activations_come_close_to_what_a_real_packed_pass_keeps(family: str) -> None:
     got = estimate(

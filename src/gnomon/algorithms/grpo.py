@@ -85,7 +85,8 @@ class PolicyGradient(Algorithm):
     def needs(cls, settings: Any) -> tuple[RoleNeed, ...]:
         if not settings.needs_reference:
             return (POLICY,)
-        reference = RoleNeed("reference", moves=settings.sync_reference_every > 0)
+        moves, averaged = settings.sync_reference_every > 0, settings.sync_reference_alpha < 1
+        reference = RoleNeed("reference", moves=moves, averaged=averaged)
         return (POLICY, reference, *base_needs(settings))
 
     @classmethod

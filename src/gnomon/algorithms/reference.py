@@ -41,7 +41,9 @@ def reference_needs(settings: ReferenceSettings) -> tuple[RoleNeed, ...]:
     """The roles a method with these settings needs: no reference where it is cached."""
     if settings.reference == "cached":
         return (POLICY,)
-    return (POLICY, RoleNeed("reference", moves=settings.reference == "synced"))
+    synced = settings.reference == "synced"
+    averaged = synced and settings.sync_alpha < 1
+    return (POLICY, RoleNeed("reference", moves=synced, averaged=averaged))
 
 
 def base_needs(settings: BaseMixSettings) -> tuple[RoleNeed, ...]:
@@ -64,6 +66,9 @@ def sampled_reference(
 class MovingReference:
     """A reference that takes over the policy's weights every so many iterations.
 
+    An average is kept in float32 beside narrower weights: in bfloat16 a small move would be rounded
+    away, each time anew.
+
     Args:
         every: iterations between two moves; 0 for a reference that stays as it is.
         alpha: share of the policy in a move; 1 copies it.
@@ -81,28 +86,37 @@ class MovingReference:
                 "a reference that moves with LoRA must copy the adapter (a share of 1): the mean "
                 "of two adapters is not the adapter of the mean"
             )
+        self.wide = {
+            name: weight.detach().float()
+            for name, weight in (self._weights() if every and alpha < 1 else {}).items()
+            if weight.dtype.itemsize < torch.float32.itemsize
+        }
+
+    def _weights(self) -> dict[str, Tensor]:
+        return trained_weights(self.roles["reference"])
 
     @torch.no_grad()
     def after(self, step: Step) -> None:
         """Move when it is time."""
         if self.every and (step.iteration + 1) % self.every == 0:
             policy = trained_weights(self.roles["policy"])
-            for name, weight in trained_weights(self.roles["reference"]).items():
-                weight.lerp_(policy[name], self.alpha)
+            for name, weight in self._weights().items():
+                mean = self.wide.get(name, weight)
+                weight.copy_(mean.lerp_(policy[name].to(mean), self.alpha))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights of a reference that moves; nothing otherwise."""
         if not self.every:
             return {}
-        weights = trained_weights(self.roles["reference"])
+        weights = self._weights() | self.wide
         return {name: weight.detach().clone() for name, weight in weights.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what :meth:`state_dict` gave."""
         if self.every:
-            for name, weight in trained_weights(self.roles["reference"]).items():
-                weight.copy_(state[name])
+            for name, weight in self._weights().items():
+                weight.copy_(self.wide.get(name, weight).copy_(state[name]))
 
 
 def check_it_moves(every: int, iterations: int | None, setting: str) -> None:

@@ -42,6 +42,8 @@ class RoleNeed:
         outputs: numbers its scalar head gives per position; 0 without a head.
         moves: a frozen role that takes over the policy's weights now and then, so that it needs
             weights of its own under LoRA too.
+        averaged: it moves part of the way, so that a float32 average is held beside weights that
+            are narrower.
         critic: its head judges states and starts at zero.
         from_reward: its trunk is the stage's reward model's, where there is one.
         watches: the method does without it: it looks at a few responses now and then.
@@ -53,6 +55,7 @@ class RoleNeed:
     trainable: bool = False
     outputs: int = 0
     moves: bool = False
+    averaged: bool = False
     critic: bool = False
     from_reward: bool = False
     watches: bool = False
@@ -156,9 +159,10 @@ def estimate(
     trained_heads = sum(size for size, r in zip(head, roles, strict=True) if r.trainable)
 
     full = _bytes(model)
+    averages = counted * FLOAT * sum(r.averaged for r in roles) * (precision.itemsize < FLOAT)
     full_trained = full * sum(r.trainable for r in roles) + trained_heads
     separate = Footprint(
-        weights=full * len(ours) + heads + beside,
+        weights=full * len(ours) + averages + heads + beside,
         gradients=full_trained,
         optimizer=ADAMW_STATES * full_trained,
         activations=_activations(Trunk(model, None), None, tokens, gradient_checkpointing),
