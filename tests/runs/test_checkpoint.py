@@ -159,6 +159,19 @@ def test_the_newest_are_kept_and_later_ones_dropped(tmp_path: Path) -> None:
     assert store.latest() == 40
 
 
+def test_extra_ones_go_before_regular_ones(tmp_path: Path) -> None:
+    """At each multiple of ``every``, and at the end, it is as without pauses."""
+    store = CheckpointStore(tmp_path, keep=2, every=10)
+    seen = []
+    for iteration in (3, 5, 10, 13, 20, 23, 24, 30, 34, 35):
+        save(store, iteration)
+        seen.append(store.iterations())
+    pauses = [[3], [3, 5], [5, 10], [10, 13], [10, 20], [20, 23], [20, 24], [20, 30]]
+    assert seen == [*pauses, [30, 34], [30, 35]]
+    assert store.regular(end=35) == [30, 35]
+    assert store.regular(end=40) == [30]
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "file", "manifest", "garbage", "format"])
 def test_a_damaged_newest_falls_back_with_a_warning(tmp_path: Path, damage: str) -> None:
     for iteration in (1, 2):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import tiny_world as tw
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, RunStopped
 from gnomon.models.average import merge_step
 from gnomon.recipe.schema import Recipe
 from gnomon.report.facts import read_facts
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.check import check_recipe
 from gnomon.stages.run import run_recipe
+from gnomon.training.callbacks import Callback, StepDone
 
 WEIGHTS = "model.safetensors"
 
@@ -147,6 +150,40 @@ def test_the_mean_of_the_last_checkpoints_is_saved(
             torch.testing.assert_close(adapted.state_dict()[key], value, atol=1e-5, rtol=1e-4)
     last = run(sft(tiny_folder, tmp_path, 1, lora), tmp_path)["sft"]
     assert any((last[k] - found[k]).abs().max() > 1e-3 for k in found)
+
+
+class At(Callback):
+    """Does something when so many iterations are done, once."""
+
+    def __init__(self, iteration: int, do: Callable[[StepDone], None]) -> None:
+        self.iteration, self.do = iteration, do
+
+    def on_step(self, event: StepDone) -> None:
+        if event.iteration == self.iteration:
+            self.iteration = -1
+            self.do(event)
+
+
+@pytest.mark.parametrize("pause", [5, 6, 7])
+def test_a_pause_changes_no_average(pause: int, tiny_folder: Path, tmp_path: Path) -> None:
+    """Of 7 iterations with a checkpoint every 2, the last three are of 4, 6 and 7."""
+    train = {"average_checkpoints": 3, "keep_checkpoints": 3, "checkpoint_every": 2}
+    stage = tw.sft_stage(steps=7, train=train)
+    whole, paused = (tw.make_recipe(tiny_folder, tmp_path / n, stage) for n in ("whole", "paused"))
+    stop = At(pause, lambda event: event.stop("enough"))
+    with pytest.raises(RunStopped):
+        run_recipe(paused, base=tmp_path, announce=lambda line: None, callbacks=[stop])
+    found, expected = run(paused, tmp_path, resume=True)["sft"], run(whole, tmp_path)["sft"]
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    facts = json.loads((RunFolder(paused).stage("sft").model / "gnomon.json").read_text())
+    assert facts["averaged_checkpoints"] == [4, 6, 7]
+
+
+def test_fewer_checkpoints_than_asked_for_are_said(tiny_folder: Path, tmp_path: Path) -> None:
+    made = sft(tiny_folder, tmp_path, 3, False)
+    finish = At(2, lambda event: event.finish())
+    with pytest.warns(UserWarning, match=r"ended at iteration 2 with 2: .* iterations 1, 2"):
+        run_recipe(made, base=tmp_path, announce=lambda line: None, callbacks=[finish])
 
 
 def test_averages_that_cannot_be_are_refused(tiny_folder: Path, tmp_path: Path) -> None:

@@ -76,14 +76,17 @@ class CheckpointStore:
     """The checkpoints of one stage: the newest ``keep`` of them, in ``folder``.
 
     One process writes; any number may read. With more than one kept, damage to the newest costs
-    only the steps since the one before.
+    only the steps since the one before. Those at multiples of ``every`` are kept before the extra
+    ones that a run leaves where it pauses, so that what is there at its end does not depend on
+    pauses.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(self, folder: Path, keep: int = 2, every: int = 1) -> None:
         if keep < 1:
             raise ValueError(f"keep = {keep}: at least one checkpoint has to be kept")
         self.folder = Path(folder)
         self.keep = keep
+        self.every = every
         self._sound: set[int] = set()
 
     def save(
@@ -216,11 +219,19 @@ class CheckpointStore:
         names = (p.name for p in self.folder.glob("step-*") if p.is_dir())
         return sorted(int(m.group(1)) for name in names if (m := _FOLDER.fullmatch(name)))
 
+    def regular(self, end: int) -> list[int]:
+        """The iterations with a folder that there are whether or not a run pauses, up to its last,
+        ``end``; oldest first."""
+        return [i for i in self.iterations() if i == end or (i < end and i % self.every == 0)]
+
     def _prune(self, newest: int) -> None:
-        """Remove the oldest, and later ones: a run that went back must not resume from those."""
-        earlier = [i for i in self.iterations() if i <= newest]
+        """Remove extra ones, the oldest, and later ones: a run that went back must not resume from
+        those."""
+        earlier = [i for i in self.iterations() if i < newest]
+        earlier.sort(key=lambda i: (i % self.every == 0, i))
+        kept = {newest, *earlier[max(0, len(earlier) + 1 - self.keep) :]}
         for iteration in self.iterations():
-            if iteration > newest or iteration not in earlier[-self.keep :]:
+            if iteration not in kept:
                 self._sound.discard(iteration)
                 remove_folder(self.path(iteration))
 

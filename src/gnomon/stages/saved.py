@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -76,13 +77,14 @@ def save_result(
     algorithm: Algorithm,
     source: str,
     checkpoints: CheckpointStore,
+    end: int,
     start: Mapping[str, Tensor],
 ) -> Judge | None:
     """Save what a method leaves; a reward model is returned as a judge.
 
     Args:
         source: where the stage's start model came from.
-        checkpoints: of the stage, the last of them of its end.
+        checkpoints: of the stage, the last of them of its ``end``.
         start: from :func:`start_weights`.
     """
     result, train = algorithm.result(), stage.spec.train
@@ -94,7 +96,15 @@ def save_result(
         return LearnedReward(result.roles, result.normaliser, name=stage.name)
     policy = result.roles[0]
     if train.average_checkpoints > 1:
-        last = checkpoints.iterations()[-train.average_checkpoints :]
+        last = checkpoints.regular(end)[-train.average_checkpoints :]
+        if len(last) < train.average_checkpoints:
+            warnings.warn(
+                f"{stage.name}: train.average_checkpoints is {train.average_checkpoints}, and "
+                f"training ended at iteration {end} with {len(last)}: the saved policy is the "
+                f"mean of those (of iterations {', '.join(map(str, last))})",
+                stacklevel=2,
+            )
+        facts["averaged_checkpoints"] = last
         policy = average_role(policy, [checkpoints.read(i).tensors for i in last])
     if share := train.average_with_reference:
         average_with_start(policy.named_parameters(), start, share)

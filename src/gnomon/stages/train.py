@@ -269,7 +269,7 @@ class Train(Stage):
             learner = Learner(algorithm, source, text)
             loop = self._loop(learner, loaded, progress)
             last = loop.run(resume)
-        judge = save_result(self, algorithm, loaded.source, loop.checkpoints, start)
+        judge = save_result(self, algorithm, loaded.source, loop.checkpoints, loop.end, start)
         if self.spec.probes != 0:
             self._probe(source, judge, loaded)
         info = {

@@ -90,7 +90,9 @@ class Loop:
         self.callbacks = [progress, *callbacks]
         self.stop = stop or Stop()
         self.stage = stage or folder.name
-        self.checkpoints = CheckpointStore(folder / "checkpoints", options.keep_checkpoints)
+        self.checkpoints = CheckpointStore(
+            folder / "checkpoints", options.keep_checkpoints, options.checkpoint_every
+        )
         self.updater = Updater(learner, options, strategy or OneDevice(), self._last_saved)
         self.kept = Kept(folder)
         self.idle = IdleWatch(learner.algorithm, options.iterations, progress.note)
