@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from gnomon.report.candidate import candidate
+from gnomon.audit.evidence import evidence
+from gnomon.report.candidate import before, candidate
 from gnomon.report.evals import tables
 from gnomon.report.ship import answer
 from gnomon.report.table import answer_lines
@@ -143,6 +144,55 @@ def test_three_reasons_are_shown_and_the_others_counted(run):
     alarms = [_finding("alarm", f"a{i}", text=f"text {i}") for i in range(5)]
     found = answer(_audited(run, *alarms))
     assert [len(found.reasons), found.more] == [3, 2]
+
+
+def _merged(run, algorithm="average", **settings):
+    """The run with one more stage that trains on no reward of its own, cleared of length bias."""
+    spec = {"name": "last", "algorithm": algorithm, "settings": settings}
+    spec |= {"observe": [{"model": "rm"}]}
+    recipe = {**run.recipe, "stages": [*run.recipe["stages"], spec]}
+    last = _stage(run.path, "last", algorithm, start=settings.pop("start", "elsewhere"))
+    more = replace(run, recipe=recipe, stages=(*run.stages, last))
+    gate = GateResult(condition="rm >= 0", stage="last", passed=True, text="it is 0.5")
+    clear = Finding(name="length_bias", detector="d", stage="last", status="clear")
+    return replace(_audited(more, clear), gates=Gates({"last": [gate]}))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [
+        ("average", {"models": ["sft", "ppo"]}),
+        ("average", {"models": ["sft"], "init": "ppo", "init_share": 0.9}),
+        ("distill", {"teacher": "ppo"}),
+        ("dpo", {"start": "runs/r/stages/02-ppo/model"}),
+    ],
+)
+def test_what_descends_from_a_reward_is_looked_at_for_hacking(run, tmp_path, algorithm, settings):
+    ppo = StageView(tmp_path / "stages/02-ppo", "ppo", run.stages[1].info)
+    merged = _merged(replace(run, stages=(run.stages[0], ppo)), algorithm, **settings)
+    assert answer(merged).kind == "not shown"
+    hacking = Finding(name="reward_hacking", detector="d", stage="last", status="clear")
+    assert answer(_audited(merged, *merged.audit.findings, hacking)).kind == "ship"
+    assert answer(_merged(run, "distill", teacher="sft")).kind == "ship"  # where none was optimised
+
+
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [
+        ({"models": ["ppo", "sft"]}, "sft"),  # what the first was trained from
+        ({"models": ["sft", "ppo"]}, "base"),
+        ({"models": ["ppo"], "init": "model", "init_share": 0.1}, "base"),
+        ({"models": ["ppo"], "init": "sft", "init_share": 0.1}, "sft"),
+    ],
+)
+def test_an_average_is_compared_with_what_its_models_were_trained_from(run, settings, start):
+    merged = _merged(run, **settings)
+    assert before(merged, "last") == start
+    compared = Comparison.model_validate({"columns": [], "reference": "base", "rows": [
+        {"model": name, "values": [], "gains": []} for name in ("base", "sft", "ppo", "last")
+    ]})  # fmt: skip
+    found, _ = evidence(replace(merged, comparison=compared), merged.stages[-1])
+    assert found.start == start
 
 
 # -- ship, and what does not suffice --------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gnomon.audit.gates import suite_changes
-from gnomon.audit.kinds import stands_apart
+from gnomon.audit.kinds import average_start, averaged, stands_apart
 from gnomon.audit.truths import (
     Truths,
     is_truth,
@@ -313,10 +313,17 @@ def _judges(
 def _start(
     specs: Sequence[Mapping[str, Any]], name: str, spec: Mapping[str, Any], models: Sequence[str]
 ) -> str:
-    """The policy that a stage starts from: as the recipe says, or the last one before it."""
+    """The policy that a stage starts from: as the recipe says, or the last one before it; of an
+    average its ``init``, or what the first of its models started from."""
     before = [str(s.get("name")) for s in specs]
     before = before[: before.index(name)] if name in before else []
     asked = spec.get("from")
+    if models_averaged := averaged(spec):
+        asked, first = average_start(spec), models_averaged[0]
+        if not asked and first in before:
+            own = next(s for s in specs if str(s.get("name")) == first)
+            return _start(specs, first, own, models)
+        asked = asked or first
     if asked == "model":
         return "base"
     if isinstance(asked, str) and asked:

@@ -14,6 +14,8 @@ Kind = Literal["trained", "truth", "judge", "asked", "verifier", "other"]
 people's; ``verifier``: a program that nothing was trained on; ``other``: not a reward, or nobody
 knows which."""
 Entry = Mapping[str, Any]
+AVERAGE = "average"
+"""The kind of stage that averages weights."""
 OPINIONS = ("ai", "human_queue", "people")
 """Builtin rewards that ask a language model, or people."""
 
@@ -51,3 +53,18 @@ def stands_apart(result: EvalResult, trained: list[Entry]) -> bool:
     """Whether an eval's grader is neither what was trained on nor a simulation's truth."""
     entry = grader(result)
     return not entry or entry_kind(entry, trained) not in ("trained", "truth")
+
+
+def averaged(spec: Mapping[str, Any]) -> list[str]:
+    """The models whose weights an average stage takes, as the recipe names them; empty for another
+    stage."""
+    settings = spec.get("settings")
+    models = settings.get("models") if isinstance(settings, Mapping) else None
+    average = spec.get("algorithm") == AVERAGE and isinstance(models, list)
+    return [str(model) for model in models or ()] if average else []
+
+
+def average_start(spec: Mapping[str, Any]) -> str:
+    """What an average stage's models were trained from, as the recipe names it, where it says."""
+    settings = spec.get("settings")
+    return str(settings.get("init") or "") if isinstance(settings, Mapping) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gnomon.audit.kinds import average_start, averaged
 from gnomon.report.kinds import policies, stage_specs
 from gnomon.runs.read import RunView
 
@@ -42,7 +43,15 @@ def replaced(run: RunView) -> set[str]:
 
 
 def before(run: RunView, model: str) -> str:
-    """The model that ``model`` was trained from, as evals and comparisons call it."""
+    """The model that ``model`` was trained from, as evals and comparisons call it; of an average
+    its ``init``, or what the first of its models was trained from."""
+    specs = stage_specs(run)
+    names, spec = list(specs), specs.get(model, {})
+    if models := averaged(spec):
+        if start := average_start(spec):
+            return BASE if start == "model" else start
+        earlier = models[0] in names[: names.index(model)]
+        return before(run, models[0]) if earlier else BASE
     for stage in run.stages:
         if stage.name == model:
             parts = str(stage.info.start.get("from") or "").split("/")

@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gnomon.audit.kinds import averaged
 from gnomon.errors import DataError
 from gnomon.files import first_line, read_object
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.card import CardSpec, SourceCard
 from gnomon.report.candidate import candidate, gate_places, held_back
-from gnomon.report.compute import AVERAGE
 from gnomon.runs.audit import Audit, Finding, GateResult, Gates
 from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.read import RunView, StageView, read_run
@@ -246,7 +246,7 @@ def _lineage(
         if name in views and name not in chain:
             chain.append(name)
             start = stage_of(str(views[name].info.start.get("from", "")), run)
-            before += [start, *_averaged(specs.get(name, {}))]
+            before += [start, *averaged(specs.get(name, {}))]
     wanted, todo = set(chain), list(chain)
     while todo:
         for other in _named(specs.get(todo.pop(), {})):
@@ -260,6 +260,30 @@ def _lineage(
     return tuple(v for v in run.stages if v.name in wanted), tuple(reversed(chain))
 
 
+def rewarded(run: RunView, model: str) -> bool:
+    """Whether a reward was optimised in a stage that the model descends from: its own, and those of
+    what it started from, of what it averages and of its teacher."""
+    views = {view.name: view for view in run.stages}
+    specs = _specs(run.recipe)
+    seen: set[str] = set()
+    todo: list[str | None] = [model]
+    while todo:
+        name = todo.pop()
+        if name is None or name in seen:
+            continue
+        seen.add(name)
+        spec = specs.get(name, {})
+        if spec.get("reward"):
+            return True
+        settings = spec.get("settings")
+        given = settings if isinstance(settings, Mapping) else {}
+        todo += [str(given[key]) for key in ("teacher", "init") if given.get(key)]
+        todo += averaged(spec)
+        if name in views:
+            todo.append(stage_of(str(views[name].info.start.get("from", "")), run))
+    return False
+
+
 def _named(spec: Mapping[str, Any]) -> list[str]:
     """Stages that a stage's data, rewards or settings name."""
     settings = spec.get("settings")
@@ -271,14 +295,6 @@ def _named(spec: Mapping[str, Any]) -> list[str]:
         for source in _mappings(spec.get(key)):
             found.append(str(source.get("path", "")).removeprefix("stage:"))
     return found
-
-
-def _averaged(spec: Mapping[str, Any]) -> list[str]:
-    """The models whose weights an average stage continues."""
-    settings = spec.get("settings")
-    models = settings.get("models") if isinstance(settings, Mapping) else None
-    average = spec.get("algorithm") == AVERAGE and isinstance(models, list)
-    return [str(model) for model in models or ()] if average else []
 
 
 def _specs(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -14,9 +14,9 @@ speaks for it:
   or
 - an eval, a held-out judge or a calibrated win rate improved beyond its interval,
 
-and the audit looked at the policy (for reward hacking, where a reward was optimised) and found
-nothing. A gate on what training costs (KL, length, loss) keeps a model from shipping and never
-ships it.
+and the audit looked at the policy (for reward hacking, where its own stage or one that it descends
+from optimised a reward) and found nothing. A gate on what training costs (KL, length, loss) keeps
+a model from shipping and never ships it.
 
 **not shown** otherwise, with what is missing and how to get it.
 
@@ -35,6 +35,7 @@ from gnomon.audit.kinds import stands_apart
 from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.candidate import candidate, gate_places, replaced, subject
 from gnomon.report.changes import changes, counts
+from gnomon.report.facts import rewarded
 from gnomon.report.format import measured, number
 from gnomon.report.kinds import column_kinds, metric_kind, stage_specs, trained_entries
 from gnomon.runs.audit import Finding, GateResult
@@ -225,7 +226,7 @@ def _looked(run: RunView) -> list[Reason]:
     model = candidate(run)
     asked = [f for f in run.audit.findings if f.stage == model]
     clear = sorted({f.name for f in asked if f.status == "clear"})
-    if not clear or (HACKING not in clear and stage_specs(run).get(model, {}).get("reward")):
+    if not clear or (HACKING not in clear and rewarded(run, model)):
         return []
     unclear = sorted({f.name for f in asked if f.status == "unclear"} - set(clear))
     text = f"The audit looked for {', '.join(clear)} and found none"
