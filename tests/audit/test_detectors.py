@@ -402,6 +402,16 @@ def test_a_reward_model_of_the_same_labels_is_not_held_out(tmp_path: Path) -> No
         assert [f.status for f in found(run, "held_out_judge")] == [status]
 
 
+def test_what_an_earlier_stage_was_trained_on_does_not_clear_an_average(tmp_path: Path) -> None:
+    run = compared(tmp_path / "run", preferred(0, 0.8))
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["stages"].insert(0, {"name": "ppo", "algorithm": "ppo"})
+    for reward, status in (("other", "clear"), ("judge", "not_looked")):
+        recipe["stages"][0]["reward"] = [{"python": "own.py:f", "name": reward}]
+        (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        assert [f.status for f in found(run, "held_out_judge")] == [status]
+
+
 def test_without_answers_a_stage_that_samples_nothing_cannot_be_read(tmp_path: Path) -> None:
     run = compared(tmp_path / "run", preferred(40, -0.8))
     (run / "answers.jsonl").unlink()

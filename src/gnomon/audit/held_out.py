@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,10 +52,19 @@ def _judges(evidence: Evidence) -> list[str]:
     """The judges whose figures the answers have."""
     own = set(map(_spaced, evidence.judges))
     if evidence.paired:  # the comparison asks its own: those that are not what was trained on
-        trained = {_spaced(label(entry)) for entry in evidence.trained}
+        trained = {_spaced(label(entry)) for entry in (*evidence.trained, *_of_all(evidence))}
         own = {_spaced(name) for s in evidence.after for name in s.parts}
         own -= trained | _of_the_same_labels(evidence)
     return [name for name in sorted(own) if _known(evidence.before, name) > 1]
+
+
+def _of_all(evidence: Evidence) -> list[Mapping[str, Any]]:
+    """The rewards of all stages: an average was trained on none, and comes of what was."""
+    stages = evidence.recipe.get("stages")
+    listed = stages if isinstance(stages, list) else []
+    return [
+        r for s in listed if isinstance(s, Mapping) for r in reward_entries(s.get("reward") or [])
+    ]
 
 
 def _of_the_same_labels(evidence: Evidence) -> set[str]:
