@@ -99,7 +99,7 @@ def test_iteration_i_learns_from_what_the_weights_of_i_minus_k_wrote(
     assert [r["staleness"] for r in metrics] == [min(i, staleness) for i in range(5)]
     assert all(r["mismatch"] < 1e-5 for r in metrics[:1])
     assert all(r["mismatch"] > 1e-4 for r in metrics[1:])  # the weights did move
-    sampled = [r for r in run.samples.rows if r.get("policy_iteration") is not None]
+    sampled = [r for r in run.kept.samples.rows if r.get("policy_iteration") is not None]
     by = {r["step"]: r["policy_iteration"] for r in sampled}
     assert [by[s] for s in sorted(by)] == [max(0, i - staleness) for i in range(5)]
 

@@ -141,7 +141,10 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
-ALLOWED = ("report", "errors", "files", "stats", "runs", "recipe", "audit", "evals", "plugins")
+ALLOWED = (
+    *("report", "errors", "files", "stats", "runs", "recipe", "audit", "evals", "plugins"),
+    "console",
+)
 
 
 def test_a_report_is_made_without_torch_or_anything_that_trains():
