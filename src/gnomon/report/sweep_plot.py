@@ -45,8 +45,10 @@ def plot_sweep(view: SweepView, path: Path) -> Path | None:
         style.title(
             figure,
             f"{view.sweep.recipe}: {view.sweep.objective} ({better} is better)",
-            f"Dots: runs. Circles: settings, with intervals ({bars}); the first is green.\n"
-            "Crosses: an alarm, a closed gate, or no audit. Line: mean of a value's circles.",
+            f"Dots: runs. Circles: settings; the first is green.\n"
+            f"Intervals: {bars}.\n"
+            "Crosses: an alarm, a closed gate, or no audit.\n"
+            "Line: mean of a value's circles.",
         )
         return style.save(figure, path)
 
