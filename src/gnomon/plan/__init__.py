@@ -1,0 +1,1 @@
+"""Which method, how much memory, how long and how much money: answered before a machine is booked."""

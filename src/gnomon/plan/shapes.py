@@ -1,0 +1,221 @@
+"""The shapes of models: what a plan needs to know of one, and no weights.
+
+A shape comes from a local ``config.json`` or, by the id of a public model, from ``models.json``,
+whose shapes are those of the configurations published with the weights. Instruction-tuned
+descendants have their base model's shape, so ``meta-llama/Llama-3.1-8B-Instruct`` is found too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from gnomon.errors import ConfigError
+
+_TUNED = re.compile(
+    r"-(instruct|it|chat|pt|base|thinking|hf|sft|dpo|v\d[\d.]*|\d{4})(?=-|$)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder-only transformer's shape.
+
+    Attributes:
+        name: the id or the folder.
+        layers, hidden, mlp, heads, kv_heads, head_dim, vocabulary: as in the model's config; of a
+            mixture of experts, ``mlp`` is the width of one expert.
+        tied: the output head is the embedding.
+        experts, active: experts of a layer, and how many a token passes through; 0 if dense.
+        shared_experts: that every token passes through, beside those.
+        dense_layers, dense_width: layers without experts, and their MLP's width.
+        attention: parameters of a layer's attention, where they are not the usual four matrices
+            (DeepSeek's latent attention).
+        cache: numbers that a layer keeps of a token for later ones; 0: 2 x kv_heads x head_dim.
+        window, windowed: tokens that ``windowed`` of the layers look back at most.
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool = False
+    experts: int = 0
+    active: int = 0
+    shared_experts: int = 0
+    dense_layers: int = 0
+    dense_width: int = 0
+    attention: int = 0
+    cache: int = 0
+    window: int = 0
+    windowed: int = 0
+
+    @property
+    def attention_parameters(self) -> int:
+        """Of one layer's attention."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return self.attention or 2 * self.hidden * (queries + keys)
+
+    @property
+    def embedding(self) -> int:
+        """Parameters of the embedding, or of the head, which is as large."""
+        return self.vocabulary * self.hidden
+
+    def _layers(self, experts: int) -> int:
+        """Parameters of all layers, with so many experts in each that has any."""
+        expert = 3 * self.hidden * self.mlp
+        if not self.experts:
+            mlp = self.layers * expert
+        else:
+            routed = (experts + self.shared_experts) * expert + self.hidden * self.experts
+            mlp = (self.layers - self.dense_layers) * routed
+            mlp += self.dense_layers * 3 * self.hidden * self.dense_width
+        return self.layers * (self.attention_parameters + 2 * self.hidden) + mlp + self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All of them; biases and the norms of queries and keys (< 0.1%) are left out."""
+        return self._layers(self.experts) + self.embedding * (1 if self.tied else 2)
+
+    @property
+    def active_parameters(self) -> int:
+        """Those a token is multiplied with: layers with its own experts, and the head."""
+        return self._layers(self.active) + self.embedding
+
+    @property
+    def cache_numbers(self) -> int:
+        """Numbers kept for each token, over all layers."""
+        return self.layers * (self.cache or 2 * self.kv_heads * self.head_dim)
+
+    def attended(self, context: float) -> float:
+        """Multiplications and additions (FLOP) of one token with ``context`` tokens before it,
+        over all layers: scores and values, 2 FLOP each a number."""
+        near = min(context, self.window) if self.window else context
+        seen = self.windowed * near + (self.layers - self.windowed) * context
+        return 4.0 * self.heads * self.head_dim * seen
+
+
+def shape_of(model: str) -> Shape:
+    """The shape of a model.
+
+    Args:
+        model: a folder with a config.json, that file, or a public model's id (or its last part).
+
+    Raises:
+        ConfigError: no such folder and no such model; a config of a kind that is not known.
+    """
+    path = Path(model)
+    config = path / "config.json" if path.is_dir() else path
+    if config.suffix == ".json" or path.is_dir():
+        return _read(config, model)
+    if model == "smollm2-135m":
+        model = "HuggingFaceTB/SmolLM2-135M"
+    known = public_models()
+    by_short = {_short(name): name for name in known}
+    found = by_short.get(_short(model)) if "/" not in model or _family(model) else None
+    if found is None:
+        close = difflib.get_close_matches(_short(model), by_short, 3, 0.6)
+        hint = f" Did you mean {', '.join(by_short[c] for c in close)}?" if close else ""
+        raise ConfigError(
+            f"model {model!r}: no folder of that name here, and not in the table of public models."
+            f"{hint} Give a folder with its config.json, or one of: {', '.join(known)}"
+        )
+    return Shape(name=model, **known[found])
+
+
+@cache
+def public_models() -> Mapping[str, Mapping[str, int | bool]]:
+    """Shapes of public models by their hub id."""
+    table: dict[str, dict[str, int | bool]] = json.loads(
+        files("gnomon.plan").joinpath("models.json").read_text(encoding="utf-8")
+    )
+    return table
+
+
+def _short(model: str) -> str:
+    """A model's name without owner and what tuning adds to it: ``llama-3.1-8b``."""
+    name = model.rpartition("/")[2].lower().replace("meta-llama-", "llama-")
+    name = name.replace("llama-3.3-70b", "llama-3.1-70b").replace("llama-3-", "llama-3.1-")
+    return _TUNED.sub("", name)
+
+
+def _family(model: str) -> bool:
+    """Whether the owner is one whose models are listed; others' may have any shape."""
+    owners = {name.partition("/")[0].lower() for name in public_models()}
+    return model.partition("/")[0].lower() in owners
+
+
+_KEYS = {
+    "layers": ("num_hidden_layers", "n_layer"),
+    "hidden": ("hidden_size", "n_embd"),
+    "mlp": ("intermediate_size", "n_inner"),
+    "heads": ("num_attention_heads", "n_head"),
+    "kv_heads": ("num_key_value_heads",),
+    "head_dim": ("head_dim",),
+    "vocabulary": ("vocab_size",),
+    "experts": ("num_experts", "num_local_experts", "n_routed_experts"),
+    "active": ("num_experts_per_tok",),
+    "shared_experts": ("n_shared_experts",),
+    "dense_layers": ("first_k_dense_replace",),
+}
+
+
+def _read(path: Path, model: str) -> Shape:
+    """The shape in a config.json."""
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"model {model!r}: there is no {path}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as a model's configuration: {error}") from None
+    text = raw.get("text_config", raw)
+    if not isinstance(text, dict):
+        raise ConfigError(f"{path} is no model's configuration")
+    found = {
+        ours: next((text[key] for key in theirs if text.get(key) is not None), None)
+        for ours, theirs in _KEYS.items()
+    }
+    missing = [k for k in ("layers", "hidden", "heads", "vocabulary") if found[k] is None]
+    if missing:
+        wanted = ", ".join(_KEYS[key][0] for key in missing)
+        raise ConfigError(f"{path} has no {wanted}: not the configuration of a language model")
+    found["mlp"] = found["mlp"] or 4 * found["hidden"]
+    found["kv_heads"] = found["kv_heads"] or found["heads"]
+    found["head_dim"] = found["head_dim"] or found["hidden"] // found["heads"]
+    if found["experts"]:
+        found["dense_width"] = found["mlp"]
+        found["mlp"] = text.get("moe_intermediate_size") or found["mlp"]
+    tied = bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
+    numbers = {field.name for field in fields(Shape)} & found.keys()
+    return Shape(
+        name=model,
+        tied=tied,
+        **_latent(text, found["heads"], found["hidden"]),
+        **{key: int(found[key] or 0) for key in numbers},
+    )
+
+
+def _latent(text: Mapping[str, Any], heads: int, hidden: int) -> dict[str, int]:
+    """Parameters and cache of DeepSeek's latent attention, where a config has it."""
+    rank = text.get("kv_lora_rank")
+    if not rank:
+        return {}
+    rope, plain, value = (
+        int(text[k]) for k in ("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim")
+    )
+    query_rank = text.get("q_lora_rank")
+    wide = heads * (rope + plain)
+    queries = query_rank * (hidden + wide) if query_rank else hidden * wide
+    keys = hidden * (rank + rope) + rank * heads * (plain + value)
+    return {"attention": queries + keys + heads * value * hidden, "cache": rank + rope}
