@@ -1,1 +1,1 @@
-"""Which method, how much memory, how long and how much money: answered before a machine is booked."""
+"""Which method, how much memory, how long, how much money: before a machine is booked."""

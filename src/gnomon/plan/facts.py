@@ -163,7 +163,9 @@ def _together(parts: Sequence[Facts]) -> Facts:
     return Facts(
         **{name: sum(getattr(part, name) for part in parts) for name in counts},
         agreement=min(known, key=lambda a: a.value) if known else None,
-        longer=sum(x * n for x, n in longer) / max(1, sum(n for _, n in longer)) if longer else None,
+        longer=sum(x * n for x, n in longer) / max(1, sum(n for _, n in longer))
+        if longer
+        else None,
         leaked=sum(leaks) if leaks else None,
         prompt_tokens=max(part.prompt_tokens for part in parts),
         response_tokens=max(part.response_tokens for part in parts),
