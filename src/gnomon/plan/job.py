@@ -8,7 +8,7 @@ from typing import Literal
 from gnomon.plan.shapes import Shape
 
 Precision = Literal["float32", "bfloat16", "mixed"]
-"""float32; weights, gradients and moments in bfloat16; float32 weights computed with in bfloat16."""
+"""float32; weights, gradients and moments in bfloat16; float32 weights, bfloat16 arithmetic."""
 Engine = Literal["torch", "vllm"]
 SAMPLED = ("ppo", "grpo", "online_dpo", "raft", "collect")
 """Methods whose answers the policy writes itself."""
