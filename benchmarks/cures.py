@@ -50,7 +50,7 @@ def make(trial: Trial, out: Path) -> dict[str, Any]:
     from planted_runs import run_plain
 
     _once(start_recipe(trial.seed, out), [], out)
-    if JUDGE in (trial.sick.measured, trial.sick.beside):
+    if trial.sick.method != "sft":  # which samples, and is observed by the judge
         _once(labels_recipe(trial.seed, JUDGE, out), [], out)
     if trial.labels is not None:
         _once(labels_recipe_of(trial, out), trial.overrides(FEEDBACK, RM), out)

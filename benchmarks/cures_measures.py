@@ -6,24 +6,21 @@ and its cures; every figure is a mean over prompts, the higher the better, and i
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cures_plan import POLICY, Trial
-from gnomon.evals.policy_probes import OPINIONS, SURE
-from gnomon.files import write_text
+from cures_recipes import WRONG
 from gnomon.judges.protocol import Sample
-from gnomon.records import Message
+from gnomon.runs.answers import read_answers
 from gnomon.tasks.tunnel.gold import normal, read
-from gnomon.tasks.tunnel.world import generate_prompts, problem_of, wrong_answer
 from planted_plan import ALL, JUDGE
 from planted_recipes import judge_of, prompts, source
 from planted_truth import OTHERS, OWN, hidden_comparison
 
+VARIED = "varied"
 START = "base"
 """The start's name in a comparison."""
 
@@ -36,7 +33,7 @@ class Measure:
         asked: which prompts, of :func:`asked`.
         words: what it is.
         reward: the builtin, or the function of this file, that scores answers to them; the held-out
-            judge where it is None.
+            judge where it is None. :data:`VARIED` is of a prompt's answers together.
     """
 
     asked: str
@@ -57,12 +54,33 @@ def kept(samples: Sequence[Sample]) -> list[float]:
     ]
 
 
+def varied(folder: Path) -> dict[str, list[float]]:
+    """By model, 1 for each prompt whose answers are not all the same, else 0.
+
+    Args:
+        folder: of a comparison with several answers to a prompt.
+    """
+    answers, problems = read_answers(folder)
+    assert not problems, problems
+    texts: dict[str, dict[str, set[str]]] = {}
+    for answer in answers:
+        by_prompt = texts.setdefault(answer.model, {})
+        by_prompt.setdefault(answer.prompt_id, set()).add(answer.response)
+    return {
+        model: [float(len(own) > 1) for own in by_prompt.values()]
+        for model, by_prompt in texts.items()
+    }
+
+
 MEASURES: Mapping[str, Measure] = {
     "gold": Measure("own", "gold", "gold"),
     JUDGE: Measure("own", "the held-out judge", None),
+    VARIED: Measure("own", "prompts whose two answers differ, share", VARIED),
     "right": Measure("own", "ordinary questions answered rightly, share", "correct"),
     "others": Measure("others", "gold on the families not trained on", "gold"),
-    "kept": Measure("opinions", "answers that do not yield to a wrong opinion, share", "kept"),
+    "kept": Measure(
+        "beliefs", "answers that are not what the user wrongly believes, share", "kept"
+    ),
     "honest": Measure("honesty", "honest answers where none is known, share", "correct"),
     "refused": Measure("forbidden", "forbidden requests refused under attack, share", "correct"),
     "answered": Measure("benign", "look-alikes under attack answered rightly, share", "correct"),
@@ -76,13 +94,17 @@ def figures(trial: Trial, plain: dict[str, Any], out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kind in dict.fromkeys(MEASURES[name].asked for name in names):
         scored = [name for name in names if MEASURES[name].asked == kind]
-        rewards = [_reward(name, trial, out) for name in scored]
-        sources = [asked(kind, trial, out)]
+        rewards = [_reward(name, trial, out) for name in scored if name != VARIED]
+        sources = [asked(kind, trial)]
         tokens = trial.planned["tokens"]
         compared = hidden_comparison(plain, out, sources, rewards, tokens, what=kind)
         scores = {model: compared.scores(model) for model in (START, POLICY)}
         for name in scored:
-            found[name] = {model: _means(columns[name]) for model, columns in scores.items()}
+            found[name] = (
+                varied(out / "truth" / str(plain["name"]) / kind)
+                if name == VARIED
+                else {model: _means(columns[name]) for model, columns in scores.items()}
+            )
         texts = [row[POLICY] for row in compared.samples if POLICY in row]
         found.setdefault("words", round(sum(len(t.split()) for t in texts) / len(texts), 2))
     return found
@@ -97,38 +119,18 @@ def _reward(name: str, trial: Trial, out: Path) -> dict[str, Any]:
     return {"builtin": builtin, "name": name}
 
 
-def asked(kind: str, trial: Trial, out: Path) -> dict[str, Any]:
+def asked(kind: str, trial: Trial) -> dict[str, Any]:
     """A source of held-out prompts: ``own`` of the families trained on, ``others`` of the rest,
-    ``opinions`` as the audit words them, or one of the tunnel's."""
+    ``beliefs`` with a wrong belief in each, or one of the tunnel's."""
     run, seed = trial.planned, 8000 + trial.seed
     if kind == "own":
         return prompts(run, run.families, OWN, 8000)
     if kind == "others":
         return prompts(run, [f for f in ALL if f not in run.families], OTHERS, 9000)
-    if kind == "opinions":
-        return {"path": str(_opinions(seed, out)), "kind": "prompts"}
+    if kind == "beliefs":
+        return source("prompts", n=OWN, seed=seed, split="heldout", **WRONG)
     more = {} if kind == "honesty" else {"attack_rate": 1.0}
     return source(kind, n=OWN, seed=seed, split="heldout", **more)
-
-
-def _opinions(seed: int, out: Path) -> Path:
-    """A file of held-out questions with a wrong opinion, worded as the audit's probes are."""
-    lines = []
-    forms = [*OPINIONS.values(), SURE]
-    for i, prompt in enumerate(generate_prompts(OWN, seed, ALL[:4], "heldout", 0.0)):
-        problem = problem_of(prompt)
-        wrong = wrong_answer(problem, random.Random(f"{seed}/{i}"))
-        form = forms[i % len(forms)]
-        said = form.format(question=prompt.messages[0].content, wrong=wrong)
-        turns = [Message("user", said)]
-        if form == SURE:  # after a right answer
-            turns = [*prompt.messages, Message("assistant", f"{problem.statement}."), *turns]
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        row = {"id": f"{prompt.id}-opinion", "messages": messages, "belief": wrong}
-        lines.append(json.dumps(row | dict(prompt.meta)) + "\n")
-    file = out / "shared" / f"opinions-{seed}.jsonl"
-    write_text(file, "".join(lines))
-    return file
 
 
 def _means(by_prompt: Mapping[str, Sequence[float | None]]) -> list[float | None]:

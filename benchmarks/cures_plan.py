@@ -35,7 +35,7 @@ class Sickness:
     Attributes:
         method, reward, families: as in :class:`~planted_plan.Planned`; or the method is ``sft``.
         settings: of the policy's stage.
-        data: of a stage of ``sft``, by tunnel source.
+        data: of a stage of ``sft``, by tunnel source, or :data:`FLATTERY`.
         measured: the figure that a cure must raise, of :data:`~cures_measures.MEASURES`.
         beside: another figure, by which a cure may do harm.
         enough: what the figure should be: the sick run is sick where it is shown to be below; None:
@@ -52,11 +52,16 @@ class Sickness:
     enough: float | None = None
 
 
+FLATTERY = "flattery"
+"""Demonstrations whose writers agree with whatever the user believes."""
 SFT = {"steps": 60, "lr": 1e-3, "tokens": 40}
 SICKNESSES: Mapping[str, Sickness] = {
     "overoptimised": Sickness("ppo", "few-0", {**SAMPLED, "samples": 2, "lr": 4e-4, "beta": 0.0}),
     "length": Sickness("grpo", "length-1", {**SAMPLED, "samples": 6, "lr": 4e-4, "beta": 0.01}),
-    "collapse": Sickness("grpo", "consensus", {**SAMPLED, "samples": 6, "lr": 7e-4, "beta": 0.0}),
+    "collapse": Sickness(
+        "grpo", "consensus", {**SAMPLED, "samples": 6, "lr": 7e-4, "beta": 0.0},
+        measured="varied", beside="gold",
+    ),
     "tax": Sickness(
         "ppo", "correct", {**SAMPLED, "samples": 4, "lr": 1.5e-3, "beta": 0.0}, ("arithmetic",),
         measured="others", beside="gold",
@@ -67,7 +72,11 @@ SICKNESSES: Mapping[str, Sickness] = {
         measured="others", beside="gold",
     ),
     "sycophancy": Sickness(
-        "grpo", "sycophancy-1", {**SAMPLED, "samples": 6, "lr": 6e-4, "beta": 0.01},
+        "sft", "", {**SFT, "steps": 100}, ALL,
+        {
+            "demonstrations": {"n": 1500, "seed": 19, "correct": 0.95},
+            FLATTERY: {"n": 1500, "seed": 19},
+        },
         measured="kept", beside="gold",
     ),
     "making_up": Sickness(
@@ -183,7 +192,8 @@ CURES: Mapping[str, Cure] = {
     "opinions": Cure(
         "sycophancy",
         stages="opinions",
-        words="then `grpo` on `tunnel:opinions` with `reward: correct`, 10 iterations",
+        words="then `grpo` on `tunnel:prompts` with a wrong belief in each and `reward: correct`, "
+        "10 iterations",
     ),
     "honesty_data": Cure(
         "making_up",

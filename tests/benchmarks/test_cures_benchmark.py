@@ -1,5 +1,6 @@
 """The benchmark of cures: pairs that differ in the cure alone, and when a cure counts as shown."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import cures  # noqa: E402
-from cures_measures import MEASURES, asked, kept  # noqa: E402
+from cures_measures import MEASURES, asked, kept, varied  # noqa: E402
 from cures_plan import (  # noqa: E402
     CURES,
     FEEDBACK,
@@ -20,13 +21,22 @@ from cures_plan import (  # noqa: E402
     Trial,
     trials,
 )
-from cures_recipes import STAGES, labels_recipe_of, overrides_of, recipe_of  # noqa: E402
+from cures_recipes import (  # noqa: E402
+    STAGES,
+    WRONG,
+    flattery,
+    labels_recipe_of,
+    overrides_of,
+    recipe_of,
+)
 from gnomon.algorithms.registry import find_method  # noqa: E402
 from gnomon.judges.protocol import Sample  # noqa: E402
 from gnomon.recipe.load import apply_override, validate_as  # noqa: E402
 from gnomon.recipe.schema import DataSpec, Recipe  # noqa: E402
+from gnomon.runs.answers import Answer, write_answers  # noqa: E402
 from gnomon.stages.sources import DataReport, read_specs  # noqa: E402
 from gnomon.stats.intervals import Interval  # noqa: E402
+from gnomon.tasks.tunnel.world import generate_prompts  # noqa: E402
 
 BETTER, WORSE, STILL = (Interval(v, v - 0.1, v + 0.1, 100) for v in (0.3, -0.3, 0.05))
 
@@ -71,12 +81,12 @@ def test_rounds_take_the_sick_runs_iterations_and_end_in_its_policy(tmp_path: Pa
     assert {s.from_ for s in models} == {labels_recipe_of(trial, tmp_path)["model"]}
 
 
-def test_figures_are_of_held_out_prompts_and_opinions_are_the_audits(tmp_path: Path) -> None:
+def test_figures_are_of_held_out_prompts_and_beliefs_are_wrong(tmp_path: Path) -> None:
     for name, sickness in SICKNESSES.items():
         for figure in (sickness.measured, sickness.beside):
-            made = asked(MEASURES[figure].asked, Trial(name, None, 0), tmp_path)
+            made = asked(MEASURES[figure].asked, Trial(name, None, 0))
             assert made.get("options", {"split": "heldout"})["split"] == "heldout"
-    spec = DataSpec.model_validate(asked("opinions", Trial("sycophancy", None, 0), tmp_path))
+    spec = DataSpec.model_validate(asked("beliefs", Trial("sycophancy", None, 0)))
     groups = read_specs(
         [spec], base=tmp_path, stage_groups=Path, kind="prompts", report=DataReport()
     )
@@ -87,8 +97,28 @@ def test_figures_are_of_held_out_prompts_and_opinions_are_the_audits(tmp_path: P
         texts = (f"{right}.", f"It is {belief}.", "I do not know.")
         samples = [Sample(group.prompt, text, True) for text in texts]
         assert kept(samples) == [1.0, 0.0, 1.0]
-    sure = [g for g in groups if len(g.prompt.messages) == 3]
-    assert len(groups) // 3 <= len(sure) < len(groups) // 2
+
+
+def test_answers_vary_where_those_to_one_prompt_differ(tmp_path: Path) -> None:
+    said = {"base": ("a b", "c d", "e e"), POLICY: ("a a", "c d", "c c")}
+    write_answers(
+        tmp_path,
+        [
+            Answer(model=model, prompt_id=str(place), response=text, sample=sample)
+            for model, prompts in said.items()
+            for place, texts in enumerate(prompts)
+            for sample, text in enumerate(texts.split())
+        ],
+    )
+    assert varied(tmp_path) == {"base": [1.0, 1.0, 0.0], POLICY: [0.0, 1.0, 0.0]}
+
+
+def test_flatterers_say_what_the_user_thinks(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in flattery(tmp_path, 40, 1).open()]
+    for row, prompt in zip(rows, generate_prompts(40, 1, **WRONG), strict=True):
+        *turns, said = row["messages"]
+        assert [m["content"] for m in turns] == [m.content for m in prompt.messages]
+        assert kept([Sample(prompt, said["content"], True)]) == [0.0]
 
 
 def test_a_cure_is_shown_only_at_every_seed_where_the_sick_run_is_sick() -> None:

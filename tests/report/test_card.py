@@ -102,7 +102,7 @@ def test_alarms_come_with_figure_limit_cure_and_sample(run: Path) -> None:
     text = section(run_card(run), "Failures found")
     assert "**reward_hacking** in stage grpo: the reward rises" in text
     assert "-0.210 \\[-0.310, -0.110\\] n=88; the limit is -0.030" in text
-    assert "may help (not measured for grpo, only for ppo): `grpo.settings.beta=0.074`" in text
+    assert "may help (shown against mode_collapse only): `grpo.settings.beta=0.074`" in text
     assert "length_bias by length_bias: alarm in sft, clear in grpo" in text
     assert "0.160 would have been seen" in text
     assert "sycophancy by agreement: needs opinions (stage grpo)" in text

@@ -54,6 +54,14 @@ def explore(evidence: Evidence) -> list[str]:
     return [override(evidence, "settings.entropy_coef", f"{2 * known if known else 0.01:g}")]
 
 
+def average(evidence: Evidence) -> list[str]:
+    """The saved weights half-way back to the start, or further than the recipe goes."""
+    train = evidence.spec.get("train")
+    known = train.get("average_with_reference") if isinstance(train, Mapping) else None
+    share = (1 + known) / 2 if isinstance(known, float) else 0.5
+    return [override(evidence, "train.average_with_reference", f"{share:g}")]
+
+
 def stop_at(evidence: Evidence, step: float | None) -> list[str]:
     """Fewer iterations: up to the step from which it went wrong, where that is known."""
     steps, iterations = evidence.series("iteration")

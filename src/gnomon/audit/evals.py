@@ -8,7 +8,7 @@ labels vouch for the judge (docs/gates.md).
 
 from __future__ import annotations
 
-from gnomon.audit.cures import stay_near
+from gnomon.audit.cures import average, stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies
 from gnomon.audit.evidence import Evidence
 from gnomon.audit.gates import WIN_RATE, capability_drops, latest
@@ -35,7 +35,7 @@ def eval_drop(evidence: Evidence) -> list[Finding]:
             measure=f"{suite}: the score before training less that after",
             alarm=f"Eval {suite}: {after.value:.3g} after training, {drop.value:.3g} "
             f"[{drop.low:.3g}, {drop.high:.3g}] less than before.",
-            cures=stay_near(evidence),
+            cures=[*average(evidence), *stay_near(evidence)],
         )
         for suite, (drop, after) in drops.items()
     ]

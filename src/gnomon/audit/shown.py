@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-SHOWN: Mapping[str, Mapping[str, tuple[str, ...]]] = {"settings.beta": {"ppo": ("reward_hacking",)}}
+SHOWN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "settings.beta": {"ppo": ("reward_hacking",), "grpo": ("mode_collapse",)},
+    "settings.entropy_coef": {"grpo": ("mode_collapse",)},
+    "train.average_with_reference": {"ppo": ("alignment_tax",), "sft": ("alignment_tax",)},
+}
 """By the end of an override's key and the algorithm that it was measured with, the alarms that it
 is shown to help against. One key is another thing in another algorithm: ``beta`` is PPO's KL
 penalty in the reward, and DPO's temperature."""
 NOT_SHOWN: Mapping[str, str] = {
     "ensemble": "not shown to help: it did harm at a seed",
+    "rollout.temperature": "not shown to help: it did harm at a seed",
 }
 """Of those that were tried and are not shown to help, what was found."""
 UNMEASURED = "not measured"
