@@ -1,5 +1,5 @@
-"""Write the tables of docs/recipes.md from the schema and the algorithms' settings, and those of
-docs/from-*.md from recipe/foreign_keys.txt.
+"""Write the tables of docs/recipes.md from the schema and the algorithms' settings, those of
+docs/plan.md from the planner's rules, and those of docs/from-*.md from recipe/foreign_keys.txt.
 
     python docs/make_reference.py           write them
     python docs/make_reference.py --check   say whether they are stale (exit code 1)
@@ -28,12 +28,13 @@ from gnomon.algorithms.collect_settings import (
 from gnomon.algorithms.eval_settings import EVAL, EVAL_SUMMARY, EvalSettings
 from gnomon.algorithms.registry import METHODS, Method
 from gnomon.algorithms.revise_settings import REVISE, REVISE_SUMMARY, CriticSpec, ReviseSettings
+from gnomon.plan.ranges import RANGES
 from gnomon.recipe import card, schema, training
 from gnomon.recipe.foreign import foreign_keys
 from gnomon.recipe.reference import default_of, type_of
 
-PAGES = [Path(__file__).parent / name for name in
-         ("recipes.md", "from-trl.md", "from-axolotl.md", "from-llama-factory.md")]  # fmt: skip
+_NAMES = ("recipes.md", "plan.md", "from-trl.md", "from-axolotl.md", "from-llama-factory.md")
+PAGES = [Path(__file__).parent / name for name in _NAMES]
 BLOCK = re.compile(r"(<!-- reference: (\w+) -->\n).*?(<!-- end reference -->)", re.DOTALL)
 TITLES: dict[type[BaseModel], str] = {
     schema.Recipe: "The recipe",
@@ -182,6 +183,17 @@ def foreign_reference(framework: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def ranges_reference() -> str:
+    """The table of the field's ranges."""
+    lines = ["| key | methods | from | to | why | who |", "|---|---|---|---|---|---|"]
+    for one in RANGES:
+        methods = ", ".join(f"`{name}`" for name in one.methods)
+        size = f" ({one.least:.0e} parameters and more)" if one.least else ""
+        cells = (f"`{one.key}`{size}", methods, f"{one.low:g}", f"{one.high:g}", one.because)
+        lines.append(f"| {' | '.join(cells)} | {one.reference} |")
+    return "\n".join(lines) + "\n"
+
+
 def render(page: str) -> str:
     """The page with its tables made again.
 
@@ -191,6 +203,7 @@ def render(page: str) -> str:
     tables = {
         "recipe": recipe_reference,
         "settings": settings_reference,
+        "ranges": ranges_reference,
         "trl": lambda: foreign_reference("TRL"),
         "axolotl": lambda: foreign_reference("Axolotl"),
         "llama_factory": lambda: foreign_reference("LLaMA-Factory"),

@@ -254,6 +254,6 @@ def _nothing(facts: Facts) -> str:
     ]
     return (
         f"there is too little to learn from: {', '.join(has) or 'no rows'}. It takes "
-        f"demonstrations, or {FEW} prompts with judged answers, with answers that a program can check, or with a "
-        "judge (--judge) or a constitution (--constitution)"
+        f"demonstrations, or {FEW} prompts with judged answers, with answers that a program can "
+        "check, or with a judge (--judge) or a constitution (--constitution)"
     )

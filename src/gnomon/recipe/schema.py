@@ -233,6 +233,10 @@ RESERVED_NAMES = {
 
 
 DataSpecs = Annotated[list[DataSpec], listed_by("path")]
+Keys = Annotated[
+    list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+]
+"""One or several keys."""
 RewardSpecs = Annotated[list[RewardSpec], listed_by("builtin")]
 
 
@@ -296,6 +300,12 @@ class StageSpec(Spec):
         None,
         description="where a gate does not open: `stop`, or let later stages go on from the model "
         "before this stage; null: the recipe's",
+    )
+    on_purpose: Keys = Field(
+        default_factory=list,
+        description="settings that are meant to be outside the field's usual ranges, so that the "
+        "dry run does not warn of them: `[rollout.samples, settings.beta]`; see "
+        "[plan.md](plan.md#ranges)",
     )
 
     @field_validator("name")

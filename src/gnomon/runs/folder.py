@@ -51,10 +51,10 @@ from gnomon.runs.records import (
 OUTPUTS = ("model", "groups.jsonl", "metrics.parquet", "samples.parquet", EVALS)
 """What a stage leaves for what comes after it."""
 LOCK, HOLDER = ".lock", ".lock.json"
-_DECISIONS = ("gates", "on_fail")
+_DECISIONS = ("gates", "on_fail", "on_purpose")
 """Keys of a recipe, and of a stage, that a resumed run may have changed: what is done stays done,
-and its gates are asked again. So may the recipe's ``card`` and ``callbacks``, which change nothing
-of what is trained."""
+and its gates are asked again; ``on_purpose`` only quiets the dry run. So may the recipe's ``card``
+and ``callbacks``, which change nothing of what is trained."""
 _ASKING = ("budget", "budget_tokens", "patience_s", "requests_per_minute", "tokens_per_minute")
 """Options of an AI judge that a resumed run may have changed: they do not decide what it says."""
 _SHOWN = 8

@@ -341,14 +341,14 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def recipe_hash(recipe: Recipe, varied: Sequence[str] = ()) -> str:
     """SHA-256 of everything in a recipe except where its folder is, its gates, its card, its
-    callbacks, and the keys that are ``varied``."""
+    callbacks, what it declares on purpose, and the keys that are ``varied``."""
     plain = plain_recipe(recipe)
     for key in varied:
         apply_override(plain, f"{key}=null")
     plain.pop("card", None)
     plain.pop("callbacks", None)
     for part in (plain, *plain["stages"]):
-        for key in ("output", "gates", "on_fail"):
+        for key in ("output", "gates", "on_fail", "on_purpose"):
             part.pop(key, None)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 

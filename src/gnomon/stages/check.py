@@ -20,6 +20,7 @@ from gnomon.judges.build import AI, ASK_PEOPLE, one_judge
 from gnomon.judges.function import function_reward
 from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
+from gnomon.plan.ranges import check_declared
 from gnomon.plugins import is_own
 from gnomon.recipe.schema import DataSpec, EnvironmentSpec, Recipe, RewardSpec
 from gnomon.runs.folder import RunFolder
@@ -140,6 +141,7 @@ def check_stage(stage: Stage, code: bool = True) -> None:
     """
     spec, recipe = stage.spec, stage.recipe
     _check_start(stage)
+    check_declared(spec.on_purpose)
     stage.check()
     check_other_models(stage)
     _check_judging(stage)

@@ -14,8 +14,10 @@ from gnomon.algorithms.offline_settings import ReferenceSettings
 from gnomon.algorithms.reference import check_reference
 from gnomon.data.values import Skipped, summarise_skipped
 from gnomon.errors import ConfigError, GateClosed, GnomonError
+from gnomon.judges.build import AI
 from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import parameter_count
+from gnomon.plan.ranges import KEYS, check_ranges
 from gnomon.plugins import is_own
 from gnomon.recipe.gates import NoAlarm, parse_gate
 from gnomon.recipe.schema import Recipe, StageSpec
@@ -43,6 +45,7 @@ class StagePlan:
         rows: that can be trained on, of ``read``; ``held_out``: that can be evaluated on.
         skipped: rows that cannot be used; ``left_out`` says which and why.
         seconds: a rough estimate, good to a factor of ``clock.SPREAD``.
+        warnings: settings outside the field's ranges, and needless words about them.
     """
 
     stage: Stage
@@ -57,6 +60,7 @@ class StagePlan:
     estimated: bool = False
     left_out: Sequence[Skipped] = field(default_factory=list)
     seconds: float | None = None
+    warnings: Sequence[str] = ()
 
 
 def make_plan(recipe: Recipe, base: Path, code: bool = True) -> list[StagePlan]:
@@ -115,7 +119,10 @@ class _Planner:
         check_stage(stage, self.code)
         if not stage.reads_data:
             roles = tuple(need.name for need in stage.needs())
-            return StagePlan(stage, stage.start_model(), 0, 0, stage.iterations(0), None, roles)
+            return StagePlan(
+                *(stage, stage.start_model(), 0, 0, stage.iterations(0), None, roles),
+                warnings=out_of_range(stage, None, 0),
+            )
         usable = usable_rows(stage, stage_encoder(stage), self.code)
         check_judging(spec, usable.prompts, self.base, self.code)
         known = usable.rows is not None or (stage.trains and spec.train.steps is not None)
@@ -128,25 +135,52 @@ class _Planner:
         if iterations is not None and usable.rows is not None:
             speed = self._measured(config)
             seconds = stage_seconds(stage, usable, iterations, parameters, config, speed)
+        rate = stage.learning_rate(parameters)
         return StagePlan(
             stage,
             stage.start_model(),
             usable.rows,
             len(usable.skipped),
             iterations,
-            stage.learning_rate(parameters),
+            rate,
             tuple(need.name for need in stage.needs()),
             read=usable.read,
             held_out=usable.held_out,
             estimated=usable.estimated,
             left_out=usable.skipped,
             seconds=seconds,
+            warnings=out_of_range(stage, rate, parameters),
         )
 
     def _measured(self, config: object) -> Speed:
         if self._speed is None:
             self._speed = measure(config, self.recipe.dtype, pick_device(self.recipe.device))
         return self._speed
+
+
+def out_of_range(stage: Stage, lr: float | None, parameters: int) -> list[str]:
+    """What a stage sets outside the field's ranges, and what it declares needlessly.
+
+    Args:
+        lr: its learning rate, worked out.
+    """
+    spec, settings = stage.spec, stage.settings.model_dump()
+    if settings.get("kl_in") == "none":
+        settings["beta"] = 0.0
+    given = {
+        "settings": settings,
+        "train": spec.train.model_dump() | {"lr": lr},
+        "rollout": spec.rollout.model_dump(),
+    }
+    values = {key: given[key.partition(".")[0]].get(key.partition(".")[2]) for key in KEYS}
+    return check_ranges(
+        spec.algorithm,
+        {key: value for key, value in values.items() if value is not None},
+        parameters=parameters,
+        lora=spec.lora is not None,
+        learned=any(reward.model is not None or reward.builtin == AI for reward in spec.reward),
+        on_purpose=spec.on_purpose,
+    ).lines
 
 
 # -- showing --------------------------------------------------------------------------------------
@@ -165,6 +199,9 @@ def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table 
     for plan in plans:
         if plan.left_out:
             yield Text(f"{plan.stage.name}: {summarise_skipped(plan.left_out)}")
+    for plan in plans:
+        for warning in plan.warnings:
+            yield Text(f"{plan.stage.name}: {warning}", style="yellow")
     yield from _foreign_note(recipe, base)
     yield from _gates_note(recipe)
     yield from _code_note(recipe, code)
