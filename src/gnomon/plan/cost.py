@@ -9,7 +9,6 @@ width), sampling at a share of its bandwidth, since every step reads all the wei
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gnomon.plan.hardware import Hardware
@@ -23,8 +22,6 @@ BANDWIDTH = 0.6
 """The share of the memory's bandwidth that decoding reaches."""
 TAIL = 1.6
 """A batch of responses ends with its longest: so many times the mean, where they are not cut."""
-PUE = 1.25
-"""Energy of the building for each joule of a board: cooling and power supply."""
 
 
 @dataclass(frozen=True)
@@ -106,35 +103,38 @@ def _decoding(job: Job, speed: Speed, gpus: int) -> float:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a number of steps comes to.
+class Phase:
+    """A part of a step.
 
     Attributes:
-        seconds: by phase.
-        money: US dollars for the hardware.
-        kilowatt_hours: of the boards, times what the building adds.
-        flops: of training's definition (2 a multiplication and addition).
+        flop: that it computes; ``seconds`` it takes; ``tokens`` that pass through the model.
+        bound: what limits it: ``arithmetic`` or ``bandwidth``.
     """
 
-    seconds: Mapping[str, float]
-    money: float
-    kilowatt_hours: float
-    flops: float
+    name: str
+    flop: float
+    seconds: float
+    tokens: float
+    bound: str
 
     @property
-    def hours(self) -> float:
-        return sum(self.seconds.values()) / 3600
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
 
 
-def cost(job: Job, steps: int, hardware: Hardware, speed: Speed | None = None) -> Cost:
-    """Hours, money and energy of so many steps.
-
-    Args:
-        speed: a measured one, instead of the data sheet's.
-    """
-    speed = speed or speed_of(hardware, job.model)
-    one = step_seconds(job, speed, hardware.count)
-    seconds = {name: steps * value for name, value in one.items()}
-    hours = sum(seconds.values()) / 3600
-    energy = hours * hardware.count * hardware.gpu.watts * PUE / 1000
-    return Cost(seconds, hours * hardware.price, energy, steps * sum(step_flops(job).values()))
+def phases(job: Job, speed: Speed, gpus: int = 1) -> tuple[Phase, ...]:
+    """The phases of one step, in order."""
+    seconds = step_seconds(job, speed, gpus)
+    answers = job.prompts * job.samples
+    every = job.prompts * job.mean_prompt + answers * job.mean_response
+    tokens = {"prefill": job.prompts * job.mean_prompt, "decoding": answers * job.mean_response}
+    return tuple(
+        Phase(
+            name,
+            flop,
+            seconds[name],
+            tokens.get(name, every),
+            "bandwidth" if name == "decoding" else "arithmetic",
+        )
+        for name, flop in step_flops(job).items()
+    )
