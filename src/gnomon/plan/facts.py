@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gnomon.data.formats import READABLE_AS, detect
 from gnomon.data.inspect import Inspection, inspect
 from gnomon.data.readers import read_groups
+from gnomon.data.rows import iter_rows
+from gnomon.data.values import RawRow
 from gnomon.errors import ConfigError, DataError
 from gnomon.records import Group
 from gnomon.stats.intervals import Interval, exact_interval
 
-ANSWERS = ("answer", "solution", "ground_truth", "target", "final_answer", "gold", "tests", "test")
-"""Columns beside a prompt whose contents a program can check a response against."""
+ANSWERS = ("answer", "solution", "ground_truth", "target", "final_answer", "gold")
+"""Columns beside a prompt that may hold what a program can check a response against."""
+TESTS = ("tests", "test_list", "test")
+"""Columns with unit tests."""
+_MATHS = re.compile(r"####|\\boxed|^\s*[-+$]?\d[\d,. /%]*\s*$")
+SHORT = 6
+"""Words of an answer that can be compared as text."""
+STRAY = 0.01
+"""Share of rows of another kind that is a mistake in single rows, not a mixed file."""
+TOKENS_A_WORD = 1.4
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,8 @@ class Facts:
         contradictions: pairs judged both ways.
         longer: share of the comparisons whose better answer is the longer one.
         leaked: prompts that are also in the held-out file; None without one.
-        prompt_tokens, response_tokens: at the 95th percentile, about; ``mean_tokens`` of a row.
+        prompt_tokens, response_tokens: at the 95th percentile, about; ``mean_prompt`` and
+            ``mean_response`` of a usual one.
         off_policy: nats per token by which the model finds its own answers likelier than the data's
             better ones; None where nobody measured.
         judge: whether there is a judge or a reward model to ask.
@@ -56,8 +70,9 @@ class Facts:
     leaked: int | None = None
     prompt_tokens: int = 0
     response_tokens: int = 0
-    mean_tokens: float = 0.0
-    off_policy: float | None = None
+    mean_prompt: float = 0.0
+    mean_response: float = 0.0
+    off_policy: Interval | None = None
     judge: bool = False
     tuned: bool = True
 
@@ -72,9 +87,27 @@ class Facts:
         return self.good + self.bad
 
 
+@dataclass(frozen=True)
+class DataFile:
+    """One file and what is in it.
+
+    Attributes:
+        check: the builtin reward that can check answers here, and the column that it reads.
+    """
+
+    path: Path
+    seen: Inspection
+    facts: Facts
+    check: tuple[str, str] | None
+
+    @property
+    def kind(self) -> str:
+        return self.seen.kind
+
+
 def read_facts(
-    paths: Sequence[Path], held_out: Path | None = None, constitution: bool = False, **known: Any
-) -> tuple[Facts, dict[Path, Inspection]]:
+    paths: Sequence[Path], held_out: Path | None = None, **known: Any
+) -> tuple[Facts, list[DataFile]]:
     """What is in the files, together and one by one.
 
     Args:
@@ -83,54 +116,119 @@ def read_facts(
         known: further fields of :class:`Facts`, as ``judge`` and ``tuned``.
 
     Raises:
-        ConfigError: no files.
-        DataError: a file that cannot be read, or holds no row that can be used.
+        ConfigError: no files, or one twice.
+        DataError: a file that cannot be read, holds no row that can be used, or mixes kinds.
     """
     if not paths:
-        raise ConfigError("plan needs data: a file of demonstrations, pairs, labels or prompts")
-    found: dict[Path, Inspection] = {}
-    parts = []
+        raise ConfigError("plan needs data: files of demonstrations, pairs, labels or prompts")
     for path in paths:
-        found[path] = seen = inspect(path, other=held_out)
-        if not seen.groups:
-            raise DataError(f"{path}: no row of it can be used: gnomon data {path} says why")
-        parts.append(_facts(seen, read_groups(path, max_skipped=1.0).groups))
-    return replace(_together(parts), constitution=constitution, **known), found
+        if paths.count(path) > 1:
+            raise ConfigError(f"{path} is named twice")
+        if held_out is not None and path.resolve() == held_out.resolve():
+            raise ConfigError(f"{path} is both data and --held-out: name another file for one")
+    files = [_read(path, held_out) for path in paths]
+    return replace(_together([file.facts for file in files]), **known), files
+
+
+def _read(path: Path, held_out: Path | None) -> DataFile:
+    _one_kind(path)
+    seen = inspect(path, other=held_out)
+    if not seen.groups:
+        raise DataError(f"{path}: no row of it can be used: gnomon data inspect {path} says why")
+    groups = read_groups(path, max_skipped=1.0).groups
+    asked = groups
+    if seen.kind != "prompts" and "prompts" in READABLE_AS.get(seen.kind, ()):
+        asked = read_groups(path, kind="prompts", max_skipped=1.0).groups
+    check, checkable = _check(asked)
+    return DataFile(path, seen, replace(_facts(seen, groups), checkable=checkable), check)
+
+
+def _one_kind(path: Path) -> None:
+    """Refuse a file whose rows are of several kinds, which a reader would leave out or misread.
+
+    Raises:
+        DataError: it has them, with the rows of each.
+    """
+    if not path.is_file():
+        return  # a folder, or what the reader itself explains
+    rows: dict[str, list[int]] = {}
+    for row in iter_rows(path):
+        if isinstance(row, RawRow) and (found := detect([row.data])) is not None:
+            kind = "preferences" if found[1] == "rankings" else str(found[1])
+            rows.setdefault(kind, []).append(row.source.row)
+    total = sum(map(len, rows.values()))
+    kinds = {kind: found for kind, found in rows.items() if len(found) > STRAY * total}
+    if len(kinds) > 1:
+        listed = "; ".join(f"{kind} in rows {_ranges(found)}" for kind, found in kinds.items())
+        raise DataError(
+            f"{path} mixes rows of several kinds: {listed}. A file is read as one kind: put each "
+            "into a file of its own, and name them all"
+        )
+
+
+def _ranges(rows: Sequence[int], most: int = 4) -> str:
+    """Row numbers, neighbours together: ``1-120, 140``."""
+    runs: list[list[int]] = []
+    for row in rows:
+        if runs and row == runs[-1][1] + 1:
+            runs[-1][1] = row
+        else:
+            runs.append([row, row])
+    shown = [str(low) if low == high else f"{low}-{high}" for low, high in runs[:most]]
+    more = f" and {len(rows) - sum(b - a + 1 for a, b in runs[:most]):,} more"
+    return ", ".join(shown) + (more if len(runs) > most else "")
 
 
 def _facts(seen: Inspection, groups: Sequence[Group]) -> Facts:
     """Of one file."""
     pairs = seen.group_sizes.get(2, 0) if seen.kind in ("preferences", "rankings") else 0
     rankings = sum(n for size, n in seen.group_sizes.items() if size > 2)
-    words = {part: lengths for part, lengths in seen.lengths.items() if lengths.values}
-    scale = 1.4 if seen.unit == "words" else 1.0  # tokens a word, about
-    answers = [v for part, lengths in words.items() if part != "prompt" for v in lengths.values]
-    prompts = words["prompt"].values if "prompt" in words else ()
+    answers = [v for part, x in seen.lengths.items() if part != "prompt" for v in x.values]
+    prompts = seen.lengths["prompt"].values if "prompt" in seen.lengths else ()
     return Facts(
         demonstrations=seen.groups if seen.kind in ("demonstrations", "text") else pairs + rankings,
         pairs=pairs,
         rankings=rankings,
         good=seen.labels.get(True, 0),
         bad=seen.labels.get(False, 0),
-        checkable=sum(_can_be_checked(group) for group in groups),
         prompts=seen.prompts,
         agreement=_agreement(groups),
         contradictions=seen.contradictions,
         longer=seen.longer,
         leaked=seen.leaked,
-        prompt_tokens=_quantile(prompts, scale),
-        response_tokens=_quantile(answers, scale),
-        mean_tokens=scale * (sum(prompts) + sum(answers)) / max(1, seen.groups),
+        prompt_tokens=_quantile(prompts),
+        response_tokens=_quantile(answers),
+        mean_prompt=TOKENS_A_WORD * float(np.mean(prompts)) if prompts else 0.0,
+        mean_response=TOKENS_A_WORD * float(np.mean(answers)) if answers else 0.0,
     )
 
 
-def _quantile(values: Sequence[int], scale: float) -> int:
-    return int(np.ceil(scale * np.quantile(values, 0.95))) if len(values) else 0
+def _quantile(words: Sequence[int]) -> int:
+    return int(np.ceil(TOKENS_A_WORD * np.quantile(words, 0.95))) if len(words) else 0
 
 
-def _can_be_checked(group: Group) -> bool:
-    """Whether a prompt of this group comes with an answer or with tests."""
-    return any(group.prompt.meta.get(column) not in (None, "", []) for column in ANSWERS)
+def _check(groups: Sequence[Group]) -> tuple[tuple[str, str] | None, int]:
+    """The reward and the column that can check the most prompts, and how many."""
+    votes = Counter(found for group in groups if (found := _checked_by(group.prompt.meta)))
+    if not votes:
+        return None, 0
+    return votes.most_common(1)[0]
+
+
+def _checked_by(meta: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What can check an answer to a prompt: a builtin reward, and the column that it reads."""
+    for column in TESTS:
+        if meta.get(column) and (column != "test" or meta.get("entry_point")):
+            return "code", column
+    for column in ANSWERS:
+        value = meta.get(column)
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            continue
+        if _MATHS.search(str(value)):
+            return "maths", column
+        if 0 < len(str(value).split()) <= SHORT:
+            return "exact", column
+    return None
 
 
 def _agreement(groups: Sequence[Group]) -> Interval | None:
@@ -151,23 +249,28 @@ def _agreement(groups: Sequence[Group]) -> Interval | None:
 
 
 def _together(parts: Sequence[Facts]) -> Facts:
-    """Of several files: counts are added, the largest length counts."""
+    """Of several files: counts are added, the largest length counts, the worst agreement too."""
     counts = (
         *("demonstrations", "pairs", "rankings", "good", "bad", "checkable", "prompts"),
         "contradictions",
     )
-    rows = sum(part.prompts for part in parts)
     known = [part.agreement for part in parts if part.agreement is not None]
     longer = [(part.longer, part.compared) for part in parts if part.longer is not None]
+    compared = sum(n for _, n in longer)
     leaks = [part.leaked for part in parts if part.leaked is not None]
+    answered = [(part.mean_response, part.prompts) for part in parts if part.mean_response]
     return Facts(
         **{name: sum(getattr(part, name) for part in parts) for name in counts},
         agreement=min(known, key=lambda a: a.value) if known else None,
-        longer=sum(x * n for x, n in longer) / max(1, sum(n for _, n in longer))
-        if longer
-        else None,
+        longer=sum(x * n for x, n in longer) / compared if compared else None,
         leaked=sum(leaks) if leaks else None,
         prompt_tokens=max(part.prompt_tokens for part in parts),
         response_tokens=max(part.response_tokens for part in parts),
-        mean_tokens=sum(part.mean_tokens * part.prompts for part in parts) / max(1, rows),
+        mean_prompt=_mean([(part.mean_prompt, part.prompts) for part in parts]),
+        mean_response=_mean(answered),
     )
+
+
+def _mean(weighted: Sequence[tuple[float, int]]) -> float:
+    total = sum(n for _, n in weighted)
+    return sum(x * n for x, n in weighted) / total if total else 0.0

@@ -1,13 +1,14 @@
 """Which method the data is for: one table of rules, read from the top.
 
-The first rule that applies is the recommendation, the next one of another method the runner-up.
+The first rule that applies is the recommendation; it names its runner-up and when that is better.
 Additions say what to set beside it. Each rule has its reason and the paper that it rests on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gnomon.errors import ConfigError
 from gnomon.plan.facts import Facts
@@ -30,109 +31,145 @@ class Rule:
 
     Attributes:
         name: of the rule.
-        when: whether it applies.
+        when: whether it applies, and ``needs``: the same in words.
         stages: algorithms in order; ``sft`` first is left out where nothing is to imitate.
         because: the reason, one or two sentences.
         reference: the paper.
+        instead, unless: the runner-up's stages (none: there is no other way), and when they are
+            the better ones.
         more: what more data would change.
     """
 
     name: str
+    needs: str
     when: Callable[[Facts], bool]
     stages: tuple[str, ...]
     because: str
     reference: str
+    instead: tuple[str, ...]
+    unless: str
     more: str
 
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "checkable, after preferences",
+        f"{FEW} checkable prompts, and {FEW} with judged answers",
         lambda f: f.checkable >= FEW and f.compared >= FEW,
         ("sft", "dpo", "grpo"),
         "Pairs teach manners and taste, and a program checks the answers: preferences first, then "
         "reinforcement from the check, whose reward cannot be talked round.",
         "Lambert et al. 2024, Tulu 3",
+        ("sft", "grpo"),
+        "only the checked answers matter",
         "harder checkable prompts: those that the model always or never solves teach nothing",
     ),
     Rule(
         "checkable",
+        f"{FEW} checkable prompts",
         lambda f: f.checkable >= FEW,
         ("sft", "grpo"),
         "A program can check the answers, so no reward model is needed and none can be fooled; "
         "GRPO needs no value model either.",
         "Shao et al. 2024, DeepSeekMath; DeepSeek-AI 2025, R1",
+        ("sft", "raft"),
+        "a first, steady step is enough: SFT on its own right answers (rejection sampling)",
         "prompts that the model solves sometimes: groups that are all right or all wrong have no "
         "gradient",
     ),
     Rule(
         "full PPO: many rankings",
+        f"{MANY:,} rankings of three answers or more",
         lambda f: f.rankings >= MANY,
         ("sft", "reward_model", "ppo"),
         "Rankings of this volume train a reward model that holds on new prompts, and K answers of "
         "a prompt in one pass are what it learns best from. The value model's credit for each "
         "token pays from here on.",
         "Ouyang et al. 2022, InstructGPT; Stiennon et al. 2020",
+        ("sft", "dpo"),
+        "the labels are older than the policy, or the budget has no room for four models",
         "labels of the new policy's answers: a reward model goes stale as the policy moves",
     ),
     Rule(
         "pairs of another model",
-        lambda f: f.compared >= FEW and f.off_policy is not None and f.off_policy > STRANGE,
+        f"{FEW} prompts with judged answers, and --likelihood finds the model's own answers "
+        f"likelier by more than {STRANGE:g} nats a token",
+        lambda f: f.compared >= FEW and f.off_policy is not None and f.off_policy.low > STRANGE,
         ("sft", "reward_model", "online_dpo"),
         "The data's answers are not those that this model writes, so that DPO would mostly learn "
         "to tell the two writers apart. A reward model of the pairs, asked about the model's own "
         "answers, carries the judgement over.",
         "Tajwar et al. 2024, on-policy preference data; Guo et al. 2024, OAIF",
+        ("sft", "dpo"),
+        "SFT on the better answers comes first and brings the model to them",
         "judged answers of this very model, with which plain DPO does",
     ),
     Rule(
         "rankings",
+        f"{FEW} rankings of three answers or more, and no more pairs than rankings",
         lambda f: f.rankings >= FEW and f.rankings >= f.pairs,
         ("sft", "dpo"),
-        "DPO learns from whole rankings (Plackett and Luce's likelihood) and needs neither reward "
-        "nor value model.",
-        "Rafailov et al. 2023, DPO, appendix A.3",
+        "DPO learns from rankings too, of which it takes every pair, and needs neither reward nor "
+        "value model.",
+        "Rafailov et al. 2023, DPO",
+        ("sft", "reward_model", "online_dpo"),
+        "the policy's own answers differ from those that were ranked (--likelihood says)",
         f"{MANY:,} rankings would be worth a reward model and PPO",
     ),
     Rule(
         "pairs",
+        f"{FEW} prompts with judged answers",
         lambda f: f.compared >= FEW,
         ("sft", "dpo"),
         "Pairs are what DPO is for: one model trained, one frozen, no sampling.",
         "Rafailov et al. 2023, DPO",
+        ("sft", "reward_model", "online_dpo"),
+        "the policy's own answers differ from those that were compared (--likelihood says)",
         "a judge or a reward model for the policy's own answers would allow rounds on line",
     ),
     Rule(
         "thumbs",
+        f"{FEW} answers marked good or bad, some of each",
         lambda f: min(f.good, f.bad) > 0 and f.unpaired >= FEW,
         ("sft", "kto"),
         "Single answers marked good or bad: KTO needs no pairs, and takes unequal numbers of both.",
         "Ethayarajh et al. 2024, KTO",
+        ("sft",),
+        "nearly all marks are good: SFT on the good answers",
         "two answers to one prompt, judged against each other, say more per label",
     ),
     Rule(
         "a constitution",
+        f"--constitution, and {FEW} prompts",
         lambda f: f.constitution and f.prompts >= FEW,
         ("revise", "sft", "collect", "dpo"),
         "Nobody labels: the model criticises and revises its own answers by the constitution, "
         "learns from the revisions, and a judge compares further answers by the same text.",
         "Bai et al. 2022, Constitutional AI; Lee et al. 2023, RLAIF",
+        ("collect", "dpo"),
+        "the model already answers as the constitution wants more often than not",
         "50 labels of people, so that the judge can be believed (gnomon calibrate)",
     ),
     Rule(
         "prompts and a judge",
+        f"--judge, and {FEW} prompts",
         lambda f: f.judge and f.prompts >= FEW,
-        ("collect", "dpo"),
+        ("sft", "collect", "dpo"),
         "The model's own answers, compared by the judge, are on-policy pairs.",
         "Lee et al. 2023, RLAIF; Dong et al. 2024, iterative DPO",
+        ("sft", "online_dpo"),
+        "the judge is cheap: then every round can have new answers",
         "50 labels of people, so that the judge can be believed (gnomon calibrate)",
     ),
     Rule(
         "demonstrations",
+        "any demonstrations",
         lambda f: f.demonstrations > 0,
         ("sft",),
         "Answers to imitate, and nothing that says which of two is better.",
         "Ouyang et al. 2022, InstructGPT, section 3.1",
+        (),
+        "",
         f"judgements of {FEW} prompts or more (gnomon label, gnomon judge) would allow DPO",
     ),
 )
@@ -143,34 +180,62 @@ RULES: tuple[Rule, ...] = (
 class Addition:
     """A setting that the data asks for, whatever the method."""
 
+    needs: str
     when: Callable[[Facts], bool]
     methods: tuple[str, ...]
-    setting: str
+    settings: Mapping[str, Any]
     because: str
     reference: str
 
 
+def _noisy(facts: Facts) -> bool:
+    return facts.agreement is not None and facts.agreement.high < NOISY
+
+
+def _long(facts: Facts) -> bool:
+    return facts.longer is not None and facts.longer > LONG
+
+
 ADDITIONS: tuple[Addition, ...] = (
     Addition(
-        lambda f: f.agreement is not None and f.agreement.high < NOISY,
-        ("dpo", "online_dpo"),
-        "settings.label_smoothing=0.1",
-        "two people agree on less than two pairs of three",
+        f"people agree on less than {NOISY:.0%} of pairs, at the high end of the interval",
+        _noisy,
+        ("dpo", "online_dpo", "reward_model"),
+        {"label_smoothing": 0.1},
+        "labels are wrong too often to be fitted as if they were certain",
         "Mitchell 2023, conservative DPO; Chowdhury et al. 2024, robust DPO",
     ),
     Addition(
-        lambda f: f.longer is not None and f.longer > LONG,
+        f"the better answer is the longer one in more than {LONG:.0%} of pairs",
+        lambda f: _long(f) and not _noisy(f),
         ("dpo", "online_dpo"),
-        "settings.length_regularisation=0.01",
-        "the better answer is mostly the longer one, and the policy would learn length",
+        {"length_regularisation": 0.01},
+        "the policy would learn length",
         "Park et al. 2024, R-DPO",
     ),
     Addition(
-        lambda f: f.longer is not None and f.longer > LONG,
+        f"both: less than {NOISY:.0%} agreement, and the longer one better in more than {LONG:.0%}",
+        lambda f: _long(f) and _noisy(f),
+        ("dpo", "online_dpo"),
+        {"length_desensitise": 0.5},
+        "the policy would learn length, and R-DPO's cure does not go with smoothed labels",
+        "Liu et al. 2024, LD-DPO",
+    ),
+    Addition(
+        f"the better answer is the longer one in more than {LONG:.0%} of pairs",
+        _long,
         ("reward_model",),
-        "settings.length_debias=slope",
-        "the better answer is mostly the longer one, and the reward would be length",
+        {"length_debias": "slope"},
+        "the reward would be length",
         "Singhal et al. 2023, A long way to go",
+    ),
+    Addition(
+        "good marks are more than twice the bad ones, or less than half",
+        lambda f: f.unpaired > 0 and not 0.5 <= f.good / max(1, f.bad) <= 2,
+        ("kto",),
+        {"desirable_weight": "auto"},
+        "both classes should weigh the same in total",
+        "Ethayarajh et al. 2024, KTO, section 4.2",
     ),
 )
 
@@ -181,14 +246,14 @@ class Choice:
 
     Attributes:
         rule, stages: the rule that decided, and its stages as they apply here.
-        runner_up: the next rule that applies and is of other stages, if any.
+        runner_up: the stages to take otherwise; empty where there are none.
         settings: by stage, with the reason of each.
         warnings: what to settle first.
     """
 
     rule: Rule
     stages: tuple[str, ...]
-    runner_up: Rule | None
+    runner_up: tuple[str, ...]
     settings: tuple[tuple[str, Addition], ...]
     warnings: tuple[str, ...]
 
@@ -199,28 +264,37 @@ def choose(facts: Facts) -> Choice:
     Raises:
         ConfigError: there is nothing to learn from.
     """
-    apply = [rule for rule in RULES if rule.when(facts)]
-    if not apply:
+    rule = next((rule for rule in RULES if rule.when(facts)), None)
+    if rule is None:
         raise ConfigError(_nothing(facts))
-    first = apply[0]
-    stages = _without_sft(first.stages, facts)
-    others = (rule for rule in apply[1:] if _without_sft(rule.stages, facts) != stages)
-    wanted = tuple(
+    stages = _without_sft(rule.stages, facts)
+    other = _without_sft(rule.instead, facts)
+    return Choice(
+        rule,
+        stages,
+        other if other != stages else (),
+        additions(stages, facts),
+        tuple(_warnings(facts)),
+    )
+
+
+def additions(stages: tuple[str, ...], facts: Facts) -> tuple[tuple[str, Addition], ...]:
+    """What the data asks to set in these stages, by stage."""
+    return tuple(
         (stage, addition)
         for stage in stages
         for addition in ADDITIONS
         if stage in addition.methods and addition.when(facts)
     )
-    return Choice(first, stages, next(others, None), wanted, tuple(_warnings(facts)))
 
 
 def _without_sft(stages: tuple[str, ...], facts: Facts) -> tuple[str, ...]:
-    """SFT only where there is something to imitate, and where the model does not answer yet or the
-    demonstrations are many."""
-    if stages[0] != "sft" or stages == ("sft",):
+    """SFT first only where there is something to imitate, and where the model does not answer yet
+    or the demonstrations are many."""
+    if stages[:1] != ("sft",) or stages == ("sft",):
         return stages
     own = facts.demonstrations - facts.compared
-    wanted = own >= FEW or (not facts.tuned and facts.demonstrations > 0)
+    wanted = own >= FEW or (not facts.tuned and facts.demonstrations + facts.good > 0)
     return stages if wanted else stages[1:]
 
 
