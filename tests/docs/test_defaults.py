@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from docs_pages import ROOT
 
+from gnomon.algorithms.rates import default_lr
 from gnomon.algorithms.registry import METHODS as BY_NAME
 from gnomon.recipe.schema import RolloutSpec
 from gnomon.recipe.training import TrainSpec
-from gnomon.training.optim import OPTIMIZER, default_lr
+from gnomon.training.optim import OPTIMIZER
 
 PAGE = (ROOT / "docs" / "defaults.md").read_text(encoding="utf-8")
 EXPERIMENTAL = {"CPOConfig": "cpo", "ORPOConfig": "orpo", "OnlineDPOConfig": "online_dpo"}

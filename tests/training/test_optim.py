@@ -10,8 +10,9 @@ from torch import nn
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 import tiny_world as tw
+from gnomon.algorithms.rates import default_lr
 from gnomon.errors import ConfigError
-from gnomon.training.optim import clip_grad_norm, default_lr, lr_at, make_optimizer
+from gnomon.training.optim import clip_grad_norm, lr_at, make_optimizer
 
 
 def toy() -> list[tuple[str, nn.Parameter]]:

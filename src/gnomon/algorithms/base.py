@@ -19,6 +19,9 @@ from torch import Tensor
 
 from gnomon.algorithms.metric import Metric
 from gnomon.algorithms.offline_settings import Settings as Settings
+from gnomon.algorithms.rates import PREFERENCE_LR as PREFERENCE_LR
+from gnomon.algorithms.rates import REINFORCEMENT_LR as REINFORCEMENT_LR
+from gnomon.algorithms.rates import SUPERVISED_LR as SUPERVISED_LR
 from gnomon.data.batch import Batch, microbatches, pack
 from gnomon.data.values import Skipped
 from gnomon.losses.reduce import Totals
@@ -29,10 +32,6 @@ from gnomon.recipe.schema import Kind
 from gnomon.records import TokenGroup, TokenResponse
 
 POLICY = RoleNeed("policy", trainable=True)
-SUPERVISED_LR = 1e-5
-REINFORCEMENT_LR = 1e-6
-PREFERENCE_LR = 5e-7
-"""The field's learning rates for full fine-tuning at 7e9 parameters."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from gnomon.cli.imports import import_logs
 from gnomon.cli.judge import judge_app
 from gnomon.cli.label import label_app
 from gnomon.cli.mappings import parse_mapping
+from gnomon.cli.plan import plan
 from gnomon.cli.run import quickstart, report, run
 from gnomon.cli.sweep import sweep
 from gnomon.cli.view import view
@@ -52,6 +53,7 @@ def options(
         raise typer.Exit
 
 
+app.command()(plan)
 app.command()(run)
 app.command()(sweep)
 app.command()(quickstart)

@@ -12,6 +12,7 @@ from gnomon.agents.episodes import EpisodeRunner
 from gnomon.algorithms.base import Algorithm, Settings, Workbench
 from gnomon.algorithms.offline_settings import ReferenceSettings, TextMixSettings
 from gnomon.algorithms.on_policy_settings import OnPolicySettings
+from gnomon.algorithms.rates import default_lr
 from gnomon.algorithms.registry import Method, find_method
 from gnomon.algorithms.rollouts import ROLLOUT_METRICS
 from gnomon.data.encode import EncodeAs, Encoder
@@ -38,7 +39,7 @@ from gnomon.stages.stage import Stage
 from gnomon.training.learner import GivenSource, Learner, Source
 from gnomon.training.loop import LOOP_METRICS, Loop
 from gnomon.training.monitors import MONITORS, REFERENCE
-from gnomon.training.optim import LoopOptions, default_lr
+from gnomon.training.optim import LoopOptions
 from gnomon.training.played import Asked
 from gnomon.training.progress import Progress
 from gnomon.training.reference_cache import ReferenceCache

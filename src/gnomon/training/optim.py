@@ -14,12 +14,6 @@ from torch.nn import Parameter
 from gnomon.errors import ConfigError
 from gnomon.recipe.training import PeakSpec, TrainSpec
 
-# The size that a method's own rate (``Algorithm.base_lr``) is given for, with full fine-tuning.
-_REFERENCE_SIZE = 7e9
-_SCALING_EXPONENT = 0.6
-_LORA_FACTOR = 10.0
-_LORA_CAP = 2e-3
-
 # A module of one of these names is a scalar reward or value head, never the vocabulary head.
 _SCALAR_HEADS = {"head", "score", "v_head", "value_head", "reward_head"}
 
@@ -176,22 +170,6 @@ def lr_at(
     else:
         raise ConfigError(f"unknown schedule {schedule!r}: cosine, linear or constant")
     return peak * (floor + (1 - floor) * share)
-
-
-def default_lr(base: float, num_parameters: int, lora: bool = False) -> float:
-    """What ``lr: auto`` means: the field's rate at 7e9 parameters, scaled to the model's size.
-
-    lr = base (7e9 / N)^0.6, with base 1e-5 for SFT and reward models, 1e-6 for PPO and the other
-    policy-gradient methods, 5e-7 for DPO and its relatives. The exponent is a rule of thumb
-    between "constant" (0) and "inverse size" (1); for PPO it gives 1.07e-5 at 135M parameters and
-    1.3e-4 at 2M. LoRA takes ten times as much, at most 2e-3.
-
-    Args:
-        base: the method's rate at 7e9 parameters.
-        num_parameters: N, all parameters of the model (with LoRA too, not the adapter's).
-    """
-    lr = base * math.pow(_REFERENCE_SIZE / max(1, num_parameters), _SCALING_EXPONENT)
-    return min(lr * _LORA_FACTOR, _LORA_CAP) if lora else lr
 
 
 @torch.no_grad()

@@ -1,0 +1,129 @@
+"""``gnomon plan``: which method, how much memory, how long and how much, and a ready recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gnomon.console import err, say, show
+from gnomon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gnomon.plan.answers import Plan
+
+
+def plan(
+    data: Annotated[
+        list[Path],
+        typer.Argument(help="Files of demonstrations, pairs, rankings, labels or prompts."),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A public model's id, a folder, a config.json, tunnel or smollm2-135m. No weights "
+            "are loaded."
+        ),
+    ],
+    hardware: Annotated[
+        str | None,
+        typer.Option(help="As 8xH100 or A100-40GB; without it, the cheapest GPU that fits."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Euros at most, for hardware and labels.", min=0)
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(help="Of a GPU and hour, instead of the table's.", min=0)
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Who can judge answers: a reward model's folder, a model's folder, a model's name "
+            "at an endpoint, file.py:function, or a builtin reward."
+        ),
+    ] = None,
+    constitution: Annotated[
+        str | None, typer.Option(help="A constitution: a file, or the name of one of gnomon's.")
+    ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(help="A file that nothing is trained on: looked at for leaked prompts."),
+    ] = None,
+    likelihood: Annotated[
+        bool,
+        typer.Option(
+            "--likelihood",
+            help="Load the model and ask whether the data's answers are such as it writes itself.",
+        ),
+    ] = False,
+    image: Annotated[Path | None, typer.Option(help="Draw the plan into this PNG.")] = None,
+    out: Annotated[Path, typer.Option(help="Where to write the recipe.")] = Path("recipe.yaml"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: every figure, and the recipe.")
+    ] = False,
+) -> None:
+    """Choose a method for your data, size it, and write the recipe, before a machine is booked.
+
+    Three answers, each with its reasons: which method, how much memory, how long and how much. The
+    recipe is ready for gnomon run; one that is there already and differs is never overwritten.
+
+      gnomon plan pairs.jsonl --model Qwen/Qwen3-8B --hardware 1xH100 --budget 100
+
+      gnomon plan demos.jsonl problems.jsonl --model meta-llama/Llama-3.1-8B --held-out test.jsonl
+    """
+    from gnomon.plan.answers import make
+    from gnomon.plan.hardware import parse_hardware
+    from gnomon.plan.shown import parts
+
+    if price is not None and hardware is None:
+        raise ConfigError("--price is of the hardware: name it, as in --hardware 8xH100")
+    found = make(
+        data,
+        model,
+        hardware=None if hardware is None else parse_hardware(hardware, price),
+        budget=budget,
+        judge=judge,
+        constitution=constitution,
+        held_out=held_out,
+        likelihood=likelihood,
+        out=out,
+        watch=_watch,
+    )
+    if as_json:
+        say(json.dumps(found.to_json(), indent=2))
+    else:
+        for part in parts(found):
+            show(part)
+    if image is not None:
+        from gnomon.plan.picture import draw
+
+        draw(found, image)
+        if not as_json:
+            say(f"picture: {image}")
+    _write(found, out, quiet=as_json)
+
+
+def _watch(done: int, total: int) -> None:
+    if done % 16 == 0:
+        err.print(f"asking the model: {done} of {total} answers")
+
+
+def _write(found: Plan, out: Path, quiet: bool) -> None:
+    """Write the recipe, unless something else is there.
+
+    Raises:
+        ConfigError: another file is there.
+    """
+    from gnomon.files import write_text
+
+    text = found.recipe_text()
+    if out.exists() and not (out.is_file() and out.read_text(encoding="utf-8") == text):
+        raise ConfigError(
+            f"{out} is there already and differs, so the recipe was not written: name another file "
+            "with --out"
+        )
+    write_text(out, text)
+    if not quiet:
+        say(f"recipe: {out}; look at it, then: gnomon run {out} --dry-run")

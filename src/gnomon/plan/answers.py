@@ -1,0 +1,346 @@
+"""The three answers of ``gnomon plan``, joined: which method, how much memory, how long and how
+much."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+from gnomon.errors import ConfigError
+from gnomon.plan.facts import DataFile, Facts, read_facts
+from gnomon.plan.hardware import Hardware
+from gnomon.plan.methods import Choice, choose
+from gnomon.plan.recipe import NAMES, Asked, Way, make_recipe
+from gnomon.plan.recipe_file import to_yaml
+from gnomon.plan.shapes import Shape, shape_of
+from gnomon.plan.sizing import LEAST, ROOM, Fit, cheapest, fitted, least_euros, within
+
+_ANSWERS = re.compile(
+    r"(?:^|[-_.])(instruct|it|chat|thinking|sft|dpo|rlhf|rlvr|zephyr|tulu|hermes)(?=$|[-_.\d])",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is recommended, what it takes, and the recipe.
+
+    Attributes:
+        fit: the recommendation on the hardware; ``asked_for`` it, or else the cheapest GPU.
+        runner_up: the other way on the same hardware; None where there is none, or it is too large.
+        cut: what was cut to stay within ``budget`` (euros); empty where nothing was.
+    """
+
+    model: str
+    facts: Facts
+    files: tuple[DataFile, ...]
+    choice: Choice
+    fit: Fit
+    runner_up: Fit | None
+    asked_for: bool
+    budget: float | None
+    cut: str
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        return self.fit.recipe
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to look at first."""
+        found = list(self.choice.warnings)
+        for file in self.files:
+            found += [f"{file.path}: {warning}" for warning in file.seen.warnings]
+        kinds = {file.check for file in self.files if file.check is not None}
+        if len(kinds) > 1:
+            found.append(
+                "files are checked in different ways: the recipe takes the largest set alone; give "
+                "the others a stage of their own"
+            )
+        if self.fit.shards > 1:
+            found.append(
+                f"the weights are divided over {self.fit.shards} GPUs here, and gnomon run trains "
+                "on one: take the figures for planning, and LoRA, a smaller model or a larger GPU "
+                "for gnomon run"
+            )
+        elif self.fit.hardware.count > 1:
+            found.append(
+                f"hours are of all {self.fit.hardware.count} GPUs at work; gnomon run trains on "
+                "one of them"
+            )
+        if self.facts.leaked is None:
+            found.append(
+                "no --held-out file: stages hold out a share of their rows themselves, but nothing "
+                "compares the result with the model before it"
+            )
+        return list(dict.fromkeys(found))
+
+    def recipe_text(self) -> str:
+        """The recipe as a file."""
+        rule = self.choice.rule
+        stages = " -> ".join(spec["name"] for spec in self.recipe["stages"])
+        reasons = [
+            f"Written by gnomon plan: {stages}.",
+            *_folded(f"{rule.because} ({rule.reference})"),
+            f"Trained: {self.fit.way.label}. Sized for {self.fit.hardware}.",
+            *([self.cut[0].upper() + self.cut[1:] + "."] if self.cut else []),
+        ]
+        notes: dict[str, str] = {}
+        for method, addition in self.choice.settings:
+            name = NAMES.get(method, method)
+            added = ", ".join(f"{key}: {value}" for key, value in addition.settings.items())
+            note = f"{added}: {addition.because} ({addition.reference})"
+            notes[name] = "; ".join(filter(None, (notes.get(name), note)))
+        return to_yaml(self.recipe, reasons, notes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every figure, each with its unit."""
+        return {
+            "model": {
+                "name": self.model,
+                "parameters": self.fit.stages[0].job.model.parameters,
+                "tuned": self.facts.tuned,
+            },
+            "data": {
+                "facts": _plain(asdict(self.facts)),
+                "files": [
+                    {
+                        "path": str(f.path),
+                        "kind": f.kind,
+                        "format": f.seen.format,
+                        "rows": f.seen.rows,
+                    }
+                    for f in self.files
+                ],
+            },
+            "method": {
+                "stages": [stage.method for stage in self.fit.stages],
+                "rule": self.choice.rule.name,
+                "because": self.choice.rule.because,
+                "reference": self.choice.rule.reference,
+                "runner_up": list(self.choice.runner_up),
+                "runner_up_where": self.choice.rule.unless,
+                "runner_up_hours": None if self.runner_up is None else self.runner_up.hours,
+                "runner_up_euros": None if self.runner_up is None else self.runner_up.euros,
+                "more_data": self.choice.rule.more,
+            },
+            "hardware": {
+                "name": str(self.fit.hardware),
+                "gpus": self.fit.hardware.count,
+                "asked_for": self.asked_for,
+                "memory_bytes_per_gpu": self.fit.hardware.gpu.memory,
+                "usable_share": ROOM,
+            },
+            "memory": {
+                "trained": self.fit.way.label,
+                "shards": self.fit.shards,
+                "peak_bytes": self.fit.peak,
+                "did_not_fit_bytes": dict(self.fit.tried),
+                "stages": {
+                    stage.name: {
+                        "always_bytes": dict(stage.memory.always),
+                        "instants_bytes": dict(stage.memory.instants),
+                        "worst_instant": stage.memory.worst,
+                        "peak_bytes": stage.memory.peak,
+                    }
+                    for stage in self.fit.stages
+                },
+            },
+            "cost": {
+                "hours": self.fit.hours,
+                "euros": self.fit.euros,
+                "budget_euros": self.budget,
+                "cut": self.cut,
+                "stages": {stage.name: stage.bill.to_json() for stage in self.fit.stages},
+            },
+            "units": UNITS,
+            "warnings": self.warnings,
+            "recipe": self.recipe,
+        }
+
+
+UNITS = {
+    "*_bytes": "bytes (1 GB = 1e9 bytes)",
+    "hours, *_hours": "hours; gpu_hours over all GPUs, human_hours of people's work",
+    "euros, *_euros": "euros",
+    "seconds, *_per_step": "seconds",
+    "flop": "floating-point operations",
+    "kilowatt_hours": "kilowatt-hours, building included",
+    "*_tokens": "tokens",
+    "off_policy": "nats a token",
+    "agreement, longer, utilisation, usable_share": "shares from 0 to 1",
+}
+
+
+def make(
+    paths: Sequence[Path],
+    model: str,
+    *,
+    hardware: Hardware | None = None,
+    budget: float | None = None,
+    judge: str | None = None,
+    constitution: str | None = None,
+    held_out: Path | None = None,
+    likelihood: bool = False,
+    out: Path = Path("recipe.yaml"),
+    watch: Any = None,
+) -> Plan:
+    """The plan for data and a model.
+
+    Args:
+        hardware: None for the cheapest GPU of the table.
+        budget: euros, for hardware and labels.
+        likelihood: ask the model whether the data's answers are such as it writes.
+        out: where the recipe will be: what it names is relative to that folder.
+
+    Raises:
+        ConfigError: an unknown model, a model that is too large, a budget that is too small, too
+            little data.
+        DataError: a file that cannot be used.
+    """
+    shape, folder = _model(model)
+    known: dict[str, Any] = {"judge": judge is not None, "tuned": is_tuned(model, folder)}
+    facts, found = read_facts(paths, held_out, constitution=constitution is not None, **known)
+    kept = read_facts([held_out])[1][0] if held_out is not None else None
+    if likelihood:
+        from gnomon.plan.likelihood import off_policy
+
+        template = None if facts.tuned else "chatml"
+        new = min(256, max(16, facts.response_tokens))
+        gap = off_policy(model, found, template=template, new_tokens=new, watch=watch)
+        facts = replace(facts, off_policy=gap)
+    choice = choose(facts)
+    asked = Asked(
+        name=_NAMED.sub("-", out.stem).strip("-.") or "planned",
+        model=model if folder is None or model in ("tunnel", "smollm2-135m") else str(folder),
+        shape=shape,
+        tuned=facts.tuned,
+        window=_window(folder),
+        judge=judge,
+        constitution=constitution,
+        held_out=kept,
+        folder=out.absolute().parent,
+    )
+
+    def write(stages: Sequence[str], way: Way) -> dict[str, Any]:
+        return make_recipe(stages, facts, found, asked, way)
+
+    fit = _on(partial(write, choice.stages), facts, shape, hardware)
+    other = None
+    if choice.runner_up:
+        try:
+            other = fitted(partial(write, choice.runner_up), facts, shape, fit.hardware)
+        except ConfigError:  # too large, or the data does not do for it
+            other = None
+    plan = Plan(model, facts, tuple(found), choice, fit, other, hardware is not None, budget, "")
+    return plan if budget is None else _affordable(plan, budget, shape)
+
+
+def _on(write: Any, facts: Facts, shape: Shape, hardware: Hardware | None) -> Fit:
+    if hardware is None:
+        return cheapest(write, facts, shape)
+    return fitted(write, facts, shape, hardware)
+
+
+def _affordable(plan: Plan, budget: float, shape: Shape) -> Plan:
+    """The plan within a budget: cut, or else the runner-up's, cut where it has to be.
+
+    Raises:
+        ConfigError: it buys nothing.
+    """
+    if not plan.fit.hardware.price and not plan.fit.euros:
+        raise ConfigError(
+            f"--budget: nobody knows what an hour of {plan.fit.hardware} costs; name other hardware"
+        )
+    cut = within(plan.fit, budget, plan.facts, shape)
+    if cut is not None:
+        return replace(plan, fit=cut[0], cut=cut[1])
+    if plan.runner_up is not None:
+        cut = within(plan.runner_up, budget, plan.facts, shape)
+        if cut is not None:
+            first = " -> ".join(stage.name for stage in plan.fit.stages)
+            says = (
+                f"{first} costs {plan.fit.euros:,.2f} euros, more than the budget of {budget:,.2f}"
+            )
+            says += ", so this is the runner-up" + (f"; {cut[1]}" if cut[1] else "")
+            return replace(plan, fit=cut[0], runner_up=plan.fit, cut=says)
+    ways = [fit for fit in (plan.fit, plan.runner_up) if fit is not None]
+    least = min(ways, key=least_euros)
+    stages = " -> ".join(stage.name for stage in least.stages)
+    raise ConfigError(
+        f"a budget of {budget:,.2f} euros is too small for anything: {LEAST} steps a stage of "
+        f"{stages} on {least.hardware} cost {least_euros(least):,.2f} euros (all of it "
+        f"{least.euros:,.2f}). Take fewer or shorter rows, a smaller model, or cheaper hardware"
+    )
+
+
+# -- the model ------------------------------------------------------------------------------------
+
+
+def _model(model: str) -> tuple[Shape, Path | None]:
+    """Its shape, and its folder where it is on this machine."""
+    if model == "tunnel":
+        folder = Path(str(package_files("gnomon"))) / "tasks" / "tunnel" / "base"
+        return replace(shape_of(str(folder)), name=model), folder
+    path = Path(model).expanduser()
+    shape = shape_of(str(path) if path.exists() else model)
+    if path.is_file():
+        return shape, path.resolve().parent
+    return shape, path.resolve() if path.is_dir() else None
+
+
+def is_tuned(model: str, folder: Path | None) -> bool:
+    """Whether a model answers already: its folder has a chat template, or its name says so."""
+    if model == "smollm2-135m":
+        return True
+    if folder is not None:
+        return _has_template(folder)
+    name = model.rpartition("/")[2]
+    base = re.search(r"(?:^|[-_.])(base|pt)$", name, re.IGNORECASE)
+    return bool(_ANSWERS.search(name)) or (name.lower().startswith("qwen3-") and not base)
+
+
+def _has_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    return bool(_json(folder / "tokenizer_config.json").get("chat_template"))
+
+
+def _window(folder: Path | None) -> int | None:
+    config = {} if folder is None else _json(folder / "config.json")
+    text = config.get("text_config", config)
+    length = text.get("max_position_embeddings") if isinstance(text, dict) else None
+    return int(length) if isinstance(length, int) else None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _plain(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values; NaN, which JSON has not, is null."""
+    out: dict[str, Any] = {}
+    for key, value in raw.items():
+        if isinstance(value, Mapping):
+            out[key] = _plain(value)
+        else:
+            out[key] = None if isinstance(value, float) and value != value else value
+    return out
+
+
+def _folded(text: str, width: int = 96) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width)

@@ -1,0 +1,160 @@
+"""A plan on a terminal: the three answers first, then what they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gnomon.plan.answers import Plan
+from gnomon.plan.facts import Facts
+from gnomon.plan.sizing import Fit, Sized
+from gnomon.report.format import duration
+
+
+def parts(plan: Plan) -> Iterator[RenderableType]:
+    """What to print, in order."""
+    fit, rule = plan.fit, plan.choice.rule
+    yield Text(f"Method  {_stages(fit)}", style="bold")
+    yield Text(f"Memory  {memory_line(fit)}", style="bold")
+    yield Text(f"Cost    {cost_line(plan)}", style="bold")
+    yield Text()
+    if plan.cut:
+        yield Text(plan.cut, style="yellow")
+    yield Text(f"Why: {rule.because} ({rule.reference})")
+    for stage, addition in plan.choice.settings:
+        added = ", ".join(f"{key}: {value}" for key, value in addition.settings.items())
+        yield Text(f"  {stage} has {added}: {addition.because} ({addition.reference})")
+    yield Text(_otherwise(plan))
+    yield Text(f"More data: {rule.more}")
+    for line in data_lines(plan):
+        yield Text(line)
+    yield Text()
+    yield _table(plan)
+    for label, peak in fit.tried.items():
+        yield Text(f"does not fit: {label} takes {gigabytes(peak)}")
+    for line in dict.fromkeys(line for stage in fit.stages for line in stage.bill.assumptions):
+        yield Text(f"assumed: {line}")
+    for warning in plan.warnings:
+        yield Text(f"! {warning}", style="yellow")
+
+
+def memory_line(fit: Fit) -> str:
+    """How much memory, where the most of it."""
+    largest = max(fit.stages, key=lambda stage: stage.memory.peak)
+    shared = f" on each of {fit.shards} GPUs that divide the weights" if fit.shards > 1 else ""
+    return (
+        f"{gigabytes(fit.peak)} of a {fit.hardware.gpu.name}'s {gigabytes(fit.hardware.gpu.memory)}"
+        f"{shared}, in {largest.name} ({largest.memory.worst}): {fit.way.label}"
+    )
+
+
+def cost_line(plan: Plan) -> str:
+    """How long and how much."""
+    fit = plan.fit
+    money = f"{fit.euros:,.2f} euros" if fit.hardware.price else "at a price that nobody knows"
+    labels = sum(stage.bill.label_euros for stage in fit.stages)
+    judged = f", {labels:,.2f} of it for labels" if labels else ""
+    energy = [stage.bill.kilowatt_hours for stage in fit.stages]
+    power = sum(one for one in energy if one is not None)
+    chosen = "" if plan.asked_for else ", the cheapest GPU of the table"
+    return (
+        f"{duration(3600 * fit.hours)}, {money}{judged}"
+        + (f", {power:.2g} kWh" if power else "")
+        + f" on {fit.hardware}{chosen}"
+    )
+
+
+def data_lines(plan: Plan) -> Iterator[str]:
+    """What was read."""
+    for file in plan.files:
+        yield f"Data: {file.path}: {_counts(file.facts)} ({file.seen.format})"
+    facts = plan.facts
+    if facts.agreement is not None:
+        a = facts.agreement
+        yield f"  two people agree on {a.value:.0%} of pairs [{a.low:.0%}, {a.high:.0%}]"
+    if facts.longer is not None:
+        yield f"  the better answer is the longer one in {facts.longer:.0%}"
+    if facts.off_policy is not None:
+        gap = facts.off_policy
+        yield (
+            f"  the model's own answers are likelier to it by {gap.value:.2f} nats a token "
+            f"[{gap.low:.2f}, {gap.high:.2f}]"
+        )
+    if facts.leaked is not None:
+        yield f"  {facts.leaked:,} prompts are in the held-out file too"
+
+
+def _counts(facts: Facts) -> str:
+    judged = facts.compared
+    found = [
+        (facts.demonstrations - judged, "demonstrations"),
+        (facts.pairs, "pairs"),
+        (facts.rankings, "rankings"),
+        (facts.good, "good answers"),
+        (facts.bad, "bad answers"),
+        (facts.checkable, "checkable prompts"),
+    ]
+    named = [f"{count:,} {words}" for count, words in found if count > 0]
+    return ", ".join(named) or f"{facts.prompts:,} prompts"
+
+
+def _stages(fit: Fit) -> str:
+    return ", then ".join(
+        stage.name if stage.name == stage.method else f"{stage.name} ({stage.method})"
+        for stage in fit.stages
+    )
+
+
+def _otherwise(plan: Plan) -> str:
+    if not plan.choice.runner_up:
+        return "Instead: nothing else can be learned from this data"
+    if plan.runner_up is None:
+        named = ", then ".join(plan.choice.runner_up)
+        return f"Instead: {named}, where {plan.choice.rule.unless}; it does not fit here"
+    other = plan.runner_up
+    first = "" if not plan.cut or "runner-up" not in plan.cut else ", with a larger budget"
+    where = first or f", where {plan.choice.rule.unless}"
+    return (
+        f"Instead: {_stages(other)}{where}: {duration(3600 * other.hours)}, "
+        f"{other.euros:,.2f} euros"
+    )
+
+
+def _table(plan: Plan) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("stage", no_wrap=True)
+    for column in ("steps", "a step", "time", "euros"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("mostly")
+    for column in ("always", "peak"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("at its peak")
+    for stage in plan.fit.stages:
+        table.add_row(
+            stage.name,
+            f"{stage.steps:,}" if stage.job.trained_roles else "",
+            duration(stage.bill.seconds_per_step) if stage.job.trained_roles else "",
+            duration(3600 * stage.bill.hours),
+            f"{stage.bill.euros:,.2f}" if plan.fit.hardware.price else "?",
+            _mostly(stage),
+            gigabytes(stage.memory.persistent),
+            gigabytes(stage.memory.peak),
+            stage.memory.worst,
+        )
+    return table
+
+
+def _mostly(stage: Sized) -> str:
+    """The phase that takes the longest, and what bounds it."""
+    phase = max(stage.bill.phases, key=lambda one: one.seconds)
+    share = phase.seconds / max(1e-12, stage.bill.seconds_per_step)
+    return f"{phase.name} {share:.0%} ({phase.bound})"
+
+
+def gigabytes(bytes_: float) -> str:
+    """As ``1.2 GB``, of 10^9 bytes."""
+    return f"{bytes_ / 1e9:.1f} GB" if bytes_ >= 1e8 else f"{bytes_ / 1e6:.1f} MB"
