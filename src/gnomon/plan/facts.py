@@ -92,17 +92,16 @@ class DataFile:
     """One file and what is in it.
 
     Attributes:
+        kind: of its rows; answers of a word or a number, which a program can check and nobody can
+            learn to write from, make ``prompts`` of demonstrations.
         check: the builtin reward that can check answers here, and the column that it reads.
     """
 
     path: Path
     seen: Inspection
+    kind: str
     facts: Facts
     check: tuple[str, str] | None
-
-    @property
-    def kind(self) -> str:
-        return self.seen.kind
 
 
 def read_facts(
@@ -140,7 +139,12 @@ def _read(path: Path, held_out: Path | None) -> DataFile:
     if seen.kind != "prompts" and "prompts" in READABLE_AS.get(seen.kind, ()):
         asked = read_groups(path, kind="prompts", max_skipped=1.0).groups
     check, checkable = _check(asked)
-    return DataFile(path, seen, replace(_facts(seen, groups), checkable=checkable), check)
+    facts = replace(_facts(seen, groups), checkable=checkable)
+    answers = [word for part, x in seen.lengths.items() if part != "prompt" for word in x.values]
+    if seen.kind == "demonstrations" and check and np.median(answers) <= SHORT:
+        bare = replace(facts, demonstrations=0, response_tokens=0, mean_response=0.0)
+        return DataFile(path, seen, "prompts", bare, check)
+    return DataFile(path, seen, seen.kind, facts, check)
 
 
 def _one_kind(path: Path) -> None:

@@ -34,7 +34,7 @@ BATCH = {"sft": 128, "reward_model": 64, "dpo": 128, "kto": 128}
 EPOCHS = {"sft": 2, "reward_model": 1, "dpo": 1, "kto": 1}
 LEAST_STEPS, MOST_STEPS = 50, 300
 """Iterations of a sampled stage, which takes the prompts four times where that is between."""
-UNANSWERED = 512
+UNANSWERED = 1024
 """Tokens of an answer that no data shows the length of."""
 TAKES_PROMPTS = tuple(kind for kind, ways in READABLE_AS.items() if "prompts" in ways)
 JUDGED = ("preferences", "rankings")
@@ -103,6 +103,8 @@ def lengths_of(facts: Facts, files: Sequence[DataFile], window: int | None) -> L
     prompt = _up(facts.prompt_tokens + 32)
     response = _up(facts.response_tokens + 16) if shown else 0
     new = min(_up(1.25 * facts.response_tokens), 4096) if shown else UNANSWERED
+    if facts.checkable:  # reasoning is longer than the answers that the data shows
+        new = max(new, UNANSWERED)
     if window:
         prompt = min(prompt, window // 2)
         response, new = min(response, window - prompt), min(new, window // 2)

@@ -47,7 +47,7 @@ def memory_line(fit: Fit) -> str:
     largest = max(fit.stages, key=lambda stage: stage.memory.peak)
     shared = f" on each of {fit.shards} GPUs that divide the weights" if fit.shards > 1 else ""
     return (
-        f"{gigabytes(fit.peak)} of a {fit.hardware.gpu.name}'s {gigabytes(fit.hardware.gpu.memory)}"
+        f"{gigabytes(fit.peak)} of {gigabytes(fit.hardware.gpu.memory)} ({fit.hardware.gpu.name})"
         f"{shared}, in {largest.name} ({largest.memory.worst}): {fit.way.label}"
     )
 
