@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -28,6 +28,7 @@ from gnomon.algorithms.collect_settings import (
 from gnomon.algorithms.eval_settings import EVAL, EVAL_SUMMARY, EvalSettings
 from gnomon.algorithms.registry import METHODS, Method
 from gnomon.algorithms.revise_settings import REVISE, REVISE_SUMMARY, CriticSpec, ReviseSettings
+from gnomon.plan.methods import ADDITIONS, RULES
 from gnomon.plan.ranges import RANGES
 from gnomon.recipe import card, schema, training
 from gnomon.recipe.foreign import foreign_keys
@@ -194,6 +195,27 @@ def ranges_reference() -> str:
     return "\n".join(lines) + "\n"
 
 
+def rules_reference() -> str:
+    """The table of the rules that choose a method, and of what they add."""
+
+    def named(stages: Iterable[str]) -> str:
+        return ", ".join(f"`{stage}`" for stage in stages)
+
+    lines = ["| data | stages | why | otherwise | more data |", "|---|---|---|---|---|"]
+    for rule in RULES:
+        other = f"{named(rule.instead)}, where {rule.unless}" if rule.instead else ""
+        why = f"{rule.because} ({rule.reference})"
+        cells = (f"**{rule.name}**: {rule.needs}", named(rule.stages), why, other, rule.more)
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "Whatever the rule, the data may ask for a setting:", ""]
+    lines += ["| where | stages | setting | why |", "|---|---|---|---|"]
+    for one in ADDITIONS:
+        setting = ", ".join(f"`{key}: {value}`" for key, value in one.settings.items())
+        why = f"{one.because} ({one.reference})"
+        lines.append(f"| {one.needs} | {named(one.methods)} | {setting} | {why} |")
+    return "\n".join(lines) + "\n"
+
+
 def render(page: str) -> str:
     """The page with its tables made again.
 
@@ -203,6 +225,7 @@ def render(page: str) -> str:
     tables = {
         "recipe": recipe_reference,
         "settings": settings_reference,
+        "rules": rules_reference,
         "ranges": ranges_reference,
         "trl": lambda: foreign_reference("TRL"),
         "axolotl": lambda: foreign_reference("Axolotl"),

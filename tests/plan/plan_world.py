@@ -104,11 +104,14 @@ DATA: dict[str, tuple[Callable[[], list[Rows]], dict[str, Any]]] = {
     "pairs": (lambda: [demonstrations(FEW), pairs(FEW, " , as far as I know")], {}),
     "thumbs": (lambda: [thumbs(FEW, FEW - 40)], {}),
     "a constitution": (lambda: [prompts(FEW)], {"constitution": "gnomon"}),
-    "prompts and a judge": (lambda: [prompts(FEW)], {"judge": "length"}),
+    "prompts and a judge": (lambda: [prompts(FEW)], {"judge": "judge.py:score"}),
     "demonstrations": (lambda: [demonstrations(FEW)], {}),
 }
 """By rule: files that trigger it, and what else is asked for."""
 
 
 def files(folder: Path, rule: str) -> list[Path]:
+    (folder / "judge.py").write_text(
+        "def score(samples):\n    return [float(len(s.text)) for s in samples]\n"
+    )
     return [write(folder / f"data-{i}.jsonl", rows) for i, rows in enumerate(DATA[rule][0]())]

@@ -67,12 +67,25 @@ def test_worked_solutions_are_demonstrations_and_bare_answers_are_not(tmp_path: 
 
 def test_agreement_of_several_people_by_hand(tmp_path: Path) -> None:
     """Three votes on each pair, two of them alike: one of three pairs of votes agrees."""
-    votes = {"annotator_1": 1, "annotator_2": 1, "annotator_3": 2}
+    votes = {"annotator_1": "a", "annotator_2": "a", "annotator_3": "b"}
     rows = [{"prompt": f"q {i}", "response_a": "one", "response_b": "two", **votes} for i in "abcd"]
     facts, _ = read_facts([pw.write(tmp_path / "votes.jsonl", rows)])
     assert facts.agreement is not None
     assert facts.agreement.value == pytest.approx(1 / 3)
     assert facts.agreement.n == 4 * 3
+
+
+def test_people_who_judge_in_rows_of_their_own(tmp_path: Path) -> None:
+    sides = {"response_a": "one", "response_b": "two"}
+    rows = [
+        {"prompt": "q", **sides, "preference": verdict, "labeller": name}
+        for name, verdict in (("x", "a"), ("y", "a"), ("z", "b"))
+    ]
+    facts, _ = read_facts([pw.write(tmp_path / "votes.jsonl", rows)])
+    assert facts.agreement is not None
+    assert facts.agreement.value == pytest.approx(1 / 3)
+    nameless = [{k: v for k, v in row.items() if k != "labeller"} for row in rows]
+    assert read_facts([pw.write(tmp_path / "again.jsonl", nameless)])[0].agreement is None
 
 
 def test_the_length_gap_and_leaks(tmp_path: Path) -> None:

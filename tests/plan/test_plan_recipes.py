@@ -23,6 +23,8 @@ SMALL = ("max_length=160", "max_prompt_length=64")
 
 def planned(folder: Path, model: Path | str, rule: str, **more: Any) -> Plan:
     asked = {**pw.DATA[rule][1], **more}
+    if "judge" in asked:
+        asked["judge"] = str(folder / asked["judge"])
     return make(pw.files(folder, rule), str(model), out=folder / "made.yaml", **asked)
 
 

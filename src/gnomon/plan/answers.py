@@ -19,7 +19,7 @@ from gnomon.plan.methods import Choice, choose
 from gnomon.plan.recipe import NAMES, Asked, Way, make_recipe
 from gnomon.plan.recipe_file import to_yaml
 from gnomon.plan.shapes import Shape, shape_of
-from gnomon.plan.sizing import LEAST, ROOM, Fit, cheapest, fitted, least_euros, within
+from gnomon.plan.sizing import LEAST, ROOM, Fit, cheapest, euros, fitted, least_euros, within
 
 _ANSWERS = re.compile(
     r"(?:^|[-_.])(instruct|it|chat|thinking|sft|dpo|rlhf|rlvr|zephyr|tulu|hermes)(?=$|[-_.\d])",
@@ -266,18 +266,16 @@ def _affordable(plan: Plan, budget: float, shape: Shape) -> Plan:
         cut = within(plan.runner_up, budget, plan.facts, shape)
         if cut is not None:
             first = " -> ".join(stage.name for stage in plan.fit.stages)
-            says = (
-                f"{first} costs {plan.fit.euros:,.2f} euros, more than the budget of {budget:,.2f}"
-            )
+            says = f"{first} costs {euros(plan.fit.euros)}, more than the budget of {budget:,.2f}"
             says += ", so this is the runner-up" + (f"; {cut[1]}" if cut[1] else "")
             return replace(plan, fit=cut[0], runner_up=plan.fit, cut=says)
     ways = [fit for fit in (plan.fit, plan.runner_up) if fit is not None]
     least = min(ways, key=least_euros)
     stages = " -> ".join(stage.name for stage in least.stages)
     raise ConfigError(
-        f"a budget of {budget:,.2f} euros is too small for anything: {LEAST} steps a stage of "
-        f"{stages} on {least.hardware} cost {least_euros(least):,.2f} euros (all of it "
-        f"{least.euros:,.2f}). Take fewer or shorter rows, a smaller model, or cheaper hardware"
+        f"a budget of {euros(budget)} is too small for anything: {LEAST} steps a stage of "
+        f"{stages} on {least.hardware} cost {euros(least_euros(least))} (all of it "
+        f"{euros(least.euros)}). Take fewer or shorter rows, a smaller model, or cheaper hardware"
     )
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from gnomon.data.formats import READABLE_AS, detect
+from gnomon.data.formats import READABLE_AS, detect, judgements
 from gnomon.data.inspect import Inspection, inspect
-from gnomon.data.readers import read_groups
+from gnomon.data.readers import prompt_key, read_groups
 from gnomon.data.rows import iter_rows
 from gnomon.data.values import RawRow
 from gnomon.errors import ConfigError, DataError
@@ -236,19 +236,25 @@ def _checked_by(meta: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _agreement(groups: Sequence[Group]) -> Interval | None:
-    """Of pairs that several people judged: the share of two judgements that are the same."""
-    same = of = 0
-    for group in groups:
-        sides: dict[tuple[int, int], list[bool]] = {}
-        for c in group.comparisons:
+    """Of pairs that several people judged: the share of two judgements that are the same.
+
+    People's judgements of one pair are in one group, or in rows of their own with their names.
+    """
+    votes: dict[tuple[Any, ...], dict[Any, bool]] = {}
+    for row, group in enumerate(groups):
+        names, said = group.prompt.meta.get("labellers") or (), judgements(group)
+        named = len(names) == len(said)
+        texts = [response.text for response in group.responses]
+        for i, c in enumerate(said):
             if not c.tie:
-                low, high = sorted((c.better, c.worse))
-                sides.setdefault((low, high), []).append(c.better == low)
-        for votes in sides.values():
-            first = sum(votes)
-            of += len(votes) * (len(votes) - 1) // 2
-            same += first * (first - 1) // 2
-            same += (len(votes) - first) * (len(votes) - first - 1) // 2
+                low, high = sorted((c.better, c.worse), key=lambda side: texts[side])
+                key = (prompt_key(group), texts[low], texts[high], *(() if named else (row,)))
+                votes.setdefault(key, {})[names[i] if named else i] = c.better == low
+    same = of = 0
+    for sides in votes.values():
+        first, n = sum(sides.values()), len(sides)
+        of += n * (n - 1) // 2
+        same += first * (first - 1) // 2 + (n - first) * (n - first - 1) // 2
     return exact_interval(same, of) if of else None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gnomon.plan.answers import Plan
 from gnomon.plan.shown import cost_line, memory_line
-from gnomon.plan.sizing import Sized
+from gnomon.plan.sizing import Sized, euros
 from gnomon.report import style
 from gnomon.report.format import duration
 
@@ -83,9 +83,9 @@ def _time(axis: Any, plan: Plan) -> None:
             wide = seconds / 3600 * scale
             axis.barh(at, wide, 0.34, left=start, color=colours[name], label=name)
             start += wide
-        euros = f", {stage.bill.euros:,.2f} euros" if plan.fit.hardware.price else ""
+        money = f", {euros(stage.bill.euros)}" if plan.fit.hardware.price else ""
         axis.text(
-            0.0, at - 0.3, f"{stage.name}: {duration(3600 * stage.bill.hours)}{euros}",
+            0.0, at - 0.3, f"{stage.name}: {duration(3600 * stage.bill.hours)}{money}",
             fontsize=8.0, va="center", color=style.INK,
         )  # fmt: skip
     axis.set_yticks([])

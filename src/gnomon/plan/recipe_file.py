@@ -18,7 +18,8 @@ def judge_spec(model: str, judge: str | None, constitution: str | None) -> dict[
     if judge is None:
         return {"builtin": AI, "options": {"local": model, **by}}
     if ":" in judge and ".py" in judge:
-        return {"function": judge, "name": "judge"}
+        file, _, name = judge.rpartition(":")
+        return {"function": f"{Path(file).resolve()}:{name}", "name": "judge"}
     if judge in BUILTIN and judge != AI:
         return {"builtin": judge, "name": "judge"}
     folder = Path(judge)

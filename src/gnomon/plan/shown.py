@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gnomon.plan.answers import Plan
 from gnomon.plan.facts import Facts
-from gnomon.plan.sizing import Fit, Sized
+from gnomon.plan.sizing import Fit, Sized, euros
 from gnomon.report.format import duration
 
 
@@ -34,8 +34,9 @@ def parts(plan: Plan) -> Iterator[RenderableType]:
         yield Text(line)
     yield Text()
     yield _table(plan)
-    for label, peak in fit.tried.items():
-        yield Text(f"does not fit: {label} takes {gigabytes(peak)}")
+    if fit.tried:
+        listed = "; ".join(f"{label} {gigabytes(peak)}" for label, peak in fit.tried.items())
+        yield Text(f"Does not fit: {listed}")
     for line in dict.fromkeys(line for stage in fit.stages for line in stage.bill.assumptions):
         yield Text(f"assumed: {line}")
     for warning in plan.warnings:
@@ -55,9 +56,9 @@ def memory_line(fit: Fit) -> str:
 def cost_line(plan: Plan) -> str:
     """How long and how much."""
     fit = plan.fit
-    money = f"{fit.euros:,.2f} euros" if fit.hardware.price else "at a price that nobody knows"
+    money = euros(fit.euros) if fit.hardware.price else "at a price that nobody knows"
     labels = sum(stage.bill.label_euros for stage in fit.stages)
-    judged = f", {labels:,.2f} of it for labels" if labels else ""
+    judged = f", {euros(labels)} of it for labels" if labels else ""
     energy = [stage.bill.kilowatt_hours for stage in fit.stages]
     power = sum(one for one in energy if one is not None)
     chosen = "" if plan.asked_for else ", the cheapest GPU of the table"
@@ -118,10 +119,7 @@ def _otherwise(plan: Plan) -> str:
     other = plan.runner_up
     first = "" if not plan.cut or "runner-up" not in plan.cut else ", with a larger budget"
     where = first or f", where {plan.choice.rule.unless}"
-    return (
-        f"Instead: {_stages(other)}{where}: {duration(3600 * other.hours)}, "
-        f"{other.euros:,.2f} euros"
-    )
+    return f"Instead: {_stages(other)}{where}: {duration(3600 * other.hours)}, {euros(other.euros)}"
 
 
 def _table(plan: Plan) -> Table:
@@ -139,7 +137,7 @@ def _table(plan: Plan) -> Table:
             f"{stage.steps:,}" if stage.job.trained_roles else "",
             duration(stage.bill.seconds_per_step) if stage.job.trained_roles else "",
             duration(3600 * stage.bill.hours),
-            f"{stage.bill.euros:,.2f}" if plan.fit.hardware.price else "?",
+            euros(stage.bill.euros).removesuffix(" euros") if plan.fit.hardware.price else "?",
             _mostly(stage),
             gigabytes(stage.memory.persistent),
             gigabytes(stage.memory.peak),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gnomon.algorithms.collect_settings import CollectSettings
+from gnomon.algorithms.revise_settings import ReviseSettings
 from gnomon.errors import ConfigError
 from gnomon.judges.build import AI
 from gnomon.plan.bill import Bill, Labels, bill
@@ -22,6 +25,8 @@ LEAST = 10
 """Steps below which a stage is not worth starting."""
 WRITTEN = ("collect", "revise", *SAMPLED)
 """Methods whose answers are sampled."""
+CHUNK = {"collect": CollectSettings().chunk, "revise": ReviseSettings().chunk}
+"""Prompts between two saves of a stage that writes data."""
 WAYS = tuple(
     Way(f"{weights}{again}{less}", lora, dtype, bool(again), tokens, rows)
     for lora, dtype, weights in (
@@ -133,8 +138,8 @@ def steps_of(spec: Mapping[str, Any], rows: int) -> int:
     train = spec.get("train", {})
     if "steps" in train:
         return int(train["steps"])
-    if not train:  # answers are written once
-        return 1
+    if not train:  # every prompt is answered once, so many between two saves
+        return math.ceil(rows / CHUNK[spec["algorithm"]])
     kept = rows * (1 - spec.get("holdout", 0.0))
     return max(1, int(kept * train["epochs"] / train["batch_size"]))
 
@@ -155,11 +160,10 @@ def job_of(
     samples = {"sft": 1, "kto": 1, "revise": 3}.get(method, rollout.get("samples", judged))
     prompt = recipe["max_prompt_length"]
     learned = any("model" in one for one in spec.get("reward", ())) or _local(spec)
-    chunk = min(64 if method == "collect" else 32, max(1, facts.prompts))
     return Job(
         method="collect" if method == "revise" else method,
         model=shape,
-        prompts=chunk if not train else train["batch_size"],
+        prompts=train["batch_size"] if train else CHUNK[method],
         samples=samples,
         prompt_tokens=prompt,
         response_tokens=new if sampled else recipe["max_length"] - prompt,
@@ -304,7 +308,7 @@ def within(fit: Fit, budget: float, facts: Facts, shape: Shape) -> tuple[Fit, st
         if all(steps[one.name] >= min(least, one.steps) for one in cut):
             shorter = replace(fit, **_shortened(fit, steps, facts, shape))
             listed = ", ".join(f"{n} of {_old(fit, name)} in {name}" for name, n in steps.items())
-            return shorter, f"to stay within {budget:,.2f} euros {which} are cut: {listed} steps"
+            return shorter, f"to stay within {euros(budget)} {which} are cut: {listed} steps"
     return None
 
 
@@ -326,6 +330,11 @@ def _shortened(fit: Fit, steps: Mapping[str, int], facts: Facts, shape: Shape) -
         "recipe": recipe,
         "stages": sized(recipe, fit.way, facts, shape, fit.hardware, fit.shards),
     }
+
+
+def euros(amount: float) -> str:
+    """An amount in words: to the cent, and smaller ones as they are."""
+    return f"{amount:,.2f} euros" if amount >= 0.01 or amount == 0 else f"{amount:.1g} euros"
 
 
 def least_euros(fit: Fit) -> float:
