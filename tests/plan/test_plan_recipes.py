@@ -221,5 +221,5 @@ def test_a_budget_cuts_then_takes_the_runner_up_then_says_no(tmp_path: Path) -> 
     assert cut.recipe["stages"][-1]["train"]["steps"] == cut.fit.stages[-1].steps
     assert "are cut" in cut.cut
     assert cut.cut[1:] in cut.recipe_text().replace("\n# ", " ")
-    with pytest.raises(ConfigError, match=r"0.00 euros is too small for anything: 10 steps"):
+    with pytest.raises(ConfigError, match=r"0.001 euros is too small for anything: 10 steps"):
         planned(tmp_path, "Qwen/Qwen3-8B", "checkable", hardware=one, budget=0.001)

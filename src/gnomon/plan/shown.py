@@ -11,7 +11,7 @@ from rich.text import Text
 
 from gnomon.plan.answers import Plan
 from gnomon.plan.facts import Facts
-from gnomon.plan.sizing import Fit, Sized, euros
+from gnomon.plan.sizing import WEIGHTS, Fit, Sized, euros
 from gnomon.report.format import duration
 
 
@@ -34,9 +34,7 @@ def parts(plan: Plan) -> Iterator[RenderableType]:
         yield Text(line)
     yield Text()
     yield _table(plan)
-    if fit.tried:
-        listed = "; ".join(f"{label} {gigabytes(peak)}" for label, peak in fit.tried.items())
-        yield Text(f"Does not fit: {listed}")
+    yield from map(Text, _does_not_fit(fit))
     for line in dict.fromkeys(line for stage in fit.stages for line in stage.bill.assumptions):
         yield Text(f"assumed: {line}")
     for warning in plan.warnings:
@@ -51,6 +49,17 @@ def memory_line(fit: Fit) -> str:
         f"{gigabytes(fit.peak)} of {gigabytes(fit.hardware.gpu.memory)} ({fit.hardware.gpu.name})"
         f"{shared}, in {largest.name} ({largest.memory.worst}): {fit.way.label}"
     )
+
+
+def _does_not_fit(fit: Fit) -> Iterator[str]:
+    """What the plainer ways take, and where none of a kind fits, what the least of it takes."""
+    for weights, lora, _ in WEIGHTS:
+        peaks = [peak for label, peak in fit.tried.items() if label.startswith(weights)]
+        if peaks and lora == fit.way.lora:
+            yield f"Does not fit: {weights} as they are, {gigabytes(peaks[0])}"
+        elif peaks:
+            least = f", {gigabytes(min(peaks))} with all that saves memory"
+            yield f"Does not fit: {weights}, {gigabytes(peaks[0])}{least}"
 
 
 def cost_line(plan: Plan) -> str:

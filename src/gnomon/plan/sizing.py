@@ -27,20 +27,27 @@ WRITTEN = ("collect", "revise", *SAMPLED)
 """Methods whose answers are sampled."""
 CHUNK = {"collect": CollectSettings().chunk, "revise": ReviseSettings().chunk}
 """Prompts between two saves of a stage that writes data."""
-WAYS = tuple(
-    Way(f"{weights}{again}{less}", lora, dtype, bool(again), tokens, rows)
-    for lora, dtype, weights in (
-        (False, "float32", "all weights in float32"),
-        (True, "bfloat16", "LoRA on bfloat16 weights"),
-    )
-    for again, tokens, rows, less in (
-        ("", 16384, 256, ""),
-        ("", 4096, 256, ", micro-batches of 4,096 tokens"),
-        (", layers recomputed", 4096, 256, ", micro-batches of 4,096 tokens"),
-        (", layers recomputed", 2048, 32, ", micro-batches of 2,048 tokens, 32 answers at once"),
-    )
+WEIGHTS = (
+    ("all weights in float32", False, "float32"),
+    ("LoRA on bfloat16 weights", True, "bfloat16"),
 )
-"""How to train, from the plainest to what needs least: each change costs time, or (LoRA) reach."""
+CHANGES = (
+    ("", False, 16384, 256),
+    ("64 answers at once", False, 16384, 64),
+    ("micro-batches of 4,096 tokens", False, 4096, 256),
+    ("micro-batches of 4,096 tokens, 64 answers at once", False, 4096, 64),
+    ("layers recomputed", True, 16384, 256),
+    ("layers recomputed, micro-batches of 4,096 tokens", True, 4096, 256),
+    ("layers recomputed, micro-batches of 4,096 tokens, 64 answers at once", True, 4096, 64),
+    ("layers recomputed, micro-batches of 2,048 tokens, 32 answers at once", True, 2048, 32),
+)
+"""What is changed to need less memory, the cheapest in time first."""
+WAYS = tuple(
+    Way(", ".join(filter(None, (weights, change))), lora, dtype, again, tokens, rows)
+    for weights, lora, dtype in WEIGHTS
+    for change, again, tokens, rows in CHANGES
+)
+"""How to train, from the plainest to what needs least."""
 
 
 @dataclass(frozen=True)
@@ -307,8 +314,8 @@ def within(fit: Fit, budget: float, facts: Facts, shape: Shape) -> tuple[Fit, st
         steps = {one.name: int(one.steps * share) for one in cut}
         if all(steps[one.name] >= min(least, one.steps) for one in cut):
             shorter = replace(fit, **_shortened(fit, steps, facts, shape))
-            listed = ", ".join(f"{n} of {_old(fit, name)} in {name}" for name, n in steps.items())
-            return shorter, f"to stay within {euros(budget)} {which} are cut: {listed} steps"
+            listed = ", ".join(f"{name} to {n} of {_old(fit, name)}" for name, n in steps.items())
+            return shorter, f"to stay within {euros(budget)}, steps of {which} are cut: {listed}"
     return None
 
 
