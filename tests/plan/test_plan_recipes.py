@@ -13,6 +13,7 @@ from gnomon.errors import ConfigError, GateClosed
 from gnomon.plan import methods
 from gnomon.plan.answers import Plan, make
 from gnomon.plan.hardware import parse_hardware
+from gnomon.plan.sizing import ROOM
 from gnomon.recipe.load import load_recipe, parse_recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.plan import make_plan
@@ -179,7 +180,7 @@ def test_ways_are_tried_from_the_plainest(tmp_path: Path) -> None:
     plan = planned(tmp_path, "Qwen/Qwen3-8B", "thumbs", hardware=parse_hardware("1xH100"))
     assert plan.fit.way.lora
     assert plan.fit.shards == 1
-    room = 0.95 * plan.fit.hardware.gpu.memory
+    room = ROOM * plan.fit.hardware.gpu.memory
     assert plan.fit.peak <= room
     assert all(peak > room for peak in plan.fit.tried.values())
     small = planned(tmp_path, "Qwen/Qwen3-0.6B", "thumbs", hardware=parse_hardware("1xH100"))
