@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,6 +80,8 @@ def plan(
 
     if price is not None and hardware is None:
         raise ConfigError("--price is of the hardware: name it, as in --hardware 8xH100")
+    if price is not None and not price < math.inf:
+        raise ConfigError(f"--price {price:g}: give euros an hour for one GPU, as in --price 2")
     found = make(
         data,
         model,

@@ -4,6 +4,7 @@ much."""
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.errors import ConfigError
+from gnomon.feedback.constitution import read_constitution
 from gnomon.plan.facts import DataFile, Facts, read_facts
 from gnomon.plan.hardware import Hardware
 from gnomon.plan.methods import Choice, choose
@@ -205,6 +207,10 @@ def make(
             little data.
         DataError: a file that cannot be used.
     """
+    if budget is not None and not 0 <= budget < math.inf:
+        raise ConfigError(f"--budget {budget:g}: give euros, as in --budget 200")
+    if constitution is not None:
+        read_constitution(constitution)
     shape, folder = _model(model)
     known: dict[str, Any] = {"judge": judge is not None, "tuned": is_tuned(model, folder)}
     facts, found = read_facts(paths, held_out, constitution=constitution is not None, **known)

@@ -261,7 +261,7 @@ class _Writer:
             if builtin == "exact":
                 options["options"] |= {"extract": ["boxed", "hash", "phrase", "all"]}
             return [{"builtin": builtin, "name": "correct", **options}]
-        return [judge_spec(self.asked.model, self.asked.judge, self.asked.constitution)]
+        return [judge_spec(self.asked.model, self.asked.judge, self._constitution())]
 
     def _rollout(self, method: str) -> dict[str, Any]:
         samples = {"ppo": 4, "grpo": 16 if self.asked.shape.parameters >= 1e9 else 8}
@@ -314,10 +314,9 @@ class _Writer:
             "collect": {"keep": "best-worst"},
         }.get(method, {})
 
-    def _constitution(self) -> str:
+    def _constitution(self) -> str | None:
         named = self.asked.constitution
-        assert named is not None
-        return self._place(Path(named)) if Path(named).is_file() else named
+        return self._place(Path(named)) if named and Path(named).is_file() else named
 
     # -- gates ------------------------------------------------------------------------------------
 
