@@ -257,10 +257,11 @@ class _Writer:
         check = self._checked()[0].check if method in ("grpo", "raft") else None
         if check is not None:
             builtin, column = check
-            options = {} if builtin == "code" else {"options": {"field": column}}
+            options: dict[str, Any] = {} if builtin == "code" else {"field": column}
             if builtin == "exact":
-                options["options"] |= {"extract": ["boxed", "hash", "phrase", "all"]}
-            return [{"builtin": builtin, "name": "correct", **options}]
+                options["extract"] = ["boxed", "hash", "phrase", "all"]
+            reward = {"builtin": builtin, "name": "correct", "options": options}
+            return [{key: value for key, value in reward.items() if value}]
         return [judge_spec(self.asked.model, self.asked.judge, self._constitution())]
 
     def _rollout(self, method: str) -> dict[str, Any]:
@@ -306,13 +307,14 @@ class _Writer:
             critic = None if self.asked.judge is None else critic_spec(self.asked.judge)
             settings = {"constitution": self._constitution(), "rounds": 2}
             return settings if critic is None else {**settings, "critic": critic}
-        return {
+        settings_of: dict[str, dict[str, Any]] = {
             "dpo": {"beta": 0.1},
             "kto": {"beta": 0.1},
             "online_dpo": {"beta": 0.1, "no_eos_penalty": 1.0},
             "ppo": {"beta": 0.02, "no_eos_penalty": 1.0},
             "collect": {"keep": "best-worst"},
-        }.get(method, {})
+        }
+        return settings_of.get(method, {})
 
     def _constitution(self) -> str | None:
         named = self.asked.constitution
@@ -380,4 +382,4 @@ def _shown_as(file: DataFile) -> str:
 
 def _power(rows: float) -> int:
     """The largest power of two that is at most ``rows``, and 4 at least."""
-    return max(4, 2 ** int(math.log2(max(1.0, rows))))
+    return max(4, 1 << int(math.log2(max(1.0, rows))))
