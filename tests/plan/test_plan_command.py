@@ -91,7 +91,7 @@ WRONG = {
     "hardware": ("--hardware", "8xH10", "Did you mean"),
     "file": ("--held-out", "nowhere.jsonl", "nowhere.jsonl"),
     "budget": ("--budget", "0", "too small for anything"),
-    "no number": ("--budget", "nan", "--budget nan: give euros"),
+    "no number": ("--budget", "inf", "--budget inf: give euros"),
     "constitution": ("--constitution", "nowhere.yaml", "nowhere.yaml"),
 }
 
