@@ -138,7 +138,7 @@ def bill(
     return Bill(
         hardware=str(hardware),
         gpus=hardware.count,
-        measured=False,
+        measured=hardware.gpu.measured,
         steps=steps,
         phases=found,
         seconds_per_step=seconds,

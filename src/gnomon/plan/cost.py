@@ -1,27 +1,43 @@
-"""How long a stage takes, and what that costs: arithmetic for training, bandwidth for sampling.
+"""How long a step takes: arithmetic for training, bandwidth for sampling.
 
-A multiplication of a token with P active parameters is 2 P FLOP, and its backward pass twice that
-(once with LoRA, whose trunk has no weight gradients); attention adds to it what the context costs.
-Training runs at a share of the hardware's arithmetic (its utilisation, which grows with the model's
-width), sampling at a share of its bandwidth, since every step reads all the weights and the cache.
+A multiplication of a token with P parameters is 2 P FLOP, and its backward pass twice that (once
+with LoRA, whose trunk has no weight gradients; :mod:`gnomon.report.compute`). Attention is counted
+apart, 2 FLOP for each number of a key and of a value that a query meets, and its backward pass 2.5
+times that, since scores are computed again (Dao et al. 2022, FlashAttention). A phase takes
+
+    matrices / flops + attention / attention's rate + bytes / bandwidth + layers x what a call costs
+
+where ``flops`` is a share of the hardware's arithmetic that grows with the model's width H, as
+TOP x H / (H + HALF): what is not a matrix (norms, activations, residuals) grows with H, matrices
+with its square. Each step of decoding reads all the weights, and each row its cache.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gnomon.plan.hardware import Hardware
 from gnomon.plan.job import REFERENCED, Job
 from gnomon.plan.shapes import Shape
+from gnomon.report.compute import forward_pass, full_pass
 
-TOP, HALF = 0.45, 2500.0
-"""Utilisation of a model of width H: TOP x H / (H + HALF). Published runs of one H100 are near it:
-0.13 for Qwen3-0.6B (published 0.11 at 16k tokens), 0.23 for a 4B model with LoRA (0.22)."""
-BANDWIDTH = 0.6
-"""The share of the memory's bandwidth that decoding reaches."""
 TAIL = 1.6
 """A batch of responses ends with its longest: so many times the mean, where they are not cut."""
+ATTENTION_BACKWARD = 2.5
+LOGITS = 128 * 2**20
+"""Bytes of logits in a chunk of the head (models/logprobs.py): with more, backward computes them
+again."""
+CHUNK = 32.0
+"""Query-key pairs that a copied token is worth (models/attention.py)."""
+DRAWN = 8.0
+"""How often a sampler goes over a row's logits to draw a token."""
+OPTIMIZER_PASSES = 9.0
+"""AdamW reads weight, gradient and two moments and writes three of them; clipping reads and writes
+the gradient."""
+GRAPHED = 15e-6
+"""Seconds of a layer's step in vLLM, whose kernels are recorded (CUDA graphs)."""
 
 
 @dataclass(frozen=True)
@@ -29,45 +45,204 @@ class Speed:
     """What the hardware does in a second, over all its GPUs.
 
     Attributes:
-        flops: of training's matrices, utilisation included.
+        flops: of matrices at the model's width, all between them included.
         bandwidth: bytes that pass through while decoding.
+        attention: FLOP of attention; as ``flops`` where 0.
+        wide: of matrices alone, as in decoding many rows; as ``flops`` where 0.
+        layer, step: seconds that a layer's call takes however little there is to compute, in
+            training and while decoding.
+        queued: whether the former is hidden behind computing, as on an accelerator.
+        replica: GPUs that hold one copy of the model while it samples.
     """
 
     flops: float
     bandwidth: float
+    attention: float = 0.0
+    wide: float = 0.0
+    layer: float = 0.0
+    step: float = 0.0
+    queued: bool = True
+    replica: int = 1
 
 
 def speed_of(hardware: Hardware, shape: Shape, utilisation: float | None = None) -> Speed:
-    """The data sheet's figures times what is reached of them."""
-    share = utilisation or TOP * shape.hidden / (shape.hidden + HALF)
-    gpu = hardware.gpu
-    return Speed(hardware.count * gpu.flops * share, hardware.count * gpu.bandwidth * BANDWIDTH)
+    """The hardware's figures times what is reached of them.
+
+    Args:
+        utilisation: share of its arithmetic that training reaches, instead of the formula's.
+    """
+    gpu, n = hardware.gpu, hardware.count
+    reach = gpu.reach
+    share = utilisation or reach.top * shape.hidden / (shape.hidden + reach.half)
+    held = 2.0 * shape.parameters / (0.7 * gpu.memory)  # in bfloat16, beside the cache
+    replica = min(n, 2 ** max(0, math.ceil(math.log2(held)))) if held > 1 else 1
+    return Speed(
+        flops=n * gpu.flops * share,
+        bandwidth=n * gpu.bandwidth * reach.bandwidth,
+        attention=n * gpu.flops * reach.attention,
+        wide=n * gpu.flops * reach.top,
+        layer=reach.layer,
+        step=reach.step,
+        queued=gpu.queued,
+        replica=replica,
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one phase of a step computes.
+
+    Attributes:
+        matrices, attention: FLOP.
+        tokens: that pass through the model.
+        calls: passes of single layers, a backward pass counting as two.
+        bytes: that go through memory beside all that.
+    """
+
+    matrices: float = 0.0
+    attention: float = 0.0
+    tokens: float = 0.0
+    calls: float = 0.0
+    bytes: float = 0.0
+
+    @property
+    def flop(self) -> float:
+        return self.matrices + self.attention
+
+    def seconds(self, speed: Speed) -> float:
+        """On hardware of that speed."""
+        busy = self.matrices / speed.flops + self.attention / (speed.attention or speed.flops)
+        launching = self.calls * speed.layer
+        busy = max(busy, launching) if speed.queued else busy + launching
+        return busy + self.bytes / speed.bandwidth
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Tokens of one pass over a step's groups, prompts once per group."""
+
+    prompt: float
+    response: float
+
+    @property
+    def all(self) -> float:
+        return self.prompt + self.response
+
+
+def work(job: Job) -> dict[str, Work]:
+    """The phases of one step, in order."""
+    model, tokens = job.model, _tokens(job, job.samples)
+    found: dict[str, Work] = {}
+    if job.sampled:
+        prompts = _Tokens(tokens.prompt, 0.0)
+        found["prefill"] = _forward(job, model, prompts, head=False)
+        found["decoding"] = _decoded(job)
+    if job.reward is not None:
+        found["reward"] = _forward(job, job.reward, tokens, head=False)
+    if job.method in REFERENCED:
+        found["reference"] = _forward(job, model, tokens)
+    if job.method == "ppo" or (job.method == "grpo" and job.epochs > 1):
+        found["old log-probs"] = _forward(job, model, tokens)
+    if job.method == "ppo":
+        found["values"] = _forward(job, model, tokens, head=False)
+    if job.method == "kto":  # answers to other prompts, for the distance from the reference
+        found["baseline"] = _forward(job, model, tokens)
+    if job.trained_roles:
+        found["training"] = _training(job)
+        found["optimizer"] = Work(
+            bytes=job.epochs * OPTIMIZER_PASSES * job.kept_bytes * job.trained
+        )
+    return found
+
+
+def _tokens(job: Job, samples: int) -> _Tokens:
+    return _Tokens(job.prompts * job.mean_prompt, job.prompts * samples * job.mean_response)
+
+
+def _trained_samples(job: Job) -> int:
+    """Responses of a group that are trained on: the best, the best and the worst, or all."""
+    return min(job.samples, {"raft": 1, "online_dpo": 2}.get(job.method, job.samples))
+
+
+def _attention(job: Job, shape: Shape, samples: int, tokens: _Tokens) -> float:
+    """FLOP of attention in a forward pass.
+
+    One response is causal with its prompt. Several see the prompt and, in chunks, each other, where
+    a mask hides them (models/attention.py).
+    """
+    own = job.mean_response / 2
+    if samples > 1:
+        copied = math.sqrt(CHUNK * job.mean_prompt) / max(1.0, job.mean_response)
+        own = job.mean_response * max(1, min(samples, round(copied)))
+    prompt = tokens.prompt * shape.attended(job.mean_prompt / 2)
+    return prompt + tokens.response * shape.attended(job.mean_prompt + own)
+
+
+def _passes(job: Job, tokens: _Tokens) -> int:
+    """Micro-batches of a pass."""
+    return max(1, math.ceil(tokens.all / max(job.microbatch, tokens.all / job.prompts)))
+
+
+def _trunk(shape: Shape) -> int:
+    """Parameters that each token is multiplied with, the head left out."""
+    return shape.active_parameters - shape.embedding
+
+
+def _forward(job: Job, shape: Shape, tokens: _Tokens, head: bool = True) -> Work:
+    """A pass without gradients; the head for response tokens only."""
+    matrices = forward_pass(_trunk(shape), tokens.all)
+    if head:
+        matrices += forward_pass(shape.embedding, tokens.response)
+    return Work(
+        matrices,
+        _attention(job, shape, job.samples, tokens),
+        tokens.all,
+        _passes(job, tokens) * shape.layers,
+    )
+
+
+def _training(job: Job) -> Work:
+    """Forward and backward passes of all roles, over all epochs."""
+    shape, samples = job.model, _trained_samples(job)
+    tokens = _tokens(job, samples)
+    adapter = job.adapter_parameters if job.lora else 0
+    trunk = _trunk(shape) + adapter
+    matrices = full_pass(trunk, adapter or trunk, tokens.all)
+    attention = (1 + ATTENTION_BACKWARD) * _attention(job, shape, samples, tokens)
+    if job.recompute:
+        matrices += forward_pass(trunk, tokens.all)
+        attention += _attention(job, shape, samples, tokens)
+    roles, epochs = job.trained_roles, job.epochs
+    matrices *= roles
+    if job.method != "reward_model":  # the policy's head; a value model has none
+        matrices += full_pass(shape.embedding, 0 if job.lora else shape.embedding, tokens.response)
+        if tokens.response / _passes(job, tokens) * shape.vocabulary * 4 > LOGITS:
+            matrices += forward_pass(shape.embedding, tokens.response)
+    calls = _passes(job, tokens) * shape.layers * (4 if job.recompute else 3)
+    return Work(
+        epochs * matrices,
+        epochs * roles * attention,
+        epochs * roles * tokens.all,
+        epochs * roles * calls,
+    )
+
+
+def _decoded(job: Job) -> Work:
+    """What decoding computes; the weights, read at each step, depend on the GPUs."""
+    m, tokens = job.model, job.prompts * job.samples * job.mean_response
+    context = job.mean_prompt + job.mean_response / 2
+    cache = context * m.cache_numbers * job.compute_bytes
+    return Work(
+        forward_pass(m.active_parameters, tokens),
+        tokens * m.attended(context),
+        tokens,
+        bytes=tokens * (cache + DRAWN * 4 * m.vocabulary),
+    )
 
 
 def step_flops(job: Job) -> dict[str, float]:
     """FLOP of one step, by phase."""
-    m = job.model
-    groups, answers = job.prompts, job.prompts * job.samples
-    tokens = groups * job.mean_prompt + answers * job.mean_response  # prompts once per group
-    context = job.mean_prompt + job.mean_response / 2
-    one = 2 * m.active_parameters + m.attended(context)
-    backward = 1 if job.lora else 2
-    again = 1 if job.recompute else 0
-    phases = {
-        "training": job.epochs * job.trained_roles * (1 + backward + again) * one * tokens,
-    }
-    if job.method in REFERENCED:
-        phases["reference"] = one * tokens
-    if job.method == "ppo":
-        phases["values"] = one * tokens
-    if job.reward is not None:
-        r = job.reward
-        phases["reward"] = (2 * r.active_parameters + r.attended(context)) * tokens
-    if job.sampled:
-        phases["old log-probs"] = one * tokens
-        phases["prefill"] = 2 * m.active_parameters * groups * job.mean_prompt
-        phases["decoding"] = one * answers * job.mean_response
-    return {name: flop for name, flop in phases.items() if flop}
+    return {name: done.flop for name, done in work(job).items()}
 
 
 def step_seconds(job: Job, speed: Speed, gpus: int = 1) -> dict[str, float]:
@@ -76,30 +251,40 @@ def step_seconds(job: Job, speed: Speed, gpus: int = 1) -> dict[str, float]:
     Args:
         gpus: over which the responses are divided.
     """
-    found = {
-        name: flop / speed.flops for name, flop in step_flops(job).items() if name != "decoding"
+    return {
+        name: _decoding(job, done, speed, gpus) if name == "decoding" else done.seconds(speed)
+        for name, done in work(job).items()
     }
-    if job.sampled:
-        found["decoding"] = _decoding(job, speed, gpus)
-    return found
 
 
-def _decoding(job: Job, speed: Speed, gpus: int) -> float:
-    """Steps of decoding, each of which reads the weights and the rows' cache."""
-    m = job.model
+def decode_steps(job: Job, gpus: int = 1) -> float:
+    """Steps of decoding: rows that end make room for others, and the last wait for the longest."""
     total = job.prompts * job.samples
-    rows = max(1, min(job.rows * gpus, total))  # at once, over all GPUs
-    rounds = math.ceil(total / rows)
-    steps = rounds * min(job.response_tokens, TAIL * job.mean_response)
-    context = job.mean_prompt + job.mean_response / 2
-    touched = m.parameters if m.experts and rows >= m.experts else m.active_parameters
-    reads = (
-        gpus * touched * job.frozen_bytes
-    )  # each GPU reads its copy, or its part of a larger one
-    cache = rows * context * m.cache_numbers * job.compute_bytes
-    read = (reads + cache) / speed.bandwidth
-    multiply = rows * (2 * m.active_parameters + m.attended(context)) / speed.flops
-    return steps * max(read, multiply)
+    rows = max(1, min(job.rows * gpus, total))
+    longest = min(float(job.response_tokens), TAIL * job.mean_response)
+    return total / rows * job.mean_response + max(0.0, longest - job.mean_response)
+
+
+def touched(shape: Shape, rows: float) -> float:
+    """Parameters that a step of so many tokens reads: of experts those that some token chose."""
+    if not shape.experts:
+        return float(shape.active_parameters)
+    others = shape.parameters - (0 if shape.tied else shape.embedding) - shape.active_parameters
+    chosen = shape.active / shape.experts
+    some = 1 - (1 - chosen) ** max(1.0, rows)
+    return shape.active_parameters + others * (some - chosen) / (1 - chosen)
+
+
+def _decoding(job: Job, done: Work, speed: Speed, gpus: int) -> float:
+    """Seconds of decoding: at every step each copy of the model is read once."""
+    steps, copies = decode_steps(job, gpus), max(1, gpus // speed.replica)
+    rows = done.tokens / steps / copies
+    read = copies * touched(job.model, rows) * job.frozen_bytes / speed.bandwidth
+    step = GRAPHED if job.engine == "vllm" else speed.step
+    each = read + job.model.layers * step
+    multiply = done.matrices / (speed.wide or speed.flops)
+    attend = done.attention / (speed.wide or speed.flops)
+    return steps * each + multiply + attend + done.bytes / speed.bandwidth
 
 
 @dataclass(frozen=True)
@@ -108,7 +293,7 @@ class Phase:
 
     Attributes:
         flop: that it computes; ``seconds`` it takes; ``tokens`` that pass through the model.
-        bound: what limits it: ``arithmetic`` or ``bandwidth``.
+        bound: what takes most of them: ``arithmetic`` or ``bandwidth``.
     """
 
     name: str
@@ -124,17 +309,11 @@ class Phase:
 
 def phases(job: Job, speed: Speed, gpus: int = 1) -> tuple[Phase, ...]:
     """The phases of one step, in order."""
-    seconds = step_seconds(job, speed, gpus)
-    answers = job.prompts * job.samples
-    every = job.prompts * job.mean_prompt + answers * job.mean_response
-    tokens = {"prefill": job.prompts * job.mean_prompt, "decoding": answers * job.mean_response}
-    return tuple(
-        Phase(
-            name,
-            flop,
-            seconds[name],
-            tokens.get(name, every),
-            "bandwidth" if name == "decoding" else "arithmetic",
-        )
-        for name, flop in step_flops(job).items()
-    )
+    seconds: Mapping[str, float] = step_seconds(job, speed, gpus)
+    found = []
+    for name, done in work(job).items():
+        rate = (speed.wide or speed.flops) if name == "decoding" else speed.flops
+        computing = done.matrices / rate + done.attention / (speed.attention or rate)
+        bound = "arithmetic" if computing > seconds[name] / 2 else "bandwidth"
+        found.append(Phase(name, done.flop, seconds[name], done.tokens, bound))
+    return tuple(found)

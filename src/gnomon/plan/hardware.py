@@ -21,8 +21,29 @@ _ASKED = re.compile(r"(?:(\d+)\s*[x*×]\s*)?([A-Za-z][\w.-]*)")
 
 
 @dataclass(frozen=True)
+class Reach:
+    """How much of the data sheet's figures programs reach.
+
+    Attributes:
+        top: share of the FLOP/s, of wide matrices; ``half``: the width at which all that is no
+            matrix takes as long as the matrices do.
+        attention: share of the FLOP/s in attention.
+        bandwidth: share of the memory's bandwidth while decoding.
+        layer, step: seconds that a layer's call takes however little there is to compute, in
+            training and while decoding.
+    """
+
+    top: float = 0.45
+    half: float = 2500.0
+    attention: float = 0.55
+    bandwidth: float = 0.6
+    layer: float = 3e-4
+    step: float = 5e-4
+
+
+@dataclass(frozen=True)
 class Gpu:
-    """One accelerator.
+    """One accelerator, or this machine's processor.
 
     Attributes:
         memory: bytes.
@@ -32,6 +53,8 @@ class Gpu:
         watts: of the board at full load.
         price: US dollars an hour.
         source: where the figures are from.
+        reach: what is reached of them; a probe's, where it was ``measured``.
+        queued: whether kernels wait in a queue, so that launching them is hidden behind computing.
     """
 
     name: str
@@ -42,6 +65,9 @@ class Gpu:
     watts: float
     price: float
     source: str
+    reach: Reach = Reach()
+    measured: bool = False
+    queued: bool = True
 
 
 @dataclass(frozen=True)
