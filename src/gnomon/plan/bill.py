@@ -1,22 +1,32 @@
-"""What a stage comes to: hours, euros, labels and energy, and what a budget buys."""
+"""What a stage comes to: hours, euros, labels and energy, and what a budget buys.
+
+All money is euros. Energy is that of boards at full load for the whole time, so a bound from above;
+what was really used, :mod:`gnomon.stages.energy` reads from meters while a stage runs.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gnomon.errors import ConfigError
 from gnomon.feedback.plan import Prices
-from gnomon.plan.cost import Phase, Speed, phases, speed_of
-from gnomon.plan.hardware import Hardware
+from gnomon.plan.cost import TAIL, Phase, Speed, phases, speed_of
+from gnomon.plan.hardware import Hardware, table_date
 from gnomon.plan.job import Job
 
 PUE = 1.25
 """Energy of the building for each joule of the boards: cooling and power supply."""
 HUMAN = Prices(price=0.60, seconds=60.0)
-"""Of a person's judgement of a pair; Lee et al. 2023 (RLAIF), appendix on cost: 0.67 dollars."""
-AI = Prices(price=0.005, seconds=2.0)
-"""Of a model's judgement of a pair; :func:`ai_price` says what it is for a price a token."""
+"""Of a person's judgement of a pair. Lee et al. 2023 (RLAIF, appendix on cost) reckon 0.67 dollars;
+a minute is what the labelling app's pairs take about. Guesses both: give --label-price."""
+FREE = Prices()
+READ, WRITTEN = 350, 120
+"""Tokens that a judge reads beside prompt and answers, and that it writes, reason included."""
+USEFUL_STEPS = {"sft": 50, "reward_model": 50, "dpo": 50, "kto": 50, "collect": 1}
+"""Steps below which a stage of a method is no use to anyone; 100 of methods that sample."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class Labels:
     ai: int = 0
     votes: int = 1
     human_prices: Prices = HUMAN
-    ai_prices: Prices = AI
+    ai_prices: Prices = FREE
 
     @property
     def human_euros(self) -> float:
@@ -111,6 +121,19 @@ class Bill:
         return {**asdict(self), "label_euros": self.label_euros, "euros": self.euros}
 
 
+def ai_prices(job: Job, price_input: float, price_output: float, orders: int = 2) -> Prices:
+    """What a model's judgement of a pair of the job's answers costs.
+
+    Args:
+        price_input, price_output: euros for a million tokens read and written, as a recipe's AI
+            judge has them.
+        orders: how often it is asked, the answers in another order each time.
+    """
+    read = READ + job.mean_prompt + 2 * job.mean_response
+    euros = (read * price_input + WRITTEN * price_output) / 1e6
+    return Prices(price=orders * euros)
+
+
 def bill(
     job: Job,
     hardware: Hardware,
@@ -127,6 +150,7 @@ def bill(
         labels: what is still to be labelled for it.
         pue: energy of the building for each joule of the boards.
     """
+    own = speed is None
     speed = speed or speed_of(hardware, job.model)
     labels = labels or Labels()
     found = phases(job, speed, hardware.count)
@@ -135,16 +159,15 @@ def bill(
     by = {phase.name: phase for phase in found}
     training, decoding = by.get("training"), by.get("decoding")
     watts = hardware.count * hardware.gpu.watts
+    most = hardware.count * hardware.gpu.flops
     return Bill(
         hardware=str(hardware),
         gpus=hardware.count,
-        measured=hardware.gpu.measured,
+        measured=hardware.gpu.measured and own,
         steps=steps,
         phases=found,
         seconds_per_step=seconds,
-        utilisation=0.0
-        if training is None
-        else training.flop / training.seconds / (hardware.count * hardware.gpu.flops),
+        utilisation=training.flop / training.seconds / most if training else 0.0,
         trained_tokens_per_second=training.tokens_per_second if training else 0.0,
         sampled_tokens_per_second=decoding.tokens_per_second if decoding else 0.0,
         hours=hours,
@@ -157,4 +180,103 @@ def bill(
         human_label_euros=labels.human_euros,
         ai_label_euros=labels.ai_euros,
         human_hours=labels.human_hours,
+        assumptions=_assumptions(job, hardware, labels, pue),
     )
+
+
+def _assumptions(job: Job, hardware: Hardware, labels: Labels, pue: float) -> tuple[str, ...]:
+    """What the figures rest on, in words."""
+    gpu, reach = hardware.gpu, hardware.gpu.reach
+    said = []
+    if gpu.measured:
+        said.append(f"speed: {gpu.source}, by a probe that runs a small model")
+    else:
+        said.append(
+            f"speed: {gpu.source}; of its arithmetic {reach.top:.0%} x H / (H + {reach.half:,.0f}) "
+            f"for a model of width H, of its bandwidth {reach.bandwidth:.0%} while decoding"
+        )
+    if job.sampled:
+        said.append(
+            f"responses of {job.mean_response:,.0f} tokens on average; the longest of a batch has "
+            f"{min(job.response_tokens, TAIL * job.mean_response):,.0f}"
+        )
+    if gpu.price and not gpu.measured:
+        said.append(f"{gpu.price:.2f} euros an hour for a GPU (table of {table_date()}; --price)")
+    elif not gpu.price:
+        said.append("no price of the hardware is known: give --price")
+    if gpu.watts:
+        said.append(f"{gpu.watts:.0f} W a board at full load, times {pue:g} for the building")
+    if labels.human:
+        said.append(
+            f"{labels.human_prices.price:.2f} euros and {labels.human_prices.seconds:.0f} s for a "
+            "person's judgement of a pair"
+        )
+    if labels.ai:
+        said.append(f"{labels.ai_prices.price:.4f} euros for a model's judgement of a pair")
+    if hardware.count > 1:
+        said.append("GPUs divide the work evenly; what they tell each other is hidden")
+    return tuple(said)
+
+
+# -- what a budget buys ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a sum of money buys.
+
+    Attributes:
+        euros: the sum; ``labels``: what of it goes to labels.
+        steps: of the optimizer that the rest pays for; ``prompts`` (or rows) that they see.
+        enough: whether that is any use.
+        smallest: euros of the smallest run that is, labels included.
+        words: the same as a sentence.
+    """
+
+    euros: float
+    labels: float
+    steps: int
+    prompts: int
+    enough: bool
+    smallest: float
+    words: str
+
+
+def buy(
+    job: Job,
+    hardware: Hardware,
+    euros: float,
+    *,
+    speed: Speed | None = None,
+    labels: Labels | None = None,
+) -> Budget:
+    """How many steps a sum pays for, after the labels.
+
+    Raises:
+        ConfigError: a sum that is not above 0; hardware without a price.
+    """
+    if not 0 < euros < math.inf:
+        raise ConfigError(f"--budget {euros:g}: give euros above 0, as in --budget 200")
+    one = bill(job, hardware, 1, speed=speed, labels=labels)
+    if not one.priced:
+        raise ConfigError(
+            f"--budget needs a price, and none is known of {hardware}: give --price, euros an hour "
+            "for one GPU (for one machine where it is this one)"
+        )
+    least = USEFUL_STEPS.get(job.method, 100)
+    smallest = one.label_euros + least * one.compute_euros
+    steps = max(0, int((euros - one.label_euros) / one.compute_euros))
+    enough = steps >= least
+    if enough:
+        words = (
+            f"{euros:,.2f} euros buy {steps:,} steps of {job.prompts:,} prompts on {hardware}: "
+            f"{steps * job.prompts:,} prompts, {steps * one.hours:,.1f} hours"
+        )
+    else:
+        words = (
+            f"{euros:,.2f} euros are too little: they buy {steps:,} steps on {hardware}, and below "
+            f"{least} {job.method} is no use. The smallest useful run costs {smallest:,.2f} euros"
+        )
+    if one.label_euros:
+        words += f", {one.label_euros:,.2f} of it for labels"
+    return Budget(euros, one.label_euros, steps, steps * job.prompts, enough, smallest, words + ".")

@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 import torch
+from pydantic import Field
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gnomon.data.batch import Batch, pack
@@ -33,7 +34,7 @@ from gnomon.models.logprobs import OutputHead, token_logprobs
 from gnomon.models.packed import PackedForward
 from gnomon.models.smollm2 import cache_root
 from gnomon.plan.cost import Work, work
-from gnomon.plan.hardware import Gpu, Hardware, Reach
+from gnomon.plan.hardware import Gpu, Hardware, Reach, parse_hardware
 from gnomon.plan.job import Job
 from gnomon.plan.shapes import Shape
 from gnomon.records import TokenGroup, TokenResponse
@@ -75,7 +76,7 @@ class Calibration(Record):
     step: float
     memory: float
     device: str = "cpu"
-    parts: dict[str, float] = {}
+    parts: dict[str, float] = Field(default_factory=dict)
     torch: str = ""
     made: str = ""
     took: float = 0.0
@@ -154,6 +155,17 @@ def calibration(
             f"cannot keep the calibration in {file}: {error}. Set GNOMON_CACHE"
         ) from None
     return found
+
+
+def hardware_of(text: str, price: float | None = None) -> Hardware:
+    """The hardware that ``8xH100`` names, or this machine (``here``), which is probed once.
+
+    Raises:
+        ConfigError: no such hardware.
+    """
+    if text.strip().lower() in (HERE, "this machine", "cpu"):
+        return calibration().hardware(price or 0.0)
+    return parse_hardware(text, price)
 
 
 # -- measuring ------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The machines a plan can be for: ``8xH100``, ``4x A100-40GB``, ``cpu``.
 
-Figures are of the makers' data sheets, prices of on-demand offers; the table says its date.
+Figures are of the makers' data sheets, prices of on-demand offers; the table says its date, and
+which were looked up again. This machine (``here``) is measured: :mod:`gnomon.plan.calibrate`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,21 @@ from typing import Any
 from gnomon.errors import ConfigError
 
 GPUS_A_NODE = 8
-_ASKED = re.compile(r"(?:(\d+)\s*[x*×]\s*)?([A-Za-z][\w.-]*)")
+_ASKED = re.compile(r"(?:(\d+)\s*(?:[x*×]|\s)\s*)?([A-Za-z][\w. -]*)")
+_ADDED = (
+    "nvidia",
+    "amd",
+    "80gb",
+    "sxm",
+    "sxm4",
+    "sxm5",
+    "hbm3",
+    "gpu",
+    "geforce",
+    "instinct",
+    "tesla",
+    "pcie5",
+)
 
 
 @dataclass(frozen=True)
@@ -49,10 +64,10 @@ class Gpu:
         memory: bytes.
         flops: dense bfloat16 FLOP/s at most.
         bandwidth: bytes/s of its memory.
-        link: bytes/s to the other GPUs of its node, one direction.
-        watts: of the board at full load.
-        price: US dollars an hour.
-        source: where the figures are from.
+        link, network: bytes/s to the other GPUs of its node, and to other nodes, one direction.
+        watts: of the board at full load; 0 where it is not known.
+        price: euros an hour; 0 where it is not known.
+        source: where the figures are from; ``checked``: where they were looked up again, and when.
         reach: what is reached of them; a probe's, where it was ``measured``.
         queued: whether kernels wait in a queue, so that launching them is hidden behind computing.
     """
@@ -65,6 +80,8 @@ class Gpu:
     watts: float
     price: float
     source: str
+    checked: str = ""
+    network: float = 25e9
     reach: Reach = Reach()
     measured: bool = False
     queued: bool = True
@@ -87,7 +104,7 @@ class Hardware:
 
     @property
     def price(self) -> float:
-        """US dollars an hour for all of them."""
+        """Euros an hour for all of them."""
         return self.count * self.gpu.price
 
 
@@ -106,6 +123,7 @@ def table_date() -> str:
 @cache
 def gpus() -> Mapping[str, Gpu]:
     """Every GPU of the table by its name."""
+    euros = float(_table()["euros_per_dollar"])
     return {
         name: Gpu(
             name=name,
@@ -114,8 +132,10 @@ def gpus() -> Mapping[str, Gpu]:
             bandwidth=row["bandwidth"] * 1e9,
             link=row["link"] * 1e9,
             watts=row["watts"],
-            price=row["price"],
+            price=row["price"] * euros,
             source=row["source"],
+            checked=row["checked"],
+            network=row["network"] * 1e9,
         )
         for name, row in _table()["gpus"].items()
     }
@@ -125,24 +145,34 @@ def parse_hardware(text: str, price: float | None = None) -> Hardware:
     """The hardware that ``8xH100`` names.
 
     Args:
-        price: US dollars an hour for one GPU, instead of the table's.
+        price: euros an hour for one GPU, instead of the table's.
 
     Raises:
         ConfigError: not of that form, no GPU of that name, none of them.
     """
     match = _ASKED.fullmatch(text.strip())
     if match is None:
-        raise ConfigError(f"hardware {text!r}: write how many of which GPU, as in 8xH100")
-    count, name = int(match[1] or 1), match[2]
-    by_lower = {known.lower(): known for known in gpus()}
-    known = by_lower.get(name.lower())
-    if known is None:
-        close = difflib.get_close_matches(name.lower(), by_lower, 3, 0.5)
-        hint = f" Did you mean {', '.join(by_lower[c] for c in close)}?" if close else ""
         raise ConfigError(
-            f"hardware {text!r}: no GPU {name!r} in the table.{hint} Known: {', '.join(gpus())}"
+            f"hardware {text!r}: write how many of which GPU, as in 8xH100, or here for this "
+            "machine"
+        )
+    count, name = int(match[1] or 1), match[2]
+    plain = {_plain(known): known for known in gpus()}
+    known = plain.get(_plain(name))
+    if known is None:
+        close = difflib.get_close_matches(_plain(name), plain, 3, 0.5)
+        hint = f" Did you mean {', '.join(plain[c] for c in close)}?" if close else ""
+        raise ConfigError(
+            f"hardware {text!r}: no GPU {name!r} in the table.{hint} Known: {', '.join(gpus())}; "
+            "or here for this machine"
         )
     if count < 1:
         raise ConfigError(f"hardware {text!r}: at least one GPU is needed")
     gpu = gpus()[known]
     return Hardware(count, gpu if price is None else replace(gpu, price=price))
+
+
+def _plain(name: str) -> str:
+    """A GPU's name without what people add to it: ``NVIDIA H100 80GB SXM5`` is ``h100``."""
+    words = re.split(r"[\s_-]+", name.lower())
+    return "".join(word for word in words if word not in _ADDED)
