@@ -1,4 +1,4 @@
-"""Seconds of a training step: what ``gnomon plan`` predicts after ``--calibrate``, and what it takes.
+"""Seconds of a training step: what ``gnomon plan --calibrate`` predicts, and what it takes.
 
     python benchmarks/plan_time.py            # measure what is missing, then the table
     python benchmarks/plan_time.py --table    # the table alone
@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 
-from gnomon.console import say
+from gnomon.console import say, show
 from gnomon.plan.job import Job
 from gnomon.plan.shapes import Shape
 
@@ -286,6 +286,51 @@ def read_rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
 
 
+def predicted(case: Case, parts: dict[str, float]) -> dict[str, float]:
+    """Seconds of a step by the same phases, from what the probe timed."""
+    from gnomon.plan.calibrate import Calibration, solve
+    from gnomon.plan.cost import speed_of, step_seconds
+
+    found = Calibration(machine="", threads=1, memory=2e10, parts=parts, **solve(parts, "cpu"))
+    hardware = found.hardware()
+    seconds = step_seconds(case.job, speed_of(hardware, case.job.model))
+    sampling = seconds.pop("prefill", 0.0) + seconds.pop("decoding", 0.0)
+    training = seconds.pop("training") + seconds.pop("optimizer")
+    parts_of = dict(zip(PHASES, (sampling, sum(seconds.values()), training), strict=True))
+    return {"cpu": sum(parts_of.values()), **parts_of}
+
+
+def table() -> None:
+    """Predicted and measured, and the error of each half."""
+    from rich.table import Table
+
+    known = {case.name: case for case in CASES}
+    shown = Table(title="seconds of a step, one thread, CPU time", title_justify="left")
+    for i, head in enumerate(("configuration", "", "measured", "predicted", "error", *PHASES)):
+        shown.add_column(head, justify="left" if i < 2 else "right")
+    errors: dict[str, list[float]] = {}
+    for row in read_rows():
+        measured = row["measured"]
+        found = predicted(known[row["name"]], row["probe"])
+        error = found["cpu"] / measured["cpu"] - 1
+        errors.setdefault(row["half"], []).append(error)
+        parts = (
+            f"{measured[p]:.2f} / {found[p]:.2f}" if measured[p] > 0.01 else "" for p in PHASES
+        )
+        shown.add_row(
+            row["name"], row["half"], f"{measured['cpu']:.2f}", f"{found['cpu']:.2f}",
+            f"{error:+.0%}", *parts,
+        )  # fmt: skip
+    show(shown)
+    say("phases: measured / predicted")
+    for half, found_errors in errors.items():
+        size = [abs(e) for e in found_errors]
+        say(
+            f"{half}: {sum(e <= 0.3 for e in size)} of {len(size)} within 30%, mean "
+            f"{statistics.fmean(size):.0%}, largest {max(size):.0%}"
+        )
+
+
 def main() -> None:
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -296,6 +341,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if not args.table:
         measure_missing(args.again)
+    table()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 
 from gnomon.errors import ConfigError
 from gnomon.feedback.plan import Prices
-from gnomon.plan.cost import TAIL, Phase, Speed, phases, speed_of
+from gnomon.plan.cost import Phase, Speed, longest, phases, speed_of
 from gnomon.plan.hardware import Hardware, table_date
 from gnomon.plan.job import Job
 
@@ -198,7 +198,7 @@ def _assumptions(job: Job, hardware: Hardware, labels: Labels, pue: float) -> tu
     if job.sampled:
         said.append(
             f"responses of {job.mean_response:,.0f} tokens on average; the longest of a batch has "
-            f"{min(job.response_tokens, TAIL * job.mean_response):,.0f}"
+            f"{longest(job):,.0f}"
         )
     if gpu.price and not gpu.measured:
         said.append(f"{gpu.price:.2f} euros an hour for a GPU (table of {table_date()}; --price)")

@@ -18,13 +18,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scipy.special import ndtri  # type: ignore[import-untyped]
+
 from gnomon.plan.hardware import Hardware
 from gnomon.plan.job import REFERENCED, Job
 from gnomon.plan.shapes import Shape
 from gnomon.report.compute import forward_pass, full_pass
 
-TAIL = 1.6
-"""A batch of responses ends with its longest: so many times the mean, where they are not cut."""
+LENGTHS = 0.6
+"""Standard deviation of the logarithm of response lengths (a log-normal distribution): a guess,
+which makes the longest of 8, 64, 512 and 8,192 responses 1.7, 3.1, 4.7 and 7.5 times the mean."""
 ATTENTION_BACKWARD = 2.5
 LOGITS = 128 * 2**20
 """Bytes of logits in a chunk of the head (models/logprobs.py): with more, backward computes them
@@ -36,8 +39,8 @@ DRAWN = 8.0
 OPTIMIZER_PASSES = 9.0
 """AdamW reads weight, gradient and two moments and writes three of them; clipping reads and writes
 the gradient."""
-GRAPHED = 15e-6
-"""Seconds of a layer's step in vLLM, whose kernels are recorded (CUDA graphs)."""
+GRAPHED = 40e-6
+"""Seconds of a layer's step in vLLM, whose kernels are recorded (CUDA graphs): some ten of 4 µs."""
 
 
 @dataclass(frozen=True)
@@ -261,8 +264,14 @@ def decode_steps(job: Job, gpus: int = 1) -> float:
     """Steps of decoding: rows that end make room for others, and the last wait for the longest."""
     total = job.prompts * job.samples
     rows = max(1, min(job.rows * gpus, total))
-    longest = min(float(job.response_tokens), TAIL * job.mean_response)
-    return total / rows * job.mean_response + max(0.0, longest - job.mean_response)
+    return total / rows * job.mean_response + longest(job) - job.mean_response
+
+
+def longest(job: Job) -> float:
+    """Tokens of the longest response of a step, for which all wait."""
+    z = float(ndtri(1 - 1 / (1 + job.prompts * job.samples)))
+    expected = job.mean_response * math.exp(LENGTHS * z - LENGTHS**2 / 2)
+    return max(job.mean_response, min(float(job.response_tokens), expected))
 
 
 def touched(shape: Shape, rows: float) -> float:

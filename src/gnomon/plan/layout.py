@@ -35,6 +35,8 @@ KEPT = 34.0
 keeps no scores (Korthikanti et al. 2022, "Reducing activation recomputation", eq. 1)."""
 SAMPLING = 0.7
 """Share of the memory of a group of GPUs that a sampler's weights may take, beside its cache."""
+DEEPEST = 3
+"""Layers a stage of a pipeline has at least."""
 IN_NODE, ACROSS = 12e-6, 60e-6
 """Seconds of an all-reduce of a decoding step's few numbers, within a node and between nodes."""
 
@@ -132,6 +134,12 @@ def _sequence_bytes(job: Job) -> float:
     return _sequence(job) * m.hidden * KEPT * m.layers
 
 
+def _pass_tokens(job: Job, gpu: Gpu, tensor: int) -> float:
+    """Tokens of a forward and backward pass: as many as there is memory for."""
+    one = _sequence_bytes(job) / _sequence(job) / tensor
+    return max(float(_sequence(job)), ACTIVATIONS * gpu.memory / one)
+
+
 def tensor_size(job: Job, gpu: Gpu, gpus: int) -> tuple[int, str]:
     """GPUs that divide each matrix, at most a node's."""
     most = min(GPUS_A_NODE, gpus, job.model.heads)
@@ -189,7 +197,7 @@ def expert_size(job: Job, gpu: Gpu, gpus: int) -> tuple[int, str]:
         )
     size = min(GPUS_A_NODE, gpus, m.experts)
     most = min(m.experts, gpus)
-    while size * 2 <= most and _stages(job, gpu, gpus, 1, size) > m.layers // 4:
+    while size * 2 <= most and _stages(job, gpu, gpus, 1, size) > m.layers // DEEPEST:
         size *= 2
     return size, (
         f"experts over {size} GPUs: gathering all {m.experts} of a layer to compute {m.active} "
@@ -257,7 +265,7 @@ def _efficiency(job: Job, gpu: Gpu, sizes: tuple[int, int, int, int]) -> tuple[f
     if expert == 1 and data > 1:
         net = gpu.link if data <= GPUS_A_NODE else gpu.network
         gathered = 6.0 * m.parameters / (tensor * pipeline) / net
-        passes = max(1.0, each * tensor / max(job.microbatch, _sequence(job)))
+        passes = max(1.0, each * tensor * pipeline / _pass_tokens(job, gpu, tensor))
         waits["gathered weights"] = max(0.0, passes * gathered - compute)
     micro = max(1.0, job.prompts * job.samples / data)
     bubble = (pipeline - 1) / (micro + pipeline - 1)
@@ -388,6 +396,8 @@ def _apart(job: Job, hardware: Hardware) -> Split | None:
             layout = training_layout(job, gpu, n - sampling)
         except ConfigError:
             continue
+        if sampling % copy or (n - sampling) % (layout.tensor * layout.context * layout.pipeline):
+            continue  # some would have nothing to do
         sample = sampling_seconds(job, gpu, sampling)
         train = training_seconds(job, gpu, n - sampling, layout)
         step = max(sample, train)
