@@ -22,7 +22,7 @@ from gnomon.errors import ConfigError
 from gnomon.plan.cost import speed_of, step_seconds
 from gnomon.plan.hardware import Hardware, parse_hardware
 from gnomon.plan.job import Job
-from gnomon.plan.layout import sampling_seconds, split, training_layout
+from gnomon.plan.parallel import sampling_seconds, split, training_layout
 from gnomon.plan.shapes import Shape, shape_of
 
 FILE = Path(__file__).with_suffix(".jsonl")
