@@ -172,7 +172,13 @@ def hardware_of(text: str, price: float | None = None) -> Hardware:
 
 
 def measure(device: torch.device, tell: Callable[[str], None] = lambda text: None) -> Calibration:
-    """Probe this machine; nothing is kept."""
+    """Probe this machine; nothing is kept, and torch's random numbers go on as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _measure(device, tell)
+
+
+def _measure(device: torch.device, tell: Callable[[str], None]) -> Calibration:
     began = time.perf_counter()
     clock = _Clock(device)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
@@ -276,7 +282,7 @@ def _bandwidth(clock: _Clock, dtype: torch.dtype) -> float:
 
 
 def _model(device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
-    """A Llama of the probe's shape; the state of torch's random numbers comes back."""
+    """A Llama of the probe's shape, with random weights."""
     m = MODEL
     config = LlamaConfig(
         vocab_size=m.vocabulary,
@@ -288,9 +294,7 @@ def _model(device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
         tie_word_embeddings=True,
         max_position_embeddings=4096,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made: LlamaForCausalLM = LlamaForCausalLM(config).to(device=device, dtype=dtype)
+    made: LlamaForCausalLM = LlamaForCausalLM(config).to(device=device, dtype=dtype)
     return made
 
 
