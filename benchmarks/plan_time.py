@@ -87,7 +87,7 @@ CASES = (
     case("dpo, 256 tokens", "tune", "dpo", MIDDLE, (4, 2, 128, 128)),
     case("grpo, K 8, small", "tune", "grpo", SMALL, (8, 8, 64, 64)),
     case("grpo, K 4, wide", "tune", "grpo", WIDE, (4, 4, 64, 32)),
-    case("ppo, K 1", "tune", "ppo", MIDDLE, (16, 1, 48, 48)),
+    case("ppo, K 1", "tune", "ppo", MIDDLE, (16, 1, 48, 48), epochs=2),
     case("sft, LoRA, 256 tokens", "tune", "sft", MIDDLE, (8, 1, 64, 192), lora=16),
     case("sft, 256 tokens, wide", "held out", "sft", WIDE, (8, 1, 64, 192)),
     case("sft, 4,096 tokens, small", "held out", "sft", SMALL, (1, 1, 512, 3584)),
@@ -95,7 +95,7 @@ CASES = (
     case("dpo, 1,024 tokens, small", "held out", "dpo", SMALL, (2, 2, 256, 768)),
     case("grpo, K 8", "held out", "grpo", MIDDLE, (4, 8, 64, 64)),
     case("grpo, K 4, SmolLM2's shape", "held out", "grpo", DEEP, (2, 4, 64, 16)),
-    case("ppo, K 4, small", "held out", "ppo", SMALL, (8, 4, 48, 48)),
+    case("ppo, K 4, small", "held out", "ppo", SMALL, (8, 4, 48, 48), epochs=2),
     case("grpo, LoRA, K 8", "held out", "grpo", MIDDLE, (4, 8, 64, 32), lora=16),
 )
 
@@ -178,7 +178,11 @@ def _learner(job: Job, folder: Path, steps: int, clock: Clock) -> Any:
     from gnomon.stages.roles import RoleBuilder
     from gnomon.training.learner import GivenSource, Learner
 
-    given = {"dpo": {"reference": "live"}, "grpo": {"beta": 0.04}}
+    given: dict[str, dict[str, Any]] = {
+        "dpo": {"reference": "live"},
+        "grpo": {"beta": 0.04},
+        "ppo": {"epochs": job.epochs},
+    }
     stage = StageSpec(
         name="benchmark",
         algorithm=job.method,

@@ -311,7 +311,7 @@ def _training(model: LlamaForCausalLM, size: tuple[int, int, int], clock: _Clock
 
     def step() -> None:
         loss = -token_logprobs(packed.hidden(batch), head, batch).logprobs.mean()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)
 
     return clock.best(step)

@@ -34,6 +34,9 @@ LOGITS = 128 * 2**20
 again."""
 CHUNK = 32.0
 """Query-key pairs that a copied token is worth (models/attention.py)."""
+NARROW = 8.0
+"""Matrices as narrow as an adapter's rank take so many times the time of wide ones, for each FLOP,
+with what lies between them."""
 DRAWN = 8.0
 """How often a sampler goes over a row's logits to draw a token."""
 OPTIMIZER_PASSES = 9.0
@@ -96,7 +99,7 @@ class Work:
     """What one phase of a step computes.
 
     Attributes:
-        matrices, attention: FLOP.
+        matrices, attention, adapters: FLOP.
         tokens: that pass through the model.
         calls: passes of single layers, a backward pass counting as two.
         bytes: that go through memory beside all that.
@@ -107,14 +110,16 @@ class Work:
     tokens: float = 0.0
     calls: float = 0.0
     bytes: float = 0.0
+    adapters: float = 0.0
 
     @property
     def flop(self) -> float:
-        return self.matrices + self.attention
+        return self.matrices + self.attention + self.adapters
 
     def seconds(self, speed: Speed) -> float:
         """On hardware of that speed."""
-        busy = self.matrices / speed.flops + self.attention / (speed.attention or speed.flops)
+        busy = (self.matrices + NARROW * self.adapters) / speed.flops
+        busy += self.attention / (speed.attention or speed.flops)
         launching = self.calls * speed.layer
         busy = max(busy, launching) if speed.queued else busy + launching
         return busy + self.bytes / speed.bandwidth
@@ -208,9 +213,12 @@ def _training(job: Job) -> Work:
     """Forward and backward passes of all roles, over all epochs."""
     shape, samples = job.model, _trained_samples(job)
     tokens = _tokens(job, samples)
-    adapter = job.adapter_parameters if job.lora else 0
-    trunk = _trunk(shape) + adapter
-    matrices = full_pass(trunk, adapter or trunk, tokens.all)
+    trunk = _trunk(shape)
+    adapter = float(job.adapter_parameters) if job.lora else 0.0
+    if shape.experts:  # those that a token passes through
+        adapter *= shape.active_parameters / shape.parameters
+    adapters = full_pass(adapter, adapter, tokens.all)
+    matrices = full_pass(trunk, 0 if job.lora else trunk, tokens.all)
     attention = (1 + ATTENTION_BACKWARD) * _attention(job, shape, samples, tokens)
     if job.recompute:
         matrices += forward_pass(trunk, tokens.all)
@@ -227,6 +235,7 @@ def _training(job: Job) -> Work:
         epochs * roles * attention,
         epochs * roles * tokens.all,
         epochs * roles * calls,
+        adapters=epochs * roles * adapters,
     )
 
 
@@ -271,7 +280,7 @@ def longest(job: Job) -> float:
     """Tokens of the longest response of a step, for which all wait."""
     z = float(ndtri(1 - 1 / (1 + job.prompts * job.samples)))
     expected = job.mean_response * math.exp(LENGTHS * z - LENGTHS**2 / 2)
-    return max(job.mean_response, min(float(job.response_tokens), expected))
+    return float(max(job.mean_response, min(float(job.response_tokens), expected)))
 
 
 def touched(shape: Shape, rows: float) -> float:
@@ -291,9 +300,15 @@ def _decoding(job: Job, done: Work, speed: Speed, gpus: int) -> float:
     read = copies * touched(job.model, rows) * job.frozen_bytes / speed.bandwidth
     step = GRAPHED if job.engine == "vllm" else speed.step
     each = read + job.model.layers * step
-    multiply = done.matrices / (speed.wide or speed.flops)
-    attend = done.attention / (speed.wide or speed.flops)
+    multiply = done.matrices / _decode_rate(speed)
+    attend = done.attention / (speed.attention or speed.flops)
     return steps * each + multiply + attend + done.bytes / speed.bandwidth
+
+
+def _decode_rate(speed: Speed) -> float:
+    """FLOP/s of decoding's matrices. What lies between them is fused on an accelerator, and not on
+    a processor."""
+    return (speed.wide or speed.flops) if speed.queued else speed.flops
 
 
 @dataclass(frozen=True)
@@ -321,7 +336,7 @@ def phases(job: Job, speed: Speed, gpus: int = 1) -> tuple[Phase, ...]:
     seconds: Mapping[str, float] = step_seconds(job, speed, gpus)
     found = []
     for name, done in work(job).items():
-        rate = (speed.wide or speed.flops) if name == "decoding" else speed.flops
+        rate = _decode_rate(speed) if name == "decoding" else speed.flops
         computing = done.matrices / rate + done.attention / (speed.attention or rate)
         bound = "arithmetic" if computing > seconds[name] / 2 else "bandwidth"
         found.append(Phase(name, done.flop, seconds[name], done.tokens, bound))

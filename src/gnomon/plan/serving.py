@@ -30,8 +30,9 @@ BITS: dict[str, float] = {
 }  # fmt: skip
 """Bits a weight of llama.cpp's formats, scales included: examples/quantize of llama.cpp, for
 Llama 2 7B; of small models, whose embeddings keep more, up to 10% more."""
-UNPACKED = 0.5
-"""Rate of products with quantised weights on a processor, to that of float32 matrices."""
+UNPACKED = 0.2
+"""Rate of products with quantised weights on a processor, to that of float32 matrices: chosen on
+one measurement (benchmarks/plan_serving.py) of a build without AVX-512. A native one is faster."""
 LLAMA_STEP = 4e-5
 """Seconds of a layer's step in llama.cpp beside reading and multiplying."""
 OWN = {"torch": 1.5e9, "vllm": 2.5e9, "llama.cpp": 0.5e9}
