@@ -70,8 +70,7 @@ def test_lora_saves_the_gradients_of_the_trunk() -> None:
     assert lora.matrices / full.matrices == pytest.approx(2 / 3)  # 4 of 6 FLOP a parameter
     adapter = sft(lora=4).adapter_parameters
     assert lora.adapters == pytest.approx(6 * adapter * TOKENS)
-    speed = speed_of(parse_hardware("H100"), TINY)
-    assert lora.seconds(speed) > replace(lora, adapters=0.0).seconds(speed)  # it is not free
+    assert lora.seconds(Speed(1e9, 1e9)) > replace(lora, adapters=0.0).seconds(Speed(1e9, 1e9))
 
 
 def test_recomputing_costs_another_forward_pass() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from gnomon.plan.cost import GRAPHED
 from gnomon.plan.hardware import parse_hardware
-from gnomon.plan.serving import BITS, OWN, Load, Serving, serving
+from gnomon.plan.serving import BITS, OWN, Load, Serving, serving, table
 from gnomon.plan.shapes import shape_of
 
 LLAMA = shape_of("meta-llama/Llama-3.1-8B")
@@ -58,3 +58,11 @@ def test_what_does_not_fit_is_said() -> None:
     assert fits["vllm bfloat16"]  # divided over the four
     assert not fits["torch bfloat16"]
     assert fits["llama.cpp Q4_K_M"]
+
+
+def test_the_table_says_what_is_too_large() -> None:
+    fitting = table(list(rows().values()), LOAD)
+    assert fitting.row_count == len(rows())
+    assert not any("too large" in str(cell) for cell in fitting.columns[2].cells)
+    seventy = serving(shape_of("meta-llama/Llama-3.1-70B"), parse_hardware("L4"), LOAD)
+    assert all("too large" in str(cell) for cell in table(seventy, LOAD).columns[2].cells)

@@ -337,6 +337,15 @@ class Split:
     copy: int
     reasons: tuple[str, ...]
 
+    def __str__(self) -> str:
+        gpus = f"{self.training} GPUs, which take turns" if self.shared else (
+            f"{self.sampling} GPUs sample, {self.training} train"
+        )  # fmt: skip
+        return (
+            f"{gpus}; training: {self.layout}; {self.step_seconds:,.0f} s a step, "
+            f"{self.gpu_days:,.0f} GPU-days for a thousand steps"
+        )
+
 
 def training_seconds(job: Job, gpu: Gpu, gpus: int, layout: Layout) -> float:
     """Seconds of all phases of a step but sampling."""

@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.table import Table
+
 from gnomon.plan.cost import GRAPHED, Speed, speed_of, touched
 from gnomon.plan.hardware import Hardware
 from gnomon.plan.shapes import Shape
@@ -91,6 +93,25 @@ def serving(shape: Shape, hardware: Hardware, load: Load | None = None) -> list[
         *(("llama.cpp", name, bits) for name, bits in BITS.items() if name != "Q4_1"),
     ]
     return [serve(shape, hardware, engine, name, bits, load) for engine, name, bits in rows]
+
+
+def table(rows: Sequence[Serving], load: Load | None = None) -> Table:
+    """The engines side by side."""
+    load = load or Load()
+    title = f"serving: prompts of {load.prompt:,} tokens, answers of {load.answer:,}"
+    made = Table(title=title, title_justify="left")
+    for i, head in enumerate(
+        ("engine", "weights", "memory", "first token", "tokens/s, one", f"{load.together} together")
+    ):
+        made.add_column(head, justify="left" if i < 2 else "right")
+    for row in rows:
+        made.add_row(
+            row.engine, row.weights,
+            f"{row.memory / 1e9:.1f} GB" + ("" if row.fits else ", too large"),
+            f"{1000 * row.first_token:,.0f} ms", f"{row.one:,.1f}", f"{row.all:,.0f}",
+            style="" if row.fits else "dim",
+        )  # fmt: skip
+    return made
 
 
 def serve(
