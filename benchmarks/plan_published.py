@@ -22,8 +22,9 @@ from gnomon.errors import ConfigError
 from gnomon.plan.cost import speed_of, step_seconds
 from gnomon.plan.hardware import Hardware, parse_hardware
 from gnomon.plan.job import Job
-from gnomon.plan.parallel import sampling_seconds, split, training_layout
+from gnomon.plan.parallel import training_layout
 from gnomon.plan.shapes import Shape, shape_of
+from gnomon.plan.split import sampling_seconds, split
 
 FILE = Path(__file__).with_suffix(".jsonl")
 
@@ -82,8 +83,8 @@ def main() -> None:
     for row in rows():
         try:
             found, why = predict(row), ""
-        except ConfigError as error:
-            found, why = None, f"refused: {error}"
+        except ConfigError as refused:
+            found, why = None, f"refused: {refused}"
         unit = "x" if row.get("speedup") else "s"
         shown = why or row.get("about", "")
         if found is None:
@@ -97,12 +98,12 @@ def main() -> None:
             f"{error:+.0%}",
         )  # fmt: skip
     show(table)
-    for half, found in errors.items():
-        within = sum(abs(e) <= 0.3 for e in found)
-        ratio = statistics.median(abs(math.log(1 + e)) for e in found)
+    for half, every in errors.items():
+        within = sum(abs(e) <= 0.3 for e in every)
+        ratio = statistics.median(abs(math.log(1 + e)) for e in every)
         say(
-            f"{half}: {within} of {len(found)} within 30%; median factor {math.exp(ratio):.2f}, "
-            f"from {min(found):+.0%} to {max(found):+.0%}"
+            f"{half}: {within} of {len(every)} within 30%; median factor {math.exp(ratio):.2f}, "
+            f"from {min(every):+.0%} to {max(every):+.0%}"
         )
 
 

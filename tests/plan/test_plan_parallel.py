@@ -9,16 +9,9 @@ import pytest
 from gnomon.errors import ConfigError
 from gnomon.plan.hardware import parse_hardware
 from gnomon.plan.job import Job
-from gnomon.plan.parallel import (
-    Split,
-    sampling_seconds,
-    sampling_size,
-    split,
-    states_bytes,
-    training_layout,
-    training_seconds,
-)
+from gnomon.plan.parallel import states_bytes, training_layout
 from gnomon.plan.shapes import shape_of
+from gnomon.plan.split import Split, sampling_seconds, sampling_size, split, training_seconds
 
 H100 = parse_hardware("H100").gpu
 

@@ -34,7 +34,7 @@ from gnomon.models.logprobs import OutputHead, token_logprobs
 from gnomon.models.packed import PackedForward
 from gnomon.models.smollm2 import cache_root
 from gnomon.plan.cost import Work, work
-from gnomon.plan.hardware import Gpu, Hardware, Reach, parse_hardware
+from gnomon.plan.hardware import HERE, Gpu, Hardware, Reach, parse_hardware
 from gnomon.plan.job import Job
 from gnomon.plan.shapes import Shape
 from gnomon.records import TokenGroup, TokenResponse
@@ -42,8 +42,6 @@ from gnomon.rollout.protocol import Request, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.runs.records import Record, now
 
-HERE = "here"
-"""What hardware is called that is this machine."""
 TRIES = 3
 MODEL = Shape("probe", 6, 512, 1408, 8, 4, 64, 8192, tied=True)
 SHORT, LONG, TINY = (8, 32, 96), (1, 128, 896), (1, 4, 4)
@@ -163,7 +161,7 @@ def hardware_of(text: str, price: float | None = None) -> Hardware:
     Raises:
         ConfigError: no such hardware.
     """
-    if text.strip().lower() in (HERE, "this machine", "cpu"):
+    if text.strip().lower() in HERE:
         return calibration().hardware(price or 0.0)
     return parse_hardware(text, price)
 

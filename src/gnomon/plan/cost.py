@@ -289,7 +289,7 @@ def touched(shape: Shape, rows: float) -> float:
         return float(shape.active_parameters)
     others = shape.parameters - (0 if shape.tied else shape.embedding) - shape.active_parameters
     chosen = shape.active / shape.experts
-    some = 1 - (1 - chosen) ** max(1.0, rows)
+    some = 1 - math.pow(1 - chosen, max(1.0, rows))
     return shape.active_parameters + others * (some - chosen) / (1 - chosen)
 
 

@@ -18,6 +18,8 @@ from typing import Any
 from gnomon.errors import ConfigError
 
 GPUS_A_NODE = 8
+HERE = ("here", "this machine", "cpu")
+"""What this machine is called as hardware (:mod:`gnomon.plan.calibrate`; it loads torch)."""
 _ASKED = re.compile(r"(?:(\d+)\s*(?:[x*×]|\s)\s*)?([A-Za-z][\w. -]*)")
 _ADDED = (
     "nvidia",
