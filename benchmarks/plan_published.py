@@ -4,10 +4,11 @@
 
 ``plan_published.jsonl`` holds each figure with its source and configuration, and what had to be
 assumed where that is not complete. Nothing is measured here. The shares of the data sheet that
-``plan/hardware.py`` assumes (0.45, 2,500 and 0.55) were chosen on the four rows marked "tune"; no
-row is left out, whatever its error. The rest is "held out", though not blind: the longest response,
-the rule for experts and stages and vLLM's 40 µs were written after a first look. Other trainers have other kernels: a negative error says that
-they take longer than the formula.
+``plan/hardware.py`` assumes (0.45, 2,500 and 0.55) were chosen on the first four of the rows marked
+"tune"; no row is left out, whatever its error. The rest is "held out", though not blind: the
+longest response, the rule for experts and stages, an adapter's share in a mixture and vLLM's 40 µs
+were written after a first look. Other trainers have other kernels: a negative error says that they
+take longer than the formula.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from gnomon.plan.job import Job
 PUE = 1.25
 """Energy of the building for each joule of the boards: cooling and power supply."""
 HUMAN = Prices(price=0.60, seconds=60.0)
-"""Of a person's judgement of a pair. Lee et al. 2023 (RLAIF, appendix on cost) reckon 0.67 dollars;
-a minute is what the labelling app's pairs take about. Guesses both: give --label-price."""
+"""Of a person's judgement of a pair: both are guesses. Lee et al. 2023 (RLAIF), as remembered,
+reckon 0.67 dollars for one."""
 FREE = Prices()
 READ, WRITTEN = 350, 120
 """Tokens that a judge reads beside prompt and answers, and that it writes, reason included."""
