@@ -176,6 +176,48 @@ def test_what_descends_from_a_reward_is_looked_at_for_hacking(run, tmp_path, alg
     assert answer(_merged(run, "distill", teacher="sft")).kind == "ship"  # where none was optimised
 
 
+def _on_collected(run, collect):
+    """The run's SFT, what ``collect`` makes of it, and DPO on that, cleared of length bias only."""
+    recipe = {"stages": [
+        {"name": "sft", "algorithm": "sft"},
+        {"name": "pairs", "algorithm": "collect", **collect},
+        {"name": "dpo", "algorithm": "dpo", "data": [{"path": "stage:pairs"}],
+         "observe": [{"model": "rm"}]},
+    ]}  # fmt: skip
+    stages = [_stage(run.path, n, a) for n, a in (("pairs", "collect"), ("dpo", "dpo"))]
+    gate = GateResult(condition="rm >= 0", stage="dpo", passed=True, text="it is 0.5")
+    clear = Finding(name="length_bias", detector="d", stage="dpo", status="clear")
+    made = replace(run, recipe=recipe, stages=(run.stages[0], *stages))
+    return replace(_audited(made, clear), gates=Gates({"dpo": [gate]}))
+
+
+def test_what_learns_from_data_that_a_reward_judged_is_looked_at_for_hacking(run):
+    made = _on_collected(run, {"reward": [{"builtin": "exact"}]})
+    assert answer(made).kind == "not shown"
+    hacking = Finding(name="reward_hacking", detector="d", stage="dpo", status="clear")
+    assert answer(_audited(made, *made.audit.findings, hacking)).kind == "ship"
+    assert answer(_on_collected(run, {})).kind == "ship"  # nobody judged it
+
+
+def test_the_return_of_an_environment_is_a_reward(run):
+    recipe = {"stages": [
+        {"name": "sft", "algorithm": "sft"},
+        {"name": "ppo", "algorithm": "grpo", "environment": {"name": "rooms"},
+         "observe": [{"model": "rm"}]},
+    ]}  # fmt: skip
+    made = _gated(replace(run, recipe=recipe), True)
+    only = _audited(made, _finding("clear", "length_bias"))
+    assert answer(only).kind == "not shown"
+    assert answer(_audited(made, _finding("clear"))).kind == "ship"
+    # episodes of it are what was trained on; those of another one are not
+    for place, kind in (("rooms", "not shown"), ("calculator", "ship")):
+        settings = {"environment": {"name": place}}
+        evals = [_eval(m, v, f"episodes/{place}", settings=settings)
+                 for m, v in (("sft", 0.5), ("ppo", 0.6))]  # fmt: skip
+        found = _measured(_clear(replace(run, recipe=recipe)), *evals)
+        assert answer(found).kind == kind
+
+
 @pytest.mark.parametrize(
     ("settings", "start"),
     [

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gnomon.audit.gates import suite_changes
-from gnomon.audit.kinds import average_start, averaged, stands_apart
+from gnomon.audit.kinds import average_start, averaged, stands_apart, trained_on
 from gnomon.audit.truths import (
     Truths,
     is_truth,
@@ -262,6 +262,7 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
     compare = run.recipe.get("compare")
     compared = reward_entries(compare.get("rewards") or []) if isinstance(compare, Mapping) else []
     trained = reward_entries(spec.get("reward") or [])
+    optimised = [entry for every in specs for entry in trained_on(every)]
     observed = reward_entries(spec.get("observe") or [])
     truths = Truths(trained, [*observed, *compared])
     samples, problems = _samples(stage, truths)
@@ -285,9 +286,9 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
         changes=[
             change
             for change in suite_changes(run.path, stage.name, examined)
-            if stands_apart(change.after, trained)
+            if stands_apart(change.after, optimised)
         ],
-        results=[r for r in run.results if r.model == stage.name and stands_apart(r, trained)],
+        results=[r for r in run.results if r.model == stage.name and stands_apart(r, optimised)],
         calibrations=run.calibrations,
         spotcheck=next((c for c in run.spotchecks if c.stage == stage.name), SpotCheck()),
     )
@@ -333,9 +334,11 @@ def _start(
 
 
 def _by_model(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
+    """Each policy's answers, without the episodes that failed."""
     found: dict[str, list[Answer]] = {}
     for answer in answers:
-        found.setdefault(answer.model, []).append(answer)
+        if answer.error is None:
+            found.setdefault(answer.model, []).append(answer)
     return found
 
 

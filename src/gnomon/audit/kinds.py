@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gnomon.audit.truths import is_truth, label, same_reward
+from gnomon.audit.truths import is_truth, label, reward_entries, same_reward
 from gnomon.runs.evals import EvalResult
 
 Kind = Literal["trained", "truth", "judge", "asked", "verifier", "other"]
@@ -16,6 +16,8 @@ knows which."""
 Entry = Mapping[str, Any]
 AVERAGE = "average"
 """The kind of stage that averages weights."""
+UNREWARDED = ("distill", "sft", "eval", AVERAGE)
+"""The kinds of stages that learn from no reward, whatever they play."""
 OPINIONS = ("ai", "human_queue", "people")
 """Builtin rewards that ask a language model, or people."""
 
@@ -49,8 +51,28 @@ def wants_people(result: EvalResult) -> bool:
     return bool(result.judge) and not is_program(grader(result))
 
 
+def played(spec: Mapping[str, Any]) -> str:
+    """The environment whose return a stage optimises, as the recipe names it; empty for one that
+    plays none, or learns from no reward."""
+    place = spec.get("environment")
+    found = place if isinstance(place, Mapping) else {"name": place}
+    return "" if spec.get("algorithm") in UNREWARDED else str(found.get("name") or "")
+
+
+def trained_on(spec: Mapping[str, Any]) -> list[Entry]:
+    """What a stage of a recipe optimises, or labels data with: its rewards and its environment."""
+    entries = reward_entries(spec.get("reward") or [])
+    place = played(spec)
+    return [*entries, *([{"name": place, "environment": place}] if place else [])]
+
+
 def stands_apart(result: EvalResult, trained: list[Entry]) -> bool:
-    """Whether an eval's grader is neither what was trained on nor a simulation's truth."""
+    """Whether an eval's grader is neither what was trained on nor a simulation's truth; the
+    episodes of the environment that a policy was trained in are what it was trained on."""
+    place = result.settings.get("environment")
+    if isinstance(place, Mapping) and any(own.get("environment") == place.get("name")
+                                          for own in trained):  # fmt: skip
+        return False
     entry = grader(result)
     return not entry or entry_kind(entry, trained) not in ("trained", "truth")
 

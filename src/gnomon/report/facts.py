@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gnomon.audit.kinds import averaged
+from gnomon.audit.kinds import averaged, trained_on
 from gnomon.errors import DataError
 from gnomon.files import first_line, read_object
 from gnomon.plugins import did_you_mean
@@ -25,6 +25,8 @@ from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.read import RunView, StageView, read_run
 
 _NUMBERED = re.compile(r" \(\d+\)$")
+MADE = "stage:"
+"""Before the name of the stage that wrote the data."""
 POLICY, REWARD = "policy", ("reward_model", "reward_ensemble")
 
 
@@ -52,7 +54,7 @@ class Source:
     @property
     def made_here(self) -> bool:
         """Whether a stage of the run wrote it."""
-        return self.path.startswith("stage:")
+        return self.path.startswith(MADE)
 
 
 @dataclass(frozen=True)
@@ -261,8 +263,9 @@ def _lineage(
 
 
 def rewarded(run: RunView, model: str) -> bool:
-    """Whether a reward was optimised in a stage that the model descends from: its own, and those of
-    what it started from, of what it averages and of its teacher."""
+    """Whether a reward, or an environment's return, was optimised in a stage that the model
+    descends from: its own, those of what it started from, of what it averages and of its teacher,
+    and those that wrote or labelled what it was trained on."""
     views = {view.name: view for view in run.stages}
     specs = _specs(run.recipe)
     seen: set[str] = set()
@@ -273,12 +276,14 @@ def rewarded(run: RunView, model: str) -> bool:
             continue
         seen.add(name)
         spec = specs.get(name, {})
-        if spec.get("reward"):
+        if trained_on(spec):
             return True
         settings = spec.get("settings")
         given = settings if isinstance(settings, Mapping) else {}
         todo += [str(given[key]) for key in ("teacher", "init") if given.get(key)]
         todo += averaged(spec)
+        paths = [str(source.get("path", "")) for source in _mappings(spec.get("data"))]
+        todo += [path.removeprefix(MADE) for path in paths if path.startswith(MADE)]
         if name in views:
             todo.append(stage_of(str(views[name].info.start.get("from", "")), run))
     return False
@@ -293,7 +298,7 @@ def _named(spec: Mapping[str, Any]) -> list[str]:
         found.append(str(reward.get("model") or ""))
     for key in ("data", "eval_data", "normalise_on"):
         for source in _mappings(spec.get(key)):
-            found.append(str(source.get("path", "")).removeprefix("stage:"))
+            found.append(str(source.get("path", "")).removeprefix(MADE))
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gnomon.audit.kinds import Entry, Kind, entry_kind
+from gnomon.audit.kinds import Entry, Kind, entry_kind, trained_on
 from gnomon.audit.truths import label, reward_entries
 from gnomon.recipe.schema import TRUTHS, EnvironmentSpec
 from gnomon.runs.read import RunView, StageView
@@ -44,9 +44,8 @@ def policies(run: RunView) -> list[StageView]:
 
 
 def trained_entries(run: RunView) -> list[Entry]:
-    """Every reward that a stage of the recipe trains on, or labels data with."""
-    specs = stage_specs(run).values()
-    return [entry for spec in specs for entry in reward_entries(spec.get("reward") or [])]
+    """Every reward and environment that a stage of the recipe trains on, or labels data with."""
+    return [entry for spec in stage_specs(run).values() for entry in trained_on(spec)]
 
 
 def column_kinds(run: RunView) -> dict[str, Kind]:
