@@ -151,6 +151,26 @@ def test_failed_runs_are_rows_that_say_so(tmp_path: Path) -> None:
     assert len(sweep_table(view).rows) == 3
 
 
+@pytest.mark.parametrize("problem", ["RunError: the loss is not finite", "gate closed: kl < 1"])
+def test_a_setting_with_a_run_that_failed_is_never_best(tmp_path: Path, problem: str) -> None:
+    folder = make_sweep(tmp_path / "s", {0.1: [0.9, 0.8], 0.2: [0.1, 0.3]})
+    plain = read_sweep(folder)
+    assert plain.best is plain.rows[0]
+    assert plain.rows[0].settings == {KEY: 0.1}
+    record = json.loads((folder / "sweep.json").read_text())
+    record["runs"][0]["problem"] = problem  # it is measured and audited all the same
+    (folder / "sweep.json").write_text(json.dumps(record))
+    view = read_sweep(folder)
+    assert [row.settings[KEY] for row in view.rows] == [0.2, 0.1]
+    assert "beta=0.1 has 0.850, more than the first (not all of its runs" in " ".join(view.notes)
+    assert [json.loads(line)["rank"] for line in _rows(view)] == [1, None]
+    for run in record["runs"]:
+        run["problem"] = problem
+    (folder / "sweep.json").write_text(json.dumps(record))
+    assert read_sweep(folder).best is None
+    assert "none is best" in " ".join(read_sweep(folder).notes)
+
+
 def test_the_plot_is_a_picture_and_needs_something_measured(tmp_path: Path) -> None:
     folder = make_sweep(tmp_path / "s", {0.001: [0.9], 0.1: [0.1]}, {0.1: "x"}, log=[KEY])
     write_sweep(folder)

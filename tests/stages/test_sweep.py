@@ -267,6 +267,21 @@ def test_a_run_is_found_again_when_more_seeds_are_given(world: Path) -> None:
     assert (folder / "lr0.001" / "manifest.json").read_bytes() == before
 
 
+def test_a_search_runs_its_old_trials_with_the_seeds_that_are_given_later(world: Path) -> None:
+    pytest.importorskip("optuna", reason="Optuna is not installed")
+    key, told = "more.train.lr=log(1e-4,1e-3)", []
+    folder = run_sweep(plan(world, key, trials=1), announce=quiet)
+    (first,) = read_sweep(folder).rows
+    more = plan(world, key, seeds=(0, 1), trials=2)
+    run_sweep(more, resume=True, max_runs=1, announce=told.append)
+    assert any("lack a seed" in line for line in told)
+    (row,) = read_sweep(folder).rows  # the old trial comes before any new one
+    assert row.settings == first.settings
+    assert sorted(row.values) == [0, 1]
+    run_sweep(more, resume=True, announce=quiet)
+    assert [sorted(row.values) for row in read_sweep(folder).rows] == [[0, 1], [0, 1]]
+
+
 def test_a_spent_budget_of_time_stops_a_run_where_it_can_be_resumed(world: Path) -> None:
     (world / "slow.py").write_text(
         "import os, signal\nfrom gnomon.algorithms.sft import SFT\n\n"

@@ -3,7 +3,8 @@ and the answer to whether it may ship.
 
 A setting that an alarm stands against, or that the answer holds for another reason, comes after
 all those that nothing speaks against, however high its objective: what a search finds first is a
-reward's loopholes. The row says where it would have come.
+reward's loopholes. So does one of whose runs failed or has not ended: the seeds that are left are
+those that it did well on. The row says where it would have come.
 """
 
 from __future__ import annotations
@@ -105,15 +106,20 @@ class SweepRow:
         return ", ".join(f"{kind} ({said.count(kind)} of {len(said)})" for kind in kinds)
 
     @property
+    def failed(self) -> bool:
+        """Whether one of its runs failed, stopped at a gate, or has not come to its end."""
+        return any(run.swept.problem for run in self.runs)
+
+    @property
     def complete(self) -> bool:
         """Whether every seed has its objective and came to its end."""
-        return len(self.values) == self.seeds and not any(r.swept.problem for r in self.runs)
+        return len(self.values) == self.seeds and not self.failed
 
     @property
     def tier(self) -> int:
-        """0: nothing speaks against it; 1: seeds are missing; 2: held; 3: nobody looked for alarms;
-        4: not measured."""
-        if self.objective is None or self.held:
+        """0: nothing speaks against it; 1: seeds are missing; 2: held, or one of its runs has a
+        problem; 3: nobody looked for alarms; 4: not measured."""
+        if self.objective is None or self.held or (self.failed and self.looked):
             return 4 if self.objective is None else 2
         return 3 if not self.looked else 0 if self.complete else 1
 
@@ -128,8 +134,8 @@ class SweepView:
 
     @property
     def best(self) -> SweepRow | None:
-        """The first setting; None where none was measured and found free of alarms and closed
-        gates."""
+        """The first setting; None where none was measured and found free of alarms, closed gates
+        and failed runs."""
         return next((row for row in self.rows if row.tier < 2), None)
 
     @property
@@ -225,7 +231,8 @@ def _clear_first(view: SweepView, rows: Sequence[SweepRow]) -> list[str]:
     if not rows:
         return ["No run has measured it."]
     if view.best is None:
-        return ["No setting is known to be free of alarms and closed gates: none is best."]
+        return ["No setting is known to be free of alarms, closed gates and failed runs: none is "
+                "best."]  # fmt: skip
     notes = []
     others = [row for row in rows if row is not view.best and row.tier < 2]
     if others:
@@ -265,11 +272,7 @@ def _passed_over(view: SweepView, rows: Sequence[SweepRow]) -> list[str]:
     best, sign, notes = view.best.objective.value, view.sweep.sign, []
     for row in rows:
         if row.tier > 1 and row.objective and sign * row.objective.value > sign * best:
-            why = (
-                f"alarms: {', '.join(row.alarms)}"
-                if row.alarms
-                else ("its answer is hold" if row.held else "nobody has looked for alarms")
-            )
+            why = _against(row)
             notes.append(
                 f"{_named(view, row)} has {number(row.objective.value)}, more than the first "
                 f"({why}): it is not ranked by that."
@@ -278,6 +281,16 @@ def _passed_over(view: SweepView, rows: Sequence[SweepRow]) -> list[str]:
                 f"({why}): it is not ranked by that."
             )
     return notes
+
+
+def _against(row: SweepRow) -> str:
+    """Why a setting is not ranked by its objective."""
+    if row.alarms:
+        return f"alarms: {', '.join(row.alarms)}"
+    if row.held:
+        return "its answer is hold"
+    looked = "not all of its runs came to their end"
+    return looked if row.looked else "nobody has looked for alarms"
 
 
 def _named(view: SweepView, row: SweepRow) -> str:

@@ -7,6 +7,7 @@ done are kept, the one that it was in is resumed.
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -109,6 +110,7 @@ class _Sweeping:
         self.recipes: list[Recipe] = []
         self.tried: set[str] = set()
         self.measured = False
+        self.compared = False
         self.record = SweepRecord.read_or_empty(plan.folder / SWEEP)
         self.record.note(
             recipe=plan.make(plan.fixed).name,
@@ -129,7 +131,7 @@ class _Sweeping:
         search = self._search()
         self._save()
         try:
-            while (setting := search.next()) is not None:
+            while self._more_seeds() and (setting := search.next()) is not None:
                 if not self._setting(setting):
                     break
                 search.tell(*self._score(setting))
@@ -140,6 +142,25 @@ class _Sweeping:
             self._save()
             write_sweep(self.plan.folder)
         return self.plan.folder
+
+    def _more_seeds(self) -> bool:
+        """Run what a search has tried with the seeds that it was not given then, so that all its
+        settings can be compared; False where nothing more may be started."""
+        if self.plan.trials is None or self.compared:  # a grid comes by all its settings anyway
+            return True
+        self.compared = True
+        begun: dict[str, set[int]] = {}
+        for run in self.record.runs:
+            begun.setdefault(json.dumps(run.settings), set()).add(run.seed)
+        lacking = [json.loads(key) for key, own in begun.items() if {*self.plan.seeds} - own]
+        if lacking:
+            self.announce(
+                f"{len(lacking)} settings that were tried lack a seed: they are run with it first. "
+                "What is drawn next still goes by the figures of the seeds that they had when they "
+                "were tried"
+            )
+        return all(self._setting(tuple((a.key, known[a.key]) for a in self.plan.axes))
+                   for known in lacking)  # fmt: skip
 
     def _search(self) -> Search:
         plan = self.plan
