@@ -15,28 +15,17 @@ from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import save_policy
-from gnomon.recipe.schema import Kind
 from gnomon.stages.names import other_model
 from gnomon.stages.other_models import check_model
 from gnomon.stages.roles import check_same_tokens
-from gnomon.stages.stage import Stage
-
-_UNUSED = ("data", "eval_data", "pretraining", "normalise_on", "reward", "observe", "lora")
-_ALSO = ("environment", "holdout", "from_", "probes")
+from gnomon.stages.untrained import Untrained
 
 
-class Average(Stage):
+class Average(Untrained):
     """Averages policies; see :class:`~gnomon.algorithms.average_settings.AverageSettings`."""
 
-    reads_data: ClassVar[bool] = False
-
-    @property
-    def data_kind(self) -> Kind:
-        return "prompts"
-
-    @property
-    def samples(self) -> bool:
-        return False
+    reads: ClassVar[str] = "an average stage reads settings.models"
+    unused: ClassVar[tuple[str, ...]] = ("from_", "probes")
 
     def iterations(self, rows: int) -> int:
         return len(self.settings.models)
@@ -45,14 +34,8 @@ class Average(Stage):
         return self._place(self.settings.models[0])
 
     def check(self) -> None:
-        spec, s = self.spec, self.settings
-        given = [key.rstrip("_") for key in (*_UNUSED, *_ALSO) if getattr(spec, key)]
-        given += [key for key in ("train", "rollout") if getattr(spec, key).model_fields_set]
-        if given:
-            raise ConfigError(
-                f"an average stage reads settings.models and trains nothing: remove "
-                f"{', '.join(given)}"
-            )
+        super().check()
+        s = self.settings
         for name in (*s.models, *([] if s.init is None else [s.init])):
             check_model(self, RoleNeed("model"), name)
 

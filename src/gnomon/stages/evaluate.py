@@ -13,40 +13,25 @@ from gnomon.evals.subject import Model
 from gnomon.evals.table import make_suite
 from gnomon.models.load import LoadedModel
 from gnomon.plugins import is_own
-from gnomon.recipe.schema import Kind, Recipe
+from gnomon.recipe.schema import Recipe
 from gnomon.recipe.training import EvalSpec
 from gnomon.runs.folder import RunFolder
-from gnomon.stages.stage import Stage
+from gnomon.stages.untrained import Untrained
 
 BASE = "base"
-_UNUSED = ("data", "eval_data", "pretraining", "normalise_on", "reward", "observe", "lora")
 
 
-class Evaluate(Stage):
+class Evaluate(Untrained):
     """Measures a policy with suites; see :class:`~gnomon.algorithms.eval_settings.EvalSettings`."""
 
-    reads_data: ClassVar[bool] = False
-
-    @property
-    def data_kind(self) -> Kind:
-        return "prompts"
-
-    @property
-    def samples(self) -> bool:
-        return False
+    reads: ClassVar[str] = "an eval stage reads its suites' files"
+    cure: ClassVar[str] = "; what a suite needs is in settings.suites, as options"
 
     def iterations(self, rows: int) -> int:
         return len(self.settings.suites)
 
     def check(self) -> None:
-        spec = self.spec
-        given = [key for key in (*_UNUSED, "environment", "holdout") if getattr(spec, key)]
-        given += [key for key in ("train", "rollout") if getattr(spec, key).model_fields_set]
-        if given:
-            raise ConfigError(
-                f"an eval stage reads its suites' files and trains nothing: remove "
-                f"{', '.join(given)}; what a suite needs is in settings.suites, as options"
-            )
+        super().check()
         check_suites(self.settings.suites, self.base)
 
     def work(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
