@@ -49,7 +49,7 @@ def test_replacing_works_where_folders_cannot_be_exchanged(
 
 
 def test_a_replacement_cut_off_between_its_two_renames_is_undone(tmp_path: Path) -> None:
-    backup = tmp_path / ".model.old"
+    backup = tmp_path / ".model.gnomon-old"
     backup.mkdir()
     (backup / "a").write_text("1")
     files.recover_folder(tmp_path / "model")

@@ -37,7 +37,8 @@ except ImportError:  # Windows: temporaries that a killed process leaves stay th
     fcntl = None  # type: ignore[assignment]
 
 _TMP = ".tmp-"
-_OLD = ".old"
+_OLD = ".gnomon-old"  # and nobody else's: what has this name is removed or put back
+_OURS = re.compile(rf"{re.escape(_TMP)}\d+-\d+-[0-9a-f]{{6}}$")
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _IN_THE_WAY = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY}
 # safetensors and arrow wrap the system's error and keep only its number, as text
@@ -201,7 +202,7 @@ def clean_temporaries(folder: Path, of: str | None = None) -> list[str]:
     name = "*" if of is None else glob.escape(of)
     removed = []
     for tmp in sorted(folder.glob(f".{name}{_TMP}*")):
-        if _is_abandoned(tmp):
+        if _OURS.search(tmp.name) and _is_abandoned(tmp):
             _remove(tmp)
             removed.append(tmp.name)
     for backup in folder.glob(f".{name}{_OLD}"):

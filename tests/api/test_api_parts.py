@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,6 +52,36 @@ def test_what_is_made_when_asked_for_is_read_by_its_name() -> None:
     assert group.prompt.meta["answer"]
     with pytest.raises(ConfigError, match="did you mean 'tunnel:prompts'"):
         gnomon.read("tunnel:promts", n=1)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{**PAIR, "weight": 1.0}, {**PAIR, "weight": NAN}], "row 2: column 'weight' holds nan"),
+        ([{**PAIR, "weight": np.float32("inf")}], "row 1: column 'weight' holds inf"),
+        ([{**PAIR, "margin": float("-inf")}], "row 1: column 'margin' holds -inf"),
+        (
+            [{"prompt": "a", "responses": ["b", "c"], "scores": [1.0, NAN]}],
+            "row 1: column 'scores'",
+        ),
+        ([{"prompt": "a", "responses": ["b", "c"], "scores": np.array([1.0, NAN])}], "'scores'"),
+        ([{"prompt": "a", "comparisons": [{"better": 0, "weight": NAN}]}], "'comparisons' holds"),
+    ],
+)
+def test_a_number_that_is_none_is_an_error_that_names_its_row(rows: Any, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        gnomon.read(rows)
+    with pytest.raises(DataError, match=said):
+        gnomon.train("dpo", model="tunnel", data=rows, name="never")
+    assert not Path("runs/never").exists()
+
+
+def test_text_that_a_data_frame_lacks_stays_missing() -> None:
+    rows = [{**PAIR, "system": NAN}, {**PAIR, "system": "Be kind."}]
+    assert len(gnomon.read(rows)) == 2
 
 
 def test_rows_that_cannot_be_used_are_named() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +296,52 @@ def test_a_folder_that_holds_no_run_keeps_what_is_in_it(tiny_folder: Path) -> No
     assert {str(p.relative_to("runs")) for p in Path("runs").rglob("[!.]*") if p.is_file()} == {
         *mine
     }
+
+
+KILLED = """
+import os, signal, sys
+import gnomon
+from gnomon.api import train
+
+def dies(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+train.start = dies
+gnomon.train("dpo", model=sys.argv[1], data=[{"prompt": "a", "chosen": "b", "rejected": "c"}],
+             **({"name": sys.argv[2], "overwrite": True} if sys.argv[2] else {}), steps=1)
+"""
+
+
+def _killed(model: Path, name: str) -> None:
+    """A call that dies when its inputs are written and its run has not begun."""
+    died = subprocess.run([sys.executable, "-c", KILLED, str(model), name], capture_output=True)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+
+
+def test_what_a_killed_call_left_is_cleared_away_by_the_next(tiny_folder: Path) -> None:
+    _killed(tiny_folder, "")
+    _killed(tiny_folder, "mine")
+    for name in ("dpo", "mine"):
+        assert (Path("runs") / name / "inputs" / "data.jsonl").is_file()
+    assert gnomon.train("dpo", model=tiny_folder, data=PAIRS, **SMALL).name == "dpo"
+    run = gnomon.train("dpo", model=tiny_folder, data=PAIRS, name="mine", **SMALL)
+    assert not (run.folder / ".begun.json").exists()
+    # a run that was to be overwritten comes back
+    loss = run.metrics["loss"]
+    _killed(tiny_folder, "mine")
+    assert not (Path("runs") / "mine" / "recipe.yaml").exists()
+    with pytest.raises(ConfigError, match="already holds a run"):
+        gnomon.train("dpo", model=tiny_folder, data=PAIRS, name="mine", **SMALL)
+    assert gnomon.train("dpo", model=tiny_folder, data=PAIRS, name="mine", resume=True,
+                        **SMALL).metrics["loss"] == loss  # fmt: skip
+
+
+def test_what_lies_beside_a_killed_calls_leftovers_stays(tiny_folder: Path) -> None:
+    _killed(tiny_folder, "mine")
+    (Path("runs") / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds no run"):
+        gnomon.train("dpo", model=tiny_folder, data=PAIRS, name="mine", **SMALL)
+    assert (Path("runs") / "mine" / "thesis.tex").read_text() == "years of work"
 
 
 # -- bad input -------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def test_what_is_there_is_replaced_only_if_asked_and_only_an_export(
 
 def test_hidden_files_of_others_beside_an_export_stay(gnomon: Run, tmp_path: Path) -> None:
     save_tiny(tmp_path / "mine")
-    others = [".notes.tmp-1", ".thesis.old", ".outer.tmp-1-0-abcdef"]
+    others = [".notes.tmp-1", ".thesis.old", ".outer.tmp-1-0-abcdef", ".out.old", ".out.tmp-mine"]
     for name in others:
         (tmp_path / name).mkdir()
         (tmp_path / name / "chapter.tex").write_text("years of work")

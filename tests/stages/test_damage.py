@@ -236,8 +236,8 @@ def test_what_killed_writes_left_is_cleaned_up(
     shutil.copytree(finished, tmp_path / "copy")
     folder = tmp_path / "copy" / "run"
     for place in (folder, folder / GRPO, folder / GRPO / "model", folder / GRPO / "checkpoints"):
-        (place / ".half.tmp-99-0-abc").mkdir()
-        (place / ".json.tmp-99-1-abc").write_text("half")
+        (place / ".half.tmp-99-0-abcdef").mkdir()
+        (place / ".json.tmp-99-1-abcdef").write_text("half")
     run(tiny_folder, tmp_path / "copy")
     assert list(folder.rglob(".*tmp-*")) == []
 

@@ -7,6 +7,7 @@ runs/NAME/inputs/data.jsonl      rows; eval_data.jsonl and so on likewise
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -106,6 +107,7 @@ class Inputs:
         rows = _rows(shown, given)
         if key == "data":
             self.columns = {name for row in rows for name in row}
+        refuse_not_finite(shown, rows)
         lines = [f"{_line(shown, number, row)}\n" for number, row in enumerate(rows, start=1)]
         self._texts[key] = "".join(lines).encode("utf-8", "replace")
         return [{**reading, "path": str(self.folder / f"{key}.jsonl")}]
@@ -179,6 +181,53 @@ def _rows(key: str, given: Any) -> list[Mapping[str, Any]]:
             text = f'; a prompt alone is {{"prompt": {row[:30]!r}}}' if isinstance(row, str) else ""
             raise DataError(f"{key}, row {number} is a {type(row).__name__}, not a dict{text}")
     return rows
+
+
+def refuse_not_finite(key: str, rows: Iterable[Any]) -> None:
+    """Refuse NaN and infinities among numbers: a weight, a score or a reward that is one.
+
+    Data frames write NaN for text that is missing, and that stays missing: NaN is refused in lists,
+    and in columns whose other values are numbers.
+
+    Raises:
+        DataError: there are some; it names the first row and the column.
+    """
+    odd: dict[str, tuple[int, Any]] = {}  # by column, its first NaN
+    numbers: set[str] = set()
+    texts: set[str] = set()
+    for number, row in enumerate(rows, start=1):
+        for name, value in row.items() if isinstance(row, Mapping) else ():
+            plain = value.item() if getattr(value, "ndim", None) == 0 else value
+            if isinstance(plain, float) and math.isnan(plain):
+                odd.setdefault(name, (number, plain))
+            elif (found := _not_finite(value)) is not None:
+                raise _not_a_number(key, number, name, found)
+            elif isinstance(plain, int | float):
+                numbers.add(name)
+            elif plain is not None:
+                texts.add(name)
+    for name, (number, found) in odd.items():
+        if name in numbers - texts:
+            raise _not_a_number(key, number, name, found)
+
+
+def _not_finite(value: Any) -> float | None:
+    """The first NaN in a list or an infinity anywhere in a value."""
+    if hasattr(value, "tolist"):  # numpy's and torch's
+        value = value.tolist()
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    items = value.values() if isinstance(value, Mapping) else value
+    if isinstance(items, list | tuple) or isinstance(value, Mapping):
+        return next((odd for item in items if (odd := _not_finite(item)) is not None), None)
+    return None
+
+
+def _not_a_number(key: str, number: int, name: Any, value: float) -> DataError:
+    return DataError(
+        f"{key}, row {number}: column {str(name)!r} holds {value}, which is no number that can be "
+        "trained on; leave the value out (None) where there is none, or drop the row"
+    )
 
 
 def _line(key: str, number: int, row: Mapping[str, Any]) -> str:

@@ -23,11 +23,13 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from gnomon.api.inputs import refuse_not_finite
 from gnomon.api.loading import Model as Model
 from gnomon.api.loading import load as load
 from gnomon.data.batch import Batch, microbatches
 from gnomon.data.batch import pack as packed
 from gnomon.data.readers import read_groups
+from gnomon.data.rows import IN_MEMORY
 from gnomon.data.values import summarise_skipped
 from gnomon.errors import ConfigError, DataError
 from gnomon.judges.build import BUILTIN as JUDGES
@@ -90,6 +92,9 @@ def read(data: Readable, *, kind: str = "auto", **options: Any) -> list[Group]:
     if isinstance(options.get("labels"), Mapping):
         given["labels"] = {str(k): v for k, v in options["labels"].items()}
     validate_as(DataSpec, {"path": "rows", **given}, "read")
+    if not isinstance(data, str | Path):
+        data = list(data)
+        refuse_not_finite(IN_MEMORY, data)
     found = read_groups(data, kind=kind, **options)  # type: ignore[arg-type]
     if found.skipped:
         warnings.warn(f"rows left out: {summarise_skipped(found.skipped)}", stacklevel=2)

@@ -1,17 +1,29 @@
-"""The folder of a run that is about to begin: taken, or made free."""
+"""The folder of a run that is about to begin: taken, or made free.
+
+What a call that was killed before its run began had made is known by :data:`BEGUN`, which says who
+it was, and is cleared away; nothing else is.
+"""
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
+from gnomon.api.inputs import INPUTS
 from gnomon.errors import ConfigError, RunError
-from gnomon.files import make_folder, plain_errors, remove_folder
+from gnomon.files import make_folder, plain_errors, read_object, remove_folder, write_json
 from gnomon.runs.folder import is_worked_on
 from gnomon.runs.records import MANIFEST
+
+BEGUN = ".begun.json"
+"""In a folder in which no run has begun yet: the process that is about to begin one."""
+_ASIDE = ".overwritten-"
 
 
 @contextmanager
@@ -26,18 +38,21 @@ def room_for(folder: Path, overwrite: bool, resume: bool) -> Iterator[Callable[[
             there is no run.
         RunError: a process works in it.
     """
+    clear_leftovers(folder)
     _check_place(folder, overwrite, resume)
     aside: Path | None = None
     if not resume and _holds_run(folder):
-        aside = folder.with_name(f".{folder.name}.overwritten-{os.getpid()}")
+        aside = folder.with_name(f".{folder.name}{_ASIDE}{os.getpid()}")
         with plain_errors(folder):
             folder.rename(aside)
     before = set(folder.iterdir()) if folder.is_dir() else None
     make_folder(folder)
+    note_begun(folder)
     settled: list[bool] = []
 
     def settle() -> None:
         settled.append(True)
+        (folder / BEGUN).unlink(missing_ok=True)
         if aside is not None:
             remove_folder(aside)
 
@@ -57,12 +72,51 @@ def remove_if_empty_handed(folder: Path, before: set[Path] | None = None) -> Non
         before: what was in it already, and stays; None where the folder was not there.
     """
     if _holds_run(folder):
+        (folder / BEGUN).unlink(missing_ok=True)
         return
     if before is None:
         shutil.rmtree(folder, ignore_errors=True)
         return
     for made in set(folder.iterdir()) - before:
         remove_folder(made) if made.is_dir() else made.unlink(missing_ok=True)
+
+
+def note_begun(folder: Path) -> None:
+    """Say in a folder which process is about to begin a run there."""
+    write_json(folder / BEGUN, {"pid": os.getpid(), "born": psutil.Process().create_time()})
+
+
+def clear_leftovers(folder: Path) -> bool:
+    """Clear away what calls that were killed before their run began had made in a folder, and put
+    back the run that one of them was to overwrite; whether there was anything."""
+    dead = is_left_over(folder)
+    if dead:
+        if (folder / INPUTS).is_dir():
+            remove_folder(folder / INPUTS)
+        (folder / BEGUN).unlink(missing_ok=True)
+    if not _holds_run(folder):
+        for aside in folder.parent.glob(f".{glob.escape(folder.name)}{_ASIDE}*"):
+            owner = aside.name.rpartition("-")[2]
+            if owner.isdecimal() and not psutil.pid_exists(int(owner)) and _holds_run(aside):
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+                if not folder.exists():
+                    aside.rename(folder)
+                    return True
+    return dead
+
+
+def is_left_over(folder: Path) -> bool:
+    """Whether a call that was killed has left a folder in which no run has begun."""
+    if _holds_run(folder) or not (folder / BEGUN).is_file():
+        return False
+    try:
+        about = read_object(folder / BEGUN)
+        return abs(psutil.Process(int(about["pid"])).create_time() - float(about["born"])) > 1
+    except psutil.NoSuchProcess:
+        return True
+    except (ValueError, KeyError, TypeError, psutil.Error):
+        return False
 
 
 def _holds_run(folder: Path) -> bool:

@@ -22,7 +22,14 @@ from gnomon.api.keywords import (
     sort_keywords,
 )
 from gnomon.api.passed import Passed
-from gnomon.api.place import remove_if_empty_handed, room_for
+from gnomon.api.place import (
+    BEGUN,
+    clear_leftovers,
+    is_left_over,
+    note_begun,
+    remove_if_empty_handed,
+    room_for,
+)
 from gnomon.api.recipe import Recipe
 from gnomon.api.run import Run, plainly, start
 from gnomon.errors import ConfigError, DataError
@@ -218,7 +225,8 @@ def _claimed(
     if name is None:
         folder = _first_free(output, short)
         try:
-            yield folder, lambda: None
+            note_begun(folder)
+            yield folder, lambda: (folder / BEGUN).unlink(missing_ok=True)
         finally:
             remove_if_empty_handed(folder)
         return
@@ -243,7 +251,14 @@ def _first_free(output: Path, short: str) -> Path:
         try:
             folder.mkdir()
         except FileExistsError:
-            number += 1
+            if not is_left_over(folder):
+                number += 1
+                continue
+            clear_leftovers(folder)
+            if any(folder.iterdir()):  # of somebody else
+                number += 1
+            else:
+                folder.rmdir()
         else:
             return folder
 
