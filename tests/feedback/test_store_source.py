@@ -55,6 +55,30 @@ def test_a_recipe_reads_what_labellers_said(labelled: Path) -> None:
     assert len(first) == 3
 
 
+def test_who_was_believed_is_said_and_noted(
+    labelled: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = DataReport()
+    spec = DataSpec(path="feedback:labels.db")
+    how: dict[str, Any] = {"base": labelled.parent, "stage_groups": Path, "kind": "preferences"}
+    read_specs([spec], report=report, **how)
+    said = capsys.readouterr()
+    text = " ".join((said.out + said.err).split())
+    record = report.labels["feedback:labels.db"]
+    assert (record.votes, record.labellers, record.method) == (12, 2, "dawid_skene")
+    assert set(record.weights) == {"kim", "lee"}
+    # of 24 values 13 and 11 of each kind once mirrored: by hand, 12 units, 2 of them torn
+    observed, expected = 4 / 24, 2 * 12 * 12 / (24 * 23)
+    assert record.alpha is not None
+    assert record.alpha.value == pytest.approx(1 - observed / expected)
+    assert "feedback:labels.db: Krippendorff's alpha of pairs 0.681" in text
+    assert "12 votes of 2 labellers weighed by dawid_skene" in text
+    assert f"kim: {record.weights['kim'].value:.3f}" in text  # type: ignore[union-attr]
+    for votes, word in (("majority", "each counts alike"), ("each", "each counts by itself")):
+        read_specs([DataSpec(path=spec.path, options={"votes": votes})], report=report, **how)
+        assert word in "".join(capsys.readouterr())
+
+
 def test_what_leads_nowhere_is_said_before_anything_is_read(labelled: Path) -> None:
     for options, said in (
         ({"campain": "c"}, "unknown option 'campain'; did you mean 'campaign'"),

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 import tiny_world as tw
+from gnomon.audit.evidence import evidence
 from gnomon.errors import ConfigError, RunError
 from gnomon.recipe.load import parse_recipe
 from gnomon.report.html import write_report
+from gnomon.report.samples import pairs
 from gnomon.runs.answers import read_answers
 from gnomon.runs.folder import RunFolder
+from gnomon.runs.read import read_run
 from gnomon.stages.check import check_compare
 from gnomon.stages.run import run_recipe
 from gnomon.stats.prompts import over_prompts
@@ -161,7 +164,23 @@ def test_games_that_never_begin_stop_the_comparison_and_keep_the_stages(home: Pa
 def test_a_game_that_never_began_has_no_figure_at_all(home: Path, run: Path) -> None:
     place = recipe(home)["compare"]["environment"] | {"options": {"odd": False}}
     made = recipe(home, environment=place) | {"name": "odd"}
-    said = json.loads((run_recipe(parse_recipe(made), base=home) / "comparison.json").read_text())
+    odd = run_recipe(parse_recipe(made), base=home)
+    said = json.loads((odd / "comparison.json").read_text())
+    answers, _ = read_answers(odd)
+    marked = {a.prompt_id for a in answers if a.error is not None}
+    assert marked == {"game-101"}
+    assert all("no game today" in a.error for a in answers if a.error is not None)
+    *_, failures = said["tables"]
+    assert "failed" in failures["title"]
+    assert [row["values"][0]["value"] for row in failures["rows"]] == [pytest.approx(1 / 3)] * 2
+    assert "the episode failed: Count, reset: " in said["samples"][1]["base"]
+    run_seen = read_run(odd)
+    seen, _ = evidence(run_seen, run_seen.stages[0])
+    assert {a.prompt_id for a in seen.answers["sft"]} == {"game-100", "game-102"}
+    sides = [p.answers for p in pairs(run_seen)]
+    assert ["the episode failed: " in side.note for row in sides for side in row] == [
+        *(False, False), *(True, True), *(False, False)
+    ]  # fmt: skip
     whole = json.loads((run / "comparison.json").read_text())
     for row, full in zip(said["rows"], whole["rows"], strict=True):
         for scores, every in zip(row["scores"], full["scores"], strict=True):

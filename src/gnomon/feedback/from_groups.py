@@ -13,11 +13,13 @@ from gnomon.data.fields import LABELLER, ReadOptions
 from gnomon.data.formats import convert, judgements
 from gnomon.data.values import RowError, Skipped
 from gnomon.errors import DataError
+from gnomon.feedback.believed import believed
 from gnomon.feedback.consensus import believed_groups, consensus
 from gnomon.feedback.identity import canonical_order, make_item
 from gnomon.feedback.records import Item, Vote
 from gnomon.recipe.schema import Kind
 from gnomon.records import Comparison, Group
+from gnomon.runs.labels import Believed
 
 Votes = Literal["majority", "calibrated"]
 
@@ -80,8 +82,8 @@ def _labellers(group: Group, compared: Sequence[Comparison]) -> list[str]:
     return [str(name) for name in named]
 
 
-def settled(groups: Sequence[Group], votes: Votes) -> tuple[list[Group], tuple[str, ...]]:
-    """Each question once, with what its labellers say together, and what a reader should know.
+def settled(groups: Sequence[Group], votes: Votes) -> tuple[list[Group], Believed | None]:
+    """Each question once, with what its labellers say together, and how far they were believed.
 
     Raises:
         DataError: a group that is compared, but by nobody known; no votes at all.
@@ -94,7 +96,7 @@ def settled(groups: Sequence[Group], votes: Votes) -> tuple[list[Group], tuple[s
     kept = [item for item in found.items if item.id in compared]
     out = believed_groups(kept, said)
     weighted = [replace(g, weight=found.weights[i.id]) for g, i in zip(out, kept, strict=True)]
-    return weighted, said.notes
+    return weighted, believed(found.items, (), said, votes=found.votes)
 
 
 def read_as(

@@ -8,7 +8,7 @@ or ``majority``) or one for each vote (``each``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -218,6 +218,7 @@ def learned_groups(
     *,
     method: Method = "auto",
     marks: bool = False,
+    tell: Callable[[Consensus], None] = lambda found: None,
 ) -> list[Group]:
     """Groups with what labellers said: comparisons, ratings (the mean, as ``meta["score"]``),
     approvals (``meta["label"]``) and edits (a response more, better than all others).
@@ -233,6 +234,7 @@ def learned_groups(
         method: of ``calibrated``; see :func:`~gnomon.feedback.consensus.consensus`.
         marks: where responses were called good or bad ("all bad" calls all of them bad), take that
             and not how they compare.
+        tell: is told what weighed the comparisons, and what weighed the marks.
     """
     known = {item.id: item for item in items}
     said = [label for label in standing(labels) if label.item in known]
@@ -240,8 +242,10 @@ def learned_groups(
     for label in settled(said):
         by_item.setdefault(label.item, []).append(label)
     plain = [item for item in known.values() if item.gold is None and item.id in by_item]
-    compared = {} if how == "each" else compared_groups(list(known.values()), said, how, method)
-    bars = _bars(plain, said, how, method)
+    compared = (
+        {} if how == "each" else compared_groups(list(known.values()), said, how, method, tell)
+    )
+    bars = _bars(plain, said, how, method, tell)
     out: list[Group] = []
     for item in plain:
         own = by_item[item.id]
@@ -259,7 +263,11 @@ def learned_groups(
 
 
 def compared_groups(
-    items: Sequence[Item], labels: Iterable[Label], how: Votes, method: Method = "auto"
+    items: Sequence[Item],
+    labels: Iterable[Label],
+    how: Votes,
+    method: Method = "auto",
+    tell: Callable[[Consensus], None] = lambda found: None,
 ) -> dict[str, Group]:
     """The groups of the items that somebody compared, by their ids, with one comparison for each
     pair: an adjudicator's, where one decided, else what the labellers say together.
@@ -270,7 +278,10 @@ def compared_groups(
     own = standing(labels)
     decided = decisions(own)
     gold = gold_pairs(items)
-    groups = _by_item(items, _consensus(votes(of_labellers(own)), how, method, gold))
+    found = _consensus(votes(of_labellers(own)), how, method, gold)
+    if found.beliefs:
+        tell(found)
+    groups = _by_item(items, found)
     certain = _by_item(items, majority(votes(decided.values())))
     return {id: group for id, group in groups.items() if id not in decided} | certain
 
@@ -327,7 +338,11 @@ def _with_more(item: Item, group: Group, labels: Sequence[Label]) -> Group:
 
 
 def _bars(
-    items: Sequence[Item], labels: Sequence[Label], how: Votes, method: Method
+    items: Sequence[Item],
+    labels: Sequence[Label],
+    how: Votes,
+    method: Method,
+    tell: Callable[[Consensus], None],
 ) -> dict[str, list[Group]]:
     """A group for each response that was called good or bad; with ``each``, for each time.
 
@@ -341,7 +356,10 @@ def _bars(
     shares = [(vote.item, vote.won, {"labellers": (vote.labeller,)}) for vote in given + certain]
     if how != "each":
         chosen: Method = "dawid_skene" if method == "auto" else method
-        beliefs = {**_consensus(given, how, chosen).beliefs, **majority(certain).beliefs}
+        found = _consensus(given, how, chosen)
+        if found.beliefs:
+            tell(found)
+        beliefs = {**found.beliefs, **majority(certain).beliefs}
         shares = [(key, belief.probability, {}) for (key, _, _), belief in beliefs.items()]
     out: dict[str, list[Group]] = {}
     for key, share, more in shares:

@@ -13,12 +13,14 @@ from gnomon.data.formats import convert
 from gnomon.data.readers import unique_ids
 from gnomon.data.values import RowError, Skipped
 from gnomon.errors import ConfigError
-from gnomon.feedback.consensus import Method
+from gnomon.feedback.believed import believed
+from gnomon.feedback.consensus import Consensus, Method
 from gnomon.feedback.groups import Votes, learned_groups
 from gnomon.feedback.opening import open_store
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.schema import Kind
 from gnomon.records import Group
+from gnomon.runs.labels import Believed
 
 By = Literal["all", "people"]
 WORD = "feedback"
@@ -110,8 +112,9 @@ def check_feedback(path: str, options: Mapping[str, Any], base: Path) -> None:
 
 def feedback_groups(
     path: str, options: Mapping[str, Any], base: Path, kind: str
-) -> tuple[list[Group], list[Skipped]]:
-    """What labellers said, as groups of a kind, and what cannot be read as that.
+) -> tuple[list[Group], list[Skipped], Believed | None]:
+    """What labellers said, as groups of a kind, what cannot be read as that, and how far they were
+    believed.
 
     Args:
         path: ``feedback:FILE`` or ``feedback:postgresql://USER@HOST/DATABASE``.
@@ -138,9 +141,12 @@ def feedback_groups(
     if asked.by == "people":
         labels = [x for x in labels if kinds.get(x.labeller, "person") in ("person", "simulated")]
     if kind == "prompts":
-        return unique_ids([Group(item.prompt) for item in items]), []
+        return unique_ids([Group(item.prompt) for item in items]), [], None
     marks = kind == "unpaired"
-    found = learned_groups(items, labels, asked.votes, method=asked.method, marks=marks)
+    weighed: list[Consensus] = []
+    found = learned_groups(
+        items, labels, asked.votes, method=asked.method, marks=marks, tell=weighed.append
+    )
     groups, skipped = _as_kind(found, kind, ReadOptions(good_from=asked.good_from))
     if not groups:
         first = f" The first: {skipped[0]}" if skipped else ""
@@ -150,7 +156,12 @@ def feedback_groups(
             f"data {path!r}: {len(items)} items and {len(labels)} labels{whose}, and nothing that "
             f"can be learnt from as {kind}.{first} Collect labels first (gnomon label)"
         )
-    return unique_ids(groups), skipped
+    return unique_ids(groups), skipped, believed(items, labels, _chosen(weighed, marks))
+
+
+def _chosen(weighed: list[Consensus], marks: bool) -> Consensus | None:
+    """What weighed what is learned from: the marks where those are asked for."""
+    return None if not weighed else weighed[-1 if marks else 0]
 
 
 def _as_kind(

@@ -79,6 +79,7 @@ def judges_section(facts: Facts) -> str:
     if rules:
         parts.append(f"Rules of AI judges (constitution or rubric):\n\n{md.bullets(rules)}")
     parts += _by_constitutions(facts)
+    parts += _believed(facts)
     parts += _labels(facts.run.label_costs)
     people = [
         f"{md.text(source.shown)}: {md.text(source.stated.labellers)}"
@@ -162,6 +163,35 @@ def _by_constitutions(facts: Facts) -> Iterator[str]:
     ]
     if lines:
         yield f"Constitutions, as the stages kept them:\n\n{md.bullets(lines)}"
+
+
+def _believed(facts: Facts) -> Iterator[str]:
+    """How far those agree and were believed whose labels a stage learned from; who they are stays
+    in the run's records."""
+    for view in facts.stages:
+        for path, said in view.labels.root.items():
+            own = [weight for weight in said.weights.values() if weight is not None]
+            lines = [
+                f"Krippendorff's alpha of {what} (1 is agreement throughout, 0 is chance): "
+                f"{md.text(measured(figure))}"
+                for what, figure in (("pairs", said.alpha), ("ratings", said.rating_alpha))
+                if figure is not None
+            ]
+            lines.append(f"{said.votes} comparisons by {said.labellers} labellers, settled by "
+                         f"{md.text(said.method)}")  # fmt: skip
+            if own and said.method != "majority":
+                values = sorted(weight.value for weight in own)
+                lines.append(
+                    f"accuracy that labellers were believed to have: {number(values[0])} to "
+                    f"{number(values[-1])}, median {number(values[len(values) // 2])}; "
+                    f"{said.contrary} count against what they say"
+                )
+            kinds = [kind for kind, _ in said.flags]
+            raised = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+            lines.append(f"flags of something else than judgement: {md.text(raised or 'none')}")
+            place = PurePath(path).name if PurePath(path).is_absolute() else path
+            about = f"Labels of {md.text(place)}, from which {md.text(view.name)} learned"
+            yield f"{about}:\n\n{md.bullets(lines)}"
 
 
 def _labels(found: LabelCosts) -> Iterator[str]:

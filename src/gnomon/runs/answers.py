@@ -25,6 +25,8 @@ class Answer(Record):
         sample: which of the policy's answers to the prompt, from 0.
         length: in tokens, EOS included.
         finished: False where it was cut off at the length limit.
+        error: why the environment failed the episode: what there is of it is no answer, and is in
+            no figure.
     """
 
     model: str = ""
@@ -35,6 +37,7 @@ class Answer(Record):
     sample: int = 0
     length: int = 0
     finished: bool = True
+    error: str | None = None
 
 
 def write_answers(run: Path, answers: Iterable[Answer]) -> None:

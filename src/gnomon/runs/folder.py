@@ -242,11 +242,12 @@ class RunFolder:
 
     def _remembered(self) -> dict[str, dict[str, Any]]:
         """The manifest's entries, as the stages recorded them."""
-        out: dict[str, dict[str, Any]] = {"data": {}, "models": {}}
+        out: dict[str, dict[str, Any]] = {"data": {}, "models": {}, "inputs": {}}
         for stage in self.recipe.stages:
             folder = self.stage(stage.name)
             if start := folder.info().start:
                 out["models"][stage.name] = start
+                out["inputs"][stage.name] = folder.info().inputs
             files = DataFiles.read_or_empty(folder.path / DATA).root
             out["data"] |= {f"{stage.name}: {name}": about for name, about in files.items()}
         return out

@@ -1,4 +1,5 @@
-"""What labels cost and say for it, and the constitutions that they were made by."""
+"""What labels cost and say for it, how far those who gave them were believed, and the constitutions
+that they were made by."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ LABEL_COSTS = "label-costs.json"
 STORE_COSTS = "label-costs-store.json"
 """The ledger of a run, and in its folder that of the store whose labels it was trained on."""
 CONSTITUTIONS = "constitutions.json"
+BELIEVED = "labels.json"
 
 
 class Constitutions(JsonFile, RootModel[dict[str, dict[str, Any]]]):
@@ -87,3 +89,34 @@ class LabelCosts(Record):
     per_point: Figure = None
     notes: list[str] = Field(default_factory=list)
     made: str = ""
+
+
+class Believed(Record):
+    """How the labels of a source were settled, of which a stage learned.
+
+    Attributes:
+        method: dawid_skene, bradley_terry, majority; ``each`` where every vote counts by itself.
+        votes: comparisons that labellers made.
+        alpha: Krippendorff's, nominal, of compared pairs; ``rating_alpha`` of ratings (interval).
+        weights: by pseudonym, the accuracy that a labeller was believed to have, which weighs the
+            votes (all alike by majority); 0.5 is a guess.
+        contrary: labellers whose votes count against what they say.
+        flags: signs of something else than judgement, by kind and in words.
+        notes: what a reader must know of the method.
+    """
+
+    method: str = ""
+    votes: int = 0
+    labellers: int = 0
+    alpha: Figure = None
+    rating_alpha: Figure = None
+    weights: dict[str, Figure] = Field(default_factory=dict)
+    contrary: int = 0
+    flags: list[tuple[str, str]] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
+class BelievedLabels(JsonFile, RootModel[dict[str, Believed]]):
+    """labels.json of a stage: by source."""
+
+    root: dict[str, Believed] = {}

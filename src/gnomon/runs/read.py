@@ -19,7 +19,14 @@ from gnomon.errors import DataError
 from gnomon.runs.audit import AUDIT, GATES, Audit, Gates
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.evals import CALIBRATION_FOLDER, EVAL_FOLDER, Calibration, EvalResult
-from gnomon.runs.labels import CONSTITUTIONS, STORE_COSTS, Constitutions, LabelCosts
+from gnomon.runs.labels import (
+    BELIEVED,
+    CONSTITUTIONS,
+    STORE_COSTS,
+    BelievedLabels,
+    Constitutions,
+    LabelCosts,
+)
 from gnomon.runs.probes import PROBES, Probes
 from gnomon.runs.records import (
     COMPARISON,
@@ -56,6 +63,7 @@ class StageView:
     evals: Evals = field(default_factory=lambda: Evals({}))
     probes: Probes = field(default_factory=Probes)
     constitutions: Constitutions = field(default_factory=lambda: Constitutions({}))
+    labels: BelievedLabels = field(default_factory=lambda: BelievedLabels({}))
 
     def series(self, name: str, against: str = "step") -> tuple[Column, Column]:
         """(x, y) of a metric where it was logged, in order of logging; x counts rows without it."""
@@ -179,6 +187,7 @@ def read_stage_records(folder: Path, problems: list[str]) -> StageView:
         evals=_read(Evals, folder / EVALS, problems),
         probes=_read(Probes, folder / PROBES, problems),
         constitutions=_read(Constitutions, folder / CONSTITUTIONS, problems),
+        labels=_read(BelievedLabels, folder / BELIEVED, problems),
     )
 
 

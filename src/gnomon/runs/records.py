@@ -149,6 +149,7 @@ class StageInfo(Record):
         cpu_seconds: of the process on all cores together, which a busy machine does not lengthen.
         memory: the estimate, in words.
         start: where the weights came ``from`` and their ``sha256``.
+        inputs: by place outside of the run that it reads, SHA-256 of each file there.
         iterations: of the whole stage; ``idle_iterations`` of them trained nothing.
         summary: the last figures; ``held_out`` are those of the held-out rows.
         reference: what the cache of reference log-probs did.
@@ -171,6 +172,7 @@ class StageInfo(Record):
     seconds: float | None = None
     cpu_seconds: float | None = None
     start: dict[str, Any] = {}
+    inputs: dict[str, dict[str, str]] = {}
     iterations: int | None = None
     idle_iterations: int = 0
     summary: dict[str, Any] = {}
@@ -198,6 +200,7 @@ class Manifest(Record):
         base: the folder that the recipe's relative paths start from.
         data: SHA-256 and rows of each source, by stage.
         models: where each stage's weights came from.
+        inputs: by stage and place outside of the run, SHA-256 of each file that was read there.
         optimizer: the optimizer of each stage.
         files: fingerprints of the run's own files.
     """
@@ -213,6 +216,7 @@ class Manifest(Record):
     base: str = ""
     data: dict[str, Any] = {}
     models: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
     files: dict[str, Any] = {}
     optimizer: dict[str, Any] = {}
     finished: str = ""

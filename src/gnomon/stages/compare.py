@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from gnomon.agents.build import build_environment, openings
 from gnomon.agents.episodes import Episode, EpisodeRunner
 from gnomon.algorithms.base import per_response_sum
 from gnomon.algorithms.rollouts import EncodedPrompt, as_response, written
@@ -35,7 +36,6 @@ from gnomon.runs.answers import Answer, write_answers
 from gnomon.runs.comparison import Comparison, ComparisonRow
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.records import COMPARISON
-from gnomon.stages.environments import build_environment, openings
 from gnomon.stages.names import policy_stages, reward_folder
 from gnomon.stages.sources import (
     LENGTH,
@@ -119,7 +119,7 @@ def compare(
         role = reference_role if policy == reference else _load(policy, recipe)
         prompts, answers = _answer(role, asked, environment, recipe, spec, stop, progress)
         for sample, prompt, own in zip(shown, prompts, answers, strict=False):
-            sample |= {"prompt": _text(prompt), policy.name: text_shown(own[0])}
+            sample |= {"prompt": _text(prompt), policy.name: _told(own[0])}
         kept += _kept(policy.name, prompts, answers)
         returns = [] if environment is None else [_returns(answers)]
         judged[policy.name] = [*_scores(prompts, answers, judges, tally), *returns]
@@ -140,7 +140,10 @@ def compare(
         rows=rows,
         prompts=[p.prompt.id for p in asked],
         samples=shown,
-        tables=pass_tables(names, judged, reference.name, spec.rollout.samples),
+        tables=[
+            *pass_tables(names, judged, reference.name, spec.rollout.samples),
+            *_failures(policies, kept),
+        ],
         judges={name: _without_seconds(took) for name, took in tally.totals().items()},
     )
     write_answers(run.path, kept)
@@ -370,7 +373,35 @@ def _kept(model: str, prompts: Sequence[EncodedPrompt], answers: Answers) -> Ite
                 sample=sample,
                 length=written(completion),
                 finished=completion.finished,
+                error=_error(completion),
             )
+
+
+def _error(completion: Completion) -> str | None:
+    """Why the environment failed an episode."""
+    return completion.error if isinstance(completion, Episode) else None
+
+
+def _told(completion: Completion) -> str:
+    """An answer for the samples side by side; one that is none says so."""
+    error = _error(completion)
+    return text_shown(completion) if error is None else f"(the episode failed: {error})"
+
+
+def _failures(policies: Sequence[Policy], kept: Sequence[Answer]) -> Iterator[Comparison]:
+    """The share of each policy's episodes that failed and are in no other figure, if any did."""
+    if not any(answer.error for answer in kept):
+        return
+    rows = []
+    for policy in policies:
+        own: dict[str, list[float | None]] = {}
+        for answer in kept:
+            if answer.model == policy.name:
+                own.setdefault(answer.prompt_id, []).append(float(answer.error is not None))
+        share = over_prompts(list(own.values()), (0.0, 1.0))
+        rows.append(ComparisonRow(model=policy.name, values=[share]))
+    title = "Episodes that the environment failed (in no other figure)"
+    yield Comparison(title=title, columns=["failed (share)"], rows=rows)
 
 
 @torch.no_grad()

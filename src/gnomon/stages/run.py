@@ -21,6 +21,7 @@ from gnomon.runs.records import COMPARISON, MANIFEST, Manifest, StageInfo, now, 
 from gnomon.stages.check import check_machine, check_recipe
 from gnomon.stages.compare import compare
 from gnomon.stages.gates import GateKeeper
+from gnomon.stages.inputs import check_inputs, stage_inputs
 from gnomon.stages.names import policy_stages
 from gnomon.stages.stage import memory_info, open_stage, run_stage
 from gnomon.training.callbacks import Callback, callback_maker, checked
@@ -93,6 +94,7 @@ class _Running:
         self.stop = Stop()
         self.where = "before the first stage"
         self.worked = False
+        self.taken_over: list[StageSpec] = []
         self.gates = GateKeeper(recipe, run, base, announce)
 
     def execute(self) -> Path:
@@ -171,6 +173,7 @@ class _Running:
         damage = folder.damage() if self.resume else None
         if self.resume and folder.done() and damage is None:
             self.announce(f"{stage.name}: done already")
+            self.taken_over.append(stage)
             return
         before = _artefacts(folder.info())
         if damage is not None:
@@ -179,6 +182,7 @@ class _Running:
         self.stop.check()
         self.where = f"in stage {stage.name}"
         self.worked = True
+        self._check_taken_over()
         opened = open_stage(self.recipe, stage, self.run, self.base)
         memory = memory_info(opened)
         self.announce(f"{stage.name}: {stage.algorithm} begins{_memory(memory)}")
@@ -191,6 +195,14 @@ class _Running:
         self.announce(f"{stage.name}: {_summary(info)}")
         if before and before != _artefacts(info):
             self._refuse_changed(stage, folder)
+
+    def _check_taken_over(self) -> None:
+        """Refuse to go on from stages that are done where a file that they read has changed."""
+        for stage in self.taken_over:
+            opened = open_stage(self.recipe, stage, self.run, self.base)
+            before, now = opened.folder.info().inputs, stage_inputs(opened)
+            check_inputs(opened.folder, stage.name, before, now, done=True)
+        self.taken_over = []
 
     def _refuse_changed(self, stage: StageSpec, folder: StageFolder) -> None:
         """Refuse to continue if later stages were built on what the stage was before."""
@@ -214,6 +226,7 @@ class _Running:
             self.announce(f"compare: warning: {wrong}; the policies are compared again")
         self.where = "before the comparison; the stages are done"
         self.stop.check()
+        self._check_taken_over()
         self.where = "in the comparison, which starts over; the stages are done"
         self.worked = True
         with Progress("compare", 1 + len(policy_stages(self.recipe, self.base))) as progress:

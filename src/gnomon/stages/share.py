@@ -78,6 +78,7 @@ def _note(run: RunFolder, manifest: Manifest, names: Sequence[str]) -> None:
     run.update_manifest(
         data={k: v for k, v in manifest.data.items() if k.partition(": ")[0] in names},
         models={k: v for k, v in manifest.models.items() if k in names},
+        inputs={k: v for k, v in manifest.inputs.items() if k in names},
         optimizer={k: v for k, v in manifest.optimizer.items() if k in names},
     )
 

@@ -19,6 +19,7 @@ from gnomon.data.rows import SUFFIXES, iter_rows
 from gnomon.data.shards import is_glob
 from gnomon.data.values import RowError, Skipped
 from gnomon.errors import ConfigError, DataError, RunError
+from gnomon.feedback.believed import in_words
 from gnomon.feedback.from_groups import read_as, settled
 from gnomon.feedback.source import WORD as FEEDBACK
 from gnomon.feedback.source import check_feedback, feedback_groups
@@ -26,6 +27,7 @@ from gnomon.files import write_text
 from gnomon.models.load import LoadedModel
 from gnomon.recipe.schema import DataSpec, Kind, Recipe, StageSpec
 from gnomon.records import Group, TokenGroup
+from gnomon.runs.labels import Believed, BelievedLabels
 from gnomon.runs.records import DataFiles
 from gnomon.tasks.sources import (
     BUILTIN,
@@ -49,14 +51,23 @@ class DataReport:
 
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
+    labels: dict[str, Believed] = field(default_factory=dict)
 
-    def add(self, path: str, groups: Sequence[Group], skipped: Sequence[Skipped]) -> None:
+    def add(
+        self,
+        path: str,
+        groups: Sequence[Group],
+        skipped: Sequence[Skipped],
+        labels: Believed | None = None,
+    ) -> None:
         """Note what one source gave; a source that is used twice is noted twice."""
         sha256 = fingerprint(groups)
         same = [key for key in self.files if key == path or key.startswith(f"{path} (")]
         key = f"{path} ({len(same) + 1})" if same else path
         self.files[key] = {"sha256": sha256, "rows": len(groups)}
         self.skipped += skipped
+        if labels is not None:
+            self.labels[key] = labels
 
     def skipped_info(self) -> dict[str, Any]:
         """For stage.json: the count and the first examples."""
@@ -85,22 +96,24 @@ def read_specs(
     """
     groups: list[Group] = []
     for spec in specs:
-        found, skipped = _read_one(spec, base, stage_groups, kind)
-        report.add(spec.path, found, skipped)
+        found, skipped, labels = _read_one(spec, base, stage_groups, kind)
+        report.add(spec.path, found, skipped, labels)
+        for line in () if labels is None else in_words(labels):
+            say(f"{spec.path}: {line}")
         groups += [group for group in found if not is_switched_off(group)]
     return groups
 
 
 def _read_one(
     spec: DataSpec, base: Path, stage_groups: Callable[[str], Path], kind: str
-) -> tuple[list[Group], list[Skipped]]:
+) -> tuple[list[Group], list[Skipped], Believed | None]:
     _refuse_unused(spec)
     wanted = spec.kind if spec.kind != "auto" else kind
     if is_feedback(spec.path):
-        found, left_out = feedback_groups(spec.path, spec.options, base, wanted)
-        return select(found, spec.limit, spec.sample_seed), left_out
+        found, left_out, labels = feedback_groups(spec.path, spec.options, base, wanted)
+        return select(found, spec.limit, spec.sample_seed), left_out, labels
     if is_made(spec.path):
-        return _made_groups(spec), []
+        return _made_groups(spec), [], None
     where, colon, what = spec.path.partition(":")
     if colon and where == "stage":
         file = stage_groups(what)
@@ -112,25 +125,23 @@ def _read_one(
     options = read_options(spec, kind)
     if spec.votes == "each":
         result = read_groups(path, **options)
-        return result.groups, result.skipped
+        return result.groups, result.skipped, None
     return _settled(path, options, spec.votes)
 
 
 def _settled(
     path: Path | str, options: dict[str, Any], votes: Literal["majority", "calibrated"]
-) -> tuple[list[Group], list[Skipped]]:
+) -> tuple[list[Group], list[Skipped], Believed | None]:
     """A file of several labellers' comparisons, each question once with what they say together."""
     result = read_groups(path, **{**options, "kind": "rankings"})
     try:
-        groups, notes = settled(result.groups, votes)
+        groups, labels = settled(result.groups, votes)
     except DataError as error:
         raise DataError(f"{path}: votes: {votes} cannot be read: {error}") from error
-    for note in notes:
-        say(f"{path}: {note}")
     kind: Kind = "rankings" if options["kind"] == "auto" else options["kind"]
     asked = ReadOptions(bool(options["as_text"]), good_from=options["good_from"])
     kept, skipped = read_as(groups, kind, asked)
-    return kept, [*result.skipped, *skipped]
+    return kept, [*result.skipped, *skipped], labels
 
 
 def read_options(spec: DataSpec, kind: str = "auto") -> dict[str, Any]:
@@ -421,6 +432,11 @@ class StageData:
         if self.report.skipped:
             lines = [str(skipped).replace("\n", " ") for skipped in self.report.skipped]
             write_text(file, "\n".join(lines) + "\n")
+
+    def write_labels(self, file: Path) -> None:
+        """Write how far those were believed whose labels were read, where some were."""
+        if self.report.labels:
+            BelievedLabels(self.report.labels).write(file)
 
     def _read(self, specs: Sequence[DataSpec], kind: str) -> list[Group]:
         return read_specs(

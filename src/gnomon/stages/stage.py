@@ -32,10 +32,12 @@ from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import Kind, Recipe, RewardSpec, StageSpec
 from gnomon.rollout.protocol import Engine
 from gnomon.runs.folder import RunFolder
+from gnomon.runs.labels import BELIEVED
 from gnomon.runs.records import Skipped, StageInfo
 from gnomon.stages.constitutions import keep_constitutions
 from gnomon.stages.energy import EnergyMeter
 from gnomon.stages.engines import make_engine
+from gnomon.stages.inputs import check_inputs, stage_inputs
 from gnomon.stages.names import (
     KINDS,
     TRAIN,
@@ -286,6 +288,8 @@ def run_stage(
     info.seconds, info.cpu_seconds = earlier.seconds or 0.0, earlier.cpu_seconds or 0.0
     if earlier.joules:
         info.joules = earlier.joules
+    info.inputs = stage_inputs(stage)
+    check_inputs(folder, spec.name, earlier.inputs, info.inputs, done=False)
     began, cpu_began = info.seconds - time.time(), info.cpu_seconds - time.process_time()
     make_folder(folder.path)
     folder.write_info(info)
@@ -300,6 +304,7 @@ def run_stage(
         stage.run.update_manifest(
             data={f"{spec.name}: {k}": v for k, v in stage.data.report.files.items()},
             models={spec.name: info.start},
+            inputs={spec.name: info.inputs},
         )
         info.note(files=folder.fingerprints(), status="done")
     except Pending as pause:
@@ -322,6 +327,7 @@ def run_stage(
             info.skipped = Skipped(**stage.data.report.skipped_info())
             if folder.path.is_dir():  # not where someone has removed it
                 stage.data.write_skipped(folder.path / "skipped.txt")
+                stage.data.write_labels(folder.path / BELIEVED)
                 folder.write_info(info)
     return info
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from gnomon.agents.build import build_environment, openings
 from gnomon.agents.episodes import EpisodeRunner
 from gnomon.algorithms.base import Algorithm, Settings, Workbench
 from gnomon.algorithms.offline_settings import ReferenceSettings, TextMixSettings
@@ -28,7 +29,6 @@ from gnomon.recipe.schema import Kind, RolloutSpec
 from gnomon.recipe.training import MonitorSpec
 from gnomon.runs.records import DATA
 from gnomon.stages.computed import computed
-from gnomon.stages.environments import build_environment, openings
 from gnomon.stages.evaluate import check_suites, model_places
 from gnomon.stages.names import other_model, reward_folder
 from gnomon.stages.probes import Probed, probe_model, probe_stage, roomy_encoder

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gnomon.agents.build import build_environment, openings
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.encode import Encoder
 from gnomon.data.values import Skipped, summarise_skipped
@@ -18,7 +19,6 @@ from gnomon.recipe.schema import DataSpec, RewardSpec, StageSpec
 from gnomon.records import Group, Message, Response
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.check import own_function
-from gnomon.stages.environments import build_environment, openings
 from gnomon.stages.sources import LENGTH
 from gnomon.stages.stage import Stage
 
