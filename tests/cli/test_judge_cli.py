@@ -14,7 +14,8 @@ import pytest
 
 from command import Run, runs
 from gnomon.data.readers import read_groups
-from gnomon.feedback.label_files import read_file
+from gnomon.feedback.from_groups import settled
+from gnomon.feedback.label_files import LabelFile, read_file
 from gnomon.feedback.records import Label, votes
 from judge_server import JudgeServer, Said, letter, prefers, says, words
 
@@ -81,6 +82,36 @@ def test_pairs_become_soft_labels_and_preference_data(gnomon: Run, tmp_path: Pat
         assert c.probability > 0.5
         assert label.confidence == pytest.approx(2 * c.probability - 1)
     assert [v.won for v in votes(found)] == [float(label.ranks[0] == 1) for label in found]
+
+
+def test_two_judges_in_one_file_leave_each_item_once_with_both_labels(
+    gnomon: Run, tmp_path: Path
+) -> None:
+    data = questions(tmp_path)
+    with JudgeServer(prefers(len, first=0.5)) as server:
+        assert gnomon(data, *asks(server))[0] == 0
+        alone = read_groups(tmp_path / "labels.jsonl", kind="preferences").groups
+        assert gnomon(data, *asks(server, model="other"))[0] == 0
+        asked = len(server.asked)
+        for model in ("m", "other"):  # neither is asked again
+            assert gnomon(data, *asks(server, model=model))[0] == 0
+        assert len(server.asked) == asked
+    rows = list(read_file(tmp_path / "labels.jsonl"))
+    assert [[label.labeller for label in own] for _, own in rows] == [["ai:m", "ai:other"]] * 6
+    both = read_groups(tmp_path / "labels.jsonl", kind="preferences").groups
+    assert [g.prompt.messages for g in both] == [g.prompt.messages for g in alone]
+    assert [len(g.comparisons) for g in both] == [2] * 6
+    calibrated = settled(both, "calibrated")[0]
+    assert [len(g.comparisons) for g in calibrated] == [1] * 6
+    # two files put together, and one of them twice, are the same
+    text = (tmp_path / "labels.jsonl").read_text()
+    single = "".join(json.dumps({**row, "labels": [json.loads(line)["labels"][i]]}) + "\n"
+                     for line in text.splitlines() for row in [json.loads(line)]
+                     for i in (0, 1, 0))  # fmt: skip
+    (tmp_path / "cat.jsonl").write_text(single)
+    with LabelFile(tmp_path / "cat.jsonl"):
+        pass
+    assert [own for _, own in read_file(tmp_path / "cat.jsonl")] == [own for _, own in rows]
 
 
 def test_explain_shows_what_was_asked_and_answered(gnomon: Run, tmp_path: Path) -> None:

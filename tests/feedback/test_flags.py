@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
@@ -100,3 +100,34 @@ def test_a_belief_is_a_word_of_the_answer() -> None:
     assert stated_belief(asked("8"), answer("It is 8."))
     assert not stated_belief(asked("8"), answer("It is 18."))
     assert stated_belief(Prompt("p", (Message("user", "?"),)), answer("8")) is None
+
+
+def _drift(items: list[Item], labels: list[Label]) -> float | None:
+    """The drift of p0; None where nothing is said of it."""
+    found = [s for s in flags(items, labels) if (s.kind, s.labeller) == ("drift", "p0")]
+    return found[0].figure.value if found else None
+
+
+def test_drift_goes_by_time_whatever_order_the_items_are_in() -> None:
+    items, labels = world("drift")
+    order = np.random.default_rng(1).permutation(len(labels))
+    shuffled = [labels[i] for i in order]
+    value = _drift(items, labels)
+    assert value is not None
+    assert _drift(items[::-1], shuffled) == pytest.approx(value)
+    # the same moments in other words: another zone, which sorts differently as text
+    west = timezone(-timedelta(hours=9))
+    told = [
+        replace(x, at=datetime.fromisoformat(x.at).astimezone(west).isoformat()) if i % 2 else x
+        for i, x in enumerate(labels)
+    ]
+    assert _drift(items, told) == pytest.approx(value)
+
+
+def test_labels_of_one_day_have_no_order_and_show_no_drift() -> None:
+    items, labels = world("drift")
+    assert _drift(items, [replace(x, at="2026-01-01") for x in labels]) is None
+    days = [replace(x, at=f"2026-01-0{1 + (int(x.item[1:]) > 100)}") for x in labels]
+    value = _drift(items, days)
+    assert value is not None
+    assert _drift(items, days[::-1]) == pytest.approx(value)

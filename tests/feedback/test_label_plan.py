@@ -23,6 +23,7 @@ from gnomon.feedback.plan import (
     Wish,
     designs,
     forecast,
+    out_of_reach,
     study_agreement,
     study_alpha,
 )
@@ -171,8 +172,13 @@ def test_a_budget_alone_buys_as_much_as_it_pays() -> None:
 
 def test_wishes_that_nothing_meets_say_so() -> None:
     wish = Wish(sure=0.999, budget=10.0)
-    found = designs(World(0.6), wish, Prices(0.5), labellers=3)
-    assert all(wish.missed(f) for f in found)
+    assert designs(World(0.6), wish, Prices(0.5), labellers=3) == []
+    (why,) = out_of_reach(World(0.6), wish, labellers=3)
+    assert why.startswith("the consensus is right on 0.6")
+    assert why.endswith("with 100,000 items and 3 labels on each")
+    words = " ".join(run("--accuracy", "0.6", "--labellers", "3", "--sure", "0.999").split())
+    assert "No study gives what was asked: the consensus is right on 0.6" in words
+    assert "inf" not in words
     with pytest.raises(ConfigError, match="--price"):
         designs(World(), Wish(budget=10.0), Prices())
     with pytest.raises(ConfigError, match="say what"):
@@ -246,8 +252,56 @@ def test_a_design_and_a_wish_on_the_command_line() -> None:
     assert design["money"] == 150.0
     assert design["design"] == {"items": 100, "labellers": 4, "per_item": 3}
     words = run("--difference", "0.08", "--labellers", "3", "--price", "0.5")
-    assert "take:" in words
-    assert "next best:" in words
+    assert "Take: " in words
+    assert "Next best: " in words
+    assert "Assumed: a person who names a side names the better one in 80% of pairs" in words
+
+
+def test_no_study_of_a_million_pairs_is_proposed() -> None:
+    assert designs(World(), Wish(difference=0.001), Prices(), labellers=2) == []
+    rich = designs(World(), Wish(budget=1e9), Prices(0.5), labellers=2)
+    assert {f.design.items for f in rich} == {100_000}
+
+
+def _store(folder: Path, said: np.ndarray) -> str:
+    """A store of votes [items, people]: 2 where the first response is better, 0 the second, 1 a
+    tie."""
+    ranks = {0: (2.0, 1.0), 1: (1.0, 1.0), 2: (1.0, 2.0)}
+    with Store.open(folder / "pilot.db") as store:
+        answers = tuple(Response((Message("assistant", t),)) for t in ("one", "two"))
+        names = [f"question {i}" for i in range(len(said))]
+        store.add_items(Item(f"i{i}", Prompt(str(i), (Message("user", name),)), answers)
+                        for i, name in enumerate(names))  # fmt: skip
+        store.add_labels(
+            (Label(f"l{i}-{k}", f"i{i}", f"p{k}", "ranking", ranks=ranks[int(x)])
+             for i, row in enumerate(said) for k, x in enumerate(row)),
+            add_labellers="person",
+        )  # fmt: skip
+    return str(folder / "pilot.db")
+
+
+@pytest.mark.parametrize("wish", [("--difference", "0.05"), ("--sure", "0.9"), ("--items", "200")])
+def test_a_pilot_that_contradicts_itself_is_called_that(
+    tmp_path: Path, wish: tuple[str, ...]
+) -> None:
+    pilot = _store(tmp_path, np.array([[0, 2], [2, 0]] * 20))
+    words = " ".join(run(pilot, "--labellers", "2", *wish).split())
+    assert "labels contradict each other: no number of such labels shows" in words
+    assert "inf" not in words.replace("information", "")
+    assert "1,000,000" not in words
+    assert json.loads(run(pilot, "--labellers", "2", *wish, "--json"))["contradictory"] is True
+
+
+def test_a_pilot_at_chance_is_said_to_show_nothing_and_one_of_ties_is_refused(
+    tmp_path: Path,
+) -> None:
+    coins = np.random.default_rng(0).integers(0, 2, (40, 2)) * 2
+    words = " ".join(run(_store(tmp_path, coins), "--items", "200", "--labellers", "2").split())
+    assert "may be made of noise" in words or "contradict each other" in words
+    (tmp_path / "ties").mkdir()
+    ties = _store(tmp_path / "ties", np.ones((9, 2)))
+    with pytest.raises(ConfigError, match="calls its two responses equal"):
+        plan(ties, items=100, labellers=2)
 
 
 def test_a_store_is_a_pilot(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from store_world import filled, item, ranking
 
 from gnomon.cli.main import main
 from gnomon.data.readers import read_groups
-from gnomon.errors import DataError
+from gnomon.errors import DataError, Pending
 from gnomon.feedback.exchange import import_file, own_rows, write_rows
 from gnomon.feedback.people import Personal
 from gnomon.feedback.records import Label
 from gnomon.feedback.store import Campaign, Guideline, Store
+from gnomon.judges.human import HumanQueue
+from gnomon.records import Group, Message, Prompt, Response
 
 PAIRS = [
     {"prompt": f"question {i}", "response_a": f"yes {i}", "response_b": f"no {i}",
@@ -211,3 +213,47 @@ def test_trl_reads_what_is_exported(tmp_path: Path, ending: str, plain: bool) ->
             )
         if form == "unpaired":
             assert sorted(set(data["label"])) == [False, True]
+
+
+def test_labels_of_a_runs_human_stage_come_in_by_what_was_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The very files that the queue writes and people fill in."""
+    queue = HumanQueue(tmp_path / "queue")
+    answers = [Response((Message("assistant", text),)) for text in ("yes", "no", "maybe")]
+    asked = [Group(Prompt(f"p{i}", (Message("user", f"question {i}"),)), tuple(answers[: 2 + i]))
+             for i in range(2)]  # fmt: skip
+    with pytest.raises(Pending):
+        queue.judge(asked)
+    rows = [
+        {"id": "001-0001", "better": "r2", "worse": "r1", "labeller": "kim"},
+        {"id": "001-0001", "ranks": {"r1": 1, "r2": 1}},  # nobody is named
+        {"id": "001-0002", "ranking": ["r3", ["r1", "r2"]], "labeller": "kim"},
+        {"id": "001-0002", "skip": True, "labeller": "lee"},
+        {"id": "001-0009", "better": "r1", "worse": "r2", "labeller": "kim"},
+    ]
+    file = lines(queue.labels, rows)
+    with Store.open(tmp_path / "labels.db") as store:
+        done = import_file(store, file, campaign="c", labeller="ann", add_labellers=True)
+        assert [str(s.reason) for s in done.skipped] == ["no prompt '001-0009' was asked"]
+        items = {one.prompt.id: one for one in store.items("c")}
+        texts = [r.text for r in items["p0"].responses]
+        said = {(x.labeller, x.kind): x for x in store.labels("c")}
+        assert len(list(store.labels("c"))) == 4
+        three = [r.text for r in items["p1"].responses]
+        first, second = items["p0"].id, items["p1"].id
+        pair = next(x for x in store.labels("c") if (x.item, x.labeller) == (first, "kim"))
+        best = [texts[i] for i, rank in enumerate(pair.ranks) if rank == 1]
+        assert best == ["no"]
+        assert said["ann", "ranking"].ranks == (1.0, 1.0)
+        whole = next(x for x in store.labels("c") if (x.item, x.labeller) == (second, "kim"))
+        ranks = dict(zip(three, whole.ranks, strict=True))
+        assert ranks["maybe"] < ranks["yes"] == ranks["no"]
+        assert ("lee", "skip") in said
+        again = import_file(store, file, campaign="c", labeller="ann")
+        assert (again.items.new, again.labels.new) == (0, 0)
+    where = str(tmp_path / "labels.db")
+    assert main(["label", "import", where, str(file), "--labeller", "ann"]) == 0
+    queue.file.unlink()
+    assert main(["label", "import", where, str(file), "--labeller", "ann"]) == 1
+    assert "round-001.jsonl is not beside it" in " ".join(capsys.readouterr().err.split())

@@ -269,7 +269,8 @@ def _sink(out: str) -> Iterator[Sink]:
     from gnomon.feedback.label_files import LabelFile, StoreSink
 
     if not is_store(out):
-        yield LabelFile(Path(out))
+        with LabelFile(Path(out)) as file:
+            yield file
         return
     from gnomon.feedback.opening import open_store
 

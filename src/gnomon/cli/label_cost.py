@@ -27,28 +27,34 @@ def cost(
     price: Annotated[
         list[str] | None,
         typer.Option(
-            help="WHO=EUROS a label, for labels that hold no price: a labeller, or a kind (person, "
-            "model, program, simulated). Repeatable."
+            help="WHO=EUROS: what a label costs, where it does not say itself; WHO is a labeller "
+            "or a kind (person, model, program, simulated). Repeatable."
         ),
     ] = None,
     wage: Annotated[
         float,
-        typer.Option(help="Euros an hour of people's work, where nothing else is known.", min=0),
+        typer.Option(
+            help="Euros an hour that people are paid, for their labels that have no other price.",
+            min=0,
+        ),
     ] = 0.0,
     campaign: Annotated[str | None, typer.Option(help="Of a store: one campaign only.")] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            help="A folder (a run's, whose card then shows it) to write the ledger to; a RUN's own."
+            help="Write the ledger into this folder too; in a run's, its model card shows it. Of a "
+            "RUN it is written into that."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what labels cost: seconds, tokens, euros; a pair; a bit of what they say.
+    """Show what labels cost and how much they tell, labeller by labeller and in sum.
 
-    A bit is measured against what the other labellers say of the same pairs (people, where there
-    are any), so a cheap label that says little and a dear one that says much can be compared. Of a
-    run it shows what its judges took, and euros for a point of its reward model's accuracy.
+    Costs are seconds, tokens and euros. How much a label tells is measured in bits, against what
+    the other labellers say of the same pair (people, where there are any): 1 where it settles the
+    question, 0 where a coin would do as well. Euros a bit compare a cheap label that tells little
+    with a dear one that tells much. Of a run it shows what its judges took, and how many euros a
+    point of its reward model's accuracy cost.
 
       gnomon label cost labels.db --price person=0.40 --price ai:my-judge=0.002
 
@@ -82,10 +88,15 @@ def cost(
         return
     if found.lines:
         show(_table(found))
+        if any(line.bits is not None for line in found.lines):
+            say(
+                "bits a pair: how much one comparison tells of what the others say of the same "
+                "pair (1: all of it, 0: nothing), with its 95% interval"
+            )
     if found.accuracy is not None:
-        say(f"reward model's held-out accuracy: {_figure(found.accuracy)}")
+        say(f"the reward model's accuracy on held-out pairs: {_figure(found.accuracy)}")
     if found.per_point is not None:
-        say(f"euros for a point of it above 0.5: {_figure(found.per_point)}")
+        say(f"what each hundredth of it above one half cost, in euros: {_figure(found.per_point)}")
     for note in found.notes:
         say(note)
     if output is not None:
@@ -107,11 +118,12 @@ def _table(found: LabelCosts) -> Table:
     from rich.table import Table
 
     run = any(line.stage for line in found.lines)
-    table = Table(title="judges" if run else "labels")
-    heads = ("who", "kind", *(["stage"] if run else []), "judged" if run else "labels")
+    table = Table(title="What the run's judges took" if run else "What labels cost and tell")
+    heads = ("judge" if run else "labeller", "kind", *(["stage"] if run else []),
+             "judged" if run else "labels")  # fmt: skip
     for head in heads:
         table.add_column(head)
-    rest = ("errors",) if run else ("pairs", "a pair", "bits a pair", "euros a bit")
+    rest = ("failed",) if run else ("pairs compared", "euros a pair", "bits a pair", "euros a bit")
     for head in ("seconds", "tokens", "euros", *rest):
         table.add_column(head, justify="right")
     for line in (*found.lines, *found.sums):
@@ -135,4 +147,4 @@ def _figure(m: Interval | None) -> str:
 
     if m is None:
         return ""
-    return measured(m) if math.isfinite(m.value) else "none"
+    return measured(m) if math.isfinite(m.value) else "nothing told"

@@ -15,7 +15,7 @@ from gnomon.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from gnomon.feedback.plan import Forecast, Wish
+    from gnomon.feedback.plan import Forecast, Prices, Wish
     from gnomon.feedback.records import Vote
     from gnomon.feedback.worlds import Population
 
@@ -23,57 +23,97 @@ if TYPE_CHECKING:
 def plan(
     store: Annotated[
         str | None,
-        typer.Argument(help="A store with a pilot's labels: the simulation is fitted to them."),
+        typer.Argument(
+            help="A store with labels of a pilot, some pairs judged by two people or more: the "
+            "forecast is made from how far those people agree."
+        ),
     ] = None,
     items: Annotated[
-        int | None, typer.Option(help="Items (pairs of responses) to label.", min=2)
+        int | None,
+        typer.Option(help="How many pairs of responses are labelled: asks what that shows.", min=2),
     ] = None,
-    labellers: Annotated[int, typer.Option(help="People who label.", min=1)] = 10,
-    per_item: Annotated[int | None, typer.Option(help="People who judge each item.", min=1)] = None,
+    labellers: Annotated[int, typer.Option(help="How many people there are.", min=1)] = 10,
+    per_item: Annotated[
+        int | None,
+        typer.Option(
+            help="With --items: how many of them judge each pair; without it 1, 2, 3, ... "
+            "are compared.",
+            min=1,
+        ),
+    ] = None,
     accuracy: Annotated[
         float | None,
-        typer.Option(help="How often a labeller names the better side: 0.8 without a pilot."),
+        typer.Option(
+            help="Without a pilot: how often a person names the better response. [default: 0.8]"
+        ),
     ] = None,
     spread: Annotated[
         float | None,
-        typer.Option(help="Standard deviation of accuracies between labellers: 0.05 unless given."),
+        typer.Option(
+            help="Without a pilot: standard deviation of that accuracy between people. "
+            "[default: 0.05]"
+        ),
     ] = None,
     ties: Annotated[
-        float | None, typer.Option(help="Share of labels that call a pair equal: 0 unless given.")
+        float | None,
+        typer.Option(help="Without a pilot: share of labels that say equal. [default: 0]"),
     ] = None,
-    price: Annotated[float | None, typer.Option(help="Euros a label.", min=0)] = None,
-    seconds: Annotated[float | None, typer.Option(help="Seconds a label takes.", min=0)] = None,
-    budget: Annotated[float | None, typer.Option(help="Euros at most.", min=0)] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(help="Euros that one label costs; a pilot's own unless given.", min=0),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Seconds that one label takes; a pilot's own unless given.", min=0),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Euros that the study may cost.", min=0)
+    ] = None,
     alpha_width: Annotated[
         float | None,
-        typer.Option(help="Wanted: a 95% interval of Krippendorff's alpha no wider than this."),
+        typer.Option(
+            help="Wish: know the agreement this well: a 95% interval of Krippendorff's alpha of at "
+            "most this width."
+        ),
     ] = None,
     difference: Annotated[
         float | None,
-        typer.Option(help="Wanted: a win rate this far from 0.5 is seen 4 times in 5."),
+        typer.Option(
+            help="Wish: see a win rate that is this far from one half, as 0.05 for 55%, in 4 of 5 "
+            "studies."
+        ),
     ] = None,
     sure: Annotated[
-        float | None, typer.Option(help="Wanted: a consensus that is right this often.")
+        float | None,
+        typer.Option(help="Wish: labels of a pair, taken together, are right this often."),
     ] = None,
     level: Annotated[
-        str, typer.Option(help="Of alpha: nominal, ordinal or interval; it matters with ties.")
+        str,
+        typer.Option(
+            help="How alpha counts a tie: nominal (as far from a side as the sides are from each "
+            "other), ordinal or interval (nearer)."
+        ),
     ] = "nominal",
-    campaign: Annotated[str | None, typer.Option(help="Of the store: one campaign only.")] = None,
+    campaign: Annotated[
+        str | None, typer.Option(help="Of the store: only this campaign's labels.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Plan a labelling study: what a design shows, or the cheapest design that shows what you want.
+    """Plan a labelling study before paying for it. People compare pairs of responses; the question
+    is how many pairs, and how many people on each.
 
-    With --items, what that many items show, with --per-item labels on each or with 1, 2, 3, ...
-    With a wish (--alpha-width, --difference, --sure) or a --budget instead, the cheapest design
-    that meets it, and the next best. Studies are simulated; with a STORE the simulated items and
-    labellers are fitted to the labels in it.
+    Say how many pairs you have (--items), and it says what labels of them show. Or say what you
+    want to know (--difference, --alpha-width, --sure) or may spend (--budget), and it says which
+    study gives that for the fewest labels. It simulates such studies: of people as accurate as you
+    say, or with a STORE as the people of a pilot were. It proposes none of more than 100,000 pairs,
+    and says where no number of labels would help.
 
       gnomon label plan --items 500 --labellers 8 --per-item 3 --price 0.4 --seconds 40
 
       gnomon label plan labels.db --difference 0.05 --alpha-width 0.1 --price 0.4
     """
-    from gnomon.feedback.plan import Prices, Wish
+    from gnomon.feedback.plan import Prices, Wish, contradictory, out_of_reach
     from gnomon.feedback.worlds import World, fit_pilot
 
     if level not in ("nominal", "ordinal", "interval"):
@@ -97,15 +137,15 @@ def plan(
     wish = Wish(alpha_width, difference, sure, budget)
     found = _found(world, wish, prices, items, labellers, per_item, level, seed)
     if as_json:
-        say(json.dumps(_as_json(world, wish, found), indent=2))
+        said = _as_json(world, wish, found) | {"contradictory": contradictory(world)}
+        say(json.dumps(said, indent=2))
         return
-    source = "as given" if store is None else f"fitted to {len(votes)} votes in {store}"
-    say(
-        f"labellers right in {world.accuracy:.3f} of what they decide, {world.ties:.0%} ties: "
-        f"{source}"
-    )
-    show(_table(found, wish, bool(prices.seconds)))
-    for line in _advice(found, wish, items):
+    for line in _assumed(world, store, votes if store is not None else []):
+        say(line)
+    if found:
+        show(_table(found, wish, prices))
+    why = [] if found else out_of_reach(world, wish, labellers=labellers, level=level, seed=seed)
+    for line in _advice(found, wish, items, why, contradictory(world)):
         say(line)
 
 
@@ -152,63 +192,118 @@ def _found(
     return sorted(found, key=lambda f: (bool(wish.missed(f)), f.labels))
 
 
-def _table(found: list[Forecast], wish: Wish, hours: bool) -> Table:
+def _assumed(world: Population, store: str | None, votes: list[Vote]) -> list[str]:
+    """What the forecast rests on, and how far the pilot shows anything at all."""
+    ties = f", and calls {world.ties:.0%} of the pairs equal" if world.ties else ""
+    about = f"a person who names a side names the better one in {world.accuracy:.0%} of pairs{ties}"
+    if store is None:
+        return [f"Assumed: {about} (--accuracy, --spread, --ties; or give a pilot's STORE)."]
+    from gnomon.feedback.agreement import alpha, vote_units
+    from gnomon.report.format import measured
+
+    seen = alpha(vote_units(votes), "nominal")
+    lines = [
+        f"From the pilot's {len(votes)} labels of pairs in {store}: {about}, where better is what "
+        "most people would say.",
+        f"Its labellers' agreement: Krippendorff's alpha {measured(seen)} (0 is chance, 1 is "
+        "perfect; n: pairs with two labels or more).",
+    ]
+    if seen.known and seen.high <= 0.0:
+        lines.append(f"Those labels contradict each other: {_HOPELESS}")
+    elif not seen.known or seen.low <= 0.0:
+        lines.append(
+            "That is not shown to be more than chance, so what follows may be made of noise: have "
+            "more pairs of the pilot judged by two people."
+        )
+    return lines
+
+
+_HOPELESS = (
+    "no number of such labels shows which response is better. Look at the pairs on which people "
+    "differ (gnomon label believe STORE) and at the guidelines before you pay for more."
+)
+
+
+def _table(found: list[Forecast], wish: Wish, prices: Prices) -> Table:
     """A column for each design, the one to take first."""
     from rich.table import Table
 
     table = Table(title="The first column is the one to take" if len(found) > 1 else None)
-    table.add_column("items")
+    table.add_column("pairs to label")
     for f in found:
-        table.add_column(str(f.design.items), justify="right")
+        table.add_column(f"{f.design.items:,}", justify="right")
     rows: list[tuple[str, list[str]]] = [
-        ("labels on each", [str(f.design.per_item) for f in found]),
-        ("labels", [str(f.labels) for f in found]),
-        ("euros", [f"{f.money:.0f}" for f in found]),
-        ("hours", [f"{f.hours:.1f}" for f in found]),
-        ("alpha", [_text(f.alpha) for f in found]),
-        ("width of its interval", [_text(f.alpha_width) for f in found]),
-        ("win rate: shows", [_text(f.win_difference) for f in found]),
-        ("agreement: shows", [_text(f.agreement_difference) for f in found]),
-        ("consensus right", [_text(f.sure) for f in found]),
-        ("majority right", [_text(f.majority) for f in found]),
-        ("labels a person", [f"{f.labels_each:.0f}" for f in found]),
-        ("error of their accuracy", [_text(f.ability_error) for f in found]),
-        ("meets the wish", ["no" if wish.missed(f) else "yes" for f in found]),
+        ("people on each", [str(f.design.per_item) for f in found]),
+        ("labels in all", [f"{f.labels:,}" for f in found]),
+        ("labels a person", [f"{f.labels_each:,.0f}" for f in found]),
+        ("euros", [f"{f.money:,.0f}" for f in found] if prices.price else []),
+        ("hours of work", [f"{f.hours:,.1f}" for f in found] if prices.seconds else []),
+        ("agreement (alpha)", [_text(f.alpha, _TWO) for f in found]),
+        ("  known to within ±", [_text(f.alpha_width / 2.0, _TWO) for f in found]),
+        ("smallest win rate seen", [_win(f.win_difference) for f in found]),
+        ("smallest change of agreement seen", [_text(f.agreement_difference, _TWO) for f in found]),
+        ("pairs right, labels weighed", [f"{f.sure:.1%}" for f in found]),
+        ("pairs right, by majority", [f"{f.majority:.1%}" for f in found]),
+        ("a person's accuracy known to ±", [_text(2 * f.ability_error, _TWO) for f in found]),
+        ("gives what was asked", ["no" if wish.missed(f) else "yes" for f in found]),
     ]
     for name, cells in rows:
-        if (name != "hours" or hours) and (name != "meets the wish" or len(found) > 1):
+        if cells and (name != "gives what was asked" or len(found) > 1):
             table.add_row(name, *cells)
     return table
 
 
-def _text(x: float) -> str:
-    return f"{x:.3f}" if math.isfinite(x) else "none"
+_TWO = "takes 2 people"
 
 
-def _advice(found: list[Forecast], wish: Wish, items: int | None) -> list[str]:
-    """What to do, in words."""
+def _text(x: float, otherwise: str) -> str:
+    return f"{x:.3f}" if math.isfinite(x) else otherwise
+
+
+def _win(difference: float) -> str:
+    return f"{0.5 + difference:.1%}" if math.isfinite(difference) else "not even 100%"
+
+
+def _advice(
+    found: list[Forecast], wish: Wish, items: int | None, why: list[str], contradictory: bool
+) -> list[str]:
+    """What to do, in words.
+
+    Args:
+        why: where there is no design, what stands in the way.
+    """
     from gnomon.feedback.plan import Wish
 
+    if contradictory:
+        return [f"These labels contradict each other: {_HOPELESS}"]
     good = [f for f in found if not wish.missed(f)]
     lines = []
+    if not found:
+        reason = f": {'; '.join(why)}" if why else " so small"
+        lines.append(
+            f"No study gives what was asked{reason}. More people on each pair (--labellers), "
+            "people who are more often right, or a smaller wish would."
+        )
+        return lines
     if not good and wish != Wish():
-        least = found[0] if found else None
-        why = "; ".join(wish.missed(least)) if least else "no design is that small"
-        lines.append(f"no design meets the wish. The nearest: {why}")
+        lines.append(f"No study here gives what was asked. The nearest: "
+                     f"{'; '.join(wish.missed(found[0]))}.")  # fmt: skip
     elif items is None:
-        for name, f in zip(("take", "next best"), good, strict=False):
+        for name, f in zip(("Take", "Next best"), good, strict=False):
+            euros = f", {f.money:,.0f} euros" if f.money else ""
+            people = "person" if f.design.per_item == 1 else "people"
             lines.append(
-                f"{name}: {f.design.items} items, {f.design.per_item} labels each "
-                f"({f.labels} labels, {f.money:.0f} euros)"
+                f"{name}: {f.design.items:,} pairs, {f.design.per_item} {people} on each "
+                f"({f.labels:,} labels{euros})."
             )
     lines.append(
-        '"shows" is the smallest difference seen 4 times in 5 by a test at 5%: of a win rate from '
-        "0.5, of agreement between two such studies. Intervals are over items."
+        'Seen: in 4 of 5 such studies, by a test at 5%. "Smallest win rate seen": where one side '
+        "is truly better on that share of the pairs, the study shows that it is not one half."
     )
-    if found and math.isfinite(found[0].alpha_others):
+    if math.isfinite(found[0].alpha_others):
         lines.append(
-            f"Another crew of such labellers moves alpha by {found[0].alpha_others:.3f} (standard "
-            "deviation), which no interval over items shows."
+            f"Other people of the same kind would move alpha by {found[0].alpha_others:.3f} more "
+            "(standard deviation), which no interval over pairs shows."
         )
     return lines
 

@@ -188,8 +188,9 @@ def import_labels(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Labels: a store's own export, or any file of comparisons, rankings, ratings or "
-            "good/bad that data is read from."
+            help="Labels: a store's own export, the labels of a run's human stage "
+            "(RUN/stages/*/queue/round-001.labels.jsonl), or any file of comparisons, rankings, "
+            "ratings or good/bad that data is read from."
         ),
     ],
     campaign: Annotated[str, typer.Option(help="The campaign that the items belong to.")] = "",

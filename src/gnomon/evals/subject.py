@@ -18,10 +18,12 @@ from gnomon.files import fingerprint
 from gnomon.records import Group, Message, Prompt, Response
 
 if TYPE_CHECKING:
+    from gnomon.agents.episodes import Episode
     from gnomon.data.encode import Encoder
     from gnomon.models.load import LoadedModel
     from gnomon.models.roles import Role
     from gnomon.models.save import LoadedReward
+    from gnomon.recipe.schema import EnvironmentSpec
     from gnomon.rollout.protocol import Engine
     from gnomon.rollout.torch_engine import TorchEngine
 
@@ -49,6 +51,17 @@ class Subject:
     ) -> list[Answered]:
         """Answers to each prompt, in order; a prompt that does not fit is unanswered."""
         raise NotImplementedError
+
+    def play(
+        self, prompts: Sequence[Prompt], ask: Ask, environment: EnvironmentSpec, base: Path
+    ) -> list[tuple[Episode, ...] | Unanswered]:
+        """``ask.samples`` episodes from each prompt; one that leaves no room for them is
+        unanswered.
+
+        Raises:
+            ConfigError: there are only stored answers, or no such environment.
+        """
+        raise ConfigError(f"{self.name} has no weights: this suite needs a model, not its answers")
 
     def choice_logprobs(
         self, prompts: Sequence[Prompt], choices: Sequence[Sequence[str]]
@@ -201,7 +214,9 @@ class Model(Subject):
             for prompt, ids in zip(prompts, encoded, strict=True)
         ]
 
-    def _tokens(self, prompt: Prompt, longest: int) -> list[int] | Unanswered:
+    def _tokens(
+        self, prompt: Prompt, longest: int, budget: str = "max_new_tokens"
+    ) -> list[int] | Unanswered:
         try:
             ids = self.encoder.encode_prompt(prompt)
         except DataError as error:
@@ -211,9 +226,34 @@ class Model(Subject):
         if len(ids) > longest:
             return Unanswered(
                 f"the prompt has {len(ids)} tokens, and {longest} fit beside the answer; lower "
-                "max_new_tokens"
+                f"{budget}"
             )
         return ids
+
+    def play(
+        self, prompts: Sequence[Prompt], ask: Ask, environment: EnvironmentSpec, base: Path
+    ) -> list[tuple[Episode, ...] | Unanswered]:
+        from gnomon.agents.build import build_environment
+
+        window = self.window or WINDOW
+        runner = build_environment(environment, self.encoder, base=base, window=window)
+        opened = [runner.dialogue.opening(prompt) for prompt in prompts]
+        room = window - environment.max_episode_tokens
+        encoded = [self._tokens(prompt, room, "max_episode_tokens") for prompt in opened]
+        asked = [
+            (prompt, ids, request_seed(ask.seed, prompt.id))
+            for prompt, ids in zip(opened, encoded, strict=True)
+            if not isinstance(ids, Unanswered)
+        ]
+        found = runner.run(
+            [(prompt, ids) for prompt, ids, _ in asked],
+            self.engine,
+            ask.params(window),
+            seeds=[seed for *_, seed in asked],
+            samples=ask.samples,
+        )
+        episodes = iter(group.episodes for group in found)
+        return [ids if isinstance(ids, Unanswered) else next(episodes) for ids in encoded]
 
     def choice_logprobs(
         self, prompts: Sequence[Prompt], choices: Sequence[Sequence[str]]

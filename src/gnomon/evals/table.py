@@ -24,6 +24,7 @@ SUITES: Mapping[str, str] = {
     "inspect": "gnomon.evals.inspect_suite:Inspect",
     "lm_eval": "gnomon.evals.lm_eval_suite:LMEval",
     "questions": "gnomon.evals.questions:Questions",
+    "episodes": "gnomon.evals.episodes:Episodes",
 }
 """Names of suites and where each is; only the one that is asked for is imported."""
 

@@ -24,6 +24,7 @@ from gnomon.errors import ConfigError, DataError
 from gnomon.feedback.campaigns import Added, Campaign, Guideline
 from gnomon.feedback.groups import NAMELESS, Judged, judged_items, numbered
 from gnomon.feedback.people import LabellerInfo
+from gnomon.feedback.queue_files import is_queue_file, queue_judged
 from gnomon.feedback.records import Item, Label, LabellerKind, votes
 from gnomon.feedback.rows import (
     check_name,
@@ -79,7 +80,8 @@ def import_file(
     """Read a file into a store. Read again, or after it was killed half-way, it doubles nothing.
 
     Args:
-        file: the store's own form, or anything that ``gnomon data`` reads.
+        file: the store's own form, the labels of a run's human stage, or anything that
+            ``gnomon data`` reads.
         campaign: of the items; the store's own form has its own.
         labeller: whose the judgements are that name nobody.
         kind: of labellers who are added.
@@ -100,6 +102,9 @@ def import_file(
                 "them out"
             )
         judged, skipped = _own(store, file, read_options.get("max_gb", MAX_GB), add_labellers)
+    elif is_queue_file(file):
+        told, skipped = queue_judged(file, campaign, labeller)
+        judged = list(numbered(told))
     else:
         read = read_groups(file, **read_options)
         named = (one for g in read.groups for one in judged_items(g, campaign, labeller))

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,21 +185,39 @@ def _drift(
 ) -> Iterator[_Test]:
     """Whether a labeller's agreement with the others changes from their first half to the second.
 
-    Agreement is 1 where the others are sure of what was said, -1 where of the contrary.
+    Agreement is 1 where the others are sure of what was said, -1 where of the contrary. The halves
+    are parted by time: labels of one moment (all of a day, where only days are known) stay
+    together, whatever order their items are in.
     """
-    when = {(label.item, label.labeller): label.at for label in labels if label.at}
+    when = {(x.item, x.labeller): t for x in labels if (t := _moment(x.at)) is not None}
     for k, at in _by_labeller(ballots, np.ones(len(agreement), dtype=bool)):
         name = ballots.labellers[k]
-        timed = [(when.get((pairs[n][0], name), ""), int(n)) for n in at]
-        order = np.array([n for time, n in sorted(timed) if time], dtype=np.int64)
-        if len(order) >= LEAST:
-            half = len(order) // 2
+        known = [(when[key], int(n)) for n in at if (key := (pairs[n][0], name)) in when]
+        timed = sorted(known, key=lambda one: one[0])
+        half = _middle([time for time, _ in timed])
+        if len(timed) >= LEAST and half:
+            order = np.array([n for _, n in timed], dtype=np.int64)
             early, late = (_item_means(ballots, agreement, o) for o in (order[:half], order[half:]))
             yield _Test(
                 name, "drift", _less(late, early), 0.0, SMALL, 2.0,
                 "{who}'s agreement with the others changes by {shown} from the first half to the "
                 "second",
             )  # fmt: skip
+
+
+def _moment(at: str) -> float | None:
+    """A label's time in seconds; of one without a zone, as UTC. None where it has none."""
+    try:
+        time = datetime.fromisoformat(at.strip())
+    except ValueError:
+        return None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+
+
+def _middle(times: Sequence[float]) -> int:
+    """The place nearest the middle at which the time changes; 0 where it never does."""
+    places = [i for i in range(1, len(times)) if times[i] != times[i - 1]]
+    return min(places, key=lambda i: abs(i - len(times) / 2), default=0)
 
 
 def _longer(known: Mapping[str, Item], pairs: Sequence[Pair]) -> Floats:

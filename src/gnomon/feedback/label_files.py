@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from gnomon.errors import DataError
 from gnomon.feedback.records import Item, Label
-from gnomon.files import append_line
+from gnomon.files import append_line, make_folder, write_bytes
 from gnomon.records import Comparison, Cost, Judgement
 
 
 class LabelFile:
-    """A file of labelled items, which only grows; a line that a killed process left half-written is
-    cut off."""
+    """A file of labelled items, a line each. While a judge works it only grows, and a line that a
+    killed process left half-written is cut off; what several judges say of one item is joined when
+    it is opened and closed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        make_folder(path.parent)
+        self._lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+
+    def __enter__(self) -> LabelFile:
+        self.join()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.join()
 
     def known(self) -> set[str]:
         return {label.id for _, labels in read_file(self.path) for label in labels}
@@ -28,7 +40,16 @@ class LabelFile:
         row = item_row(item, judgement, labels[0].kind) | {
             "labels": [label_dict(label) for label in labels]
         }
-        append_line(self.path, as_line(row))
+        with self._lock:
+            append_line(self.path, as_line(row))
+
+    def join(self) -> None:
+        """Write the file again where an item has several rows: then it has one, with all labels."""
+        with self._lock:
+            rows = list(read_lines(self.path))
+            joined = joined_rows(rows)
+            if len(joined) < len(rows):
+                write_bytes(self.path, b"".join(as_line(row) + b"\n" for row in joined))
 
 
 class StoreSink:
@@ -80,6 +101,56 @@ def _comparison_row(c: Comparison, judgement: Judgement) -> dict[str, Any]:
     if c.probability != 1.0:
         row["probability"] = c.probability
     return row | {"labeller": judgement.judge}
+
+
+def joined_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with one for each item, in the order of the first ones: what every judge said of it, a
+    label and comparisons each, and of scores the mean. A row whose labels are all known from others
+    is left out; rows that are not of labelled items stay as they are."""
+    found: dict[Any, list[Mapping[str, Any]]] = {}
+    for number, row in enumerate(rows):
+        own = found.setdefault(row["id"] if _is_item(row) else number, [])
+        known = {label["id"] for other in own for label in other["labels"]}
+        if not own or any(label["id"] not in known for label in row["labels"]):
+            own.append(row)
+    return [dict(own[0]) if len(own) == 1 else _joined(own) for own in found.values()]
+
+
+def _is_item(row: Mapping[str, Any]) -> bool:
+    labels = row.get("labels")
+    own = isinstance(labels, list) and all(isinstance(x, dict) and "id" in x for x in labels)
+    return bool(labels) and own and isinstance(row.get("id"), str) and "responses" in row
+
+
+def _joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    labels = {label["id"]: label for row in rows for label in row["labels"]}
+    row = {**rows[0], "labels": list(labels.values())}
+    row["responses"] = [
+        _joined_response(answers)
+        for answers in zip(*(own["responses"] for own in rows), strict=False)
+    ]
+    if any("comparisons" in own for own in rows):
+        row["comparisons"] = [c for own in rows for c in own.get("comparisons", ())]
+    for key in ("judge", "principle"):
+        if named := list(dict.fromkeys(str(own[key]) for own in rows if own.get(key))):
+            row[key] = ", ".join(named)
+    return row
+
+
+def _joined_response(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A response with the means of what each judge gave it."""
+    row = {key: value for key, value in answers[0].items() if key not in ("label", "parts")}
+    scores = [answer["score"] for answer in answers if answer.get("score") is not None]
+    row["score"] = sum(scores) / len(scores) if scores else None
+    good = [answer["label"] for answer in answers if "label" in answer]
+    if good and 2 * sum(good) != len(good):
+        row["label"] = 2 * sum(good) > len(good)
+    parts: dict[str, list[float]] = {}
+    for answer in answers:
+        for name, value in answer.get("parts", {}).items():
+            parts.setdefault(name, []).append(value)
+    means = {name: sum(values) / len(values) for name, values in parts.items()}
+    return row | ({"parts": means} if means else {})
 
 
 def approved(p: float) -> bool | None:

@@ -281,21 +281,26 @@ def _notes(
     notes = [] if labels else ["no labels: nothing has been paid for them yet"]
     replaced = len(labels) - len(standing(labels))
     if replaced:
-        notes.append(f"{replaced} labels were replaced by later ones: paid for, and in no pair")
+        notes.append(
+            f"{replaced} labels were replaced by later ones: they are paid for, and their pairs "
+            "count once"
+        )
     unchecked = len(said) - sum((v.labeller, v.item, v.a, v.b) in truth for v in said)
     if unchecked:
         notes.append(
-            f"{unchecked} of {len(said)} comparisons have no label of anybody else on their pair: "
-            "they are in no figure of bits"
+            f"{unchecked} of {len(said)} comparisons are of pairs that nobody else compared: how "
+            "much they tell is not known, and the bits are of the others"
         )
     free = [x.who for x in lines if not x.money]
     if free:
         notes.append(
-            f"no price is known for {', '.join(free[:5])}{' and others' if len(free) > 5 else ''}: "
-            "give --price WHO=EUROS or --wage"
+            f"what labels of {', '.join(free[:5])}{' and others' if len(free) > 5 else ''} cost is "
+            "not known: give --price WHO=EUROS, or --wage for people"
         )
     if said and not any(kind in PEOPLE for kind in of.values()):
-        notes.append("no person labelled: bits are about what the models say together")
+        notes.append(
+            "no person labelled: the bits say how far the judges agree, not how far they are right"
+        )
     return notes
 
 
@@ -363,9 +368,12 @@ def run_ledger(run: RunView) -> LabelCosts:
             out.accuracy = Interval(value, low, high, 0.0 if math.isnan(n) else n)
             out.per_point = per_point(spent, out.accuracy) if spent else None
     if not lines:
-        out.notes = ["no judge of this run says what it took"]
+        out.notes = ["no stage of this run had a judge that notes what it took"]
     elif not any(line.money for line in lines):
-        out.notes = ["no judge of this run has a price: give price_input and price_output"]
+        out.notes = [
+            "what the judges' tokens cost is not known: give price_input and price_output in a "
+            "judge's options"
+        ]
     return out
 
 

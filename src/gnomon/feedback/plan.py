@@ -25,8 +25,8 @@ CREWS, STUDIES = 12, 30
 MOST_ITEMS = 500
 """Items of a simulated study; the spread of a larger one follows from 1 / sqrt(items)."""
 MOST_PER_ITEM = 9
-LARGEST = 1_000_000
-"""Items beyond which no design is looked for."""
+LARGEST = 100_000
+"""Items beyond which no design is proposed."""
 VALUES = np.array([0.0, 0.5, 1.0])
 _SEEN = float(ndtri(0.5 + LEVEL / 2.0) + ndtri(POWER))
 """Standard errors that a difference must have to be seen with a chance of POWER."""
@@ -254,9 +254,15 @@ class Wish:
         """What a forecast does not give, in words."""
         out = []
         if self.alpha_width is not None and not found.alpha_width <= self.alpha_width * 1.0001:
-            out.append(f"alpha's interval is {found.alpha_width:.3f} wide")
+            wide = (
+                f"{found.alpha_width:.3f} wide" if math.isfinite(found.alpha_width) else "unknown"
+            )
+            out.append(f"alpha's interval is {wide}")
         if self.difference is not None and not found.win_difference <= self.difference * 1.0001:
-            out.append(f"it shows differences of {found.win_difference:.3f} and more")
+            shows = f"differences of {found.win_difference:.3f} and more"
+            out.append(
+                f"it shows {shows if math.isfinite(found.win_difference) else 'none at all'}"
+            )
         if self.sure is not None and not found.sure >= self.sure:
             out.append(f"the consensus is right on {found.sure:.3f}")
         if self.budget is not None and found.money > self.budget * 1.0001:
@@ -275,7 +281,8 @@ def designs(
 ) -> list[Forecast]:
     """For each number of labels an item: the fewest items that give what is wished for, or, where
     only a budget is named, the most that it pays; those that meet the wish first, by cost (by what
-    difference they show, where all cost the same).
+    difference they show, where all cost the same). None of more than LARGEST items: where there is
+    none at all, :func:`out_of_reach` says why.
 
     Raises:
         ConfigError: nothing is wished for; a budget without a price.
@@ -294,7 +301,7 @@ def designs(
         )
         if only_budget:
             assert wish.budget is not None
-            items = int(wish.budget / prices.price / per_item)
+            items = min(LARGEST, int(wish.budget / prices.price / per_item))
         else:
             items = _fewest(base, world, wish, prices)
         if items >= 2:
@@ -305,12 +312,12 @@ def designs(
 
 
 def _fewest(base: Forecast, world: Population, wish: Wish, prices: Prices) -> int:
-    """The fewest items with which a design meets the wish, its budget left aside; LARGEST where no
-    number does."""
+    """The fewest items with which a design meets the wish, its budget left aside; 0 where LARGEST
+    do not."""
     free = replace(wish, budget=None)
     low, high = 2, LARGEST
     if free.missed(base.scaled(high, world, prices)):
-        return LARGEST
+        return 0
     while low < high:
         middle = (low + high) // 2
         if free.missed(base.scaled(middle, world, prices)):
@@ -318,3 +325,22 @@ def _fewest(base: Forecast, world: Population, wish: Wish, prices: Prices) -> in
         else:
             high = middle
     return low
+
+
+def contradictory(world: Population) -> bool:
+    """Whether labellers say nothing together: not even LARGEST items, as often judged as a design
+    has it, would show a side that is better on all of them."""
+    return not math.isfinite(world.win_difference(LARGEST, MOST_PER_ITEM, _SEEN))
+
+
+def out_of_reach(
+    world: Population, wish: Wish, *, labellers: int = 10, level: Level = "nominal", seed: int = 0
+) -> list[str]:
+    """What of a wish LARGEST items with the most labels on each do not give, in words."""
+    per_item = min(labellers, MOST_PER_ITEM)
+    base = forecast(world, Design(MOST_ITEMS, labellers, per_item), level=level, seed=seed)
+    most = base.scaled(LARGEST, world, Prices())
+    return [
+        f"{missed} with {LARGEST:,} items and {per_item} labels on each"
+        for missed in replace(wish, budget=None).missed(most)
+    ]

@@ -299,6 +299,11 @@ def fit_pilot(votes: Iterable[Vote]) -> Pilot:
             "a pilot needs pairs that two labellers or more judged: nothing else shows how far "
             "they agree. Leave the store out and give --accuracy."
         )
+    if not (counts[:, 0] + counts[:, 2]).any():
+        raise ConfigError(
+            "every label of the pilot calls its two responses equal: it shows no difference, and "
+            "more labels of its kind would not. Look at the items, or give --accuracy without it."
+        )
     patterns, times = np.unique(np.vstack([counts, counts[:, ::-1]]), axis=0, return_counts=True)
     b, a = (x.ravel() for x in np.meshgrid(np.arange(STEPS + 1), np.arange(STEPS + 1)))
     inside = a + b <= STEPS

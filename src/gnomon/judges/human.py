@@ -168,7 +168,7 @@ class HumanQueue(Judge):
                 if name not in rows:
                     hint = nearest(name, rows) or f"the ids are those of {self.file.name}"
                     raise RowError(f"no prompt {name!r} in this round", hint)
-                judged.setdefault(name, []).extend(_judgements(rows[name], label))
+                judged.setdefault(name, []).extend(judgements_of(rows[name], label))
             except RowError as error:
                 raise RunError(f"{self.labels}, row {number}: {error}") from error
         missing = [name for name in rows if name not in judged]
@@ -228,7 +228,7 @@ def _key(prompt: Prompt) -> str:
     return json.dumps([prompt.id, prompt.text, [[m.role, m.content] for m in prompt.messages]])
 
 
-def _judgements(row: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+def judgements_of(row: Mapping[str, Any], label: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     """(text, other text, its vote: 0 for a tie) for each pair that a label judges.
 
     Raises:

@@ -158,6 +158,8 @@ def _answered(run: RunView) -> Iterator[Pair]:
             prompts[answer.prompt_id] = answer.prompt
             note = _scored(scores.get(answer.model, {}), answer.prompt_id, kinds)
             notes = [note, f"{answer.length} tokens", "" if answer.finished else "cut off"]
+            if answer.error is not None:
+                notes = [f"the episode failed: {answer.error}"]
             side = Side(answer.model, cut(answer.response), " · ".join(n for n in notes if n))
             sides.setdefault(answer.prompt_id, {})[answer.model] = side
     for id, own in sides.items():

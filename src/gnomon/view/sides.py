@@ -82,7 +82,7 @@ def _of_run(library: Library, samples: Samples, name: str) -> Iterator[Side]:
     if (run.path / ANSWERS).exists():
         answers = _answers(run.path)
         for model in dict.fromkeys(answer.model for answer in answers):
-            own = [a for a in answers if a.model == model and a.sample == 0]
+            own = [a for a in answers if a.model == model and a.sample == 0 and a.error is None]
             said = [Said(a.prompt, a.response, a.prompt_id, a.category or "") for a in own]
             yield Side(f"{name}/answers/{model}", f"{name}: {model}", _always(said))
     elif run.comparison.samples:
