@@ -74,8 +74,12 @@ def asks(gnomon: Run, server: JudgeServer, *more: str) -> tuple[int, str]:
     return gnomon("labels.jsonl", *options, *more)
 
 
-def test_a_calibration_of_a_judge_at_an_endpoint(gnomon: Run, tmp_path: Path) -> None:
+def test_a_calibration_of_a_judge_at_an_endpoint(
+    gnomon: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     labels(tmp_path)
+    days = (f"2026-01-0{day}" for day in range(1, 10))
+    monkeypatch.setattr("gnomon.evals.calibration.now", lambda: next(days))
     with JudgeServer(prefers(by_x, sharp=5.0)) as server:
         more = ("--judge", "price_input=1", "--judge", "rubric=Mind: this", "--controls", "0")
         code, said = asks(gnomon, server, *more)
@@ -86,6 +90,7 @@ def test_a_calibration_of_a_judge_at_an_endpoint(gnomon: Run, tmp_path: Path) ->
         assert code == 0
         assert len(server.asked) == 120  # nothing is paid for twice
     found = one(tmp_path)
+    assert found.made == "2026-01-01"  # nor does it become newer by being read again
     assert found.labels == 60
     # the judge is right by x; kim says the opposite in every fifth, lee never: 12 of 60, the four
     # of them that both label half

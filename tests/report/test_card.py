@@ -173,6 +173,28 @@ def test_labels_of_a_store_and_constitutions_come_from_their_records(run: Path) 
     assert "/home/me" not in text
 
 
+def test_how_far_labellers_agree_and_were_believed_is_told_without_their_names(run: Path) -> None:
+    weights = {"anna-7": 0.91, "ben-8": 0.62, "cleo-9": 0.83}
+    said = {
+        "method": "dawid_skene", "votes": 451, "labellers": 3, "contrary": 0,
+        "alpha": {"value": 0.414, "low": 0.312, "high": 0.502, "n": 97},
+        "weights": {name: {"value": w, "low": w - 0.1, "high": w + 0.05, "n": 9}
+                    for name, w in weights.items()},
+        "flags": [["length", "anna-7 prefers the longer one"], ["speed", "anna-7 is fast"],
+                  ["length", "ben-8 too"]],
+        "notes": ["labeller 'anna-7' ..."],
+    }  # fmt: skip
+    write(run / "stages" / "03-rm" / "labels.json", {"/home/me/labels.db": said})
+    text = section(run_card(run), "Labellers and judges").replace("\\", "")
+    assert "Labels of labels.db, from which rm learned" in text
+    assert "alpha of pairs (1 is agreement throughout, 0 is chance): 0.414 [0.312, 0.502]" in text
+    assert "451 comparisons by 3 labellers, settled by dawid_skene" in text
+    assert "0.620 to 0.910, median 0.830; 0 count against" in text
+    assert "2 length, 1 speed" in text
+    assert "anna-7" not in text
+    assert "/home/me" not in text
+
+
 def test_evals_of_the_model_by_its_folder_are_its_evals(run: Path) -> None:
     file = run / "evals" / "grpo" / "xstest.json"
     raw = json.loads(file.read_text())
