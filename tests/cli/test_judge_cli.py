@@ -91,10 +91,11 @@ def test_two_judges_in_one_file_leave_each_item_once_with_both_labels(
     with JudgeServer(prefers(len, first=0.5)) as server:
         assert gnomon(data, *asks(server))[0] == 0
         alone = read_groups(tmp_path / "labels.jsonl", kind="preferences").groups
-        assert gnomon(data, *asks(server, model="other"))[0] == 0
+        other = [*asks(server, rubric="Be brief."), "--name", "other"]
+        assert gnomon(data, *other)[0] == 0
         asked = len(server.asked)
-        for model in ("m", "other"):  # neither is asked again
-            assert gnomon(data, *asks(server, model=model))[0] == 0
+        for judge in (asks(server), other):  # neither is asked again
+            assert gnomon(data, *judge)[0] == 0
         assert len(server.asked) == asked
     rows = list(read_file(tmp_path / "labels.jsonl"))
     assert [[label.labeller for label in own] for _, own in rows] == [["ai:m", "ai:other"]] * 6

@@ -74,6 +74,8 @@ def test_who_was_believed_is_said_and_noted(
     assert "feedback:labels.db: Krippendorff's alpha of pairs 0.681" in text
     assert "12 votes of 2 labellers weighed by dawid_skene" in text
     assert f"kim: {record.weights['kim'].value:.3f}" in text  # type: ignore[union-attr]
+    read_specs([DataSpec(path=spec.path, options={"first": 6})], report=report, **how)
+    assert "alpha of pairs n/a" in " ".join("".join(capsys.readouterr()).split())  # no overlap
     for votes, word in (("majority", "each counts alike"), ("each", "each counts by itself")):
         read_specs([DataSpec(path=spec.path, options={"votes": votes})], report=report, **how)
         assert word in "".join(capsys.readouterr())

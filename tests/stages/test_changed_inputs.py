@@ -12,8 +12,11 @@ import pytest
 
 from gnomon.errors import ConfigError, RunError
 from gnomon.recipe.load import parse_recipe
+from gnomon.runs.folder import RunFolder
 from gnomon.runs.read import read_run
+from gnomon.stages.inputs import Inputs, check_inputs, stage_inputs
 from gnomon.stages.run import run_recipe
+from gnomon.stages.stage import open_stage
 from gnomon.training.loop import Loop
 from tiny_world import save_tiny, tokenizer
 
@@ -118,6 +121,35 @@ def test_unchanged_it_goes_on_and_the_manifest_has_the_hashes(home: Path) -> Non
     noted = json.loads((run.path / "manifest.json").read_text())["inputs"]["first"]
     assert set(noted) == {str(home / "model"), "first.jsonl", str(home / "mine.jinja")}
     assert {"model.safetensors", "tokenizer.json"} <= set(noted[str(home / "model")])
+
+
+def test_a_pattern_names_the_file_of_it_that_changed_or_is_new(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    (tmp_path / "data").mkdir()
+    for shard in ("a", "b"):
+        write(tmp_path / "data" / f"{shard}.jsonl", ROWS[:2])
+    train = {"steps": 1, "batch_size": 2}
+    stage = {"name": "s", "algorithm": "sft", "data": "data/*.jsonl", "train": train}
+    asked = {"name": "r", "model": "model", "output": str(tmp_path / "runs"), "stages": [stage]}
+    made = parse_recipe({**asked, "model": str(tmp_path / "model")})
+
+    def seen() -> Inputs:
+        return stage_inputs(open_stage(made, made.stages[0], RunFolder(made), tmp_path))
+
+    before, folder = seen(), RunFolder(made).stage("s")
+    check_inputs(folder, "s", before, seen(), done=False)
+    write(tmp_path / "data" / "b.jsonl", ROWS[:3])
+    with pytest.raises(ConfigError, match=r"data/b\.jsonl changed since stage 's'"):
+        check_inputs(folder, "s", before, seen(), done=False)
+    write(tmp_path / "data" / "b.jsonl", ROWS[:2])
+    write(tmp_path / "data" / "c.jsonl", ROWS[:2])
+    with pytest.raises(ConfigError, match=r"c\.jsonl changed"):
+        check_inputs(folder, "s", before, seen(), done=True)
+    (tmp_path / "data" / "c.jsonl").unlink()
+    shutil.move(tmp_path / "data" / "a.jsonl", tmp_path / "a")
+    check_inputs(folder, "s", before, seen(), done=True)  # it has served
+    with pytest.raises(ConfigError, match=r"a\.jsonl changed"):
+        check_inputs(folder, "s", before, seen(), done=False)
 
 
 def test_a_stage_made_again_goes_on_with_the_new_file(home: Path) -> None:

@@ -30,7 +30,7 @@ from gnomon.data.batch import Batch, microbatches
 from gnomon.data.batch import pack as packed
 from gnomon.data.readers import read_groups
 from gnomon.data.rows import IN_MEMORY
-from gnomon.data.values import summarise_skipped
+from gnomon.data.values import summarise_skipped, without_missing
 from gnomon.errors import ConfigError, DataError
 from gnomon.judges.build import BUILTIN as JUDGES
 from gnomon.judges.build import one_judge
@@ -88,13 +88,14 @@ def read(data: Readable, *, kind: str = "auto", **options: Any) -> list[Group]:
     for option in options:
         if option not in known:
             raise ConfigError(f"read has no option {option!r}; {did_you_mean(option, known)}")
-    given = {k: v for k, v in options.items() if v is not None}
+    asked = {k: v for k, v in options.items() if v is not None}
     if isinstance(options.get("labels"), Mapping):
-        given["labels"] = {str(k): v for k, v in options["labels"].items()}
-    validate_as(DataSpec, {"path": "rows", **given}, "read")
+        asked["labels"] = {str(k): v for k, v in options["labels"].items()}
+    validate_as(DataSpec, {"path": "rows", **asked}, "read")
     if not isinstance(data, str | Path):
-        data = list(data)
-        refuse_not_finite(IN_MEMORY, data)
+        given = list(data)
+        refuse_not_finite(IN_MEMORY, given)  # the NaN that is left is a data frame's missing text
+        data = [without_missing(row) if isinstance(row, Mapping) else row for row in given]
     found = read_groups(data, kind=kind, **options)  # type: ignore[arg-type]
     if found.skipped:
         warnings.warn(f"rows left out: {summarise_skipped(found.skipped)}", stacklevel=2)

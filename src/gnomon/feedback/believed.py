@@ -45,7 +45,7 @@ def believed(
         labellers=len({vote.labeller for vote in given} | {label.labeller for label in kept}),
         weights={name: ability.accuracy for name, ability in abilities.items()},
         contrary=sum(ability.adversarial for ability in abilities.values()),
-        flags=[(s.kind, s.words) for s in flags(items, kept, votes=given) if s.raised],
+        flags=[[s.kind, s.words] for s in flags(items, kept, votes=given) if s.raised],
         notes=[] if found is None else list(found.notes),
     )
     try:
@@ -74,7 +74,7 @@ def in_words(record: Believed) -> Iterator[str]:
     elif record.votes:
         word = "counts by itself" if record.method == "each" else "counts alike"
         yield f"{record.votes} votes of {record.labellers} labellers; each {word}"
-    yield from (f"flag: {words}" for _, words in record.flags)
+    yield from (f"flag: {words}" for *_, words in record.flags)
     yield from (f"note: {note}" for note in record.notes)
 
 

@@ -186,7 +186,7 @@ def _believed(facts: Facts) -> Iterator[str]:
                     f"{number(values[-1])}, median {number(values[len(values) // 2])}; "
                     f"{said.contrary} count against what they say"
                 )
-            kinds = [kind for kind, _ in said.flags]
+            kinds = [kind for kind, *_ in said.flags]
             raised = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
             lines.append(f"flags of something else than judgement: {md.text(raised or 'none')}")
             place = PurePath(path).name if PurePath(path).is_absolute() else path

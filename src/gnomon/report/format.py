@@ -70,7 +70,9 @@ def number(x: float | None) -> str:
 
 
 def value(m: Interval) -> str:
-    """The value, to as many decimals as its interval's ends are shown with."""
+    """The value, to as many decimals as its interval's ends are shown with; "n/a" for none."""
+    if not math.isfinite(m.value):
+        return "n/a"
     return _number(m.value, _decimals(_ends(m)))
 
 

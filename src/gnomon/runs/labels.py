@@ -101,7 +101,7 @@ class Believed(Record):
         weights: by pseudonym, the accuracy that a labeller was believed to have, which weighs the
             votes (all alike by majority); 0.5 is a guess.
         contrary: labellers whose votes count against what they say.
-        flags: signs of something else than judgement, by kind and in words.
+        flags: signs of something else than judgement: the kind and the words of each.
         notes: what a reader must know of the method.
     """
 
@@ -112,7 +112,7 @@ class Believed(Record):
     rating_alpha: Figure = None
     weights: dict[str, Figure] = Field(default_factory=dict)
     contrary: int = 0
-    flags: list[tuple[str, str]] = Field(default_factory=list)
+    flags: list[list[str]] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
 

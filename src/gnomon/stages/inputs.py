@@ -8,13 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gnomon.data.rows import SUFFIXES
-from gnomon.errors import ConfigError, ModelError
+from gnomon.data.shards import find_files, is_glob
+from gnomon.errors import ConfigError, DataError, ModelError
 from gnomon.files import fingerprint
 from gnomon.models.load import fetch
+from gnomon.recipe.schema import DataSpec
 from gnomon.runs.folder import StageFolder
 from gnomon.stages.names import other_model, reward_folder, stage_data
-from gnomon.stages.sources import is_made
+from gnomon.stages.sources import is_made, resolve_path
 
 if TYPE_CHECKING:
     from gnomon.stages.stage import Stage
@@ -36,16 +37,17 @@ def stage_inputs(stage: Stage) -> Inputs:
     """The files outside of the run that a stage reads, as they are now; what is not there, or is
     generated, or lies in the run is in no place."""
     found: Inputs = {}
-    for model in _models(stage):
-        if not Path(model).absolute().is_relative_to((stage.run.path / "stages").absolute()):
-            found[model] = _files(_model_folder(model), MODEL_FILES)
+    stages = (stage.run.path / "stages").absolute()
+    for name, place in _models(stage):
+        if not Path(place).absolute().is_relative_to(stages):
+            found[name] = _model_files(place)
     for source in stage_data(stage.spec):
         if not is_made(source.path) and not source.path.startswith("stage:"):
-            place = _first_there(stage.base, source.path)
-            found[source.path] = _files(place, tuple(f"*{end}" for end in SUFFIXES))
+            found[source.path] = _data_files(source, stage.base)
     template = stage.recipe.template or ""
     if template.endswith(".jinja"):
-        found[template] = _files(_first_there(stage.base, template), ("*.jinja",))
+        file = next((p for p in (stage.base / template, Path(template)) if p.is_file()), None)
+        found[template] = {} if file is None else {"": _sha256(file)}
     return {place: files for place, files in found.items() if files}
 
 
@@ -61,7 +63,7 @@ def check_inputs(folder: StageFolder, name: str, before: Mapping[str, Mapping[st
         ConfigError: a file has changed, is new or is gone; the message names it.
     """
     changed = [
-        str(Path(place, file) if file else place)
+        str(_folder(place) / file) if file else place
         for place, was in before.items()
         for file, is_now in _changes(was, now.get(place, {}))
         if is_now or not done
@@ -78,6 +80,11 @@ def check_inputs(folder: StageFolder, name: str, before: Mapping[str, Mapping[st
     )
 
 
+def _folder(place: str) -> Path:
+    """What a place's files are named from."""
+    return Path(place).parent if is_glob(Path(place)) else Path(place)
+
+
 def _changes(was: Mapping[str, str], now: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
     """(file, whether it is there) of each that is not what it was."""
     for file in sorted({*was, *now}):
@@ -85,44 +92,44 @@ def _changes(was: Mapping[str, str], now: Mapping[str, str]) -> Iterator[tuple[s
             yield file, file in now
 
 
-def _models(stage: Stage) -> Iterator[str]:
-    """Where the weights are of every model that a stage reads."""
+def _models(stage: Stage) -> Iterator[tuple[str, str]]:
+    """(name in the recipe, where the weights are) of every model that a stage reads."""
     recipe, run, base = stage.recipe, stage.run, stage.base
-    yield stage.start_model()
+    yield stage.start_model(), stage.start_model()
     named = [need.model for need in stage.needs() if need.model]
     given = stage.settings.model_dump() if hasattr(stage.settings, "model_dump") else {}
     averaged = given.get("models")
     named += averaged if isinstance(averaged, list) else []
     named += [given["init"]] if given.get("init") else []
-    yield from (other_model(recipe, run, base, str(name)) for name in named)
+    yield from ((str(name), other_model(recipe, run, base, str(name))) for name in named)
     for reward in (*stage.spec.reward, *stage.spec.observe):
         if reward.model:
-            yield str(reward_folder(recipe, run, base, reward.model))
+            yield reward.model, str(reward_folder(recipe, run, base, reward.model))
 
 
-def _model_folder(source: str) -> Path | None:
+def _model_files(source: str) -> dict[str, str]:
+    """Of a model's folder, and of what lies in it as members or an adapter."""
     folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
+    if not folder.is_dir():
+        try:
+            folder = fetch(source)
+        except ModelError:  # it is gone; whoever loads it says so
+            return {}
+    folders = [folder, *(p for p in folder.iterdir() if p.is_dir() and p.name.startswith(_PARTS))]
+    files = {f for place in folders for pattern in MODEL_FILES for f in place.glob(pattern)}
+    return {f.relative_to(folder).as_posix(): _sha256(f) for f in sorted(files) if f.is_file()}
+
+
+def _data_files(source: DataSpec, base: Path) -> dict[str, str]:
+    """Of a file, a folder of files or a pattern: those that are read."""
+    path = Path(resolve_path(source.path, base))
     try:
-        return fetch(source)
-    except ModelError:  # a reward model's folder that is gone; whoever loads it says so
-        return None
-
-
-def _first_there(base: Path, path: str) -> Path | None:
-    return next((p for p in (base / path, Path(path).expanduser()) if p.exists()), None)
-
-
-def _files(place: Path | None, patterns: tuple[str, ...]) -> dict[str, str]:
-    """SHA-256 of a file, or of a folder's files of these patterns and of its members'."""
-    if place is None:
+        files = find_files(path, source.split)
+    except DataError:  # whoever reads it says so
         return {}
-    if place.is_file():
-        return {"": _sha256(place)}
-    folders = [place, *(p for p in place.iterdir() if p.is_dir() and p.name.startswith(_PARTS))]
-    files = {f for folder in folders for pattern in patterns for f in folder.glob(pattern)}
-    return {f.relative_to(place).as_posix(): _sha256(f) for f in sorted(files) if f.is_file()}
+    if files == [path]:
+        return {"": _sha256(path)}
+    return {file.name: _sha256(file) for file in files or ()}
 
 
 def _sha256(file: Path) -> str:
