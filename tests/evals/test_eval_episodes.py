@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from evals_world import Speaker, write
 
-import tiny_world as tw
 from gnomon.errors import ConfigError, RunError
 from gnomon.evals.evaluate import evaluate
 from gnomon.evals.subject import Model
 from gnomon.evals.table import make_suite
 from gnomon.runs.evals import EvalResult
+from scripted import save_scripted
 
 GAME = '''
 from gnomon.agents import Observation
@@ -47,7 +47,7 @@ PLACE = {"name": "game.py:Game", "max_turns": 2, "max_episode_tokens": 60}
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("episodes")
-    tw.save_tiny(folder / "model")
+    save_scripted(folder / "model", "Blue .")
     (folder / "game.py").write_text(GAME)
     rows: list[dict[str, Any]] = [{"prompt": f"Game {i}.", "prize": i} for i in (1, 2, 3)]
     write(folder / "games.jsonl", [*rows, {"prompt": "Game 4."}])
@@ -55,8 +55,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def play(home: Path, name: str = "all", **options: Any) -> EvalResult:
-    given = {"data": "games.jsonl", "environment": PLACE, "samples": 8, "max_new_tokens": 12,
-             "temperature": 1.0, "name": name, **options}  # fmt: skip
+    given = {"data": "games.jsonl", "environment": PLACE, "samples": 2, "max_new_tokens": 12,
+             "name": name, **options}  # fmt: skip
     suite = make_suite("episodes", given, home)
     return evaluate(suite, Model(str(home / "model"), "tiny"), home)
 
@@ -65,12 +65,12 @@ def test_returns_are_those_that_the_environment_paid(home: Path) -> None:
     found = play(home)
     rows = [json.loads(line) for line in (home / "evals/tiny/all.jsonl").read_text().splitlines()]
     for row, prize in zip(rows[:3], (1, 2, 3), strict=True):
-        for value, text in zip(row["score"], row["answers"], strict=True):
-            assert value == pytest.approx(prize * 0.5 * text.count("[user] and then?"))
-    assert any(value > 0 for row in rows[:3] for value in row["score"])
-    shares = [sum(row["score"]) / 8 for row in rows[:3]]
-    assert found.scores["return"].value == pytest.approx(sum(shares) / 3)
-    assert found.scores["paid"].value == pytest.approx(found.scores["return"].value)
+        assert row["score"] == [float(prize)] * 2  # half of it in each of two turns
+        assert all(text.count("[user] and then?") == 2 for text in row["answers"])
+    assert found.scores["return"].value == pytest.approx(2.0)
+    assert found.scores["paid"].value == pytest.approx(2.0)
+    assert found.scores["turns"].value == 2.0
+    assert found.scores["finished"].value == 1.0
     assert (found.n, found.errors) == (3, 1)  # the game without a prize is in no score
     assert any("no prize" in note for note in found.notes)
     assert all("[assistant] " in text for row in rows[:3] for text in row["answers"])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from store_world import filled, item, ranking
 
+from command import runs
 from gnomon.cli.main import main
 from gnomon.data.readers import read_groups
 from gnomon.errors import DataError, Pending
@@ -216,7 +217,7 @@ def test_trl_reads_what_is_exported(tmp_path: Path, ending: str, plain: bool) ->
 
 
 def test_labels_of_a_runs_human_stage_come_in_by_what_was_asked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The very files that the queue writes and people fill in."""
     queue = HumanQueue(tmp_path / "queue")
@@ -252,8 +253,9 @@ def test_labels_of_a_runs_human_stage_come_in_by_what_was_asked(
         assert ("lee", "skip") in said
         again = import_file(store, file, campaign="c", labeller="ann")
         assert (again.items.new, again.labels.new) == (0, 0)
-    where = str(tmp_path / "labels.db")
-    assert main(["label", "import", where, str(file), "--labeller", "ann"]) == 0
+    gnomon = runs(tmp_path, monkeypatch, capsys, "label", "import", "labels.db")
+    assert gnomon(str(file), "--labeller", "ann")[0] == 0
     queue.file.unlink()
-    assert main(["label", "import", where, str(file), "--labeller", "ann"]) == 1
-    assert "round-001.jsonl is not beside it" in " ".join(capsys.readouterr().err.split())
+    code, said = gnomon(str(file), "--labeller", "ann")
+    assert code == 1
+    assert "round-001.jsonl is not beside it" in said
