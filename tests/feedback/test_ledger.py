@@ -245,6 +245,8 @@ def test_a_stores_ledger_is_shown_and_written(tmp_path: Path) -> None:
     words = run(str(tmp_path / "labels.db"), "--campaign", "c")
     assert "anna" in words
     assert "euros a bit" in words
+    assert "bits a pair: how much one comparison tells" in " ".join(words.split())
+    assert "limit]" in words  # of what a bit by somebody costs who may tell nothing
 
 
 def test_bad_requests_name_the_cure(tmp_path: Path) -> None:

@@ -143,8 +143,12 @@ def _pairs(line: CostLine) -> tuple[str, str, str, str]:
 
 
 def _figure(m: Interval | None) -> str:
-    from gnomon.report.format import measured
+    from gnomon.report.format import measured, number
 
     if m is None:
         return ""
-    return measured(m) if math.isfinite(m.value) else "nothing told"
+    if not math.isfinite(m.value):
+        return "tells nothing"
+    if math.isinf(m.high):  # it may tell nothing at all
+        return f"{number(m.value)} [{number(m.low)}, no limit]"
+    return measured(m)

@@ -144,7 +144,8 @@ def plan(
         say(line)
     if found:
         show(_table(found, wish, prices))
-    why = [] if found else out_of_reach(world, wish, labellers=labellers, level=level, seed=seed)
+    how: Any = level  # checked above
+    why = [] if found else out_of_reach(world, wish, labellers=labellers, level=how, seed=seed)
     for line in _advice(found, wish, items, why, contradictory(world)):
         say(line)
 
