@@ -6,19 +6,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from gnomon.data.shards import find_files, is_glob
 from gnomon.errors import ConfigError, DataError, ModelError
 from gnomon.files import fingerprint
 from gnomon.models.load import fetch
-from gnomon.recipe.schema import DataSpec
-from gnomon.runs.folder import StageFolder
+from gnomon.models.memory import RoleNeed
+from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
+from gnomon.runs.folder import RunFolder, StageFolder
 from gnomon.stages.names import other_model, reward_folder, stage_data
 from gnomon.stages.sources import is_made, resolve_path
-
-if TYPE_CHECKING:
-    from gnomon.stages.stage import Stage
 
 Inputs = dict[str, dict[str, str]]
 """By the place as it was asked for, the SHA-256 of each of its files."""
@@ -33,7 +31,20 @@ _PARTS = ("member-", "adapter")
 _SHOWN = 3
 
 
-def stage_inputs(stage: Stage) -> Inputs:
+class Reader(Protocol):
+    """What is asked of a stage (:class:`~gnomon.stages.stage.Stage`) to know what it reads."""
+
+    recipe: Recipe
+    spec: StageSpec
+    run: RunFolder
+    base: Path
+    settings: Any
+
+    def start_model(self) -> str: ...
+    def needs(self) -> tuple[RoleNeed, ...]: ...
+
+
+def stage_inputs(stage: Reader) -> Inputs:
     """The files outside of the run that a stage reads, as they are now; what is not there, or is
     generated, or lies in the run is in no place."""
     found: Inputs = {}
@@ -92,7 +103,7 @@ def _changes(was: Mapping[str, str], now: Mapping[str, str]) -> Iterator[tuple[s
             yield file, file in now
 
 
-def _models(stage: Stage) -> Iterator[tuple[str, str]]:
+def _models(stage: Reader) -> Iterator[tuple[str, str]]:
     """(name in the recipe, where the weights are) of every model that a stage reads."""
     recipe, run, base = stage.recipe, stage.run, stage.base
     yield stage.start_model(), stage.start_model()
