@@ -30,6 +30,7 @@ BUILTIN: Mapping[str, str] = {
     "correct": "gnomon.tasks.tunnel.gold:CorrectReward",
     "leaky": "gnomon.tasks.tunnel.loopholes:LeakyReward",
     "consensus": "gnomon.tasks.tunnel.loopholes:ConsensusReward",
+    "labeller": "gnomon.tasks.tunnel.labellers:LabellerJudge",
     PRINCIPLES: "gnomon.tasks.tunnel.principles:PrincipleJudge",
     HUMAN: "gnomon.judges.human:HumanQueue",
     PEOPLE: "gnomon.feedback.people_judge:PeopleJudge",

@@ -120,7 +120,7 @@ class RolloutSpec(Spec):
 
 TRUTHS = ("gold", "correct")
 """Builtin rewards that are the true preference, which nobody has outside a built-in world."""
-KNOWING = (*TRUTHS, "leaky", "principles")
+KNOWING = (*TRUTHS, "leaky", "principles", "labeller")
 """Builtin rewards that ask the built-in world what is right, wherever they add mistakes."""
 
 

@@ -16,9 +16,12 @@ from gnomon.plugins import is_own
 from gnomon.recipe.schema import Recipe
 from gnomon.recipe.training import EvalSpec
 from gnomon.runs.folder import RunFolder
+from gnomon.stages.names import resolve_start
 from gnomon.stages.untrained import Untrained
 
-BASE = "base"
+BASE, START = "base", "start"
+"""What suites may call the recipe's model, and the model that the measured policy was trained
+from: ``against: start`` asks whether a stage helped."""
 
 
 class Evaluate(Untrained):
@@ -33,10 +36,31 @@ class Evaluate(Untrained):
     def check(self) -> None:
         super().check()
         check_suites(self.settings.suites, self.base)
+        self._trained_from(self.start_model())
+
+    def _trained_from(self, policy: str) -> str | None:
+        """What the policy in a folder was trained from, where a suite compares it with that.
+
+        Raises:
+            ConfigError: it was trained from nothing: it is what the recipe starts from.
+        """
+        names = [stage.name for stage in self.recipe.stages]
+        if START in names or all(s.options.get("against") != START for s in self.settings.suites):
+            return None
+        for stage in self.recipe.stages[: names.index(self.name)]:
+            if str(self.run.stage(stage.name).model) == policy:
+                return resolve_start(self.recipe, stage, self.run, self.base)
+        raise ConfigError(
+            f"against: {START} compares a policy with what it was trained from, and this stage "
+            f"measures {policy}, which no stage before it trained; name a model instead"
+        )
 
     def work(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
         places = model_places(self.recipe, self.run)
         name = next((n for n, place in places.items() if place == loaded.source), loaded.source)
+        before = self._trained_from(loaded.source)
+        if before is not None:
+            places[START] = before
         subject = Model(
             loaded.source,
             name,

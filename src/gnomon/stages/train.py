@@ -29,7 +29,7 @@ from gnomon.recipe.schema import Kind, RolloutSpec
 from gnomon.recipe.training import MonitorSpec
 from gnomon.runs.records import DATA
 from gnomon.stages.computed import computed
-from gnomon.stages.evaluate import check_suites, model_places
+from gnomon.stages.evaluate import START, check_suites, model_places
 from gnomon.stages.names import other_model, reward_folder
 from gnomon.stages.probes import Probed, probe_model, probe_stage, roomy_encoder
 from gnomon.stages.roles import RoleBuilder, lora_settings
@@ -403,7 +403,7 @@ class Train(Stage):
             self.name,
             policy,
             template=self.recipe.template,
-            siblings=model_places(self.recipe, self.run),
+            siblings={START: self.start_model(), **model_places(self.recipe, self.run)},
         )
         return ScheduledEvals(
             self.spec.train.evals,

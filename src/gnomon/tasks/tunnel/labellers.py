@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Judge
@@ -136,6 +137,33 @@ class Turns(Judge):
     def _judgement(self, group: Group, who: Labeller) -> Judgement:
         ranks = who.label_group(group.prompt, [r.text for r in group.responses])
         return Judgement(who.name, comparisons=comparisons_from_ranks(ranks))
+
+
+class LabellerJudge(Judge):
+    """One labeller as a judge of whole groups, for rewards and evals: who labelled nothing of what
+    a policy was trained on stands for the people that a real run would ask.
+
+    Args:
+        settings: of the :class:`Labeller`.
+
+    Raises:
+        ConfigError: a rate that is none.
+    """
+
+    groupwise = True
+
+    def __init__(self, **settings: Any) -> None:
+        self.labeller = Labeller(**settings)
+        self.name = self.labeller.name
+        self.version = repr(self.labeller)
+
+    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+        """Have the labeller rank each group."""
+        return [
+            Judgement(self.name, comparisons=comparisons_from_ranks(ranks), version=self.version)
+            for group in groups
+            for ranks in [self.labeller.label_group(group.prompt, [r.text for r in group.responses])]
+        ]
 
 
 ORDINARY = Labeller(
