@@ -120,8 +120,10 @@ def quickstart(
 
 
 def finish(folder: Path, rebuild: bool = False) -> None:
-    """Print the comparison, if there is one, whether the model may ship, where the report and the
-    plots are, and last of all what the audit is alarmed by."""
+    """Print the comparison, if there is one, what each stage bought and cost, whether the model may
+    ship, where the report and the plots are, and last of all what the audit is alarmed by."""
+    from gnomon.report.bought import bought
+    from gnomon.report.bought_table import bought_tables
     from gnomon.report.html import write_report
     from gnomon.report.ship import answer
     from gnomon.report.table import answer_lines, comparison_table, samples_panel
@@ -140,7 +142,10 @@ def finish(folder: Path, rebuild: bool = False) -> None:
         samples = samples_panel(comparison)
         if samples is not None:
             show(samples)
-    first, *reasons = answer_lines(answer(read_run(folder)))
+    run = read_run(folder)
+    for part in bought_tables(bought(run)):
+        show(part)
+    first, *reasons = answer_lines(answer(run))
     say(first, "bold")
     for line in reasons:
         say(line)
@@ -238,7 +243,10 @@ def _run_seeds(
     recipe: Recipe, seeds: str, base: Path, dry_run: bool, code: bool, resume: bool
 ) -> None:
     from gnomon.files import write_text
+    from gnomon.report.bought import bought
+    from gnomon.report.bought_table import seeds_bought_markdown, seeds_bought_table
     from gnomon.report.seeds import read_seeds, seeds_markdown, seeds_table
+    from gnomon.runs.read import read_run
     from gnomon.runs.records import COMPARISON
     from gnomon.stages.seeds import run_seeds, seeded_recipes
 
@@ -254,8 +262,10 @@ def _run_seeds(
         raise GateClosed("\n".join(closed))  # a gate stopped one before it was compared
     together = read_seeds(folders)
     show(seeds_table(together))
+    stages = [bought(read_run(folder)) for folder in folders]
+    show(seeds_bought_table(stages))
     file = folders[0].parent / f"{recipe.name}-seeds.md"
-    write_text(file, seeds_markdown(together))
+    write_text(file, f"{seeds_markdown(together)}\n{seeds_bought_markdown(stages)}\n")
     say(f"table: {file}")
     if closed:
         raise GateClosed("\n".join(closed))

@@ -13,6 +13,8 @@ from pathlib import Path
 from gnomon.files import write_text
 from gnomon.recipe.card import CardSpec
 from gnomon.report import markdown as md
+from gnomon.report.bought import bought
+from gnomon.report.bought_table import bought_markdown
 from gnomon.report.candidate import candidate, gate_places, held_back
 from gnomon.report.card_data import data_section, judge_kind, judges_section
 from gnomon.report.card_results import audit_section, evals_section, gates_section
@@ -62,6 +64,7 @@ def card(facts: Facts) -> str:
             ("Gates", gates_section(facts)),
             ("Failures found", audit_section(facts)),
             ("Evaluation", evals_section(facts)),
+            ("What each stage bought and cost", _bought(facts)),
             ("Data", data_section(facts)),
             ("Labellers and judges", judges_section(facts)),
             ("Training", training_section(facts)),
@@ -163,6 +166,12 @@ def _use(facts: Facts) -> str:
 def said(value: str) -> str:
     """A statement as it is shown."""
     return md.text(value) if value else MISSING
+
+
+def _bought(facts: Facts) -> str:
+    """Of the policies that had a part in the model."""
+    names = {stage.name for stage in facts.stages}
+    return bought_markdown([row for row in bought(facts.run) if row.policy in names])
 
 
 def _reproduce(facts: Facts) -> str:

@@ -85,7 +85,7 @@ def win_change(run: RunView, result: EvalResult) -> tuple[Interval | None, Inter
     figure = result.scores.get(WIN_RATE)
     if figure is None:
         return None, None
-    if _is_over_start(run, result):
+    if is_over_start(run, result):
         gap = Interval(figure.value - 0.5, figure.low - 0.5, figure.high - 0.5, figure.n)
         return Interval(0.5, 0.5, 0.5, figure.n), gap
     for change in suite_changes(run.path, result.model, before(run, result.model)):
@@ -98,7 +98,7 @@ def win_change(run: RunView, result: EvalResult) -> tuple[Interval | None, Inter
     return None, None
 
 
-def _is_over_start(run: RunView, result: EvalResult) -> bool:
+def is_over_start(run: RunView, result: EvalResult) -> bool:
     """Whether a win rate is over the model that the policy was trained from: by the weights where
     those of both are known, else by name."""
     starts = [stage.info.start for stage in run.stages if stage.name == result.model]

@@ -190,7 +190,7 @@ def facts_of(run: RunView, stage: str | None = None, stated: CardSpec | None = N
         stated = _stated(run.recipe, problems)
     kinds = {view.name: _kind(view) for view in run.stages}
     subject = _subject(run, stage, kinds)
-    stages, chain = _lineage(run, subject)
+    stages, chain = lineage(run, subject)
     return Facts(
         run=run,
         subject=subject,
@@ -233,7 +233,7 @@ def _subject(run: RunView, stage: str | None, kinds: Mapping[str, str]) -> Stage
     return last[-1] if last else None
 
 
-def _lineage(
+def lineage(
     run: RunView, subject: StageView | None
 ) -> tuple[tuple[StageView, ...], tuple[str, ...]]:
     """The stages that had a part in a model, and those whose weights it continues."""

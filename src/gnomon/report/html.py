@@ -19,6 +19,8 @@ from markupsafe import Markup
 from gnomon.files import plain_errors, write_text
 from gnomon.report import alarms, curves, evals, plots, samples
 from gnomon.report import format as fmt
+from gnomon.report.bought import bought, measures
+from gnomon.report.bought_table import NOTE, cost_rows, signed, verdict
 from gnomon.report.candidate import subject
 from gnomon.report.kinds import WORDS, column_kinds
 from gnomon.report.overoptimisation import overoptimisation_plot, trajectory
@@ -77,6 +79,8 @@ def write_report(run_dir: str | Path) -> Path:
 
 def _page(run: RunView, folder: Path) -> str:
     style, script = _part("report.css"), _part("report.js")
+    stages = bought(run)
+    cost_heads, cost_lines = cost_rows(stages) if stages else ([], [])
     return environment().get_template("report.html.j2").render(
         style=Markup(style),
         style_hash=_sha256(style),
@@ -96,6 +100,11 @@ def _page(run: RunView, folder: Path) -> str:
         comparison=run.comparison,
         kinds={name: WORDS[kind] for name, kind in column_kinds(run).items() if WORDS[kind]},
         comparison_plot=_comparison_plot(run, folder),
+        bought=stages,
+        measures=measures(stages),
+        cost_heads=cost_heads,
+        cost_lines=cost_lines,
+        bought_note=NOTE,
         verdicts=verdicts(run),
         browser=samples.browser(run),
         pairs=samples.pairs(run),
@@ -133,6 +142,8 @@ def environment(*rooms: str) -> Environment:
         measured=fmt.measured,
         number=fmt.number,
         duration=fmt.duration,
+        signed=signed,
+        verdict=verdict,
         title_of=title,
     )
     return environment

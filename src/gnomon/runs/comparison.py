@@ -11,6 +11,9 @@ from gnomon.runs.records import Record
 from gnomon.stats.intervals import Interval
 from gnomon.stats.prompts import independent_difference
 
+LENGTH = "length (tokens)"
+"""The column of the answers' lengths."""
+
 Figure = Annotated[
     Interval | None,
     PlainValidator(Interval.parse),

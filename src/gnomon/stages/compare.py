@@ -33,6 +33,7 @@ from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import Completion, Request, sampled_group
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.runs.answers import Answer, write_answers
+from gnomon.runs.comparison import LENGTH as LENGTH_COLUMN
 from gnomon.runs.comparison import Comparison, ComparisonRow
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.records import COMPARISON
@@ -135,7 +136,7 @@ def compare(
     names += [] if environment is None else [environment.name]
     _add_rewards(rows, judged, reference)
     result = Comparison(
-        columns=[*names, f"KL from {reference.name} (nats)", "length (tokens)", "finished"],
+        columns=[*names, f"KL from {reference.name} (nats)", LENGTH_COLUMN, "finished"],
         reference=reference.name,
         rows=rows,
         prompts=[p.prompt.id for p in asked],

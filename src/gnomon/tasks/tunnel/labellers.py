@@ -159,11 +159,12 @@ class LabellerJudge(Judge):
 
     def judge(self, groups: Sequence[Group]) -> list[Judgement]:
         """Have the labeller rank each group."""
-        return [
-            Judgement(self.name, comparisons=comparisons_from_ranks(ranks), version=self.version)
-            for group in groups
-            for ranks in [self.labeller.label_group(group.prompt, [r.text for r in group.responses])]
-        ]
+        return [self._judgement(group) for group in groups]
+
+    def _judgement(self, group: Group) -> Judgement:
+        ranks = self.labeller.label_group(group.prompt, [r.text for r in group.responses])
+        compared = comparisons_from_ranks(ranks)
+        return Judgement(self.name, comparisons=compared, version=self.version)
 
 
 ORDINARY = Labeller(
