@@ -36,6 +36,8 @@ LABELS: Mapping[str, str] = {
 }
 """What the rows of a method's data are that no stage of the run wrote."""
 COLLECT = "collect"
+_ENDED = ("done", "unknown")
+"""Of an older version nobody may say how a stage ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +115,13 @@ class Bought:
 
 
 def bought(run: RunView) -> list[Bought]:
-    """Every policy of a run in order; nothing of a run whose stages trained none."""
+    """Every policy whose training has ended, in order."""
     facts = replace(facts_of(run), stages=run.stages)
     held, counted = held_back(run), set[str]()
     out = []
     for view in policies(run):
+        if view.info.status not in _ENDED:
+            continue
         own = _needed(run, view, counted)
         counted |= {stage.name for stage in own}
         kept = view.name in facts.chain

@@ -278,6 +278,10 @@ def _check_place(
         environment_factory(place.name, place.options, base)
 
 
+_READ_AS = {("demonstrations", "prompts"), ("unpaired", "prompts")}
+"""What built-in data that holds one thing can be read as besides."""
+
+
 def _check_kinds(stage: Stage) -> None:
     """Check that built-in data is of the kind that the stage learns from."""
     spec, kind = stage.spec, stage.data_kind
@@ -289,8 +293,8 @@ def _check_kinds(stage: Stage) -> None:
         if not colon or where not in (*BUILTIN, *GENERATED):
             continue
         holds = "demonstrations" if what.endswith("demonstrations") else "prompts"
-        holds = "text" if what == "text" else holds
-        if holds != needed and (holds, needed) != ("demonstrations", "prompts"):
+        holds = {"text": "text", "thumbs": "unpaired"}.get(what, holds)
+        if holds != needed and (holds, needed) not in _READ_AS:
             hint = "; take tunnel:" + needed if needed in ("demonstrations", "text") else ""
             raise ConfigError(f"data {one.path!r} holds {holds}, and {needed} are needed{hint}")
 

@@ -28,6 +28,7 @@ from gnomon.tasks.tunnel.requests import (
     forbidden_prompts,
     request_demonstrations,
 )
+from gnomon.tasks.tunnel.thumbs import thumbs
 from gnomon.tasks.tunnel.world import generate_prompts
 
 
@@ -138,6 +139,7 @@ TUNNEL: Mapping[str, Callable[..., list[Group]]] = {
     "request-demonstrations": request_demonstrations,
     "honesty": _groups_of(honesty_prompts),
     "honesty-demonstrations": honesty_demonstrations,
+    "thumbs": thumbs,
     "opinions": _groups_of(opinion_prompts),
 }
 AGENTS: Mapping[str, Callable[..., list[Group]]] = {
