@@ -29,19 +29,19 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PROMPTS = 40
 HOSTILE = "<b>bad</b>"
 
-RECIPE = f"""
+RECIPE = """
 name: stack
 on_fail: previous
-card: {{watts_per_cpu: 10}}
+card: {watts_per_cpu: 10}
 stages:
-  - {{name: sft, algorithm: sft, data: [{{path: demos.jsonl}}], eval_data: [{{path: demos.jsonl}}]}}
-  - {{name: feedback, algorithm: collect, data: [{{path: prompts.jsonl}}]}}
-  - {{name: dpo, algorithm: dpo, data: [{{path: "stage:feedback"}}, {{path: pairs.jsonl}}]}}
-  - {{name: look, algorithm: eval}}
-  - {{name: grpo, algorithm: grpo, data: [{{path: prompts.jsonl}}], reward: [{{builtin: gold}}]}}
-  - {{name: rm, algorithm: reward_model, data: [{{path: "stage:feedback"}}]}}
-  - {{name: ppo, algorithm: ppo, reward: [{{model: rm}}]}}
-compare: {{prompts: [{{path: prompts.jsonl}}], rewards: [{{builtin: gold}}]}}
+  - {name: sft, algorithm: sft, data: [{path: demos.jsonl}], eval_data: [{path: demos.jsonl}]}
+  - {name: feedback, algorithm: collect, data: [{path: prompts.jsonl}]}
+  - {name: dpo, algorithm: dpo, data: [{path: "stage:feedback"}, {path: pairs.jsonl}]}
+  - {name: look, algorithm: eval}
+  - {name: grpo, algorithm: grpo, data: [{path: prompts.jsonl}], reward: [{builtin: gold}]}
+  - {name: rm, algorithm: reward_model, data: [{path: "stage:feedback"}]}
+  - {name: ppo, algorithm: ppo, reward: [{model: rm}]}
+compare: {prompts: [{path: prompts.jsonl}], rewards: [{builtin: gold}]}
 """
 
 
@@ -88,7 +88,7 @@ def run(tmp_path: Path) -> Path:
              "start": {"from": places.get(start, start), "sha256": f"of-{start}"}},
         )  # fmt: skip
     rows = {"sft: demos.jsonl": 200, "sft: demos.jsonl (2)": 50, "feedback: prompts.jsonl": 10,
-            "grpo: prompts.jsonl": 10, "dpo: stage:feedback": 10, "dpo: pairs.jsonl": 60}  # fmt: skip
+            "grpo: prompts.jsonl": 9, "dpo: stage:feedback": 9, "dpo: pairs.jsonl": 60}  # fmt: skip
     data = {key: {"rows": n, "sha256": "x"} for key, n in rows.items()}
     write(folder / "manifest.json", {"name": "stack", "data": data})
     compared = [
@@ -215,8 +215,11 @@ def test_over_seeds_the_mean_the_spread_and_how_often_it_is_shown(run: Path) -> 
 
 
 def test_page_terminal_and_card_show_it_and_escape_what_others_wrote(run: Path) -> None:
+    file = run / "evals" / "dpo" / "win_rate.json"
+    write(file, {**json.loads(file.read_text()), "judge": HOSTILE})
     page = write_report(run).read_text(encoding="utf-8")
     assert 'id="bought"' in page
+    assert "win rate by &lt;b&gt;bad" in page
     assert HOSTILE not in page
     assert "held back" in page
     assert len(bought_tables(bought(read_run(run)))) == 2
@@ -224,6 +227,7 @@ def test_page_terminal_and_card_show_it_and_escape_what_others_wrote(run: Path) 
     card = run_card(run)
     assert "What each stage bought and cost" in card
     assert HOSTILE not in bought_markdown(bought(read_run(run)))
+    assert "win rate by" in card
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
