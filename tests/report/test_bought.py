@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gnomon.report.bought import Gain, bought
+from gnomon.report.bought import Gain, bought, total
 from gnomon.report.bought_table import (
     NOTE,
     bought_markdown,
     bought_tables,
     costs,
     seeds_cells,
-    total,
     verdict,
 )
 from gnomon.report.card import run_card
@@ -35,7 +34,10 @@ on_fail: previous
 card: {watts_per_cpu: 10}
 stages:
   - {name: sft, algorithm: sft, data: [{path: demos.jsonl}], eval_data: [{path: demos.jsonl}]}
-  - {name: feedback, algorithm: collect, data: [{path: prompts.jsonl}]}
+  - name: feedback
+    algorithm: collect
+    data: [{path: prompts.jsonl}]
+    settings: {labellers: [{name: anna}, {name: ben}]}
   - {name: dpo, algorithm: dpo, data: [{path: "stage:feedback"}, {path: pairs.jsonl}]}
   - {name: look, algorithm: eval}
   - {name: grpo, algorithm: grpo, data: [{path: prompts.jsonl}], reward: [{builtin: gold}]}
@@ -107,7 +109,8 @@ def run(tmp_path: Path) -> Path:
     write(
         folder / "evals" / "dpo" / "win_rate.json",
         {"suite": "win_rate", "model": "dpo", "against": "start", "judge": "carla", "n": 25,
-         "main": "win_rate", "settings": {"against_sha256": "of-sft"},
+         "main": "win_rate",
+         "settings": {"against_sha256": "of-sft", "judge": {"builtin": "labeller"}},
          "scores": {"win_rate": {"value": 0.4, "low": 0.3, "high": 0.49, "n": 25}}},
     )  # fmt: skip
     return folder
@@ -147,7 +150,7 @@ def test_a_win_rate_is_measured_from_a_half_and_length_is_neither_good_nor_bad(r
 def test_a_win_rate_over_another_model_says_nothing_of_the_stage(run: Path) -> None:
     file = run / "evals" / "dpo" / "win_rate.json"
     raw = json.loads(file.read_text())
-    write(file, {**raw, "settings": {"against_sha256": "of-another"}})
+    write(file, {**raw, "settings": {**raw["settings"], "against_sha256": "of-another"}})
     assert bought(read_run(run))[1].gain("win rate by carla") is None
 
 
@@ -177,6 +180,17 @@ def test_costs_count_every_stage_once_with_the_first_policy_that_needed_it(run: 
     whole = total(rows)
     assert (whole.seconds, whole.tokens, whole.joules) == (70.0, 6 * 120, 560.0)
     assert costs(whole)["energy"] == "about 0.156 Wh"
+
+
+def test_what_a_program_checks_is_no_label(run: Path) -> None:
+    text = RECIPE.replace("settings: {labellers: [{name: anna}, {name: ben}]}", "reward: [maths]")
+    (run / "recipe.yaml").write_text(text)
+    file = run / "evals" / "dpo" / "win_rate.json"
+    raw = json.loads(file.read_text())
+    write(file, {**raw, "settings": {**raw["settings"], "judge": {"builtin": "maths"}}})
+    dpo = bought(read_run(run))[1]
+    assert dpo.cost.labels == {"preferences": 60}
+    assert dpo.gain("win rate by carla") is not None
 
 
 def test_a_meter_that_is_missing_makes_the_sum_unknown(run: Path) -> None:

@@ -8,11 +8,15 @@ earlier policy needed (labels, reward models, revisions), and the evals that mea
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gnomon.audit.gates import WIN_RATE, latest, same_exam, suite_changes
+from gnomon.audit.kinds import OPINIONS, Entry, grader
+from gnomon.audit.truths import reward_entries
 from gnomon.recipe.card import CardSpec
 from gnomon.report.candidate import before, held_back
 from gnomon.report.changes import is_over_start
@@ -36,6 +40,8 @@ LABELS: Mapping[str, str] = {
 }
 """What the rows of a method's data are that no stage of the run wrote."""
 COLLECT = "collect"
+SIMULATED = ("labeller", "principles")
+"""Builtin rewards that stand for people, or for a language model, in the built-in world."""
 _ENDED = ("done", "unknown")
 """Of an older version nobody may say how a stage ended."""
 
@@ -154,7 +160,9 @@ def _gains(run: RunView, model: str, old: str) -> Iterator[Gain]:
     if {model, old} <= set(view.models):
         for place, column in enumerate(view.columns):
             if column == LENGTH or place < len(view.row(model).gains):
-                yield Gain(column, _difference(view, place, model, old), 0.0, better_sign(column))
+                gap = _difference(view, place, model, old)
+                if math.isfinite(gap.value):
+                    yield Gain(column, gap, 0.0, better_sign(column))
     for change in suite_changes(run.path, model, old):
         after = change.after
         if WIN_RATE in after.scores or not same_exam(after, change.before):
@@ -166,11 +174,14 @@ def _gains(run: RunView, model: str, old: str) -> Iterator[Gain]:
 
 
 def _wins(run: RunView, model: str) -> Iterator[Gain]:
+    named = set()
     for result in latest(run.results, model):
         figure = result.scores.get(WIN_RATE)
         if figure is not None and is_over_start(run, result):
-            who = f" by {result.judge}" if result.judge else ""
-            yield Gain(f"win rate{who}", figure, 0.5)
+            name = f"win rate by {result.judge}" if result.judge else "win rate"
+            name += f" ({result.suite})" if name in named else ""
+            named.add(name)
+            yield Gain(name, figure, 0.5)
 
 
 def _difference(view: Comparison, place: int, model: str, old: str) -> Interval:
@@ -221,45 +232,66 @@ def _cost(facts: Facts, stages: Sequence[StageView]) -> Cost:
     used = [
         energy(stage, facts.gpus, stated.watts_per_cpu, stated.watts_per_gpu) for stage in stages
     ]
-    money = sum(_number(took.get("money")) for info in infos for took in info.judges.values())
     names = {stage.name for stage in stages}
-    asked = [r for r in facts.run.results if r.step is None and r.model in names]
-    money += sum(result.money for result in asked)
-    labels: dict[str, int] = {}
+    asked = [result for result in facts.run.results if result.model in names]
+    money = sum(_number(took.get("money")) for info in infos for took in info.judges.values())
+    labels = Counter[str]()
     for stage in stages:
-        for what, count in _labels(facts, stage):
-            labels[what] = labels.get(what, 0) + count
+        labels.update(dict(_labels(facts, stage)))
     for result in asked:
-        if result.judge and result.against:
-            what = f"pairs compared by {result.judge}"
-            labels[what] = labels.get(what, 0) + result.n
+        if result.against and _gives_labels(grader(result)):
+            labels[f"pairs compared by {result.judge}"] += result.n
     return Cost(
         seconds=_sum([info.seconds for info in infos]),
         cpu_seconds=_sum([info.cpu_seconds for info in infos]),
         tokens=sum(sum(info.compute.forward.values()) for info in infos),
         trained=sum(sum(info.compute.backward.values()) for info in infos),
         labels=labels,
-        money=money,
+        money=money + sum(result.money for result in asked),
         joules=_sum([found.joules for found in used]),
         estimated=any("estimated" in found.how for found in used),
     )
 
 
+def total(rows: Sequence[Bought]) -> Cost:
+    """What all policies took together."""
+    costs = [row.cost for row in rows]
+    return Cost(
+        seconds=_sum([cost.seconds for cost in costs]),
+        cpu_seconds=_sum([cost.cpu_seconds for cost in costs]),
+        tokens=sum(cost.tokens for cost in costs),
+        trained=sum(cost.trained for cost in costs),
+        labels=sum((Counter(cost.labels) for cost in costs), Counter[str]()),
+        money=sum(cost.money for cost in costs),
+        joules=_sum([cost.joules for cost in costs]),
+        estimated=any(cost.estimated for cost in costs),
+    )
+
+
+def _gives_labels(entry: Entry) -> bool:
+    """Whether a judge says what it thinks, as a labeller does, and does not check an answer."""
+    return bool(entry.get("model")) or entry.get("builtin") in (*OPINIONS, *SIMULATED)
+
+
 def _labels(facts: Facts, stage: StageView) -> Iterator[tuple[str, int]]:
     """What was labelled for a stage: by its judges where it collects, else the rows that it read
     from outside the run."""
-    if stage.info.algorithm == COLLECT:
+    spec = facts.spec(stage.name)
+    settings, rewards = spec.get("settings"), reward_entries(spec.get("reward") or [])
+    people = isinstance(settings, Mapping) and settings.get("labellers")
+    if stage.info.algorithm == COLLECT and (people or any(map(_gives_labels, rewards))):
         judged = sum(int(_number(took.get("judged"))) for took in stage.info.judges.values())
         if judged:
             yield f"answers judged by {', '.join(stage.info.judges)}", judged
     what = LABELS.get(stage.info.algorithm)
-    data = facts.spec(stage.name).get("data")
+    data, read = spec.get("data"), 0
     asked = [str(source.get("path")) for source in data or [] if isinstance(source, Mapping)]
     for source in facts.sources():
-        if what and source.stage == stage.name and source.plain_path in asked:
+        if source.stage == stage.name and source.plain_path in asked:
             asked.remove(source.plain_path)  # evaluation may read the same file once more
-            if not source.made_here and source.rows:
-                yield what, source.rows
+            read += 0 if source.made_here else source.rows or 0
+    if what and read:
+        yield what, read
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

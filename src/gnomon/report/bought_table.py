@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gnomon.report import markdown as md
-from gnomon.report.bought import Bought, Cost, Gain, measures
+from gnomon.report.bought import Bought, Cost, Gain, measures, total
 from gnomon.report.format import count, duration, interval, number, value
 
 BOUGHT, COST = "What each stage bought", "What each stage cost"
@@ -69,30 +69,6 @@ def energy_text(joules: float) -> str:
     """In Wh: 0.54 Wh, 1.2 kWh."""
     wh = joules / 3600
     return f"{wh / 1000:.3g} kWh" if wh >= 1000 else f"{wh:.3g} Wh"
-
-
-def total(rows: Sequence[Bought]) -> Cost:
-    """Of all rows together."""
-    costs = [row.cost for row in rows]
-    labels: dict[str, int] = {}
-    for cost in costs:
-        for what, n in cost.labels.items():
-            labels[what] = labels.get(what, 0) + n
-
-    def whole(values: Sequence[float | None]) -> float | None:
-        known = [x for x in values if x is not None]
-        return sum(known) if len(known) == len(values) else None
-
-    return Cost(
-        seconds=whole([c.seconds for c in costs]),
-        cpu_seconds=whole([c.cpu_seconds for c in costs]),
-        tokens=sum(c.tokens for c in costs),
-        trained=sum(c.trained for c in costs),
-        labels=labels,
-        money=sum(c.money for c in costs),
-        joules=whole([c.joules for c in costs]),
-        estimated=any(c.estimated for c in costs),
-    )
 
 
 def cost_rows(rows: Sequence[Bought]) -> tuple[list[str], list[list[str]]]:
