@@ -31,6 +31,7 @@ SECTIONS = [
     "Gates",
     "Failures found",
     "Evaluation",
+    "What each stage bought and cost",
     "Data",
     "Labellers and judges",
     "Training",
