@@ -315,7 +315,11 @@ def derived() -> set[str]:
     flops = [sft, rm, grpo, sft + grpo, sft + rm + grpo, 5.5e19 / 3]
     joules = 3 * 55.25 * 8.0
     energies = {number(55.25 * 8.0), number(joules), f"{joules / 3.6e9:.2g}"}
-    return {flop(value) for value in flops} | energies
+    # what each stage bought and cost: rm is counted with grpo, and all three together
+    wh = {f"{n * 55.25 * 8.0 / 3600:.3g}" for n in (1, 2, 3)}
+    tokens = {"9 500", "16.6"}  # 4300 + 5200, and with 7100 in thousands
+    times = {n for k in (2, 3) for n in NUMBER.findall(duration(k * 55.25))}
+    return {flop(value) for value in flops} | energies | wh | tokens | times
 
 
 def test_every_number_in_a_card_is_in_a_record_or_comes_from_a_named_formula(run: Path) -> None:
