@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gnomon.algorithms.offline_settings import Settings
 
@@ -44,7 +44,23 @@ class CollectSettings(Settings):
         description="simulated labellers, taking turns; else the reward judges",
     )
     tie_margin: float = Field(0.0, ge=0, description="rewards closer than this are ties")
-    keep: Literal["all", "best-worst"] = Field(
-        "all", description="every distinct response, or only the best and the worst"
+    keep: Literal["all", "best-worst", "best"] = Field(
+        "all",
+        description="every distinct response; only the best and the worst; or only the best that "
+        "ended by itself, as a demonstration (rejection sampling)",
+    )
+    threshold: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="with keep: best, the lowest reward that is kept; prompts without one are left "
+        "out",
     )
     chunk: int = Field(64, ge=1, description="prompts between two saves")
+
+    @model_validator(mode="after")
+    def _threshold_is_used(self) -> CollectSettings:
+        if self.threshold is not None and self.keep != "best":
+            raise ValueError(f"threshold goes only with keep: best (keep is {self.keep})")
+        if self.threshold is not None and self.labellers:
+            raise ValueError("threshold is of a reward, and labellers give none: remove one")
+        return self

@@ -14,7 +14,9 @@ from pathlib import Path
 from safetensors import safe_open
 
 from gnomon.agents.load import environment_factory
+from gnomon.algorithms.collect_settings import COLLECT
 from gnomon.data.encode import Encoder
+from gnomon.data.formats import READABLE_AS
 from gnomon.errors import ConfigError, GnomonError, ModelError
 from gnomon.judges.build import AI, ASK_PEOPLE, one_judge
 from gnomon.judges.function import function_reward
@@ -278,7 +280,6 @@ def _check_place(
         environment_factory(place.name, place.options, base)
 
 
-_READ_AS = {("demonstrations", "prompts"), ("unpaired", "prompts")}
 """What built-in data that holds one thing can be read as besides."""
 
 
@@ -290,13 +291,26 @@ def _check_kinds(stage: Stage) -> None:
     wanted += [(one, "demonstrations") for one in spec.normalise_on]
     for one, needed in wanted:
         where, colon, what = one.path.partition(":")
+        if where == "stage" and needed in ("preferences", "rankings"):
+            _check_compares(stage, what, needed)
         if not colon or where not in (*BUILTIN, *GENERATED):
             continue
         holds = "demonstrations" if what.endswith("demonstrations") else "prompts"
-        holds = {"text": "text", "thumbs": "unpaired"}.get(what, holds)
-        if holds != needed and (holds, needed) not in _READ_AS:
+        holds = {"text": "text", "rankings": "rankings", "thumbs": "unpaired"}.get(what, holds)
+        if holds != needed and needed not in READABLE_AS.get(holds, ()):
             hint = "; take tunnel:" + needed if needed in ("demonstrations", "text") else ""
             raise ConfigError(f"data {one.path!r} holds {holds}, and {needed} are needed{hint}")
+
+
+def _check_compares(stage: Stage, source: str, needed: str) -> None:
+    """Check that a collect stage keeps more than the best response where those are compared."""
+    for other in stage.recipe.stages:
+        keep = other.settings.get("keep")
+        if other.name == source and other.algorithm == COLLECT and keep == "best":
+            raise ConfigError(
+                f"data 'stage:{source}' holds the best responses alone (keep: best), and {needed} "
+                f"are needed: set {source}.settings.keep to all or best-worst"
+            )
 
 
 def _check_rewards(

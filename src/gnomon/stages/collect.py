@@ -12,13 +12,14 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from gnomon.algorithms.collect_settings import CollectSettings
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.algorithms.sampled_pairs import ranks_from_rewards
+from gnomon.data.formats import net_wins
 from gnomon.data.values import Skipped
 from gnomon.errors import ConfigError, RunError, RunStopped
 from gnomon.files import make_folder, write_text
@@ -150,8 +151,8 @@ class Collector:
         self, prompts: Sequence[EncodedPrompt], first: int
     ) -> tuple[list[dict[str, Any]], Totals, int]:
         """One row per prompt, in order, what judging them took, and the tokens that sampling
-        computed. Rows are in the native format where at least two distinct responses were judged,
-        else ``{"id", "skipped": reason, "cure"}``.
+        computed. Rows are in the native format where at least two distinct responses were judged
+        (``keep: best``: one), else ``{"id", "skipped": reason, "cure"}``.
 
         Args:
             first: the place of the first of these prompts among all, which fixes their seeds.
@@ -167,12 +168,15 @@ class Collector:
         sampled = self.engine.generate(requests, self.params, self.on_progress)
         tokens = sum(len(p.ids) + written(row) for p, row in zip(prompts, sampled, strict=True))
         groups = [_distinct(p, own) for p, own in zip(prompts, sampled, strict=True)]
-        found = judged(self.judge, [g for g in groups if len(g.responses) > 1])
+        least = 1 if self.settings.keep == "best" else 2
+        found = judged(self.judge, [g for g in groups if len(g.responses) >= least])
         tally = Tally()
         tally.add(found)
         judgements = iter(found)
         rows = [
-            self._row(group, next(judgements)) if len(group.responses) > 1 else self._skip(group)
+            self._row(group, next(judgements))
+            if len(group.responses) >= least
+            else self._skip(group)
             for group in groups
         ]
         errors = [row["skipped"] for row in rows if row.get("cure") == FIX]
@@ -200,6 +204,9 @@ class Collector:
         who = judgement.judge if judgement.judge != self.judge.name else None
         more = {"labeller": who, "reason": judgement.reason, "principle": judgement.principle}
         said = {key: text for key, text in more.items() if text}
+        if self.settings.keep == "best":
+            compared = replace(group, comparisons=tuple(judgement.comparisons or ()))
+            return self._best(group, values or net_wins(compared)) | said
         if judgement.comparisons is None:
             return self._ranked(group, ranks_from_rewards(values, self.settings.tie_margin)) | said
         if not judgement.comparisons:
@@ -210,6 +217,17 @@ class Collector:
         if ranks is not None:
             row = self._ranked(group, ranks)
         return row | said
+
+    def _best(self, group: Group, values: Sequence[float]) -> dict[str, Any]:
+        """The best response that ended by itself: a cut-off one would teach not to end."""
+        ended = [i for i, response in enumerate(group.responses) if response.finished]
+        if not ended:
+            return left_out(group, "every response was cut off", "raise rollout.max_new_tokens")
+        best, least = max(ended, key=lambda i: values[i]), self.settings.threshold
+        if least is not None and values[best] < least:
+            reason = f"its best reward is {values[best]:g}, below the threshold of {least:g}"
+            return left_out(group, reason, "raise rollout.samples, or lower settings.threshold")
+        return with_prompt(group.prompt, {"responses": [_response(group, best)]})
 
     def _ranked(self, group: Group, ranks: Sequence[float]) -> dict[str, Any]:
         order = sorted(range(len(ranks)), key=lambda i: ranks[i])
@@ -285,7 +303,7 @@ def collect(
     """Fill ``folder/groups.jsonl``, chunk by chunk; finished chunks are kept over a restart.
 
     Raises:
-        RunError: no prompt gave two responses that the judge could tell apart.
+        RunError: no prompt gave a row.
         Pending: the judge has not answered yet.
         RunStopped: the run was asked to stop; finished chunks are kept.
     """
@@ -303,8 +321,8 @@ def collect(
     groups = [row for row in everything if "skipped" not in row]
     if not groups:
         raise RunError(
-            f"none of {len(prompts)} prompts gave two different responses with a judgement; raise "
-            "rollout.samples or rollout.temperature, or look at the judge"
+            f"none of {len(prompts)} prompts gave a row. The first: {skipped[0].reason} "
+            f"({skipped[0].cure})"
         )
     write_text(folder / "groups.jsonl", lines_of(groups))
     counts = {"prompts": float(len(prompts)), "groups": float(len(groups))}

@@ -113,7 +113,7 @@ def _read_one(
         found, left_out, labels = feedback_groups(spec.path, spec.options, base, wanted)
         return select(found, spec.limit, spec.sample_seed), left_out, labels
     if is_made(spec.path):
-        return _made_groups(spec), [], None
+        return _made_groups(spec, wanted), [], None
     where, colon, what = spec.path.partition(":")
     if colon and where == "stage":
         file = stage_groups(what)
@@ -172,19 +172,17 @@ def is_feedback(path: str) -> bool:
     return path.startswith(f"{FEEDBACK}:")
 
 
-def _made_groups(spec: DataSpec) -> list[Group]:
+def _made_groups(spec: DataSpec, wanted: str) -> list[Group]:
     where, _colon, what = spec.path.partition(":")
     if where in BUILTIN:
         groups = tunnel_groups(what, spec.options, where)
     else:
         groups = generated_groups(where, what, spec.options)
-    if spec.kind != "auto" and spec.kind != "text":
+    if wanted not in ("auto", "text", "prompts") or spec.kind == "prompts":
         try:
-            groups = [g for group in groups for g in convert(group, spec.kind, ReadOptions())]
+            groups = [g for group in groups for g in convert(group, wanted, ReadOptions())]
         except RowError as error:
-            raise ConfigError(
-                f"data {spec.path!r} cannot be read as {spec.kind}: {error}"
-            ) from error
+            raise ConfigError(f"data {spec.path!r} cannot be read as {wanted}: {error}") from error
     return select(groups, spec.limit, spec.sample_seed)
 
 

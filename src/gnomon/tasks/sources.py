@@ -23,6 +23,7 @@ from gnomon.tasks.tunnel.corpus import documents
 from gnomon.tasks.tunnel.demonstrations import demonstrations
 from gnomon.tasks.tunnel.honesty import honesty_demonstrations, honesty_prompts
 from gnomon.tasks.tunnel.opinions import opinion_prompts
+from gnomon.tasks.tunnel.rankings import rankings
 from gnomon.tasks.tunnel.requests import (
     benign_prompts,
     forbidden_prompts,
@@ -133,6 +134,7 @@ def _games(n: int, first_seed: int = 0, prompt: str = "Play.") -> list[Group]:
 TUNNEL: Mapping[str, Callable[..., list[Group]]] = {
     "demonstrations": demonstrations,
     "prompts": _prompts,
+    "rankings": rankings,
     "text": _text,
     "forbidden": _groups_of(forbidden_prompts),
     "benign": _groups_of(benign_prompts),
