@@ -41,7 +41,7 @@ def smaller(recipe: Recipe) -> list[str]:
         own += ["holdout=0.25"] if stage.holdout else []
         if trains(stage):
             own += ["train.steps=3", "train.epochs=null", "train.batch_size=4", "probes=0"]
-            own += ["train.eval_every=0", "train.checkpoint_every=1", "train.monitor.every=0"]
+            own += ["train.eval_every=0", "train.checkpoint_every=1"]
         if stage.rollout.max_new_tokens == 32:  # not its default: it samples
             own += ["rollout.samples=3", "rollout.max_new_tokens=16"]
         for i, _ in enumerate(stage.train.evals):
