@@ -1,8 +1,9 @@
-"""The recipes of papers, first half: each runs from end to end in the tunnel for a few steps, keeps a
-stage only by a gate, and reads its real data in the columns that the hub has them in."""
+"""The recipes of papers, first half: each runs from end to end in the tunnel for a few steps, keeps
+a stage only by a gate, and reads its real data in the columns that the hub has them in."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,11 @@ def trains(stage: StageSpec) -> bool:
 
 def smaller(recipe: Recipe) -> list[str]:
     """Overrides that leave a tunnel recipe a few steps, rows and tokens, and gates that decide."""
-    changes = ["compare.prompts.0.options.n=4", "compare.size=4", "compare.rollout.max_new_tokens=8"]
+    changes = [
+        "compare.prompts.0.options.n=4",
+        "compare.size=4",
+        "compare.rollout.max_new_tokens=8",
+    ]
     for stage in recipe.stages:
         own: list[str] = []
         for key in ("data", "eval_data", "normalise_on", "pretraining"):
@@ -49,10 +54,12 @@ def smaller(recipe: Recipe) -> list[str]:
         for i, suite in enumerate(stage.settings.get("suites", ())):
             own += [f"settings.suites.{i}.options.limit=4"]
             own += [f"settings.suites.{i}.options.samples=3"] * (suite["suite"] == "best_of_n")
-        if stage.on_fail == "stop":  # nothing is learned in three steps
+        if stage.on_fail == "stop" or stage.name == "sft":  # nothing is learned in three steps
             own += [f"gates=[{gate.split('>=')[0]} >= -9 (value)]" for gate in stage.gates]
         if "threshold" in stage.settings:
             own += ["settings.threshold=0"]
+        if "sync_reference_every" in stage.settings:
+            own += ["settings.sync_reference_every=1"]
         changes += [f"{stage.name}.{change}" for change in own]
     return changes
 
@@ -61,10 +68,8 @@ def smaller(recipe: Recipe) -> list[str]:
 def test_a_recipe_runs_from_end_to_end_in_the_tunnel(name: str, tmp_path: Path) -> None:
     file = FIELD / f"{name}-tunnel.yaml"
     recipe = load_recipe(file, [f"output={tmp_path}", *smaller(load_recipe(file))])
-    try:
+    with contextlib.suppress(GateClosed):  # nothing is learned, so the last policy may be held back
         run_recipe(recipe, base=FIELD, announce=lambda line: None)
-    except GateClosed:
-        pass  # nothing is learned in three steps, so the last policy may be held back
     run = tmp_path / recipe.name
     done = [StageInfo.read_or_empty(f / STAGE) for f in sorted((run / "stages").iterdir())]
     assert [(s.name, s.status) for s in done] == [(s.name, "done") for s in recipe.stages]
@@ -115,7 +120,7 @@ def test_the_held_out_questions_are_the_worlds_own() -> None:
     assert not train & {row["statement"] for row in rows}
 
 
-# -- the real recipes, as far as they go without a network --------------------------------------------
+# -- the real recipes, as far as they go without a network ---------------------------------------
 
 TURNS = [
     {"role": "user", "content": "question {i}"},

@@ -1,6 +1,7 @@
 """Plots: what is drawn and from what, by pixels and by the values behind them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,16 @@ from tests_report_oracles import gold_at
 
 from gnomon.errors import DataError
 from gnomon.report import plots, style
-from gnomon.report.overoptimisation import fit_gold, overoptimisation_plot, trajectory
+from gnomon.report.overoptimisation import (
+    best_of_curves,
+    fit_gold,
+    overoptimisation_plot,
+    trajectory,
+)
 from gnomon.runs.comparison import Comparison
-from gnomon.runs.read import StageView, read_run
+from gnomon.runs.evals import EvalResult
+from gnomon.runs.read import RunView, StageView, read_run
+from gnomon.runs.records import StageInfo
 from gnomon.stats.intervals import Interval
 
 
@@ -128,3 +136,34 @@ def test_reliability_and_categories_need_data(tmp_path):
     assert plots.reliability_diagram([{"low": 1}], tmp_path / "r2.png") is None
     assert plots.category_accuracy({"a": Interval(0.7)}, tmp_path / "c.png").exists()
     assert plots.category_accuracy({}, tmp_path / "c2.png") is None
+
+
+def _best_of(judge, **values):
+    return EvalResult(
+        suite="best_of_n/x",
+        model="sft",
+        scores={f"best_of_{n[1:]}": Interval(v) for n, v in values.items()},
+        settings={"judge": judge},
+    )
+
+
+def test_best_of_n_is_drawn_where_the_stages_own_reward_or_the_truth_judged(tmp_path):
+    stage = _stage(tmp_path, kl=np.linspace(0, 9, 12), reward=np.linspace(0, 1, 12))
+    stage = replace(stage, info=StageInfo(start={"from": "runs/x/stages/01-sft/model"}))
+    recipe = {"stages": [{"name": "s", "reward": [{"model": "rm"}]}]}
+    results = (
+        _best_of({"model": "rm"}, n4=0.7, n1=0.1, n2=0.5),
+        _best_of({"builtin": "gold"}, n1=0.2, n2=0.3),
+        _best_of({"builtin": "ai", "options": {"model": "j"}}, n1=5.0, n2=6.0),
+    )
+    run = RunView(tmp_path, "x", recipe=recipe, stages=(stage,), results=results)
+    proxy, gold = best_of_curves(run, stage)  # the AI judge has another scale
+    assert (proxy.gold, gold.gold) == (False, True)
+    # log n - (n - 1) / n, by hand
+    np.testing.assert_allclose(proxy.kl, [0.0, 0.193147, 0.636294], atol=1e-6)
+    assert proxy.values.tolist() == [0.1, 0.5, 0.7]
+    plain = image.imread(overoptimisation_plot({"s": stage}, tmp_path / "a.png"))
+    crossed = image.imread(overoptimisation_plot({"s": stage}, tmp_path / "b.png", [proxy]))
+    assert plain.shape != crossed.shape or (plain != crossed).any()
+    other = replace(stage, info=StageInfo(start={"from": "runs/x/stages/02-other/model"}))
+    assert best_of_curves(run, other) == []

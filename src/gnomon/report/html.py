@@ -23,7 +23,7 @@ from gnomon.report.bought import bought, measures
 from gnomon.report.bought_table import NOTE, cost_rows, signed, verdict
 from gnomon.report.candidate import subject
 from gnomon.report.kinds import WORDS, column_kinds
-from gnomon.report.overoptimisation import overoptimisation_plot, trajectory
+from gnomon.report.overoptimisation import best_of_curves, overoptimisation_plot, trajectory
 from gnomon.report.ship import answer
 from gnomon.report.verdict import verdicts
 from gnomon.runs.audit import Finding
@@ -195,7 +195,8 @@ def _stage_plots(run: RunView, stage: StageView, folder: Path) -> Iterator[Plot]
         yield _plot(path, f"Training curves of stage {stage.name}")
     t = trajectory(stage)
     if t is not None and t.kl.size >= _MIN_TRAJECTORY:
-        path = overoptimisation_plot({stage.name: stage}, folder / f"{name}-overoptimisation.png")
+        file = folder / f"{name}-overoptimisation.png"
+        path = overoptimisation_plot({stage.name: stage}, file, best_of_curves(run, stage))
         yield _plot(path, "Trained and gold reward against the square root of the KL", narrow=True)
     yield from _eval_plots(stage, folder)
     path = plots.length_histogram(stage, folder / f"{name}-lengths.png")

@@ -7,18 +7,22 @@ the gold reward follows R(d) = d (alpha - beta log d), counted from the start of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gnomon.audit.kinds import entry_kind, grader
+from gnomon.audit.truths import reward_entries
 from gnomon.errors import DataError
 from gnomon.report import style
 from gnomon.report.format import number
+from gnomon.report.kinds import stage_specs
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.rows import Column
+from gnomon.stats.best_of import best_of_kl
 
 Source = RunView | StageView | Mapping[str, Column]
 _MIN_HELD_OUT = 5
@@ -59,6 +63,41 @@ class GoldFit:
         return out
 
 
+@dataclass(frozen=True)
+class BestOf:
+    """What the best of n answers of a stage's start model is worth, by n.
+
+    Attributes:
+        kl: [n] nats from that model, at most.
+        values: [n] the expected reward of the best.
+        gold: the true reward says so, or else the one that the stage was trained on.
+    """
+
+    kl: Column
+    values: Column
+    gold: bool
+
+
+def best_of_curves(run: RunView, stage: StageView) -> list[BestOf]:
+    """Best-of-n as evals of a run measured it on the model that a stage started from, by the
+    stage's own reward and by the true one; empty where none did."""
+    spec = stage_specs(run).get(stage.name, {})
+    trained = [dict(entry) for entry in reward_entries(spec.get("reward") or [])]
+    start = Path(str(stage.info.start.get("from") or "")).parent.name.partition("-")[2]
+    found = []
+    for result in run.results:
+        ns = sorted(int(n) for name in result.scores
+                    if (n := name.removeprefix("best_of_")).isdecimal())  # fmt: skip
+        kind = entry_kind(grader(result), trained) if grader(result) else "other"
+        if not ns or not start or result.model != start or kind not in ("trained", "truth"):
+            continue
+        figures = [(n, figure.value) for n in ns if (figure := result.scores[f"best_of_{n}"])]
+        kl = np.array([best_of_kl(n) for n, _ in figures])
+        values = np.array([value for _, value in figures])
+        found.append(BestOf(kl, values, gold=kind == "truth"))
+    return found
+
+
 def trajectory(source: Source) -> Trajectory | None:
     """KL and rewards of a run's last stage that has them, or of a stage, or of plain columns.
 
@@ -90,8 +129,11 @@ def fit_gold(distance: Column, gold: Column) -> GoldFit | None:
     )
 
 
-def overoptimisation_plot(runs: Mapping[str, Source], path: str | Path) -> Path:
-    """Draw proxy (dashed) and gold (solid) reward against sqrt(KL), one colour per run.
+def overoptimisation_plot(
+    runs: Mapping[str, Source], path: str | Path, best_of: Sequence[BestOf] = ()
+) -> Path:
+    """Draw proxy (dashed) and gold (solid) reward against sqrt(KL), one colour per run, and
+    best-of-n as crosses.
 
     The rewards share an axis when their scales allow it, and have a panel each otherwise.
 
@@ -116,6 +158,8 @@ def overoptimisation_plot(runs: Mapping[str, Source], path: str | Path) -> Path:
                 _draw(gold_axis, t.distance, t.gold, color, f"{name}gold reward", dashed=False)
                 if len(found) == 1:  # one fit explains; several hide the curves
                     _draw_fit(gold_axis, t)
+        for curve in best_of:
+            _draw_best_of(gold_axis if curve.gold else proxy_axis, curve)
         if split:
             proxy_axis.set_title("Proxy reward (what is optimised)")
             gold_axis.set_title("Gold reward (what was meant)")
@@ -187,6 +231,14 @@ def _draw_fit(axis: Any, t: Trajectory) -> None:
     d = np.linspace(float(t.distance.min()), float(t.distance.max()), 200)
     label = f"fit d (α - β ln d): α {number(fit.alpha)}, β {number(fit.beta)}, R² {fit.r2:.2f}"
     axis.plot(d, fit(d), color=style.INK, linestyle=":", linewidth=1.2, label=label)
+
+
+def _draw_best_of(axis: Any, curve: BestOf) -> None:
+    axis.plot(
+        np.sqrt(curve.kl), curve.values, color=style.INK, linewidth=0.8, marker="x", markersize=5,
+        linestyle="-" if curve.gold else (0, (4, 1.6)),
+        label=f"best of n: {'gold' if curve.gold else 'proxy'} reward",
+    )  # fmt: skip
 
 
 def _finish(axis: Any) -> None:
