@@ -84,10 +84,10 @@ def test_a_recipe_runs_from_end_to_end_in_the_tunnel(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_tunnel_has_the_same_stages_and_gates(name: str) -> None:
-    def shape(file: Path) -> list[tuple[Any, ...]]:
+    def shape(file: Path) -> tuple[Any, ...]:
         recipe = load_recipe(file)
         stages = [(s.name, s.algorithm, s.from_, s.gates, s.on_fail) for s in recipe.stages]
-        return [*stages, recipe.gates]
+        return stages, recipe.gates
 
     assert shape(FIELD / f"{name}-tunnel.yaml") == shape(FIELD / f"{name}.yaml")
 
@@ -199,8 +199,8 @@ def test_a_real_recipe_reads_the_hubs_columns(
     name: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for file, row in OWN.items():
-        (tmp_path / file).write_text(rows(row), encoding="utf-8")
+    for own, row in OWN.items():
+        (tmp_path / own).write_text(rows(row), encoding="utf-8")
     file = FIELD / f"{name}.yaml"
     recipe = load_recipe(file, at_hand(load_recipe(file), tmp_path, tiny_folder))
     plans = {plan.stage.name: plan for plan in make_plan(recipe, FIELD)}

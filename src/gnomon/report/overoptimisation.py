@@ -82,7 +82,7 @@ def best_of_curves(run: RunView, stage: StageView) -> list[BestOf]:
     """Best-of-n as evals of a run measured it on the model that a stage started from, by the
     stage's own reward and by the true one; empty where none did."""
     spec = stage_specs(run).get(stage.name, {})
-    trained = [dict(entry) for entry in reward_entries(spec.get("reward") or [])]
+    trained = reward_entries(spec.get("reward") or [])
     start = Path(str(stage.info.start.get("from") or "")).parent.name.partition("-")[2]
     found = []
     for result in run.results:

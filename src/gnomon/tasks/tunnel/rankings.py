@@ -35,7 +35,7 @@ def rankings(
     """
     if answers < 2:
         raise ValueError(f"answers is {answers}, and a ranking compares two or more")
-    who = Labeller(name="rankings", seed=seed, **labeller)  # type: ignore[arg-type]
+    who = Labeller(name="rankings", seed=seed, **labeller)
     groups = []
     for prompt in generate_prompts(n, seed, families, "train", belief_rate):
         rng = seeded("rankings", seed, prompt.id)
