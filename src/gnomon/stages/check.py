@@ -280,9 +280,6 @@ def _check_place(
         environment_factory(place.name, place.options, base)
 
 
-"""What built-in data that holds one thing can be read as besides."""
-
-
 def _check_kinds(stage: Stage) -> None:
     """Check that built-in data is of the kind that the stage learns from."""
     spec, kind = stage.spec, stage.data_kind
