@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gnomon.plan.shapes import Shape
+from gnomon.recipe.training import LoraSpec
 
+RANK = LoraSpec().rank
+"""Of adapters where nothing else is said."""
 Precision = Literal["float32", "bfloat16", "mixed"]
 """float32; weights, gradients and moments in bfloat16; float32 weights, bfloat16 arithmetic."""
 Engine = Literal["torch", "vllm"]
-SAMPLED = ("ppo", "grpo", "online_dpo", "raft", "collect")
+Device = Literal["cuda", "cpu"]
+PG = ("grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo", "gmpo", "dppo", "maxrl")
+"""Policy gradients that compare answers to the same prompt."""
+SAMPLED = ("ppo", *PG, "online_dpo", "raft", "distill", "collect")
 """Methods whose answers the policy writes itself."""
-REFERENCED = ("ppo", "grpo", "online_dpo", "dpo", "kto")
+REFERENCED = ("ppo", *PG, "online_dpo", "dpo", "kto")
 """Methods that compare with a frozen reference."""
+CACHED = ("dpo", "kto")
+"""Of these, those whose reference is the start model, asked once before the first step."""
+ENTROPY = ("ppo", *PG, "distill")
+"""Methods that look at the entropy of each token."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,17 @@ class Job:
         recompute: layers are computed again in the backward pass instead of kept.
         rows: most responses written at once on a GPU.
         epochs: passes over a step's samples.
+        minibatches: optimizer steps that a step's samples are divided into.
         shards: GPUs over which weights, gradients and moments are divided.
+        device: on a CPU sampling reorders the weights, and checkpoints share the same memory.
+        critics: models trained beside the policy; None: as many as the method has.
+        references: frozen copies of the policy's start; None: as many as the method has. With LoRA
+            they are the trunk itself.
+        followers: frozen ones that take over the policy's weights now and then.
+        averages: float32 averages beside narrower weights.
+        others: frozen models of their own (a teacher).
+        ahead: samples are written by a copy of the policy while it trains.
+        adapter: parameters of one adapter, where it is not on every linear layer.
     """
 
     method: str
@@ -51,6 +71,15 @@ class Job:
     epochs: int = 1
     shards: int = 1
     engine: Engine = "torch"
+    minibatches: int = 1
+    device: Device = "cuda"
+    critics: int | None = None
+    references: int | None = None
+    followers: int = 0
+    averages: int = 0
+    others: tuple[Shape, ...] = ()
+    ahead: bool = False
+    adapter: int = 0
 
     @property
     def sampled(self) -> bool:
@@ -75,16 +104,21 @@ class Job:
     @property
     def trained_roles(self) -> int:
         """The policy, and PPO's value model."""
-        return 0 if self.method == "collect" else 1 + (self.method == "ppo")
+        if self.method == "collect":
+            return 0
+        return 1 + (self.method == "ppo" if self.critics is None else self.critics)
+
+    @property
+    def frozen_copies(self) -> int:
+        """Models beside the policy that start as it did and are not trained."""
+        if self.references is not None:
+            return self.references
+        return int(self.method in REFERENCED and self.method not in CACHED)
 
     @property
     def adapter_parameters(self) -> int:
         """Of one role's adapter: rank x (in + out) of every matrix of the layers."""
-        m = self.model
-        wide, narrow = m.heads * m.head_dim, m.kv_heads * m.head_dim
-        attention = 2 * (m.hidden + wide) + 2 * (m.hidden + narrow)
-        mlps = 3 * (m.hidden + m.mlp) * max(1, m.experts + m.shared_experts)
-        return self.lora * m.layers * (attention + mlps)
+        return self.adapter or self.model.adapter(self.lora)
 
     @property
     def trained(self) -> int:
@@ -93,8 +127,41 @@ class Job:
         return one * self.trained_roles
 
     @property
+    def learned(self) -> int:
+        """Responses of a group that are trained on: of some methods the best, or the extremes."""
+        return min(self.samples, {"raft": 1, "online_dpo": 2}.get(self.method, self.samples))
+
+    @property
+    def group(self) -> int:
+        """Tokens of the longest group: its prompt once, and each response that is trained on."""
+        return self.prompt_tokens + self.learned * self.response_tokens
+
+    @property
+    def _mean_group(self) -> int:
+        """Tokens of a usual group; answers that a policy writes may all be as long as they can."""
+        if self.sampled:
+            return self.group
+        usual = round(self.mean_prompt + self.samples * self.mean_response)
+        return min(self.group, max(1, usual))
+
+    @property
     def packed(self) -> int:
-        """Most tokens of one micro-batch: a group is never divided."""
-        group = self.prompt_tokens + self.samples * self.response_tokens
-        whole = self.prompts * group
-        return min(whole, max(self.microbatch, group))
+        """Most tokens of one micro-batch: a group is never divided.
+
+        Micro-batches are as few as the budget allows, and as equal as their groups can be divided;
+        groups of unequal length fill one to within a group.
+        """
+        mean, groups = self._mean_group, -(-self.prompts // self.minibatches)
+        balanced = -(-groups // self.parts) * mean + (self.group - mean)
+        return min(groups * self.group, max(self.group, min(self.microbatch, balanced)))
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches of an optimizer step."""
+        groups = -(-self.prompts // self.minibatches)
+        return -(-groups // max(1, self.microbatch // self._mean_group))
+
+
+def other_way(job: Job) -> Job:
+    """The same with LoRA where all weights are trained, and the other way round."""
+    return replace(job, lora=0 if job.lora else RANK, adapter=0)

@@ -4,43 +4,46 @@ Instants follow one another, so that the peak is the largest, not the sum. Each 
 shape alone, with the letters of the rest of the house: N packed tokens, R response tokens, V
 vocabulary, H width, F the MLP's width, A = heads x head size, B = key heads x head size.
 
-What a layer keeps of a token for the backward pass, in numbers (an ordinary Llama layer, as
-transformers writes it):
+What a layer keeps of a token for the backward pass, in float32 numbers (a Llama layer, as
+transformers writes it, all weights trained):
 
-    2 norms          3 H each: input, scaled, weighted            (trained norms; 2 H with LoRA)
-    attention        A queries, 2 B keys and values, A output, A what the last matrix reads
-    MLP              4 F: gate, its SiLU, up, their product
+    2 norms          3 H each: input, scaled, weighted            (2 H with LoRA)
+    attention        A queries, 2 B keys and values, A output     (A more where it is put in order)
+    MLP              4 F: gate, its activation, up, their product
 
-Keys of a prompt are laid out again for each chunk of its responses, so that 2 B counts as often as
-the plan of the attention repeats them.
+docs/plan-memory.md has what was measured.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gnomon.plan.job import Job
+from gnomon.plan.job import ENTROPY, Job
+from gnomon.plan.layout import Layout, layout
 from gnomon.plan.shapes import Shape
 
-LOGITS = 128 * 2**20
-"""Bytes of logits in a chunk of the head; models/logprobs.py."""
+LOGITS = 2**25
+"""Logits in a chunk of the head (128 MiB in float32); models/logprobs.py."""
+ROWS = 64
+"""Fewest rows of such a chunk."""
 PREFILL = 2048
 """Prompt tokens in one pass of the sampler; rollout/torch_engine.py."""
-CHUNK_COST = 128.0
-"""models/attention.py: how many pairs a copied token is worth when responses share a chunk."""
-SLACK = 1.02
-"""What allocators lose to rounding."""
+JUDGED = 8192
+"""Packed tokens in one pass of a reward model; judges/learned.py."""
+REORDER = 16
+"""Decoding steps that repay reordering the weights on a CPU; rollout/torch_engine.py."""
+MASKING = 12
+"""Bytes that exist for a moment per pair while a mask is made: a distance and what is seen."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU.
+    """Bytes on one GPU, or of one process on a CPU.
 
     Attributes:
-        always: weights and moments, by what they are.
-        instants: what each instant adds to them.
+        always: weights and moments, by whose they are.
+        instants: what each instant adds to them, in the order in which they follow.
     """
 
     always: Mapping[str, float]
@@ -58,121 +61,207 @@ class Memory:
     @property
     def peak(self) -> float:
         """Persistent, and the largest of the instants."""
-        return SLACK * (self.persistent + self.instants[self.worst])
+        return self.persistent + self.instants[self.worst]
 
 
 def memory(job: Job) -> Memory:
     """What a stage takes on each of its GPUs."""
-    instants = {"sampling": _sampling(job)} if job.sampled else {}
-    instants["frozen passes"] = _forward(job.model, job)
+    plan = layout(job)
+    instants: dict[str, float] = {}
+    if job.sampled:
+        instants["sampling"] = _sampling(job)
     if job.reward is not None:
-        instants["reward passes"] = _forward(job.reward, job, head=False)
+        group = job.prompt_tokens + job.samples * job.response_tokens
+        tokens = min(job.prompts * group, max(JUDGED, group))
+        instants["reward passes"] = _forward(job.reward, job, tokens)
+    if job.sampled or job.frozen_copies or job.method in ("dpo", "kto"):
+        masks = (MASKING + job.compute_bytes) * plan.made
+        instants["reference passes"] = (
+            max(masks, _forward(job.model, job, plan.tokens) + job.compute_bytes * plan.mask)
+            + _head(job, plan.responses)[0]
+        )
     if job.trained_roles:
-        instants["forward and backward"] = _training(job)
+        instants["forward and backward"] = _training(job, plan)
         instants["optimizer"] = job.kept_bytes * job.trained / job.shards
-        instants["checkpoint"] = 2 * job.kept_bytes * job.trained / job.shards
+        instants["checkpoint"] = _checkpoint(job)
     return Memory(_always(job), instants)
 
 
+# -- always -------------------------------------------------------------------------------------
+
+
 def _always(job: Job) -> dict[str, float]:
-    """Weights of every role, and the moments."""
-    size, frozen = job.model.parameters, job.frozen_bytes
+    """Weights of every role, and the moments of the trained ones."""
+    size, frozen, kept = job.model.parameters, job.frozen_bytes, job.kept_bytes
+    critics = max(0, job.trained_roles - 1)
     found: dict[str, float] = {}
     if job.lora:
         found["shared trunk"] = frozen * size
-        found["adapters"] = 4 * job.trained
+        found["adapters"] = 4 * job.adapter_parameters * (job.trained_roles + job.followers)
     else:
-        found["trained weights"] = job.kept_bytes * size * max(1, job.trained_roles)
-        if job.method in ("ppo", "grpo", "online_dpo", "dpo", "kto"):
-            found["reference"] = frozen * size
-    if job.reward is not None and not (job.lora and job.reward == job.model):
-        found["reward model"] = frozen * job.reward.parameters
+        found["policy"] = (kept if job.trained_roles else frozen) * size
+        found["value model"] = kept * size * critics
+        found["reference"] = frozen * size * (job.frozen_copies + job.followers)
+    found["averages"] = 4 * size * job.averages
+    found["other models"] = frozen * sum(shape.parameters for shape in job.others)
+    if job.reward is not None:  # with LoRA one that was trained on the same trunk is an adapter
+        shared = job.lora and job.reward == job.model
+        found["reward model"] = (
+            4 * job.adapter_parameters if shared else frozen * job.reward.parameters
+        )
     if job.trained_roles:
-        found["moments"] = 2 * job.kept_bytes * job.trained
-    return {name: value / job.shards for name, value in found.items()}
+        found["moments"] = 2 * kept * job.trained
+    if job.sampled and (job.engine == "vllm" or job.ahead):
+        found["sampler's weights"] = frozen * size
+    found = {name: value / job.shards for name, value in found.items() if value}
+    if job.sampled and job.engine == "vllm":  # it takes its cache once and keeps it
+        found["sampler's cache"] = cache_bytes(job)
+    return found
+
+
+def cache_bytes(job: Job) -> float:
+    """Keys and values of all rows that are written at once, at their longest."""
+    rows = min(job.rows, job.prompts * job.samples)
+    length = -(-(job.prompt_tokens + job.response_tokens) // 16) * 16
+    return rows * length * job.model.cache_numbers * job.compute_bytes
+
+
+# -- instants without gradients -----------------------------------------------------------------
 
 
 def _sampling(job: Job) -> float:
-    """The cache, one prefill and one step's logits; the reordered weights of a CPU are left out."""
+    """The cache, one prefill and one step's logits."""
+    if job.engine == "vllm":
+        return 0.0
     shape, size = job.model, job.compute_bytes
     rows = min(job.rows, job.prompts * job.samples)
-    length = job.prompt_tokens + job.response_tokens
-    cache = rows * length * shape.cache_numbers * size
+    prompts = min(job.prompts, rows)
+    cache = cache_bytes(job)
     growing = cache / shape.layers  # one layer's old cache beside its new one
-    prefill = min(PREFILL + job.prompt_tokens, job.prompts * job.prompt_tokens)
-    passing = max(prefill, rows) * _passing(shape) * size
-    return cache + growing + passing + 3 * rows * shape.vocabulary * 4 + _gathered(job, shape)
+    prefill = min(max(PREFILL, job.prompt_tokens), job.prompts * job.prompt_tokens)
+    passing = _forward(shape, job, max(prefill, rows))
+    logits = (rows + prompts) * shape.vocabulary * (4 + size * (size < 4))
+    reordered = 0.0
+    if job.device == "cpu" and job.precision == "float32" and job.response_tokens >= REORDER:
+        reordered = 4.0 * shape.matrices
+    return cache + max(growing, passing, logits) + prompts * shape.vocabulary * size + reordered
 
 
-def _passing(shape: Shape) -> float:
-    """Numbers of a token that exist at once in a forward pass that keeps nothing."""
-    attention = 2 * shape.hidden + 4 * shape.heads * shape.head_dim
-    return max(attention, 2 * shape.hidden + 3 * _active_mlp(shape))
-
-
-def _active_mlp(shape: Shape) -> int:
-    """The MLP's width for one token, over its experts."""
-    return shape.mlp * max(1, shape.active + shape.shared_experts)
-
-
-def _forward(shape: Shape, job: Job, head: bool = True) -> float:
-    """A pass without gradients over a micro-batch."""
-    passing = job.packed * _passing(shape) * job.compute_bytes
-    return passing + (_logits(job) if head else 0.0) + _gathered(job, shape)
-
-
-def _logits(job: Job) -> float:
-    """Two chunks of the head at most, and no more than there are response tokens."""
-    rows = job.packed  # every token of a demonstration's answer may be one
-    chunk = max(64 * job.model.vocabulary * 4.0, LOGITS)
-    return 2 * min(chunk, rows * job.model.vocabulary * 4.0)
+def _forward(shape: Shape, job: Job, tokens: float) -> float:
+    """What exists at once in a layer that keeps nothing: in the MLP or in attention."""
+    attention = 2 * shape.hidden + 3 * shape.wide + 4 * shape.narrow
+    mlp = 2 * shape.hidden + 3 * shape.active_mlp
+    adapted = 2 * shape.active_mlp * bool(job.lora) * (4 / job.compute_bytes)
+    numbers = max(attention, mlp + adapted, 4 * shape.hidden)
+    return tokens * numbers * job.compute_bytes + _gathered(job, shape)
 
 
 def _gathered(job: Job, shape: Shape) -> float:
     """One layer's weights that sharding brings together for the moment it is computed."""
     if job.shards == 1:
         return 0.0
-    layer = (shape.parameters - 2 * shape.embedding) / shape.layers
+    layer = (shape.parameters - (1 if shape.tied else 2) * shape.embedding) / shape.layers
     return 2 * max(layer, shape.embedding) * job.compute_bytes
 
 
-def copies(prompt: int, samples: int, response: int) -> float:
-    """Key positions laid out per packed token of a group that shares its prompt."""
-    packed = prompt + samples * response
-    if samples <= 1:
-        return 1.0
-    chunk = max(1, min(samples, round(math.sqrt(CHUNK_COST * prompt) / max(1, response))))
-    chunks = -(-samples // chunk)
-    return (prompt + chunks * prompt + samples * response) / packed
+def _head(job: Job, responses: int) -> tuple[float, float, float]:
+    """Bytes of the vocabulary head: of a forward pass, of its backward pass, and kept between.
+
+    Logits are made a chunk at a time; where one chunk is enough it is kept for the backward pass.
+    """
+    if job.method == "reward_model":
+        return 0.0, 0.0, 0.0
+    V = job.model.vocabulary
+    chunk = max(ROWS, LOGITS // V)
+    rows = min(chunk, responses)
+    one = 4.0 * rows * V
+    narrow = 0.0 if job.compute_bytes == 4 else one / 2  # as the matrix gives them
+    if responses <= chunk:
+        return 2 * one + narrow, one + narrow, one
+    return (3 if job.method in ENTROPY else 2) * one + narrow, 2 * one + narrow, 0.0
 
 
-def kept(job: Job, shape: Shape) -> float:
-    """Numbers that one layer keeps of one token for the backward pass."""
-    wide, narrow = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    norms = (4 if job.lora else 6) * shape.hidden
-    again = copies(job.prompt_tokens, job.samples, job.response_tokens)
-    attention = 3 * wide + 2 * narrow * again
-    adapters = 7 * job.lora
-    return norms + attention + 4 * _active_mlp(shape) + adapters
+# -- training -----------------------------------------------------------------------------------
 
 
-def _training(job: Job) -> float:
-    """Gradients, what the forward pass keeps, and what the backward pass needs beside it."""
-    shape, tokens, size = job.model, job.packed, job.compute_bytes
-    layer = kept(job, shape) * size
+def kept(job: Job, shape: Shape, plan: Layout) -> float:
+    """Bytes that one layer keeps of one token for the backward pass."""
+    if shape.kept is not None:
+        return shape.kept[bool(job.lora)] * job.compute_bytes
+    H, A, B, F = shape.hidden, shape.wide, shape.narrow, shape.active_mlp
+    size, full = job.compute_bytes, not job.lora
+    scaled = 4 if shape.wide_norms or size == 4 else 2  # what the norm's weight multiplies
+    found = 4.0 * (H * shape.norms + (A + B) * shape.qk_norm)  # inputs of norms, in float32
+    if full:
+        found += scaled * (H * shape.norms + (A + B) * shape.qk_norm)
+    queries, keys = plan.queries / plan.tokens, plan.keys / plan.tokens
+    held = A if shape.softcap else B  # keys and values are repeated for their heads there
+    again = plan.copied and (full or size == 4)
+    found += size * (A * (1 + again) * queries + 2 * held * keys) + 4 * shape.heads * queries
+    found += size * 3 * F
+    if shape.experts:
+        found += size * shape.active * H  # each token once for each of its experts
+    if full or size == 4:
+        found += size * (2 * H + A + F)  # inputs of the matrices
+    else:  # adapters read float32 copies, each its own
+        found += 4 * (5 * H + A + F)
+    if job.lora:
+        found += 4 * 7 * job.lora
+    if shape.softcap:
+        found += 8.0 * shape.heads * plan.pairs / plan.tokens  # squashed, and shares
+    return found
+
+
+def _norm(job: Job, shape: Shape) -> float:
+    """Bytes of a token that the last norm keeps, its result among them."""
+    return shape.hidden * (4 + job.compute_bytes * (1 if job.lora else 2))
+
+
+def _training(job: Job, plan: Layout) -> float:
+    """The largest moment between the forward pass and the last gradient.
+
+    Activations are given back while gradients are made, so that it is where the backward pass
+    begins, at the head, or where it ends. What PPO trains beside the policy keeps its activations
+    at the same time, and is taken back first.
+    """
+    shape, N, size, n = job.model, plan.tokens, job.compute_bytes, job.trained_roles
+    layer = N * kept(job, shape, plan)
+    forward, backward, logits = _head(job, plan.responses)
+    rows = plan.responses * shape.hidden * size if job.method != "reward_model" else 0.0
     if job.recompute:
-        activations = tokens * (shape.layers * shape.hidden * size + layer)
+        one = N * (shape.layers * shape.hidden * size + _norm(job, shape))
     else:
-        activations = tokens * shape.layers * layer
-    passing = tokens * (2 * shape.hidden + 3 * _active_mlp(shape)) * size
+        one, layer = shape.layers * layer + N * _norm(job, shape), 0.0
+    passing = N * size * (2 * shape.active_mlp + 3 * shape.hidden) + _gathered(job, shape)
+    masks = size * plan.mask
     gradients = job.kept_bytes * job.trained / job.shards
-    largest = 0 if job.lora else max(shape.embedding, shape.hidden * shape.mlp) * job.kept_bytes
-    casts = 2.0 * shape.parameters / job.shards if job.precision == "mixed" and not job.lora else 0
-    return (
-        activations
-        + max(passing, _logits(job))
-        + gradients
-        + largest
-        + casts
-        + _gathered(job, shape)
-    )
+    before = gradients if job.parts > 1 else 0.0  # of earlier micro-batches
+    table = 0.0 if job.lora else float(job.kept_bytes * shape.embedding)
+    wide = 0.0 if job.lora else 4.0 * shape.embedding / job.shards  # the head's, in float32
+    if job.method == "reward_model":
+        wide = table = 0.0
+    share = gradients * (n - 1) / n if not before else 0.0
+    held = rows + logits
+    moments = {
+        "forward": n * one + max(0.0, forward - logits) + held,
+        "values": (n * one + held + layer + passing) if n > 1 else 0.0,
+        "head": one + share + held + backward + wide,
+        "layers": one + share + rows + wide + max(layer + passing, rows),
+        "end": (gradients if not before else 0.0)
+        + table * (shape.tied + bool(before))
+        + passing
+        + layer
+        + N * shape.hidden * size * (shape.layers if job.recompute else 1),
+    }
+    return max(moments.values()) + before + masks
+
+
+def _checkpoint(job: Job) -> float:
+    """Weights are looked through for what is not finite, and on a CPU an adapter is merged into
+    copies of the matrices before the model is written."""
+    shape = job.model
+    largest = max(shape.embedding, shape.hidden * shape.mlp)
+    if job.device != "cpu":
+        return 6.0 * (shape.hidden * shape.mlp if job.lora else largest) / job.shards
+    merged = job.frozen_bytes * (shape.matrices - shape.embedding) if job.lora else 0.0
+    return merged + 6.0 * largest

@@ -11,13 +11,14 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gnomon.errors import ConfigError
+from gnomon.files import first_line
 
 _TUNED = re.compile(
     r"-(instruct|it|chat|pt|base|thinking|hf|sft|dpo|v\d[\d.]*|\d{4})(?=-|$)", re.IGNORECASE
@@ -40,6 +41,15 @@ class Shape:
             (DeepSeek's latent attention).
         cache: numbers that a layer keeps of a token for later ones; 0: 2 x kv_heads x head_dim.
         window, windowed: tokens that ``windowed`` of the layers look back at most.
+        norms: of a layer: 2, or 4 where attention's and the MLP's results have their own.
+        qk_norm: queries and keys are normalised, head by head.
+        wide_norms: norms scale in float32 whatever the weights are (Gemma).
+        softcap: scores of attention are squashed, so that they are held whole (Gemma 2).
+        biases: numbers of the biases of one layer.
+        counted: parameters as counted on an empty model of an architecture that these fields do
+            not describe; 0: by formula.
+        kept: float32 numbers that a layer of such a model keeps of a token for the backward pass,
+            with all weights trained and with LoRA; None: by formula.
     """
 
     name: str
@@ -60,12 +70,33 @@ class Shape:
     cache: int = 0
     window: int = 0
     windowed: int = 0
+    norms: int = 2
+    qk_norm: bool = False
+    wide_norms: bool = False
+    softcap: bool = False
+    biases: int = 0
+    counted: int = 0
+    kept: tuple[float, float] | None = None
+
+    @property
+    def wide(self) -> int:
+        """Numbers of one token's queries."""
+        return self.heads * self.head_dim
+
+    @property
+    def narrow(self) -> int:
+        """Numbers of one token's keys."""
+        return self.kv_heads * self.head_dim
 
     @property
     def attention_parameters(self) -> int:
         """Of one layer's attention."""
-        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return self.attention or 2 * self.hidden * (queries + keys)
+        return self.attention or 2 * self.hidden * (self.wide + self.narrow)
+
+    @property
+    def active_mlp(self) -> int:
+        """The MLP's width for one token, over its experts."""
+        return self.mlp * max(1, self.active + self.shared_experts)
 
     @property
     def embedding(self) -> int:
@@ -81,12 +112,31 @@ class Shape:
             routed = (experts + self.shared_experts) * expert + self.hidden * self.experts
             mlp = (self.layers - self.dense_layers) * routed
             mlp += self.dense_layers * 3 * self.hidden * self.dense_width
-        return self.layers * (self.attention_parameters + 2 * self.hidden) + mlp + self.hidden
+        small = self.norms * self.hidden + 2 * self.head_dim * self.qk_norm + self.biases
+        return self.layers * (self.attention_parameters + small) + mlp + self.hidden
 
     @property
     def parameters(self) -> int:
-        """All of them; biases and the norms of queries and keys (< 0.1%) are left out."""
-        return self._layers(self.experts) + self.embedding * (1 if self.tied else 2)
+        """All of them."""
+        counted = self._layers(self.experts) + self.embedding * (1 if self.tied else 2)
+        return self.counted or counted
+
+    @property
+    def matrices(self) -> int:
+        """Parameters that multiply: all but an embedding that is only looked up, and norms."""
+        return self.parameters - (0 if self.tied else self.embedding)
+
+    def adapter(self, rank: int) -> int:
+        """Parameters of one LoRA adapter on every linear layer: rank x (in + out). Experts that a
+        layer holds as one block have none."""
+        attention = 2 * (self.hidden + self.wide) + 2 * (self.hidden + self.narrow)
+        dense = self.dense_layers if self.experts else self.layers
+        width = self.dense_width if self.experts else self.mlp
+        mlps = dense * 3 * (self.hidden + width)
+        if self.shared_experts:
+            shared = self.mlp * self.shared_experts
+            mlps += (self.layers - dense) * 3 * (self.hidden + shared)
+        return rank * (self.layers * attention + mlps)
 
     @property
     def active_parameters(self) -> int:
@@ -135,9 +185,9 @@ def shape_of(model: str) -> Shape:
 
 
 @cache
-def public_models() -> Mapping[str, Mapping[str, int | bool]]:
+def public_models() -> Mapping[str, Mapping[str, Any]]:
     """Shapes of public models by their hub id."""
-    table: dict[str, dict[str, int | bool]] = json.loads(
+    table: dict[str, dict[str, Any]] = json.loads(
         files("gnomon.plan").joinpath("models.json").read_text(encoding="utf-8")
     )
     return table
@@ -171,42 +221,100 @@ _KEYS = {
 }
 
 
+_OLD = {"gpt2", "gpt_neo", "gptj", "gpt_neox", "opt", "bloom", "falcon", "mpt", "codegen"}
+"""Architectures whose layers are not those of a Llama: counted on an empty model."""
+_FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "gemma": {"wide_norms": True},
+    "gemma2": {"wide_norms": True, "norms": 4, "softcap": True},
+    "gemma3_text": {"wide_norms": True, "norms": 4, "qk_norm": True},
+    "qwen3": {"qk_norm": True},
+    "qwen3_moe": {"qk_norm": True},
+}
+"""What a family's layers have that others' have not."""
+
+
 def _read(path: Path, model: str) -> Shape:
-    """The shape in a config.json."""
+    """The shape in a config.json; what it leaves out is as its architecture has it.
+
+    Raises:
+        ConfigError: no such file, or not a language model's.
+    """
     try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"model {model!r}: there is no {path}") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a model's configuration: {error}") from None
-    text = raw.get("text_config", raw)
-    if not isinstance(text, dict):
-        raise ConfigError(f"{path} is no model's configuration")
-    found = {
-        ours: next((text[key] for key in theirs if text.get(key) is not None), None)
+    if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
+        raise ConfigError(f"{path} is no model's configuration: it names no model_type")
+    said = raw.get("text_config", raw)
+    missing = [k for k in ("layers", "hidden") if not any(said.get(key) for key in _KEYS[k])]
+    if missing:  # its architecture would fill them in, with another model's
+        wanted = ", ".join(_KEYS[key][0] for key in missing)
+        raise ConfigError(f"{path} has no {wanted}: not the configuration of a language model")
+    from transformers import AutoConfig  # takes seconds to import
+
+    kind = raw.pop("model_type")
+    try:
+        config = AutoConfig.for_model(kind, **raw)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be used ({kind}): {first_line(error)}") from None
+    return shape_of_config(config, model)
+
+
+def shape_of_config(config: Any, name: str = "") -> Shape:
+    """The shape of a model by its transformers configuration; the same whoever asks.
+
+    An architecture whose layers are no Llama's is counted on an empty model.
+
+    Raises:
+        ConfigError: not the configuration of a language model.
+    """
+    text = config.get_text_config()
+    raw = text.to_dict()
+    name = name or config.name_or_path or text.model_type
+    found: dict[str, Any] = {
+        ours: next((raw[key] for key in theirs if raw.get(key) is not None), None)
         for ours, theirs in _KEYS.items()
     }
     missing = [k for k in ("layers", "hidden", "heads", "vocabulary") if found[k] is None]
     if missing:
         wanted = ", ".join(_KEYS[key][0] for key in missing)
-        raise ConfigError(f"{path} has no {wanted}: not the configuration of a language model")
+        raise ConfigError(f"{name}: its configuration has no {wanted}, so that it has no shape")
     found["mlp"] = found["mlp"] or 4 * found["hidden"]
     found["kv_heads"] = found["kv_heads"] or found["heads"]
     found["head_dim"] = found["head_dim"] or found["hidden"] // found["heads"]
     if found["experts"]:
         found["dense_width"] = found["mlp"]
-        found["mlp"] = text.get("moe_intermediate_size") or found["mlp"]
-    tied = bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
+        found["mlp"] = raw.get("moe_intermediate_size") or found["mlp"]
+    else:
+        found["active"] = found["shared_experts"] = 0
     numbers = {field.name for field in fields(Shape)} & found.keys()
-    return Shape(
-        name=model,
-        tied=tied,
-        **_latent(text, found["heads"], found["hidden"]),
-        **{key: int(found[key] or 0) for key in numbers},
+    kinds = raw.get("layer_types") or ()
+    shape = Shape(
+        name=name,
+        tied=bool(getattr(text, "tie_word_embeddings", False)),
+        window=int(raw.get("sliding_window") or 0) if "sliding_attention" in kinds else 0,
+        windowed=sum(kind == "sliding_attention" for kind in kinds),
+        **_latent(raw, found["heads"], found["hidden"]),
+        **_FAMILIES.get(text.model_type, {}),
+        **cast(dict[str, Any], {key: int(found[key] or 0) for key in numbers}),
     )
+    if text.model_type == "qwen2" or raw.get("attention_bias"):
+        queries = shape.hidden if raw.get("attention_bias") else 0  # the last matrix's
+        shape = replace(shape, biases=shape.wide + 2 * shape.narrow + queries)
+    return _counted(shape, config) if text.model_type in _OLD else shape
 
 
-def _latent(text: Mapping[str, Any], heads: int, hidden: int) -> dict[str, int]:
+def _counted(shape: Shape, config: Any) -> Shape:
+    """The shape of an architecture that its fields do not describe, counted on an empty model."""
+    from gnomon.models.memory import kept_numbers, parameter_count
+
+    full, lora = (kept_numbers(config, adapted) / shape.layers for adapted in (False, True))
+    return replace(shape, counted=parameter_count(config), kept=(full, lora))
+
+
+def _latent(text: Mapping[str, Any], heads: int, hidden: int) -> dict[str, Any]:
     """Parameters and cache of DeepSeek's latent attention, where a config has it."""
     rank = text.get("kv_lora_rank")
     if not rank:

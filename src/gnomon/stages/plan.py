@@ -18,6 +18,8 @@ from gnomon.judges.build import AI
 from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import parameter_count
 from gnomon.plan.ranges import KEYS, check_ranges
+from gnomon.plan.job import Job
+from gnomon.plan.memory_table import memory_table
 from gnomon.plugins import is_own
 from gnomon.recipe.gates import NoAlarm, parse_gate
 from gnomon.recipe.schema import Recipe, StageSpec
@@ -33,7 +35,7 @@ from gnomon.stages.check import (
 from gnomon.stages.clock import SPREAD, Speed, measure, stage_seconds
 from gnomon.stages.gate_names import check_gates
 from gnomon.stages.probes import FOREIGN_P, foreign_prompts
-from gnomon.stages.stage import Stage, open_stage, pick_device
+from gnomon.stages.stage import SEPARATE, SHARED, Stage, memory_ways, open_stage, pick_device
 from gnomon.stages.usable import check_judging, usable_rows
 
 
@@ -46,6 +48,7 @@ class StagePlan:
         skipped: rows that cannot be used; ``left_out`` says which and why.
         seconds: a rough estimate, good to a factor of ``clock.SPREAD``.
         warnings: settings outside the field's ranges, and needless words about them.
+        job: what its memory is worked out from; None where nothing is trained.
     """
 
     stage: Stage
@@ -61,6 +64,7 @@ class StagePlan:
     left_out: Sequence[Skipped] = field(default_factory=list)
     seconds: float | None = None
     warnings: Sequence[str] = ()
+    job: Job | None = None
 
 
 def make_plan(recipe: Recipe, base: Path, code: bool = True) -> list[StagePlan]:
@@ -150,6 +154,7 @@ class _Planner:
             left_out=usable.skipped,
             seconds=seconds,
             warnings=out_of_range(stage, rate, parameters),
+            job=stage.job(usable),
         )
 
     def _measured(self, config: object) -> Speed:
@@ -206,9 +211,8 @@ def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table 
     yield from _gates_note(recipe)
     yield from _code_note(recipe, code)
     for plan in plans:
-        memory = plan.stage.memory()
-        if memory is not None:
-            yield memory.table(_memory_title(plan))
+        if plan.job is not None:
+            yield memory_table(memory_ways(plan.job), _memory_title(plan))
 
 
 def _stage_table(recipe: Recipe, plans: Sequence[StagePlan]) -> Table:
@@ -318,8 +322,12 @@ def _foreign_note(recipe: Recipe, base: Path) -> Iterator[Text]:
 
 
 def _memory_title(plan: StagePlan) -> str:
-    chosen = "shared trunk (LoRA)" if plan.stage.spec.lora else "separate (full)"
-    return f"{plan.stage.name}: {', '.join(plan.roles)}; runs as {chosen}"
+    assert plan.job is not None
+    chosen = SHARED if plan.job.lora else SEPARATE
+    roles = ", ".join(plan.roles)
+    return (
+        f"memory of {plan.stage.name} ({roles}): the largest instant (<) decides; runs as {chosen}"
+    )
 
 
 def _short(start: str, recipe: Recipe) -> str:

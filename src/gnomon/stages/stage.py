@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 
@@ -24,9 +24,12 @@ from gnomon.files import make_folder
 from gnomon.judges.build import build_judge, one_judge
 from gnomon.judges.protocol import Judge
 from gnomon.models.load import LoadedModel, load_causal_lm
-from gnomon.models.memory import MemoryEstimate, RoleNeed, human
+from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import Role
 from gnomon.models.save import LoadedReward
+from gnomon.plan.job import Job, other_way
+from gnomon.plan.memory import Memory, memory
+from gnomon.plan.memory_table import human
 from gnomon.plugins import load_builtin
 from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import Kind, Recipe, RewardSpec, StageSpec
@@ -50,6 +53,9 @@ from gnomon.stages.sources import StageData, context_of, recipe_encoder
 from gnomon.training.callbacks import Callback
 from gnomon.training.progress import Progress
 from gnomon.training.watch import Stop
+
+if TYPE_CHECKING:
+    from gnomon.stages.usable import Usable
 
 ANSWERS = "answers"
 """The folder in which AI judges' answers are kept, in a stage's and in the run's."""
@@ -146,8 +152,12 @@ class Stage:
         """How many texts it samples for each answer, the answer among them."""
         return 1
 
-    def memory(self) -> MemoryEstimate | None:
-        """What its roles need, shared and separate; None where nothing is trained."""
+    def job(self, usable: Usable | None = None) -> Job | None:
+        """What the planner is asked about; None where nothing is trained.
+
+        Args:
+            usable: its data, tokenised; without it rows are as long as the recipe allows.
+        """
         return None
 
     def learning_rate(self, parameters: int) -> float | None:
@@ -249,17 +259,26 @@ def open_stage(recipe: Recipe, spec: StageSpec, run: RunFolder, base: Path) -> S
     return cast(Stage, load_builtin(where)(recipe, spec, run, base))
 
 
-def memory_info(stage: Stage) -> dict[str, str]:
-    """What a stage needs, in words, for stage.json and the terminal; nothing where it does not
-    train."""
-    needed = stage.memory()
-    if needed is None:
-        return {}
+SHARED, SEPARATE = "shared trunk (LoRA)", "separate copies (full)"
+"""The two ways to run a stage: adapters on one trunk, or a model for each role."""
+
+
+def memory_ways(job: Job) -> dict[str, Memory]:
+    """What a stage takes with LoRA and without."""
     return {
-        "runs as": "shared trunk (LoRA)" if stage.spec.lora else "separate copies (full)",
-        "shared trunk (LoRA)": human(needed.shared.total),
-        "separate copies (full)": human(needed.separate.total),
+        SHARED: memory(job if job.lora else other_way(job)),
+        SEPARATE: memory(other_way(job) if job.lora else job),
     }
+
+
+def memory_info(stage: Stage) -> dict[str, str]:
+    """What a stage takes at most, in words, for stage.json and the terminal; nothing where it does
+    not train."""
+    job = stage.job()
+    if job is None:
+        return {}
+    ways = {name: human(way.peak) for name, way in memory_ways(job).items()}
+    return {"runs as": SHARED if job.lora else SEPARATE, **ways}
 
 
 def run_stage(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gnomon.agents.build import build_environment, openings
 from gnomon.agents.episodes import EpisodeRunner
@@ -22,8 +22,9 @@ from gnomon.evals.schedule import ScheduledEvals
 from gnomon.evals.subject import LivePolicy
 from gnomon.judges.protocol import Judge
 from gnomon.models.load import LoadedModel, dtype_of, fetch, read_config
-from gnomon.models.memory import MemoryEstimate, RoleNeed, estimate, parameter_count
-from gnomon.models.roles import LoraSettings, Role
+from gnomon.models.memory import RoleNeed, parameter_count
+from gnomon.models.roles import Role
+from gnomon.plan.job import Job
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.schema import Kind, RolloutSpec
 from gnomon.recipe.training import MonitorSpec
@@ -32,8 +33,9 @@ from gnomon.stages.computed import computed
 from gnomon.stages.evaluate import START, check_suites, model_places
 from gnomon.stages.names import other_model, reward_folder
 from gnomon.stages.probes import Probed, probe_model, probe_stage, roomy_encoder
-from gnomon.stages.roles import RoleBuilder, lora_settings
+from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.saved import check_averages, check_checkpoints, save_result, start_weights
+from gnomon.stages.sizing import stage_job
 from gnomon.stages.sources import LENGTH, context_of, keep_template
 from gnomon.stages.stage import Stage
 from gnomon.training.learner import GivenSource, Learner, Source
@@ -45,6 +47,9 @@ from gnomon.training.progress import Progress
 from gnomon.training.reference_cache import ReferenceCache
 from gnomon.training.sampled import Played, SampledSource, Sampling
 from gnomon.training.sinks import Sink
+
+if TYPE_CHECKING:
+    from gnomon.stages.usable import Usable
 
 SMALL = 10**9
 """Bytes of a copy of the model that is held for the monitors without being asked for."""
@@ -120,30 +125,8 @@ class Train(Stage):
             )
         return default_lr(base, parameters, self.spec.lora is not None)
 
-    def memory(self) -> MemoryEstimate:
-        spec, needs = self.spec, list(self.needs())
-        if any(reward.model for reward in spec.reward):
-            needs.append(RoleNeed("reward_model", outputs=1))
-        rollout = spec.rollout.max_rows * spec.response_tokens
-        others = [place for need in needs if (place := self._place(need)) is not None]
-        return estimate(
-            read_config(fetch(self.recipe.model)),
-            roles=needs,
-            tokens_per_microbatch=spec.train.tokens_per_microbatch,
-            lora=lora_settings(spec) or LoraSettings(),
-            dtype=self.recipe.dtype,
-            gradient_checkpointing=spec.train.gradient_checkpointing,
-            rollout_tokens=rollout if self.samples else 0,
-            others=[read_config(fetch(place)) for place in others],
-        )
-
-    def _place(self, need: RoleNeed) -> str | None:
-        """Where a role's own weights are; of a stage that is still to come, where its shape is."""
-        if need.model is None:
-            return None
-        place = self.locate(need.model)
-        later = need.model in {s.name for s in self.recipe.stages} and not Path(place).is_dir()
-        return self.recipe.model if later else place
+    def job(self, usable: Usable | None = None) -> Job:
+        return stage_job(self, usable)
 
     def locate(self, name: str) -> str:
         """Where the model is that a setting names: a stage's, or another."""

@@ -37,6 +37,8 @@ class Usable:
         skipped: what is left out, and why.
         estimated: not all rows were tokenised, so ``rows`` is scaled up from those that were.
         prompt_tokens, response_tokens: means of a row (a prompt with all its responses).
+        longest_prompt, longest_response: tokens of the longest that are trained on.
+        responses: of a row.
         prompts: of on-line methods, a few of them.
     """
 
@@ -47,6 +49,9 @@ class Usable:
     estimated: bool = False
     prompt_tokens: float = 0.0
     response_tokens: float = 0.0
+    longest_prompt: int = 0
+    longest_response: int = 0
+    responses: int = 1
     prompts: Sequence[EncodedPrompt] = field(default_factory=list)
 
 
@@ -111,6 +116,7 @@ def _online(
         skipped=data.report.skipped,
         estimated=share < 1,
         prompt_tokens=sum(len(p.ids) for p in prompts) / len(prompts),
+        longest_prompt=max(len(p.ids) for p in prompts),
         prompts=prompts[:32],
     )
 
@@ -131,6 +137,9 @@ def _offline(
         estimated=share < 1,
         prompt_tokens=_mean(len(g.prompt_ids) for g in rows),
         response_tokens=_mean(sum(len(r.ids) for r in g.responses) for g in rows),
+        longest_prompt=max((len(g.prompt_ids) for g in rows), default=0),
+        longest_response=max((len(r.ids) for g in rows for r in g.responses), default=0),
+        responses=max((len(g.responses) for g in rows), default=1),
     )
 
 
