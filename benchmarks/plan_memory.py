@@ -4,12 +4,13 @@
     python benchmarks/plan_memory.py --table     the table of what was measured before
     python benchmarks/plan_memory.py NAME ...    measure these again
 
-Each configuration is a stage of the real code on a model with random weights, run for two steps in a
-process of its own by the probe (:mod:`gnomon.stages.worst_step`). Measured is the kernel's high-water
-mark of resident memory (VmHWM, reset at each instant) above what was resident before the model was
-loaded; a small stage of the same method runs first, so that libraries are there. glibc is told to
-give back what is freed (MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_), so that what is measured is
-what is used. Rows go to benchmarks/plan/memory.jsonl, one by one; a run that was cut off goes on.
+Each configuration is a stage of the real code on a model with random weights, run for two steps in
+a process of its own by the probe (:mod:`gnomon.stages.worst_step`). Measured is the kernel's
+high-water mark of resident memory (VmHWM, reset at each instant) above what was resident before the
+model was loaded; the process is a copy of one that has run small stages, so that libraries are
+there. glibc is told to give back what is freed (MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_), so
+that what is measured is what is used. Rows go to benchmarks/plan/memory.jsonl, one by one; a run
+that was cut off goes on.
 
 The formulas were tuned on the configurations marked ``tune`` alone.
 """
@@ -44,13 +45,16 @@ WITHIN, UNDER = 0.15, -0.10
 """What the prediction has to be within, and how far below it may be."""
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "llama": {"kind": "Llama", "h": 384, "f": 1024, "n": 8, "heads": 6, "kv": 2, "v": 32000},
-    "wide": {"kind": "Llama", "h": 512, "f": 1408, "n": 4, "heads": 8, "kv": 8, "v": 16000},
-    "qwen": {"kind": "Qwen3", "h": 320, "f": 960, "n": 6, "heads": 5, "kv": 1, "v": 64000},
-    "gemma": {"kind": "Gemma3Text", "h": 256, "f": 1024, "n": 6, "heads": 4, "kv": 1, "v": 65536},
-    "smollm2-135m": {"kind": "Llama", "h": 576, "f": 1536, "n": 30, "heads": 9, "kv": 3, "v": 49152},
+    "llama-25m": {"kind": "Llama", "h": 384, "f": 1024, "n": 8, "heads": 6, "kv": 2, "v": 32000},
+    "untied-29m": {"kind": "Llama", "h": 512, "f": 1408, "n": 4, "heads": 8, "kv": 8, "v": 16000},
+    "llama": {"kind": "Llama", "h": 256, "f": 704, "n": 4, "heads": 4, "kv": 2, "v": 24000},
+    "untied": {"kind": "Llama", "h": 320, "f": 896, "n": 3, "heads": 5, "kv": 5, "v": 12000},
+    "qwen": {"kind": "Qwen3", "h": 256, "f": 768, "n": 3, "heads": 4, "kv": 1, "v": 32000},
+    "gemma": {"kind": "Gemma3Text", "h": 192, "f": 768, "n": 4, "heads": 3, "kv": 1, "v": 40000},
+    "smollm2": {"kind": "Llama", "h": 576, "f": 1536, "n": 30, "heads": 9, "kv": 3, "v": 49152},
 }
-UNTIED = ("wide",)
+TINY = {"kind": "Llama", "h": 32, "f": 48, "n": 2, "heads": 4, "kv": 2}
+UNTIED = ("untied", "untied-29m")
 
 
 @dataclass(frozen=True)
@@ -74,33 +78,31 @@ class Configuration:
 
 C = Configuration
 CONFIGURATIONS = (
-    C("sft, full", "tune", "sft", "llama", 4, 1, 32, 224, 1024),
-    C("sft, full, 64 tokens", "check", "sft", "wide", 16, 1, 16, 48, 1024),
-    C("sft, full, 2048", "check", "sft", "llama", 2, 1, 64, 1984, 2048),
-    C("sft, LoRA, 4096", "tune", "sft", "qwen", 1, 1, 96, 4000, 4096, lora=16),
-    C("sft, full, recomputed, 4096", "check", "sft", "llama", 1, 1, 96, 4000, 4096, recompute=True),
-    C("sft, full, two parts", "tune", "sft", "gemma", 4, 1, 64, 448, 1024),
-    C("sft, LoRA, 135M", "check", "sft", "smollm2-135m", 2, 1, 64, 448, 1024, lora=16),
-    C("dpo, full, two parts", "check", "dpo", "llama", 4, 2, 64, 224, 1024),
-    C("dpo, LoRA, 1456", "check", "dpo", "qwen", 1, 2, 256, 1200, 4096, lora=16),
-    C("dpo, full, recomputed", "tune", "dpo", "gemma", 2, 2, 512, 768, 4096, recompute=True),
-    C("dpo, full, live reference", "tune", "dpo", "wide", 2, 2, 128, 896, 4096,
+    C("sft, full", "tune", "sft", "llama-25m", 4, 1, 32, 224, 1024),
+    C("sft, full, 64 tokens", "check", "sft", "untied-29m", 16, 1, 16, 48, 1024),
+    C("ppo, full", "tune", "ppo", "llama", 4, 2, 48, 32, 1024, reward="model"),
+    C("grpo, full, K=8", "check", "grpo", "llama", 4, 8, 32, 32, 2048),
+    C("dpo, full, two parts", "tune", "dpo", "llama", 4, 2, 32, 112, 512),
+    C("sft, full, 2048", "check", "sft", "llama", 1, 1, 64, 1984, 2048),
+    C("grpo, LoRA, prompt 2048", "tune", "grpo", "untied", 1, 4, 1984, 32, 4096, lora=16),
+    C("dpo, LoRA, 2176", "check", "dpo", "qwen", 1, 2, 128, 1024, 4096, lora=16),
+    C("reward model, full", "tune", "reward_model", "untied", 4, 2, 64, 192, 4096),
+    C("reward model, LoRA", "check", "reward_model", "gemma", 4, 2, 64, 128, 4096, lora=16),
+    C("kto, LoRA", "tune", "kto", "qwen", 8, 1, 32, 96, 512, lora=16),
+    C("kto, full, 2048", "check", "kto", "untied", 1, 1, 128, 1920, 2048),
+    C("sft, full, two parts", "tune", "sft", "gemma", 4, 1, 64, 192, 512),
+    C("ppo, LoRA", "check", "ppo", "qwen", 2, 2, 256, 32, 2048, lora=16, reward="model"),
+    C("dpo, full, live reference", "tune", "dpo", "untied", 2, 2, 128, 320, 4096,
       settings={"reference": "live"}),
-    C("reward model, full", "tune", "reward_model", "wide", 4, 2, 64, 256, 4096),
-    C("reward model, LoRA, 2304", "check", "reward_model", "llama", 1, 2, 256, 1024, 4096, lora=16),
-    C("kto, LoRA", "tune", "kto", "llama", 8, 1, 32, 224, 1024, lora=16),
-    C("kto, full, 2048", "check", "kto", "wide", 2, 1, 128, 1920, 2048),
-    C("ppo, full", "tune", "ppo", "llama", 4, 2, 48, 64, 1024, reward="model"),
-    C("ppo, LoRA", "check", "ppo", "qwen", 2, 2, 512, 96, 4096, lora=16, reward="model"),
-    C("ppo, full, critic at 2048", "check", "ppo", "wide", 2, 1, 1984, 64, 4096),
-    C("grpo, full, K=8", "tune", "grpo", "llama", 4, 8, 32, 96, 4096),
-    C("grpo, LoRA, K=16", "check", "grpo", "gemma", 2, 16, 256, 96, 4096, lora=16),
-    C("grpo, full, K=8, prompt 2048", "tune", "grpo", "wide", 1, 8, 2048, 96, 4096),
-    C("grpo, full, K=4, recomputed", "check", "grpo", "qwen", 2, 4, 1024, 96, 4096, recompute=True),
+    C("dpo, full, recomputed", "check", "dpo", "gemma", 2, 2, 128, 320, 2048, recompute=True),
+    C("sft, full, recomputed, 4096", "tune", "sft", "untied", 1, 1, 96, 4000, 4096, recompute=True),
+    C("sft, LoRA, 135M", "check", "sft", "smollm2", 1, 1, 64, 192, 1024, lora=16),
+    C("sft, LoRA, 4096", "tune", "sft", "llama", 1, 1, 96, 4000, 4096, lora=16),
+    C("ppo, full, prompt 2048", "check", "ppo", "untied", 1, 1, 2016, 32, 4096),
 )  # fmt: skip
 
 
-# -- one configuration, in its own process ----------------------------------------------------------
+# -- one configuration, in its own process --------------------------------------------------------
 
 
 def measure(found: Configuration) -> dict[str, Any]:
@@ -109,13 +111,29 @@ def measure(found: Configuration) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory(prefix="plan-memory-") as folder:
         place = Path(folder)
-        warm = Configuration(found.name, "", found.method, "tiny", 2, found.K, 8, 24, 512,
-                             found.lora and 2, found.recompute, found.settings, found.reward)  # fmt: skip
-        probe(_recipe(warm, place / "warm"), place / "warm")
         recipe = _recipe(found, place / "real")
         began = time.perf_counter()
-        record = probe(recipe, place / "real")
+        record = probe(recipe, place / "real", stage="stage")
         return record.model_dump() | {"wall": time.perf_counter() - began}
+
+
+def work(names: Sequence[str]) -> None:
+    """Measure configurations, each in a copy of this process, made once libraries are there."""
+    for method, lora, reward in (("sft", 0, ""), ("ppo", 2, "model")):
+        warm = Configuration("warm", "", method, "tiny", 2, 2, 8, 24, 512, lora, reward=reward)
+        measure(warm)
+    todo = [c for c in CONFIGURATIONS if c.name in names]
+    for number, found in enumerate(todo, 1):
+        print(f"{number}/{len(todo)} {found.name}", flush=True)
+        child = os.fork()
+        if not child:
+            row = {"name": found.name, "half": found.half} | measure(found)
+            ROWS.parent.mkdir(exist_ok=True)
+            with ROWS.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            os._exit(0)
+        if os.waitpid(child, 0)[1]:
+            raise SystemExit(f"{found.name} failed; what it printed is above")
 
 
 def _recipe(found: Configuration, place: Path) -> Path:
@@ -146,8 +164,13 @@ def _recipe(found: Configuration, place: Path) -> Path:
             stages = [rm | ({"lora": stage["lora"]} if found.lora else {}), stage]
             stage["reward"] = [{"model": "rm"}]
     recipe = {
-        **{"name": "memory", "model": str(place / "model"), "output": str(place / "runs")},
-        **{"seed": 0, "device": "cpu", "template": "raw", "max_length": 4200, "stages": stages},
+        "name": "memory",
+        "model": str(place / "model"),
+        "output": str(place / "runs"),
+        "device": "cpu",
+        "template": "raw",
+        "max_length": 4200,
+        "stages": stages,
     }
     file = place / "recipe.yaml"
     file.write_text(json.dumps(recipe))  # JSON is YAML
@@ -182,9 +205,7 @@ def _save_model(shape: str, place: Path) -> None:
     from gnomon.tasks.tunnel.tokenizer import build_tokenizer
 
     tokenizer = build_tokenizer()
-    s = SHAPES.get(shape) or {
-        **{"kind": "Llama", "h": 32, "f": 48, "n": 2, "heads": 4, "kv": 2, "v": len(tokenizer)}
-    }
+    s = SHAPES.get(shape, TINY | {"v": len(tokenizer)})
     config = getattr(transformers, s["kind"] + "Config")(
         vocab_size=s["v"],
         hidden_size=s["h"],
@@ -217,21 +238,14 @@ def _rows() -> dict[str, dict[str, Any]]:
 def measure_missing(names: Sequence[str]) -> None:
     """Measure the named configurations, or those without a row."""
     done = _rows()
-    todo = [c for c in CONFIGURATIONS if (c.name in names if names else c.name not in done)]
-    for number, found in enumerate(todo, 1):
-        print(f"{number}/{len(todo)} {found.name}", flush=True)
-        command = [sys.executable, __file__, "--one", found.name]
-        run = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
-        if run.returncode:
-            raise SystemExit(f"{found.name}: {run.stderr[-3000:]}")
-        row = {"name": found.name, "half": found.half} | json.loads(run.stdout.splitlines()[-1])
-        ROWS.parent.mkdir(exist_ok=True)
-        with ROWS.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    todo = [c.name for c in CONFIGURATIONS if (c.name in names if names else c.name not in done)]
+    if todo:
+        command = [sys.executable, __file__, "--work", *todo]
+        subprocess.run(command, env=os.environ | ENVIRONMENT, check=True)
 
 
 def predicted(found: Configuration) -> tuple[float, str]:
-    """The formulas' peak now (rows hold what they said when they were measured), and its instant."""
+    """The formulas' peak as they are now, and its instant."""
     from gnomon.plan.memory import memory
 
     estimate = memory(job_of(found))
@@ -298,10 +312,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", help="configurations to measure again")
     parser.add_argument("--table", action="store_true", help="only print what is there")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.one:
-        print(json.dumps(measure(next(c for c in CONFIGURATIONS if c.name == asked.one))))
+    if asked.work:
+        work(asked.names)
         return
     if not asked.table:
         measure_missing(asked.names)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 import tiny_world as tw
 from gnomon.errors import ConfigError
+from gnomon.plan.memory import memory
 from gnomon.recipe.schema import Recipe
 from gnomon.report.facts import read_facts
 from gnomon.runs.folder import RunFolder
@@ -59,9 +60,9 @@ def test_a_recipe_with_a_teacher_runs(lora: bool, tiny_folder: Path, tmp_path: P
     assert {view.name for view in read_facts(path).stages} == {"sft", "student"}
     student = open_stage(made, made.stages[1], RunFolder(made), tmp_path)
     alone = open_stage(made, made.stages[0], RunFolder(made), tmp_path)
-    parameters = student.memory().parameters * 4
-    assert student.memory().shared.weights >= 2 * parameters
-    assert alone.memory().shared.weights < 2 * parameters
+    theirs, ours = memory(student.job()).always, memory(alone.job()).always
+    assert theirs["other models"] == 4 * student.job().model.parameters
+    assert "other models" not in ours
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def _always(job: Job) -> dict[str, float]:
         found["adapters"] = 4 * job.adapter_parameters * (job.trained_roles + job.followers)
     else:
         found["policy"] = (kept if job.trained_roles else frozen) * size
-        found["value model"] = kept * size * critics
+        beside = "value model" if job.method == "ppo" else "other trained models"
+        found[beside] = kept * size * critics
         found["reference"] = frozen * size * (job.frozen_copies + job.followers)
     found["averages"] = 4 * size * job.averages
     found["other models"] = frozen * sum(shape.parameters for shape in job.others)

@@ -259,7 +259,7 @@ def open_stage(recipe: Recipe, spec: StageSpec, run: RunFolder, base: Path) -> S
     return cast(Stage, load_builtin(where)(recipe, spec, run, base))
 
 
-SHARED, SEPARATE = "shared trunk (LoRA)", "separate copies (full)"
+SHARED, SEPARATE = "shared trunk (LoRA)", "separate (full)"
 """The two ways to run a stage: adapters on one trunk, or a model for each role."""
 
 

@@ -97,6 +97,7 @@ class Updater:
             ids = [g.id for g in groups]
             raise self._not_finite(f"the gradient's norm is {norm}", iteration, ids)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # nothing holds them while the policy samples
         self.taken += 1
         return norm
 
