@@ -53,6 +53,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gemma": {"kind": "Gemma3Text", "h": 192, "f": 768, "n": 4, "heads": 3, "kv": 1, "v": 40000},
     "smollm2": {"kind": "Llama", "h": 576, "f": 1536, "n": 30, "heads": 9, "kv": 3, "v": 49152},
 }
+JUDGE = "def length(completions, **more):\n    return [len(c) % 7.0 for c in completions]\n"
 TINY = {"kind": "Llama", "h": 32, "f": 48, "n": 2, "heads": 4, "kv": 2}
 UNTIED = ("untied", "untied-29m")
 
@@ -140,7 +141,7 @@ def _recipe(found: Configuration, place: Path) -> Path:
     """The recipe of a configuration, with its model and data."""
     place.mkdir(parents=True)
     _save_model(found.shape, place / "model")
-    (place / "judge.py").write_text("def length(prompt, response):\n    return len(response) % 7\n")
+    (place / "judge.py").write_text(JUDGE)
     stage: dict[str, Any] = {
         "name": "stage",
         "algorithm": found.method,

@@ -23,7 +23,7 @@ def recipe(tiny_folder: Path, tmp_path: Path) -> Path:
     """Preferences, a reward model on them and PPO; nothing of it has run."""
     words = " ".join(["red"] * 12)
     pairs = [
-        {"prompt": f"blue {words} {'red ' * (i % 5)}", "chosen": "red", "rejected": "blue blue"}
+        {"prompt": f"blue {words}{' red' * (i % 2 * 4)}", "chosen": "red", "rejected": "blue blue"}
         for i in range(8)
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))

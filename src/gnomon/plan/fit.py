@@ -6,6 +6,7 @@ is kept while the next are tried on top of it; what turns out not to be needed i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -83,11 +84,10 @@ def fit(job: Job, gpu_bytes: float, gpus: int = 1, ratio: float = 1.0) -> Fit:
         raise ConfigError(f"a GPU has {gpu_bytes} bytes of memory: nothing fits there")
     room, before = gpu_bytes * HEADROOM / ratio, memory(job)
     changes: list[Change] = []
-    now, peak = job, before.peak
-    for step in STEPS:
-        if peak <= room:
-            break
-        for change in step(now, gpus):
+    now, peak, last = job, before.peak, math.inf
+    while room < peak < last:  # again: what did not help may, now that another instant decides
+        last = peak
+        for change in (change for step in STEPS for change in step(now, gpus)):
             smaller = memory(change.job).peak
             if smaller < peak:
                 changes = [c for c in changes if c.name != change.name] + [change]

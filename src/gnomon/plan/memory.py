@@ -33,6 +33,8 @@ JUDGED = 8192
 """Packed tokens in one pass of a reward model; judges/learned.py."""
 REORDER = 16
 """Decoding steps that repay reordering the weights on a CPU; rollout/torch_engine.py."""
+LIBRARIES = 40e6
+"""Bytes on a CPU that are no tensor's: the tokenizer, buffers of the libraries that multiply."""
 MASKING = 12
 """Bytes that exist for a moment per pair while a mask is made: a distance and what is seen."""
 
@@ -117,6 +119,8 @@ def _always(job: Job) -> dict[str, float]:
     found = {name: value / job.shards for name, value in found.items() if value}
     if job.sampled and job.engine == "vllm":  # it takes its cache once and keeps it
         found["sampler's cache"] = cache_bytes(job)
+    if job.device == "cpu":
+        found["libraries"] = LIBRARIES
     return found
 
 
