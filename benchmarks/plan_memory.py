@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,14 +128,18 @@ def work(names: Sequence[str]) -> None:
     for number, found in enumerate(todo, 1):
         print(f"{number}/{len(todo)} {found.name}", flush=True)
         child = os.fork()
-        if not child:
-            row = {"name": found.name, "half": found.half} | measure(found)
-            ROWS.parent.mkdir(exist_ok=True)
-            with ROWS.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            os._exit(0)
+        if not child:  # which ends here, whatever happens
+            try:
+                row = {"name": found.name, "half": found.half} | measure(found)
+                ROWS.parent.mkdir(exist_ok=True)
+                with ROWS.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
         if os.waitpid(child, 0)[1]:
-            raise SystemExit(f"{found.name} failed; what it printed is above")
+            print(f"{found.name}: failed, see above; measured again by the next call", flush=True)
 
 
 def _recipe(found: Configuration, place: Path) -> Path:

@@ -129,6 +129,15 @@ def test_a_config_that_has_no_shape_is_refused(text: str, said: str, tmp_path: P
         shape_of(str(tmp_path))
 
 
+def test_another_architecture_is_counted_on_an_empty_model() -> None:
+    """GPT-2's MLP has no gate, and its embedding of positions is large."""
+    made = tf.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=128)
+    shape = shape_of_config(made, "gpt2")
+    assert shape.parameters == parameter_count(made)
+    assert shape.kept is not None
+    assert kept(job(shape), shape, layout(job(shape))) == 4 * shape.kept[0]
+
+
 # -- activations ----------------------------------------------------------------------------------
 
 

@@ -17,12 +17,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
-from gnomon.errors import ConfigError
+from gnomon.errors import ConfigError, ModelError
 from gnomon.files import first_line
 
 _TUNED = re.compile(
     r"-(instruct|it|chat|pt|base|thinking|hf|sft|dpo|v\d[\d.]*|\d{4})(?=-|$)", re.IGNORECASE
 )
+
+
+class NoShapeError(ConfigError):
+    """A model that the numbers of a transformer do not describe."""
 
 
 @dataclass(frozen=True)
@@ -221,8 +225,11 @@ _KEYS = {
 }
 
 
-_OLD = {"gpt2", "gpt_neo", "gptj", "gpt_neox", "opt", "bloom", "falcon", "mpt", "codegen"}
-"""Architectures whose layers are not those of a Llama: counted on an empty model."""
+_KNOWN = frozenset(
+    {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3"}
+    | {"mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3"}
+)
+"""Architectures that a shape describes; others are counted on an empty model."""
 _FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "gemma": {"wide_norms": True},
     "gemma2": {"wide_norms": True, "norms": 4, "softcap": True},
@@ -268,7 +275,7 @@ def shape_of_config(config: Any, name: str = "") -> Shape:
     An architecture whose layers are no Llama's is counted on an empty model.
 
     Raises:
-        ConfigError: not the configuration of a language model.
+        NoShapeError: a model without attention (of states alone, say).
     """
     text = config.get_text_config()
     raw = text.to_dict()
@@ -280,7 +287,7 @@ def shape_of_config(config: Any, name: str = "") -> Shape:
     missing = [k for k in ("layers", "hidden", "heads", "vocabulary") if found[k] is None]
     if missing:
         wanted = ", ".join(_KEYS[key][0] for key in missing)
-        raise ConfigError(f"{name}: its configuration has no {wanted}, so that it has no shape")
+        raise NoShapeError(f"{name}: its configuration has no {wanted}, so that it has no shape")
     found["mlp"] = found["mlp"] or 4 * found["hidden"]
     found["kv_heads"] = found["kv_heads"] or found["heads"]
     found["head_dim"] = found["head_dim"] or found["hidden"] // found["heads"]
@@ -303,15 +310,19 @@ def shape_of_config(config: Any, name: str = "") -> Shape:
     if text.model_type == "qwen2" or raw.get("attention_bias"):
         queries = shape.hidden if raw.get("attention_bias") else 0  # the last matrix's
         shape = replace(shape, biases=shape.wide + 2 * shape.narrow + queries)
-    return _counted(shape, config) if text.model_type in _OLD else shape
+    return shape if text.model_type in _KNOWN else _counted(shape, config)
 
 
 def _counted(shape: Shape, config: Any) -> Shape:
     """The shape of an architecture that its fields do not describe, counted on an empty model."""
     from gnomon.models.memory import kept_numbers, parameter_count
 
-    full, lora = (kept_numbers(config, adapted) / shape.layers for adapted in (False, True))
-    return replace(shape, counted=parameter_count(config), kept=(full, lora))
+    shape = replace(shape, counted=parameter_count(config))
+    try:
+        full, lora = (kept_numbers(config, adapted) / shape.layers for adapted in (False, True))
+    except ModelError:  # it cannot be run empty: its layers are taken for a Llama's
+        return shape
+    return replace(shape, kept=(full, lora))
 
 
 def _latent(text: Mapping[str, Any], heads: int, hidden: int) -> dict[str, Any]:

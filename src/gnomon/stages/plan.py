@@ -213,6 +213,11 @@ def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table 
     for plan in plans:
         if plan.job is not None:
             yield memory_table(memory_ways(plan.job), _memory_title(plan))
+        elif plan.stage.trains:
+            yield Text(
+                f"{plan.stage.name}: its memory is not estimated: {recipe.model} is no model "
+                "of layers with attention and an MLP"
+            )
 
 
 def _stage_table(recipe: Recipe, plans: Sequence[StagePlan]) -> Table:

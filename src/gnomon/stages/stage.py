@@ -153,7 +153,8 @@ class Stage:
         return 1
 
     def job(self, usable: Usable | None = None) -> Job | None:
-        """What the planner is asked about; None where nothing is trained.
+        """What the planner is asked about; None where nothing is trained, or the model is none that
+        it can size.
 
         Args:
             usable: its data, tokenised; without it rows are as long as the recipe allows.

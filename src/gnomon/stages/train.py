@@ -25,6 +25,7 @@ from gnomon.models.load import LoadedModel, dtype_of, fetch, read_config
 from gnomon.models.memory import RoleNeed, parameter_count
 from gnomon.models.roles import Role
 from gnomon.plan.job import Job
+from gnomon.plan.shapes import NoShapeError
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.schema import Kind, RolloutSpec
 from gnomon.recipe.training import MonitorSpec
@@ -125,8 +126,11 @@ class Train(Stage):
             )
         return default_lr(base, parameters, self.spec.lora is not None)
 
-    def job(self, usable: Usable | None = None) -> Job:
-        return stage_job(self, usable)
+    def job(self, usable: Usable | None = None) -> Job | None:
+        try:
+            return stage_job(self, usable)
+        except NoShapeError:
+            return None
 
     def locate(self, name: str) -> str:
         """Where the model is that a setting names: a stage's, or another."""

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +37,7 @@ from gnomon.runs.records import now
 from gnomon.stages.check import check_machine, check_stage
 from gnomon.stages.names import KINDS
 from gnomon.stages.roles import RoleBuilder, lora_settings
+from gnomon.stages.sizing import stage_job
 from gnomon.stages.stage import run_stage
 from gnomon.stages.train import Train
 from gnomon.stages.usable import Usable
@@ -107,7 +107,12 @@ def _chosen(recipe: Recipe, name: str | None, base: Path) -> StageSpec:
         what = f"stage {name!r} does not train" if name else "no stage trains"
         raise ConfigError(f"{what}, so there is no step to probe; stages that train: {known}")
     run = RunFolder(recipe)
-    return max(trained, key=lambda spec: memory(Train(recipe, spec, run, base).job()).peak)
+
+    def size(spec: StageSpec) -> float:
+        job = Train(recipe, spec, run, base).job()
+        return 0.0 if job is None else memory(job).peak
+
+    return max(trained, key=size)
 
 
 def _alone(recipe: Recipe, spec: StageSpec, work: Path, base: Path) -> Recipe:
@@ -372,7 +377,7 @@ def _trained(_: float, experience: Any, minibatch: Any, *__: object) -> int:
 
 def _record(stage: WorstStep, spec: StageSpec, meter: Meter) -> ProbeRecord:
     """What was measured beside what was predicted."""
-    job = replace(stage.job(stage.longest))
+    job = stage_job(stage, stage.longest)
     predicted = memory(job)
     rest = {name: size for name, size in meter.peaks.items() if name != "end"}
     return ProbeRecord(
