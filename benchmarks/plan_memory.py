@@ -116,7 +116,7 @@ def measure(found: Configuration) -> dict[str, Any]:
         recipe = _recipe(found, place / "real")
         began = time.perf_counter()
         record = probe(recipe, place / "real", stage="stage")
-        return record.model_dump() | {"wall": time.perf_counter() - began}
+        return record.model_dump() | {"model": found.shape, "wall": time.perf_counter() - began}
 
 
 def work(names: Sequence[str]) -> None:

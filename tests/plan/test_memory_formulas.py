@@ -265,9 +265,10 @@ def test_what_makes_an_instant_smaller(change: dict[str, Any], instant: str) -> 
 def test_activations_grow_with_the_tokens_and_masks_with_their_square() -> None:
     small, large = (layout(job(groups=(1, 2, 16, n))) for n in (64, 128))
     assert large.mask > 3 * small.mask
-    one, two = (memory(job(groups=(n, 1, 64, 448), microbatch=512 * n)) for n in (1, 2))
+    one, two = (memory(job(groups=(n, 1, 64, 448), lora=8)) for n in (1, 2))
     more = two.instants["forward and backward"] - one.instants["forward and backward"]
-    kept_of_one = kept(job(), job().model, layout(job(groups=(1, 1, 64, 448))))
+    asked = job(groups=(1, 1, 64, 448), lora=8)
+    kept_of_one = kept(asked, asked.model, layout(asked))
     assert more >= 512 * 32 * kept_of_one
 
 

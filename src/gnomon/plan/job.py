@@ -14,16 +14,31 @@ Precision = Literal["float32", "bfloat16", "mixed"]
 """float32; weights, gradients and moments in bfloat16; float32 weights, bfloat16 arithmetic."""
 Engine = Literal["torch", "vllm"]
 Device = Literal["cuda", "cpu"]
-PG = ("grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo", "gmpo", "dppo", "maxrl")
-"""Policy gradients that compare answers to the same prompt."""
+PG = (
+    *("grpo", "dr_grpo", "dapo", "rloo", "reinforce", "reinforce_pp", "gspo", "cispo", "gmpo"),
+    *("dppo", "maxrl"),
+)
+"""Policy gradients without a critic."""
 SAMPLED = ("ppo", *PG, "online_dpo", "raft", "distill", "collect")
 """Methods whose answers the policy writes itself."""
-REFERENCED = ("ppo", *PG, "online_dpo", "dpo", "kto")
-"""Methods that compare with a frozen reference."""
+REFERENCED = ("ppo", "grpo", "rloo", "reinforce_pp", "online_dpo", "dpo", "kto")
+"""Methods that compare with a frozen reference, as they are set by default."""
 CACHED = ("dpo", "kto")
 """Of these, those whose reference is the start model, asked once before the first step."""
 ENTROPY = ("ppo", *PG, "distill")
 """Methods that look at the entropy of each token."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a stage's data: of the longest prompt and response, of usual ones, and responses to
+    a prompt."""
+
+    prompt: int
+    response: int
+    mean_prompt: float
+    mean_response: float
+    samples: int = 1
 
 
 @dataclass(frozen=True)
@@ -122,9 +137,13 @@ class Job:
 
     @property
     def trained(self) -> int:
-        """Numbers that are trained, over all roles."""
-        one = self.adapter_parameters if self.lora else self.model.parameters
-        return one * self.trained_roles
+        """Numbers that get gradients, over all roles: a model's own head gets none below a scalar
+        one."""
+        if self.lora:
+            return self.adapter_parameters * self.trained_roles
+        judges = self.trained_roles - (self.method != "reward_model") if self.trained_roles else 0
+        unused = 0 if self.model.tied else self.model.embedding
+        return self.model.parameters * self.trained_roles - unused * judges
 
     @property
     def learned(self) -> int:

@@ -181,9 +181,10 @@ def _head(job: Job, responses: int) -> tuple[float, float, float]:
     rows = min(chunk, responses)
     one = 4.0 * rows * V
     narrow = 0.0 if job.compute_bytes == 4 else one / 2  # as the matrix gives them
-    if responses <= chunk:
-        return 2 * one + narrow, one + narrow, one
-    return (3 if job.method in ENTROPY else 2) * one + narrow, 2 * one + narrow, 0.0
+    if responses <= chunk:  # the entropy's gradient takes one more
+        return 2 * one + narrow, one * (1 + (job.method == "ppo")) + narrow, one
+    count = 3 if job.method in ENTROPY else 2
+    return count * one + narrow, (2 + (job.method == "ppo")) * one + narrow, 0.0
 
 
 # -- training -----------------------------------------------------------------------------------

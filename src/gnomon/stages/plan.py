@@ -155,6 +155,7 @@ class _Planner:
             seconds=seconds,
             warnings=out_of_range(stage, rate, parameters),
             job=stage.job(usable),
+            job=stage.job(usable.lengths),
         )
 
     def _measured(self, config: object) -> Speed:

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from transformers import PretrainedConfig
 
 from gnomon.algorithms.on_policy_settings import OnPolicySettings
-from gnomon.algorithms.registry import METHODS
+from gnomon.algorithms.registry import METHODS, find_method
 from gnomon.models.adapters import LoraSettings
 from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import RoleNeed, adapter_count
-from gnomon.plan.job import Job
+from gnomon.plan.job import Job, Lengths
 from gnomon.plan.shapes import Shape, shape_of_config
-from gnomon.stages.names import reward_folder
+from gnomon.stages.names import other_model, reward_folder
 from gnomon.stages.roles import lora_settings
 from gnomon.stages.sources import LENGTH, context_of
-
-if TYPE_CHECKING:
-    from gnomon.stages.train import Train
-    from gnomon.stages.usable import Usable
+from gnomon.stages.stage import Stage
 
 
-def stage_job(stage: Train, usable: Usable | None = None) -> Job:
+def stage_job(stage: Stage, lengths: Lengths | None = None) -> Job:
     """What the stage is in numbers; the lengths are those of its data.
 
     Args:
-        usable: its data, tokenised; without it rows are as long as the recipe allows.
+        lengths: of its data; without them rows are as long as the recipe allows.
 
     Raises:
         ModelError, ConfigError: a model that cannot be read, or has no shape.
@@ -40,18 +36,18 @@ def stage_job(stage: Train, usable: Usable | None = None) -> Job:
     ours = [need for need in needs if need.model is None]
     frozen = [need for need in ours if not need.trainable]
     lora = lora_settings(spec)
-    prompt, response, mean_prompt, mean_response, samples = _lengths(stage, config, usable)
+    lengths = lengths or _allowed(stage, config)
     passes = settings if isinstance(settings, OnPolicySettings) else OnPolicySettings()
     narrow = recipe.dtype != "float32"
     return Job(
         method=_method(stage),
         model=shape_of_config(config, recipe.model),
         prompts=train.batch_size,
-        samples=samples,
-        prompt_tokens=prompt,
-        response_tokens=response,
-        mean_prompt=mean_prompt,
-        mean_response=mean_response,
+        samples=lengths.samples,
+        prompt_tokens=lengths.prompt,
+        response_tokens=lengths.response,
+        mean_prompt=lengths.mean_prompt,
+        mean_response=lengths.mean_response,
         microbatch=train.tokens_per_microbatch,
         reward=_reward(stage),
         lora=lora.rank if lora is not None else 0,
@@ -72,38 +68,30 @@ def stage_job(stage: Train, usable: Usable | None = None) -> Job:
     )
 
 
-def _method(stage: Train) -> str:
+def _method(stage: Stage) -> str:
     """The method, or the one of ours that a user's own is like."""
     if stage.spec.algorithm in METHODS:
         return stage.spec.algorithm
-    if stage.algorithm.produces == "reward_model":
+    if find_method(stage.spec.algorithm, stage.base).algorithm.produces == "reward_model":
         return "reward_model"
     return "grpo" if stage.samples else "sft"
 
 
-def _lengths(
-    stage: Train, config: PretrainedConfig, usable: Usable | None
-) -> tuple[int, int, float, float, int]:
-    """Tokens of the longest prompt and response, of usual ones, and responses to a prompt."""
+def _allowed(stage: Stage, config: PretrainedConfig) -> Lengths:
+    """The longest rows that the recipe allows: they fill the window, the half of it their prompt
+    where the policy does not write the rest."""
     spec = stage.spec
     window = stage.recipe.max_length or min(context_of(config) or LENGTH, LENGTH)
-    samples = spec.rollout.samples if stage.samples else 1
-    response = spec.response_tokens if stage.samples else 0
-    if usable is not None and usable.longest_prompt:
-        if stage.samples:
-            mean = usable.prompt_tokens
-            return usable.longest_prompt, response, mean, float(response), samples
-        samples = max(1, usable.responses)
-        longest = usable.longest_prompt, usable.longest_response
-        return *longest, usable.prompt_tokens, usable.response_tokens / samples, samples
-    if not stage.samples:  # a row fills the window, the half of it its prompt
-        samples = 2 if stage.data_kind in ("preferences", "rankings") else 1
-        response = window // 2
+    response, samples = window // 2, 1
+    if stage.samples:
+        response, samples = spec.response_tokens, spec.rollout.samples
+    elif stage.data_kind in ("preferences", "rankings"):
+        samples = 2
     prompt = max(1, window - response)
-    return prompt, response, float(prompt), float(response), samples
+    return Lengths(prompt, response, prompt, response, samples)
 
 
-def _reward(stage: Train) -> Shape | None:
+def _reward(stage: Stage) -> Shape | None:
     """The reward model's shape, where one judges; of a stage to come, the recipe's own model's."""
     name = next((reward.model for reward in stage.spec.reward if reward.model), None)
     if name is None:
@@ -115,11 +103,12 @@ def _reward(stage: Train) -> Shape | None:
     return replace(shape_of_config(read_config(folder)), name=recipe.model)
 
 
-def _other(stage: Train, need: RoleNeed) -> Shape:
+def _other(stage: Stage, need: RoleNeed) -> Shape:
     """The shape of a role's own model; of a stage that is to come, the recipe's own model's."""
-    place = stage.locate(str(need.model))
-    to_come = need.model in {s.name for s in stage.recipe.stages} and not Path(place).is_dir()
-    place = stage.recipe.model if to_come else place
+    recipe = stage.recipe
+    place = other_model(recipe, stage.run, stage.base, str(need.model))
+    to_come = need.model in {s.name for s in recipe.stages} and not Path(place).is_dir()
+    place = recipe.model if to_come else place
     return shape_of_config(read_config(fetch(place)), place)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 
@@ -27,7 +27,7 @@ from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import Role
 from gnomon.models.save import LoadedReward
-from gnomon.plan.job import Job, other_way
+from gnomon.plan.job import Job, Lengths, other_way
 from gnomon.plan.memory import Memory, memory
 from gnomon.plan.memory_table import human
 from gnomon.plugins import load_builtin
@@ -53,9 +53,6 @@ from gnomon.stages.sources import StageData, context_of, recipe_encoder
 from gnomon.training.callbacks import Callback
 from gnomon.training.progress import Progress
 from gnomon.training.watch import Stop
-
-if TYPE_CHECKING:
-    from gnomon.stages.usable import Usable
 
 ANSWERS = "answers"
 """The folder in which AI judges' answers are kept, in a stage's and in the run's."""
@@ -152,12 +149,12 @@ class Stage:
         """How many texts it samples for each answer, the answer among them."""
         return 1
 
-    def job(self, usable: Usable | None = None) -> Job | None:
+    def job(self, lengths: Lengths | None = None) -> Job | None:
         """What the planner is asked about; None where nothing is trained, or the model is none that
         it can size.
 
         Args:
-            usable: its data, tokenised; without it rows are as long as the recipe allows.
+            lengths: of its data; without them rows are as long as the recipe allows.
         """
         return None
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from gnomon.agents.build import build_environment, openings
 from gnomon.agents.episodes import EpisodeRunner
@@ -24,7 +24,7 @@ from gnomon.judges.protocol import Judge
 from gnomon.models.load import LoadedModel, dtype_of, fetch, read_config
 from gnomon.models.memory import RoleNeed, parameter_count
 from gnomon.models.roles import Role
-from gnomon.plan.job import Job
+from gnomon.plan.job import Job, Lengths
 from gnomon.plan.shapes import NoShapeError
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.schema import Kind, RolloutSpec
@@ -48,9 +48,6 @@ from gnomon.training.progress import Progress
 from gnomon.training.reference_cache import ReferenceCache
 from gnomon.training.sampled import Played, SampledSource, Sampling
 from gnomon.training.sinks import Sink
-
-if TYPE_CHECKING:
-    from gnomon.stages.usable import Usable
 
 SMALL = 10**9
 """Bytes of a copy of the model that is held for the monitors without being asked for."""
@@ -126,9 +123,9 @@ class Train(Stage):
             )
         return default_lr(base, parameters, self.spec.lora is not None)
 
-    def job(self, usable: Usable | None = None) -> Job | None:
+    def job(self, lengths: Lengths | None = None) -> Job | None:
         try:
-            return stage_job(self, usable)
+            return stage_job(self, lengths)
         except NoShapeError:
             return None
 

@@ -15,8 +15,9 @@ from gnomon.errors import ConfigError, DataError
 from gnomon.judges.build import AI, ASK_PEOPLE, one_judge
 from gnomon.judges.protocol import judged
 from gnomon.models.save import load_reward_model
+from gnomon.plan.job import Lengths
 from gnomon.recipe.schema import DataSpec, RewardSpec, StageSpec
-from gnomon.records import Group, Message, Response
+from gnomon.records import Group, Message, Response, TokenGroup
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.check import own_function
 from gnomon.stages.sources import LENGTH
@@ -37,8 +38,7 @@ class Usable:
         skipped: what is left out, and why.
         estimated: not all rows were tokenised, so ``rows`` is scaled up from those that were.
         prompt_tokens, response_tokens: means of a row (a prompt with all its responses).
-        longest_prompt, longest_response: tokens of the longest that are trained on.
-        responses: of a row.
+        lengths: of all that are trained on, for the planner.
         prompts: of on-line methods, a few of them.
     """
 
@@ -49,9 +49,7 @@ class Usable:
     estimated: bool = False
     prompt_tokens: float = 0.0
     response_tokens: float = 0.0
-    longest_prompt: int = 0
-    longest_response: int = 0
-    responses: int = 1
+    lengths: Lengths | None = None
     prompts: Sequence[EncodedPrompt] = field(default_factory=list)
 
 
@@ -116,7 +114,7 @@ def _online(
         skipped=data.report.skipped,
         estimated=share < 1,
         prompt_tokens=sum(len(p.ids) for p in prompts) / len(prompts),
-        longest_prompt=max(len(p.ids) for p in prompts),
+        lengths=lengths_of(prompts, stage.spec),
         prompts=prompts[:32],
     )
 
@@ -137,9 +135,27 @@ def _offline(
         estimated=share < 1,
         prompt_tokens=_mean(len(g.prompt_ids) for g in rows),
         response_tokens=_mean(sum(len(r.ids) for r in g.responses) for g in rows),
-        longest_prompt=max((len(g.prompt_ids) for g in rows), default=0),
-        longest_response=max((len(r.ids) for g in rows for r in g.responses), default=0),
-        responses=max((len(g.responses) for g in rows), default=1),
+        lengths=lengths_of(rows, stage.spec),
+    )
+
+
+def lengths_of(rows: Sequence[EncodedPrompt | TokenGroup], spec: StageSpec) -> Lengths:
+    """The lengths of rows; answers that are sampled may all be as long as they can."""
+    sizes, answers = [], []
+    for row in rows:
+        if isinstance(row, EncodedPrompt):
+            sizes.append(len(row.ids))
+            answers.append([spec.response_tokens] * spec.rollout.samples)
+        else:
+            sizes.append(len(row.prompt_ids))
+            answers.append([len(r.ids) for r in row.responses])
+    every = [size for some in answers for size in some]
+    return Lengths(
+        prompt=max(sizes),
+        response=max(every, default=0),
+        mean_prompt=sum(sizes) / len(sizes),
+        mean_response=_mean(every),
+        samples=max(map(len, answers)),
     )
 
 

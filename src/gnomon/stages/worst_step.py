@@ -27,6 +27,7 @@ from gnomon.models.heads import ScalarHead
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import save_reward_model
+from gnomon.plan.job import Lengths
 from gnomon.plan.memory import memory
 from gnomon.plan.probe import PROBE, ProbeRecord
 from gnomon.recipe.load import load_recipe
@@ -40,7 +41,7 @@ from gnomon.stages.roles import RoleBuilder, lora_settings
 from gnomon.stages.sizing import stage_job
 from gnomon.stages.stage import run_stage
 from gnomon.stages.train import Train
-from gnomon.stages.usable import Usable
+from gnomon.stages.usable import lengths_of
 from gnomon.training.callbacks import Callback, StepDone
 from gnomon.training.learner import Learner, Source
 from gnomon.training.loop import Loop
@@ -277,14 +278,19 @@ class WorstStep(Train):
     """A stage that trains on its longest rows, and whose policy never ends an answer early."""
 
     meter: Meter
-    longest: Usable | None = None
+    longest: Lengths | None = None
+
+    def work(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
+        for weight in loaded.model.parameters():
+            weight.sum()  # weights that are read from a file when they are needed count from here
+        return super().work(loaded, resume)
 
     def _rows(self, builder: RoleBuilder, encoder: Encoder) -> tuple[Sequence[Any], Sequence[Any]]:
         rows, _ = super()._rows(builder, encoder)
         size = self.spec.train.batch_size
         worst = sorted(rows, key=_tokens, reverse=True)[:size]
         worst = [worst[i % len(worst)] for i in range(size)] if self.samples else worst
-        self.longest = _lengths(worst)
+        self.longest = lengths_of(worst, self.spec)
         return worst, []
 
     def engine(self, policy: Role, encoder: Encoder) -> Engine:
@@ -338,24 +344,6 @@ def _put(where: object, name: str, function: Callable[..., Any]) -> None:
 
 def _tokens(row: Any) -> int:
     return len(row.ids) if isinstance(row, EncodedPrompt) else int(row.num_tokens())
-
-
-def _lengths(rows: Sequence[Any]) -> Usable:
-    """The lengths of the rows that the step is made of."""
-    if isinstance(rows[0], EncodedPrompt):
-        sizes = [len(row.ids) for row in rows]
-        mean = sum(sizes) / len(sizes)
-        return Usable(len(rows), prompt_tokens=mean, longest_prompt=max(sizes))
-    prompts = [len(group.prompt_ids) for group in rows]
-    answers = [[len(r.ids) for r in group.responses] for group in rows]
-    return Usable(
-        len(rows),
-        prompt_tokens=sum(prompts) / len(rows),
-        response_tokens=sum(map(sum, answers)) / len(rows),
-        longest_prompt=max(prompts),
-        longest_response=max(map(max, answers)),
-        responses=max(map(len, answers)),
-    )
 
 
 def _written(found: Sequence[Sequence[Completion]], *_: object) -> int:
