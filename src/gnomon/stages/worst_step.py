@@ -288,8 +288,14 @@ class WorstStep(Train):
     def _rows(self, builder: RoleBuilder, encoder: Encoder) -> tuple[Sequence[Any], Sequence[Any]]:
         rows, _ = super()._rows(builder, encoder)
         size = self.spec.train.batch_size
-        worst = sorted(rows, key=_tokens, reverse=True)[:size]
-        worst = [worst[i % len(worst)] for i in range(size)] if self.samples else worst
+        ordered = sorted(rows, key=_tokens, reverse=True)
+        if self.samples:
+            worst = [ordered[i % min(size, len(rows))] for i in range(size)]
+        else:  # with one of another prompt, without which KTO has no baseline
+            worst = ordered[:size]
+            others = (row for row in ordered if row.prompt_ids != worst[0].prompt_ids)
+            if all(row.prompt_ids == worst[0].prompt_ids for row in worst):
+                worst += [row for row in [next(others, None)] if row is not None]
         self.longest = lengths_of(worst, self.spec)
         return worst, []
 
