@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gnomon.plan.job import ENTROPY, Job
+from gnomon.plan.job import CACHED, ENTROPY, Job
 from gnomon.plan.layout import Layout, layout
 from gnomon.plan.shapes import Shape
 
@@ -248,7 +248,9 @@ def _training(job: Job, plan: Layout) -> float:
         wide = table = 0.0
     share = gradients * (n - 1) / n if not before else 0.0
     held = rows + logits
+    asked = job.method in CACHED and job.frozen_copies  # a live reference, within the loss
     moments = {
+        "reference": one + held + forward + _forward(shape, job, N) if asked else 0.0,
         "forward": n * one + max(0.0, forward - logits) + held,
         "values": (n * one + held + layer + passing) if n > 1 else 0.0,
         "head": one + share + held + backward + wide,
