@@ -30,7 +30,10 @@ def plan(
     ],
     hardware: Annotated[
         str | None,
-        typer.Option(help="As 8xH100 or A100-40GB; without it, the cheapest GPU that fits."),
+        typer.Option(
+            help="As 8xH100 or A100-40GB, or here: this machine, probed once; without it, the "
+            "cheapest GPU that fits."
+        ),
     ] = None,
     budget: Annotated[
         float | None, typer.Option(help="Euros at most, for hardware and labels.", min=0)
@@ -59,6 +62,21 @@ def plan(
             help="Load the model and ask whether the data's answers are such as it writes itself.",
         ),
     ] = False,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe",
+            help="Run one worst-case step of the largest stage here, rollout included, and correct "
+            "the memory by it. The weights are loaded.",
+        ),
+    ] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Measure this machine again (half a minute), which --hardware here is.",
+        ),
+    ] = False,
     image: Annotated[Path | None, typer.Option(help="Draw the plan into this PNG.")] = None,
     out: Annotated[Path, typer.Option(help="Where to write the recipe.")] = Path("recipe.yaml"),
     as_json: Annotated[
@@ -75,17 +93,25 @@ def plan(
       gnomon plan demos.jsonl problems.jsonl --model meta-llama/Llama-3.1-8B --held-out test.jsonl
     """
     from gnomon.plan.answers import make
-    from gnomon.plan.hardware import parse_hardware
+    from gnomon.plan.hardware import Hardware, parse_hardware
     from gnomon.plan.shown import parts
 
-    if price is not None and hardware is None:
+    if price is not None and hardware is None and not calibrate:
         raise ConfigError("--price is of the hardware: name it, as in --hardware 8xH100")
     if price is not None and not price < math.inf:
         raise ConfigError(f"--price {price:g}: give euros an hour for one GPU, as in --price 2")
+    on: Hardware | None = None
+    if calibrate or (hardware or "").lower() in ("here", "cpu"):
+        from gnomon.plan.calibrate import calibration, hardware_of
+
+        calibration(again=calibrate, tell=err.print)
+        on = hardware_of(hardware or "here", price)
+    elif hardware is not None:
+        on = parse_hardware(hardware, price)
     found = make(
         data,
         model,
-        hardware=None if hardware is None else parse_hardware(hardware, price),
+        hardware=on,
         budget=budget,
         judge=judge,
         constitution=constitution,
@@ -106,6 +132,12 @@ def plan(
         if not as_json:
             say(f"picture: {image}")
     _write(found, out, quiet=as_json)
+    if probe:
+        from gnomon.plan.shown import probed
+        from gnomon.stages.worst_step import probe as run_probe
+
+        for line in probed(found, run_probe(out, out.with_suffix(".probe"))):
+            err.print(line)
 
 
 def _watch(done: int, total: int) -> None:

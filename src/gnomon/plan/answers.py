@@ -18,8 +18,10 @@ from gnomon.feedback.constitution import read_constitution
 from gnomon.plan.facts import DataFile, Facts, read_facts
 from gnomon.plan.hardware import Hardware
 from gnomon.plan.methods import Choice, choose
+from gnomon.plan.parallel import Split, split
 from gnomon.plan.recipe import NAMES, Asked, Way, make_recipe
 from gnomon.plan.recipe_file import to_yaml
+from gnomon.plan.serving import Load, Serving, serving
 from gnomon.plan.shapes import Shape, shape_of
 from gnomon.plan.sizing import LEAST, ROOM, Fit, cheapest, euros, fitted, least_euros, within
 
@@ -53,6 +55,24 @@ class Plan:
     @property
     def recipe(self) -> Mapping[str, Any]:
         return self.fit.recipe
+
+    @property
+    def serving(self) -> list[Serving]:
+        """What the finished model takes to serve, engine by engine, on the same hardware."""
+        facts = self.facts
+        load = Load(max(1, facts.prompt_tokens), max(64, facts.response_tokens))
+        return serving(self.fit.stages[-1].job.model, self.fit.hardware, load)
+
+    @property
+    def split(self) -> Split | None:
+        """How GPUs that divide the weights divide the work of the largest stage."""
+        if self.fit.shards == 1:
+            return None
+        largest = max(self.fit.stages, key=lambda stage: stage.bill.hours)
+        try:
+            return split(replace(largest.job, shards=1), self.fit.hardware)
+        except ConfigError:
+            return None
 
     @property
     def warnings(self) -> list[str]:
@@ -162,6 +182,8 @@ class Plan:
                 "cut": self.cut,
                 "stages": {stage.name: stage.bill.to_json() for stage in self.fit.stages},
             },
+            "serving": [asdict(one) for one in self.serving],
+            "parallel": None if self.split is None else asdict(self.split),
             "units": UNITS,
             "warnings": self.warnings,
             "recipe": self.recipe,
@@ -176,6 +198,7 @@ UNITS = {
     "flop": "floating-point operations",
     "kilowatt_hours": "kilowatt-hours, building included",
     "*_tokens": "tokens",
+    "serving: memory, first_token, one, all": "bytes on a GPU, seconds, tokens a second",
     "off_policy": "nats a token",
     "agreement, longer, utilisation, usable_share": "shares from 0 to 1",
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from gnomon.algorithms.collect_settings import CollectSettings
 from gnomon.algorithms.revise_settings import ReviseSettings
 from gnomon.errors import ConfigError
 from gnomon.judges.build import AI
+from gnomon.plan import fit as fits
 from gnomon.plan.bill import Bill, Labels, bill
 from gnomon.plan.facts import Facts
 from gnomon.plan.hardware import Hardware, gpus, parse_hardware
@@ -18,8 +20,9 @@ from gnomon.plan.job import Job
 from gnomon.plan.memory import Memory, memory
 from gnomon.plan.recipe import LEAST_STEPS, SAMPLED, Way
 from gnomon.plan.shapes import Shape, public_models, shape_of
+from gnomon.recipe.load import apply_override
 
-ROOM = 0.95
+ROOM = fits.HEADROOM
 """Share of a GPU's memory that may be planned with; the rest is its driver's and its fragments."""
 LEAST = 10
 """Steps below which a stage is not worth starting."""
@@ -31,23 +34,10 @@ WEIGHTS = (
     ("all weights in float32", False, "float32"),
     ("LoRA on bfloat16 weights", True, "bfloat16"),
 )
-CHANGES = (
-    ("", False, 16384, 256),
-    ("64 answers at once", False, 16384, 64),
-    ("micro-batches of 4,096 tokens", False, 4096, 256),
-    ("micro-batches of 4,096 tokens, 64 answers at once", False, 4096, 64),
-    ("layers recomputed", True, 16384, 256),
-    ("layers recomputed, micro-batches of 4,096 tokens", True, 4096, 256),
-    ("layers recomputed, micro-batches of 4,096 tokens, 64 answers at once", True, 4096, 64),
-    ("layers recomputed, micro-batches of 2,048 tokens, 32 answers at once", True, 2048, 32),
-)
-"""What is changed to need less memory, the cheapest in time first."""
-WAYS = tuple(
-    Way(", ".join(filter(None, (weights, change))), lora, dtype, again, tokens, rows)
-    for weights, lora, dtype in WEIGHTS
-    for change, again, tokens, rows in CHANGES
-)
-"""How to train, from the plainest to what needs least."""
+CHEAP = (fits.MICROBATCH, fits.RECOMPUTE, fits.CACHE)
+"""Changes of a stage that cost time alone."""
+WAYS = tuple(Way(weights, lora, dtype, False, 16384) for weights, lora, dtype in WEIGHTS)
+"""How to train, all stages alike; what a stage changes beside it is :mod:`gnomon.plan.fit`'s."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +54,7 @@ class Sized:
     steps: int
     memory: Memory
     bill: Bill
+    labels: Labels
 
 
 @dataclass(frozen=True)
@@ -117,8 +108,9 @@ def sized(
         written = rows if spec["algorithm"] in ("collect", "revise") else written
         job = job_of(spec, recipe, way, facts, shape, shards)
         steps = steps_of(spec, rows)
-        stage = bill(job, on, steps, labels=_labels(spec, rows, steps))
-        found.append(Sized(spec["name"], spec["algorithm"], job, steps, memory(job), stage))
+        asked = _labels(spec, rows, steps)
+        stage = bill(job, on, steps, labels=asked)
+        found.append(Sized(spec["name"], spec["algorithm"], job, steps, memory(job), stage, asked))
     return tuple(found)
 
 
@@ -217,16 +209,53 @@ def fitted(write: Write, facts: Facts, shape: Shape, on: Hardware) -> Fit:
         ConfigError: none does, with what would.
     """
     tried: dict[str, float] = {}
-    room = ROOM * on.gpu.memory
     for shards in (1, on.count) if on.count > 1 else (1,):
         for way in WAYS:
             recipe = write(way)
-            stages = sized(recipe, way, facts, shape, on, shards)
-            peak = max(stage.memory.peak for stage in stages)
-            if peak <= room:
-                return Fit(recipe, way, shards, stages, on, tried)
-            tried[way.label + (f", over {shards} GPUs" if shards > 1 else "")] = peak
+            plain = sized(recipe, way, facts, shape, on, shards)
+            found = [fits.fit(stage.job, on.gpu.memory) for stage in plain]
+            over = f", over {shards} GPUs" if shards > 1 else ""
+            tried[way.label + over] = max(one.before.peak for one in found)
+            if any(change.name not in CHEAP for one in found for change in one.changes):
+                cheap = max(_least(stage.job) for stage in plain)
+                tried[f"{way.label}{over}, with all that saves memory"] = cheap
+                continue
+            if not all(one.fits for one in found):
+                tried[f"{way.label}{over}, with all that saves memory"] = max(
+                    one.after.peak for one in found
+                )
+                continue
+            changed = _changed(recipe, [one.settings for one in found])
+            stages = tuple(
+                replace(stage, job=one.job, memory=one.after, bill=_billed(stage, one.job, on))
+                for stage, one in zip(plain, found, strict=True)
+            )
+            names = dict.fromkeys(c.name for one in found for c in one.changes)
+            label = ", ".join((way.label, *names))
+            if max(one.before.peak for one in found) <= found[0].room:
+                tried.pop(way.label + over)
+            return Fit(changed, replace(way, label=label), shards, stages, on, tried)
     raise TooLargeError(_too_large(write, facts, shape, on, tried))
+
+
+def _least(job: Job) -> float:
+    """The peak with every change that costs time alone."""
+    group = max(fits.SMALLEST, job.group)
+    rows = min(job.rows, fits.FEWEST_ROWS)
+    return memory(replace(job, microbatch=group, recompute=True, rows=rows)).peak
+
+
+def _changed(recipe: Mapping[str, Any], settings: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """The recipe with each stage's overrides."""
+    out = copy.deepcopy(dict(recipe))
+    for stage, overrides in zip(out["stages"], settings, strict=True):
+        for override in overrides:
+            apply_override(stage, override)
+    return out
+
+
+def _billed(stage: Sized, job: Job, on: Hardware) -> Bill:
+    return bill(job, on, stage.steps, labels=stage.labels)
 
 
 def _too_large(
