@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from scipy.special import ndtri  # type: ignore[import-untyped]
 
 from gnomon.plan.hardware import Hardware
-from gnomon.plan.job import REFERENCED, Job
+from gnomon.plan.job import PG, REFERENCED, Job
 from gnomon.plan.shapes import Shape
 from gnomon.report.compute import forward_pass, full_pass
 
@@ -149,7 +149,7 @@ def work(job: Job) -> dict[str, Work]:
         found["reward"] = _forward(job, job.reward, tokens, head=False)
     if job.method in REFERENCED:
         found["reference"] = _forward(job, model, tokens)
-    if job.method == "ppo" or (job.method == "grpo" and job.epochs > 1):
+    if job.method == "ppo" or (job.method in PG and job.epochs * job.minibatches > 1):
         found["old log-probs"] = _forward(job, model, tokens)
     if job.method == "ppo":
         found["values"] = _forward(job, model, tokens, head=False)
@@ -158,18 +158,13 @@ def work(job: Job) -> dict[str, Work]:
     if job.trained_roles:
         found["training"] = _training(job)
         found["optimizer"] = Work(
-            bytes=job.epochs * OPTIMIZER_PASSES * job.kept_bytes * job.trained
+            bytes=job.epochs * job.minibatches * OPTIMIZER_PASSES * job.kept_bytes * job.trained
         )
     return found
 
 
 def _tokens(job: Job, samples: int) -> _Tokens:
     return _Tokens(job.prompts * job.mean_prompt, job.prompts * samples * job.mean_response)
-
-
-def _trained_samples(job: Job) -> int:
-    """Responses of a group that are trained on: the best, the best and the worst, or all."""
-    return min(job.samples, {"raft": 1, "online_dpo": 2}.get(job.method, job.samples))
 
 
 def _attention(job: Job, shape: Shape, samples: int, tokens: _Tokens) -> float:
@@ -211,7 +206,7 @@ def _forward(job: Job, shape: Shape, tokens: _Tokens, head: bool = True) -> Work
 
 def _training(job: Job) -> Work:
     """Forward and backward passes of all roles, over all epochs."""
-    shape, samples = job.model, _trained_samples(job)
+    shape, samples = job.model, job.learned
     tokens = _tokens(job, samples)
     trunk = _trunk(shape)
     adapter = float(job.adapter_parameters) if job.lora else 0.0
