@@ -1,8 +1,8 @@
 """The models that a stage needs, and what an empty model of an architecture shows of them.
 
-An empty model (on torch's ``meta`` device) has no numbers: its parameters are counted, and it is run
-to see what autograd would keep of a token. How much memory a stage takes is worked out from shapes,
-in :mod:`gnomon.plan.memory`.
+An empty model (on torch's ``meta`` device) has no numbers: its parameters are counted, and it is
+run to see what autograd would keep of a token. How much memory a stage takes is worked out from
+shapes, in :mod:`gnomon.plan.memory`.
 """
 
 from __future__ import annotations

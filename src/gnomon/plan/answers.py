@@ -18,12 +18,12 @@ from gnomon.feedback.constitution import read_constitution
 from gnomon.plan.facts import DataFile, Facts, read_facts
 from gnomon.plan.hardware import Hardware
 from gnomon.plan.methods import Choice, choose
-from gnomon.plan.parallel import Split, split
 from gnomon.plan.recipe import NAMES, Asked, Way, make_recipe
 from gnomon.plan.recipe_file import to_yaml
 from gnomon.plan.serving import Load, Serving, serving
 from gnomon.plan.shapes import Shape, shape_of
 from gnomon.plan.sizing import LEAST, ROOM, Fit, cheapest, euros, fitted, least_euros, within
+from gnomon.plan.split import Split, split
 
 _ANSWERS = re.compile(
     r"(?:^|[-_.])(instruct|it|chat|thinking|sft|dpo|rlhf|rlvr|zephyr|tulu|hermes)(?=$|[-_.\d])",

@@ -17,9 +17,9 @@ from gnomon.errors import ConfigError, GateClosed, GnomonError
 from gnomon.judges.build import AI
 from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import parameter_count
-from gnomon.plan.ranges import KEYS, check_ranges
 from gnomon.plan.job import Job
 from gnomon.plan.memory_table import memory_table
+from gnomon.plan.ranges import KEYS, check_ranges
 from gnomon.plugins import is_own
 from gnomon.recipe.gates import NoAlarm, parse_gate
 from gnomon.recipe.schema import Recipe, StageSpec
@@ -154,7 +154,6 @@ class _Planner:
             left_out=usable.skipped,
             seconds=seconds,
             warnings=out_of_range(stage, rate, parameters),
-            job=stage.job(usable),
             job=stage.job(usable.lengths),
         )
 

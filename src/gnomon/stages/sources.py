@@ -6,7 +6,7 @@ import glob
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.console import say
@@ -180,7 +180,9 @@ def _made_groups(spec: DataSpec, wanted: str) -> list[Group]:
         groups = generated_groups(where, what, spec.options)
     if wanted not in ("auto", "text", "prompts") or spec.kind == "prompts":
         try:
-            groups = [g for group in groups for g in convert(group, wanted, ReadOptions())]
+            groups = [
+                g for group in groups for g in convert(group, cast(Kind, wanted), ReadOptions())
+            ]
         except RowError as error:
             raise ConfigError(f"data {spec.path!r} cannot be read as {wanted}: {error}") from error
     return select(groups, spec.limit, spec.sample_seed)
