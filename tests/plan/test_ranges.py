@@ -120,7 +120,7 @@ def test_declaring_changes_no_run(tmp_path: Path, tiny_folder: Path) -> None:
     assert recipe_hash(plain) == recipe_hash(meant)
 
 
-SHIPPED = sorted((ROOT / "recipes").glob("*.yaml"))
+SHIPPED = sorted((ROOT / "recipes").rglob("*.yaml"))
 PRESETS = sorted((ROOT / "src/gnomon/recipe/presets").glob("*.yaml"))
 
 
