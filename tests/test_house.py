@@ -19,7 +19,7 @@ ROOMS = (
     *("records", "errors", "files", "usercode", "plugins", "console", "web"),
     *("stats", "recipe", "losses", "data", "models", "rollout", "sandbox", "judges", "agents"),
     *("tasks", "runs", "evals", "audit", "report", "export", "view", "feedback", "algorithms"),
-    *("plan", "training", "stages", "api"),
+    *("plan", "training", "stages", "control", "api"),
     *("cli", "rewards"),
 )
 """From the top of the house down; ``rewards`` holds old names of what is in ``judges``."""

@@ -49,6 +49,26 @@ def bradley_terry(
     return -p * logsigmoid(z) - (1.0 - p) * logsigmoid(-z)
 
 
+def with_errors(loss: Tensor, error: float) -> Tensor:
+    """A comparison's negative log-likelihood where a share of all answers is the toss of a coin.
+
+        L' = -log((1 - e) exp(-L) + e / 2)
+
+    Christiano et al. 2017 (arXiv:1706.03741), section 2.2.3, with e = 0.1. Unlike label smoothing
+    it is bounded, by log(2 / e): one answer that contradicts everything else moves nothing.
+
+    Args:
+        loss: [...] nats, of answers that are meant (:func:`bradley_terry`).
+        error: e, in [0, 1).
+
+    Raises:
+        ValueError: error lies outside [0, 1).
+    """
+    if not 0.0 <= error < 1.0:
+        raise ValueError(f"error must lie in [0, 1), got {error}")
+    return loss if error == 0 else -torch.log((1 - error) * torch.exp(-loss) + error / 2)
+
+
 def plackett_luce(scores: Tensor, rank: Tensor, group_of: Tensor, num_groups: int) -> Tensor:
     """Negative log-likelihood of each group's ranking under Plackett (1975) and Luce (1959).
 

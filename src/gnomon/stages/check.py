@@ -142,7 +142,8 @@ def check_stage(stage: Stage, code: bool = True) -> None:
         code: whether the Python that the recipe names may be imported.
     """
     spec, recipe = stage.spec, stage.recipe
-    _check_start(stage)
+    if stage.reads_model:
+        _check_start(stage)
     check_declared(spec.on_purpose)
     stage.check()
     check_other_models(stage)
@@ -157,7 +158,8 @@ def check_stage(stage: Stage, code: bool = True) -> None:
     if stage.reads_data and not spec.data:
         raise ConfigError("it has no data: give data: [path: ...]")
     _check_sources(stage_data(spec), recipe, position, stage.base)
-    stage_encoder(stage)
+    if stage.reads_model:
+        stage_encoder(stage)
 
 
 def _check_start(stage: Stage) -> None:

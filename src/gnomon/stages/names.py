@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gnomon.algorithms.average_settings import AVERAGE, AVERAGE_SUMMARY, AverageSettings
 from gnomon.algorithms.collect_settings import COLLECT, COLLECT_SUMMARY, CollectSettings
+from gnomon.algorithms.control_settings import CONTROL, CONTROL_SUMMARY, ControlSettings
 from gnomon.algorithms.eval_settings import EVAL, EVAL_SUMMARY, EvalSettings
 from gnomon.algorithms.offline_settings import Settings
 from gnomon.algorithms.registry import METHODS, find_method
@@ -57,6 +58,7 @@ KINDS = {
     AVERAGE: StageKind(
         "gnomon.stages.average:Average", AverageSettings, AVERAGE_SUMMARY, produces="policy"
     ),
+    CONTROL: StageKind("gnomon.control.stage:Control", ControlSettings, CONTROL_SUMMARY),
 }
 """What a stage can do other than training."""
 TRAIN = "gnomon.stages.train:Train"

@@ -64,6 +64,7 @@ class Stage:
     Class attributes:
         trains: whether it moves weights, so that training settings mean something.
         reads_data: whether it has rows of its own, in ``data``.
+        reads_model: whether it starts from a language model.
 
     Attributes:
         settings: its own settings, validated.
@@ -83,6 +84,7 @@ class Stage:
 
     trains: ClassVar[bool] = False
     reads_data: ClassVar[bool] = True
+    reads_model: ClassVar[bool] = True
 
     def __init__(self, recipe: Recipe, spec: StageSpec, run: RunFolder, base: Path) -> None:
         self.recipe = recipe
@@ -161,6 +163,13 @@ class Stage:
     def learning_rate(self, parameters: int) -> float | None:
         """``lr: auto`` worked out for a model of this size; None where nothing is trained."""
         return None
+
+    def perform(self, info: StageInfo, resume: bool) -> None:
+        """Load the start model and do the work; what came of it is noted in ``info``."""
+        loaded = load_causal_lm(self.start_model(), dtype=self.recipe.dtype, device=self.device)
+        info.note(start={"from": loaded.source, "sha256": loaded.fingerprint})
+        self.stop.check("before its first iteration: there was nothing to save")
+        info.note(**self.work(loaded, resume))
 
     def work(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
         """Do the work, and return the stage's own part of stage.json."""
@@ -314,10 +323,7 @@ def run_stage(
     try:
         torch.manual_seed(stage.seed)
         keep_constitutions(spec, stage.base, folder.path)
-        loaded = load_causal_lm(stage.start_model(), dtype=stage.recipe.dtype, device=stage.device)
-        info.note(start={"from": loaded.source, "sha256": loaded.fingerprint})
-        stage.stop.check("before its first iteration: there was nothing to save")
-        info.note(**stage.work(loaded, resume))
+        stage.perform(info, resume)
         stage.run.update_manifest(
             data={f"{spec.name}: {k}": v for k, v in stage.data.report.files.items()},
             models={spec.name: info.start},
