@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -67,18 +68,18 @@ def measure(task: str, seed: int, runs: Path) -> None:
 
 def table(known: Sequence[dict[str, Any]]) -> None:
     """Print every row, and the mean share with its range over seeds."""
-    print(f"{'task':<10}{'reward':<13}{'seed':>5}{'return':>10}{'share':>8}{'asked':>7}{'cpu s':>7}")
+    heads = ("seed", "return", "share", "asked", "cpu s")
+    print(f"{'task':<10}{'reward':<13}" + "".join(f"{head:>9}" for head in heads))
     for r in sorted(known, key=lambda r: (r["task"], list(STAGES).index(r["reward"]), r["seed"])):
         share = "" if r["share"] is None else f"{r['share']:.2f}"
-        print(f"{r['task']:<10}{r['reward']:<13}{r['seed']:>5}{r['gold']['value']:>10.1f}"
-              f"{share:>8}{r['comparisons']:>7}{r['cpu_seconds']:>7}")  # fmt: skip
-    for task in TASKS:
-        for reward in ("comparisons", "noise"):
-            own = [r["share"] for r in known
-                   if (r["task"], r["reward"]) == (task, reward) and r["share"] is not None]  # fmt: skip
-            if own:
-                print(f"{task}, {reward}: share {fmean(own):.2f} [{min(own):.2f}, {max(own):.2f}] "
-                      f"over {len(own)} seeds")  # fmt: skip
+        cells = (r["seed"], f"{r['gold']['value']:.1f}", share, r["comparisons"], r["cpu_seconds"])
+        print(f"{r['task']:<10}{r['reward']:<13}" + "".join(f"{cell:>9}" for cell in cells))
+    for task, reward in product(TASKS, ("comparisons", "noise")):
+        of = [r for r in known if (r["task"], r["reward"]) == (task, reward)]
+        own = [r["share"] for r in of if r["share"] is not None]
+        if own:
+            spread = f"{fmean(own):.2f} [{min(own):.2f}, {max(own):.2f}] over {len(own)} seeds"
+            print(f"{task}, {reward}: share {spread}")
 
 
 def plot(known: Sequence[dict[str, Any]]) -> None:
@@ -113,8 +114,8 @@ def plot(known: Sequence[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--task", choices=TASKS, action="append", help="may be repeated; else all")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from gnomon.cli.label_believe import believe
+from gnomon.cli.label_clips import clips
 from gnomon.cli.label_cost import cost
 from gnomon.cli.label_next import next_items
 from gnomon.cli.label_personal import erase, personal
@@ -28,6 +29,7 @@ label_app.command("believe")(believe)
 label_app.command("plan")(plan)
 label_app.command("next")(next_items)
 label_app.command("cost")(cost)
+label_app.command("clips")(clips)
 label_app.command("serve")(serve)
 label_app.command("invite")(invite)
 label_app.command("spotcheck")(spotcheck)

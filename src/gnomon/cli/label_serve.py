@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +28,10 @@ def serve(
         list[str] | None,
         typer.Option(help="Another name of this machine, such as a proxy's; may be repeated."),
     ] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option(help="The folder of clips' videos; STORE.clips by default (see clips)."),
+    ] = None,
 ) -> None:
     """Serve a store's questions to people in a browser, and keep what they say.
 
@@ -38,7 +43,7 @@ def serve(
     """
     from gnomon.feedback.serve import LabelServer
 
-    server = LabelServer(store, campaign, host, port, allow_host or [])
+    server = LabelServer(store, campaign, host, port, allow_host or [], clips)
     for role, link in server.links:
         say(f"{role + ':':<13}{link}")
     say("Stop with Ctrl-C; answers are kept as they come in.")

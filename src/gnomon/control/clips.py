@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gnomon.control.episodes import Experience, Floats, make_env
 from gnomon.errors import DataError
+from gnomon.feedback.clips import PARTS, clip_parts
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,8 @@ class Clip:
     def text(self) -> str:
         """As one line of JSON; actions are little-endian float32 in base64."""
         raw = base64.b64encode(self.actions.astype("<f4").tobytes()).decode("ascii")
-        return json.dumps(
-            {"clip": self.environment, "options": dict(self.options), "seed": self.seed,
-             "first": self.first, "steps": self.steps, "actions": raw}
-        )  # fmt: skip
+        said = (self.environment, dict(self.options), self.seed, self.first, self.steps, raw)
+        return json.dumps(dict(zip(PARTS, said, strict=True)))
 
     @classmethod
     def parse(cls, text: str) -> Clip:
@@ -56,7 +55,9 @@ class Clip:
             DataError: the text is no clip's.
         """
         try:
-            raw = json.loads(text)
+            raw = clip_parts(text)
+            if raw is None:
+                raise ValueError(f"a clip is a JSON object with the keys {', '.join(PARTS)}")
             first, steps = int(raw["first"]), int(raw["steps"])
             actions: NDArray[np.float32] = np.frombuffer(
                 base64.b64decode(raw["actions"], validate=True), "<f4"

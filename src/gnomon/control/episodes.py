@@ -97,10 +97,9 @@ class Experience:
     def empty(cls, env: gym.Env[Any, Any], episodes: int, seed: int) -> Experience:
         """Room for so many episodes."""
         length = episode_steps(env)
-        assert env.observation_space.shape and env.action_space.shape
-        n, o, a = length * episodes, env.observation_space.shape[0], env.action_space.shape[0]
-        zeros = [np.zeros((n, width), np.float32) for width in (o, o, a)]
-        return cls(length, seed, *zeros, np.zeros(n, np.float32))
+        n, spaces = length * episodes, (env.observation_space, env.action_space)
+        o, a = (np.zeros((n, (space.shape or (0,))[0]), np.float32) for space in spaces)
+        return cls(length, seed, o, o.copy(), a, np.zeros(n, np.float32))
 
     @property
     def episodes(self) -> int:
@@ -121,11 +120,6 @@ class Experience:
     def inputs(self) -> Floats:
         """[N, O + A]: what a reward net sees of every step."""
         return np.concatenate([self.observations, self.actions], 1)[: self.count]
-
-    def returns(self, rewards: Floats) -> NDArray[np.float64]:
-        """[E] sums of [N] rewards over each whole episode."""
-        whole = self.episodes * self.length
-        return rewards[:whole].reshape(-1, self.length).sum(1, dtype=np.float64)
 
 
 class StepReward(Protocol):

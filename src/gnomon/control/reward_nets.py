@@ -85,9 +85,7 @@ class RewardNets(nn.Module):
             nn.Parameter(torch.randn(members, i, o, generator=generator) / math.sqrt(i))
             for i, o in shapes
         )
-        self.biases = nn.ParameterList(
-            nn.Parameter(torch.zeros(members, 1, o)) for _, o in shapes
-        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(members, 1, o)) for _, o in shapes)
         for name, value in (
             ("mean", torch.zeros(width)), ("scale", torch.ones(width)),
             ("reward_mean", torch.zeros(members)), ("reward_scale", torch.ones(members)),

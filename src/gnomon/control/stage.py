@@ -29,7 +29,6 @@ from gnomon.control.queries import Desk, choose, schedule
 from gnomon.control.reward_nets import Comparisons, Learned, RewardNets, fit
 from gnomon.errors import ConfigError, RunError, RunStopped
 from gnomon.files import write_folder
-from gnomon.models.load import LoadedModel
 from gnomon.models.memory import RoleNeed
 from gnomon.recipe.schema import Kind
 from gnomon.runs.checkpoint import CheckpointStore, plain_tensors
@@ -138,8 +137,8 @@ class Control(Stage):
             share = share_of(figures["gold"].value, top.value, figures["random_play"].value)
             if share is None:
                 rounds.progress.note(
-                    f"{s.against} gained nothing over random play ({figures['random_play'].value:.3g}"
-                    "), so there is no share to speak of: give it more episodes"
+                    f"{s.against} gained nothing over random play, so there is no share of it to "
+                    "speak of: give it more episodes"
                 )
             else:
                 figures["share"] = Interval(share, float("nan"), float("nan"), s.eval_episodes)
@@ -239,14 +238,14 @@ class Rounds:
         self.env.reward = self._reward(number)
         episodes = min(s.round_episodes, s.episodes - self.kept.episodes)
         self.learner.round(number + 1, episodes, self._watch("episodes"))
-        steps = slice(-episodes * self.kept.length, None)
-        trained = self.env.reward(self.kept.inputs()[steps], self.kept.rewards[: self.kept.count][steps])
-        own = trained.reshape(episodes, -1).sum(1).mean()
+        played = slice(-episodes * self.kept.length, None)
+        true = self.kept.rewards[: self.kept.count][played]
+        trained = self.env.reward(self.kept.inputs()[played], true)
         if s.reward == "comparisons":
-            row["correlation"] = _correlation(trained, self.kept.rewards[: self.kept.count][steps])
+            row["correlation"] = _correlation(trained, true)
         self.last = {
-            "reward": float(own),
-            "gold": float(self.kept.returns(self.kept.rewards)[-episodes:].mean()),
+            "reward": float(trained.reshape(episodes, -1).sum(1).mean()),
+            "gold": float(true.reshape(episodes, -1).sum(1).mean()),
             "episodes": float(self.kept.episodes),
             **row,
         }
@@ -317,9 +316,7 @@ class Rounds:
         number = self.checkpoints.latest()
         if number is None:
             return self._begin()
-        state = self.checkpoints.load(
-            number, self._parameters, self.learner.optimizers["critic"]
-        )
+        state = self.checkpoints.load(number, self._parameters, self.learner.optimizers["critic"])
         self.learner.restore(state["learner"])
         for name, values in state["kept"].items():
             getattr(self.kept, name)[: len(values)] = values.numpy()

@@ -8,15 +8,17 @@ Whoever adds pages to it writes an ``APIRouter``, whose functions take :data:`au
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from gnomon.errors import DataError, GnomonError, RunError
 from gnomon.feedback import admin, auth, labelling
 from gnomon.feedback.auth import Asking, Form, Refused, Sent, first
+from gnomon.feedback.clips import MEDIA_TYPE, find_video
 from gnomon.feedback.desk import Desk, OnDesk, desk_of
 from gnomon.feedback.store import Store
 from gnomon.files import first_line
@@ -42,6 +44,15 @@ def static(name: str) -> Response:
     if "/" in name or "\\" in name or kind not in _TYPES or not file.is_file():
         raise Refused("There is no such file.", 404)
     return Response(file.read_bytes(), media_type=_TYPES[kind])
+
+
+@router.get("/clips/{name}")
+def clip(desk: OnDesk, who: Asking, name: str) -> Response:
+    """The video of a clip."""
+    file = find_video(desk.clips, name)
+    if file is None:
+        raise Refused("There is no such clip.", 404)
+    return FileResponse(file, media_type=MEDIA_TYPE)
 
 
 # -- coming and going -----------------------------------------------------------------------------
@@ -146,14 +157,15 @@ def leave(request: Request, desk: OnDesk, sent: Sent) -> Response:
 # -- the app --------------------------------------------------------------------------------------
 
 
-def make_app(store: Store, campaign: str | None = None) -> FastAPI:
+def make_app(store: Store, campaign: str | None = None, clips: Path | None = None) -> FastAPI:
     """The pages over a store.
 
     Args:
         campaign: the only one that is served; None for all.
+        clips: the folder that the videos of clips are in.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.state.desk = Desk(store, campaign)
+    app.state.desk = Desk(store, campaign, clips)
     app.include_router(router)
     app.include_router(labelling.router)
     admin.include(app)

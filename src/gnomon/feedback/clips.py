@@ -8,23 +8,33 @@ so that nobody can ask for another file.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-OPENING = '{"clip":'
-"""What the text of a clip begins with."""
-SUFFIX, MEDIA_TYPE = ".webm", "video/webm"
-_FILE = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}")
+MEDIA_TYPE = "video/webm"
+PARTS = ("clip", "options", "seed", "first", "steps", "actions")
+"""The keys of a clip's text, a JSON object, in this order; ``clip`` is the environment."""
+_OPENING = '{"clip":'
+_FILE = re.compile(r"[0-9a-f]{32}\.webm")
 
 
-def is_clip(text: str) -> bool:
-    """Whether a text is a clip's."""
-    return text.startswith(OPENING)
+def clip_parts(text: str) -> Mapping[str, Any] | None:
+    """What a clip's text says; None where a text is no clip's."""
+    if not text.startswith(_OPENING):
+        return None
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return raw if tuple(raw) == PARTS else None
 
 
 def video_name(text: str) -> str:
     """The name of the file that shows a clip."""
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32] + SUFFIX
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32] + ".webm"
 
 
 def videos_beside(store: str) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -41,6 +42,7 @@ class Desk:
     Args:
         store: where everything is kept.
         campaign: the only one that is served; None for all.
+        clips: the folder that the videos of clips are in; None where there are none.
 
     Attributes:
         paces: of every labeller's requests.
@@ -48,9 +50,12 @@ class Desk:
         admin: whether there are pages for those who run the collection, at ``/admin``.
     """
 
-    def __init__(self, store: Store, campaign: str | None = None) -> None:
+    def __init__(
+        self, store: Store, campaign: str | None = None, clips: Path | None = None
+    ) -> None:
         self.store = store
         self.campaign = campaign
+        self.clips = clips
         self.paces = Paces(burst=200, rate=10)
         self.failures = Paces(burst=10, rate=1 / 30)
         self.locks = Locks()

@@ -10,7 +10,7 @@ shown as it was written.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html import unescape
@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 
 from gnomon.console import SHOWN, visible
 from gnomon.errors import ConfigError
+from gnomon.feedback.clips import clip_parts, video_name
 
 try:
     import nh3
@@ -102,16 +103,35 @@ class Shown:
 
 @lru_cache(maxsize=256)
 def show(text: str) -> Shown:
-    """A text as Markdown, folded where it is long, and plain where it is very long."""
+    """A text as Markdown, folded where it is long, and plain where it is very long; a clip as its
+    video, with its text folded."""
+    clip = clip_parts(text)
+    if clip is not None:
+        return Shown(_video(text, clip), _plain(text[:LONGEST]), len(text), len(text),
+                     max(0, len(text) - LONGEST))  # fmt: skip
     if len(text) <= HEAD + HEAD // 4:  # a fold that hides a line or two annoys
         return Shown(markdown(text), length=len(text))
     cut = _place(text, HEAD)
     formatted, kept = text[cut:FORMATTED], text[max(cut, FORMATTED) : LONGEST]
     rest = markdown(formatted)
     if kept:
-        rest += Markup('<pre class="plain" tabindex="0">{}</pre>').format(visible(kept))
+        rest += _plain(kept)
     beyond = max(0, len(text) - LONGEST)
     return Shown(markdown(text[:cut]), rest, len(text), len(text) - cut, beyond)
+
+
+def _plain(text: str) -> Markup:
+    """A text as it was written."""
+    return Markup('<pre class="plain" tabindex="0">{}</pre>').format(visible(text))
+
+
+def _video(text: str, clip: Mapping[str, Any]) -> Markup:
+    """A clip, played over and over."""
+    words = f"{clip['steps']} steps of {clip['clip']}"
+    return Markup(
+        '<video class="clip" src="/clips/{}" aria-label="{}" autoplay muted loop playsinline '
+        'controls></video>\n<p class="soft small">{}</p>'
+    ).format(video_name(text), visible(words), visible(words))
 
 
 def _place(text: str, limit: int) -> int:
@@ -127,7 +147,7 @@ def markdown(text: str) -> Markup:
     """Markdown as sanitised HTML; as it was written, where it is costly or would lose words."""
     source = visible(text)
     html = None if _is_costly(source) else _rendered(source)
-    return html or Markup('<pre class="plain" tabindex="0">{}</pre>').format(source)
+    return html or _plain(text)
 
 
 def _rendered(source: str) -> Markup | None:

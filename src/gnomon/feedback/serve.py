@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import get_args
 from urllib.parse import urlencode, urlsplit
 
 from gnomon.errors import ConfigError, DataError
+from gnomon.feedback.clips import videos_beside
 from gnomon.feedback.opening import open_store
 from gnomon.plugins import did_you_mean
 from gnomon.web.guard import Guard
@@ -21,6 +23,7 @@ class LabelServer(Server):
         campaign: the only one that is served; None for all.
         host, port: where to listen; port 0 takes a free one.
         names: what else the server is called in a ``Host`` header.
+        clips: the folder that the videos of clips are in; None: beside a store in a file.
 
     Attributes:
         store: the store, open as long as this is.
@@ -38,6 +41,7 @@ class LabelServer(Server):
         host: str = "127.0.0.1",
         port: int = 0,
         names: Sequence[str] = (),
+        clips: Path | None = None,
     ) -> None:
         self.store = open_store(where)
         from gnomon.feedback import auth  # after the store has said which packages are missing
@@ -45,7 +49,7 @@ class LabelServer(Server):
 
         if campaign is not None:
             self.store.campaign(campaign)
-        app = make_app(self.store, campaign)
+        app = make_app(self.store, campaign, clips or videos_beside(where))
         guarded = Guard(app, [host, *names], command="gnomon label serve")
         super().__init__(guarded, listen(host, port))
         self.store.add_labeller(auth.NEWCOMERS, "program")
