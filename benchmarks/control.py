@@ -1,11 +1,11 @@
 """Control learned from comparisons of clips (Christiano et al. 2017), beside the true reward and a
 reward of noise: three seeds of recipes/control-TASK.yaml.
 
-    python benchmarks/control.py                      every task and seed that is not in the rows
+    python benchmarks/control.py                      all that is not in the rows yet
     python benchmarks/control.py --task pendulum      one task
     python benchmarks/control.py --plot               only draw docs/images/control.png
 
-A row is added to benchmarks/control/rows.jsonl as a run is done; a run that was killed is resumed
+A row is added to benchmarks/control/rows.jsonl as a stage is done; one that was killed is resumed
 from its last round.
 """
 
@@ -18,6 +18,10 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from gnomon.files import append_line
+from gnomon.runs.records import StageInfo
+from gnomon.runs.rows import MetricsStore
 
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "control" / "rows.jsonl"
@@ -35,35 +39,44 @@ def rows() -> list[dict[str, Any]]:
 
 
 def measure(task: str, seed: int, runs: Path) -> None:
-    """Run a task's recipe with a seed, or go on with it, and add a row for each of its stages."""
+    """Run the stages of a task's recipe that have no row yet, or go on with them."""
     from gnomon.recipe.load import load_recipe
-    from gnomon.runs.read import read_run
-    from gnomon.stages.run import run_recipe
+    from gnomon.runs.folder import RunFolder
+    from gnomon.stages.stage import open_stage, run_stage
 
     file = HERE.parent / "recipes" / f"control-{task}.yaml"
     name = f"control-{task}-seed{seed}"
     recipe = load_recipe(file, [f"name={name}", f"seed={seed}", f"output={runs}"])
-    folder = run_recipe(recipe, base=file.parent, resume=True)
-    ROWS.parent.mkdir(exist_ok=True)
-    with ROWS.open("a", encoding="utf-8") as stream:
-        for stage in read_run(folder).stages:
-            figures = {k.removeprefix("policy."): v for k, v in stage.evals.figures().items()}
-            steps, gold = stage.series("gold")
-            row = {
-                "task": task,
-                "seed": seed,
-                "reward": stage.name,
-                "gold": figures["gold"].to_dict(),
-                "random_play": figures["random_play"].value,
-                "share": figures["share"].value if "share" in figures else None,
-                "comparisons": int(stage.info.summary.get("comparisons", 0)),
-                "accuracy": stage.info.summary.get("accuracy"),
-                "correlation": stage.info.summary.get("correlation"),
-                "episodes": [int(x) for x in stage.series("episodes")[1]],
-                "curve": [round(float(y), 3) for y in gold[: len(steps)]],
-                "cpu_seconds": round(stage.info.cpu_seconds or 0),
-            }
-            stream.write(json.dumps(row) + "\n")
+    run = RunFolder(recipe)
+    run.open(resume=True)
+    for spec in recipe.stages:
+        if any((r["task"], r["seed"], r["reward"]) == (task, seed, spec.name) for r in rows()):
+            continue
+        stage = open_stage(recipe, spec, run, file.parent)
+        stage.check()
+        row = {"task": task, "seed": seed, "reward": spec.name, **figures(run_stage(stage, True))}
+        append_line(ROWS, json.dumps(row | curve(stage.folder.path)).encode())
+
+
+def figures(info: StageInfo) -> dict[str, Any]:
+    """What a stage measured."""
+    seen, held_out = info.summary, info.held_out
+    return {
+        "gold": held_out["gold"],
+        "random_play": held_out["random_play"],
+        "share": held_out.get("share"),
+        "comparisons": int(seen.get("comparisons", 0)),
+        "accuracy": seen.get("accuracy"),
+        "correlation": seen.get("correlation"),
+        "cpu_seconds": round(info.cpu_seconds or 0),
+    }
+
+
+def curve(folder: Path) -> dict[str, list[float]]:
+    """The true return of training episodes after each round."""
+    columns, _ = MetricsStore.read(folder / "metrics.parquet", done=True)
+    return {"episodes": [int(x) for x in columns["episodes"]],
+            "curve": [round(float(x), 2) for x in columns["gold"]]}  # fmt: skip
 
 
 def table(known: Sequence[dict[str, Any]]) -> None:
@@ -72,7 +85,7 @@ def table(known: Sequence[dict[str, Any]]) -> None:
     print(f"{'task':<10}{'reward':<13}" + "".join(f"{head:>9}" for head in heads))
     for r in sorted(known, key=lambda r: (r["task"], list(STAGES).index(r["reward"]), r["seed"])):
         share = "" if r["share"] is None else f"{r['share']:.2f}"
-        cells = (r["seed"], f"{r['gold']['value']:.1f}", share, r["comparisons"], r["cpu_seconds"])
+        cells = (r["seed"], f"{r['gold']:.1f}", share, r["comparisons"], r["cpu_seconds"])
         print(f"{r['task']:<10}{r['reward']:<13}" + "".join(f"{cell:>9}" for cell in cells))
     for task, reward in product(TASKS, ("comparisons", "noise")):
         of = [r for r in known if (r["task"], r["reward"]) == (task, reward)]
@@ -121,10 +134,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept")
     parser.add_argument("--plot", action="store_true", help="run nothing")
     args = parser.parse_args()
-    done = {(r["task"], r["seed"]) for r in rows()}
     for seed in args.seeds:
         for task in args.task or TASKS:
-            if not args.plot and (task, seed) not in done:
+            if not args.plot:
                 measure(task, seed, args.runs)
     table(rows())
     if rows():

@@ -73,10 +73,20 @@ class ControlSettings(Settings):
         None, description="where comparisons are kept (a file beside the recipe, or a "
         "postgresql:// URL); null: `labels.db` in the stage's folder"
     )  # fmt: skip
-    lr: float = Field(1e-3, gt=0, description="learning rate of SAC")
+    learner: Literal["sac", "td3"] = Field(
+        "sac",
+        description="the policy's algorithm, of stable-baselines3; an update of TD3 takes half the "
+        "time, and it needs more of them",
+    )
+    lr: float = Field(1e-3, gt=0, description="learning rate of the policy and its critics")
     gamma: float = Field(0.99, gt=0, lt=1, description="discount")
-    hidden: int = Field(64, ge=1, description="width of SAC's two hidden layers")
-    batch_size: int = Field(256, ge=1, description="transitions of an update")
+    hidden: int = Field(64, ge=1, description="width of the policy's two hidden layers")
+    noise: float | None = Field(
+        None,
+        ge=0,
+        description="td3: standard deviation of what is added to actions (-1 to 1); null is 0.1",
+    )
+    batch_size: int = Field(128, ge=1, description="transitions of an update")
     eval_episodes: int = Field(20, ge=2, description="episodes that the finished policy plays")
     against: str | None = Field(
         None, description="an earlier control stage, trained on the true reward: how much of its "
@@ -98,6 +108,8 @@ class ControlSettings(Settings):
             raise ValueError(
                 f"reward: {self.reward} asks for no comparisons: remove {', '.join(sorted(used))}"
             )
+        if self.learner == "sac" and self.noise is not None:
+            raise ValueError("noise is td3's; sac draws its actions by itself: remove it")
         if self.candidates > 1 and self.members < 2:
             raise ValueError(
                 "one reward net disagrees with nobody: set candidates: 1, or members: 2"

@@ -1,4 +1,4 @@
-"""The policy: soft actor-critic of stable-baselines3, a round at a time.
+"""The policy: TD3 or SAC of stable-baselines3, a round at a time.
 
 Every round begins with a reset, with seeds of its own, and with a replay buffer that is filled from
 the experience, rewarded as the reward now says. So nothing but weights and the optimizers' state
@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3 import SAC
+from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.utils import set_random_seed
 from torch import Tensor
 
@@ -26,10 +27,11 @@ from gnomon.runs.checkpoint import names_by_parameter, optimizer_state, restore_
 Watch = Callable[[int, int], None]
 _TOGETHER = 10
 """Steps that are played, and then as many updates made."""
+_NOISE = 0.1
 
 
 class Learner:
-    """SAC on an environment whose steps are kept and rewarded by somebody.
+    """An off-policy learner on an environment whose steps are kept and rewarded by somebody.
 
     Args:
         env: see :class:`~gnomon.control.episodes.Recorded`.
@@ -40,7 +42,12 @@ class Learner:
         self.env = env
         self.seed = seed
         together = math.gcd(env.kept.length, _TOGETHER)  # a round ends with an episode
-        self.sac = SAC(
+        shape, own = env.kept.actions.shape[1:], {}
+        if settings.learner == "td3":
+            noise = _NOISE if settings.noise is None else settings.noise
+            own = {"action_noise": NormalActionNoise(np.zeros(shape), np.full(shape, noise))}
+        kind: Any = {"sac": SAC, "td3": TD3}[settings.learner]
+        self.model: SAC | TD3 = kind(
             "MlpPolicy",
             env,
             learning_rate=settings.lr,
@@ -56,11 +63,12 @@ class Learner:
             },
             seed=seed % 2**31,
             device="cpu",
+            **own,
         )
 
     def act(self, observations: Floats) -> Floats:
         """The policy's mean actions [N, A]."""
-        actions: Floats = self.sac.predict(observations, deterministic=True)[0]
+        actions: Floats = self.model.predict(observations, deterministic=True)[0]
         return actions
 
     def round(self, number: int, episodes: int, watch: Watch) -> None:
@@ -72,18 +80,18 @@ class Learner:
         self._fill(self.env.kept)
         seed = (self.seed * 1009 + number) % 2**31
         set_random_seed(seed)
-        self.sac.action_space.seed(seed)
-        self.sac._last_obs = None  # begin with a reset
+        self.model.action_space.seed(seed)
+        self.model._last_obs = None  # begin with a reset
         steps = episodes * self.env.kept.length
-        told = _Told(watch, self.sac.num_timesteps, steps)
-        self.sac.learn(steps, callback=told, reset_num_timesteps=False)
+        told = _Told(watch, self.model.num_timesteps, steps)
+        self.model.learn(steps, callback=told, reset_num_timesteps=False)
 
     def _fill(self, kept: Experience) -> None:
         """Have the replay buffer hold the experience, rewarded as the reward now says."""
-        buffer: Any = self.sac.replay_buffer
+        buffer: Any = self.model.replay_buffer
         n = kept.count
         ends = np.arange(1, n + 1) % kept.length == 0
-        actions = self.sac.policy.scale_action(kept.actions[:n])
+        actions = self.model.policy.scale_action(kept.actions[:n])
         for name, values in (
             ("observations", kept.observations[:n]),
             ("next_observations", kept.next_observations[:n]),
@@ -94,33 +102,37 @@ class Learner:
         ):
             getattr(buffer, name)[:n, 0] = values
         buffer.pos, buffer.full = n % buffer.buffer_size, n >= buffer.buffer_size
-        self.sac.num_timesteps = n
+        self.model.num_timesteps = n
 
     # -- what is saved ----------------------------------------------------------------------------
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """All weights by name: actor, critics, their targets, the entropy's coefficient."""
-        found: dict[str, Tensor] = dict(self.sac.policy.state_dict())
-        return found | {"log_ent_coef": self._entropy}
+        """All weights by name: actor, critics, their targets, SAC's coefficient of the entropy."""
+        found: dict[str, Tensor] = dict(self.model.policy.state_dict())
+        if isinstance(self.model, SAC) and self.model.log_ent_coef is not None:
+            found["log_ent_coef"] = self.model.log_ent_coef
+        return found
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        policy: Any = self.sac.policy
-        entropy: Any = self.sac.ent_coef_optimizer
-        return {"actor": policy.actor.optimizer, "critic": policy.critic.optimizer,
-                "entropy": entropy}  # fmt: skip
+        """By what they train."""
+        policy: Any = self.model.policy
+        found = {"actor": policy.actor.optimizer, "critic": policy.critic.optimizer}
+        if isinstance(self.model, SAC) and self.model.ent_coef_optimizer is not None:
+            found["entropy"] = self.model.ent_coef_optimizer
+        return found
 
     @property
-    def _entropy(self) -> Tensor:
-        found: Any = self.sac.log_ent_coef
-        return found  # type: ignore[no-any-return]
+    def updates(self) -> int:
+        """Updates so far."""
+        return int(self.model._n_updates)
 
     def state(self) -> dict[str, Any]:
         """The optimizers' state beside the critic's, and the count of updates."""
         own = {key: optimizer_state(optimizer, self.parameters)
                for key, optimizer in self.optimizers.items() if key != "critic"}  # fmt: skip
-        return {**own, "updates": self.sac._n_updates}
+        return {**own, "updates": self.updates}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Put :meth:`state` back; the weights and the critic's optimizer are there already."""
@@ -128,7 +140,7 @@ class Learner:
             if key != "critic":
                 names = names_by_parameter(optimizer, self.parameters)
                 restore_optimizer(optimizer, state[key], names)
-        self.sac._n_updates = int(state["updates"])
+        self.model._n_updates = int(state["updates"])
 
 
 class _Told(BaseCallback):

@@ -250,7 +250,7 @@ class Rounds:
             **row,
         }
         place = {"step": number + 1, "iteration": number + 1}
-        more = {"updates": float(self.learner.sac._n_updates), "seconds": time.monotonic() - began}
+        more = {"updates": float(self.learner.updates), "seconds": time.monotonic() - began}
         self.rows.metrics.append({**place, **self.last, **more})
         self.progress.update(number + 1, self.last)
 
