@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -16,7 +16,7 @@ STEPS = 20
 class Point(gym.Env[Any, Any]):
     """x moves by half the action; the reward is -|x|. With ``ends`` an episode is over at 0."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
     observation_space = gym.spaces.Box(-10, 10, (1,), np.float32)
     action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
 

@@ -69,10 +69,14 @@ def test_an_episode_that_ends_early_is_refused():
     env = make_env(POINT, {"ends": True})
     kept = Experience.empty(env, 1, 0)
     recorded = Recorded(env, kept, lambda inputs, true: true)
-    position, _ = recorded.reset()
-    with pytest.raises(RunError, match="ended an episode before its 20 steps"):
+
+    def home() -> None:
+        position, _ = recorded.reset()
         for _ in range(STEPS):
             position, *_ = recorded.step(-np.sign(position))
+
+    with pytest.raises(RunError, match="ended an episode before its 20 steps"):
+        home()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from gnomon.algorithms.control_settings import ClipLabellerSpec, ControlSettings
 from gnomon.control.clips import Clip
 from gnomon.control.episodes import Experience
 from gnomon.control.reward_nets import RewardNets, clip_returns
-from gnomon.errors import Pending, RunError
+from gnomon.errors import Pending
 from gnomon.feedback.clips import videos_beside
 from gnomon.feedback.identity import digest, make_item
 from gnomon.feedback.opening import open_store
@@ -186,13 +185,3 @@ class Desk:
 def round_of(item: Item) -> int:
     """The round that an item was first asked about in."""
     return int(item.origin.get("round", 0))
-
-
-def check_store(where: str) -> None:
-    """Check that the packages of a store are there, and that a file's folder is.
-
-    Raises:
-        ConfigError, RunError: they are not.
-    """
-    if "://" not in where and not Path(where).absolute().parent.is_dir():
-        raise RunError(f"store {where}: there is no folder {Path(where).absolute().parent}")

@@ -88,11 +88,13 @@ class Control(Stage):
             raise ConfigError("a control stage tells no sinks and callbacks: remove them")
         env = make_env(s.environment, s.options)
         env.close()
-        if s.clip_steps > episode_steps(env):
+        if s.reward == "comparisons" and s.clip_steps > episode_steps(env):
             raise ConfigError(
                 f"clip_steps ({s.clip_steps}) is more than an episode of {s.environment} has "
                 f"({episode_steps(env)})"
             )
+        if s.store is not None and "://" not in s.store and not Path(self.store).parent.is_dir():
+            raise ConfigError(f"store {s.store!r}: there is no folder {Path(self.store).parent}")
         if s.against is not None:
             self._check_against(s.against)
 
