@@ -25,6 +25,12 @@ from gnomon.algorithms.collect_settings import (
     CollectSettings,
     LabellerSpec,
 )
+from gnomon.algorithms.control_settings import (
+    CONTROL,
+    CONTROL_SUMMARY,
+    ClipLabellerSpec,
+    ControlSettings,
+)
 from gnomon.algorithms.eval_settings import EVAL, EVAL_SUMMARY, EvalSettings
 from gnomon.algorithms.registry import METHODS, Method
 from gnomon.algorithms.revise_settings import REVISE, REVISE_SUMMARY, CriticSpec, ReviseSettings
@@ -73,6 +79,7 @@ NAMES: dict[type[BaseModel], str] = {
     card.CardSpec: "[card](#card)",
     card.SourceCard: "[source](#what-card-says-of-a-source)",
     LabellerSpec: "[labeller](#a-labeller)",
+    ClipLabellerSpec: "[labeller of clips](#a-labeller-of-clips)",
 }
 MEANINGS = {
     "Recipe.name": "the run's name; it lands in `output`/`name`",
@@ -82,7 +89,8 @@ MEANINGS = {
     "Recipe.stages": "run in this order",
     "Recipe.compare": "sample every policy on the same prompts at the end",
     "StageSpec.name": "later stages refer to it; overrides begin with it",
-    "StageSpec.algorithm": "see [the algorithms](#the-algorithms), `collect`, `average` or `eval`",
+    "StageSpec.algorithm": "see [the algorithms](#the-algorithms), `collect`, `average`, `eval` "
+    "or `control`",
     "StageSpec.data": "what to train on (or, for `collect`, to sample on)",
     "StageSpec.eval_data": "held-out rows; give these or `holdout`",
     "StageSpec.lora": "null trains all weights; `{}` trains adapters with the defaults",
@@ -160,6 +168,13 @@ def settings_reference() -> str:
     about = "Needs no data of its own: its suites name their files. Later stages start from the "
     about += "policy that it measured. See [evals.md](evals.md)."
     parts.append(_section(EvalSettings, f"### `{EVAL}`: {EVAL_SUMMARY}", about=about))
+    about = "Needs no data and no model (`model: none`): it plays a Gymnasium environment. See "
+    about += "[control.md](control.md)."
+    parts.append(_section(ControlSettings, f"### `{CONTROL}`: {CONTROL_SUMMARY}", about=about))
+    about = (
+        "Who compares the clips of a `control` stage; see [control.md](control.md#who-compares)."
+    )
+    parts.append(_section(ClipLabellerSpec, "### A labeller of clips", about=about))
     about = "A simulated labeller of the built-in world; see [tunnel.md](tunnel.md)."
     parts.append(_section(LabellerSpec, "### A labeller", about=about))
     return "\n".join(parts)

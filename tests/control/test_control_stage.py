@@ -45,6 +45,9 @@ def learned(**more):
     return stage("learned", **{**ASKED, **more})
 
 
+NOISE = stage("noise", reward="random", against="learned")
+
+
 def outcome(folder: Path):
     """What a run of the stage ``learned`` left, times left out."""
     here = folder / "point/stages/01-learned"

@@ -68,7 +68,9 @@ class ControlSettings(Settings):
         0.1, ge=0, lt=1, description="share of answers that the fit takes for the toss of a coin"
     )
     fit_updates: int = Field(200, ge=1, description="updates of the reward nets in a round")
-    labeller: ClipLabellerSpec = ClipLabellerSpec()
+    labeller: ClipLabellerSpec = Field(
+        default_factory=ClipLabellerSpec, description="who compares the clips"
+    )
     store: str | None = Field(
         None, description="where comparisons are kept (a file beside the recipe, or a "
         "postgresql:// URL); null: `labels.db` in the stage's folder"

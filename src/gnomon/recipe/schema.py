@@ -374,7 +374,10 @@ class Recipe(Spec):
     """A whole run."""
 
     name: str
-    model: str = Field(description="'tunnel', 'smollm2-135m', a folder of safetensors, or a hub id")
+    model: str = Field(
+        description="'tunnel', 'smollm2-135m', a folder of safetensors, a hub id, or 'none' "
+        "(control stages)"
+    )
     seed: int = Field(
         0, ge=0, le=1_000_000_000, description="fixes initial weights, order, sampling and noise"
     )
