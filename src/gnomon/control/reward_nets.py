@@ -120,7 +120,7 @@ class RewardNets(nn.Module):
     @torch.no_grad()
     def chunked(self, inputs: Tensor) -> Tensor:
         """:meth:`forward` for any number of inputs."""
-        return torch.cat([self(part) for part in inputs.split(_CHUNK)], 1)
+        return torch.cat([self(part) for part in torch.split(inputs, _CHUNK)], 1)
 
     @torch.no_grad()
     def rewards(self, inputs: Tensor) -> Tensor:
@@ -209,13 +209,13 @@ def fit(
         batch = torch.randint(len(known), (min(BATCH, len(known)),), generator=generator)
         starts = torch.cat([known.first[batch], known.second[batch]])
         rewards = nets(inputs[(starts[:, None] + offsets).flatten()])
-        first, second = rewards.unflatten(1, (2, len(batch), steps)).sum(3).unbind(1)
+        first, second = rewards.reshape(nets.members, 2, len(batch), steps).sum(3).unbind(1)
         losses = preference_loss(first - second, known.preferred[batch], error)
         weight = draws[:, batch]
         squares = torch.stack([w.square().sum((1, 2)) for w in nets.weights]).sum(0)
         per_net = (losses * weight).sum(1) / weight.sum(1).clamp_min(1) + nets.l2 * squares
         adam.zero_grad()
-        per_net.sum().backward()
+        per_net.sum().backward()  # type: ignore[no-untyped-call]
         adam.step()
     nets.fitted.fill_(1)
     nets.normalise(inputs)

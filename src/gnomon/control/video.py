@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -58,7 +59,7 @@ def write_video(clip: Clip, file: Path) -> None:
         ConfigError: see :func:`render_clips`.
     """
     try:
-        import imageio_ffmpeg
+        writers: Any = importlib.import_module("imageio_ffmpeg")
     except ImportError as error:
         raise ConfigError(
             f"rendering clips needs a package that is not installed ({error}): "
@@ -69,7 +70,7 @@ def write_video(clip: Clip, file: Path) -> None:
     height, width = first.shape[:2]
     scale = ["-vf", f"scale={WIDTH}:-2"]
     with write_file(file) as tmp:
-        writer = imageio_ffmpeg.write_frames(
+        writer = writers.write_frames(
             str(tmp), (width, height), fps=_fps(clip), codec="libvpx", quality=None,
             macro_block_size=1, output_params=[*scale, *_SPEED], ffmpeg_log_level="error",
         )  # fmt: skip
