@@ -45,6 +45,15 @@ def test_what_the_nets_disagree_about_is_asked():
         assert all(i % STEPS <= STEPS - 6 for pair in pairs for i in pair)  # within an episode
 
 
+def test_no_pair_is_asked_about_twice():
+    kept, nets = played(1), RewardNets(2, 3, seed=1)
+    inputs, asked = torch.from_numpy(kept.inputs()), []
+    for fitted in (0.0, 1.0, 1.0):  # 6 clips of 15 steps, so 15 pairs
+        nets.fitted.fill_(fitted)
+        asked += choose(nets, inputs, kept, 1, 6, 15, 10, np.random.default_rng(0), asked)
+    assert len({frozenset(pair) for pair in asked}) == len(asked) == 15
+
+
 def disagreement(nets, inputs, pairs):
     starts = torch.tensor(pairs)
     rewards = nets.chunked(inputs)

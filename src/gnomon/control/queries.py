@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,28 +42,34 @@ def schedule(comparisons: int, rounds: int, first: float) -> list[int]:
 
 def choose(
     nets: RewardNets, inputs: torch.Tensor, kept: Experience, new: int, count: int,
-    steps: int, candidates: int, rng: np.random.Generator,
+    steps: int, candidates: int, rng: np.random.Generator, asked: Collection[Pair] = (),
 ) -> list[Pair]:  # fmt: skip
     """The pairs of clips to ask about: of ``candidates`` times as many, those whose comparison the
     nets disagree about most (the variance of the probability that each predicts).
 
     One clip of a pair is from the ``new`` newest episodes, the other from any. Before the first fit
-    they are drawn at random.
+    they are drawn at random. No pair comes twice, nor one that was ``asked`` before; so there are
+    fewer where the experience has no more.
     """
-    drawn = count * (candidates if nets.fitted else 1)
+    drawn = count * (candidates if nets.fitted else 1) * 2
     places = kept.length - steps + 1
-    episodes = (rng.integers(kept.episodes - new, kept.episodes, drawn),
-                rng.integers(0, kept.episodes, drawn))  # fmt: skip
+    newest = rng.integers(kept.episodes - new, kept.episodes, drawn)
+    episodes = (newest, rng.integers(0, kept.episodes, drawn))
     a, b = (e * kept.length + rng.integers(0, places, drawn) for e in episodes)
-    b = np.where(a == b, a - a % kept.length + (a % kept.length + 1) % max(places, 2), b)
-    if nets.fitted:
-        rewards = nets.chunked(inputs)
-        starts = [torch.from_numpy(x) for x in (a, b)]
-        gap = clip_returns(rewards, starts[0], steps) - clip_returns(rewards, starts[1], steps)
-        doubt = gap.sigmoid().var(0, unbiased=False)
-        best = doubt.argsort(descending=True, stable=True)[:count].sort().values.numpy()
-        a, b = a[best], b[best]
-    return [(int(x), int(y)) for x, y in zip(a, b, strict=True)]
+    seen = {frozenset(pair) for pair in asked}
+    pairs: list[Pair] = []
+    for pair in zip(a.tolist(), b.tolist(), strict=True):
+        if pair[0] != pair[1] and frozenset(pair) not in seen:
+            seen.add(frozenset(pair))
+            pairs.append(pair)
+    pairs = pairs[: drawn // 2]
+    if not nets.fitted or not pairs:
+        return pairs
+    rewards, starts = nets.chunked(inputs), torch.tensor(pairs)
+    first, second = (clip_returns(rewards, starts[:, i], steps) for i in (0, 1))
+    doubt = (first - second).sigmoid().var(0, unbiased=False)
+    best = doubt.argsort(descending=True, stable=True)[:count].sort().values
+    return [pairs[i] for i in best.tolist()]
 
 
 def simulated_choice(
@@ -138,7 +144,7 @@ class Desk:
         texts = self._clips(kept, pair)
         better = texts[0] if won else texts[1]
         ranks = tuple(1.0 if response.text == better else 2.0 for response in item.responses)
-        return Label(digest(SIMULATED, item.id, round_of(item)), item.id, SIMULATED, "ranking",
+        return Label(digest(SIMULATED, item.id), item.id, SIMULATED, "ranking",
                      ranks=ranks, cost=Cost(seconds=spec.seconds))  # fmt: skip
 
     def _answers(
@@ -180,8 +186,3 @@ class Desk:
             labels = [label for label in store.labels(self.campaign) if label.item in asked]
         missing = lacking(list(asked), labels, 1)
         return f"{len(missing)} comparisons to give" if missing else ""
-
-
-def round_of(item: Item) -> int:
-    """The round that an item was first asked about in."""
-    return int(item.origin.get("round", 0))

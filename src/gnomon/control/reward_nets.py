@@ -48,6 +48,11 @@ class Comparisons:
     def __len__(self) -> int:
         return len(self.preferred)
 
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The steps that each pair begins with."""
+        return list(zip(self.first.tolist(), self.second.tolist(), strict=True))
+
     def add(self, pairs: Sequence[tuple[int, int]], preferred: Sequence[float]) -> None:
         """More of them."""
         for name, new in (("first", [a for a, _ in pairs]), ("second", [b for _, b in pairs])):

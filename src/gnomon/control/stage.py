@@ -270,7 +270,8 @@ class Rounds:
         rng = np.random.default_rng([stage.seed, number])
         new = s.round_episodes if number else s.first_episodes
         pairs = choose(self.nets, inputs, self.kept, min(new, self.kept.episodes),
-                       self.asked[number], s.clip_steps, s.candidates, rng)  # fmt: skip
+                       self.asked[number], s.clip_steps, s.candidates, rng,
+                       self.known.pairs)  # fmt: skip
         if pairs:
             campaign = f"{stage.recipe.name}/{stage.folder.path.name}"
             said = Desk(stage.store, campaign, s, stage.seed).ask(self.kept, pairs, number)
