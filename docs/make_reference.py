@@ -1,5 +1,6 @@
 """Write the tables of docs/recipes.md from the schema and the algorithms' settings, those of
-docs/plan.md from the planner's rules, and those of docs/from-*.md from recipe/foreign_keys.txt.
+docs/plan.md from the planner's rules, docs/commands.md from the command line, and those of
+docs/from-*.md from recipe/foreign_keys.txt.
 
     python docs/make_reference.py           write them
     python docs/make_reference.py --check   say whether they are stale (exit code 1)
@@ -11,12 +12,15 @@ key with neither is an error, so that no key goes undocumented.
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
+from typer.main import get_command
 
 from gnomon.algorithms.average_settings import AVERAGE, AVERAGE_SUMMARY, AverageSettings
 from gnomon.algorithms.collect_settings import (
@@ -34,13 +38,17 @@ from gnomon.algorithms.control_settings import (
 from gnomon.algorithms.eval_settings import EVAL, EVAL_SUMMARY, EvalSettings
 from gnomon.algorithms.registry import METHODS, Method
 from gnomon.algorithms.revise_settings import REVISE, REVISE_SUMMARY, CriticSpec, ReviseSettings
+from gnomon.cli.main import app
 from gnomon.plan.methods import ADDITIONS, RULES
 from gnomon.plan.ranges import RANGES
 from gnomon.recipe import card, schema, training
 from gnomon.recipe.foreign import foreign_keys
 from gnomon.recipe.reference import default_of, type_of
 
-_NAMES = ("recipes.md", "plan.md", "from-trl.md", "from-axolotl.md", "from-llama-factory.md")
+_NAMES = (
+    *("recipes.md", "plan.md", "commands.md", "from-trl.md", "from-axolotl.md"),
+    *("from-llama-factory.md", "from-openrlhf.md"),
+)
 PAGES = [Path(__file__).parent / name for name in _NAMES]
 BLOCK = re.compile(r"(<!-- reference: (\w+) -->\n).*?(<!-- end reference -->)", re.DOTALL)
 TITLES: dict[type[BaseModel], str] = {
@@ -231,6 +239,32 @@ def rules_reference() -> str:
     return "\n".join(lines) + "\n"
 
 
+def commands_reference() -> str:
+    """A section for each command, with its arguments and options."""
+    return "\n".join(_commands(get_command(app), "gnomon"))
+
+
+def _commands(command: Any, name: str) -> Iterator[str]:
+    inner = getattr(command, "commands", {})
+    if inner:
+        for word, below in sorted(inner.items()):
+            yield from _commands(below, f"{name} {word}")
+        return
+    about = re.sub(r"\n\s*\n", "\n\n", inspect.cleandoc(command.help or "")).replace("``", "`")
+    rows = [_option(p) for p in command.params if not p.hidden and p.name != "help"]
+    table = ["| argument or option | default | meaning |", "|---|---|---|", *rows] if rows else []
+    yield "\n".join([f"## {name}", "", about, "", *table, ""])
+
+
+def _option(parameter: Any) -> str:
+    names = [*parameter.opts, *parameter.secondary_opts]
+    if parameter.param_type_name == "argument":
+        names = [(parameter.metavar or parameter.name or "").upper()]
+    default = "" if parameter.default in (None, False, [], ()) else f"`{parameter.default}`"
+    help = " ".join((getattr(parameter, "help", None) or "").split()).replace("|", "\\|")
+    return f"| {', '.join(f'`{name}`' for name in names)} | {default} | {help} |"
+
+
 def render(page: str) -> str:
     """The page with its tables made again.
 
@@ -245,6 +279,8 @@ def render(page: str) -> str:
         "trl": lambda: foreign_reference("TRL"),
         "axolotl": lambda: foreign_reference("Axolotl"),
         "llama_factory": lambda: foreign_reference("LLaMA-Factory"),
+        "openrlhf": lambda: foreign_reference("OpenRLHF"),
+        "commands": commands_reference,
     }
     return BLOCK.sub(lambda m: f"{m[1]}\n{tables[m[2]]()}\n{m[3]}", page)
 

@@ -356,7 +356,7 @@ BAD: dict[str, tuple[dict[str, Any], type[GnomonError], str]] = {
     "another trainer's": (
         {"learning_rate": 1e-5},
         ConfigError,
-        "TRL, Axolotl and LLaMA-Factory. is the keyword lr here",
+        "TRL, Axolotl, LLaMA-Factory and OpenRLHF. is the keyword lr here",
     ),
     "another's setting": ({"gamma": 1.0}, ConfigError, "unknown keyword 'gamma'"),
     "a bad value": ({"beta": "high"}, ConfigError, r"beta: Input should be a valid number.*'high'"),

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
-FRAMEWORKS = {"T": "TRL", "A": "Axolotl", "L": "LLaMA-Factory"}
+FRAMEWORKS = {"T": "TRL", "A": "Axolotl", "L": "LLaMA-Factory", "O": "OpenRLHF"}
 _PARTS = ("train", "rollout", "lora", "settings")
-_OF_STAGE = ("reward", "data", "eval_data", "holdout", "algorithm", "environment", "from", "lora")
+_OF_STAGE = (
+    *("reward", "data", "eval_data", "holdout", "algorithm", "environment", "from", "lora"),
+    *("pretraining", "normalise_on"),
+)
 
 
 @dataclass(frozen=True)
