@@ -63,6 +63,7 @@ def test_numbers_as_people_read_them():
     ]  # fmt: skip
     assert measured(Interval(-0.9, -1.0, -0.8)) == "-0.900 [-1.000, -0.800]"
     assert measured(Interval(0.5, 0.3, 0.7, 20)) == "0.500 [0.300, 0.700] n=20"
+    assert measured(Interval(float("nan"))) == "n/a"
     assert measured(Interval(0.5, 0.3, 0.7, 1240)) == "0.500 [0.300, 0.700] n=1 240"
     assert measured(Interval(0.5, n=1.6)) == "0.500 n=1.6"
     assert [duration(s) for s in (4.25, 48, 725, 12000)] == [
