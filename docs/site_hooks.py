@@ -3,8 +3,8 @@
 - A link out of docs/ (to a recipe, an example, CONTRIBUTING.md) leads to a page that shows that
   file, so that the site is whole without the repository.
 - An entry of the navigation with a `*` stands for the pages that match it, which may be none.
-- A block ```math is LaTeX, and an equation in a loss's docstring is read as the maths that it spells;
-  both become MathML here, so that no browser has to fetch a renderer.
+- A block ```math is LaTeX, and an equation in a loss's docstring is read as the maths that it
+  spells; both become MathML here, so that no browser has to fetch a renderer.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ def _as_markdown(file: Path) -> str:
 
 # -- maths
 
-_GREEK = ("alpha beta gamma delta epsilon lambda mu pi rho sigma tau theta").split()
+_GREEK = "alpha beta gamma delta epsilon lambda mu pi rho sigma tau theta"
 _NAMES = {"eps": r"\varepsilon", "lam": r"\lambda", "grad": r"\nabla", "log": r"\log"}
 _NAMES |= {"exp": r"\exp", "max": r"\max", "min": r"\min", "sum": r"\sum"}
-_NAMES |= {name: rf"\{name}" for name in _GREEK}
+_NAMES |= {name: rf"\{name}" for name in _GREEK.split()}
 _FUNCTIONS = {"clip", "mean", "sg", "odds", "std", "Var"}
 _SIGNS = {"<=": r"\le ", ">=": r"\ge ", "->": r"\to ", "<-": r"\leftarrow ", "||": r"\parallel "}
 _SIGNS |= {"!=": r"\ne ", "*": r"\cdot ", "%": r"\%", "{": r"\{", "}": r"\}"}

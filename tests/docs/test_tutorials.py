@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from docs_pages import ROOT, blocks
@@ -31,9 +30,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Done]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_tutorial_runs_and_prints_what_it_shows(
-    name: str, done: Callable[[str], Done]
-) -> None:
+def test_a_tutorial_runs_and_prints_what_it_shows(name: str, done: Callable[[str], Done]) -> None:
     result = done(name)
     assert result.shown, "the page shows nothing of what is printed"
     for shown, printed in result.shown:

@@ -1,4 +1,4 @@
-"""The tutorials as what a reader would do: save the recipes, type the commands, compare the output."""
+"""The tutorials as a reader does them: save the recipes, type the commands, compare the output."""
 
 from __future__ import annotations
 
