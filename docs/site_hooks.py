@@ -40,7 +40,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def _expanded(nav: list[Any], docs: Path) -> Iterator[Any]:
     for entry in nav:
         if isinstance(entry, str) and "*" in entry:
-            yield from sorted(file.relative_to(docs).as_posix() for file in docs.glob(entry))
+            found = sorted(docs.glob(entry), key=lambda file: (file.stem != "README", file.stem))
+            yield from (file.relative_to(docs).as_posix() for file in found)
         elif isinstance(entry, dict):
             (title, inner), *_ = entry.items()
             filled = list(_expanded(inner, docs)) if isinstance(inner, list) else inner
@@ -119,7 +120,7 @@ def _as_markdown(file: Path) -> str:
 # -- maths
 
 _GREEK = "alpha beta gamma delta epsilon lambda mu pi rho sigma tau theta"
-_NAMES = {"eps": r"\varepsilon", "lam": r"\lambda", "grad": r"\nabla", "log": r"\log"}
+_NAMES = {"eps": r"\varepsilon", "lam": r"\lambda", "grad": r"\nabla", "log": r"\,\log\,"}
 _NAMES |= {"exp": r"\exp", "max": r"\max", "min": r"\min", "sum": r"\sum"}
 _NAMES |= {name: rf"\{name}" for name in _GREEK.split()}
 _FUNCTIONS = {"clip", "mean", "sg", "odds", "std", "Var"}
@@ -130,6 +131,8 @@ _TOKEN = re.compile(
     r"|(?P<sign><=|>=|->|<-|\|\||!=|[*%{}])|(?P<other>.)"
 )
 _MOST_WORDS = 7
+_SIGN = re.compile(r"(<mo[^>]*>(?:&#x00028;|&#x0003D;|&#x0005B;|&#x0002C;)</mo>)<mo>&#x02212;</mo>")
+_AS_SIGN = r'\1<mo form="prefix">&#x02212;</mo>'
 _DOCSTRING_BLOCK = re.compile(
     r'<div class="highlight"><pre>(?:<span></span>)?<code>(.*?)</code></pre></div>', re.DOTALL
 )
@@ -158,7 +161,8 @@ def _fence(source: str, *_: Any, **__: Any) -> str:
 
 
 def _mathml(source: str) -> str:
-    return f"<div>{convert(source, display='block')}</div>"
+    made = convert(source, display="block")
+    return f"<div>{_SIGN.sub(_AS_SIGN, made)}</div>"  # a sign is set closer than a difference
 
 
 def _words(line: str) -> int:
@@ -188,7 +192,7 @@ def _word(word: str) -> str:
     name, _, index = word.partition("_")
     known = name in _NAMES or name in _FUNCTIONS or len(name) <= 2 or name.isupper()
     if not known:
-        return rf"\text{{ {word} }}".replace("_", r"\_")
+        return rf"\text{{ {word} }}"
     base = _NAMES.get(name) or (name if len(name) == 1 else rf"\operatorname{{{name}}}")
     if not index:
         return base + " "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ PAGES = {
     "from-trl.md": "TRL",
     "from-axolotl.md": "Axolotl",
     "from-llama-factory.md": "LLaMA-Factory",
+    "from-openrlhf.md": "OpenRLHF",
 }
 
 
@@ -60,6 +62,17 @@ def test_every_key_of_their_yaml_is_in_the_table(page: str) -> None:
     for raw in theirs(page):
         for key in raw:
             assert foreign_key(key, PAGES[page]) is not None, key
+
+
+def test_every_flag_of_openrlhfs_scripts_is_in_the_table() -> None:
+    flags = {
+        flag.replace("-", "_")
+        for block in blocks(DOCS / "from-openrlhf.md")
+        for flag in re.findall(r"^ +--([\w-]+)", block.text, re.MULTILINE)
+    }
+    assert len(flags) > 35
+    unknown = {flag for flag in flags if foreign_key(flag, "OpenRLHF") is None}
+    assert unknown == set()
 
 
 def test_trls_scripts_give_arguments_that_trl_takes() -> None:
@@ -111,6 +124,7 @@ def test_the_numbers_are_the_same_on_both_sides() -> None:
 
 PAIRS = '{"prompt": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}\n'
 COLUMNS = '{"conversation": "Name a colour.", "better": "Blue.", "worse": "Seven."}\n'
+CONVERSATIONS = '{"conversation": "Name a colour.", "chosen": "Blue.", "rejected": "Seven."}\n'
 ALPACA = '{"instruction": "Name a colour.", "input": "", "output": "Blue."}\n'
 ANSWER = '{"prompt": "Name a colour.", "answer": "Blue"}\n'
 RUNNABLE = [
@@ -119,6 +133,7 @@ RUNNABLE = [
     ("from-axolotl.md", "sft-from-axolotl", {"alpaca.jsonl": ALPACA}),
     ("from-axolotl.md", "dpo-from-axolotl", {"pairs.jsonl": COLUMNS}),
     ("from-llama-factory.md", "dpo-from-llama-factory", {"dpo_en_demo.json": PAIRS}),
+    ("from-openrlhf.md", "dpo-from-openrlhf", {"pairs.jsonl": CONVERSATIONS}),
 ]
 
 

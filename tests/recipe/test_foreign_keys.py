@@ -80,6 +80,9 @@ def test_trls_keys_are_trls() -> None:
         ({"cutoff_len": 512}, "(of LLaMA-Factory) is max_length here"),
         ({"lora_r": 8}, "is lora.rank here"),
         ({"pref_beta": 0.1}, "is settings.beta here"),
+        ({"rollout_batch_size": 64}, "(of OpenRLHF) is train.batch_size here, in a stage: prompts"),
+        ({"normalize_reward": True}, "is normalise_on here, in a stage"),
+        ({"zero_stage": 3}, "(of OpenRLHF) has no counterpart: one process trains"),
         ({"packing": True}, "has no counterpart: batches are always packed"),
     ],
 )
