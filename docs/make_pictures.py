@@ -104,26 +104,26 @@ def commonest(rows: list[SampleRow]) -> float:
 
 def reward_hacking(run: RunView) -> Sequence[list[Curve]]:
     names = ("what the verifier says", "what is right")
-    return [held_out(run.stages[-1], "leaky", "correct", names)]
+    return [held_out(run.stages[-1], "reward", "correct", names)]
 
 
 def over_optimisation(run: RunView) -> Sequence[list[Curve]]:
     names = ("reward model (trained on)", "gold (the truth)")
-    return [held_out(run.stages[-1], "proxy", "gold", names)]
+    return [held_out(run.stages[-1], "reward", "gold", names)]
 
 
 def length_bias(run: RunView) -> Sequence[list[Curve]]:
     stage = run.stages[-1]
     length = Curve(*stage.series("length", "iteration"), "tokens an answer")
     names = ("reward model (trained on)", "gold (the truth)")
-    return [[length], held_out(stage, "proxy", "gold", names)]
+    return [[length], held_out(stage, "reward", "gold", names)]
 
 
 def sycophancy(run: RunView) -> Sequence[list[Curve]]:
     stage = run.stages[-1]
     agreed = Curve(*of_samples(stage, agreement), "answers that give the user's opinion")
     names = ("reward model (trained on)", "right answers")
-    return [[agreed], held_out(stage, "proxy", "correct", names)]
+    return [[agreed], held_out(stage, "reward", "correct", names)]
 
 
 def mode_collapse(run: RunView) -> Sequence[list[Curve]]:
