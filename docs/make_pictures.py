@@ -21,7 +21,7 @@ import yaml
 
 from gnomon.audit.drift import OPINION
 from gnomon.recipe.load import parse_recipe
-from gnomon.report.style import BLUE, GREY, VERMILLION, draw_series, new_figure, save, tidy
+from gnomon.report.style import BLUE, GREY, VERMILLION, draw_series, new_figure, tidy
 from gnomon.runs.answers import read_answers
 from gnomon.runs.read import RunView, StageView, read_run
 from gnomon.runs.rows import SampleRow
@@ -33,6 +33,7 @@ from gnomon.stats.texts import ngrams, words
 DOCS = Path(__file__).resolve().parent
 START = DOCS / "tutorials" / "sft.md"
 _YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_DPI = 110
 _PROBES = ("same_questions", "typos", "capitals", "paraphrase", "long_context", "half_questions")
 
 
@@ -145,7 +146,7 @@ def draw(panels: Sequence[list[Curve]], file: Path) -> None:
             axis.set_xlabel("iteration")
             tidy(axis, integer_x=True)
             axis.legend(loc="best")
-        save(figure, file)
+        figure.savefig(file, dpi=_DPI)
 
 
 def draw_tax(run: RunView, file: Path) -> None:
@@ -190,7 +191,7 @@ def draw_bars(labels: list[str], bars: Sequence[Sequence[Any]], ylabel: str, fil
         axis.set_xticks(np.arange(len(labels)), labels)
         axis.set_ylabel(ylabel)
         axis.legend()
-        save(figure, file)
+        figure.savefig(file, dpi=_DPI)
 
 
 CURVES = {
