@@ -33,6 +33,7 @@ from gnomon.stats.texts import ngrams, words
 DOCS = Path(__file__).resolve().parent
 START = DOCS / "tutorials" / "sft.md"
 _YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PYTHON = re.compile(r"^```python\n(# (\S+\.py)\n.*?)^```$", re.MULTILINE | re.DOTALL)
 _DPI = 110
 _PROBES = ("same_questions", "typos", "capitals", "paraphrase", "long_context", "half_questions")
 
@@ -56,6 +57,8 @@ def recipe_of(page: Path) -> dict[str, Any]:
 def made(page: Path) -> RunView:
     """The run of a page's recipe, in the working directory; made where it is not there."""
     raw = recipe_of(page)
+    for text, name in _PYTHON.findall(page.read_text(encoding="utf-8")):
+        Path(name).write_text(text, encoding="utf-8")
     folder = Path("runs") / raw["name"]
     if not (folder / "report.html").is_file():
         run_recipe(parse_recipe(raw), base=Path(), announce=print)
@@ -123,7 +126,7 @@ def length_bias(run: RunView) -> Sequence[list[Curve]]:
 def sycophancy(run: RunView) -> Sequence[list[Curve]]:
     stage = run.stages[-1]
     agreed = Curve(*of_samples(stage, agreement), "answers that give the user's opinion")
-    names = ("reward model (trained on)", "right answers")
+    names = ("the rater (trained on)", "right answers")
     return [[agreed], held_out(stage, "reward", "correct", names)]
 
 
@@ -170,7 +173,8 @@ def draw_tax(run: RunView, file: Path) -> None:
 def draw_fragility(run: RunView, file: Path) -> None:
     """What is lost, in share of right answers, where questions are put otherwise."""
     if not run.stages[-1].probes.policy:
-        probe_run(run.path, Asked(size=60), announce=print)
+        asked = Asked("tunnel:prompts", verifier="correct", size=60)
+        probe_run(run.path, asked, announce=print)
     found = {p.probe: p for p in read_run(run.path).stages[-1].probes.policy}
     kept = [found[name] for name in _PROBES if name in found]
     labels = [probe.probe.replace("_", " ") for probe in kept]
