@@ -71,9 +71,15 @@ def made(page: Path) -> RunView:
 def held_out(stage: StageView, proxy: str, truth: str, names: tuple[str, str]) -> list[Curve]:
     """The trained reward and the truth on the same held-out prompts."""
     return [
-        Curve(*stage.series(f"eval/{proxy}", "iteration"), names[0]),
-        Curve(*stage.series(f"eval/{truth}", "iteration"), names[1], VERMILLION, "--"),
+        Curve(*evaluated(stage, proxy), names[0]),
+        Curve(*evaluated(stage, truth), names[1], VERMILLION, "--"),
     ]
+
+
+def evaluated(stage: StageView, metric: str) -> tuple[Any, Any]:
+    """A held-out figure over training; of two evaluations after one iteration, the later."""
+    latest = dict(zip(*stage.series(f"eval/{metric}", "iteration"), strict=True))
+    return np.array(list(latest)), np.array(list(latest.values()))
 
 
 def of_samples(
@@ -134,7 +140,7 @@ def mode_collapse(run: RunView) -> Sequence[list[Curve]]:
     stage = run.stages[-1]
     same = Curve(*of_samples(stage, commonest), "share of the commonest answer")
     entropy = Curve(*stage.series("entropy", "iteration"), "entropy, nats a token")
-    right = Curve(*stage.series("eval/correct", "iteration"), "right answers", VERMILLION, "--")
+    right = Curve(*evaluated(stage, "correct"), "right answers", VERMILLION, "--")
     return [[same], [entropy, right]]
 
 
@@ -173,8 +179,7 @@ def draw_tax(run: RunView, file: Path) -> None:
 def draw_fragility(run: RunView, file: Path) -> None:
     """What is lost, in share of right answers, where questions are put otherwise."""
     if not run.stages[-1].probes.policy:
-        asked = Asked("tunnel:prompts", verifier="correct", size=60)
-        probe_run(run.path, asked, announce=print)
+        probe_run(run.path, Asked(size=60), announce=print)
     found = {p.probe: p for p in read_run(run.path).stages[-1].probes.policy}
     kept = [found[name] for name in _PROBES if name in found]
     labels = [probe.probe.replace("_", " ") for probe in kept]
@@ -217,9 +222,7 @@ def main() -> None:
     os.chdir(given.out)
     made(START)
     for name in given.pages or PAGES:
-        # Fragility is asked about the policy that paid the tax.
-        page = "alignment-tax" if name == "fragility" else name
-        run, file = made(DOCS / "failures" / f"{page}.md"), DOCS / "images" / f"{name}.png"
+        run, file = made(DOCS / "failures" / f"{name}.md"), DOCS / "images" / f"{name}.png"
         if name in CURVES:
             draw(CURVES[name](run), file)
         else:

@@ -139,9 +139,7 @@ def test_the_pictures_are_of_the_recipes_on_the_pages() -> None:
     assert set(pictures.PAGES) == {page.stem for page in PAGES}
     assert pictures.recipe_of(pictures.START)["name"] == "start"
     for page in PAGES:
-        if page.stem != "fragility":
-            recipe = pictures.recipe_of(page)
-            assert recipe["model"] == "runs/start/stages/01-sft/model"
+        assert pictures.recipe_of(page)["model"] in ("runs/start/stages/01-sft/model", "tunnel")
 
 
 def test_the_command_line_s_page_is_fresh() -> None:
