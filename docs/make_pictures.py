@@ -35,7 +35,7 @@ START = DOCS / "tutorials" / "sft.md"
 _YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PYTHON = re.compile(r"^```python\n(# (\S+\.py)\n.*?)^```$", re.MULTILINE | re.DOTALL)
 _DPI = 110
-_PROBES = ("same_questions", "typos", "capitals", "paraphrase", "long_context", "half_questions")
+_PROBES = ("typos", "capitals", "small_letters", "paraphrase", "long_context")
 
 
 class Curve(NamedTuple):
@@ -177,13 +177,13 @@ def draw_tax(run: RunView, file: Path) -> None:
 
 
 def draw_fragility(run: RunView, file: Path) -> None:
-    """What is lost, in share of right answers, where questions are put otherwise."""
+    """What is lost of the right answers where questions are put otherwise."""
     if not run.stages[-1].probes.policy:
         probe_run(run.path, Asked(size=60), announce=print)
     found = {p.probe: p for p in read_run(run.path).stages[-1].probes.policy}
     kept = [found[name] for name in _PROBES if name in found]
     labels = [probe.probe.replace("_", " ") for probe in kept]
-    draw_bars(labels, [[p.before for p in kept], [p.after for p in kept]], kept[-1].measure, file)
+    draw_bars(labels, [[p.before for p in kept], [p.after for p in kept]], "right answers lost", file)
 
 
 def draw_bars(labels: list[str], bars: Sequence[Sequence[Any]], ylabel: str, file: Path) -> None:
