@@ -183,7 +183,9 @@ def draw_fragility(run: RunView, file: Path) -> None:
     found = {p.probe: p for p in read_run(run.path).stages[-1].probes.policy}
     kept = [found[name] for name in _PROBES if name in found]
     labels = [probe.probe.replace("_", " ") for probe in kept]
-    draw_bars(labels, [[p.before for p in kept], [p.after for p in kept]], "right answers lost", file)
+    draw_bars(
+        labels, [[p.before for p in kept], [p.after for p in kept]], "right answers lost", file
+    )
 
 
 def draw_bars(labels: list[str], bars: Sequence[Sequence[Any]], ylabel: str, file: Path) -> None:
