@@ -23,10 +23,11 @@ def settings(**given) -> ControlSettings:
 
 
 def test_the_rate_of_questions_falls_and_none_is_lost():
-    for comparisons, rounds in ((700, 9), (8, 5), (1400, 1), (33, 20)):
-        asked = schedule(comparisons, rounds, 0.25)
+    for comparisons, rounds, first in ((700, 9, 0.25), (8, 5, 0.01), (1400, 1, 0.25), (33, 20, 1)):
+        asked = schedule(comparisons, rounds, first)
         assert len(asked) == rounds
         assert sum(asked) == comparisons
+        assert asked[0] >= 1
         assert min(asked) >= 0
         assert all(a >= b - 1 for a, b in pairwise(asked[1:]))
 

@@ -34,7 +34,7 @@ def schedule(comparisons: int, rounds: int, first: float) -> list[int]:
     let it fall likewise)."""
     if rounds == 1:
         return [comparisons]
-    opening = round(comparisons * first)
+    opening = max(1, round(comparisons * first))
     rates = np.array([1 / (1 + 2 * t / rounds) for t in range(1, rounds)])
     ends = np.rint(np.cumsum(rates) / rates.sum() * (comparisons - opening)).astype(int)
     return [opening, *(int(n) for n in np.diff(ends, prepend=0))]
