@@ -64,6 +64,7 @@ def figures(info: StageInfo) -> dict[str, Any]:
     return {
         "gold": held_out["gold"],
         "random_play": held_out["random_play"],
+        "no_action": held_out["no_action"],
         "share": held_out.get("share"),
         "comparisons": int(seen.get("comparisons", 0)),
         "accuracy": seen.get("accuracy"),
@@ -114,8 +115,10 @@ def plot(known: Sequence[dict[str, Any]]) -> None:
                 asked = max(r["comparisons"] for r in own)
                 words = f"{asked:,} {label}" if asked else label
                 panel.plot(own[0]["episodes"], mean, color=COLOURS[reward], lw=2, label=words)
-        chance = fmean(r["random_play"] for r in known if r["task"] == task)
-        panel.axhline(chance, color="#999999", lw=1, ls=":", label="random play")
+        for name, style in (("random_play", ":"), ("no_action", "--")):
+            level = fmean(r[name] for r in known if r["task"] == task)
+            words = name.replace("_", " ")
+            panel.axhline(level, color="#999999", lw=1, ls=style, label=words)
         panel.set_title(task.capitalize(), loc="left")
         panel.set_xlabel("episodes")
         panel.set_ylabel("true return of training episodes")

@@ -69,13 +69,15 @@ def test_a_run_of_three_rewards_and_its_report(tmp_path):
     seen = run.stages[1].info.summary
     assert seen["comparisons"] == 24
     assert seen["episodes"] == 9
-    truth, chance = (run.stages[0].evals.figures()[f"policy.{x}"] for x in ("gold", "random_play"))
+    top = {k.removeprefix("policy."): v for k, v in run.stages[0].evals.figures().items()}
+    base = max(top["random_play"].value, top["no_action"].value)
     for one in run.stages[1:]:
         found = one.evals.figures()
-        wanted = (found["policy.gold"].value - chance.value) / (truth.value - chance.value)
-        if truth.value > chance.value:
+        if top["gold"].value > base:
+            wanted = (found["policy.gold"].value - base) / (top["gold"].value - base)
             assert found["policy.share"].value == pytest.approx(wanted)
-        assert found["policy.random_play"] == chance  # the same episodes for every stage
+        for name in ("random_play", "no_action"):  # the same episodes for every stage
+            assert found[f"policy.{name}"] == top[name]
     page = (folder / "report.html").read_text()
     assert "comparisons" in page
     assert (folder / "stages/02-learned/model/reward.safetensors").is_file()

@@ -92,7 +92,7 @@ class ControlSettings(Settings):
     eval_episodes: int = Field(20, ge=2, description="episodes that the finished policy plays")
     against: str | None = Field(
         None, description="an earlier control stage, trained on the true reward: how much of its "
-        "gain over random play is reached"
+        "gain over the better of random play and no action is reached"
     )  # fmt: skip
 
     @model_validator(mode="after")

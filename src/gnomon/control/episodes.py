@@ -182,6 +182,18 @@ class Actor(Protocol):
         ...
 
 
+class Still:
+    """Does nothing: the action 0, or what is nearest to it among those that there are."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        space: Any = env.action_space
+        self._action = np.clip(np.zeros(space.shape), space.low, space.high)
+
+    def act(self, observations: Floats) -> Floats:
+        actions = np.repeat(self._action[None], len(observations), 0)
+        return actions.astype(np.float32)
+
+
 def play(
     name: str, options: Mapping[str, Any], actor: Actor | None, episodes: int, seed: int
 ) -> list[float]:

@@ -17,10 +17,12 @@ import torch
 
 from gnomon.algorithms.control_settings import CONTROL
 from gnomon.control.episodes import (
+    Actor,
     Experience,
     Floats,
     Recorded,
     StepReward,
+    Still,
     episode_steps,
     make_env,
     play,
@@ -127,20 +129,26 @@ class Control(Stage):
         return {"iterations": self.settings.rounds, **found}
 
     def _evaluate(self, rounds: Rounds) -> dict[str, Any]:
-        """Play with the finished policy and at random; save both nets and what was found."""
+        """Play with the finished policy, at random and without actions; save the nets and what was
+        found."""
         s = self.settings
         first = _EVALUATED_FROM + self.recipe.seed * 1009  # the same for every stage
-        learned = play(s.environment, s.options, rounds.learner, s.eval_episodes, first)
-        chance = play(s.environment, s.options, None, s.eval_episodes, first)
-        figures = {"gold": mean_interval(learned, method="t"),
-                   "random_play": mean_interval(chance, method="t")}  # fmt: skip
+        actors: dict[str, Actor | None] = {"gold": rounds.learner, "random_play": None}
+        actors["no_action"] = Still(rounds.env)
+        figures = {
+            name: mean_interval(
+                play(s.environment, s.options, actor, s.eval_episodes, first), method="t"
+            )
+            for name, actor in actors.items()
+        }
         if s.against is not None:
             top = Evals.read(self.run.stage(s.against).path / EVALS).figures()["policy.gold"]
-            share = share_of(figures["gold"].value, top.value, figures["random_play"].value)
+            base = max(figures[name].value for name in ("random_play", "no_action"))
+            share = share_of(figures["gold"].value, top.value, base)
             if share is None:
                 rounds.progress.note(
-                    f"{s.against} gained nothing over random play, so there is no share of it to "
-                    "speak of: give it more episodes"
+                    f"{s.against} gained nothing over play at random or without actions, so there "
+                    "is no share of it to speak of: give it more episodes"
                 )
             else:
                 figures["share"] = Interval(share, float("nan"), float("nan"), s.eval_episodes)
@@ -162,10 +170,10 @@ class Control(Stage):
         return str(where) if "://" in where else str(self.base / where)
 
 
-def share_of(learned: float, truth: float, random: float) -> float | None:
-    """How much of what training on the true reward gains over random play is reached; None where
-    that is nothing."""
-    return (learned - random) / (truth - random) if truth > random else None
+def share_of(learned: float, truth: float, base: float) -> float | None:
+    """How much of what training on the true reward gains over ``base`` is reached; None where that
+    is nothing."""
+    return (learned - base) / (truth - base) if truth > base else None
 
 
 class Noise:
