@@ -65,7 +65,8 @@ class Control(Stage):
         return ()
 
     def metrics(self) -> tuple[str, ...]:
-        own = ("reward", "gold", "episodes", "updates", "seconds", "share")
+        own = ("reward", "gold", "episodes", "updates", "seconds")
+        own += ("share", "random_play", "no_action")
         asked = ("comparisons", "loss", "held_out_loss", "accuracy", "disagreement", "correlation")
         return own + (asked if self.settings.reward == "comparisons" else ())
 
