@@ -145,16 +145,22 @@ def test_who_answers_already(model: str, tuned: bool) -> None:
     assert is_tuned(model, None) is tuned
 
 
-def test_no_torch(pairs: Path) -> None:
-    """It answers at once: nothing heavy is imported."""
+@pytest.mark.parametrize(("model", "heavy"), [("Qwen/Qwen3-8B", ["torch"]), ("Qwen/Qwen3-9B", [])])
+def test_little_is_loaded_and_nothing_before_the_model_is_known(
+    pairs: Path, model: str, heavy: list[str]
+) -> None:
+    """Memory is laid out by the code that lays out a batch, which needs torch; a wrong name does
+    not wait for that."""
     code = (
         "import sys\nfrom pathlib import Path\n"
+        "from gnomon.errors import GnomonError\n"
         "from gnomon.plan.answers import make\nfrom gnomon.plan.shown import parts\n"
-        f"list(parts(make([Path({str(pairs)!r})], 'Qwen/Qwen3-8B')))\n"
+        f"try:\n    list(parts(make([Path({str(pairs)!r})], {model!r})))\n"
+        "except GnomonError:\n    pass\n"
         "print([m for m in ('torch', 'transformers') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.strip() == str(heavy)
 
 
 # -- on or off policy -----------------------------------------------------------------------------

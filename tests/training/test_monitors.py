@@ -17,7 +17,10 @@ from gnomon.algorithms.base import Step, Workbench
 from gnomon.algorithms.rollouts import Rollout, rollout_metrics, sample_rows
 from gnomon.errors import ConfigError
 from gnomon.judges.protocol import Sample, SampleJudge, Score
+from gnomon.models.load import read_config
+from gnomon.models.memory import parameter_count
 from gnomon.models.roles import Role
+from gnomon.plan.memory import memory
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.training import MonitorSpec
 from gnomon.records import Judgement, TokenGroup, TokenResponse
@@ -366,26 +369,26 @@ def test_a_stage_logs_them_and_evaluates_before_its_first_step(tiny_folder, tmp_
     assert all(s["policy_iteration"] is None for s in held_out)
 
 
-def needs(raw: dict[str, Any]) -> tuple[list[str], int, int]:
-    """Roles of the stage, and the weights it holds, shared and separate."""
+def needs(raw: dict[str, Any]) -> tuple[list[str], float]:
+    """Roles of the stage, and the bytes of its frozen copies."""
     recipe = parse_recipe(raw)
     stage = open_stage(recipe, recipe.stages[0], RunFolder(recipe), Path.cwd())
-    memory = stage.memory()
-    assert memory is not None
-    return [n.name for n in stage.needs()], memory.shared.weights, memory.separate.weights
+    job = stage.job()
+    assert job is not None
+    always = memory(job).always
+    return [n.name for n in stage.needs()], always.get("reference", 0.0)
 
 
 def test_the_reference_is_held_and_counted_where_it_is_asked_for(tiny_folder, tmp_path):
-    def asked(reference: Any, **more: Any) -> tuple[list[str], int, int]:
+    def asked(reference: Any, **more: Any) -> tuple[list[str], float]:
         train = {"monitor": {"reference": reference}}
         return needs(raw_recipe(tiny_folder, tmp_path, train=train, **more))
 
-    roles, shared, separate = asked(False)
-    assert roles == ["policy"]
+    assert asked(False) == (["policy"], 0.0)
+    size = parameter_count(read_config(tiny_folder))
     for reference in ("auto", True):
-        held, with_shared, with_separate = asked(reference)
-        assert held == ["policy", "reference"]
-        assert (with_shared, with_separate) == (shared, 2 * separate)
+        assert asked(reference) == (["policy", "reference"], 4.0 * size)
+        assert asked(reference, lora={"rank": 2}) == (["policy", "reference"], 0.0)
     off = needs(raw_recipe(tiny_folder, tmp_path, train={"monitor": {"every": 0}}))
     assert off[0] == ["policy"]
 

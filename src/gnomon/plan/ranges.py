@@ -48,7 +48,7 @@ class Range:
     def scaled(self, lora: bool) -> tuple[float, float]:
         """Both ends."""
         factor = self.lora if lora else 1.0
-        return self.low * factor, self.high * factor
+        return round(self.low * factor, 12), round(self.high * factor, 12)  # 1e-05 is inside
 
     def holds(self, value: float, lora: bool, learned: bool) -> bool:
         """Whether a value is inside.
