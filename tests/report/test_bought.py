@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from gnomon.report.bought import Gain, bought, total
 from gnomon.report.bought_table import (
+    COST,
     NOTE,
     bought_markdown,
     bought_tables,
@@ -238,6 +240,8 @@ def test_page_terminal_and_card_show_it_and_escape_what_others_wrote(run: Path) 
     assert "held back" in page
     assert len(bought_tables(bought(read_run(run)))) == 2
     assert bought_tables([]) == []
+    alone = replace(bought(read_run(run))[0], gains=())
+    assert [str(table.title) for table in bought_tables([alone])] == [COST]
     card = run_card(run)
     assert "What each stage bought and cost" in card
     told = bought_markdown(bought(read_run(run)))

@@ -85,7 +85,7 @@ def cost_rows(rows: Sequence[Bought]) -> tuple[list[str], list[list[str]]]:
 
 
 def bought_tables(rows: Sequence[Bought]) -> list[Table]:
-    """For the terminal: what was bought, then what it cost."""
+    """For the terminal: what was bought, but of one policy that nothing compared; and the cost."""
     if not rows:
         return []
     names = measures(rows)
@@ -97,7 +97,7 @@ def bought_tables(rows: Sequence[Bought]) -> list[Table]:
     second = _table(COST, [heads[0], *heads[2:]])  # the page says which stages are counted where
     for line in lines:
         second.add_row(*map(Text, [line[0], *line[2:]]))
-    return [first, second]
+    return [first, second] if names or len(rows) > 1 else [second]
 
 
 def _table(title: str, heads: Sequence[str]) -> Table:
