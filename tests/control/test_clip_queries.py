@@ -29,6 +29,7 @@ def test_the_rate_of_questions_falls_and_none_is_lost():
         assert sum(asked) == comparisons
         assert asked[0] >= 1
         assert min(asked) >= 0
+        assert schedule(comparisons, rounds, 0.01)[0] >= 1  # else there is nothing to fit
         assert all(a >= b - 1 for a, b in pairwise(asked[1:]))
 
 
@@ -105,3 +106,10 @@ def test_people_are_waited_for_and_believed(tmp_path):
     with open_store(where) as store:
         store.add_labels([Label("c", items[2].id, "kim", "skip")])
     assert desk.ask(kept, pairs, 0) == [1.0, 0.5, None]
+
+
+def test_what_people_are_told_to_type_names_the_database_without_its_password():
+    desk = Desk("postgresql://ann:secret@host/labels", "c", settings(), 0)
+    said = desk._request(1, 2, 0)
+    assert "gnomon label serve postgresql://ann:***@host/labels" in said
+    assert "secret" not in said

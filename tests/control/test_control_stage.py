@@ -4,6 +4,7 @@ be."""
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from gnomon.recipe.load import parse_recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.read import read_run
 from gnomon.runs.rows import MetricsStore
+from gnomon.stages.inputs import stage_inputs
 from gnomon.stages.names import check_names
 from gnomon.stages.plan import make_plan
 from gnomon.stages.run import run_recipe
@@ -121,6 +123,21 @@ def test_a_run_waits_for_people(tmp_path):
     assert info["status"] == "paused"
 
 
+def test_a_missing_package_is_named_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    monkeypatch.delitem(sys.modules, "gnomon.control.learner", raising=False)
+    with pytest.raises(ConfigError, match=r"stable_baselines3.*gnomon-rlhf\[control\]"):
+        make_plan(recipe(tmp_path, learned()), tmp_path)
+
+
+def test_the_word_none_is_no_model_that_is_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none/config.json").write_text("{}")
+    asked = recipe(tmp_path, learned())
+    assert stage_inputs(open_stage(asked, asked.stages[0], RunFolder(asked), tmp_path)) == {}
+
+
 def test_an_episode_that_ends_early_stops_the_run(tmp_path):
     with pytest.raises(RunError, match="ended an episode before its 20 steps"):
         worked(recipe(tmp_path, stage("truth", reward="truth", options={"ends": True})))
@@ -142,6 +159,21 @@ def test_an_episode_that_ends_early_stops_the_run(tmp_path):
         ),
         ([learned()], {"sinks": ["tensorboard"]}, "tells no sinks"),
         ([learned(store="nowhere/labels.db")], {}, "there is no folder"),
+        (
+            [learned(environment="Pendulum-v1", options={"g": "ten"})],
+            {},
+            "'Pendulum-v1' cannot be played \\(TypeError",
+        ),
+        (
+            [learned(environment="Reacher-v5", options={"xml_file": "nope.xml"})],
+            {},
+            "'Reacher-v5': options: .*nope.xml does not exist",
+        ),
+        (
+            [stage("a", reward="truth", options={"ends": False}), learned(against="a")],
+            {},
+            "another environment, or other options",
+        ),
     ],
 )
 def test_recipes_that_cannot_be(tmp_path, stages, more, said):

@@ -51,7 +51,7 @@ def make_env(name: str, options: Mapping[str, Any], render: bool = False) -> gym
             f"environment {name!r} cannot be made ({error}). Where a package is missing: "
             "pip install 'gnomon-rlhf[control]'"
         ) from error
-    except TypeError as error:
+    except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"environment {name!r}: options: {error}") from error
     for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
@@ -64,6 +64,23 @@ def make_env(name: str, options: Mapping[str, Any], render: bool = False) -> gym
             f"environment {name!r} has no limit of steps: give options: {{max_episode_steps: N}}"
         )
     return env
+
+
+def try_out(env: gym.Env[Any, Any]) -> None:
+    """Play one step of an environment: an option of a wrong kind is only found there.
+
+    Raises:
+        ConfigError: it cannot be played.
+    """
+    try:
+        env.reset(seed=0)
+        env.step(np.zeros(env.action_space.shape or (), np.float32))
+    except Exception as error:  # whatever its code raises
+        name = env.spec.id if env.spec is not None else "?"
+        raise ConfigError(
+            f"environment {name!r} cannot be played ({type(error).__name__}: {error}): "
+            "look at its options"
+        ) from error
 
 
 def episode_steps(env: gym.Env[Any, Any]) -> int:

@@ -14,15 +14,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3 import SAC, TD3
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import NormalActionNoise
-from stable_baselines3.common.utils import set_random_seed
 from torch import Tensor
 
 from gnomon.algorithms.control_settings import ControlSettings
 from gnomon.control.episodes import Experience, Floats, Recorded
+from gnomon.errors import ConfigError
 from gnomon.runs.checkpoint import names_by_parameter, optimizer_state, restore_optimizer
+
+try:
+    from stable_baselines3 import SAC, TD3
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.noise import NormalActionNoise
+    from stable_baselines3.common.utils import set_random_seed
+except ImportError as missing:
+    raise ConfigError(
+        f"a control stage needs a package that is not installed ({missing}): "
+        "pip install 'gnomon-rlhf[control]'"
+    ) from missing
 
 Watch = Callable[[int, int], None]
 _TOGETHER = 10

@@ -34,7 +34,7 @@ def schedule(comparisons: int, rounds: int, first: float) -> list[int]:
     let it fall likewise)."""
     if rounds == 1:
         return [comparisons]
-    opening = max(1, round(comparisons * first))
+    opening = max(1, round(comparisons * first))  # the first fit needs something
     rates = np.array([1 / (1 + 2 * t / rounds) for t in range(1, rounds)])
     ends = np.rint(np.cumsum(rates) / rates.sum() * (comparisons - opening)).astype(int)
     return [opening, *(int(n) for n in np.diff(ends, prepend=0))]
@@ -169,7 +169,11 @@ class Desk:
         return out
 
     def _request(self, missing: int, of: int, round: int) -> str:
-        where = self.where.rpartition("@")[2] if "://" in self.where else self.where
+        where = self.where
+        if "://" in where:
+            from sqlalchemy.engine import make_url  # it is there: the store was opened
+
+            where = make_url(where).render_as_string(hide_password=True)
         beside = videos_beside(self.where)
         folder = "" if beside is not None else " --to FOLDER"
         return (

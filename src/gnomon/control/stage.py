@@ -6,6 +6,7 @@ are fitted, the policy plays and learns for some episodes. Before every round al
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -26,6 +27,7 @@ from gnomon.control.episodes import (
     episode_steps,
     make_env,
     play,
+    try_out,
 )
 from gnomon.control.queries import Desk, choose, schedule
 from gnomon.control.reward_nets import Comparisons, Learned, RewardNets, fit
@@ -89,7 +91,9 @@ class Control(Stage):
             raise ConfigError(f"a control stage reads no language model: write model: {NO_MODEL}")
         if self.recipe.sinks or self.recipe.callbacks:
             raise ConfigError("a control stage tells no sinks and callbacks: remove them")
+        importlib.import_module("gnomon.control.learner")  # or it says which package is missing
         env = make_env(s.environment, s.options)
+        try_out(env)
         env.close()
         if s.reward == "comparisons" and s.clip_steps > episode_steps(env):
             raise ConfigError(
@@ -111,8 +115,11 @@ class Control(Stage):
         other = earlier[name].settings
         if other.get("reward") != "truth":
             raise ConfigError(f"against {name!r}: it is not trained on the true reward")
-        if other.get("environment") != self.settings.environment:
-            raise ConfigError(f"against {name!r}: it is trained on another environment")
+        own = (self.settings.environment, self.settings.options)
+        if (other.get("environment"), other.get("options", {})) != own:
+            raise ConfigError(
+                f"against {name!r}: it is trained on another environment, or other options"
+            )
 
     def perform(self, info: StageInfo, resume: bool) -> None:
         """Nothing is loaded."""

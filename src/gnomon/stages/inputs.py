@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from gnomon.data.shards import find_files, is_glob
 from gnomon.errors import ConfigError, DataError, ModelError
@@ -39,6 +39,7 @@ class Reader(Protocol):
     run: RunFolder
     base: Path
     settings: Any
+    reads_model: ClassVar[bool]
 
     def start_model(self) -> str: ...
     def needs(self) -> tuple[RoleNeed, ...]: ...
@@ -49,7 +50,7 @@ def stage_inputs(stage: Reader) -> Inputs:
     generated, or lies in the run is in no place."""
     found: Inputs = {}
     stages = (stage.run.path / "stages").absolute()
-    for name, place in _models(stage):
+    for name, place in _models(stage) if stage.reads_model else ():
         if not Path(place).absolute().is_relative_to(stages):
             found[name] = _model_files(place)
     for source in stage_data(stage.spec):
