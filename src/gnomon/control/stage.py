@@ -46,7 +46,7 @@ NO_MODEL = "none"
 _UNUSED = ("data", "eval_data", "pretraining", "normalise_on", "reward", "observe", "lora")
 _ALSO = ("environment", "holdout", "from_", "probes")
 _EVALUATED_FROM = 1_000_003
-"""The seeds of evaluated episodes begin here, beyond any that is trained on."""
+"""The seeds of evaluated episodes begin here, the same for every stage of a recipe."""
 
 
 class Control(Stage):
