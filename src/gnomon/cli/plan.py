@@ -100,6 +100,10 @@ def plan(
         raise ConfigError("--price is of the hardware: name it, as in --hardware 8xH100")
     if price is not None and not price < math.inf:
         raise ConfigError(f"--price {price:g}: give euros an hour for one GPU, as in --price 2")
+    if calibrate and hardware is not None and hardware.lower() not in ("here", "cpu"):
+        raise ConfigError(
+            f"--calibrate measures this machine, and --hardware is {hardware}: leave one of them out"
+        )
     on: Hardware | None = None
     if calibrate or (hardware or "").lower() in ("here", "cpu"):
         from gnomon.plan.calibrate import calibration, hardware_of

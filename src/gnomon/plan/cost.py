@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from scipy.special import ndtri  # type: ignore[import-untyped]
 
 from gnomon.plan.hardware import Hardware
-from gnomon.plan.job import PG, REFERENCED, Job
+from gnomon.plan.job import CACHED, PG, REFERENCED, Job
 from gnomon.plan.shapes import Shape
 from gnomon.report.compute import forward_pass, full_pass
 
@@ -147,7 +147,7 @@ def work(job: Job) -> dict[str, Work]:
         found["decoding"] = _decoded(job)
     if job.reward is not None:
         found["reward"] = _forward(job, job.reward, tokens, head=False)
-    if job.method in REFERENCED:
+    if job.method in REFERENCED and (job.references != 0 or job.method in CACHED):
         found["reference"] = _forward(job, model, tokens)
     if job.method == "ppo" or (job.method in PG and job.epochs * job.minibatches > 1):
         found["old log-probs"] = _forward(job, model, tokens)

@@ -135,7 +135,8 @@ def _otherwise(plan: Plan) -> str:
     other = plan.runner_up
     first = "" if not plan.cut or "runner-up" not in plan.cut else ", with a larger budget"
     where = first or f", where {plan.choice.rule.unless}"
-    return f"Instead: {_stages(other)}{where}: {duration(3600 * other.hours)}, {euros(other.euros)}"
+    money = f", {euros(other.euros)}" if other.hardware.price else ""
+    return f"Instead: {_stages(other)}{where}: {duration(3600 * other.hours)}{money}"
 
 
 def _table(plan: Plan) -> Table:

@@ -107,6 +107,7 @@ def sized(
         rows = written if _made(spec) else rows_of(spec, facts)
         written = rows if spec["algorithm"] in ("collect", "revise") else written
         job = job_of(spec, recipe, way, facts, shape, shards)
+        job = job if on.gpu.queued else replace(job, device="cpu")
         steps = steps_of(spec, rows)
         asked = _labels(spec, rows, steps)
         stage = bill(job, on, steps, labels=asked)
@@ -175,6 +176,7 @@ def job_of(
         recompute=train.get("gradient_checkpointing", False),
         rows=rollout.get("max_rows", way.rows),
         epochs=2 if method == "ppo" else 1,
+        references=0 if spec.get("settings", {}).get("beta") == 0 else None,
         shards=shards,
     )
 
@@ -273,7 +275,7 @@ def _too_large(
 
     def peak(model: Shape, shards: int) -> float:
         stages = sized(recipe, way, facts, model, on, shards)
-        return max(stage.memory.peak for stage in stages)
+        return max(_least(stage.job) for stage in stages)
 
     whole = peak(shape, 1)
     alone = [name for name, bytes_ in room.items() if bytes_ >= whole]
