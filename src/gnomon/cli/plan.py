@@ -102,7 +102,8 @@ def plan(
         raise ConfigError(f"--price {price:g}: give euros an hour for one GPU, as in --price 2")
     if calibrate and hardware is not None and hardware.lower() not in ("here", "cpu"):
         raise ConfigError(
-            f"--calibrate measures this machine, and --hardware is {hardware}: leave one of them out"
+            f"--calibrate measures this machine, and --hardware is {hardware}: leave one "
+            "of them out"
         )
     on: Hardware | None = None
     if calibrate or (hardware or "").lower() in ("here", "cpu"):

@@ -286,7 +286,8 @@ def _affordable(plan: Plan, budget: float, shape: Shape) -> Plan:
     """
     if not plan.fit.hardware.price and not plan.fit.euros:
         raise ConfigError(
-            f"--budget: nobody knows what an hour of {plan.fit.hardware} costs: give --price, or name other hardware"
+            f"--budget: nobody knows what an hour of {plan.fit.hardware} costs: "
+            "give --price, or name other hardware"
         )
     cut = within(plan.fit, budget, plan.facts, shape)
     if cut is not None:
