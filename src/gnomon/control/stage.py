@@ -67,7 +67,7 @@ class Control(Stage):
         return ()
 
     def metrics(self) -> tuple[str, ...]:
-        own = ("reward", "gold", "episodes", "updates", "seconds")
+        own: tuple[str, ...] = ("reward", "gold", "episodes", "updates", "seconds")
         own += ("share", "random_play", "no_action")
         asked = ("comparisons", "loss", "held_out_loss", "accuracy", "disagreement", "correlation")
         return own + (asked if self.settings.reward == "comparisons" else ())
