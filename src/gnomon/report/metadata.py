@@ -16,6 +16,8 @@ from gnomon.report.facts import Facts
 from gnomon.report.markdown import plain
 from gnomon.runs.evals import EvalResult
 
+CONTROL = "control"
+"""The method whose policy is no language model."""
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 HELD_OUT = "held-out comparisons of the run"
 
@@ -25,12 +27,14 @@ def front_matter(facts: Facts) -> str:
     stated = facts.stated
     results = list(_results(facts))
     reward, licence = facts.is_reward, _licence(facts)
+    plays = CONTROL in _methods(facts)
+    task = "text-classification" if reward else "text-generation"
     data = ModelCardData(
         base_model=stated.base_model or None,
         datasets=_datasets(facts) or None,
         language=[plain(code) for code in stated.languages] or None,
-        library_name="transformers",
-        pipeline_tag="text-classification" if reward else "text-generation",
+        library_name="stable-baselines3" if plays else "transformers",
+        pipeline_tag="reinforcement-learning" if plays else task,
         tags=_tags(facts),
         eval_results=results or None,
         model_name=plain(facts.name) if results else None,
@@ -57,8 +61,12 @@ def _datasets(facts: Facts) -> list[str]:
 
 def _tags(facts: Facts) -> list[str]:
     own = "reward-model" if facts.is_reward else "rlhf"
-    methods = [s.info.algorithm for s in facts.stages if s.name in facts.chain]
-    return list(dict.fromkeys(["gnomon", own, *map(plain, filter(None, methods))]))
+    return list(dict.fromkeys(["gnomon", own, *map(plain, filter(None, _methods(facts)))]))
+
+
+def _methods(facts: Facts) -> list[str]:
+    """Of the stages that made the model."""
+    return [s.info.algorithm for s in facts.stages if s.name in facts.chain]
 
 
 def _results(facts: Facts) -> Iterator[HubResult]:
