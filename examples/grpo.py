@@ -1,6 +1,6 @@
 """GRPO from gnomon's parts: a whole training loop on a verifier, to read and to change.
 
-    python examples/grpo.py                       # the built-in world, about a minute on two cores
+    python examples/grpo.py                       # the built-in world, about a minute of one core
     python examples/grpo.py --seed 1 --steps 40 --lr 2e-4
 
 Four verbs, one after the other, again and again:
