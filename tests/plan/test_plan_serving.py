@@ -61,8 +61,11 @@ def test_what_does_not_fit_is_said() -> None:
 
 
 def test_the_table_says_what_is_too_large() -> None:
-    fitting = table(list(rows().values()), LOAD)
+    fitting = table(list(rows().values()), LOAD, parse_hardware("8xH100"))
     assert fitting.row_count == len(rows())
     assert not any("too large" in str(cell) for cell in fitting.columns[2].cells)
     seventy = serving(shape_of("meta-llama/Llama-3.1-70B"), parse_hardware("L4"), LOAD)
-    assert all("too large" in str(cell) for cell in table(seventy, LOAD).columns[2].cells)
+    assert all(
+        "too large" in str(cell)
+        for cell in table(seventy, LOAD, parse_hardware("L4")).columns[2].cells
+    )

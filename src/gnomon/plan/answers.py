@@ -59,9 +59,14 @@ class Plan:
     @property
     def serving(self) -> list[Serving]:
         """What the finished model takes to serve, engine by engine, on the same hardware."""
-        facts = self.facts
-        load = Load(max(1, facts.prompt_tokens), max(64, facts.response_tokens))
-        return serving(self.fit.stages[-1].job.model, self.fit.hardware, load)
+        return serving(self.fit.stages[-1].job.model, self.fit.hardware, self.load)
+
+    @property
+    def load(self) -> Load:
+        """What it is served with: prompts and answers as the data's, else answers as it samples."""
+        job = self.fit.stages[-1].job
+        answer = self.facts.response_tokens or round(job.mean_response)
+        return Load(max(1, self.facts.prompt_tokens), max(1, answer))
 
     @property
     def split(self) -> Split | None:

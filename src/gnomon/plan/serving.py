@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich import box
 from rich.table import Table
 
 from gnomon.plan.cost import GRAPHED, Speed, speed_of, touched
@@ -95,11 +96,13 @@ def serving(shape: Shape, hardware: Hardware, load: Load | None = None) -> list[
     return [serve(shape, hardware, engine, name, bits, load) for engine, name, bits in rows]
 
 
-def table(rows: Sequence[Serving], load: Load | None = None) -> Table:
+def table(rows: Sequence[Serving], load: Load, hardware: Hardware) -> Table:
     """The engines side by side."""
-    load = load or Load()
-    title = f"serving: prompts of {load.prompt:,} tokens, answers of {load.answer:,}"
-    made = Table(title=title, title_justify="left")
+    title = f"Serving the finished model on {hardware}: prompts of {load.prompt:,} tokens, answers"
+    made = Table(
+        title=f"{title} of {load.answer:,}", title_justify="left",
+        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
+    )  # fmt: skip
     for i, head in enumerate(
         ("engine", "weights", "memory", "first token", "tokens/s, one", f"{load.together} together")
     ):

@@ -12,6 +12,7 @@ from rich.text import Text
 from gnomon.plan.answers import Plan
 from gnomon.plan.facts import Facts
 from gnomon.plan.probe import ProbeRecord, corrected
+from gnomon.plan.serving import table as serving_table
 from gnomon.plan.sizing import WEIGHTS, Fit, Sized, euros
 from gnomon.report.format import duration
 
@@ -41,7 +42,7 @@ def parts(plan: Plan) -> Iterator[RenderableType]:
         yield Text(f"Layout: {found.layout}, {found.gpu_days:,.1f} GPU-days a thousand steps")
         for reason in found.reasons:
             yield Text(f"  {reason}")
-    yield _serving(plan)
+    yield serving_table(plan.serving, plan.load, plan.fit.hardware)
     for line in dict.fromkeys(line for stage in fit.stages for line in stage.bill.assumptions):
         yield Text(f"assumed: {line}")
     for warning in plan.warnings:
@@ -159,27 +160,6 @@ def _table(plan: Plan) -> Table:
             gigabytes(stage.memory.persistent),
             gigabytes(stage.memory.peak),
             stage.memory.worst,
-        )
-    return table
-
-
-def _serving(plan: Plan) -> Table:
-    table = Table(
-        title=f"Serving the finished model on {plan.fit.hardware}", title_justify="left",
-        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
-    )  # fmt: skip
-    table.add_column("engine", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
-    for column in ("memory", "first token", "tokens/s alone", "of all"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for one in plan.serving:
-        table.add_row(
-            one.engine,
-            one.weights,
-            gigabytes(one.memory) if one.fits else f"{gigabytes(one.memory)}: too much",
-            f"{1000 * one.first_token:,.0f} ms",
-            f"{one.one:,.0f}",
-            f"{one.all:,.0f}",
         )
     return table
 
