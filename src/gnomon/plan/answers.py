@@ -84,7 +84,9 @@ class Plan:
         """What to look at first."""
         found = list(self.choice.warnings)
         for file in self.files:
-            found += [f"{file.path}: {warning}" for warning in file.seen.warnings]
+            which = f"(gnomon data inspect {file.path} lists them)"
+            told = (w.replace("(listed below)", which) for w in file.seen.warnings)
+            found += [f"{file.path}: {warning}" for warning in told]
         kinds = {file.check for file in self.files if file.check is not None}
         if len(kinds) > 1:
             found.append(
