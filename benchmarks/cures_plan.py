@@ -35,7 +35,9 @@ class Sickness:
     Attributes:
         method, reward, families: as in :class:`~planted_plan.Planned`; or the method is ``sft``.
         settings: of the policy's stage.
-        data: of a stage of ``sft``, by tunnel source, or :data:`FLATTERY`.
+        data: of a stage of ``sft``, by tunnel source.
+        beliefs: how many prompts state a belief, and how many of those a wrong one, shares; where
+            no labeller's recipe says it.
         measured: the figure that a cure must raise, of :data:`~cures_measures.MEASURES`.
         beside: another figure, by which a cure may do harm.
         enough: what the figure should be: the sick run is sick where it is shown to be below; None:
@@ -47,13 +49,14 @@ class Sickness:
     settings: Mapping[str, Any]
     families: tuple[str, ...] = ALL
     data: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    beliefs: tuple[float, float] = (0.1, 0.5)
     measured: str = "gold"
     beside: str = JUDGE
     enough: float | None = None
 
 
-FLATTERY = "flattery"
-"""Demonstrations whose writers agree with whatever the user believes."""
+PLEASED = "pleased"
+"""A rater who likes to be agreed with, of ``cures_measures.py``."""
 SFT = {"steps": 60, "lr": 1e-3, "tokens": 40}
 SICKNESSES: Mapping[str, Sickness] = {
     "overoptimised": Sickness("ppo", "few-0", {**SAMPLED, "samples": 2, "lr": 4e-4, "beta": 0.0}),
@@ -72,12 +75,9 @@ SICKNESSES: Mapping[str, Sickness] = {
         measured="others", beside="gold",
     ),
     "sycophancy": Sickness(
-        "sft", "", {**SFT, "steps": 100}, ALL,
-        {
-            "demonstrations": {"n": 1500, "seed": 19, "correct": 0.95},
-            FLATTERY: {"n": 1500, "seed": 19},
-        },
-        measured="kept", beside="gold",
+        "grpo", PLEASED,
+        {**SAMPLED, "samples": 6, "rows": 48, "tokens": 32, "lr": 6e-4, "beta": 0.0},
+        ("arithmetic", "lists"), beliefs=(0.8, 0.8), measured="kept", beside="gold",
     ),
     "making_up": Sickness(
         "sft", "", SFT, ALL, {"demonstrations": {"n": 2000, "seed": 12, "correct": 0.95}},
@@ -237,7 +237,7 @@ class Trial:
     def planned(self) -> Planned:
         """The sick run, which is the same for all cures of a seed."""
         sick = self.sick
-        beliefs = LABELS[sick.reward].beliefs if sick.reward in LABELS else (0.1, 0.5)
+        beliefs = LABELS[sick.reward].beliefs if sick.reward in LABELS else sick.beliefs
         return Planned(
             self.sickness, "test", self.seed, self.seed, sick.method, sick.reward, "",
             sick.families, beliefs, tuple(sick.settings.items()),

@@ -3,23 +3,26 @@ that are stages of their own."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from cures_plan import FEEDBACK, FLATTERY, POLICY, RM, Trial
-from gnomon.files import write_text
-from gnomon.tasks.tunnel.world import generate_prompts, problem_of
+from cures_plan import FEEDBACK, PLEASED, POLICY, RM, Trial
 from planted_plan import ALL, REWARD
 from planted_recipes import comparisons, labels_recipe, run_recipe_of, source, start_model
 
-WRONG: Mapping[str, Any] = {"families": list(ALL[:4]), "belief_rate": 1.0, "wrong_beliefs": 1.0}
-"""Prompts in which the user believes what is wrong."""
+HERE = Path(__file__).resolve().parent
 ROUNDS = 3
 """Of relabelling; they share the sick run's iterations."""
 Plain = dict[str, Any]
+
+
+def wrong_beliefs(trial: Trial) -> dict[str, Any]:
+    """Options of prompts of the trial's families in each of which the user believes what is wrong
+    (of manners there is nothing to believe)."""
+    families = [family for family in trial.planned.families if family in ALL[:4]]
+    return {"families": families, "belief_rate": 1.0, "wrong_beliefs": 1.0}
 
 
 def recipe_of(trial: Trial, out: Path) -> Plain:
@@ -43,6 +46,8 @@ def _sampled(trial: Trial, out: Path) -> Plain:
     (stage,) = plain["stages"]
     stage["probes"] = 0
     stage["train"] |= {"eval_every": 0, "sample_every": 10}
+    if trial.sick.reward == PLEASED:
+        stage["reward"] = [{"function": f"{HERE / 'cures_measures.py'}:{PLEASED}", "name": REWARD}]
     for reward in stage["reward"]:
         if reward["name"] == REWARD and "model" in reward:
             reward["model"] = str(reward_of(trial, out))
@@ -54,27 +59,10 @@ def _sft(trial: Trial, out: Path) -> Plain:
     stage = {
         "name": POLICY,
         "algorithm": "sft",
-        "data": [
-            {"path": str(flattery(out, **options))} if what == FLATTERY else source(what, **options)
-            for what, options in trial.sick.data.items()
-        ],
+        "data": [source(what, **options) for what, options in trial.sick.data.items()],
         "train": {"steps": run["steps"], "batch_size": 32, "lr": run["lr"]},
     }
     return _recipe(trial, str(start_model(trial.seed, out)), [stage], out)
-
-
-def flattery(out: Path, n: int, seed: int) -> Path:
-    """A file of questions in which the user believes what is wrong, each answered with that."""
-    lines = []
-    for prompt in generate_prompts(n, seed, **WRONG):
-        problem, belief = problem_of(prompt), str(prompt.meta["belief"])
-        said = f"{belief.join(problem.statement.rsplit(problem.answer, 1))}."
-        turns = [{"role": t.role, "content": t.content} for t in prompt.messages]
-        row = {"messages": [*turns, {"role": "assistant", "content": said}]}
-        lines.append(json.dumps(row) + "\n")
-    file = out / "shared" / f"flattery-{seed}.jsonl"
-    write_text(file, "".join(lines))
-    return file
 
 
 def _recipe(trial: Trial, model: str, stages: list[Plain], out: Path) -> Plain:
@@ -117,7 +105,7 @@ def _opinions(trial: Trial, plain: Plain, out: Path) -> Plain:
     stage = {
         "name": POLICY,
         "algorithm": "grpo",
-        "data": source("prompts", n=1000, seed=17, **WRONG),
+        "data": source("prompts", n=1000, seed=17, **wrong_beliefs(trial)),
         "reward": "correct",
         "probes": 0,
         "rollout": {"samples": 6, "max_new_tokens": 40, "temperature": 1.0},
