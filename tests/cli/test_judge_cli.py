@@ -109,10 +109,11 @@ def test_two_judges_in_one_file_leave_each_item_once_with_both_labels(
     single = "".join(json.dumps({**row, "labels": [json.loads(line)["labels"][i]]}) + "\n"
                      for line in text.splitlines() for row in [json.loads(line)]
                      for i in (0, 1, 0))  # fmt: skip
-    (tmp_path / "cat.jsonl").write_text(single)
+    (tmp_path / "cat.jsonl").write_text("# by two judges\n\n" + single + '{"half')
     with LabelFile(tmp_path / "cat.jsonl"):
         pass
     assert [own for _, own in read_file(tmp_path / "cat.jsonl")] == [own for _, own in rows]
+    assert (tmp_path / "cat.jsonl").read_text().endswith("}\n# by two judges\n\n")
 
 
 def test_explain_shows_what_was_asked_and_answered(gnomon: Run, tmp_path: Path) -> None:

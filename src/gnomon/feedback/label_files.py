@@ -44,12 +44,17 @@ class LabelFile:
             append_line(self.path, as_line(row))
 
     def join(self) -> None:
-        """Write the file again where an item has several rows: then it has one, with all labels."""
+        """Write the file again where an item has several rows: then it has one, with all labels.
+        Lines that are no rows come after them, as they are."""
         with self._lock:
-            rows = list(read_lines(self.path))
+            lines = self.path.read_bytes().splitlines(True) if self.path.is_file() else []
+            read = [(line, _row_of(line)) for line in lines]
+            rows = [row for _, row in read if row is not None]
             joined = joined_rows(rows)
             if len(joined) < len(rows):
-                write_bytes(self.path, b"".join(as_line(row) + b"\n" for row in joined))
+                other = [line for line, row in read if row is None and line.endswith(b"\n")]
+                own = [as_line(row) + b"\n" for row in joined]
+                write_bytes(self.path, b"".join([*own, *other]))
 
 
 class StoreSink:
@@ -190,12 +195,18 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         return
     with path.open("rb") as stream:
         for line in stream:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
+            row = _row_of(line)
+            if row is not None:
                 yield row
+
+
+def _row_of(line: bytes) -> dict[str, Any] | None:
+    """The row that a line holds, if it holds one."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def read_file(path: Path) -> Iterator[tuple[dict[str, Any], list[Label]]]:
