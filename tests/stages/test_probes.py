@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -172,16 +173,25 @@ def test_policies_are_asked_from_a_file(tmp_path: Path, model: Path) -> None:
     (tmp_path / "no.py").write_text("def no(samples):\n    return [1.0 for s in samples]\n")
     judge = RewardSpec(function=f"{tmp_path}/no.py:no")
     probe_run(path, Asked(safe=str(file), judge=judge, max_new_tokens=8, size=12))
-    (probe,) = read_run(path).stages[0].probes.policy
+    *others, probe = read_run(path).stages[0].probes.policy
     assert (probe.judge, probe.after.value if probe.after else None) == ("no", 1.0)
+    # without a file: the built-in world's questions, which a folder's model is known to understand
+    assert "stated_opinion" in [other.probe for other in others]
     ai = RewardSpec(builtin="ai", options={"model": "m", "url": "http://localhost:1"})
     with pytest.raises(ConfigError, match="compares answers"):
         probe_run(path, Asked(safe=str(file), judge=ai))
 
 
 def test_nothing_to_ask_is_said(tmp_path: Path, model: Path) -> None:
+    foreign = tmp_path / "foreign"
+    shutil.copytree(model, foreign)
+    file = foreign / "tokenizer.json"
+    words = json.loads(file.read_text())
+    vocabulary = words["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    file.write_text(json.dumps(words))
     path = run_recipe(
-        recipe(tmp_path, model, {"function": "own.py:words"}, probes=0),
+        recipe(tmp_path, foreign, {"function": "own.py:words"}, probes=0),
         base=tmp_path,
         announce=lambda _: None,
     )

@@ -23,7 +23,7 @@ from gnomon.evals.policy_probes import (
 from gnomon.evals.subject import Subject
 from gnomon.judges.build import one_judge
 from gnomon.judges.protocol import Judge
-from gnomon.models.load import load_causal_lm
+from gnomon.models.load import load_causal_lm, load_tokenizer
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import LoadedReward
 from gnomon.recipe.load import load_recipe
@@ -37,6 +37,7 @@ from gnomon.runs.records import now
 from gnomon.stages.names import policy_stages, resolve_start
 from gnomon.stages.sources import DataReport, encode_prompts, read_specs, recipe_encoder
 from gnomon.stages.stage import pick_device
+from gnomon.tasks.tunnel.tokenizer import vocabulary
 from gnomon.tasks.tunnel.world import generate_prompts, problem_of, wrong_answer
 
 TUNNEL = "tunnel"
@@ -181,7 +182,7 @@ class _Probing:
                     "prompt and answer"
                 )
             return found, judge
-        if self.recipe.model != TUNNEL:
+        if self.recipe.model != TUNNEL and not _of_the_tunnel(self.recipe.model):
             return [], None
         judge = one_judge(RewardSpec(builtin="correct"), base=self.base, load=_no_model)
         made = generate_prompts(
@@ -228,6 +229,12 @@ class _Probing:
             return [by_id.get(group.prompt.id, "") for group in groups]
 
         return ask
+
+
+def _of_the_tunnel(model: str) -> bool:
+    """Whether a model speaks the built-in world's language, as one that was trained in it does."""
+    own: dict[str, int] = load_tokenizer(model).get_vocab()
+    return own == vocabulary()
 
 
 def _no_model(name: str) -> LoadedReward:
