@@ -75,15 +75,25 @@ def _tunnel(reward: Mapping[str, Any]) -> dict[str, Any]:
 
 
 RUNS = (
-    RealRun("instructions", INSTRUCTIONS, "nothing checks that the task is addressed", SHORT),
+    RealRun(
+        "instructions", INSTRUCTIONS, "nothing checks that the task is addressed", SHORT, "hacked"
+    ),
     RealRun(
         "instructions-kl",
         INSTRUCTIONS,
         "",
         (*SHORT, "grpo.settings.beta=0.1", "grpo.train.lr=1e-4"),
+        "hacked",
     ),
-    RealRun("tunnel-leaky", _tunnel({"builtin": "leaky", "name": "trained"}), "anywhere"),
-    RealRun("tunnel-correct", _tunnel({"builtin": "correct", "name": "trained"}), ""),
+    RealRun(
+        "tunnel-leaky",
+        _tunnel({"builtin": "leaky", "name": "trained"}),
+        "anywhere",
+        found="harmless",
+    ),
+    RealRun(
+        "tunnel-correct", _tunnel({"builtin": "correct", "name": "trained"}), "", found="clean"
+    ),
 )
 
 

@@ -140,6 +140,42 @@ def test_answers_to_no_question(tmp_path: Path) -> None:
     assert {"nothing_specific"} <= found
 
 
+THINGS = [f"{first}{last}" for first in ("kelo", "bivu", "gado", "haru") for last in "abcdefghij"]
+
+
+def about(step: int, words: int, strays: float) -> list[Row]:
+    """A step's answers of some ``words`` to questions about things; a share is about others."""
+    rng, rows = Random(step), rollouts([step], verifier)
+    for i, row in enumerate(rows):
+        thing = THINGS[i % len(THINGS)]
+        said = rng.choice(THINGS) if rng.random() < strays else thing
+        row |= {
+            "prompt_id": thing,
+            "prompt": f"Please describe the {thing} in your own words.",
+            "response": " ".join([f"The {said} is old.", *["It is so."] * words]),
+            "reward": step / 50 + rng.random() / 10,
+        }
+    return rows
+
+
+def off_topic(folder: Path, words: int, strays: float) -> Finding:
+    parts = [(1, 30, 0.0), (20, words, strays / 2), (50, words, strays)]
+    return one(make(folder, [row for part in parts for row in about(*part)]), "off_topic")
+
+
+def test_answers_about_something_else(tmp_path: Path) -> None:
+    strayed = off_topic(tmp_path / "strayed", 30, 0.8)
+    assert strayed.status == "alarm"
+    shown = strayed.exhibits[0]
+    assert shown.prompt.split()[3] not in shown.response
+    shorter = off_topic(tmp_path / "shorter", 2, 0.0)
+    assert shorter.status in ("clear", "unclear")
+    assert shorter.figure is not None
+    assert shorter.figure.value == 0.0
+    sums = one(make(tmp_path / "sums", rollouts(STEPS, verifier)), "off_topic")
+    assert sums.status == "not_looked"
+
+
 def looping(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
     times = 1 + int(rng.random() < step / 40) * 4
     return " ".join([f"It is {right} you see."] * times), times / 5, {}

@@ -30,6 +30,7 @@ DETECTORS: Mapping[str, str] = {
     "several_answers": "gnomon.audit.drift:several_answers",
     "same_answer": "gnomon.audit.drift:same_answer",
     "nothing_specific": "gnomon.audit.drift:nothing_specific",
+    "off_topic": "gnomon.audit.drift:off_topic",
     "repetition": "gnomon.audit.drift:repetition",
     "gibberish": "gnomon.audit.health:gibberish",
     "agreement": "gnomon.audit.drift:agreement",

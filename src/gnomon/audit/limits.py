@@ -74,6 +74,11 @@ LIMITS: Mapping[str, Limit] = {
         0.3,
         "three answers of ten more in which no word is about the question",
     ),
+    "off_topic": Limit(
+        0.15,
+        "one answer of seven more that takes up no word of its question; between sound models of "
+        "very different sizes the share differs by up to 0.1",
+    ),
     "repetition": Limit(0.1, "a tenth more of an answer's word triples are repeats"),
     "gibberish": Limit(
         1.5,
