@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from zoo import logprobs
 
 from gnomon.data.batch import Batch, pack
 from gnomon.models import attention
+from gnomon.models.costs import COSTS
 from gnomon.models.packed import PackedForward, packed_attention, plan_of, register
 from gnomon.records import TokenGroup, TokenResponse
 
@@ -173,17 +175,16 @@ def test_every_group_size(family: str, K: int) -> None:
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3", "gpt2"])
 def test_split_groups(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cheap calls and tokens make every group be cut into prompt and response chunks."""
-    monkeypatch.setattr(attention, "CALL_COST", 0)
-    monkeypatch.setattr(attention, "TOKEN_COST", 0.4)
+    monkeypatch.setitem(COSTS, "cpu", replace(COSTS["cpu"], call=0, token=0.4))
     groups = random_groups(MIXED)
-    assert len(plan_of(pack(groups)).blocks) > 15
+    assert len(plan_of(pack(groups)).masked.blocks) > 15
     compare(make(family), groups)
 
 
 def test_long_groups_are_cut() -> None:
     """The work grows as P^2 + K T (P + m T), far below (P + K T)^2."""
     batch = pack(random_groups([(60, [50] * 16)]))
-    blocks = plan_of(batch).blocks
+    blocks = plan_of(batch).masked.blocks
     work = sum(b.rows * b.query_length * b.key_length for b in blocks)
     assert work < 0.25 * batch.num_tokens**2
     compare(make("llama"), random_groups([(60, [50] * 16)]))

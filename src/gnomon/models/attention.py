@@ -17,18 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gnomon.data.batch import Batch, Segment
-
-# One more kernel call costs about as much as this many query-key pairs.
-CALL_COST = 4096
-# Gathering one query or key costs about as much as this many query-key pairs.
-TOKEN_COST = 32
+from gnomon.models.costs import COSTS, Costs, costs_of
+from gnomon.models.gather import Gather, to_device
 
 
 @dataclass(frozen=True)
@@ -51,51 +47,53 @@ class Unit:
         return self.prompt_len + self.own_len
 
 
-def units(segments: Iterable[Segment]) -> list[Unit]:
-    """The units of all groups, in packed order."""
-    return [unit for segment in segments for unit in _group_units(segment)]
+def units(segments: Iterable[Segment], costs: Costs | None = None) -> list[Unit]:
+    """The units of all groups, in packed order, cut as suits a device (by default a CPU)."""
+    costs = costs or COSTS["cpu"]
+    return [unit for segment in segments for unit in _group_units(segment, costs)]
 
 
 def _whole(begin: int, end: int, causal: bool) -> Unit:
     return Unit(begin, end - begin, begin, 0, begin, end - begin, causal)
 
 
-def _group_units(segment: Segment) -> list[Unit]:
+def _group_units(segment: Segment, costs: Costs) -> list[Unit]:
     (begin, prompt_end), responses = segment.prompt, segment.responses
     L = segment.end - begin
     if len(responses) <= 1:
         return [_whole(begin, segment.end, causal=True)]
     P = prompt_end - begin
-    per_chunk = _chunk_size(P, [b - a for a, b in responses])
+    per_chunk = _chunk_size(P, [b - a for a, b in responses], costs)
     cut = [_whole(begin, prompt_end, causal=True)]
     for i in range(0, len(responses), per_chunk):
         a, b = responses[i][0], responses[min(i + per_chunk, len(responses)) - 1][1]
         cut.append(Unit(a, b - a, begin, P, a, b - a, causal=False))
     # the cut group needs up to two more kernel calls when nothing else in the batch has its shape
-    if sum(_cost(u) for u in cut) + 2 * CALL_COST < L * L + 2 * TOKEN_COST * L:
+    if sum(_cost(u, costs) for u in cut) + 2 * costs.call < L * L + 2 * costs.token * L:
         return cut
     return [_whole(begin, segment.end, causal=False)]
 
 
-def _cost(unit: Unit) -> int:
-    return unit.q_len * unit.k_len + TOKEN_COST * (unit.q_len + unit.k_len)
+def _cost(unit: Unit, costs: Costs) -> float:
+    return unit.q_len * unit.k_len + costs.token * (unit.q_len + unit.k_len)
 
 
-def _chunk_size(P: int, lengths: Sequence[int]) -> int:
-    """Responses per chunk: the m that minimises T*(P + m*T) + TOKEN_COST*P/m for each of them.
+def _chunk_size(P: int, lengths: Sequence[int], costs: Costs) -> int:
+    """Responses per chunk: the m that minimises T*(P + m*T) + token*P/m for each of them.
 
     More per chunk wastes pairs of different responses; fewer copies the prompt's keys more often.
     """
     T = max(1.0, sum(lengths) / len(lengths))
-    return max(1, min(len(lengths), round(math.sqrt(TOKEN_COST * P) / T)))
+    return max(1, min(len(lengths), round(math.sqrt(costs.token * P) / T)))
 
 
-def buckets(work: Sequence[Unit]) -> list[list[Unit]]:
+def buckets(work: Sequence[Unit], costs: Costs | None = None) -> list[list[Unit]]:
     """Group units of similar shape, so that padding costs less than the calls it saves.
 
     Units are taken from the longest down; a bucket closes when padding the next unit would bring
     its waste above the cost of one more call.
     """
+    call = (costs or COSTS["cpu"]).call
     order = sorted(work, key=lambda u: (u.causal, -u.k_len, -u.q_len, u.q))
     out: list[list[Unit]] = []
     max_q = useful = 0
@@ -104,7 +102,7 @@ def buckets(work: Sequence[Unit]) -> list[list[Unit]]:
         if out:
             first, rows = out[-1][0], len(out[-1]) + 1
             waste = rows * max(max_q, unit.q_len) * first.k_len - useful - pairs
-        if not out or unit.causal != first.causal or waste > CALL_COST:
+        if not out or unit.causal != first.causal or waste > call:
             out.append([])
             max_q = useful = 0
         out[-1].append(unit)
@@ -165,9 +163,9 @@ class AttentionPlan:
 
     Args:
         work: units that together have each of the N packed tokens as a query once.
-        branch: [N] 0 for tokens that every query of their unit sees, k > 0 for those that only
-            queries of the same branch see.
-        position: [N] position in the token's own text.
+        branch: [N] on the CPU: 0 for tokens that every query of their unit sees, k > 0 for those
+            that only queries of the same branch see.
+        position: [N] on the CPU: position in the token's own text.
         device: where the plan lives.
 
     Attributes:
@@ -179,18 +177,18 @@ class AttentionPlan:
     def __init__(
         self, work: Sequence[Unit], branch: Tensor, position: Tensor, device: torch.device
     ) -> None:
-        branch, position = branch.cpu(), position.cpu()
-        parts = [_block(members, branch, position, device) for members in buckets(work)]
+        costs = costs_of(device)
+        parts = [_block(members, branch, position, device) for members in buckets(work, costs)]
         self.blocks = [block for block, _, _ in parts]
         N = branch.numel()
-        self.queries = _Gather.plan(torch.cat([q.flatten() for _, q, _ in parts]), N, device)
-        self.keys = _Gather.plan(torch.cat([k.flatten() for _, _, k in parts]), N, device)
+        self.queries = Gather.plan(torch.cat([q.flatten() for _, q, _ in parts]), N, device)
+        self.keys = Gather.plan(torch.cat([k.flatten() for _, _, k in parts]), N, device)
 
     @classmethod
     def of(cls, batch: Batch) -> AttentionPlan:
         """The plan of a packed batch, on its device."""
-        device = batch.input_ids.device
-        return cls(units(batch.segments), batch.branch, batch.position_ids, device)
+        device, segments = batch.input_ids.device, batch.segments
+        return cls(units(segments, costs_of(device)), *_places(segments), device)
 
     def attend(
         self,
@@ -286,6 +284,19 @@ def _softcapped(
     return F.dropout(weights, dropout) @ v
 
 
+def _places(segments: Iterable[Segment]) -> tuple[Tensor, Tensor]:
+    """Branch [N] and position [N] of packed groups on the CPU, without asking the device."""
+    branch: list[Tensor] = []
+    position: list[Tensor] = []
+    for segment in segments:
+        begin, end = segment.prompt
+        for k, (a, b) in enumerate(((begin, end), *segment.responses)):
+            first = end - begin if k else 0
+            branch.append(torch.full((b - a,), k))
+            position.append(torch.arange(first, first + b - a))
+    return torch.cat(branch), torch.cat(position)
+
+
 def _block(
     members: Sequence[Unit], branch: Tensor, position: Tensor, device: torch.device
 ) -> tuple[Block, Tensor, Tensor]:
@@ -318,7 +329,7 @@ def _block(
     tables = [q_branch, q_position, k_branch, k_position]
     if all(bool((t == t[:1]).all()) for t in tables):
         tables = [t[:1] for t in tables]
-    q_branch, q_position, k_branch, k_position = (t.to(device) for t in tables)
+    q_branch, q_position, k_branch, k_position = (to_device(t, device) for t in tables)
     block = Block(
         rows=len(members),
         query_length=q_index.shape[1],
@@ -331,75 +342,3 @@ def _block(
         reach=reach,
     )
     return block, q_index, k_index
-
-
-@dataclass
-class _Gather:
-    """An index from block slots to packed positions, with what its gradient needs.
-
-    Attributes:
-        index: [M] packed position of each slot, or None where slots are the packed positions.
-        first: [N] the slot that holds each packed position (the first, if it has several).
-        again, again_to: slots that hold a position once more, and that position; padding, whose
-            gradient is zero, is among neither.
-    """
-
-    index: Tensor | None
-    first: Tensor | None
-    again: Tensor | None = None
-    again_to: Tensor | None = None
-
-    @classmethod
-    def plan(cls, index: Tensor, N: int, device: torch.device) -> _Gather:
-        M = index.numel()
-        if M == N and bool((index == torch.arange(N)).all()):
-            return cls(None, None)
-        first = torch.full((N,), M, dtype=torch.int64)
-        first.scatter_reduce_(0, index, torch.arange(M), "amin")
-        again = (first[index] != torch.arange(M)).nonzero().flatten()
-        if not again.numel():
-            return cls(index.to(device), first.to(device))
-        return cls(index.to(device), first.to(device), again.to(device), index[again].to(device))
-
-    def spread(self, x: Tensor) -> Tensor:
-        """Packed [N, H, d] to slots [M, H, d]."""
-        if self.index is None:
-            return x.contiguous()
-        return _Spread.apply(x, self)  # type: ignore[no-any-return,no-untyped-call]
-
-    def collect(self, x: Tensor) -> Tensor:
-        """Slots [M, H, d] to packed [N, H, d]: the first slot of each position."""
-        if self.first is None:
-            return x
-        return _Collect.apply(x, self)  # type: ignore[no-any-return,no-untyped-call]
-
-
-class _Spread(torch.autograd.Function):
-    """A gather whose gradient is a gather too (plus a sum where a position is used repeatedly)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gather: _Gather) -> Tensor:
-        ctx.gather = gather
-        return x.index_select(0, gather.index)  # type: ignore[arg-type]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        gather: _Gather = ctx.gather
-        out = grad.index_select(0, gather.first)  # type: ignore[arg-type]
-        if gather.again is not None and gather.again_to is not None:
-            out.index_add_(0, gather.again_to, grad.index_select(0, gather.again))
-        return out, None
-
-
-class _Collect(torch.autograd.Function):
-    """The inverse gather; slots that are not collected get a zero gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gather: _Gather) -> Tensor:
-        ctx.gather, ctx.slots = gather, x.shape[0]
-        return x.index_select(0, gather.first)  # type: ignore[arg-type]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        out = grad.new_zeros(ctx.slots, *grad.shape[1:])
-        return out.index_copy_(0, ctx.gather.first, grad), None

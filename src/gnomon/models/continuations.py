@@ -24,8 +24,10 @@ from torch import Tensor
 
 from gnomon.data.batch import pack
 from gnomon.models.attention import AttentionPlan, Unit
+from gnomon.models.costs import logits_at_once
 from gnomon.models.logprobs import OutputHead
 from gnomon.models.packed import PackedForward
+from gnomon.models.varlen import PassPlan, Row
 from gnomon.records import TokenGroup, TokenResponse
 
 PASS_TOKENS = 4096
@@ -35,8 +37,6 @@ _BRANCH_TOKENS = 256
 branch with the same context, which the prefix then holds."""
 _BRANCH_COST = 8
 """Tokens that one more branch of a shared prefix must save to be worth the copies of its keys."""
-_LOGITS = 2**25
-"""Logits held at once (128 MiB of floats)."""
 
 Ids = tuple[int, ...]
 
@@ -167,7 +167,7 @@ def _targets(
     place, targets = place[order], targets[order]
     logprobs = torch.zeros(len(targets), dtype=torch.float64)
     greedy = torch.zeros(len(targets), dtype=torch.bool)
-    chunk = max(64, _LOGITS // int(head.logits(hidden[:1]).shape[-1]))
+    chunk = max(64, logits_at_once(hidden.device) // int(head.logits(hidden[:1]).shape[-1]))
     for begin in range(0, len(rows), chunk):
         logits = head.logits(hidden[rows[begin : begin + chunk]])
         bounds = place.new_tensor([begin, begin + chunk])
@@ -264,6 +264,7 @@ class _Pass:
         self.position: list[int] = []
         self.branch: list[int] = []
         self.units: list[Unit] = []
+        self.rows: list[Row] = []
         self.items: list[int] = []
         self.of: list[int] = []
         self.source: list[int] = []
@@ -273,6 +274,7 @@ class _Pass:
             if P:
                 self._put(cluster.branches[0].context[:P], 0, 0)
                 self.units.append(Unit(begin, P, begin, 0, begin, P, causal=True))
+                self.rows.append(Row(begin, begin + P))
             for branch in cluster.branches:
                 self._add(branch, begin, P)
 
@@ -284,11 +286,16 @@ class _Pass:
     def _add(self, branch: _Branch, prefix: int, P: int) -> None:
         begin, L = len(self.ids), len(branch.context)
         self._put(branch.context[P:], P, 0)
+        own = (begin, begin + L - P)
+        shared = ((prefix, prefix + P),) if P else ()
+        self.rows.append(Row(*own, shared))
         last = len(self.ids) - 1
         starts = []
         for k, stem in enumerate(branch.stems, start=1):
-            starts.append(len(self.ids))
+            starts.append(start := len(self.ids))
             self._put(stem, L, k)
+            if stem:
+                self.rows.append(Row(start, start + len(stem), (*shared, own)))
         n = len(self.ids) - begin
         causal = not P and sum(map(bool, branch.stems)) <= 1
         self.units.append(Unit(begin, n, prefix, P, begin, n, causal))
@@ -303,7 +310,9 @@ class _Pass:
         """One forward pass: what was asked of it, by the items' places."""
         device = packed.trunk.get_input_embeddings().weight.device
         position, branch = torch.tensor(self.position), torch.tensor(self.branch)
-        plan = AttentionPlan(self.units, branch, position, device)
+        plan = PassPlan(
+            self.rows, lambda: AttentionPlan(self.units, branch, position, device), device
+        )
         ids = torch.tensor(self.ids, device=device)
         hidden = packed.planned(ids, position.to(device), plan)
         source = torch.tensor(self.source, device=device)

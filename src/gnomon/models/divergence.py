@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from gnomon.data.batch import Batch
+from gnomon.models.costs import logits_at_once
 from gnomon.models.logprobs import OutputHead
 from gnomon.models.roles import Role
 
-CHUNK_LOGITS = 2**22
-"""Logits of one model in a chunk: 16 MiB in float32."""
+_PART = 8
+"""A chunk's logits are one part in so many of what a head alone holds at once: autograd keeps as
+many tensors of their shape (16 MiB each on a CPU)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def token_divergence(
     Args:
         divergence: [n] from the log-probabilities [n, V] of student and teacher.
         temperature: both models' logits are divided by it.
-        chunk_tokens: rows projected at once; by default as many as make ``CHUNK_LOGITS`` logits.
+        chunk_tokens: rows projected at once; by default as suits the device (models/costs.py).
 
     Where one vocabulary has more rows (which no token uses), only those of both are compared.
     """
@@ -67,7 +69,7 @@ def token_divergence(
             entropy = -(s.exp() * s).sum(-1)
         return divergence(s, t), *seen, entropy
 
-    size = chunk_tokens or max(1, CHUNK_LOGITS // vocabulary)
+    size = chunk_tokens or max(1, logits_at_once(batch.targets.device) // _PART // vocabulary)
     pieces = zip(*(torch.split(x, size) for x in (*sides, batch.targets)), strict=True)
     parts = [checkpoint(compare, *piece, use_reentrant=False) for piece in pieces]
     return TokenDivergence(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -18,13 +18,11 @@ from transformers import PreTrainedModel
 
 from gnomon.data.batch import Batch
 from gnomon.errors import ModelError
+from gnomon.models.costs import logits_at_once
 from gnomon.models.packed import measuring, plain_model
 
 _CHECKED: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 """Models whose logits were found to be what their OutputHead computes."""
-
-# logits held at once when the caller does not choose: 2^25 floats are 128 MiB
-_CHUNK_LOGITS = 2**25
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def token_logprobs(
         temperature: logits are divided by it; use the sampler's to compare with its log-probs.
         entropy: compute entropies as well.
         entropy_grad: whether they have a gradient; one that is only logged saves the memory.
-        chunk_tokens: rows projected at once; by default as many as make 128 MiB of logits.
+        chunk_tokens: rows projected at once; by default as suits the device (models/costs.py).
 
     Returns:
         values in float32 (float64 for float64 hidden states) with gradients to ``hidden`` and to
@@ -137,7 +135,7 @@ def _linear_head(
         dtype = torch.get_autocast_dtype(kind)
         rows, weight = rows.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-    chunk = chunk_tokens or _default_chunk(weight.shape[0])
+    chunk = chunk_tokens or _default_chunk(weight.shape[0], rows.device)
     with torch.autocast(kind, enabled=False):
         values, entropies = _LinearLogprobs.apply(  # type: ignore[no-untyped-call]
             rows,
@@ -171,7 +169,7 @@ def _any_head(
             plogp = -(logp.exp() * logp).sum(-1) if entropy else logp.new_zeros(len(t))
         return logp.gather(1, t[:, None])[:, 0], plogp
 
-    chunk = chunk_tokens or _default_chunk(_vocabulary(head.module, rows))
+    chunk = chunk_tokens or _default_chunk(_vocabulary(head.module, rows), rows.device)
     parts = [
         checkpoint(chunk_values, h, t, use_reentrant=False)
         for h, t in zip(torch.split(rows, chunk), torch.split(targets, chunk), strict=True)
@@ -204,8 +202,8 @@ def _vocabulary(module: nn.Module, rows: Tensor) -> int:
         return int(module(rows[:1]).shape[-1])
 
 
-def _default_chunk(vocabulary: int) -> int:
-    return max(64, _CHUNK_LOGITS // vocabulary)
+def _default_chunk(vocabulary: int, device: torch.device) -> int:
+    return max(64, logits_at_once(device) // vocabulary)
 
 
 def _upcast(z: Tensor) -> Tensor:

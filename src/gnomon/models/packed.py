@@ -1,8 +1,9 @@
 """The packed forward: one pass over a batch of groups that computes each prompt once.
 
 An ordinary transformers model runs on all packed tokens as a single row; only its attention is
-replaced (see :mod:`gnomon.models.attention`). Models that cannot run so fall back, with a warning,
-to one padded row per response, behind the same interface.
+replaced: by torch's kernels for rows of many lengths on a GPU (:mod:`gnomon.models.varlen`), by
+masked blocks elsewhere (:mod:`gnomon.models.attention`). Models that cannot run so fall back, with
+a warning, to one padded row per response, behind the same interface.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from gnomon.data.batch import Batch, pack
 from gnomon.errors import ModelError
-from gnomon.models.attention import AttentionPlan
+from gnomon.models.varlen import Attention, Kind, PassPlan
 from gnomon.records import TokenGroup, TokenResponse
 
 PACKED_ATTENTION = "gnomon_packed"
@@ -35,7 +36,7 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    attention_plan: AttentionPlan | None = None,
+    attention_plan: Attention | None = None,
     **unused: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: [1, H, N, d] in, [1, N, H, d] out."""
@@ -85,7 +86,7 @@ def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None
             config._attn_implementation = before[key]
 
 
-_PLANS: weakref.WeakKeyDictionary[Batch, AttentionPlan] = weakref.WeakKeyDictionary()
+_PLANS: weakref.WeakKeyDictionary[Batch, PassPlan] = weakref.WeakKeyDictionary()
 """One plan per batch, shared by every model and epoch that runs it."""
 
 # largest difference, relative to the largest hidden state, that rounding explains
@@ -93,11 +94,11 @@ _PROBE_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-5}
 _PROBE_TOLERANCE_HALF = 4e-2
 
 
-def plan_of(batch: Batch) -> AttentionPlan:
+def plan_of(batch: Batch) -> PassPlan:
     """The batch's attention plan, made on first use and kept as long as the batch."""
     plan = _PLANS.get(batch)
     if plan is None:
-        plan = _PLANS[batch] = AttentionPlan.of(batch)
+        plan = _PLANS[batch] = PassPlan.of(batch)
     return plan
 
 
@@ -110,6 +111,8 @@ class PackedForward:
             are set at each call.
         probe: run two small groups both ways and compare, to find out whether the model can share
             prompts. Without it, a model that declares support for custom attention is trusted.
+        attention: "blocks" (with masks), "varlen" (torch's kernels without them), or "auto": varlen
+            on a GPU that can, else blocks; see :class:`gnomon.models.varlen.Attention`.
 
     Attributes:
         model: the model as given.
@@ -118,11 +121,19 @@ class PackedForward:
         fallback_reason: why not, or None.
 
     Raises:
-        ModelError: a PEFT method that adds virtual tokens to the prompt.
+        ModelError: a PEFT method that adds virtual tokens to the prompt, or "varlen" where that
+            cannot be.
     """
 
-    def __init__(self, model: PreTrainedModel | nn.Module, *, probe: bool = True) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module,
+        *,
+        probe: bool = True,
+        attention: Kind = "auto",
+    ) -> None:
         self.model = model
+        self.attention = attention
         whole = plain_model(model)
         self.trunk: PreTrainedModel = whole.base_model
         self.fallback_reason = self._reason_not_to_share(whole, probe)
@@ -142,7 +153,7 @@ class PackedForward:
         """
         return self._shared(batch) if self.shares_prefix else self._padded(batch)
 
-    def planned(self, input_ids: Tensor, position_ids: Tensor, plan: AttentionPlan) -> Tensor:
+    def planned(self, input_ids: Tensor, position_ids: Tensor, plan: PassPlan) -> Tensor:
         """Final hidden states [N, H] of packed tokens that attend to each other as ``plan`` says.
 
         Only for models that share prefixes (:attr:`shares_prefix`).
@@ -152,7 +163,7 @@ class PackedForward:
                 input_ids=input_ids[None],
                 position_ids=position_ids[None],
                 use_cache=False,
-                attention_plan=plan,
+                attention_plan=Attention(plan, self.attention),
             )
         return out[0][0]  # type: ignore[no-any-return]
 
@@ -222,6 +233,10 @@ class PackedForward:
             try:
                 found = self._shared(batch)
             except Exception as error:  # whatever a foreign model raises means it cannot
+                if self.attention == "varlen":
+                    raise ModelError(
+                        f"attention='varlen' cannot run {type(self.trunk).__name__} here: {error}"
+                    ) from error
                 return f"its packed forward fails ({type(error).__name__}: {error})"
         gap = (found.double() - expected).abs().max() / expected.abs().max()
         tolerance = _PROBE_TOLERANCE.get(found.dtype, _PROBE_TOLERANCE_HALF)

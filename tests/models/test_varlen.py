@@ -1,0 +1,193 @@
+"""Attention by varlen kernels (here: reference ones for the CPU) against the masked blocks."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import varlen_cpu
+from test_packed import FAMILIES, MIXED, gradients, make, random_groups
+from torch import Tensor, nn
+from zoo import logprobs
+from zoo import model as zoo_model
+
+from gnomon.data.batch import pack
+from gnomon.errors import ModelError
+from gnomon.models import varlen
+from gnomon.models.continuations import Continuation, Scored, score
+from gnomon.models.packed import PackedForward, plan_of
+from gnomon.models.varlen import Attention, PassPlan
+
+SOFTCAPPED = "gemma2"
+PLAIN = [f for f in FAMILIES if f != SOFTCAPPED]
+
+
+@pytest.fixture(autouse=True)
+def calls() -> list[tuple[int, ...]]:
+    varlen_cpu.CALLS.clear()
+    return varlen_cpu.CALLS
+
+
+def results(model: nn.Module, kind: varlen.Kind) -> tuple[Tensor, dict[str, Tensor]]:
+    """Log-probs of a batch and the gradients of a weighted sum of them."""
+    packed, batch = PackedForward(model, attention=kind), pack(random_groups(MIXED))
+    assert packed.shares_prefix, packed.fallback_reason
+    found = logprobs(packed, batch).logprobs
+    weights = torch.linspace(-1, 2, len(found)).to(found) / len(found)
+    return found.detach(), gradients(model, (found * weights).sum())
+
+
+def gap(model: nn.Module) -> float:
+    """The largest distance between both ways, relative to the blocks' largest value."""
+    (found, grads), (wanted, wanted_grads) = results(model, "varlen"), results(model, "blocks")
+    assert grads.keys() == wanted_grads.keys()
+    pairs = [(found, wanted), *((grads[n], g) for n, g in wanted_grads.items() if g.any())]
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_is_the_masked_blocks(family: str, calls: list[tuple[int, ...]]) -> None:
+    model = make(family)
+    assert gap(model) < 1e-5
+    batch = pack(random_groups(MIXED))
+    copied = sum(len(ts) * p for p, ts in MIXED if len(ts) > 1)
+    heads = (4, getattr(model.config, "num_key_value_heads", 4))
+    keys = batch.num_tokens + copied  # each prompt's once for itself and once for each response
+    assert calls[-2:] == [(batch.num_tokens, keys, *heads)] * 2  # one call a layer
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_a_causal_rule_from_the_wrong_corner_is_noticed(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(family)
+    monkeypatch.setattr(varlen_cpu, "CORNER", "top left")
+    with pytest.warns(UserWarning, match="packed and separate results differ"):
+        assert not PackedForward(model, attention="varlen").shares_prefix
+    monkeypatch.setattr(PackedForward, "_probe", lambda self: None)
+    assert gap(model) > 1e-2
+
+
+def test_a_window_that_is_one_too_wide_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, attend = make("mistral"), varlen.VarlenPlan.attend
+
+    def wider(self: varlen.VarlenPlan, *args: Tensor, window: int, **kwargs: object) -> Tensor:
+        return attend(self, *args, window=window + 1, **kwargs)
+
+    monkeypatch.setattr(varlen.VarlenPlan, "attend", wider)
+    monkeypatch.setattr(PackedForward, "_probe", lambda self: None)
+    assert gap(model) > 1e-2
+
+
+def test_a_lost_copy_of_a_prompts_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = varlen.Gather.spread
+
+    def once(self: varlen.Gather, x: Tensor) -> Tensor:
+        self.order = self.again = self.again_to = None
+        return spread(self, x)
+
+    monkeypatch.setattr(varlen.Gather, "spread", once)
+    model = make("llama")
+    found = results(model, "varlen")[1]
+    monkeypatch.undo()
+    wanted = results(model, "blocks")[1]
+    name = "model.layers.0.self_attn.k_proj.weight"
+    assert (found[name] - wanted[name]).norm() > 1e-2 * wanted[name].norm()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_layers_that_are_recomputed(checkpointing: bool) -> None:
+    model = make("qwen3").train()
+    wanted = results(model, "blocks")[1]
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    found = results(model, "varlen")[1]
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_continuations_of_shared_contexts(calls: list[tuple[int, ...]]) -> None:
+    draw = torch.Generator().manual_seed(2)
+
+    def ids(n: int) -> list[int]:
+        return torch.randint(3, 61, (n,), generator=draw).tolist()
+
+    shots = ids(20)
+    asked = [[*shots, *ids(n)] for n in (4, 9, 2)] + [ids(7)]
+    items = [Continuation(q, ids(k)) for q in asked for k in (1, 5, 3)]
+    both = []
+    for kind in ("varlen", "blocks"):
+        found: dict[int, Scored] = {}
+        for part in score(PackedForward(zoo_model().double(), attention=kind), items):
+            found |= part
+        both.append([found[i].logprob for i in range(len(items))])
+    assert both[0] == pytest.approx(both[1], abs=1e-9)
+    assert len(calls) == 2 * 2  # layers, and the probe before
+
+
+def test_what_kernels_do_not_know_is_refused_or_left_to_the_blocks() -> None:
+    with pytest.raises(ModelError, match="softcap; use 'auto'"):
+        PackedForward(make(SOFTCAPPED), attention="varlen")
+    dropping = make("llama", attention_dropout=0.5)
+    packed, batch = PackedForward(dropping, attention="varlen"), pack(random_groups(MIXED))
+    dropping.train()
+    with pytest.raises(ModelError, match="dropout; use 'auto'"):
+        packed.hidden(batch)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "heads", "width", "why"),
+    [
+        (torch.float32, 2, 64, "float32"),
+        (torch.bfloat16, 2, 20, "20 and 20 wide"),
+        (torch.bfloat16, 2, 264, "264"),
+        (torch.bfloat16, 3, 64, "no multiple"),
+        (torch.bfloat16, 2, 64, "FlashAttention"),  # whatever else suits: this torch has no CUDA
+    ],
+)
+def test_tensors_that_kernels_do_not_take(
+    dtype: torch.dtype, heads: int, width: int, why: str
+) -> None:
+    if torch.cuda.is_available() and why == "FlashAttention":
+        pytest.skip("this torch has the kernels")
+    query, key = (torch.empty(n, 6, width, dtype=dtype, device="meta") for n in (4, heads))
+    assert why in str(varlen.refused(query, key, key))
+
+
+def test_kernels_are_tried_out_once_and_then_trusted(
+    monkeypatch: pytest.MonkeyPatch, calls: list[tuple[int, ...]]
+) -> None:
+    """The trial by itself, with the reference kernels in the place of a GPU's."""
+    trial = varlen._disagreement.__wrapped__
+    cpu = torch.device("cpu")
+    for windowed in (False, True):
+        assert trial(cpu, torch.float32, 4, 2, 16, windowed) is None
+    assert len(calls) == 2
+    monkeypatch.setattr(varlen_cpu, "CORNER", "top left")
+    assert "differ from the blocks" in str(trial(cpu, torch.float32, 4, 2, 16, False))
+
+
+def test_auto_says_once_why_it_takes_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU would be asked, asked of the CPU."""
+    plan, draw = plan_of(pack(random_groups(MIXED))), torch.Generator().manual_seed(1)
+    N = len(plan.masked.queries.first) if plan.masked.queries.first is not None else 0
+    q, k = (torch.randn(n, N, 8, generator=draw) for n in (4, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wanted = Attention(plan, "auto").attend(q, k, k)  # silent: a CPU is meant to
+    monkeypatch.setattr(Attention, "_is_gpu", staticmethod(lambda device: True))
+    varlen._say.cache_clear()
+    with pytest.warns(UserWarning, match="runs in float32") as said:
+        for _ in range(2):
+            assert torch.equal(Attention(plan, "auto").attend(q, k, k), wanted)
+    assert len(said) == 1
+
+
+def test_a_gpus_plan_asks_the_device_for_nothing() -> None:
+    """Both plans are laid out from the ranges that the host knows."""
+    batch = pack(random_groups(MIXED))
+    meta = batch.to("meta")  # holds no numbers: reading one raises
+    blocks = PassPlan.of(meta).masked.blocks
+    assert [b.rows for b in blocks] == [b.rows for b in plan_of(batch).masked.blocks]
+    assert PassPlan.of(meta).varlen.max_k == max(p + max(ts) for p, ts in MIXED)
