@@ -8,6 +8,8 @@ further back than ``left``.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn.attention import varlen
@@ -19,8 +21,7 @@ CORNER = "bottom right"
 
 
 def _rows(starts_q: Tensor, starts_k: Tensor) -> list[tuple[slice, slice]]:
-    q, k = starts_q.tolist(), starts_k.tolist()
-    pairs = zip(zip(q[:-1], q[1:], strict=True), zip(k[:-1], k[1:], strict=True), strict=True)
+    pairs = zip(pairwise(starts_q.tolist()), pairwise(starts_k.tolist()), strict=True)
     return [(slice(*a), slice(*b)) for a, b in pairs]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,10 +20,12 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from gnomon.data.batch import Batch, pack
 from gnomon.errors import ModelError
+from gnomon.models.compiled import CompiledLayers
 from gnomon.models.varlen import Attention, Kind, PassPlan
 from gnomon.records import TokenGroup, TokenResponse
 
 PACKED_ATTENTION = "gnomon_packed"
+_COMPILED = "gnomon_packed_within_compiled_layers"
 
 
 def packed_attention(
@@ -111,6 +113,7 @@ class PackedForward:
             are set at each call.
         probe: run two small groups both ways and compare, to find out whether the model can share
             prompts. Without it, a model that declares support for custom attention is trusted.
+        compiled: run the trunk's layers compiled.
         attention: "blocks" (with masks), "varlen" (torch's kernels without them), or "auto": varlen
             on a GPU that can, else blocks; see :class:`gnomon.models.varlen.Attention`.
 
@@ -131,13 +134,18 @@ class PackedForward:
         *,
         probe: bool = True,
         attention: Kind = "auto",
+        compiled: bool = False,
     ) -> None:
         self.model = model
         self.attention = attention
+        self._compiled: CompiledLayers | None = None
         whole = plain_model(model)
         self.trunk: PreTrainedModel = whole.base_model
         self.fallback_reason = self._reason_not_to_share(whole, probe)
         self.shares_prefix = self.fallback_reason is None
+        if compiled and self.shares_prefix:
+            register(_COMPILED, torch.compiler.disable(packed_attention))
+            self._compiled = CompiledLayers(self.trunk)
         if self.fallback_reason is not None:
             warnings.warn(
                 f"{type(whole).__name__} cannot share prompts among responses: "
@@ -158,7 +166,8 @@ class PackedForward:
 
         Only for models that share prefixes (:attr:`shares_prefix`).
         """
-        with self._packed_attention():
+        layers = self._compiled.enabled() if self._compiled else nullcontext()
+        with self._packed_attention(), layers:
             out = self.trunk(
                 input_ids=input_ids[None],
                 position_ids=position_ids[None],
@@ -166,6 +175,10 @@ class PackedForward:
                 attention_plan=Attention(plan, self.attention),
             )
         return out[0][0]  # type: ignore[no-any-return]
+
+    @property
+    def _implementation(self) -> str:
+        return _COMPILED if self._compiled else PACKED_ATTENTION
 
     def _shared(self, batch: Batch) -> Tensor:
         return self.planned(batch.input_ids, batch.position_ids, plan_of(batch))
@@ -204,7 +217,7 @@ class PackedForward:
                     if function is not None:
                         wrapped.append((module, name, function))
                         setattr(module, name, self._recomputing(function))
-            with attention_implementation(self.trunk, PACKED_ATTENTION):
+            with attention_implementation(self.trunk, self._implementation):
                 yield
         finally:
             for module, name, function in wrapped:
@@ -213,7 +226,7 @@ class PackedForward:
     def _recomputing(self, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
         def run(layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             def packed_layer(*inner: Any, **named: Any) -> Any:
-                with attention_implementation(self.trunk, PACKED_ATTENTION):
+                with attention_implementation(self.trunk, self._implementation):
                     return layer(*inner, **named)
 
             return checkpoint(packed_layer, *args, **kwargs)

@@ -45,6 +45,7 @@ class Trunk:
         source: where the weights came from, for people to read.
         gradient_checkpointing: recompute each layer in the backward pass instead of keeping its
             activations, whenever gradients are wanted (with dropout or without).
+        compile: run packed passes through compiled layers (:mod:`gnomon.models.compiled`).
     """
 
     def __init__(
@@ -55,19 +56,23 @@ class Trunk:
         fingerprint: str = "",
         source: str = "",
         gradient_checkpointing: bool = False,
+        compile: bool = False,
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.fingerprint = fingerprint
         self.source = source
         self.gradient_checkpointing = gradient_checkpointing
+        self.compile = compile
         self._layers: list[LoraLayer] = []
         self._adapter: str | None = None
         self._roles: weakref.WeakSet[Role] = weakref.WeakSet()
         self._recompute = Recompute(model, self._remember) if gradient_checkpointing else None
 
     @classmethod
-    def from_loaded(cls, loaded: LoadedModel, *, gradient_checkpointing: bool = False) -> Trunk:
+    def from_loaded(
+        cls, loaded: LoadedModel, *, gradient_checkpointing: bool = False, compile: bool = False
+    ) -> Trunk:
         """A trunk of a model that ``load_causal_lm`` returned."""
         return cls(
             loaded.model,
@@ -75,12 +80,13 @@ class Trunk:
             fingerprint=loaded.fingerprint,
             source=loaded.source,
             gradient_checkpointing=gradient_checkpointing,
+            compile=compile,
         )
 
     @cached_property
     def packed(self) -> PackedForward:
         """The forward pass over packed groups."""
-        return PackedForward(self.model)
+        return PackedForward(self.model, compiled=self.compile)
 
     @property
     def hidden_size(self) -> int:
@@ -162,11 +168,13 @@ class Trunk:
             if before != training:
                 self.model.train(before)
 
-    def copy(self, *, gradient_checkpointing: bool | None = None) -> Trunk:
+    def copy(
+        self, *, gradient_checkpointing: bool | None = None, compile: bool | None = None
+    ) -> Trunk:
         """A trunk of its own with the same weights and adapters (for full fine-tuning).
 
         Args:
-            gradient_checkpointing: of the copy; None for the same as here.
+            gradient_checkpointing, compile: of the copy; None for the same as here.
         """
         if gradient_checkpointing is None:
             gradient_checkpointing = self.gradient_checkpointing
@@ -177,6 +185,7 @@ class Trunk:
             fingerprint=self.fingerprint,
             source=self.source,
             gradient_checkpointing=gradient_checkpointing,
+            compile=self.compile if compile is None else compile,
         )
         twin._layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
         twin._switch(None)

@@ -13,6 +13,7 @@ with a softcap, dropout), the masked blocks of :mod:`gnomon.models.attention` ar
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -222,9 +223,7 @@ def refused(query: Tensor, key: Tensor, value: Tensor) -> str | None:
 @lru_cache
 def _missing(device: torch.device, d: int) -> str | None:
     """What torch or the GPU lacks for heads of width ``d``, or None."""
-    try:
-        import torch.nn.attention.varlen  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("torch.nn.attention.varlen") is None:
         return f"torch {torch.__version__} does not have them"
     if torch.version.hip is not None:
         return "they were written for CUDA and not looked at on ROCm"

@@ -97,6 +97,11 @@ class TrainSpec(Spec):
     max_grad_norm: float | None = Field(1.0, gt=0)
     tokens_per_microbatch: int = Field(4096, ge=64)
     gradient_checkpointing: bool = False
+    compile: bool = Field(
+        False,
+        description="run the layers through torch.compile: minutes at first, then faster steps; "
+        "see [long-sequences.md](long-sequences.md)",
+    )
     eval_every: int = Field(0, ge=0, description="iterations between evaluations; 0: only the end")
     eval_size: int = Field(256, ge=1, description="held-out groups scored at each evaluation")
     evals: ScheduledEvalSpecs = Field(

@@ -37,7 +37,9 @@ class RoleBuilder:
         self.seed = seed
         self.locate = locate
         self.trunk = Trunk.from_loaded(
-            base, gradient_checkpointing=stage.train.gradient_checkpointing
+            base,
+            gradient_checkpointing=stage.train.gradient_checkpointing,
+            compile=stage.train.compile,
         )
         self.lora = lora_settings(stage)
         self._rewards: dict[Path, LoadedReward] = {}
@@ -131,7 +133,9 @@ class RoleBuilder:
             self.trunk.add_adapter(name, init_from=source.adapter)
             return Role(name, self.trunk, adapter=name, head=head, trainable=True)
         checkpointing = self.trunk.gradient_checkpointing  # a frozen reward model has none
-        trunk = source.trunk.copy(gradient_checkpointing=checkpointing)
+        trunk = source.trunk.copy(
+            gradient_checkpointing=checkpointing, compile=self.trunk.compile
+        )
         head = self._head(need, trunk.hidden_size)
         if self.lora is None:
             return Role(name, trunk, head=head, trainable=True)
