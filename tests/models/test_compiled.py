@@ -16,7 +16,7 @@ from gnomon.models import compiled, packed
 from gnomon.models.compiled import CompiledLayers
 from gnomon.models.roles import LoraSettings, Role, Trunk
 
-LORA = LoraSettings(rank=3, alpha=6.0)
+LORA = LoraSettings(rank=3, alpha=6.0, targets=("q_proj",))
 
 
 class Backend:
@@ -43,8 +43,8 @@ def roles(trunk: Trunk) -> list[Role]:
     """A policy, a critic and the plain reference on one trunk, adapters away from zero."""
     found = []
     for name in ("policy", "critic"):
-        trunk.add_adapter(name, LORA, seed=len(name))
-        zoo.shake(trunk.adapter_parameters(name), seed=len(name))
+        trunk.add_adapter(name, LORA, seed=len(found))
+        zoo.shake(trunk.adapter_parameters(name), seed=len(found))
         found.append(Role(name, trunk, adapter=name, trainable=True))
     return [*found, Role("reference", trunk)]
 
@@ -61,27 +61,20 @@ def assert_same(a: tuple[Tensor, list[Tensor]], b: tuple[Tensor, list[Tensor]]) 
     torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_roles_take_turns_on_one_compiled_trunk(checkpointing: bool, backend: Backend) -> None:
-    """A graph of one adapter is never used for another, and no graph is made twice."""
-    options = {"gradient_checkpointing": checkpointing}
-    plain, fast = (roles(zoo.trunk(**options, compile=c)) for c in (False, True))
-    for role in (*plain, *fast):
-        role.train()
+def test_roles_take_turns_on_one_compiled_trunk(backend: Backend) -> None:
+    """A graph of one adapter or mode is never used for another, and no graph is made twice."""
+    plain, fast = (roles(zoo.trunk(compile=c)) for c in (False, True))
     seen = []
-    for seed in (1, 2, 3):
+    for seed in (1, 2):
         for a, b in zip(plain, fast, strict=True):
             assert_same(run(b, seed), run(a, seed))
-        for a, b in zip(reversed(plain), reversed(fast), strict=True):
-            assert_same(run(b.eval(), seed), run(a.eval(), seed))
+        policy, critic, reference = (run(role, 1)[0] for role in fast)
+        assert not torch.allclose(policy, critic)
+        assert not torch.allclose(policy, reference)
+        assert_same(run(fast[0].train(), seed), run(plain[0].train(), seed))
+        fast[0].eval()
         seen.append(backend.graphs)
-        for role in (*plain, *fast):
-            role.train()
-    assert seen[0] > 0
-    assert seen[0] == seen[2]
-    policy, critic, reference = (run(role, 1)[0] for role in fast)
-    assert not torch.allclose(policy, critic)
-    assert not torch.allclose(policy, reference)
+    assert seen[1] == seen[0] > 0
 
 
 def test_the_adapter_is_that_of_the_forward_pass_when_layers_are_recomputed(
@@ -96,30 +89,28 @@ def test_the_adapter_is_that_of_the_forward_pass_when_layers_are_recomputed(
         torch.testing.assert_close(a, b)
 
 
-def test_all_weights_of_other_families_and_a_copy_of_the_trunk(backend: Backend) -> None:
-    for family in ("gemma", "gpt2"):
-        first = zoo.trunk(family, compile=True)
-        twin = first.copy()
-        zoo.shake(dict(twin.model.named_parameters()), size=0.05)
-        for trunk in (first, twin):
-            role = Role("policy", trunk, trainable=True)
-            alike = Role("policy", trunk.copy(compile=False), trainable=True)
-            assert_same(run(role, 1), run(alike, 1))
-            assert "forward" not in vars(trunk.packed._compiled._layers[0])
+def test_all_weights_of_another_family_and_a_copy_of_the_trunk(backend: Backend) -> None:
+    first = zoo.trunk("gpt2", compile=True)
+    twin = first.copy()
+    zoo.shake(dict(twin.model.named_parameters()), size=0.05)
+    for trunk in (first, twin):
+        role = Role("policy", trunk, trainable=True)
+        alike = Role("policy", trunk.copy(compile=False), trainable=True)
+        assert_same(run(role, 1), run(alike, 1))
     assert backend.graphs
 
 
 def broken(graph: Any, inputs: Any) -> Any:
+    if len(inputs) < 8:  # the first pieces pass, so that something is saved when it fails
+        return graph.forward
     raise OSError("no C++ compiler found\nand more lines")
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_failure_to_compile_is_said_once_and_the_layers_run(
-    checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch._dynamo.reset()
     monkeypatch.setattr(packed, "CompiledLayers", partial(CompiledLayers, backend=broken))
-    role = roles(zoo.trunk(compile=True, gradient_checkpointing=checkpointing))[0]
+    role = roles(zoo.trunk(compile=True, gradient_checkpointing=True))[0]
     with pytest.warns(UserWarning, match="as they are: OSError: no C.. compiler found. Results"):
         found = run(role, 1)
     assert_same(found, run(roles(zoo.trunk())[0], 1))
