@@ -47,6 +47,7 @@ class Job:
         accumulate: TRL's gradient accumulation: its batch is cut into this many.
         lora: adapters of rank 16 on all linear layers, else all weights are trained.
         cached: DPO's reference log-probs are computed before the steps; else in each step.
+        compile: gnomon: run the layers compiled.
         profile: gnomon: run one more step under torch's profiler and measure a plain matmul.
     """
 
@@ -61,6 +62,7 @@ class Job:
     lora: bool = False
     cached: bool = False
     profile: bool = False
+    compile: bool = False
 
 
 @dataclass

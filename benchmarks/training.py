@@ -3,12 +3,15 @@
     python benchmarks/training.py sft                 # SmolLM2-135M on GSM8K
     python benchmarks/training.py reward              # SmolLM2-135M on hh-rlhf pairs
     python benchmarks/training.py sft --sides gnomon trl trl-accumulated
+    python benchmarks/training.py sft --sides gnomon gnomon-compiled --lora
 
-Full fine-tuning in float32. Every side is a fresh process that trains on the same rows in the same
-batches; losses must agree at step 0. Sides: "gnomon" and "trl" keep all activations, the
-"-checkpointed" ones recompute them in the backward pass (TRL's default), "trl-accumulated" cuts
-TRL's batch into single rows as gnomon cuts its own into micro-batches. Tokens are the rows' own,
-each response with its prompt, no padding: the same number for both sides.
+In float32: full fine-tuning, or adapters of rank 16 on all linear layers (gnomon's sides only).
+Every side is a fresh process that trains on the same rows in the same batches; losses must agree at
+step 0. Sides: "gnomon" and "trl" keep all activations, the "-checkpointed" ones recompute them in
+the backward pass (TRL's default), "gnomon-compiled" runs the layers through torch.compile (which
+the warm-up step pays for), "trl-accumulated" cuts TRL's batch into single rows as gnomon cuts its
+own into micro-batches. Tokens are the rows' own, each response with its prompt, no padding: the
+same number for both sides.
 """
 
 from __future__ import annotations
@@ -33,7 +36,14 @@ from common import (
 from rows import Rows, demonstrations, in_steps, pairs, random_groups
 
 TASKS = {"sft": "sft", "reward": "reward_model"}
-SIDES = ("gnomon", "trl", "gnomon-checkpointed", "trl-checkpointed", "trl-accumulated")
+SIDES = (
+    "gnomon",
+    "trl",
+    "gnomon-checkpointed",
+    "gnomon-compiled",
+    "trl-checkpointed",
+    "trl-accumulated",
+)
 
 
 def make_rows(args: argparse.Namespace, place: Workplace) -> Rows:
@@ -59,6 +69,8 @@ def job_of(side: str, args: argparse.Namespace, place: Workplace, rows: str) -> 
         rows=rows,
         checkpointing=side.endswith("-checkpointed"),
         microbatch_tokens=args.microbatch_tokens,
+        lora=args.lora,
+        compile=side.endswith("-compiled"),
     )
     if side == "trl-accumulated":
         job = replace(job, accumulate=args.batch)
@@ -110,7 +122,10 @@ def main() -> None:
     )
     made.add_argument("--batch", type=int, default=8, help="rows (or pairs) a step")
     made.add_argument("--max-length", type=int, default=300, help="longer rows are left out")
+    made.add_argument("--lora", action="store_true", help="train adapters; gnomon's sides only")
     args = made.parse_args()
+    if args.lora and any(side.startswith("trl") for side in args.sides):
+        made.error("--lora compares gnomon's sides: name them with --sides gnomon gnomon-compiled")
     print(machine())
     with workplace(args) as place:
         rows = make_rows(args, place)

@@ -100,7 +100,11 @@ def run_gnomon(job: Job) -> Measured:
         name="benchmark",
         algorithm=job.algorithm,
         lora=LoraSpec(rank=LORA_RANK, alpha=LORA_ALPHA) if job.lora else None,
-        train=TrainSpec(steps=len(rows.schedule), gradient_checkpointing=job.checkpointing),
+        train=TrainSpec(
+            steps=len(rows.schedule),
+            gradient_checkpointing=job.checkpointing,
+            compile=job.compile,
+        ),
         settings=_settings(job),
     )
     method, settings = METHODS[job.algorithm].algorithm, stage_settings(stage)

@@ -133,9 +133,7 @@ class RoleBuilder:
             self.trunk.add_adapter(name, init_from=source.adapter)
             return Role(name, self.trunk, adapter=name, head=head, trainable=True)
         checkpointing = self.trunk.gradient_checkpointing  # a frozen reward model has none
-        trunk = source.trunk.copy(
-            gradient_checkpointing=checkpointing, compile=self.trunk.compile
-        )
+        trunk = source.trunk.copy(gradient_checkpointing=checkpointing, compile=self.trunk.compile)
         head = self._head(need, trunk.hidden_size)
         if self.lora is None:
             return Role(name, trunk, head=head, trainable=True)
