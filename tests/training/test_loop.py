@@ -398,7 +398,7 @@ def test_a_problem_of_another_process_stops_this_one(tmp_path: Path) -> None:
     loop = make(tmp_path)
     loop.updater.strategy = strategy = TwoProcesses()
     strategy.other_problem = "the loss is nan on process 1"
-    with pytest.raises(RunError, match="iteration 1: the loss is nan on process 1"):
+    with pytest.raises(RunError, match="the loss is nan on process 1"):
         loop.run()
 
 

@@ -149,12 +149,19 @@ class Workbench:
     def columns(
         self, groups: Sequence[TokenGroup], compute: Callable[[Batch], Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Run ``compute`` on packed micro-batches and join its [R] columns over all groups."""
+        """Run ``compute`` on packed micro-batches and join its [R] columns over all groups.
+
+        They stay on the device until the last micro-batch is done; then one transfer brings them
+        all to the CPU.
+        """
         columns: dict[str, list[Tensor]] = {}
         for batch in self.batches(groups):
             for name, values in compute(batch).items():
-                columns.setdefault(name, []).append(values.detach().float().cpu())
-        return {name: torch.cat(parts) for name, parts in columns.items()}
+                columns.setdefault(name, []).append(values.detach().float())
+        if not columns:
+            return {}
+        whole = torch.stack([torch.cat(parts) for parts in columns.values()]).cpu()
+        return dict(zip(columns, whole.unbind(), strict=True))
 
 
 class Algorithm:

@@ -31,7 +31,8 @@ def mean(values: Tensor, weight: Tensor | None = None) -> Metric:
     """The mean of a tensor's values, each counted by ``weight`` (of the same shape; 1 if None)."""
     values = values.detach().float()
     if weight is None:
-        return Metric(values.sum().double(), values.new_tensor(values.numel(), dtype=torch.float64))
+        count = values.new_full((), values.numel(), dtype=torch.float64)
+        return Metric(values.sum().double(), count)
     weight = weight.to(values.dtype)
     return Metric((values * weight).sum().double(), weight.sum().double())
 
@@ -39,7 +40,7 @@ def mean(values: Tensor, weight: Tensor | None = None) -> Metric:
 def ratio(total: Tensor, weight: float) -> Metric:
     """A sum over something counted elsewhere (nats over responses, say)."""
     total = total.detach().double()
-    return Metric(total, total.new_tensor(weight))
+    return Metric(total, total.new_full((), weight))
 
 
 def largest(values: Tensor, mask: Tensor) -> Metric:

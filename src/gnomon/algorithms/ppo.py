@@ -28,20 +28,22 @@ from gnomon.algorithms.base import (
     Step,
     Workbench,
     per_response_sum,
-    responses_of,
     with_tokens,
 )
 from gnomon.algorithms.metric import mean
 from gnomon.algorithms.on_policy_settings import PPOSettings
 from gnomon.algorithms.reference import base_needs, sampled_reference
 from gnomon.algorithms.rollouts import Rollout, token_groups
-from gnomon.data.batch import Batch
+from gnomon.data.batch import Batch, pack
 from gnomon.errors import ConfigError
 from gnomon.losses.gae import gae, whiten
 from gnomon.losses.kl import adaptive_beta, kl_estimate
 from gnomon.losses.policy_gradient import is_clipped, ppo_clip
 from gnomon.losses.value import explained_variance, value_loss
 from gnomon.models.memory import RoleNeed
+
+AFTER_LAST = "after_last"
+"""The value of the state after a response's last token, at each of its tokens."""
 
 
 class PPO(Algorithm):
@@ -85,30 +87,40 @@ class PPO(Algorithm):
 
     # -- the objective ----------------------------------------------------------------------------
 
-    def returns(self, batch: Batch, step: Step) -> Mapping[str, Tensor]:
-        """Log-probs, values, advantages and returns of freshly sampled responses, each [R]."""
-        s, critic, mask = self.settings, self.roles["value_model"], batch.response_mask
-        old = self.roles["policy"].logprobs(batch, temperature=step.temperature).logprobs
-        ref = sampled_reference(self.bench, s, batch, step.temperature)
+    def seen(self, batch: Batch, step: Step) -> Mapping[str, Tensor]:
+        """Log-probs and values of freshly sampled responses before the iteration's steps, [R]."""
+        s, critic = self.settings, self.roles["value_model"]
+        columns = {
+            "old_logprobs": self.roles["policy"]
+            .logprobs(batch, temperature=step.temperature)
+            .logprobs,
+            "ref_logprobs": sampled_reference(self.bench, s, batch, step.temperature),
+        }
         hidden = critic.hidden(batch)
-        values = critic.values(batch, hidden=hidden).float()
+        columns["old_values"] = critic.values(batch, hidden=hidden)
+        if s.bootstrap_truncated:  # the value of the state that the last token leads to
+            columns[AFTER_LAST] = critic.scores(batch, hidden=hidden)[batch.response_of]
+        return columns
+
+    def returns(self, batch: Batch, columns: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Advantages and returns [R] of all responses of the iteration, from what was seen."""
+        s, mask = self.settings, batch.response_mask
+        old, ref = columns["old_logprobs"], columns["ref_logprobs"]
         rewards = torch.zeros_like(old) if s.kl_in == "loss" else -self.beta * (old - ref) * mask
         rewards = with_scores(rewards, batch, s)
         bootstrap = None
-        if s.bootstrap_truncated:  # the value of the state that the last token leads to
-            unfinished = 1 - batch.scalar["finished"]
-            bootstrap = critic.scores(batch, hidden=hidden).float() * unfinished
-        advantages, returns = gae(
+        if s.bootstrap_truncated:
+            last = batch.response_start[1:] - 1
+            bootstrap = columns[AFTER_LAST][last] * (1 - batch.scalar["finished"])
+        return gae(
             rewards,
-            values,
+            columns["old_values"],
             batch.response_start,
             gamma=s.gamma,
             lam=s.lam,
             bootstrap=bootstrap,
             response_mask=None if bool(mask.all()) else mask,
         )
-        columns = {"old_logprobs": old, "ref_logprobs": ref, "old_values": values}
-        return columns | {"advantages": advantages, "returns": returns}
 
     def loss(self, batch: Batch, step: Step) -> LossOutput:
         s, mask, old = self.settings, batch.response_mask, batch.token["old_logprobs"]
@@ -148,17 +160,19 @@ class PPO(Algorithm):
     def credit(self, groups: Sequence[Rollout], step: Step) -> Credit:
         """Advantages and returns of all tokens, whitened over the iteration."""
         judged = token_groups(groups, step)
-        columns = self.bench.columns(judged, lambda batch: self.returns(batch, step))
-        responses = responses_of(judged)
-        chosen = torch.tensor([bool(m) for r in responses for m in r.mask], dtype=torch.bool)
+        columns = self.bench.columns(judged, lambda batch: self.seen(batch, step))
+        whole = pack(judged)  # on the CPU, where the columns are
+        columns["advantages"], columns["returns"] = self.returns(whole, columns)
+        columns.pop(AFTER_LAST, None)
+        chosen = whole.response_mask
         spread = columns["advantages"][chosen].double().std(correction=0)
         if self.settings.whiten_advantages:
             columns["advantages"] = whiten(columns["advantages"], chosen)
-        sampler = torch.cat([r.token["sampler_logprobs"] for r in responses])[chosen]
+        sampler = whole.token["sampler_logprobs"][chosen]
         old, ref = columns["old_logprobs"][chosen], columns["ref_logprobs"][chosen]
         explained = explained_variance(columns["old_values"], columns["returns"], chosen)
         metrics = {
-            "kl": float((old - ref).sum()) / len(responses),
+            "kl": float((old - ref).sum()) / whole.num_responses,
             "mismatch": float((old - sampler).abs().mean()),
             "ref_logprob": float(ref.double().mean()),
             "advantage_std": float(spread),

@@ -27,7 +27,7 @@ from gnomon.algorithms.base import (
 from gnomon.algorithms.metric import Metric, mean
 from gnomon.algorithms.offline_settings import RewardModelSettings
 from gnomon.algorithms.pairs import accuracy_metrics, held_out_report
-from gnomon.data.batch import Batch
+from gnomon.data.batch import Batch, to_device
 from gnomon.losses.length_bias import fit_length_coefficient, fit_length_slope
 from gnomon.losses.preference import bradley_terry, plackett_luce
 from gnomon.losses.reduce import group_balanced_weight
@@ -129,14 +129,14 @@ class RewardModel(Algorithm):
             [float(_hash(seed, member, group) < fraction) for member in range(members)]
             for group in batch.group_ids
         ]
-        return torch.tensor(rows, device=batch.lengths.device)
+        return to_device(torch.tensor(rows), batch.lengths.device)
 
     def _metrics(self, batch: Batch, scores: Tensor) -> dict[str, Metric]:
         better, worse = batch.pairs.unbind(1)
-        margin = (scores[better] - scores[worse])[~batch.pair_tie]
+        margin, strict = scores[better] - scores[worse], ~batch.pair_tie
         return {
-            "accuracy": mean((margin > 0).float() + 0.5 * (margin == 0).float()),
-            "margin": mean(margin),
+            "accuracy": mean((margin > 0).float() + 0.5 * (margin == 0).float(), strict),
+            "margin": mean(margin, strict),
             "score": mean(scores),
         }
 

@@ -16,7 +16,7 @@ from gnomon.algorithms.base import (
     Step,
     token_weight,
 )
-from gnomon.algorithms.metric import mean
+from gnomon.algorithms.metric import MetricSums, mean
 from gnomon.algorithms.offline_settings import SFTSettings
 from gnomon.data.batch import Batch
 from gnomon.losses.sft import negative_log_likelihood
@@ -38,12 +38,11 @@ class SFT(Algorithm):
 
     @torch.no_grad()
     def evaluate(self, groups: Sequence[TokenGroup]) -> Evaluation:
-        nats, tokens = 0.0, 0.0
+        sums = MetricSums()
         for batch in self.bench.batches(groups):
             logprobs = self.roles["policy"].logprobs(batch).logprobs
-            nats -= float((logprobs * batch.response_mask).sum())
-            tokens += float(batch.response_mask.sum())
-        if not tokens:
+            sums.add({"loss": mean(-logprobs, batch.response_mask)})
+        loss = sums.values().get("loss")
+        if loss is None:
             return Evaluation()
-        loss = nats / tokens
         return Evaluation({"eval/loss": loss}, {"held-out loss (nats per token)": loss})

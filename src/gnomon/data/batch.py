@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,6 +76,8 @@ class Batch:
         token: named [R] float tensors gathered from ``TokenResponse.token``.
         scalar: named [S] float tensors gathered from ``TokenResponse.scalar``.
         group_ids: the groups' ids, for error messages and samples.
+        host: the same batch on the CPU, for what is worked out from its layout, so that nothing is
+            copied back; None where this is it.
     """
 
     input_ids: Tensor
@@ -101,6 +104,12 @@ class Batch:
     token: Mapping[str, Tensor]
     scalar: Mapping[str, Tensor]
     group_ids: tuple[str, ...]
+    host: Batch | None = None
+
+    @property
+    def on_cpu(self) -> Batch:
+        """The batch as it was packed, on the CPU."""
+        return self if self.host is None else self.host
 
     @property
     def num_tokens(self) -> int:
@@ -114,20 +123,33 @@ class Batch:
     def num_responses(self) -> int:
         return int(self.lengths.numel())
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch with every tensor on ``device``; ``self`` when they are on it already."""
-        if self.input_ids.device == torch.device(device):
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with every tensor on ``device``; ``self`` when they are on it already.
+
+        The host does not wait for the copies (:func:`to_device`), so it packs the next micro-batch
+        while the device computes this one.
+        """
+        device = torch.device(device)
+        here = self.input_ids.device
+        if here.type == device.type and device.index in (None, here.index):
             return self
-        moved: dict[str, Tensor | dict[str, Tensor]] = {}
+        moved: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Tensor):
-                moved[f.name] = value.to(device, non_blocking=non_blocking)
+                moved[f.name] = to_device(value, device)
             elif isinstance(value, Mapping):
-                moved[f.name] = {
-                    k: v.to(device, non_blocking=non_blocking) for k, v in value.items()
-                }
-        return replace(self, **moved)  # type: ignore[arg-type]
+                moved[f.name] = {k: to_device(v, device) for k, v in value.items()}
+        host = self.host or (self if here.type == "cpu" else None)
+        return replace(self, **moved, host=host)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on ``device``. From the CPU to a CUDA device it goes through pinned memory, the
+    only memory from which a copy does not hold the host up until the device has come to it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def pack(groups: Sequence[TokenGroup]) -> Batch:

@@ -19,7 +19,7 @@ from torch.nn.functional import logsigmoid
 
 from gnomon.losses.names import Divergence
 from gnomon.losses.preference import plackett_luce
-from gnomon.losses.reduce import require_same_shape, segment_sum
+from gnomon.losses.reduce import require_same_shape
 
 
 def implicit_reward(logprob: Tensor, ref_logprob: Tensor, beta: float) -> Tensor:
@@ -267,24 +267,19 @@ def length_desensitised_logprobs(
         alpha: in [0, 1]; 1 is plain DPO, 0 ignores the surplus.
 
     Returns:
-        (chosen [C], rejected [C]).
+        (chosen [C], rejected [C]). Memory is O(C R).
     """
     require_same_shape(logprobs=logprobs, response_mask=response_mask, response_of=response_of)
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
-    counted = logprobs[response_mask]
-    start = lengths.cumsum(0) - lengths
+    before = response_mask.cumsum(0) - response_mask.long()  # counted tokens, of all responses
+    place = before - (lengths.cumsum(0) - lengths)[response_of]
     public = lengths[pairs].amin(dim=1)
 
     def sums(side: Tensor) -> Tensor:
-        # Token i of the list below belongs to comparison pair_of[i], at place[i] in its response.
-        count = lengths[side]
-        pair_of = torch.repeat_interleave(torch.arange(len(side), device=side.device), count)
-        first = count.cumsum(0) - count
-        place = torch.arange(pair_of.numel(), device=side.device) - first[pair_of]
-        values = counted[start[side][pair_of] + place]
-        surplus = place >= public[pair_of]
-        return segment_sum(torch.where(surplus, alpha * values, values), pair_of, len(side))
+        own = response_mask & (response_of == side[:, None])  # [C, R]
+        values = torch.where(place >= public[:, None], alpha * logprobs, logprobs)
+        return values.masked_fill(~own, 0.0).sum(dim=1)
 
     return sums(pairs[:, 0]), sums(pairs[:, 1])
 

@@ -173,24 +173,26 @@ def lr_at(
 
 
 @torch.no_grad()
-def clip_grad_norm(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """Scale all gradients together so that their joint L2 norm is at most ``max_norm``.
+def grad_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The joint L2 norm of all gradients: one number, which stays on their device.
 
-    One norm over everything that is trained (policy, value head, adapters), so the direction of
-    the step never changes. It is computed in float32 at least.
-
-    Returns:
-        The norm before clipping. It is NaN or infinite exactly when a gradient is (or overflows);
-        the gradients are then left as they are: stop, or skip the step.
+    One norm over everything that is trained (policy, value head, adapters). It is computed in
+    float32 at least, and is NaN or infinite exactly when a gradient is (or overflows).
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
-        return 0.0
+        return torch.zeros((), dtype=torch.float64)
     norms = [
         torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)).double()
         for g in grads
     ]
-    norm = float(torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])))
-    if math.isfinite(norm) and norm > max_norm:
+    return torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]))
+
+
+@torch.no_grad()
+def clip_grads(parameters: Iterable[Tensor], norm: float, max_norm: float | None) -> None:
+    """Scale all gradients together so that their joint ``norm`` is at most ``max_norm``; so the
+    direction of the step never changes. None clips nothing."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if grads and max_norm is not None and norm > max_norm:
         torch._foreach_mul_(grads, max_norm / norm)
-    return norm

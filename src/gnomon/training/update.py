@@ -6,14 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-from gnomon.algorithms.base import LossOutput
 from gnomon.algorithms.metric import MetricSums
-from gnomon.data.batch import Batch
 from gnomon.errors import RunError
 from gnomon.models.merge import first_not_finite
 from gnomon.training.learner import Experience, Learner, Minibatch
-from gnomon.training.optim import LoopOptions, clip_grad_norm, lr_at, make_optimizer
+from gnomon.training.optim import LoopOptions, clip_grads, grad_norm, lr_at, make_optimizer
 from gnomon.training.strategy import Strategy
 
 
@@ -72,7 +71,9 @@ class Updater:
     ) -> float:
         """One optimizer step; the loss is the same however it is cut into micro-batches.
 
-        Groups of weight 0 are left out; a step without any group left changes nothing.
+        Groups of weight 0 are left out; a step without any group left changes nothing. The host
+        waits for the device once, when all micro-batches are done: it then learns their losses and
+        the gradient's norm together.
 
         Raises:
             RunError: the loss or the gradient is not finite; the weights are as they were.
@@ -83,36 +84,53 @@ class Updater:
             self.taken += 1
             return 0.0
         step = self.learner.step_of(experience, self.strategy.total(minibatch.totals()))
-        loss = 0.0
+        parts: list[tuple[Tensor, Sequence[str]]] = []
         for part, loss_of in (
             (groups, self.learner.loss),
             (minibatch.text, self.learner.text_loss),
         ):
             for batch in self.learner.bench.batches(part):
-                loss += self.backward(loss_of(batch, step), batch, sums, iteration)
-        losses.append(loss)
-        limit = self.options.max_grad_norm
-        norm = clip_grad_norm(self.parameters.values(), math.inf if limit is None else limit)
-        if not math.isfinite(norm):
-            ids = [g.id for g in groups]
-            raise self._not_finite(f"the gradient's norm is {norm}", iteration, ids)
+                output = loss_of(batch, step)
+                self.strategy.backward(output.loss)
+                sums.add(output.metrics)
+                parts.append((output.loss.detach(), batch.group_ids))
+        norm = self._checked_norm(parts, losses, iteration)
+        clip_grads(self.parameters.values(), norm, self.options.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # nothing holds them while the policy samples
         self.taken += 1
         return norm
 
-    def backward(self, output: LossOutput, batch: Batch, sums: MetricSums, iteration: int) -> float:
-        """Add a micro-batch's gradient and metrics, and return its share of the loss."""
-        loss = float(output.loss.detach())
-        problem = None if math.isfinite(loss) else f"the loss is {loss}"
+    def _checked_norm(
+        self, parts: Sequence[tuple[Tensor, Sequence[str]]], losses: list[float], iteration: int
+    ) -> float:
+        """The gradient's norm, once it and the loss of each micro-batch are known to be finite.
+
+        Args:
+            parts: the loss of each micro-batch, and its groups' ids.
+            losses: given the step's loss.
+
+        Raises:
+            RunError: one is not, here or in another process.
+        """
+        norm = grad_norm(self.parameters.values())
+        on_device = [loss.double() for loss, _ in parts]
+        *each, size = torch.stack([*on_device, norm.to(on_device[0].device)]).tolist()
+        problem = None
+        broken = [i for i, loss in enumerate(each) if not math.isfinite(loss)]
+        if broken:
+            loss, ids = each[broken[0]], parts[broken[0]][1]
+            problem = self._not_finite(f"the loss is {loss}", iteration, ids)
+        elif not math.isfinite(size):
+            ids = [group for _, of in parts for group in of]
+            problem = self._not_finite(f"the gradient's norm is {size}", iteration, ids)
         problem = self.strategy.agree(problem)
         if problem is not None:
-            raise self._not_finite(problem, iteration, batch.group_ids)
-        self.strategy.backward(output.loss)
-        sums.add(output.metrics)
-        return loss
+            raise RunError(problem)
+        losses.append(sum(each))
+        return float(size)
 
-    def finite(self, iteration: int) -> dict[str, torch.Tensor]:
+    def finite(self, iteration: int) -> dict[str, Tensor]:
         """The weights, to be saved.
 
         Raises:
@@ -121,28 +139,29 @@ class Updater:
         parameters = self._tensors()
         broken = first_not_finite(parameters)
         if broken is not None:
-            raise self._blown_up(f"iteration {iteration}: the weights are not finite ({broken})")
+            said = f"iteration {iteration}: the weights are not finite ({broken})"
+            raise RunError(self._blown_up(said))
         return parameters
 
-    def _not_finite(self, what: str, iteration: int, groups: Sequence[str]) -> RunError:
+    def _not_finite(self, what: str, iteration: int, groups: Sequence[str]) -> str:
         where = f"iteration {iteration + 1}: {what}"
         broken = first_not_finite(self._tensors())
         if broken is not None:
             return self._blown_up(f"{where}, since the weights are not ({broken})")
         names = ", ".join(groups[:5]) + (f" and {len(groups) - 5} more" if len(groups) > 5 else "")
-        return RunError(
+        return (
             f"{where} on groups {names}; {self.last_saved()}. Look at those rows, and "
             "start again (name=...) without them, or with a lower train.lr, a longer train.warmup "
             "or a smaller train.max_grad_norm; --resume alone meets the same step again."
         )
 
-    def _blown_up(self, what: str) -> RunError:
+    def _blown_up(self, what: str) -> str:
         lr = self.options.lr
-        return RunError(
+        return (
             f"{what}: the steps were too large (train.lr is {lr:g}). {self.last_saved()}. Start "
             "again (name=...) with a lower train.lr, a longer train.warmup or a smaller "
             "train.max_grad_norm; --resume alone meets the same steps again."
         )
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
+    def _tensors(self) -> dict[str, Tensor]:
         return {name: p.detach() for name, p in self.parameters.items()}
