@@ -13,15 +13,15 @@ import ctypes
 import dataclasses
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 DEVICE = torch.device("cuda:0")
 _CUDA, _META = 1, 14  # their places among c10::DeviceType
@@ -41,28 +41,34 @@ class FakeCuda(TorchDispatchMode):
         self.syncs: list[str] = []
         self.pinned: list[Tensor] = []  # kept alive, so that no other storage takes its address
 
-    def of(self, value: Any) -> Any:
-        """A tensor, module, batch or plan (dataclasses, lists and dicts of tensors) on the GPU."""
+    def of(self, value: Any, device: torch.device = DEVICE) -> Any:
+        """A fake of a real tensor, or of the tensors in dataclasses, lists and dicts (a batch, a
+        plan). A module gets fake parameters and buffers itself, as by ``Module.to``."""
         if isinstance(value, Tensor):
-            fake = self.fake.from_tensor(value)
-            moved = torch.empty_like(fake, device=DEVICE).requires_grad_(value.requires_grad)
-            return nn.Parameter(moved, value.requires_grad) if _is_parameter(value) else moved
+            with torch.no_grad():
+                fake = torch.empty_like(self.fake.from_tensor(value), device=device)
+            parameter = isinstance(value, nn.Parameter)
+            return nn.Parameter(fake, value.requires_grad) if parameter else fake
         if isinstance(value, nn.Module):
-            module = copy.deepcopy(value)
-            for part in module.modules():
+            for part in value.modules():
                 for held in (part._parameters, part._buffers):
-                    held.update({k: self.of(v) for k, v in held.items() if v is not None})
-            return module
+                    held.update({k: self.of(v, device) for k, v in held.items() if v is not None})
+            return value
         if isinstance(value, Mapping):
-            return {k: self.of(v) for k, v in value.items()}
+            return {k: self.of(v, device) for k, v in value.items()}
         if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
-            return type(value)(self.of(v) for v in value)
+            return type(value)(self.of(v, device) for v in value)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            of = {f.name: self.of(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            fields = [f.name for f in dataclasses.fields(value)]
             twin = copy.copy(value)
-            twin.__dict__.update(of)
+            twin.__dict__.update({f: self.of(getattr(value, f), device) for f in fields})
             return twin
         return value
+
+    @staticmethod
+    def aside() -> AbstractContextManager[Any]:
+        """Within it tensors are real again, on the CPU."""
+        return _disable_current_modes()
 
     def wait(self, what: str) -> None:
         """Count a wait of the host, with the line of gnomon that asks for it."""
@@ -88,7 +94,8 @@ class FakeCuda(TorchDispatchMode):
             return first.new_empty(shape, dtype=dtype)
         if packet in (_aten.index, _aten.index_put, _aten.index_put_) and _on_gpu(first):
             args = self._indexed(packet, args)
-        if packet is _aten.repeat_interleave and kwargs.get("output_size") is None:
+        counts = packet is _aten.repeat_interleave and kwargs.get("output_size") is None
+        if counts and _on_gpu(first):
             self.wait("repeat_interleave without output_size")
         return func(*args, **kwargs)
 
@@ -130,10 +137,6 @@ class FakeCuda(TorchDispatchMode):
         return args[0].flatten(0, masks[0].dim() - 1), [rows]
 
 
-def _is_parameter(value: Tensor) -> bool:
-    return isinstance(value, nn.Parameter)
-
-
 def _on_gpu(value: Any, default: Any = None) -> bool:
     """Whether a tensor, or what the options of a copy say, is on the GPU."""
     if isinstance(value, Mapping):
@@ -145,7 +148,7 @@ def _on_gpu(value: Any, default: Any = None) -> bool:
 def _tolist(tensor: Tensor) -> Any:
     """One transfer, however many numbers."""
     tensor.to("cpu")
-    with unset_fake_temporarily():
+    with FakeCuda.aside():
         return torch.ones(tuple(tensor.shape), dtype=tensor.dtype).tolist()
 
 

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import tiny_world as tw
-from gnomon.algorithms.base import Workbench
+from fake_cuda import DEVICE, FakeCuda, fake_cuda
+from gnomon.algorithms.base import LossOutput, Workbench
+from gnomon.algorithms.metric import MetricSums
 from gnomon.algorithms.registry import METHODS
 from gnomon.algorithms.rollouts import ROLLOUT_METRICS
+from gnomon.data.batch import Batch, pack
 from gnomon.judges.protocol import Sample, SampleJudge, Score
+from gnomon.models.logprobs import OutputHead
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.training.learner import Learner
+from gnomon.training.learner import Experience, Learner
 from gnomon.training.loop import LOOP_METRICS, Loop, LoopOptions
 from gnomon.training.monitors import MONITORS
 from gnomon.training.progress import Progress
 from gnomon.training.sampled import Played, Sampling
+from gnomon.training.strategy import OneDevice
+from gnomon.training.update import Updater
 
 ENDS = (tw.EOS, *range(8, 60))
 """Tokens that end a response, so that some finish and some are cut off."""
@@ -158,23 +166,134 @@ def test_all_that_a_method_declares_is_logged_with_some_settings(name: str, tmp_
     assert set(tw.method(name).metrics) - found == set()
 
 
-@pytest.mark.filterwarnings("ignore:.*the policy learns nothing")
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_no_loss_reads_a_number_off_the_device(name: str) -> None:
-    """Its metrics are added up where they are; only the model's own layout is looked at."""
-    learner = fresh(name)
-    experience = learner.experience(0)
-    minibatch = experience.minibatches[0]
-    step = learner.step_of(experience, minibatch.totals())
-    batch = next(iter(learner.bench.batches(minibatch.trained)))
-    with tw.watched_reads() as read:
-        output = learner.loss(batch, step)
-    assert set(read) <= {"models"}
-    assert output.metrics
-
-
 def test_mixed_in_text_is_logged_by_the_loops_own_name(tmp_path: Path) -> None:
     assert "text_loss" in logged("sft", tmp_path, text=True, pretraining_coef=0.1)
+
+
+# -- on a GPU that is not there -------------------------------------------------------------------
+
+
+class Ungraded(OneDevice):
+    """Gives each parameter some gradient, since none can be computed here."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.parameters = [p for _, p in learner.named_parameters()]
+
+    def backward(self, loss: torch.Tensor) -> None:
+        assert loss.device == DEVICE
+        assert loss.requires_grad
+        for parameter in self.parameters:
+            parameter.grad = torch.empty_like(parameter)
+
+
+class Moved:
+    """A method whose models lie on the fake GPU. What is below their heads is an embedding there,
+    since the trunk's own tests look at the trunk."""
+
+    def __init__(self, learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.learner, self.bench = learner, learner.bench
+        self.batches = 0
+        self.cuda: FakeCuda | None = None
+        monkeypatch.setattr("gnomon.algorithms.base.pack", self._pack)
+
+    def _pack(self, groups: Sequence[TokenGroup]) -> Batch:
+        if self.cuda is None:
+            return pack(groups)
+        self.batches += 1
+        with self.cuda.aside():
+            batch = pack(groups)
+        return self.cuda.of(batch, torch.device("cpu"))
+
+    @contextmanager
+    def on_gpu(self) -> Iterator[FakeCuda]:
+        for role in self.learner.roles.values():  # a head's own form is checked when first used
+            OutputHead.of(role.trunk.model)
+        with fake_cuda() as self.cuda:
+            self.bench.device = DEVICE
+            for role in self.learner.roles.values():
+                embed = self.cuda.of(role.trunk.model).get_input_embeddings()
+                hidden = SimpleNamespace(hidden=lambda batch, embed=embed: embed(batch.input_ids))
+                role.trunk.__dict__["packed"] = hidden
+                if role.head is not None:
+                    self.cuda.of(role.head)
+            yield self.cuda
+
+    def step(self, experience: Experience) -> MetricSums:
+        """One optimizer step, as the loop takes it."""
+        updater = Updater(self.learner, LoopOptions(3, 1e-3), Ungraded(self.learner), str)
+        sums = MetricSums()
+        updater.step(experience, experience.minibatches[0], sums, [])
+        return sums
+
+
+@pytest.mark.filterwarnings("ignore:.*the policy learns nothing")
+@pytest.mark.parametrize(("name", "text"), [*((n, False) for n in sorted(METHODS)), ("sft", True)])
+def test_a_step_on_a_gpu_waits_for_it_once(
+    name: str, text: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many micro-batches and metrics; all that meets in it is on one device."""
+    learner = fresh(name, text=text, **({"pretraining_coef": 0.1} if text else {}))
+    data = tw.method(name).data
+    moved, experience = Moved(learner, monkeypatch), learner.experience(0)
+    learner.bench.tokens_per_microbatch = 24
+    with moved.on_gpu() as cuda:
+        sums = moved.step(experience)
+        assert moved.batches > (data == "rankings")  # several, where groups are plenty
+        assert len(cuda.syncs) == 1, cuda.syncs
+        assert "update.py" in cuda.syncs[0]
+        assert sums.values()
+        assert len(cuda.syncs) == 2, cuda.syncs
+
+
+class ReachedError(Exception):
+    """What a method computes before its steps is about to be computed."""
+
+
+@pytest.mark.filterwarnings("ignore:.*the policy learns nothing")
+@pytest.mark.parametrize("name", ["ppo", "rloo", "distill", "online_dpo"])
+def test_what_is_computed_before_the_steps_comes_back_in_one_transfer(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = fresh(name, **{"distill": {"loss": "sampled"}}.get(name, {}))
+    moved, asked = Moved(learner, monkeypatch), []
+
+    def columns(*given: Any) -> None:
+        asked.append(given)
+        raise ReachedError
+
+    monkeypatch.setattr(learner.bench, "columns", columns)
+    with pytest.raises(ReachedError):
+        learner.experience(0)
+    with moved.on_gpu() as cuda:
+        found = Workbench.columns(learner.bench, *asked[0])
+        assert moved.batches > 1
+        assert len(cuda.syncs) == 1, cuda.syncs
+        assert {v.device.type for v in found.values()} == {"cpu"}
+
+
+def test_a_tensor_left_on_the_cpu_and_a_number_read_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The tests above can fail."""
+    learner = fresh("dpo")
+    moved, experience = Moved(learner, monkeypatch), learner.experience(0)
+    loss = learner.algorithm.loss
+
+    def reads(batch: Batch, step: Any) -> LossOutput:
+        output = loss(batch, step)
+        return replace(output, loss=output.loss * float(output.loss.detach()))
+
+    def mixes(batch: Batch, step: Any) -> LossOutput:
+        output = loss(batch, step)
+        return replace(output, loss=(output.loss * torch.ones(batch.num_groups)).sum())
+
+    with moved.on_gpu() as cuda:
+        learner.algorithm.loss = reads  # type: ignore[method-assign]
+        moved.step(experience)
+        assert len(cuda.syncs) > 1
+        learner.algorithm.loss = mixes  # type: ignore[method-assign]
+        with pytest.raises(RuntimeError, match="cuda:0 and cpu"):
+            moved.step(experience)
 
 
 # -- resuming -------------------------------------------------------------------------------------
