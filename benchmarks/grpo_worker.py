@@ -203,7 +203,8 @@ def run_gnomon(job: GrpoJob) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         progress: Any = _Progress(recorder, steps)
         loop: Any = Loop(learner, options, Path(folder), progress)
-        loop.updater.backward = recorder.timed("backward", loop.updater.backward)
+        strategy = loop.updater.strategy
+        strategy.backward = recorder.timed("backward", strategy.backward)
         recorder.start()
         with suppress(Finished):
             loop.run()

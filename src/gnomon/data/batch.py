@@ -76,8 +76,6 @@ class Batch:
         token: named [R] float tensors gathered from ``TokenResponse.token``.
         scalar: named [S] float tensors gathered from ``TokenResponse.scalar``.
         group_ids: the groups' ids, for error messages and samples.
-        host: the same batch on the CPU, for what is worked out from its layout, so that nothing is
-            copied back; None where this is it.
     """
 
     input_ids: Tensor
@@ -104,12 +102,6 @@ class Batch:
     token: Mapping[str, Tensor]
     scalar: Mapping[str, Tensor]
     group_ids: tuple[str, ...]
-    host: Batch | None = None
-
-    @property
-    def on_cpu(self) -> Batch:
-        """The batch as it was packed, on the CPU."""
-        return self if self.host is None else self.host
 
     @property
     def num_tokens(self) -> int:
@@ -140,8 +132,7 @@ class Batch:
                 moved[f.name] = to_device(value, device)
             elif isinstance(value, Mapping):
                 moved[f.name] = {k: to_device(v, device) for k, v in value.items()}
-        host = self.host or (self if here.type == "cpu" else None)
-        return replace(self, **moved, host=host)
+        return replace(self, **moved)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

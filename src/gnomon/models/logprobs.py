@@ -24,6 +24,9 @@ from gnomon.models.packed import measuring, plain_model
 _CHECKED: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 """Models whose logits were found to be what their OutputHead computes."""
 
+# logits worked on at once on a CPU: 1 MiB of them stays in a core's cache from one pass to the next
+_CACHED_LOGITS = 2**18
+
 
 @dataclass(frozen=True)
 class TokenLogprobs:
@@ -214,7 +217,9 @@ class _LinearLogprobs(torch.autograd.Function):
     """Chunked log-softmax of a linear head.
 
     With z the logits after scale, softcap and temperature, p = softmax(z) and H the entropy:
-    d log p_t / dz_j = [j = t] - p_j and dH / dz_j = -p_j (log p_j + H).
+    d log p_t / dz_j = [j = t] - p_j and dH / dz_j = -p_j (log p_j + H). Without the second, and
+    without a softcap, the backward pass of logits that were kept is the two matrix products alone:
+    what they lack is one factor for each row, which the smaller sides of the products are given.
     """
 
     @staticmethod
@@ -234,20 +239,18 @@ class _LinearLogprobs(torch.autograd.Function):
         R = rows.shape[0]
         dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
         values = torch.empty(R, dtype=dtype, device=rows.device)
-        lse, entropies = torch.empty_like(values), torch.zeros_like(values)
+        lse, total, entropies = (torch.empty_like(values) for _ in range(3))
+        plain = softcap is None and not (entropy and entropy_grad)
         keep = chunk >= R and any(ctx.needs_input_grad)
         kept = None
         for a in range(0, R, chunk):
             part = slice(a, a + chunk)
             z = _scaled_logits(rows[part], weight, bias, scale, softcap, temperature)
-            lse[part] = torch.logsumexp(z, -1)
-            values[part] = z.gather(1, targets[part, None])[:, 0] - lse[part]
-            if entropy:
-                p = (z - lse[part, None]).exp_()
-                entropies[part] = lse[part] - p.mul_(z).sum(-1)
             kept = z if keep else None
-        ctx.save_for_backward(rows, weight, bias, targets, lse, entropies, kept)
-        ctx.settings = (scale, softcap, temperature, chunk)
+            found = _exponentials(z if plain else z.clone(), targets[part], entropy)
+            values[part], lse[part], total[part], entropies[part] = found
+        ctx.save_for_backward(rows, weight, bias, targets, lse, total, entropies, kept)
+        ctx.settings = (scale, softcap, temperature, chunk, plain)
         ctx.entropy = entropy and entropy_grad
         if not ctx.entropy:
             ctx.mark_non_differentiable(entropies)
@@ -255,38 +258,47 @@ class _LinearLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, bias, targets, lse, entropies, kept = ctx.saved_tensors
-        scale, softcap, temperature, chunk = ctx.settings
+        rows, weight, bias, targets, lse, total, entropies, kept = ctx.saved_tensors
+        scale, softcap, temperature, chunk, plain = ctx.settings
         g, e = grads
         want_rows, want_weight, want_bias = ctx.needs_input_grad[:3]
         d_rows = torch.empty_like(rows) if want_rows else None
-        d_weight = torch.zeros_like(weight, dtype=lse.dtype) if want_weight else None
+        d_weight: Tensor | None = None
         d_bias = torch.zeros_like(bias, dtype=lse.dtype) if want_bias else None
         for a in range(0, rows.shape[0], chunk):
             part = slice(a, a + chunk)
             z = kept
             if z is None:
                 z = _scaled_logits(rows[part], weight, bias, scale, softcap, temperature)
-            # nobody needs z again, unless it was kept or the softcap's derivative is made of it
-            used_up = kept is None and softcap is None
-            log_p = z.sub_(lse[part, None]) if used_up else z - lse[part, None]
-            if ctx.entropy:
-                p = log_p.exp()
-                dz = log_p.add_(entropies[part, None]).mul_(e[part, None]).add_(g[part, None])
-                dz.mul_(p).neg_()
-                del p
+            factor = torch.full_like(g[part], scale / temperature)  # what dz lacks, row by row
+            if plain:
+                if kept is None:
+                    z.sub_(lse[part, None]).exp_()
+                    z.scatter_add_(1, targets[part, None], -torch.ones_like(factor)[:, None])
+                elif rows.dtype != z.dtype:  # half precision has no room for sums over a vocabulary
+                    z = z / total[part, None]
+                else:
+                    factor /= total[part]
+                dz, factor = z, -g[part] * factor
             else:
-                dz = log_p.exp_().mul_(-g[part, None])
-            dz.scatter_add_(1, targets[part, None], g[part, None])
-            if softcap is not None:  # d cap*tanh(x/cap) / dx = 1 - tanh^2
-                dz.mul_(1 - (z * (temperature / softcap)).square_())
-            dz = dz.mul_(scale / temperature).to(rows.dtype)
+                log_p = z - lse[part, None]
+                if ctx.entropy:
+                    p = log_p.exp()
+                    dz = log_p.add_(entropies[part, None]).mul_(e[part, None]).add_(g[part, None])
+                    dz.mul_(p).neg_()
+                    del p
+                else:
+                    dz = log_p.exp_().mul_(-g[part, None])
+                dz.scatter_add_(1, targets[part, None], g[part, None])
+                if softcap is not None:  # d cap*tanh(x/cap) / dx = 1 - tanh^2
+                    dz.mul_(1 - (z * (temperature / softcap)).square_())
+            dz, factor = dz.to(rows.dtype), factor.to(rows.dtype)
             if d_rows is not None:
-                d_rows[part] = dz @ weight
-            if d_weight is not None:
-                _add_product(d_weight, dz, rows[part])
+                d_rows[part] = (dz @ weight).mul_(factor[:, None])
+            if want_weight:
+                d_weight = _add_product(d_weight, dz, rows[part] * factor[:, None], lse.dtype)
             if d_bias is not None:
-                d_bias += dz.sum(0)
+                d_bias += factor @ dz
         return (
             d_rows,
             None if d_weight is None else d_weight.to(weight.dtype),
@@ -295,12 +307,38 @@ class _LinearLogprobs(torch.autograd.Function):
         )
 
 
-def _add_product(total: Tensor, dz: Tensor, rows: Tensor) -> None:
-    """total += dz^T rows, accumulated in total's precision."""
-    if total.dtype == rows.dtype:
-        total.addmm_(dz.T, rows)
-    else:
-        total += dz.T @ rows
+def _add_product(total: Tensor | None, dz: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """total + dz^T rows, accumulated in ``dtype``; 0 + dz^T rows where there is no total yet."""
+    if total is None:
+        return (dz.T @ rows).to(dtype)
+    return total.addmm_(dz.T, rows) if dtype == rows.dtype else total.add_(dz.T @ rows)
+
+
+def _exponentials(
+    z: Tensor, targets: Tensor, entropy: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Turn logits [n, V], in place, into what the gradient of log p_t needs of them.
+
+    That is exp(z_j - max), less their sum at j = t: times -1 / sum it is d log p_t / dz_j, exact
+    too where p_t is nearly 1. On a CPU a few rows are done at a time, which stay in its cache.
+
+    Returns:
+        log p_t, log sum exp(z), sum exp(z - max), the entropy (0 if not asked for); each [n].
+    """
+    step = len(z) if z.is_cuda else max(1, _CACHED_LOGITS // z.shape[1])
+    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    for part, t in zip(z.split(step), targets[:, None].split(step), strict=True):
+        top = part.amax(-1, keepdim=True)
+        chosen = part.sub_(top).gather(1, t)
+        shifted = part.clone() if entropy else part
+        total = part.exp_().sum(-1, keepdim=True)
+        log_total, spread = total.log(), torch.zeros_like(total)
+        if entropy:
+            spread = log_total - shifted.mul_(part).sum(-1, keepdim=True) / total
+        part.scatter_add_(1, t, -total)
+        found.append((chosen - log_total, log_total + top, total, spread))
+    value, lse, total, spread = (torch.cat(each)[:, 0] for each in zip(*found, strict=True))
+    return value, lse, total, spread
 
 
 def _scaled_logits(
