@@ -28,7 +28,7 @@ _CUDA, _META = 1, 14  # their places among c10::DeviceType
 _aten = torch.ops.aten
 
 
-class FakeCuda(TorchDispatchMode):
+class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Entered above a FakeTensorMode.
 
     Attributes:
@@ -36,7 +36,7 @@ class FakeCuda(TorchDispatchMode):
     """
 
     def __init__(self, fake: FakeTensorMode) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.fake = fake
         self.syncs: list[str] = []
         self.pinned: list[Tensor] = []  # kept alive, so that no other storage takes its address
@@ -80,7 +80,7 @@ class FakeCuda(TorchDispatchMode):
         kwargs, packet = dict(kwargs or {}), func.overloadpacket
         if str(kwargs.get("device")).startswith("meta"):  # torch's own answer to a plain "cuda"
             kwargs["device"] = DEVICE
-        first = args[0] if args and isinstance(args[0], Tensor) else None
+        first: Any = args[0] if args and isinstance(args[0], Tensor) else None
         if packet is _aten._local_scalar_dense:
             return self._read(first)
         if packet in (_aten._pin_memory, _aten.is_pinned):

@@ -210,6 +210,25 @@ def test_a_loss_that_is_not_finite_stops_with_a_name_and_a_usable_checkpoint(
     assert training_steps(tmp_path) == [1, 2, 3, 4]
 
 
+def test_only_the_groups_of_the_microbatch_that_broke_are_named(tmp_path: Path) -> None:
+    """All micro-batches are done before the step looks at their losses."""
+    loop = make(tmp_path)
+    loop.learner.bench.tokens_per_microbatch = 1  # a group each
+    first, last = Learner.experience(loop.learner, 0).minibatches[0].groups
+    loss = loop.learner.loss
+
+    def broken(batch: Batch, step: Step) -> LossOutput:
+        out = loss(batch, step)
+        return replace(out, loss=out.loss * math.nan) if last.id in batch.group_ids else out
+
+    loop.learner.loss = broken  # type: ignore[method-assign]
+    before = weights(loop)
+    with pytest.raises(RunError, match=f"the loss is nan on groups {last.id};") as caught:
+        loop.run()
+    assert first.id not in str(caught.value)
+    assert all(torch.equal(before[name], w) for name, w in weights(loop).items())
+
+
 def test_before_the_first_checkpoint_it_says_that_there_is_none(tmp_path: Path) -> None:
     loop = make(tmp_path)
     loop.learner.nan_at = 0

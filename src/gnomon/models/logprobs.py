@@ -247,7 +247,7 @@ class _LinearLogprobs(torch.autograd.Function):
             part = slice(a, a + chunk)
             z = _scaled_logits(rows[part], weight, bias, scale, softcap, temperature)
             kept = z if keep else None
-            found = _exponentials(z if plain else z.clone(), targets[part], entropy)
+            found = _exponentials(z.clone() if keep and not plain else z, targets[part], entropy)
             values[part], lse[part], total[part], entropies[part] = found
         ctx.save_for_backward(rows, weight, bias, targets, lse, total, entropies, kept)
         ctx.settings = (scale, softcap, temperature, chunk, plain)
@@ -327,7 +327,7 @@ def _exponentials(
     """
     step = len(z) if z.is_cuda else max(1, _CACHED_LOGITS // z.shape[1])
     found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for part, t in zip(z.split(step), targets[:, None].split(step), strict=True):
+    for part, t in zip(torch.split(z, step), torch.split(targets[:, None], step), strict=True):
         top = part.amax(-1, keepdim=True)
         chosen = part.sub_(top).gather(1, t)
         shifted = part.clone() if entropy else part

@@ -186,7 +186,8 @@ def grad_norm(parameters: Iterable[Tensor]) -> Tensor:
         torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)).double()
         for g in grads
     ]
-    return torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]))
+    return norm
 
 
 @torch.no_grad()
