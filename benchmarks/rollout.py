@@ -31,6 +31,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from common import machine
 from gnomon.rollout import Request, SamplingParams, TorchEngine
 
 
@@ -140,6 +141,7 @@ def main() -> None:
     if args.model:
         own = model.generation_config.eos_token_id
         ending = own if isinstance(own, list) else [own]
+    print(machine())
     print(
         f"{torch.get_num_threads()} thread(s), {args.prompts} prompts of {args.shortest}-"
         f"{args.longest} tokens, {args.new_tokens} new tokens, best of {args.rounds}"
