@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gnomon.data.batch import Batch, Segment
+from gnomon.data.batch import Batch, Segment, to_device
 from gnomon.models.costs import COSTS, Costs, costs_of
-from gnomon.models.gather import Gather, to_device
+from gnomon.models.gather import Gather
 
 
 @dataclass(frozen=True)

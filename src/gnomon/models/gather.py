@@ -13,12 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on ``device``; the host does not wait for a GPU."""
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+from gnomon.data.batch import to_device
 
 
 @dataclass

@@ -23,10 +23,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gnomon.data.batch import Batch, Segment
+from gnomon.data.batch import Batch, Segment, to_device
 from gnomon.errors import ModelError
 from gnomon.models.attention import AttentionPlan, Unit
-from gnomon.models.gather import Gather, to_device
+from gnomon.models.gather import Gather
 
 Kind = Literal["auto", "blocks", "varlen"]
 _WIDEST = 256
