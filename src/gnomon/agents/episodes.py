@@ -198,14 +198,15 @@ class EpisodeRunner:
         everyone = [live for group in groups for live in group.lives]
         try:
             self._reset(groups)
-            for turn in range(self.max_turns):
-                if all(live.end for live in everyone):
-                    break
-                self._sample(groups, engine, params, turn)
-                self._step([live for live in everyone if not live.end], turn)
-                self._close([live for live in everyone if live.end])
-                if progress is not None:
-                    progress(sum(live.end is not None for live in everyone), len(everyone))
+            with engine.keeping():  # a turn's prompt begins with all of the turns before
+                for turn in range(self.max_turns):
+                    if all(live.end for live in everyone):
+                        break
+                    self._sample(groups, engine, params, turn)
+                    self._step([live for live in everyone if not live.end], turn)
+                    self._close([live for live in everyone if live.end])
+                    if progress is not None:
+                        progress(sum(live.end is not None for live in everyone), len(everyone))
         finally:
             self._close(everyone)
         return [

@@ -76,24 +76,36 @@ class KVCache:
                 view = store[:, :, :length]
                 view.index_copy_(0, dst, view.index_select(0, src))
 
+    def taken(self, row: int, length: int) -> KVCache:
+        """The first ``length`` positions of a row, copied into a cache of their own."""
+        cut = (slice(row, row + 1), slice(None), slice(0, length))
+        layers = {i: (k[cut].clone(), v[cut].clone()) for i, (k, v) in self.layers.items()}
+        return KVCache(1, length, length, layers)
 
-@dataclass(frozen=True)
-class PromptSpan:
-    """A prompt in a packed pass: ``length`` tokens from ``start``, kept in cache row ``row`` after
-    the prefix that all prompts share."""
-
-    row: int
-    start: int
-    length: int
+    @property
+    def bytes(self) -> int:
+        """What the stores take."""
+        return sum(store.nbytes for stores in self.layers.values() for store in stores)
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens that prompts begin with, computed once: the first ``length`` positions of the only
-    row of ``cache``."""
+    """Tokens that a prompt begins with, computed before: the first ``length`` positions of the
+    only row of ``cache``."""
 
     cache: KVCache
     length: int
+
+
+@dataclass(frozen=True)
+class PromptSpan:
+    """A prompt in a packed pass: ``length`` tokens from ``start``, kept in cache row ``row`` after
+    what is known of it already."""
+
+    row: int
+    start: int
+    length: int
+    prefix: Prefix | None
 
 
 @dataclass
@@ -106,7 +118,6 @@ class PackedPass:
             the token it feeds now.
         longest, shortest: the extremes of ``lengths``, known without asking the device.
         segments: the prompts after the B decoding tokens.
-        prefix: what the prompts begin with and do not repeat, or None.
         calls: attention calls served, by layer index (read by the engine's self-check).
         windows: the sliding window each layer asked for.
     """
@@ -116,7 +127,6 @@ class PackedPass:
     longest: int
     shortest: int
     segments: Sequence[PromptSpan] = ()
-    prefix: Prefix | None = None
     calls: dict[int, int] = field(default_factory=dict)
     windows: dict[int, int | None] = field(default_factory=dict)
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
@@ -185,13 +195,13 @@ def rollout_attention(
     for segment in rollout.segments:
         span = slice(segment.start, segment.start + segment.length)
         k, v = key[:, :, span], value[:, :, span]
-        if rollout.prefix is not None:
-            shared = rollout.prefix.cache.layers[layer]
-            past = rollout.prefix.length
+        if segment.prefix is not None:
+            shared = segment.prefix.cache.layers[layer]
+            past = segment.prefix.length
             k, v = (torch.cat([s[:, :, :past], n], 2) for s, n in zip(shared, (k, v), strict=True))
         stores[0][segment.row, :, : k.shape[2]] = k[0]
         stores[1][segment.row, :, : v.shape[2]] = v[0]
-        out = _prefill(query[:, :, span], k, v, scale, sliding_window, softcap)
+        out = causal(query[:, :, span], k, v, scale, sliding_window, softcap)
         parts.append(out[0].transpose(0, 1))
     return (parts[0] if len(parts) == 1 else torch.cat(parts))[None], None
 
@@ -219,11 +229,11 @@ def _decode(
     keys, values = (store[:rows, :, :seen] for store in stores)
     grouped = query.reshape(rows, kv_heads, heads // kv_heads, size)
     mask = step.mask(window, query.dtype)
-    out = _attend(grouped, keys, values, mask, scale, softcap)
+    out = attend(grouped, keys, values, mask, scale, softcap)
     return out.reshape(rows, heads, -1)
 
 
-def _prefill(
+def causal(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -246,10 +256,10 @@ def _prefill(
         seen &= at[past:, None] - at < window
     mask = torch.zeros(seen.shape, dtype=query.dtype, device=query.device)
     mask.masked_fill_(~seen, float("-inf"))
-    return _attend(query, key, value, mask, scale, softcap)
+    return attend(query, key, value, mask, scale, softcap)
 
 
-def _attend(
+def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -270,7 +280,7 @@ def _attend(
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, rollout_attention)
 
 
-_PROBE = ((5, 3, 7, 2, 6), (4, 6, 3))  # two short prompts for the self-check
+PROBE = ((5, 3, 7, 2, 6), (4, 6, 3))  # two short prompts that engines try themselves on
 _ATTENDING = {"full_attention", "sliding_attention"}
 
 
@@ -294,7 +304,7 @@ def packed_pass(
     tokens: Sequence[int],
     lengths: Sequence[int],
     prompts: Sequence[Sequence[int]],
-    prefix: Prefix | None = None,
+    prefixes: Sequence[Prefix | None] | None = None,
 ) -> tuple[Tensor, PackedPass]:
     """Feed one token to each decoding row and whole prompts to the cache rows after them.
 
@@ -304,15 +314,16 @@ def packed_pass(
         tokens: B token ids, one for each of the cache's first B rows.
         lengths: B numbers of tokens already cached.
         prompts: S prompts; prompt s goes to cache row B + s.
-        prefix: what every prompt begins with; ``prompts`` are then what follows it.
+        prefixes: what each prompt begins with; ``prompts`` are what follows it.
 
     Returns:
         ([B + S, V] logits of the last position of each row and prompt, what the pass did).
     """
     device = model.get_input_embeddings().weight.device
     ids, positions, last, segments = list(tokens), list(lengths), list(range(len(tokens))), []
-    for row, prompt in enumerate(prompts, start=len(tokens)):
-        segments.append(PromptSpan(row, len(ids), len(prompt)))
+    known = prefixes or [None] * len(prompts)
+    for row, (prompt, prefix) in enumerate(zip(prompts, known, strict=True), start=len(tokens)):
+        segments.append(PromptSpan(row, len(ids), len(prompt), prefix))
         ids.extend(prompt)
         past = 0 if prefix is None else prefix.length
         positions.extend(range(past, past + len(prompt)))
@@ -323,7 +334,6 @@ def packed_pass(
         longest=max(lengths, default=0),
         shortest=min(lengths, default=0),
         segments=segments,
-        prefix=prefix,
     )
     output = model(
         input_ids=torch.tensor([ids], device=device),
@@ -336,24 +346,25 @@ def packed_pass(
     return logits, step
 
 
-def unsupported_reason(model: PreTrainedModel) -> str | None:
+def unsupported_reason(model: PreTrainedModel, cache: KVCache | None = None) -> str | None:
     """Why packed passes would be wrong for ``model``; None when they reproduce its own forward.
 
-    Compares two packed passes (prefill, then a decoding step) with the model's forward.
+    Compares two packed passes (prefill, then a decoding step) with the model's forward. ``cache``
+    is the one they use, for who wants to know the shapes of its stores.
     """
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     odd = sorted(set(kinds or ()) - _ATTENDING)
     if odd:
         return f"it has layers of kind {', '.join(odd)}"
-    cache = KVCache(rows=len(_PROBE), limit=16)
+    cache = cache or KVCache(rows=len(PROBE), limit=16)
     cache.reserve(8)
     try:
         with warnings.catch_warnings(), attention_implementation(model, IMPLEMENTATION):
             warnings.simplefilter("ignore")
-            _, step = packed_pass(model, cache, [], [], [prompt[:-1] for prompt in _PROBE])
-            lengths = [len(prompt) - 1 for prompt in _PROBE]
-            packed, _ = packed_pass(model, cache, [p[-1] for p in _PROBE], lengths, [])
+            _, step = packed_pass(model, cache, [], [], [prompt[:-1] for prompt in PROBE])
+            lengths = [len(prompt) - 1 for prompt in PROBE]
+            packed, _ = packed_pass(model, cache, [p[-1] for p in PROBE], lengths, [])
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as error:
         return f"its forward does not take packed passes ({type(error).__name__}: {error})"
     if len(step.calls) != config.num_hidden_layers:
@@ -361,15 +372,22 @@ def unsupported_reason(model: PreTrainedModel) -> str | None:
     windowed = [kind == "sliding_attention" for kind in kinds or ()]
     if any(flag != (step.windows[i] is not None) for i, flag in enumerate(windowed)):
         return "its sliding-window layers do not say their window"
-    device = packed.device
+    gap, most = gap_to_own_forward(model, packed)
+    return (
+        None
+        if gap <= most
+        else f"packed passes differ from its own forward by {gap:.1e} (relative)"
+    )
+
+
+def gap_to_own_forward(model: PreTrainedModel, scores: Tensor) -> tuple[float, float]:
+    """How far ``scores`` [2, V] of what follows the probe's prompts are from those of the model's
+    own forward, relative to these, and what rounding explains."""
     own = torch.stack(
         [
-            model(input_ids=torch.tensor([prompt], device=device), use_cache=False).logits[0, -1]
-            for prompt in _PROBE
+            model(input_ids=torch.tensor([p], device=scores.device), use_cache=False).logits[0, -1]
+            for p in PROBE
         ]
     )
-    tolerance = 1e-3 if own.dtype == torch.float32 else 0.1
-    gap = float((packed.float() - own.float()).norm() / own.float().norm().clamp(min=1e-6))
-    if not gap <= tolerance:
-        return f"packed passes differ from its own forward by {gap:.1e} (relative)"
-    return None
+    gap = float((scores.float() - own.float()).norm() / own.float().norm().clamp(min=1e-6))
+    return gap, 1e-3 if own.dtype == torch.float32 else 0.1

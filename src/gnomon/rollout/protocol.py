@@ -8,7 +8,7 @@ Host     a model outside the trainer (vLLM, here or behind a URL) that takes wei
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -132,6 +132,10 @@ class Engine(Protocol):
     def sync_weights(self) -> None:
         """Sample from the policy's current weights (or the pinned ones) from now on."""
         return
+
+    def keeping(self) -> AbstractContextManager[None]:
+        """Within the block, prompts begin with what was sampled before: keep what serves them."""
+        return nullcontext()
 
     def capture(self) -> Snapshot:
         """The policy's weights now, for :meth:`pinned`. Called while nothing trains them."""

@@ -124,7 +124,9 @@ def check_request(
         )
 
 
-def draw(logits: Tensor, rows: Tensor, u: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+def draw(
+    logits: Tensor, rows: Tensor, u: Tensor, params: SamplingParams, ask: bool = True
+) -> tuple[Tensor, Tensor]:
     """Draw one token for each of S samples.
 
     Args:
@@ -132,6 +134,8 @@ def draw(logits: Tensor, rows: Tensor, u: Tensor, params: SamplingParams) -> tup
         rows: [S] which row of ``logits`` each sample draws from (samples of a prompt share one).
         u: [S] uniform numbers in [0, 1), float64; unused when greedy.
         params: temperature and truncation.
+        ask: look at numbers on the way. Without it the host never waits for the device: scores
+            that are not finite give a log-prob that is not, and top-p sorts the whole vocabulary.
 
     Returns:
         ([S] token ids, [S] float32 log-probabilities in nats under softmax(logits / temperature),
@@ -144,16 +148,18 @@ def draw(logits: Tensor, rows: Tensor, u: Tensor, params: SamplingParams) -> tup
     if params.temperature == 0:
         best, tokens = weights.max(dim=-1)
         total = _block_sums(weights.sub_(best[:, None]).exp_()).sum(dim=-1)
-        _check_total(total)
+        if ask:
+            check_finite(total)
         return tokens[rows], -total.log().float()[rows]
     if params.temperature != 1:
         weights.div_(params.temperature)
     weights.sub_(weights.amax(dim=-1, keepdim=True)).exp_()
     sums = _block_sums(weights)
     total = sums.sum(dim=-1)
-    _check_total(total)
+    if ask:
+        check_finite(total)
     if params.top_k or params.top_p < 1:
-        values, tokens_of = _candidates(weights, total, params)
+        values, tokens_of = _candidates(weights, total, params, ask)
         tokens = tokens_of[rows].gather(1, _invert(values.double()[rows], u)[:, None])[:, 0]
         chosen = weights[rows, tokens]
     else:
@@ -166,7 +172,8 @@ def draw(logits: Tensor, rows: Tensor, u: Tensor, params: SamplingParams) -> tup
     return tokens, (chosen.double().log() - total[rows].log()).float()
 
 
-def _check_total(total: Tensor) -> None:
+def check_finite(total: Tensor) -> None:
+    """Raise EngineError for sums of weights, or log-probs, that are not numbers."""
     if not bool(total.isfinite().all()):  # NaN where a score is NaN or +infinity, or all are -inf
         raise EngineError(
             "the policy's scores are not finite numbers, so no token can be drawn: its weights "
@@ -210,14 +217,16 @@ def _invert_blocks(weights: Tensor, sums: Tensor, rows: Tensor, u: Tensor) -> Te
     return block * _BLOCK + _invert(inside, inside_u)
 
 
-def _candidates(weights: Tensor, total: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
+def _candidates(
+    weights: Tensor, total: Tensor, params: SamplingParams, ask: bool
+) -> tuple[Tensor, Tensor]:
     """The heaviest entries of each row after top-k, top-p and min-p: [R, K] weights and tokens.
 
     Dropped entries weigh 0. Top-p alone needs no full sort: the search widens only until the
     candidates of every row hold the asked-for mass.
     """
     vocabulary = weights.shape[1]
-    width = min(params.top_k or _FIRST_WIDTH, vocabulary)
+    width = min(params.top_k or (_FIRST_WIDTH if ask else vocabulary), vocabulary)
     values, tokens = weights.topk(width, dim=-1)
     while not params.top_k and width < vocabulary:
         if bool((values.sum(dim=-1, dtype=torch.float64) >= params.top_p * total).all()):
@@ -307,6 +316,8 @@ class Collector:
 
     Attributes:
         samples: for each request, its n samples.
+        eos: tokens that end one.
+        follow: called with a sample's ids after each of its tokens.
     """
 
     def __init__(
@@ -321,10 +332,10 @@ class Collector:
         self.requests = requests
         self.params = params
         self.samples = [[Draft(key) for key in stream_keys(request)] for request in requests]
-        self._eos = eos
+        self.eos = eos
+        self.follow = follow
         self._text = StopText(tokenizer, params.stop, eos)
         self._progress = progress
-        self._follow = follow
         self._total = sum(len(samples) for samples in self.samples)
         self._finished = 0
 
@@ -337,10 +348,16 @@ class Collector:
         tokens, logprobs = draw(
             logits, torch.tensor(rows, device=logits.device), u.to(logits.device), self.params
         )
-        for sample, token, logprob in zip(samples, tokens.tolist(), logprobs.tolist(), strict=True):
+        return self.take(samples, tokens.tolist(), logprobs.tolist())
+
+    def take(
+        self, samples: Sequence[Draft], tokens: Sequence[int], logprobs: Sequence[float]
+    ) -> list[bool]:
+        """Give each sample its next token, which was drawn elsewhere. Returns which are over."""
+        for sample, token, logprob in zip(samples, tokens, logprobs, strict=True):
             sample.ids.append(token)
             sample.logprobs.append(logprob)
-            if token in self._eos:
+            if token in self.eos:
                 sample.finish_reason = "eos"
         open_ = [sample for sample in samples if sample.finish_reason is None]
         for sample, hit in zip(open_, self._text.matched([s.ids for s in open_]), strict=True):
@@ -349,9 +366,9 @@ class Collector:
             elif len(sample.ids) == self.params.max_new_tokens:
                 sample.finish_reason = "length"
         done = [sample.finish_reason is not None for sample in samples]
-        if self._follow is not None:
+        if self.follow is not None:
             for sample in samples:
-                self._follow(sample.ids)
+                self.follow(sample.ids)
         for over in done:
             if over:
                 self._finished += 1

@@ -18,14 +18,20 @@ from transformers.pytorch_utils import Conv1D
 from gnomon.errors import ConfigError
 from gnomon.models.packed import attention_implementation
 from gnomon.rollout.generate_engine import generate_bucketed
+from gnomon.rollout.kept import KeptRows, weights_mark
 from gnomon.rollout.packed import (
     IMPLEMENTATION,
+    PROBE,
     KVCache,
     Prefix,
     packed_pass,
     sampling_mode,
     unsupported_reason,
 )
+from gnomon.rollout.paged import IMPLEMENTATION as PAGED
+from gnomon.rollout.paged import reads_in_place
+from gnomon.rollout.paged_batch import PagedBatch, check_fits
+from gnomon.rollout.pages import PagePool
 from gnomon.rollout.protocol import Completion, Engine, Progress, Request, SamplingParams
 from gnomon.rollout.sampling import Collector, Draft, Follow, check_params, check_request
 
@@ -86,6 +92,40 @@ def packed_linears(model: nn.Module) -> Iterator[int]:
 _PACK_FROM = 16  # decoding steps that repay reordering the weights
 _PREFILL_TOKENS = 2048  # prompt tokens per pass, so that a long queue cannot swell one pass
 _PREFIX_TOKENS = 64  # that prompts must have in common for it to be worth computing them once
+_FREE_SHARE = 0.8  # of the free memory that pages may take; the rest is for what passes compute
+_GPU_PAGE, _CPU_PAGE = 256, 64  # positions; FlashAttention 2 takes multiples of 256, 3 and 4 any
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """How the torch engine keeps keys and values.
+
+    Attributes:
+        gib: most that the cache of the running rows may take; what is free when they start, but for
+            a fifth, when None.
+        paged: in pages (see ``gnomon.rollout.pages``), or row by row; when None in pages on a GPU
+            and wherever ``gib`` is given, since only pages have a bound.
+        page: positions per page; 256 on a GPU and 64 elsewhere when None.
+        kept_gib: most that is kept between the turns of episodes.
+        cuda_graphs: replay decoding steps as CUDA graphs; of no effect elsewhere.
+    """
+
+    gib: float | None = None
+    paged: bool | None = None
+    page: int | None = None
+    kept_gib: float = 1.0
+    cuda_graphs: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("gib", self.gib), ("page", self.page)):
+            if value is not None and not value > 0:
+                raise ConfigError(f"cache_{name} is {value}; use a number above 0")
+        if not self.kept_gib >= 0:
+            raise ConfigError(f"kept_gib is {self.kept_gib}; use 0 (keep nothing) or more")
+        if self.paged is False and self.gib is not None:
+            raise ConfigError(
+                "cache_gib bounds a cache in pages; leave paged out, or set it to true"
+            )
 
 
 class TorchEngine(Engine):
@@ -102,11 +142,14 @@ class TorchEngine(Engine):
         max_rows: most sequences decoded at once.
         eos_token_ids: tokens that end a response; those of the model's generation config and of
             the tokenizer when None, none at all when empty.
+        cache: how keys and values are kept.
 
     Attributes:
         fallback_reason: None while packed passes are used; otherwise why the model cannot be
             driven so (ALiBi, state-space layers, ...) and transformers' own generation loop runs.
             Set by the first ``generate``, which also warns.
+        prefilled: tokens of prompts computed so far; those known from earlier are not counted.
+        preempted: how often a row gave up its pages to older ones and was computed again.
     """
 
     shares_weights = True
@@ -119,6 +162,7 @@ class TorchEngine(Engine):
         activate: Callable[[], AbstractContextManager[Any]] = nullcontext,
         max_rows: int = 256,
         eos_token_ids: Sequence[int] | None = None,
+        cache: CacheOptions | None = None,
     ) -> None:
         if max_rows < 1:
             raise ConfigError(f"max_rows is {max_rows}; use 1 or more")
@@ -129,7 +173,15 @@ class TorchEngine(Engine):
         self._max_rows = max_rows
         own_eos = _default_eos(self._model, tokenizer)
         self._eos = own_eos if eos_token_ids is None else frozenset(eos_token_ids)
+        self._cache = cache or CacheOptions()
+        self._token_bytes = 0
+        self._in_place = False
         self._checked = False
+        self._keeping = False
+        self._mark: tuple[int, ...] = ()
+        self._pool: PagePool | None = None
+        self._kept: KeptRows | None = None
+        self.prefilled = self.preempted = 0
         self.fallback_reason: str | None = None
 
     def generate(
@@ -146,7 +198,7 @@ class TorchEngine(Engine):
         Raises:
             ConfigError: sampling parameters that describe no distribution.
             DataError: a prompt that is empty, holds ids outside the vocabulary, or leaves no room
-                for ``max_new_tokens`` in the model's window.
+                for ``max_new_tokens`` in the model's window or in the cache.
         """
         check_params(params)
         for request in requests:
@@ -157,17 +209,107 @@ class TorchEngine(Engine):
                 self._self_check()
             if self.fallback_reason is not None:
                 generate_bucketed(self._model, collector, self._max_rows)
-            else:
-                pays = params.max_new_tokens >= _PACK_FROM
-                with (
-                    packed_linears(self._model) if pays else nullcontext(),
-                    attention_implementation(self._model, IMPLEMENTATION),
-                ):
-                    _Batch(self._model, collector, self._max_rows).run()
+            elif requests:
+                self._forget_if_weights_changed()
+                try:
+                    self._draw(collector)
+                except BaseException:
+                    self._forget()  # pages that a pass was to fill may be half full
+                    raise
         return collector.completions()
 
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Within the block, what finished rows hold is kept for prompts that begin with it.
+
+        Nothing survives a change of the weights: each ``generate`` compares their bits with those
+        that the last one left. Which of the policy's adapters is active must not change.
+        """
+        before, self._keeping = self._keeping, True
+        try:
+            yield
+        finally:
+            self._keeping = before
+            if not before:
+                self._forget()
+
+    def sync_weights(self) -> None:
+        """The weights are shared, so they are the newest; what earlier ones computed goes."""
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pool = self._kept = None
+
+    def _forget_if_weights_changed(self) -> None:
+        if self._keeping:
+            mark = weights_mark(self._model)
+            if mark != self._mark:
+                self._forget()
+            self._mark = mark
+
+    def _draw(self, collector: Collector) -> None:
+        pays = collector.params.max_new_tokens >= _PACK_FROM
+        keep = self._cache.kept_gib * 2**30 if self._keeping else 0
+        with packed_linears(self._model) if pays else nullcontext():
+            if self._paged:
+                self._draw_in_pages(collector, int(keep))
+                return
+            if keep and self._kept is None:
+                self._kept = KeptRows(int(keep))
+            with attention_implementation(self._model, IMPLEMENTATION):
+                batch = _Batch(self._model, collector, self._max_rows, self._kept)
+                self.prefilled += batch.run()
+
+    def _draw_in_pages(self, collector: Collector, keep: int) -> None:
+        pool = self._pool or self._new_pool()
+        page_bytes = pool.size * self._token_bytes
+        bound = (
+            "Raise rollout.options.cache_gib" if self._cache.gib else "Free memory of the device"
+        )
+        check_fits(collector, pool, page_bytes, bound)
+        with attention_implementation(self._model, PAGED):
+            batch = PagedBatch(
+                self._model,
+                collector,
+                pool,
+                self._max_rows,
+                kernel=self._in_place,
+                graphs=self._cache.cuda_graphs and self._device.type == "cuda",
+            )
+            batch.run()
+        self.prefilled += batch.prefilled
+        self.preempted += batch.preempted
+        pool.trim(keep // page_bytes)
+        self._pool = pool if keep else None
+
+    @property
+    def _device(self) -> torch.device:
+        return self._model.get_input_embeddings().weight.device
+
+    @property
+    def _paged(self) -> bool:
+        auto = self._cache.gib is not None or self._device.type == "cuda"
+        return auto if self._cache.paged is None else self._cache.paged
+
+    @property
+    def _page(self) -> int:
+        return self._cache.page or (_GPU_PAGE if self._device.type == "cuda" else _CPU_PAGE)
+
+    def _new_pool(self) -> PagePool:
+        if self._cache.gib is not None:
+            budget = self._cache.gib * 2**30
+        elif self._device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self._device)
+            idle = torch.cuda.memory_reserved(self._device)
+            idle -= torch.cuda.memory_allocated(self._device)
+            budget = _FREE_SHARE * (free + idle)
+        else:
+            budget = _FREE_SHARE * psutil.virtual_memory().available
+        return PagePool(self._page, int(budget // (self._page * self._token_bytes)))
+
     def _self_check(self) -> None:
-        self.fallback_reason = unsupported_reason(self._model)
+        cache = KVCache(rows=len(PROBE), limit=16)
+        self.fallback_reason = unsupported_reason(self._model, cache)
         self._checked = True
         if self.fallback_reason is not None:
             warnings.warn(
@@ -176,6 +318,9 @@ class TorchEngine(Engine):
                 "slower but samples the same distribution.",
                 stacklevel=3,
             )
+            return
+        self._token_bytes = cache.bytes // (cache.rows * cache.positions)
+        self._in_place = self._paged and reads_in_place(self._model, self._page)
 
     def _check(self, request: Request, params: SamplingParams) -> None:
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
@@ -196,7 +341,13 @@ class _Prefill:
 
     prompt: Sequence[int]
     waiting: deque[Draft]
+    prefix: Prefix | None = None  # what is known of it
     logits: Tensor = field(default_factory=lambda: torch.empty(0))  # [V] after the prompt
+
+    @property
+    def new(self) -> Sequence[int]:
+        """The tokens to compute."""
+        return self.prompt if self.prefix is None else self.prompt[self.prefix.length :]
 
 
 @dataclass
@@ -229,12 +380,23 @@ def _shared_prefix(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> 
 class _Batch:
     """Rows in flight. Row i of the list is row i of the KV cache; live rows fill the front."""
 
-    def __init__(self, model: PreTrainedModel, collector: Collector, max_rows: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        collector: Collector,
+        max_rows: int,
+        kept: KeptRows | None = None,
+    ) -> None:
         self._model = model
         self._collector = collector
+        self._kept = kept
         # Longest first: rows of like length run together, and the cache reaches its size early.
         prefills = [
-            _Prefill(request.prompt_ids, deque(samples))
+            _Prefill(
+                request.prompt_ids,
+                deque(samples),
+                None if kept is None else kept.find(request.prompt_ids),
+            )
             for request, samples in zip(collector.requests, collector.samples, strict=True)
         ]
         self._queue = deque(sorted(prefills, key=lambda prefill: -len(prefill.prompt)))
@@ -244,13 +406,17 @@ class _Batch:
         limit = longest + collector.params.max_new_tokens
         self._cache = KVCache(rows=self._max_rows, limit=limit)
         self._rows: list[_Row] = []
-        self._prefix = _shared_prefix(model, [prefill.prompt for prefill in prefills])
-        self._shared = 0 if self._prefix is None else self._prefix.length
+        unknown = [prefill for prefill in prefills if prefill.prefix is None]
+        shared = _shared_prefix(model, [prefill.prompt for prefill in unknown])
+        for prefill in unknown:
+            prefill.prefix = shared
+        self._prefilled = 0 if shared is None else shared.length
 
-    def run(self) -> None:
-        """Draft everything in the queue."""
+    def run(self) -> int:
+        """Draw everything in the queue; returns how many tokens of prompts were computed."""
         while self._rows or self._queue:
             self._step()
+        return self._prefilled
 
     def _step(self) -> None:
         """Run one packed pass: every live row gets a token, and waiting samples fill free rows."""
@@ -264,9 +430,10 @@ class _Batch:
             self._cache,
             [row.sample.ids[-1] for row in rows],
             [row.cached for row in rows],
-            [prefill.prompt[self._shared :] for prefill in prompts],
-            self._prefix,
+            [prefill.new for prefill in prompts],
+            [prefill.prefix for prefill in prompts],
         )
+        self._prefilled += sum(len(prefill.new) for prefill in prompts)
         for row in rows:
             row.cached += 1
         for prefill, scores in zip(prompts, logits[old:], strict=True):
@@ -298,7 +465,7 @@ class _Batch:
             free -= planned[id(prefill)]
         while self._queue and free:
             prefill = self._queue[0]
-            fresh = len(prefill.prompt) - self._shared
+            fresh = len(prefill.new)
             if prefills and tokens + fresh > _PREFILL_TOKENS:
                 break
             prefills.append(self._queue.popleft())
@@ -328,6 +495,9 @@ class _Batch:
         while ended or starting:
             for index in ended:
                 row = self._rows[index]
+                if self._kept is not None and row.sample.finish_reason != "length":
+                    ids = [*row.prefill.prompt, *row.sample.ids][: row.cached]
+                    self._kept.keep(ids, self._cache, index)
                 if row.prefill.waiting:
                     self._rows[index] = _Row(
                         row.prefill, row.prefill.waiting.popleft(), len(row.prefill.prompt)

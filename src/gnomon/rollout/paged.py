@@ -1,0 +1,251 @@
+"""Attention of an ordinary transformers model over a KV cache in pages.
+
+A pass feeds N tokens of R rows, packed side by side: one token of each row (decoding), or what is
+new of R prompts. Where flash attention takes a table of pages it reads them in place; elsewhere
+each layer copies the pages of its rows side by side first.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from gnomon.models.packed import attention_implementation
+from gnomon.rollout.packed import PROBE, attend, causal, gap_to_own_forward
+from gnomon.rollout.pages import PagePool
+
+IMPLEMENTATION = "gnomon_paged"
+
+
+@dataclass
+class PagedPass:
+    """What attention must know about one pass.
+
+    Attributes:
+        pool: where keys and values live.
+        table: [R, M] int32 pages of the rows, in the order of their positions.
+        used: [R] int32 positions of each row, the new ones included.
+        starts: [R + 1] int32 places of the rows among the N new tokens.
+        slots: [N] flat place (page, position) of each new token in a store.
+        spans: for each prompt, (new tokens, positions); None when each row feeds one token.
+        kernel: read the pages in place.
+    """
+
+    pool: PagePool
+    table: Tensor
+    used: Tensor
+    starts: Tensor
+    slots: Tensor
+    spans: Sequence[tuple[int, int]] | None = None
+    kernel: bool = False
+    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    @property
+    def longest(self) -> int:
+        """Most new tokens of a row."""
+        return 1 if self.spans is None else max(new for new, _ in self.spans)
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[R, 1, 1, M * size] additive mask of a row's last position over its pages."""
+        if window not in self._masks:
+            at = torch.arange(self.table.shape[1] * self.pool.size, device=self.table.device)
+            used = self.used[:, None]
+            seen = at < used
+            if window is not None:
+                seen &= at >= used - window
+            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+            self._masks[window] = mask.masked_fill_(~seen, float("-inf"))[:, None, None]
+        return self._masks[window]
+
+
+def paged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    paged: PagedPass | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention over the pages, in transformers' calling convention.
+
+    ``query`` is [1, H, N, D], ``key`` and ``value`` [1, H_kv, N, D]; returns [1, N, H, D_v].
+    """
+    if paged is None:
+        raise ValueError(f"{IMPLEMENTATION} attention runs only inside the rollout engine")
+    stores = paged.pool.layer(int(module.layer_idx), key, value)  # type: ignore[arg-type]
+    for store, new in zip(stores, (key, value), strict=True):
+        store.flatten(0, 1).index_copy_(0, paged.slots, new[0].transpose(0, 1))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if paged.kernel and not softcap and query.dtype in (torch.bfloat16, torch.float16):
+        out = _in_place(paged, query[0].transpose(0, 1), stores, scale, sliding_window)
+    elif paged.spans is None:
+        out = _decode(paged, query[0].transpose(0, 1), stores, scale, sliding_window, softcap)
+    else:
+        out = _prompts(paged, query, stores, scale, sliding_window, softcap)
+    return out[None], None
+
+
+ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, paged_attention)
+
+
+def _in_place(
+    paged: PagedPass,
+    query: Tensor,
+    stores: tuple[Tensor, Tensor],
+    scale: float,
+    window: int | None,
+) -> Tensor:
+    """Causal attention of ``query`` [N, H, D] by one kernel over the pages: [N, H, D_v]."""
+    out = varlen_attn(
+        query.contiguous(),
+        *stores,
+        cu_seq_q=paged.starts,
+        cu_seq_k=None,
+        max_q=paged.longest,
+        max_k=paged.table.shape[1] * paged.pool.size,
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != stores[0].shape[2],
+        seqused_k=paged.used,
+        block_table=paged.table,
+    )
+    assert isinstance(out, Tensor)
+    return out
+
+
+def _side_by_side(store: Tensor, table: Tensor) -> Tensor:
+    """The pages ``table`` [R, M] of a store, copied: [R, H_kv, M * size, D]."""
+    pages = store.index_select(0, table.flatten())
+    return pages.view(len(table), -1, *store.shape[2:]).transpose(1, 2)
+
+
+def _decode(
+    paged: PagedPass,
+    query: Tensor,
+    stores: tuple[Tensor, Tensor],
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """One query per row over a copy of its pages: ``query`` [R, H, D] to [R, H, D_v]."""
+    rows, heads, size = query.shape
+    keys, values = (_side_by_side(store, paged.table) for store in stores)
+    grouped = query.reshape(rows, keys.shape[1], -1, size)
+    out = attend(grouped, keys, values, paged.mask(window, query.dtype), scale, softcap)
+    return out.reshape(rows, heads, -1)
+
+
+def _prompts(
+    paged: PagedPass,
+    query: Tensor,
+    stores: tuple[Tensor, Tensor],
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """What is new of each prompt over a copy of its pages: [1, H, N, D] to [N, H, D_v]."""
+    parts, start = [], 0
+    for row, (new, positions) in enumerate(paged.spans or ()):
+        table = paged.table[row : row + 1, : paged.pool.pages(positions)]
+        keys, values = (_side_by_side(s, table)[:, :, :positions] for s in stores)
+        span = query[:, :, start : start + new]
+        parts.append(causal(span, keys, values, scale, window, softcap)[0].transpose(0, 1))
+        start += new
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is new of a row: ``ids`` after ``past`` tokens, in ``pages`` that hold both."""
+
+    ids: Sequence[int]
+    past: int
+    pages: Sequence[int]
+
+
+def prefill(
+    model: PreTrainedModel, pool: PagePool, prompts: Sequence[Prompt], kernel: bool
+) -> Tensor:
+    """Fill the pages of prompts in one pass; [1, N, V] scores only of the last token."""
+    device = model.get_input_embeddings().weight.device
+    ids, positions, slots, spans, starts = [], [], [], [], [0]
+    width = max(len(prompt.pages) for prompt in prompts)
+    for prompt in prompts:
+        end = prompt.past + len(prompt.ids)
+        ids.extend(prompt.ids)
+        positions.extend(range(prompt.past, end))
+        slots.extend(
+            prompt.pages[at // pool.size] * pool.size + at % pool.size
+            for at in range(prompt.past, end)
+        )
+        spans.append((len(prompt.ids), end))
+        starts.append(len(ids))
+    table = [[*prompt.pages, *[0] * (width - len(prompt.pages))] for prompt in prompts]
+    words = torch.tensor([ids, positions, slots], device=device)
+    paged = PagedPass(
+        pool,
+        table=torch.tensor(table, dtype=torch.int32, device=device),
+        used=torch.tensor([end for _, end in spans], dtype=torch.int32, device=device),
+        starts=torch.tensor(starts, dtype=torch.int32, device=device),
+        slots=words[2],
+        spans=spans,
+        kernel=kernel,
+    )
+    return paged_scores(model, words[0], words[1], paged, 1)
+
+
+def paged_scores(
+    model: PreTrainedModel, ids: Tensor, positions: Tensor, paged: PagedPass, keep: int = 0
+) -> Tensor:
+    """[N or ``keep``, V] scores of one pass over N tokens."""
+    logits: Tensor = model(
+        input_ids=ids[None],
+        position_ids=positions[None],
+        use_cache=False,
+        logits_to_keep=keep,
+        paged=paged,
+    ).logits[0]
+    return logits
+
+
+def reads_in_place(model: PreTrainedModel, size: int) -> bool:
+    """Whether flash attention reads pages of ``size`` positions of this model on its device.
+
+    It is tried on two short prompts, and believed when the scores are those of the model's own
+    forward. Says why where it is not.
+    """
+    weight = model.get_input_embeddings().weight
+    if weight.device.type != "cuda":
+        return False
+    pool = PagePool(size, len(PROBE))
+    try:
+        with attention_implementation(model, IMPLEMENTATION):
+            scores = [
+                prefill(model, pool, [Prompt(ids, 0, [pool.take()])], kernel=True)[0]
+                for ids in PROBE
+            ]
+        gap, most = gap_to_own_forward(model, torch.stack(scores))
+        reason = None if gap <= most else f"its scores differ by {gap:.1e} (relative)"
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+    if reason is not None:
+        warnings.warn(
+            f"flash attention does not read the cache's pages in place here ({reason}); each layer "
+            "copies them first, which is slower. torch reads them with FlashAttention 3: install "
+            'it and call torch.nn.attention.activate_flash_attention_impl("FA3").',
+            stacklevel=3,
+        )
+    return reason is None
