@@ -65,7 +65,7 @@ class _Slots:
         idle = self.table.shape[0] - len(rows)
         words = [(r.token, r.cached, r.drawn, _signed(r.key), 1) for r in rows]
         width = self.table.shape[1]
-        pages = [[*r.pages, *[0] * (width - len(r.pages))] for r in rows]
+        pages = [[*r.pages[:width], *[0] * (width - len(r.pages))] for r in rows]
         for target, source in (
             (self.words, torch.tensor([*words, *[(0, 0, 0, 0, 0)] * idle]).t().contiguous()),
             (self.table, torch.tensor([*pages, *[[0] * width] * idle], dtype=torch.int32)),
@@ -177,8 +177,8 @@ class Decoder:
         if size not in self._warm:
             self._warm.add(size)
             return None
-        graph = torch.cuda.CUDAGraph()
         try:
+            graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.step(self._slots[size])
         except RuntimeError as error:

@@ -196,11 +196,13 @@ def _invert(mass: Tensor, u: Tensor) -> Tensor:
     """[S] index of the entry of ``mass`` [S, K] at which the cumulative mass passes u.
 
     An entry without mass is never chosen: the first entry whose cumulative mass exceeds the
-    target always has some.
+    target always has some. Where the mass is not a number the last entry is, which is no
+    distribution's, but an index.
     """
     cumulative = mass.cumsum(dim=-1)
     target = (u.clamp(max=_BELOW_ONE) * cumulative[:, -1])[:, None]
-    return torch.searchsorted(cumulative, target, right=True)[:, 0]
+    found = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    return found.clamp_(max=mass.shape[1] - 1)
 
 
 def _invert_blocks(weights: Tensor, sums: Tensor, rows: Tensor, u: Tensor) -> Tensor:
@@ -214,7 +216,7 @@ def _invert_blocks(weights: Tensor, sums: Tensor, rows: Tensor, u: Tensor) -> Te
     vocabulary = weights.shape[1]
     inside = weights[rows[:, None], tokens.clamp(max=vocabulary - 1)].double()
     inside = inside.where(tokens < vocabulary, 0.0)
-    return block * _BLOCK + _invert(inside, inside_u)
+    return (block * _BLOCK + _invert(inside, inside_u)).clamp_(max=vocabulary - 1)
 
 
 def _candidates(
