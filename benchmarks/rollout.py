@@ -3,6 +3,8 @@
     python benchmarks/rollout.py                       # SmolLM2-135M-shaped random Llama
     python benchmarks/rollout.py --model path/to/model # any causal model folder
     python benchmarks/rollout.py --samples 8 --rounds 3
+    python benchmarks/rollout.py --against pages       # the cache in pages against row by row
+    python benchmarks/rollout.py --against turns       # turns that keep the cache or not
 
 Both sample at temperature 1 from prompts of mixed length. transformers gets the prompts padded on
 the left and repeated once per sample, in batches of the engine's ``max_rows``. Settings: "fixed"
@@ -33,6 +35,7 @@ from transformers import (
 
 from common import machine
 from gnomon.rollout import Request, SamplingParams, TorchEngine
+from gnomon.rollout.torch_engine import CacheOptions
 
 
 def smollm2_shaped() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -101,6 +104,18 @@ def run_gnomon(engine: TorchEngine, requests: list[Request], args: argparse.Name
     return sum(len(c.ids) for row in results for c in row)
 
 
+def run_turns(engine: TorchEngine, requests: list[Request], args: argparse.Namespace) -> int:
+    """Four turns, each told eight tokens more; returns the number of tokens in the responses."""
+    texts, made = [list(r.prompt_ids) for r in requests for _ in range(r.n)], 0
+    with engine.keeping():
+        for turn in range(4):
+            asked = [Request(str(i), text, seed=turn) for i, text in enumerate(texts)]
+            rows = engine.generate(asked, SamplingParams(max_new_tokens=args.new_tokens))
+            made += sum(len(row[0].ids) for row in rows)
+            texts = [[*t, *row[0].ids, *range(9, 17)] for t, row in zip(texts, rows, strict=True)]
+    return made
+
+
 def best_rates(runs: dict[str, Callable[[], int]], rounds: int) -> dict[str, tuple[float, float]]:
     """Best tokens per second of each run over the rounds: by the clock and by the processor."""
     rates = dict.fromkeys(runs, (0.0, 0.0))
@@ -114,6 +129,38 @@ def best_rates(runs: dict[str, Callable[[], int]], rounds: int) -> dict[str, tup
     return rates
 
 
+def contest(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    requests: list[Request],
+    eos: list[int],
+    args: argparse.Namespace,
+) -> dict[str, Callable[[], int]]:
+    """The two runs to compare, by name: what ``--against`` names, then the engine as it is."""
+
+    def engine(**cache: bool | float) -> TorchEngine:
+        options = CacheOptions(**cache)
+        return TorchEngine(
+            model, tokenizer, max_rows=args.max_rows, eos_token_ids=eos, cache=options
+        )
+
+    ours, pages, nothing = engine(), engine(paged=True), engine(kept_gib=0.0)
+    if args.against == "pages":
+        return {
+            "pages": lambda: run_gnomon(pages, requests, args),
+            "rows": lambda: run_gnomon(ours, requests, args),
+        }
+    if args.against == "turns":
+        return {
+            "turns afresh": lambda: run_turns(nothing, requests, args),
+            "turns kept": lambda: run_turns(ours, requests, args),
+        }
+    return {
+        "transformers": lambda: run_transformers(model, requests, args, eos),
+        "gnomon": lambda: run_gnomon(ours, requests, args),
+    }
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", help="model folder; default: random, SmolLM2-135M's shape")
@@ -123,6 +170,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shortest", type=int, default=16, help="prompt tokens")
     parser.add_argument("--longest", type=int, default=96, help="prompt tokens")
     parser.add_argument("--max-rows", type=int, default=256)
+    parser.add_argument("--against", choices=["transformers", "pages", "turns"])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--settings", nargs="+", choices=["fixed", "eos"], default=["fixed", "eos"])
     return parser.parse_args()
@@ -151,18 +199,12 @@ def main() -> None:
         requests = make_requests(args, vocabulary)
         for setting in args.settings:
             eos = ending if setting == "eos" else []
-            engine = TorchEngine(model, tokenizer, max_rows=args.max_rows, eos_token_ids=eos)
-            rates = best_rates(
-                {
-                    "transformers": lambda r=requests, e=eos: run_transformers(model, r, args, e),
-                    "gnomon": lambda r=requests, e=engine: run_gnomon(e, r, args),
-                },
-                args.rounds,
-            )
-            ours, theirs = rates["gnomon"], rates["transformers"]
+            runs = contest(model, tokenizer, requests, eos, args)
+            rates = best_rates(runs, args.rounds)
+            (other, theirs), (name, ours) = rates.items()
             print(
-                f"{args.prompts} x {args.samples} {setting:5s}  transformers {theirs[0]:7.1f} tok/s"
-                f"  gnomon {ours[0]:7.1f} tok/s  ratio {ours[0] / theirs[0]:.2f}"
+                f"{args.prompts} x {args.samples} {setting:5s}  {other} {theirs[0]:7.1f} tok/s"
+                f"  {name} {ours[0]:7.1f} tok/s  ratio {ours[0] / theirs[0]:.2f}"
                 f"  (processor time: {ours[1] / theirs[1]:.2f})",
                 flush=True,
             )

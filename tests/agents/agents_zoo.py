@@ -17,7 +17,7 @@ from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.encode import Encoder
 from gnomon.models.roles import Role
 from gnomon.records import Message, Prompt
-from gnomon.rollout.protocol import Completion, Request, SamplingParams
+from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.training.learner import Learner
 from gnomon.training.sampled import Played, Sampling
@@ -112,7 +112,7 @@ class Chatter:
         pass
 
 
-class Script:
+class Script(Engine):
     """An engine that says what it is told to, turn after turn, and notes what it was asked."""
 
     def __init__(self, *turns: str | Sequence[int], finish: str = "eos") -> None:

@@ -22,7 +22,7 @@ from gnomon.data.template import ChatTemplate
 from gnomon.errors import ConfigError, RunError
 from gnomon.records import Group, Message, Prompt, Response
 from gnomon.rollout.protocol import SamplingParams
-from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.rollout.torch_engine import CacheOptions, TorchEngine
 
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 2}}</tool_call>'
 PARAMS = SamplingParams(max_new_tokens=90)
@@ -436,3 +436,20 @@ def test_the_log_probs_are_the_samplers_at_every_token_it_wrote() -> None:
         mask = torch.tensor(episode.mask)
         assert torch.allclose(mine[mask], episode.logprobs[mask], atol=1e-4)
         assert not episode.logprobs[~mask].any()
+
+
+def test_turns_compute_only_what_is_new_and_say_the_same() -> None:
+    played, asked = runner(Chatter), [prompt(f"p{i}", f"question {i}") for i in range(3)]
+    params = SamplingParams(max_new_tokens=6)
+    found, computed = [], []
+    for kept_gib in (0.0, 1.0):
+        for paged in (False, True):
+            cache = CacheOptions(paged=paged, page=8, kept_gib=kept_gib)
+            sampler = engine(cache=cache)
+            rows = play(played, sampler, *asked, samples=3, params=params)
+            found.append([(e.ids, e.text, e.turns) for row in rows for e in row])
+            computed.append(sampler.prefilled)
+    assert found == [found[0]] * 4
+    assert any(turns > 1 for _, _, turns in found[0])
+    assert computed[2] < computed[0]
+    assert computed[3] < computed[1]

@@ -85,7 +85,10 @@ def metrics(run: Path, stage: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"rollout": {"options": {"dtype": "float32"}}}, "torch has none"),
+        ({"rollout": {"options": {"dtype": "float32"}}}, "engine torch takes cache_gib, kept_gib"),
+        ({"rollout": {"options": {"cache_gib": True}}}, "cache_gib is True; use a number of GiB"),
+        ({"rollout": {"options": {"cache_gib": 0}}}, "cache_gib is 0; use a number above 0"),
+        ({"rollout": {"options": {"cuda_graphs": 1}}}, "cuda_graphs is 1; use true or false"),
         ({"rollout": {"url": "http://x", "options": {"dtype": 1}}}, "retries and timeout"),
         ({"rollout": {"url": "http://x", "options": {"retries": "9"}}}, "retries and timeout"),
         ({"rollout": {"url": "http://x", "options": {"retries": float("inf")}}}, "retries is inf"),

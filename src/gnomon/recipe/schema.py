@@ -109,7 +109,8 @@ class RolloutSpec(Spec):
     url: str | None = Field(None, description="of a server started with gnomon serve-rollouts")
     options: dict[str, Any] = Field(
         default_factory=dict,
-        description="of engine vllm (as for vllm.LLM), or with url: retries and timeout",
+        description="of engine vllm (as for vllm.LLM), of engine torch (cache_gib, kept_gib, "
+        "cuda_graphs), or with url: retries and timeout",
     )
     max_staleness: int = Field(
         0,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,9 @@ class ReplicaEngine(Engine):
             "same server? Give each run its own, and resume with --resume."
         )
 
+    def keeping(self) -> AbstractContextManager[None]:
+        return self.replica.keeping() if isinstance(self.replica, TorchReplica) else nullcontext()
+
     def close(self) -> None:
         self._wanted = None
         self.replica.close()
@@ -172,6 +175,9 @@ class TorchReplica:
         if version != self._version:
             raise StaleWeightsError(f"the copy holds version {self._version}, not {version}")
         return self._engine.generate(requests, params, progress)
+
+    def keeping(self) -> AbstractContextManager[None]:
+        return self._engine.keeping()
 
     def close(self) -> None:
         """Nothing to do: the copy goes with this object."""

@@ -284,7 +284,7 @@ class TorchEngine(Engine):
 
     @property
     def _device(self) -> torch.device:
-        return self._model.get_input_embeddings().weight.device
+        return torch.device(self._model.get_input_embeddings().weight.device)
 
     @property
     def _paged(self) -> bool:

@@ -20,10 +20,11 @@ from gnomon.models.save import save_policy
 from gnomon.recipe.schema import RolloutSpec
 from gnomon.rollout.protocol import Engine, Host
 from gnomon.rollout.replica import HostReplica, ReplicaEngine, TorchReplica
-from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.rollout.torch_engine import CacheOptions, TorchEngine
 from gnomon.rollout.wire import TOKEN_VARIABLE, check_token, check_url
 
 _REMOTE = {"retries": int, "timeout": float}
+_TORCH = {"cache_gib": "gib", "kept_gib": "kept_gib", "cuda_graphs": "cuda_graphs"}
 
 
 def make_engine(
@@ -52,6 +53,7 @@ def make_engine(
             activate=activate,
             max_rows=spec.max_rows,
             eos_token_ids=encoder.stop_ids,
+            cache=_cache(spec),
         )
 
     trunk = policy.trunk
@@ -89,12 +91,31 @@ def check_engine(spec: RolloutSpec) -> None:
         check_url(spec.url)
         check_token(os.environ.get(TOKEN_VARIABLE))
         return
-    if spec.engine == "torch" and spec.options:
-        raise ConfigError(f"rollout.options are of engine vllm; torch has none: {spec.options}")
+    if spec.engine == "torch":
+        _cache(spec)
     if spec.engine == "vllm" and find_spec("vllm") is None:
         from gnomon.rollout.vllm_host import import_vllm
 
         import_vllm()
+
+
+def _cache(spec: RolloutSpec) -> CacheOptions:
+    """What rollout.options say of the torch engine's cache.
+
+    Raises:
+        ConfigError: an option it does not have, or a value that is none.
+    """
+    for key, value in spec.options.items():
+        if key not in _TORCH:
+            raise ConfigError(
+                f"rollout.options.{key}: engine torch takes {', '.join(_TORCH)}; other options are "
+                "of engine vllm"
+            )
+        kind = bool if key == "cuda_graphs" else int | float
+        if not isinstance(value, kind) or (isinstance(value, bool) != (kind is bool)):
+            what = "true or false" if kind is bool else "a number of GiB"
+            raise ConfigError(f"rollout.options.{key} is {value!r}; use {what}")
+    return CacheOptions(**{_TORCH[key]: value for key, value in spec.options.items()})
 
 
 def _remote(spec: RolloutSpec) -> Host:
