@@ -67,8 +67,8 @@ def save_tiny(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def trunk(seed: int = 0) -> Trunk:
-    return Trunk(tiny_model(seed), tokenizer(), fingerprint=f"tiny-{seed}")
+def trunk(seed: int = 0, **more: Any) -> Trunk:
+    return Trunk(tiny_model(seed), tokenizer(), fingerprint=f"tiny-{seed}", **more)
 
 
 def head(seed: int = 0, outputs: int = 1, bias: bool = False) -> ScalarHead:

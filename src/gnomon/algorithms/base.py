@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from gnomon.algorithms.metric import Metric
+from gnomon.algorithms.metric import Metric, MetricSums
 from gnomon.algorithms.offline_settings import Settings as Settings
 from gnomon.algorithms.rates import PREFERENCE_LR as PREFERENCE_LR
 from gnomon.algorithms.rates import REINFORCEMENT_LR as REINFORCEMENT_LR
@@ -25,8 +25,10 @@ from gnomon.algorithms.rates import SUPERVISED_LR as SUPERVISED_LR
 from gnomon.data.batch import Batch, microbatches, pack
 from gnomon.data.values import Skipped
 from gnomon.losses.reduce import Totals
+from gnomon.models.counting import counting, recount
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.memory import RoleNeed
+from gnomon.models.ranks import Ranks, shares
 from gnomon.models.roles import Role
 from gnomon.recipe.schema import Kind
 from gnomon.records import TokenGroup, TokenResponse
@@ -127,6 +129,8 @@ class Workbench:
         reference_store: keeps the reference's log-probs between runs; without it they are computed
             again.
         normalise_on: demonstrations on which a reward model's mean becomes zero.
+        ranks: the processes of the run; all of them hold all groups, and :meth:`shared` and
+            :meth:`columns` share their forward passes.
     """
 
     roles: Mapping[str, Role]
@@ -140,28 +144,87 @@ class Workbench:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     reference_store: ReferenceStore | None = None
     normalise_on: Sequence[TokenGroup] = ()
+    ranks: Ranks = field(default_factory=Ranks)
 
     def batches(self, groups: Sequence[TokenGroup]) -> Iterator[Batch]:
         """Pack groups into micro-batches within the token budget, on the stage's device."""
         for part in microbatches(groups, self.tokens_per_microbatch):
             yield pack(part).to(self.device)
 
+    def shared(self, groups: Sequence[TokenGroup]) -> Iterator[tuple[Batch, bool]]:
+        """This process's share of the groups as micro-batches, and whether they count: where
+        weights are gathered in each forward pass, every process runs as many, and the last of some
+        are only for company."""
+        ranks = self.ranks
+        if ranks.world == 1 or not groups:
+            yield from ((batch, True) for batch in self.batches(groups))
+            return
+        sizes = [group.num_tokens() for group in groups]
+        runs = [
+            microbatches([groups[i] for i in share], self.tokens_per_microbatch)
+            for share in shares(sizes, ranks.world)
+        ]
+        own = runs[ranks.rank]
+        with counting() as counts:
+            for part in own:
+                yield pack(part).to(self.device), True
+        if ranks.in_step:
+            smallest = groups[min(range(len(groups)), key=sizes.__getitem__)]
+            with counting():
+                for _ in range(max(map(len, runs)) - len(own)):
+                    yield pack([smallest]).to(self.device), False
+        for found in ranks.gather(counts):
+            recount(found)
+
     def columns(
-        self, groups: Sequence[TokenGroup], compute: Callable[[Batch], Mapping[str, Tensor]]
+        self,
+        groups: Sequence[TokenGroup],
+        compute: Callable[[Batch], Mapping[str, Tensor]],
+        metrics: Callable[[Batch, Mapping[str, Tensor]], Mapping[str, Metric]] | None = None,
+        sums: MetricSums | None = None,
     ) -> dict[str, Tensor]:
         """Run ``compute`` on packed micro-batches and join its [R] columns over all groups.
 
         They stay on the device until the last micro-batch is done; then one transfer brings them
         all to the CPU.
+
+        Args:
+            metrics: of a micro-batch and its columns, added to ``sums``.
         """
+        seen = MetricSums()
         columns: dict[str, list[Tensor]] = {}
-        for batch in self.batches(groups):
-            for name, values in compute(batch).items():
+        for batch, counts in self.shared(groups):
+            found = compute(batch)
+            if not counts:
+                continue
+            if metrics is not None:
+                seen.add(metrics(batch, found))
+            for name, values in found.items():
                 columns.setdefault(name, []).append(values.detach().float())
-        if not columns:
-            return {}
-        whole = torch.stack([torch.cat(parts) for parts in columns.values()]).cpu()
-        return dict(zip(columns, whole.unbind(), strict=True))
+        joined: dict[str, Tensor] = {}
+        if columns:
+            whole = torch.stack([torch.cat(parts) for parts in columns.values()]).cpu()
+            joined = dict(zip(columns, whole.unbind(), strict=True))
+        if self.ranks.world > 1:
+            joined = self._from_all(groups, joined)
+        if sums is not None:
+            for other in self.ranks.gather(seen):
+                sums.merge(other)
+        return joined
+
+    def _from_all(
+        self, groups: Sequence[TokenGroup], own: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Everybody's columns, in the order of the groups."""
+        lengths = [sum(len(r.ids) for r in g.responses) for g in groups]
+        order = shares([g.num_tokens() for g in groups], self.ranks.world)
+        parts: dict[str, dict[int, Tensor]] = {}
+        for share, found in zip(order, self.ranks.gather(dict(own)), strict=True):
+            for name, values in found.items():
+                cut = values.split([lengths[i] for i in share])
+                parts.setdefault(name, {}).update(zip(share, cut, strict=True))
+        everyone = range(len(groups))
+        return {name: torch.cat([cut[i] for i in everyone]) for name, cut in parts.items()}
 
 
 class Algorithm:

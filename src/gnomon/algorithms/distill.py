@@ -93,7 +93,8 @@ class Distill(Algorithm):
         if self.settings.whole or not kept:
             return Credit(kept)
         if self.remote is not None:
-            told = self.remote.logprobs(kept)
+            remote, asked = self.remote, kept
+            told = self.bench.ranks.first(lambda: remote.logprobs(asked))
             kept = with_tokens(kept, {"teacher_logprobs": told})
         sums = MetricSums()
 
@@ -105,11 +106,15 @@ class Distill(Algorithm):
             sampler = batch.token["sampler_logprobs"]
             cap = self.settings.importance_cap
             weights = importance_weights(old, sampler, correction="truncate", cap=cap)
-            sums.add(self._distances(batch, old, theirs))
             advantages = reverse_kl_advantages(old, theirs)
-            return {"old_logprobs": old, "importance": weights, "advantages": advantages}
+            mine = {"old_logprobs": old, "importance": weights, "advantages": advantages}
+            return mine | {"teacher_logprobs": theirs}
 
-        columns = self.bench.columns(kept, forward)
+        def distances(batch: Batch, columns: Mapping[str, Tensor]) -> Mapping[str, Metric]:
+            return self._distances(batch, columns["old_logprobs"], columns["teacher_logprobs"])
+
+        columns = self.bench.columns(kept, forward, distances, sums)
+        del columns["teacher_logprobs"]
         return Credit(with_tokens(kept, columns), sums.values())
 
     def loss(self, batch: Batch, step: Step) -> LossOutput:

@@ -279,11 +279,16 @@ class PolicyGradient(Algorithm):
             if self._needs_old:
                 out = self.roles["policy"].logprobs(batch, temperature=step.temperature)
                 old = columns["old_logprobs"] = out.logprobs
-                weights = columns["importance"] = sampler_weights(old, batch, self.settings)
-                sums.add(self._distances(batch, old, weights, columns.get("ref_logprobs")))
+                columns["importance"] = sampler_weights(old, batch, self.settings)
             return columns
 
-        columns = self.bench.columns(groups, forward)
+        def distances(batch: Batch, columns: Mapping[str, Tensor]) -> Mapping[str, Metric]:
+            if not self._needs_old:
+                return {}
+            old, weights = columns["old_logprobs"], columns["importance"]
+            return self._distances(batch, old, weights, columns.get("ref_logprobs"))
+
+        columns = self.bench.columns(groups, forward, distances, sums)
         return with_tokens(groups, columns), sums.values()
 
     def _distances(

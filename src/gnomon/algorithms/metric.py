@@ -68,6 +68,10 @@ class MetricSums:
                 total, weight = old.total + new.total, old.weight + new.weight
                 self._kept[name] = Metric(total, weight, new.reduce)
 
+    def merge(self, other: MetricSums) -> None:
+        """Count in what another process has added up."""
+        self.add(other._kept)
+
     def values(self) -> dict[str, float]:
         """Each metric that anything was counted in, as a number: one transfer for all of them."""
         if not self._kept:

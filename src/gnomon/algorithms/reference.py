@@ -31,6 +31,7 @@ from gnomon.losses.kl import mixed_logprobs
 from gnomon.losses.reduce import response_logprobs
 from gnomon.models.memory import RoleNeed
 from gnomon.models.roles import Role
+from gnomon.models.sharded import assign
 from gnomon.records import TokenGroup, TokenResponse
 
 REF_SUM, REF_TOKENS = "ref_logprob", "ref_logprobs"
@@ -116,7 +117,9 @@ class MovingReference:
         """Restore what :meth:`state_dict` gave."""
         if self.every:
             for name, weight in self._weights().items():
-                weight.copy_(self.wide.get(name, weight).copy_(state[name]))
+                mean = self.wide.get(name, weight)
+                assign(mean, state[name])
+                weight.copy_(mean)
 
 
 def check_it_moves(every: int, iterations: int | None, setting: str) -> None:

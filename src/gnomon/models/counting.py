@@ -67,3 +67,10 @@ def count(role: str, tokens: int, *, backward: bool) -> None:
     counts.forward[role] += tokens
     if backward:
         counts.backward[role] += tokens
+
+
+def recount(counts: TokenCounts) -> None:
+    """Note what was counted elsewhere, in another process, if anybody counts."""
+    current = _CURRENT.get()
+    if current is not None:
+        current.add(counts)

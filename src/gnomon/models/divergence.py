@@ -57,22 +57,28 @@ def token_divergence(
 
     Where one vocabulary has more rows (which no token uses), only those of both are compared.
     """
-    sides = [role.hidden(batch)[batch.source_index] for role in (student, teacher)]
-    heads = [OutputHead.of(role.trunk.model) for role in (student, teacher)]
-    vocabulary = min(_rows(head) for head in heads)
 
-    def compare(own: Tensor, other: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        s = heads[0].logits(own, temperature)[:, :vocabulary].log_softmax(-1)
-        with torch.no_grad():
-            t = heads[1].logits(other, temperature)[:, :vocabulary].log_softmax(-1)
-            seen = [x.gather(1, targets[:, None])[:, 0] for x in (s, t)]
-            entropy = -(s.exp() * s).sum(-1)
-        return divergence(s, t), *seen, entropy
+    def compute() -> tuple[Tensor, ...]:
+        sides = [role.hidden(batch)[batch.source_index] for role in (student, teacher)]
+        heads = [OutputHead.of(role.trunk.model) for role in (student, teacher)]
+        vocabulary = min(_rows(head) for head in heads)
 
-    size = chunk_tokens or max(1, logits_at_once(batch.targets.device) // _PART // vocabulary)
-    pieces = zip(*(torch.split(x, size) for x in (*sides, batch.targets)), strict=True)
-    parts = [checkpoint(compare, *piece, use_reentrant=False) for piece in pieces]
-    return TokenDivergence(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        def compare(own: Tensor, other: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+            s = heads[0].logits(own, temperature)[:, :vocabulary].log_softmax(-1)
+            with torch.no_grad():
+                t = heads[1].logits(other, temperature)[:, :vocabulary].log_softmax(-1)
+                seen = [x.gather(1, targets[:, None])[:, 0] for x in (s, t)]
+                entropy = -(s.exp() * s).sum(-1)
+            return divergence(s, t), *seen, entropy
+
+        size = chunk_tokens or max(1, logits_at_once(batch.targets.device) // _PART // vocabulary)
+        pieces = zip(*(torch.split(x, size) for x in (*sides, batch.targets)), strict=True)
+        parts = [checkpoint(compare, *piece, use_reentrant=False) for piece in pieces]
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+    found = student.trunk.together(lambda: teacher.trunk.together(compute))
+    values, logprobs, other_logprobs, entropy = (t for t in found if t is not None)
+    return TokenDivergence(values, logprobs, other_logprobs, entropy)
 
 
 def _rows(head: OutputHead) -> int:

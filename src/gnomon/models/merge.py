@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gnomon.errors import ModelError
+from gnomon.models.sharded import local
 
 
 def merged_state(model: PreTrainedModel, adapter: str | None) -> dict[str, Tensor]:
@@ -20,7 +21,7 @@ def merged_state(model: PreTrainedModel, adapter: str | None) -> dict[str, Tenso
     """
     state = {
         key.replace(".base_layer.", "."): tensor.detach()
-        for key, tensor in model.state_dict().items()
+        for key, tensor in _saved(model)
         if ".lora_" not in key
     }
     if adapter is None:
@@ -32,6 +33,15 @@ def merged_state(model: PreTrainedModel, adapter: str | None) -> dict[str, Tenso
             merged = (weight.float() + delta.float()).to(weight.dtype)
             state[f"{name}.weight"] = merged.cpu()  # a GPU has no room for a second model
     return state
+
+
+def _saved(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """What ``state_dict`` has, in its order; which would spread weights again that are gathered."""
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        dot = f"{prefix}." if prefix else ""
+        yield from ((dot + k, p) for k, p in module._parameters.items() if p is not None)
+        kept = set(module._buffers) - module._non_persistent_buffers_set
+        yield from ((dot + k, module._buffers[k]) for k in module._buffers if k in kept)
 
 
 @torch.no_grad()
@@ -146,6 +156,6 @@ def grow_embedding(model: PreTrainedModel, state: dict[str, Tensor], rows: int) 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of the first tensor that holds a NaN or an infinity."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(local(tensor)).all()):
             return name
     return None

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gnomon.data.batch import Batch
@@ -31,6 +32,7 @@ from gnomon.models.load import LoadedModel
 from gnomon.models.logprobs import OutputHead, TokenLogprobs, token_logprobs
 from gnomon.models.packed import PackedForward
 from gnomon.models.recompute import Recompute
+from gnomon.models.sharded import Sharding
 
 __all__ = ["LoraSettings", "Role", "Trunk"]
 
@@ -68,6 +70,7 @@ class Trunk:
         self._adapter: str | None = None
         self._roles: weakref.WeakSet[Role] = weakref.WeakSet()
         self._recompute = Recompute(model, self._remember) if gradient_checkpointing else None
+        self.sharding: Sharding | None = None
 
     @classmethod
     def from_loaded(
@@ -87,6 +90,16 @@ class Trunk:
     def packed(self) -> PackedForward:
         """The forward pass over packed groups."""
         return PackedForward(self.model, compiled=self.compile)
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Spread the weights over the processes of a mesh; no adapter can be trained that is added
+        later."""
+        _ = self.packed  # which tries the model out
+        self.sharding = Sharding(self.model, mesh)
+
+    def together(self, work: Callable[[], tuple[Tensor | None, ...]]) -> tuple[Tensor | None, ...]:
+        """Do ``work``, which runs the model and reads its head, where the weights are at hand."""
+        return work() if self.sharding is None else self.sharding.run(work)
 
     @property
     def hidden_size(self) -> int:
@@ -272,7 +285,9 @@ class Role:
         packed = self.trunk.packed  # made, and tried out, before the role's own settings
         with self._running():
             count(self.name, batch.num_tokens, backward=torch.is_grad_enabled())
-            return packed.hidden(batch)
+            (hidden,) = self.trunk.together(lambda: (packed.hidden(batch),))
+        assert hidden is not None
+        return hidden
 
     def logprobs(
         self,
@@ -290,16 +305,23 @@ class Role:
             entropy_grad: whether the entropy has a gradient (not where it is only logged).
             hidden: [N, H] from :meth:`hidden`, when it was computed already.
         """
-        hidden = self.hidden(batch) if hidden is None else hidden
-        with self._running():
-            return token_logprobs(
-                hidden,
-                OutputHead.of(self.trunk.model),
-                batch,
-                temperature=temperature,
-                entropy=entropy,
-                entropy_grad=entropy_grad,
-            )
+
+        def compute() -> tuple[Tensor, Tensor | None]:
+            states = self.hidden(batch) if hidden is None else hidden
+            with self._running():
+                found = token_logprobs(
+                    states,
+                    OutputHead.of(self.trunk.model),
+                    batch,
+                    temperature=temperature,
+                    entropy=entropy,
+                    entropy_grad=entropy_grad,
+                )
+            return found.logprobs, found.entropy
+
+        logprobs, entropies = self.trunk.together(compute)
+        assert logprobs is not None
+        return TokenLogprobs(logprobs, entropies)
 
     def scores(self, batch: Batch, *, hidden: Tensor | None = None) -> Tensor:
         """The head at each response's last token: raw scores [S], or [S, n] of an n-fold head."""

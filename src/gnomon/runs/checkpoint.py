@@ -5,9 +5,11 @@ One folder per checkpoint, ``step-000123``, holding only safetensors and JSON::
     parameters.safetensors   the weights being trained, by name
     state.safetensors        every tensor of the optimizer and of the caller's state
     state.json               the rest of both; a tensor is a pointer into state.safetensors
+    shards/                  of a run whose weights are spread over processes (strategy fsdp2): what
+                             each holds of both, instead of in the two files above
     manifest.json            size and SHA-256 of the files above
 
-A folder appears in one rename, so a process killed at any moment leaves only whole checkpoints.
+Any number of processes can resume from either. A folder appears in one rename, so a process killed at any moment leaves only whole checkpoints.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import json
 import numbers
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from gnomon.errors import RunError
 from gnomon.files import (
@@ -34,13 +38,20 @@ from gnomon.files import (
     write_folder,
 )
 from gnomon.models.merge import first_not_finite
+from gnomon.models.ranks import Ranks
+from gnomon.models.sharded import assign, like, local
+from gnomon.runs import shards
 from gnomon.runs.records import Record
 
 _FORMAT = 3
+_SPREAD_FORMAT = 4
 _PARAMETERS = "parameters.safetensors"
 _TENSORS = "state.safetensors"
 _STATE = "state.json"
+_FILES = (_PARAMETERS, _TENSORS, _STATE)
 _MANIFEST = "manifest.json"
+_OWN = "parameters/"
+"""Before the names of trained weights among the tensors that are spread."""
 _OTHER_VERSION = "another version of gnomon"
 _FOLDER = re.compile(r"step-(\d{6,})")
 
@@ -81,12 +92,21 @@ class CheckpointStore:
     pauses.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, every: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: int = 2,
+        every: int = 1,
+        ranks: Ranks | None = None,
+        mesh: DeviceMesh | None = None,
+    ) -> None:
         if keep < 1:
             raise ValueError(f"keep = {keep}: at least one checkpoint has to be kept")
         self.folder = Path(folder)
         self.keep = keep
         self.every = every
+        self.ranks = ranks or Ranks()
+        self.mesh = mesh
         self._sound: set[int] = set()
 
     def save(
@@ -115,22 +135,42 @@ class CheckpointStore:
         if broken is not None:
             raise RunError(f"{broken} is not finite, so no checkpoint of it was written")
         extra: dict[str, Tensor] = {}
-        content = {
+        content: dict[str, Any] = {
             "iteration": iteration,
             "optimizer": pack(optimizer_state(optimizer, parameters), "optimizer", extra),
             "state": pack(dict(state), "state", extra),
         }
-        need = sum(t.numel() * t.element_size() for t in [*parameters.values(), *extra.values()])
+        tensors, spread = shards.split(parameters)
+        extra, more = shards.split(extra)
+        spread = {f"{_OWN}{name}": t for name, t in spread.items()} | more
+        if spread:
+            content |= {"spread": shards.describe(spread), "world": self.ranks.world}
+        every = [*tensors.values(), *extra.values(), *spread.values()]
+        need = sum(t.numel() * t.element_size() for t in every)
         target = self.path(iteration)
-        with write_folder(target, need=need) as tmp:
-            save_file(plain_tensors(parameters), tmp / _PARAMETERS)
-            save_file(plain_tensors(extra), tmp / _TENSORS)
-            (tmp / _STATE).write_text(json.dumps(content), encoding="utf-8")
-            files = {name: fingerprint(tmp / name) for name in (_PARAMETERS, _TENSORS, _STATE)}
-            CheckpointManifest(format=_FORMAT, files=files).write(tmp / _MANIFEST)
+        with self._writing(target, need) as tmp:
+            files = shards.write(tmp, spread, self.ranks) if spread else {}
+            if self.ranks.rank == 0:
+                save_file(plain_tensors(tensors), tmp / _PARAMETERS)
+                save_file(plain_tensors(extra), tmp / _TENSORS)
+                (tmp / _STATE).write_text(json.dumps(content), encoding="utf-8")
+                files |= {name: fingerprint(tmp / name) for name in _FILES}
+                made = _SPREAD_FORMAT if spread else _FORMAT
+                CheckpointManifest(format=made, files=files).write(tmp / _MANIFEST)
         self._sound.add(iteration)
-        self._prune(iteration)
+        if self.ranks.rank == 0:
+            self._prune(iteration)
         return target
+
+    @contextmanager
+    def _writing(self, target: Path, need: int) -> Iterator[Path]:
+        """A folder that all processes write into, and that appears once all have."""
+        with self.ranks.together(), ExitStack() as stack:
+            tmp = None
+            if self.ranks.rank == 0:
+                tmp = stack.enter_context(write_folder(target, need=need))
+            yield self.ranks.told(tmp)
+            self.ranks.gather(None)
 
     def latest(self) -> int | None:
         """The newest iteration with a sound checkpoint, or None; removes half-written ones.
@@ -140,6 +180,12 @@ class CheckpointStore:
         Raises:
             RunError: there are some, and all are of another version of gnomon.
         """
+        found = self.ranks.first(self.latest_here)
+        self._sound |= {found} if found is not None else set()
+        return found
+
+    def latest_here(self) -> int | None:
+        """The same without a word to other processes."""
         if not self.folder.is_dir():
             return None
         clean_temporaries(self.folder)
@@ -161,8 +207,12 @@ class CheckpointStore:
             )
         return None
 
-    def read(self, iteration: int) -> Checkpoint:
+    def read(self, iteration: int, spread: bool = False) -> Checkpoint:
         """Read a checkpoint without putting it anywhere.
+
+        Args:
+            spread: tensors that were spread over processes are spread over those of this run, if
+                its weights are; every process reads its part. Otherwise they are whole.
 
         Raises:
             RunError: it is missing or damaged.
@@ -177,11 +227,18 @@ class CheckpointStore:
             )
         extra = load_file(folder / _TENSORS)
         content = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        tensors = load_file(folder / _PARAMETERS)
+        mesh = self.mesh if spread else None
+        for name, tensor in shards.read(
+            folder, content.get("spread", {}), mesh, self.ranks
+        ).items():
+            own = name.startswith(_OWN)
+            (tensors if own else extra)[name.removeprefix(_OWN) if own else name] = tensor
         state = unpack(content["state"], extra)
         return Checkpoint(
             iteration=content["iteration"],
             step=int(state.get("step", content["iteration"])),
-            tensors=load_file(folder / _PARAMETERS),
+            tensors=tensors,
             optimizer=unpack(content["optimizer"], extra),
             algorithm_state=state,
         )
@@ -199,14 +256,14 @@ class CheckpointStore:
         Raises:
             RunError: the checkpoint is missing or damaged, or holds other parameters than these.
         """
-        checkpoint = self.read(iteration)
+        checkpoint = self.read(iteration, spread=True)
         folder = self.path(iteration)
         check_parameters(folder, checkpoint.tensors, parameters)
         names = names_by_parameter(optimizer, parameters)
         check_groups(folder, checkpoint.optimizer, optimizer, names)
         with torch.no_grad():
             for name, tensor in parameters.items():
-                tensor.copy_(checkpoint.tensors[name])
+                assign(tensor, checkpoint.tensors[name])
         restore_optimizer(optimizer, checkpoint.optimizer, names)
         return checkpoint.algorithm_state
 
@@ -244,13 +301,13 @@ class CheckpointStore:
             return "it does not exist"
         try:
             manifest = CheckpointManifest.read(folder / _MANIFEST)
-            expected = {name: manifest.files[name] for name in (_PARAMETERS, _TENSORS, _STATE)}
+            expected = manifest.files | {name: manifest.files[name] for name in _FILES}
         except (ValueError, KeyError) as error:
             return f"{_MANIFEST} is missing or unreadable: {error!r}"
         wrong = damage(folder, expected)
         if wrong is not None:
             return wrong
-        if manifest.format != _FORMAT:
+        if manifest.format not in (_FORMAT, _SPREAD_FORMAT):
             return f"format {manifest.format} was written by {_OTHER_VERSION}"
         self._sound.add(iteration)
         return None
@@ -265,11 +322,11 @@ def names_by_parameter(
 ) -> dict[Tensor, str]:
     """The name of each of the optimizer's parameters, found by identity or by shared memory."""
     by_id = {id(t): name for name, t in reversed(list(parameters.items()))}
-    by_memory = {(t.data_ptr(), t.shape): n for n, t in reversed(list(parameters.items()))}
+    by_memory = {_place(t): name for name, t in reversed(list(parameters.items()))}
     names: dict[Tensor, str] = {}
     for group in optimizer.param_groups:
         for p in group["params"]:
-            name = by_id.get(id(p)) or by_memory.get((p.data_ptr(), p.shape))
+            name = by_id.get(id(p)) or by_memory.get(_place(p))
             if name is None:
                 raise ValueError(
                     f"the optimizer has a parameter of shape {tuple(p.shape)} that is not among "
@@ -277,6 +334,10 @@ def names_by_parameter(
                 )
             names[p] = name
     return names
+
+
+def _place(tensor: Tensor) -> tuple[int, torch.Size]:
+    return local(tensor).data_ptr(), tensor.shape
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,7 +373,7 @@ def restore_optimizer(
             if names[p] not in saved["state"]:
                 continue
             optimizer.state[p] = {
-                key: value.to(p.device)
+                key: (like(value, p) if value.shape == p.shape else value).to(p.device)
                 if isinstance(value, Tensor) and (key != "step" or steps_on_device)
                 else value
                 for key, value in saved["state"][names[p]].items()

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from gnomon.algorithms.metric import MetricSums
 from gnomon.errors import EngineError, Pending, RewardsFailedError, RunError, RunStopped
 from gnomon.files import Fingerprints, damage, fingerprints
 from gnomon.models.counting import TokenCounts, counting
-from gnomon.runs.checkpoint import CheckpointStore
+from gnomon.models.ranks import heard
 from gnomon.runs.records import EVALS, Evals
 from gnomon.training.callbacks import (
     Callback,
@@ -65,8 +66,10 @@ class Loop:
         progress: shows how it goes; it is told first.
         callbacks: told how it goes (:class:`~gnomon.training.callbacks.Callback`).
         stop: asked between iterations whether to stop.
-        strategy: where the work is done.
+        strategy: where the work is done; with several processes ``folder`` is the stage's in the
+            first of them, and one to be thrown away in the others.
         stage: its name; the folder's, where none is given.
+        checkpoints: where they are; in ``folder``, where nothing is given.
 
     Attributes:
         watchers: look at the policy now and then; see :data:`Watcher`.
@@ -83,6 +86,7 @@ class Loop:
         stop: Stop | None = None,
         strategy: Strategy | None = None,
         stage: str | None = None,
+        checkpoints: Path | None = None,
     ) -> None:
         self.learner = learner
         self.options = options
@@ -90,10 +94,14 @@ class Loop:
         self.callbacks = [progress, *callbacks]
         self.stop = stop or Stop()
         self.stage = stage or folder.name
-        self.checkpoints = CheckpointStore(
-            folder / "checkpoints", options.keep_checkpoints, options.checkpoint_every
+        self.strategy = strategy or OneDevice()
+        self.ranks = self.strategy.ranks
+        self.checkpoints = self.strategy.checkpoints(
+            checkpoints or folder / "checkpoints",
+            options.keep_checkpoints,
+            options.checkpoint_every,
         )
-        self.updater = Updater(learner, options, strategy or OneDevice(), self._last_saved)
+        self.updater = Updater(learner, options, self.strategy, self._last_saved)
         self.kept = Kept(folder)
         self.idle = IdleWatch(learner.algorithm, options.iterations, progress.note)
         self.watchers: list[Watcher] = []
@@ -131,7 +139,8 @@ class Loop:
             Pending: people have to judge first; everything up to here is saved.
             RunStopped: the run was asked to stop; everything up to here is saved.
         """
-        start = done = self._restore() if resume else self._begin()
+        with self.ranks.together():
+            start = done = self._restore() if resume else self._begin()
         try:
             begins = {"method": self.learner.name, "roles": self.learner.roles}
             self._tell(StageStart, start, resumed=self.saved is not None, **begins)
@@ -165,11 +174,14 @@ class Loop:
         done, but where sampling ahead has given the iteration's responses away already.
         """
         try:
-            self.stop.check()
-            work(iteration)
+            with self.ranks.together(leave=self.ranks.in_step):
+                self._check_stop()
+                work(iteration)
         except (Pending, RunStopped, RewardsFailedError, EngineError) as pause:
             # a Ctrl-C reaches the processes of rewards and engines too, and they fail from it
-            number = pause.signal if isinstance(pause, RunStopped) else self.stop.signal
+            number = self.strategy.stopping(
+                pause.signal if isinstance(pause, RunStopped) else self.stop.signal
+            )
             last = iteration == self.end
             again = last or self.learner.source.can_draw_again()
             if number is None and not isinstance(pause, Pending) and not again:
@@ -182,7 +194,15 @@ class Loop:
             what = f"the checkpoint of iteration {iteration} of {total} is saved"
             if self.saved is None:
                 what = "before its first iteration: there was nothing to save"
-            raise RunStopped(what, number or 0) from None
+            raise heard(RunStopped(what, number or 0)) from None
+
+    def _check_stop(self) -> None:
+        """Stop here if any process was asked to: all do."""
+        self.stop.signal = self.strategy.stopping(self.stop.signal)
+        try:
+            self.stop.check()
+        except RunStopped as stopped:
+            raise heard(stopped) from None
 
     # -- one iteration ----------------------------------------------------------------------------
 
@@ -198,13 +218,14 @@ class Loop:
         if self.stopped is not None:  # this iteration trains nothing more
             self.kept.evaluation(iteration, self.step, found)
             return
-        self.stop.check()
+        self._check_stop()
         lr = self.updater.begin(iteration)
         self.learner.train_mode(False)
         with counting() as counts:
             experience = self.learner.experience(iteration)
             if self.learner.source.can_draw_again():
-                self.stop.check()
+                self._check_stop()
+            self._draw_apart(iteration)
             self.learner.train_mode(True)
             sums = MetricSums()
             norms: list[float] = []
@@ -233,6 +254,11 @@ class Loop:
         self.idle.see(iteration + 1, row)
         self._tell(StepDone, iteration + 1, metrics=row, samples=samples)
 
+    def _draw_apart(self, iteration: int) -> None:
+        """Let every process draw dropout of its own; up to here all draw the same."""
+        if self.ranks.rank:
+            torch.manual_seed(self.options.seed * 1_000_003 + iteration + (self.ranks.rank << 40))
+
     # -- callbacks --------------------------------------------------------------------------------
 
     def _tell(self, kind: type[Event], iteration: int, **more: Any) -> None:
@@ -242,18 +268,25 @@ class Loop:
             RunError: one of them failed; the state is saved.
         """
         event = kind(self.stage, self.folder, iteration, self.options.iterations, self.step, **more)
-        with _own_random():
+
+        def told() -> tuple[str | None, str | None, bool]:
             problem = tell(self.callbacks, event)
+            return problem, event.asked.stop, event.asked.finish
+
+        with _own_random():
+            problem, stop, finish = self.ranks.first(told)
         if problem is not None:
             if iteration and self.saved != iteration:
                 self._save(iteration)
-            raise RunError(
-                f"{problem}; {self._last_saved()}. Mend the callback or leave it out, and resume "
-                "with --resume."
+            raise heard(
+                RunError(
+                    f"{problem}; {self._last_saved()}. Mend the callback or leave it out, and "
+                    "resume with --resume."
+                )
             )
-        if event.asked.stop is not None:
-            self.stop.ask(event.asked.stop)
-        if event.asked.finish and iteration < self.end:
+        if stop is not None:
+            self.stop.ask(stop)
+        if finish and iteration < self.end:
             self.stopped = iteration
             if self.saved == iteration:  # by a checkpoint that does not know of it
                 self._save(iteration)
@@ -262,10 +295,12 @@ class Loop:
         """Tell the callbacks that training ends with ``error``, which is what is raised."""
         paused = isinstance(error, Pending | RunStopped | KeyboardInterrupt)
         why = {"status": "stopped" if paused else "failed", "error": str(error) or repr(error)}
-        try:
-            self._tell(StageEnd, self.saved or 0, **why)
-        except RunError as problem:
-            warnings.warn(str(problem), stacklevel=2)
+        done, of = self.saved or 0, self.options.iterations
+        event = StageEnd(self.stage, self.folder, done, of, self.step, **why)
+        with _own_random():
+            problem = tell(self.callbacks, event)
+        if problem is not None:
+            warnings.warn(problem, stacklevel=2)
 
     # -- samples and evaluations ------------------------------------------------------------------
 
@@ -306,7 +341,8 @@ class Loop:
         with _own_random():
             for watcher in self.watchers:
                 self.learner.train_mode(False)
-                found |= watcher(iteration, self.step, last)
+                look = partial(watcher, iteration, self.step, last)
+                found |= self.strategy.alone(look)
         return found
 
     def _final_evaluation(self, iteration: int) -> None:
@@ -346,12 +382,16 @@ class Loop:
 
     def _evals_are_there(self) -> bool:
         """Whether the final evaluation was done and its file is what was written."""
-        return self.evaluated and (self.evals is None or damage(self.folder, self.evals) is None)
+
+        def there() -> bool:
+            return self.evals is None or damage(self.folder, self.evals) is None
+
+        return self.evaluated and self.ranks.first(there)
 
     # -- checkpoints ------------------------------------------------------------------------------
 
     def _last_saved(self) -> str:
-        saved = self.checkpoints.latest()
+        saved = self.checkpoints.latest_here()
         return f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
 
     def _checkpoint(self, iteration: int) -> None:
@@ -388,7 +428,7 @@ class Loop:
         if iteration is None:
             return self._begin()
         folder = self.checkpoints.path(iteration)
-        state = self.checkpoints.read(iteration).algorithm_state
+        state = self.checkpoints.read(iteration, spread=True).algorithm_state
         method = state.get("algorithm_name")
         if method != self.learner.name:
             raise RunError(
@@ -396,7 +436,10 @@ class Loop:
                 f"{self.learner.name}). Put this stage's own checkpoints back, or remove "
                 f"{folder.parent} to start the stage again."
             )
-        self.kept.restore(state["rows"])
+        if self.ranks.rank:
+            self.kept.reset()
+        else:
+            self.kept.restore(state["rows"])
         self.checkpoints.load(iteration, self.parameters, self.updater.optimizer)
         self.learner.load_state_dict(state["algorithm"])
         self.updater.taken = int(state["step"])

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
 from gnomon.errors import ConfigError
+from gnomon.models.sharded import is_spread, local
 from gnomon.recipe.training import PeakSpec, TrainSpec
 
 # A module of one of these names is a scalar reward or value head, never the vocabulary head.
@@ -184,10 +186,16 @@ def grad_norm(parameters: Iterable[Tensor]) -> Tensor:
         return torch.zeros((), dtype=torch.float64)
     norms = [
         torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)).double()
-        for g in grads
+        for g in map(local, grads)
     ]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]))
-    return norm
+    norms = [n.to(norms[0].device) for n in norms]
+    parts = [n for n, g in zip(norms, grads, strict=True) if is_spread(g)]
+    if parts:  # of tensors of which each process holds a part
+        square = torch.stack(parts).square().sum()
+        dist.all_reduce(square)
+        norms = [n for n, g in zip(norms, grads, strict=True) if not is_spread(g)]
+        norms.append(square.sqrt())
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 @torch.no_grad()
@@ -196,4 +204,4 @@ def clip_grads(parameters: Iterable[Tensor], norm: float, max_norm: float | None
     direction of the step never changes. None clips nothing."""
     grads = [p.grad for p in parameters if p.grad is not None]
     if grads and max_norm is not None and norm > max_norm:
-        torch._foreach_mul_(grads, max_norm / norm)
+        torch._foreach_mul_([local(g) for g in grads], max_norm / norm)

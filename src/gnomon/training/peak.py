@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnomon.models.sharded import assign
 from gnomon.recipe.training import PeakSpec
 
 
@@ -58,7 +59,7 @@ class Peak:
     def restore(self, parameters: Mapping[str, Tensor]) -> None:
         """Give the parameters the best evaluation's weights."""
         for name, parameter in parameters.items():
-            parameter.copy_(self._weights[name])
+            assign(parameter, self._weights[name])
 
     def summary(self, end: int) -> dict[str, Any]:
         """For stage.json; ``end`` is how many iterations were trained."""

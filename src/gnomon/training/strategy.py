@@ -1,22 +1,46 @@
-"""Where the work of a step is done: what one device, or many, do with gradients and counts.
+"""Where the work of a step is done: what one process, or many, do with gradients and counts.
 
-Every process holds all groups of a step; only forward passes are shared. So normalisers and metrics
-are counted first and then added up over processes, and the loss divided by them is the same however
-many there are. One device adds nothing up.
+Every process holds all groups of a step; only forward and backward passes are shared. So normalisers
+are counted by each over the whole step, losses divided by them, and gradients and metrics added up,
+never averaged: a step is the same however many processes there are.
+
+single   one process
+ddp      a whole copy of the weights in each; gradients are added up once a step
+fsdp2    weights, gradients and optimizer state spread over all; gathered layer by layer
+
+What only one may do (sampling, judging, files) the first process does :meth:`~Strategy.alone`.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from gnomon.algorithms.metric import MetricSums
 from gnomon.losses.reduce import Totals
+from gnomon.models.ranks import Ranks
+from gnomon.models.roles import Role, Trunk
+from gnomon.models.sharded import is_spread
+from gnomon.runs.checkpoint import CheckpointStore
+
+T = TypeVar("T")
+Server = Callable[[object], object]
+"""Does this process's part of what the first one asks for while it works alone."""
 
 
 class Strategy(Protocol):
-    """What the loop asks of the devices it runs on."""
+    """What the loop asks of the devices it runs on.
+
+    Attributes:
+        ranks: the processes.
+    """
+
+    ranks: Ranks
 
     def total(self, counted: Totals) -> Totals:
         """The step's normalisers over all processes."""
@@ -24,6 +48,14 @@ class Strategy(Protocol):
 
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradient to the parameters'."""
+        ...
+
+    def add_up(self, parameters: Sequence[Tensor]) -> None:
+        """Make the parameters' gradients those of all processes; once a step."""
+        ...
+
+    def sum(self, value: float) -> float:
+        """The sum over all processes."""
         ...
 
     def figures(self, metrics: MetricSums) -> dict[str, float]:
@@ -34,9 +66,24 @@ class Strategy(Protocol):
         """The first problem that any process has: all stop together."""
         ...
 
+    def stopping(self, signal: int | None) -> int | None:
+        """The signal that asked any process to stop."""
+        ...
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives in the first process, which alone does it, with all weights."""
+        ...
+
+    def checkpoints(self, folder: Path, keep: int, every: int) -> CheckpointStore:
+        """The checkpoints of a stage."""
+        ...
+
 
 class OneDevice:
     """Everything on this device."""
+
+    def __init__(self) -> None:
+        self.ranks = Ranks()
 
     def total(self, counted: Totals) -> Totals:
         return counted
@@ -44,8 +91,106 @@ class OneDevice:
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
 
+    def add_up(self, parameters: Sequence[Tensor]) -> None:
+        """The gradients are all there are."""
+
+    def sum(self, value: float) -> float:
+        return value
+
     def figures(self, metrics: MetricSums) -> dict[str, float]:
         return metrics.values()
 
     def agree(self, problem: str | None) -> str | None:
         return problem
+
+    def stopping(self, signal: int | None) -> int | None:
+        return signal
+
+    def alone(self, work: Callable[[], T]) -> T:
+        return work()
+
+    def checkpoints(self, folder: Path, keep: int, every: int) -> CheckpointStore:
+        return CheckpointStore(folder, keep, every)
+
+
+class ManyDevices:
+    """The same work shared by several processes.
+
+    Args:
+        ranks: the processes.
+        mesh: spreads the weights over them (FSDP2); without it each has a whole copy (DDP).
+    """
+
+    def __init__(self, ranks: Ranks, mesh: DeviceMesh | None = None) -> None:
+        self.ranks = ranks
+        self.mesh = mesh
+        self.serve: Server | None = None
+        self._trunks: list[Trunk] = []
+
+    def prepare(self, roles: Mapping[str, Role]) -> None:
+        """Spread the roles' weights, before anything reads or trains them."""
+        self._trunks = list(dict.fromkeys(role.trunk for role in roles.values()))
+        if self.mesh is not None:
+            self.ranks.in_step = True
+            for trunk in self._trunks:
+                trunk.shard(self.mesh)
+
+    def total(self, counted: Totals) -> Totals:
+        return counted  # each process has counted all groups
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def add_up(self, parameters: Sequence[Tensor]) -> None:
+        self.ranks.gather(None)  # whoever failed says so before tensors are waited for
+        self.ranks.sum_gradients([p for p in parameters if not is_spread(p)])
+
+    def sum(self, value: float) -> float:
+        return self.ranks.sum(value)
+
+    def figures(self, metrics: MetricSums) -> dict[str, float]:
+        together = MetricSums()
+        for found in self.ranks.gather(metrics):
+            together.merge(found)
+        return together.values()
+
+    def agree(self, problem: str | None) -> str | None:
+        return next((p for p in self.ranks.gather(problem) if p is not None), None)
+
+    def stopping(self, signal: int | None) -> int | None:
+        return next((s for s in self.ranks.gather(signal) if s is not None), None)
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives in the first process; the others serve what it asks them for."""
+        with self._whole(self.ranks.rank == 0 or self.serve is not None):
+            with self.ranks.together():
+                if self.ranks.rank == 0:
+                    return self.ranks.told(("done", work()))[1]
+                while True:
+                    what, value = self.ranks.told(None)
+                    if what == "done":
+                        return value  # type: ignore[no-any-return]
+                    self.answer(value)
+
+    def ask(self, question: object) -> list[object]:
+        """Everybody's answer to a question of the first process, which works alone."""
+        self.ranks.told(("serve", question))
+        return self.answer(question)
+
+    def answer(self, question: object) -> list[object]:
+        """Do this process's part, and exchange it for the others'."""
+        assert self.serve is not None
+        with self.ranks.together():
+            return self.ranks.gather(self.serve(question))
+
+    def checkpoints(self, folder: Path, keep: int, every: int) -> CheckpointStore:
+        return CheckpointStore(folder, keep, every, self.ranks, self.mesh)
+
+    def _whole(self, keep: bool) -> AbstractContextManager[object]:
+        if self.mesh is None:
+            return nullcontext()
+        stack = ExitStack()
+        for trunk in self._trunks:
+            if trunk.sharding is not None:
+                stack.enter_context(trunk.sharding.whole(keep))
+        return stack

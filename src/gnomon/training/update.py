@@ -11,6 +11,7 @@ from torch import Tensor
 from gnomon.algorithms.metric import MetricSums
 from gnomon.errors import RunError
 from gnomon.models.merge import first_not_finite
+from gnomon.models.ranks import heard
 from gnomon.training.learner import Experience, Learner, Minibatch
 from gnomon.training.optim import LoopOptions, clip_grads, grad_norm, lr_at, make_optimizer
 from gnomon.training.strategy import Strategy
@@ -89,11 +90,13 @@ class Updater:
             (groups, self.learner.loss),
             (minibatch.text, self.learner.text_loss),
         ):
-            for batch in self.learner.bench.batches(part):
+            for batch, counts in self.learner.bench.shared(part):
                 output = loss_of(batch, step)
-                self.strategy.backward(output.loss)
-                sums.add(output.metrics)
-                parts.append((output.loss.detach(), batch.group_ids))
+                self.strategy.backward(output.loss if counts else output.loss * 0)
+                if counts:
+                    sums.add(output.metrics)
+                    parts.append((output.loss.detach(), batch.group_ids))
+        self.strategy.add_up(list(self.parameters.values()))
         norm = self._checked_norm(parts, losses, iteration)
         clip_grads(self.parameters.values(), norm, self.options.max_grad_norm)
         self.optimizer.step()
@@ -115,19 +118,20 @@ class Updater:
         """
         norm = grad_norm(self.parameters.values())
         on_device = [loss.double() for loss, _ in parts]
-        *each, size = torch.stack([*on_device, norm.to(on_device[0].device)]).tolist()
+        device = on_device[0].device if on_device else norm.device
+        *each, size = torch.stack([*on_device, norm.to(device)]).tolist()
         problem = None
         broken = [i for i, loss in enumerate(each) if not math.isfinite(loss)]
         if broken:
             loss, ids = each[broken[0]], parts[broken[0]][1]
             problem = self._not_finite(f"the loss is {loss}", iteration, ids)
-        elif not math.isfinite(size):
+        problem = self.strategy.agree(problem)
+        if problem is None and not math.isfinite(size):  # which is the same in every process
             ids = [group for _, of in parts for group in of]
             problem = self._not_finite(f"the gradient's norm is {size}", iteration, ids)
-        problem = self.strategy.agree(problem)
         if problem is not None:
-            raise RunError(problem)
-        losses.append(sum(each))
+            raise heard(RunError(problem))
+        losses.append(self.strategy.sum(sum(each)))
         return float(size)
 
     def finite(self, iteration: int) -> dict[str, Tensor]:
@@ -137,10 +141,10 @@ class Updater:
             RunError: they are not finite.
         """
         parameters = self._tensors()
-        broken = first_not_finite(parameters)
+        broken = self.strategy.agree(first_not_finite(parameters))
         if broken is not None:
             said = f"iteration {iteration}: the weights are not finite ({broken})"
-            raise RunError(self._blown_up(said))
+            raise heard(RunError(self._blown_up(said)))
         return parameters
 
     def _not_finite(self, what: str, iteration: int, groups: Sequence[str]) -> str:
