@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 
 import tiny_world as tw
 from gnomon.algorithms.base import Workbench
-from gnomon.judges.protocol import Sample, SampleJudge, Score
+from gnomon.judges.protocol import SampleJudge, Score
 from gnomon.models.ranks import Ranks
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
@@ -184,11 +184,9 @@ Case = Callable[[Ranks, Path], Any]
 def _process(rank: int, port: int, case: Case, folder: Path, answers: Any) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group(
-        "gloo", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
+    dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=60))
     try:
-        found = case(Ranks.join(torch.device("cpu")), folder)
+        found = case(Ranks.join(), folder)
         answers.put((rank, "ok", found))
     except BaseException:
         answers.put((rank, "failed", traceback.format_exc()))

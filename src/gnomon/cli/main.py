@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +26,7 @@ from gnomon.cli.plan import plan
 from gnomon.cli.run import quickstart, report, run
 from gnomon.cli.sweep import sweep
 from gnomon.cli.view import view
-from gnomon.console import complain, err, say, show, visible
+from gnomon.console import complain, err, out, say, show, visible
 from gnomon.errors import BudgetSpent, GateClosed, GnomonError, Pending, RunStopped
 
 ABOUT = """From raw feedback to a model that is safe to ship.
@@ -166,11 +167,29 @@ def serve_rollouts(
     serve(model, engine, host, port, parse_options(option or []), names=allow_host or [])
 
 
+def _check_torchrun(arguments: list[str]) -> None:
+    """Refuse a command that torchrun starts several times, but for a run; and keep the processes
+    after the first from saying what it says."""
+    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+        return
+    first = os.environ.get("RANK", "0") == "0"
+    out.quiet = not first
+    err.quiet = not first and os.environ.get("LOCAL_RANK", "0") != "0"  # one of each machine
+    several = {"--seeds", "--wait"} & {a.partition("=")[0] for a in arguments}
+    if arguments[:1] == ["run"] and not several:
+        return
+    if first:
+        what = " ".join(["gnomon", *arguments[:1], *sorted(several)])
+        complain("error", "red", f"torchrun shares a run's training (gnomon run), not {what}")
+    sys.exit(1)
+
+
 def main() -> None:
     """Entry point. Errors that a user can fix are printed without a traceback (exit code 1); a run
     that waits for people exits with 3; one whose gates did not all open with 4; one whose judge
     spent its budget with 5; one that was asked to stop with 130 (Ctrl-C) or 143 (SIGTERM), after a
     message about what is saved."""
+    _check_torchrun(sys.argv[1:])
     try:
         app()
     except Pending as pause:

@@ -84,7 +84,9 @@ def run(
     elif dry_run:
         _plan(parsed, base, not no_code)
     else:
-        finish(_run_and_wait(parsed, base, resume) if wait else _run(parsed, base, resume))
+        folder = _run_and_wait(parsed, base, resume) if wait else _run(parsed, base, resume)
+        if os.environ.get("RANK", "0") == "0":  # of those that torchrun started
+            finish(folder)
 
 
 def quickstart(

@@ -92,7 +92,7 @@ class Ranks:
     """The processes of a run, seen from one of them; alone, it is all of them.
 
     Attributes:
-        rank, world: this process's number (from 0) and how many there are.
+        rank: this process's number, from 0.
         in_step: whether every process has to run as many forward passes as the others, because
             weights are gathered in them.
         control: the process group of objects.
@@ -100,12 +100,27 @@ class Ranks:
 
     def __init__(self, rank: int = 0, world: int = 1, control: Any = None) -> None:
         self.rank = rank
-        self.world = world
         self.in_step = False
         self.control = control
+        self._all = world
+        self._solo = False
+
+    @property
+    def world(self) -> int:
+        """How many processes take part in what is done now."""
+        return 1 if self._solo else self._all
+
+    @contextmanager
+    def solo(self, solo: bool = True) -> Iterator[None]:
+        """Within it this process works by itself, as if there were no others."""
+        before, self._solo = self._solo, solo
+        try:
+            yield
+        finally:
+            self._solo = before
 
     @classmethod
-    def join(cls, device: torch.device) -> Ranks:
+    def join(cls) -> Ranks:
         """All processes of the initialised default process group."""
         control = dist.new_group(backend="gloo", timeout=PATIENCE)
         return cls(dist.get_rank(), dist.get_world_size(), control)
@@ -159,18 +174,18 @@ class Ranks:
             alone = self.world == 1 or is_heard(error) or isinstance(error, PeerLostError)
             if not alone and not leave:
                 with suppress(PeerLostError):
-                    self._all(_Failure.of(self.rank, error))
+                    self._send(_Failure.of(self.rank, error))
                     heard(error)
             raise
 
     def _exchange(self, value: T) -> list[T]:
-        found = self._all(value)
+        found = self._send(value)
         for failure in found:
             if isinstance(failure, _Failure):
                 raise failure.error()
         return found
 
-    def _all(self, value: Any) -> list[Any]:
+    def _send(self, value: Any) -> list[Any]:
         found: list[Any] = [None] * self.world
         with self._listening():
             dist.all_gather_object(found, value, group=self.control)
@@ -185,9 +200,10 @@ class Ranks:
 
     def lost(self, error: BaseException) -> PeerLostError:
         """What is said where an exchange fails."""
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = str(error).strip() or type(error).__name__
+        reason = re.sub(r"\[/\S*\] *", "", reason.splitlines()[0]).partition(". This is")[0]
         return PeerLostError(
-            f"process {self.rank} of {self.world} lost touch with the others ({reason[:200]}): one "
+            f"process {self.rank} of {self.world} lost touch with the others ({reason[:120]}): one "
             "of them ended (killed, out of memory, its machine gone; what it said is above), or "
             f"kept the others waiting for more than {TIMEOUT.seconds // 60} minutes. What is saved "
             "is whole: resume with --resume, with as many processes or others"
@@ -216,9 +232,7 @@ class Ranks:
             flat = torch.cat([g.reshape(-1) for g in bucket])
             with self._listening():
                 dist.all_reduce(flat, op=dist.ReduceOp.SUM)
-            for gradient, part in zip(
-                bucket, flat.split([g.numel() for g in bucket]), strict=True
-            ):
+            for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
 

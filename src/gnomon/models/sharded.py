@@ -48,6 +48,9 @@ class Sharding:
             module.set_force_sum_reduction_for_comms(True)
         setattr(model, _METHOD, lambda work: work())
         register_fsdp_forward_method(model, _METHOD)
+        self.run(
+            lambda: ()
+        )  # the first to run is taken for the root, and sampling runs layers alone
 
     def run(self, work: Callable[[], Outputs]) -> Outputs:
         """Do ``work``, which runs the model, with the root's weights gathered.

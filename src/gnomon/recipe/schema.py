@@ -404,6 +404,12 @@ class Recipe(Spec):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    strategy: Literal["auto", "single", "ddp", "fsdp2"] = Field(
+        "auto",
+        description="how the processes that torchrun starts share training: ddp, a whole copy of "
+        "the weights in each; fsdp2, weights spread over all; auto, ddp where a copy fits; see "
+        "[many.md](many.md)",
+    )
     sinks: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
     callbacks: Annotated[list[CallbackSpec], listed_by("callback")] = Field(
         default_factory=list,

@@ -345,12 +345,13 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def recipe_hash(recipe: Recipe, varied: Sequence[str] = ()) -> str:
     """SHA-256 of everything in a recipe except where its folder is, its gates, its card, its
-    callbacks, what it declares on purpose, and the keys that are ``varied``."""
+    callbacks, its strategy, what it declares on purpose, and the keys that are ``varied``."""
     plain = plain_recipe(recipe)
     for key in varied:
         apply_override(plain, f"{key}=null")
     plain.pop("card", None)
     plain.pop("callbacks", None)
+    plain.pop("strategy", None)
     for part in (plain, *plain["stages"]):
         for key in ("output", "gates", "on_fail", "on_purpose"):
             part.pop(key, None)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from gnomon.algorithms.eval_settings import EVAL
 from gnomon.audit.detectors import audit_run
@@ -23,6 +27,7 @@ from gnomon.stages.compare import compare
 from gnomon.stages.gates import GateKeeper
 from gnomon.stages.inputs import check_inputs, stage_inputs
 from gnomon.stages.names import policy_stages
+from gnomon.stages.processes import Processes, join
 from gnomon.stages.stage import memory_info, open_stage, run_stage
 from gnomon.training.callbacks import Callback, callback_maker, checked
 from gnomon.training.progress import Progress
@@ -64,13 +69,34 @@ def run_recipe(
         GnomonError: whatever the user can fix; everything saved so far stays usable.
     """
     run = RunFolder(recipe)
-    check_machine(recipe)
-    run.check(resume)
-    check_recipe(recipe, run, base)
-    named = [callback_maker(spec.callback, spec.options, base)() for spec in recipe.callbacks]
-    told = [*named, *checked(callbacks)]
-    with run_lock(run.path):
-        return _Running(recipe, run, base, resume, _ignoring_failures(announce), told).execute()
+    processes = join(recipe)
+    with ExitStack() as closing:
+        if processes is not None:
+            closing.callback(processes.close)
+            if not processes.first:
+                processes.follow(partial(_train_along, recipe, run, base, processes))
+                return run.path
+        check_machine(recipe)
+        run.check(resume)
+        check_recipe(recipe, run, base)
+        named = [callback_maker(spec.callback, spec.options, base)() for spec in recipe.callbacks]
+        told = [*named, *checked(callbacks)]
+        closing.enter_context(run_lock(run.path))
+        announce = _ignoring_failures(announce)
+        return _Running(recipe, run, base, resume, announce, told, processes).execute()
+
+
+def _train_along(
+    recipe: Recipe, run: RunFolder, base: Path, processes: Processes, name: str, resume: bool
+) -> None:
+    """Train a stage in step with the first process, which keeps what comes of it."""
+    spec = next(stage for stage in recipe.stages if stage.name == name)
+    stage = open_stage(recipe, spec, run, base)
+    stage.processes = processes
+    stage.stop.quiet = True
+    with stage.closing, stage.stop.listening():
+        torch.manual_seed(stage.seed)
+        stage.perform(StageInfo(), resume)
 
 
 class _Running:
@@ -84,7 +110,9 @@ class _Running:
         resume: bool,
         announce: Announce,
         callbacks: Sequence[Callback],
+        processes: Processes | None = None,
     ) -> None:
+        self.processes = processes
         self.recipe = recipe
         self.run = run
         self.base = base
@@ -116,6 +144,8 @@ class _Running:
     def _execute(self) -> Path:
         for line in self.run.open(self.resume):
             self.announce(line)
+        if self.processes is not None:
+            self.announce(self.processes.said())
         if not Manifest.read_or_empty(self.run.path / MANIFEST).base:
             self.run.update_manifest(base=str(self.base.absolute()))
         began = time.time()
@@ -184,6 +214,7 @@ class _Running:
         self.worked = True
         self._check_taken_over()
         opened = open_stage(self.recipe, stage, self.run, self.base)
+        opened.processes = self.processes
         memory = memory_info(opened)
         self.announce(f"{stage.name}: {stage.algorithm} begins{_memory(memory)}")
         if self.recipe.dtype == "bfloat16" and stage.lora is None and opened.trains:

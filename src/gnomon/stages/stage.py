@@ -48,6 +48,7 @@ from gnomon.stages.names import (
     reward_folder,
     stage_seed,
 )
+from gnomon.stages.processes import Processes
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.sources import StageData, context_of, recipe_encoder
 from gnomon.training.callbacks import Callback
@@ -72,6 +73,7 @@ class Stage:
         closing: engines and the like, to be closed when the stage ends, however it ends.
         stop: asked now and then whether to stop.
         callbacks: told how training goes.
+        processes: those that train with this one, if there are any.
 
     Args:
         recipe, spec: what was asked.
@@ -98,6 +100,7 @@ class Stage:
         self.closing = ExitStack()
         self.stop = Stop()
         self.callbacks: Sequence[Callback] = ()
+        self.processes: Processes | None = None
         self.data = StageData(spec, base, lambda name: run.stage(name).groups, self.seed)
 
     # -- what a kind of stage says ----------------------------------------------------------------
@@ -248,8 +251,9 @@ class Stage:
         return builder.reward(reward_folder(self.recipe, self.run, self.base, name))
 
     def progress(self, total: int) -> Progress:
-        """Shows how far the stage is."""
-        return Progress(f"{self.spec.name} ({self.spec.algorithm})", total)
+        """Shows how far the stage is; the first process does."""
+        shown = "auto" if self.processes is None or self.processes.first else False
+        return Progress(f"{self.spec.name} ({self.spec.algorithm})", total, shown)
 
     def watched(self, progress: Progress, phase: str) -> Callable[[int, int], None]:
         """Shows how far a phase is, and stops in it when that is asked for."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from gnomon.agents.build import build_environment, openings
@@ -29,7 +31,8 @@ from gnomon.plan.shapes import NoShapeError
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.schema import Kind, RolloutSpec
 from gnomon.recipe.training import MonitorSpec
-from gnomon.runs.records import DATA
+from gnomon.rollout.protocol import Engine
+from gnomon.runs.records import DATA, StageInfo
 from gnomon.stages.computed import computed
 from gnomon.stages.evaluate import START, check_suites, model_places
 from gnomon.stages.names import other_model, reward_folder
@@ -39,6 +42,7 @@ from gnomon.stages.saved import check_averages, check_checkpoints, save_result, 
 from gnomon.stages.sizing import stage_job
 from gnomon.stages.sources import LENGTH, context_of, keep_template
 from gnomon.stages.stage import Stage
+from gnomon.training.callbacks import Callback
 from gnomon.training.learner import GivenSource, Learner, Source
 from gnomon.training.loop import LOOP_METRICS, Loop
 from gnomon.training.monitors import MONITORS, REFERENCE
@@ -47,7 +51,9 @@ from gnomon.training.played import Asked
 from gnomon.training.progress import Progress
 from gnomon.training.reference_cache import ReferenceCache
 from gnomon.training.sampled import Played, SampledSource, Sampling
+from gnomon.training.shared import NoEngine, SharedSource, SharedStore, share_engine
 from gnomon.training.sinks import Sink
+from gnomon.training.strategy import ManyDevices, OneDevice, Strategy
 
 SMALL = 10**9
 """Bytes of a copy of the model that is held for the monitors without being asked for."""
@@ -232,32 +238,69 @@ class Train(Stage):
 
     # -- work -------------------------------------------------------------------------------------
 
+    def perform(self, info: StageInfo, resume: bool) -> None:
+        if self.processes is None:
+            return super().perform(info, resume)
+        self.processes.order(self.name, resume)
+        with self.processes.ranks.together(leave=self.processes.kind == "fsdp2"):
+            super().perform(info, resume)
+
+    @property
+    def _first(self) -> bool:
+        """Whether this process is the one that writes, prints and judges."""
+        return self.processes is None or self.processes.first
+
     def work(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
-        builder = RoleBuilder(self.spec, loaded, self.seed, self.locate)
-        encoder = self.encoder(loaded)
-        keep_template(loaded, encoder)
-        roles = builder.build(self.needs(), self._value_folder())
-        rows = self._rows(builder, encoder)
-        text = self.data.text(encoder)
-        normalise_on = self.data.normalisers(encoder) if not self.samples else []
-        self.data.note(self.folder.path / DATA, resume)
-        cache = self._reference_cache(loaded, encoder)
-        start = start_weights(self.spec, roles)
-        bench = self._bench(roles, len(rows[0]))
+        strategy = self.processes.strategy() if self.processes is not None else OneDevice()
+        with strategy.ranks.together():
+            builder = RoleBuilder(self.spec, loaded, self.seed, self.locate)
+            encoder = self.encoder(loaded)
+            keep_template(loaded, encoder)
+            roles = builder.build(self.needs(), self._value_folder())
+            rows = self._rows(builder, encoder)
+            text = self.data.text(encoder)
+            normalise_on = self.data.normalisers(encoder) if not self.samples else []
+            if self._first:
+                self.data.note(self.folder.path / DATA, resume)
+            cache = self._reference_cache(loaded, encoder)
+            start = start_weights(self.spec, roles)
+            bench = replace(self._bench(roles, len(rows[0])), ranks=strategy.ranks)
+            engine = self._engine(bench, encoder)
         bench.normalise_on, bench.reference_store = normalise_on, cache
+        if isinstance(strategy, ManyDevices):
+            strategy.prepare(roles)
+            engine = share_engine(engine, strategy)
+            bench.reference_store = None if cache is None else SharedStore(cache, strategy)
         with self.progress(bench.iterations) as progress:
             if cache is not None:
                 cache.on_progress = self.watched(progress, "reference")
             algorithm = self.algorithm(self.settings, bench)
-            source = self._source(algorithm, rows, builder, encoder, progress)
+            with strategy.ranks.together():
+                source = self._source(algorithm, rows, builder, engine, progress)
             self.closing.callback(source.close)
-            learner = Learner(algorithm, source, text)
-            loop = self._loop(learner, loaded, progress)
+            shared: Source = source
+            if isinstance(strategy, ManyDevices) and self.samples:
+                shared = SharedSource(source, strategy)
+            learner = Learner(algorithm, shared, text)
+            loop = self._loop(learner, loaded, progress, strategy)
             last = loop.run(resume)
-        judge = save_result(self, algorithm, loaded.source, loop.checkpoints, loop.end, start)
-        if self.spec.probes != 0:
-            self._probe(source, judge, loaded)
-        info = {
+
+        def finish() -> dict[str, Any]:
+            judge = save_result(self, algorithm, loaded.source, loop.checkpoints, loop.end, start)
+            if self.spec.probes != 0:
+                self._probe(source, judge, loaded)
+            if cache is not None:  # each row once, whichever run computed it
+                loop.tokens.forward["reference"] += sum(row.num_tokens() for row in rows[0])
+            info = self._came_of(loop, source, last, roles)
+            return info if cache is None else info | {"reference": cache.summary()}
+
+        return strategy.alone(finish)
+
+    def _came_of(
+        self, loop: Loop, source: Source, last: Mapping[str, float], roles: Mapping[str, Role]
+    ) -> dict[str, Any]:
+        """What stage.json says of the training."""
+        info: dict[str, Any] = {
             "iterations": loop.end,
             "idle_iterations": loop.idle.count,
             "summary": {k: v for k, v in last.items() if not k.startswith("eval/")},
@@ -270,10 +313,17 @@ class Train(Stage):
             info["judges"] = judges
         if loop.peak is not None:
             info["peak"] = loop.peak.summary(loop.end)
-        if cache is not None:  # each row once, whichever run computed it
-            loop.tokens.forward["reference"] += sum(row.num_tokens() for row in rows[0])
         info["compute"] = computed(loop.tokens, roles, judge, judged)
-        return info if cache is None else info | {"reference": cache.summary()}
+        return info
+
+    def _engine(self, bench: Workbench, encoder: Encoder) -> Engine | None:
+        """What samples, made before the weights are spread; in the processes after the first, only
+        what samples from the weights that are trained."""
+        rollout = self.spec.rollout
+        own = rollout.engine == "torch" and rollout.url is None and not rollout.max_staleness
+        if not self.samples or not (self._first or own):
+            return None
+        return self.engine(bench.roles["policy"], encoder)
 
     def _rows(self, builder: RoleBuilder, encoder: Encoder) -> tuple[Sequence[Any], Sequence[Any]]:
         """The rows to train and to evaluate on, as tokens."""
@@ -320,13 +370,18 @@ class Train(Stage):
         algorithm: Algorithm,
         rows: tuple[Sequence[Any], Sequence[Any]],
         builder: RoleBuilder,
-        encoder: Encoder,
+        engine: Engine | None,
         progress: Progress,
     ) -> Source:
         if not self.samples:
             return GivenSource(algorithm, *rows)
+        if not self._first:  # which draws for all
+            idle = Played(engine or NoEngine(), None, sampling=Sampling.of(self.spec.rollout))
+            idle = replace(idle, sampling=replace(idle.sampling, max_staleness=0))
+            return SampledSource(algorithm, rows[0], idle, rows[1], self.spec.train.monitor)
+        assert engine is not None
         played = Played(
-            engine=self.engine(algorithm.roles["policy"], encoder),
+            engine=engine,
             judge=self.judge(builder, rows[0]) if self._asks_judge else None,
             environment=self.environment,
             observers=[self.observer(builder, spec, rows[0]) for spec in self.spec.observe],
@@ -359,10 +414,17 @@ class Train(Stage):
         folder = Path(self.recipe.output) / ".cache" / "reference"
         return ReferenceCache(folder, loaded.fingerprint, encoder.fingerprint, self.recipe.dtype)
 
-    def _loop(self, learner: Learner, loaded: LoadedModel, progress: Progress) -> Loop:
+    def _loop(
+        self, learner: Learner, loaded: LoadedModel, progress: Progress, strategy: Strategy
+    ) -> Loop:
         title, about = f"{self.recipe.name}/{self.name}", self.spec.model_dump(mode="json")
-        sinks = [Sink(name, title, about) for name in dict.fromkeys(self.recipe.sinks)]
-        callbacks = [*sinks, *self.callbacks]
+        callbacks: list[Callback] = []
+        folder = self.folder.path
+        if self._first:
+            sinks = [Sink(name, title, about) for name in dict.fromkeys(self.recipe.sinks)]
+            callbacks = [*sinks, *self.callbacks]
+        else:  # it keeps what it must to go the same way, and throws it away
+            folder = Path(self.closing.enter_context(TemporaryDirectory(prefix="gnomon-")))
         parameters = sum(p.numel() for p in loaded.model.parameters())
         options = LoopOptions.of(
             self.spec.train,
@@ -372,12 +434,22 @@ class Train(Stage):
             eval_first=self.samples,
         )
         check_checkpoints(self.spec.train, options.iterations)
-        self.run.update_manifest(optimizer={self.spec.name: options.optimizer()})
+        if self._first:
+            self.run.update_manifest(optimizer={self.spec.name: options.optimizer()})
         loop = Loop(
-            learner, options, self.folder.path, progress, callbacks, self.stop, stage=self.name
+            learner,
+            options,
+            folder,
+            progress,
+            callbacks,
+            self.stop,
+            strategy,
+            self.name,
+            self.folder.path / "checkpoints",
         )
-        if self.spec.train.evals:
-            loop.watchers.append(self._scheduled(learner, progress))
+        if self.spec.train.evals:  # the first process measures
+            watch = self._scheduled(learner, progress) if self._first else lambda *_: {}
+            loop.watchers.append(watch)
         return loop
 
     def _scheduled(self, learner: Learner, progress: Progress) -> ScheduledEvals:

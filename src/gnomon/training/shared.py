@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any
 
-from gnomon.algorithms.base import Credit, Evaluation, Step
+import torch
+from torch import Tensor
+
+from gnomon.algorithms.base import Credit, Evaluation, ReferenceStore, Step
+from gnomon.errors import EngineError
 from gnomon.models.ranks import shares
 from gnomon.records import TokenGroup
 from gnomon.rollout.protocol import (
@@ -20,9 +24,8 @@ from gnomon.rollout.protocol import (
 from gnomon.training.learner import Drawn, Source
 from gnomon.training.strategy import ManyDevices
 
-Generate = Callable[
-    [Sequence[Request], SamplingParams, Progress | None], list[list[Completion]]
-]
+GENERATE, REFERENCE = "generate", "reference"
+Compute = Callable[[Sequence[TokenGroup]], Tensor]
 
 
 class SharedSource:
@@ -77,8 +80,9 @@ class SharedEngine(Engine):
     def __init__(self, inner: Engine, strategy: ManyDevices) -> None:
         self.inner = inner
         self.strategy = strategy
+        self.world = strategy.ranks.world
         self._progress: Progress | None = None
-        strategy.serve = self._serve
+        strategy.servers[GENERATE] = self._serve
 
     def generate(
         self,
@@ -89,12 +93,12 @@ class SharedEngine(Engine):
         """Draft ``request.n`` completions of each request, in the order of the requests."""
         self._progress = progress
         try:
-            found = self.strategy.ask((list(requests), params))
+            found = self.strategy.ask(GENERATE, (list(requests), params))
         finally:
             self._progress = None
         out: list[list[Completion]] = [[] for _ in requests]
         for share, written in zip(self._shares(requests), found, strict=True):
-            for i, completions in zip(share, cast(list[list[Completion]], written), strict=True):
+            for i, completions in zip(share, written, strict=True):
                 out[i] = completions
         return out
 
@@ -113,10 +117,69 @@ class SharedEngine(Engine):
         self.inner.close()
 
     def _shares(self, requests: Sequence[Request]) -> list[list[int]]:
-        sizes = [len(r.prompt_ids) + 64 * r.n for r in requests]
-        return shares(sizes, self.strategy.ranks.world)
+        return shares([r.n for r in requests], self.world)
 
-    def _serve(self, question: object) -> list[list[Completion]]:
-        requests, params = cast(tuple[list[Request], SamplingParams], question)
+    def _serve(self, question: Any) -> list[list[Completion]]:
+        requests, params = question
         own = [requests[i] for i in self._shares(requests)[self.strategy.ranks.rank]]
         return self.inner.generate(own, params, self._progress) if own else []
+
+
+class NoEngine(Engine):
+    """Where another process samples."""
+
+    shares_weights = True
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        params: SamplingParams,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        raise EngineError("the first process samples")
+
+
+def share_engine(engine: Engine | None, strategy: ManyDevices) -> Engine | None:
+    """The engine with its requests shared, where it samples from the weights that are trained."""
+    if engine is None or not engine.shares_weights:
+        return engine
+    return SharedEngine(engine, strategy)
+
+
+class SharedStore:
+    """A store of the reference's log-probs that only the first process opens; what it lacks all of
+    them compute, each its share of the groups.
+
+    Args:
+        inner: the store, in the first process.
+    """
+
+    def __init__(self, inner: ReferenceStore, strategy: ManyDevices) -> None:
+        self.inner = inner
+        self.strategy = strategy
+        self.world = strategy.ranks.world
+
+    def fetch(self, groups: Sequence[TokenGroup], per_token: bool, compute: Compute) -> Tensor:
+        """[S] sums over counted tokens, or [R] values; see ``ReferenceStore``."""
+
+        def mine(asked: Sequence[TokenGroup]) -> Tensor:
+            own = [asked[i] for i in self._shares(asked)[self.strategy.ranks.rank]]
+            return compute(own) if own else torch.empty(0)
+
+        def everybodys(asked: Sequence[TokenGroup]) -> Tensor:
+            parts: dict[int, Tensor] = {}
+            for share, found in zip(
+                self._shares(asked), self.strategy.ask(REFERENCE, list(asked)), strict=True
+            ):
+                sizes = [sum(len(r.ids) for r in asked[i].responses) for i in share]
+                parts.update(zip(share, found.split(sizes), strict=True))
+            return torch.cat([parts[i] for i in range(len(asked))])
+
+        self.strategy.servers[REFERENCE] = mine
+        try:
+            return self.strategy.alone(lambda: self.inner.fetch(groups, per_token, everybodys))
+        finally:
+            del self.strategy.servers[REFERENCE]
+
+    def _shares(self, groups: Sequence[TokenGroup]) -> list[list[int]]:
+        return shares([g.num_tokens() for g in groups], self.world)

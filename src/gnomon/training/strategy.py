@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
@@ -29,8 +29,9 @@ from gnomon.models.sharded import is_spread
 from gnomon.runs.checkpoint import CheckpointStore
 
 T = TypeVar("T")
-Server = Callable[[object], object]
+Server = Callable[[Any], Any]
 """Does this process's part of what the first one asks for while it works alone."""
+_DONE = "done"
 
 
 class Strategy(Protocol):
@@ -119,12 +120,15 @@ class ManyDevices:
     Args:
         ranks: the processes.
         mesh: spreads the weights over them (FSDP2); without it each has a whole copy (DDP).
+
+    Attributes:
+        servers: what the first process may :meth:`ask` for while it works alone, by name.
     """
 
     def __init__(self, ranks: Ranks, mesh: DeviceMesh | None = None) -> None:
         self.ranks = ranks
         self.mesh = mesh
-        self.serve: Server | None = None
+        self.servers: dict[str, Server] = {}
         self._trunks: list[Trunk] = []
 
     def prepare(self, roles: Mapping[str, Role]) -> None:
@@ -162,26 +166,30 @@ class ManyDevices:
 
     def alone(self, work: Callable[[], T]) -> T:
         """What ``work`` gives in the first process; the others serve what it asks them for."""
-        with self._whole(self.ranks.rank == 0 or self.serve is not None):
-            with self.ranks.together():
-                if self.ranks.rank == 0:
-                    return self.ranks.told(("done", work()))[1]
-                while True:
-                    what, value = self.ranks.told(None)
-                    if what == "done":
-                        return value  # type: ignore[no-any-return]
-                    self.answer(value)
+        first = self.ranks.rank == 0
+        with self._whole(first or bool(self.servers)), self.ranks.together():
+            if first:
+                with self.ranks.solo():
+                    value = work()
+                return self.ranks.told((_DONE, value))[1]
+            while True:
+                what, value = self.ranks.told(None)
+                if what == _DONE:
+                    return value
+                self._answer(what, value)
 
-    def ask(self, question: object) -> list[object]:
+    def ask(self, what: str, question: object) -> list[Any]:
         """Everybody's answer to a question of the first process, which works alone."""
-        self.ranks.told(("serve", question))
-        return self.answer(question)
+        with self.ranks.solo(False):
+            self.ranks.told((what, question))
+            return self._answer(what, question)
 
-    def answer(self, question: object) -> list[object]:
+    def _answer(self, what: str, question: object) -> list[Any]:
         """Do this process's part, and exchange it for the others'."""
-        assert self.serve is not None
         with self.ranks.together():
-            return self.ranks.gather(self.serve(question))
+            with self.ranks.solo():
+                mine = self.servers[what](question)
+            return self.ranks.gather(mine)
 
     def checkpoints(self, folder: Path, keep: int, every: int) -> CheckpointStore:
         return CheckpointStore(folder, keep, every, self.ranks, self.mesh)

@@ -35,11 +35,13 @@ class Stop:
     Attributes:
         signal: the number of the signal that asked, or None.
         reason: why, where it was not the user at the keyboard.
+        quiet: whether it says nothing of being asked.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self.reason: str | None = None
+        self.quiet = False
 
     def ask(self, reason: str) -> None:
         """Stop, as SIGTERM asks for it."""
@@ -87,6 +89,8 @@ class Stop:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
+        if self.quiet:
+            return
         with contextlib.suppress(OSError):
             os.write(2, _NOTE)
 
