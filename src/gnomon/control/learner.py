@@ -19,7 +19,7 @@ from torch import Tensor
 from gnomon.algorithms.control_settings import ControlSettings
 from gnomon.control.episodes import Experience, Floats, Recorded
 from gnomon.errors import ConfigError
-from gnomon.runs.checkpoint import names_by_parameter, optimizer_state, restore_optimizer
+from gnomon.runs.optimizer import names_by_parameter, optimizer_state, restore_optimizer
 
 try:
     from stable_baselines3 import SAC, TD3

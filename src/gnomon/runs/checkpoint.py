@@ -39,8 +39,14 @@ from gnomon.files import (
 )
 from gnomon.models.merge import first_not_finite
 from gnomon.models.ranks import Ranks
-from gnomon.models.sharded import assign, like, local
+from gnomon.models.sharded import assign
 from gnomon.runs import shards
+from gnomon.runs.optimizer import (
+    names_by_parameter,
+    optimizer_state,
+    restore_optimizer,
+    same_groups,
+)
 from gnomon.runs.records import Record
 
 _FORMAT = 3
@@ -313,73 +319,6 @@ class CheckpointStore:
         return None
 
 
-# How the optimizer computes, not what: these follow the machine that resumes.
-_IMPLEMENTATION = ("foreach", "fused", "capturable")
-
-
-def names_by_parameter(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
-) -> dict[Tensor, str]:
-    """The name of each of the optimizer's parameters, found by identity or by shared memory."""
-    by_id = {id(t): name for name, t in reversed(list(parameters.items()))}
-    by_memory = {_place(t): name for name, t in reversed(list(parameters.items()))}
-    names: dict[Tensor, str] = {}
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            name = by_id.get(id(p)) or by_memory.get(_place(p))
-            if name is None:
-                raise ValueError(
-                    f"the optimizer has a parameter of shape {tuple(p.shape)} that is not among "
-                    "the parameters to save"
-                )
-            names[p] = name
-    return names
-
-
-def _place(tensor: Tensor) -> tuple[int, torch.Size]:
-    return local(tensor).data_ptr(), tensor.shape
-
-
-def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in group.items() if k not in ("params", "param_names", *_IMPLEMENTATION)}
-
-
-def optimizer_state(
-    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
-) -> dict[str, Any]:
-    """The optimizer's state by parameter name, and its groups with their parameters' names."""
-    names = names_by_parameter(optimizer, parameters)
-    return {
-        "state": {names[p]: dict(s) for p, s in optimizer.state.items()},
-        "groups": [
-            {**_settings(group), "params": [names[p] for p in group["params"]]}
-            for group in optimizer.param_groups
-        ],
-    }
-
-
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], names: Mapping[Tensor, str]
-) -> None:
-    """Put the saved state back by name.
-
-    Not through ``load_state_dict``, which goes by position and casts state to the parameter's type.
-    """
-    optimizer.state.clear()
-    for group, old in zip(optimizer.param_groups, saved["groups"], strict=True):
-        group.update(_settings(old))
-        steps_on_device = group.get("capturable") or group.get("fused")
-        for p in group["params"]:
-            if names[p] not in saved["state"]:
-                continue
-            optimizer.state[p] = {
-                key: (like(value, p) if value.shape == p.shape else value).to(p.device)
-                if isinstance(value, Tensor) and (key != "step" or steps_on_device)
-                else value
-                for key, value in saved["state"][names[p]].items()
-            }
-
-
 def check_parameters(
     folder: Path, saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 ) -> None:
@@ -402,7 +341,7 @@ def check_groups(
 ) -> None:
     """Refuse a checkpoint whose parameter groups are not the optimizer's."""
     before = [set(group["params"]) for group in saved["groups"]]
-    now = [{names[p] for p in group["params"]} for group in optimizer.param_groups]
+    now = [{names[p] for g in groups for p in g["params"]} for groups in same_groups(optimizer)]
     if len(before) != len(now):
         _refuse(folder, [f"{len(before)} parameter groups were optimised then, {len(now)} now"])
     moved = [n for old, new in zip(before, now, strict=True) for n in sorted(old ^ new)]

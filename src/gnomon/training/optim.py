@@ -99,7 +99,8 @@ def make_optimizer(
     harms: biases, norms and other tensors of one dimension or none, and scalar reward and value
     heads, whose scale is what they have to learn; with ``head_weight_decay`` the heads' matrices
     are in ``heads``. A frozen parameter is left out; one that occurs under several names (tied
-    weights) counts once. A group without parameters is left out.
+    weights) counts once. A group without parameters is left out; one that is spread over processes in
+    part (FSDP2) is two of one name.
 
     Raises:
         ConfigError: nothing is trainable.
@@ -123,14 +124,20 @@ def make_optimizer(
     return torch.optim.AdamW(
         [
             {"params": members, "name": group, "weight_decay": decays[group]}
-            for group, members in groups.items()
-            if members
+            for group, all_members in groups.items()
+            for members in _alike(all_members)
         ],
         lr=lr,
         betas=betas,
         eps=eps,
         fused=fused,
     )
+
+
+def _alike(members: list[tuple[str, Parameter]]) -> list[list[tuple[str, Parameter]]]:
+    """Those that are spread over processes, and those that are not: one update takes one kind."""
+    kinds = [[m for m in members if is_spread(m[1]) == kind] for kind in (True, False)]
+    return [kind for kind in kinds if kind]
 
 
 def lr_at(

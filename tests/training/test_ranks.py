@@ -1,0 +1,361 @@
+"""Two processes train as one does: every method, with whole weights in each and with spread ones.
+
+All cases run in one pair of gloo processes, which is started once; each test reads its case's answer.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks_zoo as z
+import torch
+from torch import Tensor
+
+import tiny_world as tw
+from gnomon.algorithms.base import LossOutput
+from gnomon.algorithms.registry import METHODS
+from gnomon.errors import Pending, RewardsFailedError, RunError, RunStopped
+from gnomon.judges.protocol import SampleJudge, Score
+from gnomon.models.ranks import Ranks, is_heard, shares
+from gnomon.training.loop import Loop
+
+KINDS = ("ddp", "fsdp2")
+PRESETS = ("dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo", "gmpo", "reinforce")
+SEVERAL_OF_ONE_CLASS = (*PRESETS, "dppo", "maxrl")
+EQUAL = [
+    (kind, name, lora)
+    for kind in KINDS
+    for name in sorted(METHODS)
+    for lora in (True, False)
+    # presets of one class: whole models with whole weights, adapters with spread ones
+    if name not in SEVERAL_OF_ONE_CLASS or lora == (kind == "fsdp2")
+]
+ONCE = {"iterations": 1, "eval_every": 0, "checkpoint_every": 9}
+TIMES = ("seconds", "tokens_per_second", "peak_rss_gb", "monitor_seconds")
+
+
+# -- the cases: each runs in both processes ---------------------------------------------------------
+
+
+def compared(ranks: Ranks, folder: Path, kind: str, name: str, **more: Any) -> dict[str, Any]:
+    """How far two processes are from one: the largest gap of a weight, and the rows of metrics."""
+    loop = z.make(name, folder / "two", z.strategy_of(kind, ranks), **more)
+    loop.run()
+    single = z.make(name, folder / f"one-{ranks.rank}", **more)
+    before = z.weights(single)
+    single.run()
+    alone = z.weights(single)
+    return {
+        "gap": z.gap(z.weights(loop), alone),
+        "moved": z.gap(before, alone),
+        "rows": (loop.kept.metrics.rows, single.kept.metrics.rows),
+        "tokens": (loop.tokens.to_dict(), single.tokens.to_dict()),
+    }
+
+
+def equal(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    return {
+        f"{kind} {name} {'lora' if lora else 'full'}": compared(
+            ranks, folder / f"{kind}-{name}-{lora}", kind, name, lora=lora, **ONCE
+        )
+        for kind, name, lora in EQUAL
+    }
+
+
+def uneven(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """One long row against many short ones, so that one process has more micro-batches."""
+    d = tw.Draw(3)
+    sizes = (40, 3, 4, 2, 5, 6)
+    groups = [tw.TokenGroup(f"g{i}", d.ids(3), (d.response(n),)) for i, n in enumerate(sizes)]
+    more = {"groups": groups, "tokens": 12, "recompute": True, **ONCE}
+    return {k: compared(ranks, folder / k, k, "sft", **more) for k in KINDS}
+
+
+class OnlyFirst(SampleJudge):
+    """Tells apart the answers to one prompt alone: all others teach nothing."""
+
+    name = "only_first"
+
+    def __call__(self, samples: Any) -> list[Score]:
+        return [
+            Score(float(i % 2) if s.prompt.id == samples[0].prompt.id else 1.0)
+            for i, s in enumerate(samples)
+        ]
+
+
+def no_signal(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    more = {"judge": OnlyFirst(), **ONCE}
+    return {k: compared(ranks, folder / k, k, "grpo", **more) for k in KINDS}
+
+
+def averaged(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """The fault that the comparisons have to find: gradients averaged, not added up."""
+    real = z.ManyDevices.backward
+    z.ManyDevices.backward = lambda self, loss: real(self, loss / 2)  # type: ignore[method-assign]
+    try:
+        return {k: compared(ranks, folder / k, k, "sft", **ONCE) for k in KINDS}
+    finally:
+        z.ManyDevices.backward = real  # type: ignore[method-assign]
+
+
+def raised(work: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        work()
+    except Exception as error:
+        return {"kind": type(error), "text": str(error), "heard": is_heard(error)}
+    return {"kind": None}
+
+
+def broken_loss(loop: Loop, group: str, how: Callable[[Tensor], Tensor]) -> None:
+    real = loop.learner.loss
+
+    def loss(batch: Any, step: Any) -> LossOutput:
+        out = real(batch, step)
+        return LossOutput(how(out.loss), out.metrics) if group in batch.group_ids else out
+
+    loop.learner.loss = loss  # type: ignore[method-assign]
+
+
+def not_a_number(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """A row whose loss is NaN, which one process has."""
+    found = {}
+    for kind in KINDS:
+        loop = z.make("sft", folder / kind, z.strategy_of(kind, ranks), **ONCE)
+        before = z.weights(loop)
+        broken_loss(loop, "demo-3", lambda loss: loss * math.nan)
+        found[kind] = raised(loop.run) | {"moved": z.gap(before, z.weights(loop))}
+    return found
+
+
+def one_raises(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    loop = z.make("sft", folder / "ddp", z.strategy_of("ddp", ranks), **ONCE)
+
+    def fail(loss: Tensor) -> Tensor:
+        raise RunError(f"this row is bad, says {ranks.rank}")
+
+    broken_loss(loop, "demo-3", fail)
+    return raised(loop.run)
+
+
+class Failing(SampleJudge):
+    """Judges the first iteration, and then does not."""
+
+    name = "failing"
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.calls = 0
+
+    def __call__(self, samples: Any) -> list[Score]:
+        self.calls += 1
+        if self.calls > 1:
+            raise self.error
+        return [Score(float(i % 2)) for i, _ in enumerate(samples)]
+
+
+def judge_stops(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    found = {}
+    for error in (RewardsFailedError("all failed", []), Pending("ask people")):
+        for kind in KINDS:
+            place = folder / f"{kind}-{type(error).__name__}"
+            more = {"judge": Failing(error), "eval_every": 0, "checkpoint_every": 9}
+            loop = z.make("grpo", place, z.strategy_of(kind, ranks), iterations=3, **more)
+            loop.options = z.replace(loop.options, eval_first=False)
+            seen = raised(loop.run)
+            asked = loop.learner.source.inner.played.judge.calls
+            found[place.name] = seen | {"saved": loop.checkpoints.latest_here(), "asked": asked}
+    return found
+
+
+def stopped(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """A signal that only the second process gets."""
+    loop = z.make("sft", folder / "run", z.strategy_of("fsdp2", ranks), iterations=3)
+    if ranks.rank == 1:
+        loop.watchers.append(lambda *_: {})
+        real = loop._iteration
+
+        def iteration(i: int) -> None:
+            real(i)
+            loop.stop.signal = 15
+
+        loop._iteration = iteration  # type: ignore[method-assign]
+    else:
+        loop.watchers.append(lambda *_: {})
+    return raised(loop.run) | {"saved": loop.checkpoints.latest_here()}
+
+
+MOVING = {"given": {"reference": "synced", "sync_every": 1, "sync_alpha": 0.5}, "eval_every": 0}
+"""DPO whose reference, a model of its own, follows the policy: it is in the checkpoints too."""
+
+
+def resumed(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Three iterations at once, and broken off after two, by as many processes or others."""
+
+    def loop(name: str, kind: str | None) -> Loop:
+        strategy = z.strategy_of(kind, ranks) if kind else None
+        return z.make("dpo", folder / name, strategy, iterations=3, **MOVING)
+
+    def again(name: str, kind: str | None, of: str) -> dict[str, Tensor]:
+        """From the checkpoint of two iterations that ``of`` left."""
+        if ranks.rank == 0 and (kind or of != name):
+            source = folder / of / "checkpoints" / "step-000002"
+            shutil.copytree(source, folder / name / "checkpoints" / "step-000002")
+        if kind is None and ranks.rank:
+            return {}
+        if kind is not None:
+            ranks.gather(None)
+        run = loop(name, kind)
+        state = run.checkpoints.read(2).algorithm_state
+        (folder / name).mkdir(exist_ok=True)
+        run.kept.restore = lambda marks: run.kept.reset()  # type: ignore[method-assign]
+        del state
+        run.run(resume=True)
+        return z.weights(run)
+
+    whole: dict[str, dict[str, Tensor]] = {}
+    for name, kind in (("spread", "fsdp2"), ("copies", "ddp")):
+        run = loop(name, kind)
+        run.run()
+        whole[name] = z.weights(run)
+    ranks.gather(None)
+    alone = loop(f"alone-{ranks.rank}", None)
+    alone.run()
+    found = {
+        "spread, spread": (whole["spread"], again("a", "fsdp2", "spread")),
+        "copies, copies": (whole["copies"], again("b", "ddp", "copies")),
+        "alone, spread": (z.weights(alone), again("c", "fsdp2", "alone-0")),
+        "spread, copies": (whole["spread"], again("d", "ddp", "spread")),
+        "spread, alone": (whole["spread"], again("e", None, "spread")),
+        "alone, alone": (z.weights(alone), z.weights(alone)),
+    }
+    files = sorted(
+        p.relative_to(folder).as_posix()
+        for p in (folder / "spread" / "checkpoints" / "step-000003").rglob("*")
+        if p.is_file()
+    )
+    gaps = {k: z.gap(one, other) for k, (one, other) in found.items() if other}
+    return {"gaps": gaps, "files": [Path(f).name for f in files]}
+
+
+CASES: Mapping[str, Callable[[Ranks, Path], dict[str, Any]]] = {
+    "uneven": uneven,
+    "no_signal": no_signal,
+    "averaged": averaged,
+    "not_a_number": not_a_number,
+    "one_raises": one_raises,
+    "judge_stops": judge_stops,
+    "stopped": stopped,
+    "resumed": resumed,
+    "equal": equal,
+}
+
+
+def every_case(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {name: case(ranks, folder / name) for name, case in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def answers() -> Any:
+    """By case, what each of the two processes found."""
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = z.in_two(every_case, Path(folder))
+        return {name: (first[name], second[name]) for name in CASES}
+
+
+# -- what they found ---------------------------------------------------------------------------------
+
+
+def check_equal(found: Mapping[str, Any], most: float) -> None:
+    assert found["moved"] > 1e-4  # or nothing was compared
+    assert found["gap"] <= most
+    together, alone = found["rows"]
+    for row, other in zip(together, alone, strict=True):
+        assert row.keys() == other.keys()
+        for key in row.keys() - set(TIMES):
+            assert row[key] == pytest.approx(other[key], rel=1e-4, abs=1e-5), key
+    assert found["tokens"][0] == found["tokens"][1]
+
+
+@pytest.mark.parametrize(("kind", "name", "lora"), EQUAL)
+def test_two_processes_train_as_one(answers: Any, kind: str, name: str, lora: bool) -> None:
+    first, second = answers["equal"]
+    key = f"{kind} {name} {'lora' if lora else 'full'}"
+    check_equal(first[key], 1e-6 if lora else 1e-5)
+    assert second[key]["gap"] == first[key]["gap"]  # both hold the same weights
+
+
+@pytest.mark.parametrize("case", ["uneven", "no_signal"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_uneven_work_changes_nothing(answers: Any, kind: str, case: str) -> None:
+    check_equal(answers[case][0][kind], 1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_averaging_gradients_would_be_seen(answers: Any, kind: str) -> None:
+    assert answers["averaged"][0][kind]["gap"] > 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_that_is_nan_in_one_process_stops_both(answers: Any, kind: str) -> None:
+    first, second = (found[kind] for found in answers["not_a_number"])
+    assert first["kind"] is second["kind"] is RunError
+    assert first["text"] == second["text"]
+    assert "the loss is nan" in first["text"]
+    assert "demo-3" in first["text"]
+    assert first["heard"]
+    assert first["moved"] == second["moved"] == 0
+
+
+def test_an_error_of_one_process_is_everybodys(answers: Any) -> None:
+    own = {True: "process 1: this row is bad, says 1", False: "this row is bad, says 0"}
+    texts = [found["text"] for found in answers["one_raises"]]
+    assert texts[0] in own.values()
+    assert all("this row is bad" in text for text in texts)
+    assert all(found["heard"] for found in answers["one_raises"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("error", [RewardsFailedError, Pending])
+def test_a_judge_that_stops_the_first_process_stops_both(
+    answers: Any, kind: str, error: type
+) -> None:
+    first, second = (found[f"{kind}-{error.__name__}"] for found in answers["judge_stops"])
+    assert first["kind"] is second["kind"] is error
+    assert first["text"] == second["text"]
+    assert first["saved"] == 1
+    assert (first["asked"], second["asked"]) == (2, 0)  # nobody is asked twice
+
+
+def test_a_signal_to_one_process_stops_both(answers: Any) -> None:
+    for found in answers["stopped"]:
+        assert found["kind"] is RunStopped
+        assert found["saved"] == 1
+        assert "iteration 1 of 3 is saved" in found["text"]
+
+
+def test_a_run_resumes_with_as_many_processes_or_others(answers: Any) -> None:
+    gaps = answers["resumed"][0]["gaps"]
+    assert gaps["spread, spread"] == gaps["copies, copies"] == 0.0
+    assert all(gap <= 1e-6 for gap in gaps.values()), gaps
+    assert {"alone, spread", "spread, copies", "spread, alone"} <= gaps.keys()
+
+
+def test_spread_weights_are_saved_in_parts_without_a_pickle(answers: Any) -> None:
+    names = answers["resumed"][0]["files"]
+    assert sum(name.startswith("shard-") for name in names) == 2
+    assert {name.rpartition(".")[2] for name in names} == {"json", "safetensors"}
+
+
+def test_shares_are_balanced_and_whole() -> None:
+    sizes = [40, 3, 4, 2, 5, 6, 31]
+    parts = shares(sizes, 3)
+    assert sorted(i for part in parts for i in part) == list(range(7))
+    assert [sum(sizes[i] for i in part) for part in parts] == [40, 31, 20]
+    assert shares([5], 2) == [[0], []]
