@@ -99,7 +99,8 @@ def averaged(ranks: Ranks, folder: Path) -> dict[str, Any]:
     real = z.ManyDevices.backward
     z.ManyDevices.backward = lambda self, loss: real(self, loss / 2)  # type: ignore[method-assign]
     try:
-        return {k: compared(ranks, folder / k, k, "sft", **ONCE) for k in KINDS}
+        more = {"max_grad_norm": None, **ONCE}
+        return {k: compared(ranks, folder / k, k, "sft", **more) for k in KINDS}
     finally:
         z.ManyDevices.backward = real  # type: ignore[method-assign]
 
@@ -112,23 +113,24 @@ def raised(work: Callable[[], Any]) -> dict[str, Any]:
     return {"kind": None}
 
 
-def broken_loss(loop: Loop, group: str, how: Callable[[Tensor], Tensor]) -> None:
+def broken_loss(loop: Loop, how: Callable[[Tensor], Tensor]) -> None:
+    """In the second process only."""
     real = loop.learner.loss
 
     def loss(batch: Any, step: Any) -> LossOutput:
         out = real(batch, step)
-        return LossOutput(how(out.loss), out.metrics) if group in batch.group_ids else out
+        return LossOutput(how(out.loss), out.metrics) if loop.ranks.rank == 1 else out
 
     loop.learner.loss = loss  # type: ignore[method-assign]
 
 
 def not_a_number(ranks: Ranks, folder: Path) -> dict[str, Any]:
-    """A row whose loss is NaN, which one process has."""
+    """A loss that is NaN in one process."""
     found = {}
     for kind in KINDS:
         loop = z.make("sft", folder / kind, z.strategy_of(kind, ranks), **ONCE)
         before = z.weights(loop)
-        broken_loss(loop, "demo-3", lambda loss: loss * math.nan)
+        broken_loss(loop, lambda loss: loss * math.nan)
         found[kind] = raised(loop.run) | {"moved": z.gap(before, z.weights(loop))}
     return found
 
@@ -137,9 +139,9 @@ def one_raises(ranks: Ranks, folder: Path) -> dict[str, Any]:
     loop = z.make("sft", folder / "ddp", z.strategy_of("ddp", ranks), **ONCE)
 
     def fail(loss: Tensor) -> Tensor:
-        raise RunError(f"this row is bad, says {ranks.rank}")
+        raise ZeroDivisionError("a row is bad")
 
-    broken_loss(loop, "demo-3", fail)
+    broken_loss(loop, fail)
     return raised(loop.run)
 
 
@@ -161,8 +163,8 @@ class Failing(SampleJudge):
 
 def judge_stops(ranks: Ranks, folder: Path) -> dict[str, Any]:
     found = {}
-    for error in (RewardsFailedError("all failed", []), Pending("ask people")):
-        for kind in KINDS:
+    for kind in KINDS:
+        for error in (RewardsFailedError("all failed", []), Pending("ask people")):
             place = folder / f"{kind}-{type(error).__name__}"
             more = {"judge": Failing(error), "eval_every": 0, "checkpoint_every": 9}
             loop = z.make("grpo", place, z.strategy_of(kind, ranks), iterations=3, **more)
@@ -252,7 +254,6 @@ CASES: Mapping[str, Callable[[Ranks, Path], dict[str, Any]]] = {
     "judge_stops": judge_stops,
     "stopped": stopped,
     "resumed": resumed,
-    "equal": equal,
 }
 
 
@@ -299,7 +300,7 @@ def test_uneven_work_changes_nothing(answers: Any, kind: str, case: str) -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_averaging_gradients_would_be_seen(answers: Any, kind: str) -> None:
-    assert answers["averaged"][0][kind]["gap"] > 1e-5
+    assert answers["averaged"][0][kind]["gap"] > 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -308,17 +309,18 @@ def test_a_loss_that_is_nan_in_one_process_stops_both(answers: Any, kind: str) -
     assert first["kind"] is second["kind"] is RunError
     assert first["text"] == second["text"]
     assert "the loss is nan" in first["text"]
-    assert "demo-3" in first["text"]
+    assert "on groups demo-" in first["text"]
     assert first["heard"]
     assert first["moved"] == second["moved"] == 0
 
 
 def test_an_error_of_one_process_is_everybodys(answers: Any) -> None:
-    own = {True: "process 1: this row is bad, says 1", False: "this row is bad, says 0"}
-    texts = [found["text"] for found in answers["one_raises"]]
-    assert texts[0] in own.values()
-    assert all("this row is bad" in text for text in texts)
-    assert all(found["heard"] for found in answers["one_raises"])
+    first, second = answers["one_raises"]
+    assert second["kind"] is ZeroDivisionError
+    assert first["kind"] is RunError
+    assert first["text"] == "process 1: ZeroDivisionError: a row is bad"
+    assert first["heard"]
+    assert second["heard"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
