@@ -1,4 +1,4 @@
-"""``python -m gnomon``, as torchrun starts it: ``torchrun --nproc-per-node 2 -m gnomon run ...``."""
+"""``python -m gnomon``, as torchrun starts it (``torchrun ... -m gnomon run RECIPE``)."""
 
 from gnomon.cli.main import main
 

@@ -37,7 +37,7 @@ from gnomon.training.shared import SharedEngine, SharedSource
 from gnomon.training.strategy import ManyDevices, OneDevice, Strategy
 
 ENDS = (tw.EOS, *range(8, 60))
-PATIENCE = 240
+PATIENCE = 600
 """Seconds that the two may take for all that they are asked."""
 
 

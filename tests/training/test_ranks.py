@@ -1,6 +1,6 @@
 """Two processes train as one does: every method, with whole weights in each and with spread ones.
 
-All cases run in one pair of gloo processes, which is started once; each test reads its case's answer.
+All cases run in one pair of gloo processes, started once; each test reads its case's answer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ONCE = {"iterations": 1, "eval_every": 0, "checkpoint_every": 9}
 TIMES = ("seconds", "tokens_per_second", "peak_rss_gb", "monitor_seconds")
 
 
-# -- the cases: each runs in both processes ---------------------------------------------------------
+# -- the cases: each runs in both processes -------------------------------------------------------
 
 
 def compared(ranks: Ranks, folder: Path, kind: str, name: str, **more: Any) -> dict[str, Any]:
@@ -254,6 +254,7 @@ CASES: Mapping[str, Callable[[Ranks, Path], dict[str, Any]]] = {
     "judge_stops": judge_stops,
     "stopped": stopped,
     "resumed": resumed,
+    "equal": equal,
 }
 
 
@@ -270,7 +271,7 @@ def answers() -> Any:
         return {name: (first[name], second[name]) for name in CASES}
 
 
-# -- what they found ---------------------------------------------------------------------------------
+# -- what they found ------------------------------------------------------------------------------
 
 
 def check_equal(found: Mapping[str, Any], most: float) -> None:

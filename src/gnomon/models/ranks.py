@@ -30,7 +30,7 @@ _LOST = re.compile(r"gloo|nccl|process ?group|connection (closed|reset|refused)|
 TIMEOUT = timedelta(minutes=30)
 """The longest that a process waits for the others' tensors."""
 PATIENCE = timedelta(days=365)
-"""The longest that it waits for an order: the first process may sample, judge or compare for days."""
+"""The longest that it waits for an order: the first process may sample or judge for days."""
 BUCKET = 2**25
 """Elements of gradients that are added up over processes at once."""
 
@@ -149,7 +149,7 @@ class Ranks:
         return box[0]  # type: ignore[return-value]
 
     def first(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives in the first process, which alone does it; its error is everybody's."""
+        """What ``work`` gives in the first process, which alone does it; so is an error."""
         if self.world == 1:
             return work()
         with self.together():

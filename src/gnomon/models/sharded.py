@@ -1,8 +1,8 @@
 """A trunk whose weights are spread over processes (FSDP2: Zhao et al. 2023, arXiv:2304.11277).
 
-Each layer, and what is left of the model (embedding, last norm, head), is gathered where it runs and
-given back after; gradients are added up, not averaged, since losses are divided by the whole step's
-counts. A trunk and its head run within one call of the root (:meth:`Sharding.run`), so that the
+Each layer, and what is left of the model (embedding, last norm, head), is gathered where it runs
+and given back after; gradients are added up, not averaged, since losses are divided by the whole
+step's counts. A trunk and its head run within one call of the root (:meth:`Sharding.run`), so that the
 head's weight is whole when log-probs read it, and tied heads are one weight.
 """
 
@@ -48,9 +48,7 @@ class Sharding:
             module.set_force_sum_reduction_for_comms(True)
         setattr(model, _METHOD, lambda work: work())
         register_fsdp_forward_method(model, _METHOD)
-        self.run(
-            lambda: ()
-        )  # the first to run is taken for the root, and sampling runs layers alone
+        self.run(lambda: ())  # the first to run is taken for the root; sampling runs layers alone
 
     def run(self, work: Callable[[], Outputs]) -> Outputs:
         """Do ``work``, which runs the model, with the root's weights gathered.
@@ -66,11 +64,7 @@ class Sharding:
             self._depth -= 1
         if not any(t is not None and t.requires_grad for t in out):
             self.root.reshard()  # no backward pass will do so
-            for module in self._modules():
-                for group in module._get_fsdp_state()._fsdp_param_groups:
-                    group._post_forward_indices.clear()
-            # what backward passes prefetch by; forward passes alone would grow it for ever
-            self.root._get_fsdp_state()._comm_ctx.post_forward_order.clear()
+            self._forget()
         return out
 
     @contextmanager
@@ -96,6 +90,15 @@ class Sharding:
             for module in modules:
                 module.reshard()
                 module.set_reshard_after_forward(module is not self.root, recurse=False)
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop the order in which layers ran, by which backward passes gather them ahead: forward
+        passes alone would grow it for ever, and not every process may have run them."""
+        for module in self._modules():
+            for group in module._get_fsdp_state()._fsdp_param_groups:
+                group._post_forward_indices.clear()
+        self.root._get_fsdp_state()._comm_ctx.post_forward_order.clear()
 
     def _modules(self) -> Iterator[FSDPModule]:
         return (m for m in self.root.modules() if isinstance(m, FSDPModule))

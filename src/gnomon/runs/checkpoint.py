@@ -9,7 +9,8 @@ One folder per checkpoint, ``step-000123``, holding only safetensors and JSON::
                              each holds of both, instead of in the two files above
     manifest.json            size and SHA-256 of the files above
 
-Any number of processes can resume from either. A folder appears in one rename, so a process killed at any moment leaves only whole checkpoints.
+Any number of processes can resume from either. A folder appears in one rename, so a process killed
+at any moment leaves only whole checkpoints.
 """
 
 from __future__ import annotations

@@ -240,7 +240,8 @@ class Train(Stage):
 
     def perform(self, info: StageInfo, resume: bool) -> None:
         if self.processes is None:
-            return super().perform(info, resume)
+            super().perform(info, resume)
+            return
         self.processes.order(self.name, resume)
         with self.processes.ranks.together(leave=self.processes.kind == "fsdp2"):
             super().perform(info, resume)

@@ -1,8 +1,8 @@
 """Where the work of a step is done: what one process, or many, do with gradients and counts.
 
-Every process holds all groups of a step; only forward and backward passes are shared. So normalisers
-are counted by each over the whole step, losses divided by them, and gradients and metrics added up,
-never averaged: a step is the same however many processes there are.
+Every process holds all groups of a step; only forward and backward passes are shared. So
+normalisers are counted by each over the whole step, losses divided by them, and gradients and
+metrics added up, never averaged: a step is the same however many processes there are.
 
 single   one process
 ddp      a whole copy of the weights in each; gradients are added up once a step
