@@ -137,7 +137,7 @@ def make(
         if isinstance(strategy, ManyDevices):
             source = SharedSource(source, strategy)
         learner = Learner(algorithm, source, tw.documents())
-    # with so large an eps a step is nearly the gradient, which Adam would otherwise hide the size of
+    # with so large an eps a step is nearly the gradient, whose size Adam would otherwise hide
     settings = {"lr": 1e-2, "eps": 1.0, "checkpoint_every": 1, "eval_every": 1, "seed": 3}
     settings |= {"schedule": "constant", "warmup": 0} | options
     own = folder if strategy.ranks.rank == 0 else Path(tempfile.mkdtemp())

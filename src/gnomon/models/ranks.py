@@ -232,7 +232,8 @@ class Ranks:
             flat = torch.cat([g.reshape(-1) for g in bucket])
             with self._listening():
                 dist.all_reduce(flat, op=dist.ReduceOp.SUM)
-            for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            parts = torch.split(flat, [g.numel() for g in bucket])
+            for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
 
 

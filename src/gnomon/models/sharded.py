@@ -2,8 +2,8 @@
 
 Each layer, and what is left of the model (embedding, last norm, head), is gathered where it runs
 and given back after; gradients are added up, not averaged, since losses are divided by the whole
-step's counts. A trunk and its head run within one call of the root (:meth:`Sharding.run`), so that the
-head's weight is whole when log-probs read it, and tied heads are one weight.
+step's counts. A trunk and its head run within one call of the root (:meth:`Sharding.run`), so that
+the head's weight is whole when log-probs read it, and tied heads are one weight.
 """
 
 from __future__ import annotations

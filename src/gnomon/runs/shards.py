@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed import tensor as spread
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
 from torch.distributed.device_mesh import DeviceMesh
 
 from gnomon.files import fingerprint
@@ -50,7 +53,7 @@ def write(folder: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str
     to = folder / SHARDS
     writer = HuggingFaceStorageWriter(str(to), save_distributed=True)
     given = {name: t.detach() for name, t in tensors.items()}
-    dcp.save(given, storage_writer=writer, process_group=ranks.control)
+    state_dict_saver.save(given, storage_writer=writer, process_group=ranks.control)
     mine = sorted(to.glob(f"shard-{ranks.rank + 1:05d}-*"))
     files = {p.relative_to(folder).as_posix(): fingerprint(p) for p in mine}
     return {name: print_ for found in ranks.gather(files) for name, print_ in found.items()}
@@ -75,5 +78,5 @@ def read(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it reads alone
         group = None if alone else ranks.control
-        dcp.load(out, storage_reader=reader, process_group=group, no_dist=alone)
+        state_dict_loader.load(out, storage_reader=reader, process_group=group, no_dist=alone)
     return out

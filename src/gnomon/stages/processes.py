@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.rendezvous import rendezvous
 
 from gnomon import console
 from gnomon.errors import ConfigError, RunError
@@ -103,7 +104,7 @@ class Processes:
         warnings.simplefilter("ignore")
         while True:
             try:
-                order = self.ranks.told(None)
+                order: Order | None = self.ranks.told(None)
                 if order is None:
                     return
                 work(*order)
@@ -160,7 +161,7 @@ def _connect(place: Place, cuda: bool) -> None:
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     try:
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        store, rank, world = next(dist.rendezvous("env://", timeout=JOIN))
+        store, rank, world = next(rendezvous("env://", timeout=JOIN))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]

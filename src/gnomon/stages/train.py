@@ -55,6 +55,12 @@ from gnomon.training.shared import NoEngine, SharedSource, SharedStore, share_en
 from gnomon.training.sinks import Sink
 from gnomon.training.strategy import ManyDevices, OneDevice, Strategy
 
+
+def no_watch(iteration: int, step: int, last: bool) -> Mapping[str, float]:
+    """Where another process measures."""
+    return {}
+
+
 SMALL = 10**9
 """Bytes of a copy of the model that is held for the monitors without being asked for."""
 
@@ -273,6 +279,7 @@ class Train(Stage):
             engine = share_engine(engine, strategy)
             bench.reference_store = None if cache is None else SharedStore(cache, strategy)
         with self.progress(bench.iterations) as progress:
+            self._warn_of_idle(strategy.ranks.world, progress)
             if cache is not None:
                 cache.on_progress = self.watched(progress, "reference")
             algorithm = self.algorithm(self.settings, bench)
@@ -296,6 +303,17 @@ class Train(Stage):
             return info if cache is None else info | {"reference": cache.summary()}
 
         return strategy.alone(finish)
+
+    def _warn_of_idle(self, world: int, progress: Progress) -> None:
+        """Say so if a step has fewer groups than there are processes."""
+        settings = self.settings
+        parts = settings.minibatches if isinstance(settings, OnPolicySettings) else 1
+        groups = max(1, self.spec.train.batch_size // parts)
+        if groups < world and self._first:
+            progress.note(
+                f"warning: a step has {groups} groups for {world} processes, so that "
+                f"{world - groups} have nothing to do in it: raise train.batch_size, or start fewer"
+            )
 
     def _came_of(
         self, loop: Loop, source: Source, last: Mapping[str, float], roles: Mapping[str, Role]
@@ -449,8 +467,7 @@ class Train(Stage):
             self.folder.path / "checkpoints",
         )
         if self.spec.train.evals:  # the first process measures
-            watch = self._scheduled(learner, progress) if self._first else lambda *_: {}
-            loop.watchers.append(watch)
+            loop.watchers.append(self._scheduled(learner, progress) if self._first else no_watch)
         return loop
 
     def _scheduled(self, learner: Learner, progress: Progress) -> ScheduledEvals:

@@ -294,9 +294,15 @@ class Loop:
     def _tell_failed(self, error: BaseException) -> None:
         """Tell the callbacks that training ends with ``error``, which is what is raised."""
         paused = isinstance(error, Pending | RunStopped | KeyboardInterrupt)
-        why = {"status": "stopped" if paused else "failed", "error": str(error) or repr(error)}
-        done, of = self.saved or 0, self.options.iterations
-        event = StageEnd(self.stage, self.folder, done, of, self.step, **why)
+        event = StageEnd(
+            self.stage,
+            self.folder,
+            self.saved or 0,
+            self.options.iterations,
+            self.step,
+            status="stopped" if paused else "failed",
+            error=str(error) or repr(error),
+        )
         with _own_random():
             problem = tell(self.callbacks, event)
         if problem is not None:

@@ -99,8 +99,8 @@ def make_optimizer(
     harms: biases, norms and other tensors of one dimension or none, and scalar reward and value
     heads, whose scale is what they have to learn; with ``head_weight_decay`` the heads' matrices
     are in ``heads``. A frozen parameter is left out; one that occurs under several names (tied
-    weights) counts once. A group without parameters is left out; one that is spread over processes in
-    part (FSDP2) is two of one name.
+    weights) counts once. A group without parameters is left out; one that is spread over processes
+    in part (FSDP2) is two of one name.
 
     Raises:
         ConfigError: nothing is trainable.
@@ -202,7 +202,8 @@ def grad_norm(parameters: Iterable[Tensor]) -> Tensor:
         dist.all_reduce(square)
         norms = [n for n, g in zip(norms, grads, strict=True) if not is_spread(g)]
         norms.append(square.sqrt())
-    return torch.linalg.vector_norm(torch.stack(norms))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm
 
 
 @torch.no_grad()

@@ -173,10 +173,11 @@ class ManyDevices:
                     value = work()
                 return self.ranks.told((_DONE, value))[1]
             while True:
-                what, value = self.ranks.told(None)
+                order: tuple[str, Any] = self.ranks.told(None)
+                what, asked = order
                 if what == _DONE:
-                    return value
-                self._answer(what, value)
+                    return asked  # type: ignore[no-any-return]
+                self._answer(what, asked)
 
     def ask(self, what: str, question: object) -> list[Any]:
         """Everybody's answer to a question of the first process, which works alone."""
