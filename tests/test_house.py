@@ -20,9 +20,10 @@ ROOMS = (
     *("stats", "recipe", "losses", "data", "models", "rollout", "sandbox", "judges", "agents"),
     *("tasks", "runs", "evals", "audit", "report", "export", "view", "feedback", "algorithms"),
     *("plan", "training", "stages", "control", "api"),
-    *("cli", "rewards"),
+    *("cli", "__main__", "rewards"),
 )
-"""From the top of the house down; ``rewards`` holds old names of what is in ``judges``."""
+"""From the top of the house down; ``rewards`` holds old names of what is in ``judges``, and
+``__main__`` is the door that torchrun takes."""
 STANDARD_ONLY = ("sandbox",)
 """Rooms that import the standard library and themselves, nothing else."""
 TORCH_FREE = (

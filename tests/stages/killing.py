@@ -57,7 +57,7 @@ def _arm(stage: str, what: str, number: int) -> None:
 
     running = {"stage": "", "iteration": 0}
     real_run, real_iteration = loop.Loop.run, loop.Loop._iteration
-    real_clip, real_save = update.clip_grad_norm, checkpoint.save_file
+    real_clip, real_save = update.clip_grads, checkpoint.save_file
     real_write = collect.write_text
 
     def run(self: loop.Loop, resume: bool = False) -> Any:
@@ -68,11 +68,11 @@ def _arm(stage: str, what: str, number: int) -> None:
         running["iteration"] = i + 1
         return real_iteration(self, i)
 
-    def clip(*args: Any) -> float:
+    def clip(*args: Any) -> None:
         """After the backward pass, before the optimiser's step."""
         if what == "step" and running == {"stage": stage, "iteration": number}:
             _die()
-        return real_clip(*args)
+        real_clip(*args)
 
     def save(tensors: Any, path: Path, *more: Any) -> None:
         """With half of a checkpoint's file on disk."""
@@ -96,7 +96,7 @@ def _arm(stage: str, what: str, number: int) -> None:
     real_tokenizer = transformers.PreTrainedTokenizerBase.save_pretrained
     transformers.PreTrainedTokenizerBase.save_pretrained = tokenizer_saved
     loop.Loop.run, loop.Loop._iteration = run, iteration
-    update.clip_grad_norm, checkpoint.save_file = clip, save
+    update.clip_grads, checkpoint.save_file = clip, save
     collect.write_text = write
     if what == "compare":
         compare.Comparison.write = lambda *args: _die()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import transformers as tf
-from killing import CONTEXT, _arm
+from killing import CONTEXT
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from gnomon.recipe.load import parse_recipe
 from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.stages import processes
 from gnomon.stages.processes import Place, join
+from gnomon.training.strategy import ManyDevices
 
 PATIENCE = 150
 
@@ -48,7 +49,7 @@ def recipe(model: Path, output: Path, **more: Any) -> dict[str, Any]:
 
 
 def _one_of(
-    rank: int, world: int, port: int, raw: dict[str, Any], at: Any, resume: bool, said: str
+    rank: int, world: int, port: int, raw: dict[str, Any], at: int | None, resume: bool, said: str
 ) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -65,7 +66,7 @@ def _one_of(
     torch.set_num_threads(1)
     run.write_report = lambda folder: None  # drawing takes longer than all the rest
     if at is not None:
-        _arm(*at)
+        _die_at(at)
 
     def command() -> None:
         run.run_recipe(parse_recipe(raw), base=Path.cwd(), resume=resume, announce=print)
@@ -75,8 +76,21 @@ def _one_of(
     main.main()
 
 
+def _die_at(step: int) -> None:
+    """Kill this process at a step, its gradients computed and not added up yet."""
+    real, taken = ManyDevices.add_up, [0]
+
+    def add_up(self: ManyDevices, parameters: Any) -> None:
+        taken[0] += 1
+        if taken[0] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(self, parameters)
+
+    ManyDevices.add_up = add_up  # type: ignore[method-assign]
+
+
 def run_in(
-    raw: dict[str, Any], folder: Path, world: int = 2, at: Any = None, resume: bool = False
+    raw: dict[str, Any], folder: Path, world: int = 2, at: int | None = None, resume: bool = False
 ) -> list[tuple[int | None, str]]:
     """The exit code and the output of each process; ``at`` is where the second is killed."""
     with socket.socket() as one:
@@ -128,7 +142,7 @@ def test_a_killed_process_ends_the_run_and_it_resumes_with_two_or_one(
 ) -> None:
     """Weights spread over two processes; the second is killed with its gradients computed."""
     raw = recipe(tiny_folder, tmp_path / "runs", strategy="fsdp2")
-    (code, said), (killed, _) = run_in(raw, tmp_path, at=("grpo", "step", 2))
+    (code, said), (killed, _) = run_in(raw, tmp_path, at=3)  # grpo's second
     assert killed == -signal.SIGKILL
     assert code == 1, said
     assert "lost touch with the others" in said
