@@ -32,7 +32,7 @@ def recipe(model: Path, output: Path, **more: Any) -> dict[str, Any]:
     """A reward model, and a policy that is trained on it: adapters on one trunk."""
     prompts = {"path": "tunnel:prompts", "options": {"n": 8, "seed": 1}}
     rankings = {"path": "tunnel:rankings", "options": {"n": 8, "seed": 1}}
-    train = {"batch_size": 4, "lr": 1e-3, "checkpoint_every": 1}
+    train = {"batch_size": 4, "lr": 1e-3, "eps": 1e-3, "checkpoint_every": 1}
     common = {"lora": {"rank": 4}, "probes": 0}
     stages = [
         {"name": "rm", "algorithm": "reward_model", "data": rankings, **common}
