@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gnomon.judges.learned import LearnedReward
 from gnomon.judges.protocol import Judge
 from gnomon.models.counting import TokenCounts
 from gnomon.models.roles import Role
 from gnomon.runs.records import Compute
-from gnomon.training.sampled import SAMPLER
+from gnomon.training.learner import Source
+from gnomon.training.loop import Loop
+from gnomon.training.sampled import SAMPLER, SampledSource
 
 ADAPTER = ".lora_"
 
@@ -53,3 +56,24 @@ def parameters(role: Role) -> int:
 def _trained(role: Role) -> int:
     parameters: Sequence[int] = [p.numel() for p in role.parameters()]
     return sum(parameters)
+
+
+def came_of(
+    loop: Loop, source: Source, last: Mapping[str, float], roles: Mapping[str, Role]
+) -> dict[str, Any]:
+    """What stage.json says of the training."""
+    info: dict[str, Any] = {
+        "iterations": loop.end,
+        "idle_iterations": loop.idle.count,
+        "summary": {k: v for k, v in last.items() if not k.startswith("eval/")},
+        "held_out": {k[5:]: v for k, v in last.items() if k.startswith("eval/")},
+    }
+    judge, judged = None, 0
+    if isinstance(source, SampledSource):
+        judges, judge = source.tally.totals(), source.played.judge
+        judged = judges.get(judge.name, {}).get("tokens", 0) if judge else 0
+        info["judges"] = judges
+    if loop.peak is not None:
+        info["peak"] = loop.peak.summary(loop.end)
+    info["compute"] = computed(loop.tokens, roles, judge, judged)
+    return info

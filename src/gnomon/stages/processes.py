@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 from gnomon import console
+from gnomon.algorithms.on_policy_settings import OnPolicySettings
 from gnomon.errors import ConfigError, RunError
 from gnomon.models.load import dtype_of, fetch, read_config
 from gnomon.models.memory import parameter_count
@@ -211,3 +212,20 @@ def _fitting(recipe: Recipe, cuda: bool) -> Literal["ddp", "fsdp2"]:
     bytes_each = dtype_of(recipe.dtype).itemsize * (2 if trained else 1) + (8 if trained else 0)
     room = ROOM * torch.cuda.get_device_properties(0).total_memory
     return "ddp" if parameters * bytes_each <= room else "fsdp2"
+
+
+def idle_processes(batch_size: int, settings: object, world: int) -> str | None:
+    """A warning, if a step has fewer groups than there are processes."""
+    parts = settings.minibatches if isinstance(settings, OnPolicySettings) else 1
+    groups = max(1, batch_size // parts)
+    if groups >= world:
+        return None
+    return (
+        f"warning: a step has {groups} groups for {world} processes, so that {world - groups} have "
+        "nothing to do in it: raise train.batch_size, or start fewer"
+    )
+
+
+def no_watch(iteration: int, step: int, last: bool) -> Mapping[str, float]:
+    """What a process after the first sees of evals on the way: the first measures."""
+    return {}

@@ -146,6 +146,8 @@ class _Running:
             self.announce(line)
         if self.processes is not None:
             self.announce(self.processes.said())
+            about = f"{self.processes.ranks.world}, {self.processes.kind}"
+            self.run.update_manifest(hardware={"processes": about})
         if not Manifest.read_or_empty(self.run.path / MANIFEST).base:
             self.run.update_manifest(base=str(self.base.absolute()))
         began = time.time()

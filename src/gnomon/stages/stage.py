@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
+from rich.console import Console
 
 from gnomon.algorithms.offline_settings import Settings
 from gnomon.algorithms.rollouts import EncodedPrompt
@@ -252,8 +253,10 @@ class Stage:
 
     def progress(self, total: int) -> Progress:
         """Shows how far the stage is; the first process does."""
-        shown = "auto" if self.processes is None or self.processes.first else False
-        return Progress(f"{self.spec.name} ({self.spec.algorithm})", total, shown)
+        title = f"{self.spec.name} ({self.spec.algorithm})"
+        if self.processes is None or self.processes.first:
+            return Progress(title, total)
+        return Progress(title, total, False, console=Console(quiet=True))
 
     def watched(self, progress: Progress, phase: str) -> Callable[[int, int], None]:
         """Shows how far a phase is, and stops in it when that is asked for."""

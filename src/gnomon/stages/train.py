@@ -33,10 +33,11 @@ from gnomon.recipe.schema import Kind, RolloutSpec
 from gnomon.recipe.training import MonitorSpec
 from gnomon.rollout.protocol import Engine
 from gnomon.runs.records import DATA, StageInfo
-from gnomon.stages.computed import computed
+from gnomon.stages.computed import came_of
 from gnomon.stages.evaluate import START, check_suites, model_places
 from gnomon.stages.names import other_model, reward_folder
 from gnomon.stages.probes import Probed, probe_model, probe_stage, roomy_encoder
+from gnomon.stages.processes import idle_processes, no_watch
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.saved import check_averages, check_checkpoints, save_result, start_weights
 from gnomon.stages.sizing import stage_job
@@ -54,12 +55,6 @@ from gnomon.training.sampled import Played, SampledSource, Sampling
 from gnomon.training.shared import NoEngine, SharedSource, SharedStore, share_engine
 from gnomon.training.sinks import Sink
 from gnomon.training.strategy import ManyDevices, OneDevice, Strategy
-
-
-def no_watch(iteration: int, step: int, last: bool) -> Mapping[str, float]:
-    """Where another process measures."""
-    return {}
-
 
 SMALL = 10**9
 """Bytes of a copy of the model that is held for the monitors without being asked for."""
@@ -279,7 +274,9 @@ class Train(Stage):
             engine = share_engine(engine, strategy)
             bench.reference_store = None if cache is None else SharedStore(cache, strategy)
         with self.progress(bench.iterations) as progress:
-            self._warn_of_idle(strategy.ranks.world, progress)
+            idle = idle_processes(self.spec.train.batch_size, self.settings, strategy.ranks.world)
+            if idle is not None and self._first:
+                progress.note(idle)
             if cache is not None:
                 cache.on_progress = self.watched(progress, "reference")
             algorithm = self.algorithm(self.settings, bench)
@@ -299,41 +296,10 @@ class Train(Stage):
                 self._probe(source, judge, loaded)
             if cache is not None:  # each row once, whichever run computed it
                 loop.tokens.forward["reference"] += sum(row.num_tokens() for row in rows[0])
-            info = self._came_of(loop, source, last, roles)
+            info = came_of(loop, source, last, roles)
             return info if cache is None else info | {"reference": cache.summary()}
 
         return strategy.alone(finish)
-
-    def _warn_of_idle(self, world: int, progress: Progress) -> None:
-        """Say so if a step has fewer groups than there are processes."""
-        settings = self.settings
-        parts = settings.minibatches if isinstance(settings, OnPolicySettings) else 1
-        groups = max(1, self.spec.train.batch_size // parts)
-        if groups < world and self._first:
-            progress.note(
-                f"warning: a step has {groups} groups for {world} processes, so that "
-                f"{world - groups} have nothing to do in it: raise train.batch_size, or start fewer"
-            )
-
-    def _came_of(
-        self, loop: Loop, source: Source, last: Mapping[str, float], roles: Mapping[str, Role]
-    ) -> dict[str, Any]:
-        """What stage.json says of the training."""
-        info: dict[str, Any] = {
-            "iterations": loop.end,
-            "idle_iterations": loop.idle.count,
-            "summary": {k: v for k, v in last.items() if not k.startswith("eval/")},
-            "held_out": {k[5:]: v for k, v in last.items() if k.startswith("eval/")},
-        }
-        judge, judged = None, 0
-        if isinstance(source, SampledSource):
-            judges, judge = source.tally.totals(), source.played.judge
-            judged = judges.get(judge.name, {}).get("tokens", 0) if judge else 0
-            info["judges"] = judges
-        if loop.peak is not None:
-            info["peak"] = loop.peak.summary(loop.end)
-        info["compute"] = computed(loop.tokens, roles, judge, judged)
-        return info
 
     def _engine(self, bench: Workbench, encoder: Encoder) -> Engine | None:
         """What samples, made before the weights are spread; in the processes after the first, only
