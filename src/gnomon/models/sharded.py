@@ -8,6 +8,7 @@ the head's weight is whole when log-probs read it, and tied heads are one weight
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +38,8 @@ class Sharding:
     def __init__(self, model: PreTrainedModel, mesh: DeviceMesh) -> None:
         if model.get_output_embeddings() is not None:
             OutputHead.of(model)  # which runs the model once to see that its head is understood
+        # nothing is done in place to what a forward pass gives
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module.*returned a view")
         self.root: Any = model
         self._depth = 0
         self.whole_now = False
