@@ -170,9 +170,10 @@ def serve_rollouts(
 def _check_torchrun(arguments: list[str]) -> None:
     """Refuse a command that torchrun starts several times, but for a run; and keep the processes
     after the first from saying what it says."""
-    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+    rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if rank is None or world in (None, "1"):
         return
-    first = os.environ.get("RANK", "0") == "0"
+    first = rank == "0"
     out.quiet = not first
     err.quiet = not first and os.environ.get("LOCAL_RANK", "0") != "0"  # one of each machine
     several = {"--seeds", "--wait"} & {a.partition("=")[0] for a in arguments}

@@ -85,8 +85,8 @@ def run(
         _plan(parsed, base, not no_code)
     else:
         folder = _run_and_wait(parsed, base, resume) if wait else _run(parsed, base, resume)
-        if os.environ.get("RANK", "0") == "0":  # of those that torchrun started
-            finish(folder)
+        if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0":
+            finish(folder)  # not in each of those that torchrun started
 
 
 def quickstart(

@@ -51,7 +51,7 @@ class Place:
     def here(cls) -> Place | None:
         """None where there is only one process."""
         world = _number("WORLD_SIZE", 1)
-        if world == 1:
+        if world == 1 or "RANK" not in os.environ:
             return None
         rank = _number("RANK", 0)
         return cls(rank, world, _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", world))
