@@ -204,6 +204,26 @@ def stopped(ranks: Ranks, folder: Path) -> dict[str, Any]:
     return raised(loop.run) | {"saved": loop.checkpoints.latest_here()}
 
 
+def full_disk(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """The second process cannot write its part of the second checkpoint."""
+    loop = z.make("sft", folder / "run", z.strategy_of("fsdp2", ranks), eval_every=0)
+    real, calls = z.HuggingFaceStorageWriter.write_data, [0]
+
+    def write(self: Any, *given: Any) -> Any:
+        calls[0] += 1
+        if ranks.rank == 1 and calls[0] == 2:
+            raise OSError(28, "No space left on device")
+        return real(self, *given)
+
+    z.HuggingFaceStorageWriter.write_data = write  # type: ignore[method-assign]
+    try:
+        seen = raised(loop.run)
+    finally:
+        z.HuggingFaceStorageWriter.write_data = real  # type: ignore[method-assign]
+    left = sorted(p.name for p in (folder / "run" / "checkpoints").iterdir())
+    return seen | {"saved": loop.checkpoints.latest_here(), "left": left}
+
+
 MOVING = {"given": {"reference": "synced", "sync_every": 1, "sync_alpha": 0.5}, "eval_every": 0}
 """DPO whose reference, a model of its own, follows the policy: it is in the checkpoints too."""
 
@@ -265,6 +285,7 @@ CASES: Mapping[str, Callable[[Ranks, Path], dict[str, Any]]] = {
     "one_raises": one_raises,
     "judge_stops": judge_stops,
     "stopped": stopped,
+    "full_disk": full_disk,
     "resumed": resumed,
     "equal": equal,
 }
@@ -356,6 +377,15 @@ def test_a_signal_to_one_process_stops_both(answers: Any) -> None:
         assert found["kind"] is RunStopped
         assert found["saved"] == 1
         assert "iteration 1 of 3 is saved" in found["text"]
+
+
+def test_a_part_that_cannot_be_written_leaves_the_checkpoint_before(answers: Any) -> None:
+    first, second = answers["full_disk"]
+    assert first["kind"] is second["kind"] is RunError
+    assert first["text"] == second["text"]
+    assert "process 1 says: [Errno 28] No space left on device" in first["text"]
+    assert first["saved"] == 1
+    assert first["left"] == ["step-000001"]
 
 
 def test_a_run_resumes_with_as_many_processes_or_others(answers: Any) -> None:

@@ -8,7 +8,8 @@ by any number of processes, or one.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ import torch
 from torch import Tensor
 from torch.distributed import tensor as spread
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
 )
 from torch.distributed.device_mesh import DeviceMesh
 
+from gnomon.errors import RunError
 from gnomon.files import fingerprint
-from gnomon.models.ranks import Ranks
+from gnomon.models.ranks import Ranks, heard
 from gnomon.models.sharded import is_spread
 
 SHARDS = "shards"
@@ -53,10 +56,31 @@ def write(folder: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str
     to = folder / SHARDS
     writer = HuggingFaceStorageWriter(str(to), save_distributed=True)
     given = {name: t.detach() for name, t in tensors.items()}
-    state_dict_saver.save(given, storage_writer=writer, process_group=ranks.control)
+    with _said("written"):
+        state_dict_saver.save(given, storage_writer=writer, process_group=ranks.control)
     mine = sorted(to.glob(f"shard-{ranks.rank + 1:05d}-*"))
     files = {p.relative_to(folder).as_posix(): fingerprint(p) for p in mine}
     return {name: print_ for found in ranks.gather(files) for name, print_ in found.items()}
+
+
+@contextmanager
+def _said(done: str) -> Iterator[None]:
+    """What failed in any process, in words; every process raises it.
+
+    Raises:
+        RunError: it failed.
+    """
+    try:
+        yield
+    except CheckpointException as error:
+        rank, (cause, _) = next(iter(error.failures.items()))
+        raise heard(
+            RunError(
+                f"a part of the checkpoint could not be {done}: process {rank} says: {cause}. The "
+                "checkpoints before it are intact: mend that (free disk space, or the shared file "
+                "system), and resume with --resume"
+            )
+        ) from None
 
 
 def read(
@@ -75,7 +99,7 @@ def read(
         return out
     reader = HuggingFaceStorageReader(str(folder / SHARDS))
     alone = mesh is None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _said("read"):
         warnings.simplefilter("ignore")  # that it reads alone
         group = None if alone else ranks.control
         state_dict_loader.load(out, storage_reader=reader, process_group=group, no_dist=alone)
