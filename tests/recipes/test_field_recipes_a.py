@@ -174,7 +174,7 @@ def rows(row: Any) -> str:
 
 def at_hand(recipe: Recipe, folder: Path, model: Path) -> list[str]:
     """Overrides that put files in the place of the hub's data, and a small model in the model's."""
-    changes = [f"model={model}", "dtype=float32", "max_length=200", "max_prompt_length=100"]
+    changes = [f"model={model}", "precision=float32", "max_length=200", "max_prompt_length=100"]
     places = [(f"{s.name}.{key}", getattr(s, key)) for s in recipe.stages
               for key in ("data", "eval_data", "normalise_on", "pretraining")]  # fmt: skip
     assert recipe.compare is not None

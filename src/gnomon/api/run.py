@@ -263,7 +263,8 @@ class Run:
         kind = AutoModelForCausalLM
         if "SequenceClassification" in names:
             kind = AutoModelForSequenceClassification
-        dtype = dtype_of(str(self._view.recipe.get("dtype", "float32")))
+        narrow = self._view.recipe.get("precision") == "bfloat16"
+        dtype = dtype_of("bfloat16" if narrow else "float32")
         return load_weights(kind, folder, config=config, dtype=dtype).eval()
 
     @cached_property

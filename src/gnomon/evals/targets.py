@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gnomon.errors import ConfigError
 from gnomon.evals.subject import Model, Subject, open_subject
 from gnomon.files import read_object
+from gnomon.models.precision import pick_precision
 from gnomon.plugins import did_you_mean
 from gnomon.runs.records import STAGE, StageInfo, read_recipe
 
@@ -122,6 +125,9 @@ def _of_run(run: Path, stage: str | None, out: Path | None, how: Mapping[str, An
     known[BASE] = str(recipe.get("model", ""))
     if stage not in known:
         raise ConfigError(f"{run} has no model of a stage {stage!r}; {did_you_mean(stage, known)}")
-    own = {key: recipe[key] for key in ("dtype", "template") if recipe.get(key)}
+    own = {"template": recipe["template"]} if recipe.get("template") else {}
+    asked, device = recipe.get("precision"), torch.device(how.get("device", "cpu"))
+    if asked:  # nothing is trained here: no masters
+        own["dtype"] = pick_precision("auto" if asked == "mixed" else asked, device).frozen
     subject = Model(known[stage], stage, siblings=known, **{**own, **how})
     return Target(subject, out or run, Path())

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gnomon.errors import ModelError
 from gnomon.models.load import read_json
+from gnomon.models.precision import TF32Linear
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -83,6 +84,8 @@ def add(
         for parameter in own.values():
             if parameter.dtype in (torch.bfloat16, torch.float16):  # updates would be rounded away
                 parameter.data = parameter.data.float()
+        if model.dtype == torch.bfloat16 and on_cuda(model):
+            _multiply_in_tf32(model, name)
         if weights is not None:
             _fill(own, weights, f"adapter {name!r} from {init_from}")
         trained |= {id(p) for p in own.values()}
@@ -93,6 +96,20 @@ def add(
         # peft's injection and removal both change flags of adapters that were there before
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in trained)
+
+
+def on_cuda(model: PreTrainedModel) -> bool:
+    """Whether the model is on an NVIDIA (or ROCm) GPU."""
+    return model.device.type == "cuda"
+
+
+def _multiply_in_tf32(model: PreTrainedModel, name: str) -> None:
+    """Spare a float32 adapter on narrow weights the slowest products that a GPU has."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer) and name in layer.lora_A:
+            for matrix in (layer.lora_A[name], layer.lora_B[name]):
+                if type(matrix) is nn.Linear:
+                    matrix.__class__ = TF32Linear
 
 
 def _remove(model: PreTrainedModel, name: str) -> None:

@@ -20,6 +20,7 @@ from gnomon.data.batch import Batch
 from gnomon.errors import ModelError
 from gnomon.models.costs import logits_at_once
 from gnomon.models.packed import measuring, plain_model
+from gnomon.models.precision import Float32Linear
 
 _CHECKED: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 """Models whose logits were found to be what their OutputHead computes."""
@@ -117,7 +118,7 @@ def token_logprobs(
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; log-probabilities need it above 0")
     rows = hidden.index_select(0, batch.source_index)
-    compute = _linear_head if type(head.module) is nn.Linear else _any_head
+    compute = _linear_head if type(head.module) in (nn.Linear, Float32Linear) else _any_head
     options = (temperature, entropy, entropy_grad, chunk_tokens)
     return TokenLogprobs(*compute(rows, head, batch.targets, *options))
 
@@ -134,10 +135,9 @@ def _linear_head(
     weight: Tensor = head.module.weight  # type: ignore[assignment]
     bias: Tensor | None = head.module.bias  # type: ignore[assignment]
     kind = rows.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        rows, weight = rows.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
+    dtype = _head_type(head.module, rows)
+    rows, weight = rows.to(dtype), weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
     chunk = chunk_tokens or _default_chunk(weight.shape[0], rows.device)
     with torch.autocast(kind, enabled=False):
         values, entropies = _LinearLogprobs.apply(  # type: ignore[no-untyped-call]
@@ -188,11 +188,11 @@ def _check_head(model: PreTrainedModel, head: OutputHead) -> None:
     try:
         with measuring(model):
             ids = torch.tensor([[0, 1]], device=model.get_input_embeddings().weight.device)
-            found = _upcast(model(input_ids=ids, use_cache=False).logits)[0]
-            expected = head.logits(given[0][0])
+            own = model(input_ids=ids, use_cache=False).logits[0]
+            found, expected = _upcast(own), head.logits(given[0][0])
     finally:
         hook.remove()
-    exact = given[0].dtype in (torch.float32, torch.float64)
+    exact = own.dtype in (torch.float32, torch.float64)
     if not (found - expected).abs().max() <= (1e-4 if exact else 5e-2) * expected.abs().max():
         raise ModelError(
             f"{type(model).__name__} transforms its logits in a way gnomon does not know, so "
@@ -207,6 +207,14 @@ def _vocabulary(module: nn.Module, rows: Tensor) -> int:
 
 def _default_chunk(vocabulary: int, device: torch.device) -> int:
     return max(64, logits_at_once(device) // vocabulary)
+
+
+def _head_type(module: nn.Module, rows: Tensor) -> torch.dtype:
+    """What a head multiplies in."""
+    kind = rows.device.type
+    if isinstance(module, Float32Linear):
+        return torch.promote_types(rows.dtype, torch.float32)
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
 
 
 def _upcast(z: Tensor) -> Tensor:
@@ -258,6 +266,11 @@ class _LinearLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(grads[0].device.type, enabled=False):  # whoever calls backward()
+            return _LinearLogprobs._gradients(ctx, *grads)
+
+    @staticmethod
+    def _gradients(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, bias, targets, lse, total, entropies, kept = ctx.saved_tensors
         scale, softcap, temperature, chunk, plain = ctx.settings
         g, e = grads

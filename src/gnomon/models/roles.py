@@ -31,6 +31,7 @@ from gnomon.models.heads import ScalarHead
 from gnomon.models.load import LoadedModel
 from gnomon.models.logprobs import OutputHead, TokenLogprobs, token_logprobs
 from gnomon.models.packed import PackedForward
+from gnomon.models.precision import Precision, float32_head, narrow_matrices
 from gnomon.models.recompute import Recompute
 from gnomon.models.sharded import Sharding
 
@@ -48,6 +49,7 @@ class Trunk:
         gradient_checkpointing: recompute each layer in the backward pass instead of keeping its
             activations, whenever gradients are wanted (with dropout or without).
         compile: run packed passes through compiled layers (:mod:`gnomon.models.compiled`).
+        precision: how its passes are computed; the weights are in it already.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Trunk:
         source: str = "",
         gradient_checkpointing: bool = False,
         compile: bool = False,
+        precision: Precision | None = None,
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -66,6 +69,9 @@ class Trunk:
         self.source = source
         self.gradient_checkpointing = gradient_checkpointing
         self.compile = compile
+        self.precision = precision or Precision()
+        if self.precision.float32_head:
+            float32_head(model)
         self._layers: list[LoraLayer] = []
         self._adapter: str | None = None
         self._roles: weakref.WeakSet[Role] = weakref.WeakSet()
@@ -74,7 +80,12 @@ class Trunk:
 
     @classmethod
     def from_loaded(
-        cls, loaded: LoadedModel, *, gradient_checkpointing: bool = False, compile: bool = False
+        cls,
+        loaded: LoadedModel,
+        *,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+        precision: Precision | None = None,
     ) -> Trunk:
         """A trunk of a model that ``load_causal_lm`` returned."""
         return cls(
@@ -84,12 +95,14 @@ class Trunk:
             source=loaded.source,
             gradient_checkpointing=gradient_checkpointing,
             compile=compile,
+            precision=precision,
         )
 
     @cached_property
     def packed(self) -> PackedForward:
-        """The forward pass over packed groups."""
-        return PackedForward(self.model, compiled=self.compile)
+        """The forward pass over packed groups, tried out in the trunk's arithmetic."""
+        with self.precision.arithmetic(self.model, keep=False):
+            return PackedForward(self.model, compiled=self.compile)
 
     def shard(self, mesh: DeviceMesh) -> None:
         """Spread the weights over the processes of a mesh; no adapter can be trained that is added
@@ -100,6 +113,11 @@ class Trunk:
     def together(self, work: Callable[[], tuple[Tensor | None, ...]]) -> tuple[Tensor | None, ...]:
         """Do ``work``, which runs the model and reads its head, where the weights are at hand."""
         return work() if self.sharding is None else self.sharding.run(work)
+
+    @property
+    def compute(self) -> torch.dtype:
+        """What its passes multiply matrices in, and what a sampler of its own best holds."""
+        return self.precision.compute(self.model.dtype)
 
     @property
     def hidden_size(self) -> int:
@@ -151,22 +169,30 @@ class Trunk:
         return lora_adapters.parameters(self.model, name)
 
     @contextmanager
-    def active(self, adapter: str | None) -> Iterator[None]:
-        """Use ``adapter`` (None: the plain trunk) within the block; then what was used before."""
+    def active(self, adapter: str | None, *, keep: bool = True) -> Iterator[None]:
+        """Use ``adapter`` (None: the plain trunk) within the block, in the trunk's arithmetic; then
+        what was used before.
+
+        Args:
+            keep: narrow copies of trained weights until the block ends, for many passes without
+                gradients; see :meth:`Precision.arithmetic`.
+        """
         if adapter is not None and adapter not in self.adapters:
             raise ModelError(f"no adapter {adapter!r} on this trunk; it has {list(self.adapters)}")
         before = self._adapter
         try:
             self._switch(adapter)
-            yield
+            with self.precision.arithmetic(self.model, keep=keep):
+                yield
         finally:
             self._switch(before)
 
     @contextmanager
     def running(self, adapter: str | None, *, training: bool = False) -> Iterator[None]:
-        """Everything a role's forward pass needs: adapter, mode, gradient checkpointing."""
+        """Everything a role's forward pass needs: adapter, arithmetic, mode, gradient
+        checkpointing."""
         checkpointing = self._recompute.enabled() if self._recompute else nullcontext()
-        with self.active(adapter), self.mode(training), checkpointing:
+        with self.active(adapter, keep=False), self.mode(training), checkpointing:
             yield
 
     @contextmanager
@@ -199,9 +225,19 @@ class Trunk:
             source=self.source,
             gradient_checkpointing=gradient_checkpointing,
             compile=self.compile if compile is None else compile,
+            precision=self.precision,
         )
         twin._layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
         twin._switch(None)
+        return twin
+
+    def frozen_copy(self) -> Trunk:
+        """A copy that is never trained and computes what this one does, in less memory where
+        passes are narrower than the weights."""
+        twin = self.copy(gradient_checkpointing=False)
+        twin.model.requires_grad_(False)
+        if twin.compute != twin.model.dtype:
+            narrow_matrices(twin.model, twin.compute)
         return twin
 
     def _switch(self, adapter: str | None) -> None:
@@ -217,7 +253,7 @@ class Trunk:
 
         @contextmanager
         def restore() -> Iterator[None]:
-            with self.active(adapter), self.mode(training):
+            with self.active(adapter, keep=False), self.mode(training):
                 yield
 
         return restore

@@ -26,6 +26,12 @@ from gnomon.recipe.read import (
 from gnomon.recipe.schema import Recipe
 from gnomon.recipe.spec import Spec
 
+RENAMED = {
+    "dtype": "it is called precision now: float32 and bfloat16 mean what they did; mixed, which "
+    "auto takes on a GPU, trains float32 weights and multiplies in bfloat16"
+}
+"""What to say of keys that had another name."""
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe file.
@@ -282,7 +288,7 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], raw: Any) -> str:
         key, place = str(item["loc"][-1]), [str(part) for part in item["loc"]]
         written = place[2:] if place[0] == "stages" else place
         own = [] if issubclass(model, Spec) else ["settings"]
-        theirs = hint(key, ".".join([*own, *written]))
+        theirs = RENAMED.get(".".join(place)) or hint(key, ".".join([*own, *written]))
         return f"unknown key {location!r}; {theirs or did_you_mean(key, known, 'known keys:')}"
     if item["type"] == "missing":
         return f"missing key {location!r}"

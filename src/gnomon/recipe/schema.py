@@ -403,12 +403,20 @@ class Recipe(Spec):
         "alternation; see [data.md](data.md#templates)",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
     strategy: Literal["auto", "single", "ddp", "fsdp2"] = Field(
         "auto",
         description="how the processes that torchrun starts share training: ddp, a whole copy of "
         "the weights in each; fsdp2, weights spread over all; auto, ddp where a copy fits; see "
         "[many.md](many.md)",
+    )
+    precision: Literal["auto", "mixed", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of weights and arithmetic; mixed trains float32 weights and multiplies in "
+        "bfloat16, bfloat16 keeps trained weights in it too; auto is mixed on a GPU with bfloat16 "
+        "units, else float32; see [gpu.md](gpu.md)",
+    )
+    float32_head: bool = Field(
+        False, description="compute logits in float32 where the rest is in bfloat16"
     )
     sinks: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
     callbacks: Annotated[list[CallbackSpec], listed_by("callback")] = Field(

@@ -145,8 +145,7 @@ class TorchReplica:
 
     def __init__(self, policy: Role, make: MakeEngine) -> None:
         self._policy = policy
-        self._twin = policy.trunk.copy(gradient_checkpointing=False)
-        self._twin.model.requires_grad_(False)
+        self._twin = policy.trunk.frozen_copy()
         self._adapter = policy.adapter
         self._engine = make(self._twin.model, lambda: self._twin.active(self._adapter))
         self._versions = itertools.count(1)

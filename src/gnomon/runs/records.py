@@ -370,6 +370,8 @@ def read_recipe(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} cannot be read ({first_line(error)})") from error
     if not isinstance(raw, dict):
         raise ValueError(f"{file} holds no recipe")
+    if "dtype" in raw:  # until 0.22 the key's name
+        raw.setdefault("precision", raw.pop("dtype"))
     return raw
 
 

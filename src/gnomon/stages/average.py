@@ -30,6 +30,10 @@ class Average(Untrained):
     def iterations(self, rows: int) -> int:
         return len(self.settings.models)
 
+    @property
+    def dtype(self) -> str:
+        return self.precision.trained  # means are as exact as trained weights
+
     def start_model(self) -> str:
         return self._place(self.settings.models[0])
 
@@ -70,7 +74,7 @@ class Average(Untrained):
         Raises:
             ConfigError: they are of another shape than the first model's, or have other tokens.
         """
-        other = load_causal_lm(self._place(name), dtype=self.recipe.dtype, device=self.device)
+        other = load_causal_lm(self._place(name), dtype=self.dtype, device=self.device)
         check_same_tokens("model", name, other.tokenizer, first.tokenizer)
         found = {key: p.detach() for key, p in other.model.named_parameters()}
         shapes = {key: p.shape for key, p in first.model.named_parameters()}

@@ -43,7 +43,7 @@ from gnomon.stages.sources import (
     recipe_encoder,
     resolve_path,
 )
-from gnomon.stages.stage import Stage, open_stage, pick_device
+from gnomon.stages.stage import Stage, open_stage, recipe_precision
 from gnomon.tasks.sources import BUILTIN, GENERATED
 from gnomon.training.callbacks import callback_maker
 from gnomon.training.sinks import check_sinks
@@ -85,7 +85,7 @@ def check_machine(recipe: Recipe) -> None:
     """
     problems: list[str] = []
     try:
-        pick_device(recipe.device)
+        recipe_precision(recipe)
     except ConfigError as error:
         problems.append(str(error))
     problem = RunFolder(recipe).place_problem()
@@ -105,7 +105,7 @@ def check_tools(recipe: Recipe, base: Path, code: bool = True) -> None:
     Raises:
         ConfigError: one is not.
     """
-    pick_device(recipe.device)
+    recipe_precision(recipe)
     for spec in recipe.callbacks if code else ():
         callback_maker(spec.callback, spec.options, base)
     if recipe.sinks:

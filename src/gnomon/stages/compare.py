@@ -46,7 +46,7 @@ from gnomon.stages.sources import (
     read_specs,
     recipe_encoder,
 )
-from gnomon.stages.stage import ANSWERS, pick_device
+from gnomon.stages.stage import ANSWERS, pick_device, recipe_precision
 from gnomon.stats.intervals import Bounds, Interval
 from gnomon.stats.prompts import (
     common_bounds,
@@ -164,7 +164,9 @@ def _judges(
 
     def load(name: str) -> LoadedReward:
         folder = reward_folder(recipe, run, base, name)
-        return load_reward_model(folder, dtype=recipe.dtype, device=pick_device(recipe.device))
+        return load_reward_model(
+            folder, dtype=recipe_precision(recipe).frozen, device=pick_device(recipe.device)
+        )
 
     return [
         one_judge(
@@ -284,7 +286,8 @@ def _reference(spec: CompareSpec, policies: Sequence[Policy]) -> Policy:
 
 
 def _load(policy: Policy, recipe: Recipe) -> Role:
-    loaded = load_causal_lm(policy.source, dtype=recipe.dtype, device=pick_device(recipe.device))
+    dtype = recipe_precision(recipe).frozen
+    loaded = load_causal_lm(policy.source, dtype=dtype, device=pick_device(recipe.device))
     return Role(policy.name, Trunk.from_loaded(loaded))
 
 

@@ -21,7 +21,7 @@ from gnomon.rollout.protocol import Engine, Request, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.sources import context_of, recipe_encoder
-from gnomon.stages.stage import pick_device
+from gnomon.stages.stage import pick_device, recipe_precision
 
 CRITIC = "critic"
 
@@ -134,7 +134,7 @@ class CriticMaker:
         where = str(spec.local)
         source = str(self.run.stage(where).model) if where in self._stages() else where
         device = pick_device(self.recipe.device)
-        loaded = load_causal_lm(source, dtype=self.recipe.dtype, device=device)
+        loaded = load_causal_lm(source, dtype=recipe_precision(self.recipe).frozen, device=device)
         trunk = Trunk.from_loaded(loaded)
         ends = self._encoder(trunk, 1).stop_ids
         engine = TorchEngine(trunk.model, trunk.tokenizer, eos_token_ids=ends)

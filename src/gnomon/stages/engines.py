@@ -137,5 +137,5 @@ def _vllm(spec: RolloutSpec, policy: Role, folder: Path) -> Host:
     from gnomon.rollout.vllm_host import VLLMHost
 
     save_policy(folder, policy)
-    dtype = str(policy.trunk.model.dtype).removeprefix("torch.")
+    dtype = str(policy.trunk.compute).removeprefix("torch.")
     return VLLMHost(folder, {"dtype": dtype, "max_num_seqs": spec.max_rows, **spec.options})

@@ -65,7 +65,7 @@ class Evaluate(Untrained):
             loaded.source,
             name,
             device=str(self.device),
-            dtype=self.recipe.dtype,
+            dtype=self.dtype,
             template=self.recipe.template,
             siblings=places,
             loaded=loaded,

@@ -35,7 +35,15 @@ from gnomon.stages.check import (
 from gnomon.stages.clock import SPREAD, Speed, measure, stage_seconds
 from gnomon.stages.gate_names import check_gates
 from gnomon.stages.probes import FOREIGN_P, foreign_prompts
-from gnomon.stages.stage import SEPARATE, SHARED, Stage, memory_ways, open_stage, pick_device
+from gnomon.stages.stage import (
+    SEPARATE,
+    SHARED,
+    Stage,
+    memory_ways,
+    open_stage,
+    pick_device,
+    recipe_precision,
+)
 from gnomon.stages.usable import check_judging, usable_rows
 
 
@@ -159,7 +167,8 @@ class _Planner:
 
     def _measured(self, config: object) -> Speed:
         if self._speed is None:
-            self._speed = measure(config, self.recipe.dtype, pick_device(self.recipe.device))
+            dtype = recipe_precision(self.recipe).frozen
+            self._speed = measure(config, dtype, pick_device(self.recipe.device))
         return self._speed
 
 

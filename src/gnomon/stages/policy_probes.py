@@ -36,7 +36,7 @@ from gnomon.runs.probes import PROBES, PolicyProbe, Probes
 from gnomon.runs.records import now
 from gnomon.stages.names import policy_stages, resolve_start
 from gnomon.stages.sources import DataReport, encode_prompts, read_specs, recipe_encoder
-from gnomon.stages.stage import pick_device
+from gnomon.stages.stage import pick_device, recipe_precision
 from gnomon.tasks.tunnel.tokenizer import vocabulary
 from gnomon.tasks.tunnel.world import generate_prompts, problem_of, wrong_answer
 
@@ -209,7 +209,9 @@ class _Probing:
     def _ask(self, source: str) -> Ask:
         """Greedy answers of a model; questions that do not fit are answered by nothing."""
         loaded = load_causal_lm(
-            source, dtype=self.recipe.dtype, device=pick_device(self.recipe.device)
+            source,
+            dtype=recipe_precision(self.recipe).frozen,
+            device=pick_device(self.recipe.device),
         )
         role = Role("policy", Trunk.from_loaded(loaded))
         encoder = recipe_encoder(

@@ -9,8 +9,9 @@ from typing import Any
 from gnomon.errors import ConfigError
 from gnomon.judges.learned import reads_tokens_of
 from gnomon.models.heads import ScalarHead
-from gnomon.models.load import LoadedModel, fetch, fingerprint, load_causal_lm
+from gnomon.models.load import LoadedModel, dtype_of, fetch, fingerprint, load_causal_lm
 from gnomon.models.memory import RoleNeed
+from gnomon.models.precision import Precision
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.models.save import LoadedReward, load_reward_model
 from gnomon.recipe.schema import StageSpec
@@ -24,6 +25,7 @@ class RoleBuilder:
         base: the model it starts from.
         seed: for the adapters' and heads' initial weights.
         locate: where the weights are of a role that has its own, from the name in the recipe.
+        precision: of the stage; ``base`` is in it already. None is that of its weights.
     """
 
     def __init__(
@@ -32,14 +34,18 @@ class RoleBuilder:
         base: LoadedModel,
         seed: int,
         locate: Callable[[str], str] = str,
+        precision: Precision | None = None,
     ) -> None:
         self.stage = stage
         self.seed = seed
         self.locate = locate
+        own = str(base.model.dtype).removeprefix("torch.")
+        self.precision = precision or Precision(own)
         self.trunk = Trunk.from_loaded(
             base,
             gradient_checkpointing=stage.train.gradient_checkpointing,
             compile=stage.train.compile,
+            precision=self.precision,
         )
         self.lora = lora_settings(stage)
         self._rewards: dict[Path, LoadedReward] = {}
@@ -53,7 +59,7 @@ class RoleBuilder:
             self._rewards[folder] = load_reward_model(
                 folder,
                 share_trunk=share,
-                dtype=str(self.trunk.model.dtype).removeprefix("torch."),
+                dtype=self.precision.frozen,
                 device=self.trunk.model.device,
             )
         return self._rewards[folder]
@@ -99,7 +105,7 @@ class RoleBuilder:
         if need.model is not None:
             return self._other(need.name, need.model)
         if self.lora is None:
-            return Role(need.name, self.trunk.copy())
+            return Role(need.name, self.trunk.frozen_copy())
         if not need.moves:
             return Role(need.name, self.trunk)
         self.trunk.add_adapter(need.name, init_from="policy")
@@ -115,10 +121,9 @@ class RoleBuilder:
         folder, here = fetch(self.locate(model)), self.trunk
         if self.lora is not None and fingerprint(folder) == here.fingerprint:
             return Role(name, here)
-        dtype = str(here.model.dtype).removeprefix("torch.")
-        loaded = load_causal_lm(folder, dtype=dtype, device=here.model.device)
+        loaded = load_causal_lm(folder, dtype=self.precision.frozen, device=here.model.device)
         check_same_tokens(name, model, loaded.tokenizer, here.tokenizer)
-        return Role(name, Trunk.from_loaded(loaded))
+        return Role(name, Trunk.from_loaded(loaded, precision=self.precision))
 
     def _from_reward(self, need: RoleNeed, folder: Path) -> Role:
         """A trained role on a reward model's trunk, where that reads the policy's own tokens."""
@@ -136,6 +141,8 @@ class RoleBuilder:
         trunk = source.trunk.copy(gradient_checkpointing=checkpointing, compile=self.trunk.compile)
         head = self._head(need, trunk.hidden_size)
         if self.lora is None:
+            trunk.model.to(dtype_of(self.precision.trained))
+            trunk.precision = self.precision
             return Role(name, trunk, head=head, trainable=True)
         adapter = source.adapter
         if adapter is None:

@@ -15,6 +15,7 @@ import torch
 from gnomon.algorithms.eval_settings import EVAL
 from gnomon.audit.detectors import audit_run
 from gnomon.errors import GateClosed, RunError, RunStopped
+from gnomon.models.precision import has_bfloat16
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.report.card import CARD, write_cards
 from gnomon.report.findings import audit_summary
@@ -28,7 +29,7 @@ from gnomon.stages.gates import GateKeeper
 from gnomon.stages.inputs import check_inputs, stage_inputs
 from gnomon.stages.names import policy_stages
 from gnomon.stages.processes import Processes, join
-from gnomon.stages.stage import memory_info, open_stage, run_stage
+from gnomon.stages.stage import Stage, memory_info, open_stage, run_stage
 from gnomon.training.callbacks import Callback, callback_maker, checked
 from gnomon.training.progress import Progress
 from gnomon.training.watch import Stop
@@ -219,15 +220,25 @@ class _Running:
         opened.processes = self.processes
         memory = memory_info(opened)
         self.announce(f"{stage.name}: {stage.algorithm} begins{_memory(memory)}")
-        if self.recipe.dtype == "bfloat16" and stage.lora is None and opened.trains:
-            self.announce(
-                f"{stage.name}: warning: all weights are trained in bfloat16, which rounds steps "
-                "below about 1/256 of a weight away; give it lora, or set dtype=float32"
-            )
+        self._warn_of_precision(opened)
         info = run_stage(opened, self.resume, memory, self.stop, self.callbacks)
         self.announce(f"{stage.name}: {_summary(info)}")
         if before and before != _artefacts(info):
             self._refuse_changed(stage, folder)
+
+    def _warn_of_precision(self, stage: Stage) -> None:
+        """Say where the precision loses what is learned, or much time."""
+        name = stage.precision.name
+        if name == "bfloat16" and stage.spec.lora is None and stage.trains:
+            self.announce(
+                f"{stage.name}: warning: all weights are trained in bfloat16, which rounds steps "
+                "below about 1/256 of a weight away; give it lora, or set precision=mixed"
+            )
+        if name != "float32" and stage.reads_model and not has_bfloat16(stage.device):
+            self.announce(
+                f"{stage.name}: warning: this processor imitates bfloat16, up to a hundred times "
+                f"slower than float32 (precision: {name}); set precision=float32"
+            )
 
     def _check_taken_over(self) -> None:
         """Refuse to go on from stages that are done where a file that they read has changed."""

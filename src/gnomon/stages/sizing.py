@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from transformers import PretrainedConfig
 
@@ -12,7 +13,7 @@ from gnomon.algorithms.registry import METHODS, find_method
 from gnomon.models.adapters import LoraSettings
 from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import RoleNeed, adapter_count
-from gnomon.plan.job import Job, Lengths
+from gnomon.plan.job import Job, Lengths, Precision
 from gnomon.plan.shapes import Shape, shape_of_config
 from gnomon.stages.names import other_model, reward_folder
 from gnomon.stages.roles import lora_settings
@@ -38,7 +39,8 @@ def stage_job(stage: Stage, lengths: Lengths | None = None) -> Job:
     lora = lora_settings(spec)
     lengths = lengths or _allowed(stage, config)
     passes = settings if isinstance(settings, OnPolicySettings) else OnPolicySettings()
-    narrow = recipe.dtype != "float32"
+    name = stage.precision.name
+    narrow = stage.precision.frozen != "float32"
     return Job(
         method=_method(stage),
         model=shape_of_config(config, recipe.model),
@@ -51,7 +53,7 @@ def stage_job(stage: Stage, lengths: Lengths | None = None) -> Job:
         microbatch=train.tokens_per_microbatch,
         reward=_reward(stage),
         lora=lora.rank if lora is not None else 0,
-        precision="bfloat16" if narrow else "float32",
+        precision=cast(Precision, name),
         recompute=train.gradient_checkpointing,
         rows=rollout.max_rows,
         epochs=passes.epochs,

@@ -26,6 +26,7 @@ from gnomon.judges.build import build_judge, one_judge
 from gnomon.judges.protocol import Judge
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.memory import RoleNeed
+from gnomon.models.precision import Precision, pick_precision
 from gnomon.models.roles import Role
 from gnomon.models.save import LoadedReward
 from gnomon.plan.job import Job, Lengths, other_way
@@ -170,7 +171,7 @@ class Stage:
 
     def perform(self, info: StageInfo, resume: bool) -> None:
         """Load the start model and do the work; what came of it is noted in ``info``."""
-        loaded = load_causal_lm(self.start_model(), dtype=self.recipe.dtype, device=self.device)
+        loaded = load_causal_lm(self.start_model(), dtype=self.dtype, device=self.device)
         info.note(start={"from": loaded.source, "sha256": loaded.fingerprint})
         self.stop.check("before its first iteration: there was nothing to save")
         info.note(**self.work(loaded, resume))
@@ -188,6 +189,15 @@ class Stage:
     @cached_property
     def device(self) -> torch.device:
         return pick_device(self.recipe.device)
+
+    @cached_property
+    def precision(self) -> Precision:
+        return recipe_precision(self.recipe)
+
+    @property
+    def dtype(self) -> str:
+        """Of the start model's weights."""
+        return self.precision.frozen
 
     def start_model(self) -> str:
         """Where the stage's weights come from: a stage's folder, or a model's name."""
@@ -360,6 +370,15 @@ def run_stage(
                 stage.data.write_labels(folder.path / BELIEVED)
                 folder.write_info(info)
     return info
+
+
+def recipe_precision(recipe: Recipe) -> Precision:
+    """The precision that a recipe asks for, on its device.
+
+    Raises:
+        ConfigError: the device, or the precision there, is not to be had.
+    """
+    return pick_precision(recipe.precision, pick_device(recipe.device), recipe.float32_head)
 
 
 def pick_device(name: str) -> torch.device:

@@ -111,7 +111,17 @@ class Train(Stage):
         if self.spec.lora is not None:
             return True  # the trunk with its adapters off
         parameters = parameter_count(read_config(fetch(self.recipe.model)))
-        return parameters * dtype_of(self.recipe.dtype).itemsize <= SMALL
+        return parameters * dtype_of(self.dtype).itemsize <= SMALL
+
+    @property
+    def dtype(self) -> str:
+        return self.precision.trained if self.spec.lora is None else self.precision.frozen
+
+    @property
+    def _arithmetic(self) -> str:
+        """What decides the numbers that the start model computes: its weights, and the passes."""
+        mixed = self.precision.name == "mixed" and self.spec.lora is None
+        return ("mixed" if mixed else self.dtype) + "+head" * self.precision.float32_head
 
     def iterations(self, rows: int) -> int:
         train = self.spec.train
@@ -255,7 +265,7 @@ class Train(Stage):
     def work(self, loaded: LoadedModel, resume: bool) -> dict[str, Any]:
         strategy = self.processes.strategy() if self.processes is not None else OneDevice()
         with strategy.ranks.together():
-            builder = RoleBuilder(self.spec, loaded, self.seed, self.locate)
+            builder = RoleBuilder(self.spec, loaded, self.seed, self.locate, self.precision)
             encoder = self.encoder(loaded)
             keep_template(loaded, encoder)
             roles = builder.build(self.needs(), self._value_folder())
@@ -397,7 +407,7 @@ class Train(Stage):
         if not (isinstance(settings, ReferenceSettings) and settings.reference == "cached"):
             return None
         folder = Path(self.recipe.output) / ".cache" / "reference"
-        return ReferenceCache(folder, loaded.fingerprint, encoder.fingerprint, self.recipe.dtype)
+        return ReferenceCache(folder, loaded.fingerprint, encoder.fingerprint, self._arithmetic)
 
     def _loop(
         self, learner: Learner, loaded: LoadedModel, progress: Progress, strategy: Strategy

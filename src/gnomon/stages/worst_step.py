@@ -39,7 +39,7 @@ from gnomon.stages.check import check_machine, check_stage
 from gnomon.stages.names import KINDS
 from gnomon.stages.roles import RoleBuilder, lora_settings
 from gnomon.stages.sizing import stage_job
-from gnomon.stages.stage import run_stage
+from gnomon.stages.stage import recipe_precision, run_stage
 from gnomon.stages.train import Train
 from gnomon.stages.usable import lengths_of
 from gnomon.training.callbacks import Callback, StepDone
@@ -175,7 +175,7 @@ def _with_rewards(recipe: Recipe, spec: StageSpec, work: Path, base: Path) -> St
 
 
 def _save_untrained(recipe: Recipe, spec: StageSpec, folder: Path) -> None:
-    loaded = load_causal_lm(recipe.model, dtype=recipe.dtype)
+    loaded = load_causal_lm(recipe.model, dtype=recipe_precision(recipe).trained)
     trunk, lora = Trunk.from_loaded(loaded), lora_settings(spec)
     head = ScalarHead(trunk.hidden_size)
     if lora is not None:

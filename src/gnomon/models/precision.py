@@ -1,0 +1,194 @@
+"""In which types weights are kept and multiplied.
+
+    float32    everything in float32
+    mixed      what is trained is float32, and so are its gradients and moments; matrices multiply
+               in bfloat16, whatever is frozen is kept in bfloat16 (Micikevicius et al. 2018, "Mixed
+               precision training", section 3.1: small steps survive in a float32 master copy)
+    bfloat16   weights, gradients and moments in bfloat16; adapters stay float32
+
+Log-softmax, losses, scalar heads, the statistics of norms and optimizers' sums are float32 in all
+of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from gnomon.errors import ConfigError, ModelError
+
+NAMES = ("float32", "mixed", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The types of a stage's weights and of its arithmetic.
+
+    Attributes:
+        name: one of :data:`NAMES`.
+        float32_head: whether logits are computed in float32 where the rest is in bfloat16.
+    """
+
+    name: str = "float32"
+    float32_head: bool = False
+
+    @property
+    def trained(self) -> str:
+        """The type of weights that are all trained."""
+        return "bfloat16" if self.name == "bfloat16" else "float32"
+
+    @property
+    def frozen(self) -> str:
+        """The type of weights that are not trained, the trunk under adapters among them."""
+        return "float32" if self.name == "float32" else "bfloat16"
+
+    def compute(self, weights: torch.dtype) -> torch.dtype:
+        """What a model with such weights multiplies its matrices in."""
+        mixed = self.name == "mixed" and weights == torch.float32
+        return torch.bfloat16 if mixed else weights
+
+    def arithmetic(self, model: PreTrainedModel, *, keep: bool) -> AbstractContextManager[None]:
+        """The context of a forward pass.
+
+        Args:
+            keep: keep the narrow copy of each trained weight until the block ends, as sampling
+                wants it. Not where gradients may be taken: a copy that was made without them has
+                none.
+        """
+        if self.compute(model.dtype) == model.dtype:
+            return nullcontext()
+        kind = model.device.type
+        return torch.autocast(kind, dtype=torch.bfloat16, cache_enabled=keep)
+
+
+def pick_precision(asked: str, device: torch.device, float32_head: bool = False) -> Precision:
+    """The precision that a recipe asks for; "auto" is mixed where the device has bfloat16 units.
+
+    Raises:
+        ConfigError: the device cannot compute in it.
+    """
+    has = has_bfloat16(device)
+    if asked == "auto":
+        return Precision("mixed" if has and device.type == "cuda" else "float32", float32_head)
+    if asked not in NAMES:
+        raise ConfigError(f"precision {asked!r} is not known; use auto, {', '.join(NAMES)}")
+    if asked != "float32" and device.type == "cuda" and not has:
+        raise ConfigError(
+            f"precision: {asked}, but {torch.cuda.get_device_name(device)} has no bfloat16 units "
+            "(NVIDIA's GPUs have them from Ampere on). Set precision: float32, or leave it out"
+        )
+    return Precision(asked, float32_head)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 numbers itself; others imitate it, much slower."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capable = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
+
+
+def narrow_matrices(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Keep the matrices of a frozen model in ``dtype``, and the rest (embedding, norms) as it is.
+
+    Autocast rounds exactly these, so that the model computes what its float32 self would under
+    autocast, from half the memory. A head that is tied to the embedding stays with it.
+    """
+    shared = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    for module in model.modules():
+        if type(module) is nn.Linear and id(module.weight) not in shared:
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+
+
+class Float32Linear(nn.Linear):
+    """A linear map that multiplies in float32, whatever its weight and its input are kept in."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return nn.functional.linear(input.float(), self.weight.float(), bias)
+
+
+def float32_head(model: PreTrainedModel) -> None:
+    """Make the model compute its logits in float32, its hidden states as before.
+
+    The last matrix decides how far apart a sampler's and a trainer's log-probs are where both are
+    in bfloat16 (MiniMax 2025, "MiniMax-M1", arXiv:2506.13585, section 3.2).
+
+    Raises:
+        ModelError: its head is not a plain matrix.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        return  # a reward model's trunk
+    if type(head) not in (nn.Linear, Float32Linear):
+        raise ModelError(
+            f"float32_head: the head of {type(model).__name__} is a {type(head).__name__}, not a "
+            "plain matrix; leave float32_head out"
+        )
+    head.__class__ = Float32Linear
+
+
+# -- adapters: float32, at the speed of TF32 ------------------------------------------------------
+
+
+class TF32Linear(nn.Linear):
+    """A float32 linear map whose products may round their inputs to TF32 on CUDA (10 bits of
+    mantissa where bfloat16 has 7), forward and backward.
+
+    The switch is torch's for the whole process, and anything else that is float32 (rotary angles,
+    scalar heads) needs all of its bits; so it is on for these products only.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            rows = input.flatten(0, -2).to(self.weight.dtype)
+            out: Tensor = torch.ops.gnomon.tf32_product(rows, self.weight.t())
+        out = out.unflatten(0, input.shape[:-1])
+        return out if self.bias is None else out + self.bias
+
+
+@torch.library.custom_op("gnomon::tf32_product", mutates_args=())
+def _tf32_product(a: Tensor, b: Tensor) -> Tensor:
+    """a [n, k] @ b [k, m]."""
+    with tf32():
+        return a @ b
+
+
+@_tf32_product.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[1])
+
+
+def _tf32_gradient(ctx: object, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    a, b = ctx.saved_tensors  # type: ignore[attr-defined]
+    want_a, want_b = ctx.needs_input_grad  # type: ignore[attr-defined]
+    product = torch.ops.gnomon.tf32_product
+    return (
+        product(grad, b.t()) if want_a else None,
+        product(a.t(), grad) if want_b else None,
+    )
+
+
+_tf32_product.register_autograd(
+    _tf32_gradient,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Let float32 matrix products on CUDA round their inputs to TF32 within the block."""
+    flags = torch.backends.cuda.matmul
+    before = flags.fp32_precision
+    flags.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        flags.fp32_precision = before

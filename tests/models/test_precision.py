@@ -1,0 +1,237 @@
+"""Mixed precision against float32, and what must stay float32 in it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import zoo
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gnomon.data.batch import Batch, pack
+from gnomon.errors import ConfigError, ModelError
+from gnomon.models import precision as precisions
+from gnomon.models.heads import ScalarHead
+from gnomon.models.precision import Float32Linear, Precision, TF32Linear, pick_precision
+from gnomon.models.roles import LoraSettings, Role, Trunk
+from gnomon.models.save import save_policy
+from gnomon.records import TokenGroup, TokenResponse
+from gnomon.training.optim import clip_grad_norm, make_optimizer
+
+MIXED, CPU = Precision("mixed"), torch.device("cpu")
+FAMILIES = ("llama", "qwen2-tied", "gpt2")
+
+
+def role(name: str, family: str = "llama", lora: bool = False, **options: object) -> Role:
+    """A policy whose start weights are bfloat16 numbers, as published ones are."""
+    precision = Precision(name)
+    start = zoo.model(family, initializer_range=0.1).to(torch.bfloat16)
+    start.to(getattr(torch, precision.frozen if lora else precision.trained))
+    trunk = Trunk(start, zoo.tokenizer(), precision=precision, **options)
+    if lora:
+        trunk.add_adapter("policy", LoraSettings(rank=4, alpha=8), seed=1)
+        zoo.shake(trunk.adapter_parameters("policy"), size=0.05)
+    head = ScalarHead(zoo.H)
+    return Role("policy", trunk, adapter="policy" if lora else None, head=head, trainable=True)
+
+
+def long_batch() -> Batch:
+    """160 tokens of responses: sums over few tokens are mostly rounding."""
+    draw = torch.Generator().manual_seed(3)
+    ids = [torch.randint(3, zoo.V, (42,), generator=draw).tolist() for _ in range(4)]
+    return pack(
+        [TokenGroup(str(i), row[:2], (TokenResponse(row[2:], [True] * 40),))
+         for i, row in enumerate(ids)]
+    )  # fmt: skip
+
+
+def moved(policy: Role, steps: int = 50) -> Tensor:
+    """How far ``steps`` of AdamW at 1e-6 move everything that is trained, end to end."""
+    weights = policy.named_parameters()
+    before = {name: p.detach().clone() for name, p in weights.items()}
+    optimizer = make_optimizer(list(weights.items()), lr=1e-6)
+    batch = long_batch()
+    for _ in range(steps):
+        (-policy.logprobs(batch).logprobs.mean()).backward()
+        clip_grad_norm(policy.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return torch.cat([(p.detach().float() - before[n].float()).flatten()
+                      for n, p in weights.items()])  # fmt: skip
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(nn.functional.cosine_similarity(a.double(), b.double(), dim=0))
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_fifty_small_steps_arrive_where_float32_takes_them(lora: bool) -> None:
+    exact = moved(role("float32", lora=lora))
+    assert cosine(moved(role("mixed", lora=lora)), exact) >= 0.99
+    if not lora:  # the test can fail: without masters nearly all of the step is rounded away
+        lost = moved(role("bfloat16"))
+        assert cosine(lost, exact) < 0.5
+        assert float(lost @ exact / (exact @ exact)) < 0.05
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_what_is_summed_or_scored_stays_float32(family: str, lora: bool) -> None:
+    policy, batch = role("mixed", family, lora), zoo.batch()
+    seen: list[torch.dtype] = []
+    layer = next(m for n, m in policy.trunk.model.named_modules() if n.endswith("mlp"))
+    layer.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    out = policy.logprobs(batch, entropy=True)
+    scores, values = policy.scores(batch), policy.values(batch)
+    assert seen[0] == torch.bfloat16  # the matrices are not
+    assert policy.trunk.packed.shares_prefix
+    for found in (out.logprobs, out.entropy, scores, values, out.logprobs.mean()):
+        assert found.dtype == torch.float32
+    (out.logprobs.mean() + out.entropy.mean() + scores.mean() + values.mean()).backward()
+    for name, parameter in policy.named_parameters().items():
+        assert parameter.dtype == torch.float32, name
+        assert parameter.grad is None or parameter.grad.dtype == torch.float32, name
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_recomputed_layers_give_the_same_gradients() -> None:
+    kept, again = role("mixed"), role("mixed", gradient_checkpointing=True)
+    assert torch.equal(moved(kept, 2), moved(again, 2))
+
+
+def test_a_frozen_copy_computes_the_same_bits_from_less() -> None:
+    policy, batch = role("mixed"), zoo.batch()
+    reference = Role("reference", policy.trunk.frozen_copy())
+    sizes = [sum(p.numel() * p.element_size() for p in r.trunk.model.parameters())
+             for r in (policy, reference)]  # fmt: skip
+    assert sizes[1] < 0.65 * sizes[0]
+    assert torch.equal(reference.logprobs(batch).logprobs, policy.logprobs(batch).logprobs.detach())
+    plain = role("float32").trunk
+    assert {p.dtype for p in plain.frozen_copy().model.parameters()} == {torch.float32}
+
+
+def test_a_copy_without_gradients_does_not_stay_for_the_training_pass() -> None:
+    """Autocast keeps narrow weights, and one made under no_grad has no gradient."""
+    policy, batch = role("mixed"), zoo.batch()
+    with policy.trunk.active(None), torch.no_grad():
+        policy.trunk.model(batch.input_ids[None])
+    policy.logprobs(batch).logprobs.mean().backward()
+    alone = role("mixed")
+    alone.logprobs(batch).logprobs.mean().backward()
+    for (name, a), b in zip(policy.named_parameters().items(), alone.parameters(), strict=True):
+        if "head." not in name:
+            assert torch.equal(a.grad, b.grad), name
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_the_head_computes_in_float32_where_that_is_asked_for(lora: bool) -> None:
+    plain, batch = role("mixed", lora=lora), zoo.batch()
+    twin = copy.deepcopy(plain.trunk.model)
+    sharp = Role(
+        "policy", Trunk(twin, zoo.tokenizer(), precision=Precision("mixed", float32_head=True))
+    )
+    hidden = plain.hidden(batch).detach()
+    weight = plain.trunk.model.lm_head.weight.detach()
+    exact = (hidden.double()[batch.source_index] @ weight.double().T).log_softmax(-1)
+    exact = exact.gather(1, batch.targets[:, None])[:, 0]
+    errors = [
+        float((r.logprobs(batch, hidden=hidden).logprobs.detach() - exact).abs().max())
+        for r in (plain, sharp)
+    ]
+    assert errors[1] < 1e-5 < 1e-3 < errors[0]
+    with torch.autocast("cpu", torch.bfloat16):  # whoever calls the model gets it, a sampler too
+        assert twin(batch.input_ids[None]).logits.dtype == torch.float32
+
+
+def test_the_heads_gradient_is_that_of_its_forward_pass_even_under_autocast() -> None:
+    policy, batch = role("float32"), zoo.batch()
+    grads = []
+    for inside in (False, True):
+        policy.trunk.model.zero_grad()
+        loss = policy.logprobs(batch).logprobs.mean()
+        weight = policy.trunk.model.lm_head.weight
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            grads.append(torch.autograd.grad(loss, weight)[0])
+    assert torch.equal(*grads)
+
+
+def test_a_head_that_is_no_matrix_cannot_be_made_float32() -> None:
+    model = zoo.model("llama")
+    model.lm_head = nn.Sequential(model.lm_head)
+    with pytest.raises(ModelError, match="float32_head"):
+        Trunk(model, zoo.tokenizer(), precision=Precision("mixed", float32_head=True))
+    assert type(zoo.model("llama").lm_head) is not Float32Linear
+
+
+def test_tf32_products_are_linear_maps_with_the_switch_on_for_them_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = nn.Linear(6, 4, bias=False)
+    quick = copy.deepcopy(plain)
+    quick.__class__ = TF32Linear
+    x = torch.randn(2, 3, 6)
+    seen = []
+    inside = torch.Tensor.__matmul__
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        seen.append(torch.backends.cuda.matmul.fp32_precision)
+        return inside(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
+    grads = []
+    for module in (plain, quick):
+        row = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=module is quick):
+            out = module(row)
+        out.square().sum().backward()
+        grads.append((out, row.grad, module.weight.grad))
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+    assert seen == ["tf32"] * 3
+    assert torch.backends.cuda.matmul.fp32_precision == "none"
+
+
+def test_adapters_on_narrow_weights_use_them_on_a_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not any(
+        isinstance(m, TF32Linear) for m in role("mixed", lora=True).trunk.model.modules()
+    )
+    monkeypatch.setattr("gnomon.models.adapters.on_cuda", lambda model: True)
+    policy = role("mixed", lora=True)
+    swapped = [m for m in policy.trunk.model.modules() if isinstance(m, TF32Linear)]
+    assert len(swapped) == len(policy.trunk.adapter_parameters("policy"))
+    monkeypatch.undo()
+    batch = zoo.batch()
+    assert torch.equal(
+        policy.logprobs(batch).logprobs, role("mixed", lora=True).logprobs(batch).logprobs
+    )
+
+
+def test_saved_models_have_the_type_they_were_trained_in(tmp_path) -> None:
+    for lora, kind in ((False, torch.float32), (True, torch.bfloat16)):
+        policy = role("mixed", lora=lora)
+        save_policy(tmp_path / "model", policy)
+        state = load_file(tmp_path / "model" / "model.safetensors")
+        assert {t.dtype for t in state.values()} == {kind}
+        assert policy.trunk.compute == torch.bfloat16
+
+
+# -- what a device has ----------------------------------------------------------------------------
+
+
+def test_auto_is_float32_on_a_processor_and_mixed_on_a_gpu_that_has_the_units(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = torch.device("cuda")
+    assert pick_precision("auto", CPU).name == "float32"
+    for has, name in ((True, "mixed"), (False, "float32")):
+        monkeypatch.setattr(precisions, "has_bfloat16", lambda device, has=has: has)
+        assert pick_precision("auto", gpu).name == name
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    for asked in ("mixed", "bfloat16"):
+        with pytest.raises(ConfigError, match=rf"{asked}, but Tesla T4 has no bfloat16 units"):
+            pick_precision(asked, gpu)
+    assert pick_precision("mixed", CPU).name == "mixed"  # slower, and the same
