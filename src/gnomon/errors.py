@@ -85,6 +85,30 @@ class EngineError(RunError):
     """The sampler is gone, or does not serve the policy's weights. Nothing saved is lost."""
 
 
+class MemoryExhaustedError(RunError):
+    """A device that ran out of memory. What was saved before is whole.
+
+    Attributes:
+        instant: what was being done.
+        wanted: bytes that were asked for and not given; 0 where nobody says.
+        used, free: bytes of the device when that happened.
+        saved: which checkpoint is intact, in words.
+    """
+
+    def __init__(self, instant: str, wanted: int, used: int, free: int, place: str) -> None:
+        more = f"{_gib(wanted)} more were asked for, with " if wanted else ""
+        super().__init__(
+            f"out of memory in {instant}: {more}{_gib(free)} free on {place} and {_gib(used)} in "
+            "use"
+        )
+        self.instant, self.wanted, self.used, self.free = instant, wanted, used, free
+        self.saved = ""
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"
+
+
 class RewardsFailedError(RunError):
     """Too many rewards of one iteration failed; ``samples`` are its rows of samples.parquet."""
 

@@ -185,7 +185,7 @@ def test_ways_are_tried_from_the_plainest(tmp_path: Path) -> None:
     assert all(peak > room for peak in plan.fit.tried.values())
     small = planned(tmp_path, "Qwen/Qwen3-0.6B", "thumbs", hardware=parse_hardware("1xH100"))
     assert not small.fit.way.lora
-    assert small.recipe["dtype"] == "float32"
+    assert small.recipe["precision"] == "float32"
 
 
 def test_too_large_says_what_would_fit(tmp_path: Path) -> None:

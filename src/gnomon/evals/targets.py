@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gnomon.errors import ConfigError
 from gnomon.evals.subject import Model, Subject, open_subject
 from gnomon.files import read_object
-from gnomon.models.precision import pick_precision
 from gnomon.plugins import did_you_mean
 from gnomon.runs.records import STAGE, StageInfo, read_recipe
 
@@ -108,6 +105,20 @@ def _kind(model: Path) -> str:
         return ""
 
 
+def _dtype(precision: str, device: str) -> str:
+    """Of a model of a run with such a ``precision``; nothing is trained, so that there are no
+    float32 masters."""
+    if precision in ("float32", "bfloat16"):
+        return precision
+    if device == "cpu":
+        return "float32"
+    import torch
+
+    from gnomon.models.precision import pick_precision
+
+    return pick_precision("auto", torch.device(device)).frozen
+
+
 def _of_run(run: Path, stage: str | None, out: Path | None, how: Mapping[str, Any]) -> Target:
     try:
         recipe = read_recipe(run / RECIPE)
@@ -126,8 +137,7 @@ def _of_run(run: Path, stage: str | None, out: Path | None, how: Mapping[str, An
     if stage not in known:
         raise ConfigError(f"{run} has no model of a stage {stage!r}; {did_you_mean(stage, known)}")
     own = {"template": recipe["template"]} if recipe.get("template") else {}
-    asked, device = recipe.get("precision"), torch.device(how.get("device", "cpu"))
-    if asked:  # nothing is trained here: no masters
-        own["dtype"] = pick_precision("auto" if asked == "mixed" else asked, device).frozen
+    if recipe.get("precision"):
+        own["dtype"] = _dtype(recipe["precision"], str(how.get("device", "cpu")))
     subject = Model(known[stage], stage, siblings=known, **{**own, **how})
     return Target(subject, out or run, Path())

@@ -28,6 +28,7 @@ from gnomon.models import adapters as lora_adapters
 from gnomon.models.adapters import LoraSettings
 from gnomon.models.counting import count
 from gnomon.models.heads import ScalarHead
+from gnomon.models.instants import REFERENCE, instant
 from gnomon.models.load import LoadedModel
 from gnomon.models.logprobs import OutputHead, TokenLogprobs, token_logprobs
 from gnomon.models.packed import PackedForward
@@ -412,7 +413,8 @@ class Role:
     @contextmanager
     def _running(self) -> Iterator[None]:
         grad = nullcontext() if self.trainable else torch.no_grad()
-        with grad, self.trunk.running(self.adapter, training=self.training):
+        within = nullcontext() if self.trainable else instant(REFERENCE.format(role=self.name))
+        with within, grad, self.trunk.running(self.adapter, training=self.training):
             yield
 
     def _shares_trained_adapter(self) -> bool:

@@ -143,7 +143,7 @@ def _replayed(job: Job, changes: Sequence[Change]) -> list[Change]:
 # -- the changes ----------------------------------------------------------------------------------
 
 MICROBATCH, RECOMPUTE, CACHE = "smaller micro-batches", "recomputed layers", "fewer rows at once"
-ADAPTERS, NARROW, SHARDS = "LoRA", "bfloat16", "sharded"
+ADAPTERS, NARROW, SHARDS = "LoRA", "mixed precision", "sharded"
 SAMPLER = "sampling by the trainer's weights"
 FIELDS = {
     MICROBATCH: ("microbatch",),
@@ -204,9 +204,9 @@ def _bfloat16(job: Job, gpus: int) -> Iterator[Change]:
     if job.precision == "float32" and job.lora:  # full training in it rounds small steps away
         yield Change(
             NARROW,
-            "dtype=bfloat16",
+            "precision=mixed",
             "frozen weights are rounded to 8 bits of precision; adapters stay float32",
-            replace(job, precision="bfloat16"),
+            replace(job, precision="mixed"),
         )
 
 

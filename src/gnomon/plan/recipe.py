@@ -14,6 +14,7 @@ from gnomon.data.formats import READABLE_AS
 from gnomon.errors import ConfigError
 from gnomon.judges.build import AI
 from gnomon.plan.facts import DataFile, Facts
+from gnomon.plan.job import Precision
 from gnomon.plan.methods import additions
 from gnomon.plan.ranges import LARGE, check_ranges
 from gnomon.plan.recipe_file import critic_spec, judge_spec
@@ -70,7 +71,7 @@ class Way:
 
     Attributes:
         label: in words.
-        lora: whether adapters are trained; ``dtype`` of the weights.
+        lora: whether adapters are trained; ``precision`` of weights and arithmetic.
         checkpointing: layers are computed again in the backward pass.
         microbatch: tokens of one forward and backward pass.
         rows: answers written at once.
@@ -78,7 +79,7 @@ class Way:
 
     label: str
     lora: bool
-    dtype: str
+    precision: Precision
     checkpointing: bool
     microbatch: int
     rows: int = 256
@@ -127,7 +128,7 @@ def make_recipe(
         "seed": 0,
         "max_length": room.whole,
         "max_prompt_length": room.prompt,
-        "dtype": way.dtype,
+        "precision": way.precision,
     }
     if not asked.tuned:
         recipe["template"] = "chatml"

@@ -16,7 +16,7 @@ from gnomon.plan import fit as fits
 from gnomon.plan.bill import Bill, Labels, bill
 from gnomon.plan.facts import Facts
 from gnomon.plan.hardware import Hardware, gpus, parse_hardware
-from gnomon.plan.job import Job
+from gnomon.plan.job import Job, Precision
 from gnomon.plan.memory import Memory, memory
 from gnomon.plan.recipe import LEAST_STEPS, SAMPLED, Way
 from gnomon.plan.shapes import Shape, public_models, shape_of
@@ -30,13 +30,13 @@ WRITTEN = ("collect", "revise", *SAMPLED)
 """Methods whose answers are sampled."""
 CHUNK = {"collect": CollectSettings().chunk, "revise": ReviseSettings().chunk}
 """Prompts between two saves of a stage that writes data."""
-WEIGHTS = (
+WEIGHTS: tuple[tuple[str, bool, Precision], ...] = (
     ("all weights in float32", False, "float32"),
-    ("LoRA on bfloat16 weights", True, "bfloat16"),
+    ("LoRA on bfloat16 weights", True, "mixed"),
 )
 CHEAP = (fits.MICROBATCH, fits.RECOMPUTE, fits.CACHE)
 """Changes of a stage that cost time alone."""
-WAYS = tuple(Way(weights, lora, dtype, False, 16384) for weights, lora, dtype in WEIGHTS)
+WAYS = tuple(Way(weights, lora, precision, False, 16384) for weights, lora, precision in WEIGHTS)
 """How to train, all stages alike; what a stage changes beside it is :mod:`gnomon.plan.fit`'s."""
 
 
@@ -172,7 +172,7 @@ def job_of(
         microbatch=train.get("tokens_per_microbatch", way.microbatch),
         reward=shape if learned else None,
         lora=spec.get("lora", {}).get("rank", 0),
-        precision="float32" if way.dtype == "float32" else "bfloat16",
+        precision=way.precision,
         recompute=train.get("gradient_checkpointing", False),
         rows=rollout.get("max_rows", way.rows),
         epochs=2 if method == "ppo" else 1,

@@ -58,6 +58,9 @@ and ``callbacks``, which change nothing of what is trained, and its ``strategy``
 more than rounding."""
 _ASKING = ("budget", "budget_tokens", "patience_s", "requests_per_minute", "tokens_per_minute")
 """Options of an AI judge that a resumed run may have changed: they do not decide what it says."""
+_MEMORY = (".train.tokens_per_microbatch", ".train.gradient_checkpointing", ".rollout.max_rows")
+"""Keys of a stage that a resumed run may have changed, after it ran out of memory: they decide what
+is computed at once, and the result only to rounding."""
 _SHOWN = 8
 
 
@@ -272,7 +275,10 @@ class RunFolder:
         changed = [
             f"\n  {key} was {_shown(before)} and is now {_shown(after)}"
             for key, before, after in recipe_changes(old, plain_recipe(self.recipe))
-            if key != "output" and not _is_decision(key) and not _is_asking(key)
+            if key != "output"
+            and not _is_decision(key)
+            and not _is_asking(key)
+            and not key.endswith(_MEMORY)
         ]
         if changed:
             more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""

@@ -24,6 +24,7 @@ from gnomon.errors import ConfigError, Pending, RunStopped
 from gnomon.files import make_folder
 from gnomon.judges.build import build_judge, one_judge
 from gnomon.judges.protocol import Judge
+from gnomon.models.instants import LOADING, instant
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.memory import RoleNeed
 from gnomon.models.precision import Precision, pick_precision
@@ -42,6 +43,7 @@ from gnomon.runs.records import Skipped, StageInfo
 from gnomon.stages.constitutions import keep_constitutions
 from gnomon.stages.energy import EnergyMeter
 from gnomon.stages.engines import make_engine
+from gnomon.stages.exhausted import explained
 from gnomon.stages.inputs import check_inputs, stage_inputs
 from gnomon.stages.names import (
     KINDS,
@@ -340,7 +342,8 @@ def run_stage(
     try:
         torch.manual_seed(stage.seed)
         keep_constitutions(spec, stage.base, folder.path)
-        stage.perform(info, resume)
+        with explained(stage.job, spec.name), instant(LOADING):
+            stage.perform(info, resume)
         stage.run.update_manifest(
             data={f"{spec.name}: {k}": v for k, v in stage.data.report.files.items()},
             models={spec.name: info.start},

@@ -20,6 +20,7 @@ from gnomon.data.batch import Batch, Sampler
 from gnomon.errors import RunError
 from gnomon.losses.reduce import Totals, masked_sum
 from gnomon.models.counting import TokenCounts, counting
+from gnomon.models.instants import SAMPLING, instant
 from gnomon.records import TokenGroup
 
 
@@ -130,7 +131,8 @@ class Learner:
         """What iteration ``iteration`` (from 0) trains on; fixed by the weights and the seed."""
         step = self.source.step(iteration)
         with counting():  # another thread may sample: the source says what that took
-            drawn = self.source.draw(step)
+            with instant(SAMPLING):
+                drawn = self.source.draw(step)
         credit = self.algorithm.credit(drawn.groups, step)
         if not isinstance(credit, Credit):
             raise self._wrong("credit", credit, "a Credit(groups, metrics)")
@@ -185,6 +187,11 @@ class Learner:
         for role in self.roles.values():
             named.update(role.named_parameters())
         return list(named.items())
+
+    @property
+    def precision(self) -> str:
+        """What it is trained in."""
+        return next(iter(self.roles.values())).trunk.precision.name
 
     def train_mode(self, training: bool) -> None:
         """Switch dropout of the trained roles on or off."""

@@ -19,10 +19,19 @@ from torch.nn import Parameter
 
 from gnomon.algorithms.base import Evaluation
 from gnomon.algorithms.metric import MetricSums
-from gnomon.errors import EngineError, Pending, RewardsFailedError, RunError, RunStopped
+from gnomon.errors import (
+    EngineError,
+    MemoryExhaustedError,
+    Pending,
+    RewardsFailedError,
+    RunError,
+    RunStopped,
+)
 from gnomon.files import Fingerprints, damage, fingerprints
 from gnomon.models.counting import TokenCounts, counting
+from gnomon.models.instants import CHECKPOINT, EVALUATION, TRAINING, instant
 from gnomon.models.ranks import heard
+from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.records import EVALS, Evals
 from gnomon.training.callbacks import (
     Callback,
@@ -156,6 +165,8 @@ class Loop:
             self.kept.finish()
 
         except BaseException as error:
+            if isinstance(error, MemoryExhaustedError):
+                error.saved = self._last_saved()
             self.kept.failed(error, self.step)
             self._tell_failed(error)
             raise
@@ -232,7 +243,8 @@ class Loop:
             losses: list[float] = []
             tokens = 0
             for minibatch in experience.minibatches:
-                norms.append(self.updater.step(experience, minibatch, sums, losses))
+                with instant(f"{TRAINING} of iteration {iteration + 1}"):
+                    norms.append(self.updater.step(experience, minibatch, sums, losses))
                 tokens += sum(g.num_tokens() for g in (*minibatch.trained, *minibatch.text))
         self.learner.train_mode(False)
         seconds = time.perf_counter() - began
@@ -335,7 +347,8 @@ class Loop:
 
     def _evaluated(self, iteration: int) -> Evaluation:
         self.learner.train_mode(False)
-        evaluation = self.learner.evaluate()
+        with instant(EVALUATION):
+            evaluation = self.learner.evaluate()
         if self.peak is not None and self.peak.last != iteration:
             value = evaluation.metrics.get(f"eval/{self.peak.spec.judge}")
             self.peak.see(iteration, value, self.parameters)
@@ -401,7 +414,8 @@ class Loop:
         return f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
 
     def _checkpoint(self, iteration: int) -> None:
-        self._save(iteration)
+        with instant(CHECKPOINT):
+            self._save(iteration)
         self._tell(CheckpointSaved, iteration, path=self.checkpoints.path(iteration))
 
     def _save(self, iteration: int) -> None:
@@ -412,6 +426,7 @@ class Loop:
             optimizer=self.updater.optimizer,
             state={
                 "algorithm_name": self.learner.name,
+                "precision": self.learner.precision,
                 "step": self.step,
                 "evaluated": self.evaluated,
                 "evals": fingerprints(self.folder, [EVALS]) if self.evaluated else None,
@@ -442,6 +457,7 @@ class Loop:
                 f"{self.learner.name}). Put this stage's own checkpoints back, or remove "
                 f"{folder.parent} to start the stage again."
             )
+        self._check_precision(folder, state.get("precision"))
         if self.ranks.rank:
             self.kept.reset()
         else:
@@ -457,6 +473,17 @@ class Loop:
             self.peak.load_state_dict(state["peak"])
         self.tokens = TokenCounts.of(state.get("tokens", {}))  # earlier versions have none
         return iteration
+
+    def _check_precision(self, folder: Path, before: str | None) -> None:
+        """Refuse to go on in another arithmetic; checkpoints of earlier versions say none."""
+        now = self.learner.precision
+        if before is not None and before != now:
+            raise RunError(
+                f"The checkpoint {folder} was saved in precision {before}, and this run computes "
+                f"in {now} (precision: auto is what the device can do). Go on where it was saved, "
+                f"with the same recipe, or start again under another name (name=... "
+                f"precision={now})."
+            )
 
 
 def _own_random() -> AbstractContextManager[None]:

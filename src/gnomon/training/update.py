@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gnomon.algorithms.metric import MetricSums
 from gnomon.errors import RunError
+from gnomon.models.instants import OPTIMIZER, instant
 from gnomon.models.merge import first_not_finite
 from gnomon.models.ranks import heard
 from gnomon.training.learner import Experience, Learner, Minibatch
@@ -99,7 +100,8 @@ class Updater:
         self.strategy.add_up(list(self.parameters.values()))
         norm = self._checked_norm(parts, losses, iteration)
         clip_grads(self.parameters.values(), norm, self.options.max_grad_norm)
-        self.optimizer.step()
+        with instant(OPTIMIZER):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # nothing holds them while the policy samples
         self.taken += 1
         return norm

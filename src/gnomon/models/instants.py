@@ -1,0 +1,60 @@
+"""What a run is doing when its device has no memory left."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+from gnomon.errors import MemoryExhaustedError
+
+SAMPLING, REFERENCE = "sampling", "the passes of {role}"
+TRAINING, OPTIMIZER = "the forward and backward pass", "the optimizer's step"
+EVALUATION, CHECKPOINT = "the evaluation", "writing the checkpoint"
+LOADING = "loading the models"
+_SAID = ("out of memory", "can't allocate memory", "not enough memory")
+_ASKED = re.compile(r"tried to allocate ([0-9.]+) (bytes|[KMGT]?i?B)", re.IGNORECASE)
+_UNIT = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@contextmanager
+def instant(name: str) -> Iterator[None]:
+    """Say that memory ran out in ``name``, if it does so in the block; the innermost says it.
+
+    Raises:
+        MemoryExhaustedError: no memory was left, on a GPU or for the process.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        used, free, place = _memory()
+        raise MemoryExhaustedError(name, wanted_by(str(error)), used, free, place) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, CUDA's libraries or Python could not get memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(s in str(error).lower() for s in _SAID)
+
+
+def wanted_by(message: str) -> int:
+    """Bytes that an allocator says it was asked for; 0 where it does not."""
+    found = _ASKED.search(message)
+    if found is None:
+        return 0
+    unit = found[2].upper()
+    return round(float(found[1]) * (1 if unit == "BYTES" else _UNIT[unit.rstrip("IB")]))
+
+
+def _memory() -> tuple[int, int, str]:
+    """Bytes in use and free, and where."""
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return total - free, free, f"{torch.cuda.get_device_name()} ({total / 2**30:.3g} GiB)"
+    return psutil.Process().memory_info().rss, psutil.virtual_memory().available, "this machine"

@@ -1,0 +1,50 @@
+"""A stage that ran out of memory: the cheapest change of its recipe that would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from gnomon.errors import MemoryExhaustedError
+from gnomon.plan.fit import CACHE, HEADROOM, MICROBATCH, NARROW, RECOMPUTE, fit
+from gnomon.plan.job import Job
+from gnomon.plan.memory import memory
+
+SAME = (MICROBATCH, RECOMPUTE, CACHE)
+"""Changes that a resumed run may have: the result is the same."""
+
+
+@contextmanager
+def explained(job: Callable[[], Job | None], stage: str) -> Iterator[None]:
+    """Add to an error of the block what to change, and what is saved.
+
+    Args:
+        job: the stage in numbers, asked only then; None where the planner cannot size it.
+    """
+    try:
+        yield
+    except MemoryExhaustedError as error:
+        saved = f" {error.saved[:1].upper()}{error.saved[1:]}." if error.saved else ""
+        error.args = (f"{error}. {cure(error, job(), stage)}.{saved}",)
+        raise
+
+
+def cure(error: MemoryExhaustedError, job: Job | None, stage: str) -> str:
+    """What to change, by the planner's figures made to agree with what was seen to be too much."""
+    if job is None:
+        return "Ask for less at once: fewer samples, shorter rows (max_length), or a smaller model"
+    needed = error.used + max(error.wanted, 1)
+    room = error.used + min(error.free, error.wanted)  # what was asked for was not to be had
+    found = fit(job, room / HEADROOM, ratio=needed / memory(job).peak)
+    if not found.fits or not found.settings:
+        return (
+            "No change of the recipe that the planner knows would make it fit there: take a device "
+            "with more memory or a smaller model, or ask for less (max_length, train.batch_size)"
+        )
+    changes = [c for c in found.changes if c.setting]
+    costs = ", and ".join(
+        f"{c.setting if c.name == NARROW else f'{stage}.{c.setting}'} ({c.costs})" for c in changes
+    )
+    same = all(c.name in SAME for c in changes)
+    how = "resume with it (--resume)" if same else "start again under another name (name=...)"
+    return f"The cheapest change that would fit, by the planner's figures: {costs}; {how}"

@@ -1,0 +1,142 @@
+"""Runs in mixed precision: resumed to the same bytes; checkpoints of another; memory that is out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gnomon.errors import ConfigError, MemoryExhaustedError, RunError
+from gnomon.models.instants import instant, is_out_of_memory, wanted_by
+from gnomon.recipe.schema import Recipe
+from gnomon.stages import run as runs
+from gnomon.stages.check import check_machine
+from gnomon.training.loop import Loop
+from tiny_world import make_recipe, sft_stage
+
+GREEDY = '''
+import torch
+from gnomon.algorithms.sft import SFT
+
+
+class Greedy(SFT):
+    """Asks in its third step for more memory than there is."""
+
+    def loss(self, batch, step):
+        if step.iteration == 2:
+            torch.empty(10**15)
+        return super().loss(batch, step)
+'''
+
+
+def run(recipe: Recipe, base: Path, resume: bool = False) -> dict[str, torch.Tensor]:
+    path = runs.run_recipe(recipe, base=base, resume=resume, announce=lambda line: None)
+    return load_file(path / "stages" / "01-sft" / "model" / "model.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "write_report", lambda folder: None)
+
+
+def stopping(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Let the loop die before its iteration ``at``."""
+    real = Loop._iteration
+
+    def iteration(self: Loop, number: int) -> None:
+        if number == at:
+            raise KeyboardInterrupt
+        real(self, number)
+
+    monkeypatch.setattr(Loop, "_iteration", iteration)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["full", "lora"])
+def test_a_killed_run_in_mixed_precision_ends_in_the_same_bytes(
+    lora: Any, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = sft_stage(3, lora=lora)
+    whole = run(make_recipe(tiny_folder, tmp_path / "a", stage, precision="mixed"), tmp_path)
+    recipe = make_recipe(tiny_folder, tmp_path / "b", stage, precision="mixed")
+    with monkeypatch.context() as patch:
+        stopping(patch, 2)
+        with pytest.raises(RunError, match="stopped"):
+            run(recipe, tmp_path)
+    again = run(recipe, tmp_path, resume=True)
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+    kind = torch.float32 if lora is None else torch.bfloat16
+    assert {tensor.dtype for tensor in again.values()} == {kind}
+
+
+def test_a_checkpoint_of_another_precision_is_not_gone_on_from(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where "auto" was a GPU's and is a processor's now."""
+    from gnomon.models.precision import Precision
+    from gnomon.stages import stage
+
+    recipe = make_recipe(tiny_folder, tmp_path, sft_stage(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "pick_precision", lambda *asked: Precision("mixed"))
+        stopping(patch, 2)
+        with pytest.raises(RunError):
+            run(recipe, tmp_path)
+    with pytest.raises(
+        RunError, match="saved in precision mixed, and this run computes in float32"
+    ):
+        run(recipe, tmp_path, resume=True)
+
+
+def test_out_of_memory_says_where_what_to_change_and_what_is_saved(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    stage = sft_stage(4, algorithm="greedy.py:Greedy", train={"tokens_per_microbatch": 4096})
+    recipe = make_recipe(tiny_folder, tmp_path, stage)
+    with pytest.raises(MemoryExhaustedError) as caught:
+        run(recipe, tmp_path)
+    said = str(caught.value)
+    assert "out of memory in the forward and backward pass of iteration 3" in said
+    assert re.search(r"3.64e\+06 GiB more were asked for, with \S+ GiB free on this machine", said)
+    assert "The checkpoint of iteration 2 is intact" in said
+    assert caught.value.wanted == 4 * 10**15
+    (tmp_path / "greedy.py").write_text(GREEDY.replace("== 2", "== -1"))  # mended
+    smaller = sft_stage(4, algorithm="greedy.py:Greedy", train={"tokens_per_microbatch": 200})
+    run(make_recipe(tiny_folder, tmp_path, smaller), tmp_path, resume=True)
+
+
+def test_the_innermost_instant_is_named_and_other_errors_pass() -> None:
+    with pytest.raises(MemoryExhaustedError, match="in the optimizer's step"), instant("training"):
+        with instant("the optimizer's step"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0")
+    with pytest.raises(RuntimeError, match="shapes"), instant("training"):
+        raise RuntimeError("shapes differ")
+    assert wanted_by("Tried to allocate 2.50 MiB") == 2.5 * 2**20
+    assert is_out_of_memory(RuntimeError("cuBLAS: out of memory"))
+
+
+def test_the_cheapest_change_that_fits_is_named() -> None:
+    from gnomon.plan.job import Job
+    from gnomon.plan.memory import memory
+    from gnomon.plan.shapes import shape_of
+    from gnomon.stages.exhausted import cure
+
+    job = Job("sft", shape_of("Qwen/Qwen3-0.6B"), 32, 1, 512, 512, 512, 512, 32768,
+              precision="mixed")  # fmt: skip
+    peak = round(memory(job).peak)
+    error = MemoryExhaustedError("training", peak // 10, peak - peak // 10, 2**20, "gpu")
+    said = cure(error, job, "sft")
+    assert "sft.train.tokens_per_microbatch=" in said and "resume with it" in said
+    tiny = MemoryExhaustedError("training", peak, 10**6, 0, "gpu")
+    assert "would make it fit" in cure(tiny, job, "sft")
+
+
+def test_the_old_name_and_what_is_not_there_are_answered(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="it is called precision now"):
+        make_recipe("tunnel", tmp_path, sft_stage(), dtype="bfloat16")
+    with pytest.raises(ConfigError, match="device: mps cannot be used: Apple's GPU has no float64"):
+        check_machine(make_recipe("tunnel", tmp_path, sft_stage(), device="mps"))
