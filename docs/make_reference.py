@@ -92,7 +92,6 @@ NAMES: dict[type[BaseModel], str] = {
 MEANINGS = {
     "Recipe.name": "the run's name; it lands in `output`/`name`",
     "Recipe.device": "`auto` takes CUDA, else the CPU; `mps` is refused (it has no float64)",
-    "Recipe.dtype": "of the weights; use float32 on a CPU without bfloat16 units",
     "Recipe.sinks": "where metrics are copied to, in addition to the run folder",
     "Recipe.stages": "run in this order",
     "Recipe.compare": "sample every policy on the same prompts at the end",

@@ -276,3 +276,19 @@ def test_every_public_model_has_a_size() -> None:
     for name in public_models():
         found = memory(job(shape_of(name), method="grpo"))
         assert 0 < found.persistent < found.peak < 3e13, name
+
+
+def test_mixed_precision_trains_float32_weights_beside_narrow_ones() -> None:
+    """4 bytes each of a weight, its gradient and two moments, 2 of its narrow copy (where layers
+    are kept) and of a frozen model's."""
+    shape = shape_of("Qwen/Qwen3-0.6B")
+    found = {p: memory(job(shape, precision=p, method="grpo")) for p in ("float32", "mixed")}
+    size = shape.parameters
+    assert found["mixed"].always["policy"] == found["float32"].always["policy"] == 4 * size
+    assert found["mixed"].always["moments"] == found["float32"].always["moments"]
+    assert found["mixed"].always["narrow copies"] == 2 * size
+    assert found["mixed"].always["reference"] == 2 * size + 2 * shape.embedding
+    again = memory(job(shape, precision="mixed", method="grpo", recompute=True))
+    assert "narrow copies" not in again.always
+    lora = [memory(job(shape, precision=p, lora=8)) for p in ("mixed", "bfloat16")]
+    assert lora[0].peak == lora[1].peak

@@ -107,6 +107,11 @@ class Job:
         return 4 if self.precision == "float32" else 2
 
     @property
+    def autocast(self) -> bool:
+        """Whether float32 weights are copied to bfloat16 as they are used."""
+        return self.precision == "mixed" and not self.lora
+
+    @property
     def kept_bytes(self) -> int:
         """Of a trained number, of its gradient and of each of its two moments."""
         return 2 if self.precision == "bfloat16" and not self.lora else 4

@@ -104,7 +104,10 @@ def _always(job: Job) -> dict[str, float]:
         found["policy"] = (kept if job.trained_roles else frozen) * size
         beside = "value model" if job.method == "ppo" else "other trained models"
         found[beside] = kept * size * critics
-        found["reference"] = frozen * size * (job.frozen_copies + job.followers)
+        copy = frozen * size
+        if job.autocast:  # the embedding stays as it is
+            copy += 2 * job.model.embedding
+        found["reference"] = copy * (job.frozen_copies + job.followers)
     found["averages"] = 4 * size * job.averages
     found["other models"] = frozen * sum(shape.parameters for shape in job.others)
     if job.reward is not None:  # with LoRA one that was trained on the same trunk is an adapter
@@ -114,6 +117,8 @@ def _always(job: Job) -> dict[str, float]:
         )
     if job.trained_roles:
         found["moments"] = 2 * kept * job.trained
+    if job.autocast and job.trained_roles and not job.recompute:
+        found["narrow copies"] = 2 * size * job.trained_roles
     if job.sampled and (job.engine == "vllm" or job.ahead):
         found["sampler's weights"] = frozen * size
     found = {name: value / job.shards for name, value in found.items() if value}
@@ -149,6 +154,8 @@ def _sampling(job: Job) -> float:
     reordered = 0.0
     if job.device == "cpu" and job.precision == "float32" and job.response_tokens >= REORDER:
         reordered = 4.0 * shape.matrices
+    if job.autocast and not job.ahead:  # narrow copies of what is trained, while it samples
+        reordered += 2.0 * shape.matrices * job.recompute
     return cache + max(growing, passing, logits) + prompts * shape.vocabulary * size + reordered
 
 

@@ -130,9 +130,8 @@ class Learner:
     def experience(self, iteration: int) -> Experience:
         """What iteration ``iteration`` (from 0) trains on; fixed by the weights and the seed."""
         step = self.source.step(iteration)
-        with counting():  # another thread may sample: the source says what that took
-            with instant(SAMPLING):
-                drawn = self.source.draw(step)
+        with counting(), instant(SAMPLING):  # another thread may sample: the source counts that
+            drawn = self.source.draw(step)
         credit = self.algorithm.credit(drawn.groups, step)
         if not isinstance(credit, Credit):
             raise self._wrong("credit", credit, "a Credit(groups, metrics)")

@@ -1,0 +1,346 @@
+"""What one GPU does: same numbers as a CPU, attention, the head, a training step, decoding.
+
+    python benchmarks/gpu.py parity      every method's loss and gradient against the CPU's, host
+                                         waits, and a run of three steps against a resumed one
+    python benchmarks/gpu.py attention   masks, varlen, flex at 8 x 16k, 64 x 4k and mixed lengths
+    python benchmarks/gpu.py head        log-probs of the vocabulary head, bf16 and fp32
+    python benchmarks/gpu.py step --model qwen3-0.6b --tokens 16384 65536 --mode full
+    python benchmarks/gpu.py decode --rows 32 128 512
+
+Weights are random, so nothing is downloaded. Each ends within 8 minutes on one H100 (by its count
+of passes; not run there yet). ``--device cpu --tiny`` drives the same code at a size for a test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, Qwen3Config
+
+from gnomon.data.batch import Batch, pack
+from gnomon.models.adapters import LoraSettings
+from gnomon.models.logprobs import OutputHead, token_logprobs
+from gnomon.models.packed import PackedForward
+from gnomon.models.precision import Precision
+from gnomon.models.roles import Role, Trunk
+from gnomon.records import TokenGroup, TokenResponse
+from gnomon.rollout.protocol import Request, SamplingParams
+from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.training.optim import make_optimizer
+
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+SIZES = {  # width, MLP, layers, heads, key heads, head size, vocabulary
+    "qwen3-0.6b": (1024, 3072, 28, 16, 8, 128, 151936),
+    "qwen3-4b": (2560, 9728, 36, 32, 8, 128, 151936),
+    "tiny": (32, 48, 2, 4, 2, 8, 320),
+}
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
+"""Dense bfloat16 FLOP/s, by a part of the card's name (the makers' data sheets)."""
+PRIME_RL = {("full", 16384): 11896, ("lora16", 16384): 13340, ("full", 65536): 10150}
+"""Tokens/s of qwen3-0.6b that prime-rl states for one H100."""
+
+
+class Clock:
+    """Time and memory on a device."""
+
+    def __init__(self, device: torch.device, repeats: int) -> None:
+        self.device, self.repeats, self.cuda = device, repeats, device.type == "cuda"
+
+    def __call__(self, work: Callable[[], Any]) -> tuple[float, float]:
+        """Seconds of one call after a warm one (the best of ``repeats``), and peak GiB above what
+        was there; 0 GiB on a CPU, which does not count it."""
+        before = 0
+        if self.cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        work()  # what it keeps (masks, plans) counts in the memory, and not in the time
+        if self.cuda:
+            torch.cuda.synchronize()
+        best = float("inf")
+        for _ in range(self.repeats):
+            began = time.perf_counter()
+            work()
+            if self.cuda:
+                torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - began)
+        peak = torch.cuda.max_memory_allocated() - before if self.cuda else 0
+        return best, peak / 2**30
+
+
+def model(name: str, device: torch.device, dtype: torch.dtype, window: int) -> Any:
+    H, F, L, A, B, d, V = SIZES[name]
+    config = Qwen3Config(
+        hidden_size=H, intermediate_size=F, num_hidden_layers=L, num_attention_heads=A,
+        num_key_value_heads=B, head_dim=d, vocab_size=V, tie_word_embeddings=True,
+        max_position_embeddings=window,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def rows(shape: list[tuple[int, int, int]], vocabulary: int) -> Batch:
+    """A batch of (prompt, responses, tokens of each) groups of random tokens."""
+    draw = torch.Generator().manual_seed(0)
+
+    def ids(n: int) -> list[int]:
+        return torch.randint(3, vocabulary, (n,), generator=draw).tolist()
+
+    return pack(
+        [
+            TokenGroup(str(i), ids(P), tuple(TokenResponse(ids(T), [True] * T) for _ in range(K)))
+            for i, (P, K, T) in enumerate(shape)
+        ]
+    )
+
+
+# -- the subcommands ------------------------------------------------------------------------------
+
+
+def parity(args: argparse.Namespace) -> None:
+    sys.path[:0] = [str(TESTS), str(TESTS / "algorithms")]
+    import test_every_method as methods
+
+    import tiny_world as tw
+    from gnomon.algorithms.registry import METHODS
+
+    device = args.device
+    warnings.simplefilter("ignore")
+    worst = 0.0
+    for name in sorted(METHODS)[: 3 if args.tiny else None]:
+        learner = methods.fresh(name)
+        minibatch = learner.experience(0).minibatches[0]
+        loss, gradient = tw.step_gradient(learner, minibatch.groups, minibatch.text)
+        for role in learner.roles.values():
+            role.trunk.model.to(device)
+            if role.head is not None:
+                role.head.to(device)
+        learner.bench.device = device
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            if device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("warn")
+            there, moved = tw.step_gradient(learner, minibatch.groups, minibatch.text)
+            if device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+        waits = sum("synchroniz" in str(w.message) for w in said)
+        gap = tw.distance({k: g.cpu() for k, g in moved.items()}, gradient)
+        worst = max(worst, gap, abs(there - loss) / max(abs(loss), 1e-3))
+        print(f"{name:16} loss {loss:+.6f} {there:+.6f}  gradient {gap:.1e} apart  waits {waits}")
+    print(f"largest relative difference {worst:.1e}")
+    same = _resumed(args)
+    print(f"three steps, twice: {'the same bytes' if same else 'OTHER BYTES'}")
+    if worst > 1e-3 or not same:
+        raise SystemExit("not the same as on the CPU")
+
+
+def _resumed(args: argparse.Namespace) -> bool:
+    """Whether a run of three steps on the device, and one that is resumed, leave the same bytes."""
+    from safetensors.torch import load_file
+
+    from gnomon.recipe.load import parse_recipe
+    from gnomon.stages.run import run_recipe
+    from gnomon.training.callbacks import Callback
+
+    class Stops(Callback):
+        def on_step(self, event: Any) -> None:
+            if event.iteration == 2:
+                event.stop("to be resumed")
+
+    with tempfile.TemporaryDirectory() as folder:
+        data = {"path": "tunnel:demonstrations", "options": {"n": 16, "seed": 1}}
+        train = {"steps": 3, "batch_size": 4, "lr": 1e-4, "checkpoint_every": 1}
+        stage = {"name": "sft", "algorithm": "sft", "data": data, "train": train}
+        found = []
+        for name in ("whole", "resumed"):
+            raw = {"name": name, "model": "tunnel", "output": folder, "max_length": 160}
+            recipe = parse_recipe(raw | {"device": args.device.type, "stages": [stage]})
+            base, quiet = Path(folder), lambda line: None
+            if name == "resumed":
+                try:
+                    run_recipe(recipe, base=base, announce=quiet, callbacks=[Stops()])
+                except Exception as stopped:
+                    print(f"  {str(stopped).splitlines()[0][:70]}")
+            run_recipe(recipe, base=base, announce=quiet, resume=name == "resumed")
+            file = base / name / "stages" / "01-sft" / "model" / "model.safetensors"
+            found.append(load_file(file))
+        return all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def attention(args: argparse.Namespace) -> None:
+    shapes = {
+        "8 x 16k": [(2048, 1, 14336)] * 8,
+        "64 x 4k": [(1024, 1, 3072)] * 64,
+        "mixed": [(512, 8, 256 * 2**i) for i in range(6)],
+    }
+    if args.tiny:
+        shapes = {"tiny": [(8, 2, 8)] * 2}
+    takes = "attention" in inspect.signature(PackedForward.__init__).parameters
+    kinds = ("blocks", "varlen") if takes and args.device.type == "cuda" else ("blocks",)
+    made = model(args.model, args.device, torch.bfloat16, 16384)
+    made.model.layers = made.model.layers[:1]
+    for label, shape in shapes.items():
+        batch = rows(shape, made.config.vocab_size).to(args.device)
+        base = 0.0
+        for kind in kinds:
+            packed = PackedForward(made, **({"attention": kind} if takes else {}))
+            base = _shown(args, label, kind, lambda p=packed, b=batch: p.hidden(b), base)
+        base = _shown(args, label, "flex", _flex(made.config, batch), base)
+
+
+def _shown(
+    args: argparse.Namespace, label: str, kind: str, forward: Callable[[], Tensor], base: float
+) -> float:
+    def both() -> None:
+        out = forward()
+        if out.requires_grad:
+            out.float().mean().backward()
+
+    try:
+        seconds, size = args.clock(both)
+    except (RuntimeError, NotImplementedError) as error:
+        print(f"{label:8} {kind:7} cannot run: {str(error).splitlines()[0][:80]}")
+        return base
+    base = base or seconds
+    print(f"{label:8} {kind:7} {1e3 * seconds:9.1f} ms  {size:6.2f} GiB  {base / seconds:5.2f} x")
+    return base
+
+
+def _flex(config: Any, batch: Batch) -> Callable[[], Tensor]:
+    """Flex attention alone over the same visible pairs (no projections)."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    N, device = batch.num_tokens, batch.input_ids.device
+    group, response = (torch.zeros(N, dtype=torch.long, device=device) for _ in range(2))
+    for i, segment in enumerate(batch.segments):
+        group[segment.prompt[0] : segment.end] = i
+        for k, (a, b) in enumerate(segment.responses):
+            response[a:b] = k + 1
+
+    def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        mine = (response[k] == 0) | (response[k] == response[q])
+        return (group[q] == group[k]) & mine & (k <= q)
+
+    d, cuda = config.head_dim, device.type == "cuda"
+    dtype = torch.bfloat16 if cuda else torch.float32
+    mask = create_block_mask(sees, None, None, N, N, device=str(device), _compile=cuda)
+    q, k, v = (
+        torch.randn(1, n, N, d, device=device, dtype=dtype, requires_grad=cuda)
+        for n in (config.num_attention_heads, *[config.num_key_value_heads] * 2)
+    )
+    run = torch.compile(flex_attention) if cuda else flex_attention
+    return lambda: run(q, k, v, block_mask=mask, enable_gqa=True)
+
+
+def head(args: argparse.Namespace) -> None:
+    made = model(args.model, args.device, torch.bfloat16, 16384)
+    batch = rows([(4, 1, 60 if args.tiny else 16380)], made.config.vocab_size).to(args.device)
+    H = made.config.hidden_size
+    base = 0.0
+    for name, exact in (("bfloat16", False), ("float32", True)):
+        if exact:
+            Trunk(made, None, precision=Precision("mixed", float32_head=True))  # type: ignore[arg-type]
+        hidden = torch.randn(batch.num_tokens, H, device=args.device, dtype=torch.bfloat16)
+        hidden.requires_grad_()
+
+        def both(hidden: Tensor = hidden) -> None:
+            token_logprobs(hidden, OutputHead.of(made), batch).logprobs.mean().backward()
+
+        seconds, size = args.clock(both)
+        base = base or seconds
+        print(f"head in {name:9} {1e3 * seconds:8.1f} ms {size:6.2f} GiB  {base / seconds:.2f} x")
+
+
+def step(args: argparse.Namespace) -> None:
+    for tokens in args.tokens:
+        lora = args.mode == "lora16"
+        precision = Precision("mixed")
+        dtype = getattr(torch, precision.frozen if lora else precision.trained)
+        made = model(args.model, args.device, dtype, tokens)
+        trunk = Trunk(made, None, gradient_checkpointing=True, precision=precision)  # type: ignore[arg-type]
+        if lora:
+            trunk.add_adapter("policy", LoraSettings(rank=16))
+        policy = Role("policy", trunk, adapter="policy" if lora else None, trainable=True)
+        optimizer = make_optimizer(list(policy.named_parameters().items()), lr=1e-6)
+        batch = rows([(2, 1, tokens - 2)], made.config.vocab_size).to(args.device)
+
+        def once(policy: Role = policy, batch: Batch = batch, optimizer: Any = optimizer) -> None:
+            (-policy.logprobs(batch).logprobs.mean()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        seconds, _ = args.clock(once)
+        size = torch.cuda.max_memory_allocated() / 2**30 if args.clock.cuda else 0.0
+        rate = tokens / seconds
+        numbers = sum(p.numel() for p in made.parameters())
+        c = made.config
+        scores = 6 * c.num_hidden_layers * c.num_attention_heads * c.head_dim * tokens
+        flops = (6 * numbers + scores) * rate
+        peak = next((f for card, f in PEAK.items() if card in args.card), None)
+        used = f"  MFU {flops / peak:.1%}" if peak else ""
+        theirs = PRIME_RL.get((args.mode, tokens)) if args.model == "qwen3-0.6b" else None
+        ratio = f"  {rate / theirs:.2f} x prime-rl's {theirs} on an H100" if theirs else ""
+        print(f"{args.mode} {tokens} tokens: {rate:,.0f} tokens/s  {size:.1f} GiB{used}{ratio}")
+        del made, trunk, policy, optimizer, once
+
+
+def decode(args: argparse.Namespace) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    made = model(args.model, args.device, torch.bfloat16, 4096)
+    core = Tokenizer(models.WordLevel({"<e>": 0}, unk_token="<e>"))
+    words = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<e>")
+    new, base = (4 if args.tiny else 256), 0.0
+    for count in args.rows:
+        engine = TorchEngine(made, words, max_rows=count, eos_token_ids=())
+        asked = [Request(f"{i}", list(range(3, 67)), n=1, seed=i) for i in range(count)]
+        seconds, size = args.clock(
+            lambda e=engine, a=asked: e.generate(a, SamplingParams(max_new_tokens=new))
+        )
+        rate = count * new / seconds
+        base = base or rate
+        print(f"{count:4} rows: {rate:10,.0f} tokens/s  {size:6.2f} GiB  {rate / base:6.2f} x")
+
+
+def main(given: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = {f.__name__: f for f in (parity, attention, head, step, decode)}
+    parser.add_argument("what", choices=list(commands))
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--tiny", action="store_true", help="a tiny model and few tokens")
+    parser.add_argument("--model", default="qwen3-0.6b", choices=list(SIZES))
+    parser.add_argument("--tokens", type=int, nargs="+", default=[16384, 65536])
+    parser.add_argument("--mode", choices=["full", "lora16"], default="full")
+    parser.add_argument("--rows", type=int, nargs="+", default=[32, 128, 512])
+    args = parser.parse_args(given)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(
+            f"there is no CUDA device for torch {torch.__version__} here, so nothing can be "
+            "measured. --device cpu --tiny drives the same code at a tiny size"
+        )
+    if args.device == "cpu" and not args.tiny:
+        raise SystemExit("--device cpu goes with --tiny: at full size it would take days")
+    if args.tiny:
+        args.model, args.tokens, args.rows = "tiny", [64], [2, 4]
+    args.device = torch.device(args.device)
+    args.clock = Clock(args.device, 1 if args.tiny else 3)
+    cuda = args.device.type == "cuda"
+    args.card = torch.cuda.get_device_name() if cuda else "a CPU: not a measurement"
+    print(f"{args.what} on {args.card}, torch {torch.__version__}")
+    commands[args.what](args)
+
+
+if __name__ == "__main__":
+    main()
