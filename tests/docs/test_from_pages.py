@@ -155,8 +155,8 @@ def test_a_page_s_recipe_trains_as_it_stands(
             (tmp_path / "rewards.py").write_text(block.text, encoding="utf-8")
     raw = ours(page, name)
     stage = raw["stages"][0]
-    changes = [f"model={tiny_model}", "device=cpu", "precision=float32", "max_length=200", "sinks=[]",
-               "output=runs", f"{stage['name']}.train.batch_size=2"]  # fmt: skip
+    changes = [f"model={tiny_model}", "device=cpu", "precision=float32", "max_length=200",
+               "sinks=[]", "output=runs", f"{stage['name']}.train.batch_size=2"]  # fmt: skip
     stage["train"] = {k: v for k, v in stage["train"].items() if k != "epochs"} | {"steps": 2}
     if "rollout" in stage:
         stage["rollout"]["max_new_tokens"] = 4

@@ -181,7 +181,12 @@ def write_rows(file: Path, row: dict[str, Any]) -> None:
 def local(recipe: Recipe, model: str, folder: Path) -> Recipe:
     """The recipe with files and a tiny model in place of what has to be fetched."""
     raw = plain(recipe)
-    raw |= {"model": model, "output": str(folder / "runs"), "template": None, "precision": "float32"}
+    raw |= {
+        "model": model,
+        "output": str(folder / "runs"),
+        "template": None,
+        "precision": "float32",
+    }
     raw |= {"max_length": 256, "max_prompt_length": 128}
     for name, row in OWN.items():
         write_rows(folder / name, row)

@@ -25,6 +25,7 @@ from gnomon.algorithms.on_policy_settings import OnPolicySettings
 from gnomon.errors import ConfigError, RunError
 from gnomon.models.load import dtype_of, fetch, read_config
 from gnomon.models.memory import parameter_count
+from gnomon.models.precision import pick_precision
 from gnomon.models.ranks import TIMEOUT, PeerLostError, Ranks, is_heard
 from gnomon.recipe.schema import Recipe
 from gnomon.training.strategy import ManyDevices
@@ -209,7 +210,9 @@ def _fitting(recipe: Recipe, cuda: bool) -> Literal["ddp", "fsdp2"]:
         return "ddp"
     parameters = parameter_count(read_config(fetch(recipe.model)))
     trained = any(stage.lora is None for stage in recipe.stages)
-    bytes_each = dtype_of(recipe.dtype).itemsize * (2 if trained else 1) + (8 if trained else 0)
+    precision = pick_precision(recipe.precision, torch.device("cuda"))
+    width = dtype_of(precision.trained if trained else precision.frozen).itemsize
+    bytes_each = 4 * width if trained else width  # with gradients and AdamW's two means
     room = ROOM * torch.cuda.get_device_properties(0).total_memory
     return "ddp" if parameters * bytes_each <= room else "fsdp2"
 

@@ -31,7 +31,6 @@ from gnomon.files import Fingerprints, damage, fingerprints
 from gnomon.models.counting import TokenCounts, counting
 from gnomon.models.instants import CHECKPOINT, EVALUATION, TRAINING, instant
 from gnomon.models.ranks import heard
-from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.runs.records import EVALS, Evals
 from gnomon.training.callbacks import (
     Callback,
