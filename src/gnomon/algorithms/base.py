@@ -221,7 +221,7 @@ class Workbench:
         parts: dict[str, dict[int, Tensor]] = {}
         for share, found in zip(order, self.ranks.gather(dict(own)), strict=True):
             for name, values in found.items():
-                cut = values.split([lengths[i] for i in share])
+                cut = torch.split(values, [lengths[i] for i in share])
                 parts.setdefault(name, {}).update(zip(share, cut, strict=True))
         everyone = range(len(groups))
         return {name: torch.cat([cut[i] for i in everyone]) for name, cut in parts.items()}

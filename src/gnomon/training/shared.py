@@ -172,7 +172,7 @@ class SharedStore:
                 self._shares(asked), self.strategy.ask(REFERENCE, list(asked)), strict=True
             ):
                 sizes = [sum(len(r.ids) for r in asked[i].responses) for i in share]
-                parts.update(zip(share, found.split(sizes), strict=True))
+                parts.update(zip(share, torch.split(found, sizes), strict=True))
             return torch.cat([parts[i] for i in range(len(asked))])
 
         self.strategy.servers[REFERENCE] = mine
