@@ -3,9 +3,9 @@
     python benchmarks/head.py                     # 384 response tokens, SmolLM2-135M's head
     python benchmarks/head.py --vocabulary 151936 --hidden 1024 --rows 200
 
-Log-probabilities (and entropies that are only logged) of a micro-batch, forward and backward,
-beside the three plain products that they need (logits, gradient of the rows, gradient of the
-weight), in processor seconds, best of ``--rounds``. Where the rows are more than are kept at once (2^25 logits)
+Log-probabilities (and entropies that are only logged) of a micro-batch, forward and backward, next
+to the three plain products they need (logits, gradient of the rows, gradient of the weight), in
+processor seconds, best of ``--rounds``. Where the rows are more than are kept at once (2^25 logits)
 the backward pass computes the logits again, and 75% is the most there is.
 """
 
