@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, EngineError, RunError
@@ -239,10 +239,9 @@ def test_a_full_disk_is_named(
 
 def test_weights_with_a_tied_head_stored_twice_are_taken(tiny_folder: Path, tmp_path: Path) -> None:
     """Some checkpoints hold a tied head as well; that is no other model."""
-    from gnomon.rollout.weights import check_shapes, digest, shapes_in
+    from gnomon.rollout.weights import check_weights, shapes_in, write_weights
 
-    file = tmp_path / "w.safetensors"
     tensors = load_file(tiny_folder / "model.safetensors")
     head = tensors["model.embed_tokens.weight"].clone()
-    save_file({**tensors, "lm_head.weight": head}, file)
-    check_shapes(WeightsFile(file, digest(file)), shapes_in([tiny_folder / "model.safetensors"]))
+    file = write_weights(tmp_path / "w.safetensors", {**tensors, "lm_head.weight": head})
+    check_weights(file, shapes_in([tiny_folder / "model.safetensors"]), torch.float32)

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, DataError, EngineError
 from gnomon.rollout.client import RemoteHost
-from gnomon.rollout.protocol import Request, SamplingParams, WeightsFile
+from gnomon.rollout.protocol import Request, SamplingParams
 from gnomon.rollout.replica import probe_ids
 from gnomon.rollout.sampling import check_probe
 from gnomon.rollout.torch_host import TorchHost
-from gnomon.rollout.weights import check_weights, digest, shapes_in
+from gnomon.rollout.weights import check_weights, shapes_in, write_weights
 from served import Serve, ask, client, policy
 
 PARAMS = SamplingParams(max_new_tokens=8, temperature=0.9)
@@ -58,7 +58,7 @@ def with_more(tensors: Tensors) -> Tensors:
         (spoilt("model.norm.weight", float("inf")), "to inf"),
         (spoilt("model.embed_tokens.weight", float("-inf")), "from -inf"),
         (reshaped, r"model.norm.weight is \[33\], not \[32\]"),
-        (whole_numbers, "model.norm.weight holds I64"),
+        (whole_numbers, "model.norm.weight holds int64"),
         (without, "model.norm.weight is missing"),
         (with_more, "model.backdoor is unknown there"),
     ],
@@ -74,11 +74,11 @@ def test_weights_that_cannot_be_taken_leave_the_old_ones(
     engine = client(policy(), url, tmp_path)
     before = engine.generate(REQUESTS, PARAMS)
     served = ask(url, "GET", "/about")[1]["version"]
-    file = tmp_path / "w.safetensors"
-    save_file(change(load_file(tiny_folder / "model.safetensors")), file)
+    changed = change(load_file(tiny_folder / "model.safetensors"))
+    file = write_weights(tmp_path / "w.safetensors", changed)
     host = RemoteHost(url, retries=0)
     with pytest.raises(EngineError, match=said):
-        host.load(WeightsFile(file, digest(file)), PROBE)
+        host.load(file, PROBE)
     host.close()
     assert ask(url, "GET", "/about")[1]["version"] == served
     after = engine.generate(REQUESTS, PARAMS)
@@ -99,8 +99,7 @@ def test_numbers_too_large_for_the_servers_dtype_are_not_taken(
         (3.395e38, torch.bfloat16, False),
         (3.395e38, torch.float32, True),
     ):
-        save_file(spoilt("model.norm.weight", value)(load_file(start)), file)
-        weights = WeightsFile(file, digest(file))
+        weights = write_weights(file, spoilt("model.norm.weight", value)(load_file(start)))
         if fits:
             check_weights(weights, shapes, dtype)
         else:
@@ -123,7 +122,7 @@ def test_what_is_no_safetensors_is_not_taken(
     url = serve(TorchHost(tiny_folder))
     file = tmp_path / "w"
     file.write_bytes(content)
-    path = f"/weights?version={digest(file)}&probe=5,9"
+    path = f"/weights?version={'0' * 64}&probe=5,9"
     assert said in ask(url, "POST", path, content)[1]["error"]
     assert ask(url, "GET", "/about")[1]["version"] == "the start weights"
 

@@ -197,7 +197,7 @@ def test_a_head_that_is_left_as_it_was_is_found_out(
     role = policy()
     engine = over(role, here, tmp_path)
     engine.sync_weights()
-    monkeypatch.setattr(vllm_worker, "_pack_again", lambda model: None)
+    monkeypatch.setattr(vllm_worker, "pack_again", lambda model: None)
     update(role, seed=5)
     with pytest.raises(EngineError, match="is not the policy"):
         engine.sync_weights()

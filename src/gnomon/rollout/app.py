@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
 import itertools
 import json
 import queue
@@ -16,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -29,17 +28,20 @@ from gnomon.errors import DataError, EngineError, GnomonError, RunError
 from gnomon.rollout.door import Budget, Lease, Refusal, RefusedError, ServerLimits, body_of
 from gnomon.rollout.protocol import Host, Job, Progress, WeightsFile
 from gnomon.rollout.sampling import check_params, check_probe, check_request
-from gnomon.rollout.weights import DAMAGED
+from gnomon.rollout.transfer import Phases
 from gnomon.rollout.wire import (
+    PHASES,
     WeightsQuery,
     error_line,
     job_from_json,
     kind_of,
+    phase_from_json,
     refusal,
     result_line,
     rows_to_json,
 )
 
+T = TypeVar("T")
 _ALIVE = b'{"alive": true}\n'
 
 
@@ -231,20 +233,46 @@ class _Service:
         self._jobs = Budget(limits.jobs_bytes)
         self._disk = Budget(limits.uploads * self._most)
         self._count = itertools.count()
+        self._began = 0.0
 
     async def about(self) -> Response:
         about = json.dumps(asdict(self._host.about()))  # a configuration may hold an infinity
         return Response(about + "\n", media_type="application/json")
 
     async def sample(self, request: Request) -> Response:
+        return await self._asked(request, self._job, self._sampled)
+
+    async def phase(self, request: Request, name: str) -> Response:
+        """One of the four phases of a transfer."""
+        if name not in PHASES:
+            raise HTTPException(404)
+
+        def understood(body: bytes) -> dict[str, Any]:
+            return phase_from_json(name, body)
+
+        def work(said: dict[str, Any], progress: Progress) -> Any:
+            return self._phase(name, said)
+
+        return await self._asked(request, understood, work)
+
+    async def rest(self) -> Response:
+        return self._started(lambda progress: self._host.rest(), lambda: None)
+
+    async def _asked(
+        self,
+        request: Request,
+        understood: Callable[[bytes], T],
+        work: Callable[[T, Progress], Any],
+    ) -> Response:
+        """Read a body of JSON within its bounds, and queue what it asks for."""
         lease = Lease(self._jobs)
         try:
             body = bytearray()
             async for piece in body_of(request, self._limits.job_bytes, lease, self._limits):
                 body += piece
-            job = await asyncio.to_thread(self._job, bytes(body))
+            asked = await asyncio.to_thread(understood, bytes(body))
             del body
-            return self._started(lambda progress: self._sampled(job, progress), lease.end)
+            return self._started(lambda progress: work(asked, progress), lease.end)
         except BaseException:
             lease.end()
             raise
@@ -260,10 +288,8 @@ class _Service:
             lease.end()
 
         try:
-            found = await self._store(body_of(request, self._most, lease, self._limits), path)
-            if found != query.version:
-                raise EngineError(DAMAGED)
-            file = WeightsFile(path, query.version, intact=True)
+            await self._store(body_of(request, self._most, lease, self._limits), path)
+            file = WeightsFile(path, query.version)
             return self._started(lambda progress: self._loaded(file, probe), over)
         except BaseException:
             over()
@@ -284,14 +310,12 @@ class _Service:
             raise DataError(f"eos ids must be in 0..{self._about.vocabulary - 1}")
         return job
 
-    async def _store(self, pieces: AsyncIterator[bytes], path: Path) -> str:
-        """Write a body to disk, never holding more than a block of it; gives its SHA-256."""
-        digest = hashlib.sha256()
+    async def _store(self, pieces: AsyncIterator[bytes], path: Path) -> None:
+        """Write a body to disk, never holding more than a block of it."""
 
         def write(block: list[bytes], out: BinaryIO) -> None:
             for piece in block:
                 out.write(piece)
-                digest.update(piece)
 
         try:
             with path.open("wb") as out:
@@ -310,7 +334,6 @@ class _Service:
                     "on their way. Free some, or start the server with TMPDIR on another disk"
                 ) from error
             raise RunError(f"the weights cannot be written there: {error}") from error
-        return digest.hexdigest()
 
     # -- in the host's thread
 
@@ -324,6 +347,26 @@ class _Service:
             f"{seconds:.1f} s, from weights {job.version[:12]}"
         )
         return rows_to_json(rows)
+
+    def _phase(self, name: str, said: dict[str, Any]) -> Any:
+        host = self._host
+        if not isinstance(host, Phases):
+            raise EngineError("this server takes weights as files only")
+        match name:
+            case "init":
+                host.init_weight_transfer(said)
+                self._log(f"takes weights by {said['kind']}")
+            case "start":
+                self._began = time.perf_counter()
+                host.start_weight_update(said["version"])
+            case "update":
+                host.update_weights(said["version"], said["bucket"])
+            case "finish":
+                scores = list(host.finish_weight_update(said["version"], said["probe"]))
+                seconds = time.perf_counter() - self._began
+                self._log(f"took over weights {said['version'][:12]} in {seconds:.1f} s")
+                return scores
+        return None
 
     def _loaded(self, file: WeightsFile, probe: list[int]) -> Any:
         began = time.perf_counter()
@@ -357,6 +400,8 @@ def make_app(
     app.get("/about")(service.about)
     app.post("/sample")(service.sample)
     app.post("/weights")(service.weights)
+    app.post("/transfer/{name}")(service.phase)
+    app.post("/rest")(service.rest)
     _explain(app, limits.linger_seconds, note)
     return app
 

@@ -7,22 +7,34 @@ the one that samples ahead, can give up within a tenth of a second, whatever the
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import ssl
 import threading
 import time
+import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import TimeoutError as StillRunning
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
+import torch
 from pydantic_core import from_json
 
 from gnomon.errors import ConfigError, EngineError
-from gnomon.rollout.protocol import About, Job, Progress, RawCompletion, WeightsFile
+from gnomon.rollout.protocol import (
+    About,
+    Job,
+    Progress,
+    RawCompletion,
+    WeightsFile,
+    WeightsHere,
+)
+from gnomon.rollout.transfer import BrokenLinkError, Outlet, choose, local_address, send
 from gnomon.rollout.wire import (
     PROTOCOL,
     TOKEN_VARIABLE,
@@ -302,18 +314,114 @@ class RemoteHost:
         self._waiter = Waiter()
         self._retries = retries
         self._sleep = sleep
+        self._kind = "file"
+        self._device = torch.device("cpu")
+        self._workers = 1
+        self._address = ""
+        self._outlet: Outlet | None = None
+        self._check: Callable[[], None] = _always
 
     def about(self) -> About:
         return about_from_json(self._tried(lambda: self._exchange.object("/about", _SMALL)))
 
+    def connect(self, transfer: str, device: torch.device) -> str:
+        """Agree with the server on how whole weights come, and try it.
+
+        Raises:
+            ConfigError: what is asked for cannot be.
+            EngineError: the server, or the way, is not there. With "auto" weights then go as files,
+                and a warning says so.
+        """
+        about = self.about()
+        found = choose(transfer, about, device, url=True)
+        if found == "file":
+            return found
+        host = urlsplit(self._url).hostname or "localhost"
+        self._device, self._workers, self._kind = device, max(1, len(about.gpus)), found
+        self._address = local_address(host)
+        try:
+            self._tried_all(self._opened, _always)
+        except EngineError as error:
+            if transfer != "auto":
+                raise
+            warnings.warn(
+                f"weights do not reach the rollout server by {found} ({error}); they are sent as "
+                "files",
+                stacklevel=2,
+            )
+            return "file"
+        return found
+
     def load(
-        self, weights: WeightsFile, probe: Sequence[int], wanted: Callable[[], None] | None = None
+        self,
+        weights: WeightsFile | WeightsHere,
+        probe: Sequence[int],
+        wanted: Callable[[], None] | None = None,
     ) -> list[float]:
+        check = wanted or _always
+        if isinstance(weights, WeightsHere):
+            return self._tried_all(lambda: self._streamed(weights, probe, check), check)
         path = f"/weights?version={weights.version}&probe={','.join(map(str, probe))}"
-        result = self._tried(
-            lambda: self._exchange.result(path, weights.path, _SMALL), wanted or _always
-        )
+        result = self._tried(lambda: self._exchange.result(path, weights.path, _SMALL), check)
         return scores_from_json(result)
+
+    # -- the four phases of a transfer
+
+    def init_weight_transfer(self, info: Mapping[str, Any]) -> None:
+        self._phase("init", info)
+
+    def start_weight_update(self, version: str) -> None:
+        self._phase("start", {"version": version})
+
+    def update_weights(self, version: str, bucket: Mapping[str, Any]) -> None:
+        self._phase("update", {"version": version, "bucket": bucket})
+
+    def finish_weight_update(self, version: str, probe: Sequence[int]) -> list[float]:
+        return scores_from_json(self._phase("finish", {"version": version, "probe": list(probe)}))
+
+    def _phase(self, name: str, said: Mapping[str, Any]) -> Any:
+        body = json.dumps(said).encode()
+        exchange = self._exchange.result(f"/transfer/{name}", body, _SMALL)
+        return self._waiter.run(exchange, self._check)
+
+    def _streamed(
+        self, weights: WeightsHere, probe: Sequence[int], check: Callable[[], None]
+    ) -> list[float]:
+        """One try to send weights from memory; what broke is opened anew by the next."""
+        self._check = check
+        try:
+            return send(self, self._outlet or self._opened(), weights, probe, check)
+        except BaseException as error:
+            self._closed()
+            if isinstance(error, BrokenLinkError):
+                raise AwayError(str(error)) from error
+            raise
+        finally:
+            self._check = _always
+
+    def _opened(self) -> Outlet:
+        """A new outlet, known to the server."""
+        self._closed()
+        try:
+            outlet = Outlet(self._kind, self._device, self._workers, self._address)
+        except BrokenLinkError as error:
+            raise AwayError(str(error)) from error
+        self._outlet = outlet
+        try:
+            self.init_weight_transfer(outlet.info)
+        except BaseException:
+            self._closed()
+            raise
+        return outlet
+
+    def _closed(self) -> None:
+        if self._outlet is not None:
+            self._outlet.close()
+        self._outlet = None
+
+    def rest(self) -> None:
+        """Tell the server that nothing is sampled for a while."""
+        self._tried(lambda: self._exchange.result("/rest", b"", _SMALL))
 
     def sample(self, job: Job, progress: Progress | None) -> list[list[RawCompletion]]:
         """``progress`` is called before each try, ten times a second while the server works, and
@@ -343,7 +451,8 @@ class RemoteHost:
         return rows
 
     def close(self) -> None:
-        """End the thread that waits for answers; no connection is kept open between calls."""
+        """End the thread that waits for answers, and the way that weights took."""
+        self._closed()
         self._waiter.close()
 
     def _tried(
@@ -357,10 +466,13 @@ class RemoteHost:
             EngineError: it was away every time.
         """
         check = wanted or _always
+        return self._tried_all(lambda: self._waiter.run(exchange(), check), check)
+
+    def _tried_all(self, work: Callable[[], T], check: Callable[[], None]) -> T:
         wait = 1.0
         for left in range(self._retries, -1, -1):
             try:
-                return self._waiter.run(exchange(), check)
+                return work()
             except AwayError as error:
                 problem = str(error)
                 if left:

@@ -2,21 +2,23 @@
 
 Engine   what an algorithm holds: the torch engine on the policy itself, or one on a copy of it
 Replica  a copy of the policy that samples, in this process or behind a host
-Host     a model outside the trainer (vLLM, here or behind a URL) that takes weights as a file
+Host     a model outside the trainer (vLLM, here or behind a URL) that takes weights over
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from gnomon.errors import EngineError
 from gnomon.records import Group, Message, Prompt, Response
+from gnomon.rollout.sums import Sums
 
 FinishReason = Literal["eos", "stop", "length"]
 
@@ -147,6 +149,10 @@ class Engine(Protocol):
         """Within the block, sample from ``snapshot`` and report to ``progress`` alone."""
         raise EngineError(f"a {type(self).__name__} has no weights of its own")
 
+    def rest(self) -> None:
+        """Nothing is sampled for a while: training needs the memory."""
+        return
+
     def close(self) -> None:
         """Give back memory, files and connections."""
         return
@@ -159,8 +165,13 @@ class StaleWeightsError(Exception):
 class Replica(Protocol):
     """A copy of the policy that samples."""
 
-    def capture(self) -> Snapshot:
-        """The policy's weights now. Called while nothing trains them."""
+    def capture(self, kept: bool = True) -> Snapshot:
+        """The policy's weights now. Called while nothing trains them.
+
+        Args:
+            kept: they are loaded after training has gone on; otherwise they are loaded at once, and
+                need no copy.
+        """
         ...
 
     def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:
@@ -189,6 +200,10 @@ class Replica(Protocol):
         """
         ...
 
+    def rest(self) -> None:
+        """Nothing is sampled for a while."""
+        ...
+
     def close(self) -> None:
         """Give back memory, files and connections."""
         ...
@@ -196,17 +211,30 @@ class Replica(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class WeightsFile:
-    """A safetensors file.
+    """A safetensors file, with the sums of its tensors in its header.
 
     Attributes:
         path: where it is.
-        version: the SHA-256 of its content, in hex.
-        intact: the content is known to be that; otherwise :func:`check_weights` reads it again.
+        version: of its sums (:attr:`gnomon.rollout.sums.Sums.version`).
     """
 
     path: Path
     version: str
-    intact: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class WeightsHere:
+    """Weights in this process's memory.
+
+    Attributes:
+        version: of their sums.
+        sums: of the tensors as they are sent.
+        tensors: gives them by name, in a fixed order; called for each time they are sent.
+    """
+
+    version: str
+    sums: Sums
+    tensors: Callable[[], Iterable[tuple[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -222,6 +250,10 @@ class About:
         vocabulary: how many token ids it knows.
         config: the model's configuration.
         shapes: names and shapes of the weights it takes.
+        transfers: how it takes weights: "file", and others of :mod:`gnomon.rollout.transfer`.
+        gpus: identifiers (UUIDs) of the GPUs that its workers are on, a worker each; none on a CPU.
+        max_lora_rank: of an adapter that it can put on its weights; 0: none.
+        base: version of the weights that adapters are put on; "" where they are not.
     """
 
     kind: str
@@ -232,6 +264,10 @@ class About:
     vocabulary: int
     config: Mapping[str, Any]
     shapes: Mapping[str, Sequence[int]]
+    transfers: Sequence[str] = ("file",)
+    gpus: Sequence[str] = ()
+    max_lora_rank: int = 0
+    base: str = ""
 
 
 @dataclass(frozen=True)
@@ -259,16 +295,35 @@ class Host(Protocol):
 
     def about(self) -> About: ...
 
+    def connect(self, transfer: str, device: torch.device) -> str:
+        """Agree on how whole weights come (:func:`gnomon.rollout.transfer.choose`).
+
+        Args:
+            transfer: what is asked for.
+            device: of the policy.
+
+        Returns:
+            "file", or how tensors cross.
+
+        Raises:
+            ConfigError: it cannot be so.
+        """
+        return "file"
+
     def load(
-        self, weights: WeightsFile, probe: Sequence[int], wanted: Callable[[], None] | None = None
+        self,
+        weights: WeightsFile | WeightsHere,
+        probe: Sequence[int],
+        wanted: Callable[[], None] | None = None,
     ) -> Sequence[float]:
         """Serve these weights, and score ``probe`` (T ids): T - 1 log-probs at temperature 1.
 
-        All is checked before any of it is taken over; where that then fails half-way, the host
-        serves no version at all until it is sent one again.
+        A file is checked before any of it is taken over, tensors from memory as they come; where
+        it fails half-way, the host serves no version at all until it is sent one again.
 
         Args:
-            weights: a safetensors file.
+            weights: a safetensors file, of a whole model or an adapter; or tensors in memory, where
+                the host was given a way to take them.
             probe: fewer ids than the window has places.
             wanted: called now and then where this can take long; raises when it is not wanted any
                 more.
@@ -282,5 +337,9 @@ class Host(Protocol):
     def sample(self, job: Job, progress: Progress | None) -> Sequence[Sequence[RawCompletion]]:
         """Raises StaleWeightsError when other weights are served than the job asks for."""
         ...
+
+    def rest(self) -> None:
+        """Nothing is sampled for a while; memory may be given back."""
+        return
 
     def close(self) -> None: ...

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gnomon.errors import ConfigError, EngineError
+from gnomon.models.load import dtype_of
 from gnomon.models.roles import Role, Trunk
 from gnomon.rollout.protocol import (
     About,
@@ -37,10 +38,11 @@ from gnomon.rollout.protocol import (
     Snapshot,
     StaleWeightsError,
     WeightsFile,
+    WeightsHere,
 )
 from gnomon.rollout.sampling import StopText
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.rollout.weights import PolicyWriter, check_shapes
+from gnomon.rollout.weights import PolicyWriter, check_shapes, sent_sums
 
 _LOADS = 3  # per call of generate: the first one, and two after the server lost the weights
 
@@ -73,7 +75,7 @@ class ReplicaEngine(Engine):
             self._pin = self._pinned_progress = self._wanted = None
 
     def sync_weights(self) -> None:
-        self._wanted = self._pin or self.replica.capture()
+        self._wanted = self._pin or self.replica.capture(kept=False)
         self._load(self._wanted)
 
     def generate(
@@ -108,6 +110,10 @@ class ReplicaEngine(Engine):
 
     def keeping(self) -> AbstractContextManager[None]:
         return self.replica.keeping() if isinstance(self.replica, TorchReplica) else nullcontext()
+
+    def rest(self) -> None:
+        if self._pin is None:  # else sampling goes on beside training
+            self.replica.rest()
 
     def close(self) -> None:
         self._wanted = None
@@ -152,7 +158,7 @@ class TorchReplica:
         self._version = "the start weights"
 
     @torch.no_grad()
-    def capture(self) -> TensorSnapshot:
+    def capture(self, kept: bool = True) -> TensorSnapshot:
         tensors = _trained(self._policy.trunk, self._adapter)
         kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         return TensorSnapshot(str(next(self._versions)), kept)
@@ -178,6 +184,9 @@ class TorchReplica:
     def keeping(self) -> AbstractContextManager[None]:
         return self._engine.keeping()
 
+    def rest(self) -> None:
+        """Nothing to do: the copy has no memory besides its weights."""
+
     def close(self) -> None:
         """Nothing to do: the copy goes with this object."""
 
@@ -201,10 +210,10 @@ _SAME = (
 
 
 @dataclass(frozen=True)
-class FileSnapshot:
-    """The policy's weights in a file, and its own log-probs of the probe."""
+class SentSnapshot:
+    """The policy's weights, in a file or in memory, and its own log-probs of the probe."""
 
-    weights: WeightsFile
+    weights: WeightsFile | WeightsHere
     probe: tuple[float, ...] = field(repr=False)
 
     @property
@@ -215,15 +224,20 @@ class FileSnapshot:
 class HostReplica:
     """Keeps a host in step with the policy.
 
+    A host that was started with LoRA is sent the adapter alone, as a file, if its own weights are
+    those below the adapter; any other is sent whole weights, the adapter merged.
+
     Args:
-        policy: whose weights are sent, its adapter merged.
+        policy: whose weights are sent.
         host: where they are sampled from.
         tokenizer: decodes responses.
         eos: token ids that end a response.
         folder: where weights are written before they are sent.
+        transfer: how whole weights are sent (:mod:`gnomon.rollout.transfer`).
 
     Raises:
-        ConfigError: the host's model is not the policy's: other shapes, vocabulary, settings.
+        ConfigError: the host's model is not the policy's: other shapes, vocabulary, settings; or
+            it takes adapters, and not this one; or weights cannot be sent so.
     """
 
     def __init__(
@@ -233,6 +247,7 @@ class HostReplica:
         tokenizer: PreTrainedTokenizerBase,
         eos: Sequence[int],
         folder: Path,
+        transfer: str = "auto",
     ) -> None:
         self._policy = policy
         self._host = host
@@ -241,27 +256,49 @@ class HostReplica:
         about = host.about()
         check_same_model(policy.trunk.model.config.to_dict(), about)
         self._shapes: Mapping[str, Sequence[int]] | None = about.shapes
+        self._dtype = dtype_of(about.dtype)
         self._tolerance = TOLERANCE.get(about.dtype, max(TOLERANCE.values()))
         known = int(policy.trunk.model.config.get_text_config().vocab_size)
         self._vocabulary = min(known, about.vocabulary)
         self._probe = probe_ids(self._vocabulary, about.window)
+        self._base = about.base
+        self._transfer = "file"
+        if about.max_lora_rank:
+            check_lora(policy, about, transfer)
+        else:
+            self._transfer = host.connect(transfer, policy.trunk.model.device)
         self._writer = PolicyWriter(policy, folder)
+        if self._base and self._base != self._writer.base_version(self._dtype):
+            raise ConfigError(
+                f"the weights in {about.program} are not those below the policy's adapter, so the "
+                "adapter alone cannot be sent: start it with the model that this stage starts from "
+                "and in its dtype, or without LoRA"
+            )
 
     @torch.no_grad()
-    def capture(self) -> FileSnapshot:
+    def capture(self, kept: bool = True) -> SentSnapshot:
         trunk = self._policy.trunk
         with trunk.running(self._policy.adapter):
             ids = torch.tensor([self._probe], device=trunk.model.device)
             logits: Tensor = trunk.model(input_ids=ids, use_cache=False).logits[0, :-1]
         scores = logits.float().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
-        return FileSnapshot(self._writer.write(), tuple(scores.tolist()))
+        return SentSnapshot(self._weights(kept), tuple(scores.tolist()))
+
+    def _weights(self, kept: bool) -> WeightsFile | WeightsHere:
+        if self._base:
+            return self._writer.write_adapter(self._base)
+        if self._transfer == "file":
+            return self._writer.write()
+        return self._writer.here(self._dtype, kept)
 
     def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:
-        assert isinstance(snapshot, FileSnapshot)
-        if self._shapes is not None:  # once, before anything is sent
-            check_shapes(snapshot.weights, self._shapes)
+        assert isinstance(snapshot, SentSnapshot)
+        weights = snapshot.weights
+        if self._shapes is not None and not self._base:  # once, before anything is sent
+            sums = weights.sums if isinstance(weights, WeightsHere) else sent_sums(weights)
+            check_shapes({n: e.shape for n, e in sums.entries.items()}, self._shapes)
             self._shapes = None
-        seen = self._host.load(snapshot.weights, self._probe, wanted)
+        seen = self._host.load(weights, self._probe, wanted)
         if len(seen) != len(snapshot.probe):
             raise EngineError(
                 f"the sampler scored {len(seen)} tokens of a test sequence, not "
@@ -300,6 +337,9 @@ class HostReplica:
             ]
             for row in rows
         ]
+
+    def rest(self) -> None:
+        self._host.rest()
 
     def close(self) -> None:
         self._host.close()
@@ -343,6 +383,27 @@ def probe_ids(vocabulary: int, window: int) -> list[int]:
     if window < 3:
         raise ConfigError(f"the sampler's window of {window} tokens is too small to sample in")
     return [(7 + i * 2_654_435_761) % vocabulary for i in range(min(PROBE_TOKENS, window - 1))]
+
+
+def check_lora(policy: Role, about: About, transfer: str) -> None:
+    """Raise ConfigError unless a host that takes adapters can be sent the policy's."""
+    if policy.adapter is None:
+        raise ConfigError(
+            f"{about.program} was started with LoRA and takes adapters only, and this stage trains "
+            "all weights: start it without, or give the stage lora: {rank: ...}"
+        )
+    if transfer not in ("auto", "file"):
+        raise ConfigError(
+            f"rollout.options.transfer is {transfer}, and {about.program} was started with LoRA: "
+            "adapters are sent as files; leave it out"
+        )
+    config = policy.trunk.model.peft_config[policy.adapter]
+    rank = max([config.r, *config.rank_pattern.values()])
+    if rank > about.max_lora_rank:
+        raise ConfigError(
+            f"the policy's adapter has rank {rank}, and {about.program} was started for at most "
+            f"{about.max_lora_rank}: start it with --option max_lora_rank={rank}"
+        )
 
 
 def check_same_model(config: Mapping[str, Any], about: About) -> None:

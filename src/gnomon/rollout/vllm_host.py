@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from gnomon.errors import ConfigError, EngineError
 from gnomon.models import load
@@ -24,13 +28,27 @@ from gnomon.rollout.protocol import (
     SamplingParams,
     StaleWeightsError,
     WeightsFile,
+    WeightsHere,
 )
 from gnomon.rollout.sampling import StopText, check_params, check_probe, check_request, stream_keys
-from gnomon.rollout.vllm_worker import QUALNAME
-from gnomon.rollout.weights import check_weights, shapes_in
+from gnomon.rollout.sums import Sums
+from gnomon.rollout.transfer import Outlet, Receiving, choose, send
+from gnomon.rollout.vllm_worker import ENGINE, QUALNAME, register
+from gnomon.rollout.weights import (
+    check_adapter,
+    check_weights,
+    shapes_in,
+    start_version,
+    write_adapter_folder,
+)
 
 OLDEST, TRIED = (0, 11), (0, 32)
-OURS = ("model", "tokenizer", "logprobs_mode", "worker_extension_cls", "generation_config")
+TRANSFERS = (0, 32)
+"""The first vLLM whose transfer of weights is known to have the four phases."""
+OURS = (
+    *("model", "tokenizer", "logprobs_mode", "worker_extension_cls", "generation_config"),
+    *("weight_transfer_config", "enable_sleep_mode", "max_loras"),
+)
 """Settings of vLLM that gnomon makes itself."""
 _COLDEST = 0.01  # vLLM raises lower temperatures to it
 
@@ -45,7 +63,9 @@ class VLLMHost:
     Args:
         folder: the model, as a folder of safetensors with its tokenizer.
         options: passed to ``vllm.LLM`` (``dtype``, ``max_model_len``, ``enforce_eager``,
-            ``gpu_memory_utilization``, ``tensor_parallel_size``, ...).
+            ``gpu_memory_utilization``, ``tensor_parallel_size``, ``enable_lora``, ...), but for
+            ``sleep``: whether :meth:`rest` gives its GPU memory back. With ``enable_lora`` it takes
+            adapters instead of whole weights.
 
     Raises:
         ConfigError: vLLM is missing or too old, or options that it or gnomon refuses.
@@ -53,6 +73,7 @@ class VLLMHost:
 
     def __init__(self, folder: Path, options: Mapping[str, Any] | None = None) -> None:
         options = dict(options or {})
+        self._sleeps = check_sleep(options.pop("sleep", False))
         taken = sorted(set(options) & set(OURS))
         if taken:
             raise ConfigError(f"vLLM's {', '.join(taken)} is set by gnomon: remove it from options")
@@ -64,24 +85,57 @@ class VLLMHost:
         }.items():
             os.environ.setdefault(name, value)
         self._vllm = import_vllm()
-        self._shapes = shapes_in(load.weight_files(folder))
+        files = load.weight_files(folder)
+        self._shapes = shapes_in(files)
         self._config = load.read_config(folder).to_dict()
         self._version = "the start weights"
         self._count = 0
+        self._asleep = 0
+        self._receiving = Receiving()
+        self._adapter: Any = None  # vLLM's request for it
+        self._adapters = 0
+        self._scratch = tempfile.TemporaryDirectory(prefix="gnomon-adapters-")
+        self._native = version_of(self._vllm.__version__) >= TRANSFERS and not options.get(
+            "enable_lora"
+        )
         try:
             self._llm = self._vllm.LLM(
                 model=str(folder),
                 logprobs_mode="processed_logprobs",
                 worker_extension_cls=QUALNAME,
                 generation_config="vllm",
+                **self._more(options),
                 **options,
             )
         except (ValueError, TypeError, RuntimeError) as error:
             raise ConfigError(f"vLLM does not start with this model: {error}") from error
         self._tokenizer = load.load_tokenizer(folder)
+        vllm_config = self._llm.llm_engine.vllm_config
+        self._workers = int(vllm_config.parallel_config.world_size)
+        lora = vllm_config.lora_config
+        self._max_lora_rank = int(lora.max_lora_rank) if lora is not None else 0
+        dtype = load.dtype_of(self.about().dtype)
+        self._base = start_version(files, dtype) if self._max_lora_rank else ""
+
+    def _more(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that follow from those that were given."""
+        more: dict[str, Any] = {}
+        if self._sleeps:
+            more["enable_sleep_mode"] = True
+        if options.get("enable_lora"):
+            more["max_loras"] = 1
+        if self._native:
+            register()
+            more["weight_transfer_config"] = {"backend": ENGINE}
+        return more
 
     def about(self) -> About:
         config = self._llm.llm_engine.model_config
+        gpus = self._gpus()
+        ways = ["file"]
+        if self._native:
+            ways += ["memory"] if self._workers == 1 else []
+            ways += ["ipc", "nccl", "gloo"] if gpus else ["gloo"] if self._workers == 1 else []
         return About(
             kind="vllm",
             program=f"vLLM {self._vllm.__version__}",
@@ -91,30 +145,148 @@ class VLLMHost:
             vocabulary=int(config.get_vocab_size()),
             config=self._config,
             shapes=self._shapes,
+            transfers=ways,
+            gpus=gpus,
+            max_lora_rank=self._max_lora_rank,
+            base=self._base,
         )
 
+    def _gpus(self) -> list[str]:
+        if not torch.cuda.is_available():
+            return []
+        found = self._llm.collective_rpc("gnomon_gpu")
+        return [str(uuid) for uuid in found if uuid]
+
+    def connect(self, transfer: str, device: torch.device) -> str:
+        found = choose(transfer, self.about(), device, url=False)
+        if found == "memory":
+            self.init_weight_transfer({"kind": found})
+        return found
+
     def load(
-        self, weights: WeightsFile, probe: Sequence[int], wanted: Callable[[], None] | None = None
+        self,
+        weights: WeightsFile | WeightsHere,
+        probe: Sequence[int],
+        wanted: Callable[[], None] | None = None,
     ) -> list[float]:
         about = self.about()
         check_probe(probe, about.vocabulary, about.window)
-        check_weights(weights, self._shapes, load.dtype_of(about.dtype))
+        if isinstance(weights, WeightsHere):
+            return send(self, Outlet("memory", torch.device("cpu")), weights, probe, wanted)
+        whole = not self._max_lora_rank
+        dtype = load.dtype_of(about.dtype)
+        sums = check_weights(weights, self._shapes if whole else None, dtype)
+        if not whole:
+            check_adapter(sums, about)
+        self._wake("weights")
         self._version = "half loaded"
+        if whole:
+            counts = self._told("gnomon_load", str(weights.path))
+            if any(count != counts[0] for count in counts):
+                raise EngineError(f"vLLM's workers took {counts} tensors, not all the same")
+        else:
+            self._take_adapter(weights, sums)
+        return self._serve(weights.version, probe)
+
+    # -- the four phases of a transfer
+
+    def init_weight_transfer(self, info: Mapping[str, Any]) -> None:
+        self._check_native()
         try:
-            counts = self._llm.collective_rpc("gnomon_load", args=(str(weights.path),))
-        except Exception as error:  # whatever a worker raises
+            self._llm.init_weight_transfer_engine({"init_info": {"info": dict(info)}})
+        except ValueError as error:
+            raise EngineError(f"vLLM does not take weights so: {error}") from error
+
+    def start_weight_update(self, version: str) -> None:
+        self._check_native()
+        self._receiving.start(version)
+        self._version = "half loaded"
+        self._wake("weights")
+        self._told("gnomon_abandon")  # what a trainer that was killed had begun
+        self._told("start_weight_update")
+
+    def update_weights(self, version: str, bucket: Mapping[str, Any]) -> None:
+        self._receiving.check(version)
+        unknown = [name for name in bucket["names"] if name not in self._shapes]
+        if unknown:
+            raise EngineError(f"{unknown[0]} is unknown there: the sampler has another model")
+        self._told("update_weights", {"bucket": dict(bucket)})
+        self._receiving.take(bucket, self._told("gnomon_received"))
+
+    def finish_weight_update(self, version: str, probe: Sequence[int]) -> list[float]:
+        about = self.about()
+        check_probe(probe, about.vocabulary, about.window)
+        self._receiving.finish(version)
+        self._told("finish_weight_update")
+        return self._serve(version, probe)
+
+    def _check_native(self) -> None:
+        if not self._native:
+            raise EngineError(
+                "this vLLM takes files only: it is older than "
+                f"{TRANSFERS[0]}.{TRANSFERS[1]}, or was started with enable_lora"
+            )
+
+    # -- what both ways have in common
+
+    def _told(self, method: str, *args: Any) -> list[Any]:
+        """The workers' answers; whatever one of them raises, the weights are not whole."""
+        try:
+            return list(self._llm.collective_rpc(method, args=args))
+        except Exception as error:
             raise EngineError(f"vLLM did not take the weights: {error}") from error
-        if any(count != counts[0] for count in counts) or not self._llm.reset_prefix_cache():
+
+    def _take_adapter(self, weights: WeightsFile, sums: Sums) -> None:
+        """Have vLLM put an adapter on its weights, under a number of its own."""
+        self._adapters += 1
+        folder = Path(self._scratch.name) / str(self._adapters)
+        folder.mkdir()
+        write_adapter_folder(weights, sums, folder)
+        request = self._vllm.lora.request.LoRARequest(
+            weights.version[:16], self._adapters, str(folder)
+        )
+        try:
+            self._llm.llm_engine.add_lora(request)
+            if self._adapter is not None:
+                self._llm.llm_engine.remove_lora(self._adapter.lora_int_id)
+                shutil.rmtree(self._adapter.lora_path, ignore_errors=True)
+        except Exception as error:  # whatever a worker raises
+            raise EngineError(f"vLLM did not take the adapter: {error}") from error
+        self._adapter = request
+
+    def _serve(self, version: str, probe: Sequence[int]) -> list[float]:
+        """Sample from what was loaded from now on; gives its scores of ``probe``."""
+        self._wake("kv_cache")
+        if not self._llm.reset_prefix_cache():
             raise EngineError(
                 "vLLM still holds results of the old weights (its prefix cache could not be "
                 "emptied): restart it and resume with --resume"
             )
-        self._version = weights.version
+        self._version = version
         return self._score(probe)
+
+    # -- sleeping
+
+    def rest(self) -> None:
+        """Give GPU memory back: the cache, and the weights, which are kept in main memory (level 1)
+        where the next load brings an adapter only, and dropped (level 2) where it brings them."""
+        if self._sleeps and not self._asleep:
+            self._asleep = 1 if self._max_lora_rank else 2
+            self._llm.sleep(level=self._asleep)
+            if self._asleep == 2:
+                self._version = "asleep"  # its weights are gone
+
+    def _wake(self, *tags: str) -> None:
+        """Take memory again: "weights" before they are loaded, "kv_cache" when they are there."""
+        if self._asleep:
+            self._llm.wake_up(list(tags))
+            if "kv_cache" in tags:
+                self._asleep = 0
 
     def sample(self, job: Job, progress: Progress | None) -> list[list[RawCompletion]]:
         if job.version != self._version:
             raise StaleWeightsError(f"vLLM serves {self._version[:12]}, not {job.version[:12]}")
+        self._wake("weights", "kv_cache")  # after level 1, with the same weights
         self._check(job)
         self._score_before_truncation(job.params)
         names = [[f"{self._count}-{i}-{k}" for k in range(r.n)] for i, r in enumerate(job.requests)]
@@ -132,6 +304,7 @@ class VLLMHost:
         shutdown = getattr(self._llm.llm_engine.engine_core, "shutdown", None)
         if shutdown is not None:
             shutdown()
+        self._scratch.cleanup()
 
     # -- driving vLLM -----------------------------------------------------------------------------
 
@@ -145,7 +318,9 @@ class VLLMHost:
         done: dict[str, Any] = {}
         try:
             for name, (ids, params) in requests.items():
-                engine.add_request(name, {"prompt_token_ids": list(ids)}, params)
+                engine.add_request(
+                    name, {"prompt_token_ids": list(ids)}, params, lora_request=self._adapter
+                )
             while engine.has_unfinished_requests():
                 for output in engine.step():
                     if output.finished:
@@ -241,10 +416,21 @@ def import_vllm() -> Any:
     return vllm
 
 
+def version_of(version: str) -> tuple[int, ...]:
+    """Its first two numbers; none where it has none."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return (int(match.group(1)), int(match.group(2))) if match else ()
+
+
+def check_sleep(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"rollout.options.sleep is {value!r}: use true or false")
+    return value
+
+
 def check_version(version: str) -> None:
     """Refuse a vLLM that is too old, and warn of one that nobody has tried."""
-    match = re.match(r"(\d+)\.(\d+)", version)
-    found = (int(match.group(1)), int(match.group(2))) if match else None
+    found = version_of(version) or None
     if found is not None and found < OLDEST:
         raise ConfigError(
             f"vLLM {version} is too old: gnomon needs {OLDEST[0]}.{OLDEST[1]} or newer"

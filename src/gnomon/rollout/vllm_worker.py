@@ -6,6 +6,7 @@ Only paths and numbers cross over to it, never pickled objects.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,27 @@ from safetensors import safe_open
 from torch import Tensor
 
 QUALNAME = "gnomon.rollout.vllm_worker.PolicyWorker"
+ENGINE = "gnomon"
+"""The name of gnomon's way among vLLM's transfers of weights."""
+
+
+def register() -> None:
+    """Make gnomon's way of receiving weights known to the vLLM of this process."""
+    from vllm.distributed.weight_transfer import WeightTransferEngineFactory as Factory
+
+    if ENGINE not in Factory._registry:
+        Factory.register_engine(ENGINE, "gnomon.rollout.vllm_transfer", "PolicyTransfer")
+
+
+if "vllm.distributed.weight_transfer" in sys.modules:  # in a worker
+    register()
 
 
 class PolicyWorker:
     """Mixed into vLLM's worker class (``worker_extension_cls``)."""
 
     model_runner: Any  # vLLM's own
+    weight_transfer_engine: Any
 
     def gnomon_load(self, path: str) -> int:
         """Take over the weights in a safetensors file, in place; gives how many there were."""
@@ -39,8 +55,27 @@ class PolicyWorker:
                 reload(weights_iterator=tensors())
             else:
                 runner.model.load_weights(tensors())
-            _pack_again(runner.model)
+            pack_again(runner.model)
         return count
+
+    def gnomon_gpu(self) -> str:
+        """The UUID of the GPU that this worker is on."""
+        device = self.model_runner.device
+        cuda = device.type == "cuda"
+        return str(torch.cuda.get_device_properties(device).uuid) if cuda else ""
+
+    def gnomon_abandon(self) -> None:
+        """End a transfer that was begun and not finished, so that another can begin."""
+        engine = self.weight_transfer_engine
+        if engine.under_way:
+            try:
+                self.finish_weight_update()  # type: ignore[attr-defined]
+            except RuntimeError:  # an update failed, and vLLM ended it by half
+                engine.finish_weight_update()
+
+    def gnomon_received(self) -> list[int]:
+        """The sums of the tensors of the last update, as they arrived here."""
+        return list(self.weight_transfer_engine.sums)
 
     def gnomon_score_at(self, temperature: float | None) -> str | None:
         """Report log-probs of softmax(logits / temperature) before top-k, top-p and min-p.
@@ -73,7 +108,7 @@ class PolicyWorker:
         return None
 
 
-def _pack_again(model: Any) -> None:
+def pack_again(model: Any) -> None:
     """Renew copies that a layer made of its weight when vLLM loaded it first.
 
     On a CPU a head that is tied to the embedding multiplies by a packed copy, which vLLM 0.32

@@ -2,7 +2,15 @@
 
     GET  /about                      -> About
     POST /weights?version=&probe=    a safetensors file    -> {"result": T - 1 log-probs}
+    POST /transfer/init              how tensors cross     -> {"result": null}
+    POST /transfer/start             {"version"}           -> {"result": null}
+    POST /transfer/update            {"version", "bucket"} -> {"result": null}
+    POST /transfer/finish            {"version", "probe"}  -> {"result": T - 1 log-probs}
+    POST /rest                                             -> {"result": null}
     POST /sample                     Job                   -> {"result": responses}
+
+The four phases of a transfer are those of :mod:`gnomon.rollout.transfer`; the tensors themselves
+cross beside this exchange.
 
 A POST is answered by lines of JSON: any number of ``{"alive": true}`` (so that a silent server is a
 dead one) and ``{"progress": [finished, all]}``, then one ``{"result": ...}`` or
@@ -18,7 +26,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
@@ -33,7 +41,7 @@ from gnomon.rollout.protocol import (
     StaleWeightsError,
 )
 
-PROTOCOL = 2
+PROTOCOL = 3
 VERSION_HEADER = "Gnomon-Rollouts"
 TOKEN_VARIABLE = "GNOMON_ROLLOUT_TOKEN"
 MAX_RESPONSES = 1 << 17
@@ -187,6 +195,75 @@ class WeightsQuery(BaseModel):
     @property
     def probe_ids(self) -> list[int]:
         return [int(i) for i in self.probe.split(",")]
+
+
+_Name = Annotated[str, Field(min_length=1, max_length=1000)]
+_Version = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Shape = Annotated[list[Annotated[int, Field(ge=0, lt=2**40)]], Field(max_length=8)]
+
+
+class _HandleIn(_Strict):
+    numel: int = Field(ge=0, lt=2**40)
+    handle: Annotated[str, Field(max_length=1000)]
+    bytes: int = Field(ge=0, lt=2**50)
+    offset: int = Field(ge=0, lt=2**50)
+    counter: Annotated[str, Field(max_length=1000)]
+    counter_offset: int = Field(ge=0, lt=2**50)
+    event: Annotated[str, Field(max_length=1000)] | None = None
+    event_needed: bool
+
+
+class _BucketIn(_Strict):
+    names: Annotated[list[_Name], FailFast()] = Field(max_length=1_000_000)
+    entries: Annotated[
+        list[tuple[Annotated[str, Field(max_length=20)], _Shape, _Int64]], FailFast()
+    ] = Field(max_length=1_000_000)
+    handle: _HandleIn | None = None
+
+
+class InitIn(_Strict):
+    """The first phase of a transfer: how tensors cross."""
+
+    kind: Literal["ipc", "nccl", "gloo"]
+    address: str = Field("", pattern=r"^[0-9a-fA-F.:]{0,45}$")
+    port: int = Field(0, ge=0, le=65535)
+    size: int = Field(0, ge=0, le=4096)
+    nccl: list[int] = Field(default_factory=list, max_length=4)
+
+
+class StartIn(_Strict):
+    """The second phase: which weights are to come."""
+
+    version: _Version
+
+
+class UpdateIn(StartIn):
+    """The third phase: a bucket of them."""
+
+    bucket: _BucketIn
+
+
+class FinishIn(StartIn):
+    """The fourth phase: all have come; the token ids to score."""
+
+    probe: list[_TokenId] = Field(min_length=2, max_length=4096)
+
+
+PHASES: Mapping[str, type[BaseModel]] = {
+    "init": InitIn,
+    "start": StartIn,
+    "update": UpdateIn,
+    "finish": FinishIn,
+}
+
+
+def phase_from_json(name: str, body: bytes) -> dict[str, Any]:
+    """What a phase of a transfer says; raises DataError for anything that does not belong."""
+    try:
+        return PHASES[name].model_validate_json(body).model_dump(exclude_none=True)
+    except ValidationError as error:
+        raise DataError(f"not a transfer's {name}: {first_problem(error)}") from None
 
 
 def job_to_json(job: Job) -> bytes:
