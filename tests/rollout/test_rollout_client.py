@@ -22,7 +22,7 @@ from gnomon.rollout.replica import HostReplica, ReplicaEngine
 from gnomon.rollout.torch_host import TorchHost
 from served import EOS, Servers, client, dial, free_port, policy
 
-OURS = "Gnomon-Rollouts: 2"
+OURS = "Gnomon-Rollouts: 3"
 LINES = "Content-Type: application/jsonlines"
 JOB = Job("0" * 64, [Request("a", [5, 9], n=2)], SamplingParams(4), EOS)
 
@@ -91,7 +91,7 @@ def sample(url: str, **more: Any) -> Any:
         (http(b"", status="404 Not Found"), r"\(HTTP 404 Not Found"),
         (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "not a rollout server of gnomon"),
         (http(b'{"alive": true}\n', LINES), "version 1 of the exchange and this gnomon 2"),
-        (http(b"{}\n", "Gnomon-Rollouts: 3"), "version 3 of the exchange and this gnomon 2"),
+        (http(b"{}\n", "Gnomon-Rollouts: 4"), "version 4 of the exchange and this gnomon 3"),
         (http(b"[" * 100_000 + b"\n", OURS), "not a rollout server"),
         (http(b"no json\n", OURS), "not a rollout server"),
         (http(b"[1]\n", OURS), "not a rollout server"),

@@ -149,7 +149,7 @@ def test_a_port_that_is_taken_is_named(serve: Serve, tiny_folder: Path) -> None:
         ({"max_rows": "many"}, "max_rows is 'many'"),
         ({"device": "no such"}, "device 'no such'"),
         ({"dtype": "float3"}, "unknown dtype"),
-        ({"colour": 1}, "colour is unknown; use device, dtype, max_rows"),
+        ({"colour": 1}, "colour is unknown; use device, dtype, max_lora_rank, max_rows"),
     ],
 )
 def test_options_of_the_torch_engine_that_are_none(
@@ -170,7 +170,7 @@ def test_options_that_are_no_yaml() -> None:
         ("/sample", b"no json", "Invalid JSON"),
         ("/sample", b"[1]", "not a job"),
         ("/sample", json.dumps({"params": {"temperature": float("nan")}}).encode(), "not a job"),
-        (f"/weights?version={'0' * 64}&probe=1,2", b"\x80\x04pickled", "damaged"),
+        (f"/weights?version={'0' * 64}&probe=1,2", b"\x80\x04pickled", "cannot be loaded"),
         ("/weights?version=x&probe=a", b"", "not understood"),
         ("/weights?probe=1", b"", "not understood"),
         ("/etc/passwd", b"", "nothing at"),
