@@ -209,7 +209,7 @@ def _check_judging(stage: Stage) -> None:
             "[{function: file.py:name}] or [{builtin: gold}], or "
             + ("an environment" if stage.trains else "settings.labellers")
         )
-    check_engine(spec.rollout)
+    check_engine(spec.rollout, spec.lora.rank if spec.lora is not None else 0)
     queued = [reward for reward in spec.reward if reward.builtin in ASK_PEOPLE]
     asks = queued[0].builtin if queued else ""
     if queued and (len(spec.reward) > 1 or queued[0].weight != 1.0):

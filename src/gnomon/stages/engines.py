@@ -22,13 +22,19 @@ from gnomon.rollout.protocol import Engine, Host
 from gnomon.rollout.replica import HostReplica, ReplicaEngine, TorchReplica
 from gnomon.rollout.torch_engine import CacheOptions, TorchEngine
 from gnomon.rollout.wire import TOKEN_VARIABLE, check_token, check_url
+from gnomon.stages.sampler import check_sampler, theirs, transfer_of, vllm_options
 
 _REMOTE = {"retries": int, "timeout": float}
 _TORCH = {"cache_gib": "gib", "kept_gib": "kept_gib", "cuda_graphs": "cuda_graphs"}
 
 
 def make_engine(
-    spec: RolloutSpec, policy: Role, encoder: Encoder, folder: Path, closing: ExitStack
+    spec: RolloutSpec,
+    policy: Role,
+    encoder: Encoder,
+    folder: Path,
+    closing: ExitStack,
+    share: float | None = None,
 ) -> Engine:
     """Build the engine of a stage; what it holds is given back by ``closing``.
 
@@ -37,6 +43,7 @@ def make_engine(
         policy: whose weights it samples from.
         encoder: brings the tokenizer and the tokens that end a response.
         folder: for weights on their way to the sampler.
+        share: of the GPU that vLLM in this process is given, where the recipe does not say.
 
     Raises:
         ConfigError: see :func:`check_engine`; or a server with another model.
@@ -63,27 +70,39 @@ def make_engine(
         engine = ReplicaEngine(TorchReplica(policy, torch_engine))
     else:
         closing.callback(shutil.rmtree, folder, ignore_errors=True)
-        host = _remote(spec) if spec.url is not None else _vllm(spec, policy, folder / "start")
+        start = folder / "start"
+        host = _remote(spec) if spec.url is not None else _vllm(spec, policy, start, share)
         engine = ReplicaEngine(
             HostReplica(
-                policy, host, encoder.tokenizer, tuple(encoder.stop_ids), folder / "versions"
+                policy,
+                host,
+                encoder.tokenizer,
+                tuple(encoder.stop_ids),
+                folder / "versions",
+                transfer_of(spec),
             )
         )
     closing.callback(engine.close)
     return engine
 
 
-def check_engine(spec: RolloutSpec) -> None:
+def check_engine(spec: RolloutSpec, lora_rank: int | None = None) -> None:
     """Refuse an engine that is not available, before anything is loaded.
+
+    Args:
+        spec: the stage's rollout section.
+        lora_rank: of the policy's adapter, 0 for none; None where it is not known yet.
 
     Raises:
         ConfigError: vLLM is missing, or options that nothing would read.
     """
+    if lora_rank is not None:
+        check_sampler(spec, lora_rank)
     if spec.url is not None:
-        for key, value in spec.options.items():
+        for key, value in theirs(spec.options).items():
             if key not in _REMOTE or isinstance(value, bool) or not isinstance(value, int | float):
                 raise ConfigError(
-                    f"rollout.options.{key}: with url, use retries and timeout (numbers); "
+                    f"rollout.options.{key}: with url, use retries and timeout (numbers), and transfer; "
                     "options of the engine itself are given to gnomon serve-rollouts"
                 )
             if not 0 <= value < math.inf or (key == "timeout" and value == 0):
@@ -121,7 +140,7 @@ def _cache(spec: RolloutSpec) -> CacheOptions:
 def _remote(spec: RolloutSpec) -> Host:
     from gnomon.rollout.client import RemoteHost  # httpx takes a while to import
 
-    given = {key: _REMOTE[key](value) for key, value in spec.options.items()}
+    given = {key: _REMOTE[key](value) for key, value in theirs(spec.options).items()}
     host = RemoteHost(str(spec.url), os.environ.get(TOKEN_VARIABLE), **given)
     about = host.about()
     if about.kind != spec.engine:
@@ -132,10 +151,14 @@ def _remote(spec: RolloutSpec) -> Host:
     return host
 
 
-def _vllm(spec: RolloutSpec, policy: Role, folder: Path) -> Host:
-    """vLLM in this process, started from the policy as it is now."""
+def _vllm(spec: RolloutSpec, policy: Role, folder: Path, share: float | None) -> Host:
+    """vLLM in this process, started from the policy as it is now, or from the weights below its
+    adapter where that is sent alone."""
     from gnomon.rollout.vllm_host import VLLMHost
 
-    save_policy(folder, policy)
-    dtype = str(policy.trunk.compute).removeprefix("torch.")
-    return VLLMHost(folder, {"dtype": dtype, "max_num_seqs": spec.max_rows, **spec.options})
+    trunk, name = policy.trunk, policy.adapter
+    alone = name is not None and bool(spec.options.get("enable_lora"))
+    save_policy(folder, Role("base", trunk) if alone else policy)
+    rank = int(trunk.model.peft_config[name].r) if name is not None else 0
+    dtype = str(trunk.compute).removeprefix("torch.")
+    return VLLMHost(folder, {"dtype": dtype, **vllm_options(spec, trunk.model.device, share, rank)})

@@ -35,6 +35,7 @@ from gnomon.stages.check import (
 from gnomon.stages.clock import SPREAD, Speed, measure, stage_seconds
 from gnomon.stages.gate_names import check_gates
 from gnomon.stages.probes import FOREIGN_P, foreign_prompts
+from gnomon.stages.sampler import gpu_bytes_of, share_line
 from gnomon.stages.stage import (
     SEPARATE,
     SHARED,
@@ -222,6 +223,9 @@ def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table 
     for plan in plans:
         if plan.job is not None:
             yield memory_table(memory_ways(plan.job), _memory_title(plan))
+            rollout, room = plan.stage.spec.rollout, gpu_bytes_of(plan.stage.device)
+            if (line := share_line(rollout, plan.job, room)) is not None:
+                yield Text(f"{plan.stage.name}: {line}")
         elif plan.stage.trains:
             yield Text(
                 f"{plan.stage.name}: its memory is not estimated: {recipe.model} is no model "

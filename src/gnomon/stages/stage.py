@@ -54,6 +54,7 @@ from gnomon.stages.names import (
 )
 from gnomon.stages.processes import Processes
 from gnomon.stages.roles import RoleBuilder
+from gnomon.stages.sampler import gpu_bytes_of, gpu_share
 from gnomon.stages.sources import StageData, context_of, recipe_encoder
 from gnomon.training.callbacks import Callback
 from gnomon.training.progress import Progress
@@ -221,7 +222,9 @@ class Stage:
     def engine(self, policy: Role, encoder: Encoder) -> Engine:
         """What samples; given back when the stage ends."""
         folder = self.folder.path / "rollout-weights"
-        return make_engine(self.spec.rollout, policy, encoder, folder, self.closing)
+        rollout, room = self.spec.rollout, gpu_bytes_of(self.device)
+        share = gpu_share(rollout, self.job(), room) if room else None
+        return make_engine(rollout, policy, encoder, folder, self.closing, share)
 
     def judge(self, builder: RoleBuilder, prompts: Sequence[EncodedPrompt]) -> Judge:
         """What judges the stage's samples, of these prompts.

@@ -122,6 +122,7 @@ class Played:
             prompts, completions = play(
                 self.environment, self.engine, prompts, requests, params, self.on_progress
             )
+        self.engine.rest()
         groups = [
             sampled_group(prompt.prompt, prompt.ids, row)
             for prompt, row in zip(prompts, completions, strict=True)

@@ -1,0 +1,115 @@
+"""What a recipe says of the way to its sampler: how weights are sent, memory, sleep, adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from gnomon.errors import ConfigError
+from gnomon.plan.fit import HEADROOM, vllm_share
+from gnomon.plan.job import Job
+from gnomon.recipe.schema import RolloutSpec
+from gnomon.rollout.transfer import check_kind
+
+LEAST = 0.05
+"""Of a GPU: what vLLM is given at least, for what it computes."""
+SHARE, TRANSFER, RANKS = "gpu_memory_utilization", "transfer", (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def transfer_of(spec: RolloutSpec) -> str:
+    """How whole weights are sent: ``rollout.options.transfer``."""
+    return str(spec.options.get(TRANSFER, "auto"))
+
+
+def theirs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are the sampler's own."""
+    return {key: value for key, value in options.items() if key != TRANSFER}
+
+
+def check_sampler(spec: RolloutSpec, lora_rank: int = 0) -> None:
+    """Refuse what cannot be, before anything is loaded.
+
+    Args:
+        spec: the stage's rollout section.
+        lora_rank: of the policy's adapter; 0: all weights are trained.
+
+    Raises:
+        ConfigError: a way that weights cannot take, an adapter that the sampler cannot take.
+    """
+    if spec.engine == "torch" and spec.url is None:
+        return
+    if TRANSFER in spec.options:
+        check_kind(transfer_of(spec), spec.url is not None, torch.cuda.is_available())
+    if spec.url is not None:
+        return
+    sleep = spec.options.get("sleep", False)
+    if not isinstance(sleep, bool):
+        raise ConfigError(f"rollout.options.sleep is {sleep!r}: use true or false")
+    if sleep and not torch.cuda.is_available():
+        raise ConfigError("rollout.options.sleep gives a GPU's memory back, and there is no GPU")
+    most = spec.options.get("max_lora_rank")
+    if not spec.options.get("enable_lora"):
+        if most is not None:
+            raise ConfigError("rollout.options.max_lora_rank goes with enable_lora: true")
+    elif not lora_rank:
+        raise ConfigError(
+            "rollout.options.enable_lora sends adapters, and this stage trains all weights: remove "
+            "it, or give the stage lora: {rank: ...}"
+        )
+    elif isinstance(most, int) and most < lora_rank:
+        raise ConfigError(
+            f"rollout.options.max_lora_rank is {most}, below the adapter's rank of {lora_rank}"
+        )
+
+
+def vllm_options(
+    spec: RolloutSpec, device: torch.device, share: float | None, lora_rank: int = 0
+) -> dict[str, Any]:
+    """The settings of a vLLM in the trainer's process.
+
+    Args:
+        spec: the stage's rollout section; what it says goes before what is chosen here.
+        device: of the policy.
+        share: of the GPU (:func:`gpu_share`), where it is known.
+        lora_rank: of the policy's adapter.
+    """
+    chosen: dict[str, Any] = {"max_num_seqs": spec.max_rows}
+    if device.type == "cuda":
+        chosen["sleep"] = not spec.max_staleness  # while training samples ahead it is never idle
+        if share is not None:
+            chosen[SHARE] = share
+    if spec.options.get("enable_lora"):
+        chosen["max_lora_rank"] = next((r for r in RANKS if r >= lora_rank), lora_rank)
+    return chosen | theirs(spec.options)
+
+
+def gpu_share(spec: RolloutSpec, job: Job | None, gpu_bytes: float) -> float | None:
+    """The share of a GPU that vLLM in the trainer's process is given, from the plan's numbers.
+
+    Returns:
+        None where the recipe says it itself, vLLM has no part, or the model has no known shape.
+    """
+    if job is None or SHARE in spec.options:
+        return None
+    share = vllm_share(job, gpu_bytes)
+    return min(HEADROOM, max(LEAST, round(share + 0.005, 2))) if share else None
+
+
+def gpu_bytes_of(device: torch.device) -> float:
+    """All memory of a GPU; 0 where the device is none."""
+    if device.type != "cuda":
+        return 0.0
+    return float(torch.cuda.get_device_properties(device).total_memory)
+
+
+def share_line(spec: RolloutSpec, job: Job | None, gpu_bytes: float) -> str | None:
+    """What the plan says of it."""
+    if not gpu_bytes or (share := gpu_share(spec, job, gpu_bytes)) is None:
+        return None
+    return (
+        f"vLLM is given {share:.0%} of the GPU ({share * gpu_bytes / 1e9:.1f} of "
+        f"{gpu_bytes / 1e9:.1f} GB): its weights, the cache of the rows written at once, and a "
+        f"tenth for what it computes. rollout.options.{SHARE} sets another share"
+    )

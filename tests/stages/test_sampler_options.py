@@ -1,0 +1,71 @@
+"""What a recipe says of the way to its sampler, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from gnomon.errors import ConfigError
+from gnomon.plan.fit import vllm_share
+from gnomon.plan.job import Job
+from gnomon.plan.shapes import Shape
+from gnomon.recipe.schema import RolloutSpec
+from gnomon.stages.engines import check_engine
+from gnomon.stages.sampler import gpu_share, share_line, vllm_options
+
+CUDA = torch.device("cuda", 0)
+URL = "http://127.0.0.1:1"
+
+
+def spec(url: str | None = None, **options: Any) -> RolloutSpec:
+    return RolloutSpec(engine="vllm", url=url, options=options)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "rank", "said"),
+    [
+        (spec(URL, transfer="nccl"), 0, "the trainer has no GPU"),
+        (spec(URL, transfer="nvvl"), 0, "did you mean 'nccl'"),
+        (spec(URL, transfer="memory"), 0, "a sampler in this process"),
+        (spec(URL, transfre="file"), 0, "use retries and timeout"),
+        (spec(transfer="gloo"), 0, "behind a url"),
+        (spec(sleep="deep"), 0, "use true or false"),
+        (spec(sleep=True), 0, "there is no GPU"),
+        (spec(enable_lora=True), 0, "trains all weights"),
+        (spec(enable_lora=True, max_lora_rank=8), 16, "below the adapter's rank of 16"),
+        (spec(max_lora_rank=8), 4, "goes with enable_lora"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(rollout: RolloutSpec, rank: int, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check_engine(rollout, rank)
+
+
+def test_what_is_chosen_where_the_recipe_does_not_say() -> None:
+    chosen = vllm_options(spec(transfer="file"), CUDA, 0.31)
+    assert chosen == {"max_num_seqs": 256, "sleep": True, "gpu_memory_utilization": 0.31}
+    said = vllm_options(spec(sleep=False, gpu_memory_utilization=0.5), CUDA, 0.31)
+    assert (said["sleep"], said["gpu_memory_utilization"]) == (False, 0.5)
+    ahead = RolloutSpec(engine="vllm", max_staleness=1)
+    assert vllm_options(ahead, CUDA, None) == {"max_num_seqs": 256, "sleep": False}
+    assert vllm_options(spec(), torch.device("cpu"), None) == {"max_num_seqs": 256}
+    lora = vllm_options(spec(enable_lora=True), torch.device("cpu"), None, 12)
+    assert lora["max_lora_rank"] == 16
+
+
+def test_the_share_of_a_gpu_follows_from_the_plan(small_shape: Shape) -> None:
+    job = Job("grpo", small_shape, 8, 8, 512, 512, 512, 512, 4096, engine="vllm")
+    room = vllm_share(job, 1.0) * 4  # a GPU of which it needs a quarter
+    share = gpu_share(spec(), job, room)
+    assert share is not None
+    assert 0.25 <= share <= 0.26
+    assert gpu_share(spec(gpu_memory_utilization=0.4), job, room) is None
+    assert gpu_share(spec(), job, room * 1e6) == 0.05
+    assert gpu_share(spec(), job, room / 1e6) == 0.92
+    line = share_line(spec(), job, room)
+    assert line is not None
+    assert "of the GPU" in line
+    assert share_line(spec(), job, 0.0) is None
