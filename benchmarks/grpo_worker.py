@@ -254,6 +254,8 @@ class _Scripted:
 
     def sync_weights(self) -> None: ...
 
+    def rest(self) -> None: ...
+
 
 def _scripted_judge() -> Any:
     """A judge that takes no time: the rewards are written down."""

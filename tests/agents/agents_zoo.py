@@ -145,6 +145,9 @@ class Script(Engine):
     def sync_weights(self) -> None:
         pass
 
+    def rest(self) -> None:
+        pass
+
 
 def runner(
     make: Callable[[], Any] = Adder,

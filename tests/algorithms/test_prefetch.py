@@ -272,7 +272,7 @@ class Dies:
     def __init__(self, inner: ReplicaEngine, at: int) -> None:
         self.inner, self.left = inner, at
         self.capture, self.pinned = inner.capture, inner.pinned
-        self.sync_weights = inner.sync_weights
+        self.sync_weights, self.rest = inner.sync_weights, inner.rest
 
     def generate(self, requests: Sequence[Request], params: SamplingParams, p: Any) -> Any:
         self.left -= 1

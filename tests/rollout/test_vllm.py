@@ -68,8 +68,8 @@ def policy(lora: bool = False) -> Role:
     return Role("policy", trunk, adapter="policy" if lora else None, trainable=True)
 
 
-def over(role: Role, host: Host, folder: Path) -> ReplicaEngine:
-    replica = HostReplica(role, host, role.trunk.tokenizer, EOS, folder / "weights")
+def over(role: Role, host: Host, folder: Path, way: str = "auto") -> ReplicaEngine:
+    replica = HostReplica(role, host, role.trunk.tokenizer, EOS, folder / "weights", way)
     return ReplicaEngine(replica)
 
 
@@ -206,6 +206,35 @@ def test_a_head_that_is_left_as_it_was_is_found_out(
     assert gap(role, engine.generate(REQUESTS, GREEDY), 1.0) < 1e-4
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_weights_from_memory_and_a_transfer_that_was_left_half_done(
+    here: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: bool
+) -> None:
+    from gnomon.rollout import transfer
+    from gnomon.rollout.vllm_host import VLLMHost
+
+    monkeypatch.setattr(transfer, "BUCKET", 200_000)
+    role = policy(lora)
+    engine, oracle = over(role, here, tmp_path, "memory"), own(role)
+    assert isinstance(here, VLLMHost)
+    for seed in (1, 2):
+        update(role, seed, size=0.2 if lora else 0.02)
+        if seed == 2:
+            weights = engine.capture().weights  # type: ignore[attr-defined]
+            here.start_weight_update(weights.version)
+            names, tensors = next(transfer.buckets(weights))
+            entries = [list(weights.sums.entries[name]) for name in names]
+            wrong = [*entries[:-1], [*entries[-1][:2], entries[-1][2] + 1]]
+            bucket = {"names": names, "entries": wrong, "tensors": tensors}
+            with pytest.raises(EngineError, match=f"{names[-1]} is not the tensor that was sent"):
+                here.update_weights(weights.version, bucket)
+            assert here.about().version == "half loaded"
+        engine.sync_weights()
+        rows = engine.generate(REQUESTS, GREEDY)
+        assert flat(rows) == flat(oracle.generate(REQUESTS, GREEDY))
+        assert gap(role, rows, 1.0) < 1e-4
+
+
 def test_settings_that_gnomon_makes_are_refused() -> None:
     from gnomon.rollout.vllm_host import VLLMHost
 
@@ -275,17 +304,26 @@ def test_a_server_takes_updates_and_dies_loudly(
         seen = mismatches(output)
         assert len(seen) == 3
         assert max(seen) < 1e-5 if staleness == 0 else max(seen[1:]) > 1e-3
+    crossing = over(role, host, tmp_path / "gloo", "gloo")  # the same by a broadcast
+    update(role, 3)
+    crossing.sync_weights()
+    assert flat(crossing.generate(REQUESTS, GREEDY)) == flat(oracle.generate(REQUESTS, GREEDY))
     os.kill(process.pid, signal.SIGKILL)
     process.wait(30)
     with pytest.raises(EngineError, match="is gone"):
         engine.generate(REQUESTS, GREEDY)
 
 
-def test_a_stage_with_vllm_in_the_trainers_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["memory", "adapters"])
+def test_a_stage_with_vllm_in_the_trainers_process(tmp_path: Path, way: str) -> None:
     import yaml
 
-    options = {k: v for k, v in OPTIONS.items() if k != "dtype"}
-    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe(tmp_path, options=options)))
+    more = {"transfer": "memory"} if way == "memory" else {"enable_lora": True}
+    options = {k: v for k, v in OPTIONS.items() if k != "dtype"} | more
+    raw = recipe(tmp_path, options=options)
+    if way == "adapters":
+        raw["stages"][0]["lora"] = {"rank": 4}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(raw))
     code = "from gnomon.cli.main import main; main()"
     subprocess.run(
         [sys.executable, "-c", code, "run", str(tmp_path / "r.yaml")],

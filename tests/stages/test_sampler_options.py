@@ -29,7 +29,7 @@ def spec(url: str | None = None, **options: Any) -> RolloutSpec:
         (spec(URL, transfer="nccl"), 0, "the trainer has no GPU"),
         (spec(URL, transfer="nvvl"), 0, "did you mean 'nccl'"),
         (spec(URL, transfer="memory"), 0, "a sampler in this process"),
-        (spec(URL, transfre="file"), 0, "use retries and timeout"),
+        (spec(URL, transfre="file"), 0, "use transfer, retries, timeout"),
         (spec(transfer="gloo"), 0, "behind a url"),
         (spec(sleep="deep"), 0, "use true or false"),
         (spec(sleep=True), 0, "there is no GPU"),
@@ -56,8 +56,9 @@ def test_what_is_chosen_where_the_recipe_does_not_say() -> None:
     assert lora["max_lora_rank"] == 16
 
 
-def test_the_share_of_a_gpu_follows_from_the_plan(small_shape: Shape) -> None:
-    job = Job("grpo", small_shape, 8, 8, 512, 512, 512, 512, 4096, engine="vllm")
+def test_the_share_of_a_gpu_follows_from_the_plan() -> None:
+    shape = Shape("tiny", 3, 64, 160, 4, 2, 16, 512, tied=True)
+    job = Job("grpo", shape, 8, 8, 512, 512, 512, 512, 4096, engine="vllm")
     room = vllm_share(job, 1.0) * 4  # a GPU of which it needs a quarter
     share = gpu_share(spec(), job, room)
     assert share is not None

@@ -102,7 +102,7 @@ def check_engine(spec: RolloutSpec, lora_rank: int | None = None) -> None:
         for key, value in theirs(spec.options).items():
             if key not in _REMOTE or isinstance(value, bool) or not isinstance(value, int | float):
                 raise ConfigError(
-                    f"rollout.options.{key}: with url, use retries and timeout (numbers), and transfer; "
+                    f"rollout.options.{key}: with url, use transfer, retries, timeout (numbers); "
                     "options of the engine itself are given to gnomon serve-rollouts"
                 )
             if not 0 <= value < math.inf or (key == "timeout" and value == 0):
