@@ -114,7 +114,7 @@ class VLLMHost:
         self._workers = int(vllm_config.parallel_config.world_size)
         lora = vllm_config.lora_config
         self._max_lora_rank = int(lora.max_lora_rank) if lora is not None else 0
-        dtype = load.dtype_of(self.about().dtype)
+        dtype = self._llm.llm_engine.model_config.dtype
         self._base = start_version(files, dtype) if self._max_lora_rank else ""
 
     def _more(self, options: Mapping[str, Any]) -> dict[str, Any]:
