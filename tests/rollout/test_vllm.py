@@ -218,7 +218,7 @@ def test_weights_from_memory_and_a_transfer_that_was_left_half_done(
     engine, oracle = over(role, here, tmp_path, "memory"), own(role)
     assert isinstance(here, VLLMHost)
     for seed in (1, 2):
-        update(role, seed, size=0.2 if lora else 0.02)
+        update(role, seed, size=0.1 if lora else 0.02)
         if seed == 2:
             weights = engine.capture().weights  # type: ignore[attr-defined]
             here.start_weight_update(weights.version)
