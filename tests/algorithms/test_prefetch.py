@@ -16,7 +16,7 @@ from torch import Tensor
 
 import tiny_world as tw
 from gnomon.algorithms.rollouts import Rollout
-from gnomon.errors import ConfigError, EngineError
+from gnomon.errors import ConfigError, EngineError, RewardsFailedError
 from gnomon.judges.protocol import Sample, Score
 from gnomon.records import Comparison, Cost, Judgement
 from gnomon.rollout.protocol import Completion, Request, SamplingParams
@@ -294,10 +294,117 @@ def test_an_engine_that_dies_stops_the_run_with_its_checkpoint_intact(tmp_path: 
     with pytest.raises(EngineError, match="is gone"):
         run.run()
     algorithm.source.close()
-    assert run.checkpoints.latest() == 2  # the next one would have held what could not be sampled
+    assert run.checkpoints.latest() == 3  # no iteration is lost: the order is, with its weights
     again = ahead(make(iterations=5), 1)
     loop(again, tmp_path / "run", every=1).run(resume=True)
     again.source.close()
+    ends = weights(whole)
+    assert all(torch.equal(ends[n], p) for n, p in again.named_parameters())
+
+
+class Held(Spread):
+    """The ``at``-th rewards (from 0) wait to be let go; notes the prompts that it was shown."""
+
+    def __init__(self, at: int = -1) -> None:
+        super().__init__()
+        self.at, self.calls, self.go = at, 0, threading.Event()
+        self.seen: list[list[str]] = []
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Score]:
+        self.calls += 1
+        if self.calls - 1 == self.at:
+            assert self.go.wait(30), "a checkpoint waits for what is being sampled"
+        self.seen.append([s.prompt.id for s in samples])
+        return super().__call__(samples)
+
+
+@pytest.mark.parametrize(("staleness", "lora"), [(1, False), (2, True)])
+def test_a_slow_order_is_drawn_again_from_its_own_weights(
+    staleness: int, lora: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the rollouts of iteration 4 are under way: the checkpoint does not wait for
+    them, and the resumed run neither replaces nor loses nor repeats any prompt."""
+    reward = Held()
+    whole = ahead(make(reward=reward, lora=lora, iterations=6), staleness, evaluates=False)
+    straight = loop(whole, tmp_path / "whole", every=1)
+    straight.run()
+    whole.source.close()
+    held = Held(at=4)
+    broken = ahead(make(reward=held, lora=lora, iterations=6), staleness, evaluates=False)
+    iterate = Loop._iteration
+
+    def killed(self: Loop, iteration: int) -> None:
+        if iteration == 4:
+            raise KeyboardInterrupt
+        iterate(self, iteration)
+
+    monkeypatch.setattr(Loop, "_iteration", killed)
+    first = loop(broken, tmp_path / "broken", every=1)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    monkeypatch.undo()
+    held.go.set()
+    broken.source.close()
+    ordered = first.checkpoints.read(4).algorithm_state["algorithm"]["source"]["ahead"]
+    missing = [i for i, order in ordered["orders"].items() if order["rollouts"] is None]
+    assert missing == [str(i) for i in range(4, min(4 + staleness, 6))]
+    assert sorted(ordered["snapshots"]) == [str(int(i) - staleness) for i in missing]
+    again = Held()
+    resumed = ahead(make(reward=again, lora=lora, iterations=6), staleness, evaluates=False)
+    second = loop(resumed, tmp_path / "broken", every=1)
+    second.run(resume=True)
+    resumed.source.close()
+    ends = weights(whole)
+    assert all(torch.equal(ends[n], p) for n, p in resumed.named_parameters())
+    assert repr(rows(second)) == repr(rows(straight))
+    assert held.seen[:4] + again.seen == reward.seen
+
+
+def test_finished_orders_are_neither_sampled_again_nor_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward = Held()
+    algorithm = ahead(make(reward=reward, iterations=5), 2, evaluates=False)
+    iterate = Loop._iteration
+
+    def killed(self: Loop, iteration: int) -> None:
+        if iteration == 3:
+            for order in tw.sampled(algorithm).prefetch._orders.values():
+                order.future.result()
+            self._save(3)
+            raise KeyboardInterrupt
+        iterate(self, iteration)
+
+    monkeypatch.setattr(Loop, "_iteration", killed)
+    with pytest.raises(KeyboardInterrupt):
+        loop(algorithm, tmp_path, every=1000).run()
+    monkeypatch.undo()
+    algorithm.source.close()
+    again = Held()
+    resumed = ahead(make(reward=again, iterations=5), 2, evaluates=False)
+    loop(resumed, tmp_path, every=1000).run(resume=True)
+    resumed.source.close()
+    assert len(reward.seen) == 5  # iterations 3 and 4 came from the buffer
+    assert again.seen == []
+
+
+def test_rewards_that_failed_are_asked_again_by_a_resumed_run(tmp_path: Path) -> None:
+    class Fails(Held):
+        def __call__(self, samples: Sequence[Sample]) -> list[Score]:
+            found = super().__call__(samples)
+            return found if self.calls != 3 else [Score(None, error="down") for _ in found]
+
+    whole = ahead(make(reward=Held(), iterations=5), 1, evaluates=False)
+    loop(whole, tmp_path / "whole").run()
+    algorithm = ahead(make(reward=Fails(), iterations=5), 1, evaluates=False)
+    run = loop(algorithm, tmp_path / "run", every=1000)
+    with pytest.raises(RewardsFailedError, match="iteration 3"):
+        run.run()
+    assert run.checkpoints.latest() == 2
+    again = ahead(make(reward=Held(), iterations=5), 1, evaluates=False)
+    loop(again, tmp_path / "run", every=1000).run(resume=True)
+    for learner in (whole, algorithm, again):
+        learner.source.close()
     ends = weights(whole)
     assert all(torch.equal(ends[n], p) for n, p in again.named_parameters())
 

@@ -46,12 +46,17 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt and n samples of it; ``seed`` fixes the samples whatever shares the batch."""
+    """One prompt and n samples of it; ``seed`` fixes the samples whatever shares the batch.
+
+    ``first`` is the number of the first of them: samples 4 and 5 of a prompt (``n=2, first=4``) are
+    the same wherever and with whatever they are drawn.
+    """
 
     id: str
     prompt_ids: Sequence[int]
     n: int = 1
     seed: int = 0
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,10 @@ class Snapshot(Protocol):
         """Names the weights: equal versions are equal weights."""
         ...
 
+    def state_dict(self) -> dict[str, Any]:
+        """The weights as a checkpoint can hold them; see :meth:`Engine.restored`."""
+        ...
+
 
 class Engine(Protocol):
     """Who samples from the policy, and with which of its weights.
@@ -143,6 +152,10 @@ class Engine(Protocol):
         """The policy's weights now, for :meth:`pinned`. Called while nothing trains them."""
         raise EngineError(f"a {type(self).__name__} has no weights of its own")
 
+    def restored(self, state: Mapping[str, Any]) -> Snapshot:
+        """The snapshot that a checkpoint holds (:meth:`Snapshot.state_dict`)."""
+        raise EngineError(f"a {type(self).__name__} has no weights of its own")
+
     def pinned(
         self, snapshot: Snapshot, progress: Progress | None = None
     ) -> AbstractContextManager[None]:
@@ -172,6 +185,10 @@ class Replica(Protocol):
             kept: they are loaded after training has gone on; otherwise they are loaded at once, and
                 need no copy.
         """
+        ...
+
+    def restored(self, state: Mapping[str, Any]) -> Snapshot:
+        """The snapshot that a checkpoint holds."""
         ...
 
     def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,6 +43,7 @@ from gnomon.rollout.protocol import (
     WeightsHere,
 )
 from gnomon.rollout.sampling import StopText
+from gnomon.rollout.sums import Sums
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.rollout.weights import PolicyWriter, check_shapes, sent_sums
 
@@ -65,6 +68,9 @@ class ReplicaEngine(Engine):
 
     def capture(self) -> Snapshot:
         return self.replica.capture()
+
+    def restored(self, state: Mapping[str, Any]) -> Snapshot:
+        return self.replica.restored(state)
 
     @contextmanager
     def pinned(self, snapshot: Snapshot, progress: Progress | None = None) -> Iterator[None]:
@@ -138,6 +144,9 @@ class TensorSnapshot:
     version: str
     tensors: dict[str, Tensor]
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"tensors": self.tensors}
+
 
 class TorchReplica:
     """A second copy of the policy's trunk that only samples.
@@ -162,6 +171,9 @@ class TorchReplica:
         tensors = _trained(self._policy.trunk, self._adapter)
         kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         return TensorSnapshot(str(next(self._versions)), kept)
+
+    def restored(self, state: Mapping[str, Any]) -> TensorSnapshot:
+        return TensorSnapshot(str(next(self._versions)), dict(state["tensors"]))
 
     @torch.no_grad()
     def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:
@@ -220,6 +232,13 @@ class SentSnapshot:
     def version(self) -> str:
         return self.weights.version
 
+    def state_dict(self) -> dict[str, Any]:
+        state = {"version": self.version, "probe": list(self.probe)}
+        if isinstance(self.weights, WeightsHere):
+            return state | {"tensors": dict(self.weights.tensors())}
+        content = torch.from_numpy(np.fromfile(self.weights.path, dtype=np.uint8))
+        return state | {"file": content}
+
 
 class HostReplica:
     """Keeps a host in step with the policy.
@@ -268,6 +287,7 @@ class HostReplica:
         else:
             self._transfer = host.connect(transfer, policy.trunk.model.device)
         self._writer = PolicyWriter(policy, folder)
+        self._folder = folder
         if self._base and self._base != self._writer.base_version(self._dtype):
             raise ConfigError(
                 f"the weights in {about.program} are not those below the policy's adapter, so the "
@@ -290,6 +310,18 @@ class HostReplica:
         if self._transfer == "file":
             return self._writer.write()
         return self._writer.here(self._dtype, kept)
+
+    def restored(self, state: Mapping[str, Any]) -> SentSnapshot:
+        version, probe = str(state["version"]), tuple(state["probe"])
+        if "tensors" in state:
+            tensors = dict(state["tensors"])
+            return SentSnapshot(WeightsHere(version, Sums.of(tensors.items()), tensors.items), probe)
+        path = self._folder / "restored" / f"{version}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        state["file"].numpy().tofile(path)
+        weights = WeightsFile(path, version)
+        weakref.finalize(weights, path.unlink, missing_ok=True)
+        return SentSnapshot(weights, probe)
 
     def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:
         assert isinstance(snapshot, SentSnapshot)

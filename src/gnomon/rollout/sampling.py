@@ -50,7 +50,7 @@ def stream_keys(request: Request) -> list[int]:
         places = np.arange(1, ids.size + 1, dtype=np.uint64) * _GAMMA
         prompt = np.bitwise_xor.reduce(_mix(_mix(places) + ids))
         root = _mix(_mix(np.array([request.seed & _WORD], dtype=np.uint64)) + prompt)
-        samples = np.arange(1, request.n + 1, dtype=np.uint64)
+        samples = np.arange(1, request.n + 1, dtype=np.uint64) + np.uint64(request.first)
         return [int(key) for key in _mix(root + _mix(samples * _GAMMA))]
 
 

@@ -164,6 +164,7 @@ class _RequestIn(_Strict):
     prompt_ids: Annotated[list[_TokenId], FailFast()] = Field(min_length=1)
     n: int = Field(ge=1, le=MAX_RESPONSES)
     seed: int = Field(ge=0, lt=2**64)
+    first: int = Field(0, ge=0, le=MAX_RESPONSES)
 
 
 class _ParamsIn(_Strict):
@@ -279,6 +280,7 @@ def job_to_json(job: Job) -> bytes:
                     "prompt_ids": [int(i) for i in r.prompt_ids],
                     "n": r.n,
                     "seed": r.seed & word,
+                    "first": r.first,
                 }
                 for r in job.requests
             ],
@@ -304,7 +306,7 @@ def job_from_json(body: bytes) -> Job:
     params = SamplingParams(
         p.max_new_tokens, p.temperature, p.top_p, p.top_k, p.min_p, tuple(p.stop)
     )
-    requests = [Request(r.id, r.prompt_ids, r.n, r.seed) for r in job.requests]
+    requests = [Request(r.id, r.prompt_ids, r.n, r.seed, r.first) for r in job.requests]
     return Job(job.version, requests, params, job.eos)
 
 

@@ -4,8 +4,10 @@
 
 so that at the start of iteration i the rollouts of iteration i + k are ordered, from the weights of
 that moment, and those ordered k iterations ago are taken. Which weights sample what follows from i
-and k alone, never from which thread was faster; and what is under way at a checkpoint is waited for
-and saved with it. So the same seed gives the same run, killed and resumed or not.
+and k alone, never from which thread was faster. A checkpoint holds every order: what is sampled
+already as it is, what is not with the weights that were to write it, so that it is sampled again
+from the same weights with the same seeds. No order is dropped for being slow, and none is replaced.
+So the same seed gives the same run, killed and resumed or not.
 """
 
 from __future__ import annotations
@@ -37,10 +39,18 @@ class Taken(Generic[T]):
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Ordered(Generic[T]):
+@dataclass
+class _Order(Generic[T]):
+    """An iteration's rollouts on their way; ``snapshot`` is kept until they are sampled."""
+
     weights: int
     future: Future[T]
+    snapshot: Snapshot | None = None
+
+    def settle(self, future: Future[T]) -> None:
+        """Let go of the weights, unless the rollouts have to be sampled again."""
+        if not future.cancelled() and future.exception() is None:
+            self.snapshot = None
 
 
 class Prefetch(Generic[T]):
@@ -69,50 +79,76 @@ class Prefetch(Generic[T]):
         self._sample = sample
         self._staleness = staleness
         self._iterations = iterations
-        self._jobs: dict[int, _Ordered[T]] = {}
+        self._orders: dict[int, _Order[T]] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rollouts")
         self._stopped = threading.Event()
 
     def take(self, iteration: int) -> Taken[T]:
         """Order what comes ``staleness`` iterations later, and wait for this iteration's rollouts.
 
-        Call it once per iteration, in order, with the weights that the iteration starts from.
+        Call it in the order of iterations, with the weights that each starts from. What was taken
+        is kept until the next iteration takes: one that fails half-way gets the same again.
         """
+        self._orders = {i: order for i, order in self._orders.items() if i >= iteration}
         last = min(iteration + self._staleness, self._iterations - 1)
-        wanted = [i for i in range(iteration, last + 1) if i not in self._jobs]
+        wanted = [i for i in range(iteration, last + 1) if i not in self._orders]
         if wanted:
             snapshot = self._engine.capture()
             for i in wanted:
-                self._jobs[i] = _Ordered(
-                    iteration, self._submit(snapshot, partial(self._sample, i))
-                )
+                self._order(i, iteration, snapshot)
         began = time.perf_counter()
-        job = self._jobs.pop(iteration)
-        return Taken(job.future.result(), job.weights, time.perf_counter() - began)
+        order = self._orders[iteration]
+        return Taken(order.future.result(), order.weights, time.perf_counter() - began)
 
     def alone(self, work: Callable[[], T]) -> T:
         """Do ``work`` with the policy's weights of now, after what was ordered before."""
         return self._submit(self._engine.capture(), work).result()
 
     def state(self, pack: Callable[[T], Mapping[str, Any]]) -> dict[str, Any]:
-        """What is ordered and not yet taken, waited for; ``pack`` makes it storable."""
-        return {
-            str(i): {"weights": job.weights, "rollouts": pack(job.future.result())}
-            for i, job in sorted(self._jobs.items())
-        }
+        """What is ordered, waiting for nothing; ``pack`` makes rollouts storable.
+
+        An order that is not sampled yet, or failed, is stored with the weights that are to write
+        it: once for each version, however many orders it has.
+        """
+        orders: dict[str, Any] = {}
+        snapshots: dict[str, Any] = {}
+        for i, order in sorted(self._orders.items()):
+            snapshot, future = order.snapshot, order.future  # in this order: settle() may be called
+            done = future.done() and future.exception() is None
+            orders[str(i)] = {
+                "weights": order.weights,
+                "rollouts": pack(future.result()) if done else None,
+            }
+            if not done:
+                assert snapshot is not None
+                snapshots.setdefault(str(order.weights), snapshot.state_dict())
+        return {"orders": orders, "snapshots": snapshots}
 
     def restore(self, state: Mapping[str, Any], unpack: Callable[[Mapping[str, Any]], T]) -> None:
-        """Take over what :meth:`state` gave."""
-        for i, saved in state.items():
+        """Take over what :meth:`state` gave, and sample what is missing."""
+        orders = state.get("orders", state)  # earlier versions had them alone
+        snapshots = {j: self._engine.restored(s) for j, s in state.get("snapshots", {}).items()}
+        for i, saved in sorted(orders.items(), key=lambda item: int(item[0])):
+            if saved["rollouts"] is None:
+                weights = saved["weights"]
+                self._order(int(i), int(weights), snapshots[str(weights)])
+                continue
             future: Future[T] = Future()
             future.set_result(unpack(saved["rollouts"]))
-            self._jobs[int(i)] = _Ordered(int(saved["weights"]), future)
+            self._orders[int(i)] = _Order(int(saved["weights"]), future)
 
     def close(self) -> None:
         """Drop what is ordered, and wait until the thread has let go of the engine."""
         self._stopped.set()
-        self._jobs.clear()
+        self._orders.clear()
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _order(self, iteration: int, weights: int, snapshot: Snapshot) -> None:
+        """Have an iteration sampled from ``snapshot``, the weights of iteration ``weights``."""
+        future = self._submit(snapshot, partial(self._sample, iteration))
+        order = _Order(weights, future, snapshot)
+        self._orders[iteration] = order
+        future.add_done_callback(order.settle)
 
     def _submit(self, snapshot: Snapshot, work: Callable[[], T]) -> Future[T]:
         def run() -> T:

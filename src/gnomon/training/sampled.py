@@ -104,12 +104,12 @@ class SampledSource:
         ahead: dict[str, float] = {}
         if self.prefetch is None:
             rollouts, written_by = self.rollouts(iteration), iteration
+            self._check_errors(rollouts, iteration)
         else:
             taken = self.prefetch.take(iteration)
             rollouts, written_by = taken.rollouts, taken.weights
             ahead = {"staleness": float(iteration - written_by), "rollout_wait": taken.seconds}
         self.tally.add((j for r in rollouts for j in r.judgements), iteration)
-        self._check_errors(rollouts, iteration)
         self._warn_of_no_signal(rollouts, iteration)
         metrics = rollout_metrics(rollouts) | {"temperature": step.temperature, **ahead}
         metrics |= self.monitors.figures(rollouts, step)
@@ -228,7 +228,14 @@ class SampledSource:
         if problem is not None:
             raise ConfigError(f"rollout.max_staleness: {problem}")
         staleness = self.sampling.max_staleness
-        return Prefetch(self.played.engine, self.rollouts, staleness, self.bench.iterations)
+        return Prefetch(self.played.engine, self._usable, staleness, self.bench.iterations)
+
+    def _usable(self, iteration: int) -> list[Rollout]:
+        """The iteration's rollouts; where too many rewards failed they count as not sampled, so
+        that a resumed run asks again."""
+        rollouts = self.rollouts(iteration)
+        self._check_errors(rollouts, iteration)
+        return rollouts
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"judges": self.tally.state_dict()}
@@ -243,7 +250,7 @@ class SampledSource:
             self.prefetch.restore(state["ahead"], lambda s: unpack_rollouts(s, self.prompts))
 
     def can_draw_again(self) -> bool:
-        return self.prefetch is None
+        return True
 
     def close(self) -> None:
         """Stop what samples ahead; the source is of no use afterwards."""
