@@ -60,6 +60,14 @@ def run(
             "pausing. Ctrl-C pauses.",
         ),
     ] = False,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Place rollout.workers by Ray, on RAY_ADDRESS or a cluster of this machine's; see "
+            "docs/workers.md. ray.address=HOST:PORT names another.",
+        ),
+    ] = False,
 ) -> None:
     """Run a recipe's stages in order and write its report.
 
@@ -75,6 +83,8 @@ def run(
     if no_code and not dry_run:
         raise ConfigError("--no-code goes with --dry-run: a run needs the recipe's own code")
     parsed = _load(recipe, overrides or [])
+    if ray:
+        parsed = placed_by_ray(parsed)
     base = recipe.absolute().parent
     check_names(parsed, base)
     if wait and (dry_run or seeds is not None):
@@ -271,6 +281,22 @@ def _run_seeds(
     say(f"table: {file}")
     if closed:
         raise GateClosed("\n".join(closed))
+
+
+def placed_by_ray(recipe: Recipe) -> Recipe:
+    """The recipe with its workers placed by Ray.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    from gnomon.recipe.placement import RaySpec
+
+    if not any(stage.rollout.workers for stage in recipe.stages):
+        raise ConfigError(
+            "--ray places rollout.workers, and no stage asks for any: set STAGE.rollout.workers=2, "
+            "say"
+        )
+    return recipe if recipe.ray else recipe.model_copy(update={"ray": RaySpec()})
 
 
 def quiet() -> None:

@@ -19,6 +19,7 @@ from pydantic import (
 
 from gnomon.recipe.card import CardSpec
 from gnomon.recipe.gates import Conditions, OnFail
+from gnomon.recipe.placement import RaySpec
 from gnomon.recipe.spec import Spec, listed_by
 from gnomon.recipe.training import CallbackSpec, LoraSpec, TrainSpec
 
@@ -106,7 +107,22 @@ class RolloutSpec(Spec):
     engine: Literal["torch", "vllm"] = Field(
         "torch", description="what samples: torch shares the trainer's weights; see engines.md"
     )
-    url: str | None = Field(None, description="of a server started with gnomon serve-rollouts")
+    url: str | list[str] | None = Field(
+        None, description="of a server started with gnomon serve-rollouts, or of several"
+    )
+    workers: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="rollout servers to start for the stage: processes on this machine, or placed "
+        "by Ray; see [workers.md](workers.md)",
+    )
+    share: int | None = Field(
+        None,
+        ge=1,
+        description="with several servers: most responses that one is asked for at a time; null: "
+        "an eighth of them, at most 256",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="of engine vllm (as for vllm.LLM), of engine torch (cache_gib, kept_gib, "
@@ -417,6 +433,9 @@ class Recipe(Spec):
     )
     float32_head: bool = Field(
         False, description="compute logits in float32 where the rest is in bfloat16"
+    )
+    ray: RaySpec | None = Field(
+        None, description="place rollout.workers by Ray (`--ray` is `ray: {}`)"
     )
     sinks: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
     callbacks: Annotated[list[CallbackSpec], listed_by("callback")] = Field(

@@ -48,7 +48,9 @@ class LocalHost(Host):
     ) -> None:
         token = secrets.token_hex(16)
         command = [sys.executable, "-m", "gnomon.rollout.local", str(model), engine]
-        self._said: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._said: IO[str] = tempfile.TemporaryFile(  # noqa: SIM115 - closed by close()
+            "w+", encoding="utf-8", errors="replace"
+        )
         self._process = subprocess.Popen(
             [*command, json.dumps(dict(options))],
             env={**os.environ, **(environment or {}), TOKEN_VARIABLE: token},

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
+
 from gnomon.errors import ConfigError, EngineError
 from gnomon.rollout.crew import RETRIES, Crew, Tell
 from gnomon.rollout.protocol import (
@@ -25,8 +27,10 @@ from gnomon.rollout.protocol import (
     Request,
     StaleWeightsError,
     WeightsFile,
+    WeightsHere,
 )
 from gnomon.rollout.replica import TOLERANCE
+from gnomon.rollout.transfer import choose
 
 _SHARES, _LARGEST = 8, 256
 _LOADS = 3  # per share: the first one, and two after the server lost the weights
@@ -109,11 +113,18 @@ class PoolHost(Host):
     def about(self) -> About:
         assert self._about is not None
         version = self._weights[0].version if self._weights else self._about[1].version
-        return replace(self._about[1], version=version)
+        return replace(self._about[1], version=version, transfers=("file",))
+
+    def connect(self, transfer: str, device: torch.device) -> str:
+        return choose(transfer, self.about(), device, url=True)
 
     def load(
-        self, weights: WeightsFile, probe: Sequence[int], wanted: Callable[[], None] | None = None
+        self,
+        weights: WeightsFile | WeightsHere,
+        probe: Sequence[int],
+        wanted: Callable[[], None] | None = None,
     ) -> Sequence[float]:
+        assert isinstance(weights, WeightsFile), "a pool's about() says so"
         self._weights, self._scores = (weights, probe), None
         for member in self._crew.workers.values():
             member.version = ""
@@ -134,6 +145,10 @@ class PoolHost(Host):
                 rows[piece.place][piece.start : piece.start + piece.request.n] = answer
         return [[one for one in row if one is not None] for row in rows]
 
+    def rest(self) -> None:
+        for member in list(self._crew.workers.values()):
+            member.host.rest()
+
     def close(self) -> None:
         self._crew.close()
 
@@ -148,7 +163,7 @@ class PoolHost(Host):
                 first, known = self._about = self._about or (name, about)
             differ = [
                 f"{key} is {getattr(known, key)} at {first} and {getattr(about, key)} at {name}"
-                for key in ("kind", "dtype", "window", "vocabulary")
+                for key in ("kind", "dtype", "window", "vocabulary", "base")
                 if getattr(known, key) != getattr(about, key)
             ]
             if known.shapes != about.shapes:

@@ -1,7 +1,8 @@
 """Ray: actors around the same hosts, placed wherever the cluster has room.
 
-Ray pickles what passes between its processes. That is only gnomon's own objects between gnomon's own
-processes; models are safetensors and JSON here too, and nothing that a user downloaded is unpickled.
+Ray pickles what passes between its processes. That is only gnomon's own objects between gnomon's
+own processes; models are safetensors and JSON here too, and nothing that a user downloaded is
+unpickled.
 """
 
 from __future__ import annotations
@@ -157,9 +158,7 @@ class RayFleet:
         engine, options: as for :func:`~gnomon.rollout.serve.make_host`.
     """
 
-    def __init__(
-        self, spec: RaySpec, model: Path, engine: str, options: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, spec: RaySpec, model: Path, engine: str, options: Mapping[str, Any]) -> None:
         self.ray = connect(spec)
         self._spec, self._engine, self._options = spec, engine, dict(options)
         files = [file for file in sorted(model.iterdir()) if file.is_file()]

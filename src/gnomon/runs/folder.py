@@ -54,8 +54,8 @@ LOCK, HOLDER = ".lock", ".lock.json"
 _DECISIONS = ("gates", "on_fail", "on_purpose")
 """Keys of a recipe, and of a stage, that a resumed run may have changed: what is done stays done,
 and its gates are asked again; ``on_purpose`` only quiets the dry run. So may the recipe's ``card``
-and ``callbacks``, which change nothing of what is trained, and its ``strategy``, which changes no
-more than rounding."""
+and ``callbacks``, which change nothing of what is trained, its ``strategy``, which changes no
+more than rounding, and ``ray``, which says where."""
 _ASKING = ("budget", "budget_tokens", "patience_s", "requests_per_minute", "tokens_per_minute")
 """Options of an AI judge that a resumed run may have changed: they do not decide what it says."""
 _MEMORY = (".train.tokens_per_microbatch", ".train.gradient_checkpointing", ".rollout.max_rows")
@@ -293,7 +293,7 @@ def _is_decision(key: str) -> bool:
     """Whether a key as :func:`recipe_changes` writes it is of a gate, the card, a callback or the
     strategy."""
     parts = [part for part in key.split(".") if not part.isdecimal()]
-    if parts[0] in ("card", "callbacks", "strategy"):
+    if parts[0] in ("card", "callbacks", "strategy", "ray"):
         return True
     return parts[-1] in _DECISIONS and "settings" not in parts
 

@@ -403,10 +403,11 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path, code: bool = True)
     if spec is None:
         return
     rollout = spec.rollout
-    if rollout.engine != "torch" or rollout.url or rollout.options or rollout.max_staleness:
+    apart = rollout.engine != "torch" or rollout.url or rollout.workers
+    if apart or rollout.options or rollout.max_staleness:
         raise ConfigError(
             "rollout: the comparison samples with the torch engine, one policy after the other; "
-            "remove engine, url, options and max_staleness"
+            "remove engine, url, workers, options and max_staleness"
         )
     after = len(recipe.stages)
     for reward in spec.rewards:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError
 from gnomon.models.roles import Role
 from gnomon.models.save import save_policy
+from gnomon.recipe.placement import RaySpec
 from gnomon.recipe.schema import RolloutSpec
+from gnomon.rollout.crew import RETRIES
+from gnomon.rollout.pool import PoolHost
 from gnomon.rollout.protocol import Engine, Host
 from gnomon.rollout.replica import HostReplica, ReplicaEngine, TorchReplica
 from gnomon.rollout.torch_engine import CacheOptions, TorchEngine
@@ -25,6 +29,8 @@ from gnomon.rollout.wire import TOKEN_VARIABLE, check_token, check_url
 from gnomon.stages.sampler import check_sampler, theirs, transfer_of, vllm_options
 
 _REMOTE = {"retries": int, "timeout": float}
+_WORKERS = ("device", "max_lora_rank")
+"""Of servers of engine torch."""
 _TORCH = {"cache_gib": "gib", "kept_gib": "kept_gib", "cuda_graphs": "cuda_graphs"}
 
 
@@ -35,6 +41,7 @@ def make_engine(
     folder: Path,
     closing: ExitStack,
     share: float | None = None,
+    ray: RaySpec | None = None,
 ) -> Engine:
     """Build the engine of a stage; what it holds is given back by ``closing``.
 
@@ -44,6 +51,7 @@ def make_engine(
         encoder: brings the tokenizer and the tokens that end a response.
         folder: for weights on their way to the sampler.
         share: of the GPU that vLLM in this process is given, where the recipe does not say.
+        ray: places the workers that the section asks for; None for processes on this machine.
 
     Raises:
         ConfigError: see :func:`check_engine`; or a server with another model.
@@ -64,14 +72,13 @@ def make_engine(
         )
 
     trunk = policy.trunk
-    if spec.engine == "torch" and spec.url is None:
+    if spec.engine == "torch" and spec.url is None and not spec.workers:
         if not spec.max_staleness:
             return torch_engine(trunk.model, lambda: trunk.active(policy.adapter))
         engine = ReplicaEngine(TorchReplica(policy, torch_engine))
     else:
         closing.callback(shutil.rmtree, folder, ignore_errors=True)
-        start = folder / "start"
-        host = _remote(spec) if spec.url is not None else _vllm(spec, policy, start, share)
+        host = _host(spec, policy, folder / "start", share, ray)
         engine = ReplicaEngine(
             HostReplica(
                 policy,
@@ -98,6 +105,14 @@ def check_engine(spec: RolloutSpec, lora_rank: int | None = None) -> None:
     """
     if lora_rank is not None:
         check_sampler(spec, lora_rank)
+    if spec.share is not None and not (spec.workers or isinstance(spec.url, list)):
+        raise ConfigError(
+            "rollout.share is how several servers split the work: give workers or url"
+        )
+    if spec.url is not None and spec.workers:
+        raise ConfigError(
+            "rollout.url names servers that run, workers starts some: give one of them"
+        )
     if spec.url is not None:
         for key, value in theirs(spec.options).items():
             if key not in _REMOTE or isinstance(value, bool) or not isinstance(value, int | float):
@@ -107,15 +122,27 @@ def check_engine(spec: RolloutSpec, lora_rank: int | None = None) -> None:
                 )
             if not 0 <= value < math.inf or (key == "timeout" and value == 0):
                 raise ConfigError(f"rollout.options.{key} is {value}; use a number above 0")
-        check_url(spec.url)
+        urls = [check_url(url) for url in _urls(spec)]
+        if not urls or len(set(urls)) < len(urls):
+            raise ConfigError(f"rollout.url: {spec.url}: give each server's address once")
         check_token(os.environ.get(TOKEN_VARIABLE))
         return
-    if spec.engine == "torch":
+    if spec.engine == "torch" and spec.workers:
+        _check_workers(spec)
+    elif spec.engine == "torch":
         _cache(spec)
     if spec.engine == "vllm" and find_spec("vllm") is None:
         from gnomon.rollout.vllm_host import import_vllm
 
         import_vllm()
+
+
+def _check_workers(spec: RolloutSpec) -> None:
+    for key in theirs(spec.options):
+        if key not in _WORKERS:
+            raise ConfigError(
+                f"rollout.options.{key}: workers of engine torch take {', '.join(_WORKERS)}"
+            )
 
 
 def _cache(spec: RolloutSpec) -> CacheOptions:
@@ -137,15 +164,57 @@ def _cache(spec: RolloutSpec) -> CacheOptions:
     return CacheOptions(**{_TORCH[key]: value for key, value in spec.options.items()})
 
 
-def _remote(spec: RolloutSpec) -> Host:
+def _urls(spec: RolloutSpec) -> list[str]:
+    return spec.url if isinstance(spec.url, list) else [str(spec.url)]
+
+
+def _host(
+    spec: RolloutSpec, policy: Role, folder: Path, share: float | None, ray: RaySpec | None
+) -> Host:
+    """One host, or a pool of them."""
+    if isinstance(spec.url, list):
+        once = spec.model_copy(update={"options": {"retries": 0, **spec.options}})
+        retries = int(spec.options.get("retries", RETRIES))
+        each = {url: partial(_remote, once, url) for url in spec.url}
+        return PoolHost(each, share=spec.share, retries=retries)
+    if spec.url is not None:
+        return _remote(spec, spec.url)
+    if not spec.workers:
+        return _vllm(spec, policy, folder, share)
+    save_policy(folder, policy)
+    names = [f"worker {i + 1}" for i in range(spec.workers)]
+    options = _options(spec, policy)
+    if ray is not None:
+        from gnomon.rollout.ray_workers import RayFleet
+
+        if spec.engine == "torch" and ray.gpus_per_worker:
+            options["device"] = "cuda"
+        fleet = RayFleet(ray, folder, spec.engine, options)
+        return PoolHost(dict.fromkeys(names, fleet.host), share=spec.share)
+    from gnomon.rollout.local import LocalHost
+
+    threads = str(max(1, (os.cpu_count() or 1) // (spec.workers + 1)))
+    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+    start = partial(LocalHost, folder, spec.engine, options, environment)
+    return PoolHost(dict.fromkeys(names, start), share=spec.share)
+
+
+def _options(spec: RolloutSpec, policy: Role) -> dict[str, Any]:
+    """Of the engine, as the policy and the recipe have them."""
+    dtype = str(policy.trunk.compute).removeprefix("torch.")
+    rows = "max_num_seqs" if spec.engine == "vllm" else "max_rows"
+    return {"dtype": dtype, rows: spec.max_rows, **theirs(spec.options)}
+
+
+def _remote(spec: RolloutSpec, url: str) -> Host:
     from gnomon.rollout.client import RemoteHost  # httpx takes a while to import
 
     given = {key: _REMOTE[key](value) for key, value in theirs(spec.options).items()}
-    host = RemoteHost(str(spec.url), os.environ.get(TOKEN_VARIABLE), **given)
+    host = RemoteHost(url, os.environ.get(TOKEN_VARIABLE), **given)
     about = host.about()
     if about.kind != spec.engine:
         raise ConfigError(
-            f"rollout.engine is {spec.engine}, but {about.program} serves at {spec.url}: set "
+            f"rollout.engine is {spec.engine}, but {about.program} serves at {url}: set "
             f"engine: {about.kind}"
         )
     return host

@@ -38,11 +38,12 @@ def check_sampler(spec: RolloutSpec, lora_rank: int = 0) -> None:
     Raises:
         ConfigError: a way that weights cannot take, an adapter that the sampler cannot take.
     """
-    if spec.engine == "torch" and spec.url is None:
+    outside = spec.url is not None or bool(spec.workers)
+    if spec.engine == "torch" and not outside:
         return
     if TRANSFER in spec.options:
-        check_kind(transfer_of(spec), spec.url is not None, torch.cuda.is_available())
-    if spec.url is not None:
+        check_kind(transfer_of(spec), outside, torch.cuda.is_available())
+    if spec.engine == "torch" or spec.url is not None:
         return
     sleep = spec.options.get("sleep", False)
     if not isinstance(sleep, bool):

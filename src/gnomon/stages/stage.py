@@ -224,7 +224,7 @@ class Stage:
         folder = self.folder.path / "rollout-weights"
         rollout, room = self.spec.rollout, gpu_bytes_of(self.device)
         share = gpu_share(rollout, self.job(), room) if room else None
-        return make_engine(rollout, policy, encoder, folder, self.closing, share)
+        return make_engine(rollout, policy, encoder, folder, self.closing, share, self.recipe.ray)
 
     def judge(self, builder: RoleBuilder, prompts: Sequence[EncodedPrompt]) -> Judge:
         """What judges the stage's samples, of these prompts.

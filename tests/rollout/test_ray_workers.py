@@ -1,0 +1,110 @@
+"""Rollout workers on a local Ray cluster: placed, killed, replaced. Skipped without Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_world as tw
+from gnomon.errors import ConfigError, EngineError
+from gnomon.recipe.placement import RaySpec
+from gnomon.rollout import ray_workers
+from gnomon.rollout.pool import PoolHost
+from gnomon.rollout.protocol import Completion, Host, Request, SamplingParams
+from gnomon.rollout.ray_workers import RayFleet, RayHost, connect
+from gnomon.rollout.replica import HostReplica, ReplicaEngine
+from gnomon.rollout.torch_host import TorchHost
+from served import EOS, free_port, policy
+
+PARAMS = SamplingParams(max_new_tokens=12)
+REQUESTS = [Request(f"p{i}", p.ids, 4, seed=i) for i, p in enumerate(tw.prompts(6))]
+SPEC = RaySpec(address="local", cpus_per_worker=0.5)
+
+
+def drawn(host: Host, folder: Path) -> list[list[Completion]]:
+    made = ReplicaEngine(HostReplica(policy(), host, tw.tokenizer(), EOS, folder / "weights"))
+    made.sync_weights()
+    return made.generate(REQUESTS, PARAMS)
+
+
+def bits(rows: list[list[Completion]]) -> list[Any]:
+    return [[(c.ids, c.logprobs.tolist(), c.finish_reason) for c in row] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    ray = pytest.importorskip("ray", reason="Ray is not in this environment")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        object_store_memory=80_000_000,
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.timeout(300)
+def test_kill_9_of_one_of_two_workers_in_the_middle(cluster: Any, tmp_path: Path) -> None:
+    """Same prompts, nothing doubled or lost, and so the same lengths: every bit is the same."""
+    model = tw.save_tiny(tmp_path / "tiny")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        wanted = drawn(PoolHost({"one": lambda: TorchHost(model)}, share=3), tmp_path / "a")
+    finally:
+        torch.set_num_threads(threads)
+    fleet, made = RayFleet(SPEC, model, "torch", {}), []
+
+    def worker() -> Host:
+        host = fleet.host()
+        made.append(host)
+        if len(made) == 1:  # its second share is under way when it is killed
+            real, jobs = host.sample, []
+
+            def sample(job: Any, progress: Any) -> Any:
+                jobs.append(job)
+                if len(jobs) == 2:
+                    os.kill(host.pid, signal.SIGKILL)
+                return real(job, progress)
+
+            host.sample = sample  # type: ignore[method-assign]
+        return host
+
+    pool = PoolHost({"worker 1": worker, "worker 2": worker}, share=3)
+    with pytest.warns(UserWarning, match="worker . failed: a Ray worker is gone"):
+        found = drawn(pool, tmp_path / "b")
+    assert bits(found) == bits(wanted)
+    assert len(made) == 3  # it was replaced
+    assert len(pool._crew.workers) == 2
+    pool.close()
+
+    huge = RaySpec(address="local", cpus_per_worker=64, start_seconds=1)
+    with pytest.raises(EngineError, match="has the cluster room for it"):
+        RayFleet(huge, model, "torch", {}).host()
+    with pytest.raises(ConfigError, match="options of the torch engine: rows is unknown"):
+        RayFleet(SPEC, model, "torch", {"rows": 3}).host()
+    assert isinstance(made[0], RayHost)
+
+
+def test_a_cluster_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is not in this environment")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    for address in (f"127.0.0.1:{free_port()}", "nowhere:many"):
+        with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address}"):
+            connect(RaySpec(address=address))
+
+
+def test_without_ray_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_workers, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'gnomon-rlhf\[ray\]'"):
+        connect(RaySpec())

@@ -1,0 +1,252 @@
+"""Several rollout servers as one: the same samples, whichever answers and whichever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny_world as tw
+from gnomon.errors import ConfigError, DataError, EngineError
+from gnomon.rollout.client import RemoteHost
+from gnomon.rollout.local import LocalHost
+from gnomon.rollout.pool import PoolHost, split
+from gnomon.rollout.protocol import Host, Request, SamplingParams, StaleWeightsError
+from gnomon.rollout.replica import HostReplica, ReplicaEngine
+from gnomon.rollout.sampling import stream_keys
+from gnomon.rollout.torch_host import TorchHost
+from served import EOS, Process, free_port, own, policy
+
+PARAMS = SamplingParams(max_new_tokens=12)
+REQUESTS = [Request(f"p{i}", p.ids, 3 + i % 2, seed=i) for i, p in enumerate(tw.prompts(5))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    """The servers have one each, and the last bit of a log-prob follows from it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tw.save_tiny(tmp_path_factory.mktemp("pool") / "tiny")
+
+
+LOADING = threading.Lock()
+
+
+def here(model: Path, **more: Any) -> TorchHost:
+    """A host in this process; transformers does not load two models at the same time."""
+    with LOADING:
+        return TorchHost(model, **more)
+
+
+def engine(hosts: dict[str, Callable[[], Host]], folder: Path, **more: Any) -> ReplicaEngine:
+    pool = PoolHost(hosts, share=3, **{"retries": 0} | more)
+    return ReplicaEngine(HostReplica(policy(), pool, tw.tokenizer(), EOS, folder / "weights"))
+
+
+def drawn(made: ReplicaEngine) -> list[Any]:
+    """What is sampled, to the last bit."""
+    made.sync_weights()
+    rows = made.generate(REQUESTS, PARAMS)
+    return [[(c.ids, c.logprobs.tolist(), c.finish_reason) for c in row] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def wanted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return drawn(engine({"one": lambda: here(model)}, tmp_path_factory.mktemp("one")))
+
+
+class Flaky(Host):
+    """A host that dies of its ``at``-th job (from 0) and is whole when it is made again."""
+
+    def __init__(self, model: Path, at: int | None, error: Exception | None = None) -> None:
+        self.inner, self.at = here(model), at
+        self.error = error or EngineError("the power is off.")
+        self.about, self.load, self.close = self.inner.about, self.inner.load, self.inner.close
+        self.jobs: list[Any] = []
+
+    def sample(self, job: Any, progress: Any) -> Any:
+        self.jobs.append(job)
+        if self.at is not None and len(self.jobs) > self.at:
+            raise self.error
+        return self.inner.sample(job, progress)
+
+
+def test_shares_hold_every_sample_once_with_its_own_key() -> None:
+    requests = [Request("a", [1, 2], 5, seed=3), Request("b", [1, 2, 3], 2), Request("c", [4], 4)]
+    shares = split(requests, 4)
+    assert [sum(p.request.n for p in share) for share in shares] == [4, 4, 3]
+    assert shares[0][0].request.id == "b"  # the longest prompt is begun first
+    keys: dict[int, dict[int, int]] = {0: {}, 1: {}, 2: {}}
+    for piece in (piece for share in shares for piece in share):
+        for k, key in enumerate(stream_keys(piece.request)):
+            assert piece.start + k not in keys[piece.place]
+            keys[piece.place][piece.start + k] = key
+    for i, request in enumerate(requests):
+        assert [keys[i][k] for k in range(request.n)] == stream_keys(request)
+    assert len(split([Request("a", [1], 64)])) == 8
+    assert split([]) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_number_of_servers_changes_nothing(
+    workers: int, model: Path, wanted: list[Any], tmp_path: Path
+) -> None:
+    made = engine({f"w{i}": lambda: here(model) for i in range(workers)}, tmp_path)
+    assert drawn(made) == wanted
+    alone = own(policy()).generate(REQUESTS, PARAMS)
+    assert [[c.ids for c in row] for row in alone] == [[c[0] for c in row] for row in wanted]
+
+
+def test_a_host_that_dies_is_made_again_and_nothing_is_doubled_or_lost(
+    model: Path, wanted: list[Any], tmp_path: Path
+) -> None:
+    made: list[Flaky] = []
+
+    def flaky() -> Host:
+        made.append(Flaky(model, at=1 if not made else None))
+        return made[-1]
+
+    with pytest.warns(UserWarning, match="the power is off"):
+        assert drawn(engine({"a": flaky, "b": lambda: here(model)}, tmp_path)) == wanted
+
+
+def test_all_dead_is_said_with_each_ones_reason(model: Path, tmp_path: Path) -> None:
+    hosts = {"a": lambda: Flaky(model, 0), "b": lambda: Flaky(model, 0, EngineError("on fire."))}
+    with (
+        pytest.warns(UserWarning, match="failed"),
+        pytest.raises(EngineError, match=r"all 2 workers(.|\n)*power is off(.|\n)*--resume"),
+    ):
+        drawn(engine(hosts, tmp_path))
+
+
+def test_a_bad_job_is_no_fault_of_a_server(model: Path, tmp_path: Path) -> None:
+    hosts = {name: lambda: Flaky(model, 0, DataError("the prompt is empty")) for name in "ab"}
+    with pytest.raises(DataError, match="the prompt is empty"):
+        drawn(engine(hosts, tmp_path))
+
+
+def test_one_that_lost_its_weights_is_sent_them_again(
+    model: Path, wanted: list[Any], tmp_path: Path
+) -> None:
+    class Forgets(Flaky):
+        def sample(self, job: Any, progress: Any) -> Any:
+            self.jobs.append(job)
+            if len(self.jobs) == 1:
+                raise StaleWeightsError("it serves the start weights")
+            return self.inner.sample(job, progress)
+
+    assert drawn(engine({"a": lambda: Forgets(model, None)}, tmp_path)) == wanted
+
+
+def test_another_model_is_refused_by_name(model: Path, tmp_path: Path) -> None:
+    other = here(model, dtype="bfloat16")
+    hosts: dict[str, Callable[[], Host]] = {"a": lambda: here(model), "b": lambda: other}
+    with pytest.raises(ConfigError, match=r"do not serve the same model: dtype is \w+ at [ab]"):
+        engine(hosts, tmp_path)
+
+
+def test_weights_that_one_server_did_not_take_over_are_noticed(model: Path, tmp_path: Path) -> None:
+    def lazy() -> Host:
+        made = Flaky(model, None)
+        made.load = lambda weights, probe, wanted: [-9.0] * (len(probe) - 1)  # type: ignore
+        return made
+
+    with pytest.warns(UserWarning, match="score a test sequence differently"):
+        drawn(engine({"a": lambda: here(model), "b": lazy}, tmp_path))
+
+
+def test_who_no_longer_waits_ends_the_work(model: Path, tmp_path: Path) -> None:
+    entered = threading.Event()
+
+    class Endless(Flaky):
+        def sample(self, job: Any, progress: Any) -> Any:
+            entered.set()
+            while True:
+                progress(0, 1)
+
+    made = engine({name: lambda: Endless(model, None) for name in "ab"}, tmp_path)
+    made.sync_weights()
+
+    def stop(done: int, total: int) -> None:
+        assert total == sum(r.n for r in REQUESTS)
+        if entered.is_set():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made.generate(REQUESTS, PARAMS, stop)
+
+
+def test_kill_9_of_one_of_two_url_servers_in_the_middle(
+    model: Path, wanted: list[Any], tmp_path: Path
+) -> None:
+    port = free_port()
+    servers = [Process(model, port), Process(model, 0)]
+
+    def remote(url: str, victim: Process | None = None) -> Host:
+        host = RemoteHost(url, retries=0)
+        if victim is None:
+            return host
+        real, jobs = host.sample, []
+
+        def sample(job: Any, progress: Any) -> Any:
+            jobs.append(job)
+            if len(jobs) == 2:
+                victim.kill()
+            return real(job, progress)
+
+        host.sample = sample  # type: ignore[method-assign]
+        return host
+
+    first = [servers[0]]
+    hosts = {
+        servers[0].url: lambda: remote(servers[0].url, first.pop() if first else None),
+        servers[1].url: lambda: remote(servers[1].url),
+    }
+    try:
+        made = engine(hosts, tmp_path)
+        with pytest.warns(UserWarning, match=f"127.0.0.1:{port} failed"):
+            assert drawn(made) == wanted
+        servers.append(Process(model, port))  # back again: it takes part from the next weights on
+        tw.shake(made.replica._policy)  # type: ignore[attr-defined]
+        assert drawn(made) != wanted
+        assert len(made.replica._host._crew.workers) == 2  # type: ignore[attr-defined]
+        made.close()
+    finally:
+        for server in servers:
+            if server.process.is_alive():
+                server.kill()
+
+
+def test_processes_of_this_machine_are_started_replaced_and_ended(
+    model: Path, wanted: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[LocalHost] = []
+
+    def local() -> Host:
+        started.append(LocalHost(model, "torch", {}, {"OMP_NUM_THREADS": "1"}))
+        return started[-1]
+
+    made = engine({"worker 1": local}, tmp_path)
+    made.sync_weights()
+    os.kill(started[0].pid, signal.SIGKILL)
+    with pytest.warns(UserWarning, match="worker 1 failed"):
+        assert drawn(made) == wanted
+    made.close()
+    assert len(started) == 2
+    for host in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(host.pid, 0)
+    with pytest.raises(EngineError, match=r"did not start on this machine: .*torch"):
+        LocalHost(model, "torch", {"rows": 3})
