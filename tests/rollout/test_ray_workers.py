@@ -68,12 +68,12 @@ def test_kill_9_of_one_of_two_workers_in_the_middle(cluster: Any, tmp_path: Path
     def worker() -> Host:
         host = fleet.host()
         made.append(host)
-        if len(made) == 1:  # its second share is under way when it is killed
+        if len(made) == 1:  # its first share is under way when it is killed
             real, jobs = host.sample, []
 
             def sample(job: Any, progress: Any) -> Any:
                 jobs.append(job)
-                if len(jobs) == 2:
+                if len(jobs) == 1:
                     os.kill(host.pid, signal.SIGKILL)
                 return real(job, progress)
 

@@ -119,7 +119,8 @@ def test_a_host_that_dies_is_made_again_and_nothing_is_doubled_or_lost(
         return made[-1]
 
     with pytest.warns(UserWarning, match="the power is off"):
-        assert drawn(engine({"a": flaky, "b": lambda: here(model)}, tmp_path)) == wanted
+        # alone, so that it surely gets the job that it dies of
+        assert drawn(engine({"a": flaky}, tmp_path)) == wanted
 
 
 def test_all_dead_is_said_with_each_ones_reason(model: Path, tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_kill_9_of_one_of_two_url_servers_in_the_middle(
 
         def sample(job: Any, progress: Any) -> Any:
             jobs.append(job)
-            if len(jobs) == 2:
+            if len(jobs) == 1:
                 victim.kill()
             return real(job, progress)
 
