@@ -295,6 +295,8 @@ def _is_decision(key: str) -> bool:
     parts = [part for part in key.split(".") if not part.isdecimal()]
     if parts[0] in ("card", "callbacks", "strategy", "ray"):
         return True
+    if "rollout" in parts and parts[-1] in ("url", "retries"):  # where the same servers are now
+        return True
     return parts[-1] in _DECISIONS and "settings" not in parts
 
 
