@@ -315,7 +315,9 @@ class HostReplica:
         version, probe = str(state["version"]), tuple(state["probe"])
         if "tensors" in state:
             tensors = dict(state["tensors"])
-            return SentSnapshot(WeightsHere(version, Sums.of(tensors.items()), tensors.items), probe)
+            return SentSnapshot(
+                WeightsHere(version, Sums.of(tensors.items()), tensors.items), probe
+            )
         path = self._folder / "restored" / f"{version}.safetensors"
         path.parent.mkdir(exist_ok=True)
         state["file"].numpy().tofile(path)
