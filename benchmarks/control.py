@@ -26,7 +26,7 @@ from gnomon.runs.rows import MetricsStore
 HERE = Path(__file__).resolve().parent
 ROWS = HERE / "control" / "rows.jsonl"
 IMAGE = HERE.parent / "docs" / "images" / "control.png"
-TASKS = ("pendulum", "reacher")
+TASKS = ("pendulum", "inverted-pendulum", "reacher")
 SEEDS = (0, 1, 2)
 STAGES = {"truth": "true reward", "comparisons": "comparisons of clips", "noise": "random reward"}
 COLOURS = {"truth": "#4a4a4a", "comparisons": "#1f5fbf", "noise": "#b5532a"}
@@ -83,11 +83,11 @@ def curve(folder: Path) -> dict[str, list[float]]:
 def table(known: Sequence[dict[str, Any]]) -> None:
     """Print every row, and the mean share with its range over seeds."""
     heads = ("seed", "return", "share", "asked", "cpu s")
-    print(f"{'task':<10}{'reward':<13}" + "".join(f"{head:>9}" for head in heads))
+    print(f"{'task':<19}{'reward':<13}" + "".join(f"{head:>9}" for head in heads))
     for r in sorted(known, key=lambda r: (r["task"], list(STAGES).index(r["reward"]), r["seed"])):
         share = "" if r["share"] is None else f"{r['share']:.2f}"
         cells = (r["seed"], f"{r['gold']:.1f}", share, r["comparisons"], r["cpu_seconds"])
-        print(f"{r['task']:<10}{r['reward']:<13}" + "".join(f"{cell:>9}" for cell in cells))
+        print(f"{r['task']:<19}{r['reward']:<13}" + "".join(f"{cell:>9}" for cell in cells))
     for task, reward in product(TASKS, ("comparisons", "noise")):
         of = [r for r in known if (r["task"], r["reward"]) == (task, reward)]
         own = [r["share"] for r in of if r["share"] is not None]
@@ -119,7 +119,7 @@ def plot(known: Sequence[dict[str, Any]]) -> None:
             level = fmean(r[name] for r in known if r["task"] == task)
             words = name.replace("_", " ")
             panel.axhline(level, color="#999999", lw=1, ls=style, label=words)
-        panel.set_title(task.capitalize(), loc="left")
+        panel.set_title(task.capitalize().replace("-", " "), loc="left")
         panel.set_xlabel("episodes")
         panel.set_ylabel("true return of training episodes")
         panel.spines[["top", "right"]].set_visible(False)

@@ -71,6 +71,19 @@ def test_a_simulated_labeller_errs_as_it_is_told(error, gap):
     assert share == pytest.approx(wanted, abs=0.03)
 
 
+def test_equal_clips_are_called_equal_but_for_the_coin():
+    spec, rng = ClipLabellerSpec(error=0.1), np.random.default_rng(0)
+    said = [simulated_choice(2.0, 2.0, spec, rng) for _ in range(2000)]
+    assert np.mean([x is None for x in said]) == pytest.approx(0.9, abs=0.03)
+
+
+def test_a_simulated_tie_is_half_a_win(tmp_path):
+    kept = played()
+    kept.rewards[:] = 1.0
+    desk = Desk(str(tmp_path / "labels.db"), "run/stage", settings(labeller={"error": 0}), seed=1)
+    assert desk.ask(kept, [(0, 20), (5, 22)], 0) == [0.5, 0.5]
+
+
 def test_comparisons_are_in_the_store_with_who_and_what_they_cost(tmp_path):
     kept, where = played(), str(tmp_path / "labels.db")
     pairs = [(0, 3 * STEPS - 6), (20, 45), (5, 22)]

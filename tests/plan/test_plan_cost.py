@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gnomon.plan import cost
-from gnomon.plan.cost import Speed, longest, phases, speed_of, step_flops, step_seconds, work
+from gnomon.plan.cost import Speed, longest, phases, speed_of, step_seconds, work
 from gnomon.plan.hardware import parse_hardware
 from gnomon.plan.job import Job
 from gnomon.plan.shapes import Shape, shape_of
@@ -86,7 +86,7 @@ def test_a_prompt_is_computed_once_for_its_responses() -> None:
 
 def test_each_method_has_its_phases() -> None:
     found = {
-        method: set(step_flops(Job(method, TINY, 2, 4, 8, 8, 8.0, 8.0, 4096)))
+        method: set(work(Job(method, TINY, 2, 4, 8, 8, 8.0, 8.0, 4096)))
         for method in ("sft", "reward_model", "dpo", "kto", "ppo", "grpo", "raft", "collect")
     }
     train = {"training", "optimizer"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ from rich.console import Console
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, GnomonError
+from gnomon.models.load import fetch, read_config
+from gnomon.plan.cost import Speed
+from gnomon.plan.job import Lengths
+from gnomon.plan.shapes import shape_of_config
 from gnomon.recipe.load import load_recipe, parse_recipe
 from gnomon.recipe.schema import Recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.stages import usable
-from gnomon.stages.clock import Speed, stage_seconds
+from gnomon.stages.clock import stage_seconds
 from gnomon.stages.plan import make_plan, plan_parts
 from gnomon.stages.run import run_recipe
+from gnomon.stages.sizing import stage_job
 from gnomon.stages.stage import open_stage, pick_device
 from gnomon.stages.usable import Usable
 
@@ -265,32 +271,30 @@ def test_the_plan_says_whose_code_it_ran(base: Path, tiny_folder: Path) -> None:
 
 # -- time -----------------------------------------------------------------------------------------
 
-SPEED = Speed(operations=1e9, weights=1e8, layer=1e-4)
+SPEED = Speed(flops=1e9, bandwidth=1e30, attention=1e30, queued=False)
+"""Matrices alone take time."""
 
 
-class Config:
-    num_hidden_layers = 2
-
-    def get_text_config(self) -> Config:
-        return self
-
-
-def seconds(stage: dict[str, Any], usable: Usable, iterations: int = 10) -> float:
+def seconds(stage: dict[str, Any], usable: Usable) -> float:
     raw = {"name": "s", "algorithm": "sft", "data": "x.jsonl", **stage}
     made = tw.make_recipe("tunnel", Path("runs"), raw)
     opened = open_stage(made, made.stages[0], RunFolder(made), Path())
-    return stage_seconds(opened, usable, iterations, 1_000_000, Config(), SPEED)
+    return stage_seconds(opened, stage_job(opened, usable.lengths), usable, 10, SPEED)
 
 
 def test_the_arithmetic_of_training() -> None:
-    rows = Usable(100, prompt_tokens=40, response_tokens=10)
-    # 6 N T operations: 6 x 1e6 x (50 tokens x 16 rows) = 4.8e9, in 10 iterations, at 1e9 a second;
-    # 3 passes of 2 layers, and an update that reads 4 numbers a parameter
-    assert seconds({}, rows) == pytest.approx(48 + 10 * (6 * 1e-4 + 0.04))
-    # with LoRA the backward pass costs 2 N T; checkpointing runs the forward pass twice
-    assert seconds({"lora": {}}, rows) == pytest.approx(32, rel=0.02)
+    rows = Usable(100, lengths=Lengths(40, 10, 40, 10))
+    shape = shape_of_config(read_config(fetch("tunnel")))
+    # 6 operations a token and weight, the head's for the 10 tokens that are learned; 16 rows
+    trunk, head = shape.active_parameters - shape.embedding, shape.embedding
+    found = seconds({}, rows)
+    assert found == pytest.approx(10 * 6 * 16 * (50 * trunk + 10 * head) / 1e9)
+    # checkpointing runs the trunk's forward pass twice
     again = {"train": {"gradient_checkpointing": True}}
-    assert seconds(again, rows) == pytest.approx(64, rel=0.02)
+    assert seconds(again, rows) - found == pytest.approx(10 * 2 * 16 * 50 * trunk / 1e9)
+    # 8 held-out rows are looked at once: a forward pass
+    looked = seconds({}, replace(rows, held_out=8)) - found
+    assert looked == pytest.approx(2 * 8 * (50 * trunk + 10 * head) / 1e9)
 
 
 def test_sampling_takes_time_too(base: Path, tiny_folder: Path) -> None:

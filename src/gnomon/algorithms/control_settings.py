@@ -41,6 +41,12 @@ class ControlSettings(Settings):
     options: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments of `gymnasium.make`"
     )
+    end_penalty: float | None = Field(
+        None,
+        ge=0,
+        description="what a step costs after which the environment would have ended the episode, "
+        "which goes on to its limit; null: an environment that ends an episode is refused",
+    )
     task: str = Field(
         "Which clip does what it should, or comes closer to it?",
         description="what who compares two clips is told",

@@ -2,7 +2,8 @@
 
 An episode that ends early where the task is done (or failed) tells a learner how well it did,
 whatever the reward says: a reward of noise then "works" (Christiano et al. 2017,
-arXiv:1706.03741, appendix A). So an environment that ends an episode is refused.
+arXiv:1706.03741, appendix A). So an environment that ends an episode is refused, or goes on and
+pays a penalty instead, as in the paper.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ except ImportError as missing:
 Floats = NDArray[np.float32]
 
 
-def make_env(name: str, options: Mapping[str, Any], render: bool = False) -> gym.Env[Any, Any]:
+def make_env(
+    name: str, options: Mapping[str, Any], render: bool = False, end_penalty: float | None = None
+) -> gym.Env[Any, Any]:
     """An environment with vectors as observations and actions, and a limit of steps.
 
     Args:
         options: keyword arguments of its own.
         render: whether frames can be taken of it.
+        end_penalty: see :class:`Endless`; None leaves the ends of its episodes as they are.
 
     Raises:
         ConfigError: there is none of this name, it takes other options, a package that it needs is
@@ -63,7 +67,22 @@ def make_env(name: str, options: Mapping[str, Any], render: bool = False) -> gym
         raise ConfigError(
             f"environment {name!r} has no limit of steps: give options: {{max_episode_steps: N}}"
         )
-    return env
+    return env if end_penalty is None else Endless(env, end_penalty)
+
+
+class Endless(gym.Wrapper[Any, Any, Any, Any]):
+    """Goes on where an environment would end an episode, up to its limit of steps.
+
+    Each step after which it would have ended costs ``penalty``, for as long as that is so.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], penalty: float) -> None:
+        super().__init__(env)
+        self._penalty = penalty
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        after, reward, ended, truncated, info = self.env.step(action)
+        return after, float(reward) - self._penalty * bool(ended), False, truncated, info
 
 
 def try_out(env: gym.Env[Any, Any]) -> None:
@@ -186,8 +205,9 @@ def check_goes_on(env: gym.Env[Any, Any], terminated: bool) -> None:
         raise RunError(
             f"{name} ended an episode before its {episode_steps(env)} steps: that alone would tell "
             "the policy how well it did, whatever the reward. Take an environment of fixed length "
-            "(Pendulum-v1, Reacher-v5, HalfCheetah-v5, Swimmer-v5), or an option that keeps it "
-            "going (Hopper-v5, Walker2d-v5, Ant-v5: options: {terminate_when_unhealthy: false})"
+            "(Pendulum-v1, Reacher-v5, HalfCheetah-v5, Swimmer-v5), an option that keeps it going "
+            "(Hopper-v5, Walker2d-v5, Ant-v5: options: {terminate_when_unhealthy: false}), or set "
+            "end_penalty: the episode goes on, and a step that would have ended it costs that"
         )
 
 
@@ -212,14 +232,19 @@ class Still:
 
 
 def play(
-    name: str, options: Mapping[str, Any], actor: Actor | None, episodes: int, seed: int
+    name: str,
+    options: Mapping[str, Any],
+    actor: Actor | None,
+    episodes: int,
+    seed: int,
+    end_penalty: float | None = None,
 ) -> list[float]:
     """The true return of so many episodes, which have seeds of their own from ``seed`` on.
 
     Args:
         actor: None plays at random.
     """
-    envs = [make_env(name, options) for _ in range(episodes)]
+    envs = [make_env(name, options, end_penalty=end_penalty) for _ in range(episodes)]
     states = [env.reset(seed=seed + i)[0] for i, env in enumerate(envs)]
     for i, env in enumerate(envs):
         env.action_space.seed(seed + i)

@@ -74,14 +74,17 @@ def choose(
 
 def simulated_choice(
     first: float, second: float, spec: ClipLabellerSpec, rng: np.random.Generator
-) -> bool:
+) -> bool | None:
     """Whether a simulated labeller prefers the first of two clips with these true returns.
 
-    Boltzmann's choice (Bradley-Terry on the returns), and a coin's with probability ``error``.
+    Boltzmann's choice (Bradley-Terry on the returns), and a coin's with probability ``error``. None
+    (about equal, as people may say) where the returns are the same.
     """
     toss, coin, drawn = rng.random(3)
     if toss < spec.error:
         return bool(coin < 0.5)
+    if first == second:
+        return None
     gap = spec.rationality * (first - second)
     return bool(drawn < 1 / (1 + math.exp(-gap)) if gap > -700 else False)
 
@@ -142,8 +145,8 @@ class Desk:
         first, second = (float(kept.rewards[i : i + steps].sum(dtype=np.float64)) for i in pair)
         won = simulated_choice(first, second, spec, rng)
         texts = self._clips(kept, pair)
-        better = texts[0] if won else texts[1]
-        ranks = tuple(1.0 if response.text == better else 2.0 for response in item.responses)
+        best = texts if won is None else [texts[0] if won else texts[1]]
+        ranks = tuple(1.0 if response.text in best else 2.0 for response in item.responses)
         return Label(digest(SIMULATED, item.id), item.id, SIMULATED, "ranking",
                      ranks=ranks, cost=Cost(seconds=spec.seconds))  # fmt: skip
 

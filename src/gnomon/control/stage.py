@@ -92,7 +92,7 @@ class Control(Stage):
         if self.recipe.sinks or self.recipe.callbacks:
             raise ConfigError("a control stage tells no sinks and callbacks: remove them")
         importlib.import_module("gnomon.control.learner")  # or it says which package is missing
-        env = make_env(s.environment, s.options)
+        env = make_env(s.environment, s.options, end_penalty=s.end_penalty)
         try_out(env)
         env.close()
         if s.reward == "comparisons" and s.clip_steps > episode_steps(env):
@@ -115,10 +115,11 @@ class Control(Stage):
         other = earlier[name].settings
         if other.get("reward") != "truth":
             raise ConfigError(f"against {name!r}: it is not trained on the true reward")
-        own = (self.settings.environment, self.settings.options)
-        if (other.get("environment"), other.get("options", {})) != own:
+        own = (self.settings.environment, self.settings.options, self.settings.end_penalty)
+        if (other.get("environment"), other.get("options", {}), other.get("end_penalty")) != own:
             raise ConfigError(
-                f"against {name!r}: it is trained on another environment, or other options"
+                f"against {name!r}: it is trained on another environment, other options or another "
+                "end_penalty"
             )
 
     def perform(self, info: StageInfo, resume: bool) -> None:
@@ -145,7 +146,8 @@ class Control(Stage):
         actors["no_action"] = Still(rounds.env)
         figures = {
             name: mean_interval(
-                play(s.environment, s.options, actor, s.eval_episodes, first), method="t"
+                play(s.environment, s.options, actor, s.eval_episodes, first, s.end_penalty),
+                method="t",
             )
             for name, actor in actors.items()
         }
@@ -212,7 +214,7 @@ class Rounds:
 
         s = stage.settings
         self.stage, self.settings, self.progress = stage, s, progress
-        env = make_env(s.environment, s.options)
+        env = make_env(s.environment, s.options, end_penalty=s.end_penalty)
         self.kept = Experience.empty(env, s.episodes, stage.seed * 100_003 % 2**30)
         inputs = self.kept.observations.shape[1] + self.kept.actions.shape[1]
         self.nets = RewardNets(inputs, s.members, stage.seed)

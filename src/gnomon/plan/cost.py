@@ -247,9 +247,9 @@ def _decoded(job: Job) -> Work:
     )
 
 
-def step_flops(job: Job) -> dict[str, float]:
-    """FLOP of one step, by phase."""
-    return {name: done.flop for name, done in work(job).items()}
+def evaluation(job: Job) -> Work:
+    """A pass over a step's rows without gradients, by which held-out rows are looked at."""
+    return _forward(job, job.model, _tokens(job, job.samples))
 
 
 def step_seconds(job: Job, speed: Speed, gpus: int = 1) -> dict[str, float]:

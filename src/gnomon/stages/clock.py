@@ -1,22 +1,23 @@
-"""How long a stage may take: its arithmetic, counted, divided by this machine's measured speed.
+"""How long a stage may take on this machine: the planner's arithmetic at a speed measured quickly.
 
-A multiplication of matrices as they occur in the model is timed, and one of a vector by a matrix
-larger than the caches. With N parameters and T tokens a forward pass costs 2NT operations and a
-backward pass 4NT (2NT with LoRA), and a step of sampling reads N weights. What the count leaves out
-(attention, Python, the reward) makes the estimate good to a factor of about 3, not better.
+The work is counted by :mod:`gnomon.plan.cost`, as for ``gnomon plan``. Its half-minute probe
+(:mod:`gnomon.plan.calibrate`) would be long for a dry run, so a third of a second has to do here: a
+multiplication of matrices as they occur in the model, a vector times a matrix larger than the
+caches, and one small call. That makes the estimate good to a factor of about 3, not better.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from gnomon.algorithms.on_policy_settings import OnPolicySettings
 from gnomon.models.load import dtype_of
-from gnomon.recipe.schema import StageSpec
+from gnomon.plan.cost import Speed, evaluation, step_seconds
+from gnomon.plan.hardware import Reach
+from gnomon.plan.job import Job
 from gnomon.stages.stage import Stage
 from gnomon.stages.usable import Usable
 
@@ -29,23 +30,8 @@ _TYPICAL = 0.6
 """The share of ``max_new_tokens`` that a batch of samples takes: most responses end earlier."""
 
 
-@dataclass(frozen=True)
-class Speed:
-    """What this machine does in a second, and what a layer costs however small it is.
-
-    Attributes:
-        operations: of multiplications of matrices as large as the model's.
-        weights: parameters that pass through the processor, as in sampling one row.
-        layer: seconds that a layer's Python and kernels take however little there is to multiply.
-    """
-
-    operations: float
-    weights: float
-    layer: float
-
-
 def measure(config: Any, dtype: str, device: torch.device) -> Speed:
-    """Measure this machine's speed, in about a third of a second."""
+    """This machine's speed with a model, measured in about a third of a second."""
     text = config.get_text_config()
     width = int(getattr(text, "hidden_size", 512))
     kind = dtype_of(dtype)
@@ -56,8 +42,16 @@ def measure(config: Any, dtype: str, device: torch.device) -> Speed:
     vector = torch.ones(1, 4096, dtype=kind, device=device)
     passed = _best(lambda: vector @ big, device)
     little = torch.ones(8, 8, dtype=kind, device=device)
-    call = _best(lambda: torch.nn.functional.silu(little), device)
-    return Speed(2 * rows.shape[0] * matrix.numel() / once, big.numel() / passed, _CALLS * call)
+    call = _CALLS * _best(lambda: torch.nn.functional.silu(little), device)
+    matrices = 2 * rows.shape[0] * matrix.numel() / once
+    return Speed(
+        flops=matrices,
+        bandwidth=big.numel() * big.element_size() / passed,
+        attention=matrices * Reach().attention,
+        layer=call,
+        step=call,
+        queued=device.type != "cpu",
+    )
 
 
 def _best(work: Any, device: torch.device) -> float:
@@ -74,59 +68,25 @@ def _best(work: Any, device: torch.device) -> float:
     return best
 
 
-def stage_seconds(
-    stage: Stage, usable: Usable, iterations: int, parameters: int, config: Any, speed: Speed
-) -> float:
+def stage_seconds(stage: Stage, job: Job, usable: Usable, iterations: int, speed: Speed) -> float:
     """Seconds that a stage takes, to a factor of ``SPREAD``.
 
     Args:
+        job: the stage with the lengths of its data; of answers to come, the longest allowed.
         iterations: of training; where nothing is trained, prompts.
-        parameters: of one of the stage's models.
     """
-    layers = int(getattr(config.get_text_config(), "num_hidden_layers", 12))
-    spec, needs = stage.spec, stage.needs()
-    sampled = spec.rollout.samples * _TYPICAL * spec.response_tokens
+    if job.sampled:
+        job = replace(job, mean_response=max(1.0, _TYPICAL * job.mean_response))
     if not stage.trains:
-        return stage.passes * _sampling(spec, iterations, usable, parameters, layers, speed)
-    train = spec.train
-    online = bool(usable.prompts)
-    tokens = usable.prompt_tokens + (sampled if online else usable.response_tokens)
-    settings = stage.settings
-    passes = steps = 1
-    if isinstance(settings, OnPolicySettings):
-        passes, steps = settings.epochs, settings.epochs * settings.minibatches
-    backward = 2 if spec.lora is not None else 4
-    again = 2 if train.gradient_checkpointing else 0
-    learning = sum(need.trainable for need in needs)
-    forward = sum(not need.watches for need in needs) + sum(
-        reward.model is not None for reward in spec.reward
-    )
-    work = passes * learning * (2 + backward + again) + (2 * forward if online else 0)
-    per_iteration = work * parameters * tokens * train.batch_size / speed.operations
-    chunks = max(1.0, tokens * train.batch_size / train.tokens_per_microbatch)
-    per_iteration += 3 * layers * speed.layer * max(steps, passes * chunks) * learning
-    update = parameters if spec.lora is None else parameters / 20
-    per_iteration += steps * learning * 4 * update / speed.weights
-    if online:
-        per_iteration += _sampling(spec, train.batch_size, usable, parameters, layers, speed)
-    looks = 1 + (iterations // train.eval_every if train.eval_every else int(online))
+        one = replace(job, prompts=max(1, iterations))
+        return stage.passes * sum(step_seconds(one, speed).values())
+    train = stage.spec.train
+    looks = 1 + (iterations // train.eval_every if train.eval_every else int(job.sampled))
     seen = min(usable.held_out, train.eval_size)
-    if online:
-        look = _sampling(spec, seen, usable, parameters, layers, speed)
-    else:
-        look = 2 * parameters * seen * tokens / speed.operations
-    return iterations * per_iteration + looks * look
-
-
-def _sampling(
-    stage: StageSpec, prompts: int, usable: Usable, parameters: int, layers: int, speed: Speed
-) -> float:
-    """Seconds to answer so many prompts."""
-    rows = prompts * stage.rollout.samples
-    if not rows:
-        return 0.0
-    together = min(rows, stage.rollout.max_rows)
-    rounds = rows / together
-    step = max(2 * parameters * together / speed.operations, parameters / speed.weights)
-    decode = rounds * _TYPICAL * stage.response_tokens * (step + layers * speed.layer)
-    return decode + 2 * parameters * prompts * usable.prompt_tokens / speed.operations
+    look = 0.0
+    if seen and job.sampled:
+        asked = replace(job, method="collect", prompts=seen)
+        look = sum(step_seconds(asked, speed).values())
+    elif seen:
+        look = evaluation(replace(job, prompts=seen)).seconds(speed)
+    return iterations * sum(step_seconds(job, speed).values()) + looks * look

@@ -17,9 +17,11 @@ from gnomon.errors import ConfigError, GateClosed, GnomonError
 from gnomon.judges.build import AI
 from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import parameter_count
+from gnomon.plan.cost import Speed
 from gnomon.plan.job import Job
 from gnomon.plan.memory_table import memory_table
 from gnomon.plan.ranges import KEYS, check_ranges
+from gnomon.plan.shapes import NoShapeError
 from gnomon.plugins import is_own
 from gnomon.recipe.gates import NoAlarm, parse_gate
 from gnomon.recipe.schema import Recipe, StageSpec
@@ -32,10 +34,11 @@ from gnomon.stages.check import (
     own_code,
     stage_encoder,
 )
-from gnomon.stages.clock import SPREAD, Speed, measure, stage_seconds
+from gnomon.stages.clock import SPREAD, measure, stage_seconds
 from gnomon.stages.gate_names import check_gates
 from gnomon.stages.probes import FOREIGN_P, foreign_prompts
 from gnomon.stages.sampler import gpu_bytes_of, share_line
+from gnomon.stages.sizing import stage_job
 from gnomon.stages.stage import (
     SEPARATE,
     SHARED,
@@ -45,7 +48,7 @@ from gnomon.stages.stage import (
     pick_device,
     recipe_precision,
 )
-from gnomon.stages.usable import check_judging, usable_rows
+from gnomon.stages.usable import Usable, check_judging, usable_rows
 
 
 @dataclass(frozen=True)
@@ -144,10 +147,10 @@ class _Planner:
             check_reference(stage.settings, spec.lora is not None, iterations)
         config = read_config(fetch(self.recipe.model))
         parameters = parameter_count(config)
+        job = self._job(stage, usable)
         seconds = None
-        if iterations is not None and usable.rows is not None:
-            speed = self._measured(config)
-            seconds = stage_seconds(stage, usable, iterations, parameters, config, speed)
+        if iterations is not None and usable.rows is not None and job is not None:
+            seconds = stage_seconds(stage, job, usable, iterations, self._measured(config))
         rate = stage.learning_rate(parameters)
         return StagePlan(
             stage,
@@ -163,8 +166,15 @@ class _Planner:
             left_out=usable.skipped,
             seconds=seconds,
             warnings=out_of_range(stage, rate, parameters),
-            job=stage.job(usable.lengths),
+            job=job if stage.trains else None,
         )
+
+    def _job(self, stage: Stage, usable: Usable) -> Job | None:
+        """The stage in numbers; None where its model has no shape."""
+        try:
+            return stage_job(stage, usable.lengths)
+        except NoShapeError:
+            return None
 
     def _measured(self, config: object) -> Speed:
         if self._speed is None:

@@ -71,7 +71,9 @@ def stage_job(stage: Stage, lengths: Lengths | None = None) -> Job:
 
 
 def _method(stage: Stage) -> str:
-    """The method, or the one of ours that a user's own is like."""
+    """The method, or the one of ours that a user's own is like; what only writes, collects."""
+    if not stage.trains:
+        return "collect"
     if stage.spec.algorithm in METHODS:
         return stage.spec.algorithm
     if find_method(stage.spec.algorithm, stage.base).algorithm.produces == "reward_model":

@@ -37,7 +37,6 @@ class Usable:
         held_out: that can be evaluated on.
         skipped: what is left out, and why.
         estimated: not all rows were tokenised, so ``rows`` is scaled up from those that were.
-        prompt_tokens, response_tokens: means of a row (a prompt with all its responses).
         lengths: of all that are trained on, for the planner.
         prompts: of on-line methods, a few of them.
     """
@@ -47,8 +46,6 @@ class Usable:
     held_out: int = 0
     skipped: Sequence[Skipped] = ()
     estimated: bool = False
-    prompt_tokens: float = 0.0
-    response_tokens: float = 0.0
     lengths: Lengths | None = None
     prompts: Sequence[EncodedPrompt] = field(default_factory=list)
 
@@ -113,7 +110,6 @@ def _online(
         held_out=len(kept),
         skipped=data.report.skipped,
         estimated=share < 1,
-        prompt_tokens=sum(len(p.ids) for p in prompts) / len(prompts),
         lengths=lengths_of(prompts, stage.spec),
         prompts=prompts[:32],
     )
@@ -133,8 +129,6 @@ def _offline(
         held_out=len(kept),
         skipped=[*report.skipped, *left_out, *also],
         estimated=share < 1,
-        prompt_tokens=_mean(len(g.prompt_ids) for g in rows),
-        response_tokens=_mean(sum(len(r.ids) for r in g.responses) for g in rows),
         lengths=lengths_of(rows, stage.spec),
     )
 
