@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from gnomon.errors import ConfigError
+from gnomon.plan.job import Job
 from gnomon.plan.memory import Memory, memory
-from gnomon.plan.probe import PROBE, ProbeRecord, corrected, read_probe
+from gnomon.plan.probe import PROBE, ProbeRecord, corrected
+from gnomon.plan.shapes import shape_of
 from gnomon.recipe.load import load_recipe
 from gnomon.runs.folder import RunFolder
 from gnomon.stages.plan import make_plan
@@ -58,8 +61,8 @@ def test_a_worst_step_is_run_whole_and_leaves_only_its_record(recipe: Path, tmp_
     record = probe(recipe, out, stage="ppo")
     assert [file.name for file in out.iterdir()] == [PROBE]
     assert not (tmp_path / "runs").exists()
-    assert read_probe(out) == read_probe(out / PROBE)
-    assert read_probe(out).seconds == record.seconds
+    assert ProbeRecord.read(out / PROBE) == record
+    assert record.group == 17 + 2 * 24
     # sampled to the very end: 2 prompts, 2 answers each, 24 tokens, whatever the model wants
     assert record.tokens["sampling"] == 2 * 2 * 24
     assert set(record.seconds) == set(PHASES)
@@ -100,7 +103,7 @@ def test_a_stage_that_reads_what_is_not_written_yet_is_refused(
         probe(recipe, tmp_path / "probe", stage="sft")
 
 
-def test_a_record_scales_an_estimate_and_damage_is_said(tmp_path: Path) -> None:
+def test_a_record_scales_an_estimate_of_steps_as_large_alone() -> None:
     record = ProbeRecord(
         stage="s", method="sft", model="m", peak_bytes=3.0e9, predicted_bytes=2.0e9
     )
@@ -108,14 +111,13 @@ def test_a_record_scales_an_estimate_and_damage_is_said(tmp_path: Path) -> None:
     more = corrected(estimate, record)
     assert more.peak == 1.5 * estimate.peak
     assert more.worst == estimate.worst
-    with pytest.raises(ConfigError, match=r"no probe\.json"):
-        read_probe(tmp_path)
-    (tmp_path / PROBE).write_text("{")
-    with pytest.raises(ConfigError, match="Probe again"):
-        read_probe(tmp_path)
-    record.model_copy(update={"predicted_bytes": 0.0}).write(tmp_path / PROBE)
-    with pytest.raises(ConfigError, match="above 0"):
-        read_probe(tmp_path)
+    job = Job("sft", shape_of("Qwen/Qwen3-0.6B"), 4, 1, 100, 300, 100.0, 300.0, 1024)
+    alike = record.model_copy(update={"group": 400, "microbatch": 1024})
+    assert alike.same_size(job)
+    assert alike.same_size(replace(job, prompt_tokens=190))
+    assert not alike.same_size(replace(job, prompt_tokens=210))
+    assert not alike.same_size(replace(job, microbatch=4096))
+    assert not record.same_size(job)  # an older record says nothing of its size
 
 
 def test_the_dry_run_sizes_a_stage_as_the_planner_does(recipe: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Hours, euros, labels and energy by hand; what a budget buys; hardware by name."""
+"""Hours, euros, labels and energy by hand; what is not priced; hardware by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from gnomon.errors import ConfigError
 from gnomon.feedback.plan import Prices
-from gnomon.plan.bill import Labels, ai_prices, bill, buy
+from gnomon.plan.bill import Labels, ai_prices, bill
 from gnomon.plan.cost import Speed, step_seconds
 from gnomon.plan.hardware import Hardware, gpus, parse_hardware, table_date
 from gnomon.plan.job import Job
@@ -64,39 +64,15 @@ def test_everything_is_in_the_json() -> None:
     assert any("euros an hour" in line for line in said["assumptions"])
 
 
-# -- budgets --------------------------------------------------------------------------------------
-
-
-def test_a_budget_buys_as_many_steps_as_it_pays_for() -> None:
-    labels = Labels(human=100)
-    found = buy(JOB, EIGHT, 500.0, labels=labels)
-    assert found.enough
-    assert found.prompts == 64 * found.steps
-    assert bill(JOB, EIGHT, found.steps, labels=labels).euros <= 500.0
-    assert bill(JOB, EIGHT, found.steps + 1, labels=labels).euros > 500.0
-    assert f"{found.steps:,} steps" in found.words
-
-
-def test_too_small_a_budget_names_the_smallest_useful_run() -> None:
-    poor = buy(JOB, EIGHT, 1.0)
-    assert not poor.enough
-    assert "too little" in poor.words
-    assert f"{poor.smallest:,.2f} euros" in poor.words
-    assert buy(JOB, EIGHT, poor.smallest * 1.0001).enough
-    assert not buy(JOB, EIGHT, poor.smallest * 0.98).enough
-
-
-@pytest.mark.parametrize("euros", [0.0, -5.0, float("nan"), float("inf")])
-def test_a_budget_that_is_none(euros: float) -> None:
-    with pytest.raises(ConfigError, match="--budget 200"):
-        buy(JOB, EIGHT, euros)
-
-
-def test_a_budget_needs_a_price() -> None:
+def test_what_nobody_knows_the_price_of_is_null_and_not_nothing() -> None:
     free = Hardware(1, replace(EIGHT.gpu, price=0.0))
-    assert not bill(JOB, free, 1).priced
-    with pytest.raises(ConfigError, match="give --price"):
-        buy(JOB, free, 10.0)
+    said = bill(JOB, free, 1, labels=Labels(human=10)).to_json()
+    assert said["label_euros"] == pytest.approx(6.0)
+    assert said["compute_euros"] is said["euros"] is None
+    said = bill(JOB, EIGHT, 1, labels=Labels(human=10, ai=5, votes=2)).to_json()
+    assert said["unpriced"] == 10
+    assert said["compute_euros"] > 0
+    assert said["ai_label_euros"] is said["label_euros"] is said["euros"] is None
 
 
 # -- hardware -------------------------------------------------------------------------------------

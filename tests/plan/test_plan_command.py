@@ -114,6 +114,46 @@ def test_a_price_of_no_hardware(pairs: Path) -> None:
         run(pairs, "--model", "Qwen/Qwen3-0.6B", "--price", 2)
 
 
+JUDGED = ("--model", "Qwen/Qwen3-4B", "--hardware", "1xH100", "--json", "--judge")
+
+
+def test_judgements_are_paid_for_or_said_not_to_be(tmp_path: Path) -> None:
+    asked = pw.write(tmp_path / "prompts.jsonl", pw.prompts(400))
+
+    def cost(*words: object) -> dict[str, Any]:
+        made = run(asked, *JUDGED, *words, "--out", tmp_path / f"{'-'.join(map(str, words))}.yaml")
+        found: dict[str, Any] = json.loads(made)
+        return {"all": found["cost"]["euros"], **found["cost"]["stages"]["compared"]}
+
+    unknown = cost("a-model")
+    assert unknown["unpriced"] == 400 * 6  # every pair of 4 answers
+    assert unknown["all"] is unknown["ai_label_euros"] is None
+    free, paid = (cost("a-model", "--price-input", n, "--price-output", 4 * n) for n in (0, 2))
+    assert free["ai_label_euros"] == 0.0
+    assert paid["all"] == pytest.approx(free["all"] + paid["ai_label_euros"])
+    recipe = load_recipe(tmp_path / "a-model---price-input-2---price-output-8.yaml")
+    assert recipe.stages[0].reward[0].options["price_output"] == 8.0
+    people, dearer = cost("people"), cost("people", "--price-label", 1.5)
+    assert people["human_label_euros"] == pytest.approx(400 * 3 * 0.60)
+    assert dearer["human_label_euros"] == pytest.approx(400 * 3 * 1.5)
+    with pytest.raises(ConfigError, match="2,400 judgements"):
+        run(asked, *JUDGED, "a-model", "--budget", 50, "--out", tmp_path / "budget.yaml")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--judge", "a-model", "--price-input", 2), "give both"),
+        (("--judge", "people", "--price-input", 2, "--price-output", 2), "at an endpoint"),
+        (("--price-label", 2), "--judge people"),
+        (("--judge", "people", "--price-label", "inf"), "--price-label 0.60"),
+    ],
+)
+def test_prices_of_nobody(pairs: Path, words: tuple[object, ...], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        run(pairs, *ASKED, *words, "--out", pairs.parent / "made.yaml")
+
+
 def test_a_mixed_file(tmp_path: Path) -> None:
     mixed = pw.write(tmp_path / "mixed.jsonl", [*pw.pairs(5), *pw.demonstrations(5)])
     with pytest.raises(DataError, match=r"preferences in rows 1-5; demonstrations in rows 6-10"):

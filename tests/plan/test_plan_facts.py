@@ -8,6 +8,7 @@ import plan_world as pw
 import pytest
 
 from gnomon.errors import ConfigError, DataError
+from gnomon.models.load import load_tokenizer
 from gnomon.plan.facts import read_facts
 
 
@@ -96,6 +97,18 @@ def test_the_length_gap_and_leaks(tmp_path: Path) -> None:
     assert facts.longer == 1.0  # of those whose lengths differ
     assert facts.leaked == 7
     assert read_facts([data])[0].leaked is None
+
+
+def test_lengths_are_the_models_own_tokens_where_its_tokenizer_is_here(tmp_path: Path) -> None:
+    data = pw.write(tmp_path / "pairs.jsonl", pw.pairs(40))
+    tokenizer = load_tokenizer("tunnel")
+    facts, _ = read_facts([data], tokenizer=tokenizer)
+    own = [len(tokenizer(pw.question(i), add_special_tokens=False).input_ids) for i in range(40)]
+    assert facts.counted
+    assert facts.mean_prompt == pytest.approx(sum(own) / 40)
+    words, _ = read_facts([data])
+    assert not words.counted
+    assert words.mean_prompt != facts.mean_prompt
 
 
 def test_a_mixed_file_names_the_rows_of_each_kind(tmp_path: Path) -> None:

@@ -41,11 +41,27 @@ def plan(
     price: Annotated[
         float | None, typer.Option(help="Of a GPU and hour, instead of the table's.", min=0)
     ] = None,
+    price_input: Annotated[
+        float | None,
+        typer.Option(help="Euros for a million tokens that --judge's model reads.", min=0),
+    ] = None,
+    price_output: Annotated[
+        float | None,
+        typer.Option(help="Euros for a million tokens that --judge's model writes.", min=0),
+    ] = None,
+    price_label: Annotated[
+        float | None,
+        typer.Option(
+            help="Euros for a person's judgement of a pair, where --judge people; 0.60 if not "
+            "given, a guess.",
+            min=0,
+        ),
+    ] = None,
     judge: Annotated[
         str | None,
         typer.Option(
             help="Who can judge answers: a reward model's folder, a model's folder, a model's name "
-            "at an endpoint, file.py:function, or a builtin reward."
+            "at an endpoint, people, file.py:function, or a builtin reward."
         ),
     ] = None,
     constitution: Annotated[
@@ -92,6 +108,7 @@ def plan(
 
       gnomon plan demos.jsonl problems.jsonl --model meta-llama/Llama-3.1-8B --held-out test.jsonl
     """
+    from gnomon.judges.build import PEOPLE
     from gnomon.plan.answers import make
     from gnomon.plan.hardware import Hardware, parse_hardware
     from gnomon.plan.shown import parts
@@ -100,6 +117,11 @@ def plan(
         raise ConfigError("--price is of the hardware: name it, as in --hardware 8xH100")
     if price is not None and not price < math.inf:
         raise ConfigError(f"--price {price:g}: give euros an hour for one GPU, as in --price 2")
+    prices = _judge_prices(price_input, price_output)
+    if price_label is not None and not price_label < math.inf:
+        raise ConfigError(f"--price-label {price_label:g}: give euros, as in --price-label 0.60")
+    if price_label is not None and judge != PEOPLE:
+        raise ConfigError(f"--price-label is of people who judge answers: give --judge {PEOPLE}")
     if calibrate and hardware is not None and hardware.lower() not in ("here", "cpu"):
         raise ConfigError(
             f"--calibrate measures this machine, and --hardware is {hardware}: leave one "
@@ -122,6 +144,8 @@ def plan(
         constitution=constitution,
         held_out=held_out,
         likelihood=likelihood,
+        prices=prices,
+        label_price=price_label,
         out=out,
         watch=_watch,
     )
@@ -143,6 +167,22 @@ def plan(
 
         for line in probed(found, run_probe(out, out.with_suffix(".probe"))):
             err.print(line)
+
+
+def _judge_prices(read: float | None, written: float | None) -> tuple[float, float] | None:
+    """Euros for a million tokens read and written.
+
+    Raises:
+        ConfigError: one of them alone, or none that is a price.
+    """
+    if read is None and written is None:
+        return None
+    if read is None or written is None or not max(read, written) < math.inf:
+        raise ConfigError(
+            "give both --price-input and --price-output, euros for a million tokens (0 where it "
+            "costs nothing)"
+        )
+    return read, written
 
 
 def _watch(done: int, total: int) -> None:

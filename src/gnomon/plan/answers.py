@@ -15,11 +15,12 @@ from typing import Any
 
 from gnomon.errors import ConfigError
 from gnomon.feedback.constitution import read_constitution
+from gnomon.plan.bill import HUMAN
 from gnomon.plan.facts import DataFile, Facts, read_facts
 from gnomon.plan.hardware import Hardware
 from gnomon.plan.methods import Choice, choose
 from gnomon.plan.recipe import NAMES, Asked, Way, make_recipe
-from gnomon.plan.recipe_file import to_yaml
+from gnomon.plan.recipe_file import at_endpoint, to_yaml
 from gnomon.plan.serving import Load, Serving, serving
 from gnomon.plan.shapes import Shape, shape_of
 from gnomon.plan.sizing import LEAST, ROOM, Fit, cheapest, euros, fitted, least_euros, within
@@ -157,7 +158,9 @@ class Plan:
                 "runner_up": list(self.choice.runner_up),
                 "runner_up_where": self.choice.rule.unless,
                 "runner_up_hours": None if self.runner_up is None else self.runner_up.hours,
-                "runner_up_euros": None if self.runner_up is None else self.runner_up.euros,
+                "runner_up_euros": self.runner_up.euros
+                if self.runner_up is not None and self.runner_up.priced
+                else None,
                 "more_data": self.choice.rule.more,
             },
             "hardware": {
@@ -184,7 +187,7 @@ class Plan:
             },
             "cost": {
                 "hours": self.fit.hours,
-                "euros": self.fit.euros,
+                "euros": self.fit.euros if self.fit.priced else None,
                 "budget_euros": self.budget,
                 "cut": self.cut,
                 "stages": {stage.name: stage.bill.to_json() for stage in self.fit.stages},
@@ -200,7 +203,7 @@ class Plan:
 UNITS = {
     "*_bytes": "bytes (1 GB = 1e9 bytes)",
     "hours, *_hours": "hours; gpu_hours over all GPUs, human_hours of people's work",
-    "euros, *_euros": "euros",
+    "euros, *_euros": "euros; null where a price is not known",
     "seconds, *_per_step": "seconds",
     "flop": "floating-point operations",
     "kilowatt_hours": "kilowatt-hours, building included",
@@ -221,6 +224,8 @@ def make(
     constitution: str | None = None,
     held_out: Path | None = None,
     likelihood: bool = False,
+    prices: tuple[float, float] | None = None,
+    label_price: float | None = None,
     out: Path = Path("recipe.yaml"),
     watch: Any = None,
 ) -> Plan:
@@ -230,6 +235,8 @@ def make(
         hardware: None for the cheapest GPU of the table.
         budget: euros, for hardware and labels.
         likelihood: ask the model whether the data's answers are such as it writes.
+        prices: euros for a million tokens that a judge at an endpoint reads, and writes.
+        label_price: euros for a person's judgement of a pair; None for a guess.
         out: where the recipe will be: what it names is relative to that folder.
 
     Raises:
@@ -242,9 +249,17 @@ def make(
     if constitution is not None:
         read_constitution(constitution)
     shape, folder = _model(model)
+    if prices is not None and not at_endpoint(judge):
+        raise ConfigError(
+            "--price-input and --price-output are of a judge at an endpoint: name its model, as in "
+            "--judge gpt-4.1"
+        )
+    tokenizer = _tokenizer(folder)
     known: dict[str, Any] = {"judge": judge is not None, "tuned": is_tuned(model, folder)}
-    facts, found = read_facts(paths, held_out, constitution=constitution is not None, **known)
-    kept = read_facts([held_out])[1][0] if held_out is not None else None
+    known["label_price"] = HUMAN.price if label_price is None else label_price
+    known["constitution"] = constitution is not None
+    facts, found = read_facts(paths, held_out, tokenizer, **known)
+    kept = read_facts([held_out], tokenizer=tokenizer)[1][0] if held_out is not None else None
     if likelihood:
         from gnomon.plan.likelihood import off_policy
 
@@ -263,6 +278,7 @@ def make(
         constitution=constitution,
         held_out=kept,
         folder=out.absolute().parent,
+        prices=prices,
     )
 
     def write(stages: Sequence[str], way: Way) -> dict[str, Any]:
@@ -291,10 +307,16 @@ def _affordable(plan: Plan, budget: float, shape: Shape) -> Plan:
     Raises:
         ConfigError: it buys nothing.
     """
-    if not plan.fit.hardware.price and not plan.fit.euros:
+    if not plan.fit.hardware.price:
         raise ConfigError(
             f"--budget: nobody knows what an hour of {plan.fit.hardware} costs: "
             "give --price, or name other hardware"
+        )
+    if plan.fit.unpriced:
+        raise ConfigError(
+            f"--budget: nobody knows what {plan.fit.unpriced:,} judgements by the judge's model "
+            "cost: give --price-input and --price-output, euros for a million tokens (0 where it "
+            "is your own)"
         )
     cut = within(plan.fit, budget, plan.facts, shape)
     if cut is not None:
@@ -329,6 +351,16 @@ def _model(model: str) -> tuple[Shape, Path | None]:
     if path.is_file():
         return shape, path.resolve().parent
     return shape, path.resolve() if path.is_dir() else None
+
+
+def _tokenizer(folder: Path | None) -> Any:
+    """The model's own, where it is on this machine."""
+    files = ("tokenizer.json", "tokenizer_config.json")
+    if folder is None or not any((folder / name).is_file() for name in files):
+        return None
+    from gnomon.models.load import load_tokenizer  # loads transformers
+
+    return load_tokenizer(folder)
 
 
 def is_tuned(model: str, folder: Path | None) -> bool:

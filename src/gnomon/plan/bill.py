@@ -1,4 +1,4 @@
-"""What a stage comes to: hours, euros, labels and energy, and what a budget buys.
+"""What a stage comes to: hours, euros, labels and energy.
 
 All money is euros. Energy is that of boards at full load for the whole time, so a bound from above;
 what was really used, :mod:`gnomon.stages.energy` reads from meters while a stage runs.
@@ -6,12 +6,10 @@ what was really used, :mod:`gnomon.stages.energy` reads from meters while a stag
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gnomon.errors import ConfigError
 from gnomon.feedback.plan import Prices
 from gnomon.plan.cost import Phase, Speed, longest, phases, speed_of
 from gnomon.plan.hardware import Hardware, table_date
@@ -22,11 +20,8 @@ PUE = 1.25
 HUMAN = Prices(price=0.60, seconds=60.0)
 """Of a person's judgement of a pair: both are guesses. Lee et al. 2023 (RLAIF), as remembered,
 reckon 0.67 dollars for one."""
-FREE = Prices()
 READ, WRITTEN = 350, 120
 """Tokens that a judge reads beside prompt and answers, and that it writes, reason included."""
-USEFUL_STEPS = {"sft": 50, "reward_model": 50, "dpo": 50, "kto": 50, "collect": 1}
-"""Steps below which a stage of a method is no use to anyone; 100 of methods that sample."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +30,14 @@ class Labels:
 
     Attributes:
         human, ai: pairs to be judged by people and by a model; ``votes``: judgements of each.
-        human_prices, ai_prices: euros and seconds of one judgement.
+        human_prices, ai_prices: euros and seconds of one judgement; None where nobody knows.
     """
 
     human: int = 0
     ai: int = 0
     votes: int = 1
     human_prices: Prices = HUMAN
-    ai_prices: Prices = FREE
+    ai_prices: Prices | None = None
 
     @property
     def human_euros(self) -> float:
@@ -50,7 +45,12 @@ class Labels:
 
     @property
     def ai_euros(self) -> float:
-        return self.ai * self.votes * self.ai_prices.price
+        return self.ai * self.votes * self.ai_prices.price if self.ai_prices is not None else 0.0
+
+    @property
+    def unpriced(self) -> int:
+        """Judgements whose price nobody knows."""
+        return self.ai * self.votes if self.ai_prices is None else 0
 
     @property
     def human_hours(self) -> float:
@@ -75,6 +75,7 @@ class Bill:
         hours: on the clock; ``gpu_hours``: over all GPUs.
         flop: of all steps.
         compute_euros: for the hardware; ``priced``: whether its price is known.
+        unpriced: judgements by a model whose price nobody knows; no sum has them.
         kilowatt_hours: of the boards at full load, times ``pue`` for the building; None where
             their power is not known.
         label_euros: of people and models; ``human_hours`` of people's work.
@@ -100,6 +101,7 @@ class Bill:
     human_label_euros: float
     ai_label_euros: float
     human_hours: float
+    unpriced: int = 0
     assumptions: tuple[str, ...] = ()
 
     @property
@@ -117,8 +119,13 @@ class Bill:
         return {phase.name: self.steps * phase.seconds for phase in self.phases}
 
     def to_json(self) -> dict[str, Any]:
-        """Every figure by its name, for JSON."""
-        return {**asdict(self), "label_euros": self.label_euros, "euros": self.euros}
+        """Every figure by its name, for JSON; null where a price is not known."""
+        found = {**asdict(self), "label_euros": self.label_euros, "euros": self.euros}
+        if not self.priced:
+            found |= {"compute_euros": None, "euros": None}
+        if self.unpriced:
+            found |= {"ai_label_euros": None, "label_euros": None, "euros": None}
+        return found
 
 
 def ai_prices(job: Job, price_input: float, price_output: float, orders: int = 2) -> Prices:
@@ -180,6 +187,7 @@ def bill(
         human_label_euros=labels.human_euros,
         ai_label_euros=labels.ai_euros,
         human_hours=labels.human_hours,
+        unpriced=labels.unpriced,
         assumptions=_assumptions(job, hardware, labels, pue),
     )
 
@@ -208,75 +216,16 @@ def _assumptions(job: Job, hardware: Hardware, labels: Labels, pue: float) -> tu
         said.append(f"{gpu.watts:.0f} W a board at full load, times {pue:g} for the building")
     if labels.human:
         said.append(
-            f"{labels.human_prices.price:.2f} euros and {labels.human_prices.seconds:.0f} s for a "
-            "person's judgement of a pair"
+            f"{labels.human:,} judgements of a pair by people, a ranking of K answers being K - 1, "
+            f"at {labels.human_prices.price:.2f} euros and {labels.human_prices.seconds:.0f} s each"
+            " (a guess: --price-label)"
         )
-    if labels.ai:
-        said.append(f"{labels.ai_prices.price:.4f} euros for a model's judgement of a pair")
+    if labels.ai and labels.ai_prices is not None:
+        said.append(
+            f"{labels.ai:,} judgements of a pair by a model, at {labels.ai_prices.price:.2g} euros "
+            f"each: {READ} tokens beside prompt and answers read and {WRITTEN} written, in both "
+            "orders"
+        )
     if hardware.count > 1:
         said.append("GPUs divide the work evenly; what they tell each other is hidden")
     return tuple(said)
-
-
-# -- what a budget buys ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a sum of money buys.
-
-    Attributes:
-        euros: the sum; ``labels``: what of it goes to labels.
-        steps: of the optimizer that the rest pays for; ``prompts`` (or rows) that they see.
-        enough: whether that is any use.
-        smallest: euros of the smallest run that is, labels included.
-        words: the same as a sentence.
-    """
-
-    euros: float
-    labels: float
-    steps: int
-    prompts: int
-    enough: bool
-    smallest: float
-    words: str
-
-
-def buy(
-    job: Job,
-    hardware: Hardware,
-    euros: float,
-    *,
-    speed: Speed | None = None,
-    labels: Labels | None = None,
-) -> Budget:
-    """How many steps a sum pays for, after the labels.
-
-    Raises:
-        ConfigError: a sum that is not above 0; hardware without a price.
-    """
-    if not 0 < euros < math.inf:
-        raise ConfigError(f"--budget {euros:g}: give euros above 0, as in --budget 200")
-    one = bill(job, hardware, 1, speed=speed, labels=labels)
-    if not one.priced:
-        raise ConfigError(
-            f"--budget needs a price, and none is known of {hardware}: give --price, euros an hour "
-            "for one GPU (for one machine where it is this one)"
-        )
-    least = USEFUL_STEPS.get(job.method, 100)
-    smallest = one.label_euros + least * one.compute_euros
-    steps = max(0, int((euros - one.label_euros) / one.compute_euros))
-    enough = steps >= least
-    if enough:
-        words = (
-            f"{euros:,.2f} euros buy {steps:,} steps of {job.prompts:,} prompts on {hardware}: "
-            f"{steps * job.prompts:,} prompts, {steps * one.hours:,.1f} hours"
-        )
-    else:
-        words = (
-            f"{euros:,.2f} euros are too little: they buy {steps:,} steps on {hardware}, and below "
-            f"{least} {job.method} is no use. The smallest useful run costs {smallest:,.2f} euros"
-        )
-    if one.label_euros:
-        words += f", {one.label_euros:,.2f} of it for labels"
-    return Budget(euros, one.label_euros, steps, steps * job.prompts, enough, smallest, words + ".")

@@ -17,6 +17,7 @@ from gnomon.data.readers import prompt_key, read_groups
 from gnomon.data.rows import iter_rows
 from gnomon.data.values import RawRow
 from gnomon.errors import ConfigError, DataError
+from gnomon.plan.bill import HUMAN
 from gnomon.records import Group
 from gnomon.stats.intervals import Interval, exact_interval
 
@@ -48,8 +49,11 @@ class Facts:
         contradictions: pairs judged both ways.
         longer: share of the comparisons whose better answer is the longer one.
         leaked: prompts that are also in the held-out file; None without one.
-        prompt_tokens, response_tokens: at the 95th percentile, about; ``mean_prompt`` and
+        prompt_tokens, response_tokens: at the 95th percentile; ``mean_prompt`` and
             ``mean_response`` of a usual one.
+        counted: whether the model's own tokenizer counted them; else they are words times
+            ``TOKENS_A_WORD``.
+        label_price: euros of a person's judgement of a pair.
         off_policy: nats per token by which the model finds its own answers likelier than the data's
             better ones; None where nobody measured.
         judge: whether there is a judge or a reward model to ask.
@@ -72,6 +76,8 @@ class Facts:
     response_tokens: int = 0
     mean_prompt: float = 0.0
     mean_response: float = 0.0
+    counted: bool = False
+    label_price: float = HUMAN.price
     off_policy: Interval | None = None
     judge: bool = False
     tuned: bool = True
@@ -105,13 +111,14 @@ class DataFile:
 
 
 def read_facts(
-    paths: Sequence[Path], held_out: Path | None = None, **known: Any
+    paths: Sequence[Path], held_out: Path | None = None, tokenizer: Any = None, **known: Any
 ) -> tuple[Facts, list[DataFile]]:
     """What is in the files, together and one by one.
 
     Args:
         paths: data files, each of its own format.
         held_out: a file whose prompts should be in none of them.
+        tokenizer: the model's, to count tokens with; without it words are counted.
         known: further fields of :class:`Facts`, as ``judge`` and ``tuned``.
 
     Raises:
@@ -125,13 +132,14 @@ def read_facts(
             raise ConfigError(f"{path} is named twice")
         if held_out is not None and path.resolve() == held_out.resolve():
             raise ConfigError(f"{path} is both data and --held-out: name another file for one")
-    files = [_read(path, held_out) for path in paths]
+    files = [_read(path, held_out, tokenizer) for path in paths]
+    known["counted"] = tokenizer is not None
     return replace(_together([file.facts for file in files]), **known), files
 
 
-def _read(path: Path, held_out: Path | None) -> DataFile:
+def _read(path: Path, held_out: Path | None, tokenizer: Any) -> DataFile:
     _one_kind(path)
-    seen = inspect(path, other=held_out)
+    seen = inspect(path, other=held_out, tokenizer=tokenizer)
     if not seen.groups:
         raise DataError(f"{path}: no row of it can be used: gnomon data inspect {path} says why")
     groups = read_groups(path, max_skipped=1.0).groups
@@ -140,8 +148,8 @@ def _read(path: Path, held_out: Path | None) -> DataFile:
         asked = read_groups(path, kind="prompts", max_skipped=1.0).groups
     check, checkable = _check(asked)
     facts = replace(_facts(seen, groups), checkable=checkable)
-    answers = [word for part, x in seen.lengths.items() if part != "prompt" for word in x.values]
-    if seen.kind == "demonstrations" and check and np.median(answers) <= SHORT:
+    words = [len(response.text.split()) for group in groups for response in group.responses]
+    if seen.kind == "demonstrations" and check and np.median(words) <= SHORT:
         bare = replace(facts, demonstrations=0, response_tokens=0, mean_response=0.0)
         return DataFile(path, seen, "prompts", bare, check)
     return DataFile(path, seen, seen.kind, facts, check)
@@ -189,6 +197,7 @@ def _facts(seen: Inspection, groups: Sequence[Group]) -> Facts:
     rankings = sum(n for size, n in seen.group_sizes.items() if size > 2)
     answers = [v for part, x in seen.lengths.items() if part != "prompt" for v in x.values]
     prompts = seen.lengths["prompt"].values if "prompt" in seen.lengths else ()
+    tokens = 1.0 if seen.unit == "tokens" else TOKENS_A_WORD
     return Facts(
         demonstrations=seen.groups if seen.kind in ("demonstrations", "text") else pairs + rankings,
         pairs=pairs,
@@ -200,15 +209,15 @@ def _facts(seen: Inspection, groups: Sequence[Group]) -> Facts:
         contradictions=seen.contradictions,
         longer=seen.longer,
         leaked=seen.leaked,
-        prompt_tokens=_quantile(prompts),
-        response_tokens=_quantile(answers),
-        mean_prompt=TOKENS_A_WORD * float(np.mean(prompts)) if prompts else 0.0,
-        mean_response=TOKENS_A_WORD * float(np.mean(answers)) if answers else 0.0,
+        prompt_tokens=_quantile(prompts, tokens),
+        response_tokens=_quantile(answers, tokens),
+        mean_prompt=tokens * float(np.mean(prompts)) if prompts else 0.0,
+        mean_response=tokens * float(np.mean(answers)) if answers else 0.0,
     )
 
 
-def _quantile(words: Sequence[int]) -> int:
-    return int(np.ceil(TOKENS_A_WORD * np.quantile(words, 0.95))) if len(words) else 0
+def _quantile(lengths: Sequence[int], tokens: float) -> int:
+    return int(np.ceil(tokens * np.quantile(lengths, 0.95))) if len(lengths) else 0
 
 
 def _check(groups: Sequence[Group]) -> tuple[tuple[str, str] | None, int]:

@@ -83,7 +83,8 @@ def _time(axis: Any, plan: Plan) -> None:
             wide = seconds / 3600 * scale
             axis.barh(at, wide, 0.34, left=start, color=colours[name], label=name)
             start += wide
-        money = f", {euros(stage.bill.euros)}" if plan.fit.hardware.price else ""
+        priced = stage.bill.priced and not stage.bill.unpriced
+        money = f", {euros(stage.bill.euros)}" if priced else ""
         axis.text(
             0.0, at - 0.3, f"{stage.name}: {duration(3600 * stage.bill.hours)}{money}",
             fontsize=8.0, va="center", color=style.INK,

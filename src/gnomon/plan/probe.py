@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from pydantic import Field
 
-from gnomon.errors import ConfigError
 from gnomon.plan.job import Job
 from gnomon.plan.memory import Memory
 from gnomon.runs.records import Record
 
 PROBE = "probe.json"
 """The record's file."""
+SIZE = 1.25
+"""Sizes of two steps by which they differ at most to be called alike."""
 
 
 class ProbeRecord(Record):
     """One measured step of a stage, sampling and judging included.
 
     Attributes:
-        stage, method, model, precision, lora: what was run, as in :class:`~gnomon.plan.job.Job`.
+        stage, method, model, precision, lora, microbatch: what was run, as in
+            :class:`~gnomon.plan.job.Job`; ``group``: tokens of its longest group.
         device: "cpu", or the GPU's name.
         peak_bytes: most memory taken; ``predicted_bytes``: by the formulas, of the same step.
         instants: bytes above what was taken before the model was loaded, by instant.
@@ -35,6 +36,8 @@ class ProbeRecord(Record):
     model: str
     precision: str = "float32"
     lora: int = 0
+    group: int = 0
+    microbatch: int = 0
     device: str = "cpu"
     peak_bytes: float
     predicted_bytes: float
@@ -54,23 +57,11 @@ class ProbeRecord(Record):
         same = self.method == job.method and self.precision == job.precision
         return same and bool(self.lora) == bool(job.lora)
 
-
-def read_probe(place: Path) -> ProbeRecord:
-    """The record in a file, or in the folder that a probe wrote.
-
-    Raises:
-        ConfigError: there is none, or it is damaged.
-    """
-    file = place / PROBE if place.is_dir() else place
-    if not file.is_file():
-        raise ConfigError(f"{place}: there is no {PROBE}; gnomon plan --probe writes it")
-    try:
-        record = ProbeRecord.read(file)
-    except ValueError as error:
-        raise ConfigError(f"{error}. Probe again") from None
-    if not (record.peak_bytes > 0 and record.predicted_bytes > 0):
-        raise ConfigError(f"{file} is no probe's record: its bytes are not above 0. Probe again")
-    return record
+    def same_size(self, job: Job) -> bool:
+        """Whether this job's steps are about as large: what a probe of short rows shows is not so
+        of long ones."""
+        sizes = ((self.group, job.group), (self.microbatch, job.microbatch))
+        return all(mine <= SIZE * its and its <= SIZE * mine for mine, its in sizes)
 
 
 def corrected(estimate: Memory, record: ProbeRecord) -> Memory:

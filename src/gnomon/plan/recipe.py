@@ -49,7 +49,8 @@ class Asked:
         name: of the run; ``model`` as a recipe names it, of this ``shape``.
         tuned: whether it answers already; a base model needs a chat template.
         window: tokens that it takes; None where nobody knows.
-        judge, constitution: as asked for, or None.
+        judge, constitution: as asked for, or None; ``prices`` of a judge at an endpoint, euros for
+            a million tokens read and written.
         held_out: a file of other prompts.
         folder: that the recipe will lie in.
     """
@@ -63,6 +64,7 @@ class Asked:
     constitution: str | None
     held_out: DataFile | None
     folder: Path
+    prices: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,8 @@ class _Writer:
                 options["extract"] = ["boxed", "hash", "phrase", "all"]
             reward = {"builtin": builtin, "name": "correct", "options": options}
             return [{key: value for key, value in reward.items() if value}]
-        return [judge_spec(self.asked.model, self.asked.judge, self._constitution())]
+        asked = self.asked
+        return [judge_spec(asked.model, asked.judge, self._constitution(), asked.prices)]
 
     def _rollout(self, method: str) -> dict[str, Any]:
         samples = {"ppo": 4, "grpo": 16 if self.asked.shape.parameters >= 1e9 else 8}

@@ -11,9 +11,18 @@ import yaml
 from gnomon.judges.build import AI, BUILTIN
 
 
-def judge_spec(model: str, judge: str | None, constitution: str | None) -> dict[str, Any]:
+def judge_spec(
+    model: str,
+    judge: str | None,
+    constitution: str | None,
+    prices: tuple[float, float] | None = None,
+) -> dict[str, Any]:
     """The reward that ``--judge`` names: a reward model's folder, ``file.py:function``, a builtin,
-    or a model at an endpoint; without one the model itself judges, by the constitution."""
+    or a model at an endpoint; without one the model itself judges, by the constitution.
+
+    Args:
+        prices: euros for a million tokens that the model at the endpoint reads, and writes.
+    """
     by = {} if constitution is None else {"constitution": constitution}
     if judge is None:
         return {"builtin": AI, "options": {"local": model, **by}}
@@ -27,7 +36,13 @@ def judge_spec(model: str, judge: str | None, constitution: str | None) -> dict[
         return {"model": str(folder.resolve()), "name": "judge"}
     if (folder / "config.json").is_file():
         return {"builtin": AI, "options": {"local": str(folder.resolve()), **by}}
-    return {"builtin": AI, "options": {"model": judge, **by}}
+    paid = {} if prices is None else dict(zip(("price_input", "price_output"), prices, strict=True))
+    return {"builtin": AI, "options": {"model": judge, **paid, **by}}
+
+
+def at_endpoint(judge: str | None) -> bool:
+    """Whether the judge is a model that is asked by the token."""
+    return judge is not None and "model" in judge_spec("", judge, None).get("options", {})
 
 
 def critic_spec(judge: str) -> dict[str, Any] | None:

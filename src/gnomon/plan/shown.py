@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gnomon.plan.answers import Plan
-from gnomon.plan.facts import Facts
+from gnomon.plan.facts import TOKENS_A_WORD, Facts
 from gnomon.plan.probe import ProbeRecord, corrected
 from gnomon.plan.serving import table as serving_table
 from gnomon.plan.sizing import WEIGHTS, Fit, Sized, euros
@@ -36,13 +36,18 @@ def parts(plan: Plan) -> Iterator[RenderableType]:
         yield Text(line)
     yield Text()
     yield _table(plan)
-    yield from map(Text, _does_not_fit(fit))
+    if tried := _does_not_fit(fit):
+        yield Text(tried)
     if plan.split is not None:
         found = plan.split
-        yield Text(f"Layout: {found.layout}, {found.gpu_days:,.1f} GPU-days a thousand steps")
+        yield Text(f"Layout: {found.layout}, {found.cost} for a thousand steps")
         for reason in found.reasons:
             yield Text(f"  {reason}")
     yield serving_table(plan.serving, plan.load, plan.fit.hardware)
+    if not plan.facts.counted:
+        yield Text(
+            f"assumed: {TOKENS_A_WORD} tokens a word, since the model's tokenizer is not here"
+        )
     for line in dict.fromkeys(line for stage in fit.stages for line in stage.bill.assumptions):
         yield Text(f"assumed: {line}")
     for warning in plan.warnings:
@@ -59,31 +64,44 @@ def memory_line(fit: Fit) -> str:
     )
 
 
-def _does_not_fit(fit: Fit) -> Iterator[str]:
-    """What the plainer ways take, and where none of a kind fits, what the least of it takes."""
+def _does_not_fit(fit: Fit) -> str:
+    """What the plainer ways take, and where none of a kind fits, what the least of it takes; empty
+    where the plainest fits."""
+    said = []
     for weights, lora, _ in WEIGHTS:
         peaks = [peak for label, peak in fit.tried.items() if label.startswith(weights)]
         if peaks and lora == fit.way.lora:
-            yield f"Does not fit: {weights} as they are, {gigabytes(peaks[0])}"
+            said.append(f"{weights} as they are, {gigabytes(peaks[0])}")
         elif peaks:
             least = f", {gigabytes(min(peaks))} with all that saves memory"
-            yield f"Does not fit: {weights}, {gigabytes(peaks[0])}{least}"
+            said.append(f"{weights}, {gigabytes(peaks[0])}{least}")
+    return f"Does not fit: {'; '.join(said)}" if said else ""
 
 
 def cost_line(plan: Plan) -> str:
     """How long and how much."""
     fit = plan.fit
-    money = euros(fit.euros) if fit.hardware.price else "at a price that nobody knows"
-    labels = sum(stage.bill.label_euros for stage in fit.stages)
-    judged = f", {euros(labels)} of it for labels" if labels else ""
     energy = [stage.bill.kilowatt_hours for stage in fit.stages]
     power = sum(one for one in energy if one is not None)
     chosen = "" if plan.asked_for else ", the cheapest GPU of the table"
     return (
-        f"{duration(3600 * fit.hours)}, {money}{judged}"
+        f"{duration(3600 * fit.hours)}, {_money(fit)}"
         + (f", {power:.2g} kWh" if power else "")
         + f" on {fit.hardware}{chosen}"
     )
+
+
+def _money(fit: Fit) -> str:
+    """What it costs, and what of that nobody knows."""
+    labels = sum(stage.bill.label_euros for stage in fit.stages)
+    if fit.hardware.price:
+        said = euros(fit.euros) + (f" ({euros(labels)} of it for labels)" if labels else "")
+    else:
+        said = "at a price that nobody knows (--price)"
+        said += f" and {euros(labels)} for labels" if labels else ""
+    if fit.unpriced:
+        said += f" without {fit.unpriced:,} judgements by a model (--price-input, --price-output)"
+    return said
 
 
 def data_lines(plan: Plan) -> Iterator[str]:
@@ -136,7 +154,7 @@ def _otherwise(plan: Plan) -> str:
     other = plan.runner_up
     first = "" if not plan.cut or "runner-up" not in plan.cut else ", with a larger budget"
     where = first or f", where {plan.choice.rule.unless}"
-    money = f", {euros(other.euros)}" if other.hardware.price else ""
+    money = f", {euros(other.euros)}" if other.priced else ""
     return f"Instead: {_stages(other)}{where}: {duration(3600 * other.hours)}{money}"
 
 
@@ -155,7 +173,9 @@ def _table(plan: Plan) -> Table:
             f"{stage.steps:,}" if stage.job.trained_roles else "",
             duration(stage.bill.seconds_per_step) if stage.job.trained_roles else "",
             duration(3600 * stage.bill.hours),
-            euros(stage.bill.euros).removesuffix(" euros") if plan.fit.hardware.price else "?",
+            "?"
+            if not stage.bill.priced or stage.bill.unpriced
+            else euros(stage.bill.euros).removesuffix(" euros"),
             _mostly(stage),
             gigabytes(stage.memory.persistent),
             gigabytes(stage.memory.peak),
@@ -171,9 +191,16 @@ def probed(plan: Plan, record: ProbeRecord) -> Iterator[str]:
         f"and {gigabytes(record.predicted_bytes)} were predicted"
     )
     for stage in plan.fit.stages:
-        if record.is_of(stage.job):
+        if not record.is_of(stage.job):
+            continue
+        if record.same_size(stage.job):
             peak = corrected(stage.memory, record).peak
             yield f"  corrected by x {record.ratio:.2f}, {stage.name} takes {gigabytes(peak)}"
+        else:
+            yield (
+                f"  {stage.name} is not corrected by it: the data's longest group has "
+                f"{record.group:,} tokens, and the recipe leaves room for {stage.job.group:,}"
+            )
 
 
 def _mostly(stage: Sized) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 from gnomon.algorithms.collect_settings import CollectSettings
 from gnomon.algorithms.revise_settings import ReviseSettings
 from gnomon.errors import ConfigError
-from gnomon.judges.build import AI
+from gnomon.feedback.plan import Prices
+from gnomon.judges.build import AI, ASK_PEOPLE
 from gnomon.plan import fit as fits
-from gnomon.plan.bill import Bill, Labels, bill
+from gnomon.plan.bill import HUMAN, Bill, Labels, ai_prices, bill
 from gnomon.plan.facts import Facts
 from gnomon.plan.hardware import Hardware, gpus, parse_hardware
 from gnomon.plan.job import Job, Precision
@@ -90,6 +91,16 @@ class Fit:
     def compute_euros(self) -> float:
         return sum(stage.bill.compute_euros for stage in self.stages)
 
+    @property
+    def unpriced(self) -> int:
+        """Judgements by a model whose price nobody knows."""
+        return sum(stage.bill.unpriced for stage in self.stages)
+
+    @property
+    def priced(self) -> bool:
+        """Whether all prices are known."""
+        return all(stage.bill.priced for stage in self.stages) and not self.unpriced
+
 
 class TooLargeError(ConfigError):
     """Nothing makes it fit; the message says what would."""
@@ -109,7 +120,7 @@ def sized(
         job = job_of(spec, recipe, way, facts, shape, shards)
         job = job if on.gpu.queued else replace(job, device="cpu")
         steps = steps_of(spec, rows)
-        asked = _labels(spec, rows, steps)
+        asked = _labels(spec, rows, steps, job, facts)
         stage = bill(job, on, steps, labels=asked)
         found.append(Sized(spec["name"], spec["algorithm"], job, steps, memory(job), stage, asked))
     return tuple(found)
@@ -191,14 +202,20 @@ def _local(spec: Mapping[str, Any]) -> bool:
     return any("local" in one.get("options", {}) for one in spec.get("reward", ()))
 
 
-def _labels(spec: Mapping[str, Any], rows: int, steps: int) -> Labels:
-    """Judgements that a model at an endpoint makes."""
-    asked = [one for one in spec.get("reward", ()) if one.get("builtin") == AI]
+def _labels(spec: Mapping[str, Any], rows: int, steps: int, job: Job, facts: Facts) -> Labels:
+    """Judgements that people make, or a model at an endpoint."""
+    asked = [one for one in spec.get("reward", ()) if one.get("builtin") in (AI, *ASK_PEOPLE)]
     if not asked or _local(spec):
         return Labels()
     samples = spec["rollout"]["samples"]
     prompts = rows if spec["algorithm"] == "collect" else steps * spec["train"]["batch_size"]
-    return Labels(ai=prompts * samples * (samples - 1) // 2)
+    if asked[0]["builtin"] != AI:  # they rank
+        paid = Prices(facts.label_price, HUMAN.seconds)
+        return Labels(human=prompts * (samples - 1), human_prices=paid)
+    own = asked[0].get("options", {})
+    known = "price_input" in own and "price_output" in own
+    paid_by = ai_prices(job, own["price_input"], own["price_output"]) if known else None
+    return Labels(ai=prompts * samples * (samples - 1) // 2, ai_prices=paid_by)
 
 
 # -- what fits ------------------------------------------------------------------------------------

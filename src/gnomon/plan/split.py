@@ -86,8 +86,15 @@ class Split:
         )  # fmt: skip
         return (
             f"{gpus}; training: {self.layout}; {self.step_seconds:,.0f} s a step, "
-            f"{self.gpu_days:,.0f} GPU-days for a thousand steps"
+            f"{self.cost} for a thousand steps"
         )
+
+    @property
+    def cost(self) -> str:
+        """Of a thousand steps, in words: days, or hours where that is less than one."""
+        if self.gpu_days < 1:
+            return f"{24 * self.gpu_days:.2g} GPU-hours"
+        return f"{self.gpu_days:,.0f} GPU-days"
 
 
 def training_seconds(job: Job, gpu: Gpu, gpus: int, layout: Layout) -> float:

@@ -380,6 +380,8 @@ def _record(stage: WorstStep, spec: StageSpec, meter: Meter) -> ProbeRecord:
         model=stage.recipe.model,
         precision=job.precision,
         lora=job.lora,
+        group=job.group,
+        microbatch=job.microbatch,
         device=torch.cuda.get_device_name() if meter.cuda else "cpu",
         peak_bytes=max(rest.values()),
         predicted_bytes=predicted.peak,
