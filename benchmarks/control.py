@@ -123,7 +123,7 @@ def plot(known: Sequence[dict[str, Any]]) -> None:
         panel.set_xlabel("episodes")
         panel.set_ylabel("true return of training episodes")
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize=8)
+        panel.legend(fontsize=8, framealpha=0.85, edgecolor="none")
     figure.tight_layout()
     IMAGE.parent.mkdir(exist_ok=True)
     figure.savefig(IMAGE, dpi=130)
