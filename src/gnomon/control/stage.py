@@ -38,13 +38,12 @@ from gnomon.recipe.schema import Kind
 from gnomon.runs.checkpoint import CheckpointStore, plain_tensors
 from gnomon.runs.records import EVALS, Evals, StageInfo
 from gnomon.stages.stage import Stage
+from gnomon.stages.untrained import UNUSED
 from gnomon.stats.intervals import Interval, mean_interval
 from gnomon.training.kept import Kept
 from gnomon.training.progress import Progress
 
 NO_MODEL = "none"
-_UNUSED = ("data", "eval_data", "pretraining", "normalise_on", "reward", "observe", "lora")
-_ALSO = ("environment", "holdout", "from_", "probes")
 _EVALUATED_FROM = 1_000_003
 """The seeds of evaluated episodes begin here, the same for every stage of a recipe."""
 
@@ -80,7 +79,7 @@ class Control(Stage):
 
     def check(self) -> None:
         s, spec = self.settings, self.spec
-        given = [key.rstrip("_") for key in (*_UNUSED, *_ALSO) if getattr(spec, key)]
+        given = [key.rstrip("_") for key in (*UNUSED, "from_", "probes") if getattr(spec, key)]
         given += [key for key in ("train", "rollout") if getattr(spec, key).model_fields_set]
         if given:
             raise ConfigError(

@@ -142,6 +142,11 @@ def fetch(source: str | Path) -> Path:
                 f"{found} is a LoRA adapter, not a model: load its base model, and give this "
                 "folder as the adapter to start from"
             )
+        if (found / "policy.safetensors").is_file():
+            raise ModelError(
+                f"{found} holds the policy of a control task, which plays episodes: there is no "
+                "language model in it"
+            )
         raise ModelError(f"{found} is not a model folder: it has no config.json")
     return found
 

@@ -22,7 +22,7 @@ from gnomon.report.card_training import compute_section, training_section
 from gnomon.report.compute import AVERAGE, EVAL
 from gnomon.report.facts import Facts, facts_of, models, read_facts, titles
 from gnomon.report.format import flatten
-from gnomon.report.metadata import front_matter
+from gnomon.report.metadata import CONTROL, front_matter, methods
 from gnomon.runs.read import read_run
 
 CARD, README = "model_card.md", "README.md"
@@ -228,7 +228,7 @@ def missing(facts: Facts) -> Iterator[str]:
     yield from _unrecorded(facts)
     if facts.audit is None:
         yield "an audit (`gnomon audit RUN`)"
-    if not facts.evals and not facts.is_reward:
+    if not facts.evals and not facts.is_reward and CONTROL not in methods(facts):
         yield "evals (`gnomon eval`, or `train.evals` in the recipe)"
     for problem in facts.problems:
         yield f"could not be read: {md.text(problem)}"

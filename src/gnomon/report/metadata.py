@@ -27,7 +27,7 @@ def front_matter(facts: Facts) -> str:
     stated = facts.stated
     results = list(_results(facts))
     reward, licence = facts.is_reward, _licence(facts)
-    plays = CONTROL in _methods(facts)
+    plays = CONTROL in methods(facts)
     task = "text-classification" if reward else "text-generation"
     data = ModelCardData(
         base_model=stated.base_model or None,
@@ -61,10 +61,10 @@ def _datasets(facts: Facts) -> list[str]:
 
 def _tags(facts: Facts) -> list[str]:
     own = "reward-model" if facts.is_reward else "rlhf"
-    return list(dict.fromkeys(["gnomon", own, *map(plain, filter(None, _methods(facts)))]))
+    return list(dict.fromkeys(["gnomon", own, *map(plain, filter(None, methods(facts)))]))
 
 
-def _methods(facts: Facts) -> list[str]:
+def methods(facts: Facts) -> list[str]:
     """Of the stages that made the model."""
     return [s.info.algorithm for s in facts.stages if s.name in facts.chain]
 

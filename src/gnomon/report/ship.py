@@ -38,6 +38,7 @@ from gnomon.report.changes import changes, counts
 from gnomon.report.facts import rewarded
 from gnomon.report.format import measured, number
 from gnomon.report.kinds import column_kinds, metric_kind, stage_specs, trained_entries
+from gnomon.report.metadata import CONTROL
 from gnomon.runs.audit import Finding, GateResult
 from gnomon.runs.evals import ENOUGH_LABELS
 from gnomon.runs.read import RunView
@@ -248,7 +249,11 @@ def _missing(
         what = "Nobody has looked for alarms" if run.audit is None else (
             "The audit has not cleared this policy: what it lacked is listed below")  # fmt: skip
         needs.append(Need(f"{what}.", f"gnomon audit {path}"))
-    if not better and not gates:
+    plays = any(stage.info.algorithm == CONTROL for stage in run.stages)
+    if plays and not better and not gates:
+        needs.append(Need("Nothing shows what the policy gained. Name the stage with reward: truth "
+                          "as against, and gate on eval/share (docs/control.md)."))  # fmt: skip
+    elif not better and not gates:
         needs.append(
             Need(
                 f"Nothing that {model or 'the policy'} was not trained on has improved beyond its "

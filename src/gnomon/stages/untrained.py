@@ -8,7 +8,7 @@ from gnomon.errors import ConfigError
 from gnomon.recipe.schema import Kind
 from gnomon.stages.stage import Stage
 
-_UNUSED = ("data", "eval_data", "pretraining", "normalise_on", "reward", "observe", "lora",
+UNUSED = ("data", "eval_data", "pretraining", "normalise_on", "reward", "observe", "lora",
            "environment", "holdout")  # fmt: skip
 
 
@@ -36,7 +36,7 @@ class Untrained(Stage):
 
     def check(self) -> None:
         spec = self.spec
-        given = [key.rstrip("_") for key in (*_UNUSED, *self.unused) if getattr(spec, key)]
+        given = [key.rstrip("_") for key in (*UNUSED, *self.unused) if getattr(spec, key)]
         given += [key for key in ("train", "rollout") if getattr(spec, key).model_fields_set]
         if given:
             raise ConfigError(
