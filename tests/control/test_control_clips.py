@@ -90,3 +90,16 @@ def test_an_episode_that_ends_early_is_refused():
 def test_environments_that_cannot_be_taken(name, options, said):
     with pytest.raises(ConfigError, match=said):
         make_env(name, options)
+
+
+def test_an_end_may_be_paid_for_instead():
+    env = make_env(POINT, {"ends": True}, end_penalty=2.0)
+    seen, _ = env.reset(seed=3)
+    paid = []
+    for _ in range(STEPS):
+        seen, reward, over, cut, _ = env.step(-np.sign(seen))
+        assert not over
+        paid.append(reward + abs(float(seen[0])))
+        assert paid[-1] == pytest.approx(-2.0 if abs(seen[0]) < 1 else 0.0)
+    assert cut
+    assert min(paid) == pytest.approx(-2.0)
