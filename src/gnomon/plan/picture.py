@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from gnomon.plan.sizing import Sized, euros
 from gnomon.report import style
 from gnomon.report.format import duration
 
+_WIDE = 150
+"""Characters of a line of the note, which is as wide as the figure."""
 _ROW = 0.24
 """Inches of a bar."""
 
@@ -24,7 +27,8 @@ def draw(plan: Plan, path: str | Path) -> Path:
         _memory(left, plan)
         _time(right, plan)
         pipeline = "  \N{RIGHTWARDS ARROW}  ".join(_named(stage) for stage in stages)
-        note = f"Memory: {memory_line(plan.fit)}.\nCost: {cost_line(plan)}."
+        lines = (f"Memory: {memory_line(plan.fit)}.", f"Cost: {cost_line(plan)}.")
+        note = "\n".join(textwrap.fill(line, _WIDE) for line in lines)
         style.title(figure, f"{plan.model}: {pipeline}", note)
         return style.save(figure, path)
 
