@@ -20,7 +20,15 @@ from typing import IO, Any
 
 from gnomon.errors import EngineError, GnomonError
 from gnomon.rollout.client import RemoteHost
-from gnomon.rollout.protocol import About, Host, Job, Progress, RawCompletion, WeightsFile
+from gnomon.rollout.protocol import (
+    About,
+    Host,
+    Job,
+    Progress,
+    RawCompletion,
+    WeightsFile,
+    WeightsHere,
+)
 from gnomon.rollout.wire import TOKEN_VARIABLE
 
 _LAST = 2000  # characters of what a server said before it ended
@@ -79,7 +87,10 @@ class LocalHost(Host):
         return self._host.about()
 
     def load(
-        self, weights: WeightsFile, probe: Sequence[int], wanted: Callable[[], None] | None = None
+        self,
+        weights: WeightsFile | WeightsHere,
+        probe: Sequence[int],
+        wanted: Callable[[], None] | None = None,
     ) -> Sequence[float]:
         return self._host.load(weights, probe, wanted)
 

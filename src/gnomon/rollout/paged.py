@@ -181,7 +181,10 @@ def prefill(
 ) -> Tensor:
     """Fill the pages of prompts in one pass; [1, N, V] scores only of the last token."""
     device = model.get_input_embeddings().weight.device
-    ids, positions, slots, spans, starts = [], [], [], [], [0]
+    ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    spans, starts = [], [0]
     width = max(len(prompt.pages) for prompt in prompts)
     for prompt in prompts:
         end = prompt.past + len(prompt.ids)

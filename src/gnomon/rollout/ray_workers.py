@@ -28,6 +28,7 @@ from gnomon.rollout.protocol import (
     RawCompletion,
     StaleWeightsError,
     WeightsFile,
+    WeightsHere,
 )
 from gnomon.rollout.serve import make_host
 
@@ -224,8 +225,12 @@ class RayHost(Host):
         return about
 
     def load(
-        self, weights: WeightsFile, probe: Sequence[int], wanted: Callable[[], None] | None = None
+        self,
+        weights: WeightsFile | WeightsHere,
+        probe: Sequence[int],
+        wanted: Callable[[], None] | None = None,
     ) -> Sequence[float]:
+        assert isinstance(weights, WeightsFile), "the pool's about() says so"
         content = self._fleet.weights(weights)
         ref = self._actor.load.remote(weights.version, content, list(probe))
         found: Sequence[float] = self._ask(ref, wanted or (lambda: None))

@@ -169,8 +169,8 @@ class TorchReplica:
     @torch.no_grad()
     def capture(self, kept: bool = True) -> TensorSnapshot:
         tensors = _trained(self._policy.trunk, self._adapter)
-        kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-        return TensorSnapshot(str(next(self._versions)), kept)
+        copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        return TensorSnapshot(str(next(self._versions)), copies)
 
     def restored(self, state: Mapping[str, Any]) -> TensorSnapshot:
         return TensorSnapshot(str(next(self._versions)), dict(state["tensors"]))

@@ -34,7 +34,8 @@ def tensor_sum(tensor: Tensor) -> Tensor:
     bits = tensor.detach().contiguous().view(-1).view(_INTEGERS[tensor.element_size()])
     places = _places(str(tensor.device))
     blocks = [
-        (block.to(torch.int64) * places[: block.numel()]).sum() for block in bits.split(_BLOCK)
+        (block.to(torch.int64) * places[: block.numel()]).sum()
+        for block in torch.split(bits, _BLOCK)
     ]
     if not bits.numel():
         return torch.zeros((), dtype=torch.int64, device=tensor.device)

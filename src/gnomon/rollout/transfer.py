@@ -31,6 +31,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch._C._distributed_c10d import Store, TCPStore
 from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
 
 from gnomon.errors import ConfigError, EngineError
@@ -156,13 +157,13 @@ class Outlet:
             store, port = _listen(address, size)
             self.info |= {"address": address, "port": port, "size": size}
             if kind == "nccl":
-                self.info["nccl"] = list(torch.cuda.nccl.version())
+                self.info["nccl"] = _nccl()
             self._joining = threading.Thread(
                 target=self._join, args=(store, size, address), daemon=True
             )
             self._joining.start()  # it waits for the workers, which are told just after
 
-    def _join(self, store: dist.Store, size: int, address: str) -> None:
+    def _join(self, store: Store, size: int, address: str) -> None:
         try:
             self._group = _group(self.kind, store, 0, size, address)
         except Exception as error:  # of torch, of many kinds
@@ -272,10 +273,10 @@ class Inlet:
         self.close()
         kind = str(info["kind"])
         if kind in ("nccl", "gloo"):
-            if kind == "nccl" and list(torch.cuda.nccl.version()) != list(info["nccl"]):
+            if kind == "nccl" and _nccl() != list(info["nccl"]):
                 raise EngineError(
                     f"the trainer has NCCL {info['nccl']}, the sampler "
-                    f"{list(torch.cuda.nccl.version())}: install the same torch on both sides, or "
+                    f"{_nccl()}: install the same torch on both sides, or "
                     "set rollout.options.transfer: file"
                 )
             address, size = str(info["address"]), int(info["size"])
@@ -302,7 +303,7 @@ class Inlet:
             return list(zip(names, bucket["tensors"], strict=True))
         sizes = [math.prod(e.shape) * _dtype(e.dtype).itemsize for e in entries]
         flat = self._flat(bucket, sum(sizes))
-        pieces = flat.split(sizes)
+        pieces = torch.split(flat, sizes)
         return [
             (name, piece.view(_dtype(entry.dtype)).view(entry.shape))
             for name, entry, piece in zip(names, entries, pieces, strict=True)
@@ -384,7 +385,12 @@ def local_address(host: str, port: int = 9) -> str:
 # -- torch's parts --------------------------------------------------------------------------------
 
 
-def _listen(address: str, size: int) -> tuple[dist.Store, int]:
+def _nccl() -> list[int]:
+    """The version of NCCL."""
+    return list(torch.cuda.nccl.version())  # type: ignore[no-untyped-call]
+
+
+def _listen(address: str, size: int) -> tuple[Store, int]:
     """A store for a meeting of ``size`` processes, reached at ``address`` only."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
@@ -395,8 +401,8 @@ def _listen(address: str, size: int) -> tuple[dist.Store, int]:
     return _store(address, port, size, listening.detach()), port
 
 
-def _store(address: str, port: int, size: int, listening: int | None = None) -> dist.Store:
-    return dist.TCPStore(
+def _store(address: str, port: int, size: int, listening: int | None = None) -> Store:
+    return TCPStore(
         address,
         port,
         world_size=size,
@@ -407,13 +413,13 @@ def _store(address: str, port: int, size: int, listening: int | None = None) -> 
     )
 
 
-def _group(kind: str, store: dist.Store, rank: int, size: int, address: str) -> Any:
+def _group(kind: str, store: Store, rank: int, size: int, address: str) -> Any:
     """A process group beside whatever default group there is; ``address`` is this machine's."""
     if kind == "nccl":
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = timedelta(seconds=TIMEOUT)
         return dist.ProcessGroupNCCL(store, rank, size, options)
-    options = dist.ProcessGroupGloo._Options()
+    options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._timeout = timedelta(seconds=TIMEOUT)
     options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]
     return dist.ProcessGroupGloo(store, rank, size, options)
@@ -451,7 +457,7 @@ _AT = (7, 8, 9, 11, 12, 13, 14)  # of these among the arguments of rebuild_cuda_
 
 def _exported(flat: Tensor) -> dict[str, Any]:
     """A buffer's handle for another process, as JSON has it: nothing is pickled."""
-    _, arguments = reduce_tensor(flat)
+    _, arguments = reduce_tensor(flat)  # type: ignore[no-untyped-call]
     values = (arguments[i] for i in _AT)
     return {"numel": flat.numel()} | {
         key: base64.b64encode(v).decode() if isinstance(v, bytes) else v
@@ -466,7 +472,7 @@ def _imported(handle: Mapping[str, Any], device: torch.device) -> Tensor:
     }
     numel = int(handle["numel"])
     shape = ((numel,), (1,), 0)
-    found: Tensor = rebuild_cuda_tensor(
+    found: Tensor = rebuild_cuda_tensor(  # type: ignore[no-untyped-call]
         *(torch.Tensor, *shape, torch.storage.TypedStorage, torch.uint8, device.index),
         *(values["handle"], values["bytes"], values["offset"], False),
         *(values["counter"], values["counter_offset"], values["event"], values["event_needed"]),

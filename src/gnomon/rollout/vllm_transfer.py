@@ -21,20 +21,20 @@ from gnomon.rollout.transfer import Inlet, sums_of
 
 
 @dataclass
-class PolicyInit(WeightTransferInitInfo):
+class PolicyInit(WeightTransferInitInfo):  # type: ignore[misc]
     """What an outlet says of itself (:attr:`gnomon.rollout.transfer.Outlet.info`)."""
 
     info: dict[str, Any]
 
 
 @dataclass
-class PolicyBucket(WeightTransferUpdateInfo):
+class PolicyBucket(WeightTransferUpdateInfo):  # type: ignore[misc]
     """What an inlet is told of a bucket."""
 
     bucket: dict[str, Any]
 
 
-class PolicyTransfer(WeightTransferEngine[PolicyInit, PolicyBucket]):
+class PolicyTransfer(WeightTransferEngine[PolicyInit, PolicyBucket]):  # type: ignore[misc]
     """A worker's end of a transfer.
 
     Attributes:
