@@ -123,6 +123,27 @@ def test_a_first_stage_that_is_held_back_leaves_the_recipes_model(tiny_folder, t
     assert "stages" not in _start(tmp_path, "b")
 
 
+def test_an_eval_of_the_recipes_model_opens_its_own_gate(tiny_folder, tmp_path):
+    """The policy that it was to measure is held back, so that it measures the model before it."""
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "What is 1 + 1?", "answer": "2"}\n' * 2)
+    stages = _stages([])[:1]
+    stages[0] |= {"gates": [SHUT], "on_fail": "previous"}
+    options = {
+        "data": ["asked.jsonl"],
+        "judge": "correct",
+        "name": "questions/sums",
+        "max_new_tokens": 2,
+    }
+    suite = {"suite": "questions", "options": options}
+    look = {"name": "look", "algorithm": "eval", "from": "a", "settings": {"suites": [suite]}}
+    stages.append(look | {"gates": ["questions/sums.accuracy <= 1 (value)"]})
+    stopped, said = _run(make_recipe(tiny_folder, tmp_path, stages), tmp_path)
+    assert "look" not in str(stopped).partition("All stages")[0]
+    assert any(
+        "look: gate 'questions/sums.accuracy <= 1 (value)' opens" in line for line in said
+    ), said
+
+
 def test_from_a_stage_that_is_held_back_is_from_the_model_before_it(tiny_folder, tmp_path):
     stages = _stages([SHUT])
     stages[2]["from"] = "b"

@@ -31,7 +31,13 @@ from gnomon.runs.evals import read_calibrations, read_evals
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.read import StageView, read_stage
 from gnomon.runs.records import COMPARISON, resume_command
-from gnomon.stages.names import gated_policy, policy_stages, resolve_start, start_of
+from gnomon.stages.names import (
+    gated_policy,
+    policy_stages,
+    produces,
+    resolve_start,
+    start_of,
+)
 from gnomon.stats.intervals import Interval
 
 AI = "ai"
@@ -47,6 +53,10 @@ def ask_stage(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> l
     gates = [parse_gate(text) for text in stage.gates]
     policy = gated_policy(recipe, stage, run, base)
     readings = stage_readings(_read(run, stage), _stage_judges(stage, base))
+    if policy is None and produces(stage, base) is None:  # an eval of a model that no stage trained
+        start = start_of(recipe, stage, run, base)
+        name = BASE if start == recipe.model else str(start)
+        readings |= eval_readings([result for _, result in read_evals(run.path)], name)
     return _decided(gates, stage.name, readings, policy, recipe, run, base)
 
 
