@@ -29,7 +29,8 @@ PATIENCE = 150
 
 
 def recipe(model: Path, output: Path, **more: Any) -> dict[str, Any]:
-    """A reward model, and a policy that is trained on it: adapters on one trunk."""
+    """A reward model, and a policy that is trained on it: adapters on one trunk. Then DPO on whole
+    weights, with a cached reference."""
     prompts = {"path": "tunnel:prompts", "options": {"n": 8, "seed": 1}}
     rankings = {"path": "tunnel:rankings", "options": {"n": 8, "seed": 1}}
     train = {"batch_size": 4, "lr": 1e-3, "eps": 1e-3, "checkpoint_every": 1}
@@ -40,9 +41,7 @@ def recipe(model: Path, output: Path, **more: Any) -> dict[str, Any]:
         {"name": "grpo", "algorithm": "grpo", "data": prompts, "reward": [{"model": "rm"}]}
         | {"rollout": {"samples": 4, "max_new_tokens": 6}, **common}
         | {"train": {"steps": 3, **train}},
-        {"name": "sft", "algorithm": "sft", "probes": 0}
-        | {"data": {"path": "tunnel:demonstrations", "options": {"n": 8, "seed": 1}}}
-        | {"train": {"steps": 2, **train}},
+        {"name": "dpo", "algorithm": "dpo", "data": rankings, "train": {"steps": 2, **train}},
     ]
     raw = {"name": "run", "model": str(model), "output": str(output), "max_length": 120}
     return raw | {"device": "cpu", "stages": stages} | more
