@@ -90,7 +90,7 @@ def sample(url: str, **more: Any) -> Any:
         (http(b"", "Location: http://x/", status="301 Moved"), r"\(HTTP 301"),
         (http(b"", status="404 Not Found"), r"\(HTTP 404 Not Found"),
         (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "not a rollout server of gnomon"),
-        (http(b'{"alive": true}\n', LINES), "version 1 of the exchange and this gnomon 2"),
+        (http(b'{"alive": true}\n', LINES), "version 1 of the exchange and this gnomon 3"),
         (http(b"{}\n", "Gnomon-Rollouts: 4"), "version 4 of the exchange and this gnomon 3"),
         (http(b"[" * 100_000 + b"\n", OURS), "not a rollout server"),
         (http(b"no json\n", OURS), "not a rollout server"),
