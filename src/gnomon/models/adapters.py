@@ -100,7 +100,7 @@ def add(
 
 def on_cuda(model: PreTrainedModel) -> bool:
     """Whether the model is on an NVIDIA (or ROCm) GPU."""
-    return model.device.type == "cuda"
+    return bool(model.device.type == "cuda")
 
 
 def _multiply_in_tf32(model: PreTrainedModel, name: str) -> None:

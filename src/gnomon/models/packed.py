@@ -144,7 +144,8 @@ class PackedForward:
         self.fallback_reason = self._reason_not_to_share(whole, probe)
         self.shares_prefix = self.fallback_reason is None
         if compiled and self.shares_prefix:
-            register(_COMPILED, torch.compiler.disable(packed_attention))
+            plain = torch.compiler.disable(packed_attention)  # type: ignore[no-untyped-call]
+            register(_COMPILED, plain)
             self._compiled = CompiledLayers(self.trunk)
         if self.fallback_reason is not None:
             warnings.warn(

@@ -150,7 +150,7 @@ class TF32Linear(nn.Linear):
         with torch.autocast(input.device.type, enabled=False):
             rows = input.flatten(0, -2).to(self.weight.dtype)
             out: Tensor = torch.ops.gnomon.tf32_product(rows, self.weight.t())
-        out = out.unflatten(0, input.shape[:-1])
+        out = out.view(*input.shape[:-1], -1)
         return out if self.bias is None else out + self.bias
 
 

@@ -47,6 +47,7 @@ from gnomon.training.learner import Learner, Source
 from gnomon.training.loop import Loop
 from gnomon.training.progress import Progress
 from gnomon.training.sampled import SampledSource
+from gnomon.training.strategy import Strategy
 from gnomon.training.watch import CLEAR, STATUS
 
 STEPS = 2
@@ -310,7 +311,7 @@ class WorstStep(Train):
         algorithm: Algorithm,
         rows: tuple[Sequence[Any], Sequence[Any]],
         builder: RoleBuilder,
-        encoder: Encoder,
+        engine: Engine | None,
         progress: Progress,
     ) -> Source:
         meter = self.meter
@@ -318,18 +319,20 @@ class WorstStep(Train):
         credit, begin = algorithm.credit, algorithm.begin
         _put(algorithm, "credit", meter.wrap(REFERENCE, credit, _credited))
         _put(algorithm, "begin", meter.wrap(REFERENCE, begin, _credited))
-        source = super()._source(algorithm, rows, builder, encoder, progress)
+        source = super()._source(algorithm, rows, builder, engine, progress)
         if isinstance(source, SampledSource):
-            engine, judge = source.played.engine, source.played.judge
-            _put(engine, "generate", meter.wrap(SAMPLING, engine.generate, _written))
+            sampler, judge = source.played.engine, source.played.judge
+            _put(sampler, "generate", meter.wrap(SAMPLING, sampler.generate, _written))
             if judge is not None:
                 _put(judge, "judge", meter.wrap(REWARD, judge.judge, _judged))
         return source
 
-    def _loop(self, learner: Learner, loaded: LoadedModel, progress: Progress) -> Loop:
+    def _loop(
+        self, learner: Learner, loaded: LoadedModel, progress: Progress, strategy: Strategy
+    ) -> Loop:
         meter = self.meter
         meter.note()  # the loop resets the mark
-        loop = super()._loop(learner, loaded, progress)
+        loop = super()._loop(learner, loaded, progress, strategy)
         _put(loop.updater, "step", meter.wrap(TRAINING, loop.updater.step, _trained))
         _put(loop.checkpoints, "save", meter.wrap("checkpoint", loop.checkpoints.save))
         run = loop.run
