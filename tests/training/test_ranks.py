@@ -224,6 +224,31 @@ def full_disk(ranks: Ranks, folder: Path) -> dict[str, Any]:
     return seen | {"saved": loop.checkpoints.latest_here(), "left": left}
 
 
+def turns(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Two turns of two answers to each of three prompts: by both processes, and by the first."""
+    strategy = z.strategy_of("ddp", ranks)
+    trunk, params = tw.trunk(), z.SamplingParams(max_new_tokens=6)
+    one, own = (z.TorchEngine(trunk.model, tw.tokenizer(), eos_token_ids=[]) for _ in range(2))
+    both = z.SharedEngine(own, strategy)
+
+    def play(engine: z.Engine) -> list[tuple[int, ...]]:
+        with engine.keeping():
+            asked = [z.Request(f"p{i}", [9, 8 + i] * 10, 2, seed=i) for i in range(3)]
+            begun = engine.generate(asked, params)
+            again = [
+                z.Request(r.id, [*r.prompt_ids, *c.ids, 7], seed=r.seed + 7 * k)
+                for r, row in zip(asked, begun, strict=True)
+                for k, c in enumerate(row)
+            ]
+            rows = engine.generate([r for r in again if r.id != "p1"], params)
+        return [c.ids for row in (*begun, *rows) for c in row]
+
+    written = strategy.alone(lambda: play(both))
+    alone = ranks.first(lambda: (play(one), one.prefilled))
+    held = own._pool is not None or own._kept is not None
+    return {"written": written, "alone": alone, "prefilled": own.prefilled, "held": held}
+
+
 MOVING = {"given": {"reference": "synced", "sync_every": 1, "sync_alpha": 0.5}, "eval_every": 0}
 """DPO whose reference, a model of its own, follows the policy: it is in the checkpoints too."""
 
@@ -284,6 +309,7 @@ CASES: Mapping[str, Callable[[Ranks, Path], dict[str, Any]]] = {
     "not_a_number": not_a_number,
     "one_raises": one_raises,
     "judge_stops": judge_stops,
+    "turns": turns,
     "stopped": stopped,
     "full_disk": full_disk,
     "resumed": resumed,
@@ -407,3 +433,13 @@ def test_shares_are_balanced_and_whole() -> None:
     assert sorted(i for part in parts for i in part) == list(range(7))
     assert [sum(sizes[i] for i in part) for part in parts] == [40, 31, 20]
     assert shares([5], 2) == [[0], []]
+
+
+def test_each_process_keeps_its_episodes_between_turns(answers: Any) -> None:
+    first, second = answers["turns"]
+    written, prefilled = first["alone"]
+    assert first["written"] == written
+    assert first["prefilled"] + second["prefilled"] == prefilled  # nothing is computed twice
+    assert first["prefilled"] > 0
+    assert second["prefilled"] > 0
+    assert not (first["held"] or second["held"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from gnomon.rollout.protocol import (
 from gnomon.training.learner import Drawn, Source
 from gnomon.training.strategy import ManyDevices
 
-GENERATE, REFERENCE = "generate", "reference"
+GENERATE, FORGET, REFERENCE = "generate", "forget", "reference"
 Compute = Callable[[Sequence[TokenGroup]], Tensor]
 
 
@@ -82,7 +83,9 @@ class SharedEngine(Engine):
         self.strategy = strategy
         self.world = strategy.ranks.world
         self._progress: Progress | None = None
-        strategy.servers[GENERATE] = self._serve
+        self._owners: dict[str, int] | None = None  # who holds what serves a prompt's next turn
+        self._held = ExitStack()  # of a process that is asked, while the first one is keeping
+        strategy.servers |= {GENERATE: self._serve, FORGET: self._forget}
 
     def generate(
         self,
@@ -91,16 +94,32 @@ class SharedEngine(Engine):
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
         """Draft ``request.n`` completions of each request, in the order of the requests."""
+        parts = self._shares(requests)
+        shared = [[requests[i] for i in part] for part in parts]
         self._progress = progress
         try:
-            found = self.strategy.ask(GENERATE, (list(requests), params))
+            found = self.strategy.ask(GENERATE, (shared, params, self._owners is not None))
         finally:
             self._progress = None
         out: list[list[Completion]] = [[] for _ in requests]
-        for share, written in zip(self._shares(requests), found, strict=True):
+        for share, written in zip(parts, found, strict=True):
             for i, completions in zip(share, written, strict=True):
                 out[i] = completions
         return out
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """All processes keep what they wrote, and a prompt stays with the one that began it."""
+        if self._owners is not None:
+            yield
+            return
+        self._owners = {}
+        try:
+            yield
+            self.strategy.ask(FORGET, None)
+        finally:
+            self._owners = None
+            self._held.close()
 
     def sync_weights(self) -> None:
         self.inner.sync_weights()
@@ -117,12 +136,30 @@ class SharedEngine(Engine):
         self.inner.close()
 
     def _shares(self, requests: Sequence[Request]) -> list[list[int]]:
-        return shares([r.n for r in requests], self.world)
+        """Which requests each process writes."""
+        if self._owners is None:
+            return shares([r.n for r in requests], self.world)
+        sizes: Counter[str] = Counter()
+        for request in requests:
+            if request.id not in self._owners:
+                sizes[request.id] += request.n
+        new = list(sizes)
+        for rank, share in enumerate(shares([sizes[name] for name in new], self.world)):
+            self._owners |= {new[i]: rank for i in share}
+        owners = [self._owners[request.id] for request in requests]
+        return [[i for i, owner in enumerate(owners) if owner == r] for r in range(self.world)]
 
     def _serve(self, question: Any) -> list[list[Completion]]:
-        requests, params = question
-        own = [requests[i] for i in self._shares(requests)[self.strategy.ranks.rank]]
+        shared, params, keep = question
+        if keep:
+            self._held.enter_context(self.inner.keeping())
+        else:
+            self._held.close()
+        own = shared[self.strategy.ranks.rank]
         return self.inner.generate(own, params, self._progress) if own else []
+
+    def _forget(self, _: Any) -> None:
+        self._held.close()
 
 
 class NoEngine(Engine):
