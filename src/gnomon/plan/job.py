@@ -112,6 +112,19 @@ class Job:
         return self.precision == "mixed" and not self.lora
 
     @property
+    def stream_bytes(self) -> int:
+        """Of a number of the hidden states between layers, which norms read and write."""
+        return 4 if self.autocast else self.compute_bytes
+
+    @property
+    def masked(self) -> bool:
+        """Whether attention runs in masked blocks, and not by the GPU's kernels for rows of many
+        lengths (:func:`gnomon.models.varlen.refused`)."""
+        if self.device != "cuda" or self.compute_bytes == 4 or self.model.softcap:
+            return True
+        return bool(self.model.head_dim % 8) or self.model.head_dim > 256
+
+    @property
     def kept_bytes(self) -> int:
         """Of a trained number, of its gradient and of each of its two moments."""
         return 2 if self.precision == "bfloat16" and not self.lora else 4

@@ -2,7 +2,8 @@
 
 Attention works on dense blocks, into which queries and keys are copied; a block whose queries do
 not see all that came before has a mask. Both grow with the length of the sequence, the mask with
-its square.
+its square. A GPU's kernels for rows of many lengths (:mod:`gnomon.models.varlen`) have neither
+masks nor padding, and copy a prompt's keys for each of its responses.
 """
 
 from __future__ import annotations
@@ -40,14 +41,33 @@ class Layout:
 def layout(job: Job) -> Layout:
     """The layout of the job's largest micro-batch."""
     groups = max(1, round(job.packed / job.group))
-    return _layout(groups, job.learned, job.prompt_tokens, job.response_tokens)
+    sizes = groups, job.learned, job.prompt_tokens, job.response_tokens
+    return _blocks(*sizes, job.device) if job.masked else _rows(*sizes)
+
+
+def _rows(groups: int, samples: int, prompt: int, response: int) -> Layout:
+    """One row for each prompt and each response; for both together where there is one response."""
+    own = prompt + samples * response
+    keys = own if samples == 1 else own + samples * prompt
+    return Layout(
+        tokens=groups * own,
+        responses=groups * samples * response,
+        queries=groups * own,
+        keys=groups * keys,
+        copied=False,
+        mask=0,
+        made=0,
+        pairs=groups * (prompt**2 + samples * response * (prompt + response)),
+    )
 
 
 @cache
-def _layout(groups: int, samples: int, prompt: int, response: int) -> Layout:
+def _blocks(groups: int, samples: int, prompt: int, response: int, device: str) -> Layout:
     from gnomon.data.batch import Segment
     from gnomon.models.attention import buckets, units
+    from gnomon.models.costs import costs_of
 
+    costs = costs_of(device)
     size = prompt + samples * response
     segments = []
     for i in range(groups):
@@ -55,7 +75,7 @@ def _layout(groups: int, samples: int, prompt: int, response: int) -> Layout:
         ends = tuple((at + k * response, at + (k + 1) * response) for k in range(samples))
         segments.append(Segment((i * size, at), ends))
     queries = keys = mask = made = pairs = 0
-    blocks = buckets(units(segments))
+    blocks = buckets(units(segments, costs), costs)
     for block in blocks:
         longest, widest = max(u.q_len for u in block), max(u.k_len for u in block)
         alike = len({(u.q_len, u.prompt_len, u.own_len) for u in block}) == 1

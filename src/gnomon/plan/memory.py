@@ -161,11 +161,11 @@ def _sampling(job: Job) -> float:
 
 def _forward(shape: Shape, job: Job, tokens: float) -> float:
     """What exists at once in a layer that keeps nothing: in the MLP or in attention."""
-    attention = 2 * shape.hidden + 3 * shape.wide + 4 * shape.narrow
-    mlp = 2 * shape.hidden + 3 * shape.active_mlp
-    adapted = 2 * shape.active_mlp * bool(job.lora) * (4 / job.compute_bytes)
-    numbers = max(attention, mlp + adapted, 4 * shape.hidden)
-    return tokens * numbers * job.compute_bytes + _gathered(job, shape)
+    size, hidden = job.compute_bytes, job.stream_bytes * shape.hidden
+    attention = 2 * hidden + size * (3 * shape.wide + 4 * shape.narrow)
+    mlp = 2 * hidden + 3 * size * shape.active_mlp
+    adapted = 2 * shape.active_mlp * bool(job.lora) * 4
+    return tokens * max(attention, mlp + adapted, 4 * hidden) + _gathered(job, shape)
 
 
 def _gathered(job: Job, shape: Shape) -> float:
@@ -206,7 +206,7 @@ def kept(job: Job, shape: Shape, plan: Layout) -> float:
     scaled = 4 if shape.wide_norms or size == 4 else 2  # what the norm's weight multiplies
     found = 4.0 * (H * shape.norms + (A + B) * shape.qk_norm)  # inputs of norms, in float32
     if full:
-        found += scaled * (H * shape.norms + (A + B) * shape.qk_norm)
+        found += max(scaled, job.stream_bytes) * H * shape.norms + scaled * (A + B) * shape.qk_norm
     queries, keys = plan.queries / plan.tokens, plan.keys / plan.tokens
     held = A if shape.softcap else B  # keys and values are repeated for their heads there
     again = plan.copied and (full or size == 4)
@@ -214,8 +214,8 @@ def kept(job: Job, shape: Shape, plan: Layout) -> float:
     found += size * 3 * F
     if shape.experts:
         found += size * shape.active * H  # each token once for each of its experts
-    if full or size == 4:
-        found += size * (2 * H + A + F)  # inputs of the matrices
+    if full or size == 4:  # inputs of the matrices; autocast makes each a narrow copy of its own
+        found += size * ((5 if job.autocast else 2) * H + A + F)
     else:  # adapters read float32 copies, each its own
         found += 4 * (5 * H + A + F)
     if job.lora:
@@ -227,7 +227,7 @@ def kept(job: Job, shape: Shape, plan: Layout) -> float:
 
 def _norm(job: Job, shape: Shape) -> float:
     """Bytes of a token that the last norm keeps, its result among them."""
-    return shape.hidden * (4 + job.compute_bytes * (1 if job.lora else 2))
+    return shape.hidden * (4 + job.stream_bytes * (1 if job.lora else 2))
 
 
 def _training(job: Job, plan: Layout) -> float:
@@ -240,12 +240,13 @@ def _training(job: Job, plan: Layout) -> float:
     shape, N, size, n = job.model, plan.tokens, job.compute_bytes, job.trained_roles
     layer = N * kept(job, shape, plan)
     forward, backward, logits = _head(job, plan.responses)
-    rows = plan.responses * shape.hidden * size if job.method != "reward_model" else 0.0
+    hidden = shape.hidden * job.stream_bytes
+    rows = float(plan.responses * hidden) if job.method != "reward_model" else 0.0
     if job.recompute:
-        one = N * (shape.layers * shape.hidden * size + _norm(job, shape))
+        one = N * (shape.layers * hidden + _norm(job, shape))
     else:
         one, layer = shape.layers * layer + N * _norm(job, shape), 0.0
-    passing = N * size * (2 * shape.active_mlp + 3 * shape.hidden) + _gathered(job, shape)
+    passing = N * (2 * size * shape.active_mlp + 3 * hidden) + _gathered(job, shape)
     masks = size * plan.mask
     gradients = job.kept_bytes * job.trained / job.shards
     before = gradients if job.parts > 1 else 0.0  # of earlier micro-batches
@@ -266,7 +267,7 @@ def _training(job: Job, plan: Layout) -> float:
         + table * (shape.tied + bool(before))
         + passing
         + layer
-        + N * shape.hidden * size * (shape.layers if job.recompute else 1),
+        + N * hidden * (shape.layers if job.recompute else 1),
     }
     return max(moments.values()) + before + masks
 
