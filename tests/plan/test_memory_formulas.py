@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
-import varlen_cpu  # noqa: F401  (torch's kernels, for a CPU)
 from torch import Tensor
 
+import varlen_cpu  # noqa: F401  (torch's kernels, for a CPU)
 from gnomon.algorithms.registry import METHODS, find_method
 from gnomon.data.batch import pack
 from gnomon.errors import ConfigError

@@ -29,7 +29,7 @@ from gnomon.judges.protocol import SampleJudge, Score
 from gnomon.models.ranks import Ranks
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
-from gnomon.rollout.protocol import Engine, Request, SamplingParams
+from gnomon.rollout.protocol import Engine, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.training.learner import GivenSource, Learner
 from gnomon.training.loop import Loop

@@ -20,7 +20,7 @@ from torch import Tensor
 import tiny_world as tw
 from gnomon.algorithms.base import LossOutput
 from gnomon.algorithms.registry import METHODS
-from gnomon.errors import Pending, RewardsFailedError, RunError, RunStopped
+from gnomon.errors import MemoryExhaustedError, Pending, RewardsFailedError, RunError, RunStopped
 from gnomon.judges.protocol import SampleJudge, Score
 from gnomon.models.ranks import Ranks, is_heard, shares
 from gnomon.training.loop import Loop
@@ -155,6 +155,25 @@ def one_raises(ranks: Ranks, folder: Path) -> dict[str, Any]:
 
     broken_loss(loop, fail)
     return raised(loop.run)
+
+
+def exhausted(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Memory that one process alone lacks, in its first step."""
+    loop = z.make("sft", folder / "ddp", z.strategy_of("ddp", ranks), **ONCE)
+
+    def fail(loss: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB.")
+
+    broken_loss(loop, fail)
+    try:
+        loop.run()
+    except MemoryExhaustedError as error:
+        return {"text": str(error), "wanted": error.wanted, "used": error.used} | {
+            "free": error.free,
+            "saved": error.saved,
+            "heard": is_heard(error),
+        }
+    return {}
 
 
 class Failing(SampleJudge):
@@ -308,6 +327,7 @@ CASES: Mapping[str, Callable[[Ranks, Path], dict[str, Any]]] = {
     "averaged": averaged,
     "not_a_number": not_a_number,
     "one_raises": one_raises,
+    "exhausted": exhausted,
     "judge_stops": judge_stops,
     "turns": turns,
     "stopped": stopped,
@@ -386,6 +406,16 @@ def test_an_error_of_one_process_is_everybodys(answers: Any) -> None:
     assert second["heard"]
 
 
+def test_memory_that_one_process_lacks_is_explained_by_the_first(answers: Any) -> None:
+    first, second = answers["exhausted"]
+    assert first["text"] == f"process 1: {second['text']}"
+    assert first["text"].startswith("process 1: out of memory in the ")
+    assert first["wanted"] == 3 * 2**30
+    assert {k: first[k] for k in ("wanted", "used", "free", "saved", "heard")} == {
+        k: second[k] for k in ("wanted", "used", "free", "saved", "heard")
+    }
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("error", [RewardsFailedError, Pending])
 def test_a_judge_that_stops_the_first_process_stops_both(
@@ -442,4 +472,5 @@ def test_each_process_keeps_its_episodes_between_turns(answers: Any) -> None:
     assert first["prefilled"] + second["prefilled"] == prefilled  # nothing is computed twice
     assert first["prefilled"] > 0
     assert second["prefilled"] > 0
-    assert not (first["held"] or second["held"])
+    assert not first["held"]
+    assert not second["held"]

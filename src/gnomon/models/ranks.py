@@ -11,7 +11,7 @@ their next exchange, and all raise its error.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gnomon import errors
-from gnomon.errors import GnomonError, RunError
+from gnomon.errors import GnomonError, MemoryExhaustedError, RunError
 
 T = TypeVar("T")
 _LOST = re.compile(r"gloo|nccl|process ?group|connection (closed|reset|refused)|broken pipe", re.I)
@@ -41,18 +41,19 @@ class PeerLostError(RunError):
 
 @dataclass(frozen=True)
 class _Failure:
-    """An error on its way to other processes."""
+    """An error on its way to other processes, with what it knows in numbers and words."""
 
     rank: int
     kind: str
     text: str
-    signal: int | None = None
+    known: Mapping[str, Any]
 
     @classmethod
     def of(cls, rank: int, error: BaseException) -> _Failure:
         own = isinstance(error, GnomonError | KeyboardInterrupt)
         text = str(error) if own else f"{type(error).__name__}: {error}"
-        return cls(rank, type(error).__name__, text, getattr(error, "signal", None))
+        known = {k: v for k, v in vars(error).items() if isinstance(v, int | float | str)}
+        return cls(rank, type(error).__name__, text, known if own else {})
 
     def error(self) -> BaseException:
         """The same error as another process raises it."""
@@ -60,9 +61,13 @@ class _Failure:
             return heard(KeyboardInterrupt())
         text = f"process {self.rank}: {self.text}" if self.rank else self.text
         if self.kind == "RunStopped":
-            return heard(errors.RunStopped(text, self.signal or 15))
+            return heard(errors.RunStopped(text, self.known.get("signal") or 15))
         if self.kind == "RewardsFailedError":
             return heard(errors.RewardsFailedError(text, []))
+        if self.kind == "MemoryExhaustedError":  # whose constructor writes the text
+            exhausted = MemoryExhaustedError.__new__(MemoryExhaustedError, text)
+            vars(exhausted).update(self.known)
+            return heard(exhausted)
         kind = getattr(errors, self.kind, RunError)
         return heard(kind(text))
 

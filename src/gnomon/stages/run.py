@@ -25,6 +25,7 @@ from gnomon.runs.folder import RunFolder, StageFolder, run_lock
 from gnomon.runs.records import COMPARISON, MANIFEST, Manifest, StageInfo, now, resume_command
 from gnomon.stages.check import check_machine, check_recipe
 from gnomon.stages.compare import compare
+from gnomon.stages.exhausted import explained
 from gnomon.stages.gates import GateKeeper
 from gnomon.stages.inputs import check_inputs, stage_inputs
 from gnomon.stages.names import policy_stages
@@ -95,7 +96,7 @@ def _train_along(
     stage = open_stage(recipe, spec, run, base)
     stage.processes = processes
     stage.stop.quiet = True
-    with stage.closing, stage.stop.listening():
+    with stage.closing, stage.stop.listening(), explained(stage.job, name):
         torch.manual_seed(stage.seed)
         stage.perform(StageInfo(), resume)
 
