@@ -214,6 +214,20 @@ def test_single_is_not_for_several(tiny_folder: Path, tmp_path: Path) -> None:
         join(parsed(tiny_folder, tmp_path, strategy="single"))
 
 
+def test_layers_are_not_compiled_where_weights_are_spread(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two: None
+) -> None:
+    monkeypatch.setattr(processes, "_connect", lambda *_: None)
+    monkeypatch.setattr(Ranks, "join", classmethod(lambda cls: cls()))
+    raw = recipe(tiny_folder, tmp_path, strategy="fsdp2")
+    raw["stages"][1]["train"]["compile"] = True
+    with pytest.raises(ConfigError, match="stage 'grpo': train.compile is not offered"):
+        join(parse_recipe(raw))
+    joined = join(parse_recipe(raw | {"strategy": "ddp"}))
+    assert joined is not None
+    assert joined.kind == "ddp"
+
+
 @pytest.mark.usefixtures("two")
 def test_a_port_that_is_taken(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -156,6 +156,12 @@ def join(recipe: Recipe) -> Processes | None:
         _check_device(recipe, place, cuda)
     with ranks.together():
         kind = asked if asked != "auto" else ranks.first(lambda: _fitting(recipe, cuda))
+        compiled = [stage.name for stage in recipe.stages if stage.train.compile]
+        if kind == "fsdp2" and compiled:
+            raise ConfigError(
+                f"stage {compiled[0]!r}: train.compile is not offered where weights are spread "
+                "(strategy: fsdp2); leave it out, or set strategy: ddp"
+            )
     return Processes(ranks, kind, "cuda" if cuda else "cpu")
 
 
