@@ -221,7 +221,7 @@ def test_layers_are_not_compiled_where_weights_are_spread(
     monkeypatch.setattr(Ranks, "join", classmethod(lambda cls: cls()))
     raw = recipe(tiny_folder, tmp_path, strategy="fsdp2")
     raw["stages"][1]["train"]["compile"] = True
-    with pytest.raises(ConfigError, match="stage 'grpo': train.compile is not offered"):
+    with pytest.raises(ConfigError, match=r"stage 'grpo': train\.compile is not offered"):
         join(parse_recipe(raw))
     joined = join(parse_recipe(raw | {"strategy": "ddp"}))
     assert joined is not None
