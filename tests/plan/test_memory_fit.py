@@ -66,7 +66,8 @@ def test_ever_less_room_takes_ever_dearer_changes() -> None:
     assert any("LoRA" in row for row in seen)
 
 
-ORDER = ["smaller micro-batches", "recomputed layers", "fewer rows at once", "LoRA", "bfloat16"]
+NARROWER = "mixed precision"
+ORDER = ["smaller micro-batches", "recomputed layers", "fewer rows at once", "LoRA", NARROWER]
 
 
 def test_a_change_that_is_not_needed_is_left_out() -> None:
