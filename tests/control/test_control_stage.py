@@ -172,7 +172,7 @@ def test_an_episode_that_ends_early_stops_the_run(tmp_path):
         (
             [stage("a", reward="truth", options={"ends": False}), learned(against="a")],
             {},
-            "another environment, or other options",
+            "another environment, other options",
         ),
     ],
 )

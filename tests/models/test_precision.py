@@ -18,7 +18,7 @@ from gnomon.models.precision import Float32Linear, Precision, TF32Linear, pick_p
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.models.save import save_policy
 from gnomon.records import TokenGroup, TokenResponse
-from gnomon.training.optim import clip_grad_norm, make_optimizer
+from gnomon.training.optim import clip_grads, grad_norm, make_optimizer
 
 MIXED, CPU = Precision("mixed"), torch.device("cpu")
 FAMILIES = ("llama", "qwen2-tied", "gpt2")
@@ -55,7 +55,7 @@ def moved(policy: Role, steps: int = 50) -> Tensor:
     batch = long_batch()
     for _ in range(steps):
         (-policy.logprobs(batch).logprobs.mean()).backward()
-        clip_grad_norm(policy.parameters(), 1.0)
+        clip_grads(policy.parameters(), float(grad_norm(policy.parameters())), 1.0)
         optimizer.step()
         optimizer.zero_grad()
     return torch.cat([(p.detach().float() - before[n].float()).flatten()

@@ -41,6 +41,7 @@ def bits(rows: list[list[Completion]]) -> list[Any]:
 def cluster() -> Iterator[Any]:
     ray = pytest.importorskip("ray", reason="Ray is not in this environment")
     os.environ["OMP_NUM_THREADS"] = "1"
+    kept = signal.getsignal(signal.SIGTERM)
     ray.init(
         address="local",
         num_cpus=2,
@@ -49,6 +50,7 @@ def cluster() -> Iterator[Any]:
         configure_logging=False,
         object_store_memory=80_000_000,
     )
+    signal.signal(signal.SIGTERM, kept)  # Ray's own would end the tests' process
     yield ray
     ray.shutdown()
 

@@ -8,6 +8,7 @@ unpickled.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -69,6 +70,7 @@ def connect(spec: RaySpec) -> Any:
     if address is not None and ":" in address and "://" not in address:
         _check_reached(address)
     here = {"include_dashboard": False} if address in (None, "local") else {}
+    kept = signal.getsignal(signal.SIGTERM)  # Ray's own ends the process at once
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False, **here)
     except Exception as error:  # ConnectionError, RuntimeError, ValueError: whatever is in the way
@@ -79,6 +81,9 @@ def connect(spec: RaySpec) -> Any:
             "one (ray start --head), give its address as ray.address, or leave the address out to "
             "start one on this machine"
         ) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, kept)
     return ray
 
 
