@@ -84,18 +84,20 @@ class Crew(Generic[W]):
         def once(name: str) -> None:
             try:
                 work(name, self._worker(name), run.check)
-                run.done(names.index(name), None)
             except EngineError as error:
                 self._drop(name)
-                run.left(name, error)
+                run.lost[name] = error
             except OverError:
-                pass
+                return
             except BaseException as error:
                 run.fail(error)
+                return
+            run.done(names.index(name), None)
 
         self._run(run, once, None if wanted is None else lambda done, total: wanted())
         if not self.workers:
             raise run.nobody()
+        _warn(run, "It is tried again when there is work.")
 
     def share(
         self,
@@ -117,6 +119,7 @@ class Crew(Generic[W]):
         """
         run: _Run[S, R] = _Run(shares, list(self._make), sizes)
         self._run(run, partial(self._serve, run, work), progress)
+        _warn(run, "The others did its share.")
         return run.found()
 
     def close(self) -> None:
@@ -137,8 +140,6 @@ class Crew(Generic[W]):
                     future.result()
             finally:
                 run.end()
-        for name, error in run.lost.items():
-            warnings.warn(f"{name} failed: {error} The others did its share.", stacklevel=4)
         if run.error is not None:
             raise run.error
         if progress is not None:
@@ -194,6 +195,11 @@ class Crew(Generic[W]):
         worker = self.workers.pop(name, None)
         if worker is not None:
             self._close(worker)
+
+
+def _warn(run: _Run[Any, Any], then: str) -> None:
+    for name, error in run.lost.items():
+        warnings.warn(f"{name} failed: {error} {then}", stacklevel=3)
 
 
 class _Run(Generic[S, R]):

@@ -163,7 +163,7 @@ class PoolHost(Host):
                 first, known = self._about = self._about or (name, about)
             differ = [
                 f"{key} is {getattr(known, key)} at {first} and {getattr(about, key)} at {name}"
-                for key in ("kind", "dtype", "window", "vocabulary", "base")
+                for key in ("kind", "dtype", "window", "vocabulary", "max_lora_rank", "base")
                 if getattr(known, key) != getattr(about, key)
             ]
             if known.shapes != about.shapes:

@@ -217,6 +217,10 @@ class Replica(Protocol):
         """
         ...
 
+    def keeping(self) -> AbstractContextManager[None]:
+        """See :meth:`Engine.keeping`."""
+        return nullcontext()
+
     def rest(self) -> None:
         """Nothing is sampled for a while."""
         ...

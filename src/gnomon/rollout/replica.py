@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,7 +114,7 @@ class ReplicaEngine(Engine):
         )
 
     def keeping(self) -> AbstractContextManager[None]:
-        return self.replica.keeping() if isinstance(self.replica, TorchReplica) else nullcontext()
+        return self.replica.keeping()
 
     def rest(self) -> None:
         if self._pin is None:  # else sampling goes on beside training
@@ -148,7 +147,7 @@ class TensorSnapshot:
         return {"tensors": self.tensors}
 
 
-class TorchReplica:
+class TorchReplica(Replica):
     """A second copy of the policy's trunk that only samples.
 
     Memory: one copy of the model, and one of the trained tensors for each snapshot that is kept.
@@ -173,6 +172,8 @@ class TorchReplica:
         return TensorSnapshot(str(next(self._versions)), copies)
 
     def restored(self, state: Mapping[str, Any]) -> TensorSnapshot:
+        if "version" in state:
+            raise ConfigError(_ELSEWHERE.format("a server or vLLM", "as it was then"))
         return TensorSnapshot(str(next(self._versions)), dict(state["tensors"]))
 
     @torch.no_grad()
@@ -201,6 +202,12 @@ class TorchReplica:
 
     def close(self) -> None:
         """Nothing to do: the copy goes with this object."""
+
+
+_ELSEWHERE = (
+    "the checkpoint holds weights that {} was to sample from, and this run samples elsewhere: "
+    "resume with rollout {}"
+)
 
 
 def _trained(trunk: Trunk, adapter: str | None) -> dict[str, Tensor]:
@@ -240,7 +247,7 @@ class SentSnapshot:
         return state | {"file": content}
 
 
-class HostReplica:
+class HostReplica(Replica):
     """Keeps a host in step with the policy.
 
     A host that was started with LoRA is sent the adapter alone, as a file, if its own weights are
@@ -287,7 +294,6 @@ class HostReplica:
         else:
             self._transfer = host.connect(transfer, policy.trunk.model.device)
         self._writer = PolicyWriter(policy, folder)
-        self._folder = folder
         if self._base and self._base != self._writer.base_version(self._dtype):
             raise ConfigError(
                 f"the weights in {about.program} are not those below the policy's adapter, so the "
@@ -312,18 +318,16 @@ class HostReplica:
         return self._writer.here(self._dtype, kept)
 
     def restored(self, state: Mapping[str, Any]) -> SentSnapshot:
+        """The snapshot; as a file, where the host takes no tensors any more."""
+        if "version" not in state:
+            raise ConfigError(_ELSEWHERE.format("the trainer's own process", "without url"))
         version, probe = str(state["version"]), tuple(state["probe"])
-        if "tensors" in state:
-            tensors = dict(state["tensors"])
-            return SentSnapshot(
-                WeightsHere(version, Sums.of(tensors.items()), tensors.items), probe
-            )
-        path = self._folder / "restored" / f"{version}.safetensors"
-        path.parent.mkdir(exist_ok=True)
-        state["file"].numpy().tofile(path)
-        weights = WeightsFile(path, version)
-        weakref.finalize(weights, path.unlink, missing_ok=True)
-        return SentSnapshot(weights, probe)
+        if "tensors" not in state:
+            return SentSnapshot(self._writer.again(version, state["file"]), probe)
+        tensors = dict(state["tensors"])
+        if self._transfer == "file":
+            return SentSnapshot(self._writer.of(tensors), probe)
+        return SentSnapshot(WeightsHere(version, Sums.of(tensors.items()), tensors.items), probe)
 
     def load(self, snapshot: Snapshot, wanted: Callable[[], None] | None = None) -> None:
         assert isinstance(snapshot, SentSnapshot)

@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -67,7 +67,20 @@ class PolicyWriter:
         Raises:
             RunError: the disk is full.
         """
-        return self._write(self.state(self._policy.adapter))
+        return self.of(self.state(self._policy.adapter))
+
+    def of(self, state: Mapping[str, Tensor]) -> WeightsFile:
+        """Write these tensors; raises RunError where the disk is full."""
+        return self._write(state, lambda file: write_weights(file, state).version)
+
+    def again(self, version: str, content: Tensor) -> WeightsFile:
+        """Write a file of which ``content`` (uint8) is all; raises RunError likewise."""
+
+        def copy(file: Path) -> str:
+            content.numpy().tofile(file)
+            return version
+
+        return self._write({"": content}, copy)
 
     def write_adapter(self, base: str) -> WeightsFile:
         """Write the adapter alone, which belongs to the weights of version ``base``."""
@@ -78,10 +91,9 @@ class PolicyWriter:
         targets = sorted(config["target_modules"])
         lora = {**settings, "target_modules": targets, "inference_mode": True}
         tensors = trunk.adapter_parameters(name)
-        return self._write(
-            {PEFT_PREFIX + key: tensor.detach() for key, tensor in tensors.items()},
-            {LORA: json.dumps(lora), BASE: base},
-        )
+        state = {PEFT_PREFIX + key: tensor.detach() for key, tensor in tensors.items()}
+        more = {LORA: json.dumps(lora), BASE: base}
+        return self._write(state, lambda file: write_weights(file, state, more).version)
 
     def here(self, dtype: torch.dtype, kept: bool) -> WeightsHere:
         """The weights as they are now, the adapter merged, to be sent from memory.
@@ -111,13 +123,12 @@ class PolicyWriter:
         """The version of the weights below the adapter, as :func:`start_version` gives it."""
         return _version_in(self.state(None).items(), dtype)
 
-    def _write(
-        self, state: Mapping[str, Tensor], more: Mapping[str, str] | None = None
-    ) -> WeightsFile:
+    def _write(self, state: Mapping[str, Tensor], write: Callable[[Path], str]) -> WeightsFile:
+        """A new file by ``write``, which gives its version; it holds ``state``."""
         need = sum(t.numel() * t.element_size() for t in state.values())
         target = self._folder / f"{next(self._count):06d}"
         with write_folder(target, need=need) as tmp:
-            version = write_weights(tmp / _NAME, state, more).version
+            version = write(tmp / _NAME)
         file = WeightsFile(target / _NAME, version)
         weakref.finalize(file, shutil.rmtree, target, ignore_errors=True)
         return file

@@ -18,6 +18,7 @@ from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError
 from gnomon.models.roles import Role
 from gnomon.models.save import save_policy
+from gnomon.plugins import did_you_mean
 from gnomon.recipe.placement import RaySpec
 from gnomon.recipe.schema import RolloutSpec
 from gnomon.rollout.crew import RETRIES
@@ -26,10 +27,19 @@ from gnomon.rollout.protocol import Engine, Host
 from gnomon.rollout.replica import HostReplica, ReplicaEngine, TorchReplica
 from gnomon.rollout.torch_engine import CacheOptions, TorchEngine
 from gnomon.rollout.wire import TOKEN_VARIABLE, check_token, check_url
-from gnomon.stages.sampler import check_sampler, theirs, transfer_of, vllm_options
+from gnomon.stages.sampler import (
+    RANK,
+    TRANSFER,
+    adapters_alone,
+    check_sampler,
+    fitting_rank,
+    theirs,
+    transfer_of,
+    vllm_options,
+)
 
 _REMOTE = {"retries": int, "timeout": float}
-_WORKERS = ("device", "max_lora_rank")
+_WORKERS = ("device", RANK)
 """Of servers of engine torch."""
 _TORCH = {"cache_gib": "gib", "kept_gib": "kept_gib", "cuda_graphs": "cuda_graphs"}
 
@@ -140,9 +150,8 @@ def check_engine(spec: RolloutSpec, lora_rank: int | None = None) -> None:
 def _check_workers(spec: RolloutSpec) -> None:
     for key in theirs(spec.options):
         if key not in _WORKERS:
-            raise ConfigError(
-                f"rollout.options.{key}: workers of engine torch take {', '.join(_WORKERS)}"
-            )
+            near = did_you_mean(key, (*_WORKERS, TRANSFER), "workers of engine torch take")
+            raise ConfigError(f"rollout.options.{key}: {near}")
 
 
 def _cache(spec: RolloutSpec) -> CacheOptions:
@@ -173,15 +182,16 @@ def _host(
 ) -> Host:
     """One host, or a pool of them."""
     if isinstance(spec.url, list):
-        once = spec.model_copy(update={"options": {"retries": 0, **spec.options}})
+        for url in spec.url:  # which may be loading yet
+            _remote(spec, url).close()
         retries = int(spec.options.get("retries", RETRIES))
-        each = {url: partial(_remote, once, url) for url in spec.url}
+        each = {url: partial(_remote, spec, url, retries=0) for url in spec.url}
         return PoolHost(each, share=spec.share, retries=retries)
     if spec.url is not None:
         return _remote(spec, spec.url)
+    save_policy(folder, Role("base", policy.trunk) if adapters_alone(spec) else policy)
     if not spec.workers:
         return _vllm(spec, policy, folder, share)
-    save_policy(folder, policy)
     names = [f"worker {i + 1}" for i in range(spec.workers)]
     options = _options(spec, policy)
     if ray is not None:
@@ -201,18 +211,34 @@ def _host(
 
 def _options(spec: RolloutSpec, policy: Role) -> dict[str, Any]:
     """Of the engine, as the policy and the recipe have them."""
-    dtype = str(policy.trunk.compute).removeprefix("torch.")
-    rows = "max_num_seqs" if spec.engine == "vllm" else "max_rows"
-    return {"dtype": dtype, rows: spec.max_rows, **theirs(spec.options)}
+    options: dict[str, Any] = {"dtype": str(policy.trunk.compute).removeprefix("torch.")}
+    if spec.engine == "torch":
+        return options | {"max_rows": spec.max_rows} | theirs(spec.options)
+    if adapters_alone(spec):
+        options[RANK] = fitting_rank(_rank(policy))
+    return options | {"max_num_seqs": spec.max_rows} | theirs(spec.options)
 
 
-def _remote(spec: RolloutSpec, url: str) -> Host:
+def _rank(policy: Role) -> int:
+    """Of the policy's adapter; 0 where it has none."""
+    if policy.adapter is None:
+        return 0
+    return int(policy.trunk.model.peft_config[policy.adapter].r)
+
+
+def _remote(spec: RolloutSpec, url: str, **more: Any) -> Host:
+    """A server that runs; ``more`` goes before what the recipe says of the connection."""
     from gnomon.rollout.client import RemoteHost  # httpx takes a while to import
 
     given = {key: _REMOTE[key](value) for key, value in theirs(spec.options).items()}
-    host = RemoteHost(url, os.environ.get(TOKEN_VARIABLE), **given)
-    about = host.about()
+    host = RemoteHost(url, os.environ.get(TOKEN_VARIABLE), **(given | more))
+    try:
+        about = host.about()
+    except BaseException:
+        host.close()
+        raise
     if about.kind != spec.engine:
+        host.close()
         raise ConfigError(
             f"rollout.engine is {spec.engine}, but {about.program} serves at {url}: set "
             f"engine: {about.kind}"
@@ -221,13 +247,10 @@ def _remote(spec: RolloutSpec, url: str) -> Host:
 
 
 def _vllm(spec: RolloutSpec, policy: Role, folder: Path, share: float | None) -> Host:
-    """vLLM in this process, started from the policy as it is now, or from the weights below its
-    adapter where that is sent alone."""
+    """vLLM in this process, started from the model in ``folder``."""
     from gnomon.rollout.vllm_host import VLLMHost
 
-    trunk, name = policy.trunk, policy.adapter
-    alone = name is not None and bool(spec.options.get("enable_lora"))
-    save_policy(folder, Role("base", trunk) if alone else policy)
-    rank = int(trunk.model.peft_config[name].r) if name is not None else 0
+    trunk = policy.trunk
     dtype = str(trunk.compute).removeprefix("torch.")
-    return VLLMHost(folder, {"dtype": dtype, **vllm_options(spec, trunk.model.device, share, rank)})
+    options = vllm_options(spec, trunk.model.device, share, _rank(policy))
+    return VLLMHost(folder, {"dtype": dtype, **options})

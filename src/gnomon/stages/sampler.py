@@ -15,7 +15,8 @@ from gnomon.rollout.transfer import check_kind
 
 LEAST = 0.05
 """Of a GPU: what vLLM is given at least, for what it computes."""
-SHARE, TRANSFER, RANKS = "gpu_memory_utilization", "transfer", (8, 16, 32, 64, 128, 256, 320, 512)
+SHARE, TRANSFER, RANK = "gpu_memory_utilization", "transfer", "max_lora_rank"
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def transfer_of(spec: RolloutSpec) -> str:
@@ -42,24 +43,45 @@ def check_sampler(spec: RolloutSpec, lora_rank: int = 0) -> None:
     if spec.engine == "torch" and not outside:
         return
     if TRANSFER in spec.options:
-        check_kind(transfer_of(spec), outside, torch.cuda.is_available())
-    if spec.engine == "torch" or spec.url is not None:
+        kind, several = transfer_of(spec), bool(spec.workers) or isinstance(spec.url, list)
+        check_kind(kind, outside, torch.cuda.is_available())
+        if several and kind not in ("auto", "file"):
+            raise ConfigError(
+                f"rollout.options.{TRANSFER} is {kind!r}, and several servers are sent files: "
+                "leave it out, or give one url"
+            )
+    if spec.url is not None:
+        return
+    _check_adapters(spec, lora_rank)
+    if spec.engine == "torch":
         return
     sleep = spec.options.get("sleep", False)
     if not isinstance(sleep, bool):
         raise ConfigError(f"rollout.options.sleep is {sleep!r}: use true or false")
     if sleep and not torch.cuda.is_available():
         raise ConfigError("rollout.options.sleep gives a GPU's memory back, and there is no GPU")
-    most = spec.options.get("max_lora_rank")
-    if not spec.options.get("enable_lora"):
-        if most is not None:
-            raise ConfigError("rollout.options.max_lora_rank goes with enable_lora: true")
+
+
+def adapters_alone(spec: RolloutSpec) -> bool:
+    """Whether the sampler that is started for the stage takes adapters, and never whole weights."""
+    return bool(spec.options.get("enable_lora" if spec.engine == "vllm" else RANK))
+
+
+def _check_adapters(spec: RolloutSpec, lora_rank: int) -> None:
+    most = spec.options.get(RANK)
+    wrong = isinstance(most, bool) or not isinstance(most, int) or most < 0
+    if most is not None and wrong:
+        raise ConfigError(f"rollout.options.{RANK} is {most!r}: use a number of ranks")
+    if not adapters_alone(spec):
+        if most:
+            raise ConfigError(f"rollout.options.{RANK} goes with enable_lora: true")
     elif not lora_rank:
+        key = "enable_lora" if spec.engine == "vllm" else RANK
         raise ConfigError(
-            "rollout.options.enable_lora sends adapters, and this stage trains all weights: remove "
+            f"rollout.options.{key} sends adapters, and this stage trains all weights: remove "
             "it, or give the stage lora: {rank: ...}"
         )
-    elif isinstance(most, int) and most < lora_rank:
+    elif most is not None and most < lora_rank:
         raise ConfigError(
             f"rollout.options.max_lora_rank is {most}, below the adapter's rank of {lora_rank}"
         )
@@ -82,8 +104,13 @@ def vllm_options(
         if share is not None:
             chosen[SHARE] = share
     if spec.options.get("enable_lora"):
-        chosen["max_lora_rank"] = next((r for r in RANKS if r >= lora_rank), lora_rank)
+        chosen[RANK] = fitting_rank(lora_rank)
     return chosen | theirs(spec.options)
+
+
+def fitting_rank(lora_rank: int) -> int:
+    """The smallest ``max_lora_rank`` of vLLM's that an adapter fits."""
+    return next((r for r in RANKS if r >= lora_rank), lora_rank)
 
 
 def gpu_share(spec: RolloutSpec, job: Job | None, gpu_bytes: float) -> float | None:

@@ -89,11 +89,6 @@ class Source(Protocol):
         """Held-out results, from the method or from the policy's own answers."""
         ...
 
-    def can_draw_again(self) -> bool:
-        """Whether an iteration's groups may be dropped and drawn again with the same result, as a
-        run that stops does."""
-        ...
-
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
@@ -246,9 +241,6 @@ class GivenSource:
 
     def evaluate(self) -> Evaluation:
         return self.algorithm.evaluate(self.held_out)
-
-    def can_draw_again(self) -> bool:
-        return True
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -181,7 +181,7 @@ class Loop:
 
         It stops before ``work`` or in its first part, which samples and evaluates: the iteration
         has not changed the state yet. A reward or an engine that fails costs no iteration that is
-        done, but where sampling ahead has given the iteration's responses away already.
+        done.
         """
         try:
             with self.ranks.together(leave=self.ranks.in_step):
@@ -192,10 +192,6 @@ class Loop:
             number = self.strategy.stopping(
                 pause.signal if isinstance(pause, RunStopped) else self.stop.signal
             )
-            last = iteration == self.end
-            again = last or self.learner.source.can_draw_again()
-            if number is None and not isinstance(pause, Pending) and not again:
-                raise
             if iteration > start and self.saved != iteration:
                 self._checkpoint(iteration)
             if number is None or isinstance(pause, Pending):
@@ -233,8 +229,7 @@ class Loop:
         self.learner.train_mode(False)
         with counting() as counts:
             experience = self.learner.experience(iteration)
-            if self.learner.source.can_draw_again():
-                self._check_stop()
+            self._check_stop()
             self._draw_apart(iteration)
             self.learner.train_mode(True)
             sums = MetricSums()

@@ -249,9 +249,6 @@ class SampledSource:
         if self.prefetch is not None:
             self.prefetch.restore(state["ahead"], lambda s: unpack_rollouts(s, self.prompts))
 
-    def can_draw_again(self) -> bool:
-        return True
-
     def close(self) -> None:
         """Stop what samples ahead; the source is of no use afterwards."""
         if self.prefetch is not None:

@@ -124,13 +124,8 @@ class SharedEngine(Engine):
     def sync_weights(self) -> None:
         self.inner.sync_weights()
 
-    def capture(self) -> Snapshot:
-        return self.inner.capture()
-
-    def pinned(
-        self, snapshot: Snapshot, progress: Progress | None = None
-    ) -> AbstractContextManager[None]:
-        return self.inner.pinned(snapshot, progress)
+    def rest(self) -> None:
+        self.inner.rest()
 
     def close(self) -> None:
         self.inner.close()
