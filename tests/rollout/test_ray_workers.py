@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,12 +16,14 @@ import torch
 import tiny_world as tw
 from gnomon.errors import ConfigError, EngineError
 from gnomon.recipe.placement import RaySpec
+from gnomon.recipe.schema import RolloutSpec
 from gnomon.rollout import ray_workers
 from gnomon.rollout.pool import PoolHost
-from gnomon.rollout.protocol import Completion, Host, Request, SamplingParams
+from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
 from gnomon.rollout.ray_workers import RayFleet, RayHost, connect
 from gnomon.rollout.replica import HostReplica, ReplicaEngine
 from gnomon.rollout.torch_host import TorchHost
+from gnomon.stages.engines import make_engine
 from served import EOS, free_port, policy
 
 PARAMS = SamplingParams(max_new_tokens=12)
@@ -27,10 +31,9 @@ REQUESTS = [Request(f"p{i}", p.ids, 4, seed=i) for i, p in enumerate(tw.prompts(
 SPEC = RaySpec(address="local", cpus_per_worker=0.5)
 
 
-def drawn(host: Host, folder: Path) -> list[list[Completion]]:
-    made = ReplicaEngine(HostReplica(policy(), host, tw.tokenizer(), EOS, folder / "weights"))
-    made.sync_weights()
-    return made.generate(REQUESTS, PARAMS)
+def drawn(engine: Engine) -> list[list[Completion]]:
+    engine.sync_weights()
+    return engine.generate(REQUESTS, PARAMS)
 
 
 def bits(rows: list[list[Completion]]) -> list[Any]:
@@ -56,19 +59,24 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.mark.timeout(300)
-def test_kill_9_of_one_of_two_workers_in_the_middle(cluster: Any, tmp_path: Path) -> None:
+def test_kill_9_of_one_of_two_workers_in_the_middle(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Same prompts, nothing doubled or lost, and so the same lengths: every bit is the same."""
     model = tw.save_tiny(tmp_path / "tiny")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        wanted = drawn(PoolHost({"one": lambda: TorchHost(model)}, share=3), tmp_path / "a")
+        alone = PoolHost({"one": lambda: TorchHost(model)}, share=3)
+        one = HostReplica(policy(), alone, tw.tokenizer(), EOS, tmp_path / "a")
+        wanted = drawn(ReplicaEngine(one))
     finally:
         torch.set_num_threads(threads)
-    fleet, made = RayFleet(SPEC, model, "torch", {}), []
+    made: list[RayHost] = []
+    place = RayFleet.host
 
-    def worker() -> Host:
-        host = fleet.host()
+    def worker(fleet: RayFleet) -> RayHost:
+        host = place(fleet)
         made.append(host)
         if len(made) == 1:  # its first share is under way when it is killed
             real, jobs = host.sample, []
@@ -82,20 +90,21 @@ def test_kill_9_of_one_of_two_workers_in_the_middle(cluster: Any, tmp_path: Path
             host.sample = sample  # type: ignore[method-assign]
         return host
 
-    pool = PoolHost({"worker 1": worker, "worker 2": worker}, share=3)
-    with pytest.warns(UserWarning, match="worker . failed: a Ray worker is gone"):
-        found = drawn(pool, tmp_path / "b")
+    monkeypatch.setattr(RayFleet, "host", worker)
+    asked = RolloutSpec(workers=2, share=3)
+    encoder: Any = SimpleNamespace(tokenizer=tw.tokenizer(), stop_ids=EOS)
+    with ExitStack() as closing:
+        engine = make_engine(asked, policy(), encoder, tmp_path / "b", closing, ray=SPEC)
+        with pytest.warns(UserWarning, match="worker . failed: a Ray worker is gone"):
+            found = drawn(engine)
     assert bits(found) == bits(wanted)
     assert len(made) == 3  # it was replaced
-    assert len(pool._crew.workers) == 2
-    pool.close()
+    assert not (tmp_path / "b").exists()
+    monkeypatch.undo()
 
     huge = RaySpec(address="local", cpus_per_worker=64, start_seconds=1)
     with pytest.raises(EngineError, match="has the cluster room for it"):
         RayFleet(huge, model, "torch", {}).host()
-    with pytest.raises(ConfigError, match="options of the torch engine: rows is unknown"):
-        RayFleet(SPEC, model, "torch", {"rows": 3}).host()
-    assert isinstance(made[0], RayHost)
 
 
 def test_a_cluster_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def engine(hosts: dict[str, Callable[[], Host]], folder: Path, **more: Any) -> R
     return ReplicaEngine(HostReplica(policy(), pool, tw.tokenizer(), EOS, folder / "weights"))
 
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)  # servers in processes of their own import torch
 
 
 def drawn(made: ReplicaEngine) -> list[Any]:
@@ -259,5 +259,11 @@ def test_processes_of_this_machine_are_started_replaced_and_ended(
     for host in started:
         with pytest.raises(ProcessLookupError):
             os.kill(host.pid, 0)
-    with pytest.raises(EngineError, match=r"did not start on this machine: .*torch"):
-        LocalHost(model, "torch", {"rows": 3})
+    assert not list(tmp_path.glob("weights/*"))  # nor are there files left
+
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr("gnomon.rollout.local.sys.executable", str(broken))
+    with pytest.raises(EngineError, match="did not start on this machine: no room"):
+        LocalHost(model, "torch", {})

@@ -20,13 +20,15 @@ from gnomon.recipe.load import parse_recipe
 from gnomon.rollout.serve import RolloutServer
 from gnomon.rollout.torch_host import TorchHost
 from gnomon.rollout.vllm_host import check_version
+from gnomon.rollout.weights import LORA as LORA_KEY
+from gnomon.rollout.weights import sent_sums
 from gnomon.runs.folder import RunFolder
 from gnomon.stages import engines
 from gnomon.stages.check import check_recipe
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.run import run_recipe
 from gnomon.stages.train import Train
-from served import Process
+from served import Process, Servers
 
 LORA = {"rank": 2, "alpha": 4}
 TRAIN = {"steps": 4, "batch_size": 4, "lr": 1e-2, "checkpoint_every": 1, "sample_every": 1}
@@ -169,6 +171,39 @@ def test_a_run_with_a_server_ends_as_one_without(tiny_folder: Path, tmp_path: Pa
     assert [r["staleness"] for r in metrics(early, "01-grpo")] == [0, 1, 1, 1]
     assert all("staleness" not in r for r in metrics(apart, "01-grpo"))
     assert not list(tmp_path.rglob("rollout-weights"))
+
+
+def test_several_servers_end_as_one(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their urls, and as workers (made in this process here): split alike, the same bytes."""
+    loading, sent = threading.Lock(), []
+
+    class Here(TorchHost):
+        def __init__(self, model: Path, engine: str, options: Any, environment: Any) -> None:
+            with loading:  # transformers does not load two models at the same time
+                super().__init__(model, **options)
+
+        def load(self, weights: Any, probe: Any, wanted: Any = None) -> Any:
+            sent.append(sent_sums(weights).more)
+            return super().load(weights, probe, wanted)
+
+    monkeypatch.setattr("gnomon.rollout.local.LocalHost", Here)
+    servers = Servers()
+    try:
+        urls = [servers.start(TorchHost(tiny_folder)) for _ in range(2)]
+        apart = go(raw(tiny_folder, tmp_path / "a", rollout={"url": urls, "share": 3}))
+    finally:
+        servers.stop()
+    started = go(raw(tiny_folder, tmp_path / "b", rollout={"workers": 1, "share": 3}))
+    assert sha(apart, "01-grpo") == sha(started, "01-grpo")
+    assert not any(sent)
+    sent.clear()
+    alone = {"workers": 2, "options": {"max_lora_rank": 4}}
+    lora = go(raw(tiny_folder, tmp_path / "c", rollout=alone, lora=LORA))
+    assert len(sent) == 8  # four iterations, two workers each
+    assert all(LORA_KEY in more for more in sent)  # nothing but adapters
+    assert all(r["mismatch"] < 1e-5 for r in metrics(lora, "01-grpo"))
 
 
 KILLING = '''

@@ -7,16 +7,27 @@ from typing import Any
 import pytest
 import torch
 
+from gnomon.cli.run import placed_by_ray
 from gnomon.errors import ConfigError
 from gnomon.plan.fit import vllm_share
 from gnomon.plan.job import Job
 from gnomon.plan.shapes import Shape
+from gnomon.recipe.load import parse_recipe
+from gnomon.recipe.placement import RaySpec
 from gnomon.recipe.schema import RolloutSpec
+from gnomon.stages.check import check_placement
 from gnomon.stages.engines import check_engine
 from gnomon.stages.sampler import gpu_share, share_line, vllm_options
 
 CUDA = torch.device("cuda", 0)
 URL = "http://127.0.0.1:1"
+
+
+URLS = ["http://127.0.0.1:1", "http://127.0.0.1:2"]
+
+
+def workers(engine: str = "torch", **options: Any) -> RolloutSpec:
+    return RolloutSpec(engine=engine, workers=2, options=options)
 
 
 def spec(url: str | None = None, **options: Any) -> RolloutSpec:
@@ -36,12 +47,55 @@ def spec(url: str | None = None, **options: Any) -> RolloutSpec:
         (spec(enable_lora=True), 0, "trains all weights"),
         (spec(enable_lora=True, max_lora_rank=8), 16, "below the adapter's rank of 16"),
         (spec(max_lora_rank=8), 4, "goes with enable_lora"),
+        (workers(devise="cpu"), 0, "devise: did you mean 'device'"),
+        (workers(cache_gib=1), 0, "cache_gib: workers of engine torch take device"),
+        (workers(transfer="gloo"), 0, "several servers are sent files"),
+        (RolloutSpec(url=URLS, options={"transfer": "gloo"}), 0, "several servers are sent files"),
+        (workers(max_lora_rank=8), 0, "max_lora_rank sends adapters, and this stage trains all"),
+        (workers(max_lora_rank=2), 4, "below the adapter's rank of 4"),
+        (workers(max_lora_rank="8"), 4, "max_lora_rank is '8': use a number"),
+        (RolloutSpec(url=URLS, workers=2), 0, "give one of them"),
+        (RolloutSpec(url=[URLS[0], URLS[0]]), 0, "each server's address once"),
+        (RolloutSpec(url=[]), 0, "each server's address once"),
+        (RolloutSpec(share=4), 0, "share is how several servers split"),
+        (RolloutSpec(url=URL, share=4), 0, "share is how several servers split"),
     ],
     ids=str,
 )
 def test_what_cannot_be_is_refused(rollout: RolloutSpec, rank: int, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         check_engine(rollout, rank)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "rank"),
+    [
+        (RolloutSpec(url=URLS, share=4, options={"retries": 2}), 0),
+        (workers(transfer="file", device="cpu"), 0),
+        (workers(max_lora_rank=8), 4),
+        (RolloutSpec(workers=2, max_staleness=1, share=1), 0),
+    ],
+    ids=str,
+)
+def test_what_can_be_is_taken(rollout: RolloutSpec, rank: int) -> None:
+    check_engine(rollout, rank)
+
+
+def test_ray_without_workers_is_refused_and_so_is_a_ray_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage: dict[str, Any] = {"name": "s", "algorithm": "grpo", "data": "x", "reward": "gold"}
+    plain = parse_recipe({"name": "r", "model": "m", "stages": [stage]})
+    check_placement(plain)
+    with pytest.raises(ConfigError, match=r"no stage asks for any: set STAGE\.rollout\.workers=2"):
+        check_placement(placed_by_ray(plain))
+    stage["rollout"] = {"workers": 2}
+    asked = placed_by_ray(parse_recipe({"name": "r", "model": "m", "stages": [stage]}))
+    assert asked.ray == RaySpec()
+    monkeypatch.setattr("gnomon.stages.check.find_spec", lambda name: None)
+    monkeypatch.setattr("gnomon.rollout.ray_workers.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'gnomon-rlhf\[ray\]'"):
+        check_placement(asked)
 
 
 def test_what_is_chosen_where_the_recipe_does_not_say() -> None:

@@ -284,18 +284,9 @@ def _run_seeds(
 
 
 def placed_by_ray(recipe: Recipe) -> Recipe:
-    """The recipe with its workers placed by Ray.
-
-    Raises:
-        ConfigError: it has none.
-    """
+    """The recipe with its workers placed by Ray."""
     from gnomon.recipe.placement import RaySpec
 
-    if not any(stage.rollout.workers for stage in recipe.stages):
-        raise ConfigError(
-            "--ray places rollout.workers, and no stage asks for any: set STAGE.rollout.workers=2, "
-            "say"
-        )
     return recipe if recipe.ray else recipe.model_copy(update={"ray": RaySpec()})
 
 

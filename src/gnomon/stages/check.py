@@ -106,10 +106,30 @@ def check_tools(recipe: Recipe, base: Path, code: bool = True) -> None:
         ConfigError: one is not.
     """
     recipe_precision(recipe)
+    check_placement(recipe)
     for spec in recipe.callbacks if code else ():
         callback_maker(spec.callback, spec.options, base)
     if recipe.sinks:
         check_sinks(recipe.sinks)
+
+
+def check_placement(recipe: Recipe) -> None:
+    """Check that what Ray is to place is there, and Ray too.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if recipe.ray is None:
+        return
+    if not any(stage.rollout.workers for stage in recipe.stages):
+        raise ConfigError(
+            "ray (--ray) places rollout.workers, and no stage asks for any: set "
+            "STAGE.rollout.workers=2, say"
+        )
+    if find_spec("ray") is None:
+        from gnomon.rollout.ray_workers import import_ray
+
+        import_ray()
 
 
 def own_code(recipe: Recipe) -> list[str]:
