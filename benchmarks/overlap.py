@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/overlap.py [--rounds 3] [--steps 12]
 
 GRPO on the tunnel, one thread in each of the two processes, the two ways in turn, each in a
-fresh process. The time is from the first rollout's start to the last step's end, so neither way pays
-for the start of its worker. ``both`` is the share of it in which the worker sampled while the
+fresh process. The time is from the first rollout's start to the last step's end, so neither way
+pays for the start of its worker. ``both`` is the share of it in which the worker sampled while the
 trainer computed a step.
 """
 
@@ -35,6 +35,7 @@ Span = tuple[float, float]
 
 def recipe(args: argparse.Namespace, model: Path, output: Path, staleness: int) -> dict[str, Any]:
     rollout = {"samples": args.samples, "max_new_tokens": args.new_tokens}
+    rollout["share"] = args.samples * args.batch  # one worker: all at once
     train = {"steps": args.steps, "batch_size": args.batch, "lr": 1e-3, "checkpoint_every": 1000}
     stage = {
         "name": "grpo",
@@ -103,16 +104,11 @@ def main() -> None:
     for i in range(args.rounds):
         for staleness in (0, 1) if i % 2 == 0 else (1, 0):
             command = [sys.executable, *sys.argv, "--staleness", str(staleness)]
-            said = subprocess.run(
-                command,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            ).stdout
+            env = {**os.environ, "OMP_NUM_THREADS": "1"}
+            said = subprocess.check_output(command, env=env, text=True)
             found[staleness].append(json.loads(said.splitlines()[-1]))
             print(f"round {i + 1}, max_staleness {staleness}: {said.splitlines()[-1]}", flush=True)
-    columns = ["max_staleness", "seconds", "sampling", "training", "both"]
+    columns = ["max_staleness", *found[0][0]]
     middle = {k: {c: statistics.median(r[c] for r in v) for c in v[0]} for k, v in found.items()}
     lines = [[str(k), *(middle[k][column] for column in columns[1:])] for k in middle]
     show(f"medians of {args.rounds} rounds; {json.dumps(machine())}", columns, lines)

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 import tiny_world as tw
 from gnomon.errors import ConfigError, EngineError
 from gnomon.models.roles import LoraSettings, Role
+from gnomon.models.save import save_policy
 from gnomon.rollout import transfer
 from gnomon.rollout.client import RemoteHost
 from gnomon.rollout.protocol import About, Job, Request, SamplingParams, StaleWeightsError
-from gnomon.rollout.replica import HostReplica, ReplicaEngine
+from gnomon.rollout.replica import HostReplica, ReplicaEngine, TorchReplica
 from gnomon.rollout.sums import Sums, tensor_sum
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.rollout.torch_host import TorchHost
@@ -409,3 +410,43 @@ def test_a_host_without_lora_names_an_adapter_that_it_is_sent(
             pytest.raises(EngineError, match=said),
         ):
             host.load(adapter, PROBE)
+
+
+# -- weights that a checkpoint held ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["file", "memory", "adapter"])
+def test_weights_of_a_checkpoint_are_sampled_from_wherever_they_are_sampled_now(
+    way: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Of each kind, twice (two iterations may start from equal weights), one let go before."""
+    lora = way == "adapter"
+    role = policy(lora)
+    if lora:  # the host holds the weights below the adapter
+        tiny_folder = save_policy(tmp_path / "base", Role("base", role.trunk))
+    options = {"max_lora_rank": 8} if lora else {}
+
+    def engine(name: str, by: str) -> ReplicaEngine:
+        host = TorchHost(tiny_folder, **options)
+        return over(role, host, tmp_path / name, "auto" if lora else by)
+
+    before = engine("before", "memory" if way == "memory" else "file")
+    snapshot = before.capture()
+    state = snapshot.state_dict()
+    with before.pinned(snapshot):
+        before.sync_weights()
+        wanted = texts(before)
+    tw.shake(role, size=0.2)  # training goes on
+    for by in ("file", "memory"):
+        after = engine(by, by)
+        gone, held = after.restored(state), after.restored(state)
+        assert held.version == gone.version == snapshot.version
+        del gone
+        with after.pinned(held):
+            after.sync_weights()
+            assert texts(after) == wanted
+        with pytest.raises(ConfigError, match="resume with rollout without url"):
+            after.restored({"tensors": {}})
+    copy = TorchReplica(role, lambda model, activate: own(role))
+    with pytest.raises(ConfigError, match="resume with rollout as it was then"):
+        copy.restored(state)
