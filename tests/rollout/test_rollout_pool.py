@@ -178,6 +178,22 @@ def test_weights_that_one_server_did_not_take_over_are_noticed(model: Path, tmp_
         made.sync_weights()
 
 
+def test_one_that_is_gone_while_nothing_is_sampled_stops_nothing(
+    model: Path, wanted: list[Any], tmp_path: Path
+) -> None:
+    rested: list[str] = []
+
+    class Rests(Flaky):
+        def rest(self) -> None:
+            rested.append("rests")
+            raise EngineError("it is gone")
+
+    made = engine({name: lambda: Rests(model, None) for name in "ab"}, tmp_path)
+    assert drawn(made) == wanted
+    made.rest()
+    assert rested == ["rests"] * 2
+
+
 def test_who_no_longer_waits_ends_the_work(model: Path, tmp_path: Path) -> None:
     entered = threading.Event()
 

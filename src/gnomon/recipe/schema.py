@@ -126,7 +126,8 @@ class RolloutSpec(Spec):
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="of engine vllm (as for vllm.LLM), of engine torch (cache_gib, kept_gib, "
-        "cuda_graphs), or with url: transfer, retries and timeout",
+        "cuda_graphs), of workers of engine torch (device, max_lora_rank), or with url: transfer, "
+        "retries and timeout",
     )
     max_staleness: int = Field(
         0,

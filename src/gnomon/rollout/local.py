@@ -97,6 +97,9 @@ class LocalHost(Host):
     def sample(self, job: Job, progress: Progress | None) -> Sequence[Sequence[RawCompletion]]:
         return self._host.sample(job, progress)
 
+    def rest(self) -> None:
+        self._host.rest()
+
     def close(self) -> None:
         self._host.close()
         self._end()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -147,7 +148,8 @@ class PoolHost(Host):
 
     def rest(self) -> None:
         for member in list(self._crew.workers.values()):
-            member.host.rest()
+            with suppress(EngineError):  # one that is gone is missed when there is work
+                member.host.rest()
 
     def close(self) -> None:
         self._crew.close()

@@ -147,6 +147,9 @@ class _Worker:
     def sample(self, job: Job) -> Sequence[Sequence[RawCompletion]]:
         return self._made.sample(job, None)
 
+    def rest(self) -> None:
+        self._made.rest()
+
     @property
     def _made(self) -> Host:
         if self._host is None:
@@ -248,6 +251,9 @@ class RayHost(Host):
             self._actor.sample.remote(job), lambda: tell(0, total)
         )
         return rows
+
+    def rest(self) -> None:
+        self._ask(self._actor.rest.remote(), lambda: None)
 
     def close(self) -> None:
         self._fleet.ray.kill(self._actor)
