@@ -6,12 +6,12 @@ import warnings
 
 import pytest
 import torch
-import varlen_cpu
 from test_packed import FAMILIES, MIXED, gradients, make, random_groups
 from torch import Tensor, nn
 from zoo import logprobs
 from zoo import model as zoo_model
 
+import varlen_cpu
 from gnomon.data.batch import pack
 from gnomon.errors import ModelError
 from gnomon.models import varlen

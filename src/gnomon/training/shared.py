@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +20,6 @@ from gnomon.rollout.protocol import (
     Progress,
     Request,
     SamplingParams,
-    Snapshot,
 )
 from gnomon.training.learner import Drawn, Source
 from gnomon.training.strategy import ManyDevices
