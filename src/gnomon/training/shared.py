@@ -37,7 +37,6 @@ class SharedSource:
     def __init__(self, inner: Source, strategy: ManyDevices) -> None:
         self.inner = inner
         self.strategy = strategy
-        self._again = strategy.ranks.told(inner.can_draw_again())
 
     def step(self, iteration: int) -> Step:
         return self.inner.step(iteration)
@@ -50,9 +49,6 @@ class SharedSource:
 
     def evaluate(self) -> Evaluation:
         return self.strategy.alone(self.inner.evaluate)
-
-    def can_draw_again(self) -> bool:
-        return self._again
 
     def state_dict(self) -> dict[str, Any]:
         return self.inner.state_dict() if self.strategy.ranks.rank == 0 else {}
