@@ -23,6 +23,7 @@ from gnomon.algorithms.registry import METHODS
 from gnomon.errors import MemoryExhaustedError, Pending, RewardsFailedError, RunError, RunStopped
 from gnomon.judges.protocol import SampleJudge, Score
 from gnomon.models.ranks import Ranks, is_heard, shares
+from gnomon.rollout.protocol import Request
 from gnomon.training.loop import Loop
 
 KINDS = ("ddp", "fsdp2")
@@ -252,10 +253,10 @@ def turns(ranks: Ranks, folder: Path) -> dict[str, Any]:
 
     def play(engine: z.Engine) -> list[tuple[int, ...]]:
         with engine.keeping():
-            asked = [z.Request(f"p{i}", [9, 8 + i] * 10, 2, seed=i) for i in range(3)]
+            asked = [Request(f"p{i}", [9, 8 + i] * 10, 2, seed=i) for i in range(3)]
             begun = engine.generate(asked, params)
             again = [
-                z.Request(r.id, [*r.prompt_ids, *c.ids, 7], seed=r.seed + 7 * k)
+                Request(r.id, [*r.prompt_ids, *c.ids, 7], seed=r.seed + 7 * k)
                 for r, row in zip(asked, begun, strict=True)
                 for k, c in enumerate(row)
             ]
