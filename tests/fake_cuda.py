@@ -23,7 +23,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+import gnomon
+
 DEVICE = torch.device("cuda:0")
+SOURCE = Path(gnomon.__file__).parent
 _CUDA, _META = 1, 14  # their places among c10::DeviceType
 _aten = torch.ops.aten
 
@@ -72,7 +75,7 @@ class FakeCuda(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def wait(self, what: str) -> None:
         """Count a wait of the host, with the line of gnomon that asks for it."""
-        ours = [f for f in traceback.extract_stack() if "gnomon" in Path(f.filename).parts]
+        ours = [f for f in traceback.extract_stack() if SOURCE in Path(f.filename).parents]
         where = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
         self.syncs.append(what + where)
 
