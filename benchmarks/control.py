@@ -104,7 +104,7 @@ def plot(known: Sequence[dict[str, Any]]) -> None:
     from matplotlib import pyplot
 
     tasks = [task for task in TASKS if any(r["task"] == task for r in known)]
-    figure, panels = pyplot.subplots(1, len(tasks), figsize=(5 * len(tasks), 3.6), squeeze=False)
+    figure, panels = pyplot.subplots(1, len(tasks), figsize=(5 * len(tasks), 4.4), squeeze=False)
     for panel, task in zip(panels[0], tasks, strict=True):
         for reward, label in STAGES.items():
             own = [r for r in known if (r["task"], r["reward"]) == (task, reward)]
@@ -123,7 +123,8 @@ def plot(known: Sequence[dict[str, Any]]) -> None:
         panel.set_xlabel("episodes")
         panel.set_ylabel("true return of training episodes")
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(fontsize=8, framealpha=0.85, edgecolor="none")
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2}
+        panel.legend(fontsize=8, frameon=False, **below)  # beside no curve
     figure.tight_layout()
     IMAGE.parent.mkdir(exist_ok=True)
     figure.savefig(IMAGE, dpi=130)
