@@ -18,7 +18,8 @@ import tiny_world as tw
 from gnomon.models.roles import Role
 from gnomon.rollout.client import RemoteHost
 from gnomon.rollout.door import ServerLimits
-from gnomon.rollout.replica import HostReplica, ReplicaEngine
+from gnomon.rollout.host_replica import HostReplica
+from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.serve import RolloutServer
 from gnomon.rollout.serve import serve as serve_model
 from gnomon.rollout.torch_engine import TorchEngine

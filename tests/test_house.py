@@ -17,9 +17,9 @@ import gnomon
 
 ROOMS = (
     *("records", "errors", "files", "usercode", "plugins", "console", "web"),
-    *("stats", "recipe", "losses", "data", "models", "rollout", "sandbox", "judges", "agents"),
-    *("tasks", "runs", "evals", "audit", "report", "export", "view", "feedback", "algorithms"),
-    *("plan", "training", "stages", "control", "api"),
+    *("stats", "recipe", "workers", "losses", "data", "models", "rollout", "sandbox", "judges"),
+    *("agents", "tasks", "runs", "evals", "audit", "report", "export", "view", "feedback"),
+    *("algorithms", "plan", "training", "stages", "control", "api"),
     *("cli", "__main__", "rewards"),
 )
 """From the top of the house down; ``rewards`` holds old names of what is in ``judges``, and
@@ -28,7 +28,8 @@ STANDARD_ONLY = ("sandbox",)
 """Rooms that import the standard library and themselves, nothing else."""
 TORCH_FREE = (
     *("records", "errors", "files", "usercode", "plugins", "console", "web"),
-    *("recipe", "stats", "sandbox", "judges.protocol", "judges.build", "judges.verifiers"),
+    *("workers", "recipe", "stats"),
+    *("sandbox", "judges.protocol", "judges.build", "judges.verifiers"),
     *("evals.table", "evals.evaluate", "audit", "report", "view", "feedback"),
     *("algorithms.registry", "cli"),
 )

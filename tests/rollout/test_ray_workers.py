@@ -18,10 +18,11 @@ from gnomon.errors import ConfigError, EngineError
 from gnomon.recipe.placement import RaySpec
 from gnomon.recipe.schema import RolloutSpec
 from gnomon.rollout import ray_workers
+from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.pool import PoolHost
 from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
 from gnomon.rollout.ray_workers import RayFleet, RayHost, connect
-from gnomon.rollout.replica import HostReplica, ReplicaEngine
+from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.torch_host import TorchHost
 from gnomon.stages.engines import make_engine
 from served import EOS, free_port, policy

@@ -17,8 +17,9 @@ import pytest
 import tiny_world as tw
 from gnomon.errors import ConfigError, EngineError, RunError
 from gnomon.rollout.client import RemoteHost
+from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.protocol import Job, RawCompletion, Request, SamplingParams, WeightsFile
-from gnomon.rollout.replica import HostReplica, ReplicaEngine
+from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.torch_host import TorchHost
 from served import EOS, Servers, client, dial, free_port, policy
 

@@ -15,10 +15,11 @@ import torch
 import tiny_world as tw
 from gnomon.errors import ConfigError, DataError, EngineError
 from gnomon.rollout.client import RemoteHost
+from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.local import LocalHost
 from gnomon.rollout.pool import PoolHost, split
 from gnomon.rollout.protocol import Host, Request, SamplingParams, StaleWeightsError
-from gnomon.rollout.replica import HostReplica, ReplicaEngine
+from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.sampling import stream_keys
 from gnomon.rollout.torch_host import TorchHost
 from served import EOS, Process, free_port, own, policy

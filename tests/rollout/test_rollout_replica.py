@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 import tiny_world as tw
 from gnomon.errors import ConfigError, EngineError, RunError
 from gnomon.models.roles import Role
+from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.protocol import Completion, Host, Request, SamplingParams, WeightsFile
-from gnomon.rollout.replica import HostReplica, ReplicaEngine, TorchReplica
+from gnomon.rollout.replica import ReplicaEngine, TorchReplica
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.rollout.torch_host import TorchHost
 

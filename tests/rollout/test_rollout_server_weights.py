@@ -14,8 +14,8 @@ from torch import Tensor
 import tiny_world as tw
 from gnomon.errors import ConfigError, DataError, EngineError
 from gnomon.rollout.client import RemoteHost
+from gnomon.rollout.host_replica import probe_ids
 from gnomon.rollout.protocol import Request, SamplingParams
-from gnomon.rollout.replica import probe_ids
 from gnomon.rollout.sampling import check_probe
 from gnomon.rollout.torch_host import TorchHost
 from gnomon.rollout.weights import check_weights, shapes_in, write_weights

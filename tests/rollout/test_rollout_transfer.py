@@ -16,10 +16,11 @@ import tiny_world as tw
 from gnomon.errors import ConfigError, EngineError
 from gnomon.models.roles import LoraSettings, Role
 from gnomon.models.save import save_policy
-from gnomon.rollout import transfer
+from gnomon.rollout import links, transfer
 from gnomon.rollout.client import RemoteHost
+from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.protocol import About, Job, Request, SamplingParams, StaleWeightsError
-from gnomon.rollout.replica import HostReplica, ReplicaEngine, TorchReplica
+from gnomon.rollout.replica import ReplicaEngine, TorchReplica
 from gnomon.rollout.sums import Sums, tensor_sum
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.rollout.torch_host import TorchHost
@@ -148,7 +149,7 @@ def test_a_damaged_or_exchanged_tensor_of_a_file_is_named(
 @pytest.fixture(autouse=True)
 def _small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "BUCKET", 20_000)
-    monkeypatch.setattr(transfer, "TIMEOUT", 20.0)
+    monkeypatch.setattr(links, "TIMEOUT", 20.0)
 
 
 @pytest.mark.parametrize("way", ["memory", "gloo"])
@@ -240,9 +241,9 @@ def test_a_tensor_that_is_damaged_on_the_way_is_named_and_nothing_served(
 ) -> None:
     role, host = policy(), TorchHost(tiny_folder)
     engine = over(role, RemoteHost(serve(host), retries=0), tmp_path, "gloo")
-    real = transfer.Outlet.offer
+    real = links.Outlet.offer
 
-    def offer(self: transfer.Outlet, tensors: Sequence[torch.Tensor]) -> Any:
+    def offer(self: links.Outlet, tensors: Sequence[torch.Tensor]) -> Any:
         spoilt = [t.clone() for t in tensors]
         same = [i for i, t in enumerate(spoilt) if t.shape == spoilt[-1].shape]
         if len(same) > 1:
@@ -250,7 +251,7 @@ def test_a_tensor_that_is_damaged_on_the_way_is_named_and_nothing_served(
         return real(self, spoilt)
 
     with monkeypatch.context() as patch:
-        patch.setattr(transfer.Outlet, "offer", offer)
+        patch.setattr(links.Outlet, "offer", offer)
         with pytest.raises(EngineError, match=r"model\.\S+ is not the tensor that was sent"):
             engine.sync_weights()
     assert host.about().version == "half loaded"
@@ -272,7 +273,7 @@ def test_a_transfer_that_breaks_off_half_way_is_begun_again(
         if told["update"] == 3 and name == "update":
             assert self._outlet is not None
             self._outlet.close()  # the connection is gone
-            raise transfer.BrokenLinkError("cut")
+            raise links.BrokenLinkError("cut")
         return real(self, name, said)
 
     monkeypatch.setattr(RemoteHost, "_phase", phase)

@@ -26,8 +26,9 @@ from gnomon.models.load import fetch, load_causal_lm
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.recipe.load import parse_recipe
 from gnomon.rollout.client import RemoteHost
+from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.protocol import Completion, Host, Request, SamplingParams
-from gnomon.rollout.replica import HostReplica, ReplicaEngine
+from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.stages.run import run_recipe
 

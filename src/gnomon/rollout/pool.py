@@ -18,7 +18,7 @@ from functools import partial
 import torch
 
 from gnomon.errors import ConfigError, EngineError
-from gnomon.rollout.crew import RETRIES, Crew, Tell
+from gnomon.rollout.host_replica import TOLERANCE
 from gnomon.rollout.protocol import (
     About,
     Host,
@@ -30,8 +30,8 @@ from gnomon.rollout.protocol import (
     WeightsFile,
     WeightsHere,
 )
-from gnomon.rollout.replica import TOLERANCE
 from gnomon.rollout.transfer import choose
+from gnomon.workers.crew import RETRIES, Crew, Tell
 
 _SHARES, _LARGEST = 8, 256
 _LOADS = 3  # per share: the first one, and two after the server lost the weights
@@ -88,7 +88,7 @@ class PoolHost(Host):
     Args:
         hosts: makes each of them, by a name for people; called again for one that failed.
         share: most responses of a share; see :func:`split`.
-        retries: see :class:`~gnomon.rollout.crew.Crew`.
+        retries: see :class:`~gnomon.workers.crew.Crew`.
 
     Raises:
         ConfigError: they do not serve the same model.

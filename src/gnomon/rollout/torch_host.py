@@ -16,6 +16,7 @@ from gnomon.errors import ConfigError, EngineError
 from gnomon.models import load
 from gnomon.models.adapters import read_adapter
 from gnomon.models.roles import Trunk
+from gnomon.rollout.links import Inlet, Outlet
 from gnomon.rollout.protocol import (
     About,
     Job,
@@ -28,7 +29,7 @@ from gnomon.rollout.protocol import (
 from gnomon.rollout.sampling import check_probe
 from gnomon.rollout.sums import Sums
 from gnomon.rollout.torch_engine import TorchEngine
-from gnomon.rollout.transfer import Inlet, Outlet, Receiving, choose, send, sums_of
+from gnomon.rollout.transfer import Receiving, choose, send, sums_of
 from gnomon.rollout.weights import (
     LORA,
     check_adapter,

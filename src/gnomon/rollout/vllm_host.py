@@ -19,6 +19,7 @@ import torch
 
 from gnomon.errors import ConfigError, EngineError
 from gnomon.models import load
+from gnomon.rollout.links import Outlet
 from gnomon.rollout.protocol import (
     About,
     FinishReason,
@@ -32,7 +33,7 @@ from gnomon.rollout.protocol import (
 )
 from gnomon.rollout.sampling import StopText, check_params, check_probe, check_request, stream_keys
 from gnomon.rollout.sums import Sums
-from gnomon.rollout.transfer import Outlet, Receiving, choose, send
+from gnomon.rollout.transfer import Receiving, choose, send
 from gnomon.rollout.vllm_worker import ENGINE, QUALNAME, register
 from gnomon.rollout.weights import (
     check_adapter,

@@ -17,12 +17,13 @@ from vllm.model_executor.model_loader.reload import (
 )
 
 from gnomon.rollout import vllm_worker
-from gnomon.rollout.transfer import Inlet, sums_of
+from gnomon.rollout.links import Inlet
+from gnomon.rollout.transfer import sums_of
 
 
 @dataclass
 class PolicyInit(WeightTransferInitInfo):  # type: ignore[misc]
-    """What an outlet says of itself (:attr:`gnomon.rollout.transfer.Outlet.info`)."""
+    """What an outlet says of itself (:attr:`gnomon.rollout.links.Outlet.info`)."""
 
     info: dict[str, Any]
 

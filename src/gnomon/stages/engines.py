@@ -21,10 +21,10 @@ from gnomon.models.save import save_policy
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.placement import RaySpec
 from gnomon.recipe.schema import RolloutSpec
-from gnomon.rollout.crew import RETRIES
+from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.pool import PoolHost
 from gnomon.rollout.protocol import Engine, Host
-from gnomon.rollout.replica import HostReplica, ReplicaEngine, TorchReplica
+from gnomon.rollout.replica import ReplicaEngine, TorchReplica
 from gnomon.rollout.torch_engine import CacheOptions, TorchEngine
 from gnomon.rollout.wire import TOKEN_VARIABLE, check_token, check_url
 from gnomon.stages.sampler import (
@@ -37,6 +37,7 @@ from gnomon.stages.sampler import (
     transfer_of,
     vllm_options,
 )
+from gnomon.workers.crew import RETRIES
 
 _REMOTE = {"retries": int, "timeout": float}
 _WORKERS = ("device", RANK)
