@@ -16,6 +16,7 @@ from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Group, Judgement, Prompt
 
 if TYPE_CHECKING:
+    from gnomon.judges.workers import Workplace
     from gnomon.models.save import LoadedReward
 
 HUMAN, PEOPLE, AI = "human_queue", "people", "ai"
@@ -67,6 +68,7 @@ def build_judge(
     tokenizer: Any = None,
     queue: Path | None = None,
     answers: Path | None = None,
+    place: Workplace | None = None,
 ) -> Judge:
     """The judge of one entry, or the weighted sum of several (each logged under its own name).
 
@@ -76,9 +78,10 @@ def build_judge(
         tokenizer: the policy's; a reward model with another one tokenises the text itself.
         queue: the folder in which people are asked.
         answers: the folder in which an AI judge's answers are kept.
+        place: of the workers that entries ask for; without it they judge in this process.
     """
     how: dict[str, Any] = {"base": base, "load": load, "tokenizer": tokenizer}
-    how |= {"queue": queue, "answers": answers}
+    how |= {"queue": queue, "answers": answers, "place": place}
     parts = [(one_judge(spec, **how), spec.weight) for spec in specs]
     if len(parts) == 1 and parts[0][1] == 1.0:
         return parts[0][0]
@@ -94,6 +97,7 @@ def one_judge(
     queue: Path | None = None,
     answers: Path | None = None,
     texts: bool = False,
+    place: Workplace | None = None,
 ) -> Judge:
     """The judge behind one entry; see :func:`build_judge`.
 
@@ -103,6 +107,12 @@ def one_judge(
     Raises:
         ConfigError: an unknown builtin, a function that cannot be imported, a wrong option.
     """
+    if spec.workers:
+        from gnomon.judges.workers import check_workers, worker_judge
+
+        check_workers(spec)
+        if place is not None:
+            return worker_judge(spec, base, place, tokenizer)
     if spec.model is not None:
         # the only one with torch
         from gnomon.judges.learned import LearnedReward, own_encoding, text_encoding

@@ -27,6 +27,7 @@ from gnomon.records import (
     TokenResponse,
 )
 
+_ADAPTER = ".lora_"
 Encode = Callable[[Sample], tuple[Sequence[int], Sequence[int]]]
 
 
@@ -74,6 +75,11 @@ class LearnedReward(Judge):
         self.std_coef = std_coef
         self.tokens_per_microbatch = tokens_per_microbatch
         self.encode = encode or (lambda sample: (sample.prompt_ids, sample.response_ids))
+
+    @property
+    def parameters(self) -> int:
+        """Of the largest member."""
+        return max(map(size_of, self.members))
 
     def judge(self, groups: Sequence[Group]) -> list[Judgement]:
         """Score every response; a judgement's cost counts the tokens that all members computed."""
@@ -131,6 +137,12 @@ class LearnedReward(Judge):
             scores = torch.cat([c if c.dim() == 2 else c[:, None] for c in columns], dim=1)
             parts.append(self.normaliser.apply(scores, batch.lengths).float().cpu())
         return torch.cat(parts)
+
+
+def size_of(role: Role) -> int:
+    """Numbers in a role's model, adapters left out; tied ones once."""
+    named = role.trunk.model.named_parameters()
+    return sum(p.numel() for name, p in named if _ADAPTER not in name)
 
 
 def _version(members: Sequence[Role]) -> str:

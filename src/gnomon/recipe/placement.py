@@ -8,7 +8,8 @@ from gnomon.recipe.spec import Spec
 
 
 class RaySpec(Spec):
-    """A Ray cluster that places a stage's ``rollout.workers``; see [workers.md](workers.md)."""
+    """A Ray cluster that places ``workers``, of rollouts and of rewards; see
+    [workers.md](workers.md)."""
 
     address: str | None = Field(
         None,
@@ -16,7 +17,9 @@ class RaySpec(Spec):
         "cluster of this machine's",
     )
     cpus_per_worker: float = Field(1, ge=0)
-    gpus_per_worker: float = Field(0, ge=0)
+    gpus_per_worker: float = Field(
+        0, ge=0, description="for rollouts and reward models; other rewards take none"
+    )
     start_seconds: float = Field(
         300, gt=0, description="after which a worker that found no room, or is not up, is given up"
     )

@@ -180,6 +180,12 @@ class RewardSpec(Spec):
         None, ge=1, description="observed only: responses asked about each time, whole prompts"
     )
     options: dict[str, Any] = Field(default_factory=dict)
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="judge in so many processes: of this machine, or wherever `ray` finds room; "
+        "see [workers.md](workers.md)",
+    )
     truth: bool = Field(
         False,
         description="it knows a simulation's true preference: the audit never reads it where it is "
@@ -436,7 +442,8 @@ class Recipe(Spec):
         False, description="compute logits in float32 where the rest is in bfloat16"
     )
     ray: RaySpec | None = Field(
-        None, description="place rollout.workers by Ray (`--ray` is `ray: {}`)"
+        None,
+        description="place workers, of rollouts and of rewards, by Ray (`--ray` is `ray: {}`)",
     )
     sinks: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
     callbacks: Annotated[list[CallbackSpec], listed_by("callback")] = Field(

@@ -20,6 +20,7 @@ from gnomon.data.formats import READABLE_AS
 from gnomon.errors import ConfigError, GnomonError, ModelError
 from gnomon.judges.build import AI, ASK_PEOPLE, one_judge
 from gnomon.judges.function import function_reward
+from gnomon.judges.workers import check_workers
 from gnomon.models.load import fetch, read_model, reading, weight_files
 from gnomon.models.save import load_reward_model
 from gnomon.plan.ranges import check_declared
@@ -121,24 +122,30 @@ def check_placement(recipe: Recipe) -> None:
     """
     if recipe.ray is None:
         return
-    if not any(stage.rollout.workers for stage in recipe.stages):
+    if not any(
+        [*(s.rollout.workers for s in recipe.stages), *(r.workers for r in _judges(recipe))]
+    ):
         raise ConfigError(
-            "ray (--ray) places rollout.workers, and no stage asks for any: set "
+            "ray (--ray) places workers, and neither a rollout nor a reward asks for any: set "
             "STAGE.rollout.workers=2, say"
         )
     if find_spec("ray") is None:
-        from gnomon.rollout.ray_workers import import_ray
+        from gnomon.workers.cluster import import_ray
 
         import_ray()
+
+
+def _judges(recipe: Recipe) -> list[RewardSpec]:
+    """Every reward of a recipe, observed and compared ones among them."""
+    found = [r for s in recipe.stages for r in (*s.reward, *s.observe)]
+    return found + (recipe.compare.rewards if recipe.compare is not None else [])
 
 
 def own_code(recipe: Recipe) -> list[str]:
     """The author's Python that a recipe runs: methods, reward functions, verifiers, suites,
     environments and callbacks."""
-    rewards = [r for s in recipe.stages for r in (*s.reward, *s.observe)]
-    rewards += recipe.compare.rewards if recipe.compare is not None else []
     named = [s.algorithm for s in recipe.stages if is_own(s.algorithm)]
-    named += [function for r in rewards if (function := own_function(r)) is not None]
+    named += [function for r in _judges(recipe) if (function := own_function(r)) is not None]
     suites = [e.suite for s in recipe.stages for e in stage_evals(s)]
     named += [suite for suite in suites if is_own(suite)]
     played = [s.environment for s in recipe.stages]
@@ -344,9 +351,12 @@ def _check_rewards(
     stage."""
     earlier = {s.name: s for s in recipe.stages[:position]}
     for reward in rewards:
+        check_workers(reward)
         if reward.function is not None and code:
             function_reward(reward.function, base, reward.options, reward.label)
-        if reward.builtin is not None and (code or own_function(reward) is None):
+        elsewhere = reward.workers and recipe.ray  # where there may be a sandbox
+        tried = reward.builtin is not None and not elsewhere
+        if tried and (code or own_function(reward) is None):
             one_judge(reward, base=base, load=load_reward_model)
         if reward.model is None:
             continue

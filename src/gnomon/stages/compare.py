@@ -8,7 +8,9 @@ every reward that gave nothing but 0 and 1 gets a table of pass@k. With an envir
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from gnomon.errors import ConfigError, RunError
 from gnomon.judges.build import one_judge
 from gnomon.judges.protocol import Judge
 from gnomon.judges.tally import Tally
+from gnomon.judges.workers import Workplace
 from gnomon.models.load import load_causal_lm, read_model
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import LoadedReward, load_reward_model
@@ -96,7 +99,18 @@ def compare(
     Raises:
         RunStopped: the run was asked to stop; the comparison is not kept.
     """
-    stop = stop or Stop()
+    with ExitStack() as closing:
+        return _compared(recipe, run, base, stop or Stop(), progress, closing)
+
+
+def _compared(
+    recipe: Recipe,
+    run: RunFolder,
+    base: Path,
+    stop: Stop,
+    progress: Progress | None,
+    closing: ExitStack,
+) -> Comparison:
     spec = recipe.compare
     if spec is None:
         raise ConfigError("the recipe has no compare section")
@@ -108,7 +122,7 @@ def compare(
     ]
     reference = _reference(spec, policies)
     reference_role = _load(reference, recipe)
-    judges = _judges(spec, recipe, run, base, reference_role)
+    judges = _judges(spec, recipe, run, base, reference_role, closing)
     rows: list[ComparisonRow] = []
     shown: list[dict[str, str]] = [{"prompt": _text(p)} for p in asked[: spec.show]]
     judged: dict[str, list[Values]] = {}
@@ -158,15 +172,19 @@ def _without_seconds(took: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _judges(
-    spec: CompareSpec, recipe: Recipe, run: RunFolder, base: Path, reference: Role
+    spec: CompareSpec,
+    recipe: Recipe,
+    run: RunFolder,
+    base: Path,
+    reference: Role,
+    closing: ExitStack,
 ) -> list[Judge]:
     """The judges of every policy's answers."""
+    dtype, device = recipe_precision(recipe).frozen, pick_device(recipe.device)
+    folder = partial(reward_folder, recipe, run, base)
 
     def load(name: str) -> LoadedReward:
-        folder = reward_folder(recipe, run, base, name)
-        return load_reward_model(
-            folder, dtype=recipe_precision(recipe).frozen, device=pick_device(recipe.device)
-        )
+        return load_reward_model(folder(name), dtype=dtype, device=device)
 
     return [
         one_judge(
@@ -175,6 +193,7 @@ def _judges(
             load=load,
             tokenizer=reference.trunk.tokenizer,
             answers=run.path / ANSWERS,
+            place=Workplace(closing, folder, dtype, str(device), recipe.ray),
         )
         for reward in spec.rewards
     ]

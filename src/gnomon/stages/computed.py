@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gnomon.judges.learned import LearnedReward
+from gnomon.judges.learned import LearnedReward, size_of
 from gnomon.judges.protocol import Judge
+from gnomon.judges.workers import WorkerJudge
 from gnomon.models.counting import TokenCounts
 from gnomon.models.roles import Role
 from gnomon.runs.records import Compute
 from gnomon.training.learner import Source
 from gnomon.training.loop import Loop
 from gnomon.training.sampled import SAMPLER, SampledSource
-
-ADAPTER = ".lora_"
 
 
 def computed(
@@ -31,11 +30,11 @@ def computed(
         judge: what gave the reward; a reward model's tokens count as a role's, under its name.
         judged: the tokens that it computed.
     """
-    sizes = {name: parameters(role) for name, role in roles.items()}
+    sizes = {name: size_of(role) for name, role in roles.items()}
     if "policy" in sizes:
         sizes[SAMPLER] = sizes["policy"]
-    if isinstance(judge, LearnedReward):
-        sizes[judge.name] = max(map(parameters, judge.members))
+    if isinstance(judge, LearnedReward | WorkerJudge) and judge.parameters:
+        sizes[judge.name] = judge.parameters
         tokens.forward[judge.name] += judged
     counted = tokens.to_dict()
     return Compute(
@@ -45,12 +44,6 @@ def computed(
         backward=counted["backward"],
         recomputed=any(r.trunk.gradient_checkpointing and r.trainable for r in roles.values()),
     )
-
-
-def parameters(role: Role) -> int:
-    """Numbers in a role's model, adapters left out; tied ones once."""
-    named = role.trunk.model.named_parameters()
-    return sum(p.numel() for name, p in named if ADAPTER not in name)
 
 
 def _trained(role: Role) -> int:

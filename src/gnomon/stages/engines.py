@@ -38,6 +38,7 @@ from gnomon.stages.sampler import (
     vllm_options,
 )
 from gnomon.workers.crew import RETRIES
+from gnomon.workers.process import threads
 
 _REMOTE = {"retries": int, "timeout": float}
 _WORKERS = ("device", RANK)
@@ -204,9 +205,7 @@ def _host(
         return PoolHost(dict.fromkeys(names, fleet.host), share=spec.share)
     from gnomon.rollout.local import LocalHost
 
-    threads = str(max(1, (os.cpu_count() or 1) // (spec.workers + 1)))
-    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
-    start = partial(LocalHost, folder, spec.engine, options, environment)
+    start = partial(LocalHost, folder, spec.engine, options, threads(spec.workers))
     return PoolHost(dict.fromkeys(names, start), share=spec.share)
 
 

@@ -140,7 +140,7 @@ class _Planner:
                 warnings=out_of_range(stage, None, 0),
             )
         usable = usable_rows(stage, stage_encoder(stage), self.code)
-        check_judging(spec, usable.prompts, self.base, self.code)
+        check_judging(spec, usable.prompts, self.base, self.code, self.recipe.ray is not None)
         known = usable.rows is not None or (stage.trains and spec.train.steps is not None)
         iterations = stage.iterations(usable.rows or 0) if known else None
         if isinstance(stage.settings, ReferenceSettings):

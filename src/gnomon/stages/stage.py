@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -24,6 +24,7 @@ from gnomon.errors import ConfigError, Pending, RunStopped
 from gnomon.files import make_folder
 from gnomon.judges.build import build_judge, one_judge
 from gnomon.judges.protocol import Judge
+from gnomon.judges.workers import Workplace
 from gnomon.models.instants import LOADING, instant
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.memory import RoleNeed
@@ -244,6 +245,7 @@ class Stage:
             tokenizer=builder.trunk.tokenizer,
             queue=self.folder.path / "queue",
             answers=self.folder.path / ANSWERS,
+            place=self.workplace(),
         )
         made.check_prompts([prompt.prompt for prompt in prompts])
         return made
@@ -258,9 +260,20 @@ class Stage:
             load=lambda name: self.load_reward(builder, name),
             tokenizer=builder.trunk.tokenizer,
             answers=self.folder.path / ANSWERS,
+            place=self.workplace(),
         )
         made.check_prompts([prompt.prompt for prompt in prompts])
         return made
+
+    def workplace(self) -> Workplace:
+        """Where workers judge, until the stage ends."""
+        return Workplace(
+            self.closing,
+            partial(reward_folder, self.recipe, self.run, self.base),
+            self.precision.frozen,
+            str(self.device),
+            self.recipe.ray,
+        )
 
     def load_reward(self, builder: RoleBuilder, name: str) -> LoadedReward:
         """A reward model: an earlier stage's, or a folder's."""

@@ -183,7 +183,11 @@ ANSWER = "0"
 
 
 def check_judging(
-    stage: StageSpec, prompts: Sequence[EncodedPrompt], base: Path, code: bool
+    stage: StageSpec,
+    prompts: Sequence[EncodedPrompt],
+    base: Path,
+    code: bool,
+    elsewhere: bool = False,
 ) -> None:
     """Check that each builtin reward finds in the prompts what it needs (an answer, tests).
 
@@ -191,11 +195,14 @@ def check_judging(
 
     Args:
         code: whether a verifier of the recipe's own may be called.
+        elsewhere: workers are on other machines, so that what they need need not be here.
 
     Raises:
         ConfigError: it fails on more prompts than ``max_reward_errors`` allows.
     """
     for spec in [*stage.reward, *stage.observe]:
+        if spec.workers and elsewhere:
+            continue
         if spec.builtin not in (None, *ASK_PEOPLE, AI) and (code or own_function(spec) is None):
             tried = prompts[: TRIED_PROGRAMS if spec.builtin == "code" else TRIED_PROMPTS]
             _check(spec, tried, base, stage.max_reward_errors)

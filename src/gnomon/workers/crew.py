@@ -293,8 +293,8 @@ class _Run(Generic[S, R]):
             return EngineError(said.pop())
         each = "\n".join(f"  {name}: {error}" for name, error in self.lost.items())
         return EngineError(
-            f"all {len(self.lost)} workers failed, and could not be had again:\n{each}\nStart them "
-            "again and resume with --resume; nothing saved is lost."
+            f"all {len(self.lost)} workers failed, and could not be had again:\n{each}\nSee to "
+            "them, and resume with --resume; nothing saved is lost."
         )
 
     def _over(self) -> bool:
