@@ -18,9 +18,12 @@ from functools import partial
 import torch
 
 from gnomon.errors import ConfigError, EngineError
+from gnomon.rollout import finished
+from gnomon.rollout.finished import Finished
 from gnomon.rollout.host_replica import TOLERANCE
 from gnomon.rollout.protocol import (
     About,
+    Completion,
     Host,
     Job,
     Progress,
@@ -137,9 +140,13 @@ class PoolHost(Host):
         if self._weights is None or self._weights[0].version != job.version:
             held = self._weights[0].version[:12] if self._weights else "the start weights"
             raise StaleWeightsError(f"the servers were sent {held}, not {job.version[:12]}")
+        kept = finished.now()
         shares = split(job.requests, self._share)
-        sizes = [sum(piece.request.n for piece in share) for share in shares]
-        found = self._crew.share(shares, partial(self._sampled, job), sizes, progress)
+        known = [None if kept is None else _known(kept, job, share) for share in shares]
+        left = [share for share, rows in zip(shares, known, strict=True) if rows is None]
+        sizes = [sum(piece.request.n for piece in share) for share in left]
+        sampled = iter(self._crew.share(left, partial(self._sampled, job, kept), sizes, progress))
+        found = [next(sampled) if rows is None else rows for rows in known]
         rows: list[list[RawCompletion | None]] = [[None] * r.n for r in job.requests]
         for share, answers in zip(shares, found, strict=True):
             for piece, answer in zip(share, answers, strict=True):
@@ -198,7 +205,13 @@ class PoolHost(Host):
         member.version = weights.version
 
     def _sampled(
-        self, job: Job, name: str, member: _Member, share: Sequence[Piece], tell: Tell
+        self,
+        job: Job,
+        kept: Finished | None,
+        name: str,
+        member: _Member,
+        share: Sequence[Piece],
+        tell: Tell,
     ) -> Sequence[Sequence[RawCompletion]]:
         own = replace(job, requests=[piece.request for piece in share])
         total = sum(piece.request.n for piece in share)
@@ -213,12 +226,32 @@ class PoolHost(Host):
             if [len(row) for row in rows] != [piece.request.n for piece in share]:
                 raise EngineError(f"{name} gave another number of responses than it was asked for.")
             if all(one.version == job.version for row in rows for one in row):
+                if kept is not None:
+                    kept.add_share(own.requests, job.params, [list(map(_kept, r)) for r in rows])
                 return rows
             member.version, problem = "", "responses came from other weights"
         raise EngineError(
             f"{name} was sent the weights {_LOADS} times, and still {problem}. Is another run using"
             " the same server? Give each run its own."
         )
+
+
+def _known(
+    kept: Finished, job: Job, share: Sequence[Piece]
+) -> Sequence[Sequence[RawCompletion]] | None:
+    """What a share gave an earlier process, that was stopped before the job was done."""
+    rows = kept.share([piece.request for piece in share], job.params)
+    if rows is None:
+        return None
+    return [
+        [RawCompletion(c.ids, c.logprobs.tolist(), c.finish_reason, job.version) for c in row]
+        for row in rows
+    ]
+
+
+def _kept(one: RawCompletion) -> Completion:
+    logprobs = torch.tensor(one.logprobs, dtype=torch.float32)
+    return Completion(tuple(one.ids), logprobs, one.finish_reason, "")
 
 
 def _close(member: _Member) -> None:

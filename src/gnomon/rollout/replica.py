@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from gnomon.errors import ConfigError, EngineError
 from gnomon.models.roles import Role, Trunk
+from gnomon.rollout import finished
 from gnomon.rollout.protocol import (
     Completion,
     Engine,
@@ -76,7 +77,8 @@ class ReplicaEngine(Engine):
         params: SamplingParams,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """Sample ``request.n`` completions of each request, in the order of the requests.
+        """Sample ``request.n`` completions of each request, in the order of the requests; what is
+        kept of them already (:mod:`gnomon.rollout.finished`) is not sampled again.
 
         Raises:
             ConfigError, DataError: sampling parameters or prompts that cannot be used.
@@ -88,13 +90,21 @@ class ReplicaEngine(Engine):
         assert wanted is not None
         if self._pin is not None:
             progress = self._pinned_progress
+        kept = finished.now()
+        known = None if kept is None else kept.call(requests, params)
+        if known is not None:
+            return [list(row) for row in known]
         problem = ""
         for _ in range(_LOADS):
             self._load(wanted)
             try:
-                return self.replica.sample(wanted.version, requests, params, progress)
+                rows = self.replica.sample(wanted.version, requests, params, progress)
             except StaleWeightsError as stale:
                 self._loaded, problem = None, str(stale)
+                continue
+            if kept is not None:
+                kept.add_call(requests, params, rows)
+            return rows
         raise EngineError(
             f"the weights were sent {_LOADS} times, and still {problem}. Is another run using the "
             "same server? Give each run its own, and resume with --resume."

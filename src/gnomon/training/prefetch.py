@@ -4,10 +4,11 @@
 
 so that at the start of iteration i the rollouts of iteration i + k are ordered, from the weights of
 that moment, and those ordered k iterations ago are taken. Which weights sample what follows from i
-and k alone, never from which thread was faster. A checkpoint holds every order: what is sampled
-already as it is, what is not with the weights that were to write it, so that it is sampled again
-from the same weights with the same seeds. No order is dropped for being slow, and none is replaced.
-So the same seed gives the same run, killed and resumed or not.
+and k alone, never from which thread was faster. A checkpoint holds every order: what is done
+already as it is; what is not with the samples that are finished (:mod:`gnomon.rollout.finished`)
+and the weights that were to write it, so that the others are sampled from the same weights with the
+same seeds. No order is dropped for being slow, and none is replaced. So the same seed gives the
+same run, killed and resumed or not.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from gnomon.errors import ConfigError
+from gnomon.rollout.finished import Finished, finishing
 from gnomon.rollout.protocol import Engine, Snapshot
+from gnomon.training.rollout_state import pack_completions, unpack_completions
 
 T = TypeVar("T")
 
@@ -41,16 +43,18 @@ class Taken(Generic[T]):
 
 @dataclass
 class _Order(Generic[T]):
-    """An iteration's rollouts on their way; ``snapshot`` is kept until they are sampled."""
+    """An iteration's rollouts on their way; ``snapshot`` and what is ``finished`` of them are kept
+    until all are there."""
 
     weights: int
     future: Future[T]
     snapshot: Snapshot | None = None
+    finished: Finished = field(default_factory=Finished)
 
     def settle(self, future: Future[T]) -> None:
         """Let go of the weights, unless the rollouts have to be sampled again."""
         if not future.cancelled() and future.exception() is None:
-            self.snapshot = None
+            self.snapshot, self.finished = None, Finished()
 
 
 class Prefetch(Generic[T]):
@@ -107,13 +111,15 @@ class Prefetch(Generic[T]):
     def state(self, pack: Callable[[T], Mapping[str, Any]]) -> dict[str, Any]:
         """What is ordered, waiting for nothing; ``pack`` makes rollouts storable.
 
-        An order that is not sampled yet, or failed, is stored with the weights that are to write
-        it: once for each version, however many orders it has.
+        An order that is not done yet, or failed, is stored with the samples that are finished, and
+        with the weights that are to write the others: once for each version, however many orders it
+        has.
         """
         orders: dict[str, Any] = {}
         snapshots: dict[str, Any] = {}
         for i, order in sorted(self._orders.items()):
-            snapshot, future = order.snapshot, order.future  # in this order: settle() may be called
+            # in this order: settle() may be called
+            snapshot, finished, future = order.snapshot, order.finished, order.future
             done = future.done() and future.exception() is None
             orders[str(i)] = {
                 "weights": order.weights,
@@ -121,6 +127,8 @@ class Prefetch(Generic[T]):
             }
             if not done:
                 assert snapshot is not None
+                parts = finished.parts().items()
+                orders[str(i)]["finished"] = {k: pack_completions(rows) for k, rows in parts}
                 snapshots.setdefault(str(order.weights), snapshot.state_dict())
         return {"orders": orders, "snapshots": snapshots}
 
@@ -130,8 +138,9 @@ class Prefetch(Generic[T]):
         snapshots = {j: self._engine.restored(s) for j, s in state.get("snapshots", {}).items()}
         for i, saved in sorted(orders.items(), key=lambda item: int(item[0])):
             if saved["rollouts"] is None:
-                weights = saved["weights"]
-                self._order(int(i), int(weights), snapshots[str(weights)])
+                weights, parts = saved["weights"], saved.get("finished", {})
+                finished = Finished({k: unpack_completions(part) for k, part in parts.items()})
+                self._order(int(i), int(weights), snapshots[str(weights)], finished)
                 continue
             future: Future[T] = Future()
             future.set_result(unpack(saved["rollouts"]))
@@ -143,10 +152,19 @@ class Prefetch(Generic[T]):
         self._orders.clear()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _order(self, iteration: int, weights: int, snapshot: Snapshot) -> None:
-        """Have an iteration sampled from ``snapshot``, the weights of iteration ``weights``."""
-        future = self._submit(snapshot, partial(self._sample, iteration))
-        order = _Order(weights, future, snapshot)
+    def _order(
+        self, iteration: int, weights: int, snapshot: Snapshot, finished: Finished | None = None
+    ) -> None:
+        """Have an iteration sampled from ``snapshot``, the weights of iteration ``weights``, but
+        for what is ``finished``."""
+        finished = finished or Finished()
+
+        def work() -> T:
+            with finishing(finished):
+                return self._sample(iteration)
+
+        future = self._submit(snapshot, work)
+        order = _Order(weights, future, snapshot, finished)
         self._orders[iteration] = order
         future.add_done_callback(order.settle)
 

@@ -26,15 +26,9 @@ STORED = {
 def pack_rollouts(rollouts: Sequence[Rollout], prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
     """Rollouts of some of ``prompts``."""
     place = {id(prompt): i for i, prompt in enumerate(prompts)}
-    completions = [c for r in rollouts for c in r.completions]
     return {
         "prompts": [place[id(r.prompt)] for r in rollouts],
-        "counts": [len(r.completions) for r in rollouts],
-        "lengths": [len(c.ids) for c in completions],
-        "ids": torch.tensor([i for c in completions for i in c.ids], dtype=torch.int64),
-        "logprobs": torch.cat([torch.zeros(0), *(c.logprobs.float().cpu() for c in completions)]),
-        "finish": [c.finish_reason for c in completions],
-        "texts": [c.text for c in completions],
+        **pack_completions([r.completions for r in rollouts]),
         "judgements": [asdict(r.judgement) for r in rollouts],
         "observed": [{name: asdict(j) for name, j in r.observed.items()} for r in rollouts],
     }
@@ -42,27 +36,46 @@ def pack_rollouts(rollouts: Sequence[Rollout], prompts: Sequence[EncodedPrompt])
 
 def unpack_rollouts(state: Mapping[str, Any], prompts: Sequence[EncodedPrompt]) -> list[Rollout]:
     """The inverse of :func:`pack_rollouts`, bit for bit."""
+    rows = unpack_completions(state)
+    return [
+        Rollout(
+            prompts[prompt],
+            row,
+            _judgement(judgement),
+            {name: _judgement(one) for name, one in observed.items()},
+        )
+        for prompt, row, judgement, observed in zip(
+            state["prompts"], rows, state["judgements"], state["observed"], strict=True
+        )
+    ]
+
+
+def pack_completions(rows: Sequence[Sequence[Completion]]) -> dict[str, Any]:
+    """Completions of each of several prompts."""
+    completions = [c for row in rows for c in row]
+    return {
+        "counts": [len(row) for row in rows],
+        "lengths": [len(c.ids) for c in completions],
+        "ids": torch.tensor([i for c in completions for i in c.ids], dtype=torch.int64),
+        "logprobs": torch.cat([torch.zeros(0), *(c.logprobs.float().cpu() for c in completions)]),
+        "finish": [c.finish_reason for c in completions],
+        "texts": [c.text for c in completions],
+    }
+
+
+def unpack_completions(state: Mapping[str, Any]) -> list[list[Completion]]:
+    """The inverse of :func:`pack_completions`, bit for bit."""
     ids = torch.split(state["ids"], state["lengths"])
     logprobs = torch.split(state["logprobs"], state["lengths"])
-    completions = [
-        Completion(tuple(i.tolist()), lp.clone(), finish, text)
-        for i, lp, finish, text in zip(ids, logprobs, state["finish"], state["texts"], strict=True)
-    ]
-    out: list[Rollout] = []
-    at = 0
-    for prompt, count, judgement, observed in zip(
-        state["prompts"], state["counts"], state["judgements"], state["observed"], strict=True
-    ):
-        out.append(
-            Rollout(
-                prompts[prompt],
-                completions[at : at + count],
-                _judgement(judgement),
-                {name: _judgement(one) for name, one in observed.items()},
+    each = iter(
+        [
+            Completion(tuple(i.tolist()), lp.clone(), finish, text)
+            for i, lp, finish, text in zip(
+                ids, logprobs, state["finish"], state["texts"], strict=True
             )
-        )
-        at += count
-    return out
+        ]
+    )
+    return [[next(each) for _ in range(count)] for count in state["counts"]]
 
 
 def _judgement(packed: Mapping[str, Any]) -> Judgement:
