@@ -349,8 +349,13 @@ def test_a_slow_order_is_drawn_again_from_its_own_weights(
     missing = [i for i, order in ordered["orders"].items() if order["rollouts"] is None]
     assert missing == [str(i) for i in range(4, min(4 + staleness, 6))]
     assert sorted(ordered["snapshots"]) == [str(int(i) - staleness) for i in missing]
+    kept = [len(ordered["orders"][i]["finished"]) for i in missing]
+    assert kept == [1] + [0] * (staleness - 1)  # the first one's samples wait for their rewards
     again = Held()
     resumed = ahead(make(reward=again, lora=lora, iterations=6), staleness, evaluates=False)
+    replica = tw.sampled(resumed).played.engine.replica  # type: ignore[attr-defined]
+    sample, sampled = replica.sample, []
+    replica.sample = lambda *given: (sampled.append(given), sample(*given))[1]
     second = loop(resumed, tmp_path / "broken", every=1)
     second.run(resume=True)
     resumed.source.close()
@@ -358,6 +363,7 @@ def test_a_slow_order_is_drawn_again_from_its_own_weights(
     assert all(torch.equal(ends[n], p) for n, p in resumed.named_parameters())
     assert repr(rows(second)) == repr(rows(straight))
     assert held.seen[:4] + again.seen == reward.seen
+    assert len(sampled) == 1  # of iteration 5
 
 
 def test_finished_orders_are_neither_sampled_again_nor_lost(

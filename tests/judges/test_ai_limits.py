@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from gnomon.errors import BudgetSpent
+from gnomon.errors import BudgetSpent, ConfigError
 from gnomon.judges.ai import AIJudge
 from gnomon.judges.answers import ANSWERS
 from gnomon.judges.budget import Budget, Pace
 from gnomon.judges.endpoint import Endpoint
+from gnomon.judges.lines import Lines
 from gnomon.judges.panel import ai_judge
 from gnomon.judges.prompting import Question
 from gnomon.judges.protocol import judged
@@ -197,6 +198,73 @@ def test_patience_ends() -> None:
     found = judged(own, GROUPS[:1])[0]
     assert slept == [2, 4, 4]
     assert "did not answer" in str(found.scores[0].error)
+
+
+def test_several_endpoints_share_the_work_and_one_that_dies_is_left_out() -> None:
+    """The second one breaks off for good at its third question."""
+    both, lock = threading.Barrier(2, timeout=20), threading.Lock()
+    seen: list[str] = []
+
+    def first(text: str, body: dict[str, Any]) -> Said:
+        if not seen:
+            both.wait()
+        return prefers(len)(text, body)
+
+    def second(text: str, body: dict[str, Any]) -> Said:
+        with lock:
+            seen.append(text)
+            count = len(seen)
+        if count == 1:
+            both.wait()
+        return prefers(len)(text, body) if count < 3 else Said(drop=True)
+
+    with JudgeServer(prefers(len)) as alone, JudgeServer(first) as a, JudgeServer(second) as b:
+        wanted = judged(judge(alone), GROUPS)
+        own = judge(a, url=[a.url, b.url], concurrency=2)
+        with pytest.warns(UserWarning, match=f"{b.url}, model m did not answer.*the other"):
+            found = judged(own, GROUPS)
+        assert [j.scores for j in found] == [j.scores for j in wanted]
+        assert len(a.asked) + len(b.asked) == 16 + 1  # and 16 answers: nothing is paid for twice
+        assert own.book.spent.tokens == sum(j.cost.tokens for j in wanted)
+        other = judge(a, url=[b.url, a.url])
+        assert other.version == judge(alone).version == own.version
+
+
+def test_an_endpoint_that_is_gone_is_tried_again_after_a_pause() -> None:
+    now = 0.0
+    lines = Lines(["a", "b"], clock=lambda: now)
+
+    def ask(gone: str = "") -> str:
+        line = lines.take([])
+        assert line is not None
+        lines.back(line, line.url == gone)
+        return line.url
+
+    assert [ask("a"), ask(), ask()] == ["a", "b", "b"]
+    now = 2.0
+    assert [ask("a"), ask()] == ["a", "b"]
+    now = 5.0  # twice as long
+    assert ask() == "b"
+    now = 6.0
+    assert [ask(), ask()] == ["a", "a"]
+    busy = lines.take([])
+    assert busy is not None
+    assert ask() != busy.url  # who has the fewest under way
+    assert lines.take(lines.every) is None
+
+
+def test_where_every_endpoint_is_gone_or_refuses_that_is_said() -> None:
+    urls = [f"http://127.0.0.1:{free_port()}/v1" for _ in range(2)]
+    own = AIJudge(model="m", url=urls, retries=0)
+    with pytest.warns(UserWarning, match="the other endpoints are asked"):
+        assert "did not answer" in str(judged(own, GROUPS[:1])[0].scores[0].error)
+    with JudgeServer(says("A"), models=("n",)) as a, JudgeServer(says("A"), models=()) as b:
+        own = judge(a, url=[a.url, b.url], patience_s=100)  # which does not help
+        with pytest.warns(UserWarning, match="it serves n; the other"):
+            assert "no model m" in str(judged(own, GROUPS)[0].error)
+    for wrong in ([], [urls[0], urls[0]]):
+        with pytest.raises(ConfigError, match="give each endpoint's address once"):
+            AIJudge(model="m", url=wrong)
 
 
 def test_connections_that_break_off_are_tried_again() -> None:

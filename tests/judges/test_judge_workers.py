@@ -20,57 +20,11 @@ from gnomon.models.roles import Role
 from gnomon.models.save import load_reward_model, save_reward_model
 from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import RewardSpec
-from gnomon.records import Group, Judgement, Message, Prompt, Response, Score
+from gnomon.records import Group, Message, Prompt, Response
+from judging import OWN, groups, scores
 
-OWN = '''
-import os, signal
-from pathlib import Path
-
-HERE = Path(__file__).parent
-
-def score(samples):
-    """The length; one process dies of what it is asked first, where a file says so."""
-    try:
-        (HERE / "die").unlink()
-    except FileNotFoundError:
-        pass
-    else:
-        os.kill(os.getpid(), signal.SIGKILL)
-    with (HERE / "asked").open("a") as log:
-        log.writelines(f"{os.getpid()} {sample.text}\\n" for sample in samples)
-    if any("fail" in sample.text for sample in samples):
-        raise ValueError("it cannot be scored")
-    return [len(sample.text) / 7 for sample in samples]
-
-def deadly(samples):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-class Rounds:
-    in_rounds = True
-
-    def judge(self, groups):
-        return []
-'''
 NOWHERE = Path("nowhere")
 KILLED = "a worker's process ended: killed by SIGKILL"
-
-
-def groups(count: int = 12, texts: int = 3) -> list[Group]:
-    return [
-        Group(
-            Prompt(f"p{i}", (Message("user", f"say {i}"),), meta={"answer": i}),
-            tuple(
-                Response((Message("assistant", f"{i} " + "x" * (i * k % 11)),), ids=(3 + i, 4 + k))
-                for k in range(texts)
-            ),
-            prompt_ids=(5, 6 + i),
-        )
-        for i in range(count)
-    ]
-
-
-def scores(found: list[Judgement]) -> list[list[Score]]:
-    return [list(judgement.scores) for judgement in found]
 
 
 @pytest.fixture

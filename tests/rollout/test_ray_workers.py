@@ -1,4 +1,4 @@
-"""Rollout workers on a local Ray cluster: placed, killed, replaced. Skipped without Ray."""
+"""Workers on a local Ray cluster: placed, killed, replaced. Skipped without Ray."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ import torch
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, EngineError
+from gnomon.judges.build import one_judge
+from gnomon.judges.protocol import judged
+from gnomon.judges.workers import Workplace
 from gnomon.recipe.placement import RaySpec
-from gnomon.recipe.schema import RolloutSpec
-from gnomon.rollout import ray_workers
+from gnomon.recipe.schema import RewardSpec, RolloutSpec
 from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.pool import PoolHost
-from gnomon.rollout.protocol import Completion, Engine, Request, SamplingParams
-from gnomon.rollout.ray_workers import RayFleet, RayHost, connect
+from gnomon.rollout.protocol import Completion, Engine, Host, Request, SamplingParams
+from gnomon.rollout.ray_workers import RayFleet, RayHost
 from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.torch_host import TorchHost
 from gnomon.stages.engines import make_engine
+from gnomon.workers import cluster as ray_cluster
+from gnomon.workers.cluster import Fleet, connect
+from judging import OWN, groups, scores
 from served import EOS, free_port, policy
 
 PARAMS = SamplingParams(max_new_tokens=12)
@@ -76,7 +81,9 @@ def test_kill_9_of_one_of_two_workers_in_the_middle(
     made: list[RayHost] = []
     place = RayFleet.host
 
-    def worker(fleet: RayFleet) -> RayHost:
+    def worker(fleet: RayFleet) -> Host:
+        if len(made) == 2:
+            return TorchHost(model)  # in its place: another actor would import torch once more
         host = place(fleet)
         made.append(host)
         if len(made) == 1:  # its first share is under way when it is killed
@@ -99,13 +106,42 @@ def test_kill_9_of_one_of_two_workers_in_the_middle(
         with pytest.warns(UserWarning, match="worker . failed: a Ray worker is gone"):
             found = drawn(engine)
     assert bits(found) == bits(wanted)
-    assert len(made) == 3  # it was replaced
     assert not (tmp_path / "b").exists()
-    monkeypatch.undo()
 
+
+@pytest.mark.timeout(300)
+def test_a_judge_among_actors_loses_and_doubles_nothing_with_one_of_them(
+    cluster: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    spec = RewardSpec(function="own.py:score", workers=2)
+    here = one_judge(spec, base=tmp_path, load=pytest.fail)
+    wanted = scores(judged(here, groups()))
+    (tmp_path / "asked").unlink()
+    (tmp_path / "die").touch()
+    with ExitStack() as closing:
+        place = Workplace(closing, lambda name: tmp_path / name, ray=SPEC)
+        judge: Any = one_judge(spec, base=tmp_path, load=pytest.fail, place=place)
+        with pytest.warns(UserWarning, match="worker . of score failed: a Ray worker is gone"):
+            assert scores(judged(judge, groups())) == wanted
+        lines = [line.split(" ", 1) for line in (tmp_path / "asked").read_text().splitlines()]
+        assert sorted(text for _, text in lines) == sorted(
+            r.text for g in groups() for r in g.responses
+        )
+        assert str(os.getpid()) not in {pid for pid, _ in lines}
+        assert scores(judged(judge, groups())) == wanted
+        assert len(judge._crew.workers) == 2  # it was replaced
+        assert judge.version == here.version
+
+
+def test_no_room_and_a_judge_that_cannot_be_made_are_said(cluster: Any, tmp_path: Path) -> None:
     huge = RaySpec(address="local", cpus_per_worker=64, start_seconds=1)
     with pytest.raises(EngineError, match="has the cluster room for it"):
-        RayFleet(huge, model, "torch", {}).host()
+        Fleet(huge, "gnomon.judges.workers:Served", {}, {}).worker()
+    spec = RewardSpec(function="lost.py:score", workers=1)
+    place = Workplace(ExitStack(), lambda name: tmp_path / name, ray=SPEC)
+    with pytest.raises(ConfigError, match=r"lost.py"):
+        one_judge(spec, base=tmp_path, load=pytest.fail, place=place)
 
 
 def test_a_cluster_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +153,6 @@ def test_a_cluster_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_ray_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_workers, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_cluster, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'gnomon-rlhf\[ray\]'"):
         connect(RaySpec())

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from gnomon.rollout.client import RemoteHost
 from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.local import LocalHost
 from gnomon.rollout.pool import PoolHost, split
-from gnomon.rollout.protocol import Host, Request, SamplingParams, StaleWeightsError
+from gnomon.rollout.protocol import Completion, Host, Request, SamplingParams, StaleWeightsError
 from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.sampling import stream_keys
 from gnomon.rollout.torch_host import TorchHost
+from gnomon.training.prefetch import Prefetch, StoppedError
 from served import EOS, Process, free_port, own, policy
 
 PARAMS = SamplingParams(max_new_tokens=12)
@@ -62,7 +64,10 @@ pytestmark = pytest.mark.timeout(240)  # servers in processes of their own impor
 def drawn(made: ReplicaEngine) -> list[Any]:
     """What is sampled, to the last bit."""
     made.sync_weights()
-    rows = made.generate(REQUESTS, PARAMS)
+    return bits(made.generate(REQUESTS, PARAMS))
+
+
+def bits(rows: list[list[Completion]]) -> list[Any]:
     return [[(c.ids, c.logprobs.tolist(), c.finish_reason) for c in row] for row in rows]
 
 
@@ -257,30 +262,68 @@ def test_kill_9_of_one_of_two_url_servers_in_the_middle(
                 server.kill()
 
 
-def test_processes_of_this_machine_are_started_replaced_and_ended(
+def test_shares_that_are_finished_when_a_run_is_killed_are_not_sampled_again(
+    model: Path, wanted: list[Any], tmp_path: Path
+) -> None:
+    """Sampled ahead; stopped in the fourth of six shares."""
+    stuck = threading.Event()
+
+    class Stuck(Flaky):
+        def sample(self, job: Any, progress: Any) -> Any:
+            if len(self.jobs) < 3:
+                return super().sample(job, progress)
+            stuck.set()
+            while True:
+                progress(0, 1)
+
+    def ahead(made: ReplicaEngine) -> Prefetch[Any]:
+        def sample(iteration: int) -> Any:
+            made.sync_weights()
+            return made.generate(REQUESTS, PARAMS)
+
+        return Prefetch(made, sample, 1, 1)
+
+    first = ahead(engine({"a": lambda: Stuck(model, None)}, tmp_path / "a"))
+    with ThreadPoolExecutor(1) as trainer:
+        taken = trainer.submit(first.take, 0)
+        assert stuck.wait(60)
+        torch.save(first.state(lambda rows: {}), tmp_path / "checkpoint")
+        first.close()
+        assert isinstance(taken.exception(), StoppedError)
+    again = Flaky(model, None)
+    second = ahead(engine({"b": lambda: again}, tmp_path / "b"))
+    second.restore(torch.load(tmp_path / "checkpoint"), lambda state: state)
+    rows = second.take(0).rollouts
+    assert bits(rows) == wanted
+    assert len(again.jobs) == 3
+    assert "finished" not in second.state(lambda rows: {})["orders"]["0"]
+    second.close()
+
+
+def test_a_process_of_this_machine_is_started_replaced_and_ended(
     model: Path, wanted: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[LocalHost] = []
 
     def local() -> Host:
+        if started:
+            return here(model)
         started.append(LocalHost(model, "torch", {}, {"OMP_NUM_THREADS": "1"}))
         return started[-1]
 
     made = engine({"worker 1": local}, tmp_path)
-    made.sync_weights()
+    assert drawn(made) == wanted
     os.kill(started[0].pid, signal.SIGKILL)
     with pytest.warns(UserWarning, match="worker 1 failed"):
-        assert drawn(made) == wanted
+        assert bits(made.generate(REQUESTS, PARAMS)) == wanted
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0].pid, 0)
     made.close()
-    assert len(started) == 2
-    for host in started:
-        with pytest.raises(ProcessLookupError):
-            os.kill(host.pid, 0)
     assert not list(tmp_path.glob("weights/*"))  # nor are there files left
 
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
     broken.chmod(0o755)
-    monkeypatch.setattr("gnomon.rollout.local.sys.executable", str(broken))
+    monkeypatch.setattr("gnomon.workers.process.sys.executable", str(broken))
     with pytest.raises(EngineError, match="did not start on this machine: no room"):
         LocalHost(model, "torch", {})

@@ -64,7 +64,7 @@ def run(
         bool,
         typer.Option(
             "--ray",
-            help="Place rollout.workers by Ray, on RAY_ADDRESS or a cluster of this machine's; see "
+            help="Place workers by Ray, on RAY_ADDRESS or a cluster of this machine's; see "
             "docs/workers.md. ray.address=HOST:PORT names another.",
         ),
     ] = False,

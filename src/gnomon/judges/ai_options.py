@@ -35,7 +35,11 @@ class AIOptions(Spec):
     """The options of ``builtin: ai``."""
 
     model: str | None = Field(None, description="the model's name at the endpoint")
-    url: str | None = Field(None, description="of an OpenAI-compatible API; OpenAI's by default")
+    url: str | list[str] | None = Field(
+        None,
+        description="of an OpenAI-compatible API; OpenAI's by default; or of several that serve "
+        "the same model and share the questions",
+    )
     local: str | None = Field(
         None, description="a model in this process instead: a folder or name, as a recipe's model"
     )
@@ -128,6 +132,8 @@ class AIOptions(Spec):
             raise ValueError("give model (at an endpoint, with its url) or local, one of them")
         elif {"vote", "quorum"} & self.model_fields_set:
             raise ValueError("vote and quorum are for a panel")
+        if isinstance(self.url, list) and (len(set(self.url)) < len(self.url) or not self.url):
+            raise ValueError(f"url: {self.url}: give each endpoint's address once")
         if self.local is not None:
             self._check_local()
         prices = self.price_input or self.price_output

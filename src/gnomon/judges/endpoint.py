@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from gnomon.errors import ConfigError
 from gnomon.files import first_line
 from gnomon.judges.answers import Answerer, Done, Reply
 from gnomon.judges.budget import Budget, Pace
+from gnomon.judges.lines import FIRST_PAUSE, LONGEST_PAUSE, Line, Lines
 from gnomon.judges.prompting import Question
 from gnomon.judges.reading import (
     Position,
@@ -35,8 +36,6 @@ OPENAI = "https://api.openai.com/v1"
 KEY = "OPENAI_API_KEY"
 DEAD_AFTER = 3
 """Questions in a row that find no endpoint before the others are not asked."""
-FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
-"""Seconds between two tries of an endpoint that is gone: each pause is twice the one before."""
 _TOP = 20
 _TOKENS_PER_CHARACTER = 0.5
 """What a question is taken to have before any was answered: twice what English has."""
@@ -48,7 +47,7 @@ class Endpoint(Answerer):
 
     Args:
         model: its name there.
-        url: of the API; OpenAI's where None.
+        url: of the API; OpenAI's where None. Several serve the same model, and share the questions.
         api_key_env: the environment variable with the key.
         temperature, seed, max_tokens: of its answers; ``max_tokens`` of one with a reason, or of
             free text.
@@ -68,7 +67,7 @@ class Endpoint(Answerer):
     """
 
     model: str
-    url: str | None = None
+    url: str | Sequence[str] | None = None
     api_key_env: str | None = None
     temperature: float = 0.0
     seed: int = 0
@@ -92,6 +91,8 @@ class Endpoint(Answerer):
             raise ConfigError(
                 "an AI judge behind an endpoint needs the openai package: pip install openai"
             )
+        urls = [self.url or OPENAI] if not self.url or isinstance(self.url, str) else self.url
+        self._lines = Lines([str(url) for url in urls])
         self._key = self._read_key()
         self._with_logprobs = self.logprobs != "no"
         self._with_schema = True
@@ -114,7 +115,7 @@ class Endpoint(Answerer):
 
     def settings(self) -> Mapping[str, Any]:
         return {
-            "url": self.url or OPENAI,
+            "url": self._lines.every[0].url if len(self._lines.every) == 1 else "several",
             "temperature": self.temperature,
             "seed": self.seed,
             "max_tokens": self.max_tokens,
@@ -122,27 +123,23 @@ class Endpoint(Answerer):
             "extra": dict(self.extra),
         }
 
-    @cached_property
-    def _client(self) -> OpenAI:
+    def _client(self, url: str) -> OpenAI:
         from openai import DefaultHttpxClient, OpenAI
 
         paced = {"request": [lambda request: self._pace.request()]}  # each try of a question
         return OpenAI(
-            base_url=self.url or OPENAI,
+            base_url=url,
             api_key=self._key,
             timeout=self.timeout_s,
             max_retries=self.retries,
             http_client=DefaultHttpxClient(event_hooks=paced),
         )
 
-    @property
-    def _where(self) -> str:
-        return f"{self.url or OPENAI}, model {self.model}"
-
     def answer(self, questions: Sequence[Question], done: Done) -> None:
-        """Ask, several at a time. Where the endpoint is gone, the rest is not asked before it is
+        """Ask, several at a time. Where every endpoint is gone, the rest is not asked before one is
         back; after ``patience_s`` without an answer it is not asked at all."""
-        _ = self._client  # made here, not in several threads
+        for line in self._lines.every:  # made here, not in several threads
+            line.client = line.client or self._client(line.url)
         left, waited, pause = list(enumerate(questions)), 0.0, FIRST_PAUSE
         while left:
             missed = self._ask_all(left, done)
@@ -162,6 +159,7 @@ class Endpoint(Answerer):
     def _ask_all(self, asked: Sequence[tuple[int, Question]], done: Done) -> dict[int, Reply]:
         """Ask once; gives what found no endpoint, tells the others."""
         self._dead, self._lasting, self._missed = "", False, 0
+        self._lines.forgive()
         missed: dict[int, Reply] = {}
 
         def one(place: int, question: Question) -> None:
@@ -212,6 +210,25 @@ class Endpoint(Answerer):
         return (read * self.price_input + written * self.price_output) / 1e6
 
     def _once(self, question: Question) -> Reply:
+        """The answer of the first endpoint that is there."""
+        tried: list[Line] = []
+        reply, line = Reply(error=self._dead, came=False, gone=True), self._lines.take(())
+        while line is not None:
+            reply = self._asked(question, line)
+            news = self._lines.back(line, reply.gone)
+            if not reply.gone:
+                return reply
+            tried.append(line)
+            line = self._lines.take(tried)
+            if line is not None and news:
+                warnings.warn(f"{reply.error}; the other endpoints are asked", stacklevel=2)
+        if all(line.refuses for line in self._lines.every):
+            self._lasting, self._dead = True, reply.error or self._dead
+        elif tried:
+            self._missing(reply.error or "")
+        return reply
+
+    def _asked(self, question: Question, line: Line) -> Reply:
         from openai import (
             APIConnectionError,
             APIStatusError,
@@ -223,22 +240,22 @@ class Endpoint(Answerer):
             UnprocessableEntityError,
         )
 
-        began = time.perf_counter()
+        began, where = time.perf_counter(), f"{line.url}, model {self.model}"
         try:
-            found = self._request(question)
+            found = self._request(question, line)
         except (BadRequestError, UnprocessableEntityError) as error:
             if self._does_without(question, str(error).lower()):
-                return self._once(question)
-            reason = f"{self._where} refused the question: {first_line(error)}"
+                return self._asked(question, line)
+            reason = f"{where} refused the question: {first_line(error)}"
             return Reply(error=reason, came=False)
         except (AuthenticationError, PermissionDeniedError, NotFoundError) as error:
-            more = self._served() if isinstance(error, NotFoundError) else ""
-            self._lasting, self._dead = True, f"{self._where}: {first_line(error)}{more}"
-            return Reply(error=self._dead, came=False, gone=True)
+            more = line.served() if isinstance(error, NotFoundError) else ""
+            line.refuses = f"{where}: {first_line(error)}{more}"
+            return Reply(error=line.refuses, came=False, gone=True)
         except (OpenAIError, ValueError) as error:
-            reason = f"{self._where} did not answer: {_reason(error)}"
+            reason = f"{where} did not answer: {_reason(error)}"
             gone = isinstance(error, APIConnectionError | APIStatusError)
-            return Reply(error=self._missing(reason, gone), came=False, gone=gone)
+            return Reply(error=reason, came=False, gone=gone)
         with self._lock:
             self._missed = 0
         return self._read(found, question, time.perf_counter() - began)
@@ -254,23 +271,14 @@ class Endpoint(Answerer):
             return True
         return False
 
-    def _served(self) -> str:
-        """The models that are there instead."""
-        try:
-            names = [model.id for model in self._client.models.list()]
-        except Exception:  # it need not have such a list, or in this form
-            return ""
-        return f"; it serves {', '.join(names[:8])}" if names else ""
-
-    def _missing(self, reason: str, gone: bool) -> str:
+    def _missing(self, reason: str) -> None:
         """Count questions in a row that found no endpoint."""
         with self._lock:
-            self._missed += gone
+            self._missed += 1
             if self._missed >= DEAD_AFTER and not self._dead:
                 self._dead = f"{reason} ({self._missed} times in a row; the rest was not asked)"
-        return reason
 
-    def _request(self, question: Question) -> Any:
+    def _request(self, question: Question, line: Line) -> Any:
         messages = [{"role": "user", "content": question.user}]
         if question.system:
             messages.insert(0, {"role": "system", "content": question.system})
@@ -285,9 +293,9 @@ class Endpoint(Answerer):
             body |= {"logprobs": True, "top_logprobs": _TOP}
         body |= self.extra
         own = {key: value for key, value in body.items() if value is not None}
-        return self._client.chat.completions.create(
+        return line.client.chat.completions.create(
             model=self.model,
-            messages=messages,  # type: ignore[arg-type]
+            messages=messages,
             extra_body=own,
         )
 

@@ -183,6 +183,7 @@ class RewardSpec(Spec):
     workers: int | None = Field(
         None,
         ge=1,
+        le=1024,
         description="judge in so many processes: of this machine, or wherever `ray` finds room; "
         "see [workers.md](workers.md)",
     )
