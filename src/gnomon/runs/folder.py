@@ -55,8 +55,11 @@ _DECISIONS = ("gates", "on_fail", "on_purpose")
 """Keys of a recipe, and of a stage, that a resumed run may have changed: what is done stays done,
 and its gates are asked again; ``on_purpose`` only quiets the dry run. So may the recipe's ``card``
 and ``callbacks``, which change nothing of what is trained, its ``strategy``, which changes no
-more than rounding, and ``ray``, which says where."""
-_ASKING = ("budget", "budget_tokens", "patience_s", "requests_per_minute", "tokens_per_minute")
+more than rounding, ``ray``, which says where, and how many ``workers`` there are, if any."""
+_ASKING = (
+    *("url", "budget", "budget_tokens", "patience_s"),
+    *("requests_per_minute", "tokens_per_minute"),
+)
 """Options of an AI judge that a resumed run may have changed: they do not decide what it says."""
 _MEMORY = (".train.tokens_per_microbatch", ".train.gradient_checkpointing", ".rollout.max_rows")
 """Keys of a stage that a resumed run may have changed, after it ran out of memory: they decide what
@@ -278,6 +281,7 @@ class RunFolder:
             if key != "output"
             and not _is_decision(key)
             and not _is_asking(key)
+            and not (key.endswith(".workers") and before and after)
             and not key.endswith(_MEMORY)
         ]
         if changed:
