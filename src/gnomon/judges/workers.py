@@ -105,7 +105,7 @@ class WorkerJudge(Judge):
         assert self._first is not None
         about = self._first[1]
         self.version, self.groupwise, self.paid = about.version, about.groupwise, about.paid
-        self.parameters = about.parameters
+        self.parameters: int = about.parameters
         if about.in_rounds:
             self.close()
             raise ConfigError(
