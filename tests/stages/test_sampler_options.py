@@ -87,13 +87,13 @@ def test_ray_without_workers_is_refused_and_so_is_a_ray_that_is_not_there(
     stage: dict[str, Any] = {"name": "s", "algorithm": "grpo", "data": "x", "reward": "gold"}
     plain = parse_recipe({"name": "r", "model": "m", "stages": [stage]})
     check_placement(plain)
-    with pytest.raises(ConfigError, match=r"no stage asks for any: set STAGE\.rollout\.workers=2"):
+    with pytest.raises(ConfigError, match=r"nor a reward asks for any: set STAGE\.rollout"):
         check_placement(placed_by_ray(plain))
     stage["rollout"] = {"workers": 2}
     asked = placed_by_ray(parse_recipe({"name": "r", "model": "m", "stages": [stage]}))
     assert asked.ray == RaySpec()
     monkeypatch.setattr("gnomon.stages.check.find_spec", lambda name: None)
-    monkeypatch.setattr("gnomon.rollout.ray_workers.find_spec", lambda name: None)
+    monkeypatch.setattr("gnomon.workers.cluster.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'gnomon-rlhf\[ray\]'"):
         check_placement(asked)
 

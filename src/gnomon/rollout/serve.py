@@ -148,8 +148,7 @@ def listen(
         return socket.create_server((str(where[0]), port), family=family, backlog=backlog)
     except (OSError, UnicodeError) as error:
         raise ConfigError(
-            f"cannot listen on {address}:{port} ({error}): choose another with --port, or "
-            "0 for any"
+            f"cannot listen on {address}:{port} ({error}): choose another with --port, or 0 for any"
         ) from error
 
 

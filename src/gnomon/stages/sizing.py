@@ -96,8 +96,11 @@ def _allowed(stage: Stage, config: PretrainedConfig) -> Lengths:
 
 
 def _reward(stage: Stage) -> Shape | None:
-    """The reward model's shape, where one judges; of a stage to come, the recipe's own model's."""
-    name = next((reward.model for reward in stage.spec.reward if reward.model), None)
+    """The reward model's shape, where one judges; of a stage to come, the recipe's own model's.
+    One in workers that Ray places is on other devices."""
+    elsewhere = stage.recipe.ray is not None
+    here = (r.model for r in stage.spec.reward if r.model and not (r.workers and elsewhere))
+    name = next(here, None)
     if name is None:
         return None
     recipe = stage.recipe
