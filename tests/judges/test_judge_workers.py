@@ -15,12 +15,13 @@ import tiny_world as tw
 from gnomon.errors import ConfigError, EngineError
 from gnomon.judges.build import build_judge, one_judge
 from gnomon.judges.protocol import judged
-from gnomon.judges.workers import Workplace, split
+from gnomon.judges.workers import About, WorkerJudge, Workplace, split
 from gnomon.models.roles import Role
 from gnomon.models.save import load_reward_model, save_reward_model
 from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Group, Message, Prompt, Response
+from gnomon.workers.process import Worker
 from judging import OWN, groups, scores
 
 NOWHERE = Path("nowhere")
@@ -133,6 +134,27 @@ def test_programs_run_in_the_workers_sandboxes(tmp_path: Path, place: Workplace)
     found = scores(judged(made(spec, tmp_path, place), asked))
     assert found == scores(judged(here, asked))
     assert [s[0].value for s in found] == [1.0, 0.0]
+
+
+class Elsewhere(Worker):
+    """A worker on another machine, with another version of the judge's file."""
+
+    def __init__(self, version: str) -> None:
+        self.pid, self.version, self.closed = 0, version, False
+
+    def call(self, method: str, *args: Any, wanted: Any = None) -> Any:
+        return About(self.version)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_workers_with_other_files_than_the_others_are_named() -> None:
+    workers = [Elsewhere("v1"), Elsewhere("v2")]
+    makers = {f"worker {i}": lambda worker=worker: worker for i, worker in enumerate(workers)}
+    with pytest.raises(ConfigError, match=r"worker \d has another judge than worker \d \(v"):
+        WorkerJudge("mine", makers)  # type: ignore[arg-type]
+    assert all(worker.closed for worker in workers)
 
 
 def test_shares_hold_every_group_once_and_follow_from_the_groups_alone() -> None:
