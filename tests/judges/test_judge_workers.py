@@ -21,6 +21,7 @@ from gnomon.models.save import load_reward_model, save_reward_model
 from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import RewardSpec
 from gnomon.records import Group, Message, Prompt, Response
+from gnomon.runs.folder import RunFolder
 from gnomon.workers.process import Worker
 from judging import OWN, groups, scores
 
@@ -190,3 +191,16 @@ def test_a_judge_that_cannot_be_a_worker_is_said_to_be_none(
 def test_keys_that_mean_nothing_are_refused(entry: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         validate_as(RewardSpec, {"builtin": "gold", **entry}, "reward")
+
+
+def test_a_resumed_run_may_have_more_workers_but_not_begin_to_have_any(tmp_path: Path) -> None:
+    def folder(workers: int | None, urls: list[str]) -> RunFolder:
+        asked = {"builtin": "ai", "options": {"model": "m", "url": urls}}
+        reward = [{"builtin": "gold", "workers": workers}, asked]
+        stage = {"name": "s", "algorithm": "grpo", "data": "tunnel:prompts", "reward": reward}
+        return RunFolder(tw.make_recipe("m", tmp_path / "runs", stage))
+
+    folder(2, ["http://a/v1"]).open(resume=False)
+    assert folder(3, ["http://b/v1", "http://c/v1"]).check(resume=True)
+    with pytest.raises(ConfigError, match=r"reward.0.workers was 2 and is now not there"):
+        folder(None, ["http://a/v1"]).check(resume=True)

@@ -68,8 +68,9 @@ def connect(spec: RaySpec) -> Any:
     except Exception as error:  # ConnectionError, RuntimeError, ValueError: whatever is in the way
         if isinstance(error, TypeError):
             raise
+        said = str(error).rstrip(". \n")
         raise ConfigError(
-            f"the Ray cluster (address {address or 'not given'}) cannot be reached: {error}. Start "
+            f"the Ray cluster (address {address or 'not given'}) cannot be reached: {said}. Start "
             "one (ray start --head), give its address as ray.address, or leave the address out to "
             "start one on this machine"
         ) from error
