@@ -84,7 +84,8 @@ class Child:
             "w+", encoding="utf-8", errors="replace"
         )
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            # -P: no file beside the recipe takes the place of a module
+            [sys.executable, "-P", "-m", module, *arguments],
             env={**os.environ, **(environment or {})},
             stdin=subprocess.PIPE,  # it ends when this is closed
             stdout=subprocess.PIPE,
