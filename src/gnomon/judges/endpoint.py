@@ -212,7 +212,8 @@ class Endpoint(Answerer):
     def _once(self, question: Question) -> Reply:
         """The answer of the first endpoint that is there."""
         tried: list[Line] = []
-        reply, line = Reply(error=self._dead, came=False, gone=True), self._lines.take(())
+        line, why = self._lines.take(()), self._dead or self._lines.every[0].refuses
+        reply = Reply(error=why, came=False, gone=True)
         while line is not None:
             reply = self._asked(question, line)
             news = self._lines.back(line, reply.gone)
