@@ -35,7 +35,8 @@ from gnomon.errors import ConfigError, RunError, RunStopped
 from gnomon.files import write_folder
 from gnomon.models.memory import RoleNeed
 from gnomon.recipe.schema import Kind
-from gnomon.runs.checkpoint import CheckpointStore, plain_tensors
+from gnomon.runs.checkpoint import CheckpointStore
+from gnomon.runs.packing import plain_tensors
 from gnomon.runs.records import EVALS, Evals, StageInfo
 from gnomon.stages.stage import Stage
 from gnomon.stages.untrained import UNUSED
