@@ -69,7 +69,7 @@ def weights(loop: Loop) -> dict[str, torch.Tensor]:
 def after(folder: Path, iterations: int) -> dict[str, torch.Tensor]:
     """The weights of a run without early stopping after so many iterations."""
     loop = make(folder, [0.0] * 20)
-    loop.peak = None
+    loop.state.peak = None
     kept: dict[int, dict[str, torch.Tensor]] = {}
     real = loop._iteration
 
@@ -108,8 +108,8 @@ def test_the_best_evaluations_weights_are_kept(values, best, end, tmp_path: Path
     last = loop.run()
     assert same(weights(loop), after(tmp_path / "plain", best))
     assert loop.end == end
-    assert loop.peak is not None
-    assert loop.peak.summary(loop.end) == {
+    assert loop.state.peak is not None
+    assert loop.state.peak.summary(loop.end) == {
         "judge": "judge",
         "value": values[best],
         "iteration": best,

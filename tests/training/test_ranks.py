@@ -53,7 +53,7 @@ def compared(ranks: Ranks, folder: Path, kind: str, name: str, **more: Any) -> d
         "gap": z.gap(z.weights(loop), alone),
         "moved": z.gap(before, alone),
         "rows": (loop.kept.metrics.rows, rows),
-        "tokens": (loop.tokens.to_dict(), tokens),
+        "tokens": (loop.state.tokens.to_dict(), tokens),
     }
 
 
@@ -67,7 +67,7 @@ def by_one(name: str, key: str, **more: Any) -> Any:
             single = z.make(name, Path(folder), **more)
             before = z.weights(single)
             single.run()
-            found = single.kept.metrics.rows, single.tokens.to_dict()
+            found = single.kept.metrics.rows, single.state.tokens.to_dict()
             ALONE[name, key] = (before, z.weights(single), *found)
     return ALONE[name, key]
 

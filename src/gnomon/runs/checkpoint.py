@@ -214,6 +214,11 @@ class CheckpointStore:
             )
         return None
 
+    def intact(self) -> str:
+        """In words, which checkpoint there is to go on from."""
+        saved = self.latest_here()
+        return f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
+
     def read(self, iteration: int, spread: bool = False) -> Checkpoint:
         """Read a checkpoint without putting it anywhere.
 
@@ -264,7 +269,17 @@ class CheckpointStore:
             RunError: the checkpoint is missing or damaged, or holds other parameters than these.
         """
         checkpoint = self.read(iteration, spread=True)
-        folder = self.path(iteration)
+        self.put(checkpoint, parameters, optimizer)
+        return checkpoint.algorithm_state
+
+    def put(
+        self,
+        checkpoint: Checkpoint,
+        parameters: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Give parameters and optimizer what was read; see :meth:`load`."""
+        folder = self.path(checkpoint.iteration)
         check_parameters(folder, checkpoint.tensors, parameters)
         names = names_by_parameter(optimizer, parameters)
         check_groups(folder, checkpoint.optimizer, optimizer, names)
@@ -272,7 +287,6 @@ class CheckpointStore:
             for name, tensor in parameters.items():
                 assign(tensor, checkpoint.tensors[name])
         restore_optimizer(optimizer, checkpoint.optimizer, names)
-        return checkpoint.algorithm_state
 
     def path(self, iteration: int) -> Path:
         """The folder of an iteration's checkpoint, whether it exists or not."""

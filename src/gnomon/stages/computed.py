@@ -66,7 +66,7 @@ def came_of(
         judges, judge = source.tally.totals(), source.played.judge
         judged = judges.get(judge.name, {}).get("tokens", 0) if judge else 0
         info["judges"] = judges
-    if loop.peak is not None:
-        info["peak"] = loop.peak.summary(loop.end)
-    info["compute"] = computed(loop.tokens, roles, judge, judged)
+    if loop.state.peak is not None:
+        info["peak"] = loop.state.peak.summary(loop.end)
+    info["compute"] = computed(loop.state.tokens, roles, judge, judged)
     return info

@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 from gnomon.agents.build import build_environment, openings
 from gnomon.agents.episodes import EpisodeRunner
 from gnomon.algorithms.base import Algorithm, Settings, Workbench
-from gnomon.algorithms.offline_settings import ReferenceSettings, TextMixSettings
-from gnomon.algorithms.on_policy_settings import OnPolicySettings
+from gnomon.algorithms.offline_settings import ReferenceSettings
 from gnomon.algorithms.rates import default_lr
 from gnomon.algorithms.registry import Method, find_method
 from gnomon.algorithms.rollouts import ROLLOUT_METRICS
@@ -28,21 +27,20 @@ from gnomon.models.memory import RoleNeed, parameter_count
 from gnomon.models.roles import Role
 from gnomon.plan.job import Job, Lengths
 from gnomon.plan.shapes import NoShapeError
-from gnomon.plugins import did_you_mean
-from gnomon.recipe.schema import Kind, RolloutSpec
-from gnomon.recipe.training import MonitorSpec
+from gnomon.recipe.schema import Kind
 from gnomon.rollout.protocol import Engine
 from gnomon.runs.records import DATA, StageInfo
 from gnomon.stages.computed import came_of
-from gnomon.stages.evaluate import START, check_suites, model_places
+from gnomon.stages.evaluate import START, model_places
 from gnomon.stages.names import other_model, reward_folder
 from gnomon.stages.probes import Probed, probe_model, probe_stage, roomy_encoder
 from gnomon.stages.processes import idle_processes, no_watch
 from gnomon.stages.roles import RoleBuilder
-from gnomon.stages.saved import check_averages, check_checkpoints, save_result, start_weights
+from gnomon.stages.saved import check_checkpoints, save_result, start_weights
 from gnomon.stages.sizing import stage_job
 from gnomon.stages.sources import LENGTH, context_of, keep_template
 from gnomon.stages.stage import Stage
+from gnomon.stages.train_checks import check_training
 from gnomon.training.callbacks import Callback
 from gnomon.training.learner import GivenSource, Learner, Source
 from gnomon.training.loop import LOOP_METRICS, Loop
@@ -150,102 +148,8 @@ class Train(Stage):
         """Where the model is that a setting names: a stage's, or another."""
         return other_model(self.recipe, self.run, self.base, name)
 
-    # -- checks -----------------------------------------------------------------------------------
-
     def check(self) -> None:
-        spec, settings = self.spec, self.settings
-        if not self.samples and (spec.reward or spec.observe):
-            raise ConfigError(f"{spec.algorithm} trains on its data and uses no reward; remove it")
-        if self.samples and not isinstance(settings, OnPolicySettings):
-            raise ConfigError(
-                f"{spec.algorithm} samples the policy, so its Settings must derive from "
-                "gnomon.algorithms.on_policy_settings.OnPolicySettings"
-            )
-        if self.samples and spec.reward and not self.algorithm.rewarded:
-            raise ConfigError(
-                f"{spec.algorithm} learns from no reward: remove reward, or move it to observe, "
-                "where it is logged"
-            )
-        least = self.algorithm.least_samples(settings)
-        if self.samples and spec.rollout.samples < least:
-            raise ConfigError(
-                f"{spec.algorithm} compares responses to the same prompt: set rollout.samples to "
-                f"at least {least} (it is {spec.rollout.samples})"
-            )
-        self._check_rollout()
-        self._check_peak()
-        mix = isinstance(settings, TextMixSettings) and settings.pretraining_coef
-        if mix and not spec.pretraining:
-            raise ConfigError("settings.pretraining_coef needs text: give pretraining: [path: ...]")
-        if spec.pretraining and not mix:
-            raise ConfigError(
-                "pretraining text is given but would not be used: set settings.pretraining_coef "
-                "above 0, or remove it"
-            )
-        if spec.train.evals:
-            self._check_evals()
-        check_averages(spec, self.algorithm.produces, settings)
-        if spec.normalise_on and self.algorithm.produces != "reward_model":
-            raise ConfigError(f"normalise_on is for reward models, and this is {spec.algorithm}")
-
-    def _check_evals(self) -> None:
-        if self.algorithm.produces != "policy":
-            raise ConfigError(
-                f"train.evals measure a policy, and {self.spec.algorithm} trains a "
-                f"{self.algorithm.produces.replace('_', ' ')}: remove them"
-            )
-        check_suites(self.spec.train.evals, self.base)
-
-    def _check_rollout(self) -> None:
-        """Check that the method can learn from what is sampled ahead; refuse unused settings."""
-        spec = self.spec
-        if not self.samples:
-            plain = RolloutSpec()
-            given = ", ".join(k for k, v in spec.rollout if v != getattr(plain, k))
-            if given:
-                raise ConfigError(
-                    f"{spec.algorithm} samples no responses: remove rollout ({given})"
-                )
-            if spec.environment is not None:
-                raise ConfigError(f"{spec.algorithm} plays no episodes; remove environment")
-            return
-        only = self.algorithm.only_temperature(self.settings)
-        for key in ("temperature", "final_temperature"):
-            asked = getattr(spec.rollout, key)
-            if only is not None and asked is not None and asked != only[0]:
-                raise ConfigError(
-                    f"rollout.{key} is {asked:g}, and {only[1]}: set it to {only[0]:g}"
-                )
-        if spec.rollout.max_staleness:
-            problem = self.algorithm.refuses_older_weights(self.settings)
-            if problem is not None:
-                raise ConfigError(f"rollout.max_staleness: {problem}")
-
-    def _check_peak(self) -> None:
-        """Check that there is a held-out judge whose peak can be seen; refuse unused monitors."""
-        spec = self.spec
-        if not self.samples and spec.train.monitor != MonitorSpec():
-            raise ConfigError(
-                f"{spec.algorithm} samples no responses to look at: remove train.monitor"
-            )
-        peak = spec.train.stop_at_peak
-        if peak is None:
-            return
-        observed = [reward.label for reward in spec.observe]
-        if peak.judge not in observed:
-            near = did_you_mean(peak.judge, observed, "the stage observes")
-            raise ConfigError(
-                f"train.stop_at_peak: judge {peak.judge!r} is not an observed reward (a peak of "
-                f"what is trained on says nothing); {near if observed else 'give it in observe'}"
-            )
-        if not (spec.holdout or spec.eval_data):
-            raise ConfigError(
-                "train.stop_at_peak needs held-out prompts: give holdout or eval_data"
-            )
-        if not spec.train.eval_every:
-            raise ConfigError(
-                "train.stop_at_peak looks at evaluations during training: set train.eval_every"
-            )
+        check_training(self.spec, self.settings, self.algorithm, self.base)
 
     # -- work -------------------------------------------------------------------------------------
 
@@ -305,7 +209,7 @@ class Train(Stage):
             if self.spec.probes != 0:
                 self._probe(source, judge, loaded)
             if cache is not None:  # each row once, whichever run computed it
-                loop.tokens.forward["reference"] += sum(row.num_tokens() for row in rows[0])
+                loop.state.tokens.forward["reference"] += sum(row.num_tokens() for row in rows[0])
             info = came_of(loop, source, last, roles)
             return info if cache is None else info | {"reference": cache.summary()}
 

@@ -27,8 +27,7 @@ from gnomon.errors import (
     RunError,
     RunStopped,
 )
-from gnomon.files import Fingerprints, damage, fingerprints
-from gnomon.models.counting import TokenCounts, counting
+from gnomon.models.counting import counting
 from gnomon.models.instants import CHECKPOINT, EVALUATION, TRAINING, instant
 from gnomon.models.ranks import heard
 from gnomon.runs.records import EVALS, Evals
@@ -47,6 +46,7 @@ from gnomon.training.learner import Learner
 from gnomon.training.optim import LoopOptions
 from gnomon.training.peak import Peak
 from gnomon.training.progress import Progress
+from gnomon.training.state import TrainState
 from gnomon.training.strategy import OneDevice, Strategy
 from gnomon.training.update import Updater
 from gnomon.training.watch import IdleWatch, Stop
@@ -81,7 +81,7 @@ class Loop:
 
     Attributes:
         watchers: look at the policy now and then; see :data:`Watcher`.
-        tokens: what the finished iterations computed, evaluations left out.
+        state: how far it is.
     """
 
     def __init__(
@@ -109,16 +109,12 @@ class Loop:
             options.keep_checkpoints,
             options.checkpoint_every,
         )
-        self.updater = Updater(learner, options, self.strategy, self._last_saved)
+        self.updater = Updater(learner, options, self.strategy, self.checkpoints.intact)
         self.kept = Kept(folder)
         self.idle = IdleWatch(learner.algorithm, options.iterations, progress.note)
         self.watchers: list[Watcher] = []
-        self.peak = None if options.stop_at_peak is None else Peak(options.stop_at_peak)
-        self.stopped: int | None = None
-        self.evaluated = False
-        self.evals: Fingerprints | None = None
-        self.saved: int | None = None
-        self.tokens = TokenCounts()
+        peak = None if options.stop_at_peak is None else Peak(options.stop_at_peak)
+        self.state = TrainState(learner, self.updater, self.kept, self.checkpoints, folder, peak)
 
     @property
     def parameters(self) -> dict[str, Parameter]:
@@ -133,7 +129,7 @@ class Loop:
     @property
     def end(self) -> int:
         """How many iterations there are, or were where the run stopped early."""
-        return self.options.iterations if self.stopped is None else self.stopped
+        return self.options.iterations if self.state.stopped is None else self.state.stopped
 
     def run(self, resume: bool = False) -> dict[str, float]:
         """Train to the end and return the last iteration's metrics and the final evaluation's.
@@ -148,24 +144,25 @@ class Loop:
             RunStopped: the run was asked to stop; everything up to here is saved.
         """
         with self.ranks.together():
-            start = done = self._restore() if resume else self._begin()
+            start = done = self.state.restore() if resume else self.state.begin()
         try:
             begins = {"method": self.learner.name, "roles": self.learner.roles}
-            self._tell(StageStart, start, resumed=self.saved is not None, **begins)
+            self._tell(StageStart, start, resumed=self.state.saved is not None, **begins)
             while done < self.end:  # which an iteration may bring forward
                 self._or_save(done, start, self._iteration)
                 done += 1
                 if done % self.options.checkpoint_every == 0 and done < self.end:
                     self._checkpoint(done)
-            if not self._evals_are_there():  # before the last checkpoint, so that it is done once
+            # before the last checkpoint, so that it is done once
+            if not self.state.evals_are_there():
                 self._or_save(self.end, start, self._final_evaluation)
-            if self.saved != self.end:
+            if self.state.saved != self.end:
                 self._checkpoint(self.end)
             self.kept.finish()
 
         except BaseException as error:
             if isinstance(error, MemoryExhaustedError):
-                error.saved = self._last_saved()
+                error.saved = self.checkpoints.intact()
             self.kept.failed(error, self.step)
             self._tell_failed(error)
             raise
@@ -192,13 +189,13 @@ class Loop:
             number = self.strategy.stopping(
                 pause.signal if isinstance(pause, RunStopped) else self.stop.signal
             )
-            if iteration > start and self.saved != iteration:
+            if iteration > start and self.state.saved != iteration:
                 self._checkpoint(iteration)
             if number is None or isinstance(pause, Pending):
                 raise
             total = self.options.iterations
             what = f"the checkpoint of iteration {iteration} of {total} is saved"
-            if self.saved is None:
+            if self.state.saved is None:
                 what = "before its first iteration: there was nothing to save"
             raise heard(RunStopped(what, number or 0)) from None
 
@@ -216,12 +213,12 @@ class Loop:
         began = time.perf_counter()
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
         evaluation = self._evaluate(iteration)
-        watched = self._watched(iteration) if self.stopped is None else {}
+        watched = self._watched(iteration) if self.state.stopped is None else {}
         found = {**evaluation.metrics, **watched}
         answers = self._rows(evaluation.samples, evaluation=iteration)
         if found or answers:
             self._tell(EvaluationDone, iteration, metrics=dict(found), samples=answers)
-        if self.stopped is not None:  # this iteration trains nothing more
+        if self.state.stopped is not None:  # this iteration trains nothing more
             self.kept.evaluation(iteration, self.step, found)
             return
         self._check_stop()
@@ -255,8 +252,8 @@ class Loop:
         row = self.kept.iteration(iteration, self.step, row, seconds, tokens)
         samples = self._rows(experience.samples) if self._keeps_samples(iteration + 1) else []
         self.kept.answers(samples)
-        self.tokens.add(counts)
-        self.tokens.add(experience.tokens)
+        self.state.tokens.add(counts)
+        self.state.tokens.add(experience.tokens)
         self.idle.see(iteration + 1, row)
         self._tell(StepDone, iteration + 1, metrics=row, samples=samples)
 
@@ -282,20 +279,20 @@ class Loop:
         with _own_random():
             problem, stop, finish = self.ranks.first(told)
         if problem is not None:
-            if iteration and self.saved != iteration:
-                self._save(iteration)
+            if iteration and self.state.saved != iteration:
+                self.state.save(iteration)
             raise heard(
                 RunError(
-                    f"{problem}; {self._last_saved()}. Mend the callback or leave it out, and "
-                    "resume with --resume."
+                    f"{problem}; {self.checkpoints.intact()}. Mend the callback or leave it out, "
+                    "and resume with --resume."
                 )
             )
         if stop is not None:
             self.stop.ask(stop)
         if finish and iteration < self.end:
-            self.stopped = iteration
-            if self.saved == iteration:  # by a checkpoint that does not know of it
-                self._save(iteration)
+            self.state.stopped = iteration
+            if self.state.saved == iteration:  # by a checkpoint that does not know of it
+                self.state.save(iteration)
 
     def _tell_failed(self, error: BaseException) -> None:
         """Tell the callbacks that training ends with ``error``, which is what is raised."""
@@ -303,7 +300,7 @@ class Loop:
         event = StageEnd(
             self.stage,
             self.folder,
-            self.saved or 0,
+            self.state.saved or 0,
             self.options.iterations,
             self.step,
             status="stopped" if paused else "failed",
@@ -335,17 +332,17 @@ class Loop:
         if not (first or (every and iteration % every == 0)):
             return Evaluation()
         evaluation = self._evaluated(iteration)
-        if self.peak is not None and self.peak.passed:
-            self.stopped = iteration
+        if self.state.peak is not None and self.state.peak.passed:
+            self.state.stopped = iteration
         return evaluation
 
     def _evaluated(self, iteration: int) -> Evaluation:
         self.learner.train_mode(False)
         with instant(EVALUATION):
             evaluation = self.learner.evaluate()
-        if self.peak is not None and self.peak.last != iteration:
-            value = evaluation.metrics.get(f"eval/{self.peak.spec.judge}")
-            self.peak.see(iteration, value, self.parameters)
+        if self.state.peak is not None and self.state.peak.last != iteration:
+            value = evaluation.metrics.get(f"eval/{self.state.peak.spec.judge}")
+            self.state.peak.see(iteration, value, self.parameters)
         return evaluation
 
     def _watched(self, iteration: int, last: bool = False) -> dict[str, float]:
@@ -362,26 +359,26 @@ class Loop:
         """Evaluate and keep the results; the rows only once, even if their file was lost."""
         torch.manual_seed(self.options.seed * 1_000_003 + iteration)
         evaluation, of = self._at_peak(iteration), iteration
-        if self.peak is not None and self.peak.iteration is not None:
-            of = self.peak.iteration
+        if self.state.peak is not None and self.state.peak.iteration is not None:
+            of = self.state.peak.iteration
         if evaluation is None:
             evaluation = self._evaluated(iteration)
         Evals(dict(evaluation.details)).write(self.folder / EVALS)
-        if self.evaluated:
+        if self.state.evaluated:
             return
         metrics = {**evaluation.metrics, **self._watched(iteration, last=True)}
         self.kept.evaluation(iteration, self.step, metrics, final=1)
         answers = self._rows(evaluation.samples, evaluation=of)
         self.kept.answers(answers)
-        self.evaluated = True
-        self.saved = None  # a checkpoint of this iteration does not know of it
+        self.state.evaluated = True
+        self.state.saved = None  # a checkpoint of this iteration does not know of it
         if metrics or answers:
             self._tell(EvaluationDone, iteration, metrics=metrics, samples=answers, final=True)
 
     def _at_peak(self, iteration: int) -> Evaluation | None:
         """Give the model the weights of the best evaluation, the one after the last iteration among
         them; that one's results, where it is the best."""
-        peak = self.peak
+        peak = self.state.peak
         if peak is None:
             return None
         if peak.last != iteration:
@@ -393,91 +390,10 @@ class Loop:
             peak.restore(self.parameters)
         return None
 
-    def _evals_are_there(self) -> bool:
-        """Whether the final evaluation was done and its file is what was written."""
-
-        def there() -> bool:
-            return self.evals is None or damage(self.folder, self.evals) is None
-
-        return self.evaluated and self.ranks.first(there)
-
-    # -- checkpoints ------------------------------------------------------------------------------
-
-    def _last_saved(self) -> str:
-        saved = self.checkpoints.latest_here()
-        return f"the checkpoint of iteration {saved} is intact" if saved else "no checkpoint yet"
-
     def _checkpoint(self, iteration: int) -> None:
         with instant(CHECKPOINT):
-            self._save(iteration)
+            self.state.save(iteration)
         self._tell(CheckpointSaved, iteration, path=self.checkpoints.path(iteration))
-
-    def _save(self, iteration: int) -> None:
-        parameters = self.updater.finite(iteration)
-        self.checkpoints.save(
-            iteration,
-            parameters=parameters,
-            optimizer=self.updater.optimizer,
-            state={
-                "algorithm_name": self.learner.name,
-                "precision": self.learner.precision,
-                "step": self.step,
-                "evaluated": self.evaluated,
-                "evals": fingerprints(self.folder, [EVALS]) if self.evaluated else None,
-                "rows": self.kept.marks(),
-                "algorithm": self.learner.state_dict(),
-                "memory": self.kept.memory.metrics(),
-                "stopped": self.stopped,
-                "peak": None if self.peak is None else self.peak.state_dict(),
-                "tokens": self.tokens.to_dict(),
-            },
-        )
-        self.saved = iteration
-
-    def _begin(self) -> int:
-        self.kept.reset()
-        return 0
-
-    def _restore(self) -> int:
-        iteration = self.checkpoints.latest()
-        if iteration is None:
-            return self._begin()
-        folder = self.checkpoints.path(iteration)
-        state = self.checkpoints.read(iteration, spread=True).algorithm_state
-        method = state.get("algorithm_name")
-        if method != self.learner.name:
-            raise RunError(
-                f"The checkpoint {folder} is of another stage (its algorithm is {method}, not "
-                f"{self.learner.name}). Put this stage's own checkpoints back, or remove "
-                f"{folder.parent} to start the stage again."
-            )
-        self._check_precision(folder, state.get("precision"))
-        if self.ranks.rank:
-            self.kept.reset()
-        else:
-            self.kept.restore(state["rows"])
-        self.checkpoints.load(iteration, self.parameters, self.updater.optimizer)
-        self.learner.load_state_dict(state["algorithm"])
-        self.updater.taken = int(state["step"])
-        self.evaluated, self.evals = bool(state["evaluated"]), state["evals"]
-        self.saved = iteration
-        self.kept.memory.restore(state["memory"])
-        self.stopped = state.get("stopped")
-        if self.peak is not None and state.get("peak") is not None:
-            self.peak.load_state_dict(state["peak"])
-        self.tokens = TokenCounts.of(state.get("tokens", {}))  # earlier versions have none
-        return iteration
-
-    def _check_precision(self, folder: Path, before: str | None) -> None:
-        """Refuse to go on in another arithmetic; checkpoints of earlier versions say none."""
-        now = self.learner.precision
-        if before is not None and before != now:
-            raise RunError(
-                f"The checkpoint {folder} was saved in precision {before}, and this run computes "
-                f"in {now} (precision: auto is what the device can do). Go on where it was saved, "
-                f"with the same recipe, or start again under another name (name=... "
-                f"precision={now})."
-            )
 
 
 def _own_random() -> AbstractContextManager[None]:
