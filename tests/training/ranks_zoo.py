@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor
 import tiny_world as tw
 from gnomon.algorithms.base import Workbench
 from gnomon.judges.protocol import SampleJudge, Score
+from gnomon.models.precision import Precision
 from gnomon.models.ranks import Ranks
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
@@ -64,16 +65,22 @@ def labelled(seed: int = 0) -> list[TokenGroup]:
     ]
 
 
-def roles(name: str, given: Mapping[str, Any], lora: bool, recompute: bool) -> dict[str, Role]:
+def roles(
+    name: str, given: Mapping[str, Any], lora: bool, recompute: bool, precision: str
+) -> dict[str, Role]:
     """A trunk for each role, or one trunk with an adapter for each trained one."""
     made: dict[str, Role] = {}
-    shared = tw.trunk(gradient_checkpointing=recompute)
+    how: dict[str, Any] = {"gradient_checkpointing": recompute, "precision": Precision(precision)}
+    shared = tw.trunk(**how)
+    if precision == "mixed" and lora:
+        shared.model.to(torch.bfloat16)
     for i, need in enumerate(tw.method(name).needs(tw.settings(name, **given))):
         head = tw.head(i, need.outputs, bias=need.critic) if need.outputs else None
         if need.model is not None:
             made[need.name] = Role(need.name, tw.trunk(3))
         elif not lora:
-            trunk = tw.trunk(0, gradient_checkpointing=recompute)
+            trunk = tw.trunk(0, **how)
+            trunk = trunk if need.trainable else trunk.frozen_copy()
             made[need.name] = Role(need.name, trunk, head=head, trainable=need.trainable)
         elif need.trainable:
             shared.add_adapter(need.name, tw.LORA, seed=i)
@@ -97,7 +104,8 @@ def make(
     given: Mapping[str, Any] | None = None,
     groups: Any = None,
     tokens: int = 60,
-    rank_folder: bool = True,
+    precision: str = "float32",
+    wrap: Callable[[Engine], Engine] | None = None,
     **options: Any,
 ) -> Loop:
     """A method on tiny models, with data or prompts of its own, in this process's part."""
@@ -105,7 +113,7 @@ def make(
     strategy = strategy or OneDevice()
     cls = tw.method(name)
     bench = Workbench(
-        roles(name, given, lora, recompute),
+        roles(name, given, lora, recompute, precision),
         method=name,
         seed=5,
         iterations=iterations,
@@ -130,6 +138,7 @@ def make(
             activate=lambda: policy.trunk.active(policy.adapter),
             eos_token_ids=ENDS,
         )
+        engine = engine if wrap is None else wrap(engine)
         if isinstance(strategy, ManyDevices):
             engine = SharedEngine(engine, strategy)
         samples = Sampling(SamplingParams(max_new_tokens=6), samples=4)

@@ -151,9 +151,9 @@ def test_a_run_that_was_cut_off_ends_with_the_same(
         again.run(resume=True)
         cut = again
     assert same(weights(cut), weights(straight))
-    assert cut.peak is not None
-    assert straight.peak is not None
-    assert cut.peak.summary(cut.end) == straight.peak.summary(straight.end)
+    assert cut.state.peak is not None
+    assert straight.state.peak is not None
+    assert cut.state.peak.summary(cut.end) == straight.state.peak.summary(straight.end)
     timing = ("seconds", "tokens_per_second", "peak_rss_gb")
     for name in ("metrics", "samples"):
         tables = [
@@ -172,8 +172,8 @@ def test_a_peak_that_forgot_would_keep_other_weights(tmp_path: Path) -> None:
         cut.run()
     again = make(tmp_path, values)
     again.learner.seen = dict(cut.learner.seen)
-    assert again.peak is not None
-    again.peak.load_state_dict = lambda state: None  # type: ignore[method-assign]
+    assert again.state.peak is not None
+    again.state.peak.load_state_dict = lambda state: None  # type: ignore[method-assign]
     again.run(resume=True)
     assert not same(weights(again), after(tmp_path / "plain", 2))
 

@@ -9,6 +9,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,20 @@ import pytest
 import ranks_zoo as z
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 import tiny_world as tw
 from gnomon.algorithms.base import LossOutput
 from gnomon.algorithms.registry import METHODS
 from gnomon.errors import MemoryExhaustedError, Pending, RewardsFailedError, RunError, RunStopped
 from gnomon.judges.protocol import SampleJudge, Score
+from gnomon.models.hollow import hollow
+from gnomon.models.load import load_causal_lm
+from gnomon.models.precision import Precision
 from gnomon.models.ranks import Ranks, is_heard, shares
+from gnomon.recipe.schema import StageSpec
 from gnomon.rollout.protocol import Request
+from gnomon.stages.roles import RoleBuilder
 from gnomon.training.loop import Loop
 
 KINDS = ("ddp", "fsdp2")
@@ -32,10 +39,11 @@ SEVERAL_OF_ONE_CLASS = (*PRESETS, "dppo", "maxrl")
 EQUAL = [
     (kind, name, lora)
     for kind in KINDS
-    for name in sorted(METHODS)
+    for i, name in enumerate(sorted(METHODS))
     for lora in (True, False)
-    # presets of one class differ in arithmetic on tokens alone
-    if name not in SEVERAL_OF_ONE_CLASS or (lora and kind == "fsdp2")
+    # presets of one class differ in arithmetic on tokens alone; copies of weights know of no method
+    if (lora or name not in SEVERAL_OF_ONE_CLASS)
+    and (kind == "fsdp2" or (name not in SEVERAL_OF_ONE_CLASS and lora == bool(i % 2)))
 ]
 ONCE = {"iterations": 1, "eval_every": 0, "checkpoint_every": 9}
 TIMES = ("seconds", "tokens_per_second", "peak_rss_gb", "monitor_seconds")
@@ -47,6 +55,7 @@ TIMES = ("seconds", "tokens_per_second", "peak_rss_gb", "monitor_seconds")
 def compared(ranks: Ranks, folder: Path, kind: str, name: str, **more: Any) -> dict[str, Any]:
     """How far two processes are from one: the largest gap of a weight, and the rows of metrics."""
     loop = z.make(name, folder / "two", z.strategy_of(kind, ranks), **more)
+    loop.kept.finish = lambda: None  # type: ignore[method-assign]  # rows are compared unwritten
     loop.run()
     before, alone, rows, tokens = by_one(name, repr(sorted(more.items())), **more)
     return {
@@ -66,6 +75,7 @@ def by_one(name: str, key: str, **more: Any) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             single = z.make(name, Path(folder), **more)
             before = z.weights(single)
+            single.kept.finish = lambda: None  # type: ignore[method-assign]
             single.run()
             found = single.kept.metrics.rows, single.state.tokens.to_dict()
             ALONE[name, key] = (before, z.weights(single), *found)
@@ -73,6 +83,12 @@ def by_one(name: str, key: str, **more: Any) -> Any:
 
 
 def equal(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    alone = sorted({(name, lora) for _, name, lora in EQUAL})
+    for name, lora in alone[ranks.rank :: 2]:  # each half of what one process computes
+        more: dict[str, Any] = {"lora": lora, **ONCE}
+        by_one(name, repr(sorted(more.items())), **more)
+    for found in ranks.gather(dict(ALONE)):
+        ALONE.update(found)
     return {
         f"{kind} {name} {'lora' if lora else 'full'}": compared(
             ranks, folder / f"{kind}-{name}-{lora}", kind, name, lora=lora, **ONCE
@@ -100,6 +116,51 @@ class OnlyFirst(SampleJudge):
             Score(float(i % 2) if s.prompt.id == samples[0].prompt.id else 1.0)
             for i, s in enumerate(samples)
         ]
+
+
+class Replay(z.Engine):
+    """Writes down what is sampled, and gives it again to whoever asks for the same."""
+
+    shares_weights = True
+
+    def __init__(self, inner: z.Engine, written: dict[Any, Any], record: bool) -> None:
+        self.inner = inner
+        self.written = written
+        self.record = record
+
+    def generate(self, requests: Any, params: Any, progress: Any = None) -> Any:
+        keys = [(r.id, tuple(r.prompt_ids), r.n, r.seed, r.first) for r in requests]
+        if self.record:
+            found = self.inner.generate(requests, params, progress)
+            self.written |= dict(zip(keys, found, strict=True))
+        return [self.written[key] for key in keys]
+
+
+def narrow(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Mixed precision, with the tokens that one process drew."""
+    found = {}
+    for lora in (True, False):
+        moving = {} if lora else {"sync_reference_every": 1, "sync_reference_alpha": 0.5}
+        more: dict[str, Any] = {
+            "lora": lora,
+            "precision": "mixed",
+            "given": {"beta": 0.1, "kl_in": "loss", **moving},
+        }
+        written: dict[Any, Any] = {}
+        wrap = partial(Replay, written=written, record=True)
+        alone = z.make("grpo", folder / f"one-{lora}-{ranks.rank}", wrap=wrap, **more)
+        before = z.weights(alone)
+        alone.run()
+        wrap = partial(Replay, written=written, record=False)
+        for kind in KINDS:
+            strategy = z.strategy_of(kind, ranks)
+            loop = z.make("grpo", folder / f"{kind}-{lora}", strategy, wrap=wrap, **more)
+            loop.run()
+            found[f"{kind} {lora}"] = {
+                "gap": z.gap(z.weights(loop), z.weights(alone)),
+                "moved": z.gap(before, z.weights(alone)),
+            }
+    return found
 
 
 def no_signal(ranks: Ranks, folder: Path) -> dict[str, Any]:
@@ -322,10 +383,61 @@ def resumed(ranks: Ranks, folder: Path) -> dict[str, Any]:
     return {"gaps": gaps, "files": [Path(f).name for f in files]}
 
 
+def given_by_the_first(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """PPO's models, of which the second process makes only the shapes; then a step with them."""
+    found: dict[str, Any] = {}
+    for name, precision in (("full", "mixed"), ("lora", "mixed")):
+        lora = {"lora": {"rank": 4}} if name == "lora" else {}
+        spec = StageSpec(name="s", algorithm="ppo", **lora)
+        need = tw.method("ppo").needs(tw.settings("ppo"))
+        saved = ranks.first(lambda: tw.save_tiny(folder.parent / "tiny"))
+        with hollow(ranks.rank == 1):
+            dtype = "float32" if name == "full" else "bfloat16"
+            loaded = load_causal_lm(saved, dtype=dtype)
+            roles = RoleBuilder(spec, loaded, 7, precision=Precision(precision)).build(need, None)
+        trunks = {role.trunk: n for n, role in roles.items()}
+        weights = [p for t in trunks for k, p in t.model.named_parameters() if ".lora_" not in k]
+        held = sum(not p.is_meta for p in weights)
+        strategy = z.strategy_of("fsdp2", ranks)
+        strategy.prepare(roles)
+        after = {
+            f"{n}.{key}": whole(tensor)
+            for trunk, n in trunks.items()
+            for key, tensor in (*trunk.model.named_parameters(), *trunk.model.named_buffers())
+        } | {f"{n}.head": whole(r.head.weight) for n, r in roles.items() if r.head is not None}
+        plain = load_causal_lm(saved, dtype=dtype).model
+        file = {name: whole(p) for name, p in plain.named_parameters()}
+        own = {k.partition(".")[2].replace(".base_layer", ""): v for k, v in after.items()}
+        tried = {n: role.trunk.packed.fallback_reason for n, role in roles.items()}
+        flags = {
+            f"{n}.{k}": p.requires_grad
+            for t, n in trunks.items()
+            for k, p in t.model.named_parameters()
+        }
+        tied = plain.lm_head.weight is plain.model.embed_tokens.weight
+        model = roles["policy"].trunk.model
+        found[name] = {
+            "held": held,
+            "after": after,
+            "as the file": [own[name] == file[name] for name in file],
+            "spread": all(isinstance(p, DTensor) for t in trunks for p in t.model.parameters()),
+            "tried": tried,
+            "flags": flags,
+            "tied": (tied, model.lm_head.weight is model.model.embed_tokens.weight),
+        }
+    return found
+
+
+def whole(tensor: Tensor) -> bytes:
+    tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.detach().float().numpy().tobytes()
+
+
 CASES: Mapping[str, Callable[[Ranks, Path], dict[str, Any]]] = {
     "uneven": uneven,
     "no_signal": no_signal,
     "averaged": averaged,
+    "narrow": narrow,
     "not_a_number": not_a_number,
     "one_raises": one_raises,
     "exhausted": exhausted,
@@ -334,6 +446,7 @@ CASES: Mapping[str, Callable[[Ranks, Path], dict[str, Any]]] = {
     "stopped": stopped,
     "full_disk": full_disk,
     "resumed": resumed,
+    "given_by_the_first": given_by_the_first,
     "equal": equal,
 }
 
@@ -380,6 +493,17 @@ def test_two_processes_train_as_one(answers: Any, kind: str, name: str, lora: bo
 @pytest.mark.parametrize("kind", KINDS)
 def test_uneven_work_changes_nothing(answers: Any, kind: str, case: str) -> None:
     check_equal(answers[case][0][kind], 1e-6)
+
+
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_narrow_passes_differ_by_rounding_where_the_same_tokens_are_drawn(
+    answers: Any, kind: str, lora: bool
+) -> None:
+    """What is left of the gap that draws make: products rounded to 8 bits in another order."""
+    found = answers["narrow"][0][f"{kind} {lora}"]
+    assert found["moved"] > 1e-4
+    assert found["gap"] <= 2 * 2**-8 * found["moved"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -456,6 +580,22 @@ def test_spread_weights_are_saved_in_parts_without_a_pickle(answers: Any) -> Non
     names = answers["resumed"][0]["files"]
     assert sum(name.startswith("shard-") for name in names) == 2
     assert {name.rpartition(".")[2] for name in names} == {"json", "safetensors"}
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_only_the_first_process_holds_whole_models(answers: Any, name: str) -> None:
+    first, second = (found[name] for found in answers["given_by_the_first"])
+    assert first["held"] > 0
+    assert second["held"] == 0
+    assert first["after"].keys() == second["after"].keys()
+    assert any(key.endswith(".head") for key in first["after"])
+    assert first["after"] == second["after"]
+    assert len(first["as the file"]) > 10
+    assert all(first["as the file"])
+    for same in ("spread", "tried", "flags", "tied"):
+        assert first[same] == second[same]
+    assert first["spread"]
+    assert first["tied"][0] == first["tied"][1]
 
 
 def test_shares_are_balanced_and_whole() -> None:

@@ -84,8 +84,7 @@ def add(
         for parameter in own.values():
             if parameter.dtype in (torch.bfloat16, torch.float16):  # updates would be rounded away
                 parameter.data = parameter.data.float()
-        if model.dtype == torch.bfloat16 and on_cuda(model):
-            _multiply_in_tf32(model, name)
+        suit_device(model, name)
         if weights is not None:
             _fill(own, weights, f"adapter {name!r} from {init_from}")
         trained |= {id(p) for p in own.values()}
@@ -103,8 +102,10 @@ def on_cuda(model: PreTrainedModel) -> bool:
     return bool(model.device.type == "cuda")
 
 
-def _multiply_in_tf32(model: PreTrainedModel, name: str) -> None:
+def suit_device(model: PreTrainedModel, name: str) -> None:
     """Spare a float32 adapter on narrow weights the slowest products that a GPU has."""
+    if model.dtype != torch.bfloat16 or not on_cuda(model):
+        return
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and name in layer.lora_A:
             for matrix in (layer.lora_A[name], layer.lora_B[name]):

@@ -29,6 +29,7 @@ from transformers.utils import logging as hf_logging
 
 from gnomon.errors import GnomonError, ModelError
 from gnomon.models import smollm2
+from gnomon.models.hollow import placed, wants_hollow
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -81,7 +82,7 @@ def load_causal_lm(
     folder = fetch(source)
     config, tokenizer = read_model(folder)
     model = load_weights(AutoModelForCausalLM, folder, config=config, dtype=precision)
-    return LoadedModel(model.to(device).eval(), tokenizer, str(source), fingerprint(folder))
+    return LoadedModel(placed(model, device).eval(), tokenizer, str(source), fingerprint(folder))
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -187,6 +188,8 @@ def load_weights(
 ) -> PreTrainedModel:
     """``auto_class.from_pretrained`` on safetensors, with every weight accounted for."""
     check_weights(config, stored_numbers(weight_files(folder)), folder)
+    if wants_hollow():
+        return shell(auto_class, config, dtype)
     with reading(folder), quietly():  # what it would warn about is checked below
         model, info = auto_class.from_pretrained(
             folder,

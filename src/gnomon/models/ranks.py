@@ -10,6 +10,7 @@ their next exchange, and all raise its error.
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -147,11 +148,11 @@ class Ranks:
         """The first process's value."""
         if self.world == 1:
             return value  # type: ignore[return-value]
+        told = [pickle.dumps(value) if self.rank == 0 else b""]  # before anybody waits for it
         self._exchange(None)
-        box = [value]
         with self._listening():
-            dist.broadcast_object_list(box, src=0, group=self.control)
-        return box[0]  # type: ignore[return-value]
+            dist.broadcast_object_list(told, src=0, group=self.control)
+        return value if self.rank == 0 else pickle.loads(told[0])  # type: ignore[return-value]
 
     def first(self, work: Callable[[], T]) -> T:
         """What ``work`` gives in the first process, which alone does it; so is an error."""
@@ -167,8 +168,8 @@ class Ranks:
         exchange.
 
         Args:
-            leave: others may be waiting for this process's tensors when it fails: it goes without a
-                word to them, and they notice that it is gone.
+            leave: where processes run :attr:`in_step`, others may be waiting for this one's tensors
+                when it fails: it goes without a word to them, and they notice that it is gone.
         """
         try:
             yield
@@ -177,7 +178,7 @@ class Ranks:
             if self.world > 1 and type(error).__module__ != errors.__name__ and _is_lost(error):
                 raise self.lost(error) from error
             alone = self.world == 1 or is_heard(error) or isinstance(error, PeerLostError)
-            if not alone and not leave:
+            if not alone and not (leave and self.in_step) and not error.__dict__.get("waited_for"):
                 with suppress(PeerLostError):
                     self._send(_Failure.of(self.rank, error))
                     heard(error)
@@ -226,6 +227,13 @@ class Ranks:
         gradient of keeps none, and one that only others have is taken for zeros here."""
         if self.world == 1:
             return
+        try:
+            self._sum_gradients(tensors)
+        except Exception as error:  # out of memory, say: the others are waiting for tensors
+            error.__dict__["waited_for"] = True
+            raise
+
+    def _sum_gradients(self, tensors: Sequence[Tensor]) -> None:
         present = torch.tensor([t.grad is not None for t in tensors], dtype=torch.int32)
         with self._listening():
             dist.all_reduce(present, op=dist.ReduceOp.MAX, group=self.control)

@@ -36,6 +36,7 @@ from gnomon.files import write_folder
 from gnomon.models import load, merge
 from gnomon.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PEFT_PREFIX
 from gnomon.models.heads import RewardNormaliser, ScalarHead
+from gnomon.models.hollow import placed
 from gnomon.models.merge import first_not_finite
 from gnomon.models.roles import Role, Trunk
 
@@ -220,7 +221,7 @@ def _load_reward(
     config, tokenizer = load.read_model(folder)
     model = load.load_weights(AutoModel, folder, config=config, dtype=load.dtype_of(dtype))
     trunk = Trunk(
-        model.to(device),
+        placed(model, device),
         tokenizer,
         fingerprint=load.fingerprint(folder),
         source=str(folder),

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from gnomon.models.logprobs import OutputHead
+from gnomon.models.hollow import fill
 
 Outputs = tuple[Tensor | None, ...]
 _METHOD = "gnomon_run"
@@ -33,11 +33,11 @@ class Sharding:
     Args:
         model: its layers are those that transformers can checkpoint.
         mesh: of one dimension; its device is the model's.
+        filled: whether the first process gives all of them the weights, layer by layer, since some
+            have none.
     """
 
-    def __init__(self, model: PreTrainedModel, mesh: DeviceMesh) -> None:
-        if model.get_output_embeddings() is not None:
-            OutputHead.of(model)  # which runs the model once to see that its head is understood
+    def __init__(self, model: PreTrainedModel, mesh: DeviceMesh, filled: bool = False) -> None:
         # nothing is done in place to what a forward pass gives
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module.*returned a view")
         self.root: Any = model
@@ -45,6 +45,8 @@ class Sharding:
         self.whole_now = False
         layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
         for module in (*layers, model):
+            if filled:
+                fill(module, this_device(mesh))
             fully_shard(module, mesh=mesh)
         for module in self._modules():
             module.set_gradient_divide_factor(1.0)
@@ -105,6 +107,12 @@ class Sharding:
 
     def _modules(self) -> Iterator[FSDPModule]:
         return (m for m in self.root.modules() if isinstance(m, FSDPModule))
+
+
+def this_device(mesh: DeviceMesh) -> torch.device:
+    """The device of this process in the mesh."""
+    cuda = mesh.device_type == "cuda"
+    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
 
 def local(tensor: Tensor) -> Tensor:

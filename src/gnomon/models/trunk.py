@@ -22,9 +22,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gnomon.errors import ModelError
 from gnomon.models import adapters as lora_adapters
 from gnomon.models.adapters import LoraSettings
+from gnomon.models.hollow import check_alike, is_hollow
 from gnomon.models.load import LoadedModel
+from gnomon.models.logprobs import OutputHead, trust_head
 from gnomon.models.packed import PackedForward
 from gnomon.models.precision import Precision, float32_head, narrow_matrices
+from gnomon.models.ranks import Ranks
 from gnomon.models.recompute import Recompute
 from gnomon.models.sharded import Sharding
 
@@ -108,11 +111,38 @@ class Trunk:
         with self.precision.arithmetic(self.model, keep=False):
             return PackedForward(self.model, compiled=self.compile)
 
-    def shard(self, mesh: DeviceMesh) -> None:
+    def shard(self, mesh: DeviceMesh, ranks: Ranks, filled: bool = False) -> None:
         """Spread the weights over the processes of a mesh; no adapter can be trained that is added
-        later."""
-        _ = self.packed  # which tries the model out
-        self.sharding = Sharding(self.model, mesh)
+        later.
+
+        Args:
+            ranks: the processes; the first tries out how the model is run, before it gives up its
+                whole weights.
+            filled: some have a model without memory, and get their part from the first.
+
+        Raises:
+            ModelError: a head that is not understood, or a process with another model.
+        """
+        reason = ranks.first(self._tried)
+        if not is_hollow(self.model):
+            self._tried()
+        else:  # what cannot be tried here
+            trust_head(self.model)
+            self.packed = PackedForward(self.model, probe=False)
+            self.packed.fallback_reason, self.packed.shares_prefix = reason, reason is None
+        if filled:
+            check_alike(self.model, ranks)
+        self.sharding = Sharding(self.model, mesh, filled)
+        for name in self.adapters:
+            lora_adapters.suit_device(self.model, name)
+
+    def _tried(self) -> str | None:
+        """Why prompts cannot be shared, where they cannot; the model is run once to see it, and to
+        see that its head is understood."""
+        if self.model.get_output_embeddings() is not None:
+            with self.precision.arithmetic(self.model, keep=False):
+                OutputHead.of(self.model)
+        return self.packed.fallback_reason
 
     def together(self, work: Callable[[], tuple[Tensor | None, ...]]) -> tuple[Tensor | None, ...]:
         """Do ``work``, which runs the model and reads its head, where the weights are at hand."""

@@ -97,6 +97,7 @@ class Processes:
 
     def order(self, stage: str, resume: bool) -> None:
         """Have the others begin a stage that trains; called by the first."""
+        self.ranks.in_step = False
         if self.first:
             self.ranks.told((stage, resume))
 

@@ -22,6 +22,7 @@ from gnomon.errors import ConfigError, DataError
 from gnomon.evals.schedule import ScheduledEvals
 from gnomon.evals.subject import LivePolicy
 from gnomon.judges.protocol import Judge
+from gnomon.models.hollow import hollow
 from gnomon.models.load import LoadedModel, dtype_of, fetch, read_config
 from gnomon.models.memory import RoleNeed, parameter_count
 from gnomon.models.roles import Role
@@ -158,7 +159,9 @@ class Train(Stage):
             super().perform(info, resume)
             return
         self.processes.order(self.name, resume)
-        with self.processes.ranks.together(leave=self.processes.kind == "fsdp2"):
+        # the first process reads the weights; the others are given their part of them
+        empty = hollow(self.processes.kind == "fsdp2" and not self._first)
+        with self.processes.ranks.together(leave=True), empty:
             super().perform(info, resume)
 
     @property
@@ -179,12 +182,13 @@ class Train(Stage):
             if self._first:
                 self.data.note(self.folder.path / DATA, resume)
             cache = self._reference_cache(loaded, encoder)
-            start = start_weights(self.spec, roles)
+            start = start_weights(self.spec, roles) if self._first else {}
             bench = replace(self._bench(roles, len(rows[0])), ranks=strategy.ranks)
             engine = self._engine(bench, encoder)
         bench.normalise_on, bench.reference_store = normalise_on, cache
         if isinstance(strategy, ManyDevices):
-            strategy.prepare(roles)
+            with strategy.ranks.together(leave=True):
+                strategy.prepare(roles)
             engine = share_engine(engine, strategy)
             bench.reference_store = None if cache is None else SharedStore(cache, strategy)
         with self.progress(bench.iterations) as progress:
@@ -193,8 +197,8 @@ class Train(Stage):
                 progress.note(idle)
             if cache is not None:
                 cache.on_progress = self.watched(progress, "reference")
-            algorithm = self.algorithm(self.settings, bench)
-            with strategy.ranks.together():
+            with strategy.ranks.together(leave=True):
+                algorithm = self.algorithm(self.settings, bench)
                 source = self._source(algorithm, rows, builder, engine, progress)
             self.closing.callback(source.close)
             shared: Source = source

@@ -181,7 +181,7 @@ class Loop:
         done.
         """
         try:
-            with self.ranks.together(leave=self.ranks.in_step):
+            with self.ranks.together(leave=True):
                 self._check_stop()
                 work(iteration)
         except (Pending, RunStopped, RewardsFailedError, EngineError) as pause:

@@ -23,9 +23,10 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from gnomon.algorithms.metric import MetricSums
 from gnomon.losses.reduce import Totals
+from gnomon.models.hollow import fill, is_hollow
 from gnomon.models.ranks import Ranks
 from gnomon.models.roles import Role, Trunk
-from gnomon.models.sharded import is_spread
+from gnomon.models.sharded import is_spread, this_device
 from gnomon.runs.checkpoint import CheckpointStore
 
 T = TypeVar("T")
@@ -132,12 +133,18 @@ class ManyDevices:
         self._trunks: list[Trunk] = []
 
     def prepare(self, roles: Mapping[str, Role]) -> None:
-        """Spread the roles' weights, before anything reads or trains them."""
+        """Spread the roles' weights, before anything reads or trains them. Where some processes
+        have models without memory, all get theirs from the first, which may hold them whole."""
         self._trunks = list(dict.fromkeys(role.trunk for role in roles.values()))
-        if self.mesh is not None:
-            self.ranks.in_step = True
-            for trunk in self._trunks:
-                trunk.shard(self.mesh)
+        if self.mesh is None:
+            return
+        self.ranks.in_step = True
+        filled = any(self.ranks.gather(any(is_hollow(t.model) for t in self._trunks)))
+        for trunk in self._trunks:
+            trunk.shard(self.mesh, self.ranks, filled)
+        for role in roles.values():
+            if filled and role.head is not None:
+                fill(role.head, this_device(self.mesh))
 
     def total(self, counted: Totals) -> Totals:
         return counted  # each process has counted all groups
