@@ -30,6 +30,7 @@ from gnomon.models.precision import Precision
 from gnomon.models.ranks import Ranks
 from gnomon.models.roles import Role
 from gnomon.records import TokenGroup
+from gnomon.rollout.protocol import Completion as Completion
 from gnomon.rollout.protocol import Engine, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.training.learner import GivenSource, Learner

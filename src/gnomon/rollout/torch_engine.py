@@ -71,11 +71,13 @@ def packed_linears(model: nn.Module) -> Iterator[int]:
     """Serve the float32 CPU projections of ``model`` from reordered weights inside the block.
 
     Yields the number of projections served so: 0 on other devices, without oneDNN, or when the
-    copies would take too much of the free memory. No gradient flows through a served projection.
+    copies would take too much of the free memory, or under autocast. No gradient flows through a
+    served projection.
     """
     modules = [module for module in model.modules() if _packable(module)]
     size = sum(4 * parameter.numel() for m in modules for parameter in m.parameters(recurse=False))
     usable = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    usable = usable and not torch.is_autocast_enabled("cpu")  # which multiplies in another type
     if not usable or size > _MEMORY_SHARE * psutil.virtual_memory().available:
         modules = []
     # A module may already carry its own ``forward`` (a hook library's, say): leave those alone.
