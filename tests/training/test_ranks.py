@@ -6,6 +6,7 @@ All cases run in one pair of gloo processes, started once; each test reads its c
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -22,15 +23,26 @@ from torch.distributed.tensor import DTensor
 import tiny_world as tw
 from gnomon.algorithms.base import LossOutput
 from gnomon.algorithms.registry import METHODS
-from gnomon.errors import MemoryExhaustedError, Pending, RewardsFailedError, RunError, RunStopped
+from gnomon.errors import (
+    ConfigError,
+    DataError,
+    MemoryExhaustedError,
+    ModelError,
+    Pending,
+    RewardsFailedError,
+    RunError,
+    RunStopped,
+)
 from gnomon.judges.protocol import SampleJudge, Score
-from gnomon.models.hollow import hollow
+from gnomon.models.hollow import check_alike, hollow
 from gnomon.models.load import load_causal_lm
 from gnomon.models.precision import Precision
 from gnomon.models.ranks import Ranks, is_heard, shares
 from gnomon.models.trunk import Trunk
+from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import StageSpec
 from gnomon.rollout.protocol import Request
+from gnomon.stages import processes
 from gnomon.stages.roles import RoleBuilder
 from gnomon.training.loop import Loop
 
@@ -429,6 +441,33 @@ def given_by_the_first(ranks: Ranks, folder: Path) -> dict[str, Any]:
     return found
 
 
+def unlike(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Processes that were given other recipes, other rows, or another model."""
+    lr = 1e-2 if ranks.rank else 1e-3
+    stage = {"name": "s", "algorithm": "sft", "data": "tunnel:demonstrations"}
+    asked = parse_recipe(
+        {"name": "r", "model": "tunnel", "stages": [stage | {"train": {"lr": lr}}]}
+    )
+    rows = tw.demonstrations()
+    model = tw.tiny_model()
+    if ranks.rank:
+        one = rows[2]
+        rows[2] = z.replace(one, prompt_ids=[*one.prompt_ids, 9])
+        model.to(torch.bfloat16)
+
+    def within(check: Callable[[], None]) -> None:
+        with ranks.together():
+            check()
+
+    return {
+        "recipe": raised(lambda: within(lambda: processes._check_recipe(asked, ranks))),
+        "rows": raised(lambda: within(lambda: processes.check_same_rows(ranks, "s", rows))),
+        "model": raised(lambda: within(lambda: check_alike(model, ranks))),
+        "alike": raised(lambda: within(lambda: processes.check_same_rows(ranks, "s", rows[:2]))),
+        "pickle": raised(lambda: ranks.first(lambda: lambda: None)),  # what cannot be sent
+    }
+
+
 def whole(tensor: Tensor) -> bytes:
     tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return tensor.detach().float().numpy().tobytes()
@@ -447,6 +486,7 @@ CASES: Mapping[str, Callable[[Ranks, Path], dict[str, Any]]] = {
     "stopped": stopped,
     "full_disk": full_disk,
     "resumed": resumed,
+    "unlike": unlike,
     "given_by_the_first": given_by_the_first,
     "equal": equal,
 }
@@ -606,6 +646,31 @@ def test_spread_weights_are_saved_in_parts_without_a_pickle(answers: Any) -> Non
     names = answers["resumed"][0]["files"]
     assert sum(name.startswith("shard-") for name in names) == 2
     assert {name.rpartition(".")[2] for name in names} == {"json", "safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "words"),
+    [
+        ("recipe", ConfigError, r"stages\.0\.train\.lr is 0\.01 here and 0\.001 there"),
+        ("rows", DataError, r"stage 's': this process read other rows .*; row 3 differs"),
+        ("model", ModelError, "makes another LlamaForCausalLM than the first: .*bfloat16"),
+    ],
+)
+def test_processes_that_were_given_other_things_stop(
+    answers: Any, what: str, kind: type, words: str
+) -> None:
+    first, second = (found[what] for found in answers["unlike"])
+    assert first["kind"] is second["kind"] is kind
+    assert re.search(words, second["text"])
+    assert first["text"] == f"process 1: {second['text']}"
+    assert answers["unlike"][0]["alike"]["kind"] is None
+
+
+def test_what_cannot_be_sent_stops_all(answers: Any) -> None:
+    first, second = (found["pickle"] for found in answers["unlike"])
+    assert "pickle" in first["text"]
+    assert second["kind"] is RunError
+    assert first["text"] in second["text"]
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])

@@ -178,11 +178,20 @@ class Ranks:
             if self.world > 1 and type(error).__module__ != errors.__name__ and _is_lost(error):
                 raise self.lost(error) from error
             alone = self.world == 1 or is_heard(error) or isinstance(error, PeerLostError)
-            if not alone and not (leave and self.in_step) and not error.__dict__.get("waited_for"):
+            leaves = (leave and self.in_step) or error.__dict__.get("waited_for")
+            if not alone and leaves:
+                self._sign(error)
+            elif not alone:
                 with suppress(PeerLostError):
                     self._send(_Failure.of(self.rank, error))
                     heard(error)
             raise
+
+    def _sign(self, error: BaseException) -> None:
+        """Say in the error whose it is, once: this process shows it itself."""
+        if self.rank and isinstance(error, GnomonError) and not error.__dict__.get("signed"):
+            error.args = (f"process {self.rank}: {error}",)
+            error.__dict__["signed"] = True
 
     def _exchange(self, value: T) -> list[T]:
         found = self._send(value)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -22,12 +23,13 @@ from torch.distributed.rendezvous import rendezvous
 
 from gnomon import console
 from gnomon.algorithms.on_policy_settings import OnPolicySettings
-from gnomon.errors import ConfigError, RunError
+from gnomon.errors import ConfigError, DataError, RunError
 from gnomon.models.load import dtype_of, fetch, read_config
 from gnomon.models.memory import parameter_count
 from gnomon.models.precision import pick_precision
 from gnomon.models.ranks import TIMEOUT, PeerLostError, Ranks, is_heard
 from gnomon.recipe.schema import Recipe
+from gnomon.records import TokenGroup
 from gnomon.training.strategy import ManyDevices
 
 JOIN = timedelta(minutes=5)
@@ -155,6 +157,7 @@ def join(recipe: Recipe) -> Processes | None:
     ranks = Ranks.join()
     with ranks.together():
         _check_device(recipe, place, cuda)
+        _check_recipe(recipe, ranks)
     with ranks.together():
         kind = asked if asked != "auto" else ranks.first(lambda: _fitting(recipe, cuda))
         compiled = [stage.name for stage in recipe.stages if stage.train.compile]
@@ -209,6 +212,65 @@ def _check_device(recipe: Recipe, place: Place, cuda: bool) -> None:
             f"torchrun started {place.local_world} processes on a machine with {there} GPUs, and "
             f"each needs one: --nproc-per-node {there}"
         )
+
+
+def _check_recipe(recipe: Recipe, ranks: Ranks) -> None:
+    """Check that this process was given the first one's recipe.
+
+    Raises:
+        ConfigError: it was given another.
+    """
+    mine = dict(_settings(recipe.model_dump(mode="json")))
+    first = ranks.told(mine)
+    odd = next((key for key in {**first, **mine} if first.get(key) != mine.get(key)), None)
+    if odd is not None:
+        raise ConfigError(
+            f"this process was given another recipe than the first: {odd} is {mine.get(odd)!r} "
+            f"here and {first.get(odd)!r} there. Start all with the same recipe and settings"
+        )
+
+
+def _settings(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Each number and word of nested settings, by where it is."""
+    if not isinstance(value, dict | list):
+        yield place, value
+        return
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _settings(inner, f"{place}.{key}" if place else str(key))
+
+
+def check_same_rows(ranks: Ranks, stage: str, rows: Sequence[Any]) -> None:
+    """Check that this process read the rows that the first one read: all train on all of them.
+
+    Args:
+        rows: prompts or groups, as tokens.
+
+    Raises:
+        DataError: it read others.
+    """
+    if ranks.world == 1:
+        return
+    mine = [_mark(row) for row in rows]
+    first = ranks.told(mine)
+    if mine == first:
+        return
+    odd = next((i for i, (a, b) in enumerate(zip(mine, first, strict=False)) if a != b), None)
+    what = f"row {odd + 1} differs" if odd is not None else "those of one are fewer"
+    raise DataError(
+        f"stage {stage!r}: this process read other rows than the first ({len(mine)} here, "
+        f"{len(first)} there; {what}). All machines have to see the same files, and a data "
+        "function has to give the same rows each time"
+    )
+
+
+def _mark(row: Any) -> int:
+    """A row's tokens and figures in a number."""
+    if isinstance(row, TokenGroup):
+        said = [(tuple(r.ids), tuple(r.mask), tuple(r.scalar.items())) for r in row.responses]
+        text = repr((tuple(row.prompt_ids), said, row.comparisons, row.weight))
+    else:
+        text = repr(tuple(row.ids))
+    return crc32(text.encode())
 
 
 def _fitting(recipe: Recipe, cuda: bool) -> Literal["ddp", "fsdp2"]:

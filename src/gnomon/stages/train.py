@@ -35,7 +35,7 @@ from gnomon.stages.computed import came_of
 from gnomon.stages.evaluate import START, model_places
 from gnomon.stages.names import other_model, reward_folder
 from gnomon.stages.probes import Probed, probe_model, probe_stage, roomy_encoder
-from gnomon.stages.processes import idle_processes, no_watch
+from gnomon.stages.processes import check_same_rows, idle_processes, no_watch
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.saved import check_checkpoints, save_result, start_weights
 from gnomon.stages.sizing import stage_job
@@ -177,6 +177,7 @@ class Train(Stage):
             keep_template(loaded, encoder)
             roles = builder.build(self.needs(), self._value_folder())
             rows = self._rows(builder, encoder)
+            check_same_rows(strategy.ranks, self.name, (*rows[0], *rows[1]))
             text = self.data.text(encoder)
             normalise_on = self.data.normalisers(encoder) if not self.samples else []
             if self._first:
