@@ -131,6 +131,17 @@ class OnlyFirst(SampleJudge):
         ]
 
 
+def warming_up(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """A critic that learns alone at first, so that the policy's forward pass has no backward pass,
+    and a reference mixed with another model."""
+    mixed = {"base_share": 0.3, "base_model": "another"}
+    more = {"given": {"value_warmup": 1, **mixed}, "eval_every": 0, "checkpoint_every": 9}
+    return {
+        name: compared(ranks, folder / name, "fsdp2", "ppo", lora=name == "lora", **more)
+        for name in ("full", "lora")
+    }
+
+
 class Replay(z.Engine):
     """Writes down what is sampled, and gives it again to whoever asks for the same."""
 
@@ -477,6 +488,7 @@ CASES: Mapping[str, Callable[[Ranks, Path], dict[str, Any]]] = {
     "uneven": uneven,
     "no_signal": no_signal,
     "averaged": averaged,
+    "warming_up": warming_up,
     "narrow": narrow,
     "not_a_number": not_a_number,
     "one_raises": one_raises,
@@ -522,18 +534,29 @@ def check_equal(found: Mapping[str, Any], most: float) -> None:
     assert found["tokens"][0] == found["tokens"][1]
 
 
+def untimed(row: Mapping[str, Any]) -> str:
+    return repr({name: value for name, value in sorted(row.items()) if name not in TIMES})
+
+
 @pytest.mark.parametrize(("kind", "name", "lora"), EQUAL)
 def test_two_processes_train_as_one(answers: Any, kind: str, name: str, lora: bool) -> None:
     first, second = answers["equal"]
     key = f"{kind} {name} {'lora' if lora else 'full'}"
     check_equal(first[key], 1e-6 if lora else 1e-5)
     assert second[key]["gap"] == first[key]["gap"]  # both hold the same weights
+    said = [[untimed(row) for row in found[key]["rows"][0]] for found in (first, second)]
+    assert said[0] == said[1]  # and evaluate alike
 
 
 @pytest.mark.parametrize("case", ["uneven", "no_signal"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_uneven_work_changes_nothing(answers: Any, kind: str, case: str) -> None:
     check_equal(answers[case][0][kind], 1e-6)
+
+
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_a_critic_that_learns_alone_at_first(answers: Any, name: str) -> None:
+    check_equal(answers["warming_up"][0][name], 1e-6)
 
 
 @pytest.mark.parametrize("lora", [True, False])

@@ -57,7 +57,7 @@ def check_alike(module: nn.Module, ranks: Ranks) -> None:
         odd = [n for n in {**first, **mine} if first.get(n) != mine.get(n)]
         if odd:
             raise ModelError(
-                f"process {ranks.rank} makes another {type(module).__name__} than the first: "
+                f"this process makes another {type(module).__name__} than the first: "
                 f"{odd[0]} is {mine.get(odd[0])} here and {first.get(odd[0])} there. Give all "
                 "machines the same model folder and the same versions (transformers, peft), or "
                 "set strategy: ddp"
