@@ -295,7 +295,7 @@ class _LinearLogprobs(torch.autograd.Function):
                     z.sub_(lse[part, None]).exp_()
                     z.scatter_add_(1, targets[part, None], -torch.ones_like(factor)[:, None])
                 elif rows.dtype != z.dtype:  # half precision has no room for sums over a vocabulary
-                    z = z / total[part, None]
+                    z = torch.div(z, total[part, None], out=torch.empty_like(z, dtype=rows.dtype))
                 else:
                     factor /= total[part]
                 dz, factor = z, -g[part] * factor
@@ -308,9 +308,10 @@ class _LinearLogprobs(torch.autograd.Function):
                     del p
                 else:
                     dz = log_p.exp_().mul_(-g[part, None])
+                del log_p
                 dz.scatter_add_(1, targets[part, None], g[part, None])
                 if softcap is not None:  # d cap*tanh(x/cap) / dx = 1 - tanh^2
-                    dz.mul_(1 - (z * (temperature / softcap)).square_())
+                    dz.mul_((z * (temperature / softcap)).square_().neg_().add_(1))
             dz, factor = dz.to(rows.dtype), factor.to(rows.dtype)
             if d_rows is not None:
                 d_rows[part] = (dz @ weight).mul_(factor[:, None])
@@ -318,6 +319,7 @@ class _LinearLogprobs(torch.autograd.Function):
                 d_weight = _add_product(d_weight, dz, rows[part] * factor[:, None], lse.dtype)
             if d_bias is not None:
                 d_bias += factor @ dz
+            del z, dz  # before there is a next one
         return (
             d_rows,
             None if d_weight is None else d_weight.to(weight.dtype),
