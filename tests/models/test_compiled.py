@@ -12,6 +12,7 @@ import torch
 import zoo
 from torch import Tensor
 
+from gnomon.errors import RunError
 from gnomon.models import compiled, packed
 from gnomon.models.compiled import CompiledLayers
 from gnomon.models.roles import LoraSettings, Role, Trunk
@@ -24,9 +25,12 @@ class Backend:
 
     def __init__(self) -> None:
         self.graphs = 0
+        self.fails = False
 
     def __call__(self, graph: Any, inputs: Any) -> Any:
         self.graphs += 1
+        if self.fails:
+            raise OSError("no C++ compiler found")
         return graph.forward
 
 
@@ -111,12 +115,28 @@ def test_a_failure_to_compile_is_said_once_and_the_layers_run(
 ) -> None:
     monkeypatch.setattr(packed, "CompiledLayers", partial(CompiledLayers, backend=broken))
     role = roles(zoo.trunk(compile=True, gradient_checkpointing=True))[0]
-    with pytest.warns(UserWarning, match="as they are: OSError: no C.. compiler found. Results"):
+    loud = pytest.warns(UserWarning, match="as they are: OSError: no C.. compiler found. Results")
+    with torch._dynamo.config.patch(suppress_errors=True), loud:  # torch would keep it to its logs
         found = run(role, 1)
     assert_same(found, run(roles(zoo.trunk())[0], 1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert_same(run(role, 1), found)
+
+
+def test_a_failure_in_the_backward_pass_says_how_to_go_on(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs that the forward pass had are gone by then, and cannot be made again."""
+    trunk = zoo.trunk(compile=True, gradient_checkpointing=True)
+    role = Role("policy", trunk, trainable=True)
+    loss = role.logprobs(zoo.batch(1)).logprobs.sum()
+    assert backend.graphs
+    torch._dynamo.reset()
+    monkeypatch.setattr(backend, "fails", True)
+    with pytest.raises(RunError, match=r"backward pass.*OSError: no C.. compiler.*compile=false"):
+        loss.backward()
+    assert trunk.packed._compiled is not None and trunk.packed._compiled.trouble is None
 
 
 def test_a_model_without_marked_layers_is_named() -> None:

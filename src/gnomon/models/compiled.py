@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -21,6 +21,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from gnomon.errors import RunError
 
 _GRAPHS = 64
 """Graphs of one piece of a layer (adapters, modes, windows) before torch gives up on it."""
@@ -53,23 +55,30 @@ class CompiledLayers:
         torch._dynamo.config.recompile_limit = max(limit, _GRAPHS)
         self._compile = partial(torch.compile, dynamic=True, backend=backend)
         self._functions: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self._running = False
         self._layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
         if not self._layers:
             self._give_up(f"{type(model).__name__} has no layers that transformers marks as such")
 
     @contextmanager
     def enabled(self) -> Iterator[None]:
-        """Run compiled layers in the block, and when what ran in it is recomputed later."""
+        """Run compiled layers in the block, and when what ran in it is recomputed later.
+
+        Raises:
+            RunError: later, in the backward pass: a recomputed layer has to be compiled anew, and
+                cannot be. What it kept belongs to the compiled layer, so no other can stand in.
+        """
         if self.trouble is not None:
             yield
             return
         try:
+            self._running = True
             for layer in self._layers:
                 layer.forward = MethodType(self._forward, layer)
-            # the backward pass is compiled with the forward pass, where a failure can be mended
-            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+            with _failing_early():
                 yield
         finally:
+            self._running = False
             for layer in self._layers:
                 layer.__dict__.pop("forward", None)
 
@@ -87,10 +96,24 @@ class CompiledLayers:
         function = self._functions.get(own)
         if function is None:
             function = self._functions[own] = self._compile(own)
-        run = partial(function, layer, **kwargs)
+        run = partial(self._compiled, function, layer, **kwargs)
         if layer.gradient_checkpointing and layer.training:
             return layer._gradient_checkpointing_func(run, *args)  # type: ignore[operator]
         return run(*args)
+
+    def _compiled(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with nullcontext() if self._running else _failing_early():
+            try:
+                return function(*args, **kwargs)
+            except self._failures as error:
+                if self._running:
+                    raise
+                raise RunError(
+                    "torch.compile cannot compile a layer in the backward pass, where it is "
+                    f"computed again: {_words(error)}. The weights are those before this step, and "
+                    "what is saved is whole: resume without it (--resume with this stage's "
+                    "train.compile=false), or without train.gradient_checkpointing"
+                ) from error
 
     def _give_up(self, reason: str) -> None:
         self.trouble = reason
@@ -99,6 +122,17 @@ class CompiledLayers:
             "are the same to rounding; leave train.compile out to do without this attempt.",
             stacklevel=2,
         )
+
+
+@contextmanager
+def _failing_early() -> Iterator[None]:
+    """Compile a backward pass with its forward pass, where a failure can be mended, and raise what
+    TORCHDYNAMO_SUPPRESS_ERRORS would keep among torch's logs."""
+    with (
+        torch._functorch.config.patch(force_non_lazy_backward_lowering=True),
+        torch._dynamo.config.patch(suppress_errors=False),
+    ):
+        yield
 
 
 def _words(error: Exception) -> str:

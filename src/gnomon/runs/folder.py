@@ -61,9 +61,12 @@ _ASKING = (
     *("requests_per_minute", "tokens_per_minute"),
 )
 """Options of an AI judge that a resumed run may have changed: they do not decide what it says."""
-_MEMORY = (".train.tokens_per_microbatch", ".train.gradient_checkpointing", ".rollout.max_rows")
-"""Keys of a stage that a resumed run may have changed, after it ran out of memory: they decide what
-is computed at once, and the result only to rounding."""
+_MEMORY = (
+    *(".train.tokens_per_microbatch", ".train.gradient_checkpointing", ".rollout.max_rows"),
+    ".train.compile",
+)
+"""Keys of a stage that a resumed run may have changed, after it ran out of memory or could not be
+compiled: they decide what is computed at once and by which kernels, the result only to rounding."""
 _SHOWN = 8
 
 
