@@ -131,6 +131,30 @@ def test_a_reference_taken_later_is_the_policy_of_that_moment(model: Model) -> N
     assert torch.allclose(later.reference.logprobs(batch).logprobs, then, atol=1e-6)
 
 
+def test_mixed_precision_multiplies_in_bfloat16_and_trains_float32(tiny_folder: Path) -> None:
+    mixed = gnomon.load(tiny_folder, roles=("policy", "reference"), precision="mixed")
+    plain = gnomon.load(tiny_folder)
+    assert gnomon.load(tiny_folder).trunk.precision.name == "float32"  # auto, on a CPU
+    groups = tried(mixed, 1)
+    (batch,) = gnomon.pack(groups, mixed)
+    found, exact = (m.policy.logprobs(batch).logprobs for m in (mixed, plain))
+    gap = (found - exact).detach().abs().max()
+    assert 1e-5 < float(gap) < 0.1
+    torch.testing.assert_close(mixed.reference.logprobs(batch).logprobs, found.detach())
+    torch.testing.assert_close(batch.token["sampler_logprobs"], found.detach(), atol=0.1, rtol=0)
+    found.sum().backward()
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in mixed.parameters())
+    adapted = gnomon.load(tiny_folder, lora=4, precision="mixed", float32_head=True)
+    assert adapted.trunk.model.dtype == torch.bfloat16
+    assert {p.dtype for p in adapted.parameters()} == {torch.float32}
+    with pytest.raises(ConfigError, match="did you mean 'mixed'"):
+        gnomon.load(tiny_folder, precision="mixd")
+    narrow = tw.tiny_model().to(torch.bfloat16)
+    with pytest.raises(ModelError, match="needs the weights in float32, and those .* bfloat16"):
+        gnomon.load(narrow, tw.tokenizer(), precision="mixed")
+    assert gnomon.load(narrow, tw.tokenizer()).trunk.precision.name == "bfloat16"
+
+
 def test_what_cannot_be_loaded_says_why(tiny_folder: Path) -> None:
     with pytest.raises(ModelError, match="unknown role 'refrence'; did you mean 'reference'"):
         gnomon.load(tiny_folder, roles=("policy", "refrence"))

@@ -132,6 +132,23 @@ def test_weights_files_go_when_they_are_no_longer_needed(tiny_folder: Path, tmp_
     assert not (tmp_path / "weights").exists()
 
 
+def test_weights_cross_in_the_type_that_the_sampler_holds(tiny_folder: Path, tmp_path: Path) -> None:
+    """Half the bytes, and the very numbers that it would have rounded them to itself."""
+    role, sizes = policy(), {}
+    tw.shake(role, size=0.2)
+    for dtype in ("float32", "bfloat16"):
+        host = TorchHost(tiny_folder, dtype=dtype)
+        engine = over(role, host, tmp_path / dtype)
+        engine.sync_weights()
+        engine.generate(REQUESTS, PARAMS)  # which compares log-probs of a test sequence
+        (file,) = (tmp_path / dtype).rglob("*.safetensors")
+        sizes[dtype] = file.stat().st_size
+        held = dict(host._model.named_parameters())
+        for name, weight in role.trunk.model.named_parameters():
+            assert torch.equal(held[name], weight.to(getattr(torch, dtype))), name
+    assert sizes["bfloat16"] < 0.6 * sizes["float32"]
+
+
 # -- weights that fail to arrive ------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, ModelError
 from gnomon.models.load import LoadedModel, load_causal_lm
 from gnomon.models.memory import RoleNeed
+from gnomon.models.precision import NAMES, Precision, pick_precision
 from gnomon.models.roles import Role, Trunk
 from gnomon.models.save import FACTS, save_policy
 from gnomon.plugins import did_you_mean
@@ -71,7 +72,7 @@ class Model:
 
     def with_reference(self) -> Model:
         """This model with a "reference": a frozen copy of the policy as it is now."""
-        frozen = Role("reference", self.trunk.copy(), adapter=self.policy.adapter)
+        frozen = Role("reference", self.trunk.frozen_copy(), adapter=self.policy.adapter)
         return replace(self, roles={**self.roles, "reference": frozen})
 
     def parameters(self) -> list[nn.Parameter]:
@@ -109,9 +110,11 @@ def load(
     lora: int | None = None,
     max_length: int | None = None,
     template: str | None = None,
-    dtype: str = "float32",
+    precision: str = "auto",
+    float32_head: bool = False,
     device: str = "auto",
     gradient_checkpointing: bool = False,
+    compile: bool = False,
     seed: int = 0,
 ) -> Model:
     """Load a model and set up its roles.
@@ -128,14 +131,20 @@ def load(
         lora: the adapters' rank (alpha is twice that); None for full fine-tuning.
         max_length: tokens of a prompt with one response; 1024, or what the model takes.
         template: a chat template by name or as a .jinja file, where the tokenizer has none.
-        dtype: "float32" or "bfloat16"; of a model in memory its own.
+        precision: "float32", "mixed" (float32 weights where they are trained, bfloat16 products),
+            "bfloat16", or "auto": mixed on a GPU that multiplies it, else float32. A model in memory
+            keeps the type of its weights, which "auto" is; mixed needs them in float32, with LoRA
+            in bfloat16.
+        float32_head: compute logits in float32 whatever the rest is computed in.
         device: "auto", "cpu" or "cuda"; a model in memory stays where it is.
         gradient_checkpointing: compute activations again in the backward pass, for less memory.
+        compile: run the layers through torch.compile: minutes at first, then faster steps.
         seed: of the adapters' and heads' first weights.
 
     Raises:
         ModelError: no such model, weights that would have to be unpickled, an unknown role.
-        ConfigError: no such device, a rank below 1, more tokens than the model takes.
+        ConfigError: no such device or precision there, a rank below 1, more tokens than the model
+            takes.
         DataError: a template that cannot be used.
     """
     roles = (roles,) if isinstance(roles, str) else roles
@@ -143,11 +152,11 @@ def load(
         if name not in ROLES:
             raise ModelError(f"unknown role {name!r}; {did_you_mean(name, ROLES)}")
     adapt = None if lora is None else {"rank": lora, "alpha": 2.0 * lora}
-    train = {"gradient_checkpointing": gradient_checkpointing}
+    train = {"gradient_checkpointing": gradient_checkpointing, "compile": compile}
     stage = {"name": "load", "algorithm": "sft", "lora": adapt, "train": train}
-    builder = RoleBuilder(
-        validate_as(StageSpec, stage, "load"), _loaded(model, tokenizer, dtype, device), seed
-    )
+    spec = validate_as(StageSpec, stage, "load")
+    asked, loaded = _loaded(model, tokenizer, precision, device, lora is not None)
+    builder = RoleBuilder(spec, loaded, seed, precision=replace(asked, float32_head=float32_head))
     trunk = builder.trunk
     made = builder.build([ROLES[name] for name in roles], None)
     context = context_of(trunk.model.config)
@@ -160,19 +169,33 @@ def load(
 def _loaded(
     model: str | Path | PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
-    dtype: str,
+    precision: str,
     device: str,
-) -> LoadedModel:
+    lora: bool,
+) -> tuple[Precision, LoadedModel]:
+    if precision not in ("auto", *NAMES):
+        said = did_you_mean(precision, ("auto", *NAMES), "use one of")
+        raise ConfigError(f"unknown precision {precision!r}; {said}")
     if isinstance(model, str | Path):
         if tokenizer is not None:
             raise ModelError("a model that is loaded by name brings its tokenizer: leave it out")
         if device not in DEVICES:
             raise ConfigError(f"unknown device {device!r}; {did_you_mean(device, DEVICES)}")
-        return load_causal_lm(model, dtype=dtype, device=pick_device(device))
+        place = pick_device(device)
+        picked = pick_precision(precision, place)
+        kind = picked.frozen if lora else picked.trained
+        return picked, load_causal_lm(model, dtype=kind, device=place)
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
             f"a {type(model).__name__} is no model: give a name, a folder or a transformers model"
         )
     if tokenizer is None:
         raise ModelError("a model in memory needs its tokenizer: gnomon.load(model, tokenizer)")
-    return LoadedModel(model, tokenizer, model.name_or_path or "memory", "")
+    own = str(model.dtype).removeprefix("torch.")
+    picked = Precision(own) if precision == "auto" else pick_precision(precision, model.device)
+    if precision != "auto" and own != (wanted := picked.frozen if lora else picked.trained):
+        raise ModelError(
+            f"precision={precision!r} needs the weights in {wanted}, and those of this model are "
+            f"{own}: load it so (dtype=torch.{wanted}), or leave precision out"
+        )
+    return picked, LoadedModel(model, tokenizer, model.name_or_path or "memory", "")

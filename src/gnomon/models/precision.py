@@ -67,7 +67,7 @@ class Precision:
 
 
 def pick_precision(asked: str, device: torch.device, float32_head: bool = False) -> Precision:
-    """The precision that a recipe asks for; "auto" is mixed where the device has bfloat16 units.
+    """The precision that is asked for; "auto" is mixed where the device has bfloat16 units.
 
     Raises:
         ConfigError: the device cannot compute in it.

@@ -133,7 +133,7 @@ class HostReplica(Replica):
         if self._base:
             return self._writer.write_adapter(self._base)
         if self._transfer == "file":
-            return self._writer.write()
+            return self._writer.write(self._dtype)
         return self._writer.here(self._dtype, kept)
 
     def restored(self, state: Mapping[str, Any]) -> SentSnapshot:

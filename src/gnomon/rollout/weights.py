@@ -61,13 +61,21 @@ class PolicyWriter:
             state = remove_tied_weights_from_state_dict(state, self._shell)
             return dict(revert_weight_conversion(self._shell, state))
 
-    def write(self) -> WeightsFile:
-        """Write the weights as they are now, the adapter merged.
+    def write(self, dtype: torch.dtype) -> WeightsFile:
+        """Write the weights as they are now, the adapter merged, for a sampler that holds ``dtype``.
+
+        Wider numbers are rounded to it here as they would be there, so that half as much is sent.
 
         Raises:
+            EngineError: numbers that ``dtype`` does not hold.
             RunError: the disk is full.
         """
-        return self.of(self.state(self._policy.adapter))
+        state = self.state(self._policy.adapter)
+        for name, tensor in state.items():
+            if tensor.is_floating_point() and tensor.itemsize > dtype.itemsize:
+                _check_finite(name, tensor, torch.finfo(dtype).max, dtype)
+                state[name] = tensor.to(dtype)
+        return self.of(state)
 
     def of(self, state: Mapping[str, Tensor]) -> WeightsFile:
         """Write these tensors; raises RunError where the disk is full."""
