@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def test_what_fits_is_left_as_it_is() -> None:
     found = fit(job(), 1000 * GB)
     assert found.fits
     assert not found.changes
-    assert found.job == job()
+    assert found.job == replace(job(), device_bytes=1000 * GB)
     assert found.before == found.after == memory(job())
 
 
@@ -85,8 +86,6 @@ def test_a_change_that_is_not_needed_is_left_out() -> None:
 
 
 def _with(asked: Job, change: Any) -> Job:
-    from dataclasses import replace
-
     from gnomon.plan.fit import FIELDS
 
     return replace(asked, **{name: getattr(change.job, name) for name in FIELDS[change.name]})

@@ -9,8 +9,10 @@ kernels of one more block some 40 us, and a token's keys and values about 10 ns 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ _SHARE = 64
 
 def costs_of(device: torch.device | str) -> Costs:
     """The row of a device; one that the table does not know is taken for a CPU."""
-    return COSTS.get(torch.device(device).type, COSTS["cpu"])
+    return COSTS.get(str(device).partition(":")[0], COSTS["cpu"])
 
 
 def logits_at_once(device: torch.device | str) -> int:
@@ -47,9 +49,15 @@ def logits_at_once(device: torch.device | str) -> int:
 
     What a GPU has in all decides, and not what is free, so that a run and its resumption cut alike.
     """
+    import torch  # here and not above: the planner reads this table, and torch takes a second
+
     device = torch.device(device)
-    wanted = costs_of(device).logits
     if device.type != "cuda" or not torch.cuda.is_available():
-        return wanted
-    memory = torch.cuda.get_device_properties(device).total_memory
-    return min(wanted, memory // _SHARE // torch.float32.itemsize)
+        return costs_of(device).logits
+    return logits_within(device.type, torch.cuda.get_device_properties(device).total_memory)
+
+
+def logits_within(kind: str, memory: float) -> int:
+    """Logits to hold at once on a device of this kind and memory in bytes; 0 where it is not known."""
+    wanted = costs_of(kind).logits
+    return min(wanted, int(memory) // _SHARE // 4) if kind == "cuda" and memory else wanted

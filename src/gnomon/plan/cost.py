@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from scipy.special import ndtri  # type: ignore[import-untyped]
 
+from gnomon.models.costs import logits_within
 from gnomon.plan.hardware import Hardware
 from gnomon.plan.job import CACHED, PG, REFERENCED, Job
 from gnomon.plan.shapes import Shape
@@ -29,9 +30,6 @@ LENGTHS = 0.6
 """Standard deviation of the logarithm of response lengths (a log-normal distribution): a guess,
 which makes the longest of 8, 64, 512 and 8,192 responses 1.7, 3.1, 4.7 and 7.5 times the mean."""
 ATTENTION_BACKWARD = 2.5
-LOGITS = 128 * 2**20
-"""Bytes of logits in a chunk of the head (models/logprobs.py): with more, backward computes them
-again."""
 CHUNK = 32.0
 """Query-key pairs that a copied token is worth (models/attention.py)."""
 NARROW = 8.0
@@ -222,7 +220,8 @@ def _training(job: Job) -> Work:
     matrices *= roles
     if job.method != "reward_model":  # the policy's head; a value model has none
         matrices += full_pass(shape.embedding, 0 if job.lora else shape.embedding, tokens.response)
-        if tokens.response / _passes(job, tokens) * shape.vocabulary * 4 > LOGITS:
+        at_once = logits_within(job.device, job.device_bytes)  # with more, they are computed again
+        if tokens.response / _passes(job, tokens) * shape.vocabulary > at_once:
             matrices += forward_pass(shape.embedding, tokens.response)
     calls = _passes(job, tokens) * shape.layers * (4 if job.recompute else 3)
     return Work(

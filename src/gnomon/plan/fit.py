@@ -82,6 +82,8 @@ def fit(job: Job, gpu_bytes: float, gpus: int = 1, ratio: float = 1.0) -> Fit:
     """
     if gpu_bytes <= 0:
         raise ConfigError(f"a GPU has {gpu_bytes} bytes of memory: nothing fits there")
+    if not job.device_bytes:
+        job = replace(job, device_bytes=gpu_bytes)
     room, before = gpu_bytes * HEADROOM / ratio, memory(job)
     changes: list[Change] = []
     now, peak, last = job, before.peak, math.inf
@@ -216,8 +218,8 @@ def _shards(job: Job, gpus: int) -> Iterator[Change]:
         count = min(gpus, 2 * count)
         yield Change(
             SHARDS,
-            "",  # a recipe trains on one device
-            f"{count} GPUs hold one model together, which gnomon's own trainer does not do yet",
+            "",  # torchrun's business
+            f"{count} GPUs hold one model together (strategy: fsdp2)",
             replace(job, shards=count),
         )
 

@@ -59,6 +59,7 @@ class Job:
         minibatches: optimizer steps that a step's samples are divided into.
         shards: GPUs over which weights, gradients and moments are divided.
         device: on a CPU sampling reorders the weights, and checkpoints share the same memory.
+        device_bytes: memory of one GPU, of which the head takes a share; 0: a large one's.
         critics: models trained beside the policy; None: as many as the method has.
         references: frozen copies of the policy's start; None: as many as the method has. With LoRA
             they are the trunk itself.
@@ -88,6 +89,7 @@ class Job:
     engine: Engine = "torch"
     minibatches: int = 1
     device: Device = "cuda"
+    device_bytes: float = 0.0
     critics: int | None = None
     references: int | None = None
     followers: int = 0

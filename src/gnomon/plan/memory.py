@@ -19,14 +19,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gnomon.models.costs import logits_within
 from gnomon.plan.job import CACHED, ENTROPY, Job
 from gnomon.plan.layout import Layout, layout
 from gnomon.plan.shapes import Shape
 
-LOGITS = 2**25
-"""Logits in a chunk of the head (128 MiB in float32); models/logprobs.py."""
 ROWS = 64
-"""Fewest rows of such a chunk."""
+"""Fewest rows in a chunk of the head; models/logprobs.py."""
 PREFILL = 2048
 """Prompt tokens in one pass of the sampler; rollout/torch_engine.py."""
 JUDGED = 8192
@@ -80,7 +79,7 @@ def memory(job: Job) -> Memory:
         masks = (MASKING + job.compute_bytes) * plan.made
         instants["reference passes"] = (
             max(masks, _forward(job.model, job, plan.tokens) + job.compute_bytes * plan.mask)
-            + _head(job, plan.responses)[0]
+            + head(job, plan.responses).passing
         )
     if job.trained_roles:
         instants["forward and backward"] = _training(job, plan)
@@ -176,22 +175,40 @@ def _gathered(job: Job, shape: Shape) -> float:
     return 2 * max(layer, shape.embedding) * job.compute_bytes
 
 
-def _head(job: Job, responses: int) -> tuple[float, float, float]:
-    """Bytes of the vocabulary head: of a forward pass, of its backward pass, and kept between.
+@dataclass(frozen=True)
+class Head:
+    """Bytes of the vocabulary head's logits: in a pass without gradients, in a forward pass, kept
+    after it, and in the backward pass beside what is kept."""
 
-    Logits are made a chunk at a time; where one chunk is enough it is kept for the backward pass.
+    passing: float = 0.0
+    forward: float = 0.0
+    kept: float = 0.0
+    backward: float = 0.0
+
+
+def head(job: Job, responses: int) -> Head:
+    """What the logits of so many response tokens take.
+
+    They are made a chunk at a time in one piece of memory; where one chunk is enough it is kept for
+    the backward pass, which then needs no other. A gradient of the entropy, or one through a
+    softcap, takes two pieces more.
     """
     if job.method == "reward_model":
-        return 0.0, 0.0, 0.0
+        return Head()
     V = job.model.vocabulary
-    chunk = max(ROWS, LOGITS // V)
-    rows = min(chunk, responses)
-    one = 4.0 * rows * V
-    narrow = 0.0 if job.compute_bytes == 4 else one / 2  # as the matrix gives them
-    if responses <= chunk:  # the entropy's gradient takes one more
-        return 2 * one + narrow, one * (1 + (job.method == "ppo")) + narrow, one
-    count = 3 if job.method in ENTROPY else 2
-    return count * one + narrow, (2 + (job.method == "ppo")) * one + narrow, 0.0
+    chunk = max(ROWS, logits_within(job.device, job.device_bytes) // V)
+    one = 4.0 * min(chunk, responses) * V
+    narrow = 0.0 if job.compute_bytes == 4 else one / 2  # as the matrix gives and takes them
+    logged = one * (job.method in ENTROPY and job.device == "cuda")  # a CPU does a few rows at once
+    kept = one * (responses <= chunk)
+    more = job.method == "ppo" or job.model.softcap
+    product = 2.0 * job.model.embedding * bool(narrow and not job.lora)  # a chunk's for the weight
+    return Head(
+        passing=one + narrow,
+        forward=one + max(narrow, logged + kept * more),
+        kept=kept,
+        backward=max(3 * one * bool(more), one * (1 + bool(more)) + narrow + product) - kept,
+    )
 
 
 # -- training -----------------------------------------------------------------------------------
@@ -239,7 +256,7 @@ def _training(job: Job, plan: Layout) -> float:
     """
     shape, N, size, n = job.model, plan.tokens, job.compute_bytes, job.trained_roles
     layer = N * kept(job, shape, plan)
-    forward, backward, logits = _head(job, plan.responses)
+    logits = head(job, plan.responses)
     hidden = shape.hidden * job.stream_bytes
     rows = float(plan.responses * hidden) if job.method != "reward_model" else 0.0
     if job.recompute:
@@ -255,19 +272,19 @@ def _training(job: Job, plan: Layout) -> float:
     if job.method == "reward_model":
         wide = table = 0.0
     share = gradients * (n - 1) / n if not before else 0.0
-    held = rows + logits
+    held = rows + logits.kept
+    if job.autocast and job.recompute and wide:  # the head's narrow copy; others come and go
+        held += 2.0 * shape.embedding / job.shards
     asked = job.method in CACHED and job.frozen_copies  # a live reference, within the loss
     moments = {
-        "reference": one + held + forward + _forward(shape, job, N) if asked else 0.0,
-        "forward": n * one + max(0.0, forward - logits) + held,
+        "reference": one + held + logits.passing + _forward(shape, job, N) if asked else 0.0,
+        "forward": n * one + max(0.0, logits.forward - logits.kept) + held,
         "values": (n * one + held + layer + passing) if n > 1 else 0.0,
-        "head": one + share + held + backward + wide,
+        "head": one + share + held + logits.backward + wide,
         "layers": one + share + rows + wide + max(layer + passing, rows),
         "end": (gradients if not before else 0.0)
-        + table * (shape.tied + bool(before))
-        + passing
-        + layer
-        + N * hidden * (shape.layers if job.recompute else 1),
+        + max(table * (shape.tied + bool(before)), passing + layer)
+        + N * hidden,
     }
     return max(moments.values()) + before + masks
 

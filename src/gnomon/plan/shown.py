@@ -11,6 +11,7 @@ from rich.text import Text
 
 from gnomon.plan.answers import Plan
 from gnomon.plan.facts import TOKENS_A_WORD, Facts
+from gnomon.plan.hardware import GPUS_A_NODE
 from gnomon.plan.probe import ProbeRecord, corrected
 from gnomon.plan.serving import table as serving_table
 from gnomon.plan.sizing import WEIGHTS, Fit, Sized, euros
@@ -23,6 +24,7 @@ def parts(plan: Plan) -> Iterator[RenderableType]:
     yield Text(f"Method  {_stages(fit)}", style="bold")
     yield Text(f"Memory  {memory_line(fit)}", style="bold")
     yield Text(f"Cost    {cost_line(plan)}", style="bold")
+    yield Text(f"Runs    {runs_line(fit)}", style="bold")
     yield Text()
     if plan.cut:
         yield Text(plan.cut, style="yellow")
@@ -62,6 +64,17 @@ def memory_line(fit: Fit) -> str:
         f"{gigabytes(fit.peak)} of {gigabytes(fit.hardware.gpu.memory)} ({fit.hardware.gpu.name})"
         f"{shared}, in {largest.name} ({largest.memory.worst}): {fit.way.label}"
     )
+
+
+def runs_line(fit: Fit) -> str:
+    """The precision, and how many processes train."""
+    count = fit.hardware.count
+    said = f"precision: {fit.way.precision}, "
+    if count == 1:
+        return said + "one process"
+    spread = "the weights divided among them (strategy: fsdp2)"
+    how = spread if fit.shards > 1 else "a copy of the weights in each (strategy: ddp)"
+    return f"{said}{count} processes (torchrun --nproc-per-node {min(count, GPUS_A_NODE)}), {how}"
 
 
 def _does_not_fit(fit: Fit) -> str:

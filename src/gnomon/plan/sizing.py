@@ -118,7 +118,8 @@ def sized(
         rows = written if _made(spec) else rows_of(spec, facts)
         written = rows if spec["algorithm"] in ("collect", "revise") else written
         job = job_of(spec, recipe, way, facts, shape, shards)
-        job = job if on.gpu.queued else replace(job, device="cpu")
+        where = {"device_bytes": on.gpu.memory} if on.gpu.queued else {"device": "cpu"}
+        job = replace(job, **where)
         steps = steps_of(spec, rows)
         asked = _labels(spec, rows, steps, job, facts)
         stage = bill(job, on, steps, labels=asked)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -37,6 +38,7 @@ from gnomon.stages.check import (
 from gnomon.stages.clock import SPREAD, measure, stage_seconds
 from gnomon.stages.gate_names import check_gates
 from gnomon.stages.probes import FOREIGN_P, foreign_prompts
+from gnomon.stages.processes import Place
 from gnomon.stages.sampler import gpu_bytes_of, share_line
 from gnomon.stages.sizing import stage_job
 from gnomon.stages.stage import (
@@ -221,6 +223,7 @@ def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table 
     plans = make_plan(recipe, base, code)
     yield _stage_table(recipe, plans)
     yield Text(_total(plans))
+    yield Text(_how(recipe))
     for plan in plans:
         if plan.left_out:
             yield Text(f"{plan.stage.name}: {summarise_skipped(plan.left_out)}")
@@ -293,6 +296,24 @@ def _total(plans: Sequence[StagePlan]) -> str:
         f"time: a rough estimate, between {low} and {high} on this machine{more}: arithmetic "
         "counted, not run; slow rewards and the comparison are left out"
     )
+
+
+def _how(recipe: Recipe) -> str:
+    """The device, the precision, the processes and the compiled layers of a run of this command."""
+    device, precision = pick_device(recipe.device), recipe_precision(recipe)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+    words = {"mixed": "mixed precision (float32 weights, bfloat16 products)"}
+    said = f"runs on {name} in {words.get(precision.name, precision.name)}"
+    said += " with logits in float32" * precision.float32_head
+    place, asked = Place.here(), recipe.strategy
+    if place is not None:
+        said += f", as {place.world} processes (strategy: {asked})"
+    elif asked in ("ddp", "fsdp2"):
+        said += f"; strategy: {asked} needs processes (torchrun --nproc-per-node N -m gnomon run)"
+    else:
+        said += ", as one process"
+    compiled = [stage.name for stage in recipe.stages if stage.train.compile]
+    return said + (f"; layers are compiled in {', '.join(compiled)}" if compiled else "")
 
 
 def _about(seconds: float) -> str:

@@ -18,6 +18,7 @@ from gnomon.plan.shapes import Shape, shape_of_config
 from gnomon.stages.names import other_model, reward_folder
 from gnomon.stages.roles import lora_settings
 from gnomon.stages.sources import LENGTH, context_of
+from gnomon.stages.sampler import gpu_bytes_of
 from gnomon.stages.stage import Stage
 
 
@@ -60,6 +61,7 @@ def stage_job(stage: Stage, lengths: Lengths | None = None) -> Job:
         engine="torch" if rollout.url is not None else rollout.engine,
         minibatches=passes.minibatches,
         device="cpu" if stage.device.type == "cpu" else "cuda",
+        device_bytes=gpu_bytes_of(stage.device),
         critics=sum(need.trainable for need in ours) - 1,
         references=sum(not need.moves for need in frozen),
         followers=sum(need.moves for need in frozen),
