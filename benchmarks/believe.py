@@ -2,12 +2,13 @@
 
     python benchmarks/believe.py abilities          12 labellers of .55 to .95, by each method
     python benchmarks/believe.py tunnel --out DIR   reward models: majority against calibrated
+    python benchmarks/believe.py heads --out DIR    the same with heads on a frozen policy
     python benchmarks/believe.py real --data DIR    held-out labels of public data
     python benchmarks/believe.py flags              how often honest labellers are flagged
     python benchmarks/believe.py speed              a million votes, and crowd-kit on them
 
-``tunnel`` keeps a row for each reward model in DIR/rows.jsonl; the same command goes on after a
-stop. docs/believe.md has the figures.
+``tunnel`` and ``heads`` keep a row for each reward model in DIR/rows.jsonl; the same command goes
+on after a stop. docs/believe.md has the figures.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from believe_tunnel import (
     Pair,
     careless_crowd,
+    end_states_of,
     even_crowd,
+    head_accuracy,
     label,
     make_pairs,
     reward_model_accuracy,
@@ -89,11 +92,11 @@ def _ece(right: Any, sure: Any) -> float:
 def tunnel(args: argparse.Namespace) -> None:
     """Train what is missing, then print the table."""
     rows = _read(args.out / "rows.jsonl")
-    for seed in range(args.seeds):
+    for seed in range(args.first, args.first + args.seeds):
         for crowd in args.crowds:
             for route in args.routes:
                 key = {"seed": seed, "crowd": crowd, "route": route, "n": args.n,
-                       "epochs": args.epochs}  # fmt: skip
+                       "epochs": args.epochs, "start": args.start}  # fmt: skip
                 if not any(key.items() <= row.items() for row in rows):
                     began = time.monotonic()
                     row = {**key, **_train(args, seed, crowd, route)}
@@ -102,23 +105,64 @@ def tunnel(args: argparse.Namespace) -> None:
                         file.write(json.dumps(row) + "\n")
                     print(json.dumps(row), flush=True)
                     rows.append(row)
-    _table([r for r in rows if r["n"] == args.n and r["epochs"] == args.epochs])
+    shown = {"n": args.n, "epochs": args.epochs, "start": args.start}
+    seeds = range(args.first, args.first + args.seeds)
+    _table([r for r in rows if shown.items() <= r.items() and r["seed"] in seeds])
 
 
 def _train(args: argparse.Namespace, seed: int, crowd: str, route: str) -> dict[str, Any]:
-    folder = args.out / f"{crowd}-{seed}-{args.n}-{args.epochs}"
+    from label_world import policy
+
+    folder = args.out / f"{crowd}-{seed}-{args.n}-{args.epochs}-{args.start}"
     folder.mkdir(parents=True, exist_ok=True)
     pairs, held_out = make_pairs(args.n, 100 + seed), make_pairs(1200, 900 + seed, "heldout")
     votes = label(pairs, careless_crowd(seed, crowd == "contrary"), seed)
+    start = str(policy(args.out)) if args.start == "policy" else "tunnel"
     how = routes(pairs, votes)
     write_rows(folder / "truth-held-out.jsonl", held_out, routes_of_truth(held_out))
     write_rows(folder / f"{route}.jsonl", pairs, how[route])
     found = majority(votes) if route == "majority" else consensus(votes)
     right, sure = _scored(pairs, found.beliefs)
     measured = reward_model_accuracy(
-        folder, seed, folder / f"{route}.jsonl", folder / "truth-held-out.jsonl", args.epochs
-    )
+        folder, seed, folder / f"{route}.jsonl", folder / "truth-held-out.jsonl", args.epochs, start
+    )  # fmt: skip
     return {**measured, "labels_right": float(right.mean()), "labels_ece": _ece(right, sure)}
+
+
+def heads(args: argparse.Namespace) -> None:
+    """Reward heads on a frozen policy's states, which no draw of weights or order disturbs."""
+    from label_world import policy
+
+    model = policy(args.out)
+    file = args.out / "heads.jsonl"
+    rows = _read(file)
+    for seed in range(args.first, args.first + args.seeds):
+        if any(row["seed"] == seed for row in rows):
+            continue
+        everything = make_pairs(max(args.n), 100 + seed)
+        held_out = make_pairs(args.heldout, 900 + seed, "heldout")
+        x, held = end_states_of(everything, model), end_states_of(held_out, model)
+        held, x = held / x.std(0), x / x.std(0)
+        truth = np.array([pair.truth for pair in held_out])
+        for crowd in args.crowds:
+            for n in args.n:
+                pairs = everything[:n]
+                votes = label(pairs, careless_crowd(seed, crowd == "contrary"), seed)
+                how = routes(pairs, votes)
+                for route in args.routes:
+                    found = majority(votes) if route == "majority" else consensus(votes)
+                    right, _ = _scored(pairs, found.beliefs)
+                    value = head_accuracy(x[:n], how[route], held, truth)
+                    key = {"seed": seed, "crowd": crowd, "route": route, "n": n}
+                    figures = {"accuracy": value, "labels_right": float(right.mean())}
+                    rows.append({**key, **figures})
+        with file.open("a") as out:
+            out.writelines(json.dumps(row) + "\n" for row in rows if row["seed"] == seed)
+        print(f"seed {seed} is done", flush=True)
+    seeds = range(args.first, args.first + args.seeds)
+    for n in args.n:
+        print(f"{n} pairs")
+        _table([r for r in rows if r["n"] == n and r["seed"] in seeds])
 
 
 def routes_of_truth(pairs: Sequence[Pair]) -> Any:
@@ -232,7 +276,23 @@ def main() -> None:
     models.add_argument("--epochs", type=int, default=2)
     models.add_argument("--crowds", nargs="+", default=["careless", "contrary"])
     models.add_argument("--routes", nargs="+", default=["majority", "calibrated"])
+    models.add_argument("--first", type=int, default=0, help="the first seed")
+    models.add_argument(
+        "--start",
+        choices=("tunnel", "policy"),
+        default="tunnel",
+        help="weights drawn anew, or a fine-tuned policy's",
+    )
     models.set_defaults(run=tunnel)
+    frozen = commands.add_parser("heads")
+    frozen.add_argument("--out", type=Path, required=True)
+    frozen.add_argument("--first", type=int, default=40, help="the first seed")
+    frozen.add_argument("--seeds", type=int, default=20)
+    frozen.add_argument("--n", type=int, nargs="+", default=[250, 500, 1000])
+    frozen.add_argument("--heldout", type=int, default=2000, help="pairs to measure on")
+    frozen.add_argument("--crowds", nargs="+", default=["careless", "contrary"])
+    frozen.add_argument("--routes", nargs="+", default=["majority", "calibrated", "soft", "truth"])
+    frozen.set_defaults(run=heads)
     rates = commands.add_parser("flags")
     rates.add_argument("--seeds", type=int, default=40)
     rates.add_argument("--n", type=int, default=800)

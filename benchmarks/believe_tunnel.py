@@ -13,7 +13,7 @@ import numpy as np
 
 from gnomon.feedback.consensus import Consensus, consensus, majority
 from gnomon.feedback.records import Vote
-from gnomon.records import Prompt
+from gnomon.records import Group, Message, Prompt, Response
 from gnomon.tasks.tunnel import ORDINARY, Labeller, generate_prompts, gold_score
 from gnomon.tasks.tunnel.demonstrations import write_response
 from gnomon.tasks.tunnel.world import seeded
@@ -124,6 +124,31 @@ def routes(pairs: Sequence[Pair], votes: Sequence[Vote]) -> dict[str, Callable[[
     }
 
 
+def end_states_of(pairs: Sequence[Pair], policy: Path) -> np.ndarray:
+    """[I, H] a policy's hidden states at the end of each pair's first answer less its second's."""
+    from label_world import end_states
+
+    groups = [
+        Group(p.prompt, tuple(Response((Message("assistant", t),)) for t in p.texts)) for p in pairs
+    ]
+    ends = end_states(policy, groups)
+    return ends[0::2] - ends[1::2]
+
+
+def head_accuracy(
+    states: np.ndarray, judged: Callable[[int], Judged], held: np.ndarray, truth: np.ndarray
+) -> float:
+    """Fit a Bradley-Terry reward head on frozen states to comparisons; its accuracy on others."""
+    from label_world import fit_heads
+
+    said = [(i, c) for i in range(len(states)) for c in judged(i)]
+    won = np.array([0.5 if c["tie"] else float(c["better"] == "a") for _, c in said])
+    strength = [c.get("weight", 1.0) * (2.0 * c.get("probability", 1.0) - 1.0) for _, c in said]
+    (head,) = fit_heads(states[[i for i, _ in said]], won, 0, weight=np.array(strength))
+    margin = held @ head
+    return float(np.where(margin == 0, 0.5, (margin > 0) == truth).mean())
+
+
 def write_rows(path: Path, pairs: Sequence[Pair], judged: Callable[[int], Judged]) -> None:
     """The pairs as rows that a recipe reads."""
     rows = [
@@ -141,15 +166,19 @@ def write_rows(path: Path, pairs: Sequence[Pair], judged: Callable[[int], Judged
 
 
 def reward_model_accuracy(
-    folder: Path, seed: int, rows: Path, held_out: Path, epochs: int
+    folder: Path, seed: int, rows: Path, held_out: Path, epochs: int, model: str
 ) -> dict[str, Any]:
-    """Train a reward model on rows; its accuracy on held-out pairs whose truth is known."""
+    """Train a reward model on rows; its accuracy on held-out pairs whose truth is known.
+
+    Args:
+        model: what it starts from: "tunnel" (drawn anew) or a folder.
+    """
     from gnomon.recipe.load import load_recipe
     from gnomon.stages.run import run_recipe
 
     name = f"rm-{rows.stem}"
     plain = {
-        "name": name, "model": "tunnel", "seed": seed, "max_length": 160, "output": str(folder),
+        "name": name, "model": model, "seed": seed, "max_length": 160, "output": str(folder),
         "stages": [{
             "name": "rm", "algorithm": "reward_model", "data": str(rows),
             "eval_data": str(held_out),

@@ -27,6 +27,31 @@ from planted_runs import add_row, read_rows, run_plain
 STEPS = {"epochs": 2, "batch_size": 16, "lr": 1e-3, "checkpoint_every": 1000}
 
 
+SFT = {
+    "name": "sft",
+    "algorithm": "sft",
+    "data": {"path": "tunnel:demonstrations", "options": {"n": 4000, "seed": 1}},
+    "train": {"steps": 200, "batch_size": 32, "lr": 1e-3, "checkpoint_every": 400},
+}
+"""The policy's stage."""
+
+
+def policy(out: Path) -> Path:
+    """The policy alone, trained once; its folder."""
+    model = out / "policy" / "stages" / "01-sft" / "model"
+    if not model.is_dir():
+        run_plain(
+            {
+                "name": "policy",
+                "model": "tunnel",
+                "max_length": 160,
+                "output": str(out),
+                "stages": [SFT],
+            }
+        )
+    return model
+
+
 def prepare(out: Path, pool: int, heldout: int) -> Path:
     """Make the policy, its pairs of answers to ``pool`` prompts and four answers to each of
     ``heldout`` others, once; the run's folder."""
@@ -38,12 +63,7 @@ def prepare(out: Path, pool: int, heldout: int) -> Path:
         "max_length": 160,
         "output": str(out),
         "stages": [
-            {
-                "name": "sft",
-                "algorithm": "sft",
-                "data": {"path": "tunnel:demonstrations", "options": {"n": 4000, "seed": 1}},
-                "train": {"steps": 200, "batch_size": 32, "lr": 1e-3, "checkpoint_every": 400},
-            },
+            SFT,
             {
                 "name": "pool",
                 "algorithm": "collect",
@@ -121,15 +141,15 @@ def answers(out: Path, pool: int, heldout: int) -> tuple[Answers, Answers]:
     files = {stage: run / f"{stage}.npy" for stage in ("02-pool", "03-heldout")}
     for stage, file in files.items():
         if not file.is_file():
-            np.save(file, _states(run / "stages" / "01-sft" / "model", pairs(run, stage)))
+            np.save(file, end_states(run / "stages" / "01-sft" / "model", pairs(run, stage)))
     states = {stage: np.load(file, allow_pickle=False) for stage, file in files.items()}
     mean, scale = states["02-pool"].mean(0), states["02-pool"].std(0) + 1e-6
     made = [Answers(pairs(run, stage), (x - mean) / scale) for stage, x in states.items()]
     return made[0], made[1]
 
 
-def _states(policy: Path, groups: Sequence[Group]) -> np.ndarray:
-    """[S, H] the policy's last hidden state of every answer."""
+def end_states(policy: Path, groups: Sequence[Group]) -> np.ndarray:
+    """[S, H] the policy's last hidden state of every answer of the groups."""
     import torch
 
     from gnomon.data.batch import microbatches, pack
