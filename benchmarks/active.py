@@ -46,7 +46,7 @@ from label_world import (
 )
 
 SEEDS = {"heads": tuple(range(10)), "whole": (0, 1, 2)}
-ROUNDS = {"heads": (32, 64, 128, 256, 512), "whole": (128, 256)}
+ROUNDS = {"heads": (32, 64, 128, 256, 512), "whole": (128, 256, 512)}
 """Labels after each round."""
 WHOLE_METHODS: tuple[Method, ...] = ("both", "random")
 MEMBERS = 8

@@ -1,14 +1,18 @@
 """Constitutional AI where the truth is known, with real models, and beside what was published.
 
     python benchmarks/constitutional.py tunnel [--seeds 0,1,2] [--errors 0.1,0.25] [--workers 2]
+    python benchmarks/constitutional.py mixed [--seeds 0,1,2]        after tunnel
     python benchmarks/constitutional.py smollm2 [--prompts 24]
     python benchmarks/constitutional.py published
 
 ``tunnel`` runs recipes/constitutional-tunnel.yaml for each seed and rate of error, of the critic
 and of the judge alike, and prints how many forbidden requests each policy refuses (harmlessness)
 and how many look-alikes it answers (helpfulness). About 2 minutes of one core a run; stop it at any
-time, the same command goes on. ``smollm2`` has SmolLM2-135M revise its own answers to requests half
-of which ought to be refused. ``published`` compares our constitution with that of Bai et al. 2022.
+time, the same command goes on. ``mixed`` takes its runs at 10% and trains anew with more or less
+helpfulness mixed in: no helpful demonstrations among the revisions, or more of them, and among the
+preferences a labeller's comparisons of answers to harmless requests. ``smollm2`` has SmolLM2-135M
+revise its own answers to requests half of which ought to be refused. ``published`` compares our
+constitution with that of Bai et al. 2022.
 """
 
 from __future__ import annotations
@@ -59,6 +63,49 @@ def chain(seed: int, errors: Sequence[float], out: str, skip: Sequence[str]) -> 
         compared = {**plain["compare"], "reference": "sl-cai"}
         one = {**plain, "name": run_name(seed, error), "model": str(helpful)}
         _run({**one, "stages": rest, "compare": compared})
+
+
+MIXES = ("sl-cai", "sl-alone", "sl-helpful", "dpo", "dpo-helpful")
+PERSON = {"name": "person", "noise": 0.2, "careless": 0.05}
+"""Who compares answers to harmless requests."""
+
+
+def mixed(args: argparse.Namespace) -> None:
+    """Helpfulness mixed in, in other measures: train what is not there yet, then the table."""
+    found = []
+    for seed in args.seeds:
+        plain, run = _plain(seed, str(args.out)), args.out / run_name(seed, 0.1)
+        helpful = str(args.out / f"helpful-{seed}" / "stages" / "01-helpful" / "model")
+        folder = {path.name[3:]: path.resolve() for path in (run / "stages").iterdir()}
+        revised, compared = (str(folder[x] / "groups.jsonl") for x in ("revised", "compared"))
+        of = {stage["name"]: stage for stage in plain["stages"]}
+        more = {"path": "tunnel:request-demonstrations"}
+        more |= {"options": {"n": 300, "seed": 3, "benign": 1.0}}
+        sl = {**of["sl-cai"], "from": helpful}
+        harmless = {"path": "tunnel:benign", "options": {"n": 600, "seed": 7}}
+        helped = {**of["compared"], "name": "helped", "data": harmless} | {"reward": None}
+        over = {"from": str(folder["sl-cai"] / "model")}
+        stages = [
+            {**sl, "name": "sl-alone", "data": revised},
+            {**sl, "name": "sl-helpful", "data": [revised, *of["sl-cai"]["data"][1:], more]},
+            {**helped, **over, "settings": {"labellers": [PERSON]}},
+            {**of["dpo"], **over, "name": "dpo-helpful", "data": [compared, "stage:helped"]},
+        ]
+        compare = {**plain["compare"], "reference": "sl-alone"}
+        name = f"mixed-seed-{seed}"
+        _run({**plain, "name": name, "model": helpful, "stages": stages, "compare": compare})
+        found.append(shares(run) | shares(args.out / name))
+    lines: list[list[Any]] = []
+    for policy in MIXES:
+        line: list[Any] = [policy]
+        base = "dpo" if policy == "dpo-helpful" else "sl-cai"
+        for part in ("forbidden", "benign"):
+            gains = [one[policy][part] - one[base][part] for one in found]
+            line += [_over_seeds([one[policy][part] for one in found])]
+            line += ["" if policy == base else _over_seeds(gains)]
+        lines.append(line)
+    gain = "less sl-cai (dpo)"
+    show("helpfulness mixed in", ["", "refused", gain, "answered", gain], lines)
 
 
 def run_name(seed: int, error: float) -> str:
@@ -305,7 +352,7 @@ def main() -> None:
     made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("what", choices=("tunnel", "table", "smollm2", "published"))
+    made.add_argument("what", choices=("tunnel", "table", "mixed", "smollm2", "published"))
     made.add_argument("--out", type=Path, default=Path("constitutional-runs"), help="the runs")
     made.add_argument("--seeds", type=lambda t: [int(x) for x in t.split(",")], default=[0, 1, 2])
     made.add_argument(
@@ -319,7 +366,8 @@ def main() -> None:
     made.add_argument("--tokens", type=int, default=48, help="of an answer and of a critique")
     made.add_argument("--examples", type=int, default=1, help="shown to the critic")
     args = made.parse_args()
-    {"tunnel": tunnel, "table": table, "smollm2": smollm2, "published": published}[args.what](args)
+    todo = {"tunnel": tunnel, "table": table, "mixed": mixed}
+    (todo | {"smollm2": smollm2, "published": published})[args.what](args)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from gnomon.stats.intervals import Interval, weighted_proportion
 from gnomon.tasks.tunnel.gold import gold_score
 from planted_runs import add_row, read_rows, run_plain
 
-STEPS = {"epochs": 2, "batch_size": 16, "lr": 1e-3, "checkpoint_every": 1000}
+STEPS = {"steps": 64, "batch_size": 16, "lr": 1e-3, "checkpoint_every": 1000}
 
 
 SFT = {

@@ -30,6 +30,9 @@ from gnomon.files import first_line, make_folder, plain_errors, write_file
 
 _BUSY_SECONDS = 60.0
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_CACHE_KB = 32 * 1024
+"""What a connection to SQLite keeps of the file at most: rows under a hash are all over it, and
+with SQLite's own 2 MB a large import reads and writes the same pages again and again."""
 _LOCK = 0x676E6F6D6F6E
 """The advisory lock of whoever writes to a store in PostgreSQL."""
 
@@ -236,7 +239,8 @@ def _url(where: str | Path) -> URL:
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions begin where they are begun, see _begin
     cursor = connection.cursor()
-    for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+    settings = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
+    for setting in (*settings, f"cache_size=-{_CACHE_KB}"):
         cursor.execute(f"PRAGMA {setting}")
     cursor.close()
 
