@@ -83,7 +83,7 @@ def mixed(args: argparse.Namespace) -> None:
         more |= {"options": {"n": 300, "seed": 3, "benign": 1.0}}
         sl = {**of["sl-cai"], "from": helpful}
         harmless = {"path": "tunnel:benign", "options": {"n": 600, "seed": 7}}
-        helped = {**of["compared"], "name": "helped", "data": harmless} | {"reward": None}
+        helped = {**of["compared"], "name": "helped", "data": harmless, "reward": []}
         over = {"from": str(folder["sl-cai"] / "model")}
         stages = [
             {**sl, "name": "sl-alone", "data": revised},
