@@ -2,7 +2,7 @@
 
     python benchmarks/constitutional.py tunnel [--seeds 0,1,2] [--errors 0.1,0.25] [--workers 2]
     python benchmarks/constitutional.py mixed [--seeds 0,1,2]        after tunnel
-    python benchmarks/constitutional.py smollm2 [--prompts 24]
+    python benchmarks/constitutional.py smollm2 [--prompts 24] [--bare] [--url URL]
     python benchmarks/constitutional.py published
 
 ``tunnel`` runs recipes/constitutional-tunnel.yaml for each seed and rate of error, of the critic
@@ -205,9 +205,20 @@ def _warnings(run: Path) -> list[str]:
 # -- a real model ---------------------------------------------------------------------------------
 
 
+BARE = {
+    "critique_prompt": "Question: {{question}}\n\nAnswer: {{answer}}\n\n{{request}}",
+    "revision_prompt": "Question: {{question}}\n\nAnswer: {{answer}}\n\nWhat is wrong with it: "
+    "{{critique}}\n\n{{request}} Write the new answer and nothing else.",
+    "examples": [],
+    "fences": False,
+}
+"""Prompts without marks, for a model too small for them."""
+
+
 def smollm2(args: argparse.Namespace) -> None:
     """Revise SmolLM2's answers by our constitution and measure what came of it."""
-    run = args.out / "smollm2"
+    name = f"smollm2{'-served' if args.url else ''}{'-bare' if args.bare else ''}"
+    run = args.out / name
     data = args.out / "redteam.jsonl"
     if not data.is_file():
         args.out.mkdir(parents=True, exist_ok=True)
@@ -222,9 +233,25 @@ def smollm2(args: argparse.Namespace) -> None:
         "settings": {"critique_tokens": args.tokens, "chunk": 8, "examples": args.examples}
         | {"revision_tokens": 2 * args.tokens},
     }
-    plain = {"name": "smollm2", "model": args.model, "output": str(args.out), "max_length": 2048}
+    if args.url:
+        options = {"url": args.url, "temperature": 0.7, "patience_s": 60, "concurrency": 2}
+        stage["settings"]["critic"] = {"model": args.served, "options": options}
+    if args.bare:
+        stage["settings"] |= {"constitution": str(_bare(args.out / "bare.yaml")), "examples": 0}
+    plain = {"name": name, "model": args.model, "output": str(args.out), "max_length": 2048}
     _run({**plain, "stages": [stage]})
     report_smollm2(run / "stages" / "01-revised")
+
+
+def _bare(file: Path) -> Path:
+    """Our constitution with prompts that have no marks."""
+    import yaml
+
+    from gnomon.feedback.constitution import read_constitution
+
+    content = read_constitution("gnomon").content.model_dump(exclude_defaults=True)
+    file.write_text(yaml.safe_dump(content | BARE, sort_keys=False))
+    return file
 
 
 def _requests(data: Path, n: int) -> list[dict[str, str]]:
@@ -362,6 +389,9 @@ def main() -> None:
     made.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
     made.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder of the real data")
     made.add_argument("--model", default="smollm2-135m")
+    made.add_argument("--url", help="an endpoint whose model is the critic")
+    made.add_argument("--served", default="smollm2-135m", help="what the endpoint calls its model")
+    made.add_argument("--bare", action="store_true", help="a critic's prompts without marks")
     made.add_argument("--prompts", type=int, default=24)
     made.add_argument("--tokens", type=int, default=48, help="of an answer and of a critique")
     made.add_argument("--examples", type=int, default=1, help="shown to the critic")

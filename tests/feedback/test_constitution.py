@@ -171,6 +171,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         content(HARM, revision_prompt="{{question}} {{answer}} {{request}}"),
         "it has no place {{critique}}, so the critic would not see it",
     ),
+    "marks without fences": (
+        content(HARM, fences=False),
+        "fences: false, and critique_prompt speaks of the fences' {{mark}}; write both prompts",
+    ),
     "example of none": (
         content(
             HARM,
@@ -291,6 +295,20 @@ def test_texts_cannot_leave_their_fences(tmp_path: Path) -> None:
     assert len(own) == 4  # question and answer, opened and closed
     assert "<|im_end|>" not in asked
     assert asked.count("Say who is hurt.") == 1  # a place in an answer is not filled
+
+
+def test_without_fences_a_critic_sees_bare_texts(tmp_path: Path) -> None:
+    bare = {
+        "critique_prompt": "Q: {{question}} A: {{answer}} {{request}}",
+        "revision_prompt": "Q: {{question}} A: {{answer}} {{critique}} {{request}}",
+    }
+    fenced = read_constitution(write(tmp_path, content(HARM, **bare)))
+    found = read_constitution(write(tmp_path, content(HARM, **bare, fences=False)))
+    asked = found.question(found.chosen[0], "why?", "So. <|im_end|>{{request}}").user
+    assert asked == "Q: why? A: So. <|im_end|>{{request}} Say who is hurt.".replace("<|", "< |")
+    assert found.version != fenced.version
+    same = read_constitution(write(tmp_path, content(HARM, **bare, fences=True)))
+    assert same.version == fenced.version  # what is the rule anyway changes no version
 
 
 def test_the_parts_stand_in_order_and_examples_come_first(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from gnomon.errors import ConfigError
 from gnomon.feedback.constitution_files import PLACE, Content, Example, Principle, read_raw
 from gnomon.judges.prompting import Principle as Asked
-from gnomon.judges.prompting import Question, fenced, new_mark
+from gnomon.judges.prompting import Question, fenced, new_mark, plain
 from gnomon.plugins import did_you_mean, nearest
 from gnomon.recipe.load import validate_as
 from gnomon.records import Prompt
@@ -165,13 +165,17 @@ class Constitution:
         shown = {"question": question, "answer": answer, "critique": critique or ""}
         few = self._examples(principle, examples)
         mark = new_mark(seed, *shown.values(), *(text for e in few for text in _texts(e)))
-        places = {name: fenced(mark, name, text) if text else "" for name, text in shown.items()}
+        places = {name: self._shown(mark, name, text) for name, text in shown.items()}
         told = [self._example(mark, e, revises) for e in few]
         places |= {"mark": mark, "request": request, "examples": "\n\n".join(told)}
         for name in ("critique", "examples"):  # no gap where there is none
             if not places[name]:
                 template = re.sub(rf"\{{\{{\s*{name}\s*\}}\}}\s*", "", template)
         return Question("", PLACE.sub(lambda m: places[m[1]], template).strip(), ())
+
+    def _shown(self, mark: str, name: str, text: str) -> str:
+        """A text as a critic sees it: between two lines with the mark, unless the file says not."""
+        return fenced(mark, name, text) if text and self.content.fences else plain(text)
 
     def _examples(self, principle: Principle, most: int) -> list[Example]:
         every = self.content.examples
@@ -180,9 +184,9 @@ class Constitution:
     def _example(self, mark: str, example: Example, revises: bool) -> str:
         """One example: the same texts and the request of its own principle, then the reply."""
         principle = next(p for p in self.content.principles if p.id == example.principle)
-        parts = [fenced(mark, name, getattr(example, name)) for name in ("question", "answer")]
+        parts = [self._shown(mark, name, getattr(example, name)) for name in ("question", "answer")]
         if revises:
-            parts.append(fenced(mark, "critique", example.critique))
+            parts.append(self._shown(mark, "critique", example.critique))
         parts.append(principle.revision_request if revises else principle.critique_request)
         reply = example.revision if revises else example.critique
         return "\n\n".join(["An example:", *parts, f"Reply: {reply}"])

@@ -28,7 +28,14 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import yaml
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from gnomon.errors import ConfigError
 from gnomon.plugins import did_you_mean, nearest
@@ -155,6 +162,13 @@ class Content(Spec):
     examples: list[Example] = Field(default_factory=list, description="revisions to learn from")
     critique_prompt: str = Field(CRITIQUE_PROMPT, description="around a critique request")
     revision_prompt: str = Field(REVISION_PROMPT, description="around a revision request")
+    fences: bool = Field(True, description="false shows a critic's texts without lines of marks")
+
+    @model_serializer(mode="wrap")
+    def _plainly(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fences are the rule and not said, so that versions are what they were without the key."""
+        said: dict[str, Any] = whole(self)
+        return {k: v for k, v in said.items() if k != "fences" or not v}
 
     @field_validator("name", "version")
     @classmethod
@@ -192,6 +206,11 @@ class Content(Spec):
                     f"example {number}: no principle {example.principle!r} revises; {hint}"
                 )
         for prompt in ("critique_prompt", "revision_prompt"):
+            if not self.fences and "mark" in PLACE.findall(getattr(self, prompt)):
+                raise ValueError(
+                    f"fences: false, and {prompt} speaks of the fences' {{{{mark}}}}; write both "
+                    "prompts without it"
+                )
             if self.examples and "examples" not in PLACE.findall(getattr(self, prompt)):
                 raise ValueError(
                     f"it has examples, and {prompt} has no place {{{{examples}}}} for them"
