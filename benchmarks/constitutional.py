@@ -234,7 +234,7 @@ def smollm2(args: argparse.Namespace) -> None:
         | {"revision_tokens": 2 * args.tokens},
     }
     if args.url:
-        options = {"url": args.url, "temperature": 0.7, "patience_s": 60, "concurrency": 2}
+        options = {"url": args.url, "temperature": 0.7, "timeout_s": 900, "concurrency": 1}
         stage["settings"]["critic"] = {"model": args.served, "options": options}
     if args.bare:
         stage["settings"] |= {"constitution": str(_bare(args.out / "bare.yaml")), "examples": 0}

@@ -309,6 +309,7 @@ def test_a_slow_endpoint_is_an_error_after_its_time(tmp_path: Path) -> None:
         found = judged(own, GROUPS[:1])[0]
         go.set()
     assert "timed out" in str(found.scores[0].error)
+    assert "timeout_s is 0.1: raise it, or lower concurrency" in str(found.scores[0].error)
     assert not (tmp_path / ANSWERS).exists()
 
 

@@ -16,6 +16,8 @@ import tiny_world
 from gnomon.data.readers import read_groups
 from gnomon.errors import ConfigError, GnomonError, RunError
 from gnomon.feedback.constitution import read_constitution
+from gnomon.judges.critics import EndpointCritic, Task
+from gnomon.judges.prompting import Question
 from gnomon.recipe.load import parse_recipe
 from gnomon.records import Message, Prompt
 from gnomon.runs.folder import RunFolder
@@ -259,6 +261,24 @@ def test_a_dead_endpoint_stops_the_run_and_the_answers_it_gave_are_kept(
         assert len(server.asked) - before == 12 - 7
     assert len(rows(folder)) == 6
     assert info(folder)["judges"]["critic"]["tokens"] == 12 * 101
+
+
+def test_a_critic_that_is_waited_for_is_said_to_be() -> None:
+    told: list[str] = []
+    down = iter([True, False])
+
+    def back(text: str, body: dict[str, Any]) -> Said:
+        return Said(status=500, body="busy") if next(down) else says("Too short.")(text, body)
+
+    prompt = Prompt("p", text="Why?")
+    task = Task("critique", prompt, "So.", "x", "Say.", "", Question("", "Why? So. Say.", ()))
+    with JudgeServer(back) as server:
+        options = {"url": server.url, "retries": 0, "patience_s": 9.0}
+        critic = EndpointCritic("m", None, told.append, **options)
+        critic.endpoint.sleep = lambda seconds: None
+        (written,) = critic.write([task])
+    assert written.text
+    assert [t.startswith("critic: http") and "asked again in" in t for t in told] == [True]
 
 
 # -- what fails ------------------------------------------------------------------------------------

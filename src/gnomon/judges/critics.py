@@ -89,19 +89,27 @@ class EndpointCritic(Critic):
 
     Args:
         folder: where its answers are kept.
+        tell: hears that the endpoint is waited for.
         options: of :class:`~gnomon.judges.endpoint.Endpoint`.
 
     Raises:
         ConfigError: an unknown option; the openai package or the key is missing.
     """
 
-    def __init__(self, model: str, folder: Path | None, **options: Any) -> None:
-        known = [k for k in Endpoint.__dataclass_fields__ if k not in ("model", "logprobs")]
+    def __init__(
+        self,
+        model: str,
+        folder: Path | None,
+        tell: Callable[[str], None] = lambda text: None,
+        **options: Any,
+    ) -> None:
+        unused = ("model", "logprobs", "tell", "sleep", "cap")
+        known = [k for k in Endpoint.__dataclass_fields__ if k not in unused]
         for key in options:
             if key not in known:
                 raise ConfigError(f"critic: unknown option {key!r}; {did_you_mean(key, known)}")
         self.name = "critic"
-        self.endpoint = Endpoint(model, **options)
+        self.endpoint = Endpoint(model, tell=lambda text: tell(f"critic: {text}"), **options)
         said = {k: v for k, v in self.endpoint.settings().items() if k != "url"}
         self.version = f"{model} {said}"
         self.book = AnswerBook(folder)

@@ -233,6 +233,7 @@ class Endpoint(Answerer):
         from openai import (
             APIConnectionError,
             APIStatusError,
+            APITimeoutError,
             AuthenticationError,
             BadRequestError,
             NotFoundError,
@@ -255,6 +256,8 @@ class Endpoint(Answerer):
             return Reply(error=line.refuses, came=False, gone=True)
         except (OpenAIError, ValueError) as error:
             reason = f"{where} did not answer: {_reason(error)}"
+            if isinstance(error, APITimeoutError):
+                reason += f"; timeout_s is {self.timeout_s:g}: raise it, or lower concurrency"
             gone = isinstance(error, APIConnectionError | APIStatusError)
             return Reply(error=reason, came=False, gone=gone)
         with self._lock:

@@ -113,12 +113,12 @@ class CriticMaker:
         elif spec.local not in self._stages():
             fetch(spec.local)
 
-    def outside(self, spec: CriticSpec) -> Critic:
-        """One that is no model of this process."""
+    def outside(self, spec: CriticSpec, tell: Callable[[str], None] = lambda text: None) -> Critic:
+        """One that is no model of this process; ``tell`` hears that it is waited for."""
         if spec.model is not None:
             given = {"max_tokens": max(self.lengths.values()), **spec.options}
             try:
-                return EndpointCritic(spec.model, self.answers / CRITIC, **given)
+                return EndpointCritic(spec.model, self.answers / CRITIC, tell, **given)
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"critic {spec.model!r}: its options: {error}") from error
         return program_critic(spec.builtin, spec.function, spec.options, self.base)

@@ -114,7 +114,7 @@ class Revise(Stage):
             elif spec.local is not None:
                 critic, roles[CRITIC] = maker.local(spec, watch)
             else:
-                critic = maker.outside(spec)
+                critic = maker.outside(spec, progress.note)
             reviser = Reviser(
                 engine,
                 critic,
