@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from gnomon.evals.items import rows_of
 from gnomon.evals.pairs import orders, text_pair, verdicts
 from gnomon.evals.subject import Stored
 from gnomon.evals.table import make_suite
-from gnomon.records import Message, Prompt
+from gnomon.records import Group, Message, Prompt, Response
 from gnomon.runs.evals import Calibration, EvalResult
 from judge_server import JudgeServer, prefers
 
@@ -269,3 +270,32 @@ def test_alpaca_evals_files_give_its_win_rate(shared_data: Path, tmp_path: Path)
     assert (result.model, result.against, result.n) == ("gemma-7b-it", "gpt4_1106_preview", 805)
     assert 100 * result.scores["win_rate"].value == pytest.approx(6.94, abs=0.1)
     assert 100 * result.scores["length_controlled"].value == pytest.approx(10.43, abs=2.0)
+
+
+def test_each_prompt_is_asked_as_often_as_samples_say(folder: Path) -> None:
+    """A model whose second answer is the good one: one sample sees none of it, two see half."""
+    subject = Speaker(lambda text: "x" * 4)
+    first = subject._one
+    subject._one = lambda prompt, n: (  # type: ignore[method-assign]
+        first(replace(prompt, messages=(Message("user", "?"),)), n)
+        if "#" not in prompt.id
+        else Group(prompt, (Response((Message("assistant", "x" * 99),)),))
+    )
+    asked = {"data": "prompts.jsonl", "judge": "longer.py:judge", "temperature": 1.0}
+    one = measure(folder, subject, **asked)
+    two = measure(folder, subject, **asked, samples=2, name="two")
+    assert one.scores["win_rate"].value == pytest.approx(3.5 / 8)
+    assert two.scores["win_rate"].value == pytest.approx((3.5 + 8) / 16)
+    assert two.scores["win_rate"].n == 8  # instructions, not answers
+    assert two.by_category["a"]["win_rate"].n == 4
+    few = measure(folder, subject, **asked, samples=2, limit=3, name="few")
+    assert few.n == 6  # three prompts, twice
+
+
+def test_samples_that_would_all_be_the_same_are_refused(folder: Path) -> None:
+    asked = {"data": "prompts.jsonl", "judge": "longer.py:judge", "samples": 2}
+    with pytest.raises(ConfigError, match="2 samples at temperature 0"):
+        make_suite("win_rate", asked, folder).check()
+    write(folder / "own.jsonl", [{"prompt": f"q{i}", "output": "x"} for i in range(8)])
+    with pytest.raises(ConfigError, match="one answer to a prompt: remove samples"):
+        measure(folder, Stored(folder / "own.jsonl"), **asked, temperature=1.0)

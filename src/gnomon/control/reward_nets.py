@@ -237,7 +237,12 @@ def _measure(
     losses, unseen = preference_loss(gap, known.preferred, error), (draws == 0).float()
     seen = (losses * draws).sum(1) / draws.sum(1).clamp_min(1)
     held_out = (losses * unseen).sum(1) / unseen.sum(1).clamp_min(1)
-    ratio = held_out / seen.clamp_min(1e-6)
+    # A tie costs ln 2 whatever is learned: left in, it would bring the ratio to 1 and the L2 to 0.
+    least = torch.special.entr(known.preferred) + torch.special.entr(1 - known.preferred)
+    tied, tied_unseen = (
+        (least * weight).sum(1) / weight.sum(1).clamp_min(1) for weight in (draws, unseen)
+    )
+    ratio = (held_out - tied_unseen) / (seen - tied).clamp_min(1e-6)
     nets.l2.mul_(torch.where(ratio > RATIO_HIGH, 2.0, torch.where(ratio < RATIO_LOW, 0.5, 1.0)))
     said = unseen * (known.preferred != 0.5)
     right = ((gap > 0) == (known.preferred > 0.5)).float() * said

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import Field
 
 from gnomon.errors import ConfigError
-from gnomon.evals.asking import Unanswered
+from gnomon.evals.asking import Ask, Unanswered
 from gnomon.evals.items import PROMPT, find_file, prompt_of, rows_of, text_of
 from gnomon.evals.judging import JudgeSpec, check_spec, described, open_judge
 from gnomon.evals.pairs import Pair, text_pair
@@ -173,7 +173,7 @@ class Pairwise(ItemSuite[E]):
     def pairs(self, subject: Subject, items: Sequence[E]) -> list[Pair | Unanswered]:
         """Both answers to each prompt, or why there are none."""
         prompts = [item.prompt for item in items]
-        own = subject.answer(prompts, self.options.ask())
+        own = subject.answer(prompts, self._ask)
         others = (
             [text_pair(i.prompt, "", i.other or "").other for i in items]
             if self._against is None
@@ -188,11 +188,16 @@ class Pairwise(ItemSuite[E]):
             for prompt, mine, theirs in zip(prompts, own, others, strict=True)
         ]
 
+    @property
+    def _ask(self) -> Ask:
+        """One answer an item: a prompt that is asked more often is as many items."""
+        return replace(self.options.ask(), samples=1)
+
     def _others(self, against: Subject, prompts: Sequence[Prompt]) -> list[Response | Unanswered]:
         """The other model's answers; each prompt is asked once, however often models are measured
         against it."""
         new = [prompt for prompt in prompts if prompt.id not in self._theirs]
-        found = against.answer(new, self.options.ask()) if new else []
+        found = against.answer(new, self._ask) if new else []
         for prompt, answer in zip(new, found, strict=True):
             one = answer if isinstance(answer, Unanswered) else answer.responses[0]
             self._theirs[prompt.id] = one
@@ -210,10 +215,17 @@ def pair_row(pair: Pair) -> Row:
     }
 
 
+def clusters(items: Sequence[Entry]) -> list[str]:
+    """The prompt of each item by its id, which those share that ask it again (``ID#1``)."""
+    return [item.prompt.id.partition("#")[0] for item in items]
+
+
 def by_category(
     items: Sequence[Entry], wins: Sequence[float], weights: Sequence[float] | None = None
 ) -> dict[str, dict[str, Interval]]:
     """The win rate in each category."""
+    by = clusters(items)
+    again = len(set(by)) < len(by)
     found: dict[str, list[int]] = {}
     for i, item in enumerate(items):
         if item.prompt.category:
@@ -223,6 +235,7 @@ def by_category(
             "win_rate": weighted_proportion(
                 [wins[i] for i in places],
                 None if weights is None else [weights[i] for i in places],
+                clusters=[by[i] for i in places] if again else None,
             )
         }
         for name, places in sorted(found.items())

@@ -192,6 +192,10 @@ class ItemSuite(Suite, Generic[T]):
     def items(self) -> Sequence[T]:
         """What is asked, in order."""
 
+    def drawn(self) -> list[T]:
+        """Those of a run: the first ``limit``."""
+        return list(self.items())[: self.options.limit]
+
     def id_of(self, item: T) -> str:
         """The item's id, unique in the suite."""
         return str(item.id)  # type: ignore[attr-defined]
@@ -205,8 +209,7 @@ class ItemSuite(Suite, Generic[T]):
         """The scores of rows that did not fail, in the order of their items."""
 
     def run(self, subject: Subject, work: Work) -> Measured:
-        items = list(self.items())[: self.options.limit]
-        by_id = {self.id_of(item): item for item in items}
+        by_id = {self.id_of(item): item for item in self.drawn()}
         todo = [item for key, item in by_id.items() if not work.rows.has(key)]
         for first in range(0, len(todo), self.chunk):
             work.progress(len(by_id) - len(todo) + first, len(by_id))

@@ -4,7 +4,7 @@ out as AlpacaEval 2 does."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,8 +16,15 @@ from gnomon.evals.asking import Unanswered
 from gnomon.evals.items import find_file
 from gnomon.evals.judging import calibration_of, other_version
 from gnomon.evals.pairs import Pair, orders, verdicts
-from gnomon.evals.pairwise import Entry, Pairwise, PairwiseOptions, by_category, pair_row
-from gnomon.evals.subject import Subject, plain
+from gnomon.evals.pairwise import (
+    Entry,
+    Pairwise,
+    PairwiseOptions,
+    by_category,
+    clusters,
+    pair_row,
+)
+from gnomon.evals.subject import Stored, Subject, plain
 from gnomon.evals.suite import Files, Measured, Row, Work
 from gnomon.evals.verdict_files import (
     Judged,
@@ -68,7 +75,8 @@ class WinRate(Pairwise[Rated]):
     ``win_rate`` counts ties half; ``length_controlled`` is what is to be expected of answers
     equally long (:mod:`gnomon.stats.length_controlled`); ``win_rate_equal_length`` is that of the
     pairs that are. Where the run's folder has the judge's calibration, ``win_rate_corrected`` is
-    what people's win rate would be (:mod:`gnomon.stats.rates`). Intervals are over instructions.
+    what people's win rate would be (:mod:`gnomon.stats.rates`). Each instruction is asked
+    ``samples`` times; intervals are over instructions.
     """
 
     title: ClassVar[str] = "win_rate"
@@ -88,12 +96,30 @@ class WinRate(Pairwise[Rated]):
         super().check()
         if self.options.others and self.options.difficulty:
             raise ConfigError("suite win_rate: give others or difficulty, not both")
+        if self.options.samples > 1 and not self.options.temperature:
+            raise ConfigError(
+                f"suite win_rate: {self.options.samples} samples at temperature 0 are as many "
+                "times the same answer: set temperature=1, or remove samples"
+            )
 
     def files(self) -> list[Path]:
         given = [self.options.difficulty] if self.options.difficulty else []
         return [*super().files(), *(find_file(file, self.base) for file in given)]
 
+    def drawn(self) -> list[Rated]:
+        """Every prompt ``samples`` times: a sampled answer of the one model beside one of the
+        other, anew each time."""
+        return [
+            replace(item, prompt=replace(item.prompt, id=f"{item.prompt.id}#{k}")) if k else item
+            for item in super().drawn()
+            for k in range(self.options.samples)
+        ]
+
     def run(self, subject: Subject, work: Work) -> Measured:
+        if self.options.samples > 1 and isinstance(subject, Stored):
+            raise ConfigError(
+                f"{subject.name}: a file holds one answer to a prompt: remove samples"
+            )
         if self.options.corrected:
             self._check_calibration(work.run)
         return super().run(subject, work)
@@ -145,24 +171,24 @@ class WinRate(Pairwise[Rated]):
 
     def measure(self, items: Sequence[Rated], rows: Sequence[Row]) -> Measured:
         wins = [float(row["score"]) for row in rows]
-        clusters = [item.prompt.id.partition("#")[0] for item in items]
+        by = clusters(items)
         own, other = ([len(str(row[k])) for row in rows] for k in ("own", "other"))
         gamma, source = self._difficulty(items, wins, own, other)
-        controlled = length_controlled(wins, own, other, gamma, clusters=clusters)
+        controlled = length_controlled(wins, own, other, gamma, clusters=by)
         near = [
             i for i in range(len(rows))
             if abs(own[i] - other[i]) <= self.options.equal_length * max(own[i], other[i])
         ]  # fmt: skip
         scores = {
-            "win_rate": weighted_proportion(wins, clusters=clusters),
+            "win_rate": weighted_proportion(wins, clusters=by),
             "length_controlled": controlled.win_rate,
             "win_rate_equal_length": weighted_proportion(
-                [wins[i] for i in near], clusters=[clusters[i] for i in near]
+                [wins[i] for i in near], clusters=[by[i] for i in near]
             ),
-            "ties": weighted_proportion([float(w == 0.5) for w in wins], clusters=clusters),
+            "ties": weighted_proportion([float(w == 0.5) for w in wins], clusters=by),
             "longer": weighted_proportion(
                 [0.5 if a == b else float(a > b) for a, b in zip(own, other, strict=True)],
-                clusters=clusters,
+                clusters=by,
             ),
         }
         measured = Measured.of(
@@ -195,7 +221,7 @@ class WinRate(Pairwise[Rated]):
         ]
         seen = orders(
             [(row["own_first"], row["own_second"]) for row, _ in both],
-            [item.prompt.id for _, item in both],
+            clusters([item for _, item in both]),
         )
         if seen is not None:
             measured.scores |= {"flips": seen.flips, "first": seen.first}
