@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,19 @@ def test_every_model_is_kept_by_a_gate(name: str) -> None:
 def test_the_held_out_questions_are_the_worlds_own() -> None:
     """Their gold reward can be worked out, and no training prompt has their problem."""
     rows = [json.loads(line) for line in HELD_OUT.read_text(encoding="utf-8").splitlines()]
-    prompts = generate_prompts(200, seed=7, split="heldout")
+    drawn = {p.id: p for p in generate_prompts(2000, seed=7, split="heldout")}
+    prompts = [drawn[row["id"]] for row in rows]
     assert [row["prompt"] for row in rows] == [p.messages[0].content for p in prompts]
+    assert len({row["prompt"] for row in rows}) == len(rows) == 200
     scores = [gold_score(p, row["output"]).total for p, row in zip(prompts, rows, strict=True)]
     assert 0.6 < sum(scores) / len(scores) < 0.9  # people in a hurry: not all is right
-    train = {p.meta["statement"] for p in generate_prompts(2000, seed=4, split="train")}
+    train = {p.meta["statement"] for p in generate_prompts(4000, seed=4, split="train")}
     assert not train & {row["statement"] for row in rows}
+
+
+def test_the_questions_are_what_their_program_writes(tmp_path: Path) -> None:
+    runpy.run_path(str(FIELD / "make_questions.py"))["write"](tmp_path / "again.jsonl")
+    assert (tmp_path / "again.jsonl").read_bytes() == HELD_OUT.read_bytes()
 
 
 # -- the real recipes, as far as they go without a network ---------------------------------------
