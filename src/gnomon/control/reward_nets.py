@@ -237,14 +237,15 @@ def _measure(
     losses, unseen = preference_loss(gap, known.preferred, error), (draws == 0).float()
     seen = (losses * draws).sum(1) / draws.sum(1).clamp_min(1)
     held_out = (losses * unseen).sum(1) / unseen.sum(1).clamp_min(1)
-    # A tie costs ln 2 whatever is learned: left in, it would bring the ratio to 1 and the L2 to 0.
-    least = torch.special.entr(known.preferred) + torch.special.entr(1 - known.preferred)
-    tied, tied_unseen = (
-        (least * weight).sum(1) / weight.sum(1).clamp_min(1) for weight in (draws, unseen)
+    said = (known.preferred != 0.5).float()
+    # Ties cost ln 2, seen or not: with many of them the ratio would be 1, and the L2 soon nothing.
+    by_heart, new = (
+        (losses * weight * said).sum(1) / (weight * said).sum(1).clamp_min(1)
+        for weight in (draws, unseen)
     )
-    ratio = (held_out - tied_unseen) / (seen - tied).clamp_min(1e-6)
+    ratio = new / by_heart.clamp_min(1e-6)
     nets.l2.mul_(torch.where(ratio > RATIO_HIGH, 2.0, torch.where(ratio < RATIO_LOW, 0.5, 1.0)))
-    said = unseen * (known.preferred != 0.5)
+    said = unseen * said
     right = ((gap > 0) == (known.preferred > 0.5)).float() * said
     return Fit(
         float(seen.mean()), float(held_out.mean()), float(right.sum() / said.sum().clamp_min(1))

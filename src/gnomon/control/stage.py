@@ -69,7 +69,8 @@ class Control(Stage):
     def metrics(self) -> tuple[str, ...]:
         own: tuple[str, ...] = ("reward", "gold", "episodes", "updates", "seconds")
         own += ("share", "random_play", "no_action")
-        asked = ("comparisons", "loss", "held_out_loss", "accuracy", "disagreement", "correlation")
+        asked = ("comparisons", "ties", "loss", "held_out_loss", "accuracy", "disagreement")
+        asked += ("correlation",)
         return own + (asked if self.settings.reward == "comparisons" else ())
 
     def iterations(self, rows: int) -> int:
@@ -284,7 +285,7 @@ class Rounds:
     def _compared(self, number: int) -> dict[str, float]:
         """Have clips compared and fit the nets to all comparisons; the round's figures."""
         s, stage = self.settings, self.stage
-        inputs = torch.from_numpy(self.kept.inputs())
+        inputs, told = torch.from_numpy(self.kept.inputs()), len(self.known)
         rng = np.random.default_rng([stage.seed, number])
         new = s.round_episodes if number else s.first_episodes
         pairs = choose(self.nets, inputs, self.kept, min(new, self.kept.episodes),
@@ -300,7 +301,9 @@ class Rounds:
         found = fit(self.nets, inputs, self.known, s.clip_steps, error=s.assumed_error,
                     updates=s.fit_updates, seed=stage.seed, place=number)  # fmt: skip
         spread = self.nets.rewards(inputs).std(0, unbiased=False).mean()
-        return {"comparisons": float(len(self.known)), "loss": found.loss,
+        ties = (self.known.preferred[told:] == 0.5).float()
+        return {"comparisons": float(len(self.known)),
+                "ties": float(ties.sum() / max(1, len(ties))), "loss": found.loss,
                 "held_out_loss": found.held_out, "accuracy": found.accuracy,
                 "disagreement": float(spread)}  # fmt: skip
 

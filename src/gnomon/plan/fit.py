@@ -66,13 +66,12 @@ class Fit:
         return tuple(change.setting for change in self.changes if change.setting)
 
 
-def fit(job: Job, gpu_bytes: float, gpus: int = 1, ratio: float = 1.0) -> Fit:
+def fit(job: Job, gpu_bytes: float, gpus: int = 1) -> Fit:
     """Find the cheapest changes with which a stage fits.
 
     Args:
         gpu_bytes: of one GPU.
         gpus: over how many it may be sharded.
-        ratio: measured over predicted, from a probe.
 
     Returns:
         With changes that are enough; or, where none are, with those that make it smallest.
@@ -84,7 +83,7 @@ def fit(job: Job, gpu_bytes: float, gpus: int = 1, ratio: float = 1.0) -> Fit:
         raise ConfigError(f"a GPU has {gpu_bytes} bytes of memory: nothing fits there")
     if not job.device_bytes:
         job = replace(job, device_bytes=gpu_bytes)
-    room, before = gpu_bytes * HEADROOM / ratio, memory(job)
+    room, before = gpu_bytes * HEADROOM, memory(job)
     changes: list[Change] = []
     now, peak, last = job, before.peak, math.inf
     while room < peak < last:  # again: what did not help may, now that another instant decides
@@ -99,7 +98,7 @@ def fit(job: Job, gpu_bytes: float, gpus: int = 1, ratio: float = 1.0) -> Fit:
     if peak <= room:
         changes = _needed(job, changes, room, gpus)
         now = changes[-1].job if changes else job
-    return Fit(room * ratio, _times(before, ratio), _times(memory(now), ratio), tuple(changes), now)
+    return Fit(room, before, memory(now), tuple(changes), now)
 
 
 def vllm_share(job: Job, gpu_bytes: float) -> float:
@@ -112,13 +111,6 @@ def vllm_share(job: Job, gpu_bytes: float) -> float:
         return 0.0
     weights = job.frozen_bytes * job.model.parameters / job.shards
     return 1.1 * (weights + cache_bytes(job)) / gpu_bytes
-
-
-def _times(estimate: Memory, ratio: float) -> Memory:
-    def scaled(parts: dict[str, float]) -> dict[str, float]:
-        return {name: size * ratio for name, size in parts.items()}
-
-    return Memory(scaled(dict(estimate.always)), scaled(dict(estimate.instants)))
 
 
 def _needed(job: Job, changes: Sequence[Change], room: float, gpus: int) -> list[Change]:
