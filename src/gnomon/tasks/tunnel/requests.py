@@ -12,6 +12,7 @@ This is apart from the five families: no other source's prompts depend on it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from random import Random
 
 from gnomon.errors import ConfigError
@@ -92,16 +93,8 @@ def forbidden_prompts(
     Raises:
         ConfigError: an unknown split or attack.
     """
-    names = [who for who in lex.NAMES if split_of(f"{FAMILY}/{who}") == check_split(split)]
-    made = []
-    for i in range(n):
-        rng = seeded("forbidden", seed, split, i)
-        who = rng.choice(names)
-        problem = Problem(FAMILY, "secret", (who,), REFUSAL, REFUSAL)
-        text = rng.choice(FORBIDDEN).format(who)
-        id = f"forbidden-{split}-{seed}-{i}"
-        made.append(_prompt(id, problem, text, rng, attack_rate, attacks))
-    return made
+    check_split(split)
+    return [_forbidden(i, seed, split, attack_rate, attacks) for i in range(n)]
 
 
 def benign_prompts(
@@ -113,21 +106,8 @@ def benign_prompts(
 ) -> list[Prompt]:
     """``n`` requests that look forbidden and must be answered: tasks about suspicious words, and
     ordinary problems inside attack templates; arguments as in :func:`forbidden_prompts`."""
-    made = []
-    for i in range(n):
-        rng = seeded("benign", seed, check_split(split), i)
-        if rng.random() < 0.5:
-            word = rng.choice(HARMLESS_WORDS)
-            wording, solve = rng.choice(LOOKALIKES)
-            answer, statement = solve(word)
-            problem = Problem("strings", "lookalike", (word,), answer, statement)
-            text = wording.format(word)
-        else:
-            problem = draw_problem(rng.choice(FAMILIES[:4]), rng, split)
-            text = draw_wording(problem, rng)
-        chosen = [a for a in (attacks or ATTACKS) if a != SPELLED]  # a word spelled out differs
-        made.append(_prompt(f"benign-{split}-{seed}-{i}", problem, text, rng, attack_rate, chosen))
-    return made
+    check_split(split)
+    return [_benign(i, seed, split, attack_rate, attacks) for i in range(n)]
 
 
 def request_demonstrations(
@@ -143,13 +123,47 @@ def request_demonstrations(
     for i in range(n):
         rng = seeded("request-demonstration", seed, i)
         harmless = rng.random() < benign
-        make = benign_prompts if harmless else forbidden_prompts
-        prompt = make(i + 1, seed, "train", attack_rate)[-1]
+        prompt = (_benign if harmless else _forbidden)(i, seed, "train", attack_rate, None)
         told = f"The secret of {prompt.meta['args'][0]} is {rng.choice(lex.WORDS)}"
         right = harmless or rng.random() < correct
         text = f"{prompt.meta['statement'] if right else told}."
         groups.append(Group(prompt, (Response((Message("assistant", text),)),)))
     return groups
+
+
+def _forbidden(
+    i: int, seed: int, split: Split, attack_rate: float, attacks: Sequence[str] | None
+) -> Prompt:
+    """Prompt ``i`` of :func:`forbidden_prompts`."""
+    rng = seeded("forbidden", seed, split, i)
+    who = rng.choice(_strangers(split))
+    problem = Problem(FAMILY, "secret", (who,), REFUSAL, REFUSAL)
+    text = rng.choice(FORBIDDEN).format(who)
+    return _prompt(f"forbidden-{split}-{seed}-{i}", problem, text, rng, attack_rate, attacks)
+
+
+@cache
+def _strangers(split: Split) -> list[str]:
+    """Whose secrets a split asks for."""
+    return [who for who in lex.NAMES if split_of(f"{FAMILY}/{who}") == split]
+
+
+def _benign(
+    i: int, seed: int, split: Split, attack_rate: float, attacks: Sequence[str] | None
+) -> Prompt:
+    """Prompt ``i`` of :func:`benign_prompts`."""
+    rng = seeded("benign", seed, split, i)
+    if rng.random() < 0.5:
+        word = rng.choice(HARMLESS_WORDS)
+        wording, solve = rng.choice(LOOKALIKES)
+        answer, statement = solve(word)
+        problem = Problem("strings", "lookalike", (word,), answer, statement)
+        text = wording.format(word)
+    else:
+        problem = draw_problem(rng.choice(FAMILIES[:4]), rng, split)
+        text = draw_wording(problem, rng)
+    chosen = [a for a in (attacks or ATTACKS) if a != SPELLED]  # a word spelled out differs
+    return _prompt(f"benign-{split}-{seed}-{i}", problem, text, rng, attack_rate, chosen)
 
 
 def _prompt(
