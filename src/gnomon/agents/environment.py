@@ -4,10 +4,13 @@ object plays one episode. Its tools are typed Python functions with JSON schemas
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 from gnomon.errors import ConfigError
 from gnomon.judges.verifiers.schema import check_schema, violations
@@ -54,7 +57,7 @@ class Tool:
         if unknown:
             raise ConfigError(f"tool {self.name!r}: {unknown} required but not in its properties")
         try:
-            check_schema(self.parameters)
+            _check(self.parameters)
         except ConfigError as error:
             raise ConfigError(f"tool {self.name!r}: {error}") from error
 
@@ -65,11 +68,9 @@ class Tool:
         Raises:
             ConfigError: an argument without type hint or without a line under ``Args:``.
         """
-        from transformers.utils import get_json_schema  # slow to import
-
         name = getattr(function, "__name__", repr(function))
         try:
-            schema = get_json_schema(function)["function"]
+            schema = _schema_of(function)
         except Exception as error:  # its errors have no common base
             raise ConfigError(
                 f"tool {name!r}: no JSON schema can be made of the function: {error}. It needs a "
@@ -94,6 +95,40 @@ class Tool:
         strict = {"additionalProperties": False, **self.parameters}
         found = violations(dict(arguments), strict)
         return "; ".join(found) if found else None
+
+
+# Every episode has its own environment, and every environment makes its tools: what a thousand
+# episodes have in common is worked out once.
+
+_OF_METHODS: WeakKeyDictionary[Callable[..., Any], Mapping[str, Any]] = WeakKeyDictionary()
+"""The schemas of functions, by those whose methods they are."""
+
+
+def _schema_of(function: Callable[..., Any]) -> Mapping[str, Any]:
+    """What transformers reads off a function's docstring and type hints."""
+    from transformers.utils import get_json_schema  # slow to import
+
+    method = getattr(function, "__func__", None)  # the same for every object of its class
+    if method is not None and method in _OF_METHODS:
+        return _OF_METHODS[method]
+    schema: Mapping[str, Any] = get_json_schema(function)["function"]
+    if method is not None:
+        _OF_METHODS[method] = schema
+    return schema
+
+
+def _check(parameters: Mapping[str, Any]) -> None:
+    try:
+        written = json.dumps(parameters)
+    except (TypeError, ValueError):  # no JSON: the check says where
+        check_schema(parameters)
+    else:
+        _check_written(written)
+
+
+@lru_cache(maxsize=1024)
+def _check_written(schema: str) -> None:
+    check_schema(json.loads(schema))
 
 
 def _plain(schema: Any) -> Any:

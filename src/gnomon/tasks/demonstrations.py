@@ -103,12 +103,14 @@ def rooms_demonstrations(
     """Searched worlds. Each action is one of a shortest way with chance ``careful``, else any that
     can be done; an episode that takes more than ``max_turns`` ends without the goal."""
 
+    tools = Rooms().tools
+
     def player(prompt: Prompt, turns: Sequence[Message]) -> str:
         world = world_of(*prompt.meta["world"])
         place = Place(world.start)
         done = [m.content for m in turns if m.role == "assistant"]
         for text in done:
-            call = parse_calls(text, calls, Rooms().tools).calls[0]
+            call = parse_calls(text, calls, tools).calls[0]
             try:
                 place = act(world, place, (call.name, next(iter(call.arguments.values()))))
             except ToolError:
