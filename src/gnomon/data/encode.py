@@ -215,7 +215,7 @@ class Encoder:
         Raises:
             DataError: no group could be encoded, or the tokenizer has no usable template.
         """
-        encoded = list(self._encode_each(groups, how))
+        encoded = list(self.encode_each(groups, how))
         done = [item for item in encoded if not isinstance(item, Skipped)]
         skipped = [item for item in encoded if isinstance(item, Skipped)]
         if groups and not done:
@@ -225,9 +225,14 @@ class Encoder:
             )
         return done, skipped
 
-    def _encode_each(
-        self, groups: Sequence[Group], how: EncodeAs
-    ) -> Iterator[TokenGroup | Skipped]:
+    def encode_each(self, groups: Sequence[Group], how: EncodeAs) -> Iterator[TokenGroup | Skipped]:
+        """Encode groups in order; in the place of one that cannot be encoded is the reason.
+
+        See :meth:`encode_all`. Many at once take a fraction of the time that one by one take.
+
+        Raises:
+            DataError: the tokenizer has no usable template.
+        """
         if how == "text":
             for group in groups:
                 prompt = group.prompt

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -31,10 +32,13 @@ _TYPICAL = 0.6
 
 
 def measure(config: Any, dtype: str, device: torch.device) -> Speed:
-    """This machine's speed with a model, measured in about a third of a second."""
+    """This machine's speed with a model, measured in about a third of a second, once."""
     text = config.get_text_config()
-    width = int(getattr(text, "hidden_size", 512))
-    kind = dtype_of(dtype)
+    return _measure(int(getattr(text, "hidden_size", 512)), dtype_of(dtype), device)
+
+
+@lru_cache
+def _measure(width: int, kind: torch.dtype, device: torch.device) -> Speed:
     rows = torch.ones(512, width, dtype=kind, device=device)
     matrix = torch.ones(width, 3 * width, dtype=kind, device=device)
     once = _best(lambda: rows @ matrix, device)

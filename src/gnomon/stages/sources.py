@@ -278,18 +278,17 @@ def encode_prompts(
         DataError: not one can be used.
     """
     prompts: list[EncodedPrompt] = []
-    first: DataError | None = None
-    for group in groups:
-        try:
-            prompts.append(EncodedPrompt(group.prompt, encoder.encode_prompt(group.prompt)))
-        except DataError as error:
-            first = first or error
-            row = error.__cause__  # says the reason alone, so that equal ones are counted together
-            reason = row.reason if isinstance(row, RowError) else str(error)
-            cure = row.cure if isinstance(row, RowError) else "shorten it, or raise max_length"
-            report.skipped.append(Skipped(group.prompt.source, reason, cure))
-    if first is not None and not prompts:
-        raise first
+    left_out: list[Skipped] = []
+    asked = [Group(group.prompt) for group in groups]
+    for group, found in zip(asked, encoder.encode_each(asked, "prompts"), strict=True):
+        if isinstance(found, Skipped):
+            left_out.append(found)
+        else:
+            prompts.append(EncodedPrompt(group.prompt, list(found.prompt_ids)))
+    report.skipped += left_out
+    if left_out and not prompts:
+        where, first = groups[0].prompt.source or groups[0].prompt.id, left_out[0]
+        raise DataError(f"{where}: {first.reason}; {first.cure}")
     return prompts
 
 
