@@ -173,7 +173,9 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_left(
     assert not list(tmp_path.glob(".o*"))
 
 
-def test_an_export_killed_half_way_leaves_no_folder_and_can_be_made_again(tmp_path: Path) -> None:
+def test_an_export_killed_half_way_leaves_no_folder_and_can_be_made_again(
+    gnomon: Run, tmp_path: Path
+) -> None:
     """The stand-in for a converter kills the export when the weights are its turn."""
     save_tiny(tmp_path / "mine")
     script = tmp_path / "convert.py"
@@ -181,9 +183,9 @@ def test_an_export_killed_half_way_leaves_no_folder_and_can_be_made_again(tmp_pa
         "import os, signal, sys\n"
         "if '--vocab-only' not in sys.argv: os.kill(os.getppid(), signal.SIGKILL)\n"
     )
-    command = [sys.executable, "-c", "from gnomon.cli.main import main; main()", "export", "mine"]
+    command = [sys.executable, "-c", "from gnomon.cli.main import main; main()", "export"]
     killed = subprocess.run(
-        [*command, "--to", "gguf", "--out", "out", "--converter", str(script)],
+        [*command, "mine", "--to", "gguf", "--out", "out", "--converter", str(script)],
         cwd=tmp_path,
         env=os.environ,
         check=False,
@@ -192,6 +194,7 @@ def test_an_export_killed_half_way_leaves_no_folder_and_can_be_made_again(tmp_pa
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     assert list(tmp_path.glob(".out.tmp-*"))
-    subprocess.run([*command, "--to", "merged", "--out", "out"], cwd=tmp_path, check=True)
+    code, said = gnomon("mine", "--to", "merged", "--out", "out")
+    assert code == 0, said
     assert (tmp_path / "out" / "gnomon_export.json").is_file()
     assert not list(tmp_path.glob(".out.tmp-*"))
