@@ -19,6 +19,7 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from gnomon.data.columns import decode, rename
 from gnomon.data.fields import (
     COMPLETION,
     KNOWN,
@@ -26,8 +27,6 @@ from gnomon.data.fields import (
     RESPONSE_B,
     ReadOptions,
     Row,
-    decode,
-    rename,
 )
 from gnomon.data.formats import BY_NAME, FORMATS, READABLE_AS, Format, check, convert, detect
 from gnomon.data.rows import IN_MEMORY, MAX_GB, iter_rows, rows_of, stem
