@@ -30,9 +30,10 @@ import yaml
 
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.models.load import fetch
-from gnomon.rollout.app import Tasks, make_app
+from gnomon.rollout.app import make_app
 from gnomon.rollout.door import Door, ServerLimits, protocol_with
 from gnomon.rollout.protocol import Host
+from gnomon.rollout.tasks import Tasks
 from gnomon.rollout.wire import PROTOCOL, TOKEN_VARIABLE, VERSION_HEADER, check_token
 
 _QUIET_SECONDS = 10.0
