@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,27 +18,34 @@ CASES = {
 }
 
 
-def outcome(folder: Path, case: str, reason: str, ci: str) -> subprocess.CompletedProcess[str]:
+def outcome(folder: Path, cases: str, reason: str, ci: str) -> subprocess.CompletedProcess[str]:
     (folder / "conftest.py").write_text(
         "from skips import pytest_make_collect_report, pytest_runtest_makereport\n"
     )
-    (folder / "test_it.py").write_text(CASES[case].format(reason=reason))
+    for case in cases.split():
+        (folder / f"test_{case}.py").write_text(CASES[case].format(reason=reason))
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", str(folder)],
         capture_output=True,
         text=True,
         cwd=folder,
-        env={**os.environ, "CI": ci, "PYTHONPATH": str(Path(__file__).parent)},
+        env={
+            **os.environ,
+            "CI": ci,
+            "PYTHONPATH": str(Path(__file__).parent),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        },
         check=False,
     )
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_an_unlisted_skip_fails_in_ci_and_says_why(tmp_path: Path, case: str) -> None:
-    done = outcome(tmp_path, case, "somebody forgot to install it", "true")
+@pytest.mark.parametrize("cases", ["function marker", "module import"])
+def test_an_unlisted_skip_fails_in_ci_and_says_why(tmp_path: Path, cases: str) -> None:
+    done = outcome(tmp_path, cases, "somebody forgot to install it", "true")
     assert done.returncode not in (0, 5)
-    assert "somebody forgot to install it" in done.stdout
-    assert "skips in CI" in done.stdout
+    for case in cases.split():
+        said = rf"test_{case}\.py\S* skips in CI \(.*somebody forgot to install it"
+        assert re.search(said, done.stdout), done.stdout
 
 
 @pytest.mark.parametrize(

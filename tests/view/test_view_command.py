@@ -11,27 +11,26 @@ import httpx
 import pytest
 from view_world import until
 
+import command
 from gnomon.cli.main import app
-
-
-def _gnomon(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from gnomon.cli.main import main; main()", "view", *arguments]
 
 
 def test_it_prints_a_link_serves_and_ends_with_ctrl_c(runs, tmp_path):
     log = tmp_path / "log"
+    start = "from gnomon.cli.main import main; main()"
+    typed = [sys.executable, "-c", start, "view", str(runs), "--port", "0", "--no-open"]
     with log.open("wb") as stream:
-        program = subprocess.Popen(
-            _gnomon(str(runs), "--port", "0", "--no-open"), stdout=stream, stderr=stream
-        )
+        program = subprocess.Popen(typed, stdout=stream, stderr=stream)
     try:
         until(lambda: "http://" in log.read_text(), 60)
         link = re.search(r"http://\S+", log.read_text())[0]  # type: ignore[index]
-        answered = httpx.get(link, trust_env=False)
+        answered = httpx.get(link, trust_env=False, timeout=60)
         assert answered.status_code == 200
         assert "bad" in answered.text
         assert "default-src 'none'" in answered.headers["Content-Security-Policy"]
-        assert httpx.get(link, headers={"Host": "evil.example"}, trust_env=False).status_code == 421
+        headers = {"Host": "evil.example"}
+        refused = httpx.get(link, headers=headers, trust_env=False, timeout=60)
+        assert refused.status_code == 421
         program.send_signal(signal.SIGINT)
         assert program.wait(timeout=30) == 130
     finally:
@@ -41,13 +40,11 @@ def test_it_prints_a_link_serves_and_ends_with_ctrl_c(runs, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], [".", "--port", "99999"]])
-def test_what_cannot_be_served_is_said(arguments, tmp_path):
-    done = subprocess.run(
-        _gnomon(*arguments, "--no-open"), cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr
+def test_what_cannot_be_served_is_said(arguments, tmp_path, monkeypatch, capsys):
+    code, said = command.runs(tmp_path, monkeypatch, capsys, "view")(*arguments, "--no-open")
+    assert code == 1
+    assert said.startswith("error: ")
+    assert "Traceback" not in said
 
 
 def test_help_teaches():
