@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,18 @@ def audited(folder: Path) -> dict[str, Any]:
         "with_judge": [figures(finding) for finding in found.findings],
         "without_judge": [figures(finding) for finding in unseen.findings],
         "problems": list(dict.fromkeys([*found.problems, *unseen.problems])),
+        "commit": commit(),
     }
+
+
+@cache
+def commit() -> str:
+    """The commit whose detectors and limits judge; empty outside of a checkout."""
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def figures(finding: Finding) -> dict[str, Any]:

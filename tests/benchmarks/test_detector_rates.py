@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,15 +42,18 @@ UNKNOWN = Interval(0.2)  # all differences the same: no ends
 
 def test_the_plan_is_what_the_measurement_promises():
     made = plan()
-    assert len(made) == 208
-    assert len({run.id for run in made}) == 208
+    assert len({run.id for run in made}) == len(made) == 208 + 124
+    assert [run.half == "new" for run in made] == [False] * 208 + [True] * 124
     assert plan() == made  # fixed
     for kind, counts in COUNTS.items():
         for half, count in counts.items():
             own = [run for run in made if (run.kind, run.half) == (kind, half)]
             assert len(own) == count
             assert {run.world for run in own} <= set(WORLDS[half])
-    assert not set(WORLDS["tune"]) & set(WORLDS["test"])
+    assert len({world for worlds in WORLDS.values() for world in worlds}) == 8  # none is shared
+    begun = Counter(run.kind for run in made[208 : 208 + 62])  # stopped in the middle
+    assert 28 <= begun["clean"] <= 32
+    assert set(begun.values()) - {begun["clean"]} == {4}
     assert {run.method for run in made} == {"grpo", "ppo", "dpo"}
     assert len({run.reward for run in made if run.kind.startswith("leaky")}) == 8
 

@@ -222,9 +222,20 @@ def kl(evidence: Evidence) -> list[Finding]:
             alarm=f"the policy is {figure.value:.1f} nats per token from its start model: it "
             "writes what the start model holds for all but impossible",
             curves=["kl", "ref_logprob", "entropy"],
+            since=_far_since(evidence),
             cures=[*stay_near(evidence), *slower(evidence)],
         )
     ]
+
+
+def _far_since(evidence: Evidence) -> float | None:
+    """The first step whose samples were past the limit; None where none were, or nothing says."""
+    steps, nats = evidence.series("kl")
+    _, tokens = evidence.series("length")
+    if not nats.size == tokens.size == steps.size:
+        return None
+    past = steps[nats > LIMITS["kl"].value * tokens]
+    return float(past[0]) if past.size else None
 
 
 def _compared_kl(evidence: Evidence) -> Interval | None:
