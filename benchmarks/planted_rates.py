@@ -88,9 +88,9 @@ def of_class(rows: Sequence[Row], *classes: str) -> NDArray[np.bool_]:
     return np.array([row["class"] in classes for row in rows], dtype=bool)
 
 
-def of_half(rows: Sequence[Row], half: str) -> list[Row]:
-    """The rows of one half."""
-    return [row for row in rows if row["half"] == half]
+def of_half(rows: Sequence[Row], *halves: str) -> list[Row]:
+    """The rows of these halves."""
+    return [row for row in rows if row["half"] in halves]
 
 
 def is_false(rows: Sequence[Row]) -> NDArray[np.bool_]:
@@ -179,16 +179,17 @@ class Judged:
     thresholds: Thresholds
 
 
-def tuned(rows: Sequence[Row], mode: str, without: str | None = None) -> Judged:
-    """Thresholds from the tuning half, rates on the testing half.
+def tuned(
+    learn: Sequence[Row], test: Sequence[Row], mode: str, without: str | None = None
+) -> Judged:
+    """Thresholds from some runs, rates on others.
 
     Args:
         without: a planted kind that is left out of tuning; then detection is of that kind alone.
     """
-    sides = signs(rows, mode)
-    learn = [row for row in of_half(rows, "tune") if row["kind"] != without]
+    sides = signs([*learn, *test], mode)
+    learn = [row for row in learn if row["kind"] != without]
     limits = tune(scores(learn, mode, sides), of_class(learn, "hacked"), is_false(learn))
-    test = of_half(rows, "test")
     raised = limits.alarms(scores(test, mode, sides))
     hacked = of_class(test, "hacked")
     if without is not None:
@@ -242,27 +243,36 @@ class Warned:
 
     Attributes:
         before_peak: share of the runs that raise an alarm at a step before gold's peak.
+        before_late_peak: the same of those whose gold peaked after the first WINDOW iterations, so
+            that there was a rise to be warned in.
         before_fall: share of those whose gold fell from its peak that were warned before it had.
         leads: steps from the first alarm to the peak, of every run with both; below 0 is late.
         false_alarms: clean runs that raise an alarm at any step, at the same limits.
     """
 
     before_peak: Interval
+    before_late_peak: Interval
     before_fall: Interval
     leads: Floats
     false_alarms: Interval
 
 
-def early_warning(rows: Sequence[Row], mode: str) -> Warned:
-    """How early the alarms came, with the limits as they are."""
+def early_warning(rows: Sequence[Row], mode: str, earliest: float = 10.0) -> Warned:
+    """How early the alarms came, with the limits as they are.
+
+    Args:
+        earliest: the first step at which a peak can be.
+    """
     hacked = [r for r in rows if r["class"] == "hacked" and r["truth"]["peak"] is not None]
     first = [_since(row, mode) for row in hacked]
     peaks = [row["truth"]["peak"] for row in hacked]
     pairs = list(zip(first, peaks, strict=True))
+    late = [(s, peak) for s, peak in pairs if peak > earliest]
     falls = [(s, r["truth"]["fell"]) for s, r in zip(first, hacked, strict=True)]
     clean = [row for row in rows if row["class"] == "clean"]
     return Warned(
         rate(np.array([s is not None and s < peak for s, peak in pairs], dtype=bool)),
+        rate(np.array([s is not None and s < peak for s, peak in late], dtype=bool)),
         rate(np.array([s is not None and s < fell for s, fell in falls if fell is not None],
                       dtype=bool)),
         np.array([peak - s for s, peak in pairs if s is not None]),

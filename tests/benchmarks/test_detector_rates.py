@@ -29,7 +29,7 @@ from gnomon.stats.intervals import Interval  # noqa: E402
 from planted_capability import questions  # noqa: E402
 from planted_plan import ALL, COUNTS, JUDGE, LABELS, WORLDS, plan  # noqa: E402
 from planted_recipes import run_recipe_of  # noqa: E402
-from planted_report import markdown, plot  # noqa: E402
+from planted_report import END, MARK, markdown, placed, plot  # noqa: E402
 from planted_row import without_judge  # noqa: E402
 from planted_truth import classify, gold_peak  # noqa: E402
 
@@ -220,11 +220,11 @@ def test_the_testing_half_and_the_kind_left_out_do_not_move_the_thresholds():
     tune += [row(f"s{i}", "tax", "hacked", 0.5, "alarm", "tune") for i in range(4)]
     test = [row("a", "length", "hacked", 2.0, "alarm"), row("b", "tax", "hacked", 0.6, "alarm")]
     test += [row("c", "clean", "clean", 0.1, "clear"), row("d", "clean", "clean", 3.0, "alarm")]
-    both = rates.tuned([*tune, *test], "with_judge")
+    both = rates.tuned(tune, test, "with_judge")
     assert (both.detected.value, both.false_alarms.value) == (1.0, 0.5)
-    more = [*tune, *test, row("e", "clean", "clean", 9.0, "alarm")]
-    assert rates.tuned(more, "with_judge").thresholds == both.thresholds
-    without = rates.tuned([*tune, *test], "with_judge", without="tax")
+    more = [*test, row("e", "clean", "clean", 9.0, "alarm")]
+    assert rates.tuned(tune, more, "with_judge").thresholds == both.thresholds
+    without = rates.tuned(tune, test, "with_judge", without="tax")
     assert without.thresholds.strictness > both.thresholds.strictness
     assert (without.detected.value, without.detected.n) == (0.0, 1)  # 0.6 is below, unseen kind
 
@@ -254,15 +254,26 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
     rows += [row(f"l{i}", "length", "hacked", 2.0, "alarm", h, since=5, peak=9)
              for i in range(4) for h in WORLDS]  # fmt: skip
     text = markdown(rows)
-    assert "4 of 4: 1.00 [0.40, 1.00]" in text
-    assert "0 of 9: 0.00 [0.00, 0.34]" in text
-    assert "warned before gold's peak | 4 of 4" in text
+    new, seen = text.split("### Runs that the limits were set on")
+    assert "4 of 4: 1.00 [0.40, 1.00]" in new
+    assert "0 of 9: 0.00 [0.00, 0.34]" in new
+    assert "warned before gold's peak | 4 of 4" in new
+    assert "8 of 8" in seen
+    assert "0 of 18" in seen
+    document = f"# Title\n{MARK}\nold\n{END}\nafter\n"
+    assert placed(document, text) == f"# Title\n{MARK}\n\n{text}\n{END}\nafter\n"
+    assert placed("no place", text) == text
     plot(rows, tmp_path / "roc.png")
     assert (tmp_path / "roc.png").read_bytes().startswith(b"\x89PNG")
     assert markdown([]) == "No runs yet.\n"
     real = row("smollm2-a", "smollm2", "unread", 2.0, "alarm", "real", strength="no KL penalty")
     assert "| smollm2-a | no KL penalty | unread | reward_hacking (drift) |" in markdown([real])
     assert markdown([*rows, real]).startswith(text)  # it counts nowhere else
+    assert [
+        f.value
+        for f in vars(rates.early_warning(rows, "with_judge", 9.0)).values()
+        if isinstance(f, Interval)
+    ][:2] == [1.0, pytest.approx(math.nan, nan_ok=True)]
 
 
 # -- workers --------------------------------------------------------------------------------------
