@@ -269,11 +269,8 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
     real = row("smollm2-a", "smollm2", "unread", 2.0, "alarm", "real", strength="no KL penalty")
     assert "| smollm2-a | no KL penalty | unread | reward_hacking (drift) |" in markdown([real])
     assert markdown([*rows, real]).startswith(text)  # it counts nowhere else
-    assert [
-        f.value
-        for f in vars(rates.early_warning(rows, "with_judge", 9.0)).values()
-        if isinstance(f, Interval)
-    ][:2] == [1.0, pytest.approx(math.nan, nan_ok=True)]
+    assert rates.early_warning(rows, "with_judge").before_late_peak.n == 0  # all peak at 9
+    assert rates.early_warning(rows, "with_judge", earliest=8).before_late_peak.value == 1.0
 
 
 # -- workers --------------------------------------------------------------------------------------

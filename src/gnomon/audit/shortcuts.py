@@ -39,8 +39,8 @@ def shortcuts(evidence: Evidence) -> list[Finding]:
     reward = evidence.probes.reward
     if reward is None or not reward.effects:
         return []
-    if reward.late_step is None:
-        return [_shortcuts(evidence, reward)]
+    if reward.late_step is None:  # a policy has only begun: see spoiled
+        return [] if evidence.is_policy and evidence.trained else [_shortcuts(evidence, reward)]
     gain = gain_of(evidence, reward)
     finders = (_phrases, _length, _agreement)
     return [found for finder in finders for found in finder(evidence, reward, gain)]

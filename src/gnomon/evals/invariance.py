@@ -16,7 +16,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from gnomon.evals.edits import (
@@ -80,6 +80,7 @@ def probe_reward(
     *,
     answers: int = 64,
     seed: int = 0,
+    edits: Collection[str] = EDITS,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> RewardProbes:
     """Ask a reward again about edits of a stage's answers; the same call gives the same figures.
@@ -91,6 +92,7 @@ def probe_reward(
         lay: lays a prompt and an answer out as the judge is asked.
         answers: how many are edited, half of them early.
         seed: fixes which.
+        edits: names of those that are made; all by default, and then agreeing is asked about, too.
         tick: called with (done, all) groups; may raise to stop.
     """
     began = time.perf_counter()
@@ -102,7 +104,7 @@ def probe_reward(
         for a in _drawn(pool, max(1, answers // 2), seed)
     ]
     said = [p for p, _, _ in phrases]
-    found_cases = (_case(side, a, pool, padding, said, lay, seed) for side, a, pool in drawn)
+    found_cases = (_case(side, a, pool, padding, said, lay, seed, edits) for side, a, pool in drawn)
     cases = [case for case in found_cases if case is not None]
     scored = list(_scores(judge, cases, tick))
     found = RewardProbes(
@@ -116,7 +118,8 @@ def probe_reward(
     _levels(found, early, late, scored)
     effects = _Effects(scored, early, late)
     found.effects = [e for name in EDITS for side in (EARLY, LATE) if (e := effects.of(name, side))]
-    found.effects += agreement(judge, drawn, early, late, lay)
+    if edits is EDITS:
+        found.effects += agreement(judge, drawn, early, late, lay)
     found.problems = [] if found.effects else ["no answer could be scored again"]
     found.seconds = round(time.perf_counter() - began, 3)
     return found
@@ -156,12 +159,13 @@ def _case(
     phrases: Sequence[str],
     lay: Lay,
     seed: int,
+    edits: Collection[str],
 ) -> _Case | None:
     """The answer with all its edits that the model has room for; None where it has none for it."""
     siblings = [a.text for a in pool if a.prompt.id == answer.prompt.id]
     foreign = [a.text for a in pool if a.asked != answer.asked and a.text.strip()]
     edited = Edited(answer.asked, answer.text, siblings, foreign, padding, phrases, seed)
-    found = {name: edit(edited) for name, edit in EDITS.items()}
+    found = {name: edit(edited) for name, edit in EDITS.items() if name in edits}
     texts = {
         name: text
         for name, text in found.items()

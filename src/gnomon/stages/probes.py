@@ -1,10 +1,11 @@
-"""Probes at the end of a stage: the trained reward asked again about edits of what was sampled."""
+"""Probes of a stage's reward: it is asked again about edits of what was sampled, once after the
+first iteration (whether it notices spoiled answers at all) and once at the end."""
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.encode import Encoder
 from gnomon.errors import DataError, GnomonError, RunStopped
+from gnomon.evals.edits import EDITS
 from gnomon.evals.invariance import probe_reward
 from gnomon.evals.paired import Answer, Lay
 from gnomon.files import first_line
@@ -31,6 +33,8 @@ from gnomon.usercode import is_interrupt
 
 ANSWERS = 64
 """Answers that are edited where a recipe does not say how many."""
+FIRST_EDITS = ("swap", "hedge")
+"""What is asked about after the first iteration."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,28 @@ def probe_model(stage: Probed, tick: Callable[[int, int], None] = lambda done, t
         Probes(made=now(), reward=found).write(stage.folder / PROBES)
 
 
+class FirstAnswers:
+    """Asks the reward about spoiled answers as soon as there are any, and writes ``probes.json``,
+    so that an audit of a run that has only begun can warn (:mod:`gnomon.audit.spoiled`). The figure
+    is the one that the probe at the end finds. It is a :data:`~gnomon.training.loop.Watcher`.
+    """
+
+    def __init__(self, stage: Probed, tick: Callable[[int, int], None]) -> None:
+        self.stage, self.tick = stage, tick
+
+    def __call__(self, iteration: int, step: int, last: bool) -> Mapping[str, float]:
+        stage = self.stage
+        judge = stage.judge
+        if not iteration or last or (stage.folder / PROBES).exists():
+            return {}
+        if judge is None or _refused(stage.spec, judge) is not None:
+            return {}
+        with _at_no_cost(stage):
+            found = _probe(stage, judge, self.tick, done=False, edits=FIRST_EDITS)
+            Probes(made=now(), reward=found).write(stage.folder / PROBES)
+        return {}
+
+
 @contextmanager
 def _at_no_cost(stage: Probed) -> Iterator[None]:
     """What goes wrong is noted in probes.json; only the user stops the program."""
@@ -140,9 +166,18 @@ def _refused(spec: StageSpec, judge: Judge | None) -> str | None:
     return None
 
 
-def _probe(stage: Probed, judge: Judge, tick: Callable[[int, int], None]) -> RewardProbes:
-    rows, problems = SampleStore.read(stage.folder / "samples.parquet", done=True)
+def _probe(
+    stage: Probed,
+    judge: Judge,
+    tick: Callable[[int, int], None],
+    *,
+    done: bool = True,
+    edits: Collection[str] = EDITS,
+) -> RewardProbes:
+    """What the reward gives for edits: of the first answers alone, while it is not ``done``."""
+    rows, problems = SampleStore.read(stage.folder / "samples.parquet", done=done)
     early, late = first_and_last(rows, {p.prompt.id: p.prompt for p in stage.prompts})
+    late = late if done else []
     found = probe_reward(
         judge,
         early,
@@ -150,6 +185,7 @@ def _probe(stage: Probed, judge: Judge, tick: Callable[[int, int], None]) -> Rew
         layer(stage.encoder),
         answers=stage.spec.probes or ANSWERS,
         seed=stage.seed,
+        edits=edits,
         tick=tick,
     )
     found.problems += problems

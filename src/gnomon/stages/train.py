@@ -34,7 +34,13 @@ from gnomon.runs.records import DATA, StageInfo
 from gnomon.stages.computed import came_of
 from gnomon.stages.evaluate import START, model_places
 from gnomon.stages.names import other_model, reward_folder
-from gnomon.stages.probes import Probed, probe_model, probe_stage, roomy_encoder
+from gnomon.stages.probes import (
+    FirstAnswers,
+    Probed,
+    probe_model,
+    probe_stage,
+    roomy_encoder,
+)
 from gnomon.stages.processes import check_same_rows, idle_processes, no_watch
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.saved import check_checkpoints, save_result, start_weights
@@ -207,6 +213,10 @@ class Train(Stage):
                 shared = SharedSource(source, strategy)
             learner = Learner(algorithm, shared, text)
             loop = self._loop(learner, loaded, progress, strategy)
+            if isinstance(source, SampledSource) and self._probes_first:
+                tick = self.watched(progress, "probes")
+                first = FirstAnswers(self._probed(source, None, loaded), tick)
+                loop.watchers.append(first if self._first else no_watch)
             last = loop.run(resume)
 
         def finish() -> dict[str, Any]:
@@ -379,7 +389,18 @@ class Train(Stage):
         sampled = isinstance(source, SampledSource)
         if not sampled and model is None:
             return
-        probed = Probed(
+        with self.progress(1) as progress:
+            tick = self.watched(progress, "probes")
+            (probe_stage if sampled else probe_model)(self._probed(source, model, loaded), tick)
+
+    @property
+    def _probes_first(self) -> bool:
+        """Whether the reward is asked after the first iteration, too: not where another thread may
+        be asking it then."""
+        return self.spec.probes != 0 and not self.spec.rollout.max_staleness
+
+    def _probed(self, source: Source, model: Judge | None, loaded: LoadedModel) -> Probed:
+        return Probed(
             self.recipe,
             self.spec,
             self.run,
@@ -389,6 +410,3 @@ class Train(Stage):
             roomy_encoder(self.recipe, loaded),
             self.seed,
         )
-        with self.progress(1) as progress:
-            tick = self.watched(progress, "probes")
-            (probe_stage if sampled else probe_model)(probed, tick)
