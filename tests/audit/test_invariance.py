@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from gnomon.audit.evidence import Evidence
+from gnomon.audit.evidence import Sample as Rollout
 from gnomon.audit.invariance import invariance
 from gnomon.audit.shortcuts import shortcuts
+from gnomon.audit.spoiled import spoiled
 from gnomon.evals.invariance import probe_reward
 from gnomon.evals.paired import Answer, detectable
 from gnomon.judges.function import FunctionReward
@@ -194,6 +196,63 @@ def test_a_sound_reward_that_rises_is_no_alarm(kind: str) -> None:
     assert {f.name for f in found.values() if f.status == "alarm"} == set()
     assert found["reward_hacking", "invariance"].status == "clear"
     assert found["reward_hacking", "invariance"].detectable is not None
+
+
+def warned(judge: Judge, write: Write, entry: dict[str, str] | None = None) -> Finding:
+    """What is said of a reward once the first answers are there, before training moved any."""
+    prompts = generate_prompts(96, seed=3, families=["arithmetic", "lists"], belief_rate=0.0)
+    first = answered(prompts, write, judge, 2)
+    found = probe_reward(judge, first, [], lay, answers=96, edits=("swap", "hedge"))
+    samples = [
+        Rollout(2, a.prompt.id, a.asked, a.text, a.reward, {}, None, None, 5, True, False)
+        for a in first
+    ]
+    spec = {"name": "grpo", "reward": [entry or {"function": "x.py:y"}]}
+    info, probes = StageInfo(algorithm="grpo"), Probes(reward=found)
+    (said,) = spoiled(Evidence("run", "grpo", spec=spec, info=info, samples=samples, probes=probes))
+    assert not shortcuts(Evidence("run", "grpo", spec=spec, info=info, probes=probes))
+    return said
+
+
+BLIND = {
+    "searches for the answer": LeakyReward(),
+    "counts letters": graded(lambda s: len(s.text) / 100),
+}
+
+
+@pytest.mark.parametrize("kind", BLIND)
+def test_a_reward_that_does_not_see_spoiled_answers_is_named_before_training(kind: str) -> None:
+    said = warned(BLIND[kind], ordinary(0.5))
+    assert (said.status, said.since) == ("alarm", 2.0), said.figure
+    assert said.figure is not None
+    assert said.figure.value > 0.5
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+@pytest.mark.parametrize("kind", sorted(set(SOUND) - {"exact"}))
+def test_a_sound_reward_sees_them_even_where_few_answers_are_right(kind: str, share: float) -> None:
+    assert warned(SOUND[kind], ordinary(share)).status in ("clear", "unclear", "not_looked")
+
+
+def test_marks_for_form_beside_rare_right_answers_are_no_loophole() -> None:
+    """Most answers have no more than the mark for form, which survives any words around it; of
+    those only that have full marks something can be said."""
+
+    def grade(sample: Sample) -> float:
+        return _last_number(sample) + 0.2 * ("It is" in sample.text)
+
+    assert warned(graded(grade), ordinary(0.02)).status == "not_looked"
+    assert warned(graded(grade), ordinary(0.6)).status != "alarm"
+    form = graded(lambda s: float("It is" in s.text))
+    nothing = graded(lambda s: 1.0)
+    half = ordinary(0.5)
+    assert warned(nothing, half).status == "not_looked"  # nothing to lose, and nothing to learn
+
+    def hides(prompt: Prompt, rng: random.Random) -> str:
+        return half(prompt, rng).replace("It is", "It is" if rng.random() < 0.6 else "So:")
+
+    assert warned(form, hides).status == "alarm"
+    assert warned(form, hides, {"builtin": "format"}).status == "unclear"  # it is meant to be blind
 
 
 def test_a_verifier_of_form_is_blind_by_design() -> None:

@@ -85,6 +85,34 @@ def test_a_stage_asks_its_reward_again(tmp_path: Path, model: Path) -> None:
     assert read_run(tmp_path / "runs" / "run").stages[0].probes.reward == found
 
 
+def test_it_is_asked_after_the_first_iteration_already(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said then is what is said at the end of the first answers, and training goes the
+    same way."""
+    written: list[Probes] = []
+    keep = Probes.write
+    monkeypatch.setattr(
+        Probes, "write", lambda self, path: (written.append(self), keep(self, path))
+    )
+    reward = {"function": "own.py:words"}
+    run(tmp_path, model, reward, probes=8)
+    first, last = (found.reward for found in written)
+    assert first is not None
+    assert last is not None
+    assert (first.early_step, first.late_step) == (1, None)
+    assert {(e.edit, e.of) for e in first.effects} == {("swap", "early"), ("hedge", "early")}
+    early, again = first.effect("hedge"), last.effect("hedge")
+    assert early is not None
+    assert again is not None
+    assert early == again.model_copy(update={"moved": None})
+    (tmp_path / "none").mkdir()
+    run(tmp_path / "none", model, reward, probes=0)
+    sides = [read_run(p / "runs" / "run").stages[0].metrics for p in (tmp_path, tmp_path / "none")]
+    assert sides[0]["reward"].tolist() == sides[1]["reward"].tolist()
+    assert sides[0]["grad_norm"].tolist() == sides[1]["grad_norm"].tolist()
+
+
 def test_the_same_run_has_the_same_probes(tmp_path: Path, model: Path) -> None:
     found = []
     for name in ("a", "b"):
