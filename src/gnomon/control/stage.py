@@ -69,8 +69,8 @@ class Control(Stage):
     def metrics(self) -> tuple[str, ...]:
         own: tuple[str, ...] = ("reward", "gold", "episodes", "updates", "seconds")
         own += ("share", "random_play", "no_action")
-        asked = ("comparisons", "ties", "loss", "held_out_loss", "accuracy", "disagreement")
-        asked += ("correlation",)
+        asked: tuple[str, ...] = ("comparisons", "ties", "loss", "held_out_loss", "accuracy")
+        asked += ("disagreement", "correlation")
         return own + (asked if self.settings.reward == "comparisons" else ())
 
     def iterations(self, rows: int) -> int:

@@ -191,7 +191,8 @@ class Pairwise(ItemSuite[E]):
     @property
     def _ask(self) -> Ask:
         """One answer an item: a prompt that is asked more often is as many items."""
-        return replace(self.options.ask(), samples=1)
+        ask: Ask = self.options.ask()
+        return replace(ask, samples=1)
 
     def _others(self, against: Subject, prompts: Sequence[Prompt]) -> list[Response | Unanswered]:
         """The other model's answers; each prompt is asked once, however often models are measured

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -70,7 +70,8 @@ def fill(module: nn.Module, device: torch.device) -> None:
     afterwards. Every process calls it, for the same module."""
     done: dict[int, tuple[Tensor, Tensor]] = {}  # tied ones stay one
     for owner in module.modules():
-        for held in (owner._parameters, owner._buffers):
+        tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers)
+        for held in tables:
             for name, tensor in held.items():
                 if tensor is None or hasattr(tensor, "device_mesh"):
                     continue  # spread already

@@ -35,7 +35,8 @@ def cure(error: MemoryExhaustedError, job: Job | None, stage: str) -> str:
         return "Ask for less at once: fewer samples, shorter rows (max_length), or a smaller model"
     needed = error.used + max(error.wanted, 1)
     room = error.used + min(error.free, error.wanted)  # what was asked for was not to be had
-    found = fit(job, room / HEADROOM, ratio=needed / memory(job).peak)
+    predicted = room * memory(job).peak / needed  # what the planner would call that room
+    found = fit(job, predicted / HEADROOM)
     if not found.fits or not found.settings:
         return (
             "No change of the recipe that the planner knows would make it fit there: take a device "
