@@ -42,7 +42,7 @@ from gnomon.training.shared import SharedEngine, SharedSource
 from gnomon.training.strategy import ManyDevices, OneDevice, Strategy
 
 ENDS = (tw.EOS, *range(8, 60))
-PATIENCE = 600
+PATIENCE = 1500
 """Seconds that the two may take for all that they are asked."""
 
 
