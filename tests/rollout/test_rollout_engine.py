@@ -13,7 +13,7 @@ from rollout_zoo import FAMILIES, alibi_model, family_model, naive_logprobs, sta
 from transformers import GenerationConfig
 
 from gnomon.errors import ConfigError, DataError
-from gnomon.rollout import Completion, Request, SamplingParams, TorchEngine, torch_engine
+from gnomon.rollout import Completion, Request, SamplingParams, TorchEngine, linears, rows
 
 PROMPTS = [[5, 9, 33], [70, 71, 72, 73, 74, 75, 76, 77, 78, 79, 80], [41], [8, 100, 200, 3, 2, 1]]
 GREEDY = SamplingParams(max_new_tokens=20, temperature=0)
@@ -68,13 +68,13 @@ SHOTS = [5 + (7 * i) % 90 for i in range(70)]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_prompts_begin_with_is_computed_once(family, tokenizer, monkeypatch):
     passed = []
-    plain = torch_engine.packed_pass
+    plain = rows.packed_pass
 
     def counting(model, cache, tokens, lengths, prompts, prefix=None):
         passed.append(sum(map(len, prompts)))
         return plain(model, cache, tokens, lengths, prompts, prefix)
 
-    monkeypatch.setattr(torch_engine, "packed_pass", counting)
+    monkeypatch.setattr(rows, "packed_pass", counting)
     model = family_model(family, len(tokenizer))
     engine = TorchEngine(model, tokenizer, max_rows=3, eos_token_ids=())
     prompts = [[*SHOTS, *p] for p in (*PROMPTS, [6])]
@@ -117,7 +117,7 @@ def test_the_cache_grows_with_long_responses(llama, tokenizer):
 
 
 def test_reordered_weights_do_not_change_the_tokens(llama, tokenizer, monkeypatch):
-    monkeypatch.setattr(torch_engine, "_MIN_SIZE", 1)
+    monkeypatch.setattr(linears, "_MIN_SIZE", 1)
     [[completion]] = TorchEngine(llama, tokenizer, eos_token_ids=()).generate(
         [Request("a", PROMPTS[1])], GREEDY
     )

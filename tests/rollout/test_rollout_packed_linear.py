@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from gnomon.rollout import torch_engine
-from gnomon.rollout.torch_engine import packed_linears
+from gnomon.rollout import linears
+from gnomon.rollout.linears import packed_linears
 
 
 class Mixed(nn.Module):
@@ -57,6 +57,6 @@ def test_modules_are_restored_after_an_error_and_foreign_forwards_are_kept():
 
 
 def test_copies_are_not_made_when_memory_is_short(monkeypatch):
-    monkeypatch.setattr(torch_engine, "_MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(linears, "_MEMORY_SHARE", 0.0)
     with packed_linears(Mixed()) as served:
         assert served == 0

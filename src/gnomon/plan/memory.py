@@ -27,7 +27,7 @@ from gnomon.plan.shapes import Shape
 ROWS = 64
 """Fewest rows in a chunk of the head; models/logprobs.py."""
 PREFILL = 2048
-"""Prompt tokens in one pass of the sampler; rollout/torch_engine.py."""
+"""Prompt tokens in one pass of the sampler; rollout/rows.py."""
 JUDGED = 8192
 """Packed tokens in one pass of a reward model; judges/learned.py."""
 REORDER = 16
