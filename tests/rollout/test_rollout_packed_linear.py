@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from gnomon.rollout import linears
 from gnomon.rollout.linears import packed_linears
@@ -14,14 +13,13 @@ from gnomon.rollout.linears import packed_linears
 class Mixed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.wide = nn.Linear(96, 200, bias=False)
-        self.conv = Conv1D(96, 200)
+        self.wide = nn.Linear(96, 1300, bias=False)  # two blocks of columns and a part of one
+        self.back = nn.Linear(1300, 96)
         self.narrow = nn.Linear(96, 4)
         self.half = nn.Linear(128, 128, dtype=torch.bfloat16)
-        nn.init.normal_(self.conv.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.narrow(self.conv(self.wide(x)))
+        return self.narrow(self.back(self.wide(x)))
 
 
 @pytest.mark.parametrize("rows", [1, 7, 32, 130])
@@ -42,8 +40,8 @@ def test_products_are_the_same_and_modules_are_restored(rows):
 
 def test_modules_are_restored_after_an_error_and_foreign_forwards_are_kept():
     model = Mixed()
-    hooked = model.conv.forward
-    model.conv.forward = hooked
+    hooked = model.back.forward
+    model.back.forward = hooked
 
     def fail() -> None:
         with packed_linears(model) as served:
@@ -52,7 +50,7 @@ def test_modules_are_restored_after_an_error_and_foreign_forwards_are_kept():
 
     with pytest.raises(RuntimeError, match="inside"):
         fail()
-    assert vars(model.conv)["forward"] is hooked
+    assert vars(model.back)["forward"] is hooked
     assert "forward" not in vars(model.wide)
 
 
@@ -60,3 +58,12 @@ def test_copies_are_not_made_when_memory_is_short(monkeypatch):
     monkeypatch.setattr(linears, "_MEMORY_SHARE", 0.0)
     with packed_linears(Mixed()) as served:
         assert served == 0
+
+
+def test_under_autocast_products_stay_narrow():
+    model, x = Mixed(), torch.randn(5, 96)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model(x)
+        with packed_linears(model) as served:
+            assert served == 0
+            assert torch.equal(model(x), expected)

@@ -1,4 +1,10 @@
-"""The projections of a model on a CPU, served from reordered copies of their weights."""
+"""The projections of a model on a CPU, for the few rows that a decoding step has.
+
+A step of a few dozen rows waits for the weights more than it computes. A linear layer's weight lies
+transposed in memory, which BLAS reorders with every product of so few rows; and where it lies as
+the product wants it, but is wide, each row of a panel is on a page of its own. So a step is served
+from copies: transposed, and cut into blocks of columns.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +14,14 @@ from contextlib import contextmanager
 import psutil
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-_ROWS_HINT = 32  # the batch the layout is chosen for; it serves any other
 _MEMORY_SHARE = 0.25  # copies may take this much of the memory that is free
 _MIN_SIZE = 1 << 14  # smaller weights gain nothing
+_COLUMNS = 512  # of a block: a row of it, and the next, lie on one page
+_FEW_ROWS = 128  # from here on products are bound by arithmetic, and want the weight whole
 
 
-def _packable(module: nn.Module) -> bool:
-    if type(module) is not nn.Linear and type(module) is not Conv1D:
-        return False
+def _packable(module: nn.Linear) -> bool:
     weight = module.weight
     return (
         type(weight) is nn.Parameter
@@ -27,16 +31,21 @@ def _packable(module: nn.Module) -> bool:
     )
 
 
-def _packed_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """A replacement for ``module.forward`` that uses a reordered copy of the weight."""
-    weight, bias = module.weight.detach(), module.bias  # type: ignore[operator]
-    dense = weight.t().contiguous() if isinstance(module, Conv1D) else weight
-    packed = torch.ops.mkldnn._reorder_linear_weight(dense, _ROWS_HINT)
-    product = torch.ops.mkldnn._linear_pointwise
+def _packed_forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
+    """A replacement for ``module.forward`` that serves few rows from a copy of the weight."""
+    weight, bias, plain = module.weight.detach(), module.bias, module.forward
+    blocks = [block.t().contiguous() for block in weight.split(_COLUMNS)]
 
     def forward(x: Tensor) -> Tensor:
-        out: Tensor = product(x, packed, bias, "none", [], "")
-        return out
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) > _FEW_ROWS:
+            return plain(x)
+        out = rows.new_empty(len(rows), len(weight))
+        for block, columns in zip(blocks, out.split(_COLUMNS, dim=1), strict=True):
+            torch.mm(rows, block, out=columns)
+        if bias is not None:
+            out += bias
+        return out.view(*x.shape[:-1], -1)
 
     return forward
 
@@ -45,13 +54,15 @@ def _packed_forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
 def packed_linears(model: nn.Module) -> Iterator[int]:
     """Serve the float32 CPU projections of ``model`` from reordered weights inside the block.
 
-    Yields the number of projections served so: 0 on other devices, without oneDNN, or when the
-    copies would take too much of the free memory. No gradient flows through a served projection.
+    Yields the number of projections served so: 0 on other devices, under autocast (which has narrow
+    copies of its own), or when the copies would take too much of the free memory. No gradient flows
+    through a served projection.
     """
-    modules = [module for module in model.modules() if _packable(module)]
-    size = sum(4 * parameter.numel() for m in modules for parameter in m.parameters(recurse=False))
-    usable = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    if not usable or size > _MEMORY_SHARE * psutil.virtual_memory().available:
+    linears = (module for module in model.modules() if type(module) is nn.Linear)
+    modules = [module for module in linears if _packable(module)]
+    size = sum(4 * module.weight.numel() for module in modules)
+    narrow = torch.is_autocast_enabled("cpu")
+    if narrow or size > _MEMORY_SHARE * psutil.virtual_memory().available:
         modules = []
     # A module may already carry its own ``forward`` (a hook library's, say): leave those alone.
     modules = [module for module in modules if "forward" not in vars(module)]

@@ -24,6 +24,8 @@ from gnomon.models.packed import attention_implementation
 IMPLEMENTATION = "gnomon_rollout"
 _AHEAD = 64  # least positions allocated ahead of need
 _MULTIPLE = 16  # cache lengths are rounded up to a multiple of this
+_BLOCK_ROWS = 8  # that attend in one call on a CPU ...
+_BLOCK_SHARE = 0.9  # ... where no more than this share of the positions is read then
 
 
 @dataclass
@@ -108,6 +110,16 @@ class PromptSpan:
     prefix: Prefix | None
 
 
+@dataclass(frozen=True)
+class RowBlock:
+    """Decoding rows that attend in one call: to their first ``seen`` positions under an additive
+    mask [rows, 1, 1, seen], None when all of them are visible."""
+
+    rows: slice
+    seen: int
+    mask: Tensor | None
+
+
 @dataclass
 class PackedPass:
     """What attention must know about one packed pass.
@@ -116,7 +128,7 @@ class PackedPass:
         cache: where keys and values live.
         lengths: [B] tokens already cached in each decoding row, which is also the position of
             the token it feeds now.
-        longest, shortest: the extremes of ``lengths``, known without asking the device.
+        counts: the same numbers, known without asking the device.
         segments: the prompts after the B decoding tokens.
         calls: attention calls served, by layer index (read by the engine's self-check).
         windows: the sliding window each layer asked for.
@@ -124,30 +136,46 @@ class PackedPass:
 
     cache: KVCache
     lengths: Tensor
-    longest: int
-    shortest: int
+    counts: Sequence[int]
     segments: Sequence[PromptSpan] = ()
     calls: dict[int, int] = field(default_factory=dict)
     windows: dict[int, int | None] = field(default_factory=dict)
-    _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+    _blocks: dict[int | None, list[RowBlock]] = field(default_factory=dict)
     _places: dict[int, Tensor] = field(default_factory=dict)
 
-    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """[B, 1, 1, longest + 1] additive mask over cached positions; None when all are visible."""
-        if window is not None and self.longest < window:
+    def blocks(self, window: int | None, dtype: torch.dtype) -> list[RowBlock]:
+        """The decoding rows, cut where it pays on a CPU, so that few positions are read that only
+        longer rows have."""
+        if window not in self._blocks:
+            rows, longest = len(self.counts), max(self.counts)
+            size = rows
+            if self.lengths.device.type == "cpu":
+                reads = sum(
+                    len(part) * max(part)
+                    for start in range(0, rows, _BLOCK_ROWS)
+                    if (part := self.counts[start : start + _BLOCK_ROWS])
+                )
+                size = _BLOCK_ROWS if reads < _BLOCK_SHARE * rows * longest else rows
+            self._blocks[window] = [
+                self._block(slice(start, min(start + size, rows)), window, dtype)
+                for start in range(0, rows, size)
+            ]
+        return self._blocks[window]
+
+    def _block(self, rows: slice, window: int | None, dtype: torch.dtype) -> RowBlock:
+        shortest, longest = min(self.counts[rows]), max(self.counts[rows])
+        if window is not None and longest < window:
             window = None
-        if window not in self._masks:
-            mask = None
-            if window is not None or self.shortest < self.longest:
-                at = torch.arange(self.longest + 1, device=self.lengths.device)
-                lengths = self.lengths[:, None]
-                seen = at <= lengths
-                if window is not None:
-                    seen &= at > lengths - window
-                mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-                mask = mask.masked_fill_(~seen, float("-inf"))[:, None, None]
-            self._masks[window] = mask
-        return self._masks[window]
+        mask = None
+        if window is not None or shortest < longest:
+            at = torch.arange(longest + 1, device=self.lengths.device)
+            lengths = self.lengths[rows, None]
+            seen = at <= lengths
+            if window is not None:
+                seen &= at > lengths - window
+            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+            mask = mask.masked_fill_(~seen, float("-inf"))[:, None, None]
+        return RowBlock(rows, longest + 1, mask)
 
     def places(self, heads: int) -> Tensor:
         """[B * heads] flat index (row, head, position) of the new tokens in a store."""
@@ -225,11 +253,12 @@ def _decode(
     for store, new in zip(stores, fresh, strict=True):
         flat = store.view(-1, store.shape[-1])
         flat.index_copy_(0, step.places(kv_heads), new.reshape(-1, store.shape[-1]))
-    seen = step.longest + 1
-    keys, values = (store[:rows, :, :seen] for store in stores)
     grouped = query.reshape(rows, kv_heads, heads // kv_heads, size)
-    mask = step.mask(window, query.dtype)
-    out = attend(grouped, keys, values, mask, scale, softcap)
+    parts = []
+    for block in step.blocks(window, query.dtype):
+        keys, values = (store[block.rows, :, : block.seen] for store in stores)
+        parts.append(attend(grouped[block.rows], keys, values, block.mask, scale, softcap))
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.reshape(rows, heads, -1)
 
 
@@ -244,12 +273,15 @@ def causal(
     """Causal attention inside one prompt, whose last T of P tokens are the queries: [1, H, T, D]
     and [1, H_kv, P, D] to [1, H, T, D_v]."""
     length, past = key.shape[2], key.shape[2] - query.shape[2]
+    banded = window is not None and length > window
+    if not banded and not softcap and not past:
+        shared = query.shape[1] > key.shape[1]
+        return F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale, enable_gqa=shared
+        )
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    banded = window is not None and length > window
-    if not banded and not softcap and not past:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
     at = torch.arange(length, device=query.device)
     seen = at[past:, None] >= at
     if window is not None:
@@ -331,8 +363,7 @@ def packed_pass(
     step = PackedPass(
         cache=cache,
         lengths=torch.tensor(lengths, dtype=torch.long, device=device),
-        longest=max(lengths, default=0),
-        shortest=min(lengths, default=0),
+        counts=lengths,
         segments=segments,
     )
     output = model(
