@@ -10,8 +10,13 @@ Both sample at temperature 1 from prompts of mixed length. transformers gets the
 the left and repeated once per sample, in batches of the engine's ``max_rows``. Settings: "fixed"
 (EOS ignored, every response has the same length) and "eos" (responses end by themselves: a set of
 tokens ends one with a chance of about 4% a step on a random model). Rounds alternate between the
-two and the best of each counts, so that other work on the machine weighs on both alike; the ratio
-of processor time is printed too, since it hardly feels what else runs.
+two and the best of each counts, so that other work on the machine weighs on both alike; the ratios
+of processor time are printed too, round by round, since it hardly feels what else runs.
+
+For "fixed", the matrix products of both sides are timed bare: one pass over the prompts (padded or
+not) and one over the rows, as often as they are made. Transformers' whole time over gnomon's bare
+products is what the ratio would be if gnomon did nothing but multiply. ``--dtype bfloat16`` gives
+both sides a model in bfloat16.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from tokenizers import Tokenizer, models
@@ -35,6 +41,7 @@ from transformers import (
 
 from common import machine
 from gnomon.rollout import Request, SamplingParams, TorchEngine
+from gnomon.rollout.linears import packed_linears
 from gnomon.rollout.torch_engine import CacheOptions
 
 
@@ -116,17 +123,63 @@ def run_turns(engine: TorchEngine, requests: list[Request], args: argparse.Names
     return made
 
 
-def best_rates(runs: dict[str, Callable[[], int]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Best tokens per second of each run over the rounds: by the clock and by the processor."""
-    rates = dict.fromkeys(runs, (0.0, 0.0))
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter(), time.process_time()
-            made = run()
-            spent = time.perf_counter() - start[0], time.process_time() - start[1]
-            clock, processor = rates[name]
-            rates[name] = max(clock, made / spent[0]), max(processor, made / spent[1])
-    return rates
+@dataclass
+class Round:
+    """Tokens made, and the seconds it took: on the clock and of the processor."""
+
+    made: int
+    clock: float
+    processor: float
+
+
+def timed(run: Callable[[], int]) -> Round:
+    """One round."""
+    start = time.perf_counter(), time.process_time()
+    made = run()
+    return Round(made, time.perf_counter() - start[0], time.process_time() - start[1])
+
+
+@torch.no_grad()
+def bare_products(model: PreTrainedModel, passes: dict[int, int], scored: int) -> float:
+    """Least processor seconds that the model's linear layers alone take.
+
+    Args:
+        passes: how often they are applied to so many rows.
+        scored: most rows that the head sees.
+    """
+    head, linears = model.get_output_embeddings(), []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            linears.append(module)
+    total = 0.0
+    for rows, times in passes.items():
+        inputs = {
+            module: torch.randn(
+                min(rows, scored) if module is head else rows, module.in_features
+            ).to(module.weight.dtype)
+            for module in linears
+        }
+        total += times * min(
+            timed(lambda given=inputs: sum(len(m(x)) for m, x in given.items())).processor
+            for _ in range(3)
+        )
+    return total
+
+
+def show_products(
+    model: PreTrainedModel, requests: list[Request], args: argparse.Namespace, theirs: float
+) -> None:
+    """Print what both sides' products take alone; ``theirs``: transformers' seconds in all."""
+    rows, lengths = len(requests) * args.samples, [len(r.prompt_ids) for r in requests]
+    steps = args.new_tokens - 1
+    padded = bare_products(model, {rows * max(lengths): 1, rows: steps}, rows)
+    with packed_linears(model):
+        ours = bare_products(model, {sum(lengths): 1, rows: steps}, rows)
+    print(
+        f"  products alone, processor seconds: transformers {padded:.2f}, gnomon {ours:.2f}; "
+        f"the most that the ratio could be: {theirs / ours:.2f}",
+        flush=True,
+    )
 
 
 def contest(
@@ -171,6 +224,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--longest", type=int, default=96, help="prompt tokens")
     parser.add_argument("--max-rows", type=int, default=256)
     parser.add_argument("--against", choices=["transformers", "pages", "turns"])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--settings", nargs="+", choices=["fixed", "eos"], default=["fixed", "eos"])
     return parser.parse_args()
@@ -183,7 +237,7 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(args.model)
     else:
         model, tokenizer = smollm2_shaped()
-    model.eval()
+    model.eval().to(getattr(torch, args.dtype))
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ending = list(range(0, vocabulary, 25))
     if args.model:
@@ -200,14 +254,23 @@ def main() -> None:
         for setting in args.settings:
             eos = ending if setting == "eos" else []
             runs = contest(model, tokenizer, requests, eos, args)
-            rates = best_rates(runs, args.rounds)
-            (other, theirs), (name, ours) = rates.items()
+            rounds = [[timed(run) for run in runs.values()] for _ in range(args.rounds)]
+            (other, name), (theirs, ours) = runs, zip(*rounds, strict=True)
+            best = [max(r.made / r.clock for r in side) for side in (theirs, ours)]
+            each = [
+                a.processor / a.made / (b.processor / b.made)
+                for a, b in zip(theirs, ours, strict=True)
+            ]
+            least = [min(r.processor for r in side) for side in (theirs, ours)]
             print(
-                f"{args.prompts} x {args.samples} {setting:5s}  {other} {theirs[0]:7.1f} tok/s"
-                f"  {name} {ours[0]:7.1f} tok/s  ratio {ours[0] / theirs[0]:.2f}"
-                f"  (processor time: {ours[1] / theirs[1]:.2f})",
+                f"{args.prompts} x {args.samples} {setting:5s}  {other} {best[0]:7.1f} tok/s"
+                f"  {name} {best[1]:7.1f} tok/s  ratio {best[1] / best[0]:.2f}\n"
+                f"  processor seconds: {least[0]:.2f} and {least[1]:.2f}, ratio by round: "
+                f"{', '.join(f'{ratio:.2f}' for ratio in each)}",
                 flush=True,
             )
+            if setting == "fixed" and args.against in (None, "transformers"):
+                show_products(model, requests, args, least[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak RSS of the process: {peak:.2f} GiB")
 

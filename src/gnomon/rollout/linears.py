@@ -18,7 +18,7 @@ from torch import Tensor, nn
 _MEMORY_SHARE = 0.25  # copies may take this much of the memory that is free
 _MIN_SIZE = 1 << 14  # smaller weights gain nothing
 _COLUMNS = 512  # of a block: a row of it, and the next, lie on one page
-_FEW_ROWS = 128  # from here on products are bound by arithmetic, and want the weight whole
+_FEWEST, _FEW_ROWS = 3, 128  # fewer are dot products, more are bound by arithmetic
 
 
 def _packable(module: nn.Linear) -> bool:
@@ -38,7 +38,7 @@ def _packed_forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
 
     def forward(x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if len(rows) > _FEW_ROWS:
+        if not _FEWEST <= len(rows) <= _FEW_ROWS:
             return plain(x)
         out = rows.new_empty(len(rows), len(weight))
         for block, columns in zip(blocks, out.split(_COLUMNS, dim=1), strict=True):

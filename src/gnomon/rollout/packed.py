@@ -252,7 +252,7 @@ def _decode(
     kv_heads = stores[0].shape[1]
     for store, new in zip(stores, fresh, strict=True):
         flat = store.view(-1, store.shape[-1])
-        flat.index_copy_(0, step.places(kv_heads), new.reshape(-1, store.shape[-1]))
+        flat[step.places(kv_heads)] = new.reshape(-1, store.shape[-1])
     grouped = query.reshape(rows, kv_heads, heads // kv_heads, size)
     parts = []
     for block in step.blocks(window, query.dtype):
