@@ -13,7 +13,7 @@ from rollout_zoo import FAMILIES, alibi_model, family_model, naive_logprobs, sta
 from transformers import GenerationConfig
 
 from gnomon.errors import ConfigError, DataError
-from gnomon.rollout import Completion, Request, SamplingParams, TorchEngine, linears, rows
+from gnomon.rollout import Completion, Request, SamplingParams, TorchEngine, linears, packed, rows
 
 PROMPTS = [[5, 9, 33], [70, 71, 72, 73, 74, 75, 76, 77, 78, 79, 80], [41], [8, 100, 200, 3, 2, 1]]
 GREEDY = SamplingParams(max_new_tokens=20, temperature=0)
@@ -94,6 +94,28 @@ def test_a_prompt_that_is_all_shared_or_shares_little_is_answered_too(last, llam
     results = engine.generate([Request(str(i), p) for i, p in enumerate(prompts)], GREEDY)
     for prompt, (completion,) in zip(prompts, results, strict=True):
         assert completion.ids == own_greedy(llama, prompt, 20)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])
+def test_rows_of_many_lengths_attend_in_blocks(family, tokenizer, monkeypatch):
+    """Twenty rows, so that the last block is not full; each must see its own positions only."""
+    cuts = []
+    plain = packed.PackedPass.blocks
+
+    def counting(self, window, dtype):
+        found = plain(self, window, dtype)
+        cuts.append([(block.rows.stop - block.rows.start, block.seen) for block in found])
+        return found
+
+    monkeypatch.setattr(packed.PackedPass, "blocks", counting)
+    model = family_model(family, len(tokenizer))
+    prompts = [[(5 * i + 3 * j) % 90 + 5 for j in range(2 + 4 * i)] for i in range(20)]
+    requests = [Request(str(i), p, seed=i) for i, p in enumerate(prompts)]
+    engine = TorchEngine(model, tokenizer, eos_token_ids=())
+    for prompt, [completion] in zip(prompts, engine.generate(requests, SAMPLED), strict=True):
+        naive = naive_logprobs(model, prompt, completion.ids, 0.8)
+        torch.testing.assert_close(completion.logprobs, naive, atol=1e-4, rtol=1e-4)
+    assert [(8, 79), (8, 47), (4, 15)] in cuts
 
 
 def test_a_wrong_sliding_window_would_be_seen(tokenizer):
