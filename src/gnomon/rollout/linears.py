@@ -34,14 +34,14 @@ def _packable(module: nn.Linear) -> bool:
 def _packed_forward(module: nn.Linear) -> Callable[[Tensor], Tensor]:
     """A replacement for ``module.forward`` that serves few rows from a copy of the weight."""
     weight, bias, plain = module.weight.detach(), module.bias, module.forward
-    blocks = [block.t().contiguous() for block in weight.split(_COLUMNS)]
+    blocks = [block.t().contiguous() for block in torch.split(weight, _COLUMNS)]
 
     def forward(x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         if not _FEWEST <= len(rows) <= _FEW_ROWS:
             return plain(x)
         out = rows.new_empty(len(rows), len(weight))
-        for block, columns in zip(blocks, out.split(_COLUMNS, dim=1), strict=True):
+        for block, columns in zip(blocks, torch.split(out, _COLUMNS, dim=1), strict=True):
             torch.mm(rows, block, out=columns)
         if bias is not None:
             out += bias
@@ -68,7 +68,7 @@ def packed_linears(model: nn.Module) -> Iterator[int]:
     modules = [module for module in modules if "forward" not in vars(module)]
     try:
         for module in modules:
-            module.forward = _packed_forward(module)
+            vars(module)["forward"] = _packed_forward(module)
         yield len(modules)
     finally:
         for module in modules:
