@@ -132,7 +132,9 @@ def test_weights_files_go_when_they_are_no_longer_needed(tiny_folder: Path, tmp_
     assert not (tmp_path / "weights").exists()
 
 
-def test_weights_cross_in_the_type_that_the_sampler_holds(tiny_folder: Path, tmp_path: Path) -> None:
+def test_weights_cross_in_the_type_that_the_sampler_holds(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     """Half the bytes, and the very numbers that it would have rounded them to itself."""
     role, sizes = policy(), {}
     tw.shake(role, size=0.2)

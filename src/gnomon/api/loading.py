@@ -132,7 +132,7 @@ def load(
         max_length: tokens of a prompt with one response; 1024, or what the model takes.
         template: a chat template by name or as a .jinja file, where the tokenizer has none.
         precision: "float32", "mixed" (float32 weights where they are trained, bfloat16 products),
-            "bfloat16", or "auto": mixed on a GPU that multiplies it, else float32. A model in memory
+            "bfloat16", or "auto": mixed on a GPU that has it, else float32. A model in memory
             keeps the type of its weights, which "auto" is; mixed needs them in float32, with LoRA
             in bfloat16.
         float32_head: compute logits in float32 whatever the rest is computed in.

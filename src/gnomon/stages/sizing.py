@@ -17,8 +17,8 @@ from gnomon.plan.job import Job, Lengths, Precision
 from gnomon.plan.shapes import Shape, shape_of_config
 from gnomon.stages.names import other_model, reward_folder
 from gnomon.stages.roles import lora_settings
-from gnomon.stages.sources import LENGTH, context_of
 from gnomon.stages.sampler import gpu_bytes_of
+from gnomon.stages.sources import LENGTH, context_of
 from gnomon.stages.stage import Stage
 
 
