@@ -150,7 +150,7 @@ def test_mixed_precision_multiplies_in_bfloat16_and_trains_float32(tiny_folder: 
     with pytest.raises(ConfigError, match="did you mean 'mixed'"):
         gnomon.load(tiny_folder, precision="mixd")
     narrow = tw.tiny_model().to(torch.bfloat16)
-    with pytest.raises(ModelError, match="needs the weights in float32, and those .* bfloat16"):
+    with pytest.raises(ModelError, match=r"needs the weights in float32, and those .* bfloat16"):
         gnomon.load(narrow, tw.tokenizer(), precision="mixed")
     assert gnomon.load(narrow, tw.tokenizer()).trunk.precision.name == "bfloat16"
 

@@ -136,7 +136,8 @@ def test_a_failure_in_the_backward_pass_says_how_to_go_on(
     monkeypatch.setattr(backend, "fails", True)
     with pytest.raises(RunError, match=r"backward pass.*OSError: no C.. compiler.*compile=false"):
         loss.backward()
-    assert trunk.packed._compiled is not None and trunk.packed._compiled.trouble is None
+    assert trunk.packed._compiled is not None
+    assert trunk.packed._compiled.trouble is None
 
 
 def test_a_model_without_marked_layers_is_named() -> None:

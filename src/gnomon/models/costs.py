@@ -58,6 +58,6 @@ def logits_at_once(device: torch.device | str) -> int:
 
 
 def logits_within(kind: str, memory: float) -> int:
-    """Logits to hold at once on a device of this kind and memory in bytes; 0 where it is not known."""
+    """Logits to hold at once on such a device of so much memory (bytes; 0: not known)."""
     wanted = costs_of(kind).logits
     return min(wanted, int(memory) // _SHARE // 4) if kind == "cuda" and memory else wanted

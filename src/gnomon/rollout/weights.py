@@ -62,7 +62,7 @@ class PolicyWriter:
             return dict(revert_weight_conversion(self._shell, state))
 
     def write(self, dtype: torch.dtype) -> WeightsFile:
-        """Write the weights as they are now, the adapter merged, for a sampler that holds ``dtype``.
+        """Write the weights as they are now, the adapter merged, for a sampler with ``dtype``.
 
         Wider numbers are rounded to it here as they would be there, so that half as much is sent.
 
