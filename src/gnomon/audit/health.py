@@ -219,8 +219,8 @@ def kl(evidence: Evidence) -> list[Finding]:
             "kl",
             figure,
             measure="KL from the start model, nats per token",
-            alarm=f"the policy is {figure.value:.1f} nats per token from its start model, to which a "
-            f"token that it writes is {math.exp(figure.value):.1f} times less likely",
+            alarm=f"the policy is {figure.value:.1f} nats per token from its start model, to which "
+            f"a token that it writes is {math.exp(figure.value):.1f} times less likely",
             curves=["kl", "ref_logprob", "entropy"],
             since=_far_since(evidence),
             cures=[*stay_near(evidence), *slower(evidence)],
