@@ -377,7 +377,7 @@ def test_finished_orders_are_neither_sampled_again_nor_lost(
         if iteration == 3:
             for order in tw.sampled(algorithm).prefetch._orders.values():
                 order.future.result()
-            self._save(3)
+            self.state.save(3)
             raise KeyboardInterrupt
         iterate(self, iteration)
 

@@ -73,11 +73,11 @@ def known_head(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["varlen", "blocks"])
 def test_twice_the_tokens_take_twice_the_memory(kind: Kind) -> None:
-    one, two, four = (counted(kind, n) for n in (2, 4, 8))
+    one, two, four = (counted(kind, n) for n in (4, 8, 16))  # whole chunks of the head
     assert four.total - two.total == pytest.approx(2 * (two.total - one.total), rel=0.02)
     if kind == "varlen":  # no [N, N], no [tokens, V], no mask: a chunk of logits is the largest
         assert four.largest == 512 * V * 4
-        assert 4 * four.largest < 8 * GROUP * V * 4
+        assert 8 * four.largest < 16 * GROUP * V * 4
 
 
 def test_a_mask_over_all_pairs_would_not(monkeypatch: pytest.MonkeyPatch) -> None:
