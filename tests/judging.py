@@ -52,6 +52,18 @@ class Rounds:
 
     def judge(self, groups):
         return []
+
+class Told:
+    """Scores with the rounds that it was told of."""
+
+    def __init__(self):
+        self.rounds = 0.0
+
+    def begin(self, round):
+        self.rounds = 10 * self.rounds + round
+
+    def judge(self, groups):
+        return [[self.rounds] * len(group.responses) for group in groups]
 '''
 
 

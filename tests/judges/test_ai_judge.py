@@ -120,7 +120,7 @@ def test_without_log_probs_the_words_count() -> None:
         return letter({"A": 1.0} if len(a) > len(b) else {"B": 1.0})
 
     with JudgeServer(rule, logprobs=False) as server:
-        found = judged(judge(server, concurrency=1), [group("Apple", "Fig")])[0]
+        found = judged(judge(server), [group("Apple", "Fig")])[0]  # both questions at once
         assert [c.probability for c in found.comparisons or ()] == [1.0]
         assert [s.value for s in found.scores] == [1.0, 0.0]
         strict = judged(judge(server, logprobs="yes"), [group("Apple", "Fig")])[0]

@@ -230,6 +230,15 @@ def test_several_endpoints_share_the_work_and_one_that_dies_is_left_out() -> Non
         assert other.version == judge(alone).version == own.version
 
 
+def test_answers_are_kept_wherever_their_model_is_served(tmp_path: Path) -> None:
+    with JudgeServer(prefers(len)) as a, JudgeServer(prefers(len)) as b:
+        wanted = judged(judge(a, answers=tmp_path), GROUPS)
+        for url in (b.url, [a.url, b.url]):
+            found = judged(judge(b, url=url, answers=tmp_path), GROUPS)
+            assert [j.scores for j in found] == [j.scores for j in wanted]
+        assert (len(a.asked), len(b.asked)) == (16, 0)
+
+
 def test_an_endpoint_that_is_gone_is_tried_again_after_a_pause() -> None:
     now = 0.0
     lines = Lines(["a", "b"], clock=lambda: now)

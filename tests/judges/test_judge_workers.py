@@ -158,6 +158,18 @@ def test_workers_with_other_files_than_the_others_are_named() -> None:
     assert all(worker.closed for worker in workers)
 
 
+def test_workers_are_told_of_each_round_once(own: Path, place: Workplace) -> None:
+    judge = made(RewardSpec(function="own.py:Told", workers=1), own, place)
+
+    def asked() -> set[float | None]:
+        return {score.value for row in scores(judged(judge, groups())) for score in row}
+
+    assert asked() == {0.0}
+    for round, told in ((1, 1.0), (2, 12.0)):
+        judge.begin(round)
+        assert asked() == {told}
+
+
 def test_shares_hold_every_group_once_and_follow_from_the_groups_alone() -> None:
     shares = split(groups(12, 3))
     assert [g for share in shares for g in share] == groups(12, 3)
@@ -194,13 +206,17 @@ def test_keys_that_mean_nothing_are_refused(entry: dict[str, Any], words: str) -
 
 
 def test_a_resumed_run_may_have_more_workers_but_not_begin_to_have_any(tmp_path: Path) -> None:
-    def folder(workers: int | None, urls: list[str]) -> RunFolder:
+    def folder(workers: int | None, urls: list[str], option: int = 1) -> RunFolder:
         asked = {"builtin": "ai", "options": {"model": "m", "url": urls}}
-        reward = [{"builtin": "gold", "workers": workers}, asked]
+        own = {"function": "own.py:score", "options": {"workers": option}}
+        reward = [{"builtin": "gold", "workers": workers}, asked, own]
         stage = {"name": "s", "algorithm": "grpo", "data": "tunnel:prompts", "reward": reward}
-        return RunFolder(tw.make_recipe("m", tmp_path / "runs", stage))
+        compare = {"prompts": "tunnel:prompts", "rewards": [asked]}
+        return RunFolder(tw.make_recipe("m", tmp_path / "runs", stage, compare=compare))
 
     folder(2, ["http://a/v1"]).open(resume=False)
     assert folder(3, ["http://b/v1", "http://c/v1"]).check(resume=True)
     with pytest.raises(ConfigError, match=r"reward.0.workers was 2 and is now not there"):
         folder(None, ["http://a/v1"]).check(resume=True)
+    with pytest.raises(ConfigError, match=r"reward.2.options.workers was 1 and is now 2"):
+        folder(2, ["http://a/v1"], option=2).check(resume=True)

@@ -16,6 +16,7 @@ import torch
 import tiny_world as tw
 from gnomon.errors import ConfigError, DataError, EngineError
 from gnomon.rollout.client import RemoteHost
+from gnomon.rollout.finished import Finished
 from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.local import LocalHost
 from gnomon.rollout.pool import PoolHost, split
@@ -298,6 +299,18 @@ def test_shares_that_are_finished_when_a_run_is_killed_are_not_sampled_again(
     assert len(again.jobs) == 3
     assert "finished" not in second.state(lambda rows: {})["orders"]["0"]
     second.close()
+
+
+def test_a_share_that_is_all_of_its_call_is_not_taken_for_it() -> None:
+    """Its completions have no text yet."""
+    kept = Finished()
+    raw, whole = (Completion((5,), torch.zeros(1), "eos", text) for text in ("", "five"))
+    kept.add_share(REQUESTS[:1], PARAMS, [[raw]])
+    resumed = Finished(kept.parts())
+    assert resumed.call(REQUESTS[:1], PARAMS) is None
+    assert resumed.share(REQUESTS[:1], PARAMS) == [[raw]]
+    resumed.add_call(REQUESTS[:1], PARAMS, [[whole]])
+    assert list(resumed.parts().values()) == [[[whole]]]
 
 
 def test_a_process_of_this_machine_is_started_replaced_and_ended(

@@ -117,6 +117,7 @@ class AnswerBook:
         self.load()
         settings = _settings(answerer)
         keys = [_key(settings, question) for question in questions]
+        self._adopt(answerer, keys, questions)
         new = {key: q for key, q in zip(keys, questions, strict=True) if key not in self._known}
         names, failed = list(new), dict[str, Reply]()
 
@@ -130,6 +131,15 @@ class AnswerBook:
             answerer.answer(list(new.values()), done)
         lost = Reply(error="no answer came", came=False)
         return [self._tell(key, self._known.get(key) or failed.get(key, lost)) for key in keys]
+
+    def _adopt(
+        self, answerer: Answerer, keys: Sequence[str], questions: Sequence[Question]
+    ) -> None:
+        """Find what earlier versions kept, whose keys had the url in them."""
+        settings = _settings(answerer, url=True)
+        for key, question in zip(keys, questions, strict=True):
+            if key not in self._known and (reply := self._known.get(_key(settings, question))):
+                self._known[key] = reply
 
     def _tell(self, key: str, reply: Reply) -> Reply:
         if key in self._told:
@@ -169,8 +179,10 @@ class AnswerBook:
             append_line(self.file, json.dumps(row, ensure_ascii=True).encode())
 
 
-def _settings(answerer: Answerer) -> str:
-    return json.dumps([answerer.model, answerer.settings()], sort_keys=True, default=str)
+def _settings(answerer: Answerer, url: bool = False) -> str:
+    """Of a model, wherever it is served; or where it is, too."""
+    said = {key: value for key, value in answerer.settings().items() if url or key != "url"}
+    return json.dumps([answerer.model, said], sort_keys=True, default=str)
 
 
 def _key(settings: str, question: Question) -> str:

@@ -243,10 +243,11 @@ class Endpoint(Answerer):
         )
 
         began, where = time.perf_counter(), f"{line.url}, model {self.model}"
+        logprobs, schema = self._with_logprobs, self._with_schema
         try:
-            found = self._request(question, line)
+            found = self._request(question, line, logprobs, schema)
         except (BadRequestError, UnprocessableEntityError) as error:
-            if self._does_without(question, str(error).lower()):
+            if self._does_without(question, str(error).lower(), logprobs, schema):
                 return self._asked(question, line)
             reason = f"{where} refused the question: {first_line(error)}"
             return Reply(error=reason, came=False)
@@ -264,13 +265,18 @@ class Endpoint(Answerer):
             self._missed = 0
         return self._read(found, question, time.perf_counter() - began)
 
-    def _does_without(self, question: Question, problem: str) -> bool:
-        """Whether the endpoint refused what a question can do without, which is then left out."""
-        if self._with_logprobs and self.logprobs == "auto" and "logprob" in problem:
+    def _does_without(self, question: Question, problem: str, logprobs: bool, schema: bool) -> bool:
+        """Whether the endpoint refused what a question can do without, which is then left out.
+
+        Args:
+            problem: what it said.
+            logprobs, schema: whether it was asked for them: others may have been refused meanwhile.
+        """
+        if logprobs and self.logprobs == "auto" and "logprob" in problem:
             self._with_logprobs = False
             return True
-        schema = any(word in problem for word in ("response_format", "schema", "grammar"))
-        if question.form == "object" and self._with_schema and schema:
+        named = any(word in problem for word in ("response_format", "schema", "grammar"))
+        if question.form == "object" and schema and named:
             self._with_schema = False
             return True
         return False
@@ -282,7 +288,7 @@ class Endpoint(Answerer):
             if self._missed >= DEAD_AFTER and not self._dead:
                 self._dead = f"{reason} ({self._missed} times in a row; the rest was not asked)"
 
-    def _request(self, question: Question, line: Line) -> Any:
+    def _request(self, question: Question, line: Line, logprobs: bool, schema: bool) -> Any:
         messages = [{"role": "user", "content": question.user}]
         if question.system:
             messages.insert(0, {"role": "system", "content": question.system})
@@ -291,9 +297,9 @@ class Endpoint(Answerer):
             "seed": self.seed,
             "max_tokens": self._longest(question),
         }
-        if question.form == "object" and self._with_schema:
+        if question.form == "object" and schema:
             body["response_format"] = _schema(question)
-        if self._with_logprobs and question.choices:
+        if logprobs and question.choices:
             body |= {"logprobs": True, "top_logprobs": _TOP}
         body |= self.extra
         own = {key: value for key, value in body.items() if value is not None}

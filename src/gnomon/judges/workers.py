@@ -97,6 +97,7 @@ class WorkerJudge(Judge):
         self, name: str, make: Mapping[str, Callable[[], Worker]], retries: int = RETRIES
     ) -> None:
         self.name = name
+        self._round = 0
         self._lock = threading.Lock()
         self._first: tuple[str, About] | None = None
         makers = {key: partial(self._worker, key, one) for key, one in make.items()}
@@ -121,6 +122,9 @@ class WorkerJudge(Judge):
         except EngineError as error:
             raise EngineError(f"reward {self.name!r}: {error}") from error
         return [judgement for share in found for judgement in share]
+
+    def begin(self, round: int) -> None:
+        self._round = round  # a worker hears of it with the first share that it is given
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         self._crew.share([list(prompts)], self._checked, [1])
@@ -150,7 +154,7 @@ class WorkerJudge(Judge):
     def _judged(
         self, name: str, worker: Worker, share: Sequence[Group], tell: Tell
     ) -> list[Judgement]:
-        found: list[Judgement] = worker.call("judge", share, wanted=lambda: tell(0, 1))
+        found: list[Judgement] = worker.call("judge", share, self._round, wanted=lambda: tell(0, 1))
         return found
 
     def _checked(self, name: str, worker: Worker, prompts: Sequence[Prompt], tell: Tell) -> None:
@@ -221,13 +225,18 @@ class Served:
 
         make = load_builtin("gnomon.judges.build:one_judge")
         self._judge: Judge = make(RewardSpec(**spec), base=base, load=load, texts=texts)
+        self._round = 0
 
     def about(self) -> About:
         made = self._judge
         size = int(getattr(made, "parameters", 0))
         return About(made.version, made.groupwise, made.paid, made.in_rounds, size)
 
-    def judge(self, groups: Sequence[Group]) -> list[Judgement]:
+    def judge(self, groups: Sequence[Group], round: int) -> list[Judgement]:
+        """Judge groups of a round; 0 where there are no rounds."""
+        if round != self._round:
+            self._judge.begin(round)
+            self._round = round
         return judged(self._judge, groups)
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:

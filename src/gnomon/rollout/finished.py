@@ -18,6 +18,8 @@ from gnomon.rollout.protocol import Completion, Request, SamplingParams
 
 Rows = Sequence[Sequence[Completion]]
 """Completions of each request."""
+_SHARE = "share "
+"""Before the key of a share, whose completions have no text yet: it may ask for all of its call."""
 
 
 class Finished:
@@ -29,7 +31,6 @@ class Finished:
 
     def __init__(self, parts: Mapping[str, Rows] | None = None) -> None:
         self._parts = dict(parts or {})
-        self._shares = set(self._parts)  # as far as nobody has asked for them as a call
 
     def parts(self) -> dict[str, Rows]:
         """All of it, by keys that follow from what was asked for."""
@@ -37,26 +38,20 @@ class Finished:
 
     def share(self, requests: Sequence[Request], params: SamplingParams) -> Rows | None:
         """What was sampled for a share of a call; None where that is not finished."""
-        return self._parts.get(_key(requests, params))
+        return self._parts.get(_SHARE + _key(requests, params))
 
     def add_share(self, requests: Sequence[Request], params: SamplingParams, rows: Rows) -> None:
         """A share of a call is finished."""
-        key = _key(requests, params)
-        self._shares.add(key)
-        self._parts[key] = rows
+        self._parts[_SHARE + _key(requests, params)] = rows
 
     def call(self, requests: Sequence[Request], params: SamplingParams) -> Rows | None:
         """What was sampled in a call; None where that is not finished."""
-        key = _key(requests, params)
-        self._shares.discard(key)
-        return self._parts.get(key)
+        return self._parts.get(_key(requests, params))
 
     def add_call(self, requests: Sequence[Request], params: SamplingParams, rows: Rows) -> None:
         """A whole call is finished, and so its shares are of no more use."""
-        for key in self._shares:
-            self._parts.pop(key, None)
-        self._shares.clear()
-        self._parts[_key(requests, params)] = rows
+        calls = {key: rows for key, rows in self._parts.items() if not key.startswith(_SHARE)}
+        self._parts = calls | {_key(requests, params): rows}
 
 
 _NOW: ContextVar[Finished | None] = ContextVar("finished", default=None)

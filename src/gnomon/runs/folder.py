@@ -284,7 +284,7 @@ class RunFolder:
             if key != "output"
             and not _is_decision(key)
             and not _is_asking(key)
-            and not (key.endswith(".workers") and before and after)
+            and not (_is_workers(key) and before and after)
             and not key.endswith(_MEMORY)
         ]
         if changed:
@@ -415,4 +415,11 @@ def _take(lock: filelock.BaseFileLock, folder: Path) -> bool:
 def _is_asking(key: str) -> bool:
     """Whether a key is of how an AI judge is asked."""
     parts = [part for part in key.split(".") if not part.isdecimal()]
-    return parts[-1] in _ASKING and parts[-3:-1] in (["reward", "options"], ["observe", "options"])
+    places = (["reward"], ["observe"], ["rewards"])  # the last in compare
+    return parts[-1] in _ASKING and parts[-2:-1] == ["options"] and parts[-3:-2] in places
+
+
+def _is_workers(key: str) -> bool:
+    """Whether a key is of how many workers there are, and not an option that is called so."""
+    parts = key.split(".")
+    return parts[-1] == "workers" and not {"options", "settings"} & set(parts)

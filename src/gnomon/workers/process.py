@@ -223,7 +223,8 @@ def _told(error: Exception) -> tuple[str, str]:
     """An error as the other side raises it: the kinds that are made of a message alone."""
     if isinstance(error, GnomonError):
         kinds = ("ConfigError", "DataError", "ModelError", "EngineError", "RunError")
-        return next(k for k in kinds if isinstance(error, getattr(errors, k))), str(error)
+        kind = next((k for k in kinds if isinstance(error, getattr(errors, k))), "RunError")
+        return kind, str(error)
     return "EngineError", f"a worker failed: {type(error).__name__}: {error}"
 
 
