@@ -4,7 +4,8 @@
 
 What a share is follows from the groups alone, and each worker is a process that makes the judge as
 the trainer would. So the judgements do not depend on how many workers there are, on which of them
-answers, nor on whether one was lost: to the last bit, where their processors are the same.
+answers, nor on whether one was lost: to the last bit, where their processors and numbers of threads
+are the same.
 """
 
 from __future__ import annotations
