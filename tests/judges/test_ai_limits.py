@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gnomon.errors import BudgetSpent, ConfigError
+from gnomon.judges import answers
 from gnomon.judges.ai import AIJudge
 from gnomon.judges.answers import ANSWERS
 from gnomon.judges.budget import Budget, Pace
@@ -237,6 +238,22 @@ def test_answers_are_kept_wherever_their_model_is_served(tmp_path: Path) -> None
             found = judged(judge(b, url=url, answers=tmp_path), GROUPS)
             assert [j.scores for j in found] == [j.scores for j in wanted]
         assert (len(a.asked), len(b.asked)) == (16, 0)
+
+
+def test_answers_that_an_earlier_version_kept_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their keys have the url in them."""
+    settings = answers._settings
+    with JudgeServer(prefers(len)) as server:
+        with monkeypatch.context() as earlier:
+            earlier.setattr(
+                answers, "_settings", lambda answerer, url=True: settings(answerer, True)
+            )
+            wanted = judged(judge(server, answers=tmp_path), GROUPS)
+        found = judged(judge(server, answers=tmp_path), GROUPS)
+        assert len(server.asked) == 16
+    assert [j.scores for j in found] == [j.scores for j in wanted]
 
 
 def test_an_endpoint_that_is_gone_is_tried_again_after_a_pause() -> None:
