@@ -207,11 +207,13 @@ def test_keys_that_mean_nothing_are_refused(entry: dict[str, Any], words: str) -
 
 def test_a_resumed_run_may_have_more_workers_but_not_begin_to_have_any(tmp_path: Path) -> None:
     def folder(workers: int | None, urls: list[str], option: int = 1) -> RunFolder:
-        asked = {"builtin": "ai", "options": {"model": "m", "url": urls}}
+        member = {"model": "m", "url": urls}
+        asked = {"builtin": "ai", "options": member}
         own = {"function": "own.py:score", "options": {"workers": option}}
         reward = [{"builtin": "gold", "workers": workers}, asked, own]
         stage = {"name": "s", "algorithm": "grpo", "data": "tunnel:prompts", "reward": reward}
-        compare = {"prompts": "tunnel:prompts", "rewards": [asked]}
+        panel = {"builtin": "ai", "options": {"panel": [member, {"model": "n"}]}}
+        compare = {"prompts": "tunnel:prompts", "rewards": [panel]}
         return RunFolder(tw.make_recipe("m", tmp_path / "runs", stage, compare=compare))
 
     folder(2, ["http://a/v1"]).open(resume=False)

@@ -414,7 +414,7 @@ def _take(lock: filelock.BaseFileLock, folder: Path) -> bool:
 
 def _is_asking(key: str) -> bool:
     """Whether a key is of how an AI judge is asked."""
-    parts = [part for part in key.split(".") if not part.isdecimal()]
+    parts = [part for part in key.split(".") if not part.isdecimal() and part != "panel"]
     places = (["reward"], ["observe"], ["rewards"])  # the last in compare
     return parts[-1] in _ASKING and parts[-2:-1] == ["options"] and parts[-3:-2] in places
 
