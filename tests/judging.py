@@ -54,10 +54,10 @@ class Rounds:
         return []
 
 class Told:
-    """Scores with the rounds that it was told of."""
+    """Scores with the rounds that it was told of; 1 at first, if torchrun started it."""
 
     def __init__(self):
-        self.rounds = 0.0
+        self.rounds = float("RANK" in os.environ)
 
     def begin(self, round):
         self.rounds = 10 * self.rounds + round

@@ -158,7 +158,10 @@ def test_workers_with_other_files_than_the_others_are_named() -> None:
     assert all(worker.closed for worker in workers)
 
 
-def test_workers_are_told_of_each_round_once(own: Path, place: Workplace) -> None:
+def test_workers_are_told_of_each_round_once(
+    own: Path, place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
     judge = made(RewardSpec(function="own.py:Told", workers=1), own, place)
 
     def asked() -> set[float | None]:

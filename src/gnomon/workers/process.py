@@ -29,6 +29,11 @@ from gnomon.plugins import load_builtin
 
 _LAST = 2000  # characters of what a process said before it ended
 _POLL_SECONDS = 0.1
+_TORCHRUN = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
+)
+"""Variables of torchrun's own processes: libraries that find them wait for the others."""
 Wanted = Callable[[], None]
 
 
@@ -69,7 +74,8 @@ class Child:
 
     Args:
         module, arguments: what it runs.
-        environment: variables that it gets besides this process's own.
+        environment: variables that it gets besides this process's own, of which it is not given
+            torchrun's.
         handed: descriptors that it inherits.
     """
 
@@ -86,7 +92,7 @@ class Child:
         self._process = subprocess.Popen(
             # -P: no file beside the recipe takes the place of a module
             [sys.executable, "-P", "-m", module, *arguments],
-            env={**os.environ, **(environment or {})},
+            env={**_own_variables(), **(environment or {})},
             stdin=subprocess.PIPE,  # it ends when this is closed
             stdout=subprocess.PIPE,
             stderr=self._said,
@@ -127,6 +133,11 @@ class Child:
             if stream is not None:
                 with suppress(OSError):
                     stream.close()
+
+
+def _own_variables() -> dict[str, str]:
+    names = (n for n in os.environ if n not in _TORCHRUN and not n.startswith("TORCHELASTIC_"))
+    return {name: os.environ[name] for name in names}
 
 
 def end_with_parent() -> None:
