@@ -285,7 +285,7 @@ def test_where_every_endpoint_is_gone_or_refuses_that_is_said() -> None:
     with pytest.warns(UserWarning, match="the other endpoints are asked"):
         assert "did not answer" in str(judged(own, GROUPS[:1])[0].scores[0].error)
     with JudgeServer(says("A"), models=("n",)) as a, JudgeServer(says("A"), models=()) as b:
-        own = judge(a, url=[a.url, b.url], patience_s=100, concurrency=1)  # patience does not help
+        own = judge(a, url=[a.url, b.url], concurrency=1, patience_s=100)  # which does not help
         with pytest.warns(UserWarning, match="it serves n; the other"):
             assert "no model m" in str(judged(own, GROUPS)[0].error)
     for wrong in ([], [urls[0], urls[0]]):
