@@ -13,6 +13,7 @@ from gnomon.errors import ConfigError, GateClosed
 from gnomon.plan import methods
 from gnomon.plan.answers import Plan, make
 from gnomon.plan.hardware import parse_hardware
+from gnomon.plan.shown import runs_line
 from gnomon.plan.sizing import ROOM
 from gnomon.recipe.load import load_recipe, parse_recipe
 from gnomon.runs.folder import RunFolder
@@ -199,7 +200,22 @@ def test_too_large_says_what_would_fit(tmp_path: Path) -> None:
         tmp_path, "meta-llama/Llama-3.1-70B", "thumbs", hardware=parse_hardware("8xH100")
     )
     assert shared.fit.shards == 8
-    assert any("gnomon run trains on one" in warning for warning in shared.warnings)
+    assert any("one process alone trains on one" in warning for warning in shared.warnings)
+    assert "strategy=fsdp2" in runs_line(shared.fit)
+
+
+def test_the_command_for_several_gpus(tmp_path: Path) -> None:
+    said = {
+        count: runs_line(
+            planned(
+                tmp_path, "Qwen/Qwen3-0.6B", "thumbs", hardware=parse_hardware(f"{count}xH100")
+            ).fit
+        )
+        for count in (1, 4, 12)
+    }
+    assert "one process" in said[1]
+    assert "torchrun --nproc-per-node 4 -m gnomon run RECIPE strategy=ddp" in said[4]
+    assert "torchrun --nnodes 2 --nproc-per-node 6" in said[12]
 
 
 def test_without_hardware_the_cheapest_gpu(tmp_path: Path) -> None:

@@ -94,16 +94,10 @@ class Plan:
                 "files are checked in different ways: the recipe takes the largest set alone; give "
                 "the others a stage of their own"
             )
-        if self.fit.shards > 1:
+        if self.fit.hardware.count > 1:
             found.append(
-                f"the weights are divided over {self.fit.shards} GPUs here, and gnomon run trains "
-                "on one: take the figures for planning, and LoRA, a smaller model or a larger GPU "
-                "for gnomon run"
-            )
-        elif self.fit.hardware.count > 1:
-            found.append(
-                f"hours are of all {self.fit.hardware.count} GPUs at work; gnomon run trains on "
-                "one of them"
+                f"hours are of all {self.fit.hardware.count} GPUs at work, with a process on "
+                "each (torchrun); one process alone trains on one of them"
             )
         if self.facts.leaked is None:
             found.append(

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from gnomon.plan.answers import Plan
 from gnomon.plan.facts import TOKENS_A_WORD, Facts
-from gnomon.plan.hardware import GPUS_A_NODE
 from gnomon.plan.probe import ProbeRecord, corrected
 from gnomon.plan.serving import table as serving_table
 from gnomon.plan.sizing import WEIGHTS, Fit, Sized, euros
@@ -68,13 +67,17 @@ def memory_line(fit: Fit) -> str:
 
 def runs_line(fit: Fit) -> str:
     """The precision, and how many processes train."""
-    count = fit.hardware.count
+    count, nodes = fit.hardware.count, fit.hardware.nodes
     said = f"precision: {fit.way.precision}, "
     if count == 1:
         return said + "one process"
-    spread = "the weights divided among them (strategy: fsdp2)"
-    how = spread if fit.shards > 1 else "a copy of the weights in each (strategy: ddp)"
-    return f"{said}{count} processes (torchrun --nproc-per-node {min(count, GPUS_A_NODE)}), {how}"
+    divided = "the weights divided among them", "fsdp2"
+    how, strategy = divided if fit.shards > 1 else ("a copy of the weights in each", "ddp")
+    machines = f"--nnodes {nodes} " * (nodes > 1)
+    return (
+        f"{said}{count} processes, {how}: torchrun {machines}--nproc-per-node {-(-count // nodes)} "
+        f"-m gnomon run RECIPE strategy={strategy}"
+    )
 
 
 def _does_not_fit(fit: Fit) -> str:
