@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -117,6 +119,15 @@ def test_the_innermost_instant_is_named_and_other_errors_pass() -> None:
     assert is_out_of_memory(RuntimeError("cuBLAS: out of memory"))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's memory is said there")
+def test_the_limit_of_the_process_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = psutil.Process().memory_info().vms
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (taken + 2**20, -1))
+    with pytest.raises(MemoryExhaustedError, match="for this process") as caught, instant("x"):
+        raise MemoryError
+    assert caught.value.free <= 2**20
+
+
 def test_the_cheapest_change_that_fits_is_named() -> None:
     from gnomon.plan.job import Job
     from gnomon.plan.memory import memory
@@ -130,6 +141,8 @@ def test_the_cheapest_change_that_fits_is_named() -> None:
     said = cure(error, job, "sft")
     assert "sft.train.tokens_per_microbatch=" in said
     assert "resume with it" in said
+    split = MemoryExhaustedError("training", peak // 10, peak - peak // 10, 2 * peak, "gpu")
+    assert "sft.train.tokens_per_microbatch=" in cure(split, job, "sft")  # free, but not in a piece
     tiny = MemoryExhaustedError("training", peak, 10**6, 0, "gpu")
     assert "would make it fit" in cure(tiny, job, "sft")
 

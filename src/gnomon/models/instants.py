@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -57,4 +58,8 @@ def _memory() -> tuple[int, int, str]:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return total - free, free, f"{torch.cuda.get_device_name()} ({total / 2**30:.3g} GiB)"
-    return psutil.Process().memory_info().rss, psutil.virtual_memory().available, "this machine"
+    taken, free = psutil.Process().memory_info(), psutil.virtual_memory().available
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or limit - taken.vms >= free:
+        return taken.rss, free, "this machine"
+    return taken.rss, max(0, limit - taken.vms), "this machine for this process (ulimit -v)"

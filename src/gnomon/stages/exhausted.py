@@ -34,7 +34,8 @@ def cure(error: MemoryExhaustedError, job: Job | None, stage: str) -> str:
     if job is None:
         return "Ask for less at once: fewer samples, shorter rows (max_length), or a smaller model"
     needed = error.used + max(error.wanted, 1)
-    room = error.used + min(error.free, error.wanted)  # what was asked for was not to be had
+    # what is free in pieces that are too small is of no use
+    room = error.used + (error.free if error.free < error.wanted else 0)
     predicted = room * memory(job).peak / needed  # what the planner would call that room
     found = fit(job, predicted / HEADROOM)
     if not found.fits or not found.settings:
