@@ -102,6 +102,24 @@ def refused(result: Result, *parts: str) -> None:
 # -- the way it should go -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("std::bad_alloc")])
+def test_memory_that_is_out_is_said(
+    gnomon: Run, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr("gnomon.cli.main.app", lambda: raise_(error))
+    result = gnomon("report", "runs/mine")
+    assert result.code == 1
+    assert "out of memory" in result.said
+    assert "--resume" in result.said
+    monkeypatch.setattr("gnomon.cli.main.app", lambda: raise_(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes"):
+        gnomon("report", "runs/mine")
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
 def test_a_run_tells_where_everything_is_and_resumes_to_nothing(
     gnomon: Run, write: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 One table, so that it can be read, argued with and tuned. A figure is an alarm when the end of its
 95% interval that is nearer to the limit has passed it. How often each is right, measured on clean
-and planted runs, is in docs/audit.md.
+and planted runs, is in docs/detectors.md.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ def _keeping(evidence: Evidence, reward: RewardProbes, effect: EditEffect) -> In
     """The share that keeps its reward, of the answers that have something to lose; None of too few.
 
     An answer that has the lowest reward cannot fall. Of a reward of marks only those with full ones
-    count: marks for form alone survive any words around it, and are meant to. What falls is taken
-    to be of those that count, so the share is never too high.
+    count: marks for form alone survive any words around it, and are meant to. How many count is
+    taken from all first answers; what falls is taken to be of those, which errs to the low side.
     """
     if effect.falls is None:
         return None

@@ -28,6 +28,7 @@ from gnomon.cli.sweep import sweep
 from gnomon.cli.view import view
 from gnomon.console import complain, err, out, say, show, visible
 from gnomon.errors import BudgetSpent, GateClosed, GnomonError, Pending, RunStopped
+from gnomon.files import first_line
 
 ABOUT = """From raw feedback to a model that is safe to ship.
 
@@ -185,6 +186,14 @@ def _check_torchrun(arguments: list[str]) -> None:
     sys.exit(1)
 
 
+def _is_out_of_memory(error: BaseException) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from gnomon.models.instants import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
 def main() -> None:
     """Entry point. Errors that a user can fix are printed without a traceback (exit code 1); a run
     that waits for people exits with 3; one whose gates did not all open with 4; one whose judge
@@ -208,6 +217,12 @@ def main() -> None:
         sys.exit(128 + stopped.signal)
     except GnomonError as error:
         complain("error", "red", str(error))
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:  # outside of a stage: a report, an eval
+        if not _is_out_of_memory(error):
+            raise
+        said = f"out of memory ({first_line(error)})"
+        complain("error", "red", f"{said}. What is saved is whole: a run goes on with --resume")
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("stopped; nothing was being saved")

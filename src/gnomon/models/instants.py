@@ -16,7 +16,7 @@ SAMPLING, REFERENCE = "sampling", "the passes of {role}"
 TRAINING, OPTIMIZER = "the forward and backward pass", "the optimizer's step"
 EVALUATION, CHECKPOINT = "the evaluation", "writing the checkpoint"
 LOADING = "loading the models"
-_SAID = ("out of memory", "can't allocate memory", "not enough memory")
+_SAID = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
 _ASKED = re.compile(r"tried to allocate ([0-9.]+) (bytes|[KMGT]?i?B)", re.IGNORECASE)
 _UNIT = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
