@@ -115,8 +115,8 @@ def probe_model(stage: Probed, tick: Callable[[int, int], None] = lambda done, t
 
 class FirstAnswers:
     """Asks the reward about spoiled answers as soon as there are any, and writes ``probes.json``,
-    so that an audit of a run that has only begun can warn (:mod:`gnomon.audit.spoiled`). The figure
-    is the one that the probe at the end finds. It is a :data:`~gnomon.training.loop.Watcher`.
+    so that an audit of a run that has only begun can warn (:mod:`gnomon.audit.spoiled`). The probe
+    at the end asks about the same answers again. It is a :data:`~gnomon.training.loop.Watcher`.
     """
 
     def __init__(self, stage: Probed, tick: Callable[[int, int], None]) -> None:
