@@ -67,12 +67,13 @@ UNKNOWN = {
     "reward key": (["ppo.reward.0.wieght=3"], "did you mean 'weight'"),
     "data key": (["rm.data.pth=3"], "did you mean 'path'"),
     "compare key": (["compare.promts=x"], "did you mean 'prompts'"),
+    "a choice": (["precision=bf16"], "(got 'bf16'); did you mean 'bfloat16'?"),
     "nothing near": (["zzzz=1"], "known keys: name, model"),
 }
 
 
 @pytest.mark.parametrize("case", UNKNOWN)
-def test_unknown_keys_are_refused_with_the_nearest_one(file: Path, case: str) -> None:
+def test_unknown_keys_and_choices_are_refused_with_the_nearest_one(file: Path, case: str) -> None:
     overrides, message = UNKNOWN[case]
     with pytest.raises(ConfigError) as caught:
         load_recipe(file, overrides)

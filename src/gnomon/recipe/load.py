@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -298,7 +299,9 @@ def _explain(model: type[BaseModel], item: Mapping[str, Any], raw: Any) -> str:
     if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
         message = "Input should be a mapping (key: value)"
     shown = "" if isinstance(item["input"], dict | list) else f" (got {_short(item['input'])})"
-    return f"{location or 'recipe'}: {message}{shown}"
+    choices = re.findall("'([^']*)'", str(item.get("ctx", {}).get("expected", "")))
+    near = nearest(str(item["input"]), choices, cutoff=0.6)
+    return f"{location or 'recipe'}: {message}{shown}{near and f'; {near}'}"
 
 
 def _short(value: Any) -> str:
