@@ -88,6 +88,7 @@ def test_another_file_is_never_overwritten(pairs: Path) -> None:
 
 WRONG = {
     "model": ("--model", "Qwen/Qwen3-0.7B", "Did you mean"),
+    "our own model": ("--model", "tunnle", "Did you mean tunnel"),
     "hardware": ("--hardware", "8xH10", "Did you mean"),
     "file": ("--held-out", "nowhere.jsonl", "nowhere.jsonl"),
     "budget": ("--budget", "0", "too small for anything"),

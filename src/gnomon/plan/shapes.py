@@ -179,6 +179,7 @@ def shape_of(model: str) -> Shape:
     by_short = {_short(name): name for name in known}
     found = by_short.get(_short(model)) if "/" not in model or _family(model) else None
     if found is None:
+        by_short["tunnel"] = "tunnel"  # the one in this package
         close = difflib.get_close_matches(_short(model), by_short, 3, 0.6)
         hint = f" Did you mean {', '.join(by_short[c] for c in close)}?" if close else ""
         raise ConfigError(
