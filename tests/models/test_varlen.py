@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.attention.varlen
 from test_packed import FAMILIES, MIXED, gradients, make, random_groups
 from torch import Tensor, nn
 from zoo import logprobs
@@ -153,6 +155,28 @@ def test_tensors_that_kernels_do_not_take(
         pytest.skip("this torch has the kernels")
     query, key = (torch.empty(n, 6, width, dtype=dtype, device="meta") for n in (4, heads))
     assert why in str(varlen.refused(query, key, key))
+
+
+def test_a_torch_whose_kernels_know_fewer_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.11 lets the numbers of heads differ unasked and takes no table of pages."""
+    newest = torch.nn.attention.varlen.varlen_attn
+
+    def older(*tensors: Any, scale: float | None = None, window_size: tuple[int, int]) -> Tensor:
+        found = newest(*tensors, scale=scale, window_size=window_size, enable_gqa=True)
+        assert isinstance(found, Tensor)
+        return found
+
+    def scores(kind: varlen.Kind) -> Tensor:
+        return PackedForward(zoo_model(), attention=kind).hidden(pack(random_groups(MIXED)))
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", older)
+    monkeypatch.setattr(varlen, "kernel_arguments", lambda: frozenset({"scale", "window_size"}))
+    torch.testing.assert_close(scores("varlen"), scores("blocks"), atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(varlen, "kernel_arguments", frozenset)
+    query = torch.empty(2, 6, 64, dtype=torch.bfloat16, device="meta")
+    varlen._missing.cache_clear()
+    assert "does not have them" in str(varlen.refused(query, query, query))
+    varlen._missing.cache_clear()
 
 
 def test_kernels_are_tried_out_once_and_then_trusted(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 import torch.nn.functional as F
 from rollout_zoo import FAMILIES, family_model, naive_logprobs
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 
 from fake_cuda import fake_cuda
 from gnomon.errors import ConfigError, DataError, EngineError
 from gnomon.models.packed import attention_implementation
-from gnomon.rollout import Request, SamplingParams, TorchEngine, paged
+from gnomon.rollout import Request, SamplingParams, TorchEngine
 from gnomon.rollout.decoding import Decoder, RowState, device_uniforms
 from gnomon.rollout.paged import IMPLEMENTATION, Prompt, prefill
 from gnomon.rollout.paged_batch import PagedBatch
@@ -232,9 +235,12 @@ def _reference(query: Tensor, key: Tensor, value: Tensor, cu_seq_q, cu_seq_k, ma
     return torch.cat(outs).to(query.dtype)
 
 
+_reference.__signature__ = inspect.signature(varlen_attn)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text"])
 def test_a_kernel_that_reads_pages_gives_what_copies_give(family, tokenizer, monkeypatch):
-    monkeypatch.setattr(paged, "varlen_attn", _reference)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", _reference)
     model = family_model(family, len(tokenizer)).bfloat16()
     with torch.no_grad(), attention_implementation(model, IMPLEMENTATION):
         found = []

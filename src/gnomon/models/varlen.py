@@ -14,6 +14,7 @@ with a softcap, dropout), the masked blocks of :mod:`gnomon.models.attention` ar
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -88,9 +89,7 @@ class VarlenPlan:
         window: int | None = None,
     ) -> Tensor:
         """As :meth:`AttentionPlan.attend`: [Hq, N, d], [Hk, N, d] and [Hk, N, d] to [N, Hq, d]."""
-        from torch.nn.attention.varlen import varlen_attn
-
-        out = varlen_attn(
+        return causal_varlen(
             query.transpose(0, 1).contiguous(),
             self.keys.spread(key.transpose(0, 1)),
             self.keys.spread(value.transpose(0, 1)),
@@ -99,12 +98,59 @@ class VarlenPlan:
             self.max_q,
             self.max_k,
             scale=scaling,
-            # a window hides keys ``window`` or more positions back; the kernels count those left
-            window_size=(-1 if window is None else window - 1, 0),
-            enable_gqa=query.shape[0] != key.shape[0],
+            window=window,
         )
-        assert isinstance(out, Tensor)
-        return out
+
+
+@lru_cache
+def kernel_arguments() -> frozenset[str]:
+    """Arguments of this torch's ``varlen_attn``; none where it does not have it (before 2.10)."""
+    if importlib.util.find_spec("torch.nn.attention.varlen") is None:
+        return frozenset()
+    from torch.nn.attention.varlen import varlen_attn
+
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def causal_varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts_q: Tensor,
+    starts_k: Tensor | None,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None,
+    window: int | None,
+    **pages: Tensor,
+) -> Tensor:
+    """``varlen_attn`` causal from the bottom right: [N, Hq, d] of queries [N, Hq, d].
+
+    Args:
+        window: a key this many positions back or more is hidden.
+        pages: ``seqused_k`` and ``block_table``, which newer torches take.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    shared: dict[str, bool] = {}
+    if "enable_gqa" in kernel_arguments():  # torch 2.11 lets head counts differ without a word
+        shared["enable_gqa"] = query.shape[-2] != key.shape[-2]
+    out = varlen_attn(
+        query,
+        key,
+        value,
+        starts_q,
+        starts_k,
+        max_q,
+        max_k,
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),  # the kernels count those left
+        **shared,
+        **pages,
+    )
+    assert isinstance(out, Tensor)
+    return out
 
 
 def _starts(lengths: Sequence[int]) -> Tensor:
@@ -223,8 +269,8 @@ def refused(query: Tensor, key: Tensor, value: Tensor) -> str | None:
 @lru_cache
 def _missing(device: torch.device, d: int) -> str | None:
     """What torch or the GPU lacks for heads of width ``d``, or None."""
-    if importlib.util.find_spec("torch.nn.attention.varlen") is None:
-        return f"torch {torch.__version__} does not have them"
+    if "window_size" not in kernel_arguments():
+        return f"torch {torch.__version__} does not have them; 2.11 does"
     if torch.version.hip is not None:
         return "they were written for CUDA and not looked at on ROCm"
     if not torch.cuda.is_available() or not torch.backends.cuda.is_flash_attention_available():

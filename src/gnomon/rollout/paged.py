@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from gnomon.models.packed import attention_implementation
+from gnomon.models.varlen import causal_varlen, kernel_arguments
 from gnomon.rollout.packed import PROBE, attend, causal, gap_to_own_forward
 from gnomon.rollout.pages import PagePool
 
@@ -109,21 +109,18 @@ def _in_place(
     window: int | None,
 ) -> Tensor:
     """Causal attention of ``query`` [N, H, D] by one kernel over the pages: [N, H, D_v]."""
-    out = varlen_attn(
+    return causal_varlen(
         query.contiguous(),
         *stores,
-        cu_seq_q=paged.starts,
-        cu_seq_k=None,
-        max_q=paged.longest,
-        max_k=paged.table.shape[1] * paged.pool.size,
+        paged.starts,
+        None,
+        paged.longest,
+        paged.table.shape[1] * paged.pool.size,
         scale=scale,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != stores[0].shape[2],
+        window=window,
         seqused_k=paged.used,
         block_table=paged.table,
     )
-    assert isinstance(out, Tensor)
-    return out
 
 
 def _side_by_side(store: Tensor, table: Tensor) -> Tensor:
@@ -233,17 +230,10 @@ def reads_in_place(model: PreTrainedModel, size: int) -> bool:
     weight = model.get_input_embeddings().weight
     if weight.device.type != "cuda":
         return False
-    pool = PagePool(size, len(PROBE))
-    try:
-        with attention_implementation(model, IMPLEMENTATION):
-            scores = [
-                prefill(model, pool, [Prompt(ids, 0, [pool.take()])], kernel=True)[0]
-                for ids in PROBE
-            ]
-        gap, most = gap_to_own_forward(model, torch.stack(scores))
-        reason = None if gap <= most else f"its scores differ by {gap:.1e} (relative)"
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+    if "block_table" in kernel_arguments():
+        reason = _misread(model, size)
+    else:
+        reason = f"torch {torch.__version__}'s takes no table of pages"
     if reason is not None:
         warnings.warn(
             f"flash attention does not read the cache's pages in place here ({reason}); each layer "
@@ -252,3 +242,18 @@ def reads_in_place(model: PreTrainedModel, size: int) -> bool:
             stacklevel=3,
         )
     return reason is None
+
+
+def _misread(model: PreTrainedModel, size: int) -> str | None:
+    """Why the kernel does not read two short prompts' pages as the model itself would, or None."""
+    pool = PagePool(size, len(PROBE))
+    try:
+        with attention_implementation(model, IMPLEMENTATION):
+            scores = [
+                prefill(model, pool, [Prompt(ids, 0, [pool.take()])], kernel=True)[0]
+                for ids in PROBE
+            ]
+        gap, most = gap_to_own_forward(model, torch.stack(scores))
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        return str(error).splitlines()[0]
+    return None if gap <= most else f"its scores differ by {gap:.1e} (relative)"
