@@ -35,7 +35,7 @@ from gnomon.models.precision import Precision
 from gnomon.models.roles import Role, Trunk
 from gnomon.records import TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Request, SamplingParams
-from gnomon.rollout.torch_engine import TorchEngine
+from gnomon.rollout.torch_engine import CacheOptions, TorchEngine
 from gnomon.training.optim import make_optimizer
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
@@ -268,7 +268,13 @@ def step(args: argparse.Namespace) -> None:
         precision = Precision("mixed")
         dtype = getattr(torch, precision.frozen if lora else precision.trained)
         made = model(args.model, args.device, dtype, tokens)
-        trunk = Trunk(made, None, gradient_checkpointing=True, precision=precision)  # type: ignore[arg-type]
+        trunk = Trunk(
+            made,
+            None,  # type: ignore[arg-type]
+            gradient_checkpointing=not args.keep,
+            compile=args.compile,
+            precision=precision,
+        )
         if lora:
             trunk.add_adapter("policy", LoraSettings(rank=16))
         policy = Role("policy", trunk, adapter="policy" if lora else None, trainable=True)
@@ -291,7 +297,10 @@ def step(args: argparse.Namespace) -> None:
         used = f"  MFU {flops / peak:.1%}" if peak else ""
         theirs = PRIME_RL.get((args.mode, tokens)) if args.model == "qwen3-0.6b" else None
         ratio = f"  {rate / theirs:.2f} x prime-rl's {theirs} on an H100" if theirs else ""
-        print(f"{args.mode} {tokens} tokens: {rate:,.0f} tokens/s  {size:.1f} GiB{used}{ratio}")
+        how = " kept" * args.keep + " compiled" * args.compile
+        print(
+            f"{args.mode}{how} {tokens} tokens: {rate:,.0f} tokens/s  {size:.1f} GiB{used}{ratio}"
+        )
         del made, trunk, policy, optimizer, once
 
 
@@ -302,16 +311,34 @@ def decode(args: argparse.Namespace) -> None:
     made = model(args.model, args.device, torch.bfloat16, 4096)
     core = Tokenizer(models.WordLevel({"<e>": 0}, unk_token="<e>"))
     words = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<e>")
-    new, base = (4 if args.tiny else 256), 0.0
+    new = 4 if args.tiny else 256
     for count in args.rows:
-        engine = TorchEngine(made, words, max_rows=count, eos_token_ids=())
         asked = [Request(f"{i}", list(range(3, 67)), n=1, seed=i) for i in range(count)]
-        seconds, size = args.clock(
-            lambda e=engine, a=asked: e.generate(a, SamplingParams(max_new_tokens=new))
-        )
-        rate = count * new / seconds
-        base = base or rate
-        print(f"{count:4} rows: {rate:10,.0f} tokens/s  {size:6.2f} GiB  {rate / base:6.2f} x")
+        ids = torch.tensor([r.prompt_ids for r in asked], device=args.device)
+
+        def generate(ids: Tensor = ids) -> None:
+            with torch.no_grad():
+                made.generate(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0,
+                    min_new_tokens=new, max_new_tokens=new, pad_token_id=0,
+                )  # fmt: skip
+
+        sides: dict[str, Callable[[], Any]] = {"transformers": generate}
+        for graphs in (False, True) if args.clock.cuda else (False,):
+            cache = CacheOptions(cuda_graphs=graphs)
+            engine = TorchEngine(made, words, max_rows=count, eos_token_ids=(), cache=cache)
+            sides["gnomon, graphs" if graphs else "gnomon"] = lambda e=engine, a=asked: e.generate(
+                a, SamplingParams(max_new_tokens=new)
+            )
+        base = 0.0
+        for side, work in sides.items():
+            seconds, size = args.clock(work)
+            rate = count * new / seconds
+            base = base or rate
+            print(
+                f"{count:4} rows: {side:14} {rate:10,.0f} tokens/s  {size:6.2f} GiB  "
+                f"{rate / base:6.2f} x"
+            )
 
 
 def main(given: list[str] | None = None) -> None:
@@ -323,6 +350,8 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--model", default="qwen3-0.6b", choices=list(SIZES))
     parser.add_argument("--tokens", type=int, nargs="+", default=[16384, 65536])
     parser.add_argument("--mode", choices=["full", "lora16"], default="full")
+    parser.add_argument("--keep", action="store_true", help="activations are not recomputed")
+    parser.add_argument("--compile", action="store_true", help="the layers, by torch.compile")
     parser.add_argument("--rows", type=int, nargs="+", default=[32, 128, 512])
     args = parser.parse_args(given)
     if args.device == "cuda" and not torch.cuda.is_available():
