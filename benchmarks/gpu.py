@@ -312,6 +312,7 @@ def decode(args: argparse.Namespace) -> None:
     core = Tokenizer(models.WordLevel({"<e>": 0}, unk_token="<e>"))
     words = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<e>")
     new = 4 if args.tiny else 256
+    args.clock.repeats = 1  # each is some thousand passes
     for count in args.rows:
         asked = [Request(f"{i}", list(range(3, 67)), n=1, seed=i) for i in range(count)]
         ids = torch.tensor([r.prompt_ids for r in asked], device=args.device)
