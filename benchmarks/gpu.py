@@ -14,25 +14,27 @@ of passes; not run there yet). ``--device cpu --tiny`` drives the same code at a
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from gnomon.data.batch import Batch, pack
 from gnomon.models.adapters import LoraSettings
 from gnomon.models.logprobs import OutputHead, token_logprobs
-from gnomon.models.packed import PackedForward
 from gnomon.models.precision import Precision
 from gnomon.models.roles import Role, Trunk
+from gnomon.models.varlen import PassPlan
 from gnomon.records import TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Request, SamplingParams
 from gnomon.rollout.torch_engine import CacheOptions, TorchEngine
@@ -51,10 +53,11 @@ PRIME_RL = {("full", 16384): 11896, ("lora16", 16384): 13340, ("full", 65536): 1
 
 
 class Clock:
-    """Time and memory on a device."""
+    """Time and memory on a device; with ``profile``, the kernels that took most of it too."""
 
-    def __init__(self, device: torch.device, repeats: int) -> None:
-        self.device, self.repeats, self.cuda = device, repeats, device.type == "cuda"
+    def __init__(self, device: torch.device, repeats: int, profile: bool = False) -> None:
+        self.device, self.repeats, self.profile = device, repeats, profile
+        self.cuda = device.type == "cuda"
 
     def __call__(self, work: Callable[[], Any]) -> tuple[float, float]:
         """Seconds of one call after a warm one (the best of ``repeats``), and peak GiB above what
@@ -75,7 +78,23 @@ class Clock:
                 torch.cuda.synchronize()
             best = min(best, time.perf_counter() - began)
         peak = torch.cuda.max_memory_allocated() - before if self.cuda else 0
+        if self.profile and self.cuda:
+            self._show_kernels(work)
         return best, peak / 2**30
+
+    def _show_kernels(self, work: Callable[[], Any]) -> None:
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]) as watched:
+            work()
+            torch.cuda.synchronize()
+        events = [e for e in watched.key_averages() if e.self_device_time_total]
+        events.sort(key=lambda e: -e.self_device_time_total)
+        total = sum(e.self_device_time_total for e in events)
+        print(f"  {sum(e.count for e in events)} kernels, {total / 1e3:.1f} ms on the device:")
+        for e in events[:12]:
+            took = e.self_device_time_total
+            print(f"  {took / total:6.1%} {took / 1e3:8.1f} ms {e.count:6} x {e.key[:90]}")
 
 
 def model(name: str, device: torch.device, dtype: torch.dtype, window: int) -> Any:
@@ -179,46 +198,66 @@ def _resumed(args: argparse.Namespace) -> bool:
 
 
 def attention(args: argparse.Namespace) -> None:
+    """Attention alone, forward and backward, over the same visible pairs."""
     shapes = {
         "8 x 16k": [(2048, 1, 14336)] * 8,
         "64 x 4k": [(1024, 1, 3072)] * 64,
         "mixed": [(512, 8, 256 * 2**i) for i in range(6)],
+        "short": [(256, 8, 128)] * 32,
     }
     if args.tiny:
         shapes = {"tiny": [(8, 2, 8)] * 2}
-    takes = "attention" in inspect.signature(PackedForward.__init__).parameters
-    kinds = ("blocks", "varlen") if takes and args.device.type == "cuda" else ("blocks",)
-    made = model(args.model, args.device, torch.bfloat16, 16384)
-    made.model.layers = made.model.layers[:1]
+    _, _, _, A, B, d, V = SIZES[args.model]
+    cuda = args.device.type == "cuda"
+    dtype = torch.bfloat16 if cuda else torch.float32
     for label, shape in shapes.items():
-        batch = rows(shape, made.config.vocab_size).to(args.device)
+        batch = rows(shape, V).to(args.device)
+        given = [
+            torch.randn(n, batch.num_tokens, d, device=args.device, dtype=dtype, requires_grad=True)
+            for n in (A, B, B)
+        ]
+        plan = PassPlan.of(batch)
+        ways: dict[str, Callable[[], Tensor]] = {"blocks": partial(_blocks, plan, given)}
+        if cuda:
+            for name in ("CUDNN", "FLASH", "EFFICIENT"):
+                backend = getattr(SDPBackend, f"{name}_ATTENTION")
+                ways[f"blocks by {name.lower()}"] = partial(_blocks, plan, given, backend)
+            ways["varlen"] = partial(_varlen, plan, given)
+        if not args.no_flex:
+            ways["flex"] = _flex(batch, *given)
         base = 0.0
-        for kind in kinds:
-            packed = PackedForward(made, **({"attention": kind} if takes else {}))
-            base = _shown(args, label, kind, lambda p=packed, b=batch: p.hidden(b), base)
-        base = _shown(args, label, "flex", _flex(made.config, batch), base)
+        for kind, forward in ways.items():
+            base = _shown(args, label, kind, forward, base)
+
+
+def _blocks(plan: PassPlan, given: Sequence[Tensor], backend: Any = None) -> Tensor:
+    with nullcontext() if backend is None else sdpa_kernel(backend):
+        return plan.masked.attend(*given)
+
+
+def _varlen(plan: PassPlan, given: Sequence[Tensor]) -> Tensor:
+    return plan.varlen.attend(*given)
 
 
 def _shown(
     args: argparse.Namespace, label: str, kind: str, forward: Callable[[], Tensor], base: float
 ) -> float:
     def both() -> None:
-        out = forward()
-        if out.requires_grad:
-            out.float().mean().backward()
+        forward().float().mean().backward()
 
     try:
         seconds, size = args.clock(both)
     except (RuntimeError, NotImplementedError) as error:
-        print(f"{label:8} {kind:7} cannot run: {str(error).splitlines()[0][:80]}")
+        print(f"{label:8} {kind:19} cannot run: {str(error).splitlines()[0][:80]}")
+        torch.cuda.empty_cache()
         return base
     base = base or seconds
-    print(f"{label:8} {kind:7} {1e3 * seconds:9.1f} ms  {size:6.2f} GiB  {base / seconds:5.2f} x")
+    print(f"{label:8} {kind:19} {1e3 * seconds:9.1f} ms  {size:6.2f} GiB  {base / seconds:5.2f} x")
     return base
 
 
-def _flex(config: Any, batch: Batch) -> Callable[[], Tensor]:
-    """Flex attention alone over the same visible pairs (no projections)."""
+def _flex(batch: Batch, query: Tensor, key: Tensor, value: Tensor) -> Callable[[], Tensor]:
+    """Flex attention over the pairs that a batch's tokens see."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     N, device = batch.num_tokens, batch.input_ids.device
@@ -232,15 +271,12 @@ def _flex(config: Any, batch: Batch) -> Callable[[], Tensor]:
         mine = (response[k] == 0) | (response[k] == response[q])
         return (group[q] == group[k]) & mine & (k <= q)
 
-    d, cuda = config.head_dim, device.type == "cuda"
-    dtype = torch.bfloat16 if cuda else torch.float32
+    cuda = device.type == "cuda"
     mask = create_block_mask(sees, None, None, N, N, device=str(device), _compile=cuda)
-    q, k, v = (
-        torch.randn(1, n, N, d, device=device, dtype=dtype, requires_grad=cuda)
-        for n in (config.num_attention_heads, *[config.num_key_value_heads] * 2)
-    )
     run = torch.compile(flex_attention) if cuda else flex_attention
-    return lambda: run(q, k, v, block_mask=mask, enable_gqa=True)
+    given = [x[None] if cuda else x.detach()[None] for x in (query, key, value)]
+    weight = torch.ones((), requires_grad=True)  # a CPU's flex attention has no backward pass
+    return lambda: run(*given, block_mask=mask, enable_gqa=True) * (1 if cuda else weight)
 
 
 def head(args: argparse.Namespace) -> None:
@@ -353,6 +389,8 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--mode", choices=["full", "lora16"], default="full")
     parser.add_argument("--keep", action="store_true", help="activations are not recomputed")
     parser.add_argument("--compile", action="store_true", help="the layers, by torch.compile")
+    parser.add_argument("--no-flex", action="store_true", help="which takes minutes to compile")
+    parser.add_argument("--profile", action="store_true", help="and the kernels that took longest")
     parser.add_argument("--rows", type=int, nargs="+", default=[32, 128, 512])
     args = parser.parse_args(given)
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -365,7 +403,7 @@ def main(given: list[str] | None = None) -> None:
     if args.tiny:
         args.model, args.tokens, args.rows = "tiny", [64], [2, 4]
     args.device = torch.device(args.device)
-    args.clock = Clock(args.device, 1 if args.tiny else 3)
+    args.clock = Clock(args.device, 1 if args.tiny else 3, args.profile)
     cuda = args.device.type == "cuda"
     args.card = torch.cuda.get_device_name() if cuda else "a CPU: not a measurement"
     print(f"{args.what} on {args.card}, torch {torch.__version__}")
