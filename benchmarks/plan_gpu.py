@@ -422,8 +422,12 @@ def _line(row: dict[str, Any]) -> str:
     peak, seconds = predicted(row).peak, row["seconds"]["whole"]
     return (
         f"{row['name']}: {row['peak'] / GIB:.2f} GiB, predicted {peak / GIB:.2f} "
-        f"({peak / row['peak'] - 1:+.0%}); step {seconds:.2f} s; {row['wall']:.0f} s in all"
+        f"({_off(peak, row['peak']):+.0%}); step {seconds:.2f} s; {row['wall']:.0f} s in all"
     )
+
+
+def _off(planned: float, taken: float) -> float:
+    return planned / taken - 1 if taken else math.nan  # a tiny model fits what was freed before it
 
 
 # -- the table ------------------------------------------------------------------------------------
@@ -496,7 +500,7 @@ def table(file: Path) -> None:
             print(f"{name:38} failed: {row['error'].strip().splitlines()[-1][:100]}")
             continue
         estimate, seconds = predicted(row), seconds_of(row, probed)
-        errors.append(estimate.peak / row["peak"] - 1)
+        errors.append(_off(estimate.peak, row["peak"]))
         cells = (
             f"{estimate.peak / GIB:.2f}",
             f"{row['peak'] / GIB:.2f}",
