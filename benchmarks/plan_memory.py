@@ -150,7 +150,7 @@ def _recipe(found: Configuration, place: Path) -> Path:
     stage: dict[str, Any] = {
         "name": "stage",
         "algorithm": found.method,
-        "data": _data(found, place),
+        "data": data_of(found, place),
         "train": {
             "batch_size": found.G,
             "tokens_per_microbatch": found.budget,
@@ -183,7 +183,7 @@ def _recipe(found: Configuration, place: Path) -> Path:
     return file
 
 
-def _data(found: Configuration, place: Path) -> str:
+def data_of(found: Configuration, place: Path) -> str:
     """Rows of the configuration's lengths: each word is a token."""
     prompt = " ".join(["red"] * found.P)
     answers = [" " + " ".join([word] * (found.T - 1)) for word in ("blue", "purple")]

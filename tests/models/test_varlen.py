@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -218,3 +220,14 @@ def test_a_gpus_plan_asks_the_device_for_nothing() -> None:
     blocks = PassPlan.of(meta).masked.blocks
     assert [b.rows for b in blocks] == [b.rows for b in plan_of(batch).masked.blocks]
     assert PassPlan.of(meta).varlen.max_k == max(p + max(ts) for p, ts in MIXED)
+
+
+@pytest.mark.parametrize("way", ["masked", "varlen"])
+def test_a_plan_is_forgotten_with_its_batch(way: str) -> None:
+    """What a plan holds (masks, indices on the device) must not outlive the step that it is of."""
+    batch = pack(random_groups(MIXED))
+    getattr(plan_of(batch), way)
+    plan = weakref.ref(plan_of(batch))
+    del batch
+    gc.collect()
+    assert plan() is None

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gnomon.data.batch import Batch, Segment, to_device
+from gnomon.data.batch import Segment, to_device
 from gnomon.models.costs import COSTS, Costs, costs_of
 from gnomon.models.gather import Gather
 
@@ -185,9 +185,8 @@ class AttentionPlan:
         self.keys = Gather.plan(torch.cat([k.flatten() for _, _, k in parts]), N, device)
 
     @classmethod
-    def of(cls, batch: Batch) -> AttentionPlan:
-        """The plan of a packed batch, on its device."""
-        device, segments = batch.input_ids.device, batch.segments
+    def of(cls, segments: Sequence[Segment], device: torch.device) -> AttentionPlan:
+        """The plan of a packed batch's segments, on its device."""
         return cls(units(segments, costs_of(device)), *_places(segments), device)
 
     def attend(

@@ -18,7 +18,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Literal
 
 import torch
@@ -174,9 +174,12 @@ class PassPlan:
 
     @classmethod
     def of(cls, batch: Batch) -> PassPlan:
-        """The plan of a packed batch, on its device."""
-        device = batch.input_ids.device
-        return cls(rows(batch.segments), lambda: AttentionPlan.of(batch), device)
+        """The plan of a packed batch, on its device.
+
+        It does not hold the batch, so that those who keep it by its batch forget both.
+        """
+        segments, device = batch.segments, batch.input_ids.device
+        return cls(rows(segments), partial(AttentionPlan.of, segments, device), device)
 
     @cached_property
     def masked(self) -> AttentionPlan:

@@ -80,9 +80,9 @@ def probe(
     work = out / "probing"
     shutil.rmtree(work, ignore_errors=True)
     try:
-        alone = _alone(recipe, spec, work, base)
-        run = RunFolder(alone)
-        worst = WorstStep(alone, alone.stages[0], run, base)
+        single = alone(recipe, spec, work, base)
+        run = RunFolder(single)
+        worst = WorstStep(single, single.stages[0], run, base)
         check_stage(worst)
         run.open(False)
         worst.meter = meter = Meter(worst.device)
@@ -117,8 +117,12 @@ def _chosen(recipe: Recipe, name: str | None, base: Path) -> StageSpec:
     return max(trained, key=size)
 
 
-def _alone(recipe: Recipe, spec: StageSpec, work: Path, base: Path) -> Recipe:
-    """The recipe with this stage alone, for two steps, from the recipe's own model."""
+def alone(recipe: Recipe, spec: StageSpec, work: Path, base: Path) -> Recipe:
+    """The recipe with this stage alone, for two steps, from the recipe's own model.
+
+    Raises:
+        ConfigError: it reads what an earlier stage still has to write.
+    """
     for data in spec.data:
         if data.path.startswith("stage:"):
             raise ConfigError(
@@ -206,7 +210,12 @@ class Meter(Callback):
         self._reset()
 
     def switch(self, phase: str) -> str:
-        """Begin another phase; returns the one before."""
+        """Begin another phase; returns the one before.
+
+        A GPU is waited for, so that what it still computes counts to the phase that asked for it.
+        """
+        if self.cuda:
+            torch.cuda.synchronize()
         before, moment = self._phase, time.perf_counter()
         self.note()
         self._spent[before] += moment - self._began  # type: ignore[assignment]
