@@ -347,7 +347,7 @@ def decode(args: argparse.Namespace) -> None:
     made = model(args.model, args.device, torch.bfloat16, 4096)
     core = Tokenizer(models.WordLevel({"<e>": 0}, unk_token="<e>"))
     words = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<e>")
-    new = 4 if args.tiny else 256
+    new = 4 if args.tiny else 32 if args.profile else 256  # a profile holds every kernel
     args.clock.repeats = 1  # each is some thousand passes
     for count in args.rows:
         asked = [Request(f"{i}", list(range(3, 67)), n=1, seed=i) for i in range(count)]
