@@ -204,6 +204,7 @@ def attention(args: argparse.Namespace) -> None:
         "64 x 4k": [(1024, 1, 3072)] * 64,
         "mixed": [(512, 8, 256 * 2**i) for i in range(6)],
         "short": [(256, 8, 128)] * 32,
+        "ragged": [(16, 1, 16 + 37 * i % 480) for i in range(512)],
     }
     if args.tiny:
         shapes = {"tiny": [(8, 2, 8)] * 2}

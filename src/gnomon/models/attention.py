@@ -241,8 +241,10 @@ def _attend_block(
     v = v.view(B, Lk, *v.shape[1:]).transpose(1, 2)
     bias = block.bias(window, q.dtype)
     shares_heads = q.shape[1] != k.shape[1]
-    # CUDA's fast kernels take shared key heads or a mask, but not both
-    if shares_heads and (softcap is not None or (bias is not None and q.is_cuda)):
+    # CUDA's fast kernels take shared key heads or a mask, not both, and float32's no such heads
+    half = q.dtype in (torch.bfloat16, torch.float16)
+    slow = q.is_cuda and (bias is not None or not half)
+    if shares_heads and (softcap is not None or slow):
         repeats = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
         shares_heads = False

@@ -189,14 +189,31 @@ class PassPlan:
     def varlen(self) -> VarlenPlan:
         return VarlenPlan(self._work, self._device)
 
+    @cached_property
+    def _longest_alone(self) -> int | None:
+        """Tokens of the longest row where none sees more than itself; else None."""
+        if any(row.before for row in self._work):
+            return None
+        return max(row.end - row.begin for row in self._work)
+
+    def is_plain(self, window: int | None) -> bool:
+        """Whether its blocks need no mask: every row sees all of itself, causally, and no more.
+
+        For such rows torch has kernels that are faster than those for rows of many lengths
+        (docs/gpu.md has the figures).
+        """
+        longest = self._longest_alone
+        return longest is not None and (window is None or longest <= window)
+
 
 @dataclass(frozen=True)
 class Attention:
     """A pass's attention and which way it takes.
 
     Attributes:
-        kind: "varlen" (raises where it cannot), "blocks", or "auto": varlen on a GPU whose kernels
-            take these tensors and agree with the blocks, and otherwise blocks, saying why.
+        kind: "varlen" (raises where it cannot), "blocks", or "auto": blocks where they need no
+            mask, varlen on a GPU whose kernels take these tensors and agree with the blocks, and
+            otherwise blocks, saying why.
     """
 
     plan: PassPlan
@@ -249,6 +266,8 @@ class Attention:
             if reason is not None:
                 raise ModelError(f"attention='varlen' cannot run this model: {reason}; use 'auto'")
             return True
+        if self.plan.is_plain(window):
+            return False
         reason = reason or refused(query, key, value) or _checked(query, key, window is not None)
         if reason is not None:
             _say(reason)

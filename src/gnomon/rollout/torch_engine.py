@@ -49,7 +49,7 @@ class CacheOptions:
     paged: bool | None = None
     page: int | None = None
     kept_gib: float = 1.0
-    cuda_graphs: bool = False
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         for name, value in (("gib", self.gib), ("page", self.page)):
