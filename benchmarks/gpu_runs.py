@@ -43,7 +43,6 @@ from gnomon.errors import MemoryExhaustedError
 from gnomon.models import load
 from gnomon.models.roles import Role, Trunk
 from gnomon.recipe.load import parse_recipe
-from gnomon.rollout.client import RemoteHost
 from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.protocol import Completion, Host, Request, SamplingParams
 from gnomon.rollout.replica import ReplicaEngine
@@ -373,11 +372,13 @@ class _Stops(Callback):
             event.stop("to be resumed")
 
 
-def _bytes(method: str, lora: bool) -> Item:
+def _bytes(method: str, lora: bool, long: bool = False) -> Item:
     def work(bench: Bench) -> str:
         steps = bench.size(6, 2)
         train = {"checkpoint_every": 1, "keep_checkpoints": steps}
-        raw = bench.recipe([bench.stage(method, steps, lora=lora, train=train)])
+        more = {"data": _long_rows(bench)} if long else {}
+        stage = bench.stage(method, steps, lora=lora, train=train, **more)
+        raw = bench.recipe([stage], max_length=256)
         whole = bench.run(raw).checkpoints()
         names = {name: f"{raw['name']}-{name}" for name in ("again", "stopped")}
         again = bench.run({**raw, "name": names["again"]}).checkpoints()
@@ -391,6 +392,18 @@ def _bytes(method: str, lora: bool) -> Item:
         raise UnexpectedError(f"{found}; {_blamed(bench, raw)}")
 
     return work
+
+
+def _long_rows(bench: Bench) -> str:
+    """Demonstrations of nearly the model's whole window, over which kernels split the keys."""
+    words = ["the tunnel is long and the red door opens", "two plus three is five", "say it again"]
+    file = bench.folder / "long.jsonl"
+    rows = [
+        {"prompt": f"Write about {i}.", "response": " ".join([words[i % 3]] * (10, 12, 24)[i % 3])}
+        for i in range(bench.size(64, 12))
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
 
 
 def _differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -427,6 +440,7 @@ def _blamed(bench: Bench, raw: Mapping[str, Any]) -> str:
 
 for _name, _lora in (("sft", False), ("dpo", True), ("grpo", False), ("ppo", False)):
     ITEMS[f"bytes {_name} {'lora' if _lora else 'full'}"] = _bytes(_name, _lora)
+ITEMS["bytes long sft"] = _bytes("sft", False, long=True)
 
 
 @item("kill")
@@ -712,6 +726,8 @@ def in_process(bench: Bench) -> str:
 @item("transfer to a server")
 def to_server(bench: Bench) -> str:
     """Another process on the same GPU: by ipc, by file, and a GRPO run with ``transfer: auto``."""
+    from gnomon.rollout.client import RemoteHost
+
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     said = (bench.folder / "server.txt").open("w+")
