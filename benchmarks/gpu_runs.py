@@ -68,11 +68,17 @@ FALLS = ("sft", "dpo", "reward_model", "simpo", "orpo", "cpo")
 """Methods whose loss falls within a few steps of small batches."""
 SHORT = "{builtin: length, options: {high: 12}}"
 """A judge that needs no model and no labels."""
+LONGEST = 120
+"""Seconds that an item may take; the slowest compile."""
 Rows = list[dict[str, Any]]
 
 
 class SkippedError(Exception):
     """The item asks for what is not here."""
+
+
+class TooLongError(Exception):
+    """An item does not end."""
 
 
 class UnexpectedError(Exception):
@@ -798,28 +804,6 @@ def looks(bench: Bench) -> str:
 # -- compiled, spread -----------------------------------------------------------------------------
 
 
-@item("spread fsdp2")
-def spread(bench: Bench) -> str:
-    """FSDP2 over NCCL with one process, against the plain run."""
-    stage = bench.stage("sft", 3)
-    plain = bench.run(bench.recipe([stage], precision="mixed" if bench.cuda else "float32"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    place = processes.Place(0, 1, 0, 1)
-    alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
-    with (
-        mock.patch.object(processes.Place, "here", return_value=place),
-        mock.patch.dict(os.environ, alone),
-    ):
-        raw = bench.recipe([stage], precision="mixed" if bench.cuda else "float32")
-        made = bench.run({**raw, "strategy": "fsdp2"})
-    one, other = plain.column("loss"), made.column("loss")
-    gap = max(abs(a - b) for a, b in zip(one, other, strict=True))
-    check(gap < (2e-2 if bench.cuda else 1e-4), f"losses {one} and {other}")
-    first = next((line for line in made.said if "processes on" in line), "")
-    return f"{first}; losses {gap:.1e} apart, {_rate(made)}; plain {_rate(plain)}"
-
-
 def _compiled(lora: bool) -> Item:
     def work(bench: Bench) -> str:
         bench.needs_gpu()
@@ -842,7 +826,44 @@ for _lora in (False, True):
     ITEMS[f"compile sft {'lora' if _lora else 'full'}"] = _compiled(_lora)
 
 
+@item("spread fsdp2")
+def spread(bench: Bench) -> str:
+    """FSDP2 over NCCL with one process, against the plain run."""
+    stage = bench.stage("sft", 3)
+    plain = bench.run(bench.recipe([stage], precision="mixed" if bench.cuda else "float32"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    place = processes.Place(0, 1, 0, 1)
+    alone = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "WORLD_SIZE": "1"}
+    with (
+        mock.patch.object(processes.Place, "here", return_value=place),
+        mock.patch.dict(os.environ, alone),
+    ):
+        raw = bench.recipe([stage], precision="mixed" if bench.cuda else "float32")
+        made = bench.run({**raw, "strategy": "fsdp2"})
+    one, other = plain.column("loss"), made.column("loss")
+    gap = max(abs(a - b) for a, b in zip(one, other, strict=True))
+    check(gap < (2e-2 if bench.cuda else 1e-4), f"losses {one} and {other}")
+    first = next((line for line in made.said if "processes on" in line), "")
+    return f"{first}; losses {gap:.1e} apart, {_rate(made)}; plain {_rate(plain)}"
+
+
 # -- the command ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Raise TooLongError in a block that takes longer."""
+
+    def late(number: int, frame: Any) -> None:
+        raise TooLongError(f"not done after {seconds} s")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 def attempt(bench: Bench, name: str, warned_of: dict[str, str]) -> bool:
@@ -857,7 +878,8 @@ def attempt(bench: Bench, name: str, warned_of: dict[str, str]) -> bool:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
-            verdict, said = "ok", ITEMS[name](bench)
+            with within(LONGEST):
+                verdict, said = "ok", ITEMS[name](bench)
         except SkippedError as reason:
             verdict, said = "skipped", str(reason)
         except UnexpectedError as reason:
