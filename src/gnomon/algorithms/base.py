@@ -24,7 +24,7 @@ from gnomon.algorithms.rates import REINFORCEMENT_LR as REINFORCEMENT_LR
 from gnomon.algorithms.rates import SUPERVISED_LR as SUPERVISED_LR
 from gnomon.data.batch import Batch, microbatches, pack
 from gnomon.data.values import Skipped
-from gnomon.losses.reduce import Totals
+from gnomon.losses.reduce import Totals, segment_sum
 from gnomon.models.counting import counting, recount
 from gnomon.models.heads import RewardNormaliser
 from gnomon.models.memory import RoleNeed
@@ -376,8 +376,7 @@ def with_tokens(groups: Sequence[TokenGroup], columns: Mapping[str, Tensor]) -> 
 
 def per_response_sum(values: Tensor, batch: Batch) -> Tensor:
     """[S] sums of [R] values."""
-    out = torch.zeros(batch.num_responses, dtype=values.dtype, device=values.device)
-    return out.index_add(0, batch.response_of, values)
+    return segment_sum(values, batch.response_of, batch.num_responses)
 
 
 def token_weight(batch: Batch) -> Tensor:

@@ -121,7 +121,10 @@ def segment_sum(values: Tensor, segment_of: Tensor, num_segments: int) -> Tensor
     """
     require_same_shape(values=values, segment_of=segment_of)
     wide = _wide(values)
-    return wide.new_zeros(num_segments).index_add(0, segment_of, wide)
+    sums = wide.new_zeros(num_segments)
+    if wide.is_cuda:  # where index_add adds in no fixed order, so that no two runs are the same
+        return sums.index_put((segment_of,), wide, accumulate=True)
+    return sums.index_add(0, segment_of, wide)
 
 
 def response_logprobs(

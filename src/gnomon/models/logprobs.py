@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from gnomon.data.batch import Batch
 from gnomon.errors import ModelError
 from gnomon.models.costs import logits_at_once
+from gnomon.models.gather import take
 from gnomon.models.packed import measuring, plain_model
 from gnomon.models.precision import Float32Linear
 
@@ -122,7 +123,7 @@ def token_logprobs(
     """
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; log-probabilities need it above 0")
-    rows = hidden.index_select(0, batch.source_index)
+    rows = take(hidden, batch.source_index)
     compute = _linear_head if type(head.module) in (nn.Linear, Float32Linear) else _any_head
     options = (temperature, entropy, entropy_grad, chunk_tokens)
     return TokenLogprobs(*compute(rows, head, batch.targets, *options))

@@ -101,12 +101,19 @@ class Sharding:
         """Drop the order in which layers ran, by which backward passes gather them ahead: forward
         passes alone would grow it for ever, and not every process may have run them."""
         for module in self._modules():
-            for group in module._get_fsdp_state()._fsdp_param_groups:
+            for group in _parameter_groups(module._get_fsdp_state()):
                 group._post_forward_indices.clear()
         self.root._get_fsdp_state()._comm_ctx.post_forward_order.clear()
 
     def _modules(self) -> Iterator[FSDPModule]:
         return (m for m in self.root.modules() if isinstance(m, FSDPModule))
+
+
+def _parameter_groups(state: Any) -> list[Any]:
+    """Of a module's FSDP state, which has a list of them in torch 2.13, and in 2.11 at most one."""
+    if hasattr(state, "_fsdp_param_groups"):
+        return list(state._fsdp_param_groups)
+    return [] if state._fsdp_param_group is None else [state._fsdp_param_group]
 
 
 def this_device(mesh: DeviceMesh) -> torch.device:
