@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import io
 import itertools
@@ -22,6 +23,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,10 +41,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gnomon.data.batch import TokenGroup, TokenResponse, pack
 from gnomon.errors import MemoryExhaustedError
 from gnomon.models import load
 from gnomon.models.roles import Role, Trunk
+from gnomon.models.varlen import PassPlan
 from gnomon.recipe.load import parse_recipe
 from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.protocol import Completion, Host, Request, SamplingParams
@@ -499,6 +504,79 @@ def _tail(bench: Bench, said: Path) -> str:
     text = said.read_text()
     print(text, file=bench.log)
     return text[-400:]
+
+
+# -- attention alone ------------------------------------------------------------------------------
+
+
+def _attention(lengths: Sequence[int]) -> tuple[PassPlan, list[Tensor]]:
+    """Rows of such lengths, and their queries, keys and values: 16 heads over 8, 128 wide."""
+    groups = [
+        TokenGroup(str(i), [1] * 8, (TokenResponse([1] * (n - 8), [True] * (n - 8)),))
+        for i, n in enumerate(lengths)
+    ]
+    batch = pack(groups).to(torch.device("cuda"))
+    draw = torch.Generator("cuda").manual_seed(0)
+    given = [
+        torch.randn(heads, batch.num_tokens, 128, device="cuda", generator=draw)
+        .bfloat16()
+        .requires_grad_()
+        for heads in (16, 8, 8)
+    ]
+    return PassPlan.of(batch), given
+
+
+def _gradients(way: str, plan: PassPlan, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    out = plan.varlen.attend(*given) if way == "varlen" else plan.masked.attend(*given)
+    return torch.autograd.grad((out * torch.linspace(-1, 1, 128, device="cuda")).sum(), given)
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - began)
+
+
+@item("attention new shapes")
+def new_shapes(bench: Bench) -> str:
+    """Forward and backward over rows of lengths not seen before, and once more."""
+    bench.needs_gpu()
+    said = []
+    for k, (way, kernel) in enumerate(
+        (
+            ("varlen", None),
+            ("blocks", SDPBackend.FLASH_ATTENTION),
+            ("blocks", SDPBackend.CUDNN_ATTENTION),
+            ("blocks", None),
+        )
+    ):
+        times: list[tuple[float, float]] = []
+        for i in range(9):
+            plan, given = _attention([300 + 40 * i + k] * 8)
+            with contextlib.nullcontext() if kernel is None else sdpa_kernel(kernel):
+                work = functools.partial(_gradients, way, plan, given)
+                times.append((_milliseconds(work), _milliseconds(work)))
+        first, again = (statistics.median(column) for column in zip(*times[1:], strict=True))
+        name = way if kernel is None else f"{way} by {kernel.name.split('_')[0].lower()}"
+        said.append(f"{name} {first:.1f} ms, again {again:.1f}")
+    return "; ".join(said)
+
+
+@item("attention repeats")
+def repeats(bench: Bench) -> str:
+    """Gradients of long rows, twice: a kernel that adds in any order gives other bits."""
+    bench.needs_gpu()
+    said, odd = [], []
+    for way, longest in itertools.product(("varlen", "blocks"), (250, 2000, 16000)):
+        plan, given = _attention([longest, longest // 2])
+        one, *others = (_gradients(way, plan, given) for _ in range(4))
+        same = all(torch.equal(a, b) for other in others for a, b in zip(one, other, strict=True))
+        said.append(f"{way} {longest}: {'the same' if same else 'OTHER'} bits")
+        odd += [] if same else [f"{way} {longest}"]
+    check(not odd, "; ".join(said))
+    return "; ".join(said)
 
 
 # -- memory ---------------------------------------------------------------------------------------
