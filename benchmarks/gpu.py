@@ -362,15 +362,13 @@ def decode(args: argparse.Namespace) -> None:
                 )  # fmt: skip
 
         sides: dict[str, Callable[[], Any]] = {"transformers": generate}
-        for graphs in (False, True) if args.clock.cuda else (False,):
+        for name, graphs in (("gnomon", True), ("no-graphs", False)):
             cache = CacheOptions(cuda_graphs=graphs)
             engine = TorchEngine(made, words, max_rows=count, eos_token_ids=(), cache=cache)
-            sides["gnomon, graphs" if graphs else "gnomon"] = lambda e=engine, a=asked: e.generate(
-                a, SamplingParams(max_new_tokens=new)
-            )
+            sides[name] = partial(engine.generate, asked, SamplingParams(max_new_tokens=new))
         base = 0.0
-        for side, work in sides.items():
-            seconds, size = args.clock(work)
+        for side in args.sides:
+            seconds, size = args.clock(sides[side])
             rate = count * new / seconds
             base = base or rate
             print(
@@ -390,6 +388,8 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--mode", choices=["full", "lora16"], default="full")
     parser.add_argument("--keep", action="store_true", help="activations are not recomputed")
     parser.add_argument("--compile", action="store_true", help="the layers, by torch.compile")
+    kinds = ("transformers", "gnomon", "no-graphs")
+    parser.add_argument("--sides", nargs="+", choices=kinds, default=kinds, help="of decode")
     parser.add_argument("--no-flex", action="store_true", help="which takes minutes to compile")
     parser.add_argument("--profile", action="store_true", help="and the kernels that took longest")
     parser.add_argument("--rows", type=int, nargs="+", default=[32, 128, 512])
