@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -137,9 +137,9 @@ def causal_varlen(
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    shared: dict[str, bool] = {}
+    more: dict[str, Any] = {**pages}
     if "enable_gqa" in kernel_arguments():  # torch 2.11 lets head counts differ without a word
-        shared["enable_gqa"] = query.shape[-2] != key.shape[-2]
+        more["enable_gqa"] = query.shape[-2] != key.shape[-2]
     out = varlen_attn(
         query,
         key,
@@ -150,8 +150,7 @@ def causal_varlen(
         max_k,
         scale=scale,
         window_size=(-1 if window is None else window - 1, 0),  # the kernels count those left
-        **shared,
-        **pages,
+        **more,
     )
     assert isinstance(out, Tensor)
     return out
