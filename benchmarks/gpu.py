@@ -208,6 +208,8 @@ def attention(args: argparse.Namespace) -> None:
     }
     if args.tiny:
         shapes = {"tiny": [(8, 2, 8)] * 2}
+    elif args.shapes:
+        shapes = {name: shape for name, shape in shapes.items() if name in args.shapes}
     _, _, _, A, B, d, V = SIZES[args.model]
     cuda = args.device.type == "cuda"
     dtype = torch.bfloat16 if cuda else torch.float32
@@ -404,6 +406,7 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--mode", choices=["full", "lora16"], default="full")
     parser.add_argument("--keep", action="store_true", help="activations are not recomputed")
     parser.add_argument("--compile", action="store_true", help="the layers, by torch.compile")
+    parser.add_argument("--shapes", nargs="+", help="of attention, by name")
     parser.add_argument("--deterministic", action="store_true", help="torch's fixed orders of sums")
     kinds = ("transformers", "gnomon", "no-graphs")
     parser.add_argument("--sides", nargs="+", choices=kinds, default=kinds, help="of decode")
