@@ -2,13 +2,13 @@
 
     python benchmarks/gpu.py parity      every method's loss and gradient against the CPU's, host
                                          waits, and a run of three steps against a resumed one
-    python benchmarks/gpu.py attention   masks, varlen, flex at 8 x 16k, 64 x 4k and mixed lengths
+    python benchmarks/gpu.py attention   blocks, varlen, flex at 8 x 16k, 64 x 4k and mixed lengths
     python benchmarks/gpu.py head        log-probs of the vocabulary head, bf16 and fp32
     python benchmarks/gpu.py step --model qwen3-0.6b --tokens 16384 65536 --mode full
     python benchmarks/gpu.py decode --rows 32 128 512
 
-Weights are random, so nothing is downloaded. Each ends within 8 minutes on one H100 (by its count
-of passes; not run there yet). ``--device cpu --tiny`` drives the same code at a size for a test.
+Weights are random, so nothing is downloaded. Each ended within 3 minutes on one H200
+(docs/gpu.md has what they said). ``--device cpu --tiny`` drives the same code at a size for a test.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from gnomon.rollout.sampling import Collector, Follow, check_params, check_reque
 
 _PACK_FROM = 16  # decoding steps that repay reordering the weights
 _FREE_SHARE = 0.8  # of the free memory that pages may take; the rest is for what passes compute
-_GPU_PAGE, _CPU_PAGE = 256, 64  # positions; FlashAttention 2 takes multiples of 256, 3 and 4 any
+_READ_PAGE, _COPIED_PAGE = 256, 64  # positions: what kernels read in place, what is copied first
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CacheOptions:
             a fifth, when None.
         paged: in pages (see ``gnomon.rollout.pages``), or row by row; when None in pages on a GPU
             and wherever ``gib`` is given, since only pages have a bound.
-        page: positions per page; 256 on a GPU and 64 elsewhere when None.
+        page: positions per page; 256 where a GPU reads them in place and 64 elsewhere when None.
         kept_gib: most that is kept between the turns of episodes.
         cuda_graphs: replay decoding steps as CUDA graphs; of no effect elsewhere.
     """
@@ -228,7 +228,7 @@ class TorchEngine(Engine):
 
     @property
     def _page(self) -> int:
-        return self._cache.page or (_GPU_PAGE if self._device.type == "cuda" else _CPU_PAGE)
+        return self._cache.page or (_READ_PAGE if self._in_place else _COPIED_PAGE)
 
     def _new_pool(self) -> PagePool:
         if self._cache.gib is not None:
@@ -255,7 +255,7 @@ class TorchEngine(Engine):
             )
             return
         self._token_bytes = cache.bytes // (cache.rows * cache.positions)
-        self._in_place = self._paged and reads_in_place(self._model, self._page)
+        self._in_place = self._paged and reads_in_place(self._model, self._cache.page or _READ_PAGE)
 
     def _check(self, request: Request, params: SamplingParams) -> None:
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
