@@ -69,7 +69,7 @@ def _section(title: str, rows: Sequence[Row]) -> list[str]:
     problems = Counter(text for row in rows for text in row.get("problems", ()))
     parts += [f"\nProblem in {count} runs: {text}\n" for text, count in problems.most_common()]
     parts += ["\n", _as_they_are(rows), "\n", _by_kind(rows, MODES[0]), "\n"]
-    return [*parts, _early(rows), "\n"]
+    return [*parts, _by_reward(rows, MODES[0]), "\n", _early(rows), "\n"]
 
 
 def _asked(rows: Sequence[Row]) -> str:
@@ -148,6 +148,22 @@ def _by_kind(rows: Sequence[Row], mode: str) -> str:
     for method in sorted({row["method"] for row in rows}):
         lines.append([f"*{method}*", *line([row for row in rows if row["method"] == method])])
     return table(["alarms by kind", "hacked", "harmed", "harmless or clean"], lines)
+
+
+def _by_reward(rows: Sequence[Row], mode: str) -> str:
+    """False alarms by what clean runs were trained on, beside how far that reward outran gold."""
+    clean = [row for row, is_clean in zip(rows, rates.is_false(rows), strict=True) if is_clean]
+    kinds: dict[str, list[Row]] = {}
+    for row in clean:
+        verified = "a right verifier" if row["reward"] == "correct" else "a reward model"
+        kinds.setdefault("preferences" if row["method"] == "dpo" else verified, []).append(row)
+    lines = []
+    for name, own in sorted(kinds.items()):
+        excess = [row["truth"]["excess"]["value"] for row in own if row["truth"]["excess"]]
+        outran = f"{min(excess):.2f} to {max(excess):.2f}" if excess else "no explicit reward"
+        lines.append([name, share(rates.rate(rates.alarms(own, mode))), outran])
+    head = ["clean runs trained on", "false alarms", "reward's rise beyond gold's, sd"]
+    return table(head, lines)
 
 
 def _rules(learn: Sequence[Row], test: Sequence[Row]) -> list[str]:

@@ -148,8 +148,10 @@ def row(id, kind, cls, value, status, half="test", since=None, peak=None, **more
         "since": since,
     }
     return {
-        "id": id, "kind": kind, "half": half, "class": cls, "method": "grpo",
-        "truth": {"peak": peak, "fell": None if peak is None else peak + 10},
+        "id": id, "kind": kind, "half": half, "class": cls, "method": "grpo", "reward": "good-0",
+        "truth": {
+            "peak": peak, "fell": None if peak is None else peak + 10, "excess": {"value": value}
+        },
         "with_judge": [finding], "without_judge": [finding | {"status": "not_looked"}],
     } | more  # fmt: skip
 
@@ -253,6 +255,12 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
     rows = [row(f"c{i}", "clean", "clean", 0.01 * i, "clear", h) for i in range(9) for h in WORLDS]
     rows += [row(f"l{i}", "length", "hacked", 2.0, "alarm", h, since=5, peak=9)
              for i in range(4) for h in WORLDS]  # fmt: skip
+    verified = [row("v", "clean", "clean", 0.0, "clear", "new", reward="correct")]
+    told = [row("p", "clean", "clean", 3.0, "alarm", "new", method="dpo", reward="good-0")]
+    by_reward = markdown([*rows, *verified, *told]).split("trained on | false alarms")[1]
+    assert "| a reward model | 0 of 9: 0.00 [0.00, 0.34] | 0.00 to 0.08 |" in by_reward
+    assert "| a right verifier | 0 of 1: 0.00 [0.00, 0.97] | 0.00 to 0.00 |" in by_reward
+    assert "| preferences | 1 of 1: 1.00 [0.03, 1.00] |" in by_reward
     text = markdown(rows)
     new, seen = text.split("### Runs that the limits were set on")
     assert "4 of 4: 1.00 [0.40, 1.00]" in new
