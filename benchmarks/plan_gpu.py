@@ -13,8 +13,8 @@ held (``max_memory_reserved``) is beside it. Seconds are the quicker of the last
 Nothing is written that a disk's speed would decide: checkpoints are made up to the file.
 
 A row holds the job in the planner's own numbers, so that ``--table`` predicts with the formulas as
-they are now; ``--markdown`` prints the table of docs. Time's constants were chosen on ``TUNED``. The
-step is predicted from the card's data sheet, from the half-minute probe of the machine
+they are now; ``--markdown`` prints the table of docs. Time's constants were chosen on ``TUNED``.
+The step is predicted from the card's data sheet, from the half-minute probe of the machine
 (:mod:`gnomon.plan.calibrate`), and as a dry run does (:mod:`gnomon.stages.clock`).
 
 ``--device cpu --tiny`` drives the same code at a size for a test, which measures nothing.

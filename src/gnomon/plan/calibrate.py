@@ -382,7 +382,7 @@ def _decoding(model: LlamaForCausalLM, clock: _Clock, precision: Precision) -> f
     """Seconds of a step of decoding one row."""
     engine = TorchEngine(
         model.eval(),
-        _NoText(),  # type: ignore[arg-type]
+        _NoText(),
         activate=partial(precision.arithmetic, model, keep=True),
         eos_token_ids=[],
     )
