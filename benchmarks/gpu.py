@@ -208,6 +208,8 @@ def attention(args: argparse.Namespace) -> None:
     }
     if args.tiny:
         shapes = {"tiny": [(8, 2, 8)] * 2}
+    elif args.shapes:
+        shapes = {name: shape for name, shape in shapes.items() if name in args.shapes}
     _, _, _, A, B, d, V = SIZES[args.model]
     cuda = args.device.type == "cuda"
     dtype = torch.bfloat16 if cuda else torch.float32
@@ -228,7 +230,7 @@ def attention(args: argparse.Namespace) -> None:
             ways["flex"] = _flex(batch, *given)
         base = 0.0
         for kind, forward in ways.items():
-            base = _shown(args, label, kind, forward, base)
+            base = _shown(args, label, kind, forward, given, base)
 
 
 def _blocks(plan: PassPlan, given: Sequence[Tensor], backend: Any = None) -> Tensor:
@@ -241,19 +243,35 @@ def _varlen(plan: PassPlan, given: Sequence[Tensor]) -> Tensor:
 
 
 def _shown(
-    args: argparse.Namespace, label: str, kind: str, forward: Callable[[], Tensor], base: float
+    args: argparse.Namespace,
+    label: str,
+    kind: str,
+    forward: Callable[[], Tensor],
+    given: Sequence[Tensor],
+    base: float,
 ) -> float:
     def both() -> None:
         forward().float().mean().backward()
 
+    def gradients() -> list[Tensor]:
+        for leaf in given:
+            leaf.grad = None
+        both()
+        return [leaf.grad for leaf in given if leaf.grad is not None]
+
     try:
         seconds, size = args.clock(both)
+        pairs = zip(gradients(), gradients(), strict=True)
+        bits = "the same bits" if all(torch.equal(a, b) for a, b in pairs) else "OTHER BITS"
     except (RuntimeError, NotImplementedError) as error:
         print(f"{label:8} {kind:19} cannot run: {str(error).splitlines()[0][:80]}")
         torch.cuda.empty_cache()
         return base
     base = base or seconds
-    print(f"{label:8} {kind:19} {1e3 * seconds:9.1f} ms  {size:6.2f} GiB  {base / seconds:5.2f} x")
+    print(
+        f"{label:8} {kind:19} {1e3 * seconds:9.1f} ms  {size:6.2f} GiB  {base / seconds:5.2f} x  "
+        f"twice: {bits}"
+    )
     return base
 
 
@@ -362,15 +380,13 @@ def decode(args: argparse.Namespace) -> None:
                 )  # fmt: skip
 
         sides: dict[str, Callable[[], Any]] = {"transformers": generate}
-        for graphs in (False, True) if args.clock.cuda else (False,):
+        for name, graphs in (("gnomon", True), ("no-graphs", False)):
             cache = CacheOptions(cuda_graphs=graphs)
             engine = TorchEngine(made, words, max_rows=count, eos_token_ids=(), cache=cache)
-            sides["gnomon, graphs" if graphs else "gnomon"] = lambda e=engine, a=asked: e.generate(
-                a, SamplingParams(max_new_tokens=new)
-            )
+            sides[name] = partial(engine.generate, asked, SamplingParams(max_new_tokens=new))
         base = 0.0
-        for side, work in sides.items():
-            seconds, size = args.clock(work)
+        for side in args.sides:
+            seconds, size = args.clock(sides[side])
             rate = count * new / seconds
             base = base or rate
             print(
@@ -390,6 +406,10 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--mode", choices=["full", "lora16"], default="full")
     parser.add_argument("--keep", action="store_true", help="activations are not recomputed")
     parser.add_argument("--compile", action="store_true", help="the layers, by torch.compile")
+    parser.add_argument("--shapes", nargs="+", help="of attention, by name")
+    parser.add_argument("--deterministic", action="store_true", help="torch's fixed orders of sums")
+    kinds = ("transformers", "gnomon", "no-graphs")
+    parser.add_argument("--sides", nargs="+", choices=kinds, default=kinds, help="of decode")
     parser.add_argument("--no-flex", action="store_true", help="which takes minutes to compile")
     parser.add_argument("--profile", action="store_true", help="and the kernels that took longest")
     parser.add_argument("--rows", type=int, nargs="+", default=[32, 128, 512])
@@ -404,6 +424,7 @@ def main(given: list[str] | None = None) -> None:
     if args.tiny:
         args.model, args.tokens, args.rows = "tiny", [64], [2, 4]
     args.device = torch.device(args.device)
+    torch.use_deterministic_algorithms(args.deterministic, warn_only=True)
     args.clock = Clock(args.device, 1 if args.tiny else 3, args.profile)
     cuda = args.device.type == "cuda"
     args.card = torch.cuda.get_device_name() if cuda else "a CPU: not a measurement"

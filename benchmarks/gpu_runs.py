@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import importlib.util
 import io
 import itertools
 import json
@@ -21,6 +23,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,10 +41,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gnomon.data.batch import TokenGroup, TokenResponse, pack
 from gnomon.errors import MemoryExhaustedError
 from gnomon.models import load
 from gnomon.models.roles import Role, Trunk
+from gnomon.models.varlen import PassPlan
 from gnomon.recipe.load import parse_recipe
 from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.protocol import Completion, Host, Request, SamplingParams
@@ -253,7 +259,8 @@ def _finite(value: Any) -> bool:
 def _method(method: str, precision: str, lora: bool) -> Item:
     def work(bench: Bench) -> str:
         stage = bench.stage(method, bench.size(8, 2), lora=lora)
-        more = {"model": "tunnel"} if method == "distill" else {}  # whose teacher is another
+        # a loss falls in eight steps where nothing was learned yet, and a teacher is another model
+        more = {"model": "tunnel"} if method in ("sft", "distill") else {}
         made = bench.run(bench.recipe([stage], precision=precision, **more))
         losses = made.column("loss")
         check(bool(losses), "nothing was trained")
@@ -458,18 +465,13 @@ def kill(bench: Bench) -> str:
     raw = bench.recipe([stage], name="killed")
     file = bench.write(raw)
     at = bench.folder / "runs" / "killed" / "stages" / "01-sft" / "checkpoints"
-    said = (bench.folder / "killed.txt").open("w+")
-    child = subprocess.Popen(
-        [sys.executable, "-m", "gnomon", "run", str(file)], stdout=said, stderr=said
-    )
-    try:
+    said = bench.folder / "killed.txt"
+    with _child(said, "-m", "gnomon", "run", str(file)) as child:
         until = time.monotonic() + 120
         while not any(at.glob("step-*[3-9]/state.json")) and child.poll() is None:
             check(time.monotonic() < until, "no checkpoint within two minutes")
             time.sleep(0.005)
         child.send_signal(signal.SIGKILL)
-    finally:
-        child.kill()
         code = child.wait()
     left = sorted(p.name for p in at.glob("step-*"))
     check(code == -signal.SIGKILL, f"it ended by itself with {code}: {_tail(bench, said)}")
@@ -480,11 +482,101 @@ def kill(bench: Bench) -> str:
     return f"killed with {left} of {steps} steps, resumed to the same bytes"
 
 
-def _tail(bench: Bench, said: Any) -> str:
-    said.seek(0)
-    text: str = said.read()
+@contextlib.contextmanager
+def _child(said: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Another Python, which says into a file, until the block ends."""
+    with said.open("w") as out:
+        child = subprocess.Popen(
+            [sys.executable, *words], stdin=subprocess.PIPE, stdout=out, stderr=out
+        )
+        with child:
+            try:
+                yield child
+            finally:
+                child.terminate()
+                try:
+                    child.wait(20)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+
+
+def _tail(bench: Bench, said: Path) -> str:
+    text = said.read_text()
     print(text, file=bench.log)
     return text[-400:]
+
+
+# -- attention alone ------------------------------------------------------------------------------
+
+
+def _attention(lengths: Sequence[int]) -> tuple[PassPlan, list[Tensor]]:
+    """Rows of such lengths, and their queries, keys and values: 16 heads over 8, 128 wide."""
+    groups = [
+        TokenGroup(str(i), [1] * 8, (TokenResponse([1] * (n - 8), [True] * (n - 8)),))
+        for i, n in enumerate(lengths)
+    ]
+    batch = pack(groups).to(torch.device("cuda"))
+    draw = torch.Generator("cuda").manual_seed(0)
+    given = [
+        torch.randn(heads, batch.num_tokens, 128, device="cuda", generator=draw)
+        .bfloat16()
+        .requires_grad_()
+        for heads in (16, 8, 8)
+    ]
+    return PassPlan.of(batch), given
+
+
+def _gradients(way: str, plan: PassPlan, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    out = plan.varlen.attend(*given) if way == "varlen" else plan.masked.attend(*given)
+    return torch.autograd.grad((out * torch.linspace(-1, 1, 128, device="cuda")).sum(), given)
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return 1e3 * (time.perf_counter() - began)
+
+
+@item("attention new shapes")
+def new_shapes(bench: Bench) -> str:
+    """Forward and backward over rows of lengths not seen before, and once more."""
+    bench.needs_gpu()
+    said = []
+    for k, (way, kernel) in enumerate(
+        (
+            ("varlen", None),
+            ("blocks", SDPBackend.FLASH_ATTENTION),
+            ("blocks", SDPBackend.CUDNN_ATTENTION),
+            ("blocks", None),
+        )
+    ):
+        times: list[tuple[float, float]] = []
+        for i in range(9):
+            plan, given = _attention([300 + 40 * i + k] * 8)
+            with contextlib.nullcontext() if kernel is None else sdpa_kernel(kernel):
+                work = functools.partial(_gradients, way, plan, given)
+                times.append((_milliseconds(work), _milliseconds(work)))
+        first, again = (statistics.median(column) for column in zip(*times[1:], strict=True))
+        name = way if kernel is None else f"{way} by {kernel.name.split('_')[0].lower()}"
+        said.append(f"{name} {first:.1f} ms, again {again:.1f}")
+    return "; ".join(said)
+
+
+@item("attention repeats")
+def repeats(bench: Bench) -> str:
+    """Gradients of long rows, twice: a kernel that adds in any order gives other bits."""
+    bench.needs_gpu()
+    said, odd = [], []
+    for way, longest in itertools.product(("varlen", "blocks"), (250, 2000, 16000)):
+        plan, given = _attention([longest, longest // 2])
+        one, *others = (_gradients(way, plan, given) for _ in range(4))
+        same = all(torch.equal(a, b) for other in others for a, b in zip(one, other, strict=True))
+        said.append(f"{way} {longest}: {'the same' if same else 'OTHER'} bits")
+        odd += [] if same else [f"{way} {longest}"]
+    check(not odd, "; ".join(said))
+    return "; ".join(said)
 
 
 # -- memory ---------------------------------------------------------------------------------------
@@ -500,11 +592,9 @@ def exhausted(bench: Bench) -> str:
     with contextlib.suppress(run.RunStopped):
         bench.run(raw, callbacks=[peaks])
     torch.cuda.empty_cache()
-    free, _ = torch.cuda.mem_get_info()
-    ballast = torch.empty(int(free - 0.5 * peaks.highest), dtype=torch.uint8, device="cuda")
     changes: list[str] = []
     texts: list[str] = []
-    try:
+    with _ballast(bench, int(0.5 * peaks.highest)):
         for _ in range(6):
             try:
                 bench.run(raw, resume=True)
@@ -520,11 +610,33 @@ def exhausted(bench: Bench) -> str:
                 raw["stages"][0]["train"][key] = yaml.safe_load(value)
         else:
             raise UnexpectedError(f"still after {changes}: {texts[-1]}")
-    finally:
-        del ballast
-        torch.cuda.empty_cache()
     check(bool(changes), "the step fitted into half of what it took")
-    return f"{peaks.highest / 1e9:.2f} GB into half of it; {changes} ran; {texts[0]}"
+    said = f"{peaks.highest / 1e9:.2f} GB into half of it; {changes} ran; {texts[0]}"
+    check(len(texts) == 1, f"it took {len(texts)} attempts: {said}")
+    return said
+
+
+_HOLDS = """
+import sys, torch
+torch.empty(1, device="cuda")
+free, _ = torch.cuda.mem_get_info()
+held = torch.empty(free - int(sys.argv[1]), dtype=torch.uint8, device="cuda")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def _ballast(bench: Bench, leaves: int) -> Iterator[None]:
+    """Another process holds the GPU's memory but for so many bytes."""
+    said = bench.folder / "ballast.txt"
+    with _child(said, "-c", _HOLDS, str(leaves)) as child:
+        until = time.monotonic() + 60
+        while "held" not in said.read_text():
+            check(child.poll() is None, f"the other process ended: {_tail(bench, said)}")
+            check(time.monotonic() < until, "the other process does not start")
+            time.sleep(0.05)
+        yield
 
 
 class _Peaks(_Stops):
@@ -734,37 +846,31 @@ def to_server(bench: Bench) -> str:
     """Another process on the same GPU: by ipc, by file, and a GRPO run with ``transfer: auto``."""
     from gnomon.rollout.client import RemoteHost
 
+    if importlib.util.find_spec("uvicorn") is None:
+        raise SkippedError("uvicorn is not installed")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    said = (bench.folder / "server.txt").open("w+")
+    said = bench.folder / "server.txt"
     words = [str(load.fetch(bench.start)), "--engine", "torch", "--port", str(port)]
     words += ["--option", f"device={bench.device}"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "gnomon.rollout.serve", *words], stdout=said, stderr=said
-    )
-    try:
-        url, until = f"http://127.0.0.1:{port}", time.monotonic() + 120
-        while "serving" not in Path(said.name).read_text():
-            check(child.poll() is None, f"the server ended: {_tail(bench, said)}")
-            check(time.monotonic() < until, "the server does not start")
-            time.sleep(0.05)
-        kinds = ("ipc", "file") if bench.cuda else ("gloo", "file")
-        out = [_sent(bench, _policy(bench), RemoteHost(url), kind) for kind in kinds]
-        stage = bench.stage("grpo", 2)
-        stage["rollout"]["url"] = url
-        made = bench.run(bench.recipe([stage], precision="float32"))
-        mismatch = max(made.column("mismatch"))
-        check(mismatch < 1e-3, f"a GRPO run's mismatch is {mismatch}")
-        return "; ".join([*out, f"grpo by auto: mismatch {mismatch:.0e}"])
-    except Exception:
-        print(_tail(bench, said), file=bench.log)
-        raise
-    finally:
-        child.terminate()
+    with _child(said, "-m", "gnomon.rollout.serve", *words) as child:
         try:
-            child.wait(20)
-        except subprocess.TimeoutExpired:
-            child.kill()
+            url, until = f"http://127.0.0.1:{port}", time.monotonic() + 120
+            while "serving" not in said.read_text():
+                check(child.poll() is None, f"the server ended: {_tail(bench, said)}")
+                check(time.monotonic() < until, "the server does not start")
+                time.sleep(0.05)
+            kinds = ("ipc", "file") if bench.cuda else ("gloo", "file")
+            out = [_sent(bench, _policy(bench), RemoteHost(url), kind) for kind in kinds]
+            stage = bench.stage("grpo", 2)
+            stage["rollout"]["url"] = url
+            made = bench.run(bench.recipe([stage], precision="float32"))
+        except Exception:
+            _tail(bench, said)
+            raise
+    mismatch = max(made.column("mismatch"))
+    check(mismatch < 1e-3, f"a GRPO run's mismatch is {mismatch}")
+    return "; ".join([*out, f"grpo by auto: mismatch {mismatch:.0e}"])
 
 
 # -- looking --------------------------------------------------------------------------------------

@@ -91,7 +91,8 @@ class MemoryExhaustedError(RunError):
     Attributes:
         instant: what was being done.
         wanted: bytes that were asked for and not given; 0 where nobody says.
-        used, free: bytes of the device when that happened.
+        used, free: bytes of the device that this process had when that happened, and that nobody
+            had.
         saved: which checkpoint is intact, in words.
     """
 
@@ -99,7 +100,7 @@ class MemoryExhaustedError(RunError):
         more = f"{_gib(wanted)} more were asked for, with " if wanted else ""
         super().__init__(
             f"out of memory in {instant}: {more}{_gib(free)} free on {place} and {_gib(used)} in "
-            "use"
+            "use by this process"
         )
         self.instant, self.wanted, self.used, self.free = instant, wanted, used, free
         self.saved = ""

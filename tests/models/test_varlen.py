@@ -213,7 +213,7 @@ def test_auto_says_once_why_it_takes_the_blocks(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(again, wanted)
 
 
-def test_auto_leaves_rows_that_need_no_mask_to_the_plain_causal_kernels(
+def test_auto_leaves_large_rows_that_need_no_mask_to_the_plain_causal_kernels(
     monkeypatch: pytest.MonkeyPatch, calls: list[tuple[int, ...]]
 ) -> None:
     """One response each: what a GPU has its fastest kernels for. A window that hides a key, or a
@@ -222,17 +222,19 @@ def test_auto_leaves_rows_that_need_no_mask_to_the_plain_causal_kernels(
     for name in ("refused", "_checked"):  # as if the kernels took what a CPU computes
         monkeypatch.setattr(varlen, name, lambda *given: None)
     draw = torch.Generator().manual_seed(1)
-    for shape, window, wanted in (
-        ([(5, [4]), (2, [3])], None, 0),
-        ([(5, [4]), (2, [3])], 9, 0),
-        ([(5, [4]), (2, [3])], 8, 1),
-        ([(5, [4]), (2, [3, 2])], None, 1),
+    for shape, window, large, wanted in (
+        ([(5, [4]), (2, [3])], None, 106, 0),
+        ([(5, [4]), (2, [3])], None, 107, 1),  # too little work for a plan of its shape
+        ([(5, [4]), (2, [3])], 9, 106, 0),
+        ([(5, [4]), (2, [3])], 8, 106, 1),
+        ([(5, [4]), (2, [3, 2])], None, 0, 1),
     ):
+        monkeypatch.setattr(varlen, "_PLANNED", large)
         batch = pack(random_groups(shape))
         q, k = (torch.randn(n, batch.num_tokens, 8, generator=draw) for n in (4, 2))
         calls.clear()
         found = Attention(plan_of(batch), "auto").attend(q, k, k, window=window)
-        assert len(calls) == wanted, (shape, window)
+        assert len(calls) == wanted, (shape, window, large)
         by_blocks = Attention(plan_of(batch), "blocks").attend(q, k, k, window=window)
         torch.testing.assert_close(found, by_blocks, atol=1e-5, rtol=1e-5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.nn.attention.varlen import varlen_attn
 from fake_cuda import fake_cuda
 from gnomon.errors import ConfigError, DataError, EngineError
 from gnomon.models.packed import attention_implementation
-from gnomon.rollout import Request, SamplingParams, TorchEngine
+from gnomon.rollout import Request, SamplingParams, TorchEngine, paged
 from gnomon.rollout.decoding import Decoder, RowState, device_uniforms
 from gnomon.rollout.paged import IMPLEMENTATION, Prompt, prefill
 from gnomon.rollout.paged_batch import PagedBatch
@@ -210,6 +211,78 @@ def test_without_graphs_a_batch_runs_all_the_same_and_says_so(llama, tokenizer):
     assert pool.held == 0
 
 
+def test_a_graph_is_made_of_the_second_step_of_a_size(llama, tokenizer, monkeypatch):
+    """Short answers too run by graphs but for one step; each size of a batch is captured once."""
+    steps, captured = [], []
+    step = Decoder.step
+
+    class Graph:
+        def __init__(self, decoder: Decoder, size: int) -> None:
+            captured.append(size)
+            self.replay = lambda: step(decoder, decoder._slots[size])
+
+    monkeypatch.setattr(
+        Decoder, "step", lambda self, s: (steps.append(len(s.order)), step(self, s))[1]
+    )
+    monkeypatch.setattr(Decoder, "_captured", lambda self, size: Graph(self, size))
+    eos = frozenset(range(0, len(tokenizer), 9))
+    collector, by_row = (Collector(ASKED, SAMPLED, tokenizer, eos, None) for _ in "ab")
+    with torch.no_grad(), attention_implementation(llama, IMPLEMENTATION):
+        PagedBatch(llama, collector, PagePool(4, 99), 7, graphs=True).run()
+        seen = list(steps)
+        PagedBatch(llama, by_row, PagePool(4, 99), 7).run()
+    assert_same(collector.completions(), by_row.completions())
+    assert seen == list(dict.fromkeys(captured))
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text"])
+def test_all_prompts_by_one_kernel_are_what_each_by_its_own_is(family, tokenizer, monkeypatch):
+    """Prompts that begin anew, and one whose beginning is in pages already."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", _rows_of_many_lengths)
+    model = family_model(family, len(tokenizer))
+    found = []
+    with torch.no_grad(), attention_implementation(model, IMPLEMENTATION):
+        for one_call in (False, True):
+            monkeypatch.setattr(paged, "_in_one_call", lambda *asked, one=one_call: one)
+            pool = PagePool(4, 20)
+            held = [[pool.take() for _ in range(5)] for _ in range(3)]
+            prefill(model, pool, [Prompt(PROMPTS[1][:6], 0, held[0])], False)
+            texts = [
+                Prompt(PROMPTS[1][6:], 6, held[0]),
+                Prompt(PROMPTS[3], 0, held[1][:2]),
+                Prompt(PROMPTS[0], 0, held[2][:1]),
+            ]
+            scores = prefill(model, pool, texts, False)
+            found.append((scores, [torch.cat(stores) for stores in pool.layers.values()]))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+
+
+def _rows_of_many_lengths(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **more):
+    """What varlen_attn documents: each row by itself, causal at the bottom right."""
+    outs = []
+    for (a, b), (c, d) in zip(
+        pairwise(cu_seq_q.tolist()), pairwise(cu_seq_k.tolist()), strict=True
+    ):
+        assert b - a <= max_q
+        assert d - c <= max_k
+        q, k, v = (
+            x[s].transpose(0, 1)
+            for x, s in zip(
+                (query, key, value), (slice(a, b), slice(c, d), slice(c, d)), strict=True
+            )
+        )
+        gap = torch.arange(d - c)[d - c - (b - a) :, None] - torch.arange(d - c)
+        left, _ = more["window_size"]
+        seen = (gap >= 0) & ((gap <= left) | (left < 0))
+        outs.append(
+            F.scaled_dot_product_attention(
+                q, k, v, attn_mask=seen, scale=more["scale"], enable_gqa=True
+            ).transpose(0, 1)
+        )
+    return torch.cat(outs)
+
+
 def _reference(query: Tensor, key: Tensor, value: Tensor, cu_seq_q, cu_seq_k, max_q, max_k, **more):
     """What varlen_attn documents of pages: causal at the bottom right, in float64."""
     assert cu_seq_k is None
@@ -235,6 +308,7 @@ def _reference(query: Tensor, key: Tensor, value: Tensor, cu_seq_q, cu_seq_k, ma
     return torch.cat(outs).to(query.dtype)
 
 
+_rows_of_many_lengths.__signature__ = inspect.signature(varlen_attn)  # type: ignore[attr-defined]
 _reference.__signature__ = inspect.signature(varlen_attn)  # type: ignore[attr-defined]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,38 @@ def test_the_cheapest_change_that_fits_is_named() -> None:
     assert "sft.train.tokens_per_microbatch=" in cure(split, job, "sft")  # free, but not in a piece
     tiny = MemoryExhaustedError("training", peak, 10**6, 0, "gpu")
     assert "would make it fit" in cure(tiny, job, "sft")
+
+
+def test_what_others_hold_of_a_gpu_is_not_counted_as_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card of 140 GiB that is full of somebody else's tensors: the change fits into what is left
+    for this process, at once."""
+    from gnomon.plan.job import Job
+    from gnomon.plan.memory import memory
+    from gnomon.plan.shapes import shape_of
+    from gnomon.stages.exhausted import cure
+
+    GiB = 2**30
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (GiB // 2, 140 * GiB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 20 * GiB)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    with pytest.raises(MemoryExhaustedError) as caught, instant("x"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+    error, said = caught.value, str(caught.value)
+    assert (
+        "0.5 GiB free on NVIDIA H200 (140 GiB, of which other processes and CUDA hold 120" in said
+    )
+    assert "20 GiB in use by this process" in said
+    job = Job("sft", shape_of("Qwen/Qwen3-0.6B"), 64, 1, 512, 512, 512, 512, 65536,
+              precision="mixed", device_bytes=140.0 * GiB)  # fmt: skip
+    named = re.search(r"tokens_per_microbatch=(\d+)", cure(error, job, "sft"))
+    assert named is not None
+    smaller = replace(job, microbatch=int(named[1]))
+    assert memory(smaller).peak < error.used + error.free < memory(job).peak
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 139 * GiB)
+    with pytest.raises(MemoryExhaustedError) as caught, instant("x"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+    assert "other processes" not in str(caught.value)
 
 
 def test_the_old_name_and_what_is_not_there_are_answered(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ EVALUATION, CHECKPOINT = "the evaluation", "writing the checkpoint"
 LOADING = "loading the models"
 _SAID = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
 _ASKED = re.compile(r"tried to allocate ([0-9.]+) (bytes|[KMGT]?i?B)", re.IGNORECASE)
+_NOTABLE = 0.05
+"""Of a GPU's memory: what others hold is said from there on; a context alone takes less."""
 _UNIT = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -54,10 +56,13 @@ def wanted_by(message: str) -> int:
 
 
 def _memory() -> tuple[int, int, str]:
-    """Bytes in use and free, and where."""
+    """Bytes that this process has and that are free, and where."""
     if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        return total - free, free, f"{torch.cuda.get_device_name()} ({total / 2**30:.3g} GiB)"
+        (free, total), own = torch.cuda.mem_get_info(), torch.cuda.memory_reserved()
+        size, others = f"{total / 2**30:.3g} GiB", total - free - own
+        if others > _NOTABLE * total:
+            size += f", of which other processes and CUDA hold {others / 2**30:.3g} GiB"
+        return own, free, f"{torch.cuda.get_device_name()} ({size})"
     taken, free = psutil.Process().memory_info(), psutil.virtual_memory().available
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY or limit - taken.vms >= free:

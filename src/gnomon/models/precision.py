@@ -93,6 +93,16 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
 
 
+def as_multiplied(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Queries, keys and values in the type that products take them in under autocast, where rotated
+    ones may come in float32; as they are elsewhere."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(tensor.to(dtype) for tensor in tensors)
+
+
 def narrow_matrices(model: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
     """Keep the matrices of a frozen model in ``dtype``, and the rest (embedding, norms) as it is.
 

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,12 +28,16 @@ from gnomon.data.batch import Batch, Segment, to_device
 from gnomon.errors import ModelError
 from gnomon.models.attention import AttentionPlan, Unit
 from gnomon.models.gather import Gather
+from gnomon.models.precision import as_multiplied
 
 Kind = Literal["auto", "blocks", "varlen"]
 _WIDEST = 256
 """The widest head that the kernels take."""
 _TOLERANCE = 0.05
 """Distance from the blocks, relative to the largest value, that half precision explains."""
+_PLANNED = 2**28
+"""Pairs of tokens of all rows from which a pass repays the tens of ms that cuDNN's plans of new
+shapes take: one row of 16k tokens, or 16 of 4k."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +137,9 @@ def causal_varlen(
     """
     from torch.nn.attention.varlen import varlen_attn
 
-    shared: dict[str, bool] = {}
+    more: dict[str, Any] = {**pages}
     if "enable_gqa" in kernel_arguments():  # torch 2.11 lets head counts differ without a word
-        shared["enable_gqa"] = query.shape[-2] != key.shape[-2]
+        more["enable_gqa"] = query.shape[-2] != key.shape[-2]
     out = varlen_attn(
         query,
         key,
@@ -146,8 +150,7 @@ def causal_varlen(
         max_k,
         scale=scale,
         window_size=(-1 if window is None else window - 1, 0),  # the kernels count those left
-        **shared,
-        **pages,
+        **more,
     )
     assert isinstance(out, Tensor)
     return out
@@ -190,20 +193,23 @@ class PassPlan:
         return VarlenPlan(self._work, self._device)
 
     @cached_property
-    def _longest_alone(self) -> int | None:
-        """Tokens of the longest row where none sees more than itself; else None."""
+    def _alone(self) -> list[int] | None:
+        """Tokens of each row where none sees more than itself; else None."""
         if any(row.before for row in self._work):
             return None
-        return max(row.end - row.begin for row in self._work)
+        return [row.end - row.begin for row in self._work]
 
-    def is_plain(self, window: int | None) -> bool:
-        """Whether its blocks need no mask: every row sees all of itself, causally, and no more.
+    def prefers_blocks(self, window: int | None) -> bool:
+        """Whether its blocks need no mask (every row sees all of itself, causally, and no more) and
+        are so large that torch's causal kernels are worth a plan of their own.
 
-        For such rows torch has kernels that are faster than those for rows of many lengths
-        (docs/gpu.md has the figures).
+        For such rows they are faster than those for rows of many lengths (docs/gpu.md has the
+        figures); but cuDNN's, which torch prefers on newer GPUs, plan anew for each new shape.
         """
-        longest = self._longest_alone
-        return longest is not None and (window is None or longest <= window)
+        lengths = self._alone
+        if lengths is None or (window is not None and max(lengths) > window):
+            return False
+        return sum(n * n for n in lengths) >= _PLANNED
 
 
 @dataclass(frozen=True)
@@ -211,7 +217,7 @@ class Attention:
     """A pass's attention and which way it takes.
 
     Attributes:
-        kind: "varlen" (raises where it cannot), "blocks", or "auto": blocks where they need no
+        kind: "varlen" (raises where it cannot), "blocks", or "auto": large blocks that need no
             mask, varlen on a GPU whose kernels take these tensors and agree with the blocks, and
             otherwise blocks, saying why.
     """
@@ -235,9 +241,7 @@ class Attention:
         Raises:
             ModelError: ``kind`` is "varlen" and the model's attention has a softcap or dropout.
         """
-        if torch.is_autocast_enabled(query.device.type):  # rotated queries may come in float32
-            dtype = torch.get_autocast_dtype(query.device.type)
-            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        query, key, value = as_multiplied(query, key, value)
         if self._varlen(query, key, value, dropout, window, softcap):
             return self.plan.varlen.attend(query, key, value, scaling=scaling, window=window)
         return self.plan.masked.attend(
@@ -266,12 +270,17 @@ class Attention:
             if reason is not None:
                 raise ModelError(f"attention='varlen' cannot run this model: {reason}; use 'auto'")
             return True
-        if self.plan.is_plain(window):
+        if self.plan.prefers_blocks(window):
             return False
-        reason = reason or refused(query, key, value) or _checked(query, key, window is not None)
+        reason = reason or distrusted(query, key, value, window)
         if reason is not None:
             _say(reason)
         return reason is None
+
+
+def distrusted(query: Tensor, key: Tensor, value: Tensor, window: int | None) -> str | None:
+    """Why torch's kernels are not used for these tensors [H, N, d] of a CUDA device, or None."""
+    return refused(query, key, value) or _checked(query, key, window is not None)
 
 
 def refused(query: Tensor, key: Tensor, value: Tensor) -> str | None:

@@ -122,12 +122,12 @@ class Decoder:
         for scores that are not.
         """
         slots = self._filled(rows, steps)
-        step = self._replay(len(slots.order)) if self._replays else None
         for _ in range(steps):
-            if step is None:
+            graph = self._replay(len(slots.order)) if self._replays else None
+            if graph is None:
                 self.step(slots)
             else:
-                step.replay()
+                graph.replay()
         return slots.out[: len(rows), :steps].cpu()
 
     def _filled(self, rows: Sequence[RowState], steps: int) -> _Slots:
@@ -172,24 +172,28 @@ class Decoder:
         if self._growths != self._pool.growths:  # the stores have moved
             self._graphs.clear()
             self._growths = self._pool.growths
-        if size in self._graphs:
-            return self._graphs[size]
-        if size not in self._warm:
-            self._warm.add(size)
-            return None
-        try:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self.step(self._slots[size])
-        except RuntimeError as error:
-            warnings.warn(
-                "a decoding step cannot be captured as a CUDA graph "
-                f"({str(error).splitlines()[0]}); steps run without, which is slower",
-                stacklevel=2,
-            )
-            self._replays = False
-            return None
-        self._graphs[size] = graph
+        if size not in self._graphs:
+            if size not in self._warm:
+                self._warm.add(size)
+                return None
+            try:
+                self._graphs[size] = self._captured(size)
+            except RuntimeError as error:
+                warnings.warn(
+                    "a decoding step cannot be captured as a CUDA graph "
+                    f"({str(error).splitlines()[0]}); steps run without, which is slower",
+                    stacklevel=2,
+                )
+                self._replays = False
+                return None
+        return self._graphs[size]
+
+    def _captured(self, size: int) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        # steps leave nothing behind in it, so all graphs share the memory of one
+        memory = next((other.pool() for other in self._graphs.values()), None)
+        with torch.cuda.graph(graph, pool=memory, capture_error_mode="thread_local"):
+            self.step(self._slots[size])
         return graph
 
 

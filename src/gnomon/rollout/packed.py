@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from gnomon.models.packed import attention_implementation
+from gnomon.models.precision import as_multiplied
 
 IMPLEMENTATION = "gnomon_rollout"
 _AHEAD = 64  # least positions allocated ahead of need
@@ -208,6 +209,7 @@ def rollout_attention(
         raise ValueError(f"{IMPLEMENTATION} attention runs only inside the rollout engine")
     if kwargs.get("s_aux") is not None:
         raise ValueError("attention sinks are not supported")
+    query, key, value = as_multiplied(query, key, value)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     rollout.calls[layer] = rollout.calls.get(layer, 0) + 1
     rollout.windows[layer] = sliding_window

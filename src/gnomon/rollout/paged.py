@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from gnomon.data.batch import to_device
 from gnomon.models.packed import attention_implementation
-from gnomon.models.varlen import causal_varlen, kernel_arguments
+from gnomon.models.precision import as_multiplied
+from gnomon.models.varlen import causal_varlen, distrusted, kernel_arguments
 from gnomon.rollout.packed import PROBE, attend, causal, gap_to_own_forward
 from gnomon.rollout.pages import PagePool
 
@@ -47,6 +49,7 @@ class PagedPass:
     spans: Sequence[tuple[int, int]] | None = None
     kernel: bool = False
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
+    _keys: tuple[Tensor, Tensor, int] | None = None
 
     @property
     def longest(self) -> int:
@@ -64,6 +67,24 @@ class PagedPass:
             mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
             self._masks[window] = mask.masked_fill_(~seen, float("-inf"))[:, None, None]
         return self._masks[window]
+
+    def keys(self) -> tuple[Tensor, Tensor, int]:
+        """Of the prompts: flat places of all their positions, one prompt after the other, [R + 1]
+        int32 where each begins, and the most positions of one."""
+        if self._keys is None:
+            lengths = [positions for _, positions in self.spans or ()]
+            size, device = self.pool.size, self.table.device
+            row, at = (
+                to_device(torch.cat(part), device)
+                for part in (
+                    [torch.full((n,), i) for i, n in enumerate(lengths)],
+                    [torch.arange(n) for n in lengths],
+                )
+            )
+            places = self.table[row, at // size].long() * size + at % size
+            starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+            self._keys = places, to_device(starts, device), max(lengths)
+        return self._keys
 
 
 def paged_attention(
@@ -85,6 +106,7 @@ def paged_attention(
     """
     if paged is None:
         raise ValueError(f"{IMPLEMENTATION} attention runs only inside the rollout engine")
+    query, key, value = as_multiplied(query, key, value)
     stores = paged.pool.layer(int(module.layer_idx), key, value)  # type: ignore[arg-type]
     for store, new in zip(stores, (key, value), strict=True):
         store.flatten(0, 1).index_copy_(0, paged.slots, new[0].transpose(0, 1))
@@ -153,7 +175,19 @@ def _prompts(
     window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """What is new of each prompt over a copy of its pages: [1, H, N, D] to [N, H, D_v]."""
+    """What is new of each prompt over a copy of its pages: [1, H, N, D] to [N, H, D_v].
+
+    By one kernel for rows of many lengths where there is one: torch's others are called for each
+    prompt, and cuDNN's, which it prefers on newer GPUs, plans anew for each length.
+    """
+    if not softcap and _in_one_call(query, stores, window):
+        places, starts, longest = paged.keys()
+        keys, values = (store.flatten(0, 1).index_select(0, places) for store in stores)
+        rows = query[0].transpose(0, 1).contiguous()
+        return causal_varlen(
+            rows, keys, values, paged.starts, starts, paged.longest, longest,
+            scale=scale, window=window,
+        )  # fmt: skip
     parts, start = [], 0
     for row, (new, positions) in enumerate(paged.spans or ()):
         table = paged.table[row : row + 1, : paged.pool.pages(positions)]
@@ -162,6 +196,15 @@ def _prompts(
         parts.append(causal(span, keys, values, scale, window, softcap)[0].transpose(0, 1))
         start += new
     return torch.cat(parts)
+
+
+def _in_one_call(query: Tensor, stores: tuple[Tensor, Tensor], window: int | None) -> bool:
+    """Whether the kernels for rows of many lengths take ``query`` [1, H, N, D] and the stores'
+    heads, and agree with masked attention."""
+    if not query.is_cuda:
+        return False
+    keys, values = (store[0].transpose(0, 1) for store in stores)
+    return distrusted(query[0], keys, values, window) is None
 
 
 @dataclass(frozen=True)

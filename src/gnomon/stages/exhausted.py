@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gnomon.errors import MemoryExhaustedError
-from gnomon.plan.fit import CACHE, HEADROOM, MICROBATCH, NARROW, RECOMPUTE, fit
+from gnomon.plan.fit import CACHE, MICROBATCH, NARROW, RECOMPUTE, fit
 from gnomon.plan.job import Job
 from gnomon.plan.memory import memory
 
@@ -30,14 +30,14 @@ def explained(job: Callable[[], Job | None], stage: str) -> Iterator[None]:
 
 
 def cure(error: MemoryExhaustedError, job: Job | None, stage: str) -> str:
-    """What to change, by the planner's figures made to agree with what was seen to be too much."""
+    """What to change so that it fits into what this process can have, by the planner's figures, and
+    by less where they call too little what was seen to be too much."""
     if job is None:
         return "Ask for less at once: fewer samples, shorter rows (max_length), or a smaller model"
     needed = error.used + max(error.wanted, 1)
     # what is free in pieces that are too small is of no use
     room = error.used + (error.free if error.free < error.wanted else 0)
-    predicted = room * memory(job).peak / needed  # what the planner would call that room
-    found = fit(job, predicted / HEADROOM)
+    found = fit(job, room * min(1.0, memory(job).peak / needed))
     if not found.fits or not found.settings:
         return (
             "No change of the recipe that the planner knows would make it fit there: take a device "
