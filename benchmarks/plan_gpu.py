@@ -75,10 +75,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 TUNED = (
     *("sft 0.6b, 2k", "sft 135m, 2k", "sft 135m, 32k in 16 rows", "sft 135m, LoRA, 32k"),
-    *("sft 0.6b, LoRA, recomputed, 32k", "ppo 135m"),
+    *("sft 0.6b, LoRA, recomputed, 32k", "ppo 135m", "ppo 0.6b, LoRA", "dpo 0.6b, LoRA"),
 )
 """Rows on which time's constants were chosen (plan/hardware.py, plan/cost.py), beside what
 ``benchmarks/gpu.py step`` and ``decode`` took."""
+STALE = ("ppo 135m",)
+"""Rows whose steps were sampled before decoding was recorded in CUDA graphs: memory counts."""
 TINY = {"kind": "Qwen3", "h": 32, "f": 48, "n": 2, "heads": 4, "kv": 2, "d": 8, "v": 4096}
 
 
@@ -475,7 +477,8 @@ def seconds_of(row: dict[str, Any], probed: dict[str, Any] | None) -> dict[str, 
     if probed is not None:
         fields = {key: value for key, value in probed.items() if key != "name"}
         speeds["probed"] = speed_of(Calibration(**fields).hardware(), job.model)
-    speeds["glance"] = Speed(**row["glance"])
+    if row["glance"].get("launch") is not None:  # a dry run's look before 2026-11-27 had none
+        speeds["glance"] = Speed(**row["glance"])
     found = {name: step_seconds(job, speed) for name, speed in speeds.items()}
     if job.method in CACHED and not job.references:  # asked before the first step alone
         for seconds in found.values():
@@ -537,7 +540,7 @@ def time_lines(rows: dict[str, dict[str, Any]], probed: dict[str, Any] | None) -
             off = [
                 _off(sum(found[source].values()), row["seconds"]["whole"])
                 for name, row in rows.items()
-                if (half == "tune") == (name in TUNED) and "error" not in row
+                if (half == "tune") == (name in TUNED) and "error" not in row and name not in STALE
                 if source in (found := seconds_of(row, probed))
             ]
             if off:
@@ -554,13 +557,15 @@ def markdown(file: Path) -> list[str]:
     """The table of docs: memory and seconds of each configuration, predicted and measured."""
     rows = rows_of(file)
     probed = rows.pop("calibration", None)
+    known = [seconds_of(row, probed) for row in rows.values() if "error" not in row]
+    sources = [name for name in FROM if any(name in seconds for seconds in known)]
     heads = (
         "stage",
         "half",
         "GiB planned",
         "GiB",
         "error",
-        *(f"s by {name}" for name in FROM),
+        *(f"s by {name}" for name in sources),
         "s",
     )
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
@@ -568,12 +573,15 @@ def markdown(file: Path) -> list[str]:
         if "error" in row:
             continue
         peak, seconds, taken = predicted(row).peak, seconds_of(row, probed), row["seconds"]["whole"]
-        totals = (sum(seconds[source].values()) if source in seconds else 0.0 for source in FROM)
+        totals = (sum(seconds[source].values()) if source in seconds else 0.0 for source in sources)
         cells = (
             *(name, "tune" if name in TUNED else "held out"),
             *(f"{peak / GIB:.2f}", f"{row['peak'] / GIB:.2f}", f"{_off(peak, row['peak']):+.1%}"),
-            *(f"{s:.2f} ({_off(s, taken):+.0%})" if s else "" for s in totals),
-            f"{taken:.2f}",
+            *(
+                f"{s:.2f} ({_off(s, taken):+.0%})" if s and name not in STALE else ""
+                for s in totals
+            ),
+            "" if name in STALE else f"{taken:.2f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return lines

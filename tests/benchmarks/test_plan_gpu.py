@@ -60,7 +60,7 @@ def test_the_table_of_a_card(file: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "NVIDIA H100 80GB HBM3" in out
     assert "failed: OutOfMemoryError: 80 GiB" in out
     assert "memory: 3 configurations" in out
-    assert "seconds by sheet, tune: " in out
+    assert "seconds by sheet, held out: " in out
     assert "seconds by probed, held out: " in out
     plan_gpu.main(["--markdown", "--rows", str(other)])
     lines = capsys.readouterr().out.splitlines()

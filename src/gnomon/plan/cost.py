@@ -23,7 +23,7 @@ from scipy.special import ndtri  # type: ignore[import-untyped]
 from gnomon.models.costs import logits_within
 from gnomon.plan.hardware import Hardware
 from gnomon.plan.job import CACHED, PG, REFERENCED, Job
-from gnomon.plan.kernels import PLAIN, layer_kernels
+from gnomon.plan.kernels import PLAIN, layer_kernels, layer_launches
 from gnomon.plan.shapes import Shape
 from gnomon.report.compute import forward_pass, full_pass
 
@@ -46,7 +46,7 @@ OPTIMIZER_PASSES = 9.0
 the gradient."""
 QUIET = 0.75
 """A kernel of a pass without gradients is launched in so much of the time of one with them."""
-UNRECORDED = 16
+UNRECORDED = 2
 """Steps of decoding that the torch engine takes before it records one, for each number of rows."""
 GRAPHED = 40e-6
 """Seconds of a layer's step in vLLM, whose kernels are recorded (CUDA graphs): some ten of 4 µs."""
@@ -128,7 +128,7 @@ class Work:
         tokens: that pass through the model.
         calls: passes of single layers, a backward pass counting as two.
         bytes: that go through memory beside all that.
-        kernels: that are launched, over ``passes`` micro-batches.
+        kernels: that are launched, over ``passes`` micro-batches; slow ones count for more.
         adapted: bytes that go through memory for adapters.
     """
 
@@ -184,9 +184,9 @@ def work(job: Job) -> dict[str, Work]:
         found["prefill"] = _forward(job, model, prompts, head=False)
         found["decoding"] = _decoded(job)
     if job.reward is not None:
-        found["reward"] = _forward(job, job.reward, tokens, head=False)
+        found["reward"] = _forward(job, job.reward, tokens, head=False, frozen=True)
     if job.method in REFERENCED and (job.references != 0 or job.method in CACHED):
-        found["reference"] = _forward(job, model, tokens)
+        found["reference"] = _forward(job, model, tokens, frozen=True)
     if job.method == "ppo" or (job.method in PG and job.epochs * job.minibatches > 1):
         found["old log-probs"] = _forward(job, model, tokens)
     if job.method == "ppo":
@@ -236,8 +236,14 @@ def _trunk(shape: Shape) -> int:
     return shape.active_parameters - shape.embedding
 
 
-def _forward(job: Job, shape: Shape, tokens: _Tokens, head: bool = True) -> Work:
-    """A pass without gradients; the head for response tokens only."""
+def _forward(
+    job: Job, shape: Shape, tokens: _Tokens, head: bool = True, frozen: bool = False
+) -> Work:
+    """A pass without gradients; the head for response tokens only.
+
+    Args:
+        frozen: of a model without adapters, or with its adapters off.
+    """
     matrices = forward_pass(_trunk(shape), tokens.all)
     if head:
         matrices += forward_pass(shape.embedding, tokens.response)
@@ -247,15 +253,15 @@ def _forward(job: Job, shape: Shape, tokens: _Tokens, head: bool = True) -> Work
         _attention(job, shape, job.samples, tokens),
         tokens.all,
         passes * shape.layers,
-        kernels=passes * shape.layers * _quiet_kernels(job, shape),
+        kernels=passes * shape.layers * _quiet_kernels(shape, bool(job.lora) and not frozen),
         passes=passes,
     )
 
 
-def _quiet_kernels(job: Job, shape: Shape) -> float:
+def _quiet_kernels(shape: Shape, adapters: bool) -> float:
     """Kernels of a layer in a pass without gradients, whose weights are narrow already; as many of
     training's as take as long to launch."""
-    return QUIET * layer_kernels(shape, adapters=bool(job.lora)).forward
+    return QUIET * layer_launches(shape, adapters=adapters).forward
 
 
 def _training(job: Job) -> Work:
@@ -280,7 +286,7 @@ def _training(job: Job) -> Work:
         if tokens.response / _passes(job, tokens) * shape.vocabulary > at_once:
             matrices += forward_pass(shape.embedding, tokens.response)
     passes = _trained_passes(job, tokens)
-    kernels = layer_kernels(shape, cast=job.autocast, adapters=bool(job.lora))
+    kernels = layer_launches(shape, cast=job.autocast, adapters=bool(job.lora))
     each = kernels.backward + kernels.forward * (2 if job.recompute else 1)
     times = epochs * roles
     return Work(
@@ -367,9 +373,10 @@ def _layer_steps(job: Job, speed: Speed, steps: float) -> float:
         return steps * GRAPHED
     if not speed.queued:
         return steps * speed.step
-    kernels = _quiet_kernels(job, job.model)
-    recorded = steps * speed.step * kernels / (QUIET * PLAIN.forward)
-    return recorded + min(steps, UNRECORDED) * kernels * speed.launch
+    adapters = bool(job.lora)
+    first = min(steps, UNRECORDED) * _quiet_kernels(job.model, adapters) * speed.launch
+    ratio = layer_kernels(job.model, adapters=adapters).forward / PLAIN.forward
+    return first + steps * speed.step * ratio
 
 
 def _decode_rate(speed: Speed) -> float:

@@ -62,7 +62,7 @@ class Reach:
     bandwidth: float = 0.6
     float32: float = 0.6
     layer: float = 3e-4
-    launch: float = 35e-6
+    launch: float = 30e-6
     step: float = 1.5e-4
 
 
