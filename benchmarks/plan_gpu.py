@@ -13,8 +13,9 @@ held (``max_memory_reserved``) is beside it. Seconds are the quicker of the last
 Nothing is written that a disk's speed would decide: checkpoints are made up to the file.
 
 A row holds the job in the planner's own numbers, so that ``--table`` predicts with the formulas as
-they are now. The step is predicted from the card's data sheet, from the half-minute probe of the
-machine (:mod:`gnomon.plan.calibrate`), and as a dry run does (:mod:`gnomon.stages.clock`).
+they are now; ``--markdown`` prints the table of docs. Time's constants were chosen on ``TUNED``.
+The step is predicted from the card's data sheet, from the half-minute probe of the machine
+(:mod:`gnomon.plan.calibrate`), and as a dry run does (:mod:`gnomon.stages.clock`).
 
 ``--device cpu --tiny`` drives the same code at a size for a test, which measures nothing.
 """
@@ -72,6 +73,14 @@ SHAPES: dict[str, dict[str, Any]] = {
     "1.7b": {"kind": "Qwen3", "h": 2048, "f": 6144, "n": 28, "heads": 16, "kv": 8, "d": 128,
              "v": 151936},
 }  # fmt: skip
+TUNED = (
+    *("sft 0.6b, 2k", "sft 135m, 2k", "sft 135m, 32k in 16 rows", "sft 135m, LoRA, 32k"),
+    *("sft 0.6b, LoRA, recomputed, 32k", "ppo 135m", "ppo 0.6b, LoRA", "dpo 0.6b, LoRA"),
+)
+"""Rows on which time's constants were chosen (plan/hardware.py, plan/cost.py), beside what
+``benchmarks/gpu.py step`` and ``decode`` took."""
+STALE = ("ppo 135m",)
+"""Rows whose steps were sampled before decoding was recorded in CUDA graphs: memory counts."""
 TINY = {"kind": "Qwen3", "h": 32, "f": 48, "n": 2, "heads": 4, "kv": 2, "d": 8, "v": 4096}
 
 
@@ -468,7 +477,8 @@ def seconds_of(row: dict[str, Any], probed: dict[str, Any] | None) -> dict[str, 
     if probed is not None:
         fields = {key: value for key, value in probed.items() if key != "name"}
         speeds["probed"] = speed_of(Calibration(**fields).hardware(), job.model)
-    speeds["glance"] = Speed(**row["glance"])
+    if row["glance"].get("launch") is not None:  # a dry run's look before 2026-11-27 had none
+        speeds["glance"] = Speed(**row["glance"])
     found = {name: step_seconds(job, speed) for name, speed in speeds.items()}
     if job.method in CACHED and not job.references:  # asked before the first step alone
         for seconds in found.values():
@@ -519,6 +529,62 @@ def table(file: Path) -> None:
             f"memory: {len(errors)} configurations, mean absolute error {mean:.0%}, from "
             f"{min(errors):+.0%} to {max(errors):+.0%}"
         )
+        print(*time_lines(rows, probed), sep="\n")
+
+
+def time_lines(rows: dict[str, dict[str, Any]], probed: dict[str, Any] | None) -> list[str]:
+    """How far the predicted seconds are off, for each of ``FROM`` and half of the rows."""
+    said = []
+    for source in FROM:
+        for half in ("tune", "held out"):
+            off = [
+                _off(sum(found[source].values()), row["seconds"]["whole"])
+                for name, row in rows.items()
+                if (half == "tune") == (name in TUNED) and "error" not in row and name not in STALE
+                if source in (found := seconds_of(row, probed))
+            ]
+            if off:
+                mean = sum(map(abs, off)) / len(off)
+                close = sum(abs(o) <= 0.3 for o in off)
+                said.append(
+                    f"seconds by {source}, {half}: {close} of {len(off)} within 30%, mean "
+                    f"{mean:.0%}, from {min(off):+.0%} to {max(off):+.0%}"
+                )
+    return said
+
+
+def markdown(file: Path) -> list[str]:
+    """The table of docs: memory and seconds of each configuration, predicted and measured."""
+    rows = rows_of(file)
+    probed = rows.pop("calibration", None)
+    known = [seconds_of(row, probed) for row in rows.values() if "error" not in row]
+    sources = [name for name in FROM if any(name in seconds for seconds in known)]
+    heads = (
+        "stage",
+        "half",
+        "GiB planned",
+        "GiB",
+        "error",
+        *(f"s by {name}" for name in sources),
+        "s",
+    )
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name, row in rows.items():
+        if "error" in row:
+            continue
+        peak, seconds, taken = predicted(row).peak, seconds_of(row, probed), row["seconds"]["whole"]
+        totals = (sum(seconds[source].values()) if source in seconds else 0.0 for source in sources)
+        cells = (
+            *(name, "tune" if name in TUNED else "held out"),
+            *(f"{peak / GIB:.2f}", f"{row['peak'] / GIB:.2f}", f"{_off(peak, row['peak']):+.1%}"),
+            *(
+                f"{s:.2f} ({_off(s, taken):+.0%})" if s and name not in STALE else ""
+                for s in totals
+            ),
+            "" if name in STALE else f"{taken:.2f}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def main(given: list[str] | None = None) -> None:
@@ -527,12 +593,16 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", help="configurations to measure again")
     parser.add_argument("--rows", type=Path, default=ROWS, help="the file of rows")
     parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--markdown", action="store_true", help="print it as docs have it")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="a tiny model and few tokens")
     parser.add_argument(
         "--seconds", type=float, default=270, help="begin no configuration after so many"
     )
     args = parser.parse_args(given)
+    if args.markdown:
+        print(*markdown(args.rows), sep="\n")
+        return
     if not args.table:
         if args.device == "cuda" and not torch.cuda.is_available():
             raise SystemExit(

@@ -60,6 +60,12 @@ def test_the_table_of_a_card(file: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "NVIDIA H100 80GB HBM3" in out
     assert "failed: OutOfMemoryError: 80 GiB" in out
     assert "memory: 3 configurations" in out
+    assert "seconds by sheet, held out: " in out
+    assert "seconds by probed, held out: " in out
+    plan_gpu.main(["--markdown", "--rows", str(other)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + len(NAMES)
+    assert len({line.count("|") for line in lines}) == 1
     row = rows[0]
     assert set(plan_gpu.seconds_of(row, CALIBRATION)) == {"sheet", "probed", "glance"}
     assert 0 < plan_gpu.mfu(row) < 1

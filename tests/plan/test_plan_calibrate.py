@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from gnomon.errors import ConfigError
 from gnomon.plan import calibrate
 from gnomon.plan.bill import bill
 from gnomon.plan.calibrate import MODEL, Calibration, calibration, hardware_of, solve
-from gnomon.plan.cost import speed_of
+from gnomon.plan.cost import Speed, speed_of, work
 from gnomon.plan.job import Job
 from gnomon.plan.shapes import Shape
 
+GPU_RATE, GPU_BANDWIDTH, LAUNCH, RECORDED = 6e14, 3e12, 3e-5, 2e-4
 RATE, BANDWIDTH, LAYER, STEP, HALF, ATTENTION = 1e11, 1.5e10, 5e-4, 1e-3, 128.0, 4e10
 
 
@@ -58,6 +60,64 @@ def test_what_is_solved_for_is_what_was_put_in() -> None:
     found = solve(timed(), "cpu")
     expected = {"layer": LAYER, "step": STEP, "half": HALF, "attention": ATTENTION}
     assert {k: found[k] for k in expected} == pytest.approx(expected, rel=1e-3)
+
+
+def timed_on_a_gpu() -> dict[str, float]:
+    """What a GPU with those constants would show."""
+    shape = calibrate.GPU_MODEL
+    speed = Speed(GPU_RATE / 3, GPU_BANDWIDTH, attention=GPU_RATE / 2, launch=LAUNCH)
+
+    def step(groups: int, prompt: int, response: int) -> float:
+        job = Job("sft", shape, groups, 1, prompt, response, prompt, response, 10**9)
+        return work(replace(job, precision="mixed"))["training"].seconds(speed)
+
+    weights = 4 * shape.parameters / GPU_BANDWIDTH
+    return {
+        "matrices": GPU_RATE,
+        "float32": GPU_RATE / 15,
+        "bandwidth": GPU_BANDWIDTH,
+        "tiny": step(*calibrate.TINY) + 3 * weights,
+        "short": step(*calibrate.GPU_SHORT),
+        "long": step(*calibrate.GPU_LONG),
+        "decoding": weights / 2 + shape.layers * RECORDED,
+    }
+
+
+def test_so_it_is_on_a_gpu_whose_steps_are_long_enough_to_hide_launching() -> None:
+    found = solve(timed_on_a_gpu(), "cuda")
+    expected = {
+        "launch": LAUNCH,
+        "step": RECORDED,
+        "half": 2 * calibrate.GPU_MODEL.hidden,
+        "attention": GPU_RATE / 2,
+        "float32": GPU_RATE / 15,
+    }
+    assert {k: found[k] for k in expected} == pytest.approx(expected, rel=0.02)
+    made = Calibration(machine="a GPU", threads=1, memory=8e10, device="cuda", **found)
+    gpu = made.hardware().gpu
+    assert (gpu.queued, gpu.float32) == (True, GPU_RATE / 15)
+    speed = speed_of(made.hardware(), calibrate.GPU_MODEL)
+    assert speed.launch == pytest.approx(LAUNCH, rel=0.02)
+    assert speed.float32 == pytest.approx(GPU_RATE / 15)
+
+
+def test_here_is_the_gpu_of_a_machine_that_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def measured(device: torch.device, *args: Any) -> Calibration:
+        asked.append(device.type)
+        return fake()
+
+    monkeypatch.setattr(calibrate, "measure", measured)
+    monkeypatch.setattr(calibrate, "machine_name", lambda device: device.type)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    hardware_of("here")
+    hardware_of("cpu")
+    calibration(again=True)
+    assert asked == ["cuda", "cpu", "cuda"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    calibration(again=True)
+    assert asked[3:] == ["cpu"]
 
 
 def test_figures_that_cannot_be_are_set_to_their_bounds() -> None:

@@ -70,7 +70,15 @@ def test_lora_saves_the_gradients_of_the_trunk() -> None:
     assert lora.matrices / full.matrices == pytest.approx(2 / 3)  # 4 of 6 FLOP a parameter
     adapter = sft(lora=4).adapter_parameters
     assert lora.adapters == pytest.approx(6 * adapter * TOKENS)
-    assert lora.seconds(Speed(1e9, 1e9)) > replace(lora, adapters=0.0).seconds(Speed(1e9, 1e9))
+    here, gpu = Speed(1e9, 1e9, queued=False), Speed(1e9, 1e9)
+    assert lora.seconds(here) > replace(lora, adapters=0.0).seconds(here)
+    assert lora.seconds(gpu) > replace(lora, adapted=0.0).seconds(gpu)
+
+
+def test_adapters_take_their_inputs_and_outputs_through_memory_whatever_their_rank() -> None:
+    narrow, wide = (work(sft(lora=rank))["training"] for rank in (4, 16))
+    width = TINY.adapter(1)  # inputs and outputs of all matrices
+    assert narrow.adapted == wide.adapted == pytest.approx(cost.ADAPTED * TOKENS * width)
 
 
 def test_recomputing_costs_another_forward_pass() -> None:
@@ -163,7 +171,60 @@ def test_more_gpus_are_faster_and_never_more_than_their_number() -> None:
 
 
 def test_launching_hides_behind_computing_on_an_accelerator_only() -> None:
-    done = cost.Work(matrices=1e9, calls=1000)
-    queued = Speed(1e9, 1e9, layer=1e-4)
+    done = cost.Work(matrices=1e9, calls=1000, kernels=40_000)
+    queued = Speed(1e9, 1e9, layer=1e-4, launch=1e-5)
     assert done.seconds(queued) == pytest.approx(1.0)
     assert done.seconds(replace(queued, queued=False)) == pytest.approx(1.1)
+    assert replace(done, matrices=1e6).seconds(queued) == pytest.approx(0.4)
+
+
+def test_few_tokens_take_a_gpu_as_long_as_their_kernels_are_launched() -> None:
+    gpu = speed_of(parse_hardware("H200"), shape_of("Qwen/Qwen3-0.6B"))
+    job = sft(shape_of("Qwen/Qwen3-0.6B"), precision="mixed")
+    kernels = 28 * (38 + 78 + 2 * (8 + 16) + 10 + 16)
+    assert step_seconds(job, gpu)["training"] == pytest.approx(kernels * gpu.launch)
+    lora, wide = replace(job, lora=16), replace(job, precision="bfloat16")
+    assert step_seconds(lora, gpu)["training"] > 1.3 * kernels * gpu.launch
+    assert step_seconds(wide, gpu)["training"] < kernels * gpu.launch
+
+
+def test_each_micro_batch_is_launched_anew_and_gpus_divide_them() -> None:
+    shape = shape_of("Qwen/Qwen3-0.6B")
+    job = Job("ppo", shape, 8, 1, 8, 8, 8.0, 8.0, 10**6, precision="mixed", lora=8)
+    one, two = (work(replace(job, minibatches=m))["training"] for m in (1, 2))
+    assert two.kernels == 2 * one.kernels
+    assert (one.passes, two.passes) == (1, 2)
+    gpu = Speed(1e18, 1e18, launch=1e-5)
+    assert two.seconds(replace(gpu, gpus=2)) == pytest.approx(two.seconds(gpu) / 2)
+    assert one.seconds(replace(gpu, gpus=2)) == pytest.approx(one.seconds(gpu))
+
+
+def test_float32_takes_the_rate_of_float32_matrices() -> None:
+    shape = shape_of("Qwen/Qwen3-0.6B")
+    gpu = speed_of(parse_hardware("H200"), shape)
+    job = replace(sft(shape), prompts=512, precision="mixed")
+    mixed, exact = (
+        step_seconds(replace(job, precision=p), gpu)["training"] for p in ("mixed", "float32")
+    )
+    assert 2 < exact / mixed < 67 / 989 * 100
+    done = work(replace(job, precision="float32"))["training"]
+    assert exact > done.matrices / (0.6 * 67e12)
+
+
+def test_the_first_steps_of_decoding_are_not_recorded() -> None:
+    shape = shape_of("Qwen/Qwen3-0.6B")
+    gpu = speed_of(parse_hardware("H200"), shape)
+
+    def seconds(tokens: int) -> float:
+        job = Job("collect", shape, 8, 1, 8, tokens, 8.0, float(tokens), 4096, precision="bfloat16")
+        return step_seconds(job, gpu)["decoding"]
+
+    first, later = seconds(2) / 2, (seconds(102) - seconds(2)) / 100
+    assert first > 3 * later
+    assert later > 28 * gpu.step
+
+
+def test_a_reference_with_its_adapters_off_launches_less_than_the_policy() -> None:
+    job = Job("ppo", shape_of("Qwen/Qwen3-0.6B"), 4, 1, 8, 8, 8.0, 8.0, 4096, lora=8)
+    done = work(job)
+    assert done["reference"].kernels < 0.6 * done["old log-probs"].kernels

@@ -37,7 +37,7 @@ def test_one_answer_reads_the_weights_and_its_cache_for_each_token() -> None:
 def test_the_first_token_takes_the_prompt_s_arithmetic() -> None:
     vllm = rows()["vllm bfloat16"]
     flop = 2 * 6.98e9 * 1000
-    rate = 0.45 * 4096 / 6596 * 989e12
+    rate = 0.5 * 4096 / 6096 * 989e12
     assert vllm.first_token == pytest.approx(flop / rate + 32 * GRAPHED, rel=0.05)
 
 

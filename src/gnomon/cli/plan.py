@@ -129,10 +129,11 @@ def plan(
         )
     on: Hardware | None = None
     if calibrate or (hardware or "").lower() in ("here", "cpu"):
-        from gnomon.plan.calibrate import calibration, hardware_of
+        from gnomon.plan.calibrate import calibration, device_of, hardware_of
 
-        calibration(again=calibrate, tell=err.print)
-        on = hardware_of(hardware or "here", price)
+        named = hardware or "here"
+        calibration(again=calibrate, device=device_of(named), tell=err.print)
+        on = hardware_of(named, price)
     elif hardware is not None:
         on = parse_hardware(hardware, price)
     found = make(

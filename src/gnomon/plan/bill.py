@@ -201,7 +201,8 @@ def _assumptions(job: Job, hardware: Hardware, labels: Labels, pue: float) -> tu
     else:
         said.append(
             f"speed: {gpu.source}; of its arithmetic {reach.top:.0%} x H / (H + {reach.half:,.0f}) "
-            f"for a model of width H, of its bandwidth {reach.bandwidth:.0%} while decoding"
+            f"for a model of width H, of its bandwidth {reach.bandwidth:.0%} while decoding; a "
+            f"kernel every {1e6 * reach.launch:.0f} µs at most, as measured beside one H200"
         )
     if job.sampled:
         said.append(

@@ -11,6 +11,10 @@ with random weights, and solves for the five numbers that :mod:`gnomon.plan.cost
 
 With one thread CPU time is taken, so that a machine that does other work too is measured as if it
 were alone; with more threads, and on a GPU, the clock, and the quickest of several tries.
+
+On a GPU the model is wider and the sequences longer, since launching the kernels of few tokens
+takes longer than running them; steps are of float32 weights with bfloat16 products, as ``precision:
+auto`` trains there; and the rate of float32 products is taken beside.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +37,31 @@ from gnomon.data.batch import Batch, pack
 from gnomon.errors import ConfigError
 from gnomon.models.logprobs import OutputHead, token_logprobs
 from gnomon.models.packed import PackedForward
+from gnomon.models.precision import Precision, pick_precision
 from gnomon.models.smollm2 import cache_root
 from gnomon.plan.cost import Work, work
 from gnomon.plan.hardware import HERE, Gpu, Hardware, Reach, parse_hardware
 from gnomon.plan.job import Job
+from gnomon.plan.kernels import layer_kernels
 from gnomon.plan.shapes import Shape
 from gnomon.records import TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Request, SamplingParams
 from gnomon.rollout.torch_engine import TorchEngine
 from gnomon.runs.records import Record, now
 
-TRIES = 3
+TRIES, FEW = 3, 20
+"""Of most parts, and of a training step of few tokens on a GPU, which other processes disturb."""
 MODEL = Shape("probe", 6, 512, 1408, 8, 4, 64, 8192, tied=True)
 SHORT, LONG, TINY = (8, 32, 96), (1, 128, 896), (1, 4, 4)
 """Groups, and tokens of their prompts and responses, of the three training steps."""
+GPU_MODEL = Shape("probe", 4, 1024, 2816, 8, 4, 128, 8192, tied=True)
+GPU_SHORT, GPU_LONG = (64, 32, 480), (1, 128, 32640)
+"""The same for a GPU: of fewer tokens it would be the launching that is measured."""
+LITTLE = Shape("little", 4, 64, 128, 4, 2, 16, 64, tied=True)
+"""A model whose kernels take no time."""
 DECODED = 24
+READS = 8
+"""Matrices read between two looks at the clock, for which a GPU is waited for."""
 
 
 class Calibration(Record):
@@ -59,8 +74,10 @@ class Calibration(Record):
         bandwidth: bytes/s of weights read while decoding.
         half: width at which all that is no matrix takes as long as the matrices.
         layer, step: seconds of a layer's call, in training and in decoding.
+        launch: on a GPU, seconds to launch a kernel.
+        float32: FLOP/s of wide float32 matrices, where others are narrower; 0: as ``matrices``.
         memory: bytes.
-        parts: what was timed: two rates, and the seconds of a training step on a few tokens, on
+        parts: what was timed: rates, and the seconds of a training step on a few tokens, on
             short sequences, on a long one, and of a step of decoding.
     """
 
@@ -73,6 +90,8 @@ class Calibration(Record):
     layer: float
     step: float
     memory: float
+    launch: float = 0.0
+    float32: float = 0.0
     device: str = "cpu"
     parts: dict[str, float] = Field(default_factory=dict)
     torch: str = ""
@@ -96,11 +115,24 @@ class Calibration(Record):
             watts=watts,
             price=price,
             source=f"measured here, {self.made[:10]}",
-            reach=Reach(1.0, self.half, self.attention / self.matrices, 1.0, self.layer, self.step),
+            reach=self._reach(),
             measured=True,
             queued=self.device != "cpu",
+            float32=self.float32,
         )
         return Hardware(1, gpu)
+
+    def _reach(self) -> Reach:
+        return Reach(
+            top=1.0,
+            half=self.half,
+            attention=self.attention / self.matrices,
+            bandwidth=1.0,
+            float32=1.0,
+            layer=self.layer,
+            launch=self.launch,
+            step=self.step,
+        )
 
 
 def machine_name(device: torch.device) -> str:
@@ -125,19 +157,20 @@ def record_of(device: torch.device) -> Path:
 
 def calibration(
     again: bool = False,
-    device: str = "cpu",
+    device: str | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Calibration:
     """The calibration of this machine: the kept one, or a new one in about half a minute.
 
     Args:
         again: measure in any case, and replace what was kept.
+        device: which; this machine's GPU, or its processor where it has none, if not given.
         tell: is told of each part before it is measured.
 
     Raises:
         ConfigError: the record cannot be written.
     """
-    place = torch.device(device)
+    place = torch.device(device or device_of("here"))
     file = record_of(place)
     if not again and file.is_file():
         try:
@@ -155,6 +188,12 @@ def calibration(
     return found
 
 
+def device_of(text: str) -> str:
+    """What is probed for a name of this machine (``HERE``): its GPU, where there is one and it is
+    not the processor that is named."""
+    return "cuda" if torch.cuda.is_available() and text.strip().lower() != "cpu" else "cpu"
+
+
 def hardware_of(text: str, price: float | None = None) -> Hardware:
     """The hardware that ``8xH100`` names, or this machine (``here``), which is probed once.
 
@@ -162,7 +201,7 @@ def hardware_of(text: str, price: float | None = None) -> Hardware:
         ConfigError: no such hardware.
     """
     if text.strip().lower() in HERE:
-        return calibration().hardware(price or 0.0)
+        return calibration(device=device_of(text)).hardware(price or 0.0)
     return parse_hardware(text, price)
 
 
@@ -178,24 +217,21 @@ def measure(device: torch.device, tell: Callable[[str], None] = lambda text: Non
 
 def _measure(device: torch.device, tell: Callable[[str], None]) -> Calibration:
     began = time.perf_counter()
-    clock = _Clock(device)
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    clock, precision = _Clock(device), pick_precision("auto", device)
+    dtype = torch.float32 if precision.name == "float32" else torch.bfloat16
     tell("multiplying matrices")
-    matrices = _matrices(clock, dtype)
+    parts = {"matrices": _matrices(clock, dtype)}
+    if dtype != torch.float32:
+        parts["float32"] = _matrices(clock, torch.float32)
     tell("reading memory")
-    bandwidth = _bandwidth(clock, dtype)
-    model = _model(device, dtype)
+    parts["bandwidth"] = _bandwidth(clock, dtype)
+    shape, short, long = _probed(device.type)
+    model = _model(shape, device)
     tell("training steps of a small model")
-    tiny, short, long = (_training(model, size, clock) for size in (TINY, SHORT, LONG))
+    for name, size in (("tiny", TINY), ("short", short), ("long", long)):
+        parts[name] = _training(model, size, clock, precision)
     tell("decoding with a small model")
-    parts = {
-        "matrices": matrices,
-        "bandwidth": bandwidth,
-        "tiny": tiny,
-        "short": short,
-        "long": long,
-        "decoding": _decoding(model, clock),
-    }
+    parts["decoding"] = _decoding(model, clock, precision)
     return Calibration(
         machine=machine_name(device),
         threads=torch.get_num_threads(),
@@ -209,6 +245,11 @@ def _measure(device: torch.device, tell: Callable[[str], None]) -> Calibration:
     )
 
 
+def _probed(device: str) -> tuple[Shape, tuple[int, int, int], tuple[int, int, int]]:
+    """The model, and the groups of its training steps on short sequences and on a long one."""
+    return (MODEL, SHORT, LONG) if device == "cpu" else (GPU_MODEL, GPU_SHORT, GPU_LONG)
+
+
 def solve(parts: Mapping[str, float], device: str) -> dict[str, float]:
     """The figures of a :class:`Calibration` from what was timed.
 
@@ -217,13 +258,15 @@ def solve(parts: Mapping[str, float], device: str) -> dict[str, float]:
     comes out below what can be is set to its bound.
     """
     matrices, bandwidth = parts["matrices"], parts["bandwidth"]
-    weights = MODEL.parameters * (4 if device == "cpu" else 2) / bandwidth
+    shape, *sizes = _probed(device)
+    weights = shape.parameters * 4 / bandwidth
     # a step on a few tokens reads the weights twice and writes their gradients
-    layer = max(1e-6, (parts["tiny"] - 3 * weights) / (3 * MODEL.layers))
-    step = max(1e-6, (parts["decoding"] - weights) / MODEL.layers)
+    layer = max(1e-6, (parts["tiny"] - 3 * weights) / (3 * shape.layers))
+    read = weights if device == "cpu" else weights / 2  # narrow copies, which are kept
+    step = max(1e-6, (parts["decoding"] - read) / shape.layers)
     rows = []
-    for size, seconds in ((SHORT, parts["short"]), (LONG, parts["long"])):
-        done = _work(*size)
+    for size, seconds in zip(sizes, (parts["short"], parts["long"]), strict=True):
+        done = _work(shape, *size)
         calls = done.calls * layer if device == "cpu" else 0.0
         rows.append((done.matrices / matrices, done.attention, seconds - calls))
     (m1, a1, t1), (m2, a2, t2) = rows
@@ -235,9 +278,17 @@ def solve(parts: Mapping[str, float], device: str) -> dict[str, float]:
         "bandwidth": bandwidth,
         "layer": layer,
         "step": step,
-        "half": (share - 1) * MODEL.hidden,
+        "half": (share - 1) * shape.hidden,
         "attention": 1 / slope,
+        "float32": parts.get("float32", 0.0),
+        "launch": 0.0 if device == "cpu" else 3 * layer / _launched(shape),
     }
+
+
+def _launched(shape: Shape) -> float:
+    """Kernels of a layer's forward and backward pass in the probe."""
+    kernels = layer_kernels(shape, cast=True)
+    return kernels.forward + kernels.backward
 
 
 @dataclass(frozen=True)
@@ -262,11 +313,19 @@ class _Clock:
         return min(found)
 
 
+def launch(device: torch.device) -> float:
+    """Seconds from one kernel to the next in a training step of a few tokens."""
+    with torch.random.fork_rng(devices=[]):
+        model = _model(LITTLE, device)
+        spent = _training(model, TINY, _Clock(device), pick_precision("auto", device))
+    return spent / LITTLE.layers / _launched(LITTLE)
+
+
 def _matrices(clock: _Clock, dtype: torch.dtype) -> float:
     rows, wide = (512, 1024) if clock.device.type == "cpu" else (8192, 8192)
     a = torch.randn(rows, wide, device=clock.device, dtype=dtype)
     b = torch.randn(wide, 3 * wide, device=clock.device, dtype=dtype)
-    calls = 8
+    calls = 1 if clock.device.type == "cuda" and dtype == torch.float32 else 8
     seconds = clock.best(lambda: [a @ b for _ in range(calls)], 2 * TRIES)
     return calls * 2.0 * rows * wide * 3 * wide / seconds
 
@@ -275,24 +334,26 @@ def _bandwidth(clock: _Clock, dtype: torch.dtype) -> float:
     wide = 8192
     matrix = torch.randn(wide, wide, device=clock.device, dtype=dtype)
     vector = torch.randn(1, wide, device=clock.device, dtype=dtype)
-    seconds = clock.best(lambda: torch.nn.functional.linear(vector, matrix), 2 * TRIES)
-    return matrix.numel() * matrix.element_size() / seconds
+    reads = 1 if clock.device.type == "cpu" else READS
+    multiply = torch.nn.functional.linear
+    seconds = clock.best(lambda: [multiply(vector, matrix) for _ in range(reads)], 2 * TRIES)
+    return reads * matrix.numel() * matrix.element_size() / seconds
 
 
-def _model(device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
+def _model(shape: Shape, device: torch.device) -> LlamaForCausalLM:
     """A Llama of the probe's shape, with random weights."""
-    m = MODEL
     config = LlamaConfig(
-        vocab_size=m.vocabulary,
-        hidden_size=m.hidden,
-        intermediate_size=m.mlp,
-        num_hidden_layers=m.layers,
-        num_attention_heads=m.heads,
-        num_key_value_heads=m.kv_heads,
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.mlp,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
         tie_word_embeddings=True,
-        max_position_embeddings=4096,
+        max_position_embeddings=32768,
     )
-    made: LlamaForCausalLM = LlamaForCausalLM(config).to(device=device, dtype=dtype)
+    made: LlamaForCausalLM = LlamaForCausalLM(config).to(device=device)
     return made
 
 
@@ -302,22 +363,31 @@ def _batch(size: tuple[int, int, int]) -> Batch:
     return pack([TokenGroup(str(i), [3] * prompt, (said,)) for i in range(groups)])
 
 
-def _training(model: LlamaForCausalLM, size: tuple[int, int, int], clock: _Clock) -> float:
+def _training(
+    model: LlamaForCausalLM, size: tuple[int, int, int], clock: _Clock, precision: Precision
+) -> float:
     """Seconds of a forward and backward pass over the groups."""
     packed, head = PackedForward(model, probe=False), OutputHead.of(model)
     batch = _batch(size).to(clock.device)
 
     def step() -> None:
-        loss = -token_logprobs(packed.hidden(batch), head, batch).logprobs.mean()
+        with precision.arithmetic(model, keep=False):
+            loss = -token_logprobs(packed.hidden(batch), head, batch).logprobs.mean()
         loss.backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)
 
-    return clock.best(step)
+    few = clock.device.type == "cuda" and batch.num_tokens == TINY[0] * sum(TINY[1:])
+    return clock.best(step, FEW if few else TRIES)
 
 
-def _decoding(model: LlamaForCausalLM, clock: _Clock) -> float:
+def _decoding(model: LlamaForCausalLM, clock: _Clock, precision: Precision) -> float:
     """Seconds of a step of decoding one row."""
-    engine = TorchEngine(model.eval(), _NoText(), eos_token_ids=[])
+    engine = TorchEngine(
+        model.eval(),
+        _NoText(),
+        activate=partial(precision.arithmetic, model, keep=True),
+        eos_token_ids=[],
+    )
 
     def write(tokens: int) -> None:
         params = SamplingParams(max_new_tokens=tokens)
@@ -337,8 +407,8 @@ class _NoText:
         return ["" for _ in rows]
 
 
-def _work(groups: int, prompt: int, response: int) -> Work:
-    job = Job("sft", MODEL, groups, 1, prompt, response, prompt, response, 10**9)
+def _work(shape: Shape, groups: int, prompt: int, response: int) -> Work:
+    job = Job("sft", shape, groups, 1, prompt, response, prompt, response, 10**9)
     return work(job)["training"]
 
 

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy.special import ndtri  # type: ignore[import-untyped]
 
 from gnomon.models.costs import logits_within
 from gnomon.plan.hardware import Hardware
 from gnomon.plan.job import CACHED, PG, REFERENCED, Job
+from gnomon.plan.kernels import PLAIN, layer_kernels, layer_launches
 from gnomon.plan.shapes import Shape
 from gnomon.report.compute import forward_pass, full_pass
 
@@ -33,13 +34,20 @@ ATTENTION_BACKWARD = 2.5
 CHUNK = 32.0
 """Query-key pairs that a copied token is worth (models/attention.py)."""
 NARROW = 8.0
-"""Matrices as narrow as an adapter's rank take so many times the time of wide ones, for each FLOP,
-with what lies between them."""
+"""On a processor, matrices as narrow as an adapter's rank take so many times the time of wide ones,
+for each FLOP, with what lies between them."""
+ADAPTED = 84.0
+"""On a GPU an adapter takes its inputs and outputs through memory: so many bytes for a number of
+theirs, forward and backward, since they are copied to float32, scaled and added to the trunk's."""
 DRAWN = 8.0
 """How often a sampler goes over a row's logits to draw a token."""
 OPTIMIZER_PASSES = 9.0
 """AdamW reads weight, gradient and two moments and writes three of them; clipping reads and writes
 the gradient."""
+QUIET = 0.75
+"""A kernel of a pass without gradients is launched in so much of the time of one with them."""
+UNRECORDED = 2
+"""Steps of decoding that the torch engine takes before it records one, for each number of rows."""
 GRAPHED = 40e-6
 """Seconds of a layer's step in vLLM, whose kernels are recorded (CUDA graphs): some ten of 4 µs."""
 
@@ -54,9 +62,12 @@ class Speed:
         attention: FLOP of attention; as ``flops`` where 0.
         wide: of matrices alone, as in decoding many rows; as ``flops`` where 0.
         layer, step: seconds that a layer's call takes however little there is to compute, in
-            training and while decoding.
+            training (on accelerators where there are several) and while decoding.
         queued: whether the former is hidden behind computing, as on an accelerator.
         replica: GPUs that hold one copy of the model while it samples.
+        launch: on an accelerator, seconds from one kernel to the next at least.
+        float32: FLOP of float32 matrices; as ``wide`` where 0.
+        gpus: over which micro-batches are divided.
     """
 
     flops: float
@@ -67,6 +78,19 @@ class Speed:
     step: float = 0.0
     queued: bool = True
     replica: int = 1
+    launch: float = 0.0
+    float32: float = 0.0
+    gpus: int = 1
+
+    def exact(self) -> Speed:
+        """The same where everything is float32: matrices and attention are slower, what lies
+        between the matrices is not."""
+        if not self.float32:
+            return self
+        top = self.wide or self.flops
+        flops = 1 / (1 / self.float32 + 1 / self.flops - 1 / top)
+        attention = self.float32 * (self.attention or self.flops) / top
+        return replace(self, flops=flops, wide=self.float32, attention=attention)
 
 
 def speed_of(hardware: Hardware, shape: Shape, utilisation: float | None = None) -> Speed:
@@ -89,6 +113,9 @@ def speed_of(hardware: Hardware, shape: Shape, utilisation: float | None = None)
         step=reach.step,
         queued=gpu.queued,
         replica=replica,
+        launch=reach.launch,
+        float32=n * gpu.float32 * reach.float32,
+        gpus=n,
     )
 
 
@@ -101,6 +128,8 @@ class Work:
         tokens: that pass through the model.
         calls: passes of single layers, a backward pass counting as two.
         bytes: that go through memory beside all that.
+        kernels: that are launched, over ``passes`` micro-batches; slow ones count for more.
+        adapted: bytes that go through memory for adapters.
     """
 
     matrices: float = 0.0
@@ -109,6 +138,9 @@ class Work:
     calls: float = 0.0
     bytes: float = 0.0
     adapters: float = 0.0
+    kernels: float = 0.0
+    passes: int = 1
+    adapted: float = 0.0
 
     @property
     def flop(self) -> float:
@@ -116,11 +148,19 @@ class Work:
 
     def seconds(self, speed: Speed) -> float:
         """On hardware of that speed."""
-        busy = (self.matrices + NARROW * self.adapters) / speed.flops
-        busy += self.attention / (speed.attention or speed.flops)
-        launching = self.calls * speed.layer
-        busy = max(busy, launching) if speed.queued else busy + launching
+        busy = self.matrices / speed.flops + self.attention / (speed.attention or speed.flops)
+        if speed.queued:
+            busy = max(busy + self.adapted / speed.bandwidth, self._waiting(speed))
+        else:
+            busy += NARROW * self.adapters / speed.flops + self.calls * speed.layer
         return busy + self.bytes / speed.bandwidth
+
+    def _waiting(self, speed: Speed) -> float:
+        """Seconds of an accelerator, or of several, however little there is to compute."""
+        if speed.gpus == 1:
+            return self.kernels * speed.launch
+        share = math.ceil(self.passes / speed.gpus) / self.passes
+        return max(share * self.kernels * speed.launch, self.calls * speed.layer)
 
 
 @dataclass(frozen=True)
@@ -144,9 +184,9 @@ def work(job: Job) -> dict[str, Work]:
         found["prefill"] = _forward(job, model, prompts, head=False)
         found["decoding"] = _decoded(job)
     if job.reward is not None:
-        found["reward"] = _forward(job, job.reward, tokens, head=False)
+        found["reward"] = _forward(job, job.reward, tokens, head=False, frozen=True)
     if job.method in REFERENCED and (job.references != 0 or job.method in CACHED):
-        found["reference"] = _forward(job, model, tokens)
+        found["reference"] = _forward(job, model, tokens, frozen=True)
     if job.method == "ppo" or (job.method in PG and job.epochs * job.minibatches > 1):
         found["old log-probs"] = _forward(job, model, tokens)
     if job.method == "ppo":
@@ -180,8 +220,15 @@ def _attention(job: Job, shape: Shape, samples: int, tokens: _Tokens) -> float:
 
 
 def _passes(job: Job, tokens: _Tokens) -> int:
-    """Micro-batches of a pass."""
+    """Micro-batches of a pass without gradients."""
     return max(1, math.ceil(tokens.all / max(job.microbatch, tokens.all / job.prompts)))
+
+
+def _trained_passes(job: Job, tokens: _Tokens) -> int:
+    """Micro-batches of an epoch: none holds groups of two optimizer steps."""
+    steps = min(job.minibatches, job.prompts)
+    group = tokens.all / job.prompts
+    return steps * max(1, math.ceil(tokens.all / steps / max(job.microbatch, group)))
 
 
 def _trunk(shape: Shape) -> int:
@@ -189,17 +236,32 @@ def _trunk(shape: Shape) -> int:
     return shape.active_parameters - shape.embedding
 
 
-def _forward(job: Job, shape: Shape, tokens: _Tokens, head: bool = True) -> Work:
-    """A pass without gradients; the head for response tokens only."""
+def _forward(
+    job: Job, shape: Shape, tokens: _Tokens, head: bool = True, frozen: bool = False
+) -> Work:
+    """A pass without gradients; the head for response tokens only.
+
+    Args:
+        frozen: of a model without adapters, or with its adapters off.
+    """
     matrices = forward_pass(_trunk(shape), tokens.all)
     if head:
         matrices += forward_pass(shape.embedding, tokens.response)
+    passes = _passes(job, tokens)
     return Work(
         matrices,
         _attention(job, shape, job.samples, tokens),
         tokens.all,
-        _passes(job, tokens) * shape.layers,
+        passes * shape.layers,
+        kernels=passes * shape.layers * _quiet_kernels(shape, bool(job.lora) and not frozen),
+        passes=passes,
     )
+
+
+def _quiet_kernels(shape: Shape, adapters: bool) -> float:
+    """Kernels of a layer in a pass without gradients, whose weights are narrow already; as many of
+    training's as take as long to launch."""
+    return QUIET * layer_launches(shape, adapters=adapters).forward
 
 
 def _training(job: Job) -> Work:
@@ -223,13 +285,19 @@ def _training(job: Job) -> Work:
         at_once = logits_within(job.device, job.device_bytes)  # with more, they are computed again
         if tokens.response / _passes(job, tokens) * shape.vocabulary > at_once:
             matrices += forward_pass(shape.embedding, tokens.response)
-    calls = _passes(job, tokens) * shape.layers * (4 if job.recompute else 3)
+    passes = _trained_passes(job, tokens)
+    kernels = layer_launches(shape, cast=job.autocast, adapters=bool(job.lora))
+    each = kernels.backward + kernels.forward * (2 if job.recompute else 1)
+    times = epochs * roles
     return Work(
         epochs * matrices,
-        epochs * roles * attention,
-        epochs * roles * tokens.all,
-        epochs * roles * calls,
-        adapters=epochs * roles * adapters,
+        times * attention,
+        times * tokens.all,
+        times * passes * shape.layers * (4 if job.recompute else 3),
+        adapters=times * adapters,
+        kernels=times * passes * shape.layers * each,
+        passes=passes,
+        adapted=times * ADAPTED * tokens.all * adapter / max(1, job.lora),
     )
 
 
@@ -257,6 +325,7 @@ def step_seconds(job: Job, speed: Speed, gpus: int = 1) -> dict[str, float]:
     Args:
         gpus: over which the responses are divided.
     """
+    speed = speed.exact() if job.precision == "float32" else speed
     return {
         name: _decoding(job, done, speed, gpus) if name == "decoding" else done.seconds(speed)
         for name, done in work(job).items()
@@ -292,11 +361,22 @@ def _decoding(job: Job, done: Work, speed: Speed, gpus: int) -> float:
     steps, copies = decode_steps(job, gpus), max(1, gpus // speed.replica)
     rows = done.tokens / steps / copies
     read = copies * touched(job.model, rows) * job.frozen_bytes / speed.bandwidth
-    step = GRAPHED if job.engine == "vllm" else speed.step
-    each = read + job.model.layers * step
     multiply = done.matrices / _decode_rate(speed)
     attend = done.attention / (speed.attention or speed.flops)
-    return steps * each + multiply + attend + done.bytes / speed.bandwidth
+    waited = job.model.layers * _layer_steps(job, speed, steps)
+    return steps * read + waited + multiply + attend + done.bytes / speed.bandwidth
+
+
+def _layer_steps(job: Job, speed: Speed, steps: float) -> float:
+    """Seconds that a layer takes over all steps of decoding, however little there is to compute."""
+    if job.engine == "vllm":
+        return steps * GRAPHED
+    if not speed.queued:
+        return steps * speed.step
+    adapters = bool(job.lora)
+    first = min(steps, UNRECORDED) * _quiet_kernels(job.model, adapters) * speed.launch
+    ratio = layer_kernels(job.model, adapters=adapters).forward / PLAIN.forward
+    return first + steps * speed.step * ratio
 
 
 def _decode_rate(speed: Speed) -> float:

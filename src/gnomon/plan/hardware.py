@@ -19,7 +19,8 @@ from gnomon.errors import ConfigError
 
 GPUS_A_NODE = 8
 HERE = ("here", "this machine", "cpu")
-"""What this machine is called as hardware (:mod:`gnomon.plan.calibrate`; it loads torch)."""
+"""What this machine is called as hardware (:mod:`gnomon.plan.calibrate`; it loads torch): its GPU,
+where it has one, and ``cpu`` its processor in any case."""
 _ASKED = re.compile(r"(?:(\d+)\s*(?:[x*×]|\s)\s*)?([A-Za-z][\w. -]*)")
 _ADDED = (
     "nvidia",
@@ -46,16 +47,23 @@ class Reach:
             matrix takes as long as the matrices do.
         attention: share of the FLOP/s in attention.
         bandwidth: share of the memory's bandwidth while decoding.
-        layer, step: seconds that a layer's call takes however little there is to compute, in
-            training and while decoding.
+        float32: share of the float32 FLOP/s, of wide float32 matrices.
+        layer: seconds that a layer's call takes however little there is to compute, on a processor,
+            and where several GPUs share the work.
+        launch: seconds from one kernel of a GPU to the next, however little there is to compute:
+            torch, its autograd graph and a model's modules on the machine's processor.
+        step: seconds of a layer in a step of decoding however little there is to compute; on a GPU
+            of a plain one (:data:`gnomon.plan.kernels.PLAIN`), its kernels recorded.
     """
 
-    top: float = 0.45
-    half: float = 2500.0
+    top: float = 0.5
+    half: float = 2000.0
     attention: float = 0.55
     bandwidth: float = 0.6
+    float32: float = 0.6
     layer: float = 3e-4
-    step: float = 5e-4
+    launch: float = 30e-6
+    step: float = 1.5e-4
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class Gpu:
         source: where the figures are from; ``checked``: where they were looked up again, and when.
         reach: what is reached of them; a probe's, where it was ``measured``.
         queued: whether kernels wait in a queue, so that launching them is hidden behind computing.
+        float32: dense float32 FLOP/s at most, products of whole float32 numbers; 0: as ``flops``.
     """
 
     name: str
@@ -87,6 +96,7 @@ class Gpu:
     reach: Reach = Reach()
     measured: bool = False
     queued: bool = True
+    float32: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -138,6 +148,7 @@ def gpus() -> Mapping[str, Gpu]:
             source=row["source"],
             checked=row["checked"],
             network=row["network"] * 1e9,
+            float32=row["float32"] * 1e12,
         )
         for name, row in _table()["gpus"].items()
     }

@@ -3,7 +3,10 @@
 The work is counted by :mod:`gnomon.plan.cost`, as for ``gnomon plan``. Its half-minute probe
 (:mod:`gnomon.plan.calibrate`) would be long for a dry run, so a third of a second has to do here: a
 multiplication of matrices as they occur in the model, a vector times a matrix larger than the
-caches, and one small call. That makes the estimate good to a factor of about 3, not better.
+caches, and one small call. That makes the estimate good to a factor of about 3, not better. On a
+GPU, where it takes some seconds, the call is a training step of a model so small that its kernels
+take no time; what a GPU does between matrices and in a recorded step of decoding is the data
+sheet's share (:class:`gnomon.plan.hardware.Reach`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 import torch
 
 from gnomon.models.load import dtype_of
+from gnomon.plan.calibrate import launch
 from gnomon.plan.cost import Speed, evaluation, step_seconds
 from gnomon.plan.hardware import Reach
 from gnomon.plan.job import Job
@@ -39,6 +43,10 @@ def measure(config: Any, dtype: str, device: torch.device) -> Speed:
 
 @lru_cache
 def _measure(width: int, kind: torch.dtype, device: torch.device) -> Speed:
+    return (_processor if device.type == "cpu" else _accelerator)(width, kind, device)
+
+
+def _processor(width: int, kind: torch.dtype, device: torch.device) -> Speed:
     rows = torch.ones(512, width, dtype=kind, device=device)
     matrix = torch.ones(width, 3 * width, dtype=kind, device=device)
     once = _best(lambda: rows @ matrix, device)
@@ -54,8 +62,32 @@ def _measure(width: int, kind: torch.dtype, device: torch.device) -> Speed:
         attention=matrices * Reach().attention,
         layer=call,
         step=call,
-        queued=device.type != "cpu",
+        queued=False,
     )
+
+
+def _accelerator(width: int, kind: torch.dtype, device: torch.device) -> Speed:
+    """Of a GPU: with matrices large enough to fill it, and larger than its caches."""
+    top, narrow = (_rate(width, each, device) for each in (kind, torch.bfloat16))
+    big = torch.ones(8192, 16384, dtype=kind, device=device)
+    vector = torch.ones(1, 8192, dtype=kind, device=device)
+    passed = _best(lambda: vector @ big, device)
+    reach = Reach()
+    return Speed(
+        flops=1 / (1 / top + reach.half / width / narrow),  # between matrices float32 is no slower
+        bandwidth=big.numel() * big.element_size() / passed,
+        attention=top * reach.attention / reach.top,
+        wide=top,
+        launch=launch(device),
+        step=reach.step,
+    )
+
+
+def _rate(width: int, kind: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of a matrix multiplication that fills a GPU."""
+    rows = torch.ones(8192, width, dtype=kind, device=device)
+    matrix = torch.ones(width, 3 * width, dtype=kind, device=device)
+    return 2 * rows.shape[0] * matrix.numel() / _best(lambda: rows @ matrix, device)
 
 
 def _best(work: Any, device: torch.device) -> float:
