@@ -19,7 +19,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from gnomon.models.adapters import LoraSettings
 from gnomon.models.logprobs import OutputHead, token_logprobs
 from gnomon.models.precision import Precision
 from gnomon.models.roles import Role, Trunk
-from gnomon.models.varlen import PassPlan
+from gnomon.models.varlen import Attention, Kind, PassPlan
 from gnomon.records import TokenGroup, TokenResponse
 from gnomon.rollout.protocol import Request, SamplingParams
 from gnomon.rollout.torch_engine import CacheOptions, TorchEngine
@@ -198,7 +197,8 @@ def _resumed(args: argparse.Namespace) -> bool:
 
 
 def attention(args: argparse.Namespace) -> None:
-    """Attention alone, forward and backward, over the same visible pairs."""
+    """Attention alone, forward and backward, over the same visible pairs. In a fixed order, the two
+    ways that there are; what a backend computes otherwise is not one."""
     shapes = {
         "8 x 16k": [(2048, 1, 14336)] * 8,
         "64 x 4k": [(1024, 1, 3072)] * 64,
@@ -219,27 +219,30 @@ def attention(args: argparse.Namespace) -> None:
             torch.randn(n, batch.num_tokens, d, device=args.device, dtype=dtype, requires_grad=True)
             for n in (A, B, B)
         ]
-        plan = PassPlan.of(batch)
-        ways: dict[str, Callable[[], Tensor]] = {"blocks": partial(_blocks, plan, given)}
-        if cuda:
+        plan, fixed = PassPlan.of(batch), args.deterministic
+        ways: dict[str, Callable[[], Tensor]] = {
+            "blocks": partial(_attend, plan, given, "blocks", fixed)
+        }
+        if cuda and not fixed:
             for name in ("CUDNN", "FLASH", "EFFICIENT"):
                 backend = getattr(SDPBackend, f"{name}_ATTENTION")
                 ways[f"blocks by {name.lower()}"] = partial(_blocks, plan, given, backend)
-            ways["varlen"] = partial(_varlen, plan, given)
-        if not args.no_flex:
+        if cuda:
+            ways["varlen"] = partial(_attend, plan, given, "varlen", fixed)
+        if not args.no_flex and not fixed:
             ways["flex"] = _flex(batch, *given)
         base = 0.0
         for kind, forward in ways.items():
             base = _shown(args, label, kind, forward, given, base)
 
 
-def _blocks(plan: PassPlan, given: Sequence[Tensor], backend: Any = None) -> Tensor:
-    with nullcontext() if backend is None else sdpa_kernel(backend):
+def _attend(plan: PassPlan, given: Sequence[Tensor], kind: Kind, fixed: bool) -> Tensor:
+    return Attention(plan, kind, fixed).attend(*given)
+
+
+def _blocks(plan: PassPlan, given: Sequence[Tensor], backend: Any) -> Tensor:
+    with sdpa_kernel(backend):
         return plan.masked.attend(*given)
-
-
-def _varlen(plan: PassPlan, given: Sequence[Tensor]) -> Tensor:
-    return plan.varlen.attend(*given)
 
 
 def _shown(
@@ -320,7 +323,7 @@ def head(args: argparse.Namespace) -> None:
 def step(args: argparse.Namespace) -> None:
     for tokens in args.tokens:
         lora = args.mode == "lora16"
-        precision = Precision("mixed")
+        precision = Precision("mixed", deterministic=args.deterministic)
         dtype = getattr(torch, precision.frozen if lora else precision.trained)
         made = model(args.model, args.device, dtype, tokens)
         trunk = Trunk(
@@ -407,7 +410,11 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--keep", action="store_true", help="activations are not recomputed")
     parser.add_argument("--compile", action="store_true", help="the layers, by torch.compile")
     parser.add_argument("--shapes", nargs="+", help="of attention, by name")
-    parser.add_argument("--deterministic", action="store_true", help="torch's fixed orders of sums")
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="gradients of attention and step in a fixed order, as a recipe's deterministic: true",
+    )
     kinds = ("transformers", "gnomon", "no-graphs")
     parser.add_argument("--sides", nargs="+", choices=kinds, default=kinds, help="of decode")
     parser.add_argument("--no-flex", action="store_true", help="which takes minutes to compile")
@@ -424,7 +431,6 @@ def main(given: list[str] | None = None) -> None:
     if args.tiny:
         args.model, args.tokens, args.rows = "tiny", [64], [2, 4]
     args.device = torch.device(args.device)
-    torch.use_deterministic_algorithms(args.deterministic, warn_only=True)
     args.clock = Clock(args.device, 1 if args.tiny else 3, args.profile)
     cuda = args.device.type == "cuda"
     args.card = torch.cuda.get_device_name() if cuda else "a CPU: not a measurement"

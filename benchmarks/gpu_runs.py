@@ -47,7 +47,7 @@ from gnomon.data.batch import TokenGroup, TokenResponse, pack
 from gnomon.errors import MemoryExhaustedError
 from gnomon.models import load
 from gnomon.models.roles import Role, Trunk
-from gnomon.models.varlen import PassPlan
+from gnomon.models.varlen import Attention, Kind, PassPlan
 from gnomon.recipe.load import parse_recipe
 from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.protocol import Completion, Host, Request, SamplingParams
@@ -434,13 +434,17 @@ def _differs(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def _blamed(bench: Bench, raw: Mapping[str, Any]) -> str:
-    """Whether torch's deterministic algorithms make it the same, and which ones have no such."""
+    """Whether ``deterministic: true`` and torch's algorithms make it the same, and which have no
+    such."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             one, other = (
-                bench.run({**raw, "name": f"{raw['name']}-exact-{i}"}).checkpoints() for i in "ab"
+                bench.run(
+                    {**raw, "name": f"{raw['name']}-exact-{i}", "deterministic": True}
+                ).checkpoints()
+                for i in "ab"
             )
     finally:
         torch.use_deterministic_algorithms(False)
@@ -526,8 +530,10 @@ def _attention(lengths: Sequence[int]) -> tuple[PassPlan, list[Tensor]]:
     return PassPlan.of(batch), given
 
 
-def _gradients(way: str, plan: PassPlan, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    out = plan.varlen.attend(*given) if way == "varlen" else plan.masked.attend(*given)
+def _gradients(
+    way: Kind, plan: PassPlan, given: Sequence[Tensor], fixed: bool = False
+) -> tuple[Tensor, ...]:
+    out = Attention(plan, way, fixed).attend(*given)
     return torch.autograd.grad((out * torch.linspace(-1, 1, 128, device="cuda")).sum(), given)
 
 
@@ -566,15 +572,20 @@ def new_shapes(bench: Bench) -> str:
 
 @item("attention repeats")
 def repeats(bench: Bench) -> str:
-    """Gradients of long rows, twice: a kernel that adds in any order gives other bits."""
+    """Gradients of long rows four times, as kernels add up by default and in a fixed order, where
+    they must be the same; the time of one; and whether torch's switch is off again."""
     bench.needs_gpu()
+    ways: tuple[Kind, ...] = ("varlen", "blocks")
     said, odd = [], []
-    for way, longest in itertools.product(("varlen", "blocks"), (250, 2000, 16000)):
+    for way, longest, fixed in itertools.product(ways, (250, 2000, 16000), (False, True)):
         plan, given = _attention([longest, longest // 2])
-        one, *others = (_gradients(way, plan, given) for _ in range(4))
+        work = functools.partial(_gradients, way, plan, given, fixed)
+        one, *others = (work() for _ in range(4))
         same = all(torch.equal(a, b) for other in others for a, b in zip(one, other, strict=True))
-        said.append(f"{way} {longest}: {'the same' if same else 'OTHER'} bits")
-        odd += [] if same else [f"{way} {longest}"]
+        name = f"{way} {longest}{' fixed' if fixed else ''}"
+        said.append(f"{name}: {'the same' if same else 'OTHER'} bits, {_milliseconds(work):.1f} ms")
+        odd += [name] if fixed and not same else []
+        check(not torch.are_deterministic_algorithms_enabled(), f"{name}: the switch is left on")
     check(not odd, "; ".join(said))
     return "; ".join(said)
 

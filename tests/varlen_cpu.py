@@ -16,6 +16,8 @@ from torch.nn.attention import varlen
 
 CALLS: list[tuple[int, ...]] = []
 """(queries, keys, query heads, key heads) of each forward call."""
+MODES: list[tuple[str, int]] = []
+"""Of each call, forward and backward, torch's mode of deterministic algorithms (2: strict)."""
 CORNER = "bottom right"
 """What the causal rule is aligned to; "top left" is the mistake that tests must notice."""
 
@@ -61,6 +63,7 @@ def _forward(
     num_splits: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     CALLS.append((len(query), len(key), query.shape[1], key.shape[1]))
+    MODES.append(("forward", torch.get_deterministic_debug_mode()))
     assert starts_q.dtype == starts_k.dtype == torch.int32
     assert int(starts_q[-1]) == len(query)
     assert int(starts_k[-1]) == len(key)
@@ -94,6 +97,7 @@ def _backward(
     window_size: list[int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """dS = P * (dP - rowsum(dO * O)), FlashAttention's formula, with P from the saved lse."""
+    MODES.append(("backward", torch.get_deterministic_debug_mode()))
     grads = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
     dq, dk, dv = grads
     share = query.shape[1] // key.shape[1]

@@ -147,6 +147,8 @@ def test_mixed_precision_multiplies_in_bfloat16_and_trains_float32(tiny_folder: 
     adapted = gnomon.load(tiny_folder, lora=4, precision="mixed", float32_head=True)
     assert adapted.trunk.model.dtype == torch.bfloat16
     assert {p.dtype for p in adapted.parameters()} == {torch.float32}
+    assert not adapted.trunk.packed.deterministic
+    assert gnomon.load(tiny_folder, deterministic=True).trunk.packed.deterministic
     with pytest.raises(ConfigError, match="did you mean 'mixed'"):
         gnomon.load(tiny_folder, precision="mixd")
     narrow = tw.tiny_model().to(torch.bfloat16)

@@ -33,6 +33,7 @@ def test_a_step(gpu: ModuleType, mode: str, capsys: pytest.CaptureFixture[str]) 
     [
         ("parity", "three steps, twice: the same bytes"),
         ("attention", "blocks"),
+        ("attention --deterministic", "blocks"),
         ("head", "head in float32"),
         ("decode", "4 rows"),
     ],
@@ -40,7 +41,7 @@ def test_a_step(gpu: ModuleType, mode: str, capsys: pytest.CaptureFixture[str]) 
 def test_a_subcommand(
     gpu: ModuleType, what: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gpu.main([what, "--device", "cpu", "--tiny"])
+    gpu.main([*what.split(), "--device", "cpu", "--tiny"])
     out = capsys.readouterr().out
     assert said in out
     assert "not a measurement" in out

@@ -15,9 +15,12 @@ from safetensors.torch import load_file, save_file
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, GnomonError
+from gnomon.models.precision import Precision
 from gnomon.recipe.load import parse_recipe
 from gnomon.recipe.schema import Recipe
 from gnomon.records import Message, Prompt
+from gnomon.stages import plan
+from gnomon.stages.check import check_order
 from gnomon.stages.plan import make_plan, plan_parts
 from gnomon.stages.run import run_recipe
 from gnomon.stages.sources import recipe_encoder
@@ -237,10 +240,12 @@ def test_a_run_is_not_resumed_with_another_recipe(base: Path, tiny_folder: Path)
     run_recipe(one, base=base, announce=lambda said: None)
     with pytest.raises(ConfigError, match=r"already holds a run.*--resume"):
         run_recipe(one, base=base)
-    other = tw.make_recipe(tiny_folder, base / "runs", tw.sft_stage(steps=2), seed=4)
+    steps = tw.sft_stage(steps=2)
+    other = tw.make_recipe(tiny_folder, base / "runs", steps, seed=4, deterministic=True)
     with pytest.raises(ConfigError, match="another recipe") as caught:
         run_recipe(other, base=base, resume=True)
     assert "seed" in str(caught.value)
+    assert "deterministic was false and is now true" in str(caught.value)
     assert "sft.train.steps was 1 and is now 2" in str(caught.value)
 
 
@@ -302,6 +307,25 @@ def test_a_device_that_is_not_there_is_refused(
         with pytest.raises(ConfigError, match=message):
             attempt(named, base=base)
     assert pick_device("auto") == torch.device("cpu")
+
+
+def test_a_fixed_order_is_a_gpus(
+    base: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda, ahead = torch.device("cuda"), {"rollout": {"max_new_tokens": 8, "max_staleness": 1}}
+    asked = recipe(base, tiny_folder, recipe={"deterministic": True})
+    both = recipe(base, tiny_folder, recipe={"deterministic": True}, ppo=ahead)
+    for fine, device in ((asked, cuda), (both, torch.device("cpu")), (recipe(base, "m"), cuda)):
+        check_order(fine, device)
+    with pytest.raises(ConfigError, match=r"deterministic: stage 'ppo' .*rollout\.max_staleness"):
+        check_order(both, cuda)
+    assert "fixed order" not in text(asked, base)
+    monkeypatch.setattr(plan, "pick_device", lambda asked: cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    for deterministic in (True, False):
+        precision = Precision("mixed", deterministic=deterministic)
+        monkeypatch.setattr(plan, "recipe_precision", lambda asked, found=precision: found)
+        assert ("fixed order" in plan._how(asked)) == deterministic
 
 
 def test_train_on_and_merge_are_recipe_keys(base: Path, tiny_folder: Path) -> None:

@@ -112,6 +112,7 @@ def load(
     template: str | None = None,
     precision: str = "auto",
     float32_head: bool = False,
+    deterministic: bool = False,
     device: str = "auto",
     gradient_checkpointing: bool = False,
     compile: bool = False,
@@ -136,6 +137,8 @@ def load(
             keeps the type of its weights, which "auto" is; mixed needs them in float32, with LoRA
             in bfloat16.
         float32_head: compute logits in float32 whatever the rest is computed in.
+        deterministic: on a GPU, add attention's gradients up in a fixed order, so that they repeat
+            to the last bit. Not where another thread uses the GPU during a backward pass.
         device: "auto", "cpu" or "cuda"; a model in memory stays where it is.
         gradient_checkpointing: compute activations again in the backward pass, for less memory.
         compile: run the layers through torch.compile: minutes at first, then faster steps.
@@ -156,7 +159,8 @@ def load(
     stage = {"name": "load", "algorithm": "sft", "lora": adapt, "train": train}
     spec = validate_as(StageSpec, stage, "load")
     asked, loaded = _loaded(model, tokenizer, precision, device, lora is not None)
-    builder = RoleBuilder(spec, loaded, seed, precision=replace(asked, float32_head=float32_head))
+    how = replace(asked, float32_head=float32_head, deterministic=deterministic)
+    builder = RoleBuilder(spec, loaded, seed, precision=how)
     trunk = builder.trunk
     made = builder.build([ROLES[name] for name in roles], None)
     context = context_of(trunk.model.config)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gnomon.data.batch import Segment, to_device
+from gnomon.models import fixed_order
 from gnomon.models.costs import COSTS, Costs, costs_of
 from gnomon.models.gather import Gather
 
@@ -199,8 +200,12 @@ class AttentionPlan:
         dropout: float = 0.0,
         window: int | None = None,
         softcap: float | None = None,
+        deterministic: bool = False,
     ) -> Tensor:
         """Attention of packed queries [Hq, N, d] over keys [Hk, N, d] and values [Hk, N, e].
+
+        Args:
+            deterministic: take no kernel that a GPU adds up gradients in any order by.
 
         Returns:
             [N, Hq, e].
@@ -218,7 +223,7 @@ class AttentionPlan:
             strict=True,
         )
         outs = [
-            _attend_block(block, qb, kb, vb, scaling, dropout, window, softcap)
+            _attend_block(block, qb, kb, vb, scaling, dropout, window, softcap, deterministic)
             for block, qb, kb, vb in parts
         ]
         return self.queries.collect(outs[0] if len(outs) == 1 else torch.cat(outs))
@@ -233,6 +238,7 @@ def _attend_block(
     dropout: float,
     window: int | None,
     softcap: float | None,
+    deterministic: bool,
 ) -> Tensor:
     """One block: q [B*Lq, Hq, d], k and v [B*Lk, Hk, d] to [B*Lq, Hq, d]."""
     B, Lq, Lk = block.rows, block.query_length, block.key_length
@@ -251,7 +257,8 @@ def _attend_block(
     if softcap is not None:
         out = _softcapped(block, q, k, v, bias, scaling, dropout, softcap)
     else:
-        out = F.scaled_dot_product_attention(
+        kernels = fixed_order.attention if deterministic else F.scaled_dot_product_attention
+        out = kernels(
             q,
             k,
             v,

@@ -20,6 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from gnomon.data.batch import Batch, pack
 from gnomon.errors import ModelError
+from gnomon.models import fixed_order
 from gnomon.models.compiled import CompiledLayers
 from gnomon.models.varlen import Attention, Kind, PassPlan
 from gnomon.records import TokenGroup, TokenResponse
@@ -116,6 +117,8 @@ class PackedForward:
         compiled: run the trunk's layers compiled.
         attention: "blocks" (with masks), "varlen" (torch's kernels without them), or "auto": varlen
             on a GPU that can, else blocks; see :class:`gnomon.models.varlen.Attention`.
+        deterministic: on a GPU, add attention's gradients up in a fixed order, which models that
+            cannot share prompts do not.
 
     Attributes:
         model: the model as given.
@@ -135,9 +138,11 @@ class PackedForward:
         probe: bool = True,
         attention: Kind = "auto",
         compiled: bool = False,
+        deterministic: bool = False,
     ) -> None:
         self.model = model
         self.attention = attention
+        self.deterministic = deterministic
         self._compiled: CompiledLayers | None = None
         whole = plain_model(model)
         self.trunk: PreTrainedModel = whole.base_model
@@ -151,7 +156,9 @@ class PackedForward:
             warnings.warn(
                 f"{type(whole).__name__} cannot share prompts among responses: "
                 f"{self.fallback_reason}. Each response is computed with its own copy of the "
-                "prompt, which is slower and needs more memory.",
+                "prompt, which is slower and needs more memory."
+                + " On a GPU its attention adds gradients up in any order."
+                * deterministic,
                 stacklevel=2,
             )
 
@@ -168,12 +175,14 @@ class PackedForward:
         Only for models that share prefixes (:attr:`shares_prefix`).
         """
         layers = self._compiled.enabled() if self._compiled else nullcontext()
+        if self.deterministic:
+            fixed_order.reset()  # where whoever asked for the last gradients caught a failure
         with self._packed_attention(), layers:
             out = self.trunk(
                 input_ids=input_ids[None],
                 position_ids=position_ids[None],
                 use_cache=False,
-                attention_plan=Attention(plan, self.attention),
+                attention_plan=Attention(plan, self.attention, self.deterministic),
             )
         return out[0][0]  # type: ignore[no-any-return]
 

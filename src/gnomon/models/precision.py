@@ -32,10 +32,13 @@ class Precision:
     Attributes:
         name: one of :data:`NAMES`.
         float32_head: whether logits are computed in float32 where the rest is in bfloat16.
+        deterministic: whether a GPU adds gradients up in a fixed order
+            (:mod:`gnomon.models.fixed_order`).
     """
 
     name: str = "float32"
     float32_head: bool = False
+    deterministic: bool = False
 
     @property
     def trained(self) -> str:
@@ -66,7 +69,12 @@ class Precision:
         return torch.autocast(kind, dtype=torch.bfloat16, cache_enabled=keep)
 
 
-def pick_precision(asked: str, device: torch.device, float32_head: bool = False) -> Precision:
+def pick_precision(
+    asked: str,
+    device: torch.device,
+    float32_head: bool = False,
+    deterministic: bool = False,
+) -> Precision:
     """The precision that is asked for; "auto" is mixed where the device has bfloat16 units.
 
     Raises:
@@ -74,7 +82,7 @@ def pick_precision(asked: str, device: torch.device, float32_head: bool = False)
     """
     has = has_bfloat16(device)
     if asked == "auto":
-        return Precision("mixed" if has and device.type == "cuda" else "float32", float32_head)
+        asked = "mixed" if has and device.type == "cuda" else "float32"
     if asked not in NAMES:
         raise ConfigError(f"precision {asked!r} is not known; use auto, {', '.join(NAMES)}")
     if asked != "float32" and device.type == "cuda" and not has:
@@ -82,7 +90,7 @@ def pick_precision(asked: str, device: torch.device, float32_head: bool = False)
             f"precision: {asked}, but {torch.cuda.get_device_name(device)} has no bfloat16 units "
             "(NVIDIA's GPUs have them from Ampere on). Set precision: float32, or leave it out"
         )
-    return Precision(asked, float32_head)
+    return Precision(asked, float32_head, deterministic)
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -109,7 +109,9 @@ class Trunk:
     def packed(self) -> PackedForward:
         """The forward pass over packed groups, tried out in the trunk's arithmetic."""
         with self.precision.arithmetic(self.model, keep=False):
-            return PackedForward(self.model, compiled=self.compile)
+            return PackedForward(
+                self.model, compiled=self.compile, deterministic=self.precision.deterministic
+            )
 
     def shard(self, mesh: DeviceMesh, ranks: Ranks, filled: bool = False) -> None:
         """Spread the weights over the processes of a mesh; no adapter can be trained that is added
@@ -128,7 +130,8 @@ class Trunk:
             self._tried()
         else:  # what cannot be tried here
             trust_head(self.model)
-            self.packed = PackedForward(self.model, probe=False)
+            fixed = self.precision.deterministic
+            self.packed = PackedForward(self.model, probe=False, deterministic=fixed)
             self.packed.fallback_reason, self.packed.shares_prefix = reason, reason is None
         if filled:
             check_alike(self.model, ranks)

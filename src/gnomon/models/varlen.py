@@ -27,6 +27,7 @@ from torch import Tensor
 from gnomon.data.batch import Batch, Segment, to_device
 from gnomon.errors import ModelError
 from gnomon.models.attention import AttentionPlan, Unit
+from gnomon.models.fixed_order import in_fixed_order
 from gnomon.models.gather import Gather
 from gnomon.models.precision import as_multiplied
 
@@ -220,10 +221,13 @@ class Attention:
         kind: "varlen" (raises where it cannot), "blocks", or "auto": large blocks that need no
             mask, varlen on a GPU whose kernels take these tensors and agree with the blocks, and
             otherwise blocks, saying why.
+        deterministic: on a GPU, add gradients up in a fixed order; "auto" takes varlen for large
+            blocks too then, since cuDNN's kernels, which make those fast, have no such order.
     """
 
     plan: PassPlan
     kind: Kind = "auto"
+    deterministic: bool = False
 
     def attend(
         self,
@@ -242,10 +246,19 @@ class Attention:
             ModelError: ``kind`` is "varlen" and the model's attention has a softcap or dropout.
         """
         query, key, value = as_multiplied(query, key, value)
+        fixed = self.deterministic and self._is_gpu(query.device)
         if self._varlen(query, key, value, dropout, window, softcap):
-            return self.plan.varlen.attend(query, key, value, scaling=scaling, window=window)
+            out = self.plan.varlen.attend(query, key, value, scaling=scaling, window=window)
+            return in_fixed_order(out) if fixed else out
         return self.plan.masked.attend(
-            query, key, value, scaling=scaling, dropout=dropout, window=window, softcap=softcap
+            query,
+            key,
+            value,
+            scaling=scaling,
+            dropout=dropout,
+            window=window,
+            softcap=softcap,
+            deterministic=fixed,
         )
 
     @staticmethod
@@ -270,7 +283,7 @@ class Attention:
             if reason is not None:
                 raise ModelError(f"attention='varlen' cannot run this model: {reason}; use 'auto'")
             return True
-        if self.plan.prefers_blocks(window):
+        if not self.deterministic and self.plan.prefers_blocks(window):
             return False
         reason = reason or distrusted(query, key, value, window)
         if reason is not None:

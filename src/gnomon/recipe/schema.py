@@ -442,6 +442,12 @@ class Recipe(Spec):
     float32_head: bool = Field(
         False, description="compute logits in float32 where the rest is in bfloat16"
     )
+    deterministic: bool = Field(
+        False,
+        description="on a GPU, add attention's gradients up in a fixed order, so that runs with "
+        "long rows repeat to the last bit too; slower, with more memory, and not with "
+        "`max_staleness`; of no effect on a CPU; see [runs.md](runs.md#reproducibility)",
+    )
     ray: RaySpec | None = Field(
         None,
         description="place workers, of rollouts and of rewards, by Ray (`--ray` is `ray: {}`)",

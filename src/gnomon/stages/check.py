@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 
 from gnomon.agents.load import environment_factory
@@ -44,7 +45,7 @@ from gnomon.stages.sources import (
     recipe_encoder,
     resolve_path,
 )
-from gnomon.stages.stage import Stage, open_stage, recipe_precision
+from gnomon.stages.stage import Stage, open_stage, pick_device, recipe_precision
 from gnomon.tasks.sources import BUILTIN, GENERATED
 from gnomon.training.callbacks import callback_maker
 from gnomon.training.sinks import check_sinks
@@ -107,11 +108,27 @@ def check_tools(recipe: Recipe, base: Path, code: bool = True) -> None:
         ConfigError: one is not.
     """
     recipe_precision(recipe)
+    check_order(recipe, pick_device(recipe.device))
     check_placement(recipe)
     for spec in recipe.callbacks if code else ():
         callback_maker(spec.callback, spec.options, base)
     if recipe.sinks:
         check_sinks(recipe.sinks)
+
+
+def check_order(recipe: Recipe, device: torch.device) -> None:
+    """Check that nothing uses the GPU beside a backward pass that adds up in a fixed order.
+
+    Raises:
+        ConfigError: a stage samples in a thread of its own meanwhile.
+    """
+    ahead = [stage.name for stage in recipe.stages if stage.rollout.max_staleness]
+    if recipe.deterministic and ahead and device.type == "cuda":
+        raise ConfigError(
+            f"deterministic: stage {ahead[0]!r} samples and judges while it trains "
+            "(rollout.max_staleness), and torch's switch to fixed orders is one for the whole "
+            "process: what samples would run under it now and then. Remove one of the two"
+        )
 
 
 def check_placement(recipe: Recipe) -> None:

@@ -305,6 +305,8 @@ def _how(recipe: Recipe) -> str:
     words = {"mixed": "mixed precision (float32 weights, bfloat16 products)"}
     said = f"runs on {name} in {words.get(precision.name, precision.name)}"
     said += " with logits in float32" * precision.float32_head
+    if precision.deterministic and device.type == "cuda":
+        said += ", attention's gradients added up in a fixed order"
     place, asked = Place.here(), recipe.strategy
     if place is not None:
         said += f", as {place.world} processes (strategy: {asked})"

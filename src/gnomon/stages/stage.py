@@ -397,7 +397,8 @@ def recipe_precision(recipe: Recipe) -> Precision:
     Raises:
         ConfigError: the device, or the precision there, is not to be had.
     """
-    return pick_precision(recipe.precision, pick_device(recipe.device), recipe.float32_head)
+    device = pick_device(recipe.device)
+    return pick_precision(recipe.precision, device, recipe.float32_head, recipe.deterministic)
 
 
 def pick_device(name: str) -> torch.device:

@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from gnomon.algorithms.metric import MetricSums
 from gnomon.losses.reduce import Totals
+from gnomon.models.fixed_order import backward_pass
 from gnomon.models.hollow import fill, is_hollow
 from gnomon.models.ranks import Ranks
 from gnomon.models.roles import Role, Trunk
@@ -91,7 +92,8 @@ class OneDevice:
         return counted
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        with backward_pass():
+            loss.backward()  # type: ignore[no-untyped-call]
 
     def add_up(self, parameters: Sequence[Tensor]) -> None:
         """The gradients are all there are."""
@@ -150,7 +152,8 @@ class ManyDevices:
         return counted  # each process has counted all groups
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+        with backward_pass():
+            loss.backward()  # type: ignore[no-untyped-call]
 
     def add_up(self, parameters: Sequence[Tensor]) -> None:
         self.ranks.gather(None)  # whoever failed says so before tensors are waited for
