@@ -18,8 +18,9 @@ from zoo import model as zoo_model
 import varlen_cpu
 from gnomon.data.batch import pack
 from gnomon.errors import ModelError
-from gnomon.models import varlen
+from gnomon.models import attention, varlen
 from gnomon.models.continuations import Continuation, Scored, score
+from gnomon.models.costs import Costs
 from gnomon.models.packed import PackedForward, plan_of
 from gnomon.models.varlen import Attention, PassPlan
 
@@ -237,6 +238,17 @@ def test_auto_leaves_large_rows_that_need_no_mask_to_the_plain_causal_kernels(
         assert len(calls) == wanted, (shape, window, large)
         by_blocks = Attention(plan_of(batch), "blocks").attend(q, k, k, window=window)
         torch.testing.assert_close(found, by_blocks, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_of_many_lengths_are_not_planned_for_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is large as a whole is many small blocks, each of a shape of its own."""
+    monkeypatch.setattr(attention, "costs_of", lambda device: Costs(0, 0, 0))  # nothing is padded
+    monkeypatch.setattr(varlen, "_PLANNED", 100)
+    for lengths, wanted in (((10,), True), ((10, 10), True), ((10, 9), False), ((14, 3), True)):
+        batch = pack(random_groups([(2, [n - 2]) for n in lengths]))
+        assert plan_of(batch).prefers_blocks(None) == wanted, lengths
 
 
 def test_a_gpus_plan_asks_the_device_for_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
@@ -209,6 +210,46 @@ def test_without_graphs_a_batch_runs_all_the_same_and_says_so(llama, tokenizer):
         PagedBatch(llama, by_row, PagePool(4, 99), 7).run()
     assert_same(collector.completions(), by_row.completions())
     assert pool.held == 0
+
+
+def test_a_capture_that_fails_leaves_its_stream_and_the_step_is_run(llama, tokenizer, monkeypatch):
+    """torch leaves the stream of a capture only where that ends well."""
+    current = ["the thread's"]
+
+    class Capture:
+        def __init__(self, graph: object, **options: object) -> None: ...
+
+        def __enter__(self) -> None:
+            current[0] = "the capture's"
+
+        def __exit__(self, *error: object) -> None:
+            raise RuntimeError("the capture was invalidated")
+
+    @contextmanager
+    def stream(entered: str):
+        before, current[0] = current[0], entered
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    def at_once(decoder: Decoder, slots: object) -> None:
+        if current[0] == "the capture's":
+            raise RuntimeError("the host reads a number")
+        step(decoder, slots)
+
+    step = Decoder.step
+    monkeypatch.setattr(Decoder, "step", at_once)
+    fakes = {"CUDAGraph": object, "graph": Capture, "current_stream": lambda: current[0]}
+    for name, fake in {**fakes, "stream": stream}.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    collector, by_row = (Collector(ASKED, SAMPLED, tokenizer, frozenset(), None) for _ in "ab")
+    with torch.no_grad(), attention_implementation(llama, IMPLEMENTATION):
+        with pytest.warns(UserWarning, match="the host reads a number"):
+            PagedBatch(llama, collector, PagePool(4, 99), 7, graphs=True).run()
+        assert current == ["the thread's"]
+        PagedBatch(llama, by_row, PagePool(4, 99), 7).run()
+    assert_same(collector.completions(), by_row.completions())
 
 
 def test_a_graph_is_made_of_the_second_step_of_a_size(llama, tokenizer, monkeypatch):

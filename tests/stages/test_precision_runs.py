@@ -120,7 +120,6 @@ def test_the_innermost_instant_is_named_and_other_errors_pass() -> None:
     assert is_out_of_memory(RuntimeError("cuBLAS: out of memory"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's memory is said there")
 def test_the_limit_of_the_process_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = psutil.Process().memory_info().vms
     monkeypatch.setattr(resource, "getrlimit", lambda which: (taken + 2**20, -1))
@@ -178,6 +177,19 @@ def test_what_others_hold_of_a_gpu_is_not_counted_as_ours(monkeypatch: pytest.Mo
     with pytest.raises(MemoryExhaustedError) as caught, instant("x"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
     assert "other processes" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allo")],
+)
+def test_the_machines_memory_runs_out_beside_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A GPU that has room is not what ran out: a checkpoint is gathered in the machine's memory."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(MemoryExhaustedError, match="free on this machine"), instant("x"):
+        raise error
 
 
 def test_the_old_name_and_what_is_not_there_are_answered(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ SAMPLING, REFERENCE = "sampling", "the passes of {role}"
 TRAINING, OPTIMIZER = "the forward and backward pass", "the optimizer's step"
 EVALUATION, CHECKPOINT = "the evaluation", "writing the checkpoint"
 LOADING = "loading the models"
-_SAID = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+_HOST = ("can't allocate memory", "not enough memory", "bad_alloc")
+_SAID = ("out of memory", *_HOST)
 _ASKED = re.compile(r"tried to allocate ([0-9.]+) (bytes|[KMGT]?i?B)", re.IGNORECASE)
 _NOTABLE = 0.05
 """Of a GPU's memory: what others hold is said from there on; a context alone takes less."""
@@ -35,7 +36,7 @@ def instant(name: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        used, free, place = _memory()
+        used, free, place = _memory(error)
         raise MemoryExhaustedError(name, wanted_by(str(error)), used, free, place) from error
 
 
@@ -55,9 +56,11 @@ def wanted_by(message: str) -> int:
     return round(float(found[1]) * (1 if unit == "BYTES" else _UNIT[unit.rstrip("IB")]))
 
 
-def _memory() -> tuple[int, int, str]:
-    """Bytes that this process has and that are free, and where."""
-    if torch.cuda.is_available():
+def _memory(error: BaseException) -> tuple[int, int, str]:
+    """Bytes that this process has and that are free, and where: of the GPU, or of the machine where
+    that is what ran out."""
+    host = isinstance(error, MemoryError) or any(s in str(error).lower() for s in _HOST)
+    if torch.cuda.is_available() and not host:
         (free, total), own = torch.cuda.mem_get_info(), torch.cuda.memory_reserved()
         size, others = f"{total / 2**30:.3g} GiB", total - free - own
         if others > _NOTABLE * total:

@@ -37,8 +37,8 @@ _WIDEST = 256
 _TOLERANCE = 0.05
 """Distance from the blocks, relative to the largest value, that half precision explains."""
 _PLANNED = 2**28
-"""Pairs of tokens of all rows from which a pass repays the tens of ms that cuDNN's plans of new
-shapes take: one row of 16k tokens, or 16 of 4k."""
+"""Pairs of tokens of a block, on average, from which a pass repays the 100 ms that cuDNN's plan of
+a new shape takes: one row of 16k tokens, or 16 of 4k that are alike."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class PassPlan:
 
     def prefers_blocks(self, window: int | None) -> bool:
         """Whether its blocks need no mask (every row sees all of itself, causally, and no more) and
-        are so large that torch's causal kernels are worth a plan of their own.
+        are so large that torch's causal kernels are worth a plan for each.
 
         For such rows they are faster than those for rows of many lengths (docs/gpu.md has the
         figures); but cuDNN's, which torch prefers on newer GPUs, plan anew for each new shape.
@@ -210,7 +210,8 @@ class PassPlan:
         lengths = self._alone
         if lengths is None or (window is not None and max(lengths) > window):
             return False
-        return sum(n * n for n in lengths) >= _PLANNED
+        pairs = sum(n * n for n in lengths)
+        return pairs >= _PLANNED and pairs >= _PLANNED * len(self.masked.blocks)
 
 
 @dataclass(frozen=True)

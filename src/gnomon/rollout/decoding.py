@@ -179,9 +179,10 @@ class Decoder:
             try:
                 self._graphs[size] = self._captured(size)
             except RuntimeError as error:
+                reason = error.__context__ or error  # else it only says that something failed
                 warnings.warn(
                     "a decoding step cannot be captured as a CUDA graph "
-                    f"({str(error).splitlines()[0]}); steps run without, which is slower",
+                    f"({str(reason).splitlines()[0]}); steps run without, which is slower",
                     stacklevel=2,
                 )
                 self._replays = False
@@ -192,7 +193,9 @@ class Decoder:
         graph = torch.cuda.CUDAGraph()
         # steps leave nothing behind in it, so all graphs share the memory of one
         memory = next((other.pool() for other in self._graphs.values()), None)
-        with torch.cuda.graph(graph, pool=memory, capture_error_mode="thread_local"):
+        capturing = torch.cuda.graph(graph, pool=memory, capture_error_mode="thread_local")
+        # a capture that fails does not leave its stream by itself
+        with torch.cuda.stream(torch.cuda.current_stream()), capturing:
             self.step(self._slots[size])
         return graph
 
