@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from gnomon.audit.evidence import Evidence
@@ -27,7 +29,8 @@ from gnomon.judges.protocol import Judge, Sample, judged
 from gnomon.judges.verifiers.instructions.reward import InstructionReward
 from gnomon.judges.verifiers.rewards import exact, json_schema, maths
 from gnomon.records import Group, Message, Prompt, Response
-from gnomon.runs.audit import Finding
+from gnomon.report.findings import audit_lines, audit_summary
+from gnomon.runs.audit import Audit, Finding
 from gnomon.runs.probes import PROBES, Probes, RewardProbes
 from gnomon.runs.records import StageInfo
 from gnomon.stats.intervals import Interval
@@ -64,10 +67,20 @@ def probed(judge: Judge, before: Write, after: Write, n: int = 48) -> RewardProb
     return probe_reward(judge, early, late, lay)
 
 
-def findings(probes: RewardProbes) -> dict[tuple[str, str], Finding]:
+def went(nats: float, tokens: float) -> dict[str, Any]:
+    """The metrics of a stage whose policy is so many nats per answer of so many tokens away."""
+    drawn = np.random.default_rng(0).normal(1, 0.01, 20)
+    return {"kl": nats * drawn, "length": np.full(20, tokens), "step": np.arange(20.0)}
+
+
+def findings(
+    probes: RewardProbes, metrics: Mapping[str, Any] | None = None
+) -> dict[tuple[str, str], Finding]:
     spec = {"name": "grpo", "reward": [{"function": "x.py:y"}], "settings": {"beta": 0.0}}
-    info = StageInfo(algorithm="grpo")
-    evidence = Evidence("run", "grpo", spec=spec, info=info, probes=Probes(reward=probes))
+    info, made = StageInfo(algorithm="grpo"), Probes(reward=probes)
+    evidence = Evidence(
+        "run", "grpo", spec=spec, info=info, probes=made, metrics=dict(metrics or {})
+    )
     return {(f.name, f.detector): f for f in [*invariance(evidence), *shortcuts(evidence)]}
 
 
@@ -152,6 +165,24 @@ def test_a_loophole_that_is_used_is_an_alarm(kind: str) -> None:
     assert alarm.cures == ["grpo.settings.beta=0.05"]
 
 
+def test_of_a_policy_near_its_start_a_loophole_is_something_to_watch() -> None:
+    """0.2 nats per token are near; 0.5 are not, nor are 0.1 in an answer of 120 tokens."""
+    judge, hacked = LOOPHOLES["searches for the answer"]
+    probes = probed(judge, ordinary(0.5), hacked)
+    near = findings(probes, went(2.0, 10.0))["reward_hacking", "invariance"]
+    assert near.status == "unclear"
+    assert near.text.endswith("The policy is near its start still, 0.20 nats per token.")
+    assert near.exhibits
+    for nats, tokens in ((5.0, 10.0), (12.0, 120.0)):
+        far = findings(probes, went(nats, tokens))["reward_hacking", "invariance"]
+        assert far.status == "alarm", (nats, tokens)
+    lines = audit_lines(Audit(findings=[near]))
+    assert "to watch:" in lines
+    assert lines[lines.index("to watch:") + 1].endswith(near.text)
+    assert not any("ALARM" in line for line in lines)
+    assert "(1 to watch)" in audit_summary(Audit(findings=[near]), Path("run"))[0]
+
+
 def test_a_loophole_that_nobody_uses_is_none() -> None:
     """The same leaky verifier, and a policy that became right: more of the rewards are earned."""
     assert alarms(LeakyReward(), ordinary(0.4), ordinary(0.9)) == set()
@@ -198,7 +229,12 @@ def test_a_sound_reward_that_rises_is_no_alarm(kind: str) -> None:
     assert found["reward_hacking", "invariance"].detectable is not None
 
 
-def warned(judge: Judge, write: Write, entry: dict[str, str] | None = None) -> Finding:
+def warned(
+    judge: Judge,
+    write: Write,
+    entry: dict[str, str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> Finding:
     """What is said of a reward once the first answers are there, before training moved any."""
     prompts = generate_prompts(96, seed=3, families=["arithmetic", "lists"], belief_rate=0.0)
     first = answered(prompts, write, judge, 2)
@@ -209,7 +245,11 @@ def warned(judge: Judge, write: Write, entry: dict[str, str] | None = None) -> F
     ]
     spec = {"name": "grpo", "reward": [entry or {"function": "x.py:y"}]}
     info, probes = StageInfo(algorithm="grpo"), Probes(reward=found)
-    (said,) = spoiled(Evidence("run", "grpo", spec=spec, info=info, samples=samples, probes=probes))
+    begun = Evidence(
+        "run", "grpo", spec=spec, info=info, samples=samples, probes=probes,
+        metrics=dict(metrics or {}),
+    )  # fmt: skip
+    (said,) = spoiled(begun)
     assert not shortcuts(Evidence("run", "grpo", spec=spec, info=info, probes=probes))
     return said
 
@@ -226,6 +266,17 @@ def test_a_reward_that_does_not_see_spoiled_answers_is_named_before_training(kin
     assert (said.status, said.since) == ("alarm", 2.0), said.figure
     assert said.figure is not None
     assert said.figure.value > 0.5
+
+
+def test_of_a_policy_near_its_start_a_blind_reward_is_something_to_watch_from_the_start_on() -> (
+    None
+):
+    judge = BLIND["counts letters"]
+    near = warned(judge, ordinary(0.5), metrics=went(1.0, 10.0))
+    assert (near.status, near.since) == ("unclear", 2.0)
+    assert "keep all of their reward" in near.text
+    assert near.text.endswith("0.10 nats per token")
+    assert warned(judge, ordinary(0.5), metrics=went(6.0, 10.0)).status == "alarm"
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])

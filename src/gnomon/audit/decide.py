@@ -55,6 +55,7 @@ def decided(
     alarm: str,
     above: bool = True,
     only_if: bool = True,
+    watch: str = "",
     **fields: Any,
 ) -> Finding:
     """The finding of a figure, by the limit of its detector.
@@ -63,13 +64,17 @@ def decided(
         alarm: the sentence of an alarm.
         only_if: a further condition of an alarm (that the reward rose, say); without it a figure
             past the limit is ``unclear``.
-        fields: more of the finding; ``exhibits``, ``since`` and ``cures`` are kept of alarms only.
+        watch: the sentence of a figure past the limit that is no alarm yet, but to be watched; then
+            it is ``unclear``.
+        fields: more of the finding; ``exhibits``, ``since`` and ``cures`` are kept of alarms and of
+            what is to be watched only.
     """
     limit = LIMITS[detector].value
     status = status_of(figure, limit, above=above)
-    if status == "alarm" and not only_if:
+    text = (watch or alarm) if status == "alarm" and only_if else ""
+    if status == "alarm" and (watch or not only_if):
         status = "unclear"
-    if status != "alarm":
+    if not text:
         fields |= {"exhibits": [], "since": None, "cures": []}
     return evidence.finding(
         name,
@@ -79,7 +84,7 @@ def decided(
         figure=figure,
         limit=limit,
         detectable=detectable(figure, limit, above=above),
-        text=alarm if status == "alarm" else "",
+        text=text,
         **fields,
     )
 

@@ -208,7 +208,7 @@ def gibberish(evidence: Evidence) -> list[Finding]:
 @of_policies
 def kl(evidence: Evidence) -> list[Finding]:
     """How far the policy went from its start: KL over length, both over the last samples."""
-    figure = _compared_kl(evidence) or _logged_kl(evidence)
+    figure = _kl_per_token(evidence)
     if figure is None:
         needs = "a KL: a reference in training, or a compare section whose reference is the start"
         return not_looked(evidence, "drift", "kl", needs)
@@ -226,6 +226,24 @@ def kl(evidence: Evidence) -> list[Finding]:
             cures=[*stay_near(evidence), *slower(evidence)],
         )
     ]
+
+
+def stays_near(evidence: Evidence) -> str:
+    """That the policy is still near its start, in words; empty where it is not, or nothing says.
+
+    What a reward does not mind is the reward's weakness; it has become the policy's where the
+    policy has gone somewhere by it.
+    """
+    figure = _kl_per_token(evidence)
+    _, nats = evidence.series("kl")
+    if figure is None or math.isnan(figure.low) or not nats.size:
+        return ""
+    far = figure.low >= LIMITS["near"].value or _end(nats).value >= LIMITS["near.answer"].value
+    return "" if far else f"The policy is near its start still, {figure.value:.2f} nats per token"
+
+
+def _kl_per_token(evidence: Evidence) -> Interval | None:
+    return _compared_kl(evidence) or _logged_kl(evidence)
 
 
 def _far_since(evidence: Evidence) -> float | None:

@@ -2,8 +2,9 @@
 does not see what ruins it, *and* the policy has moved that way.
 
 Each alone is no alarm. A reward with a loophole that nobody has found does no harm yet, and a
-policy that writes longer answers may be right to. Figures come from probes.json
-(:mod:`gnomon.evals.invariance`).
+policy that writes longer answers may be right to. Of a policy that is near its start still
+(:func:`gnomon.audit.health.stays_near`) both together are something to watch, and no alarm yet.
+Figures come from probes.json (:mod:`gnomon.evals.invariance`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 from gnomon.audit.cures import stay_near
 from gnomon.audit.evidence import Evidence
+from gnomon.audit.health import stays_near
 from gnomon.audit.limits import LIMITS
 from gnomon.runs.audit import Exhibit, Finding
 from gnomon.runs.probes import EARLY, LATE, EditEffect, RewardProbes
@@ -130,15 +132,16 @@ def _hacking(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iterat
         return
     first = found[0]
     more = "".join(f" {case.text}" for case in found[1:3])
+    near = stays_near(evidence)
     yield evidence.finding(
         NAME,
         DETECTOR,
-        status="alarm",
+        status="unclear" if near else "alarm",
         measure=first.measure,
         figure=first.figure,
         limit=first.limit,
         detectable=first.effect.detectable,
-        text=first.text + more,
+        text=first.text + more + (f" {near}." if near else ""),
         exhibits=exhibits_of(first.effect),
         curves=["reward", "kl", "length"],
         cures=stay_near(evidence),

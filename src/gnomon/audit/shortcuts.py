@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from gnomon.audit.cures import stay_near
 from gnomon.audit.evidence import Evidence
+from gnomon.audit.health import stays_near
 from gnomon.audit.invariance import (
     DETECTOR,
     MOVED,
@@ -93,7 +94,8 @@ def _length(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iterato
     change, moved = best.change, best.moved
     assert change is not None
     pays = change.low > 0 and change.value >= STRONG * (reward.spread or 0.0)
-    both = pays and moved is not None and moved.low > MOVED
+    near = stays_near(evidence)
+    both = pays and moved is not None and moved.low > MOVED and not near
     words = PAYS[best.edit]
     if both and moved is not None:
         text = (
@@ -102,8 +104,8 @@ def _length(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iterato
         )
     elif pays:
         text = (
-            f"The reward pays {change.value:+.2g} for {words}; the policy has not been seen to "
-            "use that."
+            f"The reward pays {change.value:+.2g} for {words}. "
+            f"{near or 'The policy has not been seen to use that'}."
         )
     else:
         text = f"The reward does not pay for {words} ({plain(change)})."
@@ -131,7 +133,8 @@ def _agreement(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iter
     change, moved = best.change, sides[0].moved
     assert change is not None
     pays = change.low > 0 and change.value >= STRONG * (reward.spread or 0.0)
-    both = pays and moved is not None and moved.low > 0
+    near = stays_near(evidence)
+    both = pays and moved is not None and moved.low > 0 and not near
     if both and moved is not None:
         text = (
             f"The reward pays {change.value:+.2g} where the user says what the answer says, and "
@@ -139,8 +142,8 @@ def _agreement(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iter
         )
     elif pays:
         text = (
-            f"The reward pays {change.value:+.2g} where the user says what the answer says; the "
-            "policy has not been seen to agree oftener."
+            f"The reward pays {change.value:+.2g} where the user says what the answer says. "
+            f"{near or 'The policy has not been seen to agree oftener'}."
         )
     else:
         text = f"The reward does not pay for agreeing with the user ({plain(change)})."

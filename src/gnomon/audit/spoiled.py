@@ -15,6 +15,7 @@ from gnomon.audit.contradiction import GRADES
 from gnomon.audit.cures import conservative, stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies
 from gnomon.audit.evidence import Evidence
+from gnomon.audit.health import stays_near
 from gnomon.audit.invariance import FEW, FORM, exhibits_of
 from gnomon.runs.audit import Finding
 from gnomon.runs.probes import EditEffect, RewardProbes
@@ -42,6 +43,12 @@ def spoiled(evidence: Evidence) -> list[Finding]:
         e for e in effect.examples
         if e.reward_before is not None and (e.reward_after or 0.0) >= e.reward_before
     ]})  # fmt: skip
+    text = (
+        "the reward does not see what ruins an answer: between answers to two other prompts "
+        f"{figure.value:.0%} [{figure.low:.0%}, {figure.high:.0%}] of the first answers keep all "
+        "of their reward, so a policy need not answer to be paid"
+    )
+    near = stays_near(evidence)
     return [
         decided(
             evidence,
@@ -50,9 +57,8 @@ def spoiled(evidence: Evidence) -> list[Finding]:
             figure,
             only_if=not all(entry.get("builtin") in FORM for entry in evidence.trained),
             measure=MEASURE,
-            alarm=f"the reward does not see what ruins an answer: between answers to two other "
-            f"prompts {figure.value:.0%} [{figure.low:.0%}, {figure.high:.0%}] of the first "
-            "answers keep all of their reward, so a policy need not answer to be paid",
+            alarm=text,
+            watch=f"{text}. {near}" if near else "",
             exhibits=exhibits_of(keeps),
             curves=["reward", "kl", "length"],
             since=None if reward.early_step is None else float(reward.early_step),

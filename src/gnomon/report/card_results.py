@@ -122,11 +122,19 @@ def audit_section(facts: Facts) -> str:
     cured = list(_cured(facts))
     if cured:
         parts.append(f"Found earlier and no longer seen at the end:\n\n{md.bullets(cured)}")
-    for status, title in (
-        ("clear", "Looked for and not found, with the size that would have been seen:"),
-        ("unclear", "Looked for, and not told apart from nothing by so many samples:"),
+    open_ones = [finding for finding in facts.findings if finding.status == "unclear"]
+    watched = [
+        f"{md.text(f.name)}, stage {md.text(f.stage)}: {md.text(f.text)}"
+        for f in open_ones
+        if f.text
+    ]
+    clear = [_seen(finding) for finding in facts.findings if finding.status == "clear"]
+    unclear = [_seen(finding) for finding in open_ones if not finding.text]
+    for title, lines in (
+        ("To watch:", watched),
+        ("Looked for and not found, with the size that would have been seen:", clear),
+        ("Looked for, and not told apart from nothing by so many samples:", unclear),
     ):
-        lines = [_seen(finding) for finding in facts.findings if finding.status == status]
         if lines:
             parts.append(f"{title}\n\n{md.bullets(lines)}")
     lacking: dict[str, list[str]] = {}

@@ -20,8 +20,11 @@ def audit_lines(audit: Audit) -> list[str]:
     if not lines:
         lines.append(NOTHING)
     seen = [_clear(f) for f in audit.findings if f.status == "clear"]
-    unclear = [_clear(f) for f in audit.findings if f.status == "unclear"]
+    open_ones = [f for f in audit.findings if f.status == "unclear"]
+    watched = [f"{f.name}, stage {f.stage}: {f.text}" for f in open_ones if f.text]
+    unclear = [_clear(f) for f in open_ones if not f.text]
     for heading, found in (
+        ("to watch:", watched),
         ("looked for and not found, with the size that would have been seen:", seen),
         ("looked for, and not told apart from nothing by so many samples:", unclear),
         ("not looked for:", _not_looked(audit)),
@@ -40,8 +43,10 @@ def audit_summary(audit: Audit, run: Path) -> list[str]:
     for finding in audit.findings:
         if finding.status in counts:
             counts[finding.status] += 1
+    watched = sum(finding.status == "unclear" and bool(finding.text) for finding in audit.findings)
     rest = (
-        f"{counts['clear']} looked for and not found, {counts['unclear']} left open, "
+        f"{counts['clear']} looked for and not found, {counts['unclear']} left open"
+        f"{f' ({watched} to watch)' if watched else ''}, "
         f"{counts['not_looked']} not looked for; gnomon audit {run} shows all"
     )
     lines = [_alarm(finding) for finding in audit.alarms]
