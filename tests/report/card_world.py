@@ -185,7 +185,8 @@ def results(run: Path) -> None:
     fell = {**clear, "stage": "sft", "status": "alarm", "text": "answers grow"}
     elsewhere = {**alarm, "stage": "unused", "text": "not of this model"}
     unlooked = {"name": "sycophancy", "detector": "agreement", "stage": "grpo", "needs": "opinions"}
-    write(run / "audit.json", {"findings": [alarm, clear, fell, elsewhere, unlooked]})
+    watch = {**clear, "name": "sycophancy", "status": "unclear", "text": f"agreeing pays {HOSTILE}"}
+    write(run / "audit.json", {"findings": [alarm, clear, fell, elsewhere, unlooked, watch]})
     gate = {
         "condition": "win_rate >= 0.55", "stage": "grpo", "passed": False, "side": "low",
         "figure": figure(0.58, 0.51, 0.65, 120), "text": "the lower end is below",

@@ -107,6 +107,8 @@ def test_alarms_come_with_figure_limit_cure_and_sample(run: Path) -> None:
     assert "length_bias by length_bias: alarm in sft, clear in grpo" in text
     assert "0.160 would have been seen" in text
     assert "sycophancy by agreement: needs opinions (stage grpo)" in text
+    watched = text[text.index("To watch:") : text.index("Looked for and not found")]
+    assert "sycophancy, stage grpo: agreeing pays" in watched
 
 
 def test_the_trained_reward_and_the_truth_are_marked_as_such(run: Path) -> None:

@@ -79,7 +79,9 @@ def _alarmed(run: Path) -> Path:
     )
     other = Finding(name="mode_collapse", detector="entropy", stage="ppo", status="clear",
                     measure=HOSTILE, detectable=0.2)  # fmt: skip
-    Audit(findings=[alarm, other]).write(run / AUDIT)
+    watch = Finding(name="reward_hacking", detector="spoiled", stage="ppo", status="unclear",
+                    measure="share kept", text=f"the reward reads no prompt {HOSTILE}")  # fmt: skip
+    Audit(findings=[alarm, other, watch]).write(run / AUDIT)
     result = GateResult(condition=f"x >= 1 {HOSTILE}", stage="ppo", passed=False, text=HOSTILE)
     Gates({"ppo": [result]}).write(run / GATES)
     for model, value in (("sft", 0.5), ("ppo", 0.4)):
@@ -137,6 +139,14 @@ def test_an_alarm_shows_its_figure_its_samples_its_curves_and_its_cure(html):
     assert "gnomon run recipe.yaml seed=7 ppo.settings.beta=0.05 name=synthetic-cured" in part
     assert "&#39;ppo.data=a b&#39;" in part
     assert "reward 1 · step 480" in part
+
+
+def test_what_is_to_be_watched_stands_among_what_was_looked_for(html):
+    part = html[html.index('id="audit"') :]
+    assert "1 not found, 1 to watch, 0 not told apart from nothing" in part
+    row = part[part.index("by spoiled") :]
+    assert "<td>to watch</td>" in row[: row.index("</tr>")]
+    assert "the reward reads no prompt" in row[: row.index("</tr>")]
 
 
 def test_without_the_script_the_worst_come_first_and_nothing_is_missing(html):

@@ -250,6 +250,14 @@ def test_gates_that_all_opened_ship(run):
     assert answer(_gated(elsewhere, True, True)).kind == "not shown"
 
 
+def test_what_is_to_be_watched_is_said_and_holds_nothing_back(run):
+    weak = _finding("unclear", text="the reward reads no prompt. The policy is near its start")
+    found = answer(_gated(_audited(run, _finding("clear"), weak), True))
+    assert found.kind == "ship"
+    said = " ".join(reason.text for reason in found.reasons)
+    assert said.endswith("To watch: the reward reads no prompt. The policy is near its start.")
+
+
 def test_a_gate_that_was_not_asked_or_cannot_be_read_ships_nothing(run):
     asked = {**run.recipe, "gates": ["rm >= 0.3"]}
     whole = replace(_clear(run), recipe=asked)

@@ -122,14 +122,15 @@ def audit_section(facts: Facts) -> str:
     cured = list(_cured(facts))
     if cured:
         parts.append(f"Found earlier and no longer seen at the end:\n\n{md.bullets(cured)}")
-    open_ones = [finding for finding in facts.findings if finding.status == "unclear"]
     watched = [
-        f"{md.text(f.name)}, stage {md.text(f.stage)}: {md.text(f.text)}"
-        for f in open_ones
-        if f.text
+        md.text(f"{finding.name}, stage {finding.stage}: {finding.text}")
+        for finding in facts.findings
+        if finding.is_to_watch
     ]
-    clear = [_seen(finding) for finding in facts.findings if finding.status == "clear"]
-    unclear = [_seen(finding) for finding in open_ones if not finding.text]
+    clear, unclear = (
+        [_seen(f) for f in facts.findings if f.status == status and not f.is_to_watch]
+        for status in ("clear", "unclear")
+    )
     for title, lines in (
         ("To watch:", watched),
         ("Looked for and not found, with the size that would have been seen:", clear),

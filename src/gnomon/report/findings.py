@@ -20,9 +20,8 @@ def audit_lines(audit: Audit) -> list[str]:
     if not lines:
         lines.append(NOTHING)
     seen = [_clear(f) for f in audit.findings if f.status == "clear"]
-    open_ones = [f for f in audit.findings if f.status == "unclear"]
-    watched = [f"{f.name}, stage {f.stage}: {f.text}" for f in open_ones if f.text]
-    unclear = [_clear(f) for f in open_ones if not f.text]
+    watched = [f"{f.name}, stage {f.stage}: {f.text}" for f in audit.findings if f.is_to_watch]
+    unclear = [_clear(f) for f in audit.findings if f.status == "unclear" and not f.is_to_watch]
     for heading, found in (
         ("to watch:", watched),
         ("looked for and not found, with the size that would have been seen:", seen),
@@ -43,7 +42,7 @@ def audit_summary(audit: Audit, run: Path) -> list[str]:
     for finding in audit.findings:
         if finding.status in counts:
             counts[finding.status] += 1
-    watched = sum(finding.status == "unclear" and bool(finding.text) for finding in audit.findings)
+    watched = sum(finding.is_to_watch for finding in audit.findings)
     rest = (
         f"{counts['clear']} looked for and not found, {counts['unclear']} left open"
         f"{f' ({watched} to watch)' if watched else ''}, "

@@ -232,6 +232,8 @@ def _looked(run: RunView) -> list[Reason]:
     unclear = sorted({f.name for f in asked if f.status == "unclear"} - set(clear))
     text = f"The audit looked for {', '.join(clear)} and found none"
     text += f"; it could not tell about {', '.join(unclear)}." if unclear else "."
+    watched = [f.text.rstrip(".") for f in asked if f.is_to_watch and f.name == HACKING]
+    text += f" To watch: {watched[0]}." if watched else ""
     return [Reason(text, "audit")]
 
 

@@ -84,6 +84,11 @@ class Finding(Record):
     cures: list[str] = Field(default_factory=list)
     needs: str = ""
 
+    @property
+    def is_to_watch(self) -> bool:
+        """Whether it is no alarm yet, and its sentence is to be read all the same."""
+        return self.status == "unclear" and bool(self.text)
+
 
 class Audit(Record):
     """audit.json.
