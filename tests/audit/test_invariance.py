@@ -277,6 +277,9 @@ def test_of_a_policy_near_its_start_a_blind_reward_is_something_to_watch_from_th
     assert "keep all of their reward" in near.text
     assert near.text.endswith("0.10 nats per token")
     assert warned(judge, ordinary(0.5), metrics=went(6.0, 10.0)).status == "alarm"
+    for nats, wanted in ((0.5, "unclear"), (6.0, "alarm")):  # after two iterations
+        begun = {name: values[:2] for name, values in went(nats, 10.0).items()}
+        assert warned(judge, ordinary(0.5), metrics=begun).status == wanted
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])

@@ -234,11 +234,14 @@ def stays_near(evidence: Evidence) -> str:
     What a reward does not mind is the reward's weakness; it has become the policy's where the
     policy has gone somewhere by it.
     """
+    (_, nats), (_, tokens) = evidence.series("kl"), evidence.series("length")
     figure = _kl_per_token(evidence)
-    _, nats = evidence.series("kl")
-    if figure is None or math.isnan(figure.low) or not nats.size:
+    if figure is None and 0 < nats.size == tokens.size < FEW and np.all(tokens > 0):
+        figure = Interval(float(np.mean(nats / tokens)))  # training has only begun
+    if figure is None or not nats.size:
         return ""
-    far = figure.low >= LIMITS["near"].value or _end(nats).value >= LIMITS["near.answer"].value
+    token = figure.value if math.isnan(figure.low) else figure.low
+    far = token >= LIMITS["near"].value or _end(nats).value >= LIMITS["near.answer"].value
     return "" if far else f"The policy is near its start still, {figure.value:.2f} nats per token"
 
 
