@@ -56,7 +56,7 @@ from gnomon.stages.stage import run_stage
 from gnomon.stages.worst_step import Meter, WorstStep, alone
 from gnomon.training.callbacks import StepDone
 from gnomon.training.loop import Loop
-from plan_memory import JUDGE, Configuration, data_of
+from plan_memory import JUDGE, Configuration, config_of, data_of
 from worker import Finished
 
 ROWS = Path(__file__).parent / "plan" / "gpu.jsonl"
@@ -346,21 +346,7 @@ def save_model(shape: str, place: Path, device: torch.device) -> Path:
 
     if place.is_dir():
         return place
-    s = SHAPES.get(shape, TINY)
-    config = getattr(transformers, s["kind"] + "Config")(
-        vocab_size=s["v"],
-        hidden_size=s["h"],
-        intermediate_size=s["f"],
-        num_hidden_layers=s["n"],
-        num_attention_heads=s["heads"],
-        num_key_value_heads=s["kv"],
-        head_dim=s["d"],
-        max_position_embeddings=40960,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+    config = config_of(SHAPES.get(shape, TINY), window=40960)
     torch.manual_seed(0)
     with device:
         made = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)

@@ -203,6 +203,26 @@ def data_of(found: Configuration, place: Path) -> str:
     return file.name
 
 
+def config_of(shape: dict[str, Any], window: int, tied: bool = True) -> Any:
+    """transformers' configuration of a shape; a head is as wide as ``d``, or its share of ``h``."""
+    import transformers
+
+    return getattr(transformers, shape["kind"] + "Config")(
+        vocab_size=shape["v"],
+        hidden_size=shape["h"],
+        intermediate_size=shape["f"],
+        num_hidden_layers=shape["n"],
+        num_attention_heads=shape["heads"],
+        num_key_value_heads=shape["kv"],
+        head_dim=shape.get("d", shape["h"] // shape["heads"]),
+        max_position_embeddings=window,
+        tie_word_embeddings=tied,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+
+
 def _save_model(shape: str, place: Path) -> None:
     """A model with random weights and the tunnel's tokenizer."""
     import torch
@@ -212,20 +232,7 @@ def _save_model(shape: str, place: Path) -> None:
 
     tokenizer = build_tokenizer()
     s = SHAPES.get(shape, TINY | {"v": len(tokenizer)})
-    config = getattr(transformers, s["kind"] + "Config")(
-        vocab_size=s["v"],
-        hidden_size=s["h"],
-        intermediate_size=s["f"],
-        num_hidden_layers=s["n"],
-        num_attention_heads=s["heads"],
-        num_key_value_heads=s["kv"],
-        head_dim=s["h"] // s["heads"],
-        max_position_embeddings=8192,
-        tie_word_embeddings=shape not in UNTIED,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+    config = config_of(s, window=8192, tied=shape not in UNTIED)
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(place)
     tokenizer.save_pretrained(place)
