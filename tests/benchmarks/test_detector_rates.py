@@ -42,18 +42,20 @@ UNKNOWN = Interval(0.2)  # all differences the same: no ends
 
 def test_the_plan_is_what_the_measurement_promises():
     made = plan()
-    assert len({run.id for run in made}) == len(made) == 208 + 124
-    assert [run.half == "new" for run in made] == [False] * 208 + [True] * 124
+    assert len({run.id for run in made}) == len(made) == 208 + 124 + 124
+    assert [run.half == "new" for run in made] == [False] * 208 + [True] * 124 + [False] * 124
+    assert [run.half == "next" for run in made] == [False] * 332 + [True] * 124
     assert plan() == made  # fixed
     for kind, counts in COUNTS.items():
         for half, count in counts.items():
             own = [run for run in made if (run.kind, run.half) == (kind, half)]
             assert len(own) == count
             assert {run.world for run in own} <= set(WORLDS[half])
-    assert len({world for worlds in WORLDS.values() for world in worlds}) == 8  # none is shared
-    begun = Counter(run.kind for run in made[208 : 208 + 62])  # stopped in the middle
-    assert 28 <= begun["clean"] <= 32
-    assert set(begun.values()) - {begun["clean"]} == {4}
+    assert len({world for worlds in WORLDS.values() for world in worlds}) == 11  # none is shared
+    for first in (208, 332):
+        begun = Counter(run.kind for run in made[first : first + 62])  # stopped in the middle
+        assert 28 <= begun["clean"] <= 32
+        assert set(begun.values()) - {begun["clean"]} == {4}
     assert {run.method for run in made} == {"grpo", "ppo", "dpo"}
     assert len({run.reward for run in made if run.kind.startswith("leaky")}) == 8
 
