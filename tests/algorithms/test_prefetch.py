@@ -303,16 +303,19 @@ def test_an_engine_that_dies_stops_the_run_with_its_checkpoint_intact(tmp_path: 
 
 
 class Held(Spread):
-    """The ``at``-th rewards (from 0) wait to be let go; notes the prompts that it was shown."""
+    """The ``at``-th rewards (from 0) wait to be let go, and say when they are asked for; notes the
+    prompts that it was shown."""
 
     def __init__(self, at: int = -1) -> None:
         super().__init__()
-        self.at, self.calls, self.go = at, 0, threading.Event()
+        self.at, self.calls = at, 0
+        self.waits, self.go = threading.Event(), threading.Event()
         self.seen: list[list[str]] = []
 
     def __call__(self, samples: Sequence[Sample]) -> list[Score]:
         self.calls += 1
         if self.calls - 1 == self.at:
+            self.waits.set()
             assert self.go.wait(30), "a checkpoint waits for what is being sampled"
         self.seen.append([s.prompt.id for s in samples])
         return super().__call__(samples)
@@ -331,14 +334,19 @@ def test_a_slow_order_is_drawn_again_from_its_own_weights(
     whole.source.close()
     held = Held(at=4)
     broken = ahead(make(reward=held, lora=lora, iterations=6), staleness, evaluates=False)
-    iterate = Loop._iteration
+    iterate, checkpoint = Loop._iteration, Loop._checkpoint
 
     def killed(self: Loop, iteration: int) -> None:
         if iteration == 4:
             raise KeyboardInterrupt
         iterate(self, iteration)
 
+    def once_sampled(self: Loop, iteration: int) -> None:
+        assert iteration < 4 or held.waits.wait(30), "nothing is sampled ahead"
+        checkpoint(self, iteration)
+
     monkeypatch.setattr(Loop, "_iteration", killed)
+    monkeypatch.setattr(Loop, "_checkpoint", once_sampled)
     first = loop(broken, tmp_path / "broken", every=1)
     with pytest.raises(KeyboardInterrupt):
         first.run()
