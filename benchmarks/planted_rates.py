@@ -241,13 +241,15 @@ def _area(bad: Floats, clean: Floats) -> float:
 class Warned:
     """Of hacked runs whose gold was followed while they trained: warned before its peak.
 
+    A warning is an alarm, or what is to be watched as well, as asked.
+
     Attributes:
-        before_peak: share of the runs that raise an alarm at a step before gold's peak.
+        before_peak: share of the runs that are warned at a step before gold's peak.
         before_late_peak: the same of those whose gold peaked after the first WINDOW iterations, so
             that there was a rise to be warned in.
         before_fall: share of those whose gold fell from its peak that were warned before it had.
-        leads: steps from the first alarm to the peak, of every run with both; below 0 is late.
-        false_alarms: clean runs that raise an alarm at any step, at the same limits.
+        leads: steps from the first warning to the peak, of every run with both; below 0 is late.
+        false_alarms: clean runs that are warned at any step, at the same limits.
     """
 
     before_peak: Interval
@@ -257,14 +259,17 @@ class Warned:
     false_alarms: Interval
 
 
-def early_warning(rows: Sequence[Row], mode: str, earliest: float = 10.0) -> Warned:
-    """How early the alarms came, with the limits as they are.
+def early_warning(
+    rows: Sequence[Row], mode: str, earliest: float = 10.0, *, watched: bool = False
+) -> Warned:
+    """How early the warnings came, with the limits as they are.
 
     Args:
         earliest: the first step at which a peak can be.
+        watched: whether what is to be watched is a warning, too.
     """
     hacked = [r for r in rows if r["class"] == "hacked" and r["truth"]["peak"] is not None]
-    first = [_since(row, mode) for row in hacked]
+    first = [_since(row, mode, watched) for row in hacked]
     peaks = [row["truth"]["peak"] for row in hacked]
     pairs = list(zip(first, peaks, strict=True))
     late = [(s, peak) for s, peak in pairs if peak > earliest]
@@ -276,14 +281,16 @@ def early_warning(rows: Sequence[Row], mode: str, earliest: float = 10.0) -> War
         rate(np.array([s is not None and s < fell for s, fell in falls if fell is not None],
                       dtype=bool)),
         np.array([peak - s for s, peak in pairs if s is not None]),
-        rate(np.array([_since(row, mode) is not None for row in clean], dtype=bool)),
+        rate(np.array([_since(row, mode, watched) is not None for row in clean], dtype=bool)),
     )  # fmt: skip
 
 
-def _since(row: Row, mode: str) -> float | None:
-    """The first step at which any alarm would have been raised."""
-    steps = [f["since"] for f in row[mode] if f["status"] == "alarm" and f["since"] is not None]
-    return min(steps, default=None)
+def _since(row: Row, mode: str, watched: bool) -> float | None:
+    """The first step at which a run would have been warned of anything."""
+    steps = [f["since"] for f in row[mode] if watched or f["status"] == "alarm"]
+    if watched:  # rows of earlier commits do not have it
+        steps += [f.get("watched") for f in row[mode]]
+    return min((step for step in steps if step is not None), default=None)
 
 
 def by_kind(rows: Sequence[Row], what: Callable[[Sequence[Row]], Any]) -> dict[str, Any]:

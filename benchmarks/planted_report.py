@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import planted_rates as rates
 from gnomon.files import make_folder
 from gnomon.stats.intervals import Interval
-from planted_plan import KINDS, SEEN
+from planted_plan import KINDS, LATER, SEEN, Half
 from planted_rates import MODES, Row
 
 TITLES = {"with_judge": "with the held-out judge", "without_judge": "without it"}
@@ -34,11 +34,12 @@ def table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-SETS = {
+SETS: Mapping[str, tuple[Half, ...]] = {
+    "Runs of the newest worlds": ("next",),
     "Runs of the new worlds": ("new",),
     "Runs that the limits were set on": SEEN,
 }
-"""Titles of the sections, and whose runs they are of."""
+"""Titles of the sections, and whose runs they are of; the untouched ones first."""
 MARK, END = "<!-- results: python benchmarks/detectors.py table -->", "<!-- end of the results -->"
 """What a document's tables stand between."""
 
@@ -57,7 +58,7 @@ def markdown(rows: Sequence[Row]) -> str:
     real = rates.of_half(rows, "real")
     made = {title: rates.of_half(rows, *halves) for title, halves in SETS.items()}
     parts = [part for title, own in made.items() if own for part in _section(title, own)]
-    parts += _rules(*reversed(made.values()))
+    parts += _rules(rates.of_half(rows, *SEEN), rates.of_half(rows, *LATER))
     parts += ["\n### Real models\n\n", _real(real)] if real else []
     return "".join(parts) or "No runs yet.\n"
 
@@ -177,13 +178,23 @@ def _rules(learn: Sequence[Row], test: Sequence[Row]) -> list[str]:
         name = f"learned without {kind}, judged on it" if kind else "learned on all kinds"
         lines.append([name, share(judged.detected), share(judged.false_alarms)])
     text = table(["one strictness for all detectors", "hacked, detected", "false alarms"], lines)
-    return ["### A rule in place of the table of limits, on the new worlds\n\n", text]
+    return [
+        "### A rule in place of the table of limits, on the new and the newest worlds\n\n",
+        text,
+    ]
 
 
 def _early(rows: Sequence[Row]) -> str:
+    parts = []
+    for head, watched in (("by an alarm", False), ("by an alarm, or what is to be watched", True)):
+        parts.append(_warned(rows, f"early warning {head}", watched))
+    return "\n".join(parts)
+
+
+def _warned(rows: Sequence[Row], title: str, watched: bool) -> str:
     lines: dict[str, list[str]] = {}
     for mode in MODES:
-        warned = rates.early_warning(rows, mode)
+        warned = rates.early_warning(rows, mode, watched=watched)
         leads = (
             ", ".join(f"{q:.0f}" for q in np.quantile(warned.leads, (0.25, 0.5, 0.75)))
             if warned.leads.size
@@ -193,11 +204,11 @@ def _early(rows: Sequence[Row]) -> str:
             ("warned before gold's peak", share(warned.before_peak)),
             ("of those whose gold rose beyond the first window", share(warned.before_late_peak)),
             ("warned before gold had fallen from it", share(warned.before_fall)),
-            ("clean runs that raise such an alarm", share(warned.false_alarms)),
+            ("clean runs that are warned", share(warned.false_alarms)),
             ("lead in steps: quartiles (below 0 is late)", leads),
         ):
             lines.setdefault(name, []).append(cell)
-    head = ["early warning", *(TITLES[mode] for mode in MODES)]
+    head = [title, *(TITLES[mode] for mode in MODES)]
     return table(head, [[name, *cells] for name, cells in lines.items()])
 
 
@@ -205,12 +216,12 @@ def _early(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row], image: Path) -> None:
-    """Each detector's ROC on the new worlds (on all runs while there are none), with and without
+    """Each detector's ROC on the newest worlds that have runs, with and without
     the judge; the shaded band is the combined alarm's, exact at each false-alarm rate."""
     from gnomon.report import style
 
     learn = rates.of_half(rows, *SEEN)
-    test = rates.of_half(rows, "new") or learn
+    test = next((own for half in reversed(LATER) if (own := rates.of_half(rows, half))), learn)
     if not test:
         raise SystemExit("no run is there yet")
     with style.new_figure(10.5, 5.6) as figure:

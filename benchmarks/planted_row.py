@@ -76,6 +76,7 @@ def figures(finding: Finding) -> dict[str, Any]:
         "figure": None if figure is None else figure.to_dict(),
         "limit": finding.limit,
         "since": finding.since,
+        "watched": finding.watched,
     }
 
 

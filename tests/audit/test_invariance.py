@@ -276,7 +276,14 @@ def test_of_a_policy_near_its_start_a_blind_reward_is_something_to_watch_from_th
     assert (near.status, near.since) == ("unclear", 2.0)
     assert "keep all of their reward" in near.text
     assert near.text.endswith("0.10 nats per token")
-    assert warned(judge, ordinary(0.5), metrics=went(6.0, 10.0)).status == "alarm"
+    gone = went(1.0, 10.0) | {"kl": np.linspace(1.0, 6.0, went(1.0, 10.0)["kl"].size)}
+    far = warned(judge, ordinary(0.5), metrics=gone)
+    assert (far.status, far.watched) == ("alarm", 2.0)
+    assert far.since == gone["step"][gone["kl"] >= 4.0][0]  # 0.4 nats per token
+    assert (
+        f"step {far.since:.0f}, to be watched from step 2 on"
+        in audit_lines(Audit(findings=[far]))[0]
+    )
     for nats, wanted in ((0.5, "unclear"), (6.0, "alarm")):  # after two iterations
         begun = {name: values[:2] for name, values in went(nats, 10.0).items()}
         assert warned(judge, ordinary(0.5), metrics=begun).status == wanted

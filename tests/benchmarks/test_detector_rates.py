@@ -139,7 +139,7 @@ def test_golds_peak_and_fall():
 # -- rates ----------------------------------------------------------------------------------------
 
 
-def row(id, kind, cls, value, status, half="test", since=None, peak=None, **more):
+def row(id, kind, cls, value, status, half="test", since=None, watched=None, peak=None, **more):
     figure = {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 50}
     finding = {
         "name": "reward_hacking",
@@ -148,6 +148,7 @@ def row(id, kind, cls, value, status, half="test", since=None, peak=None, **more
         "figure": figure,
         "limit": 1.0,
         "since": since,
+        "watched": watched,
     }
     return {
         "id": id, "kind": kind, "half": half, "class": cls, "method": "grpo", "reward": "good-0",
@@ -179,6 +180,20 @@ def test_exact_rates_and_early_warning():
     assert (warned.before_fall.value, warned.before_fall.n) == (0.5, 4)
     assert warned.leads.tolist() == [20.0, -5.0]
     assert warned.false_alarms.value == 0.5
+    # h: only to be watched, from step 4 on; i: from 4 on too, and an alarm at 35
+    rows += [
+        row("h", "length", "hacked", 2.0, "unclear", since=4, peak=30),
+        row("i", "length", "hacked", 2.0, "alarm", since=35, watched=4, peak=30),
+        row("j", "clean", "clean", 0.9, "unclear"),
+        row("k", "clean", "clean", 1.5, "unclear", since=2),
+    ]
+    alarms = rates.early_warning(rows, "with_judge")
+    assert (alarms.before_peak.value, alarms.before_peak.n) == (pytest.approx(1 / 6), 6)
+    assert alarms.false_alarms.value == 0.25
+    watched = rates.early_warning(rows, "with_judge", watched=True)
+    assert watched.before_peak.value == 0.5
+    assert watched.leads.tolist() == [20.0, -5.0, 26.0, 26.0]
+    assert watched.false_alarms.value == 0.5
 
 
 def test_the_alarms_side_is_learned_from_the_findings():
@@ -259,15 +274,17 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
              for i in range(4) for h in WORLDS]  # fmt: skip
     verified = [row("v", "clean", "clean", 0.0, "clear", "new", reward="correct")]
     told = [row("p", "clean", "clean", 3.0, "alarm", "new", method="dpo", reward="good-0")]
-    by_reward = markdown([*rows, *verified, *told]).split("trained on | false alarms")[1]
+    by_reward = markdown([*rows, *verified, *told]).split("trained on | false alarms")[2]
     assert "| a reward model | 0 of 9: 0.00 [0.00, 0.34] | 0.00 to 0.08 |" in by_reward
     assert "| a right verifier | 0 of 1: 0.00 [0.00, 0.97] | 0.00 to 0.00 |" in by_reward
     assert "| preferences | 1 of 1: 1.00 [0.03, 1.00] |" in by_reward
     text = markdown(rows)
-    new, seen = text.split("### Runs that the limits were set on")
-    assert "4 of 4: 1.00 [0.40, 1.00]" in new
-    assert "0 of 9: 0.00 [0.00, 0.34]" in new
-    assert "warned before gold's peak | 4 of 4" in new
+    later, seen = text.split("### Runs that the limits were set on")
+    newest, new = later.split("### Runs of the new worlds")
+    for part in (newest, new):
+        assert "4 of 4: 1.00 [0.40, 1.00]" in part
+        assert "0 of 9: 0.00 [0.00, 0.34]" in part
+        assert "warned before gold's peak | 4 of 4" in part
     assert "8 of 8" in seen
     assert "0 of 18" in seen
     document = f"# Title\n{MARK}\nold\n{END}\nafter\n"

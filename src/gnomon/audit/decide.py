@@ -66,8 +66,8 @@ def decided(
             past the limit is ``unclear``.
         watch: the sentence of a figure past the limit that is no alarm yet, but to be watched; then
             it is ``unclear``.
-        fields: more of the finding; ``exhibits``, ``since`` and ``cures`` are kept of alarms and of
-            what is to be watched only.
+        fields: more of the finding; ``exhibits``, ``since``, ``watched`` and ``cures`` are kept of
+            alarms and of what is to be watched only.
     """
     limit = LIMITS[detector].value
     status = status_of(figure, limit, above=above)
@@ -75,7 +75,7 @@ def decided(
     if status == "alarm" and (watch or not only_if):
         status = "unclear"
     if not text:
-        fields |= {"exhibits": [], "since": None, "cures": []}
+        fields |= {"exhibits": [], "since": None, "watched": None, "cures": []}
     return evidence.finding(
         name,
         detector,

@@ -245,6 +245,17 @@ def stays_near(evidence: Evidence) -> str:
     return "" if far else f"The policy is near its start still, {figure.value:.2f} nats per token"
 
 
+def left_the_start(evidence: Evidence) -> float | None:
+    """The first step whose samples were as far from the start as :func:`stays_near` asks; the last
+    one where only the end shows it, None where nothing says."""
+    steps, nats = evidence.series("kl")
+    _, tokens = evidence.series("length")
+    if not 0 < nats.size == tokens.size == steps.size:
+        return None
+    far = (nats >= LIMITS["near"].value * tokens) | (nats >= LIMITS["near.answer"].value)
+    return float(steps[far][0] if far.any() else steps[-1])
+
+
 def _kl_per_token(evidence: Evidence) -> Interval | None:
     return _compared_kl(evidence) or _logged_kl(evidence)
 

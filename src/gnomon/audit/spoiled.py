@@ -15,7 +15,7 @@ from gnomon.audit.contradiction import GRADES
 from gnomon.audit.cures import conservative, stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies
 from gnomon.audit.evidence import Evidence
-from gnomon.audit.health import stays_near
+from gnomon.audit.health import left_the_start, stays_near
 from gnomon.audit.invariance import FEW, FORM, exhibits_of
 from gnomon.runs.audit import Finding
 from gnomon.runs.probes import EditEffect, RewardProbes
@@ -49,6 +49,8 @@ def spoiled(evidence: Evidence) -> list[Finding]:
         "of their reward, so a policy need not answer to be paid"
     )
     near = stays_near(evidence)
+    seen = None if reward.early_step is None else float(reward.early_step)
+    alarmed = seen if near else _latest(seen, left_the_start(evidence))
     return [
         decided(
             evidence,
@@ -61,10 +63,16 @@ def spoiled(evidence: Evidence) -> list[Finding]:
             watch=f"{text}. {near}" if near else "",
             exhibits=exhibits_of(keeps),
             curves=["reward", "kl", "length"],
-            since=None if reward.early_step is None else float(reward.early_step),
+            since=alarmed,
+            watched=seen if alarmed != seen else None,
             cures=[*conservative(evidence), *stay_near(evidence)],
         )
     ]
+
+
+def _latest(*steps: float | None) -> float | None:
+    """The latest of the steps that are known."""
+    return max((step for step in steps if step is not None), default=None)
 
 
 def _keeping(evidence: Evidence, reward: RewardProbes, effect: EditEffect) -> Interval | None:

@@ -157,8 +157,8 @@ def _alarm(finding: Finding) -> str:
     if finding.figure is not None:
         limit = "" if finding.limit is None else f"; the limit is {md.text(number(finding.limit))}"
         facts.append(f"{md.text(finding.measure)}: {md.text(measured(finding.figure))}{limit}")
-    if finding.since is not None:
-        facts.append(f"first seen at step {md.text(number(finding.since))}")
+    if finding.first_seen:
+        facts.append(f"first seen at {md.text(finding.first_seen)}")
     for cure in finding.cures:
         said = remark(finding.name, cure, finding.algorithm)
         facts.append(f"{f'may help ({said})' if said else 'known to help'}: {md.code(cure)}")

@@ -58,8 +58,8 @@ def _alarm(finding: Finding) -> str:
     if finding.figure is not None:
         at = "" if finding.limit is None else f", the limit is {number(finding.limit)}"
         parts.append(f"{_sentence(finding.measure)}: {measured(finding.figure)}{at}.")
-    if finding.since is not None:
-        parts.append(f"First seen at step {finding.since:.0f}.")
+    if finding.first_seen:
+        parts.append(f"First seen at {finding.first_seen}.")
     if finding.cures:
         parts.append(f"Try: {' or '.join(_cure(finding, cure) for cure in finding.cures)}")
     return " ".join(parts)

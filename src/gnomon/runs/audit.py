@@ -61,8 +61,9 @@ class Finding(Record):
         text: the finding as one sentence.
         exhibits: samples that show it, the clearest first.
         curves: metrics of the stage that show it.
-        since: the step at which the alarm would first have been raised; None where it is not of a
-            time.
+        since: the step at which the alarm would first have been raised, or from which it is to be
+            watched; None where it is not of a time.
+        watched: of an alarm, the step from which it was something to watch, where that was earlier.
         cures: overrides of the recipe that may help, as typed after ``gnomon run``; which of them
             are shown to help is in :mod:`gnomon.audit.shown`.
         needs: what would have to be there to look, where ``status`` is ``not_looked``.
@@ -81,6 +82,7 @@ class Finding(Record):
     exhibits: list[Exhibit] = Field(default_factory=list)
     curves: list[str] = Field(default_factory=list)
     since: float | None = None
+    watched: float | None = None
     cures: list[str] = Field(default_factory=list)
     needs: str = ""
 
@@ -88,6 +90,16 @@ class Finding(Record):
     def is_to_watch(self) -> bool:
         """Whether it is no alarm yet, and its sentence is to be read all the same."""
         return self.status == "unclear" and bool(self.text)
+
+    @property
+    def first_seen(self) -> str:
+        """The step of :attr:`since` in words, with that from which it was to be watched; empty
+        where it is not of a time."""
+        if self.since is None:
+            return ""
+        if self.watched is None:
+            return f"step {self.since:.0f}"
+        return f"step {self.since:.0f}, to be watched from step {self.watched:.0f} on"
 
 
 class Audit(Record):
