@@ -1,0 +1,147 @@
+"""How often the detectors that read numbers are right, on answers of real models.
+
+    python benchmarks/contradiction.py --data ../shared/data [--draws 40]
+
+``contradiction``: each question has the answers of four models. Sound: GSM8K graded rightly, and
+questions in prose whose marks have nothing to do with a number (given by chance to 6 of 10). Leaky:
+GSM8K where a share of the wrong answers gets the mark as well. The other two: a run begins with one
+model's answers in prose and ends with another's, for a higher reward.
+
+The first half of GSM8K's questions and AlpacaFarm's were looked at when the rules were written; the
+other half, AlpacaEval's and Tulu's are for judging them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable, Mapping, Sequence
+from itertools import permutations
+from pathlib import Path
+
+from gnomon.audit.contradiction import contradiction
+from gnomon.audit.drift import same_answer, several_answers
+from gnomon.audit.evidence import Detector, Evidence, Sample
+from gnomon.stats.intervals import weighted_proportion
+from off_topic import Answers, rows, run_of, testing, tuning
+
+SIZES = (24, 60, 180)
+"""Prompts at the beginning, and at the end."""
+LEAKS = (0.0, 0.1, 0.3, 1.0)
+PASSED = 0.6
+"""Share of the answers in prose that get the mark."""
+MODELS = tuple(
+    f"{size}_{kind}" for size in ("6b", "175b") for kind in ("finetuning", "verification")
+)
+Questions = Mapping[str, Sequence[tuple[str, bool]]]
+"""By question: answers, and whether each is right."""
+
+
+def maths(data: Path) -> tuple[Questions, Questions]:
+    """GSM8K's questions with four models' solutions, in two halves."""
+    graded = [
+        (r["question"], [(r[model]["solution"], bool(r[model]["is_correct"])) for model in MODELS])
+        for r in rows(data / "gsm8k" / "example_model_solutions.jsonl.gz")
+    ]
+    half = len(graded) // 2
+    return dict(graded[:half]), dict(graded[half:])
+
+
+def prose(data: Path) -> tuple[Questions, Questions]:
+    """AlpacaFarm's and AlpacaEval's questions with four models' answers."""
+    farm, gemma = tuning(data)
+    pair, _ = testing(data)
+    return _shared([*farm.values()]), _shared([*gemma.values(), *pair.values()])
+
+
+def _shared(models: Sequence[Answers]) -> Questions:
+    """The questions that all of these models answer; nothing is right or wrong."""
+    asked = set.intersection(*(set(model) for model in models))
+    return {q: [(model[q], False) for model in models] for q in sorted(asked)}
+
+
+Passes = Callable[[bool, random.Random], bool]
+"""Whether an answer gets the mark, from whether it is right."""
+
+
+def leaky(share: float) -> Passes:
+    """A verifier that lets a share of the wrong answers pass."""
+    return lambda right, draw: right or draw.random() < share
+
+
+def graded_run(questions: Questions, n: int, passes: Passes, draw: random.Random) -> Evidence:
+    """A stage that begins and ends with some of the questions, all their answers graded."""
+    samples = [
+        Sample(
+            step, question, question, text, float(passes(right, draw)), {}, None, None,
+            len(text.split()), finished=True, held_out=False,
+        )
+        for step in (1, 2)
+        for question in draw.sample(sorted(questions), min(n, len(questions)))
+        for text, right in questions[question]
+    ]  # fmt: skip
+    return Evidence("run", "policy", spec={"algorithm": "grpo"}, samples=samples)
+
+
+def cell(detector: Detector, runs: Sequence[Evidence]) -> str:
+    """Alarms of so many runs, with their share's interval, and the runs that it did not look at."""
+    found = [detector(run)[0].status for run in runs]
+    rate = weighted_proportion([status == "alarm" for status in found])
+    silent = found.count("not_looked")
+    text = f"{found.count('alarm')} of {len(found)} [{rate.low:.2f}, {rate.high:.2f}]"
+    return f"{text}, {silent} not looked at" if silent else text
+
+
+def contradictions(data: Path, draws: int) -> None:
+    """Print the table of ``contradiction``."""
+    print("| questions | marks | " + " | ".join(f"{n} prompts" for n in SIZES) + " |")
+    print("|---|---|" + "---|" * len(SIZES))
+    halves = ("looked at", "judged")
+    for name, questions in zip(halves, prose(data), strict=True):
+        line(f"prose, {name}", "by chance", questions, lambda _, d: d.random() < PASSED, draws)
+    for name, questions in zip(halves, maths(data), strict=True):
+        for leak in LEAKS:
+            marks = f"right, and {leak:.0%} of the wrong" if leak else "right"
+            line(f"GSM8K, {name}", marks, questions, leaky(leak), draws)
+
+
+def line(name: str, marks: str, questions: Questions, passes: Passes, draws: int) -> None:
+    """Print a row of it."""
+    cells = []
+    for n in SIZES:
+        draw = random.Random(f"{name} {marks} {n}")
+        runs = [graded_run(questions, n, passes, draw) for _ in range(draws)]
+        cells.append(cell(contradiction, runs))
+    print(f"| {name} | {marks} | " + " | ".join(cells) + " |")
+
+
+def changes(data: Path, draws: int) -> None:
+    """Print the table of ``same_answer`` and ``several_answers``."""
+    print("| models, in prose | detector | " + " | ".join(f"{n} prompts" for n in SIZES) + " |")
+    print("|---|---|" + "---|" * len(SIZES))
+    for name, groups in (("looked at", tuning(data)), ("judged", testing(data))):
+        pairs = [(a, b) for models in groups for a, b in permutations(models.values(), 2)]
+        for detector in (same_answer, several_answers):
+            cells = []
+            for n in SIZES:
+                draw = random.Random(f"{name} {n}")
+                runs = [run_of(a, b, n, 0.0, draw) for a, b in pairs for _ in range(draws)]
+                cells.append(cell(detector, runs))
+            title = f"{name}: {len(pairs)} pairs | `{detector.__name__}`"
+            print(f"| {title} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--draws", type=int, default=40, help="runs of each kind or pair of models")
+    args = parser.parse_args()
+    contradictions(args.data, args.draws)
+    print()
+    changes(args.data, max(1, args.draws // 5))
+
+
+if __name__ == "__main__":
+    main()
