@@ -1,11 +1,12 @@
-"""How often the detectors that read numbers are right, on answers of real models.
+"""How often detectors that read answers are right, on answers of real models.
 
-    python benchmarks/contradiction.py --data ../shared/data [--draws 40]
+    python benchmarks/real_texts.py contradiction --data ../shared/data [--draws 40]
+    python benchmarks/real_texts.py changes --data ../shared/data [--draws 4]
 
 ``contradiction``: each question has the answers of four models. Sound: GSM8K graded rightly, and
 questions in prose whose marks have nothing to do with a number (given by chance to 6 of 10). Leaky:
-GSM8K where a share of the wrong answers gets the mark as well. The other two: a run begins with one
-model's answers in prose and ends with another's, for a higher reward.
+GSM8K where a share of the wrong answers gets the mark as well. ``changes``: a run begins with one
+model's answers and ends with another's, for a higher reward, and every detector is asked.
 
 The first half of GSM8K's questions and AlpacaFarm's were looked at when the rules were written; the
 other half, AlpacaEval's and Tulu's are for judging them.
@@ -16,12 +17,12 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Callable, Mapping, Sequence
-from itertools import permutations
+from itertools import combinations, permutations
 from pathlib import Path
 
 from gnomon.audit.contradiction import contradiction
-from gnomon.audit.drift import same_answer, several_answers
-from gnomon.audit.evidence import Detector, Evidence, Sample
+from gnomon.audit.detectors import load_detectors
+from gnomon.audit.evidence import Evidence, Sample
 from gnomon.stats.intervals import weighted_proportion
 from off_topic import Answers, rows, run_of, testing, tuning
 
@@ -83,9 +84,8 @@ def graded_run(questions: Questions, n: int, passes: Passes, draw: random.Random
     return Evidence("run", "policy", spec={"algorithm": "grpo"}, samples=samples)
 
 
-def cell(detector: Detector, runs: Sequence[Evidence]) -> str:
-    """Alarms of so many runs, with their share's interval, and the runs that it did not look at."""
-    found = [detector(run)[0].status for run in runs]
+def share(found: list[str]) -> str:
+    """Alarms of so many runs, with their share's interval, and the runs that were not looked at."""
     rate = weighted_proportion([status == "alarm" for status in found])
     silent = found.count("not_looked")
     text = f"{found.count('alarm')} of {len(found)} [{rate.low:.2f}, {rate.high:.2f}]"
@@ -111,36 +111,58 @@ def line(name: str, marks: str, questions: Questions, passes: Passes, draws: int
     for n in SIZES:
         draw = random.Random(f"{name} {marks} {n}")
         runs = [graded_run(questions, n, passes, draw) for _ in range(draws)]
-        cells.append(cell(contradiction, runs))
+        cells.append(share([contradiction(run)[0].status for run in runs]))
     print(f"| {name} | {marks} | " + " | ".join(cells) + " |")
 
 
 def changes(data: Path, draws: int) -> None:
-    """Print the table of ``same_answer`` and ``several_answers``."""
-    print("| models, in prose | detector | " + " | ".join(f"{n} prompts" for n in SIZES) + " |")
-    print("|---|---|" + "---|" * len(SIZES))
-    for name, groups in (("looked at", tuning(data)), ("judged", testing(data))):
-        pairs = [(a, b) for models in groups for a, b in permutations(models.values(), 2)]
-        for detector in (same_answer, several_answers):
-            cells = []
-            for n in SIZES:
-                draw = random.Random(f"{name} {n}")
-                runs = [run_of(a, b, n, 0.0, draw) for a, b in pairs for _ in range(draws)]
-                cells.append(cell(detector, runs))
-            title = f"{name}: {len(pairs)} pairs | `{detector.__name__}`"
-            print(f"| {title} | " + " | ".join(cells) + " |")
+    """Print the table of the sound changes: alarms of each detector that looked at any."""
+    prose_pairs = [pair for models in testing(data) for pair in permutations(models.values(), 2)]
+    solutions = _solutions(data)
+    better = [(solutions[a], solutions[b]) for a, b in combinations(MODELS, 2)]
+    found: dict[str, dict[str, list[str]]] = {}
+    heads = []
+    for title, pairs in (("prose", prose_pairs), ("GSM8K", better)):
+        for n in SIZES[1:]:
+            draw = random.Random(f"{title} {n}")
+            runs = [run_of(a, b, n, 0.0, draw) for a, b in pairs for _ in range(draws)]
+            heads.append(f"{title}: {len(pairs)} pairs, {n} prompts")
+            for name, detector in load_detectors().items():
+                said = [[f.status for f in detector(run)] for run in runs]
+                found.setdefault(name, {})[heads[-1]] = [_worst(own) for own in said]
+    print("| detector | " + " | ".join(heads) + " |")
+    print("|---|" + "---|" * len(heads))
+    for name, by_head in found.items():
+        if any(status != "not_looked" for own in by_head.values() for status in own):
+            print(f"| `{name}` | " + " | ".join(share(by_head[head]) for head in heads) + " |")
+
+
+def _worst(found: Sequence[str]) -> str:
+    """One status for what a detector says of a run."""
+    return next((s for s in ("alarm", "unclear", "clear") if s in found), "not_looked")
+
+
+def _solutions(data: Path) -> dict[str, Answers]:
+    """GSM8K's solutions by model, the weakest model first."""
+    first, second = maths(data)
+    return {
+        model: {q: own[place][0] for q, own in {**first, **second}.items()}
+        for place, model in enumerate(MODELS)
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("table", choices=("contradiction", "changes"))
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--draws", type=int, default=40, help="runs of each kind or pair of models")
+    parser.add_argument("--draws", type=int, help="runs of each kind, or of each pair of models")
     args = parser.parse_args()
-    contradictions(args.data, args.draws)
-    print()
-    changes(args.data, max(1, args.draws // 5))
+    if args.table == "contradiction":
+        contradictions(args.data, args.draws or 40)
+    else:
+        changes(args.data, args.draws or 4)
 
 
 if __name__ == "__main__":
