@@ -8,8 +8,8 @@ questions in prose whose marks have nothing to do with a number (given by chance
 GSM8K where a share of the wrong answers gets the mark as well. ``changes``: a run begins with one
 model's answers and ends with another's, for a higher reward, and every detector is asked.
 
-The first half of GSM8K's questions and AlpacaFarm's were looked at when the rules were written; the
-other half, AlpacaEval's and Tulu's are for judging them.
+The rules about numbers were written knowing how often the answers of these models end in one, and
+before any alarm was counted.
 """
 
 from __future__ import annotations
@@ -38,21 +38,22 @@ Questions = Mapping[str, Sequence[tuple[str, bool]]]
 """By question: answers, and whether each is right."""
 
 
-def maths(data: Path) -> tuple[Questions, Questions]:
-    """GSM8K's questions with four models' solutions, in two halves."""
-    graded = [
-        (r["question"], [(r[model]["solution"], bool(r[model]["is_correct"])) for model in MODELS])
+def maths(data: Path) -> Questions:
+    """GSM8K's questions with four models' solutions."""
+    return {
+        r["question"]: [(r[m]["solution"], bool(r[m]["is_correct"])) for m in MODELS]
         for r in rows(data / "gsm8k" / "example_model_solutions.jsonl.gz")
-    ]
-    half = len(graded) // 2
-    return dict(graded[:half]), dict(graded[half:])
+    }
 
 
-def prose(data: Path) -> tuple[Questions, Questions]:
-    """AlpacaFarm's and AlpacaEval's questions with four models' answers."""
+def prose(data: Path) -> dict[str, Questions]:
+    """Questions in prose with four models' answers."""
     farm, gemma = tuning(data)
     pair, _ = testing(data)
-    return _shared([*farm.values()]), _shared([*gemma.values(), *pair.values()])
+    return {
+        "AlpacaFarm": _shared([*farm.values()]),
+        "AlpacaEval": _shared([*gemma.values(), *pair.values()]),
+    }
 
 
 def _shared(models: Sequence[Answers]) -> Questions:
@@ -96,13 +97,12 @@ def contradictions(data: Path, draws: int) -> None:
     """Print the table of ``contradiction``."""
     print("| questions | marks | " + " | ".join(f"{n} prompts" for n in SIZES) + " |")
     print("|---|---|" + "---|" * len(SIZES))
-    halves = ("looked at", "judged")
-    for name, questions in zip(halves, prose(data), strict=True):
-        line(f"prose, {name}", "by chance", questions, lambda _, d: d.random() < PASSED, draws)
-    for name, questions in zip(halves, maths(data), strict=True):
-        for leak in LEAKS:
-            marks = f"right, and {leak:.0%} of the wrong" if leak else "right"
-            line(f"GSM8K, {name}", marks, questions, leaky(leak), draws)
+    for name, questions in prose(data).items():
+        line(f"prose: {name}", "by chance", questions, lambda _, d: d.random() < PASSED, draws)
+    questions = maths(data)
+    for leak in LEAKS:
+        marks = f"right, and {leak:.0%} of the wrong" if leak else "right"
+        line("maths: GSM8K", marks, questions, leaky(leak), draws)
 
 
 def line(name: str, marks: str, questions: Questions, passes: Passes, draws: int) -> None:
@@ -144,9 +144,9 @@ def _worst(found: Sequence[str]) -> str:
 
 def _solutions(data: Path) -> dict[str, Answers]:
     """GSM8K's solutions by model, the weakest model first."""
-    first, second = maths(data)
+    questions = maths(data)
     return {
-        model: {q: own[place][0] for q, own in {**first, **second}.items()}
+        model: {question: own[place][0] for question, own in questions.items()}
         for place, model in enumerate(MODELS)
     }
 
