@@ -21,7 +21,7 @@ from gnomon.judges.prompting import Question
 from gnomon.judges.protocol import judged
 from gnomon.records import Cost, Group, Message, Prompt, Response
 from judge_server import JudgeServer, Said, letter, prefers, says
-from served import free_port
+from ports import free_port
 
 
 def group(*texts: str) -> Group:

@@ -30,7 +30,8 @@ from gnomon.stages.engines import make_engine
 from gnomon.workers import cluster as ray_cluster
 from gnomon.workers.cluster import Fleet, connect
 from judging import OWN, groups, scores
-from served import EOS, free_port, policy
+from ports import free_port
+from served import EOS, policy
 
 PARAMS = SamplingParams(max_new_tokens=12)
 REQUESTS = [Request(f"p{i}", p.ids, 4, seed=i) for i, p in enumerate(tw.prompts(6))]

@@ -21,7 +21,8 @@ from gnomon.rollout.host_replica import HostReplica
 from gnomon.rollout.protocol import Job, RawCompletion, Request, SamplingParams, WeightsFile
 from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.torch_host import TorchHost
-from served import EOS, Servers, client, dial, free_port, policy
+from ports import free_port
+from served import EOS, Servers, client, dial, policy
 
 OURS = "Gnomon-Rollouts: 3"
 LINES = "Content-Type: application/jsonlines"

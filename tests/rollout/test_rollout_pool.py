@@ -25,7 +25,8 @@ from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.sampling import stream_keys
 from gnomon.rollout.torch_host import TorchHost
 from gnomon.training.prefetch import Prefetch, StoppedError
-from served import EOS, Process, free_port, own, policy
+from ports import free_port
+from served import EOS, Process, own, policy
 
 PARAMS = SamplingParams(max_new_tokens=12)
 REQUESTS = [Request(f"p{i}", p.ids, 3 + i % 2, seed=i) for i, p in enumerate(tw.prompts(5))]
