@@ -65,7 +65,6 @@ def cluster() -> Iterator[Any]:
     ray.shutdown()
 
 
-@pytest.mark.timeout(300)
 def test_kill_9_of_one_of_two_workers_in_the_middle(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +109,6 @@ def test_kill_9_of_one_of_two_workers_in_the_middle(
     assert not (tmp_path / "b").exists()
 
 
-@pytest.mark.timeout(300)
 def test_a_judge_among_actors_loses_and_doubles_nothing_with_one_of_them(
     cluster: Any, tmp_path: Path
 ) -> None:
