@@ -453,5 +453,6 @@ def test_closing_does_not_wait_for_everything_that_was_ordered() -> None:
     assert entered.wait(60)
     prefetch.close()
     assert isinstance(ordered[1].exception(), StoppedError)
-    assert all(future.cancelled() for future in ordered[2:])
+    for future in ordered[2:]:  # taken up just before the end, or never
+        assert future.cancelled() or isinstance(future.exception(), StoppedError)
     assert asked == [0, 1]
