@@ -221,8 +221,8 @@ def test_killed_in_the_middle_of_a_rollout_and_started_again(
 ) -> None:
     """The new server has its start weights; the engine sends the policy's before it samples."""
     role = policy()
-    first = Process(tiny_folder, 0)
-    port = int(first.url.rsplit(":", 1)[1])
+    port = free_port()
+    first = Process(tiny_folder, port)
     revived: list[Process] = []
     killed: list[int] = []
 

@@ -26,7 +26,7 @@ from gnomon.stages.processes import Place, join
 from gnomon.training.strategy import ManyDevices
 from ports import free_port
 
-PATIENCE = 150
+PATIENCE = 300
 
 
 def recipe(model: Path, output: Path, **more: Any) -> dict[str, Any]:
