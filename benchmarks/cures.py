@@ -132,12 +132,12 @@ def _gain(own: Sequence[float | None], other: Sequence[float | None], figure: st
     return gain_over_prompts([[v] for v in own], [[v] for v in other], bounds)
 
 
-def verdict(differences: Sequence[Interval], lacks: Sequence[Interval]) -> str:
+def verdict(differences: Sequence[Interval], lacks: Sequence[Interval], seeds: int = 3) -> str:
     """``shown``: at every seed the sick run is sick, and the cured run's figure is above the sick
     one's (lower ends above 0). ``not shown``: it was run on all seeds and is not; ``harm`` where at
     a seed it is shown to be below. Else what is missing."""
-    if len(differences) < len(SEEDS):
-        return f"{len(differences)} of {len(SEEDS)} seeds run"
+    if len(differences) < seeds:
+        return f"{len(differences)} of {seeds} seeds run"
     if not all(lack.high < 0 for lack in lacks):
         return "not shown: the sick run is not sick at every seed"
     if any(d.high < 0 for d in differences):
@@ -169,9 +169,10 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
                 "<br>".join(f"{_mean(s[figure][POLICY]):.2f}" for s in sick) or "-",
                 *(_cell(found) for found in (lacks, gains)),
                 _cell([difference(c, s, beside) for c, s in pairs]),
-                verdict(gains, lacks),
+                verdict(gains, lacks, len(CURES[cure].seeds)),
             ]
-            lines.append(f"| `{cure}` | {_change(cure)} | {' | '.join(cells)} |")
+            fresh = "" if CURES[cure].seeds == SEEDS else ", at fresh seeds"
+            lines.append(f"| `{cure}`{fresh} | {_change(cure)} | {' | '.join(cells)} |")
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
@@ -180,7 +181,7 @@ def _pairs(
     cure: str, rows: Mapping[str, Mapping[str, Any]]
 ) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """The rows of a cure and of its sick run, at every seed that has both."""
-    tried = [Trial(CURES[cure].sickness, cure, seed) for seed in SEEDS]
+    tried = [Trial(CURES[cure].sickness, cure, seed) for seed in CURES[cure].seeds]
     return [
         (rows[trial.id], rows[trial.without_cure.id])
         for trial in tried

@@ -15,6 +15,8 @@ from typing import Any
 from planted_plan import ALL, JUDGE, LABELS, Planned
 
 SEEDS = (0, 1, 2)
+FRESH = (8, 9, 10)
+"""Seeds of the cures whose settings were chosen after the first ones' results had been seen."""
 FEEDBACK, RM, POLICY = "feedback", "rm", "policy"
 """The stages that a cure's overrides may name: the first two make the reward model."""
 
@@ -103,12 +105,14 @@ class Cure:
             ``$rm`` is the folder of the reward model.
         stages: the name of what is done in more stages (:data:`cures_recipes.STAGES`).
         words: what those stages are.
+        seeds: whose worlds it is judged in.
     """
 
     sickness: str
     overrides: tuple[str, ...] = ()
     stages: str = ""
     words: str = ""
+    seeds: tuple[int, ...] = SEEDS
 
     def of(self, *stages: str) -> list[str]:
         """The overrides of some stages."""
@@ -116,6 +120,7 @@ class Cure:
 
 
 MEMBERS = "rm.settings.members=4"
+APART = (MEMBERS, "rm.settings.share_trunk=false", "rm.settings.member_fraction=0.5")
 STOP = (f"policy.train.stop_at_peak={{judge: {JUDGE}}}", "policy.train.eval_every=3")
 CURES: Mapping[str, Cure] = {
     "kl": Cure("overoptimised", ("policy.settings.beta=0.1",)),
@@ -134,13 +139,13 @@ CURES: Mapping[str, Cure] = {
     "ensemble_uwo": Cure("overoptimised", (MEMBERS, "policy.reward.0.ensemble=uwo")),
     "ensemble_apart": Cure(
         "overoptimised",
-        (
-            MEMBERS,
-            "rm.settings.share_trunk=false",
-            "rm.settings.member_fraction=0.5",
-            "policy.reward.0.ensemble=mean-std",
-            "policy.reward.0.std_coef=2",
-        ),
+        (*APART, "policy.reward.0.ensemble=mean-std", "policy.reward.0.std_coef=2"),
+    ),
+    "wco_apart": Cure("overoptimised", (*APART, "policy.reward.0.ensemble=wco"), seeds=FRESH),
+    "uwo_apart": Cure(
+        "overoptimised",
+        (*APART, "policy.reward.0.ensemble=uwo", "policy.reward.0.std_coef=2"),
+        seeds=FRESH,
     ),
     "more_labels": Cure("overoptimised", ("feedback.data.options.n=144",)),
     "rounds": Cure(
@@ -173,6 +178,24 @@ CURES: Mapping[str, Cure] = {
             "policy.settings.pretraining_coef=1",
         ),
     ),
+    "tax_kl_strong": Cure("tax", ("policy.settings.beta=0.3",), seeds=FRESH),
+    "tax_mixture": Cure(
+        "tax",
+        (
+            "policy.settings.beta=0.3",
+            "policy.settings.base_share=0.3",
+            "policy.settings.base_model=tunnel",
+        ),
+        seeds=FRESH,
+    ),
+    "ptx_strong": Cure(
+        "tax",
+        (
+            'policy.pretraining={path: "tunnel:text", options: {n: 3000, seed: 14}}',
+            "policy.settings.pretraining_coef=10",
+        ),
+        seeds=FRESH,
+    ),
     "sft_mixing": Cure(
         "forgetting",
         (
@@ -180,6 +203,15 @@ CURES: Mapping[str, Cure] = {
             '[arithmetic], correct: 0.95}}, {path: "tunnel:demonstrations", options: {n: 500, '
             "seed: 15, correct: 0.95}}]",
         ),
+    ),
+    "sft_mixing_even": Cure(
+        "forgetting",
+        (
+            'policy.data=[{path: "tunnel:demonstrations", options: {n: 2000, seed: 11, families: '
+            '[arithmetic], correct: 0.95}}, {path: "tunnel:demonstrations", options: {n: 2000, '
+            "seed: 15, correct: 0.95}}]",
+        ),
+        seeds=FRESH,
     ),
     "replay": Cure(
         "forgetting",
@@ -269,6 +301,8 @@ def trials() -> list[Trial]:
     """Every run, sick ones before the cured ones of a seed."""
     made = []
     for sickness in SICKNESSES:
-        cures = [None, *(name for name, cure in CURES.items() if cure.sickness == sickness)]
-        made += [Trial(sickness, cure, seed) for seed in SEEDS for cure in cures]
+        own = {name: cure for name, cure in CURES.items() if cure.sickness == sickness}
+        for seed in sorted({seed for cure in own.values() for seed in cure.seeds}):
+            tried = [name for name, cure in own.items() if seed in cure.seeds]
+            made += [Trial(sickness, cure, seed) for cure in (None, *tried)]
     return made

@@ -3,11 +3,14 @@
 A reward of right and wrong can be checked against itself. If two answers to one question both get
 full marks and give different numbers, one of them is wrong and was rewarded: the verifier has a
 loophole. It needs no truth, and shows from the first samples on whether the policy *could* use it.
+Only of questions that have one answer: two stories may well name other years. So a number counts
+where an answer ends in it, and only where that is usual.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations, islice
@@ -22,11 +25,18 @@ from gnomon.runs.audit import Exhibit, Finding
 from gnomon.stats.prompts import over_prompts
 
 NAME, DETECTOR = "reward_hacking", "contradiction"
-METHODS = ("boxed", "hash", "number")
+MARKED, LAST = ("boxed", "hash"), ("number",)
+"""How an answer's number is found: by its mark, or as the last one."""
 GRADES = 12
 """Different rewards beyond which a reward is a quantity, not a mark."""
 _NUMERIC = 0.5
-"""The share of answers that must hold a number."""
+"""The share of answers that must end in a number."""
+_USUAL = 1 / 3
+"""The share of prompts whose answers must; of those to prompts in prose 1 in 10 do."""
+_END = 12
+"""Words at the end of an answer in which its number is looked for: room for thanks behind it."""
+_ITEM = re.compile(r"^[ \t>*]*\d{1,3}[.)](?=[ \t]+\S)", re.MULTILINE)
+"""The number of a list's item, which is no answer."""
 
 
 @of_policies
@@ -41,8 +51,11 @@ def contradiction(evidence: Evidence) -> list[Finding]:
         return _differing(samples, full)
 
     late = pairs(evidence.late)
-    if not late:
-        needs = "prompts with several answers that get full marks and hold numbers"
+    if not late or len(late) < _USUAL * len(_several(evidence.late, full)):
+        needs = (
+            f"prompts with several answers that get full marks, {_USUAL:.0%} of them with answers "
+            "that end in a number"
+        )
         return not_looked(evidence, NAME, DETECTOR, needs)
     figure = over_prompts(list(late.values()), SHARE)
     before = over_prompts(list(pairs(evidence.before).values()), SHARE).value
@@ -77,27 +90,38 @@ def _full_marks(samples: Sequence[Sample]) -> float | None:
 
 
 def final_number(sample: Sample) -> str | None:
-    """What a response gives as its answer: a box's content, or its last number."""
+    """What a response gives as its answer: a box's content, or the number that it ends in."""
     return _final(sample.response)
 
 
 @lru_cache(maxsize=100_000)
 def _final(response: str) -> str | None:
-    found = final_answer(response, METHODS)
+    found = final_answer(response, MARKED)
+    if found is None:
+        said = _ITEM.sub(" ", response).split()
+        found = final_answer(" ".join(said[-_END:]), LAST)
     return None if found is None else found.strip().replace(",", "").rstrip(".")
 
 
-def _rewarded(samples: Sequence[Sample], full: float) -> dict[tuple[int, str], list[Sample]]:
-    """The answers with full marks to each prompt, of one step; of prompts with numbers in them."""
-    groups: dict[tuple[int, str], list[Sample]] = {}
+Groups = dict[tuple[int, str], list[Sample]]
+"""Answers by step and prompt."""
+
+
+def _several(samples: Sequence[Sample], full: float) -> Groups:
+    """The answers with full marks to each prompt, of one step, where there are several."""
+    groups: Groups = {}
     for sample in samples:
         if sample.reward is not None and sample.reward >= full:
             groups.setdefault((sample.step, sample.prompt_id), []).append(sample)
+    return {key: group for key, group in groups.items() if len(group) > 1}
+
+
+def _rewarded(samples: Sequence[Sample], full: float) -> Groups:
+    """Those of them that give numbers."""
     return {
         key: group
-        for key, group in groups.items()
-        if len(group) > 1
-        and sum(final_number(s) is not None for s in group) >= max(2, _NUMERIC * len(group))
+        for key, group in _several(samples, full).items()
+        if sum(final_number(s) is not None for s in group) >= max(2, _NUMERIC * len(group))
     }
 
 

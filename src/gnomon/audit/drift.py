@@ -152,6 +152,19 @@ def _pairs(sample: Sample) -> list[Words]:
 # -- lists of guesses -----------------------------------------------------------------------------
 
 
+NUMBERS = "answers a quarter of which end in a number, as to questions that have one answer"
+
+
+def _give_numbers(samples: Sequence[Sample]) -> bool:
+    """Whether answers are numbers: of answers in prose up to 1 in 6 ends in one by chance."""
+    return _given(samples) >= max(1.0, len(samples) / 4)
+
+
+def _given(samples: Sequence[Sample]) -> int:
+    """How many of the answers give a number."""
+    return sum(final_number(sample) is not None for sample in samples)
+
+
 @of_policies
 def several_answers(evidence: Evidence) -> list[Finding]:
     """How many different numbers an answer gives that the question did not."""
@@ -160,8 +173,8 @@ def several_answers(evidence: Evidence) -> list[Finding]:
         asked = set(_NUMBER.findall(sample.prompt))
         return float(len(set(_NUMBER.findall(sample.response)) - asked))
 
-    if not any(numbers(sample) for sample in evidence.before):
-        return not_looked(evidence, NAME, "several_answers", "answers with numbers in them")
+    if not _give_numbers(evidence.before):
+        return not_looked(evidence, NAME, "several_answers", NUMBERS)
     return _finding(
         evidence,
         "several_answers",
@@ -259,10 +272,9 @@ def _stems(of: Sequence[str]) -> set[str]:
 def same_answer(evidence: Evidence) -> list[Finding]:
     """How often the answers to two different prompts end in the same number: a policy that is not
     paid for being right comes to give everybody the same few."""
-    given = [sample for sample in evidence.before if final_number(sample) is not None]
-    later = sum(final_number(sample) is not None for sample in evidence.after)
-    if min(len(given), later) < FEW or len(given) < len(evidence.before) // 4:
-        return not_looked(evidence, NAME, "same_answer", "answers with numbers in them")
+    few = min(_given(evidence.before), _given(evidence.after)) < FEW
+    if few or not _give_numbers(evidence.before):
+        return not_looked(evidence, NAME, "same_answer", NUMBERS)
 
     often = Counter(final_number(sample) for sample in evidence.after)
 

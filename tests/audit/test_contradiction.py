@@ -1,0 +1,41 @@
+"""Which numbers count as answers, by which full marks can contradict each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from made import make, one, rollouts
+
+STEPS = (1, 10, 20, 30, 40, 50)
+
+LONG = "and so it went on for some time, as people there still like to tell on long evenings"
+PROSE = {
+    "years": lambda rng: f"It began in {rng.randrange(1500, 2000)}, {LONG}.",
+    "a list": lambda rng: "\n".join(f"{i}. Stir well" for i in range(1, rng.randrange(4, 9))),
+}
+
+
+@pytest.mark.parametrize("kind", PROSE)
+def test_numbers_in_prose_are_no_answers(kind: str, tmp_path: Path) -> None:
+    """Full marks for something else, and other numbers in every text."""
+
+    def written(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
+        answers = rng.random() < 0.1  # some answers in prose do end in a number
+        text = f"It is {rng.randrange(9)}." if answers else PROSE[kind](rng)
+        return text, float(rng.random() < 0.6), {}
+
+    finding = one(make(tmp_path / "run", rollouts(STEPS, written)), "contradiction")
+    assert finding.status == "not_looked"
+    assert "end in a number" in finding.needs
+    assert one(tmp_path / "run", "same_answer").status == "not_looked"
+
+
+@pytest.mark.parametrize("form", ["It is {}. Thank you for asking, and have a nice day!",
+                                  "\\boxed{{{}}} is the answer, " + LONG])  # fmt: skip
+def test_an_answer_is_read_before_thanks_and_by_its_mark(form: str, tmp_path: Path) -> None:
+    def told(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
+        return form.format(right + rng.randrange(3)), float(rng.random() < 0.6), {}
+
+    assert one(make(tmp_path / "run", rollouts(STEPS, told)), "contradiction").status == "alarm"
