@@ -132,7 +132,9 @@ def _gain(own: Sequence[float | None], other: Sequence[float | None], figure: st
     return gain_over_prompts([[v] for v in own], [[v] for v in other], bounds)
 
 
-def verdict(differences: Sequence[Interval], lacks: Sequence[Interval], seeds: int = 3) -> str:
+def verdict(
+    differences: Sequence[Interval], lacks: Sequence[Interval], seeds: int = len(SEEDS)
+) -> str:
     """``shown``: at every seed the sick run is sick, and the cured run's figure is above the sick
     one's (lower ends above 0). ``not shown``: it was run on all seeds and is not; ``harm`` where at
     a seed it is shown to be below. Else what is missing."""

@@ -31,9 +31,8 @@ SIZES = (24, 60, 180)
 LEAKS = (0.0, 0.1, 0.3, 1.0)
 PASSED = 0.6
 """Share of the answers in prose that get the mark."""
-MODELS = tuple(
-    f"{size}_{kind}" for size in ("6b", "175b") for kind in ("finetuning", "verification")
-)
+MODELS = ("6b_finetuning", "175b_finetuning", "6b_verification", "175b_verification")
+"""Of GSM8K's solutions, from the fewest right ones to the most."""
 Questions = Mapping[str, Sequence[tuple[str, bool]]]
 """By question: answers, and whether each is right."""
 
@@ -143,7 +142,7 @@ def _worst(found: Sequence[str]) -> str:
 
 
 def _solutions(data: Path) -> dict[str, Answers]:
-    """GSM8K's solutions by model, the weakest model first."""
+    """GSM8K's solutions by model."""
     questions = maths(data)
     return {
         model: {question: own[place][0] for question, own in questions.items()}

@@ -32,6 +32,14 @@ def test_numbers_in_prose_are_no_answers(kind: str, tmp_path: Path) -> None:
     assert one(tmp_path / "run", "same_answer").status == "not_looked"
 
 
+def test_a_mark_that_holds_nothing_is_no_answer(tmp_path: Path) -> None:
+    def empty(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
+        return f"\\boxed{{}} It may be {rng.randrange(9)}.", float(rng.random() < 0.6), {}
+
+    finding = one(make(tmp_path / "run", rollouts(STEPS, empty)), "contradiction")
+    assert finding.status == "not_looked"
+
+
 @pytest.mark.parametrize("form", ["It is {}. Thank you for asking, and have a nice day!",
                                   "\\boxed{{{}}} is the answer, " + LONG])  # fmt: skip
 def test_an_answer_is_read_before_thanks_and_by_its_mark(form: str, tmp_path: Path) -> None:

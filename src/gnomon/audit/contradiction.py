@@ -96,6 +96,8 @@ def final_number(sample: Sample) -> str | None:
 
 @lru_cache(maxsize=100_000)
 def _final(response: str) -> str | None:
+    if final_answer(response, (*MARKED, *LAST)) is None:  # a mark that holds nothing, too
+        return None
     found = final_answer(response, MARKED)
     if found is None:
         said = _ITEM.sub(" ", response).split()
