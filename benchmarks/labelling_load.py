@@ -56,9 +56,9 @@ class Seen:
 class Served:
     """The server as a process of its own, on one port."""
 
-    def __init__(self, store: str) -> None:
+    def __init__(self, store: str, port: int = 0) -> None:
         self.store = store
-        self.port, self.cpu = 0, 0.0
+        self.port, self.cpu = port, 0.0
         self.start()
 
     def start(self) -> None:
@@ -93,9 +93,9 @@ def main() -> None:
         run(store, given.people, given.each, not given.no_kill, given.think)
 
 
-def run(store: str, people: int, each: int, kill: bool, think: float = 0.0) -> None:
+def run(store: str, people: int, each: int, kill: bool, think: float = 0.0, port: int = 0) -> None:
     make(store, items=max(10, people * each // 2), overlap=3)
-    served, seen = Served(store), Seen()
+    served, seen = Served(store, port), Seen()
     want = people * each
     start = time.perf_counter()
     with ThreadPoolExecutor(people) as pool:

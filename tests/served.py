@@ -26,6 +26,8 @@ from gnomon.rollout.torch_engine import TorchEngine
 
 EOS = (tw.EOS, *range(8, 40))
 Serve = Callable[..., str]
+PATIENCE = 60.0
+"""Seconds for what comes at once where the machine is not busy."""
 
 
 class Servers:
@@ -54,7 +56,7 @@ class Servers:
         for server, _ in self._running:
             server.stop()
         for _, thread in self._running:
-            thread.join(20)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
         self._running.clear()
 
@@ -74,7 +76,7 @@ class Process:
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> int | None:
         os.kill(self.process.pid or 0, how)
-        self.process.join(20)
+        self.process.join(PATIENCE)
         return self.process.exitcode
 
 
@@ -106,7 +108,7 @@ def ask(
 ) -> tuple[int, dict[str, Any]]:
     """Status and last line of an answer."""
     parts = urlsplit(url)
-    connection = HTTPConnection(str(parts.hostname), parts.port, timeout=10)
+    connection = HTTPConnection(str(parts.hostname), parts.port, timeout=PATIENCE)
     try:
         connection.request(method, path, body, headers or {}, **more)
         response = connection.getresponse()
@@ -118,7 +120,7 @@ def ask(
 def dial(url: str) -> socket.socket:
     """A bare connection."""
     parts = urlsplit(url)
-    return socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10)
+    return socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=PATIENCE)
 
 
 def hear(connection: socket.socket) -> bytes:
@@ -130,9 +132,3 @@ def hear(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         said += b"reset"
     return bytes(said)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ import pytest
 from agents_zoo import Script, runner
 
 import tiny_world as tw
-from gnomon.agents import Action, Environment, ToolCall, environment_factory
+from gnomon.agents import Action, Environment, ToolCall, environment_factory, guard
 from gnomon.errors import ConfigError
 from gnomon.records import Group, Message, Prompt
 from gnomon.rollout.protocol import SamplingParams
@@ -31,7 +32,7 @@ LETTERS = '''
 import threading
 import verifiers.v1 as vf
 
-released = threading.Event()  # what hangs, hangs until the test is over
+hanging, released = threading.Event(), threading.Event()  # it hangs until the test is over
 
 class Data(vf.TaskData):
     answer: str
@@ -76,6 +77,7 @@ class LetterTask(vf.Task[Data, State, Config]):
         if task.how == "reward":
             raise KeyError("no opinion")
         if task.how == "hang":
+            hanging.set()
             released.wait()
         return float(trace.last_reply == task.answer == trace.info["note"])
 
@@ -252,17 +254,22 @@ def test_an_episode_that_a_budget_ends_closes_quietly(recwarn: pytest.WarningsRe
     ("how", "why"),
     [("setup", "no letters today"), ("reward", "no opinion"), ("hang", "took longer than")],
 )
-def test_what_a_taskset_raises_or_never_answers_is_its_samples_error(how: str, why: str) -> None:
+def test_what_a_taskset_raises_or_never_answers_is_its_samples_error(
+    how: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that moves when the taskset hangs, and never otherwise."""
     bad, good = tasks("letters", 1, config={"how": how}), tasks("letters", 2)[1:]
-    patience = 5.0 if how == "hang" else 60.0
-    made = runner(lambda: opened("letters"), step_timeout_s=patience, max_turns=2)
+    module = importlib.import_module("gnomon_letters_v1")
+    module.hanging.clear()
+    module.released.clear()
+    clock = SimpleNamespace(monotonic=lambda: 100.0 if module.hanging.is_set() else 0.0)
+    monkeypatch.setattr(guard, "time", clock)
+    made = runner(lambda: opened("letters"), step_timeout_s=1.0, max_turns=2)
     asked = [(group.prompt, [1]) for group in (*bad, *good)]
-    released = importlib.import_module("gnomon_letters_v1").released
-    released.clear()
     try:
         first, second = made.run(asked, Script("2"), SamplingParams(), seeds=[1, 2], samples=1)
     finally:
-        released.set()
+        module.released.set()
     assert why in str(first.episodes[0].error)
     assert first.episodes[0].value is None
     assert second.episodes[0].value == 0.5

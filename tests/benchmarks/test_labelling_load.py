@@ -10,10 +10,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from gnomon.feedback.records import Label
 from labelling_load import Seen, check, run
+from ports import free_port
 
 
 def test_a_killed_server_loses_and_doubles_nothing(tmp_path, capsys):
-    run(str(tmp_path / "labels.db"), people=3, each=4, kill=True)
+    run(str(tmp_path / "labels.db"), people=3, each=4, kill=True, port=free_port())
     told = capsys.readouterr().out
     assert "12 answers acknowledged" in told
     assert "every answer once, as it was sent" in told

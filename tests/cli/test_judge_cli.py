@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -280,24 +280,27 @@ def test_killed_with_9_it_pays_for_nothing_twice(tmp_path: Path) -> None:
     data = questions(tmp_path, n=20)
     asked: dict[str, int] = {}
     child: list[subprocess.Popen[bytes]] = []
+    started, killed = threading.Event(), threading.Event()
 
     def rule(text: str, body: dict[str, Any]) -> Said:
-        if child and len(asked) == 13:
-            os.kill(child.pop().pid, signal.SIGKILL)
+        assert started.wait(60)
+        if len(asked) == 13 and not killed.is_set():
+            child[0].kill()
+            killed.set()
             return Said(drop=True)
         asked[text] = asked.get(text, 0) + 1
         return prefers(len)(text, body)
 
     with JudgeServer(rule) as server:
-        command = [sys.executable, "-m", "gnomon.cli.main", "judge", data]
         command = [sys.executable, "-c", "from gnomon.cli.main import main; main()", "judge", data]
         command += asks(server, concurrency=1)
         child.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL))
-        code = child[0].wait(120)
+        started.set()
+        code = child[0].wait(300)
         assert code == -signal.SIGKILL
         kept = (tmp_path / "labels.jsonl.asked" / "answers.jsonl").read_text().splitlines()
         assert 12 <= len(kept) <= 13
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
     assert len(asked) == 40
     assert sum(asked.values()) <= 41  # the one that was on its way when it was killed

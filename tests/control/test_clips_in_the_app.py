@@ -51,7 +51,7 @@ def served(where) -> Iterator[tuple[LabelServer, str]]:
     server.store.add_labeller("kim")
     yield server, auth.issue(server.store, "session", "kim")
     server.stop()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     server.store.close()
 
 

@@ -52,14 +52,14 @@ def address(store: Store) -> Iterator[str]:
     thread.start()
     yield server.address.rstrip("/")
     server.stop()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
 
 
 def opened(chromium: Any, address: str, store: Store, size: str) -> Any:
     """A tab of an admin, which notes what the console says and what else is asked for."""
     width, height = SIZES[size]
     tab = chromium.new_page(viewport={"width": width, "height": height})
-    tab.set_default_timeout(20_000)
+    tab.set_default_timeout(60_000)
     tab.said = []
     tab.on("console", lambda message: tab.said.append(message.text))
     tab.on("pageerror", lambda error: tab.said.append(str(error)))

@@ -85,7 +85,7 @@ def world(browser, tmp_path):
             "request",
             lambda r: tab.said.append(r.url) if not r.url.startswith((at, "data:")) else 0,
         )
-        tab.set_default_timeout(20_000)
+        tab.set_default_timeout(60_000)
         tab.goto(at + page)
         opened.append((made, tab))
         return tab
@@ -95,7 +95,7 @@ def world(browser, tmp_path):
         made.close()
     for server, thread in servers:
         server.stop()
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         server.store.close()
 
 

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -344,7 +343,6 @@ def gnomon(
     """Runs ``gnomon run recipe.yaml ARGS`` in ``tmp_path``: exit code, and what was said."""
     monkeypatch.setattr("gnomon.stages.run.write_report", lambda folder: folder / "report.html")
     monkeypatch.setattr("gnomon.report.html.write_report", lambda folder: folder / "report.html")
-    monkeypatch.setattr("gnomon.cli.run.WAIT_SECONDS", 0.05)
     return runs(tmp_path, monkeypatch, capsys, "run", "recipe.yaml")
 
 
@@ -427,25 +425,21 @@ def test_a_run_killed_while_it_waits_ends_as_with_a_program(
     assert weights(tmp_path, "program") == weights(tmp_path, "run")
 
 
-def test_a_run_that_waits_goes_on_by_itself(gnomon: Run, tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_run_that_waits_goes_on_by_itself(
+    gnomon: Run, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_recipe(tmp_path, tiny_folder, PEOPLE)
-    stop = threading.Event()
+    labelled: list[int] = []
 
-    def work() -> None:
-        """A person who answers whatever is there."""
-        while not stop.wait(0.1):
-            info = tmp_path / STAGE / "stage.json"
-            if info.is_file() and '"paused"' in info.read_text():
-                label_all(tmp_path / "labels.db")
+    def work(seconds: float) -> None:
+        """A person answers whatever is there between two looks at it."""
+        assert '"paused"' in (tmp_path / STAGE / "stage.json").read_text()
+        labelled.append(label_all(tmp_path / "labels.db"))
 
-    person = threading.Thread(target=work)
-    person.start()
-    try:
-        code, text = gnomon("--wait")
-    finally:
-        stop.set()
-        person.join()
+    monkeypatch.setattr("gnomon.cli.run.time", SimpleNamespace(sleep=work))
+    code, text = gnomon("--wait")
     assert code == 0, text
+    assert labelled == [2, 2]
     assert "round 2" in text
     assert "waiting:" in text
 

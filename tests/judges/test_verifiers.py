@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from gnomon.errors import ConfigError
 from gnomon.judges.build import BUILTIN, build_judge
 from gnomon.judges.protocol import Sample
 from gnomon.judges.verifiers import rewards
-from gnomon.judges.verifiers.rewards import MAX_UNANSWERED, VerifierReward
+from gnomon.judges.verifiers.rewards import VerifierReward
 from gnomon.judges.verifiers.schema import violations
 from gnomon.judges.verifiers.shaping import FormatReward, LengthReward, RepetitionReward
 from gnomon.judges.verifiers.text import parse_json
@@ -210,7 +211,7 @@ def test_a_users_verifier_that_hangs_dies_or_prints(tmp_path: Path) -> None:
         "import os, time\n"
         "def verify(text, answer, bonus=0):\n"
         "    print('chatter')\n"
-        "    if text == 'hang':\n        time.sleep(60)\n"
+        "    if text == 'hang':\n        time.sleep(600)\n"
         "    if text == 'die':\n        os._exit(1)\n"
         "    if text == 'raise':\n        raise ValueError('bad sample')\n"
         "    return (text == answer) + bonus, {'length': len(text)}\n"
@@ -233,13 +234,46 @@ def test_a_users_verifier_that_hangs_dies_or_prints(tmp_path: Path) -> None:
         rewards.verifier(f"{file}:missing")
 
 
-def test_a_verifier_that_never_answers_is_at_fault_itself(tmp_path: Path) -> None:
+def test_a_verifier_that_never_answers_is_at_fault_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gnomon.judges.verifiers.rewards.MAX_UNANSWERED", 2)
     file = tmp_path / "stuck.py"
-    file.write_text("import time\ndef verify(text, answer):\n    time.sleep(60)\n")
-    reward = rewards.verifier(f"{file}:verify", timeout_s=0.05, workers=1)
-    scores = reward([sample("x", answer="x")] * (MAX_UNANSWERED + 2))
-    assert [s.value for s in scores] == [0.0] * MAX_UNANSWERED + [None] * 2
+    file.write_text("import time\ndef verify(text, answer):\n    time.sleep(600)\n")
+    reward = rewards.verifier(f"{file}:verify", timeout_s=0.5, workers=1)
+    scores = reward([sample("x", answer="x")] * 4)
+    assert [s.value for s in scores] == [0.0] * 2 + [None] * 2
     assert "raise timeout_s" in str(scores[-1].error)
+
+
+def test_an_answer_that_comes_as_time_runs_out_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there, and its worker asleep again, when it is looked at why there was none."""
+    file, go = tmp_path / "late.py", tmp_path / "go"
+    file.write_text(
+        "import time\nfrom pathlib import Path\n"
+        "def verify(text, answer):\n"
+        f"    while not Path({str(go)!r}).exists():\n        time.sleep(0.01)\n"
+        "    return text == answer\n"
+    )
+    reward = rewards.verifier(f"{file}:verify", timeout_s=0.05, workers=1)
+    assert reward._pool is not None
+    (worker,) = reward._pool._free.queue
+    worker._start()
+    looks: list[int] = []
+
+    def look(pid: int) -> tuple[float, bool]:
+        looks.append(pid)
+        if len(looks) == 2:  # the first is before it is asked
+            go.touch()
+            assert worker.process is not None
+            assert select.select([worker.process.stdout], [], [], 60)[0]
+        return 0.0, False
+
+    monkeypatch.setattr("gnomon.judges.verifiers.workers._processor_seconds", look)
+    assert values(reward, sample("x", answer="x")) == [1.0]
+    assert len(looks) == 2
 
 
 def test_a_verifier_that_exits_costs_its_sample(tmp_path: Path) -> None:

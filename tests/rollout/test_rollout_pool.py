@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from gnomon.rollout.replica import ReplicaEngine
 from gnomon.rollout.sampling import stream_keys
 from gnomon.rollout.torch_host import TorchHost
 from gnomon.training.prefetch import Prefetch, StoppedError
-from served import EOS, Process, free_port, own, policy
+from ports import free_port
+from served import EOS, PATIENCE, Process, own, policy
 
 PARAMS = SamplingParams(max_new_tokens=12)
 REQUESTS = [Request(f"p{i}", p.ids, 3 + i % 2, seed=i) for i, p in enumerate(tw.prompts(5))]
@@ -57,9 +57,6 @@ def here(model: Path, **more: Any) -> TorchHost:
 def engine(hosts: dict[str, Callable[[], Host]], folder: Path, **more: Any) -> ReplicaEngine:
     pool = PoolHost(hosts, share=3, **{"retries": 0} | more)
     return ReplicaEngine(HostReplica(policy(), pool, tw.tokenizer(), EOS, folder / "weights"))
-
-
-pytestmark = pytest.mark.timeout(240)  # servers in processes of their own import torch
 
 
 def drawn(made: ReplicaEngine) -> list[Any]:
@@ -175,7 +172,7 @@ def test_weights_that_one_server_did_not_take_over_are_noticed(model: Path, tmp_
             scored.set()
 
     def lazily(weights: Any, probe: Any, wanted: Any = None) -> Any:
-        assert scored.wait(60)
+        assert scored.wait(PATIENCE)
         return [-9.0] * (len(probe) - 1)
 
     first, lazy = Flaky(model, None), Flaky(model, None)
@@ -227,17 +224,19 @@ def test_kill_9_of_one_of_two_url_servers_in_the_middle(
 ) -> None:
     port = free_port()
     servers = [Process(model, port), Process(model, 0)]
+    killed = threading.Event()
 
     def remote(url: str, victim: Process | None = None) -> Host:
+        """The one that stays answers only when the other has been killed at its first share."""
         host = RemoteHost(url, retries=0)
-        if victim is None:
-            return host
         real, jobs = host.sample, []
 
         def sample(job: Any, progress: Any) -> Any:
             jobs.append(job)
-            if len(jobs) == 1:
+            if victim is not None and len(jobs) == 1:
                 victim.kill()
+                killed.set()
+            assert killed.wait(PATIENCE)
             return real(job, progress)
 
         host.sample = sample  # type: ignore[method-assign]
@@ -266,7 +265,7 @@ def test_kill_9_of_one_of_two_url_servers_in_the_middle(
 def test_shares_that_are_finished_when_a_run_is_killed_are_not_sampled_again(
     model: Path, wanted: list[Any], tmp_path: Path
 ) -> None:
-    """Sampled ahead; stopped in the fourth of six shares."""
+    """Sampled ahead, as the second iteration's; stopped in the fourth of six shares."""
     stuck = threading.Event()
 
     class Stuck(Flaky):
@@ -279,25 +278,27 @@ def test_shares_that_are_finished_when_a_run_is_killed_are_not_sampled_again(
 
     def ahead(made: ReplicaEngine) -> Prefetch[Any]:
         def sample(iteration: int) -> Any:
+            if iteration == 0:
+                return []
             made.sync_weights()
             return made.generate(REQUESTS, PARAMS)
 
-        return Prefetch(made, sample, 1, 1)
+        return Prefetch(made, sample, 1, 2)
 
     first = ahead(engine({"a": lambda: Stuck(model, None)}, tmp_path / "a"))
-    with ThreadPoolExecutor(1) as trainer:
-        taken = trainer.submit(first.take, 0)
-        assert stuck.wait(60)
-        torch.save(first.state(lambda rows: {}), tmp_path / "checkpoint")
-        first.close()
-        assert isinstance(taken.exception(), StoppedError)
+    assert first.take(0).rollouts == []
+    assert stuck.wait(PATIENCE)
+    torch.save(first.state(lambda rows: {}), tmp_path / "checkpoint")
+    stopped = first._orders[1].future
+    first.close()
+    assert isinstance(stopped.exception(), StoppedError)
     again = Flaky(model, None)
     second = ahead(engine({"b": lambda: again}, tmp_path / "b"))
     second.restore(torch.load(tmp_path / "checkpoint"), lambda state: state)
-    rows = second.take(0).rollouts
+    rows = second.take(1).rollouts
     assert bits(rows) == wanted
     assert len(again.jobs) == 3
-    assert "finished" not in second.state(lambda rows: {})["orders"]["0"]
+    assert "finished" not in second.state(lambda rows: {})["orders"]["1"]
     second.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -16,11 +17,13 @@ import torch
 
 import tiny_world as tw
 from gnomon.errors import ConfigError, DataError, EngineError, ModelError
+from gnomon.rollout import exchange
 from gnomon.rollout.client import RemoteHost
 from gnomon.rollout.protocol import Job, RawCompletion, Request, SamplingParams
 from gnomon.rollout.serve import RolloutServer, make_host, parse_options
 from gnomon.rollout.torch_host import TorchHost
-from served import EOS, Process, Serve, ask, client, free_port, own, policy
+from ports import free_port
+from served import EOS, PATIENCE, Process, Serve, ask, client, own, policy
 
 PARAMS = SamplingParams(max_new_tokens=8, temperature=0.9, top_p=0.8, stop=("e",))
 REQUESTS = [Request("a", [5, 9, 60], n=9, seed=3), Request("b", [7, 80], n=3, seed=4)]
@@ -55,23 +58,39 @@ def test_errors_come_back_as_what_they_are(serve: Serve, tiny_folder: Path, tmp_
         engine.generate(REQUESTS, SamplingParams(top_p=0.0))
 
 
-def test_a_silent_task_sends_signs_of_life(serve: Serve, tiny_folder: Path, tmp_path: Path) -> None:
-    """A job that takes longer than the client's timeout is no dead server."""
-    go = threading.Event()
+def test_a_silent_task_sends_signs_of_life(
+    serve: Serve, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that takes longer than the client's timeout is no dead server: by a clock that moves
+    at the signs alone, so that it is no matter how fast this machine is."""
+    go, signs = threading.Event(), []
+    parsed, started = exchange._parsed, exchange.Waiter._started
+
+    def noted(line: bytes) -> dict[str, Any]:
+        found = parsed(line)
+        signs.extend([0.3] if found.get("alive") else [])
+        if sum(signs) > 4 * 0.4:
+            go.set()
+        return found
+
+    def clocked(self: exchange.Waiter) -> asyncio.AbstractEventLoop:
+        loop = started(self)
+        loop.time = lambda: sum(signs)  # type: ignore[method-assign]
+        return loop
+
+    monkeypatch.setattr(exchange, "_parsed", noted)
+    monkeypatch.setattr(exchange.Waiter, "_started", clocked)
 
     class Slow(TorchHost):
         def sample(self, job: Job, progress: Any) -> Sequence[Sequence[RawCompletion]]:
-            assert go.wait(10)
+            assert go.wait(PATIENCE)
             return super().sample(job, progress)
 
     engine = client(
-        policy(), serve(Slow(tiny_folder), alive_seconds=0.05), tmp_path, timeout=0.4, retries=0
+        policy(), serve(Slow(tiny_folder), alive_seconds=0.02), tmp_path, timeout=0.4, retries=0
     )
     engine.sync_weights()
-    timer = threading.Timer(1.0, go.set)
-    timer.start()
     assert len(engine.generate(REQUESTS, PARAMS)[1]) == 3
-    timer.join()
 
 
 def test_a_client_that_is_told_to_stop_does_so_while_the_server_is_silent(
@@ -82,7 +101,7 @@ def test_a_client_that_is_told_to_stop_does_so_while_the_server_is_silent(
 
     class Silent(TorchHost):
         def sample(self, job: Job, progress: Any) -> Sequence[Sequence[RawCompletion]]:
-            assert go.wait(10)
+            assert go.wait(PATIENCE)
             return super().sample(job, progress)
 
     class StopError(Exception):
@@ -202,8 +221,8 @@ def test_killed_in_the_middle_of_a_rollout_and_started_again(
 ) -> None:
     """The new server has its start weights; the engine sends the policy's before it samples."""
     role = policy()
-    first = Process(tiny_folder, 0)
-    port = int(first.url.rsplit(":", 1)[1])
+    port = free_port()
+    first = Process(tiny_folder, port)
     revived: list[Process] = []
     killed: list[int] = []
 
@@ -287,7 +306,7 @@ def test_a_server_that_is_stopped_says_so_to_who_waits(
     try:
         with pytest.raises(EngineError, match=r"is gone \(it is being stopped; tried 1 times"):
             host.sample(job, stop)
-        killers[0].join(20)
+        killers[0].join(PATIENCE)
         assert ended == [0]
     finally:
         host.close()

@@ -27,7 +27,7 @@ def sandbox(request: pytest.FixtureRequest) -> Sandbox:
     backend, reason = probe(request.param)
     if backend is None:
         pytest.skip(f"{request.param} does not work here: {reason}")
-    return Sandbox(request.param, limits=Limits(wall_s=5))
+    return Sandbox(request.param, limits=Limits(wall_s=60))
 
 
 def test_calls_are_compared_outside(sandbox: Sandbox) -> None:
@@ -105,7 +105,9 @@ def test_python_path_makes_folders_importable(sandbox: Sandbox, tmp_path: Path) 
     test = [CallTest("f", [], 7)]
     source = "def f():\n    import extra_module\n    return extra_module.VALUE\n"
     name = sandbox.backend.name
-    assert Sandbox(name, python_path=[str(tmp_path)]).run_calls(source, test).all_passed
+    limits = Limits(wall_s=60)
+    reads = Sandbox(name, python_path=[str(tmp_path)], limits=limits)
+    assert reads.run_calls(source, test).all_passed
     assert not Sandbox(name).run_calls(source, test).all_passed
 
 
@@ -117,7 +119,7 @@ def test_without_walls_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gnomon.sandbox.backends.probe", lambda name: (None, "not here"))
     with pytest.raises(SandboxError, match="bubblewrap: not here; landlock: not here"):
         Sandbox()
-    unsafe = Sandbox(allow_unsafe=True, limits=Limits(wall_s=5))
+    unsafe = Sandbox(allow_unsafe=True, limits=Limits(wall_s=60))
     assert unsafe.backend.name == "none"
     assert unsafe.run_calls("def f(): return 1", [CallTest("f", [], 1)]).all_passed
 
@@ -183,7 +185,7 @@ def test_only_plain_values_cross() -> None:
         deep = [deep]
     with pytest.raises(wire.UnsupportedError, match="nested"):
         wire.encode(deep)
-    began = time.monotonic()
+    began = time.process_time()
     many = [{"i": hex(k * (2**61 - 1))} for k in range(100_000)]
     slow = (
         {"s": many},
@@ -194,7 +196,7 @@ def test_only_plain_values_cross() -> None:
     for bad in ({"z": 1}, {"d": 3}, {"i": "x", "t": []}, {"r": [0, 1, 0]}, *slow):
         with pytest.raises(wire.UnsupportedError):
             wire.decode(bad)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_values_compare_strictly() -> None:
@@ -232,7 +234,7 @@ def test_a_completion_goes_on_or_starts_anew() -> None:
 
 def _reward(**options: Any) -> CodeReward:
     try:
-        return CodeReward(wall_s=5, **options)
+        return CodeReward(wall_s=60, **options)
     except ConfigError as error:
         pytest.skip(str(error))
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +20,17 @@ from gnomon.sandbox import CallTest, InputTest, Limits, Sandbox, probe, supervis
 from gnomon.sandbox.compare import same_value, shown
 
 ONE = [CallTest("f", [1], 1)]
+LONG = 60.0
+"""Seconds for a program that ends by itself, on whatever machine."""
+
+
+@contextmanager
+def soon(seconds: float = 10.0) -> Iterator[None]:
+    """So much of the processor at most is taken here, and no long wait."""
+    wall, own = time.monotonic(), time.process_time()
+    yield
+    assert time.process_time() - own < seconds
+    assert time.monotonic() - wall < LONG + seconds
 
 
 @pytest.fixture(params=["bubblewrap", "landlock"])
@@ -32,7 +45,7 @@ def attempt(name: str, body: str, **limits: float) -> str:
     """What came back from ``body`` (which sets ``out``), run inside; errors as their text."""
     inner = body.replace("\n", "\n    ")
     source = f"def f(x):\n    import os, sys\n    out = None\n    {inner}\n    return repr(out)\n"
-    sandbox = Sandbox(name, limits=Limits(**{"wall_s": 5, **limits}))  # type: ignore[arg-type]
+    sandbox = Sandbox(name, limits=Limits(**{"wall_s": LONG, **limits}))  # type: ignore[arg-type]
     result = sandbox.run_calls(source, ONE)
     assert not result.all_passed
     return result.detail
@@ -60,7 +73,7 @@ def test_fork_bomb_is_contained_where_processes_are_allowed(name: str) -> None:
         "    n += 1\n"
         "out = n"
     )
-    detail = attempt(name, body, processes=5, threads=0, wall_s=3)
+    detail = attempt(name, body, processes=5, threads=0)
     count = int(detail.removeprefix("gave ").strip("'\""))
     assert 1 <= count <= 8
 
@@ -81,7 +94,7 @@ def test_no_orphan_survives(name: str) -> None:
         "out = 'left behind'"
     )
     assert "left behind" in attempt(name, body, processes=6)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + LONG
     while marker in _names() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert marker not in _names()
@@ -103,22 +116,22 @@ def test_memory_bomb(name: str) -> None:
     assert "MemoryError" in detail or "ended" in detail or "killed" in detail
 
 
-@pytest.mark.parametrize("body", ["while True: pass", "__import__('time').sleep(99)"])
+@pytest.mark.parametrize("body", ["while True: pass", "__import__('time').sleep(999)"])
 def test_endless_loops_end_at_the_wall_clock(name: str, body: str) -> None:
-    began = time.monotonic()
     sandbox = Sandbox(name, limits=Limits(wall_s=0.5))
-    result = sandbox.run_calls(f"def f(x):\n    {body}\n", ONE)
-    assert not result.all_passed
-    assert result.ending == "timeout" or "signal 9" in result.detail
-    late = sandbox.run_inputs(body, [InputTest("", ""), InputTest("", "")], stop_early=False)
-    assert list(late.passed) == [False, False]
-    assert time.monotonic() - began < 20
+    with soon():
+        result = sandbox.run_calls(f"def f(x):\n    {body}\n", ONE)
+        assert not result.all_passed
+        assert result.ending == "timeout" or "signal 9" in result.detail
+        late = sandbox.run_inputs(body, [InputTest("", ""), InputTest("", "")], stop_early=False)
+        assert list(late.passed) == [False, False]
 
 
 def test_endless_output(name: str) -> None:
-    result = Sandbox(name).run_inputs("while True: print('x' * 10000)", [InputTest("", "x")])
+    sandbox = Sandbox(name, limits=Limits(wall_s=LONG))
+    result = sandbox.run_inputs("while True: print('x' * 10000)", [InputTest("", "x")])
     assert (result.ending, result.all_passed) == ("output", False)
-    result = Sandbox(name).run_calls("def f(x): return 'x' * 10**8", ONE)
+    result = sandbox.run_calls("def f(x): return 'x' * 10**8", ONE)
     assert not result.all_passed
 
 
@@ -126,7 +139,7 @@ def test_files_are_limited_in_size_and_number(name: str) -> None:
     body = "open('big', 'wb').write(b'x' * 3 * 2**20)"
     assert "OSError" in attempt(name, body, file_mb=1) or "signal" in attempt(name, body, file_mb=1)
     body = "for i in range(1000): open(f'f{i}', 'wb').write(b'x' * 2**20)"
-    sandbox = Sandbox(name, limits=Limits(wall_s=8, file_mb=2, scratch_mb=4))
+    sandbox = Sandbox(name, limits=Limits(wall_s=LONG, file_mb=2, scratch_mb=4))
     result = sandbox.run_calls(f"def f(x):\n    {body}\n    return 1\n", ONE)
     assert not result.all_passed
     assert result.ending == "scratch" or "space" in result.detail
@@ -375,7 +388,7 @@ def test_no_program_passes_by_tampering(name: str, trick: str) -> None:
 
 def test_an_honest_program_passes_the_same_tests(name: str) -> None:
     honest = f"def f(x): return {SECRET} if x == 1 else 'quince'"
-    assert Sandbox(name).run_asserts(honest, TESTS).all_passed
+    assert Sandbox(name, limits=Limits(wall_s=LONG)).run_asserts(honest, TESTS).all_passed
 
 
 def test_expected_answers_are_not_in_the_programs_memory(name: str) -> None:
@@ -394,7 +407,7 @@ def test_expected_answers_are_not_in_the_programs_memory(name: str) -> None:
         "    stack += gc.get_referents(x)\n"
     )
     source = "def f(x):\n    " + body.replace("\n", "\n    ") + "\n    return out\n"
-    sandbox = Sandbox(name, limits=Limits(wall_s=10))
+    sandbox = Sandbox(name, limits=Limits(wall_s=LONG))
     test = "answer = 'quince'\nassert f(1) is False"
     assert sandbox.run_asserts(source, [test]).all_passed
     # the search does find it where it is: the test fails when the answer is in the program
@@ -466,25 +479,23 @@ QUICK = Limits(wall_s=2, memory_mb=2048)
 
 @pytest.mark.parametrize("form", COSTLY)
 def test_no_answer_holds_the_grader_up(form: str) -> None:
-    began = time.monotonic()
-    result = Sandbox("landlock", limits=QUICK).run_calls(sender(form), [CallTest("f", [1], {1, 2})])
-    assert time.monotonic() - began < 20
+    test = CallTest("f", [1], {1, 2})
+    with soon():
+        result = Sandbox("landlock", limits=QUICK).run_calls(sender(form), [test])
     assert not result.all_passed
     assert len(result.detail) <= 500
     answer = _frame(COSTLY[form])
     for want in WANTED:
-        began = time.process_time()
-        assert not same_value(answer, want)
-        assert time.process_time() - began < 1
+        with soon(1.0):
+            assert not same_value(answer, want)
     assert len(shown(answer, 500)) <= 500
 
 
 @pytest.mark.parametrize("form", ["a fraction", "nesting", "empty lists", "many tags"])
 def test_no_error_holds_the_grader_up(form: str) -> None:
-    began = time.monotonic()
     sandbox = Sandbox("landlock", limits=QUICK)
-    assert not sandbox.run_calls(sender(form, "error"), [CallTest("f", [1], 1)]).all_passed
-    assert time.monotonic() - began < 20
+    with soon():
+        assert not sandbox.run_calls(sender(form, "error"), [CallTest("f", [1], 1)]).all_passed
 
 
 def _frame(expression: str) -> Any:
@@ -500,17 +511,15 @@ def test_as_large_an_answer_as_expected_is_compared_in_time() -> None:
     prime = 2**61 - 1
     hostile = [{"i": hex(k * prime)} for k in range(1, 50_001)]
     honest = set(range(50_000))
-    began = time.monotonic()
-    assert not same_value({"s": hostile}, honest)
-    assert not same_value({"d": [[k, 0] for k in hostile]}, dict.fromkeys(honest, 0))
-    assert not same_value({"s": [{"f": hostile}]}, {frozenset(honest)})
-    assert time.monotonic() - began < 10
+    with soon():
+        assert not same_value({"s": hostile}, honest)
+        assert not same_value({"d": [[k, 0] for k in hostile]}, dict.fromkeys(honest, 0))
+        assert not same_value({"s": [{"f": hostile}]}, {frozenset(honest)})
     assert same_value({"s": [{"f": [2, 1.0, 0]}]}, {frozenset(range(3))})
 
 
 @pytest.mark.parametrize("form", ["a fraction", "a set", "an integer", "nesting", "empty lists"])
 def test_asserts_decode_within_the_clock(form: str) -> None:
-    began = time.monotonic()
-    result = Sandbox("landlock", limits=QUICK).run_asserts(sender(form), ["assert f(1) == 3"])
+    with soon():
+        result = Sandbox("landlock", limits=QUICK).run_asserts(sender(form), ["assert f(1) == 3"])
     assert not result.all_passed
-    assert time.monotonic() - began < 20

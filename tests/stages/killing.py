@@ -20,11 +20,11 @@ def run_and_die(raw: dict[str, Any], at: tuple[str, str, int] | None, resume: bo
     """Run a recipe, killed at ``(stage, what, number)``; returns the exit code (-9 when killed)."""
     process = CONTEXT.Process(target=_child, args=(raw, at, resume))
     process.start()
-    process.join(120)
+    process.join(300)
     code = process.exitcode
     if code is None:
         process.kill()
-        raise AssertionError(f"{at}: still running after two minutes")
+        raise AssertionError(f"{at}: still running after five minutes")
     return code
 
 

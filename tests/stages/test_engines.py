@@ -28,7 +28,8 @@ from gnomon.stages.check import check_recipe
 from gnomon.stages.roles import RoleBuilder
 from gnomon.stages.run import run_recipe
 from gnomon.stages.train import Train
-from served import Process, Servers
+from ports import free_port
+from served import PATIENCE, Process, Servers
 
 LORA = {"rank": 2, "alpha": 4}
 TRAIN = {"steps": 4, "batch_size": 4, "lr": 1e-2, "checkpoint_every": 1, "sample_every": 1}
@@ -163,7 +164,7 @@ def test_a_run_with_a_server_ends_as_one_without(tiny_folder: Path, tmp_path: Pa
         early = go(raw(tiny_folder, tmp_path / "b", rollout=ahead))
     finally:
         server.stop()
-        thread.join(20)
+        thread.join(PATIENCE)
     shared = go(raw(tiny_folder, tmp_path / "c"))
     within = go(raw(tiny_folder, tmp_path / "d", rollout={"max_staleness": 1}))
     assert sha(apart, "01-grpo") == sha(shared, "01-grpo")
@@ -223,7 +224,7 @@ def test_a_run_whose_server_was_killed_resumes_to_the_same_bytes(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "killing.py").write_text(KILLING)
-    started = [Process(tiny_folder, 0)]
+    started = [Process(tiny_folder, free_port())]
     url = started[0].url
 
     def recipe(name: str, at: int) -> dict[str, Any]:
@@ -240,6 +241,7 @@ def test_a_run_whose_server_was_killed_resumes_to_the_same_bytes(
         broken = recipe("broken", at=3)
         with pytest.raises(EngineError, match=r"is gone .*--resume"):
             go(broken)
+        started[0].process.join(PATIENCE)  # its port is free
         started.append(Process(tiny_folder, int(url.rsplit(":", 1)[1])))
         resumed = run_recipe(
             parse_recipe(broken), base=Path.cwd(), resume=True, announce=lambda text: None

@@ -24,8 +24,9 @@ from gnomon.runs.checkpoint import CheckpointStore
 from gnomon.stages import processes
 from gnomon.stages.processes import Place, join
 from gnomon.training.strategy import ManyDevices
+from ports import free_port
 
-PATIENCE = 150
+PATIENCE = 300
 
 
 def recipe(model: Path, output: Path, **more: Any) -> dict[str, Any]:
@@ -92,9 +93,7 @@ def run_in(
     raw: dict[str, Any], folder: Path, world: int = 2, at: int | None = None, resume: bool = False
 ) -> list[tuple[int | None, str]]:
     """The exit code and the output of each process; ``at`` is where the second is killed."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     said = str(folder / "said")
     started = [
         CONTEXT.Process(

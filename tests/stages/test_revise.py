@@ -413,7 +413,7 @@ def test_killed_between_two_answers_of_an_endpoint_none_is_paid_for_twice(
         raw = raw_recipe(tiny_folder, tmp_path, critic=endpoint(server.url))
         process = CONTEXT.Process(target=_die_at, args=(raw, 6, server.url))
         process.start()
-        process.join(120)
+        process.join(300)
         assert process.exitcode == -9
         folder = run(raw, resume=True)
         assert len(server.asked) == 12

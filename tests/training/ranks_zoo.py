@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
-import socket
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
@@ -40,6 +39,7 @@ from gnomon.training.progress import Progress
 from gnomon.training.sampled import Played, SampledSource, Sampling
 from gnomon.training.shared import SharedEngine, SharedSource
 from gnomon.training.strategy import ManyDevices, OneDevice, Strategy
+from ports import free_port
 
 ENDS = (tw.EOS, *range(8, 60))
 PATIENCE = 1500
@@ -186,19 +186,13 @@ def strategy_of(kind: str, ranks: Ranks) -> ManyDevices:
 # -- the two processes ----------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 Case = Callable[[Ranks, Path], Any]
 
 
 def _process(rank: int, port: int, case: Case, folder: Path, answers: Any) -> None:
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=300))
     try:
         found = case(Ranks.join(), folder)
         answers.put((rank, "ok", found))

@@ -57,4 +57,4 @@ def serve() -> Iterator[Callable[[Path], str]]:
     yield start
     for server, thread in started:
         server.stop()
-        thread.join(timeout=10)
+        thread.join(timeout=60)

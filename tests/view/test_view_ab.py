@@ -227,7 +227,7 @@ def test_a_killed_program_loses_no_choice_that_it_took(client, runs, tmp_path):
     with log.open("wb") as stream:
         writer = subprocess.Popen([sys.executable, "-c", code], stdout=stream)
         try:
-            until(lambda: log.read_bytes().count(b"\n") > 30, 60)
+            until(lambda: log.read_bytes().count(b"\n") > 30, 300)
         finally:
             os.kill(writer.pid, signal.SIGKILL)
             writer.wait()

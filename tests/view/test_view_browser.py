@@ -21,7 +21,7 @@ def opened(browser, serve, runs):
     tab.on(
         "request", lambda r: tab.said.append(r.url) if not r.url.startswith((at, "data:")) else 0
     )
-    tab.set_default_timeout(20_000)
+    tab.set_default_timeout(60_000)
     yield tab
     tab.close()
 

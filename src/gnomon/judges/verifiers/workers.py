@@ -142,6 +142,8 @@ class _Worker:
                     if busy and missing > 0 and wait < _MOST_WAIT * seconds:
                         wait = min(wait + max(missing, 0.01), _MOST_WAIT * seconds)
                         continue
+                    if selector.select(0):  # it has answered since: that is why it sleeps
+                        continue
                     self._kill()
                     raise VerifierTimeoutError(f"the verifier {complaint} and was killed")
                 part = os.read(process.stdout.fileno(), 65536)
