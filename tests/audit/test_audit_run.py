@@ -35,6 +35,7 @@ def test_a_run_with_an_alarm(hacked: Path) -> None:
     assert result.exit_code == 1
     first = result.output.splitlines()[0]
     assert first.startswith("ALARM reward_hacking: stage policy: ")
+    assert ".." not in first
     assert " n=" in first
     assert "[" in first
     assert "Try: policy." in " ".join(result.output.splitlines())
@@ -219,3 +220,9 @@ def test_answers_that_are_none(sound: Path) -> None:
     (sound / "answers.jsonl").write_text('{"model": "base"}\nnonsense\n')
     (problem,) = audit_run(sound).problems
     assert problem == "answers.jsonl, line 1 and 1 more: not an answer; left out"
+
+
+def test_an_alarm_of_several_sentences_ends_once() -> None:
+    finding = Finding(name="drift", stage="rm", status="alarm", text="One thing. Another.", since=4)
+    (line, _) = audit_lines(Audit(findings=[finding]))
+    assert line == "ALARM drift: stage rm: One thing. Another. First seen at step 4."

@@ -54,7 +54,8 @@ def audit_summary(audit: Audit, run: Path) -> list[str]:
 
 
 def _alarm(finding: Finding) -> str:
-    parts = [f"ALARM {finding.name}: stage {finding.stage}: {finding.text}."]
+    text = finding.text.rstrip(".")  # some are several sentences
+    parts = [f"ALARM {finding.name}: stage {finding.stage}: {text}."]
     if finding.figure is not None:
         at = "" if finding.limit is None else f", the limit is {number(finding.limit)}"
         parts.append(f"{_sentence(finding.measure)}: {measured(finding.figure)}{at}.")
