@@ -224,5 +224,5 @@ def test_answers_that_are_none(sound: Path) -> None:
 
 def test_an_alarm_of_several_sentences_ends_once() -> None:
     finding = Finding(name="drift", stage="rm", status="alarm", text="One thing. Another.", since=4)
-    (line, _) = audit_lines(Audit(findings=[finding]))
+    (line,) = audit_lines(Audit(findings=[finding]))
     assert line == "ALARM drift: stage rm: One thing. Another. First seen at step 4."
