@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+import tiny_world as tw
+from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, DataError
-from gnomon.recipe.schema import DataSpec
+from gnomon.recipe.schema import DataSpec, StageSpec
 from gnomon.records import Group
-from gnomon.stages.sources import DataReport, check_source, read_specs
+from gnomon.stages.sources import DataReport, StageData, check_source, read_specs
 
 MADE: dict[str, dict[str, Any]] = {
     "tunnel:demonstrations": {"n": 12},
@@ -74,6 +76,10 @@ def test_a_made_source_is_read_as_the_kind_asked_for() -> None:
         read(path="tunnel:prompts", options={"n": 3}, kind="demonstrations")
 
 
+def write_lines(file: Path, *rows: dict[str, Any]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def rows(folder: Path, name: str = "a.jsonl", **fields: Any) -> Path:
     folder.mkdir(exist_ok=True)
     lines = [json.dumps({"prompt": f"{name} {i}", **fields}) + "\n" for i in range(4)]
@@ -125,3 +131,44 @@ def test_a_recipes_labels_and_caps_reach_the_reader(tmp_path: Path) -> None:
     assert group.responses[0].text == "b" * 5000
     with pytest.raises(DataError, match=r"longer than .* MB.*max_gb"):
         read(wanted="preferences", max_gb=32 * 4096 / 2**30, **entry)
+
+
+def mixed_in(base: Path, *entries: Any) -> list[tuple[str, str]]:
+    """What is mixed into a step: (what is given, what counts in the loss) of each unit."""
+    stage = {"name": "sft", "algorithm": "sft", "pretraining": list(entries)}
+    tokenizer = tw.tokenizer()
+    encoder = Encoder(tokenizer, max_length=200)
+    found = StageData(StageSpec.model_validate(stage), base, Path, seed=0).text(encoder)
+    units = []
+    for group in found:
+        (response,) = group.responses
+        given = [i for i, counts in zip(response.ids, response.mask, strict=True) if not counts]
+        counted = [i for i, counts in zip(response.ids, response.mask, strict=True) if counts]
+        units.append((tokenizer.decode([*group.prompt_ids, *given]), tokenizer.decode(counted)))
+    return units
+
+
+def test_of_text_all_counts_and_of_a_demonstration_its_answer(tmp_path: Path) -> None:
+    write_lines(tmp_path / "text.jsonl", {"text": "ab cd"})
+    write_lines(tmp_path / "chat.jsonl", {"prompt": "why so", "completion": "as it is"})
+    turns = [{"role": "user", "content": "why so"}, {"role": "assistant", "content": "as it is"}]
+    write_lines(tmp_path / "turns.jsonl", {"messages": turns})
+
+    (text,) = mixed_in(tmp_path, "text.jsonl")
+    assert "b cd" in text[1]
+    assert "cd" not in text[0]
+    for file in ("chat.jsonl", "turns.jsonl"):
+        ((given, counted),) = mixed_in(tmp_path, file)
+        assert "why so" in given
+        assert "as it is" not in given
+        assert "as it is" in counted
+        assert "why so" not in counted
+        assert mixed_in(tmp_path, file, "text.jsonl") == [text, (given, counted)]
+
+
+def test_demonstrations_of_a_world_are_mixed_in_as_they_are_learned_from(tmp_path: Path) -> None:
+    source = {"path": "tunnel:demonstrations", "options": {"n": 4}}
+    answers = [g.responses[0].text for g in read(wanted="demonstrations", **source)]
+    assert len(answers) == 4
+    for (_, counted), answer in zip(mixed_in(tmp_path, source), answers, strict=True):
+        assert counted.startswith(answer[:3])

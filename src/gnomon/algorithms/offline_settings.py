@@ -18,12 +18,12 @@ class Settings(Checked):
 
 
 class TextMixSettings(Settings):
-    """Settings of every method that can mix pretraining text in (replay, PPO-ptx)."""
+    """Settings of every method that can mix text or demonstrations in (replay, PPO-ptx)."""
 
     pretraining_coef: float = Field(
-        0.0, ge=0, description="weight of the loss on mixed-in pretraining text (ptx)"
+        0.0, ge=0, description="weight of the loss on mixed-in text or answers (ptx)"
     )
-    pretraining_batch: int = Field(8, ge=1, description="pretraining documents per step")
+    pretraining_batch: int = Field(8, ge=1, description="texts or demonstrations mixed into a step")
 
 
 class SFTSettings(TextMixSettings):

@@ -291,7 +291,7 @@ class StageSpec(Spec):
     data: DataSpecs = Field(default_factory=list)
     eval_data: DataSpecs = Field(default_factory=list)
     holdout: float = Field(0.0, ge=0, lt=1, description="share of prompts kept for evaluation")
-    pretraining: DataSpecs = Field(default_factory=list, description="text to mix in (ptx)")
+    pretraining: DataSpecs = Field(default_factory=list, description="text or answers mixed in")
     normalise_on: DataSpecs = Field(
         default_factory=list, description="demonstrations that a reward model scores 0 on average"
     )

@@ -340,6 +340,8 @@ def _check_kinds(stage: Stage) -> None:
             continue
         holds = "demonstrations" if what.endswith("demonstrations") else "prompts"
         holds = {"text": "text", "rankings": "rankings", "thumbs": "unpaired"}.get(what, holds)
+        if needed == "text" and holds == "demonstrations":
+            continue
         if holds != needed and needed not in READABLE_AS.get(holds, ()):
             hint = "; take tunnel:" + needed if needed in ("demonstrations", "text") else ""
             raise ConfigError(f"data {one.path!r} holds {holds}, and {needed} are needed{hint}")

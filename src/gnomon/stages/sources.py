@@ -352,6 +352,11 @@ def keep_template(loaded: LoadedModel, encoder: Encoder) -> None:
         config.eos_token_id = [*known, *more]
 
 
+def _is_answered(group: Group) -> bool:
+    """Whether it is a prompt with an answer, and not a text alone."""
+    return bool(group.responses) and bool(group.prompt.messages or group.prompt.text)
+
+
 class StageData:
     """What a stage learns from and is judged by.
 
@@ -388,8 +393,15 @@ class StageData:
         return groups, held_out
 
     def text(self, encoder: Encoder) -> list[TokenGroup]:
-        """Pretraining text to mix in."""
-        return self.encode(encoder, self._read(self.stage.pretraining, "text"), "text")
+        """What is mixed in: of pretraining text every token counts, of a demonstration its
+        answer."""
+        mixed = self._read(self.stage.pretraining, "text")
+        shown = [group for group in mixed if _is_answered(group)]
+        written = [group for group in mixed if not _is_answered(group)]
+        return [
+            *self.encode(encoder, written, "text"),
+            *self.encode(encoder, shown, "demonstrations"),
+        ]
 
     def normalisers(self, encoder: Encoder) -> list[TokenGroup]:
         """Demonstrations on which a reward model's mean becomes zero."""
