@@ -17,6 +17,8 @@ from planted_plan import ALL, JUDGE, LABELS, Planned
 SEEDS = (0, 1, 2)
 FRESH = (8, 9, 10)
 """Seeds of the cures whose settings were chosen after the first ones' results had been seen."""
+FRESHEST = (11, 12, 13)
+"""Those of a third round, whose sicknesses and settings were tried out on the seeds before."""
 FEEDBACK, RM, POLICY = "feedback", "rm", "policy"
 """The stages that a cure's overrides may name: the first two make the reward model."""
 
@@ -36,7 +38,7 @@ class Sickness:
 
     Attributes:
         method, reward, families: as in :class:`~planted_plan.Planned`; or the method is ``sft``.
-        settings: of the policy's stage.
+        settings: of the policy's stage; ``prompts`` is how many different ones it has.
         data: of a stage of ``sft``, by tunnel source.
         beliefs: how many prompts state a belief, and how many of those a wrong one, shares; where
             no labeller's recipe says it.
@@ -70,6 +72,14 @@ SICKNESSES: Mapping[str, Sickness] = {
     "tax": Sickness(
         "ppo", "correct", {**SAMPLED, "samples": 4, "lr": 1.5e-3, "beta": 0.0}, ("arithmetic",),
         measured="others", beside="gold",
+    ),
+    "taxed": Sickness(
+        "ppo", "correct", {**SAMPLED, "samples": 4, "lr": 2e-3, "beta": 0.0, "steps": 45},
+        ("arithmetic",), measured="others", beside="gold",
+    ),
+    "few_prompts": Sickness(
+        "grpo", "correct",
+        {**SAMPLED, "samples": 6, "lr": 1e-3, "beta": 0.0, "steps": 45, "prompts": 4},
     ),
     "forgetting": Sickness(
         "sft", "", SFT, ("arithmetic",),
@@ -147,6 +157,15 @@ CURES: Mapping[str, Cure] = {
         (*APART, "policy.reward.0.ensemble=uwo", "policy.reward.0.std_coef=2"),
         seeds=FRESH,
     ),
+    "stop_by_verifier": Cure(
+        "overoptimised",
+        (
+            "policy.observe=[{builtin: correct, name: verifier}]",
+            "policy.train.stop_at_peak={judge: verifier}",
+            "policy.train.eval_every=3",
+        ),
+        seeds=FRESHEST,
+    ),
     "more_labels": Cure("overoptimised", ("feedback.data.options.n=144",)),
     "rounds": Cure(
         "overoptimised",
@@ -168,6 +187,7 @@ CURES: Mapping[str, Cure] = {
     "temperature": Cure(
         "collapse", ("policy.rollout.temperature=1.3", "policy.rollout.final_temperature=1.0")
     ),
+    "temperature_high": Cure("collapse", ("policy.rollout.temperature=1.5",), seeds=FRESHEST),
     "averaging": Cure("tax", ("policy.train.average_with_reference=0.5",)),
     "tax_kl": Cure("tax", ("policy.settings.beta=0.1",)),
     "varied_prompts": Cure("tax", (f"policy.data.options.families=[{', '.join(ALL)}]",)),
@@ -195,6 +215,44 @@ CURES: Mapping[str, Cure] = {
             "policy.settings.pretraining_coef=10",
         ),
         seeds=FRESH,
+    ),
+    "taxed_kl": Cure("taxed", ("policy.settings.beta=0.1",), seeds=FRESHEST),
+    "taxed_mixture": Cure(
+        "taxed",
+        (
+            "policy.settings.beta=0.1",
+            "policy.settings.kl_in=loss",
+            "policy.settings.base_share=0.3",
+            "policy.settings.base_model=tunnel",
+        ),
+        seeds=FRESHEST,
+    ),
+    "taxed_prompts": Cure(
+        "taxed", (f"policy.data.options.families=[{', '.join(ALL)}]",), seeds=FRESHEST
+    ),
+    "taxed_ptx": Cure(
+        "taxed",
+        (
+            'policy.pretraining={path: "tunnel:text", options: {n: 3000, seed: 14}}',
+            "policy.settings.pretraining_coef=1",
+            "policy.settings.pretraining_batch=32",
+        ),
+        seeds=FRESHEST,
+    ),
+    "taxed_own_answers": Cure(
+        "taxed",
+        stages="own_answers",
+        words="`collect` the start's best answers to 800 prompts of the other families; they are "
+        "`pretraining`, with `pretraining_coef=1` and `pretraining_batch=32`",
+        seeds=FRESHEST,
+    ),
+    "many_prompts": Cure("few_prompts", ("policy.data.options.n=3000",), seeds=FRESHEST),
+    "own_answers": Cure(
+        "forgetting",
+        stages="own_answers",
+        words="`collect` the start's best answers to 800 prompts of the other families; they are "
+        "among the `data`",
+        seeds=FRESHEST,
     ),
     "sft_mixing": Cure(
         "forgetting",

@@ -46,6 +46,9 @@ def _sampled(trial: Trial, out: Path) -> Plain:
     (stage,) = plain["stages"]
     stage["probes"] = 0
     stage["train"] |= {"eval_every": 0, "sample_every": 10}
+    stage["data"]["options"]["n"] = dict(trial.sick.settings).get(
+        "prompts", stage["data"]["options"]["n"]
+    )
     if trial.sick.reward == PLEASED:
         stage["reward"] = [{"function": f"{HERE / 'cures_measures.py'}:{PLEASED}", "name": REWARD}]
     for reward in stage["reward"]:
@@ -115,6 +118,26 @@ def _opinions(trial: Trial, plain: Plain, out: Path) -> Plain:
     return _recipe(trial, policy_of(trial.without_cure, out), [stage], out)
 
 
+def _own_answers(trial: Trial, plain: Plain, out: Path) -> Plain:
+    """Before the sick run, which has them among its data: the start's own right answers to prompts
+    of the other families."""
+    (policy,) = plain["stages"]
+    others = [family for family in ALL if family not in trial.planned.families]
+    own = {
+        "name": "own",
+        "algorithm": "collect",
+        "data": source("prompts", n=800, seed=19, families=others),
+        "reward": "correct",
+        "rollout": {"samples": 4, "max_new_tokens": 40, "temperature": 1.0},
+        "settings": {"keep": "best"},
+    }
+    answers = [{"path": "stage:own"}]
+    if trial.sick.method == "sft":
+        return plain | {"stages": [own, policy | {"data": [*policy["data"], *answers]}]}
+    mixed = policy["settings"] | {"pretraining_coef": 1.0, "pretraining_batch": 32}
+    return plain | {"stages": [own, policy | {"pretraining": answers, "settings": mixed}]}
+
+
 def _red_team(trial: Trial, plain: Plain, out: Path) -> Plain:
     """After the sick run: ``recipes/tunnel-red-team.yaml``'s round on its policy."""
     asked = [source(kind, n=300, seed=18, attack_rate=1.0) for kind in ("forbidden", "benign")]
@@ -138,6 +161,7 @@ def _red_team(trial: Trial, plain: Plain, out: Path) -> Plain:
 
 STAGES: Mapping[str, Callable[[Trial, Plain, Path], Plain]] = {
     "rounds": _rounds,
+    "own_answers": _own_answers,
     "opinions": _opinions,
     "red_team": _red_team,
 }

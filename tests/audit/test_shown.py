@@ -24,7 +24,6 @@ TRIED = {
     "averaging": ("train.average_with_reference", "alignment_tax"),
     "sft_averaging": ("train.average_with_reference", "alignment_tax"),
     "ensemble_mean_std": ("ensemble", "reward_hacking"),
-    "temperature": ("rollout.temperature", "mode_collapse"),
 }
 """The measured cures, with the keys by which the audit names them and the alarm."""
 

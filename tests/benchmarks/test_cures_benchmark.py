@@ -14,6 +14,7 @@ from cures_plan import (  # noqa: E402
     CURES,
     FEEDBACK,
     FRESH,
+    FRESHEST,
     POLICY,
     RM,
     SEEDS,
@@ -63,10 +64,10 @@ def test_every_trial_is_a_recipe_and_differs_from_the_sick_one_by_its_overrides(
         assert sorted(cure.overrides) == sorted(cure.of(FEEDBACK, RM, POLICY))
         assert bool(cure.stages) == bool(cure.words) != bool(cure.overrides)
         assert cure.stages in (*STAGES, "")
-        assert cure.seeds in (SEEDS, FRESH)
+        assert cure.seeds in (SEEDS, FRESH, FRESHEST)
     for trial in trials():  # nothing is tried at a seed whose sick run is not
         assert trial.without_cure in trials()
-    assert not {*SEEDS} & {*FRESH}
+    assert len({*SEEDS, *FRESH, *FRESHEST}) == 9
 
 
 def test_rounds_take_the_sick_runs_iterations_and_end_in_its_policy(tmp_path: Path) -> None:
@@ -82,6 +83,27 @@ def test_rounds_take_the_sick_runs_iterations_and_end_in_its_policy(tmp_path: Pa
         ["stage:feedback1"], ["stage:feedback1", "stage:feedback2"],
     ]  # fmt: skip
     assert {s.from_ for s in models} == {labels_recipe_of(trial, tmp_path)["model"]}
+
+
+def test_own_answers_are_of_the_families_not_trained_on_and_are_mixed_in(tmp_path: Path) -> None:
+    for cure, key in (("own_answers", "data"), ("taxed_own_answers", "pretraining")):
+        trial = Trial(CURES[cure].sickness, cure, 11)
+        own, policy = validate_as(Recipe, recipe_of(trial, tmp_path), cure, None).stages
+        assert set(own.data[0].options["families"]).isdisjoint(trial.planned.families)
+        assert own.settings == {"keep": "best"}
+        assert getattr(policy, key)[-1].path == "stage:own"
+        (sick,) = validate_as(Recipe, recipe_of(trial.without_cure, tmp_path), "", None).stages
+        assert policy.data[: len(sick.data)] == sick.data
+        assert policy.train == sick.train
+
+
+def test_few_prompts_are_few_and_the_cure_has_many(tmp_path: Path) -> None:
+    trial = Trial("few_prompts", "many_prompts", 11)
+    plain = recipe_of(trial, tmp_path)
+    assert plain["stages"][0]["data"]["options"]["n"] == 4
+    for override in overrides_of(trial, tmp_path):
+        apply_override(plain, override)
+    assert plain["stages"][0]["data"]["options"]["n"] == 3000
 
 
 def test_figures_are_of_held_out_prompts_and_beliefs_are_wrong(tmp_path: Path) -> None:

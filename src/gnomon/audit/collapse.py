@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gnomon.audit.change import SHARE, ByPrompt, change_of, first_alarm
-from gnomon.audit.cures import explore, override, stay_near
+from gnomon.audit.cures import explore, stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies, shortened
 from gnomon.audit.drift import FEW, NEEDS
 from gnomon.audit.evidence import Evidence, Sample
@@ -91,6 +91,6 @@ def entropy(evidence: Evidence) -> list[Finding]:
             "to a prompt are all alike, and nothing is left to learn from",
             curves=["entropy", "distinct_within", "zero_spread"],
             since=float(steps[below[0]]) if below.size else None,
-            cures=[*explore(evidence), override(evidence, "rollout.temperature", 1.2)],
+            cures=[*explore(evidence), *stay_near(evidence)],
         )
     ]

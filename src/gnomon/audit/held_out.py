@@ -293,7 +293,7 @@ def disagreement(evidence: Evidence) -> list[Finding]:
             alarm="the members of the reward model disagree on the policy's answers: it is asked "
             "about answers that it was not trained on",
             curves=["disagreement", "reward"],
-            cures=[*conservative(evidence), *stay_near(evidence)],
+            cures=[*stay_near(evidence), *conservative(evidence)],
         )
     ]
 

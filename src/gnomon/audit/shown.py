@@ -18,7 +18,6 @@ is shown to help against. One key is another thing in another algorithm: ``beta`
 penalty in the reward, and DPO's temperature."""
 NOT_SHOWN: Mapping[str, str] = {
     "ensemble": "not shown to help: it did harm at a seed",
-    "rollout.temperature": "not shown to help: it did harm at a seed",
 }
 """Of those that were tried and are not shown to help, what was found."""
 UNMEASURED = "not measured"
