@@ -157,6 +157,17 @@ CURES: Mapping[str, Cure] = {
         (*APART, "policy.reward.0.ensemble=uwo", "policy.reward.0.std_coef=2"),
         seeds=FRESH,
     ),
+    "mean_std_again": Cure(
+        "overoptimised",
+        (*APART, "policy.reward.0.ensemble=mean-std", "policy.reward.0.std_coef=2"),
+        seeds=FRESHEST,
+    ),
+    "wco_again": Cure("overoptimised", (*APART, "policy.reward.0.ensemble=wco"), seeds=FRESHEST),
+    "uwo_again": Cure(
+        "overoptimised",
+        (*APART, "policy.reward.0.ensemble=uwo", "policy.reward.0.std_coef=2"),
+        seeds=FRESHEST,
+    ),
     "stop_by_verifier": Cure(
         "overoptimised",
         (
