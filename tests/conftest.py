@@ -38,7 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
+    """What is loaded later is not frozen: to look through it costs as much as a tenth of a test, so
+    garbage is sought thirty times less often than usual."""
     gc.freeze()
+    gc.set_threshold(20_000)
     gc.enable()
 
 
