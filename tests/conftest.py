@@ -25,6 +25,13 @@ DRAWN = (
 )
 """The files whose tests draw their charts in full: between them, every kind of chart."""
 
+FIRST = (
+    *("test_ranks", "test_kill", "test_tutorials", "test_python_examples", "test_detector_rates"),
+    *("test_judge_workers", "test_rollout_pool", "test_rollout_transfer"),
+    *("test_export_gguf", "test_load", "test_verifiers_maths"),
+)
+"""The files with a test, or with something that their tests share, of half a minute or so."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """With ``-n``, a worker that is done takes half of what is left to another.
@@ -35,6 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "worksteal"
     gc.disable()  # until all tests are collected: what is made there stays
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long is begun first: at the end a worker would wait for it, or would take half of
+    such a file from the other and make anew what its tests share."""
+    items.sort(key=lambda item: item.path.stem not in FIRST)
 
 
 def pytest_collection_finish() -> None:
