@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import tiny_world as tw
+from forked import settle
 from gnomon.models.roles import Role
 from gnomon.rollout.client import RemoteHost
 from gnomon.rollout.door import ServerLimits
@@ -81,6 +82,7 @@ class Process:
 
 
 def _serve(model: str, port: int, say: Any) -> None:
+    settle()
     serve_model(model, "torch", "127.0.0.1", port, {}, announce=say.send)
 
 

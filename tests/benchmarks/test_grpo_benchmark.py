@@ -1,6 +1,7 @@
 """The GRPO benchmark: both sides train on the same loss, and sides that do not are refused."""
 
 import json
+import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +96,16 @@ def test_useful_operations_by_hand(place):
     assert grpo.useful_flops(place, rows, ARGS) == wanted
 
 
+def in_this_process(command, **_):
+    """What a worker's process does, without another start of torch: test_smoke.py starts one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command[1:])
+        runpy.run_path(command[1], run_name="__main__")
+    return SimpleNamespace(returncode=0)
+
+
 def test_command_line_writes_its_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(common, "subprocess", SimpleNamespace(run=in_this_process))
     out = tmp_path / "figures.json"
     command = ["grpo.py", "--tiny", "--sides", "gnomon", "--new-tokens", "8", "--steps", "1"]
     monkeypatch.setattr(sys, "argv", [*command, "--threads", "1", "--json", str(out)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,10 +29,28 @@ stages:
     reward: gold
 compare: {prompts: prompts.jsonl, rewards: gold}
 """
-WITHOUT_TORCH = """\
-import sys
-sys.argv = ["gnomon", *sys.argv[1:]]
+STARTER = """\
+import json, os, sys
 from gnomon.cli.main import main
+
+for line in sys.stdin:
+    folder, arguments = json.loads(line)
+    pipes = [os.pipe(), os.pipe()]
+    child = os.fork()
+    if not child:
+        for number, (_, end) in enumerate(pipes, 1):
+            os.dup2(end, number)
+            os.close(end)
+        break
+    for _, end in pipes:
+        os.close(end)
+    said = [open(start).read() for start, _ in pipes]
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([code, *said]), flush=True)
+else:
+    sys.exit()
+os.chdir(folder)
+sys.argv = ["gnomon", *arguments]
 try:
     main()
 except SystemExit as stop:
@@ -39,6 +59,26 @@ heavy = {"torch", "transformers", "pyarrow", "matplotlib", "pandas", "scipy"} & 
 print("heavy:", sorted(heavy))
 sys.exit(code)
 """
+"""Runs each command in a fork of itself, which has imported what every command does and no more."""
+Gnomon = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def gnomon() -> Iterator[Gnomon]:
+    """A command in a process of its own, whose standard output and error are pipes."""
+    start = [sys.executable, "-c", STARTER]
+    with subprocess.Popen(
+        start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as starter:
+        assert starter.stdin is not None
+        assert starter.stdout is not None
+
+        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+            print(json.dumps([str(Path.cwd()), arguments]), file=starter.stdin, flush=True)
+            return subprocess.CompletedProcess(arguments, *json.loads(starter.stdout.readline()))
+
+        yield run
+        starter.stdin.close()
 
 
 @pytest.fixture
@@ -47,13 +87,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "hello"}\n')
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def gnomon(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, whose standard output and error are pipes."""
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True
-    )
 
 
 QUICK = {
@@ -76,7 +109,9 @@ QUICK = {
 
 
 @pytest.mark.parametrize("case", QUICK)
-def test_a_typo_is_answered_before_anything_heavy_is_imported(folder: Path, case: str) -> None:
+def test_a_typo_is_answered_before_anything_heavy_is_imported(
+    folder: Path, gnomon: Gnomon, case: str
+) -> None:
     arguments, answer = QUICK[case]
     result = gnomon(*arguments)
     assert result.returncode == 1, result.stderr
@@ -87,7 +122,7 @@ def test_a_typo_is_answered_before_anything_heavy_is_imported(folder: Path, case
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["algorithms"],
                                        ["algorithms", "grpo"], ["run", "--help"]])  # fmt: skip
-def test_help_and_lists_are_quick_too(folder: Path, arguments: list[str]) -> None:
+def test_help_and_lists_are_quick_too(folder: Path, gnomon: Gnomon, arguments: list[str]) -> None:
     result = gnomon(*arguments)
     assert result.returncode == 0, result.stderr
     assert "heavy: []" in result.stdout
@@ -127,7 +162,7 @@ def test_algorithms_lists_explains_and_narrows() -> None:
 # -- how it is written ----------------------------------------------------------------------------
 
 
-def test_no_path_is_broken_when_piped(folder: Path) -> None:
+def test_no_path_is_broken_when_piped(folder: Path, gnomon: Gnomon) -> None:
     deep = folder / ("a-rather-long-folder-name-" * 4) / ("and-another-one-" * 8)
     deep.mkdir(parents=True)
     recipe = deep / "recipe.yaml"
@@ -143,7 +178,7 @@ def test_no_path_is_broken_when_piped(folder: Path) -> None:
     assert f"error: {deep / 'no-run'} holds no recipe.yaml" in nothing.stderr
 
 
-def test_no_code_goes_with_a_dry_run(folder: Path) -> None:
+def test_no_code_goes_with_a_dry_run(folder: Path, gnomon: Gnomon) -> None:
     result = gnomon("run", "recipe.yaml", "--no-code")
     assert result.returncode == 1
     assert "--no-code goes with --dry-run" in result.stderr

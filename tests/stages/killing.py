@@ -31,13 +31,12 @@ def run_and_die(raw: dict[str, Any], at: tuple[str, str, int] | None, resume: bo
 def _child(raw: dict[str, Any], at: tuple[str, str, int] | None, resume: bool) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
-    import torch
-
+    from forked import settle
     from gnomon.recipe.load import parse_recipe
     from gnomon.stages import run
 
     run.write_report = lambda folder: None  # drawing plots takes longer than all the rest
-    torch.set_num_threads(1)
+    settle()
     if at is not None:
         _arm(*at)
     run.run_recipe(parse_recipe(raw), base=Path.cwd(), resume=resume, announce=lambda text: None)

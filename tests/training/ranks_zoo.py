@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 import tiny_world as tw
+from forked import settle
 from gnomon.algorithms.base import Workbench
 from gnomon.judges.protocol import SampleJudge, Score
 from gnomon.models.precision import Precision
@@ -190,7 +191,7 @@ Case = Callable[[Ranks, Path], Any]
 
 
 def _process(rank: int, port: int, case: Case, folder: Path, answers: Any) -> None:
-    torch.set_num_threads(1)
+    settle()
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=300))
     try:
