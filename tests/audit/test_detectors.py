@@ -340,6 +340,38 @@ def test_the_peak_of_a_judge_during_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("late", "status"), [(-0.5, "alarm"), (0.9, "clear"), (0.78, "clear"), (0.625, "unclear")]
+)
+def test_a_reward_that_is_lost_again(tmp_path: Path, late: float, status: str) -> None:
+    """It rises from 0.3 to 0.9 in the first half; the first answers' spread is about 0.5."""
+    rng = Random(1)
+    shape = [min(0.9, 0.3 + i / 40) if i <= 30 else late for i in range(1, 61)]
+    noisy = [value + rng.gauss(0, 0.03) for value in shape]
+    run = make(tmp_path / "run", rollouts(STEPS, verifier), curve(noisy, "reward"))
+    finding = one(run, "reward_fall")
+    assert finding.status == status
+    if status == "alarm":
+        assert finding.since is not None
+        assert 48 <= finding.since <= 62  # iteration 30 is step 60; the peak is a mean of 12
+        assert "3.0 standard deviations" in finding.text
+        assert any(cure.startswith("policy.train.steps=") for cure in finding.cures)
+
+
+def test_noise_alone_is_no_fall_of_the_reward(tmp_path: Path) -> None:
+    for seed in range(20):
+        rng = Random(seed)
+        flat = [0.5 + rng.gauss(0, 0.2) for _ in range(40)]
+        run = make(tmp_path / f"run{seed}", rollouts(STEPS, verifier), curve(flat, "reward"))
+        assert one(run, "reward_fall").status != "alarm"
+
+
+def test_a_fall_of_the_reward_needs_answers_that_differ(tmp_path: Path) -> None:
+    rows = rollouts(STEPS, lambda rng, step, right: (f"It is {right}.", 1.0, {}))
+    run = make(tmp_path / "run", rows, curve([1.0] * 30, "reward"))
+    assert one(run, "reward_fall").status == "not_looked"
+
+
+@pytest.mark.parametrize(
     ("detector", "metric", "bad", "good", "algorithm"),
     [
         ("entropy", "entropy", 0.01, 0.5, "grpo"),
@@ -490,4 +522,5 @@ def test_cures_are_overrides_that_a_recipe_takes(tmp_path: Path) -> None:
 
 
 def no_cure(finding: Finding) -> bool:
-    return finding.detector in ("value_function",)
+    """What no setting mends: a reward that is wrong, say."""
+    return finding.detector in ("contradiction", "value_function")

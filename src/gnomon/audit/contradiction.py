@@ -16,7 +16,6 @@ from functools import lru_cache
 from itertools import combinations, islice
 
 from gnomon.audit.change import SHARE, ByPrompt, first_alarm
-from gnomon.audit.cures import stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies
 from gnomon.audit.evidence import Evidence, Sample
 from gnomon.audit.limits import LIMITS
@@ -70,12 +69,12 @@ def contradiction(evidence: Evidence) -> list[Finding]:
             "the reward gives full marks to answers that contradict each other: "
             f"{figure.value:.0%} of the pairs of such answers to one prompt differ "
             f"({_percent(before)} at the beginning), so it does not check the answer: "
-            "make it read one final answer"
+            "mend the reward (it has to read one final answer, and the right one), and start again "
+            "from the model before"
         ),
         exhibits=_exhibits(evidence.late, full),
         curves=["reward", "zero_spread"],
         since=first_alarm(evidence, pairs, lambda c: c.after.low > limit, bounds=SHARE),
-        cures=stay_near(evidence),
     )
     return [finding]
 

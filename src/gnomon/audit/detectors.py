@@ -40,6 +40,7 @@ DETECTORS: Mapping[str, str] = {
     "length_bias": "gnomon.audit.length:length_bias",
     "truncated": "gnomon.audit.length:truncated",
     "reward_errors": "gnomon.audit.health:reward_errors",
+    "reward_fall": "gnomon.audit.reward_fall:reward_fall",
     "sampler_mismatch": "gnomon.audit.health:sampler_mismatch",
     "value_function": "gnomon.audit.health:value_function",
     "displacement": "gnomon.audit.health:displacement",

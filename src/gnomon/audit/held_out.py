@@ -111,7 +111,7 @@ def _follows(evidence: Evidence, judge: str) -> list[Finding]:
 
     reward = reward_change(evidence)
     assert reward is not None
-    rose = reward.gain.low > 0
+    rose, fell = reward.gain.low > 0, reward.gain.high < 0
     seen = within_prompt_correlation(*_sides(evidence.before, judge))
     gain = change_of(evidence, each(lambda s: _of(s, judge))).gain
     figure = change_of(evidence, each(lead)).gain
@@ -137,7 +137,7 @@ def _follows(evidence: Evidence, judge: str) -> list[Finding]:
     return [
         finding,
         *_peak(evidence, judge, by_judge, rose, seen > SEES),
-        *_turned(evidence, judge, by_reward / by_judge, rose),
+        *_turned(evidence, judge, by_reward / by_judge, rose or fell),
     ]
 
 
@@ -150,7 +150,7 @@ def _sides(
     return reward, other
 
 
-def _turned(evidence: Evidence, judge: str, scale: float, rose: bool) -> list[Finding]:
+def _turned(evidence: Evidence, judge: str, scale: float, moved: bool) -> list[Finding]:
     """Whether, of answers to one prompt, the judge comes to prefer those that the trained reward
     likes less. What all answers have come to share, a terser style say, does not count here."""
 
@@ -169,7 +169,7 @@ def _turned(evidence: Evidence, judge: str, scale: float, rose: bool) -> list[Fi
             "held_out_turn",
             last,
             above=False,
-            only_if=rose and first.value > last.value,
+            only_if=moved and first.value > last.value,
             measure=f"what {judge} gives for one standard deviation more of the trained reward "
             "among answers to one prompt, in its own",
             alarm=f"of two answers to one prompt, the held-out judge {judge} has come to prefer "

@@ -113,6 +113,11 @@ LIMITS: Mapping[str, Limit] = {
         "gets the higher reward; sound runs of the tunnel grow by 0.23 at most",
     ),
     "truncated": Limit(0.2, "one answer of five is cut off at the length limit"),
+    "reward_fall": Limit(
+        0.5,
+        "training keeps what it has won but for noise; half a standard deviation of the first "
+        "answers lost since the peak is more than harder prompts explain",
+    ),
     "reward_errors": Limit(0.02, "a reward that fails on 2% of the answers leaves them out"),
     "sampler_mismatch": Limit(
         0.02,
