@@ -143,7 +143,7 @@ def test_an_alarm_shows_its_figure_its_samples_its_curves_and_its_cure(html):
 
 def test_what_is_to_be_watched_stands_among_what_was_looked_for(html):
     part = html[html.index('id="audit"') :]
-    assert "1 not found, 1 to watch, 0 not told apart from nothing" in part
+    assert "1 not found, 1 to watch, 0 left open" in part
     row = part[part.index("by spoiled") :]
     assert "<td>to watch</td>" in row[: row.index("</tr>")]
     assert "the reward reads no prompt" in row[: row.index("</tr>")]

@@ -15,7 +15,7 @@ from gnomon.runs.read import RunView
 
 EXHIBITS = 4
 CURVES = 2
-STATUS = {"clear": "not found", "unclear": "not told apart from nothing",
+STATUS = {"clear": "not found", "unclear": "left open",
           "not_looked": "not looked for"}  # fmt: skip
 
 

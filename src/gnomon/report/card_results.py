@@ -134,7 +134,10 @@ def audit_section(facts: Facts) -> str:
     for title, lines in (
         ("To watch:", watched),
         ("Looked for and not found, with the size that would have been seen:", clear),
-        ("Looked for, and not told apart from nothing by so many samples:", unclear),
+        (
+            "Looked for and left open, for lack of samples or since an alarm asks for more:",
+            unclear,
+        ),
     ):
         if lines:
             parts.append(f"{title}\n\n{md.bullets(lines)}")

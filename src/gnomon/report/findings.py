@@ -25,7 +25,10 @@ def audit_lines(audit: Audit) -> list[str]:
     for heading, found in (
         ("to watch:", watched),
         ("looked for and not found, with the size that would have been seen:", seen),
-        ("looked for, and not told apart from nothing by so many samples:", unclear),
+        (
+            "looked for and left open, for lack of samples or since an alarm asks for more:",
+            unclear,
+        ),
         ("not looked for:", _not_looked(audit)),
         ("could not be read:", audit.problems),
     ):
