@@ -1,6 +1,7 @@
 """Alarms from evals: a suite that fell, and a win rate below one half."""
 
 import json
+import random
 
 import pytest
 
@@ -9,6 +10,7 @@ from gnomon.files import write_json
 from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.records import StageInfo
 from gnomon.stats.intervals import Interval
+from gnomon.stats.prompts import over_prompts
 
 REWARD = [{"builtin": "exact"}]
 
@@ -56,6 +58,71 @@ def test_a_suite_that_fell_is_an_alarm(run, after, status):
     assert found.figure.value == pytest.approx(0.5 - after)
     assert found.detectable is not None
     assert bool(found.cures) == (status == "alarm")
+
+
+def _asked(run, model, right, seed=0):
+    """An eval of 60 questions of each category, of which a share is answered rightly."""
+    rng = random.Random(f"{model}/{seed}")
+    rows = [
+        {"id": f"{name}-{i}", "category": name, "score": float(rng.random() < share)}
+        for name, share in right.items()
+        for i in range(60)
+    ]
+    scores = [row["score"] for row in rows]
+    result = EvalResult(
+        suite="exam",
+        model=model,
+        scores={"accuracy": over_prompts([[score] for score in scores])},
+        main="accuracy",
+        item_score="accuracy",
+        data={"exam.jsonl": "d"},
+    )
+    file = run / "evals" / model / "exam.json"
+    result.write(file)
+    file.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+BEFORE = dict.fromkeys(("facts", "lists", "sums", "words", "rhymes"), 0.5)
+
+
+def test_a_category_that_falls_while_the_whole_rises_is_an_alarm(run):
+    _asked(run, "sft", BEFORE)
+    _asked(run, "ppo", dict.fromkeys(BEFORE, 0.75) | {"facts": 0.05})
+    (whole,) = _found(run, "eval_drop")
+    assert whole.status != "alarm"
+    (found,) = _found(run, "eval_category_drop")
+    assert (found.name, found.status) == ("alignment_tax", "alarm")
+    assert "exam: of its categories facts fell" in found.text
+    assert found.figure.value > 0.3
+    assert "facts" in found.measure
+    assert found.cures
+
+
+def test_noise_in_many_categories_is_no_alarm(run):
+    many = {f"c{i}": 0.5 for i in range(12)}
+    alarms = 0
+    for seed in range(20):
+        _asked(run, "sft", many, seed)
+        _asked(run, "ppo", many, seed)
+        (found,) = _found(run, "eval_category_drop")
+        alarms += found.status == "alarm"
+        assert found.detectable > 0.1  # so few questions show no small drop, and it says so
+    assert alarms <= 1  # the limit is 0.02, and the interval of 95% is of all together
+
+
+def test_categories_of_few_questions_or_none_are_not_looked_at(run):
+    for model in ("sft", "ppo"):
+        _exam(run, model, 0.5)
+    (found,) = _found(run, "eval_category_drop")
+    assert found.status == "not_looked"
+    for model in ("sft", "ppo"):
+        _asked(run, model, BEFORE)
+        rows = run / "evals" / model / "exam.jsonl"
+        kept = [line for line in rows.read_text().splitlines() if int(line.split("-")[1][0]) == 1]
+        rows.write_text("\n".join(kept) + "\n")
+    (found,) = _found(run, "eval_category_drop")
+    assert found.status == "not_looked"
+    assert "20 in each" in found.needs
 
 
 @pytest.mark.parametrize("grader", ["exact", "gold", "ai"])

@@ -91,7 +91,9 @@ def _alarmed(run: Path) -> Path:
         ).write(run / "evals" / model / "exam.json")
     info = run / "stages" / "03-ppo" / "stage.json"
     info.write_text(
-        json.dumps(json.loads(info.read_text()) | {"start": {"from": "runs/x/stages/01-sft/model"}})
+        json.dumps(
+            json.loads(info.read_text()) | {"start": {"from": "runs/synthetic/stages/01-sft/model"}}
+        )
     )
     return run
 

@@ -353,6 +353,23 @@ def test_a_win_rate_over_another_baseline_is_no_change_from_before(run):
     assert answer(_measured(clear, _won("ppo", 0.3), _won("sft", 0.6))).kind == "hold"
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("runs/r/stages/01-sft/model", "sft"),
+        ("/elsewhere/r/stages/01-sft/model", "sft"),
+        ("stages/01-sft/model", "sft"),
+        ("runs/other/stages/01-sft/model", "base"),
+        ("runs/other/stages/02-start/model", "base"),
+        ("runs/r/stages/09-gone/model", "base"),
+        ("some/model", "base"),
+    ],
+)
+def test_a_model_of_another_run_is_the_base_of_this_one(run, tmp_path, source, expected):
+    stages = (run.stages[0], _stage(tmp_path, "ppo", "ppo", start=source))
+    assert before(replace(run, stages=stages), "ppo") == expected
+
+
 def test_the_model_before_is_known_by_its_weights(run, tmp_path):
     start = {"from": "runs/r/stages/01-sft/model", "sha256": "aa"}
     stage = _stage(tmp_path, "ppo", "ppo")

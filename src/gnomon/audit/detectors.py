@@ -49,6 +49,7 @@ DETECTORS: Mapping[str, str] = {
     "shortcuts": "gnomon.audit.shortcuts:shortcuts",
     "policy_probes": "gnomon.audit.policy_probes:policy_probes",
     "eval_drop": "gnomon.audit.evals:eval_drop",
+    "eval_category_drop": "gnomon.audit.evals:eval_category_drop",
     "lost_wins": "gnomon.audit.evals:lost_wins",
     "foreign_prompts": "gnomon.audit.reward_model:foreign_prompts",
     "held_out_comparisons": "gnomon.audit.reward_model:held_out_comparisons",

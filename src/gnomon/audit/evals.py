@@ -11,10 +11,12 @@ from __future__ import annotations
 from gnomon.audit.cures import average, stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies
 from gnomon.audit.evidence import Evidence
-from gnomon.audit.gates import WIN_RATE, capability_drops, latest
+from gnomon.audit.gates import WIN_RATE, capability_drops, category_drops, latest
 from gnomon.audit.kinds import wants_people
+from gnomon.evals.compare import FEW
 from gnomon.runs.audit import Finding
 from gnomon.runs.evals import EvalResult, calibrations_of
+from gnomon.stats.intervals import Interval
 
 TAX, HACKED = "alignment_tax", "reward_hacking"
 
@@ -39,6 +41,36 @@ def eval_drop(evidence: Evidence) -> list[Finding]:
         )
         for suite, (drop, after) in drops.items()
     ]
+
+
+@of_policies
+def eval_category_drop(evidence: Evidence) -> list[Finding]:
+    """The category of a suite that lost most, whatever the suite as a whole did."""
+    suites = category_drops(evidence.changes)
+    detector = "eval_category_drop"
+    if not suites:
+        needs = f"an eval of {evidence.stage} and of the model before it, of questions with a "
+        return not_looked(evidence, TAX, detector, f"{needs}category, {FEW} in each: gnomon eval")
+    found = []
+    for suite, categories in suites.items():
+        worst = min(categories, key=lambda score: score.change.high)
+        gain, before, after = worst.change, worst.before, worst.after
+        drop = Interval(-gain.value, -gain.high, -gain.low, gain.n, gain.level)
+        found.append(
+            decided(
+                evidence,
+                TAX,
+                detector,
+                drop,
+                measure=f"{suite}, {worst.name}, the worst of {len(categories)} categories: the "
+                "score before training less that after",
+                alarm=f"Eval {suite}: of its categories {worst.name} fell from {before.value:.3g} "
+                f"to {after.value:.3g}, by {drop.value:.3g} [{drop.low:.3g}, {drop.high:.3g}], "
+                "whatever became of the whole.",
+                cures=[*average(evidence), *stay_near(evidence)],
+            )
+        )
+    return found
 
 
 @of_policies

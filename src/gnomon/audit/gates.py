@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gnomon.audit.kinds import Entry, stands_apart, wants_people
 from gnomon.errors import ConfigError
-from gnomon.evals.compare import SuiteChange, compare
+from gnomon.evals.compare import ScoreChange, SuiteChange, compare
 from gnomon.evals.evaluate import file_name
 from gnomon.plugins import nearest
 from gnomon.recipe.gates import Bound, Gate, NoAlarm
@@ -400,6 +400,20 @@ def capability_drops(
         gap = main.change
         out[change.suite] = (Interval(-gap.value, -gap.high, -gap.low, gap.n), main.after)
     return out
+
+
+def category_drops(
+    changes: Iterable[SuiteChange], trained: Sequence[Entry] = ()
+) -> dict[str, list[ScoreChange]]:
+    """By suite that :func:`capability_drops` would read: the changes of its categories; none for a
+    suite without."""
+    return {
+        change.suite: change.categories
+        for change in changes
+        if change.categories
+        and is_capability(change.after, trained)
+        and same_exam(change.after, change.before)
+    }
 
 
 def same_exam(one: EvalResult, other: EvalResult) -> bool:

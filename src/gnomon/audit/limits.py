@@ -209,6 +209,9 @@ LIMITS: Mapping[str, Limit] = {
     "eval_drop": Limit(
         0.02, "two questions of a hundred less that are answered rightly, as in the probes"
     ),
+    "eval_category_drop": Limit(
+        0.02, "as of a whole suite; the interval is of all its categories together"
+    ),
     "lost_wins": Limit(0.5, "a judge that people vouch for prefers the model before training"),
     "policy_probes.tax": Limit(-0.02, "two questions of a hundred less that are answered rightly"),
 }

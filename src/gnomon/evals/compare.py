@@ -4,7 +4,7 @@ else from their intervals."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,19 @@ from gnomon.errors import ConfigError
 from gnomon.evals.targets import STAGES, stage_models
 from gnomon.runs.evals import EVAL_FOLDER, EvalResult
 from gnomon.stats.intervals import Interval, t_quantile
-from gnomon.stats.prompts import gain_between_runs, independent_difference
+from gnomon.stats.prompts import (
+    common_bounds,
+    gain_between_runs,
+    independent_difference,
+    over_prompts,
+)
 
 POWER = 0.8
+FEW = 20
+"""Items of a category below which it is not looked at by itself."""
+LEVEL = 0.95
+Scores = dict[str, list[float | None]]
+"""Each item's, by its id."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +57,19 @@ class ScoreChange:
 
 @dataclass(frozen=True)
 class SuiteChange:
-    """A suite's scores of two models, the main one first, and what must be known of them."""
+    """A suite's scores of two models, the main one first, and what must be known of them.
+
+    Attributes:
+        categories: the items' own score by category, paired by item; the intervals are of 95% for
+            all of them together (Bonferroni). Only categories with :data:`FEW` items that both
+            answered.
+    """
 
     suite: str
     before: EvalResult
     after: EvalResult
     scores: list[ScoreChange] = field(default_factory=list)
+    categories: list[ScoreChange] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -156,22 +173,55 @@ def _change(suite: str, old: tuple[Path, EvalResult], new: tuple[Path, EvalResul
                          "the paired change")  # fmt: skip
     elif before.data != after.data:
         notes.append("the two were asked different items: the change is not paired")
-    return SuiteChange(suite, before, after, scores, notes)
+    named = _categories(new_file) if same and before.item_score == after.item_score else {}
+    return SuiteChange(suite, before, after, scores, _by_category(named, *values), notes)
 
 
-def _item_scores(file: Path) -> dict[str, list[float | None]]:
+def _by_category(named: Mapping[str, str], old: Scores, new: Scores) -> list[ScoreChange]:
+    """The change of each category that enough items have."""
+    items: dict[str, list[str]] = {}
+    for item in new:
+        if item in old and item in named:
+            items.setdefault(named[item], []).append(item)
+    enough = {name: own for name, own in sorted(items.items()) if len(own) >= FEW}
+    if len(items) < 2:  # one category of all is the suite itself
+        return []
+    level = 1.0 - (1.0 - LEVEL) / max(1, len(enough))
+    found = []
+    for name, own in enough.items():
+        a, b = ({item: scores[item] for item in own} for scores in (old, new))
+        bounds = common_bounds([*a.values(), *b.values()])
+        before, after = (over_prompts(list(side.values()), bounds, level) for side in (a, b))
+        change = gain_between_runs(b, a, level=level)
+        found.append(ScoreChange(name, before, after, change, paired=True))
+    return found
+
+
+def _item_scores(file: Path) -> Scores:
     """Each item's score, by its id, from the rows beside a result."""
-    found: dict[str, list[float | None]] = {}
+    found: Scores = {}
+    for row in _rows(file):
+        score = row.get("score")
+        if score is not None and "error" not in row:
+            found[str(row.get("id"))] = score if isinstance(score, list) else [score]
+    return found
+
+
+def _categories(file: Path) -> dict[str, str]:
+    """The category of each item that has one, by its id."""
+    return {str(row.get("id")): str(row["category"]) for row in _rows(file) if row.get("category")}
+
+
+def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows beside a result that can be read."""
     rows = file.with_suffix(".jsonl")
     for line in rows.read_text(encoding="utf-8").splitlines() if rows.is_file() else ():
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        score = row.get("score") if isinstance(row, dict) else None
-        if score is not None and "error" not in row:
-            found[str(row.get("id"))] = score if isinstance(score, list) else [score]
-    return found
+        if isinstance(row, dict):
+            yield row
 
 
 def _differences(before: EvalResult, after: EvalResult) -> list[str]:
@@ -211,6 +261,14 @@ def as_json(changes: Sequence[SuiteChange]) -> list[Mapping[str, Any]]:
                     "detectable": score.detectable,
                 }
                 for score in change.scores
+            },
+            "categories": {
+                score.name: {
+                    "before": score.before.to_dict(),
+                    "after": score.after.to_dict(),
+                    "change": score.change.to_dict(),
+                }
+                for score in change.categories
             },
         }
         for change in changes

@@ -18,10 +18,10 @@ from gnomon.audit.gates import WIN_RATE, latest, same_exam, suite_changes
 from gnomon.audit.kinds import OPINIONS, Entry, grader
 from gnomon.audit.truths import reward_entries
 from gnomon.recipe.card import CardSpec
-from gnomon.report.candidate import before, held_back
+from gnomon.report.candidate import before, held_back, own_stage
 from gnomon.report.changes import is_over_start
 from gnomon.report.compute import energy
-from gnomon.report.facts import Facts, facts_of, lineage, stage_of
+from gnomon.report.facts import Facts, facts_of, lineage
 from gnomon.report.format import better_sign
 from gnomon.report.kinds import policies
 from gnomon.runs.audit import GateResult
@@ -207,7 +207,7 @@ def _measured(run: RunView, stage: StageView) -> str | None:
     """The policy that a stage which trains none started from."""
     if stage.name in {policy.name for policy in policies(run)}:
         return None
-    return stage_of(str(stage.info.start.get("from", "")), run)
+    return own_stage(run, str(stage.info.start.get("from", "")))
 
 
 # -- what it cost ---------------------------------------------------------------------------------

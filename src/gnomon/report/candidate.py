@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from gnomon.audit.kinds import average_start, averaged
 from gnomon.report.kinds import policies, stage_specs
 from gnomon.runs.read import RunView
@@ -54,10 +56,21 @@ def before(run: RunView, model: str) -> str:
         return before(run, models[0]) if earlier else BASE
     for stage in run.stages:
         if stage.name == model:
-            parts = str(stage.info.start.get("from") or "").split("/")
-            if len(parts) > 2 and parts[-1] == "model" and parts[-3] == "stages":
-                return parts[-2].partition("-")[2]
+            return own_stage(run, str(stage.info.start.get("from") or "")) or BASE
     return BASE
+
+
+def own_stage(run: RunView, source: str) -> str | None:
+    """The stage of this run whose model folder ``source`` is; None for another model, be it of a
+    stage of the same name in another run."""
+    place = PurePath(source)
+    stage, stages = place.parent, place.parent.parent
+    if place.name != "model" or stages.name != "stages":
+        return None
+    if stages.parent.name not in ("", run.name, run.manifest.name):  # it may have been moved
+        return None
+    name = stage.name.partition("-")[2]
+    return name if name in {view.name for view in run.stages} else None
 
 
 def gate_places(run: RunView, model: str) -> set[str]:

@@ -19,7 +19,7 @@ from gnomon.errors import DataError
 from gnomon.files import first_line, read_object
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.card import CardSpec, SourceCard
-from gnomon.report.candidate import candidate, gate_places, held_back
+from gnomon.report.candidate import candidate, gate_places, held_back, own_stage
 from gnomon.runs.audit import Audit, Finding, GateResult, Gates
 from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.read import RunView, StageView, read_run
@@ -212,14 +212,6 @@ def models(run: RunView) -> list[StageView]:
     return [view for view in run.stages if (view.folder / "model").is_dir()]
 
 
-def stage_of(source: str, run: RunView) -> str | None:
-    """The stage whose model folder ``source`` is; None for another model."""
-    place = PurePath(source)
-    if place.name != "model" or place.parent.parent.name != "stages":
-        return None
-    return next((v.name for v in run.stages if v.folder.name == place.parent.name), None)
-
-
 def _subject(run: RunView, stage: str | None, kinds: Mapping[str, str]) -> StageView | None:
     if stage is not None:
         names = [view.name for view in run.stages]
@@ -247,7 +239,7 @@ def lineage(
         name = before.pop(0)
         if name in views and name not in chain:
             chain.append(name)
-            start = stage_of(str(views[name].info.start.get("from", "")), run)
+            start = own_stage(run, str(views[name].info.start.get("from", "")))
             before += [start, *averaged(specs.get(name, {}))]
     wanted, todo = set(chain), list(chain)
     while todo:
@@ -255,7 +247,7 @@ def lineage(
             if other in views and other not in wanted:
                 wanted.add(other)
                 todo.append(other)
-                start = stage_of(str(views[other].info.start.get("from", "")), run)
+                start = own_stage(run, str(views[other].info.start.get("from", "")))
                 if start is not None and start not in wanted:
                     wanted.add(start)
                     todo.append(start)
@@ -285,7 +277,7 @@ def rewarded(run: RunView, model: str) -> bool:
         paths = [str(source.get("path", "")) for source in _mappings(spec.get("data"))]
         todo += [path.removeprefix(MADE) for path in paths if path.startswith(MADE)]
         if name in views:
-            todo.append(stage_of(str(views[name].info.start.get("from", "")), run))
+            todo.append(own_stage(run, str(views[name].info.start.get("from", ""))))
     return False
 
 
@@ -350,7 +342,7 @@ def _evals_of(run: RunView, subject: StageView | None) -> list[EvalResult]:
     later = [
         r
         for r in run.results
-        if r.step is None and (stage_of(r.model, run) or r.model) == subject.name
+        if r.step is None and (own_stage(run, r.model) or r.model) == subject.name
     ]
     suites = {r.suite for r in later}
     during: dict[str, EvalResult] = {}
