@@ -19,6 +19,7 @@ import numpy as np
 
 from gnomon.audit.gates import suite_changes
 from gnomon.audit.kinds import average_start, averaged, stands_apart, trained_on
+from gnomon.audit.same_labels import same_labels
 from gnomon.audit.truths import (
     Truths,
     is_truth,
@@ -98,6 +99,7 @@ class Evidence:
         samples: training's and evaluations' responses, in order of training.
         judges: names of the held-out judges: observed, never trained on, and no truth. Their
             figures are metrics of that name and parts of the samples.
+        same_labels: names of reward models that learned from what the run's policies learn from.
         comparison: of every policy on the same prompts.
         answers: by policy, what it answered to the compared prompts.
         start: the policy that the stage started from, as the comparison calls it; empty where it
@@ -119,6 +121,7 @@ class Evidence:
     metrics: Mapping[str, Column] = field(default_factory=dict)
     samples: Sequence[Sample] = ()
     judges: Sequence[str] = ()
+    same_labels: Sequence[str] = ()
     comparison: Comparison = field(default_factory=Comparison)
     answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
     start: str = ""
@@ -265,6 +268,7 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
     optimised = [entry for every in specs for entry in trained_on(every)]
     observed = reward_entries(spec.get("observe") or [])
     truths = Truths(trained, [*observed, *compared])
+    alike = sorted(same_labels(run))
     samples, problems = _samples(stage, truths)
     answers, unread = read_answers(run.path)
     start = _start(specs, stage.name, spec, run.comparison.models)
@@ -277,7 +281,8 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
         info=stripped_info(stage.info, truths),
         metrics=truths.without(stage.metrics),
         samples=samples,
-        judges=_judges(trained, observed),
+        judges=[name for name in _judges(trained, observed) if name not in alike],
+        same_labels=alike,
         comparison=truths.comparison(run.comparison),
         answers=_by_model(answers),
         start=start,

@@ -54,7 +54,7 @@ def _judges(evidence: Evidence) -> list[str]:
     if evidence.paired:  # the comparison asks its own: those that are not what was trained on
         trained = {_spaced(label(entry)) for entry in (*evidence.trained, *_of_all(evidence))}
         own = {_spaced(name) for s in evidence.after for name in s.parts}
-        own -= trained | _of_the_same_labels(evidence)
+        own -= trained | set(map(_spaced, evidence.same_labels))
     return [name for name in sorted(own) if _known(evidence.before, name) > 1]
 
 
@@ -65,18 +65,6 @@ def _of_all(evidence: Evidence) -> list[Mapping[str, Any]]:
     return [
         r for s in listed if isinstance(s, Mapping) for r in reward_entries(s.get("reward") or [])
     ]
-
-
-def _of_the_same_labels(evidence: Evidence) -> set[str]:
-    """The compared reward models that learned from the labels that the stage learns from: what they
-    like is what it is trained on."""
-    stages = evidence.recipe.get("stages")
-    listed = stages if isinstance(stages, list) else []
-    own = evidence.spec.get("data")
-    alike = {s.get("name") for s in listed if own and s.get("data") == own}
-    compare = evidence.recipe.get("compare")
-    compared = reward_entries(compare.get("rewards")) if isinstance(compare, Mapping) else []
-    return {_spaced(label(entry)) for entry in compared if entry.get("model") in alike}
 
 
 def _spaced(name: str) -> str:

@@ -135,7 +135,7 @@ def audit_section(facts: Facts) -> str:
         ("To watch:", watched),
         ("Looked for and not found, with the size that would have been seen:", clear),
         (
-            "Looked for and left open, for lack of samples or since an alarm asks for more:",
+            "Looked for and left open, for lack of samples or of a further sign:",
             unclear,
         ),
     ):

@@ -26,7 +26,7 @@ def audit_lines(audit: Audit) -> list[str]:
         ("to watch:", watched),
         ("looked for and not found, with the size that would have been seen:", seen),
         (
-            "looked for and left open, for lack of samples or since an alarm asks for more:",
+            "looked for and left open, for lack of samples or of a further sign:",
             unclear,
         ),
         ("not looked for:", _not_looked(audit)),

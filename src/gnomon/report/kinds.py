@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gnomon.audit.kinds import Entry, Kind, entry_kind, trained_on
+from gnomon.audit.same_labels import same_labels
 from gnomon.audit.truths import label, reward_entries
 from gnomon.recipe.schema import TRUTHS, EnvironmentSpec
 from gnomon.runs.read import RunView, StageView
@@ -57,9 +58,10 @@ def column_kinds(run: RunView) -> dict[str, Kind]:
 def _compared(run: RunView) -> Iterator[tuple[str, Kind]]:
     compare = run.recipe.get("compare")
     rewards = compare.get("rewards") if isinstance(compare, Mapping) else None
-    trained = trained_entries(run)
+    trained, alike = trained_entries(run), same_labels(run)
     for entry in reward_entries(rewards or []):
-        yield label(entry).replace("_", " "), entry_kind(entry, trained)
+        kind: Kind = "trained" if label(entry) in alike else entry_kind(entry, trained)
+        yield label(entry).replace("_", " "), kind
     played = compare.get("environment") if isinstance(compare, Mapping) else None
     places = [spec.get("environment") for spec in stage_specs(run).values()]
     for place in (place for place in places if isinstance(place, Mapping)):
@@ -91,7 +93,7 @@ def metric_kind(run: RunView, stage: str, metric: str) -> Kind:
         return "trained"
     for entry in reward_entries(spec.get("observe") or []):
         if label(entry) == head:
-            return entry_kind(entry, trained)
+            return "trained" if head in same_labels(run) else entry_kind(entry, trained)
     return "truth" if head in TRUTHS else "other"
 
 

@@ -1,0 +1,88 @@
+"""Which reward models learned from the labels that a run's policies learned from: what such a one
+likes is what was trained on, and it is no held-out judge.
+
+Told by the hashes of what was read (``data.json`` of the stages, the one that made a reward model
+in another run included), and by data that the recipe spells alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gnomon.audit.truths import label, reward_entries
+from gnomon.runs.read import RunView
+from gnomon.runs.records import DATA, DataFiles
+
+Spec = Mapping[str, Any]
+_TOLD = ("sft", "distill", "reward_model", "collect", "revise", "eval", "average")
+"""Stages that learn no preference, or make no policy."""
+
+
+def same_labels(run: RunView) -> set[str]:
+    """The names of the observed and compared reward models that learned from the labels which a
+    stage of the run learns from, by itself or by the reward model that it is trained on."""
+    stages = run.recipe.get("stages")
+    specs = [s for s in stages if isinstance(s, Mapping)] if isinstance(stages, list) else []
+    asked = [entry for entry in _asked(run.recipe, specs) if entry.get("model")]
+    if not asked:
+        return set()
+    learned = [spec for spec in specs if spec.get("algorithm") not in _TOLD]
+    labels, spelled = _sources(run, specs, learned)
+    found = set()
+    for entry in asked:
+        own = _stage(specs, entry)
+        alike = own is not None and own.get("data") in spelled
+        if alike or _hashes(_folder(run, entry)) & labels:
+            found.add(label(entry))
+    return found
+
+
+def _asked(recipe: Mapping[str, Any], specs: list[Spec]) -> Iterator[Spec]:
+    """What a recipe observes and compares by."""
+    compare = recipe.get("compare")
+    if isinstance(compare, Mapping):
+        yield from reward_entries(compare.get("rewards") or [])
+    for spec in specs:
+        yield from reward_entries(spec.get("observe") or [])
+
+
+def _sources(run: RunView, specs: list[Spec], learned: list[Spec]) -> tuple[set[str], list[Any]]:
+    """The hashes of the labels that stages learn from, and the recipe's words for them."""
+    labels: set[str] = set()
+    spelled: list[Any] = []
+    for spec in learned:
+        rewards = reward_entries(spec.get("reward") or [])
+        if not rewards:
+            labels |= _hashes(_own_folder(run, spec.get("name")))
+            spelled += [spec["data"]] if spec.get("data") else []
+        for entry in (entry for entry in rewards if entry.get("model")):
+            labels |= _hashes(_folder(run, entry))
+            made = _stage(specs, entry)
+            spelled += [made["data"]] if made is not None and made.get("data") else []
+    return labels, spelled
+
+
+def _stage(specs: list[Spec], entry: Spec) -> Spec | None:
+    return next((spec for spec in specs if spec.get("name") == entry.get("model")), None)
+
+
+def _own_folder(run: RunView, name: object) -> Path | None:
+    return next((view.folder for view in run.stages if view.name == name), None)
+
+
+def _folder(run: RunView, entry: Spec) -> Path | None:
+    """The folder of the stage that made a reward model, in this run or another."""
+    return _own_folder(run, entry.get("model")) or Path(str(entry.get("model"))).parent
+
+
+def _hashes(folder: Path | None) -> set[str]:
+    """The SHA-256 of what a stage read; empty where nobody noted it."""
+    if folder is None or not (folder / DATA).is_file():
+        return set()
+    try:
+        files = DataFiles.read(folder / DATA).root.values()
+    except ValueError:
+        return set()
+    return {str(f["sha256"]) for f in files if isinstance(f, Mapping) and f.get("sha256")}
