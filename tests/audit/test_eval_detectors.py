@@ -7,7 +7,9 @@ import pytest
 
 from gnomon.audit.detectors import audit_run
 from gnomon.files import write_json
+from gnomon.report.ship import answer
 from gnomon.runs.evals import Calibration, EvalResult
+from gnomon.runs.read import read_run
 from gnomon.runs.records import StageInfo
 from gnomon.stats.intervals import Interval
 from gnomon.stats.prompts import over_prompts
@@ -28,7 +30,10 @@ def run(tmp_path):
     for i, stage in enumerate(stages, start=1):
         folder = tmp_path / "stages" / f"{i:02d}-{stage['name']}"
         folder.mkdir(parents=True)
-        info = StageInfo(name=stage["name"], algorithm=stage["algorithm"], status="done")
+        start = {"from": "stages/01-sft/model" if stage["name"] == "ppo" else "m"}
+        info = StageInfo(
+            name=stage["name"], algorithm=stage["algorithm"], status="done", start=start
+        )
         info.write(folder / "stage.json")
     write_json(tmp_path / "comparison.json", {"models": ["base", "sft", "ppo"], "rows": []})
     return tmp_path
@@ -60,13 +65,14 @@ def test_a_suite_that_fell_is_an_alarm(run, after, status):
     assert bool(found.cures) == (status == "alarm")
 
 
-def _asked(run, model, right, seed=0):
-    """An eval of 60 questions of each category, of which a share is answered rightly."""
+def _asked(run, model, right, seed=0, of=None):
+    """An eval of 60 questions of each category, or as many as ``of`` says, of which a share is
+    answered rightly."""
     rng = random.Random(f"{model}/{seed}")
     rows = [
         {"id": f"{name}-{i}", "category": name, "score": float(rng.random() < share)}
         for name, share in right.items()
-        for i in range(60)
+        for i in range((of or {}).get(name, 60))
     ]
     scores = [row["score"] for row in rows]
     result = EvalResult(
@@ -98,6 +104,44 @@ def test_a_category_that_falls_while_the_whole_rises_is_an_alarm(run):
     assert found.cures
 
 
+def test_the_page_holds_a_model_for_a_fallen_category_and_names_it(run):
+    _asked(run, "sft", BEFORE)
+    _asked(run, "ppo", dict.fromkeys(BEFORE, 0.75) | {"facts": 0.05})
+    audit_run(run)
+    found = answer(read_run(run))
+    assert found.kind == "hold"
+    assert "facts fell" in found.reasons[0].text
+    assert sum("facts" in reason.text for reason in found.reasons) == 1
+
+
+def test_the_page_holds_it_by_an_audit_that_did_not_look_at_categories_too(run):
+    audit_run(run)  # before there are evals
+    _asked(run, "sft", BEFORE)
+    _asked(run, "ppo", dict.fromkeys(BEFORE, 0.75) | {"facts": 0.05})
+    found = answer(read_run(run))
+    assert found.kind == "hold"
+    assert "exam, category facts: worse than sft" in found.reasons[0].text
+
+
+def test_a_fallen_category_of_a_fallen_suite_is_one_alarm_that_names_both(run):
+    _asked(run, "sft", dict.fromkeys(BEFORE, 0.9))
+    _asked(run, "ppo", dict.fromkeys(BEFORE, 0.6) | {"facts": 0.05})
+    (whole,) = _found(run, "eval_drop")
+    assert whole.status == "alarm"
+    assert "Of its categories facts fell" in whole.text
+    assert not _found(run, "eval_category_drop")
+
+
+def test_many_questions_of_one_category_do_not_clear_a_small_one(run):
+    right = {"facts": 1.0, "lists": 0.5}
+    for model in ("sft", "ppo"):
+        _asked(run, model, right, of={"facts": 2000, "lists": 24})
+    (found,) = _found(run, "eval_category_drop")
+    assert found.status == "unclear"
+    assert "lists" in found.measure
+    assert found.detectable > 0.2
+
+
 def test_noise_in_many_categories_is_no_alarm(run):
     many = {f"c{i}": 0.5 for i in range(12)}
     alarms = 0
@@ -123,6 +167,18 @@ def test_categories_of_few_questions_or_none_are_not_looked_at(run):
     (found,) = _found(run, "eval_category_drop")
     assert found.status == "not_looked"
     assert "20 in each" in found.needs
+
+
+def test_a_category_without_scores_hides_no_other(run):
+    for model, facts in (("sft", 1.0), ("ppo", 0.0)):
+        _asked(run, model, {"facts": facts, "lists": 1.0 - facts, "sums": 1.0 - facts})
+        rows = run / "evals" / model / "exam.jsonl"
+        failed = [{"id": f"a-{i}", "category": "a", "score": [None]} for i in range(30)]
+        with rows.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in failed)
+    (found,) = _found(run, "eval_category_drop")
+    assert found.status == "alarm"
+    assert "facts fell" in found.text
 
 
 @pytest.mark.parametrize("grader", ["exact", "gold", "ai"])

@@ -8,12 +8,15 @@ labels vouch for the judge (docs/gates.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gnomon.audit.cures import average, stay_near
-from gnomon.audit.decide import decided, not_looked, of_policies
+from gnomon.audit.decide import decided, not_looked, of_policies, status_of
 from gnomon.audit.evidence import Evidence
 from gnomon.audit.gates import WIN_RATE, capability_drops, category_drops, latest
 from gnomon.audit.kinds import wants_people
-from gnomon.evals.compare import FEW
+from gnomon.audit.limits import LIMITS
+from gnomon.evals.compare import FEW, ScoreChange
 from gnomon.runs.audit import Finding
 from gnomon.runs.evals import EvalResult, calibrations_of
 from gnomon.stats.intervals import Interval
@@ -28,6 +31,7 @@ def eval_drop(evidence: Evidence) -> list[Finding]:
     if not drops:
         needs = f"an eval of {evidence.stage} and of the model before it: gnomon eval"
         return not_looked(evidence, TAX, "eval_drop", needs)
+    suites = category_drops(evidence.changes)
     return [
         decided(
             evidence,
@@ -36,7 +40,7 @@ def eval_drop(evidence: Evidence) -> list[Finding]:
             drop,
             measure=f"{suite}: the score before training less that after",
             alarm=f"Eval {suite}: {after.value:.3g} after training, {drop.value:.3g} "
-            f"[{drop.low:.3g}, {drop.high:.3g}] less than before.",
+            f"[{drop.low:.3g}, {drop.high:.3g}] less than before.{_where(suites.get(suite, []))}",
             cures=[*average(evidence), *stay_near(evidence)],
         )
         for suite, (drop, after) in drops.items()
@@ -45,32 +49,66 @@ def eval_drop(evidence: Evidence) -> list[Finding]:
 
 @of_policies
 def eval_category_drop(evidence: Evidence) -> list[Finding]:
-    """The category of a suite that lost most, whatever the suite as a whole did."""
-    suites = category_drops(evidence.changes)
-    detector = "eval_category_drop"
+    """A category that fell in a suite that did not as a whole; of one that did, :func:`eval_drop`
+    says where."""
+    suites, whole = category_drops(evidence.changes), capability_drops(evidence.changes)
     if not suites:
         needs = f"an eval of {evidence.stage} and of the model before it, of questions with a "
-        return not_looked(evidence, TAX, detector, f"{needs}category, {FEW} in each: gnomon eval")
-    found = []
-    for suite, categories in suites.items():
-        worst = min(categories, key=lambda score: score.change.high)
-        gain, before, after = worst.change, worst.before, worst.after
-        drop = Interval(-gain.value, -gain.high, -gain.low, gain.n, gain.level)
-        found.append(
-            decided(
-                evidence,
-                TAX,
-                detector,
-                drop,
-                measure=f"{suite}, {worst.name}, the worst of {len(categories)} categories: the "
-                "score before training less that after",
-                alarm=f"Eval {suite}: of its categories {worst.name} fell from {before.value:.3g} "
-                f"to {after.value:.3g}, by {drop.value:.3g} [{drop.low:.3g}, {drop.high:.3g}], "
-                "whatever became of the whole.",
-                cures=[*average(evidence), *stay_near(evidence)],
-            )
-        )
-    return found
+        needs += f"category, {FEW} in each: gnomon eval"
+        return not_looked(evidence, TAX, "eval_category_drop", needs)
+    return [
+        _of_categories(evidence, suite, categories)
+        for suite, categories in suites.items()
+        if suite not in whole or not _fell(whole[suite][0], "eval_drop")
+    ]
+
+
+def _of_categories(evidence: Evidence, suite: str, categories: Sequence[ScoreChange]) -> Finding:
+    """The category that fell furthest beyond doubt; where none did, the one that may have lost
+    most."""
+    fell = fallen(categories)
+    told = fell or min(categories, key=lambda score: score.change.low)
+    which = "the worst" if fell else "the one that may have lost most"
+    return decided(
+        evidence,
+        TAX,
+        "eval_category_drop",
+        _drop(told),
+        measure=f"{suite}, {told.name}, {which} of {len(categories)} categories: the score before "
+        "training less that after",
+        alarm=f"Eval {suite}: of its categories {_told(told)}, though the whole raises no alarm.",
+        cures=[*average(evidence), *stay_near(evidence)],
+    )
+
+
+def fallen(categories: Sequence[ScoreChange]) -> ScoreChange | None:
+    """The category that fell furthest beyond doubt; None where none passes the limit."""
+    worst = min(categories, key=lambda score: score.change.high, default=None)
+    return worst if worst and _fell(_drop(worst), "eval_category_drop") else None
+
+
+def _where(categories: Sequence[ScoreChange]) -> str:
+    """The category that fell furthest, as a further sentence; empty where none is shown to have."""
+    fell = fallen(categories)
+    return f" Of its categories {_told(fell)}." if fell else ""
+
+
+def _drop(score: ScoreChange) -> Interval:
+    gain = score.change
+    return Interval(-gain.value, -gain.high, -gain.low, gain.n, gain.level)
+
+
+def _fell(drop: Interval, detector: str) -> bool:
+    return status_of(drop, LIMITS[detector].value) == "alarm"
+
+
+def _told(score: ScoreChange) -> str:
+    """From where to where a category fell."""
+    before, after, drop = (
+        f"{figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]"
+        for figure in (score.before, score.after, _drop(score))
+    )
+    return f"{score.name} fell from {before} to {after}, by {drop}"
 
 
 @of_policies

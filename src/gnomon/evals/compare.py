@@ -180,8 +180,8 @@ def _change(suite: str, old: tuple[Path, EvalResult], new: tuple[Path, EvalResul
 def _by_category(named: Mapping[str, str], old: Scores, new: Scores) -> list[ScoreChange]:
     """The change of each category that enough items have."""
     items: dict[str, list[str]] = {}
-    for item in new:
-        if item in old and item in named:
+    for item in named:
+        if _answered(old, item) and _answered(new, item):
             items.setdefault(named[item], []).append(item)
     enough = {name: own for name, own in sorted(items.items()) if len(own) >= FEW}
     if len(items) < 2:  # one category of all is the suite itself
@@ -195,6 +195,10 @@ def _by_category(named: Mapping[str, str], old: Scores, new: Scores) -> list[Sco
         change = gain_between_runs(b, a, level=level)
         found.append(ScoreChange(name, before, after, change, paired=True))
     return found
+
+
+def _answered(scores: Scores, item: str) -> bool:
+    return any(score is not None for score in scores.get(item, []))
 
 
 def _item_scores(file: Path) -> Scores:

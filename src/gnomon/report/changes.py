@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gnomon.audit.gates import WIN_RATE, capability_drops, latest, same_exam, suite_changes
+from gnomon.audit.evals import fallen
+from gnomon.audit.gates import (
+    WIN_RATE,
+    capability_drops,
+    category_drops,
+    latest,
+    same_exam,
+    suite_changes,
+)
 from gnomon.audit.kinds import Kind, stands_apart, wants_people
 from gnomon.report.candidate import before
 from gnomon.report.format import measured, number
@@ -42,7 +50,12 @@ class Change:
 
 def changes(run: RunView, model: str) -> list[Change]:
     """Every figure of ``model`` that it was not trained on, against the model before it."""
-    return [*_evals(run, model), *_wins(run, model), *_columns(run, model)]
+    return [
+        *_evals(run, model),
+        *_categories(run, model),
+        *_wins(run, model),
+        *_columns(run, model),
+    ]
 
 
 def _evals(run: RunView, model: str) -> Iterator[Change]:
@@ -63,6 +76,21 @@ def _evals(run: RunView, model: str) -> Iterator[Change]:
                 gap = score.change
                 gap = Interval(-gap.value, -gap.high, -gap.low, gap.n)
                 yield Change(f"Eval {change.suite}", gap, score.after, old, "evals")
+
+
+def _categories(run: RunView, model: str) -> Iterator[Change]:
+    """The category that fell most, of each suite that did not; nothing where an alarm says it."""
+    alarms = run.audit.alarms if run.audit is not None else []
+    if any((a.detector, a.stage) == ("eval_category_drop", model) for a in alarms):
+        return
+    old = before(run, model)
+    both, trained = suite_changes(run.path, model, old), trained_entries(run)
+    whole = capability_drops(both, trained)
+    for suite, categories in category_drops(both, trained).items():
+        fell = fallen(categories)
+        if fell and not (suite in whole and whole[suite][0].low > 0):
+            what = f"Eval {suite}, category {fell.name}"
+            yield Change(what, fell.change, fell.after, old, "evals")
 
 
 def _wins(run: RunView, model: str) -> Iterator[Change]:
