@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 from evals_world import Chooser, Speaker, write
 
+from gnomon.data.readers import read_groups
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.attacks import ATTACKS
 from gnomon.evals.choices import swapped
 from gnomon.evals.evaluate import evaluate
+from gnomon.evals.questions import Questions
+from gnomon.evals.refusal import Refusal
 from gnomon.evals.subject import Stored
 from gnomon.evals.table import SUITES, make_suite, suite_class
 from gnomon.evals.targets import open_target
@@ -122,6 +125,37 @@ def test_questions_say_what_they_need(tmp_path: Path) -> None:
         make_suite("questions", {"data": "p.jsonl", "judge": "exact"}, tmp_path)
     with pytest.raises(DataError, match=r"q.jsonl, row 1: it needs 'prompt' or .*did you mean"):
         run("questions", Speaker(lambda t: "x"), tmp_path, data="q.jsonl", judge="exact")
+
+
+READ_ALIKE = [
+    {"prompt": "1+1?", "system": "Be brief.", "answer": "2"},
+    {"prompt": "1+1?", "meta": {"key": "2"}, "answer": "2"},
+    {"problem": "1+1?", "solution": "2"},
+    {"instruction": "Add.", "input": "1 and 1", "answer": "2"},
+    {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]},
+    {"conversations": [{"from": "human", "value": "1+1?"}]},
+    {"question": "And 1+2?", "history": [["1+1?", "2"]], "answer": "3"},
+]
+
+
+@pytest.mark.parametrize("row", READ_ALIKE)
+def test_a_file_of_questions_is_read_as_training_reads_it(tmp_path: Path, row: Any) -> None:
+    """The policy is asked the same, and whoever grades finds the same beside it."""
+    write(tmp_path / "q.jsonl", [row])
+    trained = read_groups(tmp_path / "q.jsonl", kind="prompts").groups[0].prompt
+    suite = make_suite("questions", {"data": "q.jsonl", "judge": "exact"}, tmp_path)
+    assert isinstance(suite, Questions)
+    (asked,) = suite.items()
+    assert asked.messages == trained.messages
+    assert {k: asked.meta.get(k) for k in trained.meta} == dict(trained.meta)
+
+
+def test_a_text_that_looks_like_a_dialogue_is_asked_as_it_stands(tmp_path: Path) -> None:
+    said = "\n\nHuman: how?\n\nAssistant: so\n\nHuman: and then?"
+    write(tmp_path / "bad.jsonl", [{"goal": said}])
+    suite = make_suite("refusal", {"data": "bad.jsonl"}, tmp_path)
+    assert isinstance(suite, Refusal)
+    assert suite.items()[0].prompt.messages == (Message("user", said.strip()),)
 
 
 # -- refusals --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pydantic import Field
 from gnomon.data.values import shown
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.asking import Unanswered
-from gnomon.evals.items import field, prompt_of, rows_of, text_of
+from gnomon.evals.items import as_asked, field, rows_of, text_of
 from gnomon.evals.subject import Subject
 from gnomon.evals.suite import ItemSuite, Measured, Options, Row, Work
 from gnomon.records import Prompt, Source
@@ -89,7 +89,7 @@ class Behaviour(ItemSuite[Choice]):
                 orders = [(question, pair), *([turned] if turned else [])]
                 id = f"{file.name.split('.')[0]}:{source.row}"
                 asked = tuple(
-                    (prompt_of({"prompt": q}, source, id=f"{id}/{k}"), choices)
+                    (as_asked(q, source, f"{id}/{k}"), choices)
                     for k, (q, choices) in enumerate(orders)
                 )
                 first = tuple(_earlier(choices) for _, choices in orders)

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from gnomon.errors import ConfigError
 from gnomon.evals.asking import Unanswered
-from gnomon.evals.items import PROMPT, find_file, prompt_of, rows_of
+from gnomon.evals.items import PROMPTS, find_file, prompt_of, rows_of
 from gnomon.evals.questions import by_category
 from gnomon.evals.rows import FAILED
 from gnomon.evals.sampling import SampleOptions
@@ -86,7 +86,7 @@ class Episodes(ItemSuite[Prompt]):
         found = [
             prompt_of(row, source, category=str(row.get("category") or "") or None, meta=row)
             for file in self.files()
-            for source, row in rows_of(file, ((*PROMPT, "messages"),))
+            for source, row in rows_of(file, (PROMPTS,))
         ]
         return found + [p for name in self._made() for p in self._groups(name)]
 

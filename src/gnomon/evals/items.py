@@ -6,14 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gnomon.data.fields import (
+    COMPLETION,
+    PROMPT_TEXT,
+    PROMPT_TURNS,
+    Row,
+    prompt_turns,
+    with_side_columns,
+)
 from gnomon.data.rows import iter_rows
-from gnomon.data.values import Skipped, shown
+from gnomon.data.values import RowError, Skipped, shown
 from gnomon.errors import DataError
 from gnomon.plugins import nearest
 from gnomon.records import Message, Prompt, Source
 
-PROMPT = ("prompt", "instruction", "question", "goal", "Goal", "Behavior", "forbidden_prompt")
-"""Names under which a row may hold its prompt, the first one wins."""
+PROMPT = (*PROMPT_TEXT[:-1], "Goal", "Behavior", PROMPT_TEXT[-1])
+"""Names under which a row may hold its prompt, the first one wins: those of training, and more."""
+PROMPTS = (*PROMPT, *PROMPT_TURNS)
+"""The same, or a conversation."""
 ANSWER = ("response", "output", "completion", "answer")
 MODEL = ("generator", "model", "model_id", "generator_2")
 
@@ -88,22 +98,48 @@ def prompt_of(
     source: Source,
     *,
     names: Sequence[str] = PROMPT,
-    id: str | None = None,
     category: str | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Prompt:
-    """The row's prompt: a text as one user turn, or ``messages``.
+    """The row's prompt, read as training reads it: a conversation or a text, after its ``system``
+    and ``history``; an answer beside it, or at its end, is the ``reference`` in meta.
+
+    Args:
+        meta: what a judge may read, a mapping under ``meta`` in it as if it were written out.
 
     Raises:
         DataError: the row has none.
     """
-    messages = row.get("messages")
-    if isinstance(messages, list) and messages:
-        turns = tuple(_turn(m, source) for m in messages)
-    else:
-        turns = (Message("user", request_of(row, source, (*names, "messages"))),)
-    given = id or str(row.get("id") or row.get("uid") or f"{Path(source.file).name}:{source.row}")
-    return Prompt(given, turns, source=source, category=category, meta=dict(meta or {}))
+    if not any(row.get(name) for name in PROMPT_TURNS):
+        text_of(row, (*names, *PROMPT_TURNS), source)
+    fields = Row(row, source, default_id="")
+    try:
+        turns = with_side_columns(fields, prompt_turns(fields, (*PROMPT_TURNS, *names)))
+    except RowError as error:
+        raise DataError(f"{source}: {error}") from error
+    reference = fields.take(*COMPLETION)
+    if turns and turns[-1].role == "assistant":
+        turns, reference = turns[:-1], turns[-1].message.content
+    known = dict(meta or {})
+    if isinstance(known.get("meta"), Mapping):
+        known = {**known["meta"], **known}
+    if isinstance(reference, str):
+        known.setdefault("reference", reference)
+    given = row.get("id") or row.get("uid") or f"{Path(source.file).name}:{source.row}"
+    messages = tuple(turn.message for turn in turns)
+    return Prompt(str(given), messages, source=source, category=category, meta=known)
+
+
+def as_asked(
+    text: str,
+    source: Source,
+    id: str,
+    category: str | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> Prompt:
+    """A text that is asked as it stands, whatever it looks like: one user turn."""
+    turns = (Message("user", text),)
+    return Prompt(id, turns, source=source, category=category, meta=dict(meta or {}))
 
 
 def request_of(row: Mapping[str, Any], source: Source, names: Sequence[str] = PROMPT) -> str:
@@ -116,14 +152,6 @@ def request_of(row: Mapping[str, Any], source: Source, names: Sequence[str] = PR
     if "instruction" in row and isinstance(more, str) and more.strip():
         return f"{text.strip()}\n\n{more.strip()}"
     return text
-
-
-def _turn(value: Any, source: Source) -> Message:
-    if isinstance(value, Mapping):
-        role, content = value.get("role"), value.get("content")
-        if isinstance(role, str) and isinstance(content, str):
-            return Message(role, content)
-    raise DataError(f"{source}: 'messages' must be turns with 'role' and 'content'")
 
 
 def read_answers(file: Path) -> tuple[dict[str, str], str]:

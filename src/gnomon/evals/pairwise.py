@@ -12,7 +12,7 @@ from pydantic import Field
 
 from gnomon.errors import ConfigError
 from gnomon.evals.asking import Ask, Unanswered
-from gnomon.evals.items import PROMPT, find_file, prompt_of, rows_of, text_of
+from gnomon.evals.items import PROMPTS, find_file, prompt_of, rows_of, text_of
 from gnomon.evals.judging import JudgeSpec, check_spec, described, open_judge
 from gnomon.evals.pairs import Pair, text_pair
 from gnomon.evals.sampling import SampleOptions
@@ -159,7 +159,7 @@ class Pairwise(ItemSuite[E]):
                 "give --against, or --data with other answers (`output`)"
             )
         found = []
-        for source, row in rows_of(file, ((*PROMPT, "messages"),)):
+        for source, row in rows_of(file, (PROMPTS,)):
             other = None if self._against is not None else text_of(row, OTHER, source)
             category = row.get("category") or row.get("dataset")
             prompt = prompt_of(row, source, category=str(category) if category else None, meta=row)

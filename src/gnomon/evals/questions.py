@@ -10,7 +10,7 @@ from pydantic import Field
 
 from gnomon.errors import ConfigError
 from gnomon.evals.asking import Unanswered
-from gnomon.evals.items import PROMPT, prompt_of, rows_of
+from gnomon.evals.items import PROMPTS, prompt_of, rows_of
 from gnomon.evals.judging import JudgeSpec, described, open_judge
 from gnomon.evals.rows import FAILED
 from gnomon.evals.sampling import SampleOptions
@@ -61,7 +61,7 @@ class Questions(ItemSuite[Prompt]):
         return [
             prompt_of(row, source, category=_category(row), meta=row)
             for file in self.files()
-            for source, row in rows_of(file, ((*PROMPT, "messages"),))
+            for source, row in rows_of(file, (PROMPTS,))
         ]
 
     def prepare(self, subject: Subject) -> None:

@@ -14,14 +14,14 @@ from gnomon.data.values import shown
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.asking import Unanswered
 from gnomon.evals.attacks import ATTACKS, PLAIN, check_attacks
-from gnomon.evals.items import find_file, prompt_of, rows_of, text_of
+from gnomon.evals.items import as_asked, find_file, rows_of, text_of
 from gnomon.evals.judging import JudgeSpec, described, open_judge
 from gnomon.evals.sampling import SampleOptions
 from gnomon.evals.subject import Stored, Subject, plain
 from gnomon.evals.suite import Files, ItemSuite, Measured, Row, Work
 from gnomon.evals.verdict_files import prompt_id
 from gnomon.judges.protocol import Judge, judged
-from gnomon.records import Group, Message, Prompt, Source
+from gnomon.records import Group, Prompt, Source
 from gnomon.runs.evals import Calibration
 from gnomon.stats.intervals import Interval, weighted_proportion
 from gnomon.stats.rates import rogan_gladen
@@ -137,9 +137,7 @@ class Refusal(ItemSuite[Request]):
         for attack in self.attacks:
             of = prompt_id(text)
             id = of if attack == PLAIN else f"{of}/{attack}"
-            prompt = prompt_of({"prompt": text}, source, id=id, category=category, meta=row)
-            asked = (Message("user", ATTACKS[attack](text)),)
-            prompt = Prompt(id, asked, source=source, category=prompt.category, meta=prompt.meta)
+            prompt = as_asked(ATTACKS[attack](text), source, id, category, row)
             out.append(Request(id, of, prompt, attack, harmful))
         return out
 
