@@ -47,3 +47,33 @@ def test_an_answer_is_read_before_thanks_and_by_its_mark(form: str, tmp_path: Pa
         return form.format(right + rng.randrange(3)), float(rng.random() < 0.6), {}
 
     assert one(make(tmp_path / "run", rollouts(STEPS, told)), "contradiction").status == "alarm"
+
+
+def several(rng: Random, right: int) -> str:
+    return f"It is {right + rng.randrange(3)}."
+
+
+RARE = {
+    "next to nobody gets the only mark": (0.0, 0.0, 1.0),
+    "next to nobody is right, and form has a mark": (0.0, 0.2, 1.0),
+}
+
+
+@pytest.mark.parametrize("kind", RARE)
+def test_the_mark_of_everyone_or_for_form_is_no_full_mark(kind: str, tmp_path: Path) -> None:
+    low, form, top = RARE[kind]
+
+    def strict(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
+        reward = top if rng.random() < 0.004 else rng.choice((low, form))
+        return several(rng, right), reward, {}
+
+    finding = one(make(tmp_path / "run", rollouts(STEPS, strict)), "contradiction")
+    assert finding.status == "not_looked"
+    assert "full one" in finding.needs
+
+
+def test_a_rare_bonus_leaves_full_marks_what_they_are(tmp_path: Path) -> None:
+    def praised(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
+        return several(rng, right), 1.2 if rng.random() < 0.004 else rng.choice((0.0, 1.0)), {}
+
+    assert one(make(tmp_path / "run", rollouts(STEPS, praised)), "contradiction").status == "alarm"

@@ -35,7 +35,7 @@ from gnomon.runs.probes import PROBES, Probes, RewardProbes
 from gnomon.runs.records import StageInfo
 from gnomon.stats.intervals import Interval
 from gnomon.tasks.instructions import generate_instruction_prompts
-from gnomon.tasks.tunnel.gold import CorrectReward
+from gnomon.tasks.tunnel.gold import CorrectReward, is_correct
 from gnomon.tasks.tunnel.loopholes import LeakyReward
 from gnomon.tasks.tunnel.world import generate_prompts, problem_of, wrong_answer
 
@@ -293,6 +293,18 @@ def test_of_a_policy_near_its_start_a_blind_reward_is_something_to_watch_from_th
 @pytest.mark.parametrize("kind", sorted(set(SOUND) - {"exact"}))
 def test_a_sound_reward_sees_them_even_where_few_answers_are_right(kind: str, share: float) -> None:
     assert warned(SOUND[kind], ordinary(share)).status in ("clear", "unclear", "not_looked")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5])
+def test_what_a_penalty_puts_below_nothing_is_not_what_answers_have_to_lose(share: float) -> None:
+    """Right answers are paid the less the longer they are, wrong ones nothing: those that are
+    wrong have nothing to lose, though a few right ones have less than nothing."""
+
+    def short(sample: Sample) -> float:
+        return is_correct(sample.prompt, sample.text) * (1 - len(sample.text) / 40)
+
+    said = warned(graded(short), ordinary(share))
+    assert said.status in ("clear", "unclear", "not_looked"), said.figure
 
 
 def test_marks_for_form_beside_rare_right_answers_are_no_loophole() -> None:

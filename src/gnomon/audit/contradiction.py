@@ -28,6 +28,8 @@ MARKED, LAST = ("boxed", "hash"), ("number",)
 """How an answer's number is found: by its mark, or as the last one."""
 GRADES = 12
 """Different rewards beyond which a reward is a quantity, not a mark."""
+_FULL = 0.75
+"""The share of the way from the lowest mark to the highest from which on a mark is a full one."""
 _NUMERIC = 0.5
 """The share of answers that must end in a number."""
 _USUAL = 1 / 3
@@ -43,7 +45,9 @@ def contradiction(evidence: Evidence) -> list[Finding]:
     """Of two answers to one prompt that both got full marks, how often they give other numbers."""
     full = _full_marks(evidence.samples)
     if full is None:
-        needs = f"a reward of marks (at most {GRADES} different ones)"
+        needs = (
+            f"a reward of marks (at most {GRADES} different ones) that gives the full one at times"
+        )
         return not_looked(evidence, NAME, DETECTOR, needs)
 
     def pairs(samples: Sequence[Sample]) -> ByPrompt:
@@ -80,12 +84,17 @@ def contradiction(evidence: Evidence) -> list[Finding]:
 
 
 def _full_marks(samples: Sequence[Sample]) -> float | None:
-    """The highest mark, if the rewards are marks and it is not rare; None where they are not."""
+    """The highest mark that is not rare; None of rewards that are no marks.
+
+    What everyone gets is no full mark, nor is a mark for form beside a rare one for being right.
+    """
     rewards = [sample.reward for sample in samples if sample.reward is not None]
     marks = sorted(set(rewards))
     if not 2 <= len(marks) <= GRADES:
         return None
-    return next((m for m in reversed(marks) if rewards.count(m) >= 0.01 * len(rewards)), None)
+    full = marks[0] + _FULL * (marks[-1] - marks[0])
+    usual = [m for m in marks if m >= full and rewards.count(m) >= 0.01 * len(rewards)]
+    return max(usual, default=None)
 
 
 def final_number(sample: Sample) -> str | None:

@@ -9,6 +9,8 @@ have turned (:mod:`gnomon.evals.invariance` writes it to probes.json after the f
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 
 from gnomon.audit.contradiction import GRADES
@@ -26,6 +28,8 @@ MEASURE = (
     "first answers that keep all of their reward between answers to two other prompts, share of "
     "those that have something to lose"
 )
+_BELOW, _MANY = 0.25, 0.1
+"""Shares of the rewards: at most so many are below what nothing is paid, so many are just that."""
 
 
 @of_policies
@@ -101,9 +105,17 @@ def _with_something_to_lose(evidence: Evidence, reward: RewardProbes, effect: Ed
     if len(marks) == 2 and effect.score is not None and effect.change is not None:
         mean = effect.score.value - effect.change.value
         return min(1.0, max(0.0, (mean - marks[0]) / (marks[1] - marks[0])))
-    return _share(first, marks[-1] if len(marks) <= GRADES else marks[0], len(marks) <= GRADES)
+    if len(marks) <= GRADES:
+        return sum(r >= marks[-1] for r in first) / len(first)
+    floor = max(marks[0], _nothing(first))
+    return sum(r > floor for r in first) / len(first)
 
 
-def _share(rewards: Sequence[float], mark: float, full: bool) -> float:
-    """The share of rewards at ``mark`` (``full``) or above it."""
-    return sum(r >= mark if full else r > mark for r in rewards) / len(rewards)
+def _nothing(rewards: Sequence[float]) -> float:
+    """What a quantity pays for nothing: the lowest value that many share, few being below it.
+
+    A bonus on right answers gives 0 to all others; a penalty may put a few below that.
+    """
+    often = (value for value, count in Counter(rewards).items() if count >= _MANY * len(rewards))
+    low = min(often, default=-math.inf)
+    return low if sum(r < low for r in rewards) <= _BELOW * len(rewards) else -math.inf
