@@ -41,6 +41,7 @@ DETECTORS: Mapping[str, str] = {
     "truncated": "gnomon.audit.length:truncated",
     "reward_errors": "gnomon.audit.health:reward_errors",
     "reward_fall": "gnomon.audit.reward_fall:reward_fall",
+    "no_signal": "gnomon.audit.no_signal:no_signal",
     "sampler_mismatch": "gnomon.audit.health:sampler_mismatch",
     "value_function": "gnomon.audit.health:value_function",
     "displacement": "gnomon.audit.health:displacement",

@@ -118,6 +118,11 @@ LIMITS: Mapping[str, Limit] = {
         "training keeps what it has won but for noise; half a standard deviation of the first "
         "answers lost since the peak is more than harder prompts explain",
     ),
+    "no_signal": Limit(
+        0.9,
+        "of ten prompts nine tell nothing apart, from the first step to the last: what is too hard "
+        "at first is not so for long, where a policy learns",
+    ),
     "reward_errors": Limit(0.02, "a reward that fails on 2% of the answers leaves them out"),
     "sampler_mismatch": Limit(
         0.02,
