@@ -89,6 +89,12 @@ def decided(
     )
 
 
+def if_told(text: str, status: Status, figure: Interval, limit: float) -> str:
+    """The sentence of a finding; empty of one left open whose value is on the good side of the
+    limit: it is for lack of samples, and nothing to watch."""
+    return text if status != "unclear" or figure.value > limit else ""
+
+
 def of_policies(detector: Detector) -> Detector:
     """The detector for stages that optimise a policy; it says nothing of others."""
 

@@ -14,7 +14,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from gnomon.audit.change import SHARE, ByPrompt, Measure, change_of, each, first_alarm, reward_rose
+from gnomon.audit.change import (
+    SHARE,
+    ByPrompt,
+    Measure,
+    change_of,
+    each,
+    first_alarm,
+    reward_change,
+    reward_rose,
+)
 from gnomon.audit.contradiction import final_number
 from gnomon.audit.cures import stay_near, stop_at
 from gnomon.audit.decide import decided, not_looked, of_policies, shortened
@@ -66,13 +75,18 @@ def _finding(
             only_if=reward_rose(evidence),
             measure=f"{what}, at the end less at the beginning",
             alarm=f"{alarm}: {change.after.value:.2f} at the end, {change.before.value:.2f} at the "
-            "beginning, while the trained reward rose",
+            f"beginning{_meanwhile(evidence)}",
             exhibits=shortened([s.exhibit(f"{what}: {shows(s):.2f}") for s in worst[:40]]),
             curves=["reward", "kl", "entropy"],
             since=since,
             cures=[*stay_near(evidence), *stop_at(evidence, since)],
         )
     ]
+
+
+def _meanwhile(evidence: Evidence) -> str:
+    """What rose in the meantime; nothing is known to have, where preferences are trained on."""
+    return ", while the trained reward rose" if reward_change(evidence) else ""
 
 
 # -- text that the start model does not write -----------------------------------------------------
@@ -133,7 +147,7 @@ def new_phrase(evidence: Evidence) -> list[Finding]:
             only_if=reward_rose(evidence),
             measure="answers with the commonest word pair that the start never wrote, share",
             alarm=f"{figure.value:.0%} of the answers have {phrase!r}, which none of "
-            f"{len(evidence.before)} had at the beginning, while the trained reward rose",
+            f"{len(evidence.before)} had at the beginning{_meanwhile(evidence)}",
             exhibits=shortened(shown),
             curves=["reward", "kl", "ref_logprob"],
             since=since,

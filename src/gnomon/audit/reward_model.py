@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gnomon.audit.decide import if_told, status_of
 from gnomon.audit.evidence import Evidence
 from gnomon.audit.limits import LIMITS
 from gnomon.runs.audit import Exhibit, Finding
@@ -23,10 +24,19 @@ TOLD_APART = LIMITS["foreign_prompts"].value
 which is which 7 times of 10."""
 SURE = 0.01
 """The share of random divisions that may be told apart as well."""
+FEW = 20
+"""Prompts of a category below which not being told from chance says nothing."""
 RARE = 0.02
 """Below this share of the preference data a category is as good as missing."""
 MATTERS = 0.1
 """A category of this share of the policy's prompts matters."""
+RANKS = {
+    "held-out comparisons": "It ranks {share} of the held-out comparisons as labelled",
+    "held-out implicit reward": "Its implicit reward ranks {share} of the held-out comparisons as "
+    "labelled",
+    "held-out labels": "It puts {share} of the held-out answers on the side of their label",
+}
+"""What an accuracy of evals.json is of, by its table."""
 ECE = LIMITS["held_out_comparisons.ece"].value
 """Expected calibration error from which on a margin says little of how sure the model may be."""
 
@@ -101,10 +111,11 @@ def _accuracy(evidence: Evidence, name: str, table: Mapping[str, Any]) -> Iterat
     figures = {str(k): i for k, v in rows if (i := Interval.parse(v)) is not None and i.known}
     assert overall is not None
     worst = min(figures, key=lambda k: figures[k].value, default=None)
-    weak = [k for k, i in figures.items() if i.low <= 0.5]
+    weak = [k for k, i in figures.items() if i.low <= 0.5 and i.n >= FEW]
     broken = overall.low <= 0.5
     ends = f"[{overall.low:.2f}, {overall.high:.2f}]"
-    text = f"It ranks {overall.value:.0%} of {name} as labelled {ends}"
+    share = f"{overall.value:.0%} {ends}"
+    text = RANKS.get(name, f"It is right in {{share}} of {name}").format(share=share)
     if worst is not None:
         at = figures[worst]
         text += f"; least in {worst}, {at.value:.0%} [{at.low:.2f}, {at.high:.2f}]"
@@ -140,16 +151,17 @@ def _calibration(evidence: Evidence, table: Mapping[str, Any]) -> Iterator[Findi
         (accuracy.high - accuracy.low) / 2 if accuracy is not None and accuracy.known else math.nan
     )
     figure = Interval(gap, gap - half, gap + half, total)
+    status = status_of(figure, ECE)
+    text = f"It is {abs(gap):.0%} {'more' if gap > 0 else 'less'} sure of its rankings than right."
     yield evidence.finding(
         "overconfidence",
         "held_out_comparisons",
-        status="alarm" if figure.low > ECE else "unclear" if figure.high > ECE else "clear",
+        status=status,
         measure="mean confidence sigmoid(margin) less the share that is right",
         figure=figure,
         limit=ECE,
         detectable=ECE + half * 1.43 if math.isfinite(half) else None,
-        text=f"It is {abs(gap):.0%} {'more' if gap > 0 else 'less'} sure of its rankings than "
-        "right.",
+        text=if_told(text, status, figure, ECE),
     )
 
 
@@ -163,14 +175,18 @@ def _length(evidence: Evidence, table: Mapping[str, Any]) -> Iterator[Finding]:
     if longer is None or shorter is None or not (longer.known and shorter.known):
         return
     gap = independent_difference(longer, shorter)
+    status = status_of(gap, LENGTH_GAP)
+    text = (
+        f"It is right in {longer.value:.0%} of the pairs whose better answer is the longer, "
+        f"and in {shorter.value:.0%} of those where it is the shorter one."
+    )
     yield evidence.finding(
         "length_bias",
         "held_out_comparisons",
-        status="alarm" if gap.low > LENGTH_GAP else "unclear" if gap.high > LENGTH_GAP else "clear",
+        status=status,
         measure="accuracy where the better answer is the longer one, less where it is the shorter",
         figure=gap,
         limit=LENGTH_GAP,
         detectable=LENGTH_GAP + (gap.high - gap.low) / 2 * 1.43,
-        text=f"It is right in {longer.value:.0%} of the pairs whose better answer is the longer, "
-        f"and in {shorter.value:.0%} of those where it is the shorter one.",
+        text=if_told(text, status, gap, LENGTH_GAP),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gnomon.audit.cures import stay_near
+from gnomon.audit.decide import if_told, status_of
 from gnomon.audit.evidence import Evidence
 from gnomon.audit.health import stays_near
 from gnomon.audit.invariance import (
@@ -26,7 +27,7 @@ from gnomon.audit.invariance import (
     plain,
 )
 from gnomon.audit.limits import LIMITS
-from gnomon.runs.audit import Finding, Status
+from gnomon.runs.audit import Finding
 from gnomon.runs.probes import EARLY, LATE, RewardProbes
 from gnomon.stats.intervals import Interval
 
@@ -172,10 +173,12 @@ def _shortcuts(evidence: Evidence, reward: RewardProbes) -> Finding:
         )
     figure = best.change.scaled((0.0, 1.0 / reward.spread))
     told = f"{figure.value:+.2f} [{figure.low:+.2f}, {figure.high:+.2f}] of its spread"
-    status: Status = "alarm" if figure.low > SHORTCUT else "clear"
-    if figure.low <= SHORTCUT < figure.high:
-        status = "unclear"
+    status = status_of(figure, SHORTCUT)
     worst = max((e.detectable or 0.0 for e in known), default=0.0) / reward.spread
+    text = (
+        f"Of {len(known)} edits that leave an answer no better the best paid adds "
+        f"{PAYS[best.edit]}: {told}."
+    )
     return evidence.finding(
         "reward_shortcuts",
         DETECTOR,
@@ -184,7 +187,6 @@ def _shortcuts(evidence: Evidence, reward: RewardProbes) -> Finding:
         figure=figure,
         limit=SHORTCUT,
         detectable=worst or None,
-        text=f"Of {len(known)} edits that leave an answer no better the best paid adds "
-        f"{PAYS[best.edit]}: {told}.",
+        text=if_told(text, status, figure, SHORTCUT),
         exhibits=exhibits_of(best) if status != "clear" else [],
     )
