@@ -226,3 +226,20 @@ def test_an_alarm_of_several_sentences_ends_once() -> None:
     finding = Finding(name="drift", stage="rm", status="alarm", text="One thing. Another.", since=4)
     (line,) = audit_lines(Audit(findings=[finding]))
     assert line == "ALARM drift: stage rm: One thing. Another. First seen at step 4."
+
+
+ALONE = "could not have been seen: that takes people, an eval or a judge of its own"
+
+
+def test_an_audit_that_asked_nobody_else_says_what_that_hides(
+    sound: Path, hacked: Path, tmp_path: Path
+) -> None:
+    assert ALONE in " ".join(audit_lines(audit_run(sound)))
+    assert ALONE not in " ".join(audit_lines(audit_run(hacked)))
+    judged = make(
+        tmp_path / "judged",
+        rollouts(STEPS, lambda *args: (*verifier(*args)[:2], {"judge": verifier(*args)[1]})),
+        stage={"observe": [{"model": "other", "name": "judge"}]},
+    )
+    assert "held_out_judge" in {f.detector for f in audit_run(judged).findings if f.figure}
+    assert ALONE not in " ".join(audit_lines(audit_run(judged)))

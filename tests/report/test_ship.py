@@ -129,8 +129,19 @@ def test_a_capability_that_fell_beyond_its_interval_holds(run):
     assert answer(_measured(run, *worse)).kind == "hold"
 
 
-def test_a_held_out_judge_that_likes_it_less_holds(run):
-    assert answer(_clear(_compared(run, rm=DOWN))).kind == "hold"
+@pytest.mark.parametrize(("labels", "kind"), [(49, "not shown"), (50, "hold")])
+def test_a_reward_model_that_likes_it_less_holds_once_people_vouch_for_it(run, labels, kind):
+    worse = replace(
+        _clear(_compared(run, rm=DOWN)), calibrations=(Calibration(judge="rm", labels=labels),)
+    )
+    assert answer(worse).kind == kind
+    assert "Held-out judge rm: worse than sft" in answer(worse).reasons[0].text
+
+
+def test_a_fall_that_nobody_vouches_for_holds_nothing_and_lets_nothing_ship(run):
+    doubted = answer(_gated(_clear(_compared(run, rm=DOWN)), True, condition="exam >= 0.1"))
+    assert doubted.kind == "not shown"
+    assert any("likes it less" in n.text and "spotcheck" in n.command for n in doubted.needs)
 
 
 def test_a_stage_that_failed_holds(run, tmp_path):
@@ -250,12 +261,19 @@ def test_gates_that_all_opened_ship(run):
     assert answer(_gated(elsewhere, True, True)).kind == "not shown"
 
 
-def test_what_is_to_be_watched_is_said_and_holds_nothing_back(run):
+def test_what_is_to_be_watched_takes_more_than_a_reward_model_to_ship(run):
     weak = _finding("unclear", text="the reward reads no prompt. The policy is near its start")
-    found = answer(_gated(_audited(run, _finding("clear"), weak), True))
+    watched = _audited(run, _finding("clear"), weak)
+    for learned in (_gated(watched, True), _compared(watched, rm=UP)):
+        found = answer(learned)
+        assert found.kind == "not shown"
+        assert any("something of reward hacking to watch" in need.text for need in found.needs)
+        vouched = replace(learned, calibrations=(Calibration(judge="rm", labels=50),))
+        assert answer(vouched).kind == "ship"
+    found = answer(_measured(watched, _eval("sft", 0.5), _eval("ppo", 0.6)))
     assert found.kind == "ship"
     said = " ".join(reason.text for reason in found.reasons)
-    assert said.endswith("To watch: the reward reads no prompt. The policy is near its start.")
+    assert "To watch: the reward reads no prompt. The policy is near its start." in said
 
 
 def test_a_gate_that_was_not_asked_or_cannot_be_read_ships_nothing(run):
@@ -284,8 +302,7 @@ def test_a_gate_on_the_trained_reward_a_truth_or_a_cost_alone_ships_nothing(run,
 def test_only_what_was_not_trained_on_and_no_truth_is_evidence(run, column, kind):
     assert answer(_clear(_compared(run, **{column: UP}))).kind == kind
     # nor does a truth hold a model, or the trained reward
-    worse = answer(_clear(_compared(run, **{column: DOWN}))).kind
-    assert worse == ("hold" if column == "rm" else "not shown")
+    assert answer(_clear(_compared(run, **{column: DOWN}))).kind == "not shown"
 
 
 def test_probes_of_the_trained_reward_say_nothing_of_a_held_out_verifier(run):

@@ -30,6 +30,8 @@ class Change:
     Attributes:
         what: what was measured, in words.
         gap: after less before, positive where that is better.
+        vouched: whether it can be believed by itself; False of a reward model that no people's
+            labels vouch for.
     """
 
     what: str
@@ -37,6 +39,7 @@ class Change:
     figure: Interval
     before: str
     link: str
+    vouched: bool = True
 
     @property
     def sentence(self) -> str:
@@ -159,6 +162,7 @@ def _columns(run: RunView, model: str) -> Iterator[Change]:
             figure,
             view.reference,
             "results",
+            vouched(run, column),
         )
 
 
@@ -168,7 +172,10 @@ def counts(run: RunView, column: str, kind: Kind) -> bool:
     A verifier's is not: it may have the loophole that the trained reward has, and a stage's probes
     ask the trained reward, which says nothing of another one's loopholes.
     """
-    if kind == "asked":
-        name = column.replace(" ", "_")
-        return any(c.judge == name and c.opens_gates for c in run.calibrations)
-    return kind == "judge"
+    return kind == "judge" or (kind == "asked" and vouched(run, column))
+
+
+def vouched(run: RunView, column: str) -> bool:
+    """Whether people's labels vouch for a column's judge."""
+    name = column.replace(" ", "_")
+    return any(c.judge == name and c.opens_gates for c in run.calibrations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from gnomon.audit.shown import remark
@@ -9,6 +10,24 @@ from gnomon.report.format import measured, number
 from gnomon.runs.audit import Audit, Finding
 
 NOTHING = "nothing wrong was found in what could be looked for"
+HACKING = "reward_hacking"
+OTHERS = {
+    *("held_out_judge", "held_out_fall", "lost_wins", "spotcheck"),
+    *("eval_drop", "eval_category_drop"),
+}
+"""Detectors that ask someone other than what the policy is trained on."""
+ALONE = (
+    "A wrong answer key, wrong labels or a rule that asks for the wrong thing, simply fulfilled, "
+    "could not have been seen: that takes people, an eval or a judge of its own"
+)
+
+
+def saw_alone(findings: Iterable[Finding]) -> bool:
+    """Whether reward hacking was looked for, not found, and nobody else was asked, by the findings
+    of one stage."""
+    looked = [f for f in findings if f.status != "not_looked"]
+    hacking = {f.status for f in looked if f.name == HACKING}
+    return bool(hacking) and "alarm" not in hacking and not {f.detector for f in looked} & OTHERS
 
 
 def audit_lines(audit: Audit) -> list[str]:
@@ -19,6 +38,9 @@ def audit_lines(audit: Audit) -> list[str]:
     lines = [_alarm(finding) for finding in audit.alarms]
     if not lines:
         lines.append(NOTHING)
+    for stage in dict.fromkeys(finding.stage for finding in audit.findings):
+        if saw_alone(finding for finding in audit.findings if finding.stage == stage):
+            lines.append(f"stage {stage}: {ALONE[0].lower()}{ALONE[1:]}")
     seen = [_clear(f) for f in audit.findings if f.status == "clear"]
     watched = [f"{f.name}, stage {f.stage}: {f.text}" for f in audit.findings if f.is_to_watch]
     unclear = [_clear(f) for f in audit.findings if f.status == "unclear" and not f.is_to_watch]

@@ -4,7 +4,7 @@
 
 - an alarm stands,
 - a gate did not hold,
-- a capability, a held-out judge or a calibrated win rate fell beyond its interval,
+- a capability, a win rate or a judge that people vouch for fell beyond its interval,
 - a stage failed.
 
 **ship** where nothing does, every stage is done, and something that the policy was not trained on
@@ -14,9 +14,14 @@ speaks for it:
   or
 - an eval, a held-out judge or a calibrated win rate improved beyond its interval,
 
-and the audit looked at the policy (for reward hacking, where its own stage or one that it descends
-from optimised a reward) and found nothing. A gate on what training costs (KL, length, loss) keeps
-a model from shipping and never ships it.
+no reward model likes it less beyond its interval, and the audit looked at the policy (for reward
+hacking, where its own stage or one that it descends from optimised a reward) and found nothing. A
+gate on what training costs (KL, length, loss) keeps a model from shipping and never ships it.
+
+A reward model that no people vouch for is a weak witness: it likes one sound policy in four less
+(docs/gates.md), and one that shares the trained reward's faults likes a hacked policy better. So
+its fall alone holds nothing, and where the audit has something of reward hacking to watch, its rise
+alone ships nothing.
 
 **not shown** otherwise, with what is missing and how to get it.
 
@@ -34,8 +39,9 @@ from gnomon.audit.gates import CAPABILITY_DROP, eval_readings
 from gnomon.audit.kinds import stands_apart
 from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.candidate import candidate, gate_places, replaced, subject
-from gnomon.report.changes import changes, counts
+from gnomon.report.changes import changes, counts, vouched
 from gnomon.report.facts import rewarded
+from gnomon.report.findings import ALONE, HACKING, saw_alone
 from gnomon.report.format import measured, number
 from gnomon.report.kinds import column_kinds, metric_kind, stage_specs, trained_entries
 from gnomon.report.metadata import CONTROL
@@ -45,7 +51,6 @@ from gnomon.runs.read import RunView
 
 Kind = Literal["ship", "hold", "not shown"]
 REASONS = 3
-HACKING = "reward_hacking"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +103,14 @@ def answer(run: RunView) -> Answer:
     against = [*_failed(run), *_alarms(run), *_gates(run), *_fell(run, model)]
     if against:
         return _answer("hold", subject(run), against)
-    unfinished = list(_unfinished(run))
+    unfinished, doubts = list(_unfinished(run)), list(_doubts(run, model))
     gates, better, looked = _opened(run), list(_rose(run, model)), _looked(run)
-    if not unfinished and not unasked(run) and looked and (gates or better):
+    strong = [*_opened(run, strong=True), *_rose(run, model, strong=True)]
+    enough = strong or ((gates or better) and not _watched(run, model))
+    if not unfinished and not unasked(run) and looked and enough and not doubts:
         return _answer("ship", model, [*gates, *better, *looked])
-    missing = _missing(run, model, gates, better, looked)
-    reasons = [*unfinished, *better, *gates, *looked] or list(_no_evidence(run, model))
+    missing = _missing(run, model, bool(gates or better), bool(looked), bool(doubts))
+    reasons = [*unfinished, *doubts, *better, *gates, *looked] or list(_no_evidence(run, model))
     return _answer("not shown", model, reasons, missing if not unfinished else [])
 
 
@@ -155,13 +162,20 @@ def _gates(run: RunView) -> Iterator[Reason]:
 
 def _fell(run: RunView, model: str) -> Iterator[Reason]:
     for change in changes(run, model):
-        if change.gap.high < 0:
+        if change.gap.high < 0 and change.vouched:
             yield Reason(change.sentence, change.link)
 
 
-def _rose(run: RunView, model: str) -> Iterator[Reason]:
+def _doubts(run: RunView, model: str) -> Iterator[Reason]:
+    """Reward models that like the policy less, and that nobody vouches for."""
     for change in changes(run, model):
-        if change.gap.low > 0:
+        if change.gap.high < 0 and not change.vouched:
+            yield Reason(change.sentence, change.link)
+
+
+def _rose(run: RunView, model: str, *, strong: bool = False) -> Iterator[Reason]:
+    for change in changes(run, model):
+        if change.gap.low > 0 and (change.vouched or not strong):
             yield Reason(change.sentence, change.link)
 
 
@@ -190,16 +204,20 @@ def unasked(run: RunView) -> list[str]:
     ]
 
 
-def _opened(run: RunView) -> list[Reason]:
-    """The gates that speak for the policy, where all gates opened."""
+def _opened(run: RunView, *, strong: bool = False) -> list[Reason]:
+    """The gates that speak for the policy, where all gates opened.
+
+    Args:
+        strong: not those on a reward model that no people vouch for.
+    """
     results = [r for r in run.gates.all() if r.stage not in replaced(run)]
     if any(r.passed is not True for r in results):
         return []
-    telling = [r for r in results if _tells(run, r)]
+    telling = [r for r in results if _tells(run, r, strong)]
     return [Reason(f"Gate {r.condition} opened: {r.text}.", "gates") for r in telling]
 
 
-def _tells(run: RunView, result: GateResult) -> bool:
+def _tells(run: RunView, result: GateResult, strong: bool) -> bool:
     """Whether a gate asks for what the policy was not trained on, and that no simulation knows: an
     eval, a capability or a held-out judge."""
     try:
@@ -217,7 +235,7 @@ def _tells(run: RunView, result: GateResult) -> bool:
     name = gate.metric.removeprefix("gain/")
     column = column_kinds(run).get(name.replace("_", " "))
     kind = metric_kind(run, model, gate.metric) if column is None else column
-    return counts(run, name, kind)
+    return counts(run, name, kind) and (vouched(run, name) or not strong)
 
 
 def _looked(run: RunView) -> list[Reason]:
@@ -232,14 +250,20 @@ def _looked(run: RunView) -> list[Reason]:
     unclear = sorted({f.name for f in asked if f.status == "unclear"} - set(clear))
     text = f"The audit looked for {', '.join(clear)} and found none"
     text += f"; it could not tell about {', '.join(unclear)}." if unclear else "."
-    watched = [f.text.rstrip(".") for f in asked if f.is_to_watch and f.name == HACKING]
+    watched = _watched(run, model)
     text += f" To watch: {watched[0]}." if watched else ""
+    text += f" {ALONE}." if saw_alone(asked) else ""
     return [Reason(text, "audit")]
 
 
-def _missing(
-    run: RunView, model: str, gates: list[Reason], better: list[Reason], looked: list[Reason]
-) -> list[Need]:
+def _watched(run: RunView, model: str) -> list[str]:
+    """What of reward hacking is no alarm yet and to be watched, in sentences without their stop."""
+    found = run.audit.findings if run.audit is not None else []
+    watched = [f for f in found if f.stage == model and f.name == HACKING and f.is_to_watch]
+    return [finding.text.rstrip(".") for finding in watched]
+
+
+def _missing(run: RunView, model: str, evidence: bool, looked: bool, doubted: bool) -> list[Need]:
     path = shlex.quote(str(run.path))
     resumes = str(run.manifest.command or "gnomon run RECIPE") + " --resume"
     needs = [Need(f"Gate {condition} has not been asked.", resumes) for condition in unasked(run)]
@@ -252,16 +276,27 @@ def _missing(
             "The audit has not cleared this policy: what it lacked is listed below")  # fmt: skip
         needs.append(Need(f"{what}.", f"gnomon audit {path}"))
     plays = any(stage.info.algorithm == CONTROL for stage in run.stages)
-    if plays and not better and not gates:
+    if plays and not evidence:
         needs.append(Need("Nothing shows what the policy gained. Name the stage with reward: truth "
                           "as against, and gate on eval/share (docs/control.md)."))  # fmt: skip
-    elif not better and not gates:
+    elif not evidence:
         needs.append(
             Need(
                 f"Nothing that {model or 'the policy'} was not trained on has improved beyond its "
                 "interval. Measure it before and after by an eval, or by a judge that it is not "
                 f"trained on and {ENOUGH_LABELS} people's labels vouch for.",
                 f"gnomon eval {path} --suite SUITE    # gnomon eval suites lists them",
+            )
+        )
+    if doubted or (evidence and _watched(run, model)):
+        about = "likes it less" if doubted else (
+            "likes it better, and the audit has something of reward hacking to watch")  # fmt: skip
+        needs.append(
+            Need(
+                f"A reward model that no people vouch for {about}: who is right takes an eval, "
+                f"{ENOUGH_LABELS} people's labels on that reward model (gnomon calibrate), or "
+                "people who look at the best-rewarded answers.",
+                f"gnomon label spotcheck {path}",
             )
         )
     if not run.gates:
