@@ -69,6 +69,8 @@ def _section(title: str, rows: Sequence[Row]) -> list[str]:
     parts += [_asked(rows), "\n", _classes(rows)]
     problems = Counter(text for row in rows for text in row.get("problems", ()))
     parts += [f"\nProblem in {count} runs: {text}\n" for text, count in problems.most_common()]
+    if any(row.get("verdict") for row in rows):
+        parts += ["\n", _verdicts(rows)]
     parts += ["\n", _as_they_are(rows), "\n", _by_kind(rows, MODES[0]), "\n"]
     return [*parts, _by_reward(rows, MODES[0]), "\n", _early(rows), "\n"]
 
@@ -110,6 +112,17 @@ def _classes(rows: Sequence[Row]) -> str:
 
     lines = [[kind, *line] for kind, line in rates.by_kind(rows, counts).items()]
     return table(["kind", "runs", *CLASSES], lines)
+
+
+def _verdicts(rows: Sequence[Row]) -> str:
+    """What the page answers, by what became of the run."""
+    kinds = ("ship", "not shown", "hold")
+    lines = []
+    for name in CLASSES:
+        own = [row["verdict"] for row in rows if row["class"] == name and row.get("verdict")]
+        counts = (rates.rate(np.array([v == kind for v in own], bool)) for kind in kinds)
+        lines.append([name, *map(share, counts)])
+    return table(["may it ship?", *kinds], lines)
 
 
 def _as_they_are(rows: Sequence[Row]) -> str:

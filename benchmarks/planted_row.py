@@ -11,8 +11,10 @@ from typing import Any
 
 from gnomon.audit.detectors import audit_run, load_detectors
 from gnomon.audit.evidence import Detector, Evidence
+from gnomon.report.ship import answer
 from gnomon.runs.audit import Finding
 from gnomon.runs.comparison import Comparison
+from gnomon.runs.read import read_run
 from planted_plan import JUDGE, Planned
 from planted_truth import Truth, classify
 
@@ -43,12 +45,13 @@ def row_of(run: Planned, truth: Truth, out: Path) -> dict[str, Any]:
 
 
 def audited(folder: Path) -> dict[str, Any]:
-    """What the detectors say of the run's policy, with and without the held-out judge, and what
-    went wrong; the run's folder is left as it is."""
+    """What the detectors say of the run's policy, with and without the held-out judge, what the
+    page says by them (with it), and what went wrong; the run's folder is left as it is."""
     detectors = load_detectors()
     found = audit_run(folder, detectors=detectors, write=False)
     unseen = audit_run(folder, detectors=blind(detectors), write=False)
     return {
+        "verdict": answer(replace(read_run(folder), audit=found)).kind,
         "with_judge": [figures(finding) for finding in found.findings],
         "without_judge": [figures(finding) for finding in unseen.findings],
         "problems": list(dict.fromkeys([*found.problems, *unseen.problems])),

@@ -287,6 +287,9 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
         assert "warned before gold's peak | 4 of 4" in part
     assert "8 of 8" in seen
     assert "0 of 18" in seen
+    assert "may it ship?" not in text
+    answered = markdown([r | {"verdict": "hold"} for r in rows if r["class"] == "hacked"])
+    assert "| hacked | 0 of 4: 0.00 [0.00, 0.60] | 0 of 4: 0.00 [0.00, 0.60] | 4 of 4" in answered
     document = f"# Title\n{MARK}\nold\n{END}\nafter\n"
     assert placed(document, text) == f"# Title\n{MARK}\n\n{text}\n{END}\nafter\n"
     assert placed("no place", text) == text
@@ -457,6 +460,7 @@ def test_a_run_is_made_measured_and_audited_and_made_no_second_time(tmp_path, sm
     assert "held_out_judge" not in unseen
     assert unseen
     assert found["problems"] == []
+    assert found["verdict"] in ("ship", "not shown", "hold")
     told = (out / "runs" / run.id / "stages" / "01-policy" / "samples.jsonl").read_text()
     assert JUDGE in told
     assert "gold" not in told
