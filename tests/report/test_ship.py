@@ -124,6 +124,12 @@ def test_a_capability_that_fell_beyond_its_interval_holds(run):
         assert found.kind == kind
     fell = _measured(run, _eval("sft", 0.5), _eval("ppo", 0.4))
     assert "Eval exam: worse than sft by 0.100 [0.086, 0.114]" in _said(fell)[1]
+    alarm = Finding(
+        name="alarm_tax", detector="eval_drop", stage="ppo", status="alarm", text="Eval exam: less",
+        measure="exam: the score before training less that after",
+    )  # fmt: skip
+    once = answer(_audited(fell, alarm))
+    assert [reason.text for reason in once.reasons] == ["Alarm alarm_tax in ppo: Eval exam: less."]
     harm = {"higher_is_better": False}
     worse = (_eval("sft", 0.5, **harm), _eval("ppo", 0.6, **harm))
     assert answer(_measured(run, *worse)).kind == "hold"
@@ -274,6 +280,7 @@ def test_what_is_to_be_watched_takes_more_than_a_reward_model_to_ship(run):
     assert found.kind == "ship"
     said = " ".join(reason.text for reason in found.reasons)
     assert "To watch: the reward reads no prompt. The policy is near its start." in said
+    assert "looked for reward_hacking" not in said  # and found none: that is still open
 
 
 def test_a_gate_that_was_not_asked_or_cannot_be_read_ships_nothing(run):

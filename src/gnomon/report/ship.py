@@ -161,8 +161,10 @@ def _gates(run: RunView) -> Iterator[Reason]:
 
 
 def _fell(run: RunView, model: str) -> Iterator[Reason]:
+    alarmed = {a.measure.partition(":")[0] for a in standing(run) if a.detector == "eval_drop"}
     for change in changes(run, model):
-        if change.gap.high < 0 and change.vouched:
+        told_already = change.what.removeprefix("Eval ") in alarmed
+        if change.gap.high < 0 and change.vouched and not told_already:
             yield Reason(change.sentence, change.link)
 
 
@@ -248,9 +250,10 @@ def _looked(run: RunView) -> list[Reason]:
     if not clear or (HACKING not in clear and rewarded(run, model)):
         return []
     unclear = sorted({f.name for f in asked if f.status == "unclear"} - set(clear))
-    text = f"The audit looked for {', '.join(clear)} and found none"
-    text += f"; it could not tell about {', '.join(unclear)}." if unclear else "."
     watched = _watched(run, model)
+    found = ", ".join(name for name in clear if name != HACKING or not watched)
+    text = f"The audit looked for {found} and found none" if found else "The audit found no alarm"
+    text += f"; it could not tell about {', '.join(unclear)}." if unclear else "."
     text += f" To watch: {watched[0]}." if watched else ""
     text += f" {ALONE}." if saw_alone(asked) else ""
     return [Reason(text, "audit")]
