@@ -228,7 +228,7 @@ def test_an_alarm_of_several_sentences_ends_once() -> None:
     assert line == "ALARM drift: stage rm: One thing. Another. First seen at step 4."
 
 
-ALONE = "could not have been seen: that takes people, an eval or a judge of its own"
+ALONE = "to see the rest takes people, an eval or a judge of its own"
 
 
 def test_an_audit_that_asked_nobody_else_says_what_that_hides(

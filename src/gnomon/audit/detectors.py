@@ -25,6 +25,7 @@ DETECTORS: Mapping[str, str] = {
     "held_out_judge": "gnomon.audit.held_out:held_out_judge",
     "disagreement": "gnomon.audit.held_out:disagreement",
     "contradiction": "gnomon.audit.contradiction:contradiction",
+    "consensus": "gnomon.audit.consensus:consensus",
     "spoiled": "gnomon.audit.spoiled:spoiled",
     "unseen_phrases": "gnomon.audit.drift:unseen_phrases",
     "new_phrase": "gnomon.audit.drift:new_phrase",

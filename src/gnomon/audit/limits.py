@@ -52,6 +52,11 @@ LIMITS: Mapping[str, Limit] = {
         "a verifier of answers cannot give full marks to two different answers to one question; "
         "reading an answer wrongly makes a few per cent of pairs differ",
     ),
+    "consensus": Limit(
+        -0.1,
+        "standard deviations of reward for one of agreement; in none of 55 sound or harmless runs "
+        "of the tunnel was it below 0.04 at the interval's upper end in any kind of question",
+    ),
     "spoiled": Limit(
         0.15,
         "of the first answers more than one in seven keeps all of its reward between answers to "

@@ -18,7 +18,8 @@ OTHERS = {
 """Detectors that ask someone other than what the policy is trained on."""
 ALONE = (
     "A wrong answer key, wrong labels or a rule that asks for the wrong thing, simply fulfilled, "
-    "could not have been seen: that takes people, an eval or a judge of its own"
+    "shows only where the policy's own first answers agree on something else: to see the rest "
+    "takes people, an eval or a judge of its own"
 )
 
 
