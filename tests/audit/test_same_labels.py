@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gnomon.audit.same_labels import same_labels
 from gnomon.files import write_json
@@ -55,6 +56,41 @@ def test_two_reward_models_of_the_same_labels_are_one_opinion(tmp_path: Path, sh
     policy = {"name": "ppo", "algorithm": "ppo", "reward": [{"model": "rm"}]}
     run = run_of(tmp_path, policy, "second", rm, second, ppo)
     assert same_labels(run) == ({"judge"} if sha == OWN else set())
+
+
+@pytest.mark.parametrize("shared", ["data", "pretraining", "eval_data"])
+def test_only_what_both_learned_preferences_from_makes_them_one(
+    tmp_path: Path, shared: str
+) -> None:
+    """Two reward models of other labels, warmed up on the same demonstrations."""
+    for name, own in (("one", OWN), ("two", OTHER)):
+        made = stage(tmp_path / name / "stages" / "01-rm", "rm", "reward_model", own)
+        both = {"path": "shared.jsonl"}
+        spec = {"name": "rm", "algorithm": "reward_model", "data": [{"path": "labels.jsonl"}]}
+        spec[shared] = [*spec["data"], both] if shared == "data" else [both]
+        (tmp_path / name / "recipe.yaml").write_text(yaml.safe_dump({"stages": [spec]}))
+        read = {"labels.jsonl": {"sha256": own}, "shared.jsonl": {"sha256": "c" * 64}}
+        write_json(made.folder / DATA, read)
+    ppo = stage(tmp_path / "r" / "stages" / "01-ppo", "ppo", "ppo", "d" * 64)
+    trained, judge = (str(tmp_path / n / "stages" / "01-rm" / "model") for n in ("one", "two"))
+    policy = {"name": "ppo", "algorithm": "ppo", "reward": [{"model": trained}]}
+    run = run_of(tmp_path / "r", policy, judge, ppo)
+    assert same_labels(run) == ({"judge"} if shared == "data" else set())
+
+
+def test_a_source_used_twice_is_told_apart(tmp_path: Path) -> None:
+    """The same made source as demonstrations to warm up on, and as what is learned from."""
+    rm = stage(tmp_path / "stages" / "01-rm", "rm", "reward_model", OWN)
+    second = stage(tmp_path / "stages" / "02-second", "second", "reward_model", OWN)
+    ppo = stage(tmp_path / "stages" / "03-ppo", "ppo", "ppo", "d" * 64)
+    policy = {"name": "ppo", "algorithm": "ppo", "reward": [{"model": "rm"}]}
+    run = run_of(tmp_path, policy, "second", rm, second, ppo)
+    for view, own, seed in ((rm, OWN, 1), (second, OTHER, 2)):
+        read = {"tunnel:x": {"sha256": own}, "tunnel:x (2)": {"sha256": "c" * 64}}
+        write_json(view.folder / DATA, read)
+        spec = next(s for s in run.recipe["stages"] if s["name"] == view.name)
+        spec |= {"data": {"path": "tunnel:x", "options": {"seed": seed}}, "pretraining": "tunnel:x"}
+    assert same_labels(run) == set()
 
 
 def test_shared_prompts_are_no_shared_labels(tmp_path: Path) -> None:

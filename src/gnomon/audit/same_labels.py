@@ -1,8 +1,9 @@
 """Which reward models learned from the labels that a run's policies learned from: what such a one
 likes is what was trained on, and it is no held-out judge.
 
-Told by the hashes of what was read (``data.json`` of the stages, the one that made a reward model
-in another run included), and by data that the recipe spells alike.
+Told by the hashes of what was read as ``data`` (``data.json`` of the stages, the one that made a
+reward model in another run included), and by data that the recipe spells alike. What two reward
+models were warmed up on or are measured on (``pretraining``, ``eval_data``) are no labels.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from gnomon.audit.truths import label, reward_entries
 from gnomon.runs.read import RunView
-from gnomon.runs.records import DATA, DataFiles
+from gnomon.runs.records import DATA, DataFiles, read_recipe
 
 Spec = Mapping[str, Any]
 _TOLD = ("sft", "distill", "reward_model", "collect", "revise", "eval", "average")
@@ -34,7 +35,7 @@ def same_labels(run: RunView) -> set[str]:
     for entry in asked:
         own = _stage(specs, entry)
         alike = own is not None and own.get("data") in spelled
-        if alike or _hashes(_folder(run, entry)) & labels:
+        if alike or _labels(_folder(run, entry), own) & labels:
             found.add(label(entry))
     return found
 
@@ -55,11 +56,11 @@ def _sources(run: RunView, specs: list[Spec], learned: list[Spec]) -> tuple[set[
     for spec in learned:
         rewards = reward_entries(spec.get("reward") or [])
         if not rewards:
-            labels |= _hashes(_own_folder(run, spec.get("name")))
+            labels |= _labels(_own_folder(run, spec.get("name")), spec)
             spelled += [spec["data"]] if spec.get("data") else []
         for entry in (entry for entry in rewards if entry.get("model")):
-            labels |= _hashes(_folder(run, entry))
             made = _stage(specs, entry)
+            labels |= _labels(_folder(run, entry), made)
             spelled += [made["data"]] if made is not None and made.get("data") else []
     return labels, spelled
 
@@ -77,12 +78,43 @@ def _folder(run: RunView, entry: Spec) -> Path | None:
     return _own_folder(run, entry.get("model")) or Path(str(entry.get("model"))).parent
 
 
-def _hashes(folder: Path | None) -> set[str]:
-    """The SHA-256 of what a stage read; empty where nobody noted it."""
+def _labels(folder: Path | None, spec: Spec | None) -> set[str]:
+    """The SHA-256 of what a stage read as its data; empty where nobody noted it.
+
+    Args:
+        spec: the stage's part of the recipe; of a stage of another run it is looked up there.
+    """
     if folder is None or not (folder / DATA).is_file():
         return set()
     try:
-        files = DataFiles.read(folder / DATA).root.values()
+        files = DataFiles.read(folder / DATA).root
     except ValueError:
         return set()
-    return {str(f["sha256"]) for f in files if isinstance(f, Mapping) and f.get("sha256")}
+    read = {key: str(f["sha256"]) for key, f in files.items()
+            if isinstance(f, Mapping) and f.get("sha256")}  # fmt: skip
+    mine = _named(spec if spec is not None else _spec_in(folder))
+    return set(read.values()) if mine is None else {read[key] for key in mine if key in read}
+
+
+def _named(spec: Spec) -> list[str] | None:
+    """The keys in data.json of a stage's ``data``, which is read first: a source that is used again
+    is noted with a number. None where the recipe does not say."""
+    data = spec.get("data")
+    entries = data if isinstance(data, list) else [data]
+    told = [e.get("path") if isinstance(e, Mapping) else e for e in entries]
+    paths = [path for path in told if isinstance(path, str)]
+    if len(paths) < len(told):
+        return None
+    counts = [paths[:place].count(path) + 1 for place, path in enumerate(paths)]
+    return [p if n == 1 else f"{p} ({n})" for p, n in zip(paths, counts, strict=True)]
+
+
+def _spec_in(folder: Path) -> Spec:
+    """The recipe's part of a stage of another run, by its folder's name (``02-rm``)."""
+    try:
+        stages = read_recipe(folder.parent.parent / "recipe.yaml").get("stages")
+    except ValueError:
+        return {}
+    name = folder.name.partition("-")[2]
+    specs = stages if isinstance(stages, list) else []
+    return next((s for s in specs if isinstance(s, Mapping) and s.get("name") == name), {})
