@@ -18,7 +18,7 @@ no reward model likes it less beyond its interval, and the audit looked at the p
 hacking, where its own stage or one that it descends from optimised a reward) and found nothing. A
 gate on what training costs (KL, length, loss) keeps a model from shipping and never ships it.
 
-A reward model that no people vouch for is a weak witness: it likes one sound policy in four less
+A reward model that no people vouch for is a weak witness: it likes three sound policies of ten less
 (docs/gates.md), and one that shares the trained reward's faults likes a hacked policy better. So
 its fall alone holds nothing, and where the audit has something of reward hacking to watch, its rise
 alone ships nothing.
