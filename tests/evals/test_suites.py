@@ -150,6 +150,48 @@ def test_a_file_of_questions_is_read_as_training_reads_it(tmp_path: Path, row: A
     assert {k: asked.meta.get(k) for k in trained.meta} == dict(trained.meta)
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"conversation": "topic 3"},
+        {"messages": "hello"},
+        {"messages": []},
+        {"tools": "hammer"},
+        {"system": 5},
+        {"history": "long ago"},
+        {"history": 5},
+        {"meta": "a note"},
+    ],
+)
+def test_a_column_that_is_only_called_so_is_no_part_of_the_prompt(
+    tmp_path: Path, beside: dict[str, Any]
+) -> None:
+    write(tmp_path / "q.jsonl", [{"prompt": "1+1?", **beside}])
+    suite = make_suite("questions", {"data": "q.jsonl", "judge": "exact"}, tmp_path)
+    assert isinstance(suite, Questions)
+    (asked,) = suite.items()
+    assert asked.messages == (Message("user", "1+1?"),)
+    (name,) = beside
+    assert asked.meta[name] == beside[name]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "assistant", "content": "b"}]},
+        {"messages": [{"role": "system", "content": "b"}]},
+        {"messages": []},
+        {"prompt": " "},
+    ],
+)
+def test_a_row_that_asks_nothing_is_refused(tmp_path: Path, row: dict[str, Any]) -> None:
+    write(tmp_path / "q.jsonl", [row])
+    suite = make_suite("questions", {"data": "q.jsonl", "judge": "exact"}, tmp_path)
+    assert isinstance(suite, Questions)
+    with pytest.raises(DataError, match=r"q.jsonl, row 1"):
+        suite.items()
+
+
 def test_a_text_that_looks_like_a_dialogue_is_asked_as_it_stands(tmp_path: Path) -> None:
     said = "\n\nHuman: how?\n\nAssistant: so\n\nHuman: and then?"
     write(tmp_path / "bad.jsonl", [{"goal": said}])

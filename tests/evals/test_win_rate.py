@@ -14,8 +14,10 @@ from gnomon.errors import ConfigError, DataError, RunError
 from gnomon.evals.evaluate import evaluate, result_file
 from gnomon.evals.items import rows_of
 from gnomon.evals.pairs import orders, text_pair, verdicts
+from gnomon.evals.pairwise import Pairwise
 from gnomon.evals.subject import Stored
 from gnomon.evals.table import make_suite
+from gnomon.evals.verdict_files import prompt_id
 from gnomon.records import Group, Message, Prompt, Response
 from gnomon.runs.evals import Calibration, EvalResult
 from judge_server import JudgeServer, prefers
@@ -157,6 +159,19 @@ def judged_rows(model: str, n: int = 40, **more: Any) -> list[dict[str, Any]]:
         }
         for i in range(n)
     ]
+
+
+def test_conversations_that_end_alike_are_not_one_prompt(folder: Path) -> None:
+    """So that none is compared with an answer to another."""
+    asked = {"prompt": "And then?", "output": "x"}
+    rows = [{**asked, "history": [[about, about]]} for about in ("cats", "war")]
+    write(folder / "talks.jsonl", [*rows, asked])
+    options = {"data": "talks.jsonl", "judge": "longer.py:judge"}
+    suite = make_suite("win_rate", options, folder)
+    assert isinstance(suite, Pairwise)
+    prompts = [item.prompt for item in suite.items()]
+    assert len({prompt.id for prompt in prompts}) == 3
+    assert prompts[2].id == prompt_id("And then?")
 
 
 def test_stored_verdicts_need_no_judge(folder: Path) -> None:

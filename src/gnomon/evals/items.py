@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.data.fields import (
-    COMPLETION,
     PROMPT_TEXT,
     PROMPT_TURNS,
+    SYSTEM,
     Row,
     prompt_turns,
     with_side_columns,
 )
 from gnomon.data.rows import iter_rows
+from gnomon.data.turns import is_messages
 from gnomon.data.values import RowError, Skipped, shown
 from gnomon.errors import DataError
 from gnomon.plugins import nearest
@@ -99,27 +100,31 @@ def prompt_of(
     *,
     names: Sequence[str] = PROMPT,
     category: str | None = None,
+    answers: Sequence[str] = (),
     meta: Mapping[str, Any] | None = None,
 ) -> Prompt:
-    """The row's prompt, read as training reads it: a conversation or a text, after its ``system``
-    and ``history``; an answer beside it, or at its end, is the ``reference`` in meta.
+    """The row's prompt, read as training reads it: a text or a conversation, after its ``system``
+    and ``history``. The answer that a conversation ends in is the ``reference`` in meta.
 
     Args:
+        answers: names under which the row may hold its reference.
         meta: what a judge may read, a mapping under ``meta`` in it as if it were written out.
 
     Raises:
-        DataError: the row has none.
+        DataError: the row has none, or one that asks nothing.
     """
-    if not any(row.get(name) for name in PROMPT_TURNS):
+    if not any(is_messages(row.get(name)) for name in (*names, *PROMPT_TURNS)):
         text_of(row, (*names, *PROMPT_TURNS), source)
-    fields = Row(row, source, default_id="")
+    fields = Row(_without_others(row), source, default_id="")
     try:
-        turns = with_side_columns(fields, prompt_turns(fields, (*PROMPT_TURNS, *names)))
+        turns = with_side_columns(fields, prompt_turns(fields, (*names, *PROMPT_TURNS)))
     except RowError as error:
         raise DataError(f"{source}: {error}") from error
-    reference = fields.take(*COMPLETION)
+    reference = fields.take(*answers)
     if turns and turns[-1].role == "assistant":
         turns, reference = turns[:-1], turns[-1].message.content
+    if not any(turn.role == "user" for turn in turns):
+        raise DataError(f"{source}: nobody asks anything: a prompt needs a turn of the user")
     known = dict(meta or {})
     if isinstance(known.get("meta"), Mapping):
         known = {**known["meta"], **known}
@@ -128,6 +133,18 @@ def prompt_of(
     given = row.get("id") or row.get("uid") or f"{Path(source.file).name}:{source.row}"
     messages = tuple(turn.message for turn in turns)
     return Prompt(str(given), messages, source=source, category=category, meta=known)
+
+
+def _without_others(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row without columns that are called like a part of a conversation and hold something
+    else."""
+    texts = {name for name in SYSTEM if not isinstance(row.get(name), str)}
+    talks = {name for name in PROMPT_TURNS if not is_messages(row.get(name))}
+    history, tools = row.get("history"), row.get("tools")
+    pairs = isinstance(history, list) and all(isinstance(p, list) and len(p) == 2 for p in history)
+    listed = isinstance(tools, list | Mapping) or str(tools).lstrip().startswith(("[", "{"))
+    others = {*texts, *talks, *([] if pairs else ["history"]), *([] if listed else ["tools"])}
+    return {name: value for name, value in row.items() if name not in others}
 
 
 def as_asked(

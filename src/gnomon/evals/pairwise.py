@@ -164,7 +164,7 @@ class Pairwise(ItemSuite[E]):
             category = row.get("category") or row.get("dataset")
             prompt = prompt_of(row, source, category=str(category) if category else None, meta=row)
             if not (row.get("id") or row.get("uid")):
-                prompt = replace(prompt, id=prompt_id(plain(prompt)))
+                prompt = replace(prompt, id=_identity(prompt))
             found.append(self.entry(prompt, other))
         return found
 
@@ -203,6 +203,13 @@ class Pairwise(ItemSuite[E]):
             one = answer if isinstance(answer, Unanswered) else answer.responses[0]
             self._theirs[prompt.id] = one
         return [self._theirs[prompt.id] for prompt in prompts]
+
+
+def _identity(prompt: Prompt) -> str:
+    """The same in every file that asks it: of one turn by its text, of several by all of them."""
+    if len(prompt.messages) < 2:
+        return prompt_id(plain(prompt))
+    return prompt_id("\n\n".join(f"{turn.role}: {turn.content}" for turn in prompt.messages))
 
 
 def pair_row(pair: Pair) -> Row:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from gnomon.data.fields import COMPLETION
 from gnomon.errors import ConfigError
 from gnomon.evals.asking import Unanswered
 from gnomon.evals.items import PROMPTS, prompt_of, rows_of
@@ -59,7 +60,7 @@ class Questions(ItemSuite[Prompt]):
 
     def items(self) -> list[Prompt]:
         return [
-            prompt_of(row, source, category=_category(row), meta=row)
+            prompt_of(row, source, category=_category(row), answers=COMPLETION, meta=row)
             for file in self.files()
             for source, row in rows_of(file, (PROMPTS,))
         ]
