@@ -8,6 +8,8 @@ from random import Random
 import pytest
 from made import make, one, rollouts
 
+from gnomon.runs.audit import Finding
+
 STEPS = (1, 10, 20, 30, 40, 50)
 
 LONG = "and so it went on for some time, as people there still like to tell on long evenings"
@@ -53,27 +55,37 @@ def several(rng: Random, right: int) -> str:
     return f"It is {right + rng.randrange(3)}."
 
 
-RARE = {
-    "next to nobody gets the only mark": (0.0, 0.0, 1.0),
-    "next to nobody is right, and form has a mark": (0.0, 0.2, 1.0),
+MARKS = {
+    "next to nobody gets the only mark": ((0.0, 0.0), 1.0, None),
+    "next to nobody is right, and form has a mark": ((0.0, 0.2), 1.0, None),
+    "next to nobody is right, and one answer is punished": ((0.0, 0.0), 1.0, -10.0),
+}
+FULL = {
+    "a rare bonus": ((0.0, 1.0), 1.2, None),
+    "a large rare bonus": ((0.0, 1.0), 1.5, None),
+    "part of the marks, seldom all": ((0.0, 0.7), 1.0, None),
+    "next to everyone gets them": ((1.0, 1.0), 0.0, None),
+    "nothing off": ((0.0, 0.0), -1.0, None),
 }
 
 
-@pytest.mark.parametrize("kind", RARE)
+def marked(folder: Path, usual: tuple[float, float], rare: float, once: float | None) -> Finding:
+    def graded(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
+        return several(rng, right), rare if rng.random() < 0.004 else rng.choice(usual), {}
+
+    rows = rollouts(STEPS, graded)
+    if once is not None:
+        rows[0]["reward"] = once
+    return one(make(folder, rows), "contradiction")
+
+
+@pytest.mark.parametrize("kind", MARKS)
 def test_the_mark_of_everyone_or_for_form_is_no_full_mark(kind: str, tmp_path: Path) -> None:
-    low, form, top = RARE[kind]
-
-    def strict(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
-        reward = top if rng.random() < 0.004 else rng.choice((low, form))
-        return several(rng, right), reward, {}
-
-    finding = one(make(tmp_path / "run", rollouts(STEPS, strict)), "contradiction")
+    finding = marked(tmp_path / "run", *MARKS[kind])
     assert finding.status == "not_looked"
     assert "full one" in finding.needs
 
 
-def test_a_rare_bonus_leaves_full_marks_what_they_are(tmp_path: Path) -> None:
-    def praised(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
-        return several(rng, right), 1.2 if rng.random() < 0.004 else rng.choice((0.0, 1.0)), {}
-
-    assert one(make(tmp_path / "run", rollouts(STEPS, praised)), "contradiction").status == "alarm"
+@pytest.mark.parametrize("kind", FULL)
+def test_what_is_rare_leaves_full_marks_what_they_are(kind: str, tmp_path: Path) -> None:
+    assert marked(tmp_path / "run", *FULL[kind]).status == "alarm"

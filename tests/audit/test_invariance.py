@@ -307,6 +307,16 @@ def test_what_a_penalty_puts_below_nothing_is_not_what_answers_have_to_lose(shar
     assert said.status in ("clear", "unclear", "not_looked"), said.figure
 
 
+def test_what_most_answers_get_is_theirs_to_lose() -> None:
+    """Most have all there is, the others a little less each: that is no reward for nothing."""
+
+    def saturated(sample: Sample) -> float:
+        return max(0.5, 1.0 - max(0, len(sample.text) - 22) / 40)
+
+    said = warned(graded(saturated), ordinary(0.5))
+    assert said.status != "not_looked"
+
+
 def test_marks_for_form_beside_rare_right_answers_are_no_loophole() -> None:
     """Most answers have no more than the mark for form, which survives any words around it; of
     those only that have full marks something can be said."""

@@ -8,6 +8,8 @@ from random import Random
 import pytest
 from made import Row, make, one, rollouts
 
+from gnomon.audit.detectors import audit_run
+
 STEPS = (1, 10, 20, 30, 40, 50)
 
 
@@ -32,7 +34,8 @@ def test_prompts_that_are_too_hard_for_all_answers(tmp_path: Path, mark: float) 
 
 def test_a_reward_that_never_differs(tmp_path: Path) -> None:
     assert one(make(tmp_path / "run", graded(0.0)), "no_signal").status == "alarm"
-    assert one(make(tmp_path / "ones", graded(1.0)), "no_signal").status == "alarm"
+    minus = graded(0.0, mark=-1.0)
+    assert one(make(tmp_path / "minus", minus), "no_signal").status == "alarm"
 
 
 def test_what_is_learned_is_no_fault(tmp_path: Path) -> None:
@@ -40,6 +43,26 @@ def test_what_is_learned_is_no_fault(tmp_path: Path) -> None:
         return f"It is {answer}.", float(step > 1 or rng.random() < 0.5), {}
 
     assert one(make(tmp_path / "run", rollouts(STEPS, solved)), "no_signal").status == "clear"
+
+
+@pytest.mark.parametrize("rare", [1.0, 1.2])
+def test_full_marks_from_the_start_are_no_fault(tmp_path: Path, rare: float) -> None:
+    """Nor is a bonus that an answer gets now and then."""
+    rows = graded(1.0)
+    rows[5]["reward"] = rare
+    assert one(make(tmp_path / "run", rows), "no_signal").status == "clear"
+
+
+def test_answers_to_one_prompt_do_not_count_as_many(tmp_path: Path) -> None:
+    rows = graded(0.0)
+    for row in rows:
+        row["prompt_id"] = f"p{int(row['prompt_id'].split('-')[1]) % 2}"
+    assert one(make(tmp_path / "run", rows), "no_signal").status == "not_looked"
+
+
+def test_a_method_that_compares_prompts_learns_from_them(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", graded(0.0), algorithm="ppo")
+    assert "no_signal" not in {f.detector for f in audit_run(run).findings}
 
 
 def test_answers_that_differ_are_a_signal(tmp_path: Path) -> None:

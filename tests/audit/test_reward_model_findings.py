@@ -41,6 +41,8 @@ def test_each_method_is_told_in_its_own_words(table: str, words: str) -> None:
 def test_a_category_counts_where_it_has_enough_prompts() -> None:
     few = said(by_category={"maths": SURE, "poems": figure(0.6, 0.2, 0.9, 5)})
     assert few["reward_model_accuracy"].status == "clear"
+    turned = said(by_category={"maths": SURE, "poems": figure(0.0, 0.0, 0.18, 18)})
+    assert turned["reward_model_accuracy"].status == "unclear"
     many = said(by_category={"maths": SURE, "poems": figure(0.5, 0.4, 0.6, 80)})
     assert many["reward_model_accuracy"].status == "unclear"
     assert "Not shown to be better than chance: poems" in many["reward_model_accuracy"].text

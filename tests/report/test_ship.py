@@ -283,6 +283,43 @@ def test_what_is_to_be_watched_takes_more_than_a_reward_model_to_ship(run):
     assert "looked for reward_hacking" not in said  # and found none: that is still open
 
 
+def test_what_is_to_be_watched_of_an_earlier_stage_counts_too(run):
+    spec = {"name": "dpo", "algorithm": "dpo", "observe": [{"model": "rm"}]}
+    recipe = {**run.recipe, "stages": [*run.recipe["stages"], spec]}
+    last = _stage(run.path, "dpo", "dpo", start="runs/r/stages/02-ppo/model")
+    weak = _finding("unclear", text="the reward reads no prompt")
+    clear = Finding(name="reward_hacking", detector="d", stage="dpo", status="clear")
+    whole = replace(run, recipe=recipe, stages=(*run.stages, last))
+    liked = _gated(whole, True, condition="rm >= 0", stage="dpo")
+    assert answer(_audited(liked, _finding("clear"), clear)).kind == "ship"
+    found = answer(_audited(liked, weak, clear))
+    assert found.kind == "not shown"
+    assert "To watch: the reward reads no prompt" in " ".join(r.text for r in found.reasons)
+
+
+def test_a_capability_that_is_kept_does_not_outweigh_what_is_to_be_watched(run):
+    weak = _finding("unclear", text="the reward reads no prompt")
+    kept = _gated(run, True, condition="capability_drop <= 0.02")
+    assert answer(_clear(kept)).kind == "ship"
+    assert answer(_audited(kept, _finding("clear"), weak)).kind == "not shown"
+
+
+def test_what_is_missing_is_not_said_of_a_reward_model_that_nobody_asked(run):
+    weak = _finding("unclear", text="the reward reads no prompt")
+    risen = _measured(_audited(run, _finding("clear"), weak), _eval("sft", 0.5), _eval("ppo", 0.6))
+    waiting = replace(risen, recipe={**run.recipe, "gates": ["rm >= 0.3"]})
+    found = answer(waiting)
+    assert found.kind == "not shown"
+    assert not any("reward model" in need.text for need in found.needs)
+
+
+def test_a_policy_that_others_speak_for_is_not_said_to_be_seen_by_nobody_else(run):
+    hidden = "to see the rest takes people"
+    clear = _audited(run, _finding("clear"))
+    assert hidden in _said(clear)[1]
+    assert hidden not in _said(_gated(clear, True))[1]
+
+
 def test_a_gate_that_was_not_asked_or_cannot_be_read_ships_nothing(run):
     asked = {**run.recipe, "gates": ["rm >= 0.3"]}
     whole = replace(_clear(run), recipe=asked)

@@ -28,8 +28,6 @@ MARKED, LAST = ("boxed", "hash"), ("number",)
 """How an answer's number is found: by its mark, or as the last one."""
 GRADES = 12
 """Different rewards beyond which a reward is a quantity, not a mark."""
-_FULL = 0.75
-"""The share of the way from the lowest mark to the highest from which on a mark is a full one."""
 _NUMERIC = 0.5
 """The share of answers that must end in a number."""
 _USUAL = 1 / 3
@@ -86,15 +84,21 @@ def contradiction(evidence: Evidence) -> list[Finding]:
 def _full_marks(samples: Sequence[Sample]) -> float | None:
     """The highest mark that is not rare; None of rewards that are no marks.
 
-    What everyone gets is no full mark, nor is a mark for form beside a rare one for being right.
+    What next to everyone gets is no full mark where a few get much more, nor is a mark for form
+    beside a rare one for being right: it has to be past half-way from the lowest usual mark (from 0
+    where one mark is usual) to the highest.
     """
     rewards = [sample.reward for sample in samples if sample.reward is not None]
     marks = sorted(set(rewards))
     if not 2 <= len(marks) <= GRADES:
         return None
-    full = marks[0] + _FULL * (marks[-1] - marks[0])
-    usual = [m for m in marks if m >= full and rewards.count(m) >= 0.01 * len(rewards)]
-    return max(usual, default=None)
+    usual = [m for m in marks if rewards.count(m) >= 0.01 * len(rewards)]
+    if not usual:
+        return None
+    top = marks[-1]
+    low = usual[0] if len(usual) > 1 else min(0.0, usual[0])
+    full = [m for m in usual if m == top or m > (low + top) / 2]
+    return max(full, default=None)
 
 
 def final_number(sample: Sample) -> str | None:

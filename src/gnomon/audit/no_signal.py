@@ -19,23 +19,34 @@ from gnomon.stats.prompts import over_prompts
 NAME = "no_signal"
 FEW = 20
 """Prompts below which nothing is said."""
+ACROSS = ("ppo", "dppo", "reinforce", "reinforce_pp")
+"""Methods that compare an answer with those to other prompts, too."""
+_LEARNED = 0.75
+"""The share of the way from the lowest reward, or 0, to the highest from which on a prompt whose
+answers all get the same is learned."""
 
 
 @of_policies
 def no_signal(evidence: Evidence) -> list[Finding]:
     """The share of the prompts, over the whole of training, whose answers all got the same reward,
-    and less than the best that was ever given."""
-    if not evidence.trained:
+    and less than nearly the best that was ever given."""
+    if not evidence.trained or evidence.algorithm in ACROSS:
         return []
     groups = _groups(evidence.rollouts)
+    rewards = {sample.reward or 0.0 for own in groups.values() for group in own for sample in group}
     if len(groups) < FEW:
         return not_looked(evidence, NAME, NAME, f"{FEW} prompts with several rewarded answers")
-    rewards = {sample.reward for group in groups for sample in group}
-    best = max(r for r in rewards if r is not None) if len(rewards) > 1 else None
-    silent = [g for g in groups if len({s.reward for s in g}) == 1 and g[0].reward != best]
-    quiet = set(map(id, silent))
-    figure = over_prompts([[float(id(group) in quiet)] for group in groups], SHARE)
-    samples = max(map(len, groups))
+    highest, lowest = max(rewards), min(0.0, *rewards)
+    learned = lowest + _LEARNED * (highest - lowest)
+
+    def silent(group: Sequence[Sample]) -> bool:
+        given = {sample.reward for sample in group}
+        return len(given) == 1 and (highest == lowest or (group[0].reward or 0.0) < learned)
+
+    flags = {prompt: [float(silent(group)) for group in own] for prompt, own in groups.items()}
+    figure = over_prompts(list(flags.values()), SHARE)
+    quiet = [group for own in groups.values() for group in own if silent(group)]
+    samples = max(len(group) for own in groups.values() for group in own)
     return [
         decided(
             evidence,
@@ -44,20 +55,24 @@ def no_signal(evidence: Evidence) -> list[Finding]:
             figure,
             only_if=not reward_rose(evidence),
             measure="prompts whose answers all got the same reward, and not the best, share",
-            alarm=f"for {figure.value:.0%} of the prompts all answers got the same reward, and not "
+            alarm=f"for {figure.value:.1%} of the prompts all answers got the same reward, and not "
             "the best one, so there was next to nothing to learn from: take prompts that are "
             "easier, or a reward that gives part of the marks",
-            exhibits=shortened([group[0].exhibit("as all others") for group in silent[-40:]]),
+            exhibits=shortened([group[0].exhibit("as all others") for group in quiet[-40:]]),
             curves=["reward", "zero_spread", "unsolved"],
             cures=[override(evidence, "rollout.samples", 2 * samples)],
         )
     ]
 
 
-def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """The rewarded answers to each prompt of a step, where there are several."""
-    found: dict[tuple[int, str], list[Sample]] = {}
+def _groups(samples: Sequence[Sample]) -> dict[str, list[list[Sample]]]:
+    """By prompt, its rewarded answers of each step where there are several."""
+    found: dict[str, dict[int, list[Sample]]] = {}
     for sample in samples:
         if sample.reward is not None:
-            found.setdefault((sample.step, sample.prompt_id), []).append(sample)
-    return [group for group in found.values() if len(group) > 1]
+            found.setdefault(sample.prompt_id, {}).setdefault(sample.step, []).append(sample)
+    several = {
+        prompt: [group for group in steps.values() if len(group) > 1]
+        for prompt, steps in found.items()
+    }
+    return {prompt: groups for prompt, groups in several.items() if groups}

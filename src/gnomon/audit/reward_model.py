@@ -111,7 +111,7 @@ def _accuracy(evidence: Evidence, name: str, table: Mapping[str, Any]) -> Iterat
     figures = {str(k): i for k, v in rows if (i := Interval.parse(v)) is not None and i.known}
     assert overall is not None
     worst = min(figures, key=lambda k: figures[k].value, default=None)
-    weak = [k for k, i in figures.items() if i.low <= 0.5 and i.n >= FEW]
+    weak = [k for k, i in figures.items() if i.high < 0.5 or (i.low <= 0.5 and i.n >= FEW)]
     broken = overall.low <= 0.5
     ends = f"[{overall.low:.2f}, {overall.high:.2f}]"
     share = f"{overall.value:.0%} {ends}"

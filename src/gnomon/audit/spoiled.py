@@ -112,10 +112,13 @@ def _with_something_to_lose(evidence: Evidence, reward: RewardProbes, effect: Ed
 
 
 def _nothing(rewards: Sequence[float]) -> float:
-    """What a quantity pays for nothing: the lowest value that many share, few being below it.
+    """What a quantity pays for nothing: the lowest value that many share, in the lower half of what
+    is given, few being below it.
 
     A bonus on right answers gives 0 to all others; a penalty may put a few below that.
     """
     often = (value for value, count in Counter(rewards).items() if count >= _MANY * len(rewards))
-    low = min(often, default=-math.inf)
-    return low if sum(r < low for r in rewards) <= _BELOW * len(rewards) else -math.inf
+    low = min(often, default=math.inf)
+    below = sum(r < low for r in rewards)
+    half = (min(rewards) + max(rewards)) / 2
+    return low if low < half and below <= _BELOW * len(rewards) else -math.inf

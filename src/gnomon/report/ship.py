@@ -15,7 +15,7 @@ speaks for it:
 - an eval, a held-out judge or a calibrated win rate improved beyond its interval,
 
 no reward model likes it less beyond its interval, and the audit looked at the policy (for reward
-hacking, where its own stage or one that it descends from optimised a reward) and found nothing. A
+hacking, where its own stage or one that it descends from optimised a reward) and raised no alarm. A
 gate on what training costs (KL, length, loss) keeps a model from shipping and never ships it.
 
 A reward model that no people vouch for is a weak witness: it likes three sound policies of ten less
@@ -104,12 +104,14 @@ def answer(run: RunView) -> Answer:
     if against:
         return _answer("hold", subject(run), against)
     unfinished, doubts = list(_unfinished(run)), list(_doubts(run, model))
-    gates, better, looked = _opened(run), list(_rose(run, model)), _looked(run)
+    gates, better = _opened(run), list(_rose(run, model))
+    looked = _looked(run, alone=not gates and not better)
     strong = [*_opened(run, strong=True), *_rose(run, model, strong=True)]
-    enough = strong or ((gates or better) and not _watched(run, model))
+    enough = strong or ((gates or better) and not _watched(run))
     if not unfinished and not unasked(run) and looked and enough and not doubts:
         return _answer("ship", model, [*gates, *better, *looked])
-    missing = _missing(run, model, bool(gates or better), bool(looked), bool(doubts))
+    weak = bool(gates or better) and not strong
+    missing = _missing(run, model, bool(gates or better), bool(looked), bool(doubts), weak)
     reasons = [*unfinished, *doubts, *better, *gates, *looked] or list(_no_evidence(run, model))
     return _answer("not shown", model, reasons, missing if not unfinished else [])
 
@@ -210,7 +212,8 @@ def _opened(run: RunView, *, strong: bool = False) -> list[Reason]:
     """The gates that speak for the policy, where all gates opened.
 
     Args:
-        strong: not those on a reward model that no people vouch for.
+        strong: only those that would tell a hacked policy: not on a reward model that no people
+            vouch for, nor on a capability that is kept.
     """
     results = [r for r in run.gates.all() if r.stage not in replaced(run)]
     if any(r.passed is not True for r in results):
@@ -230,7 +233,7 @@ def _tells(run: RunView, result: GateResult, strong: bool) -> bool:
     if not isinstance(gate, Bound) or result.stage not in gate_places(run, model):
         return False
     if gate.metric == CAPABILITY_DROP:
-        return True
+        return not strong  # no loss of what it knew says nothing of what it gained
     reading = eval_readings(run.results, model).get(gate.metric)
     if reading is not None and reading.result is not None:
         return stands_apart(reading.result, trained_entries(run))
@@ -240,8 +243,12 @@ def _tells(run: RunView, result: GateResult, strong: bool) -> bool:
     return counts(run, name, kind) and (vouched(run, name) or not strong)
 
 
-def _looked(run: RunView) -> list[Reason]:
-    """That the audit looked at the policy and found nothing; empty where it did not look."""
+def _looked(run: RunView, *, alone: bool) -> list[Reason]:
+    """That the audit looked at the policy and raised no alarm; empty where it did not look.
+
+    Args:
+        alone: whether nothing else than the audit speaks for the policy.
+    """
     if run.audit is None or standing(run):
         return []
     model = candidate(run)
@@ -250,23 +257,26 @@ def _looked(run: RunView) -> list[Reason]:
     if not clear or (HACKING not in clear and rewarded(run, model)):
         return []
     unclear = sorted({f.name for f in asked if f.status == "unclear"} - set(clear))
-    watched = _watched(run, model)
+    watched = _watched(run)
     found = ", ".join(name for name in clear if name != HACKING or not watched)
     text = f"The audit looked for {found} and found none" if found else "The audit found no alarm"
     text += f"; it could not tell about {', '.join(unclear)}." if unclear else "."
     text += f" To watch: {watched[0]}." if watched else ""
-    text += f" {ALONE}." if saw_alone(asked) else ""
+    text += f" {ALONE}." if alone and saw_alone(asked) else ""
     return [Reason(text, "audit")]
 
 
-def _watched(run: RunView, model: str) -> list[str]:
-    """What of reward hacking is no alarm yet and to be watched, in sentences without their stop."""
-    found = run.audit.findings if run.audit is not None else []
-    watched = [f for f in found if f.stage == model and f.name == HACKING and f.is_to_watch]
+def _watched(run: RunView) -> list[str]:
+    """What of reward hacking is no alarm yet and to be watched, in sentences without their stop: of
+    any stage whose alarms would stand."""
+    found, gone = (run.audit.findings if run.audit is not None else []), replaced(run)
+    watched = [f for f in found if f.name == HACKING and f.is_to_watch and f.stage not in gone]
     return [finding.text.rstrip(".") for finding in watched]
 
 
-def _missing(run: RunView, model: str, evidence: bool, looked: bool, doubted: bool) -> list[Need]:
+def _missing(
+    run: RunView, model: str, evidence: bool, looked: bool, doubted: bool, weak: bool
+) -> list[Need]:
     path = shlex.quote(str(run.path))
     resumes = str(run.manifest.command or "gnomon run RECIPE") + " --resume"
     needs = [Need(f"Gate {condition} has not been asked.", resumes) for condition in unasked(run)]
@@ -291,7 +301,7 @@ def _missing(run: RunView, model: str, evidence: bool, looked: bool, doubted: bo
                 f"gnomon eval {path} --suite SUITE    # gnomon eval suites lists them",
             )
         )
-    if doubted or (evidence and _watched(run, model)):
+    if doubted or (weak and _watched(run)):
         about = "likes it less" if doubted else (
             "likes it better, and the audit has something of reward hacking to watch")  # fmt: skip
         needs.append(
