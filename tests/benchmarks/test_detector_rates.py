@@ -443,6 +443,7 @@ def small(monkeypatch):
 
 
 @pytest.mark.learning
+@pytest.mark.walk
 def test_a_run_is_made_measured_and_audited_and_made_no_second_time(tmp_path, small):
     run = next(r for r in plan() if r.kind == "tax" and r.method == "grpo")
     settings = dict(run.settings) | {"steps": 6, "rows": 16, "samples": 4, "tokens": 8}

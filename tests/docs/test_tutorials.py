@@ -30,6 +30,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Done]:
     return one
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tutorial_runs_and_prints_what_it_shows(name: str, done: Callable[[str], Done]) -> None:
     result = done(name)

@@ -65,6 +65,7 @@ def smaller(recipe: Recipe) -> list[str]:
     return changes
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_runs_from_end_to_end_in_the_tunnel(name: str, tmp_path: Path) -> None:
     file = FIELD / f"{name}-tunnel.yaml"

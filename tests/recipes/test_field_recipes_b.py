@@ -77,11 +77,13 @@ def check_finished(recipe: Recipe, run: RunView) -> None:
     assert "What each stage bought and cost" in page
 
 
+@pytest.mark.walk
 @pytest.mark.parametrize("name", ["rlaif-dpo", "kto-thumbs", "distill"])
 def test_it_runs_from_end_to_end(name: str, tiny_folder: Path, tmp_path: Path) -> None:
     check_finished(*run_shrunk(name, str(tiny_folder), tmp_path))
 
 
+@pytest.mark.walk
 def test_the_stack_runs_and_goes_on_from_what_its_gates_kept(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -101,6 +103,7 @@ def test_the_stack_runs_and_goes_on_from_what_its_gates_kept(
     assert rows[3].stages == ("feedback-2", "rm", "polish", "look-polish")
 
 
+@pytest.mark.walk
 def test_constitutional_runs_from_end_to_end(tmp_path: Path) -> None:
     """With the built-in world's own model: the tiny one writes nothing that can be criticised."""
     recipe = load_recipe(FIELD / "constitutional-tunnel.yaml")
