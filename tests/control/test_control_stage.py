@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,10 @@ def outcome(folder: Path):
     }  # fmt: skip
 
 
-def test_a_run_of_three_rewards_and_its_report(tmp_path):
+def test_a_run_of_three_rewards_and_its_report(tmp_path, monkeypatch):
+    left = tmp_path / "left"
+    left.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(left))
     three = recipe(
         tmp_path, stage("truth", reward="truth"), learned(against="truth"),
         stage("noise", reward="random", against="truth"),
@@ -84,6 +88,7 @@ def test_a_run_of_three_rewards_and_its_report(tmp_path):
     assert "comparisons" in page
     assert (folder / "stages/02-learned/model/reward.safetensors").is_file()
     assert not (folder / "stages/03-noise/labels.db").exists()
+    assert not [file.name for file in left.iterdir()]
 
 
 @pytest.mark.parametrize("learner", ["sac", "td3"])

@@ -38,7 +38,8 @@ def consensus(evidence: Evidence) -> list[Finding]:
     is least."""
     if not evidence.trained:
         return []
-    figures = {name: _slope(groups) for name, groups in _categories(evidence).items()}
+    categories = _categories(evidence)
+    figures = {name: _slope(groups) for name, groups in categories.items()}
     known = {name: figure for name, figure in figures.items() if figure.known}
     if not known:
         needs = f"{PROMPTS} prompts with {ANSWERS} answers each that differ in reward"
@@ -63,7 +64,7 @@ def consensus(evidence: Evidence) -> list[Finding]:
             f"deviations for one{least}",
             alarm="",
             watch=text,
-            exhibits=_exhibits(_categories(evidence)[worst]),
+            exhibits=_exhibits(categories[worst]),
             curves=["reward"],
             since=float(evidence.steps[0]),
         )

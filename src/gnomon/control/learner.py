@@ -24,6 +24,7 @@ from gnomon.runs.optimizer import names_by_parameter, optimizer_state, restore_o
 try:
     from stable_baselines3 import SAC, TD3
     from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.noise import NormalActionNoise
     from stable_baselines3.common.utils import set_random_seed
 except ImportError as missing:
@@ -73,6 +74,7 @@ class Learner:
             device="cpu",
             **own,
         )
+        self.model.set_logger(Logger(None, []))  # its own would leave a folder in /tmp each round
 
     def act(self, observations: Floats) -> Floats:
         """The policy's mean actions [N, A]."""
