@@ -25,6 +25,7 @@ def runs() -> ModuleType:
     return module
 
 
+@pytest.mark.walk
 def test_items_of_each_kind(
     runs: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,6 +100,7 @@ def test_matmul_rate_is_that_of_a_timed_product():
     assert seen["cpu"] * torch.get_num_threads() > 0.2 * seen["wall"]
 
 
+@pytest.mark.walk
 def test_command_line_writes_its_figures(tmp_path, monkeypatch, capsys):
     out = tmp_path / "figures.json"
     command = ["training.py", "sft", "--tiny", "--sides", "gnomon", "--batch", "2"]

@@ -75,11 +75,13 @@ def test_grpo_does_what_the_recipe_does(tmp_path: Path, imitator: Path) -> None:
         assert mine["loss"] == pytest.approx(row["loss"], rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.walk
 def test_grpo_with_a_kl_penalty_runs(imitator: Path) -> None:
     options = [f"--model={imitator}", "--imitate=0", "--steps=1", "--prompts=4", "--held-out=2"]
     assert len(example("grpo").main([*options, "--beta=0.04"])) == 3
 
 
+@pytest.mark.walk
 def test_an_own_method_trains_by_its_file_alone(tmp_path: Path) -> None:
     small = ("rwr.train.steps=2", "rwr.train.batch_size=4", "rwr.rollout.max_new_tokens=8")
     few = ("rwr.data.options.n=200", f"output={tmp_path}")
@@ -97,12 +99,14 @@ def test_the_own_methods_weights_by_hand() -> None:
     assert torch.allclose(weights(torch.tensor([3.0, 3.0]), 0.5), torch.ones(2))
 
 
+@pytest.mark.walk
 def test_own_rewards_are_tried_and_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
     groups = example("own_reward").main(samples=2)
     assert "brief  right unlike" in capsys.readouterr().out
     assert all(reward is not None for group in groups for reward in group.rewards)
 
 
+@pytest.mark.walk
 def test_an_own_callback_keeps_a_diary_and_ends_the_stage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +121,7 @@ def test_an_own_callback_keeps_a_diary_and_ends_the_stage(
     assert diary[-1] in capsys.readouterr().out
 
 
+@pytest.mark.walk
 def test_an_own_environment_plays_and_is_trained_on(tmp_path: Path) -> None:
     small = ("grpo.train.steps=2", "grpo.train.batch_size=2", "grpo.rollout.samples=2")
     few = ("grpo.data.options.n=16", f"output={tmp_path}")
@@ -141,6 +146,7 @@ def test_the_own_environments_rules_by_hand() -> None:
     assert [game.step(module.Action("7")).done for _ in range(3)] == [False, False, True]
 
 
+@pytest.mark.walk
 def test_the_code_of_the_parts_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
     page = (EXAMPLES.parent / "docs" / "parts.md").read_text(encoding="utf-8")
     first, dpo = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
@@ -155,6 +161,7 @@ def test_the_code_of_the_parts_page_runs(capsys: pytest.CaptureFixture[str]) -> 
     assert losses[-1] < 0.6
 
 
+@pytest.mark.walk
 def test_the_code_of_the_callbacks_page_runs(tmp_path: Path, tiny_folder: Path) -> None:
     page = (EXAMPLES.parent / "docs" / "callbacks.md").read_text(encoding="utf-8")
     code = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0]
