@@ -110,6 +110,10 @@ def test_it_needs_several_answers_and_prompts(tmp_path: Path) -> None:
     assert "4 answers each" in finding.needs
     few = [row for row in samples(sound) if int(row["prompt_id"].split("-")[1]) < 4]
     assert one(make(tmp_path / "few", few), "consensus").status == "not_looked"
+    again = samples(wrong_key)  # the same two questions of a kind at every step
+    for row in again:
+        row["prompt_id"] = f"p{int(row['prompt_id'].split('-')[1]) % 4}"
+    assert one(make(tmp_path / "again", again), "consensus").status == "not_looked"
 
 
 def test_agreement_of_numbers_and_of_words(tmp_path: Path) -> None:

@@ -134,6 +134,7 @@ READ_ALIKE = [
     {"instruction": "Add.", "input": "1 and 1", "answer": "2"},
     {"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]},
     {"conversations": [{"from": "human", "value": "1+1?"}]},
+    {"conversation": "\n\nHuman: 1+1?\n\nAssistant: 2\n\nHuman: And 1+2?\n\nAssistant:"},
     {"question": "And 1+2?", "history": [["1+1?", "2"]], "answer": "3"},
 ]
 

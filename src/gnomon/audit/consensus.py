@@ -83,7 +83,8 @@ def _categories(evidence: Evidence) -> dict[str, list[Group]]:
     for group in groups.values():
         if len(group) >= ANSWERS and len({s.reward for s in group}) > 1:
             found.setdefault(group[0].category or "", []).append(group)
-    return {name: own for name, own in sorted(found.items()) if len(own) >= PROMPTS}
+    return {name: own for name, own in sorted(found.items())
+            if len({group[0].prompt_id for group in own}) >= PROMPTS}  # fmt: skip
 
 
 def _slope(groups: Sequence[Group]) -> Interval:

@@ -8,7 +8,8 @@ models were warmed up on or are measured on (``pretraining``, ``eval_data``) are
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,7 @@ def _labels(folder: Path | None, spec: Spec | None) -> set[str]:
     """
     if folder is None or not (folder / DATA).is_file():
         return set()
-    try:
-        files = DataFiles.read(folder / DATA).root
-    except ValueError:
-        return set()
-    read = {key: str(f["sha256"]) for key, f in files.items()
-            if isinstance(f, Mapping) and f.get("sha256")}  # fmt: skip
+    read = _hashes(folder / DATA, _state(folder / DATA))
     mine = _named(spec if spec is not None else _spec_in(folder))
     return set(read.values()) if mine is None else {read[key] for key in mine if key in read}
 
@@ -111,10 +107,37 @@ def _named(spec: Spec) -> list[str] | None:
 
 def _spec_in(folder: Path) -> Spec:
     """The recipe's part of a stage of another run, by its folder's name (``02-rm``)."""
+    file = folder.parent.parent / "recipe.yaml"
+    name = folder.name.partition("-")[2]
+    return next((s for s in _stages_in(file, _state(file)) if s.get("name") == name), {})
+
+
+# A page asks some sixty times which judges are held out; what is on the disk is read once.
+
+
+def _state(file: Path) -> tuple[int, int]:
+    """What changes when a file does; zeros of one that is not there."""
     try:
-        stages = read_recipe(folder.parent.parent / "recipe.yaml").get("stages")
+        about = file.stat()
+    except OSError:
+        return 0, 0
+    return about.st_mtime_ns, about.st_size
+
+
+@lru_cache(maxsize=512)
+def _hashes(file: Path, state: tuple[int, int]) -> Mapping[str, str]:
+    try:
+        files = DataFiles.read(file).root
     except ValueError:
         return {}
-    name = folder.name.partition("-")[2]
-    specs = stages if isinstance(stages, list) else []
-    return next((s for s in specs if isinstance(s, Mapping) and s.get("name") == name), {})
+    return {key: str(f["sha256"]) for key, f in files.items()
+            if isinstance(f, Mapping) and f.get("sha256")}  # fmt: skip
+
+
+@lru_cache(maxsize=512)
+def _stages_in(file: Path, state: tuple[int, int]) -> Sequence[Spec]:
+    try:
+        stages = read_recipe(file).get("stages")
+    except ValueError:
+        return ()
+    return [s for s in stages if isinstance(s, Mapping)] if isinstance(stages, list) else ()

@@ -15,7 +15,7 @@ from gnomon.data.fields import (
     with_side_columns,
 )
 from gnomon.data.rows import iter_rows
-from gnomon.data.turns import is_messages
+from gnomon.data.turns import is_messages, is_transcript
 from gnomon.data.values import RowError, Skipped, shown
 from gnomon.errors import DataError
 from gnomon.plugins import nearest
@@ -139,7 +139,7 @@ def _without_others(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row without columns that are called like a part of a conversation and hold something
     else."""
     texts = {name for name in SYSTEM if not isinstance(row.get(name), str)}
-    talks = {name for name in PROMPT_TURNS if not is_messages(row.get(name))}
+    talks = {n for n in PROMPT_TURNS if not (is_messages(row.get(n)) or is_transcript(row.get(n)))}
     history, tools = row.get("history"), row.get("tools")
     pairs = isinstance(history, list) and all(isinstance(p, list) and len(p) == 2 for p in history)
     listed = isinstance(tools, list | Mapping) or str(tools).lstrip().startswith(("[", "{"))

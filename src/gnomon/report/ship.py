@@ -39,7 +39,7 @@ from gnomon.audit.gates import CAPABILITY_DROP, eval_readings
 from gnomon.audit.kinds import stands_apart
 from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.candidate import candidate, gate_places, replaced, subject
-from gnomon.report.changes import changes, counts, vouched
+from gnomon.report.changes import Change, changes, counts, vouched
 from gnomon.report.facts import rewarded
 from gnomon.report.findings import ALONE, HACKING, saw_alone
 from gnomon.report.format import measured, number
@@ -100,13 +100,14 @@ class Answer:
 def answer(run: RunView) -> Answer:
     """The answer of a run, from its records alone."""
     model = candidate(run)
-    against = [*_failed(run), *_alarms(run), *_gates(run), *_fell(run, model)]
+    seen = changes(run, model)
+    against = [*_failed(run), *_alarms(run), *_gates(run), *_fell(run, seen)]
     if against:
         return _answer("hold", subject(run), against)
-    unfinished, doubts = list(_unfinished(run)), list(_doubts(run, model))
-    gates, better = _opened(run), list(_rose(run, model))
+    unfinished, doubts = list(_unfinished(run)), list(_doubts(seen))
+    gates, better = _opened(run), list(_rose(seen))
     looked = _looked(run, alone=not gates and not better)
-    strong = [*_opened(run, strong=True), *_rose(run, model, strong=True)]
+    strong = [*_opened(run, strong=True), *_rose(seen, strong=True)]
     enough = strong or ((gates or better) and not _watched(run))
     if not unfinished and not unasked(run) and looked and enough and not doubts:
         return _answer("ship", model, [*gates, *better, *looked])
@@ -162,23 +163,24 @@ def _gates(run: RunView) -> Iterator[Reason]:
             yield Reason(f"Gate {result.condition}{where} failed: {result.text}.", "gates")
 
 
-def _fell(run: RunView, model: str) -> Iterator[Reason]:
-    alarmed = {a.measure.partition(":")[0] for a in standing(run) if a.detector == "eval_drop"}
-    for change in changes(run, model):
-        told_already = change.what.removeprefix("Eval ") in alarmed
-        if change.gap.high < 0 and change.vouched and not told_already:
+def _fell(run: RunView, seen: Sequence[Change]) -> Iterator[Reason]:
+    """What is believed and fell; not once more what an alarm says."""
+    told = [finding.text for finding in standing(run)]
+    for change in seen:
+        alarmed = any(text.startswith(f"{change.what}:") for text in told)
+        if change.gap.high < 0 and change.vouched and not alarmed:
             yield Reason(change.sentence, change.link)
 
 
-def _doubts(run: RunView, model: str) -> Iterator[Reason]:
+def _doubts(seen: Sequence[Change]) -> Iterator[Reason]:
     """Reward models that like the policy less, and that nobody vouches for."""
-    for change in changes(run, model):
+    for change in seen:
         if change.gap.high < 0 and not change.vouched:
             yield Reason(change.sentence, change.link)
 
 
-def _rose(run: RunView, model: str, *, strong: bool = False) -> Iterator[Reason]:
-    for change in changes(run, model):
+def _rose(seen: Sequence[Change], *, strong: bool = False) -> Iterator[Reason]:
+    for change in seen:
         if change.gap.low > 0 and (change.vouched or not strong):
             yield Reason(change.sentence, change.link)
 
