@@ -123,7 +123,9 @@ def test_questions_say_what_they_need(tmp_path: Path) -> None:
         make_suite("questions", {"data": "q.jsonl"}, tmp_path)
     with pytest.raises(DataError, match=r"no such file; did you mean 'q.jsonl'"):
         make_suite("questions", {"data": "p.jsonl", "judge": "exact"}, tmp_path)
-    with pytest.raises(DataError, match=r"q.jsonl, row 1: it needs 'prompt' or .*did you mean"):
+    with pytest.raises(
+        DataError, match=r"q.jsonl, row 1: it needs 'prompt' or .*'promt': did you mean 'prompt'"
+    ):
         run("questions", Speaker(lambda t: "x"), tmp_path, data="q.jsonl", judge="exact")
 
 

@@ -77,7 +77,7 @@ def field(row: Mapping[str, Any], names: Sequence[str], source: Source) -> Any:
             return row[name]
     there = ", ".join(map(repr, list(row)[:12])) or "nothing"
     wanted = " or ".join(map(repr, names))
-    near = next((n for name in names if (n := nearest(name, row))), "")
+    near = next((f"{key!r}: {n}" for key in row if (n := nearest(str(key), names))), "")
     raise DataError(f"{source}: it needs {wanted}, and has {there}{'; ' + near if near else ''}")
 
 
