@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.audit.drift import off_topic
-from gnomon.audit.evidence import Evidence, Sample
+from gnomon.audit.evidence import Evidence
+from gnomon.audit.samples import Sample
 from gnomon.stats.intervals import weighted_proportion
 
 SIZES = (24, 60, 180)

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from gnomon.audit.contradiction import contradiction
 from gnomon.audit.detectors import load_detectors
-from gnomon.audit.evidence import Evidence, Sample
+from gnomon.audit.evidence import Evidence
+from gnomon.audit.samples import Sample
 from gnomon.stats.intervals import weighted_proportion
 from off_topic import Answers, rows, run_of, testing, tuning
 

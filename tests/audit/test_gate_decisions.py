@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gnomon.audit.gates import (
-    Facts,
+from gnomon.audit.gates import Facts, decide
+from gnomon.audit.readings import (
     Reading,
     capability_drops,
     compared_readings,
-    decide,
     drop_reading,
     eval_readings,
     shared_scores,

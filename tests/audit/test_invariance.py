@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from gnomon.audit.evidence import Evidence
-from gnomon.audit.evidence import Sample as Rollout
 from gnomon.audit.invariance import invariance
+from gnomon.audit.samples import Sample as Rollout
 from gnomon.audit.shortcuts import shortcuts
 from gnomon.audit.spoiled import spoiled
 from gnomon.evals.invariance import probe_reward

@@ -21,7 +21,8 @@ import planted_rates as rates  # noqa: E402
 import planted_recipes  # noqa: E402
 import planted_runs as runs  # noqa: E402
 import planted_truth  # noqa: E402
-from gnomon.audit.evidence import Evidence, Sample  # noqa: E402
+from gnomon.audit.evidence import Evidence  # noqa: E402
+from gnomon.audit.samples import Sample  # noqa: E402
 from gnomon.errors import RunStopped  # noqa: E402
 from gnomon.recipe.schema import Recipe  # noqa: E402
 from gnomon.runs.comparison import Comparison  # noqa: E402

@@ -15,7 +15,8 @@ import yaml
 from typer.testing import CliRunner
 
 from gnomon.audit.decide import detectable
-from gnomon.audit.evidence import Evidence, Sample
+from gnomon.audit.evidence import Evidence
+from gnomon.audit.samples import Sample
 from gnomon.audit.spotcheck import spotcheck
 from gnomon.cli.main import app
 from gnomon.feedback.records import Label

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gnomon.audit.gates import stage_readings
+from gnomon.audit.readings import stage_readings
 from gnomon.errors import ConfigError, GateClosed, RunError
 from gnomon.judges.build import BUILTIN
 from gnomon.recipe.load import apply_override, parse_recipe

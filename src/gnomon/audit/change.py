@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gnomon.audit.evidence import Evidence, Sample
+from gnomon.audit.evidence import Evidence
+from gnomon.audit.samples import Sample
 from gnomon.stats.intervals import Bounds, Interval
 from gnomon.stats.prompts import gain_over_prompts, independent_difference, over_prompts
 

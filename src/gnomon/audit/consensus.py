@@ -17,7 +17,8 @@ import numpy as np
 
 from gnomon.audit.contradiction import final_number
 from gnomon.audit.decide import decided, not_looked, of_policies
-from gnomon.audit.evidence import Evidence, Sample
+from gnomon.audit.evidence import Evidence
+from gnomon.audit.samples import Sample
 from gnomon.runs.audit import Exhibit, Finding
 from gnomon.stats.intervals import Interval
 from gnomon.stats.prompts import within_prompt_slope

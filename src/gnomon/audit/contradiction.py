@@ -17,8 +17,9 @@ from itertools import combinations, islice
 
 from gnomon.audit.change import SHARE, ByPrompt, first_alarm
 from gnomon.audit.decide import decided, not_looked, of_policies
-from gnomon.audit.evidence import Evidence, Sample
+from gnomon.audit.evidence import Evidence
 from gnomon.audit.limits import LIMITS
+from gnomon.audit.samples import Sample
 from gnomon.judges.verifiers.extract import final_answer
 from gnomon.runs.audit import Exhibit, Finding
 from gnomon.stats.prompts import over_prompts

@@ -27,8 +27,9 @@ from gnomon.audit.change import (
 from gnomon.audit.contradiction import final_number
 from gnomon.audit.cures import stay_near, stop_at
 from gnomon.audit.decide import decided, not_looked, of_policies, shortened
-from gnomon.audit.evidence import Evidence, Sample
+from gnomon.audit.evidence import Evidence
 from gnomon.audit.limits import LIMITS
+from gnomon.audit.samples import Sample
 from gnomon.runs.audit import Finding
 from gnomon.stats.intervals import Bounds
 from gnomon.stats.prompts import over_prompts

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from gnomon.audit.cures import average, stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies, status_of
 from gnomon.audit.evidence import Evidence
-from gnomon.audit.gates import WIN_RATE, capability_drops, category_drops, latest
 from gnomon.audit.kinds import wants_people
 from gnomon.audit.limits import LIMITS
+from gnomon.audit.readings import WIN_RATE, capability_drops, category_drops, latest
 from gnomon.evals.compare import FEW, ScoreChange
 from gnomon.runs.audit import Finding
 from gnomon.runs.evals import EvalResult, calibrations_of

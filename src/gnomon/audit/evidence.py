@@ -7,8 +7,6 @@ the same whether the truth was observed or not.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from gnomon.audit.gates import suite_changes
 from gnomon.audit.kinds import average_start, averaged, stands_apart, trained_on
+from gnomon.audit.readings import suite_changes
 from gnomon.audit.same_labels import same_labels
+from gnomon.audit.samples import Sample, read_samples
 from gnomon.audit.truths import (
     Truths,
     is_truth,
@@ -32,15 +31,14 @@ from gnomon.audit.truths import (
 )
 from gnomon.evals.compare import SuiteChange
 from gnomon.runs.answers import Answer, read_answers
-from gnomon.runs.audit import Exhibit, Finding
+from gnomon.runs.audit import Finding
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.probes import Probes
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.records import Evals, StageInfo
-from gnomon.runs.rows import Column, SampleRow
+from gnomon.runs.rows import Column
 from gnomon.runs.spotchecks import SpotCheck
-from gnomon.stats.intervals import Interval
 
 SHARE = 5
 """The last 1 / SHARE of the samples are those of a stage's end."""
@@ -48,41 +46,6 @@ NOT_OPTIMISED = ("sft", "reward_model", "collect", "revise", "eval")
 """Kinds of stages that optimise no reward and no preference."""
 ENOUGH = 128
 """Answers that are looked at together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A response that the policy was sampled while it trained, or at an evaluation.
-
-    Attributes:
-        reward: what it is trained on; None where that failed (``error`` says why).
-        parts: of the reward, and of judges that are held out; of no truth.
-        length: in tokens (in words, where another trainer logged none).
-        finished: False where it was cut off at the length limit; None where nobody says.
-        held_out: on a prompt that is never trained on.
-    """
-
-    step: int
-    prompt_id: str
-    prompt: str
-    response: str
-    reward: float | None
-    parts: Mapping[str, float]
-    category: str | None
-    error: str | None
-    length: int
-    finished: bool | None
-    held_out: bool
-
-    def exhibit(self, shows: str) -> Exhibit:
-        """It as a sample that shows a finding."""
-        return Exhibit(
-            prompt=self.prompt,
-            response=self.response,
-            reward=self.reward,
-            step=self.step,
-            shows=shows,
-        )
 
 
 @dataclass(frozen=True)
@@ -269,7 +232,7 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
     observed = reward_entries(spec.get("observe") or [])
     truths = Truths(trained, [*observed, *compared])
     alike = sorted(same_labels(run))
-    samples, problems = _samples(stage, truths)
+    samples, problems = read_samples(stage, truths)
     answers, unread = read_answers(run.path)
     start = _start(specs, stage.name, spec, run.comparison.models)
     examined = _start(specs, stage.name, spec, [result.model for result in run.results])
@@ -358,63 +321,3 @@ def _scored(
         if value is not None:
             found[judge] = value
     return found
-
-
-# -- samples --------------------------------------------------------------------------------------
-
-
-def _samples(stage: StageView, truths: Truths) -> tuple[list[Sample], list[str]]:
-    """The samples in order of training, and in words how many rows are none."""
-    made = [_sample(row, truths) for row in stage.samples]
-    kept = sorted((s for s in made if s is not None), key=lambda sample: sample.step)
-    if len(kept) == len(made):
-        return kept, []
-    first = next(i for i, sample in enumerate(made, start=1) if sample is None)
-    wrong = f"stages/{stage.folder.name}/samples: {len(made) - len(kept)} of {len(made)} rows"
-    return kept, [f"{wrong} have no step, prompt or response as text (the first is row {first})"]
-
-
-def _sample(row: SampleRow, truths: Truths) -> Sample | None:
-    step, prompt, response = row.get("step"), row.get("prompt"), row.get("response")
-    if isinstance(step, bool) or not isinstance(step, int | float) or not math.isfinite(step):
-        return None
-    if not isinstance(prompt, str) or not isinstance(response, str):
-        return None
-    category, error, length = row.get("category"), row.get("error"), row.get("length")
-    finished, identity = row.get("finished"), row.get("prompt_id")
-    return Sample(
-        step=int(step),
-        prompt_id=identity if isinstance(identity, str) and identity else prompt,
-        prompt=prompt,
-        response=response,
-        reward=_number(row.get("reward")),
-        parts=_parts(row.get("parts"), truths),
-        category=category if isinstance(category, str) else None,
-        error=error if isinstance(error, str) else None,
-        length=length if isinstance(length, int) else len(response.split()),
-        finished=finished if isinstance(finished, bool) else None,
-        held_out=_is_held_out(row),
-    )
-
-
-def _is_held_out(row: Mapping[str, Any]) -> bool:
-    """Whether a row is an evaluation's: it says so, or is not of an iteration of training."""
-    if row.get("evaluation") is not None:
-        return True
-    return "policy_iteration" in row and row.get("policy_iteration") is None
-
-
-def _parts(raw: Any, truths: Truths) -> dict[str, float]:
-    try:
-        read = json.loads(raw) if isinstance(raw, str) else raw
-    except ValueError:
-        return {}
-    if not isinstance(read, Mapping):
-        return {}
-    parts = {str(name): _number(value) for name, value in read.items()}
-    return {k: v for k, v in parts.items() if v is not None and not truths.part(k)}
-
-
-def _number(raw: Any) -> float | None:
-    found = Interval.parse(raw) if isinstance(raw, int | float) else None
-    return None if found is None else found.value

@@ -16,7 +16,8 @@ import numpy as np
 from gnomon.audit.change import change_of, each, first_alarm, reward_change
 from gnomon.audit.cures import conservative, stay_near, stop_at
 from gnomon.audit.decide import decided, not_looked, of_policies
-from gnomon.audit.evidence import Evidence, Sample
+from gnomon.audit.evidence import Evidence
+from gnomon.audit.samples import Sample
 from gnomon.audit.truths import label, reward_entries
 from gnomon.runs.audit import Exhibit, Finding
 from gnomon.runs.rows import Column

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from gnomon.audit.change import SHARE, reward_rose
 from gnomon.audit.cures import override
 from gnomon.audit.decide import decided, not_looked, of_policies, shortened
-from gnomon.audit.evidence import Evidence, Sample
+from gnomon.audit.evidence import Evidence
+from gnomon.audit.samples import Sample
 from gnomon.runs.audit import Finding
 from gnomon.stats.prompts import over_prompts
 

@@ -17,7 +17,7 @@ from statistics import median
 import numpy as np
 
 from gnomon.audit.decide import detectable
-from gnomon.audit.evidence import Sample
+from gnomon.audit.samples import Sample
 from gnomon.feedback.adjudication import settled
 from gnomon.feedback.identity import make_item
 from gnomon.feedback.records import Item, Label, Vote, standing, votes

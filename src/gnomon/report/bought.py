@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from gnomon.audit.gates import WIN_RATE, latest, same_exam, suite_changes
 from gnomon.audit.kinds import OPINIONS, Entry, grader
+from gnomon.audit.readings import WIN_RATE, latest, same_exam, suite_changes
 from gnomon.audit.truths import reward_entries
 from gnomon.recipe.card import CardSpec
 from gnomon.report.candidate import before, held_back, own_stage

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gnomon.audit.evals import fallen
-from gnomon.audit.gates import (
+from gnomon.audit.kinds import Kind, stands_apart, wants_people
+from gnomon.audit.readings import (
     WIN_RATE,
     capability_drops,
     category_drops,
@@ -14,7 +15,6 @@ from gnomon.audit.gates import (
     same_exam,
     suite_changes,
 )
-from gnomon.audit.kinds import Kind, stands_apart, wants_people
 from gnomon.report.candidate import before
 from gnomon.report.format import measured, number
 from gnomon.report.kinds import WORDS, column_kinds, trained_entries

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from gnomon.audit.gates import WIN_RATE, latest, suite_changes
+from gnomon.audit.readings import WIN_RATE, latest, suite_changes
 from gnomon.report.candidate import before, subject
 from gnomon.report.changes import calibrated, win_change
 from gnomon.runs.evals import ENOUGH_LABELS, EvalResult

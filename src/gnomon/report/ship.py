@@ -35,8 +35,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gnomon.audit.gates import CAPABILITY_DROP, eval_readings
 from gnomon.audit.kinds import stands_apart
+from gnomon.audit.readings import CAPABILITY_DROP, eval_readings
 from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.candidate import candidate, gate_places, replaced, subject
 from gnomon.report.changes import Change, changes, counts, vouched

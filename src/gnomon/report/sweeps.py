@@ -21,7 +21,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gnomon.audit.gates import Reading, compared_readings, eval_readings, stage_readings
+from gnomon.audit.readings import Reading, compared_readings, eval_readings, stage_readings
 from gnomon.console import visible
 from gnomon.errors import DataError, GnomonError
 from gnomon.plugins import did_you_mean

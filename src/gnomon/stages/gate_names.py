@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gnomon.audit.detectors import DETECTORS
-from gnomon.audit.gates import CAPABILITY_DROP, GAIN, WIN_RATE, eval_readings
+from gnomon.audit.readings import CAPABILITY_DROP, GAIN, WIN_RATE, eval_readings
 from gnomon.errors import ConfigError, GnomonError
 from gnomon.evals.table import SUITES
 from gnomon.plugins import did_you_mean, nearest

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from gnomon.audit.detectors import audit_run
-from gnomon.audit.gates import (
+from gnomon.audit.gates import Facts, decide
+from gnomon.audit.readings import (
     CAPABILITY_DROP,
     WIN_RATE,
-    Facts,
     Reading,
     capability_drops,
     compared_readings,
-    decide,
     drop_reading,
     eval_readings,
     shared_scores,

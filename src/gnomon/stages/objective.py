@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gnomon.audit.gates import CAPABILITY_DROP, WIN_RATE
 from gnomon.audit.kinds import Kind, entry_kind
+from gnomon.audit.readings import CAPABILITY_DROP, WIN_RATE
 from gnomon.errors import ConfigError
 from gnomon.evals.table import SUITES
 from gnomon.plugins import nearest
