@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,12 @@ def _commands(command: Any, name: str) -> Iterator[str]:
             yield from _commands(below, f"{name} {word}")
         return
     about = re.sub(r"\n\s*\n", "\n\n", inspect.cleandoc(command.help or "")).replace("``", "`")
+    about = "\n".join(
+        textwrap.fill(line, 100, break_on_hyphens=False)
+        if len(line) > 100 and line[0] != " "
+        else line
+        for line in about.split("\n")
+    )
     rows = [_option(p) for p in command.params if not p.hidden and p.name != "help"]
     table = ["| argument or option | default | meaning |", "|---|---|---|", *rows] if rows else []
     yield "\n".join([f"## {name}", "", about, "", *table, ""])

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,17 @@ def test_help_and_lists(gnomon: Run) -> None:
     assert gnomon("--help").code == 0
     assert gnomon("run", "--help").code == 0
     assert gnomon("nonsense").code == 2
+
+
+def test_a_help_text_breaks_where_the_terminal_does_and_its_examples_stay(
+    gnomon: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    text = gnomon("label", "believe", "--help").out.split("╭")[0]
+    lines = [line.strip() for line in text.splitlines()]
+    broken = [a for a, b in pairwise(lines) if b and a and len(f"{a} {b.split()[0]}") <= 66]
+    assert not broken
+    assert "gnomon label believe votes.jsonl --json" in lines
 
 
 # -- bad rows -------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from gnomon.cli.chat import chat
 from gnomon.cli.constitution import constitution_app
 from gnomon.cli.eval import eval_app
 from gnomon.cli.export import export
+from gnomon.cli.helping import flow_help
 from gnomon.cli.imports import import_logs
 from gnomon.cli.judge import judge_app
 from gnomon.cli.label import label_app
@@ -166,6 +167,9 @@ def serve_rollouts(
     from gnomon.rollout.serve import parse_options, serve
 
     serve(model, engine, host, port, parse_options(option or []), names=allow_host or [])
+
+
+flow_help(app)
 
 
 def _check_torchrun(arguments: list[str]) -> None:
