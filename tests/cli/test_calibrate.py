@@ -318,7 +318,7 @@ def test_past_verdicts_are_calibrated_too(gnomon: Run, tmp_path: Path) -> None:
     [
         ((), "give a judge to ask"),
         (("--judge", "modell=m"), "did you mean 'model'"),
-        (("--judge", "model"), "write KEY=VALUE"),
+        (("--judge", "model"), "or KEY=VALUE"),
         (("--judge", "builtin=lenght"), "did you mean 'length'"),
         (("--judge", "model=4", "--judge", "extra={a"), "is no list or object"),
         (("--judge", "model=4", "--judge", "url=http://x", "--judge", "seed=x"), "seed"),

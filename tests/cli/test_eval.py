@@ -9,6 +9,7 @@ import pytest
 
 from command import Run, runs
 from gnomon.cli.main import main
+from judge_server import JudgeServer, prefers
 from tiny_world import save_tiny
 
 
@@ -35,6 +36,35 @@ def test_stored_answers_are_measured_and_shown(gnomon: Run, tmp_path: Path) -> N
     assert "measured already" in said
     code, said = gnomon("eval", "run", "answers.jsonl", "--suite", "refusal", "--json", "--again")
     assert code == 0
+
+
+def test_one_judge_is_named_alike_by_every_command(gnomon: Run, tmp_path: Path) -> None:
+    """In a file, elsewhere too, and as KEY=VALUE it is the judge that was calibrated."""
+    other = [{"prompt": f"how to do {i}", "response": "No.", "model": "other"} for i in range(6)]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
+    labels = [{"prompt": f"{i}?", "chosen": f"It is {i}.", "rejected": "Hm."} for i in range(60)]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labels))
+    (tmp_path / "judges").mkdir()
+    (tmp_path / "judges/words.txt").write_text(
+        "[user]\n{{question}}\n\n{{answer_a}}\n\n{{answer_b}}\n\n{{form}}\n"
+    )
+    measure = ("eval", "answers.jsonl", "--suite", "win_rate", "--against", "other.jsonl")
+    with JudgeServer(prefers(lambda text: float(len(text)))) as server:
+        about = {"model": "m", "url": server.url, "template": "words.txt"}
+        (tmp_path / "judges/mine.yaml").write_text(json.dumps(about))
+        code, said = gnomon("calibrate", "labels.jsonl", "--judge", "judges/mine.yaml")
+        assert code == 0, said
+        code, said = gnomon(*measure, "--judge", "judges/mine.yaml")
+        assert code == 0, said
+        assert "win_rate 1.000" in said
+        assert "no calibration of the judge" not in said
+        by_hand = [f"{key}={value}" for key, value in about.items()]
+        by_hand[-1] = "template=judges/words.txt"
+        code, said = gnomon(*measure, *(word for key in by_hand for word in ("--judge", key)))
+        assert code == 0, said
+    (calibration,) = (tmp_path / "calibrations").glob("ai-*.json")
+    result = json.loads(next((tmp_path / "evals/mine").rglob("*other*.json")).read_text())
+    assert json.loads(calibration.read_text())["version"] == result["judge_version"]
 
 
 def test_json_is_nothing_but_json(

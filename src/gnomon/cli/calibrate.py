@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gnomon.cli.judge_given import as_written, judge_entry
 from gnomon.cli.mappings import parse_mapping
 from gnomon.console import complain, say
 from gnomon.errors import ConfigError, RunStopped
@@ -31,8 +32,8 @@ Labels = Annotated[
 AskedJudge = Annotated[
     list[str] | None,
     typer.Option(
-        help="KEY=VALUE of the AI judge, as in model=NAME url=http://HOST/v1, or "
-        "local=FOLDER; or reward_model=FOLDER; or builtin=NAME and its options. Repeatable."
+        help="KEY=VALUE of the AI judge, as in model=NAME url=http://HOST/v1, or local=FOLDER; or "
+        "reward_model=FOLDER; or builtin=NAME and its options; or a YAML file of them. Repeatable."
     ),
 ]
 Recorded = Annotated[
@@ -293,13 +294,13 @@ def _two_columns(given: str | None) -> tuple[str, str] | None:
 
 def _judge(given: list[str], name: str | None, output: Path, round: str) -> Judge:
     """The judge of ``--judge`` options."""
-    from gnomon.judges.build import AI, CORRECTED, one_judge
+    from gnomon.judges.build import CORRECTED, one_judge
     from gnomon.recipe.load import validate_as
     from gnomon.recipe.schema import RewardSpec, check_name
     from gnomon.runs.evals import CALIBRATION_FOLDER
 
-    options = dict(option(text) for text in given)
-    if options.get(CORRECTED):
+    raw, base = judge_entry(given, name)
+    if raw.get("options", {}).get(CORRECTED):
         raise ConfigError(
             "corrected is for a recipe's reward: a calibration is of what the judge itself says, "
             "and its record is believed of both; remove it"
@@ -310,10 +311,6 @@ def _judge(given: list[str], name: str | None, output: Path, round: str) -> Judg
 
         return load_reward_model(model)
 
-    if "reward_model" in options:
-        raw = {"model": options.pop("reward_model"), "name": name, **options}
-    else:
-        raw = {"builtin": options.pop("builtin", AI), "name": name, "options": options}
     spec = validate_as(RewardSpec, raw, "--judge")
     answers = output / CALIBRATION_FOLDER / "answers"
     if round:
@@ -321,38 +318,7 @@ def _judge(given: list[str], name: str | None, output: Path, round: str) -> Judg
             answers = answers / check_name(f"round-{round}", "round")
         except ValueError as error:
             raise ConfigError(f"--round {round!r}: {error}") from error
-    return one_judge(spec, base=Path.cwd(), load=load, answers=answers, texts=True)
-
-
-def option(text: str) -> tuple[str, Any]:
-    """``KEY=VALUE``."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--judge {text!r}: write KEY=VALUE, as in --judge model=NAME")
-    try:
-        return key.strip(), as_written(value)
-    except ValueError as error:
-        raise ConfigError(f"--judge {text!r}: {value!r} is no list or object") from error
-
-
-def as_written(value: str) -> Any:
-    """A number, truth value, null, list or object as YAML reads it; all else is text.
-
-    Raises:
-        ValueError: it begins as a list or object, and is none.
-    """
-    import yaml
-
-    opens = value.lstrip()[:1] in ("[", "{")
-    try:
-        read = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        if opens:
-            raise ValueError(value) from error
-        return value
-    if isinstance(read, bool) and value.strip().lower() not in ("true", "false"):
-        return value  # YAML takes yes and no for truth values; logprobs=yes is a word
-    return read if opens or read is None or isinstance(read, bool | int | float) else value
+    return one_judge(spec, base=base, load=load, answers=answers, texts=True)
 
 
 def _measure(

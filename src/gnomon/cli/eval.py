@@ -13,6 +13,7 @@ import typer
 import yaml
 from typer.core import TyperGroup
 
+from gnomon.cli.judge_given import judge_entry
 from gnomon.console import out, say, show
 from gnomon.errors import ConfigError, RunStopped
 
@@ -78,10 +79,11 @@ def run(
         typer.Option(help="Whom to compare with: a stage of the run, a model, a file of answers."),
     ] = None,
     judge: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Who judges: a builtin reward's name, file.py:name, a reward model's folder, or a "
-            "mapping as in a recipe: '{builtin: ai, options: {...}}'."
+            help="Who judges: a builtin reward's name, file.py:name or a reward model's folder; or "
+            "an AI judge as gnomon judge and gnomon calibrate take it: KEY=VALUE, repeatable, or a "
+            "YAML file of them; or a mapping as in a recipe: '{builtin: ai, options: {...}}'."
         ),
     ] = None,
     stage: Annotated[
@@ -106,7 +108,7 @@ def run(
     from gnomon.evals.targets import open_target
 
     given = parse_options(option or [])
-    for key, value in (("data", data), ("against", against), ("judge", judge)):
+    for key, value in (("data", data), ("against", against), ("judge", _judge(judge or []))):
         if value:
             if key in given:
                 raise ConfigError(f"{key} is given twice: --{key} and --option {key}=")
@@ -192,6 +194,20 @@ def parse_options(given: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise ConfigError(f"--option {text!r}: the value is not YAML") from error
     return found
+
+
+def _judge(given: Sequence[str]) -> Any:
+    """The judge of ``--judge`` as a suite's option: its name, or an entry of its options."""
+    if len(given) == 1 and (given[0].lstrip().startswith("{") or not _are_options(given[0])):
+        return given[0]
+    if not given:
+        return None
+    entry, base = judge_entry(given)
+    return {**entry, "base": str(base)}
+
+
+def _are_options(text: str) -> bool:
+    return "=" in text or Path(text).suffix in (".yaml", ".yml")
 
 
 def _device(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from gnomon.cli.judge_given import judge_options
 from gnomon.cli.mappings import parse_mapping
 from gnomon.console import complain, say
 from gnomon.errors import ConfigError, DataError, RunError, RunStopped
@@ -206,38 +207,6 @@ def make_judge(
     if own:
         found.name = str(own)
     return found
-
-
-def judge_options(given: list[str]) -> tuple[dict[str, Any], Path]:
-    """The options in YAML files and ``KEY=VALUE``, later ones first, and the folder that their
-    files start from. A file may hold the options, or a recipe's reward with them.
-
-    Raises:
-        ConfigError: one cannot be read, or none is given.
-    """
-    from gnomon.cli.calibrate import option
-    from gnomon.recipe.load import read_mapping
-
-    if not given:
-        raise ConfigError("which judge? --judge model=NAME --judge url=http://localhost:8000/v1")
-    options: dict[str, Any] = {}
-    base = Path.cwd()
-    for text in given:
-        if "=" in text:
-            key, value = option(text)
-            options[key] = value
-            continue
-        file = Path(text)
-        if not file.is_file():
-            raise ConfigError(
-                f"--judge {text!r}: no such file; give a YAML file of the judge's options, or "
-                "KEY=VALUE, as in model=NAME"
-            )
-        about = read_mapping(file, "a judge's options")
-        more = about.pop("options", None) or {}
-        options |= about | more
-        base = file.absolute().parent
-    return options, base
 
 
 def _hear(judge: AIJudge | Panel, tell: Any) -> None:

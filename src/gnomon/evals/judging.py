@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from gnomon.errors import ConfigError
 from gnomon.evals.subject import Subject
@@ -30,7 +30,15 @@ def as_spec(value: Any) -> Any:
     return {"function": value} if is_own(value) else {"model": value}
 
 
-JudgeSpec = Annotated[RewardSpec | None, BeforeValidator(as_spec)]
+class JudgeEntry(RewardSpec):
+    """A judge as a recipe's reward entry."""
+
+    base: Path | None = Field(
+        None, exclude=True, description="the folder that its files start from, if another"
+    )
+
+
+JudgeSpec = Annotated[JudgeEntry | None, BeforeValidator(as_spec)]
 """A judge by name, by file.py:name, by a reward model's folder, or as a reward's mapping."""
 
 
@@ -44,6 +52,8 @@ def open_judge(spec: RewardSpec, base: Path, subject: Subject) -> Judge:
     Raises:
         ConfigError, ModelError: there is none.
     """
+    if isinstance(spec, JudgeEntry) and spec.base is not None:
+        base = spec.base
     if spec.model is not None:
         found = base / spec.model
         known = subject.siblings.get(spec.model)
@@ -100,7 +110,10 @@ def check_spec(spec: RewardSpec | None, what: str) -> RewardSpec:
         ConfigError: it is not.
     """
     if spec is None:
-        raise ConfigError(f"{what} needs a judge: --judge NAME, file.py:name or a reward model")
+        raise ConfigError(
+            f"{what} needs a judge: --judge NAME, file.py:name, a reward model, or "
+            "an AI judge (--judge model=NAME --judge url=http://HOST/v1)"
+        )
     return spec
 
 
