@@ -203,8 +203,31 @@ def test_metrics_of_text_and_of_nothing(tmp_path: Path) -> None:
         row["length"] = "many"
     run = make(tmp_path / "run", metrics=rows)
     audit = audit_run(run)
-    assert any("length holds text, not numbers; left out" in p for p in audit.problems)
+    assert any("length holds no numbers; left out" in p for p in audit.problems)
     assert next(f for f in audit.findings if f.detector == "kl").status == "not_looked"
+
+
+def test_metrics_of_a_shape_unknown_here_and_a_row_cut_off_are_named(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", rollouts(STEPS, verifier), curve([0.5] * 20, "entropy"))
+    (stage,) = (run / "stages").iterdir()
+    (stage / "metrics.parquet").unlink(missing_ok=True)
+    (stage / "samples.parquet").unlink(missing_ok=True)
+    rows = (stage / "metrics.jsonl").read_text().splitlines()
+    nested = [json.dumps({**json.loads(row), "entropy": {"mean": 1.0}}) for row in rows]
+    (stage / "metrics.jsonl").write_text("\n".join(nested) + "\n")
+    samples = (stage / "samples.jsonl").read_bytes()
+    (stage / "samples.jsonl").write_bytes(samples[:-20])
+    problems = audit_run(run).problems
+    assert any("entropy holds no numbers; left out" in p for p in problems)
+    assert any("samples.jsonl: its last row is cut off; left out" in p for p in problems)
+
+
+def test_samples_that_are_not_there_are_said_to_be_missing(hacked: Path) -> None:
+    (stage,) = (hacked / "stages").iterdir()
+    for file in stage.glob("samples.*"):
+        file.unlink()
+    audit = audit_run(hacked)
+    assert any("has no samples, which most checks read" in p for p in audit.problems)
 
 
 def test_a_recipe_that_is_none(hacked: Path) -> None:

@@ -232,7 +232,8 @@ def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
     observed = reward_entries(spec.get("observe") or [])
     truths = Truths(trained, [*observed, *compared])
     alike = sorted(same_labels(run))
-    samples, problems = read_samples(stage, truths)
+    sampled = bool(trained) and stage.info.status == "done"
+    samples, problems = read_samples(stage, truths, expected=sampled)
     answers, unread = read_answers(run.path)
     start = _start(specs, stage.name, spec, run.comparison.models)
     examined = _start(specs, stage.name, spec, [result.model for result in run.results])

@@ -50,8 +50,16 @@ class Sample:
         )
 
 
-def read_samples(stage: StageView, truths: Truths) -> tuple[list[Sample], list[str]]:
-    """The samples in order of training, and in words how many rows are none."""
+def read_samples(
+    stage: StageView, truths: Truths, expected: bool = False
+) -> tuple[list[Sample], list[str]]:
+    """The samples in order of training, and in words how many rows are none.
+
+    Args:
+        expected: the stage samples its policy, so that it is to be said where there are none.
+    """
+    if not stage.samples and expected:
+        return [], [f"stages/{stage.folder.name} has no samples, which most checks read"]
     made = [_sample(row, truths) for row in stage.samples]
     kept = sorted((s for s in made if s is not None), key=lambda sample: sample.step)
     if len(kept) == len(made):

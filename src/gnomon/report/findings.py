@@ -38,7 +38,8 @@ def audit_lines(audit: Audit) -> list[str]:
     """
     lines = [_alarm(finding) for finding in audit.alarms]
     if not lines:
-        lines.append(NOTHING)
+        looked = sum(finding.status != "not_looked" for finding in audit.findings)
+        lines.append(f"{NOTHING}: {looked} of {len(audit.findings)} checks")
     for stage in dict.fromkeys(finding.stage for finding in audit.findings):
         if saw_alone(finding for finding in audit.findings if finding.stage == stage):
             lines.append(f"stage {stage}: {ALONE[0].lower()}{ALONE[1:]}")

@@ -32,6 +32,7 @@ from gnomon.files import first_line, make_folder, plain_errors, write_file
 Value = float | int | str | bool | None
 Column = NDArray[np.float64]
 
+_NAMED = 12  # columns that a message names
 _CHUNK = 4096  # rows that are put into columns together
 _INT64 = 2**63
 _KINDS = {bool: "truth value", int: "number", float: "number", str: "text"}
@@ -193,9 +194,12 @@ class RowStore:
             try:
                 if file == store.path:
                     return pq.read_table(file), problems
-                with file.open("rb") as stream:  # a last line may not be whole yet
+                with file.open("rb") as stream:
                     whole = (line for line in stream if line.endswith(b"\n"))
-                    return table_of(parsed(whole), pa.table({})), problems
+                    table = table_of(parsed(whole), pa.table({}))
+                if done and _is_cut_off(file):  # during the run it is being written
+                    problems.append(f"{file}: its last row is cut off; left out")
+                return table, problems
             except (pa.ArrowException, OSError, ValueError) as error:
                 reason = first_line(error).replace(str(file), file.name)
                 problems.append(f"{file} cannot be read ({reason})")
@@ -273,6 +277,13 @@ def _as_float(value: int) -> float:
         return math.inf if value > 0 else -math.inf
 
 
+def _is_cut_off(file: Path) -> bool:
+    """Whether its last line has no end."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - 1))
+        return stream.read() not in (b"", b"\n")
+
+
 def parsed(lines: Iterable[bytes]) -> Iterator[dict[str, Value]]:
     """The rows in lines; a ValueError with the number of a line that is not a row."""
     for number, line in enumerate(lines, start=1):
@@ -317,16 +328,19 @@ class MetricsStore(RowStore):
     def read(cls, path: Path, done: bool) -> tuple[dict[str, Column], list[str]]:
         """The numbers by column, NaN where a row has none, and what could not be read."""
         table, problems = cls.read_table(path, done)
-        texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
-        if texts:
-            problems.append(f"{path}: {', '.join(texts)} holds text, not numbers; left out")
         kinds = (pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean)
+        numbers = [f.name for f in table.schema if any(is_kind(f.type) for is_kind in kinds)]
+        others = [
+            f.name for f in table.schema if f.name not in numbers and not pa.types.is_null(f.type)
+        ]
+        if others:
+            named = ", ".join(others[:_NAMED]) + (", ..." if len(others) > _NAMED else "")
+            problems.append(f"{path}: {named} holds no numbers; left out")
         columns = {
-            field.name: np.array(
-                [math.nan if v is None else float(v) for v in table.column(field.name).to_pylist()]
+            name: np.array(
+                [math.nan if v is None else float(v) for v in table.column(name).to_pylist()]
             )
-            for field in table.schema
-            if any(is_kind(field.type) for is_kind in kinds)
+            for name in numbers
         }
         return columns, problems
 
