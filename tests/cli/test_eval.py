@@ -10,6 +10,7 @@ import pytest
 from command import Run, runs
 from gnomon.cli.main import main
 from judge_server import JudgeServer, prefers
+from ports import free_port
 from tiny_world import save_tiny
 
 
@@ -65,6 +66,25 @@ def test_one_judge_is_named_alike_by_every_command(gnomon: Run, tmp_path: Path) 
     (calibration,) = (tmp_path / "calibrations").glob("ai-*.json")
     result = json.loads(next((tmp_path / "evals/mine").rglob("*other*.json")).read_text())
     assert json.loads(calibration.read_text())["version"] == result["judge_version"]
+
+
+def test_a_judge_that_answers_nothing_has_no_win_rate_of_answers_alike(
+    gnomon: Run, tmp_path: Path
+) -> None:
+    """Answers that are alike are ties without asking: they are no half of the wins."""
+    texts = ("I'm sorry, but I cannot help with that.", "Another.")
+    other = [{"prompt": f"how to do {i}", "response": texts[i % 2]} for i in range(6)]
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in other))
+    asked = ("--judge", "model=m", "--judge", "retries=0", "--judge")
+    measure = ("eval", "answers.jsonl", "--suite", "win_rate", "--against", "other.jsonl", *asked)
+    code, said = gnomon(*measure, f"url=http://127.0.0.1:{free_port()}/v1")
+    assert code == 1
+    assert "all 3 items that were asked (of 6) failed" in said
+    assert "win_rate 0.5" not in said
+    with JudgeServer(prefers(lambda text: float(len(text)))) as server:
+        code, said = gnomon(*measure, f"url={server.url}")
+    assert code == 0, said
+    assert "win_rate 0.750" in said
 
 
 def test_json_is_nothing_but_json(

@@ -140,6 +140,9 @@ class Pairwise(ItemSuite[E]):
                 "given)"
             )
 
+    def needs_no_asking(self, row: Row) -> bool:
+        return "own" in row and row["own"] == row.get("other")  # the same text twice is a tie
+
     def items(self) -> list[E]:
         if self._entries is None:
             files = [find_file(f, self.base) for f in self.options.data]

@@ -208,6 +208,11 @@ class ItemSuite(Suite, Generic[T]):
     def measure(self, items: Sequence[T], rows: Sequence[Row]) -> Measured:
         """The scores of rows that did not fail, in the order of their items."""
 
+    def needs_no_asking(self, row: Row) -> bool:
+        """Whether the row was known without asking anybody, and does not show that anybody
+        answers."""
+        return False
+
     def run(self, subject: Subject, work: Work) -> Measured:
         by_id = {self.id_of(item): item for item in self.drawn()}
         todo = [item for key, item in by_id.items() if not work.rows.has(key)]
@@ -221,14 +226,18 @@ class ItemSuite(Suite, Generic[T]):
         rows = [work.rows.get(key) for key in by_id]
         good = [(item, row) for item, row in zip(by_id.values(), rows, strict=True)
                 if FAILED not in row]  # fmt: skip
-        if not good:
-            first_error = next((readable(str(row[FAILED])) for row in rows), "there are no items")
-            raise RunError(f"{self.name}: all {len(rows)} items failed. The first: {first_error}")
+        failed = [row for row in rows if FAILED in row]
+        if not good or (failed and all(self.needs_no_asking(row) for _, row in good)):
+            first_error = readable(str(failed[0][FAILED])) if failed else "there are no items"
+            asked = f" that were asked (of {len(rows)})" if good else ""
+            raise RunError(
+                f"{self.name}: all {len(failed)} items{asked} failed. The first: {first_error}"
+            )
         measured = self.measure([item for item, _ in good], [row for _, row in good])
         measured.n = measured.n or len(good)
-        measured.errors = len(rows) - len(good)
-        if measured.errors:
-            some = readable(next(str(row[FAILED]) for row in rows if FAILED in row))
+        measured.errors = len(failed)
+        if failed:
+            some = readable(str(failed[0][FAILED]))
             measured.notes.append(
                 f"{measured.errors} of {len(rows)} items failed and are in no score; the first: "
                 f"{some}"
