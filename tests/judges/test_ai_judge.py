@@ -403,6 +403,8 @@ def test_a_model_in_this_process_gives_its_own_log_probs(tiny_folder: Path) -> N
     pair = Pair(Prompt("p", (Message("user", "Fig?"),)), "Yes", "No <|im_end|>")
     window = judged(own, [group("x" * 2000, "y")])[0]
     assert "cannot be asked" in str(window.scores[0].error)
+    assert "longer window" in str(window.scores[0].error)
+    assert "max_prompt_length" not in str(window.scores[0].error)  # no option of a judge's
     short = AIJudge(local=str(tiny_folder), template="t.txt", base=short_template(tiny_folder))
     found = short.compare([pair])[0]
     assert found.error is None, found.error

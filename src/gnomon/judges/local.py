@@ -14,6 +14,7 @@ import torch
 from gnomon.data.batch import microbatches, pack
 from gnomon.data.chat import broken_up
 from gnomon.data.encode import Encoder
+from gnomon.data.values import RowError
 from gnomon.errors import ConfigError, DataError
 from gnomon.judges.answers import Answerer, Done, Reply
 from gnomon.judges.budget import Budget
@@ -77,7 +78,13 @@ class LocalModel(Answerer):
             try:
                 groups.append(self._group(place, question))
             except DataError as error:
-                done(place, Reply(error=f"{self.model} cannot be asked: {error}", came=False))
+                why = error.__cause__  # a row's cure is for data; a question has another
+                reason = (
+                    f"{why.reason}; ask a model with a longer window, or about shorter texts"
+                    if isinstance(why, RowError)
+                    else error
+                )
+                done(place, Reply(error=f"{self.model} cannot be asked: {reason}", came=False))
         for part in microbatches(groups, self.tokens_per_microbatch):
             most = Cost(0.0, sum(group.num_tokens() for group in part))
             if self.cap is not None and not self.cap.reserve(most):
