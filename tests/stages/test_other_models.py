@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import tiny_world as tw
 from gnomon.errors import ConfigError
@@ -84,13 +84,61 @@ def test_what_cannot_be_is_refused_before_anything_runs(
     assert said in problem(recipe(tiny_folder, tmp_path, distill(**more)), tmp_path)
 
 
-def test_a_teacher_with_another_tokenizer_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    other = tw.save_tiny(tmp_path / "other")
+def in_other_tokens(folder: Path) -> Path:
+    """A model whose tokenizer numbers its tokens otherwise."""
+    tw.save_tiny(folder)
     ids = {token: (i + 5) % 300 for token, i in tw.tokenizer().get_vocab().items()}
     words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(other)
+    template = tw.tokenizer().chat_template
+    PreTrainedTokenizerFast(tokenizer_object=words, chat_template=template).save_pretrained(folder)
+    return folder
+
+
+def test_a_teacher_with_another_tokenizer_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    other = in_other_tokens(tmp_path / "other")
     made = recipe(tiny_folder, tmp_path, distill(settings={"teacher": str(other)}))
     assert "has another tokenizer than the policy" in problem(made, tmp_path)
+
+
+def test_policies_with_different_tokenizers_are_not_compared(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """They would be given tokens of the recipe's model, which mean something else to them."""
+    other = in_other_tokens(tmp_path / "other")
+    first = {**tw.sft_stage(), "from": str(other)}
+    compare = {"prompts": HELD_OUT, "rewards": ["gold"], "rollout": {"max_new_tokens": 6}}
+    made = tw.make_recipe(tiny_folder, tmp_path, [first], compare=compare)
+    said = problem(made, tmp_path)
+    assert "stage 'sft' comes from" in said
+    assert "another tokenizer than the recipe's model" in said
+
+
+def test_a_stage_that_starts_from_another_model_is_planned_as_that(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """So is what comes after it; a reward model that is still to come has its own start's size."""
+    wide = tw.tiny_model().config
+    wide.intermediate_size *= 3
+    LlamaForCausalLM(wide).save_pretrained(tmp_path / "wide")
+    tw.tokenizer().save_pretrained(tmp_path / "wide")
+    big = str(tmp_path / "wide")
+    rows = {"path": "tunnel:preferences", "options": {"n": 8, "seed": 2}}
+    rm = {"name": "rm", "algorithm": "reward_model", "data": rows, "from": big}
+    rm |= {"train": {"steps": 2, "batch_size": 4}}
+    later = {"name": "later", "algorithm": "raft", "data": PROMPTS, "reward": {"model": "rm"}}
+    later |= {
+        "rollout": {"max_new_tokens": 6, "samples": 2},
+        "train": {"steps": 2, "batch_size": 4},
+    }
+    made = recipe(tiny_folder, tmp_path, rm, later)
+    run = RunFolder(made)
+    small, reward, policy = (open_stage(made, s, run, tmp_path).job() for s in made.stages)
+    assert reward.model.parameters > small.model.parameters == policy.model.parameters
+    assert policy.reward.parameters == reward.model.parameters
+    moved = recipe(tiny_folder, tmp_path, rm, {**later, "from": big})
+    assert open_stage(moved, moved.stages[2], run, tmp_path).job().model.parameters == (
+        reward.model.parameters
+    )
 
 
 def test_a_reward_mixed_with_a_base_model_runs(tiny_folder: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ DETECTORS: Mapping[str, str] = {
     "contradiction": "gnomon.audit.contradiction:contradiction",
     "consensus": "gnomon.audit.consensus:consensus",
     "spoiled": "gnomon.audit.spoiled:spoiled",
+    "form_alone": "gnomon.audit.form_alone:form_alone",
     "unseen_phrases": "gnomon.audit.drift:unseen_phrases",
     "new_phrase": "gnomon.audit.drift:new_phrase",
     "several_answers": "gnomon.audit.drift:several_answers",

@@ -208,7 +208,7 @@ def gibberish(evidence: Evidence) -> list[Finding]:
 @of_policies
 def kl(evidence: Evidence) -> list[Finding]:
     """How far the policy went from its start: KL over length, both over the last samples."""
-    figure = _kl_per_token(evidence)
+    figure = kl_per_token(evidence)
     if figure is None:
         needs = "a KL: a reference in training, or a compare section whose reference is the start"
         return not_looked(evidence, "drift", "kl", needs)
@@ -235,7 +235,7 @@ def stays_near(evidence: Evidence) -> str:
     policy has gone somewhere by it.
     """
     (_, nats), (_, tokens) = evidence.series("kl"), evidence.series("length")
-    figure = _kl_per_token(evidence)
+    figure = kl_per_token(evidence)
     if figure is None and 0 < nats.size == tokens.size < FEW and np.all(tokens > 0):
         figure = Interval(float(np.mean(nats / tokens)))  # training has only begun
     if figure is None or not nats.size:
@@ -256,7 +256,8 @@ def left_the_start(evidence: Evidence) -> float | None:
     return float(steps[far][0] if far.any() else steps[-1])
 
 
-def _kl_per_token(evidence: Evidence) -> Interval | None:
+def kl_per_token(evidence: Evidence) -> Interval | None:
+    """The policy's KL from its start at the end, in nats per token; None where nothing says."""
     return _compared_kl(evidence) or _logged_kl(evidence)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from gnomon.audit.cures import stay_near
 from gnomon.audit.evidence import Evidence
 from gnomon.audit.health import stays_near
+from gnomon.audit.kinds import reads_form
 from gnomon.audit.limits import LIMITS
 from gnomon.runs.audit import Exhibit, Finding
 from gnomon.runs.probes import EARLY, LATE, EditEffect, RewardProbes
@@ -50,8 +51,6 @@ RUINS = {
 """What makes any answer worse, in words."""
 FEW = 8
 """Answers below which an edit says nothing."""
-FORM = ("json", "regex", "format", "length", "repetition", "instructions")
-"""Builtin verifiers that look at an answer's form and at nothing else."""
 SHARE = LIMITS["invariance.share"].value
 """From this share of the reward's gain on, an edit that is paid for is an alarm."""
 MOVED = LIMITS["invariance.moved"].value
@@ -208,12 +207,12 @@ def _blind(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iterator
     """Answers that say nothing on the prompt, whose reward rose all the same.
 
     A reward model that learned manners is blind to the prompt too, and its gain may be wanted; so
-    it must also not mind what ruins any answer. A verifier of form alone (:data:`FORM`) is meant to
-    be blind: nothing is said of it unless answers have lost something that tied them to prompts.
+    it must also not mind what ruins any answer. A verifier that reads form alone is meant to be
+    blind: nothing is said of it unless answers have lost something that tied them to prompts.
     """
     early = reward.effect("swap")
     lost = early is not None and early.moved is not None and early.moved.low > MOVED
-    form = all(entry.get("builtin") in FORM for entry in evidence.trained)
+    form = all(map(reads_form, evidence.trained))
     shrugs = [words for edit, words in RUINS.items() if _kept_gain(reward, edit, gain) >= SHRUGS]
     for edit, words in BLIND_EDITS.items():
         effect = reward.effect(edit, LATE)

@@ -18,6 +18,8 @@ AVERAGE = "average"
 """The kind of stage that averages weights."""
 UNREWARDED = ("distill", "sft", "eval", AVERAGE)
 """The kinds of stages that learn from no reward, whatever they play."""
+FORM = ("json", "regex", "format", "length", "repetition", "instructions")
+"""Builtin verifiers that look at an answer's form and at nothing else."""
 OPINIONS = ("ai", "human_queue", "people")
 """Builtin rewards that ask a language model, or people."""
 
@@ -31,6 +33,11 @@ def entry_kind(entry: Entry, trained: list[Entry]) -> Kind:
     if entry.get("builtin") in OPINIONS:
         return "asked"
     return "judge" if entry.get("model") else "verifier"
+
+
+def reads_form(entry: Entry) -> bool:
+    """Whether a reward looks at an answer's form alone."""
+    return entry.get("builtin") in FORM
 
 
 def is_program(entry: Entry) -> bool:

@@ -62,6 +62,9 @@ LIMITS: Mapping[str, Limit] = {
         "of the first answers more than one in seven keeps all of its reward between answers to "
         "two other prompts; of 49 sound runs of the tunnel one in nine at most",
     ),
+    "form_alone": Limit(
+        0.0, "a reward that reads form alone has risen: what the answers say, nothing has looked at"
+    ),
     "unseen_phrases": Limit(
         0.05,
         "training sharpens what the start model says; of word pairs, 5% more than it ever says "

@@ -18,7 +18,8 @@ from gnomon.audit.cures import conservative, stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies
 from gnomon.audit.evidence import Evidence
 from gnomon.audit.health import left_the_start, stays_near
-from gnomon.audit.invariance import FEW, FORM, exhibits_of
+from gnomon.audit.invariance import FEW, exhibits_of
+from gnomon.audit.kinds import reads_form
 from gnomon.runs.audit import Finding
 from gnomon.runs.probes import EditEffect, RewardProbes
 from gnomon.stats.intervals import Interval, exact_interval
@@ -61,7 +62,7 @@ def spoiled(evidence: Evidence) -> list[Finding]:
             NAME,
             DETECTOR,
             figure,
-            only_if=not all(entry.get("builtin") in FORM for entry in evidence.trained),
+            only_if=not all(map(reads_form, evidence.trained)),
             measure=MEASURE,
             alarm=text,
             watch=f"{text}. {near}" if near else "",

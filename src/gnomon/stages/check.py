@@ -38,7 +38,7 @@ from gnomon.stages.names import (
     stage_data,
     stage_evals,
 )
-from gnomon.stages.other_models import check_other_models
+from gnomon.stages.other_models import check_compared_tokens, check_other_models
 from gnomon.stages.sources import (
     check_source,
     context_of,
@@ -235,7 +235,7 @@ def stage_encoder(stage: Stage) -> Encoder:
     Raises:
         ConfigError: prompts and responses cannot have the lengths that are asked for.
     """
-    config, tokenizer = read_model(stage.recipe.model)
+    config, tokenizer = read_model(stage.origin)
     new_tokens = stage.spec.response_tokens if stage.samples else 0
     return recipe_encoder(
         stage.recipe, tokenizer, context=context_of(config), new_tokens=new_tokens
@@ -471,9 +471,11 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path, code: bool = True)
         _check_place(spec.environment, spec.prompts, spec.rewards, base, code)
     config, tokenizer = read_model(recipe.model)
     recipe_encoder(recipe, tokenizer, context=context_of(config), new_tokens=spec.response_tokens)
+    policies = policy_stages(recipe, base)
+    check_compared_tokens(recipe, policies, tokenizer, base)
     _check_rewards(spec.rewards, recipe, after, run, base, code)
     _check_sources(spec.prompts, recipe, after, base)
-    names = ["base", *(stage.name for stage in policy_stages(recipe, base))]
+    names = ["base", *(stage.name for stage in policies)]
     if spec.reference is not None and spec.reference not in names:
         raise ConfigError(
             f"reference {spec.reference!r} is not a policy; the policies are {', '.join(names)}"

@@ -128,6 +128,17 @@ def _asked_start(recipe: Recipe, stage: StageSpec, base: Path) -> StageSpec | st
     return recipe.stages[names.index(stage.from_)]
 
 
+def origin_of(recipe: Recipe, stage: StageSpec, base: Path) -> str:
+    """The model that a stage's weights come from in the end, by way of whatever stages: theirs are
+    its shape, its window and its tokens.
+
+    Raises:
+        ConfigError: a stage's ``from`` is a later stage.
+    """
+    start = _asked_start(recipe, stage, base)
+    return start if isinstance(start, str) else origin_of(recipe, start, base)
+
+
 def gated_policy(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> StageSpec | None:
     """The policy that a stage's gates are about: what it trains, or where it trains nothing, what
     it starts from; None where that is no stage's, or the stage trains something else."""

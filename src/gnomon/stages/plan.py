@@ -147,7 +147,7 @@ class _Planner:
         iterations = stage.iterations(usable.rows or 0) if known else None
         if isinstance(stage.settings, ReferenceSettings):
             check_reference(stage.settings, spec.lora is not None, iterations)
-        config = read_config(fetch(self.recipe.model))
+        config = read_config(fetch(stage.origin))
         parameters = parameter_count(config)
         job = self._job(stage, usable)
         seconds = None
@@ -241,7 +241,7 @@ def plan_parts(recipe: Recipe, base: Path, code: bool = True) -> Iterator[Table 
                 yield Text(f"{plan.stage.name}: {line}")
         elif plan.stage.trains:
             yield Text(
-                f"{plan.stage.name}: its memory is not estimated: {recipe.model} is no model "
+                f"{plan.stage.name}: its memory is not estimated: {plan.stage.origin} is no model "
                 "of layers with attention and an MLP"
             )
 

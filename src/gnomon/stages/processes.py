@@ -277,7 +277,9 @@ def _fitting(recipe: Recipe, cuda: bool) -> Literal["ddp", "fsdp2"]:
     """What ``auto`` is: a copy in each process where that leaves room for activations."""
     if not cuda or recipe.model == "none":
         return "ddp"
-    parameters = parameter_count(read_config(fetch(recipe.model)))
+    stages = {"model", *(stage.name for stage in recipe.stages)}
+    others = {stage.from_ for stage in recipe.stages if stage.from_ is not None} - stages
+    parameters = max(parameter_count(read_config(fetch(m))) for m in {recipe.model, *others})
     trained = any(stage.lora is None for stage in recipe.stages)
     precision = pick_precision(recipe.precision, torch.device("cuda"))
     width = dtype_of(precision.trained if trained else precision.frozen).itemsize

@@ -15,7 +15,7 @@ from gnomon.models.load import fetch, read_config
 from gnomon.models.memory import RoleNeed, adapter_count
 from gnomon.plan.job import Job, Lengths, Precision
 from gnomon.plan.shapes import Shape, shape_of_config
-from gnomon.stages.names import other_model, reward_folder
+from gnomon.stages.names import origin_of, other_model, reward_folder
 from gnomon.stages.roles import lora_settings
 from gnomon.stages.sampler import gpu_bytes_of
 from gnomon.stages.sources import LENGTH, context_of
@@ -31,9 +31,9 @@ def stage_job(stage: Stage, lengths: Lengths | None = None) -> Job:
     Raises:
         ModelError, ConfigError: a model that cannot be read, or has no shape.
     """
-    spec, recipe, settings = stage.spec, stage.recipe, stage.settings
+    spec, settings = stage.spec, stage.settings
     train, rollout = spec.train, spec.rollout
-    config = read_config(fetch(recipe.model))
+    config = read_config(fetch(stage.origin))
     needs = stage.needs()
     ours = [need for need in needs if need.model is None]
     frozen = [need for need in ours if not need.trainable]
@@ -44,7 +44,7 @@ def stage_job(stage: Stage, lengths: Lengths | None = None) -> Job:
     narrow = stage.precision.frozen != "float32"
     return Job(
         method=_method(stage),
-        model=shape_of_config(config, recipe.model),
+        model=shape_of_config(config, stage.origin),
         prompts=train.batch_size,
         samples=lengths.samples,
         prompt_tokens=lengths.prompt,
@@ -98,27 +98,34 @@ def _allowed(stage: Stage, config: PretrainedConfig) -> Lengths:
 
 
 def _reward(stage: Stage) -> Shape | None:
-    """The reward model's shape, where one judges; of a stage to come, the recipe's own model's.
+    """The reward model's shape, where one judges; of a stage to come, that of what it starts from.
     One in workers that Ray places is on other devices."""
     elsewhere = stage.recipe.ray is not None
     here = (r.model for r in stage.spec.reward if r.model and not (r.workers and elsewhere))
     name = next(here, None)
     if name is None:
         return None
-    recipe = stage.recipe
-    folder = reward_folder(recipe, stage.run, stage.base, name)
+    folder = reward_folder(stage.recipe, stage.run, stage.base, name)
+    ours = name in {s.name for s in stage.recipe.stages}
+    origin = _origin_of_stage(stage, name) if ours else stage.origin
     if not (folder / "config.json").is_file():
-        return shape_of_config(read_config(fetch(recipe.model)), recipe.model)
-    return replace(shape_of_config(read_config(folder)), name=recipe.model)
+        return shape_of_config(read_config(fetch(origin)), origin)
+    return replace(shape_of_config(read_config(folder)), name=origin)
 
 
 def _other(stage: Stage, need: RoleNeed) -> Shape:
-    """The shape of a role's own model; of a stage that is to come, the recipe's own model's."""
-    recipe = stage.recipe
-    place = other_model(recipe, stage.run, stage.base, str(need.model))
-    to_come = need.model in {s.name for s in recipe.stages} and not Path(place).is_dir()
-    place = recipe.model if to_come else place
+    """The shape of a role's own model; of a stage that is to come, that of what it starts from."""
+    recipe, model = stage.recipe, str(need.model)
+    place = other_model(recipe, stage.run, stage.base, model)
+    to_come = model in {s.name for s in recipe.stages} and not Path(place).is_dir()
+    place = _origin_of_stage(stage, model) if to_come else place
     return shape_of_config(read_config(fetch(place)), place)
+
+
+def _origin_of_stage(stage: Stage, name: str) -> str:
+    """The model that another stage's weights come from in the end."""
+    other = next(s for s in stage.recipe.stages if s.name == name)
+    return origin_of(stage.recipe, other, stage.base)
 
 
 def _adapter(config: PretrainedConfig, lora: LoraSettings | None) -> int:

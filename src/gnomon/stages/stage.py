@@ -49,6 +49,7 @@ from gnomon.stages.inputs import check_inputs, stage_inputs
 from gnomon.stages.names import (
     KINDS,
     TRAIN,
+    origin_of,
     resolve_start,
     reward_folder,
     stage_seed,
@@ -206,6 +207,11 @@ class Stage:
     def start_model(self) -> str:
         """Where the stage's weights come from: a stage's folder, or a model's name."""
         return resolve_start(self.recipe, self.spec, self.run, self.base)
+
+    @cached_property
+    def origin(self) -> str:
+        """The model that its weights come from in the end: it has their shape and tokens."""
+        return origin_of(self.recipe, self.spec, self.base)
 
     def encoder(self, loaded: LoadedModel) -> Encoder:
         """From conversations to tokens, with room for a response where it samples."""

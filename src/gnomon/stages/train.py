@@ -115,7 +115,7 @@ class Train(Stage):
             return bool(asked.every and asked.reference)
         if self.spec.lora is not None:
             return True  # the trunk with its adapters off
-        parameters = parameter_count(read_config(fetch(self.recipe.model)))
+        parameters = parameter_count(read_config(fetch(self.origin)))
         return parameters * dtype_of(self.dtype).itemsize <= SMALL
 
     @property

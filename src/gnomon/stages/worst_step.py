@@ -36,7 +36,7 @@ from gnomon.rollout.protocol import Completion, Engine
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.records import now
 from gnomon.stages.check import check_machine, check_stage
-from gnomon.stages.names import KINDS
+from gnomon.stages.names import KINDS, origin_of
 from gnomon.stages.roles import RoleBuilder, lora_settings
 from gnomon.stages.sizing import stage_job
 from gnomon.stages.stage import recipe_precision, run_stage
@@ -118,7 +118,7 @@ def _chosen(recipe: Recipe, name: str | None, base: Path) -> StageSpec:
 
 
 def alone(recipe: Recipe, spec: StageSpec, work: Path, base: Path) -> Recipe:
-    """The recipe with this stage alone, for two steps, from the recipe's own model.
+    """The recipe with this stage alone, for two steps, from the model that its weights come from.
 
     Raises:
         ConfigError: it reads what an earlier stage still has to write.
@@ -130,6 +130,7 @@ def alone(recipe: Recipe, spec: StageSpec, work: Path, base: Path) -> Recipe:
                 "before that has run; probe another stage, or give it the written file as data"
             )
     make_folder(work)
+    origin = origin_of(recipe, spec, base)
     spec = _with_rewards(recipe, spec, work, base)
     train = spec.train.model_copy(
         update={
@@ -153,6 +154,7 @@ def alone(recipe: Recipe, spec: StageSpec, work: Path, base: Path) -> Recipe:
     return recipe.model_copy(
         update={
             "name": "probe",
+            "model": origin,
             "output": str(work),
             "stages": [spec],
             "gates": [],
@@ -173,14 +175,14 @@ def _with_rewards(recipe: Recipe, spec: StageSpec, work: Path, base: Path) -> St
         folder = run.stage(reward.model).model
         if not (folder / "config.json").is_file():
             folder = work / f"reward-{i}"
-            _save_untrained(recipe, stages[reward.model], folder)
+            _save_untrained(recipe, stages[reward.model], folder, base)
         name = reward.name or reward.model
         rewards[i] = reward.model_copy(update={"model": str(folder.absolute()), "name": name})
     return spec.model_copy(update={"reward": rewards, "observe": []})
 
 
-def _save_untrained(recipe: Recipe, spec: StageSpec, folder: Path) -> None:
-    loaded = load_causal_lm(recipe.model, dtype=recipe_precision(recipe).trained)
+def _save_untrained(recipe: Recipe, spec: StageSpec, folder: Path, base: Path) -> None:
+    loaded = load_causal_lm(origin_of(recipe, spec, base), dtype=recipe_precision(recipe).trained)
     trunk, lora = Trunk.from_loaded(loaded), lora_settings(spec)
     head = ScalarHead(trunk.hidden_size)
     if lora is not None:
