@@ -99,7 +99,8 @@ def _keeping(evidence: Evidence, reward: RewardProbes, effect: EditEffect) -> In
 def _with_something_to_lose(evidence: Evidence, reward: RewardProbes, effect: EditEffect) -> float:
     """The share of the edited answers that have."""
     given = [s.reward for s in evidence.rollouts if s.reward is not None]
-    first = [s.reward for s in evidence.at([reward.early_step or 0]) if s.reward is not None]
+    begun = [step for step in evidence.steps if step <= (reward.early_step or 0)]
+    first = [s.reward for s in evidence.at(begun) if s.reward is not None]
     marks = sorted(set(given))
     if len(marks) < 2 or not first:
         return 0.0

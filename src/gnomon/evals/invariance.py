@@ -87,8 +87,8 @@ def probe_reward(
 
     Args:
         judge: the trained reward.
-        early, late: all answers that were kept of the first and of the last iteration; ``late``
-            may be empty.
+        early, late: all answers that were kept of the first and of the last iterations, in order;
+            ``late`` may be empty.
         lay: lays a prompt and an answer out as the judge is asked.
         answers: how many are edited, half of them early.
         seed: fixes which.
@@ -110,7 +110,7 @@ def probe_reward(
     found = RewardProbes(
         judge=judge.name,
         version=judge.version,
-        early_step=early[0].step if early else None,
+        early_step=early[-1].step if early else None,
         late_step=late[0].step if late else None,
         phrases=[Phrase(text=p, early=round(b, 4), late=round(a, 4)) for p, b, a in phrases],
         asked=sum(len(c.group.responses) for c in cases),

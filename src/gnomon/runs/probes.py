@@ -83,7 +83,8 @@ class RewardProbes(Record):
 
     Attributes:
         judge, version: which reward.
-        early_step, late_step: of the optimizer, when the answers were sampled.
+        early_step, late_step: of the optimizer, when the last of the first answers and the first
+            of the last ones were sampled.
         early, late: the reward's mean on all answers kept of those steps, over prompts.
         gain: late less early, over prompts: as independent where the prompts differ.
         spread: standard deviation of the reward of the early answers.

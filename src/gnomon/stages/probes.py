@@ -1,5 +1,5 @@
 """Probes of a stage's reward: it is asked again about edits of what was sampled, once after the
-first iteration (whether it notices spoiled answers at all) and once at the end."""
+first iterations (whether it notices spoiled answers at all) and once at the end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from gnomon.usercode import is_interrupt
 ANSWERS = 64
 """Answers that are edited where a recipe does not say how many."""
 FIRST_EDITS = ("swap", "hedge")
-"""What is asked about after the first iteration."""
+"""What is asked about after the first iterations."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Probed:
         prompts: those that were trained on.
         encoder: as the policy's answers were encoded, with room for longer ones.
         seed: fixes what is drawn.
+        ends: of how many iterations at its beginning and at its end the answers are asked about.
     """
 
     recipe: Recipe
@@ -58,6 +59,7 @@ class Probed:
     prompts: Sequence[EncodedPrompt]
     encoder: Encoder
     seed: int = 0
+    ends: int = 1
 
     @property
     def folder(self) -> Path:
@@ -125,7 +127,7 @@ class FirstAnswers:
     def __call__(self, iteration: int, step: int, last: bool) -> Mapping[str, float]:
         stage = self.stage
         judge = stage.judge
-        if not iteration or last or (stage.folder / PROBES).exists():
+        if iteration < stage.ends or last or (stage.folder / PROBES).exists():
             return {}
         if judge is None or _refused(stage.spec, judge) is not None:
             return {}
@@ -176,8 +178,8 @@ def _probe(
 ) -> RewardProbes:
     """What the reward gives for edits: of the first answers alone, while it is not ``done``."""
     rows, problems = SampleStore.read(stage.folder / "samples.parquet", done=done)
-    early, late = first_and_last(rows, {p.prompt.id: p.prompt for p in stage.prompts})
-    late = late if done else []
+    prompts = {p.prompt.id: p.prompt for p in stage.prompts}
+    early, late = first_and_last(rows, prompts, stage.ends, done)
     found = probe_reward(
         judge,
         early,
@@ -193,17 +195,22 @@ def _probe(
 
 
 def first_and_last(
-    rows: Sequence[SampleRow], prompts: Mapping[str, Prompt]
+    rows: Sequence[SampleRow], prompts: Mapping[str, Prompt], ends: int = 1, done: bool = True
 ) -> tuple[list[Answer], list[Answer]]:
-    """The answers of the first and of the last step whose samples were kept; prompts that were only
-    evaluated on are left out. There are no last ones where it is one step."""
+    """The answers of the first and of the last steps whose samples were kept; prompts that were
+    only evaluated on are left out. There are no last ones of one step, nor before a stage is done.
+
+    Args:
+        ends: how many steps at either end, of a stage that has as many again.
+    """
     own = [row for row in rows if row["prompt_id"] in prompts]
     steps = sorted({row["step"] for row in own})
-    if not steps:
-        return [], []
-    sides = [[r for r in own if r["step"] == step] for step in (steps[0], steps[-1])]
-    early, late = ([_answer(row, prompts) for row in side] for side in sides)
-    return early, late if len(steps) > 1 else []
+    ends = min(ends, max(1, len(steps) // 2)) if done else ends
+    first, last = steps[:ends], steps[ends:][-ends:] if done else []
+    early, late = (
+        [_answer(row, prompts) for row in own if row["step"] in side] for side in (first, last)
+    )
+    return early, late
 
 
 def _answer(row: SampleRow, prompts: Mapping[str, Prompt]) -> Answer:

@@ -52,7 +52,7 @@ from gnomon.training.callbacks import Callback
 from gnomon.training.learner import GivenSource, Learner, Source
 from gnomon.training.loop import LOOP_METRICS, Loop
 from gnomon.training.monitors import MONITORS, REFERENCE
-from gnomon.training.optim import LoopOptions
+from gnomon.training.optim import LoopOptions, iterations_kept
 from gnomon.training.played import Asked
 from gnomon.training.progress import Progress
 from gnomon.training.reference_cache import ReferenceCache
@@ -400,13 +400,15 @@ class Train(Stage):
         return self.spec.probes != 0 and not self.spec.rollout.max_staleness
 
     def _probed(self, source: Source, model: Judge | None, loaded: LoadedModel) -> Probed:
+        prompts = source.prompts if isinstance(source, SampledSource) else ()
         return Probed(
             self.recipe,
             self.spec,
             self.run,
             self.base,
             source.played.judge if isinstance(source, SampledSource) else model,
-            source.prompts if isinstance(source, SampledSource) else (),
+            prompts,
             roomy_encoder(self.recipe, loaded),
             self.seed,
+            iterations_kept(self.spec.train.batch_size, self.iterations(len(prompts))),
         )

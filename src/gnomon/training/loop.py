@@ -315,7 +315,8 @@ class Loop:
 
     def _keeps_samples(self, done: int) -> bool:
         """The first are what later ones are compared with."""
-        return done % self.options.sample_every == 0 or done in (1, self.options.iterations)
+        ends, left = self.options.sample_ends, self.options.iterations - done
+        return done % self.options.sample_every == 0 or done <= ends or left < ends
 
     def _rows(
         self, samples: Sequence[Mapping[str, Any]], evaluation: int | None = None

@@ -26,10 +26,23 @@ OPTIMIZER = (  # of LoopOptions
 )
 
 
+SIDE_PROMPTS = 16
+"""Prompts whose answers are kept of a stage's beginning and of its end, whatever ``sample_every``
+is: what the two are told apart by."""
+_MOST_ENDS = 4
+
+
+def iterations_kept(batch_size: int, iterations: int) -> int:
+    """How many iterations at either end hold so many prompts; a few at the most, and no more than
+    there are apart."""
+    return max(1, min(_MOST_ENDS, math.ceil(SIDE_PROMPTS / batch_size), iterations // 2))
+
+
 @dataclass(frozen=True)
 class LoopOptions:
     """How long, how fast and how often; see ``TrainSpec`` for the units. With ``eval_first`` there
-    is an evaluation before the first step, whatever ``eval_every`` is."""
+    is an evaluation before the first step, whatever ``eval_every`` is; the samples of the first and
+    of the last ``sample_ends`` iterations are kept, whatever ``sample_every`` is."""
 
     iterations: int
     lr: float
@@ -47,6 +60,7 @@ class LoopOptions:
     checkpoint_every: int = 50
     keep_checkpoints: int = 2
     sample_every: int = 10
+    sample_ends: int = 1
     seed: int = 0
 
     @classmethod
@@ -76,6 +90,7 @@ class LoopOptions:
             checkpoint_every=train.checkpoint_every,
             keep_checkpoints=train.keep_checkpoints,
             sample_every=train.sample_every,
+            sample_ends=iterations_kept(train.batch_size, iterations),
             seed=seed,
         )
 
