@@ -43,6 +43,7 @@ DETECTORS: Mapping[str, str] = {
     "truncated": "gnomon.audit.length:truncated",
     "reward_errors": "gnomon.audit.health:reward_errors",
     "reward_fall": "gnomon.audit.reward_fall:reward_fall",
+    "held_out_prompts": "gnomon.audit.held_out_prompts:held_out_prompts",
     "no_signal": "gnomon.audit.no_signal:no_signal",
     "sampler_mismatch": "gnomon.audit.health:sampler_mismatch",
     "value_function": "gnomon.audit.health:value_function",

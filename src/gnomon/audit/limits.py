@@ -126,6 +126,11 @@ LIMITS: Mapping[str, Limit] = {
         "training keeps what it has won but for noise; half a standard deviation of the first "
         "answers lost since the peak is more than harder prompts explain",
     ),
+    "held_out_prompts": Limit(
+        0.0,
+        "prompts that are not trained on gain about what training's gain, if they are of a kind; "
+        "less than a quarter of it is a gain on training's alone",
+    ),
     "no_signal": Limit(
         0.9,
         "of ten prompts nine tell nothing apart, from the first step to the last: what is too hard "
