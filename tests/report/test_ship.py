@@ -30,7 +30,8 @@ def _stage(path, name, algorithm, status="done", start="runs/r/stages/01-sft/mod
 
 @pytest.fixture
 def run(tmp_path):
-    """A run that nothing was looked at in: SFT, then PPO against a verifier."""
+    """A run that nothing was looked at in: SFT, then PPO against a verifier; people vouch for the
+    reward model that is held out."""
     reward = {"builtin": "exact"}
     recipe = {
         "stages": [
@@ -42,7 +43,15 @@ def run(tmp_path):
         },
     }
     stages = (_stage(tmp_path, "sft", "sft", start="model"), _stage(tmp_path, "ppo", "ppo"))
-    return RunView(tmp_path, "r", recipe=recipe, stages=stages)
+    return _vouched(RunView(tmp_path, "r", recipe=recipe, stages=stages))
+
+
+def _vouched(run, labels=50):
+    return replace(run, calibrations=(Calibration(judge="rm", labels=labels),))
+
+
+def _doubtful(run):
+    return replace(run, calibrations=())
 
 
 def _compared(run, **gains):
@@ -137,15 +146,14 @@ def test_a_capability_that_fell_beyond_its_interval_holds(run):
 
 @pytest.mark.parametrize(("labels", "kind"), [(49, "not shown"), (50, "hold")])
 def test_a_reward_model_that_likes_it_less_holds_once_people_vouch_for_it(run, labels, kind):
-    worse = replace(
-        _clear(_compared(run, rm=DOWN)), calibrations=(Calibration(judge="rm", labels=labels),)
-    )
+    worse = _vouched(_clear(_compared(run, rm=DOWN)), labels)
     assert answer(worse).kind == kind
     assert "Held-out judge rm: worse than sft" in answer(worse).reasons[0].text
 
 
 def test_a_fall_that_nobody_vouches_for_holds_nothing_and_lets_nothing_ship(run):
-    doubted = answer(_gated(_clear(_compared(run, rm=DOWN)), True, condition="exam >= 0.1"))
+    gated = _gated(_clear(_compared(run, rm=DOWN)), True, condition="exam >= 0.1")
+    doubted = answer(_doubtful(gated))
     assert doubted.kind == "not shown"
     assert any("likes it less" in n.text and "spotcheck" in n.command for n in doubted.needs)
 
@@ -267,15 +275,20 @@ def test_gates_that_all_opened_ship(run):
     assert answer(_gated(elsewhere, True, True)).kind == "not shown"
 
 
-def test_what_is_to_be_watched_takes_more_than_a_reward_model_to_ship(run):
+def test_a_reward_model_that_nobody_vouches_for_ships_nothing(run):
+    clear = _clear(run)
+    for liked in (_gated(clear, True), _compared(clear, rm=UP)):
+        found = answer(_doubtful(liked))
+        assert found.kind == "not shown"
+        assert any("likes it better, which ships nothing" in need.text for need in found.needs)
+        assert answer(_vouched(liked, 49)).kind == "not shown"
+        assert answer(_vouched(liked, 50)).kind == "ship"
+    assert "; no people vouch for it." in _said(_doubtful(_compared(clear, rm=UP)))[1]
+
+
+def test_what_is_to_be_watched_is_said_where_an_eval_ships(run):
     weak = _finding("unclear", text="the reward reads no prompt. The policy is near its start")
     watched = _audited(run, _finding("clear"), weak)
-    for learned in (_gated(watched, True), _compared(watched, rm=UP)):
-        found = answer(learned)
-        assert found.kind == "not shown"
-        assert any("something of reward hacking to watch" in need.text for need in found.needs)
-        vouched = replace(learned, calibrations=(Calibration(judge="rm", labels=50),))
-        assert answer(vouched).kind == "ship"
     found = answer(_measured(watched, _eval("sft", 0.5), _eval("ppo", 0.6)))
     assert found.kind == "ship"
     said = " ".join(reason.text for reason in found.reasons)
@@ -283,32 +296,16 @@ def test_what_is_to_be_watched_takes_more_than_a_reward_model_to_ship(run):
     assert "looked for reward_hacking" not in said  # and found none: that is still open
 
 
-def test_what_is_to_be_watched_of_an_earlier_stage_counts_too(run):
-    spec = {"name": "dpo", "algorithm": "dpo", "observe": [{"model": "rm"}]}
-    recipe = {**run.recipe, "stages": [*run.recipe["stages"], spec]}
-    last = _stage(run.path, "dpo", "dpo", start="runs/r/stages/02-ppo/model")
-    weak = _finding("unclear", text="the reward reads no prompt")
-    clear = Finding(name="reward_hacking", detector="d", stage="dpo", status="clear")
-    whole = replace(run, recipe=recipe, stages=(*run.stages, last))
-    liked = _gated(whole, True, condition="rm >= 0", stage="dpo")
-    assert answer(_audited(liked, _finding("clear"), clear)).kind == "ship"
-    found = answer(_audited(liked, weak, clear))
-    assert found.kind == "not shown"
-    assert "To watch: the reward reads no prompt" in " ".join(r.text for r in found.reasons)
-
-
-def test_a_capability_that_is_kept_does_not_outweigh_what_is_to_be_watched(run):
-    weak = _finding("unclear", text="the reward reads no prompt")
-    kept = _gated(run, True, condition="capability_drop <= 0.02")
-    assert answer(_clear(kept)).kind == "ship"
-    assert answer(_audited(kept, _finding("clear"), weak)).kind == "not shown"
+def test_a_capability_that_is_kept_says_nothing_of_what_was_gained(run):
+    kept = answer(_clear(_gated(run, True, condition="capability_drop <= 0.02")))
+    assert kept.kind == "not shown"
+    assert any("has improved beyond its interval" in need.text for need in kept.needs)
 
 
 def test_what_is_missing_is_not_said_of_a_reward_model_that_nobody_asked(run):
     weak = _finding("unclear", text="the reward reads no prompt")
     risen = _measured(_audited(run, _finding("clear"), weak), _eval("sft", 0.5), _eval("ppo", 0.6))
-    waiting = replace(risen, recipe={**run.recipe, "gates": ["rm >= 0.3"]})
-    found = answer(waiting)
+    found = answer(replace(risen, recipe={**run.recipe, "gates": ["rm >= 0.3"]}))
     assert found.kind == "not shown"
     assert not any("reward model" in need.text for need in found.needs)
 
@@ -346,7 +343,7 @@ def test_a_gate_on_the_trained_reward_a_truth_or_a_cost_alone_ships_nothing(run,
 def test_only_what_was_not_trained_on_and_no_truth_is_evidence(run, column, kind):
     assert answer(_clear(_compared(run, **{column: UP}))).kind == kind
     # nor does a truth hold a model, or the trained reward
-    assert answer(_clear(_compared(run, **{column: DOWN}))).kind == "not shown"
+    assert answer(_doubtful(_clear(_compared(run, **{column: DOWN})))).kind == "not shown"
 
 
 def test_probes_of_the_trained_reward_say_nothing_of_a_held_out_verifier(run):

@@ -48,7 +48,8 @@ class Change:
         ends = sorted(abs(end) for end in (self.gap.low, self.gap.high))
         size = f"{number(abs(self.gap.value))} [{number(ends[0])}, {number(ends[1])}]"
         against = f" than {self.before}" if self.before else ""
-        return f"{self.what}: {word}{against} by {size} ({measured(self.figure)})."
+        doubt = "" if self.vouched else "; no people vouch for it"
+        return f"{self.what}: {word}{against} by {size} ({measured(self.figure)}){doubt}."
 
 
 def changes(run: RunView, model: str) -> list[Change]:

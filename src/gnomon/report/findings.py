@@ -11,24 +11,32 @@ from gnomon.runs.audit import Audit, Finding
 
 NOTHING = "nothing wrong was found in what could be looked for"
 HACKING = "reward_hacking"
-OTHERS = {
-    *("held_out_judge", "held_out_fall", "lost_wins", "spotcheck"),
-    *("eval_drop", "eval_category_drop"),
-}
-"""Detectors that ask someone other than what the policy is trained on."""
+BELIEVED = {"lost_wins", "spotcheck", "eval_drop", "eval_category_drop"}
+"""Detectors that ask people, judges that people vouch for, or an eval."""
+JUDGES = {"held_out_judge", "held_out_fall"}
+"""Detectors that ask a judge, whoever vouches for it."""
+WRONG = (
+    "A wrong answer key, wrong labels or a rule that asks for the wrong thing, simply fulfilled,"
+)
 ALONE = (
-    "A wrong answer key, wrong labels or a rule that asks for the wrong thing, simply fulfilled, "
-    "shows only where the policy's own first answers agree on something else: to see the rest "
-    "takes people, an eval or a judge of its own"
+    f"{WRONG} shows only where the policy's own first answers agree on something else: to see the "
+    "rest takes people, an eval or a judge of its own"
+)
+JUDGED = (
+    f"{WRONG} may please the held-out judge, too, which was not asked about that: to see it takes "
+    "people or an eval"
 )
 
 
-def saw_alone(findings: Iterable[Finding]) -> bool:
-    """Whether reward hacking was looked for, not found, and nobody else was asked, by the findings
-    of one stage."""
+def unseen(findings: Iterable[Finding]) -> str:
+    """What nobody could have seen, by the findings of one stage: empty unless reward hacking was
+    looked for and not found, and neither people nor an eval were asked."""
     looked = [f for f in findings if f.status != "not_looked"]
     hacking = {f.status for f in looked if f.name == HACKING}
-    return bool(hacking) and "alarm" not in hacking and not {f.detector for f in looked} & OTHERS
+    asked = {f.detector for f in looked}
+    if not hacking or "alarm" in hacking or asked & BELIEVED:
+        return ""
+    return JUDGED if asked & JUDGES else ALONE
 
 
 def audit_lines(audit: Audit) -> list[str]:
@@ -39,10 +47,10 @@ def audit_lines(audit: Audit) -> list[str]:
     lines = [_alarm(finding) for finding in audit.alarms]
     if not lines:
         looked = sum(finding.status != "not_looked" for finding in audit.findings)
-        lines.append(f"{NOTHING}: {looked} of {len(audit.findings)} checks")
+        lines.append(f"{_nothing(audit)}: {looked} of {len(audit.findings)} checks")
     for stage in dict.fromkeys(finding.stage for finding in audit.findings):
-        if saw_alone(finding for finding in audit.findings if finding.stage == stage):
-            lines.append(f"stage {stage}: {ALONE[0].lower()}{ALONE[1:]}")
+        if text := unseen(finding for finding in audit.findings if finding.stage == stage):
+            lines.append(f"stage {stage}: {text[0].lower()}{text[1:]}")
     seen = [_clear(f) for f in audit.findings if f.status == "clear"]
     watched = [f"{f.name}, stage {f.stage}: {f.text}" for f in audit.findings if f.is_to_watch]
     unclear = [_clear(f) for f in audit.findings if f.status == "unclear" and not f.is_to_watch]
@@ -61,6 +69,14 @@ def audit_lines(audit: Audit) -> list[str]:
     return [_printable(line) for line in lines]
 
 
+def _nothing(audit: Audit) -> str:
+    watched = sum(finding.is_to_watch for finding in audit.findings)
+    if not watched:
+        return NOTHING
+    what = "one thing is" if watched == 1 else f"{watched} things are"
+    return f"nothing certain was found, and {what} to watch, in what could be looked for"
+
+
 def audit_summary(audit: Audit, run: Path) -> list[str]:
     """The alarms, and in one line how much else was looked for; nothing where nothing applied."""
     if not audit.findings:
@@ -76,7 +92,7 @@ def audit_summary(audit: Audit, run: Path) -> list[str]:
         f"{counts['not_looked']} not looked for; gnomon audit {run} shows all"
     )
     lines = [_alarm(finding) for finding in audit.alarms]
-    lead = "besides" if lines else NOTHING
+    lead = "besides" if lines else _nothing(audit)
     return [_printable(line) for line in [*lines, f"audit: {lead}: {rest}"]]
 
 

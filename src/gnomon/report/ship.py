@@ -10,18 +10,19 @@
 **ship** where nothing does, every stage is done, and something that the policy was not trained on
 speaks for it:
 
-- gates on an eval, a held-out judge or a capability were set, and all the recipe's gates opened,
-  or
-- an eval, a held-out judge or a calibrated win rate improved beyond its interval,
+- gates on an eval or a held-out judge were set, and all the recipe's gates opened, or
+- an eval, a held-out judge or a win rate improved beyond its interval,
+
+(a judge's word counts where it is a program, or people vouch for it: a calibration),
 
 no reward model likes it less beyond its interval, and the audit looked at the policy (for reward
 hacking, where its own stage or one that it descends from optimised a reward) and raised no alarm. A
 gate on what training costs (KL, length, loss) keeps a model from shipping and never ships it.
 
 A reward model that no people vouch for is a weak witness: it likes three sound policies of ten less
-(docs/gates.md), and one that shares the trained reward's faults likes a hacked policy better. So
-its fall alone holds nothing, and where the audit has something of reward hacking to watch, its rise
-alone ships nothing.
+(docs/gates.md), and one that shares the trained reward's faults, or its labellers' taste, likes a
+hacked policy better. So its fall alone holds nothing, and its rise alone ships nothing: a gate
+would not believe it either.
 
 **not shown** otherwise, with what is missing and how to get it.
 
@@ -31,7 +32,7 @@ The reward that the policy was trained on counts for nothing here, nor does a si
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,7 +42,7 @@ from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.candidate import candidate, gate_places, replaced, subject
 from gnomon.report.changes import Change, changes, counts, vouched
 from gnomon.report.facts import rewarded
-from gnomon.report.findings import ALONE, HACKING, saw_alone
+from gnomon.report.findings import HACKING, unseen
 from gnomon.report.format import measured, number
 from gnomon.report.kinds import column_kinds, metric_kind, stage_specs, trained_entries
 from gnomon.report.metadata import CONTROL
@@ -50,6 +51,10 @@ from gnomon.runs.evals import ENOUGH_LABELS
 from gnomon.runs.read import RunView
 
 Kind = Literal["ship", "hold", "not shown"]
+Weight = Literal["shown", "liked", "kept"]
+"""What speaks for a policy, and how much it says: an eval, or a judge that people vouch for, shows
+it; a reward model that nobody vouches for likes it; that a capability is kept says nothing of what
+was gained."""
 REASONS = 3
 
 
@@ -105,15 +110,16 @@ def answer(run: RunView) -> Answer:
     if against:
         return _answer("hold", subject(run), against)
     unfinished, doubts = list(_unfinished(run)), list(_doubts(seen))
-    gates, better = _opened(run), list(_rose(seen))
-    looked = _looked(run, alone=not gates and not better)
-    strong = [*_opened(run, strong=True), *_rose(seen, strong=True)]
-    enough = strong or ((gates or better) and not _watched(run))
-    if not unfinished and not unasked(run) and looked and enough and not doubts:
-        return _answer("ship", model, [*gates, *better, *looked])
-    weak = bool(gates or better) and not strong
-    missing = _missing(run, model, bool(gates or better), bool(looked), bool(doubts), weak)
-    reasons = [*unfinished, *doubts, *better, *gates, *looked] or list(_no_evidence(run, model))
+    rose = [change for change in seen if change.gap.low > 0]
+    better = [Reason(change.sentence, change.link) for change in rose]
+    gates = _opened(run)
+    opened = [Reason(f"Gate {r.condition} opened: {r.text}.", "gates") for r, _ in gates]
+    says = {weight for _, weight in gates} | {_weight(change.vouched) for change in rose}
+    looked = _looked(run, alone="shown" not in says)
+    if not unfinished and not unasked(run) and looked and "shown" in says and not doubts:
+        return _answer("ship", model, [*opened, *better, *looked])
+    missing = _missing(run, model, says, bool(looked), bool(doubts))
+    reasons = [*unfinished, *doubts, *better, *opened, *looked] or list(_no_evidence(run, model))
     return _answer("not shown", model, reasons, missing if not unfinished else [])
 
 
@@ -179,12 +185,6 @@ def _doubts(seen: Sequence[Change]) -> Iterator[Reason]:
             yield Reason(change.sentence, change.link)
 
 
-def _rose(seen: Sequence[Change], *, strong: bool = False) -> Iterator[Reason]:
-    for change in seen:
-        if change.gap.low > 0 and (change.vouched or not strong):
-            yield Reason(change.sentence, change.link)
-
-
 # -- what speaks for it, and what is missing ------------------------------------------------------
 
 
@@ -210,39 +210,38 @@ def unasked(run: RunView) -> list[str]:
     ]
 
 
-def _opened(run: RunView, *, strong: bool = False) -> list[Reason]:
-    """The gates that speak for the policy, where all gates opened.
-
-    Args:
-        strong: only those that would tell a hacked policy: not on a reward model that no people
-            vouch for, nor on a capability that is kept.
-    """
+def _opened(run: RunView) -> list[tuple[GateResult, Weight]]:
+    """The gates that speak for the policy, and how much each says, where all gates opened."""
     results = [r for r in run.gates.all() if r.stage not in replaced(run)]
     if any(r.passed is not True for r in results):
         return []
-    telling = [r for r in results if _tells(run, r, strong)]
-    return [Reason(f"Gate {r.condition} opened: {r.text}.", "gates") for r in telling]
+    weighed = [(r, _says(run, r)) for r in results]
+    return [(result, weight) for result, weight in weighed if weight is not None]
 
 
-def _tells(run: RunView, result: GateResult, strong: bool) -> bool:
-    """Whether a gate asks for what the policy was not trained on, and that no simulation knows: an
-    eval, a capability or a held-out judge."""
+def _says(run: RunView, result: GateResult) -> Weight | None:
+    """What a gate says that asks for what the policy was not trained on, and that no simulation
+    knows: an eval, a capability or a held-out judge; None of any other."""
     try:
         gate = parse_gate(result.condition)
     except ValueError:  # of another version
-        return False
+        return None
     model = candidate(run)
     if not isinstance(gate, Bound) or result.stage not in gate_places(run, model):
-        return False
+        return None
     if gate.metric == CAPABILITY_DROP:
-        return not strong  # no loss of what it knew says nothing of what it gained
+        return "kept"
     reading = eval_readings(run.results, model).get(gate.metric)
     if reading is not None and reading.result is not None:
-        return stands_apart(reading.result, trained_entries(run))
+        return "shown" if stands_apart(reading.result, trained_entries(run)) else None
     name = gate.metric.removeprefix("gain/")
     column = column_kinds(run).get(name.replace("_", " "))
     kind = metric_kind(run, model, gate.metric) if column is None else column
-    return counts(run, name, kind) and (vouched(run, name) or not strong)
+    return _weight(vouched(run, name)) if counts(run, name, kind) else None
+
+
+def _weight(vouched: bool) -> Weight:
+    return "shown" if vouched else "liked"
 
 
 def _looked(run: RunView, *, alone: bool) -> list[Reason]:
@@ -264,7 +263,8 @@ def _looked(run: RunView, *, alone: bool) -> list[Reason]:
     text = f"The audit looked for {found} and found none" if found else "The audit found no alarm"
     text += f"; it could not tell about {', '.join(unclear)}." if unclear else "."
     text += f" To watch: {watched[0]}." if watched else ""
-    text += f" {ALONE}." if alone and saw_alone(asked) else ""
+    blind = unseen(asked) if alone else ""
+    text += f" {blind}." if blind else ""
     return [Reason(text, "audit")]
 
 
@@ -277,8 +277,9 @@ def _watched(run: RunView) -> list[str]:
 
 
 def _missing(
-    run: RunView, model: str, evidence: bool, looked: bool, doubted: bool, weak: bool
+    run: RunView, model: str, says: Collection[Weight], looked: bool, doubted: bool
 ) -> list[Need]:
+    liked, shown = "liked" in says, "shown" in says
     path = shlex.quote(str(run.path))
     resumes = str(run.manifest.command or "gnomon run RECIPE") + " --resume"
     needs = [Need(f"Gate {condition} has not been asked.", resumes) for condition in unasked(run)]
@@ -291,10 +292,10 @@ def _missing(
             "The audit has not cleared this policy: what it lacked is listed below")  # fmt: skip
         needs.append(Need(f"{what}.", f"gnomon audit {path}"))
     plays = any(stage.info.algorithm == CONTROL for stage in run.stages)
-    if plays and not evidence:
+    if plays and not shown:
         needs.append(Need("Nothing shows what the policy gained. Name the stage with reward: truth "
                           "as against, and gate on eval/share (docs/control.md)."))  # fmt: skip
-    elif not evidence:
+    elif not shown and not liked:
         needs.append(
             Need(
                 f"Nothing that {model or 'the policy'} was not trained on has improved beyond its "
@@ -303,9 +304,8 @@ def _missing(
                 f"gnomon eval {path} --suite SUITE    # gnomon eval suites lists them",
             )
         )
-    if doubted or (weak and _watched(run)):
-        about = "likes it less" if doubted else (
-            "likes it better, and the audit has something of reward hacking to watch")  # fmt: skip
+    if doubted or (liked and not shown):
+        about = "likes it less" if doubted else "likes it better, which ships nothing by itself"
         needs.append(
             Need(
                 f"A reward model that no people vouch for {about}: who is right takes an eval, "
