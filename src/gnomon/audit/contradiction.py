@@ -75,6 +75,7 @@ def contradiction(evidence: Evidence) -> list[Finding]:
             "mend the reward (it has to read one final answer, and the right one), and start again "
             "from the model before"
         ),
+        first="",  # the sentence says it
         exhibits=_exhibits(evidence.late, full),
         curves=["reward", "zero_spread"],
         since=first_alarm(evidence, pairs, lambda c: c.after.low > limit, bounds=SHARE),

@@ -137,8 +137,9 @@ def new_phrase(evidence: Evidence) -> list[Finding]:
     figure = over_prompts(list(has(counted).values()), SHARE)
     limit = LIMITS[detector].value
     since = first_alarm(evidence, has, lambda c: c.after.low > limit, bounds=SHARE)
-    phrase = " ".join(pair)
-    shown = [s.exhibit(f"has {phrase!r}") for s in counted if pair in _pairs(s)]
+    having = [s for s in counted if pair in _pairs(s)]
+    phrase = _as_written(pair, having)
+    shown = [s.exhibit(f"has {phrase}") for s in having]
     return [
         decided(
             evidence,
@@ -147,7 +148,7 @@ def new_phrase(evidence: Evidence) -> list[Finding]:
             figure,
             only_if=reward_rose(evidence),
             measure="answers with the commonest word pair that the start never wrote, share",
-            alarm=f"{figure.value:.0%} of the answers have {phrase!r}, which none of "
+            alarm=f"{figure.value:.0%} of the answers have {phrase}, which none of "
             f"{len(evidence.before)} had at the beginning{_meanwhile(evidence)}",
             exhibits=shortened(shown),
             curves=["reward", "kl", "ref_logprob"],
@@ -162,6 +163,23 @@ def _pairs(sample: Sample) -> list[Words]:
     asked = {word for word in words(sample.prompt) if word.isalpha()}
     said = ["#" if w.isdigit() else "@" if w in asked else w for w in words(sample.response)]
     return ngrams(["^", *said, "$"], 2)
+
+
+_ANY = {"^": "", "$": "", "#": r"\d+", "@": r"\w+"}
+"""What the marks of :func:`_pairs` stand for."""
+
+
+def _as_written(pair: Words, samples: Sequence[Sample]) -> str:
+    """A pair of words as the first of the answers that have it writes it, with a neighbour on each
+    side where it is no more than a mark; and whether it begins or ends them."""
+    words_of = [_ANY.get(word, re.escape(word)) for word in pair if word not in ("^", "$")]
+    core = r"\W{0,3}?".join(words_of)
+    if not all(word.isalnum() for word in pair if word not in _ANY):
+        core = rf"(?:\w+\W{{0,2}})?{core}(?:\W{{0,2}}\w+)?"
+    found = (re.search(core, sample.response, re.IGNORECASE) for sample in samples)
+    text = next((" ".join(m.group().split()) for m in found if m), " ".join(pair))
+    where = " at the beginning" if pair[0] == "^" else " at the end" if pair[-1] == "$" else ""
+    return f"{text!r}{where}"
 
 
 # -- lists of guesses -----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gnomon.audit.kinds import average_start, averaged, stands_apart, trained_on
+from gnomon.audit.kinds import average_start, averaged, is_program, stands_apart, trained_on
 from gnomon.audit.readings import suite_changes
 from gnomon.audit.same_labels import same_labels
 from gnomon.audit.samples import Sample, read_samples
@@ -211,9 +211,24 @@ class Evidence:
             for answer in self.answers[model]
         ]
 
+    @property
+    def _at_fault(self) -> str:
+        """What a policy that was hacked asks to be mended, before it is held back by any setting;
+        empty of a reward model, which holding the policy back does help."""
+        if not self.trained:
+            return (
+                "look at the labels: what do the chosen answers have that the rejected ones lack, "
+                "and are the two the right way round"
+            )
+        if all(map(is_program, self.trained)):
+            return "mend the reward, which pays for what these samples show"
+        return ""
+
     def finding(self, name: str, detector: str, **fields: Any) -> Finding:
         """A finding of this stage."""
         fields = {"stage": self.stage, "algorithm": self.algorithm} | fields
+        if name == "reward_hacking" and fields.get("status") == "alarm":
+            fields.setdefault("first", self._at_fault)
         return Finding(name=name, detector=detector, **fields)
 
 

@@ -49,6 +49,7 @@ def form_alone(evidence: Evidence) -> list[Finding]:
             measure="rise of a reward that reads form alone",
             alarm=f"{text}. {far}",
             watch=f"{text}. {near}" if near else "",
+            first="",  # the sentence says it
             exhibits=shortened([sample.exhibit("paid for its form") for sample in best]),
             curves=["reward", "kl", "length"],
             since=left_the_start(evidence),

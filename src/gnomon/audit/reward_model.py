@@ -30,11 +30,15 @@ RARE = 0.02
 """Below this share of the preference data a category is as good as missing."""
 MATTERS = 0.1
 """A category of this share of the policy's prompts matters."""
+DECENT = 0.65
+"""What a reward model of noisy labels reaches: where a figure that may be chance may be this as
+well, there are too few labels to tell."""
+SINGLE = "held-out labels"
 RANKS = {
     "held-out comparisons": "It ranks {share} of the held-out comparisons as labelled",
     "held-out implicit reward": "Its implicit reward ranks {share} of the held-out comparisons as "
     "labelled",
-    "held-out labels": "It puts {share} of the held-out answers on the side of their label",
+    SINGLE: "It puts {share} of the held-out answers on the side of their label",
 }
 """What an accuracy of evals.json is of, by its table."""
 ECE = LIMITS["held_out_comparisons.ece"].value
@@ -104,7 +108,12 @@ def held_out_comparisons(evidence: Evidence) -> list[Finding]:
 
 
 def _accuracy(evidence: Evidence, name: str, table: Mapping[str, Any]) -> Iterator[Finding]:
-    """Alarm where the model, or the worst category, is shown to be no better than chance would."""
+    """Alarm where the model is shown to be hardly better than chance would; to watch where it may
+    be, or where a category is not shown to be.
+
+    Single answers are called good by the sign of a reward whose zero no label fixes: only the wrong
+    side of chance is an alarm there.
+    """
     overall = Interval.parse(table.get("accuracy"))
     by_category = table.get("by_category")
     rows = by_category.items() if isinstance(by_category, Mapping) else []
@@ -112,20 +121,25 @@ def _accuracy(evidence: Evidence, name: str, table: Mapping[str, Any]) -> Iterat
     assert overall is not None
     worst = min(figures, key=lambda k: figures[k].value, default=None)
     weak = [k for k, i in figures.items() if i.high < 0.5 or (i.low <= 0.5 and i.n >= FEW)]
-    broken = overall.low <= 0.5
+    single = name == SINGLE
+    doubted = overall.low <= 0.5
+    broken = doubted and overall.high < (0.5 if single else DECENT)
+    several = len(figures) > 1
     ends = f"[{overall.low:.2f}, {overall.high:.2f}]"
     share = f"{overall.value:.0%} {ends}"
     text = RANKS.get(name, f"It is right in {{share}} of {name}").format(share=share)
-    if worst is not None:
+    if worst is not None and several:
         at = figures[worst]
         text += f"; least in {worst}, {at.value:.0%} [{at.low:.2f}, {at.high:.2f}]"
-    if weak:
+    if weak and several:
         text += f". Not shown to be better than chance: {', '.join(weak)}"
     yield evidence.finding(
         "reward_model_accuracy",
         "held_out_comparisons",
-        status="alarm" if broken else "unclear" if weak else "clear",
-        measure="share of held-out comparisons ranked as labelled",
+        status="alarm" if broken else "unclear" if doubted or weak else "clear",
+        measure="share of held-out answers on the side of their label"
+        if single
+        else "share of held-out comparisons ranked as labelled",
         figure=overall,
         limit=0.5,
         detectable=0.5 + (overall.high - overall.low) / 2 * 1.43 if overall.known else None,

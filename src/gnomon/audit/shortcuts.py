@@ -25,6 +25,7 @@ from gnomon.audit.invariance import (
     left,
     low_of,
     plain,
+    way,
 )
 from gnomon.audit.limits import LIMITS
 from gnomon.runs.audit import Finding
@@ -101,7 +102,7 @@ def _length(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iterato
     if both and moved is not None:
         text = (
             f"The reward pays {change.value:+.2g} for {words}, and the policy has come "
-            f"{moved.value:.0%} of the way there."
+            f"{way(moved)} there."
         )
     elif pays:
         text = (

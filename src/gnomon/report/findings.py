@@ -104,6 +104,8 @@ def _alarm(finding: Finding) -> str:
         parts.append(f"{_sentence(finding.measure)}: {measured(finding.figure)}{at}.")
     if finding.first_seen:
         parts.append(f"First seen at {finding.first_seen}.")
+    if finding.first:
+        parts.append(f"First: {finding.first}.")
     if finding.cures:
         parts.append(f"Try: {' or '.join(_cure(finding, cure) for cure in finding.cures)}")
     return " ".join(parts)

@@ -65,6 +65,7 @@ class Finding(Record):
         since: the step at which the alarm would first have been raised, or from which it is to be
             watched; None where it is not of a time.
         watched: of an alarm, the step from which it was something to watch, where that was earlier.
+        first: what to do before any override, where the fault is in the reward or in the labels.
         cures: overrides of the recipe that may help, as typed after ``gnomon run``; which of them
             are shown to help is in :mod:`gnomon.audit.shown`.
         needs: what would have to be there to look, where ``status`` is ``not_looked``.
@@ -84,6 +85,7 @@ class Finding(Record):
     curves: list[str] = Field(default_factory=list)
     since: float | None = None
     watched: float | None = None
+    first: str = ""
     cures: list[str] = Field(default_factory=list)
     needs: str = ""
 
