@@ -48,10 +48,10 @@ def _exam(run, model, value, judge=None, half=0.01):
     result.write(run / "evals" / model / "exam.json")
 
 
-def _found(run, detector):
+def _found(run, detector, stage="ppo"):
     audit = audit_run(run, write=False)
     assert not [p for p in audit.problems if "failed" in p]
-    return [f for f in audit.findings if f.detector == detector and f.stage == "ppo"]
+    return [f for f in audit.findings if f.detector == detector and f.stage == stage]
 
 
 @pytest.mark.parametrize(("after", "status"), [(0.40, "alarm"), (0.49, "clear"), (0.60, "clear")])
@@ -63,6 +63,16 @@ def test_a_suite_that_fell_is_an_alarm(run, after, status):
     assert found.figure.value == pytest.approx(0.5 - after)
     assert found.detectable is not None
     assert bool(found.cures) == (status == "alarm")
+
+
+def test_what_demonstrations_took_away_is_an_alarm_too(run):
+    assert _found(run, "eval_drop", "sft") == []  # nothing is lacking where nobody asked
+    _exam(run, "base", 0.5, half=0.003)
+    _exam(run, "sft", 0.4, half=0.003)
+    (found,) = _found(run, "eval_drop", "sft")
+    assert (found.name, found.status) == ("alignment_tax", "alarm")
+    assert found.cures == ["sft.train.average_with_reference=0.5"]
+    assert answer(read_run(run)).kind != "ship"
 
 
 def _asked(run, model, right, seed=0, of=None):

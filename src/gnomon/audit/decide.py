@@ -105,6 +105,20 @@ def of_policies(detector: Detector) -> Detector:
     return of_policy
 
 
+def of_learners(detector: Detector) -> Detector:
+    """The same for stages that optimise a policy and those that teach it by demonstrations, where
+    there is something to tell; it lacks nothing in the latter."""
+
+    @functools.wraps(detector)
+    def of_learner(evidence: Evidence) -> list[Finding]:
+        if evidence.is_policy:
+            return detector(evidence)
+        found = detector(evidence) if evidence.algorithm == "sft" else []
+        return [finding for finding in found if finding.status != "not_looked"]
+
+    return of_learner
+
+
 def not_looked(evidence: Evidence, name: str, detector: str, needs: str) -> list[Finding]:
     """The finding that could not be looked for."""
     return [evidence.finding(name, detector, status="not_looked", needs=needs)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gnomon.audit.cures import average, stay_near
-from gnomon.audit.decide import decided, not_looked, of_policies, status_of
+from gnomon.audit.decide import decided, not_looked, of_learners, of_policies, status_of
 from gnomon.audit.evidence import Evidence
 from gnomon.audit.kinds import wants_people
 from gnomon.audit.limits import LIMITS
@@ -24,7 +24,7 @@ from gnomon.stats.intervals import Interval
 TAX, HACKED = "alignment_tax", "reward_hacking"
 
 
-@of_policies
+@of_learners
 def eval_drop(evidence: Evidence) -> list[Finding]:
     """A capability that an eval saw before training and sees less of after."""
     drops = capability_drops(evidence.changes)
@@ -47,7 +47,7 @@ def eval_drop(evidence: Evidence) -> list[Finding]:
     ]
 
 
-@of_policies
+@of_learners
 def eval_category_drop(evidence: Evidence) -> list[Finding]:
     """A category that fell in a suite that did not as a whole; of one that did, :func:`eval_drop`
     says where."""
