@@ -73,6 +73,9 @@ def test_what_demonstrations_took_away_is_an_alarm_too(run):
     assert (found.name, found.status) == ("alignment_tax", "alarm")
     assert found.cures == ["sft.train.average_with_reference=0.5"]
     assert answer(read_run(run)).kind != "ship"
+    _exam(run, "ppo", 0.3, half=0.003)
+    (later,) = _found(run, "eval_drop")
+    assert later.first == "see to the alarms of stage sft, which this one starts from"
 
 
 def _asked(run, model, right, seed=0, of=None):

@@ -50,6 +50,23 @@ def test_a_category_counts_where_it_has_enough_prompts() -> None:
     assert chance["reward_model_accuracy"].status == "alarm"
 
 
+def test_what_may_be_decent_as_well_as_chance_is_to_watch() -> None:
+    few = said(accuracy=figure(0.6, 0.4, 0.8, 20))["reward_model_accuracy"]
+    assert few.is_to_watch
+
+
+def test_single_answers_are_an_alarm_on_the_wrong_side_only() -> None:
+    """Where a policy's implicit reward has its zero, no label of single answers says."""
+    by = {"(none)": figure(0.54, 0.46, 0.62, 43)}
+    level = said("held-out labels", accuracy=figure(0.54, 0.46, 0.62, 43), by_category=by)
+    found = level["reward_model_accuracy"]
+    assert found.is_to_watch
+    assert "(none)" not in found.text  # one category is none
+    assert "comparisons" not in found.measure
+    wrong = said("held-out labels", accuracy=figure(0.3, 0.2, 0.4))["reward_model_accuracy"]
+    assert wrong.status == "alarm"
+
+
 def lengths(longer: float, shorter: float, half: float) -> dict[str, Any]:
     ends = ((v, v - half, v + half) for v in (longer, shorter))
     names = ("accuracy_better_longer", "accuracy_better_shorter")

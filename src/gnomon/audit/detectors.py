@@ -17,7 +17,7 @@ from gnomon.errors import DataError, RunError
 from gnomon.files import first_line
 from gnomon.plugins import find, nearest
 from gnomon.runs.audit import AUDIT, Audit, Finding, Status
-from gnomon.runs.read import RunView, StageView, read_run
+from gnomon.runs.read import RunView, StageView, own_stage, read_run
 from gnomon.runs.records import now
 from gnomon.usercode import explain, is_interrupt
 
@@ -106,10 +106,15 @@ def audit_run(
     detectors = load_detectors() if detectors is None else detectors
     problems = list(run.problems)
     findings: list[Finding] = []
+    spoilt: set[str] = set()
     for stage in _chosen(run, stages):
         read, unread = evidence(run, stage)
         problems += unread
-        findings += _findings(read, detectors, problems)
+        found = list(_findings(read, detectors, problems))
+        start = own_stage(run, str(stage.info.start.get("from") or ""))
+        findings += [_after(start, f) for f in found] if start and start in spoilt else found
+        if any(finding.status == "alarm" for finding in found):
+            spoilt.add(stage.name)
     audit = Audit(
         made=now(),
         version=gnomon.__version__,
@@ -122,6 +127,14 @@ def audit_run(
         except RunError as error:
             audit.problems.append(f"{AUDIT} was not written: {first_line(error)}")
     return audit
+
+
+def _after(start: str, finding: Finding) -> Finding:
+    """A finding of a stage that starts from one with alarms: those come first."""
+    if finding.status != "alarm":
+        return finding
+    first = [f"see to the alarms of stage {start}, which this one starts from", finding.first]
+    return finding.model_copy(update={"first": "; then ".join(filter(None, first))})
 
 
 def _chosen(run: RunView, names: Sequence[str]) -> list[StageView]:

@@ -165,20 +165,22 @@ def _pairs(sample: Sample) -> list[Words]:
     return ngrams(["^", *said, "$"], 2)
 
 
-_ANY = {"^": "", "$": "", "#": r"\d+", "@": r"\w+"}
+_ANY = {"#": r"\d+", "@": r"\w+"}
 """What the marks of :func:`_pairs` stand for."""
 
 
 def _as_written(pair: Words, samples: Sequence[Sample]) -> str:
-    """A pair of words as the first of the answers that have it writes it, with a neighbour on each
-    side where it is no more than a mark; and whether it begins or ends them."""
-    words_of = [_ANY.get(word, re.escape(word)) for word in pair if word not in ("^", "$")]
-    core = r"\W{0,3}?".join(words_of)
-    if not all(word.isalnum() for word in pair if word not in _ANY):
-        core = rf"(?:\w+\W{{0,2}})?{core}(?:\W{{0,2}}\w+)?"
+    """A pair of words as the first of the answers that have it writes it, and whether it begins or
+    ends them; beside a mark stands the next word on the other side."""
+    own = [word for word in pair if word not in ("^", "$")]
+    core = r"\W{0,3}?".join(_ANY.get(word, re.escape(word)) for word in own)
+    marks = [not word.isalnum() and word not in _ANY for word in own]
+    core = rf"(?:\w+\W{{0,2}})?{core}" if marks[-1] else core
+    core = rf"{core}(?:\W{{0,2}}\w+)?" if marks[0] else core
     found = (re.search(core, sample.response, re.IGNORECASE) for sample in samples)
-    text = next((" ".join(m.group().split()) for m in found if m), " ".join(pair))
+    text = next((" ".join(m.group().split()) for m in found if m), " ".join(own))
     where = " at the beginning" if pair[0] == "^" else " at the end" if pair[-1] == "$" else ""
+    text = (text.lstrip(".,;:!? ") if marks[0] else text) or text
     return f"{text!r}{where}"
 
 

@@ -18,7 +18,7 @@ from gnomon.audit.kinds import OPINIONS, Entry, grader
 from gnomon.audit.readings import WIN_RATE, latest, same_exam, suite_changes
 from gnomon.audit.truths import reward_entries
 from gnomon.recipe.card import CardSpec
-from gnomon.report.candidate import before, held_back, own_stage
+from gnomon.report.candidate import before, held_back
 from gnomon.report.changes import is_over_start
 from gnomon.report.compute import energy
 from gnomon.report.facts import Facts, facts_of, lineage
@@ -26,7 +26,7 @@ from gnomon.report.format import better_sign
 from gnomon.report.kinds import policies
 from gnomon.runs.audit import GateResult
 from gnomon.runs.comparison import LENGTH, Comparison
-from gnomon.runs.read import RunView, StageView
+from gnomon.runs.read import RunView, StageView, own_stage
 from gnomon.stats.intervals import Interval
 from gnomon.stats.prompts import common_bounds, gain_over_prompts
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
-
 from gnomon.audit.kinds import average_start, averaged
 from gnomon.report.kinds import policies, stage_specs
-from gnomon.runs.read import RunView
+from gnomon.runs.read import RunView, own_stage
 
 BASE = "base"
 
@@ -58,19 +56,6 @@ def before(run: RunView, model: str) -> str:
         if stage.name == model:
             return own_stage(run, str(stage.info.start.get("from") or "")) or BASE
     return BASE
-
-
-def own_stage(run: RunView, source: str) -> str | None:
-    """The stage of this run whose model folder ``source`` is; None for another model, be it of a
-    stage of the same name in another run."""
-    place = PurePath(source)
-    stage, stages = place.parent, place.parent.parent
-    if place.name != "model" or stages.name != "stages":
-        return None
-    if stages.parent.name not in ("", run.name, run.manifest.name):  # it may have been moved
-        return None
-    name = stage.name.partition("-")[2]
-    return name if name in {view.name for view in run.stages} else None
 
 
 def gate_places(run: RunView, model: str) -> set[str]:

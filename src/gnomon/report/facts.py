@@ -19,10 +19,10 @@ from gnomon.errors import DataError
 from gnomon.files import first_line, read_object
 from gnomon.plugins import did_you_mean
 from gnomon.recipe.card import CardSpec, SourceCard
-from gnomon.report.candidate import candidate, gate_places, held_back, own_stage
+from gnomon.report.candidate import candidate, gate_places, held_back
 from gnomon.runs.audit import Audit, Finding, GateResult, Gates
 from gnomon.runs.evals import Calibration, EvalResult
-from gnomon.runs.read import RunView, StageView, read_run
+from gnomon.runs.read import RunView, StageView, own_stage, read_run
 
 _NUMBERED = re.compile(r" \(\d+\)$")
 MADE = "stage:"

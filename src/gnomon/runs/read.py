@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -244,3 +244,16 @@ def _short(path: Path) -> str:
     """The path from ``stages/`` on, or the file's name, for messages."""
     parts = path.parts
     return "/".join(parts[parts.index("stages") :]) if "stages" in parts else path.name
+
+
+def own_stage(run: RunView, source: str) -> str | None:
+    """The stage of this run whose model folder ``source`` is; None for another model, be it of a
+    stage of the same name in another run."""
+    place = PurePath(source)
+    stage, stages = place.parent, place.parent.parent
+    if place.name != "model" or stages.name != "stages":
+        return None
+    if stages.parent.name not in ("", run.name, run.manifest.name):  # it may have been moved
+        return None
+    name = stage.name.partition("-")[2]
+    return name if name in {view.name for view in run.stages} else None
