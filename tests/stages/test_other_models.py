@@ -113,6 +113,23 @@ def test_policies_with_different_tokenizers_are_not_compared(
     assert "another tokenizer than the recipe's model" in said
 
 
+def test_policies_with_other_turns_are_compared_in_those_that_the_recipe_names(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    other = tw.save_tiny(tmp_path / "other")
+    tokenizer = tw.tokenizer()
+    assert isinstance(tokenizer.chat_template, str)
+    tokenizer.chat_template = tokenizer.chat_template.replace("user", "user ")
+    tokenizer.chat_template += "{# another #}"
+    tokenizer.save_pretrained(other)
+    first = {**tw.sft_stage(), "from": str(other)}
+    compare = {"prompts": HELD_OUT, "rewards": ["gold"], "rollout": {"max_new_tokens": 6}}
+    made = tw.make_recipe(tiny_folder, tmp_path, [first], compare=compare)
+    assert "another chat template than the recipe's model" in problem(made, tmp_path)
+    named = tw.make_recipe(tiny_folder, tmp_path, [first], compare=compare, template="chatml")
+    check_recipe(named, RunFolder(named), tmp_path)
+
+
 def test_a_stage_that_starts_from_another_model_is_planned_as_that(
     tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -215,6 +215,8 @@ class Evidence:
     def _at_fault(self) -> str:
         """What a policy that was hacked asks to be mended, before it is held back by any setting;
         empty of a reward model, which holding the policy back does help."""
+        if not self.trained and self.rollouts:  # of another trainer, whose reward is not known
+            return ""
         if not self.trained:
             return (
                 "look at the labels: what do the chosen answers have that the rejected ones lack, "

@@ -407,7 +407,10 @@ class Recipe(Spec):
         0, ge=0, le=1_000_000_000, description="fixes initial weights, order, sampling and noise"
     )
     output: str = Field("runs", description="folder that holds the run's folder")
-    template: str | None = Field(None, description="chat template by name, when the model has none")
+    template: str | None = Field(
+        None,
+        description="chat template in place of the model's own: a name, a .jinja file, or Jinja itself",
+    )
     max_length: int | None = Field(
         None,
         ge=8,

@@ -13,7 +13,7 @@ speaks for it:
 - gates on an eval or a held-out judge were set, and all the recipe's gates opened, or
 - an eval, a held-out judge or a win rate improved beyond its interval,
 
-(a judge's word counts where it is a program, or people vouch for it: a calibration),
+(a judge's word counts where people vouch for it: a calibration),
 
 no reward model likes it less beyond its interval, and the audit looked at the policy (for reward
 hacking, where its own stage or one that it descends from optimised a reward) and raised no alarm. A

@@ -68,10 +68,11 @@ def _adds_nothing(stage: Stage, need: RoleNeed) -> bool:
 def check_compared_tokens(
     recipe: Recipe, policies: Sequence[StageSpec], tokenizer: Any, base: Path
 ) -> None:
-    """Check that the policies read the tokens that the comparison gives to all of them.
+    """Check that the policies read the tokens that the comparison gives to all of them, in turns
+    that they know.
 
     Raises:
-        ConfigError: one has another tokenizer.
+        ConfigError: one has another tokenizer, or another chat template.
     """
     for stage in policies:
         origin = origin_of(recipe, stage, base)
@@ -82,4 +83,11 @@ def check_compared_tokens(
                 f"recipe's model, {recipe.model!r}: the comparison gives all the same tokens and "
                 "measures their KL. Take one model for all, or leave compare out and compare "
                 "what they write: an eval stage, or gnomon eval RUN --suite win_rate"
+            )
+        templates = [getattr(t, "chat_template", None) for t in (own, tokenizer)]
+        if recipe.template is None and all(templates) and templates[0] != templates[1]:
+            raise ConfigError(
+                f"stage {stage.name!r} comes from {origin!r}, which has another chat template than "
+                f"the recipe's model, {recipe.model!r}: the comparison asks all in the same turns. "
+                "Say which (template: ...), or leave compare out"
             )
