@@ -409,7 +409,8 @@ class Recipe(Spec):
     output: str = Field("runs", description="folder that holds the run's folder")
     template: str | None = Field(
         None,
-        description="chat template in place of the model's own: a name, a .jinja file, or Jinja itself",
+        description="chat template in place of the model's own: a name, a .jinja file, or Jinja "
+        "itself",
     )
     max_length: int | None = Field(
         None,
