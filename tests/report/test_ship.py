@@ -283,7 +283,9 @@ def test_a_reward_model_that_nobody_vouches_for_ships_nothing(run):
         assert any("likes it better, which ships nothing" in need.text for need in found.needs)
         assert answer(_vouched(liked, 49)).kind == "not shown"
         assert answer(_vouched(liked, 50)).kind == "ship"
-    assert "; no people vouch for it." in _said(_doubtful(_compared(clear, rm=UP)))[1]
+    said = _said(_doubtful(_compared(clear, rm=UP)))[1]
+    assert "; no people vouch for it." in said
+    assert f"gnomon calibrate LABELS --judge reward_model=rm --name rm --output {run.path}" in said
 
 
 def test_what_is_to_be_watched_is_said_where_an_eval_ships(run):

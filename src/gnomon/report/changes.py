@@ -32,6 +32,7 @@ class Change:
         gap: after less before, positive where that is better.
         vouched: whether it can be believed by itself; False of a reward model that no people's
             labels vouch for.
+        column: the comparison's, where it is one.
     """
 
     what: str
@@ -40,6 +41,7 @@ class Change:
     before: str
     link: str
     vouched: bool = True
+    column: str = ""
 
     @property
     def sentence(self) -> str:
@@ -164,6 +166,7 @@ def _columns(run: RunView, model: str) -> Iterator[Change]:
             view.reference,
             "results",
             vouched(run, column),
+            column,
         )
 
 

@@ -38,6 +38,7 @@ from typing import Literal
 
 from gnomon.audit.kinds import stands_apart
 from gnomon.audit.readings import CAPABILITY_DROP, eval_readings
+from gnomon.audit.truths import label, reward_entries
 from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.candidate import candidate, gate_places, replaced, subject
 from gnomon.report.changes import Change, changes, counts, vouched
@@ -118,7 +119,8 @@ def answer(run: RunView) -> Answer:
     looked = _looked(run, alone="shown" not in says)
     if not unfinished and not unasked(run) and looked and "shown" in says and not doubts:
         return _answer("ship", model, [*opened, *better, *looked])
-    missing = _missing(run, model, says, bool(looked), bool(doubts))
+    weak = [change.column for change in seen if not change.vouched]
+    missing = _missing(run, model, says, bool(looked), bool(doubts), weak)
     reasons = [*unfinished, *doubts, *better, *opened, *looked] or list(_no_evidence(run, model))
     return _answer("not shown", model, reasons, missing if not unfinished else [])
 
@@ -277,7 +279,12 @@ def _watched(run: RunView) -> list[str]:
 
 
 def _missing(
-    run: RunView, model: str, says: Collection[Weight], looked: bool, doubted: bool
+    run: RunView,
+    model: str,
+    says: Collection[Weight],
+    looked: bool,
+    doubted: bool,
+    weak: Sequence[str],
 ) -> list[Need]:
     liked, shown = "liked" in says, "shown" in says
     path = shlex.quote(str(run.path))
@@ -311,7 +318,7 @@ def _missing(
                 f"A reward model that no people vouch for {about}: who is right takes an eval, "
                 f"{ENOUGH_LABELS} people's labels on that reward model (gnomon calibrate), or "
                 "people who look at the best-rewarded answers.",
-                f"gnomon label spotcheck {path}",
+                "    # or ".join([*_calibrating(run, weak), f"gnomon label spotcheck {path}"]),
             )
         )
     if not run.gates:
@@ -333,6 +340,21 @@ def _no_evidence(run: RunView, model: str) -> Iterator[Reason]:
             gap = view.difference(place, model, view.reference)
             moved = f"{measured(figure)}, {'+' if gap.value >= 0 else ''}{measured(gap)} over "
             yield Reason(f"{column} is {moved}{view.reference}: {_NO_EVIDENCE[kind]}.", "results")
+
+
+def _calibrating(run: RunView, columns: Sequence[str]) -> Iterator[str]:
+    """What to type to have people vouch for the first of the comparison's reward models."""
+    compare = run.recipe.get("compare")
+    asked = reward_entries(compare.get("rewards") or []) if isinstance(compare, dict) else []
+    folders = {stage.name: str(stage.folder / "model") for stage in run.stages}
+    for entry in asked:
+        name = label(entry)
+        if name in {column.replace(" ", "_") for column in columns} and entry.get("model"):
+            model = folders.get(str(entry["model"]), str(entry["model"]))
+            judge = shlex.quote(f"reward_model={model}")
+            whom = f"--name {shlex.quote(name)} --output {shlex.quote(str(run.path))}"
+            yield f"gnomon calibrate LABELS --judge {judge} {whom}"
+            return
 
 
 _NO_EVIDENCE = {
