@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_policies_with_other_turns_are_compared_in_those_that_the_recipe_names(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
     other = tw.save_tiny(tmp_path / "other")
-    tokenizer = tw.tokenizer()
+    tokenizer = copy.deepcopy(tw.tokenizer())  # that one is shared
     assert isinstance(tokenizer.chat_template, str)
     tokenizer.chat_template = tokenizer.chat_template.replace("user", "user ")
     tokenizer.chat_template += "{# another #}"
