@@ -57,6 +57,14 @@ def test_where_training_gained_nothing_others_need_not(tmp_path: Path) -> None:
     assert not one(make(tmp_path / "run", rows), "held_out_prompts").text
 
 
+def test_evaluations_that_begin_late_are_no_measure(tmp_path: Path) -> None:
+    """Training's gain counts from its first answers; what others gained by then nobody knows."""
+    late = [row | {"step": row["step"] or 20} for row in evaluated(0.6, 0.6)]
+    finding = one(make(tmp_path / "run", [*rollouts(STEPS, learned), *late]), "held_out_prompts")
+    assert finding.status == "not_looked"
+    assert "at the beginning" in finding.needs
+
+
 def test_a_few_prompts_again_and_again_are_to_watch(tmp_path: Path) -> None:
     steps = tuple(range(1, 31))
 

@@ -35,6 +35,9 @@ def held_out_prompts(evidence: Evidence) -> list[Finding]:
     if len(asked) < 2:
         return _seen_often(evidence, gained.gain)
     first, last = min(asked), max(asked)
+    if first > evidence.first[-1].step:
+        needs = "an evaluation on held-out prompts at the beginning, as of training"
+        return not_looked(evidence, NAME, DETECTOR, needs)
     held_out = _gain(asked[first], asked[last])
     levels = {step: over_prompts(_by_prompt(asked[step]), None).value for step in asked}
     best = max(levels, key=lambda step: levels[step])

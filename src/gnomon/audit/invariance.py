@@ -10,7 +10,6 @@ Figures come from probes.json (:mod:`gnomon.evals.invariance`).
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -133,10 +132,7 @@ def _hacking(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iterat
         yield _suspect(evidence, suspects[0]) if suspects else _none(evidence, reward, gain)
         return
     first = found[0]
-    said = set(re.findall(r"Nor does the reward mind [^.]*\.", first.text))
     more = "".join(f" {case.text}" for case in found[1:3])
-    for once in said:
-        more = more.replace(f" {once}", "")
     near = stays_near(evidence)
     yield evidence.finding(
         NAME,
@@ -231,21 +227,22 @@ def _blind(evidence: Evidence, reward: RewardProbes, gain: Interval) -> Iterator
     lost = early is not None and early.moved is not None and early.moved.low > MOVED
     form = all(map(reads_form, evidence.trained))
     shrugs = [words for edit, words in RUINS.items() if _kept_gain(reward, edit, gain) >= SHRUGS]
+    also = f" Nor does the reward mind {' or '.join(shrugs[:2])}." if shrugs else ""
     for edit, words in BLIND_EDITS.items():
         effect = reward.effect(edit, LATE)
         if effect is None or effect.change is None:
             continue
         kept = left(effect.change, gain)
-        also = f" Nor does the reward mind {' or '.join(shrugs[:2])}." if shrugs else ""
+        suspect = kept.low >= BLIND and (lost or not form)
         text = (
             f"{words} have {min(kept.value, 1.0):.0%} of the reward's gain too (answers gained "
             f"{gain.value:.2g}, these {gain.value + effect.change.value:.2g}): what rose does not "
-            f"depend on the prompt.{also}"
+            f"depend on the prompt.{also if suspect else ''}"
         )
+        also = "" if suspect else also  # once
         measure = f"share of the reward's gain that is left with {words[0].lower()}{words[1:]}"
-        blind = kept.low >= BLIND
-        found = blind and bool(shrugs) and (lost or not form)
-        yield _Case(found, measure, kept, BLIND, text, effect, suspect=blind and (lost or not form))
+        found = suspect and bool(shrugs)
+        yield _Case(found, measure, kept, BLIND, text, effect, suspect=suspect)
 
 
 def _kept_gain(reward: RewardProbes, edit: str, gain: Interval) -> float:

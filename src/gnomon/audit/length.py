@@ -96,8 +96,8 @@ def truncated(evidence: Evidence) -> list[Finding]:
     since = first_alarm(evidence, measure, lambda c: c.after.low > limit, bounds=SHARE)
     rollout = evidence.spec.get("rollout")
     tokens = rollout.get("max_new_tokens") if isinstance(rollout, dict) else None
-    growth = change_of(evidence, each(lambda s: math.log(max(1, s.length)))).gain
-    grew = growth.low > LIMITS["length_bias"].value  # more room would be for more of that
+    growth = change_of(evidence, each(_log_length)).gain
+    grew = growth.low > LIMITS[DETECTOR].value  # more room would be for more of that
     more = [override(evidence, "rollout.max_new_tokens", 2 * tokens)] if tokens else []
     return [
         decided(
