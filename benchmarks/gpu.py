@@ -383,8 +383,14 @@ def decode(args: argparse.Namespace) -> None:
                 )  # fmt: skip
 
         sides: dict[str, Callable[[], Any]] = {"transformers": generate}
-        for name, graphs in (("gnomon", True), ("no-graphs", False)):
-            cache = CacheOptions(cuda_graphs=graphs)
+        caches = {
+            "gnomon": CacheOptions(),
+            "pages": CacheOptions(
+                page=64
+            ),  # which each layer copies, where rows are not read whole
+            "no-graphs": CacheOptions(cuda_graphs=False),
+        }
+        for name, cache in caches.items():
             engine = TorchEngine(made, words, max_rows=count, eos_token_ids=(), cache=cache)
             sides[name] = partial(engine.generate, asked, SamplingParams(max_new_tokens=new))
         base = 0.0
@@ -415,7 +421,7 @@ def main(given: list[str] | None = None) -> None:
         action="store_true",
         help="gradients of attention and step in a fixed order, as a recipe's deterministic: true",
     )
-    kinds = ("transformers", "gnomon", "no-graphs")
+    kinds = ("transformers", "gnomon", "pages", "no-graphs")
     parser.add_argument("--sides", nargs="+", choices=kinds, default=kinds, help="of decode")
     parser.add_argument("--no-flex", action="store_true", help="which takes minutes to compile")
     parser.add_argument("--profile", action="store_true", help="and the kernels that took longest")

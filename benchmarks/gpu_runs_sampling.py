@@ -72,8 +72,10 @@ def _sampling(dtype: str) -> Item:
         new = bench.size(160, 40)
         params = SamplingParams(max_new_tokens=new)
         ways: dict[str, dict[str, Any]] = {
-            "pages": {"paged": True, "cuda_graphs": False},
-            "graphs": {"paged": True},
+            "pages": {"paged": True, "cuda_graphs": False, "page": 64},
+            "graphs": {"paged": True, "page": 64},
+            "whole rows": {"paged": True},
+            "without graphs": {"paged": True, "cuda_graphs": False},
             "few pages": {"paged": True, "page": 16},
             "rows": {"paged": False},
         }
@@ -97,8 +99,7 @@ def _sampling(dtype: str) -> Item:
             for w in warned:
                 print(f"  {way}: {w.message}", file=bench.log)
             tokens = sum(len(c.ids) for row in found for c in row)
-            attention = "in place" if engine._in_place else "copied"
-            attention = "" if way == "rows" else f" {attention}"
+            attention = "" if way == "rows" else f" {engine.reading}"
             more = f" preempted {engine.preempted}" if way == "few pages" else ""
             more += " NOT CAPTURED" * any("captured" in str(w.message) for w in warned)
             agrees = "" if first is None else f", {_agree(first, found)}"

@@ -16,7 +16,7 @@ from torch.nn.attention.varlen import varlen_attn
 from fake_cuda import fake_cuda
 from gnomon.errors import ConfigError, DataError, EngineError
 from gnomon.models.packed import attention_implementation
-from gnomon.rollout import Request, SamplingParams, TorchEngine, paged
+from gnomon.rollout import Request, SamplingParams, TorchEngine, paged, torch_engine
 from gnomon.rollout.decoding import Decoder, RowState, device_uniforms
 from gnomon.rollout.paged import IMPLEMENTATION, Prompt, prefill
 from gnomon.rollout.paged_batch import PagedBatch
@@ -185,7 +185,7 @@ def test_a_step_reads_nothing_and_keeps_its_shapes(family, draws, tokenizer):
 
 
 def _decoder(model, params: SamplingParams) -> Decoder:
-    more = {"steps": 4, "width": 3, "most": 3, "kernel": False, "graphs": False}
+    more = {"steps": 4, "width": 3, "most": 3, "reading": "copied", "graphs": False}
     return Decoder(model, PagePool(4, 9), params, frozenset({7}), **more)
 
 
@@ -288,23 +288,91 @@ def test_all_prompts_by_one_kernel_are_what_each_by_its_own_is(family, tokenizer
             monkeypatch.setattr(paged, "_in_one_call", lambda *asked, one=one_call: one)
             pool = PagePool(4, 20)
             held = [[pool.take() for _ in range(5)] for _ in range(3)]
-            prefill(model, pool, [Prompt(PROMPTS[1][:6], 0, held[0])], False)
+            prefill(model, pool, [Prompt(PROMPTS[1][:6], 0, held[0])], "copied")
             texts = [
                 Prompt(PROMPTS[1][6:], 6, held[0]),
                 Prompt(PROMPTS[3], 0, held[1][:2]),
                 Prompt(PROMPTS[0], 0, held[2][:1]),
             ]
-            scores = prefill(model, pool, texts, False)
+            scores = prefill(model, pool, texts, "copied")
             found.append((scores, [torch.cat(stores) for stores in pool.layers.values()]))
     torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "qwen3"])
+def test_rows_read_where_they_lie_give_what_rows_give(family, tokenizer, monkeypatch):
+    """Each row in one page, more samples than rows, prompts that begin alike, windows."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", _rows_of_many_lengths)
+    monkeypatch.setattr(paged, "_in_one_call", lambda *asked: False)
+    model = family_model(family, len(tokenizer))
+    eos = frozenset(range(0, len(tokenizer), 9))
+    collector = Collector(ASKED, SAMPLED, tokenizer, eos, None)
+    pool = PagePool(64, 5, whole=True)
+    with torch.no_grad(), attention_implementation(model, IMPLEMENTATION):
+        batch = PagedBatch(model, collector, pool, 4, reading="whole")
+        batch.run()
+    by_row = TorchEngine(model, tokenizer, max_rows=4, eos_token_ids=sorted(eos))
+    assert_same(collector.completions(), by_row.generate(ASKED, SAMPLED))
+    assert (batch.preempted, pool.held) == (0, 0)
+    assert batch.prefilled < by_row.prefilled
+
+
+def test_whole_rows_are_taken_where_they_are_read_and_fit(llama, tokenizer, monkeypatch):
+    """Else pages, also while turns are kept, whose beginnings later ones share."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", _rows_of_many_lengths)
+    monkeypatch.setattr(paged, "_in_one_call", lambda *asked: False)
+    ways = {"table": "it has none", "whole": None}
+    monkeypatch.setattr(torch_engine, "reads_in_place", lambda model, size: ways)
+    free = TorchEngine(llama, tokenizer, max_rows=4).generate(ASKED, SAMPLED)
+    five = 6 * 64 * TOKEN / 2**30  # with the one that a finished row leaves, and nobody's
+    for gib, page, reading in (
+        (five, None, "whole"),
+        (0.99 * five, None, "copied"),
+        (1, 4, "copied"),
+    ):
+        cache = CacheOptions(gib=gib, page=page)
+        engine = TorchEngine(llama, tokenizer, max_rows=4, cache=cache)
+        assert_same(engine.generate(ASKED, SAMPLED), free)
+        assert engine.reading == reading
+    engine = TorchEngine(llama, tokenizer, max_rows=4, cache=CacheOptions(gib=1))
+    with engine.keeping():
+        engine.generate(ASKED, SAMPLED)
+    assert engine.reading == "copied"
+    ways["whole"] = "they fail"
+    engine = TorchEngine(llama, tokenizer, max_rows=4, cache=CacheOptions(gib=1))
+    engine.generate(ASKED, SAMPLED)
+    assert engine.reading == "copied"
+
+
+def test_kernels_that_read_rows_are_tried_first(llama, tokenizer, monkeypatch):
+    def off_by_one(query, key, value, cu_seq_q, cu_seq_k, *lengths, **more):
+        return _rows_of_many_lengths(query, key, value, cu_seq_q, cu_seq_k + 1, *lengths, **more)
+
+    def refusing(*given, **more):
+        raise RuntimeError("no half precision\nin detail")
+
+    llama.eval()
+    with torch.no_grad():
+        for kernel, said in (
+            (_rows_of_many_lengths, "None"),
+            (off_by_one, "its scores differ by"),
+            (refusing, "no half precision"),
+        ):
+            monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+            assert str(paged._misread(llama, 64, "whole")).startswith(said)
+        gemma = family_model("gemma2", len(tokenizer))
+        assert paged._misread(gemma, 64, "whole") == "its scores have a softcap"
+
+
 def _rows_of_many_lengths(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **more):
-    """What varlen_attn documents: each row by itself, causal at the bottom right."""
+    """What varlen_attn documents: each row by itself, causal at the bottom right or not at all."""
     outs = []
+    left, right = more["window_size"]
     for (a, b), (c, d) in zip(
         pairwise(cu_seq_q.tolist()), pairwise(cu_seq_k.tolist()), strict=True
     ):
+        if a == b:
+            continue
         assert b - a <= max_q
         assert d - c <= max_k
         q, k, v = (
@@ -314,8 +382,7 @@ def _rows_of_many_lengths(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *
             )
         )
         gap = torch.arange(d - c)[d - c - (b - a) :, None] - torch.arange(d - c)
-        left, _ = more["window_size"]
-        seen = (gap >= 0) & ((gap <= left) | (left < 0))
+        seen = ((gap >= 0) | (right < 0)) & ((gap <= left) | (left < 0))
         outs.append(
             F.scaled_dot_product_attention(
                 q, k, v, attn_mask=seen, scale=more["scale"], enable_gqa=True
@@ -359,14 +426,14 @@ def test_a_kernel_that_reads_pages_gives_what_copies_give(family, tokenizer, mon
     model = family_model(family, len(tokenizer)).bfloat16()
     with torch.no_grad(), attention_implementation(model, IMPLEMENTATION):
         found = []
-        for kernel in (True, False):
+        for reading in ("table", "copied"):
             pool = PagePool(4, 20)
             held = [[pool.take() for _ in range(5)] for _ in range(2)]
-            prefill(model, pool, [Prompt(PROMPTS[1][:6], 0, held[0])], kernel)
+            prefill(model, pool, [Prompt(PROMPTS[1][:6], 0, held[0])], reading)
             texts = [Prompt(PROMPTS[1][6:], 6, held[0]), Prompt(PROMPTS[3], 0, held[1])]
-            scores = prefill(model, pool, texts, kernel)
+            scores = prefill(model, pool, texts, reading)
             decoder = _decoder(model, SamplingParams(max_new_tokens=9, temperature=0))
-            decoder._pool, decoder._kernel, decoder._width = pool, kernel, 5
+            decoder._pool, decoder._reading, decoder._width = pool, reading, 5
             rows = [RowState(9, 11, 0, 1, held[0]), RowState(4, 6, 0, 1, held[1])]
             found.append((scores, decoder.run(rows, 1)[:, 0, 1]))
     torch.testing.assert_close(found[0][0], found[1][0], atol=0.3, rtol=0.1)

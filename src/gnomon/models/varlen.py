@@ -94,7 +94,7 @@ class VarlenPlan:
         window: int | None = None,
     ) -> Tensor:
         """As :meth:`AttentionPlan.attend`: [Hq, N, d], [Hk, N, d] and [Hk, N, d] to [N, Hq, d]."""
-        return causal_varlen(
+        return varlen(
             query.transpose(0, 1).contiguous(),
             self.keys.spread(key.transpose(0, 1)),
             self.keys.spread(value.transpose(0, 1)),
@@ -117,7 +117,7 @@ def kernel_arguments() -> frozenset[str]:
     return frozenset(inspect.signature(varlen_attn).parameters)
 
 
-def causal_varlen(
+def varlen(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -128,9 +128,10 @@ def causal_varlen(
     *,
     scale: float | None,
     window: int | None,
+    causal: bool = True,
     **pages: Tensor,
 ) -> Tensor:
-    """``varlen_attn`` causal from the bottom right: [N, Hq, d] of queries [N, Hq, d].
+    """``varlen_attn``, causal from the bottom right or not at all: queries and result [N, Hq, d].
 
     Args:
         window: a key this many positions back or more is hidden.
@@ -141,6 +142,7 @@ def causal_varlen(
     more: dict[str, Any] = {**pages}
     if "enable_gqa" in kernel_arguments():  # torch 2.11 lets head counts differ without a word
         more["enable_gqa"] = query.shape[-2] != key.shape[-2]
+    left = -1 if window is None else window - 1  # the kernels count those to the left
     out = varlen_attn(
         query,
         key,
@@ -150,7 +152,7 @@ def causal_varlen(
         max_q,
         max_k,
         scale=scale,
-        window_size=(-1 if window is None else window - 1, 0),  # the kernels count those left
+        window_size=(left, 0 if causal else -1),
         **more,
     )
     assert isinstance(out, Tensor)

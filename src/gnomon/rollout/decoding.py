@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gnomon.rollout.paged import PagedPass, paged_scores
+from gnomon.rollout.paged import PagedPass, Reading, paged_scores
 from gnomon.rollout.pages import PagePool
 from gnomon.rollout.protocol import SamplingParams
 from gnomon.rollout.sampling import draw
@@ -85,7 +85,7 @@ class Decoder:
         eos: tokens that end a row.
         steps: most steps between two looks.
         width: most pages of a row.
-        kernel: read the pages in place.
+        reading: how a step reads the pages.
         graphs: capture a step as a CUDA graph and replay it. A batch is then filled up to a power
             of two, or ``most`` rows, so that few graphs do.
     """
@@ -100,14 +100,14 @@ class Decoder:
         steps: int,
         width: int,
         most: int,
-        kernel: bool,
+        reading: Reading,
         graphs: bool,
     ) -> None:
         self._model = model
         self._pool = pool
         self._params = params
         self._steps, self._width, self._most = steps, width, most
-        self._kernel, self._replays = kernel, graphs
+        self._reading, self._replays = reading, graphs
         self._device = model.get_input_embeddings().weight.device
         self._eos = torch.tensor(sorted(eos), dtype=torch.int64, device=self._device)
         self._slots: dict[int, _Slots] = {}
@@ -153,7 +153,7 @@ class Decoder:
             used=(cached + 1).int(),
             starts=slots.starts,
             slots=page * size + cached % size,
-            kernel=self._kernel,
+            reading=self._reading,
         )
         scores = paged_scores(self._model, token, cached, paged)
         u = device_uniforms(key, drawn)

@@ -1,16 +1,16 @@
 """Attention of an ordinary transformers model over a KV cache in pages.
 
 A pass feeds N tokens of R rows, packed side by side: one token of each row (decoding), or what is
-new of R prompts. Where flash attention takes a table of pages it reads them in place; elsewhere
-each layer copies the pages of its rows side by side first.
+new of R prompts. Where flash attention takes a table of pages it reads them in place. Elsewhere a
+page that holds a whole row is read where it lies by the kernels for rows of many lengths, and of
+smaller pages each layer copies those of its rows side by side first.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from gnomon.data.batch import to_device
 from gnomon.models.packed import attention_implementation
 from gnomon.models.precision import as_multiplied
-from gnomon.models.varlen import causal_varlen, distrusted, kernel_arguments
+from gnomon.models.varlen import distrusted, kernel_arguments, varlen
 from gnomon.rollout.packed import PROBE, attend, causal, gap_to_own_forward
 from gnomon.rollout.pages import PagePool
 
 IMPLEMENTATION = "gnomon_paged"
+Reading = Literal["copied", "whole", "table"]
+"""How a decoding step reads pages: copied side by side; where they lie, one page a row; or where
+they lie by a table of them, which prompts are read by too."""
 
 
 @dataclass
@@ -38,7 +41,7 @@ class PagedPass:
         starts: [R + 1] int32 places of the rows among the N new tokens.
         slots: [N] flat place (page, position) of each new token in a store.
         spans: for each prompt, (new tokens, positions); None when each row feeds one token.
-        kernel: read the pages in place.
+        reading: how the pages are read.
     """
 
     pool: PagePool
@@ -47,8 +50,9 @@ class PagedPass:
     starts: Tensor
     slots: Tensor
     spans: Sequence[tuple[int, int]] | None = None
-    kernel: bool = False
+    reading: Reading = "copied"
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
+    _bounds: dict[tuple[int | None, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     _keys: tuple[Tensor, Tensor, int] | None = None
 
     @property
@@ -67,6 +71,22 @@ class PagedPass:
             mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
             self._masks[window] = mask.masked_fill_(~seen, float("-inf"))[:, None, None]
         return self._masks[window]
+
+    def bounds(self, window: int | None, queries: int) -> tuple[Tensor, Tensor]:
+        """Of rows that have one page each and ``queries`` queries: [2 R] int32 where the queries of
+        a row begin and end, and its keys.
+
+        What lies between two rows counts as a row without queries, for which kernels do nothing.
+        """
+        if (window, queries) not in self._bounds:
+            begin = self.table[:, 0] * self.pool.size
+            end = begin + self.used
+            if window is not None:
+                begin = torch.maximum(begin, end - window)
+            rows = torch.arange(2 * len(end), dtype=torch.int32, device=end.device)
+            keys = torch.stack([begin, end], dim=1).flatten()
+            self._bounds[window, queries] = (rows + 1) // 2 * queries, keys
+        return self._bounds[window, queries]
 
     def keys(self) -> tuple[Tensor, Tensor, int]:
         """Of the prompts: flat places of all their positions, one prompt after the other, [R + 1]
@@ -111,8 +131,10 @@ def paged_attention(
     for store, new in zip(stores, (key, value), strict=True):
         store.flatten(0, 1).index_copy_(0, paged.slots, new[0].transpose(0, 1))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if paged.kernel and not softcap and query.dtype in (torch.bfloat16, torch.float16):
+    if paged.reading == "table" and not softcap and query.dtype in (torch.bfloat16, torch.float16):
         out = _in_place(paged, query[0].transpose(0, 1), stores, scale, sliding_window)
+    elif paged.spans is None and paged.reading == "whole":
+        out = _whole(paged, query[0].transpose(0, 1), stores, scale, sliding_window, softcap)
     elif paged.spans is None:
         out = _decode(paged, query[0].transpose(0, 1), stores, scale, sliding_window, softcap)
     else:
@@ -131,7 +153,7 @@ def _in_place(
     window: int | None,
 ) -> Tensor:
     """Causal attention of ``query`` [N, H, D] by one kernel over the pages: [N, H, D_v]."""
-    return causal_varlen(
+    return varlen(
         query.contiguous(),
         *stores,
         paged.starts,
@@ -143,6 +165,34 @@ def _in_place(
         seqused_k=paged.used,
         block_table=paged.table,
     )
+
+
+def _whole(
+    paged: PagedPass,
+    query: Tensor,
+    stores: tuple[Tensor, Tensor],
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """One query per row over its one page, where that lies: ``query`` [R, H, D] to [R, H, D_v].
+
+    The H / H_kv queries that share a head of keys are so many queries of one head.
+
+    Raises:
+        ValueError: there is a softcap, which no kernel knows.
+    """
+    if softcap:
+        raise ValueError("its scores have a softcap")
+    keys, values = (store.flatten(0, 1) for store in stores)
+    rows, heads, shared = len(query), keys.shape[1], query.shape[1] // keys.shape[1]
+    starts_q, starts_k = paged.bounds(window, shared)
+    out = varlen(
+        query.reshape(rows, heads, shared, -1).transpose(1, 2).flatten(0, 1).contiguous(),
+        keys, values, starts_q, starts_k, shared, paged.pool.size,
+        scale=scale, window=None, causal=False,
+    )  # fmt: skip
+    return out.view(rows, shared, heads, -1).transpose(1, 2).reshape(rows, shared * heads, -1)
 
 
 def _side_by_side(store: Tensor, table: Tensor) -> Tensor:
@@ -184,7 +234,7 @@ def _prompts(
         places, starts, longest = paged.keys()
         keys, values = (store.flatten(0, 1).index_select(0, places) for store in stores)
         rows = query[0].transpose(0, 1).contiguous()
-        return causal_varlen(
+        return varlen(
             rows, keys, values, paged.starts, starts, paged.longest, longest,
             scale=scale, window=window,
         )  # fmt: skip
@@ -217,7 +267,7 @@ class Prompt:
 
 
 def prefill(
-    model: PreTrainedModel, pool: PagePool, prompts: Sequence[Prompt], kernel: bool
+    model: PreTrainedModel, pool: PagePool, prompts: Sequence[Prompt], reading: Reading
 ) -> Tensor:
     """Fill the pages of prompts in one pass; [1, N, V] scores only of the last token."""
     device = model.get_input_embeddings().weight.device
@@ -245,7 +295,7 @@ def prefill(
         starts=torch.tensor(starts, dtype=torch.int32, device=device),
         slots=words[2],
         spans=spans,
-        kernel=kernel,
+        reading=reading,
     )
     return paged_scores(model, words[0], words[1], paged, 1)
 
@@ -264,39 +314,59 @@ def paged_scores(
     return logits
 
 
-def reads_in_place(model: PreTrainedModel, size: int) -> bool:
-    """Whether flash attention reads pages of ``size`` positions of this model on its device.
+def reads_in_place(model: PreTrainedModel, size: int) -> dict[Reading, str | None]:
+    """Why flash attention does not read pages of this model where they lie, or None where it does:
+    by a table of pages of ``size`` positions, and whole rows.
 
     It is tried on two short prompts, and believed when the scores are those of the model's own
-    forward. Says why where it is not.
+    forward.
     """
     weight = model.get_input_embeddings().weight
     if weight.device.type != "cuda":
-        return False
+        return {"table": "there is no GPU", "whole": "there is no GPU"}
+    table: str | None = f"torch {torch.__version__}'s takes no table of pages"
     if "block_table" in kernel_arguments():
-        reason = _misread(model, size)
-    else:
-        reason = f"torch {torch.__version__}'s takes no table of pages"
-    if reason is not None:
-        warnings.warn(
-            f"flash attention does not read the cache's pages in place here ({reason}); each layer "
-            "copies them first, which is slower. torch reads them with FlashAttention 3: install "
-            'it and call torch.nn.attention.activate_flash_attention_impl("FA3").',
-            stacklevel=3,
-        )
-    return reason is None
+        table = _misread(model, size, "table")
+    whole: str | None = f"torch {torch.__version__} has none for rows of many lengths"
+    if "window_size" in kernel_arguments():
+        whole = _misread(model, size, "whole")
+    return {"table": table, "whole": whole}
 
 
-def _misread(model: PreTrainedModel, size: int) -> str | None:
-    """Why the kernel does not read two short prompts' pages as the model itself would, or None."""
+def _misread(model: PreTrainedModel, size: int, reading: Reading) -> str | None:
+    """Why two short prompts are not read as the model itself would, or None."""
     pool = PagePool(size, len(PROBE))
     try:
         with attention_implementation(model, IMPLEMENTATION):
-            scores = [
-                prefill(model, pool, [Prompt(ids, 0, [pool.take()])], kernel=True)[0]
-                for ids in PROBE
-            ]
-        gap, most = gap_to_own_forward(model, torch.stack(scores))
+            scores = _by_table(model, pool) if reading == "table" else _by_rows(model, pool)
+        gap, most = gap_to_own_forward(model, scores)
     except (RuntimeError, ValueError, NotImplementedError) as error:
         return str(error).splitlines()[0]
     return None if gap <= most else f"its scores differ by {gap:.1e} (relative)"
+
+
+def _by_table(model: PreTrainedModel, pool: PagePool) -> Tensor:
+    """[2, V] scores of what follows the probe's prompts, each read by a table."""
+    return torch.stack(
+        [prefill(model, pool, [Prompt(ids, 0, [pool.take()])], "table")[0] for ids in PROBE]
+    )
+
+
+def _by_rows(model: PreTrainedModel, pool: PagePool) -> Tensor:
+    """[2, V] scores of what follows the probe's prompts: a decoding step that feeds their last
+    tokens and reads whole rows, which lie in another order than the prompts."""
+    device = model.get_input_embeddings().weight.device
+    pages = [pool.take() for _ in PROBE][::-1]
+    begun = [Prompt(ids[:-1], 0, [page]) for ids, page in zip(PROBE, pages, strict=True)]
+    prefill(model, pool, begun, "whole")
+    at = torch.tensor([len(prompt.ids) for prompt in begun], device=device)
+    table = torch.tensor(pages, dtype=torch.int32, device=device)[:, None]
+    step = PagedPass(
+        pool,
+        table=table,
+        used=(at + 1).int(),
+        starts=torch.arange(len(pages) + 1, dtype=torch.int32, device=device),
+        slots=table[:, 0] * pool.size + at,
+        reading="whole",
+    )
+    return paged_scores(model, torch.tensor([ids[-1] for ids in PROBE], device=device), at, step)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from gnomon.errors import DataError
 from gnomon.rollout.decoding import Decoder, RowState
-from gnomon.rollout.paged import Prompt, prefill
+from gnomon.rollout.paged import Prompt, Reading, prefill
 from gnomon.rollout.pages import OutOfPagesError, PagePool
 from gnomon.rollout.sampling import Collector, Draft, check_finite
 
@@ -55,7 +55,7 @@ class PagedBatch:
         collector: what is asked for.
         pool: the pages; what it holds afterwards may serve later prompts.
         max_rows: most samples that run at once.
-        kernel, graphs: see :class:`Decoder`.
+        reading, graphs: see :class:`Decoder`.
 
     Attributes:
         prefilled: tokens of prompts that were computed.
@@ -72,12 +72,12 @@ class PagedBatch:
         pool: PagePool,
         max_rows: int,
         *,
-        kernel: bool = False,
+        reading: Reading = "copied",
         graphs: bool = False,
     ) -> None:
         self.prefilled = self.preempted = 0
         self._model, self._collector, self._pool = model, collector, pool
-        self._kernel = kernel
+        self._reading = reading
         waiting = [
             _Waiting(request.prompt_ids, deque(samples))
             for request, samples in zip(collector.requests, collector.samples, strict=True)
@@ -99,7 +99,7 @@ class PagedBatch:
             steps=self._look,
             width=pool.pages(longest + self._most),
             most=self._max_rows,
-            kernel=kernel,
+            reading=reading,
             graphs=graphs,
         )
 
@@ -132,7 +132,7 @@ class PagedBatch:
                 self._queue.popleft()
         self._copy(before)
         if new:
-            prefill(self._model, self._pool, new, self._kernel)
+            prefill(self._model, self._pool, new, self._reading)
             self.prefilled += sum(len(prompt.ids) for prompt in new)
         self._copy(after)
         return room and bool(self._queue) and len(self._rows) < self._max_rows

@@ -29,15 +29,17 @@ class PagePool:
     Args:
         size: positions per page.
         limit: most pages that rows can hold together.
+        whole: a page holds a whole row.
 
     Attributes:
         layers: the stores, by layer index.
         growths: how often the stores were replaced by larger ones.
     """
 
-    def __init__(self, size: int, limit: int) -> None:
+    def __init__(self, size: int, limit: int, whole: bool = False) -> None:
         self.size = size
         self.limit = limit
+        self.whole = whole
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.growths = 0
         self._count = 1
@@ -158,7 +160,7 @@ class PagePool:
                 break
             pages.append(page)
             parent, at = page, at + self.size
-        rest = ids[at : at + self.size]
+        rest = tuple(ids[at : at + self.size])
         page, most = 0, 0
         for tokens, candidate in self._tree.get(parent, {}).items():
             same = _common(tokens, rest)
@@ -190,8 +192,10 @@ def _grown(old: Tensor, pages: int) -> Tensor:
     return new
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two texts share at their beginning."""
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
+def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    """How many tokens two texts share at their beginning; halved, as rows may be long."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
+    return low

@@ -19,7 +19,7 @@ from gnomon.rollout.kept import KeptRows, weights_mark
 from gnomon.rollout.linears import packed_linears
 from gnomon.rollout.packed import IMPLEMENTATION, PROBE, KVCache, sampling_mode, unsupported_reason
 from gnomon.rollout.paged import IMPLEMENTATION as PAGED
-from gnomon.rollout.paged import reads_in_place
+from gnomon.rollout.paged import Reading, reads_in_place
 from gnomon.rollout.paged_batch import PagedBatch, check_fits
 from gnomon.rollout.pages import PagePool
 from gnomon.rollout.protocol import Completion, Engine, Progress, Request, SamplingParams
@@ -29,6 +29,8 @@ from gnomon.rollout.sampling import Collector, Follow, check_params, check_reque
 _PACK_FROM = 16  # decoding steps that repay reordering the weights
 _FREE_SHARE = 0.8  # of the free memory that pages may take; the rest is for what passes compute
 _READ_PAGE, _COPIED_PAGE = 256, 64  # positions: what kernels read in place, what is copied first
+_WHOLE_SHARE = 0.25  # of a device's memory that whole rows may take; it does not vary between runs
+_SPARE = 8  # of so many whole rows one more, which keeps what a finished one held
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class CacheOptions:
             a fifth, when None.
         paged: in pages (see ``gnomon.rollout.pages``), or row by row; when None in pages on a GPU
             and wherever ``gib`` is given, since only pages have a bound.
-        page: positions per page; 256 where a GPU reads them in place and 64 elsewhere when None.
+        page: positions per page. When None, 256 where a GPU reads them by a table; whole rows where
+            it reads those in place, they fit into a quarter of its memory and no turns are kept;
+            and 64 elsewhere.
         kept_gib: most that is kept between the turns of episodes.
         cuda_graphs: replay decoding steps as CUDA graphs; of no effect elsewhere.
     """
@@ -85,6 +89,7 @@ class TorchEngine(Engine):
             Set by the first ``generate``, which also warns.
         prefilled: tokens of prompts computed so far; those known from earlier are not counted.
         preempted: how often a row gave up its pages to older ones and was computed again.
+        reading: how steps read the cache's pages, the last time that there were any.
     """
 
     shares_weights = True
@@ -110,13 +115,14 @@ class TorchEngine(Engine):
         self._eos = own_eos if eos_token_ids is None else frozenset(eos_token_ids)
         self._cache = cache or CacheOptions()
         self._token_bytes = 0
-        self._in_place = False
+        self._refused: dict[Reading, str | None] = {}
         self._checked = False
         self._keeping = False
         self._mark: tuple[int, ...] = ()
         self._pool: PagePool | None = None
         self._kept: KeptRows | None = None
         self.prefilled = self.preempted = 0
+        self.reading: Reading = "copied"
         self.fallback_reason: str | None = None
 
     def generate(
@@ -196,7 +202,8 @@ class TorchEngine(Engine):
                 self.prefilled += batch.run()
 
     def _draw_in_pages(self, collector: Collector, keep: int) -> None:
-        pool = self._pool or self._new_pool()
+        pool = self._pool or self._new_pool(collector, keep)
+        self.reading = self._reading(pool)
         page_bytes = pool.size * self._token_bytes
         bound = (
             "Raise rollout.options.cache_gib" if self._cache.gib else "Free memory of the device"
@@ -208,7 +215,7 @@ class TorchEngine(Engine):
                 collector,
                 pool,
                 self._max_rows,
-                kernel=self._in_place,
+                reading=self.reading,
                 graphs=self._cache.cuda_graphs and self._device.type == "cuda",
             )
             batch.run()
@@ -226,11 +233,15 @@ class TorchEngine(Engine):
         auto = self._cache.gib is not None or self._device.type == "cuda"
         return auto if self._cache.paged is None else self._cache.paged
 
-    @property
-    def _page(self) -> int:
-        return self._cache.page or (_READ_PAGE if self._in_place else _COPIED_PAGE)
+    def _reading(self, pool: PagePool) -> Reading:
+        if self._reads("table"):
+            return "table"
+        return "whole" if pool.whole else "copied"
 
-    def _new_pool(self) -> PagePool:
+    def _reads(self, way: Reading) -> bool:
+        return self._refused.get(way, "not tried") is None
+
+    def _new_pool(self, collector: Collector, keep: int) -> PagePool:
         if self._cache.gib is not None:
             budget = self._cache.gib * 2**30
         elif self._device.type == "cuda":
@@ -240,7 +251,51 @@ class TorchEngine(Engine):
             budget = _FREE_SHARE * (free + idle)
         else:
             budget = _FREE_SHARE * psutil.virtual_memory().available
-        return PagePool(self._page, int(budget // (self._page * self._token_bytes)))
+        if self._cache.page is None and self._reads("table"):
+            page = _READ_PAGE
+        else:
+            whole = None if keep or self._cache.page else self._whole_rows(collector, budget)
+            if whole is not None:
+                return whole
+            self._say_that_pages_are_copied()
+            page = self._cache.page or _COPIED_PAGE
+        return PagePool(page, int(budget // (page * self._token_bytes)))
+
+    def _whole_rows(self, collector: Collector, budget: float) -> PagePool | None:
+        """Pages that hold a whole row each, where they are read in place and there is room."""
+        if not self._reads("whole"):
+            return None
+        count = min(self._max_rows, sum(len(samples) for samples in collector.samples))
+        count += -(-count // _SPARE)
+        longest = max(len(request.prompt_ids) for request in collector.requests)
+        size = -(-(longest + collector.params.max_new_tokens) // _COPIED_PAGE) * _COPIED_PAGE
+        taken = (count + 1) * size * self._token_bytes
+        if taken > min(budget, _WHOLE_SHARE * self._total):
+            return None
+        return PagePool(size, count, whole=True)
+
+    @property
+    def _total(self) -> float:
+        """Bytes of the device."""
+        if self._device.type == "cuda":
+            return float(torch.cuda.get_device_properties(self._device).total_memory)
+        return float(psutil.virtual_memory().total)
+
+    def _say_that_pages_are_copied(self) -> None:
+        if self._device.type != "cuda" or self._reads("table"):
+            return
+        what = f"{self._refused.get('table')}; {self._refused.get('whole')}"
+        if self._reads("whole"):
+            what = (
+                f"{self._refused.get('table')}, and whole rows are only where they fit into a "
+                "quarter of its memory and no turns are kept"
+            )
+        warnings.warn(
+            f"flash attention does not read the cache's pages in place here ({what}); each layer "
+            "copies them first, which is slower. torch reads them with FlashAttention 3: install "
+            'it and call torch.nn.attention.activate_flash_attention_impl("FA3").',
+            stacklevel=3,
+        )
 
     def _self_check(self) -> None:
         cache = KVCache(rows=len(PROBE), limit=16)
@@ -255,7 +310,8 @@ class TorchEngine(Engine):
             )
             return
         self._token_bytes = cache.bytes // (cache.rows * cache.positions)
-        self._in_place = self._paged and reads_in_place(self._model, self._cache.page or _READ_PAGE)
+        if self._paged:
+            self._refused = reads_in_place(self._model, self._cache.page or _READ_PAGE)
 
     def _check(self, request: Request, params: SamplingParams) -> None:
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
