@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from gnomon.data.batch import Batch, pack
 from gnomon.errors import ConfigError, ModelError
 from gnomon.models import precision as precisions
+from gnomon.models.adapters import narrow_matrices_of
 from gnomon.models.heads import ScalarHead
-from gnomon.models.precision import Float32Linear, Precision, TF32Linear, pick_precision
+from gnomon.models.precision import Float32Linear, Precision, pick_precision
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.models.save import save_policy
 from gnomon.records import TokenGroup, TokenResponse
@@ -165,49 +166,46 @@ def test_a_head_that_is_no_matrix_cannot_be_made_float32() -> None:
     assert type(zoo.model("llama").lm_head) is not Float32Linear
 
 
-def test_tf32_products_are_linear_maps_with_the_switch_on_for_them_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    plain = nn.Linear(6, 4, bias=False)
-    quick = copy.deepcopy(plain)
-    quick.__class__ = TF32Linear
-    x = torch.randn(2, 3, 6)
-    seen = []
-    inside = torch.Tensor.__matmul__
-
-    def product(a: Tensor, b: Tensor) -> Tensor:
-        seen.append(torch.backends.cuda.matmul.fp32_precision)
-        return inside(a, b)
-
-    monkeypatch.setattr(torch.Tensor, "__matmul__", product)
-    grads = []
-    for module in (plain, quick):
-        row = x.clone().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=module is quick):
-            out = module(row)
-        out.square().sum().backward()
-        grads.append((out, row.grad, module.weight.grad))
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b)
-    assert seen == ["tf32"] * 3
-    assert torch.backends.cuda.matmul.fp32_precision == "none"
+def test_an_adapter_multiplies_in_the_type_of_its_trunk_and_keeps_its_own() -> None:
+    policy, batch = role("mixed", lora=True), zoo.batch()
+    matrices = narrow_matrices_of(policy.trunk.model, "policy")
+    assert len(matrices) == len(policy.trunk.adapter_parameters("policy"))
+    kinds = []
+    hooks = [
+        m.register_forward_hook(lambda m, given, out: kinds.append((given[0].dtype, out.dtype)))
+        for m in matrices
+    ]
+    policy.logprobs(batch).logprobs.mean().backward()
+    assert set(kinds) == {(torch.bfloat16, torch.bfloat16)}
+    for hook in hooks:
+        hook.remove()
+    for matrix in matrices:
+        assert matrix.weight.dtype == torch.float32
+        assert matrix.weight.grad is not None
+        assert matrix.weight.grad.dtype == torch.float32
+    exact = role("float32", lora=True)
+    assert narrow_matrices_of(exact.trunk.model, "policy") == []
 
 
-def test_adapters_on_narrow_weights_use_them_on_a_gpu_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert not any(
-        isinstance(m, TF32Linear) for m in role("mixed", lora=True).trunk.model.modules()
-    )
-    monkeypatch.setattr("gnomon.models.adapters.on_cuda", lambda model: True)
-    policy = role("mixed", lora=True)
-    swapped = [m for m in policy.trunk.model.modules() if isinstance(m, TF32Linear)]
-    assert len(swapped) == len(policy.trunk.adapter_parameters("policy"))
-    monkeypatch.undo()
-    batch = zoo.batch()
-    assert torch.equal(
-        policy.logprobs(batch).logprobs, role("mixed", lora=True).logprobs(batch).logprobs
-    )
+def test_narrow_copies_are_those_of_the_moment_and_gradients_pass_them_by() -> None:
+    policy, batch = role("mixed", lora=True), zoo.batch()
+    matrices = narrow_matrices_of(policy.trunk.model, "policy")
+    draw = torch.Generator().manual_seed(1)
+    for matrix in matrices:
+        matrix.weight.data.normal_(std=0.1, generator=draw)
+    with torch.no_grad():
+        fresh = policy.logprobs(batch).logprobs
+        with policy.trunk.active("policy"):
+            assert all(matrix.narrow is not None for matrix in matrices)
+            assert torch.equal(policy.logprobs(batch).logprobs, fresh)
+            for matrix in matrices:
+                matrix.weight.data.zero_()  # against the rule, to see that copies are read
+            assert torch.equal(policy.logprobs(batch).logprobs, fresh)
+            with torch.enable_grad():
+                policy.logprobs(batch).logprobs.mean().backward()
+            assert all(matrix.weight.grad is not None for matrix in matrices)
+        assert all(matrix.narrow is None for matrix in matrices)
+        assert not torch.equal(policy.logprobs(batch).logprobs, fresh)
 
 
 def test_saved_models_have_the_type_they_were_trained_in(tmp_path) -> None:

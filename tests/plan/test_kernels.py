@@ -12,9 +12,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from gnomon.data.batch import Batch, pack
 from gnomon.models.packed import PackedForward
 from gnomon.models.precision import Precision
+from gnomon.models.roles import LoraSettings, Trunk
 from gnomon.plan.kernels import Kernels, layer_kernels
 from gnomon.plan.shapes import Shape
 from gnomon.records import TokenGroup, TokenResponse
+from gnomon.tasks.tunnel.tokenizer import build_tokenizer
 
 VIEWS = {
     *("view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice", "select", "detach"),
@@ -47,15 +49,11 @@ def counted(kind: str, layers: int, precision: str, lora: bool) -> Kernels:
     model = made(config(num_hidden_layers=layers, **sizes, **heads))
     p = Precision(precision)
     model.to(getattr(torch, p.frozen if lora else p.trained))
+    trunk, rows = Trunk(model, build_tokenizer(), precision=p), batch()
     if lora:
-        from peft import LoraConfig, get_peft_model
-
-        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
-        for name, parameter in model.named_parameters():
-            if "lora" in name:
-                parameter.data = parameter.data.float()
-    packed, rows = PackedForward(model, probe=False), batch()
-    with p.arithmetic(model, keep=False):
+        trunk.add_adapter("policy", LoraSettings(rank=4))
+    packed = PackedForward(model, probe=False)
+    with trunk.active("policy" if lora else None, keep=False):
         packed.hidden(rows)  # makes the plan
         with Counted() as forward:
             hidden = packed.hidden(rows)

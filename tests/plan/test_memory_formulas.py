@@ -160,12 +160,14 @@ def really_kept(
     packed = batch(groups)
     role.hidden(packed)  # masks and the like are made
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    copies = {tuple(p.t().shape) for p in model.parameters() if p.ndim == 2}
+    matrices = [p for p in model.parameters() if p.ndim == 2 and (p.requires_grad or not lora)]
+    copies = {tuple(shape) for p in matrices for shape in (p.shape, p.t().shape)[not lora :]}
     found: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        copy = trunk.compute != model.dtype and tuple(tensor.shape) in copies
+        narrow = trunk.compute != model.dtype or lora  # of what is trained
+        copy = narrow and tuple(tensor.shape) in copies
         if storage.data_ptr() not in weights and not copy:
             found[storage.data_ptr()] = storage
         return tensor

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gnomon.errors import ModelError
 from gnomon.models.load import read_json
-from gnomon.models.precision import TF32Linear
+from gnomon.models.precision import NarrowLinear
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -84,7 +84,7 @@ def add(
         for parameter in own.values():
             if parameter.dtype in (torch.bfloat16, torch.float16):  # updates would be rounded away
                 parameter.data = parameter.data.float()
-        suit_device(model, name)
+        suit_trunk(model, name)
         if weights is not None:
             _fill(own, weights, f"adapter {name!r} from {init_from}")
         trained |= {id(p) for p in own.values()}
@@ -97,20 +97,26 @@ def add(
             parameter.requires_grad_(id(parameter) in trained)
 
 
-def on_cuda(model: PreTrainedModel) -> bool:
-    """Whether the model is on an NVIDIA (or ROCm) GPU."""
-    return bool(model.device.type == "cuda")
-
-
-def suit_device(model: PreTrainedModel, name: str) -> None:
-    """Spare a float32 adapter on narrow weights the slowest products that a GPU has."""
-    if model.dtype != torch.bfloat16 or not on_cuda(model):
+def suit_trunk(model: PreTrainedModel, name: str) -> None:
+    """Make a float32 adapter of a narrow trunk multiply in the trunk's type."""
+    if model.dtype not in (torch.bfloat16, torch.float16):
         return
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and name in layer.lora_A:
             for matrix in (layer.lora_A[name], layer.lora_B[name]):
                 if type(matrix) is nn.Linear:
-                    matrix.__class__ = TF32Linear
+                    matrix.__class__ = NarrowLinear
+                    layer.cast_input_dtype_enabled = False
+
+
+def narrow_matrices_of(model: PreTrainedModel, name: str) -> list[NarrowLinear]:
+    """The adapter's matrices that multiply in another type than they are kept in."""
+    pairs = [
+        (layer.lora_A[name], layer.lora_B[name])
+        for layer in model.modules()
+        if isinstance(layer, LoraLayer) and name in layer.lora_A
+    ]
+    return [matrix for pair in pairs for matrix in pair if isinstance(matrix, NarrowLinear)]
 
 
 def _remove(model: PreTrainedModel, name: str) -> None:

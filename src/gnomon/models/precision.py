@@ -12,7 +12,7 @@ of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -153,60 +153,34 @@ def float32_head(model: PreTrainedModel) -> None:
     head.__class__ = Float32Linear
 
 
-# -- adapters: float32, at the speed of TF32 ------------------------------------------------------
+class NarrowLinear(nn.Linear):
+    """A linear map that multiplies in the type of its input, whatever its weight is kept in.
 
+    An adapter's float32 masters beside a trunk in bfloat16: widening the trunk's activations for
+    them instead would take longer than the trunk's own matrices, and hold each activation twice.
 
-class TF32Linear(nn.Linear):
-    """A float32 linear map whose products may round their inputs to TF32 on CUDA (10 bits of
-    mantissa where bfloat16 has 7), forward and backward.
-
-    The switch is torch's for the whole process, and anything else that is float32 (rotary angles,
-    scalar heads) needs all of its bits; so it is on for these products only.
+    Attributes:
+        narrow: a copy of the weight for passes without gradients; see :func:`narrow_copies`.
     """
 
+    narrow: Tensor | None = None
+
     def forward(self, input: Tensor) -> Tensor:
-        with torch.autocast(input.device.type, enabled=False):
-            rows = input.flatten(0, -2).to(self.weight.dtype)
-            out: Tensor = torch.ops.gnomon.tf32_product(rows, self.weight.t())
-        out = out.view(*input.shape[:-1], -1)
-        return out if self.bias is None else out + self.bias
-
-
-@torch.library.custom_op("gnomon::tf32_product", mutates_args=())
-def _tf32_product(a: Tensor, b: Tensor) -> Tensor:
-    """a [n, k] @ b [k, m]."""
-    with tf32():
-        return a @ b
-
-
-@_tf32_product.register_fake
-def _(a: Tensor, b: Tensor) -> Tensor:
-    return a.new_empty(a.shape[0], b.shape[1])
-
-
-def _tf32_gradient(ctx: object, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    a, b = ctx.saved_tensors  # type: ignore[attr-defined]
-    want_a, want_b = ctx.needs_input_grad  # type: ignore[attr-defined]
-    product = torch.ops.gnomon.tf32_product
-    return (
-        product(grad, b.t()) if want_a else None,
-        product(a.t(), grad) if want_b else None,
-    )
-
-
-_tf32_product.register_autograd(
-    _tf32_gradient,
-    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
-)
+        kept = None if torch.is_grad_enabled() else self.narrow
+        weight = self.weight.to(input.dtype) if kept is None else kept
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return nn.functional.linear(input, weight, bias)
 
 
 @contextmanager
-def tf32() -> Iterator[None]:
-    """Let float32 matrix products on CUDA round their inputs to TF32 within the block."""
-    flags = torch.backends.cuda.matmul
-    before = flags.fp32_precision
-    flags.fp32_precision = "tf32"
+def narrow_copies(modules: Iterable[NarrowLinear], dtype: torch.dtype) -> Iterator[None]:
+    """Keep a copy of each weight in ``dtype`` until the block ends, for passes without gradients;
+    the weights must not change in it."""
+    before = [(module, module.narrow) for module in modules]
     try:
+        for module, _ in before:
+            module.narrow = module.weight.detach().to(dtype)
         yield
     finally:
-        flags.fp32_precision = before
+        for module, copy in before:
+            module.narrow = copy

@@ -26,7 +26,7 @@ from gnomon.models.hollow import check_alike, is_hollow
 from gnomon.models.load import LoadedModel
 from gnomon.models.logprobs import OutputHead, trust_head
 from gnomon.models.packed import PackedForward
-from gnomon.models.precision import Precision, float32_head, narrow_matrices
+from gnomon.models.precision import Precision, float32_head, narrow_copies, narrow_matrices
 from gnomon.models.ranks import Ranks
 from gnomon.models.recompute import Recompute
 from gnomon.models.sharded import Sharding
@@ -137,7 +137,7 @@ class Trunk:
             check_alike(self.model, ranks)
         self.sharding = Sharding(self.model, mesh, filled)
         for name in self.adapters:
-            lora_adapters.suit_device(self.model, name)
+            lora_adapters.suit_trunk(self.model, name)
 
     def _tried(self) -> str | None:
         """Why prompts cannot be shared, where they cannot; the model is run once to see it, and to
@@ -219,10 +219,17 @@ class Trunk:
         before = self._adapter
         try:
             self._switch(adapter)
-            with self.precision.arithmetic(self.model, keep=keep):
+            with self.precision.arithmetic(self.model, keep=keep), self._copied(adapter, keep):
                 yield
         finally:
             self._switch(before)
+
+    def _copied(self, adapter: str | None, keep: bool) -> AbstractContextManager[None]:
+        """Narrow copies of an adapter's matrices, where they are to be kept."""
+        if adapter is None or not keep or self.sharding is not None:
+            return nullcontext()
+        matrices = lora_adapters.narrow_matrices_of(self.model, adapter)
+        return narrow_copies(matrices, self.model.dtype)
 
     @contextmanager
     def running(self, adapter: str | None, *, training: bool = False) -> Iterator[None]:

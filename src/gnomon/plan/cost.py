@@ -23,7 +23,7 @@ from scipy.special import ndtri  # type: ignore[import-untyped]
 from gnomon.models.costs import logits_within
 from gnomon.plan.hardware import Hardware
 from gnomon.plan.job import CACHED, PG, REFERENCED, Job
-from gnomon.plan.kernels import PLAIN, layer_kernels, layer_launches
+from gnomon.plan.kernels import PLAIN, layer_kernels
 from gnomon.plan.shapes import Shape
 from gnomon.report.compute import forward_pass, full_pass
 
@@ -36,9 +36,9 @@ CHUNK = 32.0
 NARROW = 8.0
 """On a processor, matrices as narrow as an adapter's rank take so many times the time of wide ones,
 for each FLOP, with what lies between them."""
-ADAPTED = 84.0
+ADAPTED = 16.0
 """On a GPU an adapter takes its inputs and outputs through memory: so many bytes for a number of
-theirs, forward and backward, since they are copied to float32, scaled and added to the trunk's."""
+theirs, forward and backward, since they are multiplied, scaled and added to the trunk's."""
 DRAWN = 8.0
 """How often a sampler goes over a row's logits to draw a token."""
 OPTIMIZER_PASSES = 9.0
@@ -261,7 +261,7 @@ def _forward(
 def _quiet_kernels(shape: Shape, adapters: bool) -> float:
     """Kernels of a layer in a pass without gradients, whose weights are narrow already; as many of
     training's as take as long to launch."""
-    return QUIET * layer_launches(shape, adapters=adapters).forward
+    return QUIET * layer_kernels(shape, adapters=adapters).forward
 
 
 def _training(job: Job) -> Work:
@@ -286,7 +286,7 @@ def _training(job: Job) -> Work:
         if tokens.response / _passes(job, tokens) * shape.vocabulary > at_once:
             matrices += forward_pass(shape.embedding, tokens.response)
     passes = _trained_passes(job, tokens)
-    kernels = layer_launches(shape, cast=job.autocast, adapters=bool(job.lora))
+    kernels = layer_kernels(shape, cast=job.autocast, adapters=bool(job.lora))
     each = kernels.backward + kernels.forward * (2 if job.recompute else 1)
     times = epochs * roles
     return Work(

@@ -32,18 +32,9 @@ NORM = Kernels(8, 16)
 """One more norm, whose statistics are float32."""
 CAST = Kernels(10, 16)
 """Narrow copies of float32 weights, and their gradients made wide again."""
-ADAPTER = Kernels(6, 7)
+ADAPTER = Kernels(6, 6.2)
 """The adapter of one matrix."""
-SLOW = 2.5
-"""An adapter's kernel is launched in so much of the time of another: its products are operations of
-gnomon's own (:class:`gnomon.models.precision.TF32Linear`)."""
 _MATRICES = 7
-
-
-def layer_launches(shape: Shape, *, cast: bool = False, adapters: bool = False) -> Kernels:
-    """What launching the kernels of one layer takes, in the time of a plain layer's kernel."""
-    slow = ADAPTER * (_MATRICES * (SLOW - 1) * adapters)
-    return layer_kernels(shape, cast=cast, adapters=adapters) + slow
 
 
 def layer_kernels(shape: Shape, *, cast: bool = False, adapters: bool = False) -> Kernels:

@@ -118,6 +118,8 @@ def _always(job: Job) -> dict[str, float]:
         found["moments"] = 2 * kept * job.trained
     if job.autocast and job.trained_roles and not job.recompute:
         found["narrow copies"] = 2 * size * job.trained_roles
+    elif job.lora and job.frozen_bytes == 2 and not job.recompute:  # of adapters
+        found["narrow copies"] = 2 * job.adapter_parameters * job.trained_roles
     if job.sampled and (job.engine == "vllm" or job.ahead):
         found["sampler's weights"] = frozen * size
     found = {name: value / job.shards for name, value in found.items() if value}
@@ -163,7 +165,7 @@ def _forward(shape: Shape, job: Job, tokens: float) -> float:
     size, hidden = job.compute_bytes, job.stream_bytes * shape.hidden
     attention = 2 * hidden + size * (3 * shape.wide + 4 * shape.narrow)
     mlp = 2 * hidden + 3 * size * shape.active_mlp
-    adapted = 2 * shape.active_mlp * bool(job.lora) * 4
+    adapted = 2 * shape.active_mlp * bool(job.lora) * size
     return tokens * max(attention, mlp + adapted, 4 * hidden) + _gathered(job, shape)
 
 
@@ -231,12 +233,9 @@ def kept(job: Job, shape: Shape, plan: Layout) -> float:
     found += size * 3 * F
     if shape.experts:
         found += size * shape.active * H  # each token once for each of its experts
-    if full or size == 4:  # inputs of the matrices; autocast makes each a narrow copy of its own
-        found += size * ((5 if job.autocast else 2) * H + A + F)
-    else:  # adapters read float32 copies, each its own
-        found += 4 * (5 * H + A + F)
-    if job.lora:
-        found += 4 * 7 * job.lora
+    # inputs of the matrices or of their adapters; autocast makes each a narrow copy of its own
+    found += size * ((5 if job.autocast else 2) * H + A + F)
+    found += size * 7 * job.lora
     if shape.softcap:
         found += 8.0 * shape.heads * plan.pairs / plan.tokens  # squashed, and shares
     return found
