@@ -113,7 +113,7 @@ def test_a_phrase_that_the_start_never_wrote(tmp_path: Path) -> None:
     finding = one(make(tmp_path / "run", rollouts(STEPS, coined)), "new_phrase")
     assert finding.status == "alarm"
     assert all(e.response.endswith("Hope care!") for e in finding.exhibits)
-    assert "have 'Hope care" in finding.text or "'Hope care!' at the end" in finding.text
+    assert "have 'Hope care'," in finding.text  # not ". Hope" or "care!", which are as common
     assert finding.first == "mend the reward, which pays for what these samples show"
     assert finding.figure is not None
     assert finding.figure.low < 49 / 60 < finding.figure.high

@@ -130,8 +130,8 @@ def new_phrase(evidence: Evidence) -> list[Finding]:
     prompts = list(dict.fromkeys(sample.prompt_id for sample in evidence.after))
     chooses = set(prompts[::2])
     chosen = [sample for sample in evidence.after if sample.prompt_id in chooses]
-    counts = Counter(pair for s in chosen for pair in {*_pairs(s)} - known)
-    pair = counts.most_common(1)[0][0] if counts else ("", "")
+    counts = Counter(pair for s in chosen for pair in dict.fromkeys(_pairs(s)) if pair not in known)
+    pair = max(counts, key=lambda pair: (counts[pair], _told(pair)), default=("", ""))
     has = each(lambda sample: float(pair in _pairs(sample)))
     counted = [sample for sample in evidence.after if sample.prompt_id not in chooses]
     figure = over_prompts(list(has(counted).values()), SHARE)
@@ -169,6 +169,12 @@ _ANY = {"#": r"\d+", "@": r"\w+"}
 """What the marks of :func:`_pairs` stand for."""
 
 
+def _told(pair: Words) -> int:
+    """How many of the two are words, by which pairs that are as common as each other are told
+    apart: a phrase makes several."""
+    return sum(word.isalnum() for word in pair)
+
+
 def _as_written(pair: Words, samples: Sequence[Sample]) -> str:
     """A pair of words as the first of the answers that have it writes it, and whether it begins or
     ends them; beside a mark stands the next word on the other side."""
@@ -177,6 +183,8 @@ def _as_written(pair: Words, samples: Sequence[Sample]) -> str:
     marks = [not word.isalnum() and word not in _ANY for word in own]
     core = rf"(?:\w+\W{{0,2}})?{core}" if marks[-1] else core
     core = rf"{core}(?:\W{{0,2}}\w+)?" if marks[0] else core
+    core = rf"\A\s*{core}" if pair[0] == "^" else core
+    core = rf"{core}\s*\Z" if pair[-1] == "$" else core
     found = (re.search(core, sample.response, re.IGNORECASE) for sample in samples)
     text = next((" ".join(m.group().split()) for m in found if m), " ".join(own))
     where = " at the beginning" if pair[0] == "^" else " at the end" if pair[-1] == "$" else ""

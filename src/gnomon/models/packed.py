@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -78,15 +78,26 @@ def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None
     ``name`` is a key of transformers' ``ALL_ATTENTION_FUNCTIONS``. The previous choice comes back
     when the block ends, so the same weights can serve packed training, rollouts and plain calls.
     """
-    configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
-    before = {key: config._attn_implementation for key, config in configs.items()}
+    with _attending(_configs(model), name):
+        yield
+
+
+def _configs(model: PreTrainedModel) -> list[Any]:
+    """The configurations that a model's attention layers look into, each once."""
+    found = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
+    return list(found.values())
+
+
+@contextmanager
+def _attending(configs: Sequence[Any], name: str) -> Iterator[None]:
+    before = [config._attn_implementation for config in configs]
     try:
-        for config in configs.values():
+        for config in configs:
             config._attn_implementation = name
         yield
     finally:
-        for key, config in configs.items():
-            config._attn_implementation = before[key]
+        for config, was in zip(configs, before, strict=True):
+            config._attn_implementation = was
 
 
 _PLANS: weakref.WeakKeyDictionary[Batch, PassPlan] = weakref.WeakKeyDictionary()
@@ -146,6 +157,7 @@ class PackedForward:
         self._compiled: CompiledLayers | None = None
         whole = plain_model(model)
         self.trunk: PreTrainedModel = whole.base_model
+        self._configs = _configs(self.trunk)  # once: each recomputed layer changes them
         self.fallback_reason = self._reason_not_to_share(whole, probe)
         self.shares_prefix = self.fallback_reason is None
         if compiled and self.shares_prefix:
@@ -227,7 +239,7 @@ class PackedForward:
                     if function is not None:
                         wrapped.append((module, name, function))
                         setattr(module, name, self._recomputing(function))
-            with attention_implementation(self.trunk, self._implementation):
+            with _attending(self._configs, self._implementation):
                 yield
         finally:
             for module, name, function in wrapped:
@@ -236,7 +248,7 @@ class PackedForward:
     def _recomputing(self, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
         def run(layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             def packed_layer(*inner: Any, **named: Any) -> Any:
-                with attention_implementation(self.trunk, self._implementation):
+                with _attending(self._configs, self._implementation):
                     return layer(*inner, **named)
 
             return checkpoint(packed_layer, *args, **kwargs)

@@ -27,14 +27,14 @@ class Recompute:
 
     Args:
         model: its layers get their checkpoint functions; nothing changes until ``enabled``.
-        remember: called when a layer runs; returns a function whose context puts the trunk back
+        remember: called with a layer that runs; returns a function whose context puts it back
             into the present state (adapter, mode) for the recomputation.
 
     Raises:
         ModelError: the architecture has no layers that transformers can checkpoint.
     """
 
-    def __init__(self, model: PreTrainedModel, remember: Callable[[], Restore]) -> None:
+    def __init__(self, model: PreTrainedModel, remember: Callable[[nn.Module], Restore]) -> None:
         self._remember = remember
         self._layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
         if not self._layers:
@@ -63,7 +63,7 @@ class Recompute:
 
     def _function_of(self, layer: nn.Module) -> Callable[..., Any]:
         def checkpointed(function: Callable[..., Any], *args: Any) -> Any:
-            restore = self._remember()
+            restore = self._remember(layer)
 
             def run(*inner: Any) -> Any:
                 gate = layer.training

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -218,11 +218,13 @@ class Trunk:
             raise ModelError(f"no adapter {adapter!r} on this trunk; it has {list(self.adapters)}")
         before = self._adapter
         try:
-            self._switch(adapter)
+            if adapter != before:  # not where a layer is recomputed under the adapter it ran under
+                self._switch(adapter)
             with self.precision.arithmetic(self.model, keep=keep), self._copied(adapter, keep):
                 yield
         finally:
-            self._switch(before)
+            if adapter != before:
+                self._switch(before)
 
     def _copied(self, adapter: str | None, keep: bool) -> AbstractContextManager[None]:
         """Narrow copies of an adapter's matrices, where they are to be kept."""
@@ -285,22 +287,37 @@ class Trunk:
         return twin
 
     def _switch(self, adapter: str | None) -> None:
-        # peft's own set_adapter and enable_adapters also flip requires_grad on every adapter, which
-        # would freeze one role's parameters while another is at work; so only the choice is set.
-        for layer in self._layers:
-            layer._active_adapter = [] if adapter is None else [adapter]
-            layer._disable_adapters = adapter is None
+        _choose(self._layers, adapter)
         self._adapter = adapter
 
-    def _remember(self) -> Callable[[], AbstractContextManager[None]]:
+    def _remember(self, layer: nn.Module) -> Callable[[], AbstractContextManager[None]]:
         adapter, training = self._adapter, self.model.training and _has_dropout(self.model)
+        inside = [m for m in layer.modules() if isinstance(m, LoraLayer)] if self._layers else []
 
         @contextmanager
         def restore() -> Iterator[None]:
-            with self.active(adapter, keep=False), self.mode(training):
-                yield
+            outside = self._adapter
+            try:
+                if adapter != outside:  # in this layer alone: there are many
+                    _choose(inside, adapter)
+                with self.precision.arithmetic(self.model, keep=False), self.mode(training):
+                    yield
+            finally:
+                if adapter != outside:
+                    _choose(inside, outside)
 
         return restore
+
+
+def _choose(layers: Sequence[LoraLayer], adapter: str | None) -> None:
+    """Make an adapter the active one.
+
+    PEFT's own set_adapter and enable_adapters also flip requires_grad on every adapter, which would
+    freeze one role's parameters while another is at work; so only the choice is set.
+    """
+    for layer in layers:
+        layer._active_adapter = [] if adapter is None else [adapter]
+        layer._disable_adapters = adapter is None
 
 
 def _has_dropout(model: PreTrainedModel) -> bool:
