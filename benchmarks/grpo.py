@@ -18,9 +18,8 @@ ignored), which is the fair comparison: with ``--eos`` each side has other respo
 seconds-a-step ratio is that of their lengths too; look at tokens/s then.
 
 On a GPU: ``--device cuda --dtype bfloat16``, TRL with ``--trl-vllm`` and ``--trl-liger``; gnomon
-samples with its torch engine. On an H200 the losses on given
-completions agreed; the timed part has not been run. Memory is then the peak of torch's allocator,
-and ``--peak-tflops`` (the card's, dense, for the dtype) gives the share of peak FLOP/s.
+samples with its torch engine. docs/gpu.md has what an H200 took. Memory is then the peak of torch's
+allocator, and ``--peak-tflops`` (the card's, dense, for the dtype) gives the share of peak FLOP/s.
 """
 
 from __future__ import annotations

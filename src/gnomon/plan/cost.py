@@ -36,7 +36,7 @@ CHUNK = 32.0
 NARROW = 8.0
 """On a processor, matrices as narrow as an adapter's rank take so many times the time of wide ones,
 for each FLOP, with what lies between them."""
-ADAPTED = 16.0
+ADAPTED = 40.0
 """On a GPU an adapter takes its inputs and outputs through memory: so many bytes for a number of
 theirs, forward and backward, since they are multiplied, scaled and added to the trunk's."""
 DRAWN = 8.0

@@ -23,6 +23,7 @@ from gnomon.models.costs import logits_within
 from gnomon.plan.job import CACHED, ENTROPY, Job
 from gnomon.plan.layout import Layout, layout
 from gnomon.plan.shapes import Shape
+from gnomon.rollout.pages import WHOLE_SHARE, whole_rows
 
 ROWS = 64
 """Fewest rows in a chunk of the head; models/logprobs.py."""
@@ -132,9 +133,17 @@ def _always(job: Job) -> dict[str, float]:
 
 def cache_bytes(job: Job) -> float:
     """Keys and values of all rows that are written at once, at their longest."""
-    rows = min(job.rows, job.prompts * job.samples)
-    length = -(-(job.prompt_tokens + job.response_tokens) // 16) * 16
-    return rows * length * job.model.cache_numbers * job.compute_bytes
+    rows, longest = (
+        min(job.rows, job.prompts * job.samples),
+        job.prompt_tokens + job.response_tokens,
+    )
+    token = job.model.cache_numbers * job.compute_bytes
+    if job.engine == "torch" and job.device == "cuda" and job.compute_bytes == 2:
+        pages, positions = whole_rows(rows, longest)
+        whole = (pages + 1) * positions * token
+        if not job.model.softcap and whole <= WHOLE_SHARE * job.device_bytes:
+            return whole
+    return rows * (-(-longest // 16) * 16) * token
 
 
 # -- instants without gradients -----------------------------------------------------------------

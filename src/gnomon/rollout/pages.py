@@ -14,7 +14,20 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+WHOLE_SHARE = 0.25
+"""Of a device's memory, the part that whole rows may take; it does not vary between runs."""
 _GROWTH = 16  # least pages by which the pool grows
+_SPARE = 8  # of so many whole rows one more, which keeps what a finished one held
+_ROUND = 64  # whole rows are multiples of so many positions
+
+
+def whole_rows(rows: int, longest: int) -> tuple[int, int]:
+    """How many pages a pool has whose pages hold a whole row each, and their positions.
+
+    Args:
+        rows: that run at once.  longest: positions of one, the most that it may write among them.
+    """
+    return rows + -(-rows // _SPARE), -(-longest // _ROUND) * _ROUND
 
 
 class OutOfPagesError(Exception):

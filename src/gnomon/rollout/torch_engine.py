@@ -21,7 +21,7 @@ from gnomon.rollout.packed import IMPLEMENTATION, PROBE, KVCache, sampling_mode,
 from gnomon.rollout.paged import IMPLEMENTATION as PAGED
 from gnomon.rollout.paged import Reading, reads_in_place
 from gnomon.rollout.paged_batch import PagedBatch, check_fits
-from gnomon.rollout.pages import PagePool
+from gnomon.rollout.pages import WHOLE_SHARE, PagePool, whole_rows
 from gnomon.rollout.protocol import Completion, Engine, Progress, Request, SamplingParams
 from gnomon.rollout.rows import RowBatch
 from gnomon.rollout.sampling import Collector, Follow, check_params, check_request
@@ -29,8 +29,6 @@ from gnomon.rollout.sampling import Collector, Follow, check_params, check_reque
 _PACK_FROM = 16  # decoding steps that repay reordering the weights
 _FREE_SHARE = 0.8  # of the free memory that pages may take; the rest is for what passes compute
 _READ_PAGE, _COPIED_PAGE = 256, 64  # positions: what kernels read in place, what is copied first
-_WHOLE_SHARE = 0.25  # of a device's memory that whole rows may take; it does not vary between runs
-_SPARE = 8  # of so many whole rows one more, which keeps what a finished one held
 
 
 @dataclass(frozen=True)
@@ -265,12 +263,11 @@ class TorchEngine(Engine):
         """Pages that hold a whole row each, where they are read in place and there is room."""
         if not self._reads("whole"):
             return None
-        count = min(self._max_rows, sum(len(samples) for samples in collector.samples))
-        count += -(-count // _SPARE)
+        rows = min(self._max_rows, sum(len(samples) for samples in collector.samples))
         longest = max(len(request.prompt_ids) for request in collector.requests)
-        size = -(-(longest + collector.params.max_new_tokens) // _COPIED_PAGE) * _COPIED_PAGE
+        count, size = whole_rows(rows, longest + collector.params.max_new_tokens)
         taken = (count + 1) * size * self._token_bytes
-        if taken > min(budget, _WHOLE_SHARE * self._total):
+        if taken > min(budget, WHOLE_SHARE * self._total):
             return None
         return PagePool(size, count, whole=True)
 
