@@ -140,8 +140,8 @@ CASES = (  # what decides most first: where time ends, the last are left out
          "bfloat16", recompute=True),
 )  # fmt: skip
 STALE = tuple(found.name for found in CASES if "recomputed" in found.name)
-"""Rows whose steps were timed when each recomputed layer cost the host some milliseconds more: their
-memory counts."""
+"""Rows whose steps were timed when each recomputed layer cost the host some milliseconds more:
+their memory counts."""
 
 
 def small(found: Case) -> Case:
