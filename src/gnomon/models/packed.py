@@ -158,6 +158,9 @@ class PackedForward:
         whole = plain_model(model)
         self.trunk: PreTrainedModel = whole.base_model
         self._configs = _configs(self.trunk)  # once: each recomputed layer changes them
+        self._checkpoints = [
+            m for m in self.trunk.modules() if hasattr(m, "gradient_checkpointing")
+        ]
         self.fallback_reason = self._reason_not_to_share(whole, probe)
         self.shares_prefix = self.fallback_reason is None
         if compiled and self.shares_prefix:
@@ -231,19 +234,18 @@ class PackedForward:
         ended; the checkpoint functions are therefore wrapped so that what they recompute runs under
         the packed attention as well.
         """
-        wrapped: list[tuple[nn.Module, str, Callable[..., Any]]] = []
+        wrapped: list[tuple[Any, Callable[..., Any]]] = []
         try:
-            for module in self.trunk.modules():
-                for name in ("_gradient_checkpointing_func", "checkpoint_fn"):
-                    function = module.__dict__.get(name)
-                    if function is not None:
-                        wrapped.append((module, name, function))
-                        setattr(module, name, self._recomputing(function))
+            for module in self._checkpoints:
+                function = module.__dict__.get("_gradient_checkpointing_func")
+                if function is not None:
+                    wrapped.append((module, function))
+                    module._gradient_checkpointing_func = self._recomputing(function)
             with _attending(self._configs, self._implementation):
                 yield
         finally:
-            for module, name, function in wrapped:
-                setattr(module, name, function)
+            for module, function in wrapped:
+                module._gradient_checkpointing_func = function
 
     def _recomputing(self, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
         def run(layer: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
