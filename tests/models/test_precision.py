@@ -15,7 +15,13 @@ from gnomon.errors import ConfigError, ModelError
 from gnomon.models import precision as precisions
 from gnomon.models.adapters import narrow_matrices_of
 from gnomon.models.heads import ScalarHead
-from gnomon.models.precision import Float32Linear, Precision, pick_precision
+from gnomon.models.precision import (
+    Float32Linear,
+    NarrowLinear,
+    Precision,
+    narrow_copies,
+    pick_precision,
+)
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.models.save import save_policy
 from gnomon.records import TokenGroup, TokenResponse
@@ -206,6 +212,28 @@ def test_narrow_copies_are_those_of_the_moment_and_gradients_pass_them_by() -> N
             assert all(matrix.weight.grad is not None for matrix in matrices)
         assert all(matrix.narrow is None for matrix in matrices)
         assert not torch.equal(policy.logprobs(batch).logprobs, fresh)
+
+
+def test_a_narrow_copy_serves_inputs_of_its_own_type_alone() -> None:
+    matrix = NarrowLinear(6, 4, bias=False)
+    x = torch.randn(3, 6)
+    with torch.no_grad(), narrow_copies([matrix], torch.bfloat16):
+        assert matrix(x).dtype == torch.float32
+        assert torch.equal(matrix(x), nn.functional.linear(x, matrix.weight))
+        assert matrix(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_a_copy_of_a_trunk_that_is_sampled_from_has_its_own_adapter() -> None:
+    policy, batch = role("mixed", lora=True), zoo.batch()
+    with policy.trunk.active("policy"):
+        twin = Role("policy", policy.trunk.copy(), adapter="policy", trainable=True)
+    with torch.no_grad():
+        before = twin.logprobs(batch).logprobs
+        for parameter in twin.trunk.adapter_parameters("policy").values():
+            parameter.add_(0.1)
+        with twin.trunk.active("policy"):
+            assert not torch.equal(twin.logprobs(batch).logprobs, before)
+        assert not torch.equal(twin.logprobs(batch).logprobs, before)
 
 
 def test_saved_models_have_the_type_they_were_trained_in(tmp_path) -> None:

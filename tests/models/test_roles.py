@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import zoo
@@ -196,6 +198,29 @@ def test_dropout_is_on_in_training_roles_only() -> None:
     assert not scorer.scores(batch).requires_grad
     assert not trunk.model.training  # a rollout right after a training step has no dropout
     assert torch.equal(policy.eval().logprobs(batch).logprobs, still)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_recomputed_layer_does_not_look_through_the_whole_model(
+    training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = zoo.trunk("llama", gradient_checkpointing=True)
+    trunk.add_adapter("policy", LORA)
+    role = Role("policy", trunk, adapter="policy", trainable=True).train(training)
+    role.logprobs(zoo.batch()).logprobs.mean().backward()  # what is kept is found
+    walks: list[int] = []
+    modules = nn.Module.modules
+    whole = {id(trunk.model), id(trunk.model.base_model)}
+
+    def counted(self: nn.Module, *given: bool) -> Iterator[nn.Module]:
+        walks.append(1) if id(self) in whole else None
+        return modules(self, *given)
+
+    monkeypatch.setattr(nn.Module, "modules", counted)
+    role.logprobs(zoo.batch()).logprobs.mean().backward()
+    assert walks == []
+    list(trunk.model.modules())
+    assert walks == [1]  # and the counter counts
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -22,7 +22,7 @@ from gnomon.models.precision import Precision
 from gnomon.models.roles import LoraSettings, Role, Trunk
 from gnomon.plan.job import SAMPLED, Job
 from gnomon.plan.layout import layout
-from gnomon.plan.memory import kept, memory
+from gnomon.plan.memory import cache_bytes, kept, memory
 from gnomon.plan.shapes import Shape, public_models, shape_of, shape_of_config
 from gnomon.records import TokenGroup, TokenResponse
 from gnomon.tasks.tunnel.tokenizer import build_tokenizer
@@ -298,6 +298,22 @@ def test_activations_grow_with_the_tokens_and_masks_with_their_square() -> None:
     asked = job(groups=(1, 1, 64, 448), lora=8)
     kept_of_one = kept(asked, asked.model, layout(asked))
     assert more >= 512 * 32 * kept_of_one
+
+
+def test_rows_of_a_gpus_cache_are_whole_where_they_fit_into_a_quarter_of_it() -> None:
+    """As the engine keeps them: one more for eight, one that is nobody's, of 64 tokens each."""
+    shape = shape_of_config(config("llama", head_dim=16), "llama")
+    token = 2 * shape.cache_numbers
+    asked = replace(job(shape, (4, 16, 100, 200), precision="mixed"), method="grpo", device="cuda")
+    whole = (64 + 8 + 1) * 320 * token
+    assert cache_bytes(replace(asked, device_bytes=4.0 * whole)) == whole
+    assert cache_bytes(replace(asked, device_bytes=4.0 * whole - 4)) == 64 * 304 * token
+    assert cache_bytes(replace(asked, device_bytes=0.0)) == whole  # a large one
+    for other in ({"engine": "vllm"}, {"device": "cpu"}):
+        assert cache_bytes(replace(asked, **other)) == 64 * 304 * token
+    assert cache_bytes(replace(asked, precision="float32")) == 64 * 304 * 2 * token
+    odd = replace(asked, model=replace(shape, head_dim=12))
+    assert cache_bytes(odd) == 64 * 304 * 2 * odd.model.cache_numbers  # no kernel takes these heads
 
 
 def test_every_public_model_has_a_size() -> None:

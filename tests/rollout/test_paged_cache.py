@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import random
+import warnings
 from contextlib import contextmanager
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -317,31 +320,111 @@ def test_rows_read_where_they_lie_give_what_rows_give(family, tokenizer, monkeyp
     assert batch.prefilled < by_row.prefilled
 
 
-def test_whole_rows_are_taken_where_they_are_read_and_fit(llama, tokenizer, monkeypatch):
-    """Else pages, also while turns are kept, whose beginnings later ones share."""
+@pytest.fixture
+def reads(monkeypatch):
+    """As on a GPU whose kernels read whole rows; why they do not, where a test says so."""
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", _rows_of_many_lengths)
-    monkeypatch.setattr(paged, "_in_one_call", lambda *asked: False)
+    monkeypatch.setattr(paged, "_in_one_call", lambda *asked: True)
     ways = {"table": "it has none", "whole": None}
     monkeypatch.setattr(torch_engine, "reads_in_place", lambda model, size: ways)
+    return ways
+
+
+FIVE = 6 * 64 * TOKEN / 2**30  # GiB of the rows, of one that has ended, and nobody's
+
+
+def test_whole_rows_are_taken_where_they_are_read_and_fit(llama, tokenizer, reads):
+    """Else pages, and what is missing is said once."""
     free = TorchEngine(llama, tokenizer, max_rows=4).generate(ASKED, SAMPLED)
-    five = 6 * 64 * TOKEN / 2**30  # with the one that a finished row leaves, and nobody's
-    for gib, page, reading in (
-        (five, None, "whole"),
-        (0.99 * five, None, "copied"),
-        (1, 4, "copied"),
-    ):
-        cache = CacheOptions(gib=gib, page=page)
-        engine = TorchEngine(llama, tokenizer, max_rows=4, cache=cache)
-        assert_same(engine.generate(ASKED, SAMPLED), free)
-        assert engine.reading == reading
+    engine = TorchEngine(llama, tokenizer, max_rows=4, cache=CacheOptions(gib=FIVE))
+    assert_same(engine.generate(ASKED, SAMPLED), free)
+    assert engine.reading == "whole"
+    engine = TorchEngine(llama, tokenizer, max_rows=4, cache=CacheOptions(gib=0.99 * FIVE))
+    with pytest.warns(UserWarning, match=r"4 whole rows of 64 tokens take .* GiB, more than"):
+        found = engine.generate(ASKED, SAMPLED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(found, engine.generate(ASKED, SAMPLED))
+    assert_same(found, free)
+    assert engine.reading == "copied"
+    asked_for = TorchEngine(llama, tokenizer, max_rows=4, cache=CacheOptions(gib=1, page=4))
+    assert_same(asked_for.generate(ASKED, SAMPLED), free)
+    assert asked_for.reading == "copied"
+
+
+def test_turns_that_are_kept_and_kernels_that_refuse_have_small_pages(llama, tokenizer, reads):
     engine = TorchEngine(llama, tokenizer, max_rows=4, cache=CacheOptions(gib=1))
-    with engine.keeping():
+    with pytest.warns(UserWarning, match="turns of episodes are kept"), engine.keeping():
         engine.generate(ASKED, SAMPLED)
     assert engine.reading == "copied"
-    ways["whole"] = "they fail"
+    reads["whole"] = "its scores differ"
     engine = TorchEngine(llama, tokenizer, max_rows=4, cache=CacheOptions(gib=1))
-    engine.generate(ASKED, SAMPLED)
+    with pytest.warns(UserWarning, match=r"lie: its scores differ\. .* \(it has none\)"):
+        engine.generate(ASKED, SAMPLED)
     assert engine.reading == "copied"
+
+
+def test_what_is_free_decides_how_many_rows_run_and_not_how_they_are_read(
+    llama, tokenizer, reads, monkeypatch
+):
+    free = TorchEngine(llama, tokenizer, max_rows=4).generate(ASKED, SAMPLED)
+    found = []
+    for rows in (3, 1):
+        memory = SimpleNamespace(total=2**40, available=(rows + 1.5) * 64 * TOKEN / 0.8)
+        monkeypatch.setattr(torch_engine.psutil, "virtual_memory", lambda memory=memory: memory)
+        engine = TorchEngine(llama, tokenizer, max_rows=4, cache=CacheOptions(paged=True))
+        found.append(engine.generate(ASKED, SAMPLED))
+        assert engine.reading == "whole"
+        assert_same(found[-1], free)
+
+
+def test_whole_rows_do_not_wait_for_pages_that_were_only_copied_from(
+    llama, tokenizer, reads, monkeypatch
+):
+    """Prompts that begin alike, in waves: there are as many rounds as waves."""
+    ran = []
+    run = Decoder.run
+    monkeypatch.setattr(
+        Decoder, "run", lambda self, rows, n: (ran.append(len(rows)), run(self, rows, n))[1]
+    )
+    asked = [Request(str(i), [*range(9, 29), 30 + i % 8, 40 + i]) for i in range(32)]
+    engine = TorchEngine(llama, tokenizer, max_rows=8, eos_token_ids=(), cache=CacheOptions(gib=1))
+    engine.generate(asked, SamplingParams(max_new_tokens=16))
+    assert ran == [8, 8, 8, 8]
+
+
+def test_idle_rows_of_a_batch_leave_the_others_alone(llama, tokenizer, reads):
+    collector, by_row = (Collector(ASKED, SAMPLED, tokenizer, frozenset(), None) for _ in "ab")
+    pool = PagePool(64, 8, whole=True)
+    with torch.no_grad(), attention_implementation(llama, IMPLEMENTATION):
+        with pytest.warns(UserWarning, match="cannot be captured as a CUDA graph"):
+            PagedBatch(llama, collector, pool, 7, reading="whole", graphs=True).run()
+        PagedBatch(llama, by_row, PagePool(4, 99), 7).run()
+    assert_same(collector.completions(), by_row.completions())
+
+
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_a_kernel_that_reads_by_a_table_is_tried_on_pages_of_any_size(size, llama, monkeypatch):
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", _reference)
+    monkeypatch.setattr(paged, "_half", lambda query: True)
+    with torch.no_grad():
+        assert paged._misread(llama.eval(), size, "table") is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_beginnings_are_as_long_as_they_are(seed):
+    draw = random.Random(seed)
+    for _ in range(300):
+        a = tuple(draw.randrange(3) for _ in range(draw.randrange(200)))
+        b = a[: draw.randrange(len(a) + 1)] + tuple(
+            draw.randrange(3) for _ in range(draw.randrange(90))
+        )
+        shared = 0
+        while shared < min(len(a), len(b)) and a[shared] == b[shared]:
+            shared += 1
+        pool = PagePool(size=300, limit=2)
+        pool.remember(a, [pool.take()])
+        assert pool.match(b)[2] == shared
 
 
 def test_kernels_that_read_rows_are_tried_first(llama, tokenizer, monkeypatch):

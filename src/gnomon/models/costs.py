@@ -1,4 +1,5 @@
-"""What work costs on each kind of device: the table that attention and the vocabulary head read.
+"""What work costs on each kind of device: the table that attention, the vocabulary head and a
+sampler's cache read.
 
 The CPU's row was measured (it decides the order of sums, so changing it changes the last digits of
 results). The GPU's row was worked out from data sheets and has not been measured: a pair of a
@@ -61,3 +62,22 @@ def logits_within(kind: str, memory: float) -> int:
     """Logits to hold at once on such a device of so much memory (bytes; 0: not known)."""
     wanted = costs_of(kind).logits
     return min(wanted, int(memory) // _SHARE // 4) if kind == "cuda" and memory else wanted
+
+
+# -- a sampler's cache ----------------------------------------------------------------------------
+
+WHOLE_SHARE = 0.25
+"""Of a GPU's memory, the part that rows may take that are kept whole: not of what is free, which
+varies, so that a run and its resumption read them alike."""
+_SPARE = 8  # of so many whole rows one more, which keeps what a finished one held
+_ROUND = 64  # whole rows are multiples of so many positions
+
+
+def whole_rows(rows: int, longest: int) -> tuple[int, int]:
+    """How many pages a sampler's cache has that hold a whole row each, and their positions.
+
+    Args:
+        rows: that run at once.
+        longest: positions of one, the most that it may write among them.
+    """
+    return rows + -(-rows // _SPARE), -(-longest // _ROUND) * _ROUND

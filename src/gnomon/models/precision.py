@@ -4,7 +4,8 @@
     mixed      what is trained is float32, and so are its gradients and moments; matrices multiply
                in bfloat16, whatever is frozen is kept in bfloat16 (Micikevicius et al. 2018, "Mixed
                precision training", section 3.1: small steps survive in a float32 master copy)
-    bfloat16   weights, gradients and moments in bfloat16; adapters stay float32
+    bfloat16   weights, gradients and moments in bfloat16; adapters are kept in float32, and
+               multiply in bfloat16 here and in mixed
 
 Log-softmax, losses, scalar heads, the statistics of norms and optimizers' sums are float32 in all
 of them.
@@ -166,8 +167,9 @@ class NarrowLinear(nn.Linear):
     narrow: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        kept = None if torch.is_grad_enabled() else self.narrow
-        weight = self.weight.to(input.dtype) if kept is None else kept
+        weight = None if torch.is_grad_enabled() else self.narrow
+        if weight is None or weight.dtype != input.dtype:
+            weight = self.weight.to(input.dtype)
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return nn.functional.linear(input, weight, bias)
 

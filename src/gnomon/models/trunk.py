@@ -81,6 +81,7 @@ class Trunk:
             float32_head(model)
         self._layers: list[LoraLayer] = []
         self._modules: list[nn.Module] = []
+        self._drops: bool | None = None
         self._adapter: str | None = None
         self._roles: weakref.WeakSet[OnTrunk] = weakref.WeakSet()
         self._recompute = Recompute(model, self._remember) if gradient_checkpointing else None
@@ -137,8 +138,6 @@ class Trunk:
         if filled:
             check_alike(self.model, ranks)
         self.sharding = Sharding(self.model, mesh, filled)
-        for name in self.adapters:
-            lora_adapters.suit_trunk(self.model, name)
 
     def _tried(self) -> str | None:
         """Why prompts cannot be shared, where they cannot; the model is run once to see it, and to
@@ -197,7 +196,7 @@ class Trunk:
             lora_adapters.add(self, name, lora, init_from=init_from, seed=seed)
         finally:
             self._layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
-            self._modules = []
+            self._modules, self._drops = [], None
             self.model.train(self.model.training)  # new modules start in training mode
             self._switch(self._adapter)
 
@@ -286,6 +285,9 @@ class Trunk:
             precision=self.precision,
         )
         twin._layers = [m for m in model.modules() if isinstance(m, LoraLayer)]
+        for name in twin.adapters:
+            for matrix in lora_adapters.narrow_matrices_of(model, name):
+                matrix.narrow = None  # of this trunk, where it is copied while it samples
         twin._switch(None)
         return twin
 
@@ -303,7 +305,9 @@ class Trunk:
         self._adapter = adapter
 
     def _remember(self, layer: nn.Module) -> Callable[[], AbstractContextManager[None]]:
-        adapter, training = self._adapter, self.model.training and _has_dropout(self.model)
+        if self._drops is None:  # once, and not for each layer: that takes a look at all modules
+            self._drops = _has_dropout(self.model)
+        adapter, training = self._adapter, self.model.training and self._drops
         inside = [m for m in layer.modules() if isinstance(m, LoraLayer)] if self._layers else []
 
         @contextmanager

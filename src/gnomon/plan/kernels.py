@@ -33,7 +33,7 @@ NORM = Kernels(8, 16)
 CAST = Kernels(10, 16)
 """Narrow copies of float32 weights, and their gradients made wide again."""
 ADAPTER = Kernels(6, 6.2)
-"""The adapter of one matrix."""
+"""The adapter of one matrix; backward seven, less the sums that matrices of one input share."""
 _MATRICES = 7
 
 

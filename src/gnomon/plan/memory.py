@@ -19,11 +19,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gnomon.models.costs import logits_within
+from gnomon.models.costs import WHOLE_SHARE, logits_within, whole_rows
 from gnomon.plan.job import CACHED, ENTROPY, Job
 from gnomon.plan.layout import Layout, layout
 from gnomon.plan.shapes import Shape
-from gnomon.rollout.pages import WHOLE_SHARE, whole_rows
 
 ROWS = 64
 """Fewest rows in a chunk of the head; models/logprobs.py."""
@@ -133,15 +132,13 @@ def _always(job: Job) -> dict[str, float]:
 
 def cache_bytes(job: Job) -> float:
     """Keys and values of all rows that are written at once, at their longest."""
-    rows, longest = (
-        min(job.rows, job.prompts * job.samples),
-        job.prompt_tokens + job.response_tokens,
-    )
+    rows = min(job.rows, job.prompts * job.samples)
+    longest = job.prompt_tokens + job.response_tokens
     token = job.model.cache_numbers * job.compute_bytes
-    if job.engine == "torch" and job.device == "cuda" and job.compute_bytes == 2:
+    if job.engine == "torch" and not job.masked:
         pages, positions = whole_rows(rows, longest)
         whole = (pages + 1) * positions * token
-        if not job.model.softcap and whole <= WHOLE_SHARE * job.device_bytes:
+        if not job.device_bytes or whole <= WHOLE_SHARE * job.device_bytes:
             return whole
     return rows * (-(-longest // 16) * 16) * token
 

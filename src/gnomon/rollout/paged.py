@@ -25,6 +25,8 @@ from gnomon.rollout.packed import PROBE, attend, causal, gap_to_own_forward
 from gnomon.rollout.pages import PagePool
 
 IMPLEMENTATION = "gnomon_paged"
+_PROBED = 16  # positions of the rows on which whole ones are tried
+NO_GPU = "there is no GPU"
 Reading = Literal["copied", "whole", "table"]
 """How a decoding step reads pages: copied side by side; where they lie, one page a row; or where
 they lie by a table of them, which prompts are read by too."""
@@ -131,7 +133,7 @@ def paged_attention(
     for store, new in zip(stores, (key, value), strict=True):
         store.flatten(0, 1).index_copy_(0, paged.slots, new[0].transpose(0, 1))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if paged.reading == "table" and not softcap and query.dtype in (torch.bfloat16, torch.float16):
+    if paged.reading == "table" and not softcap and _half(query):
         out = _in_place(paged, query[0].transpose(0, 1), stores, scale, sliding_window)
     elif paged.spans is None and paged.reading == "whole":
         out = _whole(paged, query[0].transpose(0, 1), stores, scale, sliding_window, softcap)
@@ -143,6 +145,11 @@ def paged_attention(
 
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, paged_attention)
+
+
+def _half(query: Tensor) -> bool:
+    """Whether it is of a type that kernels which read by a table take."""
+    return query.dtype in (torch.bfloat16, torch.float16)
 
 
 def _in_place(
@@ -323,19 +330,19 @@ def reads_in_place(model: PreTrainedModel, size: int) -> dict[Reading, str | Non
     """
     weight = model.get_input_embeddings().weight
     if weight.device.type != "cuda":
-        return {"table": "there is no GPU", "whole": "there is no GPU"}
+        return {"table": NO_GPU, "whole": NO_GPU}
     table: str | None = f"torch {torch.__version__}'s takes no table of pages"
     if "block_table" in kernel_arguments():
         table = _misread(model, size, "table")
     whole: str | None = f"torch {torch.__version__} has none for rows of many lengths"
     if "window_size" in kernel_arguments():
-        whole = _misread(model, size, "whole")
+        whole = _misread(model, _PROBED, "whole")
     return {"table": table, "whole": whole}
 
 
 def _misread(model: PreTrainedModel, size: int, reading: Reading) -> str | None:
     """Why two short prompts are not read as the model itself would, or None."""
-    pool = PagePool(size, len(PROBE))
+    pool = PagePool(size, sum(map(len, PROBE)))
     try:
         with attention_implementation(model, IMPLEMENTATION):
             scores = _by_table(model, pool) if reading == "table" else _by_rows(model, pool)
@@ -347,9 +354,11 @@ def _misread(model: PreTrainedModel, size: int, reading: Reading) -> str | None:
 
 def _by_table(model: PreTrainedModel, pool: PagePool) -> Tensor:
     """[2, V] scores of what follows the probe's prompts, each read by a table."""
-    return torch.stack(
-        [prefill(model, pool, [Prompt(ids, 0, [pool.take()])], "table")[0] for ids in PROBE]
-    )
+    scores = []
+    for ids in PROBE:
+        pages = [pool.take() for _ in range(pool.pages(len(ids)))]
+        scores.append(prefill(model, pool, [Prompt(ids, 0, pages)], "table")[0])
+    return torch.stack(scores)
 
 
 def _by_rows(model: PreTrainedModel, pool: PagePool) -> Tensor:

@@ -22,6 +22,7 @@ from gnomon.rollout.sampling import Collector, Draft, check_finite
 
 LOOK = 16  # steps between two looks
 _LOOK_STOPS = 8  # where a stop string may end a row, which the device does not see
+_WORTH = 16  # tokens of a whole row's beginning that are worth a copy, if the rest is computed
 _PREFILL_TOKENS = 2048  # new tokens of prompts per pass, so that a long queue cannot swell one
 
 
@@ -45,6 +46,15 @@ class _Row:
     @property
     def ids(self) -> list[int]:
         return [*self.prompt, *self.sample.ids]
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """A page's first tokens, which another page is to hold too."""
+
+    source: int
+    target: int
+    tokens: int
 
 
 class PagedBatch:
@@ -116,8 +126,8 @@ class PagedBatch:
         """Start waiting samples while there are rows and pages, and compute what is new of their
         prompts in one pass. Returns whether more can be started."""
         new: list[Prompt] = []
-        before: list[tuple[int, int]] = []
-        after: list[tuple[int, int]] = []
+        before: list[_Beginning] = []
+        after: list[_Beginning] = []
         self._fresh.clear()
         room = True
         while self._queue and len(self._rows) < self._max_rows:
@@ -135,15 +145,16 @@ class PagedBatch:
             prefill(self._model, self._pool, new, self._reading)
             self.prefilled += sum(len(prompt.ids) for prompt in new)
         self._copy(after)
-        return room and bool(self._queue) and len(self._rows) < self._max_rows
+        freed = bool(before)  # the pages that were copied from
+        return (room or freed) and bool(self._queue) and len(self._rows) < self._max_rows
 
     def _start(
         self,
         prompt: Sequence[int],
         sample: Draft,
         new: list[Prompt],
-        before: list[tuple[int, int]],
-        after: list[tuple[int, int]],
+        before: list[_Beginning],
+        after: list[_Beginning],
     ) -> bool:
         """Give a sample pages for all tokens but its last one, which its first step feeds.
 
@@ -156,7 +167,8 @@ class PagedBatch:
         pages, source, tokens = pool.match(ids)
         known = len(pages) * size
         late = source in self._fresh
-        if late and known + tokens < len(ids):
+        few = pool.whole and tokens < _WORTH
+        if known + tokens < len(ids) and (late or few):
             tokens = 0  # what comes next is computed in the very pass that fills the source
         total = len(prompt) + self._most - 1
         wanted = pool.pages(min(len(ids) + self._look, total))
@@ -165,7 +177,8 @@ class PagedBatch:
                 return False
             tokens = 0
         if tokens:
-            (after if late else before).append((source, pages[known // size]))
+            beginning = _Beginning(source, pages[known // size], tokens)
+            (after if late else before).append(beginning)
             known += tokens
         if known < len(ids):
             new.append(Prompt(ids[known:], known, pages[: pool.pages(len(ids))]))
@@ -188,9 +201,10 @@ class PagedBatch:
             return False
         return True
 
-    def _copy(self, pairs: Sequence[tuple[int, int]]) -> None:
-        sources = [source for source, _ in pairs]
-        self._pool.copy(sources, [target for _, target in pairs])
+    def _copy(self, beginnings: Sequence[_Beginning]) -> None:
+        sources = [b.source for b in beginnings]
+        most = max((b.tokens for b in beginnings), default=0)
+        self._pool.copy(sources, [b.target for b in beginnings], most)
         for source in sources:
             self._pool.release([source])
 

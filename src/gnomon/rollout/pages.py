@@ -14,20 +14,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-WHOLE_SHARE = 0.25
-"""Of a device's memory, the part that whole rows may take; it does not vary between runs."""
 _GROWTH = 16  # least pages by which the pool grows
-_SPARE = 8  # of so many whole rows one more, which keeps what a finished one held
-_ROUND = 64  # whole rows are multiples of so many positions
-
-
-def whole_rows(rows: int, longest: int) -> tuple[int, int]:
-    """How many pages a pool has whose pages hold a whole row each, and their positions.
-
-    Args:
-        rows: that run at once.  longest: positions of one, the most that it may write among them.
-    """
-    return rows + -(-rows // _SPARE), -(-longest // _ROUND) * _ROUND
 
 
 class OutOfPagesError(Exception):
@@ -181,16 +168,15 @@ class PagePool:
                 page, most = candidate, same
         return pages, page, most
 
-    def copy(self, source: Sequence[int], target: Sequence[int]) -> None:
-        """Copy the pages ``source`` over the pages ``target``."""
+    def copy(self, source: Sequence[int], target: Sequence[int], most: int) -> None:
+        """Copy the first ``most`` positions of the pages ``source`` over those of ``target``."""
         if not target:
             return
         for stores in self.layers.values():
             for store in stores:
-                src = torch.tensor(source, device=store.device)
-                store.index_copy_(
-                    0, torch.tensor(target, device=store.device), store.index_select(0, src)
-                )
+                part = store[:, :most]
+                src, dst = (torch.tensor(pages, device=store.device) for pages in (source, target))
+                part.index_copy_(0, dst, part.index_select(0, src))
 
     def _forget(self, page: int) -> None:
         parent, tokens = self._place.pop(page)
@@ -206,9 +192,9 @@ def _grown(old: Tensor, pages: int) -> Tensor:
 
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
-    """How many tokens two texts share at their beginning; halved, as rows may be long."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
-    return low
+    """How many tokens two texts share at their beginning: rows may be long, and most part early."""
+    end, at, step = min(len(a), len(b)), 0, 16
+    while at < end and a[at : at + step] == b[at : at + step]:
+        at, step = at + step, 2 * step
+    last = min(end, at + step)
+    return next((i for i in range(at, last) if a[i] != b[i]), end if at >= end else last)

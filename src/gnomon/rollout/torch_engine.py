@@ -13,15 +13,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gnomon.errors import ConfigError
+from gnomon.models.costs import WHOLE_SHARE, whole_rows
 from gnomon.models.packed import attention_implementation
 from gnomon.rollout.generate_engine import generate_bucketed
 from gnomon.rollout.kept import KeptRows, weights_mark
 from gnomon.rollout.linears import packed_linears
 from gnomon.rollout.packed import IMPLEMENTATION, PROBE, KVCache, sampling_mode, unsupported_reason
 from gnomon.rollout.paged import IMPLEMENTATION as PAGED
-from gnomon.rollout.paged import Reading, reads_in_place
+from gnomon.rollout.paged import NO_GPU, Reading, reads_in_place
 from gnomon.rollout.paged_batch import PagedBatch, check_fits
-from gnomon.rollout.pages import WHOLE_SHARE, PagePool, whole_rows
+from gnomon.rollout.pages import PagePool
 from gnomon.rollout.protocol import Completion, Engine, Progress, Request, SamplingParams
 from gnomon.rollout.rows import RowBatch
 from gnomon.rollout.sampling import Collector, Follow, check_params, check_request
@@ -41,8 +42,8 @@ class CacheOptions:
         paged: in pages (see ``gnomon.rollout.pages``), or row by row; when None in pages on a GPU
             and wherever ``gib`` is given, since only pages have a bound.
         page: positions per page. When None, 256 where a GPU reads them by a table; whole rows where
-            it reads those in place, they fit into a quarter of its memory and no turns are kept;
-            and 64 elsewhere.
+            it reads those in place, they fit into ``gib`` or else a quarter of its memory, and no
+            turns are kept; and 64 elsewhere.
         kept_gib: most that is kept between the turns of episodes.
         cuda_graphs: replay decoding steps as CUDA graphs; of no effect elsewhere.
     """
@@ -114,13 +115,13 @@ class TorchEngine(Engine):
         self._cache = cache or CacheOptions()
         self._token_bytes = 0
         self._refused: dict[Reading, str | None] = {}
-        self._checked = False
+        self._checked = self._told = False
         self._keeping = False
         self._mark: tuple[int, ...] = ()
         self._pool: PagePool | None = None
         self._kept: KeptRows | None = None
         self.prefilled = self.preempted = 0
-        self.reading: Reading = "copied"
+        self.reading: Reading | None = None
         self.fallback_reason: str | None = None
 
     def generate(
@@ -201,7 +202,7 @@ class TorchEngine(Engine):
 
     def _draw_in_pages(self, collector: Collector, keep: int) -> None:
         pool = self._pool or self._new_pool(collector, keep)
-        self.reading = self._reading(pool)
+        reading = self.reading = self._reading(pool)
         page_bytes = pool.size * self._token_bytes
         bound = (
             "Raise rollout.options.cache_gib" if self._cache.gib else "Free memory of the device"
@@ -213,7 +214,7 @@ class TorchEngine(Engine):
                 collector,
                 pool,
                 self._max_rows,
-                reading=self.reading,
+                reading=reading,
                 graphs=self._cache.cuda_graphs and self._device.type == "cuda",
             )
             batch.run()
@@ -240,36 +241,50 @@ class TorchEngine(Engine):
         return self._refused.get(way, "not tried") is None
 
     def _new_pool(self, collector: Collector, keep: int) -> PagePool:
-        if self._cache.gib is not None:
-            budget = self._cache.gib * 2**30
-        elif self._device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self._device)
-            idle = torch.cuda.memory_reserved(self._device)
-            idle -= torch.cuda.memory_allocated(self._device)
-            budget = _FREE_SHARE * (free + idle)
-        else:
-            budget = _FREE_SHARE * psutil.virtual_memory().available
-        if self._cache.page is None and self._reads("table"):
+        page, budget = self._cache.page, self._budget()
+        if page is None and self._reads("table"):
             page = _READ_PAGE
-        else:
-            whole = None if keep or self._cache.page else self._whole_rows(collector, budget)
-            if whole is not None:
+        elif page is None:
+            whole = self._whole_rows(collector, budget, keep)
+            if isinstance(whole, PagePool):
                 return whole
-            self._say_that_pages_are_copied()
-            page = self._cache.page or _COPIED_PAGE
+            self._say_that_pages_are_copied(whole)
+            page = _COPIED_PAGE
         return PagePool(page, int(budget // (page * self._token_bytes)))
 
-    def _whole_rows(self, collector: Collector, budget: float) -> PagePool | None:
-        """Pages that hold a whole row each, where they are read in place and there is room."""
+    def _budget(self) -> float:
+        """Bytes that the cache may take now."""
+        if self._cache.gib is not None:
+            return self._cache.gib * 2**30
+        if self._device.type != "cuda":
+            return _FREE_SHARE * psutil.virtual_memory().available
+        free, _ = torch.cuda.mem_get_info(self._device)
+        idle = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return _FREE_SHARE * (free + idle)
+
+    def _whole_rows(self, collector: Collector, budget: float, keep: int) -> PagePool | str:
+        """Pages that hold a whole row each, or why not.
+
+        What is free decides how many rows run at once, and not by which kernels they are read.
+        """
         if not self._reads("whole"):
-            return None
+            return str(self._refused.get("whole"))
+        if keep:
+            return "turns of episodes are kept, each of which begins with the one before"
         rows = min(self._max_rows, sum(len(samples) for samples in collector.samples))
         longest = max(len(request.prompt_ids) for request in collector.requests)
         count, size = whole_rows(rows, longest + collector.params.max_new_tokens)
-        taken = (count + 1) * size * self._token_bytes
-        if taken > min(budget, WHOLE_SHARE * self._total):
-            return None
-        return PagePool(size, count, whole=True)
+        page = size * self._token_bytes
+        allowed = WHOLE_SHARE * self._total if self._cache.gib is None else budget
+        taken = (count + 1) * page
+        if taken > allowed:
+            return (
+                f"{rows} whole rows of {size} tokens take {taken / 2**30:.3g} GiB, more than the "
+                f"{allowed / 2**30:.3g} that they may (a quarter of the memory, or cache_gib); "
+                "fewer rollout.max_rows or lower max_new_tokens fit"
+            )
+        there = int(budget // page) - 1
+        return PagePool(size, min(count, there), whole=True) if there > 0 else "no memory is free"
 
     @property
     def _total(self) -> float:
@@ -278,20 +293,16 @@ class TorchEngine(Engine):
             return float(torch.cuda.get_device_properties(self._device).total_memory)
         return float(psutil.virtual_memory().total)
 
-    def _say_that_pages_are_copied(self) -> None:
-        if self._device.type != "cuda" or self._reads("table"):
+    def _say_that_pages_are_copied(self, why: str) -> None:
+        if self._told or why == NO_GPU:
             return
-        what = f"{self._refused.get('table')}; {self._refused.get('whole')}"
-        if self._reads("whole"):
-            what = (
-                f"{self._refused.get('table')}, and whole rows are only where they fit into a "
-                "quarter of its memory and no turns are kept"
-            )
+        self._told = True
         warnings.warn(
-            f"flash attention does not read the cache's pages in place here ({what}); each layer "
-            "copies them first, which is slower. torch reads them with FlashAttention 3: install "
-            'it and call torch.nn.attention.activate_flash_attention_impl("FA3").',
-            stacklevel=3,
+            "each layer copies the cache's pages before it reads them, which is slower than to "
+            f"read them where they lie: {why}. Pages of any size are read so by FlashAttention 3: "
+            'install it and call torch.nn.attention.activate_flash_attention_impl("FA3") '
+            f"({self._refused.get('table')})",
+            stacklevel=5,
         )
 
     def _self_check(self) -> None:
