@@ -8,11 +8,13 @@ import re
 import shutil
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from view_world import (
     HOSTILE,
     STEPS,
@@ -24,11 +26,12 @@ from view_world import (
     write_run,
 )
 
+from gnomon.report.curves import key_curves
 from gnomon.report.ship import answer
 from gnomon.runs.answers import Answer, write_answers
 from gnomon.runs.folder import run_lock
 from gnomon.runs.read import read_run
-from gnomon.runs.rows import SampleStore
+from gnomon.runs.rows import MetricsStore, SampleStore
 from gnomon.view.follow import Lines, Metrics
 from gnomon.view.library import Library
 
@@ -243,6 +246,63 @@ def test_compare_draws_one_line_a_run_and_names_what_differs(client):
     assert re.findall(r'class="val">([^<]+)<', row)[:2] == ["0.1", "0.5"]
     assert "plain less bad" in text
     assert 'name="metric"' in text
+
+
+def _judged(run: Path, judge: dict[str, object], value: float) -> None:
+    """A comparison in which ``judge``, called alike in every run, gave the policy ``value``."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["compare"] = {"rewards": [{"name": "liked", **judge}], "prompts": "prompts.jsonl"}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    rows = [
+        {
+            "model": model,
+            "values": [{"value": v, "low": v - 0.1, "high": v + 0.1, "n": 9.0}],
+            "gains": [{"value": v, "low": v - 0.1, "high": v + 0.1, "n": 9.0}],
+        }
+        for model, v in (("base", 0.0), ("ppo", value))
+    ]
+    said = {"columns": ["liked"], "reference": "base", "rows": rows}
+    (run / "comparison.json").write_text(json.dumps(said))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"model": "judges/a"}, {"model": "judges/a"}, True),
+        ({"model": "judges/a"}, {"model": "judges/b"}, False),
+        ({"model": "sft"}, {"model": "sft"}, True),  # the runs' own, of one recipe up to it
+        ({"model": "ppo"}, {"model": "ppo"}, False),  # beta is another there
+    ],
+)
+def test_what_two_judges_of_one_name_gave_is_not_subtracted(client, runs, one, other, same):
+    _judged(runs / "bad", one, 0.25)
+    _judged(runs / "plain", other, 0.75)
+    text = client.get("/compare?run=bad&run=plain").text
+    for measure in ("liked", "gain in liked over base, paired"):
+        row = text[text.index(f">{measure}<") :]
+        cells = re.findall(r"<td[^>]*>(?:<[^>]+>)*([^<]*)", row)[:3]
+        assert [cells[0][:5], cells[1][:5]] == ["0.250", "0.750"]
+        assert cells[2].startswith("0.500") if same else cells[2] == "another judge"
+
+
+def test_a_recipes_value_is_shown_by_what_it_says(client, runs):
+    recipe = yaml.safe_load((runs / "plain" / "recipe.yaml").read_text())
+    recipe["stages"][1]["reward"] = [{"function": None, "builtin": "maths"}, {"model": "rm"}]
+    (runs / "plain" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    text = html.unescape(client.get("/compare?run=bad&run=plain").text)
+    assert "[{builtin: maths}, {model: rm}]" in text
+    assert "None" not in text[text.index("ppo.reward") :]
+
+
+def test_what_was_logged_once_is_no_curve_among_the_first(tmp_path):
+    run = write_run(tmp_path / "run", done=False, steps=0)
+    store = MetricsStore(run / "stages" / "02-ppo" / "metrics.parquet")
+    for step in range(1, 6):
+        row = {"step": step, "reward": step / 5, "kl": step**2, "length": 9 - step}
+        store.append({**row, "entropy": 1 / step, **({"accuracy": 0.5} if step == 5 else {})})
+    store.close()
+    view = read_run(run)
+    assert key_curves(view, view.stages[-1]) == ["reward", "kl", "length", "entropy"]
 
 
 # -- samples --------------------------------------------------------------------------------------

@@ -26,13 +26,19 @@ def key_curves(run: RunView, stage: StageView) -> list[str]:
     drawn = curve_panels(stage)
     wanted = ["reward", *_judges(run, stage.name), *_of_alarms(run, stage.name), *FIRST, *THEN]
     rest = [name for name in drawn if name not in MACHINE]
-    order = dict.fromkeys(name for name in (*wanted, *rest) if name in drawn)
+    named = dict.fromkeys(name for name in (*wanted, *rest) if name in drawn)
+    order = sorted(named, key=lambda name: _points(stage, name) < 2)  # a point is no curve
     chosen: list[str] = []
     for name in order:
         twin = any(np.array_equal(stage.series(name)[1], stage.series(c)[1]) for c in chosen)
         if metric_kind(run, stage.name, name) != "truth" and not twin:
             chosen.append(name)
     return chosen[:KEY]
+
+
+def _points(stage: StageView, name: str) -> int:
+    """How often a metric was logged, in training or in looks at held-out rows, if that is more."""
+    return max(stage.series(name)[1].size, stage.series(f"eval/{name}")[1].size)
 
 
 def _judges(run: RunView, stage: str) -> Iterator[str]:

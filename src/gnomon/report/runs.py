@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from gnomon.audit import truths
 from gnomon.errors import DataError
 from gnomon.report.format import duration, measured
 from gnomon.runs.read import RunView, read_run
@@ -67,17 +70,57 @@ def compare_runs(
         table.add_column(Text(f"{label} less {labels[0]}"))
     table.add_row("last policy", *(Text(_policy(run)) for run in runs))
     paired = [_paired(run, runs[0]) for run in runs[1:]]
+    judges = [_other_judges(run, runs[0]) for run in runs[1:]]
     for name in names:
         own = [of.get(name) for of in figures]
         cells = [Text("" if m is None else measured(m)) for m in own]
         gaps = [
-            _shown(known[name]) if name in known else _gap(m, own[0])
-            for m, known in zip(own[1:], paired, strict=True)
+            Text("another judge", style="dim")
+            if _judge_of(name) in others
+            else _shown(known[name])
+            if name in known
+            else _gap(m, own[0])
+            for m, known, others in zip(own[1:], paired, judges, strict=True)
         ]
         table.add_row(Text(name), *cells, *gaps)
     table.add_section()
     table.add_row("time", *(_time(run) for run in runs))
     return RunsComparison((table,), tuple(_remarks(runs, labels)), tuple(_recipes(runs, labels)))
+
+
+_GAIN = "gain in {column} over "
+
+
+def _judge_of(measure: str) -> str:
+    """The column that a measure is of."""
+    before, _, after = _GAIN.partition("{column}")
+    inside = measure.startswith(before) and after in measure
+    return measure.removeprefix(before).rpartition(after)[0] if inside else measure
+
+
+def _other_judges(new: RunView, old: RunView) -> set[str]:
+    """Names that mean one judge in one run and another in the other: their figures have nothing to
+    do with each other. A model of the run itself is another where the recipe up to it is."""
+    mine, theirs = (
+        {
+            truths.label(entry): _known_by(run, entry)
+            for entry in truths.reward_entries(
+                (run.recipe.get("compare") or {}).get("rewards") or []
+            )
+        }
+        for run in (new, old)
+    )
+    return {name for name, known in mine.items() if name in theirs and known != theirs[name]}
+
+
+def _known_by(run: RunView, entry: Mapping[str, Any]) -> Any:
+    """What says which judge an entry is."""
+    stages = run.recipe.get("stages") or []
+    names = [stage.get("name") for stage in stages if isinstance(stage, Mapping)]
+    if entry.get("model") not in names:
+        return entry
+    begun = stages[: names.index(entry["model"]) + 1]
+    return entry, run.recipe.get("model"), run.recipe.get("seed"), begun
 
 
 def labels_of(runs: Sequence[RunView]) -> list[str]:
@@ -104,7 +147,7 @@ def _figures(run: RunView) -> Iterator[tuple[str, Interval]]:
         gains = zip(compared.columns, row.gains, strict=False)
         for column, gain in gains if row.model != reference else ():
             if gain is not None:
-                yield f"gain in {column} over {reference}, paired", gain
+                yield f"{_GAIN.format(column=column)}{reference}, paired", gain
     if run.stages:
         for name, value in run.stages[-1].evals.figures().items():
             yield f"at the end of training: {name}", value
@@ -163,7 +206,15 @@ def _recipes(runs: Sequence[RunView], labels: Sequence[str]) -> Iterator[str]:
         yield f"recipes of {labels[0]} and {label}: {shown + more if changes else 'the same'}"
 
 
+def _said(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _said(v) for key, v in value.items() if v is not None}
+    return [_said(v) for v in value] if isinstance(value, list) else value
+
+
 def short(value: Any) -> str:
     """A value of a recipe, cut to what a table has room for."""
     text = str(value)
+    if isinstance(value, Mapping | list):  # what it says, without what it leaves open
+        text = yaml.safe_dump(_said(value), default_flow_style=True, width=math.inf).strip()
     return text if len(text) <= _NOT_IN_A_TABLE else f"{text[: _NOT_IN_A_TABLE - 3]}..."
