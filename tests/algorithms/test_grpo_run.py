@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -462,6 +464,21 @@ def test_advantage_std_and_clip_fraction_are_what_the_loss_sees() -> None:
     found = tw.figures(*(made.loss(b, step).metrics for b in made.bench.batches(groups)))
     assert found["clip_fraction"] == pytest.approx(found["clip_low"] + found["clip_high"])
     assert found["clip_fraction"] > 0
+
+
+def test_the_price_of_kl_is_in_spreads_of_what_is_paid() -> None:
+    whole = make(beta=0.3, zero_spread="keep").experience(0).metrics
+    assert whole["kl_price"] == pytest.approx(0.3 / whole["advantage_std"])
+    bare = make(beta=0.3, zero_spread="keep", advantage_scale="none").experience(0).metrics
+    assert bare["kl_price"] == pytest.approx(0.3 / bare["advantage_std"])
+    made = make(beta=0.3, zero_spread="keep", kl_in="reward").experience(0)
+    paid = [[r.scalar["reward"] for r in g.responses] for g in counted(made)]
+    within = math.sqrt(statistics.fmean(statistics.variance(group) for group in paid))
+    assert made.metrics["kl_price"] == pytest.approx(0.3 / within, rel=1e-6)
+    assert make(beta=0.0).experience(0).metrics["kl_price"] == 0.0
+    assert make(kl_in="none", log_kl=True).experience(0).metrics["kl_price"] == 0.0
+    moving = make(beta=0.3, sync_reference_every=1).experience(0).metrics
+    assert "kl_price" not in moving  # of the way since the last step alone
 
 
 # -- learning -------------------------------------------------------------------------------------

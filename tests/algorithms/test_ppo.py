@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -432,6 +433,24 @@ def test_ppo_raises_a_simple_reward(seed: int) -> None:
 def test_spread_gives_different_rewards() -> None:
     groups = all_groups(make_ppo(reward=Spread()).experience(0))
     assert len({r.scalar["reward"] for g in groups for r in g.responses}) > 2
+
+
+def test_the_price_of_kl_is_in_spreads_of_what_is_paid() -> None:
+    made = make_ppo(reward=Spread(), beta=0.3, samples=3).experience(0)
+    paid = [[r.scalar["reward"] for r in g.responses] for g in all_groups(made)]
+    within = math.sqrt(statistics.fmean(statistics.variance(group) for group in paid))
+    assert made.metrics["kl_price"] == pytest.approx(0.3 / within, rel=1e-6)
+    alone = make_ppo(reward=Spread(), beta=0.3, samples=1).experience(0)
+    paid_once = [r.scalar["reward"] for g in all_groups(alone) for r in g.responses]
+    spread = statistics.pstdev(paid_once)  # no prompt has two
+    assert alone.metrics["kl_price"] == pytest.approx(0.3 / spread, rel=1e-6)
+    by_loss = {"beta": 0.3, "kl_in": "loss"}
+    assert make_ppo(**by_loss).experience(0).metrics["kl_price"] == 0.3  # advantages of spread 1
+    plain = make_ppo(**by_loss, whiten_advantages=False).experience(0).metrics
+    assert plain["kl_price"] == pytest.approx(0.3 / plain["advantage_std"])
+    assert make_ppo(beta=0.0).experience(0).metrics["kl_price"] == 0.0
+    held = make_ppo(beta=0.3, target_kl=3.0).experience(0).metrics
+    assert "kl_price" not in held  # beta goes where it has to
 
 
 def test_the_spread_of_advantages_is_told_before_whitening() -> None:

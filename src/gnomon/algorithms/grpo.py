@@ -44,6 +44,8 @@ from gnomon.algorithms.rollouts import (
     GROUP_METRICS,
     Rollout,
     group_metrics,
+    kl_price,
+    reward_spread,
     token_group,
     token_groups,
 )
@@ -67,8 +69,8 @@ class PolicyGradient(Algorithm):
     base_lr: ClassVar[float | None] = REINFORCEMENT_LR
     metrics: ClassVar[tuple[str, ...]] = (
         *("policy_loss", "entropy", "clip_low", "clip_high", "clip_fraction", "update_kl"),
-        *("mismatch", "kl", "kl_k3", "ref_logprob", "advantage_std", "importance"),
-        *("importance_cut", "importance_max", "zero_spread", "groups_trained"),
+        *("mismatch", "kl", "kl_k3", "ref_logprob", "advantage_std", "kl_price"),
+        *("importance", "importance_cut", "importance_max", "zero_spread", "groups_trained"),
         *("prompts_sampled", "shaped_reward", *GROUP_METRICS),
     )
     dropout: ClassVar[bool] = False  # old and new log-probs must differ by the update alone
@@ -160,6 +162,9 @@ class PolicyGradient(Algorithm):
         )
         if bool(counted.any()):
             metrics["advantage_std"] = float(advantages[counted].double().std(correction=0))
+        if not s.sync_reference_every:  # else it is the price of the last steps alone
+            paid = reward_spread(judged) if s.kl_in_reward else metrics.get("advantage_std", 0.0)
+            metrics |= kl_price(s.beta if s.penalised else 0.0, paid)
         credited = with_tokens(judged, {"advantages": advantages})
         kept = self._trained_parts(credited, flat.tolist())
         learned = [g for g in kept if g.trained]

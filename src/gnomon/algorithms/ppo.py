@@ -33,7 +33,7 @@ from gnomon.algorithms.base import (
 from gnomon.algorithms.metric import mean
 from gnomon.algorithms.on_policy_settings import PPOSettings
 from gnomon.algorithms.reference import base_needs, sampled_reference
-from gnomon.algorithms.rollouts import Rollout, token_groups
+from gnomon.algorithms.rollouts import Rollout, kl_price, reward_spread, token_groups
 from gnomon.data.batch import Batch, pack
 from gnomon.errors import ConfigError
 from gnomon.losses.gae import gae, whiten
@@ -41,6 +41,7 @@ from gnomon.losses.kl import adaptive_beta, kl_estimate
 from gnomon.losses.policy_gradient import is_clipped, ppo_clip
 from gnomon.losses.value import explained_variance, value_loss
 from gnomon.models.memory import RoleNeed
+from gnomon.records import TokenGroup
 
 AFTER_LAST = "after_last"
 """The value of the state after a response's last token, at each of its tokens."""
@@ -55,7 +56,7 @@ class PPO(Algorithm):
     metrics: ClassVar[tuple[str, ...]] = (
         *("policy_loss", "value_loss", "entropy", "clip_fraction", "update_kl"),
         *("tokens_per_response", "kl", "kl_k3", "mismatch", "explained_variance", "beta"),
-        *("ref_logprob", "advantage_std"),
+        *("ref_logprob", "advantage_std", "kl_price"),
     )
     dropout: ClassVar[bool] = False  # old and new log-probs must differ by the update alone
 
@@ -181,9 +182,17 @@ class PPO(Algorithm):
         }
         if self.settings.base_mix != "geometric":  # which is no distribution (NO_K3)
             metrics["kl_k3"] = float(kl_estimate(old, ref, "k3").mean())
+        if self.settings.target_kl is None:  # else the price is what holds the KL there
+            metrics |= kl_price(self.beta, self._paid_spread(judged, float(spread)))
         if self.settings.kl_in != "loss":
             del columns["ref_logprobs"]
         return Credit(with_tokens(judged, columns), metrics)
+
+    def _paid_spread(self, groups: Sequence[TokenGroup], advantages: float) -> float:
+        """The standard deviation of what the KL penalty is weighed against."""
+        if self.settings.kl_in != "loss":
+            return reward_spread(groups)
+        return 1.0 if self.settings.whiten_advantages else advantages
 
     def trains_policy(self, step: Step) -> bool:
         """False while the critic warms up."""

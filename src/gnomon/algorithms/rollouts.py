@@ -220,6 +220,23 @@ def group_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return metrics
 
 
+def reward_spread(groups: Sequence[TokenGroup]) -> float:
+    """The standard deviation of the rewards within a prompt, pooled; over all responses where no
+    prompt has two."""
+    rewards = [np.array([r.scalar["reward"] for r in group.responses]) for group in groups]
+    several = [values for values in rewards if values.size > 1]
+    if not several:
+        return float(np.concatenate(rewards).std()) if rewards else 0.0
+    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in several)
+    return math.sqrt(squares / sum(values.size - 1 for values in several))
+
+
+def kl_price(beta: float, spread: float) -> dict[str, float]:
+    """The metric ``kl_price``: what a nat of KL from the reference costs a response, in standard
+    deviations (``spread``) of what it is paid. Empty where all are paid the same."""
+    return {"kl_price": beta / spread} if spread > 0 else {}
+
+
 def right_answers(rollouts: Sequence[Rollout]) -> list[list[bool | None]] | None:
     """For each response of each group whether it is right (None: it could not be judged).
 

@@ -25,6 +25,7 @@ METRICS: dict[str, tuple[str, str]] = {
     "value_loss": ("Value loss", "reward²"),
     "explained_variance": ("Explained variance of returns", "share"),
     "beta": ("KL coefficient β", "reward per nat"),
+    "kl_price": ("Price of KL", "spreads of the reward per nat"),
     "mismatch": ("Sampler-trainer mismatch", "nats per token"),
     "ref_logprob": ("Likelihood under the reference", "nats per token"),
     "disagreement": ("Disagreement of the ensemble", "reward"),
