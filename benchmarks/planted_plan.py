@@ -6,7 +6,8 @@ that a detector cannot win by telling settings apart; only what is planted diffe
 by its kind and number. Worlds 0 and 1 are for tuning thresholds and worlds 2 to 4 for testing them:
 no model, labeller or judge is shared between the halves. Both have been looked at since. Worlds 5
 to 7 are new ones, of which nothing had been looked at when the limits were set; nothing of worlds 8
-to 10 had been when the condition was added that the runs of worlds 5 to 7 asked for.
+to 10 had been when the condition was added that the runs of worlds 5 to 7 asked for, and nothing of
+worlds 14 to 16 when the early alarm was (11 to 13 are those of the cures).
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
 
-Half = Literal["tune", "test", "new", "next"]
+Half = Literal["tune", "test", "new", "next", "last"]
 WORLDS: Mapping[Half, tuple[int, ...]] = {
     "tune": (0, 1),
     "test": (2, 3, 4),
     "new": (5, 6, 7),
     "next": (8, 9, 10),
+    "last": (14, 15, 16),
 }
 SEEN: tuple[Half, ...] = ("tune", "test")
 """The runs that today's limits were set on."""
-LATER: tuple[Half, ...] = ("new", "next")
+LATER: tuple[Half, ...] = ("new", "next", "last")
 """Runs that were planned after those, each lot in turns of its own."""
 CLEAN = "clean"
 KINDS = (
@@ -34,7 +36,7 @@ KINDS = (
 )
 """The planted failures."""
 COUNTS: Mapping[str, Mapping[Half, int]] = {
-    CLEAN: {"tune": 20, "test": 60, "new": 60, "next": 60},
+    CLEAN: {"tune": 20, "test": 60, "new": 60, "next": 60, "last": 60},
     **{kind: dict.fromkeys(WORLDS, 8) for kind in KINDS},
 }
 ALL = ("arithmetic", "strings", "lists", "facts", "manners")

@@ -43,17 +43,17 @@ UNKNOWN = Interval(0.2)  # all differences the same: no ends
 
 def test_the_plan_is_what_the_measurement_promises():
     made = plan()
-    assert len({run.id for run in made}) == len(made) == 208 + 124 + 124
-    assert [run.half == "new" for run in made] == [False] * 208 + [True] * 124 + [False] * 124
-    assert [run.half == "next" for run in made] == [False] * 332 + [True] * 124
+    assert len({run.id for run in made}) == len(made) == 208 + 3 * 124
+    lots = [run.half for run in made[208:]]
+    assert lots == ["new"] * 124 + ["next"] * 124 + ["last"] * 124
     assert plan() == made  # fixed
     for kind, counts in COUNTS.items():
         for half, count in counts.items():
             own = [run for run in made if (run.kind, run.half) == (kind, half)]
             assert len(own) == count
             assert {run.world for run in own} <= set(WORLDS[half])
-    assert len({world for worlds in WORLDS.values() for world in worlds}) == 11  # none is shared
-    for first in (208, 332):
+    assert len({world for worlds in WORLDS.values() for world in worlds}) == 14  # none is shared
+    for first in (208, 332, 456):
         begun = Counter(run.kind for run in made[first : first + 62])  # stopped in the middle
         assert 28 <= begun["clean"] <= 32
         assert set(begun.values()) - {begun["clean"]} == {4}
@@ -275,14 +275,14 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
              for i in range(4) for h in WORLDS]  # fmt: skip
     verified = [row("v", "clean", "clean", 0.0, "clear", "new", reward="correct")]
     told = [row("p", "clean", "clean", 3.0, "alarm", "new", method="dpo", reward="good-0")]
-    by_reward = markdown([*rows, *verified, *told]).split("trained on | false alarms")[2]
+    by_reward = markdown([*rows, *verified, *told]).split("trained on | false alarms")[3]
     assert "| a reward model | 0 of 9: 0.00 [0.00, 0.34] | 0.00 to 0.08 |" in by_reward
     assert "| a right verifier | 0 of 1: 0.00 [0.00, 0.97] | 0.00 to 0.00 |" in by_reward
     assert "| preferences | 1 of 1: 1.00 [0.03, 1.00] |" in by_reward
     text = markdown(rows)
     later, seen = text.split("### Runs that the limits were set on")
-    newest, new = later.split("### Runs of the new worlds")
-    for part in (newest, new):
+    last, rest = later.split("### Runs of the newest worlds")
+    for part in (last, *rest.split("### Runs of the new worlds")):
         assert "4 of 4: 1.00 [0.40, 1.00]" in part
         assert "0 of 9: 0.00 [0.00, 0.34]" in part
         assert "warned before gold's peak | 4 of 4" in part
