@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from made import Row, evidence_of, make, rollouts
 
@@ -137,3 +138,13 @@ def written() -> Iterator[str]:
                     yield "".join(
                         str(p.value) if isinstance(p, ast.Constant) else "N" for p in key.values
                     )
+
+
+def test_a_stronger_pull_is_one_that_holds(tmp_path: Path) -> None:
+    for price, beta, wanted in ((None, 0.04, 0.08), (0.08, 0.04, 0.08), (0.01, 0.02, 0.2)):
+        seen = {} if price is None else {"kl_price": np.full(9, price)}
+        spec = spec_of("ppo", {"beta": beta})
+        evidence = Evidence("run", "policy", spec=spec, metrics=seen)
+        assert cures.stay_near(evidence) == [f"policy.settings.beta={wanted:g}"]
+    unpaid = Evidence("run", "policy", spec=spec_of("ppo", {"beta": 0.0}), metrics={})
+    assert cures.stay_near(unpaid) == [f"policy.settings.beta={cures.USUAL_BETA}"]

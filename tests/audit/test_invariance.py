@@ -289,6 +289,29 @@ def test_of_a_policy_near_its_start_a_blind_reward_is_something_to_watch_from_th
         assert warned(judge, ordinary(0.5), metrics=begun).status == wanted
 
 
+@pytest.mark.parametrize(
+    ("price", "status", "said"),
+    [
+        (0.2, "unclear", "The policy is near its start still"),
+        (0.05, "alarm", "a nat of KL costs it 0.05 standard deviations of the reward"),
+        (0.0, "alarm", "No KL penalty holds the policy"),
+    ],
+)
+def test_where_nothing_holds_the_policy_a_blind_reward_is_an_alarm_from_the_start_on(
+    price: float, status: str, said: str
+) -> None:
+    metrics = went(1.0, 10.0) | {"kl_price": np.full(20, price)}
+    begun = {name: values[:2] for name, values in metrics.items()}
+    for so_far in (begun, metrics):
+        found = warned(BLIND["counts letters"], ordinary(0.5), metrics=so_far)
+        assert (found.status, found.since, found.watched) == (status, 2.0, None)
+        assert said in found.text
+    for sound in sorted(set(SOUND) - {"exact"}):  # one that reads the answer may do without
+        seen = warned(SOUND[sound], ordinary(0.5), metrics=metrics)
+        assert seen.status in ("clear", "unclear")
+        assert "holds" not in seen.text
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5])
 @pytest.mark.parametrize("kind", sorted(set(SOUND) - {"exact"}))
 def test_a_sound_reward_sees_them_even_where_few_answers_are_right(kind: str, share: float) -> None:

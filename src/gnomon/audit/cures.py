@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gnomon.audit.evidence import Evidence
+from gnomon.audit.hold import kl_price
 
 ON_POLICY = (
     *("ppo", "grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "gspo", "cispo", "gmpo"),
@@ -15,6 +16,9 @@ ON_POLICY = (
 TIED = (*ON_POLICY, "dpo", "online_dpo", "kto")
 """Algorithms whose ``beta``, the larger, keeps the policy the nearer to its start."""
 USUAL_BETA = 0.05
+HOLDS = 0.1
+"""The price of a nat of KL, in standard deviations of the reward, from which policies of the tunnel
+were mostly held near their start (docs/detectors.md)."""
 
 
 def setting(evidence: Evidence, name: str) -> float | None:
@@ -25,14 +29,17 @@ def setting(evidence: Evidence, name: str) -> float | None:
 
 
 def stay_near(evidence: Evidence) -> list[str]:
-    """A stronger pull towards the start model: twice the coefficient, or the usual one."""
+    """A stronger pull towards the start model: twice the coefficient, or as much as holds it; the
+    usual one where there is none."""
     settings = evidence.spec.get("settings")
     untied = isinstance(settings, Mapping) and settings.get("kl_in") == "none"
     if evidence.algorithm not in TIED or untied:
         return []
     usual = USUAL_BETA if evidence.algorithm in ON_POLICY else 0.1
     beta = setting(evidence, "beta")
-    return [override(evidence, "settings.beta", f"{2 * beta if beta else usual:g}")]
+    price = kl_price(evidence)
+    times = max(2.0, HOLDS / price) if price else 2.0
+    return [override(evidence, "settings.beta", f"{times * beta if beta else usual:.2g}")]
 
 
 def conservative(evidence: Evidence) -> list[str]:

@@ -167,6 +167,12 @@ LIMITS: Mapping[str, Limit] = {
         "nats per answer: in long answers every token may stay near and the whole be another text; "
         "not tuned on runs, whose answers are short",
     ),
+    "kl_price": Limit(
+        0.06,
+        "standard deviations of the reward for a nat of KL: of the tunnel's policies on rewards "
+        "that do not mind ruined answers, none that paid less stayed sound (40 were hacked, 11 "
+        "planted and harmless, 0 clean), and 5 of 8 that paid more did",
+    ),
     "invariance.share": Limit(
         0.3,
         "of the reward's gain that an edit which betters nothing is paid: less is noise in what a "

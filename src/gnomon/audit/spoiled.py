@@ -5,6 +5,8 @@ beginning once more, each between answers to two other prompts: nobody would cal
 answer. A reward that reads one answer, or was learned from enough comparisons, gives most of them
 less. This is known before training has moved the policy at all, and so before the true reward can
 have turned (:mod:`gnomon.evals.invariance` writes it to probes.json after the first iteration).
+Where the KL penalty is too weak to hold the policy (:mod:`gnomon.audit.hold`), it is an alarm from
+then on; otherwise once the policy has left its start.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from gnomon.audit.cures import conservative, stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies
 from gnomon.audit.evidence import Evidence
 from gnomon.audit.health import left_the_start, stays_near
+from gnomon.audit.hold import nothing_holds
 from gnomon.audit.invariance import FEW, exhibits_of
 from gnomon.audit.kinds import reads_form
 from gnomon.runs.audit import Finding
@@ -53,9 +56,10 @@ def spoiled(evidence: Evidence) -> list[Finding]:
         f"{figure.value:.0%} [{figure.low:.0%}, {figure.high:.0%}] of the first answers keep all "
         "of their reward, so a policy need not answer to be paid"
     )
-    near = stays_near(evidence)
+    loose = nothing_holds(evidence)
+    near = "" if loose else stays_near(evidence)
     seen = None if reward.early_step is None else float(reward.early_step)
-    alarmed = seen if near else _latest(seen, left_the_start(evidence))
+    alarmed = seen if loose or near else _latest(seen, left_the_start(evidence))
     return [
         decided(
             evidence,
@@ -64,7 +68,7 @@ def spoiled(evidence: Evidence) -> list[Finding]:
             figure,
             only_if=not all(map(reads_form, evidence.trained)),
             measure=MEASURE,
-            alarm=text,
+            alarm=f"{text}. {loose}" if loose else text,
             watch=f"{text}. {near}" if near else "",
             exhibits=exhibits_of(keeps),
             curves=["reward", "kl", "length"],
