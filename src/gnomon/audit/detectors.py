@@ -118,7 +118,7 @@ def audit_run(
     audit = Audit(
         made=now(),
         version=gnomon.__version__,
-        findings=sorted(findings, key=lambda finding: ORDER.index(finding.status)),
+        findings=_in_order(findings),
         problems=list(dict.fromkeys(problems)),
     )
     if write and whole:
@@ -127,6 +127,25 @@ def audit_run(
         except RunError as error:
             audit.problems.append(f"{AUDIT} was not written: {first_line(error)}")
     return audit
+
+
+def audit_so_far(folder: Path, stage: str) -> Audit:
+    """Look at one stage of a run that is still going, and put what is found in place of what
+    audit.json says of that stage.
+
+    Raises:
+        DataError: the folder is not a run's, or has no such stage.
+    """
+    found = audit_run(folder, stages=[stage], write=False)
+    before = Audit.read_or_empty(folder / AUDIT).findings
+    kept = [finding for finding in before if finding.stage != stage]
+    whole = found.model_copy(update={"findings": _in_order([*kept, *found.findings])})
+    whole.write(folder / AUDIT)
+    return whole
+
+
+def _in_order(findings: Iterable[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: ORDER.index(finding.status))
 
 
 def _after(start: str, finding: Finding) -> Finding:

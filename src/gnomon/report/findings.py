@@ -44,7 +44,7 @@ def audit_lines(audit: Audit) -> list[str]:
 
     An audit without alarms has none of the word in its lines.
     """
-    lines = [_alarm(finding) for finding in audit.alarms]
+    lines = [alarm_line(finding) for finding in audit.alarms]
     if not lines:
         looked = sum(finding.status != "not_looked" for finding in audit.findings)
         lines.append(f"{_nothing(audit)}: {looked} of {len(audit.findings)} checks")
@@ -91,12 +91,13 @@ def audit_summary(audit: Audit, run: Path) -> list[str]:
         f"{f' ({watched} to watch)' if watched else ''}, "
         f"{counts['not_looked']} not looked for; gnomon audit {run} shows all"
     )
-    lines = [_alarm(finding) for finding in audit.alarms]
+    lines = [alarm_line(finding) for finding in audit.alarms]
     lead = "besides" if lines else _nothing(audit)
-    return [_printable(line) for line in [*lines, f"audit: {lead}: {rest}"]]
+    return [*lines, _printable(f"audit: {lead}: {rest}")]
 
 
-def _alarm(finding: Finding) -> str:
+def alarm_line(finding: Finding) -> str:
+    """An alarm with its figure, from when on it was one, and what to try."""
     text = finding.text.rstrip(".")  # some are several sentences
     parts = [f"ALARM {finding.name}: stage {finding.stage}: {text}."]
     if finding.figure is not None:
@@ -108,7 +109,7 @@ def _alarm(finding: Finding) -> str:
         parts.append(f"First: {finding.first}.")
     if finding.cures:
         parts.append(f"Try: {' or '.join(_cure(finding, cure) for cure in finding.cures)}")
-    return " ".join(parts)
+    return _printable(" ".join(parts))
 
 
 def _cure(finding: Finding, cure: str) -> str:

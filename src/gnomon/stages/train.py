@@ -33,6 +33,7 @@ from gnomon.rollout.protocol import Engine
 from gnomon.runs.records import DATA, StageInfo
 from gnomon.stages.computed import came_of
 from gnomon.stages.evaluate import START, model_places
+from gnomon.stages.live_audit import LiveAudit
 from gnomon.stages.names import other_model, reward_folder
 from gnomon.stages.probes import (
     FirstAnswers,
@@ -336,7 +337,8 @@ class Train(Stage):
         folder = self.folder.path
         if self._first:
             sinks = [Sink(name, title, about) for name in dict.fromkeys(self.recipe.sinks)]
-            callbacks = [*sinks, *self.callbacks]
+            live = LiveAudit(self.run.path, progress.note)
+            callbacks = [*sinks, *self.callbacks, live]
         else:  # it keeps what it must to go the same way, and throws it away
             folder = Path(self.closing.enter_context(TemporaryDirectory(prefix="gnomon-")))
         parameters = sum(p.numel() for p in loaded.model.parameters())

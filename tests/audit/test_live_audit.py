@@ -1,0 +1,122 @@
+"""The audit of a stage that still trains: what it says, when, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from made import make, rollouts
+
+from gnomon.recipe.load import parse_recipe
+from gnomon.runs.audit import AUDIT, Audit, Finding
+from gnomon.stages.live_audit import FIRST, LOOKS, LiveAudit
+from gnomon.stages.run import run_recipe
+from gnomon.training.callbacks import StageStart, StepDone
+
+LENGTH = 12
+"""Iterations of a stage."""
+
+
+def hacked(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
+    return f"It is {right}. My friend! " * (1 + step // 10), step / 50, {}
+
+
+class Clock:
+    """Seconds that pass by themselves where somebody looks, and otherwise as told."""
+
+    def __init__(self, look: float) -> None:
+        self.now, self.look = 0.0, look
+
+    def __call__(self) -> float:
+        self.now += self.look
+        return self.now
+
+
+def start(folder: Path, length: int, method: str) -> StageStart:
+    return StageStart("policy", folder, 0, length, 0, method=method, resumed=False, roles={})
+
+
+def step(folder: Path, iteration: int, length: int) -> StepDone:
+    return StepDone("policy", folder, iteration, length, iteration, metrics={})
+
+
+def watched(
+    folder: Path, look: float, pause: float, method: str = "grpo", length: int = LENGTH
+) -> list[str]:
+    """What is told of a run whose records are all there, iteration by iteration."""
+    told: list[str] = []
+    clock = Clock(look)
+    live = LiveAudit(folder, told.append, clock)
+    place = folder / "stages" / "01-policy"
+    live.on_start(start(place, length, method))
+    for iteration in range(1, length + 1):
+        clock.now += pause
+        live.on_step(step(place, iteration, length))
+    return told
+
+
+def test_an_alarm_is_told_once_and_kept_for_the_page(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", rollouts((1, 10, 20, 30, 40), hacked))
+    before = Finding(name="foreign_prompts", stage="rm", status="clear")
+    Audit(findings=[before]).write(run / AUDIT)
+    told = watched(run, look=0.0, pause=1.0)
+    kept = Audit.read(run / AUDIT)
+    assert before in kept.findings  # what was said of another stage stays
+    assert len(told) == len(kept.alarms) > 0
+    assert all(line.startswith(f"iteration {FIRST}: ALARM ") for line in told)
+    assert watched(run, look=0.0, pause=1.0, method="sft") == []
+
+
+def test_it_looks_as_often_as_its_share_of_the_time_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+
+    def count(folder: Path, stage: str) -> Audit:
+        looks.append(stage)
+        return Audit()
+
+    monkeypatch.setattr("gnomon.stages.live_audit.audit_so_far", count)
+    run = make(tmp_path / "run")
+    watched(run, look=0.0, pause=1.0)  # looking costs nothing
+    assert len(looks) == LENGTH - FIRST  # not after the last, which the run's own audit follows
+    looks.clear()
+    watched(run, look=0.05, pause=1.0)  # of some 12 seconds
+    assert 2 <= len(looks) <= 5
+    looks.clear()
+    watched(run, look=0.0, pause=1.0, length=1000)
+    assert LOOKS - 2 <= len(looks) <= LOOKS
+    looks.clear()
+    watched(run, look=5.0, pause=1.0)
+    assert len(looks) == 1
+
+
+def test_a_run_goes_on_where_it_cannot_be_audited(tmp_path: Path) -> None:
+    told = watched(tmp_path / "nothing", look=0.0, pause=1.0)
+    assert len(told) == 1
+    assert "warning: it cannot be audited yet" in told[0]
+
+
+def test_a_hackable_reward_is_named_while_the_run_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_folder: Path
+) -> None:
+    """A real run whose reward counts letters, from the first answers on."""
+    own = tmp_path / "own.py"
+    own.write_text("def letters(samples):\n    return [len(s.text) / 10 for s in samples]\n")
+    raw = {
+        "name": "run", "model": str(tiny_folder), "output": str(tmp_path), "max_length": 160,
+        "stages": [
+            {
+                "name": "rl", "algorithm": "grpo",
+                "data": {"path": "tunnel:prompts", "options": {"n": 64}},
+                "reward": {"function": f"{own}:letters"}, "settings": {"beta": 0.0},
+                "rollout": {"samples": 4, "max_new_tokens": 8},
+                "train": {"steps": 4, "batch_size": 16, "lr": 1e-4},
+            }
+        ],
+    }  # fmt: skip
+    run_recipe(parse_recipe(raw), base=tmp_path)
+    live = capsys.readouterr().err
+    assert "rl (grpo): iteration 2: ALARM reward_hacking" in live
+    assert "No KL penalty holds the policy where it started" in live
