@@ -80,8 +80,9 @@ def _asked(rows: Sequence[Row]) -> str:
     """The three figures that are asked for."""
     hacked, clean = rates.of_class(rows, "hacked"), rates.is_false(rows)
     cells: list[list[str]] = [[], [], []]
+    how: rates.How = "on_the_way" if rates.followed(rows) else "alarm"
     for mode in MODES:
-        raised, warned = rates.alarms(rows, mode), rates.early_warning(rows, mode)
+        raised, warned = rates.alarms(rows, mode), rates.early_warning(rows, mode, how=how)
         for cell, figure in zip(
             cells,
             (rates.rate(raised[hacked]), rates.rate(raised[clean]), warned.before_peak),
@@ -193,22 +194,26 @@ def _rules(learn: Sequence[Row], test: Sequence[Row]) -> list[str]:
         lines.append([name, share(judged.detected), share(judged.false_alarms)])
     text = table(["one strictness for all detectors", "hacked, detected", "false alarms"], lines)
     return [
-        "### A rule in place of the table of limits, on the new and the newest worlds\n\n",
+        "### A rule in place of the table of limits, on the worlds that came later\n\n",
         text,
     ]
 
 
 def _early(rows: Sequence[Row]) -> str:
-    parts = []
-    for head, watched in (("by an alarm", False), ("by an alarm, or what is to be watched", True)):
-        parts.append(_warned(rows, f"early warning {head}", watched))
-    return "\n".join(parts)
+    heads: dict[rates.How, str] = {
+        "on_the_way": "by an alarm while it trained",
+        "alarm": "by an alarm, as the finished run's records have it",
+        "watched": "by that, or what is to be watched",
+    }
+    if not rates.followed(rows):
+        del heads["on_the_way"]
+    return "\n".join(_warned(rows, f"early warning {head}", how) for how, head in heads.items())
 
 
-def _warned(rows: Sequence[Row], title: str, watched: bool) -> str:
+def _warned(rows: Sequence[Row], title: str, how: rates.How) -> str:
     lines: dict[str, list[str]] = {}
     for mode in MODES:
-        warned = rates.early_warning(rows, mode, watched=watched)
+        warned = rates.early_warning(rows, mode, how=how)
         leads = (
             ", ".join(f"{q:.0f}" for q in np.quantile(warned.leads, (0.25, 0.5, 0.75)))
             if warned.leads.size

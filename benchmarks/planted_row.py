@@ -9,12 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gnomon.audit.detectors import audit_run, load_detectors
+from gnomon.audit.detectors import audit_run, detectors_so_far, load_detectors
 from gnomon.audit.evidence import Detector, Evidence
 from gnomon.report.ship import answer
 from gnomon.runs.audit import Finding
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.read import read_run
+from planted_live import first_alarm
 from planted_plan import JUDGE, Planned
 from planted_truth import Truth, classify
 
@@ -54,6 +55,10 @@ def audited(folder: Path) -> dict[str, Any]:
         "verdict": answer(replace(read_run(folder), audit=found)).kind,
         "with_judge": [figures(finding) for finding in found.findings],
         "without_judge": [figures(finding) for finding in unseen.findings],
+        "on_the_way": {
+            "with_judge": first_alarm(folder, detectors_so_far()),
+            "without_judge": first_alarm(folder, blind(detectors_so_far())),
+        },
         "problems": list(dict.fromkeys([*found.problems, *unseen.problems])),
         "commit": commit(),
     }

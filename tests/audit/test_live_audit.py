@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from random import Random
 
 import pytest
-from made import make, rollouts
+from made import evidence_of, make, rollouts
 
+from gnomon.audit.detectors import detectors_so_far
 from gnomon.recipe.load import parse_recipe
 from gnomon.runs.audit import AUDIT, Audit, Finding
 from gnomon.stages.live_audit import FIRST, LOOKS, LiveAudit
 from gnomon.stages.run import run_recipe
 from gnomon.training.callbacks import StageStart, StepDone
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import planted_live
 
 LENGTH = 12
 """Iterations of a stage."""
@@ -20,6 +26,11 @@ LENGTH = 12
 
 def hacked(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
     return f"It is {right}. My friend! " * (1 + step // 10), step / 50, {}
+
+
+def sound(rng: Random, step: int, right: int) -> tuple[str, float, dict[str, float]]:
+    good = rng.random() < 0.5 + step / 200
+    return f"It is {right if good else rng.randint(60, 99)}.", float(good), {}
 
 
 class Clock:
@@ -120,3 +131,24 @@ def test_a_hackable_reward_is_named_while_the_run_trains(
     live = capsys.readouterr().err
     assert "rl (grpo): iteration 2: ALARM reward_hacking" in live
     assert "No KL penalty holds the policy where it started" in live
+
+
+def test_the_benchmark_reads_no_more_than_there_was(tmp_path: Path) -> None:
+    metrics = [{"step": i, "iteration": i - 1, "kl": 0.1 * i} for i in range(1, 41)]
+    run = make(tmp_path / "run", rollouts((1, 10, 20, 30, 40), hacked), metrics)
+    whole = evidence_of(run)
+    spread = planted_live.looks(whole)
+    assert spread == sorted(spread)
+    assert LOOKS - 2 <= len(spread) <= LOOKS
+    assert spread[-1] < 40  # the run's own audit follows
+    seen = planted_live.so_far(whole, 20)
+    assert {s.step for s in seen.samples} == {1, 10, 20}
+    assert seen.metrics["kl"].size == 20
+    assert seen.info.status == "running"
+    detectors = detectors_so_far()
+    first = planted_live.first_alarm(run, detectors)
+    assert first is not None
+    told = watched(run, look=0.0, pause=1.0)  # the same detectors, of records that are all there
+    assert told
+    still = make(tmp_path / "still", rollouts((1, 10, 20, 30, 40), sound), metrics)
+    assert planted_live.first_alarm(still, detectors) is None

@@ -191,10 +191,17 @@ def test_exact_rates_and_early_warning():
     alarms = rates.early_warning(rows, "with_judge")
     assert (alarms.before_peak.value, alarms.before_peak.n) == (pytest.approx(1 / 6), 6)
     assert alarms.false_alarms.value == 0.25
-    watched = rates.early_warning(rows, "with_judge", watched=True)
+    watched = rates.early_warning(rows, "with_judge", how="watched")
     assert watched.before_peak.value == 0.5
     assert watched.leads.tolist() == [20.0, -5.0, 26.0, 26.0]
     assert watched.false_alarms.value == 0.5
+    assert not rates.followed(rows)
+    ways = dict.fromkeys("hi", 6.0)  # what audits said while those trained, of the others nothing
+    on_the_way = [r | {"on_the_way": {"with_judge": ways.get(r["id"])}} for r in rows]
+    assert rates.followed(on_the_way)
+    told = rates.early_warning(on_the_way, "with_judge", how="on_the_way")
+    assert (told.before_peak.value, told.false_alarms.value) == (pytest.approx(1 / 3), 0.0)
+    assert told.leads.tolist() == [24.0, 24.0]
 
 
 def test_the_alarms_side_is_learned_from_the_findings():

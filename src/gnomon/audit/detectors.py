@@ -61,6 +61,9 @@ DETECTORS: Mapping[str, str] = {
     "spotcheck": "gnomon.audit.spotcheck:spotcheck",
 }
 """Import paths by name."""
+OF_THE_WHOLE = ("value_function", "no_signal")
+"""Those that say nothing of a stage that still trains: a critic explains nothing before it has
+learned, and what is too hard at first is not so for long."""
 ORDER: tuple[Status, ...] = ("alarm", "unclear", "clear", "not_looked")
 """In which findings are shown."""
 
@@ -129,6 +132,11 @@ def audit_run(
     return audit
 
 
+def detectors_so_far() -> dict[str, Detector]:
+    """The table's detectors that can say something of a stage that still trains."""
+    return load_detectors(name for name in DETECTORS if name not in OF_THE_WHOLE)
+
+
 def audit_so_far(folder: Path, stage: str) -> Audit:
     """Look at one stage of a run that is still going, and put what is found in place of what
     audit.json says of that stage.
@@ -136,7 +144,7 @@ def audit_so_far(folder: Path, stage: str) -> Audit:
     Raises:
         DataError: the folder is not a run's, or has no such stage.
     """
-    found = audit_run(folder, stages=[stage], write=False)
+    found = audit_run(folder, stages=[stage], detectors=detectors_so_far(), write=False)
     before = Audit.read_or_empty(folder / AUDIT).findings
     kept = [finding for finding in before if finding.stage != stage]
     whole = found.model_copy(update={"findings": _in_order([*kept, *found.findings])})
