@@ -22,7 +22,9 @@ from gnomon.evals.calibration_pairs import labelled_pairs
 from gnomon.judges.recorded import RecordedJudge
 from gnomon.models.roles import Role
 from gnomon.models.save import save_reward_model
+from gnomon.recipe.load import parse_recipe
 from gnomon.runs.evals import Calibration, read_calibrations
+from gnomon.stages.run import run_recipe
 from judge_server import JudgeServer, Rule, answers, letter, prefers, says
 
 
@@ -378,6 +380,27 @@ def test_a_reward_model_is_a_judge_like_any_other(gnomon: Run, tmp_path: Path) -
     for row in rows[:10]:
         a, b = (score(prompts[row["prompt_id"]], row[side]) for side in "ab")
         assert row["judge"] == float(a > b)
+
+
+def test_a_judges_own_labels_do_not_vouch_for_it(
+    gnomon: Run, tmp_path: Path, tiny_folder: Path
+) -> None:
+    labels(tmp_path)
+    others = (tmp_path / "labels.jsonl").read_text().replace("question", "riddle")
+    (tmp_path / "others.jsonl").write_text(others)
+    train = {"steps": 1, "batch_size": 4}
+    stage = {"name": "rm", "algorithm": "reward_model", "data": "labels.jsonl", "train": train}
+    raw = {"name": "run", "model": str(tiny_folder), "output": "runs", "stages": [stage]}
+    run_recipe(parse_recipe(raw), base=tmp_path)
+    judge = ("--judge", f"reward_model={tmp_path}/runs/run/stages/01-rm/model")
+    for file, learned in (("labels.jsonl", True), ("others.jsonl", False)):
+        code, said = gnomon(file, *judge, "--controls", "0", "--output", file.removesuffix("l"))
+        assert code == 0, said
+        found = one(tmp_path / file.removesuffix("l"))
+        assert found.learned == learned
+        assert ("the judge learned from these very labels" in said) == learned
+        assert ("learned from the very labels" in found.doubt) == learned
+        assert not (learned and found.opens_gates)
 
 
 def test_labels_that_compare_nothing_are_an_error(gnomon: Run, tmp_path: Path) -> None:

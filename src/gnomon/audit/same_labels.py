@@ -41,6 +41,12 @@ def same_labels(run: RunView) -> set[str]:
     return found
 
 
+def labels_learned(model: Path) -> set[str]:
+    """The SHA-256 of each source of labels that the reward model in this folder learned from; empty
+    where no run made it."""
+    return _labels(model.parent, None)
+
+
 def _asked(recipe: Mapping[str, Any], specs: list[Spec]) -> Iterator[Spec]:
     """What a recipe observes and compares by."""
     compare = recipe.get("compare")

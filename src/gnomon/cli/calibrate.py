@@ -171,7 +171,7 @@ def calibrate(
         parse_mapping("--options", options or []),
         good_from,
     )
-    _calibrate(asked, reading, how, before, round, output)
+    _calibrate(asked, reading, how, before, round, output, _learned(judge or [], name))
 
 
 @dataclass(frozen=True)
@@ -260,10 +260,33 @@ def _by_model(labels: Any) -> bool:
     return any(isinstance(x, dict) and str(x.get("labeller")).startswith("ai:") for x in own)
 
 
+OWN_LABELS = (
+    "the judge learned from these very labels, so that it agrees with them says nothing, and no "
+    "gate believes it: calibrate on labels that were kept back"
+)
+
+
+def _same(record: Calibration, learned: Path) -> bool:
+    """Whether a reward model learned from the labels of the record."""
+    from gnomon.audit.same_labels import labels_learned
+
+    return bool({about["sha256"] for about in record.data.values()} & labels_learned(learned))
+
+
 def _calibrate(
-    judge: Judge, reading: Reading, how: Options, before: Path | None, round: str, output: Path
+    judge: Judge,
+    reading: Reading,
+    how: Options,
+    before: Path | None,
+    round: str,
+    output: Path,
+    learned: Path | None,
 ) -> None:
-    """Measure, compare with an earlier record, write and show."""
+    """Measure, compare with an earlier record, write and show.
+
+    Args:
+        learned: the folder of a judge that is a reward model.
+    """
     from gnomon.evals.calibration import write_calibration
     from gnomon.evals.calibration_drift import drift, drift_words, read_calibration
     from gnomon.report.calibration import in_words
@@ -271,6 +294,8 @@ def _calibrate(
     earlier = None if before is None else read_calibration(before)
     record, rows = _measure(judge, reading, how)
     record.note(round=round)
+    if learned is not None and _same(record, learned):
+        record.note(learned=True, warnings=[OWN_LABELS, *record.warnings])
     file = write_calibration(output, record, rows)
     if earlier is not None and before is not None:
         found = drift(earlier, read_calibration(file), before.name)
@@ -319,6 +344,12 @@ def _judge(given: list[str], name: str | None, output: Path, round: str) -> Judg
         except ValueError as error:
             raise ConfigError(f"--round {round!r}: {error}") from error
     return one_judge(spec, base=base, load=load, answers=answers, texts=True)
+
+
+def _learned(given: list[str], name: str | None) -> Path | None:
+    """The folder of the reward model that ``--judge`` options name; None of another judge."""
+    raw, base = judge_entry(given, name) if given else ({}, Path())
+    return base / raw["model"] if "model" in raw else None
 
 
 def _measure(

@@ -102,6 +102,7 @@ class Calibration(Record):
         judge, version, model, prompt_sha256: which judge; it says nothing of another one.
         round: which asking, where the same judge was asked anew.
         data: SHA-256 and rows of each file of people's labels.
+        learned: whether the judge is a reward model that learned from these very labels.
         labels: items with people's labels that the judge answered.
         agreement: share of the items (ties half) on which it says what people say, in both orders
             together.
@@ -144,6 +145,7 @@ class Calibration(Record):
     prompt_sha256: str = ""
     round: str = ""
     data: dict[str, Any] = Field(default_factory=dict)
+    learned: bool = False
     labels: int = 0
     agreement: Figure = None
     people: Figure = None
@@ -184,6 +186,8 @@ class Calibration(Record):
         """Why no gate believes the judge, in words; empty where one may."""
         if self.labels < ENOUGH_LABELS:
             return f"its calibration is of {self.labels} people's labels"
+        if self.learned:
+            return "it learned from the very labels that it was calibrated on"
         if self._is_a_coin():
             return "its calibration does not show that it agrees with people more than a coin does"
         if self.drift.get("model_changed"):
