@@ -19,9 +19,9 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from gnomon.audit.drift import off_topic
 from gnomon.audit.evidence import Evidence
 from gnomon.audit.samples import Sample
+from gnomon.audit.topics import off_topic
 from gnomon.stats.intervals import weighted_proportion
 
 SIZES = (24, 60, 180)

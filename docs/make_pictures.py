@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from gnomon.audit.drift import OPINION
+from gnomon.audit.agreement import OPINION
 from gnomon.recipe.load import parse_recipe
 from gnomon.report.style import BLUE, GREY, VERMILLION, draw_series, new_figure, tidy
 from gnomon.runs.answers import read_answers

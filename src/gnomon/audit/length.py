@@ -10,9 +10,9 @@ import numpy as np
 from gnomon.audit.change import SHARE, change_of, each, first_alarm
 from gnomon.audit.cures import override, stay_near
 from gnomon.audit.decide import decided, not_looked, of_policies, shortened
-from gnomon.audit.drift import FEW, NEEDS
 from gnomon.audit.evidence import Evidence
 from gnomon.audit.limits import LIMITS
+from gnomon.audit.risen import FEW, NEEDS
 from gnomon.audit.samples import Sample
 from gnomon.runs.audit import Finding
 from gnomon.stats.intervals import Interval, mean_interval
