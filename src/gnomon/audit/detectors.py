@@ -49,6 +49,7 @@ DETECTORS: Mapping[str, str] = {
     "value_function": "gnomon.audit.health:value_function",
     "displacement": "gnomon.audit.health:displacement",
     "kl": "gnomon.audit.health:kl",
+    "kl_price": "gnomon.audit.held:held",
     "invariance": "gnomon.audit.invariance:invariance",
     "shortcuts": "gnomon.audit.shortcuts:shortcuts",
     "policy_probes": "gnomon.audit.policy_probes:policy_probes",

@@ -1,0 +1,65 @@
+"""Whether anything holds a policy that optimises a learned reward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gnomon.audit.evidence import Evidence
+from gnomon.audit.held import held
+from gnomon.runs.audit import Finding
+from gnomon.runs.records import StageInfo
+
+LEARNED, PROGRAM = {"model": "rm"}, {"builtin": "correct"}
+
+
+def said(
+    prices: list[float], *, reward: dict[str, Any] = LEARNED, kl: float = 1.0, status: str = "done"
+) -> Finding | None:
+    """What is said of a policy so many nats from its start per token, in answers of ten tokens."""
+    n = max(len(prices), 20)
+    steps = np.arange(2.0, 2 * n + 2, 2)
+    drawn = np.random.default_rng(0).normal(1, 0.01, n)
+    metrics = {"step": steps, "kl": 10 * kl * drawn, "length": np.full(n, 10.0)}
+    if prices:
+        metrics["kl_price"] = np.array([*prices, *[prices[-1]] * (n - len(prices))])
+    settings = {"beta": 0.01 if any(prices) else 0.0}
+    evidence = Evidence(
+        "run", "ppo", spec={"name": "ppo", "reward": [reward], "settings": settings},
+        info=StageInfo(algorithm="ppo", status=status), metrics=metrics,
+    )  # fmt: skip
+    found = held(evidence)
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize("price", [0.0, 0.02])
+def test_a_learned_reward_and_nothing_that_holds_is_something_to_watch(price: float) -> None:
+    found = said([price])
+    assert found is not None
+    assert found.is_to_watch
+    assert (found.name, found.since) == ("drift", 2.0)
+    assert "a learned reward" in found.text
+    assert found.cures == ["ppo.settings.beta=0.05"]
+
+
+def test_it_is_no_more_to_watch_once_a_finished_policy_is_near_its_start() -> None:
+    for status, watched in (("done", False), ("running", True)):
+        found = said([0.02], kl=0.1, status=status)
+        assert found is not None
+        assert found.is_to_watch == watched
+
+
+def test_what_holds_and_what_needs_no_hold() -> None:
+    sound = said([0.2])
+    assert sound is not None
+    assert sound.status == "clear"
+    wide = said([0.01, 0.2, 0.03, 0.1, 0.02])  # the price of a reward that is hardly known yet
+    assert wide is not None
+    assert wide.status == "unclear"
+    assert not wide.is_to_watch
+    assert said([0.0], reward=PROGRAM) is None
+    unknown = said([])
+    assert unknown is not None
+    assert unknown.status == "not_looked"
