@@ -52,7 +52,8 @@ def so_far(whole: Evidence, step: float) -> Evidence:
         whole,
         info=StageInfo(name=whole.info.name, algorithm=whole.info.algorithm, status="running"),
         metrics={name: values[done] for name, values in whole.metrics.items()},
-        samples=[sample for sample in whole.samples if sample.step <= step],
+        # an evaluation of this step's policy is made when the next iteration begins
+        samples=[s for s in whole.samples if s.step < step or (s.step == step and not s.held_out)],
         comparison=Comparison(),
         answers={},
         held_out=Evals({}),

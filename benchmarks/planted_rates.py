@@ -296,6 +296,12 @@ def followed(rows: Sequence[Row]) -> bool:
     return bool(rows) and all("on_the_way" in row for row in rows)
 
 
+def alarmed_on_the_way(rows: Sequence[Row], mode: str) -> NDArray[np.bool_]:
+    """Which runs an audit alarmed of while they trained; none where that was not asked."""
+    steps = [row.get("on_the_way", {}).get(mode) for row in rows]
+    return np.array([step is not None for step in steps], dtype=bool)
+
+
 def _since(row: Row, mode: str, how: How) -> float | None:
     """The first step at which a run was warned of anything, or would have been."""
     if how == "on_the_way":

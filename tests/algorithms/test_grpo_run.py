@@ -475,7 +475,20 @@ def test_the_price_of_kl_is_in_spreads_of_what_is_paid() -> None:
     paid = [[r.scalar["reward"] for r in g.responses] for g in counted(made)]
     within = math.sqrt(statistics.fmean(statistics.variance(group) for group in paid))
     assert made.metrics["kl_price"] == pytest.approx(0.3 / within, rel=1e-6)
+    cut = make(
+        beta=0.3, zero_spread="keep", kl_in="reward", truncated="penalise", truncated_penalty=5.0
+    ).experience(0)
+    after = [[r.scalar["reward"] - 5 * (1 - r.scalar["finished"]) for r in g.responses]
+             for g in counted(cut)]  # fmt: skip
+    within = math.sqrt(statistics.fmean(statistics.variance(group) for group in after))
+    assert cut.metrics["kl_price"] == pytest.approx(0.3 / within, rel=1e-6)
+    dropped = make(beta=0.3, zero_spread="drop").experience(0)
+    trained = [g for m in dropped.minibatches for g in m.groups if g.trained]
+    spread = float(column(trained, "advantages").double().std(correction=0))
+    assert dropped.metrics["kl_price"] == pytest.approx(0.3 / spread, rel=1e-5)
     assert make(beta=0.0).experience(0).metrics["kl_price"] == 0.0
+    for free in ({"beta": 0.0, "sync_reference_every": 0}, {"beta": 0.3, "kl_estimator": "k1"}):
+        assert make(**free).experience(0).metrics["kl_price"] == 0.0
     assert make(kl_in="none", log_kl=True).experience(0).metrics["kl_price"] == 0.0
     moving = make(beta=0.3, sync_reference_every=1).experience(0).metrics
     assert "kl_price" not in moving  # of the way since the last step alone

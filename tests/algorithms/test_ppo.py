@@ -440,10 +440,14 @@ def test_the_price_of_kl_is_in_spreads_of_what_is_paid() -> None:
     paid = [[r.scalar["reward"] for r in g.responses] for g in all_groups(made)]
     within = math.sqrt(statistics.fmean(statistics.variance(group) for group in paid))
     assert made.metrics["kl_price"] == pytest.approx(0.3 / within, rel=1e-6)
+    clipped = make_ppo(reward=Spread(), beta=0.3, samples=3, reward_clip=0.5).experience(0)
+    cut = [[min(value, 0.5) for value in group] for group in paid]
+    within = math.sqrt(statistics.fmean(statistics.variance(group) for group in cut))
+    assert clipped.metrics["kl_price"] == pytest.approx(0.3 / within, rel=1e-6)
     alone = make_ppo(reward=Spread(), beta=0.3, samples=1).experience(0)
-    paid_once = [r.scalar["reward"] for g in all_groups(alone) for r in g.responses]
-    spread = statistics.pstdev(paid_once)  # no prompt has two
-    assert alone.metrics["kl_price"] == pytest.approx(0.3 / spread, rel=1e-6)
+    assert "kl_price" not in alone.metrics  # no prompt has two answers
+    nothing = make_ppo(beta=0.3, kl_in="loss", kl_estimator="k1").experience(0)
+    assert nothing.metrics["kl_price"] == 0.0  # it has no gradient there
     by_loss = {"beta": 0.3, "kl_in": "loss"}
     assert make_ppo(**by_loss).experience(0).metrics["kl_price"] == 0.3  # advantages of spread 1
     plain = make_ppo(**by_loss, whiten_advantages=False).experience(0).metrics

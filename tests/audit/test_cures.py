@@ -140,11 +140,14 @@ def written() -> Iterator[str]:
                     )
 
 
-def test_a_stronger_pull_is_one_that_holds(tmp_path: Path) -> None:
+def test_a_stronger_pull_is_one_that_holds() -> None:
     for price, beta, wanted in ((None, 0.04, 0.08), (0.08, 0.04, 0.08), (0.01, 0.02, 0.2)):
         seen = {} if price is None else {"kl_price": np.full(9, price)}
         spec = spec_of("ppo", {"beta": beta})
         evidence = Evidence("run", "policy", spec=spec, metrics=seen)
         assert cures.stay_near(evidence) == [f"policy.settings.beta={wanted:g}"]
+    far = {"kl_price": np.full(9, 1e-4), "beta": np.full(9, 0.02)}  # a coefficient not written
+    evidence = Evidence("run", "policy", spec=spec_of("ppo", {}), metrics=far)
+    assert cures.stay_near(evidence) == [f"policy.settings.beta={0.02 * cures.MOST:g}"]
     unpaid = Evidence("run", "policy", spec=spec_of("ppo", {"beta": 0.0}), metrics={})
     assert cures.stay_near(unpaid) == [f"policy.settings.beta={cures.USUAL_BETA}"]

@@ -11,7 +11,9 @@ from made import evidence_of, make, rollouts
 
 from gnomon.audit.detectors import detectors_so_far
 from gnomon.recipe.load import parse_recipe
+from gnomon.report.card import run_card
 from gnomon.runs.audit import AUDIT, Audit, Finding
+from gnomon.runs.read import read_run
 from gnomon.stages.live_audit import FIRST, LOOKS, LiveAudit
 from gnomon.stages.run import run_recipe
 from gnomon.training.callbacks import StageStart, StepDone
@@ -69,12 +71,15 @@ def watched(
 
 def test_an_alarm_is_told_once_and_kept_for_the_page(tmp_path: Path) -> None:
     run = make(tmp_path / "run", rollouts((1, 10, 20, 30, 40), hacked))
-    before = Finding(name="foreign_prompts", stage="rm", status="clear")
-    Audit(findings=[before]).write(run / AUDIT)
+    before = Finding(name="foreign_prompts", stage="rm", status="alarm")
+    clear = before.model_copy(update={"status": "clear", "name": "drift"})
+    Audit(findings=[before, clear]).write(run / AUDIT)
     told = watched(run, look=0.0, pause=1.0)
     kept = Audit.read(run / AUDIT)
-    assert before in kept.findings  # what was said of another stage stays
-    assert len(told) == len(kept.alarms) > 0
+    assert before in kept.findings  # an alarm of another stage stays
+    assert kept.findings == kept.alarms  # what was not found by half-way may still come
+    assert kept.so_far == "policy"
+    assert len(told) == len(kept.alarms) - 1 > 0
     assert all(line.startswith(f"iteration {FIRST}: ALARM ") for line in told)
     assert watched(run, look=0.0, pause=1.0, method="sft") == []
 
@@ -94,7 +99,7 @@ def test_it_looks_as_often_as_its_share_of_the_time_allows(
     assert len(looks) == LENGTH - FIRST  # not after the last, which the run's own audit follows
     looks.clear()
     watched(run, look=0.05, pause=1.0)  # of some 12 seconds
-    assert 2 <= len(looks) <= 5
+    assert 2 <= len(looks) <= 4
     looks.clear()
     watched(run, look=0.0, pause=1.0, length=1000)
     assert LOOKS - 2 <= len(looks) <= LOOKS
@@ -127,10 +132,23 @@ def test_a_hackable_reward_is_named_while_the_run_trains(
             }
         ],
     }  # fmt: skip
-    run_recipe(parse_recipe(raw), base=tmp_path)
+    run = run_recipe(parse_recipe(raw), base=tmp_path)
     live = capsys.readouterr().err
     assert "rl (grpo): iteration 2: ALARM reward_hacking" in live
     assert "No KL penalty holds the policy where it started" in live
+    Audit(so_far="rl").write(run / AUDIT)  # as if it had been killed before the audit at its end
+    run_recipe(parse_recipe(raw), base=tmp_path, resume=True)
+    found = Audit.read(run / AUDIT)
+    assert found.alarms
+    assert not found.so_far
+
+
+def test_what_is_not_there_yet_is_not_said(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", rollouts((1, 10, 20, 30, 40), sound))
+    assert watched(run, look=0.0, pause=1.0) == []
+    assert Audit.read(run / AUDIT).so_far == "policy"
+    assert read_run(run).audit is None
+    assert "was not audited" in run_card(run)
 
 
 def test_the_benchmark_reads_no_more_than_there_was(tmp_path: Path) -> None:

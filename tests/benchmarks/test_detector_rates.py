@@ -202,6 +202,9 @@ def test_exact_rates_and_early_warning():
     told = rates.early_warning(on_the_way, "with_judge", how="on_the_way")
     assert (told.before_peak.value, told.false_alarms.value) == (pytest.approx(1 / 3), 0.0)
     assert told.leads.tolist() == [24.0, 24.0]
+    alarmed = rates.alarmed_on_the_way(on_the_way, "with_judge")
+    assert [r["id"] for r, told in zip(rows, alarmed, strict=True) if told] == ["h", "i"]
+    assert not rates.alarmed_on_the_way(rows, "with_judge").any()
 
 
 def test_the_alarms_side_is_learned_from_the_findings():

@@ -162,12 +162,10 @@ class PolicyGradient(Algorithm):
         )
         if bool(counted.any()):
             metrics["advantage_std"] = float(advantages[counted].double().std(correction=0))
-        if not s.sync_reference_every:  # else it is the price of the last steps alone
-            paid = reward_spread(judged) if s.kl_in_reward else metrics.get("advantage_std", 0.0)
-            metrics |= kl_price(s.beta if s.penalised else 0.0, paid)
         credited = with_tokens(judged, {"advantages": advantages})
         kept = self._trained_parts(credited, flat.tolist())
         learned = [g for g in kept if g.trained]
+        metrics |= self._kl_price(rewards, judged, learned)
         if learned and not s.kl_in_reward:
             learned, seen = self._with_logprobs(learned, step)
             metrics |= seen
@@ -241,6 +239,26 @@ class PolicyGradient(Algorithm):
             fall = variants.soft_overlong_penalty(lengths, max_length=longest, buffer=buffer)
             rewards = rewards + s.overlong_penalty * fall
         return rewards
+
+    def _kl_price(
+        self, rewards: Tensor, judged: Sequence[TokenGroup], learned: Sequence[TokenGroup]
+    ) -> dict[str, float]:
+        """What the KL penalty is weighed against: the rewards, or the advantages of the tokens that
+        it is paid for."""
+        s = self.settings
+        if not s.penalised or (s.kl_in == "loss" and s.kl_estimator == "k1"):  # no gradient there
+            return kl_price(0.0, 0.0)
+        if s.sync_reference_every:  # it is the price of the last steps alone
+            return {}
+        if s.kl_in_reward:
+            return kl_price(s.beta, reward_spread(rewards, [len(g.responses) for g in judged]))
+        paid = [
+            r.token["advantages"][torch.tensor(r.mask, dtype=torch.bool)]
+            for g in learned
+            for r in g.responses
+        ]
+        spread = float(torch.cat(paid).double().std(correction=0)) if paid else 0.0
+        return kl_price(s.beta, spread)
 
     def _trained_parts(
         self, groups: Sequence[TokenGroup], without_spread: Sequence[bool]

@@ -41,7 +41,6 @@ from gnomon.losses.kl import adaptive_beta, kl_estimate
 from gnomon.losses.policy_gradient import is_clipped, ppo_clip
 from gnomon.losses.value import explained_variance, value_loss
 from gnomon.models.memory import RoleNeed
-from gnomon.records import TokenGroup
 
 AFTER_LAST = "after_last"
 """The value of the state after a response's last token, at each of its tokens."""
@@ -183,16 +182,19 @@ class PPO(Algorithm):
         if self.settings.base_mix != "geometric":  # which is no distribution (NO_K3)
             metrics["kl_k3"] = float(kl_estimate(old, ref, "k3").mean())
         if self.settings.target_kl is None:  # else the price is what holds the KL there
-            metrics |= kl_price(self.beta, self._paid_spread(judged, float(spread)))
+            metrics |= self._kl_price(whole, [len(g.responses) for g in judged], float(spread))
         if self.settings.kl_in != "loss":
             del columns["ref_logprobs"]
         return Credit(with_tokens(judged, columns), metrics)
 
-    def _paid_spread(self, groups: Sequence[TokenGroup], advantages: float) -> float:
-        """The standard deviation of what the KL penalty is weighed against."""
-        if self.settings.kl_in != "loss":
-            return reward_spread(groups)
-        return 1.0 if self.settings.whiten_advantages else advantages
+    def _kl_price(self, batch: Batch, sizes: Sequence[int], advantages: float) -> dict[str, float]:
+        """What the KL penalty is weighed against: the scores, or the advantages of this spread."""
+        s = self.settings
+        if s.kl_in != "loss":
+            return kl_price(self.beta, reward_spread(scores(batch, s), sizes))
+        if s.kl_estimator == "k1":  # which has no gradient there
+            return kl_price(0.0, advantages)
+        return kl_price(self.beta, 1.0 if s.whiten_advantages else advantages)
 
     def trains_policy(self, step: Step) -> bool:
         """False while the critic warms up."""
@@ -212,15 +214,19 @@ class PPO(Algorithm):
         self.beta = float(state["beta"])
 
 
+def scores(batch: Batch, s: PPOSettings) -> Tensor:
+    """[S] what each response is paid, before the KL penalty."""
+    score = batch.scalar["reward"] - s.no_eos_penalty * (1 - batch.scalar["finished"])
+    return score if s.reward_clip is None else score.clamp(-s.reward_clip, s.reward_clip)
+
+
 def with_scores(rewards: Tensor, batch: Batch, s: PPOSettings) -> Tensor:
     """[R] per-token rewards with the score on each response's last token.
 
     In an environment each turn's reward lies on the turn's own last token, and the last one gets
     what is left of the score.
     """
-    score = batch.scalar["reward"] - s.no_eos_penalty * (1 - batch.scalar["finished"])
-    if s.reward_clip is not None:
-        score = score.clamp(-s.reward_clip, s.reward_clip)
+    score = scores(batch, s)
     turns = batch.token.get("turn_rewards")
     if turns is not None:
         rewards = rewards + turns

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gnomon.agents.episodes import Episode
@@ -220,20 +221,20 @@ def group_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
     return metrics
 
 
-def reward_spread(groups: Sequence[TokenGroup]) -> float:
-    """The standard deviation of the rewards within a prompt, pooled; over all responses where no
-    prompt has two."""
-    rewards = [np.array([r.scalar["reward"] for r in group.responses]) for group in groups]
-    several = [values for values in rewards if values.size > 1]
-    if not several:
-        return float(np.concatenate(rewards).std()) if rewards else 0.0
-    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in several)
-    return math.sqrt(squares / sum(values.size - 1 for values in several))
+def reward_spread(rewards: Tensor, sizes: Sequence[int]) -> float:
+    """The standard deviation of the rewards [S] within a prompt, pooled, of groups of these sizes;
+    0 where no prompt has two answers, since it is not known then."""
+    groups = [values.double() for values in torch.split(rewards, list(sizes)) if len(values) > 1]
+    squares = sum(float((values - values.mean()).square().sum()) for values in groups)
+    return math.sqrt(squares / sum(len(values) - 1 for values in groups)) if groups else 0.0
 
 
 def kl_price(beta: float, spread: float) -> dict[str, float]:
     """The metric ``kl_price``: what a nat of KL from the reference costs a response, in standard
-    deviations (``spread``) of what it is paid. Empty where all are paid the same."""
+    deviations (``spread``) of what it is paid. Empty where that spread is 0, or not known; a KL
+    that costs nothing has no need of it."""
+    if beta == 0:
+        return {"kl_price": 0.0}
     return {"kl_price": beta / spread} if spread > 0 else {}
 
 

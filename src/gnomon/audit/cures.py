@@ -16,9 +16,10 @@ ON_POLICY = (
 TIED = (*ON_POLICY, "dpo", "online_dpo", "kto")
 """Algorithms whose ``beta``, the larger, keeps the policy the nearer to its start."""
 USUAL_BETA = 0.05
-HOLDS = 0.1
-"""The price of a nat of KL, in standard deviations of the reward, from which policies of the tunnel
-were mostly held near their start (docs/detectors.md)."""
+HOLDS, MOST = 0.1, 20.0
+"""The price of a nat of KL, in standard deviations of the reward, from which PPO's policies of the
+tunnel were held near their start, and three of seven of GRPO's, whose KL is in the loss
+(docs/detectors.md); the coefficient is raised at most so many times for it."""
 
 
 def setting(evidence: Evidence, name: str) -> float | None:
@@ -36,10 +37,16 @@ def stay_near(evidence: Evidence) -> list[str]:
     if evidence.algorithm not in TIED or untied:
         return []
     usual = USUAL_BETA if evidence.algorithm in ON_POLICY else 0.1
-    beta = setting(evidence, "beta")
-    price = kl_price(evidence)
-    times = max(2.0, HOLDS / price) if price else 2.0
-    return [override(evidence, "settings.beta", f"{times * beta if beta else usual:.2g}")]
+    beta, price = _beta(evidence), kl_price(evidence)
+    times = min(MOST, max(2.0, HOLDS / price)) if price else 2.0
+    value = float(f"{times * beta:.2g}") if beta else usual
+    return [override(evidence, "settings.beta", f"{value:g}")]
+
+
+def _beta(evidence: Evidence) -> float | None:
+    """The coefficient that the recipe writes, or else what the method says that it used."""
+    written, (_, used) = setting(evidence, "beta"), evidence.series("beta")
+    return float(used[0]) if written is None and used.size else written
 
 
 def conservative(evidence: Evidence) -> list[str]:

@@ -122,7 +122,7 @@ def audit_run(
     audit = Audit(
         made=now(),
         version=gnomon.__version__,
-        findings=_in_order(findings),
+        findings=sorted(findings, key=lambda finding: ORDER.index(finding.status)),
         problems=list(dict.fromkeys(problems)),
     )
     if write and whole:
@@ -139,22 +139,19 @@ def detectors_so_far() -> dict[str, Detector]:
 
 
 def audit_so_far(folder: Path, stage: str) -> Audit:
-    """Look at one stage of a run that is still going, and put what is found in place of what
-    audit.json says of that stage.
+    """Look at one stage of a run that is still going, and put its alarms in place of those that
+    audit.json has of that stage; a run without any has no audit yet.
 
     Raises:
         DataError: the folder is not a run's, or has no such stage.
+        RunError: audit.json cannot be written.
     """
     found = audit_run(folder, stages=[stage], detectors=detectors_so_far(), write=False)
-    before = Audit.read_or_empty(folder / AUDIT).findings
+    before = Audit.read_or_empty(folder / AUDIT).alarms
     kept = [finding for finding in before if finding.stage != stage]
-    whole = found.model_copy(update={"findings": _in_order([*kept, *found.findings])})
-    whole.write(folder / AUDIT)
-    return whole
-
-
-def _in_order(findings: Iterable[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: ORDER.index(finding.status))
+    alarms = found.model_copy(update={"findings": [*kept, *found.alarms], "so_far": stage})
+    alarms.write(folder / AUDIT)
+    return alarms
 
 
 def _after(start: str, finding: Finding) -> Finding:

@@ -20,6 +20,7 @@ from gnomon.runs.audit import Finding
 from gnomon.stats.intervals import Interval, mean_interval
 
 NAME, DETECTOR = "drift", "kl_price"
+NEEDS = "the metric kl_price: of ppo without target_kl, of grpo and relatives whose reference stays"
 
 
 @of_policies
@@ -29,14 +30,15 @@ def held(evidence: Evidence) -> list[Finding]:
         return []
     steps, prices = evidence.series("kl_price")
     if not prices.size:
-        return not_looked(evidence, NAME, DETECTOR, "the metric kl_price (ppo, grpo and relatives)")
+        return not_looked(evidence, NAME, DETECTOR, NEEDS)
     figure = mean_interval(prices[:FEW], method="t")
     if math.isnan(figure.low):  # of one iteration, or the same in all
         figure = Interval(figure.value, figure.value, figure.value, figure.n)
     stayed = evidence.info.status == "done" and stays_near(evidence)
+    watch = " and ".join(evidence.judges) or "a held-out judge (observe)"
     text = (
         f"{nothing_holds(evidence)}, and what it optimises is a learned reward, which knows only "
-        "answers like those it learned from: watch a held-out judge (observe), or hold it nearer"
+        f"answers like those it learned from: watch {watch}, or hold it nearer"
     )
     return [
         decided(

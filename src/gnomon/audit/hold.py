@@ -15,7 +15,7 @@ def kl_price(evidence: Evidence) -> float | None:
     """Standard deviations of the reward that a nat of KL costs the policy, at the beginning; None
     where nothing says."""
     _, prices = evidence.series("kl_price")
-    return float(np.mean(prices[:FEW])) if prices.size else None
+    return float(np.median(prices[:FEW])) if prices.size else None
 
 
 def nothing_holds(evidence: Evidence) -> str:

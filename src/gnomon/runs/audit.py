@@ -113,12 +113,15 @@ class Audit(Record):
         version: gnomon's, whose thresholds were used.
         findings: alarms first; the order in which they are shown.
         problems: what could not be read, in words.
+        so_far: the stage that was training when it was made; only alarms are in it then, since what
+            was not found by half-way may still come. Empty of a whole audit.
     """
 
     made: str = ""
     version: str = ""
     findings: Annotated[list[Finding], BeforeValidator(only_mappings)] = Field(default_factory=list)
     problems: list[str] = Field(default_factory=list)
+    so_far: str = ""
 
     @property
     def alarms(self) -> list[Finding]:

@@ -206,7 +206,8 @@ def _read(kind: type[R], file: Path, problems: list[str], required: bool = False
 def _audit(file: Path, problems: list[str]) -> Audit | None:
     before = len(problems)
     found = _read(Audit, file, problems)
-    return found if file.exists() and len(problems) == before else None
+    begun = found.so_far and not found.alarms  # says nothing yet
+    return found if file.exists() and len(problems) == before and not begun else None
 
 
 def _all(kind: type[R], folder: Path, problems: list[str]) -> Iterator[R]:

@@ -15,7 +15,7 @@ from gnomon.runs.probes import PROBES
 from gnomon.training.callbacks import Callback, StageStart, StepDone
 
 SHARE = 0.02
-"""Of a stage's time, what its audits may take."""
+"""Of a stage's time, what its audits after the first may take, as far as the last one tells."""
 LOOKS = 20
 """At most so many audits of a stage, evenly spread: the more, the likelier a false alarm."""
 FIRST = 5
@@ -42,7 +42,8 @@ class LiveAudit(Callback):
         self.run, self.tell, self.clock = run, tell, clock
 
     def on_start(self, stage: StageStart) -> None:
-        self.began, self.spent = self.clock(), 0.0
+        self.began, self.spent, self.cost = self.clock(), 0.0, 0.0
+        self.failed = False
         self.looked: int | None = None
         self.told: set[tuple[str, str]] = set()
         self.off = stage.method in NOT_OPTIMISED
@@ -56,19 +57,21 @@ class LiveAudit(Callback):
         try:
             found = audit_so_far(self.run, event.stage)
         except Exception as error:
-            self.off = True
-            self.tell(f"{event.stage}: warning: it cannot be audited yet: {first_line(error)}")
+            if not self.failed:
+                self.tell(f"warning: it cannot be audited yet: {first_line(error)}")
+            self.failed = True
             return
         for finding in found.alarms:
             key = (finding.name, finding.detector)
             if finding.stage == event.stage and key not in self.told:
                 self.told.add(key)
                 self.tell(f"iteration {event.iteration}: {alarm_line(finding)}")
-        self.spent += self.clock() - before
+        self.cost = self.clock() - before
+        self.spent += self.cost
 
     def _due(self, event: StepDone) -> bool:
         if self.looked is None:
             return event.iteration >= FIRST or (event.folder / PROBES).exists()
         if event.iteration < self.looked + math.ceil(event.iterations / LOOKS):
             return False
-        return self.spent <= SHARE * (self.clock() - self.began)
+        return self.spent + self.cost <= SHARE * (self.clock() - self.began)

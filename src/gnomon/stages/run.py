@@ -20,7 +20,7 @@ from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.report.card import CARD, write_cards
 from gnomon.report.findings import audit_summary
 from gnomon.report.html import write_report
-from gnomon.runs.audit import AUDIT
+from gnomon.runs.audit import AUDIT, Audit
 from gnomon.runs.folder import RunFolder, StageFolder, run_lock
 from gnomon.runs.records import COMPARISON, MANIFEST, Manifest, StageInfo, now, resume_command
 from gnomon.stages.check import check_machine, check_recipe
@@ -171,7 +171,7 @@ class _Running:
             )
         elif held is None and self.gates.changed:
             self.run.update_manifest(finished=now())
-        if self.worked or not (path / AUDIT).is_file():
+        if self.worked or not _is_whole(path / AUDIT):
             self.where = "before the audit; the stages are done"
             self._audit()
         if self.worked or self.gates.changed or not (path / "report.html").is_file():
@@ -289,6 +289,11 @@ def _ignoring_failures(announce: Announce) -> Announce:
             return
 
     return tell
+
+
+def _is_whole(audit: Path) -> bool:
+    """Whether a run's audit is there, and was not made while a stage still trained."""
+    return audit.is_file() and not Audit.read_or_empty(audit).so_far
 
 
 def _artefacts(info: StageInfo) -> dict[str, Any]:
