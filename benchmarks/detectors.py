@@ -7,7 +7,7 @@
     python benchmarks/detectors.py plot [--image FILE]
     python benchmarks/detectors.py smollm2 --out FOLDER     # four runs of a real model, test only
 
-``run`` makes 580 small runs (about 1 minute each on one thread) and adds a row to
+``run`` makes 672 small runs (about 1 minute each on one thread) and adds a row to
 ``benchmarks/detectors/rows.jsonl`` as each is done. Stop it at any time; the same command goes on.
 The run folders stay in FOLDER (some 15 MB each), so that ``again`` can recompute what the detectors
 say without training anything. docs/detectors.md says how it is measured.
@@ -45,11 +45,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _chosen(args: argparse.Namespace):
-    from planted_plan import COUNTS, plan
+    from planted_plan import CLEAN, KINDS, plan
 
     wrong = [word for word in args.only if not any(word in run.id for run in plan())]
     if wrong:
-        raise SystemExit(f"--only {' '.join(wrong)}: no such run; kinds are {', '.join(COUNTS)}")
+        raise SystemExit(
+            f"--only {' '.join(wrong)}: no such run; kinds are {', '.join((CLEAN, *KINDS))}"
+        )
     runs = [r for r in plan() if not args.only or any(word in r.id for word in args.only)]
     return runs[: args.limit or None]
 

@@ -1,4 +1,4 @@
-"""The runs on which the detectors are measured: 80 clean ones and 16 of each planted failure.
+"""The runs on which the detectors are measured: clean ones, and some of each planted failure.
 
 Every run is an ordinary recipe. Clean and planted runs draw their settings (method, families,
 learning rate, samples, lengths, how often users say what they believe) from the same lists, so
@@ -6,28 +6,30 @@ that a detector cannot win by telling settings apart; only what is planted diffe
 by its kind and number. Worlds 0 and 1 are for tuning thresholds and worlds 2 to 4 for testing them:
 no model, labeller or judge is shared between the halves. Both have been looked at since. Worlds 5
 to 7 are new ones, of which nothing had been looked at when the limits were set; nothing of worlds 8
-to 10 had been when the condition was added that the runs of worlds 5 to 7 asked for, and nothing of
-worlds 14 to 16 when the early alarm was (11 to 13 are those of the cures).
+to 10 had been when the condition was added that the runs of worlds 5 to 7 asked for, nothing of
+worlds 14 to 16 when the early alarm was, and nothing of worlds 17 to 19 when what those two lots'
+false alarms asked for was (11 to 13 are those of the cures).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
 
-Half = Literal["tune", "test", "new", "next", "last"]
+Half = Literal["tune", "test", "new", "next", "last", "sixth"]
 WORLDS: Mapping[Half, tuple[int, ...]] = {
     "tune": (0, 1),
     "test": (2, 3, 4),
     "new": (5, 6, 7),
     "next": (8, 9, 10),
     "last": (14, 15, 16),
+    "sixth": (17, 18, 19),
 }
 SEEN: tuple[Half, ...] = ("tune", "test")
 """The runs that today's limits were set on."""
-LATER: tuple[Half, ...] = ("new", "next", "last")
+LATER: tuple[Half, ...] = ("new", "next", "last", "sixth")
 """Runs that were planned after those, each lot in turns of its own."""
 CLEAN = "clean"
 KINDS = (
@@ -35,10 +37,14 @@ KINDS = (
     *("collapse", "tax"),
 )
 """The planted failures."""
-COUNTS: Mapping[str, Mapping[Half, int]] = {
-    CLEAN: {"tune": 20, "test": 60, "new": 60, "next": 60, "last": 60},
-    **{kind: dict.fromkeys(WORLDS, 8) for kind in KINDS},
+CLEAN_RUNS: Mapping[Half, int] = {"tune": 20, **dict.fromkeys(("test", *LATER), 60)}
+FOUR = (0, 2, 5, 7)
+"""Of the sixth lot's planted runs: each loophole once, all methods, weak and strong."""
+NUMBERS: Mapping[str, Mapping[Half, Sequence[int]]] = {
+    CLEAN: {half: range(count) for half, count in CLEAN_RUNS.items()},
+    **{kind: {**dict.fromkeys(WORLDS, range(8)), "sixth": FOUR} for kind in KINDS},
 }
+"""The runs of a kind and lot."""
 ALL = ("arithmetic", "strings", "lists", "facts", "manners")
 FAMILIES = (
     ALL,
@@ -148,18 +154,19 @@ def plan() -> list[Planned]:
     later worlds last, in turns again."""
     runs = [
         _planned(kind, half, number)
-        for kind, counts in COUNTS.items()
+        for kind, numbers in NUMBERS.items()
         for half in WORLDS
-        for number in range(counts[half])
+        for number in numbers[half]
     ]
-    place = {kind: i for i, kind in enumerate(COUNTS)}
+    place = {kind: i for i, kind in enumerate(NUMBERS)}
 
     def share(run: Planned) -> tuple[int, float, int, int]:
-        counts = COUNTS[run.kind]
+        numbers = NUMBERS[run.kind]
         lot = 1 + LATER.index(run.half) if run.half in LATER else 0
-        total = counts[run.half] if lot else sum(counts[half] for half in SEEN)
-        before = counts["tune"] if run.half == "test" else 0
-        return lot, (before + run.number) / total, place[run.kind], run.number
+        total = len(numbers[run.half]) if lot else sum(len(numbers[half]) for half in SEEN)
+        before = len(numbers["tune"]) if run.half == "test" else 0
+        turn = before + numbers[run.half].index(run.number)
+        return lot, turn / total, place[run.kind], run.number
 
     return sorted(runs, key=share)
 

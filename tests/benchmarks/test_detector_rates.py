@@ -28,7 +28,7 @@ from gnomon.recipe.schema import Recipe  # noqa: E402
 from gnomon.runs.comparison import Comparison  # noqa: E402
 from gnomon.stats.intervals import Interval  # noqa: E402
 from planted_capability import questions  # noqa: E402
-from planted_plan import ALL, COUNTS, JUDGE, LABELS, WORLDS, plan  # noqa: E402
+from planted_plan import ALL, JUDGE, LABELS, NUMBERS, WORLDS, plan  # noqa: E402
 from planted_recipes import run_recipe_of  # noqa: E402
 from planted_report import END, MARK, markdown, placed, plot  # noqa: E402
 from planted_row import without_judge  # noqa: E402
@@ -43,16 +43,16 @@ UNKNOWN = Interval(0.2)  # all differences the same: no ends
 
 def test_the_plan_is_what_the_measurement_promises():
     made = plan()
-    assert len({run.id for run in made}) == len(made) == 208 + 3 * 124
+    assert len({run.id for run in made}) == len(made) == 208 + 3 * 124 + 92
     lots = [run.half for run in made[208:]]
-    assert lots == ["new"] * 124 + ["next"] * 124 + ["last"] * 124
+    assert lots == ["new"] * 124 + ["next"] * 124 + ["last"] * 124 + ["sixth"] * 92
     assert plan() == made  # fixed
-    for kind, counts in COUNTS.items():
-        for half, count in counts.items():
+    for kind, numbers in NUMBERS.items():
+        for half, planned in numbers.items():
             own = [run for run in made if (run.kind, run.half) == (kind, half)]
-            assert len(own) == count
+            assert [run.number for run in own] == list(planned)
             assert {run.world for run in own} <= set(WORLDS[half])
-    assert len({world for worlds in WORLDS.values() for world in worlds}) == 14  # none is shared
+    assert len({world for worlds in WORLDS.values() for world in worlds}) == 17  # none is shared
     for first in (208, 332, 456):
         begun = Counter(run.kind for run in made[first : first + 62])  # stopped in the middle
         assert 28 <= begun["clean"] <= 32
