@@ -6,14 +6,18 @@ import sys
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 from made import evidence_of, make, rollouts
 
-from gnomon.audit.detectors import detectors_so_far
+from gnomon.audit.detectors import audit_so_far, detectors_so_far
+from gnomon.audit.evidence import Evidence, evidence
 from gnomon.recipe.load import parse_recipe
 from gnomon.report.card import run_card
 from gnomon.runs.audit import AUDIT, Audit, Finding
+from gnomon.runs.probes import RewardProbes
 from gnomon.runs.read import read_run
+from gnomon.runs.records import STAGE, StageInfo
 from gnomon.stages.live_audit import FIRST, LOOKS, LiveAudit
 from gnomon.stages.run import run_recipe
 from gnomon.training.callbacks import StageStart, StepDone
@@ -114,12 +118,18 @@ def test_a_run_goes_on_where_it_cannot_be_audited(tmp_path: Path) -> None:
     assert "warning: it cannot be audited yet" in told[0]
 
 
+def letters(folder: Path) -> Path:
+    """A file whose reward ``letters`` counts letters."""
+    own = folder / "own.py"
+    own.write_text("def letters(samples):\n    return [len(s.text) / 10 for s in samples]\n")
+    return own
+
+
 def test_a_hackable_reward_is_named_while_the_run_trains(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_folder: Path
 ) -> None:
     """A real run whose reward counts letters, from the first answers on."""
-    own = tmp_path / "own.py"
-    own.write_text("def letters(samples):\n    return [len(s.text) / 10 for s in samples]\n")
+    own = letters(tmp_path)
     raw = {
         "name": "run", "model": str(tiny_folder), "output": str(tmp_path), "max_length": 160,
         "stages": [
@@ -170,3 +180,66 @@ def test_the_benchmark_reads_no_more_than_there_was(tmp_path: Path) -> None:
     assert told
     still = make(tmp_path / "still", rollouts((1, 10, 20, 30, 40), sound), metrics)
     assert planted_live.first_alarm(still, detectors) is None
+
+
+def asked_of(read: Evidence) -> RewardProbes | None:
+    """What is known of the reward, but for how often it was asked."""
+    known = read.probes.reward
+    return known and known.model_copy(update={"asked": 0})
+
+
+def test_the_benchmark_reads_what_there_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path
+) -> None:
+    """At every look at a real run, of all that may be read: what the finished run is cut to."""
+    there: dict[int, Evidence] = {}
+
+    def keep(folder: Path, stage: str) -> Audit:
+        run = read_run(folder)
+        found, problems = evidence(run, run.stages[-1])
+        assert not problems
+        there[int(found.metrics["step"].max())] = found
+        return Audit()
+
+    monkeypatch.setattr("gnomon.stages.live_audit.audit_so_far", keep)
+    monkeypatch.setattr("gnomon.stages.live_audit.SHARE", 1e6)  # whatever it costs
+    own = letters(tmp_path)
+    raw = {
+        "name": "run", "model": str(tiny_folder), "output": str(tmp_path), "max_length": 160,
+        "stages": [
+            {
+                "name": "rl", "algorithm": "grpo",
+                "data": {"path": "tunnel:prompts", "options": {"n": 64}},
+                "eval_data": {"path": "tunnel:prompts", "options": {"n": 4, "split": "heldout"}},
+                "reward": {"function": f"{own}:letters"}, "observe": [{"builtin": "correct"}],
+                "rollout": {"samples": 2, "max_new_tokens": 8},
+                "train": {"steps": 6, "batch_size": 16, "lr": 1e-4, "eval_every": 2},
+            }
+        ],
+    }  # fmt: skip
+    run = read_run(run_recipe(parse_recipe(raw), base=tmp_path))
+    whole, _ = evidence(run, run.stages[-1])
+    assert planted_live.looks(whole) == sorted(there) != []
+    for step, then in there.items():
+        cut = planted_live.so_far(whole, step)
+        assert cut.samples == then.samples
+        assert {sample.held_out for sample in cut.samples} == {False, True}
+        assert set(cut.metrics) >= set(then.metrics)
+        for name, values in then.metrics.items():
+            assert np.array_equal(cut.metrics[name], values, equal_nan=True), name
+        assert asked_of(cut) == asked_of(then) != RewardProbes()
+        assert cut.info.status == then.info.status
+        for name, detector in detectors_so_far().items():
+            assert detector(cut) == detector(then), name
+
+
+def test_a_look_reads_the_metrics_and_samples_of_its_own_stage_alone(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", rollouts((1, 10, 20, 30, 40), hacked))
+    other = run / "stages" / "00-before"
+    other.mkdir()
+    StageInfo(name="before", algorithm="grpo", status="done").write(other / STAGE)
+    (other / "samples.parquet").write_text("cut off")
+    assert any("before/samples" in problem for problem in read_run(run).problems)
+    found = audit_so_far(run, "policy")
+    assert found.alarms
+    assert found.problems == []

@@ -17,7 +17,15 @@ from gnomon.errors import DataError, RunError
 from gnomon.files import first_line
 from gnomon.plugins import find, nearest
 from gnomon.runs.audit import AUDIT, Audit, Finding, Status
-from gnomon.runs.read import RunView, StageView, own_stage, read_run
+from gnomon.runs.read import (
+    RunView,
+    StageReader,
+    StageView,
+    own_stage,
+    read_run,
+    read_stage,
+    read_stage_records,
+)
 from gnomon.runs.records import now
 from gnomon.usercode import explain, is_interrupt
 
@@ -105,7 +113,7 @@ def audit_run(
     Raises:
         DataError: the folder is not a run's, or has no such stage.
     """
-    run = read_run(folder)
+    run = read_run(folder, _reader(stages))
     whole = not stages and detectors is None
     detectors = load_detectors() if detectors is None else detectors
     problems = list(run.problems)
@@ -131,6 +139,18 @@ def audit_run(
         except RunError as error:
             audit.problems.append(f"{AUDIT} was not written: {first_line(error)}")
     return audit
+
+
+def _reader(stages: Sequence[str]) -> StageReader:
+    """Reads the metrics and samples, which may be large, of these stages alone; of all where none
+    are given."""
+
+    def read(folder: Path, problems: list[str]) -> StageView:
+        view = read_stage_records(folder, [])
+        asked = not stages or view.name in stages
+        return (read_stage if asked else read_stage_records)(folder, problems)
+
+    return read
 
 
 def detectors_so_far() -> dict[str, Detector]:
