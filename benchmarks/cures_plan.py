@@ -19,6 +19,8 @@ FRESH = (8, 9, 10)
 """Seeds of the cures whose settings were chosen after the first ones' results had been seen."""
 FRESHEST = (11, 12, 13)
 """Those of a third round, whose sicknesses and settings were tried out on the seeds before."""
+FOURTH = (20, 21, 22)
+"""Those of a fourth round, of what the rounds before it suggest, likewise tried out at seed 12."""
 FEEDBACK, RM, POLICY = "feedback", "rm", "policy"
 """The stages that a cure's overrides may name: the first two make the reward model."""
 
@@ -64,6 +66,9 @@ PLEASED = "pleased"
 SFT = {"steps": 60, "lr": 1e-3, "tokens": 40}
 SICKNESSES: Mapping[str, Sickness] = {
     "overoptimised": Sickness("ppo", "few-0", {**SAMPLED, "samples": 2, "lr": 4e-4, "beta": 0.0}),
+    "far": Sickness(
+        "ppo", "few-0", {**SAMPLED, "samples": 2, "lr": 6e-4, "beta": 0.0, "steps": 60}
+    ),
     "length": Sickness("grpo", "length-1", {**SAMPLED, "samples": 6, "lr": 4e-4, "beta": 0.01}),
     "collapse": Sickness(
         "grpo", "consensus", {**SAMPLED, "samples": 6, "lr": 7e-4, "beta": 0.0},
@@ -80,6 +85,11 @@ SICKNESSES: Mapping[str, Sickness] = {
     "few_prompts": Sickness(
         "grpo", "correct",
         {**SAMPLED, "samples": 6, "lr": 1e-3, "beta": 0.0, "steps": 45, "prompts": 4},
+    ),
+    "by_heart": Sickness(
+        "grpo", "correct",
+        {**SAMPLED, "samples": 6, "lr": 1e-3, "beta": 0.0, "steps": 45, "prompts": 4},
+        measured="right", beside="gold",
     ),
     "forgetting": Sickness(
         "sft", "", SFT, ("arithmetic",),
@@ -184,6 +194,27 @@ CURES: Mapping[str, Cure] = {
         words="three rounds of 10 iterations; after each, `collect` 48 prompts from the policy and "
         "`reward_model` on all labels",
     ),
+    "far_mean_std": Cure(
+        "far",
+        (*APART, "policy.reward.0.ensemble=mean-std", "policy.reward.0.std_coef=2"),
+        seeds=FOURTH,
+    ),
+    "far_wco": Cure("far", (*APART, "policy.reward.0.ensemble=wco"), seeds=FOURTH),
+    "far_uwo": Cure(
+        "far",
+        (*APART, "policy.reward.0.ensemble=uwo", "policy.reward.0.std_coef=2"),
+        seeds=FOURTH,
+    ),
+    "far_kl": Cure("far", ("policy.settings.beta=0.1",), seeds=FOURTH),
+    "far_mixture": Cure(
+        "far",
+        (
+            "policy.settings.beta=0.1",
+            "policy.settings.base_share=0.3",
+            "policy.settings.base_model=tunnel",
+        ),
+        seeds=FOURTH,
+    ),
     "length_offset": Cure("length", ("rm.settings.length_debias=offset",)),
     "length_slope": Cure("length", ("rm.settings.length_debias=slope",)),
     "length_penalty": Cure(
@@ -199,6 +230,7 @@ CURES: Mapping[str, Cure] = {
         "collapse", ("policy.rollout.temperature=1.3", "policy.rollout.final_temperature=1.0")
     ),
     "temperature_high": Cure("collapse", ("policy.rollout.temperature=1.5",), seeds=FRESHEST),
+    "temperature_low": Cure("collapse", ("policy.rollout.temperature=0.7",), seeds=FOURTH),
     "averaging": Cure("tax", ("policy.train.average_with_reference=0.5",)),
     "tax_kl": Cure("tax", ("policy.settings.beta=0.1",)),
     "varied_prompts": Cure("tax", (f"policy.data.options.families=[{', '.join(ALL)}]",)),
@@ -258,6 +290,7 @@ CURES: Mapping[str, Cure] = {
         seeds=FRESHEST,
     ),
     "many_prompts": Cure("few_prompts", ("policy.data.options.n=3000",), seeds=FRESHEST),
+    "prompts_by_heart": Cure("by_heart", ("policy.data.options.n=3000",), seeds=FOURTH),
     "own_answers": Cure(
         "forgetting",
         stages="own_answers",

@@ -115,7 +115,7 @@ def _follows(evidence: Evidence, judge: str) -> list[Finding]:
         measure=f"gain by {judge} less a quarter of the trained reward's, in standard deviations",
         alarm=(
             f"the trained reward rose by {_in_deviations(reward.gain, by_reward)} standard "
-            f"deviations while the held-out judge {judge} moved by "
+            f"deviations while the held-out judge {judge!r} moved by "
             f"{_in_deviations(gain, by_judge)}"
         ),
         exhibits=_parted(evidence, judge, by_reward, by_judge),
@@ -161,7 +161,7 @@ def _turned(evidence: Evidence, judge: str, scale: float, moved: bool) -> list[F
             only_if=moved and first.value > last.value,
             measure=f"what {judge} gives for one standard deviation more of the trained reward "
             "among answers to one prompt, in its own",
-            alarm=f"of two answers to one prompt, the held-out judge {judge} has come to prefer "
+            alarm=f"of two answers to one prompt, the held-out judge {judge!r} has come to prefer "
             f"the one that the trained reward likes less: {last.value:.2f} [{last.low:.2f}, "
             f"{last.high:.2f}] standard deviations for one of the reward; {first.value:.2f} at the "
             "beginning",
@@ -207,8 +207,8 @@ def _fall(evidence: Evidence, judge: str) -> list[Finding]:
             "held_out_fall",
             figure,
             above=False,
-            measure=f"gain by the held-out judge {judge}, in standard deviations",
-            alarm=f"the held-out judge {judge} likes the answers less than the start model's",
+            measure=f"gain by the held-out judge {judge!r}, in standard deviations",
+            alarm=f"the held-out judge {judge!r} likes the answers less than the start model's",
             curves=["loss"],
             cures=stay_near(evidence),
         )
@@ -231,7 +231,7 @@ def _peak(evidence: Evidence, judge: str, spread: float, rose: bool, sees: bool)
             scaled,
             only_if=rose and (sees or scaled.low > FAR),
             measure=f"fall of {judge} from its peak, in standard deviations",
-            alarm=f"the held-out judge {judge} fell from its peak at step {at:.0f}, while the "
+            alarm=f"the held-out judge {judge!r} fell from its peak at step {at:.0f}, while the "
             "trained reward rose",
             curves=["reward", judge.replace(" ", "_")],
             since=at,
