@@ -20,7 +20,7 @@ FRESH = (8, 9, 10)
 FRESHEST = (11, 12, 13)
 """Those of a third round, whose sicknesses and settings were tried out on the seeds before."""
 FOURTH = (20, 21, 22)
-"""Those of a fourth round, of what the rounds before it suggest, likewise tried out at seed 12."""
+"""Those of a fourth round, of what the rounds before it suggest; some of it tried out at seed 12."""
 FEEDBACK, RM, POLICY = "feedback", "rm", "policy"
 """The stages that a cure's overrides may name: the first two make the reward model."""
 
@@ -231,6 +231,11 @@ CURES: Mapping[str, Cure] = {
     ),
     "temperature_high": Cure("collapse", ("policy.rollout.temperature=1.5",), seeds=FRESHEST),
     "temperature_low": Cure("collapse", ("policy.rollout.temperature=0.7",), seeds=FOURTH),
+    "temperature_rising": Cure(
+        "collapse",
+        ("policy.rollout.temperature=0.7", "policy.rollout.final_temperature=1.0"),
+        seeds=FOURTH,
+    ),
     "averaging": Cure("tax", ("policy.train.average_with_reference=0.5",)),
     "tax_kl": Cure("tax", ("policy.settings.beta=0.1",)),
     "varied_prompts": Cure("tax", (f"policy.data.options.families=[{', '.join(ALL)}]",)),
