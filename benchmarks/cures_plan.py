@@ -20,7 +20,7 @@ FRESH = (8, 9, 10)
 FRESHEST = (11, 12, 13)
 """Those of a third round, whose sicknesses and settings were tried out on the seeds before."""
 FOURTH = (20, 21, 22)
-"""Those of a fourth round, of what the rounds before it suggest; some of it tried out at seed 12."""
+"""Those of a fourth round, of what the rounds before suggest; some of it was tried at seed 12."""
 FEEDBACK, RM, POLICY = "feedback", "rm", "policy"
 """The stages that a cure's overrides may name: the first two make the reward model."""
 

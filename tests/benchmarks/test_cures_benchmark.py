@@ -13,6 +13,7 @@ from cures_measures import MEASURES, asked, kept, pleased, varied  # noqa: E402
 from cures_plan import (  # noqa: E402
     CURES,
     FEEDBACK,
+    FOURTH,
     FRESH,
     FRESHEST,
     POLICY,
@@ -64,10 +65,10 @@ def test_every_trial_is_a_recipe_and_differs_from_the_sick_one_by_its_overrides(
         assert sorted(cure.overrides) == sorted(cure.of(FEEDBACK, RM, POLICY))
         assert bool(cure.stages) == bool(cure.words) != bool(cure.overrides)
         assert cure.stages in (*STAGES, "")
-        assert cure.seeds in (SEEDS, FRESH, FRESHEST)
+        assert cure.seeds in (SEEDS, FRESH, FRESHEST, FOURTH)
     for trial in trials():  # nothing is tried at a seed whose sick run is not
         assert trial.without_cure in trials()
-    assert len({*SEEDS, *FRESH, *FRESHEST}) == 9
+    assert len({*SEEDS, *FRESH, *FRESHEST, *FOURTH}) == 12
 
 
 def test_rounds_take_the_sick_runs_iterations_and_end_in_its_policy(tmp_path: Path) -> None:
