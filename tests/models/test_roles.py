@@ -200,6 +200,26 @@ def test_dropout_is_on_in_training_roles_only() -> None:
     assert torch.equal(policy.eval().logprobs(batch).logprobs, still)
 
 
+def test_a_model_that_chooses_kernels_by_its_mode_is_asked_to() -> None:
+    """transformers replaces a layer's forward pass in ``train`` where a model has hub kernels."""
+    trunk = zoo.trunk()
+    asked: list[bool] = []
+
+    def train(mode: bool = True) -> nn.Module:
+        asked.append(mode)
+        return nn.Module.train(trunk.model, mode)
+
+    trunk.model.train = train  # type: ignore[method-assign]
+    with trunk.mode(True):
+        assert trunk.model.training
+    assert asked == []  # it has none, so nothing else is done in its train
+    trunk.model._use_kernels = True  # type: ignore[assignment]
+    with trunk.mode(True):
+        assert all(module.training for module in trunk.model.modules())
+    assert asked == [True, False]
+    assert not any(module.training for module in trunk.model.modules())
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_a_recomputed_layer_does_not_look_through_the_whole_model(
     training: bool, monkeypatch: pytest.MonkeyPatch

@@ -195,6 +195,30 @@ def test_kernels_are_tried_out_once_and_then_trusted(
     assert "differ from the blocks" in str(trial(cpu, torch.float32, 4, 2, 16, False))
 
 
+def test_a_trial_that_runs_out_of_memory_says_nothing_of_the_kernels(
+    monkeypatch: pytest.MonkeyPatch, calls: list[tuple[int, ...]]
+) -> None:
+    def raising(error: Exception) -> None:
+        def attend(*args: Any, **kwargs: Any) -> Tensor:
+            raise error
+
+        monkeypatch.setattr(varlen.VarlenPlan, "attend", attend)
+
+    asked = (torch.device("cpu"), torch.float32, 4, 2, 24, False)
+    varlen._disagreement.cache_clear()
+    with monkeypatch.context() as monkeypatch:
+        raising(torch.OutOfMemoryError("CUDA out of memory"))
+        with pytest.raises(torch.OutOfMemoryError):
+            varlen._disagreement(*asked)
+    assert varlen._disagreement(*asked) is None  # asked again, and trusted
+    varlen._disagreement.cache_clear()
+    with monkeypatch.context() as monkeypatch:
+        raising(RuntimeError("no kernel image"))
+        assert "they fail (no kernel image)" in str(varlen._disagreement(*asked))
+    assert "they fail" in str(varlen._disagreement(*asked))  # which is remembered
+    varlen._disagreement.cache_clear()
+
+
 def test_auto_says_once_why_it_takes_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU would be asked, asked of the CPU."""
     batch, draw = pack(random_groups(MIXED)), torch.Generator().manual_seed(1)

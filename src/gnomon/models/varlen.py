@@ -366,7 +366,9 @@ def _disagreement(
             try:
                 out = plan.attend(*leaves, window=3 if windowed else None)
                 gradients = torch.autograd.grad((out * weight).sum(), leaves)
-            except (RuntimeError, NotImplementedError) as error:  # whatever a kernel refuses
+            except torch.OutOfMemoryError:  # of this moment, and nothing that a kernel refuses
+                raise
+            except (RuntimeError, NotImplementedError) as error:
                 return f"they fail ({str(error).splitlines()[0]})"
             found.append([x.detach().float() for x in (out, *gradients)])
     gap = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*found, strict=True))
