@@ -110,6 +110,20 @@ def reward_change(evidence: Evidence) -> Change | None:
 
 
 def reward_rose(evidence: Evidence) -> bool:
-    """Whether the trained reward is shown to have risen; True where there is none to ask."""
+    """Whether the trained reward is shown to have risen; True where there is none to ask, or it has
+    no level that could rise."""
     change = reward_change(evidence)
-    return change is None or change.gain.low > 0
+    return change is None or change.gain.low > 0 or only_ranks(evidence)
+
+
+def only_ranks(evidence: Evidence) -> bool:
+    """Whether the trained reward only tells the answers to a prompt from each other, as ranks and
+    win rates over the other answers do: its mean over them is the same for every prompt."""
+    groups: dict[tuple[int, str], list[float]] = {}
+    for sample in evidence.rollouts:
+        if sample.reward is not None:
+            groups.setdefault((sample.step, sample.prompt_id), []).append(sample.reward)
+    several = [rewards for rewards in groups.values() if len(rewards) > 1]
+    means = [sum(rewards) / len(rewards) for rewards in several]
+    spread = max((max(rewards) - min(rewards) for rewards in several), default=0.0)
+    return len(several) >= MANY and max(means) - min(means) < 1e-6 * spread

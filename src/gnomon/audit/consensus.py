@@ -72,17 +72,21 @@ def consensus(evidence: Evidence) -> list[Finding]:
     ]
 
 
-def _categories(evidence: Evidence) -> dict[str, list[Group]]:
-    """The groups of answers to one prompt, of the first third of training, that differ in reward;
-    by category, of those that have enough."""
+def first_groups(evidence: Evidence) -> list[Group]:
+    """The answers to one prompt of the first third of training, where they differ in reward."""
     first = evidence.at(evidence.steps[: max(3, len(evidence.steps) // 3)])
     groups: dict[tuple[int, str], list[Sample]] = {}
     for sample in first:
         if sample.reward is not None:
             groups.setdefault((sample.step, sample.prompt_id), []).append(sample)
+    return [group for group in groups.values() if len({s.reward for s in group}) > 1]
+
+
+def _categories(evidence: Evidence) -> dict[str, list[Group]]:
+    """Those groups by category, of those that have enough."""
     found: dict[str, list[Group]] = {}
-    for group in groups.values():
-        if len(group) >= ANSWERS and len({s.reward for s in group}) > 1:
+    for group in first_groups(evidence):
+        if len(group) >= ANSWERS:
             found.setdefault(group[0].category or "", []).append(group)
     return {name: own for name, own in sorted(found.items())
             if len({group[0].prompt_id for group in own}) >= PROMPTS}  # fmt: skip

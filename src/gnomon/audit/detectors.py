@@ -34,6 +34,7 @@ DETECTORS: Mapping[str, str] = {
     "disagreement": "gnomon.audit.held_out:disagreement",
     "contradiction": "gnomon.audit.contradiction:contradiction",
     "consensus": "gnomon.audit.consensus:consensus",
+    "refused": "gnomon.audit.refused:refused",
     "spoiled": "gnomon.audit.spoiled:spoiled",
     "form_alone": "gnomon.audit.form_alone:form_alone",
     "unseen_phrases": "gnomon.audit.drift:unseen_phrases",

@@ -57,6 +57,15 @@ LIMITS: Mapping[str, Limit] = {
         "standard deviations of reward for one of agreement; in none of 55 sound or harmless runs "
         "of the tunnel was it below 0.04 at the interval's upper end in any kind of question",
     ),
+    "refused": Limit(
+        0.25,
+        "what most answers to a question give is the likeliest to be right: in 7 sound runs of the "
+        "tunnel the reward refused it in none to 5% of the questions, where a key was wrong in 35% "
+        "to 53%",
+    ),
+    "refused.watched": Limit(
+        0.1, "as `refused`, where a policy that is wrong in the same way again and again may do"
+    ),
     "spoiled": Limit(
         0.15,
         "of the first answers more than one in seven keeps all of its reward between answers to "
