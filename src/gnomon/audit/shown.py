@@ -17,7 +17,8 @@ SHOWN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 is shown to help against. One key is another thing in another algorithm: ``beta`` is PPO's KL
 penalty in the reward, and DPO's temperature."""
 NOT_SHOWN: Mapping[str, str] = {
-    "ensemble": "not shown to help: it did harm at a seed",
+    "ensemble": "shown of whole models (share_trunk: false) in severe cases only; of heads on one "
+    "trunk it did harm at a seed",
 }
 """Of those that were tried and are not shown to help, what was found."""
 UNMEASURED = "not measured"
