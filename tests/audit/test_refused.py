@@ -94,20 +94,40 @@ def test_a_policy_that_is_wrong_the_same_way_in_a_few_questions_is_to_watch(tmp_
     assert finding.exhibits
 
 
-def test_an_answer_that_is_refused_for_how_it_is_put_is_no_wrong_key(tmp_path: Path) -> None:
-    """Most give the right number without the mark that the verifier asks for; one has the mark."""
+@pytest.mark.parametrize("marks", [1, 3])
+def test_an_answer_that_is_refused_for_how_it_is_put_is_no_wrong_key(
+    tmp_path: Path, marks: int
+) -> None:
+    """All give the right number, of which ``marks`` of four as the verifier asks for."""
     rows = samples(right_key, 1.0)
-    seen: set[str] = set()
+    places: dict[str, int] = {}
     for row in rows:
+        place = places[row["prompt_id"]] = places.get(row["prompt_id"], -1) + 1
         said = row["response"].removeprefix("It is ").rstrip(".")
-        marked = row["prompt_id"] not in seen
-        seen.add(row["prompt_id"])
-        row["reward"] = float(marked)
-        row["response"] = rf"\boxed{{{said}}}" if marked else f"It is {said}."
+        row["reward"] = float(place < marks)
+        row["response"] = rf"\boxed{{{said}}}" if place < marks else f"It is {said}."
+    assert one(make(tmp_path / "run", rows), "refused").status == "not_looked"
+
+
+def test_a_few_that_are_badly_put_are_counted_by_the_best_put(tmp_path: Path) -> None:
+    rows, rng = samples(right_key), Random(1)
+    for row in rows:
+        row["reward"] *= float(rng.random() < 0.9)
     finding = one(make(tmp_path / "run", rows), "refused")
     assert finding.status == "clear"
     assert finding.figure is not None
-    assert finding.figure.value == 0.0
+    assert finding.figure.value < 0.1
+
+
+def test_a_number_that_is_not_what_is_graded_says_nothing(tmp_path: Path) -> None:
+    """A program's last line, say: most end in the same one, and one of them passes its tests."""
+    rows, rng = samples(right_key), Random(4)
+    for start in range(0, len(rows), 4):
+        best = rng.randrange(4)
+        for place, row in enumerate(rows[start : start + 4]):
+            row["reward"] = float(place == best)
+            row["response"] = f"print(solve({10 if rng.random() < 0.7 else rng.randrange(9)}))"
+    assert one(make(tmp_path / "run", rows), "refused").status == "not_looked"
 
 
 def test_where_it_can_say_nothing(tmp_path: Path) -> None:

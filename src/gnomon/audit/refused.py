@@ -4,16 +4,17 @@ A policy that can do a task at all says the right thing oftener than any one wro
 (self-consistency: Wang et al. 2022, arXiv 2203.11171). So where most of its answers to a question
 give the same number, and the reward tells the answers apart, it is mostly that number that is paid.
 A key that is wrong pays another one: shifted by a line, counted from 0, looked up under another
-question's name. Only programs are asked, of the first third of training, before the policy has
-learned what is paid. A policy that is wrong in the same way again and again looks alike, in a few
-questions; from :data:`gnomon.audit.limits.LIMITS` on it is an alarm, and three questions done by
-hand tell.
+question's name. Only programs that go by the number are asked, of the first third of training,
+before the policy has learned what is paid. A policy that is wrong in the same way again and again
+looks alike, in a few questions; from a quarter of them on it is an alarm, and three questions done
+by hand tell.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 from gnomon.audit.consensus import Group, first_groups
@@ -28,6 +29,10 @@ from gnomon.stats.intervals import Interval, weighted_proportion
 NAME, DETECTOR = "reward_hacking", "refused"
 ANSWERS, QUESTIONS = 3, 10
 """Rewarded answers to a question, and questions of a category, below which nothing is said."""
+GRADED = 0.15
+"""Of a number that is graded: how much oftener than any two answers to a question two that give the
+same number are paid the same, of what is left to 1. It is 0 of the year of a story or the last line
+of a program, and 0.24 and more of the tunnel's verifiers, one with 10% of noise among them."""
 LOOK = (
     "do three of these questions by hand: either the key is wrong, or the policy is, again and "
     "again in the same way"
@@ -40,10 +45,11 @@ def refused(evidence: Evidence) -> list[Finding]:
     more than the mean; in the category where that is shown to be most."""
     if not evidence.trained or not all(map(is_program, evidence.trained)):
         return []
-    figures = _figures([group for group in first_groups(evidence) if _agreed(group) is not None])
+    agreed = [group for group in first_groups(evidence) if _agreed(group) is not None]
+    figures = _figures(agreed) if _graded(agreed) >= GRADED else {}
     if not figures:
-        needs = f"a program as the reward, and {QUESTIONS} questions to which most of {ANSWERS} or "
-        needs += "more answers give the same number while they differ in reward"
+        needs = f"a program that grades a number, and {QUESTIONS} questions to which most of "
+        needs += f"{ANSWERS} or more answers give the same one while they differ in reward"
         return not_looked(evidence, NAME, DETECTOR, needs)
     worst = max(figures, key=lambda category: figures[category][0].low)
     figure, groups = figures[worst]
@@ -96,6 +102,18 @@ def _figures(groups: Sequence[Group]) -> dict[str, tuple[Interval, list[Group]]]
     }
 
 
+def _graded(groups: Sequence[Group]) -> float:
+    """How far the reward goes by the number, from 0 (not at all) to 1; see :data:`GRADED`."""
+    pairs = [pair for group in groups for pair in combinations(group, 2)]
+    pairs = [pair for pair in pairs if None not in map(final_number, pair)]
+    same = [(a, b) for a, b in pairs if final_number(a) == final_number(b)]
+    usual, alike = (
+        sum(a.reward == b.reward for a, b in chosen) / max(1, len(chosen))
+        for chosen in (pairs, same)
+    )
+    return (alike - usual) / (1 - usual) if usual < 1 else 0.0
+
+
 def _agreed(group: Group) -> str | None:
     """The number that more than half of the answers give; None where there is none."""
     if len(group) < ANSWERS:
@@ -106,10 +124,8 @@ def _agreed(group: Group) -> str | None:
 
 
 def _is_refused(group: Group) -> bool:
-    """Whether no answer that gives the agreed number gets more than the mean of the group.
-
-    The best of them counts: one that is badly put may be refused for that.
-    """
+    """Whether no answer that gives the agreed number gets more than the mean of the group: the best
+    of them counts, since one that is badly put may be refused for that."""
     paid = [sample.reward or 0.0 for sample in group]
     return _best(group, _agreed(group)) <= sum(paid) / len(paid)
 

@@ -20,7 +20,7 @@ NOT_SHOWN: Mapping[str, str] = {
     "ensemble": "shown of whole models (share_trunk: false) in severe cases only; of heads on one "
     "trunk it did harm at a seed",
 }
-"""Of those that were tried and are not shown to help, what was found."""
+"""Of those that were tried and are not shown to help wherever they are named, what was found."""
 UNMEASURED = "not measured"
 
 
