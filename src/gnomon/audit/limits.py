@@ -59,9 +59,9 @@ LIMITS: Mapping[str, Limit] = {
     ),
     "refused": Limit(
         0.25,
-        "what most answers to a question give is the likeliest to be right: in 7 sound runs of the "
-        "tunnel the reward refused it in none to 5% of the questions, where a key was wrong in 35% "
-        "to 53%",
+        "what most answers to a question give is the likeliest to be right: right verifiers of the "
+        "tunnel's sixth lot refuse it in 0 to 24% of the questions (12% at the interval's lower "
+        "end), and where a key was wrong in every question it was in 35% to 53% of them",
     ),
     "refused.watched": Limit(
         0.1, "as `refused`, where a policy that is wrong in the same way again and again may do"
