@@ -21,13 +21,17 @@ from gnomon.stages.probes import FIRST_EDITS
 
 def first_alarm(folder: Path, detectors: Mapping[str, Detector]) -> float | None:
     """The step after which an audit of the run's policy first raised an alarm, of LOOKS on the way;
-    None where none did."""
+    after the first of them, one that the look before had too. None where none did."""
     run = read_run(folder)
     whole, _ = evidence(run, run.stages[-1])
+    before: set[tuple[str, str]] | None = None
     for step in looks(whole):
         seen = so_far(whole, step)
-        if any(f.status == "alarm" for detector in detectors.values() for f in detector(seen)):
+        found = [f for detector in detectors.values() for f in detector(seen)]
+        alarms = {(f.name, f.detector) for f in found if f.status == "alarm"}
+        if alarms and (before is None or alarms & before):
             return step
+        before = alarms
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -243,3 +244,44 @@ def test_a_look_reads_the_metrics_and_samples_of_its_own_stage_alone(tmp_path: P
     found = audit_so_far(run, "policy")
     assert found.alarms
     assert found.problems == []
+
+
+def test_after_the_first_look_an_alarm_has_to_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By iteration: what every look finds."""
+    first, chance, lasts = (
+        Finding(name="reward_hacking", stage="policy", status="alarm", detector=detector)
+        for detector in ("spoiled", "new_phrase", "same_answer")
+    )
+    found = {5: [first], 6: [first], 7: [chance], 8: [lasts], 9: [first, lasts], 10: [chance]}
+
+    def look(folder: Path, stage: str) -> Audit:
+        return Audit(findings=found.get(live.looked or 0, []), so_far=stage)
+
+    monkeypatch.setattr("gnomon.stages.live_audit.audit_so_far", look)
+    run, told = make(tmp_path / "run"), []
+    place = run / "stages" / "01-policy"
+    live = LiveAudit(run, lambda line: told.append(line.split(":")[0]), Clock(0.0))
+    live.on_start(start(place, LENGTH, "grpo"))
+    kept = []
+    for iteration in range(1, 11):
+        live.on_step(step(place, iteration, LENGTH))
+        kept.append([f.detector for f in Audit.read_or_empty(run / AUDIT).alarms])
+    assert told == ["iteration 5", "iteration 9"]
+    assert kept[4:] == [["spoiled"], ["spoiled"], [], [], ["spoiled", "same_answer"], []]
+
+
+def test_a_resumed_run_does_not_repeat_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(tmp_path / "run", rollouts((1, 10, 20, 30, 40), hacked))
+    said = watched(run, look=0.0, pause=1.0)
+    assert said
+    place, told = run / "stages" / "01-policy", list[str]()
+    live = LiveAudit(run, told.append, Clock(0.0))
+    live.on_start(replace(start(place, LENGTH, "grpo"), resumed=True))
+    for iteration in range(6, LENGTH):
+        live.on_step(step(place, iteration, LENGTH))
+    assert told == []
+    assert len(Audit.read(run / AUDIT).alarms) == len(said)

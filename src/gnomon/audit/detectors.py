@@ -160,19 +160,25 @@ def detectors_so_far() -> dict[str, Detector]:
 
 
 def audit_so_far(folder: Path, stage: str) -> Audit:
-    """Look at one stage of a run that is still going, and put its alarms in place of those that
-    audit.json has of that stage; a run without any has no audit yet.
+    """Look at one stage of a run that is still going; see :func:`keep_so_far`.
 
     Raises:
         DataError: the folder is not a run's, or has no such stage.
-        RunError: audit.json cannot be written.
     """
     found = audit_run(folder, stages=[stage], detectors=detectors_so_far(), write=False)
+    return found.model_copy(update={"so_far": stage})
+
+
+def keep_so_far(folder: Path, found: Audit, alarms: Sequence[Finding]) -> None:
+    """Put these alarms of a stage that is still going in place of those that audit.json has of it;
+    a run without any has no audit yet.
+
+    Raises:
+        RunError: audit.json cannot be written.
+    """
     before = Audit.read_or_empty(folder / AUDIT).alarms
-    kept = [finding for finding in before if finding.stage != stage]
-    alarms = found.model_copy(update={"findings": [*kept, *found.alarms], "so_far": stage})
-    alarms.write(folder / AUDIT)
-    return alarms
+    kept = [finding for finding in before if finding.stage != found.so_far]
+    found.model_copy(update={"findings": [*kept, *alarms]}).write(folder / AUDIT)
 
 
 def _after(start: str, finding: Finding) -> Finding:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gnomon.audit.detectors import audit_so_far
+from gnomon.audit.detectors import audit_so_far, keep_so_far
 from gnomon.audit.evidence import NOT_OPTIMISED
 from gnomon.files import first_line
 from gnomon.report.findings import alarm_line
+from gnomon.runs.audit import AUDIT, Audit, Finding
 from gnomon.runs.probes import PROBES
 from gnomon.training.callbacks import Callback, StageStart, StepDone
 
@@ -22,13 +23,18 @@ FIRST = 5
 """The iteration after which a stage is first looked at where its reward is not asked early."""
 
 
+Key = tuple[str, str]
+"""An alarm's name and detector."""
+
+
 class LiveAudit(Callback):
     """Audits a policy while it trains: as soon as its reward was asked about the first answers, and
     then up to LOOKS times, as SHARE of the time allows. A new alarm is told once, and audit.json
     has it, so that ``gnomon view`` shows it; how training goes is not touched.
 
-    It looks many times where the audit at the end looks once, so a false alarm is likelier: how
-    often is measured (docs/detectors.md). What it said is made anew at the end.
+    It looks many times where the audit at the end looks once, so a false alarm is likelier: after
+    the first look, an alarm counts that the look before had too. How often it is wrong is measured
+    (docs/detectors.md). What it said is made anew at the end.
     """
 
     def __init__(
@@ -45,7 +51,9 @@ class LiveAudit(Callback):
         self.began, self.spent, self.cost = self.clock(), 0.0, 0.0
         self.failed = False
         self.looked: int | None = None
-        self.told: set[tuple[str, str]] = set()
+        kept = Audit.read_or_empty(self.run / AUDIT) if stage.resumed else Audit()
+        self.told = {_key(finding) for finding in kept.alarms if finding.stage == stage.stage}
+        self.before: set[Key] | None = set(self.told) if stage.resumed else None
         self.off = stage.method in NOT_OPTIMISED
 
     def on_step(self, event: StepDone) -> None:
@@ -56,18 +64,27 @@ class LiveAudit(Callback):
         self.looked = event.iteration
         try:
             found = audit_so_far(self.run, event.stage)
+            alarms = self._lasting(found.alarms)
+            keep_so_far(self.run, found, alarms)
         except Exception as error:
             if not self.failed:
                 self.tell(f"warning: it cannot be audited yet: {first_line(error)}")
             self.failed = True
             return
-        for finding in found.alarms:
-            key = (finding.name, finding.detector)
-            if finding.stage == event.stage and key not in self.told:
-                self.told.add(key)
+        for finding in alarms:
+            if _key(finding) not in self.told:
+                self.told.add(_key(finding))
                 self.tell(f"iteration {event.iteration}: {alarm_line(finding)}")
         self.cost = self.clock() - before
         self.spent += self.cost
+
+    def _lasting(self, alarms: Sequence[Finding]) -> list[Finding]:
+        """The alarms that the look before had too, or that were told already; all of the first
+        look's, which is of what was asked and not of a window among many."""
+        keys = {_key(finding) for finding in alarms}
+        known = keys if self.before is None else self.before | self.told
+        self.before = keys
+        return [finding for finding in alarms if _key(finding) in known]
 
     def _due(self, event: StepDone) -> bool:
         if self.looked is None:
@@ -75,3 +92,7 @@ class LiveAudit(Callback):
         if event.iteration < self.looked + math.ceil(event.iterations / LOOKS):
             return False
         return self.spent + self.cost <= SHARE * (self.clock() - self.began)
+
+
+def _key(finding: Finding) -> Key:
+    return finding.name, finding.detector
