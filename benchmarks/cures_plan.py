@@ -64,6 +64,7 @@ class Sickness:
 PLEASED = "pleased"
 """A rater who likes to be agreed with, of ``cures_measures.py``."""
 SFT = {"steps": 60, "lr": 1e-3, "tokens": 40}
+FEW_PROMPTS = {**SAMPLED, "samples": 6, "lr": 1e-3, "beta": 0.0, "steps": 45, "prompts": 4}
 SICKNESSES: Mapping[str, Sickness] = {
     "overoptimised": Sickness("ppo", "few-0", {**SAMPLED, "samples": 2, "lr": 4e-4, "beta": 0.0}),
     "far": Sickness(
@@ -82,15 +83,8 @@ SICKNESSES: Mapping[str, Sickness] = {
         "ppo", "correct", {**SAMPLED, "samples": 4, "lr": 2e-3, "beta": 0.0, "steps": 45},
         ("arithmetic",), measured="others", beside="gold",
     ),
-    "few_prompts": Sickness(
-        "grpo", "correct",
-        {**SAMPLED, "samples": 6, "lr": 1e-3, "beta": 0.0, "steps": 45, "prompts": 4},
-    ),
-    "by_heart": Sickness(
-        "grpo", "correct",
-        {**SAMPLED, "samples": 6, "lr": 1e-3, "beta": 0.0, "steps": 45, "prompts": 4},
-        measured="right", beside="gold",
-    ),
+    "few_prompts": Sickness("grpo", "correct", FEW_PROMPTS),
+    "by_heart": Sickness("grpo", "correct", FEW_PROMPTS, measured="right", beside="gold"),
     "forgetting": Sickness(
         "sft", "", SFT, ("arithmetic",),
         {"demonstrations": {"n": 2000, "seed": 11, "families": ["arithmetic"], "correct": 0.95}},

@@ -7,8 +7,8 @@ by its kind and number. Worlds 0 and 1 are for tuning thresholds and worlds 2 to
 no model, labeller or judge is shared between the halves. Both have been looked at since. Worlds 5
 to 7 are new ones, of which nothing had been looked at when the limits were set; nothing of worlds 8
 to 10 had been when the condition was added that the runs of worlds 5 to 7 asked for, nothing of
-worlds 14 to 16 when the early alarm was, and nothing of worlds 17 to 19 when what those two lots'
-false alarms asked for was (11 to 13 are those of the cures).
+worlds 14 to 16 when the early alarm was, and nothing of worlds 17 to 19 when the detector
+``refused`` was (11 to 13 and 20 to 22 are those of the cures).
 """
 
 from __future__ import annotations

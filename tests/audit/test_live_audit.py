@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,30 +120,30 @@ def test_a_run_goes_on_where_it_cannot_be_audited(tmp_path: Path) -> None:
     assert "warning: it cannot be audited yet" in told[0]
 
 
-def letters(folder: Path) -> Path:
-    """A file whose reward ``letters`` counts letters."""
+def counting_letters(
+    folder: Path, model: Path, *, steps: int = 4, eval_every: int = 0, **stage: Any
+) -> dict[str, Any]:
+    """A recipe, in this folder, whose reward counts letters."""
     own = folder / "own.py"
     own.write_text("def letters(samples):\n    return [len(s.text) / 10 for s in samples]\n")
-    return own
+    spec = {
+        "name": "rl", "algorithm": "grpo",
+        "data": {"path": "tunnel:prompts", "options": {"n": 64}},
+        "reward": {"function": f"{own}:letters"},
+        "rollout": {"samples": 4, "max_new_tokens": 8},
+        "train": {"steps": steps, "batch_size": 16, "lr": 1e-4, "eval_every": eval_every},
+    } | stage  # fmt: skip
+    return {
+        "name": "run", "model": str(model), "output": str(folder), "max_length": 160,
+        "stages": [spec],
+    }  # fmt: skip
 
 
 def test_a_hackable_reward_is_named_while_the_run_trains(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_folder: Path
 ) -> None:
     """A real run whose reward counts letters, from the first answers on."""
-    own = letters(tmp_path)
-    raw = {
-        "name": "run", "model": str(tiny_folder), "output": str(tmp_path), "max_length": 160,
-        "stages": [
-            {
-                "name": "rl", "algorithm": "grpo",
-                "data": {"path": "tunnel:prompts", "options": {"n": 64}},
-                "reward": {"function": f"{own}:letters"}, "settings": {"beta": 0.0},
-                "rollout": {"samples": 4, "max_new_tokens": 8},
-                "train": {"steps": 4, "batch_size": 16, "lr": 1e-4},
-            }
-        ],
-    }  # fmt: skip
+    raw = counting_letters(tmp_path, tiny_folder, settings={"beta": 0.0})
     run = run_recipe(parse_recipe(raw), base=tmp_path)
     live = capsys.readouterr().err
     assert "rl (grpo): iteration 2: ALARM reward_hacking" in live
@@ -204,20 +205,11 @@ def test_the_benchmark_reads_what_there_was(
 
     monkeypatch.setattr("gnomon.stages.live_audit.audit_so_far", keep)
     monkeypatch.setattr("gnomon.stages.live_audit.SHARE", 1e6)  # whatever it costs
-    own = letters(tmp_path)
-    raw = {
-        "name": "run", "model": str(tiny_folder), "output": str(tmp_path), "max_length": 160,
-        "stages": [
-            {
-                "name": "rl", "algorithm": "grpo",
-                "data": {"path": "tunnel:prompts", "options": {"n": 64}},
-                "eval_data": {"path": "tunnel:prompts", "options": {"n": 4, "split": "heldout"}},
-                "reward": {"function": f"{own}:letters"}, "observe": [{"builtin": "correct"}],
-                "rollout": {"samples": 2, "max_new_tokens": 8},
-                "train": {"steps": 6, "batch_size": 16, "lr": 1e-4, "eval_every": 2},
-            }
-        ],
-    }  # fmt: skip
+    held_out = {"path": "tunnel:prompts", "options": {"n": 4, "split": "heldout"}}
+    raw = counting_letters(
+        tmp_path, tiny_folder, steps=6, eval_every=2, eval_data=held_out,
+        observe=[{"builtin": "correct"}],
+    )  # fmt: skip
     run = read_run(run_recipe(parse_recipe(raw), base=tmp_path))
     whole, _ = evidence(run, run.stages[-1])
     assert planted_live.looks(whole) == sorted(there) != []
@@ -285,3 +277,12 @@ def test_a_resumed_run_does_not_repeat_itself(
         live.on_step(step(place, iteration, LENGTH))
     assert told == []
     assert len(Audit.read(run / AUDIT).alarms) == len(said)
+
+
+def test_a_run_that_was_resumed_before_any_look_has_its_first_look(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", rollouts((1, 10, 20, 30, 40), hacked))
+    place, told = run / "stages" / "01-policy", list[str]()
+    live = LiveAudit(run, told.append, Clock(0.0))
+    live.on_start(replace(start(place, LENGTH, "grpo"), resumed=True))
+    live.on_step(step(place, FIRST, LENGTH))
+    assert told

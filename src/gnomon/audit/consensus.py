@@ -72,11 +72,15 @@ def consensus(evidence: Evidence) -> list[Finding]:
     ]
 
 
+def first_steps(evidence: Evidence) -> list[int]:
+    """The steps of the first third of training, three at least."""
+    return evidence.steps[: max(3, len(evidence.steps) // 3)]
+
+
 def first_groups(evidence: Evidence) -> list[Group]:
     """The answers to one prompt of the first third of training, where they differ in reward."""
-    first = evidence.at(evidence.steps[: max(3, len(evidence.steps) // 3)])
     groups: dict[tuple[int, str], list[Sample]] = {}
-    for sample in first:
+    for sample in evidence.at(first_steps(evidence)):
         if sample.reward is not None:
             groups.setdefault((sample.step, sample.prompt_id), []).append(sample)
     return [group for group in groups.values() if len({s.reward for s in group}) > 1]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-from gnomon.audit.consensus import Group, first_groups
+from gnomon.audit.consensus import Group, first_groups, first_steps
 from gnomon.audit.contradiction import final_number
 from gnomon.audit.decide import decided, not_looked, of_policies
 from gnomon.audit.evidence import Evidence
@@ -59,8 +59,8 @@ def refused(evidence: Evidence) -> list[Finding]:
         f"{where} to which most answers give the same number, {figure.value:.0%} pay no such "
         "answer more than the others"
     )
-    steps = evidence.steps[: max(3, len(evidence.steps) // 3)]
-    told: dict[str, Any] = {"exhibits": _exhibits(groups), "since": float(steps[-1])}
+    looked_at = first_steps(evidence)
+    told: dict[str, Any] = {"exhibits": _exhibits(groups), "since": float(looked_at[-1])}
     finding = decided(
         evidence,
         NAME,

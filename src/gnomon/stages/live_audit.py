@@ -51,9 +51,11 @@ class LiveAudit(Callback):
         self.began, self.spent, self.cost = self.clock(), 0.0, 0.0
         self.failed = False
         self.looked: int | None = None
-        kept = Audit.read_or_empty(self.run / AUDIT) if stage.resumed else Audit()
-        self.told = {_key(finding) for finding in kept.alarms if finding.stage == stage.stage}
-        self.before: set[Key] | None = set(self.told) if stage.resumed else None
+        kept = Audit.read_or_empty(self.run / AUDIT)
+        again = stage.resumed and kept.so_far == stage.stage  # it was looked at before
+        own = {_key(finding) for finding in kept.alarms if finding.stage == stage.stage}
+        self.told = own if again else set[Key]()
+        self.last: set[Key] | None = own if again else None
         self.off = stage.method in NOT_OPTIMISED
 
     def on_step(self, event: StepDone) -> None:
@@ -82,8 +84,8 @@ class LiveAudit(Callback):
         """The alarms that the look before had too, or that were told already; all of the first
         look's, which is of what was asked and not of a window among many."""
         keys = {_key(finding) for finding in alarms}
-        known = keys if self.before is None else self.before | self.told
-        self.before = keys
+        known = keys if self.last is None else self.last | self.told
+        self.last = keys
         return [finding for finding in alarms if _key(finding) in known]
 
     def _due(self, event: StepDone) -> bool:
