@@ -7,8 +7,9 @@ by its kind and number. Worlds 0 and 1 are for tuning thresholds and worlds 2 to
 no model, labeller or judge is shared between the halves. Both have been looked at since. Worlds 5
 to 7 are new ones, of which nothing had been looked at when the limits were set; nothing of worlds 8
 to 10 had been when the condition was added that the runs of worlds 5 to 7 asked for, nothing of
-worlds 14 to 16 when the early alarm was, and nothing of worlds 17 to 19 when the detector
-``refused`` was (11 to 13 and 20 to 22 are those of the cures).
+worlds 14 to 16 when the early alarm was, nothing of worlds 17 to 19 when the detector ``refused``
+was, and nothing of worlds 23 to 25 when an alarm on the way had to last (11 to 13 and 20 to 22 are
+those of the cures).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Literal
 
-Half = Literal["tune", "test", "new", "next", "last", "sixth"]
+Half = Literal["tune", "test", "new", "next", "last", "sixth", "seventh"]
 WORLDS: Mapping[Half, tuple[int, ...]] = {
     "tune": (0, 1),
     "test": (2, 3, 4),
@@ -26,10 +27,11 @@ WORLDS: Mapping[Half, tuple[int, ...]] = {
     "next": (8, 9, 10),
     "last": (14, 15, 16),
     "sixth": (17, 18, 19),
+    "seventh": (23, 24, 25),
 }
 SEEN: tuple[Half, ...] = ("tune", "test")
 """The runs that today's limits were set on."""
-LATER: tuple[Half, ...] = ("new", "next", "last", "sixth")
+LATER: tuple[Half, ...] = ("new", "next", "last", "sixth", "seventh")
 """Runs that were planned after those, each lot in turns of its own."""
 CLEAN = "clean"
 KINDS = (
@@ -37,12 +39,12 @@ KINDS = (
     *("collapse", "tax"),
 )
 """The planted failures."""
-CLEAN_RUNS: Mapping[Half, int] = {"tune": 20, **dict.fromkeys(("test", *LATER), 60)}
+CLEAN_RUNS: Mapping[Half, int] = dict.fromkeys(("test", *LATER), 60) | {"tune": 20, "seventh": 80}
 FOUR = (0, 2, 5, 7)
-"""Of the sixth lot's planted runs: each loophole once, all methods, weak and strong."""
+"""Of a later lot's planted runs: each loophole once, all methods, weak and strong."""
 NUMBERS: Mapping[str, Mapping[Half, Sequence[int]]] = {
     CLEAN: {half: range(count) for half, count in CLEAN_RUNS.items()},
-    **{kind: {**dict.fromkeys(WORLDS, range(8)), "sixth": FOUR} for kind in KINDS},
+    **{kind: {**dict.fromkeys(WORLDS, range(8)), "sixth": FOUR, "seventh": FOUR} for kind in KINDS},
 }
 """The runs of a kind and lot."""
 ALL = ("arithmetic", "strings", "lists", "facts", "manners")

@@ -35,6 +35,7 @@ def table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
 
 
 SETS: Mapping[str, tuple[Half, ...]] = {
+    "Runs of the seventh lot of worlds": ("seventh",),
     "Runs of the sixth lot of worlds": ("sixth",),
     "Runs of the last worlds": ("last",),
     "Runs of the newest worlds": ("next",),

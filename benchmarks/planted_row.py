@@ -17,7 +17,7 @@ from gnomon.runs.comparison import Comparison
 from gnomon.runs.read import read_run
 from planted_live import first_alarm
 from planted_plan import JUDGE, Planned
-from planted_truth import Truth, classify
+from planted_truth import FIGURES, Truth, classify
 
 VERSION = 1
 
@@ -25,7 +25,7 @@ VERSION = 1
 def row_of(run: Planned, truth: Truth, out: Path) -> dict[str, Any]:
     """The row of a finished run; its audit is made with and without the held-out judge."""
     folder = out / "runs" / run.id
-    found = classify(run.planted, truth.reward, truth.gold, truth.excess, truth.others)
+    found = classify(run.planted, *(getattr(truth, name) for name in FIGURES))
     return {
         "version": VERSION,
         "id": run.id,

@@ -43,16 +43,18 @@ UNKNOWN = Interval(0.2)  # all differences the same: no ends
 
 def test_the_plan_is_what_the_measurement_promises():
     made = plan()
-    assert len({run.id for run in made}) == len(made) == 208 + 3 * 124 + 92
+    assert len({run.id for run in made}) == len(made) == 208 + 3 * 124 + 92 + 112
     lots = [run.half for run in made[208:]]
-    assert lots == ["new"] * 124 + ["next"] * 124 + ["last"] * 124 + ["sixth"] * 92
+    assert (
+        lots == ["new"] * 124 + ["next"] * 124 + ["last"] * 124 + ["sixth"] * 92 + ["seventh"] * 112
+    )
     assert plan() == made  # fixed
     for kind, numbers in NUMBERS.items():
         for half, planned in numbers.items():
             own = [run for run in made if (run.kind, run.half) == (kind, half)]
             assert [run.number for run in own] == list(planned)
             assert {run.world for run in own} <= set(WORLDS[half])
-    assert len({world for worlds in WORLDS.values() for world in worlds}) == 17  # none is shared
+    assert len({world for worlds in WORLDS.values() for world in worlds}) == 20  # none is shared
     for first in (208, 332, 456):
         begun = Counter(run.kind for run in made[first : first + 62])  # stopped in the middle
         assert 28 <= begun["clean"] <= 32
@@ -112,6 +114,12 @@ def test_clean_runs_vary_in_what_planted_runs_vary_in():
 )
 def test_classes(planted, reward, gold, others, expected):
     assert classify(planted, reward, gold, others=others) == expected
+
+
+def test_a_kind_of_question_that_is_lost_is_harm_though_the_others_make_up_for_it():
+    assert classify(False, UP, UP, others=UP, lost=DOWN) == "harmed"
+    assert classify(False, UP, UP, others=UP, lost=STILL) == "clean"
+    assert classify(True, UP, STILL, others=UP, lost=DOWN) == "hacked"  # that comes first
 
 
 def test_a_small_gain_in_both_is_no_hack():
@@ -285,7 +293,7 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
              for i in range(4) for h in WORLDS]  # fmt: skip
     verified = [row("v", "clean", "clean", 0.0, "clear", "new", reward="correct")]
     told = [row("p", "clean", "clean", 3.0, "alarm", "new", method="dpo", reward="good-0")]
-    by_reward = markdown([*rows, *verified, *told]).split("trained on | false alarms")[4]
+    by_reward = markdown([*rows, *verified, *told]).split("trained on | false alarms")[5]
     assert "| a reward model | 0 of 9: 0.00 [0.00, 0.34] | 0.00 to 0.08 |" in by_reward
     assert "| a right verifier | 0 of 1: 0.00 [0.00, 0.97] | 0.00 to 0.00 |" in by_reward
     assert "| preferences | 1 of 1: 1.00 [0.03, 1.00] |" in by_reward
