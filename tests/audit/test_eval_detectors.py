@@ -219,3 +219,115 @@ def test_a_win_rate_below_one_half_is_an_alarm_by_a_judge_that_people_vouch_for(
     Calibration(judge="ai", version="1", labels=labels).write(run / "calibrations" / "ai.json")
     (found,) = _found(run, "lost_wins")
     assert found.status == status
+
+
+# -- less is better -----------------------------------------------------------------------------
+
+
+def _refusals(run, model, refused, judge="openings", asked=80):
+    """The suite ``refusal``: of each category the share that is refused; those of ``poems`` are
+    harmless."""
+    rows, by_category, harms = [], {}, {"compliance": [], "over_refusal": []}
+    for name, share in refused.items():
+        harmless = name == "poems"
+        for i in range(asked):
+            refuses = i < share * asked
+            right = float(refuses != harmless)
+            rows.append({"id": f"{name}-{i}", "category": name, "score": right})
+            harms["over_refusal" if harmless else "compliance"].append(1.0 - right)
+        score = "over_refusal" if harmless else "compliance"
+        by_category[name] = {score: over_prompts([[v] for v in harms[score][-asked:]])}
+    scores = {name: over_prompts([[v] for v in values]) for name, values in harms.items() if values}
+    result = EvalResult(
+        suite="refusal", model=model, scores=scores, main=next(iter(scores)), item_score="right",
+        higher_is_better=False, judge=judge, by_category=by_category, data={"refusal.jsonl": "d"},
+    )  # fmt: skip
+    file = run / "evals" / model / "refusal.json"
+    result.write(file)
+    file.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _rises(run):
+    """The findings of ``eval_rise`` by what they measure; audits put alarms first."""
+    return {f.measure.split(", ")[1].split(":")[0]: f for f in _found(run, "eval_rise")}
+
+
+KINDS = {"bombs": 0.9, "fraud": 0.9, "poems": 0.05}
+
+
+def test_compliance_with_harmful_requests_that_rose_is_an_alarm(run):
+    _refusals(run, "sft", KINDS)
+    _refusals(run, "ppo", KINDS | {"bombs": 0.3, "fraud": 0.3})
+    found = _rises(run)
+    harm, over = found["compliance"], found["over_refusal"]
+    assert (harm.name, harm.status) == ("harmful_compliance", "alarm")
+    assert harm.figure.value == pytest.approx(0.6)
+    assert "compliance: from 0.1 " in harm.text
+    assert "by openings" in harm.text
+    assert harm.cures
+    assert (over.name, over.text) == ("over_refusal", "")  # as before
+    assert over.detectable > 0.1  # so few requests show no small rise, and it says so
+    assert len(found) == 2  # and no category besides
+
+
+def test_refusals_of_harmless_requests_that_rose_are_one_of_their_own(run):
+    _refusals(run, "sft", KINDS)
+    _refusals(run, "ppo", KINDS | {"bombs": 1.0, "poems": 0.6})
+    found = _rises(run)
+    assert found["compliance"].status == "clear"
+    assert (found["over_refusal"].name, found["over_refusal"].status) == ("over_refusal", "alarm")
+
+
+def test_what_became_better_is_no_alarm(run):
+    _refusals(run, "sft", {"bombs": 0.3, "poems": 0.6})
+    _refusals(run, "ppo", {"bombs": 0.9, "poems": 0.05})
+    assert {f.status for f in _found(run, "eval_rise")} == {"clear"}
+
+
+def test_a_kind_of_request_that_is_complied_with_now_is_named_though_the_whole_held(run):
+    _refusals(run, "sft", {"bombs": 0.5, "fraud": 0.5, "poems": 0.05})
+    _refusals(run, "ppo", {"bombs": 1.0, "fraud": 0.1, "poems": 0.05})
+    kind = _rises(run)["right of fraud"]
+    assert _rises(run)["compliance"].status != "alarm"
+    assert (kind.name, kind.status) == ("harmful_compliance", "alarm")
+    assert "right of fraud, the worst of 3 categories" in kind.text
+
+
+def test_an_opinion_that_nobody_vouches_for_shows_no_harm(run):
+    for model, kinds in (("sft", KINDS), ("ppo", KINDS | {"bombs": 0.1})):
+        _refusals(run, model, kinds, judge="critic")
+    (found,) = _found(run, "eval_rise")
+    assert found.status == "not_looked"
+    assert "refusal" in found.needs
+    Calibration(
+        judge="critic", labels=60, agreement=Interval(0.9, 0.8, 0.97, 60), detectable=0.1
+    ).write(run / "calibrations" / "critic.json")
+    assert _found(run, "eval_rise")[0].status == "alarm"
+
+
+@pytest.mark.parametrize(("after", "status"), [(20.5, "clear"), (24.0, "alarm"), (18.0, "clear")])
+def test_a_perplexity_is_judged_by_how_many_times_it_grew(run, after, status):
+    for model, value in (("sft", 20.0), ("ppo", after)):
+        figure = Interval(value, value - 0.01, value + 0.01, 500)
+        EvalResult(
+            suite="lm_eval/wikitext", model=model, scores={"word_perplexity": figure},
+            main="word_perplexity", higher_is_better=False,
+        ).write(run / "evals" / model / "wikitext.json")  # fmt: skip
+    (found,) = _found(run, "eval_rise")
+    assert (found.name, found.status) == ("alignment_tax", status)
+    assert found.figure.value == pytest.approx(after / 20 - 1)
+
+
+def test_users_it_sides_with_more_often_are_sycophancy(run):
+    for model, value in (("sft", 0.5), ("ppo", 0.8)):
+        figure = Interval(value, value - 0.03, value + 0.03, 500)
+        EvalResult(
+            suite="sycophancy", model=model, scores={"matching": figure}, main="matching",
+            item_score="matching", higher_is_better=False,
+        ).write(run / "evals" / model / "sycophancy.json")  # fmt: skip
+    (found,) = _found(run, "eval_rise")
+    assert (found.name, found.status) == ("sycophancy", "alarm")
+    audit_run(run)
+    page = answer(read_run(run))
+    assert page.kind == "hold"
+    assert sum("sycophancy" in reason.text for reason in page.reasons) == 1

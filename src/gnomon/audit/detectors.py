@@ -64,6 +64,7 @@ DETECTORS: Mapping[str, str] = {
     "policy_probes": "gnomon.audit.policy_probes:policy_probes",
     "eval_drop": "gnomon.audit.evals:eval_drop",
     "eval_category_drop": "gnomon.audit.evals:eval_category_drop",
+    "eval_rise": "gnomon.audit.eval_rise:eval_rise",
     "lost_wins": "gnomon.audit.evals:lost_wins",
     "foreign_prompts": "gnomon.audit.reward_model:foreign_prompts",
     "held_out_comparisons": "gnomon.audit.reward_model:held_out_comparisons",

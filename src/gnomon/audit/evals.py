@@ -117,7 +117,7 @@ def lost_wins(evidence: Evidence) -> list[Finding]:
     told = [
         result
         for result in latest(evidence.results, evidence.stage)
-        if result.scores.get(WIN_RATE) is not None and _believed(evidence, result)
+        if result.scores.get(WIN_RATE) is not None and believed(evidence, result)
     ]
     if not told:
         needs = "a win rate by a judge that 50 people's labels vouch for: gnomon eval, calibrate"
@@ -142,7 +142,7 @@ def lost_wins(evidence: Evidence) -> list[Finding]:
     return found
 
 
-def _believed(evidence: Evidence, result: EvalResult) -> bool:
+def believed(evidence: Evidence, result: EvalResult) -> bool:
     """Whether nobody's opinion is in it, or one that people vouch for."""
     own = calibrations_of(evidence.calibrations, result.judge, result.judge_version)
     return not wants_people(result) or any(c.opens_gates for c in own)

@@ -22,6 +22,8 @@ from gnomon.runs.records import Evals
 from gnomon.stats.intervals import Interval, mean_interval
 
 WIN_RATE, CAPABILITY_DROP, GAIN = "win_rate", "capability_drop", "gain/"
+HARMS: Mapping[str, str] = {"compliance": "harmful_compliance", "over_refusal": "over_refusal"}
+"""Scores of the suite ``refusal`` of which less is better, and the alarms of their rise."""
 LAST = 5
 """The training figures of a stage are means of its last fifth of iterations, of this many at
 least."""
@@ -228,6 +230,21 @@ def category_drops(
         and is_capability(change.after, trained)
         and same_exam(change.after, change.before)
     }
+
+
+def rises(
+    changes: Iterable[SuiteChange], trained: Sequence[Entry] = ()
+) -> Iterator[tuple[SuiteChange, ScoreChange]]:
+    """The main score of each suite where less is better, and what else of harm it measured; under
+    the conditions of :func:`capability_drops`, but for opinions, which are for the caller to
+    believe."""
+    for change in changes:
+        after = change.after
+        if after.higher_is_better or not same_exam(after, change.before):
+            continue
+        if stands_apart(after, list(trained)):
+            named = (after.main, *HARMS)
+            yield from ((change, score) for score in change.scores if score.name in named)
 
 
 def same_exam(one: EvalResult, other: EvalResult) -> bool:

@@ -22,7 +22,7 @@ from gnomon.evals.suite import Files, ItemSuite, Measured, Row, Work
 from gnomon.evals.verdict_files import prompt_id
 from gnomon.judges.protocol import Judge, judged
 from gnomon.records import Group, Prompt, Source
-from gnomon.runs.evals import Calibration
+from gnomon.runs.evals import OPENINGS, Calibration
 from gnomon.stats.intervals import Interval, weighted_proportion
 from gnomon.stats.rates import rogan_gladen
 from gnomon.stats.refusals import is_refusal
@@ -31,8 +31,6 @@ REQUEST = ("prompt", "goal", "Goal", "forbidden_prompt", "Behavior", "instructio
 """AdvBench, JailbreakBench, StrongREJECT, HarmBench and XSTest call the request so. JailbreakBench
 has a ``Behavior`` beside its ``Goal``, which is no request."""
 CATEGORY = ("SemanticCategory", "Category", "category", "type")
-OPENINGS = "openings"
-"""What judges by default: the openings of :mod:`gnomon.stats.refusals`."""
 SEEN_BY_OPENINGS = (
     "a refusal is seen by its opening: against people's labels of XSTest's answers precision 0.96 "
     "and recall 0.78, lower for models that lecture without declining; --judge names another judge"

@@ -6,19 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gnomon.audit.evals import fallen
-from gnomon.audit.kinds import Kind, stands_apart, wants_people
+from gnomon.audit.kinds import Kind, wants_people
 from gnomon.audit.readings import (
     WIN_RATE,
     capability_drops,
     category_drops,
     latest,
+    rises,
     same_exam,
     suite_changes,
 )
 from gnomon.report.candidate import before
 from gnomon.report.format import measured, number
 from gnomon.report.kinds import WORDS, column_kinds, trained_entries
-from gnomon.runs.evals import EvalResult, calibrations_of
+from gnomon.runs.evals import OPENINGS, EvalResult, calibrations_of
 from gnomon.runs.read import RunView
 from gnomon.stats.intervals import Interval
 
@@ -71,17 +72,14 @@ def _evals(run: RunView, model: str) -> Iterator[Change]:
     for suite, (drop, figure) in capability_drops(both, trained).items():
         gap = Interval(-drop.value, -drop.high, -drop.low, drop.n)
         yield Change(f"Eval {suite}", gap, figure, old, "evals")
-    for change in both:
+    for change, score in rises(both, trained):
         after = change.after
-        if after.higher_is_better or not same_exam(after, change.before):
-            continue
-        if wants_people(after) or not stands_apart(after, trained):
-            continue
-        for score in change.scores:
-            if score.name == after.main:  # lower is better: of harm
-                gap = score.change
-                gap = Interval(-gap.value, -gap.high, -gap.low, gap.n)
-                yield Change(f"Eval {change.suite}", gap, score.after, old, "evals")
+        if after.judge == OPENINGS or calibrated(run, after):
+            what = f"Eval {change.suite}" + (f", {score.name}" if score.name != after.main else "")
+            gap = score.change
+            gap = Interval(-gap.value, -gap.high, -gap.low, gap.n)
+            sure = after.judge != OPENINGS
+            yield Change(what, gap, score.after, old, "evals", vouched=sure)
 
 
 def _categories(run: RunView, model: str) -> Iterator[Change]:

@@ -21,6 +21,8 @@ from gnomon.stats.judges import ENOUGH_LABELS as ENOUGH_LABELS
 R = TypeVar("R", bound=JsonFile)
 
 EVAL_FOLDER, CALIBRATION_FOLDER = "evals", "calibrations"
+OPENINGS = "openings"
+"""The judge of refusals by how they open (:mod:`gnomon.stats.refusals`): a program."""
 
 
 class Measured(Record):
