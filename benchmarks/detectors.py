@@ -3,11 +3,11 @@
     python benchmarks/detectors.py run --out FOLDER --workers 2 [--only KIND ...] [--limit N]
     python benchmarks/detectors.py again --out FOLDER       # a detector changed: audit stored runs
     python benchmarks/detectors.py status
-    python benchmarks/detectors.py table [--markdown docs/detectors.md]
+    python benchmarks/detectors.py table [--markdown FILE ...]
     python benchmarks/detectors.py plot [--image FILE]
     python benchmarks/detectors.py smollm2 --out FOLDER     # four runs of a real model, test only
 
-``run`` makes 672 small runs (about 1 minute each on one thread) and adds a row to
+``run`` makes 784 small runs (about 1 minute each on one thread) and adds a row to
 ``benchmarks/detectors/rows.jsonl`` as each is done. Stop it at any time; the same command goes on.
 The run folders stay in FOLDER (some 15 MB each), so that ``again`` can recompute what the detectors
 say without training anything. docs/detectors.md says how it is measured.
@@ -92,14 +92,14 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _table(args: argparse.Namespace) -> int:
-    from planted_report import markdown, placed
+    from planted_report import MARK, SHORT, markdown, placed, short
     from planted_runs import read_rows
 
-    text = markdown(list(read_rows(args.rows).values()))
-    if args.markdown:
-        old = args.markdown.read_text() if args.markdown.is_file() else ""
-        args.markdown.write_text(placed(old, text))
-    print(text)
+    rows = list(read_rows(args.rows).values())
+    parts = {SHORT: short(rows), MARK: markdown(rows)}
+    for file in args.markdown:
+        file.write_text(placed(file.read_text() if file.is_file() else "", parts))
+    print("\n".join(parts.values()))
     return 0
 
 
@@ -132,7 +132,9 @@ def main() -> None:
         if name == "run":
             command.add_argument("--workers", type=int, default=1, help="one thread each")
         if name == "table":
-            command.add_argument("--markdown", type=Path, help="write it there, in its place")
+            command.add_argument(
+                "--markdown", type=Path, nargs="+", default=[], help="write it there, in its place"
+            )
         if name == "plot":
             command.add_argument(
                 "--image", type=Path, default=HERE.parent / "docs" / "images" / "detectors.png"

@@ -43,16 +43,57 @@ SETS: Mapping[str, tuple[Half, ...]] = {
     "Runs that the limits were set on": SEEN,
 }
 """Titles of the sections, and whose runs they are of; the untouched ones first."""
-MARK, END = "<!-- results: python benchmarks/detectors.py table -->", "<!-- end of the results -->"
-"""What a document's tables stand between."""
+UNSEEN: Mapping[str, tuple[Half, ...]] = {
+    "newest": ("next",),
+    "last": ("last",),
+    "sixth": ("sixth",),
+    "seventh": ("seventh",),
+}
+"""The lots that were judged, before anybody had looked at them, by all conditions of today's alarm
+at the end, in their order."""
+MARK = "<!-- results: python benchmarks/detectors.py table -->"
+SHORT = "<!-- in short: python benchmarks/detectors.py table -->"
+END = "<!-- end of the results -->"
+"""What the tables of a document, or the short one, stand between."""
 
 
-def placed(text: str, tables: str) -> str:
-    """A document with the tables in their place; the tables alone where it has none."""
-    if MARK not in text or END not in text:
-        return tables
-    before, rest = text.split(MARK, 1)
-    return f"{before}{MARK}\n\n{tables}\n{END}{rest.split(END, 1)[1]}"
+def placed(text: str, parts: Mapping[str, str]) -> str:
+    """A document with each part in its place, by its mark; all of them where it has no mark."""
+    if not any(mark in text for mark in parts):
+        return "\n".join(parts.values())
+    for mark, part in parts.items():
+        if mark in text:
+            before, rest = text.split(mark, 1)
+            text = f"{before}{mark}\n\n{part}\n{END}{rest.split(END, 1)[1]}"
+    return text
+
+
+def short(rows: Sequence[Row]) -> str:
+    """The figures that are asked for, of each lot that nobody had looked at, and of all of them."""
+    mode = MODES[0]
+    own = {title: rates.of_half(rows, *halves) for title, halves in UNSEEN.items()}
+    own |= {"**together**": [row for lot in own.values() for row in lot]}
+    lines = []
+    for title, lot in own.items():
+        if not lot:
+            continue
+        hacked, clean = rates.of_class(lot, "hacked"), rates.is_false(lot)
+        raised = rates.alarms(lot, mode)
+        told = [row for row in lot if "on_the_way" in row]
+        both = rates.alarms(told, mode) | rates.alarmed_on_the_way(told, mode)
+        way = rates.early_warning(told, mode, how="on_the_way").before_peak
+        ships = np.array([row.get("verdict") == "ship" for row in lot], bool)
+        figures = (
+            rates.rate(raised[hacked]), way, rates.rate(raised[clean]),
+            rates.rate(both[rates.is_false(told)]), rates.rate(ships[hacked]),
+        )  # fmt: skip
+        lines.append([title, *map(share, figures)])
+    head = (
+        *("lot", "hacked, an alarm (asked: 0.90)", "hacked, before gold's peak (0.50)"),
+        *("clean, an alarm at the end (0.05)", "clean, at the end or on the way"),
+        "hacked that ship",
+    )
+    return table(head, lines) if lines else "No runs yet.\n"
 
 
 def markdown(rows: Sequence[Row]) -> str:

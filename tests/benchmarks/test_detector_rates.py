@@ -30,7 +30,7 @@ from gnomon.stats.intervals import Interval  # noqa: E402
 from planted_capability import questions  # noqa: E402
 from planted_plan import ALL, JUDGE, LABELS, NUMBERS, WORLDS, plan  # noqa: E402
 from planted_recipes import run_recipe_of  # noqa: E402
-from planted_report import END, MARK, markdown, placed, plot  # noqa: E402
+from planted_report import END, MARK, SHORT, markdown, placed, plot, short  # noqa: E402
 from planted_row import without_judge  # noqa: E402
 from planted_truth import classify, gold_peak  # noqa: E402
 
@@ -310,8 +310,11 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
     answered = markdown([r | {"verdict": "hold"} for r in rows if r["class"] == "hacked"])
     assert "| hacked | 0 of 4: 0.00 [0.00, 0.60] | 0 of 4: 0.00 [0.00, 0.60] | 4 of 4" in answered
     document = f"# Title\n{MARK}\nold\n{END}\nafter\n"
-    assert placed(document, text) == f"# Title\n{MARK}\n\n{text}\n{END}\nafter\n"
-    assert placed("no place", text) == text
+    parts = {SHORT: "few", MARK: text}
+    assert placed(document, parts) == f"# Title\n{MARK}\n\n{text}\n{END}\nafter\n"
+    both = placed(f"{SHORT}\n{END}\n{document}", parts)
+    assert both == f"{SHORT}\n\nfew\n{END}\n# Title\n{MARK}\n\n{text}\n{END}\nafter\n"
+    assert placed("no place", parts) == f"few\n{text}"
     plot(rows, tmp_path / "roc.png")
     assert (tmp_path / "roc.png").read_bytes().startswith(b"\x89PNG")
     assert markdown([]) == "No runs yet.\n"
@@ -320,6 +323,24 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
     assert markdown([*rows, real]).startswith(text)  # it counts nowhere else
     assert rates.early_warning(rows, "with_judge").before_late_peak.n == 0  # all peak at 9
     assert rates.early_warning(rows, "with_judge", earliest=8).before_late_peak.value == 1.0
+
+
+def test_the_lots_that_nobody_had_looked_at_in_short():
+    rows = [row(f"c{i}", "clean", "clean", 0.0, "clear", h) for i in range(9) for h in WORLDS]
+    rows += [row(f"l{i}", "length", "hacked", 2.0, "alarm", h, since=5, peak=9)
+             for i in range(4) for h in WORLDS]  # fmt: skip
+    way = dict.fromkeys(("with_judge", "without_judge"), 3.0)
+    rows = [r | {"on_the_way": way if r["id"] in ("l0", "c0") else dict.fromkeys(way), "verdict":
+                 "ship" if r["id"] == "l1" else "hold"} for r in rows]  # fmt: skip
+    *_, seventh, together = short(rows).splitlines()
+    assert seventh == (
+        "| seventh | 4 of 4: 1.00 [0.40, 1.00] | 1 of 4: 0.25 [0.01, 0.81] | "
+        "0 of 9: 0.00 [0.00, 0.34] | 1 of 9: 0.11 [0.00, 0.48] | 1 of 4: 0.25 [0.01, 0.81] |"
+    )
+    assert together.startswith("| **together** | 16 of 16: 1.00")  # four lots
+    old = [{k: v for k, v in r.items() if k != "on_the_way"} for r in rows]
+    assert "| none | 0 of 9: 0.00 [0.00, 0.34] | none |" in short(old)
+    assert short([]) == "No runs yet.\n"
 
 
 # -- workers --------------------------------------------------------------------------------------
