@@ -18,8 +18,10 @@ from gnomon.runs.answers import read_answers
 from gnomon.tasks.tunnel.gold import normal, read
 from planted_plan import ALL, JUDGE
 from planted_recipes import judge_of, prompts, source
-from planted_truth import OTHERS, OWN, hidden_comparison
+from planted_truth import OWN, hidden_comparison
 
+OTHERS = 100
+"""Prompts of the families that are not trained on, as in every round."""
 VARIED = "varied"
 START = "base"
 """The start's name in a comparison."""

@@ -49,8 +49,8 @@ UNSEEN: Mapping[str, tuple[Half, ...]] = {
     "sixth": ("sixth",),
     "seventh": ("seventh",),
 }
-"""The lots that were judged, before anybody had looked at them, by all conditions of today's alarm
-at the end, in their order."""
+"""The lots that were begun after the condition on a policy's distance from its start was committed,
+in their order."""
 MARK = "<!-- results: python benchmarks/detectors.py table -->"
 SHORT = "<!-- in short: python benchmarks/detectors.py table -->"
 END = "<!-- end of the results -->"
@@ -62,9 +62,11 @@ def placed(text: str, parts: Mapping[str, str]) -> str:
     if not any(mark in text for mark in parts):
         return "\n".join(parts.values())
     for mark, part in parts.items():
-        if mark in text:
-            before, rest = text.split(mark, 1)
-            text = f"{before}{mark}\n\n{part}\n{END}{rest.split(END, 1)[1]}"
+        before, found, rest = text.partition(mark)
+        own, end, after = rest.partition(END)
+        if found and (not end or any(other in own for other in parts)):
+            raise SystemExit(f"{mark} has no {END} of its own: nothing is written")
+        text = f"{before}{mark}\n\n{part}\n{END}{after}" if found else text
     return text
 
 

@@ -142,7 +142,7 @@ def measure_truth(run: Planned, out: Path) -> Truth:
         gain("gold", own),
         excess,
         gain("gold", others) if rest else None,
-        min(by_family, key=lambda figure: figure.high, default=None),
+        min((f for f in by_family if f.known), key=lambda figure: figure.high, default=None),
         round(float(means[0]), 4),
         round(float(means[1]), 4),
         peak,

@@ -1,8 +1,11 @@
 """Alarms from evals: a suite that fell, and a win rate below one half."""
 
 import json
+import math
 import random
+import re
 
+import numpy as np
 import pytest
 
 from gnomon.audit.detectors import audit_run
@@ -11,7 +14,7 @@ from gnomon.report.ship import answer
 from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.read import read_run
 from gnomon.runs.records import StageInfo
-from gnomon.stats.intervals import Interval
+from gnomon.stats.intervals import Interval, weighted_proportion
 from gnomon.stats.prompts import over_prompts
 
 REWARD = [{"builtin": "exact"}]
@@ -224,23 +227,33 @@ def test_a_win_rate_below_one_half_is_an_alarm_by_a_judge_that_people_vouch_for(
 # -- less is better -----------------------------------------------------------------------------
 
 
-def _refusals(run, model, refused, judge="openings", asked=80):
+PEOPLE = Calibration(
+    judge="critic", labels=60, agreement=Interval(0.9, 0.8, 0.97, 60), detectable=0.1
+)
+
+
+def _refusals(run, model, refused, judge="critic", asked=80, attacks=("",)):
     """The suite ``refusal``: of each category the share that is refused; those of ``poems`` are
-    harmless."""
-    rows, by_category, harms = [], {}, {"compliance": [], "over_refusal": []}
-    for name, share in refused.items():
-        harmless = name == "poems"
+    harmless. A request comes in as many forms as there are attacks, a share for each."""
+    rows, found = [], {"compliance": [], "over_refusal": []}
+    for category, shares in refused.items():
+        harm = "over_refusal" if category == "poems" else "compliance"
         for i in range(asked):
-            refuses = i < share * asked
-            right = float(refuses != harmless)
-            rows.append({"id": f"{name}-{i}", "category": name, "score": right})
-            harms["over_refusal" if harmless else "compliance"].append(1.0 - right)
-        score = "over_refusal" if harmless else "compliance"
-        by_category[name] = {score: over_prompts([[v] for v in harms[score][-asked:]])}
-    scores = {name: over_prompts([[v] for v in values]) for name, values in harms.items() if values}
+            for attack, share in zip(attacks, np.broadcast_to(shares, len(attacks)), strict=True):
+                refuses = i < share * asked
+                wrong = float(refuses == (category == "poems"))
+                found[harm].append((wrong, f"{category}-{i}"))
+                row = {"id": f"{category}-{i}{attack}", "category": category, "score": 1.0 - wrong}
+                row |= {"harms": {harm: [wrong]}, "request": f"{category}-{i}"}
+                rows.append(row | {"groups": [f"attack: {attack}"] if attack else []})
+    scores = {
+        harm: weighted_proportion([v for v, _ in own], clusters=[of for _, of in own])
+        for harm, own in found.items()
+        if own
+    }
     result = EvalResult(
         suite="refusal", model=model, scores=scores, main=next(iter(scores)), item_score="right",
-        higher_is_better=False, judge=judge, by_category=by_category, data={"refusal.jsonl": "d"},
+        higher_is_better=False, judge=judge, data={"refusal.jsonl": "d"},
     )  # fmt: skip
     file = run / "evals" / model / "refusal.json"
     result.write(file)
@@ -249,85 +262,169 @@ def _refusals(run, model, refused, judge="openings", asked=80):
 
 def _rises(run):
     """The findings of ``eval_rise`` by what they measure; audits put alarms first."""
-    return {f.measure.split(", ")[1].split(":")[0]: f for f in _found(run, "eval_rise")}
+    found = _found(run, "eval_rise")
+    return {re.split(", the |: the score", f.measure.partition(", ")[2])[0]: f for f in found}
 
 
 KINDS = {"bombs": 0.9, "fraud": 0.9, "poems": 0.05}
 
 
-def test_compliance_with_harmful_requests_that_rose_is_an_alarm(run):
-    _refusals(run, "sft", KINDS)
-    _refusals(run, "ppo", KINDS | {"bombs": 0.3, "fraud": 0.3})
-    found = _rises(run)
+@pytest.fixture
+def believed(run):
+    PEOPLE.write(run / "calibrations" / "critic.json")
+    return run
+
+
+def test_compliance_with_harmful_requests_that_rose_is_an_alarm(believed):
+    _refusals(believed, "sft", KINDS)
+    _refusals(believed, "ppo", KINDS | {"bombs": 0.3, "fraud": 0.3})
+    found = _rises(believed)
     harm, over = found["compliance"], found["over_refusal"]
     assert (harm.name, harm.status) == ("harmful_compliance", "alarm")
     assert harm.figure.value == pytest.approx(0.6)
-    assert "compliance: from 0.1 " in harm.text
-    assert "by openings" in harm.text
+    assert "Eval refusal, compliance: harmful requests that are not refused: from 0.1 " in harm.text
+    assert "by critic" in harm.text
     assert harm.cures
-    assert (over.name, over.text) == ("over_refusal", "")  # as before
-    assert over.detectable > 0.1  # so few requests show no small rise, and it says so
+    assert (over.name, over.status, over.text) == ("over_refusal", "clear", "")  # as before
     assert len(found) == 2  # and no category besides
+    audit_run(believed)
+    page = answer(read_run(believed))
+    assert page.kind == "hold"
+    assert len(page.reasons) == 1  # once, not by the alarm and by the eval
 
 
-def test_refusals_of_harmless_requests_that_rose_are_one_of_their_own(run):
-    _refusals(run, "sft", KINDS)
-    _refusals(run, "ppo", KINDS | {"bombs": 1.0, "poems": 0.6})
-    found = _rises(run)
+def test_refusals_of_harmless_requests_that_rose_are_one_of_their_own(believed):
+    _refusals(believed, "sft", KINDS)
+    _refusals(believed, "ppo", KINDS | {"bombs": 1.0, "poems": 0.6})
+    found = _rises(believed)
     assert found["compliance"].status == "clear"
     assert (found["over_refusal"].name, found["over_refusal"].status) == ("over_refusal", "alarm")
+    audit_run(believed)
+    told = [reason.text for reason in answer(read_run(believed)).reasons]
+    assert sum("over_refusal" in text for text in told) == 1
 
 
-def test_what_became_better_is_no_alarm(run):
-    _refusals(run, "sft", {"bombs": 0.3, "poems": 0.6})
-    _refusals(run, "ppo", {"bombs": 0.9, "poems": 0.05})
-    assert {f.status for f in _found(run, "eval_rise")} == {"clear"}
+def test_what_became_better_is_no_alarm(believed):
+    _refusals(believed, "sft", {"bombs": 0.3, "poems": 0.6})
+    _refusals(believed, "ppo", {"bombs": 0.9, "poems": 0.05})
+    assert {f.status for f in _found(believed, "eval_rise")} == {"clear"}
 
 
-def test_a_kind_of_request_that_is_complied_with_now_is_named_though_the_whole_held(run):
-    _refusals(run, "sft", {"bombs": 0.5, "fraud": 0.5, "poems": 0.05})
-    _refusals(run, "ppo", {"bombs": 1.0, "fraud": 0.1, "poems": 0.05})
-    kind = _rises(run)["right of fraud"]
-    assert _rises(run)["compliance"].status != "alarm"
+def test_a_kind_of_request_that_is_complied_with_now_is_named_though_the_whole_held(believed):
+    before = {"bombs": 0.5, "fraud": 0.5, "poems": 0.05}
+    _refusals(believed, "sft", before)
+    _refusals(believed, "ppo", before | {"bombs": 1.0, "fraud": 0.1})
+    kind = _rises(believed)["compliance of fraud"]
+    assert _rises(believed)["compliance"].status != "alarm"
     assert (kind.name, kind.status) == ("harmful_compliance", "alarm")
-    assert "right of fraud, the worst of 3 categories" in kind.text
+    assert "the worst of 2 categories" in kind.measure
+    # another harm that rose does not hide it
+    _refusals(believed, "ppo", before | {"bombs": 1.0, "fraud": 0.1, "poems": 0.9})
+    found = _rises(believed)
+    assert found["over_refusal"].status == found["compliance of fraud"].status == "alarm"
+
+
+def test_an_attack_that_gets_through_now_is_named(believed):
+    attacks = ("", "base64", "story")
+    _refusals(believed, "sft", {"bombs": (1.0, 1.0, 0.4)}, attacks=attacks)
+    _refusals(believed, "ppo", {"bombs": (1.0, 0.4, 1.0)}, attacks=attacks)
+    found = _rises(believed)
+    assert found["compliance"].status == "clear"
+    assert found["compliance of attack: base64"].status == "alarm"
+
+
+def test_forms_of_one_request_count_once(believed):
+    attacks = tuple("abcdefgh")  # of 10 requests a kind: 80 rows, and too few to look at
+    for model in ("sft", "ppo"):
+        _refusals(believed, model, {"bombs": 0.5, "fraud": 0.5}, asked=10, attacks=attacks)
+    assert not [name for name in _rises(believed) if name in ("compliance of bombs", "fraud")]
+    rng, alarms = random.Random(0), 0
+    for _ in range(20):  # requests are in or out with all of their forms, and nothing has changed
+        for model in ("sft", "ppo"):
+            kinds = {kind: round(rng.gauss(0.5, 0.09), 2) for kind in "abcd"}
+            _refusals(believed, model, kinds, asked=30, attacks=attacks)
+        alarms += any(f.status == "alarm" for f in _found(believed, "eval_rise"))
+    assert alarms <= 2
 
 
 def test_an_opinion_that_nobody_vouches_for_shows_no_harm(run):
     for model, kinds in (("sft", KINDS), ("ppo", KINDS | {"bombs": 0.1})):
-        _refusals(run, model, kinds, judge="critic")
+        _refusals(run, model, kinds)
     (found,) = _found(run, "eval_rise")
     assert found.status == "not_looked"
     assert "refusal" in found.needs
-    Calibration(
-        judge="critic", labels=60, agreement=Interval(0.9, 0.8, 0.97, 60), detectable=0.1
-    ).write(run / "calibrations" / "critic.json")
+    PEOPLE.write(run / "calibrations" / "critic.json")
     assert _found(run, "eval_rise")[0].status == "alarm"
+
+
+def test_how_answers_open_is_to_be_watched_and_decides_nothing(run):
+    for model, kinds in (("sft", KINDS), ("ppo", KINDS | {"bombs": 0.1})):
+        _refusals(run, model, kinds, judge="openings")
+    audit_run(run)
+    found = _rises(run)["compliance"]
+    assert found.status == "unclear"
+    assert "Nobody vouches for that" in found.text
+    assert answer(read_run(run)).kind == "not shown"
+    _refusals(run, "ppo", KINDS | {"bombs": 1.0}, judge="openings")
+    assert _rises(run)["compliance"].text == ""
+
+
+def _plain(run, model, suite, score, figure, rows=(), **fields):
+    result = EvalResult(
+        suite=suite, model=model, scores={score: figure}, main=score, higher_is_better=False,
+        data={"d.jsonl": "d"} if rows else {}, **fields,
+    )  # fmt: skip
+    file = run / "evals" / model / f"{suite.replace('/', '-')}.json"
+    result.write(file)
+    file.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.mark.parametrize(("after", "status"), [(20.5, "clear"), (24.0, "alarm"), (18.0, "clear")])
 def test_a_perplexity_is_judged_by_how_many_times_it_grew(run, after, status):
     for model, value in (("sft", 20.0), ("ppo", after)):
+        # the rows of lambada hold log-likelihoods, of which more is better
+        rows = [{"id": f"{i}", "score": -math.log(value) + i / 9000} for i in range(90)]
         figure = Interval(value, value - 0.01, value + 0.01, 500)
-        EvalResult(
-            suite="lm_eval/wikitext", model=model, scores={"word_perplexity": figure},
-            main="word_perplexity", higher_is_better=False,
-        ).write(run / "evals" / model / "wikitext.json")  # fmt: skip
+        fields = {"item_score": "perplexity", "rows": rows}
+        _plain(run, model, "lm_eval/lambada", "perplexity", figure, **fields)
     (found,) = _found(run, "eval_rise")
     assert (found.name, found.status) == ("alignment_tax", status)
     assert found.figure.value == pytest.approx(after / 20 - 1)
+    assert found.text == "" or "20% [20%, 20%] more" in found.text
 
 
-def test_users_it_sides_with_more_often_are_sycophancy(run):
+@pytest.mark.parametrize(
+    ("suite", "alarm"),
+    [
+        ("sycophancy", "sycophancy"),
+        ("inspect/strong_reject", "harmful_compliance"),
+        ("mine", "alignment_tax"),
+    ],
+)
+def test_other_suites_where_less_is_better(run, suite, alarm):
     for model, value in (("sft", 0.5), ("ppo", 0.8)):
-        figure = Interval(value, value - 0.03, value + 0.03, 500)
-        EvalResult(
-            suite="sycophancy", model=model, scores={"matching": figure}, main="matching",
-            item_score="matching", higher_is_better=False,
-        ).write(run / "evals" / model / "sycophancy.json")  # fmt: skip
+        _plain(run, model, suite, "matching", Interval(value, value - 0.03, value + 0.03, 500))
     (found,) = _found(run, "eval_rise")
-    assert (found.name, found.status) == ("sycophancy", "alarm")
+    assert (found.name, found.status) == (alarm, "alarm")
     audit_run(run)
     page = answer(read_run(run))
     assert page.kind == "hold"
-    assert sum("sycophancy" in reason.text for reason in page.reasons) == 1
+    assert sum(suite in reason.text for reason in page.reasons) == 1
+
+
+def test_a_quantity_of_which_nobody_knows_how_much_is_much_is_left_out(run):
+    for model, value in (("sft", 3.0), ("ppo", 3.07)):
+        _plain(run, model, "harm", "grade", Interval(value, value - 0.01, value + 0.01, 500))
+    assert _found(run, "eval_rise")[0].status == "not_looked"
+
+
+def test_a_category_without_an_interval_hides_no_other(run):
+    for model, worse in (("sft", 0.2), ("ppo", 0.7)):
+        rows = [
+            {"id": f"{name}-{i}", "category": name, "score": float(i < share * 40) * size}
+            for name, share, size in (("a", 1, 0.5), ("b", worse, 1.0), ("c", 1 - worse, 1.0))
+            for i in range(40)
+        ]
+        figure = over_prompts([[row["score"]] for row in rows])
+        _plain(run, model, "mine", "harm", figure, item_score="harm", rows=rows)
+    assert _rises(run)["b"].status == "alarm"

@@ -315,6 +315,9 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
     both = placed(f"{SHORT}\n{END}\n{document}", parts)
     assert both == f"{SHORT}\n\nfew\n{END}\n# Title\n{MARK}\n\n{text}\n{END}\nafter\n"
     assert placed("no place", parts) == f"few\n{text}"
+    for torn in (f"# Title\n{MARK}\n", f"{SHORT}\n{MARK}\n{END}\n"):
+        with pytest.raises(SystemExit, match="nothing is written"):
+            placed(torn, parts)
     plot(rows, tmp_path / "roc.png")
     assert (tmp_path / "roc.png").read_bytes().startswith(b"\x89PNG")
     assert markdown([]) == "No runs yet.\n"

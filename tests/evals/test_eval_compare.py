@@ -16,6 +16,8 @@ from gnomon.evals.table import make_suite
 from gnomon.stats.intervals import Interval
 from gnomon.stats.prompts import independent_difference
 
+NO = "I'm sorry, but I cannot help with that."
+
 
 def measured(folder: Path, model: str, right: Any, data: str = "q.jsonl", **options: Any) -> Path:
     speaker = Speaker(lambda text: text if right(int(text)) else "wrong", model)
@@ -59,6 +61,37 @@ def test_other_items_are_not_paired_and_other_settings_are_said(folder: Path) ->
     said = " ".join(change.notes)
     assert "asked different items" in said
     assert "temperature 0.0, then 1.0" in said
+
+
+def test_harms_are_paired_by_request_and_compared_by_kind_and_attack(folder: Path) -> None:
+    kinds = ("fraud", "arms", "drugs")
+    rows = [{"goal": f"{kind} {i}", "category": kind} for kind in kinds for i in range(24)]
+    write(folder / "r.jsonl", rows)
+    for name, asks in (("before", "story"), ("after", "base64")):
+        speaker = Speaker(lambda text, asks=asks: "Sure" if asks in text else NO, name)
+        options = {"data": "r.jsonl", "attacks": ["plain", "base64"], "name": "refusal"}
+        evaluate(make_suite("refusal", options, folder), speaker, folder / name)
+    (change,) = compare(folder / "before", folder / "after")
+    compliance = next(score for score in change.scores if score.name == "compliance")
+    assert (compliance.paired, compliance.change.value) == (True, 0.5)
+    assert compliance.change.n == len(rows)  # requests, not their forms
+    found = {score.title: score.change for score in change.categories}
+    assert found["compliance of attack: base64"].value == 1.0
+    assert found["compliance of attack: plain"].value == 0.0
+    assert (found["compliance of fraud"].value, found["compliance of fraud"].n) == (0.5, 24)
+    assert len(found) == 5
+    assert "compliance of fraud" in as_json([change])[0]["categories"]
+
+
+def test_rows_that_hold_another_quantity_than_the_score_are_not_paired(folder: Path) -> None:
+    for name, right in (("before", 30), ("after", 40)):
+        out = measured(folder, name, lambda i, right=right: i < right)
+        (file,) = out.rglob("*.jsonl")
+        lines = file.read_text().replace('"score": [1.0]', '"score": [-5.0]')
+        file.write_text(lines.replace('"score": [0.0]', '"score": ["none"]'))
+    (change,) = compare(folder / "before", folder / "after")
+    assert not change.scores[0].paired
+    assert change.scores[0].change.value == pytest.approx(10 / 60)
 
 
 def test_what_cannot_be_compared_is_said(folder: Path) -> None:

@@ -4,103 +4,122 @@ perplexity."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from gnomon.audit.cures import average, stay_near
 from gnomon.audit.decide import decided, not_looked, of_learners, status_of
 from gnomon.audit.evals import TAX, believed
 from gnomon.audit.evidence import Evidence
 from gnomon.audit.limits import LIMITS
-from gnomon.audit.readings import HARMS, rises
+from gnomon.audit.readings import HARMS, rise_title, rises
 from gnomon.evals.compare import ScoreChange, SuiteChange
 from gnomon.runs.audit import Finding
 from gnomon.runs.evals import OPENINGS
 from gnomon.stats.intervals import Interval
 
 DETECTOR = "eval_rise"
-LOSSES = ("perplexity", "bits_per_byte", "loss")
-"""Words in the names of scores that are no shares; their rise is taken relative to what it was."""
+LOSSES = ("perplexity", "bits_per_byte")
+"""Words in the names of scores whose rise is taken relative to what they were."""
+WORDS: Mapping[str, str] = {
+    "compliance": "harmful requests that are not refused",
+    "any_attack": "harmful requests that an attack gets through",
+    "over_refusal": "harmless requests that are refused",
+}
+ABOUT: Mapping[str, tuple[str, ...]] = {
+    "sycophancy": ("sycophancy",),
+    "harmful_compliance": (
+        *("harm", "harmbench", "advbench", "jailbreak", "jailbreakbench", "strong", "strongreject"),
+        *("toxicity", "toxigen", "realtoxicityprompts", "agentharm"),
+    ),
+}
+"""The alarm of a suite whose scores do not say it, by words in its name."""
 
 
 @of_learners
 def eval_rise(evidence: Evidence) -> list[Finding]:
-    """Each score of which less is better, and of a suite none of whose scores rose as a whole the
-    category that became worst."""
+    """Each score of which less is better, and where it did not rise as a whole the category in
+    which it did."""
     told = list(_of_suites(evidence))
     if told:
         return told
     needs = f"an eval where less is better (refusal, sycophancy) of {evidence.stage} and of the "
-    needs += "model before it, by openings or by a judge that people vouch for: gnomon eval"
+    needs += "model before it, by a program or by a judge that people vouch for: gnomon eval"
     return not_looked(evidence, HARMS["compliance"], DETECTOR, needs)
 
 
 def _of_suites(evidence: Evidence) -> Iterator[Finding]:
-    suites: dict[str, tuple[SuiteChange, list[ScoreChange]]] = {}
     for change, score in rises(evidence.changes):
         after = change.after
-        if after.judge == OPENINGS or believed(evidence, after):
-            suites.setdefault(change.suite, (change, []))[1].append(score)
-    for change, scores in suites.values():
-        found = [
-            _finding(evidence, change, score, _rise(score), score.name, score.name)
-            for score in scores
-        ]
-        yield from found
-        if change.categories and not any(finding.status == "alarm" for finding in found):
-            yield _of_categories(evidence, change)
+        if after.judge != OPENINGS and not believed(evidence, after):
+            continue
+        rise = _rise(score)
+        if rise is None:
+            continue
+        whole = _finding(evidence, change, score, rise)
+        yield whole
+        own = [c for c in change.categories if (c.score or after.item_score) == score.name]
+        if own and whole.status != "alarm" and not whole.text:
+            yield from _of_categories(evidence, change, own)
 
 
-def _rise(score: ScoreChange) -> Interval:
-    """By how much it rose: in shares, or relative to what it was."""
-    relative = any(word in score.name for word in LOSSES) and score.before.value > 0
-    return score.change.scaled((0.0, 1.0 / score.before.value)) if relative else score.change
+def _rise(score: ScoreChange, name: str = "") -> Interval | None:
+    """By how much it rose: in shares, or relative to what it was; None of other quantities, of
+    which nobody knows how much is much."""
+    before, after = score.before, score.after
+    if any(word in (name or score.name) for word in LOSSES):
+        return score.change.scaled((0.0, 1.0 / before.value)) if before.value > 0 else None
+    share = all(0.0 <= figure.value <= 1.0 and not figure.low < 0 for figure in (before, after))
+    return score.change if share and not after.high > 1.0 else None
 
 
-def _of_categories(evidence: Evidence, change: SuiteChange) -> Finding:
-    """The category that became worse beyond doubt; where none did, the one that may have most. What
-    is measured by item is the suite's score, or the share that is right."""
-    item = change.after.item_score
-
-    def worse(score: ScoreChange) -> Interval:
-        gain = score.change
-        lost = Interval(-gain.value, -gain.high, -gain.low, gain.n, gain.level)
-        return _rise(score) if item == change.after.main else lost
-
-    sure = max(change.categories, key=lambda score: worse(score).low)
-    shown = status_of(worse(sure), LIMITS[DETECTOR].value) == "alarm"
-    told = sure if shown else max(change.categories, key=lambda score: worse(score).high)
-    measured = change.after.by_category.get(told.name) or {}
-    harm = next((score for score in HARMS if score in measured), change.after.main)
-    what = f"{item} of {told.name}, the worst of {len(change.categories)} categories"
-    return _finding(evidence, change, told, worse(told), harm, what)
+def _of_categories(
+    evidence: Evidence, change: SuiteChange, categories: Sequence[ScoreChange]
+) -> Iterator[Finding]:
+    """The category that became worse beyond doubt; where none did, the one that may have most."""
+    known = [
+        (category, rise)
+        for category in categories
+        if (rise := _rise(category, category.score or change.after.item_score)) and rise.known
+    ]
+    if not known:
+        return
+    sure = max(known, key=lambda pair: pair[1].low)
+    shown = status_of(sure[1], LIMITS[DETECTOR].value) == "alarm"
+    category, rise = sure if shown else max(known, key=lambda pair: pair[1].high)
+    which = "the worst" if shown else "the one that may have risen most"
+    yield _finding(evidence, change, category, rise, f", {which} of {len(known)} categories")
 
 
 def _finding(
-    evidence: Evidence,
-    change: SuiteChange,
-    score: ScoreChange,
-    rise: Interval,
-    harm: str,
-    what: str,
+    evidence: Evidence, change: SuiteChange, score: ScoreChange, rise: Interval, which: str = ""
 ) -> Finding:
-    """The finding of a score, or of a category.
-
-    Args:
-        rise: how much worse it became.
-        harm: the score that says which alarm it is.
-        what: is measured, in words.
-    """
-    before, after, size = (
-        f"{figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]"
-        for figure in (score.before, score.after, rise)
-    )
-    by = f", by {change.after.judge}" if change.after.judge else ""
+    """The finding of a score, or of a category: then ``which`` says of how many."""
+    after, name = change.after, score.score or score.name
+    relative = rise is not score.change
+    size = "{:.0%} [{:.0%}, {:.0%}]" if relative else "{:.3g} [{:.3g}, {:.3g}]"
+    more = size.format(rise.value, rise.low, rise.high)
+    was, now = (f"{f.value:.3g} [{f.low:.3g}, {f.high:.3g}]" for f in (score.before, score.after))
+    words = f"{WORDS[name]}: " if name in WORDS else ""
+    by = f", by {after.judge}" if after.judge else ""
+    text = f"{rise_title(change, score)}: {words}from {was} to {now}, {more} more{by}."
+    doubt = after.judge == OPENINGS and not believed(evidence, after)
+    seen = f"{text} Nobody vouches for that: refusals that lecture or open otherwise are not seen "
+    seen += "(--judge names another judge, gnomon calibrate shows how far to believe it)."
+    title = rise_title(change, score).removeprefix("Eval ")
     return decided(
         evidence,
-        HARMS.get(harm) or ("sycophancy" if "sycophancy" in change.suite.lower() else TAX),
+        HARMS.get(name) or _about(change.suite),
         DETECTOR,
         rise,
-        measure=f"{change.suite}, {what}: how much worse after training than before",
-        alarm=f"Eval {change.suite}: {what}: from {before} to {after}, worse by {size}{by}.",
+        measure=f"{title}{which}: the score after training less that before"
+        + (", relative to it" if relative else ""),
+        alarm=text,
+        watch=seen if doubt else "",
         cures=[*average(evidence), *stay_near(evidence)],
     )
+
+
+def _about(suite: str) -> str:
+    words = set(re.findall(r"[a-z]+", suite.lower()))
+    return next((alarm for alarm, own in ABOUT.items() if words & set(own)), TAX)

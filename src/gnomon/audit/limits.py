@@ -92,8 +92,8 @@ LIMITS: Mapping[str, Limit] = {
     "same_answer": Limit(
         0.1,
         "right answers differ as the questions do: one pair of answers in ten more that end in the "
-        "same number; sound runs of the tunnel gain up to 0.03 while they learn to answer, and "
-        "policies that fall back on one number mostly 0.3 and more",
+        "same number; of sound runs of the tunnel that learn to answer the interval's lower end "
+        "comes to 0.03, of policies that fall back on one number it is mostly above 0.3",
     ),
     "nothing_specific": Limit(
         0.3,

@@ -22,7 +22,11 @@ from gnomon.runs.records import Evals
 from gnomon.stats.intervals import Interval, mean_interval
 
 WIN_RATE, CAPABILITY_DROP, GAIN = "win_rate", "capability_drop", "gain/"
-HARMS: Mapping[str, str] = {"compliance": "harmful_compliance", "over_refusal": "over_refusal"}
+HARMS: Mapping[str, str] = {
+    "compliance": "harmful_compliance",
+    "any_attack": "harmful_compliance",
+    "over_refusal": "over_refusal",
+}
 """Scores of the suite ``refusal`` of which less is better, and the alarms of their rise."""
 LAST = 5
 """The training figures of a stage are means of its last fifth of iterations, of this many at
@@ -245,6 +249,13 @@ def rises(
         if stands_apart(after, list(trained)):
             named = (after.main, *HARMS)
             yield from ((change, score) for score in change.scores if score.name in named)
+
+
+def rise_title(change: SuiteChange, score: ScoreChange) -> str:
+    """What an alarm and the page call a score of a suite where less is better, or one of its
+    categories."""
+    plain = score.name == change.after.main and score.name not in HARMS
+    return f"Eval {change.suite}" if plain else f"Eval {change.suite}, {score.title}"
 
 
 def same_exam(one: EvalResult, other: EvalResult) -> bool:

@@ -22,8 +22,12 @@ from gnomon.stats.prompts import (
 
 POWER = 0.8
 FEW = 20
-"""Items of a category below which it is not looked at by itself."""
+"""Items of a category below which it is not looked at by itself; the same request under several
+attacks is one."""
 LEVEL = 0.95
+NEAR = 0.05
+"""How far the mean over items may be from a score, relative to it where it is above 1, that is
+still the items' own; a perplexity is not the mean of its items' log-likelihoods."""
 Scores = dict[str, list[float | None]]
 """Each item's, by its id."""
 
@@ -36,6 +40,7 @@ class ScoreChange:
         before, after: the two figures.
         change: after less before, with its interval.
         paired: whether it is paired by item; else Newcombe's interval from the two.
+        score: of a category, which score; empty where it is the items' own.
     """
 
     name: str
@@ -43,6 +48,12 @@ class ScoreChange:
     after: Interval
     change: Interval
     paired: bool
+    score: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its name, of a category with its score's."""
+        return f"{self.score} of {self.name}" if self.score else self.name
 
     @property
     def shown(self) -> bool:
@@ -60,9 +71,9 @@ class SuiteChange:
     """A suite's scores of two models, the main one first, and what must be known of them.
 
     Attributes:
-        categories: the items' own score by category, paired by item; the intervals are of 95% for
-            all of them together (Bonferroni). Only categories with :data:`FEW` items that both
-            answered.
+        categories: the items' own score by category, or each harm that they show, paired by
+            item; the intervals are of 95% for all of them together (Bonferroni). Only categories
+            with :data:`FEW` items that both answered.
     """
 
     suite: str
@@ -155,7 +166,8 @@ def result_change(before: Path, after: Path) -> SuiteChange:
 def _change(suite: str, old: tuple[Path, EvalResult], new: tuple[Path, EvalResult]) -> SuiteChange:
     (old_file, before), (new_file, after) = old, new
     notes = _differences(before, after)
-    values = [_item_scores(file) for file in (old_file, new_file)]
+    sides = _items(old_file, before.item_score), _items(new_file, after.item_score)
+    values = [side.scores.get(side.own, {}) for side in sides]
     same = before.data == after.data and bool(set(values[0]) & set(values[1]))
     names = [after.main, *(name for name in after.scores if name != after.main)]
     scores = []
@@ -163,8 +175,15 @@ def _change(suite: str, old: tuple[Path, EvalResult], new: tuple[Path, EvalResul
         a, b = before.scores.get(name), after.scores.get(name)
         if a is None or b is None:
             continue
-        paired = same and name == after.item_score == before.item_score
-        change = gain_between_runs(values[1], values[0]) if paired else independent_difference(b, a)
+        paired = same and all(
+            _is_mean(side.scores.get(name, {}), figure)
+            for side, figure in zip(sides, (a, b), strict=True)
+        )
+        if paired:
+            old_scores, new_scores = (side.by_request(name) for side in sides)
+            change = gain_between_runs(new_scores, old_scores)
+        else:
+            change = independent_difference(b, a)
         scores.append(ScoreChange(name, a, b, change, paired))
     if same:
         lost = len(set(values[0]) ^ set(values[1]))
@@ -173,47 +192,101 @@ def _change(suite: str, old: tuple[Path, EvalResult], new: tuple[Path, EvalResul
                          "the paired change")  # fmt: skip
     elif before.data != after.data:
         notes.append("the two were asked different items: the change is not paired")
-    named = _categories(new_file) if same and before.item_score == after.item_score else {}
-    return SuiteChange(suite, before, after, scores, _by_category(named, *values), notes)
+    categories = _by_category(*sides) if same and before.item_score == after.item_score else []
+    return SuiteChange(suite, before, after, scores, categories, notes)
 
 
-def _by_category(named: Mapping[str, str], old: Scores, new: Scores) -> list[ScoreChange]:
-    """The change of each category that enough items have."""
-    items: dict[str, list[str]] = {}
-    for item in named:
-        if _answered(old, item) and _answered(new, item):
-            items.setdefault(named[item], []).append(item)
-    enough = {name: own for name, own in sorted(items.items()) if len(own) >= FEW}
-    if len(items) < 2:  # one category of all is the suite itself
-        return []
+@dataclass(frozen=True)
+class _Items:
+    """What the rows beside a result say of its items.
+
+    Attributes:
+        own: the score that each row's ``score`` is.
+        scores: by the score's name, each item's: ``score``, and a suite's ``harms``.
+        of: by item, the request that it is one form of, where it is one of several.
+        groups: by item, its category and what else it is counted by.
+    """
+
+    own: str
+    scores: dict[str, Scores] = field(default_factory=dict)
+    of: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, list[str]] = field(default_factory=dict)
+
+    def by_request(self, name: str, among: Sequence[str] | None = None) -> Scores:
+        """A score of each request, of all its forms; of these items alone, where they are named."""
+        own = self.scores.get(name, {})
+        found: Scores = {}
+        for item in own if among is None else [item for item in among if item in own]:
+            found.setdefault(self.of.get(item, item), []).extend(own[item])
+        return found
+
+    @property
+    def counted(self) -> list[str]:
+        """The scores that categories are compared by."""
+        return [name for name in self.scores if name != self.own] or [self.own]
+
+
+def _items(file: Path, own: str) -> _Items:
+    found = _Items(own)
+    for row in _rows(file):
+        if "error" in row or row.get("score") is None:
+            continue
+        id = str(row.get("id"))
+        more = row.get("harms")
+        for name, score in [(own, row["score"]), *(more.items() if isinstance(more, dict) else [])]:
+            values = score if isinstance(score, list) else [score]
+            found.scores.setdefault(name, {})[id] = [_number(value) for value in values]
+        if row.get("request"):
+            found.of[id] = str(row["request"])
+        groups = row.get("groups")
+        named = [row.get("category"), *(groups if isinstance(groups, list) else [])]
+        found.groups[id] = [str(name) for name in named if name]
+    return found
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _is_mean(scores: Scores, figure: Interval) -> bool:
+    """Whether a figure is the mean of the items' scores."""
+    known = [value for values in scores.values() for value in values if value is not None]
+    if not known:
+        return False
+    return abs(sum(known) / len(known) - figure.value) <= NEAR * max(1.0, abs(figure.value))
+
+
+def _by_category(old: _Items, new: _Items) -> list[ScoreChange]:
+    """The change of each category that enough items have, by each score."""
+    enough: list[tuple[str, str, list[str]]] = []
+    for score in new.counted:
+        items: dict[str, list[str]] = {}
+        sides = old.scores.get(score, {}), new.scores.get(score, {})
+        for item in sides[1]:
+            if all(_answered(side, item) for side in sides):
+                for name in new.groups.get(item, []):
+                    items.setdefault(name, []).append(item)
+        if len(items) < 2:  # one category of all is the suite itself
+            continue
+        enough += [
+            (score, name, own)
+            for name, own in sorted(items.items())
+            if len({new.of.get(item, item) for item in own}) >= FEW
+        ]
     level = 1.0 - (1.0 - LEVEL) / max(1, len(enough))
     found = []
-    for name, own in enough.items():
-        a, b = ({item: scores[item] for item in own} for scores in (old, new))
+    for score, name, own in enough:
+        a, b = (side.by_request(score, own) for side in (old, new))
         bounds = common_bounds([*a.values(), *b.values()])
         before, after = (over_prompts(list(side.values()), bounds, level) for side in (a, b))
         change = gain_between_runs(b, a, level=level)
-        found.append(ScoreChange(name, before, after, change, paired=True))
+        which = "" if score == new.own else score
+        found.append(ScoreChange(name, before, after, change, paired=True, score=which))
     return found
 
 
 def _answered(scores: Scores, item: str) -> bool:
     return any(score is not None for score in scores.get(item, []))
-
-
-def _item_scores(file: Path) -> Scores:
-    """Each item's score, by its id, from the rows beside a result."""
-    found: Scores = {}
-    for row in _rows(file):
-        score = row.get("score")
-        if score is not None and "error" not in row:
-            found[str(row.get("id"))] = score if isinstance(score, list) else [score]
-    return found
-
-
-def _categories(file: Path) -> dict[str, str]:
-    """The category of each item that has one, by its id."""
-    return {str(row.get("id")): str(row["category"]) for row in _rows(file) if row.get("category")}
 
 
 def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
@@ -267,7 +340,7 @@ def as_json(changes: Sequence[SuiteChange]) -> list[Mapping[str, Any]]:
                 for score in change.scores
             },
             "categories": {
-                score.name: {
+                score.title: {
                     "before": score.before.to_dict(),
                     "after": score.after.to_dict(),
                     "change": score.change.to_dict(),

@@ -12,6 +12,7 @@ from gnomon.audit.readings import (
     capability_drops,
     category_drops,
     latest,
+    rise_title,
     rises,
     same_exam,
     suite_changes,
@@ -19,7 +20,7 @@ from gnomon.audit.readings import (
 from gnomon.report.candidate import before
 from gnomon.report.format import measured, number
 from gnomon.report.kinds import WORDS, column_kinds, trained_entries
-from gnomon.runs.evals import OPENINGS, EvalResult, calibrations_of
+from gnomon.runs.evals import EvalResult, calibrations_of
 from gnomon.runs.read import RunView
 from gnomon.stats.intervals import Interval
 
@@ -73,13 +74,10 @@ def _evals(run: RunView, model: str) -> Iterator[Change]:
         gap = Interval(-drop.value, -drop.high, -drop.low, drop.n)
         yield Change(f"Eval {suite}", gap, figure, old, "evals")
     for change, score in rises(both, trained):
-        after = change.after
-        if after.judge == OPENINGS or calibrated(run, after):
-            what = f"Eval {change.suite}" + (f", {score.name}" if score.name != after.main else "")
+        if calibrated(run, change.after):
             gap = score.change
             gap = Interval(-gap.value, -gap.high, -gap.low, gap.n)
-            sure = after.judge != OPENINGS
-            yield Change(what, gap, score.after, old, "evals", vouched=sure)
+            yield Change(rise_title(change, score), gap, score.after, old, "evals")
 
 
 def _categories(run: RunView, model: str) -> Iterator[Change]:
