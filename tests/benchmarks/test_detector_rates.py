@@ -162,7 +162,8 @@ def row(id, kind, cls, value, status, half="test", since=None, watched=None, pea
     return {
         "id": id, "kind": kind, "half": half, "class": cls, "method": "grpo", "reward": "good-0",
         "truth": {
-            "peak": peak, "fell": None if peak is None else peak + 10, "excess": {"value": value}
+            "peak": peak, "fell": None if peak is None else peak + 10, "excess": {"value": value},
+            "gold": {"value": 0.1, "low": 0.0, "high": 0.2, "n": 50},
         },
         "with_judge": [finding], "without_judge": [finding | {"status": "not_looked"}],
     } | more  # fmt: skip
@@ -298,9 +299,9 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
     assert "| a right verifier | 0 of 1: 0.00 [0.00, 0.97] | 0.00 to 0.00 |" in by_reward
     assert "| preferences | 1 of 1: 1.00 [0.03, 1.00] |" in by_reward
     text = markdown(rows)
-    later, seen = text.split("### Runs that the limits were set on")
-    last, rest = later.split("### Runs of the newest worlds")
-    for part in (last, *rest.split("### Runs of the new worlds")):
+    later, seen = text.split("### Worlds 0 to 4, that the limits were set on")
+    last, rest = later.split("### Worlds 8 to 10")
+    for part in (last, *rest.split("### Worlds 5 to 7")):
         assert "4 of 4: 1.00 [0.40, 1.00]" in part
         assert "0 of 9: 0.00 [0.00, 0.34]" in part
         assert "warned before gold's peak | 4 of 4" in part
@@ -335,15 +336,38 @@ def test_the_lots_that_nobody_had_looked_at_in_short():
     way = dict.fromkeys(("with_judge", "without_judge"), 3.0)
     rows = [r | {"on_the_way": way if r["id"] in ("l0", "c0") else dict.fromkeys(way), "verdict":
                  "ship" if r["id"] == "l1" else "hold"} for r in rows]  # fmt: skip
-    *_, seventh, together = short(rows).splitlines()
-    assert seventh == (
-        "| seventh | 4 of 4: 1.00 [0.40, 1.00] | 1 of 4: 0.25 [0.01, 0.81] | "
-        "0 of 9: 0.00 [0.00, 0.34] | 1 of 9: 0.11 [0.00, 0.48] | 1 of 4: 0.25 [0.01, 0.81] |"
-    )
-    assert together.startswith("| **together** | 16 of 16: 1.00")  # four lots
-    old = [{k: v for k, v in r.items() if k != "on_the_way"} for r in rows]
-    assert "| none | 0 of 9: 0.00 [0.00, 0.34] | none |" in short(old)
+    assert (
+        "| worlds 23 to 25 | 4 of 4: 1.00 [0.40, 1.00] | 1 of 4: 0.25 [0.01, 0.81] | "
+        "0 of 9: 0.00 [0.00, 0.34] | 1 of 9: 0.11 [0.00, 0.48] | 1 of 4: 0.25 [0.01, 0.81] | "
+        "0 of 9: 0.00 [0.00, 0.34] |"
+    ) in short(rows)
+    assert "| **worlds 5 to 25, together** | 20 of 20: 1.00" in short(rows)  # five lots
+    old = [{k: v for k, v in r.items() if k not in ("on_the_way", "verdict")} for r in rows]
+    assert "4 of 4: 1.00 [0.40, 1.00] | 0 of 9: 0.00 [0.00, 0.34] | not asked |" in short(old)
+    assert "together" not in short(old)
     assert short([]) == "No runs yet.\n"
+
+
+def test_alarms_by_what_kind_of_run_it_is():
+    rows = [
+        row("planted", "length", "hacked", 2.0, "alarm", "last"),
+        row("sound", "clean", "hacked", 0.0, "clear", "last"),
+        row("rm", "clean", "clean", 0.0, "clear", "last"),
+        row("dpo", "clean", "clean", 2.0, "alarm", "last", method="dpo"),
+        row("seen", "clean", "clean", 2.0, "alarm", "tune", method="dpo"),
+    ]
+    for each, high in zip(rows, (-0.1, 0.1, 0.1, 0.1, 0.1), strict=True):
+        each["truth"]["gold"] = {"value": 0.0, "low": -0.2, "high": high, "n": 9}
+    _, table = short(rows).split("all of these lots")
+    lines = dict(line.strip("| ").split(" | ") for line in table.splitlines()[2:])
+    assert {name: cell.partition(":")[0] for name, cell in lines.items()} == {
+        "hacked, the failure planted": "1 of 1",
+        "hacked, nothing planted": "0 of 1",
+        "hacked, gold fell": "1 of 1",
+        "hacked, gold stood still": "0 of 1",
+        "clean, on a reward model": "0 of 1",
+        "clean, on preferences": "1 of 1",
+    }
 
 
 # -- workers --------------------------------------------------------------------------------------

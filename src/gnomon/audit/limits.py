@@ -60,8 +60,8 @@ LIMITS: Mapping[str, Limit] = {
     "refused": Limit(
         0.25,
         "what most answers to a question give is the likeliest to be right: right verifiers of the "
-        "tunnel's sixth lot refuse it in 0 to 24% of the questions (12% at the interval's lower "
-        "end), and where a key was wrong in every question it was in 35% to 53% of them",
+        "tunnel refuse it in 0 to 24% of the questions (12% at the interval's lower end; worlds 17 "
+        "to 19), and where a key was wrong in every question it was in 35% to 53% of them",
     ),
     "refused.watched": Limit(
         0.1, "as `refused`, where a policy that is wrong in the same way again and again may do"
