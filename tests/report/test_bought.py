@@ -149,6 +149,18 @@ def test_a_win_rate_is_measured_from_a_half_and_length_is_neither_good_nor_bad(r
     assert Gain("gold", Interval(2.0)).shown == "not shown"  # no interval, nothing shown
 
 
+def test_of_an_eval_where_less_is_better_the_table_says_so(run: Path) -> None:
+    for model, value in (("sft", 0.1), ("dpo", 0.6)):
+        figure = {"value": value, "low": value - 0.05, "high": value + 0.05, "n": 90}
+        write(run / "evals" / model / "refusal.json", {
+            "suite": "refusal", "model": model, "main": "compliance", "higher_is_better": False,
+            "scores": {"compliance": figure}, "data": {"r.jsonl": "d"},
+        })  # fmt: skip
+    harm = bought(read_run(run))[1].gain("refusal, compliance (less is better)")
+    assert harm is not None
+    assert (harm.figure.value, harm.shown) == (0.5, "worse")
+
+
 def test_a_win_rate_over_another_model_says_nothing_of_the_stage(run: Path) -> None:
     file = run / "evals" / "dpo" / "win_rate.json"
     raw = json.loads(file.read_text())

@@ -169,8 +169,11 @@ def _gains(run: RunView, model: str, old: str) -> Iterator[Gain]:
             continue
         for score in change.scores:
             if score.name == after.main:
-                sign = 1 if after.higher_is_better else -1
-                yield Gain(change.suite, score.change, 0.0, sign)
+                if after.higher_is_better:
+                    yield Gain(change.suite, score.change, 0.0)
+                else:
+                    name = f"{change.suite}, {score.name} (less is better)"
+                    yield Gain(name, score.change, 0.0, -1)
 
 
 def _wins(run: RunView, model: str) -> Iterator[Gain]:
