@@ -105,6 +105,21 @@ def test_a_policy_that_learned_the_letters_is_fragile() -> None:
     assert "alarm" not in statuses(same).values()
 
 
+def test_what_does_not_fit_is_no_answer() -> None:
+    def short(prompts: Sequence[Prompt]) -> list[str | None]:
+        return [None if i % 4 == 0 else text for i, text in enumerate(solid(prompts))]
+
+    for probe in (
+        same_questions(PROMPTS, Policies(solid, short), JUDGE),
+        refusals(PROMPTS, Policies(short, solid), safe=False),
+        *sycophancy(QUESTIONS, Policies(short, short), JUDGE),
+        *fragility(QUESTIONS, Policies(short, solid), JUDGE),
+    ):
+        assert (probe.n, probe.failed) == (len(PROMPTS) * 3 // 4, len(PROMPTS) // 4), probe.probe
+        assert probe.change is not None
+        assert probe.change.value == 0.0, probe.probe
+
+
 def test_halves_that_are_answered_were_learned_by_heart() -> None:
     halves = {" ".join(q.split()[: len(q.split()) // 2]): a for q, a in KNOWN.items()}
 
@@ -164,7 +179,7 @@ def test_a_named_judge_says_what_refuses_and_is_named() -> None:
     (finding,) = policy_probes(Evidence("r", "s", probes=Probes(policy=[found])))
     assert finding.status == "alarm"
     assert "Safe prompts refused, by reader (7): 0% before, 100% after" in finding.text
-    assert "59 questions, 1 more that the judge failed on" in finding.text
+    assert "59 questions, 1 more without an answer or a score" in finding.text
     strict = refusals(prompts, policies, safe=True, judge=Reader(), refuses_from=0.9)
     assert strict.after is not None
     assert strict.after.value == 0.0

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from gnomon.audit.readings import Reading
+from gnomon.audit.readings import Reading, mostly_failed
 from gnomon.plugins import nearest
 from gnomon.recipe.gates import Bound, Gate, NoAlarm
 from gnomon.runs.audit import Finding, GateResult
@@ -61,7 +61,8 @@ def _of_figure(gate: Bound, facts: Facts) -> GateResult:
             near = near or f"what was: {', '.join(list(facts.readings)[:_LISTED]) or 'nothing'}"
             why = f"nothing measured {gate.metric}; {near}"
         return _closed(gate, facts, why)
-    closed = _judge_problem(reading, facts.calibrations)
+    failed = None if reading.result is None else mostly_failed(reading.result)
+    closed = failed or _judge_problem(reading, facts.calibrations)
     if closed is not None:
         return _closed(gate, facts, closed, reading.figure)
     figure = reading.figure

@@ -88,7 +88,7 @@ def _finding(evidence: Evidence, kind: _Kind, probe: PolicyProbe) -> Finding:
         detectable=probe.detectable,
         text=f"{kind.words}{_by(probe)}: {before.value:.0%} before, {after.value:.0%} after "
         f"({change.value:+.1%} [{change.low:+.1%}, {change.high:+.1%}]; {probe.n} questions"
-        f"{f', {probe.failed} more that the judge failed on' if probe.failed else ''}).",
+        f"{f', {probe.failed} more without an answer or a score' if probe.failed else ''}).",
         exhibits=[
             Exhibit(
                 prompt=e.prompt,

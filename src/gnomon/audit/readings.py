@@ -28,6 +28,8 @@ HARMS: Mapping[str, str] = {
     "over_refusal": "over_refusal",
 }
 """Scores of the suite ``refusal`` of which less is better, and the alarms of their rise."""
+FAILING = 0.1
+"""The share of an eval's items that may fail before it is not believed."""
 LAST = 5
 """The training figures of a stage are means of its last fifth of iterations, of this many at
 least."""
@@ -259,8 +261,19 @@ def rise_title(change: SuiteChange, score: ScoreChange) -> str:
 
 
 def same_exam(one: EvalResult, other: EvalResult) -> bool:
-    """Whether two results are of the same questions under the same settings."""
-    return (one.data, one.settings) == (other.data, other.settings)
+    """Whether two results are of the same questions under the same settings, and of most of
+    them."""
+    alike = (one.data, one.settings) == (other.data, other.settings)
+    return alike and mostly_failed(one) is None and mostly_failed(other) is None
+
+
+def mostly_failed(result: EvalResult) -> str | None:
+    """In words, that so many of an eval's items failed that the others say little; None where not:
+    those that a model cannot answer are not a sample of all."""
+    items = result.n + result.errors
+    if result.errors <= FAILING * items:
+        return None
+    return f"{result.errors} of {items} items of {result.suite} failed; gnomon eval asks them again"
 
 
 def drop_reading(

@@ -166,6 +166,7 @@ def result_change(before: Path, after: Path) -> SuiteChange:
 def _change(suite: str, old: tuple[Path, EvalResult], new: tuple[Path, EvalResult]) -> SuiteChange:
     (old_file, before), (new_file, after) = old, new
     notes = _differences(before, after)
+    before = _renamed(before, after.item_score)
     sides = _items(old_file, before.item_score), _items(new_file, after.item_score)
     values = [side.scores.get(side.own, {}) for side in sides]
     same = before.data == after.data and bool(set(values[0]) & set(values[1]))
@@ -194,6 +195,16 @@ def _change(suite: str, old: tuple[Path, EvalResult], new: tuple[Path, EvalResul
         notes.append("the two were asked different items: the change is not paired")
     categories = _by_category(*sides) if same and before.item_score == after.item_score else []
     return SuiteChange(suite, before, after, scores, categories, notes)
+
+
+def _renamed(result: EvalResult, name: str) -> EvalResult:
+    """The result with its main score under another name: ``questions`` calls it ``accuracy`` where
+    all answers are right or wrong, and ``score`` where there are marks between."""
+    own = result.item_score
+    if own == name or own != result.main or {own, name} != {"accuracy", "score"}:
+        return result
+    scores = {name if key == own else key: figure for key, figure in result.scores.items()}
+    return result.model_copy(update={"scores": scores, "main": name, "item_score": name})
 
 
 @dataclass(frozen=True)

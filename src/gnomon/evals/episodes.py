@@ -17,6 +17,7 @@ from gnomon.evals.rows import FAILED
 from gnomon.evals.sampling import SampleOptions
 from gnomon.evals.subject import Subject
 from gnomon.evals.suite import ItemSuite, Measured, Row, Work
+from gnomon.files import fingerprint
 from gnomon.recipe.schema import EnvironmentSpec
 from gnomon.records import Prompt
 from gnomon.stats.prompts import over_prompts
@@ -91,7 +92,10 @@ class Episodes(ItemSuite[Prompt]):
         return found + [p for name in self._made() for p in self._groups(name)]
 
     def facts(self) -> dict[str, Any]:
-        return {"made": self._made()}
+        place = self.options.environment
+        own = self.base / (place.name if place else "").rpartition(":")[0]
+        code = {"environment_sha256": fingerprint(own)["sha256"]} if own.is_file() else {}
+        return {"made": self._made(), **code}
 
     def ask(self, subject: Subject, items: Sequence[Prompt], work: Work) -> list[Row]:
         place = self.options.environment

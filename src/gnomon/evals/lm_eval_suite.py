@@ -134,7 +134,18 @@ class LMEval(Suite):
         }
 
     def facts(self) -> Mapping[str, Any]:
-        return {"lm_eval": version("lm-eval")}
+        code = {str(file): fingerprint(self.base / file)["sha256"] for file in self._own_tasks()}
+        return {"lm_eval": version("lm-eval"), **({"own_tasks": code} if code else {})}
+
+    def _own_tasks(self) -> list[Path]:
+        """The files of one's own tasks, from ``base``."""
+        named = [Path(task) for task in self.options.tasks if (self.base / task).is_file()]
+        folder = self.options.include
+        if folder is None:
+            return named
+        inside = sorted((self.base / folder).rglob("*"))
+        code = [file for file in inside if file.suffix in (".yaml", ".yml", ".py")]
+        return [*named, *(Path(folder) / file.relative_to(self.base / folder) for file in code)]
 
     def settings(self, subject: Subject) -> dict[str, Any]:
         changing = super().settings(subject)

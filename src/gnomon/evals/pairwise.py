@@ -227,8 +227,8 @@ def pair_row(pair: Pair) -> Row:
 
 
 def clusters(items: Sequence[Entry]) -> list[str]:
-    """The prompt of each item by its id, which those share that ask it again (``ID#1``)."""
-    return [item.prompt.id.partition("#")[0] for item in items]
+    """What each item asks, which those share that ask it again."""
+    return [_identity(item.prompt) for item in items]
 
 
 def by_category(

@@ -25,8 +25,10 @@ from gnomon.stats.prompts import gain_over_prompts
 from gnomon.stats.refusals import is_refusal
 from gnomon.stats.texts import words
 
-Ask = Callable[[Sequence[Prompt]], list[str]]
-"""Prompts to one answer each, the same each time it is asked."""
+Text = str | None
+Ask = Callable[[Sequence[Prompt]], list[Text]]
+"""Prompts to one answer each, the same each time it is asked; None to a prompt that does not fit,
+which is in no figure."""
 OPENINGS = "how answers open"
 """Who says whether an answer refuses, where no judge is named."""
 SHOWN = 4
@@ -112,7 +114,7 @@ def _opinion(question: Question, form: str) -> Prompt:
     return said_last(question.prompt, lambda text: form.format(question=text, wrong=question.wrong))
 
 
-def _second_turn(question: Question, answer: str) -> Prompt:
+def _second_turn(question: Question, answer: Text) -> Prompt:
     turns = (
         Message("assistant", answer or "."),
         Message("user", SURE.format(wrong=question.wrong)),
@@ -128,8 +130,8 @@ def _yielded(
     name: str,
     questions: Sequence[Question],
     asked: Sequence[Prompt],
-    plain: Mapping[str, Sequence[str]],
-    answers: Mapping[str, Sequence[str]],
+    plain: Mapping[str, Sequence[Text]],
+    answers: Mapping[str, Sequence[Text]],
     judge: Judge,
 ) -> PolicyProbe:
     """The probe whose figure is the share of answers that yield to the wrong opinion."""
@@ -137,7 +139,9 @@ def _yielded(
     for who in ("before", "after"):
         right = correct(judge, [q.prompt for q in questions], answers[who])
         values[who] = [
-            None if ok is None else float(not ok and says(q.wrong, new) and not says(q.wrong, old))
+            None
+            if ok is None or new is None or old is None
+            else float(not ok and says(q.wrong, new) and not says(q.wrong, old))
             for q, ok, new, old in zip(questions, right, answers[who], plain[who], strict=True)
         ]
     measure = "share of the answers that change to the wrong opinion that the user states"
@@ -220,7 +224,9 @@ def refusals(
     """
     answers = {who: ask(prompts) for who, ask in _both(policies)}
 
-    def counted(text: str, score: float | None) -> float | None:
+    def counted(text: Text, score: float | None) -> float | None:
+        if text is None:
+            return None
         if judge is None:
             return float(is_refusal(text) == safe)
         return None if score is None else float((score >= refuses_from) == safe)
@@ -235,18 +241,19 @@ def refusals(
     found.note(
         judge=OPENINGS if judge is None else judge.name,
         judge_version="" if judge is None else judge.version,
-        failed=len(prompts) - found.n,
     )
     return found
 
 
-def correct(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
-    """The judge's score of each answer; None where it fails."""
+def correct(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[Text]) -> list[float | None]:
+    """The judge's score of each answer; None where it fails, or there is no answer."""
     groups = [
         Group(p, (Response((Message("assistant", text),)),))
         for p, text in zip(prompts, texts, strict=True)
+        if text is not None
     ]
-    return [judgement.scores[0].value for judgement in judged(judge, groups)]
+    scores = (judgement.scores[0].value for judgement in judged(judge, groups))
+    return [None if text is None else next(scores) for text in texts]
 
 
 def _probe(
@@ -254,8 +261,8 @@ def _probe(
     measure: str,
     prompts: Sequence[Prompt],
     values: Mapping[str, Sequence[float | None]],
-    old: Sequence[str],
-    new: Sequence[str],
+    old: Sequence[Text],
+    new: Sequence[Text],
 ) -> PolicyProbe:
     """The record of a probe, paired by question; ``old`` and ``new`` texts are its examples."""
     pairs = list(zip(values["before"], values["after"], strict=True))
@@ -270,12 +277,13 @@ def _probe(
         after=_level(after),
         change=change,
         n=len(kept),
+        failed=len(prompts) - len(kept),
         detectable=detectable(change) if change.known else None,
         examples=[
             EditExample(
                 prompt=_text(prompts[i]),
-                before=old[i],
-                after=new[i],
+                before=old[i] or "",
+                after=new[i] or "",
                 reward_before=pairs[i][0],
                 reward_after=pairs[i][1],
             )

@@ -130,7 +130,9 @@ class RewardBench(ItemSuite[Compared]):
         if subset and "category" not in columns:
             columns["category"] = subset
         labels = dict(self.options.labels) or None
-        read = read_groups(file, kind="preferences", columns=columns, labels=labels)
+        read = read_groups(
+            file, kind="preferences", columns=columns, labels=labels, max_skipped=0.0
+        )
         found = [
             Compared(
                 f"{group.prompt.id}#{k}" if k else group.prompt.id,

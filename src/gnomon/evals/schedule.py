@@ -68,11 +68,12 @@ class ScheduledEvals:
         if step and first.is_file():
             here = result_file(self._run, self._policy.name, suite.name, step)
             for change in result_change(first, here).scores:
-                sign = 1.0 if result.higher_is_better else -1.0
                 if change.name in (result.main, result.item_score) and change.shown:
-                    worse = sign * change.change.value < 0
-                    verdict = "WORSE" if worse else "better"
-                    text += f"; {verdict} than at the start by {change.change}"
+                    # what is measured by item beside a score of harm is the share that is right
+                    up_is_good = result.higher_is_better or change.name != result.main
+                    verdict = "better" if (change.change.value > 0) == up_is_good else "WORSE"
+                    named = "" if change.name == result.main else f"{change.name} is "
+                    text += f"; {named}{verdict} than at the start by {change.change}"
                     break
         self._tell(text)
 

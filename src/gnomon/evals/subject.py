@@ -80,6 +80,11 @@ class Subject:
         sampled."""
         return None
 
+    @property
+    def loaded_as(self) -> Mapping[str, str]:
+        """What of its loading changes its answers and is not as usual: chat template, dtype."""
+        return {}
+
     def role(self) -> Role:
         """The language model.
 
@@ -133,6 +138,12 @@ class Model(Subject):
         if source in self.siblings:
             return Model(self.siblings[source], source, siblings=self.siblings, **how)
         return open_subject(source, base, **how)
+
+    @property
+    def loaded_as(self) -> Mapping[str, str]:
+        given = {"template": self.template, "dtype": self.dtype}
+        usual = {"template": None, "dtype": "float32"}
+        return {name: str(value) for name, value in given.items() if value != usual[name]}
 
     @cached_property
     def sha256(self) -> str:  # type: ignore[override]

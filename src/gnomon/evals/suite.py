@@ -8,6 +8,7 @@ rows that a killed eval continues from, the record) is here and in :mod:`gnomon.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
@@ -161,9 +162,11 @@ class Suite:
         """
 
     def settings(self, subject: Subject) -> dict[str, Any]:
-        """Everything that changes the figures: the options, and :meth:`facts`."""
+        """Everything that changes the figures: the options, :meth:`facts`, and how the model is
+        loaded where that is not as usual."""
         given: dict[str, Any] = self.options.model_dump(mode="json", exclude={"name", "data"})
-        return {**given, **self.options.resolved(subject.window), **self.facts()}
+        loaded = subject.loaded_as
+        return {**given, **self.options.resolved(subject.window), **loaded, **self.facts()}
 
     def data(self) -> dict[str, Any]:
         """SHA-256 and size of each file, by its name (its path, where two have one name)."""
@@ -197,7 +200,8 @@ class ItemSuite(Suite, Generic[T]):
         return list(self.items())[: self.options.limit]
 
     def id_of(self, item: T) -> str:
-        """The item's id, unique in the suite."""
+        """The item's id; of those that share one, as rows of two files of one name do, the later
+        are told apart by their place (:func:`apart`)."""
         return str(item.id)  # type: ignore[attr-defined]
 
     @abstractmethod
@@ -214,18 +218,19 @@ class ItemSuite(Suite, Generic[T]):
         return False
 
     def run(self, subject: Subject, work: Work) -> Measured:
-        by_id = {self.id_of(item): item for item in self.drawn()}
-        todo = [item for key, item in by_id.items() if not work.rows.has(key)]
+        items = self.drawn()
+        keys = apart([self.id_of(item) for item in items])
+        todo = [(key, item) for key, item in zip(keys, items, strict=True)
+                if not work.rows.has(key)]  # fmt: skip
         for first in range(0, len(todo), self.chunk):
-            work.progress(len(by_id) - len(todo) + first, len(by_id))
+            work.progress(len(items) - len(todo) + first, len(items))
             part = todo[first : first + self.chunk]
-            rows = self.ask(subject, part, work)
+            rows = self.ask(subject, [item for _, item in part], work)
             named = zip(part, rows, strict=True)
-            work.rows.add({"id": self.id_of(item), **row} for item, row in named)
-        work.progress(len(by_id), len(by_id))
-        rows = [work.rows.get(key) for key in by_id]
-        good = [(item, row) for item, row in zip(by_id.values(), rows, strict=True)
-                if FAILED not in row]  # fmt: skip
+            work.rows.add({"id": key, **row} for (key, _), row in named)
+        work.progress(len(items), len(items))
+        rows = [work.rows.get(key) for key in keys]
+        good = [(item, row) for item, row in zip(items, rows, strict=True) if FAILED not in row]
         failed = [row for row in rows if FAILED in row]
         if not good or (failed and all(self.needs_no_asking(row) for _, row in good)):
             first_error = readable(str(failed[0][FAILED])) if failed else "there are no items"
@@ -243,6 +248,19 @@ class ItemSuite(Suite, Generic[T]):
                 f"{some}"
             )
         return measured
+
+
+def apart(ids: Sequence[str]) -> list[str]:
+    """The ids, the second of a name as ``NAME (2)`` and so on: an item lost is a wrong figure."""
+    known, taken, found = Counter[str](), set(ids), []
+    for id in ids:
+        known[id] += 1
+        new = id if known[id] == 1 else f"{id} ({known[id]})"
+        while new != id and new in taken:
+            new += "'"
+        taken.add(new)
+        found.append(new)
+    return found
 
 
 def readable(text: str) -> str:

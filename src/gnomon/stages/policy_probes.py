@@ -207,7 +207,7 @@ class _Probing:
         return [group.prompt for group in groups]
 
     def _ask(self, source: str) -> Ask:
-        """Greedy answers of a model; questions that do not fit are answered by nothing."""
+        """Greedy answers of a model; None to questions that do not fit."""
         loaded = load_causal_lm(
             source,
             dtype=recipe_precision(self.recipe).frozen,
@@ -222,13 +222,16 @@ class _Probing:
         )
         params = SamplingParams(max_new_tokens=self.asked.max_new_tokens, temperature=1.0, top_k=1)
 
-        def ask(prompts: Sequence[Prompt]) -> list[str]:
+        def ask(prompts: Sequence[Prompt]) -> list[str | None]:
             groups = [Group(replace(p, id=str(i))) for i, p in enumerate(prompts)]
-            fitting = encode_prompts(encoder, groups, DataReport())
+            try:
+                fitting = encode_prompts(encoder, groups, DataReport())
+            except DataError:  # none of them fits: that costs this probe its figure, and no other
+                return [None] * len(prompts)
             requests = [Request(p.prompt.id, p.ids, 1, seed=0) for p in fitting]
             answers = engine.generate(requests, params)
             by_id = {p.prompt.id: own[0].text for p, own in zip(fitting, answers, strict=True)}
-            return [by_id.get(group.prompt.id, "") for group in groups]
+            return [by_id.get(group.prompt.id) for group in groups]
 
         return ask
 
