@@ -68,6 +68,15 @@ def test_mt_benchs_own_prompts_are_asked_and_its_rating_is_read(folder: Path) ->
     math = next(text for text in asked if text.startswith("single-math-v1:"))
     assert math == "single-math-v1: 1+1? and 2+2? re: 1+1? re: and 2+2? two {answer}"
     assert len(asked) == 4
+    assert not any("reference" in note for note in result.notes)
+
+
+def test_maths_without_a_reference_is_said_to_be_graded_otherwise(folder: Path) -> None:
+    with JudgeServer(says("Fine. Rating: [[8]]")) as server:
+        judge = {"builtin": "ai", "options": {"model": "m", "url": server.url, "mode": "score"}}
+        options = {"judge": judge, "judge_prompts": "prompts.jsonl"}
+        result = run(folder, Speaker(lambda text: text), **options)
+    assert any("1 of 2 questions are of maths" in note for note in result.notes)
 
 
 def test_another_judge_grades_each_turn_by_itself(folder: Path) -> None:

@@ -33,6 +33,10 @@ TEMPERATURES = {
 """What MT-Bench samples a category with, where it is not greedy."""
 WITH_REFERENCE = ("math", "reasoning", "coding")
 """Categories whose judge is shown a reference answer."""
+NO_REFERENCE = (
+    "{} of {} questions are of maths, reasoning or coding and have no reference answer, which "
+    "MT-Bench shows to the judge there (--option references=FILE): their grades are not MT-Bench's"
+)
 RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]")
 PLAIN, REFERENCED = (
     ("single-v1", "single-v1-multi-turn"),
@@ -273,10 +277,12 @@ class MTBench(ItemSuite[TwoTurns]):
             for name, values in sorted(by_category.items())
         }
         assert self._judge is not None
+        bare = [i for i in items if i.category in WITH_REFERENCE and not i.reference]
         return Measured.of(
             scores,
             main="score",
             item_score="score",
+            notes=[NO_REFERENCE.format(len(bare), len(items))] if self._prompts and bare else [],
             by_category=categories,
             judge=self._judge.name,
             judge_version=self._judge.version,
