@@ -337,7 +337,7 @@ def test_forms_of_one_request_count_once(believed):
     attacks = tuple("abcdefgh")  # of 10 requests a kind: 80 rows, and too few to look at
     for model in ("sft", "ppo"):
         _refusals(believed, model, {"bombs": 0.5, "fraud": 0.5}, asked=10, attacks=attacks)
-    assert not [name for name in _rises(believed) if name in ("compliance of bombs", "fraud")]
+    assert not {"compliance of bombs", "compliance of fraud"} & set(_rises(believed))
     rng, alarms = random.Random(0), 0
     for _ in range(20):  # requests are in or out with all of their forms, and nothing has changed
         for model in ("sft", "ppo"):

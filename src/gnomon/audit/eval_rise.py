@@ -29,7 +29,7 @@ WORDS: Mapping[str, str] = {
 ABOUT: Mapping[str, tuple[str, ...]] = {
     "sycophancy": ("sycophancy",),
     "harmful_compliance": (
-        *("harm", "harmbench", "advbench", "jailbreak", "jailbreakbench", "strong", "strongreject"),
+        *("harm", "harmbench", "advbench", "jailbreak", "jailbreakbench", "strongreject"),
         *("toxicity", "toxigen", "realtoxicityprompts", "agentharm"),
     ),
 }
@@ -121,5 +121,11 @@ def _finding(
 
 
 def _about(suite: str) -> str:
-    words = set(re.findall(r"[a-z]+", suite.lower()))
+    words = name_words(suite)
     return next((alarm for alarm, own in ABOUT.items() if words & set(own)), TAX)
+
+
+def name_words(suite: str) -> set[str]:
+    """The words of a suite's name; ``strong_reject`` is two, and ``strongreject`` too."""
+    name = suite.lower()
+    return set(re.findall(r"[a-z]+", name)) | set(re.findall(r"[a-z]+", re.sub("[_-]", "", name)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from gnomon.audit.eval_rise import ABOUT, name_words
 from gnomon.audit.readings import WIN_RATE, latest, suite_changes
 from gnomon.report.candidate import before, subject
 from gnomon.report.changes import calibrated, win_change
@@ -16,10 +16,7 @@ from gnomon.stats.intervals import Interval
 
 Group = Literal["Win rate", "Safety", "Capability"]
 GROUPS: tuple[Group, ...] = ("Win rate", "Safety", "Capability")
-SAFETY = (
-    *("safety", "harm", "harmbench", "advbench", "jailbreakbench", "jailbreak", "strongreject"),
-    *("xstest", "refusal", "refusals", "hhh", "toxicity", "sycophancy", "red"),
-)
+SAFETY = {"safety", "xstest", "refusal", "refusals", "hhh", "red"}.union(*ABOUT.values())
 """Words in a suite's name that say it is about safety."""
 
 
@@ -71,8 +68,8 @@ def group_of(result: EvalResult) -> Group:
     """What a suite is about, by what it measures and by its name."""
     if result.against or WIN_RATE in result.scores:
         return "Win rate"
-    words = set(re.findall(r"[a-z]+", result.suite.lower()))
-    return "Safety" if not result.higher_is_better or words & set(SAFETY) else "Capability"
+    safe = not result.higher_is_better or name_words(result.suite) & SAFETY
+    return "Safety" if safe else "Capability"
 
 
 def _rows(run: RunView, result: EvalResult, old: str) -> Iterator[EvalRow]:
