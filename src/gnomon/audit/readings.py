@@ -16,7 +16,7 @@ from gnomon.errors import ConfigError
 from gnomon.evals.compare import ScoreChange, SuiteChange, compare
 from gnomon.evals.evaluate import file_name
 from gnomon.runs.comparison import Comparison
-from gnomon.runs.evals import EVAL_FOLDER, EvalResult
+from gnomon.runs.evals import EVAL_FOLDER, EvalResult, is_outdated, model_fingerprints
 from gnomon.runs.read import StageView
 from gnomon.runs.records import Evals
 from gnomon.stats.intervals import Interval, mean_interval
@@ -198,9 +198,11 @@ def suite_changes(run: Path, model: str, before: str) -> list[SuiteChange]:
     if before == model or not all(folder.is_dir() for folder in folders):
         return []
     try:
-        return compare(*folders)
+        changes = compare(*folders)
     except ConfigError:  # no suite in common
         return []
+    models = model_fingerprints(run)
+    return [c for c in changes if not any(is_outdated(r, models) for r in (c.before, c.after))]
 
 
 def capability_drops(

@@ -11,7 +11,13 @@ from typing import Any
 
 from gnomon.errors import ConfigError
 from gnomon.evals.targets import STAGES, stage_models
-from gnomon.runs.evals import EVAL_FOLDER, EvalResult
+from gnomon.runs.evals import (
+    EVAL_FOLDER,
+    EvalResult,
+    is_outdated,
+    model_fingerprints,
+    outdated,
+)
 from gnomon.stats.intervals import Interval, t_quantile
 from gnomon.stats.prompts import (
     common_bounds,
@@ -107,7 +113,13 @@ def compare(before: Path, after: Path) -> list[SuiteChange]:
         raise ConfigError(
             f"no suite in common: {before} has {', '.join(old)}; {after} has {', '.join(new)}"
         )
-    return [_change(suite, old[suite], new[suite]) for suite in shared]
+    changes = [_change(suite, old[suite], new[suite]) for suite in shared]
+    for place in dict.fromkeys((before, after)):
+        models = model_fingerprints(place)  # none where it is not a run's folder
+        for change, one in ((c, one) for c in changes for one in (c.before, c.after)):
+            if is_outdated(one, models) and outdated(one) not in change.notes:
+                change.notes.append(outdated(one))
+    return changes
 
 
 def _results(place: Path) -> dict[str, tuple[Path, EvalResult]]:

@@ -37,6 +37,17 @@ def file_name(model: str) -> str:
     return kept or "model"
 
 
+def set_evals_aside(run: Path, model: str) -> list[Path]:
+    """Keep each result of a model as ``FILE.old``, where nothing takes it for one of the model that
+    is to be made in its place, and return their files. Rows stay: where the new model is the same,
+    they are used again."""
+    folder = result_file(run, model, "").parent
+    files = sorted(folder.rglob("*.json"))
+    for file in files:
+        set_aside(file)
+    return files
+
+
 def evaluate(
     suite: Suite,
     subject: Subject,

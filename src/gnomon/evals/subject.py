@@ -148,13 +148,9 @@ class Model(Subject):
     @cached_property
     def sha256(self) -> str:  # type: ignore[override]
         """The fingerprint of its weights and configuration."""
-        from gnomon.models.load import fetch, fingerprint, resolve
+        from gnomon.models.load import whole_fingerprint
 
-        folder = resolve(self.source)
-        members = sorted(folder.glob("member-*")) if isinstance(folder, Path) else []
-        if members:
-            return hashlib.sha256("".join(map(fingerprint, members)).encode()).hexdigest()
-        return fingerprint(fetch(self.source))
+        return whole_fingerprint(self.source)
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:

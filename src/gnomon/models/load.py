@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -261,11 +262,14 @@ def stored_numbers(files: Sequence[Path]) -> int:
     return total
 
 
-def fingerprint(folder: str | Path) -> str:
+def fingerprint(folder: str | Path, known: Mapping[str, str] = MappingProxyType({})) -> str:
     """sha256 of a model folder's weights and configuration (hexadecimal).
 
     Adapters, cached reference log-probs and reward models carry the fingerprint of the weights
     they were made for.
+
+    Args:
+        known: SHA-256 (hexadecimal) of files in the folder by name, which are not read again.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
@@ -273,9 +277,31 @@ def fingerprint(folder: str | Path) -> str:
         config.pop(noise, None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for file in weight_files(folder):
+        if file.name in known:
+            digest.update(bytes.fromhex(known[file.name]))
+            continue
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def whole_fingerprint(source: str | Path, known: Mapping[str, str] = MappingProxyType({})) -> str:
+    """The fingerprint of a model from anywhere, or of all members of a saved ensemble together.
+
+    Args:
+        known: see :func:`fingerprint`; a member's files are named ``member-0/model.safetensors``.
+    """
+    found = resolve(source)
+    members = sorted(found.glob("member-*")) if isinstance(found, Path) else []
+    if not members:
+        return fingerprint(fetch(source), known)
+    own = [
+        {file.removeprefix(f"{member.name}/"): sha for file, sha in known.items()
+         if file.startswith(f"{member.name}/")}
+        for member in members
+    ]  # fmt: skip
+    parts = [fingerprint(member, files) for member, files in zip(members, own, strict=True)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def read_json(file: Path) -> dict[str, Any]:

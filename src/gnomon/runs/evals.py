@@ -14,13 +14,15 @@ from typing import Any, Self, TypeVar
 from pydantic import Field
 
 from gnomon.runs.comparison import Figure
-from gnomon.runs.records import JsonFile, Record
+from gnomon.runs.records import STAGE, JsonFile, Record, StageInfo, read_recipe
 from gnomon.stats.intervals import Interval
 from gnomon.stats.judges import ENOUGH_LABELS as ENOUGH_LABELS
 
 R = TypeVar("R", bound=JsonFile)
 
 EVAL_FOLDER, CALIBRATION_FOLDER = "evals", "calibrations"
+BASE, RECIPE = "base", "recipe.yaml"
+"""The name of the recipe's own model in evals, and the file of the recipe."""
 OPENINGS = "openings"
 """The judge of refusals by how they open (:mod:`gnomon.stats.refusals`): a program."""
 
@@ -241,9 +243,57 @@ def _parts(version: str) -> tuple[str, str, str]:
 
 
 def read_evals(run: Path) -> Iterator[tuple[Path, EvalResult]]:
-    """The results in a run's folder, by model and suite; files that are no result are passed over
-    (:func:`gnomon.runs.read.read_run` names them)."""
-    yield from _records(run / EVAL_FOLDER, EvalResult)
+    """The results in a run's folder of the models that are there, by model and suite; files that
+    are no result are passed over (:func:`gnomon.runs.read.read_run` names them)."""
+    models = model_fingerprints(run)
+    for file, result in _records(run / EVAL_FOLDER, EvalResult):
+        if not is_outdated(result, models):
+            yield file, result
+
+
+def outdated_evals(run: Path) -> Iterator[tuple[Path, EvalResult]]:
+    """Results that go by the name of a model of the run and are of other weights: the stage was
+    made anew since, say, or they were written there for another run's stage of that name."""
+    models = model_fingerprints(run)
+    for file, result in _records(run / EVAL_FOLDER, EvalResult):
+        if is_outdated(result, models):
+            yield file, result
+
+
+def model_fingerprints(run: Path) -> dict[str, str]:
+    """The fingerprint of each stage's model by the stage's name, and of the recipe's own model
+    (:data:`BASE`), as far as the run's records say."""
+    try:
+        own = str(read_recipe(run / RECIPE).get("model"))
+    except ValueError:  # missing or damaged
+        own = ""
+    found: dict[str, str] = {}
+    for file in sorted(run.glob(f"stages/*/{STAGE}")):
+        info = StageInfo.read_or_empty(file)
+        if info.name and info.model_sha256:
+            found[info.name] = info.model_sha256
+        if info.start.get("from") == own:
+            found.setdefault(BASE, str(info.start.get("sha256") or ""))
+    return found
+
+
+def is_outdated(result: EvalResult, models: Mapping[str, str]) -> bool:
+    """Whether a result after training is of other weights than the model of that name has.
+
+    Args:
+        models: of :func:`model_fingerprints`.
+    """
+    now = models.get(result.model)
+    known = bool(now and result.model_sha256) and result.step is None
+    return known and result.model_sha256 != now
+
+
+def outdated(result: EvalResult) -> str:
+    """What is wrong with a result that is outdated, and what to do, in words."""
+    return (
+        f"eval {result.suite} of {result.model} ({result.made or 'no date'}) is of other weights "
+        f"than {result.model} has now, and counts for nothing; gnomon eval measures it again"
+    )
 
 
 def read_calibrations(run: Path) -> Iterator[tuple[Path, Calibration]]:

@@ -18,7 +18,15 @@ import numpy as np
 from gnomon.errors import DataError
 from gnomon.runs.audit import AUDIT, GATES, Audit, Gates
 from gnomon.runs.comparison import Comparison
-from gnomon.runs.evals import CALIBRATION_FOLDER, EVAL_FOLDER, Calibration, EvalResult
+from gnomon.runs.evals import (
+    CALIBRATION_FOLDER,
+    EVAL_FOLDER,
+    Calibration,
+    EvalResult,
+    is_outdated,
+    model_fingerprints,
+    outdated,
+)
 from gnomon.runs.labels import (
     BELIEVED,
     CONSTITUTIONS,
@@ -137,7 +145,7 @@ def read_run(path: str | Path, stage: StageReader | None = None) -> RunView:
         comparison=comparison,
         audit=_audit(path / AUDIT, problems),
         gates=_read(Gates, path / GATES, problems),
-        results=tuple(_all(EvalResult, path / EVAL_FOLDER, problems)),
+        results=tuple(_results(path, problems)),
         calibrations=tuple(_all(Calibration, path / CALIBRATION_FOLDER, problems)),
         spotchecks=tuple(_all(SpotCheck, path / SPOTCHECK_FOLDER, problems)),
         label_costs=_read(LabelCosts, path / STORE_COSTS, problems),
@@ -217,6 +225,16 @@ def _all(kind: type[R], folder: Path, problems: list[str]) -> Iterator[R]:
             yield kind.read(file)
         except ValueError as error:
             problems.append(str(error).replace(str(file), str(file.relative_to(folder.parent))))
+
+
+def _results(run: Path, problems: list[str]) -> Iterator[EvalResult]:
+    """The evals of the models that are there; those of others are named."""
+    models = model_fingerprints(run)
+    for result in _all(EvalResult, run / EVAL_FOLDER, problems):
+        if is_outdated(result, models):
+            problems.append(outdated(result))
+        else:
+            yield result
 
 
 def _recipe(path: Path, problems: list[str]) -> tuple[str, dict[str, Any]]:

@@ -157,6 +157,8 @@ class StageInfo(Record):
             weights were best, the judge's mean (``value``) there, and how far it was
             ``trained_until``.
         files: fingerprints of what the stage left, once it is done.
+        model_sha256: the fingerprint of its model's weights and configuration, by which evals of
+            it are told from those of an earlier model in its place; empty without one.
         skipped: rows of its data that were left out.
         judges: by judge, its ``version``, the responses it ``judged``, its ``errors`` among them,
             and the ``seconds``, ``tokens`` and ``money`` (euros) that it took.
@@ -180,6 +182,7 @@ class StageInfo(Record):
     reference: dict[str, Any] = {}
     peak: dict[str, Any] = {}
     files: dict[str, dict[str, Any]] | None = None
+    model_sha256: str = ""
     error: str = ""
     skipped: Skipped = Skipped()
     judges: dict[str, dict[str, Any]] = {}

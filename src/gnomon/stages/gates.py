@@ -26,7 +26,7 @@ from gnomon.recipe.gates import Bound, Gate, NoAlarm, parse_gate
 from gnomon.recipe.schema import Recipe, RewardSpec, StageSpec
 from gnomon.runs.audit import GATES, Finding, GateResult
 from gnomon.runs.comparison import Comparison
-from gnomon.runs.evals import read_calibrations, read_evals
+from gnomon.runs.evals import outdated, outdated_evals, read_calibrations, read_evals
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.read import StageView, read_stage
 from gnomon.runs.records import COMPARISON, resume_command
@@ -118,7 +118,11 @@ def _decided(
         start = start_of(recipe, policy, run, base)
         before = start.name if isinstance(start, StageSpec) else BASE
         readings = {**eval_readings(results, policy.name), **readings}
-        missing = _cures(policy.name, before) | shared_scores(results, policy.name)
+        missing = (
+            _cures(policy.name, before)
+            | _outdated(run.path, policy.name)
+            | shared_scores(results, policy.name)
+        )
     facts = Facts(
         name,
         readings,
@@ -149,6 +153,15 @@ def _cures(model: str, before: str) -> dict[str, str]:
         "(gnomon eval --help), then resume with --resume",
         CAPABILITY_DROP: f"nothing measured {CAPABILITY_DROP}; measure both {before} and {model} "
         "by the same eval (gnomon eval --help), then resume with --resume",
+    }
+
+
+def _outdated(run: Path, model: str) -> dict[str, str]:
+    """Why scores of evals count for nothing that were measured on other weights than the model has
+    now, by their names."""
+    old = [result for _, result in outdated_evals(run) if result.model == model]
+    return {
+        name: outdated(result) for result in old for name in eval_readings([result], result.model)
     }
 
 

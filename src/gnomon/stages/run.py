@@ -15,6 +15,7 @@ import torch
 from gnomon.algorithms.eval_settings import EVAL
 from gnomon.audit.detectors import audit_run
 from gnomon.errors import GateClosed, RunError, RunStopped
+from gnomon.evals.evaluate import set_evals_aside
 from gnomon.models.precision import has_bfloat16
 from gnomon.recipe.schema import Recipe, StageSpec
 from gnomon.report.card import CARD, write_cards
@@ -217,6 +218,9 @@ class _Running:
         self.where = f"in stage {stage.name}"
         self.worked = True
         self._check_taken_over()
+        if not folder.path.is_dir() and (self.processes is None or self.processes.first):
+            for file in set_evals_aside(self.run.path, stage.name):
+                self.announce(f"{stage.name}: {file} is of an earlier model; kept as .old")
         opened = open_stage(self.recipe, stage, self.run, self.base)
         opened.processes = self.processes
         memory = memory_info(opened)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, ClassVar, cast
 
 import torch
@@ -21,12 +21,12 @@ from gnomon.algorithms.offline_settings import Settings
 from gnomon.algorithms.rollouts import EncodedPrompt
 from gnomon.data.encode import Encoder
 from gnomon.errors import ConfigError, Pending, RunStopped
-from gnomon.files import make_folder
+from gnomon.files import Fingerprints, make_folder
 from gnomon.judges.build import build_judge, one_judge
 from gnomon.judges.protocol import Judge
 from gnomon.judges.workers import Workplace
 from gnomon.models.instants import LOADING, instant
-from gnomon.models.load import LoadedModel, load_causal_lm
+from gnomon.models.load import LoadedModel, load_causal_lm, whole_fingerprint
 from gnomon.models.memory import RoleNeed
 from gnomon.models.precision import Precision, pick_precision
 from gnomon.models.roles import Role
@@ -38,7 +38,7 @@ from gnomon.plugins import load_builtin
 from gnomon.recipe.load import validate_as
 from gnomon.recipe.schema import Kind, Recipe, RewardSpec, StageSpec
 from gnomon.rollout.protocol import Engine
-from gnomon.runs.folder import RunFolder
+from gnomon.runs.folder import RunFolder, StageFolder
 from gnomon.runs.labels import BELIEVED
 from gnomon.runs.records import Skipped, StageInfo
 from gnomon.stages.constitutions import keep_constitutions
@@ -371,7 +371,8 @@ def run_stage(
             models={spec.name: info.start},
             inputs={spec.name: info.inputs},
         )
-        info.note(files=folder.fingerprints(), status="done")
+        files = folder.fingerprints()
+        info.note(files=files, model_sha256=_model_sha256(folder, files), status="done")
     except Pending as pause:
         info.note(status="paused", error=str(pause))
         raise
@@ -395,6 +396,17 @@ def run_stage(
                 stage.data.write_labels(folder.path / BELIEVED)
                 folder.write_info(info)
     return info
+
+
+def _model_sha256(folder: StageFolder, files: Fingerprints) -> str:
+    """The fingerprint of the language model, or reward model, that a stage left; empty of
+    another."""
+    place = f"{folder.model.name}/"
+    known = {name.removeprefix(place): str(about["sha256"]) for name, about in files.items()
+             if name.startswith(place)}  # fmt: skip
+    if not any(PurePath(name).name == "config.json" for name in known):
+        return ""
+    return whole_fingerprint(folder.model, known)
 
 
 def recipe_precision(recipe: Recipe) -> Precision:
