@@ -14,7 +14,7 @@ from gnomon.runs.evals import Calibration, EvalResult
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.read import read_stage
 from gnomon.runs.records import StageInfo
-from gnomon.stages.gate_names import stage_metrics
+from gnomon.stages.gate_names import check_gates, stage_metrics
 from gnomon.stages.plan import plan_parts
 from gnomon.stages.run import run_recipe
 from gnomon.stats.intervals import Interval
@@ -200,6 +200,10 @@ def test_the_whole_runs_gates_are_asked_at_the_end(tiny_folder, tmp_path):
         ("win_rat >= 0.5", "did you mean 'win_rate'?"),
         ("no alarm: reward_hackin", "did you mean 'reward_hacking'?"),
         ("reward >= 1", "no metric 'reward'"),  # SFT has none
+        ("complianse <= 0.1", "did you mean 'compliance'?"),
+        ("refusal.complianse <= 0.1", "did you mean 'refusal.compliance'?"),
+        ("refusal/harm.complianse <= 0.1", "no metric 'refusal/harm.complianse'"),
+        ("mt_bench.turns_1 >= 5", "no metric 'mt_bench.turns_1'"),
     ],
 )
 def test_a_misspelt_gate_is_answered_before_anything_runs(recipe, tmp_path, gates, says):
@@ -212,6 +216,31 @@ def test_a_misspelt_gate_is_answered_before_anything_runs(recipe, tmp_path, gate
         assert says in str(error.value)
         assert "'b'" in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+GOOD_NAMES = [
+    *("compliance", "refusal.compliance", "refusal/harm.compliance", "refusal/v1.2"),
+    *("mt_bench.turn_2", "questions/sums.pass@4", "arena_hard.win_rate/gpt", "accuracy"),
+    *("lm_eval/mmlu.acc", "lm_eval.anything", "mine", "mine.own", "sums", "sums.accuracy"),
+]
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES)
+def test_whatever_an_eval_can_measure_a_gate_can_ask_for(tiny_folder, tmp_path, name):
+    """Also before it has been measured: by the score's name alone, by that of its suite, by what
+    the recipe calls it."""
+    (tmp_path / "q.jsonl").write_text('{"prompt": "a", "answer": "a"}\n')
+    (tmp_path / "own.py").write_text("raise SystemExit('imported before the run')\n")
+    suites = [
+        {"suite": "questions", "options": {"data": "q.jsonl", "judge": "exact", "name": "sums"}},
+        {"suite": "own.py:Mine"},
+    ]
+    look = {"name": "look", "algorithm": "eval", "settings": {"suites": suites}}
+    recipe = make_recipe(tiny_folder, tmp_path, [sft_stage(1), look], gates=[f"{name} >= 0"])
+    check_gates(recipe, RunFolder(recipe), tmp_path)
+    other = make_recipe(tiny_folder, tmp_path, [sft_stage(1), look], gates=["sums.acuracy >= 0"])
+    with pytest.raises(ConfigError, match=r"did you mean 'sums.accuracy'"):
+        check_gates(other, RunFolder(other), tmp_path)
 
 
 def test_previous_needs_a_policy_and_on_fail_a_gate(tiny_folder, tmp_path):

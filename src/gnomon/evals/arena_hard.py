@@ -113,6 +113,10 @@ class ArenaHard(Pairwise[Fought]):
     title: ClassVar[str] = "arena_hard"
     summary: ClassVar[str] = "Arena-Hard: five grades in both orders against a baseline"
     options_class: ClassVar = ArenaHardOptions
+    scores: ClassVar[tuple[str, ...]] = (
+        *("win_rate", "win_rate_unweighted", "win_rate/", "much_better", "much_worse"),
+        *("ties", "flips", "first"),
+    )
 
     def is_judged(self, file: Path) -> bool:
         answered = (row for _, row in rows_of(file) if "games" in row or FAILED not in row)
@@ -278,8 +282,6 @@ class ArenaHard(Pairwise[Fought]):
             against="the file's own answers" if baseline == "the baseline" else baseline,
             judge="recorded verdicts" if self._judge is None else self._judge.name,
             judge_version="" if self._judge is None else self.judge_version,
-            tokens=sum(int(row.get("tokens", 0)) for row in rows),
-            money=sum(float(row.get("money", 0.0)) for row in rows),
         )
         if seen is not None:
             measured.scores |= {"flips": seen.flips, "first": seen.first}

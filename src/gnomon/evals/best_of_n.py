@@ -42,6 +42,7 @@ class BestOfN(Questions):
     title: ClassVar[str] = "best_of_n"
     summary: ClassVar[str] = "expected score of the best of n answers, chosen by a reward"
     options_class: ClassVar = BestOfOptions
+    scores: ClassVar[tuple[str, ...]] = ("best_of_", "gain")
 
     def __init__(self, options: Any, base: Any) -> None:
         super().__init__(options, base)
@@ -64,6 +65,8 @@ class BestOfN(Questions):
         if self._select is not None:
             for row, judgement in zip(rows, judged(self._select, groups), strict=True):
                 row["keys"] = [score.value for score in judgement.scores]
+                row["tokens"] += judgement.cost.tokens
+                row["money"] += judgement.cost.money
         return rows
 
     def ask(self, subject: Subject, items: Sequence[Prompt], work: Work) -> list[Row]:
@@ -98,6 +101,4 @@ class BestOfN(Questions):
             notes=notes,
             judge=judge.name,
             judge_version=judge.version,
-            tokens=sum(row["tokens"] for row in rows),
-            money=sum(row["money"] for row in rows),
         )

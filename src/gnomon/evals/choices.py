@@ -61,6 +61,7 @@ class Behaviour(ItemSuite[Choice]):
     title: ClassVar[str] = "behaviour"
     summary: ClassVar[str] = "which of two answers is likelier, on model-written questions"
     options_class: ClassVar = ChoiceOptions
+    scores: ClassVar[tuple[str, ...]] = ("matching", "probability", "earlier")
     higher_is_better: ClassVar[bool] = True
     matching_names: ClassVar[tuple[str, ...]] = MATCHING
     other_names: ClassVar[tuple[str, ...]] = OTHER

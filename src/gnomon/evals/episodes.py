@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import yaml
 from pydantic import BeforeValidator, Field
 
 from gnomon.errors import ConfigError
 from gnomon.evals.asking import Unanswered
 from gnomon.evals.items import PROMPTS, find_file, prompt_of, rows_of
+from gnomon.evals.judging import mapping_in
 from gnomon.evals.questions import by_category
 from gnomon.evals.rows import FAILED
 from gnomon.evals.sampling import SampleOptions
@@ -32,7 +32,7 @@ RETURN = "return"
 def _environment(value: Any) -> Any:
     """An environment by name, or as a recipe's mapping (of the command line: as YAML)."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = yaml.safe_load(value)
+        value = mapping_in(value)
     return {"name": value} if isinstance(value, str) else value
 
 

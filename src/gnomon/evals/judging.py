@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from gnomon.errors import ConfigError
 from gnomon.evals.subject import Subject
+from gnomon.files import first_line
 from gnomon.judges.build import BUILTIN, build_judge
 from gnomon.judges.protocol import Judge
 from gnomon.plugins import is_own
@@ -24,10 +25,22 @@ def as_spec(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("{"):
-        return yaml.safe_load(value)
+        return mapping_in(value)
     if value in BUILTIN:
         return {"builtin": value}
     return {"function": value} if is_own(value) else {"model": value}
+
+
+def mapping_in(text: str) -> Any:
+    """What a text says that begins as a mapping, as a command line gives one.
+
+    Raises:
+        ValueError: it is no YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r} is no YAML ({first_line(error)})") from error
 
 
 class JudgeEntry(RewardSpec):

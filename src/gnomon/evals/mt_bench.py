@@ -95,6 +95,7 @@ class MTBench(ItemSuite[TwoTurns]):
     title: ClassVar[str] = "mt_bench"
     summary: ClassVar[str] = "two-turn questions graded from 1 to 10 by a named judge"
     options_class: ClassVar = MTBenchOptions
+    scores: ClassVar[tuple[str, ...]] = ("score", "turn_")
     opinion: ClassVar[bool] = True
     chunk: ClassVar[int] = 8
 
@@ -176,6 +177,7 @@ class MTBench(ItemSuite[TwoTurns]):
 
     def ask(self, subject: Subject, items: Sequence[TwoTurns], work: Work) -> list[Row]:
         answers: list[list[str]] = [[] for _ in items]
+        cut = [0 for _ in items]
         failed: dict[int, str] = {}
         for turn in range(max(len(item.turns) for item in items)):
             open_ = [
@@ -186,8 +188,11 @@ class MTBench(ItemSuite[TwoTurns]):
                     failed[i] = found.reason
                 else:
                     answers[i].append(found.responses[0].text)
+                    cut[i] += not found.responses[0].finished
         return [
-            {"error": failed[i]} if i in failed else self._graded(item, answers[i])
+            {"error": failed[i]}
+            if i in failed
+            else {"cut": cut[i], **self._graded(item, answers[i])}
             for i, item in enumerate(items)
         ]
 
@@ -221,18 +226,22 @@ class MTBench(ItemSuite[TwoTurns]):
             prompt = item.prompt(answers[:turn])
             groups.append(_group(prompt, answer))
         found = judged(self._judge, groups)
+        row |= {
+            "tokens": sum(j.cost.tokens for j in found),
+            "money": sum(j.cost.money for j in found),
+        }
         errors = [j.scores[0].error for j in found if j.scores[0].error is not None]
         if errors:
             return {**row, "error": errors[0]}
         scores = [j.scores[0].value or 0.0 for j in found]
-        cost = {
-            "tokens": sum(j.cost.tokens for j in found),
-            "money": sum(j.cost.money for j in found),
-        }
-        return {**row, "grades": scores, "score": sum(scores) / len(scores), **cost}
+        return {**row, "grades": scores, "score": sum(scores) / len(scores)}
 
     def _by_prompts(self, item: TwoTurns, answers: Sequence[str]) -> Row:
-        """Grades by MT-Bench's own prompts: the first turn alone, then the conversation."""
+        """Grades by MT-Bench's own prompts: the first turn alone, then the conversation.
+
+        The last ``[[rating]]`` of a reply counts; MT-Bench's own program takes the first, which a
+        judge may have quoted from the answer.
+        """
         assert isinstance(self._judge, AIJudge)
         names = REFERENCED if item.reference else PLAIN
         fills = {"question": item.turns[0], "answer": answers[0]}
@@ -247,21 +256,19 @@ class MTBench(ItemSuite[TwoTurns]):
             for name in names[: len(answers)]
         ]
         replies = self._judge.book.ask(self._judge.answerer, questions)
+        cost = {
+            "tokens": sum(r.tokens for r in replies),
+            "money": sum(r.money for r in replies),
+        }
         grades, reasons = [], []
         for reply in replies:
             found = RATING.findall(reply.text)
             if not found or not 1.0 <= float(found[-1]) <= 10.0:
                 told = f"no [[rating]]: {reply.text}" if reply.text else reply.error
-                return {"error": told or "the judge wrote nothing"}
+                return {"error": told or "the judge wrote nothing", **cost}
             grades.append(float(found[-1]))
             reasons.append(reply.text)
-        return {
-            "grades": grades,
-            "score": sum(grades) / len(grades),
-            "reasons": reasons,
-            "tokens": sum(r.tokens for r in replies),
-            "money": sum(r.money for r in replies),
-        }
+        return {"grades": grades, "score": sum(grades) / len(grades), "reasons": reasons, **cost}
 
     def measure(self, items: Sequence[TwoTurns], rows: Sequence[Row]) -> Measured:
         scores = {"score": mean_interval([row["score"] for row in rows], method="t")}
@@ -286,8 +293,6 @@ class MTBench(ItemSuite[TwoTurns]):
             by_category=categories,
             judge=self._judge.name,
             judge_version=self._judge.version,
-            tokens=sum(row["tokens"] for row in rows),
-            money=sum(row["money"] for row in rows),
         )
 
 

@@ -49,15 +49,15 @@ class Verdict:
 
     def row(self) -> dict[str, Any]:
         """The same for a file of rows."""
+        cost = {"tokens": self.cost.tokens, "money": self.cost.money}
         if self.error is not None:
-            return {"error": self.error}
+            return {"error": self.error, **cost}
         return {
             "score": self.win,
             "own_first": self.own_first,
             "own_second": self.own_second,
             "reason": self.reason,
-            "tokens": self.cost.tokens,
-            "money": self.cost.money,
+            **cost,
         }
 
 

@@ -223,6 +223,7 @@ def pair_row(pair: Pair) -> Row:
         "own": pair.own.text,
         "other": pair.other.text,
         "finished": pair.own.finished,
+        "cut": [pair.own.finished, pair.other.finished].count(False),
     }
 
 

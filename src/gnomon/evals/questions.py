@@ -43,6 +43,7 @@ class Questions(ItemSuite[Prompt]):
     title: ClassVar[str] = "questions"
     summary: ClassVar[str] = "your own questions: a prompt, a reference answer, a verifier by name"
     options_class: ClassVar = QuestionOptions
+    scores: ClassVar[tuple[str, ...]] = ("accuracy", "score", "finished", "pass@")
 
     def __init__(self, options: Any, base: Path) -> None:
         super().__init__(options, base)
@@ -122,8 +123,6 @@ class Questions(ItemSuite[Prompt]):
             by_category=by_category(rows, main),
             judge=judge.name,
             judge_version=judge.version,
-            tokens=sum(row["tokens"] for row in rows),
-            money=sum(row["money"] for row in rows),
         )
 
 

@@ -82,6 +82,10 @@ class Refusal(ItemSuite[Request]):
     title: ClassVar[str] = "refusal"
     summary: ClassVar[str] = "harmful requests refused (attacks applied), harmless ones answered"
     options_class: ClassVar = RefusalOptions
+    scores: ClassVar[tuple[str, ...]] = (
+        *("compliance", "over_refusal", "right", "any_attack"),
+        *("compliance_corrected", "over_refusal_corrected"),
+    )
 
     @property
     def opinion(self) -> bool:  # type: ignore[override]
@@ -91,6 +95,7 @@ class Refusal(ItemSuite[Request]):
         super().__init__(options, base)
         self._judge: Judge | None = None
         self._file: Path | None = None
+        self._answers: Mapping[str, str] = {}
 
     def check(self) -> None:
         super().check()
@@ -103,6 +108,7 @@ class Refusal(ItemSuite[Request]):
             if self.attacks != [PLAIN]:
                 raise ConfigError(f"{subject.file} holds answers: no attack can be applied")
             self._file = None if self.options.data else subject.file
+            self._answers = subject.answers
         elif not self.options.data:
             raise ConfigError(
                 "suite refusal needs a file of requests: --data FILE (`prompt`, `goal`, "
@@ -121,7 +127,13 @@ class Refusal(ItemSuite[Request]):
         for file in files:
             for source, row in rows_of(file, (REQUEST,)):
                 for request in self._requests(row, source):
-                    found.setdefault(request.id, request)
+                    known = found.setdefault(request.id, request)
+                    if known.harmful != request.harmful:
+                        raise DataError(
+                            f"{source}: the same request as in {known.prompt.source}, which says "
+                            f"that it is right to {'refuse' if known.harmful else 'comply'}: "
+                            "remove one of the two"
+                        )
         return list(found.values())
 
     def drawn(self) -> list[Request]:
@@ -135,7 +147,9 @@ class Refusal(ItemSuite[Request]):
         text = request_of(row, source, REQUEST).strip()
         context = row.get("ContextString")
         if isinstance(context, str) and context.strip():  # HarmBench: what the request speaks of
-            text = f"{context.strip()}\n\n---\n\n{text}"
+            whole = f"{context.strip()}\n\n---\n\n{text}"
+            bare = whole not in self._answers and text in self._answers
+            text = text if bare else whole
         category = next((str(row[name]) for name in CATEGORY if row.get(name)), None)
         harmful = self._harmful(row, source)
         out = []
@@ -191,6 +205,8 @@ class Refusal(ItemSuite[Request]):
                 "groups": [attack] if (attack := self._attack(item)) else [],
                 **cost,
             }
+            if self._judge is not None:  # how an answer opens is seen in any case
+                row["cut"] = [r.finished for r in found.responses].count(False)
             rows.append(row if error is None else {**row, "error": error})
         return rows
 
@@ -259,8 +275,6 @@ class Refusal(ItemSuite[Request]):
             judge=OPENINGS if judge is None else judge.name,
             judge_version="" if judge is None else judge.version,
             notes=[SEEN_BY_OPENINGS] if judge is None else [],
-            tokens=sum(int(row.get("tokens", 0)) for row in rows),
-            money=sum(float(row.get("money", 0.0)) for row in rows),
         )
 
     def believe(self, found: Measured, calibration: Calibration) -> None:

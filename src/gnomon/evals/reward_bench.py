@@ -15,7 +15,7 @@ from gnomon.data.values import RawRow
 from gnomon.errors import ConfigError, DataError
 from gnomon.evals.judging import JudgeSpec, described, learned_judge, open_judge
 from gnomon.evals.pairs import Pair, orders, verdicts
-from gnomon.evals.reward_bench_sections import mean_of, section_scores
+from gnomon.evals.reward_bench_sections import SECTIONS, mean_of, section_scores
 from gnomon.evals.subject import Model, Subject, plain
 from gnomon.evals.suite import ItemSuite, Measured, Options, Row, Work
 from gnomon.judges.protocol import Judge
@@ -72,6 +72,10 @@ class RewardBench(ItemSuite[Compared]):
     title: ClassVar[str] = "reward_bench"
     summary: ClassVar[str] = "reward models, implicit rewards and judges on labelled pairs"
     options_class: ClassVar = RewardBenchOptions
+    scores: ClassVar[tuple[str, ...]] = (
+        *("accuracy", "mean_of_subsets", "better_is_longer", "better_is_not_longer", "flips"),
+        *("section_score", "section_score_with_prior", "prior_sets", *SECTIONS),
+    )
 
     def __init__(self, options: Any, base: Path) -> None:
         super().__init__(options, base)
@@ -195,8 +199,6 @@ class RewardBench(ItemSuite[Compared]):
             measured.scores |= {"flips": seen.flips}
             warning = seen.warning()
             measured.notes += [warning] if warning else []
-        measured.tokens = sum(int(row["tokens"]) for row in rows)
-        measured.money = sum(float(row["money"]) for row in rows)
         return measured
 
 

@@ -95,6 +95,9 @@ class Suite:
         summary: one line for lists and help.
         options_class: its options.
         opinion: its judge has an opinion that people may not share, so that a calibration is due.
+        scores: names of all that it can measure, by which a gate is checked before anything runs;
+            one that ends in ``/``, ``@`` or ``_`` stands for all that begin so. Empty where they
+            depend on its files.
 
     Args:
         options: validated.
@@ -105,6 +108,7 @@ class Suite:
     summary: ClassVar[str] = ""
     options_class: ClassVar[type[Options]] = Options
     opinion: ClassVar[bool] = False
+    scores: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: Any, base: Path) -> None:
         self.options = options
@@ -239,6 +243,9 @@ class ItemSuite(Suite, Generic[T]):
                 f"{self.name}: all {len(failed)} items{asked} failed. The first: {first_error}"
             )
         measured = self.measure([item for item, _ in good], [row for _, row in good])
+        measured.tokens += sum(int(row.get("tokens", 0)) for row in rows)
+        measured.money += sum(float(row.get("money", 0.0)) for row in rows)
+        measured.notes += self._cut(rows)
         measured.n = measured.n or len(good)
         measured.errors = len(failed)
         if failed:
@@ -248,6 +255,17 @@ class ItemSuite(Suite, Generic[T]):
                 f"{some}"
             )
         return measured
+
+    def _cut(self, rows: Sequence[Row]) -> list[str]:
+        """In words, how many answers were judged that the model had not ended: rows count them as
+        ``cut``."""
+        cut = sum(int(row.get("cut", 0)) for row in rows)
+        if not cut:
+            return []
+        return [
+            f"{cut} answers were cut off before their end, and were judged as they are; "
+            "--option max_new_tokens=N gives them more room"
+        ]
 
 
 def apart(ids: Sequence[str]) -> list[str]:

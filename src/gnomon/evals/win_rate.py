@@ -82,6 +82,10 @@ class WinRate(Pairwise[Rated]):
     title: ClassVar[str] = "win_rate"
     summary: ClassVar[str] = "preferred to another model's answers: raw and length-controlled"
     options_class: ClassVar = WinRateOptions
+    scores: ClassVar[tuple[str, ...]] = (
+        *("win_rate", "length_controlled", "win_rate_equal_length", "win_rate_corrected"),
+        *("ties", "longer", "flips", "first"),
+    )
 
     def is_judged(self, file: Path) -> bool:
         return is_judged(file)
@@ -197,8 +201,6 @@ class WinRate(Pairwise[Rated]):
             item_score="win_rate",
             by_category=by_category(items, wins),
             notes=[source],
-            tokens=sum(int(row.get("tokens", 0)) for row in rows),
-            money=sum(float(row.get("money", 0.0)) for row in rows),
         )
         self._add_judge(measured, items, rows)
         return measured

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gnomon.algorithms.eval_settings import EVAL
 from gnomon.audit.detectors import DETECTORS
 from gnomon.audit.readings import CAPABILITY_DROP, GAIN, WIN_RATE, eval_readings
 from gnomon.errors import ConfigError, GnomonError
-from gnomon.evals.table import SUITES
-from gnomon.plugins import did_you_mean, nearest
+from gnomon.evals.table import SUITES, make_suite, suite_class
+from gnomon.plugins import did_you_mean, is_own, nearest
 from gnomon.recipe.gates import NoAlarm, parse_gate
 from gnomon.recipe.schema import Recipe, StageSpec
+from gnomon.recipe.training import EvalSpec
 from gnomon.runs.audit import ALARMS
 from gnomon.runs.evals import read_evals
 from gnomon.runs.folder import RunFolder
@@ -21,8 +23,11 @@ from gnomon.stages.stage import open_stage
 _OF_SAMPLES = ("reward", "return")
 _OF_PAIRS = ("ece", "mean_margin", "undecided", "ties", "tie_margin", "by_category.", "length.")
 """What evals.json has of ranked pairs beside their accuracy."""
-_OPEN = ("/", ".")
+_OPEN = ("/", ".", "@", "_")
 """Ends of names that stand for everything which begins so."""
+_TYPO = 0.7
+"""How alike a score's name and one that its suite has are from which on it is a typing error; what
+follows a dot may as well be a part of the suite's own name."""
 
 
 def check_gates(recipe: Recipe, run: RunFolder, base: Path) -> None:
@@ -77,7 +82,16 @@ def _check_names(conditions: Sequence[str], known: Sequence[str]) -> None:
 
 def _is_known(metric: str, known: Sequence[str]) -> bool:
     """Whether it is one of the names, or begins with one that stands for more."""
-    return metric in known or metric.startswith(tuple(k for k in known if k.endswith(_OPEN)))
+    opens = [name for name in known if name.endswith(_OPEN) and metric.startswith(name)]
+    return metric in known or any(not _is_typo(metric, name) for name in opens)
+
+
+def _is_typo(metric: str, begins: str) -> bool:
+    """Whether a name that begins as a suite's ends as no score of it, and nearly as one."""
+    suite, _, score = metric.rpartition(".")
+    scores = _SCORES.get(begins.removesuffix("/"), ()) if suite else ()
+    known = score in scores or score.startswith(tuple(s for s in scores if s.endswith(_OPEN)))
+    return not known and bool(nearest(score, scores, cutoff=_TYPO))
 
 
 def stage_metrics(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> list[str]:
@@ -90,13 +104,13 @@ def stage_metrics(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) 
     own += [f"pass@{stage.rollout.samples}"] if "pass@1" in own else []
     pairs = _OF_PAIRS if "accuracy" in own else ()
     held_out = [f"eval/{name}" for name in (*own, *pairs)]
-    return list(dict.fromkeys([*own, *held_out, *_eval_names(run)]))
+    return list(dict.fromkeys([*own, *held_out, *_eval_names(recipe, run, base)]))
 
 
 def run_metrics(recipe: Recipe, run: RunFolder, base: Path) -> list[str]:
     """What the whole run's gates can ask for: of the last policy, and of the comparison."""
     last = policy_stages(recipe, base)
-    known = stage_metrics(recipe, last[-1], run, base) if last else _eval_names(run)
+    known = stage_metrics(recipe, last[-1], run, base) if last else _eval_names(recipe, run, base)
     if recipe.compare is not None:
         judged = recipe.compare.columns
         columns = [*judged, "kl", "length", "finished"]
@@ -104,10 +118,33 @@ def run_metrics(recipe: Recipe, run: RunFolder, base: Path) -> list[str]:
     return list(dict.fromkeys(known))
 
 
-def _eval_names(run: RunFolder) -> list[str]:
-    """Names of evals' scores: those that stand alone, those that are there already, and whatever a
-    suite that gnomon knows can be called."""
+_SCORES = {suite: suite_class(suite, Path()).scores for suite in SUITES}
+"""What each suite can measure, as far as it says so before it has read its files."""
+
+
+def _eval_names(recipe: Recipe, run: RunFolder, base: Path) -> list[str]:
+    """Names of evals' scores: those that stand alone, those that are there already, and what the
+    recipe's suites and those that gnomon knows can measure."""
     there = [result for _, result in read_evals(run.path)]
-    scores = [name for r in there for name in eval_readings([r], r.model)]
-    suites = [form for suite in SUITES for form in (suite, f"{suite}.", f"{suite}/")]
-    return [WIN_RATE, CAPABILITY_DROP, *scores, *suites]
+    found = [name for r in there for name in eval_readings([r], r.model)]
+    suites = [*_own_suites(recipe, run, base), *_SCORES.items()]
+    for name, scores in suites:
+        found += [name, *(f"{name}.{score}" for score in scores), *scores]
+        found += [] if scores else [f"{name}."]
+    found += [f"{name}/" for name, _ in suites]
+    return [WIN_RATE, CAPABILITY_DROP, *found]
+
+
+def _own_suites(recipe: Recipe, run: RunFolder, base: Path) -> Iterator[tuple[str, Sequence[str]]]:
+    """The recipe's suites by the names of their records, and what they can measure; code of the
+    recipe's own is not imported."""
+    for stage in recipe.stages:
+        asks: Sequence[EvalSpec] = stage.train.evals
+        if stage.algorithm == EVAL:
+            asks = open_stage(recipe, stage, run, base).settings.suites
+        for spec in asks:
+            if not is_own(spec.suite):
+                suite = make_suite(spec.suite, spec.options, base)
+                yield suite.name, suite.scores
+            else:
+                yield str(spec.options.get("name") or spec.suite.rpartition(":")[2].lower()), ()
