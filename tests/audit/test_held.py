@@ -16,12 +16,19 @@ LEARNED, PROGRAM = {"model": "rm"}, {"builtin": "correct"}
 
 
 def said(
-    prices: list[float], *, reward: dict[str, Any] = LEARNED, kl: float = 1.0, status: str = "done"
+    prices: list[float],
+    *,
+    reward: dict[str, Any] = LEARNED,
+    kl: float = 1.0,
+    status: str = "done",
+    grows: bool = False,
 ) -> Finding | None:
-    """What is said of a policy so many nats from its start per token, in answers of ten tokens."""
+    """What is said of a policy so many nats from its start per token, in answers of ten tokens; in
+    the end, where it ``grows``."""
     n = max(len(prices), 20)
     steps = np.arange(2.0, 2 * n + 2, 2)
-    drawn = np.random.default_rng(0).normal(1, 0.01, n)
+    drawn = np.random.default_rng(0).normal(1, 0.001, n)
+    drawn *= np.linspace(1 / n, 1, n) if grows else 1
     metrics = {"step": steps, "kl": 10 * kl * drawn, "length": np.full(n, 10.0)}
     if prices:
         metrics["kl_price"] = np.array([*prices, *[prices[-1]] * (n - len(prices))])
@@ -34,14 +41,40 @@ def said(
     return found[0] if found else None
 
 
-@pytest.mark.parametrize("price", [0.0, 0.02])
-def test_a_learned_reward_and_nothing_that_holds_is_something_to_watch(price: float) -> None:
-    found = said([price])
+@pytest.mark.parametrize(("price", "kl"), [(0.0, 0.1), (0.02, 0.1), (0.05, 1.0)])
+def test_a_learned_reward_and_nothing_that_holds_is_something_to_watch(
+    price: float, kl: float
+) -> None:
+    """Of a policy that has not gone yet, or that little holds."""
+    found = said([price], kl=kl, status="running")
     assert found is not None
     assert found.is_to_watch
     assert (found.name, found.since) == ("drift", 2.0)
     assert "a learned reward" in found.text
+    assert "will go on" not in found.text
+    assert found.cures[0].startswith("ppo.settings.beta=0.0")
+
+
+@pytest.mark.parametrize("price", [0.0, 0.02])
+@pytest.mark.parametrize("status", ["running", "done"])
+def test_it_is_an_alarm_once_a_policy_that_next_to_nothing_holds_has_gone(
+    price: float, status: str
+) -> None:
+    found = said([price], kl=0.25, status=status)
+    assert found is not None
+    assert found.status == "alarm"
+    assert "it is 0.25 nats per token from its start already" in found.text
     assert found.cures == ["ppo.settings.beta=0.05"]
+    unsure = said([0.01, 0.05, 0.01, 0.05, 0.01], kl=0.25, status="running")
+    assert unsure is not None
+    assert unsure.is_to_watch  # what a nat costs may be more
+
+
+def test_the_alarm_says_since_when_and_from_when_it_was_to_be_watched() -> None:
+    found = said([0.02], kl=0.24, grows=True)
+    assert found is not None
+    assert found.status == "alarm"
+    assert (found.since, found.watched) == (26.0, 2.0)  # 0.24 x 13 of 20 is beyond 0.15
 
 
 def test_it_is_no_more_to_watch_once_a_finished_policy_is_near_its_start() -> None:

@@ -222,7 +222,7 @@ def kl(evidence: Evidence) -> list[Finding]:
             alarm=f"the policy is {figure.value:.1f} nats per token from its start model, to which "
             f"a token that it writes is {math.exp(figure.value):.1f} times less likely",
             curves=["kl", "ref_logprob", "entropy"],
-            since=_far_since(evidence),
+            since=far_since(evidence, LIMITS["kl"].value),
             cures=[*stay_near(evidence), *slower(evidence)],
         )
     ]
@@ -261,13 +261,14 @@ def kl_per_token(evidence: Evidence) -> Interval | None:
     return _compared_kl(evidence) or _logged_kl(evidence)
 
 
-def _far_since(evidence: Evidence) -> float | None:
-    """The first step whose samples were past the limit; None where none were, or nothing says."""
+def far_since(evidence: Evidence, limit: float) -> float | None:
+    """The first step whose samples were so many nats per token from the start; None where none
+    were, or nothing says."""
     steps, nats = evidence.series("kl")
     _, tokens = evidence.series("length")
     if not nats.size == tokens.size == steps.size:
         return None
-    past = steps[nats > LIMITS["kl"].value * tokens]
+    past = steps[nats > limit * tokens]
     return float(past[0]) if past.size else None
 
 

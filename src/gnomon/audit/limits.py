@@ -183,6 +183,17 @@ LIMITS: Mapping[str, Limit] = {
         "paid less, on rewards that do not mind ruined answers, 59 were hacked and one stayed "
         "sound; of 11 that paid more, 8 did. GRPO's with the KL in the loss went far at 0.1, too",
     ),
+    "kl_price.unheld": Limit(
+        0.03,
+        "half of what holds nothing any more: of 47 of the tunnel's policies that paid less for a "
+        "learned reward, 38 were hacked and three stayed sound; five of the others had labellers "
+        "whose likings did no harm",
+    ),
+    "kl_price.gone": Limit(
+        0.15,
+        "nats per token: a policy that so little holds has gone somewhere by then, mostly before "
+        "its true reward turns; the tunnel's pass it at a fifth of their steps",
+    ),
     "invariance.share": Limit(
         0.3,
         "of the reward's gain that an edit which betters nothing is paid: less is noise in what a "
