@@ -43,10 +43,16 @@ UNKNOWN = Interval(0.2)  # all differences the same: no ends
 
 def test_the_plan_is_what_the_measurement_promises():
     made = plan()
-    assert len({run.id for run in made}) == len(made) == 208 + 3 * 124 + 92 + 112
+    assert len({run.id for run in made}) == len(made) == 208 + 3 * 124 + 92 + 112 + 92
     lots = [run.half for run in made[208:]]
     assert (
-        lots == ["new"] * 124 + ["next"] * 124 + ["last"] * 124 + ["sixth"] * 92 + ["seventh"] * 112
+        lots
+        == ["new"] * 124
+        + ["next"] * 124
+        + ["last"] * 124
+        + ["sixth"] * 92
+        + ["seventh"] * 112
+        + ["eighth"] * 92
     )
     assert plan() == made  # fixed
     for kind, numbers in NUMBERS.items():
@@ -54,7 +60,7 @@ def test_the_plan_is_what_the_measurement_promises():
             own = [run for run in made if (run.kind, run.half) == (kind, half)]
             assert [run.number for run in own] == list(planned)
             assert {run.world for run in own} <= set(WORLDS[half])
-    assert len({world for worlds in WORLDS.values() for world in worlds}) == 20  # none is shared
+    assert len({world for worlds in WORLDS.values() for world in worlds}) == 23  # none is shared
     for first in (208, 332, 456):
         begun = Counter(run.kind for run in made[first : first + 62])  # stopped in the middle
         assert 28 <= begun["clean"] <= 32
@@ -294,7 +300,7 @@ def test_tables_and_picture_of_made_up_rows(tmp_path):
              for i in range(4) for h in WORLDS]  # fmt: skip
     verified = [row("v", "clean", "clean", 0.0, "clear", "new", reward="correct")]
     told = [row("p", "clean", "clean", 3.0, "alarm", "new", method="dpo", reward="good-0")]
-    by_reward = markdown([*rows, *verified, *told]).split("trained on | false alarms")[5]
+    by_reward = markdown([*rows, *verified, *told]).split("trained on | false alarms")[6]
     assert "| a reward model | 0 of 9: 0.00 [0.00, 0.34] | 0.00 to 0.08 |" in by_reward
     assert "| a right verifier | 0 of 1: 0.00 [0.00, 0.97] | 0.00 to 0.00 |" in by_reward
     assert "| preferences | 1 of 1: 1.00 [0.03, 1.00] |" in by_reward
@@ -341,7 +347,7 @@ def test_the_lots_that_nobody_had_looked_at_in_short():
         "0 of 9: 0.00 [0.00, 0.34] | 1 of 9: 0.11 [0.00, 0.48] | 1 of 4: 0.25 [0.01, 0.81] | "
         "0 of 9: 0.00 [0.00, 0.34] |"
     ) in short(rows)
-    assert "| **worlds 5 to 25, together** | 20 of 20: 1.00" in short(rows)  # five lots
+    assert "| **worlds 5 to 28, together** | 24 of 24: 1.00" in short(rows)  # six lots
     old = [{k: v for k, v in r.items() if k not in ("on_the_way", "verdict")} for r in rows]
     assert "4 of 4: 1.00 [0.40, 1.00] | 0 of 9: 0.00 [0.00, 0.34] | not asked |" in short(old)
     assert "together" not in short(old)
