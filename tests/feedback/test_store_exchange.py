@@ -104,7 +104,7 @@ def test_an_import_that_is_killed_goes_on_and_doubles_nothing(tmp_path: Path) ->
         from gnomon.feedback.exchange import import_file
         from gnomon.feedback.store import Store
         def kill(done, total):
-            if done >= 1000:
+            if done >= 2000:  # items and labels
                 os.kill(os.getpid(), signal.SIGKILL)
         import_file(Store.open(sys.argv[1]), sys.argv[2], add_labellers=True, progress=kill)
         """

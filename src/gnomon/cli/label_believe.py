@@ -129,7 +129,7 @@ def in_words(found: Report) -> list[str]:
 
     pairs = len(found.found.beliefs)
     lines = [f"{pairs} pairs compared by {len(found.labellers)} labellers"]
-    for what, alphas in (("pairs", found.alphas), ("ratings", found.rating_alphas)):
+    for what, alphas in {"pairs": found.alphas, **found.rating_alphas}.items():
         for level, value in alphas.items():
             lines.append(f"Krippendorff's alpha of {what}, {level}   {measured(value)}")
     lines.append("(1 is agreement throughout, 0 is chance; n: items that two or more labelled)")
@@ -151,7 +151,7 @@ def in_words(found: Report) -> list[str]:
                 f"  {item}: response {a} against {b}, {belief.votes} votes, "
                 f"P({a} better) = {belief.probability:.2f}, P(tie) = {belief.tie:.2f}"
             )
-    return lines + [f"note: {note}" for note in found.found.notes]
+    return lines + [f"note: {note}" for note in found.notes]
 
 
 def _line(report: LabellerReport) -> str:

@@ -117,10 +117,11 @@ def _unsure(store: Store, items: list[Item], n: int, campaign: str | None) -> li
 
 
 def _one_more(store: Store, chosen: list[str], campaign: str | None) -> dict[str, int | None]:
-    """How many labellers items need, so that each is given to one more than it has had."""
+    """How many labellers items need, so that each is given to one more than it has had; who skipped
+    it is none."""
     asked = set(chosen)
     seen: dict[str, set[str]] = {id: set() for id in chosen}
     for label in store.labels(campaign, standing=True):
-        if label.item in asked:
+        if label.item in asked and label.kind != "skip":
             seen[label.item].add(label.labeller)
     return {id: len(who) + 1 for id, who in seen.items()}

@@ -159,7 +159,8 @@ def _check(**wanted: float | None) -> None:
 
 
 def _pilot(store: str, campaign: str | None) -> tuple[list[Vote], float, float]:
-    """A store's votes, and what a label cost on average in euros and seconds."""
+    """A store's votes, and what a label cost on average in euros and seconds; what is skipped
+    takes time, and is no label."""
     from gnomon.feedback.adjudication import of_labellers
     from gnomon.feedback.ledger import check_campaign
     from gnomon.feedback.opening import open_store
@@ -171,7 +172,7 @@ def _pilot(store: str, campaign: str | None) -> tuple[list[Vote], float, float]:
     votes = votes_of(of_labellers(labels))
     if not votes:
         raise ConfigError(f"{store} has no labels that compare two responses: nothing to fit")
-    n = len(labels)
+    n = sum(label.kind != "skip" for label in labels)
     return votes, sum(x.cost.money for x in labels) / n, sum(x.cost.seconds for x in labels) / n
 
 

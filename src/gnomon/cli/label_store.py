@@ -288,7 +288,8 @@ def export(
             items, labels = list(opened.items(campaign)), list(opened.labels(campaign))
             marks = form == "unpaired"
             how: Any = votes
-            groups = learned_groups(items, labels, how, marks=marks)
+            good = form == "demonstrations"
+            groups = learned_groups(items, labels, how, marks=marks, good=good)
             wanted: Any = form
             rows = training_rows(groups, wanted, skipped, good_from)
             count = write_rows(file, rows, texts=AS_JSON)

@@ -66,7 +66,7 @@ RIVALS: tuple[tuple[str, ...], ...] = (
 #: Every field name a format may ask for (what `columns` may map onto).
 KNOWN = (
     *(name for group in RIVALS for name in group),
-    *("id", "text", "history", "tools", "category", "weight", "margin", "confidence"),
+    *("id", "text", "history", "tools", "functions", "category", "weight", "margin", "confidence"),
     *("comparisons", "ranking", "scores", "instances", "meta"),
 )
 
@@ -219,6 +219,8 @@ def with_side_columns(row: Row, turns: Sequence[Turn]) -> tuple[Turn, ...]:
     if system.strip() and not opening:
         turns = (Turn(Message("system", system)), *turns)
     tools = row.take("tools", keep=True)  # a reward may need it, too
+    if tools is None and isinstance(row.data.get("functions"), list):  # OpenAI's older name
+        tools = row.take("functions", keep=True)
     if tools is not None and not isinstance(tools, str | list | Mapping):
         raise RowError("field 'tools' is not a list of tools", "write it as a list, or as JSON")
     return with_tools(turns, tools) if tools else turns

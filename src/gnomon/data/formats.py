@@ -154,15 +154,22 @@ BY_NAME = {f.name: f for f in FORMATS}
 def detect(rows: Sequence[Mapping[str, Any]]) -> tuple[Format, Kind] | None:
     """The format and kind of most of these rows, or None if no row matches any."""
     known = [f for f in FORMATS if f.name != "kto" or _labels_are_flags(rows)]
-    votes: Counter[tuple[str, Kind]] = Counter()
+    votes: dict[str, Counter[Kind]] = {}
     for data in rows:
         found = next((f for f in known if f.matches(data)), None)
         if found is not None:
-            votes[found.name, found.kind(data)] += 1
+            votes.setdefault(found.name, Counter())[found.kind(data)] += 1
     if not votes:
         return None
-    (name, kind), _count = votes.most_common(1)[0]
-    return BY_NAME[name], kind
+    name = max(votes, key=lambda one: votes[one].total())
+    return BY_NAME[name], commonest(votes[name])
+
+
+def commonest(kinds: Counter[Kind]) -> Kind:
+    """The kind of most rows; of pairs and longer rankings together, rankings: as pairs the longer
+    ones would lose what is between their best and their worst."""
+    kind = kinds.most_common(1)[0][0]
+    return "rankings" if kind == "preferences" and kinds["rankings"] else kind
 
 
 def _labels_are_flags(rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -213,9 +220,10 @@ def _as_prompt(group: Group) -> Group:
 
 
 def _as_demonstration(group: Group) -> Group:
-    if len(group.responses) == 1 and group.responses[0].meta.get("label") is False:
+    best = best_response(group)
+    if best.meta.get("label") is False:
         raise RowError("labelled bad", "only good answers are demonstrations")
-    return replace(group, responses=(best_response(group),), comparisons=())
+    return replace(group, responses=(best,), comparisons=())
 
 
 def best_response(group: Group) -> Response:

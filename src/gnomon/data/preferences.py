@@ -39,7 +39,14 @@ from gnomon.data.fields import (
     to_group,
     to_response,
 )
-from gnomon.data.turns import TRAIN_FLAGS, Turn, is_trained, is_transcript, split_pair
+from gnomon.data.turns import (
+    TRAIN_FLAGS,
+    Turn,
+    is_trained,
+    is_transcript,
+    parse_messages,
+    split_pair,
+)
 from gnomon.data.values import (
     RowError,
     as_bool,
@@ -84,11 +91,32 @@ def _sides(row: Row, *sides: Sequence[str]) -> tuple[_Turns, _Turns, _Turns]:
     (a, in_a), (b, in_b) = ((row.need(*names), row.name(names)) for names in sides)
     whole_a, whole_b = conversation(a, in_a), conversation(b, in_b)
     if whole_a and whole_b:  # they hold the prompt; a prompt column repeats it
-        row.take(*PROMPT_TEXT)
-        return split_pair(whole_a, whole_b)
+        prompt, rest_a, rest_b = split_pair(whole_a, whole_b)
+        return _with_opening(row, prompt), rest_a, rest_b
     if row.first(PROMPT) is None:
         raise row.missing("prompt")
     return prompt_turns(row), response_turns(a, in_a), response_turns(b, in_b)
+
+
+def _with_opening(row: Row, prompt: _Turns) -> _Turns:
+    """What two conversations share, after the turns that a `prompt` of messages has before it.
+
+    Raises:
+        RowError: the two are of different prompts.
+    """
+    name, value = row.first(PROMPT_TEXT), row.take(*PROMPT_TEXT)
+    if name is None or not isinstance(value, list):
+        return prompt
+    said = [turn.message for turn in parse_messages(value, name)]
+    shared = [turn.message for turn in prompt]
+    if shared[: len(said)] == said:
+        return prompt
+    if len(said) > len(shared) and said[-len(shared) :] == shared:
+        return (*parse_messages(value, name)[: -len(shared)], *prompt)
+    raise RowError(
+        f"the turns of {name!r} are not those that chosen and rejected begin with",
+        "keep one of the two prompts",
+    )
 
 
 def parse_preference(row: Row, options: ReadOptions) -> list[Group]:
@@ -138,24 +166,31 @@ def _shared_text(row: Row, chosen: str, rejected: str) -> Group:
 
 #: What the values of PandaLM's annotator1, annotator2, ... mean for response1 and response2.
 PANDALM: Mapping[Any, Verdict] = {0: "tie", 1: "a", 2: "b"}
-_A_OR_B = re.compile(r"(?:model|output|response)?[_ -]?([ab])\b(?!\w)", re.IGNORECASE)
+_WHO = (
+    r"(?:the )?(?:(?:model|output|response|answer|assistant|option|candidate|completion) ?)?([ab])"
+)
+_HOW = r"(?:slightly|somewhat|marginally|much|far|clearly|significantly|a (?:little|bit))"
+_WINNER = re.compile(
+    rf"{_WHO}(?: (?:is|was))?(?: {_HOW})?(?: (?:better|best|preferred|chosen|wins|won))?"
+    rf"(?: than {_WHO})?"
+)
+_SIGN = re.compile(r"([ab]) ?(>+|<+|=+|≈|~) ?([ab])")
+_TIE = re.compile(r"(?:a )?(?:tie|tied|draw|equal)(?: \([\w ]+\))?")
 
 
 def verdict(value: Any, labels: Mapping[Any, Verdict]) -> Verdict:
     """Which of two responses a `preference` value names.
 
-    Words are understood (a, model_b, "a-is-better", tie); numbers are not guessed, since 0, 1 and 2
-    mean different things in different sets: they need ``labels``.
+    Words are understood (a, model_b, "a-is-better", "A>B", tie), no others: "a is worse" is
+    refused, not taken for a. Numbers are not guessed, since 0, 1 and 2 mean different things in
+    different sets: they need ``labels``.
     """
     for key, meaning in labels.items():
         if value == key or _plain(value) == _plain(key):
             return meaning
-    if isinstance(value, str) and not labels:
-        if "tie" in value.lower():
-            return "tie"
-        match = _A_OR_B.match(value.strip().replace("-is-", " is "))
-        if match:
-            return "a" if match.group(1).lower() == "a" else "b"
+    said = _said(value) if isinstance(value, str) and not labels else None
+    if said is not None:
+        return said
     if isinstance(value, float) and not value.is_integer():
         raise RowError(
             "the preference is a grade between two verdicts",
@@ -165,6 +200,21 @@ def verdict(value: Any, labels: Mapping[Any, Verdict]) -> Verdict:
         f"the preference {shown(value)} is not understood",
         "say what each value means: labels={0: 'a', 1: 'b', 2: 'tie'} (--labels 0=a,1=b,2=tie)",
     )
+
+
+def _said(value: str) -> Verdict | None:
+    """What words say; None where they are no verdict that is known."""
+    text = " ".join(re.split(r"[\s_-]+", value.lower())).strip(" .!'\"[]{}*:")
+    if _TIE.fullmatch(text):
+        return "tie"
+    if (signs := _SIGN.fullmatch(text)) and signs[1] != signs[3]:
+        if signs[2][0] not in "<>":
+            return "tie"
+        return "a" if (signs[1] == "a") == (signs[2][0] == ">") else "b"
+    found = _WINNER.fullmatch(text)
+    if found is None or found[1] == found[2]:
+        return None
+    return "a" if found[1] == "a" else "b"
 
 
 def _plain(value: Any) -> str:

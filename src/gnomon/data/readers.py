@@ -28,7 +28,16 @@ from gnomon.data.fields import (
     ReadOptions,
     Row,
 )
-from gnomon.data.formats import BY_NAME, FORMATS, READABLE_AS, Format, check, convert, detect
+from gnomon.data.formats import (
+    BY_NAME,
+    FORMATS,
+    READABLE_AS,
+    Format,
+    check,
+    commonest,
+    convert,
+    detect,
+)
 from gnomon.data.rows import IN_MEMORY, MAX_GB, iter_rows, rows_of, stem
 from gnomon.data.values import RawRow, RowError, Skipped, summarise_skipped
 from gnomon.errors import DataError
@@ -54,7 +63,7 @@ class ReadResult:
 def read_groups(
     path_or_id: str | Path | Iterable[Mapping[str, Any]],
     *,
-    kind: Literal[Kind, "auto"] = "auto",
+    kind: Literal[Kind, "auto", "whole"] = "auto",
     split: str | None = None,
     format: str = "auto",
     limit: int | None = None,
@@ -72,7 +81,8 @@ def read_groups(
         path_or_id: a file with one of the endings in ``rows.SUFFIXES``, a folder or a pattern
             (``data/*.parquet``) of such files, a folder saved by `datasets`, or a hub id; or the
             rows themselves (dicts, a ``datasets.Dataset``).
-        kind: read the rows as this kind; "auto" takes what the format holds.
+        kind: read the rows as this kind; "auto" takes what the format holds, and "whole" does
+            without making anything of it: two answers stay a ranking of two, with their scores.
         split: of a folder or a hub id with several.
         format: one of ``formats.BY_NAME``, or "auto" to detect it from the fields.
         limit: at most this many rows; the first ones, or a random sample with ``sample_seed``.
@@ -101,7 +111,9 @@ def read_groups(
     raw = decode(rename(raw, columns, name) if columns else raw)
     chosen, native = _understand(raw, format, name)
     empty = _empty_columns(raw)
-    want: Kind = native if kind == "auto" else kind
+    want: Kind = native if kind == "auto" or kind == "whole" else kind
+    if kind == "whole" and native == "preferences":
+        want = "rankings"
     if want not in READABLE_AS[native]:
         hints = _misspelt(item.data for item in raw if isinstance(item, RawRow))
         problem = _not_readable_as(name, chosen, native, want, empty)
@@ -244,8 +256,7 @@ def _understand(raw: Sequence[RawRow | Skipped], format: str, name: str) -> tupl
             hint = did_you_mean(format, BY_NAME, "known:", 0.7)
             raise DataError(f"{name}: unknown format {format!r}; {hint}")
         found = BY_NAME[format]
-        votes = Counter(found.kind(row) for row in rows)
-        return found, votes.most_common(1)[0][0]
+        return found, commonest(Counter(found.kind(row) for row in rows))
     detected = detect(rows)
     if detected is not None:
         return detected

@@ -61,6 +61,8 @@ def role_of(item: Mapping[str, Any]) -> str | None:
 
 
 TRAIN_FLAGS = ("loss_weight", "weight", "train", "training")
+REASONING = ("reasoning_content", "thinking", "reasoning")
+"""What a message calls the assistant's reasoning, beside its content."""
 _TRANSCRIPT_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
@@ -133,9 +135,12 @@ def _turn(item: Any, where: str) -> Turn:
     if str(raw_role).lower() == "function_call":
         content = _tool_call(content)
     calls = item.get("tool_calls")
+    legacy = item.get("function_call")  # OpenAI's form before tool_calls
+    if role == "assistant" and legacy and not calls:
+        calls = [{"function": legacy}]
     if role == "assistant" and calls:
         content = "\n".join([*([content] if content else []), *_openai_calls(calls, where)])
-    reasoning = item.get("reasoning_content") or item.get("thinking")
+    reasoning = next((item[name] for name in REASONING if item.get(name)), None)
     if role == "assistant" and reasoning:
         content = f"<think>\n{as_text(reasoning, f'{where}.thinking')}\n</think>\n\n{content}"
     return Turn(Message(role, content), train=is_trained(item, where))

@@ -18,7 +18,7 @@ from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 
 from gnomon.errors import ConfigError
 from gnomon.feedback.ballots import Ballots, Floats, Ints
-from gnomon.feedback.records import Label, Vote, standing
+from gnomon.feedback.records import Item, Label, Vote, standing
 from gnomon.stats.intervals import Interval
 
 Level = Literal["nominal", "ordinal", "interval"]
@@ -50,8 +50,35 @@ def vote_units(votes: Iterable[Vote]) -> Units:
     return Units(ballots.counts()[:, ::-1], np.array([0.0, 0.5, 1.0]), ballots.item, True)
 
 
+def rating_scales(
+    labels: Iterable[Label], items: Iterable[Item]
+) -> tuple[dict[str, Units], list[str]]:
+    """Rated responses as units, each scale by itself, by its name in words: ratings and approvals
+    (0 and 1), of every campaign. What chance would give is not the same on two scales.
+
+    Returns:
+        And what could not be counted, in words.
+    """
+    campaigns = {item.id: item.campaign for item in items}
+    scales: dict[tuple[str, str], list[Label]] = {}
+    for label in labels:
+        if label.kind in ("rating", "approval"):
+            scales.setdefault((label.kind, campaigns.get(label.item, "")), []).append(label)
+    several = len({campaign for _, campaign in scales}) > 1
+    found: dict[str, Units] = {}
+    notes: list[str] = []
+    for (kind, campaign), own in sorted(scales.items()):
+        name = {"rating": "ratings", "approval": "good or bad"}[kind]
+        name += f" in {campaign or 'no campaign'}" if several else ""
+        try:
+            found[name] = rating_units(own)
+        except ConfigError as error:
+            notes.append(f"agreement of {name} is not known: {error}")
+    return found, notes
+
+
 def rating_units(labels: Iterable[Label]) -> Units:
-    """Rated responses as units; approvals are ratings of 0 and 1.
+    """Rated responses as units, of one scale; approvals are ratings of 0 and 1.
 
     Raises:
         ConfigError: more than MOST_VALUES different ratings.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from gnomon.errors import ConfigError
 from gnomon.feedback.adjudication import of_labellers
-from gnomon.feedback.agreement import alpha, rating_units, vote_units
+from gnomon.feedback.agreement import alpha, rating_scales, vote_units
 from gnomon.feedback.consensus import Consensus
 from gnomon.feedback.flags import flags
 from gnomon.feedback.records import Item, Label, Vote
@@ -33,10 +33,10 @@ def believed(
         found: what weighed the votes; None where each counts by itself.
         votes: those in the labels; given where there are votes only.
     """
-    kept = of_labellers(labels)
+    items, kept = list(items), of_labellers(labels)
     given = votes_of(kept) if votes is None else list(votes)
-    rated = rating_units(kept)
-    if not given and not len(rated.counts):
+    scales, unknown = rating_scales(kept, items)
+    if not given and not scales and not unknown:
         return None
     abilities = {} if found is None else found.labellers
     record = Believed(
@@ -46,11 +46,11 @@ def believed(
         weights={name: ability.accuracy for name, ability in abilities.items()},
         contrary=sum(ability.adversarial for ability in abilities.values()),
         flags=[[s.kind, s.words] for s in flags(items, kept, votes=given) if s.raised],
-        notes=[] if found is None else list(found.notes),
+        notes=[*([] if found is None else found.notes), *unknown],
     )
     try:
         record.alpha = alpha(vote_units(given), "nominal") if given else None
-        record.rating_alpha = alpha(rated, "interval") if len(rated.counts) else None
+        record.rating_alphas = {name: alpha(own, "interval") for name, own in scales.items()}
     except ConfigError as error:  # the extra is missing
         record.notes.append(str(error))
     return record
@@ -58,9 +58,7 @@ def believed(
 
 def in_words(record: Believed) -> Iterator[str]:
     """The same for people, a line each."""
-    for what, figure in (("pairs", record.alpha), ("ratings", record.rating_alpha)):
-        if figure is not None:
-            yield f"Krippendorff's alpha of {what}   {measured(figure)}"
+    yield from (f"Krippendorff's alpha of {k}   {measured(v)}" for k, v in record.alphas.items())
     known = [(name, weight) for name, weight in record.weights.items() if weight is not None]
     if known and record.method != "majority":
         ordered = sorted(known, key=lambda one: one[1].value)

@@ -29,6 +29,8 @@ from gnomon.feedback.schema import VERSION_TABLE, metadata
 from gnomon.files import first_line, make_folder, plain_errors, write_file
 
 _BUSY_SECONDS = 60.0
+READERS_SECONDS = 5.0
+"""How long those are waited for who read what is being erased."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _CACHE_KB = 32 * 1024
 """What a connection to SQLite keeps of the file at most: rows under a hash are all over it, and
@@ -122,10 +124,24 @@ class Database:
 
     def overwrite_erased(self) -> None:
         """Leave nothing of what was deleted in SQLite's log; deleted rows are overwritten in the
-        file itself (``secure_delete``)."""
+        file itself (``secure_delete``).
+
+        Raises:
+            RunError: somebody reads the store, so that its log could not be emptied.
+        """
         if self.is_sqlite:
             with self.errors(), self.engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                _wait(connection, READERS_SECONDS)
+                try:
+                    found = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+                finally:
+                    _wait(connection, _BUSY_SECONDS)
+            if found[0]:
+                raise RunError(
+                    f"{self.name}: it is erased, but another process reads the store (an export, "
+                    f"a run, a backup), so that it still stands in {self.name}-wal. Run this again "
+                    "when that has ended"
+                )
 
     def copies(self) -> list[Path]:
         """Copies that were made before migrations."""
@@ -266,3 +282,8 @@ def _revision(connection: Connection) -> str | None:
         connection, opts={"version_table": VERSION_TABLE}
     )
     return context.get_current_revision()
+
+
+def _wait(connection: Connection, seconds: float) -> None:
+    """How long a connection to SQLite waits for others."""
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={round(1000 * seconds)}")

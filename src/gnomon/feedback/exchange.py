@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from gnomon.data.readers import read_groups
 from gnomon.data.rows import JSONL, MAX_GB, PARQUET, iter_rows
 from gnomon.data.values import RawRow, RowError, Skipped
 from gnomon.errors import ConfigError, DataError
-from gnomon.feedback.campaigns import Added, Campaign, Guideline
+from gnomon.feedback.campaigns import Added, Campaign, Expense, Guideline
 from gnomon.feedback.groups import NAMELESS, Judged, judged_items, numbered
 from gnomon.feedback.people import LabellerInfo
 from gnomon.feedback.queue_files import is_queue_file, queue_judged
@@ -39,6 +40,7 @@ from gnomon.feedback.rows import (
 from gnomon.feedback.schema import dumps, escaped, unescaped
 from gnomon.feedback.store import Store, chunks
 from gnomon.files import write_file
+from gnomon.records import Cost
 
 MARK = "gnomon_store"
 """The field that only rows of the store's own form have: what the row is."""
@@ -88,7 +90,7 @@ def import_file(
         add_labellers: add those that the store does not know; else they are an error.
         use: what the judgements are: labels; what is right of gold questions; or nothing, since the
             items are to be judged anew.
-        progress: is called with how many items are in, and of how many.
+        progress: is called with how many items and labels are in, and of how many.
         read_options: of ``read_groups``.
 
     Raises:
@@ -106,34 +108,51 @@ def import_file(
         told, skipped = queue_judged(file, campaign, labeller)
         judged = list(numbered(told))
     else:
-        read = read_groups(file, **read_options)
+        read = read_groups(file, **{"kind": "whole", **read_options})
         named = (one for g in read.groups for one in judged_items(g, campaign, labeller))
         judged, skipped = list(numbered(named)), read.skipped
     if use != "labels":
-        judged = [_asked(one, use) for one in judged]
+        judged = [_asked(one, use, str(file)) for one in judged]
     counts = Counter(label.labeller for one in judged for label in one.labels)
     _check_names(store, str(file), counts, add_labellers)
     adding = kind if add_labellers else None
     items, labels, done = Added(), Added(), 0
-    for part in chunks(judged, _CHUNK):
-        items += store.add_items(one.item for one in part)
-        given = [label for one in part for label in one.labels]
+    total = len(judged) + sum(counts.values())
+    for some, given in _parts(judged):
+        items += store.add_items(some)
         labels += store.add_labels(given, add_labellers=adding)
-        done += len(part)
+        done += len(some) + len(given)
         if progress is not None:
-            progress(done, len(judged))
+            progress(done, total)
     return Imported(items, labels, skipped, counts)
 
 
-def _asked(one: Judged, use: str) -> Judged:
-    """The item without its labels; with what they say as gold, where that is asked for."""
+def _asked(one: Judged, use: str, file: str) -> Judged:
+    """The item without its labels; with what most of them say as gold, where that is asked for.
+
+    Raises:
+        DataError: gold that the labels do not give: they say nothing of how answers compare, or
+            contradict each other evenly.
+    """
     if use == "items" or not one.labels:
         return Judged(one.item)
     wins = [0.0] * len(one.item.responses)
-    for vote in votes(one.labels[:1]):
+    said = votes(one.labels)
+    for vote in said:
         wins[vote.a] += vote.won
         wins[vote.b] += 1 - vote.won
     ranks = tuple(1.0 + sum(other > own for other in wins) for own in wins)
+    where = one.item.prompt.source or f"{file}: prompt {one.item.prompt.id}"
+    if not said:
+        raise DataError(
+            f"{where}: a gold question needs two answers and which is better; good or bad of one "
+            "answer is none. Leave such rows out"
+        )
+    if len(set(ranks)) == 1 and any(vote.won != 0.5 for vote in said):
+        raise DataError(
+            f"{where}: those who judged it contradict each other, so that nothing is known to be "
+            "right. Leave it out of the gold questions"
+        )
     return Judged(replace(one.item, gold=ranks))
 
 
@@ -178,6 +197,7 @@ def _own(
     skipped: list[Skipped] = []
     known = {campaign.name for campaign in store.campaigns()}
     people: list[LabellerInfo] = []
+    expenses: list[Expense] = []
     for row in iter_rows(file, max_gb=max_gb):
         if isinstance(row, Skipped):
             skipped.append(row)
@@ -188,6 +208,8 @@ def _own(
                 judged.append(_judged(body))
             elif what == "labeller":
                 people.append(LabellerInfo(**body))
+            elif what == "expense":
+                expenses.append(Expense(**{**body, "cost": Cost(**body["cost"])}))
             elif what == "guideline":
                 store.add_guideline(Guideline(**body))
             elif body["name"] not in known:
@@ -199,13 +221,19 @@ def _own(
         store.people.add(person.name, person.kind, person.role)
         if not person.active:  # stopped, or erased
             store.people.set_active(person.name, False)
+    there = Counter(map(repr, store.expenses()))
+    for expense in expenses:
+        if there[repr(expense)]:  # read before
+            there[repr(expense)] -= 1
+        else:
+            store.add_expense(expense)
     return judged, skipped
 
 
 def _body(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """What a row is, and its fields."""
     what = row[MARK]
-    if what not in ("campaign", "guideline", "labeller", "item"):
+    if what not in ("campaign", "guideline", "labeller", "item", "expense"):
         raise ValueError(f"{MARK} is {what!r}")
     given = json.loads(row["body"]) if "body" in row else dict(row)
     return what, {k: v for k, v in _walked(given, unescaped).items() if k != MARK}
@@ -213,7 +241,24 @@ def _body(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _judged(body: Mapping[str, Any]) -> Judged:
     item = read_item(body, body["responses"], body["gold"])
-    return Judged(item, tuple(read_label(label) for label in body["labels"]))
+    places = tuple(label.get("place") for label in body["labels"])
+    return Judged(item, tuple(read_label(label) for label in body["labels"]), places)
+
+
+def _parts(judged: Sequence[Judged]) -> Iterator[tuple[list[Item], list[Label]]]:
+    """What is added at once: some items with their labels. Where it is known which label came
+    first, all items, and then the labels as they were given: the first so many are the same in both
+    stores."""
+    placed = [(place, label) for one in judged
+              for place, label in zip_longest(one.places, one.labels)]  # fmt: skip
+    if not placed or any(place is None for place, _ in placed):
+        for part in chunks(judged, _CHUNK):
+            yield [one.item for one in part], [label for one in part for label in one.labels]
+        return
+    for part in chunks(judged, _CHUNK):
+        yield [one.item for one in part], []
+    for some in chunks(sorted(placed, key=lambda one: one[0] or 0), _CHUNK):
+        yield [], [label for _, label in some]
 
 
 def _walked(value: Any, change: Callable[[str], str]) -> Any:
@@ -239,13 +284,14 @@ def own_rows(store: Store, campaign: str | None = None) -> Iterator[dict[str, An
     )
     yield from (_own_row("guideline", asdict(guideline)) for guideline in store.guidelines())
     items = list(store.items(campaign))
-    by_item: dict[str, list[Label]] = {}
-    for label in store.labels(campaign):
-        by_item.setdefault(label.item, []).append(label)
-    used = {label.labeller for own in by_item.values() for label in own}
+    by_item: dict[str, list[tuple[int, Label]]] = {}
+    for place, label in enumerate(store.labels(campaign)):
+        by_item.setdefault(label.item, []).append((place, label))
+    used = {label.labeller for own in by_item.values() for _, label in own}
     for person in store.people.all():
         if campaign is None or person.name in used:
             yield _own_row("labeller", asdict(person))
+    yield from (_own_row("expense", asdict(expense)) for expense in store.expenses(campaign))
     yield from (_own_row("item", _item_body(i, by_item.get(i.id, ()))) for i in items)
 
 
@@ -254,7 +300,8 @@ def _own_row(what: str, body: Mapping[str, Any]) -> dict[str, Any]:
     return {MARK: what, **row}
 
 
-def _item_body(item: Item, labels: Iterable[Label]) -> dict[str, Any]:
+def _item_body(item: Item, labels: Iterable[tuple[int, Label]]) -> dict[str, Any]:
+    """An item with its labels, each with its place among all that were given."""
     said = [row["messages"] for row in response_rows(item)]
     links = [link["more"] for link in link_rows(item)]
     prompt = prompt_row(item.prompt)
@@ -264,7 +311,7 @@ def _item_body(item: Item, labels: Iterable[Label]) -> dict[str, Any]:
         "text": prompt["text"],
         "responses": [{"messages": m, "more": k} for m, k in zip(said, links, strict=True)],
         "gold": None if item.gold is None else list(item.gold),
-        "labels": [label_row(label) for label in labels],
+        "labels": [{**label_row(label), "place": place} for place, label in labels],
     }
 
 

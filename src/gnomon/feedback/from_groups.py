@@ -31,7 +31,7 @@ class Voted:
     Attributes:
         items: in the order of the first group of each.
         votes: in the order of the groups.
-        weights: by item, the mean weight of its groups.
+        weights: by item, the mean weight of its groups that count.
     """
 
     items: tuple[Item, ...]
@@ -52,7 +52,7 @@ def voted(groups: Iterable[Group]) -> Voted:
     for group in groups:
         item = make_item(group.prompt, group.responses)
         items.setdefault(item.id, item)
-        weights.setdefault(item.id, []).append(group.weight)
+        weights.setdefault(item.id, []).extend([group.weight] * (group.weight > 0))
         place = {old: new for new, old in enumerate(canonical_order(group.responses))}
         compared = judgements(group)
         for c, who in zip(compared, _labellers(group, compared), strict=True):
@@ -61,7 +61,7 @@ def voted(groups: Iterable[Group]) -> Voted:
             a, b = sorted((place[c.better], place[c.worse]))
             won = 0.5 if c.tie else float(place[c.better] == a)
             votes.append(Vote(item.id, who, a, b, won))
-    means = {key: sum(all_of) / len(all_of) for key, all_of in weights.items()}
+    means = {key: sum(every) / len(every) if every else 0.0 for key, every in weights.items()}
     return Voted(tuple(items.values()), tuple(votes), means)
 
 

@@ -41,10 +41,12 @@ NAMELESS = ""
 
 @dataclass(frozen=True)
 class Judged:
-    """An item and what was said of it."""
+    """An item and what was said of it; ``places`` are those of the labels among all of a store's,
+    as far as its export says."""
 
     item: Item
     labels: tuple[Label, ...] = ()
+    places: tuple[int | None, ...] = ()
 
 
 # -- from groups ----------------------------------------------------------------------------------
@@ -61,8 +63,10 @@ def judged_items(group: Group, campaign: str = "", nameless: str = NAMELESS) -> 
     """
     marked = group
     group, about = _without_judging(group)
-    origin = {} if group.weight == 1 else {"weight": group.weight}
+    origin = {} if group.weight in (0, 1) else {"weight": group.weight}
     item = make_item(group.prompt, group.responses, campaign=campaign, origin=origin)
+    if group.weight == 0:  # switched off: the question stays, and nothing is said of it
+        return [Judged(item)]
     order = canonical_order(group.responses)
     mark = _mark(marked, order, about.label(item.id, about.name(nameless), Comparison(0, 0)))
     if mark is not None:
@@ -73,6 +77,8 @@ def judged_items(group: Group, campaign: str = "", nameless: str = NAMELESS) -> 
     names = about.names if len(about.names) == len(said) else about.names[:1] * len(said)
     by_name: dict[str, list[Comparison]] = {}
     for comparison, name in zip(said, names or (None,) * len(said), strict=True):
+        if comparison.strength == 0:  # switched off
+            continue
         by_name.setdefault(nameless if name is None else name, []).append(comparison)
     whole: list[Label] = []
     rest: list[Judged] = []
@@ -89,7 +95,7 @@ def judged_items(group: Group, campaign: str = "", nameless: str = NAMELESS) -> 
         for one in own:  # of a pair, judged more than once
             told = about.label(item.id, name, one)
             whole.append(replace(told, ranks=_placed(one, order), shown=shown))
-    return ([Judged(item, tuple(whole))] if whole else []) + rest
+    return ([Judged(item, tuple(whole))] if whole or not rest else []) + rest
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ def _without_judging(group: Group) -> tuple[Group, _About]:
     """The group without what its row says of the judging, which is a label's, and that."""
     meta = dict(group.prompt.meta)
     names = meta.pop("labellers", None)
-    alone = [str(meta.pop(n)) for n in LABELLER if isinstance(meta.get(n), str | int)]
+    alone = [_name(meta.pop(n)) for n in LABELLER if isinstance(meta.get(n), str | int | float)]
     about = _About(tuple(alone[:1] if names is None else names))
     models: dict[str | None, Any] = {}
     if all(name in meta for name in _BALLOT):
@@ -146,6 +152,12 @@ def _without_judging(group: Group) -> tuple[Group, _About]:
         responses.append(replace(r, meta=kept))
     prompt = replace(group.prompt, meta=meta)
     return replace(group, prompt=prompt, responses=tuple(responses)), about
+
+
+def _name(value: str | float) -> str:
+    """A labeller's name; a column of numbers with a gap holds 1.0 where 1 was meant."""
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value)
 
 
 def _mark(group: Group, order: Sequence[int], told: Label) -> Label | None:
@@ -218,6 +230,7 @@ def learned_groups(
     *,
     method: Method = "auto",
     marks: bool = False,
+    good: bool = False,
     tell: Callable[[Consensus], None] = lambda found: None,
 ) -> list[Group]:
     """Groups with what labellers said: comparisons, ratings (the mean, as ``meta["score"]``),
@@ -234,6 +247,8 @@ def learned_groups(
         method: of ``calibrated``; see :func:`~gnomon.feedback.consensus.consensus`.
         marks: where responses were called good or bad ("all bad" calls all of them bad), take that
             and not how they compare.
+        good: mark the responses that are believed bad (``meta["label"]``), which are no
+            demonstrations.
         tell: is told what weighed the comparisons, and what weighed the marks.
     """
     known = {item.id: item for item in items}
@@ -253,6 +268,8 @@ def learned_groups(
         marked = [replace(g, weight=g.weight * weight) for g in bars.get(item.id, ())]
         group = _each(item, own) if how == "each" else compared.get(item.id)
         whole = _with_more(item, group or Group(item.prompt, item.responses), own)
+        if good:
+            whole = _without_praise(whole, marked)
         if whole.comparisons and not (marks and marked):
             marked = []
         rated = any("score" in r.meta for r in whole.responses)
@@ -294,6 +311,22 @@ def _by_item(items: Sequence[Item], found: Consensus) -> dict[str, Group]:
 
 def _consensus(given: Sequence[Vote], how: Votes, method: Method, gold: Any = None) -> Consensus:
     return majority(given) if how == "majority" else consensus(given, method, gold=gold)
+
+
+def _without_praise(group: Group, marked: Sequence[Group]) -> Group:
+    """The group with what is believed bad marked so."""
+    net: dict[str, float] = {}
+    for one in marked:
+        (response,) = one.responses
+        sign = 1.0 if response.meta["label"] else -1.0
+        net[response.text] = net.get(response.text, 0.0) + sign * one.weight
+    return replace(
+        group,
+        responses=tuple(
+            replace(r, meta={**r.meta, "label": False}) if net.get(r.text, 0.0) < 0 else r
+            for r in group.responses
+        ),
+    )
 
 
 def _each(item: Item, labels: Sequence[Label]) -> Group:

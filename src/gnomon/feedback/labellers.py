@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from gnomon.feedback.adjudication import of_labellers
-from gnomon.feedback.agreement import Level, alpha, rating_units, vote_units
+from gnomon.feedback.agreement import Level, alpha, rating_scales, vote_units
 from gnomon.feedback.ballots import Pair
 from gnomon.feedback.consensus import Ability, Consensus, Gold, Method, consensus, gold_pairs
 from gnomon.feedback.flags import Sign, flags
@@ -44,7 +44,8 @@ class Report:
 
     Attributes:
         alphas: Krippendorff's alpha of the pairs, by level.
-        rating_alphas: the same of ratings and approvals; empty where there are none.
+        rating_alphas: the same of ratings and approvals, each scale by its name.
+        notes: what a reader must know, in words.
         labellers: by name.
         signs: flags first.
         disputed: pairs with two votes or more, those of least certain consensus first.
@@ -52,11 +53,12 @@ class Report:
     """
 
     alphas: Mapping[Level, Interval]
-    rating_alphas: Mapping[Level, Interval]
+    rating_alphas: Mapping[str, Mapping[Level, Interval]]
     labellers: tuple[LabellerReport, ...]
     signs: tuple[Sign, ...]
     disputed: tuple[Pair, ...]
     found: Consensus
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -64,11 +66,14 @@ class Report:
             "method": self.found.method,
             "pairs": len(self.found.beliefs),
             "alpha": {level: a.to_dict() for level, a in self.alphas.items()},
-            "rating_alpha": {level: a.to_dict() for level, a in self.rating_alphas.items()},
+            "rating_alpha": {
+                scale: {level: a.to_dict() for level, a in own.items()}
+                for scale, own in self.rating_alphas.items()
+            },
             "labellers": [_labeller(report) for report in self.labellers],
             "signs": [_sign(sign) for sign in self.signs],
             "disputed": [self._dispute(pair) for pair in self.disputed],
-            "notes": list(self.found.notes),
+            "notes": list(self.notes),
         }
 
     def _dispute(self, pair: Pair) -> dict[str, Any]:
@@ -99,9 +104,9 @@ def report_on(
     progress("consensus")
     found = consensus(given, method, gold=gold)
     progress("agreement")
-    units, rated = vote_units(given), rating_units(kept)
+    units, (scales, unknown) = vote_units(given), rating_scales(kept, items)
     alphas = {level: alpha(units, level) for level in LEVELS} if given else {}
-    ratings = {level: alpha(rated, level) for level in LEVELS} if len(rated.counts) else {}
+    ratings = {name: {level: alpha(own, level) for level in LEVELS} for name, own in scales.items()}
     progress("flags")
     signs = flags(items, kept, votes=given)
     known = gold_accuracy(given, gold)
@@ -121,7 +126,8 @@ def report_on(
         )
         for name in sorted({*found.labellers, *counts})
     ]
-    return Report(alphas, ratings, tuple(reports), tuple(signs), disputed(found), found)
+    notes = (*found.notes, *unknown)
+    return Report(alphas, ratings, tuple(reports), tuple(signs), disputed(found), found, notes)
 
 
 def disputed(found: Consensus) -> tuple[Pair, ...]:

@@ -57,12 +57,13 @@ class Tariff:
     wage: float = 0.0
 
     def of(self, label: Label, kind: str) -> float:
-        """What a label is worth by the tariff; 0 where it says what it cost."""
+        """What a label is worth by the tariff; 0 where it says what it cost. By the piece, what is
+        skipped is not paid."""
         if label.cost.money:
             return 0.0
         named = self.price.get(label.labeller, self.price.get(kind))
         if named is not None:
-            return named
+            return 0.0 if label.kind == "skip" else named
         return self.wage * label.cost.seconds / 3600.0 if kind in PEOPLE else 0.0
 
 

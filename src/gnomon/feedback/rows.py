@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 from gnomon.errors import DataError
@@ -102,10 +103,24 @@ def _json(value: Mapping[str, Any], what: str) -> dict[str, Any] | None:
     if not value:
         return None
     try:
-        dumps(dict(value))
+        plain: dict[str, Any] = _plain(value)
+        dumps(plain)
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{what} cannot be stored as JSON ({error}); leave that out") from error
-    return dict(value)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """The value with what tables hold beside JSON in it as text or numbers: dates as ISO 8601."""
+    if isinstance(value, Mapping):
+        return {key: _plain(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    if isinstance(value, date | time):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    return value
 
 
 def read_item(row: Row, links: Sequence[Row], gold: Sequence[float] | None) -> Item:

@@ -141,12 +141,14 @@ def feedback_groups(
     if asked.by == "people":
         labels = [x for x in labels if kinds.get(x.labeller, "person") in ("person", "simulated")]
     if kind == "prompts":
-        return unique_ids([Group(item.prompt) for item in items]), [], None
+        plain = [item for item in items if item.gold is None]  # gold questions are not learnt from
+        return unique_ids([Group(item.prompt) for item in plain]), [], None
     marks = kind == "unpaired"
     weighed: list[Consensus] = []
     found = learned_groups(
-        items, labels, asked.votes, method=asked.method, marks=marks, tell=weighed.append
-    )
+        items, labels, asked.votes, method=asked.method, marks=marks,
+        good=kind == "demonstrations", tell=weighed.append,
+    )  # fmt: skip
     groups, skipped = _as_kind(found, kind, ReadOptions(good_from=asked.good_from))
     if not groups:
         first = f" The first: {skipped[0]}" if skipped else ""

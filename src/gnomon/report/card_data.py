@@ -172,10 +172,9 @@ def _believed(facts: Facts) -> Iterator[str]:
         for path, said in view.labels.root.items():
             own = [weight for weight in said.weights.values() if weight is not None]
             lines = [
-                f"Krippendorff's alpha of {what} (1 is agreement throughout, 0 is chance): "
-                f"{md.text(measured(figure))}"
-                for what, figure in (("pairs", said.alpha), ("ratings", said.rating_alpha))
-                if figure is not None
+                f"Krippendorff's alpha of {md.text(what)} (1 is agreement throughout, 0 is "
+                f"chance): {md.text(measured(figure))}"
+                for what, figure in said.alphas.items()
             ]
             lines.append(f"{said.votes} comparisons by {said.labellers} labellers, settled by "
                          f"{md.text(said.method)}")  # fmt: skip

@@ -9,6 +9,7 @@ from pydantic import Field, RootModel
 
 from gnomon.runs.comparison import Figure
 from gnomon.runs.records import JsonFile, Record
+from gnomon.stats.intervals import Interval
 
 LABEL_COSTS = "label-costs.json"
 STORE_COSTS = "label-costs-store.json"
@@ -97,7 +98,9 @@ class Believed(Record):
     Attributes:
         method: dawid_skene, bradley_terry, majority; ``each`` where every vote counts by itself.
         votes: comparisons that labellers made.
-        alpha: Krippendorff's, nominal, of compared pairs; ``rating_alpha`` of ratings (interval).
+        alpha: Krippendorff's, nominal, of compared pairs.
+        rating_alphas: the same, interval, of each scale of ratings by its name; ``rating_alpha`` is
+            that of all together, in runs of earlier versions.
         weights: by pseudonym, the accuracy that a labeller was believed to have, which weighs the
             votes (all alike by majority); 0.5 is a guess.
         contrary: labellers whose votes count against what they say.
@@ -110,10 +113,17 @@ class Believed(Record):
     labellers: int = 0
     alpha: Figure = None
     rating_alpha: Figure = None
+    rating_alphas: dict[str, Figure] = Field(default_factory=dict)
     weights: dict[str, Figure] = Field(default_factory=dict)
     contrary: int = 0
     flags: list[list[str]] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
+
+    @property
+    def alphas(self) -> dict[str, Interval]:
+        """Krippendorff's alpha by what it is of."""
+        found = {"pairs": self.alpha, "ratings": self.rating_alpha, **self.rating_alphas}
+        return {what: figure for what, figure in found.items() if figure is not None}
 
 
 class BelievedLabels(JsonFile, RootModel[dict[str, Believed]]):
