@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,21 @@ def test_every_pair_but_ties_and_near_ties() -> None:
     exact, ties = PairMaking("all").group(rollout(rewards), "g")
     assert len(sides(exact)) == 9
     assert ties == 1
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_an_answer_that_was_cut_off_loses_whatever_a_judge_says_that_compares(tie: bool) -> None:
+    cut = rollout([0.9, 0.1], finish=["length", "eos"])
+    said = (Comparison(0, 1, tie=tie),)
+    judged = replace(cut, judgement=replace(cut.judgement, comparisons=said))
+    assert sides(PairMaking("all", no_eos_penalty=5.0).group(judged, "g")[0]) == {(1, 0)}
+    plain, ties = PairMaking("all").group(judged, "g")
+    assert (sides(plain) == {(0, 1)}) if not tie else (ties == 1)
+    both = replace(
+        judged, completions=[replace(c, finish_reason="length") for c in cut.completions]
+    )
+    same, _ = PairMaking("all", no_eos_penalty=5.0).group(both, "g")
+    assert tie or sides(same) == {(0, 1)}  # both were cut off: the judge decides
 
 
 @pytest.mark.parametrize("pairs", ["best_worst", "all"])
@@ -498,6 +514,7 @@ def test_collecting_from_people_gives_their_judgements_to_the_next_stage(
         tmp_path, tiny_folder, "human_queue", algorithm="collect", settings={"keep": "all"}
     )
     recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    del recipe["stages"][0]["train"]
     recipe["stages"].append(
         {
             "name": "dpo",

@@ -196,7 +196,8 @@ def test_the_whole_runs_gates_are_asked_at_the_end(tiny_folder, tmp_path):
 @pytest.mark.parametrize(
     ("gates", "says"),
     [
-        ("eval/los <= 3", "did you mean 'eval/loss'?"),
+        ("eval/loss <= 3", "it holds no rows out: give it holdout"),
+        ("los <= 3", "did you mean 'loss'?"),
         ("win_rat >= 0.5", "did you mean 'win_rate'?"),
         ("no alarm: reward_hackin", "did you mean 'reward_hacking'?"),
         ("reward >= 1", "no metric 'reward'"),  # SFT has none
@@ -261,6 +262,7 @@ def test_the_dry_run_lists_gates_with_the_side_that_counts(recipe, tmp_path):
     one = recipe(["loss <= 3", "no alarm"], on_fail="previous")
     raw = _plain(one)
     apply_override(raw, "gates=[eval/loss <= 2 (value)]")
+    apply_override(raw, "c.holdout=0.2")
     shown = "\n".join(str(part) for part in plan_parts(parse_recipe(raw), tmp_path))
     assert "b: gate loss <= 3, by the high end of the interval; else later stages go on" in shown
     assert "b: gate no alarm; else later stages go on from the model before" in shown

@@ -51,6 +51,9 @@ class PairMaking:
                 for c in judged
                 if c.better in at and c.worse in at
             )
+            if self.no_eos_penalty:
+                ended = [c.finished for c, _ in scored.values()]
+                compared = tuple(_by_penalty(c, rewards, ended) for c in compared)
         made = [as_response(c) for c, _ in scored.values()]
         ids = [c.ids for c, _ in scored.values()]
         strict = [c for c in compared if not c.tie and ids[c.better] != ids[c.worse]]
@@ -81,6 +84,16 @@ class PairMaking:
             category=prompt.prompt.category,
         )
         return group, ties
+
+
+def _by_penalty(said: Comparison, rewards: Sequence[float], ended: Sequence[bool]) -> Comparison:
+    """A judge's comparison of an answer that ended with one that was cut off, as the rewards less
+    the penalty say; of all others as the judge said."""
+    gap = rewards[said.better] - rewards[said.worse]
+    if ended[said.better] == ended[said.worse] or gap == 0 or (gap > 0 and not said.tie):
+        return said
+    better, worse = (said.better, said.worse) if gap > 0 else (said.worse, said.better)
+    return replace(said, better=better, worse=worse, tie=False, probability=1.0)
 
 
 def compare_rewards(rewards: Sequence[float], tie_margin: float) -> tuple[Comparison, ...]:

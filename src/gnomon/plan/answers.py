@@ -100,11 +100,33 @@ class Plan:
                 "each (torchrun); one process alone trains on one of them"
             )
         if self.facts.leaked is None:
+            looks = any("holdout" in spec for spec in self.recipe["stages"])
+            own = "stages hold out a share of their rows themselves, but " if looks else ""
             found.append(
-                "no --held-out file: stages hold out a share of their rows themselves, but nothing "
-                "compares the result with the model before it"
+                f"no --held-out file: {own}nothing compares the result with the model before it"
             )
+        found += self._unused()
         return list(dict.fromkeys(found))
+
+    def _unused(self) -> list[str]:
+        """What was given and is in no stage."""
+        read = [
+            Path(str(one["path"])).name
+            for spec in self.recipe["stages"]
+            for key in ("data", "eval_data", "normalise_on")
+            for one in spec.get(key, ())
+        ]
+        found = [
+            f"{file.path}: no stage reads it: this plan learns from something else that you have. "
+            "Give it a stage of its own, or plan with it alone"
+            for file in self.files
+            if file.path.name not in read
+        ]
+        asks = any("reward" in spec or "constitution" in spec.get("settings", {})
+                   for spec in self.recipe["stages"])  # fmt: skip
+        if self.facts.judge and not asks:
+            found.append("--judge: no stage asks it: this plan learns from what is judged already")
+        return found
 
     def recipe_text(self) -> str:
         """The recipe as a file."""

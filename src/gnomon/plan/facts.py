@@ -42,7 +42,8 @@ class Facts:
         pairs, rankings: prompts with two judged answers; with three or more.
         good, bad: single answers labelled so.
         checkable: prompts with something that a program can check an answer against.
-        prompts: different prompts.
+        prompts: different prompts; ``asked`` are those that answers are sampled for, where files
+            of prompts alone are among the data.
         constitution: whether a constitution is given.
         agreement: share of judgements of one pair by several people that agree, where there are
             any.
@@ -67,6 +68,7 @@ class Facts:
     bad: int = 0
     checkable: int = 0
     prompts: int = 0
+    asked: int = 0
     constitution: bool = False
     agreement: Interval | None = None
     contradictions: int = 0
@@ -81,6 +83,11 @@ class Facts:
     off_policy: Interval | None = None
     judge: bool = False
     tuned: bool = True
+
+    @property
+    def sampled(self) -> int:
+        """Prompts that answers would be sampled for: of files of prompts, else of all data."""
+        return self.asked or self.prompts
 
     @property
     def compared(self) -> int:
@@ -134,7 +141,8 @@ def read_facts(
             raise ConfigError(f"{path} is both data and --held-out: name another file for one")
     files = [_read(path, held_out, tokenizer) for path in paths]
     known["counted"] = tokenizer is not None
-    return replace(_together([file.facts for file in files]), **known), files
+    asked = sum(file.facts.prompts for file in files if file.kind == "prompts")
+    return replace(_together([file.facts for file in files]), asked=asked, **known), files
 
 
 def _read(path: Path, held_out: Path | None, tokenizer: Any) -> DataFile:

@@ -141,7 +141,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "a constitution",
         f"--constitution, and {FEW} prompts",
-        lambda f: f.constitution and f.prompts >= FEW,
+        lambda f: f.constitution and f.sampled >= FEW,
         ("revise", "sft", "collect", "dpo"),
         "Nobody labels: the model criticises and revises its own answers by the constitution, "
         "learns from the revisions, and a judge compares further answers by the same text.",
@@ -153,7 +153,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "prompts and a judge",
         f"--judge, and {FEW} prompts",
-        lambda f: f.judge and f.prompts >= FEW,
+        lambda f: f.judge and f.sampled >= FEW,
         ("sft", "collect", "dpo"),
         "The model's own answers, compared by the judge, are on-policy pairs.",
         "Lee et al. 2023, RLAIF; Dong et al. 2024, iterative DPO",

@@ -174,7 +174,8 @@ class _Writer:
             spec["train"] = self._train(method, rows)
         if settings := {**self._settings(method), **self.added.get(method, {})}:
             spec["settings"] = settings
-        return spec | self._gates(method) | self._on_purpose(method, spec)
+        looks = "holdout" in spec or "eval_data" in spec
+        return spec | self._gates(method, looks) | self._on_purpose(method, spec)
 
     # -- data -------------------------------------------------------------------------------------
 
@@ -326,7 +327,10 @@ class _Writer:
 
     # -- gates ------------------------------------------------------------------------------------
 
-    def _gates(self, method: str) -> dict[str, Any]:
+    def _gates(self, method: str, looks: bool) -> dict[str, Any]:
+        """What must hold after a stage; ``looks`` is whether it has held-out rows to tell."""
+        if method in ("dpo", "kto", "reward_model", "sft") and not looks:
+            return {}
         if method in ("dpo", "kto"):
             return {"gates": ["eval/accuracy >= 0.5"], "on_fail": "previous"}
         if method == "reward_model":

@@ -136,6 +136,8 @@ def rows_of(spec: Mapping[str, Any], facts: Facts) -> int:
     kind = {one.get("kind") for one in spec["data"]}
     if spec["algorithm"] in WRITTEN:
         checked = spec["algorithm"] in ("grpo", "raft")
+        if spec["algorithm"] in ("collect", "revise"):
+            return facts.sampled
         return (facts.checkable if checked else 0) or facts.prompts
     if kind == {"unpaired"}:
         return facts.unpaired

@@ -204,6 +204,11 @@ def _from_root(raw: dict[str, Any], parts: list[str], shown: str) -> list[str]:
     stages = raw.get("stages")
     listed = stages if isinstance(stages, list) else []
     named = {str(s["name"]): i for i, s in enumerate(listed) if isinstance(s, dict) and "name" in s}
+    whole = ".".join(parts)
+    dotted = [name for name in named if "." in name and f"{whole}.".startswith(f"{name}.")]
+    if dotted:  # the longest name that the key begins with
+        name = max(dotted, key=len)
+        parts = [name, *filter(None, whole.removeprefix(name).lstrip(".").split("."))]
     if parts[0] in named:
         if len(parts) == 1:
             raise ConfigError(

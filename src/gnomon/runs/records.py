@@ -262,8 +262,16 @@ def resume_command(run: Path | None = None) -> str:
 
 
 def _arguments() -> list[str] | None:
-    program = Path(sys.argv[0]).stem if sys.argv else ""
-    return ["gnomon", *sys.argv[1:]] if program == "gnomon" and len(sys.argv) > 1 else None
+    program = Path(sys.argv[0]) if sys.argv else Path()
+    if len(sys.argv) < 2:
+        return None
+    if program.stem == "gnomon":
+        return ["gnomon", *sys.argv[1:]]
+    if (program.name, program.parent.name) != ("__main__.py", "gnomon"):
+        return None
+    here = os.environ.get("LOCAL_WORLD_SIZE")  # torchrun's
+    start = ["torchrun", "--nproc-per-node", here] if here else ["python"]
+    return [*start, "-m", "gnomon", *sys.argv[1:]]
 
 
 def now() -> str:

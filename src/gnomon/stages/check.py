@@ -458,6 +458,11 @@ def check_compare(recipe: Recipe, run: RunFolder, base: Path, code: bool = True)
             "rollout: the comparison samples with the torch engine, one policy after the other; "
             "remove engine, url, workers, options and max_staleness"
         )
+    if rollout.final_temperature is not None:
+        raise ConfigError(
+            "rollout.final_temperature: the comparison trains nothing, so that there is no end for "
+            "it; set temperature"
+        )
     after = len(recipe.stages)
     for reward in spec.rewards:
         if reward.builtin in ASK_PEOPLE:

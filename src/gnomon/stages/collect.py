@@ -73,6 +73,14 @@ class Collect(Stage):
             raise ConfigError(
                 "a collect stage trains and evaluates nothing: remove holdout, eval_data and lora"
             )
+        unused = ["train"] if spec.train.model_fields_set else []
+        unused += ["probes"] if spec.probes is not None else []
+        unused += ["rollout.final_temperature"] if spec.rollout.final_temperature else []
+        if unused:
+            raise ConfigError(
+                f"{', '.join(unused)}: a collect stage trains nothing, so that this would do "
+                "nothing; remove it"
+            )
         if spec.pretraining:
             raise ConfigError(
                 "pretraining text is given but would not be used: a collect stage trains nothing; "

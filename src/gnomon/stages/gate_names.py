@@ -75,6 +75,8 @@ def _check_names(conditions: Sequence[str], known: Sequence[str]) -> None:
             near = nearest(gate.metric, shown, cutoff=0.6) or (
                 f"it can have {', '.join(shown[:40])}{', ...' if len(shown) > 40 else ''}"
             )
+            if gate.metric.startswith("eval/") and not any(k.startswith("eval/") for k in known):
+                near = "it holds no rows out: give it holdout, a share of its rows, or eval_data"
             problems.append(f"gate {gate.text!r}: no metric {gate.metric!r} here; {near}")
     if problems:
         raise ConfigError("\n".join(problems))
@@ -96,7 +98,8 @@ def _is_typo(metric: str, begins: str) -> bool:
 
 def stage_metrics(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> list[str]:
     """What gates after a stage can ask for; ``NAME/`` stands for every part of NAME."""
-    own = list(open_stage(recipe, stage, run, base).metrics())
+    opened = open_stage(recipe, stage, run, base)
+    own = list(opened.metrics())
     observers = [spec.label for spec in stage.observe]
     judged = [name for name in _OF_SAMPLES if name in own]
     own += [form for name in observers for form in (name, f"{name}_errors")]
@@ -104,7 +107,10 @@ def stage_metrics(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) 
     own += [f"pass@{stage.rollout.samples}"] if "pass@1" in own else []
     pairs = _OF_PAIRS if "accuracy" in own else ()
     held_out = [f"eval/{name}" for name in (*own, *pairs)]
-    return list(dict.fromkeys([*own, *held_out, *_eval_names(recipe, run, base)]))
+    if not (stage.holdout or stage.eval_data) and opened.reads_data:
+        held_out = []
+    scheduled = [f"eval/{name}/" for name, _ in _own_suites(recipe, run, base)]
+    return list(dict.fromkeys([*own, *held_out, *scheduled, *_eval_names(recipe, run, base)]))
 
 
 def run_metrics(recipe: Recipe, run: RunFolder, base: Path) -> list[str]:

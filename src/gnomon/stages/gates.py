@@ -32,6 +32,7 @@ from gnomon.runs.read import StageView, read_stage
 from gnomon.runs.records import COMPARISON, resume_command
 from gnomon.stages.names import (
     gated_policy,
+    held_back,
     policy_stages,
     produces,
     resolve_start,
@@ -93,11 +94,7 @@ def _judges(rewards: Sequence[RewardSpec], base: Path) -> dict[str, tuple[str, s
 
 def last_policy(recipe: Recipe, run: RunFolder, base: Path) -> StageSpec | None:
     """The policy that a run ends with: the last one that no gate held back."""
-    held = [
-        policy.name
-        for stage in recipe.stages
-        if run.holds_back(stage) and (policy := gated_policy(recipe, stage, run, base))
-    ]
+    held = held_back(recipe, run, base, recipe.stages)
     free = [stage for stage in policy_stages(recipe, base) if stage.name not in held]
     return free[-1] if free else None
 

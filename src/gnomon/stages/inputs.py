@@ -15,7 +15,7 @@ from gnomon.models.load import fetch
 from gnomon.models.memory import RoleNeed
 from gnomon.recipe.schema import DataSpec, Recipe, StageSpec
 from gnomon.runs.folder import RunFolder, StageFolder
-from gnomon.stages.names import other_model, reward_folder, stage_data
+from gnomon.stages.names import held_back, other_model, reward_folder, stage_data
 from gnomon.stages.sources import is_made, resolve_path
 
 Inputs = dict[str, dict[str, str]]
@@ -108,15 +108,36 @@ def _models(stage: Reader) -> Iterator[tuple[str, str]]:
     """(name in the recipe, where the weights are) of every model that a stage reads."""
     recipe, run, base = stage.recipe, stage.run, stage.base
     yield stage.start_model(), stage.start_model()
+    yield from ((name, other_model(recipe, run, base, name)) for name in _named_models(stage))
+    for reward in (*stage.spec.reward, *stage.spec.observe):
+        if reward.model:
+            yield reward.model, str(reward_folder(recipe, run, base, reward.model))
+
+
+def _named_models(stage: Reader) -> list[str]:
+    """The models that a stage names beside what it starts from."""
     named = [need.model for need in stage.needs() if need.model]
     given = stage.settings.model_dump() if hasattr(stage.settings, "model_dump") else {}
     averaged = given.get("models")
     named += averaged if isinstance(averaged, list) else []
     named += [given["init"]] if given.get("init") else []
-    yield from ((str(name), other_model(recipe, run, base, str(name))) for name in named)
-    for reward in (*stage.spec.reward, *stage.spec.observe):
-        if reward.model:
-            yield reward.model, str(reward_folder(recipe, run, base, reward.model))
+    return list(map(str, named))
+
+
+def refuse_held_back(stage: Reader, name: str) -> None:
+    """Make nothing of a policy that its gate held back.
+
+    Raises:
+        ConfigError: the stage ``name`` names one.
+    """
+    held = held_back(stage.recipe, stage.run, stage.base, stage.recipe.stages)
+    for one in _named_models(stage):
+        if one in held:
+            raise ConfigError(
+                f"stage {name!r} names {one!r} as a model, and its gate held it back (on_fail: "
+                "previous), so that nothing is to be made of it. Open the gate, or take it out of "
+                f"{name!r}, and resume"
+            )
 
 
 def _model_files(source: str) -> dict[str, str]:

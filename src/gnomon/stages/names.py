@@ -106,8 +106,7 @@ def resolve_start(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) 
 def start_of(recipe: Recipe, stage: StageSpec, run: RunFolder, base: Path) -> StageSpec | str:
     """The stage whose policy a stage starts from, or another model; see :func:`resolve_start`."""
     place = [s.name for s in recipe.stages].index(stage.name)
-    closed = [s for s in recipe.stages[:place] if run.holds_back(s)]
-    held = [policy.name for s in closed if (policy := gated_policy(recipe, s, run, base))]
+    held = held_back(recipe, run, base, recipe.stages[:place])
     start = _asked_start(recipe, stage, base)
     while isinstance(start, StageSpec) and start.name in held:
         start = start_of(recipe, start, run, base)
@@ -173,6 +172,12 @@ def reward_folder(recipe: Recipe, run: RunFolder, base: Path, name: str) -> Path
         if candidate.is_dir():
             return candidate
     raise ConfigError(f"reward model {name!r} is neither a stage of this recipe nor a folder")
+
+
+def held_back(recipe: Recipe, run: RunFolder, base: Path, stages: Sequence[StageSpec]) -> list[str]:
+    """The policies that gates after these stages held back (``on_fail: previous``)."""
+    closed = [stage for stage in stages if run.holds_back(stage)]
+    return [policy.name for s in closed if (policy := gated_policy(recipe, s, run, base))]
 
 
 def other_model(recipe: Recipe, run: RunFolder, base: Path, name: str) -> str:

@@ -73,7 +73,9 @@ class Revise(Stage):
         spec = self.spec
         given = [key for key in (*_UNUSED, "normalise_on") if getattr(spec, key)]
         given += ["train"] if spec.train.model_fields_set else []
+        given += ["probes"] if spec.probes is not None else []
         given += ["rollout.max_staleness"] if spec.rollout.max_staleness else []
+        given += ["rollout.final_temperature"] if spec.rollout.final_temperature else []
         if given:
             raise ConfigError(
                 f"a revise stage trains and evaluates nothing: remove {', '.join(given)}"

@@ -28,7 +28,7 @@ from gnomon.stages.check import check_machine, check_recipe
 from gnomon.stages.compare import compare
 from gnomon.stages.exhausted import explained
 from gnomon.stages.gates import GateKeeper
-from gnomon.stages.inputs import check_inputs, stage_inputs
+from gnomon.stages.inputs import check_inputs, refuse_held_back, stage_inputs
 from gnomon.stages.names import policy_stages
 from gnomon.stages.processes import Processes, join
 from gnomon.stages.stage import Stage, memory_info, open_stage, run_stage
@@ -222,6 +222,7 @@ class _Running:
             for file in set_evals_aside(self.run.path, stage.name):
                 self.announce(f"{stage.name}: {file} is of an earlier model; kept as .old")
         opened = open_stage(self.recipe, stage, self.run, self.base)
+        refuse_held_back(opened, stage.name)
         opened.processes = self.processes
         memory = memory_info(opened)
         self.announce(f"{stage.name}: {stage.algorithm} begins{_memory(memory)}")
