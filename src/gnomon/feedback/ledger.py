@@ -205,7 +205,10 @@ def ledger(
         )
     said = votes(of_labellers(labels))
     truth = others_truth(said, of, gold)
-    lines = [_line(name, of[name], labels, said, truth, expenses, tariff) for name in names]
+    by_name: dict[str, list[Label]] = {}
+    for label in labels:
+        by_name.setdefault(label.labeller, []).append(label)
+    lines = [_line(name, of[name], by_name[name], said, truth, expenses, tariff) for name in names]
     beside = [
         CostLine(who=e.what, kind="expense", seconds=e.cost.seconds, tokens=e.cost.tokens,
                  money=e.cost.money)
@@ -225,10 +228,9 @@ def ledger(
 
 
 def _line(
-    name: str, kind: str, labels: Sequence[Label], said: Sequence[Vote], truth: Truths,
+    name: str, kind: str, own: Sequence[Label], said: Sequence[Vote], truth: Truths,
     expenses: Sequence[Expense], tariff: Tariff,
 ) -> CostLine:  # fmt: skip
-    own = [label for label in labels if label.labeller == name]
     costs = [label.cost for label in own] + [e.cost for e in expenses if e.labeller == name]
     estimated = sum(tariff.of(label, kind) for label in own)
     mine = [v for v in said if v.labeller == name]

@@ -253,7 +253,7 @@ def progress(store: Store, campaign: str, labeller: str) -> Progress:
     held = sa.exists().where(a.item == q.item, a.labeller == labeller, a.state == "open")
     free = q.taken < sa.func.coalesce(q.overlap, enough.scalar_subquery())
     waiting = sa.select(sa.func.count()).select_from(t.queue)
-    waiting = waiting.where(q.campaign == campaign, ~judged, free | held)
+    waiting = waiting.where(q.campaign == campaign, ~judged, (free & ~q.gold) | held)
     said, later = t.labels.c, t.labels.alias().c
     skips = sa.select(sa.func.count()).select_from(
         t.labels.join(t.items, t.items.c.id == said.item)
