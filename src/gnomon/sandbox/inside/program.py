@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _sitebuiltins
+import builtins
 import os
 import sys
 import types
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_MESSAGE = 300
 """Characters of an error's text that are passed on."""
+_Exit = SystemExit
+"""Whatever the program does to the builtins."""
 
 
 def serve(source: str, requests: int, answers: int) -> None:
@@ -26,6 +30,7 @@ def serve(source: str, requests: int, answers: int) -> None:
     """
     module = types.ModuleType("program")
     sys.modules["program"] = module
+    _add_site_names()
     try:
         wire.receive(requests)
         exec(compile(source, "<program>", "exec"), module.__dict__)
@@ -58,23 +63,31 @@ def _error_text(error: BaseException) -> list[str]:
 
 
 def run_main(source: str) -> None:
-    """Run ``source`` as a script on the process's own stdin and stdout. Never returns."""
+    """Run ``source`` as a script on the process's own stdin and stdout. Never returns.
+
+    It ends by SystemExit, which nothing above catches, so that Python itself ends the process as it
+    ends any script: it waits for threads, runs what atexit holds, and writes out what is buffered.
+    """
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     sys.argv = ["program.py"]
-    status = 0
+    _add_site_names()
     try:
         exec(compile(source, "<program>", "exec"), module.__dict__)
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except _Exit:
+        raise
     except BaseException:
         import traceback
 
         traceback.print_exc(limit=-3)
-        status = 1
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BaseException:
-        status = 1
-    os._exit(status & 0xFF)
+        raise _Exit(1) from None
+    raise _Exit(0)
+
+
+def _add_site_names() -> None:
+    """The builtins that the module site adds, which is not run here: scripts end by ``exit()``."""
+    vars(builtins).update(
+        exit=_sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)"),
+        quit=_sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)"),
+        help=_sitebuiltins._Helper(),
+    )
