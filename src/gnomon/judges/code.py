@@ -15,36 +15,52 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 from gnomon.errors import ConfigError
+from gnomon.judges.fences import extract_code
 from gnomon.judges.protocol import Sample, SampleJudge, Score, place_of
 from gnomon.records import Prompt
 from gnomon.sandbox import BadTestsError, CallTest, InputTest, Limits, Result, Sandbox, SandboxError
 
-_FENCE = re.compile(
-    r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE
+_FUTURE = re.compile(
+    r"^from[ \t]+__future__[ \t]+import[ \t]*(?:\([^)]*\)|[^\n;#(\\]+)(?:;[ \t]*)?", re.MULTILINE
 )
-_PYTHON = ("python", "py", "python3", "")
-
-
-def extract_code(text: str) -> str:
-    """The program in a response: its last fenced Python block, or else the whole text."""
-    blocks = [body for language, body in _FENCE.findall(text) if language.lower() in _PYTHON]
-    return blocks[-1] if blocks else text
+_STATEMENT = re.compile(
+    r"^(?:(?:def|class|async|import|from(?!\s+__future__\b))\b|@|\w+\s*=)", re.MULTILINE
+)
+"""The first line behind which no import from the future may stand."""
 
 
 def complete_program(prefix: str, code: str, entry_point: str | None) -> str:
     """``code`` put after the prompt's own code, whether it continues that or starts again.
 
-    Code that defines the entry point goes below the prompt's (it may need its imports and helpers);
-    anything else continues the prompt's last line.
+    Code that defines the entry point goes below the prompt's (it may need its imports and helpers),
+    its imports from the future above both. Anything else continues the prompt's last line.
     """
-    if entry_point is not None and _defines(code, entry_point):
-        return f"{prefix.rstrip()}\n\n{code}" if _parses(prefix) else code
-    return prefix + code
+    if entry_point is None or not _defines(code, entry_point):
+        return prefix + _indented(code, prefix)
+    if not _parses(prefix):
+        return code
+    statement = _STATEMENT.search(code)
+    cut = statement.start() if statement else len(code)
+    futures = [found[0].strip().rstrip(";").strip() for found in _FUTURE.finditer(code[:cut])]
+    rest = _FUTURE.sub("", code[:cut]) + code[cut:]
+    return "".join(f"{line}\n" for line in futures) + f"{prefix.rstrip()}\n\n{rest}"
+
+
+def _indented(code: str, prefix: str) -> str:
+    """``code`` as deep as the body that it continues, if it returns outside of any function."""
+    returns = re.search(r"^[ \t]*return\b", code, re.MULTILINE)
+    begins = re.match(r"(?:[ \t]*\n)*\S", code)
+    if not (returns and begins) or re.search(r"^[ \t]*(?:async\s+)?def\b", code, re.MULTILINE):
+        return code
+    last = prefix.rstrip().rpartition("\n")[2]
+    depth = last[: len(last) - len(last.lstrip())]
+    return textwrap.indent(code, depth + "    " * last.endswith(":"))
 
 
 class CodeReward(SampleJudge):
