@@ -18,7 +18,10 @@ RIGHT = {
     "exit with a zero": "print(int(input()) * 2)\nexit(0)",
     "quit in a function": "def main():\n    print(int(input()) * 2)\n    quit()\nmain()\nprint('x')",
     "a thread nobody waits for": LATE + "threading.Thread(target=main).start()",
-    "a thread, and exit": LATE + "threading.Thread(target=main).start()\nexit()",
+    "a thread, and exit": (
+        "import threading, time\nn = int(input())\ndef main():\n    time.sleep(0.2)\n    print(n * 2)\n"
+        "threading.Thread(target=main).start()\nexit()"
+    ),
     "a pool nobody closes": (
         "from concurrent.futures import ThreadPoolExecutor\n"
         "ThreadPoolExecutor(2).submit(lambda: print(int(input()) * 2))"

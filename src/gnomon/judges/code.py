@@ -18,7 +18,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from gnomon.errors import ConfigError
 from gnomon.judges.fences import extract_code
@@ -135,13 +135,15 @@ class CodeReward(SampleJudge):
         if meta.get("test") and meta.get("entry_point"):
             return partial(self._humaneval, str(meta.get("prompt") or ""), meta)
         if meta.get("test_list"):
-            if isinstance(meta["test_list"], str):
-                raise BadTestsError(f"{place_of(prompt)}: test_list is text, not a list of asserts")
-            setup = str(meta.get("test_setup_code") or "")
-            parts = [str(part) for part in meta["test_list"]]
-            return partial(self.sandbox.run_asserts, parts=parts, setup=setup)
+            parts, setup = meta["test_list"], str(meta.get("test_setup_code") or "")
+            if not _list(parts) or not all(isinstance(part, str) for part in parts):
+                kind = "text" if isinstance(parts, str) else _shown(parts)
+                raise BadTestsError(
+                    f"{place_of(prompt)}: test_list is {kind}, not a list of asserts"
+                )
+            return partial(self.sandbox.run_asserts, parts=list(parts), setup=setup)
         tests = meta.get("tests")
-        if isinstance(tests, Sequence) and not isinstance(tests, str) and tests:
+        if _list(tests) and tests:
             return self._listed(tests, prompt)
         found = ", ".join(sorted(map(str, meta))) or "nothing"
         raise BadTestsError(
@@ -163,27 +165,71 @@ class CodeReward(SampleJudge):
         try:
             # columnar files fill fields up with None
             if all(t.get("input") is not None and t.get("output") is not None for t in tests):
-                inputs = [InputTest(str(t["input"]), str(t["output"])) for t in tests]
+                inputs = [InputTest(_text(t["input"]), _text(t["output"])) for t in tests]
                 return partial(
                     self.sandbox.run_inputs, tests=inputs, stop_early=self.score == "all"
                 )
             calls = [
                 CallTest(
                     str(t.get("function") or prompt.meta.get("entry_point") or ""),
-                    list(t["args"] or ()),
+                    _arguments(t["args"]),
                     t["expected"],
-                    t.get("kwargs") or {},
+                    _keywords(t.get("kwargs")),
                 )
                 for t in tests
             ]
             if all(call.function for call in calls):
                 return partial(self.sandbox.run_calls, tests=calls, rel_tol=self.rel_tol)
+        except _BadFieldError as error:
+            raise BadTestsError(f"{place_of(prompt)}: {error}") from error
         except (KeyError, TypeError, AttributeError) as error:
             raise BadTestsError(
                 f"{place_of(prompt)}: a test is neither input and output nor function, args and "
                 f"expected ({type(error).__name__}: {error})"
             ) from error
         raise BadTestsError(f"{place_of(prompt)}: tests of calls name a function (or entry_point)")
+
+
+class _BadFieldError(Exception):
+    """A field of a test is of a kind that means nothing."""
+
+
+def _list(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _text(value: Any) -> str:
+    """What goes in or comes out: text, a number, or a list of lines."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if _list(value) and all(isinstance(line, str) for line in value):
+        return "".join(line if line.endswith("\n") else f"{line}\n" for line in value)
+    raise _BadFieldError(
+        f"a test's input or output is {_shown(value)}, neither text nor a number nor a list of "
+        "lines of text"
+    )
+
+
+def _arguments(value: Any) -> list[Any]:
+    if value is not None and not _list(value):
+        raise _BadFieldError(f"a test's args are {_shown(value)}, not a list")
+    return list(value or ())
+
+
+def _keywords(value: Any) -> Mapping[str, Any]:
+    if value is not None and not (isinstance(value, Mapping) and all(map(_is_text, value))):
+        raise _BadFieldError(f"a test's kwargs are {_shown(value)}, not named values")
+    return value or {}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]
 
 
 def _parses(code: str) -> bool:

@@ -20,11 +20,17 @@ _Exit = SystemExit
 """Whatever the program does to the builtins."""
 
 
-def serve(source: str, requests: int, answers: int) -> None:
+_PLAIN = (bool, int, float, str, list, tuple, set, frozenset, dict, bytes, bytearray, complex)
+
+
+def serve(source: str, requests: int, answers: int, *, hold: bool = False) -> None:
     """Load ``source`` and answer calls until the pipe closes. Never returns.
 
+    With ``hold``, what is not plain data is kept here and answered by a number.
+
     Frames in: first {"go": true}; then {"f": function, "a": positional, "k": keyword arguments}
-    with encoded values.
+    with encoded values, and {"m": true} where the value is only handed back (a Pair, even one that
+    is a tuple).
     Frames out: first {"ok": null} or {"error": [type, text]} for the loading; then, per call,
     {"ok": encoded value} or {"error": ...}.
     """
@@ -38,19 +44,25 @@ def serve(source: str, requests: int, answers: int) -> None:
     except BaseException as error:
         wire.send(answers, {"error": _error_text(error)})
         os._exit(1)
+    objects = wire.Objects() if hold else None
     try:
         while True:
-            wire.send(answers, _answer(module.__dict__, wire.receive(requests)))
+            wire.send(answers, _answer(module.__dict__, wire.receive(requests), objects))
     except wire.ClosedError:
         os._exit(0)
 
 
-def _answer(namespace: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
+def _answer(
+    namespace: dict[str, Any], call: dict[str, Any], objects: wire.Objects | None
+) -> dict[str, Any]:
+    hold, take = (objects.hold, objects.take) if objects else (None, None)
     try:
         function = namespace[call["f"]]
-        arguments = wire.decode(call["a"], wire.ARGUMENTS)
-        value = function(*arguments, **wire.decode(call["k"], wire.ARGUMENTS))
-        return {"ok": wire.encode(value)}
+        arguments = wire.decode(call["a"], wire.ARGUMENTS, take)
+        value = function(*arguments, **wire.decode(call["k"], wire.ARGUMENTS, take))
+        if objects and call.get("m") and value is not None and type(value) not in _PLAIN:
+            return {"ok": {"o": objects.hold(value)}}
+        return {"ok": wire.encode(value, hold=hold)}
     except BaseException as error:
         return {"error": _error_text(error)}
 
