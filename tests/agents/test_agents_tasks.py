@@ -74,8 +74,60 @@ def test_results_as_they_are_written() -> None:
         "-2 ** 2": "-4",
         "1 / 3": "0.3333333333",
         "7 // 2": "3",
+        "246913578025 / 2": "123456789012.5",
+        "-4 / 3": "-1.333333333",
+        "(10 ** 20 + 1) / 7": "14285714285714285714.4286",
+        "1 / 10 ** 12": "0.000000000001",
+        "2 / 3 / 10 ** 8": "0.000000006666666667",
+        "10 ** 40": "1" + "0" * 40,
     }
     assert {k: written(calculate(k)) for k in shown} == shown
+
+
+NO_NUMBERS: tuple[Any, ...] = (
+    *("2^10", "7 or 8", "2x + 3", "2 + 2", "1:30", "5 million", "3/0", "nan", "3 3/4 5"),
+    *(True, float("nan"), float("inf"), ["3"], {"a": 3}),
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        (
+            "3/4",
+            ["The answer is 3/4.", "0.75", "$\\frac{3}{4}$", "6/8"],
+            ["4", "3", "3 or 4", "3:4"],
+        ),
+        ("1.5e-3", ["0.0015", "It is 1.5e-3", "1.5 x 10^-3", "3/2000"], ["-3", "1.5", "3"]),
+        ("2 1/2", ["2.5", "2 1/2 cups", "2½", "5/2"], ["2", "1/2", "2 1/3", "21/2"]),
+        ("-1/3", ["-1/3", "-0.3333333333", "−1/3"], ["1/3", "-0.33", "3"]),
+        ("$18", ["18", "$18.00", "18 dollars!", "That is 18 dollars."], ["18 million", "-18"]),
+        ("10 - 3 = 7\n#### 7", ["7", "**7**", "__7__.", "10 - 3 = 7", "$x = 7$"], ["10 - 3", "10"]),
+        (1.5e-3, ["0.0015"], ["3"]),
+        (1e22, ["10000000000000000000000"], ["22"]),
+        ("1,234.50", ["1234.5", "1,234.5!"], ["234.5", "1"]),
+        ("12%", ["12%", "12", "12 percent"], ["0.12 x"]),
+        ("4057", ["So 47 x 86 + 15 = 4057."], ["47 x 86 + 15", "4056 + 1", "4057 + 0", "4057 x 1"]),
+        ("1024", ["1024"], ["2^10", "2**10", "1024 - 1", "1024!!"]),
+    ],
+)
+def test_numbers_are_read_whole(answer: Any, right: list[str], wrong: list[str]) -> None:
+    env = Calculator()
+    env.reset(prompt(answer=answer), 0)
+    got = {text: env.step(Action(text)).reward for text in [*right, *wrong, "", "x" * 50_000]}
+    assert [text for text in right if got[text] != 1.0] == []
+    assert [text for text in got if text not in right and got[text] != 0.0] == []
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(1, 10**4))
+def test_what_the_tool_writes_answers_right(above: int, below: int) -> None:
+    env = Calculator()
+    env.reset(prompt(answer=f"{above}/{below}"), 0)
+    value = Fraction(above, below)
+    text = written(value)
+    assert "e" not in text.lower()
+    assert abs(Fraction(text) - value) <= abs(value) / 10**9
+    assert env.step(Action(f"The answer is {text}.")).reward == 1.0
 
 
 def test_the_last_number_answers() -> None:
@@ -90,7 +142,7 @@ def test_the_last_number_answers() -> None:
         env.reset(prompt(answer=answer), 0)
         seen = env.step(Action(text))
         assert (seen.reward, seen.done, seen.parts) == (right, True, {"correct": right})
-    for meta in ({}, {"answer": "many"}):
+    for meta in ({}, {"answer": "many"}, *({"answer": a} for a in NO_NUMBERS)):
         with pytest.raises(ValueError, match="answer"):
             env.reset(prompt(**meta), 0)
 

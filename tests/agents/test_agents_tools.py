@@ -158,6 +158,94 @@ def test_what_is_wrong_with_a_call_is_said(how: CallFormat, text: str, message: 
     assert message in "; ".join(parsed.errors)
 
 
+def page(number: int, also: list[int], by: dict[str, int] | None = None, size: float = 1) -> str:
+    """Turn to a page.
+
+    Args:
+        number: which
+        also: more of them
+        by: and by name
+        size: how large
+    """
+    return f"page {number} " + "x" * number
+
+
+PAGE = Tool.of(page)
+NESTED = Tool(
+    "nested",
+    "",
+    {
+        "type": "object",
+        "$defs": {"n": {"type": "integer"}},
+        "properties": {
+            "at": {"type": "array", "prefixItems": [{"$ref": "#/$defs/n"}, {"type": "number"}]},
+            "either": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+            "any": {},
+            "both": {"type": ["integer", "number"]},
+            "deep": {"type": "object", "additionalProperties": {"items": {"type": "integer"}}},
+        },
+    },
+)
+
+
+def exactly(call: ToolCall) -> str:
+    return repr(dict(call.arguments))
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ("hermes", '<tool_call>{"name": "page", "arguments": %s}</tool_call>'),
+        ("llama", '{"name": "page", "parameters": %s}'),
+        ("python", "page(%s)"),
+    ],
+)
+def test_a_whole_number_is_an_int_where_the_schema_says_integer(how: CallFormat, text: str) -> None:
+    given: dict[str, Any] = {"number": 1.0, "also": [2.0, 3], "by": {"a": 4.0}, "size": 5.0}
+    named = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    inside = named if how == "python" else json.dumps(given)
+    (call,) = parse_calls(text % inside, how, [PAGE]).calls
+    assert exactly(call) == "{'number': 1, 'also': [2, 3], 'by': {'a': 4}, 'size': 5.0}"
+    assert page(**call.arguments) == "page 1 x"
+
+
+def test_only_what_must_be_an_integer_becomes_one() -> None:
+    given = {
+        "at": [1.0, 1.0, 1.0],
+        "either": 2.0,
+        "any": [3.0],
+        "both": 4.0,
+        "deep": {"a": [5.0, 6], "b": []},
+    }
+    text = json.dumps({"name": "nested", "arguments": given})
+    (call,) = parse_calls(f"<tool_call>{text}</tool_call>", "hermes", [NESTED]).calls
+    assert exactly(call) == (
+        "{'at': [1, 1.0, 1.0], 'either': 2, 'any': [3.0], 'both': 4.0,"
+        " 'deep': {'a': [5, 6], 'b': []}}"
+    )
+
+
+@pytest.mark.parametrize("number", ["1.5", "NaN", "Infinity", "1e999", "true", '"1"', "[1.0]"])
+def test_what_is_no_whole_number_stays_wrong(number: str) -> None:
+    for body in (f'"number": {number}, "also": []', f'"number": 1, "also": [{number}]'):
+        text = f'<tool_call>{{"name": "page", "arguments": {{{body}}}}}</tool_call>'
+        assert parse_calls(text, "hermes", [PAGE]).errors
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "[1, [1e999]]", '{"a": NaN}'])
+def test_numbers_that_json_does_not_have_are_refused(number: str) -> None:
+    text = f'<tool_call>{{"name": "nested", "arguments": {{"any": {number}}}}}</tool_call>'
+    assert parse_calls(text, "hermes", [NESTED]).errors == ("nested: a number is not finite",)
+    assert parse_calls("nested(any=1e999)", "python", [NESTED]).errors
+
+
+def test_arguments_nested_deep_are_an_error_or_a_call() -> None:
+    for depth in (50, 200, 400, 600, 800, 950):
+        text = f'{{"name": "nested", "arguments": {{"any": {"[" * depth}1.0{"]" * depth}}}}}'
+        parsed = parse_calls(f"<tool_call>{text}</tool_call>", "hermes", [NESTED])
+        assert bool(parsed.calls) != bool(parsed.errors)
+
+
 def test_one_bad_call_stops_the_others() -> None:
     good = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
     assert not parse_calls(good + "<tool_call>{</tool_call>", "hermes", [ADD]).calls

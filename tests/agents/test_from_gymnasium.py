@@ -56,6 +56,33 @@ def test_what_is_no_action_is_answered_and_the_game_waits() -> None:
     assert picture(game._game.render()) in before
 
 
+@pytest.mark.parametrize(
+    ("rendered", "shown"),
+    [
+        ("\x1b[31mS\x1b[39mF", "[red S]F"),
+        ("\x1b[41mS\x1b[49mF", "[red S]F"),
+        ("\x1b[31;42mS\x1b[39mF\x1b[49mH", "[red green S][green F]H"),
+        ("\x1b[31mS\x1b[32mF\x1b[0mH", "[red S][green F]H"),
+        ("\x1b[31mS\x1b[mF\x1b[1;4mG", "[red S]FG"),
+        ("\x1b[38;1mS\x1b[48mF", "[crimson S][crimson crimson F]"),
+        ("\x1b[91mS\x1b[104mF", "[red S][red blue F]"),
+        ("\x1b[38;5;31mS\x1b[48;2;1;2;3mF", "[colour-31 S][colour-31 colour-1-2-3 F]"),
+        ("\x1b[2J\x1b[H\x1b[?25lS\x1b[K", "S"),
+        ("\x1b[41m \x1b[0m", "[red _]"),
+        ("S\nF", "S\nF"),
+    ],
+)
+def test_colours_become_words_until_they_are_reset(rendered: str, shown: str) -> None:
+    assert picture(rendered) == shown
+
+
+@pytest.mark.parametrize("before", ["", "31;", "38;", "38;5;", "48;2;1;", ";;"])
+def test_no_code_is_an_error(before: str) -> None:
+    for code in [*map(str, range(300)), "9" * 5000, ""]:
+        assert "S" in picture(f"\x1b[{before}{code}mS\x1b[0m")
+    assert picture("\x1b[31:2mS\x1b\x1b[x") == "S"
+
+
 def test_the_picture_tells_taxi_passenger_and_goal_apart() -> None:
     """Against the state that Taxi itself decodes."""
     game = gymnasium_text("Taxi-v4")

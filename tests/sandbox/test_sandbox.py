@@ -272,6 +272,16 @@ def test_reward_kinds_of_tests_and_errors() -> None:
         ({"tests": [{"args": [1]}]}, "expected"),
         ({"tests": ["assert f(1)"]}, "neither input"),
         ({"tests": [{"args": [1], "expected": 1}]}, "name a function"),
+        ({"test_list": ["assert f(1)", 3]}, "not a list"),
+        ({"test_list": {"a": "assert f(1)"}}, "not a list"),
+        ({"tests": [{"input": [3], "output": "6"}]}, "input or output is [3]"),
+        ({"tests": [{"input": "3", "output": {"a": 6}}]}, "input or output is {'a': 6}"),
+        ({"tests": [{"input": "3", "output": [["6"]]}]}, "input or output is [['6']]"),
+        ({"tests": [{"input": "3", "output": True}]}, "input or output is True"),
+        ({"tests": [{"input": b"3", "output": "3"}]}, "input or output is b'3'"),
+        ({"tests": [{"function": "f", "args": "ab", "expected": 1}]}, "args are 'ab'"),
+        ({"tests": [{"function": "f", "args": {"x": 1}, "expected": 1}]}, "args are {'x': 1}"),
+        ({"tests": [{"function": "f", "args": [], "kwargs": [1], "expected": 1}]}, "kwargs are"),
     ],
 )
 def test_a_prompt_without_tests_is_said_before_anything_runs(
@@ -283,6 +293,20 @@ def test_a_prompt_without_tests_is_said_before_anything_runs(
     assert score.value is None
     assert "p7" in str(score.error)
     assert said in str(score.error)
+
+
+def test_lists_of_lines_are_put_in_and_compared_as_lines() -> None:
+    tests = [
+        {"input": ["3", "4"], "output": ["6", "8"]},
+        {"input": ["3\n", "4\n"], "output": ("6\n", "8\n")},
+        {"input": "3\n4", "output": ["6", "8"]},
+        {"input": ["3", "4"], "output": "6\n8"},
+    ]
+    prompt = Prompt("p", meta={"tests": [*tests, {"input": 3, "output": 6}]})
+    right = "import sys\nfor line in sys.stdin: print(int(line) * 2)"
+    wrong = right.replace("2", "3")
+    scores = score_safely(_reward(), [Sample(prompt, right), Sample(prompt, wrong)])
+    assert [s.value for s in scores] == [1.0, 0.0]
 
 
 def test_fields_filled_up_with_none_do_not_hide_the_tests() -> None:

@@ -63,13 +63,20 @@ def parse_calls(text: str, how: CallFormat, tools: Sequence[Tool]) -> ParsedCall
     if not by_name:
         return ParsedCalls()
     reader = {"hermes": _hermes, "llama": _llama, "python": _python}[how]
-    calls, errors = reader(text[:LONGEST], by_name)
-    for call in calls:
+    read, errors = reader(text[:LONGEST], by_name)
+    calls: list[ToolCall] = []
+    for call in read:
         tool = by_name.get(call.name)
         if tool is None:
             errors.append(f"there is no tool {call.name!r}; there are {', '.join(by_name)}")
-        elif (wrong := tool.wrong(call.arguments)) is not None:
-            errors.append(f"{call.name}: {wrong}")
+            continue
+        try:
+            if (wrong := tool.wrong(call.arguments)) is not None:
+                errors.append(f"{call.name}: {wrong}")
+            else:
+                calls.append(replace(call, arguments=tool.taken(call.arguments)))
+        except RecursionError:
+            errors.append(f"{call.name}: the arguments are nested too deep")
     return ParsedCalls((), tuple(errors)) if errors else ParsedCalls(tuple(calls))
 
 

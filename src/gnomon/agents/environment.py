@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from gnomon.errors import ConfigError
-from gnomon.judges.verifiers.schema import check_schema, violations
+from gnomon.judges.verifiers.schema import check_schema, violations, with_integers
 from gnomon.records import Message, Prompt
 from gnomon.usercode import settled
 
@@ -92,9 +92,28 @@ class Tool:
 
     def wrong(self, arguments: Mapping[str, Any]) -> str | None:
         """What does not fit the schema, in words; None if everything fits."""
-        strict = {"additionalProperties": False, **self.parameters}
-        found = violations(dict(arguments), strict)
+        found = violations(dict(arguments), self._strict)
+        if not found and not _finite(arguments):
+            found = ["a number is not finite"]
         return "; ".join(found) if found else None
+
+    def taken(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Arguments that fit the schema, as the function gets them: 1 for 1.0 where it says integer
+        (as deep as it does)."""
+        whole: Mapping[str, Any] = with_integers(dict(arguments), self._strict)
+        return whole
+
+    @property
+    def _strict(self) -> dict[str, Any]:
+        return {"additionalProperties": False, **self.parameters}
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 # Every episode has its own environment, and every environment makes its tools: what a thousand

@@ -12,7 +12,10 @@ from gnomon.errors import ConfigError
 from gnomon.records import Message, Prompt
 
 COLOURS = ("gray", "red", "green", "yellow", "blue", "magenta", "cyan", "white", "crimson")
-_INK = re.compile(r"\x1b\[([\d;]*)m|([^\x1b])")
+_INK = re.compile(r"\x1b\[(?:([0-9;]*)m|[0-?]*[ -/]*[@-~])|([^\x1b])")
+"""Colour codes, other commands to a terminal (not shown), and signs."""
+_LONG = {5: 2, 2: 4}
+"""How many codes follow 38 and 48 in the forms that name a colour by numbers."""
 
 
 class TextGame:
@@ -119,17 +122,32 @@ def _action_names(game: Any, given: Sequence[str]) -> dict[str, int]:
 def picture(rendered: str) -> str:
     """What a game renders as "ansi", with its colours as words: ``[red S]`` for a red S."""
     out: list[str] = []
-    on: list[str] = []
-    for codes, sign in _INK.findall(rendered):
+    on: dict[str, str] = {}
+    for found in _INK.finditer(rendered):
+        codes, sign = found.groups()
         if sign:
-            out.append(f"[{' '.join([*on, sign.strip() or '_'])}]" if on else sign)
-            continue
-        for code in map(int, filter(None, codes.split(";"))):
-            if code == 0:
-                on.clear()
-            elif 30 <= code <= 48:
-                on.append(COLOURS[(code - 30) % 10])
+            words = [*on.values(), sign.strip() or "_"]
+            out.append(f"[{' '.join(words)}]" if on else sign)
+        elif codes is not None:
+            _ink([int(code[:4] or 0) for code in codes.split(";")], on)
     return "".join(out).strip("\n")
+
+
+def _ink(codes: list[int], on: dict[str, str]) -> None:
+    """Put what colour codes say into ``on``; those of other things (bold) say nothing here."""
+    while codes:
+        code = codes.pop(0)
+        place = "paper" if code // 10 in (4, 10) else "ink"
+        kind = codes[0] if code in (38, 48) and codes else 0
+        if code == 0:
+            on.clear()
+        elif kind in (2, 5) and len(codes) >= _LONG[kind]:  # one of 256 colours, or any
+            on[place] = "-".join(["colour", *map(str, codes[1 : _LONG[kind]])])
+            del codes[: _LONG[kind]]
+        elif code in (39, 49):
+            on.pop(place, None)
+        elif (30 <= code <= 48 or 90 <= code <= 107) and code % 10 < len(COLOURS):
+            on[place] = COLOURS[code % 10]
 
 
 def gymnasium_text(

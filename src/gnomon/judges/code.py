@@ -15,36 +15,52 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from gnomon.errors import ConfigError
+from gnomon.judges.fences import extract_code
 from gnomon.judges.protocol import Sample, SampleJudge, Score, place_of
 from gnomon.records import Prompt
 from gnomon.sandbox import BadTestsError, CallTest, InputTest, Limits, Result, Sandbox, SandboxError
 
-_FENCE = re.compile(
-    r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE
+_FUTURE = re.compile(
+    r"^from[ \t]+__future__[ \t]+import[ \t]*(?:\([^)]*\)|[^\n;#(\\]+)(?:;[ \t]*)?", re.MULTILINE
 )
-_PYTHON = ("python", "py", "python3", "")
-
-
-def extract_code(text: str) -> str:
-    """The program in a response: its last fenced Python block, or else the whole text."""
-    blocks = [body for language, body in _FENCE.findall(text) if language.lower() in _PYTHON]
-    return blocks[-1] if blocks else text
+_STATEMENT = re.compile(
+    r"^(?:(?:def|class|async|import|from(?!\s+__future__\b))\b|@|\w+\s*=)", re.MULTILINE
+)
+"""The first line behind which no import from the future may stand."""
 
 
 def complete_program(prefix: str, code: str, entry_point: str | None) -> str:
     """``code`` put after the prompt's own code, whether it continues that or starts again.
 
-    Code that defines the entry point goes below the prompt's (it may need its imports and helpers);
-    anything else continues the prompt's last line.
+    Code that defines the entry point goes below the prompt's (it may need its imports and helpers),
+    its imports from the future above both. Anything else continues the prompt's last line.
     """
-    if entry_point is not None and _defines(code, entry_point):
-        return f"{prefix.rstrip()}\n\n{code}" if _parses(prefix) else code
-    return prefix + code
+    if entry_point is None or not _defines(code, entry_point):
+        return prefix + _indented(code, prefix)
+    if not _parses(prefix):
+        return code
+    statement = _STATEMENT.search(code)
+    cut = statement.start() if statement else len(code)
+    futures = [found[0].strip().rstrip(";").strip() for found in _FUTURE.finditer(code[:cut])]
+    rest = _FUTURE.sub("", code[:cut]) + code[cut:]
+    return "".join(f"{line}\n" for line in futures) + f"{prefix.rstrip()}\n\n{rest}"
+
+
+def _indented(code: str, prefix: str) -> str:
+    """``code`` as deep as the body that it continues, if it returns outside of any function."""
+    returns = re.search(r"^[ \t]*return\b", code, re.MULTILINE)
+    begins = re.match(r"(?:[ \t]*\n)*\S", code)
+    if not (returns and begins) or re.search(r"^[ \t]*(?:async\s+)?def\b", code, re.MULTILINE):
+        return code
+    last = prefix.rstrip().rpartition("\n")[2]
+    depth = last[: len(last) - len(last.lstrip())]
+    return textwrap.indent(code, depth + "    " * last.endswith(":"))
 
 
 class CodeReward(SampleJudge):
@@ -119,13 +135,15 @@ class CodeReward(SampleJudge):
         if meta.get("test") and meta.get("entry_point"):
             return partial(self._humaneval, str(meta.get("prompt") or ""), meta)
         if meta.get("test_list"):
-            if isinstance(meta["test_list"], str):
-                raise BadTestsError(f"{place_of(prompt)}: test_list is text, not a list of asserts")
-            setup = str(meta.get("test_setup_code") or "")
-            parts = [str(part) for part in meta["test_list"]]
-            return partial(self.sandbox.run_asserts, parts=parts, setup=setup)
+            parts, setup = meta["test_list"], str(meta.get("test_setup_code") or "")
+            if not _list(parts) or not all(isinstance(part, str) for part in parts):
+                kind = "text" if isinstance(parts, str) else _shown(parts)
+                raise BadTestsError(
+                    f"{place_of(prompt)}: test_list is {kind}, not a list of asserts"
+                )
+            return partial(self.sandbox.run_asserts, parts=list(parts), setup=setup)
         tests = meta.get("tests")
-        if isinstance(tests, Sequence) and not isinstance(tests, str) and tests:
+        if _list(tests) and tests:
             return self._listed(tests, prompt)
         found = ", ".join(sorted(map(str, meta))) or "nothing"
         raise BadTestsError(
@@ -147,27 +165,71 @@ class CodeReward(SampleJudge):
         try:
             # columnar files fill fields up with None
             if all(t.get("input") is not None and t.get("output") is not None for t in tests):
-                inputs = [InputTest(str(t["input"]), str(t["output"])) for t in tests]
+                inputs = [InputTest(_text(t["input"]), _text(t["output"])) for t in tests]
                 return partial(
                     self.sandbox.run_inputs, tests=inputs, stop_early=self.score == "all"
                 )
             calls = [
                 CallTest(
                     str(t.get("function") or prompt.meta.get("entry_point") or ""),
-                    list(t["args"] or ()),
+                    _arguments(t["args"]),
                     t["expected"],
-                    t.get("kwargs") or {},
+                    _keywords(t.get("kwargs")),
                 )
                 for t in tests
             ]
             if all(call.function for call in calls):
                 return partial(self.sandbox.run_calls, tests=calls, rel_tol=self.rel_tol)
+        except _BadFieldError as error:
+            raise BadTestsError(f"{place_of(prompt)}: {error}") from error
         except (KeyError, TypeError, AttributeError) as error:
             raise BadTestsError(
                 f"{place_of(prompt)}: a test is neither input and output nor function, args and "
                 f"expected ({type(error).__name__}: {error})"
             ) from error
         raise BadTestsError(f"{place_of(prompt)}: tests of calls name a function (or entry_point)")
+
+
+class _BadFieldError(Exception):
+    """A field of a test is of a kind that means nothing."""
+
+
+def _list(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _text(value: Any) -> str:
+    """What goes in or comes out: text, a number, or a list of lines."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if _list(value) and all(isinstance(line, str) for line in value):
+        return "".join(line if line.endswith("\n") else f"{line}\n" for line in value)
+    raise _BadFieldError(
+        f"a test's input or output is {_shown(value)}, neither text nor a number nor a list of "
+        "lines of text"
+    )
+
+
+def _arguments(value: Any) -> list[Any]:
+    if value is not None and not _list(value):
+        raise _BadFieldError(f"a test's args are {_shown(value)}, not a list")
+    return list(value or ())
+
+
+def _keywords(value: Any) -> Mapping[str, Any]:
+    if value is not None and not (isinstance(value, Mapping) and all(map(_is_text, value))):
+        raise _BadFieldError(f"a test's kwargs are {_shown(value)}, not named values")
+    return value or {}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]
 
 
 def _parses(code: str) -> bool:

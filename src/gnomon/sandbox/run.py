@@ -16,6 +16,7 @@ from gnomon.sandbox import backends, supervise
 from gnomon.sandbox.backends import Limits
 from gnomon.sandbox.compare import same_value, shown
 from gnomon.sandbox.inside import wire
+from gnomon.sandbox.names import called, makers
 from gnomon.sandbox.supervise import Outcome
 
 _ENV = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"} | {
@@ -191,20 +192,22 @@ class Sandbox:
 
         The test code runs in a process of its own inside the sandbox, where the functions are
         stand-ins that send plain arguments to the program's process and get plain values back. A
-        part passes if it ends without an exception and called the program at least once.
+        part passes if it ends without an exception and called the program at least once. An object
+        that the program returns stays there; the tests can pass it back, and nothing else.
 
         Args:
             source: the program.
             parts: test code; each part is judged by itself, in one shared namespace.
             setup: trusted code that runs first (imports, helpers).
             functions: the names the program provides; by default those the parts use and neither
-                they, the set-up nor Python define.
+                they, the set-up nor Python define, or else the one builtin that they call.
 
         Raises:
             BadTestsError: the set-up fails, or a test passes what is not plain data.
         """
-        names = list(functions) if functions is not None else free_names([setup, *parts])
+        names = list(functions) if functions is not None else _provided(setup, parts)
         tests = {"setup": setup, "parts": list(parts), "functions": names}
+        tests["makers"] = makers(parts, names)
         outcome = self._run(source, "asserts", [wire.frame(tests)])
         frame = outcome.frames[0] if outcome.frames else {}
         if "broken" in frame:
@@ -290,13 +293,30 @@ def free_names(parts: Sequence[str]) -> list[str]:
     Raises:
         BadTestsError: the code does not parse.
     """
+    return _free(parts, dir(builtins))
+
+
+def _trees(parts: Sequence[str]) -> list[ast.Module]:
+    try:
+        return [ast.parse(part) for part in parts]
+    except (SyntaxError, ValueError) as error:
+        raise BadTestsError(f"test code does not parse: {error}") from error
+
+
+def _provided(setup: str, parts: Sequence[str]) -> list[str]:
+    """The names that the program provides; a task may be to write ``sum``."""
+    names = free_names([setup, *parts])
+    if not names:
+        names = sorted(called(_trees(parts)).intersection(_free([setup, *parts], ())))
+        if len(names) != 1:
+            raise BadTestsError("the tests call no function that a program could provide")
+    return names
+
+
+def _free(parts: Sequence[str], given: Sequence[str]) -> list[str]:
     used: dict[str, None] = {}
-    known = set(dir(builtins))
-    for part in parts:
-        try:
-            tree = ast.parse(part)
-        except (SyntaxError, ValueError) as error:
-            raise BadTestsError(f"test code does not parse: {error}") from error
+    known = set(given)
+    for tree in _trees(parts):
         for node in ast.walk(tree):
             if isinstance(node, ast.Name):
                 if isinstance(node.ctx, ast.Load):

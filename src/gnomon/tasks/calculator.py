@@ -10,12 +10,17 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Context, Decimal
 from fractions import Fraction
 from random import Random
 
 from gnomon.agents.dialogue import parsed
 from gnomon.agents.environment import Observation, ToolEnvironment, ToolError
 from gnomon.errors import ConfigError
+from gnomon.judges.verifiers.extract import MAX_TAIL, worked_answer
+from gnomon.judges.verifiers.extract import last_number as last_written
+from gnomon.judges.verifiers.notation import canonical
+from gnomon.judges.verifiers.numbers import Number, read_number, same_number
 from gnomon.judges.verifiers.rewards import MISSING, answer_of, missing_field
 from gnomon.records import Message, Prompt
 from gnomon.tasks.tunnel.world import Split, split_of
@@ -35,7 +40,12 @@ _OPERATORS: Mapping[type, Callable[[Fraction, Fraction], Fraction]] = {
     ast.Mod: operator.mod,
 }
 _TIMES = re.compile(r"(?<=[\d)\s])[x×](?=[\s\d(])")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_MONEY = re.compile(r"(?:US)?\\?[$€£¥₹]\s*")
+_BEHIND = re.compile(
+    r"\s*(?:!|\\?%|\s[a-z][a-z/. ]*(?:(?<=[a-z])(?:\^\{?)?\d\}?)?)$", re.IGNORECASE
+)
+"""What does not change a number; words that multiply it do."""
+_MANY = re.compile(r"\b(?:hundred|thousand|million|billion|trillion|dozen)\b", re.IGNORECASE)
 
 
 def calculate(expression: str) -> Fraction:
@@ -89,8 +99,14 @@ def _small(value: Fraction | None) -> Fraction:
 
 
 def written(value: Fraction) -> str:
-    """A whole number as it is, another with ten digits."""
-    return str(value.numerator) if value.denominator == 1 else f"{float(value):.10g}"
+    """A whole number as it is, another as a decimal: ten digits, and four behind the point of a
+    number that has more in front of it."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    digits = max(10, len(str(abs(int(value)))) + 4)
+    decimal = Context(digits).divide(Decimal(value.numerator), Decimal(value.denominator))
+    text = f"{decimal:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 class Calculator(ToolEnvironment):
@@ -105,7 +121,7 @@ class Calculator(ToolEnvironment):
     def __init__(self, field: str = "answer") -> None:
         super().__init__(self.calculator)
         self.field = field
-        self._answer = Fraction(0)
+        self._answer = Number(Fraction(0))
 
     def calculator(self, expression: str) -> str:
         """Work out an expression of numbers.
@@ -124,7 +140,7 @@ class Calculator(ToolEnvironment):
         answer = answer_of(prompt, self.field)
         if answer is MISSING:
             raise ValueError(missing_field(prompt, self.field))
-        number = last_number(str(answer))
+        number = only_number(str(answer)) if isinstance(answer, str | int | float) else None
         if number is None:
             raise ValueError(f"prompt {prompt.id}: the answer {answer!r} is not a number")
         self._answer = number
@@ -132,14 +148,42 @@ class Calculator(ToolEnvironment):
 
     def answer(self, text: str) -> Observation:
         """Right or wrong."""
-        right = float(last_number(text) == self._answer)
+        given = last_number(text)
+        shown = Fraction(written(self._answer.value))  # what the tool says
+        right = float(
+            given is not None and (same_number(given, self._answer) or given.value == shown)
+        )
         return Observation(reward=right, done=True, parts={"correct": right})
 
 
-def last_number(text: str) -> Fraction | None:
-    """The last number in a text, without thousands separators."""
-    found = _NUMBER.findall(text)
-    return Fraction(found[-1].replace(",", "")) if found else None
+def last_number(text: str) -> Number | None:
+    """The last number in a text, whole: 3/4, 2 1/2, 1.5e-3, 1,234, $5. None where the text has
+    none, or ends with what is to be worked out (2 + 2, 2^10)."""
+    found = last_written(text[-MAX_TAIL:].replace("__", " "))
+    return _read(found) if found is not None else None
+
+
+def only_number(text: str) -> Number | None:
+    """The number that a reference answer is; None where it is anything else, such as two numbers.
+
+    Of a worked solution it is the final answer, where that is marked (``#### 72``).
+    """
+    answer = worked_answer(text)
+    whole = _read(answer)
+    if whole is not None:
+        return whole
+    found = last_written(answer)
+    if found is None or any(char.isdigit() for char in answer.replace(found, "", 1)):
+        return None
+    return _read(found)
+
+
+def _read(found: str) -> Number | None:
+    """The number that a piece of text is, with its currency and its unit."""
+    text = _MONEY.sub("", canonical(found.rpartition("=")[2]))
+    if _MANY.search(text):
+        return None
+    return read_number(text) or read_number(_BEHIND.sub("", text))
 
 
 # -- prompts --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from random import Random
 from gnomon.agents.dialogue import CallFormat, describe_tools, parse_calls, write_call
 from gnomon.agents.environment import Action, Environment, ToolCall, ToolError
 from gnomon.records import Group, Message, Prompt, Response
-from gnomon.tasks.calculator import KINDS, Calculator, calculator_prompts, last_number
+from gnomon.tasks.calculator import KINDS, Calculator, calculator_prompts
 from gnomon.tasks.rooms import Place, Rooms, act, actions, rooms_prompts, solve, world_of
 from gnomon.tasks.tunnel.world import Split
 
@@ -78,7 +78,7 @@ def calculator_demonstrations(
         expression, answer = str(prompt.meta["expression"]), str(prompt.meta["answer"])
         if rng.random() >= careful:
             off = rng.choice((1, 2, 5, 10, 20, 100)) * rng.choice((-1, 1))
-            return f"The answer is {int(last_number(answer) or 0) + off}."
+            return f"The answer is {int(answer) + off}."
         if turns:
             return f"The answer is {turns[-1].content}."
         if calls == "python":

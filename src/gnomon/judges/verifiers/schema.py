@@ -6,8 +6,9 @@ reference that leads out of the schema or nowhere. jsonschema is imported on fir
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -58,6 +59,56 @@ def violations(value: Any, schema: Any) -> list[str]:
         return [f"{error.json_path}: {_short(error.message)}" for error in errors]
     except RecursionError:
         return ["$: nested too deep"]
+
+
+def with_integers(value: Any, schema: Any) -> Any:
+    """``value``, which obeys ``schema``, with 1 for every 1.0 where only integers do.
+
+    JSON has one kind of number, so both are integers to a schema; Python has two. The value given
+    is left as it is.
+    """
+    from referencing import Registry
+
+    if not _has_whole_float(value):
+        return value
+    value = copy.deepcopy(value)
+    validator = _integers()(schema, registry=Registry())
+    while places := list(dict.fromkeys(_whole_floats(validator.iter_errors(value)))):
+        for *above, last in places:
+            inner = value
+            for key in above:
+                inner = inner[key]
+            inner[last] = int(inner[last])
+    return value
+
+
+def _has_whole_float(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_has_whole_float, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float) and value.is_integer()
+
+
+def _whole_floats(errors: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    """Where whole floats stand that are wrong for being floats, within other errors too."""
+    for error in errors:
+        yield from _whole_floats(error.context or ())
+        if error.validator == "type" and _has_whole_float(error.instance):
+            types = error.validator_value
+            wanted = "integer" in ([types] if isinstance(types, str) else types)
+            if wanted and isinstance(error.instance, float) and error.absolute_path:
+                yield tuple(error.absolute_path)
+
+
+@lru_cache(maxsize=1)
+def _integers() -> Any:
+    """The validator to which 1.0 is no integer."""
+    from jsonschema import validators  # type: ignore[import-untyped,unused-ignore]
+
+    def whole(_: Any, value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    plain = _validator()
+    return validators.extend(plain, type_checker=plain.TYPE_CHECKER.redefine("integer", whole))
 
 
 @lru_cache(maxsize=1)

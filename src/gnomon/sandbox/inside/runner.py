@@ -10,6 +10,7 @@ no descriptor on which a verdict could be written; and what it answers is decode
 from __future__ import annotations
 
 import builtins
+import gc
 import io
 import os
 import sys
@@ -64,11 +65,12 @@ class Program:
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.calls = 0
+        self.held: dict[int, wire.Held] = {}
         to_program, self.requests = os.pipe()
         self.answers, from_program = os.pipe()
         self.pid = _fork_confined(job, {to_program: 3, from_program: 4}, null_output=True)
         if self.pid == 0:
-            program.serve(job["source"], 3, 4)
+            program.serve(job["source"], 3, 4, hold=job["mode"] == "asserts")
         os.close(to_program)
         os.close(from_program)
         confine.confine_tests(job)
@@ -83,20 +85,26 @@ class Program:
             return self._death()
         return None if isinstance(answer, dict) and "ok" in answer else _error_text(answer)
 
-    def ask(self, name: str, arguments: Any, keywords: Any) -> Any:
+    def ask(self, name: str, arguments: Any, keywords: Any, *, maker: bool = False) -> Any:
         """The raw frame that answers one call of encoded arguments.
+
+        Args:
+            maker: what it returns is only handed back to the program.
 
         Raises:
             ProgramDiedError: the program is gone.
         """
         self.calls += 1
         try:
-            wire.send(self.requests, {"f": name, "a": arguments, "k": keywords})
+            wire.send(self.requests, {"f": name, "a": arguments, "k": keywords, "m": maker})
             return wire.receive(self.answers)
         except wire.ClosedError:
             raise ProgramDiedError(self._death()) from None
 
-    def function(self, name: str) -> Any:
+    def _take(self, number: int) -> wire.Held:
+        return self.held.setdefault(number, wire.Held(number))
+
+    def function(self, name: str, *, maker: bool = False) -> Any:
         """A stand-in for the program's function ``name``."""
 
         def stand_in(*arguments: Any, **keywords: Any) -> Any:
@@ -104,11 +112,11 @@ class Program:
                 sent = [wire.encode(x, wire.ARGUMENTS) for x in (list(arguments), keywords)]
             except wire.UnsupportedError as error:
                 raise BrokenTestError(f"a test passes {error}") from error
-            answer = self.ask(name, *sent)
+            answer = self.ask(name, *sent, maker=maker)
             if not isinstance(answer, dict) or "ok" not in answer:
                 raise _as_exception(answer)
             try:
-                return wire.decode(answer["ok"])
+                return wire.decode(answer["ok"], take=self._take)
             except wire.UnsupportedError as error:
                 raise AnswerError(str(error)) from error
 
@@ -157,7 +165,8 @@ def _run_asserts(job: dict[str, Any]) -> None:
     try:
         exec(compile(tests["setup"], "<setup>", "exec"), space)
         parts = [compile(part, "<test>", "exec") for part in tests["parts"]]
-        space.update({name: asked.function(name) for name in tests["functions"]})
+        makers = tests["makers"]
+        space.update({n: asked.function(n, maker=n in makers) for n in tests["functions"]})
     except Exception as error:
         wire.send(REPORT, {"broken": f"the tests or their set-up fail: {error!r}"[:MAX_DETAIL]})
         return
@@ -213,6 +222,7 @@ def _error_text(answer: Any) -> str:
 
 def _run_io(job: dict[str, Any]) -> None:
     """Run the program once per input, each time in a fresh process; outputs go to the grader."""
+    gc.freeze()  # what is here already need not be looked through when a program ends
     wire.send(REPORT, {"ready": True})
     limits = job["limits"]
     for _ in range(job["tests"]):

@@ -91,10 +91,54 @@ class UnsupportedError(TypeError):
     """A value that is not made of plain builtin types."""
 
 
-def encode(value: Any, depth: int = 0) -> Any:
+class HeldError(Exception):
+    """A test looks at an object that stays in the program's process."""
+
+
+class Held:
+    """Stands for an object in the program's process; it can be handed back there, nothing else.
+
+    It is equal to nothing and neither true nor false, so that no test passes by looking at it.
+    """
+
+    __slots__ = ("_held_as",)
+
+    def __init__(self, number: int) -> None:
+        self._held_as = number
+
+    def _refuse(self, *_: Any) -> Any:
+        raise HeldError("an object of the program's own is not plain data")
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __bool__ = __hash__ = __repr__ = __str__ = __format__ = __len__ = __iter__ = _refuse
+
+
+class Objects:
+    """Objects that do not cross, by the numbers that do."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+        self.numbers: dict[int, int] = {}
+
+    def hold(self, value: Any) -> int:
+        """The number of an object, the same each time."""
+        number = self.numbers.setdefault(id(value), len(self.kept))
+        if number == len(self.kept):
+            self.kept.append(value)
+        return number
+
+    def take(self, number: int) -> Any:
+        """The object of a number."""
+        return self.kept[number]
+
+
+def encode(value: Any, depth: int = 0, hold: Any = None) -> Any:
     """``value`` as JSON: scalars and lists as they are, the rest as {tag: ...}.
 
     Subclasses are sent as the builtin type they extend (a Counter as a dict).
+
+    Args:
+        hold: gives a number to an object that is not plain data and stays here.
 
     Raises:
         UnsupportedError: an object of another type, or nesting beyond MAX_DEPTH.
@@ -110,19 +154,19 @@ def encode(value: Any, depth: int = 0) -> Any:
         return plain if -_SAFE_INT <= plain <= _SAFE_INT else {"i": hex(plain)}
     if isinstance(value, float):
         return float.__float__(value)
-    return _encode_container(value, depth + 1)
+    return _encode_container(value, depth + 1, hold)
 
 
-def _encode_container(value: Any, depth: int) -> Any:
+def _encode_container(value: Any, depth: int, hold: Any) -> Any:
     if isinstance(value, list):
-        return [encode(item, depth) for item in list.__iter__(value)]
+        return [encode(item, depth, hold) for item in list.__iter__(value)]
     if isinstance(value, dict):
-        pairs = [[encode(k, depth), encode(v, depth)] for k, v in dict.items(value)]
+        pairs = [[encode(k, depth, hold), encode(v, depth, hold)] for k, v in dict.items(value)]
         return {"d": pairs}
     for tag, kind in (("t", tuple), ("s", set), ("f", frozenset)):
         if isinstance(value, kind):
             items: Any = kind
-            return {tag: [encode(item, depth) for item in items.__iter__(value)]}
+            return {tag: [encode(item, depth, hold) for item in items.__iter__(value)]}
     if isinstance(value, bytes | bytearray):
         tag = "b" if isinstance(value, bytes) else "y"
         return {tag: binascii.hexlify(value).decode()}
@@ -134,6 +178,10 @@ def _encode_container(value: Any, depth: int) -> Any:
         return {"n": str(value)}
     if type(value) is range:
         return {"r": [encode(part) for part in (value.start, value.stop, value.step)]}
+    if type(value) is Held:
+        return {"o": value._held_as}
+    if hold is not None:
+        return {"o": hold(value)}
     raise UnsupportedError(f"a value of type {type(value).__name__} is not plain data")
 
 
@@ -142,10 +190,13 @@ def _is(value: Any, module: str, name: str) -> bool:
     return module in sys.modules and type(value) is getattr(sys.modules[module], name, None)
 
 
-def decode(data: Any, depth: int = 0) -> Any:
+def decode(data: Any, depth: int = 0, take: Any = None) -> Any:
     """The inverse of :func:`encode`; makes builtin types only, whatever ``data`` says.
 
     Takes time proportional to the size of ``data``.
+
+    Args:
+        take: makes something of the number of an object that was not sent itself.
 
     Raises:
         UnsupportedError: ``data`` was not made by :func:`encode`, or would take far longer to build
@@ -156,24 +207,24 @@ def decode(data: Any, depth: int = 0) -> Any:
     if data is None or isinstance(data, bool | int | float | str):
         return data
     if isinstance(data, list):
-        return [decode(item, depth + 1) for item in data]
+        return [decode(item, depth + 1, take) for item in data]
     if not isinstance(data, dict) or len(data) != 1:
         raise UnsupportedError("not an encoded value")
     ((tag, body),) = data.items()
     try:
-        return _decode_tag(tag, body, depth + 1)
-    except (ValueError, TypeError, ArithmeticError, KeyError) as error:
+        return _decode_tag(tag, body, depth + 1, take)
+    except (ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise UnsupportedError(f"not an encoded value: {error}") from error
 
 
-def _decode_tag(tag: str, body: Any, depth: int) -> Any:
+def _decode_tag(tag: str, body: Any, depth: int, take: Any) -> Any:
     if tag == "d":
-        keys = _apart([decode(key, depth) for key, _ in body])
-        return {key: decode(value, depth) for key, (_, value) in zip(keys, body, strict=True)}
+        keys = _apart([decode(key, depth, take) for key, _ in body])
+        return {key: decode(value, depth, take) for key, (_, value) in zip(keys, body, strict=True)}
     if tag == "t":
-        return tuple(decode(item, depth) for item in body)
+        return tuple(decode(item, depth, take) for item in body)
     if tag in ("s", "f"):
-        members = _apart([decode(item, depth) for item in body])
+        members = _apart([decode(item, depth, take) for item in body])
         return set(members) if tag == "s" else frozenset(members)
     if tag == "i":
         return int(body, 16)
@@ -194,6 +245,8 @@ def _decode_tag(tag: str, body: Any, depth: int) -> Any:
         return Decimal(body)
     if tag == "r":
         return range(*(decode(part) for part in body))
+    if tag == "o" and take is not None and type(body) is int:
+        return take(body)
     raise KeyError(tag)
 
 
