@@ -51,6 +51,8 @@ _WORDS = {word: i for i, word in enumerate(_UP_TO_19.split())} | {
     word: 10 * i for i, word in enumerate(_TENS.split(), start=2)
 }
 _TIMES = {"hundred": 100, "thousand": 1000}
+NUMBER_WORDS = frozenset((*_WORDS, *_TIMES, "million", "billion", "trillion", "dozen"))
+"""Words that are a number, or a part of one."""
 
 
 @dataclass(frozen=True)

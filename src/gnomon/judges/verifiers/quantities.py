@@ -14,7 +14,7 @@ from gnomon.judges.verifiers.numbers import (
     read_number,
     same_number,
 )
-from gnomon.judges.verifiers.units import Unit, agree, is_unit, read_unit
+from gnomon.judges.verifiers.units import Unit, agree, is_filler, is_unit, read_unit
 
 _CURRENCY = re.compile(
     r"(?P<sign>[-+]?)\s*(?P<mark>(?:US|A|C)?\\\$|€|£|¥|₹|USD|EUR|GBP|JPY|INR|Rs\.?)\s*(?P<rest>[-+]?.+)"
@@ -97,6 +97,8 @@ def _scale(match: re.Match[str]) -> str:
 
 
 def _number_and_unit(head: str, tail: str, spaced: bool, decimal_comma: bool) -> Quantity | None:
+    if head.endswith(",") and not is_filler(tail):
+        return None
     number = read_number(head.removesuffix(",").rstrip("-"), decimal_comma)
     percent = tail.startswith("%")
     tail = tail[1:].strip() if percent else tail

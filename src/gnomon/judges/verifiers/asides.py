@@ -1,0 +1,91 @@
+"""What people write round an answer: a word in front, a reason or an aside behind it.
+
+Only an answer is ever cut, never a truth. An aside goes only where it says nothing about the
+answer: a number, a sign, a unit or a word that takes the answer back makes it a part of it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gnomon.judges.verifiers.notation import canonical
+from gnomon.judges.verifiers.numbers import NUMBER_WORDS
+from gnomon.judges.verifiers.units import is_unit
+
+_LEAD = re.compile(
+    r"^(?:(?:about|approximately|approx\.?|roughly|around|(?:exactly|simply|just|only)(?!\s+(?:if|when)\b)"
+    r"|a total of|equal to|equals|therefore|thus|hence|so|the (?:final )?answer is|answer\s*:"
+    r"|the value of|=|:|\\approx|\\therefore)(?![A-Za-z])[\s:,]*|[:=]\s*)+",
+    re.IGNORECASE,
+)
+_REASON = re.compile(
+    r"(?:\s+|\s*[,;:.(-]+\s*)(?:because|since|which|as\s+(?:it|we|there)\b|due to|given that|making|i hope)"
+    r"(?![A-Za-z])(?P<why>.*)$"
+    r"|\s*[,;:.(-]+\s*as\s+(?:the|a)(?![A-Za-z])(?P<as>.*)$"
+    r"|\s*[,;:.(-]+\s*(?:so|thus|therefore|hence)\s(?P<then>.*)$",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A reason may hold numbers. What follows from the answer may not: it would be another one."""
+_TAKEN_BACK = re.compile(
+    r"\b(?:wrong|incorrect|false|not\s+(?:right|correct|true|the answer)|isn't)\b|[,;]\s*or\b",
+    re.IGNORECASE,
+)
+"""What makes a reason none: the answer is taken back, or another one named."""
+_COMMA = re.compile(r"(?<=[\d}%)]),\s+(?=[A-Za-z]{2,}\s)")
+_NOT = re.compile(r"(?:and )?not [^\s,;]{1,20}(?: [a-z]{3,12})?", re.IGNORECASE)
+"""``5, not 6`` says 5."""
+_PLAIN = re.compile(r"[A-Za-z' ,.;:!()-]+")
+_SPEAKS = NUMBER_WORDS | frozenset(
+    "or not no nor neither either but except unless if otherwise else maybe perhaps possibly rather "
+    "instead actually wrong incorrect false true yes half twice double triple negative minus plus "
+    "percent degrees infinity undefined".split()
+)
+"""Words that say something about the answer: another one, a condition, that it is not so."""
+
+
+def without_lead(text: str) -> str:
+    """Without the introductory words before an answer or a truth."""
+    return _tidied(text, _LEAD.sub("", text))
+
+
+def without_asides(text: str) -> str:
+    """An answer without its introductory words, and without the reason or aside behind it."""
+    short = _LEAD.sub("", _without_comma(_without_reason(text)))
+    return _tidied(text, short)
+
+
+def _tidied(text: str, short: str) -> str:
+    return canonical(short) if short and short != text else text
+
+
+def _without_reason(text: str) -> str:
+    match = _REASON.search(text)
+    if match is None or _TAKEN_BACK.search(match["why"] or match["as"] or ""):
+        return text
+    if match["then"] is not None and not says_nothing(match["then"]):
+        return text
+    return text[: match.start()]
+
+
+def _without_comma(text: str) -> str:
+    """Without what follows the first comma, where that says nothing."""
+    match = _COMMA.search(text)
+    if match is None:
+        return text
+    aside = text[match.end() :]
+    return text[: match.start()] if _NOT.fullmatch(aside) or says_nothing(aside) else text
+
+
+def says_nothing(aside: str) -> bool:
+    """Whether words beside an answer tell nothing of it: plain words, none of them a number, a
+    unit, a name of one letter, or one that takes the answer back."""
+    if not _PLAIN.fullmatch(aside) or re.match(r"and\b", aside, re.IGNORECASE):
+        return False
+    words = re.findall(r"[A-Za-z']+", aside)
+    return not any(_means(word) for word in words)
+
+
+def _means(word: str) -> bool:
+    if word.lower() in ("a", "i", "in"):
+        return False
+    return len(word) == 1 or word.lower() in _SPEAKS or is_unit(word)
