@@ -71,3 +71,12 @@ def test_an_aside_that_names_another_answer_is_part_of_it(answer: str) -> None:
 def test_a_unit_in_an_aside_is_not_lost() -> None:
     assert not equivalent("5, measured as inches", "5 cm")
     assert not equivalent("6, not 5", "5")
+
+
+def test_numbers_behind_a_yes_or_no_count_and_a_reason_does_not() -> None:
+    assert equivalent("No, it is 8", "no, it is 8")
+    assert not equivalent("No, it is 7", "No, it is 8")
+    assert not equivalent("No", "No, it is 8")
+    assert equivalent("Yes", "Yes, since 1 < 2")
+    assert equivalent("Yes, because 2 + 2 = 4", "Yes, since 1 < 2")
+    assert not equivalent("No, since 1 < 2", "Yes, since 1 < 2")

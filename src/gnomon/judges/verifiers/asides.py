@@ -19,8 +19,8 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _REASON = re.compile(
-    r"(?:\s+|\s*[,;:.(-]+\s*)(?:because|since|which|as\s+(?:it|we|there)\b|due to|given that|making|i hope)"
-    r"(?![A-Za-z])(?P<why>.*)$"
+    r"(?:\s+|\s*[,;:.(-]+\s*)(?:because|since|which|as\s+(?:it|we|there)\b|due to|given that"
+    r"|making|i hope)(?![A-Za-z])(?P<why>.*)$"
     r"|\s*[,;:.(-]+\s*as\s+(?:the|a)(?![A-Za-z])(?P<as>.*)$"
     r"|\s*[,;:.(-]+\s*(?:so|thus|therefore|hence)\s(?P<then>.*)$",
     re.IGNORECASE | re.DOTALL,
@@ -35,11 +35,12 @@ _COMMA = re.compile(r"(?<=[\d}%)]),\s+(?=[A-Za-z]{2,}\s)")
 _NOT = re.compile(r"(?:and )?not [^\s,;]{1,20}(?: [a-z]{3,12})?", re.IGNORECASE)
 """``5, not 6`` says 5."""
 _PLAIN = re.compile(r"[A-Za-z' ,.;:!()-]+")
-_SPEAKS = NUMBER_WORDS | frozenset(
-    "or not no nor neither either but except unless if otherwise else maybe perhaps possibly rather "
-    "instead actually wrong incorrect false true yes half twice double triple negative minus plus "
-    "percent degrees infinity undefined".split()
+_SPEAKING = (
+    "or not no nor neither either but except unless if otherwise else maybe perhaps possibly "
+    "rather instead actually wrong incorrect false true yes half twice double triple negative minus plus "
+    "percent degrees infinity undefined"
 )
+_SPEAKS = NUMBER_WORDS | frozenset(_SPEAKING.split())
 """Words that say something about the answer: another one, a condition, that it is not so."""
 
 

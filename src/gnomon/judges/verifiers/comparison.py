@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from gnomon.judges.verifiers import engine
 from gnomon.judges.verifiers import quantities as q
+from gnomon.judges.verifiers.asides import without_asides
 from gnomon.judges.verifiers.notation import split_outside, squeezed
 from gnomon.judges.verifiers.numbers import FLOAT_DIGITS, read_number, same_form
 from gnomon.judges.verifiers.shapes import (
@@ -88,9 +89,11 @@ class Rules:
         return None
 
     def _verdict(self, a: str, b: str) -> bool | None:
-        """Yes and no, with a sentence behind them or without."""
-        truth = verdict(b)
-        return None if truth is None else verdict(a) == truth
+        """Yes and no, with a sentence behind them or without; numbers in the truth's count."""
+        truth, given = verdict(without_asides(b)), verdict(without_asides(a))
+        if truth is None or given is None or given[0] != truth[0]:
+            return None if truth is None else False
+        return not re.search(r"\d", truth[1]) or self.same(given[1], truth[1])
 
     def _choice(self, a: str, b: str) -> bool | None:
         truth, given = read_choice(b), read_choice(a)

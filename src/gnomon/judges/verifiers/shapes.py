@@ -61,10 +61,13 @@ def words(text: str) -> str:
 _VERDICTS = frozenset(("yes", "no", "true", "false"))
 
 
-def verdict(text: str) -> str | None:
-    """The yes, no, true or false that a sentence begins with and a comma or stop follows."""
-    match = re.match(r"([A-Za-z]+)\s*(?:[,.;:!-]|$)", text)
-    return match[1].lower() if match and match[1].lower() in _VERDICTS else None
+def verdict(text: str) -> tuple[str, str] | None:
+    """The yes, no, true or false that a sentence begins with and a comma or stop follows, and the
+    rest of the sentence."""
+    match = re.match(r"([A-Za-z]+)\s*(?:[,.;:!-]\s*|$)", text)
+    if match is None or match[1].lower() not in _VERDICTS:
+        return None
+    return match[1].lower(), text[match.end() :]
 
 
 _SHORT = "is if or no to of in on at by as an not and the for are was but all any odd"
