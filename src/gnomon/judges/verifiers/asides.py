@@ -37,8 +37,8 @@ _NOT = re.compile(r"(?:and )?not [^\s,;]{1,20}(?: [a-z]{3,12})?", re.IGNORECASE)
 _PLAIN = re.compile(r"[A-Za-z' ,.;:!()-]+")
 _SPEAKING = (
     "or not no nor neither either but except unless if otherwise else maybe perhaps possibly "
-    "rather instead actually wrong incorrect false true yes half twice double triple negative minus plus "
-    "percent degrees infinity undefined"
+    "rather instead actually wrong incorrect false true yes half twice double triple negative "
+    "minus plus percent degrees infinity undefined"
 )
 _SPEAKS = NUMBER_WORDS | frozenset(_SPEAKING.split())
 """Words that say something about the answer: another one, a condition, that it is not so."""
