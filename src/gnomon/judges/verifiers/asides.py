@@ -7,9 +7,11 @@ answer: a number, a sign, a unit or a word that takes the answer back makes it a
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from gnomon.judges.verifiers.notation import canonical
-from gnomon.judges.verifiers.numbers import NUMBER_WORDS
+from gnomon.judges.verifiers.numbers import NUMBER_WORDS, Number, read_number
+from gnomon.judges.verifiers.spoken import word_fraction
 from gnomon.judges.verifiers.units import is_unit
 
 _LEAD = re.compile(
@@ -34,6 +36,13 @@ _TAKEN_BACK = re.compile(
 _COMMA = re.compile(r"(?<=[\d}%)]),\s+(?=[A-Za-z]{2,}\s)")
 _NOT = re.compile(r"(?:and )?not [^\s,;]{1,20}(?: [a-z]{3,12})?", re.IGNORECASE)
 """``5, not 6`` says 5."""
+_BRACKET = re.compile(r"\s+\(([^()]{2,60})\)$")
+_REMARK = re.compile(
+    r"(?:see|shown|given|found|computed|calculated|derived|explained|proved|as)\s[a-z ]{3,40}"
+    r"|approx(?:imately|\.)?|about|roughly|rounded|exact(?:ly)?|in total|total|altogether"
+    r"|(?:the |final )?answer|simplified|in simplest form",
+    re.IGNORECASE,
+)
 _PLAIN = re.compile(r"[A-Za-z' ,.;:!()-]+")
 _SPEAKING = (
     "or not no nor neither either but except unless if otherwise else maybe perhaps possibly "
@@ -51,8 +60,8 @@ def without_lead(text: str) -> str:
 
 def without_asides(text: str) -> str:
     """An answer without its introductory words, and without the reason or aside behind it."""
-    short = _LEAD.sub("", _without_comma(_without_reason(text)))
-    return _tidied(text, short)
+    short = _without_bracket(_without_comma(_without_reason(text)))
+    return _tidied(text, _LEAD.sub("", short))
 
 
 def _tidied(text: str, short: str) -> str:
@@ -75,6 +84,30 @@ def _without_comma(text: str) -> str:
         return text
     aside = text[match.end() :]
     return text[: match.start()] if _NOT.fullmatch(aside) or says_nothing(aside) else text
+
+
+def _without_bracket(text: str) -> str:
+    """Without a remark in brackets at the end, or with its words behind the number: ``42 (see
+    above)`` is 42, ``42 (forty-two)`` too, ``5 (feet)`` is 5 feet."""
+    match = _BRACKET.search(text)
+    if match is None:
+        return text
+    head, remark = text[: match.start()], match[1].strip()
+    if _REMARK.fullmatch(remark):
+        return head
+    given, said = _number(head), _number(remark)
+    if given is None or (said is None and not re.fullmatch(r"[A-Za-z]{3}[A-Za-z -]*", remark)):
+        return text
+    if said is None:
+        return f"{head} {remark}"
+    spoken = re.search(r"[A-Za-z]{3}", head + remark)
+    return head if spoken and said.value == given.value else text
+
+
+def _number(text: str) -> Number | None:
+    if text.lower() in ("a dozen", "one dozen"):
+        return Number(Fraction(12))
+    return read_number(text) or word_fraction(text)
 
 
 def says_nothing(aside: str) -> bool:

@@ -21,6 +21,7 @@ from gnomon.judges.verifiers.shapes import (
     Relation,
     both_signs,
     has_words,
+    is_name,
     read_choice,
     read_intervals,
     read_items,
@@ -73,12 +74,14 @@ class Rules:
     # -- single things ---------------------------------------------------------------------------
 
     def _approximate(self, a: str, b: str) -> bool | None:
-        """``2\\pi \\approx 6.28``: either side, if they are near each other."""
+        """``2\\pi \\approx 6.28``: either side, if near each other; ``x \\approx 2`` is x = 2."""
         for text, other, is_answer in ((a, b, True), (b, a, False)):
             parts = split_outside(text, r"\\approx(?![A-Za-z])")
             if len(parts) == 1:
                 continue
             sides = [part for part in parts if part]
+            if len(sides) == 2 and is_name(sides[0]) and engine.value_of(sides[0]) is None:
+                sides = [f"{sides[0]} = {sides[1]}"]  # a value, rounded
             numbers = [engine.value_of(side.split("=")[-1]) for side in sides]
             if len(sides) > 1:
                 first, last = numbers[0], numbers[-1]

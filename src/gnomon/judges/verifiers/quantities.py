@@ -120,8 +120,11 @@ def _changes(thing: str) -> bool:
     return len(thing) < 3 or thing in _CHANGING or changes_number(thing)
 
 
-_FORMULA = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|\\(?:a?sin|a?cos|a?tan|cot|sec|csc|log|ln|arc)")
-"""Letters, and functions whose argument the unit may belong to."""
+_FORMULA = re.compile(
+    r"(?<![A-Za-z\\])[A-Za-z]|[=<>]|\\(?:a?sin|a?cos|a?tan|cot|sec|csc|log|ln|arc"
+    r"|(?:theta|alpha|beta|gamma|delta|lambda|mu|sigma|phi|omega|rho|ell|le|ge|ne|in)(?![A-Za-z]))"
+)
+"""Letters, relations, and functions whose argument the unit may belong to."""
 
 
 def _compound(text: str) -> Quantity | None:

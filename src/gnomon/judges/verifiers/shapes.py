@@ -108,6 +108,11 @@ _ASKED = re.compile(
 """What a question asks for: names, their sums and products, no numbers in front of them."""
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can only be the name of a value: ``x``, ``f(x)``, ``the area``."""
+    return _NAME.fullmatch(text) is not None
+
+
 @dataclass(frozen=True)
 class Relation:
     """Terms and the signs between them (``=``, ``<``, ``\\le``, ``\\ne``, ``\\in`` and so on)."""
@@ -255,6 +260,7 @@ _BRACKETS = (
     ("[", ")"),
 )
 _GROUPED_ITEM = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_GROUPED_ALONE = re.compile(r"(?:-|\\\$|[€£¥₹])*\s*[1-9]\d{0,2}(?:,\d{3})+(?![\d,])[^,]*$")
 
 
 @dataclass(frozen=True)
@@ -293,13 +299,17 @@ def read_items(text: str) -> Items | None:
 
 
 def _parts(text: str) -> list[str]:
-    """Split at commas; those of thousands stay where other commas have a space behind them."""
+    """Split at commas; those of thousands stay where other commas have a space behind them, and
+    where every part between "and" or "or" is one number with thousands."""
     if ";" in text:
         semicolons = split_outside(text, r"\s*;\s*")
         if len(semicolons) > 1:
             return semicolons
     if re.search(r",\s", text) and _GROUPED_ITEM.search(text):
         return split_outside(text, r",(?=\s)")
+    joined = split_outside(text, r"\s+(?:and|or)\s+")
+    if len(joined) > 1 and all(map(_GROUPED_ALONE.match, joined)):
+        return joined
     return split_outside(text, ",")
 
 
