@@ -20,8 +20,10 @@ from gnomon.judges.verifiers.shapes import (
     Piece,
     Relation,
     both_signs,
+    choice_text,
     has_words,
     is_name,
+    names_choices,
     read_choice,
     read_intervals,
     read_items,
@@ -99,9 +101,12 @@ class Rules:
         return not re.search(r"\d", truth[1]) or self.same(given[1], truth[1])
 
     def _choice(self, a: str, b: str) -> bool | None:
+        """A letter, a letter with its text; of a truth without its letter the text alone."""
         truth, given = read_choice(b), read_choice(a)
+        if given and given[1] and names_choices(given[1]):
+            return None if truth is None else False  # a list of the choices chooses none
         if truth is None:
-            return None
+            return True if given and choice_text(a) and self.same(given[1], b) else None
         if given is None and re.fullmatch(r"[a-j]", a):
             given = (a.upper(), "")
         if given is None:

@@ -15,6 +15,7 @@ from gnomon.judges.verifiers.asides import without_asides, without_lead
 from gnomon.judges.verifiers.comparison import Rules
 from gnomon.judges.verifiers.extract import final_answer, worked_answer
 from gnomon.judges.verifiers.notation import canonical, depth_of
+from gnomon.judges.verifiers.shapes import read_choice
 
 MAX_ANSWER = 600
 """Characters of an answer; longer ones are wrong."""
@@ -43,6 +44,13 @@ def _says_something(text: str) -> bool:
     return bool(re.search(r"[^\W_]|\\[{a-zA-Z]|[°%$€£]", text))
 
 
+def _other_letter(answer: str, truths: Sequence[str]) -> bool:
+    """Whether an answer is a choice with its text whose letter the truths contradict."""
+    letters = {choice[0] for truth in truths if (choice := read_choice(canonical(truth)))}
+    given = read_choice(without_lead(canonical(answer))) if letters else None
+    return given is not None and bool(given[1]) and given[0] not in letters
+
+
 class MathsVerifier:
     """``verify(text, answer)`` of the maths reward, as a worker makes it."""
 
@@ -61,7 +69,9 @@ class MathsVerifier:
         if found is None:
             return 0.0, {"answered": 0.0}
         try:
-            right = any(equivalent(found, truth, self.rel_tol) for truth in truths)
+            right = not _other_letter(found, truths) and any(
+                equivalent(found, truth, self.rel_tol) for truth in truths
+            )
         except (MemoryError, RecursionError, ArithmeticError, ValueError):
             self.check(answer)  # raises if the truth cannot be read
             right = False

@@ -32,6 +32,28 @@ def read_choice(text: str) -> tuple[str, str] | None:
     return None
 
 
+_WITH_TEXT = re.compile(
+    r"(?:(?:option|choice|answer)\s*:?\s*)?\(?\[?[A-J][).:\]]+\s+(.+)", re.IGNORECASE
+)
+
+
+def choice_text(text: str) -> bool:
+    """Whether a text is plainly a letter with its answer ("B) 12"), and no product or name."""
+    behind = _WITH_TEXT.fullmatch(text)
+    if behind is None:
+        return False
+    return text[0] not in "(abcdefghij" or not _LETTERS.fullmatch(behind[1])
+
+
+_LETTERS = re.compile(r"(?:[A-Za-z]|\(.*\))(?:\^\{.*\})?")
+_MARK = re.compile(r"(?<![\w(])(?:\(\s*[A-J]\s*\)|[A-J]\))|^[A-J](?:[.:]\s|[.:]?$)")
+
+
+def names_choices(text: str) -> bool:
+    """Whether the text behind a choice's letter names further choices: "A) 1 B) 2"."""
+    return _MARK.search(text) is not None
+
+
 _SYNONYMS = {
     "\\emptyset": "no solution", "\\{\\}": "no solution", "empty set": "no solution",
     "none": "no solution", "no solutions": "no solution", "no real solution": "no solution",
