@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from gnomon.judges.hedges import is_choice_alone, is_number_alone
 from gnomon.judges.prompting import Question
 
 _EDGES = re.compile(r"^\W+|\W+$")
@@ -33,16 +34,30 @@ def read_choice(text: str, question: Question) -> tuple[str, int] | None:
     known = "|".join(sorted(question.choices, key=len, reverse=True))
     words = all(len(choice) > 1 and choice.isalpha() for choice in question.choices)
     known = f"(?i:{known})" if words else known
-    if question.reason:
-        found = list(re.finditer(rf"(?i:verdict)\W*?:\W*?({known})(?!\w)", text))
-    else:
-        lead = r"\W*(?:(?i:verdict|answer|rating|score)\W+)?"
-        one = re.match(rf"{lead}({known})(?![\w'’])(?!\s+(?!(?i:is\b))\w)", text)
-        found = [] if one is None else [one]
-    if not found:
+    begin = _verdict_begins(text, question)
+    if begin is None:
         return None
-    said = found[-1][1]
-    return (said.lower() if words else said), found[-1].start(1)
+    lead = "" if question.reason else r"(?:(?i:verdict|answer|rating|score)\W+)?"
+    end = "" if question.reason else r"(?!\s+(?!(?i:is|out of)\b)\w)"
+    found = re.compile(rf"\W*{lead}({known})(?![\w'\u2019]){end}").match(text, begin)
+    if found is None:
+        return None
+    said = found[1].lower() if words else found[1]
+    before, after = text[begin : found.start(1)], text[found.end(1) :]
+    if said.isdigit():
+        alone = is_number_alone(before, after, max(map(int, question.choices)))
+    else:
+        others = [choice for choice in question.choices if choice != said]
+        alone = is_choice_alone(before, after, others, words)
+    return (said, found.start(1)) if alone else None
+
+
+def _verdict_begins(text: str, question: Question) -> int | None:
+    """Where the verdict begins: behind the last ``Verdict:``, where a reason comes first."""
+    if not question.reason:
+        return 0
+    heads = list(re.finditer(r"(?i:verdict)\W*?:", text))
+    return heads[-1].end() if heads else None
 
 
 def read_probabilities(
@@ -81,8 +96,12 @@ def read_order(text: str, question: Question) -> tuple[tuple[str, ...], ...] | N
     hold every letter once."""
     one = rf"[{''.join(question.choices)}]"
     order = rf"(?<!\w)({one}(?:\s*[>=,]\s*{one})*)(?!\w)"
+    begin = _verdict_begins(text, question)
+    if begin is None:
+        return None
     if question.reason:
-        found = re.findall(rf"(?i:verdict)\W*?:[\s*`]*?{order}", text)
+        first = re.compile(rf"[\s*`]*{order}(?![\s*`]*(?:/|\||(?i:or)\b))").match(text, begin)
+        found = [first[1]] if first else []
     else:
         found = re.findall(order, text)
     orders = [tuple(tuple(re.findall(r"\w", rank)) for rank in re.split("[>,]", o)) for o in found]
