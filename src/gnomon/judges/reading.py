@@ -5,6 +5,7 @@ Nothing is guessed: an answer that is not in the form that was asked for has no 
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -60,17 +61,52 @@ def _verdict_begins(text: str, question: Question) -> int | None:
     return heads[-1].end() if heads else None
 
 
+def read_positions(logprobs: Any) -> list[Position]:
+    """The tokens of an answer, from its log-probs as the OpenAI API gives them.
+
+    A token's text comes from its ``bytes`` where they are given: a token may hold a part of a
+    character, whose text is then an escape. The character belongs to the token that ends it.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    out = []
+    for item in getattr(logprobs, "content", None) or []:
+        token, given = str(item.token), _bytes(getattr(item, "bytes", None))
+        if given is None:
+            text = decoder.decode(b"", final=True) + token
+            decoder.reset()
+        else:
+            text = decoder.decode(given)
+        top = {str(top.token): float(top.logprob) for top in item.top_logprobs or ()}
+        out.append(Position(text, top or {token: float(item.logprob)}))
+    return out
+
+
+def _bytes(given: Any) -> bytes | None:
+    try:
+        return bytes(given) if given and not isinstance(given, int) else None
+    except (TypeError, ValueError):
+        return None
+
+
 def read_probabilities(
-    positions: Sequence[Position], at: int, choices: Sequence[str]
+    positions: Sequence[Position], at: int, choices: Sequence[str], text: str | None = None
 ) -> dict[str, float] | None:
     """The probability of each choice, of those that stand at character ``at`` together.
 
     None where the log-probs do not tell: no position is there, or a tokenizer that writes 10 as 1
     and 0 leaves open which of the two the 1 was to be.
+
+    Args:
+        text: the whole answer. The position's token must spell what stands there in it, or begin
+            to; None does not check.
     """
     ends = list(accumulate(len(position.text) for position in positions))
-    i = bisect_right(ends, at)
+    written = "".join(position.text for position in positions)
+    place = at if text is None else _place(written, at, text)
+    i = len(positions) if place is None else bisect_right(ends, place)
     if i == len(positions):
+        return None
+    if text is not None and not text.startswith(written[place : ends[i]].rstrip(), at):
         return None
     position = positions[i]
     mass = dict.fromkeys(choices, 0.0)
@@ -89,6 +125,18 @@ def read_probabilities(
         zero = sum(math.exp(min(0.0, p)) for t, p in after.top.items() if t == "0")
         mass["10"], mass["1"] = mass["1"] * zero, mass["1"] * max(0.0, 1.0 - zero)
     return {choice: m / total for choice, m in mass.items()}
+
+
+def _place(written: str, at: int, text: str) -> int | None:
+    """Where in what the tokens spell the character ``at`` of the answer is; None where they differ.
+
+    The two begin alike, or end alike: a server may cut blanks or thoughts from the front, and
+    tokens without bytes spell a character's parts in their own way.
+    """
+    if written[: at + 1] == text[: at + 1]:
+        return at
+    rest, end = text[at:].rstrip(), written.rstrip()
+    return len(end) - len(rest) if rest and end.endswith(rest) else None
 
 
 def read_order(text: str, question: Question) -> tuple[tuple[str, ...], ...] | None:
