@@ -29,7 +29,7 @@ _REASON = re.compile(
 )
 """A reason may hold numbers. What follows from the answer may not: it would be another one."""
 _TAKEN_BACK = re.compile(
-    r"\b(?:wrong|incorrect|false|not\s+(?:right|correct|true|the answer)|isn't)\b|[,;]\s*or\b",
+    r"^\s*(?:is|are|was|seems)\s+(?:\w+\s+)?(?:wrong|incorrect|false|not|never)\b|[,;]\s*or\b",
     re.IGNORECASE,
 )
 """What makes a reason none: the answer is taken back, or another one named."""

@@ -22,7 +22,6 @@ from gnomon.judges.verifiers.shapes import (
     both_signs,
     choice_text,
     has_words,
-    is_name,
     names_choices,
     read_choice,
     read_intervals,
@@ -37,6 +36,7 @@ MAX_ITEMS = 60
 """Parts of a list or cells of a matrix."""
 MAX_DEPTH = 12
 """How deep answers are taken apart."""
+_APPROX = r"\\approx(?![A-Za-z])"
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z]")
 T = TypeVar("T")
 
@@ -78,12 +78,13 @@ class Rules:
     def _approximate(self, a: str, b: str) -> bool | None:
         """``2\\pi \\approx 6.28``: either side, if near each other; ``x \\approx 2`` is x = 2."""
         for text, other, is_answer in ((a, b, True), (b, a, False)):
-            parts = split_outside(text, r"\\approx(?![A-Za-z])")
+            parts = split_outside(text, _APPROX)
             if len(parts) == 1:
                 continue
             sides = [part for part in parts if part]
-            if len(sides) == 2 and is_name(sides[0]) and engine.value_of(sides[0]) is None:
-                sides = [f"{sides[0]} = {sides[1]}"]  # a value, rounded
+            named = _rounded(text)
+            if named is not None:
+                return self.same(named, other) if is_answer else self.same(other, named)
             numbers = [engine.value_of(side.split("=")[-1]) for side in sides]
             if len(sides) > 1:
                 first, last = numbers[0], numbers[-1]
@@ -341,6 +342,22 @@ class Rules:
             signs.append(sign)
         ratio = engine.ratio(sides[0], sides[1]) if signs[0] == signs[1] else None
         return ratio is not None and (ratio > 0 or signs[0] in ("=", "\\ne"))
+
+
+def _rounded(text: str) -> str | None:
+    """``x \\approx 2.5, y \\approx 3`` with equals signs, where each left side asks for a value."""
+    items = read_items(text)
+    for parts in (items.parts if items and items.kind == "list" else (), (text,)):
+        sides = [split_outside(part, _APPROX) for part in parts]
+        if sides and all(len(side) == 2 and _asks(*side) for side in sides):
+            return ", ".join(f"{left} = {right}" for left, right in sides)
+    return None
+
+
+def _asks(name: str, value: str) -> bool:
+    relation = read_relation(f"{name} = {value}") if name and value else None
+    asked = relation.asked() if relation else None
+    return asked is not None and engine.value_of(name) is None
 
 
 def _name_and_value(relation: Relation | None) -> tuple[str, str] | None:

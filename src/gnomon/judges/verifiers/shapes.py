@@ -130,11 +130,6 @@ _ASKED = re.compile(
 """What a question asks for: names, their sums and products, no numbers in front of them."""
 
 
-def is_name(text: str) -> bool:
-    """Whether a text can only be the name of a value: ``x``, ``f(x)``, ``the area``."""
-    return _NAME.fullmatch(text) is not None
-
-
 @dataclass(frozen=True)
 class Relation:
     """Terms and the signs between them (``=``, ``<``, ``\\le``, ``\\ne``, ``\\in`` and so on)."""
