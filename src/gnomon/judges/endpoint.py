@@ -23,6 +23,7 @@ from gnomon.judges.reading import (
     read_choice,
     read_object,
     read_order,
+    read_positions,
     read_probabilities,
     shortened,
     write_order,
@@ -323,7 +324,7 @@ class Endpoint(Answerer):
         text = str(message.content or "")
         reply = replace(reply, text=text)
         finish = getattr(first, "finish_reason", None)
-        positions = _positions(getattr(first, "logprobs", None))
+        positions = read_positions(getattr(first, "logprobs", None))
         if finish == "content_filter":
             return replace(
                 reply, error=f"the endpoint's content filter stopped it: {shortened(text)}"
@@ -342,7 +343,7 @@ class Endpoint(Answerer):
         choice = read_choice(text, question)
         if choice is None:
             return replace(reply, error=_unreadable(text, message, finish, question))
-        told = read_probabilities(positions, choice[1], question.choices) if positions else None
+        told = read_probabilities(positions, choice[1], question.choices, text)
         if told is None and self.logprobs == "yes":
             return replace(reply, error="the endpoint gave no log-probs of its verdict")
         return replace(reply, choice=choice[0], probabilities=told)
@@ -363,7 +364,7 @@ class Endpoint(Answerer):
         for key, (word, at) in found.items():
             shares = None
             if positions and at >= 0:
-                shares = read_probabilities(positions, at, question.choices)
+                shares = read_probabilities(positions, at, question.choices, reply.text)
             if shares is None and self.logprobs == "yes":
                 return replace(reply, error="the endpoint gave no log-probs of its verdicts")
             told[key] = float(word == yes) if shares is None else shares[yes]
@@ -397,15 +398,3 @@ def _schema(question: Question) -> dict[str, Any]:
     }
     named = {"name": "verdicts", "strict": True, "schema": schema}
     return {"type": "json_schema", "json_schema": named}
-
-
-def _positions(logprobs: Any) -> list[Position]:
-    content = getattr(logprobs, "content", None) or []
-    return [
-        Position(
-            str(item.token),
-            {str(top.token): float(top.logprob) for top in item.top_logprobs or ()}
-            or {str(item.token): float(item.logprob)},
-        )
-        for item in content
-    ]

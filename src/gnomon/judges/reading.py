@@ -5,6 +5,7 @@ Nothing is guessed: an answer that is not in the form that was asked for has no 
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from gnomon.judges.hedges import is_choice_alone, is_number_alone
 from gnomon.judges.prompting import Question
 
 _EDGES = re.compile(r"^\W+|\W+$")
@@ -33,29 +35,78 @@ def read_choice(text: str, question: Question) -> tuple[str, int] | None:
     known = "|".join(sorted(question.choices, key=len, reverse=True))
     words = all(len(choice) > 1 and choice.isalpha() for choice in question.choices)
     known = f"(?i:{known})" if words else known
-    if question.reason:
-        found = list(re.finditer(rf"(?i:verdict)\W*?:\W*?({known})(?!\w)", text))
-    else:
-        lead = r"\W*(?:(?i:verdict|answer|rating|score)\W+)?"
-        one = re.match(rf"{lead}({known})(?![\w'’])(?!\s+(?!(?i:is\b))\w)", text)
-        found = [] if one is None else [one]
-    if not found:
+    begin = _verdict_begins(text, question)
+    if begin is None:
         return None
-    said = found[-1][1]
-    return (said.lower() if words else said), found[-1].start(1)
+    lead = "" if question.reason else r"(?:(?i:verdict|answer|rating|score)\W+)?"
+    end = "" if question.reason else r"(?!\s+(?!(?i:is|out of)\b)\w)"
+    found = re.compile(rf"\W*{lead}({known})(?![\w'\u2019]){end}").match(text, begin)
+    if found is None:
+        return None
+    said = found[1].lower() if words else found[1]
+    before, after = text[begin : found.start(1)], text[found.end(1) :]
+    if said.isdigit():
+        alone = is_number_alone(before, after, max(map(int, question.choices)))
+    else:
+        others = [choice for choice in question.choices if choice != said]
+        alone = is_choice_alone(before, after, others, words)
+    return (said, found.start(1)) if alone else None
+
+
+def _verdict_begins(text: str, question: Question) -> int | None:
+    """Where the verdict begins: behind the last ``Verdict:``, where a reason comes first."""
+    if not question.reason:
+        return 0
+    heads = list(re.finditer(r"(?i:verdict)\W*?:", text))
+    return heads[-1].end() if heads else None
+
+
+def read_positions(logprobs: Any) -> list[Position]:
+    """The tokens of an answer, from its log-probs as the OpenAI API gives them.
+
+    A token's text comes from its ``bytes`` where they are given: a token may hold a part of a
+    character, whose text is then an escape. The character belongs to the token that ends it.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    out = []
+    for item in getattr(logprobs, "content", None) or []:
+        token, given = str(item.token), _bytes(getattr(item, "bytes", None))
+        if given is None:
+            text = decoder.decode(b"", final=True) + token
+            decoder.reset()
+        else:
+            text = decoder.decode(given)
+        top = {str(top.token): float(top.logprob) for top in item.top_logprobs or ()}
+        out.append(Position(text, top or {token: float(item.logprob)}))
+    return out
+
+
+def _bytes(given: Any) -> bytes | None:
+    try:
+        return bytes(given) if given and not isinstance(given, int) else None
+    except (TypeError, ValueError):
+        return None
 
 
 def read_probabilities(
-    positions: Sequence[Position], at: int, choices: Sequence[str]
+    positions: Sequence[Position], at: int, choices: Sequence[str], text: str | None = None
 ) -> dict[str, float] | None:
     """The probability of each choice, of those that stand at character ``at`` together.
 
     None where the log-probs do not tell: no position is there, or a tokenizer that writes 10 as 1
     and 0 leaves open which of the two the 1 was to be.
+
+    Args:
+        text: the whole answer. The position's token must spell what stands there in it, or begin
+            to; None does not check.
     """
     ends = list(accumulate(len(position.text) for position in positions))
-    i = bisect_right(ends, at)
+    written = "".join(position.text for position in positions)
+    place = at if text is None else _place(written, at, text)
+    i = len(positions) if place is None else bisect_right(ends, place)
     if i == len(positions):
+        return None
+    if text is not None and not text.startswith(written[place : ends[i]].rstrip(), at):
         return None
     position = positions[i]
     mass = dict.fromkeys(choices, 0.0)
@@ -76,13 +127,29 @@ def read_probabilities(
     return {choice: m / total for choice, m in mass.items()}
 
 
+def _place(written: str, at: int, text: str) -> int | None:
+    """Where in what the tokens spell the character ``at`` of the answer is; None where they differ.
+
+    The two begin alike, or end alike: a server may cut blanks or thoughts from the front, and
+    tokens without bytes spell a character's parts in their own way.
+    """
+    if written[: at + 1] == text[: at + 1]:
+        return at
+    rest, end = text[at:].rstrip(), written.rstrip()
+    return len(end) - len(rest) if rest and end.endswith(rest) else None
+
+
 def read_order(text: str, question: Question) -> tuple[tuple[str, ...], ...] | None:
     """The letters from best to worst, those of one rank together; None where the answer does not
     hold every letter once."""
     one = rf"[{''.join(question.choices)}]"
     order = rf"(?<!\w)({one}(?:\s*[>=,]\s*{one})*)(?!\w)"
+    begin = _verdict_begins(text, question)
+    if begin is None:
+        return None
     if question.reason:
-        found = re.findall(rf"(?i:verdict)\W*?:[\s*`]*?{order}", text)
+        first = re.compile(rf"[\s*`]*{order}(?![\s*`]*(?:/|\||(?i:or)\b))").match(text, begin)
+        found = [first[1]] if first else []
     else:
         found = re.findall(order, text)
     orders = [tuple(tuple(re.findall(r"\w", rank)) for rank in re.split("[>,]", o)) for o in found]

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from gnomon.judges.verifiers import engine
 from gnomon.judges.verifiers import quantities as q
+from gnomon.judges.verifiers.asides import without_asides
 from gnomon.judges.verifiers.notation import split_outside, squeezed
 from gnomon.judges.verifiers.numbers import FLOAT_DIGITS, read_number, same_form
 from gnomon.judges.verifiers.shapes import (
@@ -19,7 +20,9 @@ from gnomon.judges.verifiers.shapes import (
     Piece,
     Relation,
     both_signs,
+    choice_text,
     has_words,
+    names_choices,
     read_choice,
     read_intervals,
     read_items,
@@ -33,6 +36,7 @@ MAX_ITEMS = 60
 """Parts of a list or cells of a matrix."""
 MAX_DEPTH = 12
 """How deep answers are taken apart."""
+_APPROX = r"\\approx(?![A-Za-z])"
 _LETTER = re.compile(r"(?<![A-Za-z\\])[A-Za-z]")
 T = TypeVar("T")
 
@@ -72,12 +76,15 @@ class Rules:
     # -- single things ---------------------------------------------------------------------------
 
     def _approximate(self, a: str, b: str) -> bool | None:
-        """``2\\pi \\approx 6.28``: either side, if they are near each other."""
+        """``2\\pi \\approx 6.28``: either side, if near each other; ``x \\approx 2`` is x = 2."""
         for text, other, is_answer in ((a, b, True), (b, a, False)):
-            parts = split_outside(text, r"\\approx(?![A-Za-z])")
+            parts = split_outside(text, _APPROX)
             if len(parts) == 1:
                 continue
             sides = [part for part in parts if part]
+            named = _rounded(text)
+            if named is not None:
+                return self.same(named, other) if is_answer else self.same(other, named)
             numbers = [engine.value_of(side.split("=")[-1]) for side in sides]
             if len(sides) > 1:
                 first, last = numbers[0], numbers[-1]
@@ -88,14 +95,19 @@ class Rules:
         return None
 
     def _verdict(self, a: str, b: str) -> bool | None:
-        """Yes and no, with a sentence behind them or without."""
-        truth = verdict(b)
-        return None if truth is None else verdict(a) == truth
+        """Yes and no, with a sentence behind them or without; numbers in the truth's count."""
+        truth, given = verdict(without_asides(b)), verdict(without_asides(a))
+        if truth is None or given is None or given[0] != truth[0]:
+            return None if truth is None else False
+        return not re.search(r"\d", truth[1]) or self.same(given[1], truth[1])
 
     def _choice(self, a: str, b: str) -> bool | None:
+        """A letter, a letter with its text; of a truth without its letter the text alone."""
         truth, given = read_choice(b), read_choice(a)
+        if given and given[1] and names_choices(given[1]):
+            return None if truth is None else False  # a list of the choices chooses none
         if truth is None:
-            return None
+            return True if given and choice_text(a) and self.same(given[1], b) else None
         if given is None and re.fullmatch(r"[a-j]", a):
             given = (a.upper(), "")
         if given is None:
@@ -330,6 +342,22 @@ class Rules:
             signs.append(sign)
         ratio = engine.ratio(sides[0], sides[1]) if signs[0] == signs[1] else None
         return ratio is not None and (ratio > 0 or signs[0] in ("=", "\\ne"))
+
+
+def _rounded(text: str) -> str | None:
+    """``x \\approx 2.5, y \\approx 3`` with equals signs, where each left side asks for a value."""
+    items = read_items(text)
+    for parts in (items.parts if items and items.kind == "list" else (), (text,)):
+        sides = [split_outside(part, _APPROX) for part in parts]
+        if sides and all(len(side) == 2 and _asks(*side) for side in sides):
+            return ", ".join(f"{left} = {right}" for left, right in sides)
+    return None
+
+
+def _asks(name: str, value: str) -> bool:
+    relation = read_relation(f"{name} = {value}") if name and value else None
+    asked = relation.asked() if relation else None
+    return asked is not None and engine.value_of(name) is None
 
 
 def _name_and_value(relation: Relation | None) -> tuple[str, str] | None:

@@ -90,7 +90,21 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<=[^\d\s])\.\s|\.\s+(?=[A-Z*\\])|\.\s*$|(?<=[\d}])\.\*\*")
-_CHOSEN = re.compile(r"[*(\[]*[A-J](?:[).\]*:]+|$)(?:\s+\S.{0,40})?")
+_CHOSEN = re.compile(
+    r"\**(?:(?i:option|choice|answer)\s+)?[*(\[]*[A-J](?:[).\]*:]+|$)(?:\s+\S.{0,40})?"
+)
+_DECLARED = re.compile(
+    r"(?:^|[.!:;]\s+|\n)[\s*>#-]*"
+    r"(?:(?:thus|therefore|so|hence|then|finally|clearly|overall|in conclusion|i think|i believe"
+    r"|we conclude|we see|this means|it follows)\b,?\s+(?:that\s+)?)*(?:the\s+)?"
+    r"\**(?:option|choice|answer)\s+(?P<letter>[*(\[]*[A-J][)\].*:]*)\s+is\s+(?:indeed\s+)?(?:the\s+)?\**"
+    r"(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?\**"
+    r"(?=\s*(?:$|\n|[.!]\**(?:\s|$)|,?\s+(?:because|since|as)\b))",
+    re.IGNORECASE,
+)
+"""A sentence that says which choice is right."""
+_OPTION = re.compile(r"\W*(?:option|choice)\s+[*(\[]*[A-J](?![A-Za-z])", re.IGNORECASE)
+_LISTED = re.compile(r"\W*[A-J][.)]\s+\W*[A-J](?:[.)]|$)")
 _CLAUSE = re.compile(
     r"(?:\s+|\s*[,;(:-]+\s*)(?:because|since|as (?:the|it|we)|which|so that|due to)\b.*$",
     re.DOTALL | re.I,
@@ -112,9 +126,12 @@ def _only_number(line: str) -> bool:
 
 def after_phrase(text: str) -> str | None:
     """What follows the last "the answer is", "Answer:", or a last line "A: ...", up to the end of
-    its sentence, without a reason behind it; or a response that is nothing but a choice and its
-    reason ("(C) because 3 > 2")."""
+    its sentence, without a reason behind it; "Option B is correct"; or a response that is nothing
+    but a choice and its reason ("(C) because 3 > 2")."""
     ends = [match.end() for match in _PHRASE.finditer(text)]
+    declared = [match for match in _DECLARED.finditer(text) if not _PHRASE.search(match[0])]
+    if declared and (not ends or declared[-1].end() > ends[-1]):
+        return declared[-1]["letter"].replace("*", "")
     if not ends:
         line = _CLAUSE.sub("", text.strip()).strip()
         return line.replace("**", "") if _CHOSEN.fullmatch(line) else None
@@ -124,7 +141,8 @@ def after_phrase(text: str) -> str | None:
         line = rest[: stop + 2] if stop > 0 else rest.split("\n", 1)[0]
     else:
         line = rest.split("\n", 1)[0]
-    line = _SENTENCE_END.split(line.strip(), maxsplit=1)[0]
+    if not _LISTED.match(line):
+        line = _SENTENCE_END.split(line.strip(), maxsplit=1)[0]
     line = _CLAUSE.sub("", line)
     if re.fullmatch(r"[^$]*\d!", line):
         line = line[:-1]  # an exclamation, no factorial
@@ -136,6 +154,11 @@ def _stated_answer(line: str) -> str | None:
     chosen = re.search(r"\b(?:choice|option|answer)\s+is\s+(\W*[A-J]\W*)$", line)
     if chosen:
         return chosen[1]
+    right = re.fullmatch(r"(\W*[A-J]\W*?)\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s\w+)?", line)
+    if right:
+        return right[1].replace("*", "")
+    if _OPTION.match(line):
+        return line
     if len(line.split()) < 4 or not re.match(r"[A-Za-z]{3,}\s", line) or not re.search(r"\d", line):
         return line
     if re.search(r"\b(?:not|no|isn't|never|neither|or)\b", line, re.IGNORECASE):

@@ -11,24 +11,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from gnomon.judges.verifiers.asides import without_asides, without_lead
 from gnomon.judges.verifiers.comparison import Rules
 from gnomon.judges.verifiers.extract import final_answer, worked_answer
 from gnomon.judges.verifiers.notation import canonical, depth_of
+from gnomon.judges.verifiers.shapes import read_choice
 
 MAX_ANSWER = 600
 """Characters of an answer; longer ones are wrong."""
-_REASON = re.compile(
-    r"(?:\s+|\s*[,;:.(-]+\s*)(?:because|since|which|as\s+(?:the|it|we|there|a)\b|so\b|thus|therefore|hence|"
-    r"due to|given that|making|i hope)(?![A-Za-z]).*$",
-    re.IGNORECASE | re.DOTALL,
-)
-_ASIDE = re.compile(r"(?<=[\d}%)]),\s+(?!and\b|or\b)(?![a-z]\s*[=<>\\(])[a-z]{2,}\s.*$", re.DOTALL)
-_LEAD = re.compile(
-    r"^(?:(?:about|approximately|approx\.?|roughly|around|exactly|simply|just|only|a total of|"
-    r"equal to|equals|therefore|thus|hence|so|the (?:final )?answer is|answer\s*:|the value of|=|:|"
-    r"\\approx|\\therefore)(?![A-Za-z])[\s:,]*|[:=]\s*)+",
-    re.IGNORECASE,
-)
 
 
 def equivalent(answer: str, truth: str, rel_tol: float = 0.0) -> bool:
@@ -42,20 +32,23 @@ def equivalent(answer: str, truth: str, rel_tol: float = 0.0) -> bool:
     """
     if not answer.strip() or len(answer) > MAX_ANSWER or len(truth) > MAX_ANSWER:
         return False
-    a, b = _tidy(canonical(answer)), _tidy(canonical(truth))
-    if not _says_something(a) or not _says_something(b) or max(depth_of(a), depth_of(b)) > 100:
+    whole, wanted = without_lead(canonical(answer)), without_lead(canonical(truth))
+    if not _says_something(wanted) or max(depth_of(whole), depth_of(wanted)) > 100:
         return False
-    return Rules(rel_tol).same(a, b)
-
-
-def _tidy(text: str) -> str:
-    """Without introductory words before an answer, or a reason after it."""
-    short = _LEAD.sub("", _ASIDE.sub("", _REASON.sub("", text)))
-    return canonical(short) if short and short != text else text
+    readings = dict.fromkeys((without_asides(whole), whole))
+    rules = Rules(rel_tol)
+    return any(_says_something(given) and rules.same(given, wanted) for given in readings)
 
 
 def _says_something(text: str) -> bool:
     return bool(re.search(r"[^\W_]|\\[{a-zA-Z]|[°%$€£]", text))
+
+
+def _other_letter(answer: str, truths: Sequence[str]) -> bool:
+    """Whether an answer is a choice with its text whose letter the truths contradict."""
+    letters = {choice[0] for truth in truths if (choice := read_choice(canonical(truth)))}
+    given = read_choice(without_lead(canonical(answer))) if letters else None
+    return given is not None and bool(given[1]) and given[0] not in letters
 
 
 class MathsVerifier:
@@ -76,7 +69,9 @@ class MathsVerifier:
         if found is None:
             return 0.0, {"answered": 0.0}
         try:
-            right = any(equivalent(found, truth, self.rel_tol) for truth in truths)
+            right = not _other_letter(found, truths) and any(
+                equivalent(found, truth, self.rel_tol) for truth in truths
+            )
         except (MemoryError, RecursionError, ArithmeticError, ValueError):
             self.check(answer)  # raises if the truth cannot be read
             right = False
@@ -89,7 +84,7 @@ class MathsVerifier:
             ValueError: it is not an answer.
         """
         for truth in self.truths(answer):
-            Rules(self.rel_tol).same("0", _tidy(canonical(truth)))
+            Rules(self.rel_tol).same("0", without_lead(canonical(truth)))
 
     def truths(self, answer: Any) -> list[str]:
         """The reference answers of one prompt: one, or a list of which each will do.

@@ -68,6 +68,9 @@ _FUNCTIONS = (
     "sqrt|pi|sin|cos|tan|cot|csc|arcsin|arccos|arctan|sinh|cosh|tanh|ln|log|exp|infty|theta|alpha|"
     "beta|lambda"
 )
+_PLACE = re.compile(
+    r"(?<![\w.])(\d[\d,]*)(?:\s+(st|nd|rd|th)(?![A-Za-z])|\s*\^(?:\s+|\s*\{\s*)(st|nd|rd|th)(?![A-Za-z])\s*\}?)"
+)
 _PLAIN_FUNCTION = re.compile(
     rf"(?<![A-Za-z\\])({_FUNCTIONS})(?![A-Za-z])|(?<![A-Za-z\\])(sec|min|max|gcd|lcm)(?=\s*\()"
 )
@@ -97,6 +100,7 @@ def canonical(text: str) -> str:
     text = text.replace("**", "^").replace("~=", "\\approx ")
     text = re.sub(r"(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])", "\\\\infty ", text)
     text = _PLAIN_FUNCTION.sub(lambda m: f"\\{m[1] or m[2]}", text)
+    text = _PLACE.sub(_place, text)
     text = _braced(text)
     text = re.sub(r"\s+(?=[\^_]\{)", "", text)
     text = re.sub(r"\s+", " ", text).strip()
@@ -208,6 +212,14 @@ def _renamed(match: re.Match[str]) -> str:
     if name in _PLAIN:
         return _PLAIN[name]
     return f"\\{name}"
+
+
+def _place(match: re.Match[str]) -> str:
+    """``5^{th}`` as 5th; anything else as it is."""
+    ending = match[2] or match[3]
+    teen = match[1][-2:-1] == "1"
+    right = "th" if teen else {"1": "st", "2": "nd", "3": "rd"}.get(match[1][-1], "th")
+    return f"{match[1]}{ending}" if ending == right else match[0]
 
 
 def _separators(text: str) -> str:

@@ -46,11 +46,13 @@ _UP_TO_19 = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen"
 )
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORDS = {word: i for i, word in enumerate(_UP_TO_19.split())} | {
-    word: 10 * i for i, word in enumerate(_TENS.split(), start=2)
-}
+_TENS_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety"
+UNITS = {word: i for i, word in enumerate(_UP_TO_19.split())}
+TENS = {word: 10 * i for i, word in enumerate(_TENS_WORDS.split(), start=2)}
+_WORDS = UNITS | TENS
 _TIMES = {"hundred": 100, "thousand": 1000}
+NUMBER_WORDS = frozenset((*_WORDS, *_TIMES, "million", "billion", "trillion", "dozen"))
+"""Words that are a number, or a part of one."""
 
 
 @dataclass(frozen=True)

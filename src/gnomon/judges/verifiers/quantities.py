@@ -14,27 +14,23 @@ from gnomon.judges.verifiers.numbers import (
     read_number,
     same_number,
 )
-from gnomon.judges.verifiers.units import Unit, agree, is_unit, read_unit
+from gnomon.judges.verifiers.spoken import changes_number, word_fraction
+from gnomon.judges.verifiers.units import Unit, agree, is_filler, is_unit, read_unit
 
 _CURRENCY = re.compile(
     r"(?P<sign>[-+]?)\s*(?P<mark>(?:US|A|C)?\\\$|€|£|¥|₹|USD|EUR|GBP|JPY|INR|Rs\.?)\s*(?P<rest>[-+]?.+)"
 )
-_MULTIPLES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_MULTIPLE = re.compile(rf"\s*({'|'.join(_MULTIPLES)})(?![A-Za-z])", re.IGNORECASE)
-_PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7,
-          "eighth": 8, "ninth": 9, "tenth": 10}  # fmt: skip
-_WORD_FRACTION = re.compile(
-    rf"([a-z]+)[\s-]+({'|'.join(_PARTS)}|halve)s?(?:\s+of\s.*)?|(half)", re.IGNORECASE
-)
+_MULTIPLES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12,
+              "quadrillion": 15, "quintillion": 18, "lakh": 5, "crore": 7}  # fmt: skip
+_MULTIPLE = re.compile(rf"\s*({'|'.join(_MULTIPLES)})s?(?![A-Za-z])", re.IGNORECASE)
 _COMPOUND = re.compile(r"(\d[\d.,/]*)\s*([A-Za-z]+)\.?(?:\s*,?\s*(?:and\s+)?|$)")
 _CHANGE = (
-    "squared cubed factorial half halve third quarter fourth fifth sixth seventh eighth ninth "
-    "tenth hundredth thousandth percent not no or and than plus minus over divided "
+    "squared cubed factorial percent permille mille not no or and than plus minus over divided "
     "time multiplied root square cube power mod modulo log negative if unless except but instead "
     "to through until between either neither is isnt wrong incorrect maybe"
 )
 _CHANGING = frozenset(_CHANGE.split())
-"""Words after a number that make it another one, or take it back."""
+"""Words after a number that make it another one, or take it back; others are in :mod:`.spoken`."""
 _CELSIUS = re.compile(r"(?:degrees?|°)\s*(celsius|fahrenheit|c|f)(?![a-z])", re.IGNORECASE)
 _TAIL = re.compile(r"(?<![A-Za-z\\])(?:[A-Za-z]+|\\Omega)|[%°¢€£¥₹]")
 NO_UNIT = Unit((), Fraction(1))
@@ -63,7 +59,7 @@ class Quantity:
 
 def read_quantity(text: str, decimal_comma: bool = False) -> Quantity | None:
     """The quantity that a canonical text is ("12", "5 cm", "2\\sqrt{3} m", "12 apples")."""
-    number = read_number(text, decimal_comma) or _word_fraction(text)
+    number = read_number(text, decimal_comma) or word_fraction(text)
     if number:
         return Quantity(number, text, False, NO_UNIT)
     currency = _CURRENCY.fullmatch(text)
@@ -97,11 +93,12 @@ def _scale(match: re.Match[str]) -> str:
 
 
 def _number_and_unit(head: str, tail: str, spaced: bool, decimal_comma: bool) -> Quantity | None:
+    if head.endswith(",") and not is_filler(tail):
+        return None
     number = read_number(head.removesuffix(",").rstrip("-"), decimal_comma)
     percent = tail.startswith("%")
     tail = tail[1:].strip() if percent else tail
-    multiple = _MULTIPLE.match(tail)
-    if number is not None and multiple:
+    while number is not None and (multiple := _MULTIPLE.match(tail)):
         number = Number(number.value * 10 ** _MULTIPLES[multiple[1].lower()], number.digits)
         tail = tail[multiple.end() :].strip()
     if number is None and (not re.search(r"\d|\\pi", head) or _FORMULA.search(head)):
@@ -109,7 +106,7 @@ def _number_and_unit(head: str, tail: str, spaced: bool, decimal_comma: bool) ->
     if re.match(r"st(?![a-z])|nd(?![a-z])|rd(?![a-z])|th(?![a-z])", tail) and not spaced:
         tail = tail[2:].strip()
     unit = read_unit(tail)
-    if unit is None or unit.things & _CHANGING or any(len(t) < 3 for t in unit.things):
+    if unit is None or any(map(_changes, unit.things)):
         return None
     first = re.match(r"[A-Za-z]+", tail)
     if first and len(first[0]) == 1 and not spaced:
@@ -119,8 +116,15 @@ def _number_and_unit(head: str, tail: str, spaced: bool, decimal_comma: bool) ->
     return Quantity(number, head, percent, unit)
 
 
-_FORMULA = re.compile(r"(?<![A-Za-z\\])[A-Za-z]|\\(?:a?sin|a?cos|a?tan|cot|sec|csc|log|ln|arc)")
-"""Letters, and functions whose argument the unit may belong to."""
+def _changes(thing: str) -> bool:
+    return len(thing) < 3 or thing in _CHANGING or changes_number(thing)
+
+
+_FORMULA = re.compile(
+    r"(?<![A-Za-z\\])[A-Za-z]|[=<>]|\\(?:a?sin|a?cos|a?tan|cot|sec|csc|log|ln|arc"
+    r"|(?:theta|alpha|beta|gamma|delta|lambda|mu|sigma|phi|omega|rho|ell|le|ge|ne|in)(?![A-Za-z]))"
+)
+"""Letters, relations, and functions whose argument the unit may belong to."""
 
 
 def _compound(text: str) -> Quantity | None:
@@ -140,17 +144,6 @@ def _compound(text: str) -> Quantity | None:
     first = parts[0][1]
     total = sum((value * unit.size for value, unit in parts), Fraction(0)) / first.size
     return Quantity(Number(total), text, False, first)
-
-
-def _word_fraction(text: str) -> Number | None:
-    match = _WORD_FRACTION.fullmatch(text)
-    if match is None:
-        return None
-    if match[3]:
-        return Number(Fraction(1, 2))
-    count = Number(Fraction(1)) if match[1].lower() in ("a", "one") else read_number(match[1])
-    below = _PARTS.get(match[2].lower().replace("halve", "half"))
-    return Number(count.value / below) if count and below else None
 
 
 # -- the same --------------------------------------------------------------------------------------

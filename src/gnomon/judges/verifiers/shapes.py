@@ -32,6 +32,28 @@ def read_choice(text: str) -> tuple[str, str] | None:
     return None
 
 
+_WITH_TEXT = re.compile(
+    r"(?:(?:option|choice|answer)\s*:?\s*)?\(?\[?[A-J][).:\]]+\s+(.+)", re.IGNORECASE
+)
+
+
+def choice_text(text: str) -> bool:
+    """Whether a text is plainly a letter with its answer ("B) 12"), and no product or name."""
+    behind = _WITH_TEXT.fullmatch(text)
+    if behind is None:
+        return False
+    return text[0] not in "(abcdefghij" or not _LETTERS.fullmatch(behind[1])
+
+
+_LETTERS = re.compile(r"(?:[A-Za-z]|\(.*\))(?:\^\{.*\})?")
+_MARK = re.compile(r"(?<![\w(])(?:\(\s*[A-J]\s*\)|[A-J]\))|^[A-J](?:[.:]\s|[.:]?$)")
+
+
+def names_choices(text: str) -> bool:
+    """Whether the text behind a choice's letter names further choices: "A) 1 B) 2"."""
+    return _MARK.search(text) is not None
+
+
 _SYNONYMS = {
     "\\emptyset": "no solution", "\\{\\}": "no solution", "empty set": "no solution",
     "none": "no solution", "no solutions": "no solution", "no real solution": "no solution",
@@ -61,10 +83,13 @@ def words(text: str) -> str:
 _VERDICTS = frozenset(("yes", "no", "true", "false"))
 
 
-def verdict(text: str) -> str | None:
-    """The yes, no, true or false that a sentence begins with and a comma or stop follows."""
-    match = re.match(r"([A-Za-z]+)\s*(?:[,.;:!-]|$)", text)
-    return match[1].lower() if match and match[1].lower() in _VERDICTS else None
+def verdict(text: str) -> tuple[str, str] | None:
+    """The yes, no, true or false that a sentence begins with and a comma or stop follows, and the
+    rest of the sentence."""
+    match = re.match(r"([A-Za-z]+)\s*(?:[,.;:!-]\s*|$)", text)
+    if match is None or match[1].lower() not in _VERDICTS:
+        return None
+    return match[1].lower(), text[match.end() :]
 
 
 _SHORT = "is if or no to of in on at by as an not and the for are was but all any odd"
@@ -252,6 +277,7 @@ _BRACKETS = (
     ("[", ")"),
 )
 _GROUPED_ITEM = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_GROUPED_ALONE = re.compile(r"(?:-|\\\$|[€£¥₹])*\s*[1-9]\d{0,2}(?:,\d{3})+(?![\d,])[^,]*$")
 
 
 @dataclass(frozen=True)
@@ -290,13 +316,17 @@ def read_items(text: str) -> Items | None:
 
 
 def _parts(text: str) -> list[str]:
-    """Split at commas; those of thousands stay where other commas have a space behind them."""
+    """Split at commas; those of thousands stay where other commas have a space behind them, and
+    where every part between "and" or "or" is one number with thousands."""
     if ";" in text:
         semicolons = split_outside(text, r"\s*;\s*")
         if len(semicolons) > 1:
             return semicolons
     if re.search(r",\s", text) and _GROUPED_ITEM.search(text):
         return split_outside(text, r",(?=\s)")
+    joined = split_outside(text, r"\s+(?:and|or)\s+")
+    if len(joined) > 1 and all(map(_GROUPED_ALONE.match, joined)):
+        return joined
     return split_outside(text, ",")
 
 

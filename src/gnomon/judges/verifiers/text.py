@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,16 @@ from gnomon.judges.verifiers.extract import check_methods, final_answer
 from gnomon.judges.verifiers.schema import check_schema, violations
 
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_TYPOGRAPHIC = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")
+_PAIRS = (
+    ("**", "**"), ("*", "*"), ("```", "```"), ("`", "`"), ("$", "$"), ('"', '"'), ("'", "'"),
+    ("\u00ab", "\u00bb"), ("\u201e", '"'),
+)  # fmt: skip
+"""Markdown's marks and quotation marks."""
+_BRACKETED = re.compile(r"\(([^\W\d_]+(?: [^\W\d_]+)*)\)|\[([^\W\d_]+(?: [^\W\d_]+)*)\]")
+"""Brackets round words alone: round anything else they may be an interval or a list."""
+_ENDS = re.compile(r"(?<=[^\s.!?])\s*\.$|(?<=[^\W\d_]{2})\s*[.!?\u2026]+$|(?<=[\"'*`])[!?]+$")
+"""A final stop; behind a word also other end marks. ``5!``, ``n!`` and ``2...`` keep theirs."""
 
 Verdict = tuple[float, dict[str, float]]
 
@@ -23,23 +31,46 @@ def exact_verifier(
 ) -> Callable[[str, Any], bool]:
     """A verifier: whether the answer found is the truth, or one of a list of truths.
 
-    Blanks are evened out; ``case`` and ``punctuation`` say whether those count. The whole answer is
-    compared: the truth somewhere within it is not enough, and an empty answer never matches.
+    Blanks are evened out. Case counts only with ``case``. Marks round the whole answer count only
+    with ``punctuation``; see :func:`without_marks`. The whole answer is compared: the truth
+    somewhere within it is not enough, and an empty answer never matches.
     """
     methods = check_methods([extract] if isinstance(extract, str) else extract)
 
     def normal(text: str) -> str:
         text = text if case else text.casefold()
-        text = text if punctuation else text.translate(_PUNCTUATION)
-        return " ".join(text.split())
+        text = " ".join(text.split())
+        return text if punctuation else without_marks(text)
 
     def verify(text: str, answer: Any) -> bool:
         found = final_answer(text, methods)
         truths = answer if isinstance(answer, list | tuple) else [answer]
-        given = normal(found or "")
-        return bool(given) and given in {normal(str(truth)) for truth in truths}
+        wanted = {normal(str(truth)) for truth in truths}
+        if "" in wanted:
+            raise ValueError("a reference answer is empty: nothing could match it")
+        return normal(found or "") in wanted
 
     return verify
+
+
+def without_marks(text: str) -> str:
+    """A text without what says nothing at its edges: a final stop, other end marks behind a word,
+    quotation marks and markdown's round the whole, brackets round words alone.
+
+    Marks within it, and signs, stay: ``-5``, ``3.5``, ``1/2``, ``C++`` and ``x<y`` are kept whole.
+    """
+    text = text.translate(_TYPOGRAPHIC)
+    while True:
+        before = text
+        text = _ENDS.sub("", text)
+        bracketed = _BRACKETED.fullmatch(text)
+        text = (bracketed[1] or bracketed[2]) if bracketed else text
+        for opening, closing in _PAIRS:
+            inner = text[len(opening) : -len(closing)].strip()
+            if inner and text.startswith(opening) and text.endswith(closing):
+                text = text if opening in inner or closing in inner else inner
+        if text == before:
+            return text
 
 
 def regex_verifier(

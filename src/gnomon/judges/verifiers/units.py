@@ -134,6 +134,11 @@ def _known(word: str) -> tuple[Fraction, Mapping[str, int]] | None:
     return _UNITS.get(word) or _UNITS.get(word.lower())
 
 
+def is_filler(words: str) -> bool:
+    """Whether words behind a quantity say nothing of it: "in total", "altogether"."""
+    return not _FILLER.sub("", words.strip()).strip()
+
+
 def read_unit(words: str) -> Unit | None:
     """The unit that ``words`` name ("cm", "square feet", "m/s^{2}", "red apples").
 
@@ -162,6 +167,9 @@ def _sorted(powers: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
 def _side(text: str) -> Unit | None:
     """A product of units, or words of what is counted."""
     text = re.sub(r"\\cdot|\*|-(?=[A-Za-z])", " ", text).strip()
+    text, *rest = re.split(r"\s*,\s*", text)
+    if not all(map(is_filler, rest)):
+        return None  # another thing: "5 cm, width unknown"
     size, powers, things, at = Fraction(1), Counter[str](), list[str](), 0
     while at < len(text):
         filler = _FILLER.match(text[at:])
@@ -182,7 +190,7 @@ def _side(text: str) -> Unit | None:
             else:
                 things += [word for word in match.group(1, 2, 5) if word]
             at = match.end()
-        at += len(text[at:]) - len(text[at:].lstrip(" ,"))
+        at += len(text[at:]) - len(text[at:].lstrip(" "))
     return Unit(_sorted(powers), size, frozenset(map(_singular, things)))
 
 

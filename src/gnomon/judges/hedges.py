@@ -1,0 +1,62 @@
+"""What stands beside a judge's choice and makes it another one, or none.
+
+A verdict is one of the choices. ``8.5``, ``7-8`` and ``-5`` are none of 1 to 10, and ``A/B`` or
+"A, but B" name two: such answers have no verdict, since taking the first would be a guess.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_MARKS = r"[*_`\"'\u2019\u201d)\] \t]*"
+_DASH = "-\u2212\u2013\u2014"
+_SIGN_BEFORE = re.compile(rf"[{_DASH}+\u00b1~\u2248<>\u2264\u2265=][\s*_`\"'(\[]*$|[.,/]$")
+_PLAIN_BEFORE = re.compile(rf"\w\s+[{_DASH}=]\s+[*_`\"'(\[]*$|^\s*>\s+$|[:=]\s*=\s*$|\w\s*=\s*$")
+"""A dash between words and a number, a quoted line, an equals sign: no sign of the number."""
+_NUMBER_GOES_ON = re.compile(
+    rf"{_MARKS}(?:\?|[.,:]\d|[{_DASH}~/|&;,=<>\u00b1\u00d7+^]+[ \t]*[*_`]*\d|[+%\u2030]"
+    r"|(?:to|or|and|point|through|out of)\b|\d)",
+    re.IGNORECASE,
+)
+_NOT_BEFORE = re.compile(r"[!\u2260\u00ac/|]\s*$")
+_TAKEN_BACK = re.compile(
+    rf"{_MARKS}(?:\?|[(,;]?[ \t]*(?:or|nor|and/or|tie[sd]?|both|either|neither|draw|equal)\b"
+    r"|(?:is|was|seems|looks)\s+(?:\w+\s+)?(?:not|no|never|worse|weaker|wrong|incorrect|inferior)\b"
+    r"|(?:is|was|seems|looks)\s+(?:(?:just|about|exactly)\s+)?(?:as|equal|equally|tied|on par)\b"
+    r"|(?:isn|wasn)['\u2019]t\b)",
+    re.IGNORECASE,
+)
+_BETWEEN = (
+    rf"{_MARKS}\(?(?:(?:[/|&+;,=<>~{_DASH}]|(?i:\b(?:and|but|vs|versus|then|or)\b))[^\w\n]*)+"
+    r"(?i:(?:maybe|possibly|perhaps|also|the|response|answer|assistant|option|is|it's)\b[^\w\n]*)*"
+)
+
+
+def is_number_alone(before: str, after: str, largest: int) -> bool:
+    """Whether a number between two texts stands for itself: no sign, range, fraction or decimal.
+
+    Args:
+        before: the text in front, back to where the verdict began.
+        after: the rest of the text; ``/10`` may follow where ``largest`` is 10.
+    """
+    if _SIGN_BEFORE.search(before) and not _PLAIN_BEFORE.search(before):
+        return False
+    scale = rf"{_MARKS}\(?[ \t]*(?:/|out of)[ \t]*{largest}(?![\d%/]|[.,]\d|\w)"
+    of = re.match(scale, after, re.IGNORECASE)
+    return _NUMBER_GOES_ON.match(after[of.end() :] if of else after) is None
+
+
+def is_choice_alone(before: str, after: str, others: Sequence[str], words: bool) -> bool:
+    """Whether a letter or word between two texts is the only choice: no other is named beside it,
+    and it is not taken back.
+
+    Args:
+        words: whether the choices are words, whose case does not count.
+    """
+    if _NOT_BEFORE.search(before) or _TAKEN_BACK.match(after):
+        return False
+    other = f"(?:{'|'.join(map(re.escape, others))})"
+    other = rf"(?i:{other})(?!\w|[ \t]+\w)" if words else rf"{other}(?!\w)"
+    named = rf"{_BETWEEN}{other}|[^\w\n]*{other}[^\w\n]*(?:\n|$)"
+    return not others or re.match(named, after) is None
