@@ -42,7 +42,7 @@ from gnomon.audit.readings import CAPABILITY_DROP, eval_readings
 from gnomon.audit.truths import label, reward_entries
 from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.candidate import candidate, gate_places, replaced, subject
-from gnomon.report.changes import Change, changes, counts, vouched
+from gnomon.report.changes import Change, changes, counts, observer_vouched, vouched
 from gnomon.report.facts import rewarded
 from gnomon.report.findings import HACKING, unseen
 from gnomon.report.format import measured, number
@@ -244,7 +244,9 @@ def _says(run: RunView, result: GateResult) -> Weight | None:
     name = gate.metric.removeprefix("gain/")
     column = column_kinds(run).get(name.replace("_", " "))
     kind = metric_kind(run, model, gate.metric) if column is None else column
-    return _weight(vouched(run, name)) if counts(run, name, kind) else None
+    compared = column is not None and (not result.stage or name != gate.metric)
+    believed = vouched(run, name) if compared else observer_vouched(run, model, name)
+    return _weight(believed) if counts(kind, believed) else None
 
 
 def _weight(vouched: bool) -> Weight:
