@@ -49,6 +49,7 @@ from gnomon.runs.records import (
     read_recipe,
 )
 from gnomon.runs.rows import Column, MetricsStore, SampleRow, SampleStore
+from gnomon.runs.sample_columns import checked
 from gnomon.runs.spotchecks import SPOTCHECK_FOLDER, SpotCheck
 
 R = TypeVar("R", bound=JsonFile)
@@ -197,7 +198,10 @@ def read_stage(folder: Path, problems: list[str]) -> StageView:
     """A stage's records; what cannot be read is added to ``problems``."""
     view = read_stage_records(folder, problems)
     done = view.info.status == "done"
-    samples, sample_problems = SampleStore.read(folder / "samples.parquet", done)
+    table, sample_problems = SampleStore.read_table(folder / "samples.parquet", done)
+    own: list[str] = []
+    samples: list[SampleRow] = checked(table, own).to_pylist()
+    problems += [f"{_short(folder)}: {problem}" for problem in own]
     metrics, metric_problems = MetricsStore.read(folder / "metrics.parquet", done)
     problems += [p.replace(str(folder), _short(folder)) for p in sample_problems + metric_problems]
     return replace(view, metrics=metrics, samples=samples)
