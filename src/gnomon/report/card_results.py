@@ -172,7 +172,9 @@ def _seen(finding: Finding) -> str:
     line += f": {md.text(finding.measure)}"
     if finding.figure is not None:
         line += f" {md.text(measured(finding.figure))}"
-    if finding.detectable is not None:
+    if finding.sees_none:
+        line += "; by so few samples none would have been seen"
+    elif finding.detectable is not None:
         line += f"; {md.text(number(finding.detectable))} would have been seen"
     return line
 
