@@ -235,7 +235,7 @@ def test_a_look_reads_the_metrics_and_samples_of_its_own_stage_alone(tmp_path: P
     assert any("before/samples" in problem for problem in read_run(run).problems)
     found = audit_so_far(run, "policy")
     assert found.alarms
-    assert found.problems == []
+    assert not any("samples" in problem for problem in found.problems)
 
 
 def test_after_the_first_look_an_alarm_has_to_last(

@@ -177,6 +177,32 @@ def test_what_was_kept(run: Path) -> None:
     assert [gate.stage for gate in rows[1].gates] == ["look"]
 
 
+def test_what_was_kept_is_known_without_the_models(run: Path) -> None:
+    for folder in run.glob("stages/*/model"):
+        shutil.rmtree(folder)
+    rows = bought(read_run(run))
+    assert [row.state for row in rows] == ["kept", "held back", "kept", "kept"]
+
+
+def test_an_imported_policy_is_the_one_that_the_run_ends_with(tmp_path: Path) -> None:
+    write(
+        tmp_path / "theirs/stages/01-policy/stage.json",
+        {"name": "policy", "algorithm": "grpo", "status": "done"},
+    )
+    (tmp_path / "theirs/recipe.yaml").write_text("stages: [{name: policy, algorithm: grpo}]")
+    (row,) = bought(read_run(tmp_path / "theirs"))
+    assert verdict(row) == "kept: no gate asked"
+
+
+def test_a_policy_beside_the_line_is_called_so_without_the_models(run: Path) -> None:
+    file = run / "stages/07-ppo/stage.json"
+    info = json.loads(file.read_text())
+    write(file, {**info, "start": {"from": str(run / "stages/01-sft/model")}})
+    shutil.rmtree(run / "stages/07-ppo/model")
+    rows = {row.policy: row.state for row in bought(read_run(run))}
+    assert rows == {"sft": "kept", "dpo": "held back", "grpo": "beside", "ppo": "kept"}
+
+
 def test_costs_count_every_stage_once_with_the_first_policy_that_needed_it(run: Path) -> None:
     rows = bought(read_run(run))
     assert [row.stages for row in rows] == [

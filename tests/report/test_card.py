@@ -117,6 +117,41 @@ def test_the_trained_reward_and_the_truth_are_marked_as_such(run: Path) -> None:
     assert "says nothing of quality by itself" in text
 
 
+def _asked(model: str, name: str) -> dict[str, Any]:
+    return {"builtin": "ai", "name": name, "options": {"model": model, "url": "http://localhost"}}
+
+
+def _of_pattern(pattern: str, name: str) -> dict[str, Any]:
+    return {"builtin": "regex", "name": name, "options": {"pattern": pattern}}
+
+
+@pytest.mark.parametrize(
+    ("trained", "same", "other"),
+    [
+        (_of_pattern("yes", "own"), _of_pattern("yes", "twin"), _of_pattern("no", "apart")),
+        (_asked("one-7b", "own"), _asked("one-7b", "twin"), _asked("two-70b", "apart")),
+    ],
+)
+def test_a_judge_of_other_options_is_not_what_was_trained_on(run: Path, trained, same, other):
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["stages"][3]["reward"] = [trained]
+    recipe["compare"]["rewards"] = [other, same]
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    compared = json.loads((run / "comparison.json").read_text())
+    compared["columns"][:2] = ["apart", "twin"]
+    (run / "comparison.json").write_text(json.dumps(compared))
+    text = section(run_card(run), "Evaluation")
+    assert "| apart | twin (trained on) |" in text
+
+
+def test_labels_on_another_version_of_a_judge_leave_it_to_be_calibrated(run: Path) -> None:
+    file = next(run.glob("stages/*-grpo/stage.json"))
+    info = json.loads(file.read_text())
+    info["judges"]["ai"]["version"] = "another"
+    file.write_text(json.dumps(info))
+    assert "how far ai agrees with people" in run_card(run)
+
+
 def test_a_gate_says_which_figure_decided(run: Path) -> None:
     text = section(run_card(run), "Gates")
     assert "| win_rate >= 0.55" not in text  # escaped: > could be a tag's end

@@ -364,6 +364,49 @@ def test_an_ai_judges_column_is_evidence_once_people_vouch_for_it(run, labels, k
     assert answer(vouched).kind == kind
 
 
+def _judged(run, version):
+    """The run with the version of its judges in the comparison and in the stage's record."""
+    judges = {name: {"version": version} for name in ("rm", "ai")}
+    info = run.stages[1].info.model_copy(update={"judges": judges})
+    stages = (run.stages[0], replace(run.stages[1], info=info))
+    return replace(
+        run, stages=stages, comparison=run.comparison.model_copy(update={"judges": judges})
+    )
+
+
+def _calibrations(judge):
+    one = {"judge": judge, "labels": 80, "made": "2031-03-01T08:00:00"}
+    sound = Calibration(version="v7", **one)
+    changed = one | {"made": "2031-04-01T08:00:00", "drift": {"model_changed": True}}
+    return {
+        "the same": (sound,),
+        "the same, corrected": (sound,),
+        "another": (Calibration(version="v6", **one),),
+        "no version": (Calibration(**one),),
+        "changed since": (sound, Calibration(version="v7", **changed)),
+    }
+
+
+@pytest.mark.parametrize("which", list(_calibrations("")))
+@pytest.mark.parametrize("judge", ["rm", "ai"])
+def test_only_labels_on_the_very_judge_vouch_for_a_column(run, judge, which):
+    version = "v7 corrected=ab12" if which == "the same, corrected" else "v7"
+    people = _calibrations(judge)[which]
+    found = replace(_judged(_clear(_compared(run, **{judge: UP})), version), calibrations=people)
+    assert answer(found).kind == ("ship" if which.startswith("the same") else "not shown")
+    fell = replace(_judged(_clear(_compared(run, **{judge: DOWN})), version), calibrations=people)
+    assert answer(fell).kind == ("hold" if which.startswith("the same") else "not shown")
+
+
+@pytest.mark.parametrize("which", list(_calibrations("")))
+def test_only_labels_on_the_very_observer_vouch_for_a_gate(run, which):
+    version = "v7 corrected=ab12" if which == "the same, corrected" else "v7"
+    gated = replace(_judged(_gated(_clear(run), True), version), calibrations=())
+    assert answer(gated).kind == "not shown"
+    found = answer(replace(gated, calibrations=_calibrations("rm")[which]))
+    assert found.kind == ("ship" if which.startswith("the same") else "not shown")
+
+
 def test_improvement_without_an_audit_is_not_shown(run):
     better = _compared(run, rm=UP)
     assert answer(better).kind == "not shown"

@@ -24,7 +24,8 @@ from gnomon.report.html import write_report
 from gnomon.report.ship import Answer, answer, standing
 from gnomon.runs.audit import Finding
 from gnomon.runs.folder import RunFolder
-from gnomon.runs.read import RunView, StageView, read_run, read_stage_records
+from gnomon.runs.peak import kept_stage, peak_of
+from gnomon.runs.read import RunView, StageView, read_run, read_stage, read_stage_records
 from gnomon.runs.records import MANIFEST, Manifest, read_recipe
 from gnomon.runs.rows import MetricsStore, RowStore, SampleStore
 
@@ -211,11 +212,14 @@ class Run:
 
     @property
     def figures(self) -> dict[str, float]:
-        """The last stage's figures: of its last iteration, and ``held_out/...``."""
+        """The last stage's figures: of its last iteration whose weights it kept, and
+        ``held_out/...``."""
         stages = self._view.stages
         if not stages:
             return {}
-        info = stages[-1].info
+        past_peak = peak_of(stages[-1].info) is not None
+        stage = kept_stage(read_stage(stages[-1].folder, [])) if past_peak else stages[-1]
+        info = stage.info
         found = {**info.summary, **{f"held_out/{k}": v for k, v in info.held_out.items()}}
         return {k: float(v) for k, v in found.items() if isinstance(v, int | float)}
 

@@ -34,6 +34,7 @@ from gnomon.runs.answers import Answer, read_answers
 from gnomon.runs.audit import Finding
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.evals import Calibration, EvalResult
+from gnomon.runs.peak import kept_stage
 from gnomon.runs.probes import Probes
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.records import Evals, StageInfo
@@ -58,8 +59,9 @@ class Evidence:
         recipe: the whole recipe as plain data; empty where there is none.
         spec: this stage's part of it.
         info: what the stage did; no times.
-        metrics: column -> [rows] floats, NaN where a row has none; no times.
-        samples: training's and evaluations' responses, in order of training.
+        metrics: column -> [rows] floats, NaN where a row has none; no times. None of weights that
+            were thrown away (:mod:`gnomon.runs.peak`).
+        samples: training's and evaluations' responses, in order of training; none of these either.
         judges: names of the held-out judges: observed, never trained on, and no truth. Their
             figures are metrics of that name and parts of the samples.
         same_labels: names of reward models that learned from what the run's policies learn from.
@@ -240,6 +242,7 @@ Detector = Callable[[Evidence], list[Finding]]
 
 def evidence(run: RunView, stage: StageView) -> tuple[Evidence, list[str]]:
     """What detectors may read of a stage, and what of it could not be read."""
+    stage = kept_stage(stage)
     specs = _stages(run.recipe)
     spec = next((s for s in specs if s.get("name") == stage.name), {})
     compare = run.recipe.get("compare")

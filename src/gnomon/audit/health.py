@@ -116,7 +116,7 @@ def value_function(evidence: Evidence) -> list[Finding]:
             detector,
             figure,
             above=False,
-            measure="variance of the returns that the value function explains, share",
+            measure="share of the returns' variance that the value function explains",
             alarm="the value function explains nothing of the returns: the advantages are no "
             "better than without it",
             curves=["explained_variance", "value_loss"],

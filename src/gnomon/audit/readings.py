@@ -17,6 +17,7 @@ from gnomon.evals.compare import ScoreChange, SuiteChange, compare
 from gnomon.evals.evaluate import file_name
 from gnomon.runs.comparison import Comparison
 from gnomon.runs.evals import EVAL_FOLDER, EvalResult, is_outdated, model_fingerprints
+from gnomon.runs.peak import kept_stage
 from gnomon.runs.read import StageView
 from gnomon.runs.records import Evals
 from gnomon.stats.intervals import Interval, mean_interval
@@ -58,14 +59,14 @@ Judges = Mapping[str, tuple[str, str]]
 
 def stage_readings(stage: StageView, judges: Judges | None = None) -> dict[str, Reading]:
     """A stage's own figures: ``eval/X`` of its held-out rows, and ``X`` of its training, the mean
-    of the last fifth of its iterations.
+    of the last fifth of its iterations, of those whose weights it kept.
 
     Args:
         judges: those among its rewards and observers.
     """
     return {
         name: _reading(name, figure, source, judges or {})
-        for name, figure, source in _of_stage(stage)
+        for name, figure, source in _of_stage(kept_stage(stage))
     }
 
 

@@ -123,14 +123,14 @@ class Bought:
 def bought(run: RunView) -> list[Bought]:
     """Every policy whose training has ended, in order."""
     facts = replace(facts_of(run), stages=run.stages)
-    held, counted = held_back(run), set[str]()
+    held, counted, line = held_back(run), set[str](), _line(run)
     out = []
     for view in policies(run):
         if view.info.status not in _ENDED:
             continue
         own = _needed(run, view, counted)
         counted |= {stage.name for stage in own}
-        kept = view.name in facts.chain
+        kept = view.name in line
         out.append(
             Bought(
                 policy=view.name,
@@ -144,6 +144,15 @@ def bought(run: RunView) -> list[Bought]:
             )
         )
     return out
+
+
+def _line(run: RunView) -> tuple[str, ...]:
+    """The last policy that no gate held back (the last of all where each was), and those whose
+    weights it continues: from the records, whether or not the models are still there."""
+    held = held_back(run)
+    ended = [view for view in policies(run) if view.info.status in _ENDED]
+    last = [view for view in ended if view.name not in held] or ended
+    return lineage(run, last[-1])[1] if last else ()
 
 
 def measures(rows: Sequence[Bought]) -> list[str]:

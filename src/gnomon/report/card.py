@@ -23,6 +23,7 @@ from gnomon.report.compute import AVERAGE, EVAL
 from gnomon.report.facts import Facts, facts_of, models, read_facts, titles
 from gnomon.report.format import flatten
 from gnomon.report.metadata import CONTROL, front_matter, methods
+from gnomon.runs.evals import calibrations_of
 from gnomon.runs.read import read_run
 
 CARD, README = "model_card.md", "README.md"
@@ -221,10 +222,9 @@ def missing(facts: Facts) -> Iterator[str]:
     for path, stage in reversed(unlicensed.items()):
         where = f"recipe: `card.data`, {md.code(path)}"
         yield f"the licence of {md.text(path)}, read by {md.text(stage)} ({where})"
-    known = {calibration.judge for calibration in facts.calibrations}
-    for name in dict.fromkeys(_fallible(facts)):
-        if name not in known:
-            yield f"how far {md.text(name)} agrees with people (`gnomon calibrate`)"
+    unknown = (n for n, v in _fallible(facts) if not calibrations_of(facts.calibrations, n, v))
+    for name in dict.fromkeys(unknown):
+        yield f"how far {md.text(name)} agrees with people (`gnomon calibrate`)"
     yield from _unrecorded(facts)
     if facts.audit is None:
         yield "an audit (`gnomon audit RUN`)"
@@ -245,10 +245,11 @@ def _unrecorded(facts: Facts) -> Iterator[str]:
             yield f"how many tokens {md.text(view.name)} computed (stage.json)"
 
 
-def _fallible(facts: Facts) -> Iterator[str]:
-    """Judges that could be compared with people: no simulated ones, nor people themselves."""
+def _fallible(facts: Facts) -> Iterator[tuple[str, str]]:
+    """Name and version of judges that could be compared with people: no simulated ones, nor people
+    themselves."""
     for view in facts.stages:
-        for name in view.info.judges:
+        for name, took in view.info.judges.items():
             kind = judge_kind(facts, view.name, name)
             if "simulat" not in kind and kind != "people":
-                yield name
+                yield name, str(took.get("version") or "")

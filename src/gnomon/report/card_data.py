@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from gnomon.audit.truths import reward_entries
 from gnomon.recipe.schema import KNOWING, RewardSpec
 from gnomon.report import markdown as md
 from gnomon.report.calibration import figures
-from gnomon.report.card_results import rewards_of
 from gnomon.report.facts import Facts, Source
 from gnomon.report.format import measured, number
 from gnomon.runs.evals import Calibration
@@ -121,7 +121,7 @@ def judge_kind(facts: Facts, stage: str, judge: str) -> str:
 
 
 def _rewards(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [*rewards_of(spec, "reward"), *rewards_of(spec, "observe")]
+    return [*reward_entries(spec.get("reward") or []), *reward_entries(spec.get("observe") or [])]
 
 
 def _label(reward: Mapping[str, Any]) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from gnomon.audit.kinds import Kind
 from gnomon.audit.shown import remark
-from gnomon.recipe.schema import KNOWING
 from gnomon.report import markdown as md
 from gnomon.report.facts import Facts
 from gnomon.report.format import measured, number
+from gnomon.report.kinds import column_kinds
 from gnomon.runs.audit import Finding, GateResult
 from gnomon.runs.evals import EvalResult
 
@@ -64,42 +64,18 @@ def _compared(facts: Facts) -> str:
         (md.text(model), *(md.text(measured(row.value(i))) for i in range(len(compared.columns))))
         for model, row in zip(compared.models, compared.rows, strict=True)
     ]
-    known = column_notes(facts)
-    heads = [md.text(f"{c}{known.get(i, '')}") for i, c in enumerate(compared.columns)]
+    kinds = column_kinds(facts.run)
+    heads = [md.text(f"{column}{_NOTES.get(kinds[column], '')}") for column in compared.columns]
     table = md.table(["model", *heads], rows)
     return f"The run's policies on the same held-out prompts:\n\n{table}" if table else ""
 
 
-def column_notes(facts: Facts) -> dict[int, str]:
-    """What a reader of the comparison must know of its columns, by their places: which reward the
-    policy was trained on, and which one nobody has outside a simulation."""
-    asked = facts.run.recipe.get("compare")
-    compared = rewards_of(asked, "rewards") if isinstance(asked, Mapping) else []
-    trained = [
-        _identity(reward)
-        for name in facts.chain
-        for reward in rewards_of(facts.spec(name), "reward")
-    ]
-    notes = {}
-    for place, reward in enumerate(compared):
-        if _identity(reward) in trained:
-            notes[place] = " (trained on)"
-        elif reward.get("truth") or reward.get("builtin") in KNOWING:
-            notes[place] = " (the simulation's truth)"
-    played = asked.get("environment") if isinstance(asked, Mapping) else None
-    if played and played in [facts.spec(name).get("environment") for name in facts.chain]:
-        notes[len(compared)] = " (trained on)"
-    return notes
-
-
-def rewards_of(spec: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """Rewards that a part of the recipe lists."""
-    given = spec.get(key)
-    return [r for r in given if isinstance(r, Mapping)] if isinstance(given, list) else []
-
-
-def _identity(reward: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(reward.get(key) for key in ("model", "function", "builtin"))
+_NOTES: Mapping[Kind, str] = {
+    "trained": " (trained on)",
+    "truth": " (the simulation's truth)",
+}
+"""What a reader of the comparison must know of a column, by what it says; the page's words decide
+which that is."""
 
 
 def _held_out(facts: Facts) -> str:
@@ -196,7 +172,9 @@ def _seen(finding: Finding) -> str:
     line += f": {md.text(finding.measure)}"
     if finding.figure is not None:
         line += f" {md.text(measured(finding.figure))}"
-    if finding.detectable is not None:
+    if finding.sees_none:
+        line += "; by so few samples none would have been seen"
+    elif finding.detectable is not None:
         line += f"; {md.text(number(finding.detectable))} would have been seen"
     return line
 

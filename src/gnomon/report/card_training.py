@@ -10,6 +10,7 @@ from gnomon.report import markdown as md
 from gnomon.report.compute import Part, Third, Training
 from gnomon.report.facts import Facts
 from gnomon.report.format import duration, flatten, number
+from gnomon.runs.peak import in_words
 from gnomon.runs.read import StageView
 
 _PRIVATE = ("url", "extra", "api_key_env", "cache", "folder")
@@ -41,6 +42,8 @@ def _stage(facts: Facts, view: StageView) -> str:
     ]
     if info.idle_iterations:
         rows.append(("iterations that trained nothing", md.text(info.idle_iterations)))
+    if kept := in_words(info):
+        rows.append(("peak", md.text(kept)))
     if "batch_size" in train:
         rows.append(("prompts an iteration", md.text(train["batch_size"])))
     optimizer = facts.run.manifest.optimizer.get(view.name)

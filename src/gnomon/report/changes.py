@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gnomon.audit.evals import fallen
 from gnomon.audit.kinds import Kind, wants_people
@@ -152,7 +153,8 @@ def _columns(run: RunView, model: str) -> Iterator[Change]:
         return
     for place, (column, kind) in enumerate(column_kinds(run).items()):
         figure = view.row(model).value(place)
-        if figure is None or not counts(run, column, kind):
+        believed = vouched(run, column)
+        if figure is None or not counts(kind, believed):
             continue
         gap = view.difference(place, model, view.reference)
         yield Change(
@@ -161,21 +163,32 @@ def _columns(run: RunView, model: str) -> Iterator[Change]:
             figure,
             view.reference,
             "results",
-            vouched(run, column),
+            believed,
             column,
         )
 
 
-def counts(run: RunView, column: str, kind: Kind) -> bool:
-    """Whether a column is evidence for or against a model.
+def counts(kind: Kind, believed: bool) -> bool:
+    """Whether a reward of that kind is evidence for or against a model.
 
     A verifier's is not: it may have the loophole that the trained reward has, and a stage's probes
     ask the trained reward, which says nothing of another one's loopholes.
     """
-    return kind == "judge" or (kind == "asked" and vouched(run, column))
+    return kind == "judge" or (kind == "asked" and believed)
 
 
 def vouched(run: RunView, column: str) -> bool:
-    """Whether people's labels vouch for a column's judge."""
-    name = column.replace(" ", "_")
-    return any(c.judge == name and c.opens_gates for c in run.calibrations)
+    """Whether people's labels vouch for the very judge of a column of the comparison."""
+    return _vouched(run, column.replace(" ", "_"), run.comparison.judges)
+
+
+def observer_vouched(run: RunView, stage: str, name: str) -> bool:
+    """The same of a judge that a stage observed."""
+    known = [view.info.judges for view in run.stages if view.name == stage]
+    return _vouched(run, name, known[0] if known else {})
+
+
+def _vouched(run: RunView, name: str, judges: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether people vouch for a judge of the version that its record has."""
+    version = str(judges.get(name, {}).get("version") or "")
+    return any(c.opens_gates for c in calibrations_of(run.calibrations, name, version))

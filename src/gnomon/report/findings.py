@@ -121,7 +121,9 @@ def _clear(finding: Finding) -> str:
     text = f"{finding.name} by {finding.detector}, stage {finding.stage}: {finding.measure}"
     if finding.figure is not None:
         text += f" {measured(finding.figure)}"
-    if finding.detectable is not None:
+    if finding.sees_none:
+        text += "; by so few samples none would have been seen"
+    elif finding.detectable is not None:
         text += f"; {number(finding.detectable)} would have been seen"
     return text
 

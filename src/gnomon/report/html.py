@@ -27,6 +27,7 @@ from gnomon.report.overoptimisation import best_of_curves, overoptimisation_plot
 from gnomon.report.ship import answer
 from gnomon.report.verdict import verdicts
 from gnomon.runs.audit import Finding
+from gnomon.runs.peak import in_words, kept_stage
 from gnomon.runs.read import RunView, StageView, read_run
 from gnomon.runs.records import Evals
 from gnomon.stats.intervals import Interval
@@ -137,6 +138,7 @@ def environment(*rooms: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        peak=lambda stage: in_words(stage.info),
         value=fmt.value,
         interval=fmt.interval,
         measured=fmt.measured,
@@ -150,7 +152,7 @@ def environment(*rooms: str) -> Environment:
 
 
 def _stage_section(run: RunView, stage: StageView, folder: Path) -> StageSection:
-    figures = {**stage.info.figures, **stage.evals.figures()}
+    figures = {**kept_stage(stage).info.figures, **stage.evals.figures()}
     return StageSection(
         view=stage,
         plots=tuple(_stage_plots(run, stage, folder)),
@@ -199,7 +201,7 @@ def _stage_plots(run: RunView, stage: StageView, folder: Path) -> Iterator[Plot]
         path = overoptimisation_plot({stage.name: stage}, file, best_of_curves(run, stage))
         yield _plot(path, "Trained and gold reward against the square root of the KL", narrow=True)
     yield from _eval_plots(stage, folder)
-    path = plots.length_histogram(stage, folder / f"{name}-lengths.png")
+    path = plots.length_histogram(kept_stage(stage), folder / f"{name}-lengths.png")
     if path:
         yield _plot(path, "Response lengths before and after", narrow=True)
 

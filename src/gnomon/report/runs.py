@@ -16,6 +16,7 @@ from rich.text import Text
 from gnomon.audit import truths
 from gnomon.errors import DataError
 from gnomon.report.format import duration, measured
+from gnomon.report.kinds import stage_specs
 from gnomon.runs.read import RunView, read_run
 from gnomon.runs.records import recipe_changes
 from gnomon.stats.intervals import Interval
@@ -76,11 +77,11 @@ def compare_runs(
         cells = [Text("" if m is None else measured(m)) for m in own]
         gaps = [
             Text("another judge", style="dim")
-            if _judge_of(name) in others
+            if _judge_of(name) in others or _of_another(name, run, runs[0])
             else _shown(known[name])
             if name in known
             else _gap(m, own[0])
-            for m, known, others in zip(own[1:], paired, judges, strict=True)
+            for m, known, others, run in zip(own[1:], paired, judges, runs[1:], strict=True)
         ]
         table.add_row(Text(name), *cells, *gaps)
     table.add_section()
@@ -103,7 +104,7 @@ def _other_judges(new: RunView, old: RunView) -> set[str]:
     do with each other. A model of the run itself is another where the recipe up to it is."""
     mine, theirs = (
         {
-            truths.label(entry): _known_by(run, entry)
+            truths.label(entry).replace("_", " "): _known_by(run, entry)
             for entry in truths.reward_entries(
                 (run.recipe.get("compare") or {}).get("rewards") or []
             )
@@ -111,6 +112,48 @@ def _other_judges(new: RunView, old: RunView) -> set[str]:
         for run in (new, old)
     )
     return {name for name, known in mine.items() if name in theirs and known != theirs[name]}
+
+
+_END = "at the end of training: "
+_WHOLE = ("reward", "return", "solved", "unsolved", "pass@", "length_correct", "length_incorrect")
+"""What the names of figures begin with that are made of all that a stage is trained on."""
+
+
+def _of_another(measure: str, new: RunView, old: RunView) -> bool:
+    """Whether a figure of the last stages is by judges that are others in one run than in the
+    other: of an observer, of a part of the reward, or of the reward as a whole."""
+    if not measure.startswith(_END):
+        return False
+    heading, _, inner = measure.removeprefix(_END).partition(".")
+    name = inner or heading
+    judges = [_stage_judges(run) for run in (new, old)]
+    asked = name.removeprefix("reward/").partition("/")[0].removesuffix("_errors")
+    if any(asked in own for own in judges):
+        return judges[0].get(asked) != judges[1].get(asked)
+    whole = [_trained_on(run) for run in (new, old)]
+    return name.startswith(_WHOLE) and whole[0] != whole[1]
+
+
+def _last_spec(run: RunView) -> Mapping[str, Any]:
+    return stage_specs(run).get(run.stages[-1].name, {}) if run.stages else {}
+
+
+def _stage_judges(run: RunView) -> dict[str, Any]:
+    """What says which judge each name in the last stage is, whatever it weighs."""
+    spec = _last_spec(run)
+    asked = [e for key in ("observe", "reward") for e in truths.reward_entries(spec.get(key) or [])]
+    return {
+        truths.label(entry): _known_by(run, {k: v for k, v in entry.items() if k != "weight"})
+        for entry in asked
+    }
+
+
+def _trained_on(run: RunView) -> Any:
+    """What says which reward the last stage is trained on: its judges with their weights, and its
+    environment."""
+    spec = _last_spec(run)
+    entries = truths.reward_entries(spec.get("reward") or [])
+    return [_known_by(run, entry) for entry in entries], spec.get("environment")
 
 
 def _known_by(run: RunView, entry: Mapping[str, Any]) -> Any:
@@ -150,7 +193,7 @@ def _figures(run: RunView) -> Iterator[tuple[str, Interval]]:
                 yield f"{_GAIN.format(column=column)}{reference}, paired", gain
     if run.stages:
         for name, value in run.stages[-1].evals.figures().items():
-            yield f"at the end of training: {name}", value
+            yield f"{_END}{name}", value
 
 
 def _paired(new: RunView, old: RunView) -> dict[str, Interval]:

@@ -15,6 +15,7 @@ from gnomon.report.format import number
 from gnomon.report.kinds import column_kinds, metric_kind, stage_specs
 from gnomon.report.plots import before_after
 from gnomon.runs.answers import read_answers
+from gnomon.runs.peak import kept_run, kept_stage
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.rows import SampleRow
 from gnomon.stats.intervals import Interval
@@ -72,7 +73,7 @@ def browser(run: RunView) -> Browser | None:
     stage = (own or [s for s in reversed(run.stages) if s.samples])[:1]
     if not stage:
         return None
-    rows = sorted(_last(stage[0]), key=_worst_first)
+    rows = sorted(_last(kept_stage(stage[0])), key=_worst_first)
     truths = truths_of(run, stage[0])
     return Browser(stage[0].name, [sampled(row, truths) for row in rows], len(stage[0].samples))
 
@@ -137,6 +138,7 @@ def cut(text: object) -> str:
 def pairs(run: RunView) -> list[Pair]:
     """Prompts with answers side by side: the compared models', else a stage's first and last
     evaluation's, else what its first and last steps have in common."""
+    run = kept_run(run)
     for found in (_answered(run), _evaluated(run), _compared(run), _stepped(run)):
         some = list(found)
         if some:

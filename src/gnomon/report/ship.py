@@ -15,7 +15,8 @@ speaks for it:
 
 (a judge's word counts where people vouch for it: a calibration),
 
-no reward model likes it less beyond its interval, and the audit looked at the policy (for reward
+no reward model likes it less beyond its interval, every record that this rests on could be read,
+the recipe is the one that the run was made by, and the audit looked at the policy (for reward
 hacking, where its own stage or one that it descends from optimised a reward) and raised no alarm. A
 gate on what training costs (KL, length, loss) keeps a model from shipping and never ships it.
 
@@ -41,7 +42,7 @@ from gnomon.audit.readings import CAPABILITY_DROP, eval_readings
 from gnomon.audit.truths import label, reward_entries
 from gnomon.recipe.gates import Bound, parse_gate
 from gnomon.report.candidate import candidate, gate_places, replaced, subject
-from gnomon.report.changes import Change, changes, counts, vouched
+from gnomon.report.changes import Change, changes, counts, observer_vouched, vouched
 from gnomon.report.facts import rewarded
 from gnomon.report.findings import HACKING, unseen
 from gnomon.report.format import measured, number
@@ -110,7 +111,8 @@ def answer(run: RunView) -> Answer:
     against = [*_failed(run), *_alarms(run), *_gates(run), *_fell(run, seen)]
     if against:
         return _answer("hold", subject(run), against)
-    unfinished, doubts = list(_unfinished(run)), list(_doubts(seen))
+    unread = [Reason(f"Not read: {problem}.") for problem in run.unread]
+    unfinished, doubts = [*unread, *_unfinished(run)], list(_doubts(seen))
     rose = [change for change in seen if change.gap.low > 0]
     better = [Reason(change.sentence, change.link) for change in rose]
     gates = _opened(run)
@@ -122,7 +124,10 @@ def answer(run: RunView) -> Answer:
     weak = [change.column for change in seen if not change.vouched]
     missing = _missing(run, model, says, bool(looked), bool(doubts), weak)
     reasons = [*unfinished, *doubts, *better, *opened, *looked] or list(_no_evidence(run, model))
-    return _answer("not shown", model, reasons, missing if not unfinished else [])
+    if unread:
+        missing = [Need("Put back what could not be read, or make it again: what it says may speak "
+                        "against the policy.")]  # fmt: skip
+    return _answer("not shown", model, reasons, missing if unread or not unfinished else [])
 
 
 def _answer(
@@ -239,7 +244,9 @@ def _says(run: RunView, result: GateResult) -> Weight | None:
     name = gate.metric.removeprefix("gain/")
     column = column_kinds(run).get(name.replace("_", " "))
     kind = metric_kind(run, model, gate.metric) if column is None else column
-    return _weight(vouched(run, name)) if counts(run, name, kind) else None
+    compared = column is not None and (not result.stage or name != gate.metric)
+    believed = vouched(run, name) if compared else observer_vouched(run, model, name)
+    return _weight(believed) if counts(kind, believed) else None
 
 
 def _weight(vouched: bool) -> Weight:

@@ -13,6 +13,7 @@ from gnomon.report.format import better_sign, interval, measured, number
 from gnomon.report.kinds import column_kinds, metric_kind
 from gnomon.report.overoptimisation import Trajectory, trajectory
 from gnomon.runs.comparison import Comparison
+from gnomon.runs.peak import in_words, kept_run
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.rows import Column
 from gnomon.stats.intervals import Interval, t_quantile, weighted_proportion
@@ -37,8 +38,11 @@ def verdicts(run: RunView) -> list[Verdict]:
 
     None is good news while an alarm stands.
     """
+    run = kept_run(run)
     out = [*_completeness(run), *_comparison(run)]
     for stage in run.stages:
+        if kept := in_words(stage.info):
+            out.append(Verdict("plain", f"Stage {stage.name}: {kept}."))
         out += [*_finite_loss(stage), *_held_out_accuracy(stage), *_policy(stage)]
         out += _displacement(stage)
         t = trajectory(stage)

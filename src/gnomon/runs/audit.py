@@ -28,6 +28,11 @@ Status = Literal["alarm", "clear", "unclear", "not_looked"]
 ``unclear``: looked for, but the figures allow both. ``not_looked``: what it needs is not there."""
 
 
+_SHARES = (", share", ", share of their word pairs")
+_SHARES_OF = ("share of pairs", "share of held-out", "win rate")
+"""How the measures of figures end, and begin, that lie between 0 and 1."""
+
+
 class Exhibit(Record):
     """A sample that shows a finding.
 
@@ -93,6 +98,13 @@ class Finding(Record):
     def is_to_watch(self) -> bool:
         """Whether it is no alarm yet, and its sentence is to be read all the same."""
         return self.status == "unclear" and bool(self.text)
+
+    @property
+    def sees_none(self) -> bool:
+        """Whether no effect would have been seen: the figure is a share, and the smallest that so
+        many samples show is none that a share can be."""
+        share = self.measure.endswith(_SHARES) or self.measure.startswith(_SHARES_OF)
+        return share and self.detectable is not None and not 0.0 <= self.detectable <= 1.0
 
     @property
     def first_seen(self) -> str:

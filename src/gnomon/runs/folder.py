@@ -210,6 +210,9 @@ class RunFolder:
             moved = True
         if moved:
             self._write_recipe()
+        digest = recipe_hash(self.recipe)
+        if Manifest.read_or_empty(self.path / MANIFEST).recipe_sha256 != digest:
+            self.update_manifest(recipe_sha256=digest)  # readers tell a damaged recipe by it
         return notes
 
     def update_manifest(self, **entries: Any) -> None:

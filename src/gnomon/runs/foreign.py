@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +65,19 @@ class Imported:
         """Say something once."""
         if text not in self.notes:
             self.notes.append(text)
+
+
+THEIRS = "theirs/"
+"""Before the name of a column that means something else in gnomon's samples."""
+
+
+def keep_apart(rows: Iterable[dict[str, Any]], names: Iterable[str], out: Imported) -> None:
+    """Rename columns that hold something else than gnomon's of that name do."""
+    for row in rows:
+        for name in names:
+            if (value := row.pop(name, None)) is not None:
+                row[THEIRS + name] = value
+                out.note(f"column {name!r} means something else here; kept as {THEIRS + name!r}")
 
 
 WANTED: Mapping[Trainer, str] = {
@@ -135,6 +148,7 @@ def sample_rows(files: Sequence[Path], trainer: Trainer, out: Imported) -> Itera
                 out.skipped.append(f"{file.name}, row {number}: no {lacks[0]} (it has {has})")
                 continue
             others = {k: v for k, v in row.items() if k not in (asked, said, "step")}
+            keep_apart([others], ("prompt", "response"), out)
             yield {"step": int(step), "prompt": prompt, "response": response, **others}
 
 
@@ -223,6 +237,7 @@ def _renamed(row: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
     """A row of numbers by gnomon's names.
 
     TRL's ``kl`` is per token; gnomon's is per response, so it is multiplied by the mean length.
+    Without one it is kept per token alone, under another name.
     """
     named: dict[str, Any] = {"step": int(row["step"])}
     for key, value in row.items():
@@ -233,9 +248,10 @@ def _renamed(row: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
             named[f"{prefix}finished"] = None if value is None else 1.0 - value
         else:
             named[prefix + METRICS[trainer].get(name, name)] = value
-    if trainer == "trl" and is_number(named.get("kl")) and is_number(named.get("length")):
-        named["kl/token"] = named["kl"]
-        named["kl"] = named["kl"] * named["length"]
-    elif "kl" in named:
-        named["kl/token"] = named.pop("kl")
+    for prefix in ("", "eval/"):
+        if f"{prefix}kl" in named:
+            nats, length = named.pop(f"{prefix}kl"), named.get(f"{prefix}length")
+            named[f"{prefix}kl/token"] = nats
+            if trainer == "trl" and is_number(nats) and is_number(length):
+                named[f"{prefix}kl"] = nats * length
     return named

@@ -25,17 +25,19 @@ from typing import Any
 import yaml
 
 from gnomon.errors import DataError
-from gnomon.files import first_line, make_folder, write_text
+from gnomon.files import first_line, make_folder, write_folder, write_text
 from gnomon.runs.foreign import (
     WANTED,
     Imported,
     Trainer,
     detect,
     is_number,
+    keep_apart,
     metric_rows,
     rollouts,
     sample_rows,
 )
+from gnomon.runs.foreign_columns import fit_columns
 from gnomon.runs.records import MANIFEST, STAGE, Manifest, Skipped, StageInfo, now
 from gnomon.runs.rows import COLUMNS, MetricsStore, RowStore, SampleStore
 
@@ -87,7 +89,9 @@ def import_run(
                 f"no column {name!r} to take for a truth; there are {', '.join(columns)}"
             )
     _understand_rewards(rows, logged, dict(weights or {}), out)
-    _write(rows, logged, out, stage, algorithm, set(truths))
+    fit_columns(rows, out)
+    with write_folder(target) as folder:  # whole, or not at all
+        _write(folder, rows, logged, out, stage, algorithm, set(truths))
     return out
 
 
@@ -102,19 +106,17 @@ def _understand_rewards(
 ) -> None:
     """Which columns are rewards, with which weights, and every row's reward."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    if out.trainer == "verl" or "reward" in columns:
-        names = ["score"] if out.trainer == "verl" else ["reward"]
-        extra = [name for name in weights if weights[name] == 0]
+    means = {key for row in logged for key in row}
+    told = [name for name in columns if f"rewards/{name}/mean" in means]
+    if out.trainer == "verl":
+        names = ["score"]
+    elif told or "reward" in columns:
+        names = told or ["reward"]
     else:
-        means = {key for row in logged for key in row}
-        told = [name for name in columns if f"rewards/{name}/mean" in means]
-        names = told or _numeric(rows, columns)
-        if not told:
-            out.note(f"which columns are rewards is not logged; taken as such: {', '.join(names)}")
-        extra = []
-    unknown = [name for name in weights if name not in columns]
-    if unknown:
-        raise DataError(f"no column {unknown[0]!r} to weigh; there are {', '.join(columns)}")
+        names = _numeric(rows, columns)
+        out.note(f"which columns are rewards is not logged; taken as such: {', '.join(names)}")
+    extra = [name for name in weights if name not in names]
+    _check_weights(rows, columns, {name: weights[name] for name in extra}, names)
     out.judges = [*[n for n in names if weights.get(n, 1.0) == 0], *extra]
     out.rewards = {n: weights.get(n, 1.0) for n in names if weights.get(n, 1.0) != 0}
     if not any(is_number(row.get(name)) for row in rows for name in out.rewards):
@@ -122,6 +124,26 @@ def _understand_rewards(
     for row in rows:
         _give_reward(row, out)
     _check_means(rows, logged, out)
+
+
+def _check_weights(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    extra: Mapping[str, float],
+    names: Sequence[str],
+) -> None:
+    """Refuse weights of columns that the reward is not summed from, but for 0 of one with numbers:
+    it was only logged."""
+    for name, weight in extra.items():
+        if name not in columns:
+            raise DataError(f"no column {name!r} to weigh; there are {', '.join(columns)}")
+        if weight != 0:
+            raise DataError(
+                f"{name} is not summed, so it has no weight: the reward is {' + '.join(names)}, as "
+                "far as is logged. A weight of 0 says that a column was only logged"
+            )
+        if not any(is_number(row.get(name)) for row in rows):
+            raise DataError(f"{name} holds no numbers, so it is no judge: leave its weight out")
 
 
 def _numeric(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[str]:
@@ -143,6 +165,7 @@ def _give_reward(row: dict[str, Any], out: Imported) -> None:
     parts |= {n: float(row[n]) for n in out.judges if is_number(row.get(n))}
     for name in (*out.rewards, *out.judges):
         row.pop(name, None)
+    keep_apart([row], ("reward", "parts", "error"), out)
     row["reward"] = sum(out.rewards[n] * v for n, v in known.items()) if known else None
     row["parts"] = json.dumps(parts)
     row["error"] = None if known or not out.rewards else "no reward was logged"
@@ -171,6 +194,7 @@ def _check_means(
 
 
 def _write(
+    run: Path,
     rows: Sequence[Mapping[str, Any]],
     logged: Sequence[Mapping[str, Any]],
     out: Imported,
@@ -178,7 +202,7 @@ def _write(
     algorithm: str,
     truths: set[str],
 ) -> None:
-    folder = out.folder / "stages" / f"01-{stage}"
+    folder = run / "stages" / f"01-{stage}"
     make_folder(folder)
     samples, metrics = (
         SampleStore(folder / "samples.parquet"),
@@ -206,8 +230,8 @@ def _write(
         name=out.folder.name,
         started=now(),
         imported={"trainer": out.trainer, "notes": out.notes},
-    ).write(out.folder / MANIFEST)
-    write_text(out.folder / "recipe.yaml", _recipe(out, stage, algorithm, truths))
+    ).write(run / MANIFEST)
+    write_text(run / "recipe.yaml", _recipe(out, stage, algorithm, truths))
 
 
 def _sample(row: Mapping[str, Any]) -> dict[str, Any]:

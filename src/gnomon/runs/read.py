@@ -45,12 +45,20 @@ from gnomon.runs.records import (
     JsonFile,
     Manifest,
     StageInfo,
+    plain_hash,
     read_recipe,
 )
 from gnomon.runs.rows import Column, MetricsStore, SampleRow, SampleStore
+from gnomon.runs.sample_columns import checked
 from gnomon.runs.spotchecks import SPOTCHECK_FOLDER, SpotCheck
 
 R = TypeVar("R", bound=JsonFile)
+
+
+class Unread(str):
+    """A problem, in words, of a record that the answer whether a policy may ship rests on."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,11 @@ class RunView:
     label_costs: LabelCosts = field(default_factory=LabelCosts)
     problems: tuple[str, ...] = ()
 
+    @property
+    def unread(self) -> list[str]:
+        """The problems of records that the answer whether a policy may ship rests on."""
+        return [problem for problem in self.problems if isinstance(problem, Unread)]
+
 
 StageReader = Callable[[Path, list[str]], StageView]
 """Reads a stage's folder; what cannot be read it adds to the list."""
@@ -132,23 +145,29 @@ def read_run(path: str | Path, stage: StageReader | None = None) -> RunView:
         )
     problems: list[str] = []
     text, recipe = _recipe(path / "recipe.yaml", problems)
-    manifest = _read(Manifest, path / MANIFEST, problems, required=True)
+    manifest = _read(Manifest, path / MANIFEST, problems)
+    if not (path / MANIFEST).exists():
+        problems.append(
+            Unread(f"{MANIFEST} is missing: nothing says whether the recipe is the run's")
+        )
     comparison, problem = read_comparison(path)
     problems += [problem] if problem is not None else []
+    stages = tuple((stage or read_stage)(folder, problems) for folder in folders)
+    problems += _not_of_the_run(recipe, manifest, stages)
     return RunView(
         path=path,
         name=path.resolve().name,
         recipe_text=text,
         recipe=recipe,
         manifest=manifest,
-        stages=tuple((stage or read_stage)(folder, problems) for folder in folders),
+        stages=stages,
         comparison=comparison,
         audit=_audit(path / AUDIT, problems),
         gates=_read(Gates, path / GATES, problems),
         results=tuple(_results(path, problems)),
         calibrations=tuple(_all(Calibration, path / CALIBRATION_FOLDER, problems)),
-        spotchecks=tuple(_all(SpotCheck, path / SPOTCHECK_FOLDER, problems)),
-        label_costs=_read(LabelCosts, path / STORE_COSTS, problems),
+        spotchecks=tuple(_all(SpotCheck, path / SPOTCHECK_FOLDER, problems, str)),
+        label_costs=_read(LabelCosts, path / STORE_COSTS, problems, kept=str),
         problems=tuple(problems),
     )
 
@@ -162,7 +181,7 @@ def read_comparison(path: str | Path) -> tuple[Comparison, str | None]:
     file = Path(path) / COMPARISON
     found = _read(Comparison, file, problems)
     if not found and file.exists() and not problems:
-        problems.append(f"{COMPARISON} holds no comparison")
+        problems.append(Unread(f"{COMPARISON} holds no comparison"))
     return _spaced(found), problems[0] if problems else None
 
 
@@ -179,7 +198,10 @@ def read_stage(folder: Path, problems: list[str]) -> StageView:
     """A stage's records; what cannot be read is added to ``problems``."""
     view = read_stage_records(folder, problems)
     done = view.info.status == "done"
-    samples, sample_problems = SampleStore.read(folder / "samples.parquet", done)
+    table, sample_problems = SampleStore.read_table(folder / "samples.parquet", done)
+    own: list[str] = []
+    samples: list[SampleRow] = checked(table, own).to_pylist()
+    problems += [f"{_short(folder)}: {problem}" for problem in own]
     metrics, metric_problems = MetricsStore.read(folder / "metrics.parquet", done)
     problems += [p.replace(str(folder), _short(folder)) for p in sample_problems + metric_problems]
     return replace(view, metrics=metrics, samples=samples)
@@ -194,20 +216,30 @@ def read_stage_records(folder: Path, problems: list[str]) -> StageView:
         info=info,
         evals=_read(Evals, folder / EVALS, problems),
         probes=_read(Probes, folder / PROBES, problems),
-        constitutions=_read(Constitutions, folder / CONSTITUTIONS, problems),
-        labels=_read(BelievedLabels, folder / BELIEVED, problems),
+        constitutions=_read(Constitutions, folder / CONSTITUTIONS, problems, kept=str),
+        labels=_read(BelievedLabels, folder / BELIEVED, problems, kept=str),
     )
 
 
-def _read(kind: type[R], file: Path, problems: list[str], required: bool = False) -> R:
-    """A record; an empty one where the file is missing or damaged."""
+def _read(
+    kind: type[R],
+    file: Path,
+    problems: list[str],
+    required: bool = False,
+    kept: type[str] = Unread,
+) -> R:
+    """A record; an empty one where the file is missing or damaged.
+
+    Args:
+        kept: what a problem of a damaged one is kept as.
+    """
     try:
         if file.exists():
             return kind.read(file)
         if required:
             problems.append(f"{_short(file)} is missing: the run has not got that far, or was cut")
     except ValueError as error:
-        problems.append(str(error).replace(str(file), _short(file)))
+        problems.append(kept(str(error).replace(str(file), _short(file))))
     return kind.model_validate({})
 
 
@@ -218,13 +250,14 @@ def _audit(file: Path, problems: list[str]) -> Audit | None:
     return found if file.exists() and len(problems) == before and not begun else None
 
 
-def _all(kind: type[R], folder: Path, problems: list[str]) -> Iterator[R]:
+def _all(kind: type[R], folder: Path, problems: list[str], kept: type[str] = Unread) -> Iterator[R]:
     """Every record in a folder and those in it."""
     for file in sorted(folder.rglob("*.json")) if folder.is_dir() else ():
         try:
             yield kind.read(file)
         except ValueError as error:
-            problems.append(str(error).replace(str(file), str(file.relative_to(folder.parent))))
+            name = str(file.relative_to(folder.parent))
+            problems.append(kept(str(error).replace(str(file), name)))
 
 
 def _results(run: Path, problems: list[str]) -> Iterator[EvalResult]:
@@ -239,15 +272,38 @@ def _results(run: Path, problems: list[str]) -> Iterator[EvalResult]:
 
 def _recipe(path: Path, problems: list[str]) -> tuple[str, dict[str, Any]]:
     if not path.exists():
-        problems.append("recipe.yaml is missing: the report cannot show it")
+        problems.append(Unread("recipe.yaml is missing: the report cannot show it"))
         return "", {}
     text = ""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
         return text, read_recipe(path)
     except (OSError, ValueError) as error:
-        problems.append(str(error).replace(str(path), "recipe.yaml"))
+        problems.append(Unread(str(error).replace(str(path), "recipe.yaml")))
         return text, {}
+
+
+def _not_of_the_run(
+    recipe: Mapping[str, Any], manifest: Manifest, stages: Sequence[StageView]
+) -> Iterator[Unread]:
+    """What says that a recipe which could be read is not the one that the run was made by: part of
+    it may be gone, and what was trained on with it."""
+    if not recipe:
+        return
+    listed = recipe.get("stages")
+    specs = listed if isinstance(listed, list) else []
+    named = {str(spec.get("name")) for spec in specs if isinstance(spec, Mapping)}
+    lost = [stage.name for stage in stages if stage.name not in named]
+    if lost:
+        yield Unread(f"recipe.yaml lacks {', '.join(lost)}, which the run has: part of it is gone")
+        return
+    older = {"dtype" if key == "precision" else key: value for key, value in recipe.items()}
+    digests = {plain_hash(recipe), plain_hash(older)}
+    if manifest.recipe_sha256 and manifest.recipe_sha256 not in digests:
+        yield Unread(
+            f"recipe.yaml is not what {MANIFEST} says the run was made by (another SHA-256): part "
+            "of it is gone, or it was changed; put it back, or resume with the run's recipe"
+        )
 
 
 def _is_stage(path: Path) -> bool:

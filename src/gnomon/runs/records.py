@@ -360,13 +360,22 @@ def recipe_hash(recipe: Recipe, varied: Sequence[str] = ()) -> str:
     plain = plain_recipe(recipe)
     for key in varied:
         apply_override(plain, f"{key}=null")
-    plain.pop("card", None)
-    plain.pop("callbacks", None)
-    plain.pop("strategy", None)
-    for part in (plain, *plain["stages"]):
-        for key in ("output", "gates", "on_fail", "on_purpose"):
-            part.pop(key, None)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return plain_hash(plain)
+
+
+def plain_hash(plain: Mapping[str, Any]) -> str:
+    """:func:`recipe_hash` of a recipe as plain data, such as recipe.yaml has it."""
+    kept = {k: v for k, v in plain.items() if k not in ("card", "callbacks", "strategy")}
+    listed = kept.get("stages")
+    stages = listed if isinstance(listed, list) else []
+    kept["stages"] = [_hashed(part) if isinstance(part, Mapping) else part for part in stages]
+    text = json.dumps(_hashed(kept), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hashed(part: Mapping[str, Any]) -> dict[str, Any]:
+    left_out = ("output", "gates", "on_fail", "on_purpose")
+    return {key: value for key, value in part.items() if key not in left_out}
 
 
 def read_recipe(file: Path) -> dict[str, Any]:
@@ -379,7 +388,7 @@ def read_recipe(file: Path) -> dict[str, Any]:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read ({first_line(error)})") from error
-    if not isinstance(raw, dict):
+    if not isinstance(raw, dict) or not raw:
         raise ValueError(f"{file} holds no recipe")
     if "dtype" in raw:  # until 0.22 the key's name
         raw.setdefault("precision", raw.pop("dtype"))

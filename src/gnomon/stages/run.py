@@ -23,6 +23,7 @@ from gnomon.report.findings import audit_summary
 from gnomon.report.html import write_report
 from gnomon.runs.audit import AUDIT, Audit
 from gnomon.runs.folder import RunFolder, StageFolder, run_lock
+from gnomon.runs.peak import in_words
 from gnomon.runs.records import COMPARISON, MANIFEST, Manifest, StageInfo, now, resume_command
 from gnomon.stages.check import check_machine, check_recipe
 from gnomon.stages.compare import compare
@@ -344,6 +345,8 @@ def _summary(info: StageInfo) -> str:
         held_out[-1] += ends + (f" n={kept['accuracy_n']:.0f}" if "accuracy_n" in kept else "")
     if held_out:
         figures.append("held out: " + ", ".join(held_out))
+    if peak := in_words(info):
+        figures.append(peak)
     if info.idle_iterations:
         figures.append(f"{info.idle_iterations} iterations trained nothing")
     skipped = info.skipped.count

@@ -93,7 +93,7 @@ class Library:
         try:
             with os.scandir(self.folder) as entries:
                 found = [
-                    (entry.stat().st_mtime, entry.name)
+                    (_changed(Path(entry.path)), entry.name)
                     for entry in entries
                     if not entry.name.startswith(".") and _is_run(Path(entry.path))
                 ]
@@ -128,7 +128,7 @@ class Library:
                 known = (records, read_run(path, self._stage))
                 self._read[name] = known
             run = self._with_news(known[1])
-        changed = max((mtime for _, mtime, _ in files), default=0) / 1e9
+        changed = _newest(files) / 1e9
         worked = is_worked_on(path)
         digest = hashlib.sha256(repr((files, worked)).encode()).hexdigest()[:20]
         return Opened(run, _state(run, worked), digest, changed)
@@ -206,6 +206,15 @@ def _is_run(path: Path) -> bool:
 def _files(path: Path) -> Stamp:
     """(name, when changed, size) of what is shown of a run."""
     return tuple(sorted(_walk(path, "", 3)))
+
+
+def _changed(path: Path) -> int:
+    """When a run changed last, in ns: its newest file that is shown, or its folder without any."""
+    return _newest(_files(path)) or path.stat().st_mtime_ns
+
+
+def _newest(files: Stamp) -> int:
+    return max((changed for _, changed, _ in files), default=0)
 
 
 def _walk(folder: Path, at: str, depth: int) -> Iterator[tuple[str, int, int]]:

@@ -20,6 +20,7 @@ from gnomon.report.runs import compare_runs, labels_of, short
 from gnomon.report.samples import Sampled, Side, cut, is_held_out, sampled, side_of, truths_of
 from gnomon.report.ship import answer, standing
 from gnomon.runs.audit import Finding
+from gnomon.runs.peak import kept_stage
 from gnomon.runs.read import RunView, StageView
 from gnomon.runs.records import recipe_changes
 from gnomon.view import svg
@@ -93,7 +94,7 @@ def _run_row(library: Library, name: str) -> RunRow:
 def _last_figures(opened: Opened) -> list[tuple[str, float]]:
     if not opened.run.stages:
         return []
-    stage = opened.current
+    stage = kept_stage(opened.current)
     titles = curves.titles(opened.run, stage)
     found = []
     for name in curves.key_curves(opened.run, stage):
@@ -159,7 +160,7 @@ def stage_page(opened: Opened, stage: StageView) -> dict[str, Any]:
         changed=_time(opened.changed),
         age=age(opened.changed),
         timelines=[t for t in _timelines(run, page) if t[0] == stage.name],
-        figures=list({**stage.info.figures, **stage.evals.figures()}.items()),
+        figures=list({**kept_stage(stage).info.figures, **stage.evals.figures()}.items()),
         constants=list(constants(stage).items()),
         **_charts(run, stage),
     )
@@ -207,6 +208,7 @@ def _timelines(run: RunView, page: str) -> list[tuple[str, Any, list[str]]]:
 
 
 def _stage_figures(run: RunView, stage: StageView) -> list[tuple[str, float]]:
+    stage = kept_stage(stage)
     titles = curves.titles(run, stage)
     names = curves.key_curves(run, stage)[:_LAST_FIGURES]
     values = [(titles.get(n, (title(n), ""))[0], last_figure(stage, n)) for n in names]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gnomon.report.samples import is_held_out
 from gnomon.runs.rows import COLUMNS, SampleRow, SampleStore, table_of
+from gnomon.runs.sample_columns import checked
 from gnomon.view.follow import Lines
 
 PAGE = 25
@@ -213,17 +214,10 @@ def _empty() -> pa.Table:
 
 def _checked(table: pa.Table, problems: list[str]) -> pa.Table:
     """The table with every column that is asked for, of the kind that it should have."""
+    table = checked(table, problems)
     for name, kind in COLUMNS.items():
-        own = table.schema.get_field_index(name)
-        if own < 0:
+        if name not in table.column_names:
             table = table.append_column(name, pa.nulls(table.num_rows, kind))
-        elif table.schema.field(own).type != kind:
-            try:
-                cast_column = table.column(own).cast(kind)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-                problems.append(f"column {name} of the samples holds another kind; left out")
-                cast_column = pa.nulls(table.num_rows, kind)
-            table = table.set_column(own, name, cast_column)
     return table
 
 
