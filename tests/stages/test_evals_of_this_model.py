@@ -33,8 +33,10 @@ def world(tiny_folder: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def go(tiny_folder: Path, world: Path, *, resume: bool = True) -> tuple[GateClosed | None, str]:
-    recipe = make_recipe(tiny_folder, world, [sft_stage(1)], gates=[GATE])
+def go(
+    tiny_folder: Path, world: Path, *, resume: bool = True, gate: str = GATE
+) -> tuple[GateClosed | None, str]:
+    recipe = make_recipe(tiny_folder, world, [sft_stage(1)], gates=[gate])
     said: list[str] = []
     try:
         run_recipe(recipe, base=world, resume=resume, announce=said.append)
@@ -87,6 +89,22 @@ def test_an_eval_of_other_weights_opens_no_gate_and_is_named(
     forge(world, model_sha256="")  # of a version that did not say: it is believed
     assert go(tiny_folder, world)[0] is None
     assert len(list(read_evals(world / "run"))) == 2
+
+
+def test_an_eval_that_cannot_be_read_keeps_the_capability_gate_closed(
+    tiny_folder: Path, world: Path
+) -> None:
+    """It may be the one that lost most."""
+    go(tiny_folder, world, resume=False)
+    measure(world), measure(world, "base")
+    gate = "capability_drop <= 1 (value)"
+    assert go(tiny_folder, world, gate=gate)[0] is None
+    other = result_file(world / "run", "sft", "lm_eval/mmlu")
+    other.parent.mkdir(parents=True)
+    other.write_text('{"suite": "lm_eval/mm')
+    shut, _ = go(tiny_folder, world, gate=gate)
+    assert "mmlu.json" in str(shut)
+    assert "gnomon eval measures it again" in str(shut)
 
 
 def test_an_eval_of_another_base_does_not_count(tiny_folder: Path, world: Path) -> None:

@@ -260,6 +260,15 @@ def outdated_evals(run: Path) -> Iterator[tuple[Path, EvalResult]]:
             yield file, result
 
 
+def unread_evals(run: Path) -> Iterator[tuple[Path, str]]:
+    """Files of results in a run's folder that cannot be read, and why."""
+    for file in sorted((run / EVAL_FOLDER).rglob("*.json")):
+        try:
+            EvalResult.read(file)
+        except ValueError as error:
+            yield file, str(error)
+
+
 def model_fingerprints(run: Path) -> dict[str, str]:
     """The fingerprint of each stage's model by the stage's name, and of the recipe's own model
     (:data:`BASE`), as far as the run's records say."""

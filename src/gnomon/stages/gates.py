@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,20 @@ from gnomon.audit.readings import (
     suite_changes,
 )
 from gnomon.errors import ConfigError, GateClosed, RunError
+from gnomon.evals.evaluate import file_name
 from gnomon.judges.build import one_judge
 from gnomon.recipe.gates import Bound, Gate, NoAlarm, parse_gate
 from gnomon.recipe.schema import Recipe, RewardSpec, StageSpec
 from gnomon.runs.audit import GATES, Finding, GateResult
 from gnomon.runs.comparison import Comparison
-from gnomon.runs.evals import outdated, outdated_evals, read_calibrations, read_evals
+from gnomon.runs.evals import (
+    EVAL_FOLDER,
+    outdated,
+    outdated_evals,
+    read_calibrations,
+    read_evals,
+    unread_evals,
+)
 from gnomon.runs.folder import RunFolder
 from gnomon.runs.read import StageView, read_stage
 from gnomon.runs.records import COMPARISON, resume_command
@@ -130,6 +139,9 @@ def _decided(
     changes = [] if policy is None else suite_changes(run.path, policy.name, before)
     trained = [r.model_dump(exclude_defaults=True) for s in recipe.stages for r in s.reward]
     drops = capability_drops(changes, trained)
+    if policy is not None and (unread := _unread(run.path, (before, policy.name))):
+        facts = replace(facts, missing={**facts.missing, CAPABILITY_DROP: unread})
+        drops = {}
     return [decide(gate, _with_drop(gate, facts, drops, before)) for gate in gates]
 
 
@@ -151,6 +163,15 @@ def _cures(model: str, before: str) -> dict[str, str]:
         CAPABILITY_DROP: f"nothing measured {CAPABILITY_DROP}; measure both {before} and {model} "
         "by the same eval (gnomon eval --help), then resume with --resume",
     }
+
+
+def _unread(run: Path, models: Sequence[str]) -> str:
+    """That an eval of these models cannot be read, which may be of the largest drop; else empty."""
+    folders = [run / EVAL_FOLDER / file_name(model) for model in models]
+    for file, why in unread_evals(run):
+        if any(file.is_relative_to(folder) for folder in folders):
+            return f"{why}; gnomon eval measures it again"
+    return ""
 
 
 def _outdated(run: Path, model: str) -> dict[str, str]:
